@@ -1,0 +1,232 @@
+// One plain struct per kernel: the only thing a kernel takes, by value.
+//
+// Rust gets the same structs through bindgen (src/ops/params.rs, made with ADACACHE_BINDGEN defined, which turns device
+// pointers into 64-bit integers of the same size). Sizes and offsets are asserted against the PTX `.param` blocks.
+//
+// Conventions. D is the kernel's element type (bf16, f16 or f32: the suffix of the entry). Shapes are row-major, last axis
+// fastest. Hidden states are [batch, frames, tokens, channels]; a "row" is one (batch, frame, token). A null pointer switches
+// the feature off. Counts that can exceed 2^31 are 64-bit.
+#pragma once
+
+#ifdef ADACACHE_BINDGEN
+#define DEVICE_PTR(type) unsigned long long
+#else
+#define DEVICE_PTR(type) type*
+#endif
+
+#define MAX_STRIDES 8
+// Sums the residual probe gives, in this order; three more for each frame stride follow.
+//   0 sum|new-kept|  1 sum|kept|  2 sum(new-kept)^2  3 sum kept^2  4 sum new*kept  5 sum new^2
+#define PROBE_SUMS 6
+// For stride i: PROBE_SUMS + 3*i: sum|r[t+k]-r[t]|, sum|r[t+k]|, sum|r[t]|.
+#define MOTION_SUMS 3
+
+// ---- linear.cu ------------------------------------------------------------------------------------------------------
+// out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
+struct LinearParams {
+  DEVICE_PTR(const void) a;             // [m, k] D
+  DEVICE_PTR(const void) w;             // [n, k] D
+  DEVICE_PTR(const void) bias;          // [n] D, or null
+  DEVICE_PTR(void) out;                 // [m, n] D; the residual epilogue reads it and adds to it
+  DEVICE_PTR(void) residual_out;        // residual epilogue: [m, n] D, the added value gate*(acc+bias) itself, or null
+  DEVICE_PTR(const float) row_stats;    // _ln: [m, 2] mean and 1/sqrt(var+eps) of every row of a
+  DEVICE_PTR(const float) modulation;   // [batch, variants, chunks, channels], or null (no gate)
+  DEVICE_PTR(const unsigned char) frame_mask; // [batch, frames]: 1 takes variant 0 (t), 0 variant 1 (t0); null: variant 0
+  int m, n, k;
+  int frames, rows_per_frame;           // row r belongs to batch r/(frames*rows_per_frame), frame (r/rows_per_frame)%frames
+  int variants, chunks, channels;
+  int shift_chunk, scale_chunk;         // _ln prologue: a' = (a-mean)*rstd*(1+scale)+shift
+  int gate_chunk;                       // residual epilogue: which chunk gates; -1: gate is 1
+  int accumulate_residual;              // residual_out: 0 overwrites, 1 adds to what is there
+};
+
+// ---- attention.cu ---------------------------------------------------------------------------------------------------
+// out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{head_dim}_{dtype}.
+// Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.
+struct SequenceLayout {
+  long long outer_stride, inner_stride, step; // in rows
+  long long row_stride;                 // elements from one row to the next
+  int inner;
+  int reserved;
+};
+struct AttentionParams {
+  DEVICE_PTR(const void) q;             // D; element (row, head, d) at row*row_stride + head*head_dim + d
+  DEVICE_PTR(const void) k;
+  DEVICE_PTR(const void) v;             // laid out as k
+  DEVICE_PTR(void) out;
+  DEVICE_PTR(const void) q_norm;        // RMSNorm weights [head_dim] D, or null
+  DEVICE_PTR(const void) k_norm;
+  DEVICE_PTR(const float) rope;         // [max(q_len, kv_len), head_dim/2, 2] cos, sin by position, or null
+  DEVICE_PTR(const int) kv_lengths;     // [sequences], at most kv_len each, or null (all kv_len)
+  struct SequenceLayout q_layout, kv_layout, out_layout;
+  float scale, norm_eps;
+  int sequences, heads, q_len, kv_len;
+};
+
+// ---- norm.cu --------------------------------------------------------------------------------------------------------
+// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
+struct RowStatsParams {
+  DEVICE_PTR(const void) x;             // [rows, channels] D
+  DEVICE_PTR(float) stats;              // [rows, 2]
+  long long rows;
+  int channels;
+  float eps;
+};
+// out = LN(x)*(1+scale)+shift. Entries modulate_{dtype}. In place is allowed.
+struct ModulateParams {
+  DEVICE_PTR(const void) x;             // [rows, channels] D
+  DEVICE_PTR(void) out;
+  DEVICE_PTR(const float) modulation;   // [batch, variants, chunks, channels]
+  DEVICE_PTR(const unsigned char) frame_mask; // null: every row is written
+  long long rows;
+  int channels, frames, rows_per_frame;
+  int variants, chunks, variant;        // the variant applied
+  int shift_chunk, scale_chunk;
+  int only_masked_out;                  // 1: only rows whose frame_mask is 0 are written (the others are left alone)
+  float eps;
+};
+
+// ---- residual.cu ----------------------------------------------------------------------------------------------------
+// One pass: every distance sum and motion sum, and kept := fresh. Entries residual_probe_{dtype}; grid (blocks, batch).
+struct ResidualProbeParams {
+  DEVICE_PTR(const void) fresh;         // [batch, frames, inner] D
+  DEVICE_PTR(void) kept;                // same shape; read, then overwritten
+  DEVICE_PTR(float) partial;            // [batch, blocks, PROBE_SUMS + MOTION_SUMS*num_strides]
+  long long inner;                      // tokens * channels
+  int batch, frames;
+  int first;                            // 1: kept holds nothing yet and is not read; sums 0..4 are 0
+  int num_strides;
+  int strides[MAX_STRIDES];             // in frames; a stride >= frames gives zero sums
+};
+// Second stage: sums[batch, i] = sum over blocks of partial[batch, block, i], in f64, in a fixed order. Entry reduce_partials.
+struct ReduceParams {
+  DEVICE_PTR(const float) partial;      // [batch, blocks, count]
+  DEVICE_PTR(double) sums;              // [batch, count]
+  int batch, blocks, count;
+  int reserved;
+};
+// residual_fold_{dtype}: out = a - b.  residual_unfold_{dtype}: out = a + b. out may be a or b.
+struct FoldParams {
+  DEVICE_PTR(const void) a;
+  DEVICE_PTR(const void) b;
+  DEVICE_PTR(void) out;
+  long long count;
+};
+
+// ---- motion.cu ------------------------------------------------------------------------------------------------------
+// Frame differences by themselves, over residuals (outer = 1) or latents [batch, channels, frames, h*w] (outer = channels).
+// Entries motion_{dtype}; grid (blocks, batch).
+struct MotionParams {
+  DEVICE_PTR(const void) x;             // [batch, outer, frames, inner] D
+  DEVICE_PTR(float) partial;            // [batch, blocks, MOTION_SUMS*num_strides]
+  long long inner;
+  int batch, outer, frames;
+  int num_strides;
+  int strides[MAX_STRIDES];
+};
+
+// ---- embed.cu -------------------------------------------------------------------------------------------------------
+// Latent to patches: out[row, c, kt, kh, kw] with zero padding on the right and bottom (and after the last frame). Entries patchify_{dtype}.
+struct PatchifyParams {
+  DEVICE_PTR(const float) z;            // [z_batch, channels, frames, height, width]
+  DEVICE_PTR(void) out;                 // [batch*tokens_t*tokens_h*tokens_w, channels*patch_t*patch_h*patch_w] D
+  int batch, z_batch;                   // sample b reads z[b % z_batch]: guidance shares one latent
+  int channels, frames, height, width;
+  int patch_t, patch_h, patch_w;
+  int tokens_t, tokens_h, tokens_w;     // ceil(frames/patch_t) ...
+};
+// Tokens to pixels of the latent: token channels are (kt, kh, kw, c), c fastest; padding is cropped. Entries unpatchify_{dtype}.
+struct UnpatchifyParams {
+  DEVICE_PTR(const void) tokens;        // [batch*tokens_t*tokens_h*tokens_w, patch_t*patch_h*patch_w*channels] D
+  DEVICE_PTR(float) out;                // [batch, channels, frames, height, width]
+  int batch, channels, frames, height, width;
+  int patch_t, patch_h, patch_w;
+  int tokens_t, tokens_h, tokens_w;
+};
+// The 2-D sin/cos table of Open-Sora: coordinates i/scale*base/count, W half first, then H. Entry position_table.
+struct PositionTableParams {
+  DEVICE_PTR(float) out;                // [tokens_h*tokens_w, channels]
+  int tokens_h, tokens_w, channels;
+  float scale;                          // sqrt(H_px*W_px)/input_sq_size
+  float base_size;                      // round(sqrt(tokens_h*tokens_w))
+};
+// x[row] += table[row % tokens]. Entries position_add_{dtype}.
+struct PositionAddParams {
+  DEVICE_PTR(void) x;                   // [rows, channels] D
+  DEVICE_PTR(const float) table;        // [tokens, channels]
+  long long rows;
+  int tokens, channels;
+};
+// out[i] = [cos(t_i f_k), sin(t_i f_k)], f_k = max_period^(-k/(dim/2)). Entry timestep_embed.
+struct TimestepEmbedParams {
+  DEVICE_PTR(const float) t;            // [count]
+  DEVICE_PTR(float) out;                // [count, dim]
+  int count, dim;
+  float max_period;
+  int reserved;
+};
+// Few rows, f32 activations: out = act(a) . w^T + bias (+ add). Entries small_linear_{dtype} (dtype of w and bias).
+struct SmallLinearParams {
+  DEVICE_PTR(const float) a;            // [m, k]
+  DEVICE_PTR(const void) w;             // [n, k] D
+  DEVICE_PTR(const void) bias;          // [n] D, or null
+  DEVICE_PTR(const float) add;          // [m, n], or null
+  DEVICE_PTR(float) out;                // [m, n]
+  int m, n, k;
+  int silu;                             // 1: SiLU on a first
+};
+// out[layer, row, chunk, c] = table[layer, chunk, c] + t[row, (chunk % t_chunks), c]. Entries modulation_{dtype} (dtype of table).
+struct ModulationParams {
+  DEVICE_PTR(const void) table;         // [layers, chunks, channels] D
+  DEVICE_PTR(const float) t;            // [rows, t_chunks, channels]; rows = batch*variants
+  DEVICE_PTR(float) out;                // [layers, rows, chunks, channels]
+  int layers, rows, chunks, channels;
+  int t_chunks;                         // chunks, or 1 (the final layer)
+  int reserved;
+};
+// out[pos, i] = (cos, sin)(pos * freqs[i]). Entries rope_table_{dtype} (dtype of freqs).
+struct RopeTableParams {
+  DEVICE_PTR(const void) freqs;         // [half] D
+  DEVICE_PTR(float) out;                // [positions, half, 2]
+  int positions, half;
+};
+// out[b, j] = src[b, index[b, j]], zero where index < 0. Entries gather_rows_{dtype}.
+struct GatherRowsParams {
+  DEVICE_PTR(const void) src;           // [batch, src_rows, channels] D
+  DEVICE_PTR(const int) index;          // [batch, dst_rows]
+  DEVICE_PTR(void) out;                 // [batch, dst_rows, channels] D
+  int batch, src_rows, dst_rows, channels;
+};
+
+// ---- sampler.cu -----------------------------------------------------------------------------------------------------
+// z += dt * (v_u + cfg_scale*(v_c - v_u)); frames whose mask is 0 go back to x0. Entry sampler_step.
+struct SamplerStepParams {
+  DEVICE_PTR(float) z;                  // [batch, channels, frames, spatial], updated in place
+  DEVICE_PTR(const float) v;            // [2*batch, v_channels, frames, spatial] cond then uncond; [batch, ...] unguided
+  DEVICE_PTR(const float) x0;           // as z, or null
+  DEVICE_PTR(const unsigned char) frame_mask; // [batch, frames], or null: all frames move
+  float cfg_scale, dt;
+  int guided;
+  int batch, channels, v_channels, frames, spatial;
+};
+// Frames whose select is 1: z = (1-t)*x0 + t*noise, t in [0,1]. Entry sampler_noise.
+struct SamplerNoiseParams {
+  DEVICE_PTR(float) z;                  // [batch, channels, frames, spatial]
+  DEVICE_PTR(const float) x0;
+  DEVICE_PTR(const float) noise;
+  DEVICE_PTR(const unsigned char) select; // [batch, frames]
+  float t;
+  int batch, channels, frames, spatial;
+  int reserved;
+};
+
+// ---- decode.cu ------------------------------------------------------------------------------------------------------
+// The sprites decoder: pixels = clamp(((z*scale) . basis + mean + 1)/2), as bytes. Entry patch_decode.
+struct PatchDecodeParams {
+  DEVICE_PTR(const float) z;            // [batch, channels, frames, height, width]
+  DEVICE_PTR(const float) basis;        // [channels, patch*patch*3]
+  DEVICE_PTR(const float) mean;         // [patch*patch*3]
+  DEVICE_PTR(const float) scale;        // [channels]
+  DEVICE_PTR(unsigned char) out;        // [batch, frames, height*patch, width*patch, 3]
+  int batch, channels, frames, height, width, patch;
+};
