@@ -1,0 +1,377 @@
+"""Compiles kernels/*.cu to ptx/*.ptx with NVRTC and writes ptx/manifest.json. Run it through tools/compile_ptx.sh.
+
+Only the standard library is used; the compilers come from the wheels of tools/ptx-requirements.txt.
+
+The source hash
+---------------
+`source_hash` in the manifest lets anybody find out without a compiler whether ptx/ belongs to kernels/. It is the SHA-256
+(lower-case hex) over all files directly in kernels/ whose names end in .cu, .cuh or .h, in ascending order of the name's
+bytes; each file contributes
+
+    name bytes, one zero byte, content length as decimal ASCII, one zero byte, content bytes
+
+`files.NAME.inputs_hash` has the same form over NAME.cu and the headers of kernels/ it includes, directly or not; it
+decides what an incremental run compiles again.
+"""
+
+import argparse
+import concurrent.futures
+import ctypes
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "kernels"
+PTX = ROOT / "ptx"
+FLAGS = ["--gpu-architecture=compute_80", "--std=c++17"]
+TARGETS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
+NEWEST_PTX_ISA = (8, 0)
+# Entries that may spill, and why. Spilling anywhere else is an error: it is nearly always a tile that grew too large.
+ALLOWED_SPILLS = {}
+
+
+class CompileError(Exception):
+    """Something the author of a kernel has to mend; printed without a traceback."""
+
+
+def hash_files(paths):
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name.encode()):
+        content = path.read_bytes()
+        digest.update(path.name.encode() + b"\0" + str(len(content)).encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def all_sources():
+    return [p for p in KERNELS.iterdir() if p.suffix in (".cu", ".cuh", ".h")]
+
+
+def inputs_of(source):
+    """The file and every header of kernels/ it includes."""
+    found, queue = set(), [source]
+    while queue:
+        path = queue.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', path.read_text(), re.M):
+            if (KERNELS / name).exists():
+                queue.append(KERNELS / name)
+    return found
+
+
+def wheel_file(package, ending):
+    """A file of an installed wheel, by the end of its path."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise CompileError(f"{package} is not installed: run tools/compile_ptx.sh, which installs it") from None
+    for file in files:
+        if str(file).endswith(ending):
+            return pathlib.Path(file.locate()).resolve()
+    raise CompileError(f"{package} has no {ending}: delete the virtual environment and run tools/compile_ptx.sh again")
+
+
+def compiler_versions():
+    return {
+        "nvrtc": metadata.version("nvidia-cuda-nvrtc-cu12"),
+        "headers": metadata.version("nvidia-cuda-runtime-cu12"),
+        "ptxas": metadata.version("nvidia-cuda-nvcc"),
+    }
+
+
+class Nvrtc:
+    """The few functions of NVRTC's C interface that turn CUDA C++ into PTX."""
+
+    def __init__(self):
+        library = wheel_file("nvidia-cuda-nvrtc-cu12", "libnvrtc.so.12")
+        # The built-ins are found by name when already loaded, so that LD_LIBRARY_PATH needs no change.
+        ctypes.CDLL(str(wheel_file("nvidia-cuda-nvrtc-cu12", "libnvrtc-builtins.so.12.0")), mode=ctypes.RTLD_GLOBAL)
+        self.lib = ctypes.CDLL(str(library))
+        self.lib.nvrtcGetErrorString.restype = ctypes.c_char_p
+        self.include = wheel_file("nvidia-cuda-runtime-cu12", "include/cuda_fp16.h").parent
+
+    def _check(self, code, what):
+        if code:
+            raise CompileError(f"NVRTC: {what}: {self.lib.nvrtcGetErrorString(code).decode()}")
+
+    def _text(self, program, size_function, get_function):
+        size = ctypes.c_size_t()
+        self._check(size_function(program, ctypes.byref(size)), "reading a result's size")
+        text = ctypes.create_string_buffer(size.value)
+        self._check(get_function(program, text), "reading a result")
+        return text.value.decode()
+
+    def compile(self, source):
+        """(ptx, compiler log); raises with the log when the source does not compile."""
+        program = ctypes.c_void_p()
+        # Sources and headers travel in memory under their bare names: no path of this machine can reach the PTX.
+        headers = sorted(inputs_of(source) - {source})
+        names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
+        texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
+        self._check(
+            self.lib.nvrtcCreateProgram(
+                ctypes.byref(program), source.read_bytes(), source.name.encode(), len(headers), texts, names
+            ),
+            "creating a program",
+        )
+        try:
+            flags = [f.encode() for f in FLAGS + [f"--include-path={self.include}"]]
+            code = self.lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
+            log = self._text(program, self.lib.nvrtcGetProgramLogSize, self.lib.nvrtcGetProgramLog)
+            log = log.replace(str(self.include), "cuda").strip()
+            if code:
+                raise CompileError(f"{source.name} does not compile:\n{log}")
+            return self._text(program, self.lib.nvrtcGetPTXSize, self.lib.nvrtcGetPTX), log
+        finally:
+            self.lib.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def compile_one(name):
+    """Runs in a worker process: NVRTC holds a lock of its own, so threads would take turns."""
+    ptx, log = Nvrtc().compile(KERNELS / f"{name}.cu")
+    return name, tidy(ptx), log
+
+
+def tidy(ptx):
+    """Drops the constants of NVRTC's <nv/target> that it writes into every module though nothing reads them."""
+    constant = re.compile(r"^\.global \.align 8 \.(?:u64|b8) (\w+nv6target\w+)(?:\[8\])?(?: = .*)?;\n", re.M)
+    unused = {name for name in constant.findall(ptx) if len(re.findall(rf"\b{name}\b", ptx)) == 1}
+    return constant.sub(lambda found: "" if found[1] in unused else found[0], ptx).rstrip("\n") + "\n"
+
+
+def ptx_facts(name, ptx):
+    version = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.M)
+    version = (int(version[1]), int(version[2]))
+    if version > NEWEST_PTX_ISA:
+        raise CompileError(f"{name}.ptx has ISA {version[0]}.{version[1]}; drivers of CUDA 12.0 load at most 8.0")
+    if str(ROOT) in ptx or str(pathlib.Path.home()) in ptx:
+        raise CompileError(f"{name}.ptx holds a path of this machine")
+    entries = re.findall(r"^(?:\.visible )?\.entry (\w+)\(", ptx, re.M)
+    if not entries:
+        raise CompileError(f'{name}.cu has no entry: declare kernels extern "C" __global__')
+    return version, entries
+
+
+def ptxas_figures(ptxas, name, ptx_path, target):
+    """What `ptxas -v` says of every entry: {entry: {registers, spill_stores, spill_loads, stack, shared}}."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run(
+            [str(ptxas), "-v", f"--gpu-name={target}", str(ptx_path), "-o", os.path.join(folder, "out.cubin")],
+            capture_output=True,
+            text=True,
+        )
+    if run.returncode:
+        raise CompileError(f"ptxas refuses {name}.ptx for {target}:\n{run.stderr.replace(str(ptx_path), name + '.ptx')}")
+    figures, entry, properties_of = {}, None, None
+    for line in run.stderr.splitlines():
+        if found := re.search(r"Compiling entry function '(\w+)'", line):
+            entry = found[1]
+            figures[entry] = {"registers": 0, "spill_stores": 0, "spill_loads": 0, "stack": 0, "shared": 0}
+        elif found := re.search(r"Function properties for (\S+)", line):
+            properties_of = found[1]
+        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            if properties_of == entry:
+                stack, stores, loads = map(int, found.groups())
+                figures[entry].update(spill_stores=stores, spill_loads=loads, stack=stack)
+        elif found := re.search(r"Used (\d+) registers", line):
+            figures[entry]["registers"] = int(found[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            figures[entry]["shared"] = int(shared[1]) if shared else 0
+    return figures
+
+
+def run_ptxas(ptx_by_name):
+    """{name: {entry: {target: figures}}}, every (file, target) pair a job of its own. Fails on spills."""
+    ptxas = wheel_file("nvidia-cuda-nvcc", "bin/ptxas")
+    result = {name: {} for name in ptx_by_name}
+    spills = []
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {}
+        for name, ptx in ptx_by_name.items():
+            path = pathlib.Path(folder) / f"{name}.ptx"
+            path.write_text(ptx)
+            for target in TARGETS:
+                jobs[pool.submit(ptxas_figures, ptxas, name, path, target)] = (name, target)
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                name, target = jobs[job]
+                for entry, figures in job.result().items():
+                    result[name].setdefault(entry, {})[target] = figures
+                    if (figures["spill_stores"] or figures["spill_loads"]) and entry not in ALLOWED_SPILLS:
+                        spills.append(
+                            f"  {entry} on {target}: {figures['spill_stores']} bytes of spill stores, "
+                            f"{figures['spill_loads']} of spill loads at {figures['registers']} registers"
+                        )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if spills:
+        raise CompileError(
+            "registers spill to memory; make the tile smaller or the launch bounds looser, or name the entry in "
+            "ALLOWED_SPILLS of tools/compile_ptx.py with the reason:\n" + "\n".join(sorted(spills))
+        )
+    order = {target: i for i, target in enumerate(TARGETS)}
+    return {
+        name: {e: dict(sorted(per.items(), key=lambda p: order[p[0]])) for e, per in sorted(entries.items())}
+        for name, entries in result.items()
+    }
+
+
+def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
+    """Compiles the named files; returns {name: (ptx, manifest record)}. `keep` gets every PTX as soon as it is made."""
+    made, ptx_by_name = {}, {}
+    workers = min(len(names), os.cpu_count() or 1)
+    # The slowest first, so that the processors end together.
+    names = sorted(names, key=lambda n: -(KERNELS / f"{n}.cu").stat().st_size)
+    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+        # Hashed now: a source edited while NVRTC runs then counts as changed at the next run.
+        inputs = {n: hash_files(inputs_of(KERNELS / f"{n}.cu")) for n in names}
+        for job in concurrent.futures.as_completed([pool.submit(compile_one, n) for n in names]):
+            name, ptx, log = job.result()
+            if log:
+                print(f"{name}.cu: {log}", file=sys.stderr)
+            version, entries = ptx_facts(name, ptx)
+            print(f"{name}.ptx: {len(entries)} entries, {len(ptx) // 1024} KiB", file=sys.stderr)
+            ptx_by_name[name] = ptx
+            keep(name, ptx)
+            made[name] = (
+                ptx,
+                {
+                    "ptx": f"{name}.ptx",
+                    "sha256": hashlib.sha256(ptx.encode()).hexdigest(),
+                    "inputs_hash": inputs[name],
+                    "ptx_isa": f"{version[0]}.{version[1]}",
+                    "entries": {entry: {} for entry in sorted(entries)},
+                },
+            )
+    if want_ptxas:
+        for name, entries in run_ptxas(ptx_by_name).items():
+            made[name][1]["entries"] = entries
+    return made
+
+
+def write_whole(path, text):
+    """Never leaves half a file behind."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def read_manifest():
+    try:
+        manifest = json.loads((PTX / "manifest.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    # Other compilers or flags: nothing that is there counts.
+    return manifest if manifest.get("compiler") == compiler_versions() and manifest.get("flags") == FLAGS else {}
+
+
+def is_fresh(name, record, need_figures):
+    if not record or record.get("inputs_hash") != hash_files(inputs_of(KERNELS / f"{name}.cu")):
+        return False
+    path = PTX / f"{name}.ptx"
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+        return False
+    return not need_figures or all(record["entries"].values())
+
+
+def update(names, arguments):
+    PTX.mkdir(exist_ok=True)
+    known = read_manifest().get("files", {})
+    wanted = [arguments.only] if arguments.only else names
+    stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
+    made = {}
+    if stale:
+        made = compile_all(stale, not arguments.no_ptxas, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
+    # Another run may have written its own records meanwhile.
+    manifest = read_manifest()
+    files = {n: r for n, r in manifest.get("files", {}).items() if n in names}
+    files.update({name: record for name, (_, record) in made.items()})
+    complete = all(is_fresh(n, files.get(n), False) for n in names)
+    if complete:
+        for path in PTX.glob("*.ptx"):
+            if path.stem not in names:
+                path.unlink()
+    write_whole(
+        PTX / "manifest.json",
+        json.dumps(
+            {
+                # With --only, other files may be stale: then the old hash stays and build.rs goes on complaining.
+                "source_hash": hash_files(all_sources()) if complete else manifest.get("source_hash", ""),
+                "source_hash_algorithm": "sha256 over kernels/*.{cu,cuh,h} in order of the name's bytes: "
+                "name, NUL, length in decimal ASCII, NUL, content",
+                "compiler": compiler_versions(),
+                "flags": FLAGS,
+                "ptx_isa": max((r["ptx_isa"] for r in files.values()), default="8.0"),
+                "targets": TARGETS,
+                "files": dict(sorted(files.items())),
+            },
+            indent=1,
+        )
+        + "\n",
+    )
+    print(f"compiled {', '.join(sorted(made))}" if made else "nothing to do", file=sys.stderr)
+    if not complete:
+        others = [n for n in names if not is_fresh(n, files.get(n), False)]
+        print(f"still stale: {', '.join(others)} (run without --only)", file=sys.stderr)
+
+
+def check(names, arguments):
+    """Compiles everything afresh and compares with what is checked in."""
+    differences = []
+    manifest = read_manifest()
+    if not manifest:
+        differences.append("manifest.json is missing or of another compiler or flags")
+    if manifest.get("source_hash") != hash_files(all_sources()):
+        differences.append("manifest.json: source_hash is not that of kernels/")
+    wanted = [arguments.only] if arguments.only else names
+    for name, (ptx, record) in sorted(compile_all(wanted, not arguments.no_ptxas).items()):
+        path = PTX / f"{name}.ptx"
+        there = path.read_text() if path.exists() else ""
+        if there != ptx:
+            lines = list(difflib.unified_diff(there.splitlines(), ptx.splitlines(), "ptx/", "fresh", lineterm="", n=0))
+            differences.append(f"{name}.ptx differs:\n    " + "\n    ".join(lines[:8]))
+        if not arguments.no_ptxas and manifest.get("files", {}).get(name) != record:
+            differences.append(f"manifest.json: the record of {name} differs")
+    if not arguments.only:
+        differences += [f"{p.name} has no source" for p in sorted(PTX.glob("*.ptx")) if p.stem not in names]
+    if differences:
+        raise CompileError("ptx/ is stale; run tools/compile_ptx.sh and commit ptx/:\n  " + "\n  ".join(differences))
+    print("ptx/ is what kernels/ compile to", file=sys.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Compile kernels/*.cu to ptx/ and write ptx/manifest.json. Without options: what changed, with ptxas figures."
+    )
+    parser.add_argument("--check", action="store_true", help="compile into memory, compare with ptx/, exit 1 on a difference")
+    parser.add_argument("--only", metavar="NAME", help="only kernels/NAME.cu")
+    parser.add_argument("--no-ptxas", action="store_true", help="skip the per-GPU figures (and the spill check): fast iteration")
+    parser.add_argument("--force", action="store_true", help="compile also what has not changed")
+    arguments = parser.parse_args()
+    try:
+        names = sorted(p.stem for p in KERNELS.glob("*.cu"))
+        if arguments.only:
+            arguments.only = arguments.only.removesuffix(".cu")
+            if arguments.only not in names:
+                raise CompileError(f"kernels/{arguments.only}.cu does not exist; there are: {', '.join(names)}")
+        if arguments.check:
+            check(names, arguments)
+        else:
+            update(names, arguments)
+    except CompileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
