@@ -1,0 +1,133 @@
+//! What can go wrong: loading a module, handling memory, running a kernel.
+
+use std::fmt;
+use thiserror::Error;
+
+/// PTX that cannot be loaded: where, what stands there, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{file}:{line}: {message}{}", quoted(.text))]
+pub struct LoadError {
+    /// Name given to [`crate::Module::parse`].
+    pub file: String,
+    /// Line in the PTX text, from 1; 0 when the module as a whole is meant.
+    pub line: u32,
+    /// The instruction or directive as written, possibly empty.
+    pub text: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" in `{text}`") }
+}
+
+/// A host-side memory call that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MemoryError {
+    /// The configured limit or the machine has no room.
+    #[error("out of device memory: {requested} bytes requested with {allocated} allocated and a limit of {limit}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes held at that time.
+        allocated: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The range is not inside one live allocation.
+    #[error("{len} bytes at {ptr:#x} are not inside one allocation{hint}")]
+    OutOfBounds {
+        /// First address of the range.
+        ptr: u64,
+        /// Length of the range in bytes.
+        len: usize,
+        /// The nearest allocation, when there is one.
+        hint: String,
+    },
+    /// `free` of something that is not the start of a live allocation.
+    #[error("{ptr:#x} is not the start of a live allocation: freed twice, or never allocated")]
+    NotAllocated {
+        /// The pointer given.
+        ptr: u64,
+    },
+}
+
+/// What kind of misbehaviour ended a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// An access outside every allocation, or across the end of one.
+    OutOfBounds,
+    /// An address that is not a multiple of the access width.
+    Misaligned,
+    /// A read of bytes nobody wrote (checked mode).
+    Uninitialised,
+    /// Two threads touched the same bytes without a barrier between them, one of them writing (checked mode).
+    Race,
+    /// A barrier that some threads of the block can never reach, or reached by part of a warp.
+    Barrier,
+    /// The instruction budget ran out.
+    Budget,
+    /// `trap`, or an instruction whose operands make it invalid.
+    Trap,
+    /// The launch itself is not possible: sizes, parameters.
+    Launch,
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FaultKind::OutOfBounds => "out_of_bounds",
+            FaultKind::Misaligned => "misaligned",
+            FaultKind::Uninitialised => "uninitialised",
+            FaultKind::Race => "race",
+            FaultKind::Barrier => "barrier",
+            FaultKind::Budget => "budget",
+            FaultKind::Trap => "trap",
+            FaultKind::Launch => "launch",
+        })
+    }
+}
+
+/// A launch that was stopped: which thread did what, where.
+#[derive(Debug, Clone, PartialEq, Eq, Error, serde::Serialize)]
+#[error("{kind} in {kernel}{}: {message}{}", place(.file, *.line, .source_line), who(.block, .thread))]
+pub struct Fault {
+    /// The kind of misbehaviour.
+    pub kind: FaultKind,
+    /// The kernel's entry name.
+    pub kernel: String,
+    /// Name of the PTX module.
+    pub file: String,
+    /// Line of the PTX text, 0 when no instruction is to blame.
+    pub line: u32,
+    /// `file:line` of the CUDA source, when the PTX has `.loc` directives.
+    pub source_line: Option<String>,
+    /// Block index of the thread.
+    pub block: Option<[u32; 3]>,
+    /// Thread index in the block.
+    pub thread: Option<[u32; 3]>,
+    /// The address accessed, as the kernel computed it.
+    pub address: Option<u64>,
+    /// What happened in words, with the instruction and the nearest allocation.
+    pub message: String,
+}
+
+fn place(file: &str, line: u32, source: &Option<String>) -> String {
+    let mut text = if line > 0 { format!(" at {file}:{line}") } else { String::new() };
+    if let Some(source) = source {
+        text += &format!(" ({source})");
+    }
+    text
+}
+
+fn who(block: &Option<[u32; 3]>, thread: &Option<[u32; 3]>) -> String {
+    let mut text = String::new();
+    if let Some([x, y, z]) = block {
+        text += &format!(", block ({x}, {y}, {z})");
+    }
+    if let Some([x, y, z]) = thread {
+        text += &format!(", thread ({x}, {y}, {z})");
+    }
+    text
+}

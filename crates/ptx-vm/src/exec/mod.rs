@@ -1,0 +1,4 @@
+//! Running kernels.
+
+mod vm;
+pub use vm::{Launch, LaunchStats, Vm, VmConfig};

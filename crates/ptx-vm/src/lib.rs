@@ -1,0 +1,40 @@
+//! A virtual GPU: loads CUDA PTX and runs it on the CPU, with bounds-checked memory, and on demand with checks and counters.
+//!
+//! ```
+//! use ptx_vm::{Launch, Module, Vm, VmConfig};
+//! let ptx = r#"
+//! .version 8.0
+//! .target sm_80
+//! .address_size 64
+//! .visible .entry twice(.param .u64 data) {
+//!   .reg .b32 %r<3>; .reg .b64 %rd<4>;
+//!   ld.param.u64 %rd1, [data];
+//!   mov.u32 %r1, %tid.x;
+//!   mul.wide.u32 %rd2, %r1, 4;
+//!   add.s64 %rd3, %rd1, %rd2;
+//!   ld.global.u32 %r2, [%rd3];
+//!   add.u32 %r2, %r2, %r2;
+//!   st.global.u32 [%rd3], %r2;
+//!   ret;
+//! }"#;
+//! let vm = Vm::new(VmConfig::default());
+//! let kernel = Module::parse("twice.ptx", ptx)?.kernel("twice")?;
+//! let data = vm.alloc(8)?;
+//! vm.write(data, &[1, 0, 0, 0, 7, 0, 0, 0])?;
+//! vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [2, 1, 1], dynamic_shared: 0 }, &data.to_le_bytes())?;
+//! let mut out = [0; 8];
+//! vm.read(data, &mut out)?;
+//! assert_eq!(out, [2, 0, 0, 0, 14, 0, 0, 0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod exec;
+mod ir;
+mod memory;
+mod parse;
+
+pub use error::{Fault, FaultKind, LoadError, MemoryError};
+pub use exec::{Launch, LaunchStats, Vm, VmConfig};
+pub use ir::{Kernel, Module, Param};
+pub use memory::DevicePtr;

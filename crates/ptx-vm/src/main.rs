@@ -1,0 +1,3 @@
+//! `ptx-vm`: runs launch cases on the virtual GPU.
+
+fn main() {}
