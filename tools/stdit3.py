@@ -287,11 +287,12 @@ class STDiT3(nn.Module):
         fps_emb = self.fps_embedder(torch.full((b,), float(fps), device=x.device))
         t = self.t_embedder(timestep) + fps_emb
         t_mlp = self.t_block(t)
-        trace("t_block", t_mlp)
         t0 = t0_mlp = None
         if x_mask is not None:
             t0 = self.t_embedder(torch.zeros_like(timestep)) + fps_emb
             t0_mlp = self.t_block(t0)
+        # The reference cases record the last call of t_block, which with a frame mask is the one for timestep 0.
+        trace("t_block", t_mlp if t0_mlp is None else t0_mlp)
         y = self.y_embedder.y_proj(y)
 
         x = self.x_embedder(x)
