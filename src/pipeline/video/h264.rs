@@ -1,0 +1,168 @@
+//! Frames to H.264: Constrained Baseline, 4:2:0, BT.709 limited range, which every player and browser decodes.
+//!
+//! The encoding itself is `rusty_h264-encoder`, chosen because it is Rust throughout (the usual OpenH264 bindings build C++).
+//! That crate writes no VUI, without which players guess the colour matrix from the picture size; so the sequence parameter
+//! set is written here.
+
+use rusty_h264_common::{BitWriter, NalUnit, NalUnitType, YuvFrame};
+use rusty_h264_encoder::{Encoder, EncoderConfig, Preset, Sps};
+
+use super::Frames;
+
+/// Quantiser: visually lossless on flat colours, and still only kilobytes a frame.
+const QUANTIZER: u8 = 16;
+/// A keyframe at least this often, so that seeking works in long videos.
+const KEYFRAME_INTERVAL: u32 = 48;
+
+/// An encoded video, ready for a container: NAL units without start codes.
+pub(super) struct H264Video {
+    /// Width in pixels (even).
+    pub(super) width: usize,
+    /// Height in pixels (even).
+    pub(super) height: usize,
+    /// Frames per second.
+    pub(super) fps: f64,
+    /// Sequence parameter set.
+    pub(super) sps: Vec<u8>,
+    /// Picture parameter set.
+    pub(super) pps: Vec<u8>,
+    /// The frames in decoding order, which is display order here.
+    pub(super) samples: Vec<Sample>,
+}
+
+/// One frame: its NAL units, each behind its 4-byte length.
+pub(super) struct Sample {
+    pub(super) data: Vec<u8>,
+    pub(super) is_keyframe: bool,
+}
+
+/// Encodes. Odd sides are extended by one repeated line, since 4:2:0 has none.
+pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
+    let (width, height) = (frames.width.next_multiple_of(2), frames.height.next_multiple_of(2));
+    if width > 4096 || height > 2304 {
+        return Err(format!("{width}x{height} is larger than H.264 level 5.2 allows; write PNG frames instead"));
+    }
+    let mut config = EncoderConfig::baseline(width, height);
+    config.preset = Preset::Quality;
+    config.qp = QUANTIZER;
+    config.gop_size = KEYFRAME_INTERVAL;
+    config.framerate = frames.fps as f32;
+    let sps = sps_with_vui(&Sps::from_config(&config), frames.fps);
+    let mut encoder = Encoder::new(config).map_err(|e| e.to_string())?;
+    let mut video = H264Video { width, height, fps: frames.fps, sps, pps: vec![], samples: vec![] };
+    for rgb in frames.iter() {
+        let unit = encoder.try_encode(&to_yuv(rgb, frames.width, frames.height)).map_err(|e| e.to_string())?;
+        let mut sample = Sample { data: vec![], is_keyframe: false };
+        for nal in nal_units(&unit) {
+            match nal[0] & 31 {
+                7 => {}
+                8 => video.pps = nal.to_vec(),
+                kind => {
+                    sample.is_keyframe |= kind == 5;
+                    sample.data.extend((nal.len() as u32).to_be_bytes());
+                    sample.data.extend_from_slice(nal);
+                }
+            }
+        }
+        video.samples.push(sample);
+    }
+    // One unit per frame is what this configuration (no look-ahead) promises; a container with other counts would not play.
+    if video.pps.is_empty() || video.samples.iter().any(|s| s.data.is_empty()) {
+        return Err("the H.264 encoder returned an incomplete stream".into());
+    }
+    Ok(video)
+}
+
+/// Full-range RGB to limited-range BT.709 4:2:0, chroma averaged over 2x2 pixels.
+fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
+    let (even_width, even_height) = (width.next_multiple_of(2), height.next_multiple_of(2));
+    let pixel = |x: usize, y: usize| {
+        let at = (y.min(height - 1) * width + x.min(width - 1)) * 3;
+        [f32::from(rgb[at]), f32::from(rgb[at + 1]), f32::from(rgb[at + 2])]
+    };
+    let luma = |[r, g, b]: [f32; 3]| 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    let mut frame = YuvFrame { width: even_width, height: even_height, y: vec![], u: vec![], v: vec![] };
+    for y in 0..even_height {
+        frame.y.extend((0..even_width).map(|x| (16.5 + luma(pixel(x, y)) * (219.0 / 255.0)) as u8));
+    }
+    for y in (0..even_height).step_by(2) {
+        for x in (0..even_width).step_by(2) {
+            let mut mean = [0.0; 3];
+            for [r, g, b] in [pixel(x, y), pixel(x + 1, y), pixel(x, y + 1), pixel(x + 1, y + 1)] {
+                mean = [mean[0] + r / 4.0, mean[1] + g / 4.0, mean[2] + b / 4.0];
+            }
+            let luma = luma(mean);
+            frame.u.push((128.5 + (mean[2] - luma) / 1.8556 * (224.0 / 255.0)) as u8);
+            frame.v.push((128.5 + (mean[0] - luma) / 1.5748 * (224.0 / 255.0)) as u8);
+        }
+    }
+    frame
+}
+
+/// The NAL units between the start codes of an Annex B stream.
+fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
+    let starts: Vec<usize> = stream.windows(3).enumerate().filter(|(_, w)| *w == [0, 0, 1]).map(|(i, _)| i + 3).collect();
+    let ends = starts.iter().skip(1).map(|s| s - 3).chain([stream.len()]);
+    let trimmed = |mut nal: &[u8]| -> usize {
+        while let [rest @ .., 0] = nal {
+            nal = rest;
+        }
+        nal.len()
+    };
+    starts.iter().zip(ends).map(|(&s, e)| &stream[s..s + trimmed(&stream[s..e])]).filter(|n| !n.is_empty()).collect()
+}
+
+/// The encoder's sequence parameter set (ITU-T H.264 7.3.2.1.1) with video usability information (E.1.1) added.
+fn sps_with_vui(sps: &Sps, fps: f64) -> Vec<u8> {
+    let mut w = BitWriter::new();
+    w.write_bits(u32::from(sps.profile_idc), 8);
+    w.write_bits(0b1100_0000, 8); // constraint sets 0 and 1: Constrained Baseline
+    w.write_bits(u32::from(sps.level_idc), 8);
+    w.write_ue(sps.seq_parameter_set_id);
+    w.write_ue(sps.log2_max_frame_num_minus4);
+    w.write_ue(sps.pic_order_cnt_type);
+    w.write_ue(sps.log2_max_pic_order_cnt_lsb_minus4);
+    w.write_ue(sps.max_num_ref_frames);
+    w.write_bit(false); // gaps_in_frame_num_value_allowed_flag
+    w.write_ue(sps.pic_width_in_mbs_minus1);
+    w.write_ue(sps.pic_height_in_map_units_minus1);
+    w.write_bit(true); // frame_mbs_only_flag
+    w.write_bit(true); // direct_8x8_inference_flag
+    let cropped = sps.frame_crop_right != 0 || sps.frame_crop_bottom != 0;
+    w.write_bit(cropped);
+    if cropped {
+        for offset in [0, sps.frame_crop_right, 0, sps.frame_crop_bottom] {
+            w.write_ue(offset);
+        }
+    }
+    w.write_bit(true); // vui_parameters_present_flag
+    w.write_bit(true); // aspect_ratio_info_present_flag
+    w.write_bits(1, 8); // square pixels
+    w.write_bit(false); // overscan_info_present_flag
+    w.write_bit(true); // video_signal_type_present_flag
+    w.write_bits(5, 3); // video_format: unspecified
+    w.write_bit(false); // video_full_range_flag: 16..235
+    w.write_bit(true); // colour_description_present_flag
+    for _ in ["primaries", "transfer", "matrix"] {
+        w.write_bits(1, 8); // BT.709
+    }
+    w.write_bit(false); // chroma_loc_info_present_flag
+    w.write_bit(true); // timing_info_present_flag
+    w.write_bits(1000, 32); // num_units_in_tick; a frame is two ticks
+    w.write_bits((fps * 2000.0).round() as u32, 32); // time_scale
+    w.write_bit(true); // fixed_frame_rate_flag
+    w.write_bit(false); // nal_hrd_parameters_present_flag
+    w.write_bit(false); // vcl_hrd_parameters_present_flag
+    w.write_bit(false); // pic_struct_present_flag
+    w.write_bit(true); // bitstream_restriction_flag: lets decoders show frames at once
+    w.write_bit(true); // motion_vectors_over_pic_boundaries_flag
+    w.write_ue(0); // max_bytes_per_pic_denom: unlimited
+    w.write_ue(0); // max_bits_per_mb_denom: unlimited
+    w.write_ue(16); // log2_max_mv_length_horizontal
+    w.write_ue(16); // log2_max_mv_length_vertical
+    w.write_ue(0); // max_num_reorder_frames
+    w.write_ue(sps.max_num_ref_frames); // max_dec_frame_buffering
+    w.rbsp_trailing_bits();
+    let annex_b = NalUnit::new(3, NalUnitType::Sps, w.into_bytes()).to_annex_b();
+    nal_units(&annex_b).concat()
+}

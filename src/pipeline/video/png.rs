@@ -1,0 +1,100 @@
+//! A folder of lossless PNG frames, `frame_0000.png` and so on.
+
+use std::fs;
+use std::io::BufWriter;
+use std::path::Path;
+
+use super::staging::Staged;
+use super::{Frames, Metadata, OutputError};
+
+fn is_frame_name(name: &str) -> bool {
+    name.strip_prefix("frame_")
+        .and_then(|rest| rest.strip_suffix(".png"))
+        .is_some_and(|digits| digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether the folder holds frames of an earlier run and nothing else.
+pub(super) fn is_frames_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|entries| {
+        let mut names = entries.map(|e| e.is_ok_and(|e| is_frame_name(&e.file_name().to_string_lossy()))).peekable();
+        names.peek().is_some() && names.all(|ok| ok)
+    })
+}
+
+/// A folder may be replaced if it is empty or holds nothing but frames: never delete what is not ours.
+pub(super) fn check_replaceable(path: &Path) -> Result<(), OutputError> {
+    let occupied = |problem| Err(OutputError::Occupied { path: path.to_owned(), problem });
+    if path.is_dir() {
+        let empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if !empty && !is_frames_folder(path) {
+            return occupied("the folder holds other files than frames; choose a new or empty folder");
+        }
+    } else if path.as_os_str().to_string_lossy().trim_end_matches(std::path::is_separator).as_ref() as &str != ""
+        && Path::new(path.as_os_str().to_string_lossy().trim_end_matches(std::path::is_separator)).exists()
+    {
+        return occupied("a file of that name is in the way of the folder");
+    }
+    Ok(())
+}
+
+/// Writes all frames into a temporary folder and renames it.
+pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result<(), OutputError> {
+    check_replaceable(path)?;
+    let staged = Staged::folder(path)?;
+    for (i, rgb) in frames.iter().enumerate() {
+        let file = staged.path().join(format!("frame_{i:04}.png"));
+        let write = || -> Result<(), png::EncodingError> {
+            let mut encoder = png::Encoder::new(
+                BufWriter::new(fs::File::create(&file)?),
+                frames.width as u32,
+                frames.height as u32,
+            );
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.set_depth(png::BitDepth::Eight);
+            encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+            encoder.add_itxt_chunk("Title".into(), metadata.prompt.clone())?;
+            encoder.add_itxt_chunk("Comment".into(), metadata.comment())?;
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(rgb)?;
+            writer.finish()
+        };
+        write().map_err(|error| match error {
+            png::EncodingError::IoError(source) => OutputError::Io { path: path.to_owned(), source },
+            other => OutputError::Encode { path: path.to_owned(), problem: other.to_string() },
+        })?;
+    }
+    staged.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_back_and_foreign_folders_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("out/");
+        let rgb: Vec<u8> = (0..3 * 2 * 3 * 2).collect();
+        let frames = Frames { width: 3, height: 2, fps: 8.0, rgb };
+        for _ in 0..2 {
+            write(&target, &frames, &Metadata { prompt: "p".into(), facts: vec![] }).unwrap();
+            assert!(is_frames_folder(&target));
+        }
+        for (i, expected) in frames.iter().enumerate() {
+            let file = fs::File::open(target.join(format!("frame_{i:04}.png"))).unwrap();
+            let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+            let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+            reader.next_frame(&mut pixels).unwrap();
+            assert_eq!(pixels, expected);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary folder stays");
+
+        fs::write(target.join("notes.txt"), b"mine").unwrap();
+        assert!(matches!(write(&target, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
+        assert_eq!(fs::read(target.join("notes.txt")).unwrap(), b"mine");
+
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        let blocked = dir.path().join("file/");
+        assert!(matches!(write(&blocked, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
+    }
+}

@@ -1,0 +1,127 @@
+//! A file or folder under a temporary name beside its target, which becomes the target in one rename or disappears.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::OutputError;
+
+/// Something being written. Dropped without a commit it takes its temporary file or folder with it.
+pub(super) struct Staged {
+    temporary: PathBuf,
+    target: PathBuf,
+    is_folder: bool,
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError + '_ {
+    |source| OutputError::Io { path: path.to_owned(), source }
+}
+
+impl Staged {
+    /// Creates the temporary file for `target`.
+    pub(super) fn file(target: &Path) -> Result<Staged, OutputError> {
+        if target.is_dir() {
+            return Err(OutputError::Occupied {
+                path: target.to_owned(),
+                problem: "it is a folder; end the path in / for PNG frames or name a file",
+            });
+        }
+        let staged = Staged::named(target, false)?;
+        File::create_new(&staged.temporary).map_err(io(target))?;
+        Ok(staged)
+    }
+
+    /// Creates the temporary folder for `target`.
+    pub(super) fn folder(target: &Path) -> Result<Staged, OutputError> {
+        // `.` and `a/..` have no name to put a temporary folder beside.
+        let target = if target.exists() { target.canonicalize().map_err(io(target))? } else { target.to_owned() };
+        let staged = Staged::named(&target, true)?;
+        fs::create_dir(&staged.temporary).map_err(io(&target))?;
+        Ok(staged)
+    }
+
+    fn named(target: &Path, is_folder: bool) -> Result<Staged, OutputError> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let name = target.file_name().ok_or_else(|| OutputError::UnknownFormat(target.to_owned()))?;
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if !parent.exists() {
+            return Err(OutputError::NoParent { path: target.to_owned(), parent: parent.to_owned() });
+        }
+        // Long target names are cut so that the temporary one stays within the file system's limit.
+        let short: String = name.to_string_lossy().chars().take(40).collect();
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let temporary = parent.join(format!(".{short}.{}-{serial}.tmp", std::process::id()));
+        Ok(Staged { temporary, target: target.to_owned(), is_folder })
+    }
+
+    /// Where to write.
+    pub(super) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Fills the temporary file with `bytes` and puts it in the target's place.
+    pub(super) fn commit_bytes(self, bytes: &[u8]) -> Result<(), OutputError> {
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&self.temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(io(&self.target))?;
+        self.commit()
+    }
+
+    /// Puts what was written in the target's place.
+    pub(super) fn commit(self) -> Result<(), OutputError> {
+        // A folder that is there (its contents checked by the caller) cannot be renamed over: move it aside first.
+        if self.is_folder && self.target.is_dir() {
+            let aside = self.temporary.with_extension("old");
+            fs::rename(&self.target, &aside).map_err(io(&self.target))?;
+            if let Err(error) = fs::rename(&self.temporary, &self.target) {
+                // Best effort: the caller hears of the first error either way.
+                let _ = fs::rename(&aside, &self.target);
+                return Err(io(&self.target)(error));
+            }
+            let _ = fs::remove_dir_all(&aside);
+            return Ok(());
+        }
+        fs::rename(&self.temporary, &self.target).map_err(io(&self.target))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit there is nothing under this name; a failure to clean up has nobody to tell.
+        let _ = if self.is_folder { fs::remove_dir_all(&self.temporary) } else { fs::remove_file(&self.temporary) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_leaves_nothing_and_committing_leaves_the_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a.bin");
+        fs::write(&target, b"old").unwrap();
+        drop(Staged::file(&target).unwrap());
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        Staged::file(&target).unwrap().commit_bytes(b"new").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn missing_folders_and_wrong_kinds_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Staged::file(&dir.path().join("no/a.mp4")), Err(OutputError::NoParent { .. })));
+        assert!(matches!(Staged::file(dir.path()), Err(OutputError::Occupied { .. })));
+        let file = dir.path().join("f");
+        fs::write(&file, b"x").unwrap();
+        assert!(matches!(Staged::file(&file.join("a.mp4")), Err(OutputError::Io { .. })));
+    }
+}
