@@ -1,0 +1,380 @@
+// linear: out[m,n] = epilogue(prologue(a)[m,k] . w[n,k]^T + bias[n]).
+//
+// Prologues   plain   a as it is
+//             _ln     a' = (a - mean) * rstd * (1 + scale) + shift, mean and rstd by row (row_stats), scale and shift by
+//                     (batch, variant of the frame) from the modulation table; in f32, rounded to D once
+// Epilogues   bias      out = acc + bias
+//             gelu      out = gelu_tanh(acc + bias)
+//             residual  r = gate * (acc + bias); out += r; residual_out = r or += r (when given)
+// All in f32 until the last rounding. Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}_{128,64}; no _ln residual.
+//
+// A CTA makes one TILE_M x TILE_N tile of out (blockIdx.x, n fastest: neighbours share the rows of a). _128: 128 x 144, six
+// warps of 64 x 48; _64: 64 x 48, three warps of 64 x 16. k advances by 96 bytes (48 elements of 16 bits, 24 of f32) through
+// a ring of STAGES tiles in shared memory:
+//
+//   stage: a [TILE_M][96 B], w [TILE_N][96 B]; the six 16-byte chunks of row r at chunk ^ ((r >> 2) & 1). A row starts
+//   6r mod 8 chunks into the 128 bytes of banks, so 8 rows hit 4 places and the flipped bit makes them 8: ldmatrix meets no
+//   bank twice, without padding, and the flip is the same for rows 16 apart: offsets in the main loop are immediates.
+//
+//   w and plain a come by 16-byte cp.async; _ln a goes global -> registers (loaded one tile ahead) -> prologue -> shared.
+//   Within each 16 columns, w's rows are stored so that the two n-tiles of a lane are 4 consecutive columns of out: the
+//   epilogue then moves 8 (f32: 16) bytes a lane, whole 32-byte sectors.
+//
+// Any m, n, k >= 1: rows outside are clamped to the last (never stored), chunks beyond k are zeros. If rows of a and w are
+// not 16-byte aligned every element is loaded by itself (uniform run-time choice), likewise the epilogue.
+// The order of additions over k is fixed: the same inputs give the same bits.
+//
+// Launch: launch.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, 255), _64 under 128;
+// 78336 and 43008 bytes of dynamic shared memory.
+#include "params.h"
+#include "launch.h"
+#include "tile.cuh"
+
+enum Epilogue { BIAS, GELU, RESIDUAL };
+
+constexpr int K_BYTES = 96;           // of a row in one stage
+constexpr int K_CHUNKS = K_BYTES / 16; // 16-byte chunks
+constexpr int K_STEPS = K_BYTES / 32;  // mma k-steps
+constexpr int WARP_M = 64;
+
+extern __shared__ __align__(16) unsigned char dynamic_shared[];
+
+// Byte offset of a chunk in a stage's [rows][K_BYTES] half.
+__device__ __forceinline__ unsigned chunk_offset(int row, int chunk) { return row * K_BYTES + ((chunk ^ ((row >> 2) & 1)) << 4); }
+
+// Where w's row r of a tile is stored: columns 4t, 4t+1 of each 16 go to the first n-tile, 4t+2, 4t+3 to the second.
+__device__ __forceinline__ int interleaved(int r) { return (r & ~15) | ((r & 2) << 2) | ((r & 12) >> 1) | (r & 1); }
+
+// Elements [0, valid) of a chunk one by one, zeros after.
+template <class D> __device__ __forceinline__ uint4 load_elements(const D* p, int valid) {
+  float x[Chunk<D>::N];
+#pragma unroll
+  for (int i = 0; i < Chunk<D>::N; i++) x[i] = i < valid ? to_f32(p[i]) : 0.0f;
+  return Chunk<D>::pack(x); // exact: the values came from D
+}
+
+template <class D, bool LN, int EPILOGUE, int TILE_M, int TILE_N, int WARP_N, int STAGES>
+__device__ __forceinline__ void linear(const LinearParams& p) {
+  constexpr int WARPS_N = TILE_N / WARP_N;
+  constexpr int THREADS = TILE_M / WARP_M * WARPS_N * 32;
+  constexpr int STAGE_BYTES = (TILE_M + TILE_N) * K_BYTES;
+  constexpr int CHUNK = Chunk<D>::N;                  // elements of a chunk
+  constexpr int K_TILE = K_CHUNKS * CHUNK;            // elements of k in a stage
+  constexpr int K_STEP = 2 * CHUNK;                   // elements of k in a k-step
+  constexpr int SLOT_ROWS = THREADS / K_CHUNKS;       // a thread loads one chunk of every SLOT_ROWS-th row
+  constexpr int A_SLOTS = TILE_M / SLOT_ROWS;
+  constexpr int W_SLOTS = (TILE_N + SLOT_ROWS - 1) / SLOT_ROWS;
+  constexpr int GROUPS = WARP_N / 16;                 // pairs of n-tiles
+  static_assert(THREADS % K_CHUNKS == 0 && SLOT_ROWS % 16 == 0 && TILE_M % SLOT_ROWS == 0 && WARP_N % 16 == 0, "tile");
+
+  const D* const a = static_cast<const D*>(p.a);
+  const D* const w = static_cast<const D*>(p.w);
+  const int tiles_n = (p.n + TILE_N - 1) / TILE_N;
+  const int m0 = blockIdx.x / tiles_n * TILE_M, n0 = blockIdx.x % tiles_n * TILE_N;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+  const unsigned shared = shared_address(dynamic_shared);
+
+  // ---- loaders
+  const int slot_row = tid / K_CHUNKS, slot_chunk = tid % K_CHUNKS;
+  const bool vector = (p.k * sizeof(D)) % 16 == 0 && aligned(a, 16) && aligned(w, 16) &&
+                      (!LN || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
+  const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
+  // SLOT_ROWS is a multiple of 16, so every slot has the same place within its 16 rows.
+  const unsigned w_store = shared + TILE_M * K_BYTES + chunk_offset(interleaved(slot_row), slot_chunk);
+  const D* a_slot[A_SLOTS];
+  const D* w_slot[W_SLOTS];
+#pragma unroll
+  for (int i = 0; i < A_SLOTS; i++) {
+    int row = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1);
+    a_slot[i] = a + (long long)row * p.k + slot_chunk * CHUNK;
+  }
+#pragma unroll
+  for (int i = 0; i < W_SLOTS; i++) {
+    int row = min(n0 + slot_row + i * SLOT_ROWS, p.n - 1);
+    w_slot[i] = w + (long long)row * p.k + slot_chunk * CHUNK;
+  }
+
+  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift).
+  float rstd[A_SLOTS], offset[A_SLOTS];
+  const float* table[A_SLOTS]; // modulation of the row's frame, without the chunk
+  bool same_table = true;
+  if constexpr (LN) {
+#pragma unroll
+    for (int i = 0; i < A_SLOTS; i++) {
+      int row = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1);
+      rstd[i] = p.row_stats[2ll * row + 1];
+      offset[i] = -p.row_stats[2ll * row] * rstd[i];
+      table[i] = p.modulation +
+                 modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, 0);
+      same_table = same_table && table[i] == table[0];
+    }
+  }
+  const long long shift_at = (long long)p.shift_chunk * p.channels, scale_at = (long long)p.scale_chunk * p.channels;
+
+  uint4 fetched[A_SLOTS]; // _ln: the next tile of a, on its way through registers
+
+  // Starts the loads of tile `tile`: cp.async into its stage; _ln: a's part into registers.
+  auto load_tile = [&](int tile, unsigned stage) {
+    const int k0 = tile * K_TILE + slot_chunk * CHUNK;
+    if (vector) {
+      const int bytes = k0 < p.k ? 16 : 0;
+      if constexpr (!LN) {
+#pragma unroll
+        for (int i = 0; i < A_SLOTS; i++)
+          cp_async16(a_store + stage + i * SLOT_ROWS * K_BYTES, a_slot[i] + (long long)tile * K_TILE, bytes);
+      }
+#pragma unroll
+      for (int i = 0; i < W_SLOTS; i++)
+        if ((i + 1) * SLOT_ROWS <= TILE_N || slot_row + i * SLOT_ROWS < TILE_N)
+          cp_async16(w_store + stage + i * SLOT_ROWS * K_BYTES, w_slot[i] + (long long)tile * K_TILE, bytes);
+    } else {
+      const int valid = p.k - k0;
+      if constexpr (!LN) {
+#pragma unroll 1
+        for (int r = slot_row; r < TILE_M; r += SLOT_ROWS)
+          store_shared16(a_store + stage + (r - slot_row) * K_BYTES,
+                         load_elements(a + (long long)min(m0 + r, p.m - 1) * p.k + k0, valid));
+      }
+#pragma unroll 1
+      for (int r = slot_row; r < TILE_N; r += SLOT_ROWS)
+        store_shared16(w_store + stage + (r - slot_row) * K_BYTES,
+                       load_elements(w + (long long)min(n0 + r, p.n - 1) * p.k + k0, valid));
+    }
+  };
+  auto fetch_a = [&](int tile) {
+    if constexpr (LN) {
+      const int k0 = tile * K_TILE + slot_chunk * CHUNK;
+      if (vector && k0 < p.k) {
+#pragma unroll
+        for (int i = 0; i < A_SLOTS; i++) fetched[i] = *reinterpret_cast<const uint4*>(a_slot[i] + (long long)tile * K_TILE);
+      }
+    }
+  };
+  // _ln: prologue of the fetched tile, into its stage.
+  auto store_a = [&](int tile, unsigned stage) {
+    if constexpr (LN) {
+      const int k0 = tile * K_TILE + slot_chunk * CHUNK;
+      if (k0 >= p.k) {
+#pragma unroll
+        for (int i = 0; i < A_SLOTS; i++) store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, make_uint4(0, 0, 0, 0));
+      } else if (vector) {
+        float scale[CHUNK], shift[CHUNK];
+#pragma unroll
+        for (int i = 0; i < A_SLOTS; i++) {
+          if (i == 0 || !same_table) {
+#pragma unroll
+            for (int c = 0; c < CHUNK; c += 4) {
+              float4 s = *reinterpret_cast<const float4*>(table[i] + scale_at + k0 + c);
+              float4 b = *reinterpret_cast<const float4*>(table[i] + shift_at + k0 + c);
+              scale[c] = 1.0f + s.x, scale[c + 1] = 1.0f + s.y, scale[c + 2] = 1.0f + s.z, scale[c + 3] = 1.0f + s.w;
+              shift[c] = b.x, shift[c + 1] = b.y, shift[c + 2] = b.z, shift[c + 3] = b.w;
+            }
+          }
+          float x[CHUNK];
+          Chunk<D>::unpack(fetched[i], x);
+#pragma unroll
+          for (int c = 0; c < CHUNK; c++) x[c] = fmaf(fmaf(x[c], rstd[i], offset[i]), scale[c], shift[c]);
+          store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, Chunk<D>::pack(x));
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < A_SLOTS; i++) {
+          float x[CHUNK];
+#pragma unroll
+          for (int c = 0; c < CHUNK; c++) {
+            x[c] = 0.0f;
+            if (k0 + c < p.k) {
+              float y = to_f32(a_slot[i][(long long)tile * K_TILE + c]);
+              x[c] = fmaf(fmaf(y, rstd[i], offset[i]), 1.0f + table[i][scale_at + k0 + c], table[i][shift_at + k0 + c]);
+            }
+          }
+          store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, Chunk<D>::pack(x));
+        }
+      }
+    }
+  };
+
+  // ---- main loop
+  const int warp_m = warp / WARPS_N * WARP_M, warp_n = warp % WARPS_N * WARP_N;
+  const bool active = m0 + warp_m < p.m && n0 + warp_n < p.n; // else: this warp only loads
+  const int a_row = warp_m + (lane & 15), w_row = warp_n + ((lane >> 4) << 3) + (lane & 7);
+  const unsigned a_load = shared + chunk_offset(a_row, lane >> 4);
+  const unsigned w_load = shared + TILE_M * K_BYTES + chunk_offset(w_row, (lane >> 3) & 1);
+
+  float acc[4][GROUPS][2][4]; // [m-tile][pair][n-tile of the pair][fragment]
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) acc[i][j][h][e] = 0.0f;
+
+  auto multiply = [&](unsigned at) { // one k-step; `at`: its offset from the first stage
+    FragmentA<D> fa[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      unsigned x[4];
+      ldmatrix_x4(x, a_load + at + i * 16 * K_BYTES);
+      fa[i] = fragment_a<D>(x);
+    }
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++) {
+      unsigned x[4];
+      ldmatrix_x4(x, w_load + at + j * 16 * K_BYTES);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        FragmentB<D> fb = fragment_b<D>(x[2 * h], x[2 * h + 1]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) mma(acc[i][j][h], fa[i], fb);
+      }
+    }
+  };
+
+  const int tiles = (p.k + K_TILE - 1) / K_TILE;
+  unsigned read = 0, write = 0; // stage offsets
+  auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
+#pragma unroll
+  for (int s = 0; s < STAGES - 1; s++) {
+    if (s < tiles) load_tile(s, write);
+    cp_async_commit();
+    write = next(write);
+  }
+  fetch_a(0);
+  store_a(0, 0);
+  if (tiles > 1) fetch_a(1);
+
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads(); // the tile has landed for everyone, and everyone has read the previous one
+    if (tile + STAGES - 1 < tiles) load_tile(tile + STAGES - 1, write);
+    cp_async_commit();
+    if (LN && tile + 1 < tiles) {
+      store_a(tile + 1, next(read));
+      if (tile + 2 < tiles) fetch_a(tile + 2);
+    }
+    if (active) {
+      const int left = p.k - tile * K_TILE;
+      if (left > K_TILE - K_STEP) {
+#pragma unroll
+        for (int s = 0; s < K_STEPS; s++) multiply(read + s * 32);
+      } else {
+#pragma unroll 1
+        for (int s = 0; s * K_STEP < left; s++) multiply(read + s * 32);
+      }
+    }
+    read = next(read);
+    write = next(write);
+  }
+
+  // ---- epilogue: a lane has columns 4t..4t+3 of each pair, rows g and g+8 of each m-tile
+  if (!active) return;
+  D* const out = static_cast<D*>(p.out);
+  D* const residual_out = static_cast<D*>(p.residual_out);
+  const D* const bias = static_cast<const D*>(p.bias);
+  const bool gated = EPILOGUE == RESIDUAL && p.gate_chunk >= 0 && p.modulation;
+  const bool vector_out = p.n % 4 == 0 && aligned(out, 4 * sizeof(D)) && aligned(bias, 4 * sizeof(D)) &&
+                          (EPILOGUE != RESIDUAL || aligned(residual_out, 4 * sizeof(D))) &&
+                          (!gated || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
+  const int column0 = n0 + warp_n + (lane & 3) * 4;
+
+  float b[GROUPS][4];
+#pragma unroll
+  for (int j = 0; j < GROUPS; j++) {
+    const int column = column0 + 16 * j;
+#pragma unroll
+    for (int e = 0; e < 4; e++) b[j][e] = 0.0f;
+    if (bias) {
+      if (vector_out) {
+        if (column < p.n) load4(bias + column, b[j]);
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+          if (column + e < p.n) b[j][e] = to_f32(bias[column + e]);
+      }
+    }
+  }
+
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int row = m0 + warp_m + i * 16 + h * 8 + (lane >> 2);
+      if (row >= p.m) continue;
+      const long long at = (long long)row * p.n;
+      const float* gate = p.modulation;
+      if (gated)
+        gate += modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, p.gate_chunk);
+#pragma unroll
+      for (int j = 0; j < GROUPS; j++) {
+        const int column = column0 + 16 * j;
+        float y[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          y[e] = acc[i][j][e >> 1][2 * h + (e & 1)] + b[j][e];
+          if constexpr (EPILOGUE == GELU) y[e] = gelu_tanh(y[e]);
+        }
+        if (vector_out) {
+          if (column >= p.n) continue;
+          if constexpr (EPILOGUE == RESIDUAL) {
+            if (gated) {
+              float g[4];
+              load4(gate + column, g);
+#pragma unroll
+              for (int e = 0; e < 4; e++) y[e] *= g[e];
+            }
+            if (residual_out) {
+              float r[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+              if (p.accumulate_residual) load4(residual_out + at + column, r);
+#pragma unroll
+              for (int e = 0; e < 4; e++) r[e] += y[e];
+              store4(residual_out + at + column, r);
+            }
+            float x[4];
+            load4(out + at + column, x);
+#pragma unroll
+            for (int e = 0; e < 4; e++) y[e] += x[e];
+          }
+          store4(out + at + column, y);
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            if (column + e >= p.n) continue;
+            const long long element = at + column + e;
+            if constexpr (EPILOGUE == RESIDUAL) {
+              if (gated) y[e] *= gate[column + e];
+              if (residual_out) {
+                float r = p.accumulate_residual ? to_f32(residual_out[element]) : 0.0f;
+                residual_out[element] = from_f32<D>(r + y[e]);
+              }
+              y[e] += to_f32(out[element]);
+            }
+            out[element] = from_f32<D>(y[e]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- entries -------------------------------------------------------------------------------------------------------------------
+#define LINEAR_TILES(NAME, D, LN, EPILOGUE)                                                                           \
+  extern "C" __global__ void __launch_bounds__(LINEAR_128_THREADS, sizeof(D) == 2 ? 2 : 1)                            \
+      NAME##_##D##_128(const LinearParams p) {                                                                        \
+    linear<D, LN, EPILOGUE, LINEAR_128_M, LINEAR_128_N, 48, LINEAR_128_STAGES>(p);                                    \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(LINEAR_64_THREADS) NAME##_##D##_64(const LinearParams p) {             \
+    linear<D, LN, EPILOGUE, LINEAR_64_M, LINEAR_64_N, 16, LINEAR_64_STAGES>(p);                                       \
+  }
+#define LINEAR_DTYPES(NAME, LN, EPILOGUE) \
+  LINEAR_TILES(NAME, bf16, LN, EPILOGUE)  \
+  LINEAR_TILES(NAME, f16, LN, EPILOGUE)   \
+  LINEAR_TILES(NAME, f32, LN, EPILOGUE)
+
+LINEAR_DTYPES(linear_bias, false, BIAS)
+LINEAR_DTYPES(linear_gelu, false, GELU)
+LINEAR_DTYPES(linear_residual, false, RESIDUAL)
+LINEAR_DTYPES(linear_ln_bias, true, BIAS)
+LINEAR_DTYPES(linear_ln_gelu, true, GELU)
