@@ -1,0 +1,350 @@
+"""Trains the embedded sprites model, a small STDiT3, from scratch or onwards from given weights.
+
+    python tools/train_sprites.py --minutes 120                                   # from scratch into checkpoints/sprites
+    python tools/train_sprites.py --init models/sprites/model.safetensors         # continue from the shipped weights
+    python tools/train_sprites.py --run checkpoints/sprites                       # the same run again: resumes where it stopped
+    python tools/train_sprites.py --export out/sprites                            # only write the EMA weights of a run
+    python tools/train_sprites.py --steps 20 --run /tmp/smoke --batch 4           # a smoke test
+
+Needs torch, numpy and safetensors; a CPU is enough. The text table and the decoder of --model-dir are inputs and stay as they are.
+
+Objective: rectified flow, x_t = (1-t) x0 + t noise, target x0 - noise, mean squared error weighted per latent channel by what the
+decoder makes of it; t = s(sigmoid(1.1 normal)) with the sampler's own shift s, since structure is decided at high noise.
+Optimiser: Muon for the matrices inside the blocks, AdamW for the rest; warm-up, constant rate, linear decay to zero. The decay
+takes the last --decay of the budget (--steps or --minutes), or starts when a file `decay` with a number of minutes
+appears in the run's folder: `echo 30 > checkpoints/sprites/decay`. What is shipped is the moving average (EMA).
+
+Batches depend on (seed, step) alone and checkpoints are replaced atomically, so a run may be killed at any time.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import struct
+import sys
+import time
+import zlib
+
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import sprites_data
+from stdit3 import Config, STDiT3
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HELD_OUT_SEED = 777_000_001
+PREVIEW_PROMPTS = [
+    "large red circle bouncing fast navy",
+    "small yellow square left fast black",
+    "large green triangle still slowly gradient",
+    "large cyan ring orbiting fast checkerboard",
+    "small white circle right slowly striped",
+    "large purple square spinning fast gray",
+    "small orange triangle up fast navy",
+    "large blue ring growing fast black",
+    "small red square down slowly gradient",
+    "large yellow triangle shrinking fast gray",
+]
+
+
+class Muon:
+    """Momentum whose updates are orthogonalised (Jordan et al. 2024); matrices of one shape are handled as one batch."""
+
+    # Quintic whose iteration drives all singular values near 1.
+    A, B, C = 3.4445, -4.7750, 2.0315
+
+    def __init__(self, parameters, lr, momentum=0.95, iterations=5):
+        self.lr, self.momentum, self.iterations = lr, momentum, iterations
+        shapes = {}
+        for parameter in parameters:
+            shapes.setdefault(tuple(parameter.shape), []).append(parameter)
+        self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in shapes.items()]
+
+    def _orthogonalise(self, x):
+        tall = x.shape[-2] > x.shape[-1]
+        x = x.mT if tall else x
+        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        for _ in range(self.iterations):
+            gram = x @ x.mT
+            x = self.A * x + (self.B * gram + self.C * gram @ gram) @ x
+        return x.mT if tall else x
+
+    @torch.no_grad()
+    def step(self, factor):
+        for parameters, velocity in self.groups:
+            gradient = torch.stack([p.grad for p in parameters])
+            velocity.lerp_(gradient, 1 - self.momentum)
+            update = self._orthogonalise(gradient.lerp_(velocity, self.momentum))
+            rows, columns = update.shape[-2:]
+            rate = self.lr * factor * max(1.0, rows / columns) ** 0.5
+            for parameter, change in zip(parameters, update):
+                parameter.sub_(change, alpha=rate)
+
+    def state_dict(self):
+        return [velocity for _, velocity in self.groups]
+
+    def load_state_dict(self, state):
+        for (_, velocity), kept in zip(self.groups, state, strict=True):
+            velocity.copy_(kept)
+
+
+class Sprites:
+    """What training reads and never changes: configuration, text table, decoder."""
+
+    def __init__(self, folder):
+        self.fields = json.loads((folder / "config.json").read_text())
+        if self.fields["vocabulary"] != sprites_data.WORDS:
+            raise SystemExit(f"{folder}/config.json: the vocabulary differs from tools/sprites_data.py")
+        self.config = Config.from_dict(self.fields)
+        self.table = load_file(str(folder / "text.safetensors"))["embedding.weight"].float()
+        self.codec = sprites_data.PatchCodec(load_file(str(folder / "decoder.safetensors")))
+        self.conditioning = {key: float(self.fields[key]) for key in ("fps", "height", "width")}
+        scale = self.codec.scale
+        self.channel_weight = (scale / scale.mean())[:, None, None, None]
+
+    def shift(self, t):
+        s = self.fields["timestep_shift"]
+        return s * t / (1 + (s - 1) * t)
+
+    def random_t(self, batch, generator):
+        """One t from each of `batch` equal slices of the distribution: its spread is the same in every batch."""
+        u = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
+        normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
+        return self.shift(torch.sigmoid(1.1 * normal))
+
+    def batch(self, size, seed):
+        """`(x0, tokens, noise, t)`, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        x0, tokens = sprites_data.random_clips(size, self.codec, generator)
+        return x0, tokens, torch.randn(x0.shape, generator=generator), self.random_t(size, generator)
+
+    def loss(self, model, batch, dropout=None):
+        """Per-sample loss `[batch]`; `dropout [batch]` is true where the caption gives way to the null caption."""
+        x0, tokens, noise, t = batch
+        y = self.table[tokens]
+        if dropout is not None:
+            y = torch.where(dropout[:, None, None], model.y_embedder.y_embedding, y)
+        mix = t[:, None, None, None, None]
+        out = model(torch.lerp(x0, noise, mix), 1000 * t, y, **self.conditioning)
+        error = out[:, : x0.shape[1]] - (x0 - noise)
+        return (error.square() * self.channel_weight).mean(dim=(1, 2, 3, 4))
+
+    @torch.no_grad()
+    def preview(self, model, path):
+        """Samples the preview prompts and writes every other frame of each as one row of a PNG."""
+        generator = torch.Generator().manual_seed(1)
+        steps = self.fields["default_steps"]
+        timesteps = [1000 * float(self.shift(torch.tensor(1 - i / steps))) for i in range(steps)]
+        rows = []
+        for prompt in PREVIEW_PROMPTS:
+            ids = torch.zeros(self.fields["prompt_length"], dtype=torch.long)
+            ids[: len(prompt.split())] = torch.tensor([sprites_data.TOKEN[word] for word in prompt.split()])
+            z = torch.randn(1, self.config.in_channels, *self.fields["latent"], generator=generator)
+            null = model.y_embedder.y_embedding
+            z = model.sample(z, self.table[ids], null, timesteps, cfg_scale=self.fields["default_cfg_scale"], **self.conditioning)
+            rows.append(self.codec.decode(z)[0, ::2].permute(1, 0, 2, 3).flatten(1, 2))
+        write_png(path, torch.cat(rows))
+
+
+def write_png(path, image):
+    """Writes `[H, W, 3]` in [0, 1] as PNG."""
+    height, width, _ = image.shape
+    data = (image * 255 + 0.5).to(torch.uint8).reshape(height, -1)
+    rows = torch.cat([torch.zeros(height, 1, dtype=torch.uint8), data], 1).numpy().tobytes()
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    pathlib.Path(path).write_bytes(png)
+
+
+class Run:
+    """A training run in a folder: model, moving average, optimisers, schedule; resumes from its checkpoint."""
+
+    def __init__(self, args):
+        self.args = args
+        self.sprites = Sprites(args.model_dir)
+        self.folder = args.run
+        self.checkpoint = self.folder / "checkpoint.pt"
+        torch.manual_seed(args.seed)
+        self.model = STDiT3(self.sprites.config)
+        self.ema = STDiT3(self.sprites.config).requires_grad_(False)
+        self.step, self.minutes, self.decay_from, self.decay_minutes, self.best = 0, 0.0, None, None, math.inf
+        if args.init and not self.checkpoint.exists():
+            weights = {name: tensor.float() for name, tensor in load_file(str(args.init)).items()}
+            self.model.load_state_dict(weights)
+        in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
+        others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name)]
+        self.muon = Muon(in_blocks, args.lr_muon)
+        self.adamw = torch.optim.AdamW(others, args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.ema.load_state_dict(self.model.state_dict())
+        if self.checkpoint.exists():
+            self._restore()
+        self.held_out = [self.sprites.batch(args.batch, HELD_OUT_SEED + i) for i in range(-(-args.held_out // args.batch))]
+
+    @staticmethod
+    def _is_matrix(name):
+        return "_blocks." in name and name.endswith(".weight") and "_norm" not in name
+
+    def _restore(self):
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+        for key in ("step", "minutes", "decay_from", "decay_minutes"):
+            setattr(self, key, state[key])
+        self.log(f"resumed {self.checkpoint} at step {self.step}, {self.minutes:.1f} min")
+
+    def save(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {key: getattr(self, key) for key in ("step", "minutes", "decay_from", "decay_minutes")}
+        for key in ("model", "ema", "muon", "adamw"):
+            state[key] = getattr(self, key).state_dict()
+        atomically(self.checkpoint, lambda path: torch.save(state, path))
+
+    def export(self, folder):
+        """Writes the moving average as a published checkpoint: bf16, published names, beside an updated config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.bfloat16().contiguous() for name, tensor in self.ema.state_dict().items()}
+        atomically(folder / "model.safetensors", lambda path: save_file(weights, str(path)))
+        fields = dict(self.sprites.fields)
+        earlier = fields.get("trained_iterations", 0) if self.args.init else 0
+        fields["trained_iterations"] = earlier + self.step
+        atomically(folder / "config.json", lambda path: path.write_text(json.dumps(fields, indent=1)))
+        self.log(f"exported the EMA of step {self.step} to {folder}")
+
+    def log(self, message):
+        print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
+
+    def rate(self):
+        """The schedule's factor on the learning rates, 0 when the run is over."""
+        warm = min(1.0, (self.step + 1) / self.args.warmup)
+        if self.decay_from is None:
+            try:
+                self.decay_minutes = float((self.folder / "decay").read_text())
+                self.decay_from = self.minutes
+                self.log(f"decay over the next {self.decay_minutes:g} min")
+            except (OSError, ValueError):
+                pass
+        if self.decay_from is not None:
+            left = 1 - (self.minutes - self.decay_from) / self.decay_minutes
+            return warm * max(0.0, min(1.0, left))
+        spent = [0.0]
+        if self.args.steps:
+            spent.append(self.step / self.args.steps)
+        if self.args.minutes:
+            spent.append(self.minutes / self.args.minutes)
+        return warm * max(0.0, min(1.0, (1 - max(spent)) / max(self.args.decay, 1e-9)))
+
+    def train_step(self, factor):
+        args = self.args
+        seed = args.seed * 1_000_003 + self.step
+        batch = self.sprites.batch(args.batch, seed)
+        dropout = torch.rand(args.batch, generator=torch.Generator().manual_seed(~seed & 0xFFFFFFFF)) < self.sprites.config.class_dropout_prob
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = self.sprites.loss(self.model, batch, dropout).mean()
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            self.log(f"step {self.step}: the gradient is not finite; skipped")
+            return math.nan
+        self.muon.step(factor)
+        for group in self.adamw.param_groups:
+            group["lr"] = args.lr_adamw * factor
+        self.adamw.step()
+        decay = min(args.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), [p.data for p in self.model.parameters()], 1 - decay)
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate(self):
+        """Held-out loss of raw and averaged weights, in f32: fixed clips, noise and t."""
+        return tuple(torch.cat([self.sprites.loss(m, b) for b in self.held_out]).mean().item() for m in (self.model, self.ema))
+
+    def report(self):
+        raw, ema = self.evaluate()
+        self.log(f"step {self.step}  held-out loss  raw {raw:.5f}  ema {ema:.5f}")
+
+    def train(self):
+        self.report()
+        losses, began, saved = [], time.monotonic(), time.monotonic()
+        steps_at_start, last = self.step, began
+        while (factor := self.rate()) > 0:
+            losses.append(self.train_step(factor))
+            self.step += 1
+            now = time.monotonic()
+            self.minutes += (now - last) / 60
+            last = now
+            if self.step % self.args.log_every == 0:
+                recent = [x for x in losses[-self.args.log_every :] if not math.isnan(x)]
+                speed = (self.step - steps_at_start) / (now - began)
+                mean = sum(recent) / max(1, len(recent))
+                self.log(f"step {self.step}  loss {mean:.5f}  rate {factor:.3f}  {speed:.2f} it/s  {self.minutes:.1f} min")
+            if self.step % self.args.eval_every == 0:
+                self.report()
+            if now - saved > 60 * self.args.save_minutes:
+                self.save()
+                saved = now
+        self.save()
+        self.report()
+
+
+def atomically(path, write):
+    """Writes beside `path` and renames, so that a file is there whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    write(partial)
+    os.replace(partial, path)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    path = pathlib.Path
+    parser.add_argument("--run", type=path, default=ROOT / "checkpoints/sprites", help="folder of checkpoint.pt")
+    parser.add_argument("--model-dir", type=path, default=ROOT / "models/sprites", help="config, text table and decoder")
+    parser.add_argument("--init", type=path, help="start from these weights instead of random ones")
+    parser.add_argument("--export", type=path, metavar="DIR", help="write the EMA weights; alone: of the run as it is")
+    parser.add_argument("--preview", type=path, metavar="PNG", help="sample ten prompts from the EMA; alone: of the run as it is")
+    parser.add_argument("--steps", type=int, help="budget in steps")
+    parser.add_argument("--minutes", type=float, help="budget in minutes of training (over all resumptions)")
+    parser.add_argument("--decay", type=float, default=0.45, help="part of the budget over which the rate falls to zero")
+    parser.add_argument("--warmup", type=int, default=100, help="steps")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr-muon", type=float, default=0.02)
+    parser.add_argument("--lr-adamw", type=float, default=2e-3)
+    parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of the matrix products")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--held-out", type=int, default=128, metavar="CLIPS")
+    parser.add_argument("--log-every", type=int, default=20)
+    parser.add_argument("--eval-every", type=int, default=250)
+    parser.add_argument("--save-minutes", type=float, default=5)
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run = Run(args)
+    # --export or --preview without a budget: of the checkpoint as it is.
+    trains = args.steps or args.minutes or args.init or not (args.export or args.preview)
+    if trains:
+        run.train()
+    elif not run.checkpoint.exists():
+        raise SystemExit(f"{run.checkpoint}: no checkpoint to export; train first")
+    if args.export:
+        run.export(args.export)
+    if args.preview:
+        run.sprites.preview(run.ema, args.preview)
+
+
+if __name__ == "__main__":
+    main()
