@@ -1,0 +1,239 @@
+//! Adaptive Caching (arXiv 2411.02397) with Motion Regularization, as the published code computes it.
+//!
+//! Where paper and code differ the code is followed: there is one global rate; the first, the last but one and the last step
+//! are always computed and, like every computed step, restart the count; all norms run over the whole guidance batch.
+
+use super::{AdaCacheConfig, Decision, Measurement, Metric, MotionRegularization, Plan, Policy, ProbePoint, Probes};
+
+/// The AdaCache policy of one generation. State starts fresh with every generation.
+#[derive(Clone, Debug)]
+pub struct AdaCache {
+    config: AdaCacheConfig,
+    points: Vec<ProbePoint>,
+    steps: usize,
+    /// Steps from one computed step to the next, chosen by the last decision.
+    rate: usize,
+    /// The rate in force when the current computed step was planned: every probe of a forward divides by it.
+    planned_rate: usize,
+    previous_compute: usize,
+    /// Running mean of the distances of this forward's probes, before the motion factor.
+    mean: f64,
+    /// The motion factor each probe saw last.
+    motion_previous: Vec<f64>,
+}
+
+impl AdaCache {
+    /// A policy for a generation of `steps` steps.
+    pub fn new(config: AdaCacheConfig, steps: usize) -> AdaCache {
+        let points = config.points();
+        AdaCache {
+            motion_previous: vec![1.0; points.len()],
+            points,
+            config,
+            steps,
+            rate: 1,
+            planned_rate: 1,
+            previous_compute: 0,
+            mean: 0.0,
+        }
+    }
+
+    fn distance(&self, m: &Measurement) -> f64 {
+        match self.config.metric {
+            Metric::L1 => super::ratio(m.abs_diff, m.abs_kept),
+            Metric::L2 => super::ratio(m.sq_diff, m.sq_kept).sqrt(),
+            // Rounding can push the cosine of equal residuals past 1.
+            Metric::Cosine => (1.0 - super::ratio(m.dot, (m.sq_fresh * m.sq_kept).sqrt())).max(0.0),
+        }
+    }
+
+    /// The motion factor M and its gradient at `step`.
+    fn motion(&mut self, moreg: &MotionRegularization, step: usize, probe: usize, m: &Measurement) -> (f64, f64) {
+        let [scale, exponent, divisor] = moreg.hyper;
+        let factor = if (moreg.steps.0..=moreg.steps.1).contains(&step) {
+            (m.motion_score() / scale).powf(exponent) / divisor
+        } else {
+            1.0
+        };
+        let gradient = moreg.gradient * (factor - self.motion_previous[probe]) / self.planned_rate as f64;
+        self.motion_previous[probe] = factor;
+        (factor + gradient.abs(), gradient)
+    }
+}
+
+impl Policy for AdaCache {
+    fn name(&self) -> &str {
+        if self.config.moreg.is_some() { "adacache+moreg" } else { "adacache" }
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        let forced = step == 1 || step + 1 >= self.steps;
+        if !forced && step != self.previous_compute + self.rate {
+            return Plan::Reuse;
+        }
+        self.previous_compute = step;
+        self.planned_rate = self.rate;
+        self.mean = 0.0;
+        Plan::Compute
+    }
+
+    fn probes(&self) -> Probes {
+        let strides = self.config.moreg.as_ref().map_or_else(Vec::new, |m| m.strides.clone());
+        Probes { points: self.points.clone(), strides }
+    }
+
+    fn reuses(&self) -> bool {
+        true
+    }
+
+    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Decision {
+        let count = probe as f64;
+        self.mean = (self.distance(measurement) / self.planned_rate as f64 + count * self.mean) / (count + 1.0);
+        let moreg = self.config.moreg.take();
+        let (motion, motion_gradient) =
+            moreg.as_ref().map_or((1.0, 0.0), |moreg| self.motion(moreg, step, probe, measurement));
+        self.config.moreg = moreg;
+        let distance = self.mean * motion;
+        self.rate = self.config.codebook.rate(distance);
+        Decision { step, distance, motion, motion_gradient, rate: self.rate }
+    }
+}
+
+/// The policy that computes every step: the baseline.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ComputeAll;
+
+impl Policy for ComputeAll {
+    fn name(&self) -> &str {
+        "none"
+    }
+
+    fn plan(&mut self, _step: usize) -> Plan {
+        Plan::Compute
+    }
+
+    fn probes(&self) -> Probes {
+        Probes::default()
+    }
+
+    fn reuses(&self) -> bool {
+        false
+    }
+
+    fn observe(&mut self, step: usize, _probe: usize, _measurement: &Measurement) -> Decision {
+        Decision { step, distance: 0.0, motion: 1.0, motion_gradient: 0.0, rate: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{CacheConfig, Codebook, Metric, MotionSums, ResidualKind};
+
+    fn config(metric: Metric, pairs: &[(f64, usize)]) -> AdaCacheConfig {
+        AdaCacheConfig {
+            metric,
+            residual: ResidualKind::TAttn,
+            blocks: vec![0],
+            codebook: Codebook::new(pairs.to_vec()).unwrap(),
+            moreg: None,
+        }
+    }
+
+    fn changed_by(fraction: f64) -> Measurement {
+        Measurement { abs_diff: fraction, abs_kept: 1.0, ..Measurement::default() }
+    }
+
+    /// Runs the policy with a constant relative change at every computed step.
+    fn schedule(mut policy: AdaCache, steps: usize, change: f64) -> Vec<usize> {
+        let mut computed = vec![];
+        for step in 1..=steps {
+            if policy.plan(step) == Plan::Compute {
+                computed.push(step);
+                if step > 1 {
+                    policy.observe(step, 0, &changed_by(change));
+                }
+            }
+        }
+        computed
+    }
+
+    #[test]
+    fn a_constant_change_is_divided_by_the_rate_it_was_measured_over() {
+        let config = config(Metric::L1, &[(0.05, 4), (0.1, 3), (1.0, 1)]);
+        // Step 2: 0.12 per step → rate 1; so is step 3 … never below 0.1.
+        assert_eq!(schedule(AdaCache::new(config.clone(), 6), 6, 0.12), [1, 2, 3, 4, 5, 6]);
+        // 0.09 → rate 3; over 3 steps 0.03 → rate 4; over 4 steps 0.0225 → rate 4.
+        assert_eq!(schedule(AdaCache::new(config, 20), 20, 0.09), [1, 2, 5, 9, 13, 17, 19, 20]);
+    }
+
+    #[test]
+    fn thresholds_are_strict_and_the_last_rate_is_the_fallback() {
+        let book = Codebook::new(vec![(0.1, 5), (0.2, 3)]).unwrap();
+        assert_eq!([book.rate(0.0999), book.rate(0.1), book.rate(0.2), book.rate(9.0), book.rate(f64::NAN)], [5, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn metrics() {
+        let m = Measurement { abs_diff: 1.0, abs_kept: 4.0, sq_diff: 4.0, sq_kept: 16.0, dot: 8.0, sq_fresh: 16.0, motion: vec![] };
+        for (metric, expected) in [(Metric::L1, 0.25), (Metric::L2, 0.5), (Metric::Cosine, 0.5)] {
+            let mut policy = AdaCache::new(config(metric, &[(1.0, 1)]), 10);
+            policy.plan(1);
+            policy.plan(2);
+            assert_eq!(policy.observe(2, 0, &m).distance, expected);
+        }
+    }
+
+    #[test]
+    fn motion_factor_and_gradient() {
+        let mut config = config(Metric::L1, &[(1.0, 2)]);
+        config.moreg = Some(MotionRegularization { strides: vec![1], steps: (3, 4), hyper: [0.5, 2.0, 2.0], gradient: 3.0 });
+        let mut policy = AdaCache::new(config, 10);
+        let moving = |score: f64| Measurement {
+            motion: vec![MotionSums { abs_diff: score, abs_later: 0.5, abs_earlier: 0.5 }],
+            ..changed_by(0.1)
+        };
+        policy.plan(1);
+        assert_eq!(policy.plan(2), Plan::Compute);
+        // Outside the window M = 1 and nothing has changed since the start.
+        assert_eq!(policy.observe(2, 0, &moving(0.9)), Decision { step: 2, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 });
+        assert_eq!(policy.plan(3), Plan::Reuse);
+        assert_eq!(policy.plan(4), Plan::Compute);
+        // M = (1/0.5)^2/2 = 2, g = 3·(2−1)/2 = 1.5, M + |g| = 3.5; distance 0.1/2·3.5.
+        let decision = policy.observe(4, 0, &moving(1.0));
+        assert_eq!((decision.motion, decision.motion_gradient), (3.5, 1.5));
+        assert!((decision.distance - 0.175).abs() < 1e-12);
+    }
+
+    #[test]
+    fn several_probes_share_the_running_mean_and_the_rate() {
+        let mut config = config(Metric::L1, &[(0.05, 9), (1.0, 2)]);
+        config.residual = ResidualKind::CaMlp;
+        let mut policy = AdaCache::new(config, 10);
+        assert_eq!(policy.probes().points.len(), 2);
+        policy.plan(1);
+        policy.plan(2);
+        assert_eq!(policy.observe(2, 0, &changed_by(0.01)).rate, 9);
+        let last = policy.observe(2, 1, &changed_by(0.19));
+        assert!((last.distance - 0.1).abs() < 1e-12);
+        assert_eq!(last.rate, 2);
+    }
+
+    #[test]
+    fn invalid_configurations_are_named() {
+        let parse = |body: &str| {
+            CacheConfig::from_toml(&format!("policy = \"adacache\"\nblocks = [1]\n{body}"), "t.toml").unwrap_err().to_string()
+        };
+        assert!(parse("codebook = []").contains("empty"));
+        assert!(parse("codebook = [[0.2, 2], [0.1, 3]]").contains("ascend"));
+        assert!(parse("codebook = [[0.1, 0]]").contains("rate 0"));
+        assert!(parse("codebook = [[0.1, 2.5]]").contains("rate 2.5"));
+        assert!(parse("codebook = [[nan, 2]]").contains("finite"));
+        assert!(parse("codebook = [[inf, 2]]").contains("finite"));
+        assert!(parse("codebook = [[0.1, 2]]\nmetric = \"l3\"").contains("l3"));
+        assert!(parse("codebook = [[0.1, 2]]\nthreshold = 3").contains("threshold"));
+        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [0]\nsteps = [1, 2]\nhyper = [1, 1, 1]\ngradient = 1").contains("strides"));
+        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [5, 2]\nhyper = [1, 1, 1]\ngradient = 1").contains("first is after"));
+        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [1, 2]\nhyper = [0, 1, 1]\ngradient = 1").contains("positive"));
+    }
+}

@@ -1,0 +1,353 @@
+//! The settings of a cache policy: presets, TOML files, and their validation.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ProbePoint, Site, Stack};
+
+/// Why a cache configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A value is not one the algorithm is defined for.
+    #[error("invalid cache configuration: {0}")]
+    Invalid(String),
+    /// The TOML text does not parse.
+    #[error("cannot read the cache configuration {path}: {source}")]
+    Toml {
+        /// The file.
+        path: String,
+        /// What the parser said, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// The file cannot be read.
+    #[error("cannot open the cache configuration {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// No such preset.
+    #[error("unknown cache preset `{0}`; known: adacache-fast, adacache-slow, none, or the path of a .toml file")]
+    UnknownPreset(String),
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
+    Err(CacheError::Invalid(message.into()))
+}
+
+/// How far the fresh residual is from the kept one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// ‖kept − fresh‖₁ / ‖kept‖₁, the published default.
+    #[default]
+    L1,
+    /// ‖kept − fresh‖₂ / ‖kept‖₂
+    L2,
+    /// 1 − cos(kept, fresh)
+    Cosine,
+}
+
+/// Which residual is probed, in the published names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResidualKind {
+    /// The gated self-attention residual of the temporal block.
+    #[default]
+    TAttn,
+    /// The gated self-attention residual of the spatial block.
+    SAttn,
+    /// Cross-attention plus gated MLP residual of the spatial and of the temporal block.
+    CaMlp,
+}
+
+/// Threshold → rate: the first entry whose threshold is greater than the measured rate of change gives the number of steps
+/// until the next computed one; past the last threshold the last rate applies.
+///
+/// Thresholds are finite and strictly ascending, rates at least 1, and there is at least one entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(f64, f64)>", into = "Vec<(f64, f64)>")]
+pub struct Codebook(Vec<(f64, usize)>);
+
+impl Codebook {
+    /// Checks and takes `(threshold, rate)` pairs.
+    pub fn new(entries: Vec<(f64, usize)>) -> Result<Codebook, CacheError> {
+        if entries.is_empty() {
+            return invalid("the codebook is empty; give at least one [threshold, rate] pair");
+        }
+        for (i, &(threshold, rate)) in entries.iter().enumerate() {
+            if !threshold.is_finite() {
+                return invalid(format!("codebook entry {}: threshold {threshold} is not a finite number", i + 1));
+            }
+            if rate < 1 {
+                return invalid(format!("codebook entry {}: rate {rate} must be at least 1", i + 1));
+            }
+            if i > 0 && threshold <= entries[i - 1].0 {
+                return invalid(format!(
+                    "codebook entry {}: threshold {threshold} is not above the one before it ({}); thresholds must ascend strictly",
+                    i + 1,
+                    entries[i - 1].0
+                ));
+            }
+        }
+        Ok(Codebook(entries))
+    }
+
+    /// The pairs, thresholds ascending.
+    pub fn entries(&self) -> &[(f64, usize)] {
+        &self.0
+    }
+
+    /// The rate for a measured rate of change `distance` (strictly below a threshold selects it).
+    pub fn rate(&self, distance: f64) -> usize {
+        self.0.iter().find(|(threshold, _)| distance < *threshold).unwrap_or(&self.0[self.0.len() - 1]).1
+    }
+}
+
+impl TryFrom<Vec<(f64, f64)>> for Codebook {
+    type Error = CacheError;
+
+    /// Accepts rates written as whole numbers of any type (`6` or `6.0`).
+    fn try_from(pairs: Vec<(f64, f64)>) -> Result<Codebook, CacheError> {
+        let entries = pairs.into_iter().enumerate().map(|(i, (threshold, rate))| {
+            if rate.fract() != 0.0 || !(1.0..=1e6).contains(&rate) {
+                return invalid(format!("codebook entry {}: rate {rate} must be a whole number from 1 to 1000000", i + 1));
+            }
+            Ok((threshold, rate as usize))
+        });
+        Codebook::new(entries.collect::<Result<_, _>>()?)
+    }
+}
+
+impl From<Codebook> for Vec<(f64, f64)> {
+    fn from(codebook: Codebook) -> Self {
+        codebook.0.into_iter().map(|(threshold, rate)| (threshold, rate as f64)).collect()
+    }
+}
+
+/// Motion Regularization: residuals that move more between frames are recomputed sooner.
+///
+/// In the window of steps, `M = (m/scale)^exponent / divisor` of the motion score m, otherwise 1; its gradient
+/// `g = gradient·(M − M_prev)/rate` is added by magnitude, and the distance is multiplied by the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MotionRegularization {
+    /// Frame strides whose motion scores are averaged (`moreg_strides`).
+    #[serde(alias = "moreg_strides")]
+    pub strides: Vec<usize>,
+    /// First and last step, from 1, at which the motion is looked at (`moreg_steps`).
+    #[serde(alias = "moreg_steps")]
+    pub steps: (usize, usize),
+    /// (scale, exponent, divisor); a fourth entry is accepted and unused, as in the published tuples (`moreg_hyp`).
+    #[serde(alias = "moreg_hyp", deserialize_with = "hyper_parameters")]
+    pub hyper: [f64; 3],
+    /// Factor on the motion gradient (`mograd_mul`).
+    #[serde(alias = "mograd_mul")]
+    pub gradient: f64,
+}
+
+fn hyper_parameters<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[f64; 3], D::Error> {
+    let values = Vec::<f64>::deserialize(deserializer)?;
+    match values[..] {
+        [a, b, c] | [a, b, c, _] => Ok([a, b, c]),
+        _ => Err(serde::de::Error::custom(format!(
+            "expected (scale, exponent, divisor), 3 numbers (a 4th is unused), got {}",
+            values.len()
+        ))),
+    }
+}
+
+impl MotionRegularization {
+    fn validate(&self) -> Result<(), CacheError> {
+        let [scale, exponent, divisor] = self.hyper;
+        if self.strides.is_empty() || self.strides.len() > 8 || self.strides.contains(&0) {
+            return invalid(format!("moreg strides {:?}: give 1 to 8 strides of at least one frame", self.strides));
+        }
+        if self.steps.0 > self.steps.1 {
+            return invalid(format!("moreg steps ({}, {}): the first is after the last", self.steps.0, self.steps.1));
+        }
+        if !(scale.is_finite() && scale > 0.0 && exponent.is_finite() && divisor.is_finite() && divisor > 0.0) {
+            return invalid(format!("moreg hyper-parameters {:?}: scale and divisor must be positive, all finite", self.hyper));
+        }
+        if !self.gradient.is_finite() {
+            return invalid(format!("moreg gradient factor {} is not finite", self.gradient));
+        }
+        Ok(())
+    }
+}
+
+/// Everything AdaCache is told: see `docs/adacache.md` for the formulas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaCacheConfig {
+    /// Distance between fresh and kept residual.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Which residual is probed.
+    #[serde(default)]
+    pub residual: ResidualKind,
+    /// The probed blocks (`cache_loc`), ascending.
+    pub blocks: Vec<usize>,
+    /// Rate of change → steps until the next computed one.
+    pub codebook: Codebook,
+    /// Motion Regularization, or none.
+    #[serde(default)]
+    pub moreg: Option<MotionRegularization>,
+}
+
+impl AdaCacheConfig {
+    /// Checks everything that can be checked without a model.
+    pub fn validate(&self) -> Result<(), CacheError> {
+        if self.blocks.is_empty() {
+            return invalid("no probed block: `blocks` needs at least one block index");
+        }
+        if self.blocks.windows(2).any(|w| w[0] >= w[1]) {
+            return invalid(format!("probed blocks {:?} must ascend without repeats", self.blocks));
+        }
+        self.moreg.as_ref().map_or(Ok(()), MotionRegularization::validate)
+    }
+
+    /// Checks the probed blocks against a model of `depth` blocks, and the strides against its `frames`.
+    pub fn validate_for(&self, depth: usize, frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if let Some(block) = self.blocks.iter().find(|b| **b >= depth) {
+            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {}", depth - 1));
+        }
+        if let Some(moreg) = &self.moreg
+            && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
+        {
+            return invalid(format!("moreg stride {stride} needs more than {stride} frames, and this run has {frames}"));
+        }
+        Ok(())
+    }
+
+    /// The probe points in execution order.
+    pub fn points(&self) -> Vec<ProbePoint> {
+        let stacks: &[(Stack, Site)] = match self.residual {
+            ResidualKind::TAttn => &[(Stack::Temporal, Site::Attention)],
+            ResidualKind::SAttn => &[(Stack::Spatial, Site::Attention)],
+            ResidualKind::CaMlp => &[(Stack::Spatial, Site::CrossMlp), (Stack::Temporal, Site::CrossMlp)],
+        };
+        let at = |&block: &usize| stacks.iter().map(move |&(stack, site)| ProbePoint { block, stack, site });
+        self.blocks.iter().flat_map(at).collect()
+    }
+}
+
+/// A policy by name, as a TOML file or a preset describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "lowercase")]
+pub enum CacheConfig {
+    /// Compute every step.
+    None,
+    /// Adaptive Caching.
+    AdaCache(AdaCacheConfig),
+}
+
+impl CacheConfig {
+    /// Reads a TOML file:
+    ///
+    /// ```
+    /// # use adacache::cache::CacheConfig;
+    /// let text = r#"
+    /// policy = "adacache"
+    /// metric = "l1"
+    /// residual = "t-attn"
+    /// blocks = [13]
+    /// codebook = [[0.08, 6], [0.16, 5], [0.24, 4], [0.32, 3], [0.40, 2], [1.0, 1]]
+    /// [moreg]
+    /// strides = [1]
+    /// steps = [4, 26]
+    /// hyper = [0.385, 8, 1]
+    /// gradient = 10
+    /// "#;
+    /// assert!(matches!(CacheConfig::from_toml(text, "my.toml")?, CacheConfig::AdaCache(_)));
+    /// # Ok::<(), adacache::cache::CacheError>(())
+    /// ```
+    pub fn from_toml(text: &str, path: &str) -> Result<CacheConfig, CacheError> {
+        let config: CacheConfig =
+            toml::from_str(text).map_err(|source| CacheError::Toml { path: path.into(), source: Box::new(source) })?;
+        if let CacheConfig::AdaCache(adacache) = &config {
+            adacache.validate()?;
+        }
+        Ok(config)
+    }
+
+    /// Reads a TOML file from disk.
+    pub fn from_file(path: &Path) -> Result<CacheConfig, CacheError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| CacheError::Io { path: name.clone(), source })?;
+        CacheConfig::from_toml(&text, &name)
+    }
+}
+
+/// The codebooks of one model, as `codebooks.json` holds them: `fast`, `slow`, and `moreg`'s settings, made for `steps` steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Presets {
+    /// The fast codebook.
+    pub fast: Codebook,
+    /// The slow (more faithful) codebook.
+    pub slow: Codebook,
+    /// Motion Regularization for either.
+    pub moreg: MotionRegularization,
+    /// The number of steps the motion window was made for.
+    #[serde(default = "preset_steps")]
+    pub steps: usize,
+    /// The probed blocks; by default the middle one.
+    #[serde(default)]
+    pub blocks: Option<Vec<usize>>,
+}
+
+fn preset_steps() -> usize {
+    30
+}
+
+impl Presets {
+    /// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
+    pub fn opensora(steps: usize) -> Presets {
+        let codebook = |pairs: &[(f64, usize)]| Codebook(pairs.to_vec());
+        let moreg = |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
+        if steps < 65 {
+            Presets {
+                fast: codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]),
+                slow: codebook(&[(0.08, 3), (0.16, 2), (0.24, 1), (0.32, 1), (0.40, 1), (1.0, 1)]),
+                moreg: moreg((4, 26)),
+                steps: 30,
+                blocks: None,
+            }
+        } else {
+            // One codebook was published for 100 steps; it serves under both names.
+            let hundred = codebook(&[(0.03, 12), (0.05, 10), (0.07, 8), (0.09, 6), (0.11, 4), (1.0, 3)]);
+            Presets { fast: hundred.clone(), slow: hundred, moreg: moreg((10, 90)), steps: 100, blocks: None }
+        }
+    }
+
+    /// The configuration `name` (`none`, `adacache-fast`, `adacache-slow`) for a model of `depth` blocks and a run of `steps`
+    /// steps; the motion window is scaled to that number of steps.
+    pub fn resolve(&self, name: &str, moreg: bool, depth: usize, steps: usize) -> Result<CacheConfig, CacheError> {
+        let codebook = match name {
+            "none" => return Ok(CacheConfig::None),
+            "adacache-fast" => &self.fast,
+            "adacache-slow" => &self.slow,
+            other => return Err(CacheError::UnknownPreset(other.into())),
+        };
+        let config = AdaCacheConfig {
+            metric: Metric::L1,
+            residual: ResidualKind::TAttn,
+            // Open-Sora probes block 13 of 28: the last of the first half.
+            blocks: self.blocks.clone().unwrap_or_else(|| vec![depth.saturating_sub(1) / 2]),
+            codebook: codebook.clone(),
+            moreg: moreg.then(|| self.moreg_for(steps)),
+        };
+        config.validate()?;
+        Ok(CacheConfig::AdaCache(config))
+    }
+
+    /// The Motion Regularization settings with their window scaled to `steps` steps.
+    pub fn moreg_for(&self, steps: usize) -> MotionRegularization {
+        let scale = |s: usize| ((s * steps) as f64 / self.steps as f64).round() as usize;
+        let (first, last) = self.moreg.steps;
+        MotionRegularization { steps: (scale(first), scale(last)), ..self.moreg.clone() }
+    }
+}

@@ -1,0 +1,336 @@
+//! Reference cases: folders with inputs and outputs of the published PyTorch code, run through our kernels and compared.
+//!
+//! A case has `case.json` and `io.safetensors`; the weights it names have the published tensor names. `forward` cases compare one
+//! prediction, `rollout` cases a whole sampling run with AdaCache: the latents after some steps and the list of computed steps.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind};
+use crate::device::Device;
+use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config, Trace, Weights};
+use crate::sampler::{SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
+use crate::tensor::{DType, Tensor};
+
+/// Why a case could not be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// `case.json` cannot be read.
+    #[error("cannot read {file}: {reason}")]
+    Case {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The model or the inputs cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The sampler failed.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The case's cache settings are invalid.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The case's timesteps are no schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
+/// What came out of one case.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CheckResult {
+    /// The case's folder.
+    pub case: String,
+    /// Whether everything is within its bound.
+    pub ok: bool,
+    /// The largest ‖out − ref‖ / ‖ref‖ over everything compared.
+    pub max_rel_err: f64,
+    /// The steps computed (rollouts).
+    pub computed_steps: Vec<usize>,
+    /// The steps the reference computed.
+    pub expected_steps: Vec<usize>,
+    /// Wall-clock seconds of the run on the device, weights not counted.
+    pub seconds: f64,
+    /// Why it failed, in words.
+    #[serde(skip)]
+    pub reason: Option<String>,
+    /// Every decision beside the reference's.
+    #[serde(skip)]
+    pub decisions: Vec<(Decision, ExpectedDecision)>,
+    /// Relative error of every compared tensor, by name.
+    #[serde(skip)]
+    pub errors: Vec<(String, f64)>,
+}
+
+/// A decision of the reference run.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct ExpectedDecision {
+    /// The computed step.
+    pub step: usize,
+    /// The rate of change after the motion factor.
+    pub cachediff: f64,
+    /// The motion factor.
+    pub moreg: f64,
+    /// The motion gradient.
+    pub mograd: f64,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    kind: String,
+    model: PathBuf,
+    config: serde_json::Map<String, serde_json::Value>,
+    fps: f32,
+    height: f64,
+    width: f64,
+    #[serde(flatten)]
+    rollout: Option<RolloutCase>,
+}
+
+#[derive(Deserialize)]
+struct RolloutCase {
+    steps: usize,
+    cfg_scale: f32,
+    num_frames: usize,
+    timestep_shift: Option<f64>,
+    cache: CaseCache,
+    expected: Expected,
+}
+
+/// The cache settings in the published vocabulary.
+#[derive(Deserialize)]
+struct CaseCache {
+    residual: ResidualKind,
+    blocks: Vec<usize>,
+    codebook: Codebook,
+    moreg: Option<MotionRegularization>,
+    #[serde(default)]
+    metric: Metric,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    computed_steps: Vec<usize>,
+    decisions: Vec<ExpectedDecision>,
+    threshold_margin: f64,
+    latent_steps: Vec<usize>,
+}
+
+/// Bounds of relative error and of the threshold margin below which the computed steps need not agree.
+struct Bounds {
+    error: f64,
+    margin: f64,
+}
+
+fn bounds(dtype: DType) -> Bounds {
+    match dtype {
+        DType::F32 => Bounds { error: 1e-4, margin: 0.0 },
+        _ => Bounds { error: 2e-2, margin: 0.02 },
+    }
+}
+
+/// Runs the case in folder `dir` on `device` in `dtype`.
+pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, CheckError> {
+    let file = dir.join("case.json").display().to_string();
+    let bad = |reason: String| CheckError::Case { file: file.clone(), reason };
+    let text = std::fs::read_to_string(dir.join("case.json")).map_err(|e| bad(e.to_string()))?;
+    let case: Case = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let weights_path = dir.join(&case.model);
+    let config = merged_config(&case, &weights_path).map_err(bad)?;
+    let model = StDiT3::load(device, config, Weights::open(&weights_path)?, dtype)?;
+    let io = Weights::open(&dir.join("io.safetensors"))?;
+    let mut result = CheckResult {
+        case: dir.display().to_string(),
+        ok: false,
+        max_rel_err: 0.0,
+        computed_steps: vec![],
+        expected_steps: vec![],
+        seconds: 0.0,
+        reason: None,
+        decisions: vec![],
+        errors: vec![],
+    };
+    match (case.kind.as_str(), &case.rollout) {
+        ("forward", _) => forward(&case, &model, &io, &mut result)?,
+        ("rollout", Some(rollout)) => run_rollout(&case, rollout, &model, &io, &mut result)?,
+        ("rollout", None) => {
+            return Err(bad("a rollout needs steps, cfg_scale, num_frames, cache and expected".into()));
+        }
+        (kind, _) => return Err(bad(format!("cases of kind `{kind}` are not supported; known: forward, rollout"))),
+    }
+    let bound = bounds(dtype).error;
+    for (name, error) in &result.errors {
+        // NaN must count as the largest error there is.
+        if !(*error <= result.max_rel_err) {
+            result.max_rel_err = *error;
+        }
+        if !(*error <= bound) && result.reason.is_none() {
+            result.reason = Some(format!("{name}: relative error {error:.3e} is above {bound:.0e}"));
+        }
+    }
+    result.ok = result.reason.is_none();
+    Ok(result)
+}
+
+/// The model folder's config.json, overridden by the case's own fields.
+fn merged_config(case: &Case, weights: &Path) -> Result<StDiT3Config, String> {
+    let path = weights.with_file_name("config.json");
+    let mut fields = match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
+        Err(_) => serde_json::Map::new(),
+    };
+    fields.extend(case.config.clone());
+    StDiT3Config::from_json(&serde_json::Value::Object(fields).to_string(), "case.json").map_err(|e| e.to_string())
+}
+
+/// ‖out − reference‖ / ‖reference‖
+fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
+    if out.len() != reference.len() {
+        return f64::INFINITY;
+    }
+    let square = |v: f64| v * v;
+    let diff: f64 = out.iter().zip(reference).map(|(a, b)| square(*a as f64 - *b as f64)).sum();
+    let norm: f64 = reference.iter().map(|b| square(*b as f64)).sum();
+    if diff == 0.0 { 0.0 } else { (diff / norm).sqrt() }
+}
+
+/// A tensor of the case with the shape it has.
+fn input(io: &Weights, name: &str, axes: &[usize]) -> Result<(Vec<usize>, Vec<f32>), CheckError> {
+    let bad = |reason| CheckError::Case { file: io.file().into(), reason };
+    let shape = io.shape(name).ok_or_else(|| bad(format!("tensor `{name}` is missing")))?;
+    if !axes.contains(&shape.len()) || shape.contains(&0) {
+        return Err(bad(format!("tensor `{name}` has shape {shape:?}, expected {axes:?} axes, none empty")));
+    }
+    let values = io.values(name, &shape)?;
+    Ok((shape, values))
+}
+
+fn optional_mask(io: &Weights, name: &str) -> Result<Option<Vec<bool>>, CheckError> {
+    if !io.has(name) {
+        return Ok(None);
+    }
+    let (_, values) = input(io, name, &[1, 2])?;
+    Ok(Some(values.iter().map(|v| *v != 0.0).collect()))
+}
+
+fn forward(case: &Case, model: &StDiT3, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
+    let (shape, x) = input(io, "x", &[5])?;
+    let (_, timesteps) = input(io, "timestep", &[1])?;
+    let (_, y) = input(io, "y", &[3, 4])?;
+    let mask = optional_mask(io, "mask")?;
+    let frame_mask = optional_mask(io, "x_mask")?;
+    let geometry = Geometry {
+        videos: shape[0],
+        guided: false,
+        frames: shape[2],
+        height: shape[3],
+        width: shape[4],
+        resolution: (case.height * case.width).sqrt(),
+        fps: case.fps,
+        frame_masked: frame_mask.is_some(),
+    };
+    if shape[1] != model.config().in_channels {
+        return Err(ModelError::Input(format!("x has {} channels, the model takes {}", shape[1], model.config().in_channels)).into());
+    }
+    let caption = model.caption(&y, shape[0], mask.as_deref())?;
+    let ws = model.workspace(geometry, false)?;
+    let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
+    let start = Instant::now();
+    model.set_time(&ws, &timesteps, frame_mask.as_deref())?;
+    let mut trace = Trace::new();
+    model.forward(&ws, &z, &caption, Some(&mut trace))?;
+    let out = ws.prediction().to_f32().map_err(ModelError::from)?;
+    result.seconds = start.elapsed().as_secs_f64();
+    let (_, reference) = input(io, "out", &[5])?;
+    result.errors.push(("out".into(), relative_error(&out, &reference)));
+    for (name, values) in trace {
+        let name = format!("trace.{name}");
+        // The time chunks of frame-masked runs hold the held frames' variant as well; the reference has the first only.
+        if io.has(&name) && !(geometry.frame_masked && name == "trace.t_block") {
+            let (_, reference) = input(io, &name, &[2, 3])?;
+            result.errors.push((name, relative_error(&values, &reference)));
+        }
+    }
+    Ok(())
+}
+
+fn run_rollout(
+    case: &Case,
+    rollout: &RolloutCase,
+    model: &StDiT3,
+    io: &Weights,
+    result: &mut CheckResult,
+) -> Result<(), CheckError> {
+    let (shape, z) = input(io, "z", &[5])?;
+    let videos = shape[0];
+    if shape[1] != model.config().in_channels {
+        return Err(ModelError::Input(format!("z has {} channels, the model takes {}", shape[1], model.config().in_channels)).into());
+    }
+    let (_, timesteps) = input(io, "timesteps", &[1])?;
+    let own = match rollout.timestep_shift {
+        Some(shift) => Schedule::shifted(rollout.steps, shift)?,
+        None => Schedule::opensora(rollout.steps, case.height, case.width, rollout.num_frames)?,
+    };
+    result.errors.push(("timesteps".into(), relative_error(own.timesteps(), &timesteps)));
+
+    // Both halves of the guidance batch: the captions of every video, then the null caption as often.
+    let batched = |name: &str| -> Result<Vec<f32>, CheckError> {
+        let (shape, values) = input(io, name, &[2, 3])?;
+        Ok(if shape.len() == 2 { values.repeat(videos) } else { values })
+    };
+    let y = [batched("y")?, batched("y_null")?].concat();
+    let mask = optional_mask(io, "mask")?.map(|mask| {
+        let length = y.len() / (2 * videos * model.config().caption_channels);
+        mask.repeat(2 * videos * length / mask.len().max(1))
+    });
+    let caption = model.caption(&y, 2 * videos, mask.as_deref())?;
+    let cache = AdaCacheConfig {
+        metric: rollout.cache.metric,
+        residual: rollout.cache.residual,
+        blocks: rollout.cache.blocks.clone(),
+        codebook: rollout.cache.codebook.clone(),
+        moreg: rollout.cache.moreg.clone(),
+    };
+    cache.validate_for(model.config().depth, shape[2])?;
+    let geometry = Geometry {
+        videos,
+        guided: true,
+        frames: shape[2],
+        height: shape[3],
+        width: shape[4],
+        resolution: (case.height * case.width).sqrt(),
+        fps: case.fps,
+        frame_masked: false,
+    };
+    let options = SamplerOptions {
+        schedule: Schedule::from_timesteps(timesteps)?,
+        cfg_scale: rollout.cfg_scale,
+        snapshots: rollout.expected.latent_steps.clone(),
+    };
+    let policy = Box::new(AdaCache::new(cache, options.schedule.steps()));
+    let sampler = Sampler::new(model, &caption, geometry, &z, None, policy, options)?;
+    let output = sampler.run(&mut |_| ControlFlow::Continue(()))?;
+
+    result.seconds = output.seconds;
+    result.computed_steps = output.computed_steps();
+    result.expected_steps = rollout.expected.computed_steps.clone();
+    result.decisions = output.decisions.iter().copied().zip(rollout.expected.decisions.iter().copied()).collect();
+    let differ = (1..=rollout.steps)
+        .find(|s| result.computed_steps.contains(s) != result.expected_steps.contains(s))
+        .unwrap_or(usize::MAX);
+    if differ != usize::MAX && rollout.expected.threshold_margin > bounds(model.dtype()).margin {
+        result.reason = Some(format!("the computed steps differ from the reference's, first at step {differ}"));
+    }
+    let (_, reference) = input(io, "latents", &[6])?;
+    for ((step, latents), reference) in rollout.expected.latent_steps.iter().zip(&output.snapshots).zip(reference.chunks(z.len())) {
+        // Where the margin excuses another schedule, latents can be compared up to the first different step only.
+        if *step < differ || result.reason.is_some() {
+            result.errors.push((format!("latents after step {step}"), relative_error(latents, reference)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,651 @@
+//! STDiT3, the transformer of Open-Sora 1.2: spatial and temporal blocks in turn, adaLN-modulated by time and frame rate, with
+//! cross-attention to the caption.
+//!
+//! Hidden states are `[batch, frames, tokens, channels]`. With guidance the batch is [conditional…, unconditional…]. Every
+//! piece runs on the device; the host only orders launches.
+
+use super::{ModelError, StDiT3Config, Weights};
+use crate::cache::{ProbePoint, ResidualStore, Site, Stack};
+use crate::device::Device;
+use crate::ops::{
+    self,
+    attention::{QkNorm, VideoDims},
+    linear::{Activation, Gate, Modulate},
+    {Modulation, RowMap},
+};
+use crate::tensor::{DType, Tensor};
+
+/// Epsilon of every LayerNorm and RMSNorm.
+const NORM_EPS: f32 = 1e-6;
+/// Width of the sinusoidal embedding of time and frame rate.
+const FREQUENCY_DIM: usize = 256;
+const MAX_PERIOD: f32 = 10000.0;
+
+// Chunks of a block's modulation: shift, scale, gate for the attention, then for the MLP.
+const BLOCK_CHUNKS: usize = 6;
+const SHIFT_ATTN: usize = 0;
+const SCALE_ATTN: usize = 1;
+const GATE_ATTN: usize = 2;
+const SHIFT_MLP: usize = 3;
+const SCALE_MLP: usize = 4;
+const GATE_MLP: usize = 5;
+// Chunks of the final layer's.
+const FINAL_CHUNKS: usize = 2;
+const SHIFT_FINAL: usize = 0;
+const SCALE_FINAL: usize = 1;
+
+/// A linear layer's weights: `[out, in]` and `[out]`.
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn load(source: &Loader, name: &str, out: usize, inputs: usize) -> Result<Linear, ModelError> {
+        Ok(Linear {
+            weight: source.tensor(&format!("{name}.weight"), &[out, inputs])?,
+            bias: source.tensor(&format!("{name}.bias"), &[out])?,
+        })
+    }
+}
+
+/// Where tensors come from and how they are stored.
+struct Loader<'a> {
+    device: &'a Device,
+    weights: &'a Weights<'a>,
+    dtype: DType,
+}
+
+impl Loader<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        self.weights.tensor(self.device, name, shape, self.dtype)
+    }
+}
+
+struct Block {
+    qkv: Linear,
+    proj: Linear,
+    qk_norm: Option<(Tensor, Tensor)>,
+    q_linear: Linear,
+    kv_linear: Linear,
+    cross_proj: Linear,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Block {
+    fn load(source: &Loader, name: &str, config: &StDiT3Config) -> Result<Block, ModelError> {
+        let (c, hidden, d) = (config.hidden_size, config.mlp_hidden(), config.head_dim());
+        let linear = |part: &str, out, inputs| Linear::load(source, &format!("{name}.{part}"), out, inputs);
+        let norm = |part: &str| source.tensor(&format!("{name}.attn.{part}.weight"), &[d]);
+        Ok(Block {
+            qkv: linear("attn.qkv", 3 * c, c)?,
+            proj: linear("attn.proj", c, c)?,
+            qk_norm: if config.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
+            q_linear: linear("cross_attn.q_linear", c, c)?,
+            kv_linear: linear("cross_attn.kv_linear", 2 * c, c)?,
+            cross_proj: linear("cross_attn.proj", c, c)?,
+            fc1: linear("mlp.fc1", hidden, c)?,
+            fc2: linear("mlp.fc2", c, hidden)?,
+        })
+    }
+}
+
+/// The model on a device. Immutable; a generation's memory is a [`Workspace`].
+pub struct StDiT3 {
+    config: StDiT3Config,
+    device: Device,
+    dtype: DType,
+    patch_embed: Linear,
+    time_mlp: [Linear; 2],
+    fps_mlp: [Linear; 2],
+    time_block: Linear,
+    caption_mlp: [Linear; 2],
+    null_caption: Vec<f32>,
+    /// `[half]` f32: tiny frequencies do not survive f16.
+    rope_freqs: Tensor,
+    /// Execution order: spatial 0, temporal 0, spatial 1, …
+    blocks: Vec<Block>,
+    /// `[2*depth, 6, C]`, one scale-shift table a block, in execution order.
+    block_tables: Tensor,
+    /// `[1, 2, C]`
+    final_table: Tensor,
+    final_linear: Linear,
+}
+
+/// Sizes of one generation. Latent sizes that are no multiple of the patch are padded with zeros on the right and bottom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Geometry {
+    /// Videos generated together.
+    pub videos: usize,
+    /// Whether every video runs twice, conditional and unconditional.
+    pub guided: bool,
+    /// Latent frames.
+    pub frames: usize,
+    /// Latent height.
+    pub height: usize,
+    /// Latent width.
+    pub width: usize,
+    /// √(height · width) of the video in pixels: scales the position embedding.
+    pub resolution: f64,
+    /// Frames per second of the video, a conditioning input.
+    pub fps: f32,
+    /// Whether single frames may be frozen at their clean value (x_mask).
+    pub frame_masked: bool,
+}
+
+impl Geometry {
+    /// Samples in a forward.
+    pub fn batch(&self) -> usize {
+        self.videos * if self.guided { 2 } else { 1 }
+    }
+}
+
+/// Multiply-add work of one step, counted as 2 FLOPs each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flops {
+    /// A step that runs every block.
+    pub computed: u64,
+    /// A step that reuses the residuals.
+    pub reused: u64,
+}
+
+/// The caption's keys and values for every block: they do not depend on time, so they are made once a generation.
+pub struct Caption {
+    /// `[batch*length, 2, heads, head_dim]` a block.
+    kv: Vec<Tensor>,
+    /// `[batch]` i32
+    lengths: Tensor,
+    length: usize,
+}
+
+/// Hidden states after named stages, recorded for parity tests.
+pub type Trace = Vec<(String, Vec<f32>)>;
+
+/// All device memory a generation's forwards use, allocated at once.
+pub struct Workspace {
+    geometry: Geometry,
+    dims: VideoDims,
+    tokens: [usize; 3],
+    variants: usize,
+    /// `[batch, frames, tokens, C]`
+    x: Tensor,
+    /// Attention output `[rows, C]`.
+    attended: Tensor,
+    /// qkv, the cross-attention's q, or the MLP's hidden state.
+    wide: Tensor,
+    /// A residual on its way to its probe.
+    fresh: Option<Tensor>,
+    stats: Tensor,
+    patches: Tensor,
+    /// Modulated input of the final layer, and its output.
+    final_tokens: Tensor,
+    prediction: Tensor,
+    position: Tensor,
+    rope: Tensor,
+    time: Tensor,
+    sinusoid: Tensor,
+    embed_hidden: Tensor,
+    fps_embed: Tensor,
+    time_embed: Tensor,
+    time_chunks: Tensor,
+    block_modulation: Tensor,
+    final_modulation: Tensor,
+    frame_mask: Option<Tensor>,
+}
+
+impl Workspace {
+    /// The hidden state `[batch, frames, tokens, C]`.
+    pub fn x(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// The sizes it was made for.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The last prediction `[batch, out_channels, frames, height, width]` f32.
+    pub fn prediction(&self) -> &Tensor {
+        &self.prediction
+    }
+
+    fn modulation<'a>(&'a self, table: &'a Tensor) -> Modulation<'a> {
+        let rows = RowMap { frames: self.dims.frames, rows_per_frame: self.dims.tokens };
+        Modulation { table, frame_mask: self.frame_mask.as_ref(), rows }
+    }
+}
+
+impl StDiT3 {
+    /// Loads the model's weights onto `device`, stored and computed as `dtype` (bf16, f16 or f32).
+    ///
+    /// Fails when a tensor is missing, has another shape or type than the configuration implies, holds NaN or infinity, or when
+    /// tensors are left over.
+    pub fn load(device: &Device, config: StDiT3Config, weights: Weights<'_>, dtype: DType) -> Result<StDiT3, ModelError> {
+        let source = Loader { device, weights: &weights, dtype };
+        let (c, d) = (config.hidden_size, config.head_dim());
+        let patch = config.patch_volume();
+        let [pt, ph, pw] = config.patch_size;
+        let mlp = |name: &str, inputs: usize, parts: [&str; 2]| -> Result<[Linear; 2], ModelError> {
+            Ok([
+                Linear::load(&source, &format!("{name}.{}", parts[0]), c, inputs)?,
+                Linear::load(&source, &format!("{name}.{}", parts[1]), c, c)?,
+            ])
+        };
+        let patch_weight = source.tensor("x_embedder.proj.weight", &[c, config.in_channels, pt, ph, pw])?;
+        let patch_embed = Linear {
+            weight: patch_weight.reshape(&[c, config.in_channels * patch])?,
+            bias: source.tensor("x_embedder.proj.bias", &[c])?,
+        };
+        let names: Vec<String> = (0..config.depth)
+            .flat_map(|i| [format!("spatial_blocks.{i}"), format!("temporal_blocks.{i}")])
+            .collect();
+        let mut tables = Vec::with_capacity(names.len() * BLOCK_CHUNKS * c);
+        for name in &names {
+            tables.extend(weights.values(&format!("{name}.scale_shift_table"), &[BLOCK_CHUNKS, c])?);
+        }
+        let final_table = weights.values("final_layer.scale_shift_table", &[FINAL_CHUNKS, c])?;
+        let rope_freqs = weights.values("rope.freqs", &[d / 2])?;
+        let null_shape = [config.model_max_length, config.caption_channels];
+        let model = StDiT3 {
+            device: device.clone(),
+            dtype,
+            patch_embed,
+            time_mlp: mlp("t_embedder", FREQUENCY_DIM, ["mlp.0", "mlp.2"])?,
+            fps_mlp: mlp("fps_embedder", FREQUENCY_DIM, ["mlp.0", "mlp.2"])?,
+            time_block: Linear::load(&source, "t_block.1", BLOCK_CHUNKS * c, c)?,
+            caption_mlp: mlp("y_embedder.y_proj", config.caption_channels, ["fc1", "fc2"])?,
+            null_caption: weights.values("y_embedder.y_embedding", &null_shape)?,
+            rope_freqs: Tensor::from_f32(device, &[d / 2], &rope_freqs, DType::F32)?,
+            blocks: names.iter().map(|name| Block::load(&source, name, &config)).collect::<Result<_, _>>()?,
+            block_tables: Tensor::from_f32(device, &[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
+            final_table: Tensor::from_f32(device, &[1, FINAL_CHUNKS, c], &final_table, dtype)?,
+            final_linear: Linear::load(&source, "final_layer.linear", patch * config.out_channels(), c)?,
+            config,
+        };
+        // A constant buffer that some published files carry; the position table is computed on the device instead.
+        weights.finish(&["pos_embed.inv_freq"])?;
+        Ok(model)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &StDiT3Config {
+        &self.config
+    }
+
+    /// The device the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The element type the model runs in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The learned null caption `[model_max_length, caption_channels]` of classifier-free guidance.
+    pub fn null_caption(&self) -> &[f32] {
+        &self.null_caption
+    }
+
+    /// Tokens along (time, height, width) for a latent of the given size.
+    fn tokens(&self, geometry: &Geometry) -> [usize; 3] {
+        let [pt, ph, pw] = self.config.patch_size;
+        [geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph), geometry.width.div_ceil(pw)]
+    }
+
+    /// Shape `[batch, frames, tokens, C]` of the hidden state.
+    pub fn hidden_shape(&self, geometry: &Geometry) -> [usize; 4] {
+        let [t, h, w] = self.tokens(geometry);
+        [geometry.batch(), t, h * w, self.config.hidden_size]
+    }
+
+    /// Allocates a generation's memory and fills what does not change from step to step.
+    ///
+    /// `keeps_residuals` reserves room for a residual on its way to a probe.
+    pub fn workspace(&self, geometry: Geometry, keeps_residuals: bool) -> Result<Workspace, ModelError> {
+        let Geometry { videos, frames, height, width, .. } = geometry;
+        let sizes = [("videos", videos), ("latent frames", frames), ("latent height", height), ("latent width", width)];
+        for (name, size) in sizes {
+            if !(1..=1 << 20).contains(&size) {
+                return Err(ModelError::Input(format!("{name} is {size}, expected 1 to {}", 1 << 20)));
+            }
+        }
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        if !positive(geometry.resolution) || !positive(geometry.fps as f64) {
+            return Err(ModelError::Input(format!(
+                "resolution {} and fps {} must be positive numbers",
+                geometry.resolution, geometry.fps
+            )));
+        }
+        let tokens @ [t, h, w] = self.tokens(&geometry);
+        let c = self.config.hidden_size;
+        let batch = geometry.batch();
+        let dims = VideoDims { batch, frames: t, tokens: h * w };
+        let too_large = || ModelError::Input(format!("{videos} × {frames} × {height} × {width} latents are too many"));
+        let rows = [batch, t, h, w].iter().try_fold(1usize, |a, b| a.checked_mul(*b)).ok_or_else(too_large)?;
+        // Row counts travel to the kernels as 32-bit integers.
+        if rows > i32::MAX as usize / 2 {
+            return Err(too_large());
+        }
+        let variants = if geometry.frame_masked { 2 } else { 1 };
+        let conditions = batch * variants;
+        let f32s = |shape: &[usize]| Tensor::empty(&self.device, shape, DType::F32);
+        let activations = |shape: &[usize]| Tensor::empty(&self.device, shape, self.dtype);
+        let out = self.config.out_channels();
+        let ws = Workspace {
+            x: activations(&[batch, t, h * w, c])?,
+            attended: activations(&[rows, c])?,
+            wide: activations(&[rows * (3 * c).max(self.config.mlp_hidden())])?,
+            fresh: if keeps_residuals { Some(activations(&[batch, t, h * w, c])?) } else { None },
+            stats: f32s(&[rows, 2])?,
+            patches: activations(&[rows, self.config.in_channels * self.config.patch_volume()])?,
+            final_tokens: activations(&[rows, out * self.config.patch_volume()])?,
+            prediction: f32s(&[batch, out, frames, height, width])?,
+            position: f32s(&[h * w, c])?,
+            rope: f32s(&[t, self.config.head_dim() / 2, 2])?,
+            time: f32s(&[conditions])?,
+            sinusoid: f32s(&[conditions, FREQUENCY_DIM])?,
+            embed_hidden: f32s(&[conditions, c])?,
+            fps_embed: f32s(&[conditions, c])?,
+            time_embed: f32s(&[conditions, c])?,
+            time_chunks: f32s(&[conditions, BLOCK_CHUNKS, c])?,
+            block_modulation: f32s(&[2 * self.config.depth, batch, variants, BLOCK_CHUNKS, c])?,
+            final_modulation: f32s(&[batch, variants, FINAL_CHUNKS, c])?,
+            frame_mask: if geometry.frame_masked { Some(Tensor::empty(&self.device, &[batch, t], DType::U8)?) } else { None },
+            geometry,
+            dims,
+            tokens,
+            variants,
+        };
+        let scale = geometry.resolution / self.config.input_sq_size as f64;
+        let base = ((h * w) as f64).sqrt().round();
+        ops::embed::position_table(h, w, scale as f32, base as f32, &ws.position)?;
+        ops::embed::rope_table(&self.rope_freqs, &ws.rope)?;
+        ws.time.upload(&vec![geometry.fps; conditions])?;
+        self.embed_scalar(&ws, &self.fps_mlp, None, &ws.fps_embed)?;
+        Ok(ws)
+    }
+
+    /// Sinusoid of `ws.time`, then Linear, SiLU, Linear (+ `add`).
+    fn embed_scalar(&self, ws: &Workspace, mlp: &[Linear; 2], add: Option<&Tensor>, out: &Tensor) -> Result<(), ModelError> {
+        ops::embed::timestep_embed(&ws.time, MAX_PERIOD, &ws.sinusoid)?;
+        ops::embed::small_linear(&ws.sinusoid, &mlp[0].weight, Some(&mlp[0].bias), None, false, &ws.embed_hidden)?;
+        ops::embed::small_linear(&ws.embed_hidden, &mlp[1].weight, Some(&mlp[1].bias), add, true, out)?;
+        Ok(())
+    }
+
+    /// Encodes captions `y` (`[batch, length, caption_channels]`, f32) for every block.
+    ///
+    /// `mask` (`[batch, length]`) keeps a sample's tokens where it is true; without it all are kept.
+    pub fn caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError> {
+        let width = self.config.caption_channels;
+        if batch == 0 || y.is_empty() || !y.len().is_multiple_of(batch * width) {
+            return Err(ModelError::Input(format!(
+                "captions hold {} values, expected a multiple of batch {batch} × {width} channels",
+                y.len()
+            )));
+        }
+        if let Some(i) = y.iter().position(|v| !v.is_finite()) {
+            return Err(ModelError::Input(format!("the caption embedding holds {} at element {i}", y[i])));
+        }
+        let length = y.len() / (batch * width);
+        if let Some(mask) = mask.filter(|m| m.len() != batch * length) {
+            return Err(ModelError::Input(format!("the text mask has {} entries, expected {batch} × {length}", mask.len())));
+        }
+        let kept: Vec<Vec<i32>> = (0..batch)
+            .map(|b| (0..length).filter(|j| mask.is_none_or(|m| m[b * length + j])).map(|j| j as i32).collect())
+            .collect();
+        let longest = kept.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let index: Vec<i32> =
+            kept.iter().flat_map(|k| k.iter().copied().chain(std::iter::repeat(-1)).take(longest)).collect();
+        let lengths: Vec<i32> = kept.iter().map(|k| k.len() as i32).collect();
+
+        let (c, device) = (self.config.hidden_size, &self.device);
+        let source = Tensor::from_f32(device, &[batch, length, width], y, self.dtype)?;
+        let index = Tensor::from_slice(device, &[batch, longest], &index)?;
+        let packed = Tensor::empty(device, &[batch, longest, width], self.dtype)?;
+        ops::embed::gather_rows(&source, &index, &packed)?;
+        let rows = batch * longest;
+        let packed = packed.reshape(&[rows, width])?;
+        let hidden = Tensor::empty(device, &[rows, c], self.dtype)?;
+        let text = Tensor::empty(device, &[rows, c], self.dtype)?;
+        let [fc1, fc2] = &self.caption_mlp;
+        ops::linear::linear(&packed, &fc1.weight, Some(&fc1.bias), None, Activation::GeluTanh, &hidden)?;
+        ops::linear::linear(&hidden, &fc2.weight, Some(&fc2.bias), None, Activation::None, &text)?;
+        let heads = [2, self.config.num_heads, self.config.head_dim()];
+        let kv = self.blocks.iter().map(|block| {
+            let kv = Tensor::empty(device, &[rows, 2 * c], self.dtype)?;
+            let Linear { weight, bias } = &block.kv_linear;
+            ops::linear::linear(&text, weight, Some(bias), None, Activation::None, &kv)?;
+            Ok(kv.reshape(&[rows, heads[0], heads[1], heads[2]])?)
+        });
+        Ok(Caption {
+            kv: kv.collect::<Result<_, ModelError>>()?,
+            lengths: Tensor::from_slice(device, &[batch], &lengths)?,
+            length: longest,
+        })
+    }
+
+    /// Sets this step's time: `timesteps` (`[batch]`, 0 to 1000), and with a frame-masked geometry `frame_mask`
+    /// (`[batch, frames]`): frames that are false take the modulation of time 0. Computes every modulation of the step.
+    pub fn set_time(&self, ws: &Workspace, timesteps: &[f32], frame_mask: Option<&[bool]>) -> Result<(), ModelError> {
+        let batch = ws.dims.batch;
+        if timesteps.len() != batch || timesteps.iter().any(|t| !t.is_finite()) {
+            return Err(ModelError::Input(format!("timesteps {timesteps:?}: expected {batch} finite numbers")));
+        }
+        match (&ws.frame_mask, frame_mask) {
+            (Some(tensor), Some(mask)) if mask.len() == tensor.elements() => {
+                tensor.upload(&mask.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
+            }
+            (None, None) => {}
+            (tensor, mask) => {
+                return Err(ModelError::Input(format!(
+                    "the frame mask has {} entries, expected {}",
+                    mask.map_or(0, <[bool]>::len),
+                    tensor.as_ref().map_or(0, Tensor::elements)
+                )));
+            }
+        }
+        // Variant 0 is the step's time, variant 1 (frames held at their clean value) time 0.
+        let times: Vec<f32> = timesteps.iter().flat_map(|t| [*t, 0.0].into_iter().take(ws.variants)).collect();
+        ws.time.upload(&times)?;
+        self.embed_scalar(ws, &self.time_mlp, Some(&ws.fps_embed), &ws.time_embed)?;
+        let conditions = batch * ws.variants;
+        let c = self.config.hidden_size;
+        let Linear { weight, bias } = &self.time_block;
+        let chunks = ws.time_chunks.reshape(&[conditions, BLOCK_CHUNKS * c])?;
+        ops::embed::small_linear(&ws.time_embed, weight, Some(bias), None, true, &chunks)?;
+        let time = ws.time_embed.reshape(&[conditions, 1, c])?;
+        let final_modulation = ws.final_modulation.reshape(&[1, conditions, FINAL_CHUNKS, c])?;
+        ops::embed::modulation(&self.final_table, &time, &final_modulation)?;
+        let block_modulation = ws.block_modulation.reshape(&[2 * self.config.depth, conditions, BLOCK_CHUNKS, c])?;
+        ops::embed::modulation(&self.block_tables, &ws.time_chunks, &block_modulation)?;
+        Ok(())
+    }
+
+    /// `x = patches(z) + position`: the embedding of latents `z` `[videos, channels, frames, height, width]` f32. With guidance
+    /// both halves of the batch share `z`.
+    pub fn embed(&self, ws: &Workspace, z: &Tensor) -> Result<(), ModelError> {
+        self.embed_traced(ws, z, None)
+    }
+
+    fn embed_traced(&self, ws: &Workspace, z: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError> {
+        ops::embed::patchify(z, self.config.patch_size, ws.dims.batch, ws.tokens, &ws.patches)?;
+        let x = self.rows(ws, &ws.x)?;
+        let Linear { weight, bias } = &self.patch_embed;
+        ops::linear::linear(&ws.patches, weight, Some(bias), None, Activation::None, &x)?;
+        if let Some(trace) = trace {
+            trace.push(("x_embedder".into(), x.to_f32()?));
+        }
+        ops::embed::position_add(&x, &ws.position)?;
+        Ok(())
+    }
+
+    /// A view of hidden states as `[rows, C]`.
+    fn rows(&self, ws: &Workspace, x: &Tensor) -> Result<Tensor, ModelError> {
+        let VideoDims { batch, frames, tokens } = ws.dims;
+        Ok(x.reshape(&[batch * frames * tokens, self.config.hidden_size])?)
+    }
+
+    /// Runs every block on the hidden state, in place. `residuals` measures and keeps what its probes ask for.
+    pub fn blocks(&self, ws: &Workspace, caption: &Caption, residuals: Option<&mut ResidualStore>) -> Result<(), ModelError> {
+        self.blocks_traced(ws, caption, residuals, None)
+    }
+
+    fn blocks_traced(
+        &self,
+        ws: &Workspace,
+        caption: &Caption,
+        mut residuals: Option<&mut ResidualStore>,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(), ModelError> {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let stack = if i % 2 == 0 { Stack::Spatial } else { Stack::Temporal };
+            self.attention(ws, i, block, stack, residuals.as_deref_mut())?;
+            self.cross_and_mlp(ws, i, block, stack, caption, residuals.as_deref_mut())?;
+            if let Some(trace) = trace.as_deref_mut() {
+                let name = if i % 2 == 0 { "spatial_blocks" } else { "temporal_blocks" };
+                trace.push((format!("{name}.{}", i / 2), ws.x.to_f32()?));
+            }
+        }
+        Ok(())
+    }
+
+    /// x += gate · attn(LN(x)·(1+scale)+shift)
+    fn attention(
+        &self,
+        ws: &Workspace,
+        index: usize,
+        block: &Block,
+        stack: Stack,
+        residuals: Option<&mut ResidualStore>,
+    ) -> Result<(), ModelError> {
+        let (c, rows) = (self.config.hidden_size, ws.stats.shape()[0]);
+        let (heads, d) = (self.config.num_heads, self.config.head_dim());
+        let x = self.rows(ws, &ws.x)?;
+        let table = ws.block_modulation.index(index)?;
+        let modulation = ws.modulation(&table);
+        ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
+        let qkv = ws.wide.prefix(&[rows, 3 * c])?;
+        let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
+        let Linear { weight, bias } = &block.qkv;
+        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &qkv)?;
+        let qkv = qkv.reshape(&[rows, 3, heads, d])?;
+        let norm = block.qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps: NORM_EPS });
+        match stack {
+            Stack::Spatial => ops::attention::spatial(&qkv, &ws.dims, norm, None, &ws.attended)?,
+            Stack::Temporal => ops::attention::temporal(&qkv, &ws.dims, norm, Some(&ws.rope), &ws.attended)?,
+        }
+        let probe = probe_at(&residuals, index, stack, Site::Attention);
+        let fresh = probe.and(ws.fresh.as_ref());
+        let gate = Gate { modulation, chunk: GATE_ATTN };
+        let Linear { weight, bias } = &block.proj;
+        ops::linear::linear_residual(
+            &ws.attended,
+            weight,
+            Some(bias),
+            Some(&gate),
+            &x,
+            fresh.map(|f| self.rows(ws, f)).transpose()?.as_ref().map(|f| (f, false)),
+        )?;
+        measure(residuals, probe, fresh)
+    }
+
+    /// x += cross(x, caption); x += gate · MLP(LN(x)·(1+scale)+shift)
+    fn cross_and_mlp(
+        &self,
+        ws: &Workspace,
+        index: usize,
+        block: &Block,
+        stack: Stack,
+        caption: &Caption,
+        residuals: Option<&mut ResidualStore>,
+    ) -> Result<(), ModelError> {
+        let (c, rows) = (self.config.hidden_size, ws.stats.shape()[0]);
+        let (heads, d) = (self.config.num_heads, self.config.head_dim());
+        let probe = probe_at(&residuals, index, stack, Site::CrossMlp);
+        let fresh = probe.and(ws.fresh.as_ref());
+        let fresh_rows = fresh.map(|f| self.rows(ws, f)).transpose()?;
+        let x = self.rows(ws, &ws.x)?;
+        let q = ws.wide.prefix(&[rows, c])?;
+        let Linear { weight, bias } = &block.q_linear;
+        ops::linear::linear(&x, weight, Some(bias), None, Activation::None, &q)?;
+        let q = q.reshape(&[rows, heads, d])?;
+        ops::attention::cross(&q, &caption.kv[index], &caption.lengths, &ws.dims, &ws.attended)?;
+        let Linear { weight, bias } = &block.cross_proj;
+        ops::linear::linear_residual(&ws.attended, weight, Some(bias), None, &x, fresh_rows.as_ref().map(|f| (f, false)))?;
+
+        let table = ws.block_modulation.index(index)?;
+        let modulation = ws.modulation(&table);
+        ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
+        let hidden = ws.wide.prefix(&[rows, self.config.mlp_hidden()])?;
+        let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
+        let Linear { weight, bias } = &block.fc1;
+        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::GeluTanh, &hidden)?;
+        let gate = Gate { modulation, chunk: GATE_MLP };
+        let Linear { weight, bias } = &block.fc2;
+        let residual = fresh_rows.as_ref().map(|f| (f, true));
+        ops::linear::linear_residual(&hidden, weight, Some(bias), Some(&gate), &x, residual)?;
+        measure(residuals, probe, fresh)
+    }
+
+    /// The final layer on the hidden state (which it may overwrite): gives the prediction
+    /// `[batch, out_channels, frames, height, width]` in [`Workspace::prediction`].
+    pub fn finish(&self, ws: &Workspace) -> Result<(), ModelError> {
+        let x = self.rows(ws, &ws.x)?;
+        let modulation = ws.modulation(&ws.final_modulation);
+        let Linear { weight, bias } = &self.final_linear;
+        ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
+        if ws.frame_mask.is_some() {
+            // The published code modulates every frame by t first, then normalises and modulates the held frames once more.
+            let (shift, scale) = (SHIFT_FINAL, SCALE_FINAL);
+            ops::norm::modulate(&x, &modulation, shift, scale, 0, false, NORM_EPS, &ws.attended)?;
+            ops::norm::modulate(&ws.attended, &modulation, shift, scale, 1, true, NORM_EPS, &ws.attended)?;
+            ops::linear::linear(&ws.attended, weight, Some(bias), None, Activation::None, &ws.final_tokens)?;
+        } else {
+            let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
+            ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &ws.final_tokens)?;
+        }
+        ops::embed::unpatchify(&ws.final_tokens, self.config.patch_size, ws.tokens, &ws.prediction)?;
+        Ok(())
+    }
+
+    /// A whole forward: latents `z` to the prediction. `trace`, when given, receives the hidden state after every stage.
+    pub fn forward(&self, ws: &Workspace, z: &Tensor, caption: &Caption, mut trace: Option<&mut Trace>) -> Result<(), ModelError> {
+        self.embed_traced(ws, z, trace.as_deref_mut())?;
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.push(("t_block".into(), ws.time_chunks.to_f32()?));
+        }
+        self.blocks_traced(ws, caption, None, trace)?;
+        self.finish(ws)
+    }
+
+    /// FLOPs of a computed and of a reused step, from the shapes (matrix products and attention; 2 per multiply-add).
+    pub fn flops(&self, geometry: &Geometry, caption: &Caption) -> Flops {
+        let [t, h, w] = self.tokens(geometry).map(|n| n as u64);
+        let (s, batch) = (h * w, geometry.batch() as u64);
+        let rows = batch * t * s;
+        let (c, hidden) = (self.config.hidden_size as u64, self.config.mlp_hidden() as u64);
+        let patch = self.config.patch_volume() as u64;
+        let ends = 2 * rows * c * patch * (self.config.in_channels + self.config.out_channels()) as u64;
+        // qkv, proj, cross q and proj, fc1 and fc2; then q·k and p·v of self- and cross-attention.
+        let linears = 2 * rows * c * (3 * c + c + 2 * c + 2 * hidden);
+        let cross = 4 * rows * caption.length as u64 * c;
+        let attention = |length: u64| 4 * rows * length * c;
+        let pair = 2 * (linears + cross) + attention(s) + attention(t);
+        Flops { computed: ends + self.config.depth as u64 * pair, reused: ends }
+    }
+}
+
+/// The probe that looks at this residual of block `index` (in execution order), if any.
+fn probe_at(residuals: &Option<&mut ResidualStore>, index: usize, stack: Stack, site: Site) -> Option<usize> {
+    residuals.as_ref()?.probe_at(ProbePoint { block: index / 2, stack, site })
+}
+
+fn measure(residuals: Option<&mut ResidualStore>, probe: Option<usize>, fresh: Option<&Tensor>) -> Result<(), ModelError> {
+    if let (Some(store), Some(probe), Some(fresh)) = (residuals, probe, fresh) {
+        store.probe(probe, fresh)?;
+    }
+    Ok(())
+}

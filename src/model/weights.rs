@@ -1,0 +1,144 @@
+//! Weights from a safetensors file: every expected name and shape is asserted, every value checked, leftovers are an error.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensors};
+
+use super::ModelError;
+use crate::device::Device;
+use crate::tensor::{DType, Tensor};
+
+/// Bytes of a safetensors file, mapped or embedded.
+enum Source<'a> {
+    Mapped(memmap2::Mmap),
+    Embedded(&'a [u8]),
+}
+
+impl Source<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Source::Mapped(map) => map,
+            Source::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// An open safetensors file; tensors are taken out by name and the rest is reported by [`Weights::finish`].
+pub struct Weights<'a> {
+    file: String,
+    source: Source<'a>,
+    metadata: Metadata,
+    /// Where the tensor data begins: after the length and the header.
+    data_start: usize,
+    taken: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Weights<'a> {
+    /// Maps the file at `path`.
+    pub fn open(path: &Path) -> Result<Weights<'static>, ModelError> {
+        let file = path.display().to_string();
+        let io = |source| ModelError::Io { file: file.clone(), source };
+        let handle = File::open(path).map_err(io)?;
+        // SAFETY: the mapping is read-only; a file that another process truncates meanwhile is outside what we guard against,
+        // as with every mmap reader of checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&handle) }.map_err(io)?;
+        Weights::new(file, Source::Mapped(map))
+    }
+
+    /// Reads a file that is already in memory; `name` stands for it in errors.
+    pub fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Weights<'a>, ModelError> {
+        Weights::new(name.into(), Source::Embedded(bytes))
+    }
+
+    fn new(file: String, source: Source<'a>) -> Result<Self, ModelError> {
+        let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
+            .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
+        Ok(Weights { file, source, metadata, data_start: 8 + header_bytes, taken: RefCell::default() })
+    }
+
+    /// The file's name for messages.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Whether a tensor of this name exists.
+    pub fn has(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    /// The shape of a tensor, if it exists.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.metadata.info(name)?.shape.clone())
+    }
+
+    /// The values of tensor `name`, which must have exactly `shape`, as f32.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let file = || self.file.clone();
+        let info = self.metadata.info(name).ok_or_else(|| ModelError::MissingTensor {
+            file: file(),
+            tensor: name.into(),
+            expected: shape.to_vec(),
+        })?;
+        if info.shape != shape {
+            return Err(ModelError::WrongShape {
+                file: file(),
+                tensor: name.into(),
+                found: info.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        let (start, end) = info.data_offsets;
+        // read_metadata has checked that every tensor lies inside the file.
+        let data = &self.source.bytes()[self.data_start + start..self.data_start + end];
+        let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        let values: Vec<f32> = match info.dtype {
+            Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
+            Dtype::F16 => halves().map(|b| f16::from_bits(b).to_f32()).collect(),
+            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            other => {
+                return Err(ModelError::WrongType { file: file(), tensor: name.into(), found: format!("{other:?}") });
+            }
+        };
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(ModelError::NotFinite { file: file(), tensor: name.into(), value: values[index], index });
+        }
+        self.taken.borrow_mut().insert(name.into());
+        Ok(values)
+    }
+
+    /// Uploads tensor `name` as `dtype` under the shape `as_shape` (same number of elements).
+    pub fn tensor(&self, device: &Device, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        let values = self.values(name, shape)?;
+        if dtype == DType::F16
+            && let Some(index) = values.iter().position(|v| !f16::from_f32(*v).is_finite())
+        {
+            return Err(ModelError::OutOfRange {
+                file: self.file.clone(),
+                tensor: name.into(),
+                value: values[index],
+                index,
+                dtype: "f16".into(),
+            });
+        }
+        Ok(Tensor::from_f32(device, shape, &values, dtype)?)
+    }
+
+    /// Ends loading: tensors that nobody took are an error, except those named in `ignored`.
+    pub fn finish(self, ignored: &[&str]) -> Result<(), ModelError> {
+        let taken = self.taken.borrow();
+        let tensors = self.metadata.tensors();
+        let mut names: Vec<&str> = tensors.keys().map(String::as_str).filter(|n| !taken.contains(*n) && !ignored.contains(n)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        names.sort_unstable();
+        let shown = names.len().min(10);
+        let more = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
+        Err(ModelError::Leftovers { file: self.file.clone(), names: names[..shown].join(", ") + &more })
+    }
+}
