@@ -24,10 +24,10 @@
 // not 16-byte aligned every element is loaded by itself (uniform run-time choice), likewise the epilogue.
 // The order of additions over k is fixed: the same inputs give the same bits.
 //
-// Launch: launch.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, 255), _64 under 128;
+// Launch: launch_tiles.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, 255), _64 under 128;
 // 78336 and 43008 bytes of dynamic shared memory.
 #include "params.h"
-#include "launch.h"
+#include "launch_tiles.h"
 #include "tile.cuh"
 
 enum Epilogue { BIAS, GELU, RESIDUAL };
@@ -81,32 +81,35 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
   // SLOT_ROWS is a multiple of 16, so every slot has the same place within its 16 rows.
   const unsigned w_store = shared + TILE_M * K_BYTES + chunk_offset(interleaved(slot_row), slot_chunk);
-  const D* a_slot[A_SLOTS];
-  const D* w_slot[W_SLOTS];
+  // A slot's row, clamped, as a byte offset from slot 0's: 32 bits hold it for any k below 3 million.
+  const int a_row0 = min(m0 + slot_row, p.m - 1), w_row0 = min(n0 + slot_row, p.n - 1);
+  const D* const a_slot0 = a + (long long)a_row0 * p.k + slot_chunk * CHUNK;
+  const D* const w_slot0 = w + (long long)w_row0 * p.k + slot_chunk * CHUNK;
+  unsigned a_delta[A_SLOTS], w_delta[W_SLOTS];
 #pragma unroll
-  for (int i = 0; i < A_SLOTS; i++) {
-    int row = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1);
-    a_slot[i] = a + (long long)row * p.k + slot_chunk * CHUNK;
-  }
+  for (int i = 0; i < A_SLOTS; i++) a_delta[i] = min(i * SLOT_ROWS, p.m - 1 - a_row0) * (p.k * (unsigned)sizeof(D));
 #pragma unroll
-  for (int i = 0; i < W_SLOTS; i++) {
-    int row = min(n0 + slot_row + i * SLOT_ROWS, p.n - 1);
-    w_slot[i] = w + (long long)row * p.k + slot_chunk * CHUNK;
-  }
+  for (int i = 0; i < W_SLOTS; i++) w_delta[i] = min(i * SLOT_ROWS, p.n - 1 - w_row0) * (p.k * (unsigned)sizeof(D));
+  auto at_delta = [](const D* slot0, unsigned delta) {
+    return reinterpret_cast<const D*>(reinterpret_cast<const char*>(slot0) + delta);
+  };
 
-  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift).
+  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift). The fast path needs the four rows of this
+  // thread to share scale and shift (one batch, one variant): true but for threads that straddle two frames.
   float rstd[A_SLOTS], offset[A_SLOTS];
-  const float* table[A_SLOTS]; // modulation of the row's frame, without the chunk
-  bool same_table = true;
+  auto table_of = [&](int row) { // modulation of the row's frame, chunk 0
+    return p.modulation + modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, 0);
+  };
+  const float* table = nullptr;
+  bool fast = vector;
   if constexpr (LN) {
+    table = table_of(a_row0);
 #pragma unroll
     for (int i = 0; i < A_SLOTS; i++) {
-      int row = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1);
+      const int row = min(a_row0 + i * SLOT_ROWS, p.m - 1);
       rstd[i] = p.row_stats[2ll * row + 1];
       offset[i] = -p.row_stats[2ll * row] * rstd[i];
-      table[i] = p.modulation +
-                 modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, 0);
-      same_table = same_table && table[i] == table[0];
+      fast = fast && table_of(row) == table;
     }
   }
   const long long shift_at = (long long)p.shift_chunk * p.channels, scale_at = (long long)p.scale_chunk * p.channels;
@@ -121,12 +124,12 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
       if constexpr (!LN) {
 #pragma unroll
         for (int i = 0; i < A_SLOTS; i++)
-          cp_async16(a_store + stage + i * SLOT_ROWS * K_BYTES, a_slot[i] + (long long)tile * K_TILE, bytes);
+          cp_async16(a_store + stage + i * SLOT_ROWS * K_BYTES, at_delta(a_slot0 + (long long)tile * K_TILE, a_delta[i]), bytes);
       }
 #pragma unroll
       for (int i = 0; i < W_SLOTS; i++)
         if ((i + 1) * SLOT_ROWS <= TILE_N || slot_row + i * SLOT_ROWS < TILE_N)
-          cp_async16(w_store + stage + i * SLOT_ROWS * K_BYTES, w_slot[i] + (long long)tile * K_TILE, bytes);
+          cp_async16(w_store + stage + i * SLOT_ROWS * K_BYTES, at_delta(w_slot0 + (long long)tile * K_TILE, w_delta[i]), bytes);
     } else {
       const int valid = p.k - k0;
       if constexpr (!LN) {
@@ -143,10 +146,10 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   };
   auto fetch_a = [&](int tile) {
     if constexpr (LN) {
-      const int k0 = tile * K_TILE + slot_chunk * CHUNK;
-      if (vector && k0 < p.k) {
+      if (fast && tile * K_TILE + slot_chunk * CHUNK < p.k) {
 #pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) fetched[i] = *reinterpret_cast<const uint4*>(a_slot[i] + (long long)tile * K_TILE);
+        for (int i = 0; i < A_SLOTS; i++)
+          fetched[i] = *reinterpret_cast<const uint4*>(at_delta(a_slot0 + (long long)tile * K_TILE, a_delta[i]));
       }
     }
   };
@@ -154,22 +157,17 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   auto store_a = [&](int tile, unsigned stage) {
     if constexpr (LN) {
       const int k0 = tile * K_TILE + slot_chunk * CHUNK;
-      if (k0 >= p.k) {
-#pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, make_uint4(0, 0, 0, 0));
-      } else if (vector) {
+      if (fast && k0 < p.k) {
         float scale[CHUNK], shift[CHUNK];
 #pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) {
-          if (i == 0 || !same_table) {
+        for (int c = 0; c < CHUNK; c += 4) {
+          float4 s = *reinterpret_cast<const float4*>(table + scale_at + k0 + c);
+          float4 b = *reinterpret_cast<const float4*>(table + shift_at + k0 + c);
+          scale[c] = 1.0f + s.x, scale[c + 1] = 1.0f + s.y, scale[c + 2] = 1.0f + s.z, scale[c + 3] = 1.0f + s.w;
+          shift[c] = b.x, shift[c + 1] = b.y, shift[c + 2] = b.z, shift[c + 3] = b.w;
+        }
 #pragma unroll
-            for (int c = 0; c < CHUNK; c += 4) {
-              float4 s = *reinterpret_cast<const float4*>(table[i] + scale_at + k0 + c);
-              float4 b = *reinterpret_cast<const float4*>(table[i] + shift_at + k0 + c);
-              scale[c] = 1.0f + s.x, scale[c + 1] = 1.0f + s.y, scale[c + 2] = 1.0f + s.z, scale[c + 3] = 1.0f + s.w;
-              shift[c] = b.x, shift[c + 1] = b.y, shift[c + 2] = b.z, shift[c + 3] = b.w;
-            }
-          }
+        for (int i = 0; i < A_SLOTS; i++) {
           float x[CHUNK];
           Chunk<D>::unpack(fetched[i], x);
 #pragma unroll
@@ -177,18 +175,19 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
           store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, Chunk<D>::pack(x));
         }
       } else {
-#pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) {
+#pragma unroll 1
+        for (int r = slot_row; r < TILE_M; r += SLOT_ROWS) {
+          const int row = min(m0 + r, p.m - 1);
+          const float row_rstd = p.row_stats[2ll * row + 1], row_offset = -p.row_stats[2ll * row] * row_rstd;
+          const float* const t = table_of(row) + k0;
           float x[CHUNK];
 #pragma unroll
           for (int c = 0; c < CHUNK; c++) {
             x[c] = 0.0f;
-            if (k0 + c < p.k) {
-              float y = to_f32(a_slot[i][(long long)tile * K_TILE + c]);
-              x[c] = fmaf(fmaf(y, rstd[i], offset[i]), 1.0f + table[i][scale_at + k0 + c], table[i][shift_at + k0 + c]);
-            }
+            if (k0 + c < p.k)
+              x[c] = fmaf(fmaf(to_f32(a[(long long)row * p.k + k0 + c]), row_rstd, row_offset), 1.0f + t[scale_at + c], t[shift_at + c]);
           }
-          store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, Chunk<D>::pack(x));
+          store_shared16(a_store + stage + (r - slot_row) * K_BYTES, Chunk<D>::pack(x));
         }
       }
     }
@@ -339,19 +338,19 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
           }
           store4(out + at + column, y);
         } else {
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            if (column + e >= p.n) continue;
+#pragma unroll 1
+          for (int e = 0; e < 4 && column + e < p.n; e++) { // rolled: rare, and there are 8 * GROUPS copies of it
             const long long element = at + column + e;
+            float x = e == 0 ? y[0] : e == 1 ? y[1] : e == 2 ? y[2] : y[3];
             if constexpr (EPILOGUE == RESIDUAL) {
-              if (gated) y[e] *= gate[column + e];
+              if (gated) x *= gate[column + e];
               if (residual_out) {
                 float r = p.accumulate_residual ? to_f32(residual_out[element]) : 0.0f;
-                residual_out[element] = from_f32<D>(r + y[e]);
+                residual_out[element] = from_f32<D>(r + x);
               }
-              y[e] += to_f32(out[element]);
+              x += to_f32(out[element]);
             }
-            out[element] = from_f32<D>(y[e]);
+            out[element] = from_f32<D>(x);
           }
         }
       }
