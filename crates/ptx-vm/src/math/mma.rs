@@ -111,3 +111,162 @@ pub fn available() -> Vec<Kernels> {
     x86::available(&mut sets);
     sets
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::f16::{bf16_to_f32, f16_to_f32, f32_to_f16};
+    use crate::math::testing::Random;
+
+    #[repr(align(64))]
+    struct Registers([Lanes; 14]);
+
+    /// A, B, C registers are 0..4, 4..6, 6..10; D is 10..14, or C itself.
+    fn fragments(r: &mut Registers, in_place: bool) -> Fragments {
+        let p = r.0.as_mut_ptr();
+        let reg = |i: usize| p.wrapping_add(i);
+        let d = if in_place { 6 } else { 10 };
+        Fragments {
+            d: [reg(d), reg(d + 1), reg(d + 2), reg(d + 3)],
+            a: [reg(0), reg(1), reg(2), reg(3)],
+            b: [reg(4), reg(5)],
+            c: [reg(6), reg(7), reg(8), reg(9)],
+        }
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Kind {
+        Bf16,
+        F16,
+        F16Acc,
+        Tf32,
+    }
+
+    fn table(k: &Kernels) -> [(Kind, usize, Kernel); 8] {
+        [
+            (Kind::Bf16, 16, k.m16n8k16_bf16),
+            (Kind::Bf16, 8, k.m16n8k8_bf16),
+            (Kind::F16, 16, k.m16n8k16_f16),
+            (Kind::F16, 8, k.m16n8k8_f16),
+            (Kind::F16Acc, 16, k.m16n8k16_f16_f16),
+            (Kind::F16Acc, 8, k.m16n8k8_f16_f16),
+            (Kind::Tf32, 8, k.m16n8k8_tf32),
+            (Kind::Tf32, 4, k.m16n8k4_tf32),
+        ]
+    }
+
+    /// Element (row, col) of D in f64, read through the manual's formulas, with the sum of magnitudes for the error bound.
+    fn reference(kind: Kind, k: usize, r: &Registers, row: usize, col: usize) -> (f64, f64) {
+        let half = |word: u32, i: usize| (word >> (16 * i)) as u16;
+        let widen = |h: u16| if kind == Kind::Bf16 { bf16_to_f32(h) } else { f16_to_f32(h) } as f64;
+        let (g, high) = (row % 8, row / 8);
+        let mut sum = match kind {
+            Kind::F16Acc => f16_to_f32(half(r.0[6 + high][4 * g + col / 2], col % 2)) as f64,
+            _ => f32::from_bits(r.0[6 + 2 * high + col % 2][4 * g + col / 2]) as f64,
+        };
+        let mut magnitude = sum.abs();
+        for kk in 0..k {
+            let (a, b) = if kind == Kind::Tf32 {
+                let (a, b) = (r.0[high + 2 * (kk / 4)][4 * g + kk % 4], r.0[4 + kk / 4][4 * col + kk % 4]);
+                (f32::from_bits(a & !0x1fff) as f64, f32::from_bits(b & !0x1fff) as f64)
+            } else {
+                let (t, i) = (kk % 8 / 2, kk % 2);
+                (widen(half(r.0[high + 2 * (kk / 8)][4 * g + t], i)), widen(half(r.0[4 + kk / 8][4 * col + t], i)))
+            };
+            sum += a * b;
+            magnitude += (a * b).abs();
+        }
+        (sum, magnitude)
+    }
+
+    fn fill(kind: Kind, random: &mut Random, r: &mut Registers, wild: bool) {
+        for (i, reg) in r.0.iter_mut().enumerate() {
+            for word in reg {
+                let mut x = || (random.next() as f32 / u32::MAX as f32 - 0.5) * 2.0;
+                let c = i >= 6 && kind != Kind::F16Acc;
+                *word = match kind {
+                    _ if wild => random.special(if c || kind == Kind::Tf32 { 32 } else { 16 }),
+                    Kind::Tf32 => x().to_bits(),
+                    _ if c => x().to_bits(),
+                    Kind::Bf16 => x().to_bits() >> 16 | x().to_bits() & 0xffff_0000,
+                    _ => f32_to_f16(x()) as u32 | (f32_to_f16(x()) as u32) << 16,
+                };
+            }
+        }
+    }
+
+    #[test]
+    fn products_match_the_layouts_of_the_manual() {
+        let mut random = Random::new(1);
+        for set in available() {
+            for (kind, k, kernel) in table(&set) {
+                for _ in 0..20 {
+                    let mut r = Registers([[0; 32]; 14]);
+                    fill(kind, &mut random, &mut r, false);
+                    let f = fragments(&mut r, false);
+                    // SAFETY: the pointers are registers of `r`.
+                    unsafe { kernel(&f) };
+                    for row in 0..16 {
+                        for col in 0..8 {
+                            let (want, magnitude) = reference(kind, k, &r, row, col);
+                            let lane = 4 * (row % 8) + col / 2;
+                            let (got, ulp) = if kind == Kind::F16Acc {
+                                let word = r.0[10 + row / 8][lane];
+                                (f16_to_f32((word >> (16 * (col % 2))) as u16) as f64, 2f64.powi(-11))
+                            } else {
+                                (f32::from_bits(r.0[10 + 2 * (row / 8) + col % 2][lane]) as f64, 2f64.powi(-22))
+                            };
+                            assert!(
+                                (got - want).abs() <= ulp * magnitude + 1e-7,
+                                "{} {kind:?} k{k} ({row},{col}): {got} for {want}",
+                                set.isa
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let mut random = Random::new(2);
+        let sets = available();
+        for case in 0..3000 {
+            for shape in 0..8 {
+                let (kind, k, first) = table(&sets[0])[shape];
+                let mut start = Registers([[0; 32]; 14]);
+                fill(kind, &mut random, &mut start, case % 3 == 1);
+                if kind == Kind::Bf16 && case % 3 == 2 {
+                    // Products and sums around the least normal number, where steps flush.
+                    for (i, reg) in start.0.iter_mut().enumerate() {
+                        for word in reg {
+                            let x = random.next();
+                            *word = match i {
+                                0..6 => x & 0x83ff_83ff | 0x2000_2000 | (x & 0x1c) << 21 | (x & 0x1c00) >> 3,
+                                _ => x & 0x80ff_ffff | (x & 0x100) << 16,
+                            };
+                        }
+                    }
+                }
+                let mut want = Registers(start.0);
+                // SAFETY: the pointers are registers of `want`.
+                unsafe { first(&fragments(&mut want, true)) };
+                for set in &sets[1..] {
+                    let mut got = Registers(start.0);
+                    // SAFETY: the pointers are registers of `got`.
+                    unsafe { table(set)[shape].2(&fragments(&mut got, true)) };
+                    for i in 0..14 {
+                        for lane in 0..32 {
+                            assert_eq!(
+                                got.0[i][lane], want.0[i][lane],
+                                "{} {kind:?} k{k} case {case} register {i} lane {lane}: {:x} for {:x}",
+                                set.isa, got.0[i][lane], want.0[i][lane]
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -5,3 +5,6 @@
 pub mod f16;
 pub mod float;
 pub mod mma;
+
+#[cfg(test)]
+mod testing;

@@ -190,12 +190,6 @@ macro_rules! word_kernel {
     };
 }
 
-macro_rules! same {
-    ($x:expr) => {
-        $x
-    };
-}
-
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
