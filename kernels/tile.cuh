@@ -62,6 +62,17 @@ template <> __device__ __forceinline__ void unpack2<f16>(unsigned x, float& low,
   high = to_f32(f16{(unsigned short)(x >> 16)});
 }
 
+// ---- loops with constant indices ------------------------------------------------------------------------------------------
+// unrolled<N>([&](auto i) { ... i.value ... }): the index is a constant expression, so offsets made of it go into the
+// instruction's immediate (inline assembly sees no immediates behind a `#pragma unroll`).
+template <int I> struct Index { static constexpr int value = I; };
+template <int N, int I = 0, class F> __device__ __forceinline__ void unrolled(const F& body) {
+  if constexpr (I < N) {
+    body(Index<I>{});
+    unrolled<N, I + 1>(body);
+  }
+}
+
 // ---- 16-byte chunks: 8 elements of bf16/f16, 4 of f32 -------------------------------------------------------------------
 template <class D> struct Chunk {
   static constexpr int N = 16 / (int)sizeof(D);
@@ -151,24 +162,26 @@ template <class T> __device__ __forceinline__ T warp_sum(T x) {
 // ---- shared memory -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-__device__ __forceinline__ uint4 load_shared16(unsigned address) {
+template <int OFFSET = 0> __device__ __forceinline__ uint4 load_shared16(unsigned address) {
   uint4 x;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address), "n"(OFFSET) : "memory");
   return x;
 }
-__device__ __forceinline__ void store_shared16(unsigned address, uint4 x) {
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void store_shared16(unsigned address, uint4 x) {
+  asm volatile("st.shared.v4.b32 [%0+%5], {%1,%2,%3,%4};"
+               ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "n"(OFFSET) : "memory");
 }
-__device__ __forceinline__ unsigned load_shared4(unsigned address) {
+template <int OFFSET = 0> __device__ __forceinline__ unsigned load_shared4(unsigned address) {
   unsigned x;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(x) : "r"(address), "n"(OFFSET) : "memory");
   return x;
 }
-__device__ __forceinline__ void store_shared4(unsigned address, unsigned x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void store_shared4(unsigned address, unsigned x) {
+  asm volatile("st.shared.b32 [%0+%2], %1;" ::"r"(address), "r"(x), "n"(OFFSET) : "memory");
 }
-__device__ __forceinline__ void store_shared8(unsigned address, unsigned x, unsigned y) {
-  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(address), "r"(x), "r"(y) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void store_shared8(unsigned address, unsigned x, unsigned y) {
+  asm volatile("st.shared.v2.b32 [%0+%3], {%1,%2};" ::"r"(address), "r"(x), "r"(y), "n"(OFFSET) : "memory");
 }
 // One element.
 template <class D> __device__ __forceinline__ D load_shared(unsigned address) {
@@ -189,31 +202,30 @@ template <class D> __device__ __forceinline__ void store_shared(unsigned address
 }
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------------
-__device__ __forceinline__ void cp_async16(unsigned to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
 // Copies `bytes` (0 or 16) and fills the rest of the chunk with zeros; with 0 nothing is read.
-__device__ __forceinline__ void cp_async16(unsigned to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void cp_async16(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(OFFSET) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `N` of this thread's latest groups are in flight. A barrier must follow for the others' copies.
 template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 // ---- ldmatrix: lane l gives the address of row l%8 of matrix l/8 (8 rows of 16 bytes each) -----------------------------------
-__device__ __forceinline__ void ldmatrix_x4(unsigned (&x)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void ldmatrix_x4(unsigned (&x)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address), "n"(OFFSET) : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x2(unsigned (&x)[2], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&x)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address), "n"(OFFSET) : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&x)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void ldmatrix_x2(unsigned (&x)[2], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2+%3];"
+               : "=r"(x[0]), "=r"(x[1]) : "r"(address), "n"(OFFSET) : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x2_trans(unsigned (&x)[2], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(address) : "memory");
+template <int OFFSET = 0> __device__ __forceinline__ void ldmatrix_x2_trans(unsigned (&x)[2], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2+%3];"
+               : "=r"(x[0]), "=r"(x[1]) : "r"(address), "n"(OFFSET) : "memory");
 }
 
 // ---- mma -------------------------------------------------------------------------------------------------------------------
