@@ -1,0 +1,89 @@
+//! `adacache check`: reference cases, a line each.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adacache::check::{CheckResult, check};
+use adacache::device::Device;
+use adacache::tensor::DType;
+use serde_json::json;
+
+/// Run reference cases of the published PyTorch code and compare
+///
+/// Exits with 1 if a case fails and with 2 if one cannot be read.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folders with a case.json, or folders of such folders
+    #[arg(value_name = "CASE_DIR", required = true)]
+    cases: Vec<PathBuf>,
+    /// auto, vm, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Element type to compute in: f32, bf16 or f16
+    #[arg(long, default_value = "f32")]
+    dtype: DType,
+    /// Print one JSON object per case
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let device = Device::open(&args.device)?;
+    let (mut failed, mut unreadable) = (false, false);
+    for case in args.cases.iter().flat_map(|path| cases_in(path, 3)) {
+        let line = match check(&case, &device, args.dtype) {
+            Ok(result) => {
+                failed |= !result.ok;
+                if args.json { as_json(&result) } else { for_people(&result) }
+            }
+            Err(error) => {
+                unreadable = true;
+                eprintln!("error: {}: {error}", case.display());
+                if !args.json {
+                    continue;
+                }
+                json!({ "case": case.display().to_string(), "ok": false, "error": error.to_string() }).to_string()
+            }
+        };
+        // A closed pipe must not turn the verdict into a panic.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+    Ok(ExitCode::from(if unreadable { 2 } else { u8::from(failed) }))
+}
+
+/// The case at `path`, or the cases in folders below it; a path without any stands for itself, so that it is reported.
+fn cases_in(path: &Path, depth: usize) -> Vec<PathBuf> {
+    let itself = vec![path.to_owned()];
+    if depth == 0 || path.join("case.json").exists() {
+        return itself;
+    }
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
+        .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
+        .unwrap_or_default();
+    folders.sort();
+    let found: Vec<PathBuf> =
+        folders.iter().flat_map(|p| cases_in(p, depth - 1)).filter(|p| p.join("case.json").exists()).collect();
+    if found.is_empty() { itself } else { found }
+}
+
+fn as_json(r: &CheckResult) -> String {
+    json!({
+        "case": r.case, "ok": r.ok, "max_rel_err": r.max_rel_err, "computed_steps": r.computed_steps,
+        "expected_steps": r.expected_steps, "seconds": r.seconds,
+    })
+    .to_string()
+}
+
+fn for_people(r: &CheckResult) -> String {
+    let verdict = if r.ok { "ok    " } else { "FAILED" };
+    let mut line = format!("{verdict} {}  relative error {:.1e}, {:.2} s", r.case, r.max_rel_err, r.seconds);
+    if !r.expected_steps.is_empty() {
+        let equal = if r.computed_steps == r.expected_steps { "as the reference" } else { "the reference differs" };
+        line += &format!(", {} steps computed, {equal}", r.computed_steps.len());
+    }
+    match &r.reason {
+        Some(reason) => format!("{line}\n       {reason}"),
+        None => line,
+    }
+}

@@ -1,0 +1,38 @@
+//! `adacache devices`: what there is to run on.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use adacache::device::{Device, DeviceInfo};
+
+/// List the devices: GPUs a CUDA driver answers for, and the virtual GPU
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    for device in Device::list() {
+        // A closed pipe is no failure of ours.
+        let _ = writeln!(out, "{:<8} {}", device.id, describe(&device));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(device: &DeviceInfo) -> String {
+    if let Some(reason) = &device.unavailable {
+        return format!("not available: {reason}");
+    }
+    let mut facts = vec![device.name.clone()];
+    if let Some((major, minor)) = device.compute_capability {
+        facts.push(format!("compute capability {major}.{minor}"));
+    }
+    facts.push(format!("{:.1} GiB", device.memory as f64 / (1u64 << 30) as f64));
+    facts.push(match device.kind {
+        adacache::device::DeviceKind::Vm => format!("{} threads", device.units),
+        adacache::device::DeviceKind::Cuda => format!("{} SMs", device.units),
+    });
+    if let Some((major, minor)) = device.driver {
+        facts.push(format!("driver for CUDA {major}.{minor}"));
+    }
+    facts.join(", ")
+}

@@ -1,0 +1,226 @@
+//! `adacache generate`: one prompt, or a file of prompts, to videos.
+
+use std::fs;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use adacache::cache::{CacheConfig, Plan};
+use adacache::device::Device;
+use adacache::pipeline::{
+    self, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, check_file_writable,
+    schedule_strip, write_file,
+};
+use adacache::sampler::StepEvent;
+use adacache::tensor::DType;
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::interrupt;
+
+/// Generate a video from a prompt
+///
+/// The built-in model `sprites` takes six words: size, color, shape, motion, speed and background, as in
+/// `adacache generate "large red circle bouncing fast navy"`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The prompt; its words may be given unquoted
+    #[arg(required_unless_present = "prompts")]
+    prompt: Vec<String>,
+    /// The model: `sprites`, or a folder laid out like models/sprites
+    #[arg(long, default_value = "sprites")]
+    model: String,
+    /// When to reuse: adacache-fast, adacache-slow, none, or the path of a .toml file
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
+    cache: String,
+    /// Motion regularization: videos that move more are computed more often
+    #[arg(long)]
+    moreg: bool,
+    /// Denoising steps [default: the model's]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Guidance scale [default: the model's]
+    #[arg(long, allow_negative_numbers = true)]
+    cfg_scale: Option<f32>,
+    /// Seed of the initial noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Element type to compute in: bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+    /// FILE.mp4, FILE.gif, FILE.safetensors (latents) or FOLDER/ (PNG frames) [default: PROMPT.mp4]
+    ///
+    /// With --prompts a pattern in which {} becomes the line number and the prompt, as in videos/{}.gif, or a FOLDER/ for .mp4
+    /// files [default: {}.mp4].
+    #[arg(long, value_name = "PATH")]
+    out: Option<String>,
+    /// Write what the run did as JSON (with --prompts: a list)
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Record every measurement of the run, to replay cache policies offline
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts")]
+    trace: Option<PathBuf>,
+    /// One prompt per line; empty lines and lines starting with # are skipped, and so are prompts whose output exists
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// One video to make.
+struct Job {
+    prompt: Prompt,
+    output: Output,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // Everything that can be wrong is found before anything expensive starts.
+    let source = ModelSource::from_name(&args.model)?;
+    let config = source.pipeline_config()?;
+    let steps = args.steps.unwrap_or(config.default_steps);
+    let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
+    pipeline::check_settings(steps, cfg_scale)?;
+    let cache = pipeline::cache_config(&source, &args.cache, args.moreg, steps)?;
+    let jobs = match &args.prompts {
+        Some(file) => batch(&source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
+        None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
+    };
+    let all = jobs.len();
+    let jobs: Vec<Job> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
+    if jobs.len() < all && !args.quiet {
+        eprintln!("{} of {all} videos are finished already", all - jobs.len());
+    }
+    if jobs.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for job in &jobs {
+        job.output.check_writable()?;
+    }
+    for file in [&args.report, &args.trace].into_iter().flatten() {
+        check_file_writable(file)?;
+    }
+
+    interrupt::install()?;
+    let device = Device::open(&args.device)?;
+    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    for job in &jobs {
+        let Job { prompt, output } = job;
+        let request = Request { prompt: prompt.clone(), steps, cfg_scale, seed: args.seed, cache: cache.clone() };
+        let Some(generation) = generate(&pipeline, &request, args.quiet)? else {
+            eprintln!("interrupted: `{output}` was not written");
+            return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+        };
+        interrupt::shielded(|| write(args, &generation, output))?;
+        if !args.quiet {
+            // A closed pipe is no failure: the video is written.
+            let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
+        }
+        if interrupt::asked() {
+            return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The job of a prompt on the command line.
+fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<Job>> {
+    let prompt = source.vocabulary()?.parse(prompt)?;
+    let output = Output::new(out.map_or_else(|| format!("{}.mp4", prompt.slug()), str::to_owned))?;
+    Ok(vec![Job { prompt, output }])
+}
+
+/// The jobs of a file of prompts.
+fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job>> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the prompts in {}", file.display()))?;
+    let pattern = match out.strip_suffix('/') {
+        Some(_) if !out.contains("{}") => format!("{out}{{}}.mp4"),
+        _ => out.to_owned(),
+    };
+    if !pattern.contains("{}") {
+        bail!("--out {out} names one file for many prompts: write {{}} where the name goes (videos/{{}}.mp4) or a FOLDER/");
+    }
+    let vocabulary = source.vocabulary()?;
+    let mut jobs = vec![];
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        let prompt = vocabulary.parse(line).with_context(|| format!("{}, line {number}", file.display()))?;
+        let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
+        jobs.push(Job { prompt, output });
+    }
+    if jobs.is_empty() {
+        bail!("{} has no prompts", file.display());
+    }
+    if let Some(folder) = jobs[0].output.path().parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    Ok(jobs)
+}
+
+/// Runs one request behind a progress bar; nothing if the user stopped it.
+fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Result<Option<Generation>> {
+    // Hidden by itself where standard error is no terminal.
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(request.steps as u64), target);
+    let style = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
+    bar.set_style(style);
+    bar.set_message("loading kernels");
+    bar.enable_steady_tick(Duration::from_millis(120));
+    let adaptive = request.cache != CacheConfig::None;
+    let mut computed = vec![];
+    let result = pipeline.generate(request, &mut |event: &StepEvent| {
+        if event.plan == Plan::Compute {
+            computed.push(event.step);
+        }
+        bar.set_position(event.step as u64);
+        let strip = schedule_strip(event.step, &computed);
+        let left = "-".repeat(event.steps - event.step);
+        let rate = if adaptive { format!("  rate {}", event.rate) } else { String::new() };
+        let done = if event.plan == Plan::Compute { "computed" } else { "reused" };
+        // Beyond a line's width the strip would wrap.
+        let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
+        bar.set_message(format!("{strip}  {done:<8}{rate}"));
+        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    match result {
+        Ok(generation) => Ok(Some(generation)),
+        Err(error) if error.is_stop() => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
+    }
+}
+
+/// Writes everything that was asked for.
+fn write(args: &Args, generation: &Generation, output: &Output) -> anyhow::Result<()> {
+    generation.write(output)?;
+    if let Some(path) = &args.report {
+        let json = if args.prompts.is_some() {
+            serde_json::to_string_pretty(&merged_reports(path, &generation.report))?
+        } else {
+            serde_json::to_string_pretty(&generation.report)?
+        };
+        write_file(path, (json + "\n").as_bytes()).map_err(PipelineError::from)?;
+    }
+    if let Some(path) = &args.trace {
+        let mut text = vec![];
+        generation.trace.write(&mut text)?;
+        write_file(path, &text)?;
+    }
+    Ok(())
+}
+
+/// The reports of a batch so far, an interrupted one's included, with `report` in its place.
+fn merged_reports(path: &Path, report: &Report) -> Vec<Report> {
+    let earlier = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
+    let mut reports = earlier.unwrap_or_default();
+    reports.retain(|r| (&r.prompt, r.seed) != (&report.prompt, report.seed));
+    reports.push(report.clone());
+    reports
+}

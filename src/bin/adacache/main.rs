@@ -1,0 +1,50 @@
+//! The `adacache` command: argument parsing and printing around the library.
+
+mod check;
+mod devices;
+mod generate;
+mod interrupt;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Video generation with diffusion transformers on hand-written CUDA kernels, with Adaptive Caching.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Check(check::Args),
+    Devices(devices::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Devices(args) => devices::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", describe(&error));
+        ExitCode::FAILURE
+    })
+}
+
+/// The error and its causes. Many messages tell their cause already: nothing is said twice.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}

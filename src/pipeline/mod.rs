@@ -1,0 +1,85 @@
+//! From a prompt to a file: text, sampling, decoding, video output and the report of a run.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use adacache::device::Device;
+//! use adacache::pipeline::{ModelSource, Output, Pipeline, Request};
+//! use adacache::tensor::DType;
+//!
+//! # fn main() -> Result<(), adacache::pipeline::PipelineError> {
+//! let pipeline = Pipeline::load(&ModelSource::sprites(), &Device::open("auto")?, DType::Bf16)?;
+//! let request = Request::new(&pipeline, "large red circle bouncing fast navy")?;
+//! let generation = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
+//! generation.write(&Output::new("circle.mp4")?)?;
+//! println!("{}", generation.report.summary());
+//! # Ok(())
+//! # }
+//! ```
+
+mod decode;
+mod generate;
+mod noise;
+mod report;
+mod source;
+mod text;
+mod video;
+
+pub use decode::PatchDecoder;
+pub use generate::{Generation, Pipeline, Request, cache_config, check_settings};
+pub use noise::noise;
+pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};
+pub use source::{ModelSource, PipelineConfig};
+pub use text::{Prompt, TextEncoder, TextError, Vocabulary};
+pub use video::{Format, Frames, Latents, Metadata, Output, OutputError, check_file_writable, write_file};
+
+use crate::cache::CacheError;
+use crate::device::DeviceError;
+use crate::model::ModelError;
+use crate::ops::OpError;
+use crate::sampler::{SampleError, ScheduleError};
+use crate::tensor::TensorError;
+
+/// Why a prompt did not become a video.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// Neither the embedded model nor a folder.
+    #[error("no model `{0}`: use `sprites` or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors")]
+    UnknownModel(String),
+    /// A setting is out of its range.
+    #[error("{0}")]
+    Setting(String),
+    /// The prompt cannot be understood.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The cache settings are invalid.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The number of steps makes no schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// Sampling failed or was stopped.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// A kernel launcher refused.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// A tensor could not be made.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The result could not be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl PipelineError {
+    /// Whether the run ended because the caller's callback asked for it.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, PipelineError::Sample(SampleError::Stopped { .. }))
+    }
+}

@@ -1,0 +1,259 @@
+//! What a run did, as JSON for programs and as a few lines for people.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Decision, Plan};
+use crate::model::Flops;
+
+/// The report of one generated video.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The model's name.
+    pub model: String,
+    /// The device's id and name: every time below is its time.
+    pub device: String,
+    /// Element type of weights and activations.
+    pub dtype: String,
+    /// Denoising steps.
+    pub steps: usize,
+    /// The steps, from 1, that ran the transformer; the others reused residuals.
+    pub computed_steps: Vec<usize>,
+    /// What the cache policy measured and chose after each computed step but the first.
+    pub decisions: Vec<Decision>,
+    /// Wall-clock times.
+    pub seconds: Seconds,
+    /// Bytes of residuals kept on the device.
+    pub cache_bytes: usize,
+    /// Bytes that one kept tensor for every residual would have taken.
+    pub cache_bytes_unfolded: usize,
+    /// The most device memory allocated at once.
+    pub peak_device_bytes: usize,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// The prompt as the model got it.
+    pub prompt: String,
+    /// The cache policy's name.
+    pub cache: String,
+    /// Guidance scale.
+    pub cfg_scale: f32,
+    /// Floating-point operations, counted from the shapes (a multiply-add is two).
+    pub flops: FlopCount,
+}
+
+/// Wall-clock seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// From the request to decoded frames (weights already loaded).
+    pub total: f64,
+    /// The denoising loop.
+    pub denoise: f64,
+    /// Every step by the device's clock.
+    pub per_step: Vec<f64>,
+}
+
+/// Work of the denoising loop in FLOPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlopCount {
+    /// A computed step.
+    pub computed_step: u64,
+    /// A reused step.
+    pub reused_step: u64,
+    /// All steps as they ran.
+    pub total: u64,
+    /// All steps, had each been computed.
+    pub all_computed: u64,
+}
+
+impl FlopCount {
+    /// Adds up a schedule of `computed` computed steps among `steps`.
+    pub fn new(flops: Flops, computed: usize, steps: usize) -> FlopCount {
+        FlopCount {
+            computed_step: flops.computed,
+            reused_step: flops.reused,
+            total: flops.computed * computed as u64 + flops.reused * (steps - computed) as u64,
+            all_computed: flops.computed * steps as u64,
+        }
+    }
+}
+
+/// The schedule at a glance, a character a step: `█` computed, `·` reused.
+///
+/// ```
+/// # use adacache::pipeline::schedule_strip;
+/// assert_eq!(schedule_strip(6, &[1, 2, 5, 6]), "██··██");
+/// ```
+pub fn schedule_strip(steps: usize, computed: &[usize]) -> String {
+    (1..=steps).map(|step| if computed.contains(&step) { '█' } else { '·' }).collect()
+}
+
+/// The steps, from 1, whose plan is to compute.
+pub(super) fn computed_steps(plans: &[Plan]) -> Vec<usize> {
+    (1..).zip(plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
+}
+
+impl Report {
+    /// Mean seconds of a computed and of a reused step, where there were any.
+    ///
+    /// The first step is left out if there are others: it also pays for loading kernels.
+    pub fn step_seconds(&self) -> (Option<f64>, Option<f64>) {
+        let mean = |computed: bool| {
+            let times: Vec<f64> = (1..)
+                .zip(&self.seconds.per_step)
+                .filter(|(step, _)| self.computed_steps.contains(step) == computed)
+                .map(|(_, seconds)| *seconds)
+                .collect();
+            let times = if computed && times.len() > 1 { &times[1..] } else { &times[..] };
+            (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64)
+        };
+        (mean(true), mean(false))
+    }
+
+    /// The report in a few lines for people.
+    pub fn summary(&self) -> Summary<'_> {
+        Summary(self)
+    }
+}
+
+/// Displays a [`Report`] for people.
+pub struct Summary<'a>(&'a Report);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.0;
+        let (computed, reused) = (r.computed_steps.len(), r.steps - r.computed_steps.len());
+        writeln!(f, "schedule  {}", schedule_strip(r.steps, &r.computed_steps))?;
+        writeln!(f, "          {computed} steps computed, {reused} reused of {} ({})", r.steps, r.cache)?;
+        write!(f, "speed-up  ")?;
+        if reused == 0 {
+            write!(f, "none: every step was computed ({})", count(r.flops.total as f64, "FLOP"))?;
+        } else {
+            write!(
+                f,
+                "{:.2}x counted ({} of {})",
+                r.flops.all_computed as f64 / (r.flops.total as f64).max(1.0),
+                count(r.flops.total as f64, "FLOP"),
+                count(r.flops.all_computed as f64, "FLOP")
+            )?;
+        }
+        match r.step_seconds() {
+            (Some(c), Some(u)) => {
+                let measured = r.steps as f64 * c / (computed as f64 * c + reused as f64 * u);
+                let share = u / c * 100.0;
+                writeln!(
+                    f,
+                    ", {measured:.2}x measured\n          {} a computed step, {} a reused one ({share:.1} %)",
+                    duration(c),
+                    duration(u)
+                )?;
+            }
+            (Some(c), None) => writeln!(f, "\n          {} a computed step", duration(c))?,
+            _ => writeln!(f)?,
+        }
+        if r.cache_bytes == 0 {
+            writeln!(f, "cache     nothing kept")?;
+        } else {
+            writeln!(
+                f,
+                "cache     {} held; one tensor per residual would hold {}",
+                bytes(r.cache_bytes),
+                bytes(r.cache_bytes_unfolded)
+            )?;
+        }
+        writeln!(
+            f,
+            "time      {} in all, {} of it denoising",
+            duration(r.seconds.total),
+            duration(r.seconds.denoise)
+        )?;
+        write!(f, "device    {}, {}, peak memory {}", r.device, r.dtype, bytes(r.peak_device_bytes))
+    }
+}
+
+fn scaled(value: f64, step: f64, units: &[&str]) -> (f64, usize) {
+    let mut value = value;
+    let mut unit = 0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    (value, unit)
+}
+
+fn bytes(n: usize) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (value, unit) = scaled(n as f64, 1024.0, &UNITS);
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+fn count(n: f64, what: &str) -> String {
+    const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
+    let (value, unit) = scaled(n, 1000.0, &UNITS);
+    format!("{value:.1} {}{what}", UNITS[unit])
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        s => format!("{:.0} µs", s * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            model: "sprites".into(),
+            device: "vm (test CPU)".into(),
+            dtype: "bf16".into(),
+            steps: 4,
+            computed_steps: vec![1, 3, 4],
+            decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }],
+            seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
+            cache_bytes: 2 << 20,
+            cache_bytes_unfolded: 20 << 20,
+            peak_device_bytes: 123,
+            seed: 7,
+            prompt: "p".into(),
+            cache: "adacache".into(),
+            cfg_scale: 3.0,
+            flops: FlopCount::new(Flops { computed: 1_000_000_000, reused: 1_000_000 }, 3, 4),
+        }
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        let json = serde_json::to_value(report()).unwrap();
+        for field in [
+            "model", "device", "dtype", "steps", "computed_steps", "decisions", "seconds", "cache_bytes",
+            "cache_bytes_unfolded", "peak_device_bytes", "seed", "prompt",
+        ] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+        for field in ["step", "distance", "motion", "motion_gradient", "rate"] {
+            assert!(json["decisions"][0].get(field).is_some(), "{field}");
+        }
+        for field in ["total", "denoise", "per_step"] {
+            assert!(json["seconds"].get(field).is_some(), "{field}");
+        }
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report());
+    }
+
+    #[test]
+    fn the_summary_says_it_all() {
+        let text = report().summary().to_string();
+        for part in [
+            "█·██", "3 steps computed, 1 reused of 4", "1.33x counted (3.0 GFLOP of 4.0 GFLOP)", "1.32x measured",
+            "500.0 ms a computed step, 10.0 ms a reused one (2.0 %)", "2.0 MiB held; one tensor per residual would hold 20.0 MiB",
+            "vm (test CPU), bf16, peak memory 123 B", "3.50 s in all, 3.20 s of it denoising",
+        ] {
+            assert!(text.contains(part), "`{part}` is missing in:\n{text}");
+        }
+        let all = Report { steps: 3, computed_steps: vec![1, 2, 3], cache_bytes: 0, ..report() };
+        assert!(all.summary().to_string().contains("none: every step was computed"));
+    }
+}

@@ -1,0 +1,228 @@
+//! Where a model comes from: the sprites model inside the program, or a folder laid out like it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::text::Vocabulary;
+use super::PipelineError;
+use crate::cache::Presets;
+use crate::model::{ModelError, StDiT3Config, Weights};
+
+/// The files of `models/sprites`, in the program.
+macro_rules! embedded {
+    ($file:literal) => {
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/sprites/", $file))
+    };
+}
+
+/// What `config.json` says beside the transformer's shape.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct PipelineConfig {
+    /// The model's name in reports.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// Words by token id.
+    pub vocabulary: Vec<String>,
+    /// Caption tokens the model is given.
+    pub prompt_length: usize,
+    /// Latent frames, height, width.
+    pub latent: [usize; 3],
+    /// Height of the video in pixels.
+    pub height: usize,
+    /// Width of the video in pixels.
+    pub width: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// The ratio of the timestep shift (see [`Schedule::shifted`](crate::sampler::Schedule::shifted)).
+    #[serde(default = "one")]
+    pub timestep_shift: f64,
+    /// Steps when the user names none.
+    pub default_steps: usize,
+    /// Guidance when the user names none.
+    pub default_cfg_scale: f32,
+}
+
+fn default_name() -> String {
+    "stdit3".into()
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl PipelineConfig {
+    fn from_json(text: &str, file: &str) -> Result<PipelineConfig, ModelError> {
+        let error = |reason: String| ModelError::Config { file: file.into(), reason };
+        let config: PipelineConfig =
+            serde_json::from_str(text).map_err(|e| error(format!("not the configuration of a sprites model: {e}")))?;
+        config.validate().map_err(error)?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let [frames, height, width] = self.latent;
+        for (name, value, most) in [
+            ("prompt_length", self.prompt_length, 65536),
+            ("latent frames", frames, 65536),
+            ("latent height", height, 4096),
+            ("latent width", width, 4096),
+            ("height", self.height, 65536),
+            ("width", self.width, 65536),
+            ("default_steps", self.default_steps, 10000),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(format!("{name} is {value}, expected 1 to {most}"));
+            }
+        }
+        if !self.height.is_multiple_of(height) || self.width * height != self.height * width {
+            return Err(format!(
+                "{}x{} pixels are not {height}x{width} square patches",
+                self.height, self.width
+            ));
+        }
+        if !(self.fps.is_finite() && (0.01..=1000.0).contains(&self.fps)) {
+            return Err(format!("fps is {}, expected 0.01 to 1000", self.fps));
+        }
+        Ok(())
+    }
+
+    /// Pixels on the side of the patch that one latent position becomes.
+    pub fn decoder_patch(&self) -> usize {
+        self.height / self.latent[1]
+    }
+}
+
+/// A model's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSource(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Sprites,
+    Folder(PathBuf),
+}
+
+impl ModelSource {
+    /// The model inside the program: 16 frames of 64×64 pixels from six words.
+    pub fn sprites() -> ModelSource {
+        ModelSource(Place::Sprites)
+    }
+
+    /// A folder with `config.json`, `model.safetensors`, `decoder.safetensors`, `text.safetensors` and, if it has presets of its
+    /// own, `codebooks.json`, as in `models/sprites`.
+    pub fn folder(path: impl Into<PathBuf>) -> ModelSource {
+        ModelSource(Place::Folder(path.into()))
+    }
+
+    /// `sprites`, or the path of a folder.
+    pub fn from_name(name: &str) -> Result<ModelSource, PipelineError> {
+        match name {
+            "sprites" => Ok(ModelSource::sprites()),
+            path if Path::new(path).is_dir() => Ok(ModelSource::folder(path)),
+            other => Err(PipelineError::UnknownModel(other.into())),
+        }
+    }
+
+    /// The sizes, the vocabulary and the defaults of `config.json`.
+    pub fn pipeline_config(&self) -> Result<PipelineConfig, PipelineError> {
+        let (file, text) = self.config_text()?;
+        Ok(PipelineConfig::from_json(&text, &file)?)
+    }
+
+    /// The transformer's shape in `config.json`.
+    pub fn model_config(&self) -> Result<StDiT3Config, PipelineError> {
+        let (file, text) = self.config_text()?;
+        Ok(StDiT3Config::from_json(&text, &file)?)
+    }
+
+    /// The words the model knows.
+    pub fn vocabulary(&self) -> Result<Vocabulary, PipelineError> {
+        Ok(Vocabulary::new(self.pipeline_config()?.vocabulary)?)
+    }
+
+    /// The cache presets: `codebooks.json`, or the published ones of Open-Sora for `steps` steps where there is none.
+    pub fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+        let (file, text) = match self.text("codebooks.json", embedded!("codebooks.json")) {
+            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Presets::opensora(steps));
+            }
+            other => other?,
+        };
+        serde_json::from_str(&text)
+            .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())
+    }
+
+    pub(super) fn model_weights(&self) -> Result<Weights<'static>, ModelError> {
+        self.weights("model.safetensors", embedded!("model.safetensors"))
+    }
+
+    pub(super) fn decoder_weights(&self) -> Result<Weights<'static>, ModelError> {
+        self.weights("decoder.safetensors", embedded!("decoder.safetensors"))
+    }
+
+    pub(super) fn text_weights(&self) -> Result<Weights<'static>, ModelError> {
+        self.weights("text.safetensors", embedded!("text.safetensors"))
+    }
+
+    fn config_text(&self) -> Result<(String, String), ModelError> {
+        self.text("config.json", embedded!("config.json"))
+    }
+
+    /// A file's name for messages and its text.
+    fn text(&self, file: &str, sprites: &'static [u8]) -> Result<(String, String), ModelError> {
+        match &self.0 {
+            Place::Sprites => Ok((format!("sprites/{file}"), String::from_utf8_lossy(sprites).into_owned())),
+            Place::Folder(folder) => {
+                let path = folder.join(file);
+                let name = path.display().to_string();
+                match std::fs::read_to_string(path) {
+                    Ok(text) => Ok((name, text)),
+                    Err(source) => Err(ModelError::Io { file: name, source }),
+                }
+            }
+        }
+    }
+
+    fn weights(&self, file: &str, sprites: &'static [u8]) -> Result<Weights<'static>, ModelError> {
+        match &self.0 {
+            Place::Sprites => Weights::from_bytes(&format!("sprites/{file}"), sprites),
+            Place::Folder(folder) => Weights::open(&folder.join(file)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_model_is_complete() {
+        let source = ModelSource::from_name("sprites").unwrap();
+        let config = source.pipeline_config().unwrap();
+        assert_eq!((config.latent, config.decoder_patch(), config.prompt_length), ([16, 8, 8], 8, 8));
+        assert_eq!(source.vocabulary().unwrap().len(), config.vocabulary.len());
+        assert_eq!(source.model_config().unwrap().depth, 5);
+        source.presets(30).unwrap();
+        assert!(matches!(ModelSource::from_name("no/such"), Err(PipelineError::UnknownModel(_))));
+    }
+
+    #[test]
+    fn impossible_sizes_are_named() {
+        let text = String::from_utf8_lossy(embedded!("config.json")).into_owned();
+        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        for (name, value) in [
+            ("height", serde_json::json!(65)),
+            ("width", serde_json::json!(0)),
+            ("latent", serde_json::json!([16, 0, 8])),
+            ("latent", serde_json::json!([16, 8, 1u64 << 40])),
+            ("fps", serde_json::json!(0)),
+            ("prompt_length", serde_json::json!(-1)),
+        ] {
+            let old = fields.insert(name.into(), value.clone()).unwrap();
+            let error = PipelineConfig::from_json(&serde_json::to_string(&fields).unwrap(), "c.json").unwrap_err();
+            assert!(error.to_string().starts_with("c.json: "), "{name} = {value}: {error}");
+            fields.insert(name.into(), old);
+        }
+    }
+}

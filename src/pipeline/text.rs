@@ -1,0 +1,268 @@
+//! Prompts of the sprites model: six words, one of each kind, and their fixed embeddings.
+
+use std::fmt;
+
+use crate::model::{ModelError, Weights};
+
+/// The kinds of words, in the order the model was trained with.
+const KINDS: [(&str, &[&str]); 6] = [
+    ("size", &["small", "large"]),
+    ("color", &["red", "green", "blue", "yellow", "white", "purple", "orange", "cyan"]),
+    ("shape", &["circle", "square", "triangle", "ring"]),
+    (
+        "motion",
+        &["still", "left", "right", "up", "down", "bouncing", "orbiting", "spinning", "growing", "shrinking"],
+    ),
+    ("speed", &["slowly", "fast"]),
+    ("background", &["black", "gray", "navy", "gradient", "checkerboard", "striped"]),
+];
+/// The token that fills the prompt up to its fixed length: the vocabulary's first entry.
+const PAD: &str = "<pad>";
+
+/// Why a prompt, or a vocabulary, cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// A word the model was not trained with.
+    #[error("the model does not know the word `{word}`{}\n{help}", .nearest.as_ref().map_or(String::new(), |n| format!("; did you mean `{n}`?")))]
+    UnknownWord {
+        /// The word as given.
+        word: String,
+        /// The known word most like it, if any is.
+        nearest: Option<String>,
+        /// The vocabulary by kind.
+        help: String,
+    },
+    /// No word of some kind.
+    #[error("the prompt names no {}\n{help}", .kinds.join(", no "))]
+    Missing {
+        /// The kinds without a word.
+        kinds: Vec<&'static str>,
+        /// The vocabulary by kind.
+        help: String,
+    },
+    /// Two words of one kind.
+    #[error("`{first}` and `{second}` are both a {kind}; a prompt has one\n{help}")]
+    Twice {
+        /// The kind.
+        kind: &'static str,
+        /// The word that came first.
+        first: String,
+        /// The other.
+        second: String,
+        /// The vocabulary by kind.
+        help: String,
+    },
+    /// The model's vocabulary is not one of sprites.
+    #[error("the model's vocabulary cannot be used: {0}")]
+    Vocabulary(String),
+}
+
+/// The words a model knows. A word's position is its token id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary(Vec<String>);
+
+impl Vocabulary {
+    /// Takes the list of `config.json`: `<pad>` first, then known words without repeats, at least one of every kind.
+    pub fn new(words: Vec<String>) -> Result<Vocabulary, TextError> {
+        let bad = |reason: String| Err(TextError::Vocabulary(reason));
+        if words.first().map(String::as_str) != Some(PAD) {
+            return bad(format!("its first entry must be {PAD}"));
+        }
+        for (i, word) in words.iter().enumerate().skip(1) {
+            if !KINDS.iter().any(|(_, known)| known.contains(&word.as_str())) {
+                return bad(format!("entry {i}, `{word}`, is of no known kind"));
+            }
+            if words[..i].contains(word) {
+                return bad(format!("`{word}` occurs twice"));
+            }
+        }
+        let vocabulary = Vocabulary(words);
+        match KINDS.iter().find(|(_, known)| vocabulary.of_kind(known).next().is_none()) {
+            Some((kind, _)) => bad(format!("it has no word of the kind {kind}")),
+            None => Ok(vocabulary),
+        }
+    }
+
+    /// Number of tokens, `<pad>` among them.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a vocabulary has at least `<pad>` and one word of every kind.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads a prompt: one word of each kind, in any order (the model gets them in its own order), any case, separated by spaces
+    /// or commas.
+    ///
+    /// ```
+    /// # use adacache::pipeline::ModelSource;
+    /// let vocabulary = ModelSource::sprites().vocabulary()?;
+    /// let prompt = vocabulary.parse("navy, large red circle bouncing FAST")?;
+    /// assert_eq!(prompt.to_string(), "large red circle bouncing fast navy");
+    /// assert!(vocabulary.parse("large crimson circle bouncing fast navy").is_err());
+    /// # Ok::<(), adacache::pipeline::PipelineError>(())
+    /// ```
+    pub fn parse(&self, prompt: &str) -> Result<Prompt, TextError> {
+        let mut slots: [Option<String>; 6] = Default::default();
+        let words = prompt.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
+        for word in words.map(str::to_lowercase) {
+            let kind = KINDS.iter().position(|(_, known)| self.of_kind(known).any(|w| w == word));
+            let Some(kind) = kind else {
+                return Err(TextError::UnknownWord { nearest: self.nearest(&word), word, help: self.to_string() });
+            };
+            if let Some(first) = slots[kind].replace(word.clone()) {
+                return Err(TextError::Twice { kind: KINDS[kind].0, first, second: word, help: self.to_string() });
+            }
+        }
+        let kinds: Vec<_> = KINDS.iter().zip(&slots).filter(|(_, slot)| slot.is_none()).map(|((k, _), _)| *k).collect();
+        if !kinds.is_empty() {
+            return Err(TextError::Missing { kinds, help: self.to_string() });
+        }
+        let words = slots.map(Option::unwrap_or_default);
+        let ids = words.iter().map(|word| self.0.iter().position(|w| w == word).unwrap_or(0)).collect();
+        Ok(Prompt { words, ids })
+    }
+
+    fn of_kind(&self, known: &[&str]) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str).filter(move |word| known.contains(word))
+    }
+
+    /// The word most like `word`, if it is like it at all.
+    fn nearest(&self, word: &str) -> Option<String> {
+        let scored = self.0[1..].iter().map(|known| (strsim::jaro_winkler(known, word), known));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.75).map(|(_, known)| known.clone())
+    }
+}
+
+impl fmt::Display for Vocabulary {
+    /// The words by kind, a line each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a prompt is one word of each kind:")?;
+        for (kind, known) in KINDS {
+            write!(f, "\n  {kind:<11}")?;
+            for word in self.of_kind(known) {
+                write!(f, " {word}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A prompt the model understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    words: [String; 6],
+    ids: Vec<usize>,
+}
+
+impl Prompt {
+    /// Token ids in the model's order: size, color, shape, motion, speed, background.
+    pub fn ids(&self) -> &[usize] {
+        &self.ids
+    }
+
+    /// The words joined for a file name: `large-red-circle-bouncing-fast-navy`.
+    pub fn slug(&self) -> String {
+        self.words.join("-")
+    }
+}
+
+impl fmt::Display for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
+/// The fixed table that stands in the place of a text encoder.
+pub struct TextEncoder {
+    /// `[words, channels]`
+    table: Vec<f32>,
+    channels: usize,
+    prompt_length: usize,
+}
+
+impl TextEncoder {
+    /// Takes `embedding.weight [words, channels]` out of `text.safetensors`.
+    pub fn load(
+        weights: Weights<'_>,
+        words: usize,
+        channels: usize,
+        prompt_length: usize,
+    ) -> Result<TextEncoder, ModelError> {
+        let table = weights.values("embedding.weight", &[words, channels])?;
+        weights.finish(&[])?;
+        Ok(TextEncoder { table, channels, prompt_length })
+    }
+
+    /// The prompt's embedding `[prompt_length, channels]`, filled up with `<pad>`.
+    pub fn encode(&self, prompt: &Prompt) -> Vec<f32> {
+        let ids = prompt.ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
+        ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::ModelSource;
+
+    fn vocabulary() -> Vocabulary {
+        ModelSource::sprites().vocabulary().unwrap()
+    }
+
+    #[test]
+    fn any_order_gives_the_canonical_ids() {
+        // Ids of config.json: red 1, circle 9, bouncing 18, fast 24, large 26, navy 29.
+        let prompt = vocabulary().parse("  red circle,large navy fast\tBouncing ").unwrap();
+        assert_eq!(prompt.ids(), [26, 1, 9, 18, 24, 29]);
+        assert_eq!(prompt.slug(), "large-red-circle-bouncing-fast-navy");
+    }
+
+    #[test]
+    fn unknown_words_are_answered_with_the_vocabulary_and_a_guess() {
+        let error = vocabulary().parse("large gren circle bouncing fast navy").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`gren`; did you mean `green`?"), "{text}");
+        for word in &vocabulary().0[1..] {
+            assert!(text.contains(word.as_str()), "{word} is missing in: {text}");
+        }
+        let far = vocabulary().parse("xylophone").unwrap_err();
+        assert!(matches!(&far, TextError::UnknownWord { nearest: None, .. }), "{far}");
+        assert!(vocabulary().parse("large grey circle still fast navy").unwrap_err().to_string().contains("`gray`"));
+        assert!(matches!(vocabulary().parse("<pad>"), Err(TextError::UnknownWord { .. })));
+    }
+
+    #[test]
+    fn missing_and_doubled_kinds_are_named() {
+        let error = vocabulary().parse("large circle bouncing navy").unwrap_err();
+        assert!(matches!(&error, TextError::Missing { kinds, .. } if kinds == &["color", "speed"]), "{error}");
+        let error = vocabulary().parse("large red blue circle bouncing fast navy").unwrap_err();
+        assert!(error.to_string().starts_with("`red` and `blue` are both a color"), "{error}");
+        assert!(matches!(vocabulary().parse(""), Err(TextError::Missing { kinds, .. }) if kinds.len() == 6));
+    }
+
+    #[test]
+    fn broken_vocabularies_are_refused() {
+        let words = vocabulary().0;
+        let without = |word: &str| words.iter().filter(|w| *w != word).cloned().collect::<Vec<_>>();
+        assert!(Vocabulary::new(vec![]).is_err());
+        assert!(Vocabulary::new(words[1..].to_vec()).is_err());
+        assert!(Vocabulary::new([words.clone(), vec!["red".into()]].concat()).is_err());
+        assert!(Vocabulary::new([words.clone(), vec!["dog".into()]].concat()).is_err());
+        assert!(Vocabulary::new(without("red")).is_ok());
+        assert!(Vocabulary::new(without("small").into_iter().filter(|w| w != "large").collect()).is_err());
+    }
+
+    #[test]
+    fn embeddings_are_padded_rows_of_the_table() {
+        let values: Vec<u8> = (0..3 * 2).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![3, 2], &values).unwrap();
+        let bytes = safetensors::serialize([("embedding.weight", view)], None).unwrap();
+        let encoder = TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 3, 2, 4).unwrap();
+        let prompt = Prompt { words: Default::default(), ids: vec![2, 1] };
+        assert_eq!(encoder.encode(&prompt), [4.0, 5.0, 2.0, 3.0, 0.0, 1.0, 0.0, 1.0]);
+        assert!(TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 4, 2, 4).is_err());
+    }
+}
