@@ -56,8 +56,8 @@ class Muon:
     # Quintic whose iteration drives all singular values near 1.
     A, B, C = 3.4445, -4.7750, 2.0315
 
-    def __init__(self, parameters, lr, momentum=0.95, iterations=5):
-        self.lr, self.momentum, self.iterations = lr, momentum, iterations
+    def __init__(self, parameters, lr, dtype=torch.float32, momentum=0.95, iterations=5):
+        self.lr, self.dtype, self.momentum, self.iterations = lr, dtype, momentum, iterations
         shapes = {}
         for parameter in parameters:
             shapes.setdefault(tuple(parameter.shape), []).append(parameter)
@@ -66,11 +66,11 @@ class Muon:
     def _orthogonalise(self, x):
         tall = x.shape[-2] > x.shape[-1]
         x = x.mT if tall else x
-        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(self.dtype)
         for _ in range(self.iterations):
             gram = x @ x.mT
-            x = self.A * x + (self.B * gram + self.C * gram @ gram) @ x
-        return x.mT if tall else x
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=self.B, alpha=self.C), x, beta=self.A)
+        return (x.mT if tall else x).float()
 
     @torch.no_grad()
     def step(self, factor):
@@ -180,11 +180,13 @@ class Run:
             self.model.load_state_dict(weights)
         in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
         others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name)]
-        self.muon = Muon(in_blocks, args.lr_muon)
+        self.muon = Muon(in_blocks, args.lr_muon, torch.bfloat16 if args.precision == "bf16" else torch.float32)
         self.adamw = torch.optim.AdamW(others, args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.ema.load_state_dict(self.model.state_dict())
         if self.checkpoint.exists():
             self._restore()
+        if args.compile:
+            self.model.compile(dynamic=False)
         self.held_out = [self.sprites.batch(args.batch, HELD_OUT_SEED + i) for i in range(-(-args.held_out // args.batch))]
 
     @staticmethod
@@ -320,6 +322,7 @@ def arguments():
     parser.add_argument("--lr-adamw", type=float, default=2e-3)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of the matrix products")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: a fifth faster after minutes of compiling")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--held-out", type=int, default=128, metavar="CLIPS")
