@@ -12,7 +12,7 @@
 // types take head_dim/16 k-steps and one half k-step (m16n8k8) for a remainder of 8; f32 head_dim/8 k-steps of 3xTF32.
 //
 // A CTA takes QUERIES queries of one sequence and head (grid x: sequence * ceil(q_len/QUERIES) + tile, y: head), each warp
-// 16 of them: its S and O fragments stay in registers. _64: four warps, keys in tiles of 64 (f32: 32 or 16), K and V double
+// 16 of them: its S and O fragments stay in registers. _64: four warps, keys in tiles of 64 (f32: 16), K and V double
 // buffered by cp.async. _16: one warp, 16 keys, single stage: many small CTAs hide each other's latency; for q_len <= 16.
 // Shared memory: Q [QUERIES], K [STAGES][KEYS], V [STAGES][KEYS] rows of ATTENTION_ROW_BYTES (an odd number of 16-byte chunks:
 // no bank conflicts for ldmatrix, row-wise chunks and f32 V), then the two norm weights as f32 [2][head_dim].
@@ -49,15 +49,14 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
 
   // Copies rows [0, rows) of a tile and zero-fills up to the next multiple of 16. `from`: the tile's first row of this head,
   // `stride`: elements between rows. Asynchronous when `vector`.
-  template <int ROWS> static __device__ __forceinline__ void load_rows(unsigned to, const D* from, long long stride, int rows,
-                                                                       bool vector) {
+  static __device__ __forceinline__ void load_rows(unsigned to, const D* from, long long stride, int rows, bool vector) {
+    constexpr int MOST = QUERIES > KEYS ? QUERIES : KEYS;
     const int filled = (rows + 15) & ~15;
     if (vector) {
 #pragma unroll
-      for (int i = 0; i < (ROWS * CHUNKS + THREADS - 1) / THREADS; i++) {
+      for (int i = 0; i < (MOST * CHUNKS + THREADS - 1) / THREADS; i++) {
         const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
-        if (row < filled && ((i + 1) * THREADS <= ROWS * CHUNKS || row < ROWS))
-          cp_async16(to + row * ROW + chunk * 16, from + row * stride + chunk * CHUNK, row < rows ? 16 : 0);
+        if (row < filled) cp_async16(to + row * ROW + chunk * 16, from + row * stride + chunk * CHUNK, row < rows ? 16 : 0);
       }
     } else {
 #pragma unroll 1
@@ -74,14 +73,11 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
                                                         const float* rope, int position) {
     const int lane = threadIdx.x & 31, row = row0 + (lane & 15), odd = lane >> 4;
     const unsigned at = tile + row * ROW + odd * 16;
-    constexpr int MINE = (CHUNKS + 1) / 2; // the odd lanes have one less when CHUNKS is odd
-    uint4 raw[MINE];
     float squares = 0.0f;
-    unrolled<MINE>([&](auto i) {
+    unrolled<(CHUNKS + 1) / 2>([&](auto i) { // the odd lanes have one less when CHUNKS is odd
       if (2 * i.value + 1 < CHUNKS || !odd) {
-        raw[i.value] = load_shared16<i.value * 32>(at);
         float x[CHUNK];
-        Chunk<D>::unpack(raw[i.value], x);
+        Chunk<D>::unpack(load_shared16<i.value * 32>(at), x);
 #pragma unroll
         for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
       }
@@ -89,32 +85,38 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
     squares += shuffle_xor(squares, 16);
     if (row >= rows) return; // zero-filled or outside: stays as it is
     const float inverse = norm ? rsqrt_fast(fmaf(squares, 1.0f / HEAD_DIM, eps)) : 1.0f;
-    const unsigned weight = weights + odd * CHUNK * 4;
-    const float* const angles = rope ? rope + (long long)(position + row) * HEAD_DIM + odd * CHUNK : nullptr;
-    unrolled<MINE>([&](auto i) {
-      if (2 * i.value + 1 < CHUNKS || !odd) {
-        float x[CHUNK];
-        Chunk<D>::unpack(raw[i.value], x);
-        constexpr int first = i.value * 2 * CHUNK;
-        unrolled<CHUNK / 4>([&](auto j) {
-          uint4 w = load_shared16<(first + j.value * 4) * 4>(weight);
-          x[4 * j.value] *= inverse * float_of(w.x);
-          x[4 * j.value + 1] *= inverse * float_of(w.y);
-          x[4 * j.value + 2] *= inverse * float_of(w.z);
-          x[4 * j.value + 3] *= inverse * float_of(w.w);
-        });
+    const float* const angles = rope + (long long)(position + row) * HEAD_DIM;
+    const bool vector = aligned(rope, 16);
+#pragma unroll 1 // half of the kernel's code if unrolled
+    for (int chunk = odd; chunk < CHUNKS; chunk += 2) {
+      float x[CHUNK];
+      Chunk<D>::unpack(load_shared16(tile + row * ROW + chunk * 16), x);
+      unrolled<CHUNK / 4>([&](auto j) {
+        constexpr int c = 4 * j.value;
+        const uint4 w = load_shared16<c * 4>(weights + chunk * (CHUNK * 4));
+        x[c] *= inverse * float_of(w.x);
+        x[c + 1] *= inverse * float_of(w.y);
+        x[c + 2] *= inverse * float_of(w.z);
+        x[c + 3] *= inverse * float_of(w.w);
         if (rope) {
+          const float* const from = angles + chunk * CHUNK + c;
+          float angle[4]; // cos, sin, cos, sin
+          if (vector) {
+            load4(from, angle);
+          } else {
 #pragma unroll
-          for (int c = 0; c < CHUNK; c += 2) {
-            const float2 angle = *reinterpret_cast<const float2*>(angles + i.value * 2 * CHUNK + c); // cos, sin
-            const float x0 = x[c], x1 = x[c + 1];
-            x[c] = x0 * angle.x - x1 * angle.y;
-            x[c + 1] = x1 * angle.x + x0 * angle.y;
+            for (int e = 0; e < 4; e++) angle[e] = from[e];
+          }
+#pragma unroll
+          for (int e = 0; e < 4; e += 2) {
+            const float x0 = x[c + e], x1 = x[c + e + 1];
+            x[c + e] = x0 * angle[e] - x1 * angle[e + 1];
+            x[c + e + 1] = x1 * angle[e] + x0 * angle[e + 1];
           }
         }
-        store_shared16<i.value * 32>(at, Chunk<D>::pack(x));
-      }
-    });
+      });
+      store_shared16(tile + row * ROW + chunk * 16, Chunk<D>::pack(x));
+    }
   }
 
   // The warp's 16 rows of Q as operand A: held in registers for 16-bit types, loaded again for every use in f32.
@@ -224,15 +226,6 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
       return;
     }
 
-    // ---- load Q and the first tile of K and V
-    auto load_keys = [&](int key0, int stage) {
-      const int keys = min(kv_len - key0, KEYS);
-      load_rows<KEYS>(shared + K_AT + stage * KEYS * ROW, k + key0 * kv_stride, kv_stride, keys, vector_kv);
-      load_rows<KEYS>(shared + V_AT + stage * KEYS * ROW, v + key0 * kv_stride, kv_stride, keys, vector_kv);
-      cp_async_commit();
-    };
-    load_rows<QUERIES>(shared, q, q_stride, q_rows, vector_q);
-    load_keys(0, 0);
     const bool touch_q = p.q_norm || p.rope, touch_k = p.k_norm || p.rope;
     if (touch_q || touch_k) {
       const D* const q_norm = static_cast<const D*>(p.q_norm);
@@ -243,20 +236,10 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
         store_shared<float>(shared + WEIGHTS_AT + (HEAD_DIM + d) * 4, k_norm ? to_f32(k_norm[d]) : 1.0f);
       }
     }
-    cp_async_wait<0>();
-    __syncthreads();
 
     const bool active = 16 * warp < q_rows; // else this warp only loads and normalizes keys
     Query query;
     query.at = shared + (16 * warp + (lane & 15)) * ROW + (lane >> 4) * 16;
-    if (active) {
-      if (touch_q)
-        normalize_rows(shared, 16 * warp, q_rows, shared + WEIGHTS_AT, p.q_norm != nullptr, p.norm_eps, p.rope, q0);
-      __syncwarp();
-      query.load();
-    }
-
-    // ---- tiles of keys
     float o[D_TILES][4];
     float maximum[2], sum[2]; // of rows g and g+8; sum: of this lane's columns only
 #pragma unroll
@@ -264,33 +247,56 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
     maximum[0] = maximum[1] = float_of(0xff800000u); // -inf
     sum[0] = sum[1] = 0.0f;
     const float scale = p.scale * 1.4426950408889634f;
-    // ldmatrix rows: K as B of two n-tiles, V transposed as B of one k-step and two n-tiles.
+    // This lane's part of the ldmatrix addresses: K as B of two n-tiles (and its last chunk), V transposed as B of one k-step
+    // and two n-tiles (f32: plain loads).
     const unsigned k_lane = ((lane >> 4 << 3) + (lane & 7)) * ROW + ((lane >> 3) & 1) * 16;
     const unsigned k_half_lane = (lane & 15) * ROW;
     const unsigned v_lane = SIXTEEN ? (lane & 15) * ROW + (lane >> 4) * 16 : 2 * (lane & 3) * ROW + (lane >> 2) * 4;
 
-    int stage = 0;
+    // Round r computes tile r of the keys. With two stages it first starts the load of tile r+1 (round -1 only does that),
+    // with one stage it loads its own. Q comes with the first tile. Loads and norms are loops over what they work on: one
+    // copy of their code, not three.
+    const int rounds = (kv_len + KEYS - 1) / KEYS;
 #pragma unroll 1
-    for (int key0 = 0; key0 < kv_len; key0 += KEYS) {
-      const int keys = min(kv_len - key0, KEYS);
-      if (key0 > 0) {
-        if constexpr (STAGES == 1) {
-          __syncthreads();
-          load_keys(key0, 0);
-        }
+    for (int round = 1 - STAGES; round < rounds; round++) {
+      const int key0 = round * KEYS;
+      if (STAGES > 1 && round >= 0) {
         cp_async_wait<0>();
-        __syncthreads(); // this tile has landed; everyone is done with the one before
+        __syncthreads(); // tile `round` has landed; everyone is done with the one before
       }
-      if (STAGES > 1 && key0 + KEYS < kv_len) load_keys(key0 + KEYS, stage ^ 1);
-      const unsigned k_tile = shared + K_AT + stage * KEYS * ROW, v_tile = shared + V_AT + stage * KEYS * ROW;
-      if (touch_k) {
+      if (STAGES == 1 && round > 0) __syncthreads();
+      const int next = round + STAGES - 1, next_key = next * KEYS;
+      if (next < rounds) {
+        const unsigned stage_at = (next % STAGES) * KEYS * ROW;
 #pragma unroll 1
-        for (int row = 16 * warp; row < keys; row += QUERIES)
-          normalize_rows(k_tile, row, keys, shared + WEIGHTS_AT + HEAD_DIM * 4, p.k_norm != nullptr, p.norm_eps, p.rope, key0);
+        for (int what = next == 0 ? 0 : 1; what < 3; what++) { // Q, K, V
+          const bool is_q = what == 0;
+          load_rows(shared + (is_q ? 0 : (what == 1 ? K_AT : V_AT) + stage_at), is_q ? q : (what == 1 ? k : v) + next_key * kv_stride,
+                    is_q ? q_stride : kv_stride, is_q ? q_rows : min(kv_len - next_key, KEYS), is_q ? vector_q : vector_kv);
+        }
+      }
+      cp_async_commit();
+      if (STAGES > 1 && round < 0) continue;
+      if (STAGES == 1) {
+        cp_async_wait<0>();
         __syncthreads();
       }
-      if (STAGES > 1) stage ^= 1;
+
+      const int keys = min(kv_len - key0, KEYS);
+      const unsigned k_tile = shared + K_AT + (round % STAGES) * KEYS * ROW, v_tile = k_tile + (V_AT - K_AT);
+      if ((touch_q && round == 0) || touch_k) {
+#pragma unroll 1
+        for (int what = touch_q && round == 0 ? 0 : 1; what < (touch_k ? 2 : 1); what++) { // Q, K
+          const bool is_q = what == 0;
+          const int rows = is_q ? q_rows : keys;
+          if (16 * warp < rows)
+            normalize_rows(is_q ? shared : k_tile, 16 * warp, rows, shared + WEIGHTS_AT + (is_q ? 0 : HEAD_DIM * 4),
+                           is_q ? p.q_norm != nullptr : p.k_norm != nullptr, p.norm_eps, p.rope, is_q ? q0 : key0);
+        }
+        __syncthreads();
+      }
       if (!active) continue;
+      if (round == 0) query.load();
 
       // S = q k^T, -inf beyond the length
       float s[2 * GROUPS][4];
@@ -317,7 +323,7 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
         tile_maximum[h] = quad_max(tile_maximum[h]);
         shift[h] = tile_maximum[h] * scale;
       }
-      if (key0 > 0) {
+      if (round > 0) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
           const float decay = exp2_fast((maximum[h] - tile_maximum[h]) * scale);
@@ -363,7 +369,7 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
       for (int i = 0; i < (16 * CHUNKS + 31) / 32; i++) {
         const int id = lane + 32 * i, row = id / CHUNKS, chunk = id % CHUNKS;
         if (row < rows)
-          *reinterpret_cast<uint4*>(warp_out + row * out_stride + chunk * CHUNK) = load_shared16(warp_rows + row * ROW + chunk * 16);
+          store_global16(warp_out + row * out_stride + chunk * CHUNK, load_shared16(warp_rows + row * ROW + chunk * 16));
       }
     } else {
 #pragma unroll 1

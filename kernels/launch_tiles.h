@@ -28,7 +28,7 @@
 #define ATTENTION_ROW_BYTES(head_dim, element_bytes) ((((head_dim) * (element_bytes) / 16) | 1) * 16)
 // Keys of one tile.
 #define ATTENTION_16_KEYS(head_dim, element_bytes) 16
-#define ATTENTION_64_KEYS(head_dim, element_bytes) ((element_bytes) == 2 ? 64 : (head_dim) <= 120 ? 32 : 16)
+#define ATTENTION_64_KEYS(head_dim, element_bytes) ((element_bytes) == 2 ? 64 : 16)
 // Q, one (_16) or two (_64) stages of K and V, and the two norm weights as f32.
 #define ATTENTION_16_SHARED(head_dim, element_bytes) \
   ((16 + 2 * ATTENTION_16_KEYS(head_dim, element_bytes)) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim))

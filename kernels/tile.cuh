@@ -96,6 +96,16 @@ template <> struct Chunk<float> {
   }
 };
 
+// 16 bytes of global memory. Written out: the compiler splits copies of uint4 it cannot prove to be whole.
+__device__ __forceinline__ uint4 load_global16(const void* p) {
+  uint4 x;
+  asm volatile("ld.global.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(p) : "memory");
+  return x;
+}
+__device__ __forceinline__ void store_global16(void* p, uint4 x) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
 // Four consecutive elements in global memory, as one access: `p` must be aligned to 4 elements.
 template <class D> __device__ __forceinline__ void load4(const D* p, float (&y)[4]) {
   if constexpr (sizeof(D) == 2) {
