@@ -31,7 +31,8 @@ from importlib import metadata
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
 PTX = ROOT / "ptx"
-FLAGS = ["--gpu-architecture=compute_80", "--std=c++17"]
+# --device-as-default-execution-space: generic lambdas count as host functions otherwise.
+FLAGS = ["--gpu-architecture=compute_80", "--std=c++17", "--device-as-default-execution-space"]
 TARGETS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 NEWEST_PTX_ISA = (8, 0)
 # Entries that may spill, and why. Spilling anywhere else is an error: it is nearly always a tile that grew too large.
@@ -189,11 +190,11 @@ def ptxas_figures(ptxas, name, ptx_path, target):
     return figures
 
 
-def run_ptxas(ptx_by_name):
-    """{name: {entry: {target: figures}}}, every (file, target) pair a job of its own. Fails on spills."""
+def run_ptxas(ptx_by_name, errors):
+    """{name: {entry: {target: figures}}}, every (file, target) pair a job of its own. Files that spill are left out."""
     ptxas = wheel_file("nvidia-cuda-nvcc", "bin/ptxas")
     result = {name: {} for name in ptx_by_name}
-    spills = []
+    spills = {}
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {}
         for name, ptx in ptx_by_name.items():
@@ -201,33 +202,39 @@ def run_ptxas(ptx_by_name):
             path.write_text(ptx)
             for target in TARGETS:
                 jobs[pool.submit(ptxas_figures, ptxas, name, path, target)] = (name, target)
-        try:
-            for job in concurrent.futures.as_completed(jobs):
-                name, target = jobs[job]
-                for entry, figures in job.result().items():
+        for job in concurrent.futures.as_completed(jobs):
+            name, target = jobs[job]
+            try:
+                report = job.result()
+            except CompileError as error:
+                errors.append(str(error))
+                result.pop(name, None)
+                continue
+            for entry, figures in report.items():
+                if name in result:
                     result[name].setdefault(entry, {})[target] = figures
-                    if (figures["spill_stores"] or figures["spill_loads"]) and entry not in ALLOWED_SPILLS:
-                        spills.append(
-                            f"  {entry} on {target}: {figures['spill_stores']} bytes of spill stores, "
-                            f"{figures['spill_loads']} of spill loads at {figures['registers']} registers"
-                        )
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                if (figures["spill_stores"] or figures["spill_loads"]) and entry not in ALLOWED_SPILLS:
+                    spills.setdefault(name, []).append(
+                        f"  {entry} on {target}: {figures['spill_stores']} bytes of spill stores, "
+                        f"{figures['spill_loads']} of spill loads at {figures['registers']} registers"
+                    )
     if spills:
-        raise CompileError(
+        errors.append(
             "registers spill to memory; make the tile smaller or the launch bounds looser, or name the entry in "
-            "ALLOWED_SPILLS of tools/compile_ptx.py with the reason:\n" + "\n".join(sorted(spills))
+            "ALLOWED_SPILLS of tools/compile_ptx.py with the reason:\n" + "\n".join(sorted(sum(spills.values(), [])))
         )
     order = {target: i for i, target in enumerate(TARGETS)}
     return {
         name: {e: dict(sorted(per.items(), key=lambda p: order[p[0]])) for e, per in sorted(entries.items())}
         for name, entries in result.items()
+        if name not in spills
     }
 
 
 def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
-    """Compiles the named files; returns {name: (ptx, manifest record)}. `keep` gets every PTX as soon as it is made."""
-    made, ptx_by_name = {}, {}
+    """Compiles the named files; returns ({name: (ptx, manifest record)}, error messages). One file's failure does not
+    stop the others. `keep` gets every PTX as soon as it is made."""
+    made, ptx_by_name, errors = {}, {}, []
     workers = min(len(names), os.cpu_count() or 1)
     # The slowest first, so that the processors end together.
     names = sorted(names, key=lambda n: -(KERNELS / f"{n}.cu").stat().st_size)
@@ -235,10 +242,14 @@ def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
         # Hashed now: a source edited while NVRTC runs then counts as changed at the next run.
         inputs = {n: hash_files(inputs_of(KERNELS / f"{n}.cu")) for n in names}
         for job in concurrent.futures.as_completed([pool.submit(compile_one, n) for n in names]):
-            name, ptx, log = job.result()
-            if log:
-                print(f"{name}.cu: {log}", file=sys.stderr)
-            version, entries = ptx_facts(name, ptx)
+            try:
+                name, ptx, log = job.result()
+                if log:
+                    print(f"{name}.cu: {log}", file=sys.stderr)
+                version, entries = ptx_facts(name, ptx)
+            except CompileError as error:
+                errors.append(str(error))
+                continue
             print(f"{name}.ptx: {len(entries)} entries, {len(ptx) // 1024} KiB", file=sys.stderr)
             ptx_by_name[name] = ptx
             keep(name, ptx)
@@ -253,9 +264,11 @@ def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
                 },
             )
     if want_ptxas:
-        for name, entries in run_ptxas(ptx_by_name).items():
+        figures = run_ptxas(ptx_by_name, errors)
+        made = {name: both for name, both in made.items() if name in figures}
+        for name, entries in figures.items():
             made[name][1]["entries"] = entries
-    return made
+    return made, errors
 
 
 def write_whole(path, text):
@@ -286,11 +299,11 @@ def is_fresh(name, record, need_figures):
 def update(names, arguments):
     PTX.mkdir(exist_ok=True)
     known = read_manifest().get("files", {})
-    wanted = [arguments.only] if arguments.only else names
+    wanted = arguments.only or names
     stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
-    made = {}
+    made, errors = {}, []
     if stale:
-        made = compile_all(stale, not arguments.no_ptxas, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
+        made, errors = compile_all(stale, not arguments.no_ptxas, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
     # Another run may have written its own records meanwhile.
     manifest = read_manifest()
     files = {n: r for n, r in manifest.get("files", {}).items() if n in names}
@@ -321,7 +334,9 @@ def update(names, arguments):
     print(f"compiled {', '.join(sorted(made))}" if made else "nothing to do", file=sys.stderr)
     if not complete:
         others = [n for n in names if not is_fresh(n, files.get(n), False)]
-        print(f"still stale: {', '.join(others)} (run without --only)", file=sys.stderr)
+        print(f"still stale: {', '.join(others)}", file=sys.stderr)
+    if errors:
+        raise CompileError("\n\nerror: ".join(errors))
 
 
 def check(names, arguments):
@@ -332,8 +347,9 @@ def check(names, arguments):
         differences.append("manifest.json is missing or of another compiler or flags")
     if manifest.get("source_hash") != hash_files(all_sources()):
         differences.append("manifest.json: source_hash is not that of kernels/")
-    wanted = [arguments.only] if arguments.only else names
-    for name, (ptx, record) in sorted(compile_all(wanted, not arguments.no_ptxas).items()):
+    fresh, errors = compile_all(arguments.only or names, not arguments.no_ptxas)
+    differences += errors
+    for name, (ptx, record) in sorted(fresh.items()):
         path = PTX / f"{name}.ptx"
         there = path.read_text() if path.exists() else ""
         if there != ptx:
@@ -353,16 +369,16 @@ def main():
         description="Compile kernels/*.cu to ptx/ and write ptx/manifest.json. Without options: what changed, with ptxas figures."
     )
     parser.add_argument("--check", action="store_true", help="compile into memory, compare with ptx/, exit 1 on a difference")
-    parser.add_argument("--only", metavar="NAME", help="only kernels/NAME.cu")
+    parser.add_argument("--only", metavar="NAME", nargs="+", help="only kernels/NAME.cu")
     parser.add_argument("--no-ptxas", action="store_true", help="skip the per-GPU figures (and the spill check): fast iteration")
     parser.add_argument("--force", action="store_true", help="compile also what has not changed")
     arguments = parser.parse_args()
     try:
         names = sorted(p.stem for p in KERNELS.glob("*.cu"))
         if arguments.only:
-            arguments.only = arguments.only.removesuffix(".cu")
-            if arguments.only not in names:
-                raise CompileError(f"kernels/{arguments.only}.cu does not exist; there are: {', '.join(names)}")
+            arguments.only = [pathlib.Path(name).stem for name in arguments.only]
+            for name in set(arguments.only) - set(names):
+                raise CompileError(f"kernels/{name}.cu does not exist; there are: {', '.join(names)}")
         if arguments.check:
             check(names, arguments)
         else:

@@ -1,0 +1,115 @@
+// The heart of AdaCache in one pass over memory: how far the fresh residual has moved from the kept one, how much its frames
+// differ among themselves, and kept := fresh. And the fold, which turns a reused step into one addition.
+//
+//   fresh, kept [batch, frames, inner] D; per batch member, in this order:
+//   sum|new-kept|  sum|kept|  sum(new-kept)^2  sum kept^2  sum new*kept  sum new^2      (L1, L2 and cosine follow from these)
+//   then for each stride k of the list: sum|r[t+k]-r[t]|  sum|r[t+k]|  sum|r[t]|        (motion.cuh)
+//
+// Traffic: each element of fresh and kept is read once and written once; strides above RING read frames again.
+// residual_probe: PROBE_THREADS threads, grid (min(ceil(chunks / PROBE_THREADS), PROBE_MAX_BLOCKS), batch); a thread owns a
+// chunk of the inner axis and walks over the frames, loading the next frame while it works on one. Static shared memory:
+// one float per warp and sum (480 bytes). Two stages, fixed order, no atomics: the same input gives the same bits.
+// reduce_partials: a warp per sum, REDUCE_THREADS threads, grid (ceil(count / REDUCE_WARPS), batch); f64.
+// residual_fold / residual_unfold: ELEMENTWISE_THREADS threads, a chunk per thread.
+#include "motion.cuh"
+
+template <class D, int N> __device__ __forceinline__ void residual_probe(const ResidualProbeParams& p, const BlockSums& block, float* out) {
+  const D* fresh = (const D*)p.fresh + blockIdx.y * p.frames * p.inner;
+  D* kept = (D*)p.kept + blockIdx.y * p.frames * p.inner;
+  const long long columns = p.inner / N;
+  NearMotion motion(p);
+  float distance = 0.0f, magnitude = 0.0f, distance_squares = 0.0f, squares = 0.0f, products = 0.0f, fresh_squares = 0.0f;
+
+  for (long long c = grid_thread(); c < columns; c += grid_threads()) {
+    const D* r = fresh + c * N;
+    D* k = kept + c * N;
+    float ring[RING][N];
+    Raw<D, N> next = load_raw<D, N>(r), next_kept = p.first ? next : load_raw<D, N>(k);
+    for (int t0 = 0; t0 < p.frames; t0 += RING) {
+#pragma unroll
+      for (int slot = 0; slot < RING; ++slot) {
+        int t = t0 + slot;
+        if (t >= p.frames) break;
+        float x[N], old[N];
+        unpack_raw<D, N>(next, x);
+        unpack_raw<D, N>(next_kept, old);
+        store_raw<D, N>(k, next);
+        r += p.inner, k += p.inner;
+        if (t + 1 < p.frames) {
+          next = load_raw<D, N>(r);
+          if (!p.first) next_kept = load_raw<D, N>(k);
+        }
+        float xx[N];
+        if (!p.first) {
+          float d[N], dd[N], kk[N], xk[N];
+#pragma unroll
+          for (int i = 0; i < N; ++i) d[i] = x[i] - old[i], dd[i] = d[i] * d[i], kk[i] = old[i] * old[i], xk[i] = x[i] * old[i];
+          distance += sum_magnitudes(d);
+          magnitude += sum_magnitudes(old);
+          distance_squares += sum_elements(dd);
+          squares += sum_elements(kk);
+          products += sum_elements(xk);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) xx[i] = x[i] * x[i];
+        fresh_squares += sum_elements(xx);
+        if (motion.wanted) motion.frame(slot, x, sum_magnitudes(x), ring, t, p.frames);
+#pragma unroll
+        for (int i = 0; i < N; ++i) ring[slot][i] = x[i];
+      }
+    }
+  }
+
+  block.add(0, distance);
+  block.add(1, magnitude);
+  block.add(2, distance_squares);
+  block.add(3, squares);
+  block.add(4, products);
+  block.add(5, fresh_squares);
+  add_motion<D, N>(block, PROBE_SUMS, motion, p, columns, [=](long long c) { return fresh + c * N; });
+  block.finish(PROBE_SUMS + MOTION_SUMS * p.num_strides, out);
+}
+
+template <class D> __device__ __forceinline__ void residual_probe_entry(const ResidualProbeParams& p) {
+  __shared__ float warps[PROBE_THREADS / 32][PROBE_SUMS + MOTION_SUMS * MAX_STRIDES];
+  BlockSums block{warps};
+  float* out = p.partial + ((long long)blockIdx.y * gridDim.x + blockIdx.x) * (PROBE_SUMS + MOTION_SUMS * p.num_strides);
+  if (chunked<D>(p.inner, p.fresh, p.kept)) residual_probe<D, Chunk<D>::N>(p, block, out);
+  else residual_probe<D, 1>(p, block, out);
+}
+
+extern "C" __global__ void __launch_bounds__(REDUCE_THREADS) reduce_partials(const ReduceParams p) {
+  int index = blockIdx.x * REDUCE_WARPS + threadIdx.x / 32;
+  if (index >= p.count) return;
+  const float* partial = p.partial + (long long)blockIdx.y * p.blocks * p.count + index;
+  double sum = 0.0;
+  for (int block = lane_index(); block < p.blocks; block += 32) sum += (double)partial[(long long)block * p.count];
+  sum = warp_sum(sum);
+  if (lane_index() == 0) p.sums[(long long)blockIdx.y * p.count + index] = sum;
+}
+
+// out = a + SIGN b, rounded once.
+template <class D, int N, int SIGN> __device__ __forceinline__ void fold(const FoldParams& p) {
+  for (long long i = grid_thread() * N; i < p.count; i += grid_threads() * N) {
+    float a[N], b[N];
+    load_elements((const D*)p.a + i, a);
+    load_elements((const D*)p.b + i, b);
+#pragma unroll
+    for (int j = 0; j < N; ++j) a[j] = SIGN > 0 ? a[j] + b[j] : a[j] - b[j];
+    store_elements((D*)p.out + i, a);
+  }
+}
+template <class D, int SIGN> __device__ __forceinline__ void fold_entry(const FoldParams& p) {
+  if (chunked<D>(p.count, p.a, p.b, p.out)) fold<D, Chunk<D>::N, SIGN>(p);
+  else fold<D, 1, SIGN>(p);
+}
+
+#define ENTRIES(D)                                                                                                               \
+  extern "C" __global__ void __launch_bounds__(PROBE_THREADS, 3) residual_probe_##D(const ResidualProbeParams p) {               \
+    residual_probe_entry<D>(p);                                                                                                  \
+  }                                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_fold_##D(const FoldParams p) { fold_entry<D, -1>(p); } \
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_unfold_##D(const FoldParams p) { fold_entry<D, 1>(p); }
+ENTRIES(bf16)
+ENTRIES(f16)
+ENTRIES(f32)
