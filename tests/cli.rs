@@ -1,0 +1,413 @@
+//! The `adacache` command as its users meet it: outputs, exit statuses, messages, and what is left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use safetensors::{Dtype, SafeTensors};
+
+const PROMPT: &str = "large red circle bouncing fast navy";
+
+/// Runs `adacache` in `folder`, on the virtual GPU.
+fn adacache(folder: &Path, args: &[&str]) -> Output {
+    command(folder, args).output().expect("the binary runs")
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
+    command.current_dir(folder).args(args);
+    if args.first() == Some(&"generate") {
+        command.args(["--device", "vm"]);
+    }
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The run must fail with status `status`, say every one of `parts`, and leave no new file in `folder`.
+#[track_caller]
+fn fails(folder: &Path, args: &[&str], status: i32, parts: &[&str]) {
+    let before = names(folder);
+    let output = adacache(folder, args);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{args:?}: `{part}` is missing in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    assert_eq!(names(folder), before, "{args:?} left something behind");
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, args: &[&str]) -> Output {
+    let output = adacache(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    output
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The embedded model as a folder, for tests to damage.
+fn model_folder(parent: &Path) -> PathBuf {
+    let folder = parent.join("model");
+    fs::create_dir(&folder).unwrap();
+    let sprites = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites");
+    for name in ["config.json", "codebooks.json", "model.safetensors", "decoder.safetensors", "text.safetensors"] {
+        fs::copy(sprites.join(name), folder.join(name)).unwrap();
+    }
+    folder
+}
+
+/// A tensor on its way into a safetensors file.
+struct RawTensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Rewrites a safetensors file after `change` had its way with the tensors.
+fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<RawTensor>)) {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<RawTensor> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| RawTensor {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        })
+        .collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|t| {
+        (t.name.as_str(), safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+fn find<'a>(tensors: &'a mut [RawTensor], name: &str) -> &'a mut RawTensor {
+    tensors.iter_mut().find(|t| t.name == name).unwrap()
+}
+
+#[test]
+fn devices_lists_the_virtual_gpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = succeeds(dir.path(), &["devices"]);
+    assert!(text(&output.stdout).lines().any(|line| line.starts_with("vm")));
+}
+
+#[test]
+fn unknown_words_are_answered_with_the_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = ["small large", "red green blue", "circle square", "bouncing", "slowly fast", "checkerboard"];
+    for (prompt, parts) in [
+        ("large crimsn circle bouncing fast navy", vec!["`crimsn`"]),
+        ("large red circl bouncing fast navy", vec!["`circl`; did you mean `circle`?"]),
+        ("large red circle bouncing fast", vec!["no background"]),
+        ("red blue large circle bouncing fast navy", vec!["`red` and `blue` are both a color"]),
+        ("", vec!["no size", "no speed"]),
+    ] {
+        fails(dir.path(), &["generate", prompt], 1, &[&parts[..], &vocabulary[..]].concat());
+    }
+}
+
+#[test]
+fn absurd_numbers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (&["--steps", "0"][..], "0 steps"),
+        (&["--steps", "1000000000"], "1000000000 steps"),
+        (&["--cfg-scale", "NaN"], "guidance scale NaN"),
+        (&["--cfg-scale", "inf"], "guidance scale inf"),
+        (&["--cfg-scale", "-1e30"], "guidance scale"),
+        (&["--model", "no/such/folder"], "no model `no/such/folder`"),
+        (&["--device", "tpu"], "auto, vm, cuda"),
+        (&["--cache", "adacache-fastest"], "adacache-fast, adacache-slow, none"),
+        (&["--cache", "none", "--moreg"], "drop one"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
+        let output = command.current_dir(&dir).args(["generate", PROMPT]).args(args).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+    for args in [&["--steps", "-1"][..], &["--steps", "many"], &["--seed", "-1"], &["--dtype", "f8"], &["--frames"]] {
+        fails(dir.path(), &[&["generate", PROMPT], args].concat(), 2, &["error"]);
+    }
+    fails(dir.path(), &["generate"], 2, &["required"]);
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn unwritable_outputs_are_found_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("taken.mp4")).unwrap();
+    fs::create_dir(dir.path().join("full")).unwrap();
+    fs::write(dir.path().join("full/thesis.txt"), "precious").unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    for (out, part) in [
+        ("movie.avi", ".mp4 or .gif"),
+        ("movie", "cannot tell what to write"),
+        ("no/such/movie.mp4", "`no/such` does not exist"),
+        ("taken.mp4", "it is a folder"),
+        ("full/", "other files"),
+        ("file/", "in the way"),
+        ("file/movie.mp4", "cannot write"),
+        ("/proc/movie.mp4", "cannot write"),
+    ] {
+        // A model that does not exist on the device would fail later: the output has to be looked at first.
+        fails(dir.path(), &["generate", PROMPT, "--out", out, "--steps", "5000"], 1, &[part]);
+    }
+    fails(dir.path(), &["generate", PROMPT, "--out", "a.mp4", "--report", "no/such/r.json"], 1, &["no/such"]);
+    assert_eq!(fs::read_to_string(dir.path().join("full/thesis.txt")).unwrap(), "precious");
+}
+
+#[test]
+fn invalid_codebooks_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = "policy = \"adacache\"\nblocks = [2]\n";
+    for (settings, part) in [
+        (format!("{head}codebook = []"), "codebook is empty"),
+        (format!("{head}codebook = [[0.2, 3], [0.1, 1]]"), "ascend"),
+        (format!("{head}codebook = [[0.1, 3], [0.1, 1]]"), "ascend"),
+        (format!("{head}codebook = [[0.1, 0]]"), "rate 0"),
+        (format!("{head}codebook = [[0.1, 1.5]]"), "rate 1.5"),
+        (format!("{head}codebook = [[nan, 1]]"), "not a finite number"),
+        (format!("{head}codebook = [[inf, 1]]"), "not a finite number"),
+        (format!("{head}codebook = [[0.1]]"), "codebook"),
+        (head.to_owned(), "codebook"),
+        ("policy = \"adacache\"\nblocks = []\ncodebook = [[1.0, 1]]".into(), "block"),
+        ("policy = \"adacache\"\nblocks = [5]\ncodebook = [[1.0, 1]]".into(), "block 5 does not exist"),
+        ("policy = \"adacache\"\nblocks = [2, 1]\ncodebook = [[1.0, 1]]".into(), "ascend"),
+        ("policy = \"magic\"".into(), "magic"),
+        (format!("{head}codebook = [[1.0, 1]]\nmetric = \"l3\""), "l3"),
+        (format!("{head}codebook = [[1.0, 1]]\nspeed = 3"), "speed"),
+        (format!("{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [16]\nsteps = [4, 26]\nhyper = [1, 2, 1]\ngradient = 2"), "stride 16"),
+        (format!("{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [0]\nsteps = [4, 26]\nhyper = [1, 2, 1]\ngradient = 2"), "stride"),
+        (format!("{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [1]\nsteps = [4, 26]\nhyper = [0, 2, 1]\ngradient = 2"), "hyper"),
+        ("policy = ".into(), "my.toml"),
+    ] {
+        fs::write(dir.path().join("my.toml"), &settings).unwrap();
+        let output = adacache(dir.path(), &["generate", PROMPT, "--cache", "my.toml"]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{settings}: {message}");
+        assert!(message.contains(part), "`{part}` is missing for {settings}: {message}");
+    }
+    fails(dir.path(), &["generate", PROMPT, "--cache", "none.toml"], 1, &["none.toml"]);
+    assert_eq!(names(dir.path()), ["my.toml"]);
+}
+
+#[test]
+fn damaged_weights_are_refused_by_file_and_tensor() {
+    type Damage = (&'static str, fn(&Path), &'static [&'static str]);
+    const NORM: &str = "spatial_blocks.0.attn.q_norm.weight";
+    let cases: &[Damage] = &[
+        ("model.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("text.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("decoder.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("config.json", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("model.safetensors", |p| fs::write(p, []).unwrap(), &["not a complete safetensors file"]),
+        ("model.safetensors", |p| fs::write(p, [0xff; 64]).unwrap(), &["not a complete safetensors file"]),
+        (
+            "model.safetensors",
+            |p| {
+                let bytes = fs::read(p).unwrap();
+                fs::write(p, &bytes[..bytes.len() / 2]).unwrap();
+            },
+            &["not a complete safetensors file"],
+        ),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).data[4..6].copy_from_slice(&0x7FC0u16.to_le_bytes())),
+            &[NORM, "NaN", "element 2"],
+        ),
+        (
+            "decoder.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, "mean").data.fill(0xFF)),
+            &["mean", "NaN"],
+        ),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).shape = vec![36, 2]),
+            &[NORM, "shape [36, 2], expected [72]"],
+        ),
+        (
+            "text.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, "embedding.weight").shape = vec![64, 33]),
+            &["embedding.weight", "expected [33, 64]"],
+        ),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).dtype = Dtype::I16),
+            &[NORM, "I16", "expected BF16, F16 or F32"],
+        ),
+        ("model.safetensors", |p| rewrite(p, |tensors| tensors.retain(|t| t.name != NORM)), &[NORM, "missing"]),
+        (
+            "model.safetensors",
+            |p| {
+                rewrite(p, |tensors| {
+                    tensors.push(RawTensor {
+                        name: "stowaway".into(),
+                        dtype: Dtype::F32,
+                        shape: vec![1],
+                        data: vec![0; 4],
+                    });
+                });
+            },
+            &["stowaway"],
+        ),
+        ("config.json", |p| fs::write(p, "{").unwrap(), &["config.json"]),
+        ("config.json", |p| edit(p, "\"hidden_size\": 144", "\"hidden_size\": 1000000000000"), &["hidden_size"]),
+        ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 0"), &["depth"]),
+        ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 6"), &["spatial_blocks.5", "missing"]),
+        ("config.json", |p| edit(p, "\"height\": 64", "\"height\": 99999999"), &["height"]),
+        ("config.json", |p| edit(p, "\"fps\": 8", "\"fps\": 0"), &["fps"]),
+        ("config.json", |p| edit(p, "\"prompt_length\": 8", "\"prompt_length\": 9"), &["prompt_length"]),
+        ("config.json", |p| edit(p, "\"red\"", "\"crimson\""), &["crimson"]),
+        ("codebooks.json", |p| fs::write(p, "{\"fast\": [[0.2, 1], [0.1, 1]]}").unwrap(), &["codebooks.json", "ascend"]),
+    ];
+    for (file, damage, parts) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model_folder(dir.path());
+        damage(&model.join(file));
+        let parts = [*parts, &[*file]].concat();
+        fails(dir.path(), &["generate", PROMPT, "--model", "model", "--steps", "1"], 1, &parts);
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn cuda_without_a_driver_is_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let listed = text(&adacache(dir.path(), &["devices"]).stdout);
+    if listed.lines().any(|line| line.starts_with("cuda") && !line.contains("not available")) {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
+    let output = command.current_dir(&dir).args(["generate", PROMPT, "--device", "cuda"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no CUDA driver"), "{}", text(&output.stderr));
+}
+
+/// A schedule of six steps with reused ones among them, whatever is measured.
+const EVERY_OTHER: &str = "policy = \"adacache\"\nblocks = [2]\ncodebook = [[1e9, 3]]\n";
+
+#[test]
+fn every_format_is_written_with_its_report() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("c.toml"), EVERY_OTHER).unwrap();
+    let run = |out: &str| {
+        let args = ["generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--seed", "3", "--out", out];
+        text(&succeeds(dir.path(), &[&args[..], &["--report", "r.json"]].concat()).stdout)
+    };
+    let summary = run("a.mp4");
+    for part in [PROMPT, "a.mp4", "█", "·", "counted", "measured", "one tensor per residual", "vm"] {
+        assert!(summary.contains(part), "`{part}` is missing in: {summary}");
+    }
+    let mp4 = fs::read(dir.path().join("a.mp4")).unwrap();
+    assert_eq!(&mp4[4..12], b"ftypisom");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap();
+    // Step 2 follows the rate 1 a generation starts with; its decision asks for every third step; the last two are forced.
+    assert_eq!(report["computed_steps"], serde_json::json!([1, 2, 5, 6]));
+    assert_eq!((report["steps"].as_u64(), report["seed"].as_u64()), (Some(6), Some(3)));
+    assert_eq!(report["seconds"]["per_step"].as_array().unwrap().len(), 6);
+    assert!(report["cache_bytes"].as_u64() < report["cache_bytes_unfolded"].as_u64());
+    assert!(report["peak_device_bytes"].as_u64() > Some(1 << 20));
+
+    run("a.gif");
+    assert_eq!(&fs::read(dir.path().join("a.gif")).unwrap()[..6], b"GIF89a");
+    run("frames/");
+    assert_eq!(names(&dir.path().join("frames")).len(), 16);
+
+    // Two runs with one seed give the same bytes.
+    run("a.safetensors");
+    run("b.safetensors");
+    let latents = fs::read(dir.path().join("a.safetensors")).unwrap();
+    assert_eq!(latents, fs::read(dir.path().join("b.safetensors")).unwrap());
+    assert_eq!(SafeTensors::deserialize(&latents).unwrap().tensor("latents").unwrap().shape(), [16, 16, 8, 8]);
+    assert_eq!(names(dir.path()), ["a.gif", "a.mp4", "a.safetensors", "b.safetensors", "c.toml", "frames", "r.json"]);
+}
+
+#[test]
+fn a_batch_resumes_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("prompts.txt"),
+        "# two videos\nsmall blue ring left slowly black\n\n  large green square up fast gray\n",
+    )
+    .unwrap();
+    let args = ["generate", "--prompts", "prompts.txt", "--out", "videos/{}.safetensors", "--steps", "1", "--report", "r.json"];
+    succeeds(dir.path(), &args);
+    let [first, second] = ["002-small-blue-ring-left-slowly-black.safetensors", "004-large-green-square-up-fast-gray.safetensors"];
+    let videos = dir.path().join("videos");
+    assert_eq!(names(&videos), [first, second]);
+    let reports = || -> Vec<serde_json::Value> { serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap() };
+    assert_eq!(reports().len(), 2);
+
+    // What is finished is not touched, what is missing comes back the same.
+    let bytes = fs::read(videos.join(second)).unwrap();
+    fs::remove_file(videos.join(second)).unwrap();
+    fs::write(videos.join(first), "finished").unwrap();
+    let output = succeeds(dir.path(), &args);
+    assert!(text(&output.stderr).contains("1 of 2 videos are finished already"));
+    assert_eq!(fs::read(videos.join(second)).unwrap(), bytes);
+    assert_eq!(fs::read(videos.join(first)).unwrap(), b"finished");
+    assert_eq!(reports().len(), 2);
+
+    fs::write(dir.path().join("prompts.txt"), "small blue ring left slowly black\nsmall bleu ring left slowly black\n").unwrap();
+    fails(dir.path(), &args, 1, &["line 2", "did you mean `blue`"]);
+    fails(dir.path(), &["generate", "--prompts", "prompts.txt", "--out", "one.mp4"], 1, &["{}"]);
+    fails(dir.path(), &["generate", "--prompts", "none.txt"], 1, &["none.txt"]);
+    fs::write(dir.path().join("prompts.txt"), "\n# nothing\n").unwrap();
+    fails(dir.path(), &args, 1, &["no prompts"]);
+}
+
+#[test]
+fn quiet_is_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = succeeds(dir.path(), &["generate", PROMPT, "--steps", "1", "--quiet", "--out", "q.safetensors"]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (String::new(), String::new()));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing_and_says_130() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = command(dir.path(), &["generate", PROMPT, "--steps", "3000", "--cache", "none", "--out", "x.mp4"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn check_tells_failed_from_unreadable() {
+    let dir = tempfile::tempdir().unwrap();
+    fails(dir.path(), &["check", "nothing-here", "--device", "vm"], 2, &["nothing-here"]);
+    fs::create_dir(dir.path().join("broken")).unwrap();
+    fs::write(dir.path().join("broken/case.json"), "{").unwrap();
+    let output = adacache(dir.path(), &["check", "broken", "--device", "vm", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((line["case"].as_str(), line["ok"].as_bool()), (Some("broken"), Some(false)));
+    assert!(line["error"].as_str().is_some_and(|e| e.contains("case.json")));
+}
