@@ -10,12 +10,12 @@
 #define LINEAR_128_N 144
 #define LINEAR_128_THREADS 192
 #define LINEAR_128_STAGES 3
-#define LINEAR_128_SHARED (LINEAR_128_STAGES * (LINEAR_128_M + LINEAR_128_N) * 96) // 78336
+#define LINEAR_128_SHARED (LINEAR_128_STAGES * (LINEAR_128_M + LINEAR_128_N) * 96 + 8 * LINEAR_128_M) // 79360
 #define LINEAR_64_M 64
 #define LINEAR_64_N 48
 #define LINEAR_64_THREADS 96
 #define LINEAR_64_STAGES 4
-#define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * 96) // 43008
+#define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * 96 + 8 * LINEAR_64_M) // 43520
 
 // ---- attention ---------------------------------------------------------------------------------------------------------------
 // Entry suffix _16: one warp, 16 queries a CTA (q_len <= 16); suffix _64: four warps, 64 queries a CTA. Both take any q_len.

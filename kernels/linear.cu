@@ -20,12 +20,12 @@
 //   Within each 16 columns, w's rows are stored so that the two n-tiles of a lane are 4 consecutive columns of out: the
 //   epilogue then moves 8 (f32: 16) bytes a lane, whole 32-byte sectors.
 //
-// Any m, n, k >= 1: rows outside are clamped to the last (never stored), chunks beyond k are zeros. If rows of a and w are
+// Any m, n, k >= 1: rows outside and chunks beyond k are zeros. If rows of a and w are
 // not 16-byte aligned every element is loaded by itself (uniform run-time choice), likewise the epilogue.
 // The order of additions over k is fixed: the same inputs give the same bits.
 //
-// Launch: launch_tiles.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, 255), _64 under 128;
-// 78336 and 43008 bytes of dynamic shared memory.
+// Launch: launch_tiles.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, about 210), _64 below 130;
+// 79360 and 43520 bytes of dynamic shared memory.
 #include "params.h"
 #include "launch_tiles.h"
 #include "tile.cuh"
@@ -45,12 +45,10 @@ __device__ __forceinline__ unsigned chunk_offset(int row, int chunk) { return ro
 // Where w's row r of a tile is stored: columns 4t, 4t+1 of each 16 go to the first n-tile, 4t+2, 4t+3 to the second.
 __device__ __forceinline__ int interleaved(int r) { return (r & ~15) | ((r & 2) << 2) | ((r & 12) >> 1) | (r & 1); }
 
-// Elements [0, valid) of a chunk one by one, zeros after.
-template <class D> __device__ __forceinline__ uint4 load_elements(const D* p, int valid) {
-  float x[Chunk<D>::N];
-#pragma unroll
-  for (int i = 0; i < Chunk<D>::N; i++) x[i] = i < valid ? to_f32(p[i]) : 0.0f;
-  return Chunk<D>::pack(x); // exact: the values came from D
+// A chunk's elements [0, valid) one by one into shared memory, zeros after.
+template <class D> __device__ __forceinline__ void copy_elements(unsigned to, const D* from, int valid) {
+#pragma unroll 1
+  for (int c = 0; c < Chunk<D>::N; c++) store_shared(to + c * (int)sizeof(D), c < valid ? from[c] : D{});
 }
 
 template <class D, bool LN, int EPILOGUE, int TILE_M, int TILE_N, int WARP_N, int STAGES>
@@ -81,38 +79,33 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
   // SLOT_ROWS is a multiple of 16, so every slot has the same place within its 16 rows.
   const unsigned w_store = shared + TILE_M * K_BYTES + chunk_offset(interleaved(slot_row), slot_chunk);
-  // A slot's row, clamped, as a byte offset from slot 0's: 32 bits hold it for any k below 3 million.
-  const int a_row0 = min(m0 + slot_row, p.m - 1), w_row0 = min(n0 + slot_row, p.n - 1);
-  const D* const a_slot0 = a + (long long)a_row0 * p.k + slot_chunk * CHUNK;
-  const D* const w_slot0 = w + (long long)w_row0 * p.k + slot_chunk * CHUNK;
-  unsigned a_delta[A_SLOTS], w_delta[W_SLOTS];
-#pragma unroll
-  for (int i = 0; i < A_SLOTS; i++) a_delta[i] = min(i * SLOT_ROWS, p.m - 1 - a_row0) * (p.k * (unsigned)sizeof(D));
-#pragma unroll
-  for (int i = 0; i < W_SLOTS; i++) w_delta[i] = min(i * SLOT_ROWS, p.n - 1 - w_row0) * (p.k * (unsigned)sizeof(D));
-  auto at_delta = [](const D* slot0, unsigned delta) {
-    return reinterpret_cast<const D*>(reinterpret_cast<const char*>(slot0) + delta);
-  };
+  // Slot 0 of this thread; the next slots are SLOT_ROWS rows further, both matrices have rows of k elements.
+  const D* const a_slot = a + (long long)(m0 + slot_row) * p.k + slot_chunk * CHUNK;
+  const D* const w_slot = w + (long long)(n0 + slot_row) * p.k + slot_chunk * CHUNK;
+  const long long slot_stride = (long long)SLOT_ROWS * p.k;
+  const int a_rows = p.m - m0 - slot_row, w_rows = p.n - n0 - slot_row; // slot i exists if i * SLOT_ROWS is below
 
-  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift). The fast path needs the four rows of this
-  // thread to share scale and shift (one batch, one variant): true but for threads that straddle two frames.
-  float rstd[A_SLOTS], offset[A_SLOTS];
-  auto table_of = [&](int row) { // modulation of the row's frame, chunk 0
-    return p.modulation + modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, 0);
+  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift); (rstd, -mean * rstd) of the tile's rows lie
+  // behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
+  // batch, one variant): true but for threads that straddle two frames.
+  const unsigned stats = shared + STAGES * STAGE_BYTES;
+  auto scale_of = [&](int row) { // scale for the row's frame; shift is shift_delta further
+    return p.modulation + modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, p.scale_chunk);
   };
-  const float* table = nullptr;
+  const int shift_delta = (p.shift_chunk - p.scale_chunk) * p.channels;
+  const float* scale_row = nullptr;
   bool fast = vector;
   if constexpr (LN) {
-    table = table_of(a_row0);
-#pragma unroll
-    for (int i = 0; i < A_SLOTS; i++) {
-      const int row = min(a_row0 + i * SLOT_ROWS, p.m - 1);
-      rstd[i] = p.row_stats[2ll * row + 1];
-      offset[i] = -p.row_stats[2ll * row] * rstd[i];
-      fast = fast && table_of(row) == table;
+    scale_row = scale_of(min(m0 + slot_row, p.m - 1));
+#pragma unroll 1
+    for (int i = 1; i < A_SLOTS; i++) fast = fast && scale_of(min(m0 + slot_row + i * SLOT_ROWS, p.m - 1)) == scale_row;
+    static_assert(TILE_M <= THREADS, "a thread for each row");
+    if (tid < TILE_M) {
+      const float* const row_stats = p.row_stats + 2ll * min(m0 + tid, p.m - 1);
+      store_shared8(stats + tid * 8, bits_of(row_stats[1]), bits_of(-row_stats[0] * row_stats[1]));
     }
+    __syncthreads();
   }
-  const long long shift_at = (long long)p.shift_chunk * p.channels, scale_at = (long long)p.scale_chunk * p.channels;
 
   uint4 fetched[A_SLOTS]; // _ln: the next tile of a, on its way through registers
 
@@ -120,36 +113,43 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   auto load_tile = [&](int tile, unsigned stage) {
     const int k0 = tile * K_TILE + slot_chunk * CHUNK;
     if (vector) {
-      const int bytes = k0 < p.k ? 16 : 0;
+      const bool inside = k0 < p.k;
       if constexpr (!LN) {
-#pragma unroll
-        for (int i = 0; i < A_SLOTS; i++)
-          cp_async16(a_store + stage + i * SLOT_ROWS * K_BYTES, at_delta(a_slot0 + (long long)tile * K_TILE, a_delta[i]), bytes);
+        const D* from = a_slot + (long long)tile * K_TILE;
+        unrolled<A_SLOTS>([&](auto i) {
+          constexpr int row = i.value * SLOT_ROWS;
+          cp_async16<row * K_BYTES>(a_store + stage, from, inside && row < a_rows ? 16 : 0);
+          from += slot_stride;
+        });
       }
-#pragma unroll
-      for (int i = 0; i < W_SLOTS; i++)
-        if ((i + 1) * SLOT_ROWS <= TILE_N || slot_row + i * SLOT_ROWS < TILE_N)
-          cp_async16(w_store + stage + i * SLOT_ROWS * K_BYTES, at_delta(w_slot0 + (long long)tile * K_TILE, w_delta[i]), bytes);
+      const D* from = w_slot + (long long)tile * K_TILE;
+      unrolled<W_SLOTS>([&](auto i) {
+        constexpr int row = i.value * SLOT_ROWS;
+        if (row + SLOT_ROWS <= TILE_N || slot_row + row < TILE_N)
+          cp_async16<row * K_BYTES>(w_store + stage, from, inside && row < w_rows ? 16 : 0);
+        from += slot_stride;
+      });
     } else {
       const int valid = p.k - k0;
       if constexpr (!LN) {
 #pragma unroll 1
-        for (int r = slot_row; r < TILE_M; r += SLOT_ROWS)
-          store_shared16(a_store + stage + (r - slot_row) * K_BYTES,
-                         load_elements(a + (long long)min(m0 + r, p.m - 1) * p.k + k0, valid));
+        for (int r = 0; slot_row + r < TILE_M; r += SLOT_ROWS)
+          copy_elements(a_store + stage + r * K_BYTES, a_slot + (long long)r * p.k + tile * K_TILE, r < a_rows ? valid : 0);
       }
 #pragma unroll 1
-      for (int r = slot_row; r < TILE_N; r += SLOT_ROWS)
-        store_shared16(w_store + stage + (r - slot_row) * K_BYTES,
-                       load_elements(w + (long long)min(n0 + r, p.n - 1) * p.k + k0, valid));
+      for (int r = 0; slot_row + r < TILE_N; r += SLOT_ROWS)
+        copy_elements(w_store + stage + r * K_BYTES, w_slot + (long long)r * p.k + tile * K_TILE, r < w_rows ? valid : 0);
     }
   };
   auto fetch_a = [&](int tile) {
     if constexpr (LN) {
       if (fast && tile * K_TILE + slot_chunk * CHUNK < p.k) {
+        const D* from = a_slot + (long long)tile * K_TILE;
 #pragma unroll
-        for (int i = 0; i < A_SLOTS; i++)
-          fetched[i] = *reinterpret_cast<const uint4*>(at_delta(a_slot0 + (long long)tile * K_TILE, a_delta[i]));
+        for (int i = 0; i < A_SLOTS; i++) {
+          fetched[i] = i * SLOT_ROWS < a_rows ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+          from += slot_stride;
+        }
       }
     }
   };
@@ -161,33 +161,32 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
         float scale[CHUNK], shift[CHUNK];
 #pragma unroll
         for (int c = 0; c < CHUNK; c += 4) {
-          float4 s = *reinterpret_cast<const float4*>(table + scale_at + k0 + c);
-          float4 b = *reinterpret_cast<const float4*>(table + shift_at + k0 + c);
+          float4 s = *reinterpret_cast<const float4*>(scale_row + k0 + c);
+          float4 b = *reinterpret_cast<const float4*>(scale_row + shift_delta + k0 + c);
           scale[c] = 1.0f + s.x, scale[c + 1] = 1.0f + s.y, scale[c + 2] = 1.0f + s.z, scale[c + 3] = 1.0f + s.w;
           shift[c] = b.x, shift[c + 1] = b.y, shift[c + 2] = b.z, shift[c + 3] = b.w;
         }
-#pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) {
+        unrolled<A_SLOTS>([&](auto i) {
           float x[CHUNK];
-          Chunk<D>::unpack(fetched[i], x);
+          Chunk<D>::unpack(fetched[i.value], x);
+          const float2 row = load_shared8<i.value * SLOT_ROWS * 8>(stats + slot_row * 8);
 #pragma unroll
-          for (int c = 0; c < CHUNK; c++) x[c] = fmaf(fmaf(x[c], rstd[i], offset[i]), scale[c], shift[c]);
-          store_shared16(a_store + stage + i * SLOT_ROWS * K_BYTES, Chunk<D>::pack(x));
-        }
+          for (int c = 0; c < CHUNK; c++) x[c] = fmaf(fmaf(x[c], row.x, row.y), scale[c], shift[c]);
+          store_shared16<i.value * SLOT_ROWS * K_BYTES>(a_store + stage, Chunk<D>::pack(x));
+        });
       } else {
 #pragma unroll 1
         for (int r = slot_row; r < TILE_M; r += SLOT_ROWS) {
           const int row = min(m0 + r, p.m - 1);
-          const float row_rstd = p.row_stats[2ll * row + 1], row_offset = -p.row_stats[2ll * row] * row_rstd;
-          const float* const t = table_of(row) + k0;
-          float x[CHUNK];
-#pragma unroll
+          const float2 row_stats = load_shared8(stats + r * 8);
+          const float* const t = scale_of(row) + k0;
+#pragma unroll 1
           for (int c = 0; c < CHUNK; c++) {
-            x[c] = 0.0f;
+            float x = 0.0f;
             if (k0 + c < p.k)
-              x[c] = fmaf(fmaf(to_f32(a[(long long)row * p.k + k0 + c]), row_rstd, row_offset), 1.0f + t[scale_at + c], t[shift_at + c]);
+              x = fmaf(fmaf(to_f32(a[(long long)row * p.k + k0 + c]), row_stats.x, row_stats.y), 1.0f + t[c], t[shift_delta + c]);
+            store_shared(a_store + stage + (r - slot_row) * K_BYTES + c * (int)sizeof(D), from_f32<D>(x));
           }
-          store_shared16(a_store + stage + (r - slot_row) * K_BYTES, Chunk<D>::pack(x));
         }
       }
     }
@@ -210,25 +209,25 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
 #pragma unroll
         for (int e = 0; e < 4; e++) acc[i][j][h][e] = 0.0f;
 
-  auto multiply = [&](unsigned at) { // one k-step; `at`: its offset from the first stage
+  // One k-step, AT bytes into the rows of the stage at offset `stage`.
+  auto multiply = [&](unsigned stage, auto at) {
+    constexpr int AT = at.value;
     FragmentA<D> fa[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
+    unrolled<4>([&](auto i) {
       unsigned x[4];
-      ldmatrix_x4(x, a_load + at + i * 16 * K_BYTES);
-      fa[i] = fragment_a<D>(x);
-    }
-#pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
+      ldmatrix_x4<AT + i.value * 16 * K_BYTES>(x, a_load + stage);
+      fa[i.value] = fragment_a<D>(x);
+    });
+    unrolled<GROUPS>([&](auto j) {
       unsigned x[4];
-      ldmatrix_x4(x, w_load + at + j * 16 * K_BYTES);
+      ldmatrix_x4<AT + j.value * 16 * K_BYTES>(x, w_load + stage);
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        FragmentB<D> fb = fragment_b<D>(x[2 * h], x[2 * h + 1]);
+        const FragmentB<D> fb = fragment_b<D>(x[2 * h], x[2 * h + 1]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) mma(acc[i][j][h], fa[i], fb);
+        for (int i = 0; i < 4; i++) mma(acc[i][j.value][h], fa[i], fb);
       }
-    }
+    });
   };
 
   const int tiles = (p.k + K_TILE - 1) / K_TILE;
@@ -257,11 +256,10 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
     if (active) {
       const int left = p.k - tile * K_TILE;
       if (left > K_TILE - K_STEP) {
-#pragma unroll
-        for (int s = 0; s < K_STEPS; s++) multiply(read + s * 32);
+        unrolled<K_STEPS>([&](auto s) { multiply(read, Index<s.value * 32>{}); });
       } else {
 #pragma unroll 1
-        for (int s = 0; s * K_STEP < left; s++) multiply(read + s * 32);
+        for (int s = 0; s * K_STEP < left; s++) multiply(read + s * 32, Index<0>{});
       }
     }
     read = next(read);

@@ -187,6 +187,11 @@ template <int OFFSET = 0> __device__ __forceinline__ unsigned load_shared4(unsig
   asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(x) : "r"(address), "n"(OFFSET) : "memory");
   return x;
 }
+template <int OFFSET = 0> __device__ __forceinline__ float2 load_shared8(unsigned address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2+%3];" : "=f"(x.x), "=f"(x.y) : "r"(address), "n"(OFFSET) : "memory");
+  return x;
+}
 template <int OFFSET = 0> __device__ __forceinline__ void store_shared4(unsigned address, unsigned x) {
   asm volatile("st.shared.b32 [%0+%2], %1;" ::"r"(address), "r"(x), "n"(OFFSET) : "memory");
 }
