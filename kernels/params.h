@@ -22,6 +22,7 @@
 #define MOTION_SUMS 3
 
 // ---- linear.cu ------------------------------------------------------------------------------------------------------
+
 // out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
 struct LinearParams {
   DEVICE_PTR(const void) a;             // [m, k] D
@@ -41,6 +42,7 @@ struct LinearParams {
 };
 
 // ---- attention.cu ---------------------------------------------------------------------------------------------------
+
 // out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{head_dim}_{dtype}.
 // Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.
 struct SequenceLayout {
@@ -64,6 +66,7 @@ struct AttentionParams {
 };
 
 // ---- norm.cu --------------------------------------------------------------------------------------------------------
+
 // LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
 struct RowStatsParams {
   DEVICE_PTR(const void) x;             // [rows, channels] D
@@ -87,6 +90,7 @@ struct ModulateParams {
 };
 
 // ---- residual.cu ----------------------------------------------------------------------------------------------------
+
 // One pass: every distance sum and motion sum, and kept := fresh. Entries residual_probe_{dtype}; grid (blocks, batch).
 struct ResidualProbeParams {
   DEVICE_PTR(const void) fresh;         // [batch, frames, inner] D
@@ -114,6 +118,7 @@ struct FoldParams {
 };
 
 // ---- motion.cu ------------------------------------------------------------------------------------------------------
+
 // Frame differences by themselves, over residuals (outer = 1) or latents [batch, channels, frames, h*w] (outer = channels).
 // Entries motion_{dtype}; grid (blocks, batch).
 struct MotionParams {
@@ -126,6 +131,7 @@ struct MotionParams {
 };
 
 // ---- embed.cu -------------------------------------------------------------------------------------------------------
+
 // Latent to patches: out[row, c, kt, kh, kw] with zero padding on the right and bottom (and after the last frame). Entries patchify_{dtype}.
 struct PatchifyParams {
   DEVICE_PTR(const float) z;            // [z_batch, channels, frames, height, width]
@@ -142,6 +148,7 @@ struct UnpatchifyParams {
   int batch, channels, frames, height, width;
   int patch_t, patch_h, patch_w;
   int tokens_t, tokens_h, tokens_w;
+  int reserved;
 };
 // The 2-D sin/cos table of Open-Sora: coordinates i/scale*base/count, W half first, then H. Entry position_table.
 struct PositionTableParams {
@@ -149,6 +156,7 @@ struct PositionTableParams {
   int tokens_h, tokens_w, channels;
   float scale;                          // sqrt(H_px*W_px)/input_sq_size
   float base_size;                      // round(sqrt(tokens_h*tokens_w))
+  int reserved;
 };
 // x[row] += table[row % tokens]. Entries position_add_{dtype}.
 struct PositionAddParams {
@@ -199,6 +207,7 @@ struct GatherRowsParams {
 };
 
 // ---- sampler.cu -----------------------------------------------------------------------------------------------------
+
 // z += dt * (v_u + cfg_scale*(v_c - v_u)); frames whose mask is 0 go back to x0. Entry sampler_step.
 struct SamplerStepParams {
   DEVICE_PTR(float) z;                  // [batch, channels, frames, spatial], updated in place
@@ -221,6 +230,7 @@ struct SamplerNoiseParams {
 };
 
 // ---- decode.cu ------------------------------------------------------------------------------------------------------
+
 // The sprites decoder: pixels = clamp(((z*scale) . basis + mean + 1)/2), as bytes. Entry patch_decode.
 struct PatchDecodeParams {
   DEVICE_PTR(const float) z;            // [batch, channels, frames, height, width]

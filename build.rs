@@ -1,0 +1,215 @@
+//! Embeds the kernels: every `ptx/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes.
+//!
+//! The build never needs CUDA: PTX is checked in, and `ptx/manifest.json` holds a hash of the sources it was made from. A
+//! hash that differs fails the build, because a kernel and the struct that Rust hands it would silently disagree.
+//!
+//! Environment:
+//! * `ADACACHE_COMPILE_PTX=1` runs `tools/compile_ptx.sh` (Python, NVIDIA's compiler wheels) before embedding;
+//! * `ADACACHE_STALE_PTX=warn` turns the staleness error into a warning, for the minutes between an edit and a compile;
+//! * `ADACACHE_BINDGEN=FILE` (with `--features bindgen`) writes the parameter structs there; see `tools/bindgen.sh`.
+//!
+//! Nothing here looks for a GPU, a driver or nvidia-smi.
+
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use std::{env, fs};
+
+type Result<T> = std::result::Result<T, String>;
+
+fn main() {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    if let Err(message) = run(&root, &out) {
+        // A panic would bury the message under a backtrace.
+        eprintln!("\nerror: {message}\n");
+        exit(1);
+    }
+}
+
+fn run(root: &Path, out: &Path) -> Result<()> {
+    for name in ["ADACACHE_COMPILE_PTX", "ADACACHE_STALE_PTX", "ADACACHE_BINDGEN"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    bindgen_params(root)?;
+
+    let (kernels, ptx) = (root.join("kernels"), root.join("ptx"));
+    // The folders are watched too, so that an added or removed file is seen.
+    println!("cargo::rerun-if-changed={}", kernels.display());
+    println!("cargo::rerun-if-changed={}", ptx.display());
+    let sources = files(&kernels, &["cu", "cuh", "h"])?;
+    for path in &sources {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
+    if env::var("ADACACHE_COMPILE_PTX").is_ok_and(|value| value == "1") {
+        compile(root)?;
+    }
+    check_fresh(&sources, &ptx.join("manifest.json"))?;
+    embed(&files(&ptx, &["ptx"])?, &out.join("ptx.rs"))
+}
+
+/// The files of a folder with one of the extensions, sorted by name.
+fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(|e| extensions.contains(&e))
+        })
+        .collect();
+    paths.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    Ok(paths)
+}
+
+fn compile(root: &Path) -> Result<()> {
+    let script = root.join("tools/compile_ptx.sh");
+    println!("cargo::rerun-if-changed={}", script.display());
+    let status = Command::new("sh")
+        .arg(&script)
+        .current_dir(root)
+        .status()
+        .map_err(|e| {
+            format!(
+                "ADACACHE_COMPILE_PTX=1, but {} could not be started: {e}",
+                script.display()
+            )
+        })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{} failed: {status}", script.display()))
+    }
+}
+
+/// SHA-256 over every source, in name order: name, NUL, length in decimal, NUL, content. `tools/compile_ptx.py` writes the same.
+fn source_hash(sources: &[PathBuf]) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for path in sources {
+        let content = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        hasher.update(path.file_name().expect("listed files have names").as_encoded_bytes());
+        hasher.update([0]);
+        hasher.update(content.len().to_string());
+        hasher.update([0]);
+        hasher.update(&content);
+    }
+    Ok(hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    }))
+}
+
+fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
+    let actual = source_hash(sources)?;
+    let recorded = fs::read_to_string(manifest)
+        .map_err(|e| e.to_string())
+        .and_then(|text| {
+            let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            json["source_hash"]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| "it has no \"source_hash\"".into())
+        });
+    let problem = match recorded {
+        Ok(recorded) if recorded == actual => return Ok(()),
+        Ok(recorded) => {
+            format!("ptx/ is stale: it was compiled from sources with hash {recorded}, kernels/ now hashes to {actual}")
+        }
+        Err(e) => format!("{} cannot be used: {e}", manifest.display()),
+    };
+    let advice = "run tools/compile_ptx.sh (it needs Python, not CUDA), or build once with ADACACHE_COMPILE_PTX=1";
+    if env::var("ADACACHE_STALE_PTX").map_or(true, |value| value == "warn") {
+        println!("cargo::warning={problem}; {advice}");
+        return Ok(());
+    }
+    Err(format!("{problem}\n  {advice}"))
+}
+
+/// Writes `EMBEDDED`: (module name, PTX text), sorted by name.
+fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
+    let mut text = String::from(
+        "/// Every module of ptx/: name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str)] = &[\n",
+    );
+    for path in modules {
+        let name = path
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
+        let _ = writeln!(text, "    ({name:?}, include_str!({:?})),", path.display().to_string());
+    }
+    text.push_str("];\n");
+    fs::write(to, text).map_err(|e| format!("cannot write {}: {e}", to.display()))
+}
+
+#[cfg(not(feature = "bindgen"))]
+fn bindgen_params(_root: &Path) -> Result<()> {
+    match env::var_os("ADACACHE_BINDGEN") {
+        None => Ok(()),
+        Some(_) => Err("ADACACHE_BINDGEN is set, but the feature is off: add --features bindgen".into()),
+    }
+}
+
+/// The structs of `kernels/params.h` as Rust, with device pointers as `u64`, and the sizes in `kernels/launch*.h`.
+#[cfg(feature = "bindgen")]
+fn bindgen_params(root: &Path) -> Result<()> {
+    use bindgen::callbacks::{DeriveInfo, IntKind, ParseCallbacks};
+
+    /// Launch parameters travel as bytes: `Pod` also proves that no struct has hidden padding.
+    #[derive(Debug)]
+    struct Derives;
+    impl ParseCallbacks for Derives {
+        fn add_derives(&self, _info: &DeriveInfo<'_>) -> Vec<String> {
+            ["bytemuck::Pod", "bytemuck::Zeroable", "PartialEq"]
+                .map(str::to_owned)
+                .into()
+        }
+        fn int_macro(&self, _name: &str, _value: i64) -> Option<IntKind> {
+            Some(IntKind::Custom {
+                name: "usize",
+                is_signed: false,
+            })
+        }
+    }
+
+    let Some(target) = env::var_os("ADACACHE_BINDGEN") else {
+        return Ok(());
+    };
+    let mut builder = bindgen::Builder::default();
+    for header in ["params.h", "launch.h", "launch_tiles.h"] {
+        builder = builder.header(root.join("kernels").join(header).display().to_string());
+    }
+    let bindings = builder
+        .clang_args([
+            "-x",
+            "c++",
+            "-std=c++17",
+            "-target",
+            "x86_64-unknown-linux-gnu",
+            "-DADACACHE_BINDGEN",
+            "-fparse-all-comments",
+        ])
+        .raw_line("// Made by tools/bindgen.sh from kernels/{params,launch,launch_tiles}.h; do not edit.")
+        .raw_line("")
+        .disable_header_comment()
+        .allowlist_type(".*Params")
+        .allowlist_type("SequenceLayout")
+        .allowlist_var("[A-Z][A-Z0-9_]*_(STRIDES|SUMS|BYTES|WARPS|THREADS|BLOCKS|COLUMNS|M|N|SHARED|QUERIES)")
+        .parse_callbacks(Box::new(Derives))
+        .derive_copy(true)
+        .derive_default(true)
+        .layout_tests(true)
+        .merge_extern_blocks(true)
+        .formatter(bindgen::Formatter::Prettyplease)
+        .generate()
+        .map_err(|e| format!("bindgen on kernels/*.h: {e}"))?;
+    // The plain names of these types on every platform that CUDA knows.
+    let text = [("c_ulonglong", "u64"), ("c_longlong", "i64"), ("c_int", "i32")]
+        .iter()
+        .fold(bindings.to_string(), |text, (c, rust)| {
+            text.replace(&format!("::std::os::raw::{c}"), rust)
+        });
+    fs::write(&target, text).map_err(|e| format!("cannot write {}: {e}", Path::new(&target).display()))
+}

@@ -1,0 +1,180 @@
+//! The virtual GPU as a backend. Launches run to their end before they return, so that the stream is always idle.
+
+use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, MemoryInfo, Read, Result, cpu_name};
+use ptx_vm::{Kernel, LaunchStats, Module, Vm, VmConfig};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const ID: &str = "vm";
+
+pub(super) struct VmBackend {
+    vm: Vm,
+    memory_limit: Option<usize>,
+}
+
+impl VmBackend {
+    pub(super) fn new(config: VmConfig) -> Self {
+        Self {
+            memory_limit: config.memory_limit,
+            vm: Vm::new(config),
+        }
+    }
+}
+
+pub(super) fn info(config: &VmConfig) -> DeviceInfo {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    DeviceInfo {
+        id: ID.into(),
+        kind: DeviceKind::Vm,
+        name: format!("virtual GPU on {}", cpu_name()),
+        memory: config.memory_limit.unwrap_or_else(|| host_memory().total),
+        compute_capability: Some((8, 0)),
+        driver: None,
+        units: if config.threads == 0 { cores } else { config.threads },
+        unavailable: None,
+    }
+}
+
+/// The host's memory. Where it cannot be read, nothing is refused beforehand.
+fn host_memory() -> MemoryInfo {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':')
+            .split_whitespace()
+            .next()?
+            .parse::<usize>()
+            .ok()?
+            .checked_mul(1024)
+    };
+    MemoryInfo {
+        free: field("MemAvailable").unwrap_or(usize::MAX),
+        total: field("MemTotal").unwrap_or(usize::MAX),
+    }
+}
+
+fn downcast<'a, T: 'static>(handle: &'a Handle, what: &str) -> Result<&'a T> {
+    let owner = || DeviceError::ForeignMemory {
+        device: ID.into(),
+        owner: format!("another device ({what})"),
+    };
+    handle.downcast_ref().ok_or_else(owner)
+}
+
+impl Backend for VmBackend {
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        // Asked before, because the host would overcommit and kill the process later.
+        let free = self.memory()?.free;
+        let out_of_memory = || DeviceError::OutOfMemory {
+            device: ID.into(),
+            asked: bytes,
+            free,
+        };
+        if bytes > free {
+            return Err(out_of_memory());
+        }
+        self.vm.alloc(bytes).map_err(|_| out_of_memory())
+    }
+
+    fn free(&self, ptr: u64) {
+        if let Err(error) = self.vm.free(ptr) {
+            tracing::error!("vm: free of {ptr:#x}: {error}");
+        }
+    }
+
+    fn upload(&self, dst: u64, src: &[u8]) -> Result<()> {
+        Ok(self.vm.write(dst, src)?)
+    }
+
+    fn download(&self, src: u64, dst: &mut [u8]) -> Result<()> {
+        Ok(self.vm.read(src, dst)?)
+    }
+
+    fn copy(&self, dst: u64, src: u64, bytes: usize) -> Result<()> {
+        Ok(self.vm.copy(dst, src, bytes)?)
+    }
+
+    fn fill(&self, dst: u64, byte: u8, bytes: usize) -> Result<()> {
+        Ok(self.vm.fill(dst, byte, bytes)?)
+    }
+
+    fn load(&self, name: &str, ptx: &str) -> Result<Handle> {
+        let module = Module::parse(name, ptx).map_err(|error| DeviceError::Load {
+            module: name.into(),
+            reason: error.to_string(),
+        })?;
+        Ok(Arc::new((name.to_owned(), module)))
+    }
+
+    fn entry(&self, module: &Handle, entry: &str) -> Result<Handle> {
+        let (name, module) = downcast::<(String, Module)>(module, "module")?;
+        let kernel: Arc<Kernel> = module.kernel(entry).map_err(|error| DeviceError::Load {
+            module: name.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(kernel)
+    }
+
+    fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>> {
+        let kernel = downcast::<Kernel>(entry, "kernel")?;
+        let shape = ptx_vm::Launch {
+            grid: launch.grid,
+            block: launch.block,
+            dynamic_shared: launch.shared,
+        };
+        let stats = self
+            .vm
+            .launch(kernel, &shape, params)
+            .map_err(|fault| DeviceError::Fault {
+                kernel: launch.kernel.into(),
+                grid: launch.grid,
+                block: launch.block,
+                fault: Box::new(fault),
+            })?;
+        Ok(Some(stats))
+    }
+
+    fn record(&self) -> Result<Handle> {
+        Ok(Arc::new(Instant::now()))
+    }
+
+    fn elapsed(&self, start: &Handle, end: &Handle) -> Result<Duration> {
+        let (start, end) = (downcast::<Instant>(start, "event")?, downcast::<Instant>(end, "event")?);
+        Ok(end.saturating_duration_since(*start))
+    }
+
+    fn read_async(&self, src: u64, bytes: usize) -> Result<Box<dyn Read>> {
+        let mut data = vec![0; bytes];
+        if bytes > 0 {
+            self.vm.read(src, &mut data)?;
+        }
+        Ok(Box::new(Done(data)))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        Ok(match self.memory_limit {
+            Some(limit) => MemoryInfo {
+                free: limit.saturating_sub(self.vm.allocated_bytes()),
+                total: limit,
+            },
+            None => host_memory(),
+        })
+    }
+}
+
+/// A read-back that was done at once.
+struct Done(Vec<u8>);
+
+impl Read for Done {
+    fn ready(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(self.0)
+    }
+}

@@ -1,0 +1,57 @@
+//! The decoder of the sprites model: `kernels/decode.cu`.
+
+use super::params::{self, PatchDecodeParams};
+use super::{Op, Result};
+use crate::device::Module;
+use crate::tensor::{DType, Tensor};
+
+/// Latents to pixels by one small matrix: `byte = 255 · clamp((Σ_c z_c·scale_c·basis_c + mean + 1)/2, 0, 1)`, rounded.
+///
+/// * `z` `[batch, channels, frames, height, width]` f32, `basis` `[channels, patch·patch·3]` f32, `mean` `[patch·patch·3]` f32,
+///   `scale` `[channels]` f32, a patch's elements ordered (row, column, rgb).
+/// * `out` `[batch, frames, height·patch, width·patch, 3]` u8.
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new("patch_decode", out);
+    let [batch, channels, frames, height, width] =
+        op.axes("z", z, ["batch", "channels", "frames", "height", "width"])?;
+    op.check("z", z, DType::F32, &[])?;
+    let [_, pixels] = op.axes("basis", basis, ["channels", "patch*patch*3"])?;
+    op.check(
+        "basis",
+        basis,
+        DType::F32,
+        &[("channels", channels), ("patch*patch*3", pixels)],
+    )?;
+    let patch = (pixels / 3).isqrt();
+    if patch == 0 || patch * patch * 3 != pixels {
+        return Err(op.value("basis", format!("{pixels} columns"), "patch*patch*3 of them"));
+    }
+    op.check("mean", mean, DType::F32, &[("patch*patch*3", pixels)])?;
+    op.check("scale", scale, DType::F32, &[("channels", channels)])?;
+    let axes = [
+        ("batch", batch),
+        ("frames", frames),
+        ("height", height * patch),
+        ("width", width * patch),
+        ("rgb", 3),
+    ];
+    op.check("out", out, DType::U8, &axes)?;
+    let params = PatchDecodeParams {
+        z: z.ptr(),
+        basis: basis.ptr(),
+        mean: mean.ptr(),
+        scale: scale.ptr(),
+        out: out.ptr(),
+        batch: op.int("batch", batch)?,
+        channels: op.int("channels", channels)?,
+        frames: op.int("frames", frames)?,
+        height: op.int("height", height)?,
+        width: op.int("width", width)?,
+        patch: op.int("patch", patch)?,
+    };
+    let grid = [(batch * frames * height * width).div_ceil(params::DECODE_WARPS), 1];
+    op.launch(Module::Decode, "patch_decode", grid, params::DECODE_THREADS, 0, &params)
+}

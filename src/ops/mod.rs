@@ -1,0 +1,328 @@
+//! Typed launchers of the kernels: one file for each `kernels/*.cu`, and the only callers of [`Device::launch`].
+//!
+//! Every launcher checks devices, element types and shapes, and returns an [`OpError`] that names the operation, the argument,
+//! what it got and what it expected. Then it queues the kernel on the tensors' device and returns: nothing here waits.
+//!
+//! D stands for the model's element type: bf16, f16 or f32. Shapes are row-major, last axis fastest. Hidden states are
+//! `[batch, frames, tokens, channels]`; a *row* is one (batch, frame, token). Outputs are given by the caller, so that a step
+//! allocates nothing.
+
+pub mod attention;
+pub mod decode;
+pub mod embed;
+pub mod linear;
+pub mod motion;
+pub mod norm;
+/// The parameter structs and launch sizes of the kernels, made from `kernels/*.h`.
+#[allow(missing_docs, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
+#[rustfmt::skip]
+pub mod params;
+pub mod residual;
+pub mod sampler;
+
+use crate::device::{Device, DeviceError, Module};
+use crate::tensor::{DType, Tensor, TensorError};
+use bytemuck::Pod;
+use std::fmt::Write as _;
+
+/// An error of a launcher.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// The device's own.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A tensor could not be made or viewed.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// An argument of the wrong shape.
+    #[error("{op}: {argument} has shape {got:?}, expected {expected}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape needed, with its axes named.
+        expected: String,
+    },
+    /// An argument of the wrong element type.
+    #[error("{op}: {argument} is {got}, expected {expected}")]
+    DType {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// Its type.
+        got: DType,
+        /// The type needed.
+        expected: &'static str,
+    },
+    /// An argument on another device than the output.
+    #[error(
+        "{op}: {argument} is on {got}, the output on {expected}; all tensors of an operation must share one device"
+    )]
+    OtherDevice {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// Where it is.
+        got: String,
+        /// Where the output is.
+        expected: String,
+    },
+    /// An output that shares memory with an input that other blocks of the grid still read.
+    #[error("{op}: the output overlaps {argument}")]
+    Aliased {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+    },
+    /// A number out of its range.
+    #[error("{op}: {argument} is {got}, expected {expected}")]
+    Value {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// Its value.
+        got: String,
+        /// The range.
+        expected: String,
+    },
+}
+
+type Result<T, E = OpError> = std::result::Result<T, E>;
+
+/// Which batch member and frame a row belongs to: row r is token `r % rows_per_frame` of frame
+/// `(r / rows_per_frame) % frames` of batch member `r / (rows_per_frame · frames)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowMap {
+    /// Frames of a batch member.
+    pub frames: usize,
+    /// Tokens of a frame.
+    pub rows_per_frame: usize,
+}
+
+/// adaLN: shifts, scales and gates by batch member, chosen frame by frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Modulation<'a> {
+    /// `[batch, variants, chunks, channels]` f32. Variant 0 is of the step's time; variant 1, when there, of time 0.
+    pub table: &'a Tensor,
+    /// `[batch, frames]` u8: frames with 1 take variant 0, frames with 0 variant 1. `None`: all take variant 0.
+    pub frame_mask: Option<&'a Tensor>,
+    /// How rows map to batch members and frames.
+    pub rows: RowMap,
+}
+
+/// One call of an operation: checks arguments, then launches on the output's device.
+struct Op<'a> {
+    name: &'static str,
+    device: &'a Device,
+}
+
+impl<'a> Op<'a> {
+    fn new(name: &'static str, output: &'a Tensor) -> Self {
+        Self {
+            name,
+            device: output.device(),
+        }
+    }
+
+    /// Shape (axes named), element type and device of an argument. No axes: any shape.
+    fn check(&self, argument: &'static str, tensor: &Tensor, dtype: DType, axes: &[(&str, usize)]) -> Result<()> {
+        self.placed(argument, tensor)?;
+        if tensor.dtype() != dtype {
+            return Err(OpError::DType {
+                op: self.name,
+                argument,
+                got: tensor.dtype(),
+                expected: dtype.name(),
+            });
+        }
+        if axes.is_empty()
+            || axes
+                .iter()
+                .map(|(_, length)| *length)
+                .eq(tensor.shape().iter().copied())
+        {
+            return Ok(());
+        }
+        Err(self.shape_error(argument, tensor, axes))
+    }
+
+    /// As [`Op::check`], where the tensor may have more axes: they are flattened to `rows` × `columns`.
+    fn check_rows(
+        &self,
+        argument: &'static str,
+        tensor: &Tensor,
+        dtype: DType,
+        axes: [(&str, usize); 2],
+    ) -> Result<()> {
+        self.check(argument, tensor, dtype, &[])?;
+        let shape = tensor.shape();
+        let [(_, rows), (_, columns)] = axes;
+        // A split somewhere, so that [batch, frames, tokens, channels] and [rows, heads, head_dim] both are rows × columns.
+        let splits = (0..=shape.len()).any(|at| {
+            shape[..at].iter().product::<usize>() == rows && shape[at..].iter().product::<usize>() == columns
+        });
+        if splits {
+            Ok(())
+        } else {
+            Err(self.shape_error(argument, tensor, &axes))
+        }
+    }
+
+    fn shape_error(&self, argument: &'static str, tensor: &Tensor, axes: &[(&str, usize)]) -> OpError {
+        let mut expected = String::from("[");
+        for (i, (name, length)) in axes.iter().enumerate() {
+            let _ = write!(expected, "{}{name} {length}", if i > 0 { ", " } else { "" });
+        }
+        expected.push(']');
+        OpError::Shape {
+            op: self.name,
+            argument,
+            got: tensor.shape().to_vec(),
+            expected,
+        }
+    }
+
+    /// An argument's shape as a fixed number of axes, named in the error.
+    fn axes<const N: usize>(&self, argument: &'static str, tensor: &Tensor, names: [&str; N]) -> Result<[usize; N]> {
+        tensor.shape().try_into().map_err(|_| OpError::Shape {
+            op: self.name,
+            argument,
+            got: tensor.shape().to_vec(),
+            expected: format!("[{}]", names.join(", ")),
+        })
+    }
+
+    fn placed(&self, argument: &'static str, tensor: &Tensor) -> Result<()> {
+        if self.device.same(tensor.device()) {
+            return Ok(());
+        }
+        let (got, expected) = (tensor.device().info().label(), self.device.info().label());
+        Err(OpError::OtherDevice {
+            op: self.name,
+            argument,
+            got,
+            expected,
+        })
+    }
+
+    /// The argument's element type, which must be one that models compute in.
+    fn compute_dtype(&self, argument: &'static str, tensor: &Tensor) -> Result<DType> {
+        match tensor.dtype() {
+            dtype if dtype.is_compute() => Ok(dtype),
+            got => Err(OpError::DType {
+                op: self.name,
+                argument,
+                got,
+                expected: "bf16, f16 or f32",
+            }),
+        }
+    }
+
+    fn not_aliased(&self, output: &Tensor, inputs: &[(&'static str, Option<&Tensor>)]) -> Result<()> {
+        match inputs
+            .iter()
+            .find(|(_, input)| input.is_some_and(|input| input.overlaps(output)))
+        {
+            Some((argument, _)) => Err(OpError::Aliased {
+                op: self.name,
+                argument,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// A count as the 32-bit integer that the kernel takes.
+    fn int(&self, argument: &'static str, value: usize) -> Result<i32> {
+        i32::try_from(value).map_err(|_| self.value(argument, value, format_args!("at most {}", i32::MAX)))
+    }
+
+    fn value(&self, argument: &'static str, got: impl ToString, expected: impl ToString) -> OpError {
+        OpError::Value {
+            op: self.name,
+            argument,
+            got: got.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+
+    fn finite(&self, argument: &'static str, value: f32) -> Result<()> {
+        if value.is_finite() {
+            Ok(())
+        } else {
+            Err(self.value(argument, value, "a finite number"))
+        }
+    }
+
+    /// The parts of a modulation that all of its users need: (batch, variants, chunks), checked against `rows` × `channels`.
+    fn modulation(&self, modulation: &Modulation<'_>, rows: usize, channels: usize) -> Result<[usize; 3]> {
+        let names = ["batch", "variants", "chunks", "channels"];
+        let [batch, variants, chunks, _] = self.axes("modulation", modulation.table, names)?;
+        let table = [
+            ("batch", batch),
+            ("variants", variants),
+            ("chunks", chunks),
+            ("channels", channels),
+        ];
+        self.check("modulation", modulation.table, DType::F32, &table)?;
+        let RowMap { frames, rows_per_frame } = modulation.rows;
+        if batch.checked_mul(frames).and_then(|n| n.checked_mul(rows_per_frame)) != Some(rows) {
+            let expected = format!("{rows} rows");
+            let got = format!("batch {batch} × frames {frames} × rows_per_frame {rows_per_frame}");
+            return Err(self.value("modulation", got, expected));
+        }
+        if let Some(mask) = modulation.frame_mask {
+            self.check("frame_mask", mask, DType::U8, &[("batch", batch), ("frames", frames)])?;
+            if variants < 2 {
+                return Err(self.value("modulation", "one variant", "2 variants, because there is a frame mask"));
+            }
+        }
+        Ok([batch, variants, chunks])
+    }
+
+    fn chunk(&self, argument: &'static str, chunk: usize, chunks: usize) -> Result<i32> {
+        if chunk < chunks {
+            self.int(argument, chunk)
+        } else {
+            Err(self.value(argument, chunk, format_args!("below {chunks}")))
+        }
+    }
+
+    /// Launches, unless there is nothing to do. Blocks are one-dimensional.
+    fn launch<P: Pod>(
+        &self,
+        module: Module,
+        entry: &str,
+        grid: [usize; 2],
+        threads: usize,
+        shared: usize,
+        params: &P,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let kernel = self.device.kernel(module, entry)?;
+        let [x, y] = grid;
+        let grid = [self.int("grid", x)? as u32, self.int("grid", y)? as u32, 1];
+        Ok(self
+            .device
+            .launch(&kernel, grid, [threads as u32, 1, 1], shared as u32, params)?)
+    }
+}
+
+/// The address of an optional argument; null switches the feature off.
+fn ptr(tensor: Option<&Tensor>) -> u64 {
+    tensor.map_or(0, Tensor::ptr)
+}
+
+/// Elements of one 16-byte access.
+const fn chunk_elements(dtype: DType) -> usize {
+    params::CHUNK_BYTES / dtype.size()
+}

@@ -1,0 +1,727 @@
+// Made by tools/bindgen.sh from kernels/{params,launch,launch_tiles}.h; do not edit.
+
+pub const MAX_STRIDES: usize = 8;
+pub const PROBE_SUMS: usize = 6;
+pub const MOTION_SUMS: usize = 3;
+pub const CHUNK_BYTES: usize = 16;
+pub const ROW_WARPS: usize = 4;
+pub const ROW_THREADS: usize = 128;
+pub const PROBE_THREADS: usize = 128;
+pub const PROBE_MAX_BLOCKS: usize = 1024;
+pub const REDUCE_WARPS: usize = 8;
+pub const REDUCE_THREADS: usize = 256;
+pub const ELEMENTWISE_THREADS: usize = 256;
+pub const SMALL_LINEAR_WARPS: usize = 4;
+pub const SMALL_LINEAR_COLUMNS: usize = 4;
+pub const SMALL_LINEAR_THREADS: usize = 128;
+pub const DECODE_WARPS: usize = 4;
+pub const DECODE_THREADS: usize = 128;
+pub const LINEAR_128_M: usize = 128;
+pub const LINEAR_128_N: usize = 144;
+pub const LINEAR_128_THREADS: usize = 192;
+pub const LINEAR_128_SHARED: usize = 79360;
+pub const LINEAR_64_M: usize = 64;
+pub const LINEAR_64_N: usize = 48;
+pub const LINEAR_64_THREADS: usize = 96;
+pub const LINEAR_64_SHARED: usize = 43520;
+pub const ATTENTION_16_QUERIES: usize = 16;
+pub const ATTENTION_16_THREADS: usize = 32;
+pub const ATTENTION_64_QUERIES: usize = 64;
+pub const ATTENTION_64_THREADS: usize = 128;
+/// out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct LinearParams {
+    /// [m, k] D
+    pub a: u64,
+    /// [n, k] D
+    pub w: u64,
+    /// [n] D, or null
+    pub bias: u64,
+    /// [m, n] D; the residual epilogue reads it and adds to it
+    pub out: u64,
+    /// residual epilogue: [m, n] D, the added value gate*(acc+bias) itself, or null
+    pub residual_out: u64,
+    /// _ln: [m, 2] mean and 1/sqrt(var+eps) of every row of a
+    pub row_stats: u64,
+    /// [batch, variants, chunks, channels], or null (no gate)
+    pub modulation: u64,
+    /// [batch, frames]: 1 takes variant 0 (t), 0 variant 1 (t0); null: variant 0
+    pub frame_mask: u64,
+    pub m: i32,
+    pub n: i32,
+    pub k: i32,
+    /// row r belongs to batch r/(frames*rows_per_frame), frame (r/rows_per_frame)%frames
+    pub frames: i32,
+    /// row r belongs to batch r/(frames*rows_per_frame), frame (r/rows_per_frame)%frames
+    pub rows_per_frame: i32,
+    pub variants: i32,
+    pub chunks: i32,
+    pub channels: i32,
+    /// _ln prologue: a' = (a-mean)*rstd*(1+scale)+shift
+    pub shift_chunk: i32,
+    /// _ln prologue: a' = (a-mean)*rstd*(1+scale)+shift
+    pub scale_chunk: i32,
+    /// residual epilogue: which chunk gates; -1: gate is 1
+    pub gate_chunk: i32,
+    /// residual_out: 0 overwrites, 1 adds to what is there
+    pub accumulate_residual: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearParams"][::std::mem::size_of::<LinearParams>() - 112usize];
+    ["Alignment of LinearParams"][::std::mem::align_of::<LinearParams>() - 8usize];
+    ["Offset of field: LinearParams::a"][::std::mem::offset_of!(LinearParams, a) - 0usize];
+    ["Offset of field: LinearParams::w"][::std::mem::offset_of!(LinearParams, w) - 8usize];
+    ["Offset of field: LinearParams::bias"][::std::mem::offset_of!(LinearParams, bias) - 16usize];
+    ["Offset of field: LinearParams::out"][::std::mem::offset_of!(LinearParams, out) - 24usize];
+    ["Offset of field: LinearParams::residual_out"][::std::mem::offset_of!(LinearParams, residual_out) - 32usize];
+    ["Offset of field: LinearParams::row_stats"][::std::mem::offset_of!(LinearParams, row_stats) - 40usize];
+    ["Offset of field: LinearParams::modulation"][::std::mem::offset_of!(LinearParams, modulation) - 48usize];
+    ["Offset of field: LinearParams::frame_mask"][::std::mem::offset_of!(LinearParams, frame_mask) - 56usize];
+    ["Offset of field: LinearParams::m"][::std::mem::offset_of!(LinearParams, m) - 64usize];
+    ["Offset of field: LinearParams::n"][::std::mem::offset_of!(LinearParams, n) - 68usize];
+    ["Offset of field: LinearParams::k"][::std::mem::offset_of!(LinearParams, k) - 72usize];
+    ["Offset of field: LinearParams::frames"][::std::mem::offset_of!(LinearParams, frames) - 76usize];
+    ["Offset of field: LinearParams::rows_per_frame"][::std::mem::offset_of!(LinearParams, rows_per_frame) - 80usize];
+    ["Offset of field: LinearParams::variants"][::std::mem::offset_of!(LinearParams, variants) - 84usize];
+    ["Offset of field: LinearParams::chunks"][::std::mem::offset_of!(LinearParams, chunks) - 88usize];
+    ["Offset of field: LinearParams::channels"][::std::mem::offset_of!(LinearParams, channels) - 92usize];
+    ["Offset of field: LinearParams::shift_chunk"][::std::mem::offset_of!(LinearParams, shift_chunk) - 96usize];
+    ["Offset of field: LinearParams::scale_chunk"][::std::mem::offset_of!(LinearParams, scale_chunk) - 100usize];
+    ["Offset of field: LinearParams::gate_chunk"][::std::mem::offset_of!(LinearParams, gate_chunk) - 104usize];
+    ["Offset of field: LinearParams::accumulate_residual"]
+        [::std::mem::offset_of!(LinearParams, accumulate_residual) - 108usize];
+};
+/** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{head_dim}_{dtype}.
+Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct SequenceLayout {
+    /// in rows
+    pub outer_stride: i64,
+    /// in rows
+    pub inner_stride: i64,
+    /// in rows
+    pub step: i64,
+    /// elements from one row to the next
+    pub row_stride: i64,
+    pub inner: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SequenceLayout"][::std::mem::size_of::<SequenceLayout>() - 40usize];
+    ["Alignment of SequenceLayout"][::std::mem::align_of::<SequenceLayout>() - 8usize];
+    ["Offset of field: SequenceLayout::outer_stride"][::std::mem::offset_of!(SequenceLayout, outer_stride) - 0usize];
+    ["Offset of field: SequenceLayout::inner_stride"][::std::mem::offset_of!(SequenceLayout, inner_stride) - 8usize];
+    ["Offset of field: SequenceLayout::step"][::std::mem::offset_of!(SequenceLayout, step) - 16usize];
+    ["Offset of field: SequenceLayout::row_stride"][::std::mem::offset_of!(SequenceLayout, row_stride) - 24usize];
+    ["Offset of field: SequenceLayout::inner"][::std::mem::offset_of!(SequenceLayout, inner) - 32usize];
+    ["Offset of field: SequenceLayout::reserved"][::std::mem::offset_of!(SequenceLayout, reserved) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct AttentionParams {
+    /// D; element (row, head, d) at row*row_stride + head*head_dim + d
+    pub q: u64,
+    pub k: u64,
+    /// laid out as k
+    pub v: u64,
+    pub out: u64,
+    /// RMSNorm weights [head_dim] D, or null
+    pub q_norm: u64,
+    pub k_norm: u64,
+    /// [max(q_len, kv_len), head_dim/2, 2] cos, sin by position, or null
+    pub rope: u64,
+    /// [sequences], at most kv_len each, or null (all kv_len)
+    pub kv_lengths: u64,
+    pub q_layout: SequenceLayout,
+    pub kv_layout: SequenceLayout,
+    pub out_layout: SequenceLayout,
+    pub scale: f32,
+    pub norm_eps: f32,
+    pub sequences: i32,
+    pub heads: i32,
+    pub q_len: i32,
+    pub kv_len: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 208usize];
+    ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
+    ["Offset of field: AttentionParams::q"][::std::mem::offset_of!(AttentionParams, q) - 0usize];
+    ["Offset of field: AttentionParams::k"][::std::mem::offset_of!(AttentionParams, k) - 8usize];
+    ["Offset of field: AttentionParams::v"][::std::mem::offset_of!(AttentionParams, v) - 16usize];
+    ["Offset of field: AttentionParams::out"][::std::mem::offset_of!(AttentionParams, out) - 24usize];
+    ["Offset of field: AttentionParams::q_norm"][::std::mem::offset_of!(AttentionParams, q_norm) - 32usize];
+    ["Offset of field: AttentionParams::k_norm"][::std::mem::offset_of!(AttentionParams, k_norm) - 40usize];
+    ["Offset of field: AttentionParams::rope"][::std::mem::offset_of!(AttentionParams, rope) - 48usize];
+    ["Offset of field: AttentionParams::kv_lengths"][::std::mem::offset_of!(AttentionParams, kv_lengths) - 56usize];
+    ["Offset of field: AttentionParams::q_layout"][::std::mem::offset_of!(AttentionParams, q_layout) - 64usize];
+    ["Offset of field: AttentionParams::kv_layout"][::std::mem::offset_of!(AttentionParams, kv_layout) - 104usize];
+    ["Offset of field: AttentionParams::out_layout"][::std::mem::offset_of!(AttentionParams, out_layout) - 144usize];
+    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 184usize];
+    ["Offset of field: AttentionParams::norm_eps"][::std::mem::offset_of!(AttentionParams, norm_eps) - 188usize];
+    ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 192usize];
+    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 196usize];
+    ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 200usize];
+    ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 204usize];
+};
+/// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct RowStatsParams {
+    /// [rows, channels] D
+    pub x: u64,
+    /// [rows, 2]
+    pub stats: u64,
+    pub rows: i64,
+    pub channels: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowStatsParams"][::std::mem::size_of::<RowStatsParams>() - 32usize];
+    ["Alignment of RowStatsParams"][::std::mem::align_of::<RowStatsParams>() - 8usize];
+    ["Offset of field: RowStatsParams::x"][::std::mem::offset_of!(RowStatsParams, x) - 0usize];
+    ["Offset of field: RowStatsParams::stats"][::std::mem::offset_of!(RowStatsParams, stats) - 8usize];
+    ["Offset of field: RowStatsParams::rows"][::std::mem::offset_of!(RowStatsParams, rows) - 16usize];
+    ["Offset of field: RowStatsParams::channels"][::std::mem::offset_of!(RowStatsParams, channels) - 24usize];
+    ["Offset of field: RowStatsParams::eps"][::std::mem::offset_of!(RowStatsParams, eps) - 28usize];
+};
+/// out = LN(x)*(1+scale)+shift. Entries modulate_{dtype}. In place is allowed.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ModulateParams {
+    /// [rows, channels] D
+    pub x: u64,
+    pub out: u64,
+    /// [batch, variants, chunks, channels]
+    pub modulation: u64,
+    /// null: every row is written
+    pub frame_mask: u64,
+    pub rows: i64,
+    pub channels: i32,
+    pub frames: i32,
+    pub rows_per_frame: i32,
+    /// the variant applied
+    pub variants: i32,
+    /// the variant applied
+    pub chunks: i32,
+    /// the variant applied
+    pub variant: i32,
+    pub shift_chunk: i32,
+    pub scale_chunk: i32,
+    /// 1: only rows whose frame_mask is 0 are written (the others are left alone)
+    pub only_masked_out: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ModulateParams"][::std::mem::size_of::<ModulateParams>() - 80usize];
+    ["Alignment of ModulateParams"][::std::mem::align_of::<ModulateParams>() - 8usize];
+    ["Offset of field: ModulateParams::x"][::std::mem::offset_of!(ModulateParams, x) - 0usize];
+    ["Offset of field: ModulateParams::out"][::std::mem::offset_of!(ModulateParams, out) - 8usize];
+    ["Offset of field: ModulateParams::modulation"][::std::mem::offset_of!(ModulateParams, modulation) - 16usize];
+    ["Offset of field: ModulateParams::frame_mask"][::std::mem::offset_of!(ModulateParams, frame_mask) - 24usize];
+    ["Offset of field: ModulateParams::rows"][::std::mem::offset_of!(ModulateParams, rows) - 32usize];
+    ["Offset of field: ModulateParams::channels"][::std::mem::offset_of!(ModulateParams, channels) - 40usize];
+    ["Offset of field: ModulateParams::frames"][::std::mem::offset_of!(ModulateParams, frames) - 44usize];
+    ["Offset of field: ModulateParams::rows_per_frame"]
+        [::std::mem::offset_of!(ModulateParams, rows_per_frame) - 48usize];
+    ["Offset of field: ModulateParams::variants"][::std::mem::offset_of!(ModulateParams, variants) - 52usize];
+    ["Offset of field: ModulateParams::chunks"][::std::mem::offset_of!(ModulateParams, chunks) - 56usize];
+    ["Offset of field: ModulateParams::variant"][::std::mem::offset_of!(ModulateParams, variant) - 60usize];
+    ["Offset of field: ModulateParams::shift_chunk"][::std::mem::offset_of!(ModulateParams, shift_chunk) - 64usize];
+    ["Offset of field: ModulateParams::scale_chunk"][::std::mem::offset_of!(ModulateParams, scale_chunk) - 68usize];
+    ["Offset of field: ModulateParams::only_masked_out"]
+        [::std::mem::offset_of!(ModulateParams, only_masked_out) - 72usize];
+    ["Offset of field: ModulateParams::eps"][::std::mem::offset_of!(ModulateParams, eps) - 76usize];
+};
+/// One pass: every distance sum and motion sum, and kept := fresh. Entries residual_probe_{dtype}; grid (blocks, batch).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ResidualProbeParams {
+    /// [batch, frames, inner] D
+    pub fresh: u64,
+    /// same shape; read, then overwritten
+    pub kept: u64,
+    /// [batch, blocks, PROBE_SUMS + MOTION_SUMS*num_strides]
+    pub partial: u64,
+    /// tokens * channels
+    pub inner: i64,
+    pub batch: i32,
+    pub frames: i32,
+    /// 1: kept holds nothing yet and is not read; sums 0..4 are 0
+    pub first: i32,
+    pub num_strides: i32,
+    /// in frames; a stride >= frames gives zero sums
+    pub strides: [i32; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResidualProbeParams"][::std::mem::size_of::<ResidualProbeParams>() - 80usize];
+    ["Alignment of ResidualProbeParams"][::std::mem::align_of::<ResidualProbeParams>() - 8usize];
+    ["Offset of field: ResidualProbeParams::fresh"][::std::mem::offset_of!(ResidualProbeParams, fresh) - 0usize];
+    ["Offset of field: ResidualProbeParams::kept"][::std::mem::offset_of!(ResidualProbeParams, kept) - 8usize];
+    ["Offset of field: ResidualProbeParams::partial"][::std::mem::offset_of!(ResidualProbeParams, partial) - 16usize];
+    ["Offset of field: ResidualProbeParams::inner"][::std::mem::offset_of!(ResidualProbeParams, inner) - 24usize];
+    ["Offset of field: ResidualProbeParams::batch"][::std::mem::offset_of!(ResidualProbeParams, batch) - 32usize];
+    ["Offset of field: ResidualProbeParams::frames"][::std::mem::offset_of!(ResidualProbeParams, frames) - 36usize];
+    ["Offset of field: ResidualProbeParams::first"][::std::mem::offset_of!(ResidualProbeParams, first) - 40usize];
+    ["Offset of field: ResidualProbeParams::num_strides"]
+        [::std::mem::offset_of!(ResidualProbeParams, num_strides) - 44usize];
+    ["Offset of field: ResidualProbeParams::strides"][::std::mem::offset_of!(ResidualProbeParams, strides) - 48usize];
+};
+/// Second stage: sums[batch, i] = sum over blocks of partial[batch, block, i], in f64, in a fixed order. Entry reduce_partials.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ReduceParams {
+    /// [batch, blocks, count]
+    pub partial: u64,
+    /// [batch, count]
+    pub sums: u64,
+    pub batch: i32,
+    pub blocks: i32,
+    pub count: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ReduceParams"][::std::mem::size_of::<ReduceParams>() - 32usize];
+    ["Alignment of ReduceParams"][::std::mem::align_of::<ReduceParams>() - 8usize];
+    ["Offset of field: ReduceParams::partial"][::std::mem::offset_of!(ReduceParams, partial) - 0usize];
+    ["Offset of field: ReduceParams::sums"][::std::mem::offset_of!(ReduceParams, sums) - 8usize];
+    ["Offset of field: ReduceParams::batch"][::std::mem::offset_of!(ReduceParams, batch) - 16usize];
+    ["Offset of field: ReduceParams::blocks"][::std::mem::offset_of!(ReduceParams, blocks) - 20usize];
+    ["Offset of field: ReduceParams::count"][::std::mem::offset_of!(ReduceParams, count) - 24usize];
+    ["Offset of field: ReduceParams::reserved"][::std::mem::offset_of!(ReduceParams, reserved) - 28usize];
+};
+/// residual_fold_{dtype}: out = a - b.  residual_unfold_{dtype}: out = a + b. out may be a or b.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct FoldParams {
+    pub a: u64,
+    pub b: u64,
+    pub out: u64,
+    pub count: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FoldParams"][::std::mem::size_of::<FoldParams>() - 32usize];
+    ["Alignment of FoldParams"][::std::mem::align_of::<FoldParams>() - 8usize];
+    ["Offset of field: FoldParams::a"][::std::mem::offset_of!(FoldParams, a) - 0usize];
+    ["Offset of field: FoldParams::b"][::std::mem::offset_of!(FoldParams, b) - 8usize];
+    ["Offset of field: FoldParams::out"][::std::mem::offset_of!(FoldParams, out) - 16usize];
+    ["Offset of field: FoldParams::count"][::std::mem::offset_of!(FoldParams, count) - 24usize];
+};
+/** Frame differences by themselves, over residuals (outer = 1) or latents [batch, channels, frames, h*w] (outer = channels).
+Entries motion_{dtype}; grid (blocks, batch).*/
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct MotionParams {
+    /// [batch, outer, frames, inner] D
+    pub x: u64,
+    /// [batch, blocks, MOTION_SUMS*num_strides]
+    pub partial: u64,
+    pub inner: i64,
+    pub batch: i32,
+    pub outer: i32,
+    pub frames: i32,
+    pub num_strides: i32,
+    pub strides: [i32; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MotionParams"][::std::mem::size_of::<MotionParams>() - 72usize];
+    ["Alignment of MotionParams"][::std::mem::align_of::<MotionParams>() - 8usize];
+    ["Offset of field: MotionParams::x"][::std::mem::offset_of!(MotionParams, x) - 0usize];
+    ["Offset of field: MotionParams::partial"][::std::mem::offset_of!(MotionParams, partial) - 8usize];
+    ["Offset of field: MotionParams::inner"][::std::mem::offset_of!(MotionParams, inner) - 16usize];
+    ["Offset of field: MotionParams::batch"][::std::mem::offset_of!(MotionParams, batch) - 24usize];
+    ["Offset of field: MotionParams::outer"][::std::mem::offset_of!(MotionParams, outer) - 28usize];
+    ["Offset of field: MotionParams::frames"][::std::mem::offset_of!(MotionParams, frames) - 32usize];
+    ["Offset of field: MotionParams::num_strides"][::std::mem::offset_of!(MotionParams, num_strides) - 36usize];
+    ["Offset of field: MotionParams::strides"][::std::mem::offset_of!(MotionParams, strides) - 40usize];
+};
+/// Latent to patches: out[row, c, kt, kh, kw] with zero padding on the right and bottom (and after the last frame). Entries patchify_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PatchifyParams {
+    /// [z_batch, channels, frames, height, width]
+    pub z: u64,
+    /// [batch*tokens_t*tokens_h*tokens_w, channels*patch_t*patch_h*patch_w] D
+    pub out: u64,
+    /// sample b reads z[b % z_batch]: guidance shares one latent
+    pub batch: i32,
+    /// sample b reads z[b % z_batch]: guidance shares one latent
+    pub z_batch: i32,
+    pub channels: i32,
+    pub frames: i32,
+    pub height: i32,
+    pub width: i32,
+    pub patch_t: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+    /// ceil(frames/patch_t) ...
+    pub tokens_t: i32,
+    /// ceil(frames/patch_t) ...
+    pub tokens_h: i32,
+    /// ceil(frames/patch_t) ...
+    pub tokens_w: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PatchifyParams"][::std::mem::size_of::<PatchifyParams>() - 64usize];
+    ["Alignment of PatchifyParams"][::std::mem::align_of::<PatchifyParams>() - 8usize];
+    ["Offset of field: PatchifyParams::z"][::std::mem::offset_of!(PatchifyParams, z) - 0usize];
+    ["Offset of field: PatchifyParams::out"][::std::mem::offset_of!(PatchifyParams, out) - 8usize];
+    ["Offset of field: PatchifyParams::batch"][::std::mem::offset_of!(PatchifyParams, batch) - 16usize];
+    ["Offset of field: PatchifyParams::z_batch"][::std::mem::offset_of!(PatchifyParams, z_batch) - 20usize];
+    ["Offset of field: PatchifyParams::channels"][::std::mem::offset_of!(PatchifyParams, channels) - 24usize];
+    ["Offset of field: PatchifyParams::frames"][::std::mem::offset_of!(PatchifyParams, frames) - 28usize];
+    ["Offset of field: PatchifyParams::height"][::std::mem::offset_of!(PatchifyParams, height) - 32usize];
+    ["Offset of field: PatchifyParams::width"][::std::mem::offset_of!(PatchifyParams, width) - 36usize];
+    ["Offset of field: PatchifyParams::patch_t"][::std::mem::offset_of!(PatchifyParams, patch_t) - 40usize];
+    ["Offset of field: PatchifyParams::patch_h"][::std::mem::offset_of!(PatchifyParams, patch_h) - 44usize];
+    ["Offset of field: PatchifyParams::patch_w"][::std::mem::offset_of!(PatchifyParams, patch_w) - 48usize];
+    ["Offset of field: PatchifyParams::tokens_t"][::std::mem::offset_of!(PatchifyParams, tokens_t) - 52usize];
+    ["Offset of field: PatchifyParams::tokens_h"][::std::mem::offset_of!(PatchifyParams, tokens_h) - 56usize];
+    ["Offset of field: PatchifyParams::tokens_w"][::std::mem::offset_of!(PatchifyParams, tokens_w) - 60usize];
+};
+/// Tokens to pixels of the latent: token channels are (kt, kh, kw, c), c fastest; padding is cropped. Entries unpatchify_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct UnpatchifyParams {
+    /// [batch*tokens_t*tokens_h*tokens_w, patch_t*patch_h*patch_w*channels] D
+    pub tokens: u64,
+    /// [batch, channels, frames, height, width]
+    pub out: u64,
+    pub batch: i32,
+    pub channels: i32,
+    pub frames: i32,
+    pub height: i32,
+    pub width: i32,
+    pub patch_t: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+    pub tokens_t: i32,
+    pub tokens_h: i32,
+    pub tokens_w: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of UnpatchifyParams"][::std::mem::size_of::<UnpatchifyParams>() - 64usize];
+    ["Alignment of UnpatchifyParams"][::std::mem::align_of::<UnpatchifyParams>() - 8usize];
+    ["Offset of field: UnpatchifyParams::tokens"][::std::mem::offset_of!(UnpatchifyParams, tokens) - 0usize];
+    ["Offset of field: UnpatchifyParams::out"][::std::mem::offset_of!(UnpatchifyParams, out) - 8usize];
+    ["Offset of field: UnpatchifyParams::batch"][::std::mem::offset_of!(UnpatchifyParams, batch) - 16usize];
+    ["Offset of field: UnpatchifyParams::channels"][::std::mem::offset_of!(UnpatchifyParams, channels) - 20usize];
+    ["Offset of field: UnpatchifyParams::frames"][::std::mem::offset_of!(UnpatchifyParams, frames) - 24usize];
+    ["Offset of field: UnpatchifyParams::height"][::std::mem::offset_of!(UnpatchifyParams, height) - 28usize];
+    ["Offset of field: UnpatchifyParams::width"][::std::mem::offset_of!(UnpatchifyParams, width) - 32usize];
+    ["Offset of field: UnpatchifyParams::patch_t"][::std::mem::offset_of!(UnpatchifyParams, patch_t) - 36usize];
+    ["Offset of field: UnpatchifyParams::patch_h"][::std::mem::offset_of!(UnpatchifyParams, patch_h) - 40usize];
+    ["Offset of field: UnpatchifyParams::patch_w"][::std::mem::offset_of!(UnpatchifyParams, patch_w) - 44usize];
+    ["Offset of field: UnpatchifyParams::tokens_t"][::std::mem::offset_of!(UnpatchifyParams, tokens_t) - 48usize];
+    ["Offset of field: UnpatchifyParams::tokens_h"][::std::mem::offset_of!(UnpatchifyParams, tokens_h) - 52usize];
+    ["Offset of field: UnpatchifyParams::tokens_w"][::std::mem::offset_of!(UnpatchifyParams, tokens_w) - 56usize];
+    ["Offset of field: UnpatchifyParams::reserved"][::std::mem::offset_of!(UnpatchifyParams, reserved) - 60usize];
+};
+/// The 2-D sin/cos table of Open-Sora: coordinates i/scale*base/count, W half first, then H. Entry position_table.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PositionTableParams {
+    /// [tokens_h*tokens_w, channels]
+    pub out: u64,
+    pub tokens_h: i32,
+    pub tokens_w: i32,
+    pub channels: i32,
+    /// sqrt(H_px*W_px)/input_sq_size
+    pub scale: f32,
+    /// round(sqrt(tokens_h*tokens_w))
+    pub base_size: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PositionTableParams"][::std::mem::size_of::<PositionTableParams>() - 32usize];
+    ["Alignment of PositionTableParams"][::std::mem::align_of::<PositionTableParams>() - 8usize];
+    ["Offset of field: PositionTableParams::out"][::std::mem::offset_of!(PositionTableParams, out) - 0usize];
+    ["Offset of field: PositionTableParams::tokens_h"][::std::mem::offset_of!(PositionTableParams, tokens_h) - 8usize];
+    ["Offset of field: PositionTableParams::tokens_w"][::std::mem::offset_of!(PositionTableParams, tokens_w) - 12usize];
+    ["Offset of field: PositionTableParams::channels"][::std::mem::offset_of!(PositionTableParams, channels) - 16usize];
+    ["Offset of field: PositionTableParams::scale"][::std::mem::offset_of!(PositionTableParams, scale) - 20usize];
+    ["Offset of field: PositionTableParams::base_size"]
+        [::std::mem::offset_of!(PositionTableParams, base_size) - 24usize];
+    ["Offset of field: PositionTableParams::reserved"][::std::mem::offset_of!(PositionTableParams, reserved) - 28usize];
+};
+/// x[row] += table[row % tokens]. Entries position_add_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PositionAddParams {
+    /// [rows, channels] D
+    pub x: u64,
+    /// [tokens, channels]
+    pub table: u64,
+    pub rows: i64,
+    pub tokens: i32,
+    pub channels: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PositionAddParams"][::std::mem::size_of::<PositionAddParams>() - 32usize];
+    ["Alignment of PositionAddParams"][::std::mem::align_of::<PositionAddParams>() - 8usize];
+    ["Offset of field: PositionAddParams::x"][::std::mem::offset_of!(PositionAddParams, x) - 0usize];
+    ["Offset of field: PositionAddParams::table"][::std::mem::offset_of!(PositionAddParams, table) - 8usize];
+    ["Offset of field: PositionAddParams::rows"][::std::mem::offset_of!(PositionAddParams, rows) - 16usize];
+    ["Offset of field: PositionAddParams::tokens"][::std::mem::offset_of!(PositionAddParams, tokens) - 24usize];
+    ["Offset of field: PositionAddParams::channels"][::std::mem::offset_of!(PositionAddParams, channels) - 28usize];
+};
+/// out[i] = [cos(t_i f_k), sin(t_i f_k)], f_k = max_period^(-k/(dim/2)). Entry timestep_embed.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct TimestepEmbedParams {
+    /// [count]
+    pub t: u64,
+    /// [count, dim]
+    pub out: u64,
+    pub count: i32,
+    pub dim: i32,
+    pub max_period: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TimestepEmbedParams"][::std::mem::size_of::<TimestepEmbedParams>() - 32usize];
+    ["Alignment of TimestepEmbedParams"][::std::mem::align_of::<TimestepEmbedParams>() - 8usize];
+    ["Offset of field: TimestepEmbedParams::t"][::std::mem::offset_of!(TimestepEmbedParams, t) - 0usize];
+    ["Offset of field: TimestepEmbedParams::out"][::std::mem::offset_of!(TimestepEmbedParams, out) - 8usize];
+    ["Offset of field: TimestepEmbedParams::count"][::std::mem::offset_of!(TimestepEmbedParams, count) - 16usize];
+    ["Offset of field: TimestepEmbedParams::dim"][::std::mem::offset_of!(TimestepEmbedParams, dim) - 20usize];
+    ["Offset of field: TimestepEmbedParams::max_period"]
+        [::std::mem::offset_of!(TimestepEmbedParams, max_period) - 24usize];
+    ["Offset of field: TimestepEmbedParams::reserved"][::std::mem::offset_of!(TimestepEmbedParams, reserved) - 28usize];
+};
+/// Few rows, f32 activations: out = act(a) . w^T + bias (+ add). Entries small_linear_{dtype} (dtype of w and bias).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct SmallLinearParams {
+    /// [m, k]
+    pub a: u64,
+    /// [n, k] D
+    pub w: u64,
+    /// [n] D, or null
+    pub bias: u64,
+    /// [m, n], or null
+    pub add: u64,
+    /// [m, n]
+    pub out: u64,
+    pub m: i32,
+    pub n: i32,
+    pub k: i32,
+    /// 1: SiLU on a first
+    pub silu: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SmallLinearParams"][::std::mem::size_of::<SmallLinearParams>() - 56usize];
+    ["Alignment of SmallLinearParams"][::std::mem::align_of::<SmallLinearParams>() - 8usize];
+    ["Offset of field: SmallLinearParams::a"][::std::mem::offset_of!(SmallLinearParams, a) - 0usize];
+    ["Offset of field: SmallLinearParams::w"][::std::mem::offset_of!(SmallLinearParams, w) - 8usize];
+    ["Offset of field: SmallLinearParams::bias"][::std::mem::offset_of!(SmallLinearParams, bias) - 16usize];
+    ["Offset of field: SmallLinearParams::add"][::std::mem::offset_of!(SmallLinearParams, add) - 24usize];
+    ["Offset of field: SmallLinearParams::out"][::std::mem::offset_of!(SmallLinearParams, out) - 32usize];
+    ["Offset of field: SmallLinearParams::m"][::std::mem::offset_of!(SmallLinearParams, m) - 40usize];
+    ["Offset of field: SmallLinearParams::n"][::std::mem::offset_of!(SmallLinearParams, n) - 44usize];
+    ["Offset of field: SmallLinearParams::k"][::std::mem::offset_of!(SmallLinearParams, k) - 48usize];
+    ["Offset of field: SmallLinearParams::silu"][::std::mem::offset_of!(SmallLinearParams, silu) - 52usize];
+};
+/// out[layer, row, chunk, c] = table[layer, chunk, c] + t[row, (chunk % t_chunks), c]. Entries modulation_{dtype} (dtype of table).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ModulationParams {
+    /// [layers, chunks, channels] D
+    pub table: u64,
+    /// [rows, t_chunks, channels]; rows = batch*variants
+    pub t: u64,
+    /// [layers, rows, chunks, channels]
+    pub out: u64,
+    pub layers: i32,
+    pub rows: i32,
+    pub chunks: i32,
+    pub channels: i32,
+    /// chunks, or 1 (the final layer)
+    pub t_chunks: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ModulationParams"][::std::mem::size_of::<ModulationParams>() - 48usize];
+    ["Alignment of ModulationParams"][::std::mem::align_of::<ModulationParams>() - 8usize];
+    ["Offset of field: ModulationParams::table"][::std::mem::offset_of!(ModulationParams, table) - 0usize];
+    ["Offset of field: ModulationParams::t"][::std::mem::offset_of!(ModulationParams, t) - 8usize];
+    ["Offset of field: ModulationParams::out"][::std::mem::offset_of!(ModulationParams, out) - 16usize];
+    ["Offset of field: ModulationParams::layers"][::std::mem::offset_of!(ModulationParams, layers) - 24usize];
+    ["Offset of field: ModulationParams::rows"][::std::mem::offset_of!(ModulationParams, rows) - 28usize];
+    ["Offset of field: ModulationParams::chunks"][::std::mem::offset_of!(ModulationParams, chunks) - 32usize];
+    ["Offset of field: ModulationParams::channels"][::std::mem::offset_of!(ModulationParams, channels) - 36usize];
+    ["Offset of field: ModulationParams::t_chunks"][::std::mem::offset_of!(ModulationParams, t_chunks) - 40usize];
+    ["Offset of field: ModulationParams::reserved"][::std::mem::offset_of!(ModulationParams, reserved) - 44usize];
+};
+/// out[pos, i] = (cos, sin)(pos * freqs[i]). Entries rope_table_{dtype} (dtype of freqs).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct RopeTableParams {
+    /// [half] D
+    pub freqs: u64,
+    /// [positions, half, 2]
+    pub out: u64,
+    pub positions: i32,
+    pub half: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeTableParams"][::std::mem::size_of::<RopeTableParams>() - 24usize];
+    ["Alignment of RopeTableParams"][::std::mem::align_of::<RopeTableParams>() - 8usize];
+    ["Offset of field: RopeTableParams::freqs"][::std::mem::offset_of!(RopeTableParams, freqs) - 0usize];
+    ["Offset of field: RopeTableParams::out"][::std::mem::offset_of!(RopeTableParams, out) - 8usize];
+    ["Offset of field: RopeTableParams::positions"][::std::mem::offset_of!(RopeTableParams, positions) - 16usize];
+    ["Offset of field: RopeTableParams::half"][::std::mem::offset_of!(RopeTableParams, half) - 20usize];
+};
+/// out[b, j] = src[b, index[b, j]], zero where index < 0. Entries gather_rows_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct GatherRowsParams {
+    /// [batch, src_rows, channels] D
+    pub src: u64,
+    /// [batch, dst_rows]
+    pub index: u64,
+    /// [batch, dst_rows, channels] D
+    pub out: u64,
+    pub batch: i32,
+    pub src_rows: i32,
+    pub dst_rows: i32,
+    pub channels: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatherRowsParams"][::std::mem::size_of::<GatherRowsParams>() - 40usize];
+    ["Alignment of GatherRowsParams"][::std::mem::align_of::<GatherRowsParams>() - 8usize];
+    ["Offset of field: GatherRowsParams::src"][::std::mem::offset_of!(GatherRowsParams, src) - 0usize];
+    ["Offset of field: GatherRowsParams::index"][::std::mem::offset_of!(GatherRowsParams, index) - 8usize];
+    ["Offset of field: GatherRowsParams::out"][::std::mem::offset_of!(GatherRowsParams, out) - 16usize];
+    ["Offset of field: GatherRowsParams::batch"][::std::mem::offset_of!(GatherRowsParams, batch) - 24usize];
+    ["Offset of field: GatherRowsParams::src_rows"][::std::mem::offset_of!(GatherRowsParams, src_rows) - 28usize];
+    ["Offset of field: GatherRowsParams::dst_rows"][::std::mem::offset_of!(GatherRowsParams, dst_rows) - 32usize];
+    ["Offset of field: GatherRowsParams::channels"][::std::mem::offset_of!(GatherRowsParams, channels) - 36usize];
+};
+/// z += dt * (v_u + cfg_scale*(v_c - v_u)); frames whose mask is 0 go back to x0. Entry sampler_step.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct SamplerStepParams {
+    /// [batch, channels, frames, spatial], updated in place
+    pub z: u64,
+    /// [2*batch, v_channels, frames, spatial] cond then uncond; [batch, ...] unguided
+    pub v: u64,
+    /// as z, or null
+    pub x0: u64,
+    /// [batch, frames], or null: all frames move
+    pub frame_mask: u64,
+    pub cfg_scale: f32,
+    pub dt: f32,
+    pub guided: i32,
+    pub batch: i32,
+    pub channels: i32,
+    pub v_channels: i32,
+    pub frames: i32,
+    pub spatial: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SamplerStepParams"][::std::mem::size_of::<SamplerStepParams>() - 64usize];
+    ["Alignment of SamplerStepParams"][::std::mem::align_of::<SamplerStepParams>() - 8usize];
+    ["Offset of field: SamplerStepParams::z"][::std::mem::offset_of!(SamplerStepParams, z) - 0usize];
+    ["Offset of field: SamplerStepParams::v"][::std::mem::offset_of!(SamplerStepParams, v) - 8usize];
+    ["Offset of field: SamplerStepParams::x0"][::std::mem::offset_of!(SamplerStepParams, x0) - 16usize];
+    ["Offset of field: SamplerStepParams::frame_mask"][::std::mem::offset_of!(SamplerStepParams, frame_mask) - 24usize];
+    ["Offset of field: SamplerStepParams::cfg_scale"][::std::mem::offset_of!(SamplerStepParams, cfg_scale) - 32usize];
+    ["Offset of field: SamplerStepParams::dt"][::std::mem::offset_of!(SamplerStepParams, dt) - 36usize];
+    ["Offset of field: SamplerStepParams::guided"][::std::mem::offset_of!(SamplerStepParams, guided) - 40usize];
+    ["Offset of field: SamplerStepParams::batch"][::std::mem::offset_of!(SamplerStepParams, batch) - 44usize];
+    ["Offset of field: SamplerStepParams::channels"][::std::mem::offset_of!(SamplerStepParams, channels) - 48usize];
+    ["Offset of field: SamplerStepParams::v_channels"][::std::mem::offset_of!(SamplerStepParams, v_channels) - 52usize];
+    ["Offset of field: SamplerStepParams::frames"][::std::mem::offset_of!(SamplerStepParams, frames) - 56usize];
+    ["Offset of field: SamplerStepParams::spatial"][::std::mem::offset_of!(SamplerStepParams, spatial) - 60usize];
+};
+/// Frames whose select is 1: z = (1-t)*x0 + t*noise, t in [0,1]. Entry sampler_noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct SamplerNoiseParams {
+    /// [batch, channels, frames, spatial]
+    pub z: u64,
+    pub x0: u64,
+    pub noise: u64,
+    /// [batch, frames]
+    pub select: u64,
+    pub t: f32,
+    pub batch: i32,
+    pub channels: i32,
+    pub frames: i32,
+    pub spatial: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SamplerNoiseParams"][::std::mem::size_of::<SamplerNoiseParams>() - 56usize];
+    ["Alignment of SamplerNoiseParams"][::std::mem::align_of::<SamplerNoiseParams>() - 8usize];
+    ["Offset of field: SamplerNoiseParams::z"][::std::mem::offset_of!(SamplerNoiseParams, z) - 0usize];
+    ["Offset of field: SamplerNoiseParams::x0"][::std::mem::offset_of!(SamplerNoiseParams, x0) - 8usize];
+    ["Offset of field: SamplerNoiseParams::noise"][::std::mem::offset_of!(SamplerNoiseParams, noise) - 16usize];
+    ["Offset of field: SamplerNoiseParams::select"][::std::mem::offset_of!(SamplerNoiseParams, select) - 24usize];
+    ["Offset of field: SamplerNoiseParams::t"][::std::mem::offset_of!(SamplerNoiseParams, t) - 32usize];
+    ["Offset of field: SamplerNoiseParams::batch"][::std::mem::offset_of!(SamplerNoiseParams, batch) - 36usize];
+    ["Offset of field: SamplerNoiseParams::channels"][::std::mem::offset_of!(SamplerNoiseParams, channels) - 40usize];
+    ["Offset of field: SamplerNoiseParams::frames"][::std::mem::offset_of!(SamplerNoiseParams, frames) - 44usize];
+    ["Offset of field: SamplerNoiseParams::spatial"][::std::mem::offset_of!(SamplerNoiseParams, spatial) - 48usize];
+    ["Offset of field: SamplerNoiseParams::reserved"][::std::mem::offset_of!(SamplerNoiseParams, reserved) - 52usize];
+};
+/// The sprites decoder: pixels = clamp(((z*scale) . basis + mean + 1)/2), as bytes. Entry patch_decode.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PatchDecodeParams {
+    /// [batch, channels, frames, height, width]
+    pub z: u64,
+    /// [channels, patch*patch*3]
+    pub basis: u64,
+    /// [patch*patch*3]
+    pub mean: u64,
+    /// [channels]
+    pub scale: u64,
+    /// [batch, frames, height*patch, width*patch, 3]
+    pub out: u64,
+    pub batch: i32,
+    pub channels: i32,
+    pub frames: i32,
+    pub height: i32,
+    pub width: i32,
+    pub patch: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PatchDecodeParams"][::std::mem::size_of::<PatchDecodeParams>() - 64usize];
+    ["Alignment of PatchDecodeParams"][::std::mem::align_of::<PatchDecodeParams>() - 8usize];
+    ["Offset of field: PatchDecodeParams::z"][::std::mem::offset_of!(PatchDecodeParams, z) - 0usize];
+    ["Offset of field: PatchDecodeParams::basis"][::std::mem::offset_of!(PatchDecodeParams, basis) - 8usize];
+    ["Offset of field: PatchDecodeParams::mean"][::std::mem::offset_of!(PatchDecodeParams, mean) - 16usize];
+    ["Offset of field: PatchDecodeParams::scale"][::std::mem::offset_of!(PatchDecodeParams, scale) - 24usize];
+    ["Offset of field: PatchDecodeParams::out"][::std::mem::offset_of!(PatchDecodeParams, out) - 32usize];
+    ["Offset of field: PatchDecodeParams::batch"][::std::mem::offset_of!(PatchDecodeParams, batch) - 40usize];
+    ["Offset of field: PatchDecodeParams::channels"][::std::mem::offset_of!(PatchDecodeParams, channels) - 44usize];
+    ["Offset of field: PatchDecodeParams::frames"][::std::mem::offset_of!(PatchDecodeParams, frames) - 48usize];
+    ["Offset of field: PatchDecodeParams::height"][::std::mem::offset_of!(PatchDecodeParams, height) - 52usize];
+    ["Offset of field: PatchDecodeParams::width"][::std::mem::offset_of!(PatchDecodeParams, width) - 56usize];
+    ["Offset of field: PatchDecodeParams::patch"][::std::mem::offset_of!(PatchDecodeParams, patch) - 60usize];
+};

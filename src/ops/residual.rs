@@ -1,0 +1,209 @@
+//! AdaCache's measurement of a residual, and the fold of residuals: `kernels/residual.cu`.
+
+use super::params::{self, FoldParams, MAX_STRIDES, MOTION_SUMS, PROBE_SUMS, ReduceParams, ResidualProbeParams};
+use super::{Op, Result, chunk_elements};
+use crate::device::{Device, Module};
+use crate::tensor::{DType, Tensor};
+
+/// Device memory for the sums of one probe; made once, used every step.
+#[derive(Debug, Clone)]
+pub struct ProbeBuffers {
+    partial: Tensor,
+    sums: Tensor,
+}
+
+impl ProbeBuffers {
+    /// For [`probe`] over `batch` samples with `strides` frame strides.
+    ///
+    /// # Errors
+    /// More than [`MAX_STRIDES`] strides, or out of memory.
+    pub fn new(device: &Device, batch: usize, strides: usize) -> Result<Self> {
+        Self::sized(device, "ProbeBuffers", batch, strides, PROBE_SUMS)
+    }
+
+    /// For [`super::motion::motion`] over `batch` samples with `strides` frame strides.
+    ///
+    /// # Errors
+    /// As [`ProbeBuffers::new`].
+    pub fn for_motion(device: &Device, batch: usize, strides: usize) -> Result<Self> {
+        Self::sized(device, "ProbeBuffers", batch, strides, 0)
+    }
+
+    fn sized(device: &Device, name: &'static str, batch: usize, strides: usize, base: usize) -> Result<Self> {
+        let op = Op { name, device };
+        if strides > MAX_STRIDES {
+            return Err(op.value("strides", strides, format_args!("at most {MAX_STRIDES}")));
+        }
+        let count = base + MOTION_SUMS * strides;
+        Ok(Self {
+            partial: Tensor::empty(device, &[batch, params::PROBE_MAX_BLOCKS, count], DType::F32)?,
+            sums: Tensor::empty(device, &[batch, count], DType::F64)?,
+        })
+    }
+
+    /// `[batch, count]` f64: what the last measurement gave. By sample:
+    /// `Σ|new−kept|, Σ|kept|, Σ(new−kept)², Σkept², Σnew·kept, Σnew²` (not in a motion buffer), then for each stride k
+    /// `Σ|r[t+k]−r[t]|, Σ|r[t+k]|, Σ|r[t]|`.
+    pub fn sums(&self) -> &Tensor {
+        &self.sums
+    }
+
+    /// Checks that the buffers are for this measurement.
+    pub(super) fn check(&self, op: &Op<'_>, batch: usize, count: usize) -> Result<()> {
+        op.check("buffers", &self.sums, DType::F64, &[("batch", batch), ("sums", count)])
+    }
+
+    pub(super) fn partial(&self) -> &Tensor {
+        &self.partial
+    }
+
+    /// `sums[batch, i] = Σ over blocks of partial[batch, block, i]`, in f64 and in a fixed order.
+    pub(super) fn reduce(&self, op: &Op<'_>, batch: usize, blocks: usize, count: usize) -> Result<()> {
+        let params = ReduceParams {
+            partial: self.partial.ptr(),
+            sums: self.sums.ptr(),
+            batch: op.int("batch", batch)?,
+            blocks: op.int("blocks", blocks)?,
+            count: op.int("sums", count)?,
+            reserved: 0,
+        };
+        let grid = [count.div_ceil(params::REDUCE_WARPS), batch];
+        op.launch(
+            Module::Residual,
+            "reduce_partials",
+            grid,
+            params::REDUCE_THREADS,
+            0,
+            &params,
+        )
+    }
+}
+
+/// Frame strides as the kernels take them.
+pub(super) fn stride_list(op: &Op<'_>, strides: &[usize]) -> Result<[i32; MAX_STRIDES]> {
+    if strides.len() > MAX_STRIDES {
+        return Err(op.value("strides", strides.len(), format_args!("at most {MAX_STRIDES} of them")));
+    }
+    let mut list = [0; MAX_STRIDES];
+    for (to, &stride) in list.iter_mut().zip(strides) {
+        if stride == 0 {
+            return Err(op.value("strides", 0, "at least 1 frame"));
+        }
+        *to = op.int("strides", stride)?;
+    }
+    Ok(list)
+}
+
+/// Blocks that a measurement over `columns` chunks takes: a function of the shape alone, so that one input gives the same bits
+/// on every device.
+pub(super) fn probe_blocks(chunks: usize) -> usize {
+    chunks
+        .div_ceil(params::PROBE_THREADS)
+        .clamp(1, params::PROBE_MAX_BLOCKS)
+}
+
+/// Measures how far `fresh` has moved from `kept` and how its frames differ, then keeps it: `kept := fresh`. One pass.
+///
+/// * `fresh`, `kept` `[batch, frames, …]` D. `first`: `kept` holds nothing yet, is not read, and the sums with it are 0.
+/// * `strides` in frames; a stride of `frames` or more gives zero sums.
+/// * Gives [`ProbeBuffers::sums`], on the device; see [`Tensor::read_async`]. The same input gives the same bits.
+///
+/// From the published AdaCache code: distance, motion score and its gradient follow from these sums (`specs`, `src/cache`).
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types, devices, strides or buffers do not fit.
+pub fn probe<'b>(
+    fresh: &Tensor,
+    kept: &Tensor,
+    first: bool,
+    strides: &[usize],
+    buffers: &'b ProbeBuffers,
+) -> Result<&'b Tensor> {
+    let op = Op::new("residual::probe", kept);
+    let dtype = op.compute_dtype("fresh", fresh)?;
+    let [batch, frames, rest @ ..] = fresh.shape() else {
+        return Err(op.shape_error("fresh", fresh, &[("batch", 1), ("frames", 1), ("inner", 1)]));
+    };
+    let (batch, frames, inner) = (*batch, *frames, rest.iter().product::<usize>());
+    let axes: Vec<(&str, usize)> = fresh.shape().iter().map(|&length| ("as fresh", length)).collect();
+    op.check("fresh", fresh, dtype, &[])?;
+    op.check("kept", kept, dtype, &axes)?;
+    op.not_aliased(kept, &[("fresh", Some(fresh))])?;
+    let count = PROBE_SUMS + MOTION_SUMS * strides.len();
+    buffers.check(&op, batch, count)?;
+    let blocks = probe_blocks(inner.div_ceil(chunk_elements(dtype)));
+    let params = ResidualProbeParams {
+        fresh: fresh.ptr(),
+        kept: kept.ptr(),
+        partial: buffers.partial().ptr(),
+        inner: inner as i64,
+        batch: op.int("batch", batch)?,
+        frames: op.int("frames", frames)?,
+        first: first.into(),
+        num_strides: strides.len() as i32,
+        strides: stride_list(&op, strides)?,
+    };
+    if frames == 0 || inner == 0 {
+        buffers.sums.fill_bytes(0)?;
+        return Ok(&buffers.sums);
+    }
+    let entry = format!("residual_probe_{dtype}");
+    op.launch(
+        Module::Residual,
+        &entry,
+        [blocks, batch],
+        params::PROBE_THREADS,
+        0,
+        &params,
+    )?;
+    buffers.reduce(&op, batch, blocks, count)?;
+    Ok(&buffers.sums)
+}
+
+/// `out = a − b`: what the blocks added to the hidden state. `out` may be `a` or `b`.
+///
+/// * All of one shape and type D. Computed in f32, rounded once.
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input in part.
+pub fn fold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    elementwise("residual::fold", "residual_fold", a, b, out)
+}
+
+/// `out = a + b`: a reused step's hidden state. `out` may be `a` or `b`.
+///
+/// # Errors
+/// As [`fold`].
+pub fn unfold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    elementwise("residual::unfold", "residual_unfold", a, b, out)
+}
+
+fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new(name, out);
+    let dtype = op.compute_dtype("out", out)?;
+    let axes: Vec<(&str, usize)> = out.shape().iter().map(|&length| ("as out", length)).collect();
+    for (argument, tensor) in [("a", a), ("b", b)] {
+        op.check(argument, tensor, dtype, &axes)?;
+        if tensor.ptr() != out.ptr() {
+            op.not_aliased(out, &[(argument, Some(tensor))])?;
+        }
+    }
+    let params = FoldParams {
+        a: a.ptr(),
+        b: b.ptr(),
+        out: out.ptr(),
+        count: out.elements() as i64,
+    };
+    let blocks = out
+        .elements()
+        .div_ceil(chunk_elements(dtype))
+        .div_ceil(params::ELEMENTWISE_THREADS);
+    op.launch(
+        Module::Residual,
+        &format!("{entry}_{dtype}"),
+        [blocks, 1],
+        params::ELEMENTWISE_THREADS,
+        0,
+        &params,
+    )
+}

@@ -1,0 +1,156 @@
+//! Guidance and the update of the latents, in one pass: `kernels/sampler.cu`.
+
+use super::params::{ELEMENTWISE_THREADS, SamplerNoiseParams, SamplerStepParams};
+use super::{Op, Result, ptr};
+use crate::device::Module;
+use crate::tensor::{DType, Tensor};
+
+/// One Euler step of the rectified flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Guidance scale s in `v = v_u + s·(v_c − v_u)`; `None`: the prediction is v itself.
+    pub cfg_scale: Option<f32>,
+    /// Time step: `z += dt·v`.
+    pub dt: f32,
+    /// `[batch, frames]` u8: frames with 0 do not move. `None`: all move.
+    pub frame_mask: Option<&'a Tensor>,
+    /// What frames that do not move are set to, shaped as z; `None` leaves them as they are.
+    pub x0: Option<&'a Tensor>,
+}
+
+/// `z += dt·v`, in place, with v from the prediction by guidance.
+///
+/// * `z` `[batch, channels, frames, height, width]` f32.
+/// * `prediction` `[2·batch, v_channels, frames, height, width]` f32, conditional half first; `[batch, …]` without guidance.
+///   Only its first `channels` channels are used.
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
+    let op = Op::new("sampler::step", z);
+    let Latents {
+        batch,
+        channels,
+        frames,
+        height,
+        width,
+    } = latents(&op, z)?;
+    let copies = if step.cfg_scale.is_some() { 2 } else { 1 };
+    let [_, v_channels, ..] = op.axes("prediction", prediction, AXES)?;
+    let expected = [
+        ("batch (twice with guidance)", copies * batch),
+        ("channels", v_channels.max(channels)),
+        ("frames", frames),
+        ("height", height),
+        ("width", width),
+    ];
+    op.check("prediction", prediction, DType::F32, &expected)?;
+    op.not_aliased(z, &[("prediction", Some(prediction))])?;
+    if let Some(mask) = step.frame_mask {
+        op.check("frame_mask", mask, DType::U8, &[("batch", batch), ("frames", frames)])?;
+    }
+    if let Some(x0) = step.x0 {
+        same_latents(&op, "x0", x0, z)?;
+    }
+    op.finite("dt", step.dt)?;
+    op.finite("cfg_scale", step.cfg_scale.unwrap_or(1.0))?;
+    let params = SamplerStepParams {
+        z: z.ptr(),
+        v: prediction.ptr(),
+        x0: ptr(step.x0),
+        frame_mask: ptr(step.frame_mask),
+        cfg_scale: step.cfg_scale.unwrap_or(1.0),
+        dt: step.dt,
+        guided: step.cfg_scale.is_some().into(),
+        batch: op.int("batch", batch)?,
+        channels: op.int("channels", channels)?,
+        v_channels: op.int("v_channels", v_channels)?,
+        frames: op.int("frames", frames)?,
+        spatial: op.int("height*width", height * width)?,
+    };
+    launch(&op, "sampler_step", z, batch, height * width, &params)
+}
+
+/// Frames that begin to move: where `select` is 1, `z = (1 − t)·x0 + t·noise`; other frames are left alone.
+///
+/// * `z`, `x0`, `noise` `[batch, channels, frames, height, width]` f32 (x0 may be z), `select` `[batch, frames]` u8, t in 0..=1.
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types, devices or t do not fit.
+pub fn noise(z: &Tensor, x0: &Tensor, noise: &Tensor, select: &Tensor, t: f32) -> Result<()> {
+    let op = Op::new("sampler::noise", z);
+    let Latents {
+        batch,
+        channels,
+        frames,
+        height,
+        width,
+    } = latents(&op, z)?;
+    same_latents(&op, "x0", x0, z)?;
+    same_latents(&op, "noise", noise, z)?;
+    op.check("select", select, DType::U8, &[("batch", batch), ("frames", frames)])?;
+    if !(0.0..=1.0).contains(&t) {
+        return Err(op.value("t", t, "0 to 1"));
+    }
+    let params = SamplerNoiseParams {
+        z: z.ptr(),
+        x0: x0.ptr(),
+        noise: noise.ptr(),
+        select: select.ptr(),
+        t,
+        batch: op.int("batch", batch)?,
+        channels: op.int("channels", channels)?,
+        frames: op.int("frames", frames)?,
+        spatial: op.int("height*width", height * width)?,
+        reserved: 0,
+    };
+    launch(&op, "sampler_noise", z, batch, height * width, &params)
+}
+
+const AXES: [&str; 5] = ["batch", "channels", "frames", "height", "width"];
+
+struct Latents {
+    batch: usize,
+    channels: usize,
+    frames: usize,
+    height: usize,
+    width: usize,
+}
+
+fn latents(op: &Op<'_>, z: &Tensor) -> Result<Latents> {
+    let [batch, channels, frames, height, width] = op.axes("z", z, AXES)?;
+    op.check("z", z, DType::F32, &[])?;
+    op.int("z", z.elements() / batch.max(1))?;
+    Ok(Latents {
+        batch,
+        channels,
+        frames,
+        height,
+        width,
+    })
+}
+
+/// An argument shaped as z: z itself, or no byte of it in common.
+fn same_latents(op: &Op<'_>, argument: &'static str, tensor: &Tensor, z: &Tensor) -> Result<()> {
+    let axes: Vec<(&str, usize)> = AXES.into_iter().zip(z.shape().iter().copied()).collect();
+    op.check(argument, tensor, DType::F32, &axes)?;
+    if tensor.ptr() == z.ptr() {
+        Ok(())
+    } else {
+        op.not_aliased(z, &[(argument, Some(tensor))])
+    }
+}
+
+fn launch<P: bytemuck::Pod>(
+    op: &Op<'_>,
+    entry: &str,
+    z: &Tensor,
+    batch: usize,
+    spatial: usize,
+    params: &P,
+) -> Result<()> {
+    // Four neighbours an access, where a frame is made of fours.
+    let elements = z.elements() / batch.max(1) / if spatial.is_multiple_of(4) { 4 } else { 1 };
+    let grid = [elements.div_ceil(ELEMENTWISE_THREADS), batch];
+    op.launch(Module::Sampler, entry, grid, ELEMENTWISE_THREADS, 0, params)
+}
