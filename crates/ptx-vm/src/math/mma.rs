@@ -167,11 +167,17 @@ mod tests {
         let mut magnitude = sum.abs();
         for kk in 0..k {
             let (a, b) = if kind == Kind::Tf32 {
-                let (a, b) = (r.0[high + 2 * (kk / 4)][4 * g + kk % 4], r.0[4 + kk / 4][4 * col + kk % 4]);
+                let (a, b) = (
+                    r.0[high + 2 * (kk / 4)][4 * g + kk % 4],
+                    r.0[4 + kk / 4][4 * col + kk % 4],
+                );
                 (f32::from_bits(a & !0x1fff) as f64, f32::from_bits(b & !0x1fff) as f64)
             } else {
                 let (t, i) = (kk % 8 / 2, kk % 2);
-                (widen(half(r.0[high + 2 * (kk / 8)][4 * g + t], i)), widen(half(r.0[4 + kk / 8][4 * col + t], i)))
+                (
+                    widen(half(r.0[high + 2 * (kk / 8)][4 * g + t], i)),
+                    widen(half(r.0[4 + kk / 8][4 * col + t], i)),
+                )
             };
             sum += a * b;
             magnitude += (a * b).abs();
@@ -214,7 +220,10 @@ mod tests {
                                 let word = r.0[10 + row / 8][lane];
                                 (f16_to_f32((word >> (16 * (col % 2))) as u16) as f64, 2f64.powi(-11))
                             } else {
-                                (f32::from_bits(r.0[10 + 2 * (row / 8) + col % 2][lane]) as f64, 2f64.powi(-22))
+                                (
+                                    f32::from_bits(r.0[10 + 2 * (row / 8) + col % 2][lane]) as f64,
+                                    2f64.powi(-22),
+                                )
                             };
                             assert!(
                                 (got - want).abs() <= ulp * magnitude + 1e-7,

@@ -64,7 +64,10 @@ struct Tiles<const K: usize> {
 
 #[inline(always)]
 unsafe fn gather<E: Element, const K: usize>(f: &Fragments) -> Tiles<K> {
-    let mut tiles = Tiles { a: [[0.0; K]; 16], b: [[0.0; 8]; K] };
+    let mut tiles = Tiles {
+        a: [[0.0; K]; 16],
+        b: [[0.0; 8]; K],
+    };
     let block = 4 * E::PER_WORD;
     for r in 0..2 * K / block {
         // SAFETY: the caller passes valid pointers for the registers of the shape.
@@ -156,7 +159,11 @@ fn multiply_flushing<const K: usize>(tiles: &Tiles<K>, acc: &mut [[f32; 8]; 16])
 
 #[inline(always)]
 fn flush(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE { 0f32.copysign(x) } else { x }
+    if x.abs() < f32::MIN_POSITIVE {
+        0f32.copysign(x)
+    } else {
+        x
+    }
 }
 
 /// One step of `VDPBF16PS`: a fused multiply-add with subnormal operands taken as zero, whose result is zero when it
@@ -166,7 +173,11 @@ fn flushing_step(a: f32, b: f32, c: f32) -> f32 {
     // The product of two bf16 is exact in f64; the sum is rounded to odd so that rounding it again is harmless.
     let sum = crate::math::float::add_odd_f64(a as f64 * b as f64, c as f64);
     let scaled = (sum * f64::from_bits((1023 + 64) << 52)) as f32;
-    if scaled.abs() < f32::from_bits((127 - 126 + 64) << 23) { 0f32.copysign(scaled) } else { sum as f32 }
+    if scaled.abs() < f32::from_bits((127 - 126 + 64) << 23) {
+        0f32.copysign(scaled)
+    } else {
+        sum as f32
+    }
 }
 
 #[inline(always)]

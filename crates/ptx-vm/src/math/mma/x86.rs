@@ -127,10 +127,22 @@ macro_rules! load {
 macro_rules! load_acc {
     ($f:expr) => {
         [
-            [_mm512_castsi512_ps(load!($f.c[0], 0)), _mm512_castsi512_ps(load!($f.c[0], 1))],
-            [_mm512_castsi512_ps(load!($f.c[1], 0)), _mm512_castsi512_ps(load!($f.c[1], 1))],
-            [_mm512_castsi512_ps(load!($f.c[2], 0)), _mm512_castsi512_ps(load!($f.c[2], 1))],
-            [_mm512_castsi512_ps(load!($f.c[3], 0)), _mm512_castsi512_ps(load!($f.c[3], 1))],
+            [
+                _mm512_castsi512_ps(load!($f.c[0], 0)),
+                _mm512_castsi512_ps(load!($f.c[0], 1)),
+            ],
+            [
+                _mm512_castsi512_ps(load!($f.c[1], 0)),
+                _mm512_castsi512_ps(load!($f.c[1], 1)),
+            ],
+            [
+                _mm512_castsi512_ps(load!($f.c[2], 0)),
+                _mm512_castsi512_ps(load!($f.c[2], 1)),
+            ],
+            [
+                _mm512_castsi512_ps(load!($f.c[3], 0)),
+                _mm512_castsi512_ps(load!($f.c[3], 1)),
+            ],
         ]
     };
 }
@@ -194,7 +206,13 @@ macro_rules! word_kernel {
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: the three vector types are bits of the same size.
-    unsafe { _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) }
+    unsafe {
+        _mm512_dpbf16_ps(
+            acc,
+            std::mem::transmute::<__m512i, __m512bh>(a),
+            std::mem::transmute::<__m512i, __m512bh>(b),
+        )
+    }
 }
 
 #[inline]
@@ -215,8 +233,20 @@ fn all_bits(x: __m512i) -> __m512i {
     x
 }
 
-word_kernel!(avx512_m16n8k16_bf16, "avx512f,avx512bw,avx512vl,avx512bf16", 2, all_bits, dot_bf16);
-word_kernel!(avx512_m16n8k8_bf16, "avx512f,avx512bw,avx512vl,avx512bf16", 1, all_bits, dot_bf16);
+word_kernel!(
+    avx512_m16n8k16_bf16,
+    "avx512f,avx512bw,avx512vl,avx512bf16",
+    2,
+    all_bits,
+    dot_bf16
+);
+word_kernel!(
+    avx512_m16n8k8_bf16,
+    "avx512f,avx512bw,avx512vl,avx512bf16",
+    1,
+    all_bits,
+    dot_bf16
+);
 word_kernel!(avx512_m16n8k8_tf32, "avx512f,avx512bw,avx512vl", 2, tf32_bits, mac_f32);
 word_kernel!(avx512_m16n8k4_tf32, "avx512f,avx512bw,avx512vl", 1, tf32_bits, mac_f32);
 
@@ -230,7 +260,10 @@ macro_rules! f16_block {
             let sorted = _mm512_permutex2var_epi16(blo, _mm512_loadu_epi16(SORT_B[n].as_ptr()), bhi);
             let out = b.0.as_mut_ptr().wrapping_add(32 * n);
             _mm512_store_ps(out, _mm512_cvtph_ps(_mm512_castsi512_si256(sorted)));
-            _mm512_store_ps(out.wrapping_add(16), _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(sorted)));
+            _mm512_store_ps(
+                out.wrapping_add(16),
+                _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(sorted)),
+            );
         }
         let mut a = [[[_mm512_setzero_ps(); 2]; 2]; 2];
         for (m, reg) in [$a0, $a1].into_iter().enumerate() {
