@@ -22,7 +22,7 @@ trap 'rm -f "$made"' EXIT
 # The build script writes the file; stale PTX is no reason to stop here, and compiling the crate against old structs could fail.
 ADACACHE_STALE_PTX=warn ADACACHE_BINDGEN="$made" cargo check --quiet --features bindgen --lib || [ -s "$made" ]
 [ -s "$made" ] || { echo "bindgen.sh: nothing was made" >&2; exit 1; }
-if command -v rustfmt >/dev/null; then rustfmt --edition 2024 "$made"; fi
+if command -v rustfmt >/dev/null; then rustfmt --edition 2024 --config-path rustfmt.toml "$made"; fi
 
 if [ "${1:-}" = --check ]; then
   if ! diff -u src/ops/params.rs "$made"; then

@@ -448,9 +448,9 @@ impl Device {
         let Some(observer) = observer else {
             return self.0.backend.launch(&inner.handle, &launch, params).map(drop);
         };
-        let start = self.record_event()?;
+        let start = self.record()?;
         let stats = self.0.backend.launch(&inner.handle, &launch, params)?;
-        observer.launched(&launch, start, self.record_event()?, stats);
+        observer.launched(&launch, start, self.record()?, stats);
         Ok(())
     }
 
@@ -459,11 +459,11 @@ impl Device {
         *self.0.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
     }
 
-    /// Records an event on the stream: a point in time that [`Event::seconds_until`] measures from.
+    /// Records an event on the stream: a point in time that [`Event::seconds_since`] measures between.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn record_event(&self) -> Result<Event> {
+    pub fn record(&self) -> Result<Event> {
         Ok(Event {
             handle: self.0.backend.record()?,
             device: self.clone(),
@@ -574,17 +574,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// Seconds from this event to a later one of the same device; waits until that one has happened.
+    /// Seconds from `start` to this event, both of one device; waits until this event has happened.
     ///
     /// # Errors
     /// Events of two devices, or what the driver says.
-    pub fn seconds_until(&self, later: &Event) -> Result<f64> {
-        Ok(self
-            .device
-            .0
-            .backend
-            .elapsed(&self.handle, &later.handle)?
-            .as_secs_f64())
+    pub fn seconds_since(&self, start: &Event) -> Result<f64> {
+        Ok(self.device.0.backend.elapsed(&start.handle, &self.handle)?.as_secs_f64())
     }
 }
 
