@@ -1,0 +1,356 @@
+//! attention.cu against an f64 softmax: every head dimension and dtype, both variants, every layout, any alignment.
+
+use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
+use adacache::device::{Device, Module};
+use adacache::ops::params::{AttentionParams, SequenceLayout};
+use adacache::tensor::DType;
+
+/// Where the rows of a sequence are, as `SequenceLayout` has it.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    outer_stride: usize,
+    inner_stride: usize,
+    step: usize,
+    inner: usize,
+}
+
+impl Layout {
+    /// Sequences one after the other.
+    fn dense(length: usize) -> Self {
+        Self { outer_stride: length, inner_stride: 0, step: 1, inner: 1 }
+    }
+
+    /// `tokens` interleaved sequences of `length` in each sample.
+    fn strided(length: usize, tokens: usize) -> Self {
+        Self { outer_stride: length * tokens, inner_stride: 1, step: tokens, inner: tokens }
+    }
+
+    fn row(&self, sequence: usize, i: usize) -> usize {
+        sequence / self.inner * self.outer_stride + sequence % self.inner * self.inner_stride + i * self.step
+    }
+
+    fn params(&self, row_stride: usize) -> SequenceLayout {
+        SequenceLayout {
+            outer_stride: self.outer_stride as i64,
+            inner_stride: self.inner_stride as i64,
+            step: self.step as i64,
+            row_stride: row_stride as i64,
+            inner: self.inner as i32,
+            reserved: 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    head_dim: usize,
+    dtype: DType,
+    /// 64 or 16 queries a CTA.
+    queries: usize,
+    sequences: usize,
+    heads: usize,
+    q_len: usize,
+    kv_len: usize,
+    q_layout: Layout,
+    kv_layout: Layout,
+    /// One packed [rows, 3, heads, head_dim] tensor, else q and kv by themselves.
+    packed: bool,
+    norm: bool,
+    rope: bool,
+    kv_lengths: bool,
+    /// Elements that every pointer is away from 16-byte alignment.
+    misalign: usize,
+    /// Multiplies q: large scores make softmax pick one key.
+    temperature: f32,
+}
+
+impl Case {
+    /// Self-attention over dense sequences, with norms.
+    fn spatial(head_dim: usize, dtype: DType, queries: usize, sequences: usize, length: usize) -> Self {
+        Self {
+            head_dim,
+            dtype,
+            queries,
+            sequences,
+            heads: 2,
+            q_len: length,
+            kv_len: length,
+            q_layout: Layout::dense(length),
+            kv_layout: Layout::dense(length),
+            packed: true,
+            norm: true,
+            rope: false,
+            kv_lengths: false,
+            misalign: 0,
+            temperature: 1.0,
+        }
+    }
+
+    /// Self-attention over interleaved sequences, with norms and RoPE.
+    fn temporal(head_dim: usize, dtype: DType, queries: usize, tokens: usize, length: usize) -> Self {
+        let layout = Layout::strided(length, tokens);
+        let case = Self::spatial(head_dim, dtype, queries, 2 * tokens, length);
+        Self { q_layout: layout, kv_layout: layout, rope: true, ..case }
+    }
+
+    /// Attention to another tensor whose sequences have lengths of their own.
+    fn cross(head_dim: usize, dtype: DType, queries: usize, q_len: usize, kv_len: usize) -> Self {
+        let case = Self::spatial(head_dim, dtype, queries, 4, q_len);
+        Self { kv_len, kv_layout: Layout::dense(kv_len), packed: false, norm: false, kv_lengths: true, ..case }
+    }
+}
+
+/// q or k of one row and head after norm and RoPE: in f64, and rounded to `dtype` after each operation.
+fn prepared(x: &[f32], weight: Option<&[f32]>, angles: Option<&[f32]>, eps: f32, dtype: DType) -> (Vec<f64>, Vec<f32>) {
+    let mut exact: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let mut low = x.to_vec();
+    if let Some(weight) = weight {
+        let mean = exact.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
+        exact.iter_mut().zip(weight).for_each(|(x, &w)| *x *= inverse * f64::from(w));
+        low.iter_mut().zip(weight).for_each(|(x, &w)| *x = round(round(*x * inverse as f32, dtype) * w, dtype));
+    }
+    if let Some(angles) = angles {
+        for (i, angle) in angles.chunks_exact(2).enumerate() {
+            let (c, s) = (f64::from(angle[0]), f64::from(angle[1]));
+            let (x0, x1) = (exact[2 * i], exact[2 * i + 1]);
+            (exact[2 * i], exact[2 * i + 1]) = (x0 * c - x1 * s, x1 * c + x0 * s);
+            let (x0, x1) = (low[2 * i], low[2 * i + 1]);
+            low[2 * i] = round(x0 * angle[0] - x1 * angle[1], dtype);
+            low[2 * i + 1] = round(x1 * angle[0] + x0 * angle[1], dtype);
+        }
+    }
+    (exact, low)
+}
+
+/// Runs one case twice, compares it with f64, and gives the output's bytes.
+fn run(device: &Device, case: Case) -> Vec<u8> {
+    let Case { head_dim, dtype, sequences, heads, q_len, kv_len, .. } = case;
+    let random = &mut Random::new((head_dim * 1009 + q_len * 31 + kv_len * 7 + sequences) as u64);
+    let width = heads * head_dim;
+    let rows = |layout: &Layout, length: usize| {
+        (0..sequences).map(|s| layout.row(s, length - 1) + 1).max().unwrap()
+    };
+    let (q_rows, kv_rows) = (rows(&case.q_layout, q_len), rows(&case.kv_layout, kv_len));
+    let (q_stride, kv_stride) = if case.packed { (3 * width, 3 * width) } else { (width, 2 * width) };
+    let mut q_data = random.values(q_rows * q_stride, case.temperature, dtype);
+    let kv_data = if case.packed { Vec::new() } else { random.values(kv_rows * kv_stride, 1.0, dtype) };
+    let weights: Vec<Vec<f32>> = (0..2)
+        .map(|_| random.values(head_dim, 0.3, dtype).iter().map(|x| round(x + 1.0, dtype)).collect())
+        .collect();
+    let positions = q_len.max(kv_len);
+    let rope: Vec<f32> = (0..positions * head_dim / 2)
+        .flat_map(|i| {
+            let (position, pair) = (i / (head_dim / 2), i % (head_dim / 2));
+            let angle = position as f64 * 10000f64.powf(-2.0 * pair as f64 / head_dim as f64);
+            [angle.cos() as f32, angle.sin() as f32]
+        })
+        .collect();
+    // Sequence 0 has one key, the last none, the others something between.
+    let lengths: Vec<i32> = (0..sequences)
+        .map(|s| match s {
+            0 => 1,
+            s if s + 1 == sequences => 0,
+            _ => 1 + random.below(kv_len) as i32,
+        })
+        .collect();
+    let (scale, eps) = (1.0 / (head_dim as f32).sqrt(), 1e-6);
+    // What lies beyond a sequence's length must not matter.
+    let (k_at, v_at) = if case.packed { (width, 2 * width) } else { (0, width) };
+    let mut kv_data = if case.packed { std::mem::take(&mut q_data) } else { kv_data };
+    if case.kv_lengths && !case.packed {
+        for (s, &length) in lengths.iter().enumerate() {
+            for i in length as usize..kv_len {
+                kv_data[case.kv_layout.row(s, i) * kv_stride..][..kv_stride].fill(f32::NAN);
+            }
+        }
+    }
+    let q_source = if case.packed { &kv_data } else { &q_data };
+
+    // ---- the references
+    let mut exact = vec![f64::NAN; q_rows * width];
+    let mut naive = vec![f32::NAN; q_rows * width];
+    let mut magnitude = 0.0f64; // of q . k
+    for s in 0..sequences {
+        let keys = if case.kv_lengths { lengths[s] as usize } else { kv_len };
+        for head in 0..heads {
+            let angles = |i: usize| case.rope.then(|| &rope[i * head_dim..][..head_dim]);
+            let weight = |i: usize| case.norm.then(|| &weights[i][..]);
+            let key_rows: Vec<_> = (0..keys)
+                .map(|i| {
+                    let at = case.kv_layout.row(s, i) * kv_stride + head * head_dim;
+                    let key = prepared(&kv_data[at + k_at..][..head_dim], weight(1), angles(i), eps, dtype);
+                    (key, &kv_data[at + v_at..][..head_dim])
+                })
+                .collect();
+            for i in 0..q_len {
+                let at = case.q_layout.row(s, i);
+                let q = &q_source[at * q_stride + head * head_dim..][..head_dim];
+                let (q, q_low) = prepared(q, weight(0), angles(i), eps, dtype);
+                let dot = |k: &[f64]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() * f64::from(scale);
+                let scores: Vec<f64> = key_rows.iter().map(|((k, _), _)| dot(k)).collect();
+                let low: Vec<f32> = key_rows
+                    .iter()
+                    .map(|((_, k), _)| q_low.iter().zip(k).fold(0.0f32, |sum, (a, b)| sum + a * b) * scale)
+                    .collect();
+                magnitude = scores.iter().fold(magnitude, |m, s| m.max(s.abs()));
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let low_top = low.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let p: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let low_p: Vec<f32> = low.iter().map(|s| (s - low_top).exp()).collect();
+                let (sum, low_sum) = (p.iter().sum::<f64>(), low_p.iter().sum::<f32>());
+                for d in 0..head_dim {
+                    let out = at * width + head * head_dim + d;
+                    let values = key_rows.iter().map(|(_, v)| v[d]);
+                    exact[out] = values.clone().zip(&p).map(|(v, p)| f64::from(v) * p).sum::<f64>();
+                    naive[out] = values.zip(&low_p).fold(0.0f32, |sum, (v, &p)| sum + v * round(p / low_sum, dtype));
+                    if keys > 0 {
+                        exact[out] /= sum;
+                    }
+                    naive[out] = round(naive[out], dtype);
+                }
+            }
+        }
+    }
+
+    // ---- the kernel
+    let offset = case.misalign * dtype.size();
+    let (kv, q) = (Buffer::new(device, &encode(&kv_data, dtype), offset), Buffer::new(device, &encode(&q_data, dtype), offset));
+    let q_ptr = if case.packed { kv.ptr() } else { q.ptr() };
+    let norms: Vec<Buffer> = weights.iter().map(|w| Buffer::new(device, &encode(w, dtype), offset)).collect();
+    let rope = Buffer::new(device, &encode(&rope, DType::F32), 4 * case.misalign);
+    let lengths: Vec<u8> = lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let lengths = Buffer::new(device, &lengths, 0);
+    let entry = format!("attention_{head_dim}_{dtype}_{}", case.queries);
+    let kernel = device.kernel(Module::Attention, &entry).unwrap();
+    let grid = [(sequences * q_len.div_ceil(case.queries)) as u32, heads as u32, 1];
+    let launch = || {
+        let out = Buffer::poisoned(device, q_rows * width * dtype.size(), offset);
+        let size = dtype.size() as u64;
+        let params = AttentionParams {
+            q: q_ptr,
+            k: kv.ptr() + k_at as u64 * size,
+            v: kv.ptr() + v_at as u64 * size,
+            out: out.ptr(),
+            q_norm: if case.norm { norms[0].ptr() } else { 0 },
+            k_norm: if case.norm { norms[1].ptr() } else { 0 },
+            rope: if case.rope { rope.ptr() } else { 0 },
+            kv_lengths: if case.kv_lengths { lengths.ptr() } else { 0 },
+            q_layout: case.q_layout.params(q_stride),
+            kv_layout: case.kv_layout.params(kv_stride),
+            out_layout: case.q_layout.params(width),
+            scale,
+            norm_eps: eps,
+            sequences: sequences as i32,
+            heads: heads as i32,
+            q_len: q_len as i32,
+            kv_len: kv_len as i32,
+        };
+        let threads = 2 * case.queries as u32;
+        device.launch(&kernel, grid, [threads, 1, 1], shared_bytes(&case), &params).unwrap();
+        out.read()
+    };
+    let bytes = launch();
+    assert_eq!(bytes, launch(), "{case:?}: the same inputs gave other bits");
+    let floor = epsilon(dtype) * 4.0 + if dtype == DType::F32 { 2f64.powi(-20) * magnitude } else { 0.0 };
+    assert_close(&format!("{case:?}"), &decode(&bytes, dtype), &exact, &naive, floor);
+    bytes
+}
+
+/// As `ATTENTION_16_SHARED` and `ATTENTION_64_SHARED` of `kernels/launch_tiles.h`.
+fn shared_bytes(case: &Case) -> u32 {
+    let row = ((case.head_dim * case.dtype.size() / 16) | 1) * 16;
+    let (keys, stages) = match (case.queries, case.dtype.size()) {
+        (16, _) => (16, 1),
+        (_, 2) => (64, 2),
+        _ => (16, 2),
+    };
+    ((case.queries + 2 * stages * keys) * row + 8 * case.head_dim) as u32
+}
+
+#[test]
+fn every_head_dimension_and_dtype() {
+    let device = vm();
+    for head_dim in (32..=128).step_by(8) {
+        for dtype in DType::COMPUTE {
+            run(&device, Case::temporal(head_dim, dtype, 16, 2, 13));
+            run(&device, Case::temporal(head_dim, dtype, 64, 1, 37));
+            run(&device, Case::cross(head_dim, dtype, 64, 20, 70));
+        }
+    }
+}
+
+/// Lengths around the tiles of 16 and 64 queries and keys.
+#[test]
+fn lengths_that_break_tiles() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for length in [1, 2, 7, 15, 16, 17, 31, 33, 48, 63, 64, 65, 80, 127, 129, 193] {
+            run(&device, Case { heads: 1, ..Case::spatial(72, dtype, 64, 2, length) });
+            if length <= 33 {
+                run(&device, Case { heads: 3, ..Case::spatial(72, dtype, 16, 3, length) });
+            }
+        }
+    }
+}
+
+#[test]
+fn strided_sequences() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for (tokens, length) in [(1, 16), (5, 16), (16, 5), (3, 21)] {
+            run(&device, Case::temporal(72, dtype, 16, tokens, length));
+            run(&device, Case::temporal(72, dtype, 64, tokens, length));
+        }
+        for (norm, rope) in [(false, false), (false, true), (true, false)] {
+            run(&device, Case { norm, rope, ..Case::temporal(40, dtype, 64, 3, 18) });
+        }
+    }
+}
+
+/// Lengths of 1 and 0 among them, and NaN in the keys and values beyond.
+#[test]
+fn cross_attention_by_length() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for (q_len, kv_len) in [(1, 1), (16, 8), (10, 16), (70, 8), (65, 17), (130, 300)] {
+            let queries = if q_len > 16 { 64 } else { 16 };
+            run(&device, Case::cross(72, dtype, queries, q_len, kv_len));
+        }
+        run(&device, Case { norm: true, ..Case::cross(96, dtype, 16, 16, 50) });
+    }
+}
+
+#[test]
+fn any_alignment() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for misalign in [1, 2, 4] {
+            run(&device, Case { misalign, ..Case::temporal(72, dtype, 64, 3, 19) });
+            run(&device, Case { misalign, ..Case::temporal(48, dtype, 16, 3, 16) });
+            run(&device, Case { misalign, ..Case::cross(72, dtype, 64, 33, 20) });
+        }
+    }
+}
+
+/// Scores in the hundreds: the running maximum has to keep every exponential in range.
+#[test]
+fn large_scores() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        run(&device, Case { norm: false, temperature: 30.0, ..Case::spatial(64, dtype, 64, 1, 150) });
+    }
+}
+
+#[test]
+fn clean_in_checked_mode() {
+    let device = checked_vm();
+    for dtype in DType::COMPUTE {
+        run(&device, Case::temporal(72, dtype, 16, 3, 16));
+        run(&device, Case::temporal(40, dtype, 64, 2, 70));
+        run(&device, Case { misalign: 1, ..Case::temporal(56, dtype, 64, 2, 21) });
+        run(&device, Case::cross(128, dtype, 64, 40, 75));
+        run(&device, Case::cross(32, dtype, 16, 5, 9));
+        run(&device, Case { misalign: 1, ..Case::cross(72, dtype, 16, 5, 9) });
+    }
+}

@@ -1,0 +1,329 @@
+//! linear.cu against an f64 product: every entry, both tiles, shapes that break tiles, any alignment.
+
+use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
+use adacache::device::{Device, Module};
+use adacache::ops::params::{self, LinearParams};
+use adacache::tensor::DType;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Epilogue {
+    Bias,
+    Gelu,
+    /// Gate, and what happens to `residual_out`.
+    Residual {
+        gate: bool,
+        residual_out: Option<bool>,
+    },
+}
+
+const RESIDUALS: [Epilogue; 4] = [
+    Epilogue::Residual { gate: true, residual_out: None },
+    Epilogue::Residual { gate: true, residual_out: Some(false) },
+    Epilogue::Residual { gate: true, residual_out: Some(true) },
+    Epilogue::Residual { gate: false, residual_out: Some(true) },
+];
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    dtype: DType,
+    /// 128 or 64.
+    tile: usize,
+    layer_norm: bool,
+    epilogue: Epilogue,
+    bias: bool,
+    /// Frames of a sample and rows of a frame: which table row a hidden state takes.
+    frames: usize,
+    rows_per_frame: usize,
+    frame_mask: bool,
+    /// Elements that every pointer is away from 16-byte alignment.
+    misalign: usize,
+}
+
+impl Case {
+    fn new(m: usize, n: usize, k: usize, dtype: DType, tile: usize, layer_norm: bool, epilogue: Epilogue) -> Self {
+        let (frames, rows_per_frame) = (3, 700);
+        Self { m, n, k, dtype, tile, layer_norm, epilogue, bias: true, frames, rows_per_frame, frame_mask: false, misalign: 0 }
+    }
+}
+
+const CHUNKS: usize = 6;
+const SHIFT: usize = 3;
+const SCALE: usize = 1;
+const GATE: usize = 5;
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+}
+
+/// Runs one case twice, compares it with f64, and gives the bytes of every output.
+fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
+    let Case { m, n, k, dtype, .. } = case;
+    let random = &mut Random::new((m * 1_000_003 + n * 1009 + k) as u64);
+    let table_width = if case.layer_norm { k } else { n };
+    let sample_rows = case.frames * case.rows_per_frame;
+    let (batch, variants) = (m.div_ceil(sample_rows), 2);
+    let a: Vec<f32> = random.values(m * k, 1.0, dtype).iter().map(|x| round(x + 0.5, dtype)).collect();
+    let w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
+    let bias = random.values(n, 0.5, dtype);
+    let x = random.values(m * n, 1.0, dtype);
+    let residual = random.values(m * n, 1.0, dtype);
+    let table = random.values(batch * variants * CHUNKS * table_width, 0.5, DType::F32);
+    let mask: Vec<u8> = (0..batch * case.frames).map(|_| random.below(2) as u8).collect();
+    let stats: Vec<f32> = a
+        .chunks_exact(k)
+        .flat_map(|row| {
+            let mean = row.iter().sum::<f32>() / k as f32;
+            let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / k as f32;
+            [mean, 1.0 / (variance + 1e-6).sqrt()]
+        })
+        .collect();
+
+    // ---- the references
+    let table_row = |row: usize, chunk: usize| {
+        let frame = row / case.rows_per_frame;
+        let variant = usize::from(case.frame_mask && mask[frame] == 0);
+        &table[((frame / case.frames * variants + variant) * CHUNKS + chunk) * table_width..][..table_width]
+    };
+    let (mut exact, mut exact_residual) = (vec![0.0f64; m * n], vec![0.0f64; m * n]);
+    let (mut naive, mut naive_residual) = (vec![0.0f32; m * n], vec![0.0f32; m * n]);
+    let mut magnitude = 0.0f64; // of the sums, for the floor
+    for r in 0..m {
+        let row = &a[r * k..][..k];
+        let (mut input, mut low) = (row.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), row.to_vec());
+        if case.layer_norm {
+            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
+            let (scale, shift) = (table_row(r, SCALE), table_row(r, SHIFT));
+            for c in 0..k {
+                let normal = (input[c] - f64::from(mean)) * f64::from(rstd);
+                input[c] = normal * (1.0 + f64::from(scale[c])) + f64::from(shift[c]);
+                let normal = round((low[c] - mean) * rstd, dtype);
+                low[c] = round(normal * (1.0 + scale[c]) + shift[c], dtype);
+            }
+        }
+        for c in 0..n {
+            let weights = &w[c * k..][..k];
+            let at = r * n + c;
+            let mut sum = input.iter().zip(weights).map(|(&a, &w)| a * f64::from(w)).sum::<f64>();
+            let mut low_sum = low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| sum + a * w);
+            magnitude = magnitude.max(input.iter().zip(weights).map(|(&a, &w)| (a * f64::from(w)).abs()).sum::<f64>());
+            if case.bias {
+                sum += f64::from(bias[c]);
+                low_sum += bias[c];
+            }
+            low_sum = round(low_sum, dtype);
+            match case.epilogue {
+                Epilogue::Bias => (exact[at], naive[at]) = (sum, low_sum),
+                Epilogue::Gelu => {
+                    (exact[at], naive[at]) = (gelu(sum), round(gelu(f64::from(low_sum)) as f32, dtype));
+                }
+                Epilogue::Residual { gate, residual_out } => {
+                    if gate {
+                        sum *= f64::from(table_row(r, GATE)[c]);
+                        low_sum = round(low_sum * table_row(r, GATE)[c], dtype);
+                    }
+                    (exact[at], naive[at]) = (sum + f64::from(x[at]), round(low_sum + x[at], dtype));
+                    let before = if residual_out == Some(true) { residual[at] } else { 0.0 };
+                    exact_residual[at] = sum + f64::from(before);
+                    naive_residual[at] = round(low_sum + before, dtype);
+                }
+            }
+        }
+    }
+
+    // ---- the kernel
+    let offset = case.misalign * dtype.size();
+    let upload = |values: &[f32]| Buffer::new(device, &encode(values, dtype), offset);
+    let (a, w, bias) = (upload(&a), upload(&w), upload(&bias));
+    let upload_f32 = |values: &[f32]| Buffer::new(device, &encode(values, DType::F32), case.misalign * 4);
+    let (stats, table) = (upload_f32(&stats), upload_f32(&table));
+    let mask = Buffer::new(device, &mask, case.misalign);
+    let (prologue, (epilogue, gated, residual_out)) = (
+        if case.layer_norm { "_ln" } else { "" },
+        match case.epilogue {
+            Epilogue::Bias => ("bias", false, None),
+            Epilogue::Gelu => ("gelu", false, None),
+            Epilogue::Residual { gate, residual_out } => ("residual", gate, residual_out),
+        },
+    );
+    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{}", case.tile);
+    let kernel = device.kernel(Module::Linear, &entry).unwrap();
+    let (tile_m, tile_n, threads, shared) = match case.tile {
+        128 => (params::LINEAR_128_M, params::LINEAR_128_N, params::LINEAR_128_THREADS, params::LINEAR_128_SHARED),
+        _ => (params::LINEAR_64_M, params::LINEAR_64_N, params::LINEAR_64_THREADS, params::LINEAR_64_SHARED),
+    };
+    let grid = (m.div_ceil(tile_m) * n.div_ceil(tile_n)) as u32;
+    let bytes = m * n * dtype.size();
+    let launch = || {
+        let out = match epilogue {
+            "residual" => upload(&x),
+            _ => Buffer::poisoned(device, bytes, offset),
+        };
+        let added = residual_out.map(|accumulate| match accumulate {
+            true => upload(&residual),
+            false => Buffer::poisoned(device, bytes, offset),
+        });
+        let params = LinearParams {
+            a: a.ptr(),
+            w: w.ptr(),
+            bias: if case.bias { bias.ptr() } else { 0 },
+            out: out.ptr(),
+            residual_out: added.as_ref().map_or(0, Buffer::ptr),
+            row_stats: if case.layer_norm { stats.ptr() } else { 0 },
+            modulation: if case.layer_norm || gated { table.ptr() } else { 0 },
+            frame_mask: if case.frame_mask { mask.ptr() } else { 0 },
+            m: m as i32,
+            n: n as i32,
+            k: k as i32,
+            frames: case.frames as i32,
+            rows_per_frame: case.rows_per_frame as i32,
+            variants: variants as i32,
+            chunks: CHUNKS as i32,
+            channels: table_width as i32,
+            shift_chunk: SHIFT as i32,
+            scale_chunk: SCALE as i32,
+            gate_chunk: if gated { GATE as i32 } else { -1 },
+            accumulate_residual: i32::from(residual_out == Some(true)),
+        };
+        device.launch(&kernel, [grid, 1, 1], [threads as u32, 1, 1], shared as u32, &params).unwrap();
+        let mut outputs = vec![out.read()];
+        outputs.extend(added.map(|buffer| buffer.read()));
+        outputs
+    };
+    let outputs = launch();
+    assert_eq!(outputs, launch(), "{case:?}: the same inputs gave other bits");
+
+    // f32 goes through 3xTF32: products lose 2^-22 of themselves, whatever the naive sum's luck.
+    let largest = exact.iter().chain(&exact_residual).fold(0.0f64, |largest, x| largest.max(x.abs()));
+    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { 2f64.powi(-21) * magnitude } else { 0.0 };
+    assert_close(&format!("{case:?}"), &decode(&outputs[0], dtype), &exact, &naive, floor);
+    if let Some(added) = outputs.get(1) {
+        assert_close(&format!("{case:?} residual_out"), &decode(added, dtype), &exact_residual, &naive_residual, floor);
+    }
+    outputs
+}
+
+/// One, primes, a tile and one more or less in each axis, several tiles, sprites' shapes.
+const SHAPES: [(usize, usize, usize); 15] = [
+    (1, 1, 1),
+    (1, 1, 7),
+    (3, 5, 8),
+    (64, 48, 48),
+    (65, 49, 49),
+    (63, 47, 24),
+    (17, 37, 43),
+    (127, 143, 95),
+    (128, 144, 96),
+    (129, 145, 97),
+    (131, 146, 104),
+    (260, 40, 64),
+    (16, 288, 64),
+    (5, 128, 72),
+    (200, 160, 145),
+];
+
+#[test]
+fn every_shape_and_dtype() {
+    let device = vm();
+    for (m, n, k) in SHAPES {
+        for dtype in DType::COMPUTE {
+            for tile in [128, 64] {
+                run(&device, Case::new(m, n, k, dtype, tile, false, Epilogue::Bias));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_prologue_and_epilogue() {
+    let device = vm();
+    for (m, n, k) in [(70, 50, 72), (33, 47, 25), (130, 144, 96)] {
+        for dtype in DType::COMPUTE {
+            for tile in [128, 64] {
+                for layer_norm in [false, true] {
+                    run(&device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
+                    run(&device, Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) });
+                }
+                for epilogue in RESIDUALS {
+                    run(&device, Case::new(m, n, k, dtype, tile, false, epilogue));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn frames_choose_their_variant() {
+    let device = vm();
+    // Frames much shorter than a thread's rows, odd ones, and several samples in one tile.
+    for (frames, rows_per_frame) in [(1, 1), (4, 16), (3, 7), (2, 50)] {
+        for dtype in DType::COMPUTE {
+            for tile in [128, 64] {
+                let shape = |layer_norm, epilogue| Case {
+                    frames,
+                    rows_per_frame,
+                    frame_mask: true,
+                    ..Case::new(150, 56, 56, dtype, tile, layer_norm, epilogue)
+                };
+                run(&device, shape(true, Epilogue::Bias));
+                run(&device, shape(false, RESIDUALS[2]));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_alignment() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for tile in [128, 64] {
+            for (m, n, k, misalign) in [(70, 60, 72, 1), (66, 51, 31, 2), (66, 56, 32, 4)] {
+                for (layer_norm, epilogue) in [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])] {
+                    run(&device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+                }
+            }
+        }
+    }
+}
+
+/// The products of the embedded model's blocks.
+#[test]
+fn sprites_shapes() {
+    let device = vm();
+    let sprites = |m, n, k, layer_norm, epilogue| {
+        run(&device, Case { frames: 16, rows_per_frame: 16, ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue) })
+    };
+    sprites(512, 432, 144, true, Epilogue::Bias);
+    sprites(512, 576, 144, true, Epilogue::Gelu);
+    sprites(512, 144, 576, false, RESIDUALS[1]);
+    sprites(16, 288, 144, false, Epilogue::Bias);
+}
+
+/// Every element's sum runs over k in one order in both tiles: which one the host takes does not change a bit.
+#[test]
+fn both_tiles_give_the_same_bits() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for (layer_norm, epilogue) in [(false, RESIDUALS[2]), (true, Epilogue::Gelu)] {
+            let [large, small] = [128, 64].map(|tile| run(&device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue)));
+            assert_eq!(large, small, "{dtype} {epilogue:?}");
+        }
+    }
+}
+
+#[test]
+fn clean_in_checked_mode() {
+    let device = checked_vm();
+    for dtype in DType::COMPUTE {
+        for tile in [128, 64] {
+            for (m, n, k, misalign) in [(1, 1, 1, 0), (67, 53, 61, 1), (130, 147, 104, 0), (70, 52, 32, 4)] {
+                for (layer_norm, epilogue) in [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])] {
+                    let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);
+                    run(&device, Case { misalign, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Every kernel against an f64 reference written for its test alone, on every device of this machine. A file for each
+//! `kernels/*.cu`; what they share is in `harness`.
+
+// Shared; not every file needs all of it.
+#[allow(dead_code, unused_imports)]
+mod harness;
+mod numbers;
+
+mod attention;
+mod linear;
