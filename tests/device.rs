@@ -1,0 +1,389 @@
+//! Devices: bytes that go there and back, errors instead of panics, and the layout of launch parameters.
+
+use adacache::device::{Device, DeviceError, DeviceKind, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
+use adacache::ops::params::*;
+use adacache::tensor::{DType, Tensor, TensorError};
+use bytemuck::{Pod, Zeroable};
+use std::sync::{Arc, Mutex};
+
+fn vm() -> Device {
+    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
+}
+
+/// The VM, and a GPU where there is one.
+fn devices() -> Vec<Device> {
+    std::iter::once(vm()).chain(Device::open("cuda").ok()).collect()
+}
+
+fn has_gpu() -> bool {
+    Device::list().iter().any(|device| device.kind == DeviceKind::Cuda && device.unavailable.is_none())
+}
+
+// ---- opening ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
+    if has_gpu() {
+        assert_eq!(Device::open("auto").unwrap().info().kind, DeviceKind::Cuda);
+        let message = Device::open("cuda:4096").unwrap_err().to_string();
+        assert!(message.contains("cuda:4096"), "{message}");
+        return;
+    }
+    for spec in ["cuda", "cuda:0", "cuda:7"] {
+        let error = Device::open(spec).unwrap_err();
+        assert!(!matches!(error, DeviceError::UnknownDevice { .. }), "{error}");
+        assert!(error.to_string().contains("--device vm") || error.to_string().contains("devices"), "{error}");
+    }
+    assert!(Device::open("auto").unwrap().is_vm());
+    let list = Device::list();
+    assert!(list.iter().any(|d| d.id.starts_with("cuda") && d.unavailable.is_some()), "{list:?}");
+}
+
+#[test]
+fn unknown_names_are_errors_that_list_the_known_ones() {
+    for spec in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "vm:0"] {
+        let message = Device::open(spec).unwrap_err().to_string();
+        assert!(message.contains("auto, vm, cuda or cuda:N"), "{spec}: {message}");
+    }
+}
+
+#[test]
+fn the_list_ends_with_the_vm() {
+    let list = Device::list();
+    let vm = list.last().unwrap();
+    assert_eq!((vm.id.as_str(), vm.kind), ("vm", DeviceKind::Vm));
+    assert!(vm.unavailable.is_none() && vm.units > 0 && vm.memory > 0);
+}
+
+// ---- memory ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn bytes_go_there_and_back() {
+    for device in devices() {
+        let memory = device.alloc(1000).unwrap();
+        assert_eq!(memory.ptr() % 256, 0);
+        let bytes: Vec<u8> = (0..1000).map(|i| (i * 7 % 251) as u8).collect();
+        device.upload(&memory, 0, &bytes).unwrap();
+        device.upload(&memory, 997, &[1, 2, 3]).unwrap();
+        let mut back = vec![0; 500];
+        device.download(&memory, 500, &mut back).unwrap();
+        assert_eq!(back[..497], bytes[500..997]);
+        assert_eq!(back[497..], [1, 2, 3]);
+
+        let other = device.alloc(64).unwrap();
+        device.fill(&other, 0..64, 9).unwrap();
+        device.copy(&other, 3, &memory, 10, 5).unwrap();
+        let read = device.read_async(&other, 0, 64).unwrap();
+        let back = read.wait().unwrap();
+        assert_eq!(back[..3], [9; 3]);
+        assert_eq!(back[3..8], bytes[10..15]);
+        assert_eq!(back[8..], [9; 56]);
+        drop(device.read_async(&other, 0, 64).unwrap());
+        device.synchronize().unwrap();
+    }
+}
+
+#[test]
+fn ranges_and_owners_are_checked() {
+    let (device, other) = (vm(), vm());
+    let memory = device.alloc(16).unwrap();
+    let is_out_of_range = |result: Result<(), DeviceError>| matches!(result, Err(DeviceError::OutOfRange { .. }));
+    assert!(is_out_of_range(device.upload(&memory, 15, &[0, 0])));
+    assert!(is_out_of_range(device.download(&memory, usize::MAX, &mut [0])));
+    assert!(is_out_of_range(device.fill(&memory, 0..17, 0)));
+    assert!(is_out_of_range(device.copy(&memory, 0, &memory, 8, 9)));
+    assert!(device.read_async(&memory, 1, 16).is_err());
+    assert!(matches!(device.copy(&memory, 0, &memory, 4, 8), Err(DeviceError::Overlap { .. })));
+    assert!(matches!(other.upload(&memory, 0, &[0]), Err(DeviceError::ForeignMemory { .. })));
+    device.upload(&memory, 16, &[]).unwrap();
+}
+
+#[test]
+fn absurd_sizes_are_errors() {
+    for device in devices() {
+        for bytes in [1 << 50, isize::MAX as usize, usize::MAX] {
+            match device.alloc(bytes) {
+                Err(DeviceError::OutOfMemory { asked, free, .. }) => assert!(asked == bytes && free < bytes),
+                other => panic!("{bytes}: {other:?}"),
+            }
+        }
+        let too_large = Tensor::empty(&device, &[usize::MAX, 3], DType::F32);
+        assert!(matches!(too_large, Err(TensorError::TooLarge { .. })), "{too_large:?}");
+        assert_eq!(device.allocated_bytes(), 0);
+    }
+    let small = Device::vm(VmConfig { memory_limit: Some(1 << 20), ..VmConfig::default() });
+    let _held = small.alloc(1 << 19).unwrap();
+    assert!(matches!(small.alloc(1 << 20), Err(DeviceError::OutOfMemory { .. })));
+}
+
+#[test]
+fn bytes_held_are_counted() {
+    for device in devices() {
+        let a = device.alloc(100).unwrap();
+        let b = device.alloc(50).unwrap();
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (150, 150));
+        drop(a);
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (50, 150));
+        device.reset_peak();
+        assert_eq!(device.peak_bytes(), 50);
+        drop(b);
+        assert_eq!(device.allocated_bytes(), 0);
+        assert!(device.alloc(0).unwrap().ptr() != 0, "null means absent");
+    }
+}
+
+#[test]
+fn tensors_keep_values_shapes_and_views() {
+    for device in devices() {
+        let values: Vec<f32> = (0..24).map(|i| i as f32 - 11.0).collect();
+        for dtype in [DType::Bf16, DType::F16, DType::F32, DType::F64] {
+            let tensor = Tensor::from_f32(&device, &[4, 3, 2], &values, dtype).unwrap();
+            assert_eq!(tensor.to_f32().unwrap(), values);
+            let rows = tensor.slice_rows(1, 2).unwrap();
+            assert_eq!((rows.shape(), rows.ptr()), ([2, 3, 2].as_slice(), tensor.ptr() + 6 * dtype.size() as u64));
+            assert_eq!(rows.to_f32().unwrap(), values[6..18]);
+            assert!(rows.overlaps(&tensor) && !rows.overlaps(&tensor.slice_rows(3, 1).unwrap()));
+            rows.reshape(&[12]).unwrap().write_f32(&[5.0; 12]).unwrap();
+            assert_eq!(tensor.to_f32().unwrap()[5..7], [values[5], 5.0]);
+            assert!(tensor.slice_rows(3, 2).is_err() && tensor.slice_rows(usize::MAX, 2).is_err());
+            assert!(tensor.reshape(&[5, 5]).is_err());
+            assert!(matches!(tensor.to_vec::<u8>(), Err(TensorError::DType { .. })));
+        }
+        assert!(matches!(Tensor::from_f32(&device, &[2], &[0.0; 3], DType::F32), Err(TensorError::Elements { .. })));
+        assert!(Tensor::from_f32(&device, &[1], &[0.0], DType::U8).is_err());
+        let sums = Tensor::from_slice(&device, &[2], &[1.5f64, -2.0]).unwrap();
+        assert_eq!(sums.read_async().unwrap().wait_as::<f64>().unwrap(), [1.5, -2.0]);
+        let zeros = Tensor::zeros(&device, &[2], DType::F64).unwrap();
+        zeros.copy_from(&sums).unwrap();
+        assert_eq!(zeros.to_vec::<f64>().unwrap(), [1.5, -2.0]);
+        assert!(zeros.copy_from(&Tensor::zeros(&device, &[3], DType::F64).unwrap()).is_err());
+    }
+}
+
+// ---- launching -------------------------------------------------------------------------------------------------------
+
+/// PTX of an entry that takes one struct of `bytes` bytes, whose first field is an address, and writes its bytes there.
+fn echo(bytes: usize) -> String {
+    let mut body = String::new();
+    for offset in 0..bytes {
+        body += &format!("  ld.param.u8 %r1, [echo_param_0+{offset}];\n  st.global.u8 [%rd1+{offset}], %r1;\n");
+    }
+    format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n\n.visible .entry echo(\n  .param .align 8 .b8 echo_param_0[{bytes}]\n)\n{{\n  \
+         .reg .b32 %r<2>;\n  .reg .b64 %rd<2>;\n  ld.param.u64 %rd1, [echo_param_0];\n  cvta.to.global.u64 %rd1, %rd1;\n{body}  ret;\n}}\n"
+    )
+}
+
+const ONE: [u32; 3] = [1, 1, 1];
+
+#[test]
+fn refused_launches_say_what_was_asked() {
+    let device = vm();
+    let kernel = device.kernel_from_ptx("echo", &echo(8), "echo").unwrap();
+    assert_eq!(kernel.param_bytes(), 8);
+    match device.launch(&kernel, ONE, ONE, 0, &[0u64; 2]) {
+        Err(DeviceError::ParamSize { given: 16, expected: 8, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    for (grid, block) in [([0, 1, 1], ONE), (ONE, [1, 0, 1]), ([1, 65536, 1], ONE)] {
+        let message = device.launch(&kernel, grid, block, 0, &0u64).unwrap_err().to_string();
+        assert!(message.contains("echo on vm") && message.contains(&format!("{grid:?}")), "{message}");
+    }
+    // A null pointer: the VM names the kernel, the line and the thread.
+    let message = device.launch(&kernel, ONE, ONE, 0, &0u64).unwrap_err().to_string();
+    assert!(message.contains("echo") && message.contains("thread (0, 0, 0)"), "{message}");
+    // A kernel of another device.
+    let memory = device.alloc(8).unwrap();
+    device.launch(&kernel, ONE, ONE, 0, &memory.ptr()).unwrap();
+}
+
+#[test]
+fn modules_that_do_not_load_are_errors() {
+    for device in devices() {
+        let missing = device.kernel_from_ptx("echo", &echo(8), "other").unwrap_err();
+        assert!(matches!(missing, DeviceError::NoEntry { .. }), "{missing}");
+        let broken = echo(8).replace("cvta.to.global.u64", "no.such.instruction");
+        let error = device.kernel_from_ptx("broken", &broken, "echo").unwrap_err().to_string();
+        assert!(error.contains("cannot load broken.ptx"), "{error}");
+        assert!(matches!(device.kernel(Module::Norm, "no_such_entry"), Err(DeviceError::NoEntry { .. })));
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<(String, Event, Event)>>);
+
+impl LaunchObserver for Log {
+    fn launched(&self, launch: &Launch<'_>, start: Event, end: Event, _stats: Option<LaunchStats>) {
+        self.0.lock().unwrap().push((launch.kernel.to_owned(), start, end));
+    }
+}
+
+#[test]
+fn observers_see_launches_with_their_times() {
+    for device in devices() {
+        let kernel = device.kernel_from_ptx("echo", &echo(64), "echo").unwrap();
+        let memory = device.alloc(64).unwrap();
+        let mut params = [0u64; 8];
+        params[0] = memory.ptr();
+        let log = Arc::new(Log::default());
+        device.observe(Some(log.clone()));
+        device.launch(&kernel, ONE, ONE, 0, &params).unwrap();
+        device.observe(None);
+        device.launch(&kernel, ONE, ONE, 0, &params).unwrap();
+        let log = log.0.lock().unwrap();
+        let [(name, start, end)] = log.as_slice() else { panic!("one launch was observed") };
+        assert_eq!(name, "echo");
+        let seconds = end.seconds_since(start).unwrap();
+        assert!((0.0..10.0).contains(&seconds), "{seconds}");
+    }
+}
+
+// ---- parameter structs -----------------------------------------------------------------------------------------------
+
+/// A struct of `kernels/params.h`: name, size, and which entries take it.
+struct Layout {
+    name: &'static str,
+    size: usize,
+    module: Module,
+    /// Entry names begin with one of these, followed by nothing or by `_` and a suffix without these words.
+    entries: &'static [&'static str],
+}
+
+macro_rules! layouts {
+    ($($name:ident: $module:ident [$($entry:literal),*];)*) => {
+        const LAYOUTS: &[Layout] = &[$(Layout {
+            name: stringify!($name), size: size_of::<$name>(), module: Module::$module, entries: &[$($entry),*],
+        }),*];
+
+        /// Every struct through a kernel and back, all bytes distinct from their neighbours.
+        fn echo_all(device: &Device) {
+            $(echo_one::<$name>(device, stringify!($name));)*
+        }
+    };
+}
+
+layouts! {
+    LinearParams: Linear ["linear_bias", "linear_gelu", "linear_residual", "linear_ln_bias", "linear_ln_gelu"];
+    AttentionParams: Attention ["attention"];
+    RowStatsParams: Norm ["row_stats"];
+    ModulateParams: Norm ["modulate"];
+    ResidualProbeParams: Residual ["residual_probe"];
+    ReduceParams: Residual ["reduce_partials"];
+    FoldParams: Residual ["residual_fold", "residual_unfold"];
+    MotionParams: Motion ["motion"];
+    PatchifyParams: Embed ["patchify"];
+    UnpatchifyParams: Embed ["unpatchify"];
+    PositionTableParams: Embed ["position_table"];
+    PositionAddParams: Embed ["position_add"];
+    TimestepEmbedParams: Embed ["timestep_embed"];
+    SmallLinearParams: Embed ["small_linear"];
+    ModulationParams: Embed ["modulation"];
+    RopeTableParams: Embed ["rope_table"];
+    GatherRowsParams: Embed ["gather_rows"];
+    SamplerStepParams: Sampler ["sampler_step"];
+    SamplerNoiseParams: Sampler ["sampler_noise"];
+    PatchDecodeParams: Decode ["patch_decode"];
+}
+
+fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {
+    let size = size_of::<P>();
+    let memory = device.alloc(size).unwrap();
+    let mut params = P::zeroed();
+    let bytes = bytemuck::bytes_of_mut(&mut params);
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = (i * 37 + 11) as u8;
+    }
+    bytes[..8].copy_from_slice(&memory.ptr().to_le_bytes());
+    let sent = bytes.to_vec();
+    let kernel = device.kernel_from_ptx("echo", &echo(size), "echo").unwrap();
+    device.launch(&kernel, ONE, ONE, 0, &params).unwrap();
+    let mut received = vec![0; size];
+    device.download(&memory, 0, &mut received).unwrap();
+    assert_eq!(received, sent, "{name}");
+}
+
+#[test]
+fn parameters_arrive_byte_for_byte() {
+    for device in devices() {
+        echo_all(&device);
+    }
+}
+
+/// `(offset, element size)` of every scalar of a struct, from the checked-in bindings.
+fn fields(name: &str) -> Vec<(usize, usize)> {
+    let source = include_str!("../src/ops/params.rs");
+    let body = source.split(&format!("pub struct {name} {{")).nth(1).and_then(|rest| rest.split("\n}").next());
+    let mut offset = 0;
+    let mut found = vec![];
+    for line in body.expect("a struct of params.rs").lines() {
+        let Some((_, kind)) = line.trim().strip_prefix("pub ").and_then(|field| field.split_once(": ")) else { continue };
+        match kind.trim_end_matches(',') {
+            "u64" | "i64" => found.push((offset, 8)),
+            "i32" | "f32" => found.push((offset, 4)),
+            "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
+            "SequenceLayout" => found.extend(fields("SequenceLayout").into_iter().map(|(at, size)| (offset + at, size))),
+            other => panic!("{name}: a field of type {other}"),
+        }
+        let (last, size) = found[found.len() - 1];
+        offset = last + size;
+    }
+    found
+}
+
+/// Every `ld.param` of an entry: (offset, bytes of one element, elements).
+fn parameter_loads<'a>(ptx: &'a str, entry: &str) -> Vec<(usize, usize, usize, &'a str)> {
+    let symbol = format!("[{entry}_param_0");
+    let load = |line: &'a str| {
+        let (instruction, operands) = line.trim().split_once(char::is_whitespace)?;
+        let mut suffixes = instruction.strip_prefix("ld.param.")?.split('.');
+        let place = operands.split_once(&symbol)?.1.split(']').next()?;
+        let offset = if place.is_empty() { 0 } else { place.strip_prefix('+')?.parse().ok()? };
+        let mut kind = suffixes.next()?;
+        let count = match kind {
+            "v2" => 2,
+            "v4" => 4,
+            _ => 1,
+        };
+        if count > 1 {
+            kind = suffixes.next()?;
+        }
+        let bits: usize = kind.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse().ok()?;
+        Some((offset, bits / 8, count, line))
+    };
+    ptx.lines().filter_map(load).collect()
+}
+
+#[test]
+fn structs_match_the_parameter_blocks_of_the_ptx() {
+    let device = vm();
+    let mut entries = 0;
+    for module in Module::ALL {
+        let ptx = module.ptx().unwrap_or_else(|| panic!("ptx/{}.ptx is missing", module.name()));
+        let names = ptx.lines().filter_map(|line| line.strip_prefix(".visible .entry ")?.split('(').next());
+        for entry in names {
+            let takes = |layout: &&Layout| {
+                let suffix = |stem: &&&str| entry.strip_prefix(**stem).is_some_and(|s| s.is_empty() || s.starts_with('_'));
+                layout.module == *module && layout.entries.iter().any(|stem| suffix(&stem))
+            };
+            let layout = LAYOUTS.iter().find(takes).unwrap_or_else(|| panic!("{}: {entry} has no struct", module.name()));
+            let kernel = device.kernel(*module, entry).unwrap();
+            assert_eq!(kernel.param_bytes(), layout.size, "{entry} and {}", layout.name);
+
+            // The compiler's offsets are our fields: it loads nothing that begins or ends inside one.
+            let fields = fields(layout.name);
+            let end = fields.last().map(|(at, size)| at + size);
+            assert_eq!(end, Some(layout.size), "{}", layout.name);
+            let loads = parameter_loads(ptx, entry);
+            assert!(!loads.is_empty(), "{entry} reads no parameter");
+            for (offset, size, count, line) in loads {
+                for element in 0..count {
+                    let at = offset + element * size;
+                    let field = fields.iter().find(|(field, _)| *field == at);
+                    assert!(field.is_some_and(|(_, s)| *s >= size), "{entry} and {}: {}", layout.name, line.trim());
+                }
+            }
+            entries += 1;
+        }
+    }
+    assert!(entries > 100, "{entries} entries");
+}
