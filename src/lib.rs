@@ -1,5 +1,33 @@
-//! Video generation with diffusion transformers on hand-written CUDA kernels, with Adaptive Caching.
+//! Video generation with diffusion transformers on hand-written CUDA kernels, with Adaptive Caching (AdaCache,
+//! arXiv 2411.02397): at each denoising step the runtime decides, from how fast one residual changes and how much the frames
+//! move, whether the transformer is computed again or the residuals kept on the device still serve.
+//!
+//! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
+//! (one typed launcher a kernel), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
+//! becomes a video). [`check`] holds everything against reference data of the published code.
+//!
+//! A policy is a pure state machine, so it can be run without a model:
+//!
+//! ```
+//! use adacache::cache::{AdaCache, CacheConfig, Measurement, Plan, Policy};
+//!
+//! let text = "policy = 'adacache'\nblocks = [13]\ncodebook = [[0.08, 6], [0.16, 5], [0.24, 4], [1.0, 1]]";
+//! let CacheConfig::AdaCache(config) = CacheConfig::from_toml(text, "example")? else { unreachable!() };
+//! let mut policy = AdaCache::new(config, 30);
+//! assert_eq!(policy.plan(1), Plan::Compute);
+//! assert_eq!(policy.plan(2), Plan::Compute); // one step away: the rate starts at 1
+//! // The probed residual moved by 10 % of its L1 norm: the codebook says to compute again in 5 steps.
+//! let moved = Measurement { abs_diff: 0.1, abs_kept: 1.0, ..Measurement::default() };
+//! assert_eq!(policy.observe(2, 0, &moved).rate, 5);
+//! assert_eq!(policy.plan(3), Plan::Reuse);
+//! # Ok::<(), adacache::cache::CacheError>(())
+//! ```
 
+pub mod cache;
+pub mod check;
 pub mod device;
+pub mod model;
 pub mod ops;
+pub mod pipeline;
+pub mod sampler;
 pub mod tensor;

@@ -17,6 +17,8 @@ pub struct ResidualStore {
     buffers: Vec<ProbeBuffers>,
     /// Whether `kept` holds residuals of an earlier step.
     filled: Vec<bool>,
+    /// Whether `fold` holds the residuals of a computed step.
+    folded: bool,
 }
 
 /// Sums on their way from the device; awaited when the next step is planned.
@@ -31,7 +33,7 @@ impl PendingMeasurements {
     pub fn wait(self) -> Result<Vec<Measurement>, DeviceError> {
         let mut measurements = Vec::with_capacity(self.reads.len());
         for read in self.reads {
-            let sums: Vec<f64> = bytemuck::pod_collect_to_vec(&read.wait()?);
+            let sums: Vec<f64> = read.wait_as()?;
             measurements.push(Measurement::from_sums(&sums, self.batch, self.strides));
         }
         Ok(measurements)
@@ -50,6 +52,7 @@ impl ResidualStore {
             kept: probes.points.iter().map(|_| residual()).collect::<Result<_, _>>()?,
             buffers: probes.points.iter().map(|_| buffers()).collect::<Result<_, _>>()?,
             filled: vec![false; probes.points.len()],
+            folded: false,
             probes,
         })
     }
@@ -92,18 +95,23 @@ impl ResidualStore {
 
     /// Folds the blocks' residuals: `fold = x − x_embed`, where `x` has left the last block.
     pub fn leave(&mut self, x: &Tensor) -> Result<(), OpError> {
+        self.folded = true;
         match &self.fold {
             Some(fold) => ops::residual::fold(x, fold, fold),
             None => Ok(()),
         }
     }
 
-    /// A reused step: `x = x_embed + fold`, in place.
-    ///
-    /// # Panics
-    /// When the store was made without a fold or no step has been computed: the sampler always computes the first step.
+    /// Whether there is a fold to reuse: one is kept, and a step has been computed.
+    pub fn can_unfold(&self) -> bool {
+        self.fold.is_some() && self.folded
+    }
+
+    /// A reused step: `x = x_embed + fold`, in place. Does nothing unless [`ResidualStore::can_unfold`].
     pub fn unfold(&self, x: &Tensor) -> Result<(), OpError> {
-        let fold = self.fold.as_ref().expect("a step is reused only where a fold is kept");
-        ops::residual::unfold(x, fold, x)
+        match &self.fold {
+            Some(fold) if self.folded => ops::residual::unfold(x, fold, x),
+            _ => Ok(()),
+        }
     }
 }

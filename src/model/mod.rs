@@ -11,6 +11,7 @@ pub use weights::Weights;
 
 use crate::device::DeviceError;
 use crate::ops::OpError;
+use crate::tensor::TensorError;
 
 /// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +112,9 @@ pub enum ModelError {
     /// A kernel launcher refused.
     #[error(transparent)]
     Op(#[from] OpError),
+    /// A tensor could not be made or read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -210,6 +210,16 @@ impl Workspace {
         &self.prediction
     }
 
+    /// The first `rows × width` elements of the wide buffer.
+    fn wide(&self, rows: usize, width: usize) -> Result<Tensor, ModelError> {
+        Ok(self.wide.slice_rows(0, rows * width)?.reshape(&[rows, width])?)
+    }
+
+    /// The modulation `[batch, variants, chunks, C]` of block `index` in execution order.
+    fn block_modulation_of(&self, index: usize) -> Result<Tensor, ModelError> {
+        Ok(self.block_modulation.slice_rows(index, 1)?.reshape(&self.block_modulation.shape()[1..])?)
+    }
+
     fn modulation<'a>(&'a self, table: &'a Tensor) -> Modulation<'a> {
         let rows = RowMap { frames: self.dims.frames, rows_per_frame: self.dims.tokens };
         Modulation { table, frame_mask: self.frame_mask.as_ref(), rows }
@@ -362,7 +372,7 @@ impl StDiT3 {
         let base = ((h * w) as f64).sqrt().round();
         ops::embed::position_table(h, w, scale as f32, base as f32, &ws.position)?;
         ops::embed::rope_table(&self.rope_freqs, &ws.rope)?;
-        ws.time.upload(&vec![geometry.fps; conditions])?;
+        ws.time.write_slice(&vec![geometry.fps; conditions])?;
         self.embed_scalar(&ws, &self.fps_mlp, None, &ws.fps_embed)?;
         Ok(ws)
     }
@@ -436,7 +446,7 @@ impl StDiT3 {
         }
         match (&ws.frame_mask, frame_mask) {
             (Some(tensor), Some(mask)) if mask.len() == tensor.elements() => {
-                tensor.upload(&mask.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
+                tensor.write_slice(&mask.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
             }
             (None, None) => {}
             (tensor, mask) => {
@@ -449,7 +459,7 @@ impl StDiT3 {
         }
         // Variant 0 is the step's time, variant 1 (frames held at their clean value) time 0.
         let times: Vec<f32> = timesteps.iter().flat_map(|t| [*t, 0.0].into_iter().take(ws.variants)).collect();
-        ws.time.upload(&times)?;
+        ws.time.write_slice(&times)?;
         self.embed_scalar(ws, &self.time_mlp, Some(&ws.fps_embed), &ws.time_embed)?;
         let conditions = batch * ws.variants;
         let c = self.config.hidden_size;
@@ -524,10 +534,10 @@ impl StDiT3 {
         let (c, rows) = (self.config.hidden_size, ws.stats.shape()[0]);
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
         let x = self.rows(ws, &ws.x)?;
-        let table = ws.block_modulation.index(index)?;
+        let table = ws.block_modulation_of(index)?;
         let modulation = ws.modulation(&table);
         ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
-        let qkv = ws.wide.prefix(&[rows, 3 * c])?;
+        let qkv = ws.wide(rows, 3 * c)?;
         let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
         let Linear { weight, bias } = &block.qkv;
         ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &qkv)?;
@@ -568,7 +578,7 @@ impl StDiT3 {
         let fresh = probe.and(ws.fresh.as_ref());
         let fresh_rows = fresh.map(|f| self.rows(ws, f)).transpose()?;
         let x = self.rows(ws, &ws.x)?;
-        let q = ws.wide.prefix(&[rows, c])?;
+        let q = ws.wide(rows, c)?;
         let Linear { weight, bias } = &block.q_linear;
         ops::linear::linear(&x, weight, Some(bias), None, Activation::None, &q)?;
         let q = q.reshape(&[rows, heads, d])?;
@@ -576,10 +586,10 @@ impl StDiT3 {
         let Linear { weight, bias } = &block.cross_proj;
         ops::linear::linear_residual(&ws.attended, weight, Some(bias), None, &x, fresh_rows.as_ref().map(|f| (f, false)))?;
 
-        let table = ws.block_modulation.index(index)?;
+        let table = ws.block_modulation_of(index)?;
         let modulation = ws.modulation(&table);
         ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
-        let hidden = ws.wide.prefix(&[rows, self.config.mlp_hidden()])?;
+        let hidden = ws.wide(rows, self.config.mlp_hidden())?;
         let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
         let Linear { weight, bias } = &block.fc1;
         ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::GeluTanh, &hidden)?;

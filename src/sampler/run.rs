@@ -8,7 +8,7 @@ use crate::cache::{Decision, PendingMeasurements, Plan, Policy, ResidualStore, t
 use crate::device::DeviceError;
 use crate::model::{Caption, Flops, Geometry, ModelError, StDiT3, Workspace};
 use crate::ops::{self, OpError};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, TensorError};
 
 /// Why sampling stopped.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum SampleError {
     /// A kernel launcher refused.
     #[error(transparent)]
     Op(#[from] OpError),
+    /// A tensor could not be made or read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -186,7 +189,7 @@ impl<'a> Sampler<'a> {
             flops: self.model.flops(self.workspace.geometry(), self.caption),
         };
         let mut pending = None;
-        let mut events = vec![device.record_event()?];
+        let mut events = vec![device.record()?];
         let start = Instant::now();
         for step in 1..=steps {
             let step_start = Instant::now();
@@ -197,7 +200,7 @@ impl<'a> Sampler<'a> {
                 pending = Some((step, output.plans.contains(&Plan::Compute), self.store.read_measurements()?));
             }
             output.plans.push(plan);
-            events.push(device.record_event()?);
+            events.push(device.record()?);
             if self.options.snapshots.contains(&step) {
                 output.snapshots.push(self.z.to_f32()?);
             }
@@ -217,7 +220,7 @@ impl<'a> Sampler<'a> {
         output.latents = self.z.to_f32()?;
         output.seconds = start.elapsed().as_secs_f64();
         for pair in events.windows(2) {
-            output.seconds_per_step.push(pair[0].seconds_until(&pair[1])?);
+            output.seconds_per_step.push(pair[1].seconds_since(&pair[0])?);
         }
         check_finite(&output.latents)?;
         Ok(output)
@@ -258,7 +261,11 @@ impl<'a> Sampler<'a> {
                 model.blocks(ws, self.caption, Some(&mut self.store))?;
                 self.store.leave(ws.x())?;
             }
-            Plan::Reuse => self.store.unfold(ws.x())?,
+            Plan::Reuse if self.store.can_unfold() => self.store.unfold(ws.x())?,
+            Plan::Reuse => {
+                let policy = self.policy.name();
+                return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+            }
         }
         model.finish(ws)?;
         let update = ops::sampler::Step {
@@ -300,10 +307,10 @@ impl FrameState {
         let moving: Vec<bool> = self.conditioning.mask.iter().map(|m| m * TRAIN_STEPS as f32 >= timestep).collect();
         let starting: Vec<u8> = moving.iter().zip(&self.noised).map(|(m, n)| (*m && !*n) as u8).collect();
         if starting.contains(&1) {
-            self.select.upload(&starting)?;
+            self.select.write_slice(&starting)?;
             ops::sampler::noise(z, z, &self.noise, &self.select, timestep / TRAIN_STEPS as f32)?;
         }
-        self.mask.upload(&moving.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
+        self.mask.write_slice(&moving.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
         self.noised.clone_from(&moving);
         Ok(moving)
     }
