@@ -31,6 +31,7 @@
 mod error;
 mod exec;
 mod ir;
+pub mod math;
 mod memory;
 mod parse;
 

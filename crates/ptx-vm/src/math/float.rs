@@ -127,24 +127,23 @@ pub fn round_to_f32(x: f64, round: Round) -> f32 {
     canonical(f32::from_bits(bits))
 }
 
-/// The sign of an exact zero sum of two terms: -0 only when both are, or when rounding down and either is negative.
+/// The sum of two f64 that hold f32 or products of two f32, rounded to f32.
 #[inline(always)]
-fn zero_sign(sum: f32, negative_term: bool, round: Round) -> f32 {
-    if round == Round::Down && sum == 0.0 && negative_term {
-        -0.0
-    } else {
-        sum
-    }
+fn sum_f32(a: f64, b: f64, round: Round) -> f32 {
+    let sum = add_odd_f64(a, b);
+    // Rounding down, an exact zero is -0 as soon as either term is negative.
+    let negative_zero = (round == Round::Down) & (sum == 0.0) & (a.is_sign_negative() | b.is_sign_negative());
+    if negative_zero { -0.0 } else { round_to_f32(sum, round) }
 }
 
 /// `add.f32`
 #[inline(always)]
 pub fn add_f32(a: f32, b: f32, round: Round) -> f32 {
     if round == Round::Nearest {
-        return canonical(a + b);
+        canonical(a + b)
+    } else {
+        sum_f32(a as f64, b as f64, round)
     }
-    let sum = round_to_f32(add_odd_f64(a as f64, b as f64), round);
-    zero_sign(sum, a.is_sign_negative() | b.is_sign_negative(), round)
 }
 
 /// `sub.f32`
@@ -169,9 +168,7 @@ pub fn fma_f32(a: f32, b: f32, c: f32, round: Round) -> f32 {
     if round == Round::Nearest {
         return canonical(a.mul_add(b, c));
     }
-    let product = a as f64 * b as f64;
-    let sum = round_to_f32(add_odd_f64(product, c as f64), round);
-    zero_sign(sum, product.is_sign_negative() | c.is_sign_negative(), round)
+    sum_f32(a as f64 * b as f64, c as f64, round)
 }
 
 /// `div.rn.f32` and the other IEEE roundings.

@@ -16,3 +16,5 @@ pub mod special;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

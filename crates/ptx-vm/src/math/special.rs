@@ -93,7 +93,8 @@ fn sine_of_turns(r: f32, turns: u32) -> f32 {
     let u = r * r;
     let p = (-1.951_729_8e-4_f32).mul_add(u, 8.332_178e-3);
     let p = p.mul_add(u, -0.166_666_55);
-    let sine = (r * u).mul_add(p, r);
+    // The sign is that of the angle, for zero too.
+    let sine = (r * u).mul_add(p, r).copysign(r);
     let q = 2.443_845e-5_f32.mul_add(u, -1.388_736_7e-3);
     let q = q.mul_add(u, 4.166_664_7e-2);
     let cosine = (u * u).mul_add(q, u.mul_add(-0.5, 1.0));
@@ -131,8 +132,8 @@ pub fn tanh(x: f32) -> f32 {
     let shifted = scaled + ROUNDER;
     let n = shifted.to_bits() as i32 - ROUNDER.to_bits() as i32;
     let exponential = ex2_fraction(scaled - (shifted - ROUNDER)) * power(n);
-    let large = (1.0 - 2.0 / (exponential + 1.0)).copysign(x);
-    let result = if magnitude < 0.625 { small } else { large };
+    let large = 1.0 - 2.0 / (exponential + 1.0);
+    let result = (if magnitude < 0.625 { small } else { large }).copysign(x);
     canonical(if x.is_nan() { x } else { result })
 }
 
