@@ -11,7 +11,7 @@ use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{PatchDecoder, PipelineError, noise};
 use crate::cache::{AdaCache, CacheConfig, CacheError, ComputeAll, Policy};
 use crate::device::Device;
-use crate::model::{Geometry, StDiT3};
+use crate::model::{Geometry, ModelError, StDiT3};
 use crate::sampler::{Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
 
@@ -62,22 +62,21 @@ impl Request {
 /// Regularization where the settings have none.
 ///
 /// Everything that can be wrong with them is found here, before the model is loaded.
-pub fn cache_config(
-    source: &ModelSource,
-    name: &str,
-    moreg: bool,
-    steps: usize,
-) -> Result<CacheConfig, PipelineError> {
+pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
     let (model, video) = (source.model_config()?, source.pipeline_config()?);
     let presets = source.presets(steps)?;
-    let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
+    let mut config = if Path::new(name)
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("toml"))
+    {
         CacheConfig::from_file(Path::new(name))?
     } else {
         presets.resolve(name, moreg, model.depth, steps)?
     };
     match &mut config {
         CacheConfig::None if moreg => {
-            let reason = "motion regularization changes AdaCache's decisions, and the cache is `none`; drop one of the two";
+            let reason =
+                "motion regularization changes AdaCache's decisions, and the cache is `none`; drop one of the two";
             return Err(CacheError::Invalid(reason.into()).into());
         }
         CacheConfig::None => {}
@@ -129,7 +128,10 @@ impl Generation {
             ("cfg_scale", r.cfg_scale.to_string()),
             ("dtype", r.dtype.clone()),
         ];
-        Metadata { prompt: r.prompt.clone(), facts: facts.map(|(name, value)| (name.to_owned(), value)).into() }
+        Metadata {
+            prompt: r.prompt.clone(),
+            facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
+        }
     }
 
     /// Writes frames or latents, as the output's format says.
@@ -146,19 +148,32 @@ impl Pipeline {
     /// Loads all weights of `source` onto `device`, to compute in `dtype`.
     pub fn load(source: &ModelSource, device: &Device, dtype: DType) -> Result<Pipeline, PipelineError> {
         let config = source.pipeline_config()?;
-        let vocabulary = Vocabulary::new(config.vocabulary.clone())?;
+        let vocabulary = source.vocabulary()?;
         let model_config = source.model_config()?;
         let (channels, caption) = (model_config.in_channels, model_config.caption_channels);
         if config.prompt_length > model_config.model_max_length {
-            return Err(PipelineError::Setting(format!(
+            let reason = format!(
                 "prompt_length {} is above the model's model_max_length {}",
                 config.prompt_length, model_config.model_max_length
-            )));
+            );
+            return Err(ModelError::Config {
+                file: source.file_name("config.json"),
+                reason,
+            }
+            .into());
         }
         let text = TextEncoder::load(source.text_weights()?, vocabulary.len(), caption, config.prompt_length)?;
         let decoder = PatchDecoder::load(device, source.decoder_weights()?, channels, config.decoder_patch())?;
         let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
-        Ok(Pipeline { config, source: source.clone(), vocabulary, text, model, decoder, device: device.clone() })
+        Ok(Pipeline {
+            config,
+            source: source.clone(),
+            vocabulary,
+            text,
+            model,
+            decoder,
+            device: device.clone(),
+        })
     }
 
     /// Sizes and defaults.
@@ -194,14 +209,19 @@ impl Pipeline {
         let policy: Box<dyn Policy> = match &request.cache {
             CacheConfig::None => Box::new(ComputeAll),
             CacheConfig::AdaCache(config) => {
-                config.validate_for(self.model.config().depth, frames.div_ceil(self.model.config().patch_size[0]))?;
+                config.validate_for(
+                    self.model.config().depth,
+                    frames.div_ceil(self.model.config().patch_size[0]),
+                )?;
                 Box::new(AdaCache::new(config.clone(), request.steps))
             }
         };
         let cache = policy.name().to_owned();
         // Guidance runs the prompt and the null caption, in this order, side by side.
         let null = &self.model.null_caption()[..self.config.prompt_length * self.model.config().caption_channels];
-        let caption = self.model.caption(&[&self.text.encode(&request.prompt)[..], null].concat(), 2, None)?;
+        let caption = self
+            .model
+            .caption(&[&self.text.encode(&request.prompt)[..], null].concat(), 2, None)?;
         let latents = noise(request.seed, self.model.config().in_channels * frames * height * width);
         let options = SamplerOptions {
             schedule: Schedule::shifted(request.steps, self.config.timestep_shift)?,
@@ -236,8 +256,16 @@ impl Pipeline {
             computed_steps,
         };
         Ok(Generation {
-            latents: Latents { shape: [channels, frames, height, width], values: output.latents },
-            frames: Frames { width: self.config.width, height: self.config.height, fps: self.config.fps, rgb },
+            latents: Latents {
+                shape: [channels, frames, height, width],
+                values: output.latents,
+            },
+            frames: Frames {
+                width: self.config.width,
+                height: self.config.height,
+                fps: self.config.fps,
+                rgb,
+            },
             report,
             trace: output.trace,
         })

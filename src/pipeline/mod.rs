@@ -43,7 +43,9 @@ use crate::tensor::TensorError;
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// Neither the embedded model nor a folder.
-    #[error("no model `{0}`: use `sprites` or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors")]
+    #[error(
+        "no model `{0}`: use `sprites` or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors"
+    )]
     UnknownModel(String),
     /// A setting is out of its range.
     #[error("{0}")]

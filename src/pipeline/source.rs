@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::text::Vocabulary;
 use super::PipelineError;
+use super::text::{TextError, Vocabulary};
 use crate::cache::Presets;
 use crate::model::{ModelError, StDiT3Config, Weights};
 
@@ -53,7 +53,10 @@ fn one() -> f64 {
 
 impl PipelineConfig {
     fn from_json(text: &str, file: &str) -> Result<PipelineConfig, ModelError> {
-        let error = |reason: String| ModelError::Config { file: file.into(), reason };
+        let error = |reason: String| ModelError::Config {
+            file: file.into(),
+            reason,
+        };
         let config: PipelineConfig =
             serde_json::from_str(text).map_err(|e| error(format!("not the configuration of a sprites model: {e}")))?;
         config.validate().map_err(error)?;
@@ -138,7 +141,12 @@ impl ModelSource {
 
     /// The words the model knows.
     pub fn vocabulary(&self) -> Result<Vocabulary, PipelineError> {
-        Ok(Vocabulary::new(self.pipeline_config()?.vocabulary)?)
+        let words = self.pipeline_config()?.vocabulary;
+        let in_file = |e: TextError| ModelError::Config {
+            file: self.file_name("config.json"),
+            reason: e.to_string(),
+        };
+        Ok(Vocabulary::new(words).map_err(in_file)?)
     }
 
     /// The cache presets: `codebooks.json`, or the published ones of Open-Sora for `steps` steps where there is none.
@@ -149,8 +157,13 @@ impl ModelSource {
             }
             other => other?,
         };
-        serde_json::from_str(&text)
-            .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())
+        serde_json::from_str(&text).map_err(|e| {
+            ModelError::Config {
+                file,
+                reason: format!("not a set of codebooks: {e}"),
+            }
+            .into()
+        })
     }
 
     pub(super) fn model_weights(&self) -> Result<Weights<'static>, ModelError> {
@@ -169,24 +182,31 @@ impl ModelSource {
         self.text("config.json", embedded!("config.json"))
     }
 
+    /// The name of one of the model's files in messages.
+    pub(super) fn file_name(&self, file: &str) -> String {
+        match &self.0 {
+            Place::Sprites => format!("sprites/{file}"),
+            Place::Folder(folder) => folder.join(file).display().to_string(),
+        }
+    }
+
     /// A file's name for messages and its text.
     fn text(&self, file: &str, sprites: &'static [u8]) -> Result<(String, String), ModelError> {
         match &self.0 {
-            Place::Sprites => Ok((format!("sprites/{file}"), String::from_utf8_lossy(sprites).into_owned())),
-            Place::Folder(folder) => {
-                let path = folder.join(file);
-                let name = path.display().to_string();
-                match std::fs::read_to_string(path) {
-                    Ok(text) => Ok((name, text)),
-                    Err(source) => Err(ModelError::Io { file: name, source }),
-                }
-            }
+            Place::Sprites => Ok((self.file_name(file), String::from_utf8_lossy(sprites).into_owned())),
+            Place::Folder(folder) => match std::fs::read_to_string(folder.join(file)) {
+                Ok(text) => Ok((self.file_name(file), text)),
+                Err(source) => Err(ModelError::Io {
+                    file: self.file_name(file),
+                    source,
+                }),
+            },
         }
     }
 
     fn weights(&self, file: &str, sprites: &'static [u8]) -> Result<Weights<'static>, ModelError> {
         match &self.0 {
-            Place::Sprites => Weights::from_bytes(&format!("sprites/{file}"), sprites),
+            Place::Sprites => Weights::from_bytes(&self.file_name(file), sprites),
             Place::Folder(folder) => Weights::open(&folder.join(file)),
         }
     }
@@ -200,11 +220,17 @@ mod tests {
     fn the_embedded_model_is_complete() {
         let source = ModelSource::from_name("sprites").unwrap();
         let config = source.pipeline_config().unwrap();
-        assert_eq!((config.latent, config.decoder_patch(), config.prompt_length), ([16, 8, 8], 8, 8));
+        assert_eq!(
+            (config.latent, config.decoder_patch(), config.prompt_length),
+            ([16, 8, 8], 8, 8)
+        );
         assert_eq!(source.vocabulary().unwrap().len(), config.vocabulary.len());
         assert_eq!(source.model_config().unwrap().depth, 5);
         source.presets(30).unwrap();
-        assert!(matches!(ModelSource::from_name("no/such"), Err(PipelineError::UnknownModel(_))));
+        assert!(matches!(
+            ModelSource::from_name("no/such"),
+            Err(PipelineError::UnknownModel(_))
+        ));
     }
 
     #[test]

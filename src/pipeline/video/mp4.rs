@@ -103,8 +103,11 @@ fn sample_table(video: &H264Video, data_offset: u32) -> Vec<u8> {
         }));
         b.extend(full_box(b"stts", 0, 0, |b| u32s(b, &[1, count, FRAME_TICKS])));
         b.extend(full_box(b"stss", 0, 0, |b| {
-            let keyframes: Vec<u32> =
-                (1..).zip(&video.samples).filter(|(_, s)| s.is_keyframe).map(|(number, _)| number).collect();
+            let keyframes: Vec<u32> = (1..)
+                .zip(&video.samples)
+                .filter(|(_, s)| s.is_keyframe)
+                .map(|(number, _)| number)
+                .collect();
             u32(b, keyframes.len() as u32);
             u32s(b, &keyframes);
         }));
