@@ -53,9 +53,10 @@ template <> __device__ __forceinline__ unsigned pack2<f16>(float low, float high
   return y;
 }
 template <class D> __device__ __forceinline__ void unpack2(unsigned x, float& low, float& high);
+// In assembly: a shift into an f32 register, where the compiler would write a shift and a move (free on a GPU, not on the VM).
 template <> __device__ __forceinline__ void unpack2<bf16>(unsigned x, float& low, float& high) {
-  low = float_of(x << 16);
-  high = float_of(x & 0xffff0000u);
+  asm("shl.b32 %0, %1, 16;" : "=f"(low) : "r"(x));
+  asm("and.b32 %0, %1, 0xffff0000;" : "=f"(high) : "r"(x));
 }
 template <> __device__ __forceinline__ void unpack2<f16>(unsigned x, float& low, float& high) {
   low = to_f32(f16{(unsigned short)(x & 0xffffu)});
@@ -250,14 +251,12 @@ template <class D> struct FragmentB { unsigned x[2]; };
 template <> struct FragmentA<float> { unsigned big[4], small[4]; };
 template <> struct FragmentB<float> { unsigned big[2], small[2]; };
 
-__device__ __forceinline__ unsigned round_tf32(float x) {
-  unsigned y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return y;
-}
+// x = big + small, the bits of f32 numbers throughout (no moves between register types, as in unpack2).
 __device__ __forceinline__ void split_tf32(unsigned x, unsigned& big, unsigned& small) {
-  big = round_tf32(float_of(x));
-  small = round_tf32(float_of(x) - float_of(big));
+  unsigned rest;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(big) : "r"(x));
+  asm("sub.f32 %0, %1, %2;" : "=r"(rest) : "r"(x), "r"(big));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(small) : "r"(rest));
 }
 
 template <class D> __device__ __forceinline__ FragmentA<D> fragment_a(const unsigned (&x)[4]) {
