@@ -88,7 +88,7 @@ pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
 }
 
 /// Full-range RGB to limited-range BT.709 4:2:0, chroma averaged over 2x2 pixels.
-fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
+pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
     let (even_width, even_height) = (width.next_multiple_of(2), height.next_multiple_of(2));
     let pixel = |x: usize, y: usize| {
         let at = (y.min(height - 1) * width + x.min(width - 1)) * 3;

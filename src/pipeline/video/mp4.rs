@@ -178,3 +178,100 @@ fn u32(bytes: &mut Vec<u8>, value: u32) {
 fn u32s(bytes: &mut Vec<u8>, values: &[u32]) {
     values.iter().for_each(|&value| u32(bytes, value));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::video::{Frames, h264};
+
+    /// The content of the box at a path of names, looked up the way a player does.
+    fn find<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], usize)]) -> &'a [u8] {
+        'level: for &(name, header) in path {
+            while !bytes.is_empty() {
+                let size = be32(bytes, 0) as usize;
+                if &bytes[4..8] == name {
+                    bytes = &bytes[8 + header..size];
+                    continue 'level;
+                }
+                bytes = &bytes[size..];
+            }
+            panic!("no box {}", String::from_utf8_lossy(name));
+        }
+        bytes
+    }
+
+    fn be32(bytes: &[u8], at: usize) -> u32 {
+        u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    /// A disc moving over a checkerboard.
+    fn clip(width: usize, height: usize, count: usize) -> Frames {
+        let mut rgb = vec![];
+        for t in 0..count {
+            for y in 0..height {
+                for x in 0..width {
+                    let inside = (x as f64 - 20.0 - 3.0 * t as f64).hypot(y as f64 - 24.0) < 12.0;
+                    let square = if (x / 8 + y / 8) % 2 == 0 { 60 } else { 130 };
+                    rgb.extend(if inside { [230, 38, 38] } else { [square; 3] });
+                }
+            }
+        }
+        Frames {
+            width,
+            height,
+            fps: 8.0,
+            rgb,
+        }
+    }
+
+    /// Reads the file by its index, decodes it, and compares with what went in.
+    #[test]
+    fn what_went_in_comes_out() {
+        let frames = clip(64, 48, 10).enlarged(2);
+        let metadata = Metadata {
+            prompt: "a disc".into(),
+            facts: vec![("seed".into(), "7".into())],
+        };
+        let file = mux(&h264::encode(&frames).unwrap(), &metadata);
+
+        let table: &[(&[u8; 4], usize)] = &[(b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0)];
+        let leaf = |name| find(&file, &[table, &[(name, 4)]].concat());
+        let avcc = find(&file, &[table, &[(b"stsd", 8), (b"avc1", 78), (b"avcC", 0)]].concat());
+        let sps_len = usize::from(u16::from_be_bytes([avcc[6], avcc[7]]));
+        let (sps, rest) = avcc[8..].split_at(sps_len);
+        let pps = &rest[3..];
+        assert_eq!((avcc[1], avcc[2] & 0xC0), (66, 0xC0), "Constrained Baseline");
+
+        let mut at = be32(leaf(b"stco"), 4) as usize;
+        let sizes = leaf(b"stsz");
+        assert_eq!(be32(sizes, 4) as usize, frames.count());
+        let mut stream = [&[0, 0, 0, 1], sps, &[0, 0, 0, 1], pps].concat();
+        for i in 0..frames.count() {
+            let end = at + be32(sizes, 8 + 4 * i) as usize;
+            while at < end {
+                let length = be32(&file, at) as usize;
+                stream.extend([0, 0, 0, 1]);
+                stream.extend(&file[at + 4..at + 4 + length]);
+                at += 4 + length;
+            }
+            assert_eq!(at, end);
+        }
+        assert_eq!(at, file.len(), "the last sample ends the file");
+        assert_eq!(be32(leaf(b"stss"), 4), 1, "the first frame is a keyframe");
+
+        let decoded = rusty_h264_decoder::Decoder::new().decode_stream(&stream).unwrap();
+        assert_eq!(decoded.len(), frames.count());
+        for (got, rgb) in decoded.iter().zip(frames.iter()) {
+            let sent = h264::to_yuv(rgb, frames.width, frames.height);
+            for (got, sent) in [(&got.y, &sent.y), (&got.u, &sent.u), (&got.v, &sent.v)] {
+                assert_eq!(got.len(), sent.len());
+                let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
+                let mean = got.iter().zip(sent).map(square).sum::<f64>() / sent.len() as f64;
+                assert!(mean < 2.0, "mean squared error {mean}");
+            }
+        }
+        let list = find(&file, &[(b"moov", 0), (b"udta", 0), (b"meta", 4), (b"ilst", 0)]);
+        assert_eq!(&find(list, &[(b"\xA9nam", 0), (b"data", 8)]), b"a disc");
+        assert_eq!(&find(list, &[(b"\xA9cmt", 0), (b"data", 8)]), b"seed 7");
+    }
+}
