@@ -40,10 +40,30 @@ pub fn poisoned(device: &Device, shape: &[usize], dtype: DType) -> Tensor {
     tensor
 }
 
+/// As [`tensor`], the first element `misalign` elements past a 256-byte boundary, the last one at the end of its allocation.
+pub fn placed(device: &Device, shape: &[usize], values: &[f32], dtype: DType, misalign: usize) -> Tensor {
+    let at = poisoned_at(device, shape, dtype, misalign);
+    at.write_f32(values).expect("upload");
+    at
+}
+
+/// As [`poisoned`], placed as by [`placed`].
+pub fn poisoned_at(device: &Device, shape: &[usize], dtype: DType, misalign: usize) -> Tensor {
+    let count = shape.iter().product();
+    let whole = poisoned(device, &[misalign + count], dtype);
+    whole
+        .slice_rows(misalign, count)
+        .and_then(|part| part.reshape(shape))
+        .expect("a view")
+}
+
 /// Asserts that two runs of a kernel give the same bytes.
 #[track_caller]
 pub fn assert_same_bits(what: &str, mut run: impl FnMut() -> Tensor) {
-    let (first, second) = (run().to_bytes().expect("read-back"), run().to_bytes().expect("read-back"));
+    let (first, second) = (
+        run().to_bytes().expect("read-back"),
+        run().to_bytes().expect("read-back"),
+    );
     let differing = first.iter().zip(&second).filter(|(a, b)| a != b).count();
     assert!(first == second, "{what}: two runs differ in {differing} bytes");
 }
@@ -51,6 +71,12 @@ pub fn assert_same_bits(what: &str, mut run: impl FnMut() -> Tensor) {
 #[test]
 fn poison_is_not_a_number_in_every_float_type() {
     for_each(|device, dtype| {
-        assert!(poisoned(device, &[3], dtype).to_f32().unwrap().iter().all(|v| v.is_nan()));
+        assert!(
+            poisoned(device, &[3], dtype)
+                .to_f32()
+                .unwrap()
+                .iter()
+                .all(|v| v.is_nan())
+        );
     });
 }

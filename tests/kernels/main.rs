@@ -1,10 +1,19 @@
 //! Every kernel against an f64 reference written for its test alone, on every device of this machine. A file for each
 //! `kernels/*.cu`; what they share is in `harness`.
 
+// A test crate has no outside: `pub` here means "for the other files".
+#![allow(unreachable_pub)]
+
 // Shared; not every file needs all of it.
 #[allow(dead_code, unused_imports)]
 mod harness;
 mod numbers;
 
 mod attention;
+mod decode;
+mod embed;
 mod linear;
+mod motion;
+mod norm;
+mod residual;
+mod sampler;
