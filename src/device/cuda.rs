@@ -15,6 +15,9 @@ use std::time::Duration;
 const OLDEST: (u32, u32) = (8, 0);
 /// Dynamic shared memory that needs no opting in.
 const DEFAULT_SHARED: u32 = 48 << 10;
+/// `CU_LAUNCH_PARAM_BUFFER_POINTER` and `_SIZE` of cuda.h, which bindings leave out: they are casts to pointers. 0 ends the list.
+const PARAM_BUFFER_POINTER: usize = 1;
+const PARAM_BUFFER_SIZE: usize = 2;
 
 pub(super) struct CudaBackend(Arc<Shared>);
 
@@ -485,11 +488,11 @@ impl Backend for CudaBackend {
         // One packed buffer rather than a pointer for each parameter: it is what the caller has, and the driver copies it.
         let mut size = params.len();
         let mut extra: [*mut c_void; 5] = [
-            1 as *mut c_void, // CU_LAUNCH_PARAM_BUFFER_POINTER
+            std::ptr::without_provenance_mut(PARAM_BUFFER_POINTER),
             params.as_ptr().cast_mut().cast(),
-            2 as *mut c_void, // CU_LAUNCH_PARAM_BUFFER_SIZE
+            std::ptr::without_provenance_mut(PARAM_BUFFER_SIZE),
             (&raw mut size).cast(),
-            std::ptr::null_mut(), // CU_LAUNCH_PARAM_END
+            std::ptr::null_mut(),
         ];
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
         // SAFETY: the function is loaded in this context; `params` has the size of its parameter block (checked by the caller)
@@ -644,27 +647,39 @@ impl Drop for Copying {
     }
 }
 
-/// The driver branch that brought a PTX ISA version, and its CUDA version. From the release notes of the PTX ISA and of CUDA.
-const DRIVERS: &[((u32, u32), (u32, u32), &str)] = &[
-    ((7, 0), (11, 0), "450"),
-    ((7, 1), (11, 1), "455"),
-    ((7, 2), (11, 2), "460"),
-    ((7, 3), (11, 3), "465"),
-    ((7, 4), (11, 4), "470"),
-    ((7, 5), (11, 5), "495"),
-    ((7, 6), (11, 6), "510"),
-    ((7, 7), (11, 7), "515"),
-    ((7, 8), (11, 8), "520"),
-    ((8, 0), (12, 0), "525"),
-    ((8, 1), (12, 1), "530"),
-    ((8, 2), (12, 2), "535"),
-    ((8, 3), (12, 3), "545"),
-    ((8, 4), (12, 4), "550"),
-    ((8, 5), (12, 5), "555"),
-    ((8, 6), (12, 7), "565"),
-    ((8, 7), (12, 8), "570"),
-    ((8, 8), (12, 9), "575"),
-    ((9, 0), (13, 0), "580"),
+/// What brought a version of the PTX ISA. From the release notes of the PTX ISA and of CUDA.
+struct Release {
+    ptx: (u32, u32),
+    cuda: (u32, u32),
+    /// The oldest driver branch.
+    driver: u32,
+}
+
+const fn release(ptx: (u32, u32), cuda: (u32, u32), driver: u32) -> Release {
+    Release { ptx, cuda, driver }
+}
+
+/// Oldest first.
+const RELEASES: &[Release] = &[
+    release((7, 0), (11, 0), 450),
+    release((7, 1), (11, 1), 455),
+    release((7, 2), (11, 2), 460),
+    release((7, 3), (11, 3), 465),
+    release((7, 4), (11, 4), 470),
+    release((7, 5), (11, 5), 495),
+    release((7, 6), (11, 6), 510),
+    release((7, 7), (11, 7), 515),
+    release((7, 8), (11, 8), 520),
+    release((8, 0), (12, 0), 525),
+    release((8, 1), (12, 1), 530),
+    release((8, 2), (12, 2), 535),
+    release((8, 3), (12, 3), 545),
+    release((8, 4), (12, 4), 550),
+    release((8, 5), (12, 5), 555),
+    release((8, 6), (12, 7), 565),
+    release((8, 7), (12, 8), 570),
+    release((8, 8), (12, 9), 575),
+    release((9, 0), (13, 0), 580),
 ];
 
 /// Compares a module's `.version` with the driver's CUDA version: the driver's own message would not say what to install.
@@ -675,9 +690,10 @@ fn check_version(module: &str, ptx: &str, driver: (u32, u32)) -> Result<()> {
             reason: "it has no .version directive".into(),
         });
     };
-    let known = DRIVERS.iter().find(|(isa, ..)| *isa >= version);
-    match known {
-        Some((_, cuda, branch)) if driver < *cuda => Err(DeviceError::DriverTooOld {
+    match RELEASES.iter().find(|release| release.ptx >= version) {
+        Some(Release {
+            cuda, driver: branch, ..
+        }) if driver < *cuda => Err(DeviceError::DriverTooOld {
             module: module.into(),
             ptx: version,
             driver,

@@ -579,7 +579,12 @@ impl Event {
     /// # Errors
     /// Events of two devices, or what the driver says.
     pub fn seconds_since(&self, start: &Event) -> Result<f64> {
-        Ok(self.device.0.backend.elapsed(&start.handle, &self.handle)?.as_secs_f64())
+        Ok(self
+            .device
+            .0
+            .backend
+            .elapsed(&start.handle, &self.handle)?
+            .as_secs_f64())
     }
 }
 

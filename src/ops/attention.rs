@@ -129,7 +129,7 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
         ("head_dim", head_dim),
     ];
     op.check("kv", kv, dtype, &kv_axes)?;
-    if dims.batch == 0 || kv_rows % dims.batch != 0 {
+    if dims.batch == 0 || !kv_rows.is_multiple_of(dims.batch) {
         return Err(op.value(
             "kv",
             format!("{kv_rows} rows"),
@@ -253,11 +253,11 @@ fn self_attention(
 
 /// Bytes of dynamic shared memory: `ATTENTION_16_SHARED` and `ATTENTION_64_SHARED` of `kernels/launch_tiles.h`.
 const fn shared_bytes(large: bool, head_dim: usize, element: usize) -> usize {
-    let row = (head_dim * element / 16 | 1) * 16;
+    let row = ((head_dim * element / 16) | 1) * 16;
     let (queries, stages, keys) = match (large, element) {
         (false, _) => (params::ATTENTION_16_QUERIES, 1, 16),
         (true, 2) => (params::ATTENTION_64_QUERIES, 2, 64),
-        (true, _) => (params::ATTENTION_64_QUERIES, 2, if head_dim <= 120 { 32 } else { 16 }),
+        (true, _) => (params::ATTENTION_64_QUERIES, 2, 16),
     };
     (queries + 2 * stages * keys) * row + 8 * head_dim
 }
@@ -273,7 +273,7 @@ fn launch(
     kv_len: usize,
     params: AttentionParams,
 ) -> Result<()> {
-    if !(32..=128).contains(&head_dim) || head_dim % 8 != 0 {
+    if !(32..=128).contains(&head_dim) || !head_dim.is_multiple_of(8) {
         return Err(OpError::Value {
             op: op.name,
             argument: "head_dim",

@@ -143,7 +143,7 @@ pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f
         DType::F32,
         &[("tokens_h*tokens_w", tokens_h * tokens_w), ("channels", channels)],
     )?;
-    if channels % 4 != 0 {
+    if !channels.is_multiple_of(4) {
         return Err(op.value("channels", channels, "a multiple of 4"));
     }
     for (argument, value) in [("scale", scale), ("base_size", base_size)] {
@@ -180,7 +180,7 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
     }
     let rows = x.elements() / channels;
     op.check_rows("x", x, dtype, [("rows", rows), ("channels", channels)])?;
-    if rows % tokens != 0 {
+    if !rows.is_multiple_of(tokens) {
         return Err(op.value("rows", rows, format_args!("a multiple of the table's {tokens} tokens")));
     }
     let params = PositionAddParams {
