@@ -267,93 +267,111 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   }
 
   // ---- epilogue: a lane has columns 4t..4t+3 of each pair, rows g and g+8 of each m-tile
-  if (!active) return;
   D* const out = static_cast<D*>(p.out);
   D* const residual_out = static_cast<D*>(p.residual_out);
   const D* const bias = static_cast<const D*>(p.bias);
   const bool gated = EPILOGUE == RESIDUAL && p.gate_chunk >= 0 && p.modulation;
+  auto gate_of = [&](int row) {
+    return p.modulation + modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, p.gate_chunk);
+  };
   const bool vector_out = p.n % 4 == 0 && aligned(out, 4 * sizeof(D)) && aligned(bias, 4 * sizeof(D)) &&
                           (EPILOGUE != RESIDUAL || aligned(residual_out, 4 * sizeof(D))) &&
                           (!gated || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
-  const int column0 = n0 + warp_n + (lane & 3) * 4;
 
-  float b[GROUPS][4];
-#pragma unroll
-  for (int j = 0; j < GROUPS; j++) {
-    const int column = column0 + 16 * j;
-#pragma unroll
-    for (int e = 0; e < 4; e++) b[j][e] = 0.0f;
-    if (bias) {
-      if (vector_out) {
-        if (column < p.n) load4(bias + column, b[j]);
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-          if (column + e < p.n) b[j][e] = to_f32(bias[column + e]);
-      }
-    }
-  }
-
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const int row = m0 + warp_m + i * 16 + h * 8 + (lane >> 2);
-      if (row >= p.m) continue;
-      const long long at = (long long)row * p.n;
-      const float* gate = p.modulation;
-      if (gated)
-        gate += modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, p.gate_chunk);
-#pragma unroll
-      for (int j = 0; j < GROUPS; j++) {
-        const int column = column0 + 16 * j;
-        float y[4];
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          y[e] = acc[i][j][e >> 1][2 * h + (e & 1)] + b[j][e];
-          if constexpr (EPILOGUE == GELU) y[e] = gelu_tanh(y[e]);
-        }
-        if (vector_out) {
-          if (column >= p.n) continue;
-          if constexpr (EPILOGUE == RESIDUAL) {
-            if (gated) {
-              float g[4];
-              load4(gate + column, g);
-#pragma unroll
-              for (int e = 0; e < 4; e++) y[e] *= g[e];
-            }
-            if (residual_out) {
-              float r[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-              if (p.accumulate_residual) load4(residual_out + at + column, r);
-#pragma unroll
-              for (int e = 0; e < 4; e++) r[e] += y[e];
-              store4(residual_out + at + column, r);
-            }
-            float x[4];
-            load4(out + at + column, x);
-#pragma unroll
-            for (int e = 0; e < 4; e++) y[e] += x[e];
-          }
-          store4(out + at + column, y);
-        } else {
+  if (!vector_out) { // element by element, from the sums laid out in shared memory
+    __syncthreads(); // the stages are free
+    if (!active) return;
+    const unsigned sums = shared + warp * (WARP_M * WARP_N * 4);
+    const unsigned sums_lane = sums + ((lane >> 2) * WARP_N + (lane & 3) * 4) * 4;
+    unrolled<4>([&](auto i) {
+      constexpr int tile = i.value;
+      unrolled<GROUPS>([&](auto j) {
+        constexpr int at = (tile * 16 * WARP_N + j.value * 16) * 4;
+        const float (&low)[4] = acc[tile][j.value][0], (&high)[4] = acc[tile][j.value][1];
+        store_shared16<at>(sums_lane, low[0], low[1], high[0], high[1]);
+        store_shared16<at + 8 * WARP_N * 4>(sums_lane, low[2], low[3], high[2], high[3]);
+      });
+    });
+    __syncwarp();
 #pragma unroll 1
-          for (int e = 0; e < 4 && column + e < p.n; e++) { // rolled: rare, and there are 8 * GROUPS copies of it
-            const long long element = at + column + e;
-            float x = e == 0 ? y[0] : e == 1 ? y[1] : e == 2 ? y[2] : y[3];
-            if constexpr (EPILOGUE == RESIDUAL) {
-              if (gated) x *= gate[column + e];
-              if (residual_out) {
-                float r = p.accumulate_residual ? to_f32(residual_out[element]) : 0.0f;
-                residual_out[element] = from_f32<D>(r + x);
-              }
-              x += to_f32(out[element]);
-            }
-            out[element] = from_f32<D>(x);
-          }
+    for (int id = lane; id < WARP_M * WARP_N; id += 32) {
+      const int row = m0 + warp_m + id / WARP_N, column = n0 + warp_n + id % WARP_N;
+      if (row >= p.m || column >= p.n) continue;
+      float y = load_shared<float>(sums + id * 4) + (bias ? to_f32(bias[column]) : 0.0f);
+      if constexpr (EPILOGUE == GELU) y = gelu_tanh(y);
+      const long long element = (long long)row * p.n + column;
+      if constexpr (EPILOGUE == RESIDUAL) {
+        if (gated) y *= gate_of(row)[column];
+        if (residual_out) residual_out[element] = from_f32<D>(y + (p.accumulate_residual ? to_f32(residual_out[element]) : 0.0f));
+        y += to_f32(out[element]);
+      }
+      out[element] = from_f32<D>(y);
+    }
+    return;
+  }
+  if (!active) return;
+
+  const int row0 = m0 + warp_m + (lane >> 2), column0 = n0 + warp_n + (lane & 3) * 4;
+  // Calls body(row, element, column, i, h, j) for the four columns that start at `column` of each row and pair inside.
+  auto each = [&](auto body) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int row = row0 + i * 16 + h * 8;
+        if (row >= p.m) continue;
+        const long long first = (long long)row * p.n;
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+          const int column = column0 + 16 * j;
+          if (column < p.n) body(row, first + column, column, i, h, j);
         }
       }
     }
+  };
+  auto sum = [&](int i, int h, int j, int e) -> float& { return acc[i][j][e >> 1][2 * h + (e & 1)]; };
+
+  if (bias) {
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++) {
+      float b[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (column0 + 16 * j < p.n) load4(bias + column0 + 16 * j, b);
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum(i >> 1, i & 1, j, e) += b[e];
+    }
   }
+  if constexpr (EPILOGUE == RESIDUAL) {
+    if (gated) {
+      each([&](int row, long long, int column, int i, int h, int j) {
+        float g[4];
+        load4(gate_of(row) + column, g);
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum(i, h, j, e) *= g[e];
+      });
+    }
+    if (residual_out) {
+      each([&](int, long long element, int, int i, int h, int j) {
+        float r[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (p.accumulate_residual) load4(residual_out + element, r);
+#pragma unroll
+        for (int e = 0; e < 4; e++) r[e] += sum(i, h, j, e);
+        store4(residual_out + element, r);
+      });
+    }
+  }
+  each([&](int, long long element, int, int i, int h, int j) {
+    float y[4];
+    if constexpr (EPILOGUE == RESIDUAL) load4(out + element, y);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      if constexpr (EPILOGUE == BIAS) y[e] = sum(i, h, j, e);
+      if constexpr (EPILOGUE == GELU) y[e] = gelu_tanh(sum(i, h, j, e));
+      if constexpr (EPILOGUE == RESIDUAL) y[e] += sum(i, h, j, e);
+    }
+    store4(out + element, y);
+  });
 }
 
 // ---- entries -------------------------------------------------------------------------------------------------------------------

@@ -199,6 +199,10 @@ template <int OFFSET = 0> __device__ __forceinline__ void store_shared4(unsigned
 template <int OFFSET = 0> __device__ __forceinline__ void store_shared8(unsigned address, unsigned x, unsigned y) {
   asm volatile("st.shared.v2.b32 [%0+%3], {%1,%2};" ::"r"(address), "r"(x), "r"(y), "n"(OFFSET) : "memory");
 }
+// As f32 registers: an accumulator that is also used as bits would live in an integer register and be moved for every mma.
+template <int OFFSET = 0> __device__ __forceinline__ void store_shared16(unsigned address, float x, float y, float z, float w) {
+  asm volatile("st.shared.v4.f32 [%0+%5], {%1,%2,%3,%4};" ::"r"(address), "f"(x), "f"(y), "f"(z), "f"(w), "n"(OFFSET) : "memory");
+}
 // One element.
 template <class D> __device__ __forceinline__ D load_shared(unsigned address) {
   if constexpr (sizeof(D) == 2) {
