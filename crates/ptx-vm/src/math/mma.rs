@@ -12,6 +12,10 @@
 //! m16n8k4 tf32        A a0, a1 and B b0 of the above
 //! C, D f32            c0: row g col 2t      c1: row g col 2t+1    c2: row g+8 col 2t    c3: row g+8 col 2t+1
 //! C, D f16            c0: row g cols 2t,2t+1                      c1: row g+8 cols 2t,2t+1
+//! m16n8k32 s8/u8      A (row)  a0: row g    k 4t..4t+3  a1: row g+8  k 4t..4t+3  a2: row g  k 4t+16.. a3: row g+8 k 4t+16..
+//!                     B (col)  b0: col g    k 4t..4t+3  b1: col g    k 4t+16..
+//! m16n8k16 s8/u8      A a0, a1 and B b0 of the above; m8n8k16: A a0, B b0, C and D c0, c1
+//! m8n8k4 f64          A (row)  a0: row g    k t         B (col)  b0: col g  k t      C, D  c0: row g col 2t  c1: row g col 2t+1
 //! ```
 //!
 //! so four neighbouring lanes (a *quad*, 128 bits) hold one row of A or one column of B, and quads are never mixed: the
@@ -27,7 +31,9 @@
 //! * bf16: `acc = c; for p in 0..K/2 { acc = fma(a[2p+1], b[2p+1], acc); acc = fma(a[2p], b[2p], acc) }` with
 //!   subnormal operands (bf16 and accumulators) and subnormal results of each step replaced by zero: this is what
 //!   x86's `VDPBF16PS` computes, the one instruction that makes the VM's most used kernel twice as fast.
-//! * A NaN result is the canonical `0x7fffffff` (`0x7fff` in f16).
+//! * f64: `acc = c; for k in 0..4 { acc = fma(a[k], b[k], acc) }` in f64.
+//! * s8/u8: exact, added to C modulo 2^32, or clamped to the range of s32 with `.satfinite`.
+//! * A NaN f32 result is the canonical `0x7fffffff` (`0x7fff` in f16).
 //!
 //! A tensor core differs: its products are exact and summed in groups with a wider, *truncated* alignment, and the
 //! manual leaves order and rounding open. Against an exact sum both err by a few units of the largest term's last f32 place;
@@ -95,7 +101,46 @@ pub struct Kernels {
     pub m16n8k8_tf32: Kernel,
     /// `m16n8k4` with tf32 operands: 2 A, 1 B, 4 C, 4 D.
     pub m16n8k4_tf32: Kernel,
+    /// `m8n8k4` with f64 operands: 1 A, 1 B, 2 C, 2 D, each pointing to 32 words of 64 bits, 8-byte aligned.
+    pub m8n8k4_f64: Kernel,
+    /// See [`Kernels::int8`].
+    int8: [[Kernel; 8]; 3],
 }
+
+/// The shapes of `mma` with 8-bit integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Int8Shape {
+    /// 1 A, 1 B, 2 C, 2 D.
+    M8N8K16,
+    /// 2 A, 1 B, 4 C, 4 D.
+    M16N8K16,
+    /// 4 A, 2 B, 4 C, 4 D.
+    M16N8K32,
+}
+
+impl Kernels {
+    /// The kernel for 8-bit integers (`.s8` where signed, `.u8` where not) and s32 accumulators.
+    pub fn int8(&self, shape: Int8Shape, a_signed: bool, b_signed: bool, satfinite: bool) -> Kernel {
+        self.int8[shape as usize][a_signed as usize * 4 + b_signed as usize * 2 + satfinite as usize]
+    }
+}
+
+/// The eight signs and saturations of a generic integer kernel, in the order of [`Kernels::int8`].
+macro_rules! int8_row {
+    ($kernel:ident, $($shape:tt)*) => {
+        [
+            $kernel::<$($shape)*, false, false, false>,
+            $kernel::<$($shape)*, false, false, true>,
+            $kernel::<$($shape)*, false, true, false>,
+            $kernel::<$($shape)*, false, true, true>,
+            $kernel::<$($shape)*, true, false, false>,
+            $kernel::<$($shape)*, true, false, true>,
+            $kernel::<$($shape)*, true, true, false>,
+            $kernel::<$($shape)*, true, true, true>,
+        ]
+    };
+}
+use int8_row;
 
 /// The kernels of the best instruction set this machine has.
 pub fn kernels() -> &'static Kernels {
@@ -274,6 +319,84 @@ mod tests {
                             );
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integer_products_are_exact() {
+        let mut random = Random::new(3);
+        let shapes = [
+            (Int8Shape::M8N8K16, 8, 16),
+            (Int8Shape::M16N8K16, 16, 16),
+            (Int8Shape::M16N8K32, 16, 32),
+        ];
+        for set in available() {
+            for case in 0..8 * 3 * 20 {
+                let (a_signed, b_signed, satfinite) = (case & 4 != 0, case & 2 != 0, case & 1 != 0);
+                let (shape, rows, k) = shapes[case / 8 % 3];
+                let mut r = Registers([[0; 32]; 14]);
+                for (i, reg) in r.0.iter_mut().enumerate() {
+                    for word in reg {
+                        let x = random.next();
+                        *word = if i >= 6 && x % 2 == 0 {
+                            i32::MAX as u32 ^ (x & 0x8000_ffff)
+                        } else {
+                            x
+                        };
+                    }
+                }
+                // SAFETY: the pointers are registers of `r`.
+                unsafe { set.int8(shape, a_signed, b_signed, satfinite)(&fragments(&mut r, false)) };
+                let element = |word: u32, i: usize, signed: bool| {
+                    let byte = (word >> (8 * i)) as u8;
+                    if signed { byte as i8 as i64 } else { byte as i64 }
+                };
+                for row in 0..rows {
+                    for col in 0..8 {
+                        let (register, lane) = (2 * (row / 8) + col % 2, 4 * (row % 8) + col / 2);
+                        let mut want = r.0[6 + register][lane] as i32 as i64;
+                        for kk in 0..k {
+                            let (block, t, i) = (kk / 16, kk % 16 / 4, kk % 4);
+                            want += element(r.0[row / 8 + 2 * block][4 * (row % 8) + t], i, a_signed)
+                                * element(r.0[4 + block][4 * col + t], i, b_signed);
+                        }
+                        let want = if satfinite {
+                            want.clamp(i32::MIN as i64, i32::MAX as i64)
+                        } else {
+                            want
+                        };
+                        assert_eq!(r.0[10 + register][lane], want as u32, "{} {shape:?} {case}", set.isa);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn double_products_match_the_layout() {
+        let mut random = Random::new(4);
+        for set in available() {
+            let mut r = [[0f64; 32]; 6];
+            for word in r.iter_mut().flatten() {
+                *word = random.next() as f64 / 1e6 - 2000.0;
+            }
+            let p = r.as_mut_ptr();
+            let reg = |i: usize| p.wrapping_add(i).cast::<Lanes>();
+            let mut f = Fragments::NULL;
+            (f.a[0], f.b[0]) = (reg(0), reg(1));
+            (f.c[0], f.c[1], f.d[0], f.d[1]) = (reg(2), reg(3), reg(4), reg(5));
+            // SAFETY: the pointers are registers of `r`.
+            unsafe { (set.m8n8k4_f64)(&f) };
+            for row in 0..8 {
+                for col in 0..8 {
+                    let lane = 4 * row + col / 2;
+                    let mut want = r[2 + col % 2][lane];
+                    for k in 0..4 {
+                        want = r[0][4 * row + k].mul_add(r[1][4 * col + k], want);
+                    }
+                    assert_eq!(r[4 + col % 2][lane], want, "{} ({row}, {col})", set.isa);
                 }
             }
         }

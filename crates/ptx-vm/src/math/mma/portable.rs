@@ -1,7 +1,7 @@
 //! The kernels without intrinsics. Their bodies are inlined, so a caller with more target features gets faster code
 //! of the same bits.
 
-use super::{Fragments, Kernel, Kernels};
+use super::{Fragments, Kernel, Kernels, int8_row};
 use crate::math::f16::{bf16_to_f32, f16_to_f32, f32_to_f16};
 
 pub(super) const KERNELS: Kernels = Kernels {
@@ -14,6 +14,12 @@ pub(super) const KERNELS: Kernels = Kernels {
     m16n8k8_f16_f16: mma_f16::<8>,
     m16n8k8_tf32: mma_f32::<Tf32, 8>,
     m16n8k4_tf32: mma_f32::<Tf32, 4>,
+    m8n8k4_f64: mma_f64,
+    int8: [
+        int8_row!(mma_int8, 1, 1),
+        int8_row!(mma_int8, 2, 1),
+        int8_row!(mma_int8, 2, 2),
+    ],
 };
 
 /// How operands sit in a 32-bit word.
@@ -232,5 +238,63 @@ pub(super) unsafe fn mma_f16<const K: usize>(f: &Fragments) {
                 words[4 * g + t] = f32_to_f16(lo) as u32 | (f32_to_f16(hi) as u32) << 16;
             }
         }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn mma_f64(f: &Fragments) {
+    // SAFETY: the caller's contract: registers of f64.
+    let (a, b) = unsafe { (*f.a[0].cast::<[f64; 32]>(), *f.b[0].cast::<[f64; 32]>()) };
+    // SAFETY: as above. Both registers are read before either is written.
+    let mut sums = unsafe { [*f.c[0].cast::<[f64; 32]>(), *f.c[1].cast::<[f64; 32]>()] };
+    for (parity, acc) in sums.iter_mut().enumerate() {
+        for k in 0..4 {
+            for (lane, acc) in acc.iter_mut().enumerate() {
+                *acc = a[lane & !3 | k].mul_add(b[4 * (2 * (lane & 3) + parity) + k], *acc);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { *f.d[r].cast::<[f64; 32]>() = *sums };
+    }
+}
+
+/// `M` blocks of eight rows, `K` blocks of sixteen `k`.
+#[inline(always)]
+pub(super) unsafe fn mma_int8<const M: usize, const K: usize, const A: bool, const B: bool, const SAT: bool>(
+    f: &Fragments,
+) {
+    let mut sums = [[0i32; 32]; 4];
+    for k in 0..K {
+        // SAFETY: the caller's contract.
+        let b = unsafe { &*f.b[k] };
+        for m in 0..M {
+            // SAFETY: the caller's contract.
+            let a = unsafe { &*f.a[m + 2 * k] };
+            for parity in 0..2 {
+                for w in 0..4 {
+                    for (lane, sum) in sums[2 * m + parity].iter_mut().enumerate() {
+                        let (a, b) = (a[lane & !3 | w], b[4 * (2 * (lane & 3) + parity) + w]);
+                        *sum = crate::math::int::dp4a(A, B, a, b, *sum as u32) as i32;
+                    }
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter_mut().enumerate().take(2 * M) {
+        // SAFETY: the caller's contract.
+        let c = unsafe { &*f.c[r] };
+        for (sum, &c) in sums.iter_mut().zip(c) {
+            *sum = if SAT {
+                sum.saturating_add(c as i32)
+            } else {
+                sum.wrapping_add(c as i32)
+            };
+        }
+    }
+    for (r, sums) in sums.iter().enumerate().take(2 * M) {
+        // SAFETY: the caller's contract.
+        unsafe { *f.d[r] = sums.map(|x| x as u32) };
     }
 }

@@ -1,7 +1,7 @@
 //! The kernels for x86-64: AVX-512 by intrinsics, AVX2 by compiling the portable bodies with more features.
 
 use super::portable::{self, Bf16, F16, Tf32};
-use super::{Fragments, Kernels, Lanes};
+use super::{Fragments, Kernels, Lanes, int8_row};
 use std::arch::x86_64::*;
 
 pub(super) fn available(sets: &mut Vec<Kernels>) {
@@ -17,7 +17,7 @@ pub(super) fn available(sets: &mut Vec<Kernels>) {
         return;
     }
     sets.push(AVX512);
-    if is_x86_feature_detected!("avx512bf16") {
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
         sets.push(AVX512_BF16);
     }
 }
@@ -41,6 +41,7 @@ with_avx2! {
     avx2_m16n8k8_f16_f16 = portable::mma_f16::<8>;
     avx2_m16n8k8_tf32 = portable::mma_f32::<Tf32, 8>;
     avx2_m16n8k4_tf32 = portable::mma_f32::<Tf32, 4>;
+    avx2_m8n8k4_f64 = portable::mma_f64;
 }
 
 const AVX2: Kernels = Kernels {
@@ -53,7 +54,19 @@ const AVX2: Kernels = Kernels {
     m16n8k8_f16_f16: avx2_m16n8k8_f16_f16,
     m16n8k8_tf32: avx2_m16n8k8_tf32,
     m16n8k4_tf32: avx2_m16n8k4_tf32,
+    m8n8k4_f64: avx2_m8n8k4_f64,
+    int8: [
+        int8_row!(avx2_int8, 1, 1),
+        int8_row!(avx2_int8, 2, 1),
+        int8_row!(avx2_int8, 2, 2),
+    ],
 };
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2_int8<const M: usize, const K: usize, const A: bool, const B: bool, const SAT: bool>(f: &Fragments) {
+    // SAFETY: the caller's contract is the same.
+    unsafe { portable::mma_int8::<M, K, A, B, SAT>(f) }
+}
 
 const AVX512: Kernels = Kernels {
     isa: "avx512",
@@ -67,9 +80,10 @@ const AVX512: Kernels = Kernels {
 };
 
 const AVX512_BF16: Kernels = Kernels {
-    isa: "avx512+bf16",
+    isa: "avx512+bf16+vnni",
     m16n8k16_bf16: avx512_m16n8k16_bf16,
     m16n8k8_bf16: avx512_m16n8k8_bf16,
+    int8: [AVX2.int8[0], int8_row!(vnni_int8, 1), int8_row!(vnni_int8, 2)],
     ..AVX512
 };
 
@@ -85,21 +99,6 @@ const GATHER_B: [[i32; 16]; 8] = {
             lane += 1;
         }
         n += 1;
-    }
-    table
-};
-
-/// Indices that take column `k` of four rows from two vectors of two rows by eight columns, repeated over each row's quad.
-const SPREAD_A: [[i32; 16]; 8] = {
-    let mut table = [[0; 16]; 8];
-    let mut k = 0;
-    while k < 8 {
-        let mut lane = 0;
-        while lane < 16 {
-            table[k][lane] = (8 * (lane / 4) + k) as i32;
-            lane += 1;
-        }
-        k += 1;
     }
     table
 };
@@ -250,43 +249,71 @@ word_kernel!(
 word_kernel!(avx512_m16n8k8_tf32, "avx512f,avx512bw,avx512vl", 2, tf32_bits, mac_f32);
 word_kernel!(avx512_m16n8k4_tf32, "avx512f,avx512bw,avx512vl", 1, tf32_bits, mac_f32);
 
-/// The eight `k` of one block of f16: A is widened by rows and spread over quads, B is sorted by `k`, widened and kept in memory,
-/// from which a load repeats a quad for free.
+/// The eight `k` of one block of f16. A is sorted so that a widened quad holds four `k` of its row; B is sorted by `k`, widened
+/// and kept in memory, from which a load repeats a quad for free.
 macro_rules! f16_block {
     ($acc:ident, $a0:expr, $a1:expr, $b:expr) => {{
         let mut b = Aligned([0f32; 64]);
         let (blo, bhi) = (load!($b, 0), load!($b, 1));
         for n in 0..2 {
             let sorted = _mm512_permutex2var_epi16(blo, _mm512_loadu_epi16(SORT_B[n].as_ptr()), bhi);
-            let out = b.0.as_mut_ptr().wrapping_add(32 * n);
-            _mm512_store_ps(out, _mm512_cvtph_ps(_mm512_castsi512_si256(sorted)));
-            _mm512_store_ps(
-                out.wrapping_add(16),
-                _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(sorted)),
-            );
+            let (low, high) = widen_f16(sorted);
+            _mm512_store_ps(b.0.as_mut_ptr().wrapping_add(32 * n), low);
+            _mm512_store_ps(b.0.as_mut_ptr().wrapping_add(32 * n + 16), high);
         }
-        let mut a = [[[_mm512_setzero_ps(); 2]; 2]; 2];
-        for (m, reg) in [$a0, $a1].into_iter().enumerate() {
+        let b = opaque(b.0.as_ptr());
+        let split = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        let a = [
+            [
+                widen_f16(_mm512_permutexvar_epi64(split, load!($a0, 0))),
+                widen_f16(_mm512_permutexvar_epi64(split, load!($a0, 1))),
+            ],
+            [
+                widen_f16(_mm512_permutexvar_epi64(split, load!($a1, 0))),
+                widen_f16(_mm512_permutexvar_epi64(split, load!($a1, 1))),
+            ],
+        ];
+        f16_block!(@k $acc, a, b, 0, 0);
+        f16_block!(@k $acc, a, b, 0, 1);
+        f16_block!(@k $acc, a, b, 0, 2);
+        f16_block!(@k $acc, a, b, 0, 3);
+        f16_block!(@k $acc, a, b, 1, 0);
+        f16_block!(@k $acc, a, b, 1, 1);
+        f16_block!(@k $acc, a, b, 1, 2);
+        f16_block!(@k $acc, a, b, 1, 3);
+    }};
+    (@k $acc:ident, $a:ident, $b:ident, $four:tt, $k:literal) => {{
+        let even = _mm512_broadcast_f32x4(_mm_load_ps($b.wrapping_add(32 * $four + 8 * $k)));
+        let odd = _mm512_broadcast_f32x4(_mm_load_ps($b.wrapping_add(32 * $four + 8 * $k + 4)));
+        for m in 0..2 {
             for h in 0..2 {
-                for q in 0..2 {
-                    let halves = reg.cast::<__m256i>().wrapping_add(2 * h + q);
-                    a[m][h][q] = _mm512_cvtph_ps(_mm256_loadu_si256(halves));
-                }
-            }
-        }
-        for k in 0..8 {
-            let spread = _mm512_loadu_epi32(SPREAD_A[k].as_ptr());
-            let even = _mm512_broadcast_f32x4(_mm_load_ps(b.0.as_ptr().wrapping_add(8 * k)));
-            let odd = _mm512_broadcast_f32x4(_mm_load_ps(b.0.as_ptr().wrapping_add(8 * k + 4)));
-            for m in 0..2 {
-                for h in 0..2 {
-                    let a = _mm512_permutex2var_ps(a[m][h][0], spread, a[m][h][1]);
-                    $acc[2 * m][h] = _mm512_fmadd_ps(a, even, $acc[2 * m][h]);
-                    $acc[2 * m + 1][h] = _mm512_fmadd_ps(a, odd, $acc[2 * m + 1][h]);
-                }
+                let a = $a[m][h].$four;
+                let a = _mm512_shuffle_ps::<{ 0x55 * $k }>(a, a);
+                $acc[2 * m][h] = _mm512_fmadd_ps(a, even, $acc[2 * m][h]);
+                $acc[2 * m + 1][h] = _mm512_fmadd_ps(a, odd, $acc[2 * m + 1][h]);
             }
         }
     }};
+}
+
+/// The lower and the upper 16 of 32 halves, widened.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen_f16(halves: __m512i) -> (__m512, __m512) {
+    (
+        _mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
+        _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)),
+    )
+}
+
+/// Hides from the compiler what the pointer points to, which it would otherwise keep in registers and spread by shuffles: the shuffle
+/// unit is what these kernels are short of, loads are free.
+#[inline(always)]
+fn opaque(p: *const f32) -> *const f32 {
+    let mut q = p;
+    // SAFETY: no instruction at all; without `nomem` the compiler must have stored what `p` points to.
+    unsafe { std::arch::asm!("/* {} */", inout(reg) q, options(nostack, preserves_flags)) };
+    q
 }
 
 #[repr(align(64))]
@@ -357,5 +384,57 @@ fn join_f16(low: __m512, high: __m512) -> __m512i {
 
 f16_kernel!(avx512_m16n8k16_f16, avx512_m16n8k16_f16_f16, 2);
 f16_kernel!(avx512_m16n8k8_f16, avx512_m16n8k8_f16_f16, 1);
+
+/// Four products of bytes added to each word. `VPDPBUSD` multiplies unsigned by signed bytes; other signs are brought there by moving one
+/// operand by 128 and correcting with the sum of the other.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_int8<const A: bool, const B: bool>(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    let top = _mm512_set1_epi32(0x8080_8080_u32 as i32);
+    match (A, B) {
+        (false, true) => _mm512_dpbusd_epi32(acc, a, b),
+        (true, false) => _mm512_dpbusd_epi32(acc, b, a),
+        (true, true) => {
+            let moved = _mm512_dpbusd_epi32(acc, _mm512_xor_si512(a, top), b);
+            _mm512_sub_epi32(moved, _mm512_dpbusd_epi32(_mm512_setzero_si512(), top, b))
+        }
+        (false, false) => {
+            let moved = _mm512_dpbusd_epi32(acc, a, _mm512_xor_si512(b, top));
+            let half = _mm512_set1_epi32(0x4040_4040);
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(moved, a, half), a, half)
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn vnni_int8<const K: usize, const A: bool, const B: bool, const SAT: bool>(f: &Fragments) {
+    // SAFETY: the caller's contract; loads and stores are unaligned and stay inside 32 words.
+    unsafe {
+        let mut acc = [[_mm512_setzero_si512(); 2]; 4];
+        word_block!(acc, f.a[0], f.a[1], f.b[0], all_bits, dot_int8::<A, B>);
+        if K == 2 {
+            word_block!(acc, f.a[2], f.a[3], f.b[1], all_bits, dot_int8::<A, B>);
+        }
+        for r in 0..4 {
+            for h in 0..2 {
+                let (x, c) = (acc[r][h], load!(f.c[r], h));
+                let sum = _mm512_add_epi32(x, c);
+                acc[r][h] = if SAT {
+                    // The sum overflowed when both terms have the sign it lacks; then it is the end of the range on their side.
+                    let wrong = _mm512_andnot_si512(_mm512_xor_si512(x, c), _mm512_xor_si512(x, sum));
+                    let end = _mm512_xor_si512(_mm512_srai_epi32::<31>(c), _mm512_set1_epi32(i32::MAX));
+                    _mm512_mask_mov_epi32(sum, _mm512_cmplt_epi32_mask(wrong, _mm512_setzero_si512()), end)
+                } else {
+                    sum
+                };
+            }
+        }
+        for r in 0..4 {
+            for h in 0..2 {
+                _mm512_storeu_si512(f.d[r].cast::<__m512i>().wrapping_byte_add(64 * h), acc[r][h]);
+            }
+        }
+    }
+}
 
 const _: () = assert!(size_of::<Lanes>() == 128);
