@@ -35,8 +35,16 @@ PTX = ROOT / "ptx"
 FLAGS = ["--gpu-architecture=compute_80", "--std=c++17", "--device-as-default-execution-space"]
 TARGETS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 NEWEST_PTX_ISA = (8, 0)
-# Entries that may spill, and why. Spilling anywhere else is an error: it is nearly always a tile that grew too large.
-ALLOWED_SPILLS = {}
+# Entries that may spill: a pattern of names, at most so many bytes stored, and why. Spilling anywhere else is an error: it is
+# nearly always a tile that grew too large.
+ALLOWED_SPILLS = [
+    (r"attention_\d+_f32_\d+", 16, "the reference mode; a few words saved outside the key loop cost less than a smaller tile"),
+]
+
+
+def may_spill(entry, stored):
+    return any(re.fullmatch(names, entry) and stored <= most for names, most, _ in ALLOWED_SPILLS)
+
 
 
 class CompileError(Exception):
@@ -213,7 +221,7 @@ def run_ptxas(ptx_by_name, errors):
             for entry, figures in report.items():
                 if name in result:
                     result[name].setdefault(entry, {})[target] = figures
-                if (figures["spill_stores"] or figures["spill_loads"]) and entry not in ALLOWED_SPILLS:
+                if (figures["spill_stores"] or figures["spill_loads"]) and not may_spill(entry, figures["spill_stores"]):
                     spills.setdefault(name, []).append(
                         f"  {entry} on {target}: {figures['spill_stores']} bytes of spill stores, "
                         f"{figures['spill_loads']} of spill loads at {figures['registers']} registers"
@@ -231,9 +239,10 @@ def run_ptxas(ptx_by_name, errors):
     }
 
 
-def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
+def compile_all(names, want_ptxas, known, keep=lambda name, ptx: None):
     """Compiles the named files; returns ({name: (ptx, manifest record)}, error messages). One file's failure does not
-    stop the others. `keep` gets every PTX as soon as it is made."""
+    stop the others. `known` are the manifest's records: PTX that came out the same keeps its figures. `keep` gets every PTX
+    as soon as it is made."""
     made, ptx_by_name, errors = {}, {}, []
     workers = min(len(names), os.cpu_count() or 1)
     # The slowest first, so that the processors end together.
@@ -263,11 +272,18 @@ def compile_all(names, want_ptxas, keep=lambda name, ptx: None):
                     "entries": {entry: {} for entry in sorted(entries)},
                 },
             )
+    for name, (_, record) in made.items():
+        if known.get(name, {}).get("sha256") == record["sha256"]:
+            record["entries"] = known[name]["entries"]
+            if all(record["entries"].values()):
+                del ptx_by_name[name]
     if want_ptxas:
         figures = run_ptxas(ptx_by_name, errors)
-        made = {name: both for name, both in made.items() if name in figures}
-        for name, entries in figures.items():
-            made[name][1]["entries"] = entries
+        for name in ptx_by_name:
+            if name in figures:
+                made[name][1]["entries"] = figures[name]
+            else:
+                del made[name]
     return made, errors
 
 
@@ -303,7 +319,7 @@ def update(names, arguments):
     stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
     made, errors = {}, []
     if stale:
-        made, errors = compile_all(stale, not arguments.no_ptxas, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
+        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
     # Another run may have written its own records meanwhile.
     manifest = read_manifest()
     files = {n: r for n, r in manifest.get("files", {}).items() if n in names}
@@ -347,7 +363,7 @@ def check(names, arguments):
         differences.append("manifest.json is missing or of another compiler or flags")
     if manifest.get("source_hash") != hash_files(all_sources()):
         differences.append("manifest.json: source_hash is not that of kernels/")
-    fresh, errors = compile_all(arguments.only or names, not arguments.no_ptxas)
+    fresh, errors = compile_all(arguments.only or names, not arguments.no_ptxas, {})
     differences += errors
     for name, (ptx, record) in sorted(fresh.items()):
         path = PTX / f"{name}.ptx"
