@@ -28,6 +28,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod case;
+mod check;
 mod error;
 mod exec;
 mod ir;
@@ -37,5 +39,5 @@ mod parse;
 
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
-pub use ir::{Kernel, Module, Param};
+pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
 pub use memory::DevicePtr;

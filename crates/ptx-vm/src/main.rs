@@ -1,3 +1,139 @@
-//! `ptx-vm`: runs launch cases on the virtual GPU.
+//! `ptx-vm`: runs launch cases on the virtual GPU and lists the instruction set.
 
-fn main() {}
+use clap::{Parser, Subcommand};
+use ptx_vm::{VmConfig, case::run_case, coverage};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "ptx-vm", version, about = "A virtual GPU: runs, checks and profiles CUDA PTX on the CPU")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run launch cases: folders with a case.json.
+    Run {
+        /// The folders.
+        #[arg(required = true)]
+        cases: Vec<PathBuf>,
+        /// Also report uninitialised reads, shared-memory races and divergent barriers.
+        #[arg(long)]
+        checked: bool,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+        /// Count instructions, bytes and conflicts.
+        #[arg(long)]
+        counters: bool,
+        /// Worker threads; 0 takes all cores.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+        /// Warp instructions a block may execute before the launch is stopped.
+        #[arg(long)]
+        budget: Option<u64>,
+    },
+    /// List the instructions the decoder accepts.
+    Isa {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Decode every kernel of a PTX file and say what is not supported.
+    Load {
+        /// The PTX files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { cases, checked, json, counters, threads, budget } => {
+            let config = VmConfig { threads, checked, counters, instruction_budget: budget, memory_limit: None };
+            run(&cases, &config, json)
+        }
+        Command::Isa { json } => {
+            for row in coverage() {
+                if json {
+                    println!("{}", serde_json::to_string(&row).unwrap_or_default());
+                } else {
+                    println!("{:<12} {:<60} {}", row.name, row.modifiers, row.types);
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        Command::Load { files } => load(&files),
+    }
+}
+
+fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
+    let mut worst = 0;
+    for dir in cases {
+        match run_case(dir, config) {
+            Err(error) => {
+                eprintln!("{error}");
+                worst = 2;
+            }
+            Ok(outcome) => {
+                if json {
+                    println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+                } else {
+                    let verdict = if outcome.ok { "ok  " } else { "FAIL" };
+                    println!(
+                        "{verdict} {}  max abs {:.3e}, max rel {:.3e}, {:.3} ms on the VM",
+                        outcome.case,
+                        outcome.max_abs_err,
+                        outcome.max_rel_err,
+                        outcome.seconds * 1e3
+                    );
+                    for text in outcome.fault.iter().chain(&outcome.message) {
+                        println!("     {text}");
+                    }
+                    if let Some(counters) = &outcome.counters {
+                        println!("     {}", serde_json::to_string_pretty(counters).unwrap_or_default());
+                    }
+                }
+                if !outcome.ok {
+                    worst = worst.max(1);
+                }
+            }
+        }
+    }
+    ExitCode::from(worst)
+}
+
+fn load(files: &[PathBuf]) -> ExitCode {
+    let mut failed = false;
+    for file in files {
+        let name = file.display().to_string();
+        let module = match std::fs::read_to_string(file)
+            .map_err(|e| e.to_string())
+            .and_then(|text| ptx_vm::Module::parse(&name, &text).map_err(|e| e.to_string()))
+        {
+            Ok(module) => module,
+            Err(error) => {
+                println!("{name}: {error}");
+                failed = true;
+                continue;
+            }
+        };
+        for entry in module.entries() {
+            match module.kernel(entry) {
+                Ok(kernel) => println!(
+                    "{name}: {entry}: {} instructions, {} bytes of registers a warp, {} bytes of shared memory",
+                    kernel.instructions(),
+                    kernel.register_bytes(),
+                    kernel.static_shared()
+                ),
+                Err(error) => {
+                    println!("{error}");
+                    failed = true;
+                }
+            }
+        }
+    }
+    ExitCode::from(u8::from(failed))
+}

@@ -1,4 +1,12 @@
-//! Running kernels.
+//! Running kernels: handlers, warps and blocks, the worker threads, the device.
 
+pub(crate) mod alu;
+pub(crate) mod block;
+pub(crate) mod control;
+pub(crate) mod mem;
+pub(crate) mod op;
+pub(crate) mod ops;
+mod pool;
 mod vm;
+
 pub use vm::{Launch, LaunchStats, Vm, VmConfig};

@@ -1,10 +1,13 @@
 //! The device: memory calls and launches.
 
-use crate::error::{Fault, MemoryError};
+use super::block::{LaunchInfo, Runner, Worker};
+use super::pool::Pool;
+use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Table};
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 /// How a [`Vm`] runs.
 #[derive(Debug, Clone, Default)]
@@ -47,16 +50,21 @@ pub struct Vm {
     table: RwLock<Table>,
     allocated: AtomicUsize,
     peak: AtomicUsize,
+    pool: Pool,
+    helpers: usize,
 }
 
 impl Vm {
     /// A device with no memory allocated.
     pub fn new(config: VmConfig) -> Vm {
-        Vm { config, table: RwLock::default(), allocated: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let helpers = if config.threads == 0 { cores } else { config.threads } - 1;
+        let pool = Pool::new(helpers);
+        Vm { config, table: RwLock::default(), allocated: AtomicUsize::new(0), peak: AtomicUsize::new(0), pool, helpers }
     }
 
     fn table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reserves exactly `bytes` bytes, aligned to 256; their content is undefined until written.
@@ -69,7 +77,7 @@ impl Vm {
         }
         let allocation = Allocation::new(bytes, false, self.config.checked, "").ok_or(full)?;
         let base = allocation.base;
-        self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(allocation);
+        self.table.write().unwrap_or_else(PoisonError::into_inner).insert(allocation);
         let now = self.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
         Ok(base)
@@ -80,7 +88,7 @@ impl Vm {
         if ptr == 0 {
             return Ok(());
         }
-        let gone = self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(ptr)?;
+        let gone = self.table.write().unwrap_or_else(PoisonError::into_inner).remove(ptr)?;
         self.allocated.fetch_sub(gone.len, Ordering::Relaxed);
         Ok(())
     }
@@ -136,7 +144,101 @@ impl Vm {
     }
 
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
-    pub fn launch(&self, _kernel: &Kernel, _launch: &Launch, _params: &[u8]) -> Result<LaunchStats, Fault> {
-        Ok(LaunchStats::default())
+    pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
+        let start = Instant::now();
+        check_launch(kernel, launch, params)?;
+        let info = LaunchInfo {
+            grid: launch.grid,
+            block: launch.block,
+            dynamic_shared: launch.dynamic_shared,
+            checked: self.config.checked,
+            budget: self.config.instruction_budget.unwrap_or(u64::MAX),
+        };
+        let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        let table = self.table();
+        let table: &Table = &table;
+        let next = AtomicU64::new(0);
+        // The lowest block that failed, and its fault: blocks below it still run, so that the report does not depend on timing.
+        let failed = AtomicU64::new(u64::MAX);
+        let fault: Mutex<Option<Fault>> = Mutex::new(None);
+        let work = || {
+            WORKER.with_borrow_mut(|worker| {
+                let current = std::cell::Cell::new(0);
+                let stop = || failed.load(Ordering::Relaxed) < current.get();
+                let watch = None;
+                let mut runner = Runner::new(worker, kernel, &info, table, params, watch, &stop);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= blocks || index > failed.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    current.set(index);
+                    let [x, y] = [u64::from(launch.grid[0]), u64::from(launch.grid[1])];
+                    let block = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
+                    if let Err(found) = runner.run(block) {
+                        let mut slot = fault.lock().unwrap_or_else(PoisonError::into_inner);
+                        if index < failed.load(Ordering::Relaxed) {
+                            failed.store(index, Ordering::Relaxed);
+                            *slot = Some(*found);
+                        }
+                    }
+                }
+            });
+        };
+        let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
+        self.pool.run(helpers, &work);
+        if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(fault);
+        }
+        Ok(LaunchStats { seconds: start.elapsed().as_secs_f64(), ..LaunchStats::default() })
     }
+}
+
+thread_local! {
+    static WORKER: std::cell::RefCell<Worker> = const { std::cell::RefCell::new(Worker::new()) };
+}
+
+/// Refuses launches no GPU would accept.
+fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), Fault> {
+    let refuse = |message: String| {
+        Err(Fault {
+            kind: FaultKind::Launch,
+            kernel: kernel.name().to_owned(),
+            file: kernel.file.to_string(),
+            line: 0,
+            source_line: None,
+            block: None,
+            thread: None,
+            address: None,
+            message,
+        })
+    };
+    let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
+    if launch.grid.contains(&0) || threads == 0 {
+        return refuse("the grid or the block is empty".to_owned());
+    }
+    if threads > 1024 || launch.block[2] > 64 {
+        return refuse(format!("a block of {threads} threads: at most 1024, and 64 in z"));
+    }
+    if launch.grid[1] > 65535 || launch.grid[2] > 65535 || launch.grid[0] > i32::MAX as u32 {
+        return refuse(format!("grid {:?}: at most 2^31-1, 65535, 65535", launch.grid));
+    }
+    if let Some(wanted) = kernel.reqntid
+        && wanted != launch.block
+    {
+        return refuse(format!("the kernel was compiled for blocks of {wanted:?} threads, not {:?}", launch.block));
+    }
+    if let Some(most) = kernel.maxntid
+        && threads > most
+    {
+        return refuse(format!("the kernel was compiled for blocks of at most {most} threads, not {threads}"));
+    }
+    if params.len() != kernel.param_bytes() {
+        return refuse(format!("{} bytes of parameters given, the kernel takes {}", params.len(), kernel.param_bytes()));
+    }
+    let shared = kernel.static_shared() + launch.dynamic_shared as usize;
+    if shared > 227 * 1024 {
+        return refuse(format!("{shared} bytes of shared memory: at most 227 KiB"));
+    }
+    Ok(())
 }

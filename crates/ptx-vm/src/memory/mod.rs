@@ -2,7 +2,13 @@
 
 mod global;
 
-pub(crate) use global::{Allocation, Table};
+pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
 
 /// A device address. Null is 0; every allocation starts at a multiple of 256.
 pub type DevicePtr = u64;
+
+/// Generic addresses of the other spaces: each is a window of 4 GiB below global memory.
+pub(crate) const SHARED_WINDOW: u64 = 1 << 36;
+pub(crate) const LOCAL_WINDOW: u64 = 2 << 36;
+pub(crate) const PARAM_WINDOW: u64 = 3 << 36;
+pub(crate) const WINDOW: u64 = 1 << 32;

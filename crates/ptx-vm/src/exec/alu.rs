@@ -1,0 +1,397 @@
+//! Arithmetic handlers: an operation on one lane, lifted to 32.
+
+use super::op::*;
+use std::marker::PhantomData;
+
+/// `d = f(a)`.
+pub(crate) trait Un {
+    type A: Copy;
+    type D: Copy + Default;
+    fn f(a: Self::A) -> Self::D;
+}
+/// `d = f(a, b)`.
+pub(crate) trait Bin {
+    type A: Copy;
+    type B: Copy;
+    type D: Copy + Default;
+    fn f(a: Self::A, b: Self::B) -> Self::D;
+}
+/// `d = f(a, b, c)`.
+pub(crate) trait Tri {
+    type A: Copy;
+    type B: Copy;
+    type C: Copy;
+    type D: Copy + Default;
+    fn f(a: Self::A, b: Self::B, c: Self::C) -> Self::D;
+}
+/// A comparison: one bit for each lane.
+pub(crate) trait Cmp {
+    type A: Copy;
+    fn f(a: Self::A, b: Self::A) -> bool;
+}
+
+pub(crate) struct UnOp<O>(PhantomData<O>);
+impl<O: Un> Exec for UnOp<O> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the widths of `O`.
+        unsafe {
+            let [d, a, ..] = (*op).r;
+            let a = &*cx.at::<O::A>(a);
+            let mut out = [O::D::default(); WARP];
+            for i in 0..WARP {
+                out[i] = O::f(a[i]);
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+pub(crate) struct BinOp<O>(PhantomData<O>);
+impl<O: Bin> Exec for BinOp<O> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the widths of `O`.
+        unsafe {
+            let [d, a, b, _] = (*op).r;
+            let a = &*cx.at::<O::A>(a);
+            let b = &*cx.at::<O::B>(b);
+            let mut out = [O::D::default(); WARP];
+            for i in 0..WARP {
+                out[i] = O::f(a[i], b[i]);
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+pub(crate) struct TriOp<O>(PhantomData<O>);
+impl<O: Tri> Exec for TriOp<O> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the widths of `O`.
+        unsafe {
+            let [d, a, b, c] = (*op).r;
+            let a = &*cx.at::<O::A>(a);
+            let b = &*cx.at::<O::B>(b);
+            let c = &*cx.at::<O::C>(c);
+            let mut out = [O::D::default(); WARP];
+            for i in 0..WARP {
+                out[i] = O::f(a[i], b[i], c[i]);
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+/// Packs 32 booleans into a mask.
+#[inline(always)]
+pub(crate) fn pack(bits: &[bool; WARP]) -> u32 {
+    let mut mask = 0;
+    for (i, bit) in bits.iter().enumerate() {
+        mask |= u32::from(*bit) << i;
+    }
+    mask
+}
+
+/// `setp`: r = p, q (or the sink), a, b; imm = combination (see [`combine`]) with the third source in `aux`.
+pub(crate) struct SetpOp<O>(PhantomData<O>);
+impl<O: Cmp> Exec for SetpOp<O> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the width of `O`.
+        unsafe {
+            let [p, q, a, b] = (*op).r;
+            let a = &*cx.at::<O::A>(a);
+            let b = &*cx.at::<O::A>(b);
+            let mut mask = 0u32;
+            for i in 0..WARP {
+                mask |= u32::from(O::f(a[i], b[i])) << i;
+            }
+            let imm = (*op).imm;
+            if imm == 0 {
+                cx.set_pred(p, mask);
+                if q != 0 {
+                    cx.set_pred(q, !mask);
+                }
+            } else {
+                let c = cx.pred((*op).aux) ^ if imm & 8 != 0 { FULL } else { 0 };
+                cx.set_pred(p, combine(imm & 3, mask, c));
+                if q != 0 {
+                    cx.set_pred(q, combine(imm & 3, !mask, c));
+                }
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// The boolean operation of `setp.cmp.op`: 1 and, 2 or, 3 xor.
+#[inline(always)]
+pub(crate) fn combine(how: i64, a: u32, c: u32) -> u32 {
+    match how {
+        1 => a & c,
+        2 => a | c,
+        3 => a ^ c,
+        _ => a,
+    }
+}
+
+/// `set`: as `setp`, but the destination is a register: all ones (integer) or 1.0 (float, `F32`).
+pub(crate) struct SetOp<O, const F32: bool>(PhantomData<O>);
+impl<O: Cmp, const F32: bool> Exec for SetOp<O, F32> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the width of `O`.
+        unsafe {
+            let [d, _, a, b] = (*op).r;
+            let a = &*cx.at::<O::A>(a);
+            let b = &*cx.at::<O::A>(b);
+            let mut mask = 0u32;
+            for i in 0..WARP {
+                mask |= u32::from(O::f(a[i], b[i])) << i;
+            }
+            let imm = (*op).imm;
+            if imm != 0 {
+                let c = cx.pred((*op).aux) ^ if imm & 8 != 0 { FULL } else { 0 };
+                mask = combine(imm & 3, mask, c);
+            }
+            let one = if F32 { 1f32.to_bits() } else { !0 };
+            let mut out = [0u32; WARP];
+            for i in 0..WARP {
+                out[i] = if mask >> i & 1 != 0 { one } else { 0 };
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+/// `selp d, a, b, p`: r = d, a, b, p; imm = 1 when p is negated.
+pub(crate) struct SelpOp<T>(PhantomData<T>);
+impl<T: Copy + Default> Exec for SelpOp<T> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the width of `T`.
+        unsafe {
+            let [d, a, b, p] = (*op).r;
+            let mask = cx.pred(p) ^ if (*op).imm != 0 { FULL } else { 0 };
+            let a = &*cx.at::<T>(a);
+            let b = &*cx.at::<T>(b);
+            let mut out = [T::default(); WARP];
+            for i in 0..WARP {
+                out[i] = if mask >> i & 1 != 0 { a[i] } else { b[i] };
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+/// `mov` between registers of one width.
+pub(crate) struct MovOp<T>(PhantomData<T>);
+impl<T: Copy> Exec for MovOp<T> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the width of `T`.
+        unsafe {
+            let [d, a, ..] = (*op).r;
+            let value = cx.get::<T>(a);
+            cx.put(d, &value);
+            op.add(1)
+        }
+    }
+}
+
+/// Predicate logic: r = d, a, b; imm = truth table of (a, b) plus 16 times the negations.
+pub(crate) struct PredOp;
+impl Exec for PredOp {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the operands are predicates.
+        unsafe {
+            let [d, a, b, _] = (*op).r;
+            let imm = (*op).imm;
+            let a = cx.pred(a) ^ if imm & 16 != 0 { FULL } else { 0 };
+            let b = cx.pred(b) ^ if imm & 32 != 0 { FULL } else { 0 };
+            let value = match imm & 15 {
+                0 => a,
+                1 => a & b,
+                2 => a | b,
+                3 => a ^ b,
+                _ => !a,
+            };
+            cx.set_pred(d, value);
+            op.add(1)
+        }
+    }
+}
+
+/// A constant predicate: r = d; imm = 0 or 1.
+pub(crate) struct PredConst;
+impl Exec for PredConst {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the operand is a predicate.
+        unsafe {
+            cx.set_pred((*op).r[0], if (*op).imm != 0 { FULL } else { 0 });
+            op.add(1)
+        }
+    }
+}
+
+/// Any operation with a list of operands, lane by lane: the slow, general shape for the rare instructions.
+pub(crate) trait Rare {
+    /// `f(op, operands of one lane, results)`.
+    type D: Copy + Default;
+    fn f(imm: i64, a: u64, b: u64, c: u64) -> Self::D;
+}
+
+/// `mov.b64 d, {a, b}` and its kin: joins `N` parts of width `P` into `T`; operands d, parts… in the list.
+pub(crate) struct Join<T, P, const N: usize>(PhantomData<(T, P)>);
+impl<T: Bits, P: Bits, const N: usize> Exec for Join<T, P, N> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the list holds 1 + N operands of these widths.
+        unsafe {
+            let mut out = [0u64; WARP];
+            for part in 0..N {
+                let src = &*cx.at::<P>(cx.list(op, 1 + part));
+                for i in 0..WARP {
+                    out[i] |= src[i].bits() << (part * size_of::<P>() * 8);
+                }
+            }
+            let mut narrow = [T::default(); WARP];
+            for i in 0..WARP {
+                narrow[i] = T::from_bits(out[i]);
+            }
+            let d = cx.list(op, 0);
+            cx.put(d, &narrow);
+            op.add(1)
+        }
+    }
+}
+
+/// `mov.b64 {a, b}, s`: the reverse; operands parts…, s. A part without a register is `NO_SLOT`.
+pub(crate) struct Split<T, P, const N: usize>(PhantomData<(T, P)>);
+/// Stands for `_` in an operand list.
+pub(crate) const NO_SLOT: u32 = u32::MAX;
+impl<T: Bits, P: Bits, const N: usize> Exec for Split<T, P, N> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the list holds N + 1 operands of these widths.
+        unsafe {
+            let src = cx.get::<T>(cx.list(op, N));
+            for part in 0..N {
+                let d = cx.list(op, part);
+                if d != NO_SLOT {
+                    let mut out = [P::default(); WARP];
+                    for i in 0..WARP {
+                        out[i] = P::from_bits(src[i].bits() >> (part * size_of::<P>() * 8));
+                    }
+                    cx.put(d, &out);
+                }
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// Lane types as plain bits.
+pub(crate) trait Bits: Copy + Default {
+    fn bits(self) -> u64;
+    fn from_bits(bits: u64) -> Self;
+}
+macro_rules! bits {
+    ($($t:ty)*) => {$(
+        impl Bits for $t {
+            #[inline(always)]
+            fn bits(self) -> u64 {
+                self as u64
+            }
+            #[inline(always)]
+            fn from_bits(bits: u64) -> $t {
+                bits as $t
+            }
+        }
+    )*};
+}
+bits!(u8 u16 u32 u64);
+
+/// `bfi`: list = d, a, b, position, length.
+pub(crate) struct Bfi<T>(PhantomData<T>);
+impl<T: Bits> Exec for Bfi<T> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the list holds five operands of these widths.
+        unsafe {
+            let a = &*cx.at::<T>(cx.list(op, 1));
+            let b = &*cx.at::<T>(cx.list(op, 2));
+            let pos = &*cx.at::<u32>(cx.list(op, 3));
+            let len = &*cx.at::<u32>(cx.list(op, 4));
+            let mut out = [T::default(); WARP];
+            for i in 0..WARP {
+                out[i] = if size_of::<T>() == 4 {
+                    T::from_bits(u64::from(crate::math::int::bfi_b32(a[i].bits() as u32, b[i].bits() as u32, pos[i], len[i])))
+                } else {
+                    T::from_bits(crate::math::int::bfi_b64(a[i].bits(), b[i].bits(), pos[i], len[i]))
+                };
+            }
+            let d = cx.list(op, 0);
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+/// Addition or subtraction with carry: r = d, a, b, carry predicate; imm bit 0 = subtract, 1 = takes the carry, 2 = gives it.
+pub(crate) struct Carry<T>(PhantomData<T>);
+impl<T: Bits> Exec for Carry<T> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands were decoded with the width of `T`.
+        unsafe {
+            let [d, a, b, p] = (*op).r;
+            let imm = (*op).imm;
+            let (a, b) = (cx.get::<T>(a), cx.get::<T>(b));
+            let carry = if imm & 2 != 0 { cx.pred(p) } else { 0 };
+            let limit = if size_of::<T>() == 4 { 32 } else { 64 };
+            let mut out = [T::default(); WARP];
+            let mut given = 0;
+            for i in 0..WARP {
+                let (x, y, c) = (u128::from(a[i].bits()), u128::from(b[i].bits()), u128::from(carry >> i & 1));
+                let sum = if imm & 1 != 0 { x.wrapping_sub(y).wrapping_sub(c) } else { x + y + c };
+                out[i] = T::from_bits(sum as u64);
+                given |= ((sum >> limit) as u32 & 1) << i;
+            }
+            cx.put(d, &out);
+            if imm & 4 != 0 {
+                cx.set_pred(p, given);
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `lop3` with any table: imm.
+pub(crate) struct Lop3Any;
+impl Exec for Lop3Any {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands are 32 bits wide.
+        unsafe {
+            let [d, a, b, c] = (*op).r;
+            let table = (*op).imm as u8;
+            let (a, b, c) = (&*cx.at::<u32>(a), &*cx.at::<u32>(b), &*cx.at::<u32>(c));
+            let mut out = [0u32; WARP];
+            for i in 0..WARP {
+                out[i] = super::ops::lop3(table, a[i], b[i], c[i]);
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Branches, reconvergence, exits, barriers, guards, and what the lanes of a warp tell each other.
+
+use super::op::*;
+use crate::error::FaultKind;
+
+/// Charges a backward jump to the time slice. True when the slice is used up.
+#[inline(always)]
+unsafe fn charge(cx: &mut Cx, from: *const Op, to: *const Op) -> bool {
+    if to <= from {
+        // SAFETY: both point into the same kernel.
+        cx.fuel -= unsafe { from.offset_from(to) } as i64 + 1;
+        return cx.fuel < 0;
+    }
+    false
+}
+
+/// `bra` taken by all: imm = target.
+pub(crate) struct Jump;
+impl Exec for Jump {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: targets are checked by the decoder.
+        unsafe {
+            let to = cx.code.add((*op).imm as usize);
+            if charge(cx, op, to) { cx.pause(Stop::Quantum, to) } else { to }
+        }
+    }
+}
+
+/// `@p bra`: r = predicate, negated; imm = target; x = where the paths meet (`u32::MAX`: nowhere).
+pub(crate) struct Branch;
+impl Exec for Branch {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: targets are checked by the decoder.
+        unsafe {
+            let [p, negate, ..] = (*op).r;
+            let taken = (cx.pred(p) ^ negate) & cx.mask;
+            if taken == 0 {
+                return op.add(1);
+            }
+            let to = cx.code.add((*op).imm as usize);
+            if taken != cx.mask {
+                return diverge(cx, op, taken, to);
+            }
+            if charge(cx, op, to) { cx.pause(Stop::Quantum, to) } else { to }
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn diverge(cx: &mut Cx, op: *const Op, taken: u32, to: *const Op) -> *const Op {
+    // SAFETY: targets are checked by the decoder.
+    unsafe {
+        let next = op.add(1);
+        let stay = cx.mask & !taken;
+        let meet = if (*op).x == u32::MAX { std::ptr::null() } else { cx.code.add((*op).x as usize) };
+        if !meet.is_null() && !cx.paths.last().is_some_and(|top| top.meet == meet && top.pc == meet) {
+            cx.paths.push(Path { meet, pc: meet, mask: cx.mask });
+        }
+        let go = if to == meet {
+            cx.mask = stay;
+            next
+        } else if next == meet {
+            cx.mask = taken;
+            to
+        } else {
+            cx.paths.push(Path { meet, pc: to, mask: taken });
+            cx.mask = stay;
+            next
+        };
+        if charge(cx, op, go) { cx.pause(Stop::Quantum, go) } else { go }
+    }
+}
+
+/// Stands where paths meet: waits for the others.
+pub(crate) struct Meet;
+impl Exec for Meet {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        while let Some(top) = cx.paths.last()
+            && top.meet == op
+        {
+            let path = *top;
+            cx.paths.pop();
+            let mask = path.mask & cx.alive;
+            if mask == 0 {
+                continue;
+            }
+            cx.mask = mask;
+            if path.pc != op {
+                return path.pc;
+            }
+        }
+        // SAFETY: a kernel never ends with a meeting point.
+        unsafe { op.add(1) }
+    }
+}
+
+/// Takes up the next pending path, or ends the warp.
+#[inline(always)]
+fn resume(cx: &mut Cx, op: *const Op) -> *const Op {
+    while let Some(path) = cx.paths.pop() {
+        let mask = path.mask & cx.alive;
+        if mask != 0 {
+            cx.mask = mask;
+            return path.pc;
+        }
+    }
+    cx.pause(Stop::Exit, op)
+}
+
+/// `exit` and `ret` of an entry.
+pub(crate) struct Exit;
+impl Exec for Exit {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        cx.alive &= !cx.mask;
+        resume(cx, op)
+    }
+}
+
+/// `@p exit`: r = predicate, negated.
+pub(crate) struct ExitIf;
+impl Exec for ExitIf {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the operand is a predicate.
+        unsafe {
+            let [p, negate, ..] = (*op).r;
+            let gone = (cx.pred(p) ^ negate) & cx.mask;
+            cx.alive &= !gone;
+            cx.mask &= !gone;
+            if cx.mask == 0 { resume(cx, op) } else { op.add(1) }
+        }
+    }
+}
+
+/// `@p` before any other instruction: r = predicate, negated. Executes the next instruction under the mask.
+pub(crate) struct Guard;
+impl Exec for Guard {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the decoder puts a guarded instruction behind every guard.
+        unsafe {
+            let [p, negate, ..] = (*op).r;
+            let all = cx.mask;
+            let mask = (cx.pred(p) ^ negate) & all;
+            let inner = op.add(1);
+            if mask == 0 {
+                return inner.add(1);
+            }
+            cx.mask = mask;
+            let next = ((*inner).run)(cx, inner);
+            cx.mask = all;
+            next
+        }
+    }
+}
+
+/// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions, bit 8 = negated.
+pub(crate) struct Barrier;
+impl Exec for Barrier {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands are 32 bits wide; predicates are predicates.
+        unsafe {
+            let [id, threads, p, d] = (*op).r;
+            let kind = (*op).imm & 255;
+            let lane = (cx.mask.trailing_zeros() & 31) as usize;
+            let id = (*cx.at::<u32>(id))[lane];
+            let threads = if threads == super::alu::NO_SLOT { 0 } else { (*cx.at::<u32>(threads))[lane] };
+            if cx.checked && cx.mask != cx.alive {
+                let message = format!(
+                    "the barrier is reached by {} of the {} threads of the warp that have not exited",
+                    cx.mask.count_ones(),
+                    cx.alive.count_ones()
+                );
+                let waits = cx.mask.trailing_zeros();
+                return cx.fault(op, FaultKind::Barrier, Some(waits), None, message);
+            }
+            if id > 15 {
+                return cx.fault(op, FaultKind::Barrier, Some(lane as u32), None, format!("barrier {id}: there are 16"));
+            }
+            let reduce = match kind {
+                2 => Some(Reduce::Popc),
+                3 => Some(Reduce::And),
+                4 => Some(Reduce::Or),
+                _ => None,
+            };
+            let lanes = if reduce.is_some() { cx.pred(p) ^ if (*op).imm & 256 != 0 { FULL } else { 0 } } else { 0 };
+            // Lanes that do not take part must not spoil an `and`.
+            let lanes = if kind == 3 { lanes | !cx.mask } else { lanes & cx.mask };
+            cx.arrival = Arrival { id, threads, waits: kind != 1, reduce: reduce.map(|r| (r, lanes)), result: d };
+            cx.pause(Stop::Barrier, op.add(1))
+        }
+    }
+}
+
+/// `shfl.sync`: list = d, a, b, c (all 32 bits), predicate (0: none), membermask; imm = 0 up, 1 down, 2 bfly, 3 idx.
+pub(crate) struct Shuffle<const MODE: u8>;
+impl<const MODE: u8> Exec for Shuffle<MODE> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the list holds five operands of these widths.
+        unsafe {
+            let a = cx.get::<u32>(cx.list(op, 1));
+            let b = &*cx.at::<u32>(cx.list(op, 2));
+            let c = &*cx.at::<u32>(cx.list(op, 3));
+            let mut source = [0u32; WARP];
+            let mut inside = 0u32;
+            for i in 0..WARP {
+                let lane = i as u32;
+                let segment = c[i] >> 8 & 31;
+                let clamp = c[i] & 31;
+                let b = b[i] & 31;
+                let max = lane & segment | clamp & !segment;
+                let min = lane & segment;
+                let (j, ok) = match MODE {
+                    0 => {
+                        let j = lane.wrapping_sub(b);
+                        (j, j as i32 >= max as i32)
+                    }
+                    1 => (lane + b, lane + b <= max),
+                    2 => (lane ^ b, lane ^ b <= max),
+                    _ => {
+                        let j = min | b & !segment;
+                        (j, j <= max)
+                    }
+                };
+                source[i] = if ok { j & 31 } else { lane };
+                inside |= u32::from(ok) << i;
+            }
+            let mut out = [0u32; WARP];
+            for i in 0..WARP {
+                out[i] = a[(source[i] & 31) as usize];
+            }
+            let d = cx.list(op, 0);
+            if d != super::alu::NO_SLOT {
+                cx.put(d, &out);
+            }
+            let p = cx.list(op, 4);
+            if p != 0 {
+                cx.set_pred(p, inside);
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `vote`: r = destination (predicate or register), predicate; imm = 0 all, 1 any, 2 uni, 3 ballot, bit 8 = negated.
+pub(crate) struct Vote;
+impl Exec for Vote {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operand kinds follow from the mode.
+        unsafe {
+            let [d, p, ..] = (*op).r;
+            let imm = (*op).imm;
+            let yes = (cx.pred(p) ^ if imm & 256 != 0 { FULL } else { 0 }) & cx.mask;
+            let truth = match imm & 255 {
+                0 => yes == cx.mask,
+                1 => yes != 0,
+                2 => yes == 0 || yes == cx.mask,
+                _ => {
+                    cx.put(d, &[yes; WARP]);
+                    return op.add(1);
+                }
+            };
+            cx.set_pred(d, if truth { FULL } else { 0 });
+            op.add(1)
+        }
+    }
+}
+
+/// `activemask`: r = d.
+pub(crate) struct ActiveMask;
+impl Exec for ActiveMask {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the destination is 32 bits wide.
+        unsafe {
+            let mask = cx.mask;
+            cx.put((*op).r[0], &[mask; WARP]);
+            op.add(1)
+        }
+    }
+}
+
+/// `elect.sync`: r = d (or the sink), predicate.
+pub(crate) struct Elect;
+impl Exec for Elect {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operand kinds are fixed.
+        unsafe {
+            let [d, p, ..] = (*op).r;
+            let leader = cx.mask.trailing_zeros();
+            if d != super::alu::NO_SLOT {
+                cx.put(d, &[leader; WARP]);
+            }
+            cx.set_pred(p, 1 << leader);
+            op.add(1)
+        }
+    }
+}
+
+/// `match.any` / `match.all`: r = d, a, predicate (0: none); imm bit 0 = all, bit 1 = 64-bit.
+pub(crate) struct Match;
+impl Exec for Match {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: widths follow from imm.
+        unsafe {
+            let [d, a, p, _] = (*op).r;
+            let wide = (*op).imm & 2 != 0;
+            let values: L<u64> =
+                if wide { cx.get::<u64>(a) } else { cx.get::<u32>(a).map(u64::from) };
+            let mut out = [0u32; WARP];
+            for i in 0..WARP {
+                for j in 0..WARP {
+                    out[i] |= u32::from(values[i] == values[j] && cx.mask >> j & 1 != 0) << j;
+                }
+            }
+            if (*op).imm & 1 != 0 {
+                let lane = (cx.mask.trailing_zeros() & 31) as usize;
+                let all = out[lane] == cx.mask;
+                out = [if all { cx.mask } else { 0 }; WARP];
+                if p != 0 {
+                    cx.set_pred(p, if all { FULL } else { 0 });
+                }
+            }
+            cx.put(d, &out);
+            op.add(1)
+        }
+    }
+}
+
+/// `redux.sync`: r = d, a; imm = 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor; bit 8 = signed.
+pub(crate) struct Redux;
+impl Exec for Redux {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands are 32 bits wide.
+        unsafe {
+            let [d, a, ..] = (*op).r;
+            let a = cx.get::<u32>(a);
+            let mask = cx.mask;
+            let active = (0..WARP).filter(|i| mask >> i & 1 != 0).map(|i| a[i]);
+            let imm = (*op).imm;
+            let value = match (imm & 255, imm & 256 != 0) {
+                (0, _) => active.fold(0, u32::wrapping_add),
+                (1, false) => active.min().unwrap_or(0),
+                (2, false) => active.max().unwrap_or(0),
+                (1, true) => active.map(|v| v as i32).min().unwrap_or(0) as u32,
+                (2, true) => active.map(|v| v as i32).max().unwrap_or(0) as u32,
+                (3, _) => active.fold(!0, |s, v| s & v),
+                (4, _) => active.fold(0, |s, v| s | v),
+                _ => active.fold(0, |s, v| s ^ v),
+            };
+            cx.put(d, &[value; WARP]);
+            op.add(1)
+        }
+    }
+}
+
+/// Instructions without an effect here: fences, prefetches, waits for copies that have already happened.
+pub(crate) struct Nop;
+impl Exec for Nop {
+    #[inline(always)]
+    unsafe fn exec(_: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: never the last instruction.
+        unsafe { op.add(1) }
+    }
+}
+
+/// `nanosleep` and other invitations to let somebody else run.
+pub(crate) struct Yield;
+impl Exec for Yield {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: never the last instruction.
+        unsafe { cx.pause(Stop::Quantum, op.add(1)) }
+    }
+}
+
+/// `trap`.
+pub(crate) struct TrapOp;
+impl Exec for TrapOp {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        let lane = cx.mask.trailing_zeros();
+        cx.fault(op, FaultKind::Trap, Some(lane), None, "the kernel executed `trap`".to_owned())
+    }
+}
+
+/// `%clock`, `%clock64`, `%globaltimer`: r = d; imm bit 0 = 64-bit.
+pub(crate) struct Clock;
+impl Exec for Clock {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the width follows from imm.
+        unsafe {
+            let now = clock();
+            let d = (*op).r[0];
+            if (*op).imm & 1 != 0 {
+                cx.put(d, &[now; WARP]);
+            } else {
+                cx.put(d, &[now as u32; WARP]);
+            }
+            op.add(1)
+        }
+    }
+}
+
+#[inline(never)]
+fn clock() -> u64 {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64
+}
+
+/// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24.
+pub(crate) struct Mma;
+impl Exec for Mma {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        use crate::math::mma::{Fragments, Kernel};
+        // SAFETY: the list holds as many operands as the shape has; `imm` is a micro-kernel the decoder put there.
+        unsafe {
+            let counts = (*op).aux;
+            let mut f = Fragments::NULL;
+            let mut at = 0;
+            let mut take = |n: u32, cx: &Cx, out: &mut [*mut L<u32>]| {
+                for slot in out.iter_mut().take(n as usize) {
+                    *slot = cx.at::<u32>(cx.list(op, at));
+                    at += 1;
+                }
+            };
+            let mut regs = [std::ptr::null_mut(); 4];
+            take(counts & 255, cx, &mut f.d);
+            take(counts >> 8 & 255, cx, &mut regs);
+            f.a = regs.map(|p| p.cast_const());
+            take(counts >> 16 & 255, cx, &mut regs);
+            f.b = [regs[0], regs[1]].map(|p| p.cast_const());
+            take(counts >> 24, cx, &mut regs);
+            f.c = regs.map(|p| p.cast_const());
+            let kernel: Kernel = std::mem::transmute::<usize, Kernel>((*op).imm as usize);
+            if cx.mask == FULL {
+                kernel(&f);
+            } else {
+                // All lanes take part by definition; when some have exited their results are dropped.
+                let mut out = [[0u32; WARP]; 4];
+                let n = (counts & 255) as usize;
+                let targets = f.d;
+                for (i, out) in out.iter_mut().enumerate().take(n) {
+                    f.d[i] = out;
+                }
+                kernel(&f);
+                for i in 0..n {
+                    for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                        (*targets[i])[lane] = out[i][lane];
+                    }
+                }
+            }
+            op.add(1)
+        }
+    }
+}

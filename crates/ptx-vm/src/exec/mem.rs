@@ -1,0 +1,755 @@
+//! Loads, stores, atomics, `ldmatrix`, `cp.async`: 32 addresses at a time.
+//!
+//! The common shapes get a fast path: neighbouring lanes on neighbouring addresses are one block copy, equal addresses one
+//! access. Bounds are checked against the allocation this instruction touched last; only a miss searches the table.
+
+use super::op::*;
+use crate::error::FaultKind;
+use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Where an instruction's addresses point.
+pub(crate) trait Place {
+    /// Width of an address.
+    type A: Copy + Into<u64>;
+    const SHARED: bool;
+    const GENERIC: bool;
+}
+pub(crate) struct Global;
+pub(crate) struct Shared;
+pub(crate) struct Generic;
+impl Place for Global {
+    type A = u64;
+    const SHARED: bool = false;
+    const GENERIC: bool = false;
+}
+impl Place for Shared {
+    type A = u32;
+    const SHARED: bool = true;
+    const GENERIC: bool = false;
+}
+impl Place for Generic {
+    type A = u64;
+    const SHARED: bool = false;
+    const GENERIC: bool = true;
+}
+
+/// Host memory of 32 accesses.
+enum Found {
+    /// One block, lanes side by side.
+    Block(*mut u8),
+    /// All lanes the same place.
+    Same(*mut u8),
+    /// The pointers are in the array given; inactive lanes repeat an active one's.
+    Lanes,
+    Fault(*const Op),
+}
+
+/// Finds the host memory of every active lane's `bytes` bytes, or faults.
+#[inline(always)]
+unsafe fn find<P: Place>(
+    cx: &mut Cx,
+    op: *const Op,
+    slot: u32,
+    offset: i64,
+    bytes: u64,
+    align: u64,
+    lanes: &mut L<*mut u8>,
+) -> Found {
+    // SAFETY: the slot has width `P::A`; pointers stay inside allocations because both ends of the range are checked.
+    unsafe {
+        let raw = &*cx.at::<P::A>(slot);
+        let mask = cx.mask;
+        let mut addr = [0u64; WARP];
+        let mut stray = 0u64;
+        let first = raw[0].into().wrapping_add(offset as u64);
+        for i in 0..WARP {
+            addr[i] = raw[i].into().wrapping_add(offset as u64);
+            if P::SHARED {
+                addr[i] &= 0xffff_ffff;
+            }
+            stray |= addr[i] ^ first.wrapping_add(i as u64 * bytes);
+        }
+        let block = stray == 0 && mask == FULL;
+        let (lo, hi) = if block {
+            if first & (align - 1) != 0 {
+                return Found::Fault(misaligned(cx, op, 0, first, align));
+            }
+            (first, first.wrapping_add((WARP as u64 - 1) * bytes))
+        } else {
+            let any = addr[(mask.trailing_zeros() & 31) as usize];
+            let (mut lo, mut hi, mut bits) = (u64::MAX, 0u64, 0u64);
+            for i in 0..WARP {
+                let a = if mask >> i & 1 != 0 { addr[i] } else { any };
+                addr[i] = a;
+                lo = lo.min(a);
+                hi = hi.max(a);
+                bits |= a;
+            }
+            if bits & (align - 1) != 0 {
+                let lane = (0..WARP).find(|i| addr[*i] & (align - 1) != 0).unwrap_or(0);
+                return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], align));
+            }
+            (lo, hi)
+        };
+        let (base, host);
+        if P::SHARED {
+            if hi + bytes > u64::from(cx.shared_len) {
+                let limit = u64::from(cx.shared_len);
+                let lane = (0..WARP).find(|i| addr[*i] + bytes > limit).unwrap_or(0);
+                return Found::Fault(missed(cx, op, lane as u32, addr[lane], bytes, true));
+            }
+            (base, host) = (0, cx.shared);
+        } else {
+            let cache = &mut *cx.caches.add((*op).aux as usize);
+            if lo >= cache.base && hi.wrapping_add(bytes) <= cache.end && lo <= hi {
+                (base, host) = (cache.base, cache.host);
+            } else if let Some(found) = refill(cx, op, lo, hi, bytes, P::GENERIC) {
+                (base, host) = found;
+            } else {
+                // Several allocations, or a miss: lane by lane.
+                for i in 0..WARP {
+                    match resolve(cx, addr[i], bytes, P::GENERIC, i as u32) {
+                        Some(p) => lanes[i] = p,
+                        None => return Found::Fault(missed(cx, op, i as u32, addr[i], bytes, false)),
+                    }
+                }
+                return Found::Lanes;
+            }
+        }
+        if block {
+            return Found::Block(host.add((first - base) as usize));
+        }
+        if lo == hi {
+            return Found::Same(host.add((lo - base) as usize));
+        }
+        for i in 0..WARP {
+            lanes[i] = host.wrapping_add((addr[i] - base) as usize);
+        }
+        Found::Lanes
+    }
+}
+
+/// Loads the instruction's cache with the allocation that holds `lo ..= hi + bytes`.
+#[cold]
+#[inline(never)]
+unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, generic: bool) -> Option<(u64, *mut u8)> {
+    // SAFETY: tables outlive the launch; the cache index comes from the decoder.
+    unsafe {
+        let end = hi.checked_add(bytes)?;
+        if lo >= GLOBAL_BASE {
+            let a = (*cx.table).find(lo).or_else(|| (*cx.globals).find(lo))?;
+            if end > a.end() {
+                return None;
+            }
+            *cx.caches.add((*op).aux as usize) = Cache { base: a.base, end: a.end(), host: a.host() };
+            return Some((a.base, a.host()));
+        }
+        // Windows are the block's own and cheap to find; they are not cached because blocks and warps share the cache.
+        let shared_end = SHARED_WINDOW + u64::from(cx.shared_len);
+        if generic && lo >= SHARED_WINDOW && end <= shared_end {
+            return Some((SHARED_WINDOW, cx.shared));
+        }
+        None
+    }
+}
+
+/// The host memory of one access, or none when it is out of bounds.
+pub(crate) unsafe fn resolve(cx: &Cx, addr: u64, bytes: u64, generic: bool, lane: u32) -> Option<*mut u8> {
+    // SAFETY: every branch checks that the range lies inside the memory it points into.
+    unsafe {
+        let end = addr.checked_add(bytes)?;
+        if addr >= GLOBAL_BASE {
+            let a = (*cx.table).find(addr).or_else(|| (*cx.globals).find(addr))?;
+            return (end <= a.end()).then(|| a.host().add((addr - a.base) as usize));
+        }
+        if !generic {
+            return None;
+        }
+        let inside = |window: u64, len: u32| addr >= window && end <= window + u64::from(len);
+        if inside(SHARED_WINDOW, cx.shared_len) {
+            return Some(cx.shared.add((addr - SHARED_WINDOW) as usize));
+        }
+        if inside(LOCAL_WINDOW, cx.local_len) {
+            let frame = lane as usize * cx.local_len as usize;
+            return Some(cx.local.add(frame + (addr - LOCAL_WINDOW) as usize));
+        }
+        if inside(PARAM_WINDOW, cx.params_len) {
+            return Some(cx.params.add((addr - PARAM_WINDOW) as usize).cast_mut());
+        }
+        None
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, align: u64) -> *const Op {
+    let message = format!("address {addr:#x} is not a multiple of {align}");
+    cx.fault(op, FaultKind::Misaligned, Some(lane), Some(addr), message)
+}
+
+#[cold]
+#[inline(never)]
+fn missed(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, bytes: u64, shared: bool) -> *const Op {
+    let message = describe_miss(cx, addr, bytes, shared);
+    cx.fault(op, FaultKind::OutOfBounds, Some(lane), Some(addr), message)
+}
+
+/// What lies near a missed address, in words.
+pub(crate) fn describe_miss(cx: &Cx, addr: u64, bytes: u64, shared: bool) -> String {
+    let window = |name: &str, offset: u64, len: u32| {
+        let past = (offset + bytes).saturating_sub(u64::from(len));
+        format!("{bytes} bytes at {name} offset {offset:#x}: {past} bytes past the end of the {len} bytes there are")
+    };
+    if shared {
+        return window("shared memory", addr, cx.shared_len);
+    }
+    if addr < GLOBAL_BASE {
+        for (base, name, len) in [
+            (SHARED_WINDOW, "shared memory", cx.shared_len),
+            (LOCAL_WINDOW, "local memory", cx.local_len),
+            (PARAM_WINDOW, "parameter", cx.params_len),
+        ] {
+            if (base..base + WINDOW).contains(&addr) {
+                return window(name, addr - base, len);
+            }
+        }
+    }
+    // SAFETY: the tables outlive the launch.
+    let (table, globals) = unsafe { (&*cx.table, &*cx.globals) };
+    let near = |t: &crate::memory::Table| t.hint(addr, bytes);
+    let hint = if table.iter().next().is_some() || globals.iter().next().is_none() { near(table) } else { near(globals) };
+    format!("{bytes} bytes at {addr:#x}{hint}")
+}
+
+/// A lane's element in memory and in its register.
+pub(crate) trait Elem: Copy + Default + 'static {
+    /// The lane type of the register.
+    type R: Copy + Default;
+    fn load(self) -> Self::R;
+    fn store(r: Self::R) -> Self;
+}
+macro_rules! elem {
+    ($($m:ty => $r:ty),*) => {$(
+        impl Elem for $m {
+            type R = $r;
+            #[inline(always)]
+            fn load(self) -> $r { self as $r }
+            #[inline(always)]
+            fn store(r: $r) -> $m { r as $m }
+        }
+    )*};
+}
+elem!(u8 => u16, u16 => u16, u32 => u32, u64 => u64);
+
+/// The register operands of a vector access: in place up to two, listed above.
+#[inline(always)]
+unsafe fn reg<const V: usize>(cx: &Cx, op: *const Op, i: usize) -> u32 {
+    // SAFETY: the decoder lists `V` registers.
+    unsafe { if V <= 2 { (*op).r[i] } else { cx.list(op, i) } }
+}
+
+/// `ld` of `V` elements: registers as [`reg`] says, r[3] = address, imm = offset.
+pub(crate) struct Load<P, M, const V: usize>(PhantomData<(P, M)>);
+impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: `find` gives pointers good for `V` elements; alignment was checked.
+        unsafe {
+            let mut lanes = [std::ptr::null_mut(); WARP];
+            let bytes = (V * size_of::<M>()) as u64;
+            let mut copy = [[M::default(); V]; WARP];
+            let src: *const [M; V] = match find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes) {
+                Found::Block(p) => p.cast_const().cast(),
+                Found::Same(p) => {
+                    copy = [p.cast::<[M; V]>().read_unaligned(); WARP];
+                    copy.as_ptr()
+                }
+                Found::Lanes => {
+                    for i in 0..WARP {
+                        copy[i] = lanes[i].cast::<[M; V]>().read_unaligned();
+                    }
+                    copy.as_ptr()
+                }
+                Found::Fault(next) => return next,
+            };
+            let src = &*src.cast::<[[M; V]; WARP]>();
+            for v in 0..V {
+                let d = reg::<V>(cx, op, v);
+                if d != super::alu::NO_SLOT {
+                    let mut out = [M::R::default(); WARP];
+                    for i in 0..WARP {
+                        out[i] = src[i][v].load();
+                    }
+                    cx.put(d, &out);
+                }
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `st` of `V` elements.
+pub(crate) struct Store<P, M, const V: usize>(PhantomData<(P, M)>);
+impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: as in `Load`.
+        unsafe {
+            let mut lanes = [std::ptr::null_mut(); WARP];
+            let bytes = (V * size_of::<M>()) as u64;
+            let mut value = [[M::default(); V]; WARP];
+            let found = find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes);
+            for v in 0..V {
+                let src = &*cx.at::<M::R>(reg::<V>(cx, op, v));
+                for i in 0..WARP {
+                    value[i][v] = M::store(src[i]);
+                }
+            }
+            let mask = cx.mask;
+            match found {
+                Found::Block(p) => p.cast::<[[M; V]; WARP]>().write_unaligned(value),
+                Found::Same(p) => {
+                    // One of the racing lanes wins; as on the hardware in practice, the highest.
+                    let last = 31 - (mask | 1).leading_zeros();
+                    p.cast::<[M; V]>().write_unaligned(value[last as usize]);
+                }
+                Found::Lanes => {
+                    if mask == FULL {
+                        for i in 0..WARP {
+                            lanes[i].cast::<[M; V]>().write_unaligned(value[i]);
+                        }
+                    } else {
+                        let mut left = mask;
+                        while left != 0 {
+                            let i = left.trailing_zeros() as usize;
+                            left &= left - 1;
+                            lanes[i].cast::<[M; V]>().write_unaligned(value[i]);
+                        }
+                    }
+                }
+                Found::Fault(next) => return next,
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `ldmatrix` of `N` 8x8 matrices of 16-bit elements: list = `N` destinations, address; imm = offset.
+pub(crate) struct LdMatrix<const N: usize, const TRANS: bool>;
+impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: rows are checked against shared memory; the list holds N + 1 operands.
+        unsafe {
+            let addr = cx.get::<u32>(cx.list(op, N));
+            let offset = (*op).imm as u32;
+            let limit = cx.shared_len.wrapping_sub(16);
+            let mut bits = 0;
+            let mut top = 0;
+            for i in 0..N * 8 {
+                let a = addr[i].wrapping_add(offset);
+                bits |= a;
+                top = top.max(a);
+            }
+            if bits & 15 != 0 || top > limit || cx.shared_len < 16 {
+                return bad_rows(cx, op, &addr, N * 8, offset);
+            }
+            let mut out = [[0u32; WARP]; N];
+            for n in 0..N {
+                let mut rows = [[0u16; 8]; 8];
+                for r in 0..8 {
+                    rows[r] = cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u16; 8]>().read();
+                }
+                if TRANS {
+                    let mut turned = [[0u16; 8]; 8];
+                    for r in 0..8 {
+                        for c in 0..8 {
+                            turned[c][r] = rows[r][c];
+                        }
+                    }
+                    rows = turned;
+                }
+                out[n] = std::mem::transmute::<[[u16; 8]; 8], [u32; WARP]>(rows);
+            }
+            for (n, value) in out.iter().enumerate() {
+                let d = cx.list(op, n);
+                cx.put(d, value);
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `stmatrix`: list = `N` sources, address.
+pub(crate) struct StMatrix<const N: usize, const TRANS: bool>;
+impl<const N: usize, const TRANS: bool> Exec for StMatrix<N, TRANS> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: as in `LdMatrix`.
+        unsafe {
+            let addr = cx.get::<u32>(cx.list(op, N));
+            let offset = (*op).imm as u32;
+            for i in 0..N * 8 {
+                let a = addr[i].wrapping_add(offset);
+                if a & 15 != 0 || u64::from(a) + 16 > u64::from(cx.shared_len) {
+                    return bad_rows(cx, op, &addr, N * 8, offset);
+                }
+            }
+            for n in 0..N {
+                let value = cx.get::<u32>(cx.list(op, n));
+                let mut rows = std::mem::transmute::<[u32; WARP], [[u16; 8]; 8]>(value);
+                if TRANS {
+                    let source = rows;
+                    for r in 0..8 {
+                        for c in 0..8 {
+                            rows[c][r] = source[r][c];
+                        }
+                    }
+                }
+                for (r, row) in rows.iter().enumerate() {
+                    cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u16; 8]>().write(*row);
+                }
+            }
+            op.add(1)
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn bad_rows(cx: &mut Cx, op: *const Op, addr: &L<u32>, rows: usize, offset: u32) -> *const Op {
+    for (i, a) in addr.iter().enumerate().take(rows) {
+        let a = u64::from(a.wrapping_add(offset));
+        if a & 15 != 0 {
+            return misaligned(cx, op, i as u32, a, 16);
+        }
+        if a + 16 > u64::from(cx.shared_len) {
+            return missed(cx, op, i as u32, a, 16, true);
+        }
+    }
+    unreachable!("called only when a row is bad")
+}
+
+/// `movmatrix.trans`: r = d, a.
+pub(crate) struct MovMatrix;
+impl Exec for MovMatrix {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: operands are 32 bits wide.
+        unsafe {
+            let [d, a, ..] = (*op).r;
+            let rows = std::mem::transmute::<[u32; WARP], [[u16; 8]; 8]>(cx.get::<u32>(a));
+            let mut turned = [[0u16; 8]; 8];
+            for r in 0..8 {
+                for c in 0..8 {
+                    turned[c][r] = rows[r][c];
+                }
+            }
+            cx.put(d, &std::mem::transmute::<[[u16; 8]; 8], [u32; WARP]>(turned));
+            op.add(1)
+        }
+    }
+}
+
+/// `cp.async` of `N` bytes: list = shared address, global address, source size (or the sink); imm = shared offset, r[0..2] = global offset.
+/// The copy happens at once; that it may be seen only after a wait is what checked mode watches.
+pub(crate) struct CpAsync<const N: usize>;
+impl<const N: usize> Exec for CpAsync<N> {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: both ends are checked; a source size of zero reads nothing.
+        unsafe {
+            let to = cx.get::<u32>(cx.list(op, 0));
+            let from = cx.list(op, 1);
+            let size = cx.list(op, 2);
+            let offset = (*op).imm as u32;
+            let from_offset = i64::from((*op).r[0] as i32);
+            let mask = cx.mask;
+            let (mut bits, mut top) = (0, 0u32);
+            for i in 0..WARP {
+                let a = if mask >> i & 1 != 0 { to[i].wrapping_add(offset) } else { 0 };
+                bits |= a;
+                top = top.max(a);
+            }
+            if bits & (N as u32 - 1) != 0 || u64::from(top) + N as u64 > u64::from(cx.shared_len) {
+                for i in (0..WARP).filter(|i| mask >> i & 1 != 0) {
+                    let a = u64::from(to[i].wrapping_add(offset));
+                    if a & (N as u64 - 1) != 0 {
+                        return misaligned(cx, op, i as u32, a, N as u64);
+                    }
+                    if a + N as u64 > u64::from(cx.shared_len) {
+                        return missed(cx, op, i as u32, a, N as u64, true);
+                    }
+                }
+            }
+            let mut lengths = [N as u32; WARP];
+            let mut live = mask;
+            let mut whole = true;
+            if size != super::alu::NO_SLOT {
+                let given = &*cx.at::<u32>(size);
+                let mut none = 0u32;
+                let mut part = 0u32;
+                for i in 0..WARP {
+                    lengths[i] = given[i].min(N as u32);
+                    none |= u32::from(lengths[i] == 0) << i;
+                    part |= u32::from(lengths[i] != 0 && lengths[i] != N as u32) << i;
+                }
+                live &= !none;
+                whole = part & mask == 0;
+            }
+            let shared = cx.shared;
+            let mut lanes = [std::ptr::null_mut(); WARP];
+            if live != 0 {
+                let found = if whole {
+                    cx.mask = live;
+                    let found = find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes);
+                    cx.mask = mask;
+                    found
+                } else {
+                    partial(cx, op, from, from_offset, N as u64, live, &lengths, &mut lanes)
+                };
+                match found {
+                    Found::Block(p) => {
+                        for (i, lane) in lanes.iter_mut().enumerate() {
+                            *lane = p.add(i * N);
+                        }
+                    }
+                    Found::Same(p) => lanes = [p; WARP],
+                    Found::Lanes => {}
+                    Found::Fault(next) => return next,
+                }
+            }
+            if whole && live == FULL {
+                for i in 0..WARP {
+                    let dst = shared.add(to[i].wrapping_add(offset) as usize);
+                    dst.cast::<[u8; N]>().write_unaligned(lanes[i].cast::<[u8; N]>().read_unaligned());
+                }
+            } else {
+                for i in 0..WARP {
+                    if mask >> i & 1 == 0 {
+                        continue;
+                    }
+                    let mut value = [0u8; N];
+                    if live >> i & 1 != 0 {
+                        std::ptr::copy_nonoverlapping(lanes[i], value.as_mut_ptr(), lengths[i] as usize);
+                    }
+                    shared.add(to[i].wrapping_add(offset) as usize).cast::<[u8; N]>().write_unaligned(value);
+                }
+            }
+            op.add(1)
+        }
+    }
+}
+
+/// `cp.async` whose source sizes are partial: each lane is checked for its own length.
+#[cold]
+#[inline(never)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn partial(
+    cx: &mut Cx,
+    op: *const Op,
+    from: u32,
+    offset: i64,
+    align: u64,
+    live: u32,
+    lengths: &L<u32>,
+    lanes: &mut L<*mut u8>,
+) -> Found {
+    // SAFETY: the slot is 64 bits wide.
+    let addr = unsafe { cx.get::<u64>(from) };
+    for i in (0..WARP).filter(|i| live >> i & 1 != 0) {
+        let a = addr[i].wrapping_add(offset as u64);
+        if a & (align - 1) != 0 {
+            return Found::Fault(misaligned(cx, op, i as u32, a, align));
+        }
+        // SAFETY: `resolve` checks.
+        match unsafe { resolve(cx, a, u64::from(lengths[i]), false, i as u32) } {
+            Some(p) => lanes[i] = p,
+            None => return Found::Fault(missed(cx, op, i as u32, a, u64::from(lengths[i]), false)),
+        }
+    }
+    Found::Lanes
+}
+
+/// What an atomic does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Atom {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exch,
+    Cas,
+    Inc,
+    Dec,
+}
+
+/// How an atomic's operand is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum AtomTy {
+    U32,
+    S32,
+    U64,
+    S64,
+    F32,
+    F64,
+    F16,
+    Bf16,
+    F16x2,
+    Bf16x2,
+    B16,
+}
+
+impl Atom {
+    pub(crate) const ALL: [Atom; 10] = [
+        Atom::Add,
+        Atom::Min,
+        Atom::Max,
+        Atom::And,
+        Atom::Or,
+        Atom::Xor,
+        Atom::Exch,
+        Atom::Cas,
+        Atom::Inc,
+        Atom::Dec,
+    ];
+}
+impl AtomTy {
+    pub(crate) const ALL: [AtomTy; 11] = [
+        AtomTy::U32,
+        AtomTy::S32,
+        AtomTy::U64,
+        AtomTy::S64,
+        AtomTy::F32,
+        AtomTy::F64,
+        AtomTy::F16,
+        AtomTy::Bf16,
+        AtomTy::F16x2,
+        AtomTy::Bf16x2,
+        AtomTy::B16,
+    ];
+    fn bytes(self) -> u64 {
+        match self {
+            AtomTy::U64 | AtomTy::S64 | AtomTy::F64 => 8,
+            AtomTy::F16 | AtomTy::Bf16 | AtomTy::B16 => 2,
+            _ => 4,
+        }
+    }
+}
+
+/// The new value of an atomic.
+pub(crate) fn atomic_result(atom: Atom, ty: AtomTy, old: u64, b: u64, c: u64) -> u64 {
+    use super::alu::Bin;
+    use super::ops::{Half, Half2, MaxF32, MinF32};
+    type AddF32 = super::ops::AddF32<0>;
+    let (o32, b32) = (old as u32, b as u32);
+    match (atom, ty) {
+        (Atom::Exch, _) => b,
+        (Atom::Cas, _) => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        (Atom::And, _) => old & b,
+        (Atom::Or, _) => old | b,
+        (Atom::Xor, _) => old ^ b,
+        (Atom::Inc, _) => u64::from(if o32 >= b32 { 0 } else { o32 + 1 }),
+        (Atom::Dec, _) => u64::from(if o32 == 0 || o32 > b32 { b32 } else { o32 - 1 }),
+        (Atom::Add, AtomTy::F32) => u64::from((f32::from_bits(o32) + f32::from_bits(b32)).to_bits()),
+        (Atom::Add, AtomTy::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        (Atom::Add, AtomTy::F16) => u64::from(<Half<AddF32, false> as Bin>::f(old as u16, b as u16)),
+        (Atom::Add, AtomTy::Bf16) => u64::from(<Half<AddF32, true> as Bin>::f(old as u16, b as u16)),
+        (Atom::Add, AtomTy::F16x2) => u64::from(<Half2<AddF32, false> as Bin>::f(o32, b32)),
+        (Atom::Add, AtomTy::Bf16x2) => u64::from(<Half2<AddF32, true> as Bin>::f(o32, b32)),
+        (Atom::Add, AtomTy::U64 | AtomTy::S64) => old.wrapping_add(b),
+        (Atom::Add, _) => u64::from(o32.wrapping_add(b32)),
+        (Atom::Min, AtomTy::S32) => u64::from((o32 as i32).min(b32 as i32) as u32),
+        (Atom::Max, AtomTy::S32) => u64::from((o32 as i32).max(b32 as i32) as u32),
+        (Atom::Min, AtomTy::S64) => (old as i64).min(b as i64) as u64,
+        (Atom::Max, AtomTy::S64) => (old as i64).max(b as i64) as u64,
+        (Atom::Min, AtomTy::F32) => u64::from(MinF32::f(f32::from_bits(o32), f32::from_bits(b32)).to_bits()),
+        (Atom::Max, AtomTy::F32) => u64::from(MaxF32::f(f32::from_bits(o32), f32::from_bits(b32)).to_bits()),
+        (Atom::Min, AtomTy::F16) => u64::from(<Half<MinF32, false> as Bin>::f(old as u16, b as u16)),
+        (Atom::Max, AtomTy::F16) => u64::from(<Half<MaxF32, false> as Bin>::f(old as u16, b as u16)),
+        (Atom::Min, AtomTy::Bf16) => u64::from(<Half<MinF32, true> as Bin>::f(old as u16, b as u16)),
+        (Atom::Max, AtomTy::Bf16) => u64::from(<Half<MaxF32, true> as Bin>::f(old as u16, b as u16)),
+        (Atom::Min, AtomTy::F16x2) => u64::from(<Half2<MinF32, false> as Bin>::f(o32, b32)),
+        (Atom::Max, AtomTy::F16x2) => u64::from(<Half2<MaxF32, false> as Bin>::f(o32, b32)),
+        (Atom::Min, AtomTy::Bf16x2) => u64::from(<Half2<MinF32, true> as Bin>::f(o32, b32)),
+        (Atom::Max, AtomTy::Bf16x2) => u64::from(<Half2<MaxF32, true> as Bin>::f(o32, b32)),
+        (Atom::Min, _) => old.min(b),
+        (Atom::Max, _) => old.max(b),
+    }
+}
+
+/// `atom` and `red`: list = destination (or the sink), address (64-bit generic), b, c (or the sink), kind, type; imm = offset.
+pub(crate) struct Atomic;
+impl Exec for Atomic {
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: forwarded.
+        unsafe { atomic(cx, op) }
+    }
+}
+
+#[inline(never)]
+unsafe fn atomic(cx: &mut Cx, op: *const Op) -> *const Op {
+    // SAFETY: operands were decoded with the widths of the type; `resolve` checks addresses.
+    unsafe {
+        let atom = Atom::ALL[cx.list(op, 4) as usize];
+        let ty = AtomTy::ALL[cx.list(op, 5) as usize];
+        let bytes = ty.bytes();
+        let addr = cx.get::<u64>(cx.list(op, 1));
+        let read = |cx: &Cx, slot: u32, i: usize| match bytes {
+            2 => u64::from((*cx.at::<u16>(slot))[i]),
+            4 => u64::from((*cx.at::<u32>(slot))[i]),
+            _ => (*cx.at::<u64>(slot))[i],
+        };
+        let (d, b, c) = (cx.list(op, 0), cx.list(op, 2), cx.list(op, 3));
+        for i in (0..WARP).filter(|i| cx.mask >> i & 1 != 0) {
+            let a = addr[i].wrapping_add((*op).imm as u64);
+            if a & (bytes - 1) != 0 {
+                return misaligned(cx, op, i as u32, a, bytes);
+            }
+            let Some(p) = resolve(cx, a, bytes, true, i as u32) else {
+                return missed(cx, op, i as u32, a, bytes, false);
+            };
+            let operand = read(cx, b, i);
+            let third = if c == super::alu::NO_SLOT { 0 } else { read(cx, c, i) };
+            // Other blocks may work on the same word at this moment.
+            let old = match bytes {
+                2 => {
+                    let word = AtomicU16::from_ptr(p.cast());
+                    let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u16);
+                    u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
+                }
+                4 => {
+                    let word = AtomicU32::from_ptr(p.cast());
+                    let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u32);
+                    u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
+                }
+                _ => {
+                    let word = AtomicU64::from_ptr(p.cast());
+                    let f = |old| Some(atomic_result(atom, ty, old, operand, third));
+                    word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default()
+                }
+            };
+            if d != super::alu::NO_SLOT {
+                match bytes {
+                    2 => (*cx.at::<u16>(d))[i] = old as u16,
+                    4 => (*cx.at::<u32>(d))[i] = old as u32,
+                    _ => (*cx.at::<u64>(d))[i] = old,
+                }
+            }
+        }
+        op.add(1)
+    }
+}

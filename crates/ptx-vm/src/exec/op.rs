@@ -1,0 +1,313 @@
+//! The compact instruction the interpreter runs, the state of a running warp, and the choice of code by CPU features.
+//!
+//! A kernel is an array of [`Op`]s. Each holds the function that executes it (*direct threading*): the loop is
+//! `op = (op.run)(cx, op)` until null. Functions are generic over the operation and compiled three times, for a plain CPU, for
+//! AVX2+FMA and for AVX-512, so that their loops over 32 lanes become a few vector instructions; the choice is made when a
+//! kernel is decoded.
+
+use crate::error::FaultKind;
+use crate::memory::Table;
+use std::sync::OnceLock;
+
+/// Lanes of a warp.
+pub(crate) const WARP: usize = 32;
+/// All lanes active.
+pub(crate) const FULL: u32 = !0;
+
+/// Executes one instruction and gives the next one, or null when the warp stops (see [`Cx::stop`]).
+pub(crate) type Handler = unsafe fn(&mut Cx, *const Op) -> *const Op;
+
+/// One decoded instruction. Operands are byte offsets into the warp's registers, or with [`CONST_BIT`] into the constants.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Op {
+    pub(crate) run: Handler,
+    pub(crate) r: [u32; 4],
+    pub(crate) imm: i64,
+    /// Start of the operand list of instructions with more than four, or a second target.
+    pub(crate) x: u32,
+    pub(crate) aux: u32,
+}
+
+/// Marks an operand that lives among the constants.
+pub(crate) const CONST_BIT: u32 = 1 << 31;
+
+/// Why a warp stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// All lanes have exited.
+    Exit,
+    /// Waits at barrier `aux` (see [`Cx::barrier`]).
+    Barrier,
+    /// The time slice is over.
+    Quantum,
+    Fault,
+}
+
+/// A barrier arrival: which, how many threads take part (0: all), whether the warp waits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival {
+    pub(crate) id: u32,
+    pub(crate) threads: u32,
+    pub(crate) waits: bool,
+    /// `bar.red`: the predicate lanes of this warp and the operation.
+    pub(crate) reduce: Option<(Reduce, u32)>,
+    /// Where the result of the reduction goes.
+    pub(crate) result: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduce {
+    Popc,
+    And,
+    Or,
+}
+
+/// What went wrong, as the handlers see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Trap {
+    pub(crate) kind: FaultKind,
+    pub(crate) lane: Option<u32>,
+    pub(crate) address: Option<u64>,
+    pub(crate) message: String,
+}
+
+/// The last allocation an instruction touched: host memory and the range it may touch.
+#[derive(Clone, Copy)]
+pub(crate) struct Cache {
+    pub(crate) base: u64,
+    pub(crate) end: u64,
+    pub(crate) host: *mut u8,
+}
+
+impl Cache {
+    pub(crate) const EMPTY: Cache = Cache { base: 1, end: 0, host: std::ptr::null_mut() };
+}
+
+/// A pending path of a diverged warp.
+#[derive(Clone, Copy)]
+pub(crate) struct Path {
+    /// Where the lanes meet again; null when only at the exit.
+    pub(crate) meet: *const Op,
+    /// Where this path goes on.
+    pub(crate) pc: *const Op,
+    pub(crate) mask: u32,
+}
+
+/// The state the handlers work on: the running warp and its surroundings.
+pub(crate) struct Cx {
+    /// The warp's registers and the constants.
+    pub(crate) base: [*mut u8; 2],
+    pub(crate) preds: *mut u32,
+    /// Lanes that execute the current instruction.
+    pub(crate) mask: u32,
+    /// Lanes that have not exited.
+    pub(crate) alive: u32,
+    /// Instructions left in the time slice, charged at backward branches.
+    pub(crate) fuel: i64,
+    pub(crate) code: *const Op,
+    pub(crate) lists: *const u32,
+    pub(crate) caches: *mut Cache,
+    pub(crate) shared: *mut u8,
+    pub(crate) shared_len: u32,
+    /// This warp's local memory: one frame of `local_len` bytes for each lane.
+    pub(crate) local: *mut u8,
+    pub(crate) local_len: u32,
+    pub(crate) params: *const u8,
+    pub(crate) params_len: u32,
+    pub(crate) paths: Vec<Path>,
+    /// Where the warp goes on after it stopped.
+    pub(crate) pc: *const Op,
+    pub(crate) stop: Stop,
+    pub(crate) arrival: Arrival,
+    pub(crate) trap: Option<Trap>,
+    pub(crate) table: *const Table,
+    pub(crate) globals: *const Table,
+    pub(crate) warp: u32,
+    pub(crate) checked: bool,
+}
+
+pub(crate) type L<T> = [T; WARP];
+
+impl Cx {
+    /// The lanes of an operand.
+    ///
+    /// # Safety
+    /// `slot` comes from a decoded operand of width `T`, so it lies inside the registers or constants of this kernel.
+    #[inline(always)]
+    pub(crate) unsafe fn at<T>(&self, slot: u32) -> *mut L<T> {
+        // SAFETY: the index is 0 or 1; the offset is in range by construction of the operand.
+        unsafe { self.base.get_unchecked((slot >> 31) as usize).add((slot & !CONST_BIT) as usize).cast() }
+    }
+
+    /// Reads an operand.
+    ///
+    /// # Safety
+    /// As [`Cx::at`]; every bit pattern must be a `T`.
+    #[inline(always)]
+    pub(crate) unsafe fn get<T: Copy>(&self, slot: u32) -> L<T> {
+        // SAFETY: forwarded.
+        unsafe { *self.at::<T>(slot) }
+    }
+
+    /// Writes the active lanes of an operand.
+    ///
+    /// # Safety
+    /// As [`Cx::at`].
+    #[inline(always)]
+    pub(crate) unsafe fn put<T: Copy>(&mut self, slot: u32, value: &L<T>) {
+        // SAFETY: forwarded.
+        unsafe {
+            let to = &mut *self.at::<T>(slot);
+            if self.mask == FULL {
+                *to = *value;
+            } else {
+                let mask = self.mask;
+                for i in 0..WARP {
+                    to[i] = if mask >> i & 1 != 0 { value[i] } else { to[i] };
+                }
+            }
+        }
+    }
+
+    /// A predicate.
+    ///
+    /// # Safety
+    /// `index` comes from a decoded predicate operand.
+    #[inline(always)]
+    pub(crate) unsafe fn pred(&self, index: u32) -> u32 {
+        // SAFETY: forwarded.
+        unsafe { *self.preds.add(index as usize) }
+    }
+
+    /// Sets the active lanes of a predicate.
+    ///
+    /// # Safety
+    /// As [`Cx::pred`].
+    #[inline(always)]
+    pub(crate) unsafe fn set_pred(&mut self, index: u32, value: u32) {
+        // SAFETY: forwarded.
+        unsafe {
+            let p = self.preds.add(index as usize);
+            *p = *p & !self.mask | value & self.mask;
+        }
+    }
+
+    /// Entry `i` of the operand list of `op`.
+    ///
+    /// # Safety
+    /// `i` is below the length of the list.
+    #[inline(always)]
+    pub(crate) unsafe fn list(&self, op: *const Op, i: usize) -> u32 {
+        // SAFETY: forwarded.
+        unsafe { *self.lists.add((*op).x as usize + i) }
+    }
+
+    /// Stops the warp because of a fault at `op`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn fault(
+        &mut self,
+        op: *const Op,
+        kind: FaultKind,
+        lane: Option<u32>,
+        address: Option<u64>,
+        message: String,
+    ) -> *const Op {
+        self.pc = op;
+        self.stop = Stop::Fault;
+        self.trap = Some(Trap { kind, lane, address, message });
+        std::ptr::null()
+    }
+
+    /// Stops the warp; it goes on at `pc`.
+    #[inline(always)]
+    pub(crate) fn pause(&mut self, stop: Stop, pc: *const Op) -> *const Op {
+        self.pc = pc;
+        self.stop = stop;
+        std::ptr::null()
+    }
+}
+
+/// The semantics of an instruction, compiled once for each [`Level`].
+pub(crate) trait Exec {
+    /// Executes `op` for the active lanes.
+    ///
+    /// # Safety
+    /// `op` was decoded for this very implementation and belongs to the kernel `cx` runs.
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op;
+}
+
+/// CPU features the handlers are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Base,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// The best level of this machine; `PTX_VM_ISA` (`base`, `avx2`) lowers it for tests.
+pub(crate) fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let wanted = std::env::var("PTX_VM_ISA").unwrap_or_default();
+            if wanted == "base" {
+                return Level::Base;
+            }
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512cd")
+                && is_x86_feature_detected!("avx512vl");
+            if avx512 && wanted != "avx2" {
+                return Level::Avx512;
+            }
+            if avx2 {
+                return Level::Avx2;
+            }
+        }
+        Level::Base
+    })
+}
+
+unsafe fn run_base<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
+    // SAFETY: forwarded.
+    unsafe { E::exec(cx, op) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn run_avx2<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
+    // SAFETY: forwarded.
+    unsafe { E::exec(cx, op) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512cd,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn run_avx512<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
+    // SAFETY: forwarded.
+    unsafe { E::exec(cx, op) }
+}
+
+/// The handler of `E` for this machine.
+pub(crate) fn handler<E: Exec>() -> Handler {
+    match level() {
+        Level::Base => run_base::<E>,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => run_avx2::<E>,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => run_avx512::<E>,
+    }
+}

@@ -1,0 +1,465 @@
+// `cvt`: every pair of types, as a generic conversion through what the mathematics offers. Included by `isa.rs`.
+
+use math::cvt::{Int, RoundInt};
+use math::f16::{Bf16, F16};
+
+macro_rules! conversions {
+    ($($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+        pub(crate) struct $name;
+        impl Un for $name {
+            type A = $at;
+            type D = $d;
+            #[inline(always)]
+            fn f($a: $at) -> $d { $e }
+        }
+    )*};
+}
+conversions! {
+    Zext16To32(a: u16) -> u32 = u32::from(a);
+    Sext16To32(a: i16) -> i32 = i32::from(a);
+    Zext16To64(a: u16) -> u64 = u64::from(a);
+    Sext16To64(a: i16) -> i64 = i64::from(a);
+    Zext32To64(a: u32) -> u64 = u64::from(a);
+    Sext32To64(a: i32) -> i64 = i64::from(a);
+    Trunc64To32(a: u64) -> u32 = a as u32;
+    Trunc64To16(a: u64) -> u16 = a as u16;
+    Trunc32To16(a: u32) -> u16 = a as u16;
+    Sext8To16(a: u16) -> i16 = i16::from(a as u8 as i8);
+    Zext8To16(a: u16) -> u16 = a & 0xff;
+    F16ToF32(a: u16) -> f32 = math::f16::f16_to_f32(a);
+    Bf16ToF32(a: u16) -> f32 = math::f16::bf16_to_f32(a);
+    F16ToF64(a: u16) -> f64 = f64::from(math::f16::f16_to_f32(a));
+    Bf16ToF64(a: u16) -> f64 = f64::from(math::f16::bf16_to_f32(a));
+    F32ToF64(a: f32) -> f64 = math::cvt::f32_to_f64(a);
+    ReluHalfF16(a: u16) -> u16 = math::f16::relu::<F16>(a);
+    ReluHalfBf16(a: u16) -> u16 = math::f16::relu::<Bf16>(a);
+    FlushF32(a: f32) -> f32 = ftz(a);
+    Tf32Away(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::NearestAway, false, false);
+    Tf32Near(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Nearest, false, false);
+    Tf32Zero(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Zero, false, false);
+    Tf32NearRelu(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Nearest, true, false);
+    Tf32ZeroRelu(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Zero, true, false);
+}
+
+/// The rounding to an integer of a constant parameter: 0 nearest, 1 zero, 2 down, 3 up.
+#[inline(always)]
+const fn round_int(mode: u8) -> RoundInt {
+    match mode {
+        0 => RoundInt::Nearest,
+        1 => RoundInt::Zero,
+        2 => RoundInt::Down,
+        _ => RoundInt::Up,
+    }
+}
+
+/// A conversion's source as a lane type.
+type Ph<T> = std::marker::PhantomData<T>;
+
+macro_rules! generic_conversions {
+    ($($name:ident<$($g:ident: $b:path),*; $($c:ident: $ct:ty),*>($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+        pub(crate) struct $name<$($g,)* $(const $c: $ct),*>(Ph<($($g,)*)>);
+        impl<$($g: $b + Copy + Default,)* $(const $c: $ct),*> Un for $name<$($g,)* $($c),*> {
+            type A = $at;
+            type D = $d;
+            #[inline(always)]
+            fn f($a: $at) -> $d { $e }
+        }
+    )*};
+}
+generic_conversions! {
+    F32ToInt<D: Int; M: u8>(a: f32) -> D = math::cvt::f32_to_int::<D>(a, round_int(M));
+    F64ToInt<D: Int; M: u8>(a: f64) -> D = math::cvt::f64_to_int::<D>(a, round_int(M));
+    IntToF32<S: Int; M: u8>(a: S) -> f32 = math::cvt::int_to_f32(a, round(M));
+    IntToF64<S: Int; M: u8>(a: S) -> f64 = math::cvt::int_to_f64(a, round(M));
+    IntToHalf<S: Int; M: u8, B: bool>(a: S) -> u16 = if B { math::cvt::int_to_half::<S, Bf16>(a, round(M)) } else { math::cvt::int_to_half::<S, F16>(a, round(M)) };
+    Clamp<S: Int, D: Int; >(a: S) -> D = math::cvt::saturate::<S, D>(a);
+    F32ToHalf<; M: u8, B: bool, F: bool>(a: f32) -> u16 = if B { math::f16::narrow::<Bf16>(a, round(M), F) } else { math::f16::narrow::<F16>(a, round(M), F) };
+    F64ToHalf<; M: u8, B: bool>(a: f64) -> u16 = if B { math::cvt::f64_to_half::<Bf16>(a, round(M)) } else { math::cvt::f64_to_half::<F16>(a, round(M)) };
+    F64ToF32<; M: u8>(a: f64) -> f32 = math::cvt::f64_to_f32(a, round(M));
+    IntegralF32<; M: u8>(a: f32) -> f32 = math::cvt::integral_f32(a, round_int(M));
+    IntegralF64<; M: u8>(a: f64) -> f64 = math::cvt::integral_f64(a, round_int(M));
+    IntegralHalf<; M: u8, B: bool>(a: u16) -> u16 = if B { math::cvt::integral_half::<Bf16>(a, round_int(M)) } else { math::cvt::integral_half::<F16>(a, round_int(M)) };
+}
+
+/// `cvt.rn.bf16x2.f32 d, a, b`.
+pub(crate) struct PackHalf<const M: u8, const B: bool, const R: bool, const F: bool>;
+impl<const M: u8, const BF: bool, const RELU: bool, const FINITE: bool> Bin for PackHalf<M, BF, RELU, FINITE> {
+    type A = f32;
+    type B = f32;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: f32, b: f32) -> u32 {
+        if BF { math::cvt::pack_half::<Bf16>(a, b, round(M), RELU, FINITE) } else { math::cvt::pack_half::<F16>(a, b, round(M), RELU, FINITE) }
+    }
+}
+
+/// `cvt.rn.satfinite.e4m3x2.f32 d, a, b`: `a` in the upper byte.
+pub(crate) struct PackF8<const E5: bool, const R: bool>;
+impl<const E5: bool, const RELU: bool> Bin for PackF8<E5, RELU> {
+    type A = f32;
+    type B = f32;
+    type D = u16;
+    #[inline(always)]
+    fn f(a: f32, b: f32) -> u16 {
+        let format = if E5 { math::cvt::F8::E5M2 } else { math::cvt::F8::E4M3 };
+        u16::from(math::cvt::f32_to_f8(format, b, RELU)) | u16::from(math::cvt::f32_to_f8(format, a, RELU)) << 8
+    }
+}
+/// `cvt.rn.f16x2.e4m3x2`.
+pub(crate) struct UnpackF8<const E5: bool>;
+impl<const E5: bool> Un for UnpackF8<E5> {
+    type A = u16;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: u16) -> u32 {
+        let format = if E5 { math::cvt::F8::E5M2 } else { math::cvt::F8::E4M3 };
+        u32::from(math::cvt::f8_to_f16(format, a as u8)) | u32::from(math::cvt::f8_to_f16(format, (a >> 8) as u8)) << 16
+    }
+}
+
+/// The integer rounding asked for, when one is.
+fn integer_mode(f: &Form<'_, '_>) -> Option<u8> {
+    ["rni", "rzi", "rmi", "rpi"].iter().position(|m| f.has(m)).map(|m| m as u8)
+}
+
+macro_rules! by_mode {
+    ($mode:expr, $name:ident $(<$($g:tt),*>)?, $($rest:tt)*) => {
+        match $mode {
+            0 => by_mode!(@ $name 0 $(<$($g),*>)?, $($rest)*),
+            1 => by_mode!(@ $name 1 $(<$($g),*>)?, $($rest)*),
+            2 => by_mode!(@ $name 2 $(<$($g),*>)?, $($rest)*),
+            _ => by_mode!(@ $name 3 $(<$($g),*>)?, $($rest)*),
+        }
+    };
+    (@ $name:ident $m:literal <$($g:tt),*>, ) => { handler::<UnOp<$name<$($g,)* $m>>>() };
+    (@ $name:ident $m:literal, ) => { handler::<UnOp<$name<$m>>>() };
+    (@ $name:ident $m:literal <$($g:tt),*>, $($c:literal),+) => { handler::<UnOp<$name<$($g,)* $m, $($c),+>>>() };
+    (@ $name:ident $m:literal, $($c:literal),+) => { handler::<UnOp<$name<$m, $($c),+>>>() };
+}
+
+macro_rules! by_int_type {
+    ($ty:expr, $t:ident => $e:expr, $else:expr) => {
+        match $ty {
+            Ty::U16 => { type $t = u16; $e }
+            Ty::S16 => { type $t = i16; $e }
+            Ty::U32 => { type $t = u32; $e }
+            Ty::S32 => { type $t = i32; $e }
+            Ty::U64 => { type $t = u64; $e }
+            Ty::S64 => { type $t = i64; $e }
+            _ => $else,
+        }
+    };
+}
+
+fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (to, from) = (f.types[0], f.types[1]);
+    if f.ops.len() == 3 {
+        return cvt_two(l, f, to, from);
+    }
+    if matches!(from, Ty::E4m3x2 | Ty::E5m2x2) {
+        let a = l.src(&f.ops[1], Ty::B16)?;
+        let d = l.dst(&f.ops[0], Ty::B32)?;
+        if to != Ty::F16x2 {
+            return l.error("8-bit floats convert to f16x2 only");
+        }
+        if from == Ty::E5m2x2 { l.op::<UnOp<UnpackF8<true>>>(d, &[a], 0) } else { l.op::<UnOp<UnpackF8<false>>>(d, &[a], 0) };
+        if f.has("relu") {
+            return l.error("`.relu` is not supported here");
+        }
+        return Ok(());
+    }
+    let odd = |t| matches!(t, Ty::Pred | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128 | Ty::F16x2 | Ty::Bf16x2 | Ty::U16x2 | Ty::S16x2 | Ty::E4m3x2 | Ty::E5m2x2);
+    if odd(to) || odd(from) || from == Ty::Tf32 {
+        return l.error(format!("no conversion from .{} to .{}", from.name(), to.name()));
+    }
+    // The source in its type's natural lanes: 8-bit values are widened to 16 first.
+    let mut a = if matches!(from, Ty::U8 | Ty::S8) {
+        let raw = match l.literal(&f.ops[1], from) {
+            Some(v) => l.imm(Where::W16, v),
+            None => {
+                let (v, w) = l.any(&f.ops[1], false)?;
+                l.convert(v, w, Where::W16, false)
+            }
+        };
+        let wide = Val::Reg(l.fresh(Where::W16));
+        if from == Ty::S8 { l.op::<UnOp<Sext8To16>>(wide, &[raw], 0) } else { l.op::<UnOp<Zext8To16>>(wide, &[raw], 0) };
+        wide
+    } else {
+        // A wider register gives its low bits.
+        match l.literal(&f.ops[1], from) {
+            Some(v) => l.imm(width(from), v),
+            None => {
+                let (v, w) = l.any(&f.ops[1], from.signed())?;
+                l.convert(v, w, width(from), from.signed())
+            }
+        }
+    };
+    let from = match from {
+        Ty::U8 => Ty::U16,
+        Ty::S8 => Ty::S16,
+        other => other,
+    };
+    if f.has("ftz") && from == Ty::F32 {
+        let flushed = Val::Reg(l.fresh(Where::W32));
+        l.op::<UnOp<FlushF32>>(flushed, &[a], 0);
+        a = flushed;
+    }
+    let (d, w) = l.dst_any(&f.ops[0], width(to))?;
+    let int_from = !from.float();
+    let int_to = !to.float();
+    let m = mode(f);
+    let im = integer_mode(f);
+    // 8-bit results are made in 16 bits and cut (or clamped) below.
+    let small = matches!(to, Ty::U8 | Ty::S8);
+    let wide_to = match to {
+        Ty::U8 => Ty::U16,
+        Ty::S8 => Ty::S16,
+        other => other,
+    };
+    let value = if int_from && int_to {
+        if f.has("sat") || f.has("relu") && false {
+            let clamped = Val::Reg(l.fresh(width(wide_to)));
+            if small {
+                let run = by_int_type!(from, S => if to == Ty::U8 { handler::<UnOp<ClampTo8<S, false>>>() } else { handler::<UnOp<ClampTo8<S, true>>>() }, return l.error("bad source"));
+                l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
+            } else {
+                let run = by_int_type!(from, S => by_int_type!(wide_to, D => handler::<UnOp<Clamp<S, D>>>(), return l.error("bad destination")), return l.error("bad source"));
+                l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
+            }
+            clamped
+        } else {
+            let v = l.convert(a, width(from), width(wide_to), from.signed());
+            if small { cut8(l, v, to) } else { v }
+        }
+    } else if int_to {
+        let Some(im) = im else { return l.error("rounding to an integer is missing") };
+        let t = Val::Reg(l.fresh(width(wide_to)));
+        let source = match from {
+            Ty::F16 | Ty::Bf16 => {
+                let x = Val::Reg(l.fresh(Where::W32));
+                if from == Ty::F16 { l.op::<UnOp<F16ToF32>>(x, &[a], 0) } else { l.op::<UnOp<Bf16ToF32>>(x, &[a], 0) };
+                x
+            }
+            _ => a,
+        };
+        let run = if small {
+            match (to, from == Ty::F64) {
+                (Ty::U8, false) => by_mode!(im, F32To8, false),
+                (Ty::S8, false) => by_mode!(im, F32To8, true),
+                _ => return l.error("no conversion from f64 to 8 bits"),
+            }
+        } else if from == Ty::F64 {
+            by_int_type!(wide_to, D => by_mode!(im, F64ToInt<D>,), return l.error("bad destination"))
+        } else {
+            by_int_type!(wide_to, D => by_mode!(im, F32ToInt<D>,), return l.error("bad destination"))
+        };
+        l.push(run, [t, source, Val::None, Val::None], 1, 0);
+        t
+    } else if int_from {
+        let t = Val::Reg(l.fresh(width(to)));
+        let run = match to {
+            Ty::F32 => by_int_type!(from, S => by_mode!(m, IntToF32<S>,), return l.error("bad source")),
+            Ty::F64 => by_int_type!(from, S => by_mode!(m, IntToF64<S>,), return l.error("bad source")),
+            Ty::F16 => by_int_type!(from, S => by_mode!(m, IntToHalf<S>, false), return l.error("bad source")),
+            Ty::Bf16 => by_int_type!(from, S => by_mode!(m, IntToHalf<S>, true), return l.error("bad source")),
+            _ => return l.error("no such conversion"),
+        };
+        l.push(run, [t, a, Val::None, Val::None], 1, 0);
+        t
+    } else {
+        cvt_float(l, f, to, from, a, m, im)?
+    };
+    let value = if f.has("sat") && to.float() {
+        let t = Val::Reg(l.fresh(width(to)));
+        match to {
+            Ty::F32 => l.op::<UnOp<SatF32>>(t, &[value], 0),
+            Ty::F64 => l.op::<UnOp<SatF64>>(t, &[value], 0),
+            Ty::F16 => l.op::<UnOp<SatHalf>>(t, &[value], 0),
+            _ => return l.error("`.sat` is not supported for this type"),
+        };
+        t
+    } else {
+        value
+    };
+    let value = if f.has("ftz") && to == Ty::F32 {
+        let t = Val::Reg(l.fresh(Where::W32));
+        l.op::<UnOp<FlushF32>>(t, &[value], 0);
+        t
+    } else {
+        value
+    };
+    let natural = width(wide_to);
+    let value = l.convert(value, natural, w, to.signed());
+    into(l, d, value, w);
+    Ok(())
+}
+
+/// Puts a value into a destination: the instruction that made it writes there, if it is the last one.
+fn into(l: &mut Lower<'_>, d: Val, value: Val, w: Where) {
+    let last_temp = l.raw.last().is_some_and(|raw| raw.r[0] == value && matches!(value, Val::Reg(id) if raw.defs == [id]) && raw.list.is_empty() && !raw.copy && raw.meta.line == l.line && raw.pure_op);
+    let own = matches!(value, Val::Reg(id) if id as usize >= l.regs.len().saturating_sub(1));
+    if last_temp && own {
+        if let (Some(raw), Val::Reg(id)) = (l.raw.last_mut(), d) {
+            raw.r[0] = d;
+            raw.defs = vec![id];
+        }
+    } else {
+        l.copy(d, value, w);
+    }
+}
+
+fn cut8(l: &mut Lower<'_>, v: Val, to: Ty) -> Val {
+    let t = Val::Reg(l.fresh(Where::W16));
+    if to == Ty::S8 { l.op::<UnOp<Sext8To16>>(t, &[v], 0) } else { l.op::<UnOp<Zext8To16>>(t, &[v], 0) };
+    t
+}
+
+generic_conversions! {
+    ClampTo8<S: Int; SIGNED: bool>(a: S) -> u16 = if SIGNED { math::cvt::saturate::<S, i8>(a) as i16 as u16 } else { u16::from(math::cvt::saturate::<S, u8>(a)) };
+    F32To8<; M: u8, SIGNED: bool>(a: f32) -> u16 = if SIGNED { math::cvt::f32_to_int::<i8>(a, round_int(M)) as i16 as u16 } else { u16::from(math::cvt::f32_to_int::<u8>(a, round_int(M))) };
+}
+
+fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, m: u8, im: Option<u8>) -> R<Val> {
+    let t = Val::Reg(l.fresh(width(to)));
+    let satfinite = f.has("satfinite");
+    let run = match (to, from) {
+        (Ty::F32, Ty::F32) => match im {
+            Some(im) => by_mode!(im, IntegralF32,),
+            None => return Ok(a),
+        },
+        (Ty::F64, Ty::F64) => match im {
+            Some(im) => by_mode!(im, IntegralF64,),
+            None => return Ok(a),
+        },
+        (Ty::F16, Ty::F16) => match im {
+            Some(im) => by_mode!(im, IntegralHalf, false),
+            None => return Ok(a),
+        },
+        (Ty::Bf16, Ty::Bf16) => match im {
+            Some(im) => by_mode!(im, IntegralHalf, true),
+            None => return Ok(a),
+        },
+        (Ty::F32, Ty::F16) => handler::<UnOp<F16ToF32>>(),
+        (Ty::F32, Ty::Bf16) => handler::<UnOp<Bf16ToF32>>(),
+        (Ty::F64, Ty::F16) => handler::<UnOp<F16ToF64>>(),
+        (Ty::F64, Ty::Bf16) => handler::<UnOp<Bf16ToF64>>(),
+        (Ty::F64, Ty::F32) => handler::<UnOp<F32ToF64>>(),
+        (Ty::F32, Ty::F64) => by_mode!(m, F64ToF32,),
+        (Ty::F16, Ty::F32) if satfinite => by_mode!(m, F32ToHalf, false, true),
+        (Ty::Bf16, Ty::F32) if satfinite => by_mode!(m, F32ToHalf, true, true),
+        (Ty::F16, Ty::F32) => by_mode!(m, F32ToHalf, false, false),
+        (Ty::Bf16, Ty::F32) => by_mode!(m, F32ToHalf, true, false),
+        (Ty::F16, Ty::F64) => by_mode!(m, F64ToHalf, false),
+        (Ty::Bf16, Ty::F64) => by_mode!(m, F64ToHalf, true),
+        (Ty::F16, Ty::Bf16) | (Ty::Bf16, Ty::F16) => {
+            let x = Val::Reg(l.fresh(Where::W32));
+            if from == Ty::F16 { l.op::<UnOp<F16ToF32>>(x, &[a], 0) } else { l.op::<UnOp<Bf16ToF32>>(x, &[a], 0) };
+            let run = if to == Ty::F16 { by_mode!(m, F32ToHalf, false, false) } else { by_mode!(m, F32ToHalf, true, false) };
+            l.push(run, [t, x, Val::None, Val::None], 1, 0);
+            return Ok(t);
+        }
+        (Ty::Tf32, Ty::F32) => match (f.has("rna"), f.has("rz"), f.has("relu")) {
+            (true, ..) => handler::<UnOp<Tf32Away>>(),
+            (_, false, false) => handler::<UnOp<Tf32Near>>(),
+            (_, true, false) => handler::<UnOp<Tf32Zero>>(),
+            (_, false, true) => handler::<UnOp<Tf32NearRelu>>(),
+            (_, true, true) => handler::<UnOp<Tf32ZeroRelu>>(),
+        },
+        _ => return l.error(format!("no conversion from .{} to .{}", from.name(), to.name())),
+    };
+    l.push(run, [t, a, Val::None, Val::None], 1, 0);
+    if f.has("relu") && to != Ty::Tf32 {
+        let r = Val::Reg(l.fresh(Where::W16));
+        match to {
+            Ty::F16 => l.op::<UnOp<ReluHalfF16>>(r, &[t], 0),
+            Ty::Bf16 => l.op::<UnOp<ReluHalfBf16>>(r, &[t], 0),
+            _ => return l.error("`.relu` is not supported for this type"),
+        };
+        return Ok(r);
+    }
+    Ok(t)
+}
+
+fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
+    if from != Ty::F32 {
+        return l.error("two sources must be f32");
+    }
+    let a = l.src(&f.ops[1], Ty::F32)?;
+    let b = l.src(&f.ops[2], Ty::F32)?;
+    if matches!(to, Ty::E4m3x2 | Ty::E5m2x2) {
+        let d = l.dst(&f.ops[0], Ty::B16)?;
+        match (to, f.has("relu")) {
+            (Ty::E4m3x2, false) => l.op::<BinOp<PackF8<false, false>>>(d, &[a, b], 0),
+            (Ty::E4m3x2, true) => l.op::<BinOp<PackF8<false, true>>>(d, &[a, b], 0),
+            (_, false) => l.op::<BinOp<PackF8<true, false>>>(d, &[a, b], 0),
+            (_, true) => l.op::<BinOp<PackF8<true, true>>>(d, &[a, b], 0),
+        };
+        return Ok(());
+    }
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let bf16 = match to {
+        Ty::Bf16x2 => true,
+        Ty::F16x2 => false,
+        _ => return l.error("two sources make f16x2 or bf16x2"),
+    };
+    macro_rules! pick {
+        ($($m:literal $b:literal $r:literal $s:literal,)*) => {
+            match (if mode(f) == 1 { 1 } else { 0 }, bf16, f.has("relu"), f.has("satfinite")) {
+                $(($m, $b, $r, $s) => handler::<BinOp<PackHalf<$m, $b, $r, $s>>>(),)*
+                _ => return l.error("this rounding is not supported"),
+            }
+        };
+    }
+    let run = pick!(
+        0 false false false, 0 false false true, 0 false true false, 0 false true true,
+        0 true false false, 0 true false true, 0 true true false, 0 true true true,
+        1 false false false, 1 false true false, 1 true false false, 1 true true false,
+    );
+    l.push(run, [d, a, b, Val::None], 1, 0);
+    Ok(())
+}
+
+fn cvt_pack<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let a = l.src(&f.ops[1], Ty::S32)?;
+    let b = l.src(&f.ops[2], Ty::S32)?;
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let zero = l.imm(Where::W32, 0);
+    let c = match f.ops.get(3) {
+        Some(c) => l.src(c, Ty::B32)?,
+        None => zero,
+    };
+    match f.types[0] {
+        Ty::U16 => l.op::<TriOp<Pack16<false>>>(d, &[a, b, c], 0),
+        Ty::S16 => l.op::<TriOp<Pack16<true>>>(d, &[a, b, c], 0),
+        Ty::U8 => l.op::<TriOp<Pack8<false>>>(d, &[a, b, c], 0),
+        _ => l.op::<TriOp<Pack8<true>>>(d, &[a, b, c], 0),
+    };
+    Ok(())
+}
+
+/// `cvt.pack.sat.u16.s32`: `a` above `b`.
+pub(crate) struct Pack16<const S: bool>;
+impl<const S: bool> Tri for Pack16<S> {
+    type A = i32;
+    type B = i32;
+    type C = u32;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: i32, b: i32, _: u32) -> u32 {
+        let one = |x: i32| if S { x.clamp(-32768, 32767) as u32 & 0xffff } else { x.clamp(0, 65535) as u32 };
+        one(a) << 16 | one(b)
+    }
+}
+/// `cvt.pack.sat.u8.s32.b32`: `a` above `b` above the low half of `c` shifted up.
+pub(crate) struct Pack8<const S: bool>;
+impl<const S: bool> Tri for Pack8<S> {
+    type A = i32;
+    type B = i32;
+    type C = u32;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: i32, b: i32, c: u32) -> u32 {
+        let one = |x: i32| if S { x.clamp(-128, 127) as u32 & 0xff } else { x.clamp(0, 255) as u32 };
+        c << 16 | one(a) << 8 | one(b)
+    }
+}

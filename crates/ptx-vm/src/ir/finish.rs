@@ -1,0 +1,456 @@
+//! From virtual registers to a kernel: copies dissolved, dead code dropped, registers given slots, code laid out.
+
+use super::flow::{Graph, dominates};
+use super::lower::{Flow, Lower, Meta, R, Raw, Val};
+use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
+use crate::exec::alu::NO_SLOT;
+use crate::exec::control;
+use crate::exec::op::{CONST_BIT, Op, WARP, handler};
+use crate::parse::Function;
+use std::sync::Arc;
+
+/// Bytes of the smallest slot: 32 lanes of 32 bits.
+const UNIT: usize = 128;
+
+pub(crate) fn finish(
+    mut l: Lower<'_>,
+    function: &Function<'_>,
+    params: Vec<Param>,
+    param_bytes: usize,
+    static_shared: usize,
+    globals: Arc<Globals>,
+) -> R<Kernel> {
+    let mut code = std::mem::take(&mut l.raw);
+    exits(&mut code, l.labels);
+    let labels = l.labels;
+    dissolve_copies(&mut code, labels, l.regs.len());
+    drop_dead(&mut code, l.regs.len());
+    let graph = Graph::new(&code, labels);
+    let (slots, first_free, warp_consts, const_slots, const_image, launch_consts, reg_bytes) = {
+        let (warp_consts, mut const_slots, first_free) = warp_constants(&l);
+        let (image, launch) = pool(&l, &code, &mut const_slots);
+        let (slots, units) = allocate(&code, &graph, &l.regs, first_free);
+        (slots, first_free, warp_consts, const_slots, image, launch, units * UNIT)
+    };
+    let _ = first_free;
+    let slot = |v: &Val| -> u32 {
+        match v {
+            Val::Reg(id) => slots[*id as usize],
+            Val::Pred(id) | Val::Raw(id) => *id,
+            Val::Const(id) => const_slots[*id as usize],
+            Val::None => NO_SLOT,
+        }
+    };
+    let meets = graph.meets(&code);
+    let mut is_meet = vec![false; graph.blocks.len()];
+    for (b, block) in graph.blocks.iter().enumerate() {
+        if matches!(code[block.end - 1].flow, Flow::Branch(_)) && meets[b] != usize::MAX {
+            is_meet[meets[b]] = true;
+        }
+    }
+    let mut out: Vec<Op> = Vec::with_capacity(code.len() + 16);
+    let mut meta: Vec<Meta> = Vec::with_capacity(code.len() + 16);
+    let mut lists: Vec<u32> = Vec::new();
+    let mut caches = 0u32;
+    let mut block_at = vec![0u32; graph.blocks.len()];
+    let mut fixes: Vec<(usize, usize)> = Vec::new();
+    let mut label_block = vec![usize::MAX; labels as usize];
+    for (i, raw) in code.iter().enumerate() {
+        if let Flow::Label(id) = raw.flow {
+            label_block[id as usize] = graph.of[i];
+        }
+    }
+    for (b, block) in graph.blocks.iter().enumerate() {
+        block_at[b] = out.len() as u32;
+        let control_meta = |raw: &Raw| Meta { access: None, flops: 0, class: super::lower::Class::Control, ..raw.meta };
+        if is_meet[b] {
+            out.push(Op { run: handler::<control::Meet>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
+            meta.push(control_meta(&code[block.start]));
+        }
+        for raw in &code[block.start..block.end] {
+            if matches!(raw.flow, Flow::Label(_)) {
+                continue;
+            }
+            let mut op = Op {
+                run: raw.run,
+                r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
+                imm: raw.imm,
+                x: 0,
+                aux: slot(&raw.aux),
+            };
+            if !raw.list.is_empty() {
+                op.x = lists.len() as u32;
+                lists.extend(raw.list.iter().map(&slot));
+            }
+            if raw.cached {
+                op.aux = caches;
+                caches += 1;
+            }
+            match raw.flow {
+                Flow::Branch(label) | Flow::Jump(label) => {
+                    let target = label_block[label as usize];
+                    fixes.push((out.len(), target));
+                    op.x = u32::MAX;
+                    if let Some((p, negated)) = raw.guard {
+                        op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        // Resolved to code positions below.
+                        op.x = if meets[b] == usize::MAX { u32::MAX } else { meets[b] as u32 };
+                    }
+                }
+                Flow::Exit => {
+                    if let Some((p, negated)) = raw.guard {
+                        op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                    }
+                }
+                _ => {
+                    if let Some((p, negated)) = raw.guard {
+                        let r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
+                        meta.push(control_meta(raw));
+                    }
+                }
+            }
+            let mut m = raw.meta;
+            if let Some(access) = &mut m.access {
+                access.addr = slot(&raw.access_addr);
+            }
+            out.push(op);
+            meta.push(m);
+        }
+    }
+    for (at, target) in fixes {
+        out[at].imm = i64::from(block_at[target]);
+        if out[at].x != u32::MAX {
+            out[at].x = block_at[out[at].x as usize];
+        }
+    }
+    Ok(Kernel {
+        name: function.name.to_owned(),
+        file: l.file().into(),
+        params,
+        param_bytes,
+        static_shared,
+        local_bytes: l.local_bytes(),
+        code: out,
+        lists,
+        meta,
+        reg_bytes: reg_bytes.max(UNIT),
+        preds: l.preds as usize,
+        const_image,
+        launch_consts,
+        warp_consts,
+        caches: caches as usize,
+        globals,
+        reqntid: function.reqntid,
+        maxntid: function.maxntid,
+        files: l.files(),
+    })
+}
+
+/// Branches to a bare exit become exits, so that an early return does not move the point where others meet.
+fn exits(code: &mut [Raw], labels: u32) {
+    let mut bare = vec![false; labels as usize];
+    let mut after = false;
+    for raw in code.iter().rev() {
+        match raw.flow {
+            Flow::Label(id) => bare[id as usize] = after,
+            Flow::Exit => after = raw.guard.is_none(),
+            _ => after = false,
+        }
+    }
+    for raw in code.iter_mut() {
+        match raw.flow {
+            Flow::Jump(id) if bare[id as usize] => {
+                raw.flow = Flow::Exit;
+                raw.run = handler::<control::Exit>();
+            }
+            Flow::Branch(id) if bare[id as usize] => {
+                raw.flow = Flow::Exit;
+                raw.run = handler::<control::ExitIf>();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Replaces registers that are mere copies. A copy may go when source and destination are each defined once and the copy comes
+/// before every use on every path; a constant may always stand for a register defined once.
+fn dissolve_copies(code: &mut [Raw], labels: u32, regs: usize) {
+    let mut defs = vec![0u32; regs];
+    let mut def_at = vec![0usize; regs];
+    let mut used_at: Vec<Vec<u32>> = vec![Vec::new(); regs];
+    for (i, raw) in code.iter().enumerate() {
+        for &d in &raw.defs {
+            defs[d as usize] += 1;
+            def_at[d as usize] = i;
+            if raw.guard.is_some() {
+                // A guarded definition keeps the old value elsewhere.
+                defs[d as usize] += 1;
+            }
+        }
+        for &u in &raw.uses {
+            used_at[u as usize].push(i as u32);
+        }
+    }
+    let graph = Graph::new(code, labels);
+    let idom = graph.dominators();
+    let before = |a: usize, b: usize| {
+        let (x, y) = (graph.of[a], graph.of[b]);
+        if x == y { a < b } else { dominates(&idom, x, y) }
+    };
+    let mut alias: Vec<Option<Val>> = vec![None; regs];
+    for (i, raw) in code.iter().enumerate() {
+        if !raw.copy || raw.guard.is_some() {
+            continue;
+        }
+        let Val::Reg(d) = raw.r[0] else { continue };
+        if defs[d as usize] != 1 {
+            continue;
+        }
+        let ok = match raw.r[1] {
+            Val::Const(_) => true,
+            Val::Reg(s) => {
+                s != d
+                    && defs[s as usize] == 1
+                    && before(def_at[s as usize], i)
+                    && used_at[d as usize].iter().all(|&u| before(i, u as usize))
+            }
+            _ => false,
+        };
+        if ok {
+            alias[d as usize] = Some(raw.r[1]);
+        }
+    }
+    let resolve = |mut v: Val| {
+        // Chains end: a source is defined before its copy.
+        while let Val::Reg(id) = v
+            && let Some(to) = alias[id as usize]
+        {
+            v = to;
+        }
+        v
+    };
+    for raw in code.iter_mut() {
+        let skip = if raw.copy { 1 } else { 0 };
+        let is_def = |v: &Val, raw: &Raw| matches!(v, Val::Reg(id) if raw.defs.contains(id));
+        let defs = raw.defs.clone();
+        for (i, v) in raw.r.iter_mut().enumerate() {
+            if i < skip {
+                continue;
+            }
+            if !matches!(v, Val::Reg(id) if defs.contains(id)) || alias_source(v, &defs) {
+                *v = resolve(*v);
+            }
+        }
+        let frozen = raw.clone();
+        for v in raw.list.iter_mut().filter(|v| !is_def(v, &frozen)) {
+            *v = resolve(*v);
+        }
+        raw.aux = resolve(raw.aux);
+        raw.access_addr = resolve(raw.access_addr);
+        let uses = raw.uses.iter().filter_map(|&u| if let Val::Reg(id) = resolve(Val::Reg(u)) { Some(id) } else { None });
+        raw.uses = uses.collect();
+    }
+}
+
+/// A register that is read and written by one instruction is never dissolved (it has two definitions or is its own source).
+fn alias_source(_: &Val, _: &[u32]) -> bool {
+    false
+}
+
+/// Drops instructions whose results nobody reads.
+fn drop_dead(code: &mut Vec<Raw>, regs: usize) {
+    let mut uses = vec![0u32; regs];
+    for raw in code.iter() {
+        for &u in &raw.uses {
+            uses[u as usize] += 1;
+        }
+    }
+    let mut dead = vec![false; code.len()];
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (i, raw) in code.iter().enumerate().rev() {
+            if !dead[i] && raw.pure_op && raw.flow == Flow::Next && !raw.defs.is_empty() && raw.defs.iter().all(|d| uses[*d as usize] == 0)
+            {
+                dead[i] = true;
+                changed = true;
+                for &u in &raw.uses {
+                    uses[u as usize] -= 1;
+                }
+            }
+        }
+    }
+    let mut i = 0;
+    code.retain(|_| {
+        i += 1;
+        !dead[i - 1]
+    });
+}
+
+type WarpConsts = Vec<(u32, Where, Special)>;
+
+/// Slots in the warp's own registers for what differs from warp to warp; other constants get theirs in [`pool`].
+fn warp_constants(l: &Lower<'_>) -> (WarpConsts, Vec<u32>, usize) {
+    let mut slots = vec![NO_SLOT; l.consts.len()];
+    let mut list = Vec::new();
+    let mut unit = 0;
+    for (i, (w, source)) in l.consts.iter().enumerate() {
+        if let ConstSource::Special(s @ (Special::Tid(_) | Special::WarpId)) = source {
+            slots[i] = (unit * UNIT) as u32;
+            list.push((slots[i], *w, *s));
+            unit += if *w == Where::W64 { 2 } else { 1 };
+        }
+    }
+    (list, slots, unit)
+}
+
+type LaunchConsts = Vec<(u32, Where, ConstSource)>;
+
+/// Lays out the constants that are used.
+fn pool(l: &Lower<'_>, code: &[Raw], slots: &mut [u32]) -> (Vec<u8>, LaunchConsts) {
+    let mut used = vec![false; l.consts.len()];
+    for raw in code {
+        for v in raw.r.iter().chain(&raw.list).chain([&raw.aux, &raw.access_addr]) {
+            if let Val::Const(id) = v {
+                used[*id as usize] = true;
+            }
+        }
+    }
+    let mut image = Vec::new();
+    let mut launch = Vec::new();
+    for (i, (w, source)) in l.consts.iter().enumerate() {
+        if slots[i] != NO_SLOT || !used[i] {
+            continue;
+        }
+        let at = image.len();
+        slots[i] = at as u32 | CONST_BIT;
+        let lanes: Option<[u64; WARP]> = match source {
+            ConstSource::Imm(v) => Some([*v; WARP]),
+            ConstSource::LaneId => Some(std::array::from_fn(|lane| lane as u64)),
+            ConstSource::LaneMask(kind) => Some(std::array::from_fn(|lane| {
+                let bit = 1u32 << lane;
+                u64::from(match kind {
+                    0 => bit,
+                    1 => bit | (bit - 1),
+                    2 => bit - 1,
+                    3 => !(bit - 1),
+                    _ => !(bit | (bit - 1)),
+                })
+            })),
+            _ => None,
+        };
+        match lanes {
+            Some(lanes) => {
+                for v in lanes {
+                    image.extend_from_slice(&v.to_le_bytes()[..w.bytes()]);
+                }
+            }
+            None => {
+                launch.push((at as u32, *w, *source));
+                image.resize(at + WARP * w.bytes(), 0);
+            }
+        }
+        image.resize(image.len().next_multiple_of(UNIT), 0);
+    }
+    (image, launch)
+}
+
+/// Gives every register a slot: liveness over the control-flow graph, then a linear scan. Returns slots (in bytes) and units used.
+fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec<u32>, usize) {
+    let regs = widths.len();
+    let words = regs.div_ceil(64);
+    let n = graph.blocks.len();
+    let mut gen_: Vec<u64> = vec![0; n * words];
+    let mut kill: Vec<u64> = vec![0; n * words];
+    for (b, block) in graph.blocks.iter().enumerate() {
+        let (g, k) = (&mut gen_[b * words..][..words], &mut kill[b * words..][..words]);
+        for raw in &code[block.start..block.end] {
+            for &u in &raw.uses {
+                let (w, bit) = (u as usize / 64, 1u64 << (u % 64));
+                if k[w] & bit == 0 {
+                    g[w] |= bit;
+                }
+            }
+            for &d in &raw.defs {
+                let (w, bit) = (d as usize / 64, 1u64 << (d % 64));
+                if raw.guard.is_none() {
+                    k[w] |= bit;
+                } else if k[w] & bit == 0 {
+                    g[w] |= bit;
+                }
+            }
+        }
+    }
+    let mut live_in = gen_.clone();
+    let mut live_out = vec![0u64; n * words];
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for b in (0..n).rev() {
+            for &s in &graph.blocks[b].next {
+                for w in 0..words {
+                    let more = live_in[s * words + w] & !live_out[b * words + w];
+                    if more != 0 {
+                        live_out[b * words + w] |= more;
+                        let new = more & !kill[b * words + w] & !live_in[b * words + w];
+                        if new != 0 {
+                            live_in[b * words + w] |= new;
+                        }
+                        changed = true;
+                    }
+                }
+            }
+        }
+    }
+    let mut from = vec![usize::MAX; regs];
+    let mut to = vec![0usize; regs];
+    let mut touch = |r: usize, at: usize| {
+        from[r] = from[r].min(at);
+        to[r] = to[r].max(at);
+    };
+    for (b, block) in graph.blocks.iter().enumerate() {
+        for w in 0..words {
+            for (set, at) in [(live_in[b * words + w], block.start * 2), (live_out[b * words + w], block.end * 2)] {
+                let mut bits = set;
+                while bits != 0 {
+                    touch(w * 64 + bits.trailing_zeros() as usize, at);
+                    bits &= bits - 1;
+                }
+            }
+        }
+        for (i, raw) in code[block.start..block.end].iter().enumerate() {
+            let at = (block.start + i) * 2;
+            raw.uses.iter().for_each(|u| touch(*u as usize, at));
+            // A result may take the place of an operand read for the last time here.
+            raw.defs.iter().for_each(|d| touch(*d as usize, at + 1));
+        }
+    }
+    let mut order: Vec<usize> = (0..regs).filter(|r| from[*r] != usize::MAX).collect();
+    order.sort_by_key(|r| from[*r]);
+    let mut slots = vec![NO_SLOT; regs];
+    let mut busy: Vec<bool> = vec![true; first];
+    let mut ends: std::collections::BinaryHeap<std::cmp::Reverse<(usize, usize)>> = Default::default();
+    for r in order {
+        while let Some(std::cmp::Reverse((end, old))) = ends.peek().copied() {
+            if end >= from[r] {
+                break;
+            }
+            ends.pop();
+            let unit = slots[old] as usize / UNIT;
+            busy[unit] = false;
+            if widths[old] == Where::W64 {
+                busy[unit + 1] = false;
+            }
+        }
+        let size = if widths[r] == Where::W64 { 2 } else { 1 };
+        let unit = (0..).find(|u| (*u..*u + size).all(|u| !busy.get(u).copied().unwrap_or(false))).unwrap_or(0);
+        if busy.len() < unit + size {
+            busy.resize(unit + size, false);
+        }
+        busy[unit..unit + size].fill(true);
+        slots[r] = (unit * UNIT) as u32;
+        ends.push(std::cmp::Reverse((to[r], r)));
+    }
+    (slots, busy.len())
+}

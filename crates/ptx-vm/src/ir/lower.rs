@@ -1,0 +1,1003 @@
+//! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions inlined.
+
+use super::isa;
+use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
+use crate::error::LoadError;
+use crate::exec::alu::*;
+use crate::exec::control;
+use crate::exec::op::{Exec, Handler, handler};
+use crate::exec::ops;
+use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty, parse_body};
+use std::collections::HashMap;
+
+pub(crate) type R<T = ()> = Result<T, LoadError>;
+
+/// A decoded operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Val {
+    /// Virtual register.
+    Reg(u32),
+    Pred(u32),
+    /// Entry of the constant pool.
+    Const(u32),
+    /// A literal for the handler.
+    Raw(u32),
+    /// `_`.
+    None,
+}
+
+/// How control goes on after an instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Next,
+    Jump(u32),
+    /// Taken where the guard holds.
+    Branch(u32),
+    /// With a guard: only those lanes.
+    Exit,
+    Trap,
+    Label(u32),
+}
+
+/// Classes for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Class {
+    Integer,
+    Logic,
+    Float,
+    Double,
+    Half,
+    Special,
+    Convert,
+    Move,
+    Compare,
+    Control,
+    Barrier,
+    Warp,
+    Load,
+    Store,
+    Atomic,
+    Async,
+    Matrix,
+    Tensor,
+    Other,
+}
+
+/// A memory access, as the checks and counters see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) kind: AccessKind,
+    pub(crate) space: Space,
+    /// Bytes of each lane.
+    pub(crate) bytes: u32,
+    /// Operand slot of the addresses and whether they are 64 bits wide.
+    pub(crate) addr: u32,
+    pub(crate) wide: bool,
+    pub(crate) offset: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AccessKind {
+    Load,
+    Store,
+    Atomic,
+    /// `ldmatrix` of so many rows.
+    Rows(u32),
+    RowsStore(u32),
+    /// `cp.async`: the global side; the operand slots of the shared address and source size follow in `extra`.
+    CopyAsync,
+    Commit,
+    /// Wait until at most so many groups are pending; `u32::MAX` = all copies.
+    Wait(u32),
+}
+
+/// What reports need to know about an instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    pub(crate) line: u32,
+    /// Source file number and line of the last `.loc`.
+    pub(crate) loc: (u32, u32),
+    pub(crate) class: Class,
+    pub(crate) access: Option<Access>,
+    /// Floating-point operations of one lane, or of the whole warp for tensor instructions.
+    pub(crate) flops: u32,
+}
+
+/// One instruction over virtual registers.
+#[derive(Debug, Clone)]
+pub(crate) struct Raw {
+    pub(crate) run: Handler,
+    pub(crate) r: [Val; 4],
+    pub(crate) list: Vec<Val>,
+    pub(crate) defs: Vec<u32>,
+    pub(crate) uses: Vec<u32>,
+    pub(crate) imm: i64,
+    pub(crate) aux: Val,
+    pub(crate) cached: bool,
+    pub(crate) guard: Option<(u32, bool)>,
+    pub(crate) flow: Flow,
+    /// r[0] = r[1]: may be dissolved.
+    pub(crate) copy: bool,
+    /// May be dropped when nobody uses the result.
+    pub(crate) pure_op: bool,
+    pub(crate) meta: Meta,
+    /// Address operand of the access (its slot is filled in at the end).
+    pub(crate) access_addr: Val,
+}
+
+#[derive(Clone, Copy)]
+struct Var {
+    space: Space,
+    /// Offset in the window, or address.
+    at: u64,
+}
+
+#[derive(Default)]
+struct Scope<'a> {
+    regs: HashMap<&'a str, (Ty, u32)>,
+    ranges: HashMap<&'a str, (Ty, u32)>,
+    vars: HashMap<&'a str, Var>,
+    labels: HashMap<&'a str, u32>,
+    targets: HashMap<&'a str, Vec<&'a str>>,
+}
+
+/// Instructions a kernel may have after inlining; beyond it something is wrong (or recursive).
+const MAX_CODE: usize = 4_000_000;
+
+pub(crate) struct Lower<'a> {
+    file: &'a str,
+    text: &'a str,
+    top: &'a Top<'a>,
+    globals: &'a Globals,
+    scopes: Vec<Scope<'a>>,
+    /// Scopes below this index belong to callers and are out of sight.
+    floor: usize,
+    pub(crate) regs: Vec<Where>,
+    pub(crate) preds: u32,
+    pub(crate) consts: Vec<(Where, ConstSource)>,
+    const_index: HashMap<(Where, ConstSource), u32>,
+    pub(crate) raw: Vec<Raw>,
+    pub(crate) labels: u32,
+    shared: usize,
+    shared_align: usize,
+    local: usize,
+    /// Dynamic shared symbols, placed behind the static ones.
+    dynamic: HashMap<&'a str, ()>,
+    statics: HashMap<(u32, &'a str), usize>,
+    guard: Option<(u32, bool)>,
+    pub(crate) line: u32,
+    loc: (u32, u32),
+    pub(crate) inst_text: &'a str,
+    /// Where `ret` goes: none in the entry itself.
+    ret: Option<u32>,
+    depth: usize,
+    carry: Option<u32>,
+    pub(crate) class: Class,
+}
+
+/// An instruction matched against the table.
+pub(crate) struct Form<'f, 'a> {
+    pub(crate) mods: Vec<&'a str>,
+    pub(crate) types: Vec<Ty>,
+    pub(crate) ops: &'f [Operand<'a>],
+}
+
+impl Form<'_, '_> {
+    pub(crate) fn has(&self, modifier: &str) -> bool {
+        self.mods.contains(&modifier)
+    }
+    /// The first type.
+    pub(crate) fn ty(&self) -> Ty {
+        self.types.first().copied().unwrap_or(Ty::B32)
+    }
+}
+
+/// Width of a register that holds a `ty`.
+pub(crate) fn width(ty: Ty) -> Where {
+    match ty.bytes() {
+        1 | 2 => Where::W16,
+        4 => Where::W32,
+        _ => Where::W64,
+    }
+}
+
+impl<'a> Lower<'a> {
+    #[cold]
+    pub(crate) fn error<T>(&self, message: impl Into<String>) -> R<T> {
+        Err(LoadError {
+            file: self.file.to_owned(),
+            line: self.line,
+            text: self.inst_text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect(),
+            message: message.into(),
+        })
+    }
+
+    // ---- names ------------------------------------------------------------------------------------------------------
+
+    fn declare(&mut self, name: &'a str, count: Option<u32>, ty: Ty) -> R {
+        if ty == Ty::B128 {
+            return self.error("128-bit registers are not supported");
+        }
+        match count {
+            Some(n) => {
+                // A number of each register is reserved only when it is used.
+                self.scope().ranges.insert(name, (ty, n));
+            }
+            None => {
+                let id = self.fresh_of(ty);
+                self.scope().regs.insert(name, (ty, id));
+            }
+        }
+        Ok(())
+    }
+
+    fn scope(&mut self) -> &mut Scope<'a> {
+        if self.scopes.is_empty() {
+            self.scopes.push(Scope::default());
+        }
+        let last = self.scopes.len() - 1;
+        &mut self.scopes[last]
+    }
+
+    fn fresh_of(&mut self, ty: Ty) -> u32 {
+        if ty == Ty::Pred {
+            self.preds += 1;
+            self.preds - 1
+        } else {
+            self.fresh(width(ty))
+        }
+    }
+
+    pub(crate) fn fresh(&mut self, w: Where) -> u32 {
+        self.regs.push(w);
+        self.regs.len() as u32 - 1
+    }
+
+    pub(crate) fn fresh_pred(&mut self) -> u32 {
+        self.preds += 1;
+        self.preds - 1
+    }
+
+    fn register(&mut self, name: &'a str) -> Option<(Ty, u32)> {
+        let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
+        let (prefix, number) = name.split_at(name.len() - digits);
+        let number = number.parse::<u32>().ok();
+        for i in (self.floor..self.scopes.len()).rev() {
+            if let Some(found) = self.scopes[i].regs.get(name) {
+                return Some(*found);
+            }
+            if let (Some(n), Some(&(ty, count))) = (number, self.scopes[i].ranges.get(prefix))
+                && n < count
+            {
+                let id = self.fresh_of(ty);
+                self.scopes[i].regs.insert(name, (ty, id));
+                return Some((ty, id));
+            }
+        }
+        None
+    }
+
+    fn variable(&mut self, name: &str) -> Option<Var> {
+        for scope in self.scopes[self.floor..].iter().rev() {
+            if let Some(var) = scope.vars.get(name) {
+                return Some(*var);
+            }
+        }
+        if let Some(at) = self.globals.addresses.get(name) {
+            return Some(Var { space: Space::Global, at: *at });
+        }
+        self.scopes.first().and_then(|s| s.vars.get(name)).copied().filter(|v| v.space == Space::Shared)
+    }
+
+    /// The type of a register operand, if it is one.
+    pub(crate) fn reg_type(&mut self, operand: &Operand<'a>) -> Option<Ty> {
+        match operand {
+            Operand::Name(name) => self.register(name).map(|(ty, _)| ty),
+            _ => None,
+        }
+    }
+
+    fn label(&mut self, name: &'a str) -> R<u32> {
+        for scope in self.scopes[self.floor..].iter().rev() {
+            if let Some(id) = scope.labels.get(name) {
+                return Ok(*id);
+            }
+        }
+        self.error(format!("unknown label `{name}`"))
+    }
+
+    // ---- constants --------------------------------------------------------------------------------------------------
+
+    pub(crate) fn constant(&mut self, w: Where, source: ConstSource) -> Val {
+        let source = match source {
+            ConstSource::Imm(v) => ConstSource::Imm(match w {
+                Where::W16 => v & 0xffff,
+                Where::W32 => v & 0xffff_ffff,
+                Where::W64 => v,
+            }),
+            other => other,
+        };
+        let consts = &mut self.consts;
+        Val::Const(*self.const_index.entry((w, source)).or_insert_with(|| {
+            consts.push((w, source));
+            consts.len() as u32 - 1
+        }))
+    }
+
+    pub(crate) fn imm(&mut self, w: Where, value: u64) -> Val {
+        self.constant(w, ConstSource::Imm(value))
+    }
+
+    /// The value of an immediate operand of type `ty`.
+    pub(crate) fn literal(&self, operand: &Operand<'a>, ty: Ty) -> Option<u64> {
+        Some(match (operand, ty) {
+            (Operand::Int(v), Ty::F32) => u64::from((*v as f32).to_bits()),
+            (Operand::Int(v), Ty::F64) => (*v as f64).to_bits(),
+            (Operand::Int(v), _) => *v as u64,
+            (Operand::F32(bits), Ty::F64) => f64::from(f32::from_bits(*bits)).to_bits(),
+            (Operand::F32(bits), _) => u64::from(*bits),
+            (Operand::F64(bits), Ty::F32) => u64::from((f64::from_bits(*bits) as f32).to_bits()),
+            (Operand::F64(bits), _) => *bits,
+            (Operand::Name("WARP_SZ"), _) => 32,
+            _ => return None,
+        })
+    }
+
+    fn special(&mut self, name: &str) -> Option<(Where, ConstSource)> {
+        let (stem, axis) = match name.rsplit_once('.') {
+            Some((stem, "x")) => (stem, 0),
+            Some((stem, "y")) => (stem, 1),
+            Some((stem, "z")) => (stem, 2),
+            _ => (name, 0),
+        };
+        let s = |s| ConstSource::Special(s);
+        let source = match stem {
+            "%tid" => s(Special::Tid(axis)),
+            "%ntid" => s(Special::Ntid(axis)),
+            "%ctaid" => s(Special::Ctaid(axis)),
+            "%nctaid" => s(Special::Nctaid(axis)),
+            "%laneid" => ConstSource::LaneId,
+            "%warpid" => s(Special::WarpId),
+            "%nwarpid" => s(Special::NWarpId),
+            "%lanemask_eq" => ConstSource::LaneMask(0),
+            "%lanemask_le" => ConstSource::LaneMask(1),
+            "%lanemask_lt" => ConstSource::LaneMask(2),
+            "%lanemask_ge" => ConstSource::LaneMask(3),
+            "%lanemask_gt" => ConstSource::LaneMask(4),
+            "%dynamic_smem_size" => s(Special::DynamicShared),
+            "%total_smem_size" | "%aggr_smem_size" => s(Special::TotalShared),
+            "%smid" | "%gridid" | "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0),
+            "%nsmid" | "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1),
+            _ => return None,
+        };
+        Some((if stem == "%gridid" { Where::W64 } else { Where::W32 }, source))
+    }
+
+    // ---- operands ---------------------------------------------------------------------------------------------------
+
+    /// A source operand, converted to the width of `ty` if its register has another.
+    pub(crate) fn src(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
+        if let Some(value) = self.literal(operand, ty) {
+            return Ok(self.imm(width(ty), value));
+        }
+        let (val, w) = self.any(operand, ty.signed())?;
+        Ok(self.convert(val, w, width(ty), ty.signed()))
+    }
+
+    /// A source operand in its own width.
+    pub(crate) fn any(&mut self, operand: &Operand<'a>, _signed: bool) -> R<(Val, Where)> {
+        match operand {
+            Operand::Name(name) => {
+                if let Some((ty, id)) = self.register(name) {
+                    if ty == Ty::Pred {
+                        return self.error(format!("`{name}` is a predicate where a register is expected"));
+                    }
+                    return Ok((Val::Reg(id), self.regs[id as usize]));
+                }
+                if matches!(*name, "%clock" | "%clock64" | "%clock_hi" | "%globaltimer" | "%globaltimer_lo") {
+                    let wide = matches!(*name, "%clock64" | "%globaltimer");
+                    let w = if wide { Where::W64 } else { Where::W32 };
+                    let d = self.fresh(w);
+                    self.push(handler::<control::Clock>(), [Val::Reg(d), Val::None, Val::None, Val::None], 1, i64::from(wide));
+                    self.impure();
+                    return Ok((Val::Reg(d), w));
+                }
+                if let Some((w, source)) = self.special(name) {
+                    return Ok((self.constant(w, source), w));
+                }
+                self.symbol(name, 0)
+            }
+            Operand::NameOffset(name, offset) => self.symbol(name, *offset),
+            Operand::Int(v) => Ok((self.imm(Where::W64, *v as u64), Where::W64)),
+            _ => self.error("operand of this form is not allowed here"),
+        }
+    }
+
+    /// The address of a variable, in its own space.
+    fn symbol(&mut self, name: &str, offset: i64) -> R<(Val, Where)> {
+        match self.variable(name) {
+            Some(var) => {
+                let at = var.at.wrapping_add(offset as u64);
+                Ok((self.imm(Where::W64, at), Where::W64))
+            }
+            None => self.error(format!("unknown name `{name}`")),
+        }
+    }
+
+    /// Changes the width of a value by zero or sign extension or truncation.
+    pub(crate) fn convert(&mut self, val: Val, from: Where, to: Where, signed: bool) -> Val {
+        if from == to || val == Val::None {
+            return val;
+        }
+        if let Val::Const(i) = val
+            && let (_, ConstSource::Imm(v)) = self.consts[i as usize]
+        {
+            let v = match (from, signed) {
+                (Where::W16, true) => v as i16 as u64,
+                (Where::W32, true) => v as i32 as u64,
+                _ => v,
+            };
+            return self.imm(to, v);
+        }
+        let run = match (from, to, signed) {
+            (Where::W16, Where::W32, false) => handler::<UnOp<isa::Zext16To32>>(),
+            (Where::W16, Where::W32, true) => handler::<UnOp<isa::Sext16To32>>(),
+            (Where::W16, Where::W64, false) => handler::<UnOp<isa::Zext16To64>>(),
+            (Where::W16, Where::W64, true) => handler::<UnOp<isa::Sext16To64>>(),
+            (Where::W32, Where::W64, false) => handler::<UnOp<isa::Zext32To64>>(),
+            (Where::W32, Where::W64, true) => handler::<UnOp<isa::Sext32To64>>(),
+            (Where::W64, Where::W32, _) => handler::<UnOp<isa::Trunc64To32>>(),
+            (Where::W64, _, _) => handler::<UnOp<isa::Trunc64To16>>(),
+            (_, _, _) => handler::<UnOp<isa::Trunc32To16>>(),
+        };
+        let d = self.fresh(to);
+        let class = std::mem::replace(&mut self.class, Class::Convert);
+        self.push(run, [Val::Reg(d), val, Val::None, Val::None], 1, 0);
+        self.class = class;
+        Val::Reg(d)
+    }
+
+    /// A destination register that must have the width of `ty`; `_` gives a scratch register.
+    pub(crate) fn dst(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
+        let (val, w) = self.dst_any(operand, width(ty))?;
+        if w == width(ty) { Ok(val) } else { self.error(format!("destination register does not have the size of .{}", ty.name())) }
+    }
+
+    /// A destination register in its own width.
+    pub(crate) fn dst_any(&mut self, operand: &Operand<'a>, w: Where) -> R<(Val, Where)> {
+        match operand {
+            Operand::Name("_") => Ok((Val::Reg(self.fresh(w)), w)),
+            Operand::Name(name) => match self.register(name) {
+                Some((Ty::Pred, _)) => self.error(format!("`{name}` is a predicate where a register is expected")),
+                Some((_, id)) => Ok((Val::Reg(id), self.regs[id as usize])),
+                None => self.error(format!("unknown register `{name}`")),
+            },
+            _ => self.error("the destination is not a register"),
+        }
+    }
+
+    /// A predicate and whether it is negated.
+    pub(crate) fn pred(&mut self, operand: &Operand<'a>) -> R<(Val, bool)> {
+        let (name, negated) = match operand {
+            Operand::Name("_") => return Ok((Val::Raw(0), false)),
+            Operand::Name(name) => (*name, false),
+            Operand::Not(name) => (*name, true),
+            Operand::Int(v) => {
+                let p = self.fresh_pred();
+                self.push(handler::<PredConst>(), [Val::Pred(p), Val::None, Val::None, Val::None], 0, i64::from(*v != 0));
+                self.impure();
+                return Ok((Val::Pred(p), false));
+            }
+            _ => return self.error("expected a predicate"),
+        };
+        match self.register(name) {
+            Some((Ty::Pred, id)) => Ok((Val::Pred(id), negated)),
+            _ => self.error(format!("`{name}` is not a predicate")),
+        }
+    }
+
+    /// An address operand: base value (in 64 bits, or 32 when `narrow`) and offset. The symbol's space is checked by the caller.
+    pub(crate) fn address(&mut self, operand: &Operand<'a>, narrow: bool) -> R<(Val, i64, Option<Space>)> {
+        let w = if narrow { Where::W32 } else { Where::W64 };
+        match operand {
+            Operand::Address(None, offset) => Ok((self.imm(w, 0), *offset, None)),
+            Operand::Address(Some(name), offset) => {
+                if let Some((ty, id)) = self.register(name) {
+                    if ty == Ty::Pred {
+                        return self.error("a predicate is not an address");
+                    }
+                    let own = self.regs[id as usize];
+                    return Ok((self.convert(Val::Reg(id), own, w, false), *offset, None));
+                }
+                match self.variable(name) {
+                    Some(var) => Ok((self.imm(w, 0), (var.at as i64).wrapping_add(*offset), Some(var.space))),
+                    None => self.error(format!("unknown name `{name}`")),
+                }
+            }
+            _ => self.error("expected an address"),
+        }
+    }
+
+    // ---- emission ---------------------------------------------------------------------------------------------------
+
+    /// Appends an instruction; the first `defs` entries of `r` are written, the others read.
+    pub(crate) fn push(&mut self, run: Handler, r: [Val; 4], defs: usize, imm: i64) -> &mut Raw {
+        let meta = Meta { line: self.line, loc: self.loc, class: self.class, access: None, flops: 0 };
+        let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
+        self.raw.push(Raw {
+            run,
+            defs: r[..defs].iter().filter_map(reg).collect(),
+            uses: r[defs..].iter().filter_map(reg).collect(),
+            r,
+            list: Vec::new(),
+            imm,
+            aux: Val::Raw(0),
+            cached: false,
+            guard: self.guard,
+            flow: Flow::Next,
+            copy: false,
+            pure_op: defs > 0,
+            meta,
+            access_addr: Val::None,
+        });
+        let last = self.raw.len() - 1;
+        &mut self.raw[last]
+    }
+
+    /// Appends an instruction whose operands are listed; the first `defs` are written.
+    pub(crate) fn push_list(&mut self, run: Handler, list: Vec<Val>, defs: usize, imm: i64) -> &mut Raw {
+        let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
+        let (d, u): (Vec<u32>, Vec<u32>) =
+            (list[..defs].iter().filter_map(reg).collect(), list[defs..].iter().filter_map(reg).collect());
+        let raw = self.push(run, [Val::None; 4], 0, imm);
+        raw.defs = d;
+        raw.uses = u;
+        raw.list = list;
+        raw.pure_op = false;
+        raw
+    }
+
+    /// The instruction just pushed has an effect beyond its destination.
+    pub(crate) fn impure(&mut self) {
+        if let Some(raw) = self.raw.last_mut() {
+            raw.pure_op = false;
+        }
+    }
+
+    pub(crate) fn op<E: Exec>(&mut self, d: Val, sources: &[Val], imm: i64) -> &mut Raw {
+        let mut r = [d, Val::None, Val::None, Val::None];
+        r[1..=sources.len()].copy_from_slice(sources);
+        self.push(handler::<E>(), r, 1, imm)
+    }
+
+    /// A register copy of any width.
+    pub(crate) fn copy(&mut self, d: Val, a: Val, w: Where) {
+        let class = std::mem::replace(&mut self.class, Class::Move);
+        let raw = match w {
+            Where::W16 => self.op::<MovOp<u16>>(d, &[a], 0),
+            Where::W32 => self.op::<MovOp<u32>>(d, &[a], 0),
+            Where::W64 => self.op::<MovOp<u64>>(d, &[a], 0),
+        };
+        raw.copy = true;
+        self.class = class;
+    }
+
+    pub(crate) fn flow(&mut self, flow: Flow) {
+        let run = match flow {
+            Flow::Jump(_) => handler::<control::Jump>(),
+            Flow::Branch(_) => handler::<control::Branch>(),
+            Flow::Exit if self.guard.is_some() => handler::<control::ExitIf>(),
+            Flow::Exit => handler::<control::Exit>(),
+            Flow::Trap => handler::<control::TrapOp>(),
+            Flow::Next | Flow::Label(_) => handler::<control::Nop>(),
+        };
+        let class = std::mem::replace(&mut self.class, Class::Control);
+        let raw = self.push(run, [Val::None; 4], 0, 0);
+        raw.flow = flow;
+        self.class = class;
+    }
+
+    pub(crate) fn fresh_label(&mut self) -> u32 {
+        self.labels += 1;
+        self.labels - 1
+    }
+
+    fn place(&mut self, label: u32) {
+        let guard = self.guard.take();
+        self.flow(Flow::Label(label));
+        self.guard = guard;
+    }
+
+    // ---- control ----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn branch(&mut self, operand: &Operand<'a>) -> R {
+        let Operand::Name(name) = operand else { return self.error("expected a label") };
+        let label = self.label(name)?;
+        self.flow(if self.guard.is_some() { Flow::Branch(label) } else { Flow::Jump(label) });
+        Ok(())
+    }
+
+    /// `brx.idx index, table`: a chain of compares and branches.
+    pub(crate) fn branch_indexed(&mut self, index: &Operand<'a>, table: &Operand<'a>) -> R {
+        let Operand::Name(name) = table else { return self.error("expected a list of targets") };
+        let targets = self.scopes[self.floor..].iter().rev().find_map(|s| s.targets.get(name)).cloned();
+        let Some(targets) = targets else { return self.error(format!("unknown list of targets `{name}`")) };
+        let index = self.src(index, Ty::U32)?;
+        let outer = self.guard.take();
+        let skip = self.fresh_label();
+        if let Some((p, negated)) = outer {
+            self.guard = Some((p, !negated));
+            self.flow(Flow::Branch(skip));
+            self.guard = None;
+        }
+        for (i, target) in targets.iter().enumerate() {
+            let label = self.label(target)?;
+            let p = self.fresh_pred();
+            let n = self.imm(Where::W32, i as u64);
+            self.push(handler::<SetpOp<ops::Eq32>>(), [Val::Pred(p), Val::Raw(0), index, n], 2, 0);
+            self.impure();
+            self.guard = Some((p, false));
+            self.flow(Flow::Branch(label));
+            self.guard = None;
+        }
+        self.flow(Flow::Trap);
+        self.place(skip);
+        self.guard = outer;
+        Ok(())
+    }
+
+    pub(crate) fn ret(&mut self) {
+        match self.ret {
+            None => self.flow(Flow::Exit),
+            Some(label) => self.flow(if self.guard.is_some() { Flow::Branch(label) } else { Flow::Jump(label) }),
+        }
+    }
+
+    /// `call`: the callee's body is put in place, its parameters being the caller's `.param` variables.
+    pub(crate) fn call(&mut self, operands: &[Operand<'a>]) -> R {
+        let (returns, rest) = match operands {
+            [Operand::List(returns), rest @ ..] => (returns.as_slice(), rest),
+            rest => (&[][..], rest),
+        };
+        let (name, arguments) = match rest {
+            [Operand::Name(name)] => (*name, &[][..]),
+            [Operand::Name(name), Operand::List(arguments)] => (*name, arguments.as_slice()),
+            _ => return self.error("only direct calls are supported"),
+        };
+        if name == "__assertfail" {
+            let guard = self.guard;
+            if guard.is_some() {
+                let skip = self.fresh_label();
+                self.guard = guard.map(|(p, n)| (p, !n));
+                self.flow(Flow::Branch(skip));
+                self.guard = None;
+                self.flow(Flow::Trap);
+                self.place(skip);
+                self.guard = guard;
+            } else {
+                self.flow(Flow::Trap);
+            }
+            return Ok(());
+        }
+        let top = self.top;
+        let Some(function) = top.functions.iter().rfind(|f| f.name == name && f.body.is_some()) else {
+            if self.register(name).is_some() {
+                return self.error("indirect calls are not supported");
+            }
+            return self.error(format!("`{name}` has no body in this module"));
+        };
+        if function.params.len() != arguments.len() || function.returns.len() != returns.len() {
+            return self.error(format!("`{name}` takes another number of arguments"));
+        }
+        self.depth += 1;
+        if self.depth > 24 || self.raw.len() > MAX_CODE {
+            return self.error("recursive calls are not supported");
+        }
+        // A guarded call is a branch around it.
+        let outer = self.guard.take();
+        let skip = self.fresh_label();
+        if let Some((p, negated)) = outer {
+            self.guard = Some((p, !negated));
+            self.flow(Flow::Branch(skip));
+            self.guard = None;
+        }
+        let mut scope = Scope::default();
+        let mut copies_out = Vec::new();
+        for (decl, operand, out) in function
+            .params
+            .iter()
+            .zip(arguments)
+            .map(|(d, o)| (d, o, false))
+            .chain(function.returns.iter().zip(returns).map(|(d, o)| (d, o, true)))
+        {
+            if decl.register {
+                let id = self.fresh_of(decl.ty);
+                scope.regs.insert(decl.name, (decl.ty, id));
+                if out {
+                    let (to, w) = self.dst_any(operand, width(decl.ty))?;
+                    copies_out.push((to, Val::Reg(id), w));
+                } else {
+                    let from = self.src(operand, decl.ty)?;
+                    self.copy(Val::Reg(id), from, width(decl.ty));
+                }
+                continue;
+            }
+            let Operand::Name(name) = operand else { return self.error("arguments are `.param` variables") };
+            match self.variable(name) {
+                Some(var) if var.space == Space::Local => {
+                    scope.vars.insert(decl.name, var);
+                }
+                _ => return self.error(format!("`{name}` is not a `.param` variable")),
+            }
+        }
+        let (floor, ret, line, text, loc) = (self.floor, self.ret, self.line, self.inst_text, self.loc);
+        let end = self.fresh_label();
+        self.floor = self.scopes.len();
+        self.scopes.push(scope);
+        self.ret = Some(end);
+        self.function(function)?;
+        self.scopes.truncate(self.floor);
+        (self.floor, self.ret, self.line, self.inst_text, self.loc) = (floor, ret, line, text, loc);
+        self.place(end);
+        for (to, from, w) in copies_out {
+            self.copy(to, from, w);
+        }
+        self.place(skip);
+        self.guard = outer;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn function(&mut self, function: &Function<'a>) -> R {
+        let Some((at, line)) = function.body else { return self.error("the function has no body") };
+        let statements = parse_body(self.file, self.text, at, line)?;
+        let mut at = 0;
+        self.block(&statements, &mut at)
+    }
+
+    /// Lowers statements up to the end of the scope.
+    fn block(&mut self, statements: &[Stmt<'a>], at: &mut usize) -> R {
+        // Labels may be used before they stand.
+        let mut depth = 0;
+        for statement in &statements[*at..] {
+            match statement {
+                Stmt::Open => depth += 1,
+                Stmt::Close if depth == 0 => break,
+                Stmt::Close => depth -= 1,
+                Stmt::Label(name, line) if depth == 0 => {
+                    let id = self.fresh_label();
+                    if self.scope().labels.insert(name, id).is_some() {
+                        self.line = *line;
+                        self.inst_text = name;
+                        return self.error("label defined twice");
+                    }
+                }
+                Stmt::Targets(name, targets) if depth == 0 => {
+                    self.scope().targets.insert(name, targets.clone());
+                }
+                _ => {}
+            }
+        }
+        while let Some(statement) = statements.get(*at) {
+            *at += 1;
+            match statement {
+                Stmt::Open => {
+                    if self.scopes.len() > 200 {
+                        return self.error("scopes nested too deeply");
+                    }
+                    self.scopes.push(Scope::default());
+                    self.block(statements, at)?;
+                    self.scopes.pop();
+                }
+                Stmt::Close => return Ok(()),
+                Stmt::Reg(name, count, ty, line) => {
+                    self.line = *line;
+                    self.inst_text = name;
+                    self.declare(name, *count, *ty)?;
+                }
+                Stmt::Var(var) => {
+                    self.line = var.line;
+                    self.inst_text = var.name;
+                    self.variable_declared(var)?;
+                }
+                Stmt::Label(name, _) => {
+                    let id = self.label(name)?;
+                    self.place(id);
+                }
+                Stmt::Loc(file, line) => self.loc = (*file, *line),
+                Stmt::Targets(..) => {}
+                Stmt::Inst(inst) => self.instruction(inst)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn variable_declared(&mut self, var: &crate::parse::Var<'a>) -> R {
+        let at = match var.space {
+            Space::Shared => {
+                // A function inlined twice still has one static variable.
+                let key = (var.line, var.name);
+                match self.statics.get(&key) {
+                    Some(at) => *at,
+                    None => {
+                        let at = self.shared.next_multiple_of(var.align);
+                        self.shared = at + var.size;
+                        self.shared_align = self.shared_align.max(var.align);
+                        self.statics.insert(key, at);
+                        at
+                    }
+                }
+            }
+            // Parameters of calls live in the thread's own memory.
+            Space::Local | Space::Param => {
+                let at = self.local.next_multiple_of(var.align);
+                self.local = at + var.size;
+                at
+            }
+            _ => return self.error("variables of this space inside a function are not supported"),
+        };
+        if self.shared > 1 << 30 || self.local > 1 << 26 {
+            return self.error("variable too large");
+        }
+        let space = if var.space == Space::Param { Space::Local } else { var.space };
+        self.scope().vars.insert(var.name, Var { space, at: at as u64 });
+        Ok(())
+    }
+
+    fn instruction(&mut self, inst: &Inst<'a>) -> R {
+        self.line = inst.line;
+        self.inst_text = inst.text;
+        self.guard = None;
+        if let Some((name, negated)) = inst.guard {
+            self.guard = match self.register(name) {
+                Some((Ty::Pred, id)) => Some((id, negated)),
+                _ => return self.error(format!("`{name}` is not a predicate")),
+            };
+        }
+        isa::lower(self, inst)?;
+        self.guard = None;
+        if self.raw.len() > MAX_CODE {
+            return self.error("the kernel is too large");
+        }
+        Ok(())
+    }
+
+    /// The predicate that stands for the carry flag of extended-precision arithmetic.
+    pub(crate) fn carry(&mut self) -> u32 {
+        match self.carry {
+            Some(p) => p,
+            None => {
+                let p = self.fresh_pred();
+                self.carry = Some(p);
+                p
+            }
+        }
+    }
+
+    pub(crate) fn guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+}
+
+/// Decodes one entry of a module.
+pub(crate) fn lower(
+    file: &str,
+    text: &str,
+    top: &Top<'_>,
+    entry: &str,
+    globals: &std::sync::Arc<Globals>,
+) -> R<Kernel> {
+    let Some(function) = top.functions.iter().find(|f| f.entry && f.name == entry && f.body.is_some()) else {
+        let known: Vec<&str> = top.functions.iter().filter(|f| f.entry).map(|f| f.name).collect();
+        return Err(LoadError {
+            file: file.to_owned(),
+            line: 0,
+            text: String::new(),
+            message: format!("no entry `{entry}`; there are: {}", known.join(", ")),
+        });
+    };
+    let mut l = Lower {
+        file,
+        text,
+        top,
+        globals,
+        scopes: vec![Scope::default()],
+        floor: 0,
+        regs: Vec::new(),
+        preds: 1,
+        consts: Vec::new(),
+        const_index: HashMap::new(),
+        raw: Vec::new(),
+        labels: 0,
+        shared: 0,
+        shared_align: 16,
+        local: 0,
+        dynamic: HashMap::new(),
+        statics: HashMap::new(),
+        guard: None,
+        line: function.line,
+        loc: (0, 0),
+        inst_text: function.name,
+        ret: None,
+        depth: 0,
+        carry: None,
+        class: Class::Other,
+    };
+    // Dynamic shared arrays start behind all static ones, whose total is known only after the body: a first pass sizes them.
+    for var in top.variables.iter().filter(|v| v.space == Space::Shared) {
+        if var.size == 0 {
+            l.dynamic.insert(var.name, ());
+        }
+    }
+    for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size > 0) {
+        l.variable_declared(var)?;
+    }
+    let mut dynamic_align = 16;
+    for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size == 0) {
+        dynamic_align = dynamic_align.max(var.align);
+    }
+    let static_total = shared_total(&l, function)?;
+    let dynamic_at = static_total.next_multiple_of(dynamic_align);
+    let names: Vec<&str> = l.dynamic.keys().copied().collect();
+    for name in &names {
+        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64 });
+    }
+    let mut params = Vec::new();
+    let mut offset = 0usize;
+    l.scopes.push(Scope::default());
+    for p in &function.params {
+        offset = offset.next_multiple_of(p.align.max(1));
+        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64 });
+        params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align });
+        offset += p.size;
+    }
+    l.function(function)?;
+    l.guard = None;
+    l.flow(Flow::Exit);
+    let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
+    super::finish::finish(l, function, params, offset, static_shared, globals.clone())
+}
+
+impl Lower<'_> {
+    pub(crate) fn local_bytes(&self) -> usize {
+        self.local.next_multiple_of(16)
+    }
+    pub(crate) fn file(&self) -> &str {
+        self.file
+    }
+    pub(crate) fn files(&self) -> Vec<(u32, String)> {
+        self.top.files.iter().map(|(n, name)| (*n, (*name).to_owned())).collect()
+    }
+}
+
+/// Bytes of static shared memory of an entry and of everything it might call.
+fn shared_total(l: &Lower<'_>, entry: &Function<'_>) -> R<usize> {
+    let mut total = l.shared;
+    let mut seen: Vec<&str> = vec![entry.name];
+    let mut queue = vec![entry.clone()];
+    while let Some(f) = queue.pop() {
+        let Some((at, line)) = f.body else { continue };
+        for statement in parse_body(l.file, l.text, at, line)? {
+            match statement {
+                Stmt::Var(var) if var.space == Space::Shared => {
+                    total = total.next_multiple_of(var.align).saturating_add(var.size);
+                }
+                Stmt::Inst(inst) if inst.opcode.starts_with("call") => {
+                    for operand in &inst.operands {
+                        if let Operand::Name(name) = operand
+                            && !seen.contains(name)
+                            && let Some(callee) = l.top.functions.iter().rfind(|f| f.name == *name && f.body.is_some())
+                        {
+                            seen.push(callee.name);
+                            queue.push(callee.clone());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,234 @@
+//! Modules and decoded kernels.
+
+use crate::error::LoadError;
+use crate::exec::op::Op;
+use crate::memory::{Allocation, Table};
+use crate::parse::{Init, Space, Top, Ty, Var, parse_top};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A PTX module: its text and its module-level variables. Kernels are decoded when first asked for.
+///
+/// Module-level `.global` variables live as long as the module and are shared by every [`crate::Vm`] that runs its kernels.
+pub struct Module {
+    name: Arc<str>,
+    text: Arc<str>,
+    version: (u32, u32),
+    target: String,
+    entries: Vec<String>,
+    globals: Arc<Globals>,
+    kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+}
+
+/// Module-level variables in global and constant memory.
+#[derive(Default)]
+pub(crate) struct Globals {
+    pub(crate) table: Table,
+    pub(crate) addresses: HashMap<String, u64>,
+}
+
+/// One kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Param {
+    /// Name in the PTX.
+    pub name: String,
+    /// Byte offset in the parameter block.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+    /// Alignment in bytes.
+    pub align: usize,
+}
+
+/// A special register, or another value known only at run time that is the same in all or part of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    WarpId,
+    NWarpId,
+    DynamicShared,
+    TotalShared,
+}
+
+/// Where a constant's lanes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ConstSource {
+    Imm(u64),
+    /// Lane number, times `a`, as a bit operation; see [`crate::exec`].
+    LaneId,
+    /// `%lanemask_*`: 0 eq, 1 le, 2 lt, 3 ge, 4 gt.
+    LaneMask(u8),
+    /// Bytes of the parameter block at an offset, read as a type.
+    Param(u32, Ty),
+    Special(Special),
+}
+
+/// Lane width of a register or constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Where {
+    W16,
+    W32,
+    W64,
+}
+
+impl Where {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Where::W16 => 2,
+            Where::W32 => 4,
+            Where::W64 => 8,
+        }
+    }
+}
+
+/// A decoded kernel, ready to launch.
+pub struct Kernel {
+    pub(crate) name: String,
+    pub(crate) file: Arc<str>,
+    pub(crate) params: Vec<Param>,
+    pub(crate) param_bytes: usize,
+    pub(crate) static_shared: usize,
+    /// Bytes of local memory for each thread.
+    pub(crate) local_bytes: usize,
+    pub(crate) code: Vec<Op>,
+    pub(crate) lists: Vec<u32>,
+    pub(crate) meta: Vec<super::Meta>,
+    /// Bytes of registers for each warp, a multiple of 128.
+    pub(crate) reg_bytes: usize,
+    pub(crate) preds: usize,
+    /// The constants; those not known yet are zero.
+    pub(crate) const_image: Vec<u8>,
+    /// Constants to fill in at launch: byte offset, width, source.
+    pub(crate) launch_consts: Vec<(u32, Where, ConstSource)>,
+    /// Registers to fill in for every warp.
+    pub(crate) warp_consts: Vec<(u32, Where, Special)>,
+    pub(crate) caches: usize,
+    pub(crate) globals: Arc<Globals>,
+    pub(crate) reqntid: Option<[u32; 3]>,
+    pub(crate) maxntid: Option<u64>,
+    /// `.file` names for reports.
+    pub(crate) files: Vec<(u32, String)>,
+}
+
+// SAFETY: an `Op` holds function pointers and integers only.
+unsafe impl Send for Kernel {}
+// SAFETY: kernels are immutable.
+unsafe impl Sync for Kernel {}
+
+impl Module {
+    /// Reads a module's top level. `name` is what messages call it.
+    pub fn parse(name: &str, ptx: &str) -> Result<Module, LoadError> {
+        let top = parse_top(name, ptx)?;
+        let globals = place_globals(name, &top)?;
+        Ok(Module {
+            name: name.into(),
+            text: ptx.into(),
+            version: top.version,
+            target: top.target.to_owned(),
+            entries: top.functions.iter().filter(|f| f.entry && f.body.is_some()).map(|f| f.name.to_owned()).collect(),
+            globals: Arc::new(globals),
+            kernels: Mutex::default(),
+        })
+    }
+
+    /// PTX ISA version, as `(8, 0)`.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    /// The target the module was compiled for, as `sm_80`.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Names of the kernels, in the order of the text.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(String::as_str)
+    }
+
+    /// The kernel of that name, decoded now if it has not been before.
+    pub fn kernel(&self, entry: &str) -> Result<Arc<Kernel>, LoadError> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(entry) {
+            return Ok(kernel.clone());
+        }
+        let top = parse_top(&self.name, &self.text)?;
+        let kernel = Arc::new(super::lower::lower(&self.name, &self.text, &top, entry, &self.globals)?);
+        kernels.insert(entry.to_owned(), kernel.clone());
+        Ok(kernel)
+    }
+}
+
+impl Kernel {
+    /// Entry name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Parameters in order.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Size of the parameter block in bytes.
+    pub fn param_bytes(&self) -> usize {
+        self.param_bytes
+    }
+
+    /// Static shared memory in bytes.
+    pub fn static_shared(&self) -> usize {
+        self.static_shared
+    }
+
+    /// Number of decoded instructions, for reports.
+    pub fn instructions(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Bytes of registers a warp takes, for reports.
+    pub fn register_bytes(&self) -> usize {
+        self.reg_bytes
+    }
+}
+
+/// Reserves and fills the module's variables. Two passes, because initialisers may name other variables.
+fn place_globals(file: &str, top: &Top<'_>) -> Result<Globals, LoadError> {
+    let mut globals = Globals::default();
+    let mut placed: Vec<(&Var<'_>, Arc<Allocation>)> = Vec::new();
+    let error = |var: &Var<'_>, message: &str| LoadError {
+        file: file.to_owned(),
+        line: var.line,
+        text: var.name.to_owned(),
+        message: message.to_owned(),
+    };
+    for var in top.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const)) {
+        if var.size > 1 << 32 {
+            return Err(error(var, "variable too large"));
+        }
+        let allocation =
+            Allocation::new(var.size, true, true, var.name).ok_or_else(|| error(var, "no memory for this variable"))?;
+        globals.addresses.insert(var.name.to_owned(), allocation.base);
+        globals.table.insert(allocation.clone());
+        placed.push((var, allocation));
+    }
+    for (var, allocation) in placed {
+        let width = var.ty.bytes();
+        for (i, init) in var.init.iter().enumerate().take(var.size / width) {
+            let value = match init {
+                Init::Bits(bits) => *bits,
+                Init::Address(name, offset) => globals
+                    .addresses
+                    .get(*name)
+                    .ok_or_else(|| error(var, &format!("unknown symbol `{name}` in an initialiser")))?
+                    .wrapping_add(*offset as u64),
+            };
+            let n = width.min(8);
+            // SAFETY: element `i` lies inside the allocation, which nobody else uses yet.
+            unsafe { std::ptr::copy_nonoverlapping(value.to_le_bytes().as_ptr(), allocation.host().add(i * width), n) };
+        }
+    }
+    Ok(globals)
+}
