@@ -219,7 +219,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
         }
         Ok(stats) => {
             if config.counters {
-                outcome.counters = serde_json::to_value(&stats).ok();
+                outcome.counters = serde_json::to_value(&stats.counters).ok();
             }
         }
     }

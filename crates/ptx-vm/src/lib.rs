@@ -30,6 +30,7 @@
 
 pub mod case;
 mod check;
+mod counters;
 mod error;
 mod exec;
 mod ir;
@@ -37,6 +38,7 @@ pub mod math;
 mod memory;
 mod parse;
 
+pub use counters::Counters;
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};

@@ -5,12 +5,16 @@ use std::marker::PhantomData;
 
 /// `d = f(a)`.
 pub(crate) trait Un {
+    /// See [`Exec::RARE`].
+    const RARE: bool = false;
     type A: Copy;
     type D: Copy + Default;
     fn f(a: Self::A) -> Self::D;
 }
 /// `d = f(a, b)`.
 pub(crate) trait Bin {
+    /// See [`Exec::RARE`].
+    const RARE: bool = false;
     type A: Copy;
     type B: Copy;
     type D: Copy + Default;
@@ -18,6 +22,8 @@ pub(crate) trait Bin {
 }
 /// `d = f(a, b, c)`.
 pub(crate) trait Tri {
+    /// See [`Exec::RARE`].
+    const RARE: bool = false;
     type A: Copy;
     type B: Copy;
     type C: Copy;
@@ -26,12 +32,16 @@ pub(crate) trait Tri {
 }
 /// A comparison: one bit for each lane.
 pub(crate) trait Cmp {
+    /// See [`Exec::RARE`].
+    const RARE: bool = false;
     type A: Copy;
     fn f(a: Self::A, b: Self::A) -> bool;
 }
 
 pub(crate) struct UnOp<O>(PhantomData<O>);
 impl<O: Un> Exec for UnOp<O> {
+    const RARE: bool = O::RARE;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the widths of `O`.
@@ -50,6 +60,8 @@ impl<O: Un> Exec for UnOp<O> {
 
 pub(crate) struct BinOp<O>(PhantomData<O>);
 impl<O: Bin> Exec for BinOp<O> {
+    const RARE: bool = O::RARE;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the widths of `O`.
@@ -69,6 +81,8 @@ impl<O: Bin> Exec for BinOp<O> {
 
 pub(crate) struct TriOp<O>(PhantomData<O>);
 impl<O: Tri> Exec for TriOp<O> {
+    const RARE: bool = O::RARE;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the widths of `O`.
@@ -87,19 +101,11 @@ impl<O: Tri> Exec for TriOp<O> {
     }
 }
 
-/// Packs 32 booleans into a mask.
-#[inline(always)]
-pub(crate) fn pack(bits: &[bool; WARP]) -> u32 {
-    let mut mask = 0;
-    for (i, bit) in bits.iter().enumerate() {
-        mask |= u32::from(*bit) << i;
-    }
-    mask
-}
-
 /// `setp`: r = p, q (or the sink), a, b; imm = combination (see [`combine`]) with the third source in `aux`.
 pub(crate) struct SetpOp<O>(PhantomData<O>);
 impl<O: Cmp> Exec for SetpOp<O> {
+    const RARE: bool = O::RARE;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the width of `O`.
@@ -137,36 +143,6 @@ pub(crate) fn combine(how: i64, a: u32, c: u32) -> u32 {
         2 => a | c,
         3 => a ^ c,
         _ => a,
-    }
-}
-
-/// `set`: as `setp`, but the destination is a register: all ones (integer) or 1.0 (float, `F32`).
-pub(crate) struct SetOp<O, const F32: bool>(PhantomData<O>);
-impl<O: Cmp, const F32: bool> Exec for SetOp<O, F32> {
-    #[inline(always)]
-    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        // SAFETY: operands were decoded with the width of `O`.
-        unsafe {
-            let [d, _, a, b] = (*op).r;
-            let a = &*cx.at::<O::A>(a);
-            let b = &*cx.at::<O::A>(b);
-            let mut mask = 0u32;
-            for i in 0..WARP {
-                mask |= u32::from(O::f(a[i], b[i])) << i;
-            }
-            let imm = (*op).imm;
-            if imm != 0 {
-                let c = cx.pred((*op).aux) ^ if imm & 8 != 0 { FULL } else { 0 };
-                mask = combine(imm & 3, mask, c);
-            }
-            let one = if F32 { 1f32.to_bits() } else { !0 };
-            let mut out = [0u32; WARP];
-            for i in 0..WARP {
-                out[i] = if mask >> i & 1 != 0 { one } else { 0 };
-            }
-            cx.put(d, &out);
-            op.add(1)
-        }
     }
 }
 
@@ -209,6 +185,8 @@ impl<T: Copy> Exec for MovOp<T> {
 /// Predicate logic: r = d, a, b; imm = truth table of (a, b) plus 16 times the negations.
 pub(crate) struct PredOp;
 impl Exec for PredOp {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operands are predicates.
@@ -233,6 +211,8 @@ impl Exec for PredOp {
 /// A constant predicate: r = d; imm = 0 or 1.
 pub(crate) struct PredConst;
 impl Exec for PredConst {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operand is a predicate.
@@ -241,13 +221,6 @@ impl Exec for PredConst {
             op.add(1)
         }
     }
-}
-
-/// Any operation with a list of operands, lane by lane: the slow, general shape for the rare instructions.
-pub(crate) trait Rare {
-    /// `f(op, operands of one lane, results)`.
-    type D: Copy + Default;
-    fn f(imm: i64, a: u64, b: u64, c: u64) -> Self::D;
 }
 
 /// `mov.b64 d, {a, b}` and its kin: joins `N` parts of width `P` into `T`; operands d, parts… in the list.
@@ -324,6 +297,8 @@ bits!(u8 u16 u32 u64);
 /// `bfi`: list = d, a, b, position, length.
 pub(crate) struct Bfi<T>(PhantomData<T>);
 impl<T: Bits> Exec for Bfi<T> {
+    const RARE: bool = false;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds five operands of these widths.
@@ -350,6 +325,8 @@ impl<T: Bits> Exec for Bfi<T> {
 /// Addition or subtraction with carry: r = d, a, b, carry predicate; imm bit 0 = subtract, 1 = takes the carry, 2 = gives it.
 pub(crate) struct Carry<T>(PhantomData<T>);
 impl<T: Bits> Exec for Carry<T> {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the width of `T`.

@@ -17,6 +17,8 @@ unsafe fn charge(cx: &mut Cx, from: *const Op, to: *const Op) -> bool {
 /// `bra` taken by all: imm = target.
 pub(crate) struct Jump;
 impl Exec for Jump {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: targets are checked by the decoder.
@@ -30,6 +32,8 @@ impl Exec for Jump {
 /// `@p bra`: r = predicate, negated; imm = target; x = where the paths meet (`u32::MAX`: nowhere).
 pub(crate) struct Branch;
 impl Exec for Branch {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: targets are checked by the decoder.
@@ -76,6 +80,8 @@ unsafe fn diverge(cx: &mut Cx, op: *const Op, taken: u32, to: *const Op) -> *con
 /// Stands where paths meet: waits for the others.
 pub(crate) struct Meet;
 impl Exec for Meet {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         while let Some(top) = cx.paths.last()
@@ -113,6 +119,8 @@ fn resume(cx: &mut Cx, op: *const Op) -> *const Op {
 /// `exit` and `ret` of an entry.
 pub(crate) struct Exit;
 impl Exec for Exit {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         cx.alive &= !cx.mask;
@@ -123,6 +131,8 @@ impl Exec for Exit {
 /// `@p exit`: r = predicate, negated.
 pub(crate) struct ExitIf;
 impl Exec for ExitIf {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operand is a predicate.
@@ -139,6 +149,8 @@ impl Exec for ExitIf {
 /// `@p` before any other instruction: r = predicate, negated. Executes the next instruction under the mask.
 pub(crate) struct Guard;
 impl Exec for Guard {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the decoder puts a guarded instruction behind every guard.
@@ -161,6 +173,8 @@ impl Exec for Guard {
 /// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions, bit 8 = negated.
 pub(crate) struct Barrier;
 impl Exec for Barrier {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands are 32 bits wide; predicates are predicates.
@@ -251,6 +265,8 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
 /// `vote`: r = destination (predicate or register), predicate; imm = 0 all, 1 any, 2 uni, 3 ballot, bit 8 = negated.
 pub(crate) struct Vote;
 impl Exec for Vote {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operand kinds follow from the mode.
@@ -276,6 +292,8 @@ impl Exec for Vote {
 /// `activemask`: r = d.
 pub(crate) struct ActiveMask;
 impl Exec for ActiveMask {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the destination is 32 bits wide.
@@ -290,6 +308,8 @@ impl Exec for ActiveMask {
 /// `elect.sync`: r = d (or the sink), predicate.
 pub(crate) struct Elect;
 impl Exec for Elect {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operand kinds are fixed.
@@ -308,6 +328,8 @@ impl Exec for Elect {
 /// `match.any` / `match.all`: r = d, a, predicate (0: none); imm bit 0 = all, bit 1 = 64-bit.
 pub(crate) struct Match;
 impl Exec for Match {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: widths follow from imm.
@@ -339,6 +361,8 @@ impl Exec for Match {
 /// `redux.sync`: r = d, a; imm = 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor; bit 8 = signed.
 pub(crate) struct Redux;
 impl Exec for Redux {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands are 32 bits wide.
@@ -367,6 +391,8 @@ impl Exec for Redux {
 /// Instructions without an effect here: fences, prefetches, waits for copies that have already happened.
 pub(crate) struct Nop;
 impl Exec for Nop {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(_: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: never the last instruction.
@@ -377,6 +403,8 @@ impl Exec for Nop {
 /// `nanosleep` and other invitations to let somebody else run.
 pub(crate) struct Yield;
 impl Exec for Yield {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: never the last instruction.
@@ -387,6 +415,8 @@ impl Exec for Yield {
 /// `trap`.
 pub(crate) struct TrapOp;
 impl Exec for TrapOp {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         let lane = cx.mask.trailing_zeros();
@@ -397,6 +427,8 @@ impl Exec for TrapOp {
 /// `%clock`, `%clock64`, `%globaltimer`: r = d; imm bit 0 = 64-bit.
 pub(crate) struct Clock;
 impl Exec for Clock {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the width follows from imm.
@@ -422,6 +454,8 @@ fn clock() -> u64 {
 /// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24.
 pub(crate) struct Mma;
 impl Exec for Mma {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         use crate::math::mma::{Fragments, Kernel};

@@ -253,6 +253,8 @@ unsafe fn reg<const V: usize>(cx: &Cx, op: *const Op, i: usize) -> u32 {
 /// `ld` of `V` elements: registers as [`reg`] says, r[3] = address, imm = offset.
 pub(crate) struct Load<P, M, const V: usize>(PhantomData<(P, M)>);
 impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
+    const RARE: bool = P::GENERIC || V > 4 || size_of::<M>() == 1 && V > 1;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: `find` gives pointers good for `V` elements; alignment was checked.
@@ -293,6 +295,8 @@ impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
 /// `st` of `V` elements.
 pub(crate) struct Store<P, M, const V: usize>(PhantomData<(P, M)>);
 impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
+    const RARE: bool = P::GENERIC || V > 4 || size_of::<M>() == 1 && V > 1;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: as in `Load`.
@@ -385,6 +389,8 @@ impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
 /// `stmatrix`: list = `N` sources, address.
 pub(crate) struct StMatrix<const N: usize, const TRANS: bool>;
 impl<const N: usize, const TRANS: bool> Exec for StMatrix<N, TRANS> {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: as in `LdMatrix`.
@@ -435,6 +441,8 @@ fn bad_rows(cx: &mut Cx, op: *const Op, addr: &L<u32>, rows: usize, offset: u32)
 /// `movmatrix.trans`: r = d, a.
 pub(crate) struct MovMatrix;
 impl Exec for MovMatrix {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands are 32 bits wide.
@@ -693,6 +701,8 @@ pub(crate) fn atomic_result(atom: Atom, ty: AtomTy, old: u64, b: u64, c: u64) ->
 /// `atom` and `red`: list = destination (or the sink), address (64-bit generic), b, c (or the sink), kind, type; imm = offset.
 pub(crate) struct Atomic;
 impl Exec for Atomic {
+    const RARE: bool = true;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: forwarded.

@@ -231,6 +231,9 @@ impl Cx {
 
 /// The semantics of an instruction, compiled once for each [`Level`].
 pub(crate) trait Exec {
+    /// Seldom executed: compiled once, for a plain CPU, because every version of everything would take minutes to build.
+    const RARE: bool = false;
+
     /// Executes `op` for the active lanes.
     ///
     /// # Safety
@@ -303,6 +306,9 @@ unsafe fn run_avx512<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
 
 /// The handler of `E` for this machine.
 pub(crate) fn handler<E: Exec>() -> Handler {
+    if const { E::RARE } {
+        return run_base::<E>;
+    }
     match level() {
         Level::Base => run_base::<E>,
         #[cfg(target_arch = "x86_64")]

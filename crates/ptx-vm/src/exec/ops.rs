@@ -4,20 +4,25 @@ use super::alu::{Bin, Cmp, Tri, Un};
 use crate::math;
 
 macro_rules! un {
-    ($($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare $($t:tt)*) => { un!(@ true $($t)*); };
+    (@ $rare:literal $($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Un for $name {
+            const RARE: bool = $rare;
             type A = $at;
             type D = $d;
             #[inline(always)]
             fn f($a: $at) -> $d { $e }
         }
     )*};
+    ($($t:tt)*) => { un!(@ false $($t)*); };
 }
 macro_rules! bin {
-    ($($name:ident($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare $($t:tt)*) => { bin!(@ true $($t)*); };
+    (@ $rare:literal $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Bin for $name {
+            const RARE: bool = $rare;
             type A = $at;
             type B = $bt;
             type D = $d;
@@ -25,11 +30,14 @@ macro_rules! bin {
             fn f($a: $at, $b: $bt) -> $d { $e }
         }
     )*};
+    ($($t:tt)*) => { bin!(@ false $($t)*); };
 }
 macro_rules! tri {
-    ($($name:ident($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare $($t:tt)*) => { tri!(@ true $($t)*); };
+    (@ $rare:literal $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Tri for $name {
+            const RARE: bool = $rare;
             type A = $at;
             type B = $bt;
             type C = $ct;
@@ -38,16 +46,20 @@ macro_rules! tri {
             fn f($a: $at, $b: $bt, $c: $ct) -> $d { $e }
         }
     )*};
+    ($($t:tt)*) => { tri!(@ false $($t)*); };
 }
 macro_rules! cmp {
-    ($($name:ident($a:ident, $b:ident: $t:ty) = $e:expr;)*) => {$(
+    (@rare $($t:tt)*) => { cmp!(@ true $($t)*); };
+    (@ $rare:literal $($name:ident($a:ident, $b:ident: $t:ty) = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Cmp for $name {
+            const RARE: bool = $rare;
             type A = $t;
             #[inline(always)]
             fn f($a: $t, $b: $t) -> bool { $e }
         }
     )*};
+    ($($t:tt)*) => { cmp!(@ false $($t)*); };
 }
 
 // ---- helpers --------------------------------------------------------------------------------------------------------
@@ -86,58 +98,24 @@ bin! {
     Add16(a: u16, b: u16) -> u16 = a.wrapping_add(b);
     Add32(a: u32, b: u32) -> u32 = a.wrapping_add(b);
     Add64(a: u64, b: u64) -> u64 = a.wrapping_add(b);
-    AddSatS32(a: i32, b: i32) -> i32 = a.saturating_add(b);
     Sub16(a: u16, b: u16) -> u16 = a.wrapping_sub(b);
     Sub32(a: u32, b: u32) -> u32 = a.wrapping_sub(b);
     Sub64(a: u64, b: u64) -> u64 = a.wrapping_sub(b);
-    SubSatS32(a: i32, b: i32) -> i32 = a.saturating_sub(b);
-    Add16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.wrapping_add(b));
-    Sub16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.wrapping_sub(b));
     Mul16(a: u16, b: u16) -> u16 = a.wrapping_mul(b);
     Mul32(a: u32, b: u32) -> u32 = a.wrapping_mul(b);
     Mul64(a: u64, b: u64) -> u64 = a.wrapping_mul(b);
-    MulHiU16(a: u16, b: u16) -> u16 = (u32::from(a) * u32::from(b) >> 16) as u16;
-    MulHiS16(a: i16, b: i16) -> i16 = (i32::from(a) * i32::from(b) >> 16) as i16;
     MulHiU32(a: u32, b: u32) -> u32 = (u64::from(a) * u64::from(b) >> 32) as u32;
     MulHiS32(a: i32, b: i32) -> i32 = (i64::from(a) * i64::from(b) >> 32) as i32;
-    MulHiU64(a: u64, b: u64) -> u64 = (u128::from(a) * u128::from(b) >> 64) as u64;
-    MulHiS64(a: i64, b: i64) -> i64 = (i128::from(a) * i128::from(b) >> 64) as i64;
-    MulWideU16(a: u16, b: u16) -> u32 = u32::from(a) * u32::from(b);
-    MulWideS16(a: i16, b: i16) -> i32 = i32::from(a) * i32::from(b);
     MulWideU32(a: u32, b: u32) -> u64 = u64::from(a) * u64::from(b);
     MulWideS32(a: i32, b: i32) -> i64 = i64::from(a) * i64::from(b);
-    Mul24LoU(a: u32, b: u32) -> u32 = (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff);
-    Mul24LoS(a: i32, b: i32) -> i32 = (a << 8 >> 8).wrapping_mul(b << 8 >> 8);
-    Mul24HiU(a: u32, b: u32) -> u32 = (u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff) >> 16) as u32;
-    Mul24HiS(a: i32, b: i32) -> i32 = (i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8) >> 16) as i32;
-    DivU16(a: u16, b: u16) -> u16 = a.checked_div(b).unwrap_or(!0);
-    DivS16(a: i16, b: i16) -> i16 = if b == 0 { -1 } else { a.wrapping_div(b) };
-    DivU32(a: u32, b: u32) -> u32 = a.checked_div(b).unwrap_or(!0);
-    DivS32(a: i32, b: i32) -> i32 = if b == 0 { -1 } else { a.wrapping_div(b) };
-    DivU64(a: u64, b: u64) -> u64 = a.checked_div(b).unwrap_or(!0);
-    DivS64(a: i64, b: i64) -> i64 = if b == 0 { -1 } else { a.wrapping_div(b) };
-    RemU16(a: u16, b: u16) -> u16 = a.checked_rem(b).unwrap_or(a);
-    RemS16(a: i16, b: i16) -> i16 = if b == 0 { a } else { a.wrapping_rem(b) };
-    RemU32(a: u32, b: u32) -> u32 = a.checked_rem(b).unwrap_or(a);
-    RemS32(a: i32, b: i32) -> i32 = if b == 0 { a } else { a.wrapping_rem(b) };
-    RemU64(a: u64, b: u64) -> u64 = a.checked_rem(b).unwrap_or(a);
-    RemS64(a: i64, b: i64) -> i64 = if b == 0 { a } else { a.wrapping_rem(b) };
-    MinU16(a: u16, b: u16) -> u16 = a.min(b);
-    MinS16(a: i16, b: i16) -> i16 = a.min(b);
     MinU32(a: u32, b: u32) -> u32 = a.min(b);
     MinS32(a: i32, b: i32) -> i32 = a.min(b);
     MinU64(a: u64, b: u64) -> u64 = a.min(b);
     MinS64(a: i64, b: i64) -> i64 = a.min(b);
-    MaxU16(a: u16, b: u16) -> u16 = a.max(b);
-    MaxS16(a: i16, b: i16) -> i16 = a.max(b);
     MaxU32(a: u32, b: u32) -> u32 = a.max(b);
     MaxS32(a: i32, b: i32) -> i32 = a.max(b);
     MaxU64(a: u64, b: u64) -> u64 = a.max(b);
     MaxS64(a: i64, b: i64) -> i64 = a.max(b);
-    MinU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.min(b));
-    MinS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).min(b as i16) as u16);
-    MaxU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.max(b));
-    MaxS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).max(b as i16) as u16);
     And16(a: u16, b: u16) -> u16 = a & b;
     And32(a: u32, b: u32) -> u32 = a & b;
     And64(a: u64, b: u64) -> u64 = a & b;
@@ -156,6 +134,41 @@ bin! {
     ShrS16(a: i16, b: u32) -> i16 = a >> b.min(15);
     ShrS32(a: i32, b: u32) -> i32 = a >> b.min(31);
     ShrS64(a: i64, b: u32) -> i64 = a >> b.min(63);
+}
+bin! { @rare
+    AddSatS32(a: i32, b: i32) -> i32 = a.saturating_add(b);
+    SubSatS32(a: i32, b: i32) -> i32 = a.saturating_sub(b);
+    Add16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.wrapping_add(b));
+    MulHiU16(a: u16, b: u16) -> u16 = (u32::from(a) * u32::from(b) >> 16) as u16;
+    MulHiS16(a: i16, b: i16) -> i16 = (i32::from(a) * i32::from(b) >> 16) as i16;
+    MulHiU64(a: u64, b: u64) -> u64 = (u128::from(a) * u128::from(b) >> 64) as u64;
+    MulHiS64(a: i64, b: i64) -> i64 = (i128::from(a) * i128::from(b) >> 64) as i64;
+    MulWideU16(a: u16, b: u16) -> u32 = u32::from(a) * u32::from(b);
+    MulWideS16(a: i16, b: i16) -> i32 = i32::from(a) * i32::from(b);
+    Mul24LoU(a: u32, b: u32) -> u32 = (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff);
+    Mul24LoS(a: i32, b: i32) -> i32 = (a << 8 >> 8).wrapping_mul(b << 8 >> 8);
+    Mul24HiU(a: u32, b: u32) -> u32 = (u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff) >> 16) as u32;
+    Mul24HiS(a: i32, b: i32) -> i32 = (i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8) >> 16) as i32;
+    DivU16(a: u16, b: u16) -> u16 = a.checked_div(b).unwrap_or(!0);
+    DivS16(a: i16, b: i16) -> i16 = if b == 0 { -1 } else { a.wrapping_div(b) };
+    DivU32(a: u32, b: u32) -> u32 = a.checked_div(b).unwrap_or(!0);
+    DivS32(a: i32, b: i32) -> i32 = if b == 0 { -1 } else { a.wrapping_div(b) };
+    DivU64(a: u64, b: u64) -> u64 = a.checked_div(b).unwrap_or(!0);
+    DivS64(a: i64, b: i64) -> i64 = if b == 0 { -1 } else { a.wrapping_div(b) };
+    RemU16(a: u16, b: u16) -> u16 = a.checked_rem(b).unwrap_or(a);
+    RemS16(a: i16, b: i16) -> i16 = if b == 0 { a } else { a.wrapping_rem(b) };
+    RemU32(a: u32, b: u32) -> u32 = a.checked_rem(b).unwrap_or(a);
+    RemS32(a: i32, b: i32) -> i32 = if b == 0 { a } else { a.wrapping_rem(b) };
+    RemU64(a: u64, b: u64) -> u64 = a.checked_rem(b).unwrap_or(a);
+    RemS64(a: i64, b: i64) -> i64 = if b == 0 { a } else { a.wrapping_rem(b) };
+    MinU16(a: u16, b: u16) -> u16 = a.min(b);
+    MinS16(a: i16, b: i16) -> i16 = a.min(b);
+    MaxU16(a: u16, b: u16) -> u16 = a.max(b);
+    MaxS16(a: i16, b: i16) -> i16 = a.max(b);
+    MinU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.min(b));
+    MinS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).min(b as i16) as u16);
+    MaxU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.max(b));
+    MaxS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).max(b as i16) as u16);
     Bmsk(a: u32, b: u32) -> u32 = math::int::bmsk(a, b, true);
     BmskWrap(a: u32, b: u32) -> u32 = math::int::bmsk(a, b, false);
     SzextU(a: u32, b: u32) -> u32 = math::int::szext(false, a, b, true);
@@ -167,20 +180,22 @@ un! {
     Not16(a: u16) -> u16 = !a;
     Not32(a: u32) -> u32 = !a;
     Not64(a: u64) -> u64 = !a;
-    Cnot16(a: u16) -> u16 = u16::from(a == 0);
-    Cnot32(a: u32) -> u32 = u32::from(a == 0);
-    Cnot64(a: u64) -> u64 = u64::from(a == 0);
     Neg16(a: u16) -> u16 = a.wrapping_neg();
     Neg32(a: u32) -> u32 = a.wrapping_neg();
     Neg64(a: u64) -> u64 = a.wrapping_neg();
-    Abs16(a: i16) -> i16 = a.wrapping_abs();
     Abs32(a: i32) -> i32 = a.wrapping_abs();
-    Abs64(a: i64) -> i64 = a.wrapping_abs();
     Popc32(a: u32) -> u32 = a.count_ones();
-    Popc64(a: u64) -> u32 = a.count_ones();
     Clz32(a: u32) -> u32 = a.leading_zeros();
-    Clz64(a: u64) -> u32 = a.leading_zeros();
     Brev32(a: u32) -> u32 = a.reverse_bits();
+}
+un! { @rare
+    Cnot16(a: u16) -> u16 = u16::from(a == 0);
+    Cnot32(a: u32) -> u32 = u32::from(a == 0);
+    Cnot64(a: u64) -> u64 = u64::from(a == 0);
+    Abs16(a: i16) -> i16 = a.wrapping_abs();
+    Abs64(a: i64) -> i64 = a.wrapping_abs();
+    Popc64(a: u64) -> u32 = a.count_ones();
+    Clz64(a: u64) -> u32 = a.leading_zeros();
     Brev64(a: u64) -> u64 = a.reverse_bits();
     BfindU32(a: u32) -> u32 = 31u32.wrapping_sub(a.leading_zeros());
     BfindS32(a: i32) -> u32 = 31u32.wrapping_sub((a ^ (a >> 31)).leading_zeros());
@@ -195,6 +210,19 @@ tri! {
     Mad16(a: u16, b: u16, c: u16) -> u16 = a.wrapping_mul(b).wrapping_add(c);
     Mad32(a: u32, b: u32, c: u32) -> u32 = a.wrapping_mul(b).wrapping_add(c);
     Mad64(a: u64, b: u64, c: u64) -> u64 = a.wrapping_mul(b).wrapping_add(c);
+    MadWideU32(a: u32, b: u32, c: u64) -> u64 = (u64::from(a) * u64::from(b)).wrapping_add(c);
+    MadWideS32(a: i32, b: i32, c: i64) -> i64 = (i64::from(a) * i64::from(b)).wrapping_add(c);
+    ShfLWrap(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32;
+    ShfRWrap(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32;
+    BfeU32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_u32(a, b, c);
+    BfeS32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_s32(a, b, c);
+    Dp4aUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, false, a, b, c);
+    Dp4aSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, true, a, b, c);
+    Dp4aSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, false, a, b, c);
+    Dp4aUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, true, a, b, c);
+    Prmt(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Generic, a, b, c);
+}
+tri! { @rare
     MadHiU32(a: u32, b: u32, c: u32) -> u32 = ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c);
     MadHiS32(a: i32, b: i32, c: i32) -> i32 = ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c);
     MadHiSatS32(a: i32, b: i32, c: i32) -> i32 = ((i64::from(a) * i64::from(b) >> 32) as i32).saturating_add(c);
@@ -204,8 +232,6 @@ tri! {
     MadHiS16(a: i16, b: i16, c: i16) -> i16 = ((i32::from(a) * i32::from(b) >> 16) as i16).wrapping_add(c);
     MadWideU16(a: u16, b: u16, c: u32) -> u32 = (u32::from(a) * u32::from(b)).wrapping_add(c);
     MadWideS16(a: i16, b: i16, c: i32) -> i32 = (i32::from(a) * i32::from(b)).wrapping_add(c);
-    MadWideU32(a: u32, b: u32, c: u64) -> u64 = (u64::from(a) * u64::from(b)).wrapping_add(c);
-    MadWideS32(a: i32, b: i32, c: i64) -> i64 = (i64::from(a) * i64::from(b)).wrapping_add(c);
     Mad24LoU(a: u32, b: u32, c: u32) -> u32 = (a & 0xff_ffff).wrapping_mul(b & 0xff_ffff).wrapping_add(c);
     Mad24LoS(a: i32, b: i32, c: i32) -> i32 = (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c);
     Mad24HiU(a: u32, b: u32, c: u32) -> u32 = ((u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff) >> 16) as u32).wrapping_add(c);
@@ -216,27 +242,18 @@ tri! {
     SadS32(a: i32, b: i32, c: u32) -> u32 = c.wrapping_add(a.abs_diff(b));
     SadU64(a: u64, b: u64, c: u64) -> u64 = c.wrapping_add(a.abs_diff(b));
     SadS64(a: i64, b: i64, c: u64) -> u64 = c.wrapping_add(a.abs_diff(b));
-    ShfLWrap(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32;
-    ShfRWrap(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32;
     ShfLClamp(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << c.min(32)) >> 32) as u32;
     ShfRClamp(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32;
-    BfeU32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_u32(a, b, c);
-    BfeS32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_s32(a, b, c);
     BfeU64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_u64(a, b, c);
     BfeS64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_s64(a, b, c);
-    Dp4aUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, false, a, b, c);
     Dp2aLoUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, false, false, a, b, c);
     Dp2aHiUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, false, true, a, b, c);
-    Dp4aSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, true, a, b, c);
     Dp2aLoSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, true, false, a, b, c);
     Dp2aHiSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, true, true, a, b, c);
-    Dp4aSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, false, a, b, c);
     Dp2aLoSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, false, false, a, b, c);
     Dp2aHiSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, false, true, a, b, c);
-    Dp4aUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, true, a, b, c);
     Dp2aLoUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, true, false, a, b, c);
     Dp2aHiUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, true, true, a, b, c);
-    Prmt(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Generic, a, b, c);
     PrmtF4e(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::F4e, a, b, c);
     PrmtB4e(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::B4e, a, b, c);
     PrmtRc8(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Rc8, a, b, c);
@@ -277,6 +294,10 @@ pub(crate) fn lop3(table: u8, a: u32, b: u32, c: u32) -> u32 {
 bin! {
     MinF32(a: f32, b: f32) -> f32 = math::float::extremum_f32(Extremum::Min, a, b, false);
     MaxF32(a: f32, b: f32) -> f32 = math::float::extremum_f32(Extremum::Max, a, b, false);
+    DivFullF32(a: f32, b: f32) -> f32 = math::float::div_full_f32(a, b);
+    DivApproxF32(a: f32, b: f32) -> f32 = math::float::div_approx_f32(a, b);
+}
+bin! { @rare
     MinNanF32(a: f32, b: f32) -> f32 = math::float::extremum_f32(Extremum::Min, a, b, true);
     MaxNanF32(a: f32, b: f32) -> f32 = math::float::extremum_f32(Extremum::Max, a, b, true);
     MinXorF32(a: f32, b: f32) -> f32 = math::float::extremum_xorsign_f32(Extremum::Min, a, b, false);
@@ -285,8 +306,6 @@ bin! {
     MaxXorNanF32(a: f32, b: f32) -> f32 = math::float::extremum_xorsign_f32(Extremum::Max, a, b, true);
     CopysignF32(a: f32, b: f32) -> f32 = math::float::copysign_f32(a, b);
     CopysignF64(a: f64, b: f64) -> f64 = math::float::copysign_f64(a, b);
-    DivFullF32(a: f32, b: f32) -> f32 = math::float::div_full_f32(a, b);
-    DivApproxF32(a: f32, b: f32) -> f32 = math::float::div_approx_f32(a, b);
     MinF64(a: f64, b: f64) -> f64 = math::float::extremum_f64(Extremum::Min, a, b);
     MaxF64(a: f64, b: f64) -> f64 = math::float::extremum_f64(Extremum::Max, a, b);
 }
@@ -298,15 +317,17 @@ un! {
     SqrtApproxF32(a: f32) -> f32 = math::special::sqrt(a);
     RcpApproxF32(a: f32) -> f32 = math::special::rcp(a);
     RsqrtF32(a: f32) -> f32 = math::special::rsqrt(a);
-    RsqrtF64(a: f64) -> f64 = math::special::rsqrt_f64(a);
-    RsqrtFtzF64(a: f64) -> f64 = math::special::rsqrt_ftz_f64(a);
-    RcpApproxF64(a: f64) -> f64 = math::special::rcp_f64(a);
     Ex2F32(a: f32) -> f32 = math::special::ex2(a);
     Lg2F32(a: f32) -> f32 = math::special::lg2(a);
     SinF32(a: f32) -> f32 = math::special::sin(a);
     CosF32(a: f32) -> f32 = math::special::cos(a);
     TanhF32(a: f32) -> f32 = math::special::tanh(a);
     SatF32(a: f32) -> f32 = sat(a);
+}
+un! { @rare
+    RsqrtF64(a: f64) -> f64 = math::special::rsqrt_f64(a);
+    RsqrtFtzF64(a: f64) -> f64 = math::special::rsqrt_ftz_f64(a);
+    RcpApproxF64(a: f64) -> f64 = math::special::rcp_f64(a);
     SatF64(a: f64) -> f64 = sat64(a);
 }
 
@@ -315,6 +336,8 @@ macro_rules! rounded {
     ($($name:ident: $t:ty, $f:path, $trait:ident, $($arg:ident $ty:ident)*;)*) => {$(
         pub(crate) struct $name<const M: u8>;
         impl<const M: u8> $trait for $name<M> {
+            // Directed roundings are slow paths anyway.
+            const RARE: bool = M != 0;
             $(type $ty = $t;)*
             type D = $t;
             #[inline(always)]
@@ -344,6 +367,7 @@ rounded! {
 /// Flushes subnormal inputs and outputs of an f32 operation.
 pub(crate) struct Ftz<O>(std::marker::PhantomData<O>);
 impl<O: Un<A = f32, D = f32>> Un for Ftz<O> {
+    const RARE: bool = O::RARE;
     type A = f32;
     type D = f32;
     #[inline(always)]
@@ -352,6 +376,7 @@ impl<O: Un<A = f32, D = f32>> Un for Ftz<O> {
     }
 }
 impl<O: Bin<A = f32, B = f32, D = f32>> Bin for Ftz<O> {
+    const RARE: bool = O::RARE;
     type A = f32;
     type B = f32;
     type D = f32;
@@ -361,6 +386,7 @@ impl<O: Bin<A = f32, B = f32, D = f32>> Bin for Ftz<O> {
     }
 }
 impl<O: Tri<A = f32, B = f32, C = f32, D = f32>> Tri for Ftz<O> {
+    const RARE: bool = O::RARE;
     type A = f32;
     type B = f32;
     type C = f32;
@@ -371,6 +397,7 @@ impl<O: Tri<A = f32, B = f32, C = f32, D = f32>> Tri for Ftz<O> {
     }
 }
 impl<O: Cmp<A = f32>> Cmp for Ftz<O> {
+    const RARE: bool = true;
     type A = f32;
     #[inline(always)]
     fn f(a: f32, b: f32) -> bool {
@@ -392,6 +419,7 @@ pub(crate) fn narrow<const B: bool>(x: f32) -> u16 {
     if B { math::f16::f32_to_bf16(x) } else { math::f16::f32_to_f16(x) }
 }
 impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half<O, B> {
+    const RARE: bool = O::RARE;
     type A = u16;
     type D = u16;
     #[inline(always)]
@@ -400,6 +428,7 @@ impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half<O, B> {
     }
 }
 impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half<O, B> {
+    const RARE: bool = O::RARE;
     type A = u16;
     type B = u16;
     type D = u16;
@@ -409,6 +438,7 @@ impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half<O, B> {
     }
 }
 impl<O: Cmp<A = f32>, const B: bool> Cmp for Half<O, B> {
+    const RARE: bool = true;
     type A = u16;
     #[inline(always)]
     fn f(a: u16, b: u16) -> bool {
@@ -416,6 +446,7 @@ impl<O: Cmp<A = f32>, const B: bool> Cmp for Half<O, B> {
     }
 }
 impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half2<O, B> {
+    const RARE: bool = O::RARE;
     type A = u32;
     type D = u32;
     #[inline(always)]
@@ -424,6 +455,7 @@ impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half2<O, B> {
     }
 }
 impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half2<O, B> {
+    const RARE: bool = O::RARE;
     type A = u32;
     type B = u32;
     type D = u32;
@@ -472,19 +504,21 @@ un! {
 // ---- comparisons ----------------------------------------------------------------------------------------------------
 
 cmp! {
-    Eq16(a, b: u16) = a == b; Ne16(a, b: u16) = a != b;
     Eq32(a, b: u32) = a == b; Ne32(a, b: u32) = a != b;
     Eq64(a, b: u64) = a == b; Ne64(a, b: u64) = a != b;
-    LtU16(a, b: u16) = a < b; LeU16(a, b: u16) = a <= b; GtU16(a, b: u16) = a > b; GeU16(a, b: u16) = a >= b;
     LtU32(a, b: u32) = a < b; LeU32(a, b: u32) = a <= b; GtU32(a, b: u32) = a > b; GeU32(a, b: u32) = a >= b;
     LtU64(a, b: u64) = a < b; LeU64(a, b: u64) = a <= b; GtU64(a, b: u64) = a > b; GeU64(a, b: u64) = a >= b;
-    LtS16(a, b: i16) = a < b; LeS16(a, b: i16) = a <= b; GtS16(a, b: i16) = a > b; GeS16(a, b: i16) = a >= b;
     LtS32(a, b: i32) = a < b; LeS32(a, b: i32) = a <= b; GtS32(a, b: i32) = a > b; GeS32(a, b: i32) = a >= b;
     LtS64(a, b: i64) = a < b; LeS64(a, b: i64) = a <= b; GtS64(a, b: i64) = a > b; GeS64(a, b: i64) = a >= b;
     EqF32(a, b: f32) = a == b; NeF32(a, b: f32) = (a < b) | (a > b);
     LtF32(a, b: f32) = a < b; LeF32(a, b: f32) = a <= b; GtF32(a, b: f32) = a > b; GeF32(a, b: f32) = a >= b;
     EquF32(a, b: f32) = !((a < b) | (a > b)); NeuF32(a, b: f32) = a != b;
     LtuF32(a, b: f32) = !(a >= b); LeuF32(a, b: f32) = !(a > b); GtuF32(a, b: f32) = !(a <= b); GeuF32(a, b: f32) = !(a < b);
+}
+cmp! { @rare
+    Eq16(a, b: u16) = a == b; Ne16(a, b: u16) = a != b;
+    LtU16(a, b: u16) = a < b; LeU16(a, b: u16) = a <= b; GtU16(a, b: u16) = a > b; GeU16(a, b: u16) = a >= b;
+    LtS16(a, b: i16) = a < b; LeS16(a, b: i16) = a <= b; GtS16(a, b: i16) = a > b; GeS16(a, b: i16) = a >= b;
     NumF32(a, b: f32) = !a.is_nan() & !b.is_nan(); NanF32(a, b: f32) = a.is_nan() | b.is_nan();
     EqF64(a, b: f64) = a == b; NeF64(a, b: f64) = (a < b) | (a > b);
     LtF64(a, b: f64) = a < b; LeF64(a, b: f64) = a <= b; GtF64(a, b: f64) = a > b; GeF64(a, b: f64) = a >= b;

@@ -2,6 +2,8 @@
 
 use super::block::{LaunchInfo, Runner, Worker};
 use super::pool::Pool;
+use crate::check::Watch;
+use crate::counters::Counters;
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Table};
@@ -40,8 +42,8 @@ pub struct Launch {
 pub struct LaunchStats {
     /// Wall-clock seconds on this machine's CPU.
     pub seconds: f64,
-    /// Warp instructions executed; 0 unless counters are on.
-    pub warp_instructions: u64,
+    /// What was counted, when counters are on.
+    pub counters: Option<Counters>,
 }
 
 /// A virtual GPU with its memory and its worker threads.
@@ -161,11 +163,12 @@ impl Vm {
         // The lowest block that failed, and its fault: blocks below it still run, so that the report does not depend on timing.
         let failed = AtomicU64::new(u64::MAX);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
+        let totals: Mutex<Counters> = Mutex::default();
         let work = || {
             WORKER.with_borrow_mut(|worker| {
                 let current = std::cell::Cell::new(0);
                 let stop = || failed.load(Ordering::Relaxed) < current.get();
-                let watch = None;
+                let watch = Watch::new(self.config.checked, self.config.counters);
                 let mut runner = Runner::new(worker, kernel, &info, table, params, watch, &stop);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +186,9 @@ impl Vm {
                         }
                     }
                 }
+                if let Some(counters) = runner.watch.as_ref().and_then(|w| w.counters.as_ref()) {
+                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(counters);
+                }
             });
         };
         let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
@@ -190,7 +196,8 @@ impl Vm {
         if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
         }
-        Ok(LaunchStats { seconds: start.elapsed().as_secs_f64(), ..LaunchStats::default() })
+        let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(LaunchStats { seconds: start.elapsed().as_secs_f64(), counters: self.config.counters.then_some(totals) })
     }
 }
 

@@ -56,24 +56,27 @@ const fn round_int(mode: u8) -> RoundInt {
 type Ph<T> = std::marker::PhantomData<T>;
 
 macro_rules! generic_conversions {
-    ($($name:ident<$($g:ident: $b:path),*; $($c:ident: $ct:ty),*>($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+    ($($(#[rare($rare:expr)])? $name:ident<$($g:ident: $b:path),*; $($c:ident: $ct:ty),*>($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name<$($g,)* $(const $c: $ct),*>(Ph<($($g,)*)>);
         impl<$($g: $b + Copy + Default,)* $(const $c: $ct),*> Un for $name<$($g,)* $($c),*> {
+            const RARE: bool = generic_conversions!(@ $($rare)?);
             type A = $at;
             type D = $d;
             #[inline(always)]
             fn f($a: $at) -> $d { $e }
         }
     )*};
+    (@ $rare:expr) => { $rare };
+    (@) => { true };
 }
 generic_conversions! {
-    F32ToInt<D: Int; M: u8>(a: f32) -> D = math::cvt::f32_to_int::<D>(a, round_int(M));
+    #[rare(size_of::<D>() != 4)] F32ToInt<D: Int; M: u8>(a: f32) -> D = math::cvt::f32_to_int::<D>(a, round_int(M));
     F64ToInt<D: Int; M: u8>(a: f64) -> D = math::cvt::f64_to_int::<D>(a, round_int(M));
-    IntToF32<S: Int; M: u8>(a: S) -> f32 = math::cvt::int_to_f32(a, round(M));
+    #[rare(size_of::<S>() != 4 || M != 0)] IntToF32<S: Int; M: u8>(a: S) -> f32 = math::cvt::int_to_f32(a, round(M));
     IntToF64<S: Int; M: u8>(a: S) -> f64 = math::cvt::int_to_f64(a, round(M));
     IntToHalf<S: Int; M: u8, B: bool>(a: S) -> u16 = if B { math::cvt::int_to_half::<S, Bf16>(a, round(M)) } else { math::cvt::int_to_half::<S, F16>(a, round(M)) };
     Clamp<S: Int, D: Int; >(a: S) -> D = math::cvt::saturate::<S, D>(a);
-    F32ToHalf<; M: u8, B: bool, F: bool>(a: f32) -> u16 = if B { math::f16::narrow::<Bf16>(a, round(M), F) } else { math::f16::narrow::<F16>(a, round(M), F) };
+    #[rare(M != 0 || F)] F32ToHalf<; M: u8, B: bool, F: bool>(a: f32) -> u16 = if B { math::f16::narrow::<Bf16>(a, round(M), F) } else { math::f16::narrow::<F16>(a, round(M), F) };
     F64ToHalf<; M: u8, B: bool>(a: f64) -> u16 = if B { math::cvt::f64_to_half::<Bf16>(a, round(M)) } else { math::cvt::f64_to_half::<F16>(a, round(M)) };
     F64ToF32<; M: u8>(a: f64) -> f32 = math::cvt::f64_to_f32(a, round(M));
     IntegralF32<; M: u8>(a: f32) -> f32 = math::cvt::integral_f32(a, round_int(M));
@@ -217,15 +220,18 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         other => other,
     };
     let value = if int_from && int_to {
-        if f.has("sat") || f.has("relu") && false {
+        if f.has("sat") {
             let clamped = Val::Reg(l.fresh(width(wide_to)));
-            if small {
-                let run = by_int_type!(from, S => if to == Ty::U8 { handler::<UnOp<ClampTo8<S, false>>>() } else { handler::<UnOp<ClampTo8<S, true>>>() }, return l.error("bad source"));
-                l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
-            } else {
-                let run = by_int_type!(from, S => by_int_type!(wide_to, D => handler::<UnOp<Clamp<S, D>>>(), return l.error("bad destination")), return l.error("bad source"));
-                l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
-            }
+            let a = l.convert(a, width(from), Where::W64, from.signed());
+            let run = match (from.signed(), to) {
+                (false, Ty::U8) => handler::<UnOp<ClampTo8<u64, false>>>(),
+                (false, Ty::S8) => handler::<UnOp<ClampTo8<u64, true>>>(),
+                (true, Ty::U8) => handler::<UnOp<ClampTo8<i64, false>>>(),
+                (true, Ty::S8) => handler::<UnOp<ClampTo8<i64, true>>>(),
+                (false, _) => by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.error("bad destination")),
+                (true, _) => by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.error("bad destination")),
+            };
+            l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
             clamped
         } else {
             let v = l.convert(a, width(from), width(wide_to), from.signed());
@@ -256,12 +262,31 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         l.push(run, [t, source, Val::None, Val::None], 1, 0);
         t
     } else if int_from {
+        // Narrow integers are widened first: fewer conversions to compile, the same value.
+        let from = match (from, to) {
+            (Ty::U16, Ty::F32) => Ty::U32,
+            (Ty::S16, Ty::F32) => Ty::S32,
+            (other, Ty::F32) => other,
+            (other, _) if other.signed() => Ty::S64,
+            _ => Ty::U64,
+        };
+        let given = f.types[1];
+        let given = if given.bytes() == 1 { Where::W16 } else { width(given) };
+        let a = l.convert(a, given, width(from), from.signed());
         let t = Val::Reg(l.fresh(width(to)));
         let run = match to {
-            Ty::F32 => by_int_type!(from, S => by_mode!(m, IntToF32<S>,), return l.error("bad source")),
-            Ty::F64 => by_int_type!(from, S => by_mode!(m, IntToF64<S>,), return l.error("bad source")),
-            Ty::F16 => by_int_type!(from, S => by_mode!(m, IntToHalf<S>, false), return l.error("bad source")),
-            Ty::Bf16 => by_int_type!(from, S => by_mode!(m, IntToHalf<S>, true), return l.error("bad source")),
+            Ty::F32 => match from {
+                Ty::U32 => by_mode!(m, IntToF32<u32>,),
+                Ty::S32 => by_mode!(m, IntToF32<i32>,),
+                Ty::U64 => by_mode!(m, IntToF32<u64>,),
+                _ => by_mode!(m, IntToF32<i64>,),
+            },
+            Ty::F64 if from.signed() => by_mode!(m, IntToF64<i64>,),
+            Ty::F64 => by_mode!(m, IntToF64<u64>,),
+            Ty::F16 if from.signed() => by_mode!(m, IntToHalf<i64>, false),
+            Ty::F16 => by_mode!(m, IntToHalf<u64>, false),
+            Ty::Bf16 if from.signed() => by_mode!(m, IntToHalf<i64>, true),
+            Ty::Bf16 => by_mode!(m, IntToHalf<u64>, true),
             _ => return l.error("no such conversion"),
         };
         l.push(run, [t, a, Val::None, Val::None], 1, 0);

@@ -26,13 +26,10 @@ pub(crate) fn finish(
     dissolve_copies(&mut code, labels, l.regs.len());
     drop_dead(&mut code, l.regs.len());
     let graph = Graph::new(&code, labels);
-    let (slots, first_free, warp_consts, const_slots, const_image, launch_consts, reg_bytes) = {
-        let (warp_consts, mut const_slots, first_free) = warp_constants(&l);
-        let (image, launch) = pool(&l, &code, &mut const_slots);
-        let (slots, units) = allocate(&code, &graph, &l.regs, first_free);
-        (slots, first_free, warp_consts, const_slots, image, launch, units * UNIT)
-    };
-    let _ = first_free;
+    let (warp_consts, mut const_slots, first_free) = warp_constants(&l);
+    let (const_image, launch_consts) = pool(&l, &code, &mut const_slots);
+    let (slots, units) = allocate(&code, &graph, &l.regs, first_free);
+    let reg_bytes = units * UNIT;
     let slot = |v: &Val| -> u32 {
         match v {
             Val::Reg(id) => slots[*id as usize],
@@ -106,7 +103,7 @@ pub(crate) fn finish(
                     if let Some((p, negated)) = raw.guard {
                         let r = [p, if negated { !0 } else { 0 }, 0, 0];
                         out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
-                        meta.push(control_meta(raw));
+                        meta.push(Meta { guard: true, ..control_meta(raw) });
                     }
                 }
             }
@@ -231,31 +228,17 @@ fn dissolve_copies(code: &mut [Raw], labels: u32, regs: usize) {
         v
     };
     for raw in code.iter_mut() {
-        let skip = if raw.copy { 1 } else { 0 };
-        let is_def = |v: &Val, raw: &Raw| matches!(v, Val::Reg(id) if raw.defs.contains(id));
         let defs = raw.defs.clone();
-        for (i, v) in raw.r.iter_mut().enumerate() {
-            if i < skip {
-                continue;
-            }
-            if !matches!(v, Val::Reg(id) if defs.contains(id)) || alias_source(v, &defs) {
+        for v in raw.r.iter_mut().chain(raw.list.iter_mut()) {
+            if !matches!(v, Val::Reg(id) if defs.contains(id)) {
                 *v = resolve(*v);
             }
-        }
-        let frozen = raw.clone();
-        for v in raw.list.iter_mut().filter(|v| !is_def(v, &frozen)) {
-            *v = resolve(*v);
         }
         raw.aux = resolve(raw.aux);
         raw.access_addr = resolve(raw.access_addr);
         let uses = raw.uses.iter().filter_map(|&u| if let Val::Reg(id) = resolve(Val::Reg(u)) { Some(id) } else { None });
         raw.uses = uses.collect();
     }
-}
-
-/// A register that is read and written by one instruction is never dissolved (it has two definitions or is its own source).
-fn alias_source(_: &Val, _: &[u32]) -> bool {
-    false
 }
 
 /// Drops instructions whose results nobody reads.

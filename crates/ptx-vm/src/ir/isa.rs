@@ -6,7 +6,7 @@
 use super::lower::{Access, AccessKind, Class, Form, Lower, R, Val, width};
 use super::module::Where;
 use crate::exec::alu::*;
-use crate::exec::op::{Exec, Handler, handler};
+use crate::exec::op::{Handler, handler};
 use crate::exec::ops::*;
 use crate::exec::{control, mem};
 use crate::math;
@@ -46,7 +46,6 @@ pub fn coverage() -> Vec<Coverage> {
 
 const INT: &str = "u16|u32|u64|s16|s32|s64";
 const BITS: &str = "b16|b32|b64";
-const CACHE: &str = "ca|cg|cs|cv|lu|wb|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::cache_hint L2::64B|L2::128B|L2::256B L2::evict_normal|L2::evict_first|L2::evict_last";
 const ROUND: &str = "rn|rz|rm|rp";
 
 macro_rules! rows {
@@ -272,7 +271,7 @@ static TABLE: &[Row] = rows! {
     }
     Barrier {
         "bar" "sync|arrive! cta", "", 1..2 => bar;
-        "bar" "warp! sync!", "", 1..1 => nop;
+        "bar" "warp! sync!", "", 1..1 => |l, _| l.group(AccessKind::WarpSync);
         "bar" "cta red! popc!", "u32", 3..4 => bar_red;
         "bar" "cta red! and|or!", "pred", 3..4 => bar_red;
         "barrier" "cta sync|arrive! aligned", "", 1..2 => bar;
@@ -528,7 +527,7 @@ impl<'a> Lower<'a> {
     }
 
     fn group(&mut self, kind: AccessKind) -> R {
-        let access = Access { kind, space: Space::Shared, bytes: 0, addr: 0, wide: false, offset: 0 };
+        let access = Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0 };
         self.push(handler::<control::Nop>(), [Val::None; 4], 0, 0).meta.access = Some(access);
         Ok(())
     }
@@ -826,10 +825,10 @@ fn testp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 // ---- comparisons ----------------------------------------------------------------------------------------------------
 
-/// The handlers of a comparison: `setp`, `set` to an integer, `set` to f32.
-fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<[Handler; 3]> {
-    fn all<C: Cmp>() -> [Handler; 3] {
-        [handler::<SetpOp<C>>(), handler::<SetOp<C, false>>(), handler::<SetOp<C, true>>()]
+/// The handler of a comparison.
+fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
+    fn all<C: Cmp>() -> Handler {
+        handler::<SetpOp<C>>()
     }
     macro_rules! float {
         ($eq:ty, $ne:ty, $lt:ty, $le:ty, $gt:ty, $ge:ty, $equ:ty, $neu:ty, $ltu:ty, $leu:ty, $gtu:ty, $geu:ty, $num:ty, $nan:ty) => {
@@ -930,7 +929,7 @@ fn setp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let b = l.src(&f.ops[2], f.ty())?;
     let (imm, c) = combination(l, f)?;
     let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
-    let [run, ..] = compare(l, name, f.ty(), f.has("ftz"))?;
+    let run = compare(l, name, f.ty(), f.has("ftz"))?;
     let raw = l.push(run, [p, q, a, b], 2, imm);
     raw.aux = c;
     raw.pure_op = false;
@@ -945,7 +944,7 @@ fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (imm, c) = combination(l, f)?;
     let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
     let ty = if f.ty() == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
-    let [run, ..] = compare(l, name, ty, false)?;
+    let run = compare(l, name, ty, false)?;
     let mut halves = Vec::new();
     for v in [a, b] {
         let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
@@ -967,9 +966,14 @@ fn set<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (imm, c) = combination(l, f)?;
     let d = l.dst(&f.ops[0], Ty::B32)?;
     let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
-    let [_, int, float] = compare(l, name, ty, f.has("ftz"))?;
-    let raw = l.push(if f.types[0] == Ty::F32 { float } else { int }, [d, Val::None, a, b], 1, imm);
+    let run = compare(l, name, ty, f.has("ftz"))?;
+    let p = Val::Pred(l.fresh_pred());
+    let raw = l.push(run, [p, Val::Raw(0), a, b], 2, imm);
     raw.aux = c;
+    raw.pure_op = false;
+    let one = if f.types[0] == Ty::F32 { 1f32.to_bits() } else { !0 };
+    let (one, zero) = (l.imm(Where::W32, u64::from(one)), l.imm(Where::W32, 0));
+    l.op::<SelpOp<u32>>(d, &[one, zero, p], 0);
     Ok(())
 }
 
@@ -1429,7 +1433,7 @@ fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 fn access(kind: AccessKind, t: &Target, bytes: u32) -> Access {
-    Access { kind, space: t.space, bytes, addr: 0, wide: t.space != Space::Shared, offset: t.offset }
+    Access { kind, space: t.space, bytes, lanes: 1, addr: 0, wide: t.space != Space::Shared, offset: t.offset }
 }
 
 fn push_access(l: &mut Lower<'_>, run: Handler, regs: Vec<Val>, t: &Target, lanes: usize, load: bool, access: Access) {
@@ -1468,7 +1472,8 @@ fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         };
         regs.push(value);
     }
-    let access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
+    let mut access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
+    access.lanes = lanes as u32;
     push_access(l, run, regs, &t, lanes, false, access);
     Ok(())
 }

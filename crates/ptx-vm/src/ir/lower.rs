@@ -72,6 +72,8 @@ pub(crate) struct Access {
     pub(crate) space: Space,
     /// Bytes of each lane.
     pub(crate) bytes: u32,
+    /// Registers of each lane.
+    pub(crate) lanes: u32,
     /// Operand slot of the addresses and whether they are 64 bits wide.
     pub(crate) addr: u32,
     pub(crate) wide: bool,
@@ -86,9 +88,11 @@ pub(crate) enum AccessKind {
     /// `ldmatrix` of so many rows.
     Rows(u32),
     RowsStore(u32),
-    /// `cp.async`: the global side; the operand slots of the shared address and source size follow in `extra`.
+    /// `cp.async`: the shared side; the global address and source size are in the instruction's list.
     CopyAsync,
     Commit,
+    /// `bar.warp.sync`.
+    WarpSync,
     /// Wait until at most so many groups are pending; `u32::MAX` = all copies.
     Wait(u32),
 }
@@ -100,6 +104,8 @@ pub(crate) struct Meta {
     /// Source file number and line of the last `.loc`.
     pub(crate) loc: (u32, u32),
     pub(crate) class: Class,
+    /// The guard of the next instruction, not an instruction by itself.
+    pub(crate) guard: bool,
     pub(crate) access: Option<Access>,
     /// Floating-point operations of one lane, or of the whole warp for tensor instructions.
     pub(crate) flops: u32,
@@ -524,7 +530,7 @@ impl<'a> Lower<'a> {
 
     /// Appends an instruction; the first `defs` entries of `r` are written, the others read.
     pub(crate) fn push(&mut self, run: Handler, r: [Val; 4], defs: usize, imm: i64) -> &mut Raw {
-        let meta = Meta { line: self.line, loc: self.loc, class: self.class, access: None, flops: 0 };
+        let meta = Meta { line: self.line, loc: self.loc, class: self.class, guard: false, access: None, flops: 0 };
         let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
         self.raw.push(Raw {
             run,

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Module-level `.global` variables live as long as the module and are shared by every [`crate::Vm`] that runs its kernels.
 pub struct Module {
     name: Arc<str>,
+    /// The scanned top level. It borrows from `text`, which therefore stands behind it and is dropped after it.
+    top: Top<'static>,
     text: Arc<str>,
     version: (u32, u32),
     target: String,
@@ -121,16 +123,20 @@ unsafe impl Sync for Kernel {}
 impl Module {
     /// Reads a module's top level. `name` is what messages call it.
     pub fn parse(name: &str, ptx: &str) -> Result<Module, LoadError> {
-        let top = parse_top(name, ptx)?;
+        let text: Arc<str> = ptx.into();
+        // SAFETY: the text is on the heap, never changes, and lives as long as the module that holds both.
+        let lasting: &'static str = unsafe { &*std::ptr::from_ref::<str>(&text) };
+        let top = parse_top(name, lasting)?;
         let globals = place_globals(name, &top)?;
         Ok(Module {
             name: name.into(),
-            text: ptx.into(),
             version: top.version,
             target: top.target.to_owned(),
             entries: top.functions.iter().filter(|f| f.entry && f.body.is_some()).map(|f| f.name.to_owned()).collect(),
             globals: Arc::new(globals),
             kernels: Mutex::default(),
+            top,
+            text,
         })
     }
 
@@ -155,8 +161,7 @@ impl Module {
         if let Some(kernel) = kernels.get(entry) {
             return Ok(kernel.clone());
         }
-        let top = parse_top(&self.name, &self.text)?;
-        let kernel = Arc::new(super::lower::lower(&self.name, &self.text, &top, entry, &self.globals)?);
+        let kernel = Arc::new(super::lower::lower(&self.name, &self.text, &self.top, entry, &self.globals)?);
         kernels.insert(entry.to_owned(), kernel.clone());
         Ok(kernel)
     }

@@ -2,8 +2,8 @@
 
 /// Scalar types of PTX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Ty {
+
+pub(crate) enum Ty {
     Pred,
     B8,
     B16,
@@ -108,7 +108,6 @@ pub(crate) struct Var<'a> {
     pub(crate) align: usize,
     /// Bytes; 0 for an unsized array (`.extern .shared .b8 dyn[]`).
     pub(crate) size: usize,
-    pub(crate) external: bool,
     pub(crate) init: Vec<Init<'a>>,
     pub(crate) line: u32,
 }

@@ -33,11 +33,11 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
             }
             Kind::Word(word) if word.starts_with('.') => match word {
                 ".reg" => registers(&mut p, &mut out)?,
-                ".local" => p.variables(Space::Local, false, &mut vars)?,
-                ".shared" => p.variables(Space::Shared, false, &mut vars)?,
-                ".param" => p.variables(Space::Param, false, &mut vars)?,
-                ".global" => p.variables(Space::Global, false, &mut vars)?,
-                ".const" => p.variables(Space::Const, false, &mut vars)?,
+                ".local" => p.variables(Space::Local, &mut vars)?,
+                ".shared" => p.variables(Space::Shared, &mut vars)?,
+                ".param" => p.variables(Space::Param, &mut vars)?,
+                ".global" => p.variables(Space::Global, &mut vars)?,
+                ".const" => p.variables(Space::Const, &mut vars)?,
                 ".loc" => {
                     let (file, line) = (p.int()? as u32, p.int()? as u32);
                     p.int()?;

@@ -87,7 +87,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A declaration after its space word: `.align 16 .b8 name[2048] = {…}` up to the `;`. Several names may follow.
-    fn variables(&mut self, space: Space, external: bool, out: &mut Vec<Var<'a>>) -> Result<()> {
+    fn variables(&mut self, space: Space, out: &mut Vec<Var<'a>>) -> Result<()> {
         let mut align = 0;
         let mut ty = None;
         let mut lanes = 1usize;
@@ -151,7 +151,7 @@ impl<'a> Parser<'a> {
                 let token = self.next();
                 return self.error(token, "alignment is not a power of two");
             }
-            out.push(Var { space, name, ty, align, size, external, init, line });
+            out.push(Var { space, name, ty, align, size, init, line });
             if !self.eat(b',') {
                 break;
             }

@@ -32,7 +32,6 @@ pub(crate) struct Top<'a> {
 pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
     let mut p = Parser::new(file, text, 0, 1);
     let mut top = Top::default();
-    let mut external = false;
     let mut versioned = false;
     loop {
         let token = p.next();
@@ -64,14 +63,10 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
                     return p.error(token, "only 64-bit addresses are supported");
                 }
             }
-            ".visible" | ".weak" | ".common" => {}
-            ".extern" => {
-                external = true;
-                continue;
-            }
-            ".global" => p.variables(Space::Global, external, &mut top.variables)?,
-            ".const" => p.variables(Space::Const, external, &mut top.variables)?,
-            ".shared" => p.variables(Space::Shared, external, &mut top.variables)?,
+            ".visible" | ".weak" | ".common" | ".extern" => {}
+            ".global" => p.variables(Space::Global, &mut top.variables)?,
+            ".const" => p.variables(Space::Const, &mut top.variables)?,
+            ".shared" => p.variables(Space::Shared, &mut top.variables)?,
             ".entry" => {
                 let f = function(&mut p, true, token.line)?;
                 top.functions.push(f);
@@ -99,7 +94,6 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
             ".pragma" | ".alias" => p.skip_to_semicolon(),
             _ => return p.error(token, "unknown directive at module level"),
         }
-        external = false;
     }
     if !versioned {
         let token = p.next();
