@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 ///
 /// Module-level `.global` variables live as long as the module and are shared by every [`crate::Vm`] that runs its kernels.
 pub struct Module {
-    name: Arc<str>,
-    /// The scanned top level. It borrows from `text`, which therefore stands behind it and is dropped after it.
+    /// The scanned top level. It borrows from `name` and `text`, which therefore stand behind it and are dropped after it.
     top: Top<'static>,
+    name: Arc<str>,
     text: Arc<str>,
     version: (u32, u32),
     target: String,
@@ -123,13 +123,14 @@ unsafe impl Sync for Kernel {}
 impl Module {
     /// Reads a module's top level. `name` is what messages call it.
     pub fn parse(name: &str, ptx: &str) -> Result<Module, LoadError> {
-        let text: Arc<str> = ptx.into();
-        // SAFETY: the text is on the heap, never changes, and lives as long as the module that holds both.
-        let lasting: &'static str = unsafe { &*std::ptr::from_ref::<str>(&text) };
-        let top = parse_top(name, lasting)?;
+        let (file, text): (Arc<str>, Arc<str>) = (name.into(), ptx.into());
+        // SAFETY: both strings are on the heap, never change, and live as long as the module that holds them and what borrows from them.
+        let (lasting_file, lasting_text): (&'static str, &'static str) =
+            unsafe { (&*std::ptr::from_ref::<str>(&file), &*std::ptr::from_ref::<str>(&text)) };
+        let top = parse_top(lasting_file, lasting_text)?;
         let globals = place_globals(name, &top)?;
         Ok(Module {
-            name: name.into(),
+            name: file,
             version: top.version,
             target: top.target.to_owned(),
             entries: top.functions.iter().filter(|f| f.entry && f.body.is_some()).map(|f| f.name.to_owned()).collect(),
