@@ -85,8 +85,7 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   const long long slot_stride = (long long)SLOT_ROWS * p.k;
   const int a_rows = p.m - m0 - slot_row, w_rows = p.n - n0 - slot_row; // slot i exists if i * SLOT_ROWS is below
 
-  // _ln: a row's prologue is ((a * rstd - mean * rstd) * (1 + scale) + shift); (rstd, -mean * rstd) of the tile's rows lie
-  // behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
+  // _ln: mean and rstd of the tile's rows lie behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
   // batch, one variant): true but for threads that straddle two frames.
   const unsigned stats = shared + STAGES * STAGE_BYTES;
   auto scale_of = [&](int row) { // scale for the row's frame; shift is shift_delta further
@@ -102,7 +101,7 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
     static_assert(TILE_M <= THREADS, "a thread for each row");
     if (tid < TILE_M) {
       const float* const row_stats = p.row_stats + 2ll * min(m0 + tid, p.m - 1);
-      store_shared8(stats + tid * 8, bits_of(row_stats[1]), bits_of(-row_stats[0] * row_stats[1]));
+      store_shared8(stats + tid * 8, bits_of(row_stats[0]), bits_of(row_stats[1]));
     }
     __syncthreads();
   }
@@ -171,7 +170,7 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
           Chunk<D>::unpack(fetched[i.value], x);
           const float2 row = load_shared8<i.value * SLOT_ROWS * 8>(stats + slot_row * 8);
 #pragma unroll
-          for (int c = 0; c < CHUNK; c++) x[c] = fmaf(fmaf(x[c], row.x, row.y), scale[c], shift[c]);
+          for (int c = 0; c < CHUNK; c++) x[c] = fmaf((x[c] - row.x) * row.y, scale[c], shift[c]);
           store_shared16<i.value * SLOT_ROWS * K_BYTES>(a_store + stage, Chunk<D>::pack(x));
         });
       } else {
@@ -184,7 +183,7 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
           for (int c = 0; c < CHUNK; c++) {
             float x = 0.0f;
             if (k0 + c < p.k)
-              x = fmaf(fmaf(to_f32(a[(long long)row * p.k + k0 + c]), row_stats.x, row_stats.y), 1.0f + t[c], t[shift_delta + c]);
+              x = fmaf((to_f32(a[(long long)row * p.k + k0 + c]) - row_stats.x) * row_stats.y, 1.0f + t[c], t[shift_delta + c]);
             store_shared(a_store + stage + (r - slot_row) * K_BYTES + c * (int)sizeof(D), from_f32<D>(x));
           }
         }
