@@ -7,6 +7,7 @@ use super::op::*;
 use crate::error::FaultKind;
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Where an instruction's addresses point.
@@ -46,6 +47,9 @@ enum Found {
     Fault(*const Op),
 }
 
+/// Room for 32 pointers, filled only when lanes go to scattered places.
+type Pointers = [MaybeUninit<*mut u8>; WARP];
+
 /// Finds the host memory of every active lane's `bytes` bytes, or faults.
 #[inline(always)]
 unsafe fn find<P: Place>(
@@ -55,7 +59,7 @@ unsafe fn find<P: Place>(
     offset: i64,
     bytes: u64,
     align: u64,
-    lanes: &mut L<*mut u8>,
+    lanes: &mut Pointers,
 ) -> Found {
     // SAFETY: the slot has width `P::A`; pointers stay inside allocations because both ends of the range are checked.
     unsafe {
@@ -111,7 +115,7 @@ unsafe fn find<P: Place>(
                 // Several allocations, or a miss: lane by lane.
                 for i in 0..WARP {
                     match resolve(cx, addr[i], bytes, P::GENERIC, i as u32) {
-                        Some(p) => lanes[i] = p,
+                        Some(p) => lanes[i] = MaybeUninit::new(p),
                         None => return Found::Fault(missed(cx, op, i as u32, addr[i], bytes, false)),
                     }
                 }
@@ -125,7 +129,7 @@ unsafe fn find<P: Place>(
             return Found::Same(host.add((lo - base) as usize));
         }
         for i in 0..WARP {
-            lanes[i] = host.wrapping_add((addr[i] - base) as usize);
+            lanes[i] = MaybeUninit::new(host.wrapping_add((addr[i] - base) as usize));
         }
         Found::Lanes
     }
@@ -259,20 +263,20 @@ impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: `find` gives pointers good for `V` elements; alignment was checked.
         unsafe {
-            let mut lanes = [std::ptr::null_mut(); WARP];
+            let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
             let bytes = (V * size_of::<M>()) as u64;
-            let mut copy = [[M::default(); V]; WARP];
+            let mut copy = [MaybeUninit::<[M; V]>::uninit(); WARP];
             let src: *const [M; V] = match find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes) {
                 Found::Block(p) => p.cast_const().cast(),
                 Found::Same(p) => {
-                    copy = [p.cast::<[M; V]>().read_unaligned(); WARP];
-                    copy.as_ptr()
+                    copy = [MaybeUninit::new(p.cast::<[M; V]>().read_unaligned()); WARP];
+                    copy.as_ptr().cast()
                 }
                 Found::Lanes => {
                     for i in 0..WARP {
-                        copy[i] = lanes[i].cast::<[M; V]>().read_unaligned();
+                        copy[i] = MaybeUninit::new(lanes[i].assume_init().cast::<[M; V]>().read_unaligned());
                     }
-                    copy.as_ptr()
+                    copy.as_ptr().cast()
                 }
                 Found::Fault(next) => return next,
             };
@@ -301,7 +305,7 @@ impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: as in `Load`.
         unsafe {
-            let mut lanes = [std::ptr::null_mut(); WARP];
+            let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
             let bytes = (V * size_of::<M>()) as u64;
             let mut value = [[M::default(); V]; WARP];
             let found = find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes);
@@ -322,14 +326,14 @@ impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
                 Found::Lanes => {
                     if mask == FULL {
                         for i in 0..WARP {
-                            lanes[i].cast::<[M; V]>().write_unaligned(value[i]);
+                            lanes[i].assume_init().cast::<[M; V]>().write_unaligned(value[i]);
                         }
                     } else {
                         let mut left = mask;
                         while left != 0 {
                             let i = left.trailing_zeros() as usize;
                             left &= left - 1;
-                            lanes[i].cast::<[M; V]>().write_unaligned(value[i]);
+                            lanes[i].assume_init().cast::<[M; V]>().write_unaligned(value[i]);
                         }
                     }
                 }
@@ -508,7 +512,7 @@ impl<const N: usize> Exec for CpAsync<N> {
                 whole = part & mask == 0;
             }
             let shared = cx.shared;
-            let mut lanes = [std::ptr::null_mut(); WARP];
+            let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
             if live != 0 {
                 let found = if whole {
                     cx.mask = live;
@@ -521,10 +525,10 @@ impl<const N: usize> Exec for CpAsync<N> {
                 match found {
                     Found::Block(p) => {
                         for (i, lane) in lanes.iter_mut().enumerate() {
-                            *lane = p.add(i * N);
+                            *lane = MaybeUninit::new(p.add(i * N));
                         }
                     }
-                    Found::Same(p) => lanes = [p; WARP],
+                    Found::Same(p) => lanes = [MaybeUninit::new(p); WARP],
                     Found::Lanes => {}
                     Found::Fault(next) => return next,
                 }
@@ -532,7 +536,7 @@ impl<const N: usize> Exec for CpAsync<N> {
             if whole && live == FULL {
                 for i in 0..WARP {
                     let dst = shared.add(to[i].wrapping_add(offset) as usize);
-                    dst.cast::<[u8; N]>().write_unaligned(lanes[i].cast::<[u8; N]>().read_unaligned());
+                    dst.cast::<[u8; N]>().write_unaligned(lanes[i].assume_init().cast::<[u8; N]>().read_unaligned());
                 }
             } else {
                 for i in 0..WARP {
@@ -541,7 +545,7 @@ impl<const N: usize> Exec for CpAsync<N> {
                     }
                     let mut value = [0u8; N];
                     if live >> i & 1 != 0 {
-                        std::ptr::copy_nonoverlapping(lanes[i], value.as_mut_ptr(), lengths[i] as usize);
+                        std::ptr::copy_nonoverlapping(lanes[i].assume_init(), value.as_mut_ptr(), lengths[i] as usize);
                     }
                     shared.add(to[i].wrapping_add(offset) as usize).cast::<[u8; N]>().write_unaligned(value);
                 }
@@ -563,7 +567,7 @@ unsafe fn partial(
     align: u64,
     live: u32,
     lengths: &L<u32>,
-    lanes: &mut L<*mut u8>,
+    lanes: &mut Pointers,
 ) -> Found {
     // SAFETY: the slot is 64 bits wide.
     let addr = unsafe { cx.get::<u64>(from) };
@@ -574,7 +578,7 @@ unsafe fn partial(
         }
         // SAFETY: `resolve` checks.
         match unsafe { resolve(cx, a, u64::from(lengths[i]), false, i as u32) } {
-            Some(p) => lanes[i] = p,
+            Some(p) => lanes[i] = MaybeUninit::new(p),
             None => return Found::Fault(missed(cx, op, i as u32, a, u64::from(lengths[i]), false)),
         }
     }
