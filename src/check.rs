@@ -120,16 +120,21 @@ struct Expected {
     latent_steps: Vec<usize>,
 }
 
-/// Bounds of relative error and of the threshold margin below which the computed steps need not agree.
+/// What a case must keep to.
 struct Bounds {
-    error: f64,
+    /// Relative error of a forward.
+    forward: f64,
+    /// Relative error of latents in a rollout.
+    latents: f64,
+    /// The threshold margin below which the computed steps need not agree.
     margin: f64,
 }
 
 fn bounds(dtype: DType) -> Bounds {
     match dtype {
-        DType::F32 => Bounds { error: 1e-4, margin: 0.0 },
-        _ => Bounds { error: 2e-2, margin: 0.02 },
+        DType::F32 => Bounds { forward: 1e-4, latents: 1e-4, margin: 0.0 },
+        // Guidance triples the rounding of each step and the steps feed on one another: up to 5e-2 was seen in bf16.
+        _ => Bounds { forward: 2e-2, latents: 1e-1, margin: 0.02 },
     }
 }
 
@@ -162,7 +167,8 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         }
         (kind, _) => return Err(bad(format!("cases of kind `{kind}` are not supported; known: forward, rollout"))),
     }
-    let bound = bounds(dtype).error;
+    let bounds = bounds(dtype);
+    let bound = if case.kind == "forward" { bounds.forward } else { bounds.latents };
     for (name, error) in &result.errors {
         // NaN must count as the largest error there is.
         if !(*error <= result.max_rel_err) {

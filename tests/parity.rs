@@ -1,7 +1,8 @@
 //! The model and whole sampling runs against the published PyTorch code, in every element type.
 //!
 //! The cases lie in tests/goldens with the weights they were made with. f32 must agree to 1e-4 and compute exactly the same
-//! steps; bf16 and f16 to 2e-2. ADACACHE_LONG_TESTS=1 runs every rollout in every type; otherwise the slow combinations are left out.
+//! steps; bf16 and f16 to 2e-2 on a forward, and compute the same steps. ADACACHE_LONG_TESTS=1 runs every rollout in every type;
+//! otherwise the slow combinations are left out.
 
 use std::path::{Path, PathBuf};
 

@@ -438,7 +438,7 @@ impl StDiT3 {
     }
 
     /// Sets this step's time: `timesteps` (`[batch]`, 0 to 1000), and with a frame-masked geometry `frame_mask`
-    /// (`[batch, frames]`): frames that are false take the modulation of time 0. Computes every modulation of the step.
+    /// (`[batch, frames]`): frames that are false take the modulation of time 0.
     pub fn set_time(&self, ws: &Workspace, timesteps: &[f32], frame_mask: Option<&[bool]>) -> Result<(), ModelError> {
         let batch = ws.dims.batch;
         if timesteps.len() != batch || timesteps.iter().any(|t| !t.is_finite()) {
@@ -463,12 +463,19 @@ impl StDiT3 {
         self.embed_scalar(ws, &self.time_mlp, Some(&ws.fps_embed), &ws.time_embed)?;
         let conditions = batch * ws.variants;
         let c = self.config.hidden_size;
-        let Linear { weight, bias } = &self.time_block;
-        let chunks = ws.time_chunks.reshape(&[conditions, BLOCK_CHUNKS * c])?;
-        ops::embed::small_linear(&ws.time_embed, weight, Some(bias), None, true, &chunks)?;
         let time = ws.time_embed.reshape(&[conditions, 1, c])?;
         let final_modulation = ws.final_modulation.reshape(&[1, conditions, FINAL_CHUNKS, c])?;
         ops::embed::modulation(&self.final_table, &time, &final_modulation)?;
+        Ok(())
+    }
+
+    /// The blocks' modulation at the time set: Linear(SiLU(t)) plus each block's table. A reused step does not need it.
+    fn modulate_blocks(&self, ws: &Workspace) -> Result<(), ModelError> {
+        let conditions = ws.dims.batch * ws.variants;
+        let c = self.config.hidden_size;
+        let Linear { weight, bias } = &self.time_block;
+        let chunks = ws.time_chunks.reshape(&[conditions, BLOCK_CHUNKS * c])?;
+        ops::embed::small_linear(&ws.time_embed, weight, Some(bias), None, true, &chunks)?;
         let block_modulation = ws.block_modulation.reshape(&[2 * self.config.depth, conditions, BLOCK_CHUNKS, c])?;
         ops::embed::modulation(&self.block_tables, &ws.time_chunks, &block_modulation)?;
         Ok(())
@@ -510,6 +517,10 @@ impl StDiT3 {
         mut residuals: Option<&mut ResidualStore>,
         mut trace: Option<&mut Trace>,
     ) -> Result<(), ModelError> {
+        self.modulate_blocks(ws)?;
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.push(("t_block".into(), ws.time_chunks.to_f32()?));
+        }
         for (i, block) in self.blocks.iter().enumerate() {
             let stack = if i % 2 == 0 { Stack::Spatial } else { Stack::Temporal };
             self.attention(ws, i, block, stack, residuals.as_deref_mut())?;
@@ -624,9 +635,6 @@ impl StDiT3 {
     /// A whole forward: latents `z` to the prediction. `trace`, when given, receives the hidden state after every stage.
     pub fn forward(&self, ws: &Workspace, z: &Tensor, caption: &Caption, mut trace: Option<&mut Trace>) -> Result<(), ModelError> {
         self.embed_traced(ws, z, trace.as_deref_mut())?;
-        if let Some(trace) = trace.as_deref_mut() {
-            trace.push(("t_block".into(), ws.time_chunks.to_f32()?));
-        }
         self.blocks_traced(ws, caption, None, trace)?;
         self.finish(ws)
     }
