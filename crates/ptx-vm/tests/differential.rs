@@ -85,12 +85,7 @@ impl Table {
         src: &'static str,
         eval: impl Fn(&[u64]) -> [u64; 3] + Send + Sync + 'static,
     ) {
-        self.0.push(Row {
-            text: text.into(),
-            dst,
-            src,
-            eval: Box::new(eval),
-        });
+        self.0.push(Row { text: text.into(), dst, src, eval: Box::new(eval) });
     }
 }
 
@@ -101,46 +96,30 @@ fn sx(x: u64, bits: u32) -> i128 {
 
 /// The value of an integer operand.
 fn int(x: u64, signed: bool, bits: u32) -> i128 {
-    if signed {
-        sx(x, bits)
-    } else {
-        (x & (u64::MAX >> (64 - bits))) as i128
-    }
+    if signed { sx(x, bits) } else { (x & (u64::MAX >> (64 - bits))) as i128 }
 }
 
 fn integers(t: &mut Table) {
-    for (bits, kinds) in [
-        (16u32, ["h", "hh", "hhh", "H"]),
-        (32, ["r", "rr", "rrr", "R"]),
-        (64, ["d", "dd", "ddd", "D"]),
-    ] {
+    for (bits, kinds) in
+        [(16u32, ["h", "hh", "hhh", "H"]), (32, ["r", "rr", "rrr", "R"]), (64, ["d", "dd", "ddd", "D"])]
+    {
         let [one, two, three, d] = kinds;
         for signed in [false, true] {
             let ty = format!("{}{bits}", if signed { 's' } else { 'u' });
             let v = move |x: u64| int(x, signed, bits);
             t.add(format!("add.{ty}"), d, two, move |s| (v(s[0]) + v(s[1])) as u64);
             t.add(format!("sub.{ty}"), d, two, move |s| (v(s[0]) - v(s[1])) as u64);
-            t.add(format!("mul.lo.{ty}"), d, two, move |s| {
-                v(s[0]).wrapping_mul(v(s[1])) as u64
-            });
+            t.add(format!("mul.lo.{ty}"), d, two, move |s| v(s[0]).wrapping_mul(v(s[1])) as u64);
             let high = move |a: u64, b: u64| {
                 // The product of two unsigned 64-bit numbers needs all of a u128.
-                if signed {
-                    (v(a) * v(b)) >> bits
-                } else {
-                    ((v(a) as u128 * v(b) as u128) >> bits) as i128
-                }
+                if signed { (v(a) * v(b)) >> bits } else { ((v(a) as u128 * v(b) as u128) >> bits) as i128 }
             };
             t.add(format!("mul.hi.{ty}"), d, two, move |s| high(s[0], s[1]) as u64);
             t.add(format!("mad.lo.{ty}"), d, three, move |s| {
                 v(s[0]).wrapping_mul(v(s[1])).wrapping_add(v(s[2])) as u64
             });
-            t.add(format!("mad.hi.{ty}"), d, three, move |s| {
-                (high(s[0], s[1]) + v(s[2])) as u64
-            });
-            t.add(format!("sad.{ty}"), d, three, move |s| {
-                ((v(s[0]) - v(s[1])).abs() + v(s[2])) as u64
-            });
+            t.add(format!("mad.hi.{ty}"), d, three, move |s| (high(s[0], s[1]) + v(s[2])) as u64);
+            t.add(format!("sad.{ty}"), d, three, move |s| ((v(s[0]) - v(s[1])).abs() + v(s[2])) as u64);
             t.add(format!("min.{ty}"), d, two, move |s| v(s[0]).min(v(s[1])) as u64);
             t.add(format!("max.{ty}"), d, two, move |s| v(s[0]).max(v(s[1])) as u64);
             let divide = |op: &str| format!("{{ .reg .b{bits} t; or.b{bits} t, $1, 1; {op}.{ty} $d0, $0, t; }}");
@@ -151,9 +130,7 @@ fn integers(t: &mut Table) {
                 32 => "rr",
                 _ => "dr",
             };
-            t.add(format!("shr.{ty}"), d, shift, move |s| {
-                (v(s[0]) >> s[1].min(bits as u64)) as u64
-            });
+            t.add(format!("shr.{ty}"), d, shift, move |s| (v(s[0]) >> s[1].min(bits as u64)) as u64);
             for (op, f) in [
                 ("eq", (|a, b| a == b) as fn(i128, i128) -> bool),
                 ("ne", |a, b| a != b),
@@ -164,31 +141,34 @@ fn integers(t: &mut Table) {
             ] {
                 t.add(format!("setp.{op}.{ty}"), "P", two, move |s| f(v(s[0]), v(s[1])) as u64);
                 if bits == 32 {
-                    t.multi(
-                        format!("setp.{op}.and.{ty} $d0|$d1, $0, $1, $2;"),
-                        "PP",
-                        "rrP",
-                        move |s| {
-                            let c = f(v(s[0]), v(s[1]));
-                            [c as u64 & s[2], !c as u64 & s[2], 0]
-                        },
-                    );
+                    t.multi(format!("setp.{op}.and.{ty} $d0|$d1, $0, $1, $2;"), "PP", "rrP", move |s| {
+                        let c = f(v(s[0]), v(s[1]));
+                        [c as u64 & s[2], !c as u64 & s[2], 0]
+                    });
                     t.add(format!("setp.{op}.xor.{ty} $d0, $0, $1, !$2;"), "P", "rrP", move |s| {
                         f(v(s[0]), v(s[1])) as u64 ^ s[2] ^ 1
                     });
-                    t.add(format!("set.{op}.u32.{ty}"), "R", "rr", move |s| {
-                        if f(v(s[0]), v(s[1])) { 0xffff_ffff } else { 0 }
-                    });
-                    t.add(format!("set.{op}.f32.{ty}"), "R", "rr", move |s| {
-                        if f(v(s[0]), v(s[1])) { 0x3f80_0000 } else { 0 }
-                    });
+                    t.add(
+                        format!("set.{op}.u32.{ty}"),
+                        "R",
+                        "rr",
+                        move |s| {
+                            if f(v(s[0]), v(s[1])) { 0xffff_ffff } else { 0 }
+                        },
+                    );
+                    t.add(
+                        format!("set.{op}.f32.{ty}"),
+                        "R",
+                        "rr",
+                        move |s| {
+                            if f(v(s[0]), v(s[1])) { 0x3f80_0000 } else { 0 }
+                        },
+                    );
                 }
             }
             if bits != 64 {
                 let (wide_d, wide_three): (&str, &str) = if bits == 16 { ("R", "hhr") } else { ("D", "rrd") };
-                t.add(format!("mul.wide.{ty}"), wide_d, two, move |s| {
-                    (v(s[0]) * v(s[1])) as u64
-                });
+                t.add(format!("mul.wide.{ty}"), wide_d, two, move |s| (v(s[0]) * v(s[1])) as u64);
                 t.add(format!("mad.wide.{ty}"), wide_d, wide_three, move |s| {
                     (v(s[0]) * v(s[1])).wrapping_add(s[2] as i128) as u64
                 });
@@ -198,26 +178,15 @@ fn integers(t: &mut Table) {
                 t.add(format!("bfe.{ty}"), d, field, move |s| {
                     let (pos, len, msb) = (s[1] & 0xff, s[2] & 0xff, bits as u64 - 1);
                     let bit = |i: u64| s[0] >> i & 1;
-                    let sbit = if !signed || len == 0 {
-                        0
-                    } else {
-                        bit((pos + len - 1).min(msb))
-                    };
-                    (0..=msb).fold(0, |d, i| {
-                        d | (if i < len && pos + i <= msb { bit(pos + i) } else { sbit }) << i
-                    })
+                    let sbit = if !signed || len == 0 { 0 } else { bit((pos + len - 1).min(msb)) };
+                    (0..=msb).fold(0, |d, i| d | (if i < len && pos + i <= msb { bit(pos + i) } else { sbit }) << i)
                 });
                 for shiftamt in [false, true] {
-                    t.add(
-                        format!("bfind{}.{ty}", if shiftamt { ".shiftamt" } else { "" }),
-                        "R",
-                        one,
-                        move |s| {
-                            let a = if signed && v(s[0]) < 0 { !s[0] } else { s[0] };
-                            let found = (0..bits as u64).rev().find(|i| a >> i & 1 == 1);
-                            found.map_or(0xffff_ffff, |i| if shiftamt { bits as u64 - 1 - i } else { i })
-                        },
-                    );
+                    t.add(format!("bfind{}.{ty}", if shiftamt { ".shiftamt" } else { "" }), "R", one, move |s| {
+                        let a = if signed && v(s[0]) < 0 { !s[0] } else { s[0] };
+                        let found = (0..bits as u64).rev().find(|i| a >> i & 1 == 1);
+                        found.map_or(0xffff_ffff, |i| if shiftamt { bits as u64 - 1 - i } else { i })
+                    });
                 }
             }
             for half in ["lo", "hi"].into_iter().filter(|_| bits == 32) {
@@ -225,9 +194,7 @@ fn integers(t: &mut Table) {
                     int(a, signed, 24).wrapping_mul(int(b, signed, 24)) >> if half == "hi" { 16 } else { 0 }
                 };
                 t.add(format!("mul24.{half}.{ty}"), "R", "rr", move |s| f(s[0], s[1]) as u64);
-                t.add(format!("mad24.{half}.{ty}"), "R", "rrr", move |s| {
-                    (f(s[0], s[1]) + s[2] as i128) as u64
-                });
+                t.add(format!("mad24.{half}.{ty}"), "R", "rrr", move |s| (f(s[0], s[1]) + s[2] as i128) as u64);
             }
             // Conversions between integers.
             for (to, to_kind) in [(8u32, "H"), (16, "H"), (32, "R"), (64, "D")] {
@@ -236,14 +203,9 @@ fn integers(t: &mut Table) {
                     // A result narrower than its register is extended.
                     let fit = move |x: i128| int(x as u64, to_signed, to) as u64;
                     t.add(format!("cvt.{to_ty}.{ty}"), to_kind, d, move |s| fit(v(s[0])));
-                    let (least, greatest) = if to_signed {
-                        (-(1i128 << (to - 1)), (1 << (to - 1)) - 1)
-                    } else {
-                        (0, (1i128 << to) - 1)
-                    };
-                    t.add(format!("cvt.sat.{to_ty}.{ty}"), to_kind, d, move |s| {
-                        fit(v(s[0]).clamp(least, greatest))
-                    });
+                    let (least, greatest) =
+                        if to_signed { (-(1i128 << (to - 1)), (1 << (to - 1)) - 1) } else { (0, (1i128 << to) - 1) };
+                    t.add(format!("cvt.sat.{to_ty}.{ty}"), to_kind, d, move |s| fit(v(s[0]).clamp(least, greatest)));
                 }
             }
         }
@@ -261,15 +223,8 @@ fn integers(t: &mut Table) {
             32 => ("rr", "rrP"),
             _ => ("dr", "ddP"),
         };
-        t.add(format!("shl.b{bits}"), d, shift, move |s| {
-            if s[1] >= bits as u64 { 0 } else { s[0] << s[1] }
-        });
-        t.add(
-            format!("selp.b{bits}"),
-            d,
-            select,
-            |s| if s[2] != 0 { s[0] } else { s[1] },
-        );
+        t.add(format!("shl.b{bits}"), d, shift, move |s| if s[1] >= bits as u64 { 0 } else { s[0] << s[1] });
+        t.add(format!("selp.b{bits}"), d, select, |s| if s[2] != 0 { s[0] } else { s[1] });
         if bits != 16 {
             t.add(format!("popc.b{bits}"), "R", d, move |s| low(s[0]).count_ones() as u64);
             t.add(format!("clz.b{bits}"), "R", d, move |s| {
@@ -291,67 +246,38 @@ fn integers(t: &mut Table) {
     let r = |x: i128| x.clamp(i32::MIN as i128, i32::MAX as i128) as u64;
     t.add("add.sat.s32", "R", "rr", move |s| r(sx(s[0], 32) + sx(s[1], 32)));
     t.add("sub.sat.s32", "R", "rr", move |s| r(sx(s[0], 32) - sx(s[1], 32)));
-    t.add("mad.hi.sat.s32", "R", "rrr", move |s| {
-        r(((sx(s[0], 32) * sx(s[1], 32)) >> 32) + sx(s[2], 32))
-    });
-    t.add(
-        "slct.b32.s32",
-        "R",
-        "rrr",
-        |s| if sx(s[2], 32) >= 0 { s[0] } else { s[1] },
-    );
-    t.add(
-        "slct.u64.s32",
-        "D",
-        "ddr",
-        |s| if sx(s[2], 32) >= 0 { s[0] } else { s[1] },
-    );
-    t.add(
-        "{ .reg .b32 t; and.b32 t, $1, 31; fns.b32 $d0, $0, t, $2; }",
-        "R",
-        "Rrr",
-        |s| {
-            let (mask, base, offset) = (s[0], (s[1] & 31) as i64, s[2] as u32 as i32 as i64);
-            if offset == 0 {
-                return if mask >> base & 1 == 1 {
-                    base as u64
-                } else {
-                    0xffff_ffff
-                };
-            }
-            let (mut pos, mut count) = (base, offset.abs() - 1);
-            while (0..32).contains(&pos) {
-                if mask >> pos & 1 == 1 {
-                    if count == 0 {
-                        return pos as u64;
-                    }
-                    count -= 1;
+    t.add("mad.hi.sat.s32", "R", "rrr", move |s| r(((sx(s[0], 32) * sx(s[1], 32)) >> 32) + sx(s[2], 32)));
+    t.add("slct.b32.s32", "R", "rrr", |s| if sx(s[2], 32) >= 0 { s[0] } else { s[1] });
+    t.add("slct.u64.s32", "D", "ddr", |s| if sx(s[2], 32) >= 0 { s[0] } else { s[1] });
+    t.add("{ .reg .b32 t; and.b32 t, $1, 31; fns.b32 $d0, $0, t, $2; }", "R", "Rrr", |s| {
+        let (mask, base, offset) = (s[0], (s[1] & 31) as i64, s[2] as u32 as i32 as i64);
+        if offset == 0 {
+            return if mask >> base & 1 == 1 { base as u64 } else { 0xffff_ffff };
+        }
+        let (mut pos, mut count) = (base, offset.abs() - 1);
+        while (0..32).contains(&pos) {
+            if mask >> pos & 1 == 1 {
+                if count == 0 {
+                    return pos as u64;
                 }
-                pos += offset.signum();
+                count -= 1;
             }
-            0xffff_ffff
-        },
-    );
+            pos += offset.signum();
+        }
+        0xffff_ffff
+    });
     for wrap in [false, true] {
         let n = move |c: u64| if wrap { c & 31 } else { c.min(32) };
         let suffix = if wrap { "wrap" } else { "clamp" };
-        t.add(format!("shf.l.{suffix}.b32"), "R", "rrr", move |s| {
-            (s[1] << 32 | s[0]) << n(s[2]) >> 32
-        });
-        t.add(format!("shf.r.{suffix}.b32"), "R", "rrr", move |s| {
-            (s[1] << 32 | s[0]) >> n(s[2])
-        });
+        t.add(format!("shf.l.{suffix}.b32"), "R", "rrr", move |s| (s[1] << 32 | s[0]) << n(s[2]) >> 32);
+        t.add(format!("shf.r.{suffix}.b32"), "R", "rrr", move |s| (s[1] << 32 | s[0]) >> n(s[2]));
     }
     t.add("prmt.b32", "R", "rrr", |s| {
         let source = s[1] << 32 | s[0];
         (0..4).fold(0, |d, i| {
             let control = s[2] >> (4 * i) & 0xf;
             let byte = source >> (8 * (control & 7)) & 0xff;
-            let byte = if control & 8 != 0 {
-                if byte & 0x80 != 0 { 0xff } else { 0 }
-            } else {
-                byte
-            };
+            let byte = if control & 8 != 0 { if byte & 0x80 != 0 { 0xff } else { 0 } } else { byte };
             d | byte << (8 * i)
         })
     });
@@ -365,18 +291,13 @@ fn integers(t: &mut Table) {
     ] {
         t.add(format!("prmt.b32.{mode}"), "R", "rrr", move |s| {
             let source = s[1] << 32 | s[0];
-            (0..4).fold(0, |d, i| {
-                d | (source >> (8 * (rows[(s[2] & 3) as usize] >> (4 * i) & 7)) & 0xff) << (8 * i)
-            })
+            (0..4).fold(0, |d, i| d | (source >> (8 * (rows[(s[2] & 3) as usize] >> (4 * i) & 7)) & 0xff) << (8 * i))
         });
     }
-    for table in [
-        0x01u64, 0x1b, 0x3c, 0x40, 0x69, 0x78, 0x80, 0x96, 0xc0, 0xca, 0xe8, 0xea, 0xf8, 0xfe,
-    ] {
+    for table in [0x01u64, 0x1b, 0x3c, 0x40, 0x69, 0x78, 0x80, 0x96, 0xc0, 0xca, 0xe8, 0xea, 0xf8, 0xfe] {
         t.add(format!("lop3.b32 $d0, $0, $1, $2, {table:#x};"), "R", "rrr", move |s| {
-            (0..32).fold(0, |d, i| {
-                d | (table >> ((s[0] >> i & 1) << 2 | (s[1] >> i & 1) << 1 | s[2] >> i & 1) & 1) << i
-            })
+            (0..32)
+                .fold(0, |d, i| d | (table >> ((s[0] >> i & 1) << 2 | (s[1] >> i & 1) << 1 | s[2] >> i & 1) & 1) << i)
         });
     }
     for (a_signed, b_signed) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -397,39 +318,24 @@ fn integers(t: &mut Table) {
         }
     }
     // Carry chains: 96-bit sums and differences, a 64-bit multiply-add from 32-bit parts.
-    t.multi(
-        "add.cc.u32 $d0, $0, $1; addc.cc.u32 $d1, $2, $3; addc.u32 $d2, $4, $5;",
-        "RRR",
-        "RRRRRR",
-        |s| {
-            let sum = (s[0] as u128 | (s[2] as u128) << 32 | (s[4] as u128) << 64)
-                + (s[1] as u128 | (s[3] as u128) << 32 | (s[5] as u128) << 64);
-            [sum as u64, (sum >> 32) as u64, (sum >> 64) as u64]
-        },
-    );
-    t.multi(
-        "sub.cc.u32 $d0, $0, $1; subc.cc.u32 $d1, $2, $3; subc.u32 $d2, $4, $5;",
-        "RRR",
-        "RRRRRR",
-        |s| {
-            let join = |a: u64, b: u64, c: u64| a as i128 | (b as i128) << 32 | (c as i128) << 64;
-            let difference = join(s[0], s[2], s[4]) - join(s[1], s[3], s[5]);
-            [difference as u64, (difference >> 32) as u64, (difference >> 64) as u64]
-        },
-    );
+    t.multi("add.cc.u32 $d0, $0, $1; addc.cc.u32 $d1, $2, $3; addc.u32 $d2, $4, $5;", "RRR", "RRRRRR", |s| {
+        let sum = (s[0] as u128 | (s[2] as u128) << 32 | (s[4] as u128) << 64)
+            + (s[1] as u128 | (s[3] as u128) << 32 | (s[5] as u128) << 64);
+        [sum as u64, (sum >> 32) as u64, (sum >> 64) as u64]
+    });
+    t.multi("sub.cc.u32 $d0, $0, $1; subc.cc.u32 $d1, $2, $3; subc.u32 $d2, $4, $5;", "RRR", "RRRRRR", |s| {
+        let join = |a: u64, b: u64, c: u64| a as i128 | (b as i128) << 32 | (c as i128) << 64;
+        let difference = join(s[0], s[2], s[4]) - join(s[1], s[3], s[5]);
+        [difference as u64, (difference >> 32) as u64, (difference >> 64) as u64]
+    });
     t.multi("add.cc.u64 $d0, $0, $1; addc.u64 $d1, $2, $3;", "DD", "DDDD", |s| {
         let (low, carry) = s[0].overflowing_add(s[1]);
         [low, s[2].wrapping_add(s[3]).wrapping_add(carry as u64), 0]
     });
-    t.multi(
-        "mad.lo.cc.u32 $d0, $0, $1, $2; madc.hi.u32 $d1, $0, $1, $3;",
-        "RR",
-        "RRRR",
-        |s| {
-            let sum = (s[0] as u128 * s[1] as u128) + (s[2] as u128 | (s[3] as u128) << 32);
-            [sum as u64, (sum >> 32) as u64, 0]
-        },
-    );
+    t.multi("mad.lo.cc.u32 $d0, $0, $1, $2; madc.hi.u32 $d1, $0, $1, $3;", "RR", "RRRR", |s| {
+        let sum = (s[0] as u128 * s[1] as u128) + (s[2] as u128 | (s[3] as u128) << 32);
+        [sum as u64, (sum >> 32) as u64, 0]
+    });
     t.add("and.pred", "P", "PP", |s| s[0] & s[1]);
     t.add("or.pred", "P", "PP", |s| s[0] | s[1]);
     t.add("xor.pred", "P", "PP", |s| s[0] ^ s[1]);
@@ -438,9 +344,7 @@ fn integers(t: &mut Table) {
     t.multi("mov.b64 {$d0, $d1}, $0;", "RR", "D", |s| [s[0], s[0] >> 32, 0]);
     t.add("mov.b32 $d0, {$0, $1};", "R", "HH", |s| s[1] << 16 | s[0]);
     t.multi("mov.b32 {$d0, $d1}, $0;", "HH", "R", |s| [s[0], s[0] >> 16, 0]);
-    t.add("mov.b64 $d0, {$0, $1, $2, $3};", "D", "HHHH", |s| {
-        s[3] << 48 | s[2] << 32 | s[1] << 16 | s[0]
-    });
+    t.add("mov.b64 $d0, {$0, $1, $2, $3};", "D", "HHHH", |s| s[3] << 48 | s[2] << 32 | s[1] << 16 | s[0]);
 }
 
 const ROUNDS: [(&str, Round); 4] = [
@@ -477,11 +381,7 @@ fn bits<F: Format>(x: F) -> u64 {
 }
 
 fn flush<F: Format>(x: F) -> F {
-    if x.is_denormal() {
-        if x.is_negative() { -F::ZERO } else { F::ZERO }
-    } else {
-        x
-    }
+    if x.is_denormal() { if x.is_negative() { -F::ZERO } else { F::ZERO } } else { x }
 }
 
 /// Clamps to `[0, 1]`; NaN gives +0.
@@ -537,53 +437,33 @@ fn float_arithmetic<F: Format>(t: &mut Table, ty: &'static str, kinds: [&'static
                 continue;
             }
             let before = move |x: u64| {
-                if modifier.contains("ftz") {
-                    flush(of::<F>(x))
-                } else {
-                    of::<F>(x)
-                }
+                if modifier.contains("ftz") { flush(of::<F>(x)) } else { of::<F>(x) }
             };
             let after = move |x: F| {
                 let x = if modifier.contains("ftz") { flush(x) } else { x };
                 bits(if modifier.contains("sat") { saturate(x) } else { x })
             };
             let op = |op: &str, args: &str| nan_guard(format!("{op}.{name}{modifier}.{ty} {args}"));
-            t.add(op("add", args[1]), d, two, move |s| {
-                after(before(s[0]).add_r(before(s[1]), round).value)
-            });
-            t.add(op("sub", args[1]), d, two, move |s| {
-                after(before(s[0]).sub_r(before(s[1]), round).value)
-            });
-            t.add(op("mul", args[1]), d, two, move |s| {
-                after(before(s[0]).mul_r(before(s[1]), round).value)
-            });
+            t.add(op("add", args[1]), d, two, move |s| after(before(s[0]).add_r(before(s[1]), round).value));
+            t.add(op("sub", args[1]), d, two, move |s| after(before(s[0]).sub_r(before(s[1]), round).value));
+            t.add(op("mul", args[1]), d, two, move |s| after(before(s[0]).mul_r(before(s[1]), round).value));
             t.add(op("fma", args[2]), d, three, move |s| {
                 after(before(s[0]).mul_add_r(before(s[1]), before(s[2]), round).value)
             });
             if all_rounds && !modifier.contains("sat") {
-                t.add(op("div", args[1]), d, two, move |s| {
-                    after(before(s[0]).div_r(before(s[1]), round).value)
-                });
+                t.add(op("div", args[1]), d, two, move |s| after(before(s[0]).div_r(before(s[1]), round).value));
                 t.add(op("rcp", args[0]), d, one, move |s| {
                     after(F::from_u128(1).value.div_r(before(s[0]), round).value)
                 });
             }
         }
     }
-    t.add(nan_guard(format!("min.{ty} {}", args[1])), d, two, |s| {
-        bits(minimum(of::<F>(s[0]), of::<F>(s[1])))
-    });
-    t.add(nan_guard(format!("max.{ty} {}", args[1])), d, two, |s| {
-        bits(-minimum(-of::<F>(s[0]), -of::<F>(s[1])))
-    });
+    t.add(nan_guard(format!("min.{ty} {}", args[1])), d, two, |s| bits(minimum(of::<F>(s[0]), of::<F>(s[1]))));
+    t.add(nan_guard(format!("max.{ty} {}", args[1])), d, two, |s| bits(-minimum(-of::<F>(s[0]), -of::<F>(s[1]))));
     if ty != "f64" {
         t.add(format!("min.NaN.{ty}"), d, two, |s| {
             let (a, b) = (of::<F>(s[0]), of::<F>(s[1]));
-            if a.is_nan() || b.is_nan() {
-                F::CANONICAL
-            } else {
-                bits(minimum(a, b))
-            }
+            if a.is_nan() || b.is_nan() { F::CANONICAL } else { bits(minimum(a, b)) }
         });
     }
     // The manual leaves open what becomes of NaN in neg and abs; the VM and the reference flip or clear the bit.
@@ -610,20 +490,15 @@ fn float_arithmetic<F: Format>(t: &mut Table, ty: &'static str, kinds: [&'static
             if ftz && ty != "f32" {
                 continue;
             }
-            t.add(
-                format!("setp.{op}{}.{ty}", if ftz { ".ftz" } else { "" }),
-                "P",
-                two,
-                move |s| {
-                    let v = |x: u64| if ftz { flush(of::<F>(x)) } else { of::<F>(x) };
-                    (match v(s[0]).partial_cmp(&v(s[1])) {
-                        Some(std::cmp::Ordering::Less) => less,
-                        Some(std::cmp::Ordering::Equal) => equal,
-                        Some(std::cmp::Ordering::Greater) => greater,
-                        None => unordered,
-                    }) as u64
-                },
-            );
+            t.add(format!("setp.{op}{}.{ty}", if ftz { ".ftz" } else { "" }), "P", two, move |s| {
+                let v = |x: u64| if ftz { flush(of::<F>(x)) } else { of::<F>(x) };
+                (match v(s[0]).partial_cmp(&v(s[1])) {
+                    Some(std::cmp::Ordering::Less) => less,
+                    Some(std::cmp::Ordering::Equal) => equal,
+                    Some(std::cmp::Ordering::Greater) => greater,
+                    None => unordered,
+                }) as u64
+            });
         }
     }
 }
@@ -635,34 +510,20 @@ fn packed<F: Format>(t: &mut Table, ty: &'static str) {
         let half = |i: u32| f(&s.iter().map(|x| of::<F>(x >> (16 * i) & 0xffff)).collect::<Vec<_>>());
         half(1) << 16 | half(0)
     };
-    t.add(format!("add.rn.{ty}"), "R", "RR", move |s| {
-        both(s, &|v| bits(v[0].add_r(v[1], near).value))
-    });
-    t.add(format!("sub.rn.{ty}"), "R", "RR", move |s| {
-        both(s, &|v| bits(v[0].sub_r(v[1], near).value))
-    });
-    t.add(format!("mul.rn.{ty}"), "R", "RR", move |s| {
-        both(s, &|v| bits(v[0].mul_r(v[1], near).value))
-    });
-    t.add(format!("fma.rn.{ty}"), "R", "RRR", move |s| {
-        both(s, &|v| bits(v[0].mul_add_r(v[1], v[2], near).value))
-    });
+    t.add(format!("add.rn.{ty}"), "R", "RR", move |s| both(s, &|v| bits(v[0].add_r(v[1], near).value)));
+    t.add(format!("sub.rn.{ty}"), "R", "RR", move |s| both(s, &|v| bits(v[0].sub_r(v[1], near).value)));
+    t.add(format!("mul.rn.{ty}"), "R", "RR", move |s| both(s, &|v| bits(v[0].mul_r(v[1], near).value)));
+    t.add(format!("fma.rn.{ty}"), "R", "RRR", move |s| both(s, &|v| bits(v[0].mul_add_r(v[1], v[2], near).value)));
     t.add(format!("fma.rn.relu.{ty}"), "R", "RRR", move |s| {
         both(s, &|v| {
             let x = v[0].mul_add_r(v[1], v[2], near).value;
             if x.is_negative() && !x.is_nan() { 0 } else { bits(x) }
         })
     });
-    t.add(format!("min.{ty}"), "R", "RR", move |s| {
-        both(s, &|v| bits(minimum(v[0], v[1])))
-    });
+    t.add(format!("min.{ty}"), "R", "RR", move |s| both(s, &|v| bits(minimum(v[0], v[1]))));
     t.add(format!("max.NaN.{ty}"), "R", "RR", move |s| {
         both(s, &|v| {
-            if v[0].is_nan() || v[1].is_nan() {
-                F::CANONICAL
-            } else {
-                bits(-minimum(-v[0], -v[1]))
-            }
+            if v[0].is_nan() || v[1].is_nan() { F::CANONICAL } else { bits(-minimum(-v[0], -v[1])) }
         })
     });
 }
@@ -682,11 +543,7 @@ fn float_and_integers<F: Format>(t: &mut Table, ty: &'static str, d: &'static st
                     let x = of::<F>(s[0]);
                     let value = if x.is_nan() {
                         // Zero, unless f64 or a 64-bit integer is involved: then the top bit alone.
-                        if F::BITS == 64 || width == 64 {
-                            1i128 << (width - 1)
-                        } else {
-                            0
-                        }
+                        if F::BITS == 64 || width == 64 { 1i128 << (width - 1) } else { 0 }
                     } else if signed {
                         x.to_i128_r(width as usize, round, &mut false).value
                     } else {
@@ -731,31 +588,19 @@ fn floats(t: &mut Table) {
         _ => x.is_denormal(),
     };
     for op in ["finite", "infinite", "number", "notanumber", "normal", "subnormal"] {
-        t.add(format!("testp.{op}.f32"), "P", "R", move |s| {
-            test(op, of::<Single>(s[0])) as u64
-        });
+        t.add(format!("testp.{op}.f32"), "P", "R", move |s| test(op, of::<Single>(s[0])) as u64);
     }
     for (name, round) in ROUNDS {
-        t.add(format!("cvt.{name}.f16.f32"), "H", "R", move |s| {
-            bits::<Half>(convert(of::<Single>(s[0]), round))
-        });
-        t.add(format!("cvt.{name}.f32.f64"), "R", "D", move |s| {
-            bits::<Single>(convert(of::<Double>(s[0]), round))
-        });
-        t.add(format!("cvt.{name}.f16.f64"), "H", "D", move |s| {
-            bits::<Half>(convert(of::<Double>(s[0]), round))
-        });
+        t.add(format!("cvt.{name}.f16.f32"), "H", "R", move |s| bits::<Half>(convert(of::<Single>(s[0]), round)));
+        t.add(format!("cvt.{name}.f32.f64"), "R", "D", move |s| bits::<Single>(convert(of::<Double>(s[0]), round)));
+        t.add(format!("cvt.{name}.f16.f64"), "H", "D", move |s| bits::<Half>(convert(of::<Double>(s[0]), round)));
         t.add(format!("cvt.{name}i.f32.f32"), "R", "R", move |s| {
             bits(of::<Single>(s[0]).round_to_integral(round).value)
         });
-        t.add(format!("cvt.{name}i.f16.f16"), "H", "H", move |s| {
-            bits(of::<Half>(s[0]).round_to_integral(round).value)
-        });
+        t.add(format!("cvt.{name}i.f16.f16"), "H", "H", move |s| bits(of::<Half>(s[0]).round_to_integral(round).value));
     }
     for (name, round) in ROUNDS.into_iter().take(2) {
-        t.add(format!("cvt.{name}.bf16.f32"), "H", "R", move |s| {
-            bits::<BFloat>(convert(of::<Single>(s[0]), round))
-        });
+        t.add(format!("cvt.{name}.bf16.f32"), "H", "R", move |s| bits::<BFloat>(convert(of::<Single>(s[0]), round)));
         t.add(format!("cvt.{name}.f16x2.f32"), "R", "RR", move |s| {
             let one = |x: u64| bits::<Half>(convert(of::<Single>(x), round));
             one(s[0]) << 16 | one(s[1])
@@ -765,15 +610,9 @@ fn floats(t: &mut Table) {
             one(s[0]) << 16 | one(s[1])
         });
     }
-    t.add("cvt.f32.f16", "R", "H", |s| {
-        bits::<Single>(convert(of::<Half>(s[0]), Round::NearestTiesToEven))
-    });
-    t.add("cvt.f32.bf16", "R", "H", |s| {
-        bits::<Single>(convert(of::<BFloat>(s[0]), Round::NearestTiesToEven))
-    });
-    t.add("cvt.ftz.sat.f32.f32", "R", "R", |s| {
-        bits(saturate(flush(of::<Single>(s[0]))))
-    });
+    t.add("cvt.f32.f16", "R", "H", |s| bits::<Single>(convert(of::<Half>(s[0]), Round::NearestTiesToEven)));
+    t.add("cvt.f32.bf16", "R", "H", |s| bits::<Single>(convert(of::<BFloat>(s[0]), Round::NearestTiesToEven)));
+    t.add("cvt.ftz.sat.f32.f32", "R", "R", |s| bits(saturate(flush(of::<Single>(s[0])))));
     t.add(
         "{ .reg .pred t; cvt.f64.f32 $d0, $0; testp.notanumber.f64 t, $d0; selp.b64 $d0, 0x7ff8000000000000, $d0, t; }",
         "D",
@@ -790,9 +629,7 @@ fn floats(t: &mut Table) {
             (s[0] + 0x1000) & 0xffff_e000
         }
     });
-    t.add("sqrt.rn.f32", "R", "R", |s| {
-        bits(of::<Single>(f32::from_bits(s[0] as u32).sqrt().to_bits() as u64))
-    });
+    t.add("sqrt.rn.f32", "R", "R", |s| bits(of::<Single>(f32::from_bits(s[0] as u32).sqrt().to_bits() as u64)));
 }
 
 fn table() -> &'static [Row] {
@@ -807,17 +644,8 @@ fn table() -> &'static [Row] {
 
 /// One step of a program: a row with its operands, or a forward branch over some steps.
 enum Step {
-    Run {
-        row: &'static Row,
-        dst: Vec<usize>,
-        src: Vec<Operand>,
-        guard: Option<(usize, bool)>,
-    },
-    Skip {
-        predicate: usize,
-        wanted: bool,
-        steps: usize,
-    },
+    Run { row: &'static Row, dst: Vec<usize>, src: Vec<Operand>, guard: Option<(usize, bool)> },
+    Skip { predicate: usize, wanted: bool, steps: usize },
 }
 
 enum Operand {
@@ -844,27 +672,9 @@ impl Choice {
     fn interesting(&mut self, kind: char) -> u64 {
         let x = self.word();
         let exponents: [u64; 8] = match kind.to_ascii_uppercase() {
-            'R' | 'F' => [
-                0,
-                0x7f80_0000,
-                0x0080_0000,
-                0x3f80_0000,
-                0x4b00_0000,
-                0x3300_0000,
-                0x7f00_0000,
-                0x4f00_0000,
-            ],
+            'R' | 'F' => [0, 0x7f80_0000, 0x0080_0000, 0x3f80_0000, 0x4b00_0000, 0x3300_0000, 0x7f00_0000, 0x4f00_0000],
             'H' => [0, 0x7c00, 0x0400, 0x3c00, 0x4c00, 0x3f80, 0x7b00, 0x0080],
-            _ => [
-                0,
-                0x7ff << 52,
-                1 << 52,
-                0x3ff << 52,
-                0x433 << 52,
-                0x3ca << 52,
-                0x7fe << 52,
-                0x47e << 52,
-            ],
+            _ => [0, 0x7ff << 52, 1 << 52, 0x3ff << 52, 0x433 << 52, 0x3ca << 52, 0x7fe << 52, 0x47e << 52],
         };
         let top = (mask(kind) >> 1) + 1;
         let value = match self.next(9) {
@@ -887,11 +697,7 @@ fn decode(seeds: &[u64]) -> Vec<Step> {
         let mut c = Choice(*seed);
         if c.next(12) == 0 {
             let steps = (1 + c.next(5)).min(seeds.len() - i - 1);
-            return Step::Skip {
-                predicate: c.next(REGISTERS),
-                wanted: c.next(2) == 0,
-                steps,
-            };
+            return Step::Skip { predicate: c.next(REGISTERS), wanted: c.next(2) == 0, steps };
         }
         let row = &table[c.next(table.len())];
         // The destinations of one row are different registers, and none of them a later source of a template.
@@ -910,12 +716,7 @@ fn decode(seeds: &[u64]) -> Vec<Step> {
         });
         let src = src.collect();
         let guard = (c.next(5) == 0).then(|| (c.next(REGISTERS), c.next(2) == 0));
-        Step::Run {
-            row,
-            dst,
-            src,
-            guard: guard.filter(|_| !templated),
-        }
+        Step::Run { row, dst, src, guard: guard.filter(|_| !templated) }
     };
     seeds.iter().enumerate().map(step).collect()
 }
@@ -931,20 +732,10 @@ fn text(program: &[Step]) -> String {
     }
     out += "  .reg .b64 %base, %offset;\n  .reg .b32 %tid, %word;\n";
     out += "  ld.param.u64 %base, [data];\n  mov.u32 %tid, %tid.x;\n";
-    writeln!(
-        out,
-        "  mul.wide.u32 %offset, %tid, {};\n  add.s64 %base, %base, %offset;",
-        8 * SLOTS
-    )
-    .unwrap();
+    writeln!(out, "  mul.wide.u32 %offset, %tid, {};\n  add.s64 %base, %base, %offset;", 8 * SLOTS).unwrap();
     for i in 0..REGISTERS {
         let at = |bank: usize| 8 * (bank * REGISTERS + i);
-        writeln!(
-            out,
-            "  ld.global.u32 %word, [%base+{}];\n  setp.ne.u32 %p{i}, %word, 0;",
-            at(0)
-        )
-        .unwrap();
+        writeln!(out, "  ld.global.u32 %word, [%base+{}];\n  setp.ne.u32 %p{i}, %word, 0;", at(0)).unwrap();
         writeln!(out, "  ld.global.u16 %h{i}, [%base+{}];", at(1)).unwrap();
         writeln!(out, "  ld.global.u32 %r{i}, [%base+{}];", at(2)).unwrap();
         writeln!(out, "  ld.global.u64 %d{i}, [%base+{}];", at(3)).unwrap();
@@ -952,25 +743,12 @@ fn text(program: &[Step]) -> String {
     for (i, step) in program.iter().enumerate() {
         writeln!(out, "L{i}:").unwrap();
         match step {
-            Step::Skip {
-                predicate,
-                wanted,
-                steps,
-            } => {
-                writeln!(
-                    out,
-                    "  @{}%p{predicate} bra L{};",
-                    if *wanted { "" } else { "!" },
-                    i + 1 + steps
-                )
-                .unwrap();
+            Step::Skip { predicate, wanted, steps } => {
+                writeln!(out, "  @{}%p{predicate} bra L{};", if *wanted { "" } else { "!" }, i + 1 + steps).unwrap();
             }
             Step::Run { row, dst, src, guard } => {
-                let dst: Vec<String> = dst
-                    .iter()
-                    .zip(row.dst.chars())
-                    .map(|(d, kind)| format!("%{}{d}", register(kind)))
-                    .collect();
+                let dst: Vec<String> =
+                    dst.iter().zip(row.dst.chars()).map(|(d, kind)| format!("%{}{d}", register(kind))).collect();
                 let src: Vec<String> = src
                     .iter()
                     .zip(row.src.chars())
@@ -986,11 +764,7 @@ fn text(program: &[Step]) -> String {
                 let mut line = if row.text.contains("$d") {
                     row.text.clone()
                 } else {
-                    format!(
-                        "{} {};",
-                        row.text,
-                        dst.iter().chain(&src).cloned().collect::<Vec<_>>().join(", ")
-                    )
+                    format!("{} {};", row.text, dst.iter().chain(&src).cloned().collect::<Vec<_>>().join(", "))
                 };
                 for (i, d) in dst.iter().enumerate() {
                     line = line.replace(&format!("$d{i}"), d);
@@ -998,9 +772,8 @@ fn text(program: &[Step]) -> String {
                 for (i, s) in src.iter().enumerate() {
                     line = line.replace(&format!("${i}"), s);
                 }
-                let guard = guard
-                    .map(|(p, wanted)| format!("@{}%p{p} ", if wanted { "" } else { "!" }))
-                    .unwrap_or_default();
+                let guard =
+                    guard.map(|(p, wanted)| format!("@{}%p{p} ", if wanted { "" } else { "!" })).unwrap_or_default();
                 writeln!(out, "  {guard}{line}").unwrap();
             }
         }
@@ -1008,12 +781,7 @@ fn text(program: &[Step]) -> String {
     writeln!(out, "L{}:", program.len()).unwrap();
     for i in 0..REGISTERS {
         let at = |bank: usize| 8 * (bank * REGISTERS + i);
-        writeln!(
-            out,
-            "  selp.u32 %word, 1, 0, %p{i};\n  st.global.u32 [%base+{}], %word;",
-            at(0)
-        )
-        .unwrap();
+        writeln!(out, "  selp.u32 %word, 1, 0, %p{i};\n  st.global.u32 [%base+{}], %word;", at(0)).unwrap();
         writeln!(out, "  st.global.u16 [%base+{}], %h{i};", at(1)).unwrap();
         writeln!(out, "  st.global.u32 [%base+{}], %r{i};", at(2)).unwrap();
         writeln!(out, "  st.global.u64 [%base+{}], %d{i};", at(3)).unwrap();
@@ -1025,11 +793,7 @@ fn evaluate(program: &[Step], state: &mut State) {
     let mut at = 0;
     while at < program.len() {
         match &program[at] {
-            Step::Skip {
-                predicate,
-                wanted,
-                steps,
-            } => {
+            Step::Skip { predicate, wanted, steps } => {
                 if (state.p[*predicate] != 0) == *wanted {
                     at += steps;
                 }
@@ -1056,13 +820,8 @@ fn evaluate(program: &[Step], state: &mut State) {
 }
 
 fn run(ptx: &str, states: &[State]) -> Result<Vec<State>, String> {
-    let vm = Vm::new(VmConfig {
-        threads: 1,
-        ..VmConfig::default()
-    });
-    let kernel = Module::parse("program.ptx", ptx)
-        .and_then(|m| m.kernel("program"))
-        .map_err(|e| e.to_string())?;
+    let vm = Vm::new(VmConfig { threads: 1, ..VmConfig::default() });
+    let kernel = Module::parse("program.ptx", ptx).and_then(|m| m.kernel("program")).map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
     for s in states {
         for x in s.p.iter().chain(&s.h).chain(&s.r).chain(&s.d) {
@@ -1071,27 +830,14 @@ fn run(ptx: &str, states: &[State]) -> Result<Vec<State>, String> {
     }
     let data = vm.alloc(bytes.len()).map_err(|e| e.to_string())?;
     vm.write(data, &bytes).map_err(|e| e.to_string())?;
-    let launch = Launch {
-        grid: [1, 1, 1],
-        block: [states.len() as u32, 1, 1],
-        dynamic_shared: 0,
-    };
-    vm.launch(&kernel, &launch, &data.to_le_bytes())
-        .map_err(|e| e.to_string())?;
+    let launch = Launch { grid: [1, 1, 1], block: [states.len() as u32, 1, 1], dynamic_shared: 0 };
+    vm.launch(&kernel, &launch, &data.to_le_bytes()).map_err(|e| e.to_string())?;
     vm.read(data, &mut bytes).map_err(|e| e.to_string())?;
-    let words: Vec<u64> = bytes
-        .chunks_exact(8)
-        .map(|c| u64::from_le_bytes(c.try_into().unwrap()))
-        .collect();
+    let words: Vec<u64> = bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();
     let bank = |s: &[u64], i: usize| -> [u64; REGISTERS] { s[i * REGISTERS..(i + 1) * REGISTERS].try_into().unwrap() };
     Ok(words
         .chunks_exact(SLOTS)
-        .map(|s| State {
-            p: bank(s, 0),
-            h: bank(s, 1),
-            r: bank(s, 2),
-            d: bank(s, 3),
-        })
+        .map(|s| State { p: bank(s, 0), h: bank(s, 1), r: bank(s, 2), d: bank(s, 3) })
         .collect())
 }
 
@@ -1118,9 +864,7 @@ fn check(program: &[Step], seed: u64) -> Result<(), String> {
         let start = state.clone();
         evaluate(program, state);
         if state != got {
-            return Err(format!(
-                "thread {thread}\nstart {start:x?}\nwant  {state:x?}\ngot   {got:x?}\n{ptx}"
-            ));
+            return Err(format!("thread {thread}\nstart {start:x?}\nwant  {state:x?}\ngot   {got:x?}\n{ptx}"));
         }
     }
     Ok(())
@@ -1140,12 +884,7 @@ fn every_instruction_alone() {
                     Operand::Register((at + 3) % REGISTERS)
                 }
             });
-            let program = [Step::Run {
-                row,
-                dst: (0..row.dst.len()).collect(),
-                src: src.collect(),
-                guard: None,
-            }];
+            let program = [Step::Run { row, dst: (0..row.dst.len()).collect(), src: src.collect(), guard: None }];
             // Three destinations and six sources do not fit six registers.
             if row.src.len() > 3 && row.dst.len() > 1 {
                 continue;
@@ -1157,10 +896,7 @@ fn every_instruction_alone() {
         }
     }
     let shown: Vec<&str> = failures.iter().take(5).map(String::as_str).collect();
-    let names: Vec<&str> = failures
-        .iter()
-        .map(|f| f.split(['\n']).next().unwrap_or_default())
-        .collect();
+    let names: Vec<&str> = failures.iter().map(|f| f.split(['\n']).next().unwrap_or_default()).collect();
     assert!(
         failures.is_empty(),
         "{} of {} rows fail:\n{}\n\n{}",
@@ -1171,8 +907,13 @@ fn every_instruction_alone() {
     );
 }
 
+/// Random cases of a test: `PTX_VM_FUZZ_CASES` for a long run.
+fn cases() -> u32 {
+    std::env::var("PTX_VM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn random_programs_agree(seeds in prop::collection::vec(any::<u64>(), 1..60), data in any::<u64>()) {

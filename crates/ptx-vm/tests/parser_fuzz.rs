@@ -93,7 +93,7 @@ fn ptx_files(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Texts of at most 60 kB: of larger files the header and the first kernels.
+/// Texts of at most 100 kB: of larger files the header and the first kernels; files that begin with a larger kernel are left out.
 fn corpus() -> &'static [String] {
     static CORPUS: OnceLock<Vec<String>> = OnceLock::new();
     CORPUS.get_or_init(|| {
@@ -103,17 +103,16 @@ fn corpus() -> &'static [String] {
         ptx_files(&here.join("../../ptx"), &mut files);
         files.sort();
         let shorten = |mut text: String| {
-            if text.len() > 60_000 {
-                let end = text[..60_000].rfind("\n}").map_or(60_000, |i| i + 3);
-                text.truncate(end);
+            if text.len() > 100_000 {
+                let mut end = 100_000;
+                while !text.is_char_boundary(end) {
+                    end -= 1;
+                }
+                text.truncate(text[..end].rfind("\n}")? + 3);
             }
-            text
+            Some(text)
         };
-        let texts: Vec<String> = files
-            .iter()
-            .filter_map(|f| std::fs::read_to_string(f).ok())
-            .map(shorten)
-            .collect();
+        let texts: Vec<String> = files.iter().filter_map(|f| shorten(std::fs::read_to_string(f).ok()?)).collect();
         assert!(texts.len() >= 6, "the launch cases beside this test hold PTX");
         texts
     })
@@ -215,8 +214,13 @@ fn the_corpus_decodes() {
     }
 }
 
+/// Random cases of a test: `PTX_VM_FUZZ_CASES` for a long run.
+fn cases() -> u32 {
+    std::env::var("PTX_VM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::with_cases(cases()) })]
 
     #[test]
     fn damaged_ptx_never_panics(

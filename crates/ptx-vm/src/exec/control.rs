@@ -451,7 +451,8 @@ fn clock() -> u64 {
     START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64
 }
 
-/// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24.
+/// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24,
+/// plus 128 when the registers are 64 bits wide.
 pub(crate) struct Mma;
 impl Exec for Mma {
     const RARE: bool = true;
@@ -471,7 +472,8 @@ impl Exec for Mma {
                 }
             };
             let mut regs = [std::ptr::null_mut(); 4];
-            take(counts & 255, cx, &mut f.d);
+            let (n, wide) = ((counts & 127) as usize, counts & 128 != 0);
+            take(n as u32, cx, &mut f.d);
             take(counts >> 8 & 255, cx, &mut regs);
             f.a = regs.map(|p| p.cast_const());
             take(counts >> 16 & 255, cx, &mut regs);
@@ -483,16 +485,19 @@ impl Exec for Mma {
                 kernel(&f);
             } else {
                 // All lanes take part by definition; when some have exited their results are dropped.
-                let mut out = [[0u32; WARP]; 4];
-                let n = (counts & 255) as usize;
+                let mut out = [[0u64; WARP]; 4];
                 let targets = f.d;
-                for (i, out) in out.iter_mut().enumerate().take(n) {
-                    f.d[i] = out;
+                for (d, out) in f.d.iter_mut().zip(&mut out).take(n) {
+                    *d = std::ptr::from_mut(out).cast();
                 }
                 kernel(&f);
-                for i in 0..n {
+                for (&target, out) in targets.iter().zip(&out).take(n) {
                     for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
-                        (*targets[i])[lane] = out[i][lane];
+                        if wide {
+                            (*target.cast::<L<u64>>())[lane] = out[lane];
+                        } else {
+                            (*target)[lane] = (*std::ptr::from_ref(out).cast::<L<u32>>())[lane];
+                        }
                     }
                 }
             }

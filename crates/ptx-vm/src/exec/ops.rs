@@ -465,6 +465,66 @@ impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half2<O, B> {
     }
 }
 
+/// `.ftz` of f16: subnormal operands and results become zeros of their sign.
+pub(crate) struct FtzHalf<O>(std::marker::PhantomData<O>);
+/// The same for packed pairs.
+pub(crate) struct FtzHalf2<O>(std::marker::PhantomData<O>);
+
+#[inline(always)]
+fn ftz_half(a: u16) -> u16 {
+    math::f16::ftz::<math::f16::F16>(a)
+}
+#[inline(always)]
+fn ftz_half2(a: u32) -> u32 {
+    halves1(a, ftz_half)
+}
+macro_rules! ftz_half {
+    ($($wrapper:ident, $t:ty, $flush:expr;)*) => {$(
+        impl<O: Un<A = $t, D = $t>> Un for $wrapper<O> {
+            const RARE: bool = true;
+            type A = $t;
+            type D = $t;
+            #[inline(always)]
+            fn f(a: $t) -> $t {
+                $flush(O::f($flush(a)))
+            }
+        }
+        impl<O: Bin<A = $t, B = $t, D = $t>> Bin for $wrapper<O> {
+            const RARE: bool = true;
+            type A = $t;
+            type B = $t;
+            type D = $t;
+            #[inline(always)]
+            fn f(a: $t, b: $t) -> $t {
+                $flush(O::f($flush(a), $flush(b)))
+            }
+        }
+        impl<O: Tri<A = $t, B = $t, C = $t, D = $t>> Tri for $wrapper<O> {
+            const RARE: bool = true;
+            type A = $t;
+            type B = $t;
+            type C = $t;
+            type D = $t;
+            #[inline(always)]
+            fn f(a: $t, b: $t, c: $t) -> $t {
+                $flush(O::f($flush(a), $flush(b), $flush(c)))
+            }
+        }
+    )*};
+}
+ftz_half! {
+    FtzHalf, u16, ftz_half;
+    FtzHalf2, u32, ftz_half2;
+}
+impl<O: Cmp<A = u16>> Cmp for FtzHalf<O> {
+    const RARE: bool = true;
+    type A = u16;
+    #[inline(always)]
+    fn f(a: u16, b: u16) -> bool {
+        O::f(ftz_half(a), ftz_half(b))
+    }
+}
+
 /// Half-precision `fma`, rounded once. `R` adds relu, `S` saturates.
 pub(crate) struct HalfFma<const B: bool, const R: bool, const S: bool>;
 impl<const B: bool, const R: bool, const S: bool> Tri for HalfFma<B, R, S> {

@@ -252,7 +252,8 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             match (to, from == Ty::F64) {
                 (Ty::U8, false) => by_mode!(im, F32To8, false),
                 (Ty::S8, false) => by_mode!(im, F32To8, true),
-                _ => return l.error("no conversion from f64 to 8 bits"),
+                (Ty::U8, true) => by_mode!(im, F64To8, false),
+                _ => by_mode!(im, F64To8, true),
             }
         } else if from == Ty::F64 {
             by_int_type!(wide_to, D => by_mode!(im, F64ToInt<D>,), return l.error("bad destination"))
@@ -342,6 +343,7 @@ fn cut8(l: &mut Lower<'_>, v: Val, to: Ty) -> Val {
 generic_conversions! {
     ClampTo8<S: Int; SIGNED: bool>(a: S) -> u16 = if SIGNED { math::cvt::saturate::<S, i8>(a) as i16 as u16 } else { u16::from(math::cvt::saturate::<S, u8>(a)) };
     F32To8<; M: u8, SIGNED: bool>(a: f32) -> u16 = if SIGNED { math::cvt::f32_to_int::<i8>(a, round_int(M)) as i16 as u16 } else { u16::from(math::cvt::f32_to_int::<u8>(a, round_int(M))) };
+    F64To8<; M: u8, SIGNED: bool>(a: f64) -> u16 = if SIGNED { math::cvt::f64_to_int::<i8>(a, round_int(M)) as i16 as u16 } else { u16::from(math::cvt::f64_to_int::<u8>(a, round_int(M))) };
 }
 
 fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, m: u8, im: Option<u8>) -> R<Val> {
@@ -383,6 +385,7 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
             l.push(run, [t, x, Val::None, Val::None], 1, 0);
             return Ok(t);
         }
+        (Ty::Tf32, Ty::F32) if satfinite => return l.error("`.satfinite` is not supported for tf32"),
         (Ty::Tf32, Ty::F32) => match (f.has("rna"), f.has("rz"), f.has("relu")) {
             (true, ..) => handler::<UnOp<Tf32Away>>(),
             (_, false, false) => handler::<UnOp<Tf32Near>>(),

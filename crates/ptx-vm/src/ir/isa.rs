@@ -214,9 +214,24 @@ static TABLE: &[Row] = rows! {
             (false, true) => l.half_bin::<MaxXorF32>(f),
             (true, true) => l.half_bin::<MaxXorNanF32>(f),
         };
-        "abs" "ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| if f.ty().bytes() == 2 { l.un::<AbsHalf>(f) } else { l.un::<AbsHalf2>(f) };
-        "neg" "ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| if f.ty().bytes() == 2 { l.un::<NegHalf>(f) } else { l.un::<NegHalf2>(f) };
-        "ex2" "approx! ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| l.half_un::<Ex2F32>(f);
+        "abs" "ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| match (f.ty().bytes() == 2, f.has("ftz")) {
+            (true, false) => l.un::<AbsHalf>(f),
+            (false, false) => l.un::<AbsHalf2>(f),
+            (true, true) => l.un::<FtzHalf<AbsHalf>>(f),
+            (false, true) => l.un::<FtzHalf2<AbsHalf2>>(f),
+        };
+        "neg" "ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| match (f.ty().bytes() == 2, f.has("ftz")) {
+            (true, false) => l.un::<NegHalf>(f),
+            (false, false) => l.un::<NegHalf2>(f),
+            (true, true) => l.un::<FtzHalf<NegHalf>>(f),
+            (false, true) => l.un::<FtzHalf2<NegHalf2>>(f),
+        };
+        // Subnormals of bf16 are those of f32; f16 has no `.ftz` here.
+        "ex2" "approx! ftz", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| match f.has("ftz") {
+            true if matches!(f.ty(), Ty::F16 | Ty::F16x2) => l.error("`.ftz` is for bf16 only"),
+            true => l.half_un::<Ftz<Ex2F32>>(f),
+            false => l.half_un::<Ex2F32>(f),
+        };
         "tanh" "approx!", "f16|f16x2|bf16|bf16x2", 2..2 => |l, f| l.half_un::<TanhF32>(f);
     }
     Special {
@@ -331,6 +346,8 @@ static TABLE: &[Row] = rows! {
         "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f16,f16,f16,f16", 4..4 => mma_op;
         "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,bf16,bf16,f32", 4..4 => mma_op;
         "mma" "sync! aligned! m16n8k8|m16n8k4! row! col!", "f32,tf32,tf32,f32", 4..4 => mma_op;
+        "mma" "sync! aligned! m8n8k4! row! col!", "f64,f64,f64,f64", 4..4 => mma_op;
+        "mma" "sync! aligned! m8n8k16|m16n8k16|m16n8k32! row! col! satfinite", "s32,s8|u8,s8|u8,s32", 4..4 => mma_op;
     }
 };
 
@@ -501,10 +518,13 @@ impl<'a> Lower<'a> {
         }
     }
     fn half_bin<O: Bin<A = f32, B = f32, D = f32>>(&mut self, f: &Form<'_, 'a>) -> R {
-        match f.ty() {
-            Ty::F16 => self.bin::<Half<O, false>>(f)?,
-            Ty::Bf16 => self.bin::<Half<O, true>>(f)?,
-            Ty::F16x2 => self.bin::<Half2<O, false>>(f)?,
+        match (f.ty(), f.has("ftz")) {
+            (Ty::F16, false) => self.bin::<Half<O, false>>(f)?,
+            (Ty::F16, true) => self.bin::<FtzHalf<Half<O, false>>>(f)?,
+            (Ty::F16x2, false) => self.bin::<Half2<O, false>>(f)?,
+            (Ty::F16x2, true) => self.bin::<FtzHalf2<Half2<O, false>>>(f)?,
+            (_, true) => return self.error("`.ftz` is for f16 only"),
+            (Ty::Bf16, false) => self.bin::<Half<O, true>>(f)?,
             _ => self.bin::<Half2<O, true>>(f)?,
         }
         if f.has("sat") {
@@ -787,6 +807,17 @@ fn fma_f32<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 fn fma_half<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    if f.has("ftz") {
+        return match (f.ty(), f.has("relu"), f.has("sat")) {
+            (Ty::F16, false, false) => l.tri::<FtzHalf<HalfFma<false, false, false>>>(f),
+            (Ty::F16, true, _) => l.tri::<FtzHalf<HalfFma<false, true, false>>>(f),
+            (Ty::F16, _, true) => l.tri::<FtzHalf<HalfFma<false, false, true>>>(f),
+            (Ty::F16x2, false, false) => l.tri::<FtzHalf2<HalfFma2<false, false, false>>>(f),
+            (Ty::F16x2, true, _) => l.tri::<FtzHalf2<HalfFma2<false, true, false>>>(f),
+            (Ty::F16x2, _, true) => l.tri::<FtzHalf2<HalfFma2<false, false, true>>>(f),
+            _ => l.error("`.ftz` is for f16 only"),
+        };
+    }
     match (f.ty(), f.has("relu"), f.has("sat")) {
         (Ty::F16, false, false) => l.tri::<HalfFma<false, false, false>>(f),
         (Ty::F16, true, _) => l.tri::<HalfFma<false, true, false>>(f),
@@ -888,6 +919,13 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
         Ty::F64 => float!(
             EqF64, NeF64, LtF64, LeF64, GtF64, GeF64, EquF64, NeuF64, LtuF64, LeuF64, GtuF64, GeuF64, NumF64, NanF64
         ),
+        Ty::F16 if ftz => {
+            type Z<C> = FtzHalf<Half<C, false>>;
+            float!(
+                Z<EqF32>, Z<NeF32>, Z<LtF32>, Z<LeF32>, Z<GtF32>, Z<GeF32>, Z<EquF32>, Z<NeuF32>, Z<LtuF32>, Z<LeuF32>, Z<GtuF32>,
+                Z<GeuF32>, Z<NumF32>, Z<NanF32>
+            )
+        }
         Ty::F16 => half!(false),
         Ty::Bf16 => half!(true),
         Ty::S16 => int!(Eq16, Ne16, LtS16, LeS16, GtS16, GeS16, LtU16, LeU16, GtU16, GeU16),
@@ -944,14 +982,16 @@ fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (imm, c) = combination(l, f)?;
     let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
     let ty = if f.ty() == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
-    let run = compare(l, name, ty, false)?;
+    let run = compare(l, name, ty, f.has("ftz"))?;
     let mut halves = Vec::new();
     for v in [a, b] {
         let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
         l.push_list(handler::<Split<u32, u16, 2>>(), vec![low, high, v], 2, 0);
         halves.push([low, high]);
     }
-    for i in 0..2 {
+    // The predicate combined with both must not be overwritten before its second use.
+    let order = if c == targets[0] { [1, 0] } else { [0, 1] };
+    for i in order {
         let raw = l.push(run, [targets[i], Val::Raw(0), halves[0][i], halves[1][i]], 2, imm);
         raw.aux = c;
         raw.pure_op = false;
@@ -1624,39 +1664,40 @@ fn stmatrix<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 fn mma_op<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    use math::mma::Int8Shape;
     let kernels = math::mma::kernels();
-    let k = if f.has("m16n8k16") {
-        16
-    } else if f.has("m16n8k8") {
-        8
-    } else {
-        4
-    };
-    let half_out = f.types[0] == Ty::F16;
-    let (kernel, a, b) = match (f.types[1], half_out, k) {
-        (Ty::F16, false, 16) => (kernels.m16n8k16_f16, 4, 2),
-        (Ty::F16, false, 8) => (kernels.m16n8k8_f16, 2, 1),
-        (Ty::F16, true, 16) => (kernels.m16n8k16_f16_f16, 4, 2),
-        (Ty::F16, true, 8) => (kernels.m16n8k8_f16_f16, 2, 1),
-        (Ty::Bf16, _, 16) => (kernels.m16n8k16_bf16, 4, 2),
-        (Ty::Bf16, _, 8) => (kernels.m16n8k8_bf16, 2, 1),
-        (Ty::Tf32, _, 8) => (kernels.m16n8k8_tf32, 4, 2),
-        (Ty::Tf32, _, 4) => (kernels.m16n8k4_tf32, 2, 1),
+    let shape = f.mods.iter().find(|m| m.starts_with('m') && m.contains('k')).copied().unwrap_or_default();
+    let int8 = |shape| kernels.int8(shape, f.types[1] == Ty::S8, f.types[2] == Ty::S8, f.has("satfinite"));
+    // The kernel, its registers of A, B and C, and its multiply-adds.
+    let (kernel, a, b, c, macs) = match (f.types[1], f.types[0] == Ty::F16, shape) {
+        (Ty::F16, false, "m16n8k16") => (kernels.m16n8k16_f16, 4, 2, 4, 2048),
+        (Ty::F16, false, "m16n8k8") => (kernels.m16n8k8_f16, 2, 1, 4, 1024),
+        (Ty::F16, true, "m16n8k16") => (kernels.m16n8k16_f16_f16, 4, 2, 2, 2048),
+        (Ty::F16, true, "m16n8k8") => (kernels.m16n8k8_f16_f16, 2, 1, 2, 1024),
+        (Ty::Bf16, _, "m16n8k16") => (kernels.m16n8k16_bf16, 4, 2, 4, 2048),
+        (Ty::Bf16, _, "m16n8k8") => (kernels.m16n8k8_bf16, 2, 1, 4, 1024),
+        (Ty::Tf32, _, "m16n8k8") => (kernels.m16n8k8_tf32, 4, 2, 4, 1024),
+        (Ty::Tf32, _, "m16n8k4") => (kernels.m16n8k4_tf32, 2, 1, 4, 512),
+        (Ty::F64, _, "m8n8k4") => (kernels.m8n8k4_f64, 1, 1, 2, 256),
+        (Ty::S8 | Ty::U8, _, "m8n8k16") => (int8(Int8Shape::M8N8K16), 1, 1, 2, 1024),
+        (Ty::S8 | Ty::U8, _, "m16n8k16") => (int8(Int8Shape::M16N8K16), 2, 1, 4, 2048),
+        (Ty::S8 | Ty::U8, _, "m16n8k32") => (int8(Int8Shape::M16N8K32), 4, 2, 4, 4096),
         _ => return l.error("this shape is not supported for these types"),
     };
-    let c = if half_out { 2 } else { 4 };
+    let word = if f.types[0] == Ty::F64 { Ty::B64 } else { Ty::B32 };
     let mut list = Vec::new();
     for operand in data(l, &f.ops[0], c)? {
-        list.push(l.dst(operand, Ty::B32)?);
+        list.push(l.dst(operand, word)?);
     }
     for (i, n) in [a, b, c].into_iter().enumerate() {
         for operand in data(l, &f.ops[1 + i], n)? {
-            list.push(l.src(operand, Ty::B32)?);
+            list.push(l.src(operand, word)?);
         }
     }
-    let counts = (c | a << 8 | b << 16 | c << 24) as u32;
+    let wide = if word == Ty::B64 { 128 } else { 0 };
+    let counts = (c | wide | a << 8 | b << 16 | c << 24) as u32;
     let raw = l.push_list(handler::<control::Mma>(), list, c, kernel as usize as i64);
     raw.aux = Val::Raw(counts);
-    raw.meta.flops = 2 * 16 * 8 * k;
+    raw.meta.flops = 2 * macs;
     Ok(())
 }
