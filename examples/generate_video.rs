@@ -15,18 +15,9 @@ fn main() -> Result<(), PipelineError> {
     let pipeline = Pipeline::load(&ModelSource::sprites(), &device, DType::Bf16)?;
 
     // Everything about a request can be changed: steps, guidance, seed, cache policy.
-    let request = Request {
-        seed: 7,
-        ..Request::new(&pipeline, "small yellow ring orbiting fast navy")?
-    };
+    let request = Request { seed: 7, ..Request::new(&pipeline, "small yellow ring orbiting fast navy")? };
     let generation = pipeline.generate(&request, &mut |step| {
-        eprintln!(
-            "step {:>2} of {}: {:?} in {:.0} ms",
-            step.step,
-            step.steps,
-            step.plan,
-            step.seconds * 1e3
-        );
+        eprintln!("step {:>2} of {}: {:?} in {:.0} ms", step.step, step.steps, step.plan, step.seconds * 1e3);
         ControlFlow::Continue(())
     })?;
 

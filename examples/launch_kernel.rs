@@ -23,12 +23,7 @@ fn main() -> Result<(), DeviceError> {
     device.upload(&b, 0, bytemuck::cast_slice(&fold))?;
 
     let kernel = device.kernel(Module::Residual, "residual_unfold_f32")?;
-    let params = FoldParams {
-        a: a.ptr(),
-        b: b.ptr(),
-        out: out.ptr(),
-        count: embedding.len() as i64,
-    };
+    let params = FoldParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: embedding.len() as i64 };
     // One block is enough: its threads stride over the elements.
     device.launch(&kernel, [1, 1, 1], [ELEMENTWISE_THREADS as u32, 1, 1], 0, &params)?;
 

@@ -22,28 +22,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let source = ModelSource::sprites();
     let presets = source.presets(trace.steps)?;
-    for (name, moreg) in [
-        ("adacache-fast", false),
-        ("adacache-fast", true),
-        ("adacache-slow", false),
-    ] {
+    for (name, moreg) in [("adacache-fast", false), ("adacache-fast", true), ("adacache-slow", false)] {
         let CacheConfig::AdaCache(config) = presets.resolve(name, moreg, source.model_config()?.depth, trace.steps)?
         else {
             unreachable!("these presets are AdaCache's");
         };
         let (plans, decisions) = trace.replay(&mut AdaCache::new(config, trace.steps))?;
-        let computed: Vec<usize> = (1..)
-            .zip(&plans)
-            .filter(|(_, plan)| **plan == Plan::Compute)
-            .map(|(step, _)| step)
-            .collect();
+        let computed: Vec<usize> =
+            (1..).zip(&plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect();
         println!("{name}{}", if moreg { " with motion regularization" } else { "" });
-        println!(
-            "  {}  {} of {} steps computed",
-            schedule_strip(trace.steps, &computed),
-            computed.len(),
-            trace.steps
-        );
+        println!("  {}  {} of {} steps computed", schedule_strip(trace.steps, &computed), computed.len(), trace.steps);
         for d in decisions {
             println!(
                 "  after step {:>2}: rate of change {:.4} (motion factor {:.2}), next computed in {}",

@@ -48,10 +48,8 @@ fn succeeds(folder: &Path, args: &[&str]) -> Output {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -61,13 +59,7 @@ fn model_folder(parent: &Path) -> PathBuf {
     let folder = parent.join("model");
     fs::create_dir(&folder).unwrap();
     let sprites = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites");
-    for name in [
-        "config.json",
-        "codebooks.json",
-        "model.safetensors",
-        "decoder.safetensors",
-        "text.safetensors",
-    ] {
+    for name in ["config.json", "codebooks.json", "model.safetensors", "decoder.safetensors", "text.safetensors"] {
         fs::copy(sprites.join(name), folder.join(name)).unwrap();
     }
     folder
@@ -96,12 +88,9 @@ fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<RawTensor>)) {
         })
         .collect();
     change(&mut tensors);
-    let views = tensors.iter().map(|t| {
-        (
-            t.name.as_str(),
-            safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap(),
-        )
-    });
+    let views = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap()));
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
@@ -119,33 +108,15 @@ fn devices_lists_the_virtual_gpu() {
 #[test]
 fn unknown_words_are_answered_with_the_vocabulary() {
     let dir = tempfile::tempdir().unwrap();
-    let vocabulary = [
-        "small large",
-        "red green blue",
-        "circle square",
-        "bouncing",
-        "slowly fast",
-        "checkerboard",
-    ];
+    let vocabulary = ["small large", "red green blue", "circle square", "bouncing", "slowly fast", "checkerboard"];
     for (prompt, parts) in [
         ("large crimsn circle bouncing fast navy", vec!["`crimsn`"]),
-        (
-            "large red circl bouncing fast navy",
-            vec!["`circl`; did you mean `circle`?"],
-        ),
+        ("large red circl bouncing fast navy", vec!["`circl`; did you mean `circle`?"]),
         ("large red circle bouncing fast", vec!["no background"]),
-        (
-            "red blue large circle bouncing fast navy",
-            vec!["`red` and `blue` are both a color"],
-        ),
+        ("red blue large circle bouncing fast navy", vec!["`red` and `blue` are both a color"]),
         ("", vec!["no size", "no speed"]),
     ] {
-        fails(
-            dir.path(),
-            &["generate", prompt],
-            1,
-            &[&parts[..], &vocabulary[..]].concat(),
-        );
+        fails(dir.path(), &["generate", prompt], 1, &[&parts[..], &vocabulary[..]].concat());
     }
 }
 
@@ -164,23 +135,12 @@ fn absurd_numbers_are_refused() {
         (&["--cache", "none", "--moreg"], "drop one"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
-        let output = command
-            .current_dir(&dir)
-            .args(["generate", PROMPT])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = command.current_dir(&dir).args(["generate", PROMPT]).args(args).output().unwrap();
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
         assert!(message.contains(part), "{args:?}: {message}");
     }
-    for args in [
-        &["--steps", "-1"][..],
-        &["--steps", "many"],
-        &["--seed", "-1"],
-        &["--dtype", "f8"],
-        &["--frames"],
-    ] {
+    for args in [&["--steps", "-1"][..], &["--steps", "many"], &["--seed", "-1"], &["--dtype", "f8"], &["--frames"]] {
         fails(dir.path(), &[&["generate", PROMPT], args].concat(), 2, &["error"]);
     }
     fails(dir.path(), &["generate"], 2, &["required"]);
@@ -205,23 +165,10 @@ fn unwritable_outputs_are_found_before_anything_runs() {
         ("/proc/movie.mp4", "cannot write"),
     ] {
         // A model that does not exist on the device would fail later: the output has to be looked at first.
-        fails(
-            dir.path(),
-            &["generate", PROMPT, "--out", out, "--steps", "5000"],
-            1,
-            &[part],
-        );
+        fails(dir.path(), &["generate", PROMPT, "--out", out, "--steps", "5000"], 1, &[part]);
     }
-    fails(
-        dir.path(),
-        &["generate", PROMPT, "--out", "a.mp4", "--report", "no/such/r.json"],
-        1,
-        &["no/such"],
-    );
-    assert_eq!(
-        fs::read_to_string(dir.path().join("full/thesis.txt")).unwrap(),
-        "precious"
-    );
+    fails(dir.path(), &["generate", PROMPT, "--out", "a.mp4", "--report", "no/such/r.json"], 1, &["no/such"]);
+    assert_eq!(fs::read_to_string(dir.path().join("full/thesis.txt")).unwrap(), "precious");
 }
 
 #[test]
@@ -238,18 +185,9 @@ fn invalid_codebooks_are_refused() {
         (format!("{head}codebook = [[inf, 1]]"), "not a finite number"),
         (format!("{head}codebook = [[0.1]]"), "my.toml"),
         (head.to_owned(), "codebook"),
-        (
-            "policy = \"adacache\"\nblocks = []\ncodebook = [[1.0, 1]]".into(),
-            "block",
-        ),
-        (
-            "policy = \"adacache\"\nblocks = [5]\ncodebook = [[1.0, 1]]".into(),
-            "block 5 does not exist",
-        ),
-        (
-            "policy = \"adacache\"\nblocks = [2, 1]\ncodebook = [[1.0, 1]]".into(),
-            "ascend",
-        ),
+        ("policy = \"adacache\"\nblocks = []\ncodebook = [[1.0, 1]]".into(), "block"),
+        ("policy = \"adacache\"\nblocks = [5]\ncodebook = [[1.0, 1]]".into(), "block 5 does not exist"),
+        ("policy = \"adacache\"\nblocks = [2, 1]\ncodebook = [[1.0, 1]]".into(), "ascend"),
         ("policy = \"magic\"".into(), "magic"),
         (format!("{head}codebook = [[1.0, 1]]\nmetric = \"l3\""), "l3"),
         (format!("{head}codebook = [[1.0, 1]]\nspeed = 3"), "speed"),
@@ -279,12 +217,7 @@ fn invalid_codebooks_are_refused() {
         assert_eq!(output.status.code(), Some(1), "{settings}: {message}");
         assert!(message.contains(part), "`{part}` is missing for {settings}: {message}");
     }
-    fails(
-        dir.path(),
-        &["generate", PROMPT, "--cache", "none.toml"],
-        1,
-        &["none.toml"],
-    );
+    fails(dir.path(), &["generate", PROMPT, "--cache", "none.toml"], 1, &["none.toml"]);
     assert_eq!(names(dir.path()), ["my.toml"]);
 }
 
@@ -297,16 +230,8 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
         ("text.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
         ("decoder.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
         ("config.json", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
-        (
-            "model.safetensors",
-            |p| fs::write(p, []).unwrap(),
-            &["not a complete safetensors file"],
-        ),
-        (
-            "model.safetensors",
-            |p| fs::write(p, [0xff; 64]).unwrap(),
-            &["not a complete safetensors file"],
-        ),
+        ("model.safetensors", |p| fs::write(p, []).unwrap(), &["not a complete safetensors file"]),
+        ("model.safetensors", |p| fs::write(p, [0xff; 64]).unwrap(), &["not a complete safetensors file"]),
         (
             "model.safetensors",
             |p| {
@@ -317,18 +242,10 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
         ),
         (
             "model.safetensors",
-            |p| {
-                rewrite(p, |tensors| {
-                    find(tensors, NORM).data[4..6].copy_from_slice(&0x7FC0u16.to_le_bytes())
-                })
-            },
+            |p| rewrite(p, |tensors| find(tensors, NORM).data[4..6].copy_from_slice(&0x7FC0u16.to_le_bytes())),
             &[NORM, "NaN", "element 2"],
         ),
-        (
-            "decoder.safetensors",
-            |p| rewrite(p, |tensors| find(tensors, "mean").data.fill(0xFF)),
-            &["mean", "NaN"],
-        ),
+        ("decoder.safetensors", |p| rewrite(p, |tensors| find(tensors, "mean").data.fill(0xFF)), &["mean", "NaN"]),
         (
             "model.safetensors",
             |p| rewrite(p, |tensors| find(tensors, NORM).shape = vec![36, 2]),
@@ -344,11 +261,7 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
             |p| rewrite(p, |tensors| find(tensors, NORM).dtype = Dtype::I16),
             &[NORM, "I16", "expected BF16, F16 or F32"],
         ),
-        (
-            "model.safetensors",
-            |p| rewrite(p, |tensors| tensors.retain(|t| t.name != NORM)),
-            &[NORM, "missing"],
-        ),
+        ("model.safetensors", |p| rewrite(p, |tensors| tensors.retain(|t| t.name != NORM)), &[NORM, "missing"]),
         (
             "model.safetensors",
             |p| {
@@ -364,28 +277,12 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
             &["stowaway"],
         ),
         ("config.json", |p| fs::write(p, "{").unwrap(), &["config.json"]),
-        (
-            "config.json",
-            |p| edit(p, "\"hidden_size\": 144", "\"hidden_size\": 1000000000000"),
-            &["hidden_size"],
-        ),
+        ("config.json", |p| edit(p, "\"hidden_size\": 144", "\"hidden_size\": 1000000000000"), &["hidden_size"]),
         ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 0"), &["depth"]),
-        (
-            "config.json",
-            |p| edit(p, "\"depth\": 5", "\"depth\": 6"),
-            &["spatial_blocks.5", "missing"],
-        ),
-        (
-            "config.json",
-            |p| edit(p, "\"height\": 64", "\"height\": 99999999"),
-            &["height"],
-        ),
+        ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 6"), &["spatial_blocks.5", "missing"]),
+        ("config.json", |p| edit(p, "\"height\": 64", "\"height\": 99999999"), &["height"]),
         ("config.json", |p| edit(p, "\"fps\": 8", "\"fps\": 0"), &["fps"]),
-        (
-            "config.json",
-            |p| edit(p, "\"prompt_length\": 8", "\"prompt_length\": 9"),
-            &["prompt_length"],
-        ),
+        ("config.json", |p| edit(p, "\"prompt_length\": 8", "\"prompt_length\": 9"), &["prompt_length"]),
         ("config.json", |p| edit(p, "\"red\"", "\"crimson\""), &["crimson"]),
         (
             "codebooks.json",
@@ -398,18 +295,9 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
         let model = model_folder(dir.path());
         damage(&model.join(file));
         // A changed configuration shows where it meets the weights: the message names those.
-        let named = if parts.iter().any(|part| part.contains("spatial_blocks")) {
-            "model.safetensors"
-        } else {
-            file
-        };
+        let named = if parts.iter().any(|part| part.contains("spatial_blocks")) { "model.safetensors" } else { file };
         let parts = [*parts, &[named]].concat();
-        fails(
-            dir.path(),
-            &["generate", PROMPT, "--model", "model", "--steps", "1"],
-            1,
-            &parts,
-        );
+        fails(dir.path(), &["generate", PROMPT, "--model", "model", "--steps", "1"], 1, &parts);
     }
 }
 
@@ -423,24 +311,13 @@ fn edit(path: &Path, from: &str, to: &str) {
 fn cuda_without_a_driver_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let listed = text(&adacache(dir.path(), &["devices"]).stdout);
-    if listed
-        .lines()
-        .any(|line| line.starts_with("cuda") && !line.contains("not available"))
-    {
+    if listed.lines().any(|line| line.starts_with("cuda") && !line.contains("not available")) {
         return;
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
-    let output = command
-        .current_dir(&dir)
-        .args(["generate", PROMPT, "--device", "cuda"])
-        .output()
-        .unwrap();
+    let output = command.current_dir(&dir).args(["generate", PROMPT, "--device", "cuda"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        text(&output.stderr).contains("no CUDA driver"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("no CUDA driver"), "{}", text(&output.stderr));
 }
 
 /// A schedule of six steps with reused ones among them, whatever is measured.
@@ -451,22 +328,11 @@ fn every_format_is_written_with_its_report() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("c.toml"), EVERY_OTHER).unwrap();
     let run = |out: &str| {
-        let args = [
-            "generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--seed", "3", "--out", out,
-        ];
+        let args = ["generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--seed", "3", "--out", out];
         text(&succeeds(dir.path(), &[&args[..], &["--report", "r.json"]].concat()).stdout)
     };
     let summary = run("a.mp4");
-    for part in [
-        PROMPT,
-        "a.mp4",
-        "█",
-        "·",
-        "counted",
-        "measured",
-        "one tensor per residual",
-        "vm",
-    ] {
+    for part in [PROMPT, "a.mp4", "█", "·", "counted", "measured", "one tensor per residual", "vm"] {
         assert!(summary.contains(part), "`{part}` is missing in: {summary}");
     }
     let mp4 = fs::read(dir.path().join("a.mp4")).unwrap();
@@ -489,26 +355,8 @@ fn every_format_is_written_with_its_report() {
     run("b.safetensors");
     let latents = fs::read(dir.path().join("a.safetensors")).unwrap();
     assert_eq!(latents, fs::read(dir.path().join("b.safetensors")).unwrap());
-    assert_eq!(
-        SafeTensors::deserialize(&latents)
-            .unwrap()
-            .tensor("latents")
-            .unwrap()
-            .shape(),
-        [16, 16, 8, 8]
-    );
-    assert_eq!(
-        names(dir.path()),
-        [
-            "a.gif",
-            "a.mp4",
-            "a.safetensors",
-            "b.safetensors",
-            "c.toml",
-            "frames",
-            "r.json"
-        ]
-    );
+    assert_eq!(SafeTensors::deserialize(&latents).unwrap().tensor("latents").unwrap().shape(), [16, 16, 8, 8]);
+    assert_eq!(names(dir.path()), ["a.gif", "a.mp4", "a.safetensors", "b.safetensors", "c.toml", "frames", "r.json"]);
 }
 
 #[test]
@@ -531,10 +379,8 @@ fn a_batch_resumes_where_it_stopped() {
         "r.json",
     ];
     succeeds(dir.path(), &args);
-    let [first, second] = [
-        "002-small-blue-ring-left-slowly-black.safetensors",
-        "004-large-green-square-up-fast-gray.safetensors",
-    ];
+    let [first, second] =
+        ["002-small-blue-ring-left-slowly-black.safetensors", "004-large-green-square-up-fast-gray.safetensors"];
     let videos = dir.path().join("videos");
     assert_eq!(names(&videos), [first, second]);
     let reports =
@@ -551,18 +397,10 @@ fn a_batch_resumes_where_it_stopped() {
     assert_eq!(fs::read(videos.join(first)).unwrap(), b"finished");
     assert_eq!(reports().len(), 2);
 
-    fs::write(
-        dir.path().join("prompts.txt"),
-        "small blue ring left slowly black\nsmall bleu ring left slowly black\n",
-    )
-    .unwrap();
+    fs::write(dir.path().join("prompts.txt"), "small blue ring left slowly black\nsmall bleu ring left slowly black\n")
+        .unwrap();
     fails(dir.path(), &args, 1, &["line 2", "did you mean `blue`"]);
-    fails(
-        dir.path(),
-        &["generate", "--prompts", "prompts.txt", "--out", "one.mp4"],
-        1,
-        &["{}"],
-    );
+    fails(dir.path(), &["generate", "--prompts", "prompts.txt", "--out", "one.mp4"], 1, &["{}"]);
     fails(dir.path(), &["generate", "--prompts", "none.txt"], 1, &["none.txt"]);
     fs::write(dir.path().join("prompts.txt"), "\n# nothing\n").unwrap();
     fails(dir.path(), &args, 1, &["no prompts"]);
@@ -571,34 +409,20 @@ fn a_batch_resumes_where_it_stopped() {
 #[test]
 fn quiet_is_quiet() {
     let dir = tempfile::tempdir().unwrap();
-    let output = succeeds(
-        dir.path(),
-        &["generate", PROMPT, "--steps", "1", "--quiet", "--out", "q.safetensors"],
-    );
-    assert_eq!(
-        (text(&output.stdout), text(&output.stderr)),
-        (String::new(), String::new())
-    );
+    let output = succeeds(dir.path(), &["generate", PROMPT, "--steps", "1", "--quiet", "--out", "q.safetensors"]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (String::new(), String::new()));
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_nothing_and_says_130() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = command(
-        dir.path(),
-        &[
-            "generate", PROMPT, "--steps", "3000", "--cache", "none", "--out", "x.mp4",
-        ],
-    )
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
+    let mut child = command(dir.path(), &["generate", PROMPT, "--steps", "3000", "--cache", "none", "--out", "x.mp4"])
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
@@ -608,20 +432,12 @@ fn ctrl_c_leaves_nothing_and_says_130() {
 #[test]
 fn check_tells_failed_from_unreadable() {
     let dir = tempfile::tempdir().unwrap();
-    fails(
-        dir.path(),
-        &["check", "nothing-here", "--device", "vm"],
-        2,
-        &["nothing-here"],
-    );
+    fails(dir.path(), &["check", "nothing-here", "--device", "vm"], 2, &["nothing-here"]);
     fs::create_dir(dir.path().join("broken")).unwrap();
     fs::write(dir.path().join("broken/case.json"), "{").unwrap();
     let output = adacache(dir.path(), &["check", "broken", "--device", "vm", "--json"]);
     assert_eq!(output.status.code(), Some(2));
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        (line["case"].as_str(), line["ok"].as_bool()),
-        (Some("broken"), Some(false))
-    );
+    assert_eq!((line["case"].as_str(), line["ok"].as_bool()), (Some("broken"), Some(false)));
     assert!(line["error"].as_str().is_some_and(|e| e.contains("case.json")));
 }

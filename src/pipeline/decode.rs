@@ -41,11 +41,7 @@ impl PatchDecoder {
         let [videos, _, frames, height, width] = shape;
         let device = self.basis.device();
         let z = Tensor::from_f32(device, &shape, latents, DType::F32)?;
-        let out = Tensor::empty(
-            device,
-            &[videos, frames, height * self.patch, width * self.patch, 3],
-            DType::U8,
-        )?;
+        let out = Tensor::empty(device, &[videos, frames, height * self.patch, width * self.patch, 3], DType::U8)?;
         ops::decode::patch_decode(&z, &self.basis, &self.mean, &self.scale, &out)?;
         Ok(out.to_vec::<u8>()?)
     }
@@ -80,10 +76,7 @@ mod tests {
                 })
                 .sum();
             let expected = ((sum + f64::from(mean[k]) + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0;
-            assert!(
-                (expected - f64::from(pixel)).abs() <= 0.51,
-                "byte {i}: {pixel}, expected {expected}"
-            );
+            assert!((expected - f64::from(pixel)).abs() <= 0.51, "byte {i}: {pixel}, expected {expected}");
         }
     }
 }

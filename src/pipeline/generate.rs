@@ -65,10 +65,7 @@ impl Request {
 pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
     let (model, video) = (source.model_config()?, source.pipeline_config()?);
     let presets = source.presets(steps)?;
-    let mut config = if Path::new(name)
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("toml"))
-    {
+    let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
         CacheConfig::from_file(Path::new(name))?
     } else {
         presets.resolve(name, moreg, model.depth, steps)?
@@ -128,10 +125,7 @@ impl Generation {
             ("cfg_scale", r.cfg_scale.to_string()),
             ("dtype", r.dtype.clone()),
         ];
-        Metadata {
-            prompt: r.prompt.clone(),
-            facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
-        }
+        Metadata { prompt: r.prompt.clone(), facts: facts.map(|(name, value)| (name.to_owned(), value)).into() }
     }
 
     /// Writes frames or latents, as the output's format says.
@@ -156,24 +150,12 @@ impl Pipeline {
                 "prompt_length {} is above the model's model_max_length {}",
                 config.prompt_length, model_config.model_max_length
             );
-            return Err(ModelError::Config {
-                file: source.file_name("config.json"),
-                reason,
-            }
-            .into());
+            return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
         let text = TextEncoder::load(source.text_weights()?, vocabulary.len(), caption, config.prompt_length)?;
         let decoder = PatchDecoder::load(device, source.decoder_weights()?, channels, config.decoder_patch())?;
         let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
-        Ok(Pipeline {
-            config,
-            source: source.clone(),
-            vocabulary,
-            text,
-            model,
-            decoder,
-            device: device.clone(),
-        })
+        Ok(Pipeline { config, source: source.clone(), vocabulary, text, model, decoder, device: device.clone() })
     }
 
     /// Sizes and defaults.
@@ -209,19 +191,14 @@ impl Pipeline {
         let policy: Box<dyn Policy> = match &request.cache {
             CacheConfig::None => Box::new(ComputeAll),
             CacheConfig::AdaCache(config) => {
-                config.validate_for(
-                    self.model.config().depth,
-                    frames.div_ceil(self.model.config().patch_size[0]),
-                )?;
+                config.validate_for(self.model.config().depth, frames.div_ceil(self.model.config().patch_size[0]))?;
                 Box::new(AdaCache::new(config.clone(), request.steps))
             }
         };
         let cache = policy.name().to_owned();
         // Guidance runs the prompt and the null caption, in this order, side by side.
         let null = &self.model.null_caption()[..self.config.prompt_length * self.model.config().caption_channels];
-        let caption = self
-            .model
-            .caption(&[&self.text.encode(&request.prompt)[..], null].concat(), 2, None)?;
+        let caption = self.model.caption(&[&self.text.encode(&request.prompt)[..], null].concat(), 2, None)?;
         let latents = noise(request.seed, self.model.config().in_channels * frames * height * width);
         let options = SamplerOptions {
             schedule: Schedule::shifted(request.steps, self.config.timestep_shift)?,
@@ -256,16 +233,8 @@ impl Pipeline {
             computed_steps,
         };
         Ok(Generation {
-            latents: Latents {
-                shape: [channels, frames, height, width],
-                values: output.latents,
-            },
-            frames: Frames {
-                width: self.config.width,
-                height: self.config.height,
-                fps: self.config.fps,
-                rgb,
-            },
+            latents: Latents { shape: [channels, frames, height, width], values: output.latents },
+            frames: Frames { width: self.config.width, height: self.config.height, fps: self.config.fps, rgb },
             report,
             trace: output.trace,
         })

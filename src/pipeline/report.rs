@@ -85,18 +85,12 @@ impl FlopCount {
 /// assert_eq!(schedule_strip(6, &[1, 2, 5, 6]), "██··██");
 /// ```
 pub fn schedule_strip(steps: usize, computed: &[usize]) -> String {
-    (1..=steps)
-        .map(|step| if computed.contains(&step) { '█' } else { '·' })
-        .collect()
+    (1..=steps).map(|step| if computed.contains(&step) { '█' } else { '·' }).collect()
 }
 
 /// The steps, from 1, whose plan is to compute.
 pub(super) fn computed_steps(plans: &[Plan]) -> Vec<usize> {
-    (1..)
-        .zip(plans)
-        .filter(|(_, plan)| **plan == Plan::Compute)
-        .map(|(step, _)| step)
-        .collect()
+    (1..).zip(plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
 }
 
 impl Report {
@@ -110,11 +104,7 @@ impl Report {
                 .filter(|(step, _)| self.computed_steps.contains(step) == computed)
                 .map(|(_, seconds)| *seconds)
                 .collect();
-            let times = if computed && times.len() > 1 {
-                &times[1..]
-            } else {
-                &times[..]
-            };
+            let times = if computed && times.len() > 1 { &times[1..] } else { &times[..] };
             (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64)
         };
         (mean(true), mean(false))
@@ -134,18 +124,10 @@ impl fmt::Display for Summary<'_> {
         let r = self.0;
         let (computed, reused) = (r.computed_steps.len(), r.steps - r.computed_steps.len());
         writeln!(f, "schedule  {}", schedule_strip(r.steps, &r.computed_steps))?;
-        writeln!(
-            f,
-            "          {computed} steps computed, {reused} reused of {} ({})",
-            r.steps, r.cache
-        )?;
+        writeln!(f, "          {computed} steps computed, {reused} reused of {} ({})", r.steps, r.cache)?;
         write!(f, "speed-up  ")?;
         if reused == 0 {
-            write!(
-                f,
-                "none: every step was computed ({})",
-                count(r.flops.total as f64, "FLOP")
-            )?;
+            write!(f, "none: every step was computed ({})", count(r.flops.total as f64, "FLOP"))?;
         } else {
             write!(
                 f,
@@ -179,19 +161,8 @@ impl fmt::Display for Summary<'_> {
                 bytes(r.cache_bytes_unfolded)
             )?;
         }
-        writeln!(
-            f,
-            "time      {} in all, {} of it denoising",
-            duration(r.seconds.total),
-            duration(r.seconds.denoise)
-        )?;
-        write!(
-            f,
-            "device    {}, {}, peak memory {}",
-            r.device,
-            r.dtype,
-            bytes(r.peak_device_bytes)
-        )
+        writeln!(f, "time      {} in all, {} of it denoising", duration(r.seconds.total), duration(r.seconds.denoise))?;
+        write!(f, "device    {}, {}, peak memory {}", r.device, r.dtype, bytes(r.peak_device_bytes))
     }
 }
 
@@ -208,11 +179,7 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> (f64, usize) {
 fn bytes(n: usize) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (value, unit) = scaled(n as f64, 1024.0, &UNITS);
-    if unit == 0 {
-        format!("{n} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 fn count(n: f64, what: &str) -> String {
@@ -240,18 +207,8 @@ mod tests {
             dtype: "bf16".into(),
             steps: 4,
             computed_steps: vec![1, 3, 4],
-            decisions: vec![Decision {
-                step: 3,
-                distance: 0.1,
-                motion: 1.0,
-                motion_gradient: 0.0,
-                rate: 2,
-            }],
-            seconds: Seconds {
-                total: 3.5,
-                denoise: 3.2,
-                per_step: vec![2.0, 0.01, 0.5, 0.5],
-            },
+            decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }],
+            seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
             cache_bytes: 2 << 20,
             cache_bytes_unfolded: 20 << 20,
             peak_device_bytes: 123,
@@ -259,14 +216,7 @@ mod tests {
             prompt: "p".into(),
             cache: "adacache".into(),
             cfg_scale: 3.0,
-            flops: FlopCount::new(
-                Flops {
-                    computed: 1_000_000_000,
-                    reused: 1_000_000,
-                },
-                3,
-                4,
-            ),
+            flops: FlopCount::new(Flops { computed: 1_000_000_000, reused: 1_000_000 }, 3, 4),
         }
     }
 
@@ -313,12 +263,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}` is missing in:\n{text}");
         }
-        let all = Report {
-            steps: 3,
-            computed_steps: vec![1, 2, 3],
-            cache_bytes: 0,
-            ..report()
-        };
+        let all = Report { steps: 3, computed_steps: vec![1, 2, 3], cache_bytes: 0, ..report() };
         assert!(all.summary().to_string().contains("none: every step was computed"));
     }
 }

@@ -53,10 +53,7 @@ fn one() -> f64 {
 
 impl PipelineConfig {
     fn from_json(text: &str, file: &str) -> Result<PipelineConfig, ModelError> {
-        let error = |reason: String| ModelError::Config {
-            file: file.into(),
-            reason,
-        };
+        let error = |reason: String| ModelError::Config { file: file.into(), reason };
         let config: PipelineConfig =
             serde_json::from_str(text).map_err(|e| error(format!("not the configuration of a sprites model: {e}")))?;
         config.validate().map_err(error)?;
@@ -79,10 +76,7 @@ impl PipelineConfig {
             }
         }
         if !self.height.is_multiple_of(height) || self.width * height != self.height * width {
-            return Err(format!(
-                "{}x{} pixels are not {height}x{width} square patches",
-                self.height, self.width
-            ));
+            return Err(format!("{}x{} pixels are not {height}x{width} square patches", self.height, self.width));
         }
         if !(self.fps.is_finite() && (0.01..=1000.0).contains(&self.fps)) {
             return Err(format!("fps is {}, expected 0.01 to 1000", self.fps));
@@ -142,10 +136,7 @@ impl ModelSource {
     /// The words the model knows.
     pub fn vocabulary(&self) -> Result<Vocabulary, PipelineError> {
         let words = self.pipeline_config()?.vocabulary;
-        let in_file = |e: TextError| ModelError::Config {
-            file: self.file_name("config.json"),
-            reason: e.to_string(),
-        };
+        let in_file = |e: TextError| ModelError::Config { file: self.file_name("config.json"), reason: e.to_string() };
         Ok(Vocabulary::new(words).map_err(in_file)?)
     }
 
@@ -157,13 +148,8 @@ impl ModelSource {
             }
             other => other?,
         };
-        serde_json::from_str(&text).map_err(|e| {
-            ModelError::Config {
-                file,
-                reason: format!("not a set of codebooks: {e}"),
-            }
-            .into()
-        })
+        serde_json::from_str(&text)
+            .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())
     }
 
     pub(super) fn model_weights(&self) -> Result<Weights<'static>, ModelError> {
@@ -196,10 +182,7 @@ impl ModelSource {
             Place::Sprites => Ok((self.file_name(file), String::from_utf8_lossy(sprites).into_owned())),
             Place::Folder(folder) => match std::fs::read_to_string(folder.join(file)) {
                 Ok(text) => Ok((self.file_name(file), text)),
-                Err(source) => Err(ModelError::Io {
-                    file: self.file_name(file),
-                    source,
-                }),
+                Err(source) => Err(ModelError::Io { file: self.file_name(file), source }),
             },
         }
     }
@@ -220,17 +203,11 @@ mod tests {
     fn the_embedded_model_is_complete() {
         let source = ModelSource::from_name("sprites").unwrap();
         let config = source.pipeline_config().unwrap();
-        assert_eq!(
-            (config.latent, config.decoder_patch(), config.prompt_length),
-            ([16, 8, 8], 8, 8)
-        );
+        assert_eq!((config.latent, config.decoder_patch(), config.prompt_length), ([16, 8, 8], 8, 8));
         assert_eq!(source.vocabulary().unwrap().len(), config.vocabulary.len());
         assert_eq!(source.model_config().unwrap().depth, 5);
         source.presets(30).unwrap();
-        assert!(matches!(
-            ModelSource::from_name("no/such"),
-            Err(PipelineError::UnknownModel(_))
-        ));
+        assert!(matches!(ModelSource::from_name("no/such"), Err(PipelineError::UnknownModel(_))));
     }
 
     #[test]

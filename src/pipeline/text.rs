@@ -7,31 +7,11 @@ use crate::model::{ModelError, Weights};
 /// The kinds of words, in the order the model was trained with.
 const KINDS: [(&str, &[&str]); 6] = [
     ("size", &["small", "large"]),
-    (
-        "color",
-        &["red", "green", "blue", "yellow", "white", "purple", "orange", "cyan"],
-    ),
+    ("color", &["red", "green", "blue", "yellow", "white", "purple", "orange", "cyan"]),
     ("shape", &["circle", "square", "triangle", "ring"]),
-    (
-        "motion",
-        &[
-            "still",
-            "left",
-            "right",
-            "up",
-            "down",
-            "bouncing",
-            "orbiting",
-            "spinning",
-            "growing",
-            "shrinking",
-        ],
-    ),
+    ("motion", &["still", "left", "right", "up", "down", "bouncing", "orbiting", "spinning", "growing", "shrinking"]),
     ("speed", &["slowly", "fast"]),
-    (
-        "background",
-        &["black", "gray", "navy", "gradient", "checkerboard", "striped"],
-    ),
+    ("background", &["black", "gray", "navy", "gradient", "checkerboard", "striped"]),
 ];
 /// The token that fills the prompt up to its fixed length: the vocabulary's first entry.
 const PAD: &str = "<pad>";
@@ -94,10 +74,7 @@ impl Vocabulary {
             }
         }
         let vocabulary = Vocabulary(words);
-        match KINDS
-            .iter()
-            .find(|(_, known)| vocabulary.of_kind(known).next().is_none())
-        {
+        match KINDS.iter().find(|(_, known)| vocabulary.of_kind(known).next().is_none()) {
             Some((kind, _)) => bad(format!("it has no word of the kind {kind}")),
             None => Ok(vocabulary),
         }
@@ -126,65 +103,33 @@ impl Vocabulary {
     /// ```
     pub fn parse(&self, prompt: &str) -> Result<Prompt, TextError> {
         let mut slots: [Option<String>; 6] = Default::default();
-        let words = prompt
-            .split(|c: char| c.is_whitespace() || c == ',')
-            .filter(|w| !w.is_empty());
+        let words = prompt.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
         for word in words.map(str::to_lowercase) {
-            let kind = KINDS
-                .iter()
-                .position(|(_, known)| self.of_kind(known).any(|w| w == word));
+            let kind = KINDS.iter().position(|(_, known)| self.of_kind(known).any(|w| w == word));
             let Some(kind) = kind else {
-                return Err(TextError::UnknownWord {
-                    nearest: self.nearest(&word),
-                    word,
-                    help: self.to_string(),
-                });
+                return Err(TextError::UnknownWord { nearest: self.nearest(&word), word, help: self.to_string() });
             };
             if let Some(first) = slots[kind].replace(word.clone()) {
-                return Err(TextError::Twice {
-                    kind: KINDS[kind].0,
-                    first,
-                    second: word,
-                    help: self.to_string(),
-                });
+                return Err(TextError::Twice { kind: KINDS[kind].0, first, second: word, help: self.to_string() });
             }
         }
-        let kinds: Vec<_> = KINDS
-            .iter()
-            .zip(&slots)
-            .filter(|(_, slot)| slot.is_none())
-            .map(|((k, _), _)| *k)
-            .collect();
+        let kinds: Vec<_> = KINDS.iter().zip(&slots).filter(|(_, slot)| slot.is_none()).map(|((k, _), _)| *k).collect();
         if !kinds.is_empty() {
-            return Err(TextError::Missing {
-                kinds,
-                help: self.to_string(),
-            });
+            return Err(TextError::Missing { kinds, help: self.to_string() });
         }
         let words = slots.map(Option::unwrap_or_default);
-        let ids = words
-            .iter()
-            .map(|word| self.0.iter().position(|w| w == word).unwrap_or(0))
-            .collect();
+        let ids = words.iter().map(|word| self.0.iter().position(|w| w == word).unwrap_or(0)).collect();
         Ok(Prompt { words, ids })
     }
 
     fn of_kind(&self, known: &[&str]) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .map(String::as_str)
-            .filter(move |word| known.contains(word))
+        self.0.iter().map(String::as_str).filter(move |word| known.contains(word))
     }
 
     /// The word most like `word`, if it is like it at all.
     fn nearest(&self, word: &str) -> Option<String> {
-        let scored = self.0[1..]
-            .iter()
-            .map(|known| (strsim::jaro_winkler(known, word), known));
-        scored
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .filter(|(score, _)| *score > 0.75)
-            .map(|(_, known)| known.clone())
+        let scored = self.0[1..].iter().map(|known| (strsim::jaro_winkler(known, word), known));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.75).map(|(_, known)| known.clone())
     }
 }
 
@@ -245,24 +190,13 @@ impl TextEncoder {
     ) -> Result<TextEncoder, ModelError> {
         let table = weights.values("embedding.weight", &[words, channels])?;
         weights.finish(&[])?;
-        Ok(TextEncoder {
-            table,
-            channels,
-            prompt_length,
-        })
+        Ok(TextEncoder { table, channels, prompt_length })
     }
 
     /// The prompt's embedding `[prompt_length, channels]`, filled up with `<pad>`.
     pub fn encode(&self, prompt: &Prompt) -> Vec<f32> {
-        let ids = prompt
-            .ids
-            .iter()
-            .copied()
-            .chain(std::iter::repeat(0))
-            .take(self.prompt_length);
-        ids.flat_map(|id| &self.table[id * self.channels..][..self.channels])
-            .copied()
-            .collect()
+        let ids = prompt.ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
+        ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect()
     }
 }
 
@@ -293,33 +227,16 @@ mod tests {
         }
         let far = vocabulary().parse("xylophone").unwrap_err();
         assert!(matches!(&far, TextError::UnknownWord { nearest: None, .. }), "{far}");
-        assert!(
-            vocabulary()
-                .parse("large grey circle still fast navy")
-                .unwrap_err()
-                .to_string()
-                .contains("`gray`")
-        );
-        assert!(matches!(
-            vocabulary().parse("<pad>"),
-            Err(TextError::UnknownWord { .. })
-        ));
+        assert!(vocabulary().parse("large grey circle still fast navy").unwrap_err().to_string().contains("`gray`"));
+        assert!(matches!(vocabulary().parse("<pad>"), Err(TextError::UnknownWord { .. })));
     }
 
     #[test]
     fn missing_and_doubled_kinds_are_named() {
         let error = vocabulary().parse("large circle bouncing navy").unwrap_err();
-        assert!(
-            matches!(&error, TextError::Missing { kinds, .. } if kinds == &["color", "speed"]),
-            "{error}"
-        );
-        let error = vocabulary()
-            .parse("large red blue circle bouncing fast navy")
-            .unwrap_err();
-        assert!(
-            error.to_string().starts_with("`red` and `blue` are both a color"),
-            "{error}"
-        );
+        assert!(matches!(&error, TextError::Missing { kinds, .. } if kinds == &["color", "speed"]), "{error}");
+        let error = vocabulary().parse("large red blue circle bouncing fast navy").unwrap_err();
+        assert!(error.to_string().starts_with("`red` and `blue` are both a color"), "{error}");
         assert!(matches!(vocabulary().parse(""), Err(TextError::Missing { kinds, .. }) if kinds.len() == 6));
     }
 
@@ -341,10 +258,7 @@ mod tests {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![3, 2], &values).unwrap();
         let bytes = safetensors::serialize([("embedding.weight", view)], None).unwrap();
         let encoder = TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 3, 2, 4).unwrap();
-        let prompt = Prompt {
-            words: Default::default(),
-            ids: vec![2, 1],
-        };
+        let prompt = Prompt { words: Default::default(), ids: vec![2, 1] };
         assert_eq!(encoder.encode(&prompt), [4.0, 5.0, 2.0, 3.0, 0.0, 1.0, 0.0, 1.0]);
         assert!(TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 4, 2, 4).is_err());
     }

@@ -35,11 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let line = match check(&case, &device, args.dtype) {
             Ok(result) => {
                 failed |= !result.ok;
-                if args.json {
-                    as_json(&result)
-                } else {
-                    for_people(&result)
-                }
+                if args.json { as_json(&result) } else { for_people(&result) }
             }
             Err(error) => {
                 unreadable = true;
@@ -66,11 +62,8 @@ fn cases_in(path: &Path, depth: usize) -> Vec<PathBuf> {
         .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
         .unwrap_or_default();
     folders.sort();
-    let found: Vec<PathBuf> = folders
-        .iter()
-        .flat_map(|p| cases_in(p, depth - 1))
-        .filter(|p| p.join("case.json").exists())
-        .collect();
+    let found: Vec<PathBuf> =
+        folders.iter().flat_map(|p| cases_in(p, depth - 1)).filter(|p| p.join("case.json").exists()).collect();
     if found.is_empty() { itself } else { found }
 }
 
@@ -84,16 +77,9 @@ fn as_json(r: &CheckResult) -> String {
 
 fn for_people(r: &CheckResult) -> String {
     let verdict = if r.ok { "ok    " } else { "FAILED" };
-    let mut line = format!(
-        "{verdict} {}  relative error {:.1e}, {:.2} s",
-        r.case, r.max_rel_err, r.seconds
-    );
+    let mut line = format!("{verdict} {}  relative error {:.1e}, {:.2} s", r.case, r.max_rel_err, r.seconds);
     if !r.expected_steps.is_empty() {
-        let equal = if r.computed_steps == r.expected_steps {
-            "as the reference"
-        } else {
-            "the reference differs"
-        };
+        let equal = if r.computed_steps == r.expected_steps { "as the reference" } else { "the reference differs" };
         line += &format!(", {} steps computed, {equal}", r.computed_steps.len());
     }
     match &r.reason {

@@ -92,10 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
     };
     let all = jobs.len();
-    let jobs: Vec<Job> = jobs
-        .into_iter()
-        .filter(|job| args.prompts.is_none() || !job.output.is_finished())
-        .collect();
+    let jobs: Vec<Job> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
     if jobs.len() < all && !args.quiet {
         eprintln!("{} of {all} videos are finished already", all - jobs.len());
     }
@@ -114,13 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pipeline = Pipeline::load(&source, &device, args.dtype)?;
     for job in &jobs {
         let Job { prompt, output } = job;
-        let request = Request {
-            prompt: prompt.clone(),
-            steps,
-            cfg_scale,
-            seed: args.seed,
-            cache: cache.clone(),
-        };
+        let request = Request { prompt: prompt.clone(), steps, cfg_scale, seed: args.seed, cache: cache.clone() };
         let Some(generation) = generate(&pipeline, &request, args.quiet)? else {
             eprintln!("interrupted: `{output}` was not written");
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
@@ -128,11 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         interrupt::shielded(|| write(args, &generation, output))?;
         if !args.quiet {
             // A closed pipe is no failure: the video is written.
-            let _ = writeln!(
-                std::io::stdout(),
-                "{prompt} -> {output}\n{}",
-                generation.report.summary()
-            );
+            let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
         }
         if interrupt::asked() {
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
@@ -166,9 +153,7 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             continue;
         }
-        let prompt = vocabulary
-            .parse(line)
-            .with_context(|| format!("{}, line {number}", file.display()))?;
+        let prompt = vocabulary.parse(line).with_context(|| format!("{}, line {number}", file.display()))?;
         let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
         jobs.push(Job { prompt, output });
     }
@@ -184,14 +169,11 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
 /// Runs one request behind a progress bar; nothing if the user stopped it.
 fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Result<Option<Generation>> {
     // Hidden by itself where standard error is no terminal.
-    let target = if quiet {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr()
-    };
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(request.steps as u64), target);
-    let style = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
-    bar.set_style(style);
+    // Nobody can tell how long it takes before the first step.
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
+    let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
     bar.set_message("loading kernels");
     bar.enable_steady_tick(Duration::from_millis(120));
     let adaptive = request.cache != CacheConfig::None;
@@ -200,31 +182,18 @@ fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Resu
         if event.plan == Plan::Compute {
             computed.push(event.step);
         }
+        if event.step == 1 {
+            bar.set_style(stepping.clone());
+        }
         bar.set_position(event.step as u64);
         let strip = schedule_strip(event.step, &computed);
         let left = "-".repeat(event.steps - event.step);
-        let rate = if adaptive {
-            format!("  rate {}", event.rate)
-        } else {
-            String::new()
-        };
-        let done = if event.plan == Plan::Compute {
-            "computed"
-        } else {
-            "reused"
-        };
+        let rate = if adaptive { format!("  rate {}", event.rate) } else { String::new() };
+        let done = if event.plan == Plan::Compute { "computed" } else { "reused" };
         // Beyond a line's width the strip would wrap.
-        let strip = if event.steps <= 60 {
-            strip + &left
-        } else {
-            format!("{} computed", computed.len())
-        };
+        let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
         bar.set_message(format!("{strip}  {done:<8}{rate}"));
-        if interrupt::asked() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     match result {
@@ -255,9 +224,7 @@ fn write(args: &Args, generation: &Generation, output: &Output) -> anyhow::Resul
 
 /// The reports of a batch so far, an interrupted one's included, with `report` in its place.
 fn merged_reports(path: &Path, report: &Report) -> Vec<Report> {
-    let earlier = fs::read_to_string(path)
-        .ok()
-        .and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
+    let earlier = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
     let mut reports = earlier.unwrap_or_default();
     reports.retain(|r| (&r.prompt, r.seed) != (&report.prompt, report.seed));
     reports.push(report.clone());

@@ -23,9 +23,7 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
     encoder.set_repeat(Repeat::Infinite).map_err(|e| e.to_string())?;
     let comment = format!("{} ({})", metadata.prompt, metadata.comment());
     let blocks: Vec<&[u8]> = comment.as_bytes().chunks(255).collect();
-    encoder
-        .write_raw_extension(Extension::Comment.into(), &blocks)
-        .map_err(|e| e.to_string())?;
+    encoder.write_raw_extension(Extension::Comment.into(), &blocks).map_err(|e| e.to_string())?;
     for (i, rgb) in frames.iter().enumerate() {
         // Delays are hundredths of a second: carry the rounding so that 8 fps alternates 12 and 13.
         let at = |frame: usize| (frame as f64 * 100.0 / frames.fps).round();
@@ -41,13 +39,7 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
                 buffer.extend_from_within(start..end);
             }
         }
-        let frame = Frame {
-            delay,
-            width,
-            height,
-            buffer: Cow::Owned(buffer),
-            ..Frame::default()
-        };
+        let frame = Frame { delay, width, height, buffer: Cow::Owned(buffer), ..Frame::default() };
         encoder.write_frame(&frame).map_err(|e| e.to_string())?;
     }
     drop(encoder);
@@ -74,20 +66,12 @@ impl Palette {
                 let rgba: Vec<u8> = rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
                 // Sampling factor: every third pixel teaches the network once there are many.
                 let quantizer = NeuQuant::new(if rgba.len() > 1 << 18 { 3 } else { 1 }, 256, &rgba);
-                return Palette {
-                    rgb: quantizer.color_map_rgb(),
-                    exact: HashMap::new(),
-                    quantizer: Some(quantizer),
-                };
+                return Palette { rgb: quantizer.color_map_rgb(), exact: HashMap::new(), quantizer: Some(quantizer) };
             };
             exact.insert(pixel, index);
             colours.extend_from_slice(&pixel);
         }
-        Palette {
-            rgb: colours,
-            exact,
-            quantizer: None,
-        }
+        Palette { rgb: colours, exact, quantizer: None }
     }
 
     fn index(&self, pixel: &[u8]) -> u8 {
@@ -116,12 +100,7 @@ mod tests {
     #[test]
     fn few_colours_survive_exactly_and_delays_add_up() {
         let rgb: Vec<u8> = (0..4 * 6).map(|i| (i / 3 * 30) as u8).collect();
-        let frames = Frames {
-            width: 2,
-            height: 1,
-            fps: 8.0,
-            rgb,
-        };
+        let frames = Frames { width: 2, height: 1, fps: 8.0, rgb };
         let decoded = decode(&encode(&frames, 3, &Metadata::default()).unwrap());
         assert_eq!(decoded.iter().map(|f| f.0).collect::<Vec<_>>(), [13, 12, 13, 12]);
         let first = &decoded[1].1;
@@ -136,12 +115,7 @@ mod tests {
         for i in 0..2 * 64 * 64u32 {
             rgb.extend([(i % 64 * 4) as u8, (i / 64 % 64 * 4) as u8, 128]);
         }
-        let frames = Frames {
-            width: 64,
-            height: 64,
-            fps: 8.0,
-            rgb,
-        };
+        let frames = Frames { width: 64, height: 64, fps: 8.0, rgb };
         let decoded = decode(&encode(&frames, 1, &Metadata::default()).unwrap());
         let error: f64 = decoded[0]
             .1

@@ -40,9 +40,7 @@ pub(super) struct Sample {
 pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
     let (width, height) = (frames.width.next_multiple_of(2), frames.height.next_multiple_of(2));
     if width > 4096 || height > 2304 {
-        return Err(format!(
-            "{width}x{height} is larger than H.264 level 5.2 allows; write PNG frames instead"
-        ));
+        return Err(format!("{width}x{height} is larger than H.264 level 5.2 allows; write PNG frames instead"));
     }
     let mut config = EncoderConfig::baseline(width, height);
     config.preset = Preset::Quality;
@@ -51,22 +49,10 @@ pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
     config.framerate = frames.fps as f32;
     let sps = sps_with_vui(&Sps::from_config(&config), frames.fps);
     let mut encoder = Encoder::new(config).map_err(|e| e.to_string())?;
-    let mut video = H264Video {
-        width,
-        height,
-        fps: frames.fps,
-        sps,
-        pps: vec![],
-        samples: vec![],
-    };
+    let mut video = H264Video { width, height, fps: frames.fps, sps, pps: vec![], samples: vec![] };
     for rgb in frames.iter() {
-        let unit = encoder
-            .try_encode(&to_yuv(rgb, frames.width, frames.height))
-            .map_err(|e| e.to_string())?;
-        let mut sample = Sample {
-            data: vec![],
-            is_keyframe: false,
-        };
+        let unit = encoder.try_encode(&to_yuv(rgb, frames.width, frames.height)).map_err(|e| e.to_string())?;
+        let mut sample = Sample { data: vec![], is_keyframe: false };
         for nal in nal_units(&unit) {
             match nal[0] & 31 {
                 7 => {}
@@ -95,17 +81,9 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
         [f32::from(rgb[at]), f32::from(rgb[at + 1]), f32::from(rgb[at + 2])]
     };
     let luma = |[r, g, b]: [f32; 3]| 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    let mut frame = YuvFrame {
-        width: even_width,
-        height: even_height,
-        y: vec![],
-        u: vec![],
-        v: vec![],
-    };
+    let mut frame = YuvFrame { width: even_width, height: even_height, y: vec![], u: vec![], v: vec![] };
     for y in 0..even_height {
-        frame
-            .y
-            .extend((0..even_width).map(|x| (16.5 + luma(pixel(x, y)) * (219.0 / 255.0)) as u8));
+        frame.y.extend((0..even_width).map(|x| (16.5 + luma(pixel(x, y)) * (219.0 / 255.0)) as u8));
     }
     for y in (0..even_height).step_by(2) {
         for x in (0..even_width).step_by(2) {
@@ -114,12 +92,8 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
                 mean = [mean[0] + r / 4.0, mean[1] + g / 4.0, mean[2] + b / 4.0];
             }
             let luma = luma(mean);
-            frame
-                .u
-                .push((128.5 + (mean[2] - luma) / 1.8556 * (224.0 / 255.0)) as u8);
-            frame
-                .v
-                .push((128.5 + (mean[0] - luma) / 1.5748 * (224.0 / 255.0)) as u8);
+            frame.u.push((128.5 + (mean[2] - luma) / 1.8556 * (224.0 / 255.0)) as u8);
+            frame.v.push((128.5 + (mean[0] - luma) / 1.5748 * (224.0 / 255.0)) as u8);
         }
     }
     frame
@@ -127,12 +101,8 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
 
 /// The NAL units between the start codes of an Annex B stream.
 fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
-    let starts: Vec<usize> = stream
-        .windows(3)
-        .enumerate()
-        .filter(|(_, w)| *w == [0, 0, 1])
-        .map(|(i, _)| i + 3)
-        .collect();
+    let starts: Vec<usize> =
+        stream.windows(3).enumerate().filter(|(_, w)| *w == [0, 0, 1]).map(|(i, _)| i + 3).collect();
     let ends = starts.iter().skip(1).map(|s| s - 3).chain([stream.len()]);
     let trimmed = |mut nal: &[u8]| -> usize {
         while let [rest @ .., 0] = nal {
@@ -140,12 +110,7 @@ fn nal_units(stream: &[u8]) -> Vec<&[u8]> {
         }
         nal.len()
     };
-    starts
-        .iter()
-        .zip(ends)
-        .map(|(&s, e)| &stream[s..s + trimmed(&stream[s..e])])
-        .filter(|n| !n.is_empty())
-        .collect()
+    starts.iter().zip(ends).map(|(&s, e)| &stream[s..s + trimmed(&stream[s..e])]).filter(|n| !n.is_empty()).collect()
 }
 
 /// The encoder's sequence parameter set (ITU-T H.264 7.3.2.1.1) with video usability information (E.1.1) added.

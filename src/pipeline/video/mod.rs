@@ -106,27 +106,13 @@ impl Frames {
                 rgb.extend_from_within(start..end);
             }
         }
-        Frames {
-            width: self.width * scale,
-            height: self.height * scale,
-            fps: self.fps,
-            rgb,
-        }
+        Frames { width: self.width * scale, height: self.height * scale, fps: self.fps, rgb }
     }
 
     fn check(&self) -> Result<(), String> {
-        let pixels = self
-            .width
-            .checked_mul(self.height)
-            .and_then(|n| n.checked_mul(3))
-            .unwrap_or(0);
+        let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
         if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {
-            return Err(format!(
-                "{} bytes are not whole frames of {}x{} RGB",
-                self.rgb.len(),
-                self.width,
-                self.height
-            ));
+            return Err(format!("{} bytes are not whole frames of {}x{} RGB", self.rgb.len(), self.width, self.height));
         }
         if !(self.fps.is_finite() && (0.01..=1000.0).contains(&self.fps)) {
             return Err(format!("{} frames per second is not a frame rate", self.fps));
@@ -156,11 +142,7 @@ pub struct Metadata {
 impl Metadata {
     /// The facts on one line: `seed 7; steps 14 of 30; …`.
     pub fn comment(&self) -> String {
-        self.facts
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect::<Vec<_>>()
-            .join("; ")
+        self.facts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -197,10 +179,7 @@ impl Output {
             Some("safetensors") => Format::Safetensors,
             _ => return Err(OutputError::UnknownFormat(path.to_owned())),
         };
-        Ok(Output {
-            path: path.to_owned(),
-            format,
-        })
+        Ok(Output { path: path.to_owned(), format })
     }
 
     /// The path as it was given.
@@ -238,16 +217,9 @@ impl Output {
     ///
     /// An output of [`Format::Safetensors`] takes [`Output::write_latents`] and is an error here.
     pub fn write_frames(&self, frames: &Frames, metadata: &Metadata, scale: Option<usize>) -> Result<(), OutputError> {
-        let encode_error = |problem: String| OutputError::Encode {
-            path: self.path.clone(),
-            problem,
-        };
+        let encode_error = |problem: String| OutputError::Encode { path: self.path.clone(), problem };
         frames.check().map_err(encode_error)?;
-        let scale = scale.unwrap_or(if self.format == Format::PngFolder {
-            1
-        } else {
-            frames.viewing_scale()
-        });
+        let scale = scale.unwrap_or(if self.format == Format::PngFolder { 1 } else { frames.viewing_scale() });
         if scale == 0 {
             return Err(encode_error("an enlargement of 0 leaves nothing".into()));
         }
@@ -268,15 +240,10 @@ impl Output {
     /// Writes the latents as a safetensors file with one tensor, `latents`. Equal latents and metadata give equal bytes.
     pub fn write_latents(&self, latents: &Latents, metadata: &Metadata) -> Result<(), OutputError> {
         if self.format != Format::Safetensors {
-            return Err(OutputError::Encode {
-                path: self.path.clone(),
-                problem: "latents need .safetensors".into(),
-            });
+            return Err(OutputError::Encode { path: self.path.clone(), problem: "latents need .safetensors".into() });
         }
-        let bytes = latents::serialize(latents, metadata).map_err(|problem| OutputError::Encode {
-            path: self.path.clone(),
-            problem,
-        })?;
+        let bytes = latents::serialize(latents, metadata)
+            .map_err(|problem| OutputError::Encode { path: self.path.clone(), problem })?;
         Staged::file(&self.path)?.commit_bytes(&bytes)
     }
 }
@@ -313,92 +280,38 @@ mod tests {
             assert_eq!(Output::new(path).unwrap().format(), format, "{path}");
         }
         for path in ["", "mp4", "a.webm", ".mp4"] {
-            assert!(
-                matches!(Output::new(path), Err(OutputError::UnknownFormat(_))),
-                "{path}"
-            );
+            assert!(matches!(Output::new(path), Err(OutputError::UnknownFormat(_))), "{path}");
         }
     }
 
     #[test]
     fn enlarging_repeats_pixels() {
-        let frames = Frames {
-            width: 2,
-            height: 1,
-            fps: 8.0,
-            rgb: vec![1, 2, 3, 4, 5, 6],
-        };
+        let frames = Frames { width: 2, height: 1, fps: 8.0, rgb: vec![1, 2, 3, 4, 5, 6] };
         let large = frames.enlarged(2);
         assert_eq!((large.width, large.height, large.count()), (4, 2, 1));
         let line = [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6];
         assert_eq!(large.rgb, [line, line].concat());
-        assert_eq!(
-            Frames {
-                width: 64,
-                height: 64,
-                ..frames.clone()
-            }
-            .viewing_scale(),
-            4
-        );
-        assert_eq!(
-            Frames {
-                width: 640,
-                height: 480,
-                ..frames
-            }
-            .viewing_scale(),
-            1
-        );
+        assert_eq!(Frames { width: 64, height: 64, ..frames.clone() }.viewing_scale(), 4);
+        assert_eq!(Frames { width: 640, height: 480, ..frames }.viewing_scale(), 1);
     }
 
     #[test]
     fn nonsense_frames_are_errors() {
         let dir = tempfile::tempdir().unwrap();
-        let good = Frames {
-            width: 2,
-            height: 2,
-            fps: 8.0,
-            rgb: vec![0; 24],
-        };
+        let good = Frames { width: 2, height: 2, fps: 8.0, rgb: vec![0; 24] };
         let output = Output::new(dir.path().join("x.mp4")).unwrap();
         for bad in [
-            Frames {
-                width: 0,
-                ..good.clone()
-            },
-            Frames {
-                rgb: vec![],
-                ..good.clone()
-            },
-            Frames {
-                rgb: vec![0; 25],
-                ..good.clone()
-            },
-            Frames {
-                fps: f64::NAN,
-                ..good.clone()
-            },
-            Frames {
-                fps: 0.0,
-                ..good.clone()
-            },
-            Frames {
-                width: usize::MAX,
-                ..good.clone()
-            },
+            Frames { width: 0, ..good.clone() },
+            Frames { rgb: vec![], ..good.clone() },
+            Frames { rgb: vec![0; 25], ..good.clone() },
+            Frames { fps: f64::NAN, ..good.clone() },
+            Frames { fps: 0.0, ..good.clone() },
+            Frames { width: usize::MAX, ..good.clone() },
         ] {
-            assert!(matches!(
-                output.write_frames(&bad, &Metadata::default(), None),
-                Err(OutputError::Encode { .. })
-            ));
+            assert!(matches!(output.write_frames(&bad, &Metadata::default(), None), Err(OutputError::Encode { .. })));
         }
         assert!(output.write_frames(&good, &Metadata::default(), Some(0)).is_err());
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            0,
-            "failures leave nothing"
-        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "failures leave nothing");
         output.write_frames(&good, &Metadata::default(), None).unwrap();
         assert!(output.is_finished());
     }

@@ -103,11 +103,8 @@ fn sample_table(video: &H264Video, data_offset: u32) -> Vec<u8> {
         }));
         b.extend(full_box(b"stts", 0, 0, |b| u32s(b, &[1, count, FRAME_TICKS])));
         b.extend(full_box(b"stss", 0, 0, |b| {
-            let keyframes: Vec<u32> = (1..)
-                .zip(&video.samples)
-                .filter(|(_, s)| s.is_keyframe)
-                .map(|(number, _)| number)
-                .collect();
+            let keyframes: Vec<u32> =
+                (1..).zip(&video.samples).filter(|(_, s)| s.is_keyframe).map(|(number, _)| number).collect();
             u32(b, keyframes.len() as u32);
             u32s(b, &keyframes);
         }));
@@ -216,22 +213,14 @@ mod tests {
                 }
             }
         }
-        Frames {
-            width,
-            height,
-            fps: 8.0,
-            rgb,
-        }
+        Frames { width, height, fps: 8.0, rgb }
     }
 
     /// Reads the file by its index, decodes it, and compares with what went in.
     #[test]
     fn what_went_in_comes_out() {
         let frames = clip(64, 48, 10).enlarged(2);
-        let metadata = Metadata {
-            prompt: "a disc".into(),
-            facts: vec![("seed".into(), "7".into())],
-        };
+        let metadata = Metadata { prompt: "a disc".into(), facts: vec![("seed".into(), "7".into())] };
         let file = mux(&h264::encode(&frames).unwrap(), &metadata);
 
         let table: &[(&[u8; 4], usize)] = &[(b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0)];

@@ -16,21 +16,14 @@ fn is_frame_name(name: &str) -> bool {
 /// Whether the folder holds frames of an earlier run and nothing else.
 pub(super) fn is_frames_folder(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|entries| {
-        let mut names = entries
-            .map(|e| e.is_ok_and(|e| is_frame_name(&e.file_name().to_string_lossy())))
-            .peekable();
+        let mut names = entries.map(|e| e.is_ok_and(|e| is_frame_name(&e.file_name().to_string_lossy()))).peekable();
         names.peek().is_some() && names.all(|ok| ok)
     })
 }
 
 /// A folder may be replaced if it is empty or holds nothing but frames: never delete what is not ours.
 pub(super) fn check_replaceable(path: &Path) -> Result<(), OutputError> {
-    let occupied = |problem| {
-        Err(OutputError::Occupied {
-            path: path.to_owned(),
-            problem,
-        })
-    };
+    let occupied = |problem| Err(OutputError::Occupied { path: path.to_owned(), problem });
     if path.is_dir() {
         let empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         if !empty && !is_frames_folder(path) {
@@ -50,11 +43,8 @@ pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result
     for (i, rgb) in frames.iter().enumerate() {
         let file = staged.path().join(format!("frame_{i:04}.png"));
         let write = || -> Result<(), png::EncodingError> {
-            let mut encoder = png::Encoder::new(
-                BufWriter::new(fs::File::create(&file)?),
-                frames.width as u32,
-                frames.height as u32,
-            );
+            let mut encoder =
+                png::Encoder::new(BufWriter::new(fs::File::create(&file)?), frames.width as u32, frames.height as u32);
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
             encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
@@ -65,14 +55,8 @@ pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result
             writer.finish()
         };
         write().map_err(|error| match error {
-            png::EncodingError::IoError(source) => OutputError::Io {
-                path: path.to_owned(),
-                source,
-            },
-            other => OutputError::Encode {
-                path: path.to_owned(),
-                problem: other.to_string(),
-            },
+            png::EncodingError::IoError(source) => OutputError::Io { path: path.to_owned(), source },
+            other => OutputError::Encode { path: path.to_owned(), problem: other.to_string() },
         })?;
     }
     staged.commit()
@@ -87,22 +71,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("out/");
         let rgb: Vec<u8> = (0..3 * 2 * 3 * 2).collect();
-        let frames = Frames {
-            width: 3,
-            height: 2,
-            fps: 8.0,
-            rgb,
-        };
+        let frames = Frames { width: 3, height: 2, fps: 8.0, rgb };
         for _ in 0..2 {
-            write(
-                &target,
-                &frames,
-                &Metadata {
-                    prompt: "p".into(),
-                    facts: vec![],
-                },
-            )
-            .unwrap();
+            write(&target, &frames, &Metadata { prompt: "p".into(), facts: vec![] }).unwrap();
             assert!(is_frames_folder(&target));
         }
         for (i, expected) in frames.iter().enumerate() {
@@ -112,24 +83,14 @@ mod tests {
             reader.next_frame(&mut pixels).unwrap();
             assert_eq!(pixels, expected);
         }
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "no temporary folder stays"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary folder stays");
 
         fs::write(target.join("notes.txt"), b"mine").unwrap();
-        assert!(matches!(
-            write(&target, &frames, &Metadata::default()),
-            Err(OutputError::Occupied { .. })
-        ));
+        assert!(matches!(write(&target, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
         assert_eq!(fs::read(target.join("notes.txt")).unwrap(), b"mine");
 
         fs::write(dir.path().join("file"), b"x").unwrap();
         let blocked = dir.path().join("file/");
-        assert!(matches!(
-            write(&blocked, &frames, &Metadata::default()),
-            Err(OutputError::Occupied { .. })
-        ));
+        assert!(matches!(write(&blocked, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
     }
 }

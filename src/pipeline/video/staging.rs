@@ -15,10 +15,7 @@ pub(super) struct Staged {
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError + '_ {
-    |source| OutputError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    |source| OutputError::Io { path: path.to_owned(), source }
 }
 
 impl Staged {
@@ -38,11 +35,7 @@ impl Staged {
     /// Creates the temporary folder for `target`.
     pub(super) fn folder(target: &Path) -> Result<Staged, OutputError> {
         // `.` and `a/..` have no name to put a temporary folder beside.
-        let target = if target.exists() {
-            target.canonicalize().map_err(io(target))?
-        } else {
-            target.to_owned()
-        };
+        let target = if target.exists() { target.canonicalize().map_err(io(target))? } else { target.to_owned() };
         let staged = Staged::named(&target, true)?;
         fs::create_dir(&staged.temporary).map_err(io(&target))?;
         Ok(staged)
@@ -50,28 +43,19 @@ impl Staged {
 
     fn named(target: &Path, is_folder: bool) -> Result<Staged, OutputError> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
-        let name = target
-            .file_name()
-            .ok_or_else(|| OutputError::UnknownFormat(target.to_owned()))?;
+        let name = target.file_name().ok_or_else(|| OutputError::UnknownFormat(target.to_owned()))?;
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         if !parent.exists() {
-            return Err(OutputError::NoParent {
-                path: target.to_owned(),
-                parent: parent.to_owned(),
-            });
+            return Err(OutputError::NoParent { path: target.to_owned(), parent: parent.to_owned() });
         }
         // Long target names are cut so that the temporary one stays within the file system's limit.
         let short: String = name.to_string_lossy().chars().take(40).collect();
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let temporary = parent.join(format!(".{short}.{}-{serial}.tmp", std::process::id()));
-        Ok(Staged {
-            temporary,
-            target: target.to_owned(),
-            is_folder,
-        })
+        Ok(Staged { temporary, target: target.to_owned(), is_folder })
     }
 
     /// Where to write.
@@ -111,11 +95,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         // After a commit there is nothing under this name; a failure to clean up has nobody to tell.
-        let _ = if self.is_folder {
-            fs::remove_dir_all(&self.temporary)
-        } else {
-            fs::remove_file(&self.temporary)
-        };
+        let _ = if self.is_folder { fs::remove_dir_all(&self.temporary) } else { fs::remove_file(&self.temporary) };
     }
 }
 
@@ -138,10 +118,7 @@ mod tests {
     #[test]
     fn missing_folders_and_wrong_kinds_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Staged::file(&dir.path().join("no/a.mp4")),
-            Err(OutputError::NoParent { .. })
-        ));
+        assert!(matches!(Staged::file(&dir.path().join("no/a.mp4")), Err(OutputError::NoParent { .. })));
         assert!(matches!(Staged::file(dir.path()), Err(OutputError::Occupied { .. })));
         let file = dir.path().join("f");
         fs::write(&file, b"x").unwrap();
