@@ -340,6 +340,10 @@ fn pool(l: &Lower<'_>, code: &[Raw], slots: &mut [u32]) -> (Vec<u8>, LaunchConst
 }
 
 /// Gives every register a slot: liveness over the control-flow graph, then a linear scan. Returns slots (in bytes) and units used.
+///
+/// Liveness is that of one thread: on one side of a divergent branch a register may be dead whose lanes on the other side have
+/// yet to run. Sharing a slot is safe all the same as long as lane i of every register in it is the same bytes, so units
+/// belong to one lane width for good, and pairs of units stay pairs.
 fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec<u32>, usize) {
     let regs = widths.len();
     let words = regs.div_ceil(64);
@@ -413,6 +417,8 @@ fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec
     order.sort_by_key(|r| from[*r]);
     let mut slots = vec![NO_SLOT; regs];
     let mut busy: Vec<bool> = vec![true; first];
+    // Which lane width a unit serves, and which half of a 64-bit slot it is.
+    let mut role: Vec<Option<(Where, usize)>> = vec![None; first];
     let mut ends: std::collections::BinaryHeap<std::cmp::Reverse<(usize, usize)>> = Default::default();
     for r in order {
         while let Some(std::cmp::Reverse((end, old))) = ends.peek().copied() {
@@ -427,11 +433,19 @@ fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec
             }
         }
         let size = if widths[r] == Where::W64 { 2 } else { 1 };
-        let unit = (0..).find(|u| (*u..*u + size).all(|u| !busy.get(u).copied().unwrap_or(false))).unwrap_or(0);
+        let fits = |unit: usize, half: usize| {
+            !busy.get(unit).copied().unwrap_or(false)
+                && role.get(unit).copied().flatten().is_none_or(|role| role == (widths[r], half))
+        };
+        let unit = (0..).find(|u| (0..size).all(|half| fits(u + half, half))).unwrap_or(0);
         if busy.len() < unit + size {
             busy.resize(unit + size, false);
+            role.resize(unit + size, None);
         }
         busy[unit..unit + size].fill(true);
+        for half in 0..size {
+            role[unit + half] = Some((widths[r], half));
+        }
         slots[r] = (unit * UNIT) as u32;
         ends.push(std::cmp::Reverse((to[r], r)));
     }
