@@ -2,7 +2,7 @@
 //!
 //! NaN results of f32 instructions are the canonical `0x7fffffff`, as on the hardware; those of f64 are whatever quiet NaN the
 //! host makes. Rounding to nearest is the host's; the directed modes of f32 are computed in f64 *rounded to odd*, which
-//! may be rounded once more without harm, and those of f64 in integers ([`super::soft`]).
+//! may be rounded once more without harm, and those of f64 in integers (`super::soft`).
 
 use super::soft;
 
