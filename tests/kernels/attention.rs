@@ -17,22 +17,12 @@ struct Layout {
 impl Layout {
     /// Sequences one after the other.
     fn dense(length: usize) -> Self {
-        Self {
-            outer_stride: length,
-            inner_stride: 0,
-            step: 1,
-            inner: 1,
-        }
+        Self { outer_stride: length, inner_stride: 0, step: 1, inner: 1 }
     }
 
     /// `tokens` interleaved sequences of `length` in each sample.
     fn strided(length: usize, tokens: usize) -> Self {
-        Self {
-            outer_stride: length * tokens,
-            inner_stride: 1,
-            step: tokens,
-            inner: tokens,
-        }
+        Self { outer_stride: length * tokens, inner_stride: 1, step: tokens, inner: tokens }
     }
 
     fn row(&self, sequence: usize, i: usize) -> usize {
@@ -100,25 +90,13 @@ impl Case {
     fn temporal(head_dim: usize, dtype: DType, queries: usize, tokens: usize, length: usize) -> Self {
         let layout = Layout::strided(length, tokens);
         let case = Self::spatial(head_dim, dtype, queries, 2 * tokens, length);
-        Self {
-            q_layout: layout,
-            kv_layout: layout,
-            rope: true,
-            ..case
-        }
+        Self { q_layout: layout, kv_layout: layout, rope: true, ..case }
     }
 
     /// Attention to another tensor whose sequences have lengths of their own.
     fn cross(head_dim: usize, dtype: DType, queries: usize, q_len: usize, kv_len: usize) -> Self {
         let case = Self::spatial(head_dim, dtype, queries, 4, q_len);
-        Self {
-            kv_len,
-            kv_layout: Layout::dense(kv_len),
-            packed: false,
-            norm: false,
-            kv_lengths: true,
-            ..case
-        }
+        Self { kv_len, kv_layout: Layout::dense(kv_len), packed: false, norm: false, kv_lengths: true, ..case }
     }
 }
 
@@ -129,13 +107,8 @@ fn prepared(x: &[f32], weight: Option<&[f32]>, angles: Option<&[f32]>, eps: f32,
     if let Some(weight) = weight {
         let mean = exact.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
-        exact
-            .iter_mut()
-            .zip(weight)
-            .for_each(|(x, &w)| *x *= inverse * f64::from(w));
-        low.iter_mut()
-            .zip(weight)
-            .for_each(|(x, &w)| *x = round(round(*x * inverse as f32, dtype) * w, dtype));
+        exact.iter_mut().zip(weight).for_each(|(x, &w)| *x *= inverse * f64::from(w));
+        low.iter_mut().zip(weight).for_each(|(x, &w)| *x = round(round(*x * inverse as f32, dtype) * w, dtype));
     }
     if let Some(angles) = angles {
         for (i, angle) in angles.chunks_exact(2).enumerate() {
@@ -152,39 +125,16 @@ fn prepared(x: &[f32], weight: Option<&[f32]>, angles: Option<&[f32]>, eps: f32,
 
 /// Runs one case twice, compares it with f64, and gives the output's bytes.
 fn run(device: &Device, case: Case) -> Vec<u8> {
-    let Case {
-        head_dim,
-        dtype,
-        sequences,
-        heads,
-        q_len,
-        kv_len,
-        ..
-    } = case;
+    let Case { head_dim, dtype, sequences, heads, q_len, kv_len, .. } = case;
     let random = &mut Random::new((head_dim * 1009 + q_len * 31 + kv_len * 7 + sequences) as u64);
     let width = heads * head_dim;
     let rows = |layout: &Layout, length: usize| (0..sequences).map(|s| layout.row(s, length - 1) + 1).max().unwrap();
     let (q_rows, kv_rows) = (rows(&case.q_layout, q_len), rows(&case.kv_layout, kv_len));
-    let (q_stride, kv_stride) = if case.packed {
-        (3 * width, 3 * width)
-    } else {
-        (width, 2 * width)
-    };
+    let (q_stride, kv_stride) = if case.packed { (3 * width, 3 * width) } else { (width, 2 * width) };
     let mut q_data = random.values(q_rows * q_stride, case.temperature, dtype);
-    let kv_data = if case.packed {
-        Vec::new()
-    } else {
-        random.values(kv_rows * kv_stride, 1.0, dtype)
-    };
-    let weights: Vec<Vec<f32>> = (0..2)
-        .map(|_| {
-            random
-                .values(head_dim, 0.3, dtype)
-                .iter()
-                .map(|x| round(x + 1.0, dtype))
-                .collect()
-        })
-        .collect();
+    let kv_data = if case.packed { Vec::new() } else { random.values(kv_rows * kv_stride, 1.0, dtype) };
+    let weights: Vec<Vec<f32>> =
+        (0..2).map(|_| random.values(head_dim, 0.3, dtype).iter().map(|x| round(x + 1.0, dtype)).collect()).collect();
     let positions = q_len.max(kv_len);
     let rope: Vec<f32> = (0..positions * head_dim / 2)
         .flat_map(|i| {
@@ -204,11 +154,7 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
     let (scale, eps) = (1.0 / (head_dim as f32).sqrt(), 1e-6);
     // What lies beyond a sequence's length must not matter.
     let (k_at, v_at) = if case.packed { (width, 2 * width) } else { (0, width) };
-    let mut kv_data = if case.packed {
-        std::mem::take(&mut q_data)
-    } else {
-        kv_data
-    };
+    let mut kv_data = if case.packed { std::mem::take(&mut q_data) } else { kv_data };
     if case.kv_lengths && !case.packed {
         for (s, &length) in lengths.iter().enumerate() {
             for i in length as usize..kv_len {
@@ -254,9 +200,7 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
                     let out = at * width + head * head_dim + d;
                     let values = key_rows.iter().map(|(_, v)| v[d]);
                     exact[out] = values.clone().zip(&p).map(|(v, p)| f64::from(v) * p).sum::<f64>();
-                    naive[out] = values
-                        .zip(&low_p)
-                        .fold(0.0f32, |sum, (v, &p)| sum + v * round(p / low_sum, dtype));
+                    naive[out] = values.zip(&low_p).fold(0.0f32, |sum, (v, &p)| sum + v * round(p / low_sum, dtype));
                     if keys > 0 {
                         exact[out] /= sum;
                     }
@@ -268,15 +212,10 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
 
     // ---- the kernel
     let offset = case.misalign * dtype.size();
-    let (kv, q) = (
-        Buffer::new(device, &encode(&kv_data, dtype), offset),
-        Buffer::new(device, &encode(&q_data, dtype), offset),
-    );
+    let (kv, q) =
+        (Buffer::new(device, &encode(&kv_data, dtype), offset), Buffer::new(device, &encode(&q_data, dtype), offset));
     let q_ptr = if case.packed { kv.ptr() } else { q.ptr() };
-    let norms: Vec<Buffer> = weights
-        .iter()
-        .map(|w| Buffer::new(device, &encode(w, dtype), offset))
-        .collect();
+    let norms: Vec<Buffer> = weights.iter().map(|w| Buffer::new(device, &encode(w, dtype), offset)).collect();
     let rope = Buffer::new(device, &encode(&rope, DType::F32), 4 * case.misalign);
     let lengths: Vec<u8> = lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
     let lengths = Buffer::new(device, &lengths, 0);
@@ -306,19 +245,12 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
             kv_len: kv_len as i32,
         };
         let threads = 2 * case.queries as u32;
-        device
-            .launch(&kernel, grid, [threads, 1, 1], shared_bytes(&case), &params)
-            .unwrap();
+        device.launch(&kernel, grid, [threads, 1, 1], shared_bytes(&case), &params).unwrap();
         out.read()
     };
     let bytes = launch();
     assert_eq!(bytes, launch(), "{case:?}: the same inputs gave other bits");
-    let floor = epsilon(dtype) * 4.0
-        + if dtype == DType::F32 {
-            2f64.powi(-20) * magnitude
-        } else {
-            0.0
-        };
+    let floor = epsilon(dtype) * 4.0 + if dtype == DType::F32 { 2f64.powi(-20) * magnitude } else { 0.0 };
     assert_close(&format!("{case:?}"), &decode(&bytes, dtype), &exact, &naive, floor);
     bytes
 }
@@ -352,21 +284,9 @@ fn lengths_that_break_tiles() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for length in [1, 2, 7, 15, 16, 17, 31, 33, 48, 63, 64, 65, 80, 127, 129, 193] {
-            run(
-                &device,
-                Case {
-                    heads: 1,
-                    ..Case::spatial(72, dtype, 64, 2, length)
-                },
-            );
+            run(&device, Case { heads: 1, ..Case::spatial(72, dtype, 64, 2, length) });
             if length <= 33 {
-                run(
-                    &device,
-                    Case {
-                        heads: 3,
-                        ..Case::spatial(72, dtype, 16, 3, length)
-                    },
-                );
+                run(&device, Case { heads: 3, ..Case::spatial(72, dtype, 16, 3, length) });
             }
         }
     }
@@ -381,14 +301,7 @@ fn strided_sequences() {
             run(&device, Case::temporal(72, dtype, 64, tokens, length));
         }
         for (norm, rope) in [(false, false), (false, true), (true, false)] {
-            run(
-                &device,
-                Case {
-                    norm,
-                    rope,
-                    ..Case::temporal(40, dtype, 64, 3, 18)
-                },
-            );
+            run(&device, Case { norm, rope, ..Case::temporal(40, dtype, 64, 3, 18) });
         }
     }
 }
@@ -402,13 +315,7 @@ fn cross_attention_by_length() {
             let queries = if q_len > 16 { 64 } else { 16 };
             run(&device, Case::cross(72, dtype, queries, q_len, kv_len));
         }
-        run(
-            &device,
-            Case {
-                norm: true,
-                ..Case::cross(96, dtype, 16, 16, 50)
-            },
-        );
+        run(&device, Case { norm: true, ..Case::cross(96, dtype, 16, 16, 50) });
     }
 }
 
@@ -417,27 +324,9 @@ fn any_alignment() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for misalign in [1, 2, 4] {
-            run(
-                &device,
-                Case {
-                    misalign,
-                    ..Case::temporal(72, dtype, 64, 3, 19)
-                },
-            );
-            run(
-                &device,
-                Case {
-                    misalign,
-                    ..Case::temporal(48, dtype, 16, 3, 16)
-                },
-            );
-            run(
-                &device,
-                Case {
-                    misalign,
-                    ..Case::cross(72, dtype, 64, 33, 20)
-                },
-            );
+            run(&device, Case { misalign, ..Case::temporal(72, dtype, 64, 3, 19) });
+            run(&device, Case { misalign, ..Case::temporal(48, dtype, 16, 3, 16) });
+            run(&device, Case { misalign, ..Case::cross(72, dtype, 64, 33, 20) });
         }
     }
 }
@@ -447,14 +336,7 @@ fn any_alignment() {
 fn large_scores() {
     let device = vm();
     for dtype in DType::COMPUTE {
-        run(
-            &device,
-            Case {
-                norm: false,
-                temperature: 30.0,
-                ..Case::spatial(64, dtype, 64, 1, 150)
-            },
-        );
+        run(&device, Case { norm: false, temperature: 30.0, ..Case::spatial(64, dtype, 64, 1, 150) });
     }
 }
 
@@ -464,21 +346,9 @@ fn clean_in_checked_mode() {
     for dtype in DType::COMPUTE {
         run(&device, Case::temporal(72, dtype, 16, 3, 16));
         run(&device, Case::temporal(40, dtype, 64, 2, 70));
-        run(
-            &device,
-            Case {
-                misalign: 1,
-                ..Case::temporal(56, dtype, 64, 2, 21)
-            },
-        );
+        run(&device, Case { misalign: 1, ..Case::temporal(56, dtype, 64, 2, 21) });
         run(&device, Case::cross(128, dtype, 64, 40, 75));
         run(&device, Case::cross(32, dtype, 16, 5, 9));
-        run(
-            &device,
-            Case {
-                misalign: 1,
-                ..Case::cross(72, dtype, 16, 5, 9)
-            },
-        );
+        run(&device, Case { misalign: 1, ..Case::cross(72, dtype, 16, 5, 9) });
     }
 }

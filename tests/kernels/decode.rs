@@ -20,22 +20,15 @@ fn every_shape() {
             let random = &mut Random::new(pixels as u64);
             let mut values = |count, scale| random.values(count, scale, DType::F32);
             let mut z = values(shape.iter().product(), 1.0);
-            let (basis, mean, scale) = (
-                values(channels * pixels, 0.4),
-                values(pixels, 0.2),
-                values(channels, 1.0),
-            );
+            let (basis, mean, scale) = (values(channels * pixels, 0.4), values(pixels, 0.2), values(channels, 1.0));
             // Far out of range: clamped, not wrapped.
             z[0] = 1e20;
             let plane = frames * height * width;
             let mut exact = vec![0.0f64; batch * frames * height * patch * width * patch * 3];
             for b in 0..batch {
                 for position in 0..plane {
-                    let (frame, h, w) = (
-                        b * frames + position / (height * width),
-                        position / width % height,
-                        position % width,
-                    );
+                    let (frame, h, w) =
+                        (b * frames + position / (height * width), position / width % height, position % width);
                     for j in 0..pixels {
                         let term = |c: usize| {
                             f64::from(z[(b * channels + c) * plane + position])
@@ -50,10 +43,8 @@ fn every_shape() {
                 }
             }
             let z = tensor(device, &shape, &z, DType::F32);
-            let (basis, mean) = (
-                tensor(device, &[channels, pixels], &basis, DType::F32),
-                tensor(device, &[pixels], &mean, DType::F32),
-            );
+            let (basis, mean) =
+                (tensor(device, &[channels, pixels], &basis, DType::F32), tensor(device, &[pixels], &mean, DType::F32));
             let scale = tensor(device, &[channels], &scale, DType::F32);
             let run = || {
                 let out = poisoned(device, &[batch, frames, height * patch, width * patch, 3], DType::U8);

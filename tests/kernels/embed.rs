@@ -21,48 +21,12 @@ struct Patches {
 }
 
 const PATCHES: [Patches; 6] = [
-    Patches {
-        sizes: [1, 1, 1],
-        patch: [1, 1, 1],
-        channels: 1,
-        batch: 1,
-        z_batch: 1,
-    },
-    Patches {
-        sizes: [16, 8, 8],
-        patch: [1, 2, 2],
-        channels: 16,
-        batch: 2,
-        z_batch: 1,
-    },
-    Patches {
-        sizes: [5, 7, 9],
-        patch: [1, 2, 2],
-        channels: 4,
-        batch: 2,
-        z_batch: 2,
-    },
-    Patches {
-        sizes: [5, 7, 9],
-        patch: [2, 3, 4],
-        channels: 3,
-        batch: 4,
-        z_batch: 2,
-    },
-    Patches {
-        sizes: [3, 13, 2],
-        patch: [4, 2, 3],
-        channels: 5,
-        batch: 1,
-        z_batch: 1,
-    },
-    Patches {
-        sizes: [2, 11, 17],
-        patch: [1, 2, 2],
-        channels: 33,
-        batch: 1,
-        z_batch: 1,
-    },
+    Patches { sizes: [1, 1, 1], patch: [1, 1, 1], channels: 1, batch: 1, z_batch: 1 },
+    Patches { sizes: [16, 8, 8], patch: [1, 2, 2], channels: 16, batch: 2, z_batch: 1 },
+    Patches { sizes: [5, 7, 9], patch: [1, 2, 2], channels: 4, batch: 2, z_batch: 2 },
+    Patches { sizes: [5, 7, 9], patch: [2, 3, 4], channels: 3, batch: 4, z_batch: 2 },
+    Patches { sizes: [3, 13, 2], patch: [4, 2, 3], channels: 5, batch: 1, z_batch: 1 },
+    Patches { sizes: [2, 11, 17], patch: [1, 2, 2], channels: 33, batch: 1, z_batch: 1 },
 ];
 
 impl Patches {
@@ -93,13 +57,7 @@ impl Patches {
 fn patches_there_and_back() {
     for_each(|device, dtype| {
         for case in &PATCHES {
-            let Patches {
-                sizes,
-                patch,
-                channels,
-                batch,
-                z_batch,
-            } = *case;
+            let Patches { sizes, patch, channels, batch, z_batch } = *case;
             let what = format!("patches {dtype} {sizes:?} in {patch:?}, {channels} channels");
             let tokens = case.tokens();
             let (per_sample, volume) = (tokens.iter().product::<usize>(), patch.iter().product::<usize>());
@@ -142,40 +100,26 @@ fn patches_there_and_back() {
 
 /// Angles as PyTorch computes them in f32 are part of the formula; sine and cosine of them are then exact to an ulp or two.
 fn assert_sinusoids(what: &str, got: &[f32], angles: &[f32], pick: impl Fn(f64, usize) -> f64) {
-    let exact: Vec<f64> = angles
-        .iter()
-        .enumerate()
-        .map(|(i, &angle)| pick(f64::from(angle), i))
-        .collect();
+    let exact: Vec<f64> = angles.iter().enumerate().map(|(i, &angle)| pick(f64::from(angle), i)).collect();
     // A frequency may be one ulp from PyTorch's: that moves an angle by its ulp.
     for (i, ((&got, &exact), &angle)) in got.iter().zip(&exact).zip(angles).enumerate() {
         let bound = 2e-7 + 2.5e-7 * f64::from(angle.abs());
-        assert!(
-            (f64::from(got) - exact).abs() <= bound,
-            "{what} [{i}]: {got}, exactly {exact}, angle {angle}"
-        );
+        assert!((f64::from(got) - exact).abs() <= bound, "{what} [{i}]: {got}, exactly {exact}, angle {angle}");
     }
 }
 
 #[test]
 fn position_table_of_every_size() {
     for device in devices() {
-        for (tokens_h, tokens_w, channels, scale) in [
-            (1, 1, 4, 1.0),
-            (4, 4, 144, 1.0),
-            (3, 7, 20, 0.375),
-            (15, 27, 1152, 0.6238),
-            (45, 2, 8, 1.875),
-        ] {
+        for (tokens_h, tokens_w, channels, scale) in
+            [(1, 1, 4, 1.0), (4, 4, 144, 1.0), (3, 7, 20, 0.375), (15, 27, 1152, 0.6238), (45, 2, 8, 1.875)]
+        {
             let base = ((tokens_h * tokens_w) as f32).sqrt().round();
             let quarter = channels / 4;
             let mut angles = Vec::new();
             for token in 0..tokens_h * tokens_w {
                 let coordinate = |i: usize, count: usize| i as f32 / scale * (base / count as f32);
-                let (x, y) = (
-                    coordinate(token % tokens_w, tokens_w),
-                    coordinate(token / tokens_w, tokens_h),
-                );
+                let (x, y) = (coordinate(token % tokens_w, tokens_w), coordinate(token / tokens_w, tokens_h));
                 for c in 0..channels {
                     let exponent = (2 * (c % quarter)) as f32 / (2 * quarter) as f32;
                     let frequency = 1.0 / 10000f64.powf(f64::from(exponent)) as f32;
@@ -189,11 +133,7 @@ fn position_table_of_every_size() {
             };
             let what = format!("position_table {tokens_h}x{tokens_w}x{channels}");
             assert_sinusoids(&what, &run().to_f32().unwrap(), &angles, |angle, i| {
-                if i % channels / quarter % 2 == 0 {
-                    angle.sin()
-                } else {
-                    angle.cos()
-                }
+                if i % channels / quarter % 2 == 0 { angle.sin() } else { angle.cos() }
             });
             assert_same_bits(&what, run);
         }
@@ -221,16 +161,13 @@ fn timesteps() {
                 timestep_embed(&input, 10000.0, &out).unwrap();
                 out
             };
-            assert_sinusoids(
-                &format!("timestep_embed {dim}"),
-                &run().to_f32().unwrap(),
-                &angles,
-                |angle, i| match i % dim {
+            assert_sinusoids(&format!("timestep_embed {dim}"), &run().to_f32().unwrap(), &angles, |angle, i| {
+                match i % dim {
                     _ if zeros[i] => 0.0,
                     c if c < half => angle.cos(),
                     _ => angle.sin(),
-                },
-            );
+                }
+            });
             assert_same_bits("timestep_embed", run);
         }
     }
@@ -240,14 +177,9 @@ fn timesteps() {
 fn rope_tables() {
     for_each(|device, dtype| {
         for (positions, half) in [(1, 1), (16, 36), (51, 13), (300, 64)] {
-            let freqs: Vec<f32> = Random::new(half as u64)
-                .values(half, 0.5, dtype)
-                .iter()
-                .map(|f| f.abs())
-                .collect();
-            let angles: Vec<f32> = (0..positions * half * 2)
-                .map(|i| (i / 2 / half) as f32 * freqs[i / 2 % half])
-                .collect();
+            let freqs: Vec<f32> = Random::new(half as u64).values(half, 0.5, dtype).iter().map(|f| f.abs()).collect();
+            let angles: Vec<f32> =
+                (0..positions * half * 2).map(|i| (i / 2 / half) as f32 * freqs[i / 2 % half]).collect();
             let freqs = placed(device, &[half], &freqs, dtype, 1);
             let run = || {
                 let out = poisoned(device, &[positions, half, 2], DType::F32);
@@ -264,29 +196,18 @@ fn rope_tables() {
 #[test]
 fn positions_are_added() {
     for_each(|device, dtype| {
-        for (frames, tokens, channels, misalign) in [
-            (1, 1, 1, 0),
-            (16, 16, 144, 0),
-            (7, 5, 13, 0),
-            (3, 10, 24, 1),
-            (2, 300, 40, 0),
-        ] {
+        for (frames, tokens, channels, misalign) in
+            [(1, 1, 1, 0), (16, 16, 144, 0), (7, 5, 13, 0), (3, 10, 24, 1), (2, 300, 40, 0)]
+        {
             let random = &mut Random::new(channels as u64);
             let x = random.values(2 * frames * tokens * channels, 1.0, dtype);
             let table = random.values(tokens * channels, 1.0, DType::F32);
-            let expected: Vec<f32> = x
-                .iter()
-                .enumerate()
-                .map(|(i, x)| round(x + table[i % table.len()], dtype))
-                .collect();
+            let expected: Vec<f32> =
+                x.iter().enumerate().map(|(i, x)| round(x + table[i % table.len()], dtype)).collect();
             let table = tensor(device, &[tokens, channels], &table, DType::F32);
             let x = placed(device, &[2, frames, tokens, channels], &x, dtype, misalign);
             position_add(&x, &table).unwrap();
-            assert_eq!(
-                x.to_f32().unwrap(),
-                expected,
-                "position_add {dtype} {frames}x{tokens}x{channels} +{misalign}"
-            );
+            assert_eq!(x.to_f32().unwrap(), expected, "position_add {dtype} {frames}x{tokens}x{channels} +{misalign}");
         }
     });
 }
@@ -308,34 +229,22 @@ fn small_linears() {
             (3, 864, 144, 0),
         ];
         for (m, n, k, misalign) in shapes {
-            for (with_bias, with_add, with_silu) in [
-                (true, false, false),
-                (false, true, true),
-                (true, true, true),
-                (false, false, false),
-            ] {
+            for (with_bias, with_add, with_silu) in
+                [(true, false, false), (false, true, true), (true, true, true), (false, false, false)]
+            {
                 let what = format!(
                     "small_linear {dtype} {m}x{n}x{k} +{misalign} bias {with_bias} add {with_add} silu {with_silu}"
                 );
                 let random = &mut Random::new((m * n * k) as u64);
-                let (a, w) = (
-                    random.values(m * k, 2.0, DType::F32),
-                    random.values(n * k, 1.0 / (k as f32).sqrt(), dtype),
-                );
+                let (a, w) =
+                    (random.values(m * k, 2.0, DType::F32), random.values(n * k, 1.0 / (k as f32).sqrt(), dtype));
                 let (bias, add) = (random.values(n, 1.0, dtype), random.values(m * n, 1.0, DType::F32));
                 let (mut exact, mut naive) = (Vec::new(), Vec::new());
                 for at in 0..m * n {
                     let (row, column) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
                     let act = |x: f32| if with_silu { silu(x.into()) } else { x.into() };
-                    let mut sum = row
-                        .iter()
-                        .zip(column)
-                        .map(|(&a, &w)| act(a) * f64::from(w))
-                        .sum::<f64>();
-                    let mut low = row
-                        .iter()
-                        .zip(column)
-                        .fold(0.0f32, |sum, (&a, &w)| sum + act(a) as f32 * w);
+                    let mut sum = row.iter().zip(column).map(|(&a, &w)| act(a) * f64::from(w)).sum::<f64>();
+                    let mut low = row.iter().zip(column).fold(0.0f32, |sum, (&a, &w)| sum + act(a) as f32 * w);
                     if with_bias {
                         (sum, low) = (sum + f64::from(bias[at % n]), low + bias[at % n]);
                     }
@@ -388,10 +297,7 @@ fn silu_of_huge_arguments() {
             )
             .unwrap();
             let (got, exact) = (f64::from(out.to_f32().unwrap()[0]), silu(x.into()));
-            assert!(
-                (got - exact).abs() <= 1e-6 * exact.abs() + 1e-30,
-                "silu({x}) = {got}, exactly {exact}"
-            );
+            assert!((got - exact).abs() <= 1e-6 * exact.abs() + 1e-30, "silu({x}) = {got}, exactly {exact}");
         }
     }
 }
@@ -442,9 +348,8 @@ fn rows_are_gathered() {
         {
             let random = &mut Random::new(dst_rows as u64);
             let src = random.values(batch * src_rows * channels, 1.0, dtype);
-            let index: Vec<i32> = (0..batch * dst_rows)
-                .map(|i| if i % 4 == 3 { -1 } else { random.below(src_rows) as i32 })
-                .collect();
+            let index: Vec<i32> =
+                (0..batch * dst_rows).map(|i| if i % 4 == 3 { -1 } else { random.below(src_rows) as i32 }).collect();
             let mut expected = Vec::new();
             for (i, &row) in index.iter().enumerate() {
                 match usize::try_from(row) {
@@ -473,10 +378,7 @@ fn conditioning_of_the_published_code() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/stdit3_a");
     let read = |name: &str| std::fs::read(folder.join(name)).expect("a reference file");
     let (weights, io) = (read("model.safetensors"), read("forward_plain/io.safetensors"));
-    let (weights, io) = (
-        SafeTensors::deserialize(&weights).unwrap(),
-        SafeTensors::deserialize(&io).unwrap(),
-    );
+    let (weights, io) = (SafeTensors::deserialize(&weights).unwrap(), SafeTensors::deserialize(&io).unwrap());
     for device in devices() {
         let weight = |name: &str| {
             let view = weights.tensor(name).unwrap();
@@ -495,19 +397,12 @@ fn conditioning_of_the_published_code() {
         let embedder = |t: &Tensor, name: &str, add: Option<&Tensor>| {
             let sinusoids = poisoned(device, &[t.elements(), 256], DType::F32);
             timestep_embed(t, 10000.0, &sinusoids).unwrap();
-            linear(
-                &linear(&sinusoids, &format!("{name}.mlp.0"), None, false),
-                &format!("{name}.mlp.2"),
-                add,
-                true,
-            )
+            linear(&linear(&sinusoids, &format!("{name}.mlp.0"), None, false), &format!("{name}.mlp.2"), add, true)
         };
         let fps = embedder(&tensor(device, &[2], &[24.0, 24.0], DType::F32), "fps_embedder", None);
         let t = embedder(&input("timestep"), "t_embedder", Some(&fps));
-        let (got, want) = (
-            linear(&t, "t_block.1", None, true).to_f32().unwrap(),
-            input("trace.t_block").to_f32().unwrap(),
-        );
+        let (got, want) =
+            (linear(&t, "t_block.1", None, true).to_f32().unwrap(), input("trace.t_block").to_f32().unwrap());
         let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
         let error = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
         assert!(error < 1e-5, "relative error {error:.2e}");

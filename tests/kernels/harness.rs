@@ -51,19 +51,13 @@ pub fn placed(device: &Device, shape: &[usize], values: &[f32], dtype: DType, mi
 pub fn poisoned_at(device: &Device, shape: &[usize], dtype: DType, misalign: usize) -> Tensor {
     let count = shape.iter().product();
     let whole = poisoned(device, &[misalign + count], dtype);
-    whole
-        .slice_rows(misalign, count)
-        .and_then(|part| part.reshape(shape))
-        .expect("a view")
+    whole.slice_rows(misalign, count).and_then(|part| part.reshape(shape)).expect("a view")
 }
 
 /// Asserts that two runs of a kernel give the same bytes.
 #[track_caller]
 pub fn assert_same_bits(what: &str, mut run: impl FnMut() -> Tensor) {
-    let (first, second) = (
-        run().to_bytes().expect("read-back"),
-        run().to_bytes().expect("read-back"),
-    );
+    let (first, second) = (run().to_bytes().expect("read-back"), run().to_bytes().expect("read-back"));
     let differing = first.iter().zip(&second).filter(|(a, b)| a != b).count();
     assert!(first == second, "{what}: two runs differ in {differing} bytes");
 }
@@ -71,12 +65,6 @@ pub fn assert_same_bits(what: &str, mut run: impl FnMut() -> Tensor) {
 #[test]
 fn poison_is_not_a_number_in_every_float_type() {
     for_each(|device, dtype| {
-        assert!(
-            poisoned(device, &[3], dtype)
-                .to_f32()
-                .unwrap()
-                .iter()
-                .all(|v| v.is_nan())
-        );
+        assert!(poisoned(device, &[3], dtype).to_f32().unwrap().iter().all(|v| v.is_nan()));
     });
 }

@@ -17,22 +17,10 @@ enum Epilogue {
 }
 
 const RESIDUALS: [Epilogue; 4] = [
-    Epilogue::Residual {
-        gate: true,
-        residual_out: None,
-    },
-    Epilogue::Residual {
-        gate: true,
-        residual_out: Some(false),
-    },
-    Epilogue::Residual {
-        gate: true,
-        residual_out: Some(true),
-    },
-    Epilogue::Residual {
-        gate: false,
-        residual_out: Some(true),
-    },
+    Epilogue::Residual { gate: true, residual_out: None },
+    Epilogue::Residual { gate: true, residual_out: Some(false) },
+    Epilogue::Residual { gate: true, residual_out: Some(true) },
+    Epilogue::Residual { gate: false, residual_out: Some(true) },
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -90,11 +78,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let table_width = if case.layer_norm { k } else { n };
     let sample_rows = case.frames * case.rows_per_frame;
     let (batch, variants) = (m.div_ceil(sample_rows), 2);
-    let a: Vec<f32> = random
-        .values(m * k, 1.0, dtype)
-        .iter()
-        .map(|x| round(x + 0.5, dtype))
-        .collect();
+    let a: Vec<f32> = random.values(m * k, 1.0, dtype).iter().map(|x| round(x + 0.5, dtype)).collect();
     let w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
     let bias = random.values(n, 0.5, dtype);
     let x = random.values(m * n, 1.0, dtype);
@@ -137,13 +121,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             let at = r * n + c;
             let mut sum = input.iter().zip(weights).map(|(&a, &w)| a * f64::from(w)).sum::<f64>();
             let mut low_sum = low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| sum + a * w);
-            magnitude = magnitude.max(
-                input
-                    .iter()
-                    .zip(weights)
-                    .map(|(&a, &w)| (a * f64::from(w)).abs())
-                    .sum::<f64>(),
-            );
+            magnitude = magnitude.max(input.iter().zip(weights).map(|(&a, &w)| (a * f64::from(w)).abs()).sum::<f64>());
             if case.bias {
                 sum += f64::from(bias[c]);
                 low_sum += bias[c];
@@ -186,18 +164,8 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let entry = format!("linear{prologue}_{epilogue}_{dtype}_{}", case.tile);
     let kernel = device.kernel(Module::Linear, &entry).unwrap();
     let (tile_m, tile_n, threads, shared) = match case.tile {
-        128 => (
-            params::LINEAR_128_M,
-            params::LINEAR_128_N,
-            params::LINEAR_128_THREADS,
-            params::LINEAR_128_SHARED,
-        ),
-        _ => (
-            params::LINEAR_64_M,
-            params::LINEAR_64_N,
-            params::LINEAR_64_THREADS,
-            params::LINEAR_64_SHARED,
-        ),
+        128 => (params::LINEAR_128_M, params::LINEAR_128_N, params::LINEAR_128_THREADS, params::LINEAR_128_SHARED),
+        _ => (params::LINEAR_64_M, params::LINEAR_64_N, params::LINEAR_64_THREADS, params::LINEAR_64_SHARED),
     };
     let grid = (m.div_ceil(tile_m) * n.div_ceil(tile_n)) as u32;
     let bytes = m * n * dtype.size();
@@ -232,9 +200,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             gate_chunk: if gated { GATE as i32 } else { -1 },
             accumulate_residual: i32::from(residual_out == Some(true)),
         };
-        device
-            .launch(&kernel, [grid, 1, 1], [threads as u32, 1, 1], shared as u32, &params)
-            .unwrap();
+        device.launch(&kernel, [grid, 1, 1], [threads as u32, 1, 1], shared as u32, &params).unwrap();
         let mut outputs = vec![out.read()];
         outputs.extend(added.map(|buffer| buffer.read()));
         outputs
@@ -243,25 +209,11 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     assert_eq!(outputs, launch(), "{case:?}: the same inputs gave other bits");
 
     // f32 goes through 3xTF32: products lose 2^-22 of themselves, whatever the naive sum's luck.
-    let largest = exact
-        .iter()
-        .chain(&exact_residual)
-        .fold(0.0f64, |largest, x| largest.max(x.abs()));
-    let floor = epsilon(dtype) * largest
-        + if dtype == DType::F32 {
-            2f64.powi(-21) * magnitude
-        } else {
-            0.0
-        };
+    let largest = exact.iter().chain(&exact_residual).fold(0.0f64, |largest, x| largest.max(x.abs()));
+    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { 2f64.powi(-21) * magnitude } else { 0.0 };
     assert_close(&format!("{case:?}"), &decode(&outputs[0], dtype), &exact, &naive, floor);
     if let Some(added) = outputs.get(1) {
-        assert_close(
-            &format!("{case:?} residual_out"),
-            &decode(added, dtype),
-            &exact_residual,
-            &naive_residual,
-            floor,
-        );
+        assert_close(&format!("{case:?} residual_out"), &decode(added, dtype), &exact_residual, &naive_residual, floor);
     }
     outputs
 }
@@ -305,13 +257,7 @@ fn every_prologue_and_epilogue() {
             for tile in [128, 64] {
                 for layer_norm in [false, true] {
                     run(&device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
-                    run(
-                        &device,
-                        Case {
-                            bias: false,
-                            ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias)
-                        },
-                    );
+                    run(&device, Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) });
                 }
                 for epilogue in RESIDUALS {
                     run(&device, Case::new(m, n, k, dtype, tile, false, epilogue));
@@ -348,13 +294,7 @@ fn any_alignment() {
         for tile in [128, 64] {
             for (m, n, k, misalign) in [(70, 60, 72, 1), (66, 51, 31, 2), (66, 56, 32, 4)] {
                 for (layer_norm, epilogue) in [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])] {
-                    run(
-                        &device,
-                        Case {
-                            misalign,
-                            ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue)
-                        },
-                    );
+                    run(&device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
                 }
             }
         }
@@ -368,11 +308,7 @@ fn sprites_shapes() {
     let sprites = |m, n, k, layer_norm, epilogue| {
         run(
             &device,
-            Case {
-                frames: 16,
-                rows_per_frame: 16,
-                ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue)
-            },
+            Case { frames: 16, rows_per_frame: 16, ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue) },
         )
     };
     sprites(512, 432, 144, true, Epilogue::Bias);
@@ -402,16 +338,7 @@ fn clean_in_checked_mode() {
             for (m, n, k, misalign) in [(1, 1, 1, 0), (67, 53, 61, 1), (130, 147, 104, 0), (70, 52, 32, 4)] {
                 for (layer_norm, epilogue) in [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])] {
                     let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);
-                    run(
-                        &device,
-                        Case {
-                            misalign,
-                            frames: 2,
-                            rows_per_frame: 9,
-                            frame_mask: true,
-                            ..case
-                        },
-                    );
+                    run(&device, Case { misalign, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
                 }
             }
         }

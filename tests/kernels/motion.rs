@@ -51,14 +51,8 @@ fn agrees_with_the_probe() {
         let (shape, strides) = ([2, 9, 1000], [1, 2, 6]);
         let x = placed(device, &shape, &Random::new(3).values(18000, 1.0, dtype), dtype, 0);
         let kept = placed(device, &shape, &Random::new(4).values(18000, 1.0, dtype), dtype, 0);
-        let buffers = (
-            ProbeBuffers::new(device, 2, 3).unwrap(),
-            ProbeBuffers::for_motion(device, 2, 3).unwrap(),
-        );
-        let probed = probe(&x, &kept, false, &strides, &buffers.0)
-            .unwrap()
-            .to_vec::<f64>()
-            .unwrap();
+        let buffers = (ProbeBuffers::new(device, 2, 3).unwrap(), ProbeBuffers::for_motion(device, 2, 3).unwrap());
+        let probed = probe(&x, &kept, false, &strides, &buffers.0).unwrap().to_vec::<f64>().unwrap();
         let alone = motion(&x, 1, &strides, &buffers.1).unwrap().to_vec::<f64>().unwrap();
         for (probed, alone) in probed.chunks_exact(PROBE_SUMS + 9).zip(alone.chunks_exact(9)) {
             assert_eq!(&probed[PROBE_SUMS..], alone, "{dtype}");

@@ -50,29 +50,13 @@ fn check_stats(what: &str, x: &Tensor, values: &[f32], channels: usize) {
 #[test]
 fn statistics_of_every_width() {
     for_each(|device, dtype| {
-        let shapes = [
-            (1, 1),
-            (3, 2),
-            (5, 13),
-            (2, 8),
-            (7, 144),
-            (4, 256),
-            (9, 257),
-            (6, 264),
-            (3, 1152),
-            (130, 40),
-        ];
+        let shapes = [(1, 1), (3, 2), (5, 13), (2, 8), (7, 144), (4, 256), (9, 257), (6, 264), (3, 1152), (130, 40)];
         for (rows, channels) in shapes {
             for misalign in [0, 1] {
                 let values: Vec<f32> = Random::new(channels as u64).values(rows * channels, 1.5, dtype);
                 let values: Vec<f32> = values.iter().map(|v| round(v + 0.7, dtype)).collect();
                 let x = placed(device, &[rows, channels], &values, dtype, misalign);
-                check_stats(
-                    &format!("row_stats {dtype} [{rows}, {channels}] +{misalign}"),
-                    &x,
-                    &values,
-                    channels,
-                );
+                check_stats(&format!("row_stats {dtype} [{rows}, {channels}] +{misalign}"), &x, &values, channels);
             }
         }
     });
@@ -83,21 +67,13 @@ fn statistics_of_every_width() {
 fn statistics_far_from_zero() {
     for_each(|device, dtype| {
         let mean = if dtype == DType::F32 { 4096.0 } else { 32.0 };
-        let values: Vec<f32> = Random::new(5)
-            .values(4 * 144, 1.0, dtype)
-            .iter()
-            .map(|v| round(v + mean, dtype))
-            .collect();
+        let values: Vec<f32> =
+            Random::new(5).values(4 * 144, 1.0, dtype).iter().map(|v| round(v + mean, dtype)).collect();
         let x = placed(device, &[4, 144], &values, dtype, 0);
         check_stats(&format!("row_stats {dtype} around {mean}"), &x, &values, 144);
         // A constant row has no variance: 1/√eps, not NaN.
         let values = [mean; 150];
-        check_stats(
-            "a constant row",
-            &placed(device, &[2, 75], &values, dtype, 0),
-            &values,
-            75,
-        );
+        check_stats("a constant row", &placed(device, &[2, 75], &values, dtype, 0), &values, 75);
     });
 }
 
@@ -119,26 +95,12 @@ const SHIFT: usize = 4;
 const SCALE: usize = 1;
 
 fn check_modulate(device: &adacache::device::Device, dtype: DType, case: &Case) {
-    let &Case {
-        batch,
-        frames,
-        rows_per_frame,
-        channels,
-        variants,
-        variant,
-        mask,
-        in_place,
-        misalign,
-    } = case;
+    let &Case { batch, frames, rows_per_frame, channels, variants, variant, mask, in_place, misalign } = case;
     let what =
         format!("modulate {dtype} [{batch}, {frames}, {rows_per_frame}, {channels}] {mask:?} {in_place} +{misalign}");
     let rows = batch * frames * rows_per_frame;
     let random = &mut Random::new(rows as u64 + 17);
-    let values: Vec<f32> = random
-        .values(rows * channels, 2.0, dtype)
-        .iter()
-        .map(|v| round(v - 1.0, dtype))
-        .collect();
+    let values: Vec<f32> = random.values(rows * channels, 2.0, dtype).iter().map(|v| round(v - 1.0, dtype)).collect();
     let table = random.values(batch * variants * CHUNKS * channels, 0.5, DType::F32);
     let mask_values: Vec<u8> = (0..batch * frames).map(|_| random.below(2) as u8).collect();
     let left_alone = |row: usize| mask == Some(true) && mask_values[row / rows_per_frame] != 0;
@@ -148,11 +110,8 @@ fn check_modulate(device: &adacache::device::Device, dtype: DType, case: &Case) 
     for row in (0..rows).filter(|&row| !left_alone(row)) {
         let chunks = &table[(row / (frames * rows_per_frame) * variants + variant) * CHUNKS * channels..];
         for c in 0..channels {
-            let (x, shift, scale) = (
-                values[row * channels + c],
-                chunks[SHIFT * channels + c],
-                chunks[SCALE * channels + c],
-            );
+            let (x, shift, scale) =
+                (values[row * channels + c], chunks[SHIFT * channels + c], chunks[SCALE * channels + c]);
             let normal = (f64::from(x) - stats[row][0]) * stats[row][1];
             exact.push(normal * (1.0 + f64::from(scale)) + f64::from(shift));
             let normal = round((x - naive_stats[row][0]) * naive_stats[row][1], dtype);
@@ -160,32 +119,13 @@ fn check_modulate(device: &adacache::device::Device, dtype: DType, case: &Case) 
         }
     }
 
-    let table = placed(
-        device,
-        &[batch, variants, CHUNKS, channels],
-        &table,
-        DType::F32,
-        misalign,
-    );
-    let mask = mask.map(|only| {
-        (
-            only,
-            Tensor::from_slice(device, &[batch, frames], &mask_values).unwrap(),
-        )
-    });
+    let table = placed(device, &[batch, variants, CHUNKS, channels], &table, DType::F32, misalign);
+    let mask = mask.map(|only| (only, Tensor::from_slice(device, &[batch, frames], &mask_values).unwrap()));
     let (only_masked_out, frame_mask) = mask.as_ref().map_or((false, None), |(only, mask)| (*only, Some(mask)));
-    let modulation = Modulation {
-        table: &table,
-        frame_mask,
-        rows: RowMap { frames, rows_per_frame },
-    };
+    let modulation = Modulation { table: &table, frame_mask, rows: RowMap { frames, rows_per_frame } };
     let run = || {
         let x = placed(device, &[rows, channels], &values, dtype, misalign);
-        let out = if in_place {
-            x.clone()
-        } else {
-            poisoned_at(device, &[rows, channels], dtype, misalign)
-        };
+        let out = if in_place { x.clone() } else { poisoned_at(device, &[rows, channels], dtype, misalign) };
         modulate(&x, &modulation, SHIFT, SCALE, variant, only_masked_out, EPS, &out).unwrap();
         out
     };
@@ -195,11 +135,7 @@ fn check_modulate(device: &adacache::device::Device, dtype: DType, case: &Case) 
         if !left_alone(row) {
             written.extend_from_slice(out);
         } else if in_place {
-            assert_eq!(
-                out,
-                &values[row * channels..][..channels],
-                "{what}: row {row} is to be left alone"
-            );
+            assert_eq!(out, &values[row * channels..][..channels], "{what}: row {row} is to be left alone");
         } else {
             assert!(out.iter().all(|v| v.is_nan()), "{what}: row {row} is to be left alone");
         }
@@ -223,35 +159,17 @@ fn modulate_every_feature() {
             in_place: false,
             misalign,
         };
-        for (channels, misalign) in [
-            (1, 0),
-            (7, 0),
-            (40, 0),
-            (40, 1),
-            (144, 0),
-            (145, 0),
-            (1152, 0),
-            (1160, 4),
-        ] {
+        for (channels, misalign) in [(1, 0), (7, 0), (40, 0), (40, 1), (144, 0), (145, 0), (1152, 0), (1160, 4)] {
             check_modulate(device, dtype, &plain(2, 3, 5, channels, misalign));
         }
-        for (variant, mask, in_place) in [
-            (1, None, true),
-            (1, Some(true), true),
-            (1, Some(true), false),
-            (0, Some(false), false),
-        ] {
+        for (variant, mask, in_place) in
+            [(1, None, true), (1, Some(true), true), (1, Some(true), false), (0, Some(false), false)]
+        {
             for channels in [48, 29] {
                 check_modulate(
                     device,
                     dtype,
-                    &Case {
-                        variants: 2,
-                        variant,
-                        mask,
-                        in_place,
-                        ..plain(2, 4, 3, channels, 0)
-                    },
+                    &Case { variants: 2, variant, mask, in_place, ..plain(2, 4, 3, channels, 0) },
                 );
             }
         }

@@ -14,10 +14,7 @@ pub fn vm() -> Device {
 
 /// The VM with every check on: a fault in a kernel fails the launch.
 pub fn checked_vm() -> Device {
-    Device::vm(VmConfig {
-        checked: true,
-        ..VmConfig::default()
-    })
+    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
 }
 
 /// xorshift64*: the same inputs on every run.
@@ -42,9 +39,7 @@ impl Random {
 
     /// Roughly normal with mean 0 and deviation 1.
     pub fn normal(&mut self) -> f32 {
-        let sum: f64 = (0..4)
-            .map(|_| (self.bits() >> 11) as f64 / (1u64 << 53) as f64 - 0.5)
-            .sum();
+        let sum: f64 = (0..4).map(|_| (self.bits() >> 11) as f64 / (1u64 << 53) as f64 - 0.5).sum();
         (sum * 1.732) as f32
     }
 
@@ -81,18 +76,8 @@ pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
 
 pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f32> {
     match dtype {
-        DType::Bf16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&b| bf16::from_le_bytes(b).to_f32())
-            .collect(),
-        DType::F16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&b| f16::from_le_bytes(b).to_f32())
-            .collect(),
+        DType::Bf16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+        DType::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
         _ => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
     }
 }
@@ -122,10 +107,7 @@ impl Buffer {
 
     pub fn read(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.memory.bytes() - self.offset];
-        self.memory
-            .device()
-            .download(&self.memory, self.offset, &mut bytes)
-            .unwrap();
+        self.memory.device().download(&self.memory, self.offset, &mut bytes).unwrap();
         bytes
     }
 }
@@ -133,12 +115,7 @@ impl Buffer {
 /// `max|got − exact| ≤ 2·max|naive − exact| + floor`; otherwise the ten worst elements.
 pub fn assert_close(what: &str, got: &[f32], exact: &[f64], naive: &[f32], floor: f64) {
     assert_eq!(got.len(), exact.len(), "{what}");
-    let error = |x: &[f32]| {
-        x.iter()
-            .zip(exact)
-            .map(|(&x, &e)| (f64::from(x) - e).abs())
-            .fold(0.0, f64::max)
-    };
+    let error = |x: &[f32]| x.iter().zip(exact).map(|(&x, &e)| (f64::from(x) - e).abs()).fold(0.0, f64::max);
     let (naive_error, bound) = (error(naive), 2.0 * error(naive) + floor);
     let mut bad: Vec<(f64, usize)> = got
         .iter()

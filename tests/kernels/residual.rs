@@ -43,10 +43,7 @@ fn probe_sums(
         sums[5] += n * n;
         if let Some(kept) = kept {
             let k = f64::from(kept[i]);
-            for (sum, term) in sums
-                .iter_mut()
-                .zip([(n - k).abs(), k.abs(), (n - k).powi(2), k * k, n * k])
-            {
+            for (sum, term) in sums.iter_mut().zip([(n - k).abs(), k.abs(), (n - k).powi(2), k * k, n * k]) {
                 *sum += term;
             }
             products += (n * k).abs();
@@ -80,10 +77,7 @@ fn inputs(batch: usize, frames: usize, inner: usize, dtype: DType) -> Inputs {
     let random = &mut Random::new((batch * 31 + frames * 1009 + inner) as u64);
     let kept = random.values(batch * frames * inner, 1.0, dtype);
     // Near each other, as residuals of neighbouring steps are.
-    let new = kept
-        .iter()
-        .map(|k| round(k + 0.2 * random.normal() + 0.05, dtype))
-        .collect();
+    let new = kept.iter().map(|k| round(k + 0.2 * random.normal() + 0.05, dtype)).collect();
     Inputs { new, kept }
 }
 
@@ -107,18 +101,11 @@ fn check_probe(
         } else {
             placed(device, &shape, &kept, dtype, misalign)
         };
-        let sums = probe(&fresh, &keep, first, strides, &buffers)
-            .unwrap()
-            .to_vec::<f64>()
-            .unwrap();
+        let sums = probe(&fresh, &keep, first, strides, &buffers).unwrap().to_vec::<f64>().unwrap();
         (keep, sums)
     };
     let (keep, sums) = run();
-    assert_eq!(
-        keep.to_bytes().unwrap(),
-        fresh.to_bytes().unwrap(),
-        "{what}: kept := fresh"
-    );
+    assert_eq!(keep.to_bytes().unwrap(), fresh.to_bytes().unwrap(), "{what}: kept := fresh");
     let (_, again) = run();
     assert_eq!(
         sums.iter().map(|s| s.to_bits()).collect::<Vec<_>>(),
@@ -136,15 +123,7 @@ fn check_probe(
 #[test]
 fn probe_every_shape() {
     for_each(|device, dtype| {
-        for shape in [
-            [1, 1, 1],
-            [2, 3, 7],
-            [1, 4, 8],
-            [1, 5, 1024],
-            [2, 16, 2304],
-            [3, 2, 129],
-            [1, 17, 1031],
-        ] {
+        for shape in [[1, 1, 1], [2, 3, 7], [1, 4, 8], [1, 5, 1024], [2, 16, 2304], [3, 2, 129], [1, 17, 1031]] {
             for first in [false, true] {
                 check_probe(device, dtype, shape, &[1, 2], first, 0);
             }
@@ -158,14 +137,7 @@ fn probe_every_shape() {
 #[test]
 fn probe_every_stride() {
     for_each(|device, dtype| {
-        for strides in [
-            &[1, 2, 3, 4][..],
-            &[4],
-            &[5, 1],
-            &[9, 2, 7, 100],
-            &[3, 3],
-            &[8, 7, 6, 5, 4, 3, 2, 1],
-        ] {
+        for strides in [&[1, 2, 3, 4][..], &[4], &[5, 1], &[9, 2, 7, 100], &[3, 3], &[8, 7, 6, 5, 4, 3, 2, 1]] {
             for frames in [1, 4, 5, 9, 16] {
                 check_probe(device, dtype, [2, frames, 72], strides, false, 0);
             }
@@ -206,18 +178,8 @@ fn probe_with_any_number_of_blocks() {
                 num_strides: 2,
                 strides: [1, 5, 0, 0, 0, 0, 0, 0],
             };
-            let kernel = device
-                .kernel(Module::Residual, &format!("residual_probe_{dtype}"))
-                .unwrap();
-            device
-                .launch(
-                    &kernel,
-                    [blocks as u32, batch as u32, 1],
-                    [PROBE_THREADS as u32, 1, 1],
-                    0,
-                    &params,
-                )
-                .unwrap();
+            let kernel = device.kernel(Module::Residual, &format!("residual_probe_{dtype}")).unwrap();
+            device.launch(&kernel, [blocks as u32, batch as u32, 1], [PROBE_THREADS as u32, 1, 1], 0, &params).unwrap();
             let reduce = ReduceParams {
                 partial: partial.ptr(),
                 sums: sums.ptr(),
@@ -228,19 +190,12 @@ fn probe_with_any_number_of_blocks() {
             };
             let kernel = device.kernel(Module::Residual, "reduce_partials").unwrap();
             // More warps than sums, too.
-            device
-                .launch(&kernel, [3, batch as u32, 1], [256, 1, 1], 0, &reduce)
-                .unwrap();
+            device.launch(&kernel, [3, batch as u32, 1], [256, 1, 1], 0, &reduce).unwrap();
             for (b, got) in sums.to_vec::<f64>().unwrap().chunks_exact(count).enumerate() {
                 let sample = b * frames * inner..(b + 1) * frames * inner;
                 let (exact, magnitudes) =
                     probe_sums(&new[sample.clone()], Some(&kept[sample]), frames, inner, &strides);
-                assert_sums(
-                    &format!("{dtype}, {blocks} blocks, sample {b}"),
-                    got,
-                    &exact,
-                    &magnitudes,
-                );
+                assert_sums(&format!("{dtype}, {blocks} blocks, sample {b}"), got, &exact, &magnitudes);
             }
         }
     });
@@ -256,11 +211,8 @@ fn fold_and_unfold() {
             let make = |values: &[f32]| placed(device, &[count], values, dtype, misalign);
             let (a, b) = (make(&a_values), make(&b_values));
             for (name, sign) in [("fold", -1.0f32), ("unfold", 1.0)] {
-                let expected: Vec<f32> = a_values
-                    .iter()
-                    .zip(&b_values)
-                    .map(|(a, b)| round(a + sign * b, dtype))
-                    .collect();
+                let expected: Vec<f32> =
+                    a_values.iter().zip(&b_values).map(|(a, b)| round(a + sign * b, dtype)).collect();
                 let run = |a: &Tensor, b: &Tensor, out: &Tensor| {
                     if sign < 0.0 { fold(a, b, out) } else { unfold(a, b, out) }.unwrap()
                 };

@@ -5,14 +5,8 @@ use adacache::ops::sampler::{Step, noise, step};
 use adacache::tensor::{DType, Tensor};
 
 /// [batch, channels, frames, height, width].
-const SHAPES: [[usize; 5]; 6] = [
-    [1, 1, 1, 1, 1],
-    [2, 4, 5, 3, 7],
-    [1, 16, 16, 8, 8],
-    [3, 2, 3, 2, 6],
-    [2, 4, 2, 13, 20],
-    [1, 4, 7, 5, 1],
-];
+const SHAPES: [[usize; 5]; 6] =
+    [[1, 1, 1, 1, 1], [2, 4, 5, 3, 7], [1, 16, 16, 8, 8], [3, 2, 3, 2, 6], [2, 4, 2, 13, 20], [1, 4, 7, 5, 1]];
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |largest, v| largest.max(v.abs()))
@@ -36,11 +30,7 @@ fn every_step() {
                 let (v_channels, copies) = (channels + extra, if guided { 2 } else { 1 });
                 let random = &mut Random::new(count as u64);
                 let mut values = |count| random.values(count, 1.0, DType::F32);
-                let (z, x0, v) = (
-                    values(count),
-                    values(count),
-                    values(copies * batch * v_channels * frames * spatial),
-                );
+                let (z, x0, v) = (values(count), values(count), values(copies * batch * v_channels * frames * spatial));
                 let mask: Vec<u8> = (0..batch * frames).map(|i| u8::from(i % 3 != 1)).collect();
                 let (scale, dt) = (7.0f32, -0.031f32);
                 let (mut exact, mut naive) = (Vec::new(), Vec::new());
@@ -49,37 +39,21 @@ fn every_step() {
                     let at = |b: usize| v[b * v_channels * frames * spatial + within];
                     let (c, u) = (at(b), if guided { at(batch + b) } else { 0.0 });
                     let held = masked && mask[b * frames + within / spatial % frames] == 0;
-                    let velocity = if guided {
-                        f64::from(u) + f64::from(scale) * (f64::from(c) - f64::from(u))
-                    } else {
-                        c.into()
-                    };
+                    let velocity =
+                        if guided { f64::from(u) + f64::from(scale) * (f64::from(c) - f64::from(u)) } else { c.into() };
                     let low = if guided { u + scale * (c - u) } else { c };
                     let stays = if with_x0 { x0[i] } else { z[i] };
-                    exact.push(if held {
-                        stays.into()
-                    } else {
-                        f64::from(z[i]) + f64::from(dt) * velocity
-                    });
+                    exact.push(if held { stays.into() } else { f64::from(z[i]) + f64::from(dt) * velocity });
                     naive.push(if held { stays } else { z[i] + dt * low });
                 }
-                let prediction = placed(
-                    device,
-                    &[copies * batch, v_channels, frames, height, width],
-                    &v,
-                    DType::F32,
-                    misalign,
-                );
+                let prediction =
+                    placed(device, &[copies * batch, v_channels, frames, height, width], &v, DType::F32, misalign);
                 let x0 = with_x0.then(|| placed(device, &shape, &x0, DType::F32, misalign));
                 let mask = masked.then(|| Tensor::from_slice(device, &[batch, frames], &mask).unwrap());
                 let run = || {
                     let z = placed(device, &shape, &z, DType::F32, misalign);
-                    let how = Step {
-                        cfg_scale: guided.then_some(scale),
-                        dt,
-                        frame_mask: mask.as_ref(),
-                        x0: x0.as_ref(),
-                    };
+                    let how =
+                        Step { cfg_scale: guided.then_some(scale), dt, frame_mask: mask.as_ref(), x0: x0.as_ref() };
                     step(&z, &prediction, &how).unwrap();
                     z
                 };
