@@ -39,7 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             vm.launch(&kernel, &launch, &p).expect("chain");
         });
         let ops = 64.0 * 128.0 * f64::from(steps) * 32.0;
-        println!("{cores} cores  fma chain          {:8.2} G lane-ops/s  ({:.2} ns a warp instruction)", ops / t / 1e9, t * cores as f64 / (ops / 32.0) * 1e9);
+        println!(
+            "{cores} cores  fma chain          {:8.2} G lane-ops/s  ({:.2} ns a warp instruction)",
+            ops / t / 1e9,
+            t * cores as f64 / (ops / 32.0) * 1e9
+        );
 
         let n = 4 << 20;
         let kernel = module.kernel("axpy")?;
@@ -51,7 +55,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let t = best(5, || {
             vm.launch(&kernel, &launch, &p).expect("axpy");
         });
-        println!("{cores} cores  axpy of 4M         {:8.2} ms  ({:.2} G elements/s, {:.1} GB/s)", t * 1e3, n as f64 / t / 1e9, n as f64 * 12.0 / t / 1e9);
+        println!(
+            "{cores} cores  axpy of 4M         {:8.2} ms  ({:.2} G elements/s, {:.1} GB/s)",
+            t * 1e3,
+            n as f64 / t / 1e9,
+            n as f64 * 12.0 / t / 1e9
+        );
 
         let d = 512usize;
         let kernel = module.kernel("gemm_f16")?;
@@ -68,7 +77,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut out = vec![0u8; d * d * 4];
         vm.read(c, &mut out)?;
         assert!(out.chunks(4).all(|v| v == 512f32.to_le_bytes()), "the product is wrong");
-        println!("{cores} cores  f16 mma GEMM 512^3 {:8.2} ms  ({:.1} GFLOP/s)", t * 1e3, 2.0 * (d as f64).powi(3) / t / 1e9);
+        println!(
+            "{cores} cores  f16 mma GEMM 512^3 {:8.2} ms  ({:.1} GFLOP/s)",
+            t * 1e3,
+            2.0 * (d as f64).powi(3) / t / 1e9
+        );
         for ptr in [x, a, b, c] {
             vm.free(ptr)?;
         }

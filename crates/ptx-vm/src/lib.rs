@@ -28,6 +28,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// A fault says much and happens once.
+#![allow(clippy::result_large_err)]
+
 pub mod case;
 mod check;
 mod counters;

@@ -55,13 +55,16 @@ fn mask(kind: char) -> u64 {
     }
 }
 
+/// Values of the sources to values of up to three destinations.
+type Eval = Box<dyn Fn(&[u64]) -> [u64; 3] + Send + Sync>;
+
 /// An instruction: its text, its destinations and sources (`P H R D`; lower case may be an immediate integer, `f` and `g` an
 /// immediate float), and what it computes.
 struct Row {
     text: String,
     dst: &'static str,
     src: &'static str,
-    eval: Box<dyn Fn(&[u64]) -> [u64; 3] + Send + Sync>,
+    eval: Eval,
 }
 
 struct Table(Vec<Row>);
@@ -210,7 +213,7 @@ fn integers(t: &mut Table) {
             }
         }
         let low = move |x: u64| x & (u64::MAX >> (64 - bits));
-        t.add(format!("abs.s{bits}"), d, one, move |s| sx(s[0], bits).abs() as u64);
+        t.add(format!("abs.s{bits}"), d, one, move |s| sx(s[0], bits).unsigned_abs() as u64);
         t.add(format!("neg.s{bits}"), d, one, move |s| (-sx(s[0], bits)) as u64);
         t.add(format!("and.b{bits}"), d, two, |s| s[0] & s[1]);
         t.add(format!("or.b{bits}"), d, two, |s| s[0] | s[1]);

@@ -99,9 +99,8 @@ type Verdict = Result<(), (FaultKind, u32, u64, String)>;
 /// `access` belongs to the instruction about to run.
 pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
     // SAFETY: the operand's width is the one noted.
-    let raw = unsafe {
-        if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) }
-    };
+    let raw =
+        unsafe { if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) } };
     raw.map(|a| {
         let a = a.wrapping_add(access.offset as u64);
         if access.wide { a } else { a & 0xffff_ffff }
@@ -124,7 +123,14 @@ impl Check {
                     let store = matches!(access.kind, AccessKind::RowsStore(_));
                     for (lane, &a) in addr.iter().enumerate().take(rows as usize) {
                         if a + 16 <= u64::from(cx.shared_len) {
-                            self.touch_shared(cx, a, 16, lane as u32, if store { Touch::Write(None) } else { Touch::Read }, op)?;
+                            self.touch_shared(
+                                cx,
+                                a,
+                                16,
+                                lane as u32,
+                                if store { Touch::Write(None) } else { Touch::Read },
+                                op,
+                            )?;
                         }
                     }
                 }
@@ -144,7 +150,15 @@ impl Check {
         }
     }
 
-    unsafe fn look_at_lane(&mut self, cx: &Cx, access: &Access, op: *const Op, lane: u32, a: u64, bytes: u64) -> Verdict {
+    unsafe fn look_at_lane(
+        &mut self,
+        cx: &Cx,
+        access: &Access,
+        op: *const Op,
+        lane: u32,
+        a: u64,
+        bytes: u64,
+    ) -> Verdict {
         let touch = match access.kind {
             AccessKind::Load => Touch::Read,
             AccessKind::Store => Touch::Write(Some(access.lanes)),
@@ -269,23 +283,33 @@ impl Check {
             let (kind, message) = match conflict {
                 Conflict::Unwritten => (
                     FaultKind::Uninitialised,
-                    format!("{bytes} bytes of shared memory {what} at offset {at:#x}, byte {i} of which was never written in this block"),
+                    format!(
+                        "{bytes} bytes of shared memory {what} at offset {at:#x}, byte {i} of which was never written in this block"
+                    ),
                 ),
                 Conflict::Write { other, .. } => (
                     FaultKind::Race,
-                    format!("shared memory at offset {byte:#x} is {what} here and was written by thread {other} with no barrier in between"),
+                    format!(
+                        "shared memory at offset {byte:#x} is {what} here and was written by thread {other} with no barrier in between"
+                    ),
                 ),
                 Conflict::Read { other: Some(other) } => (
                     FaultKind::Race,
-                    format!("shared memory at offset {byte:#x} is {what} here and was read by thread {other} with no barrier in between"),
+                    format!(
+                        "shared memory at offset {byte:#x} is {what} here and was read by thread {other} with no barrier in between"
+                    ),
                 ),
                 Conflict::Read { other: None } => (
                     FaultKind::Race,
-                    format!("shared memory at offset {byte:#x} is {what} here and was read by several threads with no barrier in between"),
+                    format!(
+                        "shared memory at offset {byte:#x} is {what} here and was read by several threads with no barrier in between"
+                    ),
                 ),
                 Conflict::Pending { other } => (
                     FaultKind::Race,
-                    format!("shared memory at offset {byte:#x} is {what} here while the cp.async of thread {other} into it has not been waited for"),
+                    format!(
+                        "shared memory at offset {byte:#x} is {what} here while the cp.async of thread {other} into it has not been waited for"
+                    ),
                 ),
             };
             return Err((kind, lane, at, message));

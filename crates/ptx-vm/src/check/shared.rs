@@ -10,10 +10,17 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conflict {
     Unwritten,
-    Write { other: u32, same_instruction: bool },
+    Write {
+        other: u32,
+        same_instruction: bool,
+    },
     /// By one known thread, or by several.
-    Read { other: Option<u32> },
-    Pending { other: u32 },
+    Read {
+        other: Option<u32>,
+    },
+    Pending {
+        other: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default)]

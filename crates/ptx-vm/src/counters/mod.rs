@@ -106,9 +106,9 @@ impl Counters {
                 }
             }
             AccessKind::CopyAsync => {
-                // SAFETY: the second listed operand holds the global addresses.
-                let (to, from) = unsafe { (addresses(cx, access), cx.get::<u64>(cx.list(op, 1))) };
-                let offset = i64::from(unsafe { (*op).r[0] } as i32) as u64;
+                // SAFETY: the second listed operand holds the global addresses, the first inline one their offset.
+                let (to, from, offset) = unsafe { (addresses(cx, access), cx.get::<u64>(cx.list(op, 1)), (*op).r[0]) };
+                let offset = i64::from(offset as i32) as u64;
                 self.shared(&active(cx, &to), bytes, true);
                 let from: Vec<u64> = active(cx, &from).iter().map(|a| a.wrapping_add(offset)).collect();
                 self.global(&from, bytes, false);

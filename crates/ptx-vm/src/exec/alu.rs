@@ -310,7 +310,12 @@ impl<T: Bits> Exec for Bfi<T> {
             let mut out = [T::default(); WARP];
             for i in 0..WARP {
                 out[i] = if size_of::<T>() == 4 {
-                    T::from_bits(u64::from(crate::math::int::bfi_b32(a[i].bits() as u32, b[i].bits() as u32, pos[i], len[i])))
+                    T::from_bits(u64::from(crate::math::int::bfi_b32(
+                        a[i].bits() as u32,
+                        b[i].bits() as u32,
+                        pos[i],
+                        len[i],
+                    )))
                 } else {
                     T::from_bits(crate::math::int::bfi_b64(a[i].bits(), b[i].bits(), pos[i], len[i]))
                 };

@@ -194,7 +194,13 @@ impl Exec for Barrier {
                 return cx.fault(op, FaultKind::Barrier, Some(waits), None, message);
             }
             if id > 15 {
-                return cx.fault(op, FaultKind::Barrier, Some(lane as u32), None, format!("barrier {id}: there are 16"));
+                return cx.fault(
+                    op,
+                    FaultKind::Barrier,
+                    Some(lane as u32),
+                    None,
+                    format!("barrier {id}: there are 16"),
+                );
             }
             let reduce = match kind {
                 2 => Some(Reduce::Popc),
@@ -336,8 +342,7 @@ impl Exec for Match {
         unsafe {
             let [d, a, p, _] = (*op).r;
             let wide = (*op).imm & 2 != 0;
-            let values: L<u64> =
-                if wide { cx.get::<u64>(a) } else { cx.get::<u32>(a).map(u64::from) };
+            let values: L<u64> = if wide { cx.get::<u64>(a) } else { cx.get::<u32>(a).map(u64::from) };
             let mut out = [0u32; WARP];
             for i in 0..WARP {
                 for j in 0..WARP {

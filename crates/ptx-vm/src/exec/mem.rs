@@ -109,6 +109,9 @@ unsafe fn find<P: Place>(
             let cache = &mut *cx.caches.add((*op).aux as usize);
             if lo >= cache.base && hi.wrapping_add(bytes) <= cache.end && lo <= hi {
                 (base, host) = (cache.base, cache.host);
+                if block {
+                    prefetch(cache, first, WARP as u64 * bytes);
+                }
             } else if let Some(found) = refill(cx, op, lo, hi, bytes, P::GENERIC) {
                 (base, host) = found;
             } else {
@@ -135,6 +138,26 @@ unsafe fn find<P: Place>(
     }
 }
 
+/// Fetches what this instruction will touch next when its addresses go in long strides, as in grid-stride loops: the hardware's
+/// own prefetchers stop at page boundaries.
+#[inline(always)]
+unsafe fn prefetch(cache: &mut Cache, first: u64, len: u64) {
+    let stride = first.wrapping_sub(cache.last);
+    cache.last = first;
+    let next = first.wrapping_add(stride);
+    if stride.wrapping_add(2048) > 4096 && next >= cache.base && next.wrapping_add(len) <= cache.end {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the range lies inside the allocation; a prefetch has no effect on memory.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let at = cache.host.add((next - cache.base) as usize);
+            for line in (0..len as usize).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(at.add(line).cast());
+            }
+        }
+    }
+}
+
 /// Loads the instruction's cache with the allocation that holds `lo ..= hi + bytes`.
 #[cold]
 #[inline(never)]
@@ -147,7 +170,7 @@ unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, gener
             if end > a.end() {
                 return None;
             }
-            *cx.caches.add((*op).aux as usize) = Cache { base: a.base, end: a.end(), host: a.host() };
+            *cx.caches.add((*op).aux as usize) = Cache { base: a.base, end: a.end(), host: a.host(), last: lo };
             return Some((a.base, a.host()));
         }
         // Windows are the block's own and cheap to find; they are not cached because blocks and warps share the cache.
@@ -223,7 +246,8 @@ pub(crate) fn describe_miss(cx: &Cx, addr: u64, bytes: u64, shared: bool) -> Str
     // SAFETY: the tables outlive the launch.
     let (table, globals) = unsafe { (&*cx.table, &*cx.globals) };
     let near = |t: &crate::memory::Table| t.hint(addr, bytes);
-    let hint = if table.iter().next().is_some() || globals.iter().next().is_none() { near(table) } else { near(globals) };
+    let hint =
+        if table.iter().next().is_some() || globals.iter().next().is_none() { near(table) } else { near(globals) };
     format!("{bytes} bytes at {addr:#x}{hint}")
 }
 
@@ -619,18 +643,8 @@ pub(crate) enum AtomTy {
 }
 
 impl Atom {
-    pub(crate) const ALL: [Atom; 10] = [
-        Atom::Add,
-        Atom::Min,
-        Atom::Max,
-        Atom::And,
-        Atom::Or,
-        Atom::Xor,
-        Atom::Exch,
-        Atom::Cas,
-        Atom::Inc,
-        Atom::Dec,
-    ];
+    pub(crate) const ALL: [Atom; 10] =
+        [Atom::Add, Atom::Min, Atom::Max, Atom::And, Atom::Or, Atom::Xor, Atom::Exch, Atom::Cas, Atom::Inc, Atom::Dec];
 }
 impl AtomTy {
     pub(crate) const ALL: [AtomTy; 11] = [

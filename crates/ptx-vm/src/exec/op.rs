@@ -78,10 +78,12 @@ pub(crate) struct Cache {
     pub(crate) base: u64,
     pub(crate) end: u64,
     pub(crate) host: *mut u8,
+    /// First address of the last block access, to guess the next one.
+    pub(crate) last: u64,
 }
 
 impl Cache {
-    pub(crate) const EMPTY: Cache = Cache { base: 1, end: 0, host: std::ptr::null_mut() };
+    pub(crate) const EMPTY: Cache = Cache { base: 1, end: 0, host: std::ptr::null_mut(), last: 0 };
 }
 
 /// A pending path of a diverged warp.

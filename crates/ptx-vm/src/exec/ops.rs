@@ -64,8 +64,8 @@ macro_rules! cmp {
 
 // ---- helpers --------------------------------------------------------------------------------------------------------
 
-pub(crate) use math::float::{ftz, sat, sat_f64 as sat64};
 use math::float::{Extremum, Round};
+pub(crate) use math::float::{ftz, sat, sat_f64 as sat64};
 
 /// The rounding mode of a constant parameter: 0 nearest, 1 zero, 2 down, 3 up.
 #[inline(always)]
@@ -89,7 +89,8 @@ fn halves2(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
 }
 #[inline(always)]
 fn halves3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    u32::from(f(a as u16, b as u16, c as u16)) | u32::from(f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)) << 16
+    u32::from(f(a as u16, b as u16, c as u16))
+        | u32::from(f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16)) << 16
 }
 
 // ---- integers -------------------------------------------------------------------------------------------------------
@@ -286,7 +287,11 @@ impl<const T: u8> Tri for Lop3<T> {
 pub(crate) fn lop3(table: u8, a: u32, b: u32, c: u32) -> u32 {
     let pick = |i: u8| if table >> i & 1 != 0 { !0u32 } else { 0 };
     let mux = |s: u32, one: u32, zero: u32| s & one | !s & zero;
-    mux(a, mux(b, mux(c, pick(7), pick(6)), mux(c, pick(5), pick(4))), mux(b, mux(c, pick(3), pick(2)), mux(c, pick(1), pick(0))))
+    mux(
+        a,
+        mux(b, mux(c, pick(7), pick(6)), mux(c, pick(5), pick(4))),
+        mux(b, mux(c, pick(3), pick(2)), mux(c, pick(1), pick(0))),
+    )
 }
 
 // ---- f32 ------------------------------------------------------------------------------------------------------------

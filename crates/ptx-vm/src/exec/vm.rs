@@ -62,7 +62,14 @@ impl Vm {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let helpers = if config.threads == 0 { cores } else { config.threads } - 1;
         let pool = Pool::new(helpers);
-        Vm { config, table: RwLock::default(), allocated: AtomicUsize::new(0), peak: AtomicUsize::new(0), pool, helpers }
+        Vm {
+            config,
+            table: RwLock::default(),
+            allocated: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            pool,
+            helpers,
+        }
     }
 
     fn table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
@@ -241,7 +248,11 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), F
         return refuse(format!("the kernel was compiled for blocks of at most {most} threads, not {threads}"));
     }
     if params.len() != kernel.param_bytes() {
-        return refuse(format!("{} bytes of parameters given, the kernel takes {}", params.len(), kernel.param_bytes()));
+        return refuse(format!(
+            "{} bytes of parameters given, the kernel takes {}",
+            params.len(),
+            kernel.param_bytes()
+        ));
     }
     let shared = kernel.static_shared() + launch.dynamic_shared as usize;
     if shared > 227 * 1024 {

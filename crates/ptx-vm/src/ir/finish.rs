@@ -236,7 +236,8 @@ fn dissolve_copies(code: &mut [Raw], labels: u32, regs: usize) {
         }
         raw.aux = resolve(raw.aux);
         raw.access_addr = resolve(raw.access_addr);
-        let uses = raw.uses.iter().filter_map(|&u| if let Val::Reg(id) = resolve(Val::Reg(u)) { Some(id) } else { None });
+        let uses =
+            raw.uses.iter().filter_map(|&u| if let Val::Reg(id) = resolve(Val::Reg(u)) { Some(id) } else { None });
         raw.uses = uses.collect();
     }
 }
@@ -254,7 +255,11 @@ fn drop_dead(code: &mut Vec<Raw>, regs: usize) {
     while changed {
         changed = false;
         for (i, raw) in code.iter().enumerate().rev() {
-            if !dead[i] && raw.pure_op && raw.flow == Flow::Next && !raw.defs.is_empty() && raw.defs.iter().all(|d| uses[*d as usize] == 0)
+            if !dead[i]
+                && raw.pure_op
+                && raw.flow == Flow::Next
+                && !raw.defs.is_empty()
+                && raw.defs.iter().all(|d| uses[*d as usize] == 0)
             {
                 dead[i] = true;
                 changed = true;

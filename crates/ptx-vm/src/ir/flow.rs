@@ -26,7 +26,9 @@ impl Graph {
         let mut fresh = true;
         for (i, raw) in code.iter().enumerate() {
             let label = matches!(raw.flow, Flow::Label(_));
-            if fresh || label && blocks.last().is_some_and(|b| code[b.start..i].iter().any(|r| !matches!(r.flow, Flow::Label(_))))
+            if fresh
+                || label
+                    && blocks.last().is_some_and(|b| code[b.start..i].iter().any(|r| !matches!(r.flow, Flow::Label(_))))
             {
                 blocks.push(Block { start: i, end: i, next: Vec::new() });
             }

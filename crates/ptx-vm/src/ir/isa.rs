@@ -610,7 +610,11 @@ fn mul_int<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 fn mad_int<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if f.has("sat") {
-        return if f.has("hi") && f.ty() == Ty::S32 { l.tri::<MadHiSatS32>(f) } else { l.error("`.sat` is for mad.hi.s32 only") };
+        return if f.has("hi") && f.ty() == Ty::S32 {
+            l.tri::<MadHiSatS32>(f)
+        } else {
+            l.error("`.sat` is for mad.hi.s32 only")
+        };
     }
     if f.has("lo") {
         return mad_lo(l, f);
@@ -910,8 +914,20 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
     }
     Ok(match ty {
         Ty::F32 if ftz => float!(
-            Ftz<EqF32>, Ftz<NeF32>, Ftz<LtF32>, Ftz<LeF32>, Ftz<GtF32>, Ftz<GeF32>, Ftz<EquF32>, Ftz<NeuF32>, Ftz<LtuF32>,
-            Ftz<LeuF32>, Ftz<GtuF32>, Ftz<GeuF32>, Ftz<NumF32>, Ftz<NanF32>
+            Ftz<EqF32>,
+            Ftz<NeF32>,
+            Ftz<LtF32>,
+            Ftz<LeF32>,
+            Ftz<GtF32>,
+            Ftz<GeF32>,
+            Ftz<EquF32>,
+            Ftz<NeuF32>,
+            Ftz<LtuF32>,
+            Ftz<LeuF32>,
+            Ftz<GtuF32>,
+            Ftz<GeuF32>,
+            Ftz<NumF32>,
+            Ftz<NanF32>
         ),
         Ty::F32 => float!(
             EqF32, NeF32, LtF32, LeF32, GtF32, GeF32, EquF32, NeuF32, LtuF32, LeuF32, GtuF32, GeuF32, NumF32, NanF32
@@ -922,8 +938,20 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
         Ty::F16 if ftz => {
             type Z<C> = FtzHalf<Half<C, false>>;
             float!(
-                Z<EqF32>, Z<NeF32>, Z<LtF32>, Z<LeF32>, Z<GtF32>, Z<GeF32>, Z<EquF32>, Z<NeuF32>, Z<LtuF32>, Z<LeuF32>, Z<GtuF32>,
-                Z<GeuF32>, Z<NumF32>, Z<NanF32>
+                Z<EqF32>,
+                Z<NeF32>,
+                Z<LtF32>,
+                Z<LeF32>,
+                Z<GtF32>,
+                Z<GeF32>,
+                Z<EquF32>,
+                Z<NeuF32>,
+                Z<LtuF32>,
+                Z<LeuF32>,
+                Z<GtuF32>,
+                Z<GeuF32>,
+                Z<NumF32>,
+                Z<NanF32>
             )
         }
         Ty::F16 => half!(false),
@@ -1125,10 +1153,7 @@ fn window(f: &Form<'_, '_>) -> u64 {
 
 fn cvta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let base = window(f);
-    let a = match &f.ops[1] {
-        // `cvta.shared.u64 %rd, symbol` and `cvta.local.u64 %rd, symbol`.
-        operand => l.src(operand, Ty::U64)?,
-    };
+    let a = l.src(&f.ops[1], Ty::U64)?;
     let (d, w) = l.dst_any(&f.ops[0], Where::W64)?;
     if base == 0 {
         let a = l.convert(a, Where::W64, w, false);
@@ -1197,7 +1222,8 @@ fn bar<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Some(n) => l.src(n, Ty::U32)?,
         None => Val::None,
     };
-    let raw = l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, i64::from(f.has("arrive")));
+    let raw =
+        l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, i64::from(f.has("arrive")));
     raw.meta.class = Class::Barrier;
     Ok(())
 }
@@ -1331,7 +1357,9 @@ fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space) -> R<Targe
     let (addr, offset, symbol) = l.address(operand, space == Space::Shared)?;
     let (space, offset) = match (space, symbol) {
         // `.param` variables of calls live in local memory.
-        (Space::Param, Some(Space::Local)) | (Space::Local, _) => (Space::Local, offset.wrapping_add(LOCAL_WINDOW as i64)),
+        (Space::Param, Some(Space::Local)) | (Space::Local, _) => {
+            (Space::Local, offset.wrapping_add(LOCAL_WINDOW as i64))
+        }
         (Space::Param, _) => (Space::Param, offset.wrapping_add(PARAM_WINDOW as i64)),
         (Space::Generic, Some(Space::Shared)) => (Space::Generic, offset.wrapping_add(SHARED_WINDOW as i64)),
         (Space::Generic, Some(Space::Local)) => (Space::Generic, offset.wrapping_add(LOCAL_WINDOW as i64)),
@@ -1418,7 +1446,7 @@ fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 continue;
             }
             let at = offset + (i * ty.bytes()) as u64;
-            if at % ty.bytes() as u64 != 0 || at > 1 << 20 {
+            if !at.is_multiple_of(ty.bytes() as u64) || at > 1 << 20 {
                 return l.error("misaligned parameter access");
             }
             let (d, w) = l.dst_any(operand, width(ty))?;
@@ -1428,7 +1456,9 @@ fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         return Ok(());
     }
     let t = target(l, &f.ops[1], wanted)?;
-    let Some(run) = load_handler(t.space, ty.bytes(), lanes) else { return l.error("this vector load is not supported") };
+    let Some(run) = load_handler(t.space, ty.bytes(), lanes) else {
+        return l.error("this vector load is not supported");
+    };
     let mut dsts = Vec::new();
     let mut after = Vec::new();
     for operand in regs {
@@ -1500,7 +1530,9 @@ fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let ty = f.ty();
     let lanes = vector_lanes(f);
     let t = target(l, &f.ops[0], space(f))?;
-    let Some(run) = store_handler(t.space, ty.bytes(), lanes) else { return l.error("this vector store is not supported") };
+    let Some(run) = store_handler(t.space, ty.bytes(), lanes) else {
+        return l.error("this vector store is not supported");
+    };
     let mut regs = Vec::new();
     for operand in data(l, &f.ops[1], lanes)? {
         let value = match l.literal(operand, ty) {
@@ -1521,7 +1553,10 @@ fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let red = l.class == Class::Atomic && !l.inst_text.contains("atom");
     let ty = f.ty();
-    let kind = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"].iter().position(|m| f.has(m)).unwrap_or(0);
+    let kind = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]
+        .iter()
+        .position(|m| f.has(m))
+        .unwrap_or(0);
     let as_ty = match (ty, mem::Atom::ALL[kind]) {
         (Ty::B16, _) => mem::AtomTy::B16,
         (Ty::B32 | Ty::U32, _) => mem::AtomTy::U32,
@@ -1536,7 +1571,12 @@ fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         _ => mem::AtomTy::Bf16x2,
     };
     let (d, rest) = if red { (Val::None, f.ops) } else { (Val::Raw(0), &f.ops[1..]) };
-    let d = if red || matches!(f.ops[0], Operand::Name("_")) { Val::None } else { let _ = d; l.dst(&f.ops[0], ty)? };
+    let d = if red || matches!(f.ops[0], Operand::Name("_")) {
+        Val::None
+    } else {
+        let _ = d;
+        l.dst(&f.ops[0], ty)?
+    };
     let wanted = space(f);
     // Atomics always go by generic addresses.
     let (addr, offset, symbol) = l.address(&rest[0], false)?;
@@ -1628,7 +1668,9 @@ fn ldmatrix<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 /// The row addresses of `ldmatrix`: shared, or generic ones that point there.
 fn shared_rows<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, f: &Form<'_, 'a>) -> R<Target> {
     let mut t = target(l, operand, Space::Shared)?;
-    if space(f) == Space::Generic && matches!(operand, Operand::Address(Some(name), _) if l.reg_type(&Operand::Name(name)) == Some(Ty::B64)) {
+    if space(f) == Space::Generic
+        && matches!(operand, Operand::Address(Some(name), _) if l.reg_type(&Operand::Name(name)) == Some(Ty::B64))
+    {
         // The window is a multiple of 4 GiB: the low half is the offset.
         t.offset &= 0xffff_ffff;
     }

@@ -406,7 +406,12 @@ impl<'a> Lower<'a> {
                     let wide = matches!(*name, "%clock64" | "%globaltimer");
                     let w = if wide { Where::W64 } else { Where::W32 };
                     let d = self.fresh(w);
-                    self.push(handler::<control::Clock>(), [Val::Reg(d), Val::None, Val::None, Val::None], 1, i64::from(wide));
+                    self.push(
+                        handler::<control::Clock>(),
+                        [Val::Reg(d), Val::None, Val::None, Val::None],
+                        1,
+                        i64::from(wide),
+                    );
                     self.impure();
                     return Ok((Val::Reg(d), w));
                 }
@@ -468,7 +473,11 @@ impl<'a> Lower<'a> {
     /// A destination register that must have the width of `ty`; `_` gives a scratch register.
     pub(crate) fn dst(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
         let (val, w) = self.dst_any(operand, width(ty))?;
-        if w == width(ty) { Ok(val) } else { self.error(format!("destination register does not have the size of .{}", ty.name())) }
+        if w == width(ty) {
+            Ok(val)
+        } else {
+            self.error(format!("destination register does not have the size of .{}", ty.name()))
+        }
     }
 
     /// A destination register in its own width.
@@ -492,7 +501,12 @@ impl<'a> Lower<'a> {
             Operand::Not(name) => (*name, true),
             Operand::Int(v) => {
                 let p = self.fresh_pred();
-                self.push(handler::<PredConst>(), [Val::Pred(p), Val::None, Val::None, Val::None], 0, i64::from(*v != 0));
+                self.push(
+                    handler::<PredConst>(),
+                    [Val::Pred(p), Val::None, Val::None, Val::None],
+                    0,
+                    i64::from(*v != 0),
+                );
                 self.impure();
                 return Ok((Val::Pred(p), false));
             }

@@ -9,5 +9,5 @@ mod module;
 pub use isa::{Coverage, coverage};
 pub use lower::Class;
 pub(crate) use lower::{Access, AccessKind, Meta};
-pub use module::{Kernel, Module, Param};
 pub(crate) use module::{ConstSource, Special, Where};
+pub use module::{Kernel, Module, Param};

@@ -145,11 +145,7 @@ fn odd_from_int<S: Int>(x: S) -> f64 {
 /// Integer to f32.
 #[inline(always)]
 pub fn int_to_f32<S: Int>(x: S, round: Round) -> f32 {
-    if round == Round::Nearest {
-        x.to_f32()
-    } else {
-        round_to_f32(odd_from_int(x), round)
-    }
+    if round == Round::Nearest { x.to_f32() } else { round_to_f32(odd_from_int(x), round) }
 }
 
 /// Integer to f64.
@@ -195,11 +191,7 @@ pub fn f64_to_half<H: f16::Half>(x: f64, round: Round) -> u16 {
 /// f64 to f32.
 #[inline(always)]
 pub fn f64_to_f32(x: f64, round: Round) -> f32 {
-    if round == Round::Nearest {
-        float::canonical(x as f32)
-    } else {
-        round_to_f32(x, round)
-    }
+    if round == Round::Nearest { float::canonical(x as f32) } else { round_to_f32(x, round) }
 }
 
 /// f32 to f64: exact; NaN becomes the canonical `0x7fffffffffffffff` shortened to a quiet NaN of the host.
@@ -251,11 +243,7 @@ pub fn f32_to_tf32(x: f32, round: RoundTf32, relu: bool, satfinite: bool) -> u32
         RoundTf32::Zero => bits,
     } & 0xffff_e000;
     let rounded = if x.is_infinite() { bits } else { rounded };
-    let limited = if satfinite & (rounded & 0x7fff_ffff == 0x7f80_0000) {
-        rounded - 0x2000
-    } else {
-        rounded
-    };
+    let limited = if satfinite & (rounded & 0x7fff_ffff == 0x7f80_0000) { rounded - 0x2000 } else { rounded };
     let limited = if relu & (limited >> 31 != 0) { 0 } else { limited };
     if x.is_nan() { NAN_F32.to_bits() } else { limited }
 }
@@ -285,11 +273,7 @@ pub fn f32_to_f8(format: F8, x: f32, relu: bool) -> u8 {
     // A mantissa that rounds up to the next power of two carries into the exponent by itself.
     let code = steps + ((exponent - least) << mantissa);
     let code = code.min(greatest) as u8;
-    let signed = if relu & (x < 0.0) {
-        0
-    } else {
-        code | (x.to_bits() >> 24 & 0x80) as u8
-    };
+    let signed = if relu & (x < 0.0) { 0 } else { code | (x.to_bits() >> 24 & 0x80) as u8 };
     let signed = if relu & (x == 0.0) { 0 } else { signed };
     if x.is_nan() { nan } else { signed }
 }

@@ -16,11 +16,7 @@ pub fn f16_to_f32(h: u16) -> f32 {
     let shifted = (h & 0x7fff) << 13;
     // Read as an f32 the number is 2^112 too small; the multiplication also normalises subnormals.
     let scaled = f32::from_bits(shifted) * f32::from_bits(0x7780_0000);
-    let bits = if shifted >= 0x0f80_0000 {
-        shifted | 0x7f80_0000
-    } else {
-        scaled.to_bits()
-    };
+    let bits = if shifted >= 0x0f80_0000 { shifted | 0x7f80_0000 } else { scaled.to_bits() };
     canonical(f32::from_bits(bits | (h & 0x8000) << 16))
 }
 
@@ -140,11 +136,7 @@ pub fn narrow<H: Half>(x: f32, round: Round, satfinite: bool) -> u16 {
             if back < x { above } else { nearest }
         }
     };
-    if satfinite & (h & 0x7fff == H::INFINITY) {
-        h - 1
-    } else {
-        h
-    }
+    if satfinite & (h & 0x7fff == H::INFINITY) { h - 1 } else { h }
 }
 
 /// `.ftz` on f16: a subnormal becomes a zero of its sign.
@@ -210,16 +202,8 @@ pub(crate) fn odd_f32(x: f64) -> f32 {
     let nearest = x as f32;
     let back = nearest as f64;
     let bits = nearest.to_bits();
-    let moved = if back.abs() > x.abs() {
-        bits.wrapping_sub(1)
-    } else {
-        bits.wrapping_add(1)
-    };
-    f32::from_bits(if (back != x) & (bits & 1 == 0) & !x.is_nan() {
-        moved
-    } else {
-        bits
-    })
+    let moved = if back.abs() > x.abs() { bits.wrapping_sub(1) } else { bits.wrapping_add(1) };
+    f32::from_bits(if (back != x) & (bits & 1 == 0) & !x.is_nan() { moved } else { bits })
 }
 
 /// `neg` of a half.

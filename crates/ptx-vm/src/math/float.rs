@@ -33,11 +33,7 @@ pub fn canonical(x: f32) -> f32 {
 /// `.ftz`: a subnormal becomes a zero of its sign.
 #[inline(always)]
 pub fn ftz(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE {
-        f32::from_bits(x.to_bits() & 0x8000_0000)
-    } else {
-        x
-    }
+    if x.abs() < f32::MIN_POSITIVE { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
 }
 
 /// [`ftz`] when `on`.
@@ -87,11 +83,7 @@ pub(crate) fn make_odd_f64(nearest: f64, error: f64) -> f64 {
     let bits = nearest.to_bits();
     // Away from zero when the error has the sign of the value: the magnitude grows by one, else shrinks by one.
     let grows = (error > 0.0) == (nearest > 0.0);
-    let moved = if grows {
-        bits.wrapping_add(1)
-    } else {
-        bits.wrapping_sub(1)
-    };
+    let moved = if grows { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
     let inexact = (error < 0.0) | (error > 0.0);
     f64::from_bits(if inexact & (bits & 1 == 0) { moved } else { bits })
 }
@@ -141,11 +133,7 @@ fn sum_f32(a: f64, b: f64, round: Round) -> f32 {
 /// `add.f32`
 #[inline(always)]
 pub fn add_f32(a: f32, b: f32, round: Round) -> f32 {
-    if round == Round::Nearest {
-        canonical(a + b)
-    } else {
-        sum_f32(a as f64, b as f64, round)
-    }
+    if round == Round::Nearest { canonical(a + b) } else { sum_f32(a as f64, b as f64, round) }
 }
 
 /// `sub.f32`
@@ -326,11 +314,7 @@ pub fn extremum_f32(which: Extremum, a: f32, b: f32, nan: bool) -> f32 {
 pub fn extremum_xorsign_f32(which: Extremum, a: f32, b: f32, nan: bool) -> f32 {
     let magnitude = extremum_f32(which, a.abs(), b.abs(), nan);
     let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
-    if magnitude.is_nan() {
-        NAN_F32
-    } else {
-        f32::from_bits(magnitude.to_bits() | sign)
-    }
+    if magnitude.is_nan() { NAN_F32 } else { f32::from_bits(magnitude.to_bits() | sign) }
 }
 
 /// `min`/`max` of f64: a NaN operand loses against a number; -0 is below +0.
@@ -417,7 +401,7 @@ pub fn testp_f32(test: Test, x: f32) -> bool {
         Test::Infinite => m == 0x7f80_0000,
         Test::Number => m <= 0x7f80_0000,
         Test::NotANumber => m > 0x7f80_0000,
-        Test::Normal => (m == 0) | ((m >= 0x0080_0000) & (m < 0x7f80_0000)),
+        Test::Normal => (m == 0) | (m.wrapping_sub(0x0080_0000) < 0x7f00_0000),
         Test::Subnormal => (m != 0) & (m < 0x0080_0000),
     }
 }
@@ -432,7 +416,7 @@ pub fn testp_f64(test: Test, x: f64) -> bool {
         Test::Infinite => m == INFINITY,
         Test::Number => m <= INFINITY,
         Test::NotANumber => m > INFINITY,
-        Test::Normal => (m == 0) | ((m >= 1 << 52) & (m < INFINITY)),
+        Test::Normal => (m == 0) | (m.wrapping_sub(1 << 52) < INFINITY - (1 << 52)),
         Test::Subnormal => (m != 0) & (m < 1 << 52),
     }
 }

@@ -63,11 +63,7 @@ pub fn mul_wide_s16(a: u16, b: u16) -> u32 {
 /// The low 24 bits of an operand of `mul24`, extended.
 #[inline(always)]
 fn low24(signed: bool, a: u32) -> i64 {
-    if signed {
-        (((a << 8) as i32) >> 8) as i64
-    } else {
-        (a & 0xff_ffff) as i64
-    }
+    if signed { (((a << 8) as i32) >> 8) as i64 } else { (a & 0xff_ffff) as i64 }
 }
 
 /// `mul24.lo`
@@ -281,11 +277,7 @@ pub fn prmt(mode: Permute, a: u32, b: u32, c: u32) -> u32 {
     for i in 0..4 {
         let selector = select(i);
         let byte = (bytes >> (8 * (selector & 7))) as u8;
-        let byte = if selector & 8 != 0 {
-            ((byte as i8) >> 7) as u8
-        } else {
-            byte
-        };
+        let byte = if selector & 8 != 0 { ((byte as i8) >> 7) as u8 } else { byte };
         d |= (byte as u32) << (8 * i);
     }
     d
@@ -318,11 +310,7 @@ pub fn bfe_s64(a: u64, pos: u32, len: u32) -> u64 {
     let (pos, len) = (pos & 0xff, len & 0xff);
     let field = shr_s64(a, pos) as i64;
     let unused = 64 - len.min(64);
-    if len == 0 {
-        0
-    } else {
-        ((field << (unused & 63)) >> (unused & 63)) as u64
-    }
+    if len == 0 { 0 } else { ((field << (unused & 63)) >> (unused & 63)) as u64 }
 }
 
 /// `bfi.b32`: the low `len` bits of `a` into `b` at `pos`.
@@ -390,11 +378,7 @@ pub fn fns(mask: u32, base: u32, offset: u32) -> u32 {
     }
     // Counting down is counting up in the reversed mask.
     let up = offset > 0;
-    let mut rest = if up {
-        mask >> base << base
-    } else {
-        (mask << (31 - base)).reverse_bits() << (31 - base)
-    };
+    let mut rest = if up { mask >> base << base } else { (mask << (31 - base)).reverse_bits() << (31 - base) };
     for _ in 1..offset.unsigned_abs().min(33) {
         rest &= rest.wrapping_sub(1);
     }
@@ -416,11 +400,7 @@ pub fn bmsk(a: u32, b: u32, clamp: bool) -> u32 {
         return 0;
     }
     let from = !0u32 << a1;
-    let beyond = if a1 + b1 >= 32 || (clamp && b >= 32) {
-        0
-    } else {
-        !0u32 << (a1 + b1)
-    };
+    let beyond = if a1 + b1 >= 32 || (clamp && b >= 32) { 0 } else { !0u32 << (a1 + b1) };
     from & !beyond
 }
 
@@ -435,11 +415,7 @@ pub fn szext(signed: bool, a: u32, n: u32, clamp: bool) -> u32 {
         return 0;
     }
     let unused = 32 - bits;
-    if signed {
-        (((a << unused) as i32) >> unused) as u32
-    } else {
-        a << unused >> unused
-    }
+    if signed { (((a << unused) as i32) >> unused) as u32 } else { a << unused >> unused }
 }
 
 /// Byte `i` of an operand of `dp4a`/`dp2a`, extended.

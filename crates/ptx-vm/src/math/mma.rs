@@ -212,17 +212,11 @@ mod tests {
         let mut magnitude = sum.abs();
         for kk in 0..k {
             let (a, b) = if kind == Kind::Tf32 {
-                let (a, b) = (
-                    r.0[high + 2 * (kk / 4)][4 * g + kk % 4],
-                    r.0[4 + kk / 4][4 * col + kk % 4],
-                );
+                let (a, b) = (r.0[high + 2 * (kk / 4)][4 * g + kk % 4], r.0[4 + kk / 4][4 * col + kk % 4]);
                 (f32::from_bits(a & !0x1fff) as f64, f32::from_bits(b & !0x1fff) as f64)
             } else {
                 let (t, i) = (kk % 8 / 2, kk % 2);
-                (
-                    widen(half(r.0[high + 2 * (kk / 8)][4 * g + t], i)),
-                    widen(half(r.0[4 + kk / 8][4 * col + t], i)),
-                )
+                (widen(half(r.0[high + 2 * (kk / 8)][4 * g + t], i)), widen(half(r.0[4 + kk / 8][4 * col + t], i)))
             };
             sum += a * b;
             magnitude += (a * b).abs();
@@ -265,10 +259,7 @@ mod tests {
                                 let word = r.0[10 + row / 8][lane];
                                 (f16_to_f32((word >> (16 * (col % 2))) as u16) as f64, 2f64.powi(-11))
                             } else {
-                                (
-                                    f32::from_bits(r.0[10 + 2 * (row / 8) + col % 2][lane]) as f64,
-                                    2f64.powi(-22),
-                                )
+                                (f32::from_bits(r.0[10 + 2 * (row / 8) + col % 2][lane]) as f64, 2f64.powi(-22))
                             };
                             assert!(
                                 (got - want).abs() <= ulp * magnitude + 1e-7,
@@ -327,11 +318,7 @@ mod tests {
     #[test]
     fn integer_products_are_exact() {
         let mut random = Random::new(3);
-        let shapes = [
-            (Int8Shape::M8N8K16, 8, 16),
-            (Int8Shape::M16N8K16, 16, 16),
-            (Int8Shape::M16N8K32, 16, 32),
-        ];
+        let shapes = [(Int8Shape::M8N8K16, 8, 16), (Int8Shape::M16N8K16, 16, 16), (Int8Shape::M16N8K32, 16, 32)];
         for set in available() {
             for case in 0..8 * 3 * 20 {
                 let (a_signed, b_signed, satfinite) = (case & 4 != 0, case & 2 != 0, case & 1 != 0);
@@ -340,11 +327,7 @@ mod tests {
                 for (i, reg) in r.0.iter_mut().enumerate() {
                     for word in reg {
                         let x = random.next();
-                        *word = if i >= 6 && x % 2 == 0 {
-                            i32::MAX as u32 ^ (x & 0x8000_ffff)
-                        } else {
-                            x
-                        };
+                        *word = if i >= 6 && x & 1 == 0 { i32::MAX as u32 ^ (x & 0x8000_ffff) } else { x };
                     }
                 }
                 // SAFETY: the pointers are registers of `r`.
@@ -362,11 +345,7 @@ mod tests {
                             want += element(r.0[row / 8 + 2 * block][4 * (row % 8) + t], i, a_signed)
                                 * element(r.0[4 + block][4 * col + t], i, b_signed);
                         }
-                        let want = if satfinite {
-                            want.clamp(i32::MIN as i64, i32::MAX as i64)
-                        } else {
-                            want
-                        };
+                        let want = if satfinite { want.clamp(i32::MIN as i64, i32::MAX as i64) } else { want };
                         assert_eq!(r.0[10 + register][lane], want as u32, "{} {shape:?} {case}", set.isa);
                     }
                 }

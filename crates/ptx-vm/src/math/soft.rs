@@ -15,22 +15,14 @@ fn parts(x: f64) -> Parts {
     let field = (bits >> 52 & 0x7ff) as i32;
     let fraction = bits & ((1 << 52) - 1);
     let mantissa = if field == 0 { fraction } else { fraction | 1 << 52 } as u128;
-    Parts {
-        negative: x.is_sign_negative(),
-        mantissa,
-        exponent: field.max(1) - 1075,
-    }
+    Parts { negative: x.is_sign_negative(), mantissa, exponent: field.max(1) - 1075 }
 }
 
 impl Parts {
     /// With the highest bit of the mantissa at 125, where a sum cannot overflow.
     fn normal(self) -> Parts {
         let shift = self.mantissa.leading_zeros() as i32 - 2;
-        Parts {
-            mantissa: self.mantissa << shift,
-            exponent: self.exponent - shift,
-            ..self
-        }
+        Parts { mantissa: self.mantissa << shift, exponent: self.exponent - shift, ..self }
     }
 
     /// Rounds to f64. The lowest bit of the mantissa may stand for anything nonzero below it.
@@ -43,11 +35,7 @@ impl Parts {
         } else if shift > 127 {
             (0, 1, 2)
         } else {
-            (
-                self.mantissa >> shift,
-                self.mantissa & ((1 << shift) - 1),
-                1 << (shift - 1),
-            )
+            (self.mantissa >> shift, self.mantissa & ((1 << shift) - 1), 1 << (shift - 1))
         };
         kept += match round {
             Round::Nearest => rest > half || (rest == half && kept & 1 == 1),
@@ -85,11 +73,7 @@ pub(crate) fn mul(a: f64, b: f64, round: Round) -> f64 {
 }
 
 fn product(a: Parts, b: Parts) -> Parts {
-    Parts {
-        negative: a.negative != b.negative,
-        mantissa: a.mantissa * b.mantissa,
-        exponent: a.exponent + b.exponent,
-    }
+    Parts { negative: a.negative != b.negative, mantissa: a.mantissa * b.mantissa, exponent: a.exponent + b.exponent }
 }
 
 /// `a * b + c` rounded once.
@@ -111,11 +95,7 @@ pub(crate) fn fma(a: f64, b: f64, c: f64, round: Round) -> f64 {
         return p.round(round);
     }
     let (p, c) = (p.normal(), parts(c).normal());
-    let (large, small) = if (p.exponent, p.mantissa) >= (c.exponent, c.mantissa) {
-        (p, c)
-    } else {
-        (c, p)
-    };
+    let (large, small) = if (p.exponent, p.mantissa) >= (c.exponent, c.mantissa) { (p, c) } else { (c, p) };
     let distance = (large.exponent - small.exponent) as u32;
     // Bits shifted out leave a mark in the lowest place; that happens only where that place is far below the rounding position.
     let aligned = match distance {
@@ -123,11 +103,7 @@ pub(crate) fn fma(a: f64, b: f64, c: f64, round: Round) -> f64 {
         1..=127 => small.mantissa >> distance | (small.mantissa << (128 - distance) != 0) as u128,
         _ => 1,
     };
-    let mantissa = if large.negative == small.negative {
-        large.mantissa + aligned
-    } else {
-        large.mantissa - aligned
-    };
+    let mantissa = if large.negative == small.negative { large.mantissa + aligned } else { large.mantissa - aligned };
     if mantissa == 0 {
         return zero(down);
     }
@@ -143,12 +119,7 @@ pub(crate) fn div(a: f64, b: f64, round: Round) -> f64 {
     // The numerator keeps 126 bits, the denominator 53: the quotient has 73 or 74.
     let (numerator, denominator) = (a.mantissa, b.mantissa >> 73);
     let mantissa = numerator / denominator | (numerator % denominator != 0) as u128;
-    Parts {
-        negative: a.negative != b.negative,
-        mantissa,
-        exponent: a.exponent - b.exponent - 73,
-    }
-    .round(round)
+    Parts { negative: a.negative != b.negative, mantissa, exponent: a.exponent - b.exponent - 73 }.round(round)
 }
 
 /// The square root.
@@ -163,10 +134,5 @@ pub(crate) fn sqrt(x: f64, round: Round) -> f64 {
     }
     let root = x.mantissa.isqrt();
     let mantissa = root << 1 | (root * root != x.mantissa) as u128;
-    Parts {
-        negative: false,
-        mantissa,
-        exponent: x.exponent / 2 - 1,
-    }
-    .round(round)
+    Parts { negative: false, mantissa, exponent: x.exponent / 2 - 1 }.round(round)
 }

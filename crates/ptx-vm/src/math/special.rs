@@ -4,6 +4,9 @@
 //! and give the same bits on every machine. Polynomials are minimax fits. Subnormal operands and results are kept;
 //! the caller adds `.ftz`.
 
+// Coefficients of fits: close to well-known constants by nature, and written as the fit printed them.
+#![allow(clippy::approx_constant, clippy::excessive_precision)]
+
 use super::float::canonical;
 
 /// Adding this rounds an f32 below 2^22 to an integer, which then stands in the low bits.
@@ -38,11 +41,7 @@ pub fn ex2(x: f32) -> f32 {
     let p = ex2_fraction(clamped - (shifted - ROUNDER));
     // Two factors, because the power alone may leave the range; only the second can round.
     let half = n >> 1;
-    canonical(if x.is_nan() {
-        x
-    } else {
-        p * power(half) * power(n - half)
-    })
+    canonical(if x.is_nan() { x } else { p * power(half) * power(n - half) })
 }
 
 /// `lg2.approx.f32`: absolute error below 2^-23 near 1, relative error below 2^-22.8 elsewhere (allowed: 2^-22); exact for powers of two.
@@ -51,8 +50,8 @@ pub fn lg2(x: f32) -> f32 {
     let subnormal = x < f32::MIN_POSITIVE;
     let bits = (if subnormal { x * 16_777_216.0 } else { x }).to_bits() as i32;
     // The exponent that brings the mantissa into [sqrt(1/2), sqrt(2)).
-    let n = (bits - 0x3f35_04f3) >> 23;
-    let s = f32::from_bits((bits - (n << 23)) as u32) - 1.0;
+    let n = bits.wrapping_sub(0x3f35_04f3) >> 23;
+    let s = f32::from_bits(bits.wrapping_sub(n << 23) as u32) - 1.0;
     let n = n - if subnormal { 24 } else { 0 };
     let p = -0.109_948_054_f32;
     let p = p.mul_add(s, 0.186_174_15);
@@ -82,10 +81,7 @@ fn quarter_turns(x: f32) -> (f32, u32) {
     // NaN passes both tests; only angles above 2^51 are clamped.
     let fraction = if fraction > 0.5 { 0.5 } else { fraction };
     let fraction = if fraction < -0.5 { -0.5 } else { fraction };
-    (
-        (fraction * std::f64::consts::FRAC_PI_2) as f32,
-        shifted.to_bits() as u32,
-    )
+    ((fraction * std::f64::consts::FRAC_PI_2) as f32, shifted.to_bits() as u32)
 }
 
 #[inline(always)]
@@ -159,23 +155,13 @@ pub fn sqrt(x: f32) -> f32 {
 #[inline(always)]
 fn high_word(x: f64) -> f64 {
     let bits = x.to_bits();
-    f64::from_bits(
-        if x.is_finite() {
-            bits.wrapping_add(1 << 31)
-        } else {
-            bits
-        } & !0xffff_ffff,
-    )
+    f64::from_bits(if x.is_finite() { bits.wrapping_add(1 << 31) } else { bits } & !0xffff_ffff)
 }
 
 /// `.ftz` for the f64 approximations.
 #[inline(always)]
 fn ftz_f64(x: f64) -> f64 {
-    if x.abs() < f64::MIN_POSITIVE {
-        0f64.copysign(x)
-    } else {
-        x
-    }
+    if x.abs() < f64::MIN_POSITIVE { 0f64.copysign(x) } else { x }
 }
 
 /// `rcp.approx.ftz.f64`: 20 bits of mantissa, subnormals flushed.

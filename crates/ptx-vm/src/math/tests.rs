@@ -65,18 +65,10 @@ fn f32_arithmetic_in_every_rounding() {
             same32(float::sub_f32(a, b, round), single(a).sub_r(single(b), ap).value, &what);
             same32(float::mul_f32(a, b, round), single(a).mul_r(single(b), ap).value, &what);
             same32(float::div_f32(a, b, round), single(a).div_r(single(b), ap).value, &what);
-            same32(
-                float::fma_f32(a, b, c, round),
-                single(a).mul_add_r(single(b), single(c), ap).value,
-                &what,
-            );
+            same32(float::fma_f32(a, b, c, round), single(a).mul_add_r(single(b), single(c), ap).value, &what);
             // Cancellation.
             let d = -a * b;
-            same32(
-                float::fma_f32(a, b, d, round),
-                single(a).mul_add_r(single(b), single(d), ap).value,
-                &what,
-            );
+            same32(float::fma_f32(a, b, d, round), single(a).mul_add_r(single(b), single(d), ap).value, &what);
         }
     }
 }
@@ -92,17 +84,9 @@ fn f64_arithmetic_in_every_rounding() {
             same64(float::sub_f64(a, b, round), double(a).sub_r(double(b), ap).value, &what);
             same64(float::mul_f64(a, b, round), double(a).mul_r(double(b), ap).value, &what);
             same64(float::div_f64(a, b, round), double(a).div_r(double(b), ap).value, &what);
-            same64(
-                float::fma_f64(a, b, c, round),
-                double(a).mul_add_r(double(b), double(c), ap).value,
-                &what,
-            );
+            same64(float::fma_f64(a, b, c, round), double(a).mul_add_r(double(b), double(c), ap).value, &what);
             let d = -a * b;
-            same64(
-                float::fma_f64(a, b, d, round),
-                double(a).mul_add_r(double(b), double(d), ap).value,
-                &what,
-            );
+            same64(float::fma_f64(a, b, d, round), double(a).mul_add_r(double(b), double(d), ap).value, &what);
         }
     }
 }
@@ -120,15 +104,8 @@ fn square_roots_in_every_rounding() {
         let (down, up) = (float::sqrt_f64(x, Round::Down), float::sqrt_f64(x, Round::Up));
         assert_eq!(down, float::sqrt_f64(x, Round::Zero));
         // The residual of a fused multiply-add has the right sign once scaled out of the subnormal range.
-        let (s, t) = if x < 1e-200 {
-            (x * 2f64.powi(600), 2f64.powi(300))
-        } else {
-            (x, 1.0)
-        };
-        assert!(
-            (-down * t).mul_add(down * t, s) >= 0.0 && (-up * t).mul_add(up * t, s) <= 0.0,
-            "{x:e}"
-        );
+        let (s, t) = if x < 1e-200 { (x * 2f64.powi(600), 2f64.powi(300)) } else { (x, 1.0) };
+        assert!((-down * t).mul_add(down * t, s) >= 0.0 && (-up * t).mul_add(up * t, s) <= 0.0, "{x:e}");
         assert!(up == down || up == next(down), "{x:e}");
 
         let y = f32::from_bits(random.special(32) & 0x7fff_ffff);
@@ -156,7 +133,7 @@ fn halves_widen_as_the_half_crate_does() {
     }
 }
 
-fn narrow_reference<H: Half, T: Float>(x: f32, ap: ApRound) -> u16
+fn narrow_reference<T: Float>(x: f32, ap: ApRound) -> u16
 where
     Single: FloatConvert<T>,
 {
@@ -169,23 +146,16 @@ where
 fn f32_narrows_to_halves_in_every_rounding() {
     let check = |x: f32| {
         for (round, ap) in ROUNDS {
-            let (a, b) = (
-                f16::narrow::<F16>(x, round, false),
-                f16::narrow::<Bf16>(x, round, false),
-            );
-            assert_eq!(a, narrow_reference::<F16, ApHalf>(x, ap), "f16 {x:e} {round:?}");
-            assert_eq!(b, narrow_reference::<Bf16, BFloat>(x, ap), "bf16 {x:e} {round:?}");
+            let (a, b) = (f16::narrow::<F16>(x, round, false), f16::narrow::<Bf16>(x, round, false));
+            assert_eq!(a, narrow_reference::<ApHalf>(x, ap), "f16 {x:e} {round:?}");
+            assert_eq!(b, narrow_reference::<BFloat>(x, ap), "bf16 {x:e} {round:?}");
             let finite = f16::narrow::<F16>(x, round, true);
             assert_eq!(finite, if a & 0x7fff == 0x7c00 { a & 0x8000 | 0x7bff } else { a });
         }
     };
     // Every half, its neighbours, and the midpoints between halves with their neighbours.
     for h in 0..=u16::MAX {
-        for base in [
-            f16::f16_to_f32(h).to_bits(),
-            (h as u32) << 16,
-            (h as u32) << 16 | 0x8000,
-        ] {
+        for base in [f16::f16_to_f32(h).to_bits(), (h as u32) << 16, (h as u32) << 16 | 0x8000] {
             for delta in [0, 1, u32::MAX, 0x1000, 0x1001, 0x0fff] {
                 check(f32::from_bits(base.wrapping_add(delta)));
             }
@@ -208,26 +178,10 @@ fn half_arithmetic_is_rounded_once() {
                 let [x, y, z] = [a, b, c].map(|v| <$ap>::from_bits(v as u128));
                 let want = |v: $ap| nan(v.to_bits() as u16, <$h>::INFINITY);
                 let near = ApRound::NearestTiesToEven;
-                assert_eq!(
-                    f16::add::<$h>(a, b),
-                    want(x.add_r(y, near).value),
-                    "{a:x} + {b:x}"
-                );
-                assert_eq!(
-                    f16::sub::<$h>(a, b),
-                    want(x.sub_r(y, near).value),
-                    "{a:x} - {b:x}"
-                );
-                assert_eq!(
-                    f16::mul::<$h>(a, b),
-                    want(x.mul_r(y, near).value),
-                    "{a:x} * {b:x}"
-                );
-                assert_eq!(
-                    f16::fma::<$h>(a, b, c),
-                    want(x.mul_add_r(y, z, near).value),
-                    "{a:x} * {b:x} + {c:x}"
-                );
+                assert_eq!(f16::add::<$h>(a, b), want(x.add_r(y, near).value), "{a:x} + {b:x}");
+                assert_eq!(f16::sub::<$h>(a, b), want(x.sub_r(y, near).value), "{a:x} - {b:x}");
+                assert_eq!(f16::mul::<$h>(a, b), want(x.mul_r(y, near).value), "{a:x} * {b:x}");
+                assert_eq!(f16::fma::<$h>(a, b, c), want(x.mul_add_r(y, z, near).value), "{a:x} * {b:x} + {c:x}");
             }};
         }
         check!(F16, ApHalf);
@@ -255,24 +209,12 @@ fn f64_narrows_in_every_rounding() {
         };
         for (round, ap) in ROUNDS {
             let mut lost = false;
-            same32(
-                cvt::f64_to_f32(x, round),
-                double(x).convert_r(ap, &mut lost).value,
-                &(x, round),
-            );
+            same32(cvt::f64_to_f32(x, round), double(x).convert_r(ap, &mut lost).value, &(x, round));
             let want: ApHalf = double(x).convert_r(ap, &mut lost).value;
             let nan = |h: u128| if x.is_nan() { 0x7fff } else { h as u16 };
-            assert_eq!(
-                cvt::f64_to_half::<F16>(x, round),
-                nan(want.to_bits()),
-                "{x:e} {round:?}"
-            );
+            assert_eq!(cvt::f64_to_half::<F16>(x, round), nan(want.to_bits()), "{x:e} {round:?}");
             let want: BFloat = double(x).convert_r(ap, &mut lost).value;
-            assert_eq!(
-                cvt::f64_to_half::<Bf16>(x, round),
-                nan(want.to_bits()),
-                "{x:e} {round:?}"
-            );
+            assert_eq!(cvt::f64_to_half::<Bf16>(x, round), nan(want.to_bits()), "{x:e} {round:?}");
         }
     }
 }
@@ -281,7 +223,7 @@ fn f64_narrows_in_every_rounding() {
 fn integers_become_floats_in_every_rounding() {
     let mut random = Random::new(9);
     for _ in 0..300_000 {
-        let bits = random.next64() >> (random.next() % 64) ^ if random.next() % 2 == 0 { 0 } else { u64::MAX };
+        let bits = random.next64() >> (random.next() % 64) ^ if random.next() & 1 == 0 { 0 } else { u64::MAX };
         for (round, ap) in ROUNDS {
             macro_rules! check {
                 ($t:ty, $wide:ty, $from:ident) => {{
@@ -325,11 +267,7 @@ fn floats_become_integers_by_rounding_and_clamping() {
                 RoundInt::Nearest => {
                     let floor = x.floor();
                     let odd = floor % 2.0 != 0.0;
-                    if x - floor > 0.5 || x - floor == 0.5 && odd {
-                        floor + 1.0
-                    } else {
-                        floor
-                    }
+                    if x - floor > 0.5 || x - floor == 0.5 && odd { floor + 1.0 } else { floor }
                 }
                 RoundInt::Zero => x.trunc(),
                 RoundInt::Down => x.floor(),
@@ -385,13 +323,10 @@ fn eight_bit_floats() {
         let mut random = Random::new(11);
         for _ in 0..200_000 {
             let x = f32::from_bits(random.next() % 0x1200_0000 + 0x3600_0000)
-                * if random.next() % 2 == 0 { 1.0 } else { -1.0 };
+                * if random.next() & 1 == 0 { 1.0 } else { -1.0 };
             // The nearest value, the even code when two are.
             let key = |&(code, y): &(u8, f32)| ((y as f64 - x as f64).abs(), code & 1);
-            let best = values
-                .iter()
-                .min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap())
-                .unwrap();
+            let best = values.iter().min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
             let got = cvt::f32_to_f8(format, x, false);
             let got_value = f16::f16_to_f32(cvt::f8_to_f16(format, got));
             assert_eq!(got_value, best.1, "{format:?} {x:e}");
@@ -485,7 +420,7 @@ fn approximations_stay_inside_the_documented_errors() {
     let mut sine = 0f64;
     let mut random = Random::new(12);
     for _ in 0..2_000_000 {
-        let x = (random.next() as i32 as f32 / i32::MAX as f32) * if random.next() % 2 == 0 { 7.0 } else { 1e5 };
+        let x = (random.next() as i32 as f32 / i32::MAX as f32) * if random.next() & 1 == 0 { 7.0 } else { 1e5 };
         sine = sine.max((special::sin(x) as f64 - (x as f64).sin()).abs());
         sine = sine.max((special::cos(x) as f64 - (x as f64).cos()).abs());
     }
@@ -528,24 +463,10 @@ fn approximations_at_the_ends() {
     assert_eq!(bits(special::rsqrt(inf)), 0);
     assert_eq!(special::rcp(-0.0), -inf);
     let nan = 0x7fff_ffff;
-    for f in [
-        special::ex2,
-        special::lg2,
-        special::sin,
-        special::cos,
-        special::tanh,
-        special::rcp,
-        special::rsqrt,
-    ] {
+    for f in [special::ex2, special::lg2, special::sin, special::cos, special::tanh, special::rcp, special::rsqrt] {
         assert_eq!(bits(f(f32::from_bits(0xff80_1234))), nan);
     }
-    for x in [
-        special::lg2(-1.0),
-        special::lg2(-inf),
-        special::sin(inf),
-        special::cos(-inf),
-        special::rsqrt(-1.0),
-    ] {
+    for x in [special::lg2(-1.0), special::lg2(-inf), special::sin(inf), special::cos(-inf), special::rsqrt(-1.0)] {
         assert_eq!(bits(x), nan);
     }
     for x in [1e9f32, 1e20, 3e38] {
@@ -573,24 +494,15 @@ fn bit_instructions_follow_the_pseudocode() {
     let mut random = Random::new(13);
     for _ in 0..200_000 {
         let [a, b, c, d] = [(); 4].map(|_| word(&mut random));
-        let (a64, b64) = (
-            (word(&mut random) as u64) << 32 | a as u64,
-            (word(&mut random) as u64) << 32 | b as u64,
-        );
+        let (a64, b64) = ((word(&mut random) as u64) << 32 | a as u64, (word(&mut random) as u64) << 32 | b as u64);
         let what = format!("{a:#x} {b:#x} {c:#x} {d:#x} {a64:#x} {b64:#x}");
 
         // bfe
         let bfe = |a: u64, msb: u32, signed: bool| {
             let (pos, len) = (c & 0xff, d & 0xff);
             let bit = |i: u32| a >> i & 1;
-            let sbit = if !signed || len == 0 {
-                0
-            } else {
-                bit((pos + len - 1).min(msb))
-            };
-            (0..=msb).fold(0, |d, i| {
-                d | (if i < len && pos + i <= msb { bit(pos + i) } else { sbit }) << i
-            })
+            let sbit = if !signed || len == 0 { 0 } else { bit((pos + len - 1).min(msb)) };
+            (0..=msb).fold(0, |d, i| d | (if i < len && pos + i <= msb { bit(pos + i) } else { sbit }) << i)
         };
         assert_eq!(int::bfe_u32(a, c, d) as u64, bfe(a as u64, 31, false), "{what}");
         assert_eq!(int::bfe_s32(a, c, d) as u64, bfe(a as u64, 31, true), "{what}");
@@ -671,10 +583,7 @@ fn bit_instructions_follow_the_pseudocode() {
         assert_eq!(int::shr_s32(a, c), ((a as i32 as i64) >> c.min(32)) as u32);
         assert_eq!(int::shl_b64(a64, c), if c > 63 { 0 } else { a64 << c });
         assert_eq!(int::shr_s64(a64, c), ((a64 as i64 as i128) >> c.min(64)) as u64);
-        assert_eq!(
-            int::shr_s16(a as u16, c),
-            ((a as u16 as i16 as i64) >> c.min(16)) as u16
-        );
+        assert_eq!(int::shr_s16(a as u16, c), ((a as u16 as i16 as i64) >> c.min(16)) as u16);
 
         // carry chains
         let (low, carry) = int::add_carry_u32(a64 as u32, b64 as u32, false);
@@ -687,10 +596,7 @@ fn bit_instructions_follow_the_pseudocode() {
         // mul24
         let s24 = |x: u32| (((x << 8) as i32) >> 8) as i64;
         assert_eq!(int::mul24_hi(true, a, b), ((s24(a) * s24(b)) >> 16) as u32);
-        assert_eq!(
-            int::mul24_lo(false, a, b),
-            ((a & 0xff_ffff) as u64 * (b & 0xff_ffff) as u64) as u32
-        );
+        assert_eq!(int::mul24_lo(false, a, b), ((a & 0xff_ffff) as u64 * (b & 0xff_ffff) as u64) as u32);
     }
 }
 
@@ -698,9 +604,7 @@ fn bit_instructions_follow_the_pseudocode() {
 fn prmt_modes_follow_the_table() {
     use int::Permute::*;
     let (a, b) = (0x8302_8100, 0x0786_0504);
-    let bytes: Vec<u32> = (0..8)
-        .map(|i| [0x00, 0x81, 0x02, 0x83, 0x04, 0x05, 0x86, 0x07][i])
-        .collect();
+    let bytes: Vec<u32> = (0..8).map(|i| [0x00, 0x81, 0x02, 0x83, 0x04, 0x05, 0x86, 0x07][i]).collect();
     // Rows of the manual: the selected byte of d.b3 d.b2 d.b1 d.b0.
     for (mode, rows) in [
         (F4e, [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]),
@@ -726,21 +630,12 @@ fn division_and_dot_products() {
     assert_eq!(Arith::div(i32::MIN, -1), i32::MIN);
     assert_eq!(Arith::rem(i64::MIN, -1), 0);
     assert_eq!(Arith::sad(3i32, -4, 10), 17);
-    assert_eq!(
-        int::dp4a(true, true, 0xff02_0380, 0x0102_0302, 5),
-        (-1 + 4 + 9 - 256 + 5) as u32
-    );
+    assert_eq!(int::dp4a(true, true, 0xff02_0380, 0x0102_0302, 5), (-1 + 4 + 9 - 256 + 5) as u32);
     assert_eq!(int::dp4a(false, true, 0xff00_0000, 0xff00_0000, 0), (-255i32) as u32);
-    assert_eq!(
-        int::dp2a(true, false, true, 0xffff_0002, 0x03ff_0000, 1),
-        (510 - 3 + 1) as u32
-    );
+    assert_eq!(int::dp2a(true, false, true, 0xffff_0002, 0x03ff_0000, 1), (510 - 3 + 1) as u32);
     assert_eq!(int::bmsk(4, 8, true), 0xff0);
     assert_eq!(int::bmsk(28, 8, true), 0xf000_0000);
     assert_eq!(int::szext(true, 0x8f, 8, true), 0xffff_ff8f);
     assert_eq!(int::add_sat_s32(i32::MAX as u32, 1), i32::MAX as u32);
-    assert_eq!(
-        int::extremum_16x2(true, true, true, 0xffff_0001, 0xfffe_0002),
-        0x0000_0002
-    );
+    assert_eq!(int::extremum_16x2(true, true, true, 0xffff_0001, 0xfffe_0002), 0x0000_0002);
 }

@@ -53,7 +53,11 @@ impl<'a> Parser<'a> {
 
     fn expect(&mut self, punct: u8) -> Result<Token<'a>> {
         let token = self.next();
-        if token.kind == Kind::Punct(punct) { Ok(token) } else { self.error(token, format!("expected `{}`", punct as char)) }
+        if token.kind == Kind::Punct(punct) {
+            Ok(token)
+        } else {
+            self.error(token, format!("expected `{}`", punct as char))
+        }
     }
 
     fn word(&mut self) -> Result<&'a str> {
@@ -214,7 +218,9 @@ fn number<'a>(word: &str) -> Option<Operand<'a>> {
         Some(b"0d" | b"0D") if word.len() == 18 => u64::from_str_radix(&word[2..], 16).ok().map(Operand::F64),
         Some(b"0x" | b"0X") if word.len() <= 19 => radix(&word[2..], 16),
         Some(b"0b" | b"0B") => radix(&word[2..], 2),
-        _ if word.contains('.') || word.contains(['e', 'E']) => word.parse::<f64>().ok().map(|v| Operand::F64(v.to_bits())),
+        _ if word.contains('.') || word.contains(['e', 'E']) => {
+            word.parse::<f64>().ok().map(|v| Operand::F64(v.to_bits()))
+        }
         _ if bytes[0] == b'0' && bytes.len() > 1 => radix(&word[1..], 8),
         _ if word.len() <= 21 => radix(word, 10),
         _ => None,

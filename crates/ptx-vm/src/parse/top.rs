@@ -45,7 +45,8 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
             ".version" => {
                 let token = p.lexer.peek();
                 let v = p.word()?;
-                let Some((major, minor)) = v.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+                let Some((major, minor)) =
+                    v.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
                 else {
                     return p.error(token, "expected a version such as 8.0");
                 };

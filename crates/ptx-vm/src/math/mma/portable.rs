@@ -15,11 +15,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     m16n8k8_tf32: mma_f32::<Tf32, 8>,
     m16n8k4_tf32: mma_f32::<Tf32, 4>,
     m8n8k4_f64: mma_f64,
-    int8: [
-        int8_row!(mma_int8, 1, 1),
-        int8_row!(mma_int8, 2, 1),
-        int8_row!(mma_int8, 2, 2),
-    ],
+    int8: [int8_row!(mma_int8, 1, 1), int8_row!(mma_int8, 2, 1), int8_row!(mma_int8, 2, 2)],
 };
 
 /// How operands sit in a 32-bit word.
@@ -70,10 +66,7 @@ struct Tiles<const K: usize> {
 
 #[inline(always)]
 unsafe fn gather<E: Element, const K: usize>(f: &Fragments) -> Tiles<K> {
-    let mut tiles = Tiles {
-        a: [[0.0; K]; 16],
-        b: [[0.0; 8]; K],
-    };
+    let mut tiles = Tiles { a: [[0.0; K]; 16], b: [[0.0; 8]; K] };
     let block = 4 * E::PER_WORD;
     for r in 0..2 * K / block {
         // SAFETY: the caller passes valid pointers for the registers of the shape.
@@ -165,11 +158,7 @@ fn multiply_flushing<const K: usize>(tiles: &Tiles<K>, acc: &mut [[f32; 8]; 16])
 
 #[inline(always)]
 fn flush(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE {
-        0f32.copysign(x)
-    } else {
-        x
-    }
+    if x.abs() < f32::MIN_POSITIVE { 0f32.copysign(x) } else { x }
 }
 
 /// One step of `VDPBF16PS`: a fused multiply-add with subnormal operands taken as zero, whose result is zero when it
@@ -179,11 +168,7 @@ fn flushing_step(a: f32, b: f32, c: f32) -> f32 {
     // The product of two bf16 is exact in f64; the sum is rounded to odd so that rounding it again is harmless.
     let sum = crate::math::float::add_odd_f64(a as f64 * b as f64, c as f64);
     let scaled = (sum * f64::from_bits((1023 + 64) << 52)) as f32;
-    if scaled.abs() < f32::from_bits((127 - 126 + 64) << 23) {
-        0f32.copysign(scaled)
-    } else {
-        sum as f32
-    }
+    if scaled.abs() < f32::from_bits((127 - 126 + 64) << 23) { 0f32.copysign(scaled) } else { sum as f32 }
 }
 
 #[inline(always)]
@@ -286,11 +271,7 @@ pub(super) unsafe fn mma_int8<const M: usize, const K: usize, const A: bool, con
         // SAFETY: the caller's contract.
         let c = unsafe { &*f.c[r] };
         for (sum, &c) in sums.iter_mut().zip(c) {
-            *sum = if SAT {
-                sum.saturating_add(c as i32)
-            } else {
-                sum.wrapping_add(c as i32)
-            };
+            *sum = if SAT { sum.saturating_add(c as i32) } else { sum.wrapping_add(c as i32) };
         }
     }
     for (r, sums) in sums.iter().enumerate().take(2 * M) {

@@ -55,11 +55,7 @@ const AVX2: Kernels = Kernels {
     m16n8k8_tf32: avx2_m16n8k8_tf32,
     m16n8k4_tf32: avx2_m16n8k4_tf32,
     m8n8k4_f64: avx2_m8n8k4_f64,
-    int8: [
-        int8_row!(avx2_int8, 1, 1),
-        int8_row!(avx2_int8, 2, 1),
-        int8_row!(avx2_int8, 2, 2),
-    ],
+    int8: [int8_row!(avx2_int8, 1, 1), int8_row!(avx2_int8, 2, 1), int8_row!(avx2_int8, 2, 2)],
 };
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -126,22 +122,10 @@ macro_rules! load {
 macro_rules! load_acc {
     ($f:expr) => {
         [
-            [
-                _mm512_castsi512_ps(load!($f.c[0], 0)),
-                _mm512_castsi512_ps(load!($f.c[0], 1)),
-            ],
-            [
-                _mm512_castsi512_ps(load!($f.c[1], 0)),
-                _mm512_castsi512_ps(load!($f.c[1], 1)),
-            ],
-            [
-                _mm512_castsi512_ps(load!($f.c[2], 0)),
-                _mm512_castsi512_ps(load!($f.c[2], 1)),
-            ],
-            [
-                _mm512_castsi512_ps(load!($f.c[3], 0)),
-                _mm512_castsi512_ps(load!($f.c[3], 1)),
-            ],
+            [_mm512_castsi512_ps(load!($f.c[0], 0)), _mm512_castsi512_ps(load!($f.c[0], 1))],
+            [_mm512_castsi512_ps(load!($f.c[1], 0)), _mm512_castsi512_ps(load!($f.c[1], 1))],
+            [_mm512_castsi512_ps(load!($f.c[2], 0)), _mm512_castsi512_ps(load!($f.c[2], 1))],
+            [_mm512_castsi512_ps(load!($f.c[3], 0)), _mm512_castsi512_ps(load!($f.c[3], 1))],
         ]
     };
 }
@@ -206,11 +190,7 @@ macro_rules! word_kernel {
 fn dot_bf16(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     // SAFETY: the three vector types are bits of the same size.
     unsafe {
-        _mm512_dpbf16_ps(
-            acc,
-            std::mem::transmute::<__m512i, __m512bh>(a),
-            std::mem::transmute::<__m512i, __m512bh>(b),
-        )
+        _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
     }
 }
 
@@ -232,20 +212,8 @@ fn all_bits(x: __m512i) -> __m512i {
     x
 }
 
-word_kernel!(
-    avx512_m16n8k16_bf16,
-    "avx512f,avx512bw,avx512vl,avx512bf16",
-    2,
-    all_bits,
-    dot_bf16
-);
-word_kernel!(
-    avx512_m16n8k8_bf16,
-    "avx512f,avx512bw,avx512vl,avx512bf16",
-    1,
-    all_bits,
-    dot_bf16
-);
+word_kernel!(avx512_m16n8k16_bf16, "avx512f,avx512bw,avx512vl,avx512bf16", 2, all_bits, dot_bf16);
+word_kernel!(avx512_m16n8k8_bf16, "avx512f,avx512bw,avx512vl,avx512bf16", 1, all_bits, dot_bf16);
 word_kernel!(avx512_m16n8k8_tf32, "avx512f,avx512bw,avx512vl", 2, tf32_bits, mac_f32);
 word_kernel!(avx512_m16n8k4_tf32, "avx512f,avx512bw,avx512vl", 1, tf32_bits, mac_f32);
 
@@ -300,10 +268,7 @@ macro_rules! f16_block {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn widen_f16(halves: __m512i) -> (__m512, __m512) {
-    (
-        _mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
-        _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)),
-    )
+    (_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)))
 }
 
 /// Hides from the compiler what the pointer points to, which it would otherwise keep in registers and spread by shuffles: the shuffle
