@@ -149,9 +149,7 @@ pub struct Tensor {
 }
 
 fn element_count(shape: &[usize]) -> Option<usize> {
-    shape
-        .iter()
-        .try_fold(1usize, |product, &axis| product.checked_mul(axis))
+    shape.iter().try_fold(1usize, |product, &axis| product.checked_mul(axis))
 }
 
 impl Tensor {
@@ -161,19 +159,10 @@ impl Tensor {
     /// [`TensorError::TooLarge`], or out of memory.
     pub fn empty(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
         // isize::MAX, not usize::MAX: offsets within must be representable too.
-        let bytes = element_count(shape)
-            .and_then(|n| n.checked_mul(dtype.size()))
-            .filter(|&n| isize::try_from(n).is_ok());
-        let bytes = bytes.ok_or_else(|| TensorError::TooLarge {
-            shape: shape.to_vec(),
-            dtype,
-        })?;
-        Ok(Self {
-            memory: Arc::new(device.alloc(bytes)?),
-            offset: 0,
-            shape: shape.to_vec(),
-            dtype,
-        })
+        let bytes =
+            element_count(shape).and_then(|n| n.checked_mul(dtype.size())).filter(|&n| isize::try_from(n).is_ok());
+        let bytes = bytes.ok_or_else(|| TensorError::TooLarge { shape: shape.to_vec(), dtype })?;
+        Ok(Self { memory: Arc::new(device.alloc(bytes)?), offset: 0, shape: shape.to_vec(), dtype })
     }
 
     /// All elements zero.
@@ -208,17 +197,10 @@ impl Tensor {
     /// # Errors
     /// A length that does not fill the shape, or as [`Tensor::empty`].
     pub fn from_bytes(device: &Device, shape: &[usize], bytes: &[u8], dtype: DType) -> Result<Self> {
-        let expected = element_count(shape).ok_or_else(|| TensorError::TooLarge {
-            shape: shape.to_vec(),
-            dtype,
-        })?;
+        let expected = element_count(shape).ok_or_else(|| TensorError::TooLarge { shape: shape.to_vec(), dtype })?;
         // Before allocating: a wrong shape must not look like a lack of memory.
         if expected.checked_mul(dtype.size()) != Some(bytes.len()) {
-            return Err(TensorError::Elements {
-                shape: shape.to_vec(),
-                expected,
-                got: bytes.len() / dtype.size(),
-            });
+            return Err(TensorError::Elements { shape: shape.to_vec(), expected, got: bytes.len() / dtype.size() });
         }
         let tensor = Self::empty(device, shape, dtype)?;
         device.upload(&tensor.memory, 0, bytes)?;
@@ -247,10 +229,7 @@ impl Tensor {
     /// [`TensorError::DType`] when `T` is another type; faults of kernels that ran before.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype {
-            return Err(TensorError::DType {
-                got: self.dtype,
-                expected: T::DTYPE.name(),
-            });
+            return Err(TensorError::DType { got: self.dtype, expected: T::DTYPE.name() });
         }
         Ok(convert(&self.to_bytes()?, |v: T| v))
     }
@@ -287,10 +266,7 @@ impl Tensor {
     /// [`TensorError::DType`] when `T` is another type; a count that is not the tensor's.
     pub fn write_slice<T: Element>(&self, values: &[T]) -> Result<()> {
         if T::DTYPE != self.dtype {
-            return Err(TensorError::DType {
-                got: self.dtype,
-                expected: T::DTYPE.name(),
-            });
+            return Err(TensorError::DType { got: self.dtype, expected: T::DTYPE.name() });
         }
         self.write_bytes(bytemuck::cast_slice(values))
     }
@@ -298,11 +274,7 @@ impl Tensor {
     fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         if bytes.len() != self.bytes() {
             let got = bytes.len() / self.dtype.size();
-            return Err(TensorError::Elements {
-                shape: self.shape.clone(),
-                expected: self.elements(),
-                got,
-            });
+            return Err(TensorError::Elements { shape: self.shape.clone(), expected: self.elements(), got });
         }
         Ok(self.device().upload(&self.memory, self.offset, bytes)?)
     }
@@ -313,22 +285,13 @@ impl Tensor {
     /// When they differ, or the two overlap.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
         if src.dtype != self.dtype {
-            return Err(TensorError::DType {
-                got: src.dtype,
-                expected: self.dtype.name(),
-            });
+            return Err(TensorError::DType { got: src.dtype, expected: self.dtype.name() });
         }
         if src.shape != self.shape {
             let (shape, expected) = (self.shape.clone(), self.elements());
-            return Err(TensorError::Elements {
-                shape,
-                expected,
-                got: src.elements(),
-            });
+            return Err(TensorError::Elements { shape, expected, got: src.elements() });
         }
-        Ok(self
-            .device()
-            .copy(&self.memory, self.offset, &src.memory, src.offset, self.bytes())?)
+        Ok(self.device().copy(&self.memory, self.offset, &src.memory, src.offset, self.bytes())?)
     }
 
     /// Sets every byte: 0 for zeros, 0xff to poison (NaN in every float type) what a kernel has to overwrite.
@@ -336,9 +299,7 @@ impl Tensor {
     /// # Errors
     /// What the device says.
     pub fn fill_bytes(&self, byte: u8) -> Result<()> {
-        Ok(self
-            .device()
-            .fill(&self.memory, self.offset..self.offset + self.bytes(), byte)?)
+        Ok(self.device().fill(&self.memory, self.offset..self.offset + self.bytes(), byte)?)
     }
 
     /// The same elements in another shape, sharing the memory.
@@ -347,10 +308,7 @@ impl Tensor {
     /// [`TensorError::Elements`] when the counts differ.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         match element_count(shape) {
-            Some(expected) if expected == self.elements() => Ok(Self {
-                shape: shape.to_vec(),
-                ..self.clone()
-            }),
+            Some(expected) if expected == self.elements() => Ok(Self { shape: shape.to_vec(), ..self.clone() }),
             expected => Err(TensorError::Elements {
                 shape: shape.to_vec(),
                 expected: expected.unwrap_or(usize::MAX),
@@ -364,27 +322,15 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Rows`] when there are not that many, or the tensor has no axis.
     pub fn slice_rows(&self, start: usize, len: usize) -> Result<Self> {
-        let fits = self
-            .shape
-            .first()
-            .is_some_and(|&rows| start.checked_add(len).is_some_and(|end| end <= rows));
+        let fits = self.shape.first().is_some_and(|&rows| start.checked_add(len).is_some_and(|end| end <= rows));
         if !fits {
-            return Err(TensorError::Rows {
-                start,
-                len,
-                shape: self.shape.clone(),
-            });
+            return Err(TensorError::Rows { start, len, shape: self.shape.clone() });
         }
         let row: usize = self.shape[1..].iter().product();
         let mut shape = self.shape.clone();
         shape[0] = len;
         let offset = self.offset + start * row * self.dtype.size();
-        Ok(Self {
-            memory: self.memory.clone(),
-            offset,
-            shape,
-            dtype: self.dtype,
-        })
+        Ok(Self { memory: self.memory.clone(), offset, shape, dtype: self.dtype })
     }
 
     /// The device address of the first element.
@@ -432,10 +378,7 @@ impl fmt::Debug for Tensor {
 
 fn convert<T: Pod, U>(bytes: &[u8], to: impl Fn(T) -> U) -> Vec<U> {
     // Unaligned reads: a Vec<u8> promises no alignment.
-    bytes
-        .chunks_exact(size_of::<T>())
-        .map(|chunk| to(bytemuck::pod_read_unaligned(chunk)))
-        .collect()
+    bytes.chunks_exact(size_of::<T>()).map(|chunk| to(bytemuck::pod_read_unaligned(chunk))).collect()
 }
 
 fn f32_to_bytes(values: &[f32], dtype: DType) -> Result<Vec<u8>> {
@@ -453,10 +396,7 @@ fn f32_to_bytes(values: &[f32], dtype: DType) -> Result<Vec<u8>> {
         DType::F32 => bytemuck::cast_slice(values).to_vec(),
         DType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
         DType::U8 | DType::I32 => {
-            return Err(TensorError::DType {
-                got: dtype,
-                expected: "a floating-point type",
-            });
+            return Err(TensorError::DType { got: dtype, expected: "a floating-point type" });
         }
     })
 }
@@ -468,21 +408,12 @@ mod tests {
     #[test]
     fn conversion_rounds_to_nearest_even() {
         let ulp = f32::powi(2.0, -7); // bf16 at 1.0
-        let values = [
-            1.0 + 0.5 * ulp,
-            1.0 + 1.5 * ulp,
-            1.0 + 0.5001 * ulp,
-            -0.0,
-            f32::INFINITY,
-        ];
+        let values = [1.0 + 0.5 * ulp, 1.0 + 1.5 * ulp, 1.0 + 0.5001 * ulp, -0.0, f32::INFINITY];
         let bytes = f32_to_bytes(&values, DType::Bf16).unwrap();
         let back: Vec<f32> = convert(&bytes, |v: bf16| v.to_f32());
         assert_eq!(back, [1.0, 1.0 + 2.0 * ulp, 1.0 + ulp, -0.0, f32::INFINITY]);
         let bytes = f32_to_bytes(&[65504.0, 65520.0, 2049.0, 2051.0], DType::F16).unwrap();
-        assert_eq!(
-            convert(&bytes, |v: f16| v.to_f32()),
-            [65504.0, f32::INFINITY, 2048.0, 2052.0]
-        );
+        assert_eq!(convert(&bytes, |v: f16| v.to_f32()), [65504.0, f32::INFINITY, 2048.0, 2052.0]);
     }
 
     #[test]
@@ -495,11 +426,6 @@ mod tests {
     #[test]
     fn only_compute_types_are_parsed() {
         assert_eq!("bf16".parse::<DType>().unwrap(), DType::Bf16);
-        assert!(
-            "u8".parse::<DType>()
-                .unwrap_err()
-                .to_string()
-                .contains("use bf16, f16 or f32")
-        );
+        assert!("u8".parse::<DType>().unwrap_err().to_string().contains("use bf16, f16 or f32"));
     }
 }

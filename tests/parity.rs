@@ -44,13 +44,17 @@ fn forwards_agree_in_every_dtype() {
 /// The decisions themselves: distance, motion factor and gradient, not only the steps that follow from them.
 fn decisions_agree(case: &str) {
     let result = passes(case, DType::F32);
-    assert!(!result.decisions.is_empty());
+    assert!(result.decisions.len() >= result.computed_steps.len() - 1);
     for (ours, theirs) in &result.decisions {
         assert_eq!(ours.step, theirs.step, "{case}");
         let pairs =
             [(ours.distance, theirs.cachediff), (ours.motion, theirs.moreg), (ours.motion_gradient, theirs.mograd)];
         for (a, b) in pairs {
-            assert!((a - b).abs() <= 1e-3 * b.abs().max(1e-2), "{case} step {}: {ours:?} instead of {theirs:?}", ours.step);
+            assert!(
+                (a - b).abs() <= 1e-3 * b.abs().max(1e-2),
+                "{case} step {}: {ours:?} instead of {theirs:?}",
+                ours.step
+            );
         }
     }
 }
@@ -94,7 +98,11 @@ fn rollout_of_100_steps_with_two_strides() {
 fn rollouts_in_half_precision() {
     let mut cases = vec!["stdit3_a/rollout_fast30", "stdit3_a/rollout_fast30_moreg"];
     if long() {
-        cases.extend(["stdit3_a/rollout_slow30", "stdit3_a/rollout_spatial_metric", "stdit3_a/rollout_mlp_metric_two_blocks"]);
+        cases.extend([
+            "stdit3_a/rollout_slow30",
+            "stdit3_a/rollout_spatial_metric",
+            "stdit3_a/rollout_mlp_metric_two_blocks",
+        ]);
         cases.extend(["stdit3_a/rollout_100", "stdit3_a/rollout_100_moreg_strides"]);
     }
     for case in cases {

@@ -170,12 +170,23 @@ mod tests {
     #[test]
     fn thresholds_are_strict_and_the_last_rate_is_the_fallback() {
         let book = Codebook::new(vec![(0.1, 5), (0.2, 3)]).unwrap();
-        assert_eq!([book.rate(0.0999), book.rate(0.1), book.rate(0.2), book.rate(9.0), book.rate(f64::NAN)], [5, 3, 3, 3, 3]);
+        assert_eq!(
+            [book.rate(0.0999), book.rate(0.1), book.rate(0.2), book.rate(9.0), book.rate(f64::NAN)],
+            [5, 3, 3, 3, 3]
+        );
     }
 
     #[test]
     fn metrics() {
-        let m = Measurement { abs_diff: 1.0, abs_kept: 4.0, sq_diff: 4.0, sq_kept: 16.0, dot: 8.0, sq_fresh: 16.0, motion: vec![] };
+        let m = Measurement {
+            abs_diff: 1.0,
+            abs_kept: 4.0,
+            sq_diff: 4.0,
+            sq_kept: 16.0,
+            dot: 8.0,
+            sq_fresh: 16.0,
+            motion: vec![],
+        };
         for (metric, expected) in [(Metric::L1, 0.25), (Metric::L2, 0.5), (Metric::Cosine, 0.5)] {
             let mut policy = AdaCache::new(config(metric, &[(1.0, 1)]), 10);
             policy.plan(1);
@@ -187,7 +198,8 @@ mod tests {
     #[test]
     fn motion_factor_and_gradient() {
         let mut config = config(Metric::L1, &[(1.0, 2)]);
-        config.moreg = Some(MotionRegularization { strides: vec![1], steps: (3, 4), hyper: [0.5, 2.0, 2.0], gradient: 3.0 });
+        config.moreg =
+            Some(MotionRegularization { strides: vec![1], steps: (3, 4), hyper: [0.5, 2.0, 2.0], gradient: 3.0 });
         let mut policy = AdaCache::new(config, 10);
         let moving = |score: f64| Measurement {
             motion: vec![MotionSums { abs_diff: score, abs_later: 0.5, abs_earlier: 0.5 }],
@@ -196,7 +208,10 @@ mod tests {
         policy.plan(1);
         assert_eq!(policy.plan(2), Plan::Compute);
         // Outside the window M = 1 and nothing has changed since the start.
-        assert_eq!(policy.observe(2, 0, &moving(0.9)), Decision { step: 2, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 });
+        assert_eq!(
+            policy.observe(2, 0, &moving(0.9)),
+            Decision { step: 2, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }
+        );
         assert_eq!(policy.plan(3), Plan::Reuse);
         assert_eq!(policy.plan(4), Plan::Compute);
         // M = (1/0.5)^2/2 = 2, g = 3·(2−1)/2 = 1.5, M + |g| = 3.5; distance 0.1/2·3.5.
@@ -222,7 +237,9 @@ mod tests {
     #[test]
     fn invalid_configurations_are_named() {
         let parse = |body: &str| {
-            CacheConfig::from_toml(&format!("policy = \"adacache\"\nblocks = [1]\n{body}"), "t.toml").unwrap_err().to_string()
+            CacheConfig::from_toml(&format!("policy = \"adacache\"\nblocks = [1]\n{body}"), "t.toml")
+                .unwrap_err()
+                .to_string()
         };
         assert!(parse("codebook = []").contains("empty"));
         assert!(parse("codebook = [[0.2, 2], [0.1, 3]]").contains("ascend"));
@@ -232,8 +249,17 @@ mod tests {
         assert!(parse("codebook = [[inf, 2]]").contains("finite"));
         assert!(parse("codebook = [[0.1, 2]]\nmetric = \"l3\"").contains("l3"));
         assert!(parse("codebook = [[0.1, 2]]\nthreshold = 3").contains("threshold"));
-        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [0]\nsteps = [1, 2]\nhyper = [1, 1, 1]\ngradient = 1").contains("strides"));
-        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [5, 2]\nhyper = [1, 1, 1]\ngradient = 1").contains("first is after"));
-        assert!(parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [1, 2]\nhyper = [0, 1, 1]\ngradient = 1").contains("positive"));
+        assert!(
+            parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [0]\nsteps = [1, 2]\nhyper = [1, 1, 1]\ngradient = 1")
+                .contains("strides")
+        );
+        assert!(
+            parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [5, 2]\nhyper = [1, 1, 1]\ngradient = 1")
+                .contains("first is after")
+        );
+        assert!(
+            parse("codebook = [[0.1, 2]]\n[moreg]\nstrides = [1]\nsteps = [1, 2]\nhyper = [0, 1, 1]\ngradient = 1")
+                .contains("positive")
+        );
     }
 }

@@ -113,7 +113,10 @@ impl TryFrom<Vec<(f64, f64)>> for Codebook {
     fn try_from(pairs: Vec<(f64, f64)>) -> Result<Codebook, CacheError> {
         let entries = pairs.into_iter().enumerate().map(|(i, (threshold, rate))| {
             if rate.fract() != 0.0 || !(1.0..=1e6).contains(&rate) {
-                return invalid(format!("codebook entry {}: rate {rate} must be a whole number from 1 to 1000000", i + 1));
+                return invalid(format!(
+                    "codebook entry {}: rate {rate} must be a whole number from 1 to 1000000",
+                    i + 1
+                ));
             }
             Ok((threshold, rate as usize))
         });
@@ -169,7 +172,10 @@ impl MotionRegularization {
             return invalid(format!("moreg steps ({}, {}): the first is after the last", self.steps.0, self.steps.1));
         }
         if !(scale.is_finite() && scale > 0.0 && exponent.is_finite() && divisor.is_finite() && divisor > 0.0) {
-            return invalid(format!("moreg hyper-parameters {:?}: scale and divisor must be positive, all finite", self.hyper));
+            return invalid(format!(
+                "moreg hyper-parameters {:?}: scale and divisor must be positive, all finite",
+                self.hyper
+            ));
         }
         if !self.gradient.is_finite() {
             return invalid(format!("moreg gradient factor {} is not finite", self.gradient));
@@ -218,7 +224,9 @@ impl AdaCacheConfig {
         if let Some(moreg) = &self.moreg
             && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
         {
-            return invalid(format!("moreg stride {stride} needs more than {stride} frames, and this run has {frames}"));
+            return invalid(format!(
+                "moreg stride {stride} needs more than {stride} frames, and this run has {frames}"
+            ));
         }
         Ok(())
     }
@@ -307,7 +315,8 @@ impl Presets {
     /// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
     pub fn opensora(steps: usize) -> Presets {
         let codebook = |pairs: &[(f64, usize)]| Codebook(pairs.to_vec());
-        let moreg = |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
+        let moreg =
+            |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
         if steps < 65 {
             Presets {
                 fast: codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]),

@@ -10,7 +10,9 @@ mod store;
 pub mod trace;
 
 pub use adacache::{AdaCache, ComputeAll};
-pub use config::{AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, Presets, ResidualKind};
+pub use config::{
+    AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, Presets, ResidualKind,
+};
 pub use store::{PendingMeasurements, ResidualStore};
 
 use serde::{Deserialize, Serialize};

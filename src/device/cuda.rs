@@ -65,9 +65,7 @@ impl Drop for Shared {
 fn driver() -> Result<(u32, u32)> {
     // SAFETY: it only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err(DeviceError::NoDriver {
-            reason: "libcuda is not installed".into(),
-        });
+        return Err(DeviceError::NoDriver { reason: "libcuda is not installed".into() });
     }
     let answer = result::init().and_then(|()| {
         let mut version = 0;
@@ -77,9 +75,7 @@ fn driver() -> Result<(u32, u32)> {
     });
     match answer {
         Ok(version) => Ok((version / 1000, version % 1000 / 10)),
-        Err(error) => Err(DeviceError::NoDriver {
-            reason: format!("libcuda is there, but {}", words(error)),
-        }),
+        Err(error) => Err(DeviceError::NoDriver { reason: format!("libcuda is there, but {}", words(error)) }),
     }
 }
 
@@ -122,11 +118,7 @@ fn info(ordinal: usize, driver: (u32, u32)) -> DeviceInfo {
         );
         let name = result::device::get_name(device)?;
         let (major, minor) = capability;
-        let too_old = DeviceError::Unsupported {
-            device: format!("{id} ({name})"),
-            major,
-            minor,
-        };
+        let too_old = DeviceError::Unsupported { device: format!("{id} ({name})"), major, minor };
         Ok(DeviceInfo {
             id: id.clone(),
             kind: DeviceKind::Cuda,
@@ -157,15 +149,11 @@ fn words(error: DriverError) -> String {
 }
 
 fn name_of(error: DriverError) -> String {
-    error
-        .error_name()
-        .map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned())
+    error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned())
 }
 
 fn text_of(error: DriverError) -> String {
-    error
-        .error_string()
-        .map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy().into_owned())
+    error.error_string().map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy().into_owned())
 }
 
 impl Shared {
@@ -194,28 +182,16 @@ impl Shared {
                      run with --device vm to find the instruction)"
                 );
             }
-            DeviceError::Driver {
-                call,
-                device: self.id.clone(),
-                name: name_of(error),
-                text,
-            }
+            DeviceError::Driver { call, device: self.id.clone(), name: name_of(error), text }
         }
     }
 
     /// What `handle` holds, when this very context made it.
     fn own<'a, T: Owned>(&self, handle: &'a Handle) -> Result<&'a T> {
-        let foreign = |owner: &str| DeviceError::ForeignMemory {
-            device: self.id.clone(),
-            owner: owner.into(),
-        };
+        let foreign = |owner: &str| DeviceError::ForeignMemory { device: self.id.clone(), owner: owner.into() };
         let found: &T = handle.downcast_ref().ok_or_else(|| foreign("another device"))?;
         let owner = found.shared();
-        if std::ptr::eq(owner, self) {
-            Ok(found)
-        } else {
-            Err(foreign(&owner.id))
-        }
+        if std::ptr::eq(owner, self) { Ok(found) } else { Err(foreign(&owner.id)) }
     }
 }
 
@@ -296,20 +272,11 @@ impl CudaBackend {
         let info = info(ordinal, driver);
         let id = info.id.clone();
         if let Some((major, minor)) = info.compute_capability.filter(|&capability| capability < OLDEST) {
-            return Err(DeviceError::Unsupported {
-                device: info.label(),
-                major,
-                minor,
-            });
+            return Err(DeviceError::Unsupported { device: info.label(), major, minor });
         }
         let failed = |call| {
             let device = id.clone();
-            move |e| DeviceError::Driver {
-                call,
-                device,
-                name: name_of(e),
-                text: text_of(e),
-            }
+            move |e| DeviceError::Driver { call, device, name: name_of(e), text: text_of(e) }
         };
         let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
         let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
@@ -334,10 +301,7 @@ impl CudaBackend {
         // CU_EVENT_DEFAULT is the flag that keeps times.
         let event =
             result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(shared.failed("cuEventCreate"))?;
-        let event = Event {
-            shared: shared.clone(),
-            event,
-        };
+        let event = Event { shared: shared.clone(), event };
         // SAFETY: event and stream live.
         unsafe { result::event::record(event.event, shared.stream.0) }.map_err(shared.failed("cuEventRecord"))?;
         Ok(event)
@@ -403,29 +367,20 @@ impl Backend for CudaBackend {
 
     fn load(&self, name: &str, ptx: &str) -> Result<Handle> {
         check_version(name, ptx, self.0.driver)?;
-        Ok(Arc::new(Module {
-            shared: self.0.clone(),
-            name: name.into(),
-            ptx: ptx.into(),
-        }))
+        Ok(Arc::new(Module { shared: self.0.clone(), name: name.into(), ptx: ptx.into() }))
     }
 
     fn entry(&self, module: &Handle, entry: &str) -> Result<Handle> {
         let shared = &self.0;
         let module = shared.own::<Module>(module)?;
         shared.bind()?;
-        let no_nul = |_| DeviceError::Load {
-            module: module.name.clone(),
-            reason: "the text has a NUL byte".into(),
-        };
+        let no_nul = |_| DeviceError::Load { module: module.name.clone(), reason: "the text has a NUL byte".into() };
         let text = CString::new(only_entry(&module.ptx, entry)).map_err(no_nul)?;
         let name = CString::new(entry).map_err(no_nul)?;
 
         let mut log = vec![0u8; 8 << 10];
-        let mut options = [
-            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-        ];
+        let mut options =
+            [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         // The driver takes the length by value in the pointer's place.
         let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
         let mut handle = std::ptr::null_mut();
@@ -435,14 +390,9 @@ impl Backend for CudaBackend {
             sys::cuModuleLoadDataEx(&mut handle, text.as_ptr().cast(), 2, options, values).result()
         };
         if let Err(error) = loaded {
-            let log = String::from_utf8_lossy(log.split(|&b| b == 0).next().unwrap_or_default())
-                .trim()
-                .to_owned();
+            let log = String::from_utf8_lossy(log.split(|&b| b == 0).next().unwrap_or_default()).trim().to_owned();
             let reason = format!("{entry} on {}: {} {log}", shared.id, words(error));
-            return Err(DeviceError::Load {
-                module: module.name.clone(),
-                reason: reason.trim_end().into(),
-            });
+            return Err(DeviceError::Load { module: module.name.clone(), reason: reason.trim_end().into() });
         }
         // SAFETY: the module has just been loaded.
         let function = unsafe { result::module::get_function(handle, name) };
@@ -450,21 +400,14 @@ impl Backend for CudaBackend {
             // SAFETY: loaded above, nothing uses it.
             let _ = unsafe { result::module::unload(handle) };
             match error.0 {
-                sys::CUresult::CUDA_ERROR_NOT_FOUND => DeviceError::NoEntry {
-                    module: module.name.clone(),
-                    entry: entry.into(),
-                },
+                sys::CUresult::CUDA_ERROR_NOT_FOUND => {
+                    DeviceError::NoEntry { module: module.name.clone(), entry: entry.into() }
+                }
                 _ => shared.failed("cuModuleGetFunction")(error),
             }
         })?;
         let opted_in = AtomicU32::new(DEFAULT_SHARED);
-        Ok(Arc::new(Function {
-            shared: shared.clone(),
-            name: entry.into(),
-            module: handle,
-            function,
-            opted_in,
-        }))
+        Ok(Arc::new(Function { shared: shared.clone(), name: entry.into(), module: handle, function, opted_in }))
     }
 
     fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>> {
@@ -473,10 +416,7 @@ impl Backend for CudaBackend {
         shared.bind()?;
         let refused = |reason: String| DeviceError::launch(launch, &shared.id, reason);
         if launch.shared > shared.largest_shared {
-            return Err(refused(format!(
-                "a block can have at most {} bytes of shared memory",
-                shared.largest_shared
-            )));
+            return Err(refused(format!("a block can have at most {} bytes of shared memory", shared.largest_shared)));
         }
         if launch.shared > function.opted_in.load(Ordering::Relaxed) {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -500,26 +440,10 @@ impl Backend for CudaBackend {
         let queued = unsafe {
             let (f, stream) = (function.function, shared.stream.0);
             let none = std::ptr::null_mut();
-            sys::cuLaunchKernel(
-                f,
-                gx,
-                gy,
-                gz,
-                bx,
-                by,
-                bz,
-                launch.shared as c_uint,
-                stream,
-                none,
-                extra.as_mut_ptr(),
-            )
+            sys::cuLaunchKernel(f, gx, gy, gz, bx, by, bz, launch.shared as c_uint, stream, none, extra.as_mut_ptr())
         };
         queued.result().map_err(|error| refused(words(error)))?;
-        *lock(&shared.last) = Some(Queued {
-            kernel: function.name.clone(),
-            grid: launch.grid,
-            block: launch.block,
-        });
+        *lock(&shared.last) = Some(Queued { kernel: function.name.clone(), grid: launch.grid, block: launch.block });
         Ok(None)
     }
 
@@ -554,30 +478,17 @@ impl Backend for CudaBackend {
                 let ptr = unsafe { result::malloc_host(size, 0) }.map_err(shared.failed("cuMemHostAlloc"))?;
                 // SAFETY: `size` bytes were just allocated.
                 unsafe { ptr.cast::<u8>().write_bytes(0, size) };
-                Pinned {
-                    ptr: ptr.cast(),
-                    bytes: size,
-                }
+                Pinned { ptr: ptr.cast(), bytes: size }
             }
         };
         // SAFETY: the buffer has `bytes` initialised bytes and no other user until the event has happened.
         let queued = unsafe {
             let dst = std::slice::from_raw_parts_mut(pinned.ptr, bytes);
-            if bytes == 0 {
-                Ok(())
-            } else {
-                result::memcpy_dtoh_async(dst, src, shared.stream.0)
-            }
+            if bytes == 0 { Ok(()) } else { result::memcpy_dtoh_async(dst, src, shared.stream.0) }
         };
-        let event = queued
-            .map_err(shared.failed("cuMemcpyDtoHAsync"))
-            .and_then(|()| self.record_event());
+        let event = queued.map_err(shared.failed("cuMemcpyDtoHAsync")).and_then(|()| self.record_event());
         match event {
-            Ok(event) => Ok(Box::new(Copying {
-                event,
-                pinned: Some(pinned),
-                bytes,
-            })),
+            Ok(event) => Ok(Box::new(Copying { event, pinned: Some(pinned), bytes })),
             Err(error) => {
                 // A copy may be under way without an event to wait for: give the buffer up only after the stream is idle.
                 if self.wait_for_stream().is_ok() {
@@ -685,15 +596,10 @@ const RELEASES: &[Release] = &[
 /// Compares a module's `.version` with the driver's CUDA version: the driver's own message would not say what to install.
 fn check_version(module: &str, ptx: &str, driver: (u32, u32)) -> Result<()> {
     let Some(version) = ptx_version(ptx) else {
-        return Err(DeviceError::Load {
-            module: module.into(),
-            reason: "it has no .version directive".into(),
-        });
+        return Err(DeviceError::Load { module: module.into(), reason: "it has no .version directive".into() });
     };
     match RELEASES.iter().find(|release| release.ptx >= version) {
-        Some(Release {
-            cuda, driver: branch, ..
-        }) if driver < *cuda => Err(DeviceError::DriverTooOld {
+        Some(Release { cuda, driver: branch, .. }) if driver < *cuda => Err(DeviceError::DriverTooOld {
             module: module.into(),
             ptx: version,
             driver,
@@ -711,14 +617,9 @@ fn only_entry(ptx: &str, entry: &str) -> String {
         let code = line.split("//").next().unwrap_or_default();
         if depth == 0
             && let Some((before, rest)) = code.split_once(".entry")
-            && before
-                .split_whitespace()
-                .all(|word| word == ".visible" || word == ".weak")
+            && before.split_whitespace().all(|word| word == ".visible" || word == ".weak")
         {
-            let name = rest
-                .trim_start()
-                .split(|c: char| c == '(' || c == '{' || c.is_whitespace())
-                .next();
+            let name = rest.trim_start().split(|c: char| c == '(' || c == '{' || c.is_whitespace()).next();
             skipping = name != Some(entry);
         }
         let (opened, closed) = (code.matches('{').count() as i32, code.matches('}').count() as i32);
@@ -743,10 +644,7 @@ mod tests {
         assert!(check_version("linear", ptx, (12, 0)).is_ok());
         assert!(check_version("linear", ptx, (13, 1)).is_ok());
         let message = check_version("linear", ptx, (11, 8)).unwrap_err().to_string();
-        assert!(
-            message.contains("linear.ptx is PTX ISA 8.0") && message.contains("driver 525"),
-            "{message}"
-        );
+        assert!(message.contains("linear.ptx is PTX ISA 8.0") && message.contains("driver 525"), "{message}");
         assert!(message.contains("CUDA 11.8"), "{message}");
         assert!(
             check_version("x", ".version 7.9\n", (11, 8)).is_err(),

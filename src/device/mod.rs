@@ -165,9 +165,7 @@ impl Device {
     pub fn open(spec: &str) -> Result<Self> {
         match spec {
             "auto" => {
-                let usable = Self::list()
-                    .into_iter()
-                    .find(|d| d.kind == DeviceKind::Cuda && d.unavailable.is_none());
+                let usable = Self::list().into_iter().find(|d| d.kind == DeviceKind::Cuda && d.unavailable.is_none());
                 if let Some(ordinal) = usable.and_then(|info| info.id.strip_prefix("cuda:")?.parse().ok()) {
                     match Self::cuda(ordinal) {
                         Ok(device) => return Ok(device),
@@ -243,11 +241,7 @@ impl Device {
         let ptr = self.0.backend.alloc(bytes.max(1))?;
         let now = self.0.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.0.peak.fetch_max(now, Ordering::Relaxed);
-        Ok(Memory {
-            device: self.clone(),
-            ptr,
-            bytes,
-        })
+        Ok(Memory { device: self.clone(), ptr, bytes })
     }
 
     /// Bytes in living allocations of this device.
@@ -279,11 +273,7 @@ impl Device {
     /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
     pub fn upload(&self, dst: &Memory, offset: usize, src: &[u8]) -> Result<()> {
         let dst = self.address(dst, offset, src.len())?;
-        if src.is_empty() {
-            Ok(())
-        } else {
-            self.0.backend.upload(dst, src)
-        }
+        if src.is_empty() { Ok(()) } else { self.0.backend.upload(dst, src) }
     }
 
     /// Copies `src[offset..]` to the host, after everything queued before.
@@ -292,11 +282,7 @@ impl Device {
     /// As [`Device::upload`].
     pub fn download(&self, src: &Memory, offset: usize, dst: &mut [u8]) -> Result<()> {
         let src = self.address(src, offset, dst.len())?;
-        if dst.is_empty() {
-            Ok(())
-        } else {
-            self.0.backend.download(src, dst)
-        }
+        if dst.is_empty() { Ok(()) } else { self.0.backend.download(src, dst) }
     }
 
     /// Copies on the device. The ranges must not overlap.
@@ -304,10 +290,7 @@ impl Device {
     /// # Errors
     /// As [`Device::upload`]; [`DeviceError::Overlap`].
     pub fn copy(&self, dst: &Memory, dst_offset: usize, src: &Memory, src_offset: usize, bytes: usize) -> Result<()> {
-        let (dst, src) = (
-            self.address(dst, dst_offset, bytes)?,
-            self.address(src, src_offset, bytes)?,
-        );
+        let (dst, src) = (self.address(dst, dst_offset, bytes)?, self.address(src, src_offset, bytes)?);
         if bytes == 0 {
             return Ok(());
         }
@@ -324,11 +307,7 @@ impl Device {
     pub fn fill(&self, dst: &Memory, range: Range<usize>, byte: u8) -> Result<()> {
         let bytes = range.end.saturating_sub(range.start);
         let dst = self.address(dst, range.start, bytes)?;
-        if bytes == 0 {
-            Ok(())
-        } else {
-            self.0.backend.fill(dst, byte, bytes)
-        }
+        if bytes == 0 { Ok(()) } else { self.0.backend.fill(dst, byte, bytes) }
     }
 
     fn address(&self, memory: &Memory, offset: usize, bytes: usize) -> Result<u64> {
@@ -340,11 +319,7 @@ impl Device {
         }
         match offset.checked_add(bytes) {
             Some(end) if end <= memory.bytes => Ok(memory.ptr + offset as u64),
-            _ => Err(DeviceError::OutOfRange {
-                offset,
-                bytes,
-                allocation: memory.bytes,
-            }),
+            _ => Err(DeviceError::OutOfRange { offset, bytes, allocation: memory.bytes }),
         }
     }
 
@@ -388,16 +363,10 @@ impl Device {
     }
 
     fn entry(&self, handle: &Handle, module: &str, ptx: &str, entry: &str) -> Result<Kernel> {
-        let param_bytes = param_bytes(ptx, entry).ok_or_else(|| DeviceError::NoEntry {
-            module: module.into(),
-            entry: entry.into(),
-        })?;
+        let param_bytes = param_bytes(ptx, entry)
+            .ok_or_else(|| DeviceError::NoEntry { module: module.into(), entry: entry.into() })?;
         let handle = self.0.backend.entry(handle, entry)?;
-        Ok(Kernel(Arc::new(KernelInner {
-            name: entry.into(),
-            param_bytes,
-            handle,
-        })))
+        Ok(Kernel(Arc::new(KernelInner { name: entry.into(), param_bytes, handle })))
     }
 
     /// Queues a kernel. `params` is the one struct that the entry takes.
@@ -424,25 +393,12 @@ impl Device {
                 expected: inner.param_bytes,
             });
         }
-        let launch = Launch {
-            kernel: &inner.name,
-            grid,
-            block,
-            shared,
-        };
+        let launch = Launch { kernel: &inner.name, grid, block, shared };
         if grid.contains(&0) || block.contains(&0) {
-            return Err(DeviceError::launch(
-                &launch,
-                &self.0.info.id,
-                "grid and block must not be empty",
-            ));
+            return Err(DeviceError::launch(&launch, &self.0.info.id, "grid and block must not be empty"));
         }
         if [grid[1], grid[2]].iter().any(|&n| n > 65535) {
-            return Err(DeviceError::launch(
-                &launch,
-                &self.0.info.id,
-                "grid y and z can be 65535 at most",
-            ));
+            return Err(DeviceError::launch(&launch, &self.0.info.id, "grid y and z can be 65535 at most"));
         }
         let observer = self.0.observer.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(observer) = observer else {
@@ -464,10 +420,7 @@ impl Device {
     /// # Errors
     /// What the driver says.
     pub fn record(&self) -> Result<Event> {
-        Ok(Event {
-            handle: self.0.backend.record()?,
-            device: self.clone(),
-        })
+        Ok(Event { handle: self.0.backend.record()?, device: self.clone() })
     }
 
     /// Starts copying `src[offset..offset + bytes]` to pinned host memory and returns at once; it is ordered on the stream.
@@ -476,10 +429,7 @@ impl Device {
     /// As [`Device::upload`].
     pub fn read_async(&self, src: &Memory, offset: usize, bytes: usize) -> Result<PendingRead> {
         let src = self.address(src, offset, bytes)?;
-        Ok(PendingRead {
-            read: self.0.backend.read_async(src, bytes)?,
-            _device: self.clone(),
-        })
+        Ok(PendingRead { read: self.0.backend.read_async(src, bytes)?, _device: self.clone() })
     }
 
     /// Waits until everything queued is done.
@@ -530,11 +480,7 @@ impl Drop for Memory {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Memory({:#x}, {} bytes, {})",
-            self.ptr, self.bytes, self.device.0.info.id
-        )
+        write!(f, "Memory({:#x}, {} bytes, {})", self.ptr, self.bytes, self.device.0.info.id)
     }
 }
 
@@ -579,12 +525,7 @@ impl Event {
     /// # Errors
     /// Events of two devices, or what the driver says.
     pub fn seconds_since(&self, start: &Event) -> Result<f64> {
-        Ok(self
-            .device
-            .0
-            .backend
-            .elapsed(&start.handle, &self.handle)?
-            .as_secs_f64())
+        Ok(self.device.0.backend.elapsed(&start.handle, &self.handle)?.as_secs_f64())
     }
 }
 
@@ -624,11 +565,7 @@ impl PendingRead {
     /// As [`PendingRead::wait`].
     pub fn wait_as<T: Pod>(self) -> Result<Vec<T>> {
         let size = size_of::<T>().max(1);
-        Ok(self
-            .wait()?
-            .chunks_exact(size)
-            .map(bytemuck::pod_read_unaligned)
-            .collect())
+        Ok(self.wait()?.chunks_exact(size).map(bytemuck::pod_read_unaligned).collect())
     }
 }
 
@@ -640,15 +577,9 @@ impl fmt::Debug for PendingRead {
 
 /// `MAJOR.MINOR` of a module's `.version` directive.
 fn ptx_version(ptx: &str) -> Option<(u32, u32)> {
-    let line = ptx
-        .lines()
-        .map(str::trim_start)
-        .find_map(|line| line.strip_prefix(".version"))?;
+    let line = ptx.lines().map(str::trim_start).find_map(|line| line.strip_prefix(".version"))?;
     let (major, minor) = line.trim().split_once('.')?;
-    Some((
-        major.parse().ok()?,
-        minor.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?,
-    ))
+    Some((major.parse().ok()?, minor.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?))
 }
 
 /// Size of an entry's parameter block from its `.param` declarations; `None` when there is no such entry.
@@ -700,9 +631,8 @@ fn cpu_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = text
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+        let model =
+            text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
         model.unwrap_or(std::env::consts::ARCH).to_owned()
     })
 }

@@ -42,10 +42,7 @@ modules! {
 impl Module {
     /// The PTX text; `None` when this build embedded no such file.
     pub fn ptx(self) -> Option<&'static str> {
-        EMBEDDED
-            .iter()
-            .find(|(name, _)| *name == self.name())
-            .map(|(_, ptx)| *ptx)
+        EMBEDDED.iter().find(|(name, _)| *name == self.name()).map(|(_, ptx)| *ptx)
     }
 }
 
@@ -63,10 +60,7 @@ mod tests {
             );
         }
         for (name, _) in EMBEDDED {
-            assert!(
-                Module::ALL.iter().any(|m| m.name() == *name),
-                "ptx/{name}.ptx has no Module variant"
-            );
+            assert!(Module::ALL.iter().any(|m| m.name() == *name), "ptx/{name}.ptx has no Module variant");
         }
     }
 }

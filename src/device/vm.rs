@@ -14,10 +14,7 @@ pub(super) struct VmBackend {
 
 impl VmBackend {
     pub(super) fn new(config: VmConfig) -> Self {
-        Self {
-            memory_limit: config.memory_limit,
-            vm: Vm::new(config),
-        }
+        Self { memory_limit: config.memory_limit, vm: Vm::new(config) }
     }
 }
 
@@ -40,24 +37,13 @@ fn host_memory() -> MemoryInfo {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim_start_matches(':')
-            .split_whitespace()
-            .next()?
-            .parse::<usize>()
-            .ok()?
-            .checked_mul(1024)
+        line.trim_start_matches(':').split_whitespace().next()?.parse::<usize>().ok()?.checked_mul(1024)
     };
-    MemoryInfo {
-        free: field("MemAvailable").unwrap_or(usize::MAX),
-        total: field("MemTotal").unwrap_or(usize::MAX),
-    }
+    MemoryInfo { free: field("MemAvailable").unwrap_or(usize::MAX), total: field("MemTotal").unwrap_or(usize::MAX) }
 }
 
 fn downcast<'a, T: 'static>(handle: &'a Handle, what: &str) -> Result<&'a T> {
-    let owner = || DeviceError::ForeignMemory {
-        device: ID.into(),
-        owner: format!("another device ({what})"),
-    };
+    let owner = || DeviceError::ForeignMemory { device: ID.into(), owner: format!("another device ({what})") };
     handle.downcast_ref().ok_or_else(owner)
 }
 
@@ -65,11 +51,7 @@ impl Backend for VmBackend {
     fn alloc(&self, bytes: usize) -> Result<u64> {
         // Asked before, because the host would overcommit and kill the process later.
         let free = self.memory()?.free;
-        let out_of_memory = || DeviceError::OutOfMemory {
-            device: ID.into(),
-            asked: bytes,
-            free,
-        };
+        let out_of_memory = || DeviceError::OutOfMemory { device: ID.into(), asked: bytes, free };
         if bytes > free {
             return Err(out_of_memory());
         }
@@ -99,38 +81,28 @@ impl Backend for VmBackend {
     }
 
     fn load(&self, name: &str, ptx: &str) -> Result<Handle> {
-        let module = Module::parse(name, ptx).map_err(|error| DeviceError::Load {
-            module: name.into(),
-            reason: error.to_string(),
-        })?;
+        let module = Module::parse(name, ptx)
+            .map_err(|error| DeviceError::Load { module: name.into(), reason: error.to_string() })?;
         Ok(Arc::new((name.to_owned(), module)))
     }
 
     fn entry(&self, module: &Handle, entry: &str) -> Result<Handle> {
         let (name, module) = downcast::<(String, Module)>(module, "module")?;
-        let kernel: Arc<Kernel> = module.kernel(entry).map_err(|error| DeviceError::Load {
-            module: name.clone(),
-            reason: error.to_string(),
-        })?;
+        let kernel: Arc<Kernel> = module
+            .kernel(entry)
+            .map_err(|error| DeviceError::Load { module: name.clone(), reason: error.to_string() })?;
         Ok(kernel)
     }
 
     fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>> {
         let kernel = downcast::<Kernel>(entry, "kernel")?;
-        let shape = ptx_vm::Launch {
+        let shape = ptx_vm::Launch { grid: launch.grid, block: launch.block, dynamic_shared: launch.shared };
+        let stats = self.vm.launch(kernel, &shape, params).map_err(|fault| DeviceError::Fault {
+            kernel: launch.kernel.into(),
             grid: launch.grid,
             block: launch.block,
-            dynamic_shared: launch.shared,
-        };
-        let stats = self
-            .vm
-            .launch(kernel, &shape, params)
-            .map_err(|fault| DeviceError::Fault {
-                kernel: launch.kernel.into(),
-                grid: launch.grid,
-                block: launch.block,
-                fault: Box::new(fault),
-            })?;
+            fault: Box::new(fault),
+        })?;
         Ok(Some(stats))
     }
 
@@ -157,10 +129,7 @@ impl Backend for VmBackend {
 
     fn memory(&self) -> Result<MemoryInfo> {
         Ok(match self.memory_limit {
-            Some(limit) => MemoryInfo {
-                free: limit.saturating_sub(self.vm.allocated_bytes()),
-                total: limit,
-            },
+            Some(limit) => MemoryInfo { free: limit.saturating_sub(self.vm.allocated_bytes()), total: limit },
             None => host_memory(),
         })
     }

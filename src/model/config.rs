@@ -75,8 +75,10 @@ impl StDiT3Config {
 
     /// Reads and checks the text of a `config.json`; `file` names it in errors.
     pub fn from_json(text: &str, file: &str) -> Result<StDiT3Config, ModelError> {
-        let config: StDiT3Config = serde_json::from_str(text)
-            .map_err(|e| ModelError::Config { file: file.into(), reason: format!("not an STDiT3 configuration: {e}") })?;
+        let config: StDiT3Config = serde_json::from_str(text).map_err(|e| ModelError::Config {
+            file: file.into(),
+            reason: format!("not an STDiT3 configuration: {e}"),
+        })?;
         config.validate().map_err(|reason| ModelError::Config { file: file.into(), reason })?;
         Ok(config)
     }
@@ -101,7 +103,9 @@ impl StDiT3Config {
         }
         let head_dim = self.head_dim();
         if !(32..=128).contains(&head_dim) || !head_dim.is_multiple_of(8) {
-            return Err(format!("head_dim {head_dim} (hidden_size/num_heads) has no kernel; it must be 32 to 128 in steps of 8"));
+            return Err(format!(
+                "head_dim {head_dim} (hidden_size/num_heads) has no kernel; it must be 32 to 128 in steps of 8"
+            ));
         }
         if !self.hidden_size.is_multiple_of(4) {
             return Err(format!("hidden_size {} must be a multiple of 4 for the position embedding", self.hidden_size));

@@ -51,7 +51,9 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the configuration implies.
-    #[error("{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}; do config.json and the weights belong together?")]
+    #[error(
+        "{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}; do config.json and the weights belong together?"
+    )]
     WrongShape {
         /// The file.
         file: String,
@@ -85,7 +87,9 @@ pub enum ModelError {
         index: usize,
     },
     /// A value cannot be represented in the element type the model runs in.
-    #[error("{file}: tensor `{tensor}` holds {value} at element {index}, which {dtype} cannot represent; use --dtype bf16 or f32")]
+    #[error(
+        "{file}: tensor `{tensor}` holds {value} at element {index}, which {dtype} cannot represent; use --dtype bf16 or f32"
+    )]
     OutOfRange {
         /// The file.
         file: String,

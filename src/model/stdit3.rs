@@ -231,7 +231,12 @@ impl StDiT3 {
     ///
     /// Fails when a tensor is missing, has another shape or type than the configuration implies, holds NaN or infinity, or when
     /// tensors are left over.
-    pub fn load(device: &Device, config: StDiT3Config, weights: Weights<'_>, dtype: DType) -> Result<StDiT3, ModelError> {
+    pub fn load(
+        device: &Device,
+        config: StDiT3Config,
+        weights: Weights<'_>,
+        dtype: DType,
+    ) -> Result<StDiT3, ModelError> {
         let source = Loader { device, weights: &weights, dtype };
         let (c, d) = (config.hidden_size, config.head_dim());
         let patch = config.patch_volume();
@@ -247,9 +252,8 @@ impl StDiT3 {
             weight: patch_weight.reshape(&[c, config.in_channels * patch])?,
             bias: source.tensor("x_embedder.proj.bias", &[c])?,
         };
-        let names: Vec<String> = (0..config.depth)
-            .flat_map(|i| [format!("spatial_blocks.{i}"), format!("temporal_blocks.{i}")])
-            .collect();
+        let names: Vec<String> =
+            (0..config.depth).flat_map(|i| [format!("spatial_blocks.{i}"), format!("temporal_blocks.{i}")]).collect();
         let mut tables = Vec::with_capacity(names.len() * BLOCK_CHUNKS * c);
         for name in &names {
             tables.extend(weights.values(&format!("{name}.scale_shift_table"), &[BLOCK_CHUNKS, c])?);
@@ -362,7 +366,11 @@ impl StDiT3 {
             time_chunks: f32s(&[conditions, BLOCK_CHUNKS, c])?,
             block_modulation: f32s(&[2 * self.config.depth, batch, variants, BLOCK_CHUNKS, c])?,
             final_modulation: f32s(&[batch, variants, FINAL_CHUNKS, c])?,
-            frame_mask: if geometry.frame_masked { Some(Tensor::empty(&self.device, &[batch, t], DType::U8)?) } else { None },
+            frame_mask: if geometry.frame_masked {
+                Some(Tensor::empty(&self.device, &[batch, t], DType::U8)?)
+            } else {
+                None
+            },
             geometry,
             dims,
             tokens,
@@ -378,7 +386,13 @@ impl StDiT3 {
     }
 
     /// Sinusoid of `ws.time`, then Linear, SiLU, Linear (+ `add`).
-    fn embed_scalar(&self, ws: &Workspace, mlp: &[Linear; 2], add: Option<&Tensor>, out: &Tensor) -> Result<(), ModelError> {
+    fn embed_scalar(
+        &self,
+        ws: &Workspace,
+        mlp: &[Linear; 2],
+        add: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<(), ModelError> {
         ops::embed::timestep_embed(&ws.time, MAX_PERIOD, &ws.sinusoid)?;
         ops::embed::small_linear(&ws.sinusoid, &mlp[0].weight, Some(&mlp[0].bias), None, false, &ws.embed_hidden)?;
         ops::embed::small_linear(&ws.embed_hidden, &mlp[1].weight, Some(&mlp[1].bias), add, true, out)?;
@@ -401,7 +415,10 @@ impl StDiT3 {
         }
         let length = y.len() / (batch * width);
         if let Some(mask) = mask.filter(|m| m.len() != batch * length) {
-            return Err(ModelError::Input(format!("the text mask has {} entries, expected {batch} × {length}", mask.len())));
+            return Err(ModelError::Input(format!(
+                "the text mask has {} entries, expected {batch} × {length}",
+                mask.len()
+            )));
         }
         let kept: Vec<Vec<i32>> = (0..batch)
             .map(|b| (0..length).filter(|j| mask.is_none_or(|m| m[b * length + j])).map(|j| j as i32).collect())
@@ -506,7 +523,12 @@ impl StDiT3 {
     }
 
     /// Runs every block on the hidden state, in place. `residuals` measures and keeps what its probes ask for.
-    pub fn blocks(&self, ws: &Workspace, caption: &Caption, residuals: Option<&mut ResidualStore>) -> Result<(), ModelError> {
+    pub fn blocks(
+        &self,
+        ws: &Workspace,
+        caption: &Caption,
+        residuals: Option<&mut ResidualStore>,
+    ) -> Result<(), ModelError> {
         self.blocks_traced(ws, caption, residuals, None)
     }
 
@@ -595,7 +617,14 @@ impl StDiT3 {
         let q = q.reshape(&[rows, heads, d])?;
         ops::attention::cross(&q, &caption.kv[index], &caption.lengths, &ws.dims, &ws.attended)?;
         let Linear { weight, bias } = &block.cross_proj;
-        ops::linear::linear_residual(&ws.attended, weight, Some(bias), None, &x, fresh_rows.as_ref().map(|f| (f, false)))?;
+        ops::linear::linear_residual(
+            &ws.attended,
+            weight,
+            Some(bias),
+            None,
+            &x,
+            fresh_rows.as_ref().map(|f| (f, false)),
+        )?;
 
         let table = ws.block_modulation_of(index)?;
         let modulation = ws.modulation(&table);
@@ -633,7 +662,13 @@ impl StDiT3 {
     }
 
     /// A whole forward: latents `z` to the prediction. `trace`, when given, receives the hidden state after every stage.
-    pub fn forward(&self, ws: &Workspace, z: &Tensor, caption: &Caption, mut trace: Option<&mut Trace>) -> Result<(), ModelError> {
+    pub fn forward(
+        &self,
+        ws: &Workspace,
+        z: &Tensor,
+        caption: &Caption,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<(), ModelError> {
         self.embed_traced(ws, z, trace.as_deref_mut())?;
         self.blocks_traced(ws, caption, None, trace)?;
         self.finish(ws)
@@ -661,7 +696,11 @@ fn probe_at(residuals: &Option<&mut ResidualStore>, index: usize, stack: Stack, 
     residuals.as_ref()?.probe_at(ProbePoint { block: index / 2, stack, site })
 }
 
-fn measure(residuals: Option<&mut ResidualStore>, probe: Option<usize>, fresh: Option<&Tensor>) -> Result<(), ModelError> {
+fn measure(
+    residuals: Option<&mut ResidualStore>,
+    probe: Option<usize>,
+    fresh: Option<&Tensor>,
+) -> Result<(), ModelError> {
     if let (Some(store), Some(probe), Some(fresh)) = (residuals, probe, fresh) {
         store.probe(probe, fresh)?;
     }

@@ -132,7 +132,8 @@ impl<'a> Weights<'a> {
     pub fn finish(self, ignored: &[&str]) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
         let tensors = self.metadata.tensors();
-        let mut names: Vec<&str> = tensors.keys().map(String::as_str).filter(|n| !taken.contains(*n) && !ignored.contains(n)).collect();
+        let mut names: Vec<&str> =
+            tensors.keys().map(String::as_str).filter(|n| !taken.contains(*n) && !ignored.contains(n)).collect();
         if names.is_empty() {
             return Ok(());
         }

@@ -50,23 +50,8 @@ pub fn spatial(
 ) -> Result<()> {
     // Sequence s = (batch, frame) has its tokens in consecutive rows.
     let sequences = dims.batch * dims.frames;
-    let layout = Layout {
-        outer_stride: dims.tokens,
-        inner_stride: 0,
-        step: 1,
-        inner: 1,
-    };
-    self_attention(
-        "attention::spatial",
-        qkv,
-        dims,
-        norm,
-        rope,
-        out,
-        sequences,
-        dims.tokens,
-        layout,
-    )
+    let layout = Layout { outer_stride: dims.tokens, inner_stride: 0, step: 1, inner: 1 };
+    self_attention("attention::spatial", qkv, dims, norm, rope, out, sequences, dims.tokens, layout)
 }
 
 /// Self-attention along time: as [`spatial`], over the frames of one (batch, token). Nothing is transposed or copied.
@@ -84,23 +69,9 @@ pub fn temporal(
 ) -> Result<()> {
     // Sequence s = (batch, token): its frames are `tokens` rows apart.
     let sequences = dims.batch * dims.tokens;
-    let layout = Layout {
-        outer_stride: dims.frames * dims.tokens,
-        inner_stride: 1,
-        step: dims.tokens,
-        inner: dims.tokens,
-    };
-    self_attention(
-        "attention::temporal",
-        qkv,
-        dims,
-        norm,
-        rope,
-        out,
-        sequences,
-        dims.frames,
-        layout,
-    )
+    let layout =
+        Layout { outer_stride: dims.frames * dims.tokens, inner_stride: 1, step: dims.tokens, inner: dims.tokens };
+    self_attention("attention::temporal", qkv, dims, norm, rope, out, sequences, dims.frames, layout)
 }
 
 /// Cross-attention: every token of a sample attends to that sample's caption.
@@ -115,46 +86,19 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
     let dtype = op.compute_dtype("q", q)?;
     let [_, heads, head_dim] = op.axes("q", q, ["rows", "heads", "head_dim"])?;
     let rows = dims.rows();
-    op.check(
-        "q",
-        q,
-        dtype,
-        &[("rows", rows), ("heads", heads), ("head_dim", head_dim)],
-    )?;
+    op.check("q", q, dtype, &[("rows", rows), ("heads", heads), ("head_dim", head_dim)])?;
     let [kv_rows, ..] = op.axes("kv", kv, ["batch*length", "2", "heads", "head_dim"])?;
-    let kv_axes = [
-        ("batch*length", kv_rows),
-        ("k, v", 2),
-        ("heads", heads),
-        ("head_dim", head_dim),
-    ];
+    let kv_axes = [("batch*length", kv_rows), ("k, v", 2), ("heads", heads), ("head_dim", head_dim)];
     op.check("kv", kv, dtype, &kv_axes)?;
     if dims.batch == 0 || !kv_rows.is_multiple_of(dims.batch) {
-        return Err(op.value(
-            "kv",
-            format!("{kv_rows} rows"),
-            format!("a multiple of batch {}", dims.batch),
-        ));
+        return Err(op.value("kv", format!("{kv_rows} rows"), format!("a multiple of batch {}", dims.batch)));
     }
     op.check("kv_lengths", kv_lengths, DType::I32, &[("batch", dims.batch)])?;
-    op.check_rows(
-        "out",
-        out,
-        dtype,
-        [("rows", rows), ("heads*head_dim", heads * head_dim)],
-    )?;
-    op.not_aliased(
-        out,
-        &[("q", Some(q)), ("kv", Some(kv)), ("kv_lengths", Some(kv_lengths))],
-    )?;
+    op.check_rows("out", out, dtype, [("rows", rows), ("heads*head_dim", heads * head_dim)])?;
+    op.not_aliased(out, &[("q", Some(q)), ("kv", Some(kv)), ("kv_lengths", Some(kv_lengths))])?;
 
     let (q_len, kv_len, width) = (dims.frames * dims.tokens, kv_rows / dims.batch, heads * head_dim);
-    let sample = |length| Layout {
-        outer_stride: length,
-        inner_stride: 0,
-        step: 1,
-        inner: 1,
-    };
+    let sample = |length| Layout { outer_stride: length, inner_stride: 0, step: 1, inner: 1 };
     let params = AttentionParams {
         q: q.ptr(),
         k: kv.ptr(),
@@ -210,12 +154,7 @@ fn self_attention(
     let rows = dims.rows();
     let qkv_axes = [("rows", rows), ("q, k, v", 3), ("heads", heads), ("head_dim", head_dim)];
     op.check("qkv", qkv, dtype, &qkv_axes)?;
-    op.check_rows(
-        "out",
-        out,
-        dtype,
-        [("rows", rows), ("heads*head_dim", heads * head_dim)],
-    )?;
+    op.check_rows("out", out, dtype, [("rows", rows), ("heads*head_dim", heads * head_dim)])?;
     op.not_aliased(out, &[("qkv", Some(qkv)), ("rope", rope)])?;
     let mut params = AttentionParams::default();
     if let Some(QkNorm { q, k, eps }) = norm {
@@ -227,11 +166,7 @@ fn self_attention(
     }
     if let Some(rope) = rope {
         let [positions, ..] = op.axes("rope", rope, ["positions", "head_dim/2", "2"])?;
-        let axes = [
-            ("positions", positions.max(length)),
-            ("head_dim/2", head_dim / 2),
-            ("cos, sin", 2),
-        ];
+        let axes = [("positions", positions.max(length)), ("head_dim/2", head_dim / 2), ("cos, sin", 2)];
         op.check("rope", rope, DType::F32, &axes)?;
     }
     let width = heads * head_dim;
@@ -298,14 +233,7 @@ fn launch(
     };
     let entry = format!("attention_{head_dim}_{dtype}_{queries}");
     let grid = [sequences * q_len.div_ceil(queries), heads];
-    op.launch(
-        Module::Attention,
-        &entry,
-        grid,
-        threads,
-        shared_bytes(large, head_dim, dtype.size()),
-        &params,
-    )
+    op.launch(Module::Attention, &entry, grid, threads, shared_bytes(large, head_dim, dtype.size()), &params)
 }
 
 #[cfg(test)]

@@ -19,25 +19,14 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
         op.axes("z", z, ["batch", "channels", "frames", "height", "width"])?;
     op.check("z", z, DType::F32, &[])?;
     let [_, pixels] = op.axes("basis", basis, ["channels", "patch*patch*3"])?;
-    op.check(
-        "basis",
-        basis,
-        DType::F32,
-        &[("channels", channels), ("patch*patch*3", pixels)],
-    )?;
+    op.check("basis", basis, DType::F32, &[("channels", channels), ("patch*patch*3", pixels)])?;
     let patch = (pixels / 3).isqrt();
     if patch == 0 || patch * patch * 3 != pixels {
         return Err(op.value("basis", format!("{pixels} columns"), "patch*patch*3 of them"));
     }
     op.check("mean", mean, DType::F32, &[("patch*patch*3", pixels)])?;
     op.check("scale", scale, DType::F32, &[("channels", channels)])?;
-    let axes = [
-        ("batch", batch),
-        ("frames", frames),
-        ("height", height * patch),
-        ("width", width * patch),
-        ("rgb", 3),
-    ];
+    let axes = [("batch", batch), ("frames", frames), ("height", height * patch), ("width", width * patch), ("rgb", 3)];
     op.check("out", out, DType::U8, &axes)?;
     let params = PatchDecodeParams {
         z: z.ptr(),

@@ -29,12 +29,7 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
     }
     let rows = batch * tokens.iter().product::<usize>();
     let elements = channels * patch.iter().product::<usize>();
-    op.check_rows(
-        "out",
-        out,
-        dtype,
-        [("batch*tokens", rows), ("channels*patch", elements)],
-    )?;
+    op.check_rows("out", out, dtype, [("batch*tokens", rows), ("channels*patch", elements)])?;
     op.int("z", z.elements() / z_batch)?;
     let params = PatchifyParams {
         z: z.ptr(),
@@ -53,14 +48,7 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
         tokens_w: op.int("tokens", tokens[2])?,
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
-    op.launch(
-        Module::Embed,
-        &format!("patchify_{dtype}"),
-        grid,
-        params::ROW_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("patchify_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
 /// Tokens back to latents; what was padding is cropped.
@@ -79,12 +67,7 @@ pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Te
     check_tokens(&op, [frames, height, width], patch, tokens)?;
     let count = batch * tokens.iter().product::<usize>();
     let elements = channels * patch.iter().product::<usize>();
-    op.check_rows(
-        "rows",
-        rows,
-        dtype,
-        [("batch*tokens", count), ("patch*channels", elements)],
-    )?;
+    op.check_rows("rows", rows, dtype, [("batch*tokens", count), ("patch*channels", elements)])?;
     let sample = out.elements() / batch.max(1);
     op.int("out", sample)?;
     let params = UnpatchifyParams {
@@ -104,14 +87,7 @@ pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Te
         reserved: 0,
     };
     let grid = [sample.div_ceil(ELEMENTWISE_THREADS), batch];
-    op.launch(
-        Module::Embed,
-        &format!("unpatchify_{dtype}"),
-        grid,
-        ELEMENTWISE_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("unpatchify_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
 fn check_tokens(op: &Op<'_>, sizes: [usize; 3], patch: [usize; 3], tokens: [usize; 3]) -> Result<()> {
@@ -137,12 +113,7 @@ fn check_tokens(op: &Op<'_>, sizes: [usize; 3], patch: [usize; 3], tokens: [usiz
 pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f32, out: &Tensor) -> Result<()> {
     let op = Op::new("position_table", out);
     let [tokens, channels] = op.axes("out", out, ["tokens", "channels"])?;
-    op.check(
-        "out",
-        out,
-        DType::F32,
-        &[("tokens_h*tokens_w", tokens_h * tokens_w), ("channels", channels)],
-    )?;
+    op.check("out", out, DType::F32, &[("tokens_h*tokens_w", tokens_h * tokens_w), ("channels", channels)])?;
     if !channels.is_multiple_of(4) {
         return Err(op.value("channels", channels, "a multiple of 4"));
     }
@@ -190,21 +161,10 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
         tokens: op.int("tokens", tokens)?,
         channels: op.int("channels", channels)?,
     };
-    let blocks = (tokens * channels)
-        .div_ceil(chunk_elements(dtype))
-        .div_ceil(ELEMENTWISE_THREADS);
+    let blocks = (tokens * channels).div_ceil(chunk_elements(dtype)).div_ceil(ELEMENTWISE_THREADS);
     // Frames share a read of the table; enough of them go apart to give every multiprocessor a few blocks.
-    let repeats = (8 * op.device.info().units)
-        .div_ceil(blocks)
-        .clamp(1, (rows / tokens).clamp(1, 65535));
-    op.launch(
-        Module::Embed,
-        &format!("position_add_{dtype}"),
-        [blocks, repeats],
-        ELEMENTWISE_THREADS,
-        0,
-        &params,
-    )
+    let repeats = (8 * op.device.info().units).div_ceil(blocks).clamp(1, (rows / tokens).clamp(1, 65535));
+    op.launch(Module::Embed, &format!("position_add_{dtype}"), [blocks, repeats], ELEMENTWISE_THREADS, 0, &params)
 }
 
 /// Sinusoids: `out[i] = [cos(t_i·f_k), sin(t_i·f_k)]` with `f_k = max_period^(−k/(dim/2))`; a last odd column is 0.
@@ -278,14 +238,7 @@ pub fn small_linear(
     };
     let blocks = n.div_ceil(params::SMALL_LINEAR_WARPS * params::SMALL_LINEAR_COLUMNS);
     let grid = [if m == 0 { 0 } else { blocks }, 1];
-    op.launch(
-        Module::Embed,
-        &format!("small_linear_{dtype}"),
-        grid,
-        params::SMALL_LINEAR_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("small_linear_{dtype}"), grid, params::SMALL_LINEAR_THREADS, 0, &params)
 }
 
 /// The scale-shift tables of all layers at one time: `out[layer, row, chunk] = table[layer, chunk] + t[row, chunk % t_chunks]`.
@@ -301,21 +254,11 @@ pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
     let [layers, chunks, channels] = op.axes("table", table, ["layers", "chunks", "channels"])?;
     op.check("table", table, dtype, &[])?;
     let [rows, t_chunks, _] = op.axes("t", t, ["rows", "t_chunks", "channels"])?;
-    op.check(
-        "t",
-        t,
-        DType::F32,
-        &[("rows", rows), ("t_chunks", t_chunks), ("channels", channels)],
-    )?;
+    op.check("t", t, DType::F32, &[("rows", rows), ("t_chunks", t_chunks), ("channels", channels)])?;
     if t_chunks != chunks && t_chunks != 1 {
         return Err(op.value("t_chunks", t_chunks, format_args!("{chunks} or 1")));
     }
-    let axes = [
-        ("layers", layers),
-        ("rows", rows),
-        ("chunks", chunks),
-        ("channels", channels),
-    ];
+    let axes = [("layers", layers), ("rows", rows), ("chunks", chunks), ("channels", channels)];
     op.check("out", out, DType::F32, &axes)?;
     op.not_aliased(out, &[("table", Some(table)), ("t", Some(t))])?;
     let params = ModulationParams {
@@ -330,14 +273,7 @@ pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
         reserved: 0,
     };
     let grid = [(chunks * channels).div_ceil(4).div_ceil(ELEMENTWISE_THREADS), layers];
-    op.launch(
-        Module::Embed,
-        &format!("modulation_{dtype}"),
-        grid,
-        ELEMENTWISE_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("modulation_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
 /// RoPE's table: `out[position, i] = (cos, sin)(position · freqs[i])`.
@@ -352,12 +288,7 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
     let half = freqs.elements();
     op.check("freqs", freqs, dtype, &[("half", half)])?;
     let [positions, ..] = op.axes("out", out, ["positions", "half", "2"])?;
-    op.check(
-        "out",
-        out,
-        DType::F32,
-        &[("positions", positions), ("half", half), ("cos, sin", 2)],
-    )?;
+    op.check("out", out, DType::F32, &[("positions", positions), ("half", half), ("cos, sin", 2)])?;
     let params = RopeTableParams {
         freqs: freqs.ptr(),
         out: out.ptr(),
@@ -365,14 +296,7 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
         half: op.int("half", half)?,
     };
     let grid = [(positions * half).div_ceil(ELEMENTWISE_THREADS), 1];
-    op.launch(
-        Module::Embed,
-        &format!("rope_table_{dtype}"),
-        grid,
-        ELEMENTWISE_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("rope_table_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
 /// `out[b, j] = src[b, index[b, j]]`, zeros where the index is negative: packs the valid tokens of a caption.
@@ -388,12 +312,7 @@ pub fn gather_rows(src: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
     op.check("src", src, dtype, &[])?;
     let [_, dst_rows] = op.axes("index", index, ["batch", "dst_rows"])?;
     op.check("index", index, DType::I32, &[("batch", batch), ("dst_rows", dst_rows)])?;
-    op.check(
-        "out",
-        out,
-        dtype,
-        &[("batch", batch), ("dst_rows", dst_rows), ("channels", channels)],
-    )?;
+    op.check("out", out, dtype, &[("batch", batch), ("dst_rows", dst_rows), ("channels", channels)])?;
     op.not_aliased(out, &[("src", Some(src)), ("index", Some(index))])?;
     let params = GatherRowsParams {
         src: src.ptr(),
@@ -405,12 +324,5 @@ pub fn gather_rows(src: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
         channels: op.int("channels", channels)?,
     };
     let grid = [(batch * dst_rows).div_ceil(params::ROW_WARPS), 1];
-    op.launch(
-        Module::Embed,
-        &format!("gather_rows_{dtype}"),
-        grid,
-        params::ROW_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Embed, &format!("gather_rows_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }

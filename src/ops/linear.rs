@@ -53,23 +53,9 @@ pub fn linear(
 ) -> Result<()> {
     let op = Op::new("linear", out);
     let Sizes { dtype, m, n, k } = sizes(&op, a, w, bias, "out", out)?;
-    op.not_aliased(
-        out,
-        &[
-            ("a", Some(a)),
-            ("w", Some(w)),
-            ("bias", bias),
-            ("stats", modulate.map(|m| m.stats)),
-        ],
-    )?;
+    op.not_aliased(out, &[("a", Some(a)), ("w", Some(w)), ("bias", bias), ("stats", modulate.map(|m| m.stats))])?;
     let mut params = base(&op, a, w, bias, out, m, n, k)?;
-    if let Some(Modulate {
-        stats,
-        modulation,
-        shift,
-        scale,
-    }) = modulate
-    {
+    if let Some(Modulate { stats, modulation, shift, scale }) = modulate {
         op.check("stats", stats, DType::F32, &[("rows", m), ("mean, rstd", 2)])?;
         params.row_stats = stats.ptr();
         let chunks = set_modulation(&op, &mut params, modulation, m, k)?;
@@ -226,22 +212,11 @@ impl Tile {
 
 /// Large tiles move less memory for each product, but only where they give every multiprocessor one and `m` fills them.
 fn tile(device: &Device, m: usize, n: usize) -> &'static Tile {
-    if m > SMALL.m && LARGE.count(m, n) >= device.info().units {
-        &LARGE
-    } else {
-        &SMALL
-    }
+    if m > SMALL.m && LARGE.count(m, n) >= device.info().units { &LARGE } else { &SMALL }
 }
 
 fn launch(op: &Op<'_>, entry: &str, m: usize, n: usize, params: &LinearParams) -> Result<()> {
     let tile = tile(op.device, m, n);
     let entry = format!("{entry}_{}", tile.suffix);
-    op.launch(
-        Module::Linear,
-        &entry,
-        [tile.count(m, n), 1],
-        tile.threads,
-        tile.shared,
-        params,
-    )
+    op.launch(Module::Linear, &entry, [tile.count(m, n), 1], tile.threads, tile.shared, params)
 }

@@ -126,29 +126,16 @@ struct Op<'a> {
 
 impl<'a> Op<'a> {
     fn new(name: &'static str, output: &'a Tensor) -> Self {
-        Self {
-            name,
-            device: output.device(),
-        }
+        Self { name, device: output.device() }
     }
 
     /// Shape (axes named), element type and device of an argument. No axes: any shape.
     fn check(&self, argument: &'static str, tensor: &Tensor, dtype: DType, axes: &[(&str, usize)]) -> Result<()> {
         self.placed(argument, tensor)?;
         if tensor.dtype() != dtype {
-            return Err(OpError::DType {
-                op: self.name,
-                argument,
-                got: tensor.dtype(),
-                expected: dtype.name(),
-            });
+            return Err(OpError::DType { op: self.name, argument, got: tensor.dtype(), expected: dtype.name() });
         }
-        if axes.is_empty()
-            || axes
-                .iter()
-                .map(|(_, length)| *length)
-                .eq(tensor.shape().iter().copied())
-        {
+        if axes.is_empty() || axes.iter().map(|(_, length)| *length).eq(tensor.shape().iter().copied()) {
             return Ok(());
         }
         Err(self.shape_error(argument, tensor, axes))
@@ -169,11 +156,7 @@ impl<'a> Op<'a> {
         let splits = (0..=shape.len()).any(|at| {
             shape[..at].iter().product::<usize>() == rows && shape[at..].iter().product::<usize>() == columns
         });
-        if splits {
-            Ok(())
-        } else {
-            Err(self.shape_error(argument, tensor, &axes))
-        }
+        if splits { Ok(()) } else { Err(self.shape_error(argument, tensor, &axes)) }
     }
 
     fn shape_error(&self, argument: &'static str, tensor: &Tensor, axes: &[(&str, usize)]) -> OpError {
@@ -182,12 +165,7 @@ impl<'a> Op<'a> {
             let _ = write!(expected, "{}{name} {length}", if i > 0 { ", " } else { "" });
         }
         expected.push(']');
-        OpError::Shape {
-            op: self.name,
-            argument,
-            got: tensor.shape().to_vec(),
-            expected,
-        }
+        OpError::Shape { op: self.name, argument, got: tensor.shape().to_vec(), expected }
     }
 
     /// An argument's shape as a fixed number of axes, named in the error.
@@ -205,36 +183,20 @@ impl<'a> Op<'a> {
             return Ok(());
         }
         let (got, expected) = (tensor.device().info().label(), self.device.info().label());
-        Err(OpError::OtherDevice {
-            op: self.name,
-            argument,
-            got,
-            expected,
-        })
+        Err(OpError::OtherDevice { op: self.name, argument, got, expected })
     }
 
     /// The argument's element type, which must be one that models compute in.
     fn compute_dtype(&self, argument: &'static str, tensor: &Tensor) -> Result<DType> {
         match tensor.dtype() {
             dtype if dtype.is_compute() => Ok(dtype),
-            got => Err(OpError::DType {
-                op: self.name,
-                argument,
-                got,
-                expected: "bf16, f16 or f32",
-            }),
+            got => Err(OpError::DType { op: self.name, argument, got, expected: "bf16, f16 or f32" }),
         }
     }
 
     fn not_aliased(&self, output: &Tensor, inputs: &[(&'static str, Option<&Tensor>)]) -> Result<()> {
-        match inputs
-            .iter()
-            .find(|(_, input)| input.is_some_and(|input| input.overlaps(output)))
-        {
-            Some((argument, _)) => Err(OpError::Aliased {
-                op: self.name,
-                argument,
-            }),
+        match inputs.iter().find(|(_, input)| input.is_some_and(|input| input.overlaps(output))) {
+            Some((argument, _)) => Err(OpError::Aliased { op: self.name, argument }),
             None => Ok(()),
         }
     }
@@ -245,32 +207,18 @@ impl<'a> Op<'a> {
     }
 
     fn value(&self, argument: &'static str, got: impl ToString, expected: impl ToString) -> OpError {
-        OpError::Value {
-            op: self.name,
-            argument,
-            got: got.to_string(),
-            expected: expected.to_string(),
-        }
+        OpError::Value { op: self.name, argument, got: got.to_string(), expected: expected.to_string() }
     }
 
     fn finite(&self, argument: &'static str, value: f32) -> Result<()> {
-        if value.is_finite() {
-            Ok(())
-        } else {
-            Err(self.value(argument, value, "a finite number"))
-        }
+        if value.is_finite() { Ok(()) } else { Err(self.value(argument, value, "a finite number")) }
     }
 
     /// The parts of a modulation that all of its users need: (batch, variants, chunks), checked against `rows` × `channels`.
     fn modulation(&self, modulation: &Modulation<'_>, rows: usize, channels: usize) -> Result<[usize; 3]> {
         let names = ["batch", "variants", "chunks", "channels"];
         let [batch, variants, chunks, _] = self.axes("modulation", modulation.table, names)?;
-        let table = [
-            ("batch", batch),
-            ("variants", variants),
-            ("chunks", chunks),
-            ("channels", channels),
-        ];
+        let table = [("batch", batch), ("variants", variants), ("chunks", chunks), ("channels", channels)];
         self.check("modulation", modulation.table, DType::F32, &table)?;
         let RowMap { frames, rows_per_frame } = modulation.rows;
         if batch.checked_mul(frames).and_then(|n| n.checked_mul(rows_per_frame)) != Some(rows) {
@@ -311,9 +259,7 @@ impl<'a> Op<'a> {
         let kernel = self.device.kernel(module, entry)?;
         let [x, y] = grid;
         let grid = [self.int("grid", x)? as u32, self.int("grid", y)? as u32, 1];
-        Ok(self
-            .device
-            .launch(&kernel, grid, [threads as u32, 1, 1], shared as u32, params)?)
+        Ok(self.device.launch(&kernel, grid, [threads as u32, 1, 1], shared as u32, params)?)
     }
 }
 

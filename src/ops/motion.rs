@@ -20,18 +20,11 @@ pub fn motion<'b>(x: &Tensor, frame_axis: usize, strides: &[usize], buffers: &'b
     let dtype = op.compute_dtype("x", x)?;
     op.check("x", x, dtype, &[])?;
     if frame_axis == 0 || frame_axis >= x.shape().len() {
-        return Err(op.value(
-            "frame_axis",
-            frame_axis,
-            format_args!("1 to {}", x.shape().len().saturating_sub(1)),
-        ));
+        return Err(op.value("frame_axis", frame_axis, format_args!("1 to {}", x.shape().len().saturating_sub(1))));
     }
     let product = |axes: &[usize]| axes.iter().product::<usize>();
     let (batch, frames) = (x.shape()[0], x.shape()[frame_axis]);
-    let (outer, inner) = (
-        product(&x.shape()[1..frame_axis]),
-        product(&x.shape()[frame_axis + 1..]),
-    );
+    let (outer, inner) = (product(&x.shape()[1..frame_axis]), product(&x.shape()[frame_axis + 1..]));
     let count = MOTION_SUMS * strides.len();
     buffers.check(&op, batch, count)?;
     let blocks = probe_blocks(outer * inner.div_ceil(chunk_elements(dtype)));
@@ -49,14 +42,7 @@ pub fn motion<'b>(x: &Tensor, frame_axis: usize, strides: &[usize], buffers: &'b
         buffers.sums().fill_bytes(0)?;
         return Ok(buffers.sums());
     }
-    op.launch(
-        Module::Motion,
-        &format!("motion_{dtype}"),
-        [blocks, batch],
-        params::PROBE_THREADS,
-        0,
-        &params,
-    )?;
+    op.launch(Module::Motion, &format!("motion_{dtype}"), [blocks, batch], params::PROBE_THREADS, 0, &params)?;
     buffers.reduce(&op, batch, blocks, count)?;
     Ok(buffers.sums())
 }

@@ -27,14 +27,7 @@ pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
         eps,
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
-    op.launch(
-        Module::Norm,
-        &format!("row_stats_{dtype}"),
-        grid,
-        params::ROW_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Norm, &format!("row_stats_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
 /// `out = LN(x)·(1 + scale) + shift` with one variant of the modulation for every row.
@@ -84,14 +77,7 @@ pub fn modulate(
         eps,
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
-    op.launch(
-        Module::Norm,
-        &format!("modulate_{dtype}"),
-        grid,
-        params::ROW_THREADS,
-        0,
-        &params,
-    )
+    op.launch(Module::Norm, &format!("modulate_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
 /// A tensor as rows of its last axis.

@@ -68,14 +68,7 @@ impl ProbeBuffers {
             reserved: 0,
         };
         let grid = [count.div_ceil(params::REDUCE_WARPS), batch];
-        op.launch(
-            Module::Residual,
-            "reduce_partials",
-            grid,
-            params::REDUCE_THREADS,
-            0,
-            &params,
-        )
+        op.launch(Module::Residual, "reduce_partials", grid, params::REDUCE_THREADS, 0, &params)
     }
 }
 
@@ -97,9 +90,7 @@ pub(super) fn stride_list(op: &Op<'_>, strides: &[usize]) -> Result<[i32; MAX_ST
 /// Blocks that a measurement over `columns` chunks takes: a function of the shape alone, so that one input gives the same bits
 /// on every device.
 pub(super) fn probe_blocks(chunks: usize) -> usize {
-    chunks
-        .div_ceil(params::PROBE_THREADS)
-        .clamp(1, params::PROBE_MAX_BLOCKS)
+    chunks.div_ceil(params::PROBE_THREADS).clamp(1, params::PROBE_MAX_BLOCKS)
 }
 
 /// Measures how far `fresh` has moved from `kept` and how its frames differ, then keeps it: `kept := fresh`. One pass.
@@ -148,14 +139,7 @@ pub fn probe<'b>(
         return Ok(&buffers.sums);
     }
     let entry = format!("residual_probe_{dtype}");
-    op.launch(
-        Module::Residual,
-        &entry,
-        [blocks, batch],
-        params::PROBE_THREADS,
-        0,
-        &params,
-    )?;
+    op.launch(Module::Residual, &entry, [blocks, batch], params::PROBE_THREADS, 0, &params)?;
     buffers.reduce(&op, batch, blocks, count)?;
     Ok(&buffers.sums)
 }
@@ -188,22 +172,7 @@ fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Te
             op.not_aliased(out, &[(argument, Some(tensor))])?;
         }
     }
-    let params = FoldParams {
-        a: a.ptr(),
-        b: b.ptr(),
-        out: out.ptr(),
-        count: out.elements() as i64,
-    };
-    let blocks = out
-        .elements()
-        .div_ceil(chunk_elements(dtype))
-        .div_ceil(params::ELEMENTWISE_THREADS);
-    op.launch(
-        Module::Residual,
-        &format!("{entry}_{dtype}"),
-        [blocks, 1],
-        params::ELEMENTWISE_THREADS,
-        0,
-        &params,
-    )
+    let params = FoldParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: out.elements() as i64 };
+    let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS);
+    op.launch(Module::Residual, &format!("{entry}_{dtype}"), [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
 }

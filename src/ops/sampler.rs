@@ -28,13 +28,7 @@ pub struct Step<'a> {
 /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
 pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
     let op = Op::new("sampler::step", z);
-    let Latents {
-        batch,
-        channels,
-        frames,
-        height,
-        width,
-    } = latents(&op, z)?;
+    let Latents { batch, channels, frames, height, width } = latents(&op, z)?;
     let copies = if step.cfg_scale.is_some() { 2 } else { 1 };
     let [_, v_channels, ..] = op.axes("prediction", prediction, AXES)?;
     let expected = [
@@ -79,13 +73,7 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
 /// [`OpError`](super::OpError) when shapes, types, devices or t do not fit.
 pub fn noise(z: &Tensor, x0: &Tensor, noise: &Tensor, select: &Tensor, t: f32) -> Result<()> {
     let op = Op::new("sampler::noise", z);
-    let Latents {
-        batch,
-        channels,
-        frames,
-        height,
-        width,
-    } = latents(&op, z)?;
+    let Latents { batch, channels, frames, height, width } = latents(&op, z)?;
     same_latents(&op, "x0", x0, z)?;
     same_latents(&op, "noise", noise, z)?;
     op.check("select", select, DType::U8, &[("batch", batch), ("frames", frames)])?;
@@ -121,24 +109,14 @@ fn latents(op: &Op<'_>, z: &Tensor) -> Result<Latents> {
     let [batch, channels, frames, height, width] = op.axes("z", z, AXES)?;
     op.check("z", z, DType::F32, &[])?;
     op.int("z", z.elements() / batch.max(1))?;
-    Ok(Latents {
-        batch,
-        channels,
-        frames,
-        height,
-        width,
-    })
+    Ok(Latents { batch, channels, frames, height, width })
 }
 
 /// An argument shaped as z: z itself, or no byte of it in common.
 fn same_latents(op: &Op<'_>, argument: &'static str, tensor: &Tensor, z: &Tensor) -> Result<()> {
     let axes: Vec<(&str, usize)> = AXES.into_iter().zip(z.shape().iter().copied()).collect();
     op.check(argument, tensor, DType::F32, &axes)?;
-    if tensor.ptr() == z.ptr() {
-        Ok(())
-    } else {
-        op.not_aliased(z, &[(argument, Some(tensor))])
-    }
+    if tensor.ptr() == z.ptr() { Ok(()) } else { op.not_aliased(z, &[(argument, Some(tensor))]) }
 }
 
 fn launch<P: bytemuck::Pod>(

@@ -35,7 +35,9 @@ pub enum SampleError {
         step: usize,
     },
     /// The latents left the range of numbers.
-    #[error("the latents became {value} (element {index}): try --dtype f32, a smaller --cfg-scale, or check the weights")]
+    #[error(
+        "the latents became {value} (element {index}): try --dtype f32, a smaller --cfg-scale, or check the weights"
+    )]
     NotFinite {
         /// The value found.
         value: f32,
@@ -155,7 +157,10 @@ impl<'a> Sampler<'a> {
         let shape = [videos, model.config().in_channels, frames, height, width];
         let elements: usize = shape.iter().product();
         if latents.len() != elements {
-            return Err(SampleError::Input(format!("{} initial latents, expected {elements} ({shape:?})", latents.len())));
+            return Err(SampleError::Input(format!(
+                "{} initial latents, expected {elements} ({shape:?})",
+                latents.len()
+            )));
         }
         if !options.cfg_scale.is_finite() {
             return Err(SampleError::Input(format!("cfg scale {} must be a finite number", options.cfg_scale)));
@@ -264,7 +269,9 @@ impl<'a> Sampler<'a> {
             Plan::Reuse if self.store.can_unfold() => self.store.unfold(ws.x())?,
             Plan::Reuse => {
                 let policy = self.policy.name();
-                return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+                return Err(SampleError::Input(format!(
+                    "policy `{policy}` reuses at step {step}, but nothing was kept"
+                )));
             }
         }
         model.finish(ws)?;
