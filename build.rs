@@ -55,11 +55,7 @@ fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.extension()
-                .and_then(|e| e.to_str())
-                .is_some_and(|e| extensions.contains(&e))
-        })
+        .filter(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)))
         .collect();
     paths.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
     Ok(paths)
@@ -72,17 +68,8 @@ fn compile(root: &Path) -> Result<()> {
         .arg(&script)
         .current_dir(root)
         .status()
-        .map_err(|e| {
-            format!(
-                "ADACACHE_COMPILE_PTX=1, but {} could not be started: {e}",
-                script.display()
-            )
-        })?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{} failed: {status}", script.display()))
-    }
+        .map_err(|e| format!("ADACACHE_COMPILE_PTX=1, but {} could not be started: {e}", script.display()))?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", script.display())) }
 }
 
 /// SHA-256 over every source, in name order: name, NUL, length in decimal, NUL, content. `tools/compile_ptx.py` writes the same.
@@ -104,15 +91,10 @@ fn source_hash(sources: &[PathBuf]) -> Result<String> {
 
 fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
     let actual = source_hash(sources)?;
-    let recorded = fs::read_to_string(manifest)
-        .map_err(|e| e.to_string())
-        .and_then(|text| {
-            let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            json["source_hash"]
-                .as_str()
-                .map(str::to_owned)
-                .ok_or_else(|| "it has no \"source_hash\"".into())
-        });
+    let recorded = fs::read_to_string(manifest).map_err(|e| e.to_string()).and_then(|text| {
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        json["source_hash"].as_str().map(str::to_owned).ok_or_else(|| "it has no \"source_hash\"".into())
+    });
     let problem = match recorded {
         Ok(recorded) if recorded == actual => return Ok(()),
         Ok(recorded) => {
@@ -134,10 +116,8 @@ fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
         "/// Every module of ptx/: name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str)] = &[\n",
     );
     for path in modules {
-        let name = path
-            .file_stem()
-            .and_then(|s| s.to_str())
-            .ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
+        let name =
+            path.file_stem().and_then(|s| s.to_str()).ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
         let _ = writeln!(text, "    ({name:?}, include_str!({:?})),", path.display().to_string());
     }
     text.push_str("];\n");
@@ -162,15 +142,10 @@ fn bindgen_params(root: &Path) -> Result<()> {
     struct Derives;
     impl ParseCallbacks for Derives {
         fn add_derives(&self, _info: &DeriveInfo<'_>) -> Vec<String> {
-            ["bytemuck::Pod", "bytemuck::Zeroable", "PartialEq"]
-                .map(str::to_owned)
-                .into()
+            ["bytemuck::Pod", "bytemuck::Zeroable", "PartialEq"].map(str::to_owned).into()
         }
         fn int_macro(&self, _name: &str, _value: i64) -> Option<IntKind> {
-            Some(IntKind::Custom {
-                name: "usize",
-                is_signed: false,
-            })
+            Some(IntKind::Custom { name: "usize", is_signed: false })
         }
     }
 
@@ -208,8 +183,6 @@ fn bindgen_params(root: &Path) -> Result<()> {
     // The plain names of these types on every platform that CUDA knows.
     let text = [("c_ulonglong", "u64"), ("c_longlong", "i64"), ("c_int", "i32")]
         .iter()
-        .fold(bindings.to_string(), |text, (c, rust)| {
-            text.replace(&format!("::std::os::raw::{c}"), rust)
-        });
+        .fold(bindings.to_string(), |text, (c, rust)| text.replace(&format!("::std::os::raw::{c}"), rust));
     fs::write(&target, text).map_err(|e| format!("cannot write {}: {e}", Path::new(&target).display()))
 }

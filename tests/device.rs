@@ -7,10 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use std::sync::{Arc, Mutex};
 
 fn vm() -> Device {
-    Device::vm(VmConfig {
-        checked: true,
-        ..VmConfig::default()
-    })
+    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
 }
 
 /// The VM, and a GPU where there is one.
@@ -19,9 +16,7 @@ fn devices() -> Vec<Device> {
 }
 
 fn has_gpu() -> bool {
-    Device::list()
-        .iter()
-        .any(|device| device.kind == DeviceKind::Cuda && device.unavailable.is_none())
+    Device::list().iter().any(|device| device.kind == DeviceKind::Cuda && device.unavailable.is_none())
 }
 
 // ---- opening ---------------------------------------------------------------------------------------------------------
@@ -37,17 +32,11 @@ fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
     for spec in ["cuda", "cuda:0", "cuda:7"] {
         let error = Device::open(spec).unwrap_err();
         assert!(!matches!(error, DeviceError::UnknownDevice { .. }), "{error}");
-        assert!(
-            error.to_string().contains("--device vm") || error.to_string().contains("devices"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("--device vm") || error.to_string().contains("devices"), "{error}");
     }
     assert!(Device::open("auto").unwrap().is_vm());
     let list = Device::list();
-    assert!(
-        list.iter().any(|d| d.id.starts_with("cuda") && d.unavailable.is_some()),
-        "{list:?}"
-    );
+    assert!(list.iter().any(|d| d.id.starts_with("cuda") && d.unavailable.is_some()), "{list:?}");
 }
 
 #[test]
@@ -104,14 +93,8 @@ fn ranges_and_owners_are_checked() {
     assert!(is_out_of_range(device.fill(&memory, 0..17, 0)));
     assert!(is_out_of_range(device.copy(&memory, 0, &memory, 8, 9)));
     assert!(device.read_async(&memory, 1, 16).is_err());
-    assert!(matches!(
-        device.copy(&memory, 0, &memory, 4, 8),
-        Err(DeviceError::Overlap { .. })
-    ));
-    assert!(matches!(
-        other.upload(&memory, 0, &[0]),
-        Err(DeviceError::ForeignMemory { .. })
-    ));
+    assert!(matches!(device.copy(&memory, 0, &memory, 4, 8), Err(DeviceError::Overlap { .. })));
+    assert!(matches!(other.upload(&memory, 0, &[0]), Err(DeviceError::ForeignMemory { .. })));
     device.upload(&memory, 16, &[]).unwrap();
 }
 
@@ -128,10 +111,7 @@ fn absurd_sizes_are_errors() {
         assert!(matches!(too_large, Err(TensorError::TooLarge { .. })), "{too_large:?}");
         assert_eq!(device.allocated_bytes(), 0);
     }
-    let small = Device::vm(VmConfig {
-        memory_limit: Some(1 << 20),
-        ..VmConfig::default()
-    });
+    let small = Device::vm(VmConfig { memory_limit: Some(1 << 20), ..VmConfig::default() });
     let _held = small.alloc(1 << 19).unwrap();
     assert!(matches!(small.alloc(1 << 20), Err(DeviceError::OutOfMemory { .. })));
 }
@@ -160,10 +140,7 @@ fn tensors_keep_values_shapes_and_views() {
             let tensor = Tensor::from_f32(&device, &[4, 3, 2], &values, dtype).unwrap();
             assert_eq!(tensor.to_f32().unwrap(), values);
             let rows = tensor.slice_rows(1, 2).unwrap();
-            assert_eq!(
-                (rows.shape(), rows.ptr()),
-                ([2, 3, 2].as_slice(), tensor.ptr() + 6 * dtype.size() as u64)
-            );
+            assert_eq!((rows.shape(), rows.ptr()), ([2, 3, 2].as_slice(), tensor.ptr() + 6 * dtype.size() as u64));
             assert_eq!(rows.to_f32().unwrap(), values[6..18]);
             assert!(rows.overlaps(&tensor) && !rows.overlaps(&tensor.slice_rows(3, 1).unwrap()));
             rows.reshape(&[12]).unwrap().write_f32(&[5.0; 12]).unwrap();
@@ -172,21 +149,14 @@ fn tensors_keep_values_shapes_and_views() {
             assert!(tensor.reshape(&[5, 5]).is_err());
             assert!(matches!(tensor.to_vec::<u8>(), Err(TensorError::DType { .. })));
         }
-        assert!(matches!(
-            Tensor::from_f32(&device, &[2], &[0.0; 3], DType::F32),
-            Err(TensorError::Elements { .. })
-        ));
+        assert!(matches!(Tensor::from_f32(&device, &[2], &[0.0; 3], DType::F32), Err(TensorError::Elements { .. })));
         assert!(Tensor::from_f32(&device, &[1], &[0.0], DType::U8).is_err());
         let sums = Tensor::from_slice(&device, &[2], &[1.5f64, -2.0]).unwrap();
         assert_eq!(sums.read_async().unwrap().wait_as::<f64>().unwrap(), [1.5, -2.0]);
         let zeros = Tensor::zeros(&device, &[2], DType::F64).unwrap();
         zeros.copy_from(&sums).unwrap();
         assert_eq!(zeros.to_vec::<f64>().unwrap(), [1.5, -2.0]);
-        assert!(
-            zeros
-                .copy_from(&Tensor::zeros(&device, &[3], DType::F64).unwrap())
-                .is_err()
-        );
+        assert!(zeros.copy_from(&Tensor::zeros(&device, &[3], DType::F64).unwrap()).is_err());
     }
 }
 
@@ -212,24 +182,16 @@ fn refused_launches_say_what_was_asked() {
     let kernel = device.kernel_from_ptx("echo", &echo(8), "echo").unwrap();
     assert_eq!(kernel.param_bytes(), 8);
     match device.launch(&kernel, ONE, ONE, 0, &[0u64; 2]) {
-        Err(DeviceError::ParamSize {
-            given: 16, expected: 8, ..
-        }) => {}
+        Err(DeviceError::ParamSize { given: 16, expected: 8, .. }) => {}
         other => panic!("{other:?}"),
     }
     for (grid, block) in [([0, 1, 1], ONE), (ONE, [1, 0, 1]), ([1, 65536, 1], ONE)] {
         let message = device.launch(&kernel, grid, block, 0, &0u64).unwrap_err().to_string();
-        assert!(
-            message.contains("echo on vm") && message.contains(&format!("{grid:?}")),
-            "{message}"
-        );
+        assert!(message.contains("echo on vm") && message.contains(&format!("{grid:?}")), "{message}");
     }
     // A null pointer: the VM names the kernel, the line and the thread.
     let message = device.launch(&kernel, ONE, ONE, 0, &0u64).unwrap_err().to_string();
-    assert!(
-        message.contains("echo") && message.contains("thread (0, 0, 0)"),
-        "{message}"
-    );
+    assert!(message.contains("echo") && message.contains("thread (0, 0, 0)"), "{message}");
     // A kernel of another device.
     let memory = device.alloc(8).unwrap();
     device.launch(&kernel, ONE, ONE, 0, &memory.ptr()).unwrap();
@@ -241,15 +203,9 @@ fn modules_that_do_not_load_are_errors() {
         let missing = device.kernel_from_ptx("echo", &echo(8), "other").unwrap_err();
         assert!(matches!(missing, DeviceError::NoEntry { .. }), "{missing}");
         let broken = echo(8).replace("cvta.to.global.u64", "no.such.instruction");
-        let error = device
-            .kernel_from_ptx("broken", &broken, "echo")
-            .unwrap_err()
-            .to_string();
+        let error = device.kernel_from_ptx("broken", &broken, "echo").unwrap_err().to_string();
         assert!(error.contains("cannot load broken.ptx"), "{error}");
-        assert!(matches!(
-            device.kernel(Module::Norm, "no_such_entry"),
-            Err(DeviceError::NoEntry { .. })
-        ));
+        assert!(matches!(device.kernel(Module::Norm, "no_such_entry"), Err(DeviceError::NoEntry { .. })));
     }
 }
 
@@ -275,9 +231,7 @@ fn observers_see_launches_with_their_times() {
         device.observe(None);
         device.launch(&kernel, ONE, ONE, 0, &params).unwrap();
         let log = log.0.lock().unwrap();
-        let [(name, start, end)] = log.as_slice() else {
-            panic!("one launch was observed")
-        };
+        let [(name, start, end)] = log.as_slice() else { panic!("one launch was observed") };
         assert_eq!(name, "echo");
         let seconds = end.seconds_since(start).unwrap();
         assert!((0.0..10.0).contains(&seconds), "{seconds}");
@@ -358,29 +312,20 @@ fn parameters_arrive_byte_for_byte() {
 /// `(offset, element size)` of every scalar of a struct, from the checked-in bindings.
 fn fields(name: &str) -> Vec<(usize, usize)> {
     let source = include_str!("../src/ops/params.rs");
-    let body = source
-        .split(&format!("pub struct {name} {{"))
-        .nth(1)
-        .and_then(|rest| rest.split("\n}").next());
+    let body = source.split(&format!("pub struct {name} {{")).nth(1).and_then(|rest| rest.split("\n}").next());
     let mut offset = 0;
     let mut found = vec![];
     for line in body.expect("a struct of params.rs").lines() {
-        let Some((_, kind)) = line
-            .trim()
-            .strip_prefix("pub ")
-            .and_then(|field| field.split_once(": "))
-        else {
+        let Some((_, kind)) = line.trim().strip_prefix("pub ").and_then(|field| field.split_once(": ")) else {
             continue;
         };
         match kind.trim_end_matches(',') {
             "u64" | "i64" => found.push((offset, 8)),
             "i32" | "f32" => found.push((offset, 4)),
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
-            "SequenceLayout" => found.extend(
-                fields("SequenceLayout")
-                    .into_iter()
-                    .map(|(at, size)| (offset + at, size)),
-            ),
+            "SequenceLayout" => {
+                found.extend(fields("SequenceLayout").into_iter().map(|(at, size)| (offset + at, size)))
+            }
             other => panic!("{name}: a field of type {other}"),
         }
         let (last, size) = found[found.len() - 1];
@@ -396,11 +341,7 @@ fn parameter_loads<'a>(body: &'a str, entry: &str) -> Vec<(usize, usize, usize, 
         let (instruction, operands) = line.trim().split_once(char::is_whitespace)?;
         let mut suffixes = instruction.strip_prefix("ld.param.")?.split('.');
         let place = operands.split_once(&symbol)?.1.split(']').next()?;
-        let offset = if place.is_empty() {
-            0
-        } else {
-            place.strip_prefix('+')?.parse().ok()?
-        };
+        let offset = if place.is_empty() { 0 } else { place.strip_prefix('+')?.parse().ok()? };
         let mut kind = suffixes.next()?;
         let count = match kind {
             "v2" => 2,
@@ -410,10 +351,7 @@ fn parameter_loads<'a>(body: &'a str, entry: &str) -> Vec<(usize, usize, usize, 
         if count > 1 {
             kind = suffixes.next()?;
         }
-        let bits: usize = kind
-            .trim_start_matches(|c: char| c.is_ascii_alphabetic())
-            .parse()
-            .ok()?;
+        let bits: usize = kind.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse().ok()?;
         Some((offset, bits / 8, count, line))
     };
     body.lines().filter_map(load).collect()
@@ -423,30 +361,18 @@ fn parameter_loads<'a>(body: &'a str, entry: &str) -> Vec<(usize, usize, usize, 
 fn structs_match_the_parameter_blocks_of_the_ptx() {
     let mut entries = 0;
     for module in Module::ALL {
-        let ptx = module
-            .ptx()
-            .unwrap_or_else(|| panic!("ptx/{}.ptx is missing", module.name()));
+        let ptx = module.ptx().unwrap_or_else(|| panic!("ptx/{}.ptx is missing", module.name()));
         for body in ptx.split(".visible .entry ").skip(1) {
             let entry = body.split('(').next().unwrap_or_default();
             let takes = |layout: &&Layout| {
-                let suffix = |stem: &&&str| {
-                    entry
-                        .strip_prefix(**stem)
-                        .is_some_and(|s| s.is_empty() || s.starts_with('_'))
-                };
+                let suffix =
+                    |stem: &&&str| entry.strip_prefix(**stem).is_some_and(|s| s.is_empty() || s.starts_with('_'));
                 layout.module == *module && layout.entries.iter().any(|stem| suffix(&stem))
             };
-            let layout = LAYOUTS
-                .iter()
-                .find(takes)
-                .unwrap_or_else(|| panic!("{}: {entry} has no struct", module.name()));
+            let layout =
+                LAYOUTS.iter().find(takes).unwrap_or_else(|| panic!("{}: {entry} has no struct", module.name()));
             let block = format!(".param .align 8 .b8 {entry}_param_0[{}]", layout.size);
-            assert!(
-                ptx.contains(&block),
-                "{entry} takes no {} of {} bytes",
-                layout.name,
-                layout.size
-            );
+            assert!(ptx.contains(&block), "{entry} takes no {} of {} bytes", layout.name, layout.size);
 
             // The compiler's offsets are our fields: it loads nothing that begins or ends inside one.
             let fields = fields(layout.name);
@@ -458,12 +384,7 @@ fn structs_match_the_parameter_blocks_of_the_ptx() {
                 for element in 0..count {
                     let at = offset + element * size;
                     let field = fields.iter().find(|(field, _)| *field == at);
-                    assert!(
-                        field.is_some_and(|(_, s)| *s >= size),
-                        "{entry} and {}: {}",
-                        layout.name,
-                        line.trim()
-                    );
+                    assert!(field.is_some_and(|(_, s)| *s >= size), "{entry} and {}: {}", layout.name, line.trim());
                 }
             }
             entries += 1;

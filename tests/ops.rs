@@ -9,10 +9,7 @@ use adacache::ops::{Modulation, OpError, RowMap, embed, motion, norm, sampler};
 use adacache::tensor::{DType, Tensor};
 
 fn vm() -> Device {
-    Device::vm(VmConfig {
-        checked: true,
-        ..VmConfig::default()
-    })
+    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
 }
 
 /// The VM, and a GPU where there is one.
@@ -22,9 +19,7 @@ fn devices() -> Vec<Device> {
 
 /// Values in -1..1 that look random and repeat.
 fn values(count: usize, seed: usize) -> Vec<f32> {
-    (0..count)
-        .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0)
-        .collect()
+    (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
 }
 
 fn f32s(device: &Device, shape: &[usize], seed: usize) -> (Tensor, Vec<f64>) {
@@ -45,10 +40,7 @@ fn assert_close(what: &str, got: &Tensor, expected: &[f64]) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |a, v| a.max(v.abs()));
     for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
-        assert!(
-            (f64::from(g) - e).abs() <= 1e-5 * scale,
-            "{what}[{i}]: {g}, expected {e}"
-        );
+        assert!((f64::from(g) - e).abs() <= 1e-5 * scale, "{what}[{i}]: {g}, expected {e}");
     }
 }
 
@@ -58,11 +50,7 @@ const BATCH: usize = 2;
 const FRAMES: usize = 3;
 const TOKENS: usize = 5;
 const ROWS: usize = BATCH * FRAMES * TOKENS;
-const DIMS: VideoDims = VideoDims {
-    batch: BATCH,
-    frames: FRAMES,
-    tokens: TOKENS,
-};
+const DIMS: VideoDims = VideoDims { batch: BATCH, frames: FRAMES, tokens: TOKENS };
 const MASK: [u8; BATCH * FRAMES] = [1, 0, 1, 0, 0, 1];
 
 fn matmul(a: &[f64], w: &[f64], bias: &[f64], k: usize) -> Vec<f64> {
@@ -100,49 +88,27 @@ fn linear_applies_prologue_activation_gate_and_residual() {
         norm::row_stats(&a, 1e-6, &stats).unwrap();
         let (table, table_host) = f32s(&device, &[BATCH, 2, chunks, k], 4);
         let mask = Tensor::from_slice(&device, &[BATCH, FRAMES], &MASK).unwrap();
-        let rows = RowMap {
-            frames: FRAMES,
-            rows_per_frame: TOKENS,
-        };
-        let modulation = Modulation {
-            table: &table,
-            frame_mask: Some(&mask),
-            rows,
-        };
+        let rows = RowMap { frames: FRAMES, rows_per_frame: TOKENS };
+        let modulation = Modulation { table: &table, frame_mask: Some(&mask), rows };
         let mut modulated = a_host.clone();
         for (r, row) in modulated.chunks_mut(k).enumerate() {
             let mean = row.iter().sum::<f64>() / k as f64;
             let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / k as f64;
-            let (shift, scale) = (
-                chunk_of(&table_host, r, 3, chunks, k),
-                chunk_of(&table_host, r, 4, chunks, k),
-            );
+            let (shift, scale) = (chunk_of(&table_host, r, 3, chunks, k), chunk_of(&table_host, r, 4, chunks, k));
             for (c, x) in row.iter_mut().enumerate() {
                 *x = (*x - mean) / (variance + 1e-6).sqrt() * (1.0 + scale[c]) + shift[c];
             }
         }
-        let modulate = Modulate {
-            stats: &stats,
-            modulation,
-            shift: 3,
-            scale: 4,
-        };
+        let modulate = Modulate { stats: &stats, modulation, shift: 3, scale: 4 };
         linear(&a, &w, Some(&bias), Some(&modulate), Activation::None, &out).unwrap();
         assert_close("modulated", &out, &matmul(&modulated, &w_host, &bias_host, k));
 
         // x += gate * (...), and the residual by itself: written, then added to.
         let (x, x_host) = f32s(&device, &[BATCH, FRAMES, TOKENS, n], 5);
         let (gates, gates_host) = f32s(&device, &[BATCH, 2, chunks, n], 6);
-        let gate = Gate {
-            modulation: Modulation {
-                table: &gates,
-                ..modulation
-            },
-            chunk: 5,
-        };
-        let added: Vec<f64> = (0..ROWS * n)
-            .map(|i| chunk_of(&gates_host, i / n, 5, chunks, n)[i % n] * plain[i])
-            .collect();
+        let gate = Gate { modulation: Modulation { table: &gates, ..modulation }, chunk: 5 };
+        let added: Vec<f64> =
+            (0..ROWS * n).map(|i| chunk_of(&gates_host, i / n, 5, chunks, n)[i % n] * plain[i]).collect();
         let fresh = poisoned(&device, &[ROWS, n], DType::F32);
         linear_residual(&a, &w, Some(&bias), Some(&gate), &x, Some((&fresh, false))).unwrap();
         assert_close("residual", &fresh, &added);
@@ -163,9 +129,7 @@ fn attend(q: &[Vec<f64>], k: &[Vec<f64>], v: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let one = |q: &Vec<f64>| {
         let scores: Vec<f64> = k.iter().map(|k| (dot(q, k) / (HEAD_DIM as f64).sqrt()).exp()).collect();
         let total: f64 = scores.iter().sum();
-        (0..HEAD_DIM)
-            .map(|d| scores.iter().zip(v).map(|(s, v)| s * v[d]).sum::<f64>() / total)
-            .collect()
+        (0..HEAD_DIM).map(|d| scores.iter().zip(v).map(|(s, v)| s * v[d]).sum::<f64>() / total).collect()
     };
     q.iter().map(one).collect()
 }
@@ -197,10 +161,7 @@ fn self_attention_runs_over_tokens_or_frames() {
         };
         let expected = |sequences: &[Vec<usize>], rope: Option<&[f64]>| {
             let mut out = vec![0.0; ROWS * WIDTH];
-            for (rows, head) in sequences
-                .iter()
-                .flat_map(|rows| (0..HEADS).map(move |head| (rows, head)))
-            {
+            for (rows, head) in sequences.iter().flat_map(|rows| (0..HEADS).map(move |head| (rows, head))) {
                 let side = |which: usize, weight: &[f64]| -> Vec<Vec<f64>> {
                     let at =
                         |(i, &row): (usize, &usize)| normalize(part(row, which, head), weight, rope.map(|r| (r, i)));
@@ -213,25 +174,15 @@ fn self_attention_runs_over_tokens_or_frames() {
             }
             out
         };
-        let norm = Some(QkNorm {
-            q: &q_norm,
-            k: &k_norm,
-            eps: 1e-6,
-        });
+        let norm = Some(QkNorm { q: &q_norm, k: &k_norm, eps: 1e-6 });
         let out = poisoned(&device, &[ROWS, WIDTH], DType::F32);
         attention::spatial(&qkv, &DIMS, norm, None, &out).unwrap();
-        let frames: Vec<Vec<usize>> = (0..BATCH * FRAMES)
-            .map(|f| (f * TOKENS..(f + 1) * TOKENS).collect())
-            .collect();
+        let frames: Vec<Vec<usize>> = (0..BATCH * FRAMES).map(|f| (f * TOKENS..(f + 1) * TOKENS).collect()).collect();
         assert_close("spatial", &out, &expected(&frames, None));
 
         out.fill_bytes(0xff).unwrap();
         attention::temporal(&qkv, &DIMS, norm, Some(&rope), &out).unwrap();
-        let along_time = |s: usize| {
-            (0..FRAMES)
-                .map(|t| (s / TOKENS * FRAMES + t) * TOKENS + s % TOKENS)
-                .collect()
-        };
+        let along_time = |s: usize| (0..FRAMES).map(|t| (s / TOKENS * FRAMES + t) * TOKENS + s % TOKENS).collect();
         let columns: Vec<Vec<usize>> = (0..BATCH * TOKENS).map(along_time).collect();
         assert_close("temporal", &out, &expected(&columns, Some(&rope_host)));
     }
@@ -251,9 +202,7 @@ fn cross_attention_keeps_to_each_samples_caption() {
             let sample = row / (FRAMES * TOKENS);
             let side = |which: usize| -> Vec<Vec<f64>> {
                 let at = |j: usize| (((sample * length + j) * 2 + which) * HEADS + head) * HEAD_DIM;
-                (0..lengths[sample])
-                    .map(|j| kv_host[at(j)..][..HEAD_DIM].to_vec())
-                    .collect()
+                (0..lengths[sample]).map(|j| kv_host[at(j)..][..HEAD_DIM].to_vec()).collect()
             };
             let at = row * WIDTH + head * HEAD_DIM;
             let o = attend(&[q_host[at..][..HEAD_DIM].to_vec()], &side(0), &side(1));
@@ -282,197 +231,73 @@ fn what_does_not_fit_is_refused() {
     let none = Activation::None;
 
     // linear: shapes, types, devices, aliases.
-    assert_refused(
-        linear(&a, &w, Some(&empty(&[5])), None, none, &out),
-        &["linear: bias has shape [5]", "[n 6]"],
-    );
-    assert_refused(
-        linear(&a, &w, None, None, none, &empty(&[4, 7])),
-        &["linear: out", "[4, 7]", "[m 4, n 6]"],
-    );
-    assert_refused(
-        linear(&empty(&[4, 7]), &w, None, None, none, &out),
-        &["linear: a", "[4, 7]", "k 8"],
-    );
-    assert_refused(
-        linear(&f32s(&[4, 8]), &w, None, None, none, &out),
-        &["linear: a is f32, expected bf16"],
-    );
-    assert_refused(
-        linear(&a, &empty(&[48]), None, None, none, &out),
-        &["linear: w", "[48]", "[n, k]"],
-    );
+    assert_refused(linear(&a, &w, Some(&empty(&[5])), None, none, &out), &["linear: bias has shape [5]", "[n 6]"]);
+    assert_refused(linear(&a, &w, None, None, none, &empty(&[4, 7])), &["linear: out", "[4, 7]", "[m 4, n 6]"]);
+    assert_refused(linear(&empty(&[4, 7]), &w, None, None, none, &out), &["linear: a", "[4, 7]", "k 8"]);
+    assert_refused(linear(&f32s(&[4, 8]), &w, None, None, none, &out), &["linear: a is f32, expected bf16"]);
+    assert_refused(linear(&a, &empty(&[48]), None, None, none, &out), &["linear: w", "[48]", "[n, k]"]);
     let bytes = Tensor::zeros(&device, &[6, 8], DType::U8).unwrap();
-    assert_refused(
-        linear(&a, &bytes, None, None, none, &out),
-        &["w is u8", "bf16, f16 or f32"],
-    );
+    assert_refused(linear(&a, &bytes, None, None, none, &out), &["w is u8", "bf16, f16 or f32"]);
     let elsewhere = Tensor::zeros(&vm(), &[6], DType::Bf16).unwrap();
-    assert_refused(
-        linear(&a, &w, Some(&elsewhere), None, none, &out),
-        &["linear: bias is on vm", "one device"],
-    );
+    assert_refused(linear(&a, &w, Some(&elsewhere), None, none, &out), &["linear: bias is on vm", "one device"]);
     let square = empty(&[8, 8]);
-    assert_refused(
-        linear(&square, &square, None, None, none, &square),
-        &["linear: the output overlaps a"],
-    );
+    assert_refused(linear(&square, &square, None, None, none, &square), &["linear: the output overlaps a"]);
 
     // Modulation: rows, variants, chunks.
     let (table, stats) = (f32s(&[2, 1, 6, 8]), f32s(&[4, 2]));
-    let rows = RowMap {
-        frames: 1,
-        rows_per_frame: 2,
-    };
-    let modulation = Modulation {
-        table: &table,
-        frame_mask: None,
-        rows,
-    };
+    let rows = RowMap { frames: 1, rows_per_frame: 2 };
+    let modulation = Modulation { table: &table, frame_mask: None, rows };
     let modulated = |modulation: Modulation<'_>, shift: usize| {
-        linear(
-            &a,
-            &w,
-            None,
-            Some(&Modulate {
-                stats: &stats,
-                modulation,
-                shift,
-                scale: 0,
-            }),
-            none,
-            &out,
-        )
+        linear(&a, &w, None, Some(&Modulate { stats: &stats, modulation, shift, scale: 0 }), none, &out)
     };
     assert_refused(modulated(modulation, 6), &["linear: shift is 6", "below 6"]);
-    let wrong_rows = Modulation {
-        rows: RowMap {
-            frames: 3,
-            rows_per_frame: 2,
-        },
-        ..modulation
-    };
+    let wrong_rows = Modulation { rows: RowMap { frames: 3, rows_per_frame: 2 }, ..modulation };
     assert_refused(modulated(wrong_rows, 0), &["frames 3", "4 rows"]);
     let mask = Tensor::zeros(&device, &[2, 1], DType::U8).unwrap();
-    assert_refused(
-        modulated(
-            Modulation {
-                frame_mask: Some(&mask),
-                ..modulation
-            },
-            0,
-        ),
-        &["one variant", "frame mask"],
-    );
+    assert_refused(modulated(Modulation { frame_mask: Some(&mask), ..modulation }, 0), &["one variant", "frame mask"]);
     let gate = Gate { modulation, chunk: 0 };
-    assert_refused(
-        linear_residual(&a, &w, None, Some(&gate), &out, None),
-        &["modulation", "channels 6"],
-    );
+    assert_refused(linear_residual(&a, &w, None, Some(&gate), &out, None), &["modulation", "channels 6"]);
 
     // Attention.
-    let dims = VideoDims {
-        batch: 1,
-        frames: 2,
-        tokens: 2,
-    };
+    let dims = VideoDims { batch: 1, frames: 2, tokens: 2 };
     let spatial = |head_dim: usize| {
-        attention::spatial(
-            &empty(&[4, 3, 2, head_dim]),
-            &dims,
-            None,
-            None,
-            &empty(&[4, 2 * head_dim]),
-        )
+        attention::spatial(&empty(&[4, 3, 2, head_dim]), &dims, None, None, &empty(&[4, 2 * head_dim]))
     };
     for head_dim in [24, 36, 136] {
         assert_refused(spatial(head_dim), &["head_dim", "32 to 128 in steps of 8"]);
     }
     let qkv = empty(&[4, 3, 2, 32]);
-    assert_refused(
-        attention::spatial(&qkv, &dims, None, None, &empty(&[4, 32])),
-        &["out", "heads*head_dim 64"],
-    );
+    assert_refused(attention::spatial(&qkv, &dims, None, None, &empty(&[4, 32])), &["out", "heads*head_dim 64"]);
     let short_rope = f32s(&[1, 16, 2]);
     let heads = empty(&[4, 64]);
-    assert_refused(
-        attention::temporal(&qkv, &dims, None, Some(&short_rope), &heads),
-        &["rope", "positions 2"],
-    );
+    assert_refused(attention::temporal(&qkv, &dims, None, Some(&short_rope), &heads), &["rope", "positions 2"]);
 
     // The rest.
-    assert_refused(
-        norm::row_stats(&a, f32::NAN, &f32s(&[4, 2])),
-        &["row_stats: eps", "NaN"],
-    );
+    assert_refused(norm::row_stats(&a, f32::NAN, &f32s(&[4, 2])), &["row_stats: eps", "NaN"]);
     assert_refused(ProbeBuffers::new(&device, 1, 9), &["strides is 9", "at most 8"]);
     let buffers = ProbeBuffers::new(&device, 2, 1).unwrap();
     let (fresh, kept) = (empty(&[2, 3, 4, 8]), empty(&[2, 3, 4, 8]));
-    assert_refused(
-        residual::probe(&fresh, &kept, true, &[0], &buffers),
-        &["strides is 0", "at least 1"],
-    );
-    assert_refused(
-        residual::probe(&fresh, &kept, true, &[1, 2], &buffers),
-        &["buffers", "sums 12"],
-    );
-    assert_refused(
-        residual::probe(&fresh, &fresh, true, &[1], &buffers),
-        &["overlaps fresh"],
-    );
+    assert_refused(residual::probe(&fresh, &kept, true, &[0], &buffers), &["strides is 0", "at least 1"]);
+    assert_refused(residual::probe(&fresh, &kept, true, &[1, 2], &buffers), &["buffers", "sums 12"]);
+    assert_refused(residual::probe(&fresh, &fresh, true, &[1], &buffers), &["overlaps fresh"]);
     assert_refused(residual::fold(&fresh, &a, &kept), &["fold: b has shape [4, 8]"]);
-    assert_refused(
-        motion::motion(&fresh, 4, &[1], &buffers),
-        &["frame_axis is 4", "1 to 3"],
-    );
+    assert_refused(motion::motion(&fresh, 4, &[1], &buffers), &["frame_axis is 4", "1 to 3"]);
     let z = f32s(&[1, 4, 3, 5, 5]);
     let patches = empty(&[3 * 9, 16]);
-    assert_refused(
-        embed::patchify(&z, [1, 2, 2], 1, [3, 2, 3], &patches),
-        &["tokens", "[3, 3, 3]"],
-    );
-    assert_refused(
-        embed::patchify(&z, [1, 0, 2], 1, [3, 3, 3], &patches),
-        &["patch", "at least 1"],
-    );
-    assert_refused(
-        embed::position_table(1, 1, 0.0, 1.0, &f32s(&[1, 8])),
-        &["scale is 0", "positive"],
-    );
-    let step = sampler::Step {
-        cfg_scale: Some(7.0),
-        dt: 0.1,
-        frame_mask: None,
-        x0: None,
-    };
-    assert_refused(
-        sampler::step(&z, &f32s(&[1, 4, 3, 5, 5]), &step),
-        &["prediction", "twice with guidance) 2"],
-    );
-    assert_refused(
-        sampler::step(&z, &f32s(&[2, 2, 3, 5, 5]), &step),
-        &["prediction", "channels 4"],
-    );
+    assert_refused(embed::patchify(&z, [1, 2, 2], 1, [3, 2, 3], &patches), &["tokens", "[3, 3, 3]"]);
+    assert_refused(embed::patchify(&z, [1, 0, 2], 1, [3, 3, 3], &patches), &["patch", "at least 1"]);
+    assert_refused(embed::position_table(1, 1, 0.0, 1.0, &f32s(&[1, 8])), &["scale is 0", "positive"]);
+    let step = sampler::Step { cfg_scale: Some(7.0), dt: 0.1, frame_mask: None, x0: None };
+    assert_refused(sampler::step(&z, &f32s(&[1, 4, 3, 5, 5]), &step), &["prediction", "twice with guidance) 2"]);
+    assert_refused(sampler::step(&z, &f32s(&[2, 2, 3, 5, 5]), &step), &["prediction", "channels 4"]);
 }
 
 #[test]
 fn nothing_to_do_is_fine() {
     let device = vm();
     let empty = |shape: &[usize]| Tensor::empty(&device, shape, DType::F32).unwrap();
-    linear(
-        &empty(&[0, 8]),
-        &empty(&[6, 8]),
-        None,
-        None,
-        Activation::None,
-        &empty(&[0, 6]),
-    )
-    .unwrap();
+    linear(&empty(&[0, 8]), &empty(&[6, 8]), None, None, Activation::None, &empty(&[0, 6])).unwrap();
     residual::fold(&empty(&[0]), &empty(&[0]), &empty(&[0])).unwrap();
-    let dims = VideoDims {
-        batch: 1,
-        frames: 0,
-        tokens: 4,
-    };
+    let dims = VideoDims { batch: 1, frames: 0, tokens: 4 };
     attention::spatial(&empty(&[0, 3, 2, 32]), &dims, None, None, &empty(&[0, 64])).unwrap();
 }
