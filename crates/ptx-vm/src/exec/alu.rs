@@ -48,11 +48,8 @@ impl<O: Un> Exec for UnOp<O> {
         unsafe {
             let [d, a, ..] = (*op).r;
             let a = &*cx.at::<O::A>(a);
-            let mut out = [O::D::default(); WARP];
-            for i in 0..WARP {
-                out[i] = O::f(a[i]);
-            }
-            cx.put(d, &out);
+            let out = lanes!(i => O::f(a[i]));
+            cx.put(d, &out.0);
             op.add(1)
         }
     }
@@ -69,11 +66,8 @@ impl<O: Bin> Exec for BinOp<O> {
             let [d, a, b, _] = (*op).r;
             let a = &*cx.at::<O::A>(a);
             let b = &*cx.at::<O::B>(b);
-            let mut out = [O::D::default(); WARP];
-            for i in 0..WARP {
-                out[i] = O::f(a[i], b[i]);
-            }
-            cx.put(d, &out);
+            let out = lanes!(i => O::f(a[i], b[i]));
+            cx.put(d, &out.0);
             op.add(1)
         }
     }
@@ -91,14 +85,26 @@ impl<O: Tri> Exec for TriOp<O> {
             let a = &*cx.at::<O::A>(a);
             let b = &*cx.at::<O::B>(b);
             let c = &*cx.at::<O::C>(c);
-            let mut out = [O::D::default(); WARP];
-            for i in 0..WARP {
-                out[i] = O::f(a[i], b[i], c[i]);
-            }
-            cx.put(d, &out);
+            let out = lanes!(i => O::f(a[i], b[i], c[i]));
+            cx.put(d, &out.0);
             op.add(1)
         }
     }
+}
+
+/// The top bits of 32 bytes.
+#[inline(always)]
+fn pack(bytes: &L<u8>) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE2; the two loads cover the 32 bytes.
+    unsafe {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm_movemask_epi8};
+        let low = _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().cast()));
+        let high = _mm_movemask_epi8(_mm_loadu_si128(bytes.as_ptr().add(16).cast()));
+        low as u32 | (high as u32) << 16
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    bytes.iter().enumerate().fold(0, |mask, (i, b)| mask | u32::from(b >> 7) << i)
 }
 
 /// `setp`: r = p, q (or the sink), a, b; imm = combination (see [`combine`]) with the third source in `aux`.
@@ -113,10 +119,8 @@ impl<O: Cmp> Exec for SetpOp<O> {
             let [p, q, a, b] = (*op).r;
             let a = &*cx.at::<O::A>(a);
             let b = &*cx.at::<O::A>(b);
-            let mut mask = 0u32;
-            for i in 0..WARP {
-                mask |= u32::from(O::f(a[i], b[i])) << i;
-            }
+            let bits = lanes!(i => if O::f(a[i], b[i]) { 0xffu8 } else { 0 });
+            let mask = pack(&bits.0);
             let imm = (*op).imm;
             if imm == 0 {
                 cx.set_pred(p, mask);
@@ -148,7 +152,7 @@ pub(crate) fn combine(how: i64, a: u32, c: u32) -> u32 {
 
 /// `selp d, a, b, p`: r = d, a, b, p; imm = 1 when p is negated.
 pub(crate) struct SelpOp<T>(PhantomData<T>);
-impl<T: Copy + Default> Exec for SelpOp<T> {
+impl<T: Bits> Exec for SelpOp<T> {
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the width of `T`.
@@ -157,11 +161,8 @@ impl<T: Copy + Default> Exec for SelpOp<T> {
             let mask = cx.pred(p) ^ if (*op).imm != 0 { FULL } else { 0 };
             let a = &*cx.at::<T>(a);
             let b = &*cx.at::<T>(b);
-            let mut out = [T::default(); WARP];
-            for i in 0..WARP {
-                out[i] = if mask >> i & 1 != 0 { a[i] } else { b[i] };
-            }
-            cx.put(d, &out);
+            let out = lanes!(i => T::choose(mask >> i & 1, a[i], b[i]));
+            cx.put(d, &out.0);
             op.add(1)
         }
     }
@@ -237,12 +238,9 @@ impl<T: Bits, P: Bits, const N: usize> Exec for Join<T, P, N> {
                     out[i] |= src[i].bits() << (part * size_of::<P>() * 8);
                 }
             }
-            let mut narrow = [T::default(); WARP];
-            for i in 0..WARP {
-                narrow[i] = T::from_bits(out[i]);
-            }
+            let narrow = lanes!(i => T::from_bits(out[i]));
             let d = cx.list(op, 0);
-            cx.put(d, &narrow);
+            cx.put(d, &narrow.0);
             op.add(1)
         }
     }
@@ -261,11 +259,8 @@ impl<T: Bits, P: Bits, const N: usize> Exec for Split<T, P, N> {
             for part in 0..N {
                 let d = cx.list(op, part);
                 if d != NO_SLOT {
-                    let mut out = [P::default(); WARP];
-                    for i in 0..WARP {
-                        out[i] = P::from_bits(src[i].bits() >> (part * size_of::<P>() * 8));
-                    }
-                    cx.put(d, &out);
+                    let out = lanes!(i => P::from_bits(src[i].bits() >> (part * size_of::<P>() * 8)));
+                    cx.put(d, &out.0);
                 }
             }
             op.add(1)
@@ -277,6 +272,8 @@ impl<T: Bits, P: Bits, const N: usize> Exec for Split<T, P, N> {
 pub(crate) trait Bits: Copy + Default {
     fn bits(self) -> u64;
     fn from_bits(bits: u64) -> Self;
+    /// `a` when the bit is 1, `b` when it is 0, without a branch.
+    fn choose(bit: u32, a: Self, b: Self) -> Self;
 }
 macro_rules! bits {
     ($($t:ty)*) => {$(
@@ -288,6 +285,11 @@ macro_rules! bits {
             #[inline(always)]
             fn from_bits(bits: u64) -> $t {
                 bits as $t
+            }
+            #[inline(always)]
+            fn choose(bit: u32, a: $t, b: $t) -> $t {
+                let other = (bit as $t).wrapping_sub(1);
+                a & !other | b & other
             }
         }
     )*};
@@ -307,21 +309,18 @@ impl<T: Bits> Exec for Bfi<T> {
             let b = &*cx.at::<T>(cx.list(op, 2));
             let pos = &*cx.at::<u32>(cx.list(op, 3));
             let len = &*cx.at::<u32>(cx.list(op, 4));
-            let mut out = [T::default(); WARP];
-            for i in 0..WARP {
-                out[i] = if size_of::<T>() == 4 {
-                    T::from_bits(u64::from(crate::math::int::bfi_b32(
-                        a[i].bits() as u32,
-                        b[i].bits() as u32,
-                        pos[i],
-                        len[i],
-                    )))
-                } else {
-                    T::from_bits(crate::math::int::bfi_b64(a[i].bits(), b[i].bits(), pos[i], len[i]))
-                };
-            }
+            let out = lanes!(i => if size_of::<T>() == 4 {
+                T::from_bits(u64::from(crate::math::int::bfi_b32(
+                    a[i].bits() as u32,
+                    b[i].bits() as u32,
+                    pos[i],
+                    len[i],
+                )))
+            } else {
+                T::from_bits(crate::math::int::bfi_b64(a[i].bits(), b[i].bits(), pos[i], len[i]))
+            });
             let d = cx.list(op, 0);
-            cx.put(d, &out);
+            cx.put(d, &out.0);
             op.add(1)
         }
     }
@@ -368,11 +367,8 @@ impl Exec for Lop3Any {
             let [d, a, b, c] = (*op).r;
             let table = (*op).imm as u8;
             let (a, b, c) = (&*cx.at::<u32>(a), &*cx.at::<u32>(b), &*cx.at::<u32>(c));
-            let mut out = [0u32; WARP];
-            for i in 0..WARP {
-                out[i] = super::ops::lop3(table, a[i], b[i], c[i]);
-            }
-            cx.put(d, &out);
+            let out = lanes!(i => super::ops::lop3(table, a[i], b[i], c[i]));
+            cx.put(d, &out.0);
             op.add(1)
         }
     }

@@ -308,11 +308,8 @@ impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
             for v in 0..V {
                 let d = reg::<V>(cx, op, v);
                 if d != super::alu::NO_SLOT {
-                    let mut out = [M::R::default(); WARP];
-                    for i in 0..WARP {
-                        out[i] = src[i][v].load();
-                    }
-                    cx.put(d, &out);
+                    let out = lanes!(i => src[i][v].load());
+                    cx.put(d, &out.0);
                 }
             }
             op.add(1)
