@@ -28,7 +28,7 @@ import time
 import zlib
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import sprites_data
@@ -166,6 +166,9 @@ def write_png(path, image):
 class Run:
     """A training run in a folder: model, moving average, optimisers, schedule; resumes from its checkpoint."""
 
+    # What a checkpoint holds beside the tensors.
+    COUNTERS = ("step", "minutes", "decay_from", "decay_minutes", "trained_before")
+
     def __init__(self, args):
         self.args = args
         self.sprites = Sprites(args.model_dir)
@@ -174,8 +177,9 @@ class Run:
         torch.manual_seed(args.seed)
         self.model = STDiT3(self.sprites.config)
         self.ema = STDiT3(self.sprites.config).requires_grad_(False)
-        self.step, self.minutes, self.decay_from, self.decay_minutes, self.best = 0, 0.0, None, None, math.inf
+        self.step, self.minutes, self.decay_from, self.decay_minutes, self.trained_before = 0, 0.0, None, None, 0
         if args.init and not self.checkpoint.exists():
+            self.trained_before = self._iterations_of(args.init)
             weights = {name: tensor.float() for name, tensor in load_file(str(args.init)).items()}
             self.model.load_state_dict(weights)
         in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
@@ -190,6 +194,14 @@ class Run:
         self.held_out = [self.sprites.batch(args.batch, HELD_OUT_SEED + i) for i in range(-(-args.held_out // args.batch))]
 
     @staticmethod
+    def _iterations_of(weights):
+        """What the config.json beside some weights says they were trained for."""
+        try:
+            return json.loads((weights.parent / "config.json").read_text())["trained_iterations"]
+        except (OSError, KeyError):
+            return 0
+
+    @staticmethod
     def _is_matrix(name):
         return "_blocks." in name and name.endswith(".weight") and "_norm" not in name
 
@@ -199,13 +211,13 @@ class Run:
         self.ema.load_state_dict(state["ema"])
         self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])
-        for key in ("step", "minutes", "decay_from", "decay_minutes"):
+        for key in self.COUNTERS:
             setattr(self, key, state[key])
         self.log(f"resumed {self.checkpoint} at step {self.step}, {self.minutes:.1f} min")
 
     def save(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {key: getattr(self, key) for key in ("step", "minutes", "decay_from", "decay_minutes")}
+        state = {key: getattr(self, key) for key in self.COUNTERS}
         for key in ("model", "ema", "muon", "adamw"):
             state[key] = getattr(self, key).state_dict()
         atomically(self.checkpoint, lambda path: torch.save(state, path))
@@ -214,10 +226,10 @@ class Run:
         """Writes the moving average as a published checkpoint: bf16, published names, beside an updated config.json."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.bfloat16().contiguous() for name, tensor in self.ema.state_dict().items()}
-        atomically(folder / "model.safetensors", lambda path: save_file(weights, str(path)))
+        # save_file would leave a file that only its owner can read.
+        atomically(folder / "model.safetensors", lambda path: path.write_bytes(save(weights)))
         fields = dict(self.sprites.fields)
-        earlier = fields.get("trained_iterations", 0) if self.args.init else 0
-        fields["trained_iterations"] = earlier + self.step
+        fields["trained_iterations"] = self.trained_before + self.step
         atomically(folder / "config.json", lambda path: path.write_text(json.dumps(fields, indent=1)))
         self.log(f"exported the EMA of step {self.step} to {folder}")
 
