@@ -82,7 +82,7 @@ fn check(shape: &str, [rows, k]: [usize; 2], a: Format, b: Format, accumulator: 
     // Each lane's elements, packed into bytes.
     let (a_count, b_count, c_count) = (rows * k / 32, k * 8 / 32, rows * 8 / 32);
     let c_value = |row: usize, col: usize| match satfinite {
-        true if (row + col) % 2 == 0 => i32::MAX as i64 - 3,
+        true if (row + col).is_multiple_of(2) => i32::MAX as i64 - 3,
         true => i32::MIN as i64 + 3,
         false => (row * 8 + col) as i64 % 7 - 3,
     };
