@@ -15,6 +15,8 @@ pub struct ResidualStore {
     fold: Option<Tensor>,
     kept: Vec<Tensor>,
     buffers: Vec<ProbeBuffers>,
+    /// The sums of all probes `[probes, batch, count]`, side by side: one copy reads them.
+    sums: Tensor,
     /// Whether `kept` holds residuals of an earlier step.
     filled: Vec<bool>,
     /// Whether `fold` holds the residuals of a computed step.
@@ -23,7 +25,8 @@ pub struct ResidualStore {
 
 /// Sums on their way from the device; awaited when the next step is planned.
 pub struct PendingMeasurements {
-    reads: Vec<PendingRead>,
+    read: PendingRead,
+    probes: usize,
     batch: usize,
     strides: usize,
 }
@@ -31,12 +34,9 @@ pub struct PendingMeasurements {
 impl PendingMeasurements {
     /// Waits for the copy and gives one measurement a probe.
     pub fn wait(self) -> Result<Vec<Measurement>, DeviceError> {
-        let mut measurements = Vec::with_capacity(self.reads.len());
-        for read in self.reads {
-            let sums: Vec<f64> = read.wait_as()?;
-            measurements.push(Measurement::from_sums(&sums, self.batch, self.strides));
-        }
-        Ok(measurements)
+        let sums: Vec<f64> = self.read.wait_as()?;
+        let of_probe = sums.len() / self.probes.max(1);
+        Ok(sums.chunks(of_probe.max(1)).map(|s| Measurement::from_sums(s, self.batch, self.strides)).collect())
     }
 }
 
@@ -45,12 +45,13 @@ impl ResidualStore {
     /// reused at all.
     pub fn new(device: &Device, probes: Probes, fold: bool, shape: [usize; 4], dtype: DType) -> Result<Self, OpError> {
         let residual = || Tensor::empty(device, &shape, dtype);
-        let buffers = || ProbeBuffers::new(device, shape[0], probes.strides.len());
+        let (sums, buffers) = ProbeBuffers::several(device, probes.points.len(), shape[0], probes.strides.len())?;
         Ok(ResidualStore {
             batch: shape[0],
             fold: fold.then(residual).transpose()?,
             kept: probes.points.iter().map(|_| residual()).collect::<Result<_, _>>()?,
-            buffers: probes.points.iter().map(|_| buffers()).collect::<Result<_, _>>()?,
+            buffers,
+            sums,
             filled: vec![false; probes.points.len()],
             folded: false,
             probes,
@@ -81,8 +82,8 @@ impl ResidualStore {
 
     /// Starts the copy of this forward's sums to the host.
     pub fn read_measurements(&self) -> Result<PendingMeasurements, DeviceError> {
-        let reads = self.buffers.iter().map(|b| b.sums().read_async()).collect::<Result<_, _>>()?;
-        Ok(PendingMeasurements { reads, batch: self.batch, strides: self.probes.strides.len() })
+        let (probes, strides) = (self.probes.points.len(), self.probes.strides.len());
+        Ok(PendingMeasurements { read: self.sums.read_async()?, probes, batch: self.batch, strides })
     }
 
     /// Remembers the embedding `x` that enters the blocks.

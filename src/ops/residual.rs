@@ -29,6 +29,24 @@ impl ProbeBuffers {
         Self::sized(device, "ProbeBuffers", batch, strides, 0)
     }
 
+    /// For `probes` measurements of one forward, each as [`ProbeBuffers::new`]. Their sums lie side by side in the tensor given
+    /// with them, `[probes, batch, count]` f64, so that one copy reads all of them; the scratch is shared, as the stream runs
+    /// one measurement after the other.
+    ///
+    /// # Errors
+    /// As [`ProbeBuffers::new`].
+    pub fn several(device: &Device, probes: usize, batch: usize, strides: usize) -> Result<(Tensor, Vec<Self>)> {
+        let ProbeBuffers { partial, sums } = Self::new(device, batch, strides)?;
+        let count = sums.shape()[1];
+        let all = Tensor::empty(device, &[probes, batch, count], DType::F64)?;
+        let buffers = (0..probes).map(|i| {
+            let sums = all.slice_rows(i, 1)?.reshape(&[batch, count])?;
+            Ok(Self { partial: partial.clone(), sums })
+        });
+        let buffers = buffers.collect::<Result<_>>()?;
+        Ok((all, buffers))
+    }
+
     fn sized(device: &Device, name: &'static str, batch: usize, strides: usize, base: usize) -> Result<Self> {
         let op = Op { name, device };
         if strides > MAX_STRIDES {
