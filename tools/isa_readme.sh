@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 readme=crates/ptx-vm/README.md
 made=$(mktemp)
 trap 'rm -f "$made"' EXIT
-list=$(cargo run --quiet --release -p ptx-vm -- isa | sed 's/ *$//')
+# The whole workspace: building one package alone would choose other features and compile everything again.
+cargo build --quiet --release --workspace --bins
+list=$("${CARGO_TARGET_DIR:-target}/release/ptx-vm" isa | sed 's/ *$//')
 LIST=$list awk '
   /^<!-- isa -->$/   { print; print "```text"; print ENVIRON["LIST"]; print "```"; skip = 1 }
   /^<!-- \/isa -->$/ { skip = 0 }
