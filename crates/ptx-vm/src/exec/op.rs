@@ -360,7 +360,7 @@ unsafe fn run_avx512<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
 
 /// The handler of `E` for this machine.
 pub(crate) fn handler<E: Exec>() -> Handler {
-    if const { E::RARE } {
+    if const { E::RARE || cfg!(feature = "quick") } {
         return run_base::<E>;
     }
     match level() {
