@@ -42,6 +42,8 @@
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 mod portable;

@@ -1,6 +1,6 @@
-//! The kernels for x86-64: AVX-512 by intrinsics, AVX2 by compiling the portable bodies with more features.
+//! The kernels for AVX-512, and which kernels an x86-64 has.
 
-use super::portable::{self, Bf16, F16, Tf32};
+use super::avx2::KERNELS as AVX2;
 use super::{Fragments, Kernels, Lanes, int8_row};
 use std::arch::x86_64::*;
 
@@ -20,48 +20,6 @@ pub(super) fn available(sets: &mut Vec<Kernels>) {
     if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
         sets.push(AVX512_BF16);
     }
-}
-
-macro_rules! with_avx2 {
-    ($($name:ident = $body:expr;)*) => {$(
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name(f: &Fragments) {
-            // SAFETY: the caller's contract is the same.
-            unsafe { $body(f) }
-        }
-    )*};
-}
-
-with_avx2! {
-    avx2_m16n8k16_bf16 = portable::mma_f32::<Bf16, 16>;
-    avx2_m16n8k8_bf16 = portable::mma_f32::<Bf16, 8>;
-    avx2_m16n8k16_f16 = portable::mma_f32::<F16, 16>;
-    avx2_m16n8k8_f16 = portable::mma_f32::<F16, 8>;
-    avx2_m16n8k16_f16_f16 = portable::mma_f16::<16>;
-    avx2_m16n8k8_f16_f16 = portable::mma_f16::<8>;
-    avx2_m16n8k8_tf32 = portable::mma_f32::<Tf32, 8>;
-    avx2_m16n8k4_tf32 = portable::mma_f32::<Tf32, 4>;
-    avx2_m8n8k4_f64 = portable::mma_f64;
-}
-
-const AVX2: Kernels = Kernels {
-    isa: "avx2",
-    m16n8k16_bf16: avx2_m16n8k16_bf16,
-    m16n8k8_bf16: avx2_m16n8k8_bf16,
-    m16n8k16_f16: avx2_m16n8k16_f16,
-    m16n8k8_f16: avx2_m16n8k8_f16,
-    m16n8k16_f16_f16: avx2_m16n8k16_f16_f16,
-    m16n8k8_f16_f16: avx2_m16n8k8_f16_f16,
-    m16n8k8_tf32: avx2_m16n8k8_tf32,
-    m16n8k4_tf32: avx2_m16n8k4_tf32,
-    m8n8k4_f64: avx2_m8n8k4_f64,
-    int8: [int8_row!(avx2_int8, 1, 1), int8_row!(avx2_int8, 2, 1), int8_row!(avx2_int8, 2, 2)],
-};
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2_int8<const M: usize, const K: usize, const A: bool, const B: bool, const SAT: bool>(f: &Fragments) {
-    // SAFETY: the caller's contract is the same.
-    unsafe { portable::mma_int8::<M, K, A, B, SAT>(f) }
 }
 
 const AVX512: Kernels = Kernels {
