@@ -60,7 +60,10 @@ fn main() -> ExitCode {
                 if json {
                     println!("{}", serde_json::to_string(&row).unwrap_or_default());
                 } else {
-                    println!("{:<12} {:<60} {}", row.name, row.modifiers, row.types);
+                    println!(
+                        "{:<14} {:<12} {:<44} {:<28} {}",
+                        row.name, row.operands, row.modifiers, row.types, row.meaning
+                    );
                 }
             }
             ExitCode::SUCCESS

@@ -1,5 +1,6 @@
 //! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions inlined.
 
+use super::emit::convert;
 use super::isa;
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::error::LoadError;
@@ -453,15 +454,15 @@ impl<'a> Lower<'a> {
             return self.imm(to, v);
         }
         let run = match (from, to, signed) {
-            (Where::W16, Where::W32, false) => handler::<UnOp<isa::Zext16To32>>(),
-            (Where::W16, Where::W32, true) => handler::<UnOp<isa::Sext16To32>>(),
-            (Where::W16, Where::W64, false) => handler::<UnOp<isa::Zext16To64>>(),
-            (Where::W16, Where::W64, true) => handler::<UnOp<isa::Sext16To64>>(),
-            (Where::W32, Where::W64, false) => handler::<UnOp<isa::Zext32To64>>(),
-            (Where::W32, Where::W64, true) => handler::<UnOp<isa::Sext32To64>>(),
-            (Where::W64, Where::W32, _) => handler::<UnOp<isa::Trunc64To32>>(),
-            (Where::W64, _, _) => handler::<UnOp<isa::Trunc64To16>>(),
-            (_, _, _) => handler::<UnOp<isa::Trunc32To16>>(),
+            (Where::W16, Where::W32, false) => handler::<UnOp<convert::Zext16To32>>(),
+            (Where::W16, Where::W32, true) => handler::<UnOp<convert::Sext16To32>>(),
+            (Where::W16, Where::W64, false) => handler::<UnOp<convert::Zext16To64>>(),
+            (Where::W16, Where::W64, true) => handler::<UnOp<convert::Sext16To64>>(),
+            (Where::W32, Where::W64, false) => handler::<UnOp<convert::Zext32To64>>(),
+            (Where::W32, Where::W64, true) => handler::<UnOp<convert::Sext32To64>>(),
+            (Where::W64, Where::W32, _) => handler::<UnOp<convert::Trunc64To32>>(),
+            (Where::W64, _, _) => handler::<UnOp<convert::Trunc64To16>>(),
+            (_, _, _) => handler::<UnOp<convert::Trunc32To16>>(),
         };
         let d = self.fresh(to);
         let class = std::mem::replace(&mut self.class, Class::Convert);

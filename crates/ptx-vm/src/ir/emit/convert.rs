@@ -1,7 +1,15 @@
-// `cvt`: every pair of types, as a generic conversion through what the mathematics offers. Included by `isa.rs`.
+//! `cvt`: every pair of types, as a generic conversion through what the mathematics offers.
 
-use math::cvt::{Int, RoundInt};
-use math::f16::{Bf16, F16};
+use super::super::lower::{Form, Lower, R, Val, width};
+use super::super::module::Where;
+use super::mode;
+use crate::exec::alu::*;
+use crate::exec::op::handler;
+use crate::exec::ops::*;
+use crate::math;
+use crate::math::cvt::{Int, RoundInt};
+use crate::math::f16::{Bf16, F16};
+use crate::parse::Ty;
 
 macro_rules! conversions {
     ($($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
@@ -92,7 +100,11 @@ impl<const M: u8, const BF: bool, const RELU: bool, const FINITE: bool> Bin for 
     type D = u32;
     #[inline(always)]
     fn f(a: f32, b: f32) -> u32 {
-        if BF { math::cvt::pack_half::<Bf16>(a, b, round(M), RELU, FINITE) } else { math::cvt::pack_half::<F16>(a, b, round(M), RELU, FINITE) }
+        if BF {
+            math::cvt::pack_half::<Bf16>(a, b, round(M), RELU, FINITE)
+        } else {
+            math::cvt::pack_half::<F16>(a, b, round(M), RELU, FINITE)
+        }
     }
 }
 
@@ -143,18 +155,36 @@ macro_rules! by_mode {
 macro_rules! by_int_type {
     ($ty:expr, $t:ident => $e:expr, $else:expr) => {
         match $ty {
-            Ty::U16 => { type $t = u16; $e }
-            Ty::S16 => { type $t = i16; $e }
-            Ty::U32 => { type $t = u32; $e }
-            Ty::S32 => { type $t = i32; $e }
-            Ty::U64 => { type $t = u64; $e }
-            Ty::S64 => { type $t = i64; $e }
+            Ty::U16 => {
+                type $t = u16;
+                $e
+            }
+            Ty::S16 => {
+                type $t = i16;
+                $e
+            }
+            Ty::U32 => {
+                type $t = u32;
+                $e
+            }
+            Ty::S32 => {
+                type $t = i32;
+                $e
+            }
+            Ty::U64 => {
+                type $t = u64;
+                $e
+            }
+            Ty::S64 => {
+                type $t = i64;
+                $e
+            }
             _ => $else,
         }
     };
 }
 
-fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (to, from) = (f.types[0], f.types[1]);
     if f.ops.len() == 3 {
         return cvt_two(l, f, to, from);
@@ -165,13 +195,33 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         if to != Ty::F16x2 {
             return l.error("8-bit floats convert to f16x2 only");
         }
-        if from == Ty::E5m2x2 { l.op::<UnOp<UnpackF8<true>>>(d, &[a], 0) } else { l.op::<UnOp<UnpackF8<false>>>(d, &[a], 0) };
+        if from == Ty::E5m2x2 {
+            l.op::<UnOp<UnpackF8<true>>>(d, &[a], 0)
+        } else {
+            l.op::<UnOp<UnpackF8<false>>>(d, &[a], 0)
+        };
         if f.has("relu") {
             return l.error("`.relu` is not supported here");
         }
         return Ok(());
     }
-    let odd = |t| matches!(t, Ty::Pred | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128 | Ty::F16x2 | Ty::Bf16x2 | Ty::U16x2 | Ty::S16x2 | Ty::E4m3x2 | Ty::E5m2x2);
+    let odd = |t| {
+        matches!(
+            t,
+            Ty::Pred
+                | Ty::B8
+                | Ty::B16
+                | Ty::B32
+                | Ty::B64
+                | Ty::B128
+                | Ty::F16x2
+                | Ty::Bf16x2
+                | Ty::U16x2
+                | Ty::S16x2
+                | Ty::E4m3x2
+                | Ty::E5m2x2
+        )
+    };
     if odd(to) || odd(from) || from == Ty::Tf32 {
         return l.error(format!("no conversion from .{} to .{}", from.name(), to.name()));
     }
@@ -185,7 +235,11 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             }
         };
         let wide = Val::Reg(l.fresh(Where::W16));
-        if from == Ty::S8 { l.op::<UnOp<Sext8To16>>(wide, &[raw], 0) } else { l.op::<UnOp<Zext8To16>>(wide, &[raw], 0) };
+        if from == Ty::S8 {
+            l.op::<UnOp<Sext8To16>>(wide, &[raw], 0)
+        } else {
+            l.op::<UnOp<Zext8To16>>(wide, &[raw], 0)
+        };
         wide
     } else {
         // A wider register gives its low bits.
@@ -228,8 +282,12 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 (false, Ty::S8) => handler::<UnOp<ClampTo8<u64, true>>>(),
                 (true, Ty::U8) => handler::<UnOp<ClampTo8<i64, false>>>(),
                 (true, Ty::S8) => handler::<UnOp<ClampTo8<i64, true>>>(),
-                (false, _) => by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.error("bad destination")),
-                (true, _) => by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.error("bad destination")),
+                (false, _) => {
+                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.error("bad destination"))
+                }
+                (true, _) => {
+                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.error("bad destination"))
+                }
             };
             l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
             clamped
@@ -243,7 +301,11 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         let source = match from {
             Ty::F16 | Ty::Bf16 => {
                 let x = Val::Reg(l.fresh(Where::W32));
-                if from == Ty::F16 { l.op::<UnOp<F16ToF32>>(x, &[a], 0) } else { l.op::<UnOp<Bf16ToF32>>(x, &[a], 0) };
+                if from == Ty::F16 {
+                    l.op::<UnOp<F16ToF32>>(x, &[a], 0)
+                } else {
+                    l.op::<UnOp<Bf16ToF32>>(x, &[a], 0)
+                };
                 x
             }
             _ => a,
@@ -322,7 +384,14 @@ fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// Puts a value into a destination: the instruction that made it writes there, if it is the last one.
 fn into(l: &mut Lower<'_>, d: Val, value: Val, w: Where) {
-    let last_temp = l.raw.last().is_some_and(|raw| raw.r[0] == value && matches!(value, Val::Reg(id) if raw.defs == [id]) && raw.list.is_empty() && !raw.copy && raw.meta.line == l.line && raw.pure_op);
+    let last_temp = l.raw.last().is_some_and(|raw| {
+        raw.r[0] == value
+            && matches!(value, Val::Reg(id) if raw.defs == [id])
+            && raw.list.is_empty()
+            && !raw.copy
+            && raw.meta.line == l.line
+            && raw.pure_op
+    });
     let own = matches!(value, Val::Reg(id) if id as usize >= l.regs.len().saturating_sub(1));
     if last_temp && own {
         if let (Some(raw), Val::Reg(id)) = (l.raw.last_mut(), d) {
@@ -336,7 +405,11 @@ fn into(l: &mut Lower<'_>, d: Val, value: Val, w: Where) {
 
 fn cut8(l: &mut Lower<'_>, v: Val, to: Ty) -> Val {
     let t = Val::Reg(l.fresh(Where::W16));
-    if to == Ty::S8 { l.op::<UnOp<Sext8To16>>(t, &[v], 0) } else { l.op::<UnOp<Zext8To16>>(t, &[v], 0) };
+    if to == Ty::S8 {
+        l.op::<UnOp<Sext8To16>>(t, &[v], 0)
+    } else {
+        l.op::<UnOp<Zext8To16>>(t, &[v], 0)
+    };
     t
 }
 
@@ -380,8 +453,13 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
         (Ty::Bf16, Ty::F64) => by_mode!(m, F64ToHalf, true),
         (Ty::F16, Ty::Bf16) | (Ty::Bf16, Ty::F16) => {
             let x = Val::Reg(l.fresh(Where::W32));
-            if from == Ty::F16 { l.op::<UnOp<F16ToF32>>(x, &[a], 0) } else { l.op::<UnOp<Bf16ToF32>>(x, &[a], 0) };
-            let run = if to == Ty::F16 { by_mode!(m, F32ToHalf, false, false) } else { by_mode!(m, F32ToHalf, true, false) };
+            if from == Ty::F16 {
+                l.op::<UnOp<F16ToF32>>(x, &[a], 0)
+            } else {
+                l.op::<UnOp<Bf16ToF32>>(x, &[a], 0)
+            };
+            let run =
+                if to == Ty::F16 { by_mode!(m, F32ToHalf, false, false) } else { by_mode!(m, F32ToHalf, true, false) };
             l.push(run, [t, x, Val::None, Val::None], 1, 0);
             return Ok(t);
         }
@@ -447,7 +525,7 @@ fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
     Ok(())
 }
 
-fn cvt_pack<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+pub(crate) fn cvt_pack<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let a = l.src(&f.ops[1], Ty::S32)?;
     let b = l.src(&f.ops[2], Ty::S32)?;
     let d = l.dst(&f.ops[0], Ty::B32)?;

@@ -1,0 +1,220 @@
+//! Comparisons and selections.
+
+use super::super::lower::{Form, Lower, R, Val, width};
+use super::super::module::Where;
+use crate::exec::alu::*;
+use crate::exec::op::{Handler, handler};
+use crate::exec::ops::*;
+use crate::parse::{Operand, Ty};
+
+/// The handler of a comparison.
+fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
+    fn all<C: Cmp>() -> Handler {
+        handler::<SetpOp<C>>()
+    }
+    macro_rules! float {
+        ($eq:ty, $ne:ty, $lt:ty, $le:ty, $gt:ty, $ge:ty, $equ:ty, $neu:ty, $ltu:ty, $leu:ty, $gtu:ty, $geu:ty, $num:ty, $nan:ty) => {
+            match name {
+                "eq" => all::<$eq>(),
+                "ne" => all::<$ne>(),
+                "lt" => all::<$lt>(),
+                "le" => all::<$le>(),
+                "gt" => all::<$gt>(),
+                "ge" => all::<$ge>(),
+                "equ" => all::<$equ>(),
+                "neu" => all::<$neu>(),
+                "ltu" => all::<$ltu>(),
+                "leu" => all::<$leu>(),
+                "gtu" => all::<$gtu>(),
+                "geu" => all::<$geu>(),
+                "num" => all::<$num>(),
+                "nan" => all::<$nan>(),
+                _ => return l.error(format!("`.{name}` does not compare floats")),
+            }
+        };
+    }
+    macro_rules! half {
+        ($b:literal) => {
+            float!(
+                Half<EqF32, $b>, Half<NeF32, $b>, Half<LtF32, $b>, Half<LeF32, $b>, Half<GtF32, $b>, Half<GeF32, $b>,
+                Half<EquF32, $b>, Half<NeuF32, $b>, Half<LtuF32, $b>, Half<LeuF32, $b>, Half<GtuF32, $b>, Half<GeuF32, $b>,
+                Half<NumF32, $b>, Half<NanF32, $b>
+            )
+        };
+    }
+    macro_rules! int {
+        ($eq:ty, $ne:ty, $lt:ty, $le:ty, $gt:ty, $ge:ty, $ult:ty, $ule:ty, $ugt:ty, $uge:ty) => {
+            match name {
+                "eq" => all::<$eq>(),
+                "ne" => all::<$ne>(),
+                "lt" => all::<$lt>(),
+                "le" => all::<$le>(),
+                "gt" => all::<$gt>(),
+                "ge" => all::<$ge>(),
+                "lo" => all::<$ult>(),
+                "ls" => all::<$ule>(),
+                "hi" => all::<$ugt>(),
+                "hs" => all::<$uge>(),
+                _ => return l.error(format!("`.{name}` does not compare integers")),
+            }
+        };
+    }
+    Ok(match ty {
+        Ty::F32 if ftz => float!(
+            Ftz<EqF32>,
+            Ftz<NeF32>,
+            Ftz<LtF32>,
+            Ftz<LeF32>,
+            Ftz<GtF32>,
+            Ftz<GeF32>,
+            Ftz<EquF32>,
+            Ftz<NeuF32>,
+            Ftz<LtuF32>,
+            Ftz<LeuF32>,
+            Ftz<GtuF32>,
+            Ftz<GeuF32>,
+            Ftz<NumF32>,
+            Ftz<NanF32>
+        ),
+        Ty::F32 => float!(
+            EqF32, NeF32, LtF32, LeF32, GtF32, GeF32, EquF32, NeuF32, LtuF32, LeuF32, GtuF32, GeuF32, NumF32, NanF32
+        ),
+        Ty::F64 => float!(
+            EqF64, NeF64, LtF64, LeF64, GtF64, GeF64, EquF64, NeuF64, LtuF64, LeuF64, GtuF64, GeuF64, NumF64, NanF64
+        ),
+        Ty::F16 if ftz => {
+            type Z<C> = FtzHalf<Half<C, false>>;
+            float!(
+                Z<EqF32>,
+                Z<NeF32>,
+                Z<LtF32>,
+                Z<LeF32>,
+                Z<GtF32>,
+                Z<GeF32>,
+                Z<EquF32>,
+                Z<NeuF32>,
+                Z<LtuF32>,
+                Z<LeuF32>,
+                Z<GtuF32>,
+                Z<GeuF32>,
+                Z<NumF32>,
+                Z<NanF32>
+            )
+        }
+        Ty::F16 => half!(false),
+        Ty::Bf16 => half!(true),
+        Ty::S16 => int!(Eq16, Ne16, LtS16, LeS16, GtS16, GeS16, LtU16, LeU16, GtU16, GeU16),
+        Ty::S32 => int!(Eq32, Ne32, LtS32, LeS32, GtS32, GeS32, LtU32, LeU32, GtU32, GeU32),
+        Ty::S64 => int!(Eq64, Ne64, LtS64, LeS64, GtS64, GeS64, LtU64, LeU64, GtU64, GeU64),
+        Ty::U16 | Ty::B16 => int!(Eq16, Ne16, LtU16, LeU16, GtU16, GeU16, LtU16, LeU16, GtU16, GeU16),
+        Ty::U32 | Ty::B32 => int!(Eq32, Ne32, LtU32, LeU32, GtU32, GeU32, LtU32, LeU32, GtU32, GeU32),
+        _ => int!(Eq64, Ne64, LtU64, LeU64, GtU64, GeU64, LtU64, LeU64, GtU64, GeU64),
+    })
+}
+
+/// The third source of `setp` and `set`: how it is combined, and the predicate.
+fn combination<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R<(i64, Val)> {
+    let how = if f.has("and") {
+        1
+    } else if f.has("or") {
+        2
+    } else if f.has("xor") {
+        3
+    } else {
+        0
+    };
+    match f.ops.get(3) {
+        Some(c) if how != 0 => {
+            let (c, negated) = l.pred(c)?;
+            Ok((how | i64::from(negated) << 3, c))
+        }
+        None if how == 0 => Ok((0, Val::Raw(0))),
+        _ => l.error("the combination and its predicate do not go together"),
+    }
+}
+
+pub(crate) fn setp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (p, q) = match &f.ops[0] {
+        Operand::Pair(p, q) => (l.pred(p)?.0, l.pred(q)?.0),
+        p => (l.pred(p)?.0, Val::Raw(0)),
+    };
+    let a = l.src(&f.ops[1], f.ty())?;
+    let b = l.src(&f.ops[2], f.ty())?;
+    let (imm, c) = combination(l, f)?;
+    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
+    let run = compare(l, name, f.ty(), f.has("ftz"))?;
+    let raw = l.push(run, [p, q, a, b], 2, imm);
+    raw.aux = c;
+    raw.pure_op = false;
+    Ok(())
+}
+
+pub(crate) fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let Operand::Pair(p, q) = &f.ops[0] else { return l.error("two destinations expected: p|q") };
+    let targets = [l.pred(p)?.0, l.pred(q)?.0];
+    let a = l.src(&f.ops[1], Ty::B32)?;
+    let b = l.src(&f.ops[2], Ty::B32)?;
+    let (imm, c) = combination(l, f)?;
+    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
+    let ty = if f.ty() == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
+    let run = compare(l, name, ty, f.has("ftz"))?;
+    let mut halves = Vec::new();
+    for v in [a, b] {
+        let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
+        l.push_list(handler::<Split<u32, u16, 2>>(), vec![low, high, v], 2, 0);
+        halves.push([low, high]);
+    }
+    // The predicate combined with both must not be overwritten before its second use.
+    let order = if c == targets[0] { [1, 0] } else { [0, 1] };
+    for i in order {
+        let raw = l.push(run, [targets[i], Val::Raw(0), halves[0][i], halves[1][i]], 2, imm);
+        raw.aux = c;
+        raw.pure_op = false;
+    }
+    Ok(())
+}
+
+pub(crate) fn set<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let ty = f.types[1];
+    let a = l.src(&f.ops[1], ty)?;
+    let b = l.src(&f.ops[2], ty)?;
+    let (imm, c) = combination(l, f)?;
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
+    let run = compare(l, name, ty, f.has("ftz"))?;
+    let p = Val::Pred(l.fresh_pred());
+    let raw = l.push(run, [p, Val::Raw(0), a, b], 2, imm);
+    raw.aux = c;
+    raw.pure_op = false;
+    let one = if f.types[0] == Ty::F32 { 1f32.to_bits() } else { !0 };
+    let (one, zero) = (l.imm(Where::W32, u64::from(one)), l.imm(Where::W32, 0));
+    l.op::<SelpOp<u32>>(d, &[one, zero, p], 0);
+    Ok(())
+}
+
+pub(crate) fn selp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let a = l.src(&f.ops[1], f.ty())?;
+    let b = l.src(&f.ops[2], f.ty())?;
+    let (p, negated) = l.pred(&f.ops[3])?;
+    let d = l.dst(&f.ops[0], f.ty())?;
+    let imm = i64::from(negated);
+    match width(f.ty()) {
+        Where::W16 => l.op::<SelpOp<u16>>(d, &[a, b, p], imm),
+        Where::W32 => l.op::<SelpOp<u32>>(d, &[a, b, p], imm),
+        Where::W64 => l.op::<SelpOp<u64>>(d, &[a, b, p], imm),
+    };
+    Ok(())
+}
+
+pub(crate) fn slct<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let t = f.ty();
+    let types = [t, t, f.types[1]];
+    match (width(t), f.types[1]) {
+        (Where::W16, Ty::S32) => l.tri_of::<Slct16>(f, t, types),
+        (Where::W32, Ty::S32) => l.tri_of::<Slct32>(f, t, types),
+        (Where::W64, Ty::S32) => l.tri_of::<Slct64>(f, t, types),
+        (Where::W32, _) => l.tri_of::<SlctF32>(f, t, types),
+        (Where::W64, _) => l.tri_of::<SlctF64>(f, t, types),
+        _ => l.error("this combination of types is not supported"),
+    }
+}

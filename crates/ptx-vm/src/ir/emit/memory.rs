@@ -1,0 +1,314 @@
+//! Loads, stores, atomics, asynchronous copies.
+
+use super::super::lower::{Access, AccessKind, Class, Form, Lower, R, Val, width};
+use super::super::module::{ConstSource, Where};
+use super::convert::Sext8To16;
+use super::data;
+use crate::exec::alu::*;
+use crate::exec::mem;
+use crate::exec::op::{Handler, handler};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
+use crate::parse::{Operand, Space, Ty};
+
+pub(crate) fn space(f: &Form<'_, '_>) -> Space {
+    for m in &f.mods {
+        match *m {
+            "global" => return Space::Global,
+            "shared" | "shared::cta" => return Space::Shared,
+            "local" => return Space::Local,
+            "const" => return Space::Const,
+            "param" | "param::entry" | "param::func" => return Space::Param,
+            _ => {}
+        }
+    }
+    Space::Generic
+}
+
+/// Where an access goes, and the handler family that serves it: shared memory by itself, global (and constant) by itself, all else generic.
+pub(crate) struct Target {
+    pub(crate) addr: Val,
+    pub(crate) offset: i64,
+    pub(crate) space: Space,
+}
+
+pub(crate) fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space) -> R<Target> {
+    let (addr, offset, symbol) = l.address(operand, space == Space::Shared)?;
+    let (space, offset) = match (space, symbol) {
+        // `.param` variables of calls live in local memory.
+        (Space::Param, Some(Space::Local)) | (Space::Local, _) => {
+            (Space::Local, offset.wrapping_add(LOCAL_WINDOW as i64))
+        }
+        (Space::Param, _) => (Space::Param, offset.wrapping_add(PARAM_WINDOW as i64)),
+        (Space::Generic, Some(Space::Shared)) => (Space::Generic, offset.wrapping_add(SHARED_WINDOW as i64)),
+        (Space::Generic, Some(Space::Local)) => (Space::Generic, offset.wrapping_add(LOCAL_WINDOW as i64)),
+        (Space::Generic, Some(Space::Param)) => (Space::Generic, offset.wrapping_add(PARAM_WINDOW as i64)),
+        (space, _) => (space, offset),
+    };
+    Ok(Target { addr, offset, space })
+}
+
+macro_rules! access_handlers {
+    ($name:ident, $op:ident) => {
+        fn $name(space: Space, bytes: usize, lanes: usize) -> Option<Handler> {
+            fn by<P: mem::Place>(bytes: usize, lanes: usize) -> Option<Handler> {
+                Some(match (bytes, lanes) {
+                    (1, 1) => handler::<mem::$op<P, u8, 1>>(),
+                    (1, 2) => handler::<mem::$op<P, u8, 2>>(),
+                    (1, 4) => handler::<mem::$op<P, u8, 4>>(),
+                    (2, 1) => handler::<mem::$op<P, u16, 1>>(),
+                    (2, 2) => handler::<mem::$op<P, u16, 2>>(),
+                    (2, 4) => handler::<mem::$op<P, u16, 4>>(),
+                    (4, 1) => handler::<mem::$op<P, u32, 1>>(),
+                    (4, 2) => handler::<mem::$op<P, u32, 2>>(),
+                    (4, 4) => handler::<mem::$op<P, u32, 4>>(),
+                    (4, 8) => handler::<mem::$op<P, u32, 8>>(),
+                    (8, 1) => handler::<mem::$op<P, u64, 1>>(),
+                    (8, 2) => handler::<mem::$op<P, u64, 2>>(),
+                    (8, 4) => handler::<mem::$op<P, u64, 4>>(),
+                    _ => return None,
+                })
+            }
+            match space {
+                Space::Shared => by::<mem::Shared>(bytes, lanes),
+                Space::Global | Space::Const => by::<mem::Global>(bytes, lanes),
+                _ => by::<mem::Generic>(bytes, lanes),
+            }
+        }
+    };
+}
+access_handlers!(load_handler, Load);
+access_handlers!(store_handler, Store);
+
+fn vector_lanes(f: &Form<'_, '_>) -> usize {
+    if f.has("v2") {
+        2
+    } else if f.has("v4") {
+        4
+    } else if f.has("v8") {
+        8
+    } else {
+        1
+    }
+}
+
+/// Width in which the handlers deliver elements of a size.
+fn natural(bytes: usize) -> Where {
+    match bytes {
+        1 | 2 => Where::W16,
+        4 => Where::W32,
+        _ => Where::W64,
+    }
+}
+
+pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let ty = f.ty();
+    let lanes = vector_lanes(f);
+    let regs = data(l, &f.ops[0], lanes)?;
+    let wanted = space(f);
+    // A parameter at a fixed place is a constant of the launch.
+    if wanted == Space::Param
+        && let (Val::Const(_), offset, Some(Space::Param)) = l.address(&f.ops[1], false)?
+    {
+        let offset = offset as u64;
+        for (i, operand) in regs.iter().enumerate() {
+            if matches!(operand, Operand::Name("_")) {
+                continue;
+            }
+            let at = offset + (i * ty.bytes()) as u64;
+            if !at.is_multiple_of(ty.bytes() as u64) || at > 1 << 20 {
+                return l.error("misaligned parameter access");
+            }
+            let (d, w) = l.dst_any(operand, width(ty))?;
+            let c = l.constant(w, ConstSource::Param(at as u32, ty));
+            l.copy(d, c, w);
+        }
+        return Ok(());
+    }
+    let t = target(l, &f.ops[1], wanted)?;
+    let Some(run) = load_handler(t.space, ty.bytes(), lanes) else {
+        return l.error("this vector load is not supported");
+    };
+    let mut dsts = Vec::new();
+    let mut after = Vec::new();
+    for operand in regs {
+        if matches!(operand, Operand::Name("_")) {
+            dsts.push(Val::None);
+            continue;
+        }
+        let own = natural(ty.bytes());
+        let (d, w) = l.dst_any(operand, width(ty))?;
+        let byte_sign = ty == Ty::S8;
+        if w == own && !byte_sign {
+            dsts.push(d);
+        } else {
+            let temp = Val::Reg(l.fresh(own));
+            dsts.push(temp);
+            after.push((d, w, temp, own));
+        }
+    }
+    let access = access(AccessKind::Load, &t, (ty.bytes() * lanes) as u32);
+    push_access(l, run, dsts, &t, lanes, true, access);
+    for (d, w, temp, own) in after {
+        let temp = if ty == Ty::S8 {
+            let wide = Val::Reg(l.fresh(Where::W16));
+            l.op::<UnOp<Sext8To16>>(wide, &[temp], 0);
+            wide
+        } else {
+            temp
+        };
+        let value = l.convert(temp, own, w, ty.signed());
+        // The conversion may be written straight to the destination.
+        match l.raw.last_mut() {
+            Some(raw) if raw.r[0] == value && value != temp => {
+                raw.r[0] = d;
+                if let Val::Reg(id) = d {
+                    raw.defs = vec![id];
+                }
+            }
+            _ => l.copy(d, value, w),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn access(kind: AccessKind, t: &Target, bytes: u32) -> Access {
+    Access { kind, space: t.space, bytes, lanes: 1, addr: 0, wide: t.space != Space::Shared, offset: t.offset }
+}
+
+fn push_access(l: &mut Lower<'_>, run: Handler, regs: Vec<Val>, t: &Target, lanes: usize, load: bool, access: Access) {
+    let defs = if load { regs.len() } else { 0 };
+    let mut r = [Val::None, Val::None, Val::None, t.addr];
+    let raw = if lanes <= 2 {
+        r[..lanes].copy_from_slice(&regs);
+        // The address stands last and is never written.
+        l.push(run, r, defs, t.offset)
+    } else {
+        let mut list = regs;
+        list.push(t.addr);
+        let raw = l.push_list(run, list, defs, t.offset);
+        raw.r[3] = t.addr;
+        raw
+    };
+    raw.cached = true;
+    raw.pure_op = false;
+    raw.meta.access = Some(access);
+    raw.access_addr = t.addr;
+}
+
+pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let ty = f.ty();
+    let lanes = vector_lanes(f);
+    let t = target(l, &f.ops[0], space(f))?;
+    let Some(run) = store_handler(t.space, ty.bytes(), lanes) else {
+        return l.error("this vector store is not supported");
+    };
+    let mut regs = Vec::new();
+    for operand in data(l, &f.ops[1], lanes)? {
+        let value = match l.literal(operand, ty) {
+            Some(v) => l.imm(natural(ty.bytes()), v),
+            None => {
+                let (v, w) = l.any(operand, false)?;
+                l.convert(v, w, natural(ty.bytes()), false)
+            }
+        };
+        regs.push(value);
+    }
+    let mut access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
+    access.lanes = lanes as u32;
+    push_access(l, run, regs, &t, lanes, false, access);
+    Ok(())
+}
+
+pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let red = l.class == Class::Atomic && !l.inst_text.contains("atom");
+    let ty = f.ty();
+    let kind = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]
+        .iter()
+        .position(|m| f.has(m))
+        .unwrap_or(0);
+    let as_ty = match (ty, mem::Atom::ALL[kind]) {
+        (Ty::B16, _) => mem::AtomTy::B16,
+        (Ty::B32 | Ty::U32, _) => mem::AtomTy::U32,
+        (Ty::B64 | Ty::U64, _) => mem::AtomTy::U64,
+        (Ty::S32, _) => mem::AtomTy::S32,
+        (Ty::S64, _) => mem::AtomTy::S64,
+        (Ty::F32, _) => mem::AtomTy::F32,
+        (Ty::F64, _) => mem::AtomTy::F64,
+        (Ty::F16, _) => mem::AtomTy::F16,
+        (Ty::Bf16, _) => mem::AtomTy::Bf16,
+        (Ty::F16x2, _) => mem::AtomTy::F16x2,
+        _ => mem::AtomTy::Bf16x2,
+    };
+    let (d, rest) = if red { (Val::None, f.ops) } else { (Val::Raw(0), &f.ops[1..]) };
+    let d = if red || matches!(f.ops[0], Operand::Name("_")) {
+        Val::None
+    } else {
+        let _ = d;
+        l.dst(&f.ops[0], ty)?
+    };
+    let wanted = space(f);
+    // Atomics always go by generic addresses.
+    let (addr, offset, symbol) = l.address(&rest[0], false)?;
+    let shared = wanted == Space::Shared || symbol == Some(Space::Shared);
+    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let b = l.src(&rest[1], ty)?;
+    let c = match (f.has("cas"), rest.get(2)) {
+        (true, Some(c)) => l.src(c, ty)?,
+        (true, None) => return l.error("`cas` takes three sources"),
+        _ => Val::None,
+    };
+    let t = Target { addr, offset, space: if shared { Space::Shared } else { Space::Generic } };
+    let list = vec![d, addr, b, c, Val::Raw(kind as u32), Val::Raw(as_ty as u32)];
+    let raw = l.push_list(handler::<mem::Atomic>(), list, 1, offset);
+    let mut a = access(AccessKind::Atomic, &t, ty.bytes() as u32);
+    a.wide = true;
+    raw.meta.access = Some(a);
+    raw.access_addr = addr;
+    Ok(())
+}
+
+pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let to = target(l, &f.ops[0], Space::Shared)?;
+    let from = target(l, &f.ops[1], Space::Global)?;
+    let Operand::Int(bytes) = f.ops[2] else { return l.error("the size is a constant") };
+    let mut size = Val::None;
+    let rest = &f.ops[3..];
+    let rest = if f.has("L2::cache_hint") && !rest.is_empty() { &rest[..rest.len() - 1] } else { rest };
+    if let Some(operand) = rest.first() {
+        let is_pred = l.reg_type(operand) == Some(Ty::Pred) || matches!(operand, Operand::Not(_));
+        if is_pred {
+            // ignore-src: zeros are written where the predicate holds.
+            let (p, negated) = l.pred(operand)?;
+            let (zero, all) = (l.imm(Where::W32, 0), l.imm(Where::W32, bytes as u64));
+            let d = Val::Reg(l.fresh(Where::W32));
+            l.op::<SelpOp<u32>>(d, &[zero, all, p], i64::from(negated));
+            size = d;
+        } else {
+            size = l.src(operand, Ty::U32)?;
+        }
+    }
+    let run = match bytes {
+        4 => handler::<mem::CpAsync<4>>(),
+        8 => handler::<mem::CpAsync<8>>(),
+        16 => handler::<mem::CpAsync<16>>(),
+        _ => return l.error("4, 8 or 16 bytes can be copied"),
+    };
+    let Ok(from_offset) = i32::try_from(from.offset) else {
+        return l.error("the global offset is too large");
+    };
+    let raw = l.push_list(run, vec![to.addr, from.addr, size], 0, to.offset);
+    raw.r[0] = Val::Raw(from_offset as u32);
+    raw.cached = true;
+    let mut a = access(AccessKind::CopyAsync, &to, bytes as u32);
+    a.wide = false;
+    raw.meta.access = Some(a);
+    raw.access_addr = to.addr;
+    Ok(())
+}
+
+pub(crate) fn wait_group<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    match f.ops[0] {
+        Operand::Int(n) if n >= 0 => l.group(AccessKind::Wait(n as u32)),
+        _ => l.error("expected a number of groups"),
+    }
+}

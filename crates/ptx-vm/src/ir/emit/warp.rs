@@ -1,0 +1,85 @@
+//! Exchange among the lanes of a warp.
+
+use super::super::lower::{Form, Lower, R, Val};
+use crate::exec::control;
+use crate::exec::op::handler;
+use crate::parse::{Operand, Ty};
+
+pub(crate) fn shfl<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (d, p) = match &f.ops[0] {
+        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.pred(p)?.0),
+        d => (l.dst(d, Ty::B32)?, Val::Raw(0)),
+    };
+    let a = l.src(&f.ops[1], Ty::B32)?;
+    let b = l.src(&f.ops[2], Ty::U32)?;
+    let c = l.src(&f.ops[3], Ty::U32)?;
+    let run = if f.has("up") {
+        handler::<control::Shuffle<0>>()
+    } else if f.has("down") {
+        handler::<control::Shuffle<1>>()
+    } else if f.has("bfly") {
+        handler::<control::Shuffle<2>>()
+    } else {
+        handler::<control::Shuffle<3>>()
+    };
+    l.push_list(run, vec![d, a, b, c, p], 1, 0);
+    Ok(())
+}
+
+pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (p, negated) = l.pred(&f.ops[1])?;
+    let negated = i64::from(negated) << 8;
+    if f.has("ballot") {
+        let d = l.dst(&f.ops[0], Ty::B32)?;
+        l.op::<control::Vote>(d, &[p], 3 | negated);
+    } else {
+        let (d, _) = l.pred(&f.ops[0])?;
+        let how = if f.has("all") {
+            0
+        } else if f.has("any") {
+            1
+        } else {
+            2
+        };
+        l.push(handler::<control::Vote>(), [d, p, Val::None, Val::None], 0, how | negated);
+    }
+    l.impure();
+    Ok(())
+}
+
+pub(crate) fn elect<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let Operand::Pair(d, p) = &f.ops[0] else { return l.error("two destinations expected: d|p") };
+    let d = if matches!(**d, Operand::Name("_")) { Val::None } else { l.dst(d, Ty::B32)? };
+    let (p, _) = l.pred(p)?;
+    l.push(handler::<control::Elect>(), [d, p, Val::None, Val::None], 1, 0);
+    l.impure();
+    Ok(())
+}
+
+pub(crate) fn matching<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (d, p) = match &f.ops[0] {
+        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.pred(p)?.0),
+        d => (l.dst(d, Ty::B32)?, Val::Raw(0)),
+    };
+    let a = l.src(&f.ops[1], f.ty())?;
+    let imm = i64::from(f.has("all")) | i64::from(f.ty() == Ty::B64) << 1;
+    l.push(handler::<control::Match>(), [d, a, p, Val::None], 1, imm);
+    l.impure();
+    Ok(())
+}
+
+pub(crate) fn redux<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let a = l.src(&f.ops[1], Ty::B32)?;
+    let how = ["add", "min", "max", "and", "or", "xor"].iter().position(|m| f.has(m)).unwrap_or(0) as i64;
+    l.op::<control::Redux>(d, &[a], how | i64::from(f.ty() == Ty::S32) << 8);
+    l.impure();
+    Ok(())
+}
+
+pub(crate) fn activemask<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    l.op::<control::ActiveMask>(d, &[], 0);
+    l.impure();
+    Ok(())
+}
