@@ -4,7 +4,7 @@
 //!
 //! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
 //! (one typed launcher a kernel), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
-//! becomes a video). [`check`] holds everything against reference data of the published code.
+//! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`check`] holds everything against reference data of the published code.
 //!
 //! A policy is a pure state machine, so it can be run without a model:
 //!
@@ -29,5 +29,7 @@ pub mod device;
 pub mod model;
 pub mod ops;
 pub mod pipeline;
+pub mod plan;
+pub mod profile;
 pub mod sampler;
 pub mod tensor;

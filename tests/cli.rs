@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 
 const PROMPT: &str = "large red circle bouncing fast navy";
 
@@ -440,4 +441,122 @@ fn check_tells_failed_from_unreadable() {
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((line["case"].as_str(), line["ok"].as_bool()), (Some("broken"), Some(false)));
     assert!(line["error"].as_str().is_some_and(|e| e.contains("case.json")));
+}
+
+#[test]
+fn a_profile_holds_every_launch_step_and_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("c.toml"), "policy = 'adacache'\nblocks = [2]\ncodebook = [[1.0, 2]]").unwrap();
+    let args = ["generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--out", "x.safetensors"];
+    succeeds(dir.path(), &[&args[..], &["--profile", "p.json", "--report", "r.json", "--quiet"]].concat());
+    let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(dir.path().join(name)).unwrap()).unwrap();
+    let (profile, report) = (json("p.json"), json("r.json"));
+    assert_eq!(profile["otherData"]["device"], report["device"]);
+    let events = profile["traceEvents"].as_array().unwrap();
+    let of = |phase: &str, cat: &str| -> Vec<&Value> {
+        events.iter().filter(|e| e["ph"] == phase && (cat.is_empty() || e["cat"] == cat)).collect()
+    };
+    // What every viewer needs; and the VM's time is called the VM's.
+    for event in events {
+        assert!(event["name"].is_string() && event["pid"].is_u64(), "{event}");
+        assert!(event["ph"] == "M" || event["ts"].as_f64().is_some_and(|ts| ts >= 0.0), "{event}");
+        assert!(event["ph"] != "X" || event["dur"].as_f64().is_some_and(|dur| dur >= 0.0), "{event}");
+    }
+    let process = of("M", "").into_iter().find(|e| e["name"] == "process_name").unwrap();
+    assert!(process["args"]["name"].as_str().unwrap().contains("VM, wall-clock times of the CPU, not a GPU's"));
+
+    let kernels = of("X", "kernel");
+    assert!(
+        kernels.windows(2).all(|pair| pair[0]["ts"].as_f64() <= pair[1]["ts"].as_f64()),
+        "in the order of the stream"
+    );
+    let flops = |prefix: &str| -> u64 {
+        let named = kernels.iter().filter(|e| e["name"].as_str().unwrap().starts_with(prefix));
+        named.map(|e| e["args"]["flops"].as_u64().unwrap()).sum()
+    };
+    // Beside the steps the caption's projections were launched, and nothing else that multiplies.
+    let counted = report["flops"]["total"].as_u64().unwrap();
+    let products = flops("linear") + flops("attention");
+    assert!(products > counted && products < counted + counted / 20, "{products} {counted}");
+    for event in &kernels {
+        assert!(event["args"]["grid"][0].as_u64().unwrap() > 0 && event["args"]["block"][0].as_u64().unwrap() >= 32);
+        assert!(event["args"]["bytes_written"].as_u64().unwrap() > 0, "{event}");
+    }
+    let steps: Vec<&str> = of("X", "span").iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        steps,
+        [
+            "step 1 computed",
+            "step 2 computed",
+            "step 3 reused",
+            "step 4 computed",
+            "step 5 computed",
+            "step 6 computed"
+        ]
+    );
+    let markers = of("i", "marker");
+    assert_eq!(markers.len(), report["decisions"].as_array().unwrap().len());
+    for (marker, decision) in markers.iter().zip(report["decisions"].as_array().unwrap()) {
+        assert_eq!(&marker["args"], decision);
+        assert_eq!(marker["name"], format!("rate {}", decision["rate"]));
+    }
+}
+
+#[test]
+fn a_plan_counts_and_calls_its_seconds_modelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "plan",
+        "--model",
+        "opensora-v1.2",
+        "--resolution",
+        "720p",
+        "--frames",
+        "51",
+        "--steps",
+        "100",
+        "--gpu",
+        "a100",
+    ];
+    let people = text(&succeeds(dir.path(), &args).stdout);
+    for part in ["2 × 15 × 3600 tokens", "419.60 s published", "89.53 s published", "modelled", "assumed, not measured"]
+    {
+        assert!(people.contains(part), "`{part}` is missing in:\n{people}");
+    }
+    let json =
+        succeeds(dir.path(), &[&args[..], &["--json", "--computed", "21", "--efficiency", "linear=0.5"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["tokens"], serde_json::json!([15, 3600]));
+    assert_eq!(json["totals"][1]["computed_steps"], 21);
+    assert_eq!(json["efficiency"]["linear"]["origin"], "given with --efficiency");
+    assert!(json["memory"]["peak"].as_u64().unwrap() < 24 << 30);
+    for (args, part) in [
+        (&["--resolution", "9p"][..], "known are 240p"),
+        (&["--aspect", "7:3"], "9:16"),
+        (&["--frames", "0"], "1 to 408"),
+        (&["--size", "720"], "HEIGHTxWIDTH"),
+        (&["--computed", "101"], "101 computed steps of 100"),
+        (&["--efficiency", "linear=2"], "at most 1"),
+        (&["--trace", "none.jsonl"], "none.jsonl"),
+        (&["--dtype", "f32"], "reference mode"),
+        (&["--model", "sprites", "--cache", "no.toml"], "no.toml"),
+    ] {
+        fails(dir.path(), &[&["plan"], args].concat(), 1, &[part]);
+    }
+    fails(dir.path(), &["plan", "--gpu", "gt730"], 2, &["a100"]);
+}
+
+/// A recorded trace gives the plan of the run that recorded it.
+#[test]
+fn a_plan_follows_a_recorded_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let run =
+        ["generate", PROMPT, "--steps", "8", "--trace", "t.jsonl", "--report", "r.json", "--out", "x.safetensors"];
+    succeeds(dir.path(), &run);
+    let report: Value = serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap();
+    let plan = succeeds(dir.path(), &["plan", "--model", "sprites", "--steps", "8", "--trace", "t.jsonl", "--json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["totals"][1]["computed_steps"], report["computed_steps"].as_array().unwrap().len());
+    assert_eq!(plan["memory"]["cache"], report["cache_bytes"]);
+    assert_eq!(plan["memory"]["cache_unfolded"], report["cache_bytes_unfolded"]);
 }

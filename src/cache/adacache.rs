@@ -235,6 +235,24 @@ mod tests {
     }
 
     #[test]
+    fn malformed_files_are_told_by_line_and_key() {
+        let parse = |text: &str| CacheConfig::from_toml(text, "t.toml").unwrap_err().to_string();
+        for (text, parts) in [
+            ("policy = 'adacache'\nblocks = [1]\ncodebook = [[0.1]]", ["line 3", "codebook"]),
+            ("policy = 'adacache'\nblocks = ['x']\ncodebook = [[0.1, 2]]", ["line 2", "blocks"]),
+            ("policy = 'adacache'\nblocks = [1]\n\ncodebook = [[0.2, 2], [0.1, 3]]", ["line 4", "ascend"]),
+            ("policy = 'adacache'\nblocks = [1]\ncodebook = [[0.1, 2]]\nspeed = 3", ["line 4", "speed"]),
+            ("policy = 'magic'", ["line 1", "magic"]),
+            ("policy = 'none'\nblocks = [1]", ["line 2", "blocks"]),
+        ] {
+            let message = parse(text);
+            for part in ["t.toml"].into_iter().chain(parts) {
+                assert!(message.contains(part), "`{part}` is missing for {text:?}: {message}");
+            }
+        }
+    }
+
+    #[test]
     fn invalid_configurations_are_named() {
         let parse = |body: &str| {
             CacheConfig::from_toml(&format!("policy = \"adacache\"\nblocks = [1]\n{body}"), "t.toml")

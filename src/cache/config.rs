@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ProbePoint, Site, Stack};
+use super::{AdaCache, ComputeAll, Policy, ProbePoint, Site, Stack};
 
 /// Why a cache configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -274,12 +274,48 @@ impl CacheConfig {
     /// # Ok::<(), adacache::cache::CacheError>(())
     /// ```
     pub fn from_toml(text: &str, path: &str) -> Result<CacheConfig, CacheError> {
-        let config: CacheConfig =
-            toml::from_str(text).map_err(|source| CacheError::Toml { path: path.into(), source: Box::new(source) })?;
+        let config = Self::parse_toml(text).map_err(|mut source| {
+            source.set_input(Some(text));
+            CacheError::Toml { path: path.into(), source: Box::new(source) }
+        })?;
         if let CacheConfig::AdaCache(adacache) = &config {
             adacache.validate()?;
         }
         Ok(config)
+    }
+
+    /// The policy's own table is read by itself: as a tagged enum it would lose the lines that errors point at.
+    fn parse_toml(text: &str) -> Result<CacheConfig, toml::de::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Name {
+            None,
+            AdaCache,
+        }
+        #[derive(Deserialize)]
+        struct Tag {
+            policy: Name,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+
+        let Tag { policy } = toml::from_str(text)?;
+        let mut settings = toml::de::DeTable::parse(text)?;
+        settings.get_mut().remove("policy");
+        let settings = toml::Deserializer::from(settings);
+        match policy {
+            Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None),
+            Name::AdaCache => AdaCacheConfig::deserialize(settings).map(CacheConfig::AdaCache),
+        }
+    }
+
+    /// The policy of one generation of `steps` steps.
+    pub fn policy(&self, steps: usize) -> Box<dyn Policy> {
+        match self {
+            CacheConfig::None => Box::new(ComputeAll),
+            CacheConfig::AdaCache(config) => Box::new(AdaCache::new(config.clone(), steps)),
+        }
     }
 
     /// Reads a TOML file from disk.

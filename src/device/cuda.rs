@@ -90,6 +90,7 @@ pub(super) fn list() -> Vec<DeviceInfo> {
             compute_capability: None,
             driver: None,
             units: 0,
+            pci: None,
             unavailable: Some(reason),
         }]
     };
@@ -128,6 +129,7 @@ fn info(ordinal: usize, driver: (u32, u32)) -> DeviceInfo {
             compute_capability: Some(capability),
             driver: Some(driver),
             units: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+            pci: pci_bus_id(device),
             unavailable: (capability < OLDEST).then(|| too_old.to_string()),
         })
     };
@@ -139,8 +141,18 @@ fn info(ordinal: usize, driver: (u32, u32)) -> DeviceInfo {
         compute_capability: None,
         driver: Some(driver),
         units: 0,
+        pci: None,
         unavailable: Some(words(error)),
     })
+}
+
+/// `0000:3b:00.0`, say.
+fn pci_bus_id(device: sys::CUdevice) -> Option<String> {
+    let mut text = [0 as std::ffi::c_char; 32];
+    // SAFETY: the buffer has the length given, and the driver ends what it writes there with a NUL.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result().ok()?;
+    let bytes: Vec<u8> = text.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8(bytes).ok()
 }
 
 /// The driver's name and words for an error.

@@ -17,15 +17,18 @@
 //! ```
 
 mod cuda;
+mod dry;
 mod error;
 mod module;
 mod vm;
 
+pub use dry::DryConfig;
 pub use error::DeviceError;
 pub use module::Module;
 pub use ptx_vm::{LaunchStats, VmConfig};
 
 use bytemuck::Pod;
+use serde::Serialize;
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
@@ -78,6 +81,8 @@ pub enum DeviceKind {
     Vm,
     /// A CUDA GPU.
     Cuda,
+    /// None: nothing runs, everything is counted; see [`Device::dry`].
+    Dry,
 }
 
 /// What is known about a device without running anything on it.
@@ -97,6 +102,8 @@ pub struct DeviceInfo {
     pub driver: Option<(u32, u32)>,
     /// Streaming multiprocessors; of the VM, threads.
     pub units: usize,
+    /// PCI bus id of a GPU: what other tools of the driver know it by.
+    pub pci: Option<String>,
     /// Why the device cannot be used; `None` when it can.
     pub unavailable: Option<String>,
 }
@@ -117,6 +124,24 @@ pub struct MemoryInfo {
     pub total: usize,
 }
 
+/// What a launch does, from the shapes of its arguments: a figure of the task, not of the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Operations of its matrix products, two a multiply-add. What surrounds them is not counted.
+    pub flops: u64,
+    /// The least it has to read: every argument once.
+    pub bytes_read: u64,
+    /// The least it has to write.
+    pub bytes_written: u64,
+}
+
+impl Work {
+    /// The least it has to move.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_read + self.bytes_written
+    }
+}
+
 /// One launch, as errors and observers see it.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
@@ -128,9 +153,14 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// What it does, where the launcher said so.
+    pub work: Work,
 }
 
-/// Sees every launch of a device: the hook of profilers. Called on the launching thread, after the launch was queued.
+/// Sees everything a device is told to do: the hook of profilers. Called on the launching thread, after the work was queued.
+///
+/// Copies between the host and the device, copies on the device and fills are seen under the names `upload`, `download`,
+/// `copy` and `fill`, with an empty grid.
 pub trait LaunchObserver: Send + Sync {
     /// `start` and `end` were recorded on the stream around the launch; reading the time between them waits for the kernel, so
     /// do that later. `stats` comes from a VM opened with counters.
@@ -196,6 +226,13 @@ impl Device {
     pub fn cuda(ordinal: usize) -> Result<Self> {
         let (backend, info) = cuda::CudaBackend::open(ordinal)?;
         Ok(Self::new(Box::new(backend), info))
+    }
+
+    /// A device that runs nothing: memory is only counted, launches are only shown to the observer, and what is read back is
+    /// zero. With it the same code that generates a video tells what that would take.
+    pub fn dry(config: DryConfig) -> Self {
+        let (backend, info) = dry::DryBackend::new(config);
+        Self::new(Box::new(backend), info)
     }
 
     fn new(backend: Box<dyn Backend>, info: DeviceInfo) -> Self {
@@ -273,7 +310,7 @@ impl Device {
     /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
     pub fn upload(&self, dst: &Memory, offset: usize, src: &[u8]) -> Result<()> {
         let dst = self.address(dst, offset, src.len())?;
-        if src.is_empty() { Ok(()) } else { self.0.backend.upload(dst, src) }
+        if src.is_empty() { Ok(()) } else { self.observed("upload", 0, src.len(), || self.0.backend.upload(dst, src)) }
     }
 
     /// Copies `src[offset..]` to the host, after everything queued before.
@@ -282,7 +319,8 @@ impl Device {
     /// As [`Device::upload`].
     pub fn download(&self, src: &Memory, offset: usize, dst: &mut [u8]) -> Result<()> {
         let src = self.address(src, offset, dst.len())?;
-        if dst.is_empty() { Ok(()) } else { self.0.backend.download(src, dst) }
+        let bytes = dst.len();
+        if bytes == 0 { Ok(()) } else { self.observed("download", bytes, 0, || self.0.backend.download(src, dst)) }
     }
 
     /// Copies on the device. The ranges must not overlap.
@@ -297,7 +335,7 @@ impl Device {
         if dst.abs_diff(src) < bytes as u64 {
             return Err(DeviceError::Overlap { dst, src, bytes });
         }
-        self.0.backend.copy(dst, src, bytes)
+        self.observed("copy", bytes, bytes, || self.0.backend.copy(dst, src, bytes))
     }
 
     /// Sets every byte of `dst[range]`.
@@ -307,7 +345,24 @@ impl Device {
     pub fn fill(&self, dst: &Memory, range: Range<usize>, byte: u8) -> Result<()> {
         let bytes = range.end.saturating_sub(range.start);
         let dst = self.address(dst, range.start, bytes)?;
-        if bytes == 0 { Ok(()) } else { self.0.backend.fill(dst, byte, bytes) }
+        if bytes == 0 { Ok(()) } else { self.observed("fill", 0, bytes, || self.0.backend.fill(dst, byte, bytes)) }
+    }
+
+    /// Runs a memory operation, seen by the observer if there is one.
+    fn observed(
+        &self,
+        name: &str,
+        bytes_read: usize,
+        bytes_written: usize,
+        run: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(observer) = self.observer() else { return run() };
+        let start = self.record()?;
+        run()?;
+        let work = Work { flops: 0, bytes_read: bytes_read as u64, bytes_written: bytes_written as u64 };
+        let launch = Launch { kernel: name, grid: [0; 3], block: [0; 3], shared: 0, work };
+        observer.launched(&launch, start, self.record()?, None);
+        Ok(())
     }
 
     fn address(&self, memory: &Memory, offset: usize, bytes: usize) -> Result<u64> {
@@ -384,6 +439,22 @@ impl Device {
         shared: u32,
         params: &P,
     ) -> Result<()> {
+        self.launch_counted(kernel, grid, block, shared, params, Work::default())
+    }
+
+    /// As [`Device::launch`], with what the launch does, for observers.
+    ///
+    /// # Errors
+    /// As [`Device::launch`].
+    pub fn launch_counted<P: Pod>(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: &P,
+        work: Work,
+    ) -> Result<()> {
         let inner = &*kernel.0;
         let params = bytemuck::bytes_of(params);
         if params.len() != inner.param_bytes {
@@ -393,15 +464,14 @@ impl Device {
                 expected: inner.param_bytes,
             });
         }
-        let launch = Launch { kernel: &inner.name, grid, block, shared };
+        let launch = Launch { kernel: &inner.name, grid, block, shared, work };
         if grid.contains(&0) || block.contains(&0) {
             return Err(DeviceError::launch(&launch, &self.0.info.id, "grid and block must not be empty"));
         }
         if [grid[1], grid[2]].iter().any(|&n| n > 65535) {
             return Err(DeviceError::launch(&launch, &self.0.info.id, "grid y and z can be 65535 at most"));
         }
-        let observer = self.0.observer.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(observer) = observer else {
+        let Some(observer) = self.observer() else {
             return self.0.backend.launch(&inner.handle, &launch, params).map(drop);
         };
         let start = self.record()?;
@@ -413,6 +483,10 @@ impl Device {
     /// Sets who sees the launches from now on; `None`: nobody.
     pub fn observe(&self, observer: Option<Arc<dyn LaunchObserver>>) {
         *self.0.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    fn observer(&self) -> Option<Arc<dyn LaunchObserver>> {
+        self.0.observer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records an event on the stream: a point in time that [`Event::seconds_since`] measures between.

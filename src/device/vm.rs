@@ -28,6 +28,7 @@ pub(super) fn info(config: &VmConfig) -> DeviceInfo {
         compute_capability: Some((8, 0)),
         driver: None,
         units: if config.threads == 0 { cores } else { config.threads },
+        pci: None,
         unavailable: None,
     }
 }

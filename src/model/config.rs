@@ -66,6 +66,23 @@ mod default {
 }
 
 impl StDiT3Config {
+    /// The shape of the published Open-Sora 1.2 transformer, STDiT3-XL/2.
+    pub fn opensora_v1_2() -> StDiT3Config {
+        StDiT3Config {
+            depth: 28,
+            hidden_size: 1152,
+            num_heads: 16,
+            in_channels: default::in_channels(),
+            caption_channels: default::caption_channels(),
+            model_max_length: default::model_max_length(),
+            patch_size: default::patch_size(),
+            mlp_ratio: default::mlp_ratio(),
+            pred_sigma: true,
+            qk_norm: true,
+            input_sq_size: default::input_sq_size(),
+        }
+    }
+
     /// Reads and checks `config.json`.
     pub fn from_file(path: &Path) -> Result<StDiT3Config, ModelError> {
         let file = path.display().to_string();

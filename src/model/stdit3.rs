@@ -135,6 +135,12 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// `videos` videos of `latent` (frames, height, width), with guidance and no frame held.
+    pub fn guided(videos: usize, latent: [usize; 3], resolution: f64, fps: f32) -> Geometry {
+        let [frames, height, width] = latent;
+        Geometry { videos, guided: true, frames, height, width, resolution, fps, frame_masked: false }
+    }
+
     /// Samples in a forward.
     pub fn batch(&self) -> usize {
         self.videos * if self.guided { 2 } else { 1 }
@@ -646,7 +652,6 @@ impl StDiT3 {
         let x = self.rows(ws, &ws.x)?;
         let modulation = ws.modulation(&ws.final_modulation);
         let Linear { weight, bias } = &self.final_linear;
-        ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
         if ws.frame_mask.is_some() {
             // The published code modulates every frame by t first, then normalises and modulates the held frames once more.
             let (shift, scale) = (SHIFT_FINAL, SCALE_FINAL);
@@ -654,6 +659,7 @@ impl StDiT3 {
             ops::norm::modulate(&ws.attended, &modulation, shift, scale, 1, true, NORM_EPS, &ws.attended)?;
             ops::linear::linear(&ws.attended, weight, Some(bias), None, Activation::None, &ws.final_tokens)?;
         } else {
+            ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
             let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
             ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &ws.final_tokens)?;
         }

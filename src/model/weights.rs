@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use super::ModelError;
@@ -28,13 +28,19 @@ impl Source<'_> {
     }
 }
 
-/// An open safetensors file; tensors are taken out by name and the rest is reported by [`Weights::finish`].
-pub struct Weights<'a> {
-    file: String,
+/// A safetensors file's content.
+struct Container<'a> {
     source: Source<'a>,
     metadata: Metadata,
     /// Where the tensor data begins: after the length and the header.
     data_start: usize,
+}
+
+/// An open safetensors file; tensors are taken out by name and the rest is reported by [`Weights::finish`].
+pub struct Weights<'a> {
+    file: String,
+    /// `None`: whatever is asked for is there and zero.
+    container: Option<Container<'a>>,
     taken: RefCell<BTreeSet<String>>,
 }
 
@@ -58,7 +64,18 @@ impl<'a> Weights<'a> {
     fn new(file: String, source: Source<'a>) -> Result<Self, ModelError> {
         let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
             .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
-        Ok(Weights { file, source, metadata, data_start: 8 + header_bytes, taken: RefCell::default() })
+        let container = Container { source, metadata, data_start: 8 + header_bytes };
+        Ok(Weights { file, container: Some(container), taken: RefCell::default() })
+    }
+
+    /// No file: every tensor is there in the shape asked for, filled with zeros. For a model whose sizes count but not its
+    /// values.
+    pub fn zeros() -> Weights<'static> {
+        Weights { file: "zeros".into(), container: None, taken: RefCell::default() }
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.container.as_ref()?.metadata.info(name)
     }
 
     /// The file's name for messages.
@@ -68,18 +85,21 @@ impl<'a> Weights<'a> {
 
     /// Whether a tensor of this name exists.
     pub fn has(&self, name: &str) -> bool {
-        self.metadata.info(name).is_some()
+        self.container.is_none() || self.info(name).is_some()
     }
 
     /// The shape of a tensor, if it exists.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        Some(self.metadata.info(name)?.shape.clone())
+        Some(self.info(name)?.shape.clone())
     }
 
     /// The values of tensor `name`, which must have exactly `shape`, as f32.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let file = || self.file.clone();
-        let info = self.metadata.info(name).ok_or_else(|| ModelError::MissingTensor {
+        let Some(Container { source, metadata, data_start }) = &self.container else {
+            return Ok(vec![0.0; shape.iter().product()]);
+        };
+        let info = metadata.info(name).ok_or_else(|| ModelError::MissingTensor {
             file: file(),
             tensor: name.into(),
             expected: shape.to_vec(),
@@ -94,7 +114,7 @@ impl<'a> Weights<'a> {
         }
         let (start, end) = info.data_offsets;
         // read_metadata has checked that every tensor lies inside the file.
-        let data = &self.source.bytes()[self.data_start + start..self.data_start + end];
+        let data = &source.bytes()[data_start + start..data_start + end];
         let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         let values: Vec<f32> = match info.dtype {
             Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
@@ -113,6 +133,9 @@ impl<'a> Weights<'a> {
 
     /// Uploads tensor `name` as `dtype` under the shape `as_shape` (same number of elements).
     pub fn tensor(&self, device: &Device, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        if self.container.is_none() {
+            return Ok(Tensor::zeros(device, shape, dtype)?);
+        }
         let values = self.values(name, shape)?;
         if dtype == DType::F16
             && let Some(index) = values.iter().position(|v| !f16::from_f32(*v).is_finite())
@@ -131,7 +154,8 @@ impl<'a> Weights<'a> {
     /// Ends loading: tensors that nobody took are an error, except those named in `ignored`.
     pub fn finish(self, ignored: &[&str]) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
-        let tensors = self.metadata.tensors();
+        let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };
+        let tensors = metadata.tensors();
         let mut names: Vec<&str> =
             tensors.keys().map(String::as_str).filter(|n| !taken.contains(*n) && !ignored.contains(n)).collect();
         if names.is_empty() {

@@ -110,6 +110,7 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
         out_layout: sample(q_len).params(&op, width)?,
         ..Default::default()
     };
+    let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths)], &[Some(out)]);
     launch(&op, dtype, head_dim, heads, dims.batch, q_len, kv_len, params)
 }
 
@@ -183,6 +184,7 @@ fn self_attention(
         out_layout: layout.params(&op, width)?,
         ..params
     };
+    let op = op.counted(4 * rows * length * width, &[Some(qkv), rope], &[Some(out)]);
     launch(&op, dtype, head_dim, heads, sequences, length, length, params)
 }
 

@@ -42,5 +42,6 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
         patch: op.int("patch", patch)?,
     };
     let grid = [(batch * frames * height * width).div_ceil(params::DECODE_WARPS), 1];
+    let op = op.counted(2 * out.elements() * channels, &[Some(z), Some(basis), Some(mean), Some(scale)], &[Some(out)]);
     op.launch(Module::Decode, "patch_decode", grid, params::DECODE_THREADS, 0, &params)
 }

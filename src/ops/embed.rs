@@ -20,34 +20,32 @@ use crate::tensor::{DType, Tensor};
 pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3], out: &Tensor) -> Result<()> {
     let op = Op::new("patchify", out);
     let dtype = op.compute_dtype("out", out)?;
-    let [z_batch, channels, frames, height, width] =
-        op.axes("z", z, ["z_batch", "channels", "frames", "height", "width"])?;
+    let [z_batch, ..] = op.axes("z", z, LATENT_AXES)?;
     op.check("z", z, DType::F32, &[])?;
-    check_tokens(&op, [frames, height, width], patch, tokens)?;
     if z_batch == 0 {
         return Err(op.value("z_batch", 0, "at least 1"));
     }
-    let rows = batch * tokens.iter().product::<usize>();
-    let elements = channels * patch.iter().product::<usize>();
-    op.check_rows("out", out, dtype, [("batch*tokens", rows), ("channels*patch", elements)])?;
-    op.int("z", z.elements() / z_batch)?;
+    let grid = PatchGrid::new(&op, z, patch, tokens)?;
+    let rows = batch * grid.tokens;
+    op.check_rows("out", out, dtype, [("batch*tokens", rows), ("channels*patch", grid.elements)])?;
     let params = PatchifyParams {
         z: z.ptr(),
         out: out.ptr(),
         batch: op.int("batch", batch)?,
         z_batch: op.int("z_batch", z_batch)?,
-        channels: op.int("channels", channels)?,
-        frames: op.int("frames", frames)?,
-        height: op.int("height", height)?,
-        width: op.int("width", width)?,
-        patch_t: op.int("patch", patch[0])?,
-        patch_h: op.int("patch", patch[1])?,
-        patch_w: op.int("patch", patch[2])?,
-        tokens_t: op.int("tokens", tokens[0])?,
-        tokens_h: op.int("tokens", tokens[1])?,
-        tokens_w: op.int("tokens", tokens[2])?,
+        channels: grid.channels,
+        frames: grid.latent[0],
+        height: grid.latent[1],
+        width: grid.latent[2],
+        patch_t: grid.patch[0],
+        patch_h: grid.patch[1],
+        patch_w: grid.patch[2],
+        tokens_t: grid.counts[0],
+        tokens_h: grid.counts[1],
+        tokens_w: grid.counts[2],
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
+    let op = op.counted(0, &[Some(z)], &[Some(out)]);
     op.launch(Module::Embed, &format!("patchify_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
@@ -61,45 +59,77 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
 pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Tensor) -> Result<()> {
     let op = Op::new("unpatchify", out);
     let dtype = op.compute_dtype("rows", rows)?;
-    let [batch, channels, frames, height, width] =
-        op.axes("out", out, ["batch", "channels", "frames", "height", "width"])?;
+    let [batch, ..] = op.axes("out", out, LATENT_AXES)?;
     op.check("out", out, DType::F32, &[])?;
-    check_tokens(&op, [frames, height, width], patch, tokens)?;
-    let count = batch * tokens.iter().product::<usize>();
-    let elements = channels * patch.iter().product::<usize>();
-    op.check_rows("rows", rows, dtype, [("batch*tokens", count), ("patch*channels", elements)])?;
-    let sample = out.elements() / batch.max(1);
-    op.int("out", sample)?;
+    let grid = PatchGrid::new(&op, out, patch, tokens)?;
+    op.check_rows("rows", rows, dtype, [("batch*tokens", batch * grid.tokens), ("patch*channels", grid.elements)])?;
     let params = UnpatchifyParams {
         tokens: rows.ptr(),
         out: out.ptr(),
         batch: op.int("batch", batch)?,
-        channels: op.int("channels", channels)?,
-        frames: op.int("frames", frames)?,
-        height: op.int("height", height)?,
-        width: op.int("width", width)?,
-        patch_t: op.int("patch", patch[0])?,
-        patch_h: op.int("patch", patch[1])?,
-        patch_w: op.int("patch", patch[2])?,
-        tokens_t: op.int("tokens", tokens[0])?,
-        tokens_h: op.int("tokens", tokens[1])?,
-        tokens_w: op.int("tokens", tokens[2])?,
+        channels: grid.channels,
+        frames: grid.latent[0],
+        height: grid.latent[1],
+        width: grid.latent[2],
+        patch_t: grid.patch[0],
+        patch_h: grid.patch[1],
+        patch_w: grid.patch[2],
+        tokens_t: grid.counts[0],
+        tokens_h: grid.counts[1],
+        tokens_w: grid.counts[2],
         reserved: 0,
     };
-    let grid = [sample.div_ceil(ELEMENTWISE_THREADS), batch];
+    let grid = [grid.sample.div_ceil(ELEMENTWISE_THREADS), batch];
+    let op = op.counted(0, &[Some(rows)], &[Some(out)]);
     op.launch(Module::Embed, &format!("unpatchify_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
-fn check_tokens(op: &Op<'_>, sizes: [usize; 3], patch: [usize; 3], tokens: [usize; 3]) -> Result<()> {
-    if patch.contains(&0) {
-        return Err(op.value("patch", format!("{patch:?}"), "at least 1 on each axis"));
+const LATENT_AXES: [&str; 5] = ["batch", "channels", "frames", "height", "width"];
+
+/// How latents fall into patches: what [`patchify`] and [`unpatchify`] both check and hand to their kernels.
+struct PatchGrid {
+    channels: i32,
+    /// Frames, height, width of a latent; of a patch; and tokens along each.
+    latent: [i32; 3],
+    patch: [i32; 3],
+    counts: [i32; 3],
+    /// Tokens of a sample.
+    tokens: usize,
+    /// Elements of a patch over all channels.
+    elements: usize,
+    /// Elements of a sample's latents.
+    sample: usize,
+}
+
+impl PatchGrid {
+    /// `latents` `[batch, channels, frames, height, width]`, axes already checked.
+    fn new(op: &Op<'_>, latents: &Tensor, patch: [usize; 3], tokens: [usize; 3]) -> Result<Self> {
+        let sizes = &latents.shape()[2..];
+        if patch.contains(&0) {
+            return Err(op.value("patch", format!("{patch:?}"), "at least 1 on each axis"));
+        }
+        let expected: [usize; 3] = std::array::from_fn(|axis| sizes[axis].div_ceil(patch[axis]));
+        if tokens != expected {
+            let expected = format!("{expected:?}: {sizes:?} in patches of {patch:?}");
+            return Err(op.value("tokens", format!("{tokens:?}"), expected));
+        }
+        let channels = latents.shape()[1];
+        let sample = latents.shape()[1..].iter().product();
+        // The kernels index a sample with 32 bits.
+        op.int("latents", sample)?;
+        let ints = |name, v: &[usize]| -> Result<[i32; 3]> {
+            Ok([op.int(name, v[0])?, op.int(name, v[1])?, op.int(name, v[2])?])
+        };
+        Ok(Self {
+            channels: op.int("channels", channels)?,
+            latent: ints("latents", sizes)?,
+            patch: ints("patch", &patch)?,
+            counts: ints("tokens", &tokens)?,
+            tokens: tokens.iter().product(),
+            elements: channels * patch.iter().product::<usize>(),
+            sample,
+        })
     }
-    let expected: [usize; 3] = std::array::from_fn(|axis| sizes[axis].div_ceil(patch[axis]));
-    if tokens != expected {
-        let expected = format!("{expected:?}: {sizes:?} in patches of {patch:?}");
-        return Err(op.value("tokens", format!("{tokens:?}"), expected));
-    }
-    Ok(())
 }
 
 /// Open-Sora's 2-D sin/cos table over one frame's tokens: `[sin, cos]` of the width coordinate, then of the height coordinate,
@@ -132,6 +162,7 @@ pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f
         reserved: 0,
     };
     let grid = [(tokens * channels / 4).div_ceil(ELEMENTWISE_THREADS), 1];
+    let op = op.counted(0, &[], &[Some(out)]);
     op.launch(Module::Embed, "position_table", grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
@@ -164,6 +195,7 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
     let blocks = (tokens * channels).div_ceil(chunk_elements(dtype)).div_ceil(ELEMENTWISE_THREADS);
     // Frames share a read of the table; enough of them go apart to give every multiprocessor a few blocks.
     let repeats = (8 * op.device.info().units).div_ceil(blocks).clamp(1, (rows / tokens).clamp(1, 65535));
+    let op = op.counted(0, &[Some(x), Some(table)], &[Some(x)]);
     op.launch(Module::Embed, &format!("position_add_{dtype}"), [blocks, repeats], ELEMENTWISE_THREADS, 0, &params)
 }
 
@@ -191,6 +223,7 @@ pub fn timestep_embed(t: &Tensor, max_period: f32, out: &Tensor) -> Result<()> {
         reserved: 0,
     };
     let grid = [(count * dim.div_ceil(2)).div_ceil(ELEMENTWISE_THREADS), 1];
+    let op = op.counted(0, &[Some(t)], &[Some(out)]);
     op.launch(Module::Embed, "timestep_embed", grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
@@ -238,6 +271,7 @@ pub fn small_linear(
     };
     let blocks = n.div_ceil(params::SMALL_LINEAR_WARPS * params::SMALL_LINEAR_COLUMNS);
     let grid = [if m == 0 { 0 } else { blocks }, 1];
+    let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, add], &[Some(out)]);
     op.launch(Module::Embed, &format!("small_linear_{dtype}"), grid, params::SMALL_LINEAR_THREADS, 0, &params)
 }
 
@@ -273,6 +307,7 @@ pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
         reserved: 0,
     };
     let grid = [(chunks * channels).div_ceil(4).div_ceil(ELEMENTWISE_THREADS), layers];
+    let op = op.counted(0, &[Some(table), Some(t)], &[Some(out)]);
     op.launch(Module::Embed, &format!("modulation_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
@@ -296,6 +331,7 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
         half: op.int("half", half)?,
     };
     let grid = [(positions * half).div_ceil(ELEMENTWISE_THREADS), 1];
+    let op = op.counted(0, &[Some(freqs)], &[Some(out)]);
     op.launch(Module::Embed, &format!("rope_table_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
@@ -324,5 +360,6 @@ pub fn gather_rows(src: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
         channels: op.int("channels", channels)?,
     };
     let grid = [(batch * dst_rows).div_ceil(params::ROW_WARPS), 1];
+    let op = op.counted(0, &[Some(index), Some(out)], &[Some(out)]);
     op.launch(Module::Embed, &format!("gather_rows_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }

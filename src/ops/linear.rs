@@ -67,6 +67,8 @@ pub fn linear(
         Activation::None => "bias",
         Activation::GeluTanh => "gelu",
     };
+    let modulation = modulate.map(|m| m.modulation.table);
+    let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, modulate.map(|m| m.stats), modulation], &[Some(out)]);
     launch(&op, &format!("linear{prologue}_{epilogue}_{dtype}"), m, n, &params)
 }
 
@@ -101,6 +103,9 @@ pub fn linear_residual(
         let chunks = set_modulation(&op, &mut params, modulation, m, n)?;
         params.gate_chunk = op.chunk("gate", *chunk, chunks)?;
     }
+    let added = residual.filter(|(_, accumulate)| *accumulate).map(|(r, _)| r);
+    let read = [Some(a), Some(w), bias, Some(x), added, gate.map(|g| g.modulation.table)];
+    let op = op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]);
     launch(&op, &format!("linear_residual_{dtype}"), m, n, &params)
 }
 

@@ -20,7 +20,7 @@ pub mod params;
 pub mod residual;
 pub mod sampler;
 
-use crate::device::{Device, DeviceError, Module};
+use crate::device::{Device, DeviceError, Module, Work};
 use crate::tensor::{DType, Tensor, TensorError};
 use bytemuck::Pod;
 use std::fmt::Write as _;
@@ -122,11 +122,22 @@ pub struct Modulation<'a> {
 struct Op<'a> {
     name: &'static str,
     device: &'a Device,
+    work: Work,
 }
 
 impl<'a> Op<'a> {
     fn new(name: &'static str, output: &'a Tensor) -> Self {
-        Self { name, device: output.device() }
+        Self::on(name, output.device())
+    }
+
+    fn on(name: &'static str, device: &'a Device) -> Self {
+        Self { name, device, work: Work::default() }
+    }
+
+    /// Says what the next launch does: operations of its matrix products, the tensors it has to read and those it has to write.
+    fn counted(self, flops: usize, read: &[Option<&Tensor>], written: &[Option<&Tensor>]) -> Self {
+        let bytes = |tensors: &[Option<&Tensor>]| tensors.iter().flatten().map(|t| t.bytes() as u64).sum();
+        Self { work: Work { flops: flops as u64, bytes_read: bytes(read), bytes_written: bytes(written) }, ..self }
     }
 
     /// Shape (axes named), element type and device of an argument. No axes: any shape.
@@ -259,7 +270,8 @@ impl<'a> Op<'a> {
         let kernel = self.device.kernel(module, entry)?;
         let [x, y] = grid;
         let grid = [self.int("grid", x)? as u32, self.int("grid", y)? as u32, 1];
-        Ok(self.device.launch(&kernel, grid, [threads as u32, 1, 1], shared as u32, params)?)
+        let block = [threads as u32, 1, 1];
+        Ok(self.device.launch_counted(&kernel, grid, block, shared as u32, params, self.work)?)
     }
 }
 

@@ -27,6 +27,7 @@ pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
         eps,
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
+    let op = op.counted(0, &[Some(x)], &[Some(stats)]);
     op.launch(Module::Norm, &format!("row_stats_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
@@ -77,6 +78,7 @@ pub fn modulate(
         eps,
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
+    let op = op.counted(0, &[Some(x), Some(modulation.table)], &[Some(out)]);
     op.launch(Module::Norm, &format!("modulate_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 

@@ -2,7 +2,7 @@
 
 use super::params::{self, FoldParams, MAX_STRIDES, MOTION_SUMS, PROBE_SUMS, ReduceParams, ResidualProbeParams};
 use super::{Op, Result, chunk_elements};
-use crate::device::{Device, Module};
+use crate::device::{Device, Module, Work};
 use crate::tensor::{DType, Tensor};
 
 /// Device memory for the sums of one probe; made once, used every step.
@@ -48,7 +48,7 @@ impl ProbeBuffers {
     }
 
     fn sized(device: &Device, name: &'static str, batch: usize, strides: usize, base: usize) -> Result<Self> {
-        let op = Op { name, device };
+        let op = Op::on(name, device);
         if strides > MAX_STRIDES {
             return Err(op.value("strides", strides, format_args!("at most {MAX_STRIDES}")));
         }
@@ -86,7 +86,9 @@ impl ProbeBuffers {
             reserved: 0,
         };
         let grid = [count.div_ceil(params::REDUCE_WARPS), batch];
-        op.launch(Module::Residual, "reduce_partials", grid, params::REDUCE_THREADS, 0, &params)
+        let bytes_read = (batch * blocks * count * DType::F32.size()) as u64;
+        let work = Work { flops: 0, bytes_read, bytes_written: self.sums.bytes() as u64 };
+        Op { work, ..*op }.launch(Module::Residual, "reduce_partials", grid, params::REDUCE_THREADS, 0, &params)
     }
 }
 
@@ -157,6 +159,7 @@ pub fn probe<'b>(
         return Ok(&buffers.sums);
     }
     let entry = format!("residual_probe_{dtype}");
+    let op = op.counted(0, &[Some(fresh), (!first).then_some(kept)], &[Some(kept)]);
     op.launch(Module::Residual, &entry, [blocks, batch], params::PROBE_THREADS, 0, &params)?;
     buffers.reduce(&op, batch, blocks, count)?;
     Ok(&buffers.sums)
@@ -192,5 +195,6 @@ fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Te
     }
     let params = FoldParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: out.elements() as i64 };
     let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS);
+    let op = op.counted(0, &[Some(a), Some(b)], &[Some(out)]);
     op.launch(Module::Residual, &format!("{entry}_{dtype}"), [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
 }

@@ -62,6 +62,7 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
         frames: op.int("frames", frames)?,
         spatial: op.int("height*width", height * width)?,
     };
+    let op = op.counted(0, &[Some(z), Some(prediction), step.x0, step.frame_mask], &[Some(z)]);
     launch(&op, "sampler_step", z, batch, height * width, &params)
 }
 
@@ -92,6 +93,7 @@ pub fn noise(z: &Tensor, x0: &Tensor, noise: &Tensor, select: &Tensor, t: f32) -
         spatial: op.int("height*width", height * width)?,
         reserved: 0,
     };
+    let op = op.counted(0, &[Some(x0), Some(noise), Some(select)], &[Some(z)]);
     launch(&op, "sampler_noise", z, batch, height * width, &params)
 }
 

@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use super::report::{FlopCount, Report, Seconds, computed_steps, schedule_strip};
+use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
 use super::text::{Prompt, TextEncoder, Vocabulary};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{PatchDecoder, PipelineError, noise};
-use crate::cache::{AdaCache, CacheConfig, CacheError, ComputeAll, Policy};
+use crate::cache::{CacheConfig, CacheError, Presets};
 use crate::device::Device;
-use crate::model::{Geometry, ModelError, StDiT3};
+use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config};
 use crate::sampler::{Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
 
@@ -63,8 +63,19 @@ impl Request {
 ///
 /// Everything that can be wrong with them is found here, before the model is loaded.
 pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
-    let (model, video) = (source.model_config()?, source.pipeline_config()?);
-    let presets = source.presets(steps)?;
+    let frames = source.pipeline_config()?.latent[0];
+    resolve_cache(&source.presets(steps)?, &source.model_config()?, frames, name, moreg, steps)
+}
+
+/// As [`cache_config`], for a model that generates `frames` latent frames.
+pub fn resolve_cache(
+    presets: &Presets,
+    model: &StDiT3Config,
+    frames: usize,
+    name: &str,
+    moreg: bool,
+    steps: usize,
+) -> Result<CacheConfig, PipelineError> {
     let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
         CacheConfig::from_file(Path::new(name))?
     } else {
@@ -81,7 +92,7 @@ pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize)
             if moreg && adacache.moreg.is_none() {
                 adacache.moreg = Some(presets.moreg_for(steps));
             }
-            adacache.validate_for(model.depth, video.latent[0].div_ceil(model.patch_size[0]))?;
+            adacache.validate_for(model.depth, frames.div_ceil(model.patch_size[0]))?;
         }
     }
     Ok(config)
@@ -178,23 +189,12 @@ impl Pipeline {
         let start = Instant::now();
         self.device.reset_peak();
         let [frames, height, width] = self.config.latent;
-        let geometry = Geometry {
-            videos: 1,
-            guided: true,
-            frames,
-            height,
-            width,
-            resolution: ((self.config.height * self.config.width) as f64).sqrt(),
-            fps: self.config.fps as f32,
-            frame_masked: false,
-        };
-        let policy: Box<dyn Policy> = match &request.cache {
-            CacheConfig::None => Box::new(ComputeAll),
-            CacheConfig::AdaCache(config) => {
-                config.validate_for(self.model.config().depth, frames.div_ceil(self.model.config().patch_size[0]))?;
-                Box::new(AdaCache::new(config.clone(), request.steps))
-            }
-        };
+        let resolution = ((self.config.height * self.config.width) as f64).sqrt();
+        let geometry = Geometry::guided(1, self.config.latent, resolution, self.config.fps as f32);
+        if let CacheConfig::AdaCache(config) = &request.cache {
+            config.validate_for(self.model.config().depth, frames.div_ceil(self.model.config().patch_size[0]))?;
+        }
+        let policy = request.cache.policy(request.steps);
         let cache = policy.name().to_owned();
         // Guidance runs the prompt and the null caption, in this order, side by side.
         let null = &self.model.null_caption()[..self.config.prompt_length * self.model.config().caption_channels];
@@ -210,7 +210,7 @@ impl Pipeline {
 
         let rgb = self.decoder.decode(&output.latents, output.shape)?;
         let [_, channels, ..] = output.shape;
-        let computed_steps = computed_steps(&output.plans);
+        let computed_steps = output.computed_steps();
         let report = Report {
             model: self.config.name.clone(),
             device: self.device.info().label(),

@@ -19,14 +19,16 @@
 mod decode;
 mod generate;
 mod noise;
+mod opensora;
 mod report;
 mod source;
 mod text;
 mod video;
 
 pub use decode::PatchDecoder;
-pub use generate::{Generation, Pipeline, Request, cache_config, check_settings};
+pub use generate::{Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
 pub use noise::noise;
+pub use opensora::VideoSize;
 pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};
 pub use source::{ModelSource, PipelineConfig};
 pub use text::{Prompt, TextEncoder, TextError, Vocabulary};
@@ -53,31 +55,29 @@ pub enum PipelineError {
     /// The prompt cannot be understood.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The model cannot be loaded or run.
-    #[error(transparent)]
-    Model(#[from] ModelError),
     /// The cache settings are invalid.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// The number of steps makes no schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
-    /// Sampling failed or was stopped.
+    /// The model cannot be loaded or run, the device failed, or sampling was stopped.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// A kernel launcher refused.
-    #[error(transparent)]
-    Op(#[from] OpError),
-    /// A tensor could not be made.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-    /// The device failed.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
     /// The result could not be written.
     #[error(transparent)]
     Output(#[from] OutputError),
 }
+
+/// What goes wrong in the rooms below is a failure of the run.
+macro_rules! failures_of_the_run {
+    ($($error:ty),*) => { $(impl From<$error> for PipelineError {
+        fn from(error: $error) -> Self {
+            PipelineError::Sample(error.into())
+        }
+    })* };
+}
+failures_of_the_run!(ModelError, OpError, TensorError, DeviceError);
 
 impl PipelineError {
     /// Whether the run ended because the caller's callback asked for it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Decision, Plan};
+use crate::cache::Decision;
 use crate::model::Flops;
 
 /// The report of one generated video.
@@ -86,11 +86,6 @@ impl FlopCount {
 /// ```
 pub fn schedule_strip(steps: usize, computed: &[usize]) -> String {
     (1..=steps).map(|step| if computed.contains(&step) { '█' } else { '·' }).collect()
-}
-
-/// The steps, from 1, whose plan is to compute.
-pub(super) fn computed_steps(plans: &[Plan]) -> Vec<usize> {
-    (1..).zip(plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
 }
 
 impl Report {

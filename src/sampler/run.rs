@@ -13,18 +13,9 @@ use crate::tensor::{DType, Tensor, TensorError};
 /// Why sampling stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
-    /// The model refused its input or its kernels failed.
+    /// The model refused its input, or a kernel, a tensor or the device failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A kernel launcher refused.
-    #[error(transparent)]
-    Op(#[from] OpError),
-    /// A tensor could not be made or read.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-    /// The device failed.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
     /// An input has the wrong size or value.
     #[error("{0}")]
     Input(String),
@@ -45,6 +36,16 @@ pub enum SampleError {
         index: usize,
     },
 }
+
+/// Everything that runs on the device runs for the model.
+macro_rules! failures_of_the_model {
+    ($($error:ty),*) => { $(impl From<$error> for SampleError {
+        fn from(error: $error) -> Self {
+            SampleError::Model(error.into())
+        }
+    })* };
+}
+failures_of_the_model!(OpError, TensorError, DeviceError);
 
 /// How to sample.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use adacache::device::{Device, DeviceInfo};
+use adacache::device::{Device, DeviceInfo, DeviceKind};
 
 /// List the devices: GPUs a CUDA driver answers for, and the virtual GPU
 #[derive(clap::Args)]
@@ -28,8 +28,8 @@ fn describe(device: &DeviceInfo) -> String {
     }
     facts.push(format!("{:.1} GiB", device.memory as f64 / (1u64 << 30) as f64));
     facts.push(match device.kind {
-        adacache::device::DeviceKind::Vm => format!("{} threads", device.units),
-        adacache::device::DeviceKind::Cuda => format!("{} SMs", device.units),
+        DeviceKind::Vm => format!("{} threads", device.units),
+        DeviceKind::Cuda | DeviceKind::Dry => format!("{} SMs", device.units),
     });
     if let Some((major, minor)) = device.driver {
         facts.push(format!("driver for CUDA {major}.{minor}"));

@@ -13,10 +13,12 @@ use adacache::pipeline::{
     self, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, check_file_writable,
     schedule_strip, write_file,
 };
+use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
 use crate::interrupt;
 
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// Record every measurement of the run, to replay cache policies offline
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts")]
     trace: Option<PathBuf>,
+    /// Record every launch, step and decision as a Chrome trace, for ui.perfetto.dev (on a GPU with power and clocks)
+    #[arg(long, value_name = "FILE.json", conflicts_with = "prompts")]
+    profile: Option<PathBuf>,
     /// One prompt per line; empty lines and lines starting with # are skipped, and so are prompts whose output exists
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompts: Option<PathBuf>,
@@ -102,7 +107,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &jobs {
         job.output.check_writable()?;
     }
-    for file in [&args.report, &args.trace].into_iter().flatten() {
+    for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
         check_file_writable(file)?;
     }
 
@@ -112,11 +117,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &jobs {
         let Job { prompt, output } = job;
         let request = Request { prompt: prompt.clone(), steps, cfg_scale, seed: args.seed, cache: cache.clone() };
-        let Some(generation) = generate(&pipeline, &request, args.quiet)? else {
+        let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
+        let Some((generation, points)) = generate(&pipeline, &request, profile.as_ref(), args.quiet)? else {
             eprintln!("interrupted: `{output}` was not written");
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
         };
-        interrupt::shielded(|| write(args, &generation, output))?;
+        let timeline = profile.map(|profile| timeline(profile, &points, &generation.report)).transpose()?;
+        interrupt::shielded(|| write(args, &generation, timeline.as_ref(), output))?;
         if !args.quiet {
             // A closed pipe is no failure: the video is written.
             let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
@@ -166,8 +173,13 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
     Ok(jobs)
 }
 
-/// Runs one request behind a progress bar; nothing if the user stopped it.
-fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Result<Option<Generation>> {
+/// Runs one request behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
+fn generate(
+    pipeline: &Pipeline,
+    request: &Request,
+    profile: Option<&Profile>,
+    quiet: bool,
+) -> anyhow::Result<Option<(Generation, Vec<Point>)>> {
     // Hidden by itself where standard error is no terminal.
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(request.steps as u64), target);
@@ -177,11 +189,12 @@ fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Resu
     bar.set_message("loading kernels");
     bar.enable_steady_tick(Duration::from_millis(120));
     let adaptive = request.cache != CacheConfig::None;
-    let mut computed = vec![];
+    let (mut computed, mut points) = (vec![], vec![]);
     let result = pipeline.generate(request, &mut |event: &StepEvent| {
         if event.plan == Plan::Compute {
             computed.push(event.step);
         }
+        points.extend(profile.map(Profile::point));
         if event.step == 1 {
             bar.set_style(stepping.clone());
         }
@@ -197,15 +210,33 @@ fn generate(pipeline: &Pipeline, request: &Request, quiet: bool) -> anyhow::Resu
     });
     bar.finish_and_clear();
     match result {
-        Ok(generation) => Ok(Some(generation)),
+        Ok(generation) => Ok(Some((generation, points.into_iter().collect::<Result<_, _>>()?))),
         Err(error) if error.is_stop() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
     }
 }
 
+/// The launches, with the run's steps above them and its decisions at the end of the steps they were measured in.
+fn timeline(profile: Profile, points: &[Point], report: &Report) -> anyhow::Result<Trace> {
+    let steps = (1..).zip(points).zip(&report.seconds.per_step);
+    let spans = steps.map(|((step, end), seconds)| {
+        let what = if report.computed_steps.contains(&step) { "computed" } else { "reused" };
+        Span { name: format!("step {step} {what}"), end: *end, seconds: *seconds, facts: json!({ "step": step }) }
+    });
+    let markers = report.decisions.iter().map(|decision| Marker {
+        name: format!("rate {}", decision.rate),
+        at: points[decision.step - 1],
+        facts: json!(decision),
+    });
+    Ok(profile.finish(&spans.collect::<Vec<_>>(), &markers.collect::<Vec<_>>())?)
+}
+
 /// Writes everything that was asked for.
-fn write(args: &Args, generation: &Generation, output: &Output) -> anyhow::Result<()> {
+fn write(args: &Args, generation: &Generation, timeline: Option<&Trace>, output: &Output) -> anyhow::Result<()> {
     generation.write(output)?;
+    if let (Some(path), Some(timeline)) = (&args.profile, timeline) {
+        write_file(path, &serde_json::to_vec(timeline)?).map_err(PipelineError::from)?;
+    }
     if let Some(path) = &args.report {
         let json = if args.prompts.is_some() {
             serde_json::to_string_pretty(&merged_reports(path, &generation.report))?

@@ -4,6 +4,7 @@ mod check;
 mod devices;
 mod generate;
 mod interrupt;
+mod plan;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ enum Command {
     Generate(generate::Args),
     Check(check::Args),
     Devices(devices::Args),
+    Plan(plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

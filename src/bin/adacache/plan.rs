@@ -1,0 +1,294 @@
+//! `adacache plan`: what a video would take on a GPU, without a GPU.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adacache::cache::{Presets, trace::Trace};
+use adacache::model::{Geometry, StDiT3Config};
+use adacache::pipeline::{self, ModelSource, VideoSize};
+use adacache::plan::{Estimate, Expected, Task};
+use adacache::profile::{Efficiency, GPUS, Gpu, Share};
+use adacache::tensor::DType;
+use anyhow::{Context, bail};
+use serde_json::json;
+
+/// What the published runs took on one A100 80 GB: resolution, frames, steps, what ran, seconds.
+const PUBLISHED: [(&str, usize, usize, &str, f64); 6] = [
+    ("720p", 51, 100, "every step computed", 419.60),
+    ("720p", 51, 100, "AdaCache", 89.53),
+    ("720p", 51, 100, "AdaCache + MoReg", 93.50),
+    ("480p", 51, 30, "every step computed", 54.02),
+    ("480p", 51, 30, "AdaCache fast", 24.16),
+    ("480p", 51, 30, "AdaCache slow", 37.01),
+];
+
+/// The model published by Open-Sora; any other name is a model that `generate` takes.
+const OPENSORA: &str = "opensora-v1.2";
+/// Frames per second of its videos.
+const OPENSORA_FPS: f32 = 24.0;
+
+/// Tell what a video takes on a GPU: operations, memory, and modelled seconds
+///
+/// The generation is walked launch by launch without running anything, so operations, bytes and memory are exact. Seconds are
+/// modelled: the longer of arithmetic and memory traffic of each launch, at the stated shares of the GPU's peaks.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// opensora-v1.2, sprites, or a folder laid out like models/sprites
+    #[arg(long, default_value = OPENSORA)]
+    model: String,
+    /// 240p, 360p, 480p or 720p (opensora-v1.2)
+    #[arg(long, default_value = "720p")]
+    resolution: String,
+    /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66
+    #[arg(long, default_value = "9:16", value_name = "H:W")]
+    aspect: String,
+    /// Any size in pixels, in place of a resolution and an aspect ratio
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Frames (opensora-v1.2)
+    #[arg(long, default_value_t = 51)]
+    frames: usize,
+    /// Videos generated together
+    #[arg(long, default_value_t = 1)]
+    videos: usize,
+    /// Denoising steps [default: 100, or the model's]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// The GPU
+    #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(GPUS.iter().map(|g| g.id)))]
+    gpu: String,
+    /// bf16 or f16
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+    /// adacache-fast, adacache-slow, none, or the path of a .toml file
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
+    cache: String,
+    /// Motion regularization
+    #[arg(long)]
+    moreg: bool,
+    /// Steps computed of all steps [default: the fewest and the most that the codebook allows]
+    #[arg(long, value_name = "N", conflicts_with = "trace")]
+    computed: Option<usize>,
+    /// The steps that the policy computes on a trace recorded by `generate --trace`
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
+    /// Shares of the peaks that the kernels reach, as in linear=0.7,attention=0.5,memory=0.85,launch_us=1.5
+    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',')]
+    efficiency: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let gpu = Gpu::named(&args.gpu).expect("clap knows the names");
+    if args.dtype == DType::F32 {
+        bail!("f32 is the reference mode and has no model of time: use bf16 or f16");
+    }
+    let efficiency = efficiency(&args.efficiency)?;
+    let task = task(args)?;
+    let expected = match (&args.trace, args.computed) {
+        (Some(path), _) => {
+            let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
+            Expected::Trace(Trace::read(BufReader::new(file)).with_context(|| path.display().to_string())?)
+        }
+        (None, Some(steps)) => Expected::Steps(steps),
+        (None, None) => Expected::Bounds,
+    };
+    let estimate = task.estimate(gpu, efficiency, &expected)?;
+    let published = published(args, &task);
+    let text = if args.json {
+        as_json(args, &task, &estimate, &published)?
+    } else {
+        for_people(args, &task, &estimate, &published)
+    };
+    // A closed pipe is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn task(args: &Args) -> anyhow::Result<Task> {
+    if args.model == OPENSORA {
+        let model = StDiT3Config::opensora_v1_2();
+        let size = match &args.size {
+            Some(text) => {
+                let sides = text.split_once(['x', '×']).and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+                let (height, width) =
+                    sides.with_context(|| format!("--size {text}: write HEIGHTxWIDTH, as in 720x1280"))?;
+                VideoSize::new(args.frames, height, width)?
+            }
+            None => VideoSize::published(&args.resolution, &args.aspect, args.frames)?,
+        };
+        let steps = args.steps.unwrap_or(100);
+        let presets = Presets::opensora(steps);
+        let latent = size.latent();
+        return Ok(Task {
+            cache: pipeline::resolve_cache(&presets, &model, latent[0], &args.cache, args.moreg, steps)?,
+            geometry: Geometry::guided(args.videos, latent, size.resolution(), OPENSORA_FPS),
+            caption_tokens: model.model_max_length,
+            dtype: args.dtype,
+            steps,
+            model,
+        });
+    }
+    let source = ModelSource::from_name(&args.model)?;
+    let config = source.pipeline_config()?;
+    let steps = args.steps.unwrap_or(config.default_steps);
+    let resolution = ((config.height * config.width) as f64).sqrt();
+    Ok(Task {
+        model: source.model_config()?,
+        geometry: Geometry::guided(args.videos, config.latent, resolution, config.fps as f32),
+        caption_tokens: config.prompt_length,
+        dtype: args.dtype,
+        steps,
+        cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+    })
+}
+
+/// The published runs of the same task, if there are any.
+fn published(args: &Args, task: &Task) -> Vec<(&'static str, f64)> {
+    let same = args.model == OPENSORA && args.size.is_none() && args.aspect == "9:16" && args.videos == 1;
+    let runs = PUBLISHED.iter().filter(|(resolution, frames, steps, ..)| {
+        same && *resolution == args.resolution && *frames == args.frames && *steps == task.steps
+    });
+    runs.map(|(.., what, seconds)| (*what, *seconds)).collect()
+}
+
+fn efficiency(settings: &[String]) -> anyhow::Result<Efficiency> {
+    let mut efficiency = Efficiency::default();
+    for setting in settings {
+        let parsed =
+            setting.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse::<f64>().ok()?)));
+        let (name, value) =
+            parsed.with_context(|| format!("--efficiency {setting}: write NAME=VALUE, as in linear=0.7"))?;
+        let share = match name {
+            "linear" => &mut efficiency.linear,
+            "attention" => &mut efficiency.attention,
+            "memory" => &mut efficiency.memory,
+            "launch_us" if (0.0..=1000.0).contains(&value) => {
+                efficiency.launch_seconds = value * 1e-6;
+                continue;
+            }
+            _ => {
+                bail!("--efficiency {setting}: known are linear, attention, memory (0 to 1) and launch_us (0 to 1000)")
+            }
+        };
+        if !(value > 0.0 && value <= 1.0) {
+            bail!("--efficiency {setting}: a share is above 0 and at most 1");
+        }
+        *share = Share { value, origin: "given with --efficiency".into() };
+    }
+    Ok(efficiency)
+}
+
+fn as_json(args: &Args, task: &Task, estimate: &Estimate, published: &[(&str, f64)]) -> anyhow::Result<String> {
+    let g = &task.geometry;
+    let published: Vec<_> = published
+        .iter()
+        .map(|(what, seconds)| json!({ "run": what, "gpu": "A100 80 GB", "seconds": seconds }))
+        .collect();
+    let mut json = serde_json::to_value(estimate)?;
+    let fields = json.as_object_mut().expect("an estimate is an object");
+    fields.insert("model".into(), json!(args.model));
+    fields.insert("latent".into(), json!([g.frames, g.height, g.width]));
+    fields.insert("dtype".into(), json!(task.dtype.name()));
+    fields.insert("steps".into(), json!(task.steps));
+    fields.insert("published".into(), json!(published));
+    fields.insert("note".into(), json!("operations, bytes and memory are counted; every field with modelled or roofline in its name is a model, nothing was measured"));
+    Ok(serde_json::to_string_pretty(&json)?)
+}
+
+fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)]) -> String {
+    use std::fmt::Write;
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let g = &task.geometry;
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = (|| {
+        let [t, s] = e.tokens;
+        writeln!(
+            text,
+            "{}  {} × {t} × {s} tokens (latents {} × {} × {}), {} steps, {}",
+            args.model, e.batch, g.frames, g.height, g.width, task.steps, task.dtype
+        )?;
+        writeln!(
+            text,
+            "{}: {:.0} TFLOP/s dense, {:.0} GB/s, {:.0} GiB ({})\n",
+            e.gpu.name,
+            e.gpu.tensor_flops / 1e12,
+            e.gpu.bandwidth / 1e9,
+            gib(e.memory.available),
+            e.gpu.source
+        )?;
+
+        writeln!(text, "memory, counted (GiB)")?;
+        let m = &e.memory;
+        for (name, bytes) in [
+            ("weights", m.weights),
+            ("caption keys and values", m.caption),
+            ("activations of a step", m.activations),
+            ("cache: fold and probed residuals", m.cache),
+            ("peak", m.peak),
+        ] {
+            writeln!(text, "  {name:<34} {:>8.2}", gib(bytes))?;
+        }
+        if m.peak > m.available {
+            writeln!(text, "  does NOT fit: {:.2} GiB too much", gib(m.peak - m.available))?;
+        }
+        if m.cache > 0 {
+            writeln!(text, "  (one tensor per residual would keep {:.2})", gib(m.cache_unfolded))?;
+        }
+
+        let steps = [("computed step", Some(&e.computed_step)), ("reused step", e.reused_step.as_ref())];
+        for (name, cost) in steps {
+            let Some(cost) = cost else { continue };
+            writeln!(text, "\n{name:<18} {:>9} {:>11} {:>10} {:>14}", "launches", "TFLOP", "GB", "modelled ms")?;
+            for f in &cost.families {
+                writeln!(
+                    text,
+                    "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}",
+                    f.family.name(),
+                    f.launches,
+                    f.flops as f64 / 1e12,
+                    f.bytes as f64 / 1e9,
+                    f.modelled_seconds * 1e3
+                )?;
+            }
+            writeln!(
+                text,
+                "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}   (at the peaks: {:.3} modelled ms)",
+                "all",
+                cost.launches,
+                cost.flops as f64 / 1e12,
+                cost.bytes as f64 / 1e9,
+                cost.modelled_seconds * 1e3,
+                cost.roofline_seconds * 1e3
+            )?;
+        }
+
+        writeln!(text, "\nassumed shares of the peaks")?;
+        for (name, share) in
+            [("linear", &e.efficiency.linear), ("attention", &e.efficiency.attention), ("memory", &e.efficiency.memory)]
+        {
+            writeln!(text, "  {name:<10} {:.2}  {}", share.value, share.origin)?;
+        }
+        writeln!(text, "  {:<10} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
+
+        writeln!(text, "\n{} steps, denoising only", task.steps)?;
+        for total in &e.totals {
+            writeln!(
+                text,
+                "  {:<34} {:>4} computed {:>10.2} s modelled   {:>6.2}x modelled",
+                total.schedule, total.computed_steps, total.modelled_seconds, total.modelled_speedup
+            )?;
+        }
+        for (what, seconds) in published {
+            writeln!(text, "  {:<34} {:>13} {seconds:>10.2} s published  (A100 80 GB, arXiv 2411.02397)", what, "")?;
+        }
+        Ok::<(), std::fmt::Error>(())
+    })();
+    text.truncate(text.trim_end().len());
+    text
+}

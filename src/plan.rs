@@ -1,0 +1,358 @@
+//! What generating a video would take: the generation itself is walked on a device that runs nothing, and its launches are priced
+//! by the roofline model. Work and memory are exact; every second is modelled.
+
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy, Probes, trace};
+use crate::device::{Device, DryConfig};
+use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
+use crate::pipeline::PipelineError;
+use crate::profile::{Cost, Efficiency, Gpu, Tally};
+use crate::sampler::{Sampler, SamplerOptions, Schedule};
+use crate::tensor::DType;
+
+/// What is to be generated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// The transformer.
+    pub model: StDiT3Config,
+    /// Sizes of the generation.
+    pub geometry: Geometry,
+    /// Caption tokens of each sample.
+    pub caption_tokens: usize,
+    /// Element type of weights and activations.
+    pub dtype: DType,
+    /// Denoising steps.
+    pub steps: usize,
+    /// When steps are reused.
+    pub cache: CacheConfig,
+}
+
+/// Bytes of device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The transformer's weights.
+    pub weights: usize,
+    /// The caption's keys and values for every block.
+    pub caption: usize,
+    /// What one step needs while it runs, the latents and the prediction included.
+    pub activations: usize,
+    /// The fold and the probed residuals: what is kept from step to step.
+    pub cache: usize,
+    /// What one tensor for every residual would take in its place.
+    pub cache_unfolded: usize,
+    /// The most that is allocated at once.
+    pub peak: usize,
+    /// What the GPU has.
+    pub available: usize,
+}
+
+/// A number of computed steps, why that number, and what it comes to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Total {
+    /// Why this many.
+    pub schedule: String,
+    /// Steps that run the transformer.
+    pub computed_steps: usize,
+    /// Modelled seconds of all steps.
+    pub modelled_seconds: f64,
+    /// Against computing every step.
+    pub modelled_speedup: f64,
+}
+
+/// What a generation would take.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The GPU it is about.
+    pub gpu: Gpu,
+    /// What was assumed about the kernels.
+    pub efficiency: Efficiency,
+    /// Frames and tokens of a frame, as the transformer sees them.
+    pub tokens: [usize; 2],
+    /// Samples of a forward, guidance's second half included.
+    pub batch: usize,
+    /// Memory.
+    pub memory: Memory,
+    /// A step that runs the transformer.
+    pub computed_step: Cost,
+    /// A step that reuses the residuals; without a cache policy there is none.
+    pub reused_step: Option<Cost>,
+    /// Whole generations.
+    pub totals: Vec<Total>,
+}
+
+/// Whose number of computed steps a total is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// Nobody's: the fewest and the most that the policy's codebook allows.
+    Bounds,
+    /// The user's.
+    Steps(usize),
+    /// That of the policy on a recorded trace.
+    Trace(trace::Trace),
+}
+
+/// A policy that computes two steps and reuses one, with the probes of another.
+struct Walk(Box<dyn Policy>);
+
+impl Policy for Walk {
+    fn name(&self) -> &str {
+        "walk"
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        if step > 2 && self.0.reuses() { Plan::Reuse } else { Plan::Compute }
+    }
+
+    fn probes(&self) -> Probes {
+        self.0.probes()
+    }
+
+    fn reuses(&self) -> bool {
+        self.0.reuses()
+    }
+
+    fn observe(&mut self, step: usize, _probe: usize, _measurement: &Measurement) -> Decision {
+        Decision { step, distance: 0.0, motion: 1.0, motion_gradient: 0.0, rate: 1 }
+    }
+}
+
+impl Task {
+    fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
+        if let CacheConfig::AdaCache(config) = &self.cache {
+            config.validate_for(self.model.depth, self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
+        }
+        Ok(self.cache.policy(self.steps))
+    }
+
+    /// Prices the task on `gpu`.
+    ///
+    /// # Errors
+    /// Settings that the generation itself would refuse, more memory than the GPU has, a trace that lacks a measurement.
+    pub fn estimate(&self, gpu: &Gpu, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
+        let memory = gpu.memory as usize;
+        let device = Device::dry(DryConfig {
+            name: gpu.name.into(),
+            // What does not fit is to be reported with its size, not stopped at the first byte too many.
+            memory: memory.saturating_mul(64),
+            units: gpu.units,
+            compute_capability: gpu.compute_capability,
+        });
+        let model = StDiT3::load(&device, self.model.clone(), Weights::zeros(), self.dtype)?;
+        let weights = device.allocated_bytes();
+        let batch = self.geometry.batch();
+        let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
+        let caption = model.caption(&y, batch, None)?;
+        let with_caption = device.allocated_bytes();
+
+        let policy = self.policy()?;
+        let reuses = policy.reuses();
+        let Geometry { videos, frames, height, width, .. } = self.geometry;
+        let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
+        let options = SamplerOptions { schedule: Schedule::shifted(3, 1.0)?, cfg_scale: 7.0, snapshots: vec![] };
+        let walk = Box::new(Walk(policy));
+        let sampler = Sampler::new(&model, &caption, self.geometry, &latents, None, walk, options)?;
+        let allocated = device.allocated_bytes() - with_caption;
+
+        let tally = Tally::new();
+        device.observe(Some(tally.clone()));
+        let mut steps = vec![];
+        let output = sampler.run(&mut |_| {
+            steps.push(tally.take());
+            ControlFlow::Continue(())
+        })?;
+        let cost = |step: usize| Cost::new(gpu, &efficiency, &steps[step]);
+        // The first computed step has nothing to be compared with; the second stands for all.
+        let computed_step = cost(1);
+        let reused_step = reuses.then(|| cost(2));
+        let [_, t, s, _] = model.hidden_shape(&self.geometry);
+
+        let reused_seconds = reused_step.as_ref().map_or(0.0, |c| c.modelled_seconds);
+        let all = self.steps as f64 * computed_step.modelled_seconds;
+        let total = |(schedule, computed_steps): (String, usize)| {
+            let modelled_seconds = computed_steps as f64 * computed_step.modelled_seconds
+                + (self.steps - computed_steps) as f64 * reused_seconds;
+            Total { schedule, computed_steps, modelled_seconds, modelled_speedup: all / modelled_seconds }
+        };
+        let totals = self.schedules(expected)?.into_iter().map(total).collect();
+        Ok(Estimate {
+            gpu: *gpu,
+            tokens: [t, s],
+            batch,
+            memory: Memory {
+                weights,
+                caption: with_caption - weights,
+                activations: allocated - output.cache_bytes,
+                cache: output.cache_bytes,
+                cache_unfolded: output.cache_bytes_unfolded,
+                peak: device.peak_bytes(),
+                available: memory,
+            },
+            computed_step,
+            reused_step,
+            totals,
+            efficiency,
+        })
+    }
+
+    /// Numbers of computed steps, each with its reason; all of them first.
+    fn schedules(&self, expected: &Expected) -> Result<Vec<(String, usize)>, PipelineError> {
+        let mut schedules = vec![("every step computed".to_owned(), self.steps)];
+        if self.cache == CacheConfig::None {
+            return Ok(schedules);
+        }
+        match expected {
+            Expected::Steps(n) if (1..=self.steps).contains(n) => schedules.push(("as given".into(), *n)),
+            Expected::Steps(n) => {
+                return Err(PipelineError::Setting(format!("{n} computed steps of {}", self.steps)));
+            }
+            Expected::Trace(trace) => {
+                if trace.steps != self.steps {
+                    let message = format!("the trace is of {} steps, the plan of {}", trace.steps, self.steps);
+                    return Err(PipelineError::Setting(message));
+                }
+                let (plans, _) =
+                    trace.replay(&mut *self.policy()?).map_err(|error| PipelineError::Setting(error.to_string()))?;
+                let computed = plans.iter().filter(|plan| **plan == Plan::Compute).count();
+                schedules.push(("the policy on the trace".into(), computed));
+            }
+            Expected::Bounds => {
+                // Residuals that never change, and residuals that change beyond every threshold.
+                for (reason, change) in [("most", f64::MAX), ("fewest", 0.0)] {
+                    schedules.push((format!("{reason} that the codebook allows"), self.constant(change)?));
+                }
+            }
+        }
+        Ok(schedules)
+    }
+
+    /// Steps computed when every measurement says that the residual has changed by `change`.
+    fn constant(&self, change: f64) -> Result<usize, PipelineError> {
+        let mut policy = self.policy()?;
+        let Probes { points, strides } = policy.probes();
+        let motion = vec![MotionSums { abs_diff: 1.0, abs_later: 1.0, abs_earlier: 1.0 }; strides.len()];
+        let measurement = Measurement {
+            abs_diff: change,
+            abs_kept: 1.0,
+            sq_diff: change,
+            sq_kept: 1.0,
+            motion,
+            ..Measurement::default()
+        };
+        let mut computed = 0;
+        for step in 1..=self.steps {
+            if policy.plan(step) == Plan::Compute {
+                computed += 1;
+                if step > 1 {
+                    for probe in 0..points.len() {
+                        policy.observe(step, probe, &measurement);
+                    }
+                }
+            }
+        }
+        Ok(computed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Presets;
+    use crate::pipeline::VideoSize;
+    use crate::profile::Family;
+
+    fn opensora(resolution: &str, steps: usize, cache: &str) -> Task {
+        let model = StDiT3Config::opensora_v1_2();
+        let size = VideoSize::published(resolution, "9:16", 51).unwrap();
+        Task {
+            cache: Presets::opensora(steps).resolve(cache, false, model.depth, steps).unwrap(),
+            geometry: Geometry::guided(1, size.latent(), size.resolution(), 24.0),
+            caption_tokens: model.model_max_length,
+            dtype: DType::Bf16,
+            steps,
+            model,
+        }
+    }
+
+    fn estimate(task: &Task) -> Estimate {
+        task.estimate(Gpu::named("a100").unwrap(), Efficiency::default(), &Expected::Bounds).unwrap()
+    }
+
+    #[test]
+    fn a_720p_step_by_hand() {
+        let e = estimate(&opensora("720p", 100, "adacache-fast"));
+        assert_eq!((e.tokens, e.batch), ([15, 3600], 2));
+        // rows = 2·15·3600; a block has products of 3C², C² (attention), C², C² (cross-attention), 4C² and 4C² (MLP).
+        let (rows, c) = (2 * 15 * 3600u64, 1152u64);
+        let products = 56 * 2 * rows * 14 * c * c;
+        let ends = 2 * rows * c * 16 + 2 * rows * c * 32;
+        let attention = 28 * 4 * rows * c * (3600 + 15) + 56 * 4 * rows * c * 300;
+        let by = |family| e.computed_step.families.iter().find(|f| f.family == family).unwrap().clone();
+        assert_eq!(by(Family::Linear).flops, products + ends);
+        assert_eq!(by(Family::Attention).flops, attention);
+        assert!((e.computed_step.flops as f64 / 284e12 - 1.0).abs() < 0.02, "{}", e.computed_step.flops);
+        // A reused step: patch embedding, one addition, final layer.
+        let reused = e.reused_step.unwrap();
+        let linear = reused.families.iter().find(|f| f.family == Family::Linear).unwrap();
+        assert_eq!((linear.launches, linear.flops), (2, ends));
+        assert!(reused.launches < 30 && reused.modelled_seconds < 0.01 * e.computed_step.modelled_seconds);
+    }
+
+    #[test]
+    fn memory_by_hand() {
+        let e = estimate(&opensora("720p", 100, "adacache-fast"));
+        let (rows, c) = (2 * 15 * 3600usize, 1152usize);
+        // The fold and one probed residual, in two bytes; 112 residuals without the fold.
+        assert_eq!(e.memory.cache, 2 * rows * c * 2);
+        assert_eq!(e.memory.cache_unfolded, 112 * rows * c * 2);
+        // Keys and values of 300 tokens for two samples and 56 blocks, and two lengths.
+        assert_eq!(e.memory.caption, 56 * 600 * 2 * c * 2 + 2 * 4);
+        // Weights from the table of shapes: products and biases of a block, its norms and its table.
+        let block = 16 * c * c + (3 + 1 + 1 + 2 + 1 + 4 + 1) * c + 2 * 72 + 6 * c;
+        let mlp = |inputs: usize| c * inputs + c + c * c + c;
+        let rest = c * 16 + c + 2 * mlp(256) + mlp(4096) + 6 * c * c + 6 * c + 2 * c + 32 * c + 32;
+        assert_eq!(e.memory.weights, 2 * (56 * block + rest) + 36 * 4);
+        let parts = e.memory.weights + e.memory.caption + e.memory.activations + e.memory.cache;
+        assert!(e.memory.peak >= parts && e.memory.peak < 24 << 30, "{:?}", e.memory);
+    }
+
+    #[test]
+    fn totals_follow_the_schedule() {
+        let task = opensora("720p", 100, "adacache-fast");
+        let e = estimate(&task);
+        let [all, most, fewest] = &e.totals[..] else { panic!("{:?}", e.totals) };
+        assert_eq!((all.computed_steps, all.modelled_speedup), (100, 1.0));
+        // Step 1, then 2; from there every 3rd step, or every 12th; then the last two: 99 and 100.
+        assert_eq!(most.computed_steps, 2 + (2..99).step_by(3).skip(1).count() + 2);
+        assert_eq!(fewest.computed_steps, 2 + (2..99).step_by(12).skip(1).count() + 2);
+        let (c, r) = (e.computed_step.modelled_seconds, e.reused_step.as_ref().unwrap().modelled_seconds);
+        assert!((fewest.modelled_seconds - (12.0 * c + 88.0 * r)).abs() < 1e-9 * c);
+        let given = task.estimate(&e.gpu, Efficiency::default(), &Expected::Steps(21)).unwrap();
+        assert_eq!(given.totals[1].computed_steps, 21);
+        assert!(task.estimate(&e.gpu, Efficiency::default(), &Expected::Steps(101)).is_err());
+    }
+
+    #[test]
+    fn without_a_cache_nothing_is_kept_or_reused() {
+        let e = estimate(&opensora("240p", 30, "none"));
+        assert_eq!((e.memory.cache, e.reused_step, e.totals.len()), (0, None, 1));
+        assert_eq!(e.tokens, [15, 405]);
+    }
+
+    #[test]
+    fn the_walk_and_the_report_count_the_same_operations() {
+        let task = opensora("480p", 30, "adacache-slow");
+        let e = estimate(&task);
+        let device =
+            Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
+        let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
+        let y = vec![0.0; 2 * 300 * 4096];
+        let flops = model.flops(&task.geometry, &model.caption(&y, 2, None).unwrap());
+        let products =
+            |cost: &Cost| cost.families.iter().filter(|f| f.family != Family::Memory).map(|f| f.flops).sum::<u64>();
+        assert_eq!(products(&e.computed_step), flops.computed);
+        assert_eq!(products(&e.reused_step.unwrap()), flops.reused);
+    }
+}

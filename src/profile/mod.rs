@@ -1,0 +1,48 @@
+//! What a device was told to do, and what that costs: a timeline of measured launches, and a model of launches that were only
+//! counted. It observes `device` and knows nothing above it.
+
+mod nvml;
+mod roofline;
+mod tally;
+mod timeline;
+
+pub use roofline::{Cost, Efficiency, FamilyCost, GPUS, Gpu, Share};
+pub use tally::{Tally, TallyEntry};
+pub use timeline::{Marker, Point, Profile, Span, Trace};
+
+use serde::Serialize;
+
+/// Kernels that are limited by the same thing and reach a like share of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Matrix products.
+    Linear,
+    /// Attention.
+    Attention,
+    /// Everything that only moves memory.
+    Memory,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Family; 3] = [Family::Linear, Family::Attention, Family::Memory];
+
+    /// The family of a kernel entry, or of a memory operation.
+    pub fn of(kernel: &str) -> Family {
+        match kernel.split('_').next() {
+            Some("linear") => Family::Linear,
+            Some("attention") => Family::Attention,
+            _ => Family::Memory,
+        }
+    }
+
+    /// Its name in options and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Linear => "linear",
+            Family::Attention => "attention",
+            Family::Memory => "memory",
+        }
+    }
+}
