@@ -1,5 +1,6 @@
 //! One block at a time: its warps, their barriers, its shared memory.
 
+use super::mbarrier::Poll;
 use super::op::*;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
@@ -10,6 +11,10 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 /// Instructions a warp may execute before the others get their turn.
 const QUANTUM: i64 = 200_000;
+/// How often each warp polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
+const PATIENCE: u64 = 10_000;
+/// Instructions between two polls up to which a warp counts as doing nothing else.
+const IDLE: i64 = 2_000;
 
 /// What all blocks of a launch share.
 pub(crate) struct LaunchInfo {
@@ -73,6 +78,8 @@ struct Warp {
     paths: Vec<Path>,
     state: State,
     arrival: Arrival,
+    /// The idle period in which it last polled in vain.
+    polled: u64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -157,6 +164,7 @@ impl<'a> Runner<'a> {
             paths: Vec::new(),
             state: State::Done,
             arrival: Arrival::default(),
+            polled: 0,
         });
         // SAFETY: room was made for the whole image.
         unsafe { std::ptr::copy_nonoverlapping(kernel.const_image.as_ptr(), consts, kernel.const_image.len()) };
@@ -184,6 +192,9 @@ impl<'a> Runner<'a> {
             globals: &kernel.globals.table,
             warp: 0,
             checked: info.checked,
+            poll: None,
+            changes: 0,
+            events: Vec::new(),
         };
         let mut runner = Runner { worker, kernel, info, cx, warps, threads, regs, local, watch, stop };
         for (at, w, source) in &kernel.launch_consts {
@@ -280,10 +291,13 @@ impl<'a> Runner<'a> {
             warp.alive = mask;
             warp.paths.clear();
             warp.state = State::Ready;
+            warp.polled = 0;
         }
         let mut barriers = [BarrierState::default(); 16];
         let mut left = self.warps;
         let mut spent = 0u64;
+        // An idle period lasts while warps do nothing but poll mbarriers that nobody changes.
+        let (mut period, mut polls, mut changes) = (1u64, 0u64, self.cx.changes);
         if let Some(watch) = &mut self.watch {
             watch.start_block(self.cx.shared_len as usize, self.warps, self.kernel.local_bytes);
         }
@@ -295,6 +309,14 @@ impl<'a> Runner<'a> {
                 }
                 ran = true;
                 let stop = self.resume(index);
+                spent += (QUANTUM - self.cx.fuel).max(1) as u64;
+                let idle = match stop {
+                    Stop::Poll => QUANTUM - self.cx.fuel <= IDLE,
+                    stop => stop == Stop::Yield,
+                };
+                if !idle || self.cx.changes != changes {
+                    (period, polls, changes) = (period + 1, 0, self.cx.changes);
+                }
                 match stop {
                     Stop::Exit => {
                         self.worker.warps[index].state = State::Done;
@@ -303,8 +325,15 @@ impl<'a> Runner<'a> {
                             self.release(id, &mut barriers);
                         }
                     }
-                    Stop::Quantum => {
-                        spent += (QUANTUM - self.cx.fuel).max(1) as u64;
+                    Stop::Quantum | Stop::Yield | Stop::Poll => {
+                        if stop == Stop::Poll {
+                            self.worker.warps[index].polled = period;
+                            polls += 1;
+                            let stuck = |w: &Warp| w.state != State::Ready || w.polled == period;
+                            if polls > PATIENCE * left as u64 && self.worker.warps.iter().all(stuck) {
+                                return Err(self.deadlock(index, block));
+                            }
+                        }
                         if spent > self.info.budget {
                             let message = format!("the block has executed more than {} instructions", self.info.budget);
                             return Err(self.fault(index, block, FaultKind::Budget, None, None, message));
@@ -436,6 +465,26 @@ impl<'a> Runner<'a> {
         if let Some(watch) = &mut self.watch {
             watch.barrier();
         }
+    }
+
+    /// Every warp waits, and nothing can change that.
+    #[cold]
+    fn deadlock(&mut self, warp: usize, block: [u32; 3]) -> Box<Fault> {
+        let (mut lane, mut address, mut message) = (0, None, String::new());
+        if let Some(Poll { op, lane: l, at, object }) = self.cx.poll {
+            self.cx.pc = op;
+            (lane, address) = (l, Some(u64::from(at)));
+            message = format!(
+                "the mbarrier at shared offset {at:#x} can never complete its phase of parity {}: {} of {} arrivals and {} bytes are pending, and ",
+                u8::from(object.phase),
+                object.pending,
+                object.expected,
+                object.bytes
+            );
+        }
+        let waiting = self.worker.warps.iter().filter(|w| w.state != State::Done).count();
+        message += &format!("all {waiting} warps of the block that have not exited wait");
+        self.fault(warp, block, FaultKind::Barrier, Some(lane), address, message)
     }
 
     #[cold]

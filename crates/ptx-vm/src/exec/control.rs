@@ -413,7 +413,7 @@ impl Exec for Yield {
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: never the last instruction.
-        unsafe { cx.pause(Stop::Quantum, op.add(1)) }
+        unsafe { cx.pause(Stop::Yield, op.add(1)) }
     }
 }
 

@@ -211,14 +211,14 @@ pub(crate) unsafe fn resolve(cx: &Cx, addr: u64, bytes: u64, generic: bool, lane
 
 #[cold]
 #[inline(never)]
-fn misaligned(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, align: u64) -> *const Op {
+pub(super) fn misaligned(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, align: u64) -> *const Op {
     let message = format!("address {addr:#x} is not a multiple of {align}");
     cx.fault(op, FaultKind::Misaligned, Some(lane), Some(addr), message)
 }
 
 #[cold]
 #[inline(never)]
-fn missed(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, bytes: u64, shared: bool) -> *const Op {
+pub(super) fn missed(cx: &mut Cx, op: *const Op, lane: u32, addr: u64, bytes: u64, shared: bool) -> *const Op {
     let message = describe_miss(cx, addr, bytes, shared);
     cx.fault(op, FaultKind::OutOfBounds, Some(lane), Some(addr), message)
 }
@@ -657,7 +657,7 @@ impl AtomTy {
         AtomTy::Bf16x2,
         AtomTy::B16,
     ];
-    fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> u64 {
         match self {
             AtomTy::U64 | AtomTy::S64 | AtomTy::F64 => 8,
             AtomTy::F16 | AtomTy::Bf16 | AtomTy::B16 => 2,
@@ -713,6 +713,33 @@ pub(crate) fn atomic_result(atom: Atom, ty: AtomTy, old: u64, b: u64, c: u64) ->
     }
 }
 
+/// Updates a word that other blocks may work on at this moment; gives the old value.
+///
+/// # Safety
+/// `p` is aligned memory of the size of `ty`.
+pub(super) unsafe fn update(p: *mut u8, atom: Atom, ty: AtomTy, operand: u64, third: u64) -> u64 {
+    // SAFETY: the caller vouches for the memory.
+    unsafe {
+        match ty.bytes() {
+            2 => {
+                let word = AtomicU16::from_ptr(p.cast());
+                let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u16);
+                u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
+            }
+            4 => {
+                let word = AtomicU32::from_ptr(p.cast());
+                let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u32);
+                u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
+            }
+            _ => {
+                let word = AtomicU64::from_ptr(p.cast());
+                let f = |old| Some(atomic_result(atom, ty, old, operand, third));
+                word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default()
+            }
+        }
+    }
+}
+
 /// `atom` and `red`: list = destination (or the sink), address (64-bit generic), b, c (or the sink), kind, type; imm = offset.
 pub(crate) struct Atomic;
 impl Exec for Atomic {
@@ -749,24 +776,7 @@ unsafe fn atomic(cx: &mut Cx, op: *const Op) -> *const Op {
             };
             let operand = read(cx, b, i);
             let third = if c == super::alu::NO_SLOT { 0 } else { read(cx, c, i) };
-            // Other blocks may work on the same word at this moment.
-            let old = match bytes {
-                2 => {
-                    let word = AtomicU16::from_ptr(p.cast());
-                    let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u16);
-                    u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
-                }
-                4 => {
-                    let word = AtomicU32::from_ptr(p.cast());
-                    let f = |old| Some(atomic_result(atom, ty, u64::from(old), operand, third) as u32);
-                    u64::from(word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default())
-                }
-                _ => {
-                    let word = AtomicU64::from_ptr(p.cast());
-                    let f = |old| Some(atomic_result(atom, ty, old, operand, third));
-                    word.fetch_update(Ordering::AcqRel, Ordering::Acquire, f).unwrap_or_default()
-                }
-            };
+            let old = update(p, atom, ty, operand, third);
             if d != super::alu::NO_SLOT {
                 match bytes {
                     2 => (*cx.at::<u16>(d))[i] = old as u16,

@@ -3,6 +3,7 @@
 pub(crate) mod alu;
 pub(crate) mod block;
 pub(crate) mod control;
+pub(crate) mod mbarrier;
 pub(crate) mod mem;
 pub(crate) mod op;
 pub(crate) mod ops;

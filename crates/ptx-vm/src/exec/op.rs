@@ -5,6 +5,7 @@
 //! AVX2+FMA and for AVX-512, so that their loops over 32 lanes become a few vector instructions; the choice is made when a
 //! kernel is decoded.
 
+use super::mbarrier::{Event, Poll};
 use crate::error::FaultKind;
 use crate::memory::Table;
 use std::sync::OnceLock;
@@ -41,6 +42,10 @@ pub(crate) enum Stop {
     Barrier,
     /// The time slice is over.
     Quantum,
+    /// Somebody else may run: `nanosleep`.
+    Yield,
+    /// Waited in vain for an mbarrier, see [`Cx::poll`].
+    Poll,
     Fault,
 }
 
@@ -127,6 +132,12 @@ pub(crate) struct Cx {
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
     pub(crate) checked: bool,
+    /// The last wait in vain.
+    pub(crate) poll: Option<Poll>,
+    /// Changes of mbarriers so far: while it stands, waiting for one does not help.
+    pub(crate) changes: u64,
+    /// What an instruction did that checked mode has to know, besides its accesses.
+    pub(crate) events: Vec<Event>,
 }
 
 pub(crate) type L<T> = [T; WARP];

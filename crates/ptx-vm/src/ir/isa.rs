@@ -2,6 +2,7 @@
 
 use super::emit::*;
 use super::lower::{AccessKind, Class, Form, Lower, R};
+use crate::exec::mbarrier::Act;
 use crate::exec::ops::*;
 use crate::parse::{Inst, Operand, Ty};
 use std::collections::HashMap;
@@ -215,9 +216,26 @@ static TABLE: &[Row] = rows! {
         "barrier" "cta sync|arrive! aligned", "", "a{,b}", "barrier a of b threads" => barrier::sync;
         "barrier" "cta red! popc! aligned", "u32", "d,a{,b},p", "barrier, and the number of threads where p" => barrier::red;
         "barrier" "cta red! and|or! aligned", "pred", "p,a{,b},q", "barrier, and whether all or any hold q" => barrier::red;
-        "membar" "cta|gl|sys!", "", "", "nothing: memory is in order" => control::nop;
-        "fence" "sc|acq_rel|acquire|release cta|gpu|sys|cluster!", "", "", "nothing: memory is in order" => control::nop;
-        "fence" "proxy! async|async.global|alias|async::generic global|shared::cta|shared", "", "", "nothing: memory is in order" => control::nop;
+        "membar" "cta|gl|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
+        "membar" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
+        "membar" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
+        "fence" "sc|acq_rel|acquire|release cta|gpu|sys|cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
+        "fence" "acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
+        "fence" "mbarrier_init! release! cluster!", "", "", "nothing: a cluster is one block" => control::nop;
+        "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
+        "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
+        "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
+        "mbarrier" "init! shared|shared::cta", "b64", "[a],b", "makes an mbarrier of b arrivals" => |l, f| mbarrier::mbarrier(l, f, Act::Init);
+        "mbarrier" "inval! shared|shared::cta", "b64", "[a]", "ends an mbarrier" => |l, f| mbarrier::mbarrier(l, f, Act::Invalidate);
+        "mbarrier" "expect_tx! relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "[a],b", "the phase needs b bytes more" => |l, f| mbarrier::mbarrier(l, f, Act::ExpectBytes);
+        "mbarrier" "complete_tx! relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "[a],b", "b of those bytes have come" => |l, f| mbarrier::mbarrier(l, f, Act::CompleteBytes);
+        "mbarrier" "arrive! release|relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "d,[a]{,b}", "arrives b times; d is the state before" => |l, f| mbarrier::mbarrier(l, f, Act::Arrive);
+        "mbarrier" "arrive! expect_tx|noComplete! release|relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "d,[a],b", "expects b bytes and arrives; or arrives b times" => |l, f| mbarrier::mbarrier(l, f, Act::Arrive);
+        "mbarrier" "arrive_drop! release|relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "d,[a]{,b}", "arrives, now and in the phases to come" => |l, f| mbarrier::mbarrier(l, f, Act::Drop);
+        "mbarrier" "arrive_drop! expect_tx|noComplete! release|relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "d,[a],b", "the same, with bytes or a count" => |l, f| mbarrier::mbarrier(l, f, Act::Drop);
+        "mbarrier" "test_wait! parity acquire|relaxed cta|cluster shared|shared::cta", "b64", "p,[a],b", "whether the phase of state or parity b is complete" => |l, f| mbarrier::mbarrier(l, f, Act::Wait);
+        "mbarrier" "try_wait! parity acquire|relaxed cta|cluster shared|shared::cta", "b64", "p,[a],b{,c}", "the same; other warps run in between" => |l, f| mbarrier::mbarrier(l, f, Act::Wait);
+        "mbarrier" "pending_count!", "b64", "d,a", "arrivals pending in state a" => mbarrier::pending_count;
         "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
     Warp {
@@ -250,6 +268,22 @@ static TABLE: &[Row] = rows! {
         "cp" "async! commit_group!", "", "", "closes the group of copies" => |l, _| l.group(AccessKind::Commit);
         "cp" "async! wait_group!", "", "n", "waits until at most n groups are pending" => memory::wait_group;
         "cp" "async! wait_all!", "", "", "waits for all copies" => |l, _| l.group(AccessKind::Wait(u32::MAX));
+        "cp" "async! mbarrier! arrive! noinc shared|shared::cta", "b64", "[a]", "arrives when the thread's copies are through" => |l, f| mbarrier::mbarrier(l, f, if f.has("noinc") { Act::CopiesExpected } else { Act::Copies });
+        "cp" "async! bulk! shared::cta|shared::cluster! global! mbarrier::complete_tx::bytes! L2::cache_hint", "", "[d],[a],b,[c]{,e}", "copies b bytes, counted by mbarrier c" => mbarrier::bulk;
+        "cp" "async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes!", "", "[d],[a],b,[c]", "copies b bytes, counted by mbarrier c" => mbarrier::bulk;
+        "cp" "async! bulk! global! shared::cta! bulk_group! L2::cache_hint", "", "[d],[a],b{,e}", "copies b bytes" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes! add!", "u32|s32|u64", "[d],[a],b,[c]", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes! min|max!", "u32|s32", "[d],[a],b,[c]", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes! inc|dec!", "u32", "[d],[a],b,[c]", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes! and|or|xor!", "b32", "[d],[a],b,[c]", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint add!", "u32|s32|u64|f32|f64", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint add! noftz!", "f16|bf16", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint min|max!", "u32|s32|u64|s64|f16|bf16", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint inc|dec!", "u32", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint and|or|xor!", "b32|b64", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "async! bulk! commit_group!", "", "", "closes the group of bulk copies" => mbarrier::bulk_commit;
+        "cp" "async! bulk! wait_group! read", "", "n", "waits until at most n bulk groups are pending" => mbarrier::bulk_wait;
+        "cp" "async! bulk! prefetch! L2! global! L2::cache_hint", "", "[a],b{,c}", "nothing" => control::nop;
     }
     Matrix {
         "ldmatrix" "sync! aligned! m8n8! x1|x2|x4! trans shared|shared::cta", "b16", "d,[a]", "fragments of 8x8 matrices" => matrix::ldmatrix;
@@ -265,6 +299,9 @@ static TABLE: &[Row] = rows! {
         "mma" "sync! aligned! m8n8k16|m16n8k16|m16n8k32! row! col! satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => matrix::mma;
     }
 };
+
+/// How many modifiers of an instruction a row took before it failed, and why.
+type Miss = (usize, String);
 
 /// A row taken apart for matching.
 struct Pattern {
@@ -303,7 +340,9 @@ impl Pattern {
     }
 
     /// Matches an instruction's modifiers and operands; the error says what stood in the way.
-    fn accept<'a>(&self, parts: &[&'a str], operands: &[Operand<'a>]) -> Result<(Vec<&'a str>, Vec<Ty>), String> {
+    fn accept<'a>(&self, parts: &[&'a str], operands: &[Operand<'a>]) -> Result<(Vec<&'a str>, Vec<Ty>), Miss> {
+        // How far it came, and what it missed.
+        let fail = |mods: &[&str], message| Err((mods.len(), message));
         let mut mods = Vec::new();
         let mut types = Vec::new();
         let mut columns = self.columns.iter();
@@ -314,24 +353,24 @@ impl Pattern {
                 mods.push(part);
                 continue;
             }
-            let Some(ty) = Ty::parse(part) else { return Err(format!("modifier `.{part}` is not supported")) };
+            let Some(ty) = Ty::parse(part) else { return fail(&mods, format!("modifier `.{part}` is not supported")) };
             match columns.next() {
                 Some(column) if column.contains(&part) || column[0] == "*" => types.push(ty),
-                _ => return Err(format!("type `.{part}` is not supported")),
+                _ => return fail(&mods, format!("type `.{part}` is not supported")),
             }
         }
         if columns.next().is_some() {
-            return Err("a type is missing".to_owned());
+            return fail(&mods, "a type is missing".to_owned());
         }
         if let Some(((group, _), _)) = self.groups.iter().zip(&used).find(|((_, must), used)| *must && !**used) {
-            return Err(format!("one of `.{}` is missing", group.join(" .")));
+            return fail(&mods, format!("one of `.{}` is missing", group.join(" .")));
         }
         if !(self.operands.0..=self.operands.1).contains(&operands.len()) {
-            return Err(format!("{} operands, {} expected", operands.len(), self.operands.0));
+            return fail(&mods, format!("{} operands, {} expected", operands.len(), self.operands.0));
         }
         for (operand, address) in operands.iter().zip(&self.addresses) {
             if matches!(operand, Operand::Address(..)) != *address {
-                return Err(format!("the operands are `{}`", self.row.operands));
+                return fail(&mods, format!("the operands are `{}`", self.row.operands));
             }
         }
         Ok((mods, types))
@@ -357,7 +396,8 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
     let Some(patterns) = index().get(name) else {
         return l.error(format!("unknown instruction `{name}`"));
     };
-    let mut why = String::new();
+    // Of all rows, the one that came furthest says best what is missing.
+    let mut why = None;
     for pattern in patterns {
         match pattern.accept(&parts, &inst.operands) {
             Ok((mods, types)) => {
@@ -365,9 +405,9 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
                 let form = Form { mods, types, ops: &inst.operands };
                 return (pattern.row.emit)(l, &form);
             }
-            Err(message) if why.is_empty() => why = message,
+            Err((far, message)) if why.as_ref().is_none_or(|(most, _)| far > *most) => why = Some((far, message)),
             Err(_) => {}
         }
     }
-    l.error(format!("unsupported form of `{name}`: {why}"))
+    l.error(format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text)))
 }

@@ -172,6 +172,12 @@ fn operand<'a>(p: &mut Parser<'a>, depth: usize) -> Result<Operand<'a>> {
                     Kind::Punct(b'-') => sign = -sign,
                     Kind::Punct(b'+') => {}
                     Kind::Punct(b']') => break,
+                    // `[tensor, {coordinates}]`
+                    Kind::Punct(b',') => {
+                        let mut parts = vec![Operand::Address(base, offset)];
+                        parts.extend(list(p, b']', depth)?);
+                        return Ok(Operand::List(parts));
+                    }
                     Kind::Word(w) => {
                         match number(w) {
                             Some(Operand::Int(v)) => offset = offset.wrapping_add((v as i64).wrapping_mul(sign)),

@@ -219,26 +219,30 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+/// The operation and type of an atomic or reduction, as their numbers.
+pub(crate) fn atomic_kind(f: &Form<'_, '_>) -> (u32, u32) {
+    let names = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"];
+    let kind = names.iter().position(|m| f.has(m)).unwrap_or(0);
+    let ty = match f.ty() {
+        Ty::B16 => mem::AtomTy::B16,
+        Ty::B32 | Ty::U32 => mem::AtomTy::U32,
+        Ty::B64 | Ty::U64 => mem::AtomTy::U64,
+        Ty::S32 => mem::AtomTy::S32,
+        Ty::S64 => mem::AtomTy::S64,
+        Ty::F32 => mem::AtomTy::F32,
+        Ty::F64 => mem::AtomTy::F64,
+        Ty::F16 => mem::AtomTy::F16,
+        Ty::Bf16 => mem::AtomTy::Bf16,
+        Ty::F16x2 => mem::AtomTy::F16x2,
+        _ => mem::AtomTy::Bf16x2,
+    };
+    (kind as u32, ty as u32)
+}
+
 pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let red = l.class == Class::Atomic && !l.inst_text.contains("atom");
     let ty = f.ty();
-    let kind = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"]
-        .iter()
-        .position(|m| f.has(m))
-        .unwrap_or(0);
-    let as_ty = match (ty, mem::Atom::ALL[kind]) {
-        (Ty::B16, _) => mem::AtomTy::B16,
-        (Ty::B32 | Ty::U32, _) => mem::AtomTy::U32,
-        (Ty::B64 | Ty::U64, _) => mem::AtomTy::U64,
-        (Ty::S32, _) => mem::AtomTy::S32,
-        (Ty::S64, _) => mem::AtomTy::S64,
-        (Ty::F32, _) => mem::AtomTy::F32,
-        (Ty::F64, _) => mem::AtomTy::F64,
-        (Ty::F16, _) => mem::AtomTy::F16,
-        (Ty::Bf16, _) => mem::AtomTy::Bf16,
-        (Ty::F16x2, _) => mem::AtomTy::F16x2,
-        _ => mem::AtomTy::Bf16x2,
-    };
+    let (kind, as_ty) = atomic_kind(f);
     let (d, rest) = if red { (Val::None, f.ops) } else { (Val::Raw(0), &f.ops[1..]) };
     let d = if red || matches!(f.ops[0], Operand::Name("_")) {
         Val::None
@@ -258,7 +262,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         _ => Val::None,
     };
     let t = Target { addr, offset, space: if shared { Space::Shared } else { Space::Generic } };
-    let list = vec![d, addr, b, c, Val::Raw(kind as u32), Val::Raw(as_ty as u32)];
+    let list = vec![d, addr, b, c, Val::Raw(kind), Val::Raw(as_ty)];
     let raw = l.push_list(handler::<mem::Atomic>(), list, 1, offset);
     let mut a = access(AccessKind::Atomic, &t, ty.bytes() as u32);
     a.wide = true;

@@ -10,6 +10,7 @@ pub(crate) mod half;
 pub(crate) mod int;
 pub(crate) mod logic;
 pub(crate) mod matrix;
+pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod moves;
 pub(crate) mod special;
