@@ -91,7 +91,7 @@ impl fmt::Display for FaultKind {
 
 /// A launch that was stopped: which thread did what, where.
 #[derive(Debug, Clone, PartialEq, Eq, Error, serde::Serialize)]
-#[error("{kind} in {kernel}{}: {message}{}", place(.file, *.line, .source_line), who(.block, .thread))]
+#[error("{kind} in {kernel}{}{}: {message}{}", place(.file, *.line, .source_line), quoted(.instruction), who(.block, .thread))]
 pub struct Fault {
     /// The kind of misbehaviour.
     pub kind: FaultKind,
@@ -101,6 +101,8 @@ pub struct Fault {
     pub file: String,
     /// Line of the PTX text, 0 when no instruction is to blame.
     pub line: u32,
+    /// The instruction in canonical form, empty when none is to blame.
+    pub instruction: String,
     /// `file:line` of the CUDA source, when the PTX has `.loc` directives.
     pub source_line: Option<String>,
     /// Block index of the thread.

@@ -1,8 +1,8 @@
 //! `ptx-vm`: runs launch cases on the virtual GPU and lists the instruction set.
 
 use clap::{Parser, Subcommand};
-use ptx_vm::{VmConfig, case::run_case, coverage};
-use std::path::PathBuf;
+use ptx_vm::{Module, VmConfig, case::run_case, coverage};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -41,6 +41,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print PTX files in canonical form: one statement a line, modifiers in the manual's order.
+    Print {
+        /// The PTX files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Decode every kernel of a PTX file and say what is not supported.
     Load {
         /// The PTX files.
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Load { files } => load(&files),
+        Command::Print { files } => print(&files),
     }
 }
 
@@ -108,17 +115,34 @@ fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
     ExitCode::from(worst)
 }
 
+fn read(file: &Path) -> Result<Module, String> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
+    Module::parse(&name, &text).map_err(|e| e.to_string())
+}
+
+fn print(files: &[PathBuf]) -> ExitCode {
+    let mut failed = false;
+    for file in files {
+        match read(file).and_then(|module| module.to_ptx().map_err(|e| e.to_string())) {
+            Ok(ptx) => print!("{ptx}"),
+            Err(error) => {
+                eprintln!("{error}");
+                failed = true;
+            }
+        }
+    }
+    ExitCode::from(u8::from(failed))
+}
+
 fn load(files: &[PathBuf]) -> ExitCode {
     let mut failed = false;
     for file in files {
         let name = file.display().to_string();
-        let module = match std::fs::read_to_string(file)
-            .map_err(|e| e.to_string())
-            .and_then(|text| ptx_vm::Module::parse(&name, &text).map_err(|e| e.to_string()))
-        {
+        let module = match read(file) {
             Ok(module) => module,
             Err(error) => {
-                println!("{name}: {error}");
+                println!("{error}");
                 failed = true;
                 continue;
             }

@@ -509,6 +509,7 @@ impl<'a> Runner<'a> {
             kernel: self.kernel.name.clone(),
             file: self.kernel.file.to_string(),
             line: meta.map_or(0, |m| m.line),
+            instruction: self.kernel.instruction(index).unwrap_or_default(),
             source_line,
             block: Some(block),
             thread: lane.map(|l| thread_index((warp * WARP) as u32 + l, self.info.block)),

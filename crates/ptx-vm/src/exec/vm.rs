@@ -220,6 +220,7 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), F
             kernel: kernel.name().to_owned(),
             file: kernel.file.to_string(),
             line: 0,
+            instruction: String::new(),
             source_line: None,
             block: None,
             thread: None,

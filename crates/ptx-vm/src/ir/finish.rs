@@ -18,6 +18,7 @@ pub(crate) fn finish(
     params: Vec<Param>,
     param_bytes: usize,
     static_shared: usize,
+    text: Arc<str>,
     globals: Arc<Globals>,
 ) -> R<Kernel> {
     let mut code = std::mem::take(&mut l.raw);
@@ -124,6 +125,7 @@ pub(crate) fn finish(
     Ok(Kernel {
         name: function.name.to_owned(),
         file: l.file().into(),
+        text,
         params,
         param_bytes,
         static_shared,

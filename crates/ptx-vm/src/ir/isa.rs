@@ -16,7 +16,7 @@ struct Row {
     /// Groups of modifiers in the manual's order: `a|b` are alternatives, `!` marks a group that must be present, `type` stands where
     /// the types do when that is not the end.
     mods: &'static str,
-    /// Alternatives of each type of the opcode; `*` is any.
+    /// Alternatives of each type of the opcode.
     types: &'static str,
     /// As the manual writes them: `d` is written, `p` and `q` are predicates, `[a]` an address, `n` a constant, `{,c}` may be missing.
     operands: &'static str,
@@ -33,7 +33,7 @@ pub struct Coverage {
     pub name: &'static str,
     /// Modifier groups in order; `!` marks those that must be present, `type` the place of the types when it is not the end.
     pub modifiers: &'static str,
-    /// Types, one column for each type of the opcode; `*` is any.
+    /// Types, one column for each type of the opcode.
     pub types: &'static str,
     /// Operands: `d` is written, `p` and `q` are predicates, `[a]` an address, `n` a constant, `{,c}` may be missing.
     pub operands: &'static str,
@@ -61,6 +61,7 @@ const BITS: &str = "b16|b32|b64";
 const WIDE: &str = "u32|s32|u64|s64";
 const HALF: &str = "f16|f16x2|bf16|bf16x2";
 const MEMORY: &str = "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2";
+const CVT_INT_INT: &str = "u8|u16|u32|u64|s8|s16|s32|s64,u8|u16|u32|u64|s8|s16|s32|s64";
 const ANY_ROUND: &str = "rn|rz|rm|rp";
 
 macro_rules! rows {
@@ -193,7 +194,23 @@ static TABLE: &[Row] = rows! {
         "isspacep" "global|shared|local|const|param|shared::cta!", "", "p,a", "whether generic address a is in the space" => moves::isspacep;
     }
     Convert {
-        "cvt" "rn|rz|rm|rp|rna|rni|rzi|rmi|rpi ftz relu satfinite sat", "*,*", "d,a{,b}", "a in another type; two f32 make a pair" => convert::cvt;
+        "cvt" "sat", CVT_INT_INT, "d,a", "a extended or cut; sat clamps" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi! ftz sat", "u8|u16|u32|u64|s8|s16|s32|s64,f16|bf16|f32|f64", "d,a", "a rounded to an integer and clamped" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz sat", "f16|bf16|f32|f64,u8|u16|u32|u64|s8|s16|s32|s64", "d,a", "an integer as float" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi ftz sat", "f32,f32", "d,a", "a, rounded to an integral value" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi sat", "f64,f64", "d,a", "a, rounded to an integral value" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi sat", "f16,f16", "d,a", "a, rounded to an integral value" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi", "bf16,bf16", "d,a", "a, rounded to an integral value" => convert::cvt;
+        "cvt" "ftz sat", "f32,f16|bf16", "d,a", "a widened" => convert::cvt;
+        "cvt" "ftz sat", "f64,f16|bf16|f32", "d,a", "a widened" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz sat", "f32|f16|bf16,f64", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz relu satfinite sat", "f16|bf16,f32", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! sat", "f16,bf16", "d,a", "a in the other format" => convert::cvt;
+        "cvt" "rn|rz|rm|rp!", "bf16,f16", "d,a", "a in the other format" => convert::cvt;
+        "cvt" "rn|rz! relu satfinite", "f16x2|bf16x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
+        "cvt" "rna|rn|rz! relu", "tf32,f32", "d,a", "a with 10 bits of mantissa" => convert::cvt;
+        "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
+        "cvt" "rn!", "f16x2,e4m3x2|e5m2x2", "d,a", "both bytes widened" => convert::cvt;
         "cvt" "pack! sat!", "u16|s16|u8|s8,s32", "d,a,b{,c}", "a and b clamped, a above b" => convert::cvt_pack;
         "cvt" "pack! sat!", "u16|s16|u8|s8,s32,b32", "d,a,b,c", "a and b clamped, above the low half of c" => convert::cvt_pack;
     }
@@ -307,6 +324,8 @@ type Miss = (usize, String);
 struct Pattern {
     row: &'static Row,
     groups: Vec<(Vec<&'static str>, bool)>,
+    /// How many groups stand before the types.
+    before: usize,
     columns: Vec<Vec<&'static str>>,
     /// Number of operands, least and most.
     operands: (usize, usize),
@@ -333,6 +352,7 @@ impl Pattern {
         Pattern {
             row,
             groups: row.mods.split_whitespace().filter(|g| *g != "type").map(group).collect(),
+            before: row.mods.split_whitespace().take_while(|g| *g != "type").count(),
             columns: row.types.split(',').filter(|c| !c.is_empty()).map(|c| c.split('|').collect()).collect(),
             operands: (required, most),
             addresses: row.operands.split(',').map(|o| o.contains('[')).collect(),
@@ -340,29 +360,27 @@ impl Pattern {
     }
 
     /// Matches an instruction's modifiers and operands; the error says what stood in the way.
-    fn accept<'a>(&self, parts: &[&'a str], operands: &[Operand<'a>]) -> Result<(Vec<&'a str>, Vec<Ty>), Miss> {
+    fn accept<'a>(&self, parts: &[&'a str], operands: &[Operand<'a>]) -> Result<Match<'a>, Miss> {
         // How far it came, and what it missed.
-        let fail = |mods: &[&str], message| Err((mods.len(), message));
-        let mut mods = Vec::new();
+        let fail = |mods: &[Option<&str>], message| Err((mods.iter().flatten().count(), message));
         let mut types = Vec::new();
         let mut columns = self.columns.iter();
-        let mut used = vec![false; self.groups.len()];
+        let mut mods = vec![None; self.groups.len()];
         for &part in parts {
-            if let Some(i) = (0..used.len()).find(|&i| !used[i] && self.groups[i].0.contains(&part)) {
-                used[i] = true;
-                mods.push(part);
+            if let Some(i) = (0..mods.len()).find(|&i| mods[i].is_none() && self.groups[i].0.contains(&part)) {
+                mods[i] = Some(part);
                 continue;
             }
             let Some(ty) = Ty::parse(part) else { return fail(&mods, format!("modifier `.{part}` is not supported")) };
             match columns.next() {
-                Some(column) if column.contains(&part) || column[0] == "*" => types.push(ty),
+                Some(column) if column.contains(&part) => types.push(ty),
                 _ => return fail(&mods, format!("type `.{part}` is not supported")),
             }
         }
         if columns.next().is_some() {
             return fail(&mods, "a type is missing".to_owned());
         }
-        if let Some(((group, _), _)) = self.groups.iter().zip(&used).find(|((_, must), used)| *must && !**used) {
+        if let Some(((group, _), _)) = self.groups.iter().zip(&mods).find(|((_, must), m)| *must && m.is_none()) {
             return fail(&mods, format!("one of `.{}` is missing", group.join(" .")));
         }
         if !(self.operands.0..=self.operands.1).contains(&operands.len()) {
@@ -373,8 +391,14 @@ impl Pattern {
                 return fail(&mods, format!("the operands are `{}`", self.row.operands));
             }
         }
-        Ok((mods, types))
+        Ok(Match { mods, types })
     }
+}
+
+/// What of an opcode belongs to which group and column of its row.
+struct Match<'a> {
+    mods: Vec<Option<&'a str>>,
+    types: Vec<Ty>,
 }
 
 fn index() -> &'static HashMap<&'static str, Vec<Pattern>> {
@@ -388,26 +412,43 @@ fn index() -> &'static HashMap<&'static str, Vec<Pattern>> {
     })
 }
 
-/// Emits the code of one instruction.
-pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
+/// The row an instruction belongs to; the error says why it belongs to none.
+fn find<'a>(inst: &Inst<'a>) -> Result<(&'static Pattern, Match<'a>), String> {
     let mut parts = inst.opcode.split('.');
     let name = parts.next().unwrap_or("");
     let parts: Vec<&str> = parts.collect();
     let Some(patterns) = index().get(name) else {
-        return l.error(format!("unknown instruction `{name}`"));
+        return Err(format!("unknown instruction `{name}`"));
     };
     // Of all rows, the one that came furthest says best what is missing.
     let mut why = None;
     for pattern in patterns {
         match pattern.accept(&parts, &inst.operands) {
-            Ok((mods, types)) => {
-                l.class = pattern.row.class;
-                let form = Form { mods, types, ops: &inst.operands };
-                return (pattern.row.emit)(l, &form);
-            }
+            Ok(found) => return Ok((pattern, found)),
             Err((far, message)) if why.as_ref().is_none_or(|(most, _)| far > *most) => why = Some((far, message)),
             Err(_) => {}
         }
     }
-    l.error(format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text)))
+    Err(format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text)))
+}
+
+/// The opcode of an instruction with its modifiers in the manual's order; none when the table does not have it.
+pub(crate) fn canonical(inst: &Inst<'_>) -> Option<String> {
+    let (pattern, found) = find(inst).ok()?;
+    let (before, after) = found.mods.split_at(pattern.before);
+    let types = found.types.iter().map(|ty| ty.name());
+    let parts = before.iter().flatten().copied().chain(types).chain(after.iter().flatten().copied());
+    Some(parts.fold(pattern.row.name.to_owned(), |opcode, part| opcode + "." + part))
+}
+
+/// Emits the code of one instruction.
+pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
+    match find(inst) {
+        Ok((pattern, Match { mods, types })) => {
+            l.class = pattern.row.class;
+            let mods = mods.into_iter().flatten().collect();
+            (pattern.row.emit)(l, &Form { name: pattern.row.name, mods, types, ops: &inst.operands })
+        }
+        Err(message) => l.error(message),
+    }
 }

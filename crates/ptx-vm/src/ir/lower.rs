@@ -102,6 +102,8 @@ pub(crate) enum AccessKind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meta {
     pub(crate) line: u32,
+    /// Byte offset of the instruction in the module's text.
+    pub(crate) at: u32,
     /// Source file number and line of the last `.loc`.
     pub(crate) loc: (u32, u32),
     pub(crate) class: Class,
@@ -186,6 +188,7 @@ pub(crate) struct Lower<'a> {
 
 /// An instruction matched against the table.
 pub(crate) struct Form<'f, 'a> {
+    pub(crate) name: &'static str,
     pub(crate) mods: Vec<&'a str>,
     pub(crate) types: Vec<Ty>,
     pub(crate) ops: &'f [Operand<'a>],
@@ -545,7 +548,8 @@ impl<'a> Lower<'a> {
 
     /// Appends an instruction; the first `defs` entries of `r` are written, the others read.
     pub(crate) fn push(&mut self, run: Handler, r: [Val; 4], defs: usize, imm: i64) -> &mut Raw {
-        let meta = Meta { line: self.line, loc: self.loc, class: self.class, guard: false, access: None, flops: 0 };
+        let at = (self.inst_text.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize) as u32;
+        let meta = Meta { line: self.line, at, loc: self.loc, class: self.class, guard: false, access: None, flops: 0 };
         let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
         self.raw.push(Raw {
             run,
@@ -905,7 +909,7 @@ impl<'a> Lower<'a> {
 /// Decodes one entry of a module.
 pub(crate) fn lower(
     file: &str,
-    text: &str,
+    text: &std::sync::Arc<str>,
     top: &Top<'_>,
     entry: &str,
     globals: &std::sync::Arc<Globals>,
@@ -978,7 +982,7 @@ pub(crate) fn lower(
     l.guard = None;
     l.flow(Flow::Exit);
     let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
-    super::finish::finish(l, function, params, offset, static_shared, globals.clone())
+    super::finish::finish(l, function, params, offset, static_shared, text.clone(), globals.clone())
 }
 
 impl Lower<'_> {

@@ -6,6 +6,7 @@ mod flow;
 mod isa;
 mod lower;
 mod module;
+mod print;
 
 pub use isa::{Coverage, coverage};
 pub use lower::Class;

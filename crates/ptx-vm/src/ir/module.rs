@@ -3,7 +3,7 @@
 use crate::error::LoadError;
 use crate::exec::op::Op;
 use crate::memory::{Allocation, Table};
-use crate::parse::{Init, Space, Top, Ty, Var, parse_top};
+use crate::parse::{Init, Space, Top, Ty, Var, parse_instruction, parse_top};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -90,6 +90,8 @@ impl Where {
 pub struct Kernel {
     pub(crate) name: String,
     pub(crate) file: Arc<str>,
+    /// The module's text, for reports.
+    pub(crate) text: Arc<str>,
     pub(crate) params: Vec<Param>,
     pub(crate) param_bytes: usize,
     pub(crate) static_shared: usize,
@@ -156,6 +158,11 @@ impl Module {
         self.entries.iter().map(String::as_str)
     }
 
+    /// The module as PTX text in canonical form: one statement a line, modifiers in the manual's order. Hints and debug sections are left out.
+    pub fn to_ptx(&self) -> Result<String, LoadError> {
+        super::print::module(&self.name, &self.text, &self.top)
+    }
+
     /// The kernel of that name, decoded now if it has not been before.
     pub fn kernel(&self, entry: &str) -> Result<Arc<Kernel>, LoadError> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +176,12 @@ impl Module {
 }
 
 impl Kernel {
+    /// The instruction at an index of the code, as canonical PTX.
+    pub(crate) fn instruction(&self, index: usize) -> Option<String> {
+        let inst = parse_instruction(&self.text, self.meta.get(index)?.at as usize).ok()?;
+        super::isa::canonical(&inst).map(|_| inst.to_string().trim_end_matches(';').to_owned())
+    }
+
     /// Entry name.
     pub fn name(&self) -> &str {
         &self.name

@@ -102,6 +102,8 @@ pub(crate) enum Space {
 /// A variable declaration: `.shared .align 16 .b8 tile[2048]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Var<'a> {
+    /// `.visible`, `.extern`, `.weak`, `.common` or nothing.
+    pub(crate) linkage: &'a str,
     pub(crate) space: Space,
     pub(crate) name: &'a str,
     pub(crate) ty: Ty,

@@ -24,20 +24,14 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
                 out.push(Stmt::Close);
             }
             Kind::Punct(b';') => {}
-            Kind::Punct(b'@') => {
-                let negated = p.eat(b'!');
-                let guard = p.word()?;
-                let word = p.next();
-                let Kind::Word(opcode) = word.kind else { return p.error(word, "expected an instruction") };
-                out.push(Stmt::Inst(instruction(&mut p, token, Some((guard, negated)), opcode)?));
-            }
+            Kind::Punct(b'@') => out.push(Stmt::Inst(guarded(&mut p, token)?)),
             Kind::Word(word) if word.starts_with('.') => match word {
                 ".reg" => registers(&mut p, &mut out)?,
-                ".local" => p.variables(Space::Local, &mut vars)?,
-                ".shared" => p.variables(Space::Shared, &mut vars)?,
-                ".param" => p.variables(Space::Param, &mut vars)?,
-                ".global" => p.variables(Space::Global, &mut vars)?,
-                ".const" => p.variables(Space::Const, &mut vars)?,
+                ".local" => p.variables(Space::Local, "", &mut vars)?,
+                ".shared" => p.variables(Space::Shared, "", &mut vars)?,
+                ".param" => p.variables(Space::Param, "", &mut vars)?,
+                ".global" => p.variables(Space::Global, "", &mut vars)?,
+                ".const" => p.variables(Space::Const, "", &mut vars)?,
                 ".loc" => {
                     let (file, line) = (p.int()? as u32, p.int()? as u32);
                     p.int()?;
@@ -86,6 +80,26 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
         }
         out.extend(vars.drain(..).map(Stmt::Var));
     }
+}
+
+/// Parses the one instruction that starts at byte `at`.
+pub(crate) fn parse_instruction(text: &str, at: usize) -> Result<Inst<'_>> {
+    let mut p = Parser::new("", text, at, 0);
+    let token = p.next();
+    match token.kind {
+        Kind::Punct(b'@') => guarded(&mut p, token),
+        Kind::Word(opcode) => instruction(&mut p, token, None, opcode),
+        _ => p.error(token, "expected an instruction"),
+    }
+}
+
+/// An instruction behind its `@`.
+fn guarded<'a>(p: &mut Parser<'a>, first: Token<'a>) -> Result<Inst<'a>> {
+    let negated = p.eat(b'!');
+    let guard = p.word()?;
+    let word = p.next();
+    let Kind::Word(opcode) = word.kind else { return p.error(word, "expected an instruction") };
+    instruction(p, first, Some((guard, negated)), opcode)
 }
 
 fn registers<'a>(p: &mut Parser<'a>, out: &mut Vec<Stmt<'a>>) -> Result<()> {

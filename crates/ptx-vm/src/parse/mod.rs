@@ -6,7 +6,7 @@ mod lexer;
 mod top;
 
 pub(crate) use ast::*;
-pub(crate) use body::parse_body;
+pub(crate) use body::{parse_body, parse_instruction};
 pub(crate) use top::{Function, Top, parse_top};
 
 use crate::error::LoadError;
@@ -91,7 +91,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A declaration after its space word: `.align 16 .b8 name[2048] = {…}` up to the `;`. Several names may follow.
-    fn variables(&mut self, space: Space, out: &mut Vec<Var<'a>>) -> Result<()> {
+    fn variables(&mut self, space: Space, linkage: &'a str, out: &mut Vec<Var<'a>>) -> Result<()> {
         let mut align = 0;
         let mut ty = None;
         let mut lanes = 1usize;
@@ -155,7 +155,7 @@ impl<'a> Parser<'a> {
                 let token = self.next();
                 return self.error(token, "alignment is not a power of two");
             }
-            out.push(Var { space, name, ty, align, size, init, line });
+            out.push(Var { linkage, space, name, ty, align, size, init, line });
             if !self.eat(b',') {
                 break;
             }
@@ -183,7 +183,9 @@ impl<'a> Parser<'a> {
                 let v = if negative { -(v as f64) } else { v as f64 };
                 Init::Bits(if ty == Ty::F64 { v.to_bits() } else { u64::from((v as f32).to_bits()) })
             }
-            Some(Operand::Int(v)) => Init::Bits(if negative { -v } else { v } as u64),
+            Some(Operand::Int(v)) => {
+                Init::Bits(if negative { -v } else { v } as u64 & u64::MAX >> (64 - 8 * ty.bytes().min(8)))
+            }
             Some(Operand::F32(bits)) => Init::Bits(u64::from(bits) ^ if negative { 1 << 31 } else { 0 }),
             Some(Operand::F64(bits)) if ty == Ty::F64 => Init::Bits(bits ^ if negative { 1 << 63 } else { 0 }),
             Some(Operand::F64(bits)) => {
@@ -192,8 +194,8 @@ impl<'a> Parser<'a> {
             }
             _ if w == "generic" && self.eat(b'(') => {
                 let name = self.word()?;
-                let offset = if self.eat(b'+') { self.int()? as i64 } else { 0 };
                 self.expect(b')')?;
+                let offset = if self.eat(b'+') { self.int()? as i64 } else { 0 };
                 Init::Address(name, offset)
             }
             _ => {
@@ -212,7 +214,10 @@ fn number<'a>(word: &str) -> Option<Operand<'a>> {
     if !bytes.first()?.is_ascii_digit() {
         return None;
     }
-    let radix = |digits: &str, radix| i128::from_str_radix(digits.trim_end_matches('U'), radix).ok().map(Operand::Int);
+    let radix = |digits: &str, radix| {
+        let value = i128::from_str_radix(digits.trim_end_matches('U'), radix).ok()?;
+        (value <= i128::from(u64::MAX)).then_some(Operand::Int(value))
+    };
     match bytes.get(..2) {
         Some(b"0f" | b"0F") if word.len() == 10 => u32::from_str_radix(&word[2..], 16).ok().map(Operand::F32),
         Some(b"0d" | b"0D") if word.len() == 18 => u64::from_str_radix(&word[2..], 16).ok().map(Operand::F64),

@@ -5,6 +5,8 @@ use super::*;
 /// An entry or device function; its body is text until somebody asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Function<'a> {
+    /// `.visible`, `.extern`, `.weak` or nothing.
+    pub(crate) linkage: &'a str,
     pub(crate) name: &'a str,
     pub(crate) entry: bool,
     pub(crate) params: Vec<ParamDecl<'a>>,
@@ -33,6 +35,7 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
     let mut p = Parser::new(file, text, 0, 1);
     let mut top = Top::default();
     let mut versioned = false;
+    let mut linkage = "";
     loop {
         let token = p.next();
         let word = match token.kind {
@@ -64,16 +67,15 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
                     return p.error(token, "only 64-bit addresses are supported");
                 }
             }
-            ".visible" | ".weak" | ".common" | ".extern" => {}
-            ".global" => p.variables(Space::Global, &mut top.variables)?,
-            ".const" => p.variables(Space::Const, &mut top.variables)?,
-            ".shared" => p.variables(Space::Shared, &mut top.variables)?,
-            ".entry" => {
-                let f = function(&mut p, true, token.line)?;
-                top.functions.push(f);
+            ".visible" | ".weak" | ".common" | ".extern" => {
+                linkage = word;
+                continue;
             }
-            ".func" => {
-                let f = function(&mut p, false, token.line)?;
+            ".global" => p.variables(Space::Global, linkage, &mut top.variables)?,
+            ".const" => p.variables(Space::Const, linkage, &mut top.variables)?,
+            ".shared" => p.variables(Space::Shared, linkage, &mut top.variables)?,
+            ".entry" | ".func" => {
+                let f = function(&mut p, linkage, word == ".entry", token.line)?;
                 top.functions.push(f);
             }
             ".file" => {
@@ -95,6 +97,7 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
             ".pragma" | ".alias" => p.skip_to_semicolon(),
             _ => return p.error(token, "unknown directive at module level"),
         }
+        linkage = "";
     }
     if !versioned {
         let token = p.next();
@@ -103,8 +106,9 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
     Ok(top)
 }
 
-fn function<'a>(p: &mut Parser<'a>, entry: bool, line: u32) -> Result<Function<'a>> {
+fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) -> Result<Function<'a>> {
     let mut f = Function {
+        linkage,
         name: "",
         entry,
         params: Vec::new(),

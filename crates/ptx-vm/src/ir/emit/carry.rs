@@ -42,7 +42,7 @@ pub(crate) fn subc<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn mad<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let takes = l.inst_text.contains("madc");
+    let takes = f.name == "madc";
     let a = l.src(&f.ops[1], f.ty())?;
     let b = l.src(&f.ops[2], f.ty())?;
     let c = l.src(&f.ops[3], f.ty())?;

@@ -1,6 +1,6 @@
 //! Loads, stores, atomics, asynchronous copies.
 
-use super::super::lower::{Access, AccessKind, Class, Form, Lower, R, Val, width};
+use super::super::lower::{Access, AccessKind, Form, Lower, R, Val, width};
 use super::super::module::{ConstSource, Where};
 use super::convert::Sext8To16;
 use super::data;
@@ -240,7 +240,7 @@ pub(crate) fn atomic_kind(f: &Form<'_, '_>) -> (u32, u32) {
 }
 
 pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let red = l.class == Class::Atomic && !l.inst_text.contains("atom");
+    let red = f.name == "red";
     let ty = f.ty();
     let (kind, as_ty) = atomic_kind(f);
     let (d, rest) = if red { (Val::None, f.ops) } else { (Val::Raw(0), &f.ops[1..]) };
