@@ -3,16 +3,19 @@
 //! The handlers know nothing of this. An observed launch runs another loop, which looks at an instruction's [`Access`] and operands before
 //! it executes, so an unobserved one pays nothing.
 
+mod clock;
 mod shared;
 
 use crate::counters::Counters;
 use crate::error::FaultKind;
+use crate::exec::mbarrier::{Event, Happened};
 use crate::exec::mem::resolve;
 use crate::exec::op::{Cx, Op, WARP};
 use crate::ir::{Access, AccessKind, Kernel};
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
 use crate::parse::Space;
-use shared::{Conflict, Shadow};
+use clock::Tracked;
+use shared::{Actor, Conflict, Manner, Shadow};
 use std::sync::atomic::Ordering;
 
 /// The observer of one worker thread.
@@ -50,10 +53,20 @@ impl Watch {
         }
     }
 
-    /// A barrier has opened: what came before is ordered before what comes.
-    pub(crate) fn barrier(&mut self) {
+    /// A warp arrives at a barrier and goes on.
+    pub(crate) fn arrive(&mut self, id: usize, warp: usize) {
         if let Some(check) = &mut self.check {
-            check.shared.barrier();
+            check.shared.clocks.arrive_named(id, warp);
+        }
+    }
+
+    /// A barrier opens for the warps that wait at it; `all` when no other warp is left.
+    pub(crate) fn release(&mut self, id: usize, warps: &[usize], all: bool) {
+        if let Some(check) = &mut self.check {
+            match all {
+                true => check.shared.clocks.barrier(),
+                false => check.shared.clocks.release_named(id, warps),
+            }
         }
     }
 
@@ -86,8 +99,33 @@ impl Watch {
             {
                 return cx.fault(op, kind, Some(lane), Some(address), message);
             }
-            ((*op).run)(cx, op)
+            let next = ((*op).run)(cx, op);
+            if !cx.events.is_empty() {
+                return self.events(cx, op, next);
+            }
+            next
         }
+    }
+}
+
+impl Watch {
+    /// Takes note of what the instruction `op` did besides its accesses; `next` comes after it.
+    #[cold]
+    unsafe fn events(&mut self, cx: &mut Cx, op: *const Op, next: *const Op) -> *const Op {
+        let events = std::mem::take(&mut cx.events);
+        if let Some(check) = &mut self.check
+            && cx.trap.is_none()
+        {
+            for event in &events {
+                // SAFETY: the instruction has checked its addresses.
+                if let Err((kind, lane, address, message)) = unsafe { check.happened(cx, event) } {
+                    return cx.fault(op, kind, Some(lane), Some(address), message);
+                }
+            }
+        }
+        cx.events = events;
+        cx.events.clear();
+        next
     }
 }
 
@@ -114,35 +152,41 @@ impl Check {
         unsafe {
             let warp = cx.warp as usize;
             match access.kind {
-                AccessKind::WarpSync => self.shared.warp_sync(warp),
-                AccessKind::Commit => self.shared.commit(warp, cx.mask),
-                AccessKind::Wait(n) => self.shared.wait(warp, cx.mask, n),
+                AccessKind::WarpSync => self.shared.clocks.warp_sync(warp, cx.mask, cx.alive),
+                AccessKind::Commit => self.shared.clocks.commit(warp, cx.mask),
+                AccessKind::Wait(n) => self.shared.clocks.wait(warp, cx.mask, n),
                 AccessKind::Rows(rows) | AccessKind::RowsStore(rows) => {
                     // Each row's address comes from one lane, but the row is read (or written) by the warp as one.
                     let addr = addresses(cx, access);
-                    let store = matches!(access.kind, AccessKind::RowsStore(_));
+                    let touch =
+                        if matches!(access.kind, AccessKind::RowsStore(_)) { Touch::Write(None) } else { Touch::Read };
                     for (lane, &a) in addr.iter().enumerate().take(rows as usize) {
                         if a + 16 <= u64::from(cx.shared_len) {
-                            self.touch_shared(
-                                cx,
-                                a,
-                                16,
-                                lane as u32,
-                                if store { Touch::Write(None) } else { Touch::Read },
-                                op,
-                            )?;
+                            self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
                         }
                     }
                 }
                 AccessKind::CopyAsync => self.look_at_copy(cx, access, op)?,
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
                     let addr = addresses(cx, access);
-                    let bytes = u64::from(access.bytes);
-                    for (lane, &a) in addr.iter().enumerate() {
-                        if cx.mask >> lane & 1 == 0 {
-                            continue;
+                    let row = addr
+                        .windows(2)
+                        .all(|w| w[0] != w[1] && w[1].wrapping_sub(w[0]) == addr[1].wrapping_sub(addr[0]));
+                    let mut left = cx.mask;
+                    while left != 0 {
+                        let lane = left.trailing_zeros();
+                        let a = addr[lane as usize];
+                        // Lanes that read the same are looked at as one.
+                        let mut lanes = 1 << lane;
+                        if access.kind == AccessKind::Load && !row {
+                            let same = (0..WARP).fold(0, |m, i| m | u32::from(addr[i] == a) << i);
+                            lanes = same & left;
                         }
-                        self.look_at_lane(cx, access, op, lane as u32, a, bytes)?;
+                        left &= !lanes;
+                        self.look_at_lanes(cx, access, op, lanes, a)?;
+                    }
+                    if access.order != 0 {
+                        self.order(cx, access, &addr);
                     }
                 }
             }
@@ -150,75 +194,125 @@ impl Check {
         }
     }
 
-    unsafe fn look_at_lane(
-        &mut self,
-        cx: &Cx,
-        access: &Access,
-        op: *const Op,
-        lane: u32,
-        a: u64,
-        bytes: u64,
-    ) -> Verdict {
+    /// What strong operations on flags order.
+    fn order(&mut self, cx: &Cx, access: &Access, addr: &[u64; WARP]) {
+        let clocks = &mut self.shared.clocks;
+        let (acquire, release) = (access.order & Access::ACQUIRE != 0, access.order & Access::RELEASE != 0);
+        if clocks.quiet() && !release {
+            return;
+        }
+        let window = if access.wide { 0 } else { SHARED_WINDOW };
+        let mut left = cx.mask;
+        while left != 0 {
+            let a = addr[left.trailing_zeros() as usize];
+            let lanes = (0..WARP).fold(0, |m, i| m | u32::from(addr[i] == a) << i) & left;
+            left &= !lanes;
+            if access.kind != AccessKind::Store {
+                clocks.observe(cx.warp as usize, lanes, a.wrapping_add(window), acquire);
+            }
+            if access.kind != AccessKind::Load {
+                clocks.publish(cx.warp as usize, lanes, a.wrapping_add(window), release);
+            }
+        }
+    }
+
+    /// Looks at lanes that touch the bytes at `a`.
+    unsafe fn look_at_lanes(&mut self, cx: &Cx, access: &Access, op: *const Op, lanes: u32, a: u64) -> Verdict {
+        let bytes = u64::from(access.bytes);
+        let strong = access.order & Access::STRONG != 0;
         let touch = match access.kind {
+            AccessKind::Load if strong => Touch::StrongRead,
             AccessKind::Load => Touch::Read,
+            AccessKind::Store if strong => Touch::StrongWrite,
             AccessKind::Store => Touch::Write(Some(access.lanes)),
             _ => Touch::Atomic,
         };
-        let direct = access.space == Space::Shared && !access.wide;
+        let (warp, lane) = (cx.warp as usize, lanes.trailing_zeros());
+        let actor = Actor { warp, lanes, proxy: None };
         let end = |len: u32, base: u64| a >= base && a - base + bytes <= u64::from(len);
-        if direct {
+        if access.space == Space::Shared && !access.wide {
             if a + bytes <= u64::from(cx.shared_len) {
                 // SAFETY: inside shared memory.
-                unsafe { self.touch_shared(cx, a, bytes, lane, touch, op)? };
+                unsafe { self.touch_shared(cx, a, bytes, actor, touch, op)? };
             }
         } else if a >= GLOBAL_BASE {
             // SAFETY: tables outlive the launch.
-            let found = unsafe { (*cx.table).find(a).or_else(|| (*cx.globals).find(a)) };
-            if let Some(allocation) = found
-                && a + bytes <= allocation.end()
-                && let Some(written) = &allocation.written
-            {
-                let at = (a - allocation.base) as usize;
-                let cells = &written[at..at + bytes as usize];
-                match touch {
-                    Touch::Read => {
-                        if let Some(i) = cells.iter().position(|c| c.load(Ordering::Relaxed) == 0) {
-                            let message = format!(
-                                "{bytes} bytes read at {a:#x}, byte {i} of which nobody has written (offset {} of the allocation {:#x}, {} bytes)",
-                                at + i,
-                                allocation.base,
-                                allocation.len
-                            );
-                            return Err((FaultKind::Uninitialised, lane, a, message));
-                        }
-                    }
-                    _ => {
-                        if matches!(touch, Touch::Atomic) && cells.iter().any(|c| c.load(Ordering::Relaxed) == 0) {
-                            let message = format!("atomic on {bytes} bytes at {a:#x} that nobody has written");
-                            return Err((FaultKind::Uninitialised, lane, a, message));
-                        }
-                        cells.iter().for_each(|c| c.store(1, Ordering::Relaxed));
-                    }
-                }
-            }
+            unsafe { touch_global(cx, a, bytes, lane, touch)? };
         } else if end(cx.shared_len, SHARED_WINDOW) {
             // SAFETY: inside shared memory.
-            unsafe { self.touch_shared(cx, a - SHARED_WINDOW, bytes, lane, touch, op)? };
+            unsafe { self.touch_shared(cx, a - SHARED_WINDOW, bytes, actor, touch, op)? };
         } else if end(cx.local_len, LOCAL_WINDOW) {
-            let thread = cx.warp as usize * WARP + lane as usize;
-            let at = thread * self.local_len + (a - LOCAL_WINDOW) as usize;
-            let cells = &mut self.local[at..at + bytes as usize];
-            if matches!(touch, Touch::Read) {
-                if let Some(i) = cells.iter().position(|c| *c == 0) {
+            for lane in (0..WARP).filter(|l| lanes >> l & 1 != 0) {
+                let thread = warp * WARP + lane;
+                let at = thread * self.local_len + (a - LOCAL_WINDOW) as usize;
+                let cells = &mut self.local[at..at + bytes as usize];
+                if !touch.reads() {
+                    cells.fill(1);
+                } else if let Some(i) = cells.iter().position(|c| *c == 0) {
                     let message = format!(
-                        "{bytes} bytes read at offset {:#x} of local memory, byte {i} of which was never written",
+                        "{bytes} bytes of local memory {} at offset {:#x}, byte {i} of which nobody has written",
+                        touch.verb(),
                         a - LOCAL_WINDOW
                     );
-                    return Err((FaultKind::Uninitialised, lane, a, message));
+                    return Err((FaultKind::Uninitialised, lane as u32, a, message));
                 }
-            } else {
-                cells.fill(1);
             }
+        }
+        Ok(())
+    }
+
+    /// Something that orders or moves memory has happened.
+    unsafe fn happened(&mut self, cx: &Cx, event: &Event) -> Verdict {
+        let Event { what, lanes, at } = *event;
+        let warp = cx.warp as usize;
+        let actor = Actor { warp, lanes, proxy: None };
+        let lane = lanes.trailing_zeros();
+        let none = std::ptr::null();
+        // SAFETY: an mbarrier lies inside shared memory; values are compared for stores only, which these are not.
+        let object = |check: &mut Check, touch| unsafe { check.touch_shared(cx, u64::from(at), 8, actor, touch, none) };
+        match what {
+            Happened::Fence => self.shared.clocks.fence(warp, lanes),
+            Happened::Init => {
+                object(self, Touch::Init)?;
+                self.shared.clocks.mbarrier_init(at);
+            }
+            // `mbarrier` operations do not race with each other: only the memory's next use must come after.
+            Happened::Count | Happened::Invalidate => object(self, Touch::Atomic)?,
+            Happened::Arrive { release } => {
+                object(self, Touch::Atomic)?;
+                self.shared.clocks.mbarrier_arrive(warp, lanes, at, release);
+            }
+            Happened::CopiesArrive => {
+                object(self, Touch::Atomic)?;
+                self.shared.clocks.mbarrier_copies(warp, lanes, at);
+            }
+            Happened::Complete => self.shared.clocks.mbarrier_complete(at),
+            Happened::Waited { acquire } => {
+                object(self, Touch::StrongRead)?;
+                self.shared.clocks.mbarrier_waited(warp, lanes, at, acquire);
+            }
+            Happened::Bulk { to, from, bytes, reduce } => {
+                let thread = cx.warp * WARP as u32 + lane;
+                // A copy out of shared memory is waited for by its groups, any other by the mbarrier.
+                let how = if to >= GLOBAL_BASE { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
+                let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), ..actor };
+                for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
+                    // SAFETY: the copy has checked both ranges.
+                    unsafe {
+                        if address >= GLOBAL_BASE {
+                            touch_global(cx, address, u64::from(bytes), lane, touch)?;
+                        } else {
+                            let offset = address - SHARED_WINDOW;
+                            self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, none)?;
+                        }
+                    }
+                }
+                if to < GLOBAL_BASE {
+                    self.shared.clocks.mbarrier_bulk(at);
+                }
+            }
+            Happened::BulkCommit => self.shared.clocks.bulk_commit(warp, lanes),
+            Happened::BulkWait(pending) => self.shared.clocks.bulk_wait(warp, lanes, pending),
         }
         Ok(())
     }
@@ -236,96 +330,155 @@ impl Check {
                 let source = from[lane].wrapping_add(i64::from((*op).r[0] as i32) as u64);
                 let bytes = u64::from(sizes[lane]).min(n);
                 if bytes > 0 && resolve(cx, source, bytes, false, lane as u32).is_some() {
-                    let read = Access { kind: AccessKind::Load, space: Space::Global, wide: true, ..*access };
-                    self.look_at_lane(cx, &read, op, lane as u32, source, bytes)?;
+                    touch_global(cx, source, bytes, lane as u32, Touch::Read)?;
                 }
                 if to[lane] + n <= u64::from(cx.shared_len) {
-                    self.touch_shared(cx, to[lane], n, lane as u32, Touch::Async, op)?;
+                    let thread = cx.warp * WARP as u32 + lane as u32;
+                    let copies = self.shared.clocks.copies_of(thread);
+                    let actor = Actor { proxy: Some(copies), ..Actor::lane(cx.warp as usize, lane as u32) };
+                    self.touch_shared(cx, to[lane], n, actor, Touch::Async, op)?;
                 }
             }
             Ok(())
         }
     }
 
-    unsafe fn touch_shared(&mut self, cx: &Cx, at: u64, bytes: u64, lane: u32, touch: Touch, op: *const Op) -> Verdict {
-        let thread = cx.warp * WARP as u32 + lane;
-        for i in 0..bytes {
-            let byte = (at + i) as usize;
-            let found = match touch {
-                Touch::Read => self.shared.read(byte, thread),
-                Touch::Write(_) => self.shared.write(byte, thread, op as usize),
-                Touch::Async => self.shared.copy(byte, thread),
-                Touch::Atomic => self.shared.atomic(byte, thread),
+    /// Notes an access to shared memory, which contains the range. `op` is the store whose values may be compared.
+    unsafe fn touch_shared(
+        &mut self,
+        cx: &Cx,
+        at: u64,
+        bytes: u64,
+        actor: Actor,
+        touch: Touch,
+        op: *const Op,
+    ) -> Verdict {
+        let (first, n) = (at as usize, bytes as usize);
+        let lane = actor.lanes.trailing_zeros();
+        let manner = match touch {
+            Touch::Read | Touch::StrongRead => None,
+            // SAFETY: the instruction belongs to the code.
+            Touch::Write(_) => Some(Manner::Store(unsafe { op.offset_from(cx.code) } as u32)),
+            Touch::StrongWrite => Some(Manner::Strong),
+            Touch::Atomic => Some(Manner::Atomic),
+            Touch::Async | Touch::Init => Some(Manner::Copy),
+        };
+        // Two threads that write the same value do no harm.
+        let harmless = |byte: usize, conflict: Conflict| {
+            let (Touch::Write(Some(lanes)), Conflict::Write { other, same_instruction }) = (touch, conflict) else {
+                return false;
             };
-            let Some(conflict) = found else { continue };
-            // Two threads that write the same value do no harm.
-            if let (Touch::Write(Some(lanes)), Conflict::Write { other, same_instruction }) = (touch, conflict) {
-                // SAFETY: the store's operands; the byte lies inside shared memory.
-                unsafe {
-                    let mine = store_byte(cx, op, lane, lanes, bytes, i);
-                    let theirs = if same_instruction {
-                        store_byte(cx, op, other % WARP as u32, lanes, bytes, i)
-                    } else {
-                        *cx.shared.add(byte)
-                    };
-                    let aligned = !same_instruction || other / WARP as u32 == cx.warp;
-                    if aligned && mine == theirs {
-                        continue;
-                    }
-                }
+            let i = (byte - first) as u64;
+            // SAFETY: the store's operands; the byte lies inside shared memory.
+            unsafe {
+                let theirs = if same_instruction {
+                    store_byte(cx, op, u32::from(other) % WARP as u32, lanes, bytes, i)
+                } else {
+                    *cx.shared.add(byte)
+                };
+                store_byte(cx, op, lane, lanes, bytes, i) == theirs
             }
-            let what = match touch {
-                Touch::Read => "read",
-                Touch::Write(_) => "written",
-                Touch::Async => "written by cp.async",
-                Touch::Atomic => "updated",
-            };
-            let (kind, message) = match conflict {
-                Conflict::Unwritten => (
-                    FaultKind::Uninitialised,
-                    format!(
-                        "{bytes} bytes of shared memory {what} at offset {at:#x}, byte {i} of which was never written in this block"
-                    ),
-                ),
-                Conflict::Write { other, .. } => (
-                    FaultKind::Race,
-                    format!(
-                        "shared memory at offset {byte:#x} is {what} here and was written by thread {other} with no barrier in between"
-                    ),
-                ),
-                Conflict::Read { other: Some(other) } => (
-                    FaultKind::Race,
-                    format!(
-                        "shared memory at offset {byte:#x} is {what} here and was read by thread {other} with no barrier in between"
-                    ),
-                ),
-                Conflict::Read { other: None } => (
-                    FaultKind::Race,
-                    format!(
-                        "shared memory at offset {byte:#x} is {what} here and was read by several threads with no barrier in between"
-                    ),
-                ),
-                Conflict::Pending { other } => (
-                    FaultKind::Race,
-                    format!(
-                        "shared memory at offset {byte:#x} is {what} here while the cp.async of thread {other} into it has not been waited for"
-                    ),
-                ),
-            };
-            return Err((kind, lane, at, message));
+        };
+        let found = match manner {
+            None => self.shared.read(first, n, actor, matches!(touch, Touch::StrongRead)),
+            Some(manner) => self.shared.write(first, n, actor, manner, harmless),
+        };
+        match found {
+            None => Ok(()),
+            Some((byte, conflict)) => Err(self.describe(conflict, touch, lane, at, bytes, byte)),
         }
-        Ok(())
+    }
+
+    #[cold]
+    fn describe(
+        &self,
+        conflict: Conflict,
+        touch: Touch,
+        lane: u32,
+        at: u64,
+        bytes: u64,
+        byte: usize,
+    ) -> (FaultKind, u32, u64, String) {
+        let what = touch.verb();
+        let name = |agent| self.shared.clocks.name(agent);
+        let race = |text: String| (FaultKind::Race, format!("shared memory at offset {byte:#x} is {what} here {text}"));
+        let (kind, message) = match conflict {
+            Conflict::Unwritten => (
+                FaultKind::Uninitialised,
+                format!(
+                    "{bytes} bytes of shared memory {what} at offset {at:#x}, byte {} of which was never written in this block",
+                    byte as u64 - at
+                ),
+            ),
+            Conflict::Write { other, .. } => {
+                race(format!("and was written by {} with no barrier in between", name(other)))
+            }
+            Conflict::Read { other } => race(format!("and was read by {} with no barrier in between", name(other))),
+            Conflict::Pending { other } => race(format!("while {} into it has not been waited for", name(other))),
+        };
+        (kind, lane, at, message)
     }
 }
 
-/// What an instruction does to shared memory.
+/// Notes an access to global memory.
+unsafe fn touch_global(cx: &Cx, a: u64, bytes: u64, lane: u32, touch: Touch) -> Verdict {
+    // SAFETY: tables outlive the launch.
+    let found = unsafe { (*cx.table).find(a).or_else(|| (*cx.globals).find(a)) };
+    if let Some(allocation) = found
+        && a + bytes <= allocation.end()
+        && let Some(written) = &allocation.written
+    {
+        let at = (a - allocation.base) as usize;
+        let cells = &written[at..at + bytes as usize];
+        if touch.reads()
+            && let Some(i) = cells.iter().position(|c| c.load(Ordering::Relaxed) == 0)
+        {
+            let message = format!(
+                "{bytes} bytes {} at {a:#x}, byte {i} of which nobody has written (offset {} of the allocation {:#x}, {} bytes)",
+                touch.verb(),
+                at + i,
+                allocation.base,
+                allocation.len
+            );
+            return Err((FaultKind::Uninitialised, lane, a, message));
+        }
+        if touch.writes() {
+            cells.iter().for_each(|c| c.store(1, Ordering::Relaxed));
+        }
+    }
+    Ok(())
+}
+
+/// What an instruction does to memory.
 #[derive(Debug, Clone, Copy)]
 enum Touch {
     Read,
+    StrongRead,
     /// With the number of registers of the store, where the values can be compared.
     Write(Option<u32>),
+    StrongWrite,
     Async,
+    /// `mbarrier.init`.
+    Init,
     Atomic,
+}
+
+impl Touch {
+    fn reads(self) -> bool {
+        matches!(self, Touch::Read | Touch::StrongRead | Touch::Atomic)
+    }
+    fn writes(self) -> bool {
+        !matches!(self, Touch::Read | Touch::StrongRead)
+    }
+    fn verb(self) -> &'static str {
+        match self {
+            Touch::Read | Touch::StrongRead => "read",
+            Touch::Write(_) | Touch::StrongWrite => "written",
+            Touch::Async => "written by an asynchronous copy",
+            Touch::Init => "made an mbarrier",
+            Touch::Atomic => "updated",
+        }
+    }
 }
 
 /// Byte `i` of what a lane stores.

@@ -1,217 +1,322 @@
 //! The shadow of shared memory: who touched each byte last, and whether that is ordered before now.
-//!
-//! Time is a counter that moves on at every barrier and warp barrier. An access is ordered before now for another warp when it happened
-//! before the last block barrier, and for a lane of the same warp when it happened before the warp's last `bar.warp.sync` too.
 
+use super::clock::{Agent, Clocks};
 use crate::exec::op::WARP;
-use std::collections::HashMap;
 
 /// What an access collides with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conflict {
     Unwritten,
     Write {
-        other: u32,
+        other: Agent,
         same_instruction: bool,
     },
-    /// By one known thread, or by several.
     Read {
-        other: Option<u32>,
+        other: Agent,
     },
+    /// By a copy its own thread has not waited for.
     Pending {
-        other: u32,
+        other: Agent,
     },
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// When somebody did something: an agent and a time, or [`SET`] and a set of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Epoch {
+    who: Agent,
+    at: u32,
+}
+
+const SET: Agent = Agent::MAX;
+
+/// A member of a set: lanes of the warp whose first thread is `first`, or without lanes the agent `first` alone.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    first: Agent,
+    lanes: u32,
+    time: u32,
+}
+
+/// One byte. Its fields are those of two [`Epoch`]s, side by side so that a byte takes 16 bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Cell {
-    /// Block in which the byte was first written.
-    born: u32,
-    write_time: u32,
-    read_time: u32,
-    writer: u16,
-    /// A thread, [`LANES`] plus a warp, or [`MANY`].
-    reader: u16,
-    /// `cp.async` group of the writer plus one; 0 for ordinary writes.
-    group: u32,
-    atomic: bool,
-    /// The storing instruction, to tell lanes of one store from each other.
-    by: usize,
+    write_at: u32,
+    read_at: u32,
+    writer: Agent,
+    reader: Agent,
+    /// The storing instruction plus one, to tell lanes of one store from each other; [`STRONG`] for strong operations, else 0.
+    by: u32,
 }
 
-/// Several lanes of one warp have read.
-const LANES: u16 = 0x8000;
-/// Threads of several warps have read.
-const MANY: u16 = u16::MAX;
+const STRONG: u32 = u32::MAX;
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Thread {
-    /// Groups committed so far: the number of the open group.
-    open: u32,
-    /// Groups below this are complete.
-    complete: u32,
+impl Cell {
+    fn write(&self) -> Epoch {
+        Epoch { who: self.writer, at: self.write_at }
+    }
+    fn read(&self) -> Epoch {
+        Epoch { who: self.reader, at: self.read_at }
+    }
 }
+
+/// Who does something now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Actor {
+    pub(super) warp: usize,
+    /// Lanes that do the same to the same bytes.
+    pub(super) lanes: u32,
+    /// The agent that will have done it, when that is not the lanes themselves.
+    pub(super) proxy: Option<Agent>,
+}
+
+impl Actor {
+    pub(super) fn lane(warp: usize, lane: u32) -> Actor {
+        Actor { warp, lanes: 1 << lane, proxy: None }
+    }
+
+    fn first(&self) -> u32 {
+        self.warp as u32 * WARP as u32
+    }
+
+    /// Its threads.
+    fn threads(self) -> impl Iterator<Item = u32> {
+        (0..WARP as u32).filter(move |l| self.lanes >> l & 1 != 0).map(move |l| self.first() + l)
+    }
+
+    /// The agent, when it is one.
+    fn alone(&self) -> Option<Agent> {
+        let thread = self.first() + self.lanes.trailing_zeros();
+        self.proxy.or_else(|| (self.lanes.count_ones() == 1).then_some(thread as Agent))
+    }
+}
+
+/// How a write is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// By a store, this instruction of the kernel.
+    Store(u32),
+    /// By a strong store.
+    Strong,
+    /// By an atomic, which reads too.
+    Atomic,
+    /// By an asynchronous copy or `mbarrier.init`.
+    Copy,
+}
+
+/// A remembered answer of [`Shadow::with`].
+type Memo = (Epoch, usize, u32, u32, Epoch);
 
 #[derive(Default)]
 pub(super) struct Shadow {
     cells: Vec<Cell>,
-    block: u32,
-    now: u32,
-    block_sync: u32,
-    warp_sync: Vec<u32>,
-    threads: Vec<Thread>,
-    /// When a thread's group was waited for.
-    completed: HashMap<(u16, u32), u32>,
+    pub(super) clocks: Clocks,
+    /// The time the block began: what is older was done by another block.
+    born: u32,
+    /// Sets of this block; their numbers begin at `base`.
+    sets: Vec<Vec<Member>>,
+    base: u32,
+    memo: Vec<Memo>,
 }
 
 impl Shadow {
     pub(super) fn start(&mut self, len: usize, warps: usize) {
+        // Times and set numbers only grow, so that old cells need not be cleared; they begin anew long before they run out.
+        if self.clocks.now > 1 << 31 || self.base > 1 << 31 {
+            *self = Shadow::default();
+        }
         self.cells.resize(self.cells.len().max(len), Cell::default());
-        self.block = self.block.wrapping_add(1);
-        self.warp_sync.clear();
-        self.warp_sync.resize(warps, 0);
-        self.threads.clear();
-        self.threads.resize(warps * WARP, Thread::default());
-        self.completed.clear();
-        self.barrier();
+        self.clocks.start(warps);
+        self.born = self.clocks.now;
+        self.base += self.sets.len() as u32 + 1;
+        self.sets.clear();
+        self.memo.clear();
     }
 
-    pub(super) fn barrier(&mut self) {
-        self.now = self.now.wrapping_add(1);
-        self.block_sync = self.now;
-        self.warp_sync.fill(self.now);
+    /// Whether the byte was never written in this block.
+    fn unwritten(&self, cell: &Cell) -> bool {
+        cell.write_at < if cell.writer == SET { self.base } else { self.born }
     }
 
-    pub(super) fn warp_sync(&mut self, warp: usize) {
-        self.now = self.now.wrapping_add(1);
-        self.warp_sync[warp] = self.now;
-    }
-
-    pub(super) fn commit(&mut self, warp: usize, mask: u32) {
-        for lane in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-            self.threads[warp * WARP + lane].open += 1;
+    /// Someone in an epoch who is not ordered before all of the actor's threads.
+    #[inline(always)]
+    fn unordered(&self, epoch: Epoch, actor: Actor) -> Option<Agent> {
+        if epoch.who != SET && epoch.at < self.clocks.floor && self.clocks.is_thread(epoch.who) {
+            return None;
         }
+        self.unordered_slow(epoch, actor)
     }
 
-    /// At most `pending` groups may stay incomplete; `u32::MAX` waits for all copies, committed or not.
-    pub(super) fn wait(&mut self, warp: usize, mask: u32, pending: u32) {
-        for lane in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-            let id = warp * WARP + lane;
-            let thread = &mut self.threads[id];
-            if pending == u32::MAX {
-                // Uncommitted copies are complete too.
-                thread.open += 1;
+    #[inline(never)]
+    fn unordered_slow(&self, epoch: Epoch, actor: Actor) -> Option<Agent> {
+        if epoch.who != SET {
+            if epoch.at < self.born {
+                return None;
             }
-            let upto = thread.open.saturating_sub(if pending == u32::MAX { 0 } else { pending });
-            for group in thread.complete..upto {
-                self.completed.insert((id as u16, group), self.now);
+            let late = actor.threads().any(|t| !self.clocks.before(epoch.who, epoch.at, t));
+            return late.then_some(epoch.who);
+        }
+        let members = self.sets.get(epoch.at.checked_sub(self.base)? as usize)?;
+        members.iter().find_map(|m| {
+            let late = |agent: Agent| actor.threads().any(|t| !self.clocks.before(agent, m.time, t));
+            if m.lanes == 0 {
+                return late(m.first).then_some(m.first);
             }
-            thread.complete = thread.complete.max(upto);
-        }
+            (0..WARP as u16).filter(|l| m.lanes >> l & 1 != 0).map(|l| m.first + l).find(|agent| late(*agent))
+        })
     }
 
-    /// Whether something at `time` by a thread of `warp` is ordered before an access of `thread` now.
-    fn ordered(&self, time: u32, warp: u32, thread: u32) -> bool {
-        let me = thread / WARP as u32;
-        time < if warp == me { self.warp_sync[me as usize] } else { self.block_sync }
-    }
-
-    /// The conflict of an access with the last write, if any.
-    fn after_write(&self, cell: &Cell, thread: u32, by: usize) -> Option<Conflict> {
-        if cell.born != self.block {
-            return None;
+    /// The epoch of everyone in `old` who is not ordered before the actor, and the actor.
+    fn with(&mut self, old: Epoch, actor: Actor) -> Epoch {
+        let now = self.clocks.now;
+        let alone = actor.alone();
+        if let Some(who) = alone
+            && self.unordered(old, actor).is_none()
+        {
+            return Epoch { who, at: now };
         }
-        let other = u32::from(cell.writer);
-        if cell.group > 0 {
-            // The copy counts from when it was waited for.
-            return match self.completed.get(&(cell.writer, cell.group - 1)) {
-                None => Some(Conflict::Pending { other }),
-                Some(_) if other == thread => None,
-                Some(time) if self.ordered(*time, other / WARP as u32, thread) => None,
-                Some(_) => Some(Conflict::Write { other, same_instruction: false }),
-            };
+        const SLOTS: usize = 256;
+        let key =
+            (u64::from(old.at) << 16 | u64::from(old.who)) ^ u64::from(actor.lanes) << 20 ^ (actor.warp as u64) << 50;
+        let slot = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % SLOTS;
+        // What lanes know changes only with time, so the answer holds for as long as it stands still.
+        if let Some((o, w, l, t, answer)) = self.memo.get(slot)
+            && (*o, *w, *l, *t) == (old, actor.warp, actor.lanes, now)
+            && actor.proxy.is_none()
+        {
+            return *answer;
         }
-        if other == thread || self.ordered(cell.write_time, other / WARP as u32, thread) {
-            return None;
-        }
-        let same = by != 0 && cell.by == by && other / WARP as u32 == thread / WARP as u32;
-        Some(Conflict::Write { other, same_instruction: same })
-    }
-
-    fn after_read(&self, cell: &Cell, thread: u32) -> Option<Conflict> {
-        if cell.read_time == 0 || cell.reader as u32 == thread {
-            return None;
-        }
-        let (warp, other) = match cell.reader {
-            MANY => (u32::MAX, None),
-            r if r & LANES != 0 => (u32::from(r & !LANES), None),
-            r => (u32::from(r) / WARP as u32, Some(u32::from(r))),
-        };
-        // Reads of earlier blocks lie before this block's first barrier, which `start` made.
-        if self.ordered(cell.read_time, warp, thread) { None } else { Some(Conflict::Read { other }) }
-    }
-
-    pub(super) fn read(&mut self, byte: usize, thread: u32) -> Option<Conflict> {
-        let cell = self.cells[byte];
-        if cell.born != self.block {
-            return Some(Conflict::Unwritten);
-        }
-        if let Some(conflict) = self.after_write(&cell, thread, 0) {
-            return Some(conflict);
-        }
-        let me = thread / WARP as u32;
-        let reader = if cell.read_time < self.block_sync || cell.reader as u32 == thread {
-            thread as u16
+        let mut members: Vec<Member> = if old.who == SET {
+            old.at.checked_sub(self.base).and_then(|i| self.sets.get(i as usize)).cloned().unwrap_or_default()
+        } else if old.at >= self.born {
+            vec![Member { first: old.who, lanes: 0, time: old.at }]
         } else {
-            let before = match cell.reader {
-                MANY => u32::MAX,
-                r if r & LANES != 0 => u32::from(r & !LANES),
-                r => u32::from(r) / WARP as u32,
-            };
-            if before == me { LANES | me as u16 } else { MANY }
+            Vec::new()
         };
-        let now = self.now;
-        let cell = &mut self.cells[byte];
-        cell.reader = reader;
-        cell.read_time = now;
+        // Whoever is ordered before one of the threads is ordered before whatever that thread is ordered before.
+        let lane = actor.first() + actor.lanes.trailing_zeros();
+        let (first, end) = (actor.first() as Agent, actor.first() as Agent + WARP as Agent);
+        members.retain_mut(|m| {
+            if m.lanes == 0 {
+                let same = (first..end).contains(&m.first) && actor.lanes >> (m.first - first) & 1 != 0;
+                return !same && !self.clocks.before(m.first, m.time, lane);
+            }
+            if m.first == first {
+                m.lanes &= !actor.lanes;
+            }
+            m.lanes != 0
+                && (0..WARP as u16).any(|l| m.lanes >> l & 1 != 0 && !self.clocks.before(m.first + l, m.time, lane))
+        });
+        let answer = match alone {
+            Some(who) if members.is_empty() => Epoch { who, at: now },
+            Some(who) => self.intern(members, Member { first: who, lanes: 0, time: now }),
+            None => self.intern(members, Member { first, lanes: actor.lanes, time: now }),
+        };
+        if actor.proxy.is_none() {
+            self.memo.resize(SLOTS, (Epoch::default(), usize::MAX, 0, 0, Epoch::default()));
+            self.memo[slot] = (old, actor.warp, actor.lanes, now, answer);
+        }
+        answer
+    }
+
+    fn intern(&mut self, mut members: Vec<Member>, new: Member) -> Epoch {
+        members.push(new);
+        self.sets.push(members);
+        Epoch { who: SET, at: self.base + self.sets.len() as u32 - 1 }
+    }
+
+    /// A write that is not ordered before now, as a conflict.
+    fn after_write(&self, cell: &Cell, actor: Actor, by: u32) -> Option<Conflict> {
+        let pending = |other: Agent| !self.clocks.is_thread(other) && !self.clocks.waited_for(other, cell.write_at);
+        let other = self.unordered(cell.write(), actor)?;
+        if pending(other) {
+            return Some(Conflict::Pending { other });
+        }
+        let same_warp = self.clocks.is_thread(other) && other as usize / WARP == actor.warp;
+        Some(Conflict::Write { other, same_instruction: by != 0 && by != STRONG && cell.by == by && same_warp })
+    }
+
+    /// Reads `n` bytes; gives the first byte that may not be read and why.
+    pub(super) fn read(&mut self, at: usize, n: usize, actor: Actor, strong: bool) -> Option<(usize, Conflict)> {
+        let mut last = (Cell::default(), Cell::default());
+        for byte in at..at + n {
+            let cell = self.cells[byte];
+            if byte > at && cell == last.0 {
+                self.cells[byte] = last.1;
+                continue;
+            }
+            if self.unwritten(&cell) {
+                return Some((byte, Conflict::Unwritten));
+            }
+            if !(strong && cell.by == STRONG)
+                && let Some(conflict) = self.after_write(&cell, actor, 0)
+            {
+                return Some((byte, conflict));
+            }
+            let mut new = cell;
+            // What strong reads see is up to those who use flags; only weak ones must not be overtaken.
+            if !strong {
+                let read = self.with(cell.read(), actor);
+                (new.reader, new.read_at) = (read.who, read.at);
+                self.cells[byte] = new;
+            }
+            last = (cell, new);
+        }
         None
     }
 
-    fn set(&mut self, byte: usize, thread: u32, group: u32, atomic: bool, by: usize) {
-        let (block, now) = (self.block, self.now);
-        let cell = &mut self.cells[byte];
-        cell.born = block;
-        cell.write_time = now;
-        cell.writer = thread as u16;
-        cell.group = group;
-        cell.atomic = atomic;
-        cell.by = by;
-    }
-
-    pub(super) fn write(&mut self, byte: usize, thread: u32, by: usize) -> Option<Conflict> {
-        let cell = self.cells[byte];
-        let conflict = self.after_write(&cell, thread, by).or_else(|| self.after_read(&cell, thread));
-        self.set(byte, thread, 0, false, by);
-        conflict
-    }
-
-    pub(super) fn copy(&mut self, byte: usize, thread: u32) -> Option<Conflict> {
-        let cell = self.cells[byte];
-        let conflict = self.after_write(&cell, thread, 0).or_else(|| self.after_read(&cell, thread));
-        let group = self.threads[thread as usize].open + 1;
-        self.set(byte, thread, group, false, 0);
-        conflict
-    }
-
-    pub(super) fn atomic(&mut self, byte: usize, thread: u32) -> Option<Conflict> {
-        let cell = self.cells[byte];
-        if cell.born != self.block {
-            return Some(Conflict::Unwritten);
+    /// Writes `n` bytes; gives the first byte that may not be written and why, unless `harmless` accepts it.
+    pub(super) fn write(
+        &mut self,
+        at: usize,
+        n: usize,
+        actor: Actor,
+        manner: Manner,
+        mut harmless: impl FnMut(usize, Conflict) -> bool,
+    ) -> Option<(usize, Conflict)> {
+        let (by, strong) = match manner {
+            Manner::Store(op) => (op + 1, false),
+            Manner::Strong | Manner::Atomic => (STRONG, true),
+            Manner::Copy => (0, false),
+        };
+        let mut last = None;
+        for byte in at..at + n {
+            let cell = self.cells[byte];
+            if let Some((old, new)) = last
+                && old == cell
+            {
+                self.cells[byte] = new;
+                continue;
+            }
+            if manner == Manner::Atomic && self.unwritten(&cell) {
+                return Some((byte, Conflict::Unwritten));
+            }
+            // Strong operations do not race with each other.
+            let mates = strong && cell.by == STRONG;
+            let mut conflict = if mates { None } else { self.after_write(&cell, actor, by) };
+            if conflict.is_none() {
+                conflict = self.unordered(cell.read(), actor).map(|other| Conflict::Read { other });
+            }
+            if let Some(conflict) = conflict
+                && !harmless(byte, conflict)
+            {
+                return Some((byte, conflict));
+            }
+            let write = if mates {
+                self.with(cell.write(), actor)
+            } else {
+                match actor.alone() {
+                    Some(who) => Epoch { who, at: self.clocks.now },
+                    None => self.with(Epoch::default(), actor),
+                }
+            };
+            let mut new = Cell { writer: write.who, write_at: write.at, by, ..cell };
+            if !strong {
+                // Whatever comes after this write comes after the reads before it.
+                (new.reader, new.read_at) = (0, 0);
+            }
+            self.cells[byte] = new;
+            last = conflict.is_none().then_some((cell, new));
         }
-        // Atomics do not race with each other.
-        let conflict = if cell.atomic { None } else { self.after_write(&cell, thread, 0) };
-        let conflict = conflict.or_else(|| self.after_read(&cell, thread));
-        self.set(byte, thread, 0, true, 0);
-        conflict
+        None
     }
 }

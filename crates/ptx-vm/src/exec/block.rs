@@ -349,6 +349,8 @@ impl<'a> Runner<'a> {
                         warp.arrival = arrival;
                         if arrival.waits {
                             warp.state = State::Waiting;
+                        } else if let Some(watch) = &mut self.watch {
+                            watch.arrive(id, index);
                         }
                         let barrier = &mut barriers[id];
                         barrier.warps += 1;
@@ -428,6 +430,12 @@ impl<'a> Runner<'a> {
         if !enough {
             return;
         }
+        if let Some(watch) = &mut self.watch {
+            let waits = |w: &Warp| w.state == State::Waiting && w.arrival.id as usize == id;
+            let warps: Vec<usize> = (0..self.warps).filter(|i| waits(&self.worker.warps[*i])).collect();
+            let all = self.worker.warps.iter().all(|w| waits(w) || w.state == State::Done);
+            watch.release(id, &warps, all);
+        }
         let mut value: Option<(Reduce, u32)> = None;
         for warp in self.worker.warps.iter().filter(|w| w.state == State::Waiting && w.arrival.id as usize == id) {
             if let Some((how, lanes)) = warp.arrival.reduce {
@@ -462,9 +470,6 @@ impl<'a> Runner<'a> {
             }
         }
         barriers[id] = BarrierState::default();
-        if let Some(watch) = &mut self.watch {
-            watch.barrier();
-        }
     }
 
     /// Every warp waits, and nothing can change that.

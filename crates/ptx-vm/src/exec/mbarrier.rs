@@ -110,8 +110,8 @@ pub(crate) struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Happened {
     Fence,
-    /// The object was initialised or invalidated.
     Init,
+    Invalidate,
     /// Its counts were changed without an arrival.
     Count,
     Arrive {
@@ -271,7 +271,7 @@ unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
             match act {
                 Act::Invalidate => {
                     place.write(0);
-                    cx.happened(Happened::Init, lanes, at);
+                    cx.happened(Happened::Invalidate, lanes, at);
                     continue;
                 }
                 Act::ExpectBytes => expect = value,

@@ -79,6 +79,15 @@ pub(crate) struct Access {
     pub(crate) addr: u32,
     pub(crate) wide: bool,
     pub(crate) offset: i64,
+    /// [`Access::STRONG`] and what else the operation orders.
+    pub(crate) order: u8,
+}
+
+impl Access {
+    /// Volatile, relaxed or stronger, or an atomic: such operations on the same bytes do not race with each other.
+    pub(crate) const STRONG: u8 = 1;
+    pub(crate) const ACQUIRE: u8 = 2;
+    pub(crate) const RELEASE: u8 = 4;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -146,7 +146,8 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             after.push((d, w, temp, own));
         }
     }
-    let access = access(AccessKind::Load, &t, (ty.bytes() * lanes) as u32);
+    let mut access = access(AccessKind::Load, &t, (ty.bytes() * lanes) as u32);
+    access.order = order(f);
     push_access(l, run, dsts, &t, lanes, true, access);
     for (d, w, temp, own) in after {
         let temp = if ty == Ty::S8 {
@@ -171,8 +172,24 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+/// What the modifiers of a load, store or atomic order.
+fn order(f: &Form<'_, '_>) -> u8 {
+    let mut order = 0;
+    for m in &f.mods {
+        order |= match *m {
+            "volatile" | "relaxed" | "mmio" => Access::STRONG,
+            "acquire" => Access::STRONG | Access::ACQUIRE,
+            "release" => Access::STRONG | Access::RELEASE,
+            "acq_rel" => Access::STRONG | Access::ACQUIRE | Access::RELEASE,
+            _ => 0,
+        };
+    }
+    order
+}
+
 pub(crate) fn access(kind: AccessKind, t: &Target, bytes: u32) -> Access {
-    Access { kind, space: t.space, bytes, lanes: 1, addr: 0, wide: t.space != Space::Shared, offset: t.offset }
+    let wide = t.space != Space::Shared;
+    Access { kind, space: t.space, bytes, lanes: 1, addr: 0, wide, offset: t.offset, order: 0 }
 }
 
 fn push_access(l: &mut Lower<'_>, run: Handler, regs: Vec<Val>, t: &Target, lanes: usize, load: bool, access: Access) {
@@ -215,6 +232,7 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     }
     let mut access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
     access.lanes = lanes as u32;
+    access.order = order(f);
     push_access(l, run, regs, &t, lanes, false, access);
     Ok(())
 }
@@ -266,6 +284,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let raw = l.push_list(handler::<mem::Atomic>(), list, 1, offset);
     let mut a = access(AccessKind::Atomic, &t, ty.bytes() as u32);
     a.wide = true;
+    a.order = order(f) | Access::STRONG;
     raw.meta.access = Some(a);
     raw.access_addr = addr;
     Ok(())

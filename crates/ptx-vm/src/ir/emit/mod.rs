@@ -158,7 +158,8 @@ impl<'a> Lower<'a> {
     }
 
     pub(crate) fn group(&mut self, kind: AccessKind) -> R {
-        let access = Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0 };
+        let access =
+            Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0, order: 0 };
         self.push(handler::<flow::Nop>(), [Val::None; 4], 0, 0).meta.access = Some(access);
         Ok(())
     }
