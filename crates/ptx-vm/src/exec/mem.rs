@@ -631,6 +631,8 @@ pub(crate) enum AtomTy {
     U64,
     S64,
     F32,
+    /// As global memory adds them: subnormal operands and sums are zeros.
+    F32Flushed,
     F64,
     F16,
     Bf16,
@@ -644,12 +646,13 @@ impl Atom {
         [Atom::Add, Atom::Min, Atom::Max, Atom::And, Atom::Or, Atom::Xor, Atom::Exch, Atom::Cas, Atom::Inc, Atom::Dec];
 }
 impl AtomTy {
-    pub(crate) const ALL: [AtomTy; 11] = [
+    pub(crate) const ALL: [AtomTy; 12] = [
         AtomTy::U32,
         AtomTy::S32,
         AtomTy::U64,
         AtomTy::S64,
         AtomTy::F32,
+        AtomTy::F32Flushed,
         AtomTy::F64,
         AtomTy::F16,
         AtomTy::Bf16,
@@ -669,7 +672,7 @@ impl AtomTy {
 /// The new value of an atomic.
 pub(crate) fn atomic_result(atom: Atom, ty: AtomTy, old: u64, b: u64, c: u64) -> u64 {
     use super::alu::Bin;
-    use super::ops::{Half, Half2, MaxF32, MinF32};
+    use super::ops::{Ftz, Half, Half2, MaxF32, MinF32};
     type AddF32 = super::ops::AddF32<0>;
     let (o32, b32) = (old as u32, b as u32);
     match (atom, ty) {
@@ -686,7 +689,10 @@ pub(crate) fn atomic_result(atom: Atom, ty: AtomTy, old: u64, b: u64, c: u64) ->
         (Atom::Xor, _) => old ^ b,
         (Atom::Inc, _) => u64::from(if o32 >= b32 { 0 } else { o32 + 1 }),
         (Atom::Dec, _) => u64::from(if o32 == 0 || o32 > b32 { b32 } else { o32 - 1 }),
-        (Atom::Add, AtomTy::F32) => u64::from((f32::from_bits(o32) + f32::from_bits(b32)).to_bits()),
+        (Atom::Add, AtomTy::F32) => u64::from(AddF32::f(f32::from_bits(o32), f32::from_bits(b32)).to_bits()),
+        (Atom::Add, AtomTy::F32Flushed) => {
+            u64::from(Ftz::<AddF32>::f(f32::from_bits(o32), f32::from_bits(b32)).to_bits())
+        }
         (Atom::Add, AtomTy::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         (Atom::Add, AtomTy::F16) => u64::from(<Half<AddF32, false> as Bin>::f(old as u16, b as u16)),
         (Atom::Add, AtomTy::Bf16) => u64::from(<Half<AddF32, true> as Bin>::f(old as u16, b as u16)),
@@ -740,7 +746,8 @@ pub(super) unsafe fn update(p: *mut u8, atom: Atom, ty: AtomTy, operand: u64, th
     }
 }
 
-/// `atom` and `red`: list = destination (or the sink), address (64-bit generic), b, c (or the sink), kind, type; imm = offset.
+/// `atom` and `red` of a vector of `r[0]` elements: list = destinations (or the sink), sources b, address (64-bit generic), c (or the
+/// sink), kind, type; imm = offset.
 pub(crate) struct Atomic;
 impl Exec for Atomic {
     const RARE: bool = true;
@@ -756,32 +763,41 @@ impl Exec for Atomic {
 unsafe fn atomic(cx: &mut Cx, op: *const Op) -> *const Op {
     // SAFETY: operands were decoded with the widths of the type; `resolve` checks addresses.
     unsafe {
-        let atom = Atom::ALL[cx.list(op, 4) as usize];
-        let ty = AtomTy::ALL[cx.list(op, 5) as usize];
+        let count = (*op).r[0] as usize;
+        let [addr, c, atom, ty] = std::array::from_fn(|i| cx.list(op, 2 * count + i));
+        let (atom, ty) = (Atom::ALL[atom as usize], AtomTy::ALL[ty as usize]);
         let bytes = ty.bytes();
-        let addr = cx.get::<u64>(cx.list(op, 1));
+        let all = bytes * count as u64;
+        let addr = cx.get::<u64>(addr);
         let read = |cx: &Cx, slot: u32, i: usize| match bytes {
             2 => u64::from((*cx.at::<u16>(slot))[i]),
             4 => u64::from((*cx.at::<u32>(slot))[i]),
             _ => (*cx.at::<u64>(slot))[i],
         };
-        let (d, b, c) = (cx.list(op, 0), cx.list(op, 2), cx.list(op, 3));
         for i in (0..WARP).filter(|i| cx.mask >> i & 1 != 0) {
             let a = addr[i].wrapping_add((*op).imm as u64);
-            if a & (bytes - 1) != 0 {
-                return misaligned(cx, op, i as u32, a, bytes);
+            if a & (all - 1) != 0 {
+                return misaligned(cx, op, i as u32, a, all);
             }
-            let Some(p) = resolve(cx, a, bytes, true, i as u32) else {
-                return missed(cx, op, i as u32, a, bytes, false);
+            let Some(p) = resolve(cx, a, all, true, i as u32) else {
+                return missed(cx, op, i as u32, a, all, false);
             };
-            let operand = read(cx, b, i);
+            let ty = if ty == AtomTy::F32 && atom == Atom::Add && a >= GLOBAL_BASE { AtomTy::F32Flushed } else { ty };
             let third = if c == super::alu::NO_SLOT { 0 } else { read(cx, c, i) };
-            let old = update(p, atom, ty, operand, third);
-            if d != super::alu::NO_SLOT {
-                match bytes {
-                    2 => (*cx.at::<u16>(d))[i] = old as u16,
-                    4 => (*cx.at::<u32>(d))[i] = old as u32,
-                    _ => (*cx.at::<u64>(d))[i] = old,
+            // A destination may be the source of a later element.
+            let mut operands = [0; 8];
+            for (n, operand) in operands.iter_mut().enumerate().take(count) {
+                *operand = read(cx, cx.list(op, count + n), i);
+            }
+            for (n, operand) in operands.into_iter().enumerate().take(count) {
+                let old = update(p.add(n * bytes as usize), atom, ty, operand, third);
+                let d = cx.list(op, n);
+                if d != super::alu::NO_SLOT {
+                    match bytes {
+                        2 => (*cx.at::<u16>(d))[i] = old as u16,
+                        4 => (*cx.at::<u32>(d))[i] = old as u32,
+                        _ => (*cx.at::<u64>(d))[i] = old,
+                    }
                 }
             }
         }

@@ -184,7 +184,10 @@ static TABLE: &[Row] = rows! {
     Compare {
         "setp" "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16", "p{|q},a,b{,c}", "a compared with b, combined with c; q the opposite" => compare::setp;
         "setp" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "f16x2|bf16x2", "p|q,a,b{,c}", "lower halves to p, upper halves to q" => compare::setp_half2;
-        "set" "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "u32|s32|f32,b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16", "d,a,b{,c}", "all ones or 1.0 where the comparison holds, else 0" => compare::set;
+        "set" "eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "u32|s32|f32|f16|bf16,b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16", "d,a,b{,c}", "all ones or 1.0 where the comparison holds, else 0" => compare::set;
+        "set" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "u16|s16,f16|bf16", "d,a,b{,c}", "all ones where the comparison holds, else 0" => compare::set;
+        "set" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "f16x2|u32|s32,f16x2", "d,a,b{,c}", "all ones or 1.0 by halves" => compare::set_half2;
+        "set" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "bf16x2|u32|s32,bf16x2", "d,a,b{,c}", "all ones or 1.0 by halves" => compare::set_half2;
         "selp" "", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a,b,p", "p ? a : b" => compare::selp;
         "slct" "ftz", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64,s32|f32", "d,a,b,c", "c >= 0 ? a : b" => compare::slct;
     }
@@ -205,12 +208,13 @@ static TABLE: &[Row] = rows! {
         "cvt" "ftz sat", "f64,f16|bf16|f32", "d,a", "a widened" => convert::cvt;
         "cvt" "rn|rz|rm|rp! ftz sat", "f32|f16|bf16,f64", "d,a", "a narrowed" => convert::cvt;
         "cvt" "rn|rz|rm|rp! ftz relu satfinite sat", "f16|bf16,f32", "d,a", "a narrowed" => convert::cvt;
-        "cvt" "rn|rz|rm|rp! sat", "f16,bf16", "d,a", "a in the other format" => convert::cvt;
-        "cvt" "rn|rz|rm|rp!", "bf16,f16", "d,a", "a in the other format" => convert::cvt;
+        "cvt" "rn|rz|rm|rp sat", "f16,bf16", "d,a", "a in the other format" => convert::cvt;
+        "cvt" "rn|rz|rm|rp", "bf16,f16", "d,a", "a in the other format" => convert::cvt;
         "cvt" "rn|rz! relu satfinite", "f16x2|bf16x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
         "cvt" "rna|rn|rz! relu", "tf32,f32", "d,a", "a with 10 bits of mantissa" => convert::cvt;
         "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
-        "cvt" "rn!", "f16x2,e4m3x2|e5m2x2", "d,a", "both bytes widened" => convert::cvt;
+        "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f16x2", "d,a", "both halves narrowed" => convert::cvt;
+        "cvt" "rn! relu", "f16x2,e4m3x2|e5m2x2", "d,a", "both bytes widened" => convert::cvt;
         "cvt" "pack! sat!", "u16|s16|u8|s8,s32", "d,a,b{,c}", "a and b clamped, a above b" => convert::cvt_pack;
         "cvt" "pack! sat!", "u16|s16|u8|s8,s32,b32", "d,a,b,c", "a and b clamped, above the low half of c" => convert::cvt_pack;
     }
@@ -277,8 +281,8 @@ static TABLE: &[Row] = rows! {
         "st" "weak|relaxed|release|volatile|mmio cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint v2|v4|v8", MEMORY, "[a],b{,c}", "stores b; c is a cache policy" => memory::st;
     }
     Atomic {
-        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|exch|cas|inc|dec! noftz L2::cache_hint", "b16|b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,[a],b{,c}", "reads to d and combines with b, in one step" => memory::atom;
-        "red" "relaxed|release cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|inc|dec! noftz L2::cache_hint", "b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "[a],b{,c}", "combines with b in one step" => memory::atom;
+        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|exch|cas|inc|dec! noftz L2::cache_hint v2|v4|v8", "b16|b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,[a],b{,c}", "reads to d and combines with b, in one step" => memory::atom;
+        "red" "relaxed|release cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|inc|dec! noftz L2::cache_hint v2|v4|v8", "b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "[a],b{,c}", "combines with b in one step" => memory::atom;
     }
     Async {
         "cp" "async! ca|cg! shared|shared::cta! global! L2::cache_hint L2::64B|L2::128B|L2::256B", "", "[d],[a],n{,b}{,c}", "copies n bytes, b of them from a, the rest 0" => memory::cp_async;
@@ -313,6 +317,8 @@ static TABLE: &[Row] = rows! {
         "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,bf16,bf16,f32", "d,a,b,c", "a * b + c" => matrix::mma;
         "mma" "sync! aligned! m16n8k8|m16n8k4! row! col!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => matrix::mma;
         "mma" "sync! aligned! m8n8k4! row! col!", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => matrix::mma;
+        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f32,e4m3|e5m2,e4m3|e5m2,f32", "d,a,b,c", "a * b + c" => matrix::mma;
+        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f16,e4m3|e5m2,e4m3|e5m2,f16", "d,a,b,c", "a * b + c" => matrix::mma;
         "mma" "sync! aligned! m8n8k16|m16n8k16|m16n8k32! row! col! satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => matrix::mma;
     }
 };

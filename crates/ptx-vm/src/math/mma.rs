@@ -14,6 +14,7 @@
 //! C, D f16            c0: row g cols 2t,2t+1                      c1: row g+8 cols 2t,2t+1
 //! m16n8k32 s8/u8      A (row)  a0: row g    k 4t..4t+3  a1: row g+8  k 4t..4t+3  a2: row g  k 4t+16.. a3: row g+8 k 4t+16..
 //!                     B (col)  b0: col g    k 4t..4t+3  b1: col g    k 4t+16..
+//! m16n8k32 e4m3/e5m2  as s8/u8
 //! m16n8k16 s8/u8      A a0, a1 and B b0 of the above; m8n8k16: A a0, B b0, C and D c0, c1
 //! m8n8k4 f64          A (row)  a0: row g    k t         B (col)  b0: col g  k t      C, D  c0: row g col 2t  c1: row g col 2t+1
 //! ```
@@ -31,6 +32,7 @@
 //! * bf16: `acc = c; for p in 0..K/2 { acc = fma(a[2p+1], b[2p+1], acc); acc = fma(a[2p], b[2p], acc) }` with
 //!   subnormal operands (bf16 and accumulators) and subnormal results of each step replaced by zero: this is what
 //!   x86's `VDPBF16PS` computes, the one instruction that makes the VM's most used kernel twice as fast.
+//! * e4m3 and e5m2: widened to f16, the low pairs of all words before the high pairs.
 //! * f64: `acc = c; for k in 0..4 { acc = fma(a[k], b[k], acc) }` in f64.
 //! * s8/u8: exact, added to C modulo 2^32, or clamped to the range of s32 with `.satfinite`.
 //! * A NaN f32 result is the canonical `0x7fffffff` (`0x7fff` in f16).
@@ -46,7 +48,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+mod fp8;
 mod portable;
+
+pub use fp8::fp8;
 
 /// A warp's view of one 32-bit PTX register: one word per lane.
 pub type Lanes = [u32; 32];

@@ -27,6 +27,8 @@ pub(crate) enum Ty {
     F64,
     U16x2,
     S16x2,
+    E4m3,
+    E5m2,
     E4m3x2,
     E5m2x2,
 }
@@ -56,6 +58,8 @@ impl Ty {
         ("f64", Ty::F64),
         ("u16x2", Ty::U16x2),
         ("s16x2", Ty::S16x2),
+        ("e4m3", Ty::E4m3),
+        ("e5m2", Ty::E5m2),
         ("e4m3x2", Ty::E4m3x2),
         ("e5m2x2", Ty::E5m2x2),
     ];
@@ -71,7 +75,7 @@ impl Ty {
     /// Size in bytes; predicates count as 1.
     pub(crate) fn bytes(self) -> usize {
         match self {
-            Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 => 1,
+            Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::E4m3 | Ty::E5m2 => 1,
             Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::Bf16 | Ty::E4m3x2 | Ty::E5m2x2 => 2,
             Ty::B32 | Ty::U32 | Ty::S32 | Ty::F32 | Ty::Tf32 | Ty::F16x2 | Ty::Bf16x2 | Ty::U16x2 | Ty::S16x2 => 4,
             Ty::B64 | Ty::U64 | Ty::S64 | Ty::F64 => 8,

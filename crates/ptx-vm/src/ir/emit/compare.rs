@@ -141,7 +141,7 @@ pub(crate) fn setp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let a = l.src(&f.ops[1], f.ty())?;
     let b = l.src(&f.ops[2], f.ty())?;
     let (imm, c) = combination(l, f)?;
-    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
+    let name = comparison(f);
     let run = compare(l, name, f.ty(), f.has("ftz"))?;
     let raw = l.push(run, [p, q, a, b], 2, imm);
     raw.aux = c;
@@ -149,46 +149,89 @@ pub(crate) fn setp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+/// The comparison an opcode names.
+fn comparison<'a>(f: &Form<'_, 'a>) -> &'a str {
+    f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq")
+}
+
+/// The halves of two packed operands: `[[low a, low b], [high a, high b]]`.
+fn halves<'a>(l: &mut Lower<'a>, a: &Operand<'a>, b: &Operand<'a>) -> R<[[Val; 2]; 2]> {
+    let mut out = [[Val::None; 2]; 2];
+    for (i, operand) in [a, b].into_iter().enumerate() {
+        let v = l.src(operand, Ty::B32)?;
+        let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
+        l.push_list(handler::<Split<u32, u16, 2>>(), vec![low, high, v], 2, 0);
+        (out[0][i], out[1][i]) = (low, high);
+    }
+    Ok(out)
+}
+
 pub(crate) fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Operand::Pair(p, q) = &f.ops[0] else { return l.error("two destinations expected: p|q") };
     let targets = [l.pred(p)?.0, l.pred(q)?.0];
-    let a = l.src(&f.ops[1], Ty::B32)?;
-    let b = l.src(&f.ops[2], Ty::B32)?;
+    let halves = halves(l, &f.ops[1], &f.ops[2])?;
     let (imm, c) = combination(l, f)?;
-    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
     let ty = if f.ty() == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
-    let run = compare(l, name, ty, f.has("ftz"))?;
-    let mut halves = Vec::new();
-    for v in [a, b] {
-        let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
-        l.push_list(handler::<Split<u32, u16, 2>>(), vec![low, high, v], 2, 0);
-        halves.push([low, high]);
-    }
+    let run = compare(l, comparison(f), ty, f.has("ftz"))?;
     // The predicate combined with both must not be overwritten before its second use.
     let order = if c == targets[0] { [1, 0] } else { [0, 1] };
     for i in order {
-        let raw = l.push(run, [targets[i], Val::Raw(0), halves[0][i], halves[1][i]], 2, imm);
+        let raw = l.push(run, [targets[i], Val::Raw(0), halves[i][0], halves[i][1]], 2, imm);
         raw.aux = c;
         raw.pure_op = false;
     }
     Ok(())
 }
 
+/// What `set` writes where the comparison holds.
+fn set_true(ty: Ty) -> u64 {
+    match ty {
+        Ty::F32 => u64::from(1f32.to_bits()),
+        Ty::F16 | Ty::F16x2 => 0x3c00,
+        Ty::Bf16 | Ty::Bf16x2 => 0x3f80,
+        _ => !0,
+    }
+}
+
 pub(crate) fn set<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let ty = f.types[1];
+    let (to, ty) = (f.types[0], f.types[1]);
     let a = l.src(&f.ops[1], ty)?;
     let b = l.src(&f.ops[2], ty)?;
     let (imm, c) = combination(l, f)?;
-    let d = l.dst(&f.ops[0], Ty::B32)?;
-    let name = f.mods.iter().find(|m| !matches!(**m, "and" | "or" | "xor" | "ftz")).copied().unwrap_or("eq");
-    let run = compare(l, name, ty, f.has("ftz"))?;
+    let d = l.dst(&f.ops[0], to)?;
+    let run = compare(l, comparison(f), ty, f.has("ftz"))?;
     let p = Val::Pred(l.fresh_pred());
     let raw = l.push(run, [p, Val::Raw(0), a, b], 2, imm);
     raw.aux = c;
     raw.pure_op = false;
-    let one = if f.types[0] == Ty::F32 { 1f32.to_bits() } else { !0 };
-    let (one, zero) = (l.imm(Where::W32, u64::from(one)), l.imm(Where::W32, 0));
-    l.op::<SelpOp<u32>>(d, &[one, zero, p], 0);
+    let w = width(to);
+    let (one, zero) = (l.imm(w, set_true(to)), l.imm(w, 0));
+    match w {
+        Where::W16 => l.op::<SelpOp<u16>>(d, &[one, zero, p], 0),
+        _ => l.op::<SelpOp<u32>>(d, &[one, zero, p], 0),
+    };
+    Ok(())
+}
+
+/// `set` of packed halves: a result for each half.
+pub(crate) fn set_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let halves = halves(l, &f.ops[1], &f.ops[2])?;
+    let (imm, c) = combination(l, f)?;
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let ty = if f.types[1] == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
+    let run = compare(l, comparison(f), ty, f.has("ftz"))?;
+    let (one, zero) = (l.imm(Where::W16, set_true(f.types[0])), l.imm(Where::W16, 0));
+    let mut list = vec![d];
+    for [a, b] in halves {
+        let p = Val::Pred(l.fresh_pred());
+        let raw = l.push(run, [p, Val::Raw(0), a, b], 2, imm);
+        raw.aux = c;
+        raw.pure_op = false;
+        let half = Val::Reg(l.fresh(Where::W16));
+        l.op::<SelpOp<u16>>(half, &[one, zero, p], 0);
+        list.push(half);
+    }
+    l.push_list(handler::<Join<u32, u16, 2>>(), list, 1, 0).pure_op = true;
     Ok(())
 }
 

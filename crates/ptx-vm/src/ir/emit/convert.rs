@@ -108,6 +108,12 @@ impl<const M: u8, const BF: bool, const RELU: bool, const FINITE: bool> Bin for 
     }
 }
 
+/// The 8-bit format of a constant parameter.
+#[inline(always)]
+const fn f8(e5: bool) -> math::cvt::F8 {
+    if e5 { math::cvt::F8::E5M2 } else { math::cvt::F8::E4M3 }
+}
+
 /// `cvt.rn.satfinite.e4m3x2.f32 d, a, b`: `a` in the upper byte.
 pub(crate) struct PackF8<const E5: bool, const R: bool>;
 impl<const E5: bool, const RELU: bool> Bin for PackF8<E5, RELU> {
@@ -116,20 +122,47 @@ impl<const E5: bool, const RELU: bool> Bin for PackF8<E5, RELU> {
     type D = u16;
     #[inline(always)]
     fn f(a: f32, b: f32) -> u16 {
-        let format = if E5 { math::cvt::F8::E5M2 } else { math::cvt::F8::E4M3 };
-        u16::from(math::cvt::f32_to_f8(format, b, RELU)) | u16::from(math::cvt::f32_to_f8(format, a, RELU)) << 8
+        let one = |x| u16::from(math::cvt::f32_to_f8(f8(E5), x, RELU));
+        one(b) | one(a) << 8
+    }
+}
+/// `cvt.rn.satfinite.e4m3x2.f16x2`.
+pub(crate) struct NarrowF8<const E5: bool, const R: bool>;
+impl<const E5: bool, const RELU: bool> Un for NarrowF8<E5, RELU> {
+    const RARE: bool = true;
+    type A = u32;
+    type D = u16;
+    #[inline(always)]
+    fn f(a: u32) -> u16 {
+        let half = |h| math::f16::f16_to_f32(h);
+        PackF8::<E5, RELU>::f(half((a >> 16) as u16), half(a as u16))
     }
 }
 /// `cvt.rn.f16x2.e4m3x2`.
-pub(crate) struct UnpackF8<const E5: bool>;
-impl<const E5: bool> Un for UnpackF8<E5> {
+pub(crate) struct UnpackF8<const E5: bool, const R: bool>;
+impl<const E5: bool, const RELU: bool> Un for UnpackF8<E5, RELU> {
     type A = u16;
     type D = u32;
     #[inline(always)]
     fn f(a: u16) -> u32 {
-        let format = if E5 { math::cvt::F8::E5M2 } else { math::cvt::F8::E4M3 };
-        u32::from(math::cvt::f8_to_f16(format, a as u8)) | u32::from(math::cvt::f8_to_f16(format, (a >> 8) as u8)) << 16
+        let one = |x: u8| {
+            let h = math::cvt::f8_to_f16(f8(E5), x);
+            u32::from(if RELU { math::f16::relu::<F16>(h) } else { h })
+        };
+        one(a as u8) | one((a >> 8) as u8) << 16
     }
+}
+
+/// The handler of an operation on 8-bit formats, by format and `.relu`.
+macro_rules! f8_handler {
+    ($kind:ident, $name:ident, $ty:expr, $relu:expr) => {
+        match ($ty, $relu) {
+            (Ty::E4m3x2, false) => handler::<$kind<$name<false, false>>>(),
+            (Ty::E4m3x2, true) => handler::<$kind<$name<false, true>>>(),
+            (_, false) => handler::<$kind<$name<true, false>>>(),
+            (_, true) => handler::<$kind<$name<true, true>>>(),
+        }
+    };
 }
 
 /// The integer rounding asked for, when one is.
@@ -189,20 +222,16 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if f.ops.len() == 3 {
         return cvt_two(l, f, to, from);
     }
-    if matches!(from, Ty::E4m3x2 | Ty::E5m2x2) {
+    if matches!(from, Ty::E4m3x2 | Ty::E5m2x2) && to == Ty::F16x2 {
         let a = l.src(&f.ops[1], Ty::B16)?;
         let d = l.dst(&f.ops[0], Ty::B32)?;
-        if to != Ty::F16x2 {
-            return l.error("8-bit floats convert to f16x2 only");
-        }
-        if from == Ty::E5m2x2 {
-            l.op::<UnOp<UnpackF8<true>>>(d, &[a], 0)
-        } else {
-            l.op::<UnOp<UnpackF8<false>>>(d, &[a], 0)
-        };
-        if f.has("relu") {
-            return l.error("`.relu` is not supported here");
-        }
+        l.push(f8_handler!(UnOp, UnpackF8, from, f.has("relu")), [d, a, Val::None, Val::None], 1, 0);
+        return Ok(());
+    }
+    if matches!(to, Ty::E4m3x2 | Ty::E5m2x2) && from == Ty::F16x2 {
+        let a = l.src(&f.ops[1], Ty::B32)?;
+        let d = l.dst(&f.ops[0], Ty::B16)?;
+        l.push(f8_handler!(UnOp, NarrowF8, to, f.has("relu")), [d, a, Val::None, Val::None], 1, 0);
         return Ok(());
     }
     let odd = |t| {
@@ -218,6 +247,8 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 | Ty::Bf16x2
                 | Ty::U16x2
                 | Ty::S16x2
+                | Ty::E4m3
+                | Ty::E5m2
                 | Ty::E4m3x2
                 | Ty::E5m2x2
         )
@@ -494,12 +525,7 @@ fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
     let b = l.src(&f.ops[2], Ty::F32)?;
     if matches!(to, Ty::E4m3x2 | Ty::E5m2x2) {
         let d = l.dst(&f.ops[0], Ty::B16)?;
-        match (to, f.has("relu")) {
-            (Ty::E4m3x2, false) => l.op::<BinOp<PackF8<false, false>>>(d, &[a, b], 0),
-            (Ty::E4m3x2, true) => l.op::<BinOp<PackF8<false, true>>>(d, &[a, b], 0),
-            (_, false) => l.op::<BinOp<PackF8<true, false>>>(d, &[a, b], 0),
-            (_, true) => l.op::<BinOp<PackF8<true, true>>>(d, &[a, b], 0),
-        };
+        l.push(f8_handler!(BinOp, PackF8, to, f.has("relu")), [d, a, b, Val::None], 1, 0);
         return Ok(());
     }
     let d = l.dst(&f.ops[0], Ty::B32)?;

@@ -101,6 +101,12 @@ pub(crate) fn mma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         (Ty::S8 | Ty::U8, _, "m8n8k16") => (int8(Int8Shape::M8N8K16), 1, 1, 2, 1024),
         (Ty::S8 | Ty::U8, _, "m16n8k16") => (int8(Int8Shape::M16N8K16), 2, 1, 4, 2048),
         (Ty::S8 | Ty::U8, _, "m16n8k32") => (int8(Int8Shape::M16N8K32), 4, 2, 4, 4096),
+        (Ty::E4m3 | Ty::E5m2, half, shape) => {
+            let deep = shape == "m16n8k32";
+            let kernel = mma::fp8(deep, f.types[1] == Ty::E5m2, f.types[2] == Ty::E5m2, half);
+            let c = if half { 2 } else { 4 };
+            if deep { (kernel, 4, 2, c, 4096) } else { (kernel, 2, 1, c, 2048) }
+        }
         _ => return l.error("this shape is not supported for these types"),
     };
     let word = if f.types[0] == Ty::F64 { Ty::B64 } else { Ty::B32 };

@@ -261,28 +261,40 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let red = f.name == "red";
     let ty = f.ty();
     let (kind, as_ty) = atomic_kind(f);
-    let (d, rest) = if red { (Val::None, f.ops) } else { (Val::Raw(0), &f.ops[1..]) };
-    let d = if red || matches!(f.ops[0], Operand::Name("_")) {
-        Val::None
-    } else {
-        let _ = d;
-        l.dst(&f.ops[0], ty)?
+    let count = vector_lanes(f);
+    let known = match ty {
+        Ty::F32 => count <= 4 && f.has("add"),
+        Ty::F16x2 | Ty::Bf16x2 => count <= 4 && (f.has("add") || f.has("min") || f.has("max")),
+        Ty::F16 | Ty::Bf16 => f.has("add") || f.has("min") || f.has("max"),
+        _ => false,
     };
-    let wanted = space(f);
+    if count > 1 && (!known || space(f) == Space::Shared) {
+        return l.error("no such operation on vectors");
+    }
+    let rest = if red { f.ops } else { &f.ops[1..] };
+    let mut list = vec![Val::None; count];
+    if !red && !matches!(f.ops[0], Operand::Name("_")) {
+        for (d, operand) in list.iter_mut().zip(data(l, &f.ops[0], count)?) {
+            *d = if matches!(operand, Operand::Name("_")) { Val::None } else { l.dst(operand, ty)? };
+        }
+    }
     // Atomics always go by generic addresses.
     let (addr, offset, symbol) = l.address(&rest[0], false)?;
-    let shared = wanted == Space::Shared || symbol == Some(Space::Shared);
+    let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
-    let b = l.src(&rest[1], ty)?;
     let c = match (f.has("cas"), rest.get(2)) {
         (true, Some(c)) => l.src(c, ty)?,
         (true, None) => return l.error("`cas` takes three sources"),
         _ => Val::None,
     };
+    for operand in data(l, &rest[1], count)? {
+        list.push(l.src(operand, ty)?);
+    }
+    list.extend([addr, c, Val::Raw(kind), Val::Raw(as_ty)]);
     let t = Target { addr, offset, space: if shared { Space::Shared } else { Space::Generic } };
-    let list = vec![d, addr, b, c, Val::Raw(kind), Val::Raw(as_ty)];
-    let raw = l.push_list(handler::<mem::Atomic>(), list, 1, offset);
-    let mut a = access(AccessKind::Atomic, &t, ty.bytes() as u32);
+    let raw = l.push_list(handler::<mem::Atomic>(), list, count, offset);
+    raw.r[0] = Val::Raw(count as u32);
+    let mut a = access(AccessKind::Atomic, &t, (count * ty.bytes()) as u32);
     a.wide = true;
     a.order = order(f) | Access::STRONG;
     raw.meta.access = Some(a);
