@@ -1,6 +1,6 @@
 //! Launch cases: a folder with a kernel, its arguments, and what must come out. The format is described in `ptx-vm`'s README.
 
-use crate::{Fault, FaultKind, Launch, LaunchStats, Module, Vm, VmConfig};
+use crate::{Counters, Fault, FaultKind, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -66,7 +66,10 @@ pub struct Outcome {
     /// Wall-clock seconds of the launch.
     pub seconds: f64,
     /// Counters, when asked for.
-    pub counters: Option<serde_json::Value>,
+    pub counters: Option<Counters>,
+    /// Counters by PTX line, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// Why the case failed, in words.
     pub message: Option<String>,
 }
@@ -145,6 +148,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
         fault_kind: None,
         seconds: 0.0,
         counters: None,
+        profile: None,
         message: None,
     };
     let loaded = Module::parse(&spec.ptx, &ptx).and_then(|m| m.kernel(&spec.entry));
@@ -218,9 +222,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
             return Ok(outcome);
         }
         Ok(stats) => {
-            if config.counters {
-                outcome.counters = serde_json::to_value(&stats.counters).ok();
-            }
+            (outcome.counters, outcome.profile) = (stats.counters, stats.profile);
         }
     }
     if let Some(expected) = &spec.expect_fault {

@@ -41,7 +41,9 @@ pub mod math;
 mod memory;
 mod parse;
 
-pub use counters::Counters;
+pub use counters::{
+    ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceLine, SourceProfile, Traffic,
+};
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};

@@ -58,7 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { cases, checked, json, counters, threads, budget } => {
-            let config = VmConfig { threads, checked, counters, instruction_budget: budget, memory_limit: None };
+            let config = VmConfig { threads, checked, counters, instruction_budget: budget, ..VmConfig::default() };
             run(&cases, &config, json)
         }
         Command::Isa { json } => {

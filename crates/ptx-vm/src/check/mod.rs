@@ -6,7 +6,7 @@
 mod clock;
 mod shared;
 
-use crate::counters::Counters;
+use crate::counters::Tally;
 use crate::error::FaultKind;
 use crate::exec::mbarrier::{Event, Happened};
 use crate::exec::mem::resolve;
@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 /// The observer of one worker thread.
 pub(crate) struct Watch {
     check: Option<Check>,
-    pub(crate) counters: Option<Box<Counters>>,
+    pub(crate) tally: Option<Tally>,
 }
 
 /// The state of checked mode.
@@ -34,11 +34,11 @@ struct Check {
 
 impl Watch {
     /// An observer, or none when nothing is to be observed.
-    pub(crate) fn new(checked: bool, counters: bool) -> Option<Box<Watch>> {
-        (checked || counters).then(|| {
+    pub(crate) fn new(checked: bool, tally: Option<Tally>) -> Option<Box<Watch>> {
+        (checked || tally.is_some()).then(|| {
             Box::new(Watch {
                 check: checked.then(|| Check { shared: Shadow::default(), local: Vec::new(), local_len: 0 }),
-                counters: counters.then(Box::default),
+                tally,
             })
         })
     }
@@ -77,7 +77,11 @@ impl Watch {
     pub(crate) unsafe fn step(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op) -> *const Op {
         // SAFETY: `op` points into the kernel's code; a guard is followed by the instruction it guards.
         unsafe {
-            let meta = &kernel.meta[op.offset_from(cx.code) as usize];
+            let index = op.offset_from(cx.code) as usize;
+            let meta = &kernel.meta[index];
+            if let Some(tally) = &mut self.tally {
+                tally.count(cx, meta, op, index);
+            }
             if meta.guard {
                 let [p, negate, ..] = (*op).r;
                 let all = cx.mask;
@@ -90,9 +94,6 @@ impl Watch {
                 let next = self.step(cx, kernel, inner);
                 cx.mask = all;
                 return next;
-            }
-            if let Some(counters) = &mut self.counters {
-                counters.count(cx, meta, op);
             }
             if let (Some(check), Some(access)) = (&mut self.check, &meta.access)
                 && let Err((kind, lane, address, message)) = check.look(cx, access, op)

@@ -1,179 +1,183 @@
-//! Counters: what a profiler would count, gathered from the instructions' descriptions before they run.
+//! Counters: what a profiler would count, for a launch and for each line of its PTX.
+//!
+//! One unit throughout: the PTX instruction as written, executed by a warp. What the decoder makes of it (several steps, or none where
+//! a copy could be dissolved) does not show. Caches are not modelled: global and local traffic is what the warps ask for, before L1, L2
+//! and DRAM.
 
-use crate::check::addresses;
-use crate::exec::op::{Cx, Op, WARP};
-use crate::ir::{AccessKind, Class, Meta};
-use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
+mod profile;
+mod tally;
+
+pub use profile::{LineProfile, Profile, SourceLine, SourceProfile};
+pub(crate) use tally::Tally;
+
+use crate::ir::Class;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use serde::ser::SerializeMap;
+use std::ops::Index;
 
-/// Totals of one launch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What was counted, over a launch or one line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Instructions executed by warps.
+    /// Instructions executed by warps, those included whose guard held for no lane.
     pub warp_instructions: u64,
-    /// The same, counted for every active lane.
+    /// The same, counted for every lane that took part: neither masked by divergence, nor exited, nor predicated off.
     pub thread_instructions: u64,
+    /// Instructions of warps whose guard (`@%p`) held for no lane. The condition of a branch, `ret` or `exit` is not a guard in this sense.
+    pub predicated_off: u64,
+    /// Lanes that were there but for which the guard did not hold.
+    pub predicated_off_lanes: u64,
+    /// Conditional branches (`bra`, `ret`, `exit` under a predicate) at which lanes of a warp parted; a `brx` that parts them n ways counts n - 1.
+    pub divergent_branches: u64,
     /// Warp instructions by class.
-    pub by_class: BTreeMap<Class, u64>,
-    /// Floating-point operations of ordinary instructions (a fused multiply-add is two).
+    pub by_class: ByClass,
+    /// Floating-point operations of lanes outside the tensor cores: `add`, `sub`, `mul` and `div` are one, `fma` and `mad` two, for each
+    /// element of packed types. Comparisons, conversions and [`Class::Special`] functions are none; atomics are counted by themselves.
     pub flops: u64,
-    /// Floating-point operations of `mma`.
+    /// Operations of tensor-core instructions, integer ones included: two for each multiply-add of the shape.
     pub tensor_flops: u64,
-    /// Bytes the lanes loaded from global memory.
-    pub global_load_bytes: u64,
-    /// Bytes the lanes stored to global memory.
-    pub global_store_bytes: u64,
-    /// Bytes loaded from shared memory.
-    pub shared_load_bytes: u64,
-    /// Bytes stored to shared memory.
-    pub shared_store_bytes: u64,
-    /// Bytes loaded from and stored to local memory.
-    pub local_bytes: u64,
-    /// Warp instructions that went to global memory.
-    pub global_requests: u64,
-    /// Distinct 32-byte sectors those touched.
-    pub global_sectors: u64,
-    /// Warp instructions that went to shared memory.
-    pub shared_requests: u64,
-    /// Passes those took: 1 for each request without bank conflicts and up to 128 bytes.
-    pub shared_passes: u64,
-    /// Atomic operations of lanes.
+    /// Global memory.
+    pub global: Traffic,
+    /// Local memory, laid out as on the hardware: word by word, the 32 lanes side by side.
+    pub local: Traffic,
+    /// Shared memory.
+    pub shared: SharedTraffic,
+    /// Atomic operations of lanes. Their bytes count as both read and written.
     pub atomics: u64,
-    /// Warp arrivals at block barriers.
+    /// Arrivals of warps at block barriers.
     pub barriers: u64,
 }
 
+/// Traffic with global or local memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Bytes the lanes read.
+    pub load_bytes: u64,
+    /// Bytes the lanes wrote.
+    pub store_bytes: u64,
+    /// Warp instructions that went there with at least one lane.
+    pub requests: u64,
+    /// Different sectors of 32 bytes, for each request; the least a full warp can do with is its bytes / 32.
+    pub sectors: u64,
+}
+
+/// Traffic with shared memory: 32 banks, each a word of 4 bytes wide.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SharedTraffic {
+    /// Bytes the lanes read; `ldmatrix` reads 16 for each row.
+    pub load_bytes: u64,
+    /// Bytes the lanes wrote.
+    pub store_bytes: u64,
+    /// Warp instructions that went there with at least one lane.
+    pub requests: u64,
+    /// Passes those took. A warp goes at once when its lanes access up to 4 bytes, by half warps for 8 bytes, by quarter warps for 16, by
+    /// matrices of 8 rows for `ldmatrix`; each such group takes as many passes as the fullest bank has different words to serve.
+    /// Lanes that meet in one word are served together.
+    pub passes: u64,
+    /// Passes beyond one for each group: what bank conflicts cost.
+    pub conflicts: u64,
+    /// The worst group's passes: 2 is a two-way conflict, 1 none. The greatest, not a sum.
+    pub ways: u64,
+}
+
+/// Warp instructions by [`Class`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByClass([u64; Class::ALL.len()]);
+
+impl ByClass {
+    /// The classes that were executed at all, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (Class, u64)> + '_ {
+        Class::ALL.into_iter().zip(self.0).filter(|(_, n)| *n > 0)
+    }
+}
+
+impl Index<Class> for ByClass {
+    type Output = u64;
+
+    fn index(&self, class: Class) -> &u64 {
+        &self.0[class as usize]
+    }
+}
+
+impl Serialize for ByClass {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (class, n) in self.iter() {
+            map.serialize_entry(&class, &n)?;
+        }
+        map.end()
+    }
+}
+
+/// What follows from [`Counters`] by division; none where nothing of the kind was counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Ratios {
+    /// Lanes that took part in an instruction, of 32.
+    pub lanes_per_instruction: Option<f64>,
+    /// Sectors of each request to global memory: 4 when a warp reads 32 neighbouring words.
+    pub global_sectors_per_request: Option<f64>,
+    /// The same for local memory.
+    pub local_sectors_per_request: Option<f64>,
+    /// Passes of each request to shared memory.
+    pub shared_passes_per_request: Option<f64>,
+    /// The part of all shared passes that bank conflicts caused, 0 to 1.
+    pub shared_conflict_share: Option<f64>,
+    /// Bytes read from and written to global memory for each floating-point operation, tensor cores included.
+    pub global_bytes_per_flop: Option<f64>,
+}
+
 impl Counters {
-    /// Adds another worker's counts.
-    pub(crate) fn add(&mut self, other: &Counters) {
-        for (class, n) in &other.by_class {
-            *self.by_class.entry(*class).or_default() += n;
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Counters) {
+        self.warp_instructions += other.warp_instructions;
+        self.thread_instructions += other.thread_instructions;
+        self.predicated_off += other.predicated_off;
+        self.predicated_off_lanes += other.predicated_off_lanes;
+        self.divergent_branches += other.divergent_branches;
+        for (mine, n) in self.by_class.0.iter_mut().zip(other.by_class.0) {
+            *mine += n;
         }
-        for (a, b) in [
-            (&mut self.warp_instructions, other.warp_instructions),
-            (&mut self.thread_instructions, other.thread_instructions),
-            (&mut self.flops, other.flops),
-            (&mut self.tensor_flops, other.tensor_flops),
-            (&mut self.global_load_bytes, other.global_load_bytes),
-            (&mut self.global_store_bytes, other.global_store_bytes),
-            (&mut self.shared_load_bytes, other.shared_load_bytes),
-            (&mut self.shared_store_bytes, other.shared_store_bytes),
-            (&mut self.local_bytes, other.local_bytes),
-            (&mut self.global_requests, other.global_requests),
-            (&mut self.global_sectors, other.global_sectors),
-            (&mut self.shared_requests, other.shared_requests),
-            (&mut self.shared_passes, other.shared_passes),
-            (&mut self.atomics, other.atomics),
-            (&mut self.barriers, other.barriers),
-        ] {
-            *a += b;
-        }
+        self.flops += other.flops;
+        self.tensor_flops += other.tensor_flops;
+        self.global.add(&other.global);
+        self.local.add(&other.local);
+        self.shared.add(&other.shared);
+        self.atomics += other.atomics;
+        self.barriers += other.barriers;
     }
 
-    /// Counts one instruction that is about to run.
-    ///
-    /// # Safety
-    /// `meta` describes `op`, and both belong to the kernel `cx` runs.
-    pub(crate) unsafe fn count(&mut self, cx: &Cx, meta: &Meta, op: *const Op) {
-        let lanes = u64::from(cx.mask.count_ones());
-        self.warp_instructions += 1;
-        self.thread_instructions += lanes;
-        *self.by_class.entry(meta.class).or_default() += 1;
-        if meta.class == Class::Tensor {
-            self.tensor_flops += u64::from(meta.flops);
-        } else {
-            self.flops += u64::from(meta.flops) * lanes;
-        }
-        self.barriers += u64::from(meta.class == Class::Barrier);
-        let Some(access) = &meta.access else { return };
-        let bytes = u64::from(access.bytes);
-        match access.kind {
-            AccessKind::Commit | AccessKind::Wait(_) | AccessKind::WarpSync => {}
-            AccessKind::Rows(rows) | AccessKind::RowsStore(rows) => {
-                // SAFETY: forwarded.
-                let addr = unsafe { addresses(cx, access) };
-                // Eight rows of 16 bytes are one pass without conflicts.
-                self.shared_requests += 1;
-                for matrix in addr[..rows as usize].chunks(8) {
-                    self.shared_passes += passes(matrix, 16);
-                }
-                let total = u64::from(rows) * 16;
-                if matches!(access.kind, AccessKind::Rows(_)) {
-                    self.shared_load_bytes += total;
-                } else {
-                    self.shared_store_bytes += total;
-                }
-            }
-            AccessKind::CopyAsync => {
-                // SAFETY: the second listed operand holds the global addresses, the first inline one their offset.
-                let (to, from, offset) = unsafe { (addresses(cx, access), cx.get::<u64>(cx.list(op, 1)), (*op).r[0]) };
-                let offset = i64::from(offset as i32) as u64;
-                self.shared(&active(cx, &to), bytes, true);
-                let from: Vec<u64> = active(cx, &from).iter().map(|a| a.wrapping_add(offset)).collect();
-                self.global(&from, bytes, false);
-            }
-            AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
-                // SAFETY: forwarded.
-                let addr = active(cx, &unsafe { addresses(cx, access) });
-                let store = access.kind == AccessKind::Store;
-                if access.kind == AccessKind::Atomic {
-                    self.atomics += lanes;
-                }
-                let Some(&first) = addr.first() else { return };
-                if !access.wide || (SHARED_WINDOW..SHARED_WINDOW + WINDOW).contains(&first) {
-                    self.shared(&addr, bytes, store);
-                } else if first >= GLOBAL_BASE {
-                    self.global(&addr, bytes, store);
-                } else if (LOCAL_WINDOW..LOCAL_WINDOW + WINDOW).contains(&first) {
-                    self.local_bytes += bytes * lanes;
-                }
-            }
-        }
-    }
-
-    fn global(&mut self, addr: &[u64], bytes: u64, store: bool) {
-        self.global_requests += 1;
-        let total = bytes * addr.len() as u64;
-        if store {
-            self.global_store_bytes += total;
-        } else {
-            self.global_load_bytes += total;
-        }
-        let mut sectors: Vec<u64> = addr.iter().flat_map(|a| a / 32..=(a + bytes - 1) / 32).collect();
-        sectors.sort_unstable();
-        sectors.dedup();
-        self.global_sectors += sectors.len() as u64;
-    }
-
-    fn shared(&mut self, addr: &[u64], bytes: u64, store: bool) {
-        self.shared_requests += 1;
-        let total = bytes * addr.len() as u64;
-        if store {
-            self.shared_store_bytes += total;
-        } else {
-            self.shared_load_bytes += total;
-        }
-        // Wide accesses go by half or quarter warps.
-        let group = (128 / bytes.max(4)).max(1) as usize;
-        for part in addr.chunks(group) {
-            self.shared_passes += passes(part, bytes);
+    /// The quotients people look at.
+    pub fn ratios(&self) -> Ratios {
+        let over = |a: u64, b: u64| (b > 0).then(|| a as f64 / b as f64);
+        Ratios {
+            lanes_per_instruction: over(self.thread_instructions, self.warp_instructions),
+            global_sectors_per_request: over(self.global.sectors, self.global.requests),
+            local_sectors_per_request: over(self.local.sectors, self.local.requests),
+            shared_passes_per_request: over(self.shared.passes, self.shared.requests),
+            shared_conflict_share: over(self.shared.conflicts, self.shared.passes),
+            global_bytes_per_flop: over(
+                self.global.load_bytes + self.global.store_bytes,
+                self.flops + self.tensor_flops,
+            ),
         }
     }
 }
 
-fn active(cx: &Cx, addr: &[u64; WARP]) -> Vec<u64> {
-    (0..WARP).filter(|l| cx.mask >> l & 1 != 0).map(|l| addr[l]).collect()
+impl Traffic {
+    fn add(&mut self, other: &Traffic) {
+        self.load_bytes += other.load_bytes;
+        self.store_bytes += other.store_bytes;
+        self.requests += other.requests;
+        self.sectors += other.sectors;
+    }
 }
 
-/// Passes a group of accesses takes: the most distinct words that lie in one of the 32 banks.
-fn passes(addr: &[u64], bytes: u64) -> u64 {
-    let mut words: Vec<u64> = addr.iter().flat_map(|a| a / 4..=(a + bytes - 1) / 4).collect();
-    words.sort_unstable();
-    words.dedup();
-    let mut banks = [0u64; 32];
-    for w in words {
-        banks[(w % 32) as usize] += 1;
+impl SharedTraffic {
+    fn add(&mut self, other: &SharedTraffic) {
+        self.load_bytes += other.load_bytes;
+        self.store_bytes += other.store_bytes;
+        self.requests += other.requests;
+        self.passes += other.passes;
+        self.conflicts += other.conflicts;
+        self.ways = self.ways.max(other.ways);
     }
-    banks.into_iter().max().unwrap_or(0).max(1)
 }

@@ -505,10 +505,7 @@ impl<'a> Runner<'a> {
         let start = self.kernel.code.as_ptr() as usize;
         let index = (self.cx.pc as usize).wrapping_sub(start) / size_of::<Op>();
         let meta = self.kernel.meta.get(index);
-        let source_line = meta.filter(|m| m.loc.1 > 0).map(|m| {
-            let file = self.kernel.files.iter().find(|(n, _)| *n == m.loc.0).map_or("?", |(_, name)| name.as_str());
-            format!("{file}:{}", m.loc.1)
-        });
+        let source_line = meta.and_then(|m| Some(self.kernel.source(m.loc).first()?.to_string()));
         Box::new(Fault {
             kind,
             kernel: self.kernel.name.clone(),

@@ -3,7 +3,7 @@
 use super::block::{LaunchInfo, Runner, Worker};
 use super::pool::Pool;
 use crate::check::Watch;
-use crate::counters::Counters;
+use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Table};
@@ -18,8 +18,10 @@ pub struct VmConfig {
     pub threads: usize,
     /// Checked mode: uninitialised reads, shared-memory races and divergent barriers end a launch too. Several times slower.
     pub checked: bool,
-    /// Gather counters; see [`LaunchStats`].
+    /// Gather counters; see [`LaunchStats::counters`].
     pub counters: bool,
+    /// Gather counters for each line of the PTX as well; see [`LaunchStats::profile`].
+    pub profile: bool,
     /// Warp instructions a block may execute before the launch is stopped as a runaway.
     pub instruction_budget: Option<u64>,
     /// Bytes that may be allocated at a time.
@@ -42,8 +44,10 @@ pub struct Launch {
 pub struct LaunchStats {
     /// Wall-clock seconds on this machine's CPU.
     pub seconds: f64,
-    /// What was counted, when counters are on.
+    /// What was counted, when [`VmConfig::counters`] or [`VmConfig::profile`] is on.
     pub counters: Option<Counters>,
+    /// The same line by line, when [`VmConfig::profile`] is on.
+    pub profile: Option<Profile>,
 }
 
 /// A virtual GPU with its memory and its worker threads.
@@ -170,12 +174,13 @@ impl Vm {
         // The lowest block that failed, and its fault: blocks below it still run, so that the report does not depend on timing.
         let failed = AtomicU64::new(u64::MAX);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
-        let totals: Mutex<Counters> = Mutex::default();
+        let counting = self.config.counters || self.config.profile;
+        let totals: Mutex<Option<Tally>> = Mutex::default();
         let work = || {
             WORKER.with_borrow_mut(|worker| {
                 let current = std::cell::Cell::new(0);
                 let stop = || failed.load(Ordering::Relaxed) < current.get();
-                let watch = Watch::new(self.config.checked, self.config.counters);
+                let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
                 let mut runner = Runner::new(worker, kernel, &info, table, params, watch, &stop);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
@@ -193,8 +198,11 @@ impl Vm {
                         }
                     }
                 }
-                if let Some(counters) = runner.watch.as_ref().and_then(|w| w.counters.as_ref()) {
-                    totals.lock().unwrap_or_else(PoisonError::into_inner).add(counters);
+                if let Some(tally) = runner.watch.and_then(|w| w.tally) {
+                    match &mut *totals.lock().unwrap_or_else(PoisonError::into_inner) {
+                        Some(sum) => sum.add(&tally),
+                        none => *none = Some(tally),
+                    }
                 }
             });
         };
@@ -203,8 +211,15 @@ impl Vm {
         if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
         }
-        let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(LaunchStats { seconds: start.elapsed().as_secs_f64(), counters: self.config.counters.then_some(totals) })
+        let seconds = start.elapsed().as_secs_f64();
+        let tally = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let counters = tally.as_ref().map(|tally| {
+            let mut sum = Counters::default();
+            tally.visit(kernel, |_, counters| sum.add(counters));
+            sum
+        });
+        let profile = tally.filter(|_| self.config.profile).map(|tally| Profile::new(kernel, &tally));
+        Ok(LaunchStats { seconds, counters, profile })
     }
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn finish(
     let mut out: Vec<Op> = Vec::with_capacity(code.len() + 16);
     let mut meta: Vec<Meta> = Vec::with_capacity(code.len() + 16);
     let mut lists: Vec<u32> = Vec::new();
+    let mut dissolved = Vec::new();
     let mut caches = 0u32;
     let mut block_at = vec![0u32; graph.blocks.len()];
     let mut fixes: Vec<(usize, usize)> = Vec::new();
@@ -60,7 +61,8 @@ pub(crate) fn finish(
     }
     for (b, block) in graph.blocks.iter().enumerate() {
         block_at[b] = out.len() as u32;
-        let control_meta = |raw: &Raw| Meta { access: None, flops: 0, class: super::lower::Class::Control, ..raw.meta };
+        let control_meta =
+            |raw: &Raw| Meta { access: None, flops: 0, class: super::lower::Class::Control, lead: false, ..raw.meta };
         if is_meet[b] {
             out.push(Op { run: handler::<control::Meet>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
             meta.push(control_meta(&code[block.start]));
@@ -69,6 +71,8 @@ pub(crate) fn finish(
             if matches!(raw.flow, Flow::Label(_)) {
                 continue;
             }
+            let at = out.len() as u32;
+            dissolved.extend(raw.dissolved.iter().map(|meta| (at, *meta)));
             let mut op = Op {
                 run: raw.run,
                 r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
@@ -109,6 +113,7 @@ pub(crate) fn finish(
                 }
             }
             let mut m = raw.meta;
+            m.branch = raw.guard.is_some() && matches!(raw.flow, Flow::Branch(_) | Flow::Exit);
             if let Some(access) = &mut m.access {
                 access.addr = slot(&raw.access_addr);
             }
@@ -142,7 +147,9 @@ pub(crate) fn finish(
         globals,
         reqntid: function.reqntid,
         maxntid: function.maxntid,
+        dissolved,
         files: l.files(),
+        locs: l.take_locs(),
     })
 }
 
@@ -259,6 +266,7 @@ fn drop_dead(code: &mut Vec<Raw>, regs: usize) {
         for (i, raw) in code.iter().enumerate().rev() {
             if !dead[i]
                 && raw.pure_op
+                && raw.guard.is_none()
                 && raw.flow == Flow::Next
                 && !raw.defs.is_empty()
                 && raw.defs.iter().all(|d| uses[*d as usize] == 0)
@@ -271,11 +279,38 @@ fn drop_dead(code: &mut Vec<Raw>, regs: usize) {
             }
         }
     }
-    let mut i = 0;
-    code.retain(|_| {
-        i += 1;
-        !dead[i - 1]
-    });
+    // The counters still want to know of them: they go with the next instruction of the same straight run, or with the last.
+    let mut waiting: Vec<Meta> = Vec::new();
+    let mut kept: Vec<Raw> = Vec::with_capacity(code.len());
+    let mut run = 0;
+    for (mut raw, dead) in std::mem::take(code).into_iter().zip(dead) {
+        if dead && raw.meta.lead {
+            waiting.push(raw.meta);
+        }
+        if dead {
+            continue;
+        }
+        if matches!(raw.flow, Flow::Label(_)) {
+            match kept[run..].last_mut() {
+                _ if waiting.is_empty() => {}
+                Some(last) => last.dissolved.append(&mut waiting),
+                None => kept.push(Raw { dissolved: std::mem::take(&mut waiting), ..nop(&raw) }),
+            }
+        } else {
+            raw.dissolved.append(&mut waiting);
+        }
+        let ends = raw.flow != Flow::Next;
+        kept.push(raw);
+        if ends {
+            run = kept.len();
+        }
+    }
+    *code = kept;
+}
+
+/// An instruction without effect in the place of another.
+fn nop(raw: &Raw) -> Raw {
+    Raw { run: handler::<control::Nop>(), flow: Flow::Next, ..raw.clone() }
 }
 
 type WarpConsts = Vec<(u32, Where, Special)>;

@@ -231,12 +231,13 @@ static TABLE: &[Row] = rows! {
     }
     Barrier {
         "bar" "cta sync|arrive!", "", "a{,b}", "barrier a of b threads" => barrier::sync;
-        "bar" "warp! sync!", "", "a", "barrier of the lanes in mask a" => |l, _| l.group(AccessKind::WarpSync);
         "bar" "cta red! popc!", "u32", "d,a{,b},p", "barrier, and the number of threads where p" => barrier::red;
         "bar" "cta red! and|or!", "pred", "p,a{,b},q", "barrier, and whether all or any hold q" => barrier::red;
         "barrier" "cta sync|arrive! aligned", "", "a{,b}", "barrier a of b threads" => barrier::sync;
         "barrier" "cta red! popc! aligned", "u32", "d,a{,b},p", "barrier, and the number of threads where p" => barrier::red;
         "barrier" "cta red! and|or! aligned", "pred", "p,a{,b},q", "barrier, and whether all or any hold q" => barrier::red;
+    }
+    Fence {
         "membar" "cta|gl|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
         "membar" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
         "membar" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
@@ -246,6 +247,9 @@ static TABLE: &[Row] = rows! {
         "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
+        "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
+    }
+    Async {
         "mbarrier" "init! shared|shared::cta", "b64", "[a],b", "makes an mbarrier of b arrivals" => |l, f| mbarrier::mbarrier(l, f, Act::Init);
         "mbarrier" "inval! shared|shared::cta", "b64", "[a]", "ends an mbarrier" => |l, f| mbarrier::mbarrier(l, f, Act::Invalidate);
         "mbarrier" "expect_tx! relaxed cta|cluster shared|shared::cta|shared::cluster", "b64", "[a],b", "the phase needs b bytes more" => |l, f| mbarrier::mbarrier(l, f, Act::ExpectBytes);
@@ -257,9 +261,9 @@ static TABLE: &[Row] = rows! {
         "mbarrier" "test_wait! parity acquire|relaxed cta|cluster shared|shared::cta", "b64", "p,[a],b", "whether the phase of state or parity b is complete" => |l, f| mbarrier::mbarrier(l, f, Act::Wait);
         "mbarrier" "try_wait! parity acquire|relaxed cta|cluster shared|shared::cta", "b64", "p,[a],b{,c}", "the same; other warps run in between" => |l, f| mbarrier::mbarrier(l, f, Act::Wait);
         "mbarrier" "pending_count!", "b64", "d,a", "arrivals pending in state a" => mbarrier::pending_count;
-        "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
     Warp {
+        "bar" "warp! sync!", "", "a", "barrier of the lanes in mask a" => |l, _| l.group(AccessKind::WarpSync);
         "shfl" "sync up|down|bfly|idx!", "b32", "d{|p},a,b,c{,m}", "a of another lane; p whether there is one" => warp::shfl;
         "vote" "sync all|any|uni!", "pred", "p,q{,m}", "whether all, any or equally many lanes hold q" => warp::vote;
         "vote" "sync ballot!", "b32", "d,p{,m}", "mask of the lanes that hold p" => warp::vote;
@@ -453,8 +457,23 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
         Ok((pattern, Match { mods, types })) => {
             l.class = pattern.row.class;
             let mods = mods.into_iter().flatten().collect();
-            (pattern.row.emit)(l, &Form { name: pattern.row.name, mods, types, ops: &inst.operands })
+            let form = Form { name: pattern.row.name, mods, types, ops: &inst.operands };
+            let start = l.raw.len();
+            (pattern.row.emit)(l, &form)?;
+            l.lead(start, pattern.row.class, flops(pattern.row, form.ty()));
+            Ok(())
         }
         Err(message) => l.error(message),
     }
+}
+
+/// Floating-point operations of one lane, as the counters know them.
+fn flops(row: &Row, ty: Ty) -> u32 {
+    let each = match row.name {
+        _ if !matches!(row.class, Class::Float | Class::Double | Class::Half) => 0,
+        "add" | "sub" | "mul" | "div" => 1,
+        "fma" | "mad" => 2,
+        _ => 0,
+    };
+    each * if matches!(ty, Ty::F16x2 | Ty::Bf16x2) { 2 } else { 1 }
 }

@@ -10,6 +10,7 @@ use crate::exec::op::{Exec, Handler, handler};
 use crate::exec::ops;
 use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty, parse_body};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 pub(crate) type R<T = ()> = Result<T, LoadError>;
 
@@ -40,30 +41,76 @@ pub(crate) enum Flow {
     Label(u32),
 }
 
-/// Classes for the counters.
+/// Classes of instructions, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Class {
+    /// Integer arithmetic.
     Integer,
+    /// Bits, shifts, `lop3`, `prmt`.
     Logic,
+    /// f32 arithmetic.
     Float,
+    /// f64 arithmetic.
     Double,
+    /// f16 and bf16 arithmetic, packed or not.
     Half,
+    /// `rcp`, `sqrt`, `rsqrt`, `ex2`, `lg2`, `sin`, `cos`, `tanh` of f32.
     Special,
+    /// `cvt`.
     Convert,
+    /// `mov`, `cvta`, `isspacep`.
     Move,
+    /// `setp`, `set`, `selp`, `slct`.
     Compare,
+    /// Branches, calls, `ret`, `exit`, `trap`.
     Control,
+    /// Barriers of the block: `bar`, `barrier`.
     Barrier,
+    /// `membar`, `fence` and other orderings.
+    Fence,
+    /// What lanes tell each other: `shfl`, `vote`, `match`, `redux`, `bar.warp.sync`.
     Warp,
+    /// `ld` of every space, `prefetch`.
     Load,
+    /// `st` of every space.
     Store,
+    /// `atom`, `red`.
     Atomic,
+    /// Asynchronous copies, their groups and mbarriers.
     Async,
+    /// `ldmatrix`, `stmatrix`, `movmatrix`.
     Matrix,
+    /// `mma`.
     Tensor,
+    /// What fits nowhere else.
     Other,
+}
+
+impl Class {
+    /// Every class, in order.
+    pub const ALL: [Class; 20] = [
+        Class::Integer,
+        Class::Logic,
+        Class::Float,
+        Class::Double,
+        Class::Half,
+        Class::Special,
+        Class::Convert,
+        Class::Move,
+        Class::Compare,
+        Class::Control,
+        Class::Barrier,
+        Class::Fence,
+        Class::Warp,
+        Class::Load,
+        Class::Store,
+        Class::Atomic,
+        Class::Async,
+        Class::Matrix,
+        Class::Tensor,
+        Class::Other,
+    ];
 }
 
 /// A memory access, as the checks and counters see it.
@@ -113,14 +160,27 @@ pub(crate) struct Meta {
     pub(crate) line: u32,
     /// Byte offset of the instruction in the module's text.
     pub(crate) at: u32,
-    /// Source file number and line of the last `.loc`.
-    pub(crate) loc: (u32, u32),
+    /// Entry of [`Kernel::locs`]; the first says nothing.
+    pub(crate) loc: u32,
     pub(crate) class: Class,
+    /// The first step of its PTX instruction: stands for it in the counters.
+    pub(crate) lead: bool,
     /// The guard of the next instruction, not an instruction by itself.
     pub(crate) guard: bool,
+    /// A conditional branch or exit: r = predicate, negated.
+    pub(crate) branch: bool,
     pub(crate) access: Option<Access>,
     /// Floating-point operations of one lane, or of the whole warp for tensor instructions.
     pub(crate) flops: u32,
+}
+
+/// A `.loc`: place in a source file, and the entry of the place where that was inlined, 0 for none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Loc {
+    pub(crate) file: u32,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) inlined_at: u32,
 }
 
 /// One instruction over virtual registers.
@@ -141,6 +201,8 @@ pub(crate) struct Raw {
     /// May be dropped when nobody uses the result.
     pub(crate) pure_op: bool,
     pub(crate) meta: Meta,
+    /// Instructions before (or behind) this one of which nothing is left.
+    pub(crate) dissolved: Vec<Meta>,
     /// Address operand of the access (its slot is filled in at the end).
     pub(crate) access_addr: Val,
 }
@@ -166,7 +228,7 @@ const MAX_CODE: usize = 4_000_000;
 
 pub(crate) struct Lower<'a> {
     file: &'a str,
-    text: &'a str,
+    text: &'a Arc<str>,
     top: &'a Top<'a>,
     globals: &'a Globals,
     scopes: Vec<Scope<'a>>,
@@ -186,7 +248,8 @@ pub(crate) struct Lower<'a> {
     statics: HashMap<(u32, &'a str), usize>,
     guard: Option<(u32, bool)>,
     pub(crate) line: u32,
-    loc: (u32, u32),
+    loc: u32,
+    locs: Vec<Loc>,
     pub(crate) inst_text: &'a str,
     /// Where `ret` goes: none in the entry itself.
     ret: Option<u32>,
@@ -558,7 +621,17 @@ impl<'a> Lower<'a> {
     /// Appends an instruction; the first `defs` entries of `r` are written, the others read.
     pub(crate) fn push(&mut self, run: Handler, r: [Val; 4], defs: usize, imm: i64) -> &mut Raw {
         let at = (self.inst_text.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize) as u32;
-        let meta = Meta { line: self.line, at, loc: self.loc, class: self.class, guard: false, access: None, flops: 0 };
+        let meta = Meta {
+            line: self.line,
+            at,
+            loc: self.loc,
+            class: self.class,
+            lead: false,
+            guard: false,
+            branch: false,
+            access: None,
+            flops: 0,
+        };
         let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
         self.raw.push(Raw {
             run,
@@ -574,6 +647,7 @@ impl<'a> Lower<'a> {
             copy: false,
             pure_op: defs > 0,
             meta,
+            dissolved: Vec::new(),
             access_addr: Val::None,
         });
         let last = self.raw.len() - 1;
@@ -736,6 +810,9 @@ impl<'a> Lower<'a> {
             self.guard = Some((p, !negated));
             self.flow(Flow::Branch(skip));
             self.guard = None;
+        } else {
+            // Stands for the call in reports.
+            self.flow(Flow::Next);
         }
         let mut scope = Scope::default();
         let mut copies_out = Vec::new();
@@ -840,7 +917,7 @@ impl<'a> Lower<'a> {
                     let id = self.label(name)?;
                     self.place(id);
                 }
-                Stmt::Loc(file, line) => self.loc = (*file, *line),
+                Stmt::Loc(loc) => self.located(loc),
                 Stmt::Targets(..) => {}
                 Stmt::Inst(inst) => self.instruction(inst)?,
             }
@@ -880,6 +957,21 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
+    /// A `.loc`. The place it was inlined at is one that stood in an earlier `.loc`, which may have been inlined itself.
+    fn located(&mut self, at: &crate::parse::Loc) {
+        let [file, line, column] = at.place;
+        let inlined_at = at.inlined_at.map_or(0, |place| {
+            let known = self.locs.iter().rposition(|l| [l.file, l.line, l.column] == place);
+            known.unwrap_or_else(|| {
+                let [file, line, column] = place;
+                self.locs.push(Loc { file, line, column, inlined_at: 0 });
+                self.locs.len() - 1
+            }) as u32
+        });
+        self.loc = self.locs.len() as u32;
+        self.locs.push(Loc { file, line, column, inlined_at });
+    }
+
     fn instruction(&mut self, inst: &Inst<'a>) -> R {
         self.line = inst.line;
         self.inst_text = inst.text;
@@ -910,19 +1002,22 @@ impl<'a> Lower<'a> {
         }
     }
 
+    /// Names the first step since `start` as the one that stands for a whole PTX instruction.
+    pub(crate) fn lead(&mut self, start: usize, class: Class, flops: u32) {
+        let first = self.raw[start..].iter_mut().find(|raw| !matches!(raw.flow, Flow::Label(_)));
+        if let Some(raw) = first.filter(|raw| !raw.meta.lead) {
+            (raw.meta.lead, raw.meta.class) = (true, class);
+            raw.meta.flops = raw.meta.flops.max(flops);
+        }
+    }
+
     pub(crate) fn guarded(&self) -> bool {
         self.guard.is_some()
     }
 }
 
 /// Decodes one entry of a module.
-pub(crate) fn lower(
-    file: &str,
-    text: &std::sync::Arc<str>,
-    top: &Top<'_>,
-    entry: &str,
-    globals: &std::sync::Arc<Globals>,
-) -> R<Kernel> {
+pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, globals: &Arc<Globals>) -> R<Kernel> {
     let Some(function) = top.functions.iter().find(|f| f.entry && f.name == entry && f.body.is_some()) else {
         let known: Vec<&str> = top.functions.iter().filter(|f| f.entry).map(|f| f.name).collect();
         return Err(LoadError {
@@ -952,7 +1047,8 @@ pub(crate) fn lower(
         statics: HashMap::new(),
         guard: None,
         line: function.line,
-        loc: (0, 0),
+        loc: 0,
+        locs: vec![Loc::default()],
         inst_text: function.name,
         ret: None,
         depth: 0,
@@ -1000,6 +1096,9 @@ impl Lower<'_> {
     }
     pub(crate) fn file(&self) -> &str {
         self.file
+    }
+    pub(crate) fn take_locs(&mut self) -> Vec<Loc> {
+        std::mem::take(&mut self.locs)
     }
     pub(crate) fn files(&self) -> Vec<(u32, String)> {
         self.top.files.iter().map(|(n, name)| (*n, (*name).to_owned())).collect()

@@ -1,5 +1,7 @@
 //! Modules and decoded kernels.
 
+use super::lower::Loc;
+use crate::counters::SourceLine;
 use crate::error::LoadError;
 use crate::exec::op::Op;
 use crate::memory::{Allocation, Table};
@@ -113,8 +115,11 @@ pub struct Kernel {
     pub(crate) globals: Arc<Globals>,
     pub(crate) reqntid: Option<[u32; 3]>,
     pub(crate) maxntid: Option<u64>,
-    /// `.file` names for reports.
+    /// Instructions of which nothing is left, with the position in `code` they would have stood before.
+    pub(crate) dissolved: Vec<(u32, super::Meta)>,
+    /// `.file` names and `.loc` places, for reports.
     pub(crate) files: Vec<(u32, String)>,
+    pub(crate) locs: Vec<Loc>,
 }
 
 // SAFETY: an `Op` holds function pointers and integers only.
@@ -205,6 +210,19 @@ impl Kernel {
     /// Number of decoded instructions, for reports.
     pub fn instructions(&self) -> usize {
         self.code.len()
+    }
+
+    /// A place in the source, then the places where that was inlined.
+    pub(crate) fn source(&self, loc: u32) -> Vec<SourceLine> {
+        let mut out = Vec::new();
+        let mut next = self.locs.get(loc as usize);
+        // Places name earlier ones only.
+        while let Some(loc) = next.filter(|loc| loc.line > 0) {
+            let file = self.files.iter().find(|(n, _)| *n == loc.file).map_or("?", |(_, name)| name.as_str());
+            out.push(SourceLine { file: file.to_owned(), line: loc.line, column: loc.column });
+            next = self.locs.get(loc.inlined_at as usize);
+        }
+        out
     }
 
     /// Bytes of registers a warp takes, for reports.

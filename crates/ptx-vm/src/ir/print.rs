@@ -4,7 +4,7 @@
 
 use super::isa;
 use crate::error::LoadError;
-use crate::parse::{Function, Init, Inst, Operand, ParamDecl, Space, Stmt, Top, Ty, Var, parse_body};
+use crate::parse::{Function, Init, Inst, Loc, Operand, ParamDecl, Space, Stmt, Top, Ty, Var, parse_body};
 use std::fmt::{self, Display, Formatter, Write};
 
 impl Display for Operand<'_> {
@@ -128,7 +128,7 @@ impl Display for Stmt<'_> {
             Stmt::Var(var) => var.fmt(f),
             Stmt::Label(name, _) => write!(f, "{name}:"),
             Stmt::Inst(inst) => inst.fmt(f),
-            Stmt::Loc(file, line) => write!(f, ".loc {file} {line} 0"),
+            Stmt::Loc(Loc { place: [file, line, column], .. }) => write!(f, ".loc {file} {line} {column}"),
             Stmt::Targets(name, targets) => write!(f, "{name}: .branchtargets {};", Separated(targets, ", ")),
         }
     }
@@ -299,7 +299,7 @@ mod tests {
             .extern .shared .align 16 .b8 dyn[];\n.global .align 8 .u64 p[2] = {t, t+2};\n\n\
             .extern .func (.param .b32 r) f(.param .b64 a, .param .align 8 .b8 b[16]);\n\n\
             .visible .entry k(.param .u64 q)\n.maxntid 64\n{\n    .reg .pred %p<3>;\n    .reg .b32 a;\n    .reg .b32 b;\n    \
-            .local .align 4 .b8 stack[8];\n    .loc 1 7 0\nL:\n    {\n        \
+            .local .align 4 .b8 stack[8];\n    .loc 1 7 3\nL:\n    {\n        \
             setp.lt.and.ftz.f32 %p1|%p2, 0f3F800000, b, !%p1;\n    }\n    @!%p1 ld.global.ca.v2.b32 {a, _}, [q+4];\n    \
             prmt.b32.rc8 a, a, -1, b;\n    bra.uni L;\n    ret;\n}\n";
         assert_eq!(printed, want);

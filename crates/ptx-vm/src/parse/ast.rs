@@ -156,6 +156,13 @@ pub(crate) struct Inst<'a> {
     pub(crate) operands: Vec<Operand<'a>>,
 }
 
+/// `.loc`: file number, line and column, and those of the call that was inlined.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loc {
+    pub(crate) place: [u32; 3],
+    pub(crate) inlined_at: Option<[u32; 3]>,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Stmt<'a> {
     Open,
@@ -165,8 +172,7 @@ pub(crate) enum Stmt<'a> {
     Var(Var<'a>),
     Label(&'a str, u32),
     Inst(Inst<'a>),
-    /// `.loc file line`.
-    Loc(u32, u32),
+    Loc(Loc),
     /// `name: .branchtargets a, b;`
     Targets(&'a str, Vec<&'a str>),
 }

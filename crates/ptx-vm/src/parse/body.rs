@@ -33,8 +33,8 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
                 ".global" => p.variables(Space::Global, "", &mut vars)?,
                 ".const" => p.variables(Space::Const, "", &mut vars)?,
                 ".loc" => {
-                    let (file, line) = (p.int()? as u32, p.int()? as u32);
-                    p.int()?;
+                    let place = [p.int()? as u32, p.int()? as u32, p.int()? as u32];
+                    let mut inlined_at = None;
                     // `.loc 1 5 3, function_name $L__info_string0, inlined_at 1 7 9`
                     while p.eat(b',') {
                         match p.word()? {
@@ -44,15 +44,11 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
                                     p.int()?;
                                 }
                             }
-                            "inlined_at" => {
-                                p.int()?;
-                                p.int()?;
-                                p.int()?;
-                            }
+                            "inlined_at" => inlined_at = Some([p.int()? as u32, p.int()? as u32, p.int()? as u32]),
                             _ => {}
                         }
                     }
-                    out.push(Stmt::Loc(file, line));
+                    out.push(Stmt::Loc(Loc { place, inlined_at }));
                 }
                 ".pragma" => p.skip_to_semicolon(),
                 _ => return p.error(token, "unknown directive in a function body"),

@@ -66,9 +66,6 @@ pub(crate) fn fma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         (2, true) => l.tri::<Ftz<FmaF32<2>>>(f)?,
         (_, true) => l.tri::<Ftz<FmaF32<3>>>(f)?,
     }
-    if let Some(raw) = l.raw.last_mut() {
-        raw.meta.flops = 2;
-    }
     let d = l.dst(&f.ops[0], Ty::F32)?;
     l.saturate(f, d)
 }

@@ -34,10 +34,9 @@ pub(crate) struct Target {
 pub(crate) fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space) -> R<Target> {
     let (addr, offset, symbol) = l.address(operand, space == Space::Shared)?;
     let (space, offset) = match (space, symbol) {
-        // `.param` variables of calls live in local memory.
-        (Space::Param, Some(Space::Local)) | (Space::Local, _) => {
-            (Space::Local, offset.wrapping_add(LOCAL_WINDOW as i64))
-        }
+        // `.param` variables of calls live in local memory here; on the hardware they would be registers.
+        (Space::Param, Some(Space::Local)) => (Space::Param, offset.wrapping_add(LOCAL_WINDOW as i64)),
+        (Space::Local, _) => (Space::Local, offset.wrapping_add(LOCAL_WINDOW as i64)),
         (Space::Param, _) => (Space::Param, offset.wrapping_add(PARAM_WINDOW as i64)),
         (Space::Generic, Some(Space::Shared)) => (Space::Generic, offset.wrapping_add(SHARED_WINDOW as i64)),
         (Space::Generic, Some(Space::Local)) => (Space::Generic, offset.wrapping_add(LOCAL_WINDOW as i64)),

@@ -109,8 +109,7 @@ impl<'a> Lower<'a> {
         let a = self.src(&f.ops[1], Ty::F32)?;
         let b = self.src(&f.ops[2], Ty::F32)?;
         let d = self.dst(&f.ops[0], Ty::F32)?;
-        let raw = self.push(if f.has("ftz") { flushed } else { plain }, [d, a, b, Val::None], 1, 0);
-        raw.meta.flops = 1;
+        self.push(if f.has("ftz") { flushed } else { plain }, [d, a, b, Val::None], 1, 0);
         self.saturate(f, d)
     }
     pub(crate) fn saturate(&mut self, f: &Form<'_, 'a>, d: Val) -> R {
