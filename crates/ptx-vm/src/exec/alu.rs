@@ -327,6 +327,10 @@ impl<T: Bits> Exec for Bfi<T> {
 }
 
 /// Addition or subtraction with carry: r = d, a, b, carry predicate; imm bit 0 = subtract, 1 = takes the carry, 2 = gives it.
+///
+/// A subtraction is `a + !b + carry`, and its carry out is 1 when there was *no* borrow. The manual speaks of borrow-in and borrow-out, which is
+/// the same within a chain of subtractions; but the compiler's own 128-bit division reads the flag of `subc.cc` with `addc`, and the assembler
+/// hands it the carry of the sum.
 pub(crate) struct Carry<T>(PhantomData<T>);
 impl<T: Bits> Exec for Carry<T> {
     const RARE: bool = true;
@@ -338,13 +342,19 @@ impl<T: Bits> Exec for Carry<T> {
             let [d, a, b, p] = (*op).r;
             let imm = (*op).imm;
             let (a, b) = (cx.get::<T>(a), cx.get::<T>(b));
-            let carry = if imm & 2 != 0 { cx.pred(p) } else { 0 };
-            let limit = if size_of::<T>() == 4 { 32 } else { 64 };
+            let (subtract, takes) = (imm & 1 != 0, imm & 2 != 0);
+            let carry = match (takes, subtract) {
+                (true, _) => cx.pred(p),
+                (false, true) => FULL,
+                _ => 0,
+            };
+            let limit = 8 * size_of::<T>() as u32;
+            let invert = if subtract { u64::MAX >> (64 - limit) } else { 0 };
             let mut out = [T::default(); WARP];
             let mut given = 0;
             for i in 0..WARP {
-                let (x, y, c) = (u128::from(a[i].bits()), u128::from(b[i].bits()), u128::from(carry >> i & 1));
-                let sum = if imm & 1 != 0 { x.wrapping_sub(y).wrapping_sub(c) } else { x + y + c };
+                let (x, y) = (u128::from(a[i].bits()), u128::from(b[i].bits() ^ invert));
+                let sum = x + y + u128::from(carry >> i & 1);
                 out[i] = T::from_bits(sum as u64);
                 given |= ((sum >> limit) as u32 & 1) << i;
             }
@@ -368,6 +378,25 @@ impl Exec for Lop3Any {
             let table = (*op).imm as u8;
             let (a, b, c) = (&*cx.at::<u32>(a), &*cx.at::<u32>(b), &*cx.at::<u32>(c));
             let out = lanes!(i => super::ops::lop3(table, a[i], b[i], c[i]));
+            cx.put(d, &out.0);
+            op.add(1)
+        }
+    }
+}
+
+/// Video instructions: list = d, a, b, c, four words that describe what is done.
+pub(crate) struct VideoOp;
+impl Exec for VideoOp {
+    const RARE: bool = true;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the list holds four operands of 32 bits and four literals.
+        unsafe {
+            let [d, a, b, c] = std::array::from_fn(|i| cx.list(op, i));
+            let video = crate::math::video::Video::from_words(std::array::from_fn(|i| cx.list(op, 4 + i)));
+            let (a, b, c) = (&*cx.at::<u32>(a), &*cx.at::<u32>(b), &*cx.at::<u32>(c));
+            let out = lanes!(i => video.eval(a[i], b[i], c[i]));
             cx.put(d, &out.0);
             op.add(1)
         }

@@ -256,7 +256,7 @@ impl<'a> Runner<'a> {
                 Special::Tid(_) | Special::WarpId => 0,
             }),
             ConstSource::Imm(v) => v,
-            ConstSource::LaneId | ConstSource::LaneMask(_) => 0,
+            ConstSource::Lane { .. } | ConstSource::LaneMask(_) => 0,
         }
     }
 

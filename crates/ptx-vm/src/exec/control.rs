@@ -217,13 +217,67 @@ impl Exec for Barrier {
     }
 }
 
-/// `shfl.sync`: list = d, a, b, c (all 32 bits), predicate (0: none), membermask; imm = 0 up, 1 down, 2 bfly, 3 idx.
+/// The next group of lanes that execute a `.sync` instruction together: those with the membermask of the first lane of `left` (with
+/// all lanes when the slot is the sink). Gives the lanes that take part and the lanes that get this result; none is a fault.
+#[inline(always)]
+unsafe fn together(cx: &mut Cx, op: *const Op, members: u32, left: u32, present: u32) -> Option<(u32, u32)> {
+    let (mask, group) = if members == super::alu::NO_SLOT {
+        (FULL, left)
+    } else {
+        // SAFETY: the operand is 32 bits wide.
+        let masks = unsafe { &*cx.at::<u32>(members) };
+        let mask = masks[(left.trailing_zeros() & 31) as usize];
+        let same = masks.iter().enumerate().fold(0, |bits, (i, m)| bits | u32::from(*m == mask) << i);
+        (mask, same & left)
+    };
+    if mask & cx.alive & !present != 0 {
+        absent(cx, op, mask, present);
+        return None;
+    }
+    Some((mask & present, group))
+}
+
+#[cold]
+#[inline(never)]
+fn absent(cx: &mut Cx, op: *const Op, mask: u32, present: u32) -> *const Op {
+    let missing = mask & cx.alive & !present;
+    let message =
+        format!("the membermask {mask:#010x} names lanes {missing:#010x} that have diverged and are not here");
+    cx.fault(op, FaultKind::Barrier, Some(present.trailing_zeros()), None, message)
+}
+
+/// Runs `body` for each group of lanes with one membermask, under its mask: `together` gives `set`, the lanes that take part.
+macro_rules! each_group {
+    ($cx:ident, $op:ident, $members:expr, $set:ident => $body:block) => {{
+        let present = $cx.mask;
+        let mut left = present;
+        while left != 0 {
+            let Some(($set, group)) = together($cx, $op, $members, left, present) else { return std::ptr::null() };
+            $cx.mask = group;
+            $body
+            left &= !group;
+        }
+        $cx.mask = present;
+        $op.add(1)
+    }};
+}
+
+/// `shfl.sync`: list = d, a, b, c (all 32 bits), predicate (0: none), membermask (or the sink: all); imm = 0 up, 1 down, 2 bfly, 3 idx.
 pub(crate) struct Shuffle<const MODE: u8>;
 impl<const MODE: u8> Exec for Shuffle<MODE> {
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds five operands of these widths.
         unsafe {
+            if cx.mask != FULL {
+                let members = cx.list(op, 5);
+                let masks = if members == super::alu::NO_SLOT { [FULL; WARP] } else { cx.get::<u32>(members) };
+                let mask =
+                    masks.iter().enumerate().fold(0, |bits, (i, m)| bits | if cx.mask >> i & 1 != 0 { *m } else { 0 });
+                if mask & cx.alive & !cx.mask != 0 {
+                    return absent(cx, op, mask, cx.mask);
+                }
+            }
             let a = cx.get::<u32>(cx.list(op, 1));
             let b = &*cx.at::<u32>(cx.list(op, 2));
             let c = &*cx.at::<u32>(cx.list(op, 3));
@@ -268,7 +322,7 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
     }
 }
 
-/// `vote`: r = destination (predicate or register), predicate; imm = 0 all, 1 any, 2 uni, 3 ballot, bit 8 = negated.
+/// `vote`: r = destination (predicate or register), predicate, membermask (or the sink); imm = 0 all, 1 any, 2 uni, 3 ballot, bit 8 = negated.
 pub(crate) struct Vote;
 impl Exec for Vote {
     const RARE: bool = true;
@@ -277,20 +331,24 @@ impl Exec for Vote {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operand kinds follow from the mode.
         unsafe {
-            let [d, p, ..] = (*op).r;
+            let [d, p, members, _] = (*op).r;
             let imm = (*op).imm;
-            let yes = (cx.pred(p) ^ if imm & 256 != 0 { FULL } else { 0 }) & cx.mask;
-            let truth = match imm & 255 {
-                0 => yes == cx.mask,
-                1 => yes != 0,
-                2 => yes == 0 || yes == cx.mask,
-                _ => {
-                    cx.put(d, &[yes; WARP]);
-                    return op.add(1);
+            let votes = cx.pred(p) ^ if imm & 256 != 0 { FULL } else { 0 };
+            each_group!(cx, op, members, set => {
+                let yes = votes & set;
+                let truth = match imm & 255 {
+                    0 => yes == set,
+                    1 => yes != 0,
+                    2 => yes == 0 || yes == set,
+                    _ => {
+                        cx.put(d, &[yes; WARP]);
+                        false
+                    }
+                };
+                if imm & 255 < 3 {
+                    cx.set_pred(d, if truth { FULL } else { 0 });
                 }
-            };
-            cx.set_pred(d, if truth { FULL } else { 0 });
-            op.add(1)
+            })
         }
     }
 }
@@ -311,7 +369,7 @@ impl Exec for ActiveMask {
     }
 }
 
-/// `elect.sync`: r = d (or the sink), predicate.
+/// `elect.sync`: r = d (or the sink), predicate, membermask (or the sink).
 pub(crate) struct Elect;
 impl Exec for Elect {
     const RARE: bool = true;
@@ -320,18 +378,19 @@ impl Exec for Elect {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operand kinds are fixed.
         unsafe {
-            let [d, p, ..] = (*op).r;
-            let leader = cx.mask.trailing_zeros();
-            if d != super::alu::NO_SLOT {
-                cx.put(d, &[leader; WARP]);
-            }
-            cx.set_pred(p, 1 << leader);
-            op.add(1)
+            let [d, p, members, _] = (*op).r;
+            each_group!(cx, op, members, set => {
+                let leader = set.trailing_zeros() & 31;
+                if d != super::alu::NO_SLOT {
+                    cx.put(d, &[leader; WARP]);
+                }
+                cx.set_pred(p, 1 << leader);
+            })
         }
     }
 }
 
-/// `match.any` / `match.all`: r = d, a, predicate (0: none); imm bit 0 = all, bit 1 = 64-bit.
+/// `match.any` / `match.all`: r = d, a, predicate (0: none), membermask (or the sink); imm bit 0 = all, bit 1 = 64-bit.
 pub(crate) struct Match;
 impl Exec for Match {
     const RARE: bool = true;
@@ -340,30 +399,31 @@ impl Exec for Match {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: widths follow from imm.
         unsafe {
-            let [d, a, p, _] = (*op).r;
+            let [d, a, p, members] = (*op).r;
             let wide = (*op).imm & 2 != 0;
             let values: L<u64> = if wide { cx.get::<u64>(a) } else { cx.get::<u32>(a).map(u64::from) };
-            let mut out = [0u32; WARP];
-            for i in 0..WARP {
-                for j in 0..WARP {
-                    out[i] |= u32::from(values[i] == values[j] && cx.mask >> j & 1 != 0) << j;
+            each_group!(cx, op, members, set => {
+                let mut out = [0u32; WARP];
+                for i in 0..WARP {
+                    for j in 0..WARP {
+                        out[i] |= u32::from(values[i] == values[j] && set >> j & 1 != 0) << j;
+                    }
                 }
-            }
-            if (*op).imm & 1 != 0 {
-                let lane = (cx.mask.trailing_zeros() & 31) as usize;
-                let all = out[lane] == cx.mask;
-                out = [if all { cx.mask } else { 0 }; WARP];
-                if p != 0 {
-                    cx.set_pred(p, if all { FULL } else { 0 });
+                if (*op).imm & 1 != 0 {
+                    let lane = (set.trailing_zeros() & 31) as usize;
+                    let all = out[lane] == set;
+                    out = [if all { set } else { 0 }; WARP];
+                    if p != 0 {
+                        cx.set_pred(p, if all { FULL } else { 0 });
+                    }
                 }
-            }
-            cx.put(d, &out);
-            op.add(1)
+                cx.put(d, &out);
+            })
         }
     }
 }
 
-/// `redux.sync`: r = d, a; imm = 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor; bit 8 = signed.
+/// `redux.sync`: r = d, a, membermask (or the sink); imm = 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor; bit 8 = signed.
 pub(crate) struct Redux;
 impl Exec for Redux {
     const RARE: bool = true;
@@ -372,11 +432,11 @@ impl Exec for Redux {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands are 32 bits wide.
         unsafe {
-            let [d, a, ..] = (*op).r;
+            let [d, a, members, _] = (*op).r;
             let a = cx.get::<u32>(a);
-            let mask = cx.mask;
-            let active = (0..WARP).filter(|i| mask >> i & 1 != 0).map(|i| a[i]);
             let imm = (*op).imm;
+            each_group!(cx, op, members, set => {
+            let active = (0..WARP).filter(|i| set >> i & 1 != 0).map(|i| a[i]);
             let value = match (imm & 255, imm & 256 != 0) {
                 (0, _) => active.fold(0, u32::wrapping_add),
                 (1, false) => active.min().unwrap_or(0),
@@ -388,7 +448,7 @@ impl Exec for Redux {
                 _ => active.fold(0, |s, v| s ^ v),
             };
             cx.put(d, &[value; WARP]);
-            op.add(1)
+            })
         }
     }
 }

@@ -565,6 +565,15 @@ un! {
     SatHalf(a: u16) -> u16 = math::f16::sat::<math::f16::F16>(a);
     SatHalf2(a: u32) -> u32 = halves1(a, math::f16::sat::<math::f16::F16>);
 }
+un! { @rare
+    // `wmma` with `.satfinite`: infinities become the greatest numbers, NaN becomes +0.
+    FiniteOrZeroF32(a: f32) -> f32 = if a.is_nan() { 0.0 } else { a.clamp(f32::MIN, f32::MAX) };
+    FiniteHalf2(a: u32) -> u32 = halves1(a, |h| match h & 0x7fff {
+        0x7c00 => h - 1,
+        m if m > 0x7c00 => 0,
+        _ => h,
+    });
+}
 
 // ---- comparisons ----------------------------------------------------------------------------------------------------
 

@@ -352,7 +352,9 @@ fn pool(l: &Lower<'_>, code: &[Raw], slots: &mut [u32]) -> (Vec<u8>, LaunchConst
         slots[i] = at as u32 | CONST_BIT;
         let lanes: Option<[u64; WARP]> = match source {
             ConstSource::Imm(v) => Some([*v; WARP]),
-            ConstSource::LaneId => Some(std::array::from_fn(|lane| lane as u64)),
+            ConstSource::Lane { group, thread } => Some(std::array::from_fn(|lane| {
+                lane as u64 / 4 * u64::from(*group) + lane as u64 % 4 * u64::from(*thread)
+            })),
             ConstSource::LaneMask(kind) => Some(std::array::from_fn(|lane| {
                 let bit = 1u32 << lane;
                 u64::from(match kind {

@@ -107,10 +107,33 @@ static TABLE: &[Row] = rows! {
         "dp2a" "lo|hi!", "u32|s32,u32|s32", "d,a,b,c", "c + products of two halves of a and two bytes of b" => int::dp2a;
         "add" "cc!", WIDE, "d,a,b", "a + b, gives carry" => carry::add;
         "addc" "cc", WIDE, "d,a,b", "a + b + carry" => carry::addc;
-        "sub" "cc!", WIDE, "d,a,b", "a - b, gives borrow" => carry::sub;
-        "subc" "cc", WIDE, "d,a,b", "a - b - borrow" => carry::subc;
+        "sub" "cc!", WIDE, "d,a,b", "a - b, gives carry: no borrow" => carry::sub;
+        "subc" "cc", WIDE, "d,a,b", "a - b - 1 + carry" => carry::subc;
         "mad" "lo|hi! cc!", WIDE, "d,a,b,c", "half of a * b + c, gives carry" => carry::mad;
         "madc" "lo|hi! cc", WIDE, "d,a,b,c", "half of a * b + c + carry" => carry::mad;
+        "vadd" "type sat add|min|max", "u32|s32,u32|s32,u32|s32", "d,a,b{,c}", "a + b of parts, combined with or merged into c" => video::emit;
+        "vsub" "type sat add|min|max", "u32|s32,u32|s32,u32|s32", "d,a,b{,c}", "a - b of parts, combined with or merged into c" => video::emit;
+        "vabsdiff" "type sat add|min|max", "u32|s32,u32|s32,u32|s32", "d,a,b{,c}", "|a - b| of parts, combined with or merged into c" => video::emit;
+        "vmin" "type sat add|min|max", "u32|s32,u32|s32,u32|s32", "d,a,b{,c}", "the smaller of parts, combined with or merged into c" => video::emit;
+        "vmax" "type sat add|min|max", "u32|s32,u32|s32,u32|s32", "d,a,b{,c}", "the greater of parts, combined with or merged into c" => video::emit;
+        "vshl" "type sat clamp|wrap! add|min|max", "u32|s32,u32|s32,u32", "d,a,b{,c}", "a part shifted, combined with or merged into c" => video::emit;
+        "vshr" "type sat clamp|wrap! add|min|max", "u32|s32,u32|s32,u32", "d,a,b{,c}", "a part shifted, combined with or merged into c" => video::emit;
+        "vmad" "type po sat shr7|shr15", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "a * b + c of parts, shifted" => video::emit;
+        "vset" "type eq|ne|lt|le|gt|ge! add|min|max", "u32|s32,u32|s32", "d,a,b{,c}", "1 where parts compare, combined with or merged into c" => video::emit;
+        "vadd2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vsub2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vavrg2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vabsdiff2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vmin2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vmax2" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "halves of a and b, merged into or added to c" => video::emit;
+        "vset2" "type eq|ne|lt|le|gt|ge! add", "u32|s32,u32|s32", "d,a,b,c", "halves compared, merged into or added to c" => video::emit;
+        "vadd4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vsub4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vavrg4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vabsdiff4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vmin4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vmax4" "type sat|add", "u32|s32,u32|s32,u32|s32", "d,a,b,c", "bytes of a and b, merged into or added to c" => video::emit;
+        "vset4" "type eq|ne|lt|le|gt|ge! add", "u32|s32,u32|s32", "d,a,b,c", "bytes compared, merged into or added to c" => video::emit;
     }
     Logic {
         "and" "", "b16|b32|b64|pred", "d,a,b", "a & b" => logic::and;
@@ -316,14 +339,28 @@ static TABLE: &[Row] = rows! {
         "movmatrix" "sync! aligned! m8n8! trans!", "b16", "d,a", "an 8x8 matrix transposed" => matrix::movmatrix;
     }
     Tensor {
-        "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,f16,f16,f32", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f16,f16,f16,f16", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,bf16,bf16,f32", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m16n8k8|m16n8k4! row! col!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m8n8k4! row! col!", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f32,e4m3|e5m2,e4m3|e5m2,f32", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f16,e4m3|e5m2,e4m3|e5m2,f16", "d,a,b,c", "a * b + c" => matrix::mma;
-        "mma" "sync! aligned! m8n8k16|m16n8k16|m16n8k32! row! col! satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => matrix::mma;
+        "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f16|f32,f16,f16,f16|f32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,bf16,bf16,f32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m16n8k8|m16n8k4! row! col!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m8n8k4|m16n8k4|m16n8k8|m16n8k16! row! col! rn", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m8n8k16|m16n8k16|m16n8k32! row! col! satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f32,e4m3|e5m2,e4m3|e5m2,f32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m16n8k32|m16n8k16! row! col!", "f16,e4m3|e5m2,e4m3|e5m2,f16", "d,a,b,c", "a * b + c" => tensor::mma;
+        "wmma" "load! a|b! sync! aligned! row|col! m16n16k16|m32n8k16|m8n32k16! global|shared|shared::cta", "f16|bf16|s8|u8", "d,[a]{,b}", "a fragment of a matrix with b elements from row to row" => tensor::wmma_load;
+        "wmma" "load! c! sync! aligned! row|col! m16n16k16|m32n8k16|m8n32k16! global|shared|shared::cta", "f16|f32|s32", "d,[a]{,b}", "a fragment of an accumulator" => tensor::wmma_load;
+        "wmma" "store! d! sync! aligned! row|col! m16n16k16|m32n8k16|m8n32k16! global|shared|shared::cta", "f16|f32|s32", "[a],b{,c}", "stores a fragment of an accumulator" => tensor::wmma_store;
+        "wmma" "load! a|b! sync! aligned! row|col! m16n16k8! global|shared|shared::cta", "tf32", "d,[a]{,b}", "a fragment of a matrix with b elements from row to row" => tensor::wmma_load;
+        "wmma" "load! c! sync! aligned! row|col! m16n16k8! global|shared|shared::cta", "f32", "d,[a]{,b}", "a fragment of an accumulator" => tensor::wmma_load;
+        "wmma" "store! d! sync! aligned! row|col! m16n16k8! global|shared|shared::cta", "f32", "[a],b{,c}", "stores a fragment of an accumulator" => tensor::wmma_store;
+        "wmma" "load! a|b! sync! aligned! row|col! m8n8k4! global|shared|shared::cta", "f64", "d,[a]{,b}", "a fragment of a matrix with b elements from row to row" => tensor::wmma_load;
+        "wmma" "load! c! sync! aligned! row|col! m8n8k4! global|shared|shared::cta", "f64", "d,[a]{,b}", "a fragment of an accumulator" => tensor::wmma_load;
+        "wmma" "store! d! sync! aligned! row|col! m8n8k4! global|shared|shared::cta", "f64", "[a],b{,c}", "stores a fragment of an accumulator" => tensor::wmma_store;
+        "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16! type satfinite", "f16|f32,f16|f32", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
+        "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16! type satfinite", "f16|f32,f16,f16,f16|f32", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
+        "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16!", "f32,bf16,bf16,f32", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
+        "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16! type satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
+        "wmma" "mma! sync! aligned! row|col! row|col! m16n16k8!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
+        "wmma" "mma! sync! aligned! row|col! row|col! m8n8k4! rn", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => tensor::wmma_mma;
     }
 };
 
@@ -422,13 +459,39 @@ fn index() -> &'static HashMap<&'static str, Vec<Pattern>> {
     })
 }
 
+/// The feature an instruction belongs to, if it is one that is left out as a whole.
+fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
+    let any = |list: &[&str]| parts.iter().any(|p| list.contains(p));
+    Some(match name {
+        "wgmma" => "warpgroup matrix instructions (wgmma) are",
+        "tcgen05" => "tensor memory instructions (tcgen05) are",
+        "setmaxnreg" => "register reallocation (setmaxnreg) is",
+        "tensormap" => "tensor maps (tensormap) are",
+        "cp" if any(&["tensor"]) => "tensor maps (cp.async.bulk.tensor) are",
+        "prefetch" if any(&["tensormap"]) => "tensor maps (prefetch.tensormap) are",
+        "fence" if any(&["tensormap::generic"]) => "tensor maps (fence.proxy.tensormap) are",
+        "mapa" | "getctarank" | "clusterlaunchcontrol" => "thread block clusters are",
+        "barrier" if any(&["cluster"]) => "thread block clusters (barrier.cluster) are",
+        "multimem" => "multicast memory (multimem) is",
+        "tex" | "tld4" | "txq" | "suld" | "sust" | "sured" | "suq" | "istypep" => "textures and surfaces are",
+        "mma" if any(&["sp", "sp::ordered_metadata"]) => "sparse mma (mma.sp) is",
+        "mma" if any(&["block_scale"]) => "block-scaled mma is",
+        "mma" | "wmma" if any(&["s4", "u4"]) => "4-bit integer mma is",
+        "mma" | "wmma" if any(&["b1"]) => "single-bit mma is",
+        "mma" if any(&["kind::f8f6f4", "e3m2", "e2m3", "e2m1"]) => "4-, 6- and 8-bit floating-point mma is",
+        _ if any(&["shared::cluster"]) => "shared memory of other blocks of a cluster (.shared::cluster) is",
+        _ => return None,
+    })
+}
+
 /// The row an instruction belongs to; the error says why it belongs to none.
 fn find<'a>(inst: &Inst<'a>) -> Result<(&'static Pattern, Match<'a>), String> {
     let mut parts = inst.opcode.split('.');
     let name = parts.next().unwrap_or("");
     let parts: Vec<&str> = parts.collect();
+    let unsupported = |what| format!("{what} not supported");
     let Some(patterns) = index().get(name) else {
-        return Err(format!("unknown instruction `{name}`"));
+        return Err(missing(name, &parts).map_or_else(|| format!("unknown instruction `{name}`"), unsupported));
     };
     // Of all rows, the one that came furthest says best what is missing.
     let mut why = None;
@@ -439,7 +502,8 @@ fn find<'a>(inst: &Inst<'a>) -> Result<(&'static Pattern, Match<'a>), String> {
             Err(_) => {}
         }
     }
-    Err(format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text)))
+    let form = || format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text));
+    Err(missing(name, &parts).map_or_else(form, unsupported))
 }
 
 /// The opcode of an instruction with its modifiers in the manual's order; none when the table does not have it.

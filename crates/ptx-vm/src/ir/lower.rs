@@ -440,7 +440,7 @@ impl<'a> Lower<'a> {
             "%ntid" => s(Special::Ntid(axis)),
             "%ctaid" => s(Special::Ctaid(axis)),
             "%nctaid" => s(Special::Nctaid(axis)),
-            "%laneid" => ConstSource::LaneId,
+            "%laneid" => ConstSource::Lane { group: 4, thread: 1 },
             "%warpid" => s(Special::WarpId),
             "%nwarpid" => s(Special::NWarpId),
             "%lanemask_eq" => ConstSource::LaneMask(0),
@@ -452,6 +452,10 @@ impl<'a> Lower<'a> {
             "%total_smem_size" | "%aggr_smem_size" => s(Special::TotalShared),
             "%smid" | "%gridid" | "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0),
             "%nsmid" | "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1),
+            // Set up by the driver for launches of kinds there are none of here.
+            _ if stem.starts_with("%envreg") => ConstSource::Imm(0),
+            // What the system keeps in shared memory lies outside it: an access is out of bounds.
+            _ if stem.starts_with("%reserved_smem_offset_") => ConstSource::Imm(0x00f0_0000),
             _ => return None,
         };
         Some((if stem == "%gridid" { Where::W64 } else { Where::W32 }, source))

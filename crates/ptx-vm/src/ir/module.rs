@@ -61,8 +61,11 @@ pub(crate) enum Special {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ConstSource {
     Imm(u64),
-    /// Lane number, times `a`, as a bit operation; see [`crate::exec`].
-    LaneId,
+    /// Lane `4 g + t` gives `g * group + t * thread`; the lane number itself is 4, 1.
+    Lane {
+        group: u32,
+        thread: u32,
+    },
     /// `%lanemask_*`: 0 eq, 1 le, 2 lt, 3 ge, 4 gt.
     LaneMask(u8),
     /// Bytes of the parameter block at an offset, read as a type.

@@ -29,6 +29,7 @@ impl Display for Operand<'_> {
             Operand::List(items) => list(f, '(', items, ')'),
             Operand::Pair(a, b) => write!(f, "{a}|{b}"),
             Operand::Not(name) => write!(f, "!{name}"),
+            Operand::Negated(name) => write!(f, "-{name}"),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod mma;
 mod soft;
 pub mod special;
+pub mod video;
 
 #[cfg(test)]
 mod testing;

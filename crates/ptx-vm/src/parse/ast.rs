@@ -141,6 +141,8 @@ pub(crate) enum Operand<'a> {
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
     /// `!p`.
     Not(&'a str),
+    /// `-r`, as `vmad` takes it.
+    Negated(&'a str),
     /// `(a, b)` of a call.
     List(Vec<Operand<'a>>),
 }

@@ -163,6 +163,7 @@ fn operand<'a>(p: &mut Parser<'a>, depth: usize) -> Result<Operand<'a>> {
                     Some(Operand::Int(v)) => Operand::Int(-v),
                     Some(Operand::F32(v)) => Operand::F32(v ^ 1 << 31),
                     Some(Operand::F64(v)) => Operand::F64(v ^ 1 << 63),
+                    None => Operand::Negated(w),
                     _ => return p.error(token, "expected a number"),
                 },
                 _ => return p.error(token, "expected a number"),

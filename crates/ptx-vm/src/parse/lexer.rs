@@ -82,6 +82,8 @@ impl<'a> Lexer<'a> {
             Some(&b) if is_word(b) => {
                 loop {
                     match bytes.get(self.at) {
+                        // `.reg.b32` is two directives; an opcode keeps its modifiers.
+                        Some(b'.') if b == b'.' && self.at > start => break,
                         Some(&b) if is_word(b) => self.at += 1,
                         // `L1::evict_last`: a doubled colon belongs to the word, a single one ends a label.
                         Some(b':') if bytes.get(self.at + 1) == Some(&b':') => self.at += 2,

@@ -25,6 +25,7 @@ pub(crate) fn space(f: &Form<'_, '_>) -> Space {
 }
 
 /// Where an access goes, and the handler family that serves it: shared memory by itself, global (and constant) by itself, all else generic.
+#[derive(Clone, Copy)]
 pub(crate) struct Target {
     pub(crate) addr: Val,
     pub(crate) offset: i64,
@@ -48,7 +49,7 @@ pub(crate) fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space)
 
 macro_rules! access_handlers {
     ($name:ident, $op:ident) => {
-        fn $name(space: Space, bytes: usize, lanes: usize) -> Option<Handler> {
+        pub(crate) fn $name(space: Space, bytes: usize, lanes: usize) -> Option<Handler> {
             fn by<P: mem::Place>(bytes: usize, lanes: usize) -> Option<Handler> {
                 Some(match (bytes, lanes) {
                     (1, 1) => handler::<mem::$op<P, u8, 1>>(),
@@ -191,7 +192,15 @@ pub(crate) fn access(kind: AccessKind, t: &Target, bytes: u32) -> Access {
     Access { kind, space: t.space, bytes, lanes: 1, addr: 0, wide, offset: t.offset, order: 0 }
 }
 
-fn push_access(l: &mut Lower<'_>, run: Handler, regs: Vec<Val>, t: &Target, lanes: usize, load: bool, access: Access) {
+pub(crate) fn push_access(
+    l: &mut Lower<'_>,
+    run: Handler,
+    regs: Vec<Val>,
+    t: &Target,
+    lanes: usize,
+    load: bool,
+    access: Access,
+) {
     let defs = if load { regs.len() } else { 0 };
     let mut r = [Val::None, Val::None, Val::None, t.addr];
     let raw = if lanes <= 2 {

@@ -14,6 +14,8 @@ pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod moves;
 pub(crate) mod special;
+pub(crate) mod tensor;
+pub(crate) mod video;
 pub(crate) mod warp;
 
 use super::lower::{Access, AccessKind, Form, Lower, R, Val};

@@ -5,6 +5,15 @@ use crate::exec::control;
 use crate::exec::op::handler;
 use crate::parse::{Operand, Ty};
 
+/// The membermask of a `.sync` instruction; the sink when it is the constant of all lanes.
+fn membermask<'a>(l: &mut Lower<'a>, operand: Option<&Operand<'a>>) -> R<Val> {
+    match operand {
+        None => Ok(Val::None),
+        Some(Operand::Int(n)) if *n as u32 == u32::MAX => Ok(Val::None),
+        Some(operand) => l.src(operand, Ty::U32),
+    }
+}
+
 pub(crate) fn shfl<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (d, p) = match &f.ops[0] {
         Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.pred(p)?.0),
@@ -22,16 +31,18 @@ pub(crate) fn shfl<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         handler::<control::Shuffle<3>>()
     };
-    l.push_list(run, vec![d, a, b, c, p], 1, 0);
+    let members = membermask(l, f.ops.get(4))?;
+    l.push_list(run, vec![d, a, b, c, p, members], 1, 0);
     Ok(())
 }
 
 pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (p, negated) = l.pred(&f.ops[1])?;
     let negated = i64::from(negated) << 8;
+    let members = membermask(l, f.ops.get(2))?;
     if f.has("ballot") {
         let d = l.dst(&f.ops[0], Ty::B32)?;
-        l.op::<control::Vote>(d, &[p], 3 | negated);
+        l.op::<control::Vote>(d, &[p, members], 3 | negated);
     } else {
         let (d, _) = l.pred(&f.ops[0])?;
         let how = if f.has("all") {
@@ -41,7 +52,7 @@ pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         } else {
             2
         };
-        l.push(handler::<control::Vote>(), [d, p, Val::None, Val::None], 0, how | negated);
+        l.push(handler::<control::Vote>(), [d, p, members, Val::None], 0, how | negated);
     }
     l.impure();
     Ok(())
@@ -51,7 +62,8 @@ pub(crate) fn elect<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Operand::Pair(d, p) = &f.ops[0] else { return l.error("two destinations expected: d|p") };
     let d = if matches!(**d, Operand::Name("_")) { Val::None } else { l.dst(d, Ty::B32)? };
     let (p, _) = l.pred(p)?;
-    l.push(handler::<control::Elect>(), [d, p, Val::None, Val::None], 1, 0);
+    let members = membermask(l, f.ops.get(1))?;
+    l.push(handler::<control::Elect>(), [d, p, members, Val::None], 1, 0);
     l.impure();
     Ok(())
 }
@@ -63,7 +75,8 @@ pub(crate) fn matching<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     };
     let a = l.src(&f.ops[1], f.ty())?;
     let imm = i64::from(f.has("all")) | i64::from(f.ty() == Ty::B64) << 1;
-    l.push(handler::<control::Match>(), [d, a, p, Val::None], 1, imm);
+    let members = membermask(l, f.ops.get(2))?;
+    l.push(handler::<control::Match>(), [d, a, p, members], 1, imm);
     l.impure();
     Ok(())
 }
@@ -72,7 +85,8 @@ pub(crate) fn redux<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let d = l.dst(&f.ops[0], Ty::B32)?;
     let a = l.src(&f.ops[1], Ty::B32)?;
     let how = ["add", "min", "max", "and", "or", "xor"].iter().position(|m| f.has(m)).unwrap_or(0) as i64;
-    l.op::<control::Redux>(d, &[a], how | i64::from(f.ty() == Ty::S32) << 8);
+    let members = membermask(l, f.ops.get(2))?;
+    l.op::<control::Redux>(d, &[a, members], how | i64::from(f.ty() == Ty::S32) << 8);
     l.impure();
     Ok(())
 }
