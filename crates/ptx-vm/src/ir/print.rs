@@ -129,7 +129,10 @@ impl Display for Stmt<'_> {
             Stmt::Var(var) => var.fmt(f),
             Stmt::Label(name, _) => write!(f, "{name}:"),
             Stmt::Inst(inst) => inst.fmt(f),
-            Stmt::Loc(Loc { place: [file, line, column], .. }) => write!(f, ".loc {file} {line} {column}"),
+            Stmt::Loc(Loc { place: [file, line, column], inlined_at }) => {
+                write!(f, ".loc {file} {line} {column}")?;
+                inlined_at.map_or(Ok(()), |[file, line, column]| write!(f, ", inlined_at {file} {line} {column}"))
+            }
             Stmt::Targets(name, targets) => write!(f, "{name}: .branchtargets {};", Separated(targets, ", ")),
         }
     }
