@@ -264,6 +264,7 @@ tri! { @rare
     Slct32(a: u32, b: u32, c: i32) -> u32 = if c >= 0 { a } else { b };
     Slct64(a: u64, b: u64, c: i32) -> u64 = if c >= 0 { a } else { b };
     Slct16(a: u16, b: u16, c: i32) -> u16 = if c >= 0 { a } else { b };
+    SlctF16(a: u16, b: u16, c: f32) -> u16 = if c >= 0.0 { a } else { b };
     SlctF32(a: u32, b: u32, c: f32) -> u32 = if c >= 0.0 { a } else { b };
     SlctF64(a: u64, b: u64, c: f32) -> u64 = if c >= 0.0 { a } else { b };
     Fns(a: u32, b: u32, c: u32) -> u32 = math::int::fns(a, b, c);
@@ -467,6 +468,32 @@ impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half2<O, B> {
     #[inline(always)]
     fn f(a: u32, b: u32) -> u32 {
         halves2(a, b, <Half<O, B> as Bin>::f)
+    }
+}
+
+/// `.xorsign.abs` of halves: an operation on the magnitudes, then the product of the signs. On bits, because widening drops the sign of NaN.
+pub(crate) struct HalfXor<O, const B: bool>(std::marker::PhantomData<O>);
+/// The same on both halves of a register.
+pub(crate) struct HalfXor2<O, const B: bool>(std::marker::PhantomData<O>);
+impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for HalfXor<O, B> {
+    const RARE: bool = true;
+    type A = u16;
+    type B = u16;
+    type D = u16;
+    #[inline(always)]
+    fn f(a: u16, b: u16) -> u16 {
+        let magnitude = <Half<O, B> as Bin>::f(a & 0x7fff, b & 0x7fff);
+        if magnitude > if B { 0x7f80 } else { 0x7c00 } { magnitude } else { magnitude | (a ^ b) & 0x8000 }
+    }
+}
+impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for HalfXor2<O, B> {
+    const RARE: bool = true;
+    type A = u32;
+    type B = u32;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: u32, b: u32) -> u32 {
+        halves2(a, b, <HalfXor<O, B> as Bin>::f)
     }
 }
 

@@ -181,15 +181,24 @@ static TABLE: &[Row] = rows! {
         "rsqrt" "approx! ftz!", "f64", "d,a", "1 / sqrt(a), upper word only" => |l, f| l.un::<RsqrtFtzF64>(f);
     }
     Half {
-        "add" "rn ftz sat", HALF, "d,a,b", "a + b" => |l, f| l.half_bin::<AddF32<0>>(f);
-        "sub" "rn ftz sat", HALF, "d,a,b", "a - b" => |l, f| l.half_bin::<SubF32<0>>(f);
-        "mul" "rn ftz sat", HALF, "d,a,b", "a * b" => |l, f| l.half_bin::<MulF32<0>>(f);
-        "fma" "rn! ftz sat relu", HALF, "d,a,b,c", "a * b + c rounded once; relu makes negatives 0" => half::fma;
-        "min" "ftz NaN xorsign abs", HALF, "d,a,b", "the smaller" => half::min;
-        "max" "ftz NaN xorsign abs", HALF, "d,a,b", "the greater" => half::max;
-        "abs" "ftz", HALF, "d,a", "|a|" => half::abs;
-        "neg" "ftz", HALF, "d,a", "-a" => half::neg;
-        "ex2" "approx! ftz", HALF, "d,a", "2 to the a" => half::ex2;
+        "add" "rn ftz sat", "f16|f16x2", "d,a,b", "a + b" => |l, f| l.half_bin::<AddF32<0>>(f);
+        "sub" "rn ftz sat", "f16|f16x2", "d,a,b", "a - b" => |l, f| l.half_bin::<SubF32<0>>(f);
+        "mul" "rn ftz sat", "f16|f16x2", "d,a,b", "a * b" => |l, f| l.half_bin::<MulF32<0>>(f);
+        "add" "rn", "bf16|bf16x2", "d,a,b", "a + b" => |l, f| l.half_bin::<AddF32<0>>(f);
+        "sub" "rn", "bf16|bf16x2", "d,a,b", "a - b" => |l, f| l.half_bin::<SubF32<0>>(f);
+        "mul" "rn", "bf16|bf16x2", "d,a,b", "a * b" => |l, f| l.half_bin::<MulF32<0>>(f);
+        "fma" "rn! ftz sat|relu", "f16|f16x2", "d,a,b,c", "a * b + c rounded once; relu makes negatives 0" => half::fma;
+        "fma" "rn! relu", "bf16|bf16x2", "d,a,b,c", "a * b + c rounded once; relu makes negatives 0" => half::fma;
+        "min" "ftz NaN xorsign abs", "f16|f16x2", "d,a,b", "the smaller" => half::min;
+        "max" "ftz NaN xorsign abs", "f16|f16x2", "d,a,b", "the greater" => half::max;
+        "min" "NaN xorsign abs", "bf16|bf16x2", "d,a,b", "the smaller" => half::min;
+        "max" "NaN xorsign abs", "bf16|bf16x2", "d,a,b", "the greater" => half::max;
+        "abs" "ftz", "f16|f16x2", "d,a", "|a|" => half::abs;
+        "neg" "ftz", "f16|f16x2", "d,a", "-a" => half::neg;
+        "abs" "", "bf16|bf16x2", "d,a", "|a|" => half::abs;
+        "neg" "", "bf16|bf16x2", "d,a", "-a" => half::neg;
+        "ex2" "approx!", "f16|f16x2", "d,a", "2 to the a" => |l, f| l.half_un::<Ex2F32>(f);
+        "ex2" "approx! ftz!", "bf16|bf16x2", "d,a", "2 to the a" => |l, f| l.half_un::<Ftz<Ex2F32>>(f);
         "tanh" "approx!", HALF, "d,a", "hyperbolic tangent" => |l, f| l.half_un::<TanhF32>(f);
     }
     Special {
@@ -212,25 +221,33 @@ static TABLE: &[Row] = rows! {
         "set" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "f16x2|u32|s32,f16x2", "d,a,b{,c}", "all ones or 1.0 by halves" => compare::set_half2;
         "set" "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan! and|or|xor ftz", "bf16x2|u32|s32,bf16x2", "d,a,b{,c}", "all ones or 1.0 by halves" => compare::set_half2;
         "selp" "", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a,b,p", "p ? a : b" => compare::selp;
-        "slct" "ftz", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64,s32|f32", "d,a,b,c", "c >= 0 ? a : b" => compare::slct;
+        "slct" "", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64,s32", "d,a,b,c", "c >= 0 ? a : b" => compare::slct;
+        "slct" "ftz", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64,f32", "d,a,b,c", "c >= 0 ? a : b" => compare::slct;
     }
     Move {
-        "mov" "", "pred|b16|b32|b64|b128|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a", "a; {..} packs or unpacks; the address of a symbol" => moves::mov;
+        "mov" "", "pred|b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a", "a; {..} packs or unpacks; the address of a symbol" => moves::mov;
         "cvta" "to global|shared|local|const|param|shared::cta!", "u32|u64", "d,a", "generic address of a, or with to the reverse" => moves::cvta;
         "isspacep" "global|shared|local|const|param|shared::cta!", "", "p,a", "whether generic address a is in the space" => moves::isspacep;
     }
     Convert {
         "cvt" "sat", CVT_INT_INT, "d,a", "a extended or cut; sat clamps" => convert::cvt;
-        "cvt" "rni|rzi|rmi|rpi! ftz sat", "u8|u16|u32|u64|s8|s16|s32|s64,f16|bf16|f32|f64", "d,a", "a rounded to an integer and clamped" => convert::cvt;
-        "cvt" "rn|rz|rm|rp! ftz sat", "f16|bf16|f32|f64,u8|u16|u32|u64|s8|s16|s32|s64", "d,a", "an integer as float" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi! ftz sat", "u8|u16|u32|u64|s8|s16|s32|s64,f32", "d,a", "a rounded to an integer and clamped" => convert::cvt;
+        "cvt" "rni|rzi|rmi|rpi! sat", "u8|u16|u32|u64|s8|s16|s32|s64,f16|bf16|f64", "d,a", "a rounded to an integer and clamped" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz sat", "f32,u8|u16|u32|u64|s8|s16|s32|s64", "d,a", "an integer as float" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! sat", "f16|f64,u8|u16|u32|u64|s8|s16|s32|s64", "d,a", "an integer as float" => convert::cvt;
+        "cvt" "rn|rz|rm|rp!", "bf16,u8|u16|u32|u64|s8|s16|s32|s64", "d,a", "an integer as float" => convert::cvt;
         "cvt" "rni|rzi|rmi|rpi ftz sat", "f32,f32", "d,a", "a, rounded to an integral value" => convert::cvt;
         "cvt" "rni|rzi|rmi|rpi sat", "f64,f64", "d,a", "a, rounded to an integral value" => convert::cvt;
         "cvt" "rni|rzi|rmi|rpi sat", "f16,f16", "d,a", "a, rounded to an integral value" => convert::cvt;
         "cvt" "rni|rzi|rmi|rpi", "bf16,bf16", "d,a", "a, rounded to an integral value" => convert::cvt;
         "cvt" "ftz sat", "f32,f16|bf16", "d,a", "a widened" => convert::cvt;
-        "cvt" "ftz sat", "f64,f16|bf16|f32", "d,a", "a widened" => convert::cvt;
-        "cvt" "rn|rz|rm|rp! ftz sat", "f32|f16|bf16,f64", "d,a", "a narrowed" => convert::cvt;
-        "cvt" "rn|rz|rm|rp! ftz relu satfinite sat", "f16|bf16,f32", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "ftz sat", "f64,f32", "d,a", "a widened" => convert::cvt;
+        "cvt" "sat", "f64,f16|bf16", "d,a", "a widened" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz sat", "f32,f64", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! sat", "f16,f64", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp!", "bf16,f64", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz relu satfinite sat", "f16,f32", "d,a", "a narrowed" => convert::cvt;
+        "cvt" "rn|rz|rm|rp! ftz relu satfinite", "bf16,f32", "d,a", "a narrowed" => convert::cvt;
         "cvt" "rn|rz|rm|rp sat", "f16,bf16", "d,a", "a in the other format" => convert::cvt;
         "cvt" "rn|rz|rm|rp", "bf16,f16", "d,a", "a in the other format" => convert::cvt;
         "cvt" "rn|rz! relu satfinite", "f16x2|bf16x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
@@ -238,8 +255,8 @@ static TABLE: &[Row] = rows! {
         "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
         "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f16x2", "d,a", "both halves narrowed" => convert::cvt;
         "cvt" "rn! relu", "f16x2,e4m3x2|e5m2x2", "d,a", "both bytes widened" => convert::cvt;
-        "cvt" "pack! sat!", "u16|s16|u8|s8,s32", "d,a,b{,c}", "a and b clamped, a above b" => convert::cvt_pack;
-        "cvt" "pack! sat!", "u16|s16|u8|s8,s32,b32", "d,a,b,c", "a and b clamped, above the low half of c" => convert::cvt_pack;
+        "cvt" "pack! sat!", "u16|s16,s32", "d,a,b", "a and b clamped, a above b" => convert::cvt_pack;
+        "cvt" "pack! sat!", "u8|s8,s32,b32", "d,a,b,c", "a and b clamped, above the low half of c" => convert::cvt_pack;
     }
     Control {
         "bra" "uni", "", "l", "goes on at the label" => |l, f| l.branch(&f.ops[0]);

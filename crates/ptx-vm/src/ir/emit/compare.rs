@@ -2,6 +2,7 @@
 
 use super::super::lower::{Form, Lower, R, Val, width};
 use super::super::module::Where;
+use super::convert::FlushF32;
 use crate::exec::alu::*;
 use crate::exec::op::{Handler, handler};
 use crate::exec::ops::*;
@@ -58,6 +59,13 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
                 _ => return l.error(format!("`.{name}` does not compare integers")),
             }
         };
+    }
+    if ftz && !matches!(ty, Ty::F32 | Ty::F16) {
+        return l.error(format!("`.ftz` does not go with .{}", ty.name()));
+    }
+    let unsigned = ["lo", "ls", "hi", "hs"].contains(&name);
+    if ty.signed() && unsigned || matches!(ty, Ty::B16 | Ty::B32 | Ty::B64) && !["eq", "ne"].contains(&name) {
+        return l.error(format!("`.{name}` does not compare .{}", ty.name()));
     }
     Ok(match ty {
         Ty::F32 if ftz => float!(
@@ -251,13 +259,22 @@ pub(crate) fn selp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 pub(crate) fn slct<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let t = f.ty();
-    let types = [t, t, f.types[1]];
-    match (width(t), f.types[1]) {
-        (Where::W16, Ty::S32) => l.tri_of::<Slct16>(f, t, types),
-        (Where::W32, Ty::S32) => l.tri_of::<Slct32>(f, t, types),
-        (Where::W64, Ty::S32) => l.tri_of::<Slct64>(f, t, types),
-        (Where::W32, _) => l.tri_of::<SlctF32>(f, t, types),
-        (Where::W64, _) => l.tri_of::<SlctF64>(f, t, types),
-        _ => l.error("this combination of types is not supported"),
+    let a = l.src(&f.ops[1], t)?;
+    let b = l.src(&f.ops[2], t)?;
+    let mut c = l.src(&f.ops[3], f.types[1])?;
+    if f.has("ftz") {
+        let flushed = Val::Reg(l.fresh(Where::W32));
+        l.op::<UnOp<FlushF32>>(flushed, &[c], 0);
+        c = flushed;
     }
+    let d = l.dst(&f.ops[0], t)?;
+    match (width(t), f.types[1] == Ty::S32) {
+        (Where::W16, true) => l.op::<TriOp<Slct16>>(d, &[a, b, c], 0),
+        (Where::W32, true) => l.op::<TriOp<Slct32>>(d, &[a, b, c], 0),
+        (Where::W64, true) => l.op::<TriOp<Slct64>>(d, &[a, b, c], 0),
+        (Where::W16, false) => l.op::<TriOp<SlctF16>>(d, &[a, b, c], 0),
+        (Where::W32, false) => l.op::<TriOp<SlctF32>>(d, &[a, b, c], 0),
+        (Where::W64, false) => l.op::<TriOp<SlctF64>>(d, &[a, b, c], 0),
+    };
+    Ok(())
 }

@@ -545,7 +545,8 @@ fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
     let run = pick!(
         0 false false false, 0 false false true, 0 false true false, 0 false true true,
         0 true false false, 0 true false true, 0 true true false, 0 true true true,
-        1 false false false, 1 false true false, 1 true false false, 1 true true false,
+        1 false false false, 1 false false true, 1 false true false, 1 false true true,
+        1 true false false, 1 true false true, 1 true true false, 1 true true true,
     );
     l.push(run, [d, a, b, Val::None], 1, 0);
     Ok(())

@@ -1,7 +1,7 @@
 //! f32 and f64 arithmetic.
 
 use super::super::lower::{Form, Lower, R, Val};
-use super::{by_round, handler_pair, mode};
+use super::{by_round, handler_pair, mode, xorsign};
 use crate::exec::alu::*;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
@@ -71,7 +71,7 @@ pub(crate) fn fma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn min<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    match (f.has("NaN"), f.has("xorsign")) {
+    match (f.has("NaN"), xorsign(l, f)?) {
         (false, false) => l.f32_bin::<MinF32>(f),
         (true, false) => l.f32_bin::<MinNanF32>(f),
         (false, true) => l.f32_bin::<MinXorF32>(f),
@@ -80,7 +80,7 @@ pub(crate) fn min<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn max<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    match (f.has("NaN"), f.has("xorsign")) {
+    match (f.has("NaN"), xorsign(l, f)?) {
         (false, false) => l.f32_bin::<MaxF32>(f),
         (true, false) => l.f32_bin::<MaxNanF32>(f),
         (false, true) => l.f32_bin::<MaxXorF32>(f),

@@ -1,6 +1,7 @@
 //! f16 and bf16 arithmetic, single and in pairs.
 
 use super::super::lower::{Form, Lower, R};
+use super::xorsign;
 use crate::exec::ops::*;
 use crate::parse::Ty;
 
@@ -31,20 +32,20 @@ pub(crate) fn fma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn min<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    match (f.has("NaN"), f.has("xorsign")) {
+    match (f.has("NaN"), xorsign(l, f)?) {
         (false, false) => l.half_bin::<MinF32>(f),
         (true, false) => l.half_bin::<MinNanF32>(f),
-        (false, true) => l.half_bin::<MinXorF32>(f),
-        (true, true) => l.half_bin::<MinXorNanF32>(f),
+        (false, true) => l.half_xorsign::<MinF32>(f),
+        (true, true) => l.half_xorsign::<MinNanF32>(f),
     }
 }
 
 pub(crate) fn max<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    match (f.has("NaN"), f.has("xorsign")) {
+    match (f.has("NaN"), xorsign(l, f)?) {
         (false, false) => l.half_bin::<MaxF32>(f),
         (true, false) => l.half_bin::<MaxNanF32>(f),
-        (false, true) => l.half_bin::<MaxXorF32>(f),
-        (true, true) => l.half_bin::<MaxXorNanF32>(f),
+        (false, true) => l.half_xorsign::<MaxF32>(f),
+        (true, true) => l.half_xorsign::<MaxNanF32>(f),
     }
 }
 
@@ -63,14 +64,5 @@ pub(crate) fn neg<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         (false, false) => l.un::<NegHalf2>(f),
         (true, true) => l.un::<FtzHalf<NegHalf>>(f),
         (false, true) => l.un::<FtzHalf2<NegHalf2>>(f),
-    }
-}
-
-/// Subnormals of bf16 are those of f32; f16 has no `.ftz` here.
-pub(crate) fn ex2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    match f.has("ftz") {
-        true if matches!(f.ty(), Ty::F16 | Ty::F16x2) => l.error("`.ftz` is for bf16 only"),
-        true => l.half_un::<Ftz<Ex2F32>>(f),
-        false => l.half_un::<Ex2F32>(f),
     }
 }

@@ -55,6 +55,11 @@ pub(crate) fn handler_pair<O: Bin<A = f32, B = f32, D = f32>>() -> (Handler, Han
     (handler::<BinOp<O>>(), handler::<BinOp<Ftz<O>>>())
 }
 
+/// Whether `min` and `max` are those `.xorsign.abs`.
+pub(crate) fn xorsign(l: &Lower<'_>, f: &Form<'_, '_>) -> R<bool> {
+    if f.has("xorsign") == f.has("abs") { Ok(f.has("abs")) } else { l.error("`.xorsign` and `.abs` go together") }
+}
+
 /// The registers of a data operand.
 pub(crate) fn data<'f, 'a>(l: &Lower<'a>, operand: &'f Operand<'a>, lanes: usize) -> R<&'f [Operand<'a>]> {
     let list = match operand {
@@ -135,19 +140,29 @@ impl<'a> Lower<'a> {
             (Ty::F16, true) => self.bin::<FtzHalf<Half<O, false>>>(f)?,
             (Ty::F16x2, false) => self.bin::<Half2<O, false>>(f)?,
             (Ty::F16x2, true) => self.bin::<FtzHalf2<Half2<O, false>>>(f)?,
-            (_, true) => return self.error("`.ftz` is for f16 only"),
-            (Ty::Bf16, false) => self.bin::<Half<O, true>>(f)?,
+            (Ty::Bf16, _) => self.bin::<Half<O, true>>(f)?,
             _ => self.bin::<Half2<O, true>>(f)?,
         }
         if f.has("sat") {
             let d = self.dst(&f.ops[0], f.ty())?;
             match f.ty() {
                 Ty::F16 => self.op::<UnOp<SatHalf>>(d, &[d], 0),
-                Ty::F16x2 => self.op::<UnOp<SatHalf2>>(d, &[d], 0),
-                _ => return self.error("`.sat` is for f16 only"),
+                _ => self.op::<UnOp<SatHalf2>>(d, &[d], 0),
             };
         }
         Ok(())
+    }
+
+    /// Of the magnitudes, with the product of the signs.
+    pub(crate) fn half_xorsign<O: Bin<A = f32, B = f32, D = f32>>(&mut self, f: &Form<'_, 'a>) -> R {
+        match (f.ty(), f.has("ftz")) {
+            (Ty::F16, false) => self.bin::<HalfXor<O, false>>(f),
+            (Ty::F16, true) => self.bin::<FtzHalf<HalfXor<O, false>>>(f),
+            (Ty::F16x2, false) => self.bin::<HalfXor2<O, false>>(f),
+            (Ty::F16x2, true) => self.bin::<FtzHalf2<HalfXor2<O, false>>>(f),
+            (Ty::Bf16, _) => self.bin::<HalfXor<O, true>>(f),
+            _ => self.bin::<HalfXor2<O, true>>(f),
+        }
     }
 
     /// Predicate logic: 0 copy, 1 and, 2 or, 3 xor, 4 not.
