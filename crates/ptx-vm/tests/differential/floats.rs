@@ -296,9 +296,10 @@ fn comparisons<F: Format>(t: &mut Table, shape: Shape, ftz: bool) {
     }
 }
 
+type Combine = fn(u64, u64) -> u64;
+
 /// How `setp` and `set` combine their result with a predicate.
-pub(crate) const BOOLEANS: [(&str, fn(u64, u64) -> u64); 3] =
-    [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
+pub(crate) const BOOLEANS: [(&str, Combine); 3] = [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
 
 fn convert<A: Format + FloatConvert<B>, B: Format>(x: A, round: Round) -> B {
     x.convert_r(round, &mut false).value
