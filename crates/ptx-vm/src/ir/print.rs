@@ -26,6 +26,11 @@ impl Display for Operand<'_> {
             Operand::F32(bits) => write!(f, "0f{bits:08X}"),
             Operand::F64(bits) => write!(f, "0d{bits:016X}"),
             Operand::Vector(items) => list(f, '{', items, '}'),
+            // `[tensor, {coordinates}]`
+            Operand::List(items) if matches!(items.first(), Some(Operand::Address(..))) => {
+                let address = items[0].to_string();
+                write!(f, "{}, {}]", address.trim_end_matches(']'), Separated(&items[1..], ", "))
+            }
             Operand::List(items) => list(f, '(', items, ')'),
             Operand::Pair(a, b) => write!(f, "{a}|{b}"),
             Operand::Not(name) => write!(f, "!{name}"),
@@ -294,18 +299,18 @@ mod tests {
              .visible .global .align 4 .b8 t[2][3] = {1, -1}; .const .f32 h = 0.5; .extern .shared .align 16 .b8 dyn[];\n\
              .global .u64 p[2] = {t, generic(t)+2};\n.extern .func (.param .b32 r) f (.param .b64 a, .param .align 8 .b8 b[16]);\n\
              .visible .entry k(.param .u64 .ptr .global .align 1 q) .maxntid 32, 2, 1 .minnctapersm 2 {\n\
-             .reg .pred %p<3>; .reg .b32 a, b; .local .align 4 .b8 stack[8]; .pragma \"nounroll\"; .loc 1 7 3\n\
+             .reg .pred %p<3>; .reg .b32 a, b; .local .align 4 .b8 stack[8]; .pragma \"nounroll\"; .loc 1 7 3, function_name $f+2, inlined_at 1 9 0\n\
              L: { setp.ftz.lt.and.f32 %p1|%p2, 0f3f800000, b, !%p1; }\n\
-             @!%p1 ld.v2.global.ca.b32 {a, _}, [q + 8 - 4]; prmt.rc8.b32 a, a, -0x1, b; bra.uni L; ret; }",
+             @!%p1 ld.v2.global.ca.b32 {a, _}, [q + 8 - 4]; prmt.rc8.b32 a, a, -0x1, b; bra.uni L; f [a + 4, {b, 1}], [q]; ret; }",
         );
         let want = ".version 8.0\n.target sm_80\n.address_size 64\n.file 1 \"a.cu\"\n\
             .visible .global .align 4 .b8 t[6] = {1, 255};\n.const .align 4 .f32 h = 0f3F000000;\n\
             .extern .shared .align 16 .b8 dyn[];\n.global .align 8 .u64 p[2] = {t, t+2};\n\n\
             .extern .func (.param .b32 r) f(.param .b64 a, .param .align 8 .b8 b[16]);\n\n\
             .visible .entry k(.param .u64 q)\n.maxntid 64\n{\n    .reg .pred %p<3>;\n    .reg .b32 a;\n    .reg .b32 b;\n    \
-            .local .align 4 .b8 stack[8];\n    .loc 1 7 3\nL:\n    {\n        \
+            .local .align 4 .b8 stack[8];\n    .loc 1 7 3, inlined_at 1 9 0\nL:\n    {\n        \
             setp.lt.and.ftz.f32 %p1|%p2, 0f3F800000, b, !%p1;\n    }\n    @!%p1 ld.global.ca.v2.b32 {a, _}, [q+4];\n    \
-            prmt.b32.rc8 a, a, -1, b;\n    bra.uni L;\n    ret;\n}\n";
+            prmt.b32.rc8 a, a, -1, b;\n    bra.uni L;\n    f [a+4, {b, 1}], [q];\n    ret;\n}\n";
         assert_eq!(printed, want);
     }
 
