@@ -1,6 +1,6 @@
 //! Launch cases: a folder with a kernel, its arguments, and what must come out. The format is described in `ptx-vm`'s README.
 
-use crate::{Counters, Fault, FaultKind, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
+use crate::{Counters, DevicePtr, Fault, FaultKind, Kernel, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -161,7 +161,29 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
             return Ok(outcome);
         }
     };
-    let vm = Vm::new(config.clone());
+    // Without checked mode these faults go unseen.
+    let checked = config.checked || matches!(spec.expect_fault.as_deref(), Some("uninitialised" | "race" | "barrier"));
+    let vm = Vm::new(VmConfig { checked, ..config.clone() });
+    let mut buffers = Vec::new();
+    let judged = judge(dir, &spec, &kernel, &vm, &mut buffers, &mut outcome);
+    for ptr in buffers {
+        vm.free(ptr).map_err(|e| fail(&spec_path, e.to_string()))?;
+    }
+    vm.close().map_err(|e| fail(&spec_path, e.to_string()))?;
+    judged.map(|()| outcome)
+}
+
+/// Fills the buffers, launches, and compares.
+fn judge(
+    dir: &Path,
+    spec: &Spec,
+    kernel: &Kernel,
+    vm: &Vm,
+    buffers: &mut Vec<DevicePtr>,
+    outcome: &mut Outcome,
+) -> Result<(), CaseError> {
+    let fail = |path: &Path, message: String| CaseError { path: path.display().to_string(), message };
+    let spec_path = dir.join("case.json");
     let mut params = vec![0u8; kernel.param_bytes()];
     let mut checks = Vec::new();
     // Triton's kernels take scratch pointers a case may leave out.
@@ -177,7 +199,8 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
                 let dtype = arg.dtype.as_deref().and_then(Dtype::parse).ok_or_else(|| bad("unknown dtype"))?;
                 let len = arg.len.ok_or_else(|| bad("a buffer has a `len`"))?;
                 let size = len.checked_mul(dtype.bytes()).ok_or_else(|| bad("`len` is too large"))?;
-                let ptr = vm.alloc(size).map_err(|e| bad(&e.to_string()))?;
+                let ptr = vm.alloc_labelled(size, &param.name).map_err(|e| bad(&e.to_string()))?;
+                buffers.push(ptr);
                 let read = |name: &str| {
                     let path = dir.join(name);
                     let data = std::fs::read(&path).map_err(|e| fail(&path, e.to_string()))?;
@@ -211,7 +234,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
     }
     let launch = Launch { grid: spec.grid, block: spec.block, dynamic_shared: spec.dynamic_shared };
     let start = std::time::Instant::now();
-    let result: Result<LaunchStats, Fault> = vm.launch(&kernel, &launch, &params);
+    let result: Result<LaunchStats, Fault> = vm.launch(kernel, &launch, &params);
     outcome.seconds = start.elapsed().as_secs_f64();
     match result {
         Err(fault) => {
@@ -219,7 +242,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
             outcome.ok = spec.expect_fault.as_deref() == Some(kind.to_string().as_str());
             outcome.fault = Some(fault.to_string());
             outcome.fault_kind = Some(kind.to_string());
-            return Ok(outcome);
+            return Ok(());
         }
         Ok(stats) => {
             (outcome.counters, outcome.profile) = (stats.counters, stats.profile);
@@ -227,7 +250,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
     }
     if let Some(expected) = &spec.expect_fault {
         outcome.message = Some(format!("the launch ended without the expected fault `{expected}`"));
-        return Ok(outcome);
+        return Ok(());
     }
     outcome.ok = true;
     for (i, ptr, dtype, want, rtol, atol) in checks {
@@ -258,7 +281,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
             outcome.message = Some(format!("argument {i}: {} elements differ: {}", wrong.len(), shown.join(", ")));
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -44,12 +44,29 @@ pub enum MemoryError {
         /// The nearest allocation, when there is one.
         hint: String,
     },
+    /// `free` of what has been freed before.
+    #[error("{ptr:#x} is freed twice: it was an allocation of {len} bytes")]
+    FreedTwice {
+        /// The pointer given.
+        ptr: u64,
+        /// The size it had in bytes.
+        len: usize,
+    },
+    /// A device was closed while memory was allocated on it.
+    #[error("{}", leaks(.0))]
+    Leaked(Vec<crate::Live>),
     /// `free` of something that is not the start of a live allocation.
-    #[error("{ptr:#x} is not the start of a live allocation: freed twice, or never allocated")]
+    #[error("{ptr:#x} is not the start of a live allocation, and was not one lately")]
     NotAllocated {
         /// The pointer given.
         ptr: u64,
     },
+}
+
+fn leaks(live: &[crate::Live]) -> String {
+    let total: usize = live.iter().map(|a| a.bytes).sum();
+    let list: Vec<String> = live.iter().map(ToString::to_string).collect();
+    format!("{} allocations ({total} bytes) were never freed: {}", live.len(), list.join(", "))
 }
 
 /// What kind of misbehaviour ended a launch.

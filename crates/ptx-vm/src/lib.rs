@@ -47,4 +47,4 @@ pub use counters::{
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
-pub use memory::DevicePtr;
+pub use memory::{DevicePtr, Live};

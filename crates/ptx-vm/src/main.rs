@@ -31,9 +31,9 @@ enum Command {
         /// Worker threads; 0 takes all cores.
         #[arg(long, default_value_t = 0)]
         threads: usize,
-        /// Warp instructions a block may execute before the launch is stopped.
-        #[arg(long)]
-        budget: Option<u64>,
+        /// Warp instructions a block may execute before the launch is stopped as a runaway; 0 takes the brake off.
+        #[arg(long, default_value_t = 2_000_000_000)]
+        budget: u64,
     },
     /// List the instructions the decoder accepts.
     Isa {
@@ -58,7 +58,8 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { cases, checked, json, counters, threads, budget } => {
-            let config = VmConfig { threads, checked, counters, instruction_budget: budget, ..VmConfig::default() };
+            let instruction_budget = (budget > 0).then_some(budget);
+            let config = VmConfig { threads, checked, counters, instruction_budget, ..VmConfig::default() };
             run(&cases, &config, json)
         }
         Command::Isa { json } => {

@@ -345,6 +345,11 @@ impl<'a> Runner<'a> {
                     Stop::Barrier => {
                         let arrival = self.cx.arrival;
                         let id = arrival.id as usize;
+                        if let Some(message) = self.disagrees(arrival, barriers[id]) {
+                            self.cx.pc = self.cx.pc.wrapping_sub(1);
+                            let lane = self.cx.mask.trailing_zeros();
+                            return Err(self.fault(index, block, FaultKind::Barrier, Some(lane), None, message));
+                        }
                         let warp = &mut self.worker.warps[index];
                         warp.arrival = arrival;
                         if arrival.waits {
@@ -372,11 +377,7 @@ impl<'a> Runner<'a> {
                 }
             }
             if !ran {
-                let index = self.worker.warps.iter().position(|w| w.state == State::Waiting).unwrap_or(0);
-                let waiting = self.worker.warps.iter().filter(|w| w.state == State::Waiting).count();
-                self.cx.pc = self.worker.warps[index].pc.wrapping_sub(1);
-                let message = format!("{waiting} warps wait at barriers that nobody else can reach");
-                return Err(self.fault(index, block, FaultKind::Barrier, Some(0), None, message));
+                return Err(self.stuck(block, &barriers));
             }
         }
         Ok(())
@@ -472,6 +473,48 @@ impl<'a> Runner<'a> {
         barriers[id] = BarrierState::default();
     }
 
+    /// What is wrong with the thread count of an arrival.
+    fn disagrees(&self, arrival: Arrival, barrier: BarrierState) -> Option<String> {
+        let Arrival { id, threads, .. } = arrival;
+        if !threads.is_multiple_of(WARP as u32) {
+            return Some(format!("barrier {id} of {threads} threads: the count must be a multiple of 32"));
+        }
+        let all = (self.warps * WARP) as u32;
+        let count = |n: u32| if n == 0 { all } else { n };
+        (barrier.warps > 0 && count(threads) != count(barrier.wanted)).then(|| {
+            let (mine, theirs) = (count(threads), count(barrier.wanted));
+            format!("barrier {id} is reached with a count of {mine} threads, while others wait at it for {theirs}")
+        })
+    }
+
+    /// All warps that are left wait at barriers, none of which can open.
+    #[cold]
+    fn stuck(&mut self, block: [u32; 3], barriers: &[BarrierState; 16]) -> Box<Fault> {
+        let warps = &self.worker.warps;
+        let index = warps.iter().position(|w| w.state == State::Waiting).unwrap_or(0);
+        let exited = warps.iter().filter(|w| w.state == State::Done).count();
+        let mut parts: Vec<String> = Vec::new();
+        for (i, warp) in warps.iter().enumerate().filter(|(_, w)| w.state == State::Waiting).take(8) {
+            let id = warp.arrival.id;
+            let b = &barriers[id as usize];
+            let wanted = if b.wanted == 0 { (self.warps * WARP) as u32 } else { b.wanted };
+            let verb = if parts.is_empty() { " waits" } else { "" };
+            parts.push(format!("warp {i}{verb} at barrier {id} ({} of {wanted} threads)", b.threads));
+        }
+        let waiting = warps.len() - exited;
+        if waiting > parts.len() {
+            parts.push(format!("{} more warps wait", waiting - parts.len()));
+        }
+        match exited {
+            0 => {}
+            1 => parts.push("1 warp has exited".to_owned()),
+            n => parts.push(format!("{n} warps have exited")),
+        }
+        self.cx.pc = self.worker.warps[index].pc.wrapping_sub(1);
+        let message = format!("deadlock: {}", parts.join(", "));
+        self.fault(index, block, FaultKind::Barrier, Some(0), None, message)
+    }
+
     /// Every warp waits, and nothing can change that.
     #[cold]
     fn deadlock(&mut self, warp: usize, block: [u32; 3]) -> Box<Fault> {
@@ -505,7 +548,11 @@ impl<'a> Runner<'a> {
         let start = self.kernel.code.as_ptr() as usize;
         let index = (self.cx.pc as usize).wrapping_sub(start) / size_of::<Op>();
         let meta = self.kernel.meta.get(index);
-        let source_line = meta.and_then(|m| Some(self.kernel.source(m.loc).first()?.to_string()));
+        let source_line = meta.and_then(|m| {
+            let places = self.kernel.source(m.loc);
+            let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+            (!places.is_empty()).then(|| places.join(", inlined at "))
+        });
         Box::new(Fault {
             kind,
             kernel: self.kernel.name.clone(),

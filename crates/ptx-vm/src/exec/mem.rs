@@ -246,8 +246,7 @@ pub(crate) fn describe_miss(cx: &Cx, addr: u64, bytes: u64, shared: bool) -> Str
     // SAFETY: the tables outlive the launch.
     let (table, globals) = unsafe { (&*cx.table, &*cx.globals) };
     let near = |t: &crate::memory::Table| t.hint(addr, bytes);
-    let hint =
-        if table.iter().next().is_some() || globals.iter().next().is_none() { near(table) } else { near(globals) };
+    let hint = if !table.is_new() || globals.iter().next().is_none() { near(table) } else { near(globals) };
     format!("{bytes} bytes at {addr:#x}{hint}")
 }
 

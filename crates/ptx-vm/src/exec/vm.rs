@@ -6,7 +6,7 @@ use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
-use crate::memory::{Allocation, DevicePtr, Table};
+use crate::memory::{Allocation, DevicePtr, Live, Table};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub struct VmConfig {
     pub counters: bool,
     /// Gather counters for each line of the PTX as well; see [`LaunchStats::profile`].
     pub profile: bool,
-    /// Warp instructions a block may execute before the launch is stopped as a runaway.
+    /// Warp instructions a block may execute before the launch is stopped as a runaway; they are counted at backward jumps and waits.
     pub instruction_budget: Option<u64>,
     /// Bytes that may be allocated at a time.
     pub memory_limit: Option<usize>,
@@ -82,13 +82,18 @@ impl Vm {
 
     /// Reserves exactly `bytes` bytes, aligned to 256; their content is undefined until written.
     pub fn alloc(&self, bytes: usize) -> Result<DevicePtr, MemoryError> {
+        self.alloc_labelled(bytes, "")
+    }
+
+    /// As [`Vm::alloc`], with a name for reports.
+    pub fn alloc_labelled(&self, bytes: usize, label: &str) -> Result<DevicePtr, MemoryError> {
         let allocated = self.allocated.load(Ordering::Relaxed);
         let limit = self.config.memory_limit.unwrap_or(usize::MAX);
         let full = MemoryError::OutOfMemory { requested: bytes, allocated, limit };
         if bytes > limit.saturating_sub(allocated) {
             return Err(full);
         }
-        let allocation = Allocation::new(bytes, false, self.config.checked, "").ok_or(full)?;
+        let allocation = Allocation::new(bytes, false, self.config.checked, label).ok_or(full)?;
         let base = allocation.base;
         self.table.write().unwrap_or_else(PoisonError::into_inner).insert(allocation);
         let now = self.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -144,6 +149,17 @@ impl Vm {
         unsafe { std::ptr::write_bytes(allocation.host().add(offset), byte, len) };
         allocation.mark_written(offset, len);
         Ok(())
+    }
+
+    /// What is allocated now, in the order of allocation.
+    pub fn live(&self) -> Vec<Live> {
+        self.table().list()
+    }
+
+    /// Ends the device. Whatever is still allocated is given back all the same, and listed in the error.
+    pub fn close(self) -> Result<(), MemoryError> {
+        let live = self.live();
+        if live.is_empty() { Ok(()) } else { Err(MemoryError::Leaked(live)) }
     }
 
     /// Bytes allocated now.

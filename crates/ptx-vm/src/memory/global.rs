@@ -2,6 +2,7 @@
 
 use crate::error::MemoryError;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -19,9 +20,35 @@ pub(crate) struct Allocation {
     host: *mut u8,
     /// One byte for each byte of memory, 1 where it was written; only in checked mode.
     pub(crate) written: Option<Box<[AtomicU8]>>,
-    /// What it is called in reports: empty for anonymous allocations, else the PTX variable.
+    /// What it is called in reports: empty for anonymous allocations, else the PTX variable or the host program's label.
     pub(crate) name: String,
 }
+
+/// An allocation that has not been freed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Its address.
+    pub ptr: u64,
+    /// Its size in bytes.
+    pub bytes: usize,
+    /// How many allocations the device had made before it.
+    pub number: u64,
+    /// What [`crate::Vm::alloc_labelled`] called it, else empty.
+    pub label: String,
+}
+
+impl std::fmt::Display for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes at {:#x} (allocation {}", self.bytes, self.ptr, self.number)?;
+        if !self.label.is_empty() {
+            write!(f, ", `{}`", self.label)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// Freed allocations remembered for reports.
+const FREED: usize = 4096;
 
 // SAFETY: the host memory is reached by raw pointers only; what kernels race on is the kernels' business, as on a GPU.
 unsafe impl Send for Allocation {}
@@ -91,19 +118,47 @@ impl Drop for Allocation {
 #[derive(Default, Clone)]
 pub(crate) struct Table {
     live: Vec<Arc<Allocation>>,
+    /// The number of each of those.
+    numbers: Vec<u64>,
+    made: u64,
+    /// Address and size of what was freed last.
+    freed: VecDeque<(u64, usize)>,
 }
 
 impl Table {
     pub(crate) fn insert(&mut self, allocation: Arc<Allocation>) {
         let at = self.live.partition_point(|a| a.base < allocation.base);
         self.live.insert(at, allocation);
+        self.numbers.insert(at, self.made);
+        self.made += 1;
     }
 
     pub(crate) fn remove(&mut self, ptr: u64) -> Result<Arc<Allocation>, MemoryError> {
         match self.live.binary_search_by_key(&ptr, |a| a.base) {
-            Ok(at) => Ok(self.live.remove(at)),
-            Err(_) => Err(MemoryError::NotAllocated { ptr }),
+            Ok(at) => {
+                self.numbers.remove(at);
+                if self.freed.len() == FREED {
+                    self.freed.pop_front();
+                }
+                self.freed.push_back((ptr, self.live[at].len));
+                Ok(self.live.remove(at))
+            }
+            Err(_) => Err(match self.freed.iter().rfind(|(base, _)| *base == ptr) {
+                Some((_, len)) => MemoryError::FreedTwice { ptr, len: *len },
+                None => MemoryError::NotAllocated { ptr },
+            }),
         }
+    }
+
+    /// What has not been freed, in the order of addresses.
+    pub(crate) fn list(&self) -> Vec<Live> {
+        let entry = |(a, number): (&Arc<Allocation>, &u64)| Live {
+            ptr: a.base,
+            bytes: a.len,
+            number: *number,
+            label: a.name.clone(),
+        };
+        self.live.iter().zip(&self.numbers).map(entry).collect()
     }
 
     /// The allocation that holds `addr`, if any.
@@ -130,6 +185,13 @@ impl Table {
     pub(crate) fn hint(&self, addr: u64, len: u64) -> String {
         if addr == 0 {
             return ": the null pointer".to_owned();
+        }
+        // Addresses are never used again, so a freed one is known by itself.
+        if let Some((base, size)) = self.freed.iter().rfind(|(base, len)| addr >= *base && addr - base < *len as u64) {
+            let (into, end) = (addr - base, base + *size as u64);
+            return format!(
+                ": {into} bytes into the allocation {base:#x}..{end:#x} ({size} bytes), which has been freed"
+            );
         }
         let at = self.live.partition_point(|a| a.base <= addr);
         let before = at.checked_sub(1).and_then(|at| self.live.get(at));
@@ -166,6 +228,11 @@ impl Table {
             }
         }
         best.map_or_else(|| ": nothing is allocated".to_owned(), |(_, text)| text)
+    }
+
+    /// Whether nothing has ever been allocated.
+    pub(crate) fn is_new(&self) -> bool {
+        self.made == 0
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {

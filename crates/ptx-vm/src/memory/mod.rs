@@ -2,6 +2,7 @@
 
 mod global;
 
+pub use global::Live;
 pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
 
 /// A device address. Null is 0; every allocation starts at a multiple of 256.

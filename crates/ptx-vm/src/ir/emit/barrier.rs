@@ -9,6 +9,7 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let id = l.src(&f.ops[0], Ty::U32)?;
     let threads = match f.ops.get(1) {
         Some(n) => l.src(n, Ty::U32)?,
+        None if f.has("arrive") => return l.error("an arrival needs a thread count"),
         None => Val::None,
     };
     let raw =
