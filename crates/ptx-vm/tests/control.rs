@@ -128,6 +128,47 @@ fn nested_divergence_and_early_return() {
 }
 
 #[test]
+fn diverged_lanes_keep_registers_of_another_width() {
+    // The lanes that take the branch wait, with `%rd2` and `%h1` live, while the others run through code behind the last place where
+    // one thread could need them. Registers of another lane width put there into the same slots would overwrite the waiting lanes.
+    let body = kernel(
+        "bra.uni START;
+       SIDE:
+         cvt.u32.u64 %r1, %rd2;
+         shr.u64 %rd3, %rd2, 32; cvt.u32.u64 %r2, %rd3;
+         cvt.u32.u16 %r3, %h1;
+         add.u32 %r1, %r1, %r2; add.u32 %r1, %r1, %r3;
+         bra.uni END;
+       START:
+         mul.wide.u32 %rd2, %r0, 0x10003;
+         shl.b64 %rd4, %rd2, 33; or.b64 %rd2, %rd2, %rd4;
+         cvt.u16.u32 %h1, %r0;
+         and.b32 %r4, %r0, 1; setp.eq.u32 %p1, %r4, 0;
+         @%p1 bra SIDE;
+         mul.lo.u32 %r10, %r0, 3; mul.lo.u32 %r11, %r0, 5; mul.lo.u32 %r12, %r0, 7; mul.lo.u32 %r13, %r0, 11;
+         xor.b32 %r14, %r10, %r11; xor.b32 %r15, %r12, %r13; mad.lo.u32 %r16, %r10, %r11, %r12;
+         mad.lo.u32 %r17, %r12, %r13, %r10; add.u32 %r18, %r14, %r15; add.u32 %r19, %r16, %r17;
+         mul.wide.u32 %rd5, %r18, 9; mul.wide.u32 %rd6, %r19, 9; add.u64 %rd7, %rd5, %rd6; cvt.u32.u64 %r1, %rd7;
+       END:",
+    );
+    let out = run(&body, 32, 32);
+    for i in 0..32u32 {
+        let m = |n: u32| i.wrapping_mul(n);
+        let want = if i % 2 == 0 {
+            let wide = u64::from(i) * 0x10003;
+            let both = wide | wide << 33;
+            (both as u32).wrapping_add((both >> 32) as u32).wrapping_add(i)
+        } else {
+            let sum = (m(3) ^ m(5)).wrapping_add(m(7) ^ m(11));
+            let mad =
+                m(3).wrapping_mul(m(5)).wrapping_add(m(7)).wrapping_add(m(7).wrapping_mul(m(11)).wrapping_add(m(3)));
+            (u64::from(sum) * 9 + u64::from(mad) * 9) as u32
+        };
+        assert_eq!(out[i as usize], want, "{i}");
+    }
+}
+
+#[test]
 fn switch_by_branch_table() {
     let body = kernel(
         "and.b32 %r2, %r0, 3;

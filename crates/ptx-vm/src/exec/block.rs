@@ -1,20 +1,33 @@
-//! One block at a time: its warps, their barriers, its shared memory.
+//! One block: its warps, their barriers, its shared memory.
+//!
+//! A warp starts as one *strand*: lanes that share a program counter and a stack of pending paths. While lanes meet again where the
+//! program says, one strand is all there is. When lanes of a warp have to wait for each other (a lock one of them holds, a barrier
+//! their paths reach one by one) the strand is split, and the strands run in turn over the same registers, as independent threads
+//! would; those that come to stand at the same place are one again.
 
 use super::mbarrier::Poll;
 use super::op::*;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
-use crate::ir::{ConstSource, Kernel, Special, Where};
+use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
 use crate::memory::Table;
 use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Instructions a warp may execute before the others get their turn.
+/// Instructions a strand may execute before the others get their turn; fewer once lanes or blocks have waited for each other.
 const QUANTUM: i64 = 200_000;
-/// How often each warp polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
-const PATIENCE: u64 = 10_000;
-/// Instructions between two polls up to which a warp counts as doing nothing else.
-const IDLE: i64 = 2_000;
+const SHORT_QUANTUM: i64 = 20_000;
+/// Time slices a strand may use up while other lanes of its warp are pending, before they are split off.
+const PATIENCE: u32 = 5;
+/// How often each strand polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
+const POLLS: u64 = 10_000;
+/// Instructions between two polls up to which a strand counts as doing nothing else.
+const IDLE_STEPS: i64 = 2_000;
+/// Instructions a block may execute without an exit or an arrival before another block gets its turn.
+const BLOCK_PATIENCE: u64 = 4_000_000;
+/// What sleeping counts for in that.
+const NAP: u64 = 1_000;
 
 /// What all blocks of a launch share.
 pub(crate) struct LaunchInfo {
@@ -23,6 +36,13 @@ pub(crate) struct LaunchInfo {
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
     pub(crate) budget: u64,
+    /// Worker threads of the launch, and its number.
+    pub(crate) workers: u32,
+    pub(crate) grid_id: u64,
+    /// The lowest block that has failed: those behind it need not go on.
+    pub(crate) failed: AtomicU64,
+    /// Somebody had to wait for another lane or block: take turns more often.
+    pub(crate) hasty: AtomicBool,
 }
 
 /// Zeroed memory aligned for vector registers; it only grows.
@@ -67,19 +87,35 @@ impl Drop for Buffer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
+    /// At a barrier of the block.
     Waiting,
+    /// For lanes of the same warp.
+    Sync,
     Done,
 }
 
-struct Warp {
+/// Lanes of a warp that run together.
+struct Strand {
+    warp: usize,
     pc: *const Op,
     mask: u32,
-    alive: u32,
     paths: Vec<Path>,
     state: State,
-    arrival: Arrival,
+    /// The lanes a [`State::Sync`] waits for.
+    wanted: u32,
+    /// Time slices used up since it last did anything else.
+    spins: u32,
     /// The idle period in which it last polled in vain.
     polled: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Warp {
+    alive: u32,
+    /// Strands that are not done.
+    strands: u32,
+    /// The barrier its strands wait at, when they do.
+    arrival: Arrival,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -89,7 +125,7 @@ struct BarrierState {
     wanted: u32,
 }
 
-/// The memory and the warps of one worker thread; kept from launch to launch.
+/// The memory and the warps of a resident block; kept from block to block and from launch to launch.
 pub(crate) struct Worker {
     regs: Buffer,
     preds: Vec<u32>,
@@ -98,6 +134,7 @@ pub(crate) struct Worker {
     local: Buffer,
     caches: Vec<Cache>,
     warps: Vec<Warp>,
+    strands: Vec<Strand>,
     /// Parameter bytes, aligned.
     params: Vec<u8>,
 }
@@ -112,36 +149,63 @@ impl Worker {
             local: Buffer::EMPTY,
             caches: Vec::new(),
             warps: Vec::new(),
+            strands: Vec::new(),
             params: Vec::new(),
         }
     }
 }
 
-/// Runs blocks of one launch on one thread.
+thread_local! {
+    static IDLE: std::cell::RefCell<Vec<Worker>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Runs blocks of one launch on one thread, one after the other.
 pub(crate) struct Runner<'a> {
-    worker: &'a mut Worker,
+    worker: Worker,
     kernel: &'a Kernel,
     info: &'a LaunchInfo,
     cx: Cx,
     warps: usize,
     threads: u32,
+    sm: u32,
     regs: *mut u8,
     local: *mut u8,
     pub(crate) watch: Option<Box<Watch>>,
-    /// Stops a block early, when a lower one has failed.
-    pub(crate) stop: &'a dyn Fn() -> bool,
+    /// Number and index of the block.
+    pub(crate) number: u64,
+    block: [u32; 3],
+    barriers: [BarrierState; 16],
+    /// Warps that are not done.
+    left: usize,
+    spent: u64,
+    /// An idle period lasts while strands do nothing but poll mbarriers that nobody changes: its number, polls so far, and the count of
+    /// changes it began with.
+    period: u64,
+    polls: u64,
+    changes: u64,
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        let worker = std::mem::replace(&mut self.worker, Worker::new());
+        IDLE.with_borrow_mut(|idle| {
+            if idle.len() < 2 {
+                idle.push(worker);
+            }
+        });
+    }
 }
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(
-        worker: &'a mut Worker,
         kernel: &'a Kernel,
         info: &'a LaunchInfo,
         table: &'a Table,
         params: &[u8],
         watch: Option<Box<Watch>>,
-        stop: &'a dyn Fn() -> bool,
+        sm: u32,
     ) -> Runner<'a> {
+        let mut worker = IDLE.with_borrow_mut(Vec::pop).unwrap_or_else(Worker::new);
         let threads = info.block.iter().product::<u32>();
         let warps = threads.div_ceil(WARP as u32) as usize;
         let regs = worker.regs.reserve(kernel.reg_bytes * warps);
@@ -156,16 +220,6 @@ impl<'a> Runner<'a> {
         worker.params.clear();
         worker.params.extend_from_slice(params);
         worker.params.resize(params.len().max(kernel.param_bytes), 0);
-        worker.warps.clear();
-        worker.warps.resize_with(warps, || Warp {
-            pc: std::ptr::null(),
-            mask: 0,
-            alive: 0,
-            paths: Vec::new(),
-            state: State::Done,
-            arrival: Arrival::default(),
-            polled: 0,
-        });
         // SAFETY: room was made for the whole image.
         unsafe { std::ptr::copy_nonoverlapping(kernel.const_image.as_ptr(), consts, kernel.const_image.len()) };
         let cx = Cx {
@@ -187,6 +241,8 @@ impl<'a> Runner<'a> {
             pc: std::ptr::null(),
             stop: Stop::Exit,
             arrival: Arrival::default(),
+            wanted: [0; WARP],
+            joint: false,
             trap: None,
             table,
             globals: &kernel.globals.table,
@@ -196,7 +252,27 @@ impl<'a> Runner<'a> {
             changes: 0,
             events: Vec::new(),
         };
-        let mut runner = Runner { worker, kernel, info, cx, warps, threads, regs, local, watch, stop };
+        let barriers = [BarrierState::default(); 16];
+        let mut runner = Runner {
+            worker,
+            kernel,
+            info,
+            cx,
+            warps,
+            threads,
+            sm,
+            regs,
+            local,
+            watch,
+            number: 0,
+            block: [0; 3],
+            barriers,
+            left: 0,
+            spent: 0,
+            period: 1,
+            polls: 0,
+            changes: 0,
+        };
         for (at, w, source) in &kernel.launch_consts {
             if !matches!(source, ConstSource::Special(Special::Ctaid(_))) {
                 let value = runner.launch_value(*source, [0; 3]);
@@ -246,6 +322,7 @@ impl<'a> Runner<'a> {
                     _ => raw,
                 }
             }
+            ConstSource::Special(Special::GridId) => info.grid_id,
             ConstSource::Special(s) => u64::from(match s {
                 Special::Ntid(a) => info.block[a as usize],
                 Special::Nctaid(a) => info.grid[a as usize],
@@ -253,7 +330,9 @@ impl<'a> Runner<'a> {
                 Special::NWarpId => self.warps as u32,
                 Special::DynamicShared => info.dynamic_shared,
                 Special::TotalShared => self.cx.shared_len,
-                Special::Tid(_) | Special::WarpId => 0,
+                Special::SmId => self.sm,
+                Special::NSm => info.workers,
+                Special::Tid(_) | Special::WarpId | Special::GridId => 0,
             }),
             ConstSource::Imm(v) => v,
             ConstSource::Lane { .. } | ConstSource::LaneMask(_) => 0,
@@ -274,8 +353,17 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs one block to its end.
-    pub(crate) fn run(&mut self, block: [u32; 3]) -> Result<(), Box<Fault>> {
+    /// Bytes a resident block takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let warp = self.kernel.reg_bytes + self.kernel.local_bytes * WARP;
+        self.cx.shared_len as usize + self.warps * warp
+    }
+
+    /// Takes up a block; [`Runner::advance`] runs it.
+    pub(crate) fn start(&mut self, number: u64) {
+        let [x, y] = [u64::from(self.info.grid[0]), u64::from(self.info.grid[1])];
+        let block = [(number % x) as u32, (number / x % y) as u32, (number / x / y) as u32];
+        (self.number, self.block) = (number, block);
         for i in 0..self.kernel.launch_consts.len() {
             let (at, w, source) = self.kernel.launch_consts[i];
             if matches!(source, ConstSource::Special(Special::Ctaid(_))) {
@@ -283,121 +371,139 @@ impl<'a> Runner<'a> {
                 self.splat(at, w, value);
             }
         }
-        for (i, warp) in self.worker.warps.iter_mut().enumerate() {
-            let left = self.threads - (i * WARP) as u32;
+        let worker = &mut self.worker;
+        worker.warps.clear();
+        worker.strands.truncate(self.warps);
+        for warp in 0..self.warps {
+            let left = self.threads - (warp * WARP) as u32;
             let mask = if left >= WARP as u32 { FULL } else { (1 << left) - 1 };
-            warp.pc = self.kernel.code.as_ptr();
-            warp.mask = mask;
-            warp.alive = mask;
-            warp.paths.clear();
-            warp.state = State::Ready;
-            warp.polled = 0;
+            worker.warps.push(Warp { alive: mask, strands: 1, arrival: Arrival::default() });
+            let mut paths = worker.strands.get_mut(warp).map(|s| std::mem::take(&mut s.paths)).unwrap_or_default();
+            paths.clear();
+            let pc = self.kernel.code.as_ptr();
+            let strand = Strand { warp, pc, mask, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 };
+            match worker.strands.get_mut(warp) {
+                Some(old) => *old = strand,
+                None => worker.strands.push(strand),
+            }
         }
-        let mut barriers = [BarrierState::default(); 16];
-        let mut left = self.warps;
-        let mut spent = 0u64;
-        // An idle period lasts while warps do nothing but poll mbarriers that nobody changes.
-        let (mut period, mut polls, mut changes) = (1u64, 0u64, self.cx.changes);
+        self.barriers = [BarrierState::default(); 16];
+        self.left = self.warps;
+        self.spent = 0;
+        (self.period, self.polls, self.changes) = (1, 0, self.cx.changes);
         if let Some(watch) = &mut self.watch {
             watch.start_block(self.cx.shared_len as usize, self.warps, self.kernel.local_bytes);
         }
-        while left > 0 {
+    }
+
+    /// Runs the block to its end, or until it seems to wait for another block: then false.
+    pub(crate) fn advance(&mut self) -> Result<bool, Box<Fault>> {
+        // Instructions since anything happened but waiting.
+        let mut waited = 0u64;
+        while self.left > 0 {
             let mut ran = false;
-            for index in 0..self.warps {
-                if self.worker.warps[index].state != State::Ready {
+            let mut index = 0;
+            while index < self.worker.strands.len() {
+                if self.worker.strands[index].state != State::Ready {
+                    index += 1;
                     continue;
                 }
                 ran = true;
-                let stop = self.resume(index);
-                spent += (QUANTUM - self.cx.fuel).max(1) as u64;
-                let idle = match stop {
-                    Stop::Poll => QUANTUM - self.cx.fuel <= IDLE,
-                    stop => stop == Stop::Yield,
-                };
-                if !idle || self.cx.changes != changes {
-                    (period, polls, changes) = (period + 1, 0, self.cx.changes);
+                let hasty = self.info.hasty.load(Ordering::Relaxed);
+                let quantum = if hasty { SHORT_QUANTUM } else { QUANTUM };
+                let stop = self.resume(index, quantum);
+                let used = quantum - self.cx.fuel;
+                self.spent += used.max(1) as u64;
+                let idles = stop == Stop::Yield || stop == Stop::Poll && used <= IDLE_STEPS;
+                if !idles || self.cx.changes != self.changes {
+                    (self.period, self.polls, self.changes) = (self.period + 1, 0, self.cx.changes);
                 }
+                let strand = &mut self.worker.strands[index];
+                let warp = strand.warp;
                 match stop {
                     Stop::Exit => {
-                        self.worker.warps[index].state = State::Done;
-                        left -= 1;
-                        for id in 0..16 {
-                            self.release(id, &mut barriers);
+                        strand.state = State::Done;
+                        self.worker.warps[warp].strands -= 1;
+                        if self.worker.warps[warp].strands == 0 {
+                            self.left -= 1;
+                            (0..16).for_each(|id| self.release(id));
+                        } else {
+                            self.settle(warp)?;
                         }
+                        waited = 0;
                     }
                     Stop::Quantum | Stop::Yield | Stop::Poll => {
+                        strand.spins += 1;
                         if stop == Stop::Poll {
-                            self.worker.warps[index].polled = period;
-                            polls += 1;
-                            let stuck = |w: &Warp| w.state != State::Ready || w.polled == period;
-                            if polls > PATIENCE * left as u64 && self.worker.warps.iter().all(stuck) {
-                                return Err(self.deadlock(index, block));
+                            strand.polled = self.period;
+                            self.polls += 1;
+                            let stuck = |s: &Strand| s.state != State::Ready || s.polled == self.period;
+                            if self.polls > POLLS * self.left as u64 && self.worker.strands.iter().all(stuck) {
+                                return Err(self.starved(index));
                             }
                         }
-                        if spent > self.info.budget {
+                        waited += used.max(1) as u64 + if stop == Stop::Quantum { 0 } else { NAP };
+                        if self.spent > self.info.budget {
                             let message = format!("the block has executed more than {} instructions", self.info.budget);
-                            return Err(self.fault(index, block, FaultKind::Budget, None, None, message));
+                            return Err(self.fault(index, FaultKind::Budget, None, None, message));
                         }
-                        if (self.stop)() {
-                            return Ok(());
+                        if self.info.failed.load(Ordering::Relaxed) < self.number {
+                            return Ok(true);
+                        }
+                        let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
+                        if self.worker.strands[index].spins >= patience && self.detach(index) && stop == Stop::Quantum {
+                            self.info.hasty.store(true, Ordering::Relaxed);
                         }
                     }
                     Stop::Barrier => {
-                        let arrival = self.cx.arrival;
-                        let id = arrival.id as usize;
-                        if let Some(message) = self.disagrees(arrival, barriers[id]) {
-                            self.cx.pc = self.cx.pc.wrapping_sub(1);
-                            let lane = self.cx.mask.trailing_zeros();
-                            return Err(self.fault(index, block, FaultKind::Barrier, Some(lane), None, message));
-                        }
-                        let warp = &mut self.worker.warps[index];
-                        warp.arrival = arrival;
-                        if arrival.waits {
-                            warp.state = State::Waiting;
-                        } else if let Some(watch) = &mut self.watch {
-                            watch.arrive(id, index);
-                        }
-                        let barrier = &mut barriers[id];
-                        barrier.warps += 1;
-                        barrier.threads += WARP as u32;
-                        if arrival.threads != 0 {
-                            barrier.wanted = arrival.threads;
-                        }
-                        self.release(id, &mut barriers);
+                        self.arrive(index)?;
+                        waited = 0;
                     }
-                    Stop::Fault => {
-                        let trap = self.cx.trap.take().unwrap_or(Trap {
-                            kind: FaultKind::Trap,
-                            lane: None,
-                            address: None,
-                            message: String::new(),
-                        });
-                        return Err(self.fault(index, block, trap.kind, trap.lane, trap.address, trap.message));
+                    Stop::Sync => {
+                        self.detach(index);
+                        self.group(index);
+                        self.settle(warp)?;
+                        waited = 0;
                     }
+                    Stop::Fault => return Err(self.trapped(index)),
                 }
+                if self.worker.warps[warp].strands > 1 {
+                    self.settle(warp)?;
+                }
+                index += 1;
             }
             if !ran {
-                return Err(self.stuck(block, &barriers));
+                return Err(self.deadlock());
+            }
+            let hasty = self.info.hasty.load(Ordering::Relaxed);
+            if waited > if hasty { SHORT_QUANTUM as u64 } else { BLOCK_PATIENCE } {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Lets a warp run until it stops.
-    fn resume(&mut self, index: usize) -> Stop {
-        let kernel = self.kernel;
-        let warp = &mut self.worker.warps[index];
+    /// Makes a warp the one the handlers work on.
+    fn enter(&mut self, warp: usize, mask: u32) {
         let cx = &mut self.cx;
-        cx.base[0] = self.regs.wrapping_add(index * kernel.reg_bytes);
+        cx.base[0] = self.regs.wrapping_add(warp * self.kernel.reg_bytes);
         // SAFETY: there are `preds` predicates for each warp.
-        cx.preds = unsafe { self.worker.preds.as_mut_ptr().add(index * kernel.preds) };
-        cx.local = self.local.wrapping_add(index * kernel.local_bytes * WARP);
-        cx.mask = warp.mask;
-        cx.alive = warp.alive;
-        cx.warp = index as u32;
-        cx.fuel = QUANTUM;
-        std::mem::swap(&mut cx.paths, &mut warp.paths);
-        let mut op = warp.pc;
+        cx.preds = unsafe { self.worker.preds.as_mut_ptr().add(warp * self.kernel.preds) };
+        cx.local = self.local.wrapping_add(warp * self.kernel.local_bytes * WARP);
+        cx.mask = mask;
+        cx.alive = self.worker.warps[warp].alive;
+        cx.warp = warp as u32;
+    }
+
+    /// Lets a strand run until it stops.
+    fn resume(&mut self, index: usize, quantum: i64) -> Stop {
+        let kernel = self.kernel;
+        let strand = &mut self.worker.strands[index];
+        let (warp, mask, mut op) = (strand.warp, strand.mask, strand.pc);
+        std::mem::swap(&mut self.cx.paths, &mut strand.paths);
+        self.enter(warp, mask);
+        let cx = &mut self.cx;
+        cx.fuel = quantum;
         match &mut self.watch {
             None => {
                 while !op.is_null() {
@@ -412,65 +518,247 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-        let warp = &mut self.worker.warps[index];
-        std::mem::swap(&mut cx.paths, &mut warp.paths);
-        warp.mask = cx.mask;
-        warp.alive = cx.alive;
-        warp.pc = cx.pc;
+        let strand = &mut self.worker.strands[index];
+        std::mem::swap(&mut cx.paths, &mut strand.paths);
+        strand.mask = cx.mask;
+        strand.pc = cx.pc;
+        if !matches!(cx.stop, Stop::Quantum | Stop::Yield | Stop::Poll) {
+            strand.spins = 0;
+        }
+        self.worker.warps[warp].alive = cx.alive;
         cx.stop
     }
 
+    // ---- strands ----------------------------------------------------------------------------------------------------
+
+    fn add_strand(&mut self, strand: Strand) {
+        self.worker.warps[strand.warp].strands += 1;
+        let strands = &mut self.worker.strands;
+        match strands.iter_mut().find(|s| s.state == State::Done) {
+            Some(free) => *free = strand,
+            None => strands.push(strand),
+        }
+    }
+
+    /// Splits the pending lanes off a strand: they go on by themselves. False when there are none.
+    fn detach(&mut self, index: usize) -> bool {
+        let strand = &mut self.worker.strands[index];
+        let (warp, mask) = (strand.warp, strand.mask);
+        let others = self.worker.warps[warp].alive & !mask;
+        if !strand.paths.iter().any(|path| path.mask & others != 0) {
+            return false;
+        }
+        let paths = narrowed(&strand.paths, others);
+        strand.paths = narrowed(&strand.paths, mask);
+        strand.spins = 0;
+        // The last instruction takes up a pending path.
+        let pc = &raw const self.kernel.code[self.kernel.code.len() - 1];
+        self.add_strand(Strand { warp, pc, mask: 0, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 });
+        true
+    }
+
+    /// Lets a strand that has nothing pending wait for its warp, split by whom its lanes wait for.
+    fn group(&mut self, index: usize) {
+        let wanted = self.cx.wanted;
+        let strand = &mut self.worker.strands[index];
+        strand.state = State::Sync;
+        let (warp, pc, all) = (strand.warp, strand.pc, strand.mask);
+        let paths = std::mem::take(&mut strand.paths);
+        let mut left = all;
+        while left != 0 {
+            let who = wanted[left.trailing_zeros() as usize];
+            let mask = (0..WARP).filter(|i| left >> i & 1 != 0 && wanted[*i] == who).fold(0, |m, i| m | 1 << i);
+            let paths = narrowed(&paths, mask);
+            if left == all {
+                let strand = &mut self.worker.strands[index];
+                (strand.mask, strand.paths, strand.wanted) = (mask, paths, who);
+            } else {
+                self.add_strand(Strand { warp, pc, mask, paths, state: State::Sync, wanted: who, spins: 0, polled: 0 });
+            }
+            left &= !mask;
+        }
+    }
+
+    /// Lets the strands of a warp go on that need not wait any longer, and unites those at the same place.
+    fn settle(&mut self, warp: usize) -> Result<(), Box<Fault>> {
+        let mut index = 0;
+        while index < self.worker.strands.len() {
+            let strand = &self.worker.strands[index];
+            if strand.warp == warp && strand.state == State::Sync {
+                self.join(warp, strand.wanted)?;
+            }
+            index += 1;
+        }
+        let strands = &mut self.worker.strands;
+        for i in 0..strands.len() {
+            for j in i + 1..strands.len() {
+                let (head, tail) = strands.split_at_mut(j);
+                let (a, b) = (&mut head[i], &mut tail[0]);
+                let ready = |s: &Strand| s.warp == warp && s.state == State::Ready && s.mask != 0;
+                let place = |p: &Path| (p.meet, p.pc);
+                if ready(a) && ready(b) && a.pc == b.pc && a.paths.iter().map(place).eq(b.paths.iter().map(place)) {
+                    a.mask |= b.mask;
+                    a.paths.iter_mut().zip(&b.paths).for_each(|(a, b)| a.mask |= b.mask);
+                    b.state = State::Done;
+                    self.worker.warps[warp].strands -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes the instruction that lanes of a warp wait at, when all of `wanted` have come.
+    fn join(&mut self, warp: usize, wanted: u32) -> Result<(), Box<Fault>> {
+        let strands = &self.worker.strands;
+        let waits = |s: &Strand| s.warp == warp && s.state == State::Sync && s.wanted == wanted;
+        let members: Vec<usize> = (0..strands.len()).filter(|i| waits(&strands[*i])).collect();
+        let mask = members.iter().fold(0, |m, i| m | strands[*i].mask);
+        if wanted & self.worker.warps[warp].alive & !mask != 0 {
+            return Ok(());
+        }
+        let first = members[0];
+        let op = strands[first].pc;
+        let other = members.iter().copied().find(|i| strands[*i].pc != op && !self.alike(op, strands[*i].pc, *i));
+        if let Some(other) = other {
+            let line = self.line(op);
+            self.cx.pc = strands[other].pc;
+            let lane = strands[other].mask.trailing_zeros();
+            let message = format!(
+                "lanes of one warp wait for each other at different instructions: lane {} at line {line}",
+                strands[first].mask.trailing_zeros()
+            );
+            return Err(self.fault(other, FaultKind::Barrier, Some(lane), None, message));
+        }
+        self.enter(warp, mask);
+        self.cx.joint = true;
+        // SAFETY: the instruction belongs to this kernel; the registers are those of the warp.
+        let next = unsafe {
+            match &mut self.watch {
+                None => ((*op).run)(&mut self.cx, op),
+                Some(watch) => watch.step(&mut self.cx, self.kernel, op),
+            }
+        };
+        self.cx.joint = false;
+        if next.is_null() && self.cx.stop == Stop::Fault {
+            return Err(self.trapped(first));
+        }
+        for index in members {
+            let strand = &mut self.worker.strands[index];
+            strand.pc = strand.pc.wrapping_add(1);
+            strand.state = State::Ready;
+        }
+        if next.is_null() {
+            self.arrive(first)?;
+        }
+        Ok(())
+    }
+
+    /// Whether lanes at two different instructions wait for the same thing: warp barriers, or unaligned barriers of the same number.
+    fn alike(&self, a: *const Op, b: *const Op, at_b: usize) -> bool {
+        let (x, y) = (self.meta(a), self.meta(b));
+        let warp_sync = |m: &crate::ir::Meta| m.access.is_some_and(|access| access.kind == AccessKind::WarpSync);
+        if warp_sync(x) && warp_sync(y) {
+            return true;
+        }
+        if x.class != Class::Barrier || y.class != Class::Barrier {
+            return false;
+        }
+        let strand = &self.worker.strands[at_b];
+        // SAFETY: both are barriers of this kernel; their numbers are 32 bits wide.
+        unsafe {
+            let base = |slot: u32| match slot & CONST_BIT {
+                0 => self.regs.add(strand.warp * self.kernel.reg_bytes + slot as usize),
+                _ => self.cx.base[1].add((slot & !CONST_BIT) as usize),
+            };
+            let id = |op: *const Op, lane: usize| *base((*op).r[0]).cast::<u32>().add(lane);
+            let lane = strand.mask.trailing_zeros() as usize;
+            let first = self.worker.strands.iter().find(|s| s.warp == strand.warp && s.pc == a);
+            let other = first.map_or(0, |s| s.mask.trailing_zeros() as usize);
+            let unaligned = !self.info.checked || ((*a).imm | (*b).imm) & 512 == 0;
+            (*a).imm & 255 == (*b).imm & 255 && (*a).imm & 255 < 2 && unaligned && id(a, other) == id(b, lane)
+        }
+    }
+
+    // ---- barriers ---------------------------------------------------------------------------------------------------
+
+    /// Notes that the warp of a strand has arrived at the barrier of `cx.arrival`.
+    fn arrive(&mut self, strand: usize) -> Result<(), Box<Fault>> {
+        let arrival = self.cx.arrival;
+        let warp = self.worker.strands[strand].warp;
+        if let Some(message) = self.disagrees(arrival, self.barriers[arrival.id as usize]) {
+            self.cx.pc = self.cx.pc.wrapping_sub(1);
+            let lane = self.cx.mask.trailing_zeros();
+            return Err(self.fault(strand, FaultKind::Barrier, Some(lane), None, message));
+        }
+        self.worker.warps[warp].arrival = arrival;
+        if arrival.waits {
+            for strand in self.worker.strands.iter_mut().filter(|s| s.warp == warp && s.state == State::Ready) {
+                strand.state = State::Waiting;
+            }
+        } else if let Some(watch) = &mut self.watch {
+            watch.arrive(arrival.id as usize, warp);
+        }
+        let barrier = &mut self.barriers[arrival.id as usize];
+        barrier.warps += 1;
+        barrier.threads += WARP as u32;
+        if arrival.threads != 0 {
+            barrier.wanted = arrival.threads;
+        }
+        self.release(arrival.id);
+        Ok(())
+    }
+
     /// Opens a barrier when all it waits for have arrived.
-    fn release(&mut self, id: usize, barriers: &mut [BarrierState; 16]) {
-        let b = barriers[id];
+    fn release(&mut self, id: u32) {
+        let b = self.barriers[id as usize];
         if b.warps == 0 {
             return;
         }
-        let done = self.worker.warps.iter().filter(|w| w.state == State::Done).count() as u32;
+        let done = (self.warps - self.left) as u32;
         let enough = if b.wanted != 0 { b.threads >= b.wanted } else { b.warps + done >= self.warps as u32 };
         if !enough {
             return;
         }
+        let mut waiting = 0u32;
+        for strand in &mut self.worker.strands {
+            if strand.state == State::Waiting && self.worker.warps[strand.warp].arrival.id == id {
+                strand.state = State::Ready;
+                waiting |= 1 << strand.warp;
+            }
+        }
+        let warps = || (0..self.warps).filter(|w| waiting >> w & 1 != 0);
         if let Some(watch) = &mut self.watch {
-            let waits = |w: &Warp| w.state == State::Waiting && w.arrival.id as usize == id;
-            let warps: Vec<usize> = (0..self.warps).filter(|i| waits(&self.worker.warps[*i])).collect();
-            let all = self.worker.warps.iter().all(|w| waits(w) || w.state == State::Done);
-            watch.release(id, &warps, all);
+            let all = (0..self.warps).all(|w| waiting >> w & 1 != 0 || self.worker.warps[w].strands == 0);
+            watch.release(id as usize, &warps().collect::<Vec<_>>(), all);
         }
         let mut value: Option<(Reduce, u32)> = None;
-        for warp in self.worker.warps.iter().filter(|w| w.state == State::Waiting && w.arrival.id as usize == id) {
-            if let Some((how, lanes)) = warp.arrival.reduce {
-                let (_, so_far) = value.unwrap_or((how, if how == Reduce::And { 1 } else { 0 }));
-                let next = match how {
-                    Reduce::Popc => so_far + lanes.count_ones(),
-                    Reduce::And => so_far & u32::from(lanes == FULL),
-                    Reduce::Or => so_far | u32::from(lanes != 0),
-                };
-                value = Some((how, next));
-            }
+        for (how, lanes) in warps().filter_map(|w| self.worker.warps[w].arrival.reduce) {
+            let (_, so_far) = value.unwrap_or((how, u32::from(how == Reduce::And)));
+            let next = match how {
+                Reduce::Popc => so_far + lanes.count_ones(),
+                Reduce::And => so_far & u32::from(lanes == FULL),
+                Reduce::Or => so_far | u32::from(lanes != 0),
+            };
+            value = Some((how, next));
         }
-        for index in 0..self.warps {
-            let warp = &mut self.worker.warps[index];
-            if warp.state != State::Waiting || warp.arrival.id as usize != id {
-                continue;
-            }
-            warp.state = State::Ready;
-            if let (Some((how, value)), Some(_)) = (value, warp.arrival.reduce) {
-                let (mask, result) = (warp.mask, warp.arrival.result);
-                self.cx.base[0] = self.regs.wrapping_add(index * self.kernel.reg_bytes);
+        if let Some((how, value)) = value {
+            for warp in warps() {
+                let Warp { alive, arrival, .. } = self.worker.warps[warp];
+                if arrival.reduce.is_none() {
+                    continue;
+                }
+                self.enter(warp, alive);
                 // SAFETY: predicates and slot belong to this warp.
                 unsafe {
-                    self.cx.preds = self.worker.preds.as_mut_ptr().add(index * self.kernel.preds);
-                    self.cx.mask = mask;
                     if how == Reduce::Popc {
-                        self.cx.put(result, &[value; WARP]);
+                        self.cx.put(arrival.result, &[value; WARP]);
                     } else {
-                        self.cx.set_pred(result, if value != 0 { FULL } else { 0 });
+                        self.cx.set_pred(arrival.result, if value != 0 { FULL } else { 0 });
                     }
                 }
             }
         }
-        barriers[id] = BarrierState::default();
+        self.barriers[id as usize] = BarrierState::default();
     }
 
     /// What is wrong with the thread count of an arrival.
@@ -487,37 +775,74 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// All warps that are left wait at barriers, none of which can open.
+    // ---- faults -----------------------------------------------------------------------------------------------------
+
+    fn index(&self, op: *const Op) -> usize {
+        let index = (op as usize).wrapping_sub(self.kernel.code.as_ptr() as usize) / size_of::<Op>();
+        index.min(self.kernel.code.len() - 1)
+    }
+
+    fn meta(&self, op: *const Op) -> &crate::ir::Meta {
+        &self.kernel.meta[self.index(op)]
+    }
+
+    fn line(&self, op: *const Op) -> u32 {
+        self.meta(op).line
+    }
+
+    /// The fault a handler has reported.
     #[cold]
-    fn stuck(&mut self, block: [u32; 3], barriers: &[BarrierState; 16]) -> Box<Fault> {
-        let warps = &self.worker.warps;
-        let index = warps.iter().position(|w| w.state == State::Waiting).unwrap_or(0);
-        let exited = warps.iter().filter(|w| w.state == State::Done).count();
+    fn trapped(&mut self, strand: usize) -> Box<Fault> {
+        match self.cx.trap.take() {
+            Some(trap) => self.fault(strand, trap.kind, trap.lane, trap.address, trap.message),
+            None => self.fault(strand, FaultKind::Trap, None, None, String::new()),
+        }
+    }
+
+    /// Nobody can run: says who waits for whom.
+    #[cold]
+    fn deadlock(&mut self) -> Box<Fault> {
+        let strands = &self.worker.strands;
+        let at = |s: &Strand| self.line(if s.state == State::Waiting { s.pc.wrapping_sub(1) } else { s.pc });
+        if let Some(index) = strands.iter().position(|s| s.state == State::Sync) {
+            let me = &strands[index];
+            let missing = |lane: &u32| (me.wanted & self.worker.warps[me.warp].alive & !me.mask) >> lane & 1 != 0;
+            let lane = (0..32).find(missing).unwrap_or(0);
+            let other = strands.iter().find(|s| s.warp == me.warp && s.state != State::Done && s.mask >> lane & 1 != 0);
+            let message = format!(
+                "deadlock: lanes {:#010x} of the warp wait here for lane {lane}, which waits at line {}",
+                me.mask,
+                other.map_or(0, at)
+            );
+            let first = me.mask.trailing_zeros();
+            self.cx.pc = me.pc;
+            return self.fault(index, FaultKind::Barrier, Some(first), None, message);
+        }
+        let index = strands.iter().position(|s| s.state == State::Waiting).unwrap_or(0);
         let mut parts: Vec<String> = Vec::new();
-        for (i, warp) in warps.iter().enumerate().filter(|(_, w)| w.state == State::Waiting).take(8) {
+        for (i, warp) in self.worker.warps.iter().enumerate().filter(|(_, w)| w.strands > 0).take(8) {
             let id = warp.arrival.id;
-            let b = &barriers[id as usize];
+            let b = &self.barriers[id as usize];
             let wanted = if b.wanted == 0 { (self.warps * WARP) as u32 } else { b.wanted };
             let verb = if parts.is_empty() { " waits" } else { "" };
             parts.push(format!("warp {i}{verb} at barrier {id} ({} of {wanted} threads)", b.threads));
         }
-        let waiting = warps.len() - exited;
-        if waiting > parts.len() {
-            parts.push(format!("{} more warps wait", waiting - parts.len()));
+        if self.left > parts.len() {
+            parts.push(format!("{} more warps wait", self.left - parts.len()));
         }
-        match exited {
+        match self.warps - self.left {
             0 => {}
             1 => parts.push("1 warp has exited".to_owned()),
             n => parts.push(format!("{n} warps have exited")),
         }
-        self.cx.pc = self.worker.warps[index].pc.wrapping_sub(1);
+        self.cx.pc = strands[index].pc.wrapping_sub(1);
         let message = format!("deadlock: {}", parts.join(", "));
-        self.fault(index, block, FaultKind::Barrier, Some(0), None, message)
+        self.fault(index, FaultKind::Barrier, Some(0), None, message)
     }
 
-    /// Every warp waits, and nothing can change that.
+    /// Every strand polls an mbarrier, and nothing can change that.
     #[cold]
-    fn deadlock(&mut self, warp: usize, block: [u32; 3]) -> Box<Fault> {
+    fn starved(&mut self, strand: usize) -> Box<Fault> {
         let (mut lane, mut address, mut message) = (0, None, String::new());
         if let Some(Poll { op, lane: l, at, object }) = self.cx.poll {
             self.cx.pc = op;
@@ -530,42 +855,41 @@ impl<'a> Runner<'a> {
                 object.bytes
             );
         }
-        let waiting = self.worker.warps.iter().filter(|w| w.state != State::Done).count();
-        message += &format!("all {waiting} warps of the block that have not exited wait");
-        self.fault(warp, block, FaultKind::Barrier, Some(lane), address, message)
+        message += &format!("all {} warps of the block that have not exited wait", self.left);
+        self.fault(strand, FaultKind::Barrier, Some(lane), address, message)
     }
 
     #[cold]
     fn fault(
         &self,
-        warp: usize,
-        block: [u32; 3],
+        strand: usize,
         kind: FaultKind,
         lane: Option<u32>,
         address: Option<u64>,
         message: String,
     ) -> Box<Fault> {
-        let start = self.kernel.code.as_ptr() as usize;
-        let index = (self.cx.pc as usize).wrapping_sub(start) / size_of::<Op>();
-        let meta = self.kernel.meta.get(index);
-        let source_line = meta.and_then(|m| {
-            let places = self.kernel.source(m.loc);
-            let places: Vec<String> = places.iter().map(ToString::to_string).collect();
-            (!places.is_empty()).then(|| places.join(", inlined at "))
-        });
+        let warp = self.worker.strands[strand].warp;
+        let meta = self.meta(self.cx.pc);
+        let places: Vec<String> = self.kernel.source(meta.loc).iter().map(ToString::to_string).collect();
+        let source_line = (!places.is_empty()).then(|| places.join(", inlined at "));
         Box::new(Fault {
             kind,
             kernel: self.kernel.name.clone(),
             file: self.kernel.file.to_string(),
-            line: meta.map_or(0, |m| m.line),
-            instruction: self.kernel.instruction(index).unwrap_or_default(),
+            line: meta.line,
             source_line,
-            block: Some(block),
+            instruction: self.kernel.instruction(self.index(self.cx.pc)).unwrap_or_default(),
+            block: Some(self.block),
             thread: lane.map(|l| thread_index((warp * WARP) as u32 + l, self.info.block)),
             address,
             message,
         })
     }
+}
+
+/// What is left of a stack of paths for some lanes.
+fn narrowed(paths: &[Path], mask: u32) -> Vec<Path> {
+    paths.iter().map(|path| Path { mask: path.mask & mask, ..*path }).filter(|path| path.mask != 0).collect()
 }
 
 /// The index of a thread in its block.

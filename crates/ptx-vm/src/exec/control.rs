@@ -170,7 +170,8 @@ impl Exec for Guard {
     }
 }
 
-/// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions, bit 8 = negated.
+/// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions,
+/// bit 8 = negated, bit 9 = aligned.
 pub(crate) struct Barrier;
 impl Exec for Barrier {
     const RARE: bool = true;
@@ -184,14 +185,26 @@ impl Exec for Barrier {
             let lane = (cx.mask.trailing_zeros() & 31) as usize;
             let id = (*cx.at::<u32>(id))[lane];
             let threads = if threads == super::alu::NO_SLOT { 0 } else { (*cx.at::<u32>(threads))[lane] };
-            if cx.checked && cx.mask != cx.alive {
-                let message = format!(
-                    "the barrier is reached by {} of the {} threads of the warp that have not exited",
-                    cx.mask.count_ones(),
-                    cx.alive.count_ones()
-                );
-                let waits = cx.mask.trailing_zeros();
-                return cx.fault(op, FaultKind::Barrier, Some(waits), None, message);
+            if cx.mask != cx.alive {
+                // The other lanes of the warp come first, on whatever path they are; `.aligned` promises that they are on this one.
+                let pending = cx.paths.iter().fold(0, |lanes, path| lanes | path.mask) & cx.alive & !cx.mask;
+                if cx.checked && (*op).imm & 512 != 0 && pending != 0 {
+                    let message = format!(
+                        "the barrier is reached by {} of the {} threads of the warp that have not exited",
+                        cx.mask.count_ones(),
+                        cx.alive.count_ones()
+                    );
+                    let waits = cx.mask.trailing_zeros();
+                    return cx.fault(op, FaultKind::Barrier, Some(waits), None, message);
+                }
+                return gather(cx, op, FULL);
+            }
+            if (*op).r[0] & CONST_BIT == 0 {
+                let ids = &*cx.at::<u32>((*op).r[0]);
+                if let Some(other) = (0..WARP).find(|i| cx.mask >> i & 1 != 0 && ids[*i] != id) {
+                    let message = format!("lanes of one warp name different barriers, {id} and {}", ids[other]);
+                    return cx.fault(op, FaultKind::Barrier, Some(other as u32), None, message);
+                }
             }
             if id > 15 {
                 return cx.fault(
@@ -217,10 +230,93 @@ impl Exec for Barrier {
     }
 }
 
-/// The next group of lanes that execute a `.sync` instruction together: those with the membermask of the first lane of `left` (with
-/// all lanes when the slot is the sink). Gives the lanes that take part and the lanes that get this result; none is a fault.
+/// Stops the lanes of `cx.mask` until those in `wanted` have come to `op` too.
+#[cold]
+#[inline(never)]
+fn gather(cx: &mut Cx, op: *const Op, wanted: u32) -> *const Op {
+    cx.wanted = [wanted; WARP];
+    cx.pause(Stop::Sync, op)
+}
+
+/// Before an instruction that all lanes of the warp execute together. True when some are elsewhere: the warp has stopped.
 #[inline(always)]
-unsafe fn together(cx: &mut Cx, op: *const Op, members: u32, left: u32, present: u32) -> Option<(u32, u32)> {
+pub(crate) fn apart(cx: &mut Cx, op: *const Op) -> bool {
+    if cx.mask != FULL && cx.mask != cx.alive {
+        gather(cx, op, FULL);
+        return true;
+    }
+    false
+}
+
+/// Before a `.sync` instruction of the lanes that `members` names (the sink: all). False when it cannot run: the warp has stopped, because
+/// somebody is not here yet or, in checked mode, because a lane does not name itself.
+#[inline(always)]
+unsafe fn gathered(cx: &mut Cx, op: *const Op, members: u32) -> bool {
+    if cx.joint || cx.mask == cx.alive && (members == super::alu::NO_SLOT || !cx.checked) {
+        return true;
+    }
+    // SAFETY: forwarded.
+    unsafe { part(cx, op, members) }
+}
+
+/// Finds out whom each lane waits for, and whether all of them are here.
+#[inline(never)]
+unsafe fn part(cx: &mut Cx, op: *const Op, members: u32) -> bool {
+    // SAFETY: the membermask is 32 bits wide.
+    unsafe {
+        let masks = if members == super::alu::NO_SLOT { [FULL; WARP] } else { cx.get::<u32>(members) };
+        let (mut wanted, mut strangers) = (0, 0);
+        for (i, mask) in masks.iter().enumerate() {
+            let active = cx.mask >> i & 1;
+            wanted |= mask & active.wrapping_neg();
+            strangers |= (!mask >> i & active) << i;
+        }
+        if strangers != 0 && cx.checked {
+            let lane = strangers.trailing_zeros();
+            let mask = masks[lane as usize & 31];
+            let message = format!("the membermask {mask:#010x} does not name the lane that executes, {lane}");
+            cx.fault(op, FaultKind::Barrier, Some(lane), None, message);
+            return false;
+        }
+        if wanted & cx.alive & !cx.mask == 0 {
+            return true;
+        }
+        for (i, mask) in masks.iter().enumerate() {
+            // Undefined by the manual when a lane does not name itself; hardware lets it through.
+            cx.wanted[i] = mask | 1 << i & strangers;
+        }
+        cx.pause(Stop::Sync, op);
+        false
+    }
+}
+
+/// `bar.warp.sync`: r = membermask. The waiting is all there is to it.
+pub(crate) struct WarpSync;
+impl Exec for WarpSync {
+    const RARE: bool = true;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: never the last instruction.
+        unsafe { if gathered(cx, op, (*op).r[0]) { op.add(1) } else { std::ptr::null() } }
+    }
+}
+
+/// Where a strand goes on whose current path has been taken from it.
+pub(crate) struct Resume;
+impl Exec for Resume {
+    const RARE: bool = true;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        resume(cx, op)
+    }
+}
+
+/// The next group of lanes that execute a `.sync` instruction together: those with the membermask of the first lane of `left` (with
+/// all lanes when the slot is the sink). Gives the lanes that take part and the lanes that get this result.
+#[inline(always)]
+unsafe fn together(cx: &Cx, members: u32, left: u32, present: u32) -> (u32, u32) {
     let (mask, group) = if members == super::alu::NO_SLOT {
         (FULL, left)
     } else {
@@ -230,29 +326,19 @@ unsafe fn together(cx: &mut Cx, op: *const Op, members: u32, left: u32, present:
         let same = masks.iter().enumerate().fold(0, |bits, (i, m)| bits | u32::from(*m == mask) << i);
         (mask, same & left)
     };
-    if mask & cx.alive & !present != 0 {
-        absent(cx, op, mask, present);
-        return None;
-    }
-    Some((mask & present, group))
-}
-
-#[cold]
-#[inline(never)]
-fn absent(cx: &mut Cx, op: *const Op, mask: u32, present: u32) -> *const Op {
-    let missing = mask & cx.alive & !present;
-    let message =
-        format!("the membermask {mask:#010x} names lanes {missing:#010x} that have diverged and are not here");
-    cx.fault(op, FaultKind::Barrier, Some(present.trailing_zeros()), None, message)
+    (mask & present, group)
 }
 
 /// Runs `body` for each group of lanes with one membermask, under its mask: `together` gives `set`, the lanes that take part.
 macro_rules! each_group {
     ($cx:ident, $op:ident, $members:expr, $set:ident => $body:block) => {{
+        if !gathered($cx, $op, $members) {
+            return std::ptr::null();
+        }
         let present = $cx.mask;
         let mut left = present;
         while left != 0 {
-            let Some(($set, group)) = together($cx, $op, $members, left, present) else { return std::ptr::null() };
+            let ($set, group) = together($cx, $members, left, present);
             $cx.mask = group;
             $body
             left &= !group;
@@ -269,14 +355,8 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds five operands of these widths.
         unsafe {
-            if cx.mask != FULL {
-                let members = cx.list(op, 5);
-                let masks = if members == super::alu::NO_SLOT { [FULL; WARP] } else { cx.get::<u32>(members) };
-                let mask =
-                    masks.iter().enumerate().fold(0, |bits, (i, m)| bits | if cx.mask >> i & 1 != 0 { *m } else { 0 });
-                if mask & cx.alive & !cx.mask != 0 {
-                    return absent(cx, op, mask, cx.mask);
-                }
+            if !gathered(cx, op, cx.list(op, 5)) {
+                return std::ptr::null();
             }
             let a = cx.get::<u32>(cx.list(op, 1));
             let b = &*cx.at::<u32>(cx.list(op, 2));
@@ -549,6 +629,9 @@ impl Exec for Mma {
             if cx.mask == FULL {
                 kernel(&f);
             } else {
+                if apart(cx, op) {
+                    return std::ptr::null();
+                }
                 // All lanes take part by definition; when some have exited their results are dropped.
                 let mut out = [[0u64; WARP]; 4];
                 let targets = f.d;

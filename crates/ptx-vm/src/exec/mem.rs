@@ -369,6 +369,9 @@ pub(crate) struct LdMatrix<const N: usize, const TRANS: bool>;
 impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        if super::control::apart(cx, op) {
+            return std::ptr::null();
+        }
         // SAFETY: rows are checked against shared memory; the list holds N + 1 operands.
         unsafe {
             let addr = cx.get::<u32>(cx.list(op, N));
@@ -417,6 +420,9 @@ impl<const N: usize, const TRANS: bool> Exec for StMatrix<N, TRANS> {
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        if super::control::apart(cx, op) {
+            return std::ptr::null();
+        }
         // SAFETY: as in `LdMatrix`.
         unsafe {
             let addr = cx.get::<u32>(cx.list(op, N));
@@ -469,6 +475,9 @@ impl Exec for MovMatrix {
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        if super::control::apart(cx, op) {
+            return std::ptr::null();
+        }
         // SAFETY: operands are 32 bits wide.
         unsafe {
             let [d, a, ..] = (*op).r;

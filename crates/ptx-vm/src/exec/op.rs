@@ -38,8 +38,10 @@ pub(crate) const CONST_BIT: u32 = 1 << 31;
 pub(crate) enum Stop {
     /// All lanes have exited.
     Exit,
-    /// Waits at barrier `aux` (see [`Cx::barrier`]).
+    /// The warp has arrived at a barrier of the block; see [`Cx::arrival`].
     Barrier,
+    /// Lanes wait for others of their warp, those in [`Cx::wanted`]; the instruction at `pc` runs when they have come.
+    Sync,
     /// The time slice is over.
     Quantum,
     /// Somebody else may run: `nanosleep`.
@@ -108,7 +110,7 @@ pub(crate) struct Cx {
     pub(crate) preds: *mut u32,
     /// Lanes that execute the current instruction.
     pub(crate) mask: u32,
-    /// Lanes that have not exited.
+    /// Lanes of the warp that have not exited, those of its other strands included.
     pub(crate) alive: u32,
     /// Instructions left in the time slice, charged at backward branches.
     pub(crate) fuel: i64,
@@ -127,6 +129,10 @@ pub(crate) struct Cx {
     pub(crate) pc: *const Op,
     pub(crate) stop: Stop,
     pub(crate) arrival: Arrival,
+    /// Whom each lane waits for; see [`Stop::Sync`].
+    pub(crate) wanted: L<u32>,
+    /// All whom a `.sync` instruction waits for are in `mask`: it must not look for them again.
+    pub(crate) joint: bool,
     pub(crate) trap: Option<Trap>,
     pub(crate) table: *const Table,
     pub(crate) globals: *const Table,

@@ -1,13 +1,14 @@
 //! The device: memory calls and launches.
 
-use super::block::{LaunchInfo, Runner, Worker};
+use super::block::{LaunchInfo, Runner};
 use super::pool::Pool;
 use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Live, Table};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -176,53 +177,77 @@ impl Vm {
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
         check_launch(kernel, launch, params)?;
+        let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
+        static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         let info = LaunchInfo {
             grid: launch.grid,
             block: launch.block,
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
+            workers: helpers as u32 + 1,
+            grid_id: LAUNCHES.fetch_add(1, Ordering::Relaxed),
+            // Blocks below the lowest that failed still run, so that the report does not depend on timing.
+            failed: AtomicU64::new(u64::MAX),
+            hasty: AtomicBool::new(false),
         };
-        let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
         let table = self.table();
         let table: &Table = &table;
         let next = AtomicU64::new(0);
-        // The lowest block that failed, and its fault: blocks below it still run, so that the report does not depend on timing.
-        let failed = AtomicU64::new(u64::MAX);
+        let workers = AtomicU32::new(0);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
         let counting = self.config.counters || self.config.profile;
         let totals: Mutex<Option<Tally>> = Mutex::default();
         let work = || {
-            WORKER.with_borrow_mut(|worker| {
-                let current = std::cell::Cell::new(0);
-                let stop = || failed.load(Ordering::Relaxed) < current.get();
-                let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
-                let mut runner = Runner::new(worker, kernel, &info, table, params, watch, &stop);
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= blocks || index > failed.load(Ordering::Relaxed) {
-                        break;
+            let sm = workers.fetch_add(1, Ordering::Relaxed);
+            let take = || {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                (number < blocks && number <= info.failed.load(Ordering::Relaxed)).then_some(number)
+            };
+            let mut free: Option<Runner<'_>> = None;
+            // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
+            let mut waiting: VecDeque<Runner<'_>> = VecDeque::new();
+            loop {
+                let room =
+                    waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
+                let mut runner = match if room { take() } else { None } {
+                    Some(number) => {
+                        let mut runner = free.take().unwrap_or_else(|| {
+                            let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
+                            Runner::new(kernel, &info, table, params, watch, sm)
+                        });
+                        runner.start(number);
+                        runner
                     }
-                    current.set(index);
-                    let [x, y] = [u64::from(launch.grid[0]), u64::from(launch.grid[1])];
-                    let block = [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32];
-                    if let Err(found) = runner.run(block) {
+                    None => match waiting.pop_front() {
+                        Some(runner) => runner,
+                        None => break,
+                    },
+                };
+                match runner.advance() {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        info.hasty.store(true, Ordering::Relaxed);
+                        waiting.push_back(runner);
+                        continue;
+                    }
+                    Err(found) => {
                         let mut slot = fault.lock().unwrap_or_else(PoisonError::into_inner);
-                        if index < failed.load(Ordering::Relaxed) {
-                            failed.store(index, Ordering::Relaxed);
+                        if runner.number < info.failed.load(Ordering::Relaxed) {
+                            info.failed.store(runner.number, Ordering::Relaxed);
                             *slot = Some(*found);
                         }
                     }
                 }
-                if let Some(tally) = runner.watch.and_then(|w| w.tally) {
-                    match &mut *totals.lock().unwrap_or_else(PoisonError::into_inner) {
-                        Some(sum) => sum.add(&tally),
-                        none => *none = Some(tally),
-                    }
+                if free.is_none() {
+                    free = Some(runner);
+                } else {
+                    count(&totals, &mut runner);
                 }
-            });
+            }
+            free.iter_mut().for_each(|runner| count(&totals, runner));
         };
-        let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
         self.pool.run(helpers, &work);
         if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
@@ -239,8 +264,17 @@ impl Vm {
     }
 }
 
-thread_local! {
-    static WORKER: std::cell::RefCell<Worker> = const { std::cell::RefCell::new(Worker::new()) };
+/// Memory of the blocks a worker thread may hold while they wait for others.
+const RESIDENT_BYTES: usize = 256 << 20;
+
+/// Adds what a worker has counted.
+fn count(totals: &Mutex<Option<Tally>>, runner: &mut Runner<'_>) {
+    if let Some(tally) = runner.watch.take().and_then(|watch| watch.tally) {
+        match &mut *totals.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(sum) => sum.add(&tally),
+            none => *none = Some(tally),
+        }
+    }
 }
 
 /// Refuses launches no GPU would accept.

@@ -121,6 +121,9 @@ pub(crate) fn finish(
             meta.push(m);
         }
     }
+    // Where strands start that were split off; see `exec::block`.
+    out.push(Op { run: handler::<control::Resume>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
+    meta.push(Meta { class: super::lower::Class::Control, access: None, guard: false, flops: 0, ..meta[0] });
     for (at, target) in fixes {
         out[at].imm = i64::from(block_at[target]);
         if out[at].x != u32::MAX {

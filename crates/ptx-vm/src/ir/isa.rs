@@ -303,10 +303,10 @@ static TABLE: &[Row] = rows! {
         "mbarrier" "pending_count!", "b64", "d,a", "arrivals pending in state a" => mbarrier::pending_count;
     }
     Warp {
-        "bar" "warp! sync!", "", "a", "barrier of the lanes in mask a" => |l, _| l.group(AccessKind::WarpSync);
-        "shfl" "sync up|down|bfly|idx!", "b32", "d{|p},a,b,c{,m}", "a of another lane; p whether there is one" => warp::shfl;
-        "vote" "sync all|any|uni!", "pred", "p,q{,m}", "whether all, any or equally many lanes hold q" => warp::vote;
-        "vote" "sync ballot!", "b32", "d,p{,m}", "mask of the lanes that hold p" => warp::vote;
+        "bar" "warp! sync!", "", "a", "barrier of the lanes in mask a" => barrier::warp;
+        "shfl" "sync! up|down|bfly|idx!", "b32", "d{|p},a,b,c,m", "a of another lane; p whether there is one" => warp::shfl;
+        "vote" "sync! all|any|uni!", "pred", "p,q,m", "whether all, any or equally many lanes hold q" => warp::vote;
+        "vote" "sync! ballot!", "b32", "d,p,m", "mask of the lanes that hold p" => warp::vote;
         "activemask" "", "b32", "d", "mask of the active lanes" => warp::activemask;
         "elect" "sync!", "", "d|p,m", "one lane of the mask, and whether this is it" => warp::elect;
         "match" "any|all! sync!", "b32|b64", "d{|p},a,m", "mask of the lanes with the same a" => warp::matching;

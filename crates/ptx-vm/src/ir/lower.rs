@@ -251,6 +251,7 @@ pub(crate) struct Lower<'a> {
     loc: u32,
     locs: Vec<Loc>,
     pub(crate) inst_text: &'a str,
+    pub(crate) opcode: &'a str,
     /// Where `ret` goes: none in the entry itself.
     ret: Option<u32>,
     depth: usize,
@@ -450,8 +451,11 @@ impl<'a> Lower<'a> {
             "%lanemask_gt" => ConstSource::LaneMask(4),
             "%dynamic_smem_size" => s(Special::DynamicShared),
             "%total_smem_size" | "%aggr_smem_size" => s(Special::TotalShared),
-            "%smid" | "%gridid" | "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0),
-            "%nsmid" | "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1),
+            "%smid" => s(Special::SmId),
+            "%nsmid" => s(Special::NSm),
+            "%gridid" => s(Special::GridId),
+            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0),
+            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1),
             // Set up by the driver for launches of kinds there are none of here.
             _ if stem.starts_with("%envreg") => ConstSource::Imm(0),
             // What the system keeps in shared memory lies outside it: an access is out of bounds.
@@ -979,6 +983,7 @@ impl<'a> Lower<'a> {
     fn instruction(&mut self, inst: &Inst<'a>) -> R {
         self.line = inst.line;
         self.inst_text = inst.text;
+        self.opcode = inst.opcode;
         self.guard = None;
         if let Some((name, negated)) = inst.guard {
             self.guard = match self.register(name) {
@@ -986,11 +991,30 @@ impl<'a> Lower<'a> {
                 _ => return self.error(format!("`{name}` is not a predicate")),
             };
         }
-        isa::lower(self, inst)?;
+        // Lanes that wait for each other must stand on a path of their own: a guard is a branch around the instruction.
+        let waits = inst.opcode.contains(".sync") || inst.opcode.starts_with("bar");
+        if waits {
+            self.around(|l| isa::lower(l, inst))?;
+        } else {
+            isa::lower(self, inst)?;
+        }
         self.guard = None;
         if self.raw.len() > MAX_CODE {
             return self.error("the kernel is too large");
         }
+        Ok(())
+    }
+
+    /// Emits what `body` does under the present guard as a branch around it.
+    fn around(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
+        let Some((p, negated)) = self.guard else { return body(self) };
+        let skip = self.fresh_label();
+        self.guard = Some((p, !negated));
+        self.flow(Flow::Branch(skip));
+        self.guard = None;
+        body(self)?;
+        self.place(skip);
+        self.guard = Some((p, negated));
         Ok(())
     }
 
@@ -1054,6 +1078,7 @@ pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, glo
         loc: 0,
         locs: vec![Loc::default()],
         inst_text: function.name,
+        opcode: "",
         ret: None,
         depth: 0,
         carry: None,

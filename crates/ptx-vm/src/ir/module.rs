@@ -55,6 +55,11 @@ pub(crate) enum Special {
     NWarpId,
     DynamicShared,
     TotalShared,
+    /// The worker thread that runs the block stands for the multiprocessor.
+    SmId,
+    NSm,
+    /// Number of the launch.
+    GridId,
 }
 
 /// Where a constant's lanes come from.

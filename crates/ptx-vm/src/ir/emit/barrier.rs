@@ -1,9 +1,10 @@
 //! Barriers among the threads of a block.
 
-use super::super::lower::{Class, Form, Lower, R, Val};
+use super::super::lower::{Access, AccessKind, Class, Form, Lower, R, Val};
+use super::warp::membermask;
 use crate::exec::control;
 use crate::exec::op::handler;
-use crate::parse::Ty;
+use crate::parse::{Space, Ty};
 
 pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let id = l.src(&f.ops[0], Ty::U32)?;
@@ -12,9 +13,22 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         None if f.has("arrive") => return l.error("an arrival needs a thread count"),
         None => Val::None,
     };
-    let raw =
-        l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, i64::from(f.has("arrive")));
+    let imm = i64::from(f.has("arrive")) | aligned(l, f);
+    let raw = l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, imm);
     raw.meta.class = Class::Barrier;
+    Ok(())
+}
+
+/// `bar` is `barrier.aligned`.
+fn aligned(l: &Lower<'_>, f: &Form<'_, '_>) -> i64 {
+    i64::from(f.has("aligned") || !l.opcode.starts_with("barrier")) << 9
+}
+
+pub(crate) fn warp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let mask = membermask(l, f.ops.first())?;
+    let kind = AccessKind::WarpSync;
+    let access = Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0, order: 0 };
+    l.push(handler::<control::WarpSync>(), [mask, Val::None, Val::None, Val::None], 0, 0).meta.access = Some(access);
     Ok(())
 }
 
@@ -30,7 +44,7 @@ pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         4
     };
-    imm |= i64::from(negated) << 8;
+    imm |= i64::from(negated) << 8 | aligned(l, f);
     if f.has("popc") {
         let d = l.dst(&f.ops[0], Ty::U32)?;
         let raw = l.push(handler::<control::Barrier>(), [id, threads, p, d], 0, imm);

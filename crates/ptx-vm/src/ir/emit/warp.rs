@@ -6,7 +6,7 @@ use crate::exec::op::handler;
 use crate::parse::{Operand, Ty};
 
 /// The membermask of a `.sync` instruction; the sink when it is the constant of all lanes.
-fn membermask<'a>(l: &mut Lower<'a>, operand: Option<&Operand<'a>>) -> R<Val> {
+pub(crate) fn membermask<'a>(l: &mut Lower<'a>, operand: Option<&Operand<'a>>) -> R<Val> {
     match operand {
         None => Ok(Val::None),
         Some(Operand::Int(n)) if *n as u32 == u32::MAX => Ok(Val::None),
