@@ -72,6 +72,9 @@ pub struct Outcome {
     pub profile: Option<Profile>,
     /// Why the case failed, in words.
     pub message: Option<String>,
+    /// What the kernel has written with `printf`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub printed: String,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -150,6 +153,7 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
         counters: None,
         profile: None,
         message: None,
+        printed: String::new(),
     };
     let loaded = Module::parse(&spec.ptx, &ptx).and_then(|m| m.kernel(&spec.entry));
     let kernel = match loaded {
@@ -236,6 +240,7 @@ fn judge(
     let start = std::time::Instant::now();
     let result: Result<LaunchStats, Fault> = vm.launch(kernel, &launch, &params);
     outcome.seconds = start.elapsed().as_secs_f64();
+    outcome.printed = vm.take_printed();
     match result {
         Err(fault) => {
             let kind: FaultKind = fault.kind;

@@ -87,6 +87,8 @@ pub enum FaultKind {
     Budget,
     /// `trap`, or an instruction whose operands make it invalid.
     Trap,
+    /// Calls nested so deeply that the stack was used up.
+    StackOverflow,
     /// The launch itself is not possible: sizes, parameters.
     Launch,
 }
@@ -101,6 +103,7 @@ impl fmt::Display for FaultKind {
             FaultKind::Barrier => "barrier",
             FaultKind::Budget => "budget",
             FaultKind::Trap => "trap",
+            FaultKind::StackOverflow => "stack_overflow",
             FaultKind::Launch => "launch",
         })
     }

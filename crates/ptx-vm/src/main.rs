@@ -92,6 +92,7 @@ fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
                 if json {
                     println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
                 } else {
+                    print!("{}", outcome.printed);
                     let verdict = if outcome.ok { "ok  " } else { "FAIL" };
                     println!(
                         "{verdict} {}  max abs {:.3e}, max rel {:.3e}, {:.3} ms on the VM",

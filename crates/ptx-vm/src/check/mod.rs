@@ -424,7 +424,10 @@ impl Check {
 /// Notes an access to global memory.
 unsafe fn touch_global(cx: &Cx, a: u64, bytes: u64, lane: u32, touch: Touch) -> Verdict {
     // SAFETY: tables outlive the launch.
-    let found = unsafe { (*cx.table).find(a).or_else(|| (*cx.globals).find(a)) };
+    let found = unsafe {
+        let known = (*cx.table).find(a).or_else(|| (*cx.globals).find(a));
+        known.cloned().or_else(|| (*cx.heap).find(a))
+    };
     if let Some(allocation) = found
         && a + bytes <= allocation.end()
         && let Some(written) = &allocation.written

@@ -10,10 +10,11 @@ use super::op::*;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
 use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
-use crate::memory::Table;
+use crate::memory::{Heap, Table};
 use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Instructions a strand may execute before the others get their turn; fewer once lanes or blocks have waited for each other.
 const QUANTUM: i64 = 200_000;
@@ -30,12 +31,17 @@ const BLOCK_PATIENCE: u64 = 4_000_000;
 const NAP: u64 = 1_000;
 
 /// What all blocks of a launch share.
-pub(crate) struct LaunchInfo {
+pub(crate) struct LaunchInfo<'a> {
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
     pub(crate) budget: u64,
+    /// Bytes of stack for each thread of a kernel with recursive functions.
+    pub(crate) stack: usize,
+    pub(crate) heap: &'a Heap,
+    /// What blocks have printed.
+    pub(crate) printed: Mutex<Vec<(u64, Vec<u8>)>>,
     /// Worker threads of the launch, and its number.
     pub(crate) workers: u32,
     pub(crate) grid_id: u64,
@@ -99,6 +105,8 @@ struct Strand {
     warp: usize,
     pc: *const Op,
     mask: u32,
+    /// See [`Cx::top`].
+    top: u32,
     paths: Vec<Path>,
     state: State,
     /// The lanes a [`State::Sync`] waits for.
@@ -163,13 +171,15 @@ thread_local! {
 pub(crate) struct Runner<'a> {
     worker: Worker,
     kernel: &'a Kernel,
-    info: &'a LaunchInfo,
+    info: &'a LaunchInfo<'a>,
     cx: Cx,
     warps: usize,
     threads: u32,
     sm: u32,
     regs: *mut u8,
     local: *mut u8,
+    /// Bytes of local memory for each thread.
+    local_bytes: usize,
     pub(crate) watch: Option<Box<Watch>>,
     /// Number and index of the block.
     pub(crate) number: u64,
@@ -199,7 +209,7 @@ impl Drop for Runner<'_> {
 impl<'a> Runner<'a> {
     pub(crate) fn new(
         kernel: &'a Kernel,
-        info: &'a LaunchInfo,
+        info: &'a LaunchInfo<'a>,
         table: &'a Table,
         params: &[u8],
         watch: Option<Box<Watch>>,
@@ -212,7 +222,10 @@ impl<'a> Runner<'a> {
         let consts = worker.consts.reserve(kernel.const_image.len());
         let shared_len = kernel.static_shared as u32 + info.dynamic_shared;
         let shared = worker.shared.reserve(shared_len as usize);
-        let local = worker.local.reserve(kernel.local_bytes * WARP * warps);
+        // A stack is no power of two long, or its lanes would fall on the same cache lines.
+        let stack = info.stack.next_multiple_of(64) + 32;
+        let local_bytes = if kernel.stack { kernel.local_bytes + stack } else { kernel.local_bytes };
+        let local = worker.local.reserve(local_bytes * WARP * warps);
         worker.preds.clear();
         worker.preds.resize(kernel.preds * warps, 0);
         worker.caches.clear();
@@ -234,7 +247,9 @@ impl<'a> Runner<'a> {
             shared,
             shared_len,
             local,
-            local_len: kernel.local_bytes as u32,
+            local_len: local_bytes as u32,
+            top: 0,
+            staged: Vec::new(),
             params: worker.params.as_ptr(),
             params_len: worker.params.len() as u32,
             paths: Vec::new(),
@@ -244,6 +259,8 @@ impl<'a> Runner<'a> {
             wanted: [0; WARP],
             joint: false,
             trap: None,
+            printed: Vec::new(),
+            heap: info.heap,
             table,
             globals: &kernel.globals.table,
             warp: 0,
@@ -263,6 +280,7 @@ impl<'a> Runner<'a> {
             sm,
             regs,
             local,
+            local_bytes,
             watch,
             number: 0,
             block: [0; 3],
@@ -355,7 +373,7 @@ impl<'a> Runner<'a> {
 
     /// Bytes a resident block takes.
     pub(crate) fn bytes(&self) -> usize {
-        let warp = self.kernel.reg_bytes + self.kernel.local_bytes * WARP;
+        let warp = self.kernel.reg_bytes + self.local_bytes * WARP;
         self.cx.shared_len as usize + self.warps * warp
     }
 
@@ -381,7 +399,8 @@ impl<'a> Runner<'a> {
             let mut paths = worker.strands.get_mut(warp).map(|s| std::mem::take(&mut s.paths)).unwrap_or_default();
             paths.clear();
             let pc = self.kernel.code.as_ptr();
-            let strand = Strand { warp, pc, mask, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 };
+            let top = self.kernel.frame_bytes as u32;
+            let strand = Strand { warp, pc, mask, top, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 };
             match worker.strands.get_mut(warp) {
                 Some(old) => *old = strand,
                 None => worker.strands.push(strand),
@@ -392,12 +411,21 @@ impl<'a> Runner<'a> {
         self.spent = 0;
         (self.period, self.polls, self.changes) = (1, 0, self.cx.changes);
         if let Some(watch) = &mut self.watch {
-            watch.start_block(self.cx.shared_len as usize, self.warps, self.kernel.local_bytes);
+            watch.start_block(self.cx.shared_len as usize, self.warps, self.local_bytes);
         }
     }
 
     /// Runs the block to its end, or until it seems to wait for another block: then false.
     pub(crate) fn advance(&mut self) -> Result<bool, Box<Fault>> {
+        let outcome = self.turn();
+        if !self.cx.printed.is_empty() {
+            let text = std::mem::take(&mut self.cx.printed);
+            self.info.printed.lock().unwrap_or_else(PoisonError::into_inner).push((self.number, text));
+        }
+        outcome
+    }
+
+    fn turn(&mut self) -> Result<bool, Box<Fault>> {
         // Instructions since anything happened but waiting.
         let mut waited = 0u64;
         while self.left > 0 {
@@ -489,7 +517,7 @@ impl<'a> Runner<'a> {
         cx.base[0] = self.regs.wrapping_add(warp * self.kernel.reg_bytes);
         // SAFETY: there are `preds` predicates for each warp.
         cx.preds = unsafe { self.worker.preds.as_mut_ptr().add(warp * self.kernel.preds) };
-        cx.local = self.local.wrapping_add(warp * self.kernel.local_bytes * WARP);
+        cx.local = self.local.wrapping_add(warp * self.local_bytes * WARP);
         cx.mask = mask;
         cx.alive = self.worker.warps[warp].alive;
         cx.warp = warp as u32;
@@ -500,6 +528,7 @@ impl<'a> Runner<'a> {
         let kernel = self.kernel;
         let strand = &mut self.worker.strands[index];
         let (warp, mask, mut op) = (strand.warp, strand.mask, strand.pc);
+        self.cx.top = strand.top;
         std::mem::swap(&mut self.cx.paths, &mut strand.paths);
         self.enter(warp, mask);
         let cx = &mut self.cx;
@@ -520,8 +549,7 @@ impl<'a> Runner<'a> {
         }
         let strand = &mut self.worker.strands[index];
         std::mem::swap(&mut cx.paths, &mut strand.paths);
-        strand.mask = cx.mask;
-        strand.pc = cx.pc;
+        (strand.mask, strand.pc, strand.top) = (cx.mask, cx.pc, cx.top);
         if !matches!(cx.stop, Stop::Quantum | Stop::Yield | Stop::Poll) {
             strand.spins = 0;
         }
@@ -543,7 +571,7 @@ impl<'a> Runner<'a> {
     /// Splits the pending lanes off a strand: they go on by themselves. False when there are none.
     fn detach(&mut self, index: usize) -> bool {
         let strand = &mut self.worker.strands[index];
-        let (warp, mask) = (strand.warp, strand.mask);
+        let (warp, mask, top) = (strand.warp, strand.mask, strand.top);
         let others = self.worker.warps[warp].alive & !mask;
         if !strand.paths.iter().any(|path| path.mask & others != 0) {
             return false;
@@ -553,7 +581,7 @@ impl<'a> Runner<'a> {
         strand.spins = 0;
         // The last instruction takes up a pending path.
         let pc = &raw const self.kernel.code[self.kernel.code.len() - 1];
-        self.add_strand(Strand { warp, pc, mask: 0, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 });
+        self.add_strand(Strand { warp, pc, mask: 0, top, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 });
         true
     }
 
@@ -562,7 +590,7 @@ impl<'a> Runner<'a> {
         let wanted = self.cx.wanted;
         let strand = &mut self.worker.strands[index];
         strand.state = State::Sync;
-        let (warp, pc, all) = (strand.warp, strand.pc, strand.mask);
+        let (warp, pc, all, top) = (strand.warp, strand.pc, strand.mask, strand.top);
         let paths = std::mem::take(&mut strand.paths);
         let mut left = all;
         while left != 0 {
@@ -573,7 +601,17 @@ impl<'a> Runner<'a> {
                 let strand = &mut self.worker.strands[index];
                 (strand.mask, strand.paths, strand.wanted) = (mask, paths, who);
             } else {
-                self.add_strand(Strand { warp, pc, mask, paths, state: State::Sync, wanted: who, spins: 0, polled: 0 });
+                self.add_strand(Strand {
+                    warp,
+                    pc,
+                    mask,
+                    top,
+                    paths,
+                    state: State::Sync,
+                    wanted: who,
+                    spins: 0,
+                    polled: 0,
+                });
             }
             left &= !mask;
         }
@@ -595,8 +633,13 @@ impl<'a> Runner<'a> {
                 let (head, tail) = strands.split_at_mut(j);
                 let (a, b) = (&mut head[i], &mut tail[0]);
                 let ready = |s: &Strand| s.warp == warp && s.state == State::Ready && s.mask != 0;
-                let place = |p: &Path| (p.meet, p.pc);
-                if ready(a) && ready(b) && a.pc == b.pc && a.paths.iter().map(place).eq(b.paths.iter().map(place)) {
+                let place = |p: &Path| (p.meet, p.pc, p.frame);
+                if ready(a)
+                    && ready(b)
+                    && a.pc == b.pc
+                    && a.top == b.top
+                    && a.paths.iter().map(place).eq(b.paths.iter().map(place))
+                {
                     a.mask |= b.mask;
                     a.paths.iter_mut().zip(&b.paths).for_each(|(a, b)| a.mask |= b.mask);
                     b.state = State::Done;

@@ -188,7 +188,11 @@ pub(crate) unsafe fn resolve(cx: &Cx, addr: u64, bytes: u64, generic: bool, lane
     unsafe {
         let end = addr.checked_add(bytes)?;
         if addr >= GLOBAL_BASE {
-            let a = (*cx.table).find(addr).or_else(|| (*cx.globals).find(addr))?;
+            let Some(a) = (*cx.table).find(addr).or_else(|| (*cx.globals).find(addr)) else {
+                // Freed memory outlives the launch, so the pointer stays good.
+                let a = (*cx.heap).find(addr)?;
+                return (end <= a.end()).then(|| a.host().add((addr - a.base) as usize));
+            };
             return (end <= a.end()).then(|| a.host().add((addr - a.base) as usize));
         }
         if !generic {

@@ -8,6 +8,7 @@ pub(crate) mod mem;
 pub(crate) mod op;
 pub(crate) mod ops;
 mod pool;
+pub(crate) mod runtime;
 mod vm;
 
 pub use vm::{Launch, LaunchStats, Vm, VmConfig};

@@ -7,7 +7,7 @@
 
 use super::mbarrier::{Event, Poll};
 use crate::error::FaultKind;
-use crate::memory::Table;
+use crate::memory::{Heap, Table};
 use std::sync::OnceLock;
 
 /// Lanes of a warp.
@@ -101,7 +101,12 @@ pub(crate) struct Path {
     /// Where this path goes on.
     pub(crate) pc: *const Op,
     pub(crate) mask: u32,
+    /// [`NO_FRAME`], or this is a call: `meet` is the instruction, `mask` the lanes that return to `pc`, and this the end of the caller's frame.
+    pub(crate) frame: u32,
 }
+
+/// A [`Path`] that is not a call.
+pub(crate) const NO_FRAME: u32 = u32::MAX;
 
 /// The state the handlers work on: the running warp and its surroundings.
 pub(crate) struct Cx {
@@ -122,6 +127,10 @@ pub(crate) struct Cx {
     /// This warp's local memory: one frame of `local_len` bytes for each lane.
     pub(crate) local: *mut u8,
     pub(crate) local_len: u32,
+    /// Where the frame of the running function ends in there: the next one begins behind it.
+    pub(crate) top: u32,
+    /// Arguments on their way to the callee's registers.
+    pub(crate) staged: Vec<L<u64>>,
     pub(crate) params: *const u8,
     pub(crate) params_len: u32,
     pub(crate) paths: Vec<Path>,
@@ -134,6 +143,9 @@ pub(crate) struct Cx {
     /// All whom a `.sync` instruction waits for are in `mask`: it must not look for them again.
     pub(crate) joint: bool,
     pub(crate) trap: Option<Trap>,
+    /// What `printf` of this block has written.
+    pub(crate) printed: Vec<u8>,
+    pub(crate) heap: *const Heap,
     pub(crate) table: *const Table,
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,

@@ -6,7 +6,7 @@ use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
-use crate::memory::{Allocation, DevicePtr, Live, Table};
+use crate::memory::{Allocation, DevicePtr, Heap, Live, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -27,6 +27,10 @@ pub struct VmConfig {
     pub instruction_budget: Option<u64>,
     /// Bytes that may be allocated at a time.
     pub memory_limit: Option<usize>,
+    /// Bytes of stack for each thread of a kernel with recursive functions; 64 KiB if not given.
+    pub stack_bytes: Option<usize>,
+    /// Bytes that `malloc` of kernels may have at a time, as `cudaLimitMallocHeapSize`; 8 MiB if not given.
+    pub heap_bytes: Option<usize>,
 }
 
 /// The shape of one launch.
@@ -57,6 +61,8 @@ pub struct Vm {
     table: RwLock<Table>,
     allocated: AtomicUsize,
     peak: AtomicUsize,
+    heap: Heap,
+    printed: Mutex<String>,
     pool: Pool,
     helpers: usize,
 }
@@ -67,11 +73,14 @@ impl Vm {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let helpers = if config.threads == 0 { cores } else { config.threads } - 1;
         let pool = Pool::new(helpers);
+        let heap = Heap::new(config.heap_bytes.unwrap_or(8 << 20), config.checked);
         Vm {
             config,
             table: RwLock::default(),
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            heap,
+            printed: Mutex::default(),
             pool,
             helpers,
         }
@@ -173,6 +182,16 @@ impl Vm {
         self.peak.load(Ordering::Relaxed)
     }
 
+    /// What kernels have written with `printf` since this was last asked: launch after launch, the blocks of each in order.
+    pub fn take_printed(&self) -> String {
+        std::mem::take(&mut *self.printed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What `malloc` gave to kernels and `free` has not taken back: address and bytes. They stay from launch to launch.
+    pub fn heap(&self) -> Vec<(DevicePtr, usize)> {
+        self.heap.live()
+    }
+
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
@@ -186,6 +205,9 @@ impl Vm {
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
+            stack: self.config.stack_bytes.unwrap_or(64 << 10),
+            heap: &self.heap,
+            printed: Mutex::default(),
             workers: helpers as u32 + 1,
             grid_id: LAUNCHES.fetch_add(1, Ordering::Relaxed),
             // Blocks below the lowest that failed still run, so that the report does not depend on timing.
@@ -248,7 +270,15 @@ impl Vm {
             }
             free.iter_mut().for_each(|runner| count(&totals, runner));
         };
+        let in_use = self.heap.enter();
         self.pool.run(helpers, &work);
+        drop(in_use);
+        let mut texts = std::mem::take(&mut *info.printed.lock().unwrap_or_else(PoisonError::into_inner));
+        texts.sort_by_key(|(block, _)| *block);
+        if !texts.is_empty() {
+            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            texts.iter().for_each(|(_, text)| *printed += &String::from_utf8_lossy(text));
+        }
         if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
         }

@@ -1,7 +1,7 @@
 //! From virtual registers to a kernel: copies dissolved, dead code dropped, registers given slots, code laid out.
 
 use super::flow::{Graph, dominates};
-use super::lower::{Flow, Lower, Meta, R, Raw, Val};
+use super::lower::{Flow, Lower, Meta, R, Raw, Unit, Val};
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::exec::alu::NO_SLOT;
 use crate::exec::control;
@@ -21,16 +21,29 @@ pub(crate) fn finish(
     text: Arc<str>,
     globals: Arc<Globals>,
 ) -> R<Kernel> {
-    let mut code = std::mem::take(&mut l.raw);
-    exits(&mut code, l.labels);
     let labels = l.labels;
-    dissolve_copies(&mut code, labels, l.regs.len());
-    drop_dead(&mut code, l.regs.len());
-    let graph = Graph::new(&code, labels);
-    let (warp_consts, mut const_slots, first_free) = warp_constants(&l);
-    let (const_image, launch_consts) = pool(&l, &code, &mut const_slots);
-    let (slots, units) = allocate(&code, &graph, &l.regs, first_free);
-    let reg_bytes = units * UNIT;
+    let mut units = std::mem::take(&mut l.units);
+    for unit in &mut units {
+        exits(&mut unit.code, labels);
+        dissolve_copies(&mut unit.code, labels, l.regs.len());
+        drop_dead(&mut unit.code, l.regs.len());
+    }
+    let graphs: Vec<Graph> = units.iter().map(|unit| Graph::new(&unit.code, labels)).collect();
+    let (warp_consts, mut const_slots, mut free) = warp_constants(&l);
+    let (const_image, launch_consts) = pool(&l, units.iter().flat_map(|unit| &unit.code), &mut const_slots);
+    // Every unit has registers of its own: lanes of one warp may be in several.
+    let mut slots = vec![NO_SLOT; l.regs.len()];
+    let mut saved: Vec<Vec<(u32, Where)>> = Vec::new();
+    for (unit, graph) in units.iter().zip(&graphs) {
+        let used = allocate(&unit.code, graph, &l.regs, free, &mut slots);
+        let place = |i: usize, role: &Option<(Where, usize)>| match role {
+            Some((w, 0)) => Some((((free + i) * UNIT) as u32, *w)),
+            _ => None,
+        };
+        saved.push(used.iter().enumerate().filter_map(|(i, role)| place(i, role)).collect());
+        free += used.len();
+    }
+    let reg_bytes = free * UNIT;
     let slot = |v: &Val| -> u32 {
         match v {
             Val::Reg(id) => slots[*id as usize],
@@ -39,97 +52,135 @@ pub(crate) fn finish(
             Val::None => NO_SLOT,
         }
     };
-    let meets = graph.meets(&code);
-    let mut is_meet = vec![false; graph.blocks.len()];
-    for (b, block) in graph.blocks.iter().enumerate() {
-        if matches!(code[block.end - 1].flow, Flow::Branch(_)) && meets[b] != usize::MAX {
-            is_meet[meets[b]] = true;
-        }
-    }
-    let mut out: Vec<Op> = Vec::with_capacity(code.len() + 16);
-    let mut meta: Vec<Meta> = Vec::with_capacity(code.len() + 16);
+    let round = |bytes: usize| bytes.next_multiple_of(32);
     let mut lists: Vec<u32> = Vec::new();
     let mut dissolved = Vec::new();
+    // What a call must know of each unit; see `control::Call`.
+    let mut about = Vec::new();
+    for (unit, saved) in units.iter().zip(&saved) {
+        about.push(lists.len() as u32);
+        let preds = unit.preds.clone();
+        let bytes = saved.iter().map(|(_, w)| w.bytes()).sum::<usize>() + preds.len();
+        let frame = if unit.frame == u32::MAX { NO_SLOT } else { slots[unit.frame as usize] };
+        lists.extend([
+            frame,
+            round(bytes) as u32,
+            round(unit.local) as u32,
+            preds.start,
+            preds.end,
+            saved.len() as u32,
+        ]);
+        lists.extend(saved.iter().flat_map(|(at, w)| [*at, w.bytes() as u32]));
+    }
+    let depth = depth(&units, |u| round(units[u].local));
+    let mut out: Vec<Op> = Vec::new();
+    let mut meta: Vec<Meta> = Vec::new();
     let mut caches = 0u32;
-    let mut block_at = vec![0u32; graph.blocks.len()];
-    let mut fixes: Vec<(usize, usize)> = Vec::new();
-    let mut label_block = vec![usize::MAX; labels as usize];
-    for (i, raw) in code.iter().enumerate() {
-        if let Flow::Label(id) = raw.flow {
-            label_block[id as usize] = graph.of[i];
+    let mut unit_at = Vec::new();
+    let mut calls: Vec<(usize, usize)> = Vec::new();
+    for (unit, graph) in units.iter().zip(&graphs) {
+        let code = &unit.code;
+        unit_at.push(out.len());
+        let meets = graph.meets(code);
+        let mut is_meet = vec![false; graph.blocks.len()];
+        for (b, block) in graph.blocks.iter().enumerate() {
+            if matches!(code[block.end - 1].flow, Flow::Branch(_)) && meets[b] != usize::MAX {
+                is_meet[meets[b]] = true;
+            }
+        }
+        let mut block_at = vec![0u32; graph.blocks.len()];
+        let mut fixes: Vec<(usize, usize)> = Vec::new();
+        let mut label_block = vec![usize::MAX; labels as usize];
+        for (i, raw) in code.iter().enumerate() {
+            if let Flow::Label(id) = raw.flow {
+                label_block[id as usize] = graph.of[i];
+            }
+        }
+        for (b, block) in graph.blocks.iter().enumerate() {
+            block_at[b] = out.len() as u32;
+            let control_meta = |raw: &Raw| Meta {
+                access: None,
+                flops: 0,
+                class: super::lower::Class::Control,
+                lead: false,
+                ..raw.meta
+            };
+            if is_meet[b] {
+                out.push(Op { run: handler::<control::Meet>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
+                meta.push(control_meta(&code[block.start]));
+            }
+            for raw in &code[block.start..block.end] {
+                if matches!(raw.flow, Flow::Label(_)) {
+                    continue;
+                }
+                let at = out.len() as u32;
+                dissolved.extend(raw.dissolved.iter().map(|meta| (at, *meta)));
+                let mut op = Op {
+                    run: raw.run,
+                    r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
+                    imm: raw.imm,
+                    x: 0,
+                    aux: slot(&raw.aux),
+                };
+                if !raw.list.is_empty() {
+                    op.x = lists.len() as u32;
+                    lists.extend(raw.list.iter().map(&slot));
+                }
+                if raw.cached {
+                    op.aux = caches;
+                    caches += 1;
+                }
+                match raw.flow {
+                    Flow::Branch(label) | Flow::Jump(label) => {
+                        let target = label_block[label as usize];
+                        fixes.push((out.len(), target));
+                        op.x = u32::MAX;
+                        if let Some((p, negated)) = raw.guard {
+                            op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                            // Resolved to code positions below.
+                            op.x = if meets[b] == usize::MAX { u32::MAX } else { meets[b] as u32 };
+                        }
+                    }
+                    Flow::Call(callee) => {
+                        let pairs = raw.list.len() as u32 / 2;
+                        op.r = [about[callee], raw.imm as u32, pairs, 0];
+                        calls.push((out.len(), callee));
+                    }
+                    Flow::Exit | Flow::Ret => {
+                        if let Some((p, negated)) = raw.guard {
+                            op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        }
+                    }
+                    _ => {
+                        if let Some((p, negated)) = raw.guard {
+                            let r = [p, if negated { !0 } else { 0 }, 0, 0];
+                            out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
+                            meta.push(Meta { guard: true, ..control_meta(raw) });
+                        }
+                    }
+                }
+                let mut m = raw.meta;
+                m.branch = raw.guard.is_some() && matches!(raw.flow, Flow::Branch(_) | Flow::Exit | Flow::Ret);
+                if let Some(access) = &mut m.access {
+                    access.addr = slot(&raw.access_addr);
+                }
+                out.push(op);
+                meta.push(m);
+            }
+        }
+        for (at, target) in fixes {
+            out[at].imm = i64::from(block_at[target]);
+            if out[at].x != u32::MAX {
+                out[at].x = block_at[out[at].x as usize];
+            }
         }
     }
-    for (b, block) in graph.blocks.iter().enumerate() {
-        block_at[b] = out.len() as u32;
-        let control_meta =
-            |raw: &Raw| Meta { access: None, flops: 0, class: super::lower::Class::Control, lead: false, ..raw.meta };
-        if is_meet[b] {
-            out.push(Op { run: handler::<control::Meet>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
-            meta.push(control_meta(&code[block.start]));
-        }
-        for raw in &code[block.start..block.end] {
-            if matches!(raw.flow, Flow::Label(_)) {
-                continue;
-            }
-            let at = out.len() as u32;
-            dissolved.extend(raw.dissolved.iter().map(|meta| (at, *meta)));
-            let mut op = Op {
-                run: raw.run,
-                r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
-                imm: raw.imm,
-                x: 0,
-                aux: slot(&raw.aux),
-            };
-            if !raw.list.is_empty() {
-                op.x = lists.len() as u32;
-                lists.extend(raw.list.iter().map(&slot));
-            }
-            if raw.cached {
-                op.aux = caches;
-                caches += 1;
-            }
-            match raw.flow {
-                Flow::Branch(label) | Flow::Jump(label) => {
-                    let target = label_block[label as usize];
-                    fixes.push((out.len(), target));
-                    op.x = u32::MAX;
-                    if let Some((p, negated)) = raw.guard {
-                        op.r = [p, if negated { !0 } else { 0 }, 0, 0];
-                        // Resolved to code positions below.
-                        op.x = if meets[b] == usize::MAX { u32::MAX } else { meets[b] as u32 };
-                    }
-                }
-                Flow::Exit => {
-                    if let Some((p, negated)) = raw.guard {
-                        op.r = [p, if negated { !0 } else { 0 }, 0, 0];
-                    }
-                }
-                _ => {
-                    if let Some((p, negated)) = raw.guard {
-                        let r = [p, if negated { !0 } else { 0 }, 0, 0];
-                        out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
-                        meta.push(Meta { guard: true, ..control_meta(raw) });
-                    }
-                }
-            }
-            let mut m = raw.meta;
-            m.branch = raw.guard.is_some() && matches!(raw.flow, Flow::Branch(_) | Flow::Exit);
-            if let Some(access) = &mut m.access {
-                access.addr = slot(&raw.access_addr);
-            }
-            out.push(op);
-            meta.push(m);
-        }
+    for (at, callee) in calls {
+        out[at].imm = unit_at[callee] as i64;
     }
     // Where strands start that were split off; see `exec::block`.
     out.push(Op { run: handler::<control::Resume>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
     meta.push(Meta { class: super::lower::Class::Control, access: None, guard: false, flops: 0, ..meta[0] });
-    for (at, target) in fixes {
-        out[at].imm = i64::from(block_at[target]);
-        if out[at].x != u32::MAX {
-            out[at].x = block_at[out[at].x as usize];
-        }
-    }
     Ok(Kernel {
         name: function.name.to_owned(),
         file: l.file().into(),
@@ -137,7 +188,9 @@ pub(crate) fn finish(
         params,
         param_bytes,
         static_shared,
-        local_bytes: l.local_bytes(),
+        local_bytes: depth.unwrap_or(round(units[0].local)),
+        stack: depth.is_none() || l.allocates,
+        frame_bytes: round(units[0].local),
         code: out,
         lists,
         meta,
@@ -156,29 +209,46 @@ pub(crate) fn finish(
     })
 }
 
+/// Bytes of frames one above the other at most; none when functions call each other in circles.
+fn depth(units: &[Unit], frame: impl Fn(usize) -> usize) -> Option<usize> {
+    let calls: Vec<Vec<usize>> = units
+        .iter()
+        .map(|unit| {
+            unit.code.iter().filter_map(|raw| if let Flow::Call(to) = raw.flow { Some(to) } else { None }).collect()
+        })
+        .collect();
+    let mut total: Vec<Option<usize>> = vec![None; units.len()];
+    // Every round settles at least one unit, unless there is a circle.
+    for _ in 0..units.len() {
+        for u in 0..units.len() {
+            let below = calls[u].iter().try_fold(0, |most: usize, c| Some(most.max(total[*c]?)));
+            total[u] = below.map(|below| below + frame(u));
+        }
+    }
+    total[0]
+}
+
 /// Branches to a bare exit become exits, so that an early return does not move the point where others meet.
 fn exits(code: &mut [Raw], labels: u32) {
-    let mut bare = vec![false; labels as usize];
-    let mut after = false;
+    let mut bare: Vec<Option<Flow>> = vec![None; labels as usize];
+    let mut after = None;
     for raw in code.iter().rev() {
         match raw.flow {
-            Flow::Label(id) => bare[id as usize] = after,
-            Flow::Exit => after = raw.guard.is_none(),
-            _ => after = false,
+            Flow::Label(id) => bare[id as usize] = after.clone(),
+            Flow::Exit | Flow::Ret if raw.guard.is_none() => after = Some(raw.flow.clone()),
+            _ => after = None,
         }
     }
     for raw in code.iter_mut() {
-        match raw.flow {
-            Flow::Jump(id) if bare[id as usize] => {
-                raw.flow = Flow::Exit;
-                raw.run = handler::<control::Exit>();
-            }
-            Flow::Branch(id) if bare[id as usize] => {
-                raw.flow = Flow::Exit;
-                raw.run = handler::<control::ExitIf>();
-            }
-            _ => {}
-        }
+        let (Flow::Jump(id) | Flow::Branch(id)) = raw.flow else { continue };
+        let Some(end) = &bare[id as usize] else { continue };
+        raw.run = match (end, &raw.flow) {
+            (Flow::Exit, Flow::Jump(_)) => handler::<control::Exit>(),
+            (Flow::Exit, _) => handler::<control::ExitIf>(),
+            (_, Flow::Jump(_)) => handler::<control::Ret>(),
+            _ => handler::<control::RetIf>(),
+        };
+        raw.flow = end.clone();
     }
 }
 
@@ -336,7 +406,7 @@ fn warp_constants(l: &Lower<'_>) -> (WarpConsts, Vec<u32>, usize) {
 type LaunchConsts = Vec<(u32, Where, ConstSource)>;
 
 /// Lays out the constants that are used.
-fn pool(l: &Lower<'_>, code: &[Raw], slots: &mut [u32]) -> (Vec<u8>, LaunchConsts) {
+fn pool<'r>(l: &Lower<'_>, code: impl Iterator<Item = &'r Raw>, slots: &mut [u32]) -> (Vec<u8>, LaunchConsts) {
     let mut used = vec![false; l.consts.len()];
     for raw in code {
         for v in raw.r.iter().chain(&raw.list).chain([&raw.aux, &raw.access_addr]) {
@@ -386,12 +456,19 @@ fn pool(l: &Lower<'_>, code: &[Raw], slots: &mut [u32]) -> (Vec<u8>, LaunchConst
     (image, launch)
 }
 
-/// Gives every register a slot: liveness over the control-flow graph, then a linear scan. Returns slots (in bytes) and units used.
+/// Gives every register of a piece of code a slot (in bytes): liveness over the control-flow graph, then a linear scan. Returns the units
+/// used, from `first`.
 ///
 /// Liveness is that of one thread: on one side of a divergent branch a register may be dead whose lanes on the other side have
 /// yet to run. Sharing a slot is safe all the same as long as lane i of every register in it is the same bytes, so units
 /// belong to one lane width for good, and pairs of units stay pairs.
-fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec<u32>, usize) {
+fn allocate(
+    code: &[Raw],
+    graph: &Graph,
+    widths: &[Where],
+    first: usize,
+    slots: &mut [u32],
+) -> Vec<Option<(Where, usize)>> {
     let regs = widths.len();
     let words = regs.div_ceil(64);
     let n = graph.blocks.len();
@@ -462,7 +539,6 @@ fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec
     }
     let mut order: Vec<usize> = (0..regs).filter(|r| from[*r] != usize::MAX).collect();
     order.sort_by_key(|r| from[*r]);
-    let mut slots = vec![NO_SLOT; regs];
     let mut busy: Vec<bool> = vec![true; first];
     // Which lane width a unit serves, and which half of a 64-bit slot it is.
     let mut role: Vec<Option<(Where, usize)>> = vec![None; first];
@@ -496,5 +572,5 @@ fn allocate(code: &[Raw], graph: &Graph, widths: &[Where], first: usize) -> (Vec
         slots[r] = (unit * UNIT) as u32;
         ends.push(std::cmp::Reverse((to[r], r)));
     }
-    (slots, busy.len())
+    role.split_off(first)
 }

@@ -57,7 +57,7 @@ impl Graph {
                     }
                     go(at[id as usize]);
                 }
-                Flow::Exit | Flow::Trap if last.guard.is_none() => {}
+                Flow::Exit | Flow::Ret | Flow::Trap if last.guard.is_none() => {}
                 _ => {
                     if falls {
                         go(b + 1);

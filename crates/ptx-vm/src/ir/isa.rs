@@ -267,6 +267,9 @@ static TABLE: &[Row] = rows! {
         "trap" "", "", "", "a fault" => control::trap;
         "brkpt" "", "", "", "nothing" => control::nop;
         "pmevent" "mask", "", "n", "nothing" => control::nop;
+        "alloca" "", "u32|u64", "d,a{,n}", "room for a bytes on the stack" => control::alloca;
+        "stacksave" "", "u32|u64", "d", "where the stack ends" => control::stacksave;
+        "stackrestore" "", "u32|u64", "a", "gives back what was allocated since a" => control::stackrestore;
         "nanosleep" "", "u32", "a", "lets other warps run" => control::nanosleep;
     }
     Barrier {

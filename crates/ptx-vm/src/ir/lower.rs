@@ -1,6 +1,8 @@
-//! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions inlined.
+//! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions put in place.
 
+use super::calls::{self, Plan};
 use super::emit::convert;
+use super::emit::memory::spill;
 use super::isa;
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::error::LoadError;
@@ -8,8 +10,10 @@ use crate::exec::alu::*;
 use crate::exec::control;
 use crate::exec::op::{Exec, Handler, handler};
 use crate::exec::ops;
-use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty, parse_body};
+use crate::exec::runtime;
+use crate::parse::{Inst, Operand, Space, Stmt, Top, Ty};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) type R<T = ()> = Result<T, LoadError>;
@@ -37,6 +41,10 @@ pub(crate) enum Flow {
     Branch(u32),
     /// With a guard: only those lanes.
     Exit,
+    /// Out of a function with code of its own; with a guard, only those lanes.
+    Ret,
+    /// Of a unit's code.
+    Call(usize),
     Trap,
     Label(u32),
 }
@@ -212,6 +220,21 @@ struct Var {
     space: Space,
     /// Offset in the window, or address.
     at: u64,
+    /// The register it is relative to, in functions with code of their own.
+    base: Option<u32>,
+}
+
+/// Code of its own: the entry, or a function.
+pub(crate) struct Unit {
+    pub(crate) node: usize,
+    pub(crate) code: Vec<Raw>,
+    /// Registers the caller fills: where the frame begins, and the addresses of parameters and results in local memory.
+    pub(crate) frame: u32,
+    pub(crate) args: Vec<u32>,
+    /// Its predicates.
+    pub(crate) preds: std::ops::Range<u32>,
+    /// Bytes of its frame.
+    pub(crate) local: usize,
 }
 
 #[derive(Default)]
@@ -252,9 +275,17 @@ pub(crate) struct Lower<'a> {
     locs: Vec<Loc>,
     pub(crate) inst_text: &'a str,
     pub(crate) opcode: &'a str,
-    /// Where `ret` goes: none in the entry itself.
+    /// Where `ret` goes: none in the entry itself and in functions with code of their own.
     ret: Option<u32>,
-    depth: usize,
+    plan: Rc<Plan<'a>>,
+    /// The node whose body is being lowered, and the unit it is lowered into.
+    node: usize,
+    unit: usize,
+    pub(crate) units: Vec<Unit>,
+    /// In a function with code of its own: where its frame begins, and its results in registers.
+    frame: Option<u32>,
+    pub(crate) allocates: bool,
+    results: Vec<(Val, Where, u32)>,
     carry: Option<u32>,
     pub(crate) class: Class,
 }
@@ -369,7 +400,7 @@ impl<'a> Lower<'a> {
             }
         }
         if let Some(at) = self.globals.addresses.get(name) {
-            return Some(Var { space: Space::Global, at: *at });
+            return Some(Var { space: Space::Global, at: *at, base: None });
         }
         self.scopes.first().and_then(|s| s.vars.get(name)).copied().filter(|v| v.space == Space::Shared)
     }
@@ -510,14 +541,28 @@ impl<'a> Lower<'a> {
         }
     }
 
-    /// The address of a variable, in its own space.
+    /// The address of a variable, in its own space, or of a function.
     fn symbol(&mut self, name: &str, offset: i64) -> R<(Val, Where)> {
         match self.variable(name) {
-            Some(var) => {
-                let at = var.at.wrapping_add(offset as u64);
-                Ok((self.imm(Where::W64, at), Where::W64))
+            Some(var) => Ok((self.place_of(var, offset), Where::W64)),
+            None => match calls::find(self.top, name) {
+                Some(function) if offset == 0 => Ok((self.imm(Where::W64, calls::address(function)), Where::W64)),
+                _ => self.error(format!("unknown name `{name}`")),
+            },
+        }
+    }
+
+    fn place_of(&mut self, var: Var, offset: i64) -> Val {
+        let at = self.imm(Where::W64, var.at.wrapping_add(offset as u64));
+        match var.base {
+            None => at,
+            Some(base) => {
+                let sum = Val::Reg(self.fresh(Where::W64));
+                let guard = self.guard.take();
+                self.op::<BinOp<ops::Add64>>(sum, &[Val::Reg(base), at], 0);
+                self.guard = guard;
+                sum
             }
-            None => self.error(format!("unknown name `{name}`")),
         }
     }
 
@@ -616,7 +661,10 @@ impl<'a> Lower<'a> {
                     return Ok((self.convert(Val::Reg(id), own, w, false), *offset, None));
                 }
                 match self.variable(name) {
-                    Some(var) => Ok((self.imm(w, 0), (var.at as i64).wrapping_add(*offset), Some(var.space))),
+                    Some(var) => {
+                        let base = var.base.map_or_else(|| self.imm(w, 0), Val::Reg);
+                        Ok((base, (var.at as i64).wrapping_add(*offset), Some(var.space)))
+                    }
                     None => self.error(format!("unknown name `{name}`")),
                 }
             }
@@ -706,6 +754,9 @@ impl<'a> Lower<'a> {
             Flow::Branch(_) => handler::<control::Branch>(),
             Flow::Exit if self.guard.is_some() => handler::<control::ExitIf>(),
             Flow::Exit => handler::<control::Exit>(),
+            Flow::Ret if self.guard.is_some() => handler::<control::RetIf>(),
+            Flow::Ret => handler::<control::Ret>(),
+            Flow::Call(_) => handler::<control::Call>(),
             Flow::Trap => handler::<control::TrapOp>(),
             Flow::Next | Flow::Label(_) => handler::<control::Nop>(),
         };
@@ -766,77 +817,108 @@ impl<'a> Lower<'a> {
 
     pub(crate) fn ret(&mut self) {
         match self.ret {
-            None => self.flow(Flow::Exit),
+            None if self.unit == 0 => self.flow(Flow::Exit),
+            None => {
+                for i in 0..self.results.len() {
+                    let (value, w, to) = self.results[i];
+                    spill(self, false, w, value, Val::Reg(to), 0);
+                }
+                self.flow(Flow::Ret);
+            }
             Some(label) => self.flow(if self.guard.is_some() { Flow::Branch(label) } else { Flow::Jump(label) }),
         }
     }
 
-    /// `call`: the callee's body is put in place, its parameters being the caller's `.param` variables.
+    /// `call`, direct or by address. A guarded call is a branch around it.
     pub(crate) fn call(&mut self, operands: &[Operand<'a>]) -> R {
         let (returns, rest) = match operands {
             [Operand::List(returns), rest @ ..] => (returns.as_slice(), rest),
             rest => (&[][..], rest),
         };
-        let (name, arguments) = match rest {
-            [Operand::Name(name)] => (*name, &[][..]),
-            [Operand::Name(name), Operand::List(arguments)] => (*name, arguments.as_slice()),
-            _ => return self.error("only direct calls are supported"),
+        let (name, arguments, targets) = match rest {
+            [Operand::Name(name)] => (*name, &[][..], None),
+            [Operand::Name(name), Operand::List(arguments)] => (*name, arguments.as_slice(), None),
+            [Operand::Name(name), Operand::List(arguments), Operand::Name(t)] => {
+                (*name, arguments.as_slice(), Some(*t))
+            }
+            [Operand::Name(name), Operand::Name(t)] => (*name, &[][..], Some(*t)),
+            _ => return self.error("operands of this form are not allowed here"),
         };
-        if name == "__assertfail" {
-            let guard = self.guard;
-            if guard.is_some() {
-                let skip = self.fresh_label();
-                self.guard = guard.map(|(p, n)| (p, !n));
-                self.flow(Flow::Branch(skip));
-                self.guard = None;
-                self.flow(Flow::Trap);
-                self.place(skip);
-                self.guard = guard;
-            } else {
-                self.flow(Flow::Trap);
+        self.around(|l| {
+            if l.register(name).is_some() {
+                return l.call_address(&Operand::Name(name), arguments, returns, targets);
+            }
+            match l.plan.node(l.top, name) {
+                Some(node) => l.call_node(node, arguments, returns),
+                None => l.call_runtime(name, arguments, returns),
+            }
+        })
+    }
+
+    /// A call of a known function: its body is put in place, or it has code of its own.
+    fn call_node(&mut self, node: usize, arguments: &[Operand<'a>], returns: &[Operand<'a>]) -> R {
+        let top = self.top;
+        let function = &top.functions[self.plan.nodes[node].function];
+        if function.params.len() != arguments.len() || function.returns.len() != returns.len() {
+            return self.error(format!("`{}` takes another number of arguments", function.name));
+        }
+        let pairs = function.params.iter().zip(arguments).map(|(d, o)| (d, o, false));
+        let pairs: Vec<_> = pairs.chain(function.returns.iter().zip(returns).map(|(d, o)| (d, o, true))).collect();
+        let mut copies_out = Vec::new();
+        if self.plan.nodes[node].own {
+            let unit = self.unit_of(node);
+            let mut list = Vec::new();
+            for (decl, operand, out) in pairs {
+                let at = if decl.register {
+                    // Registers pass through the caller's frame.
+                    if decl.ty == Ty::Pred {
+                        return self.error("predicates as parameters are not supported here");
+                    }
+                    let w = width(decl.ty);
+                    self.local = self.local.next_multiple_of(w.bytes());
+                    let var = Var { space: Space::Local, at: self.local as u64, base: self.frame };
+                    self.local += w.bytes();
+                    let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
+                    if out {
+                        let (to, own) = self.dst_any(operand, w)?;
+                        copies_out.push((to, own, w, base, var.at));
+                    } else {
+                        let value = self.src(operand, decl.ty)?;
+                        spill(self, false, w, value, base, var.at);
+                    }
+                    self.place_of(var, 0)
+                } else {
+                    self.argument(operand)?
+                };
+                list.push(Val::Reg(self.units[unit].args[list.len() / 2]));
+                list.push(at);
+            }
+            let saves = self.plan.nested(self.node, node);
+            self.flow(Flow::Call(unit));
+            if let Some(raw) = self.raw.last_mut() {
+                let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
+                raw.uses = list.iter().skip(1).step_by(2).filter_map(reg).collect();
+                raw.list = list;
+                raw.imm = i64::from(saves);
+            }
+            for (to, own, w, base, at) in copies_out {
+                let value = Val::Reg(self.fresh(w));
+                spill(self, true, w, value, base, at);
+                let value = self.convert(value, w, own, false);
+                self.copy(to, value, own);
             }
             return Ok(());
         }
-        let top = self.top;
-        let Some(function) = top.functions.iter().rfind(|f| f.name == name && f.body.is_some()) else {
-            if self.register(name).is_some() {
-                return self.error("indirect calls are not supported");
-            }
-            return self.error(format!("`{name}` has no body in this module"));
-        };
-        if function.params.len() != arguments.len() || function.returns.len() != returns.len() {
-            return self.error(format!("`{name}` takes another number of arguments"));
-        }
-        self.depth += 1;
-        if self.depth > 24 || self.raw.len() > MAX_CODE {
-            return self.error("recursive calls are not supported");
-        }
-        // A guarded call is a branch around it.
-        let outer = self.guard.take();
-        let skip = self.fresh_label();
-        if let Some((p, negated)) = outer {
-            self.guard = Some((p, !negated));
-            self.flow(Flow::Branch(skip));
-            self.guard = None;
-        } else {
-            // Stands for the call in reports.
-            self.flow(Flow::Next);
-        }
+        // Stands for the call in reports.
+        self.flow(Flow::Next);
         let mut scope = Scope::default();
-        let mut copies_out = Vec::new();
-        for (decl, operand, out) in function
-            .params
-            .iter()
-            .zip(arguments)
-            .map(|(d, o)| (d, o, false))
-            .chain(function.returns.iter().zip(returns).map(|(d, o)| (d, o, true)))
-        {
+        for (decl, operand, out) in pairs {
             if decl.register {
                 let id = self.fresh_of(decl.ty);
                 scope.regs.insert(decl.name, (decl.ty, id));
                 if out {
                     let (to, w) = self.dst_any(operand, width(decl.ty))?;
-                    copies_out.push((to, Val::Reg(id), w));
+                    copies_out.push((to, w, width(decl.ty), Val::Reg(id), 0));
                 } else {
                     let from = self.src(operand, decl.ty)?;
                     self.copy(Val::Reg(id), from, width(decl.ty));
@@ -852,28 +934,165 @@ impl<'a> Lower<'a> {
             }
         }
         let (floor, ret, line, text, loc) = (self.floor, self.ret, self.line, self.inst_text, self.loc);
+        let (outer, opcode) = (self.node, self.opcode);
         let end = self.fresh_label();
         self.floor = self.scopes.len();
         self.scopes.push(scope);
         self.ret = Some(end);
-        self.function(function)?;
+        self.node = node;
+        self.body(node)?;
         self.scopes.truncate(self.floor);
         (self.floor, self.ret, self.line, self.inst_text, self.loc) = (floor, ret, line, text, loc);
+        (self.node, self.opcode) = (outer, opcode);
         self.place(end);
-        for (to, from, w) in copies_out {
-            self.copy(to, from, w);
+        for (to, own, w, value, _) in copies_out {
+            let value = self.convert(value, w, own, false);
+            self.copy(to, value, own);
         }
-        self.place(skip);
-        self.guard = outer;
-        self.depth -= 1;
         Ok(())
     }
 
-    fn function(&mut self, function: &Function<'a>) -> R {
-        let Some((at, line)) = function.body else { return self.error("the function has no body") };
-        let statements = parse_body(self.file, self.text, at, line)?;
+    /// Where an argument or result lies in local memory.
+    fn argument(&mut self, operand: &Operand<'a>) -> R<Val> {
+        let Operand::Name(name) = operand else { return self.error("arguments are `.param` variables") };
+        match self.variable(name) {
+            Some(var) if var.space == Space::Local => Ok(self.place_of(var, 0)),
+            _ => self.error(format!("`{name}` is not a `.param` variable")),
+        }
+    }
+
+    /// A call by address: one masked call for each function it may be.
+    fn call_address(
+        &mut self,
+        address: &Operand<'a>,
+        arguments: &[Operand<'a>],
+        returns: &[Operand<'a>],
+        targets: Option<&'a str>,
+    ) -> R {
+        let address = self.src(address, Ty::U64)?;
+        let listed =
+            targets.and_then(|t| self.scopes[self.floor..].iter().rev().find_map(|s| s.targets.get(t))).cloned();
+        let (plan, top) = (self.plan.clone(), self.top);
+        let end = self.fresh_label();
+        for &node in &plan.targets {
+            let function = &top.functions[plan.nodes[node].function];
+            if function.params.len() != arguments.len()
+                || function.returns.len() != returns.len()
+                || listed.as_ref().is_some_and(|names| !names.contains(&function.name))
+            {
+                continue;
+            }
+            let p = self.fresh_pred();
+            let this = self.imm(Where::W64, calls::address(plan.nodes[node].function));
+            self.push(handler::<SetpOp<ops::Eq64>>(), [Val::Pred(p), Val::Raw(0), address, this], 2, 0);
+            self.impure();
+            let next = self.fresh_label();
+            self.guard = Some((p, true));
+            self.flow(Flow::Branch(next));
+            self.guard = None;
+            self.call_node(node, arguments, returns)?;
+            self.flow(Flow::Jump(end));
+            self.place(next);
+        }
+        self.flow(Flow::Trap);
+        if let Some(raw) = self.raw.last_mut() {
+            raw.run = handler::<control::BadCall>();
+            raw.r[0] = address;
+            raw.uses.extend(if let Val::Reg(id) = address { Some(id) } else { None });
+        }
+        self.place(end);
+        Ok(())
+    }
+
+    /// A function of the device runtime.
+    fn call_runtime(&mut self, name: &str, arguments: &[Operand<'a>], returns: &[Operand<'a>]) -> R {
+        let Some((kind, counts, result)) = runtime::find(name) else {
+            return self
+                .error(format!("`{name}` has no body in this module, and the device runtime here does not have it"));
+        };
+        if (arguments.len(), returns.len()) != counts {
+            return self.error(format!("`{name}` takes another number of arguments"));
+        }
+        let mut list = Vec::new();
+        for operand in returns.iter().chain(arguments) {
+            let at = self.argument(operand)?;
+            list.push(at);
+        }
+        let class = std::mem::replace(&mut self.class, Class::Other);
+        let first = list.first().copied();
+        let raw = self.push_list(handler::<runtime::Runtime>(), list, 0, kind as i64);
+        if let (Some(at), true) = (first, result > 0) {
+            let offset = crate::memory::LOCAL_WINDOW as i64;
+            let (kind, space) = (AccessKind::Store, Space::Local);
+            raw.meta.access =
+                Some(Access { kind, space, bytes: result, lanes: 1, addr: 0, wide: true, offset, order: 0 });
+            raw.access_addr = at;
+        }
+        self.class = class;
+        Ok(())
+    }
+
+    /// The unit of a function with code of its own, which is lowered later.
+    fn unit_of(&mut self, node: usize) -> usize {
+        if let Some(unit) = self.units.iter().position(|u| u.node == node) {
+            return unit;
+        }
+        let function = &self.top.functions[self.plan.nodes[node].function];
+        let frame = self.fresh(Where::W64);
+        let args = (0..function.params.len() + function.returns.len()).map(|_| self.fresh(Where::W64)).collect();
+        self.units.push(Unit { node, code: Vec::new(), frame, args, preds: 0..0, local: 0 });
+        self.units.len() - 1
+    }
+
+    /// Lowers a function with code of its own.
+    fn lower_unit(&mut self, unit: usize) -> R {
+        let node = self.units[unit].node;
+        let top = self.top;
+        let function = &top.functions[self.plan.nodes[node].function];
+        self.scopes.truncate(1);
+        self.scopes.push(Scope::default());
+        (self.floor, self.node, self.unit, self.local, self.carry, self.ret) = (1, node, unit, 0, None, None);
+        (self.line, self.inst_text) = (function.line, function.name);
+        self.frame = Some(self.units[unit].frame);
+        self.results.clear();
+        let first_pred = self.preds;
+        // What the caller fills is defined from the beginning.
+        let enter = self.fresh_label();
+        self.place(enter);
+        let args = self.units[unit].args.clone();
+        if let Some(raw) = self.raw.last_mut() {
+            raw.defs = args.clone();
+            raw.defs.push(self.units[unit].frame);
+        }
+        let count = function.params.len();
+        for (i, (decl, &arg)) in function.params.iter().chain(&function.returns).zip(&args).enumerate() {
+            if decl.register {
+                let id = self.fresh_of(decl.ty);
+                self.scope().regs.insert(decl.name, (decl.ty, id));
+                if i < count {
+                    spill(self, true, width(decl.ty), Val::Reg(id), Val::Reg(arg), 0);
+                } else {
+                    self.results.push((Val::Reg(id), width(decl.ty), arg));
+                }
+            } else {
+                let var = Var { space: Space::Local, at: 0, base: Some(arg) };
+                self.scope().vars.insert(decl.name, var);
+            }
+        }
+        self.body(node)?;
+        self.guard = None;
+        self.ret();
+        let own = &mut self.units[unit];
+        own.code = std::mem::take(&mut self.raw);
+        own.preds = first_pred..self.preds;
+        own.local = self.local;
+        Ok(())
+    }
+
+    fn body(&mut self, node: usize) -> R {
+        let body = self.plan.nodes[node].body.clone();
         let mut at = 0;
-        self.block(&statements, &mut at)
+        self.block(&body, &mut at)
     }
 
     /// Lowers statements up to the end of the scope.
@@ -961,7 +1180,8 @@ impl<'a> Lower<'a> {
             return self.error("variable too large");
         }
         let space = if var.space == Space::Param { Space::Local } else { var.space };
-        self.scope().vars.insert(var.name, Var { space, at: at as u64 });
+        let base = if space == Space::Local { self.frame } else { None };
+        self.scope().vars.insert(var.name, Var { space, at: at as u64, base });
         Ok(())
     }
 
@@ -1045,8 +1265,14 @@ impl<'a> Lower<'a> {
 }
 
 /// Decodes one entry of a module.
-pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, globals: &Arc<Globals>) -> R<Kernel> {
-    let Some(function) = top.functions.iter().find(|f| f.entry && f.name == entry && f.body.is_some()) else {
+pub(crate) fn lower<'a>(
+    file: &'a str,
+    text: &'a Arc<str>,
+    top: &'a Top<'a>,
+    entry: &str,
+    globals: &'a Arc<Globals>,
+) -> R<Kernel> {
+    let Some(index) = top.functions.iter().position(|f| f.entry && f.name == entry && f.body.is_some()) else {
         let known: Vec<&str> = top.functions.iter().filter(|f| f.entry).map(|f| f.name).collect();
         return Err(LoadError {
             file: file.to_owned(),
@@ -1055,6 +1281,8 @@ pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, glo
             message: format!("no entry `{entry}`; there are: {}", known.join(", ")),
         });
     };
+    let function = &top.functions[index];
+    let plan = Rc::new(Plan::new(file, text, top, index)?);
     let mut l = Lower {
         file,
         text,
@@ -1080,7 +1308,13 @@ pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, glo
         inst_text: function.name,
         opcode: "",
         ret: None,
-        depth: 0,
+        plan,
+        node: 0,
+        unit: 0,
+        units: Vec::new(),
+        frame: None,
+        allocates: false,
+        results: Vec::new(),
         carry: None,
         class: Class::Other,
     };
@@ -1097,32 +1331,38 @@ pub(crate) fn lower(file: &str, text: &Arc<str>, top: &Top<'_>, entry: &str, glo
     for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size == 0) {
         dynamic_align = dynamic_align.max(var.align);
     }
-    let static_total = shared_total(&l, function)?;
+    let static_total = shared_total(&l);
     let dynamic_at = static_total.next_multiple_of(dynamic_align);
     let names: Vec<&str> = l.dynamic.keys().copied().collect();
     for name in &names {
-        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64 });
+        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, base: None });
     }
     let mut params = Vec::new();
     let mut offset = 0usize;
     l.scopes.push(Scope::default());
     for p in &function.params {
         offset = offset.next_multiple_of(p.align.max(1));
-        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64 });
+        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, base: None });
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align });
         offset += p.size;
     }
-    l.function(function)?;
+    l.units.push(Unit { node: 0, code: Vec::new(), frame: u32::MAX, args: Vec::new(), preds: 0..0, local: 0 });
+    l.body(0)?;
     l.guard = None;
     l.flow(Flow::Exit);
+    l.units[0].code = std::mem::take(&mut l.raw);
+    l.units[0].local = l.local;
+    // Lowering a function may find more of them.
+    let mut unit = 1;
+    while unit < l.units.len() {
+        l.lower_unit(unit)?;
+        unit += 1;
+    }
     let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
     super::finish::finish(l, function, params, offset, static_shared, text.clone(), globals.clone())
 }
 
 impl Lower<'_> {
-    pub(crate) fn local_bytes(&self) -> usize {
-        self.local.next_multiple_of(16)
-    }
     pub(crate) fn file(&self) -> &str {
         self.file
     }
@@ -1135,31 +1375,14 @@ impl Lower<'_> {
 }
 
 /// Bytes of static shared memory of an entry and of everything it might call.
-fn shared_total(l: &Lower<'_>, entry: &Function<'_>) -> R<usize> {
+fn shared_total(l: &Lower<'_>) -> usize {
     let mut total = l.shared;
-    let mut seen: Vec<&str> = vec![entry.name];
-    let mut queue = vec![entry.clone()];
-    while let Some(f) = queue.pop() {
-        let Some((at, line)) = f.body else { continue };
-        for statement in parse_body(l.file, l.text, at, line)? {
-            match statement {
-                Stmt::Var(var) if var.space == Space::Shared => {
-                    total = total.next_multiple_of(var.align).saturating_add(var.size);
-                }
-                Stmt::Inst(inst) if inst.opcode.starts_with("call") => {
-                    for operand in &inst.operands {
-                        if let Operand::Name(name) = operand
-                            && !seen.contains(name)
-                            && let Some(callee) = l.top.functions.iter().rfind(|f| f.name == *name && f.body.is_some())
-                        {
-                            seen.push(callee.name);
-                            queue.push(callee.clone());
-                        }
-                    }
-                }
-                _ => {}
-            }
+    for statement in l.plan.nodes.iter().flat_map(|node| node.body.iter()) {
+        if let Stmt::Var(var) = statement
+            && var.space == Space::Shared
+        {
+            total = total.next_multiple_of(var.align).saturating_add(var.size);
         }
     }
-    Ok(total)
+    total
 }

@@ -1,5 +1,6 @@
 //! From syntax to kernels: the instruction set table, lowering, control flow, register slots.
 
+pub(crate) mod calls;
 mod emit;
 mod finish;
 mod flow;

@@ -1,5 +1,6 @@
 //! Modules and decoded kernels.
 
+use super::calls;
 use super::lower::Loc;
 use crate::counters::SourceLine;
 use crate::error::LoadError;
@@ -105,8 +106,12 @@ pub struct Kernel {
     pub(crate) params: Vec<Param>,
     pub(crate) param_bytes: usize,
     pub(crate) static_shared: usize,
-    /// Bytes of local memory for each thread.
+    /// Bytes of local memory for each thread, without recursion.
     pub(crate) local_bytes: usize,
+    /// Functions call each other in circles, or allocate on the stack: its depth is known only at run time.
+    pub(crate) stack: bool,
+    /// The entry's part of it.
+    pub(crate) frame_bytes: usize,
     pub(crate) code: Vec<Op>,
     pub(crate) lists: Vec<u32>,
     pub(crate) meta: Vec<super::Meta>,
@@ -267,6 +272,8 @@ fn place_globals(file: &str, top: &Top<'_>) -> Result<Globals, LoadError> {
                 Init::Address(name, offset) => globals
                     .addresses
                     .get(*name)
+                    .copied()
+                    .or_else(|| calls::find(top, name).map(calls::address))
                     .ok_or_else(|| error(var, &format!("unknown symbol `{name}` in an initialiser")))?
                     .wrapping_add(*offset as u64),
             };

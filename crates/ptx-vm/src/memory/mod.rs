@@ -1,9 +1,11 @@
 //! Device memory: bounds-checked allocations behind virtual addresses.
 
 mod global;
+mod heap;
 
 pub use global::Live;
 pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
+pub(crate) use heap::Heap;
 
 /// A device address. Null is 0; every allocation starts at a multiple of 256.
 pub type DevicePtr = u64;
@@ -12,4 +14,6 @@ pub type DevicePtr = u64;
 pub(crate) const SHARED_WINDOW: u64 = 1 << 36;
 pub(crate) const LOCAL_WINDOW: u64 = 2 << 36;
 pub(crate) const PARAM_WINDOW: u64 = 3 << 36;
+/// Addresses of device functions; nothing can be read there.
+pub(crate) const FUNCTION_WINDOW: u64 = 4 << 36;
 pub(crate) const WINDOW: u64 = 1 << 32;

@@ -1,10 +1,10 @@
 //! Control and hints.
 
-use super::super::lower::{Flow, Form, Lower, R, Val};
+use super::super::lower::{Flow, Form, Lower, R, Val, width};
 use super::super::module::Where;
-use crate::exec::control;
+use crate::exec::control as flow;
 use crate::exec::op::handler;
-use crate::parse::Ty;
+use crate::parse::{Operand, Ty};
 
 pub(crate) fn ret<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
     l.ret();
@@ -17,20 +17,54 @@ pub(crate) fn exit<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn nanosleep<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
-    l.effect(handler::<control::Yield>(), [Val::None; 4], 0)
+    l.effect(handler::<flow::Yield>(), [Val::None; 4], 0)
 }
 
 pub(crate) fn nop<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
-    l.effect(handler::<control::Nop>(), [Val::None; 4], 0)
+    l.effect(handler::<flow::Nop>(), [Val::None; 4], 0)
 }
 
 pub(crate) fn trap<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
     if l.guarded() {
         // A guarded trap does not end the block.
-        return l.effect(handler::<control::TrapOp>(), [Val::None; 4], 0);
+        return l.effect(handler::<flow::TrapOp>(), [Val::None; 4], 0);
     }
     l.flow(Flow::Trap);
     Ok(())
+}
+
+pub(crate) fn alloca<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let bytes = l.src(&f.ops[1], f.ty())?;
+    let bytes = l.convert(bytes, width(f.ty()), Where::W64, false);
+    let align = match f.ops.get(2) {
+        None => 8,
+        Some(Operand::Int(n)) if (1..=1 << 23).contains(n) && (*n & (*n - 1)) == 0 => *n as i64,
+        Some(_) => return l.error("the alignment is a power of two up to 2^23"),
+    };
+    l.allocates = true;
+    let d = l.dst(&f.ops[0], f.ty())?;
+    let at = Val::Reg(l.fresh(Where::W64));
+    l.op::<flow::Alloca>(at, &[bytes], align.max(8));
+    l.impure();
+    let at = l.convert(at, Where::W64, width(f.ty()), false);
+    l.copy(d, at, width(f.ty()));
+    Ok(())
+}
+
+pub(crate) fn stacksave<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let d = l.dst(&f.ops[0], f.ty())?;
+    let at = Val::Reg(l.fresh(Where::W64));
+    l.op::<flow::StackPointer>(at, &[], 0);
+    l.impure();
+    let at = l.convert(at, Where::W64, width(f.ty()), false);
+    l.copy(d, at, width(f.ty()));
+    Ok(())
+}
+
+pub(crate) fn stackrestore<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let a = l.src(&f.ops[0], f.ty())?;
+    let a = l.convert(a, width(f.ty()), Where::W64, false);
+    l.effect(handler::<flow::StackPointer>(), [Val::None, a, Val::None, Val::None], 0)
 }
 
 pub(crate) fn policy<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {

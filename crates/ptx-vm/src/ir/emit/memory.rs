@@ -220,6 +220,21 @@ pub(crate) fn push_access(
     raw.access_addr = t.addr;
 }
 
+/// Moves a register to or from local memory.
+pub(crate) fn spill(l: &mut Lower<'_>, load: bool, w: Where, reg: Val, base: Val, at: u64) {
+    let t = Target { addr: base, offset: (at + LOCAL_WINDOW) as i64, space: Space::Local };
+    let bytes = w.bytes();
+    let (run, kind) = if load {
+        (load_handler(t.space, bytes, 1), AccessKind::Load)
+    } else {
+        (store_handler(t.space, bytes, 1), AccessKind::Store)
+    };
+    if let Some(run) = run {
+        let access = access(kind, &t, bytes as u32);
+        push_access(l, run, vec![reg], &t, 1, load, access);
+    }
+}
+
 pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let ty = f.ty();
     let lanes = vector_lanes(f);
