@@ -171,14 +171,18 @@ const PLANTS: &[Plant] = &[
                mbarrier.arrive.shared.b64 %rd4, [bars]; // HERE",
     },
     Plant {
-        what: "lanes write different values to one place",
-        threads: 32,
+        what: "matrices of two warps in one place",
+        threads: 64,
         kind: FaultKind::Race,
-        thread: 1,
-        at: At::Offset(0),
-        says: &["written here and was written by thread 0 with no barrier in between"],
-        body: "- st.shared.u32 [tile], %r0; // HERE
-               + st.shared.u32 [tile], %r2;",
+        thread: 40,
+        at: At::Offset(128),
+        says: &["written here and was written by thread 8 "],
+        // Warps that store the same do no harm, nor lanes of one store that do not.
+        body: "@%p1 st.shared.u32 [tile + 512], %r0;
+               and.b32 %r5, %r0, 31; shl.b32 %r6, %r5, 4; add.u32 %r6, %r6, %r2;
+               mov.u32 %r7, %r5;
+               - mov.u32 %r7, %r0;
+               stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%r6], {%r5, %r7, %r5, %r5}; // HERE",
     },
     Plant {
         what: "warps write different values to one place",

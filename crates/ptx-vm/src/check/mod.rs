@@ -156,12 +156,14 @@ impl Check {
                 AccessKind::WarpSync => self.shared.clocks.warp_sync(warp, cx.mask, cx.alive),
                 AccessKind::Commit => self.shared.clocks.commit(warp, cx.mask),
                 AccessKind::Wait(n) => self.shared.clocks.wait(warp, cx.mask, n),
-                AccessKind::Rows(rows) | AccessKind::RowsStore(rows) => {
+                AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => {
                     // Each row's address comes from one lane, but the row is read (or written) by the warp as one.
                     let addr = addresses(cx, access);
-                    let touch =
-                        if matches!(access.kind, AccessKind::RowsStore(_)) { Touch::Write(None) } else { Touch::Read };
                     for (lane, &a) in addr.iter().enumerate().take(rows as usize) {
+                        let touch = match access.kind {
+                            AccessKind::RowsStore(_, trans) => Touch::Write(Values::Row(lane as u32, trans)),
+                            _ => Touch::Read,
+                        };
                         if a + 16 <= u64::from(cx.shared_len) {
                             self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
                         }
@@ -225,7 +227,7 @@ impl Check {
             AccessKind::Load if strong => Touch::StrongRead,
             AccessKind::Load => Touch::Read,
             AccessKind::Store if strong => Touch::StrongWrite,
-            AccessKind::Store => Touch::Write(Some(access.lanes)),
+            AccessKind::Store => Touch::Write(Values::Registers(access.lanes)),
             _ => Touch::Atomic,
         };
         let (warp, lane) = (cx.warp as usize, lanes.trailing_zeros());
@@ -366,19 +368,9 @@ impl Check {
         };
         // Two threads that write the same value do no harm.
         let harmless = |byte: usize, conflict: Conflict| {
-            let (Touch::Write(Some(lanes)), Conflict::Write { other, same_instruction }) = (touch, conflict) else {
-                return false;
-            };
-            let i = (byte - first) as u64;
+            let (Touch::Write(values), Conflict::Write { .. }) = (touch, conflict) else { return false };
             // SAFETY: the store's operands; the byte lies inside shared memory.
-            unsafe {
-                let theirs = if same_instruction {
-                    store_byte(cx, op, u32::from(other) % WARP as u32, lanes, bytes, i)
-                } else {
-                    *cx.shared.add(byte)
-                };
-                store_byte(cx, op, lane, lanes, bytes, i) == theirs
-            }
+            unsafe { store_byte(cx, op, lane, values, bytes, (byte - first) as u64) == *cx.shared.add(byte) }
         };
         let found = match manner {
             None => self.shared.read(first, n, actor, matches!(touch, Touch::StrongRead)),
@@ -453,13 +445,21 @@ unsafe fn touch_global(cx: &Cx, a: u64, bytes: u64, lane: u32, touch: Touch) -> 
     Ok(())
 }
 
+/// Where a store has its values.
+#[derive(Debug, Clone, Copy)]
+enum Values {
+    /// In so many registers of each lane.
+    Registers(u32),
+    /// `stmatrix`: this row of all matrices, and whether they are transposed.
+    Row(u32, bool),
+}
+
 /// What an instruction does to memory.
 #[derive(Debug, Clone, Copy)]
 enum Touch {
     Read,
     StrongRead,
-    /// With the number of registers of the store, where the values can be compared.
-    Write(Option<u32>),
+    Write(Values),
     StrongWrite,
     Async,
     /// `mbarrier.init`.
@@ -486,13 +486,23 @@ impl Touch {
 }
 
 /// Byte `i` of what a lane stores.
-unsafe fn store_byte(cx: &Cx, op: *const Op, lane: u32, lanes: u32, bytes: u64, i: u64) -> u8 {
+unsafe fn store_byte(cx: &Cx, op: *const Op, lane: u32, values: Values, bytes: u64, i: u64) -> u8 {
     // SAFETY: stores keep up to two registers in place and list more; register lanes hold at least an element.
     unsafe {
-        let element = bytes / u64::from(lanes.max(1));
-        let (reg, byte) = ((i / element) as usize, (i % element) as usize);
-        let slot = if lanes <= 2 { (*op).r[reg] } else { cx.list(op, reg) };
-        let width = (element as usize).max(2);
-        *cx.at::<u8>(slot).cast::<u8>().add(lane as usize * width + byte)
+        let (slot, lane, byte, width) = match values {
+            Values::Registers(n) => {
+                let element = bytes / u64::from(n.max(1));
+                let reg = (i / element) as usize;
+                let slot = if n <= 2 { (*op).r[reg] } else { cx.list(op, reg) };
+                (slot, lane as usize, (i % element) as usize, (element as usize).max(2))
+            }
+            // Each lane holds two neighbours of a row, four lanes the row; transposed, those of a column.
+            Values::Row(row, trans) => {
+                let (matrix, r, i) = ((row / 8) as usize, (row % 8) as usize, i as usize);
+                let (lane, byte) = if trans { (i / 2 * 4 + r / 2, r % 2 * 2 + i % 2) } else { (r * 4 + i / 4, i % 4) };
+                (cx.list(op, matrix), lane, byte, 4)
+            }
+        };
+        *cx.at::<u8>(slot).cast::<u8>().add(lane * width + byte)
     }
 }

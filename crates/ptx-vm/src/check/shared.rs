@@ -9,7 +9,6 @@ pub(super) enum Conflict {
     Unwritten,
     Write {
         other: Agent,
-        same_instruction: bool,
     },
     Read {
         other: Agent,
@@ -44,7 +43,7 @@ struct Cell {
     read_at: u32,
     writer: Agent,
     reader: Agent,
-    /// The storing instruction plus one, to tell lanes of one store from each other; [`STRONG`] for strong operations, else 0.
+    /// The storing instruction plus one, to know lanes of one store; [`STRONG`] for strong operations, else 0.
     by: u32,
 }
 
@@ -231,8 +230,10 @@ impl Shadow {
         if pending(other) {
             return Some(Conflict::Pending { other });
         }
+        // Of lanes that store to one place in one instruction one wins, and that is all CUDA promises.
+        let one_store = by != 0 && by != STRONG && cell.by == by && cell.write_at == self.clocks.now;
         let same_warp = self.clocks.is_thread(other) && other as usize / WARP == actor.warp;
-        Some(Conflict::Write { other, same_instruction: by != 0 && by != STRONG && cell.by == by && same_warp })
+        (!(one_store && same_warp)).then_some(Conflict::Write { other })
     }
 
     /// Reads `n` bytes; gives the first byte that may not be read and why.

@@ -70,7 +70,7 @@ impl Tally {
         let bytes = u64::from(access.bytes);
         let (load, store) = match access.kind {
             AccessKind::Load | AccessKind::Rows(_) => (1, 0),
-            AccessKind::Store | AccessKind::RowsStore(_) => (0, 1),
+            AccessKind::Store | AccessKind::RowsStore(..) => (0, 1),
             AccessKind::Atomic => (1, 1),
             AccessKind::CopyAsync => (0, 1),
             AccessKind::Commit | AccessKind::Wait(_) | AccessKind::WarpSync => return,
@@ -78,7 +78,7 @@ impl Tally {
         // SAFETY: forwarded.
         let addr = unsafe { addresses(cx, access) };
         match access.kind {
-            AccessKind::Rows(rows) | AccessKind::RowsStore(rows) => {
+            AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => {
                 // The row addresses come from the first lanes; eight rows are one group.
                 let lanes = if rows >= 32 { FULL } else { (1 << rows) - 1 };
                 banks.request(&mut to.shared, &addr, lanes, 16, load, store);

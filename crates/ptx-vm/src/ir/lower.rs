@@ -152,7 +152,8 @@ pub(crate) enum AccessKind {
     Atomic,
     /// `ldmatrix` of so many rows.
     Rows(u32),
-    RowsStore(u32),
+    /// `stmatrix` of so many rows, and whether the matrices are transposed.
+    RowsStore(u32, bool),
     /// `cp.async`: the shared side; the global address and source size are in the instruction's list.
     CopyAsync,
     Commit,

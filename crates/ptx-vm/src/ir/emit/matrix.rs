@@ -70,7 +70,7 @@ pub(crate) fn stmatrix<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         (_, true) => handler::<mem::StMatrix<4, true>>(),
     };
     let raw = l.push_list(run, list, 0, t.offset);
-    raw.meta.access = Some(access(AccessKind::RowsStore(8 * n as u32), &t, 16));
+    raw.meta.access = Some(access(AccessKind::RowsStore(8 * n as u32, f.has("trans")), &t, 16));
     raw.access_addr = t.addr;
     Ok(())
 }
