@@ -3,7 +3,7 @@
 use crate::{Counters, DevicePtr, Fault, FaultKind, Kernel, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Why a case could not be run at all.
@@ -12,6 +12,12 @@ use thiserror::Error;
 pub struct CaseError {
     path: String,
     message: String,
+}
+
+impl CaseError {
+    fn new(path: &Path, message: impl ToString) -> CaseError {
+        CaseError { path: path.display().to_string(), message: message.to_string() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -35,9 +41,9 @@ struct Arg {
     #[serde(default)]
     len: Option<usize>,
     #[serde(default)]
-    init: Option<String>,
+    init: Option<Content>,
     #[serde(default)]
-    expect: Option<String>,
+    expect: Option<Content>,
     #[serde(default)]
     rtol: f64,
     #[serde(default)]
@@ -46,6 +52,49 @@ struct Arg {
     value: Option<serde_json::Value>,
     #[serde(default)]
     hex: Option<String>,
+}
+
+/// The elements of a buffer.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    /// A file beside the case.
+    File(String),
+    /// One after the other.
+    Each(Vec<serde_json::Value>),
+    /// All the same.
+    All(serde_json::Value),
+}
+
+impl Content {
+    /// The bytes of `len` elements.
+    fn bytes(&self, dir: &Path, dtype: &str, len: usize, size: usize) -> Result<Vec<u8>, CaseError> {
+        let (path, data) = match self {
+            Content::File(name) => {
+                let path = dir.join(name);
+                let data = std::fs::read(&path).map_err(|e| CaseError::new(&path, e))?;
+                (path, data)
+            }
+            Content::Each(values) => (dir.join("case.json"), numbers(dir, dtype, values)?),
+            Content::All(value) => {
+                (dir.join("case.json"), numbers(dir, dtype, std::slice::from_ref(value))?.repeat(len))
+            }
+        };
+        if data.len() == size {
+            return Ok(data);
+        }
+        Err(CaseError::new(&path, format!("{} bytes, {size} expected: {len} elements of {dtype}", data.len())))
+    }
+}
+
+fn numbers(dir: &Path, dtype: &str, values: &[serde_json::Value]) -> Result<Vec<u8>, CaseError> {
+    let mut out = Vec::new();
+    for value in values {
+        let bytes = scalar_bytes(dtype, value)
+            .ok_or_else(|| CaseError::new(&dir.join("case.json"), format!("{value} is not a {dtype}")))?;
+        out.extend(bytes);
+    }
+    Ok(out)
 }
 
 /// What a case came to.
@@ -136,12 +185,11 @@ impl Dtype {
 
 /// Runs the case in `dir` on a device of its own.
 pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
-    let fail = |path: &Path, message: String| CaseError { path: path.display().to_string(), message };
     let spec_path = dir.join("case.json");
-    let text = std::fs::read_to_string(&spec_path).map_err(|e| fail(&spec_path, e.to_string()))?;
-    let spec: Spec = serde_json::from_str(&text).map_err(|e| fail(&spec_path, e.to_string()))?;
+    let text = std::fs::read_to_string(&spec_path).map_err(|e| CaseError::new(&spec_path, e))?;
+    let spec: Spec = serde_json::from_str(&text).map_err(|e| CaseError::new(&spec_path, e))?;
     let ptx_path = dir.join(&spec.ptx);
-    let ptx = std::fs::read_to_string(&ptx_path).map_err(|e| fail(&ptx_path, e.to_string()))?;
+    let ptx = std::fs::read_to_string(&ptx_path).map_err(|e| CaseError::new(&ptx_path, e))?;
     let mut outcome = Outcome {
         case: dir.display().to_string(),
         ok: false,
@@ -171,9 +219,9 @@ pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
     let mut buffers = Vec::new();
     let judged = judge(dir, &spec, &kernel, &vm, &mut buffers, &mut outcome);
     for ptr in buffers {
-        vm.free(ptr).map_err(|e| fail(&spec_path, e.to_string()))?;
+        vm.free(ptr).map_err(|e| CaseError::new(&spec_path, e))?;
     }
-    vm.close().map_err(|e| fail(&spec_path, e.to_string()))?;
+    vm.close().map_err(|e| CaseError::new(&spec_path, e))?;
     judged.map(|()| outcome)
 }
 
@@ -186,39 +234,30 @@ fn judge(
     buffers: &mut Vec<DevicePtr>,
     outcome: &mut Outcome,
 ) -> Result<(), CaseError> {
-    let fail = |path: &Path, message: String| CaseError { path: path.display().to_string(), message };
     let spec_path = dir.join("case.json");
     let mut params = vec![0u8; kernel.param_bytes()];
     let mut checks = Vec::new();
     // Triton's kernels take scratch pointers a case may leave out.
     if spec.args.len() > kernel.params().len() {
         let message = format!("{} arguments, the kernel takes {}", spec.args.len(), kernel.params().len());
-        return Err(fail(&spec_path, message));
+        return Err(CaseError::new(&spec_path, message));
     }
     for (i, (arg, param)) in spec.args.iter().zip(kernel.params()).enumerate() {
-        let bad = |message: &str| fail(&spec_path, format!("argument {i}: {message}"));
+        let bad = |message: &str| CaseError::new(&spec_path, format!("argument {i}: {message}"));
         let bytes = match arg.kind.as_str() {
             "null" => vec![0u8; 8],
             "buffer" => {
-                let dtype = arg.dtype.as_deref().and_then(Dtype::parse).ok_or_else(|| bad("unknown dtype"))?;
+                let name = arg.dtype.as_deref().unwrap_or_default();
+                let dtype = Dtype::parse(name).ok_or_else(|| bad("unknown dtype"))?;
                 let len = arg.len.ok_or_else(|| bad("a buffer has a `len`"))?;
                 let size = len.checked_mul(dtype.bytes()).ok_or_else(|| bad("`len` is too large"))?;
                 let ptr = vm.alloc_labelled(size, &param.name).map_err(|e| bad(&e.to_string()))?;
                 buffers.push(ptr);
-                let read = |name: &str| {
-                    let path = dir.join(name);
-                    let data = std::fs::read(&path).map_err(|e| fail(&path, e.to_string()))?;
-                    if data.len() == size {
-                        Ok(data)
-                    } else {
-                        Err(fail(&path, format!("{} bytes, {size} expected", data.len())))
-                    }
-                };
-                if let Some(name) = &arg.init {
-                    vm.write(ptr, &read(name)?).map_err(|e| bad(&e.to_string()))?;
+                if let Some(content) = &arg.init {
+                    vm.write(ptr, &content.bytes(dir, name, len, size)?).map_err(|e| bad(&e.to_string()))?;
                 }
-                if let Some(name) = &arg.expect {
-                    checks.push((i, ptr, dtype, read(name)?, arg.rtol, arg.atol));
+                if let Some(content) = &arg.expect {
+                    checks.push((i, ptr, dtype, content.bytes(dir, name, len, size)?, arg.rtol, arg.atol));
                 }
                 ptr.to_le_bytes().to_vec()
             }
@@ -260,7 +299,7 @@ fn judge(
     outcome.ok = true;
     for (i, ptr, dtype, want, rtol, atol) in checks {
         let mut got = vec![0u8; want.len()];
-        vm.read(ptr, &mut got).map_err(|e| fail(&spec_path, e.to_string()))?;
+        vm.read(ptr, &mut got).map_err(|e| CaseError::new(&spec_path, e))?;
         let n = dtype.bytes();
         let mut wrong = Vec::new();
         for (e, (g, w)) in got.chunks_exact(n).zip(want.chunks_exact(n)).enumerate() {
@@ -287,6 +326,46 @@ fn judge(
         }
     }
     Ok(())
+}
+
+/// Begins a case in `dir`: a copy of the PTX, and a `case.json` with an argument for each parameter of the kernel, which is decoded on
+/// the way. Pointers become buffers of 1024 floats set to 1, numbers 0: what they should be only the author knows. Without `entry` the
+/// module must have one kernel only. Gives the path of the `case.json`, of which there must be none yet.
+pub fn new_case(dir: &Path, ptx: &Path, entry: Option<&str>) -> Result<PathBuf, CaseError> {
+    let text = std::fs::read_to_string(ptx).map_err(|e| CaseError::new(ptx, e))?;
+    let module = Module::parse(&ptx.display().to_string(), &text).map_err(|e| CaseError::new(ptx, e))?;
+    let names: Vec<&str> = module.entries().collect();
+    let entry = match (entry, names.as_slice()) {
+        (Some(entry), _) => entry,
+        (None, [one]) => one,
+        (None, _) => {
+            let message = format!("{} kernels, name one with --entry: {}", names.len(), names.join(", "));
+            return Err(CaseError::new(ptx, message));
+        }
+    };
+    let kernel = module.kernel(entry).map_err(|e| CaseError::new(ptx, e))?;
+    let args = kernel.params().iter().map(|p| match (p.ty, p.size) {
+        ("u64" | "b64", 8) => r#"{"kind": "buffer", "dtype": "f32", "len": 1024, "init": 1.0}"#.to_owned(),
+        ("f16" | "bf16" | "f32" | "f64", 2..=8) => format!(r#"{{"kind": "{}", "value": 0.0}}"#, p.ty),
+        ("u8" | "u16" | "b8" | "b16", 1 | 2) => format!(r#"{{"kind": "u{}", "value": 0}}"#, 8 * p.size),
+        (_, 1 | 2 | 4 | 8) => format!(r#"{{"kind": "i{}", "value": 0}}"#, 8 * p.size),
+        _ => format!(r#"{{"kind": "bytes", "hex": "{}"}}"#, "00".repeat(p.size)),
+    });
+    let args: Vec<String> = args.map(|arg| format!("    {arg}")).collect();
+    let [x, y, z] = kernel.required_block().unwrap_or([128, 1, 1]);
+    let spec = format!(
+        "{{\n  \"ptx\": \"kernel.ptx\",\n  \"entry\": \"{entry}\",\n  \"grid\": [1, 1, 1],\n  \"block\": [{x}, {y}, {z}],\n  \"dynamic_shared\": 0,\n  \"args\": [\n{}\n  ]\n}}\n",
+        args.join(",\n")
+    );
+    let path = dir.join("case.json");
+    if path.exists() {
+        return Err(CaseError::new(&path, "exists already"));
+    }
+    std::fs::create_dir_all(dir).map_err(|e| CaseError::new(dir, e))?;
+    let copy = dir.join("kernel.ptx");
+    std::fs::write(&copy, &text).map_err(|e| CaseError::new(&copy, e))?;
+    std::fs::write(&path, spec).map_err(|e| CaseError::new(&path, e))?;
+    Ok(path)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

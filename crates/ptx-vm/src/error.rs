@@ -1,5 +1,6 @@
 //! What can go wrong: loading a module, handling memory, running a kernel.
 
+use crate::ir::Kernel;
 use std::fmt;
 use thiserror::Error;
 
@@ -133,6 +134,24 @@ pub struct Fault {
     pub address: Option<u64>,
     /// What happened in words, with the instruction and the nearest allocation.
     pub message: String,
+}
+
+impl Fault {
+    /// The launch itself is not possible.
+    pub(crate) fn at_launch(kernel: &Kernel, message: String) -> Fault {
+        Fault {
+            kind: FaultKind::Launch,
+            kernel: kernel.name().to_owned(),
+            file: kernel.file.to_string(),
+            line: 0,
+            instruction: String::new(),
+            source_line: None,
+            block: None,
+            thread: None,
+            address: None,
+            message,
+        }
+    }
 }
 
 fn place(file: &str, line: u32, source: &Option<String>) -> String {

@@ -1,7 +1,11 @@
-//! `ptx-vm`: runs launch cases on the virtual GPU and lists the instruction set.
+//! `ptx-vm`: makes, runs and profiles launch cases on the virtual GPU, and lists the instruction set.
+
+mod report;
 
 use clap::{Parser, Subcommand};
-use ptx_vm::{Module, VmConfig, case::run_case, coverage};
+use ptx_vm::case::{Outcome, new_case, run_case};
+use ptx_vm::{Module, VmConfig, coverage};
+use report::Sort;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -35,6 +39,36 @@ enum Command {
         #[arg(long, default_value_t = 2_000_000_000)]
         budget: u64,
     },
+    /// Run a launch case and print its counters, its hottest PTX lines and, where the PTX has .loc, its hottest source lines.
+    Profile {
+        /// The folder.
+        case: PathBuf,
+        /// One JSON object: totals, lines, source lines, with all that was counted.
+        #[arg(long)]
+        json: bool,
+        /// Lines to show; all with --json when not given.
+        #[arg(long)]
+        top: Option<usize>,
+        /// What makes a line hot.
+        #[arg(long, value_enum, default_value = "instructions")]
+        sort: Sort,
+        /// Worker threads; 0 takes all cores. The counts are the same with any number.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+        /// Warp instructions a block may execute before the launch is stopped.
+        #[arg(long)]
+        budget: Option<u64>,
+    },
+    /// Begin a launch case: a folder with a copy of the PTX and a case.json that has an argument for each parameter, to be filled in.
+    New {
+        /// The folder, made if need be.
+        case: PathBuf,
+        /// The PTX file.
+        ptx: PathBuf,
+        /// The kernel; may be left out when the file has one only.
+        #[arg(long)]
+        entry: Option<String>,
+    },
     /// List the instructions the decoder accepts.
     Isa {
         /// One JSON object a line.
@@ -62,6 +96,20 @@ fn main() -> ExitCode {
             let config = VmConfig { threads, checked, counters, instruction_budget, ..VmConfig::default() };
             run(&cases, &config, json)
         }
+        Command::Profile { case, json, top, sort, threads, budget } => {
+            let config = VmConfig { threads, profile: true, instruction_budget: budget, ..VmConfig::default() };
+            profile(&case, &config, json, top, sort)
+        }
+        Command::New { case, ptx, entry } => match new_case(&case, &ptx, entry.as_deref()) {
+            Ok(spec) => {
+                println!("{}: fill in grid, block and arguments, then: ptx-vm run {}", spec.display(), case.display());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::from(2)
+            }
+        },
         Command::Isa { json } => {
             for row in coverage() {
                 if json {
@@ -93,19 +141,9 @@ fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
                     println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
                 } else {
                     print!("{}", outcome.printed);
-                    let verdict = if outcome.ok { "ok  " } else { "FAIL" };
-                    println!(
-                        "{verdict} {}  max abs {:.3e}, max rel {:.3e}, {:.3} ms on the VM",
-                        outcome.case,
-                        outcome.max_abs_err,
-                        outcome.max_rel_err,
-                        outcome.seconds * 1e3
-                    );
-                    for text in outcome.fault.iter().chain(&outcome.message) {
-                        println!("     {text}");
-                    }
+                    print_verdict(&outcome);
                     if let Some(counters) = &outcome.counters {
-                        println!("     {}", serde_json::to_string_pretty(counters).unwrap_or_default());
+                        println!("     {}", report::totals(counters).replace('\n', "\n     "));
                     }
                 }
                 if !outcome.ok {
@@ -115,6 +153,50 @@ fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
         }
     }
     ExitCode::from(worst)
+}
+
+fn print_verdict(outcome: &Outcome) {
+    let verdict = if outcome.ok { "ok  " } else { "FAIL" };
+    println!(
+        "{verdict} {}  max abs {:.3e}, max rel {:.3e}, {:.3} ms on the VM",
+        outcome.case,
+        outcome.max_abs_err,
+        outcome.max_rel_err,
+        outcome.seconds * 1e3
+    );
+    for text in outcome.fault.iter().chain(&outcome.message) {
+        println!("     {text}");
+    }
+}
+
+fn profile(case: &Path, config: &VmConfig, json: bool, top: Option<usize>, sort: Sort) -> ExitCode {
+    let mut outcome = match run_case(case, config) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let code = ExitCode::from(u8::from(!outcome.ok));
+    let profile = outcome.profile.take();
+    if json {
+        let mut out = serde_json::to_value(&outcome).unwrap_or_default();
+        if let (Some(profile), Some(counters), Some(out)) = (&profile, &outcome.counters, out.as_object_mut()) {
+            out.insert("kernel".to_owned(), profile.kernel.clone().into());
+            out.insert("file".to_owned(), profile.file.clone().into());
+            out.insert("ratios".to_owned(), serde_json::to_value(counters.ratios()).unwrap_or_default());
+            out.extend(report::lines(profile, sort, top.unwrap_or(usize::MAX)));
+        }
+        println!("{out}");
+        return code;
+    }
+    print_verdict(&outcome);
+    if let (Some(profile), Some(counters)) = (&profile, &outcome.counters) {
+        println!("\n{} in {}\n{}\n", profile.kernel, profile.file, report::totals(counters));
+        print!("{}", report::tables(profile, counters, sort, top.unwrap_or(20), case));
+        println!("\nCounted before the caches: L1, L2 and DRAM are not modelled.");
+    }
+    code
 }
 
 fn read(file: &Path) -> Result<Module, String> {

@@ -512,3 +512,40 @@ fn lines_add_up_and_threads_do_not_matter() {
         }
     }
 }
+
+#[test]
+fn bulk_copies_count_by_their_ranges() {
+    let vm = vm(1);
+    let data = vm.alloc(4096).unwrap();
+    vm.fill(data, 0, 4096).unwrap();
+    let text = ".version 8.0
+        .target sm_90
+        .address_size 64
+        .visible .entry k(.param .u64 data) {
+          .shared .align 16 .b8 tile[1024]; .shared .align 8 .b64 done;
+          .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b64 %rd<9>;
+          ld.param.u64 %rd1, [data];
+          mov.u32 %r1, %tid.x;
+          setp.ne.u32 %p1, %r1, 0;
+          @%p1 bra OUT;
+          mbarrier.init.shared.b64 [done], 1;
+          mbarrier.arrive.expect_tx.shared.b64 %rd2, [done], 272;
+          cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%rd1+16], 272, [done]; // in
+        WAIT:
+          mbarrier.try_wait.parity.shared.b64 %p2, [done], 0;
+          @!%p2 bra WAIT;
+          cp.async.bulk.global.shared::cta.bulk_group [%rd1+1024], [tile], 256; // out
+          cp.async.bulk.commit_group;
+          cp.async.bulk.wait_group 0;
+        OUT:
+          ret;
+        }";
+    let profile = launch(&vm, text, 1, 32, &[data]).profile.unwrap();
+    // 272 bytes from the middle of a sector: nine sectors; three passes of 128 bytes.
+    let c = line(&profile, "// in");
+    assert_eq!((c.global.requests, c.global.sectors, c.global.load_bytes, c.global.store_bytes), (1, 9, 272, 0));
+    assert_eq!((c.shared.requests, c.shared.passes, c.shared.load_bytes, c.shared.store_bytes), (1, 3, 0, 272));
+    let c = line(&profile, "// out");
+    assert_eq!((c.global.requests, c.global.sectors, c.global.load_bytes, c.global.store_bytes), (1, 8, 0, 256));
+    assert_eq!((c.shared.passes, c.shared.conflicts, c.shared.load_bytes, c.thread_instructions), (2, 0, 256, 1));
+}

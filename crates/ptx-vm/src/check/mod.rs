@@ -170,6 +170,8 @@ impl Check {
                     }
                 }
                 AccessKind::CopyAsync => self.look_at_copy(cx, access, op)?,
+                // Told as an event when it has happened.
+                AccessKind::Bulk { .. } => {}
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
                     let addr = addresses(cx, access);
                     let row = addr

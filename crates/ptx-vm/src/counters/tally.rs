@@ -73,6 +73,8 @@ impl Tally {
             AccessKind::Store | AccessKind::RowsStore(..) => (0, 1),
             AccessKind::Atomic => (1, 1),
             AccessKind::CopyAsync => (0, 1),
+            // SAFETY: forwarded.
+            AccessKind::Bulk { reduce } => return unsafe { bulk(to, cx, op, reduce) },
             AccessKind::Commit | AccessKind::Wait(_) | AccessKind::WarpSync => return,
         };
         // SAFETY: forwarded.
@@ -177,6 +179,33 @@ fn instruction(meta: &Meta, reached: Runs, ran: Runs) -> Counters {
         }
     }
     out
+}
+
+/// Bulk copies: each lane's moves a range of its own, side by side, without bank conflicts.
+unsafe fn bulk(to: &mut Dynamic, cx: &Cx, op: *const Op, reduce: bool) {
+    // SAFETY: the list begins with destination, source and size.
+    let (target, source, size) =
+        unsafe { (cx.get::<u64>(cx.list(op, 0)), cx.get::<u64>(cx.list(op, 1)), cx.get::<u32>(cx.list(op, 2))) };
+    let (mut global, mut shared) = (0, 0);
+    for lane in (0..WARP).filter(|l| cx.mask >> l & 1 != 0 && size[*l] > 0) {
+        let bytes = u64::from(size[lane]);
+        for (a, read, written) in [(source[lane], bytes, 0), (target[lane], if reduce { bytes } else { 0 }, bytes)] {
+            if a >= GLOBAL_BASE {
+                global = 1;
+                to.global.load_bytes += read;
+                to.global.store_bytes += written;
+                to.global.sectors += (a % 32 + bytes).div_ceil(32);
+            } else {
+                shared = 1;
+                to.shared.load_bytes += read;
+                to.shared.store_bytes += written;
+                to.shared.passes += bytes.div_ceil(128);
+                to.shared.ways = to.shared.ways.max(1);
+            }
+        }
+    }
+    to.global.requests += global;
+    to.shared.requests += shared;
 }
 
 /// A request to global memory by the given lanes.

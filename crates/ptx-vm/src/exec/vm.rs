@@ -4,7 +4,7 @@ use super::block::{LaunchInfo, Runner};
 use super::pool::Pool;
 use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
-use crate::error::{Fault, FaultKind, MemoryError};
+use crate::error::{Fault, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Table};
 use std::collections::VecDeque;
@@ -309,20 +309,7 @@ fn count(totals: &Mutex<Option<Tally>>, runner: &mut Runner<'_>) {
 
 /// Refuses launches no GPU would accept.
 fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), Fault> {
-    let refuse = |message: String| {
-        Err(Fault {
-            kind: FaultKind::Launch,
-            kernel: kernel.name().to_owned(),
-            file: kernel.file.to_string(),
-            line: 0,
-            instruction: String::new(),
-            source_line: None,
-            block: None,
-            thread: None,
-            address: None,
-            message,
-        })
-    };
+    let refuse = |message: String| Err(Fault::at_launch(kernel, message));
     let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
     if launch.grid.contains(&0) || threads == 0 {
         return refuse("the grid or the block is empty".to_owned());

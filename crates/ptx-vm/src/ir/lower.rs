@@ -139,6 +139,11 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Of an instruction whose addresses, if any, stand elsewhere.
+    pub(crate) fn bare(kind: AccessKind) -> Access {
+        Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0, order: 0 }
+    }
+
     /// Volatile, relaxed or stronger, or an atomic: such operations on the same bytes do not race with each other.
     pub(crate) const STRONG: u8 = 1;
     pub(crate) const ACQUIRE: u8 = 2;
@@ -156,6 +161,10 @@ pub(crate) enum AccessKind {
     RowsStore(u32, bool),
     /// `cp.async`: the shared side; the global address and source size are in the instruction's list.
     CopyAsync,
+    /// Bulk copy (or reduction): the instruction's list holds destination, source and size.
+    Bulk {
+        reduce: bool,
+    },
     Commit,
     /// `bar.warp.sync`.
     WarpSync,
@@ -1344,7 +1353,7 @@ pub(crate) fn lower<'a>(
     for p in &function.params {
         offset = offset.next_multiple_of(p.align.max(1));
         l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, base: None });
-        params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align });
+        params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         offset += p.size;
     }
     l.units.push(Unit { node: 0, code: Vec::new(), frame: u32::MAX, args: Vec::new(), preds: 0..0, local: 0 });

@@ -3,7 +3,7 @@
 use super::calls;
 use super::lower::Loc;
 use crate::counters::SourceLine;
-use crate::error::LoadError;
+use crate::error::{Fault, LoadError};
 use crate::exec::op::Op;
 use crate::memory::{Allocation, Table};
 use crate::parse::{Init, Space, Top, Ty, Var, parse_instruction, parse_top};
@@ -43,6 +43,8 @@ pub struct Param {
     pub size: usize,
     /// Alignment in bytes.
     pub align: usize,
+    /// Type in the PTX, such as `u64`; of the elements when it is an array.
+    pub ty: &'static str,
 }
 
 /// A special register, or another value known only at run time that is the same in all or part of a launch.
@@ -213,6 +215,35 @@ impl Kernel {
     /// Size of the parameter block in bytes.
     pub fn param_bytes(&self) -> usize {
         self.param_bytes
+    }
+
+    /// Lays out the parameter block: the bytes of one argument for each parameter, in order.
+    ///
+    /// # Errors
+    /// When there are more or fewer arguments than parameters, or one has not the size of its parameter.
+    pub fn pack(&self, arguments: &[&[u8]]) -> Result<Vec<u8>, Fault> {
+        let refuse = |message| Err(Fault::at_launch(self, message));
+        if arguments.len() != self.params.len() {
+            return refuse(format!("{} arguments, the kernel takes {}", arguments.len(), self.params.len()));
+        }
+        let mut out = vec![0; self.param_bytes];
+        for (argument, param) in arguments.iter().zip(&self.params) {
+            if argument.len() != param.size {
+                return refuse(format!(
+                    "{} bytes for parameter `{}`, which takes {}",
+                    argument.len(),
+                    param.name,
+                    param.size
+                ));
+            }
+            out[param.offset..param.offset + param.size].copy_from_slice(argument);
+        }
+        Ok(out)
+    }
+
+    /// Threads a block must have in x, y, z, when the PTX says so (`.reqntid`).
+    pub fn required_block(&self) -> Option<[u32; 3]> {
+        self.reqntid
     }
 
     /// Static shared memory in bytes.

@@ -1,6 +1,6 @@
 //! Fences, barriers in shared memory, and the bulk copies they count.
 
-use super::super::lower::{Form, Lower, R, Val};
+use super::super::lower::{Access, AccessKind, Form, Lower, R, Val};
 use super::super::module::Where;
 use super::memory::atomic_kind;
 use crate::exec::alu::BinOp;
@@ -78,7 +78,8 @@ pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         -1
     };
-    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how);
+    let kind = AccessKind::Bulk { reduce: how >= 0 };
+    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how).meta.access = Some(Access::bare(kind));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::exec::alu::*;
 use crate::exec::control as flow;
 use crate::exec::op::{Handler, handler};
 use crate::exec::ops::*;
-use crate::parse::{Operand, Space, Ty};
+use crate::parse::{Operand, Ty};
 
 macro_rules! by_round {
     ($l:ident, $f:ident, $shape:ident, $op:ident) => {
@@ -174,9 +174,7 @@ impl<'a> Lower<'a> {
     }
 
     pub(crate) fn group(&mut self, kind: AccessKind) -> R {
-        let access =
-            Access { kind, space: Space::Shared, bytes: 0, lanes: 1, addr: 0, wide: false, offset: 0, order: 0 };
-        self.push(handler::<flow::Nop>(), [Val::None; 4], 0, 0).meta.access = Some(access);
+        self.push(handler::<flow::Nop>(), [Val::None; 4], 0, 0).meta.access = Some(Access::bare(kind));
         Ok(())
     }
 }

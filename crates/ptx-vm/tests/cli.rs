@@ -1,0 +1,117 @@
+//! The `ptx-vm` command as a person uses it: beginning a case, running it, profiling it.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn ptx_vm(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ptx-vm")).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// An empty folder of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn saxpy() -> String {
+    format!("{}/examples/saxpy.ptx", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A case of the example kernel with 100 elements, of which the last is expected to be `last`.
+fn saxpy_case(name: &str, last: &str) -> PathBuf {
+    let dir = scratch(name);
+    let out = ptx_vm(&["new", dir.to_str().unwrap(), &saxpy()]);
+    assert!(out.status.success(), "{}", text(&out));
+    let path = dir.join("case.json");
+    let mut spec: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    spec["args"][0]["value"] = 100.into();
+    spec["args"][1]["value"] = 3.into();
+    for i in [2, 3] {
+        spec["args"][i]["len"] = 100.into();
+    }
+    spec["args"][2]["init"] = (0..100).collect::<Vec<i32>>().into();
+    let mut expect: Vec<Value> = (0..99).map(|i| (3 * i + 1).into()).collect();
+    expect.push(serde_json::from_str(last).unwrap());
+    spec["args"][3]["expect"] = expect.into();
+    std::fs::write(&path, spec.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn a_new_case_has_the_parameters_and_runs_once_filled_in() {
+    let dir = saxpy_case("new", "298");
+    let dir = dir.to_str().unwrap();
+    let out = ptx_vm(&["run", dir, "--checked"]);
+    assert!(out.status.success(), "{}", text(&out));
+    // A second time would overwrite it.
+    let again = ptx_vm(&["new", dir, &saxpy()]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again).contains("exists already"), "{}", text(&again));
+    let wrong = ptx_vm(&["new", &format!("{dir}/other"), &saxpy(), "--entry", "nothing"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong).contains("no entry `nothing`; there are: saxpy"), "{}", text(&wrong));
+}
+
+#[test]
+fn wrong_results_and_wrong_cases_are_told_apart() {
+    let dir = saxpy_case("wrong", "299");
+    let out = ptx_vm(&["run", dir.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("argument 3: 1 elements differ: [99] 298 instead of 299"), "{}", text(&out));
+    let spec = std::fs::read_to_string(dir.join("case.json")).unwrap();
+    std::fs::write(dir.join("case.json"), spec.replace("299", "\"many\"")).unwrap();
+    let out = ptx_vm(&["run", dir.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out).contains("\"many\" is not a f32"), "{}", text(&out));
+}
+
+#[test]
+fn profile_prints_tables_of_120_columns() {
+    let dir = saxpy_case("tables", "298");
+    std::fs::copy(saxpy().replace(".ptx", ".cu"), dir.join("saxpy.cu")).unwrap();
+    let out = ptx_vm(&["profile", dir.to_str().unwrap(), "--top", "5", "--sort", "sectors"]);
+    assert!(out.status.success(), "{}", text(&out));
+    let out = text(&out);
+    assert!(out.lines().all(|l| l.chars().count() <= 120), "{out}");
+    // 100 threads in four warps: three with 4 sectors of each array, one with 1; 39 in all.
+    for wanted in [
+        "PTX lines by sectors, 3 of 20",
+        "ld.global.f32 %f2, [%rd6];         saxpy.cu:7",
+        "source lines by sectors, 1 of 6",
+        "saxpy.cu:7: y[i] = scaled(a, x[i], y[i]);",
+        "0 in tensor cores, 200 elsewhere",
+        "global memory 800B read, 400B written; 12 requests of 3.25 sectors; 6.000 bytes of global memory a flop",
+    ] {
+        assert!(out.contains(wanted), "`{wanted}` is not in\n{out}");
+    }
+}
+
+#[test]
+fn profile_as_json_is_one_object_whose_lines_add_up() {
+    let dir = saxpy_case("json", "298");
+    let out = ptx_vm(&["profile", dir.to_str().unwrap(), "--json"]);
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let lines = json["lines"].as_array().unwrap();
+    for field in ["warp_instructions", "thread_instructions", "flops"] {
+        let sum: u64 = lines.iter().map(|l| l["counters"][field].as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), json["counters"][field].as_u64(), "{field}");
+    }
+    let fma = lines.iter().find(|l| l["text"].as_str().unwrap().starts_with("fma")).unwrap();
+    let places: Vec<_> = fma["source"].as_array().unwrap().iter().map(|s| s["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 7]);
+    assert_eq!(fma["ratios"]["lanes_per_instruction"], 25.0);
+    assert!(json["ok"].as_bool().unwrap() && json["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(json["source_lines"].as_array().unwrap().len(), 6);
+    // `run --counters --json` has the totals and no lines.
+    let out = ptx_vm(&["run", dir.to_str().unwrap(), "--counters", "--json"]);
+    let run: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(run["counters"], json["counters"]);
+    assert!(run.get("lines").is_none());
+}
