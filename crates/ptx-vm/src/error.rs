@@ -124,7 +124,7 @@ pub struct Fault {
     pub line: u32,
     /// The instruction in canonical form, empty when none is to blame.
     pub instruction: String,
-    /// `file:line` of the CUDA source, when the PTX has `.loc` directives.
+    /// `file:line` of the CUDA source, when the PTX has `.loc` directives; then `, inlined at file:line` for each call it was inlined from.
     pub source_line: Option<String>,
     /// Block index of the thread.
     pub block: Option<[u32; 3]>,

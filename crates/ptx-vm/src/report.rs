@@ -209,7 +209,10 @@ pub(crate) fn tables(profile: &Profile, total: &Counters, sort: Sort, top: usize
     let _ = writeln!(out, "  line  {COLUMNS}  PTX");
     for LineProfile { line, text, source, counters } in &lines {
         let place = source.first().map_or_else(String::new, |s| format!("{}:{}", base(&s.file), s.line));
-        let (ptx, place) = (if sources.is_empty() { 52 } else { 34 }, fit(&place, 17));
+        let (ptx, place) = (
+            if sources.is_empty() { 52 } else { 34 },
+            place.chars().skip(place.chars().count().saturating_sub(17)).collect::<String>(),
+        );
         let share = sort.key(counters) as f64 / all;
         let row = format!("{line:>6} {}  {:<ptx$} {place}", columns(counters, share), fit(text, ptx));
         let _ = writeln!(out, "{}", row.trim_end());
