@@ -48,3 +48,8 @@ pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
 pub use memory::{DevicePtr, Live};
+
+/// The examples of the README, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
