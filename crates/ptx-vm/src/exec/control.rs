@@ -779,7 +779,7 @@ impl Exec for TrapOp {
     }
 }
 
-/// `%clock`, `%clock64`, `%globaltimer`: r = d; imm bit 0 = 64-bit.
+/// `%clock`, `%clock64`, `%globaltimer`: r = d; imm bit 0 = 64-bit, bit 1 = the upper half.
 pub(crate) struct Clock;
 impl Exec for Clock {
     const RARE: bool = true;
@@ -788,7 +788,7 @@ impl Exec for Clock {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the width follows from imm.
         unsafe {
-            let now = clock();
+            let now = clock() >> if (*op).imm & 2 != 0 { 32 } else { 0 };
             let d = (*op).r[0];
             if (*op).imm & 1 != 0 {
                 cx.put(d, &[now; WARP]);

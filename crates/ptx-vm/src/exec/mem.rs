@@ -816,3 +816,44 @@ unsafe fn atomic(cx: &mut Cx, op: *const Op) -> *const Op {
         op.add(1)
     }
 }
+
+/// `atom.b128`: list = destination and address, then b and c by halves; without c (the sinks) an exchange; imm = offset.
+///
+/// A lock makes these atomic among themselves: few machines have a 128-bit exchange, and few kernels ask for one.
+pub(crate) struct Atomic128;
+impl Exec for Atomic128 {
+    const RARE: bool = true;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        // SAFETY: the list holds operands of 64 bits; `resolve` checks addresses.
+        unsafe {
+            let [d0, d1, addr, b0, b1, c0, c1] = std::array::from_fn(|i| cx.list(op, i));
+            let addr = cx.get::<u64>(addr);
+            for i in (0..WARP).filter(|i| cx.mask >> i & 1 != 0) {
+                let a = addr[i].wrapping_add((*op).imm as u64);
+                if a & 15 != 0 {
+                    return misaligned(cx, op, i as u32, a, 16);
+                }
+                let Some(p) = resolve(cx, a, 16, true, i as u32) else {
+                    return missed(cx, op, i as u32, a, 16, false);
+                };
+                let p = p.cast::<[u64; 2]>();
+                let lane = |slot: u32| (*cx.at::<u64>(slot))[i];
+                let b = [lane(b0), lane(b1)];
+                let guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let old = p.read_unaligned();
+                if c0 == super::alu::NO_SLOT {
+                    p.write_unaligned(b);
+                } else if old == b {
+                    p.write_unaligned([lane(c0), lane(c1)]);
+                }
+                drop(guard);
+                (*cx.at::<u64>(d0))[i] = old[0];
+                (*cx.at::<u64>(d1))[i] = old[1];
+            }
+            op.add(1)
+        }
+    }
+}

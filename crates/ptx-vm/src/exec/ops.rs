@@ -237,6 +237,7 @@ tri! { @rare
     Mad24LoS(a: i32, b: i32, c: i32) -> i32 = (a << 8 >> 8).wrapping_mul(b << 8 >> 8).wrapping_add(c);
     Mad24HiU(a: u32, b: u32, c: u32) -> u32 = ((u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff) >> 16) as u32).wrapping_add(c);
     Mad24HiS(a: i32, b: i32, c: i32) -> i32 = ((i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8) >> 16) as i32).wrapping_add(c);
+    Mad24HiSatS(a: u32, b: u32, c: i32) -> i32 = (math::int::mul24_hi(true, a, b) as i32).saturating_add(c);
     SadU16(a: u16, b: u16, c: u16) -> u16 = c.wrapping_add(a.abs_diff(b));
     SadS16(a: i16, b: i16, c: u16) -> u16 = c.wrapping_add(a.abs_diff(b));
     SadU32(a: u32, b: u32, c: u32) -> u32 = c.wrapping_add(a.abs_diff(b));

@@ -94,6 +94,8 @@ static TABLE: &[Row] = rows! {
         "neg" "", "s16|s32|s64", "d,a", "-a" => int::neg;
         "min" "", "u16|u32|u64|s16|s32|s64|u16x2|s16x2", "d,a,b", "the smaller" => int::min;
         "max" "", "u16|u32|u64|s16|s32|s64|u16x2|s16x2", "d,a,b", "the greater" => int::max;
+        "min" "relu!", "s32|s16x2", "d,a,b", "the smaller, or 0 if that is negative" => int::min_relu;
+        "max" "relu!", "s32|s16x2", "d,a,b", "the greater, or 0 if that is negative" => int::max_relu;
         "popc" "", "b32|b64", "d,a", "number of ones" => int::popc;
         "clz" "", "b32|b64", "d,a", "number of leading zeros" => int::clz;
         "brev" "", "b32|b64", "d,a", "bits in reverse order" => int::brev;
@@ -142,6 +144,7 @@ static TABLE: &[Row] = rows! {
         "not" "", "b16|b32|b64|pred", "d,a", "~a" => logic::not;
         "cnot" "", BITS, "d,a", "1 if a is 0, else 0" => logic::cnot;
         "lop3" "", "b32", "d,a,b,c,n", "bit 4a+2b+c of n" => logic::lop3;
+        "lop3" "or|and!", "b32", "d|p,a,b,c,n,q", "the same, and whether it is not 0, combined with q" => logic::lop3_or_and;
         "shl" "", BITS, "d,a,b", "a << b, 0 beyond the width" => logic::shl;
         "shr" "", "b16|b32|b64|u16|u32|u64|s16|s32|s64", "d,a,b", "a >> b, sign or 0 beyond the width" => logic::shr;
         "shf" "l|r! clamp|wrap!", "b32", "d,a,b,c", "upper or lower word of b:a shifted by c" => logic::shf;
@@ -225,9 +228,9 @@ static TABLE: &[Row] = rows! {
         "slct" "ftz", "b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64,f32", "d,a,b,c", "c >= 0 ? a : b" => compare::slct;
     }
     Move {
-        "mov" "", "pred|b16|b32|b64|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a", "a; {..} packs or unpacks; the address of a symbol" => moves::mov;
-        "cvta" "to global|shared|local|const|param|shared::cta!", "u32|u64", "d,a", "generic address of a, or with to the reverse" => moves::cvta;
-        "isspacep" "global|shared|local|const|param|shared::cta!", "", "p,a", "whether generic address a is in the space" => moves::isspacep;
+        "mov" "", "pred|b16|b32|b64|b128|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a", "a; {..} packs or unpacks; the address of a symbol" => moves::mov;
+        "cvta" "to global|shared|local|const|param|shared::cta|shared::cluster|param::entry!", "u32|u64", "d,a", "generic address of a, or with to the reverse" => moves::cvta;
+        "isspacep" "global|shared|local|const|param|shared::cta|shared::cluster|param::entry!", "", "p,a", "whether generic address a is in the space" => moves::isspacep;
     }
     Convert {
         "cvt" "sat", CVT_INT_INT, "d,a", "a extended or cut; sat clamps" => convert::cvt;
@@ -251,12 +254,13 @@ static TABLE: &[Row] = rows! {
         "cvt" "rn|rz|rm|rp sat", "f16,bf16", "d,a", "a in the other format" => convert::cvt;
         "cvt" "rn|rz|rm|rp", "bf16,f16", "d,a", "a in the other format" => convert::cvt;
         "cvt" "rn|rz! relu satfinite", "f16x2|bf16x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
-        "cvt" "rna|rn|rz! relu", "tf32,f32", "d,a", "a with 10 bits of mantissa" => convert::cvt;
+        "cvt" "rna|rn|rz! satfinite relu", "tf32,f32", "d,a", "a with 10 bits of mantissa" => convert::cvt;
         "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f32", "d,a,b", "a and b narrowed, a above b" => convert::cvt;
         "cvt" "rn! satfinite! relu", "e4m3x2|e5m2x2,f16x2", "d,a", "both halves narrowed" => convert::cvt;
         "cvt" "rn! relu", "f16x2,e4m3x2|e5m2x2", "d,a", "both bytes widened" => convert::cvt;
         "cvt" "pack! sat!", "u16|s16,s32", "d,a,b", "a and b clamped, a above b" => convert::cvt_pack;
         "cvt" "pack! sat!", "u8|s8,s32,b32", "d,a,b,c", "a and b clamped, above the low half of c" => convert::cvt_pack;
+        "cvt" "pack! sat! u4|s4|u2|s2!", "s32,b32", "d,a,b,c", "a and b clamped, below the low bits of c" => convert::cvt_pack;
     }
     Control {
         "bra" "uni", "", "l", "goes on at the label" => |l, f| l.branch(&f.ops[0]);
@@ -316,19 +320,24 @@ static TABLE: &[Row] = rows! {
         "redux" "sync! add|min|max|and|or|xor!", "u32|s32|b32", "d,a,m", "a over the lanes of the mask" => warp::redux;
     }
     Load {
-        "ld" "weak|relaxed|acquire|volatile|mmio cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B v2|v4|v8", MEMORY, "d,[a]{,b}", "loads; b is a cache policy" => memory::ld;
+        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B v2|v4|v8", MEMORY, "d,[a]{,b}", "loads; b is a cache policy" => memory::ld;
+        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B", "b128", "d,[a]{,b}", "loads; b is a cache policy" => memory::ld_128;
         "ldu" "global v2|v4", "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64", "d,[a]", "loads" => memory::ld;
         "prefetch" "global|local L1|L2|L2::evict_last|L2::evict_normal", "", "[a]", "nothing" => control::nop;
         "prefetchu" "L1!", "", "[a]", "nothing" => control::nop;
         "applypriority" "global L2::evict_normal!", "", "[a],n", "nothing" => control::nop;
         "discard" "global L2!", "", "[a],n", "nothing" => control::nop;
-        "createpolicy" "fractional! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged", "b64", "d{,a}", "0: caches are not modelled" => control::policy;
+        "createpolicy" "fractional! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_first|L2::evict_unchanged", "b64", "d{,a}", "0: caches are not modelled" => control::policy;
+        "createpolicy" "range! global L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_first|L2::evict_unchanged", "b64", "d,[a],b,c", "0: caches are not modelled" => control::policy;
+        "createpolicy" "cvt! L2!", "b64", "d,a", "0: caches are not modelled" => control::policy;
     }
     Store {
-        "st" "weak|relaxed|release|volatile|mmio cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint v2|v4|v8", MEMORY, "[a],b{,c}", "stores b; c is a cache policy" => memory::st;
+        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint v2|v4|v8", MEMORY, "[a],b{,c}", "stores b; c is a cache policy" => memory::st;
+        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint", "b128", "[a],b{,c}", "stores b; c is a cache policy" => memory::st_128;
     }
     Atomic {
         "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|exch|cas|inc|dec! noftz L2::cache_hint v2|v4|v8", "b16|b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,[a],b{,c}", "reads to d and combines with b, in one step" => memory::atom;
+        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta exch|cas! L2::cache_hint", "b128", "d,[a],b{,c}", "reads to d and replaces by b, or by c where it is b" => memory::atom_128;
         "red" "relaxed|release cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|inc|dec! noftz L2::cache_hint v2|v4|v8", "b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "[a],b{,c}", "combines with b in one step" => memory::atom;
     }
     Async {

@@ -160,6 +160,9 @@ impl Display for Function<'_> {
         if let Some(n) = self.maxntid {
             write!(f, "\n.maxntid {n}")?;
         }
+        if let Some([x, y, z]) = self.cluster {
+            write!(f, "\n.reqnctapercluster {x}, {y}, {z}")?;
+        }
         Ok(())
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Function<'a> {
     pub(crate) reqntid: Option<[u32; 3]>,
     /// `.maxntid`, when given: the most threads a block may have.
     pub(crate) maxntid: Option<u64>,
+    /// `.reqnctapercluster`, when given.
+    pub(crate) cluster: Option<[u32; 3]>,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +119,7 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
         line,
         reqntid: None,
         maxntid: None,
+        cluster: None,
     };
     if matches!(p.peek(), Kind::Word(".attribute")) {
         p.next();
@@ -156,7 +159,7 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
                 match w {
                     ".reqntid" => f.reqntid = Some(n),
                     ".maxntid" => f.maxntid = Some(n.iter().map(|v| u64::from(*v)).product()),
-                    _ => {}
+                    _ => f.cluster = Some(n),
                 }
             }
             Kind::Word(".maxnreg" | ".minnctapersm" | ".maxnctapersm" | ".maxclusterrank") => {

@@ -447,8 +447,8 @@ fn conversions(t: &mut Table) {
         }
     }
     // tf32: an f32 with 10 bits of mantissa; the reference rounds the 24-bit mantissa as an integer.
-    for (name, ends) in [(".rna", &[""][..]), (".rn", &["", ".relu"]), (".rz", &["", ".relu"])] {
-        for &end in ends {
+    for name in [".rna", ".rn", ".rz"] {
+        for end in ["", ".relu", ".satfinite", ".satfinite.relu"] {
             t.add(format!("cvt{name}{end}.tf32.f32"), "R", "R", move |s| {
                 let x = of::<Single>(s[0]);
                 if x.is_nan() {
@@ -461,7 +461,9 @@ fn conversions(t: &mut Table) {
                     _ => false,
                 };
                 let value = if x.is_infinite() { s[0] } else { (whole + up as u64) << 13 };
-                if !end.is_empty() && value >> 31 == 1 { 0 } else { value }
+                let most = value & 0x8000_0000 | 0x7f7f_e000;
+                let value = if end.contains("satfinite") && value & 0x7fff_ffff >= 0x7f80_0000 { most } else { value };
+                if end.contains("relu") && value >> 31 == 1 { 0 } else { value }
             });
         }
     }

@@ -408,6 +408,37 @@ pub(crate) fn add(t: &mut Table) {
         let sum = (s[0] as u128 * s[1] as u128) + (s[2] as u128 | (s[3] as u128) << 32);
         [sum as u64, (sum >> 32) as u64, 0]
     });
+    for (name, least) in [("min", true), ("max", false)] {
+        let one = move |a: i64, b: i64| (if least { a.min(b) } else { a.max(b) }).max(0) as u64;
+        t.add(format!("{name}.relu.s32"), "R", "RR", move |s| one(s[0] as i32 as i64, s[1] as i32 as i64));
+        t.add(format!("{name}.relu.s16x2"), "R", "RR", move |s| {
+            let half = |i: u32| one((s[0] >> i) as i16 as i64, (s[1] >> i) as i16 as i64);
+            half(16) << 16 | half(0)
+        });
+    }
+    t.add("mad24.hi.sat.s32", "R", "RRR", |s| {
+        let low = |x: u64| ((x as i32) << 8 >> 8) as i64;
+        let high = (low(s[0]) * low(s[1]) >> 16) as i32 as i64;
+        (high + s[2] as i32 as i64).clamp(i32::MIN as i64, i32::MAX as i64) as u64 & 0xffff_ffff
+    });
+    for op in ["or", "and"] {
+        t.multi(format!("lop3.{op}.b32 $d0|$d1, $0, $1, $2, 0x6a, $3;"), "RP", "RRRP", move |s| {
+            let d = (s[0] & s[1] ^ s[2]) & 0xffff_ffff;
+            let some = (d != 0) as u64;
+            [d, if op == "or" { some | s[3] } else { some & s[3] }, 0]
+        });
+    }
+    for (ty, bits, signed) in [("u4", 4, false), ("s4", 4, true), ("u2", 2, false), ("s2", 2, true)] {
+        t.add(format!("cvt.pack.sat.{ty}.s32.b32"), "R", "RRR", move |s| {
+            let (low, high) =
+                if signed { (-(1i64 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
+            let one = |x: u64| (x as i32 as i64).clamp(low, high) as u64 & ((1 << bits) - 1);
+            (s[2] << (2 * bits) | one(s[0]) << bits | one(s[1])) & 0xffff_ffff
+        });
+    }
+    t.add("mov.b16 $d0, {$0, $1};", "H", "HH", |s| (s[1] & 0xff) << 8 | s[0] & 0xff);
+    t.multi("mov.b16 {$d0, $d1}, $0;", "HH", "H", |s| [s[0] & 0xff, s[0] >> 8, 0]);
+    t.add("mov.b32 $d0, {$0, $1, $2, $3};", "R", "HHHH", |s| (0..4).map(|i| (s[i] & 0xff) << (8 * i)).sum());
     t.add("and.pred", "P", "PP", |s| s[0] & s[1]);
     t.add("or.pred", "P", "PP", |s| s[0] | s[1]);
     t.add("xor.pred", "P", "PP", |s| s[0] ^ s[1]);

@@ -42,11 +42,6 @@ conversions! {
     ReluHalfF16(a: u16) -> u16 = math::f16::relu::<F16>(a);
     ReluHalfBf16(a: u16) -> u16 = math::f16::relu::<Bf16>(a);
     FlushF32(a: f32) -> f32 = ftz(a);
-    Tf32Away(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::NearestAway, false, false);
-    Tf32Near(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Nearest, false, false);
-    Tf32Zero(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Zero, false, false);
-    Tf32NearRelu(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Nearest, true, false);
-    Tf32ZeroRelu(a: f32) -> u32 = math::cvt::f32_to_tf32(a, math::cvt::RoundTf32::Zero, true, false);
 }
 
 /// The rounding to an integer of a constant parameter: 0 nearest, 1 zero, 2 down, 3 up.
@@ -90,6 +85,23 @@ generic_conversions! {
     IntegralF32<; M: u8>(a: f32) -> f32 = math::cvt::integral_f32(a, round_int(M));
     IntegralF64<; M: u8>(a: f64) -> f64 = math::cvt::integral_f64(a, round_int(M));
     IntegralHalf<; M: u8, B: bool>(a: u16) -> u16 = if B { math::cvt::integral_half::<Bf16>(a, round_int(M)) } else { math::cvt::integral_half::<F16>(a, round_int(M)) };
+}
+
+/// `cvt.tf32.f32`: `M` 0 to nearest even, 1 toward zero, 2 to nearest and away from zero.
+pub(crate) struct Tf32<const M: u8, const R: bool, const S: bool>;
+impl<const M: u8, const RELU: bool, const FINITE: bool> Un for Tf32<M, RELU, FINITE> {
+    type A = f32;
+    type D = u32;
+    #[inline(always)]
+    fn f(a: f32) -> u32 {
+        use math::cvt::RoundTf32;
+        let round = match M {
+            0 => RoundTf32::Nearest,
+            1 => RoundTf32::Zero,
+            _ => RoundTf32::NearestAway,
+        };
+        math::cvt::f32_to_tf32(a, round, RELU, FINITE)
+    }
 }
 
 /// `cvt.rn.bf16x2.f32 d, a, b`.
@@ -494,14 +506,21 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
             l.push(run, [t, x, Val::None, Val::None], 1, 0);
             return Ok(t);
         }
-        (Ty::Tf32, Ty::F32) if satfinite => return l.error("`.satfinite` is not supported for tf32"),
-        (Ty::Tf32, Ty::F32) => match (f.has("rna"), f.has("rz"), f.has("relu")) {
-            (true, ..) => handler::<UnOp<Tf32Away>>(),
-            (_, false, false) => handler::<UnOp<Tf32Near>>(),
-            (_, true, false) => handler::<UnOp<Tf32Zero>>(),
-            (_, false, true) => handler::<UnOp<Tf32NearRelu>>(),
-            (_, true, true) => handler::<UnOp<Tf32ZeroRelu>>(),
-        },
+        (Ty::Tf32, Ty::F32) => {
+            macro_rules! pick {
+                ($($m:literal $r:literal $s:literal,)*) => {
+                    match (if f.has("rna") { 2 } else { m }, f.has("relu"), satfinite) {
+                        $(($m, $r, $s) => handler::<UnOp<Tf32<$m, $r, $s>>>(),)*
+                        _ => return l.error("this rounding is not supported"),
+                    }
+                };
+            }
+            pick!(
+                0 false false, 0 false true, 0 true false, 0 true true,
+                1 false false, 1 false true, 1 true false, 1 true true,
+                2 false false, 2 false true, 2 true false, 2 true true,
+            )
+        }
         _ => return l.error(format!("no conversion from .{} to .{}", from.name(), to.name())),
     };
     l.push(run, [t, a, Val::None, Val::None], 1, 0);
@@ -561,11 +580,16 @@ pub(crate) fn cvt_pack<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Some(c) => l.src(c, Ty::B32)?,
         None => zero,
     };
-    match f.types[0] {
-        Ty::U16 => l.op::<TriOp<Pack16<false>>>(d, &[a, b, c], 0),
-        Ty::S16 => l.op::<TriOp<Pack16<true>>>(d, &[a, b, c], 0),
-        Ty::U8 => l.op::<TriOp<Pack8<false>>>(d, &[a, b, c], 0),
-        _ => l.op::<TriOp<Pack8<true>>>(d, &[a, b, c], 0),
+    let small = ["u4", "s4", "u2", "s2"].into_iter().find(|m| f.has(m));
+    match (small, f.types[0]) {
+        (Some("u4"), _) => l.op::<TriOp<PackBits<4, false>>>(d, &[a, b, c], 0),
+        (Some("s4"), _) => l.op::<TriOp<PackBits<4, true>>>(d, &[a, b, c], 0),
+        (Some("u2"), _) => l.op::<TriOp<PackBits<2, false>>>(d, &[a, b, c], 0),
+        (Some(_), _) => l.op::<TriOp<PackBits<2, true>>>(d, &[a, b, c], 0),
+        (_, Ty::U16) => l.op::<TriOp<Pack16<false>>>(d, &[a, b, c], 0),
+        (_, Ty::S16) => l.op::<TriOp<Pack16<true>>>(d, &[a, b, c], 0),
+        (_, Ty::U8) => l.op::<TriOp<PackBits<8, false>>>(d, &[a, b, c], 0),
+        _ => l.op::<TriOp<PackBits<8, true>>>(d, &[a, b, c], 0),
     };
     Ok(())
 }
@@ -583,16 +607,17 @@ impl<const S: bool> Tri for Pack16<S> {
         one(a) << 16 | one(b)
     }
 }
-/// `cvt.pack.sat.u8.s32.b32`: `a` above `b` above the low half of `c` shifted up.
-pub(crate) struct Pack8<const S: bool>;
-impl<const S: bool> Tri for Pack8<S> {
+/// `cvt.pack.sat.u8.s32.b32` and narrower: `a` above `b`, of `N` bits each, below `c` shifted up.
+pub(crate) struct PackBits<const N: u32, const S: bool>;
+impl<const N: u32, const S: bool> Tri for PackBits<N, S> {
     type A = i32;
     type B = i32;
     type C = u32;
     type D = u32;
     #[inline(always)]
     fn f(a: i32, b: i32, c: u32) -> u32 {
-        let one = |x: i32| if S { x.clamp(-128, 127) as u32 & 0xff } else { x.clamp(0, 255) as u32 };
-        c << 16 | one(a) << 8 | one(b)
+        let (low, high) = if S { (-(1 << (N - 1)), (1 << (N - 1)) - 1) } else { (0, (1 << N) - 1) };
+        let one = |x: i32| x.clamp(low, high) as u32 & ((1 << N) - 1);
+        c << (2 * N) | one(a) << N | one(b)
     }
 }

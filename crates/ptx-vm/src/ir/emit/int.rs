@@ -4,7 +4,7 @@ use super::super::lower::{Form, Lower, R, Val};
 use crate::exec::alu::*;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
-use crate::parse::Ty;
+use crate::parse::{Operand, Ty};
 
 macro_rules! ints {
     ($vis:vis $name:ident: $shape:ident $u16:ty, $u32:ty, $u64:ty, $s16:ty, $s32:ty, $s64:ty) => {
@@ -98,7 +98,8 @@ pub(crate) fn mul24<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 pub(crate) fn mad24<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match (f.ty(), f.has("hi")) {
-        _ if f.has("sat") => l.error("`.sat` is not supported here"),
+        (Ty::S32, true) if f.has("sat") => l.tri::<Mad24HiSatS>(f),
+        _ if f.has("sat") => l.error("`.sat` is for mad24.hi.s32 only"),
         (Ty::U32, false) => l.tri::<Mad24LoU>(f),
         (Ty::U32, true) => l.tri::<Mad24HiU>(f),
         (_, false) => l.tri::<Mad24LoS>(f),
@@ -120,6 +121,27 @@ pub(crate) fn max<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Ty::S16x2 => l.bin::<MaxS16x2>(f),
         _ => max_plain(l, f),
     }
+}
+
+/// `.relu`: what was just computed, or 0.
+fn relu<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let d = l.dst(&f.ops[0], f.ty())?;
+    let zero = l.src(&Operand::Int(0), f.ty())?;
+    match f.ty() {
+        Ty::S32 => l.op::<BinOp<MaxS32>>(d, &[d, zero], 0),
+        _ => l.op::<BinOp<MaxS16x2>>(d, &[d, zero], 0),
+    };
+    Ok(())
+}
+
+pub(crate) fn min_relu<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    min(l, f)?;
+    relu(l, f)
+}
+
+pub(crate) fn max_relu<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    max(l, f)?;
+    relu(l, f)
 }
 
 pub(crate) fn bfind<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {

@@ -1,6 +1,7 @@
 //! Logic, shifts and byte permutation.
 
-use super::super::lower::{Form, Lower, R};
+use super::super::lower::{Form, Lower, R, Val};
+use super::super::module::Where;
 use crate::exec::alu::*;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
@@ -51,11 +52,28 @@ pub(crate) fn cnot<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn lop3<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    lop3_to(l, f, d)
+}
+
+/// `lop3.or` and `lop3.and`: also a predicate.
+pub(crate) fn lop3_or_and<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let Operand::Pair(d, p) = &f.ops[0] else { return l.error("two destinations expected: d|p") };
+    let (d, (p, _), (q, negated)) = (l.dst(d, Ty::B32)?, l.pred(p)?, l.pred(&f.ops[5])?);
+    lop3_to(l, f, d)?;
+    let zero = l.imm(Where::W32, 0);
+    let how = if f.has("and") { 1 } else { 2 };
+    let raw = l.push(handler::<SetpOp<Ne32>>(), [p, Val::Raw(0), d, zero], 2, how | i64::from(negated) << 3);
+    raw.aux = q;
+    raw.pure_op = false;
+    Ok(())
+}
+
+fn lop3_to<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, d: Val) -> R {
     let Operand::Int(table) = f.ops[4] else { return l.error("the truth table is a constant") };
     let a = l.src(&f.ops[1], Ty::B32)?;
     let b = l.src(&f.ops[2], Ty::B32)?;
     let c = l.src(&f.ops[3], Ty::B32)?;
-    let d = l.dst(&f.ops[0], Ty::B32)?;
     // The tables compilers use most are compiled by themselves.
     macro_rules! tables {
         ($($t:literal)*) => {

@@ -172,6 +172,51 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+/// `ld.b128`: two registers of 64 bits, aligned as one.
+pub(crate) fn ld_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let t = target(l, &f.ops[1], space(f))?;
+    let Some(run) = load_handler(t.space, 8, 2) else { return l.error("this vector load is not supported") };
+    let d = l.pair(&f.ops[0])?;
+    let mut access = access(AccessKind::Load, &t, 16);
+    access.order = order(f);
+    push_access(l, run, d.to_vec(), &t, 2, true, access);
+    Ok(())
+}
+
+/// `st.b128`.
+pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let t = target(l, &f.ops[0], space(f))?;
+    let Some(run) = store_handler(t.space, 8, 2) else { return l.error("this vector store is not supported") };
+    let b = l.pair(&f.ops[1])?;
+    let mut access = access(AccessKind::Store, &t, 16);
+    access.lanes = 2;
+    access.order = order(f);
+    push_access(l, run, b.to_vec(), &t, 2, false, access);
+    Ok(())
+}
+
+/// `atom.exch.b128` and `atom.cas.b128`.
+pub(crate) fn atom_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let (addr, offset, symbol) = l.address(&f.ops[1], false)?;
+    let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
+    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let b = l.pair(&f.ops[2])?;
+    let c = match (f.has("cas"), f.ops.get(3)) {
+        (true, Some(c)) => l.pair(c)?,
+        (true, None) => return l.error("`cas` takes three sources"),
+        _ => [Val::None; 2],
+    };
+    let d = l.pair(&f.ops[0])?;
+    let t = Target { addr, offset, space: if shared { Space::Shared } else { Space::Generic } };
+    let raw = l.push_list(handler::<mem::Atomic128>(), vec![d[0], d[1], addr, b[0], b[1], c[0], c[1]], 2, offset);
+    let mut a = access(AccessKind::Atomic, &t, 16);
+    a.wide = true;
+    a.order = order(f) | Access::STRONG;
+    raw.meta.access = Some(a);
+    raw.access_addr = addr;
+    Ok(())
+}
+
 /// What the modifiers of a load, store or atomic order.
 fn order(f: &Form<'_, '_>) -> u8 {
     let mut order = 0;

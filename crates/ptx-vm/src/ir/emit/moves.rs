@@ -2,6 +2,7 @@
 
 use super::super::lower::{Form, Lower, R, Val, width};
 use super::super::module::Where;
+use super::convert::Zext8To16;
 use crate::exec::alu::*;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
@@ -12,16 +13,28 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if f.ty() == Ty::Pred {
         return l.logic(f, 0);
     }
+    if f.ty() == Ty::B128 {
+        return mov_128(l, f);
+    }
     let w = width(f.ty());
     match (&f.ops[0], &f.ops[1]) {
         (d, Operand::Vector(parts)) => {
             let part = f.ty().bytes() / parts.len().max(1);
+            if part == 1 {
+                let mut bytes = Vec::new();
+                for p in parts {
+                    let (byte, low) = (l.src(p, Ty::B8)?, Val::Reg(l.fresh(Where::W16)));
+                    l.op::<UnOp<Zext8To16>>(low, &[byte], 0);
+                    bytes.push(low);
+                }
+                let d = l.dst(d, f.ty())?;
+                join_bytes(l, d, &bytes);
+                return Ok(());
+            }
             let run = match (w, parts.len()) {
                 (Where::W32, 2) => handler::<Join<u32, u16, 2>>(),
                 (Where::W64, 2) => handler::<Join<u64, u32, 2>>(),
                 (Where::W64, 4) => handler::<Join<u64, u16, 4>>(),
-                (Where::W32, 4) => handler::<Join<u32, u8, 4>>(),
-                (Where::W16, 2) => handler::<Join<u16, u8, 2>>(),
                 _ => return l.error("this many parts are not supported"),
             };
             let ty = part_type(part);
@@ -29,15 +42,15 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             for p in parts {
                 list.push(l.src(p, ty)?);
             }
-            if part == 1 {
-                return l.error("8-bit parts are not supported");
-            }
             list[0] = l.dst(d, f.ty())?;
             l.push_list(run, list, 1, 0).pure_op = true;
             Ok(())
         }
         (Operand::Vector(parts), a) => {
             let part = f.ty().bytes() / parts.len().max(1);
+            if part == 1 {
+                return split_bytes(l, parts, a, f.ty());
+            }
             let run = match (w, parts.len()) {
                 (Where::W32, 2) => handler::<Split<u32, u16, 2>>(),
                 (Where::W64, 2) => handler::<Split<u64, u32, 2>>(),
@@ -63,6 +76,65 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     }
 }
 
+/// Two or four bytes, each in the low half of 16 bits, to a half or word.
+pub(crate) fn join_bytes(l: &mut Lower<'_>, d: Val, bytes: &[Val]) {
+    let pair = |l: &mut Lower<'_>, a: Val, b: Val| {
+        let d = Val::Reg(l.fresh(Where::W32));
+        l.push_list(handler::<Join<u32, u16, 2>>(), vec![d, a, b], 1, 0).pure_op = true;
+        d
+    };
+    let eight = l.imm(Where::W32, 8);
+    if let [a, b, c, e] = *bytes {
+        let (even, odd, high) = (pair(l, a, c), pair(l, b, e), Val::Reg(l.fresh(Where::W32)));
+        l.op::<BinOp<Shl32>>(high, &[odd, eight], 0);
+        l.op::<BinOp<Or32>>(d, &[even, high], 0);
+    } else {
+        let high = Val::Reg(l.fresh(Where::W16));
+        l.op::<BinOp<Shl16>>(high, &[bytes[1], eight], 0);
+        l.op::<BinOp<Or16>>(d, &[bytes[0], high], 0);
+    }
+}
+
+/// The reverse: `mov.b32 {a, b, c, d}, s` and `mov.b16 {a, b}, s`.
+fn split_bytes<'a>(l: &mut Lower<'a>, parts: &[Operand<'a>], source: &Operand<'a>, ty: Ty) -> R {
+    let source = l.src(source, ty)?;
+    let mut halves = vec![source];
+    if ty.bytes() == 4 {
+        halves = vec![Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16))];
+        l.push_list(handler::<Split<u32, u16, 2>>(), vec![halves[0], halves[1], source], 2, 0);
+    }
+    let eight = l.imm(Where::W32, 8);
+    for (parts, half) in parts.chunks(2).zip(halves) {
+        // The upper byte first: the lower one may go where the half is.
+        for (part, upper) in parts.iter().zip([false, true]).rev() {
+            let d = l.dst(part, Ty::B8)?;
+            if upper {
+                l.op::<BinOp<ShrU16>>(d, &[half, eight], 0);
+            } else {
+                l.op::<UnOp<Zext8To16>>(d, &[half], 0);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `mov.b128`: between 128-bit registers and pairs of 64-bit ones.
+fn mov_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let halves = |l: &mut Lower<'a>, operand: &Operand<'a>, read: bool| match operand {
+        Operand::Vector(parts) if parts.len() == 2 => {
+            let one =
+                |l: &mut Lower<'a>, i: usize| if read { l.src(&parts[i], Ty::B64) } else { l.dst(&parts[i], Ty::B64) };
+            Ok([one(l, 0)?, one(l, 1)?])
+        }
+        operand => l.pair(operand),
+    };
+    let (from, to) = (halves(l, &f.ops[1], true)?, halves(l, &f.ops[0], false)?);
+    for (d, a) in to.into_iter().zip(from) {
+        l.copy(d, a, Where::W64);
+    }
+    Ok(())
+}
+
 fn part_type(bytes: usize) -> Ty {
     match bytes {
         1 => Ty::B8,
@@ -74,11 +146,12 @@ fn part_type(bytes: usize) -> Ty {
 
 /// The first address of a space's window in the generic address space.
 fn window(f: &Form<'_, '_>) -> u64 {
-    if f.has("shared") || f.has("shared::cta") {
+    // A cluster is one block.
+    if f.has("shared") || f.has("shared::cta") || f.has("shared::cluster") {
         SHARED_WINDOW
     } else if f.has("local") {
         LOCAL_WINDOW
-    } else if f.has("param") {
+    } else if f.has("param") || f.has("param::entry") {
         PARAM_WINDOW
     } else {
         0

@@ -460,18 +460,10 @@ pub(crate) fn wmma_load<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// Two halves or four bytes (each in 16 bits) to a word.
 fn join(l: &mut Lower<'_>, d: Val, parts: &[Val]) {
-    let pair = |l: &mut Lower<'_>, d: Val, a: Val, b: Val| {
-        l.push_list(handler::<Join<u32, u16, 2>>(), vec![d, a, b], 1, 0).pure_op = true;
-    };
-    if let [a, b, c, e] = *parts {
-        let [even, odd, shifted] = [(); 3].map(|()| Val::Reg(l.fresh(Where::W32)));
-        pair(l, even, a, c);
-        pair(l, odd, b, e);
-        let eight = l.imm(Where::W32, 8);
-        l.op::<BinOp<Shl32>>(shifted, &[odd, eight], 0);
-        l.op::<BinOp<Or32>>(d, &[even, shifted], 0);
+    if parts.len() == 4 {
+        super::moves::join_bytes(l, d, parts);
     } else {
-        pair(l, d, parts[0], parts[1]);
+        l.push_list(handler::<Join<u32, u16, 2>>(), vec![d, parts[0], parts[1]], 1, 0).pure_op = true;
     }
 }
 

@@ -1,0 +1,40 @@
+// Inline PTX: carries, lop3, bfe and bfi, predicates, video instructions, packed halves, setp with a combination, prmt modes.
+extern "C" __global__ void inline_asm(const unsigned* xs, const unsigned* ys, unsigned* out, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    unsigned x = xs[i], y = ys[i], z = x * 2654435761u ^ y, r, r2, r3;
+    unsigned* o = out + i;
+    auto put = [&](unsigned v) { *o = v; o += n; };
+    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %3, %5; addc.u32 %2, 0, 0;" : "=&r"(r), "=&r"(r2), "=r"(r3) : "r"(x), "r"(y), "r"(z)); put(r); put(r2); put(r3);
+    asm("sub.cc.u32 %0, %3, %4; subc.cc.u32 %1, %3, %5; subc.u32 %2, 0, 0;" : "=&r"(r), "=&r"(r2), "=r"(r3) : "r"(x), "r"(y), "r"(z)); put(r); put(r2); put(r3);
+    asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %5; addc.u32 %2, 0, 0;" : "=&r"(r), "=&r"(r2), "=r"(r3) : "r"(x), "r"(y), "r"(z)); put(r); put(r2); put(r3);
+    asm("lop3.b32 %0, %1, %2, %3, 0xE8;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("lop3.b32 %0, %1, %2, %3, 0x5D;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("bfe.u32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y & 255), "r"(z & 255)); put(r);
+    asm("bfe.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y & 63), "r"(z & 63)); put(r);
+    asm("bfi.b32 %0, %1, %2, %3, %4;" : "=r"(r) : "r"(x), "r"(y), "r"(z & 31), "r"(x & 31)); put(r);
+    asm("bfind.u32 %0, %1;" : "=r"(r) : "r"(x >> (y & 31))); put(r);
+    asm("bfind.shiftamt.s32 %0, %1;" : "=r"(r) : "r"((int)x >> (y & 31))); put(r);
+    asm("prmt.b32.f4e %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("prmt.b32.rc16 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("szext.wrap.s32 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y)); put(r);
+    asm("bmsk.clamp.b32 %0, %1, %2;" : "=r"(r) : "r"(x & 63), "r"(y & 63)); put(r);
+    asm("{ .reg .pred p, q; setp.lt.and.s32 p|q, %1, %2, 1; selp.u32 %0, 10, 20, p; @q add.u32 %0, %0, 5; }" : "=r"(r) : "r"(x), "r"(y)); put(r);
+    asm("{ .reg .pred p, q; setp.eq.u32 p, %1, %2; setp.gt.xor.u32 q, %1, %2, !p; selp.u32 %0, 1, 0, q; }" : "=r"(r) : "r"(x), "r"(y)); put(r);
+    asm("set.gt.u32.u32 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y)); put(r);
+    asm("slct.u32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("cnot.b32 %0, %1;" : "=r"(r) : "r"(x & 1)); put(r);
+    asm("sad.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("shf.l.clamp.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z & 63)); put(r);
+    asm("vadd.s32.s32.s32.sat %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y)); put(r);
+    asm("vabsdiff.s32.u32.u32.add %0, %1.b1, %2.h1, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("vmad.s32.s32.u32.shr7 %0, %1.h0, %2.b3, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("vmax4.s32.s32.s32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("vabsdiff4.u32.u32.u32.add %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("vset2.s32.u32.lt %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(z)); put(r);
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {h, l}; }" : "=r"(r) : "r"(x)); put(r);
+    asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;" : "=r"(r) : "r"((int)x >> 20), "r"((int)y >> 22), "r"(z)); put(r);
+    asm("fns.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y & 31), "r"((int)(z & 7) - 3)); put(r);
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(r)); put(r);
+    asm volatile("mov.u32 %0, %%lanemask_lt;" : "=r"(r)); put(r);
+}
