@@ -327,8 +327,8 @@ static TABLE: &[Row] = rows! {
         "prefetchu" "L1!", "", "[a]", "nothing" => control::nop;
         "applypriority" "global L2::evict_normal!", "", "[a],n", "nothing" => control::nop;
         "discard" "global L2!", "", "[a],n", "nothing" => control::nop;
-        "createpolicy" "fractional! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_first|L2::evict_unchanged", "b64", "d{,a}", "0: caches are not modelled" => control::policy;
-        "createpolicy" "range! global L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_first|L2::evict_unchanged", "b64", "d,[a],b,c", "0: caches are not modelled" => control::policy;
+        "createpolicy" "fractional! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged", "b64", "d{,a}", "0: caches are not modelled" => control::policy;
+        "createpolicy" "range! global L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged! L2::evict_last|L2::evict_normal|L2::evict_first|L2::evict_unchanged", "b64", "d,[a],b,c", "0: caches are not modelled" => control::policy;
         "createpolicy" "cvt! L2!", "b64", "d,a", "0: caches are not modelled" => control::policy;
     }
     Store {
