@@ -3,7 +3,7 @@
 Triton compiles every kernel below for a given target; what must come out is computed by numpy, never by Triton. Usage:
 
     pip install triton numpy ml_dtypes
-    python tools/ptx_cases_triton.py OUT [--only PATTERN] [--kept]
+    python tools/ptx_cases_triton.py OUT [--only PATTERN] [--kept] [--arch 90] [--num-warps 8] [--num-stages 4]
 
 `--kept` writes those cases alone that stand under crates/ptx-vm/tests/cases. The PTX names this file as its source, with no folder.
 """
@@ -1861,12 +1861,15 @@ def main():
     parser.add_argument("out", type=pathlib.Path, help="the folder to write the cases into")
     parser.add_argument("--only", default="*", help="a pattern of case names")
     parser.add_argument("--kept", action="store_true", help="only those kept with the tests")
+    for name in ("arch", "num_warps", "num_stages"):
+        parser.add_argument("--" + name.replace("_", "-"), type=int, help="for all cases, in place of each one's own")
     options = parser.parse_args()
+    forced = {k: v for k in ("arch", "num_warps", "num_stages") if (v := getattr(options, k)) is not None}
     failed = 0
     for name, fn, keep, opts in CASES:
         if fnmatch.fnmatch(name, options.only) and (keep or not options.kept):
             try:
-                write_case(options.out, name, fn, opts)
+                write_case(options.out, name, fn, opts | forced)
             except Exception as error:  # One kernel this Triton does not compile is no reason to give up the others.
                 failed += 1
                 print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
