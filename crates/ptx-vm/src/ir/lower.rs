@@ -1212,7 +1212,8 @@ impl<'a> Lower<'a> {
             }
             _ => return self.error("variables of this space inside a function are not supported"),
         };
-        if self.shared > 1 << 30 || self.local > 1 << 26 {
+        // A GPU gives a thread 512 KiB of local memory; the shared memory of a block is judged at launch.
+        if self.shared > 1 << 30 || self.local > 512 << 10 {
             return self.error("variable too large");
         }
         let space = if var.space == Space::Param { Space::Local } else { var.space };

@@ -169,7 +169,8 @@ impl Display for Function<'_> {
 
 /// A module in canonical form.
 pub(crate) fn module(file: &str, text: &str, top: &Top<'_>) -> Result<String, LoadError> {
-    let mut out = format!(".version {}.{}\n.target {}\n.address_size 64\n", top.version.0, top.version.1, top.target);
+    let target = if top.target.is_empty() { String::new() } else { format!(".target {}\n", top.target) };
+    let mut out = format!(".version {}.{}\n{target}.address_size 64\n", top.version.0, top.version.1);
     // Writing to a string cannot fail.
     for (number, name) in &top.files {
         let _ = writeln!(out, ".file {number} \"{name}\"");

@@ -149,10 +149,18 @@ macro_rules! int8_row {
 }
 use int8_row;
 
-/// The kernels of the best instruction set this machine has.
+/// The kernels of the best instruction set this machine has; `PTX_VM_ISA` (`base`, `avx2`) lowers it for tests.
 pub fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| available().pop().unwrap_or(portable::KERNELS))
+    CHOSEN.get_or_init(|| {
+        let mut sets = available();
+        match std::env::var("PTX_VM_ISA").unwrap_or_default().as_str() {
+            "base" => sets.truncate(1),
+            "avx2" => sets.truncate(2),
+            _ => {}
+        }
+        sets.pop().unwrap_or(portable::KERNELS)
+    })
 }
 
 /// Every set of kernels that runs on this machine, slowest first. They differ in speed only.
