@@ -23,6 +23,7 @@
 //! # Ok::<(), adacache::cache::CacheError>(())
 //! ```
 
+pub mod bench;
 pub mod cache;
 pub mod check;
 pub mod device;

@@ -7,6 +7,7 @@
 use serde::Serialize;
 
 use super::{Family, TallyEntry};
+use crate::device::{DeviceInfo, DeviceKind};
 
 /// A GPU as its data sheet describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -27,59 +28,51 @@ pub struct Gpu {
     pub compute_capability: (u32, u32),
     /// Where the figures are from.
     pub source: &'static str,
+    /// Words that the driver's name for it has.
+    #[serde(skip)]
+    words: &'static [&'static str],
 }
 
 const fn gpu(
-    id: &'static str,
-    name: &'static str,
+    (id, name, words): (&'static str, &'static str, &'static [&'static str]),
     (teraflops, gigabytes_per_second, gigabytes): (f64, f64, u64),
     units: usize,
     compute_capability: (u32, u32),
     source: &'static str,
 ) -> Gpu {
     let (tensor_flops, bandwidth) = (teraflops * 1e12, gigabytes_per_second * 1e9);
-    Gpu { id, name, tensor_flops, bandwidth, memory: gigabytes << 30, units, compute_capability, source }
+    Gpu { id, name, tensor_flops, bandwidth, memory: gigabytes << 30, units, compute_capability, source, words }
 }
 
+const H100_SHEET: &str = "NVIDIA H100 data sheet (half of the sparse figure)";
+
 /// The GPUs known by name. Peaks are the dense ones, at the boost clock that the data sheet assumes.
+#[rustfmt::skip]
 pub const GPUS: &[Gpu] = &[
-    gpu("a100", "A100 SXM 80 GB", (312.0, 2039.0, 80), 108, (8, 0), "NVIDIA A100 data sheet"),
-    gpu("a100-40gb", "A100 40 GB", (312.0, 1555.0, 40), 108, (8, 0), "NVIDIA A100 data sheet"),
-    gpu(
-        "h100",
-        "H100 SXM 80 GB",
-        (989.4, 3352.0, 80),
-        132,
-        (9, 0),
-        "NVIDIA H100 data sheet (half of the sparse figure)",
-    ),
-    gpu(
-        "h100-pcie",
-        "H100 PCIe 80 GB",
-        (756.5, 2039.0, 80),
-        114,
-        (9, 0),
-        "NVIDIA H100 data sheet (half of the sparse figure)",
-    ),
-    gpu(
-        "h200",
-        "H200 SXM 141 GB",
-        (989.4, 4800.0, 141),
-        132,
-        (9, 0),
-        "NVIDIA H200 data sheet (half of the sparse figure)",
-    ),
-    gpu("a10", "A10", (125.0, 600.0, 24), 72, (8, 6), "NVIDIA A10 data sheet"),
-    gpu("l4", "L4", (121.0, 300.0, 24), 58, (8, 9), "NVIDIA L4 data sheet (half of the sparse figure)"),
-    gpu("l40s", "L40S", (362.0, 864.0, 48), 142, (8, 9), "NVIDIA L40S data sheet"),
-    gpu("rtx3090", "GeForce RTX 3090", (71.0, 936.0, 24), 82, (8, 6), "NVIDIA Ampere GA102 white paper"),
-    gpu("rtx4090", "GeForce RTX 4090", (165.2, 1008.0, 24), 128, (8, 9), "NVIDIA Ada white paper"),
+    gpu(("a100", "A100 SXM 80 GB", &["A100", "80GB"]), (312.0, 2039.0, 80), 108, (8, 0), "NVIDIA A100 data sheet"),
+    gpu(("a100-40gb", "A100 40 GB", &["A100", "40GB"]), (312.0, 1555.0, 40), 108, (8, 0), "NVIDIA A100 data sheet"),
+    gpu(("h100", "H100 SXM 80 GB", &["H100"]), (989.4, 3352.0, 80), 132, (9, 0), H100_SHEET),
+    gpu(("h100-pcie", "H100 PCIe 80 GB", &["H100", "PCIe"]), (756.5, 2039.0, 80), 114, (9, 0), H100_SHEET),
+    gpu(("h200", "H200 SXM 141 GB", &["H200"]), (989.4, 4800.0, 141), 132, (9, 0), "NVIDIA H200 data sheet (half of the sparse figure)"),
+    gpu(("a10", "A10", &["A10"]), (125.0, 600.0, 24), 72, (8, 6), "NVIDIA A10 data sheet"),
+    gpu(("l4", "L4", &["L4"]), (121.0, 300.0, 24), 58, (8, 9), "NVIDIA L4 data sheet (half of the sparse figure)"),
+    gpu(("l40s", "L40S", &["L40S"]), (362.0, 864.0, 48), 142, (8, 9), "NVIDIA L40S data sheet"),
+    gpu(("rtx3090", "GeForce RTX 3090", &["RTX", "3090"]), (71.0, 936.0, 24), 82, (8, 6), "NVIDIA Ampere GA102 white paper"),
+    gpu(("rtx4090", "GeForce RTX 4090", &["RTX", "4090"]), (165.2, 1008.0, 24), 128, (8, 9), "NVIDIA Ada white paper"),
 ];
 
 impl Gpu {
     /// The GPU of this name in options.
     pub fn named(id: &str) -> Option<&'static Gpu> {
         GPUS.iter().find(|gpu| gpu.id == id)
+    }
+
+    /// The GPU that a device is, if it is one of [`GPUS`].
+    pub fn of_device(device: &DeviceInfo) -> Option<&'static Gpu> {
+        let words: Vec<&str> = device.name.split([' ', '-']).collect();
+        let fits = |gpu: &&Gpu| device.kind == DeviceKind::Cuda && gpu.words.iter().all(|word| words.contains(word));
+        // The name with most words in common is the most particular one.
+        GPUS.iter().filter(fits).max_by_key(|gpu| gpu.words.len())
     }
 }
 
@@ -220,6 +213,36 @@ mod tests {
         let mut slow = Efficiency::default();
         (slow.attention.value, slow.launch_seconds) = (0.5, 1e-6);
         close(slow.seconds(gpu, &entry("attention_72_bf16_64", 312_000_000_000, 1, 2)), 2.0 * (2e-3 + 1e-6));
+    }
+
+    #[test]
+    fn devices_are_known_by_the_drivers_names() {
+        let named = |name: &str, kind| {
+            let info = DeviceInfo {
+                id: "cuda:0".into(),
+                kind,
+                name: name.into(),
+                memory: 0,
+                compute_capability: None,
+                driver: None,
+                units: 0,
+                pci: None,
+                unavailable: None,
+            };
+            Gpu::of_device(&info).map(|gpu| gpu.id)
+        };
+        for (name, id) in [
+            ("NVIDIA A100-SXM4-80GB", "a100"),
+            ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+            ("NVIDIA H100 80GB HBM3", "h100"),
+            ("NVIDIA H100 PCIe", "h100-pcie"),
+            ("NVIDIA A10", "a10"),
+            ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ] {
+            assert_eq!(named(name, DeviceKind::Cuda), Some(id), "{name}");
+        }
+        assert_eq!(named("NVIDIA GeForce GTX 1080", DeviceKind::Cuda), None);
+        assert_eq!(named("NVIDIA A10", DeviceKind::Vm), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `adacache` command: argument parsing and printing around the library.
 
+mod bench;
 mod check;
 mod devices;
 mod generate;
@@ -24,6 +25,7 @@ enum Command {
     Check(check::Args),
     Devices(devices::Args),
     Plan(plan::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

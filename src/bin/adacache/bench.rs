@@ -1,0 +1,205 @@
+//! `adacache bench`: times of single operations.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adacache::bench::{self, BenchResult, Budget, Op, Shapes};
+use adacache::device::{Device, DeviceKind};
+use adacache::model::{Geometry, StDiT3Config};
+use adacache::pipeline::{ModelSource, VideoSize};
+use adacache::profile::Gpu;
+use adacache::tensor::DType;
+use anyhow::Context;
+use serde_json::json;
+
+/// Measure single operations: attention, linear, residual, norm, sampler
+///
+/// Each is warmed up and timed cold (alone, caches flushed on a GPU) and batched (one after the other). Without --shapes the sizes are
+/// those of a step of Open-Sora 1.2 at 720p on a GPU, and of the built-in model on the virtual GPU, whose times are the CPU's.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which operations
+    #[arg(long, value_delimiter = ',', value_parser = op, default_values_t = Op::ALL.map(|op| op.name().to_owned()))]
+    ops: Vec<String>,
+    /// Shapes to measure, as src/bench/example.toml
+    #[arg(long, value_name = "FILE.toml")]
+    shapes: Option<PathBuf>,
+    /// auto, vm, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+    /// Few samples: to see that everything runs
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object
+    #[arg(long, group = "format")]
+    json: bool,
+    /// Comma-separated values
+    #[arg(long, group = "format")]
+    csv: bool,
+    /// A Markdown table
+    #[arg(long, group = "format")]
+    markdown: bool,
+}
+
+fn op(name: &str) -> Result<String, String> {
+    let known: Vec<&str> = Op::ALL.iter().map(|op| op.name()).collect();
+    if known.contains(&name) { Ok(name.into()) } else { Err(format!("known are {}", known.join(", "))) }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let shapes = match &args.shapes {
+        Some(path) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read the shapes {}", path.display()))?;
+            Some(Shapes::from_toml(&text, &path.display().to_string())?)
+        }
+        None => None,
+    };
+    let device = Device::open(&args.device)?;
+    let ops: Vec<Op> = Op::ALL.into_iter().filter(|op| args.ops.iter().any(|name| name == op.name())).collect();
+    let shapes = shapes.map_or_else(|| defaults(device.is_vm()), Ok)?.only(&ops);
+    let budget = if args.quick { Budget::quick() } else { Budget::usual() };
+
+    let table = Table::new(args, &device);
+    // A closed pipe is no failure of ours.
+    let print = |text: String| drop(write!(std::io::stdout(), "{text}"));
+    print(table.head());
+    let mut results = vec![];
+    bench::run(&device, args.dtype, &shapes, &budget, &mut |result| {
+        print(table.row(result));
+        results.push(result.clone());
+    })?;
+    if args.json {
+        print(table.json(&results)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn defaults(vm: bool) -> anyhow::Result<Shapes> {
+    if vm {
+        let source = ModelSource::sprites();
+        let config = source.pipeline_config()?;
+        let resolution = ((config.height * config.width) as f64).sqrt();
+        let geometry = Geometry::guided(1, config.latent, resolution, config.fps as f32);
+        return Ok(Shapes::of_model(&source.model_config()?, &geometry, config.prompt_length));
+    }
+    let model = StDiT3Config::opensora_v1_2();
+    let size = VideoSize::published("720p", "9:16", 51)?;
+    Ok(Shapes::of_model(&model, &Geometry::guided(1, size.latent(), size.resolution(), 24.0), model.model_max_length))
+}
+
+/// What a format is made of.
+struct Table<'a> {
+    args: &'a Args,
+    device: &'a Device,
+}
+
+impl<'a> Table<'a> {
+    fn new(args: &'a Args, device: &'a Device) -> Self {
+        Self { args, device }
+    }
+
+    /// Facts of the device, in a line.
+    fn facts(&self) -> String {
+        let info = self.device.info();
+        let mut facts = vec![info.label()];
+        facts.extend(info.compute_capability.map(|(major, minor)| format!("compute capability {major}.{minor}")));
+        facts.push(match info.kind {
+            DeviceKind::Vm => format!("{} threads; VM times are this CPU's wall clock, not a GPU's", info.units),
+            _ => format!("{} SMs", info.units),
+        });
+        facts.extend(info.driver.map(|(major, minor)| format!("driver for CUDA {major}.{minor}")));
+        facts.extend(Gpu::of_device(info).map(|gpu| {
+            format!("peaks {:.0} TFLOP/s, {:.0} GB/s ({})", gpu.tensor_flops / 1e12, gpu.bandwidth / 1e9, gpu.source)
+        }));
+        facts.join(", ")
+    }
+
+    fn columns(&self) -> Vec<&'static str> {
+        let mut columns = vec!["op", "shape", "cold µs", "noise %", "batched µs", "GFLOP/s", "GB/s"];
+        if self.device.is_vm() {
+            columns.extend(["warp instr.", "tensor MFLOP", "global MB", "sectors/req", "shared passes/req"]);
+        } else {
+            columns.push("% of peak");
+        }
+        columns
+    }
+
+    fn cells(&self, r: &BenchResult) -> Vec<String> {
+        let mut cells = vec![
+            r.op.name().to_owned(),
+            r.shape.clone(),
+            format!("{:.1}", r.cold.median_seconds * 1e6),
+            format!("{:.1}", r.cold.noise * 100.0),
+            format!("{:.1}", r.batched.median_seconds * 1e6),
+            format!("{:.1}", r.flops_per_second() / 1e9),
+            format!("{:.1}", r.bytes_per_second() / 1e9),
+        ];
+        match &r.counted {
+            Some(c) => cells.extend([
+                c.warp_instructions.to_string(),
+                format!("{:.2}", c.tensor_flops as f64 / 1e6),
+                format!("{:.2}", c.global_bytes as f64 / 1e6),
+                format!("{:.2}", c.sectors_per_request),
+                format!("{:.2}", c.shared_passes_per_request),
+            ]),
+            None => cells.push(r.percent_of_peak.map_or_else(|| "?".into(), |percent| format!("{percent:.1}"))),
+        }
+        cells
+    }
+
+    fn head(&self) -> String {
+        let columns = self.columns();
+        if self.args.json {
+            String::new()
+        } else if self.args.csv {
+            format!("# {}\n{}\n", self.facts(), columns.join(","))
+        } else if self.args.markdown {
+            format!(
+                "{}, {}\n\n| {} |\n|{}\n",
+                self.facts(),
+                self.args.dtype,
+                columns.join(" | "),
+                "--|".repeat(columns.len())
+            )
+        } else {
+            let columns: Vec<String> = columns.iter().map(|c| (*c).to_owned()).collect();
+            format!("{}, {}\n{}", self.facts(), self.args.dtype, line(&columns))
+        }
+    }
+
+    fn row(&self, result: &BenchResult) -> String {
+        let cells = self.cells(result);
+        if self.args.json {
+            String::new()
+        } else if self.args.csv {
+            cells.join(",") + "\n"
+        } else if self.args.markdown {
+            format!("| {} |\n", cells.join(" | "))
+        } else {
+            line(&cells)
+        }
+    }
+
+    fn json(&self, results: &[BenchResult]) -> anyhow::Result<String> {
+        let info = self.device.info();
+        let clock = if info.kind == DeviceKind::Vm { "wall clock of the CPU, not a GPU's" } else { "CUDA events" };
+        let device = json!({
+            "id": info.id, "name": info.name, "compute_capability": info.compute_capability, "units": info.units,
+            "memory": info.memory, "driver": info.driver, "clock": clock, "peaks": Gpu::of_device(info),
+        });
+        Ok(serde_json::to_string_pretty(&json!({ "device": device, "results": results }))? + "\n")
+    }
+}
+
+fn line(cells: &[String]) -> String {
+    let mut text = format!("{:<10} {:<66}", cells[0], cells[1]);
+    for cell in &cells[2..] {
+        text += &format!(" {cell:>13}");
+    }
+    text + "\n"
+}
