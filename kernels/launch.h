@@ -36,3 +36,11 @@
 // patch_decode: a warp per patch. Grid ceil(batch * frames * height * width / DECODE_WARPS).
 #define DECODE_WARPS 4
 #define DECODE_THREADS (32 * DECODE_WARPS)
+
+// step_begin: one block.
+#define STEP_THREADS 64
+
+// residual_pack: a warp per row. Grid min(ceil(rows / PACK_WARPS), PACK_MAX_BLOCKS). residual_unpack: ceil(count / ELEMENTWISE_THREADS).
+#define PACK_WARPS 8
+#define PACK_THREADS (32 * PACK_WARPS)
+#define PACK_MAX_BLOCKS 1024

@@ -214,6 +214,7 @@ struct SamplerStepParams {
   DEVICE_PTR(const float) v;            // [2*batch, v_channels, frames, spatial] cond then uncond; [batch, ...] unguided
   DEVICE_PTR(const float) x0;           // as z, or null
   DEVICE_PTR(const unsigned char) frame_mask; // [batch, frames], or null: all frames move
+  DEVICE_PTR(const float) device_dt;    // [1]: in place of dt, or null
   float cfg_scale, dt;
   int guided;
   int batch, channels, v_channels, frames, spatial;
@@ -239,4 +240,70 @@ struct PatchDecodeParams {
   DEVICE_PTR(const float) scale;        // [channels]
   DEVICE_PTR(unsigned char) out;        // [batch, frames, height*patch, width*patch, 3]
   int batch, channels, frames, height, width, patch;
+};
+
+// ---- decide.cu ------------------------------------------------------------------------------------------------------
+
+#define DECIDE_L1_METRIC 0
+#define DECIDE_L2_METRIC 1
+#define DECIDE_COSINE_METRIC 2
+
+// AdaCache's state on the device; a host's counterpart is AdaCache in src/cache/adacache.rs.
+struct DecideState {
+  double rate, planned_rate, mean;
+};
+// The scalars of the next step. Entry step_begin.
+struct StepBeginParams {
+  DEVICE_PTR(const float) table;        // [steps, 2]: timestep, dt
+  DEVICE_PTR(int) cursor;               // steps done; counted up
+  DEVICE_PTR(float) time;               // [conditions]: variant 0 the timestep, variant 1 time 0
+  DEVICE_PTR(float) dt;                 // [1]
+  DEVICE_PTR(struct DecideState) state;
+  int conditions, variants;
+  int computed;                         // 1: the step runs the blocks
+  int reserved;
+};
+// The decision from one probe's sums. Entry decide.
+struct DecideParams {
+  DEVICE_PTR(const double) sums;        // [batch, PROBE_SUMS + MOTION_SUMS*num_strides]
+  DEVICE_PTR(const double) codebook;    // [entries, 2]: threshold, rate
+  DEVICE_PTR(struct DecideState) state;
+  DEVICE_PTR(double) motion_previous;   // [probes]
+  DEVICE_PTR(double) decision;          // [4]: distance, motion, gradient, rate
+  DEVICE_PTR(const int) cursor;
+  double motion_scale, motion_divisor, motion_gradient;
+  int motion_exponent, first_step, last_step;
+  int moreg;                            // 0: no motion regularization
+  int metric, entries, batch, num_strides;
+  int probe;                            // which of this forward's
+  int reserved;
+};
+
+// ---- pack.cu --------------------------------------------------------------------------------------------------------
+
+// Rows to e4m3. Entries residual_pack_{dtype}.
+struct PackParams {
+  DEVICE_PTR(const void) x;             // [rows, channels] D
+  DEVICE_PTR(unsigned char) packed;     // [rows, channels]
+  DEVICE_PTR(float) scale;              // [rows]
+  DEVICE_PTR(float) error;              // [blocks, 2]
+  long long rows;
+  int channels;
+  int reserved;
+};
+// And back. Entries residual_unpack_{dtype}.
+struct UnpackParams {
+  DEVICE_PTR(const unsigned char) packed;
+  DEVICE_PTR(const float) scale;
+  DEVICE_PTR(void) out;                 // [rows, channels] D
+  long long rows;
+  int channels;
+  int add;                              // 1: added to what out holds
+};
+// Entry pack_error.
+struct PackErrorParams {
+  DEVICE_PTR(const float) error;        // [blocks, 2]
+  DEVICE_PTR(double) totals;            // [2], added to
+  int blocks;
+  int reserved;
 };

@@ -18,6 +18,7 @@ template <int N> __device__ __forceinline__ void sampler_step_body(const Sampler
   const long long here = (long long)batch * count, v_sample = (long long)p.v_channels * p.frames * p.spatial;
   const float* conditional = p.v + batch * v_sample;
   const float* unconditional = p.v + (p.batch + batch) * v_sample;
+  const float dt = p.device_dt ? *p.device_dt : p.dt;
   for (long long i = grid_thread() * N; i < count; i += grid_threads() * N) {
     float z[N], v[N];
     if (held(p.frame_mask, batch, (int)i, p.frames, p.spatial)) {
@@ -33,7 +34,7 @@ template <int N> __device__ __forceinline__ void sampler_step_body(const Sampler
         for (int j = 0; j < N; ++j) v[j] = fmaf(p.cfg_scale, v[j] - u[j], u[j]);
       }
 #pragma unroll
-      for (int j = 0; j < N; ++j) z[j] = fmaf(p.dt, v[j], z[j]);
+      for (int j = 0; j < N; ++j) z[j] = fmaf(dt, v[j], z[j]);
     }
     store_floats(p.z + here + i, z);
   }

@@ -13,8 +13,8 @@ use crate::cache::{
     AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind,
 };
 use crate::device::Device;
-use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config, Trace, Weights};
-use crate::sampler::{SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
+use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Weights};
+use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
 use crate::tensor::{DType, Tensor};
 
 /// Why a case could not be run at all.
@@ -251,7 +251,7 @@ fn forward(case: &Case, model: &StDiT3, io: &Weights, result: &mut CheckResult) 
         .into());
     }
     let caption = model.caption(&y, shape[0], mask.as_deref())?;
-    let ws = model.workspace(geometry, false)?;
+    let ws = model.workspace(geometry, &ResidualRoom::default())?;
     let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
     let start = Instant::now();
     model.set_time(&ws, &timesteps, frame_mask.as_deref())?;
@@ -340,20 +340,28 @@ fn run_rollout(
         schedule: Schedule::from_timesteps(timesteps)?,
         cfg_scale: rollout.cfg_scale,
         snapshots: rollout.expected.latent_steps.clone(),
+        packed_cache: false,
     };
-    let policy = Box::new(AdaCache::new(cache, options.schedule.steps()));
-    let sampler = Sampler::new(model, &caption, geometry, &z, None, policy, options)?;
-    let output = sampler.run(&mut |_| ControlFlow::Continue(()))?;
+    let policy = AdaCache::new(cache, options.schedule.steps());
+    let members = vec![Member { caption: &caption, policy: Box::new(policy.clone()) }];
+    let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
+    let member = &output.members[0];
 
     result.seconds = output.seconds;
-    result.computed_steps = output.computed_steps();
+    result.computed_steps = member.computed_steps();
     result.expected_steps = rollout.expected.computed_steps.clone();
-    result.decisions = paired(&output.decisions, &rollout.expected.decisions);
+    result.decisions = paired(&member.decisions, &rollout.expected.decisions);
     let differ = (1..=rollout.steps)
         .find(|s| result.computed_steps.contains(s) != result.expected_steps.contains(s))
         .unwrap_or(usize::MAX);
     if differ != usize::MAX && rollout.expected.threshold_margin > bounds(model.dtype()).margin {
         result.reason = Some(format!("the computed steps differ from the reference's, first at step {differ}"));
+    }
+    // The device decided; the policy on the host has to come to the very same from the same sums.
+    match member.trace.replay(&mut policy.clone()) {
+        Ok((plans, decisions)) if plans == member.plans && decisions == member.decisions => {}
+        Ok(_) => result.reason = Some("the device's decisions are not those of the policy on the host".into()),
+        Err(error) => result.reason = Some(error.to_string()),
     }
     let (_, reference) = input(io, "latents", &[6])?;
     for ((step, latents), reference) in

@@ -8,9 +8,10 @@ use serde::Serialize;
 use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy, Probes, trace};
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
+use crate::ops::decide::DecisionRule;
 use crate::pipeline::PipelineError;
 use crate::profile::{Cost, Efficiency, Gpu, Tally};
-use crate::sampler::{Sampler, SamplerOptions, Schedule};
+use crate::sampler::{Member, Sampler, SamplerOptions, Schedule};
 use crate::tensor::DType;
 
 /// What is to be generated.
@@ -28,6 +29,8 @@ pub struct Task {
     pub steps: usize,
     /// When steps are reused.
     pub cache: CacheConfig,
+    /// Whether residuals are kept in 8 bits.
+    pub packed_cache: bool,
 }
 
 /// Bytes of device memory.
@@ -117,6 +120,10 @@ impl Policy for Walk {
     fn observe(&mut self, step: usize, _probe: usize, _measurement: &Measurement) -> Decision {
         Decision { step, distance: 0.0, motion: 1.0, motion_gradient: 0.0, rate: 1 }
     }
+
+    fn device_rule(&self) -> Option<DecisionRule> {
+        self.0.device_rule()
+    }
 }
 
 impl Task {
@@ -151,9 +158,14 @@ impl Task {
         let reuses = policy.reuses();
         let Geometry { videos, frames, height, width, .. } = self.geometry;
         let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
-        let options = SamplerOptions { schedule: Schedule::shifted(3, 1.0)?, cfg_scale: 7.0, snapshots: vec![] };
-        let walk = Box::new(Walk(policy));
-        let sampler = Sampler::new(&model, &caption, self.geometry, &latents, None, walk, options)?;
+        let options = SamplerOptions {
+            schedule: Schedule::shifted(3, 1.0)?,
+            cfg_scale: 7.0,
+            snapshots: vec![],
+            packed_cache: self.packed_cache,
+        };
+        let members = vec![Member { caption: &caption, policy: Box::new(Walk(policy)) }];
+        let sampler = Sampler::new(&model, members, self.geometry, &latents, None, options)?;
         let allocated = device.allocated_bytes() - with_caption;
 
         let tally = Tally::new();
@@ -271,6 +283,7 @@ mod tests {
             geometry: Geometry::guided(1, size.latent(), size.resolution(), 24.0),
             caption_tokens: model.model_max_length,
             dtype: DType::Bf16,
+            packed_cache: false,
             steps,
             model,
         }

@@ -333,6 +333,19 @@ impl Tensor {
         Ok(Self { memory: self.memory.clone(), offset, shape, dtype: self.dtype })
     }
 
+    /// A tensor in this one's memory, `offset` bytes from its start: its shape and type are its own.
+    ///
+    /// # Errors
+    /// [`TensorError::Rows`], in bytes, when it does not lie within this one.
+    pub fn carve(&self, offset: usize, shape: &[usize], dtype: DType) -> Result<Self> {
+        let too_large = || TensorError::TooLarge { shape: shape.to_vec(), dtype };
+        let bytes = element_count(shape).and_then(|n| n.checked_mul(dtype.size())).ok_or_else(too_large)?;
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes()) {
+            return Err(TensorError::Rows { start: offset, len: bytes, shape: vec![self.bytes()] });
+        }
+        Ok(Self { memory: self.memory.clone(), offset: self.offset + offset, shape: shape.to_vec(), dtype })
+    }
+
     /// The device address of the first element.
     pub fn ptr(&self) -> u64 {
         self.memory.ptr() + self.offset as u64

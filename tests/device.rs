@@ -238,6 +238,81 @@ fn observers_see_launches_with_their_times() {
     }
 }
 
+#[test]
+fn graphs_replay_what_was_recorded() {
+    for device in devices() {
+        let a = Tensor::from_f32(&device, &[64], &[1.0; 64], DType::F32).unwrap();
+        let b = Tensor::from_f32(&device, &[64], &[2.0; 64], DType::F32).unwrap();
+        let kept = Tensor::zeros(&device, &[64], DType::F32).unwrap();
+        let graphs = device.record_graphs(|| {
+            adacache::ops::residual::unfold(&a, &b, &a)?;
+            assert!(device.cut());
+            kept.copy_from(&a)?;
+            b.fill_bytes(0)?;
+            Ok::<(), adacache::ops::OpError>(())
+        });
+        let graphs = graphs.unwrap();
+        assert!(!device.cut(), "nothing is being recorded");
+        assert_eq!(graphs.iter().map(|g| g.len()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(a.to_f32().unwrap(), [1.0; 64], "recording does nothing");
+        graphs[0].replay().unwrap();
+        graphs[0].replay().unwrap();
+        assert_eq!((a.to_f32().unwrap(), b.to_f32().unwrap()), (vec![5.0; 64], vec![2.0; 64]));
+        graphs[1].replay().unwrap();
+        graphs[0].replay().unwrap();
+        assert_eq!((kept.to_f32().unwrap(), a.to_f32().unwrap()), (vec![5.0; 64], vec![5.0; 64]));
+
+        // An observer sees the launches one by one.
+        let log = Arc::new(Log::default());
+        device.observe(Some(log.clone()));
+        graphs.iter().for_each(|graph| graph.replay().unwrap());
+        device.observe(None);
+        let names: Vec<String> = log.0.lock().unwrap().iter().map(|(name, ..)| name.clone()).collect();
+        assert_eq!(names, ["residual_unfold_f32", "copy", "fill"]);
+    }
+}
+
+#[test]
+fn a_recording_is_of_one_thread() {
+    for device in devices() {
+        let x = Tensor::zeros(&device, &[16], DType::F32).unwrap();
+        let graphs = device.record_graphs(|| {
+            x.fill_bytes(1)?;
+            let other = Tensor::zeros(&vm(), &[4], DType::F32)?; // another device
+            assert_eq!(other.to_f32()?, [0.0; 4]);
+            std::thread::scope(|scope| {
+                let elsewhere = || {
+                    assert!(!device.cut());
+                    Tensor::from_f32(&device, &[2], &[3.0; 2], DType::F32).unwrap().to_f32().unwrap()
+                };
+                assert_eq!(scope.spawn(elsewhere).join().unwrap(), [3.0; 2]);
+            });
+            Ok::<(), TensorError>(())
+        });
+        let graphs = graphs.unwrap();
+        assert_eq!((graphs.len(), graphs[0].len()), (1, 1));
+        assert_eq!(x.to_f32().unwrap(), [0.0; 16]);
+    }
+}
+
+#[test]
+fn what_is_no_part_of_a_graph_is_an_error_and_ends_the_recording() {
+    for device in devices() {
+        let x = Tensor::zeros(&device, &[4], DType::F32).unwrap();
+        let not_recorded = |body: &dyn Fn() -> Result<(), TensorError>, call: &str| {
+            let message = device.record_graphs(body).unwrap_err().to_string();
+            assert!(message.contains(call) && message.contains("recorded"), "{message}");
+            assert!(!device.cut(), "{call} left the recording on");
+        };
+        not_recorded(&|| Tensor::zeros(&device, &[4], DType::F32).map(drop), "an allocation");
+        not_recorded(&|| x.write_f32(&[1.0; 4]), "an upload");
+        not_recorded(&|| x.to_f32().map(drop), "a download");
+        not_recorded(&|| Ok(x.read_async().map(drop)?), "a read-back");
+        not_recorded(&|| Ok(device.record_graphs(|| Ok::<(), DeviceError>(())).map(drop)?), "a recording");
+        assert_eq!(x.to_f32().unwrap(), [0.0; 4]);
+    }
+}
+
 // ---- parameter structs -----------------------------------------------------------------------------------------------
 
 /// A struct of `kernels/params.h`: name, size, and which entries take it.
@@ -282,6 +357,11 @@ layouts! {
     GatherRowsParams: Embed ["gather_rows"];
     SamplerStepParams: Sampler ["sampler_step"];
     SamplerNoiseParams: Sampler ["sampler_noise"];
+    StepBeginParams: Decide ["step_begin"];
+    DecideParams: Decide ["decide"];
+    PackParams: Pack ["residual_pack"];
+    UnpackParams: Pack ["residual_unpack"];
+    PackErrorParams: Pack ["pack_error"];
     PatchDecodeParams: Decode ["patch_decode"];
 }
 

@@ -287,7 +287,7 @@ fn what_does_not_fit_is_refused() {
     assert_refused(embed::patchify(&z, [1, 2, 2], 1, [3, 2, 3], &patches), &["tokens", "[3, 3, 3]"]);
     assert_refused(embed::patchify(&z, [1, 0, 2], 1, [3, 3, 3], &patches), &["patch", "at least 1"]);
     assert_refused(embed::position_table(1, 1, 0.0, 1.0, &f32s(&[1, 8])), &["scale is 0", "positive"]);
-    let step = sampler::Step { cfg_scale: Some(7.0), dt: 0.1, frame_mask: None, x0: None };
+    let step = sampler::Step { cfg_scale: Some(7.0), dt: sampler::Delta::Value(0.1), frame_mask: None, x0: None };
     assert_refused(sampler::step(&z, &f32s(&[1, 4, 3, 5, 5]), &step), &["prediction", "twice with guidance) 2"]);
     assert_refused(sampler::step(&z, &f32s(&[2, 2, 3, 5, 5]), &step), &["prediction", "channels 4"]);
 }

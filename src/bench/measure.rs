@@ -111,7 +111,7 @@ fn timing(mut samples: Vec<f64>, operations: usize) -> Timing {
 }
 
 pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budget) -> Result<BenchResult, OpError> {
-    let run = case.prepare(device, dtype)?;
+    let run = case.prepare(device, dtype)?.run;
     let flush = if device.is_vm() { None } else { Some(device.alloc(FLUSH_BYTES)?) };
     // The first launch loads the kernel; what it launches is the case's work.
     let tally = Tally::new();
@@ -184,7 +184,7 @@ impl LaunchObserver for Sum {
 
 /// What one operation makes a VM with counters count.
 pub(super) fn count(device: &Device, dtype: DType, case: &Case) -> Result<Counted, OpError> {
-    let run = case.prepare(device, dtype)?;
+    let run = case.prepare(device, dtype)?.run;
     let sum = Arc::new(Sum::default());
     device.observe(Some(sum.clone()));
     let launched = run();

@@ -1,9 +1,11 @@
 //! Microbenchmarks of single operations, in the manner of nvbench: warm-up, cold and batched times, median and noise, the share of
 //! what the chip could do. On the virtual GPU there are counters and the CPU's wall clock, labelled as such.
 
+mod differ;
 mod measure;
 mod shapes;
 
+pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
 pub use shapes::{
     AttentionKind, AttentionShape, Case, Epilogue, LinearShape, NormKind, NormShape, Op, ResidualKind, ResidualShape,
@@ -35,6 +37,14 @@ pub fn run(
         on_result(&result);
     }
     Ok(())
+}
+
+/// Runs every operation of `shapes` once on `device` and once on `reference`, with the same bits as input.
+///
+/// # Errors
+/// As [`run`].
+pub fn compare(device: &Device, reference: &Device, dtype: DType, shapes: &Shapes) -> Result<Vec<Difference>, OpError> {
+    shapes.cases().iter().map(|case| differ::differ(device, reference, dtype, case)).collect()
 }
 
 #[cfg(test)]
@@ -69,6 +79,21 @@ mod tests {
         assert!(only.cases().iter().all(|c| matches!(c.op(), Op::Attention | Op::Residual)));
         assert!(only.cases().len() < all);
         assert!(Op::ALL.iter().all(|op| !shapes.clone().only(&[*op]).cases().is_empty()));
+    }
+
+    #[test]
+    fn two_virtual_gpus_agree_to_the_bit() {
+        let (one, other) = (
+            Device::vm(VmConfig::default()),
+            Device::vm(VmConfig { threads: 1, checked: true, ..VmConfig::default() }),
+        );
+        let shapes = Shapes::from_toml(include_str!("example.toml"), "example.toml").unwrap();
+        let differences = compare(&one, &other, DType::F16, &shapes).unwrap();
+        assert_eq!(differences.len(), 10);
+        for d in &differences {
+            assert!(d.elements > 0, "{d:?}");
+            assert_eq!((d.different, d.max_ulp, d.max_relative), (0, 0, 0.0), "{d:?}");
+        }
     }
 
     /// The work of a case is that of its launches: at Open-Sora's size nothing needs to run for it.

@@ -299,7 +299,17 @@ pub enum Case {
 }
 
 /// An operation with its arguments on a device, ready to be launched again and again.
-pub(super) type Prepared = Box<dyn Fn() -> Result<(), OpError>>;
+pub(super) struct Prepared {
+    pub(super) run: Box<dyn Fn() -> Result<(), OpError>>,
+    /// What it writes.
+    pub(super) outputs: Vec<Tensor>,
+}
+
+impl Prepared {
+    fn new(outputs: &[&Tensor], run: impl Fn() -> Result<(), OpError> + 'static) -> Self {
+        Self { run: Box::new(run), outputs: outputs.iter().map(|t| (*t).clone()).collect() }
+    }
+}
 
 impl Case {
     /// Which operation.
@@ -373,14 +383,14 @@ impl Case {
                     table.reshape(&[6 * k.max(n)])?.slice_rows(0, 6 * channels)?.reshape(&[1, 1, 6, channels])?;
                 if epilogue == Epilogue::Residual {
                     let x = values(&[m, n])?;
-                    return Ok(Box::new(move || {
+                    return Ok(Prepared::new(&[&x.clone()], move || {
                         let gate = Gate { modulation: Modulation { table: &table, frame_mask: None, rows }, chunk: 2 };
                         linear_residual(&a, &w, Some(&bias), Some(&gate), &x, None)
                     }));
                 }
                 let out = empty(&[m, n])?;
                 let activation = if epilogue == Epilogue::Gelu { Activation::GeluTanh } else { Activation::None };
-                Box::new(move || {
+                Prepared::new(&[&out.clone()], move || {
                     let modulation = Modulation { table: &table, frame_mask: None, rows };
                     let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });
                     linear(&a, &w, Some(&bias), modulation.as_ref(), activation, &out)
@@ -393,11 +403,13 @@ impl Case {
                     let (q, kv) =
                         (values(&[dims.rows(), heads, head_dim])?, values(&[batch * text, 2, heads, head_dim])?);
                     let lengths = Tensor::from_slice(device, &[batch], &vec![text as i32; batch])?;
-                    return Ok(Box::new(move || attention::cross(&q, &kv, &lengths, &dims, &out)));
+                    return Ok(Prepared::new(&[&out.clone()], move || {
+                        attention::cross(&q, &kv, &lengths, &dims, &out)
+                    }));
                 }
                 let qkv = values(&[dims.rows(), 3, heads, head_dim])?;
                 let (q, k, rope) = (values(&[head_dim])?, values(&[head_dim])?, floats(&[frames, head_dim / 2, 2])?);
-                Box::new(move || {
+                Prepared::new(&[&out.clone()], move || {
                     let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
                     match kind {
                         AttentionKind::Temporal => attention::temporal(&qkv, &dims, norm, Some(&rope), &out),
@@ -410,7 +422,12 @@ impl Case {
                 let (a, b) = (values(&shape)?, values(&shape)?);
                 let buffers = ProbeBuffers::new(device, batch, strides)?;
                 let strides: Vec<usize> = (1..=strides).collect();
-                Box::new(move || match kind {
+                let outputs = match kind {
+                    ResidualKind::Probe => vec![b.clone(), buffers.sums().clone()],
+                    ResidualKind::Fold => vec![b.clone()],
+                    ResidualKind::Unfold => vec![a.clone()],
+                };
+                Prepared::new(&outputs.iter().collect::<Vec<_>>(), move || match kind {
                     ResidualKind::Probe => residual::probe(&a, &b, false, &strides, &buffers).map(drop),
                     ResidualKind::Fold => residual::fold(&a, &b, &b),
                     ResidualKind::Unfold => residual::unfold(&a, &b, &a),
@@ -420,7 +437,8 @@ impl Case {
                 let (x, stats) = (values(&[rows, channels])?, floats(&[rows, 2])?);
                 let (table, out) = (floats(&[1, 1, 2, channels])?, empty(&[rows, channels])?);
                 let rows = RowMap { frames: 1, rows_per_frame: rows };
-                Box::new(move || match kind {
+                let written = if kind == NormKind::RowStats { stats.clone() } else { out.clone() };
+                Prepared::new(&[&written], move || match kind {
                     NormKind::RowStats => norm::row_stats(&x, 1e-6, &stats),
                     NormKind::Modulate => {
                         let modulation = Modulation { table: &table, frame_mask: None, rows };
@@ -431,9 +449,10 @@ impl Case {
             Case::Sampler(SamplerShape { videos, channels, frames, height, width }) => {
                 let z = floats(&[videos, channels, frames, height, width])?;
                 let prediction = floats(&[2 * videos, 2 * channels, frames, height, width])?;
-                // A step of nothing, so that many of them stay finite.
-                let step = sampler::Step { cfg_scale: Some(7.0), dt: 0.0, frame_mask: None, x0: None };
-                Box::new(move || sampler::step(&z, &prediction, &step))
+                // Short, so that many of them stay finite.
+                let step =
+                    sampler::Step { cfg_scale: Some(7.0), dt: sampler::Delta::Value(1e-3), frame_mask: None, x0: None };
+                Prepared::new(&[&z.clone()], move || sampler::step(&z, &prediction, &step))
             }
         })
     }

@@ -3,6 +3,8 @@
 //! Where paper and code differ the code is followed: there is one global rate; the first, the last but one and the last step
 //! are always computed and, like every computed step, restart the count; all norms run over the whole guidance batch.
 
+use crate::ops::decide::{DecisionRule, Distance, MotionRule};
+
 use super::{AdaCacheConfig, Decision, Measurement, Metric, MotionRegularization, Plan, Policy, ProbePoint, Probes};
 
 /// The AdaCache policy of one generation. State starts fresh with every generation.
@@ -51,7 +53,7 @@ impl AdaCache {
     fn motion(&mut self, moreg: &MotionRegularization, step: usize, probe: usize, m: &Measurement) -> (f64, f64) {
         let [scale, exponent, divisor] = moreg.hyper;
         let factor = if (moreg.steps.0..=moreg.steps.1).contains(&step) {
-            (m.motion_score() / scale).powf(exponent) / divisor
+            power(m.motion_score() / scale, exponent) / divisor
         } else {
             1.0
         };
@@ -59,6 +61,28 @@ impl AdaCache {
         self.motion_previous[probe] = factor;
         (factor + gradient.abs(), gradient)
     }
+}
+
+/// The largest exponent that is multiplied out.
+const MOST_MULTIPLIED: f64 = 64.0;
+
+/// The exponent as a whole number, where it is a small one.
+fn whole(exponent: f64) -> Option<u32> {
+    ((0.0..=MOST_MULTIPLIED).contains(&exponent) && exponent.fract() == 0.0).then_some(exponent as u32)
+}
+
+/// `x^exponent`; whole exponents are multiplied out as `power` in `kernels/decide.cu` does, so that both give the same bits.
+fn power(mut x: f64, exponent: f64) -> f64 {
+    let Some(mut n) = whole(exponent) else { return x.powf(exponent) };
+    let mut y = 1.0;
+    while n > 0 {
+        if n & 1 == 1 {
+            y *= x;
+        }
+        x *= x;
+        n >>= 1;
+    }
+    y
 }
 
 impl Policy for AdaCache {
@@ -96,6 +120,30 @@ impl Policy for AdaCache {
         let distance = self.mean * motion;
         self.rate = self.config.codebook.rate(distance);
         Decision { step, distance, motion, motion_gradient, rate: self.rate }
+    }
+
+    fn device_rule(&self) -> Option<DecisionRule> {
+        let motion = match &self.config.moreg {
+            None => None,
+            Some(MotionRegularization { steps, hyper: [scale, exponent, divisor], gradient, .. }) => Some(MotionRule {
+                steps: *steps,
+                scale: *scale,
+                // Other powers differ between libraries in the last bit: they are decided on the host.
+                exponent: whole(*exponent)?,
+                divisor: *divisor,
+                gradient: *gradient,
+            }),
+        };
+        let distance = match self.config.metric {
+            Metric::L1 => Distance::L1,
+            Metric::L2 => Distance::L2,
+            Metric::Cosine => Distance::Cosine,
+        };
+        Some(DecisionRule { distance, codebook: self.config.codebook.entries().to_vec(), motion })
+    }
+
+    fn adopt(&mut self, _probe: usize, decision: &Decision) {
+        self.rate = decision.rate;
     }
 }
 

@@ -13,9 +13,11 @@ pub use adacache::{AdaCache, ComputeAll};
 pub use config::{
     AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, Presets, ResidualKind,
 };
-pub use store::{PendingMeasurements, ResidualStore};
+pub use store::{PendingMeasurements, ResidualStore, StoreOptions};
 
 use serde::{Deserialize, Serialize};
+
+use crate::ops::decide::DecisionRule;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,4 +172,10 @@ pub trait Policy: Send {
     fn reuses(&self) -> bool;
     /// Takes the measurement of probe point `probe` at the computed step `step`.
     fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Decision;
+    /// The rule by which the device can decide in this policy's place, before its first step; `None`: it cannot.
+    fn device_rule(&self) -> Option<DecisionRule> {
+        None
+    }
+    /// Takes over a decision that the device took by [`Policy::device_rule`], in place of [`Policy::observe`].
+    fn adopt(&mut self, _probe: usize, _decision: &Decision) {}
 }

@@ -6,6 +6,7 @@ use super::{
     ptx_version,
 };
 use cudarc::driver::{CudaContext, DriverError, result, sys};
+use std::cell::Cell;
 use std::ffi::{CString, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -168,7 +169,17 @@ fn text_of(error: DriverError) -> String {
     error.error_string().map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy().into_owned())
 }
 
+thread_local! {
+    /// The stream into which this thread submits the work of a graph.
+    static CAPTURING: Cell<Option<sys::CUstream>> = const { Cell::new(None) };
+}
+
 impl Shared {
+    /// Where work goes: the one stream, or the graph that this thread is making.
+    fn target(&self) -> sys::CUstream {
+        CAPTURING.get().unwrap_or(self.stream.0)
+    }
+
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("cuCtxSetCurrent"))
     }
@@ -259,10 +270,29 @@ impl Drop for Event {
     }
 }
 
+/// An instantiated graph.
+struct Executable {
+    shared: Arc<Shared>,
+    graph: sys::CUgraphExec,
+}
+// SAFETY: as for `Stream`.
+unsafe impl Send for Executable {}
+// SAFETY: as for `Stream`.
+unsafe impl Sync for Executable {}
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        if self.shared.context.bind_to_thread().is_ok() {
+            // SAFETY: made by us, destroyed once; the driver keeps it while it runs.
+            let _ = unsafe { result::graph::exec_destroy(self.graph) };
+        }
+    }
+}
+
 macro_rules! owned {
     ($($type:ty),*) => { $(impl Owned for $type { fn shared(&self) -> &Shared { &self.shared } })* };
 }
-owned!(Module, Function, Event);
+owned!(Module, Function, Event, Executable);
 
 /// Page-locked host memory.
 struct Pinned {
@@ -367,14 +397,14 @@ impl Backend for CudaBackend {
     fn copy(&self, dst: u64, src: u64, bytes: usize) -> Result<()> {
         self.0.bind()?;
         // SAFETY: both ranges lie in allocations and do not overlap.
-        unsafe { result::memcpy_dtod_async(dst, src, bytes, self.0.stream.0) }
+        unsafe { result::memcpy_dtod_async(dst, src, bytes, self.0.target()) }
             .map_err(self.0.failed("cuMemcpyDtoDAsync"))
     }
 
     fn fill(&self, dst: u64, byte: u8, bytes: usize) -> Result<()> {
         self.0.bind()?;
         // SAFETY: the range lies in one allocation.
-        unsafe { result::memset_d8_async(dst, byte, bytes, self.0.stream.0) }.map_err(self.0.failed("cuMemsetD8Async"))
+        unsafe { result::memset_d8_async(dst, byte, bytes, self.0.target()) }.map_err(self.0.failed("cuMemsetD8Async"))
     }
 
     fn load(&self, name: &str, ptx: &str) -> Result<Handle> {
@@ -450,7 +480,7 @@ impl Backend for CudaBackend {
         // SAFETY: the function is loaded in this context; `params` has the size of its parameter block (checked by the caller)
         // and is copied during the call.
         let queued = unsafe {
-            let (f, stream) = (function.function, shared.stream.0);
+            let (f, stream) = (function.function, shared.target());
             let none = std::ptr::null_mut();
             sys::cuLaunchKernel(f, gx, gy, gz, bx, by, bz, launch.shared as c_uint, stream, none, extra.as_mut_ptr())
         };
@@ -514,6 +544,49 @@ impl Backend for CudaBackend {
     fn synchronize(&self) -> Result<()> {
         self.0.bind()?;
         self.wait_for_stream()
+    }
+
+    fn instantiate(&self, submit: &dyn Fn() -> Result<()>) -> Result<Option<Handle>> {
+        let shared = &self.0;
+        shared.bind()?;
+        // A stream of its own: other threads go on using the device's.
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(shared.failed("cuStreamCreate"))?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream was just made; the capture is ended also after a failure, and the stream destroyed once.
+        let (submitted, captured) = unsafe {
+            let submitted = match result::stream::begin_capture(stream, mode) {
+                Ok(()) => {
+                    CAPTURING.set(Some(stream));
+                    let submitted = submit();
+                    CAPTURING.set(None);
+                    submitted
+                }
+                Err(error) => Err(shared.failed("cuStreamBeginCapture")(error)),
+            };
+            let captured = result::stream::end_capture(stream);
+            let _ = result::stream::destroy(stream);
+            (submitted, captured)
+        };
+        submitted?;
+        let graph = captured.map_err(shared.failed("cuStreamEndCapture"))?;
+        // SAFETY: the graph was just captured, and is destroyed once.
+        let executable = unsafe {
+            let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            made.map_err(shared.failed("cuGraphInstantiate"))?
+        };
+        let executable = Executable { shared: shared.clone(), graph: executable };
+        // SAFETY: both live. The first launch would upload it otherwise.
+        unsafe { result::graph::upload(executable.graph, shared.stream.0) }.map_err(shared.failed("cuGraphUpload"))?;
+        Ok(Some(Arc::new(executable)))
+    }
+
+    fn replay(&self, graph: &Handle) -> Result<()> {
+        let graph = self.0.own::<Executable>(graph)?;
+        self.0.bind()?;
+        // SAFETY: graph and stream live.
+        unsafe { result::graph::launch(graph.graph, self.0.stream.0) }.map_err(self.0.failed("cuGraphLaunch"))
     }
 
     fn memory(&self) -> Result<MemoryInfo> {

@@ -51,6 +51,12 @@ pub enum DeviceError {
         /// The oldest driver branch that has it.
         needed: String,
     },
+    /// Something that is no part of a graph, while one is being recorded.
+    #[error("{call} cannot be recorded into a graph")]
+    Recording {
+        /// What was asked for.
+        call: &'static str,
+    },
     /// A module that does not load.
     #[error("cannot load {module}.ptx: {reason}")]
     Load {

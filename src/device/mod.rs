@@ -19,11 +19,13 @@
 mod cuda;
 mod dry;
 mod error;
+mod graph;
 mod module;
 mod vm;
 
 pub use dry::DryConfig;
 pub use error::DeviceError;
+pub use graph::Graph;
 pub use module::Module;
 pub use ptx_vm::{LaunchStats, VmConfig};
 
@@ -66,6 +68,14 @@ trait Backend: Send + Sync {
     fn read_async(&self, src: u64, bytes: usize) -> Result<Box<dyn Read>>;
     fn synchronize(&self) -> Result<()>;
     fn memory(&self) -> Result<MemoryInfo>;
+    /// Makes a graph of what `submit` queues, which is queued into the graph alone; `None` where the backend has no graphs.
+    fn instantiate(&self, _submit: &dyn Fn() -> Result<()>) -> Result<Option<Handle>> {
+        Ok(None)
+    }
+    /// Queues a graph of [`Backend::instantiate`].
+    fn replay(&self, _graph: &Handle) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A read-back under way.
@@ -274,6 +284,7 @@ impl Device {
     /// # Errors
     /// [`DeviceError::OutOfMemory`] with what was asked and what was free.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.not_recording("an allocation")?;
         // A null pointer switches features of kernels off, so that even an empty allocation needs an address.
         let ptr = self.0.backend.alloc(bytes.max(1))?;
         let now = self.0.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -309,6 +320,7 @@ impl Device {
     /// # Errors
     /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
     pub fn upload(&self, dst: &Memory, offset: usize, src: &[u8]) -> Result<()> {
+        self.not_recording("an upload")?;
         let dst = self.address(dst, offset, src.len())?;
         if src.is_empty() { Ok(()) } else { self.observed("upload", 0, src.len(), || self.0.backend.upload(dst, src)) }
     }
@@ -318,6 +330,7 @@ impl Device {
     /// # Errors
     /// As [`Device::upload`].
     pub fn download(&self, src: &Memory, offset: usize, dst: &mut [u8]) -> Result<()> {
+        self.not_recording("a download")?;
         let src = self.address(src, offset, dst.len())?;
         let bytes = dst.len();
         if bytes == 0 { Ok(()) } else { self.observed("download", bytes, 0, || self.0.backend.download(src, dst)) }
@@ -335,6 +348,9 @@ impl Device {
         if dst.abs_diff(src) < bytes as u64 {
             return Err(DeviceError::Overlap { dst, src, bytes });
         }
+        if self.recorded(|| graph::Command::Copy { dst, src, bytes }) {
+            return Ok(());
+        }
         self.observed("copy", bytes, bytes, || self.0.backend.copy(dst, src, bytes))
     }
 
@@ -345,7 +361,10 @@ impl Device {
     pub fn fill(&self, dst: &Memory, range: Range<usize>, byte: u8) -> Result<()> {
         let bytes = range.end.saturating_sub(range.start);
         let dst = self.address(dst, range.start, bytes)?;
-        if bytes == 0 { Ok(()) } else { self.observed("fill", 0, bytes, || self.0.backend.fill(dst, byte, bytes)) }
+        if bytes == 0 || self.recorded(|| graph::Command::Fill { dst, byte, bytes }) {
+            return Ok(());
+        }
+        self.observed("fill", 0, bytes, || self.0.backend.fill(dst, byte, bytes))
     }
 
     /// Runs a memory operation, seen by the observer if there is one.
@@ -471,12 +490,23 @@ impl Device {
         if [grid[1], grid[2]].iter().any(|&n| n > 65535) {
             return Err(DeviceError::launch(&launch, &self.0.info.id, "grid y and z can be 65535 at most"));
         }
+        let command =
+            || graph::Command::Launch { kernel: kernel.clone(), grid, block, shared, work, params: params.into() };
+        if self.recorded(command) {
+            return Ok(());
+        }
+        self.submit(kernel, &launch, params)
+    }
+
+    /// Queues a launch whose arguments were checked, seen by the observer if there is one.
+    fn submit(&self, kernel: &Kernel, launch: &Launch<'_>, params: &[u8]) -> Result<()> {
+        let handle = &kernel.0.handle;
         let Some(observer) = self.observer() else {
-            return self.0.backend.launch(&inner.handle, &launch, params).map(drop);
+            return self.0.backend.launch(handle, launch, params).map(drop);
         };
         let start = self.record()?;
-        let stats = self.0.backend.launch(&inner.handle, &launch, params)?;
-        observer.launched(&launch, start, self.record()?, stats);
+        let stats = self.0.backend.launch(handle, launch, params)?;
+        observer.launched(launch, start, self.record()?, stats);
         Ok(())
     }
 
@@ -502,6 +532,7 @@ impl Device {
     /// # Errors
     /// As [`Device::upload`].
     pub fn read_async(&self, src: &Memory, offset: usize, bytes: usize) -> Result<PendingRead> {
+        self.not_recording("a read-back")?;
         let src = self.address(src, offset, bytes)?;
         Ok(PendingRead { read: self.0.backend.read_async(src, bytes)?, _device: self.clone() })
     }

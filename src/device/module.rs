@@ -35,6 +35,10 @@ modules! {
     Embed = "embed",
     /// Guidance and the step update.
     Sampler = "sampler",
+    /// The scalars of a step, and AdaCache's decision.
+    Decide = "decide",
+    /// Kept residuals in 8 bits.
+    Pack = "pack",
     /// The decoder of the sprites model.
     Decode = "decode",
 }

@@ -1,12 +1,13 @@
 //! Diffusion transformers: configuration, weights and the forward. A model never decides what to skip; it offers the pieces of
-//! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::finish`]) and the sampler puts them together.
+//! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::leave`], [`StDiT3::finish`]) and the sampler puts them together.
 
+mod arena;
 mod config;
 mod stdit3;
 mod weights;
 
 pub use config::StDiT3Config;
-pub use stdit3::{Caption, Flops, Geometry, StDiT3, Trace, Workspace};
+pub use stdit3::{Caption, Flops, Geometry, ResidualRoom, StDiT3, Trace, Workspace};
 pub use weights::Weights;
 
 use crate::device::DeviceError;

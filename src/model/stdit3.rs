@@ -4,6 +4,9 @@
 //! Hidden states are `[batch, frames, tokens, channels]`. With guidance the batch is [conditional…, unconditional…]. Every
 //! piece runs on the device; the host only orders launches.
 
+use std::ops::RangeInclusive;
+
+use super::arena::{ALWAYS, Layout, Stage};
 use super::{ModelError, StDiT3Config, Weights};
 use crate::cache::{ProbePoint, ResidualStore, Site, Stack};
 use crate::device::Device;
@@ -168,20 +171,27 @@ pub struct Caption {
 /// Hidden states after named stages, recorded for parity tests.
 pub type Trace = Vec<(String, Vec<f32>)>;
 
-/// All device memory a generation's forwards use, allocated at once.
+/// All device memory a generation's forwards use, in one allocation: what never lives at the same time shares its bytes.
 pub struct Workspace {
     geometry: Geometry,
     dims: VideoDims,
     tokens: [usize; 3],
     variants: usize,
+    bytes: usize,
     /// `[batch, frames, tokens, C]`
     x: Tensor,
-    /// Attention output `[rows, C]`.
+    qkv: Tensor,
+    /// Output of the self-attention, of the cross-attention, and the normalised input of the final layer: `[rows, C]`.
     attended: Tensor,
-    /// qkv, the cross-attention's q, or the MLP's hidden state.
-    wide: Tensor,
-    /// A residual on its way to its probe.
-    fresh: Option<Tensor>,
+    crossed: Tensor,
+    normed: Tensor,
+    /// The cross-attention's q.
+    q: Tensor,
+    /// The MLP's hidden state.
+    hidden: Tensor,
+    residual: Option<ResidualBuffers>,
+    /// The embedding made once more, where the fold is kept packed.
+    embedded: Option<Tensor>,
     stats: Tensor,
     patches: Tensor,
     /// Modulated input of the final layer, and its output.
@@ -200,6 +210,24 @@ pub struct Workspace {
     frame_mask: Option<Tensor>,
 }
 
+/// What probes need beside the forward's own activations.
+#[derive(Clone)]
+struct ResidualBuffers {
+    /// A residual on its way to its probe.
+    fresh: Tensor,
+    /// Where a residual that is kept packed is unpacked for its probe.
+    unpacked: Option<Tensor>,
+}
+
+/// What a workspace has room for beside the forward itself.
+#[derive(Clone, Debug, Default)]
+pub struct ResidualRoom {
+    /// The residuals that are measured.
+    pub probes: Vec<ProbePoint>,
+    /// Whether residuals are kept packed.
+    pub packed: bool,
+}
+
 impl Workspace {
     /// The hidden state `[batch, frames, tokens, C]`.
     pub fn x(&self) -> &Tensor {
@@ -216,9 +244,19 @@ impl Workspace {
         &self.prediction
     }
 
-    /// The first `rows × width` elements of the wide buffer.
-    fn wide(&self, rows: usize, width: usize) -> Result<Tensor, ModelError> {
-        Ok(self.wide.slice_rows(0, rows * width)?.reshape(&[rows, width])?)
+    /// `[batch · variants]` f32: the times that [`StDiT3::embed_time`] embeds, those of one sample side by side.
+    pub fn time(&self) -> &Tensor {
+        &self.time
+    }
+
+    /// Times of one sample: the step's, and with a frame mask time 0.
+    pub fn variants(&self) -> usize {
+        self.variants
+    }
+
+    /// Bytes of its allocation: the most that a step needs at a time.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The modulation `[batch, variants, chunks, C]` of block `index` in execution order.
@@ -320,10 +358,8 @@ impl StDiT3 {
         [geometry.batch(), t, h * w, self.config.hidden_size]
     }
 
-    /// Allocates a generation's memory and fills what does not change from step to step.
-    ///
-    /// `keeps_residuals` reserves room for a residual on its way to a probe.
-    pub fn workspace(&self, geometry: Geometry, keeps_residuals: bool) -> Result<Workspace, ModelError> {
+    /// Allocates a generation's memory and fills what does not change from step to step; `room` for residuals and their probes.
+    pub fn workspace(&self, geometry: Geometry, room: &ResidualRoom) -> Result<Workspace, ModelError> {
         let Geometry { videos, frames, height, width, .. } = geometry;
         let sizes = [("videos", videos), ("latent frames", frames), ("latent height", height), ("latent width", width)];
         for (name, size) in sizes {
@@ -350,33 +386,77 @@ impl StDiT3 {
         }
         let variants = if geometry.frame_masked { 2 } else { 1 };
         let conditions = batch * variants;
-        let f32s = |shape: &[usize]| Tensor::empty(&self.device, shape, DType::F32);
-        let activations = |shape: &[usize]| Tensor::empty(&self.device, shape, self.dtype);
         let out = self.config.out_channels();
+        let (patch, hidden, half) = (self.config.patch_volume(), self.config.mlp_hidden(), self.config.head_dim() / 2);
+        let (d, f) = (self.dtype, DType::F32);
+        let mut layout = Layout::default();
+        let x = layout.add(&[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
+        let qkv = layout.add(&[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
+        let attended = layout.add(&[rows, c], d, Stage::Attention..=Stage::Proj)?;
+        let q = layout.add(&[rows, c], d, Stage::CrossQ..=Stage::Cross)?;
+        let crossed = layout.add(&[rows, c], d, Stage::Cross..=Stage::CrossProj)?;
+        let mlp = layout.add(&[rows, hidden], d, Stage::Fc1..=Stage::Fc2)?;
+        let normed_rows = if geometry.frame_masked { rows } else { 0 };
+        let normed = layout.add(&[normed_rows, c], d, Stage::Final..=Stage::Final)?;
+        let stats = layout.add(&[rows, 2], f, Stage::Qkv..=Stage::Final)?;
+        // A packed fold is made of the embedding once more, when the blocks are done.
+        let embed_again = if room.packed { Stage::Leave } else { Stage::Embed };
+        let patches = layout.add(&[rows, self.config.in_channels * patch], d, Stage::Embed..=embed_again)?;
+        let final_tokens = layout.add(&[rows, out * patch], d, Stage::Final..=Stage::Unpatchify)?;
+        let prediction = layout.add(&[batch, out, frames, height, width], f, Stage::Unpatchify..=Stage::Update)?;
+        let position = layout.add(&[h * w, c], f, ALWAYS)?;
+        let rope = layout.add(&[t, half, 2], f, ALWAYS)?;
+        let time = layout.add(&[conditions], f, Stage::Time..=Stage::Time)?;
+        let sinusoid = layout.add(&[conditions, FREQUENCY_DIM], f, Stage::Time..=Stage::Time)?;
+        let embed_hidden = layout.add(&[conditions, c], f, Stage::Time..=Stage::Time)?;
+        let fps_embed = layout.add(&[conditions, c], f, ALWAYS)?;
+        let time_embed = layout.add(&[conditions, c], f, Stage::Time..=Stage::Modulation)?;
+        let time_chunks = layout.add(&[conditions, BLOCK_CHUNKS, c], f, Stage::Modulation..=Stage::Modulation)?;
+        let modulation = [2 * self.config.depth, batch, variants, BLOCK_CHUNKS, c];
+        let block_modulation = layout.add(&modulation, f, Stage::Modulation..=Stage::Fc2)?;
+        let final_modulation = layout.add(&[batch, variants, FINAL_CHUNKS, c], f, Stage::Time..=Stage::Final)?;
+        let mask = if geometry.frame_masked { Some(layout.add(&[batch, t], DType::U8, ALWAYS)?) } else { None };
+        let residual_shape = [batch, t, h * w, c];
+        let residual = match probed_stages(&room.probes) {
+            Some(life) => {
+                let mut buffer = || layout.add(&residual_shape, d, life.clone());
+                Some((buffer()?, if room.packed { Some(buffer()?) } else { None }))
+            }
+            None => None,
+        };
+        let embedded =
+            if room.packed { Some(layout.add(&residual_shape, d, Stage::Leave..=Stage::Leave)?) } else { None };
+        let arena = layout.allocate(&self.device)?;
+        let residual = residual.map(|(fresh, unpacked)| {
+            let unpacked = unpacked.map(|slot| arena.tensor(slot)).transpose()?;
+            Ok::<_, ModelError>(ResidualBuffers { fresh: arena.tensor(fresh)?, unpacked })
+        });
         let ws = Workspace {
-            x: activations(&[batch, t, h * w, c])?,
-            attended: activations(&[rows, c])?,
-            wide: activations(&[rows * (3 * c).max(self.config.mlp_hidden())])?,
-            fresh: if keeps_residuals { Some(activations(&[batch, t, h * w, c])?) } else { None },
-            stats: f32s(&[rows, 2])?,
-            patches: activations(&[rows, self.config.in_channels * self.config.patch_volume()])?,
-            final_tokens: activations(&[rows, out * self.config.patch_volume()])?,
-            prediction: f32s(&[batch, out, frames, height, width])?,
-            position: f32s(&[h * w, c])?,
-            rope: f32s(&[t, self.config.head_dim() / 2, 2])?,
-            time: f32s(&[conditions])?,
-            sinusoid: f32s(&[conditions, FREQUENCY_DIM])?,
-            embed_hidden: f32s(&[conditions, c])?,
-            fps_embed: f32s(&[conditions, c])?,
-            time_embed: f32s(&[conditions, c])?,
-            time_chunks: f32s(&[conditions, BLOCK_CHUNKS, c])?,
-            block_modulation: f32s(&[2 * self.config.depth, batch, variants, BLOCK_CHUNKS, c])?,
-            final_modulation: f32s(&[batch, variants, FINAL_CHUNKS, c])?,
-            frame_mask: if geometry.frame_masked {
-                Some(Tensor::empty(&self.device, &[batch, t], DType::U8)?)
-            } else {
-                None
-            },
+            bytes: arena.bytes(),
+            x: arena.tensor(x)?,
+            qkv: arena.tensor(qkv)?,
+            attended: arena.tensor(attended)?,
+            crossed: arena.tensor(crossed)?,
+            normed: arena.tensor(normed)?,
+            q: arena.tensor(q)?,
+            hidden: arena.tensor(mlp)?,
+            residual: residual.transpose()?,
+            embedded: embedded.map(|slot| arena.tensor(slot)).transpose()?,
+            stats: arena.tensor(stats)?,
+            patches: arena.tensor(patches)?,
+            final_tokens: arena.tensor(final_tokens)?,
+            prediction: arena.tensor(prediction)?,
+            position: arena.tensor(position)?,
+            rope: arena.tensor(rope)?,
+            time: arena.tensor(time)?,
+            sinusoid: arena.tensor(sinusoid)?,
+            embed_hidden: arena.tensor(embed_hidden)?,
+            fps_embed: arena.tensor(fps_embed)?,
+            time_embed: arena.tensor(time_embed)?,
+            time_chunks: arena.tensor(time_chunks)?,
+            block_modulation: arena.tensor(block_modulation)?,
+            final_modulation: arena.tensor(final_modulation)?,
+            frame_mask: mask.map(|slot| arena.tensor(slot)).transpose()?,
             geometry,
             dims,
             tokens,
@@ -467,24 +547,32 @@ impl StDiT3 {
         if timesteps.len() != batch || timesteps.iter().any(|t| !t.is_finite()) {
             return Err(ModelError::Input(format!("timesteps {timesteps:?}: expected {batch} finite numbers")));
         }
-        match (&ws.frame_mask, frame_mask) {
-            (Some(tensor), Some(mask)) if mask.len() == tensor.elements() => {
-                tensor.write_slice(&mask.iter().map(|m| *m as u8).collect::<Vec<u8>>())?;
-            }
-            (None, None) => {}
-            (tensor, mask) => {
-                return Err(ModelError::Input(format!(
-                    "the frame mask has {} entries, expected {}",
-                    mask.map_or(0, <[bool]>::len),
-                    tensor.as_ref().map_or(0, Tensor::elements)
-                )));
-            }
-        }
+        self.set_frame_mask(ws, frame_mask)?;
         // Variant 0 is the step's time, variant 1 (frames held at their clean value) time 0.
         let times: Vec<f32> = timesteps.iter().flat_map(|t| [*t, 0.0].into_iter().take(ws.variants)).collect();
         ws.time.write_slice(&times)?;
+        self.embed_time(ws)
+    }
+
+    /// Sets which frames of a frame-masked geometry move (`[batch, frames]`); there is none for another.
+    pub fn set_frame_mask(&self, ws: &Workspace, frame_mask: Option<&[bool]>) -> Result<(), ModelError> {
+        match (&ws.frame_mask, frame_mask) {
+            (Some(tensor), Some(mask)) if mask.len() == tensor.elements() => {
+                Ok(tensor.write_slice(&mask.iter().map(|m| *m as u8).collect::<Vec<u8>>())?)
+            }
+            (None, None) => Ok(()),
+            (tensor, mask) => Err(ModelError::Input(format!(
+                "the frame mask has {} entries, expected {}",
+                mask.map_or(0, <[bool]>::len),
+                tensor.as_ref().map_or(0, Tensor::elements)
+            ))),
+        }
+    }
+
+    /// Embeds the times in [`Workspace::time`], and makes the final layer's modulation of them.
+    pub fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError> {
         self.embed_scalar(ws, &self.time_mlp, Some(&ws.fps_embed), &ws.time_embed)?;
-        let conditions = batch * ws.variants;
+        let conditions = ws.dims.batch * ws.variants;
         let c = self.config.hidden_size;
         let time = ws.time_embed.reshape(&[conditions, 1, c])?;
         let final_modulation = ws.final_modulation.reshape(&[1, conditions, FINAL_CHUNKS, c])?;
@@ -507,12 +595,18 @@ impl StDiT3 {
     /// `x = patches(z) + position`: the embedding of latents `z` `[videos, channels, frames, height, width]` f32. With guidance
     /// both halves of the batch share `z`.
     pub fn embed(&self, ws: &Workspace, z: &Tensor) -> Result<(), ModelError> {
-        self.embed_traced(ws, z, None)
+        self.embed_traced(ws, z, &ws.x, None)
     }
 
-    fn embed_traced(&self, ws: &Workspace, z: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError> {
+    fn embed_traced(
+        &self,
+        ws: &Workspace,
+        z: &Tensor,
+        x: &Tensor,
+        trace: Option<&mut Trace>,
+    ) -> Result<(), ModelError> {
         ops::embed::patchify(z, self.config.patch_size, ws.dims.batch, ws.tokens, &ws.patches)?;
-        let x = self.rows(ws, &ws.x)?;
+        let x = self.rows(ws, x)?;
         let Linear { weight, bias } = &self.patch_embed;
         ops::linear::linear(&ws.patches, weight, Some(bias), None, Activation::None, &x)?;
         if let Some(trace) = trace {
@@ -520,6 +614,16 @@ impl StDiT3 {
         }
         ops::embed::position_add(&x, &ws.position)?;
         Ok(())
+    }
+
+    /// After [`StDiT3::blocks`], while `z` is still what was embedded: folds the blocks' residuals into `residuals`.
+    pub fn leave(&self, ws: &Workspace, z: &Tensor, residuals: &mut ResidualStore) -> Result<(), ModelError> {
+        // Without a copy of the embedding it is made once more.
+        let embedding = ws.embedded.as_ref().filter(|_| residuals.needs_embedding());
+        if let Some(embedding) = embedding {
+            self.embed_traced(ws, z, embedding, None)?;
+        }
+        Ok(residuals.leave(&ws.x, embedding)?)
     }
 
     /// A view of hidden states as `[rows, C]`.
@@ -570,24 +674,23 @@ impl StDiT3 {
         stack: Stack,
         residuals: Option<&mut ResidualStore>,
     ) -> Result<(), ModelError> {
-        let (c, rows) = (self.config.hidden_size, ws.stats.shape()[0]);
+        let rows = ws.stats.shape()[0];
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
         let x = self.rows(ws, &ws.x)?;
         let table = ws.block_modulation_of(index)?;
         let modulation = ws.modulation(&table);
         ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
-        let qkv = ws.wide(rows, 3 * c)?;
         let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
         let Linear { weight, bias } = &block.qkv;
-        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &qkv)?;
-        let qkv = qkv.reshape(&[rows, 3, heads, d])?;
+        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::None, &ws.qkv)?;
+        let qkv = ws.qkv.reshape(&[rows, 3, heads, d])?;
         let norm = block.qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps: NORM_EPS });
         match stack {
             Stack::Spatial => ops::attention::spatial(&qkv, &ws.dims, norm, None, &ws.attended)?,
             Stack::Temporal => ops::attention::temporal(&qkv, &ws.dims, norm, Some(&ws.rope), &ws.attended)?,
         }
         let probe = probe_at(&residuals, index, stack, Site::Attention);
-        let fresh = probe.and(ws.fresh.as_ref());
+        let buffers = probe.and(ws.residual.as_ref());
         let gate = Gate { modulation, chunk: GATE_ATTN };
         let Linear { weight, bias } = &block.proj;
         ops::linear::linear_residual(
@@ -596,9 +699,9 @@ impl StDiT3 {
             Some(bias),
             Some(&gate),
             &x,
-            fresh.map(|f| self.rows(ws, f)).transpose()?.as_ref().map(|f| (f, false)),
+            buffers.map(|b| self.rows(ws, &b.fresh)).transpose()?.as_ref().map(|f| (f, false)),
         )?;
-        measure(residuals, probe, fresh)
+        measure(residuals, probe, buffers)
     }
 
     /// x += cross(x, caption); x += gate · MLP(LN(x)·(1+scale)+shift)
@@ -611,20 +714,19 @@ impl StDiT3 {
         caption: &Caption,
         residuals: Option<&mut ResidualStore>,
     ) -> Result<(), ModelError> {
-        let (c, rows) = (self.config.hidden_size, ws.stats.shape()[0]);
+        let rows = ws.stats.shape()[0];
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
         let probe = probe_at(&residuals, index, stack, Site::CrossMlp);
-        let fresh = probe.and(ws.fresh.as_ref());
-        let fresh_rows = fresh.map(|f| self.rows(ws, f)).transpose()?;
+        let buffers = probe.and(ws.residual.as_ref());
+        let fresh_rows = buffers.map(|b| self.rows(ws, &b.fresh)).transpose()?;
         let x = self.rows(ws, &ws.x)?;
-        let q = ws.wide(rows, c)?;
         let Linear { weight, bias } = &block.q_linear;
-        ops::linear::linear(&x, weight, Some(bias), None, Activation::None, &q)?;
-        let q = q.reshape(&[rows, heads, d])?;
-        ops::attention::cross(&q, &caption.kv[index], &caption.lengths, &ws.dims, &ws.attended)?;
+        ops::linear::linear(&x, weight, Some(bias), None, Activation::None, &ws.q)?;
+        let q = ws.q.reshape(&[rows, heads, d])?;
+        ops::attention::cross(&q, &caption.kv[index], &caption.lengths, &ws.dims, &ws.crossed)?;
         let Linear { weight, bias } = &block.cross_proj;
         ops::linear::linear_residual(
-            &ws.attended,
+            &ws.crossed,
             weight,
             Some(bias),
             None,
@@ -635,15 +737,14 @@ impl StDiT3 {
         let table = ws.block_modulation_of(index)?;
         let modulation = ws.modulation(&table);
         ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
-        let hidden = ws.wide(rows, self.config.mlp_hidden())?;
         let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
         let Linear { weight, bias } = &block.fc1;
-        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::GeluTanh, &hidden)?;
+        ops::linear::linear(&x, weight, Some(bias), Some(&modulate), Activation::GeluTanh, &ws.hidden)?;
         let gate = Gate { modulation, chunk: GATE_MLP };
         let Linear { weight, bias } = &block.fc2;
         let residual = fresh_rows.as_ref().map(|f| (f, true));
-        ops::linear::linear_residual(&hidden, weight, Some(bias), Some(&gate), &x, residual)?;
-        measure(residuals, probe, fresh)
+        ops::linear::linear_residual(&ws.hidden, weight, Some(bias), Some(&gate), &x, residual)?;
+        measure(residuals, probe, buffers)
     }
 
     /// The final layer on the hidden state (which it may overwrite): gives the prediction
@@ -655,9 +756,9 @@ impl StDiT3 {
         if ws.frame_mask.is_some() {
             // The published code modulates every frame by t first, then normalises and modulates the held frames once more.
             let (shift, scale) = (SHIFT_FINAL, SCALE_FINAL);
-            ops::norm::modulate(&x, &modulation, shift, scale, 0, false, NORM_EPS, &ws.attended)?;
-            ops::norm::modulate(&ws.attended, &modulation, shift, scale, 1, true, NORM_EPS, &ws.attended)?;
-            ops::linear::linear(&ws.attended, weight, Some(bias), None, Activation::None, &ws.final_tokens)?;
+            ops::norm::modulate(&x, &modulation, shift, scale, 0, false, NORM_EPS, &ws.normed)?;
+            ops::norm::modulate(&ws.normed, &modulation, shift, scale, 1, true, NORM_EPS, &ws.normed)?;
+            ops::linear::linear(&ws.normed, weight, Some(bias), None, Activation::None, &ws.final_tokens)?;
         } else {
             ops::norm::row_stats(&x, NORM_EPS, &ws.stats)?;
             let modulate = Modulate { stats: &ws.stats, modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
@@ -675,7 +776,7 @@ impl StDiT3 {
         caption: &Caption,
         mut trace: Option<&mut Trace>,
     ) -> Result<(), ModelError> {
-        self.embed_traced(ws, z, trace.as_deref_mut())?;
+        self.embed_traced(ws, z, &ws.x, trace.as_deref_mut())?;
         self.blocks_traced(ws, caption, None, trace)?;
         self.finish(ws)
     }
@@ -702,13 +803,22 @@ fn probe_at(residuals: &Option<&mut ResidualStore>, index: usize, stack: Stack, 
     residuals.as_ref()?.probe_at(ProbePoint { block: index / 2, stack, site })
 }
 
+/// The stages in which a probed residual is on its way; none without probes.
+fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
+    let stages = probes.iter().map(|probe| match probe.site {
+        Site::Attention => Stage::Proj..=Stage::Proj,
+        Site::CrossMlp => Stage::CrossProj..=Stage::Fc2,
+    });
+    stages.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()))
+}
+
 fn measure(
     residuals: Option<&mut ResidualStore>,
     probe: Option<usize>,
-    fresh: Option<&Tensor>,
+    buffers: Option<&ResidualBuffers>,
 ) -> Result<(), ModelError> {
-    if let (Some(store), Some(probe), Some(fresh)) = (residuals, probe, fresh) {
-        store.probe(probe, fresh)?;
+    if let (Some(store), Some(probe), Some(buffers)) = (residuals, probe, buffers) {
+        store.probe(probe, &buffers.fresh, buffers.unpacked.as_ref())?;
     }
     Ok(())
 }

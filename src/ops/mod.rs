@@ -8,11 +8,13 @@
 //! allocates nothing.
 
 pub mod attention;
+pub mod decide;
 pub mod decode;
 pub mod embed;
 pub mod linear;
 pub mod motion;
 pub mod norm;
+pub mod pack;
 /// The parameter structs and launch sizes of the kernels, made from `kernels/*.h`.
 #[allow(missing_docs, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 #[rustfmt::skip]
@@ -119,7 +121,7 @@ pub struct Modulation<'a> {
 }
 
 /// One call of an operation: checks arguments, then launches on the output's device.
-struct Op<'a> {
+pub(crate) struct Op<'a> {
     name: &'static str,
     device: &'a Device,
     work: Work,
@@ -130,7 +132,7 @@ impl<'a> Op<'a> {
         Self::on(name, output.device())
     }
 
-    fn on(name: &'static str, device: &'a Device) -> Self {
+    pub(crate) fn on(name: &'static str, device: &'a Device) -> Self {
         Self { name, device, work: Work::default() }
     }
 
@@ -217,7 +219,7 @@ impl<'a> Op<'a> {
         i32::try_from(value).map_err(|_| self.value(argument, value, format_args!("at most {}", i32::MAX)))
     }
 
-    fn value(&self, argument: &'static str, got: impl ToString, expected: impl ToString) -> OpError {
+    pub(crate) fn value(&self, argument: &'static str, got: impl ToString, expected: impl ToString) -> OpError {
         OpError::Value { op: self.name, argument, got: got.to_string(), expected: expected.to_string() }
     }
 

@@ -3,6 +3,9 @@
 pub const MAX_STRIDES: usize = 8;
 pub const PROBE_SUMS: usize = 6;
 pub const MOTION_SUMS: usize = 3;
+pub const DECIDE_L1_METRIC: usize = 0;
+pub const DECIDE_L2_METRIC: usize = 1;
+pub const DECIDE_COSINE_METRIC: usize = 2;
 pub const CHUNK_BYTES: usize = 16;
 pub const ROW_WARPS: usize = 4;
 pub const ROW_THREADS: usize = 128;
@@ -16,6 +19,10 @@ pub const SMALL_LINEAR_COLUMNS: usize = 4;
 pub const SMALL_LINEAR_THREADS: usize = 128;
 pub const DECODE_WARPS: usize = 4;
 pub const DECODE_THREADS: usize = 128;
+pub const STEP_THREADS: usize = 64;
+pub const PACK_WARPS: usize = 8;
+pub const PACK_THREADS: usize = 256;
+pub const PACK_MAX_BLOCKS: usize = 1024;
 pub const LINEAR_128_M: usize = 128;
 pub const LINEAR_128_N: usize = 144;
 pub const LINEAR_128_THREADS: usize = 192;
@@ -630,6 +637,8 @@ pub struct SamplerStepParams {
     pub x0: u64,
     /// [batch, frames], or null: all frames move
     pub frame_mask: u64,
+    /// [1]: in place of dt, or null
+    pub device_dt: u64,
     pub cfg_scale: f32,
     pub dt: f32,
     pub guided: i32,
@@ -641,20 +650,21 @@ pub struct SamplerStepParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SamplerStepParams"][::std::mem::size_of::<SamplerStepParams>() - 64usize];
+    ["Size of SamplerStepParams"][::std::mem::size_of::<SamplerStepParams>() - 72usize];
     ["Alignment of SamplerStepParams"][::std::mem::align_of::<SamplerStepParams>() - 8usize];
     ["Offset of field: SamplerStepParams::z"][::std::mem::offset_of!(SamplerStepParams, z) - 0usize];
     ["Offset of field: SamplerStepParams::v"][::std::mem::offset_of!(SamplerStepParams, v) - 8usize];
     ["Offset of field: SamplerStepParams::x0"][::std::mem::offset_of!(SamplerStepParams, x0) - 16usize];
     ["Offset of field: SamplerStepParams::frame_mask"][::std::mem::offset_of!(SamplerStepParams, frame_mask) - 24usize];
-    ["Offset of field: SamplerStepParams::cfg_scale"][::std::mem::offset_of!(SamplerStepParams, cfg_scale) - 32usize];
-    ["Offset of field: SamplerStepParams::dt"][::std::mem::offset_of!(SamplerStepParams, dt) - 36usize];
-    ["Offset of field: SamplerStepParams::guided"][::std::mem::offset_of!(SamplerStepParams, guided) - 40usize];
-    ["Offset of field: SamplerStepParams::batch"][::std::mem::offset_of!(SamplerStepParams, batch) - 44usize];
-    ["Offset of field: SamplerStepParams::channels"][::std::mem::offset_of!(SamplerStepParams, channels) - 48usize];
-    ["Offset of field: SamplerStepParams::v_channels"][::std::mem::offset_of!(SamplerStepParams, v_channels) - 52usize];
-    ["Offset of field: SamplerStepParams::frames"][::std::mem::offset_of!(SamplerStepParams, frames) - 56usize];
-    ["Offset of field: SamplerStepParams::spatial"][::std::mem::offset_of!(SamplerStepParams, spatial) - 60usize];
+    ["Offset of field: SamplerStepParams::device_dt"][::std::mem::offset_of!(SamplerStepParams, device_dt) - 32usize];
+    ["Offset of field: SamplerStepParams::cfg_scale"][::std::mem::offset_of!(SamplerStepParams, cfg_scale) - 40usize];
+    ["Offset of field: SamplerStepParams::dt"][::std::mem::offset_of!(SamplerStepParams, dt) - 44usize];
+    ["Offset of field: SamplerStepParams::guided"][::std::mem::offset_of!(SamplerStepParams, guided) - 48usize];
+    ["Offset of field: SamplerStepParams::batch"][::std::mem::offset_of!(SamplerStepParams, batch) - 52usize];
+    ["Offset of field: SamplerStepParams::channels"][::std::mem::offset_of!(SamplerStepParams, channels) - 56usize];
+    ["Offset of field: SamplerStepParams::v_channels"][::std::mem::offset_of!(SamplerStepParams, v_channels) - 60usize];
+    ["Offset of field: SamplerStepParams::frames"][::std::mem::offset_of!(SamplerStepParams, frames) - 64usize];
+    ["Offset of field: SamplerStepParams::spatial"][::std::mem::offset_of!(SamplerStepParams, spatial) - 68usize];
 };
 /// Frames whose select is 1: z = (1-t)*x0 + t*noise, t in [0,1]. Entry sampler_noise.
 #[repr(C)]
@@ -724,4 +734,179 @@ const _: () = {
     ["Offset of field: PatchDecodeParams::height"][::std::mem::offset_of!(PatchDecodeParams, height) - 52usize];
     ["Offset of field: PatchDecodeParams::width"][::std::mem::offset_of!(PatchDecodeParams, width) - 56usize];
     ["Offset of field: PatchDecodeParams::patch"][::std::mem::offset_of!(PatchDecodeParams, patch) - 60usize];
+};
+/// AdaCache's state on the device; a host's counterpart is AdaCache in src/cache/adacache.rs.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct DecideState {
+    pub rate: f64,
+    pub planned_rate: f64,
+    pub mean: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DecideState"][::std::mem::size_of::<DecideState>() - 24usize];
+    ["Alignment of DecideState"][::std::mem::align_of::<DecideState>() - 8usize];
+    ["Offset of field: DecideState::rate"][::std::mem::offset_of!(DecideState, rate) - 0usize];
+    ["Offset of field: DecideState::planned_rate"][::std::mem::offset_of!(DecideState, planned_rate) - 8usize];
+    ["Offset of field: DecideState::mean"][::std::mem::offset_of!(DecideState, mean) - 16usize];
+};
+/// The scalars of the next step. Entry step_begin.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct StepBeginParams {
+    /// [steps, 2]: timestep, dt
+    pub table: u64,
+    /// steps done; counted up
+    pub cursor: u64,
+    /// [conditions]: variant 0 the timestep, variant 1 time 0
+    pub time: u64,
+    /// [1]
+    pub dt: u64,
+    pub state: u64,
+    pub conditions: i32,
+    pub variants: i32,
+    /// 1: the step runs the blocks
+    pub computed: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of StepBeginParams"][::std::mem::size_of::<StepBeginParams>() - 56usize];
+    ["Alignment of StepBeginParams"][::std::mem::align_of::<StepBeginParams>() - 8usize];
+    ["Offset of field: StepBeginParams::table"][::std::mem::offset_of!(StepBeginParams, table) - 0usize];
+    ["Offset of field: StepBeginParams::cursor"][::std::mem::offset_of!(StepBeginParams, cursor) - 8usize];
+    ["Offset of field: StepBeginParams::time"][::std::mem::offset_of!(StepBeginParams, time) - 16usize];
+    ["Offset of field: StepBeginParams::dt"][::std::mem::offset_of!(StepBeginParams, dt) - 24usize];
+    ["Offset of field: StepBeginParams::state"][::std::mem::offset_of!(StepBeginParams, state) - 32usize];
+    ["Offset of field: StepBeginParams::conditions"][::std::mem::offset_of!(StepBeginParams, conditions) - 40usize];
+    ["Offset of field: StepBeginParams::variants"][::std::mem::offset_of!(StepBeginParams, variants) - 44usize];
+    ["Offset of field: StepBeginParams::computed"][::std::mem::offset_of!(StepBeginParams, computed) - 48usize];
+    ["Offset of field: StepBeginParams::reserved"][::std::mem::offset_of!(StepBeginParams, reserved) - 52usize];
+};
+/// The decision from one probe's sums. Entry decide.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct DecideParams {
+    /// [batch, PROBE_SUMS + MOTION_SUMS*num_strides]
+    pub sums: u64,
+    /// [entries, 2]: threshold, rate
+    pub codebook: u64,
+    pub state: u64,
+    /// [probes]
+    pub motion_previous: u64,
+    /// [4]: distance, motion, gradient, rate
+    pub decision: u64,
+    pub cursor: u64,
+    pub motion_scale: f64,
+    pub motion_divisor: f64,
+    pub motion_gradient: f64,
+    pub motion_exponent: i32,
+    pub first_step: i32,
+    pub last_step: i32,
+    /// 0: no motion regularization
+    pub moreg: i32,
+    pub metric: i32,
+    pub entries: i32,
+    pub batch: i32,
+    pub num_strides: i32,
+    /// which of this forward's
+    pub probe: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DecideParams"][::std::mem::size_of::<DecideParams>() - 112usize];
+    ["Alignment of DecideParams"][::std::mem::align_of::<DecideParams>() - 8usize];
+    ["Offset of field: DecideParams::sums"][::std::mem::offset_of!(DecideParams, sums) - 0usize];
+    ["Offset of field: DecideParams::codebook"][::std::mem::offset_of!(DecideParams, codebook) - 8usize];
+    ["Offset of field: DecideParams::state"][::std::mem::offset_of!(DecideParams, state) - 16usize];
+    ["Offset of field: DecideParams::motion_previous"][::std::mem::offset_of!(DecideParams, motion_previous) - 24usize];
+    ["Offset of field: DecideParams::decision"][::std::mem::offset_of!(DecideParams, decision) - 32usize];
+    ["Offset of field: DecideParams::cursor"][::std::mem::offset_of!(DecideParams, cursor) - 40usize];
+    ["Offset of field: DecideParams::motion_scale"][::std::mem::offset_of!(DecideParams, motion_scale) - 48usize];
+    ["Offset of field: DecideParams::motion_divisor"][::std::mem::offset_of!(DecideParams, motion_divisor) - 56usize];
+    ["Offset of field: DecideParams::motion_gradient"][::std::mem::offset_of!(DecideParams, motion_gradient) - 64usize];
+    ["Offset of field: DecideParams::motion_exponent"][::std::mem::offset_of!(DecideParams, motion_exponent) - 72usize];
+    ["Offset of field: DecideParams::first_step"][::std::mem::offset_of!(DecideParams, first_step) - 76usize];
+    ["Offset of field: DecideParams::last_step"][::std::mem::offset_of!(DecideParams, last_step) - 80usize];
+    ["Offset of field: DecideParams::moreg"][::std::mem::offset_of!(DecideParams, moreg) - 84usize];
+    ["Offset of field: DecideParams::metric"][::std::mem::offset_of!(DecideParams, metric) - 88usize];
+    ["Offset of field: DecideParams::entries"][::std::mem::offset_of!(DecideParams, entries) - 92usize];
+    ["Offset of field: DecideParams::batch"][::std::mem::offset_of!(DecideParams, batch) - 96usize];
+    ["Offset of field: DecideParams::num_strides"][::std::mem::offset_of!(DecideParams, num_strides) - 100usize];
+    ["Offset of field: DecideParams::probe"][::std::mem::offset_of!(DecideParams, probe) - 104usize];
+    ["Offset of field: DecideParams::reserved"][::std::mem::offset_of!(DecideParams, reserved) - 108usize];
+};
+/// Rows to e4m3. Entries residual_pack_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PackParams {
+    /// [rows, channels] D
+    pub x: u64,
+    /// [rows, channels]
+    pub packed: u64,
+    /// [rows]
+    pub scale: u64,
+    /// [blocks, 2]
+    pub error: u64,
+    pub rows: i64,
+    pub channels: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PackParams"][::std::mem::size_of::<PackParams>() - 48usize];
+    ["Alignment of PackParams"][::std::mem::align_of::<PackParams>() - 8usize];
+    ["Offset of field: PackParams::x"][::std::mem::offset_of!(PackParams, x) - 0usize];
+    ["Offset of field: PackParams::packed"][::std::mem::offset_of!(PackParams, packed) - 8usize];
+    ["Offset of field: PackParams::scale"][::std::mem::offset_of!(PackParams, scale) - 16usize];
+    ["Offset of field: PackParams::error"][::std::mem::offset_of!(PackParams, error) - 24usize];
+    ["Offset of field: PackParams::rows"][::std::mem::offset_of!(PackParams, rows) - 32usize];
+    ["Offset of field: PackParams::channels"][::std::mem::offset_of!(PackParams, channels) - 40usize];
+    ["Offset of field: PackParams::reserved"][::std::mem::offset_of!(PackParams, reserved) - 44usize];
+};
+/// And back. Entries residual_unpack_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct UnpackParams {
+    pub packed: u64,
+    pub scale: u64,
+    /// [rows, channels] D
+    pub out: u64,
+    pub rows: i64,
+    pub channels: i32,
+    /// 1: added to what out holds
+    pub add: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of UnpackParams"][::std::mem::size_of::<UnpackParams>() - 40usize];
+    ["Alignment of UnpackParams"][::std::mem::align_of::<UnpackParams>() - 8usize];
+    ["Offset of field: UnpackParams::packed"][::std::mem::offset_of!(UnpackParams, packed) - 0usize];
+    ["Offset of field: UnpackParams::scale"][::std::mem::offset_of!(UnpackParams, scale) - 8usize];
+    ["Offset of field: UnpackParams::out"][::std::mem::offset_of!(UnpackParams, out) - 16usize];
+    ["Offset of field: UnpackParams::rows"][::std::mem::offset_of!(UnpackParams, rows) - 24usize];
+    ["Offset of field: UnpackParams::channels"][::std::mem::offset_of!(UnpackParams, channels) - 32usize];
+    ["Offset of field: UnpackParams::add"][::std::mem::offset_of!(UnpackParams, add) - 36usize];
+};
+/// Entry pack_error.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PackErrorParams {
+    /// [blocks, 2]
+    pub error: u64,
+    /// [2], added to
+    pub totals: u64,
+    pub blocks: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PackErrorParams"][::std::mem::size_of::<PackErrorParams>() - 24usize];
+    ["Alignment of PackErrorParams"][::std::mem::align_of::<PackErrorParams>() - 8usize];
+    ["Offset of field: PackErrorParams::error"][::std::mem::offset_of!(PackErrorParams, error) - 0usize];
+    ["Offset of field: PackErrorParams::totals"][::std::mem::offset_of!(PackErrorParams, totals) - 8usize];
+    ["Offset of field: PackErrorParams::blocks"][::std::mem::offset_of!(PackErrorParams, blocks) - 16usize];
+    ["Offset of field: PackErrorParams::reserved"][::std::mem::offset_of!(PackErrorParams, reserved) - 20usize];
 };

@@ -29,18 +29,24 @@ impl ProbeBuffers {
         Self::sized(device, "ProbeBuffers", batch, strides, 0)
     }
 
-    /// For `probes` measurements of one forward, each as [`ProbeBuffers::new`]. Their sums lie side by side in the tensor given
-    /// with them, `[probes, batch, count]` f64, so that one copy reads all of them; the scratch is shared, as the stream runs
-    /// one measurement after the other.
+    /// For `probes` measurements of one forward, each as [`ProbeBuffers::new`]. Their sums lie side by side in the flat f64 tensor
+    /// given with them, `[probes, batch, count]` and then `more` values, so that one copy reads all of them; the scratch is shared,
+    /// as the stream runs one measurement after the other.
     ///
     /// # Errors
     /// As [`ProbeBuffers::new`].
-    pub fn several(device: &Device, probes: usize, batch: usize, strides: usize) -> Result<(Tensor, Vec<Self>)> {
+    pub fn several(
+        device: &Device,
+        probes: usize,
+        batch: usize,
+        strides: usize,
+        more: usize,
+    ) -> Result<(Tensor, Vec<Self>)> {
         let ProbeBuffers { partial, sums } = Self::new(device, batch, strides)?;
         let count = sums.shape()[1];
-        let all = Tensor::empty(device, &[probes, batch, count], DType::F64)?;
+        let all = Tensor::zeros(device, &[probes * batch * count + more], DType::F64)?;
         let buffers = (0..probes).map(|i| {
-            let sums = all.slice_rows(i, 1)?.reshape(&[batch, count])?;
+            let sums = all.slice_rows(i * batch * count, batch * count)?.reshape(&[batch, count])?;
             Ok(Self { partial: partial.clone(), sums })
         });
         let buffers = buffers.collect::<Result<_>>()?;

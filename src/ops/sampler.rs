@@ -5,13 +5,22 @@ use super::{Op, Result, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
+/// Where a step's length is.
+#[derive(Debug, Clone, Copy)]
+pub enum Delta<'a> {
+    /// In the launch.
+    Value(f32),
+    /// `[1]` f32 on the device: read when the step runs.
+    Device(&'a Tensor),
+}
+
 /// One Euler step of the rectified flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
     /// Guidance scale s in `v = v_u + s·(v_c − v_u)`; `None`: the prediction is v itself.
     pub cfg_scale: Option<f32>,
     /// Time step: `z += dt·v`.
-    pub dt: f32,
+    pub dt: Delta<'a>,
     /// `[batch, frames]` u8: frames with 0 do not move. `None`: all move.
     pub frame_mask: Option<&'a Tensor>,
     /// What frames that do not move are set to, shaped as z; `None` leaves them as they are.
@@ -46,7 +55,14 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
     if let Some(x0) = step.x0 {
         same_latents(&op, "x0", x0, z)?;
     }
-    op.finite("dt", step.dt)?;
+    let (dt, device_dt) = match step.dt {
+        Delta::Value(dt) => (dt, None),
+        Delta::Device(dt) => (0.0, Some(dt)),
+    };
+    op.finite("dt", dt)?;
+    if let Some(dt) = device_dt {
+        op.check("dt", dt, DType::F32, &[("one", 1)])?;
+    }
     op.finite("cfg_scale", step.cfg_scale.unwrap_or(1.0))?;
     let params = SamplerStepParams {
         z: z.ptr(),
@@ -54,7 +70,8 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
         x0: ptr(step.x0),
         frame_mask: ptr(step.frame_mask),
         cfg_scale: step.cfg_scale.unwrap_or(1.0),
-        dt: step.dt,
+        device_dt: ptr(device_dt),
+        dt,
         guided: step.cfg_scale.is_some().into(),
         batch: op.int("batch", batch)?,
         channels: op.int("channels", channels)?,

@@ -12,7 +12,7 @@ use super::{PatchDecoder, PipelineError, noise};
 use crate::cache::{CacheConfig, CacheError, Presets};
 use crate::device::Device;
 use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config};
-use crate::sampler::{Sampler, SamplerOptions, Schedule, StepEvent};
+use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
 
 /// The largest guidance scale that is taken for one.
@@ -42,6 +42,8 @@ pub struct Request {
     pub seed: u64,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
+    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
+    pub packed_cache: bool,
 }
 
 impl Request {
@@ -54,8 +56,19 @@ impl Request {
             cfg_scale: pipeline.config.default_cfg_scale,
             seed: 0,
             cache: cache_config(&pipeline.source, "adacache-fast", false, steps)?,
+            packed_cache: false,
         })
     }
+}
+
+/// For whom a policy decides in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Deciding {
+    /// For all videos together, as published: norms run over the whole batch.
+    #[default]
+    Together,
+    /// For each video by itself: each is computed and reused as it would be alone.
+    Apart,
 }
 
 /// The cache settings `name` stands for: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
@@ -185,58 +198,98 @@ impl Pipeline {
         request: &Request,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
     ) -> Result<Generation, PipelineError> {
+        let mut generations = self.generate_batch(std::slice::from_ref(request), Deciding::Together, on_step)?;
+        Ok(generations.swap_remove(0))
+    }
+
+    /// Generates several videos in one run; all but their prompts and seeds has to be the same.
+    pub fn generate_batch(
+        &self,
+        requests: &[Request],
+        deciding: Deciding,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+    ) -> Result<Vec<Generation>, PipelineError> {
+        let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
+        let alike =
+            |r: &Request| Request { prompt: request.prompt.clone(), seed: request.seed, ..r.clone() } == *request;
+        if !requests.iter().all(alike) {
+            return Err(PipelineError::Setting("the videos of a batch differ in more than prompt and seed".into()));
+        }
         let start = Instant::now();
         self.device.reset_peak();
+        let config = self.model.config();
         let [frames, height, width] = self.config.latent;
         let resolution = ((self.config.height * self.config.width) as f64).sqrt();
-        let geometry = Geometry::guided(1, self.config.latent, resolution, self.config.fps as f32);
-        if let CacheConfig::AdaCache(config) = &request.cache {
-            config.validate_for(self.model.config().depth, frames.div_ceil(self.model.config().patch_size[0]))?;
+        let geometry = Geometry::guided(requests.len(), self.config.latent, resolution, self.config.fps as f32);
+        if let CacheConfig::AdaCache(cache) = &request.cache {
+            cache.validate_for(config.depth, frames.div_ceil(config.patch_size[0]))?;
         }
-        let policy = request.cache.policy(request.steps);
-        let cache = policy.name().to_owned();
-        // Guidance runs the prompt and the null caption, in this order, side by side.
-        let null = &self.model.null_caption()[..self.config.prompt_length * self.model.config().caption_channels];
-        let caption = self.model.caption(&[&self.text.encode(&request.prompt)[..], null].concat(), 2, None)?;
-        let latents = noise(request.seed, self.model.config().in_channels * frames * height * width);
+        // Guidance runs the prompts and as many null captions, in this order, side by side.
+        let null = &self.model.null_caption()[..self.config.prompt_length * config.caption_channels];
+        let encode = |requests: &[Request]| {
+            let mut captions: Vec<f32> = requests.iter().flat_map(|r| self.text.encode(&r.prompt)).collect();
+            requests.iter().for_each(|_| captions.extend(null));
+            self.model.caption(&captions, 2 * requests.len(), None)
+        };
+        let decided = match deciding {
+            Deciding::Together => requests.len(),
+            Deciding::Apart => 1,
+        };
+        let captions = requests.chunks(decided).map(encode).collect::<Result<Vec<_>, _>>()?;
+        let members: Vec<Member> =
+            captions.iter().map(|caption| Member { caption, policy: request.cache.policy(request.steps) }).collect();
+        let cache = members[0].policy.name().to_owned();
+        let elements = config.in_channels * frames * height * width;
+        let latents: Vec<f32> = requests.iter().flat_map(|r| noise(r.seed, elements)).collect();
         let options = SamplerOptions {
             schedule: Schedule::shifted(request.steps, self.config.timestep_shift)?,
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
+            packed_cache: request.packed_cache,
         };
-        let sampler = Sampler::new(&self.model, &caption, geometry, &latents, None, policy, options)?;
-        let output = sampler.run(on_step)?;
+        let output = Sampler::new(&self.model, members, geometry, &latents, None, options)?.run(on_step)?;
 
         let rgb = self.decoder.decode(&output.latents, output.shape)?;
-        let [_, channels, ..] = output.shape;
-        let computed_steps = output.computed_steps();
-        let report = Report {
-            model: self.config.name.clone(),
-            device: self.device.info().label(),
-            dtype: self.model.dtype().to_string(),
-            steps: request.steps,
-            decisions: output.decisions,
-            seconds: Seconds {
-                total: start.elapsed().as_secs_f64(),
-                denoise: output.seconds,
-                per_step: output.seconds_per_step,
-            },
-            cache_bytes: output.cache_bytes,
-            cache_bytes_unfolded: output.cache_bytes_unfolded,
-            peak_device_bytes: self.device.peak_bytes(),
-            seed: request.seed,
-            prompt: request.prompt.to_string(),
-            cache,
-            cfg_scale: request.cfg_scale,
-            flops: FlopCount::new(output.flops, computed_steps.len(), request.steps),
-            computed_steps,
+        let seconds = Seconds {
+            total: start.elapsed().as_secs_f64(),
+            denoise: output.seconds,
+            per_step: output.seconds_per_step.clone(),
         };
-        Ok(Generation {
-            latents: Latents { shape: [channels, frames, height, width], values: output.latents },
-            frames: Frames { width: self.config.width, height: self.config.height, fps: self.config.fps, rgb },
-            report,
-            trace: output.trace,
-        })
+        let videos = requests.iter().zip(output.latents.chunks(elements)).zip(rgb.chunks(rgb.len() / requests.len()));
+        let generation = |i: usize, request: &Request, latents: &[f32], rgb: &[u8]| {
+            let member = &output.members[i / decided];
+            let computed_steps = member.computed_steps();
+            let report = Report {
+                model: self.config.name.clone(),
+                device: self.device.info().label(),
+                dtype: self.model.dtype().to_string(),
+                steps: request.steps,
+                decisions: member.decisions.clone(),
+                seconds: seconds.clone(),
+                videos: requests.len(),
+                decided_together: decided,
+                cache_bytes: output.cache_bytes,
+                cache_bytes_unfolded: output.cache_bytes_unfolded,
+                cache_error: output.cache_error,
+                activation_bytes: output.activation_bytes,
+                peak_device_bytes: self.device.peak_bytes(),
+                seed: request.seed,
+                prompt: request.prompt.to_string(),
+                cache: cache.clone(),
+                cfg_scale: request.cfg_scale,
+                flops: FlopCount::new(output.flops, computed_steps.len(), request.steps),
+                computed_steps,
+            };
+            let shape = [config.in_channels, frames, height, width];
+            let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
+            Generation {
+                latents: Latents { shape, values: latents.to_vec() },
+                frames: Frames { width, height, fps, rgb: rgb.to_vec() },
+                report,
+                trace: member.trace.clone(),
+            }
+        };
+        Ok(videos.enumerate().map(|(i, ((request, latents), rgb))| generation(i, request, latents, rgb)).collect())
     }
 }

@@ -26,7 +26,7 @@ mod text;
 mod video;
 
 pub use decode::PatchDecoder;
-pub use generate::{Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
+pub use generate::{Deciding, Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
 pub use noise::noise;
 pub use opensora::VideoSize;
 pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};

@@ -91,6 +91,18 @@ impl VideoSize {
         Ok(VideoSize { frames, height, width })
     }
 
+    /// Reads `HEIGHTxWIDTH`, of `frames` frames.
+    ///
+    /// # Errors
+    /// Another text, and as [`VideoSize::new`].
+    pub fn parse(text: &str, frames: usize) -> Result<VideoSize, PipelineError> {
+        let sides = text.split_once(['x', '×']).and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+        let (height, width) = sides.ok_or_else(|| {
+            PipelineError::Setting(format!("size `{text}`: write HEIGHTxWIDTH in pixels, as in 720x1280"))
+        })?;
+        VideoSize::new(frames, height, width)
+    }
+
     /// Latent frames, height and width.
     pub fn latent(&self) -> [usize; 3] {
         let (chunk, latents) = CHUNK;

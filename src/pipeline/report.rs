@@ -22,12 +22,24 @@ pub struct Report {
     pub computed_steps: Vec<usize>,
     /// What the cache policy measured and chose after each computed step but the first.
     pub decisions: Vec<Decision>,
-    /// Wall-clock times.
+    /// Wall-clock times, of all videos made in the same run.
     pub seconds: Seconds,
-    /// Bytes of residuals kept on the device.
+    /// Videos made in the same run.
+    #[serde(default = "one")]
+    pub videos: usize,
+    /// Videos that were decided about together with this one, itself included.
+    #[serde(default = "one")]
+    pub decided_together: usize,
+    /// Bytes of residuals kept on the device, for all videos.
     pub cache_bytes: usize,
     /// Bytes that one kept tensor for every residual would have taken.
     pub cache_bytes_unfolded: usize,
+    /// What keeping them in 8 bits lost, Σ|x − kept x| / Σ|x|; `null` when they are kept as they are.
+    #[serde(default)]
+    pub cache_error: Option<f64>,
+    /// Bytes of a forward's activations, which share one allocation.
+    #[serde(default)]
+    pub activation_bytes: usize,
     /// The most device memory allocated at once.
     pub peak_device_bytes: usize,
     /// Seed of the initial noise.
@@ -38,8 +50,12 @@ pub struct Report {
     pub cache: String,
     /// Guidance scale.
     pub cfg_scale: f32,
-    /// Floating-point operations, counted from the shapes (a multiply-add is two).
+    /// Floating-point operations of the videos decided about together, counted from the shapes (a multiply-add is two).
     pub flops: FlopCount,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Wall-clock seconds.
@@ -149,15 +165,21 @@ impl fmt::Display for Summary<'_> {
         if r.cache_bytes == 0 {
             writeln!(f, "cache     nothing kept")?;
         } else {
+            let packed = r.cache_error.map_or_else(String::new, |e| format!(" in 8 bits (relative error {e:.2e})"));
             writeln!(
                 f,
-                "cache     {} held; one tensor per residual would hold {}",
+                "cache     {} held{packed}; one tensor per residual would hold {}",
                 bytes(r.cache_bytes),
                 bytes(r.cache_bytes_unfolded)
             )?;
         }
         writeln!(f, "time      {} in all, {} of it denoising", duration(r.seconds.total), duration(r.seconds.denoise))?;
-        write!(f, "device    {}, {}, peak memory {}", r.device, r.dtype, bytes(r.peak_device_bytes))
+        if r.videos > 1 {
+            let how = if r.decided_together > 1 { "decided about together" } else { "decided about one by one" };
+            writeln!(f, "batch     {} videos in this run, {how}; times and memory are the run's", r.videos)?;
+        }
+        let (activations, peak) = (bytes(r.activation_bytes), bytes(r.peak_device_bytes));
+        write!(f, "device    {}, {}, peak memory {peak}, {activations} of it activations", r.device, r.dtype)
     }
 }
 
@@ -204,8 +226,12 @@ mod tests {
             computed_steps: vec![1, 3, 4],
             decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }],
             seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
+            videos: 1,
+            decided_together: 1,
             cache_bytes: 2 << 20,
             cache_bytes_unfolded: 20 << 20,
+            cache_error: None,
+            activation_bytes: 77,
             peak_device_bytes: 123,
             seed: 7,
             prompt: "p".into(),
@@ -253,7 +279,7 @@ mod tests {
             "1.32x measured",
             "500.0 ms a computed step, 10.0 ms a reused one (2.0 %)",
             "2.0 MiB held; one tensor per residual would hold 20.0 MiB",
-            "vm (test CPU), bf16, peak memory 123 B",
+            "vm (test CPU), bf16, peak memory 123 B, 77 B of it activations",
             "3.50 s in all, 3.20 s of it denoising",
         ] {
             assert!(text.contains(part), "`{part}` is missing in:\n{text}");

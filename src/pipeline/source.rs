@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::PipelineError;
 use super::text::{TextError, Vocabulary};
+use super::{PipelineError, VideoSize};
 use crate::cache::Presets;
 use crate::model::{ModelError, StDiT3Config, Weights};
 
@@ -90,9 +90,13 @@ impl PipelineConfig {
     }
 }
 
-/// A model's files.
+/// A model's files, and the size of the videos to make with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelSource(Place);
+pub struct ModelSource {
+    place: Place,
+    /// Instead of the model's own.
+    size: Option<VideoSize>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -103,13 +107,13 @@ enum Place {
 impl ModelSource {
     /// The model inside the program: 16 frames of 64×64 pixels from six words.
     pub fn sprites() -> ModelSource {
-        ModelSource(Place::Sprites)
+        ModelSource { place: Place::Sprites, size: None }
     }
 
     /// A folder with `config.json`, `model.safetensors`, `decoder.safetensors`, `text.safetensors` and, if it has presets of its
     /// own, `codebooks.json`, as in `models/sprites`.
     pub fn folder(path: impl Into<PathBuf>) -> ModelSource {
-        ModelSource(Place::Folder(path.into()))
+        ModelSource { place: Place::Folder(path.into()), size: None }
     }
 
     /// `sprites`, or the path of a folder.
@@ -121,10 +125,26 @@ impl ModelSource {
         }
     }
 
+    /// The same model for videos of another size than its own.
+    pub fn sized(self, size: VideoSize) -> ModelSource {
+        ModelSource { size: Some(size), ..self }
+    }
+
     /// The sizes, the vocabulary and the defaults of `config.json`.
+    ///
+    /// # Errors
+    /// Also a size ([`ModelSource::sized`]) that is not made of the decoder's patches.
     pub fn pipeline_config(&self) -> Result<PipelineConfig, PipelineError> {
         let (file, text) = self.config_text()?;
-        Ok(PipelineConfig::from_json(&text, &file)?)
+        let config = PipelineConfig::from_json(&text, &file)?;
+        let Some(VideoSize { frames, height, width }) = self.size else { return Ok(config) };
+        let patch = config.decoder_patch();
+        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+            return Err(PipelineError::Setting(format!(
+                "{height}x{width} pixels: both have to be multiples of {patch}"
+            )));
+        }
+        Ok(PipelineConfig { latent: [frames, height / patch, width / patch], height, width, ..config })
     }
 
     /// The transformer's shape in `config.json`.
@@ -170,7 +190,7 @@ impl ModelSource {
 
     /// The name of one of the model's files in messages.
     pub(super) fn file_name(&self, file: &str) -> String {
-        match &self.0 {
+        match &self.place {
             Place::Sprites => format!("sprites/{file}"),
             Place::Folder(folder) => folder.join(file).display().to_string(),
         }
@@ -178,7 +198,7 @@ impl ModelSource {
 
     /// A file's name for messages and its text.
     fn text(&self, file: &str, sprites: &'static [u8]) -> Result<(String, String), ModelError> {
-        match &self.0 {
+        match &self.place {
             Place::Sprites => Ok((self.file_name(file), String::from_utf8_lossy(sprites).into_owned())),
             Place::Folder(folder) => match std::fs::read_to_string(folder.join(file)) {
                 Ok(text) => Ok((self.file_name(file), text)),
@@ -188,7 +208,7 @@ impl ModelSource {
     }
 
     fn weights(&self, file: &str, sprites: &'static [u8]) -> Result<Weights<'static>, ModelError> {
-        match &self.0 {
+        match &self.place {
             Place::Sprites => Weights::from_bytes(&self.file_name(file), sprites),
             Place::Folder(folder) => Weights::open(&folder.join(file)),
         }

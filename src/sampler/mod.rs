@@ -4,4 +4,4 @@ mod rflow;
 mod run;
 
 pub use rflow::{Schedule, ScheduleError};
-pub use run::{FrameConditioning, SampleError, SampleOutput, Sampler, SamplerOptions, StepEvent};
+pub use run::{FrameConditioning, Member, MemberOutput, SampleError, SampleOutput, Sampler, SamplerOptions, StepEvent};

@@ -1,13 +1,17 @@
 //! The step loop: plan, embed, compute or reuse, final layer, guidance and update. Nothing in it allocates device memory.
+//!
+//! A computed and a reused step are each recorded once and then replayed: what changes from step to step lies in a table on the device
+//! ([`StepClock`]), and the policy's decision is taken there too where it can be. The host reads it back while the rest of
+//! the step runs, and so has the next step queued before the device is done.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::{Schedule, rflow::TRAIN_STEPS};
-use crate::cache::{Decision, PendingMeasurements, Plan, Policy, ResidualStore, trace};
-use crate::device::DeviceError;
-use crate::model::{Caption, Flops, Geometry, ModelError, StDiT3, Workspace};
-use crate::ops::{self, OpError};
+use crate::cache::{Decision, PendingMeasurements, Plan, Policy, ResidualStore, StoreOptions, trace};
+use crate::device::{DeviceError, Graph};
+use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
+use crate::ops::{self, OpError, decide::StepClock};
 use crate::tensor::{DType, Tensor, TensorError};
 
 /// Why sampling stopped.
@@ -56,6 +60,16 @@ pub struct SamplerOptions {
     pub cfg_scale: f32,
     /// Steps (from 1, ascending) after which the latents are copied to the host, beside the final ones.
     pub snapshots: Vec<usize>,
+    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
+    pub packed_cache: bool,
+}
+
+/// Videos that are decided about together: all of a batch, as published, or one.
+pub struct Member<'a> {
+    /// The captions of its videos, then their unconditional ones.
+    pub caption: &'a Caption,
+    /// When its steps are computed.
+    pub policy: Box<dyn Policy>,
 }
 
 /// Frames held at a given value: image to video, extension, editing.
@@ -76,14 +90,34 @@ pub struct StepEvent<'a> {
     pub step: usize,
     /// Of how many.
     pub steps: usize,
-    /// What it did.
+    /// What it did: computed, if it did so for any member of the batch.
     pub plan: Plan,
-    /// The rate in force after the last known decision.
+    /// For how many members it was computed.
+    pub computed: usize,
+    /// The rate in force for the first member after its last known decision.
     pub rate: usize,
     /// Wall-clock seconds of the step on the host (on an asynchronous device: of issuing it).
     pub seconds: f64,
-    /// The decisions so far (this step's own may still be on its way).
+    /// The first member's decisions so far (this step's own may still be on its way).
     pub decisions: &'a [Decision],
+}
+
+/// What was decided for the videos of one [`Member`].
+#[derive(Clone, Debug, Default)]
+pub struct MemberOutput {
+    /// What each step did; index 0 is step 1.
+    pub plans: Vec<Plan>,
+    /// Every decision, in order.
+    pub decisions: Vec<Decision>,
+    /// Every measurement, for replay.
+    pub trace: trace::Trace,
+}
+
+impl MemberOutput {
+    /// The steps (from 1) that were computed.
+    pub fn computed_steps(&self) -> Vec<usize> {
+        (1..).zip(&self.plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
+    }
 }
 
 /// What a generation gives.
@@ -95,42 +129,45 @@ pub struct SampleOutput {
     pub shape: [usize; 5],
     /// Copies after the steps asked for.
     pub snapshots: Vec<Vec<f32>>,
-    /// What each step did; index 0 is step 1.
-    pub plans: Vec<Plan>,
-    /// Every decision, in order.
-    pub decisions: Vec<Decision>,
-    /// Every measurement, for replay.
-    pub trace: trace::Trace,
+    /// By member: one for the whole batch, or one a video.
+    pub members: Vec<MemberOutput>,
     /// Seconds of each step, measured on the device's clock where it has one.
     pub seconds_per_step: Vec<f64>,
     /// Seconds of the whole loop.
     pub seconds: f64,
-    /// Bytes the policy keeps between steps.
+    /// Bytes all members keep between steps.
     pub cache_bytes: usize,
     /// What one tensor a residual (two a block) would have held.
     pub cache_bytes_unfolded: usize,
-    /// Work of a computed and of a reused step.
+    /// What packing the kept residuals lost, Σ|x − kept x| / Σ|x|; `None` when they are not packed.
+    pub cache_error: Option<f64>,
+    /// Bytes of a forward's activations.
+    pub activation_bytes: usize,
+    /// Work of a computed and of a reused step of one member.
     pub flops: Flops,
-}
-
-impl SampleOutput {
-    /// The steps (from 1) that were computed.
-    pub fn computed_steps(&self) -> Vec<usize> {
-        (1..).zip(&self.plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
-    }
 }
 
 /// A generation: all device memory is allocated when it is made, [`Sampler::run`] then only launches.
 pub struct Sampler<'a> {
     model: &'a StDiT3,
-    caption: &'a Caption,
     options: SamplerOptions,
     workspace: Workspace,
-    store: ResidualStore,
+    members: Vec<MemberState<'a>>,
+}
+
+struct MemberState<'a> {
+    caption: &'a Caption,
     policy: Box<dyn Policy>,
+    store: ResidualStore,
+    clock: StepClock,
     z: Tensor,
     /// Noise and the frames' states, with frame conditioning.
     frames: Option<FrameState>,
+    computed: Option<Vec<Graph>>,
+    reused: Option<Vec<Graph>>,
+    /// The computed step whose measurements are on their way, and whether there was one before it to compare with.
+    pending: Option<(usize, bool, PendingMeasurements)>,
+    output: MemberOutput,
 }
 
 struct FrameState {
@@ -144,23 +181,33 @@ struct FrameState {
 
 impl<'a> Sampler<'a> {
     /// Allocates a generation of `geometry` from the initial `latents` `[videos, channels, frames, height, width]`.
+    ///
+    /// `members`: one that decides for all videos together, as published, or one for each video. Then each is computed or reused on
+    /// its own, exactly as it would be alone.
     pub fn new(
         model: &'a StDiT3,
-        caption: &'a Caption,
+        members: Vec<Member<'a>>,
         geometry: Geometry,
         latents: &[f32],
         conditioning: Option<FrameConditioning>,
-        policy: Box<dyn Policy>,
         options: SamplerOptions,
     ) -> Result<Sampler<'a>, SampleError> {
         let geometry = Geometry { frame_masked: conditioning.is_some(), ..geometry };
         let Geometry { videos, frames, height, width, .. } = geometry;
-        let shape = [videos, model.config().in_channels, frames, height, width];
-        let elements: usize = shape.iter().product();
-        if latents.len() != elements {
+        if members.is_empty() || members.len() != 1 && members.len() != videos {
             return Err(SampleError::Input(format!(
-                "{} initial latents, expected {elements} ({shape:?})",
-                latents.len()
+                "{} members decide about {videos} videos: give one, or one for each",
+                members.len()
+            )));
+        }
+        let shape = [videos / members.len(), model.config().in_channels, frames, height, width];
+        let elements: usize = shape.iter().product();
+        if latents.len() != elements * members.len() {
+            return Err(SampleError::Input(format!(
+                "{} initial latents, expected {} ({videos} × {:?})",
+                latents.len(),
+                elements * members.len(),
+                &shape[1..]
             )));
         }
         if !options.cfg_scale.is_finite() {
@@ -168,117 +215,224 @@ impl<'a> Sampler<'a> {
         }
         check_finite(latents)?;
         let device = model.device();
-        let probes = policy.probes();
-        let keeps = policy.reuses();
-        let workspace = model.workspace(geometry, !probes.points.is_empty())?;
-        let store = ResidualStore::new(device, probes, keeps, model.hidden_shape(&geometry), model.dtype())?;
-        let z = Tensor::from_f32(device, &shape, latents, DType::F32)?;
-        let frames = conditioning.map(|c| FrameState::new(model, c, &shape)).transpose()?;
-        Ok(Sampler { model, caption, options, workspace, store, policy, z, frames })
+        let geometry = Geometry { videos: shape[0], ..geometry };
+        // Every member probes the same residuals.
+        let probes = members[0].policy.probes().points;
+        let room = ResidualRoom { probes, packed: options.packed_cache && members[0].policy.reuses() };
+        let workspace = model.workspace(geometry, &room)?;
+        let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
+        let schedule = &options.schedule;
+        let table: Vec<(f32, f32)> =
+            (1..).zip(schedule.timesteps()).map(|(step, &timestep)| (timestep, schedule.delta(step))).collect();
+        let members = members.into_iter().zip(latents.chunks(elements)).zip(parts).map(|((member, latents), part)| {
+            let Member { caption, policy } = member;
+            let clock = StepClock::new(device, &table)?;
+            let kept = StoreOptions {
+                probes: policy.probes(),
+                fold: policy.reuses(),
+                packed: room.packed,
+                rule: policy.device_rule(),
+            };
+            let store = ResidualStore::new(device, kept, &clock, model.hidden_shape(&geometry), model.dtype())?;
+            Ok(MemberState {
+                caption,
+                policy,
+                store,
+                clock,
+                z: Tensor::from_f32(device, &shape, latents, DType::F32)?,
+                frames: part.map(|part| FrameState::new(model, part, &shape)).transpose()?,
+                computed: None,
+                reused: None,
+                pending: None,
+                output: MemberOutput {
+                    trace: trace::Trace { steps: schedule.steps(), records: vec![] },
+                    ..MemberOutput::default()
+                },
+            })
+        });
+        let members = members.collect::<Result<_, SampleError>>()?;
+        Ok(Sampler { model, options, workspace, members })
     }
 
     /// Runs every step. `on_step` hears of each and may stop the run.
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
         let device = self.model.device().clone();
         let steps = self.options.schedule.steps();
-        let mut output = SampleOutput {
-            latents: vec![],
-            shape: self.z.shape().try_into().expect("latents have five axes"),
-            snapshots: vec![],
-            plans: Vec::with_capacity(steps),
-            decisions: vec![],
-            trace: trace::Trace { steps, records: vec![] },
-            seconds_per_step: Vec::with_capacity(steps),
-            seconds: 0.0,
-            cache_bytes: self.store.bytes(),
-            cache_bytes_unfolded: self.workspace.x().bytes() * 4 * self.model.config().depth,
-            flops: self.model.flops(self.workspace.geometry(), self.caption),
-        };
-        let mut pending = None;
+        let mut snapshots = vec![];
         let mut events = vec![device.record()?];
         let start = Instant::now();
         for step in 1..=steps {
             let step_start = Instant::now();
-            self.observe(&mut pending, &mut output)?;
-            let plan = self.policy.plan(step);
-            self.step(step, plan)?;
-            if plan == Plan::Compute && self.store.has_probes() {
-                pending = Some((step, output.plans.contains(&Plan::Compute), self.store.read_measurements()?));
+            let mut computed = 0;
+            for member in &mut self.members {
+                member.observe()?;
+                let plan = member.policy.plan(step);
+                member.step(self.model, &self.workspace, &self.options, step, plan)?;
+                computed += usize::from(plan == Plan::Compute);
             }
-            output.plans.push(plan);
             events.push(device.record()?);
             if self.options.snapshots.contains(&step) {
-                output.snapshots.push(self.z.to_f32()?);
+                snapshots.push(self.latents()?);
             }
+            let decisions = &self.members[0].output.decisions[..];
             let event = StepEvent {
                 step,
                 steps,
-                plan,
-                rate: output.decisions.last().map_or(1, |d| d.rate),
+                plan: if computed > 0 { Plan::Compute } else { Plan::Reuse },
+                computed,
+                rate: decisions.last().map_or(1, |d| d.rate),
                 seconds: step_start.elapsed().as_secs_f64(),
-                decisions: &output.decisions,
+                decisions,
             };
             if on_step(&event).is_break() {
                 return Err(SampleError::Stopped { step });
             }
         }
-        self.observe(&mut pending, &mut output)?;
-        output.latents = self.z.to_f32()?;
-        output.seconds = start.elapsed().as_secs_f64();
-        for pair in events.windows(2) {
-            output.seconds_per_step.push(pair[1].seconds_since(&pair[0])?);
+        for member in &mut self.members {
+            member.observe()?;
         }
-        check_finite(&output.latents)?;
-        Ok(output)
+        let latents = self.latents()?;
+        let seconds = start.elapsed().as_secs_f64();
+        check_finite(&latents)?;
+        let seconds_per_step = events.windows(2).map(|pair| pair[1].seconds_since(&pair[0]));
+        let [_, channels, frames, height, width] = self.members[0].z.shape() else {
+            unreachable!("latents have five axes")
+        };
+        let videos = self.members.len() * self.workspace.geometry().videos;
+        let mut errors = vec![];
+        for member in &self.members {
+            errors.extend(member.store.pack_error()?);
+        }
+        Ok(SampleOutput {
+            latents,
+            shape: [videos, *channels, *frames, *height, *width],
+            snapshots,
+            seconds_per_step: seconds_per_step.collect::<Result<_, _>>()?,
+            seconds,
+            cache_bytes: self.members.iter().map(|m| m.store.bytes()).sum(),
+            cache_bytes_unfolded: self.members.len() * self.workspace.x().bytes() * 4 * self.model.config().depth,
+            cache_error: errors.into_iter().reduce(f64::max),
+            activation_bytes: self.workspace.bytes(),
+            flops: self.model.flops(self.workspace.geometry(), self.members[0].caption),
+            members: self.members.into_iter().map(|m| m.output).collect(),
+        })
     }
 
-    /// Hands the measurements of the last computed step to the policy; waits for them if they are still on their way.
-    fn observe(
-        &mut self,
-        pending: &mut Option<(usize, bool, PendingMeasurements)>,
-        output: &mut SampleOutput,
-    ) -> Result<(), SampleError> {
-        let Some((step, comparable, measurements)) = pending.take() else { return Ok(()) };
+    /// The latents of all videos.
+    fn latents(&self) -> Result<Vec<f32>, SampleError> {
+        let parts = self.members.iter().map(|member| member.z.to_f32());
+        Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+impl MemberState<'_> {
+    /// Hands what was decided or measured in the last computed step to the policy; waits for it if it is still on its way.
+    fn observe(&mut self) -> Result<(), SampleError> {
+        let Some((step, comparable, measurements)) = self.pending.take() else { return Ok(()) };
         // The first computed step has nothing to be compared with.
         if !comparable {
             return Ok(());
         }
-        for (probe, measurement) in measurements.wait()?.into_iter().enumerate() {
-            output.decisions.push(self.policy.observe(step, probe, &measurement));
-            output.trace.records.push(trace::TraceRecord { step, probe, measurement });
+        for (probe, (measurement, decided)) in measurements.wait(step)?.into_iter().enumerate() {
+            let decision = match decided {
+                Some(decision) => {
+                    self.policy.adopt(probe, &decision);
+                    decision
+                }
+                None => self.policy.observe(step, probe, &measurement),
+            };
+            self.output.decisions.push(decision);
+            self.output.trace.records.push(trace::TraceRecord { step, probe, measurement });
         }
         Ok(())
     }
 
-    fn step(&mut self, step: usize, plan: Plan) -> Result<(), SampleError> {
-        let (model, ws) = (self.model, &self.workspace);
-        let timestep = self.options.schedule.timesteps()[step - 1];
-        let moving = match &mut self.frames {
-            Some(frames) => Some(frames.advance(timestep, &self.z)?),
-            None => None,
+    /// Queues step `step`.
+    fn step(
+        &mut self,
+        model: &StDiT3,
+        ws: &Workspace,
+        options: &SamplerOptions,
+        step: usize,
+        plan: Plan,
+    ) -> Result<(), SampleError> {
+        if plan == Plan::Reuse && !self.store.can_unfold() {
+            let policy = self.policy.name();
+            return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+        }
+        let first = !self.output.plans.contains(&Plan::Compute);
+        if let Some(frames) = &mut self.frames {
+            let moving = frames.advance(options.schedule.timesteps()[step - 1], &self.z)?;
+            let mask = moving.repeat(if ws.geometry().guided { 2 } else { 1 });
+            model.set_frame_mask(ws, Some(&mask))?;
+        }
+        // The first computed step loads the kernels and measures nothing: it is like no other.
+        if plan == Plan::Compute && first {
+            self.queue(model, ws, options, plan)?;
+        } else {
+            self.replay(model, ws, options, plan)?;
+        }
+        if let Some(measurements) = self.store.measurements() {
+            self.pending = Some((step, !first, measurements));
+        }
+        self.output.plans.push(plan);
+        Ok(())
+    }
+
+    /// Replays the step of this kind; records it when there is none yet.
+    fn replay(
+        &mut self,
+        model: &StDiT3,
+        ws: &Workspace,
+        options: &SamplerOptions,
+        plan: Plan,
+    ) -> Result<(), SampleError> {
+        let recorded = match plan {
+            Plan::Compute => self.computed.take(),
+            Plan::Reuse => self.reused.take(),
         };
-        let guided = ws.geometry().guided;
-        let mask = moving.as_ref().map(|m| m.repeat(if guided { 2 } else { 1 }));
-        model.set_time(ws, &vec![timestep; ws.geometry().batch()], mask.as_deref())?;
+        let graphs = match recorded {
+            Some(graphs) => graphs,
+            None => model.device().record_graphs(|| self.queue(model, ws, options, plan))?,
+        };
+        // A computed step with probes is cut behind the last one: there its results can be read.
+        let last = graphs.len() - 1;
+        for (part, graph) in graphs.iter().enumerate() {
+            graph.replay()?;
+            if part < last {
+                self.store.read_results()?;
+            }
+        }
+        match plan {
+            Plan::Compute => self.computed = Some(graphs),
+            Plan::Reuse => self.reused = Some(graphs),
+        }
+        Ok(())
+    }
+
+    /// Launches a step. Nothing in it depends on which step it is.
+    fn queue(
+        &mut self,
+        model: &StDiT3,
+        ws: &Workspace,
+        options: &SamplerOptions,
+        plan: Plan,
+    ) -> Result<(), SampleError> {
+        self.clock.begin(ws.time(), ws.variants(), plan == Plan::Compute)?;
+        model.embed_time(ws)?;
         model.embed(ws, &self.z)?;
         match plan {
             Plan::Compute => {
                 self.store.enter(ws.x())?;
                 model.blocks(ws, self.caption, Some(&mut self.store))?;
-                self.store.leave(ws.x())?;
+                model.leave(ws, &self.z, &mut self.store)?;
             }
-            Plan::Reuse if self.store.can_unfold() => self.store.unfold(ws.x())?,
-            Plan::Reuse => {
-                let policy = self.policy.name();
-                return Err(SampleError::Input(format!(
-                    "policy `{policy}` reuses at step {step}, but nothing was kept"
-                )));
-            }
+            Plan::Reuse => self.store.unfold(ws.x())?,
         }
         model.finish(ws)?;
         let update = ops::sampler::Step {
-            cfg_scale: guided.then_some(self.options.cfg_scale),
-            dt: self.options.schedule.delta(step),
+            cfg_scale: ws.geometry().guided.then_some(options.cfg_scale),
+            dt: ops::sampler::Delta::Device(self.clock.dt()),
             frame_mask: self.frames.as_ref().map(|f| &f.mask),
             x0: None,
         };
@@ -287,17 +441,35 @@ impl<'a> Sampler<'a> {
     }
 }
 
+/// The conditioning of each of `parts` members, of `frames` mask entries and `elements` noise values each.
+fn split_conditioning(
+    conditioning: Option<FrameConditioning>,
+    parts: usize,
+    frames: usize,
+    elements: usize,
+) -> Result<Vec<Option<FrameConditioning>>, SampleError> {
+    let Some(FrameConditioning { mask, noise }) = conditioning else { return Ok(vec![None; parts]) };
+    if mask.len() != parts * frames || noise.len() != parts * elements {
+        return Err(SampleError::Input(format!(
+            "the frame conditioning has {} mask entries and {} noise values, expected {} and {}",
+            mask.len(),
+            noise.len(),
+            parts * frames,
+            parts * elements
+        )));
+    }
+    let pairs = mask.chunks(frames).zip(noise.chunks(elements));
+    Ok(pairs.map(|(mask, noise)| Some(FrameConditioning { mask: mask.into(), noise: noise.into() })).collect())
+}
+
 impl FrameState {
     fn new(model: &StDiT3, conditioning: FrameConditioning, shape: &[usize; 5]) -> Result<FrameState, SampleError> {
         let [videos, _, frames, ..] = *shape;
         if model.config().patch_size[0] != 1 {
             return Err(SampleError::Input("frame conditioning needs a model whose patches span one frame".into()));
         }
-        if conditioning.mask.len() != videos * frames || conditioning.mask.iter().any(|m| !(0.0..=1.0).contains(m)) {
-            return Err(SampleError::Input(format!("the frame mask needs {videos} × {frames} values from 0 to 1")));
-        }
-        if conditioning.noise.len() != shape.iter().product::<usize>() {
-            return Err(SampleError::Input(format!("the conditioning noise must be shaped as the latents, {shape:?}")));
+        if conditioning.mask.iter().any(|m| !(0.0..=1.0).contains(m)) {
+            return Err(SampleError::Input("the frame mask needs values from 0 to 1".into()));
         }
         let device = model.device();
         let flags = || Tensor::empty(device, &[videos, frames], DType::U8);

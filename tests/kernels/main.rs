@@ -10,10 +10,12 @@ mod harness;
 mod numbers;
 
 mod attention;
+mod decide;
 mod decode;
 mod embed;
 mod linear;
 mod motion;
 mod norm;
+mod pack;
 mod residual;
 mod sampler;

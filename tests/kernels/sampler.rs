@@ -52,8 +52,12 @@ fn every_step() {
                 let mask = masked.then(|| Tensor::from_slice(device, &[batch, frames], &mask).unwrap());
                 let run = || {
                     let z = placed(device, &shape, &z, DType::F32, misalign);
-                    let how =
-                        Step { cfg_scale: guided.then_some(scale), dt, frame_mask: mask.as_ref(), x0: x0.as_ref() };
+                    let how = Step {
+                        cfg_scale: guided.then_some(scale),
+                        dt: adacache::ops::sampler::Delta::Value(dt),
+                        frame_mask: mask.as_ref(),
+                        x0: x0.as_ref(),
+                    };
                     step(&z, &prediction, &how).unwrap();
                     z
                 };

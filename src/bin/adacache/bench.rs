@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
+    /// Instead of times: how the results differ from another device's, in bits and units in the last place
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["csv", "markdown", "quick"])]
+    compare: Option<String>,
     /// Few samples: to see that everything runs
     #[arg(long)]
     quick: bool,
@@ -61,7 +64,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let device = Device::open(&args.device)?;
     let ops: Vec<Op> = Op::ALL.into_iter().filter(|op| args.ops.iter().any(|name| name == op.name())).collect();
-    let shapes = shapes.map_or_else(|| defaults(device.is_vm()), Ok)?.only(&ops);
+    // Results are compared at sizes that the virtual GPU gets through.
+    let small = device.is_vm() || args.compare.is_some();
+    let shapes = shapes.map_or_else(|| defaults(small), Ok)?.only(&ops);
+    if let Some(reference) = &args.compare {
+        return compare(args, &device, &Device::open(reference)?, shapes);
+    }
     let budget = if args.quick { Budget::quick() } else { Budget::usual() };
 
     let table = Table::new(args, &device);
@@ -76,6 +84,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         print(table.json(&results)?);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(args: &Args, device: &Device, reference: &Device, shapes: Shapes) -> anyhow::Result<ExitCode> {
+    let differences = bench::compare(device, reference, args.dtype, &shapes)?;
+    let (ours, theirs) = (device.info().label(), reference.info().label());
+    let text = if args.json {
+        serde_json::to_string_pretty(&json!({ "device": ours, "reference": theirs, "differences": differences }))?
+            + "\n"
+    } else {
+        let head = ["op", "shape", "elements", "different", "max ULP", "max relative"].map(str::to_owned);
+        let rows = differences.iter().map(|d| {
+            let (op, shape) = (d.op.name().to_owned(), d.shape.clone());
+            let counts = [d.elements.to_string(), d.different.to_string(), d.max_ulp.to_string()];
+            let [elements, different, ulp] = counts;
+            line(&[op, shape, elements, different, ulp, format!("{:.2e}", d.max_relative)])
+        });
+        format!("{ours} against {theirs}, {}\n{}{}", args.dtype, line(&head), rows.collect::<String>())
+    };
+    let _ = write!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use adacache::cache::{CacheConfig, Plan};
 use adacache::device::Device;
 use adacache::pipeline::{
-    self, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, check_file_writable,
-    schedule_strip, write_file,
+    self, Deciding, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, VideoSize,
+    check_file_writable, schedule_strip, write_file,
 };
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
@@ -34,6 +34,14 @@ pub(crate) struct Args {
     /// The model: `sprites`, or a folder laid out like models/sprites
     #[arg(long, default_value = "sprites")]
     model: String,
+    /// Size of the video in pixels, multiples of 8 [default: the model's]
+    ///
+    /// The built-in model was trained on 64x64 and 16 frames; it runs at other sizes, but does not draw well there.
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Frames of the video [default: the model's]
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
     /// When to reuse: adacache-fast, adacache-slow, none, or the path of a .toml file
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
@@ -73,6 +81,15 @@ pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped, and so are prompts whose output exists
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompts: Option<PathBuf>,
+    /// Videos of --prompts that are made together
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Decide for each video of a batch by itself; by default the batch is computed or reused as one, as published
+    #[arg(long, requires = "prompts")]
+    per_sample: bool,
+    /// Keep residuals in 8 bits (e4m3 with a scale a token); the report says what that loses
+    #[arg(long)]
+    fp8_cache: bool,
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
@@ -86,8 +103,16 @@ struct Job {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong is found before anything expensive starts.
-    let source = ModelSource::from_name(&args.model)?;
-    let config = source.pipeline_config()?;
+    let mut source = ModelSource::from_name(&args.model)?;
+    let mut config = source.pipeline_config()?;
+    if args.size.is_some() || args.frames.is_some() {
+        let frames = args.frames.unwrap_or(config.latent[0]);
+        source = source.sized(match &args.size {
+            Some(text) => VideoSize::parse(text, frames)?,
+            None => VideoSize::new(frames, config.height, config.width)?,
+        });
+        config = source.pipeline_config()?;
+    }
     let steps = args.steps.unwrap_or(config.default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
@@ -114,19 +139,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     interrupt::install()?;
     let device = Device::open(&args.device)?;
     let pipeline = Pipeline::load(&source, &device, args.dtype)?;
-    for job in &jobs {
-        let Job { prompt, output } = job;
-        let request = Request { prompt: prompt.clone(), steps, cfg_scale, seed: args.seed, cache: cache.clone() };
+    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
+    for jobs in jobs.chunks(usize::from(args.batch)) {
+        let request = |job: &Job| Request {
+            prompt: job.prompt.clone(),
+            steps,
+            cfg_scale,
+            seed: args.seed,
+            cache: cache.clone(),
+            packed_cache: args.fp8_cache,
+        };
+        let requests: Vec<Request> = jobs.iter().map(request).collect();
         let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
-        let Some((generation, points)) = generate(&pipeline, &request, profile.as_ref(), args.quiet)? else {
-            eprintln!("interrupted: `{output}` was not written");
+        let Some((generations, points)) = generate(&pipeline, &requests, deciding, profile.as_ref(), args.quiet)?
+        else {
+            jobs.iter().for_each(|job| eprintln!("interrupted: `{}` was not written", job.output));
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
         };
-        let timeline = profile.map(|profile| timeline(profile, &points, &generation.report)).transpose()?;
-        interrupt::shielded(|| write(args, &generation, timeline.as_ref(), output))?;
-        if !args.quiet {
-            // A closed pipe is no failure: the video is written.
-            let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
+        let timeline = profile.map(|profile| timeline(profile, &points, &generations[0].report)).transpose()?;
+        for (Job { prompt, output }, generation) in jobs.iter().zip(&generations) {
+            interrupt::shielded(|| write(args, generation, timeline.as_ref(), output))?;
+            if !args.quiet {
+                // A closed pipe is no failure: the video is written.
+                let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
+            }
         }
         if interrupt::asked() {
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
@@ -173,13 +209,15 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
     Ok(jobs)
 }
 
-/// Runs one request behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
+/// Runs requests together behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
 fn generate(
     pipeline: &Pipeline,
-    request: &Request,
+    requests: &[Request],
+    deciding: Deciding,
     profile: Option<&Profile>,
     quiet: bool,
-) -> anyhow::Result<Option<(Generation, Vec<Point>)>> {
+) -> anyhow::Result<Option<(Vec<Generation>, Vec<Point>)>> {
+    let request = &requests[0];
     // Hidden by itself where standard error is no terminal.
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(request.steps as u64), target);
@@ -190,7 +228,7 @@ fn generate(
     bar.enable_steady_tick(Duration::from_millis(120));
     let adaptive = request.cache != CacheConfig::None;
     let (mut computed, mut points) = (vec![], vec![]);
-    let result = pipeline.generate(request, &mut |event: &StepEvent| {
+    let result = pipeline.generate_batch(requests, deciding, &mut |event: &StepEvent| {
         if event.plan == Plan::Compute {
             computed.push(event.step);
         }
@@ -210,7 +248,7 @@ fn generate(
     });
     bar.finish_and_clear();
     match result {
-        Ok(generation) => Ok(Some((generation, points.into_iter().collect::<Result<_, _>>()?))),
+        Ok(generations) => Ok(Some((generations, points.into_iter().collect::<Result<_, _>>()?))),
         Err(error) if error.is_stop() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
     }

@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Motion regularization
     #[arg(long)]
     moreg: bool,
+    /// Keep residuals in 8 bits
+    #[arg(long)]
+    fp8_cache: bool,
     /// Steps computed of all steps [default: the fewest and the most that the codebook allows]
     #[arg(long, value_name = "N", conflicts_with = "trace")]
     computed: Option<usize>,
@@ -113,12 +116,7 @@ fn task(args: &Args) -> anyhow::Result<Task> {
     if args.model == OPENSORA {
         let model = StDiT3Config::opensora_v1_2();
         let size = match &args.size {
-            Some(text) => {
-                let sides = text.split_once(['x', '×']).and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
-                let (height, width) =
-                    sides.with_context(|| format!("--size {text}: write HEIGHTxWIDTH, as in 720x1280"))?;
-                VideoSize::new(args.frames, height, width)?
-            }
+            Some(text) => VideoSize::parse(text, args.frames)?,
             None => VideoSize::published(&args.resolution, &args.aspect, args.frames)?,
         };
         let steps = args.steps.unwrap_or(100);
@@ -129,6 +127,7 @@ fn task(args: &Args) -> anyhow::Result<Task> {
             geometry: Geometry::guided(args.videos, latent, size.resolution(), OPENSORA_FPS),
             caption_tokens: model.model_max_length,
             dtype: args.dtype,
+            packed_cache: args.fp8_cache,
             steps,
             model,
         });
@@ -142,6 +141,7 @@ fn task(args: &Args) -> anyhow::Result<Task> {
         geometry: Geometry::guided(args.videos, config.latent, resolution, config.fps as f32),
         caption_tokens: config.prompt_length,
         dtype: args.dtype,
+        packed_cache: args.fp8_cache,
         steps,
         cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
     })

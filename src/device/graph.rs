@@ -1,0 +1,153 @@
+//! Recorded work: launches, copies and fills written down once and replayed many times. A GPU gets them as CUDA graphs, one submission
+//! for hundreds of kernels; the virtual GPU, and any device that is being observed, replays the list.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::{Backend, Device, DeviceError, Handle, Kernel, Launch, Result, Work};
+
+/// What a thread is writing down: which device's work (by address), and the graphs so far, the last one unfinished.
+struct Recording {
+    device: usize,
+    parts: Vec<Vec<Command>>,
+}
+
+thread_local! {
+    /// A thread records what it does itself; what others do on the same device goes on as ever.
+    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
+}
+
+/// One thing a device was told to do, while it was only writing down.
+pub(super) enum Command {
+    Launch { kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: u32, work: Work, params: Box<[u8]> },
+    Copy { dst: u64, src: u64, bytes: usize },
+    Fill { dst: u64, byte: u8, bytes: usize },
+}
+
+impl Command {
+    fn submit(&self, backend: &dyn Backend) -> Result<()> {
+        match self {
+            Command::Launch { kernel, grid, block, shared, work, params } => {
+                let launch = Launch { kernel: kernel.name(), grid: *grid, block: *block, shared: *shared, work: *work };
+                backend.launch(&kernel.0.handle, &launch, params).map(drop)
+            }
+            Command::Copy { dst, src, bytes } => backend.copy(*dst, *src, *bytes),
+            Command::Fill { dst, byte, bytes } => backend.fill(*dst, *byte, *bytes),
+        }
+    }
+}
+
+/// What [`Device::record_graphs`] wrote down: the launches with their arguments as they were.
+///
+/// It holds addresses, not memory: whoever replays it keeps every tensor alive that it was recorded with.
+pub struct Graph {
+    device: Device,
+    commands: Vec<Command>,
+    /// The backend's own form, where it has one.
+    native: Option<Handle>,
+}
+
+impl Graph {
+    /// Launches and memory operations in it.
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Queues everything in it once more.
+    ///
+    /// # Errors
+    /// As [`Device::launch`].
+    pub fn replay(&self) -> Result<()> {
+        self.device.not_recording("a replay")?;
+        match &self.native {
+            // An observer wants to see every launch.
+            Some(native) if self.device.observer().is_none() => self.device.0.backend.replay(native),
+            _ => self.commands.iter().try_for_each(|command| self.device.run(command)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Graph({} commands, {})", self.commands.len(), self.device.info().id)
+    }
+}
+
+impl Device {
+    /// Writes down what `body` launches, copies and fills on this device instead of doing it. [`Device::cut`] ends one graph and begins
+    /// the next. Other threads are not recorded.
+    ///
+    /// Allocating, uploading and reading back are errors meanwhile: they are no part of a graph.
+    ///
+    /// # Errors
+    /// What `body` says; a recording within a recording; a graph that the driver refuses.
+    pub fn record_graphs<E: From<DeviceError>>(&self, body: impl FnOnce() -> Result<(), E>) -> Result<Vec<Graph>, E> {
+        /// Ends the recording also when `body` panics.
+        struct End;
+        impl Drop for End {
+            fn drop(&mut self) {
+                RECORDING.take();
+            }
+        }
+        if RECORDING.with_borrow(Option::is_some) {
+            return Err(DeviceError::Recording { call: "a recording" }.into());
+        }
+        RECORDING.set(Some(Recording { device: self.identity(), parts: vec![vec![]] }));
+        let end = End;
+        body()?;
+        let parts = RECORDING.take().map(|recording| recording.parts).unwrap_or_default();
+        drop(end);
+        let graph = |commands: Vec<Command>| -> Result<Graph> {
+            let backend = &*self.0.backend;
+            let native = backend.instantiate(&|| commands.iter().try_for_each(|command| command.submit(backend)))?;
+            Ok(Graph { device: self.clone(), commands, native })
+        };
+        Ok(parts.into_iter().map(graph).collect::<Result<_>>()?)
+    }
+
+    /// Ends the graph being recorded and begins the next; false, and nothing happens, when none is being recorded.
+    pub fn cut(&self) -> bool {
+        self.recording(|parts| parts.push(vec![])).is_some()
+    }
+
+    /// Writes a command down, if a recording is on.
+    pub(super) fn recorded(&self, command: impl FnOnce() -> Command) -> bool {
+        self.recording(|parts| parts.last_mut().map(|part| part.push(command()))).is_some()
+    }
+
+    pub(super) fn not_recording(&self, call: &'static str) -> Result<()> {
+        match self.recording(|_| ()) {
+            Some(()) => Err(DeviceError::Recording { call }),
+            None => Ok(()),
+        }
+    }
+
+    /// What this thread has recorded of this device, if it is recording.
+    fn recording<T>(&self, use_it: impl FnOnce(&mut Vec<Vec<Command>>) -> T) -> Option<T> {
+        RECORDING.with_borrow_mut(|recording| {
+            let recording = recording.as_mut().filter(|recording| recording.device == self.identity())?;
+            Some(use_it(&mut recording.parts))
+        })
+    }
+
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Does what a command says, seen by the observer if there is one.
+    fn run(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::Launch { kernel, grid, block, shared, work, params } => {
+                let launch = Launch { kernel: kernel.name(), grid: *grid, block: *block, shared: *shared, work: *work };
+                self.submit(kernel, &launch, params)
+            }
+            Command::Copy { bytes, .. } => self.observed("copy", *bytes, *bytes, || command.submit(&*self.0.backend)),
+            Command::Fill { bytes, .. } => self.observed("fill", 0, *bytes, || command.submit(&*self.0.backend)),
+        }
+    }
+}

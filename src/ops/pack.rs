@@ -1,0 +1,131 @@
+//! Kept residuals in 8 bits: `kernels/pack.cu`.
+
+use super::params::{self, PackErrorParams, PackParams, UnpackParams};
+use super::{Op, Result};
+use crate::device::{Device, Module};
+use crate::tensor::{DType, Tensor};
+
+/// The largest e4m3 number.
+pub const E4M3_MAX: f32 = 448.0;
+
+/// What all packed tensors of a generation share: room for a pass's error, and the sum of all passes'.
+#[derive(Debug, Clone)]
+pub struct PackError {
+    /// `[blocks, 2]` f32
+    partial: Tensor,
+    /// `[2]` f64: Σ|x − packed x|, Σ|x|
+    totals: Tensor,
+}
+
+impl PackError {
+    /// Nothing packed yet.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self {
+            partial: Tensor::empty(device, &[params::PACK_MAX_BLOCKS, 2], DType::F32)?,
+            totals: Tensor::zeros(device, &[2], DType::F64)?,
+        })
+    }
+
+    /// Σ|x − packed x| / Σ|x| over everything packed so far; 0 when that was nothing. Waits for the device.
+    ///
+    /// # Errors
+    /// Faults of kernels that ran before.
+    pub fn relative(&self) -> Result<f64> {
+        let totals: Vec<f64> = self.totals.to_vec()?;
+        Ok(if totals[1] > 0.0 { totals[0] / totals[1] } else { 0.0 })
+    }
+}
+
+/// A tensor kept as e4m3 with one scale a row of its last axis: a quarter of f32, half of bf16, and 4 bytes a row.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    rows: usize,
+    channels: usize,
+    /// `[rows, channels]`
+    bytes: Tensor,
+    /// `[rows]` f32
+    scale: Tensor,
+}
+
+impl Packed {
+    /// Uninitialised, for tensors of `shape`.
+    ///
+    /// # Errors
+    /// A shape without axes, or out of memory.
+    pub fn new(device: &Device, shape: &[usize]) -> Result<Self> {
+        let op = Op::on("Packed", device);
+        let [rows @ .., channels] = shape else {
+            return Err(op.value("shape", "no axes", "at least one"));
+        };
+        let (rows, channels) = (rows.iter().product(), *channels);
+        Ok(Self {
+            rows,
+            channels,
+            bytes: Tensor::empty(device, &[rows, channels], DType::U8)?,
+            scale: Tensor::empty(device, &[rows], DType::F32)?,
+        })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.bytes() + self.scale.bytes()
+    }
+
+    /// Keeps `x`: each row over its largest magnitude times 448, rounded to the nearest e4m3. What that loses is added to `error`.
+    ///
+    /// # Errors
+    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    pub fn pack(&self, x: &Tensor, error: &PackError) -> Result<()> {
+        let op = Op::new("residual_pack", &self.bytes);
+        let dtype = op.compute_dtype("x", x)?;
+        op.check_rows("x", x, dtype, [("rows", self.rows), ("channels", self.channels)])?;
+        op.check("error", &error.partial, DType::F32, &[])?;
+        let blocks = self.rows.div_ceil(params::PACK_WARPS).min(params::PACK_MAX_BLOCKS);
+        let params = PackParams {
+            x: x.ptr(),
+            packed: self.bytes.ptr(),
+            scale: self.scale.ptr(),
+            error: error.partial.ptr(),
+            rows: self.rows as i64,
+            channels: op.int("channels", self.channels)?,
+            reserved: 0,
+        };
+        let op = op.counted(0, &[Some(x)], &[Some(&self.bytes), Some(&self.scale)]);
+        let entry = format!("residual_pack_{dtype}");
+        op.launch(Module::Pack, &entry, [blocks, 1], params::PACK_THREADS, 0, &params)?;
+        let params = PackErrorParams {
+            error: error.partial.ptr(),
+            totals: error.totals.ptr(),
+            blocks: op.int("blocks", blocks)?,
+            reserved: 0,
+        };
+        let op = op.counted(0, &[Some(&error.partial)], &[Some(&error.totals)]);
+        op.launch(Module::Pack, "pack_error", [1, 1], 64, 0, &params)
+    }
+
+    /// `out` = what was packed; with `add`, `out` += it.
+    ///
+    /// # Errors
+    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    pub fn unpack(&self, out: &Tensor, add: bool) -> Result<()> {
+        let op = Op::new("residual_unpack", out);
+        let dtype = op.compute_dtype("out", out)?;
+        op.check_rows("out", out, dtype, [("rows", self.rows), ("channels", self.channels)])?;
+        op.check("packed", &self.bytes, DType::U8, &[])?;
+        let params = UnpackParams {
+            packed: self.bytes.ptr(),
+            scale: self.scale.ptr(),
+            out: out.ptr(),
+            rows: self.rows as i64,
+            channels: op.int("channels", self.channels)?,
+            add: add.into(),
+        };
+        let op = op.counted(0, &[Some(&self.bytes), Some(&self.scale), add.then_some(out)], &[Some(out)]);
+        let blocks = out.elements().div_ceil(params::ELEMENTWISE_THREADS);
+        let entry = format!("residual_unpack_{dtype}");
+        op.launch(Module::Pack, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
+    }
+}
