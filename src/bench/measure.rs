@@ -62,8 +62,8 @@ pub struct Counted {
     pub global_bytes: u64,
     /// 32-byte sectors a request to global memory touched, on average.
     pub sectors_per_request: f64,
-    /// Passes a request to shared memory took, on average: above what its width needs there are bank conflicts.
-    pub shared_passes_per_request: f64,
+    /// Passes through shared memory beyond those that the accesses' width needs: what bank conflicts cost.
+    pub bank_conflicts: u64,
 }
 
 /// One operation, measured.
@@ -163,9 +163,9 @@ pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budge
     })
 }
 
-/// Adds up what the launches counted.
+/// Adds up what the launches counted; beside it sectors and requests of global memory.
 #[derive(Default)]
-struct Sum(Mutex<(Counted, [u64; 4])>);
+struct Sum(Mutex<(Counted, [u64; 2])>);
 
 impl LaunchObserver for Sum {
     fn launched(&self, _launch: &Launch<'_>, _start: Event, _end: Event, stats: Option<LaunchStats>) {
@@ -174,11 +174,10 @@ impl LaunchObserver for Sum {
         sum.0.warp_instructions += c.warp_instructions;
         sum.0.tensor_flops += c.tensor_flops;
         sum.0.ordinary_flops += c.flops;
-        sum.0.global_bytes += c.global_load_bytes + c.global_store_bytes;
-        let requests = [c.global_sectors, c.global_requests, c.shared_passes, c.shared_requests];
-        for (total, count) in sum.1.iter_mut().zip(requests) {
-            *total += count;
-        }
+        sum.0.global_bytes += c.global.load_bytes + c.global.store_bytes;
+        sum.0.bank_conflicts += c.shared.conflicts;
+        sum.1[0] += c.global.sectors;
+        sum.1[1] += c.global.requests;
     }
 }
 
@@ -190,8 +189,7 @@ pub(super) fn count(device: &Device, dtype: DType, case: &Case) -> Result<Counte
     let launched = run();
     device.observe(None);
     launched?;
-    let (mut counted, [sectors, global, passes, shared]) = sum.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    counted.sectors_per_request = sectors as f64 / global.max(1) as f64;
-    counted.shared_passes_per_request = passes as f64 / shared.max(1) as f64;
+    let (mut counted, [sectors, requests]) = sum.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    counted.sectors_per_request = sectors as f64 / requests.max(1) as f64;
     Ok(counted)
 }

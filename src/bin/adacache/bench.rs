@@ -150,7 +150,7 @@ impl<'a> Table<'a> {
     fn columns(&self) -> Vec<&'static str> {
         let mut columns = vec!["op", "shape", "cold µs", "noise %", "batched µs", "GFLOP/s", "GB/s"];
         if self.device.is_vm() {
-            columns.extend(["warp instr.", "tensor MFLOP", "global MB", "sectors/req", "shared passes/req"]);
+            columns.extend(["warp instr.", "tensor MFLOP", "global MB", "sectors/req", "bank conflicts"]);
         } else {
             columns.push("% of peak");
         }
@@ -173,7 +173,7 @@ impl<'a> Table<'a> {
                 format!("{:.2}", c.tensor_flops as f64 / 1e6),
                 format!("{:.2}", c.global_bytes as f64 / 1e6),
                 format!("{:.2}", c.sectors_per_request),
-                format!("{:.2}", c.shared_passes_per_request),
+                c.bank_conflicts.to_string(),
             ]),
             None => cells.push(r.percent_of_peak.map_or_else(|| "?".into(), |percent| format!("{percent:.1}"))),
         }
