@@ -400,7 +400,7 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             continue;
         };
         match kind.trim_end_matches(',') {
-            "u64" | "i64" => found.push((offset, 8)),
+            "u64" | "i64" | "f64" => found.push((offset, 8)),
             "i32" | "f32" => found.push((offset, 4)),
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
             "SequenceLayout" => {
