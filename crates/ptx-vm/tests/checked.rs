@@ -311,9 +311,10 @@ const PLANTS: &[Plant] = &[
         what: "waiting for the wrong parity",
         threads: 64,
         kind: FaultKind::Race,
-        thread: 0,
-        at: At::Offset(0),
-        says: &["read here and was written by thread 32 "],
+        // The last lane to fall asleep goes on first.
+        thread: 31,
+        at: At::Offset(124),
+        says: &["read here and was written by thread 63 "],
         body: "@%p0 mbarrier.init.shared.b64 [bars], 32;
                bar.sync 0;
                @%p1 bra WAIT;

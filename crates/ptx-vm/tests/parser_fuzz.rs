@@ -109,7 +109,11 @@ fn corpus() -> &'static [String] {
                 while !text.is_char_boundary(end) {
                     end -= 1;
                 }
-                text.truncate(text[..end].rfind("\n}")? + 3);
+                let last = text[..end].rfind("\n.visible .entry")?;
+                text.truncate(last + 1);
+                if !text.contains(".entry") {
+                    return None;
+                }
             }
             Some(text)
         };

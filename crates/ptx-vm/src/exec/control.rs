@@ -380,6 +380,9 @@ impl Exec for Guard {
     }
 }
 
+/// Bit of the immediate of [`Barrier`]: all threads of the warp execute it, or none.
+pub(crate) const ALIGNED: i64 = 1 << 9;
+
 /// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions,
 /// bit 8 = negated, bit 9 = aligned.
 pub(crate) struct Barrier;
@@ -398,7 +401,7 @@ impl Exec for Barrier {
             if cx.mask != cx.alive {
                 // The other lanes of the warp come first, on whatever path they are; `.aligned` promises that they are on this one.
                 let pending = cx.paths.iter().fold(0, |lanes, path| lanes | path.mask) & cx.alive & !cx.mask;
-                if cx.checked && (*op).imm & 512 != 0 && pending != 0 {
+                if cx.checked && (*op).imm & ALIGNED != 0 && pending != 0 {
                     let message = format!(
                         "the barrier is reached by {} of the {} threads of the warp that have not exited",
                         cx.mask.count_ones(),
@@ -436,6 +439,30 @@ impl Exec for Barrier {
             let lanes = if kind == 3 { lanes | !cx.mask } else { lanes & cx.mask };
             cx.arrival = Arrival { id, threads, waits: kind != 1, reduce: reduce.map(|r| (r, lanes)), result: d };
             cx.pause(Stop::Barrier, op.add(1))
+        }
+    }
+}
+
+/// Before a guarded barrier of all threads of the warp: r = predicate, negated. Checked mode demands that the guard holds for all or none.
+pub(crate) struct AllOrNone;
+impl Exec for AllOrNone {
+    const RARE: bool = true;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: the operand is a predicate.
+        unsafe {
+            let [p, negate, ..] = (*op).r;
+            let part = (cx.pred(p) ^ negate) & cx.mask;
+            if cx.checked && part != 0 && part != cx.mask {
+                let message = format!(
+                    "the guard of this barrier holds for {} of the {} threads of the warp that come here",
+                    part.count_ones(),
+                    cx.mask.count_ones()
+                );
+                return cx.fault(op, FaultKind::Barrier, Some(part.trailing_zeros()), None, message);
+            }
+            op.add(1)
         }
     }
 }

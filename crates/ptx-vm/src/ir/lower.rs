@@ -1,8 +1,8 @@
 //! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions put in place.
 
 use super::calls::{self, Plan};
-use super::emit::convert;
 use super::emit::memory::spill;
+use super::emit::{barrier, convert};
 use super::isa;
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::error::LoadError;
@@ -1251,6 +1251,17 @@ impl<'a> Lower<'a> {
         // Lanes that wait for each other must stand on a path of their own: a guard is a branch around the instruction.
         let waits = inst.opcode.contains(".sync") || inst.opcode.starts_with("bar");
         if waits {
+            if let Some((p, negated)) = self.guard.take_if(|_| barrier::aligned(inst.opcode)) {
+                let negate = if negated { !0 } else { 0 };
+                self.push(
+                    handler::<control::AllOrNone>(),
+                    [Val::Pred(p), Val::Raw(negate), Val::None, Val::None],
+                    0,
+                    0,
+                );
+                self.impure();
+                self.guard = Some((p, negated));
+            }
             self.around(|l| isa::lower(l, inst))?;
         } else {
             isa::lower(self, inst)?;

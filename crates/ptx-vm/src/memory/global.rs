@@ -198,7 +198,7 @@ impl Table {
         let name = |a: &Allocation| if a.name.is_empty() { String::new() } else { format!(" `{}`", a.name) };
         let mut best: Option<(u64, String)> = None;
         if let Some(a) = before {
-            let miss = (addr + len).saturating_sub(a.end());
+            let miss = addr.saturating_add(len).saturating_sub(a.end());
             best = Some((
                 miss,
                 format!(
