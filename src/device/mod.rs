@@ -197,7 +197,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Device {
-    /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `cuda` (the first GPU) or `cuda:N`.
+    /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races,
+    /// uninitialised reads and divergent barriers, several times slower), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
     /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::NoDevice`] or
@@ -215,6 +216,7 @@ impl Device {
                 Ok(Self::vm(VmConfig::default()))
             }
             "vm" => Ok(Self::vm(VmConfig::default())),
+            "vm:checked" => Ok(Self::vm(VmConfig { checked: true, ..VmConfig::default() })),
             "cuda" => Self::cuda(0),
             _ => match spec.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Self::cuda(ordinal),

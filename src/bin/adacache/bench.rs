@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Shapes to measure, as src/bench/example.toml
     #[arg(long, value_name = "FILE.toml")]
     shapes: Option<PathBuf>,
-    /// auto, vm, cuda or cuda:N
+    /// auto, vm, vm:checked, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// bf16, f16 or f32

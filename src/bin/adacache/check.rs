@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Folders with a case.json, or folders of such folders
     #[arg(value_name = "CASE_DIR", required = true)]
     cases: Vec<PathBuf>,
-    /// auto, vm, cuda or cuda:N
+    /// auto, vm, vm:checked, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// Element type to compute in: f32, bf16 or f16

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, cuda or cuda:N
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// Element type to compute in: bf16, f16 or f32
