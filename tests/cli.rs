@@ -131,7 +131,7 @@ fn absurd_numbers_are_refused() {
         (&["--cfg-scale", "inf"], "guidance scale inf"),
         (&["--cfg-scale", "-1e30"], "guidance scale"),
         (&["--model", "no/such/folder"], "no model `no/such/folder`"),
-        (&["--device", "tpu"], "auto, vm, cuda"),
+        (&["--device", "tpu"], "auto, vm, vm:checked, cuda"),
         (&["--cache", "adacache-fastest"], "adacache-fast, adacache-slow, none"),
         (&["--cache", "none", "--moreg"], "drop one"),
     ] {
