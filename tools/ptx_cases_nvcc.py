@@ -57,6 +57,7 @@ def write(folder, name, nvcc, include):
     opt = [] if "-G" in flags else ["-O3"]
     subprocess.run([nvcc, *opt, "-std=c++17", "-arch=" + arch, *flags, *sum((["-I", i] for i in include), []), "-ptx", "-o", "kernel.ptx", "kernel.cu"],
                    cwd=folder, check=True)
+    os.remove(cu)  # it stands in tools/nvcc_cases
     ptx = os.path.join(folder, "kernel.ptx")
     with open(ptx) as file: text = file.read()
     # Without this machine's paths, and without the DWARF tables, which nobody reads.

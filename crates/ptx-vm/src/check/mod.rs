@@ -83,9 +83,7 @@ impl Watch {
                 tally.count(cx, meta, op, index);
             }
             if meta.guard {
-                let [p, negate, ..] = (*op).r;
-                let all = cx.mask;
-                let mask = (cx.pred(p) ^ negate) & all;
+                let (all, mask) = (cx.mask, cx.holding(op));
                 let inner = op.add(1);
                 if mask == 0 {
                     return inner.add(1);

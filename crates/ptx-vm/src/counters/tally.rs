@@ -56,10 +56,7 @@ impl Tally {
             unsafe { self.access(cx, access, op, index) };
         } else if meta.branch {
             // SAFETY: conditional branches keep the predicate and its negation in place.
-            let taken = unsafe {
-                let [p, negate, ..] = (*op).r;
-                (cx.pred(p) ^ negate) & cx.mask
-            };
+            let taken = unsafe { cx.holding(op) };
             self.dynamic[index].divergent += u64::from(taken != 0 && taken != cx.mask);
         }
     }

@@ -38,8 +38,7 @@ impl Exec for Branch {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: targets are checked by the decoder.
         unsafe {
-            let [p, negate, ..] = (*op).r;
-            let taken = (cx.pred(p) ^ negate) & cx.mask;
+            let taken = cx.holding(op);
             if taken == 0 {
                 return op.add(1);
             }
@@ -302,8 +301,7 @@ impl Exec for RetIf {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operand is a predicate; a function ends with an unguarded return.
         unsafe {
-            let [p, negate, ..] = (*op).r;
-            let gone = (cx.pred(p) ^ negate) & cx.mask;
+            let gone = cx.holding(op);
             retire(cx, gone);
             cx.mask &= !gone;
             if cx.mask == 0 { resume(cx, op) } else { op.add(1) }
@@ -347,8 +345,7 @@ impl Exec for ExitIf {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operand is a predicate.
         unsafe {
-            let [p, negate, ..] = (*op).r;
-            let gone = (cx.pred(p) ^ negate) & cx.mask;
+            let gone = cx.holding(op);
             cx.alive &= !gone;
             cx.mask &= !gone;
             if cx.mask == 0 { resume(cx, op) } else { op.add(1) }
@@ -365,9 +362,7 @@ impl Exec for Guard {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the decoder puts a guarded instruction behind every guard.
         unsafe {
-            let [p, negate, ..] = (*op).r;
-            let all = cx.mask;
-            let mask = (cx.pred(p) ^ negate) & all;
+            let (all, mask) = (cx.mask, cx.holding(op));
             let inner = op.add(1);
             if mask == 0 {
                 return inner.add(1);
@@ -452,8 +447,7 @@ impl Exec for AllOrNone {
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the operand is a predicate.
         unsafe {
-            let [p, negate, ..] = (*op).r;
-            let part = (cx.pred(p) ^ negate) & cx.mask;
+            let part = cx.holding(op);
             if cx.checked && part != 0 && part != cx.mask {
                 let message = format!(
                     "the guard of this barrier holds for {} of the {} threads of the warp that come here",

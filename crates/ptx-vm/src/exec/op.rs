@@ -263,6 +263,16 @@ impl Cx {
         unsafe { *self.preds.add(index as usize) }
     }
 
+    /// The active lanes for which the guard of a branch, an exit or a [`super::control::Guard`] holds: r = predicate, negation.
+    ///
+    /// # Safety
+    /// `op` was decoded with a guard.
+    #[inline(always)]
+    pub(crate) unsafe fn holding(&self, op: *const Op) -> u32 {
+        // SAFETY: forwarded.
+        unsafe { (self.pred((*op).r[0]) ^ (*op).r[1]) & self.mask }
+    }
+
     /// Sets the active lanes of a predicate.
     ///
     /// # Safety

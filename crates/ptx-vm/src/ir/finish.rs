@@ -1,7 +1,7 @@
 //! From virtual registers to a kernel: copies dissolved, dead code dropped, registers given slots, code laid out.
 
 use super::flow::{Graph, dominates};
-use super::lower::{Flow, Lower, Meta, R, Raw, Unit, Val};
+use super::lower::{Flow, Lower, Meta, R, Raw, Unit, Val, negation};
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::exec::alu::NO_SLOT;
 use crate::exec::control;
@@ -132,13 +132,14 @@ pub(crate) fn finish(
                     op.aux = caches;
                     caches += 1;
                 }
+                let guard = raw.guard.map(|(p, negated)| [p, negation(negated), 0, 0]);
                 match raw.flow {
                     Flow::Branch(label) | Flow::Jump(label) => {
                         let target = label_block[label as usize];
                         fixes.push((out.len(), target));
                         op.x = u32::MAX;
-                        if let Some((p, negated)) = raw.guard {
-                            op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        if let Some(guard) = guard {
+                            op.r = guard;
                             // Resolved to code positions below.
                             op.x = if meets[b] == usize::MAX { u32::MAX } else { meets[b] as u32 };
                         }
@@ -149,13 +150,12 @@ pub(crate) fn finish(
                         calls.push((out.len(), callee));
                     }
                     Flow::Exit | Flow::Ret => {
-                        if let Some((p, negated)) = raw.guard {
-                            op.r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        if let Some(guard) = guard {
+                            op.r = guard;
                         }
                     }
                     _ => {
-                        if let Some((p, negated)) = raw.guard {
-                            let r = [p, if negated { !0 } else { 0 }, 0, 0];
+                        if let Some(r) = guard {
                             out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
                             meta.push(Meta { guard: true, ..control_meta(raw) });
                         }

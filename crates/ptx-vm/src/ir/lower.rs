@@ -318,6 +318,11 @@ impl Form<'_, '_> {
     }
 }
 
+/// What a guard's predicate is combined with by exclusive or.
+pub(crate) fn negation(negated: bool) -> u32 {
+    if negated { !0 } else { 0 }
+}
+
 /// Width of a register that holds a `ty`.
 pub(crate) fn width(ty: Ty) -> Where {
     match ty.bytes() {
@@ -1252,10 +1257,9 @@ impl<'a> Lower<'a> {
         let waits = inst.opcode.contains(".sync") || inst.opcode.starts_with("bar");
         if waits {
             if let Some((p, negated)) = self.guard.take_if(|_| barrier::aligned(inst.opcode)) {
-                let negate = if negated { !0 } else { 0 };
                 self.push(
                     handler::<control::AllOrNone>(),
-                    [Val::Pred(p), Val::Raw(negate), Val::None, Val::None],
+                    [Val::Pred(p), Val::Raw(negation(negated)), Val::None, Val::None],
                     0,
                     0,
                 );
