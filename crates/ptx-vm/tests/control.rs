@@ -518,6 +518,37 @@ fn launches_no_gpu_would_accept_are_refused() {
 }
 
 #[test]
+fn addresses_at_the_end_of_the_address_space_are_out_of_bounds() {
+    for access in [
+        "ld.global.u8 %r1, [%rd2];",
+        "ld.u8 %r1, [%rd2];",
+        "ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd2];",
+        "st.global.u32 [%rd2], %r0;",
+        "atom.global.add.u32 %r1, [%rd2], 1;",
+        "red.add.u32 [%rd2], 1;",
+        "mov.u32 %r2, tile; add.u32 %r2, %r2, %r5; cp.async.ca.shared.global [%r2], [%rd2], 16; cp.async.wait_all;",
+    ] {
+        // The first time the instruction meets its allocation, then addresses whose ends wrap to 0, alone and 32 in a row.
+        for last in ["mov.u64 %rd3, -16;", "mov.u64 %rd3, -512; mul.wide.u32 %rd4, %r0, 16; add.s64 %rd3, %rd3, %rd4;"]
+        {
+            let body = kernel(&format!(
+                "shl.b32 %r5, %r0, 4; cvt.u64.u32 %rd2, %r5; add.s64 %rd2, %rd0, %rd2; mov.u32 %r6, 0;
+               LOOP:
+                 {access}
+                 {last}
+                 mov.u64 %rd2, %rd3;
+                 add.u32 %r6, %r6, 1; setp.lt.u32 %p1, %r6, 2; @%p1 bra LOOP;"
+            ));
+            for checked in [false, true] {
+                let vm = Vm::new(VmConfig { checked, ..VmConfig::default() });
+                let fault = run_on(&vm, &body, 32, 256).expect_err(access);
+                assert_eq!(fault.kind, FaultKind::OutOfBounds, "{access}: {fault}");
+            }
+        }
+    }
+}
+
+#[test]
 fn memory_calls_are_checked() {
     let vm = Vm::new(VmConfig { memory_limit: Some(1000), ..VmConfig::default() });
     let p = vm.alloc(100).unwrap();

@@ -1,6 +1,8 @@
 //! Random control flow (loops, switches, early exits, nested divergence, predicated returns, recursive calls) against a scalar
 //! interpreter: each lane must get exactly what a thread by itself would compute.
 
+mod fuzz;
+
 use proptest::prelude::*;
 use ptx_vm::{Launch, Module, Vm, VmConfig};
 use std::fmt::Write;
@@ -252,7 +254,7 @@ fn print(program: &Program) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(fuzz::config(120))]
     #[test]
     fn every_lane_computes_what_a_thread_computes(seed: u64, threads in 1u32..80, checked: bool) {
         let program = Random(seed).program();

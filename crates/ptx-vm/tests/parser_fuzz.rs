@@ -3,6 +3,8 @@
 //! The corpus is the PTX of the launch cases beside this file and of the repository's own kernels. Mutations work on bytes, lines, tokens
 //! and pieces of other files; what still decodes is launched with a small budget. Other kernels are made from the instruction table.
 
+mod fuzz;
+
 use proptest::prelude::*;
 use ptx_vm::case::run_case;
 use ptx_vm::{Coverage, FaultKind, Kernel, Launch, Module, Vm, VmConfig, coverage};
@@ -376,13 +378,8 @@ impl Drop for Copy {
     }
 }
 
-/// Random cases of a test: `PTX_VM_FUZZ_CASES` for a long run.
-fn cases() -> u32 {
-    std::env::var("PTX_VM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(fuzz::config(400))]
 
     #[test]
     fn damaged_ptx_never_panics(

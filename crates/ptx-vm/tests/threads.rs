@@ -346,3 +346,47 @@ fn a_lock_nobody_gives_back_ends_with_the_budget() {
     let found = fault(&kernel(&CRITICAL.replace("atom.global.exch.b32 %r4, [lock], 0;", "")), 32);
     assert_eq!((found.kind, found.line > 0), (FaultKind::Budget, true), "{found}");
 }
+
+#[test]
+fn endless_loops_with_waiting_inside_end_with_the_budget() {
+    // Nothing is stuck here: every thread arrives, again and again.
+    for (wait, alone) in [
+        ("bar.sync 0;", false),
+        ("barrier.cta.red.popc.u32 %r2, 5, %p1;", false),
+        ("bar.warp.sync 0xffffffff;", false),
+        ("nanosleep.u32 20;", false),
+        ("barrier.cta.red.popc.u32 %r2, 5, %p1;", true),
+        ("nanosleep.u32 20;", true),
+    ] {
+        let guard = if alone { "setp.eq.u32 %p1, %r0, 3; @!%p1 bra DONE;" } else { "setp.eq.u32 %p1, %r0, %r0;" };
+        let text = kernel(&format!("{guard}\nLOOP: {wait}\n@%p1 bra LOOP;\nDONE: mov.u32 %r1, 0;"));
+        for checked in [false, true] {
+            let config = VmConfig { checked, instruction_budget: Some(20_000), ..VmConfig::default() };
+            let found = launch(config, &text, 2, 64, 128).expect_err(wait);
+            assert_eq!(found.kind, FaultKind::Budget, "{wait} {guard}: {found}");
+        }
+    }
+}
+
+#[test]
+fn blocks_wait_for_blocks_with_barriers_in_the_loop() {
+    // As the test before, but every thread of the block takes part: one asks, all hear the answer at a barrier.
+    let text = kernel(
+        "mov.u32 %r5, %nctaid.x;
+         add.u32 %r6, %r9, 1;
+         mov.u32 %r1, 1;
+         setp.eq.u32 %p1, %r6, %r5;
+         @%p1 bra GO;
+         mul.wide.u32 %rd2, %r8, 4;
+         add.s64 %rd3, %rd1, %rd2;
+       WAIT:
+         ld.acquire.gpu.global.u32 %r2, [%rd3];
+         setp.ne.u32 %p2, %r2, -1;
+         barrier.cta.red.and.pred %p3, 0, %p2;
+         @!%p3 bra WAIT;
+         add.u32 %r1, %r2, 1;
+       GO:",
+    );
+    let want: Vec<u32> = (0..20).flat_map(|b| [20 - b; 64]).collect();
+    assert_eq!(run(&text, 20, 64, 20 * 64), want);
+}

@@ -27,6 +27,8 @@ const POLLS: u64 = 10_000;
 const IDLE_STEPS: i64 = 2_000;
 /// Instructions a block may execute without an exit or an arrival before another block gets its turn.
 const BLOCK_PATIENCE: u64 = 4_000_000;
+/// As many times that is a turn of a block that does arrive at barriers: all its threads may be asking for what another block will do.
+const LONG_TURN: u64 = 4;
 /// What sleeping counts for in that.
 const NAP: u64 = 1_000;
 
@@ -428,6 +430,7 @@ impl<'a> Runner<'a> {
     fn turn(&mut self) -> Result<bool, Box<Fault>> {
         // Instructions since anything happened but waiting.
         let mut waited = 0u64;
+        let begun = self.spent;
         while self.left > 0 {
             let mut ran = false;
             let mut index = 0;
@@ -442,6 +445,15 @@ impl<'a> Runner<'a> {
                 let stop = self.resume(index, quantum);
                 let used = quantum - self.cx.fuel;
                 self.spent += used.max(1) as u64;
+                if stop != Stop::Exit && stop != Stop::Fault {
+                    if self.spent > self.info.budget {
+                        let message = format!("the block has executed more than {} instructions", self.info.budget);
+                        return Err(self.fault(index, FaultKind::Budget, None, None, message));
+                    }
+                    if self.info.failed.load(Ordering::Relaxed) < self.number {
+                        return Ok(true);
+                    }
+                }
                 let idles = stop == Stop::Yield || stop == Stop::Poll && used <= IDLE_STEPS;
                 if !idles || self.cx.changes != self.changes {
                     (self.period, self.polls, self.changes) = (self.period + 1, 0, self.cx.changes);
@@ -471,13 +483,6 @@ impl<'a> Runner<'a> {
                             }
                         }
                         waited += used.max(1) as u64 + if stop == Stop::Quantum { 0 } else { NAP };
-                        if self.spent > self.info.budget {
-                            let message = format!("the block has executed more than {} instructions", self.info.budget);
-                            return Err(self.fault(index, FaultKind::Budget, None, None, message));
-                        }
-                        if self.info.failed.load(Ordering::Relaxed) < self.number {
-                            return Ok(true);
-                        }
                         let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
                         if self.worker.strands[index].spins >= patience && self.detach(index) && stop == Stop::Quantum {
                             self.info.hasty.store(true, Ordering::Relaxed);
@@ -504,7 +509,8 @@ impl<'a> Runner<'a> {
                 return Err(self.deadlock());
             }
             let hasty = self.info.hasty.load(Ordering::Relaxed);
-            if waited > if hasty { SHORT_QUANTUM as u64 } else { BLOCK_PATIENCE } {
+            let patience = if hasty { SHORT_QUANTUM as u64 } else { BLOCK_PATIENCE };
+            if waited > patience || self.spent - begun > LONG_TURN * patience {
                 return Ok(false);
             }
         }

@@ -107,7 +107,8 @@ unsafe fn find<P: Place>(
             (base, host) = (0, cx.shared);
         } else {
             let cache = &mut *cx.caches.add((*op).aux as usize);
-            if lo >= cache.base && hi.wrapping_add(bytes) <= cache.end && lo <= hi {
+            // Neither sum nor difference may wrap: addresses reach up to 2^64 - 1.
+            if lo >= cache.base && lo <= hi && hi < cache.end && bytes <= cache.end - hi {
                 (base, host) = (cache.base, cache.host);
                 if block {
                     prefetch(cache, first, WARP as u64 * bytes);

@@ -9,6 +9,8 @@
 
 mod cover;
 mod floats;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
 mod integers;
 
 use proptest::prelude::*;
@@ -339,7 +341,7 @@ fn check(program: &[Step], seed: u64, threads: usize) -> Result<(), String> {
 fn every_instruction_alone() {
     let mut failures = Vec::new();
     for (i, row) in table().iter().enumerate() {
-        for repeat in 0..u64::from(cases()).div_ceil(75) {
+        for repeat in 0..u64::from(fuzz::config(150).cases).div_ceil(75) {
             // Every second run takes constants where it may.
             if repeat % 2 == 1 && !row.src.contains(|kind: char| kind.is_lowercase()) {
                 continue;
@@ -375,13 +377,8 @@ fn every_instruction_alone() {
     );
 }
 
-/// Random cases of a test: `PTX_VM_FUZZ_CASES` for a long run.
-fn cases() -> u32 {
-    std::env::var("PTX_VM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::with_cases(cases()) })]
+    #![proptest_config(fuzz::config(150))]
 
     #[test]
     fn random_programs_agree(seeds in prop::collection::vec(any::<u64>(), 1..60), data in any::<u64>()) {
