@@ -14,7 +14,7 @@ const STEPS: usize = 8;
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
     PIPELINE.get_or_init(|| {
-        let device = Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap();
+        let device = Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap();
         Pipeline::load(&ModelSource::sprites(), &device, DType::Bf16).unwrap()
     })
 }

@@ -15,8 +15,8 @@ fn golden(case: &str) -> PathBuf {
 }
 
 fn run(case: &str, dtype: DType) -> CheckResult {
-    // The GPU when there is one, the VM otherwise; ADACACHE_TEST_DEVICE=vm:checked runs the whole models under the checks.
-    let device = Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap();
+    // The GPU when there is one, the VM otherwise; ADACACHE_DEVICE=vm:checked runs the whole models under the checks.
+    let device = Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap();
     check(&golden(case), &device, dtype).unwrap_or_else(|e| panic!("{case} {dtype}: {e}"))
 }
 

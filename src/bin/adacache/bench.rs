@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.toml")]
     shapes: Option<PathBuf>,
     /// auto, vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
     device: String,
     /// bf16, f16 or f32
     #[arg(long, default_value = "bf16")]

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(value_name = "CASE_DIR", required = true)]
     cases: Vec<PathBuf>,
     /// auto, vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
     device: String,
     /// Element type to compute in: f32, bf16 or f16
     #[arg(long, default_value = "f32")]

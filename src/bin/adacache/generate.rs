@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
     device: String,
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
