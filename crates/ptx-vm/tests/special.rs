@@ -1,6 +1,9 @@
 //! The approximations, instruction by instruction through PTX text: inside the error bounds of the manual, and exactly its tables of special
 //! values, with and without `.ftz`.
 //!
+//! The bounds are those of NVIDIA's *PTX ISA* 9.4, in the notes of the section that a test names. Two have no bound there:
+//! see `approximations_of_f64`. The manual does not say how near a subnormal result must be where its bound is relative.
+//!
 //! f16 and bf16 are swept exhaustively, f32 with a stride, or with every number when `PTX_VM_SWEEP` is set (hours). The reference is f64.
 
 use ptx_vm::{Kernel, Launch, Module, Vm, VmConfig};
@@ -126,11 +129,13 @@ fn in_ulps(got: f32, _: f64, want: f64) -> Option<f64> {
     Some(ulps(got, want))
 }
 
+/// 9.7.3.21: at most 2 ulp from the correctly rounded result; here 2 ulp from the exact one, which is half a place stricter.
 #[test]
 fn ex2_is_within_two_ulp() {
     within("ex2.approx", f64::exp2, in_ulps, 2.0);
 }
 
+/// 9.7.3.20: absolute error 2^-22 for operands in (0.5, 2), relative error 2^-22 for the other positive finite ones.
 #[test]
 fn lg2_is_within_its_bounds() {
     within(
@@ -147,15 +152,18 @@ fn lg2_is_within_its_bounds() {
     );
 }
 
+/// 9.7.3.18 and 9.7.3.19: absolute error in [-2 pi, 2 pi], where that of the cosine is a little greater, and in [-100 pi, 100 pi];
+/// nothing is promised beyond.
 #[test]
 fn sine_and_cosine_are_within_their_bounds() {
     const TURN: f64 = std::f64::consts::TAU;
-    for (name, f) in [("sin.approx", f64::sin as fn(f64) -> f64), ("cos.approx", f64::cos)] {
-        within(name, f, |got, x, want| (x.abs() <= TURN).then(|| (got as f64 - want).abs()), 2f64.powf(-20.5));
+    for (name, f, near) in [("sin.approx", f64::sin as fn(f64) -> f64, -20.5), ("cos.approx", f64::cos, -20.4)] {
+        within(name, f, |got, x, want| (x.abs() <= TURN).then(|| (got as f64 - want).abs()), 2f64.powf(near));
         within(name, f, |got, x, want| (x.abs() <= 50.0 * TURN).then(|| (got as f64 - want).abs()), 2f64.powf(-14.7));
     }
 }
 
+/// 9.7.3.13: `rcp` 1 ulp; 9.7.3.15: `sqrt` relative error 2^-23; 9.7.3.16: `rsqrt` relative error 2^-22.9.
 #[test]
 fn roots_and_reciprocals_are_within_their_bounds() {
     within("rcp.approx", |x| 1.0 / x, in_ulps, 1.0);
@@ -164,6 +172,7 @@ fn roots_and_reciprocals_are_within_their_bounds() {
     within("rsqrt.approx", |x| if x == 0.0 { 1.0 / x } else { 1.0 / x.sqrt() }, relative, 2f64.powf(-22.9));
 }
 
+/// 9.7.3.22: relative error 2^-11.
 #[test]
 fn tanh_is_within_its_bound() {
     within("tanh.approx", f64::tanh, relative, 2f64.powi(-11));
@@ -174,6 +183,7 @@ fn widen(bits: u64, bf16: bool) -> f64 {
     if bf16 { half::bf16::from_bits(bits as u16).to_f64() } else { half::f16::from_bits(bits as u16).to_f64() }
 }
 
+/// 9.7.4.10: `ex2` relative error 2^-9.9 in f16, 2^-7 in bf16; 9.7.4.9: `tanh` absolute error 2^-10.987 in f16, 2^-8 in bf16.
 #[test]
 fn every_half_is_within_its_bound() {
     let all: Vec<u64> = (0..1 << 16).collect();
@@ -194,12 +204,13 @@ fn every_half_is_within_its_bound() {
             let exact = want(a);
             if a.is_nan() {
                 assert_eq!(*y, 0x7fff, "{opcode} {x:#x}");
-            } else if exact.abs() < least {
-                // A subnormal result, or a flushed one, has an absolute error only.
-                assert!(
-                    (got - exact).abs() <= least * 2f64.powi(-7) || got == 0.0 && bf16,
-                    "{opcode} {a:e} gives {got:e}"
-                );
+                continue;
+            }
+            assert_eq!(got.is_sign_negative(), exact.is_sign_negative(), "{opcode} {a:e} gives {got:e}");
+            if opcode.contains("ftz") && exact.abs() < least {
+                assert!(got == 0.0 || got == least, "{opcode} {a:e} gives {got:e}");
+            } else if !absolute && exact.abs() < least {
+                assert!((got - exact).abs() <= least * 2f64.powi(-9), "{opcode} {a:e} gives {got:e}");
             } else if exact > greatest {
                 assert!(got == f64::INFINITY || got >= greatest, "{opcode} {a:e} gives {got:e}");
             } else {
@@ -210,6 +221,7 @@ fn every_half_is_within_its_bound() {
     }
 }
 
+/// The tables of the sections named above.
 #[test]
 fn special_values_follow_the_tables() {
     const INF: f32 = f32::INFINITY;
@@ -246,6 +258,8 @@ fn special_values_follow_the_tables() {
     }
 }
 
+/// 9.7.3.8: `div.full` 2 ulp everywhere; `div.approx` 2 ulp for divisors in [2^-126, 2^126], zero of the right sign for greater ones, or NaN if
+/// the dividend is infinite. Of subnormal divisors the manual says nothing; here they are kept to the same 2 ulp.
 #[test]
 fn quotients_are_within_two_ulp() {
     // a in the upper word, b in the lower one.
@@ -273,7 +287,8 @@ fn quotients_are_within_two_ulp() {
             if exact.is_nan() || name.starts_with("approx") && huge && a.is_infinite() {
                 assert!(y.is_nan(), "div.{name} {a:e} {b:e} gives {y:e}");
             } else if name.starts_with("approx") && huge {
-                assert_eq!(y, 0.0, "div.{name} {a:e} {b:e}");
+                let zero = if (a < 0.0) != (b < 0.0) { -0f32 } else { 0.0 };
+                assert!(a == 0.0 && y == 0.0 || y.to_bits() == zero.to_bits(), "div.{name} {a:e} {b:e} gives {y:e}");
             } else if exact.abs() > f64::from(f32::MAX) {
                 assert!(y.is_infinite() || y.abs() == f32::MAX, "div.{name} {a:e} {b:e} gives {y:e}");
             } else if ftz && exact.abs() < 1.0001 * f64::from(f32::MIN_POSITIVE) {
@@ -285,6 +300,9 @@ fn quotients_are_within_two_ulp() {
     }
 }
 
+/// 9.7.3.14 and 9.7.3.17: results with `.ftz` have 20 bits of mantissa, and NaN is `0x7fffffff00000000`; how near they are is
+/// not published ("fast, gross"), so the bound is what those bits allow. 9.7.3.16 gives none for `rsqrt.approx.f64` either; it is what nvcc
+/// makes of `rsqrt(double)`: 1 ulp, in table 18 of the CUDA C++ programming guide.
 #[test]
 fn approximations_of_f64() {
     let mut operands: Vec<u64> =
@@ -295,7 +313,7 @@ fn approximations_of_f64() {
     for (opcode, bound) in [
         ("rcp.approx.ftz.f64", 2f64.powi(-20)),
         ("rsqrt.approx.ftz.f64", 2f64.powi(-20)),
-        ("rsqrt.approx.f64", 2f64.powi(-51)),
+        ("rsqrt.approx.f64", 2f64.powi(-52)),
     ] {
         let ftz = opcode.contains("ftz");
         for (x, y) in operands.iter().zip(Unary::new(opcode, 8).run(&operands)) {
@@ -306,7 +324,7 @@ fn approximations_of_f64() {
             let got = f64::from_bits(y);
             let exact = if opcode.starts_with("rcp") || a == 0.0 { 1.0 / a } else { 1.0 / a.sqrt() };
             if exact.is_nan() {
-                assert!(got.is_nan(), "{opcode} {a:e} gives {got:e}");
+                assert!(if ftz { y == 0x7fff_ffff_0000_0000 } else { got.is_nan() }, "{opcode} {a:e} gives {y:#x}");
                 continue;
             }
             assert!(!ftz || y as u32 == 0, "{opcode} {a:e}: the lower word is zero");
