@@ -176,6 +176,110 @@ fn check(shape: &str, [rows, k]: [usize; 2], a: Format, b: Format, accumulator: 
     }
 }
 
+/// `mma.m8n8k4` with f16: four products, in the quad pairs of the manual's 9.7.16.5.1, whose formulas give row and column of element `i` of
+/// a lane. D may take the place of any operand.
+fn check_volta(a_layout: &str, b_layout: &str, d_type: &str, c_type: &str, d_list: &[&str]) {
+    let element =
+        |pair: usize, row: usize, col: usize, seed: usize| Format::F16.value(seed + (pair * 8 + row) * 8 + col);
+    let (a, b, c) = (
+        |p, row, k| element(p, row, k, 0),
+        |p, k, col| element(p, k, col, 1000),
+        |p, row, col| element(p, row, col, 2000),
+    );
+    // Row and column of element i of an accumulator.
+    let place = |ty: &str, lane: usize, i: usize| {
+        let high = if lane < 16 { 0 } else { 4 };
+        match ty {
+            "f16" => (lane % 4 + high, i),
+            _ => ((lane & 1) + (i & 0b10) + high, (i & 0b100) + (lane & 0b10) + (i & 1)),
+        }
+    };
+    let store = |bytes: &mut Vec<u8>, ty: &str, value: i64| match ty {
+        "f16" => bytes.extend_from_slice(&(Format::F16.encode(value) as u16).to_le_bytes()),
+        _ => bytes.extend_from_slice(&(value as f32).to_le_bytes()),
+    };
+    let registers = |ty: &str| if ty == "f16" { 4 } else { 8 };
+    let words = 4 + registers(c_type);
+    let mut bytes = Vec::new();
+    for lane in 0..32usize {
+        let (pair, high) = (lane % 16 / 4, if lane < 16 { 0 } else { 4 });
+        for i in 0..4 {
+            let (row, k) = if a_layout == "row" { (lane % 4 + high, i) } else { (i + high, lane % 4) };
+            store(&mut bytes, "f16", a(pair, row, k));
+        }
+        for i in 0..4 {
+            let (k, col) = if b_layout == "col" { (i, lane % 4 + high) } else { (lane % 4, i + high) };
+            store(&mut bytes, "f16", b(pair, k, col));
+        }
+        for i in 0..8 {
+            let (row, col) = place(c_type, lane, i);
+            store(&mut bytes, c_type, c(pair, row, col));
+        }
+    }
+    let in_size = bytes.len();
+    let out_stride = 4 * d_list.len();
+    bytes.resize(in_size + 32 * out_stride, 0);
+    let list = |names: &[String]| names.join(", ");
+    let c_list: Vec<String> = (0..registers(c_type)).map(|i| format!("%c{i}")).collect();
+    let loads: String = ["%a0", "%a1", "%b0", "%b1"]
+        .into_iter()
+        .chain(c_list.iter().map(String::as_str))
+        .enumerate()
+        .map(|(i, name)| format!("ld.global.b32 {name}, [%p+{}];\n", 4 * i))
+        .collect();
+    let stores: String =
+        d_list.iter().enumerate().map(|(i, name)| format!("st.global.b32 [%q+{}], {name};\n", 4 * i)).collect();
+    let d_names: Vec<String> = d_list.iter().map(|name| (*name).to_owned()).collect();
+    let ptx = format!(
+        ".version 8.0\n.target sm_70\n.address_size 64\n.visible .entry k(.param .u64 data)\n{{\n\
+         .reg .b32 %a<2>, %b<2>, %c<8>, %d<8>, %t;\n.reg .b64 %p, %q, %o;\n\
+         ld.param.u64 %p, [data];\nmov.u32 %t, %tid.x;\nadd.s64 %q, %p, {in_size};\n\
+         mul.wide.u32 %o, %t, {out_stride};\nadd.s64 %q, %q, %o;\nmul.wide.u32 %o, %t, {};\nadd.s64 %p, %p, %o;\n{loads}\
+         mma.sync.aligned.m8n8k4.{a_layout}.{b_layout}.{d_type}.f16.f16.{c_type} {{{}}}, {{%a0, %a1}}, {{%b0, %b1}}, {{{}}};\n\
+         {stores}ret;\n}}\n",
+        4 * words,
+        list(&d_names),
+        list(&c_list),
+    );
+    let vm = Vm::new(VmConfig { threads: 1, checked: true, ..VmConfig::default() });
+    let kernel = Module::parse("mma.ptx", &ptx).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+    let data = vm.alloc(bytes.len()).unwrap();
+    vm.write(data, &bytes).unwrap();
+    let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    vm.launch(&kernel, &launch, &data.to_le_bytes()).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+    vm.read(data, &mut bytes).unwrap();
+    let mut want = Vec::new();
+    for lane in 0..32 {
+        let pair = lane % 16 / 4;
+        for i in 0..8 {
+            let (row, col) = place(d_type, lane, i);
+            let sum = c(pair, row, col) + (0..4).map(|k| a(pair, row, k) * b(pair, k, col)).sum::<i64>();
+            store(&mut want, d_type, sum);
+        }
+    }
+    assert_eq!(bytes[in_size..], want, "{ptx}");
+}
+
+#[test]
+fn quad_pairs() {
+    for a in ["row", "col"] {
+        for b in ["row", "col"] {
+            let c = ["%c0", "%c1", "%c2", "%c3", "%c4", "%c5", "%c6", "%c7"];
+            let d = ["%d0", "%d1", "%d2", "%d3", "%d4", "%d5", "%d6", "%d7"];
+            // What a second step still needs comes first, or last.
+            let early = ["%a0", "%a1", "%b0", "%b1", "%c0", "%c1", "%c2", "%c3"];
+            let late = ["%c4", "%c5", "%c6", "%c7", "%b1", "%b0", "%a1", "%a0"];
+            for d in [c, d, early] {
+                check_volta(a, b, "f16", "f16", &d[..4]);
+                check_volta(a, b, "f32", "f16", &d);
+            }
+            for d in [c, d, early, late] {
+                check_volta(a, b, "f32", "f32", &d);
+            }
+        }
+    }
+}
+
 #[test]
 fn floating_point_shapes() {
     use Format::*;

@@ -369,6 +369,8 @@ static TABLE: &[Row] = rows! {
     }
     Tensor {
         "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f16|f32,f16,f16,f16|f32", "d,a,b,c", "a * b + c" => tensor::mma;
+        "mma" "sync! aligned! m8n8k4! row|col! row|col!", "f16|f32,f16,f16,f16", "d,a,b,c", "a * b + c, in each quad pair" => tensor::mma_volta;
+        "mma" "sync! aligned! m8n8k4! row|col! row|col!", "f32,f16,f16,f32", "d,a,b,c", "a * b + c, in each quad pair" => tensor::mma_volta;
         "mma" "sync! aligned! m16n8k16|m16n8k8! row! col!", "f32,bf16,bf16,f32", "d,a,b,c", "a * b + c" => tensor::mma;
         "mma" "sync! aligned! m16n8k8|m16n8k4! row! col!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => tensor::mma;
         "mma" "sync! aligned! m8n8k4|m16n8k4|m16n8k8|m16n8k16! row! col! rn", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => tensor::mma;

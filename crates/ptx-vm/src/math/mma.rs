@@ -17,6 +17,7 @@
 //! m16n8k32 e4m3/e5m2  as s8/u8
 //! m16n8k16 s8/u8      A a0, a1 and B b0 of the above; m8n8k16: A a0, B b0, C and D c0, c1
 //! m8n8k4 f64          A (row)  a0: row g    k t         B (col)  b0: col g  k t      C, D  c0: row g col 2t  c1: row g col 2t+1
+//! m8n8k4 f16          four products, see `volta.rs`
 //! ```
 //!
 //! so four neighbouring lanes (a *quad*, 128 bits) hold one row of A or one column of B, and quads are never mixed: the
@@ -50,8 +51,10 @@ mod x86;
 
 mod fp8;
 mod portable;
+mod volta;
 
 pub use fp8::fp8;
+pub use volta::{Accumulators, volta};
 
 /// A warp's view of one 32-bit PTX register: one word per lane.
 pub type Lanes = [u32; 32];

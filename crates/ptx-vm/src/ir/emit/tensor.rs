@@ -13,7 +13,7 @@ use crate::exec::alu::*;
 use crate::exec::control;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
-use crate::math::mma::{Int8Shape, Kernel, fp8, kernels};
+use crate::math::mma::{Accumulators, Int8Shape, Kernel, fp8, kernels, volta};
 use crate::parse::{Operand, Space, Ty};
 
 /// One micro-kernel with its registers of A, B and C, and its multiply-adds.
@@ -192,6 +192,38 @@ fn mma_f64<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, shape: &str) -> R {
         }
     }
     deliver(l, &d, &to, Where::W64);
+    Ok(())
+}
+
+/// `mma.m8n8k4` with f16: one kernel, or one for each half of the columns where D is f32.
+pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let [dty, .., cty] = f.types[..] else { return l.error("four types expected") };
+    let mut by_rows = f.mods.iter().filter(|m| matches!(**m, "row" | "col")).map(|m| *m == "row");
+    let (Some(a_row), Some(b_row)) = (by_rows.next(), by_rows.next()) else {
+        return l.error("the layouts of A and B expected");
+    };
+    let count = |ty| if ty == Ty::F16 { 4 } else { 8 };
+    let d = destinations(l, &f.ops[0], count(dty), Ty::B32)?;
+    let a = sources(l, &f.ops[1], 2, Ty::B32)?;
+    let b = sources(l, &f.ops[2], 2, Ty::B32)?;
+    let c = sources(l, &f.ops[3], count(cty), Ty::B32)?;
+    if dty == Ty::F16 {
+        let kernel = volta(a_row, b_row, Accumulators::Half);
+        Multiply { kernel, a: 2, b: 2, c: 4, macs: 1024 }.emit(l, false, &d, &a, &b, &c);
+        return Ok(());
+    }
+    let half = cty == Ty::F16;
+    let multiplied = [a.as_slice(), &b].concat();
+    // Both steps read all of an f16 C.
+    let (again, once) = if half { (c.as_slice(), [].as_slice()) } else { ([].as_slice(), c.as_slice()) };
+    let to = targets(l, &d, [&multiplied, again], once, Where::W32);
+    for right in [false, true] {
+        let kernel = volta(a_row, b_row, Accumulators::Single { half, right });
+        let part = 4 * usize::from(right)..4 * usize::from(right) + 4;
+        let c = if half { &c } else { &c[part.clone()] };
+        Multiply { kernel, a: 2, b: 2, c: 4, macs: 512 }.emit(l, false, &to[part], &a, &b, c);
+    }
+    deliver(l, &d, &to, Where::W32);
     Ok(())
 }
 
