@@ -1,4 +1,8 @@
-// The sprites decoder: every latent pixel becomes a patch of RGB bytes by one small matrix.
+// From what a decoder leaves to bytes.
+//
+// pixels: RGB in [-1, 1], the first three of `pitch` f32 channels, to bytes: a thread per pixel.
+//
+// patch_decode, the sprites decoder: every latent pixel becomes a patch of RGB bytes by one small matrix.
 //
 //   patch[j] = sum_c z[c] scale[c] basis[c, j] + mean[j],  j = (row, column, rgb)      byte = clamp((patch+1)/2, 0, 1) * 255 + 1/2
 //
@@ -38,6 +42,16 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS) patch_decode(const 
         float unit = fminf(fmaxf(fmaf(sum[i], 0.5f, 0.5f), 0.0f), 1.0f);
         out[j / row_elements * out_row + j % row_elements] = (unsigned char)(unsigned)fmaf(unit, 255.0f, 0.5f);
       }
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) pixels(const PixelsParams p) {
+  for (long long i = grid_thread(); i < p.count; i += grid_threads()) {
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      const float unit = fminf(fmaxf(fmaf(p.x[i * p.pitch + c], 0.5f, 0.5f), 0.0f), 1.0f);
+      p.out[i * 3 + c] = (unsigned char)(unsigned)fmaf(unit, 255.0f, 0.5f);
     }
   }
 }

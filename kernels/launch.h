@@ -44,3 +44,16 @@
 #define PACK_WARPS 8
 #define PACK_THREADS (32 * PACK_WARPS)
 #define PACK_MAX_BLOCKS 1024
+
+// group_sums: grid (min(ceil(positions / GROUP_POSITIONS), GROUP_MAX_BLOCKS), samples). group_affine: a warp per (sample, group), grid
+// ceil(samples * groups / ROW_WARPS), ROW_THREADS threads. group_apply: ceil(chunks of out / ELEMENTWISE_THREADS).
+#define GROUP_THREADS 256
+#define GROUP_POSITIONS 64
+#define GROUP_MAX_BLOCKS 512
+// A thread keeps one chunk of the channels.
+#define GROUP_MAX_CHANNELS (GROUP_THREADS * 4)
+
+// softmax: a block per row.
+#define SOFTMAX_THREADS 256
+
+// pixels: ceil(count / ELEMENTWISE_THREADS).

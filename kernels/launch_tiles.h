@@ -1,4 +1,4 @@
-// What the host needs to launch linear.cu and attention.cu: tile sizes, threads, grids, dynamic shared memory.
+// What the host needs to launch linear.cu, conv.cu and attention.cu: tile sizes, threads, grids, dynamic shared memory.
 // Plain #defines that src/ops mirrors. (launch.h has the same for the other kernels.)
 #pragma once
 
@@ -16,6 +16,15 @@
 #define LINEAR_64_THREADS 96
 #define LINEAR_64_STAGES 4
 #define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * 96 + 8 * LINEAR_64_M) // 43520
+
+// ---- conv ------------------------------------------------------------------------------------------------------------------
+// Entry suffix _128: 128 x 128 tiles; _16: 128 x 16. grid = (ceil(m / CONV_M) * ceil(n / 128 or 16), 1, 1), the same for all dtypes.
+#define CONV_M 128
+#define CONV_STAGES 4
+#define CONV_128_THREADS 256
+#define CONV_128_SHARED (CONV_STAGES * (CONV_M + 128) * 64) // 65536
+#define CONV_16_THREADS 128
+#define CONV_16_SHARED (CONV_STAGES * (CONV_M + 16) * 64) // 36864
 
 // ---- attention ---------------------------------------------------------------------------------------------------------------
 // Entry suffix _16: one warp, 16 queries a CTA (q_len <= 16); suffix _64: four warps, 64 queries a CTA. Both take any q_len.

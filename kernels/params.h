@@ -242,6 +242,79 @@ struct PatchDecodeParams {
   int batch, channels, frames, height, width, patch;
 };
 
+// RGB planes to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
+struct PixelsParams {
+  DEVICE_PTR(const float) x;            // [count, pitch], the first three channels are r, g, b
+  DEVICE_PTR(unsigned char) out;        // [count, 3]
+  long long count;
+  int pitch, reserved;
+};
+
+// ---- conv.cu --------------------------------------------------------------------------------------------------------
+
+// Convolution in time and space, channels last. Entries conv_{dtype}_{128,16}.
+struct ConvParams {
+  DEVICE_PTR(const void) x;             // [frames, in_rows, width, channels] D: rows in_first.. of height
+  DEVICE_PTR(const void) w;             // [n, kernel_t, kernel_h, kernel_w, channels] D
+  DEVICE_PTR(const void) bias;          // [n] D, or null
+  DEVICE_PTR(const void) residual;      // as out, D, added; or null. May be out
+  DEVICE_PTR(void) out;                 // [out_frames*time_factor, out_height, out_width, n/time_factor] D (out_f32: float)
+  int frames, height, width, channels;  // of the input before upsampling
+  int in_first, in_rows;
+  int out_frames, out_height, out_width, n;
+  int out_first, out_rows;              // the rows made
+  int kernel_t, kernel_h, kernel_w;
+  int stride_t, stride;                 // in time, in both directions of space
+  int pad_t, pad;                       // in front
+  int upsample;                         // 1: rows and columns of the input are doubled
+  int time_factor;
+  int out_f32;
+  float alpha;                          // factor of the sums, not of the bias
+  int reserved;
+};
+
+// ---- group_norm.cu --------------------------------------------------------------------------------------------------
+
+// Entries group_sums_{dtype}; grid (blocks, samples).
+struct GroupSumsParams {
+  DEVICE_PTR(const void) x;             // [samples, positions, channels] D
+  DEVICE_PTR(float) partial;            // [samples, blocks, channels, 2]
+  long long positions;
+  int channels, groups;
+};
+// Entries group_affine_{dtype}.
+struct GroupAffineParams {
+  DEVICE_PTR(const void) x;             // as for the sums
+  DEVICE_PTR(const float) partial;
+  DEVICE_PTR(const void) weight;        // [channels] D
+  DEVICE_PTR(const void) bias;          // [channels] D
+  DEVICE_PTR(float) affine;             // [samples, channels, 2]: y = x * affine[0] + affine[1]
+  long long positions;
+  int samples, blocks, channels, groups;
+  float eps;
+  int reserved;
+};
+// Entries group_apply_{dtype}.
+struct GroupApplyParams {
+  DEVICE_PTR(const void) x;             // [frames, height, width, channels] D
+  DEVICE_PTR(const float) affine;       // [frames/frames_per_sample, channels, 2]
+  DEVICE_PTR(void) out;                 // [frames, rows, width, channels] D: rows first.. of every frame
+  int frames, frames_per_sample, height, width, channels;
+  int first, rows;
+  int silu;                             // 1: SiLU follows
+};
+
+// ---- softmax.cu -----------------------------------------------------------------------------------------------------
+
+// Entries softmax_{dtype}; a block for each row.
+struct SoftmaxParams {
+  DEVICE_PTR(const float) x;            // [rows, pitch]
+  DEVICE_PTR(void) out;                 // [rows, pitch] D
+  int count, pitch;                     // columns that count; the others become 0
+  float scale;
+  int reserved;
+};
+
 // ---- decide.cu ------------------------------------------------------------------------------------------------------
 
 #define DECIDE_L1_METRIC 0

@@ -366,6 +366,12 @@ layouts! {
     UnpackParams: Pack ["residual_unpack"];
     PackErrorParams: Pack ["pack_error"];
     PatchDecodeParams: Decode ["patch_decode"];
+    PixelsParams: Decode ["pixels"];
+    ConvParams: Conv ["conv"];
+    GroupSumsParams: GroupNorm ["group_sums"];
+    GroupAffineParams: GroupNorm ["group_affine"];
+    GroupApplyParams: GroupNorm ["group_apply"];
+    SoftmaxParams: Softmax ["softmax"];
 }
 
 fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {

@@ -39,8 +39,14 @@ modules! {
     Decide = "decide",
     /// Kept residuals in 8 bits.
     Pack = "pack",
-    /// The decoder of the sprites model.
+    /// The decoder of the sprites model, and pixels to bytes.
     Decode = "decode",
+    /// Convolution in time and space.
+    Conv = "conv",
+    /// GroupNorm with SiLU.
+    GroupNorm = "group_norm",
+    /// Softmax of long rows.
+    Softmax = "softmax",
 }
 
 impl Module {

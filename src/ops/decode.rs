@@ -1,6 +1,6 @@
-//! The decoder of the sprites model: `kernels/decode.cu`.
+//! The decoder of the sprites model, and pixels to bytes: `kernels/decode.cu`.
 
-use super::params::{self, PatchDecodeParams};
+use super::params::{self, PatchDecodeParams, PixelsParams};
 use super::{Op, Result};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
@@ -44,4 +44,32 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
     let grid = [(batch * frames * height * width).div_ceil(params::DECODE_WARPS), 1];
     let op = op.counted(2 * out.elements() * channels, &[Some(z), Some(basis), Some(mean), Some(scale)], &[Some(out)]);
     op.launch(Module::Decode, "patch_decode", grid, params::DECODE_THREADS, 0, &params)
+}
+
+/// RGB in [−1, 1] to bytes: `byte = 255 · clamp((x + 1)/2, 0, 1)`, rounded.
+///
+/// * `x` `[frames, height, width, channels]` f32, of which the first three channels are red, green and blue; `out` `[frames, height,
+///   width, 3]` u8.
+///
+/// # Errors
+/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+pub fn pixels(x: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new("pixels", out);
+    let [frames, height, width, channels] = op.axes("x", x, ["frames", "height", "width", "channels"])?;
+    op.check("x", x, DType::F32, &[])?;
+    if channels < 3 {
+        return Err(op.value("channels", channels, "at least 3"));
+    }
+    op.check("out", out, DType::U8, &[("frames", frames), ("height", height), ("width", width), ("rgb", 3)])?;
+    let count = frames * height * width;
+    let params = PixelsParams {
+        x: x.ptr(),
+        out: out.ptr(),
+        count: count as i64,
+        pitch: op.int("channels", channels)?,
+        reserved: 0,
+    };
+    let op = op.counted(0, &[Some(x)], &[Some(out)]);
+    let grid = [count.div_ceil(params::ELEMENTWISE_THREADS), 1];
+    op.launch(Module::Decode, "pixels", grid, params::ELEMENTWISE_THREADS, 0, &params)
 }

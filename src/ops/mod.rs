@@ -8,9 +8,11 @@
 //! allocates nothing.
 
 pub mod attention;
+pub mod conv;
 pub mod decide;
 pub mod decode;
 pub mod embed;
+pub mod group_norm;
 pub mod linear;
 pub mod motion;
 pub mod norm;
@@ -21,6 +23,7 @@ pub mod pack;
 pub mod params;
 pub mod residual;
 pub mod sampler;
+pub mod softmax;
 
 use crate::device::{Device, DeviceError, Module, Work};
 use crate::tensor::{DType, Tensor, TensorError};

@@ -23,6 +23,11 @@ pub const STEP_THREADS: usize = 64;
 pub const PACK_WARPS: usize = 8;
 pub const PACK_THREADS: usize = 256;
 pub const PACK_MAX_BLOCKS: usize = 1024;
+pub const GROUP_THREADS: usize = 256;
+pub const GROUP_POSITIONS: usize = 64;
+pub const GROUP_MAX_BLOCKS: usize = 512;
+pub const GROUP_MAX_CHANNELS: usize = 1024;
+pub const SOFTMAX_THREADS: usize = 256;
 pub const LINEAR_128_M: usize = 128;
 pub const LINEAR_128_N: usize = 144;
 pub const LINEAR_128_THREADS: usize = 192;
@@ -31,6 +36,11 @@ pub const LINEAR_64_M: usize = 64;
 pub const LINEAR_64_N: usize = 48;
 pub const LINEAR_64_THREADS: usize = 96;
 pub const LINEAR_64_SHARED: usize = 43520;
+pub const CONV_M: usize = 128;
+pub const CONV_128_THREADS: usize = 256;
+pub const CONV_128_SHARED: usize = 65536;
+pub const CONV_16_THREADS: usize = 128;
+pub const CONV_16_SHARED: usize = 36864;
 pub const ATTENTION_16_QUERIES: usize = 16;
 pub const ATTENTION_16_THREADS: usize = 32;
 pub const ATTENTION_64_QUERIES: usize = 64;
@@ -734,6 +744,236 @@ const _: () = {
     ["Offset of field: PatchDecodeParams::height"][::std::mem::offset_of!(PatchDecodeParams, height) - 52usize];
     ["Offset of field: PatchDecodeParams::width"][::std::mem::offset_of!(PatchDecodeParams, width) - 56usize];
     ["Offset of field: PatchDecodeParams::patch"][::std::mem::offset_of!(PatchDecodeParams, patch) - 60usize];
+};
+/// RGB planes to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PixelsParams {
+    /// [count, pitch], the first three channels are r, g, b
+    pub x: u64,
+    /// [count, 3]
+    pub out: u64,
+    pub count: i64,
+    pub pitch: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PixelsParams"][::std::mem::size_of::<PixelsParams>() - 32usize];
+    ["Alignment of PixelsParams"][::std::mem::align_of::<PixelsParams>() - 8usize];
+    ["Offset of field: PixelsParams::x"][::std::mem::offset_of!(PixelsParams, x) - 0usize];
+    ["Offset of field: PixelsParams::out"][::std::mem::offset_of!(PixelsParams, out) - 8usize];
+    ["Offset of field: PixelsParams::count"][::std::mem::offset_of!(PixelsParams, count) - 16usize];
+    ["Offset of field: PixelsParams::pitch"][::std::mem::offset_of!(PixelsParams, pitch) - 24usize];
+    ["Offset of field: PixelsParams::reserved"][::std::mem::offset_of!(PixelsParams, reserved) - 28usize];
+};
+/// Convolution in time and space, channels last. Entries conv_{dtype}_{128,16}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ConvParams {
+    /// [frames, in_rows, width, channels] D: rows in_first.. of height
+    pub x: u64,
+    /// [n, kernel_t, kernel_h, kernel_w, channels] D
+    pub w: u64,
+    /// [n] D, or null
+    pub bias: u64,
+    /// as out, D, added; or null. May be out
+    pub residual: u64,
+    /// [out_frames*time_factor, out_height, out_width, n/time_factor] D (out_f32: float)
+    pub out: u64,
+    /// of the input before upsampling
+    pub frames: i32,
+    /// of the input before upsampling
+    pub height: i32,
+    /// of the input before upsampling
+    pub width: i32,
+    /// of the input before upsampling
+    pub channels: i32,
+    pub in_first: i32,
+    pub in_rows: i32,
+    pub out_frames: i32,
+    pub out_height: i32,
+    pub out_width: i32,
+    pub n: i32,
+    /// the rows made
+    pub out_first: i32,
+    /// the rows made
+    pub out_rows: i32,
+    pub kernel_t: i32,
+    pub kernel_h: i32,
+    pub kernel_w: i32,
+    /// in time, in both directions of space
+    pub stride_t: i32,
+    /// in time, in both directions of space
+    pub stride: i32,
+    /// in front
+    pub pad_t: i32,
+    /// in front
+    pub pad: i32,
+    /// 1: rows and columns of the input are doubled
+    pub upsample: i32,
+    pub time_factor: i32,
+    pub out_f32: i32,
+    /// factor of the sums, not of the bias
+    pub alpha: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 136usize];
+    ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
+    ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
+    ["Offset of field: ConvParams::w"][::std::mem::offset_of!(ConvParams, w) - 8usize];
+    ["Offset of field: ConvParams::bias"][::std::mem::offset_of!(ConvParams, bias) - 16usize];
+    ["Offset of field: ConvParams::residual"][::std::mem::offset_of!(ConvParams, residual) - 24usize];
+    ["Offset of field: ConvParams::out"][::std::mem::offset_of!(ConvParams, out) - 32usize];
+    ["Offset of field: ConvParams::frames"][::std::mem::offset_of!(ConvParams, frames) - 40usize];
+    ["Offset of field: ConvParams::height"][::std::mem::offset_of!(ConvParams, height) - 44usize];
+    ["Offset of field: ConvParams::width"][::std::mem::offset_of!(ConvParams, width) - 48usize];
+    ["Offset of field: ConvParams::channels"][::std::mem::offset_of!(ConvParams, channels) - 52usize];
+    ["Offset of field: ConvParams::in_first"][::std::mem::offset_of!(ConvParams, in_first) - 56usize];
+    ["Offset of field: ConvParams::in_rows"][::std::mem::offset_of!(ConvParams, in_rows) - 60usize];
+    ["Offset of field: ConvParams::out_frames"][::std::mem::offset_of!(ConvParams, out_frames) - 64usize];
+    ["Offset of field: ConvParams::out_height"][::std::mem::offset_of!(ConvParams, out_height) - 68usize];
+    ["Offset of field: ConvParams::out_width"][::std::mem::offset_of!(ConvParams, out_width) - 72usize];
+    ["Offset of field: ConvParams::n"][::std::mem::offset_of!(ConvParams, n) - 76usize];
+    ["Offset of field: ConvParams::out_first"][::std::mem::offset_of!(ConvParams, out_first) - 80usize];
+    ["Offset of field: ConvParams::out_rows"][::std::mem::offset_of!(ConvParams, out_rows) - 84usize];
+    ["Offset of field: ConvParams::kernel_t"][::std::mem::offset_of!(ConvParams, kernel_t) - 88usize];
+    ["Offset of field: ConvParams::kernel_h"][::std::mem::offset_of!(ConvParams, kernel_h) - 92usize];
+    ["Offset of field: ConvParams::kernel_w"][::std::mem::offset_of!(ConvParams, kernel_w) - 96usize];
+    ["Offset of field: ConvParams::stride_t"][::std::mem::offset_of!(ConvParams, stride_t) - 100usize];
+    ["Offset of field: ConvParams::stride"][::std::mem::offset_of!(ConvParams, stride) - 104usize];
+    ["Offset of field: ConvParams::pad_t"][::std::mem::offset_of!(ConvParams, pad_t) - 108usize];
+    ["Offset of field: ConvParams::pad"][::std::mem::offset_of!(ConvParams, pad) - 112usize];
+    ["Offset of field: ConvParams::upsample"][::std::mem::offset_of!(ConvParams, upsample) - 116usize];
+    ["Offset of field: ConvParams::time_factor"][::std::mem::offset_of!(ConvParams, time_factor) - 120usize];
+    ["Offset of field: ConvParams::out_f32"][::std::mem::offset_of!(ConvParams, out_f32) - 124usize];
+    ["Offset of field: ConvParams::alpha"][::std::mem::offset_of!(ConvParams, alpha) - 128usize];
+    ["Offset of field: ConvParams::reserved"][::std::mem::offset_of!(ConvParams, reserved) - 132usize];
+};
+/// Entries group_sums_{dtype}; grid (blocks, samples).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct GroupSumsParams {
+    /// [samples, positions, channels] D
+    pub x: u64,
+    /// [samples, blocks, channels, 2]
+    pub partial: u64,
+    pub positions: i64,
+    pub channels: i32,
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupSumsParams"][::std::mem::size_of::<GroupSumsParams>() - 32usize];
+    ["Alignment of GroupSumsParams"][::std::mem::align_of::<GroupSumsParams>() - 8usize];
+    ["Offset of field: GroupSumsParams::x"][::std::mem::offset_of!(GroupSumsParams, x) - 0usize];
+    ["Offset of field: GroupSumsParams::partial"][::std::mem::offset_of!(GroupSumsParams, partial) - 8usize];
+    ["Offset of field: GroupSumsParams::positions"][::std::mem::offset_of!(GroupSumsParams, positions) - 16usize];
+    ["Offset of field: GroupSumsParams::channels"][::std::mem::offset_of!(GroupSumsParams, channels) - 24usize];
+    ["Offset of field: GroupSumsParams::groups"][::std::mem::offset_of!(GroupSumsParams, groups) - 28usize];
+};
+/// Entries group_affine_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct GroupAffineParams {
+    /// as for the sums
+    pub x: u64,
+    pub partial: u64,
+    /// [channels] D
+    pub weight: u64,
+    /// [channels] D
+    pub bias: u64,
+    /// [samples, channels, 2]: y = x * affine[0] + affine[1]
+    pub affine: u64,
+    pub positions: i64,
+    pub samples: i32,
+    pub blocks: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub eps: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupAffineParams"][::std::mem::size_of::<GroupAffineParams>() - 72usize];
+    ["Alignment of GroupAffineParams"][::std::mem::align_of::<GroupAffineParams>() - 8usize];
+    ["Offset of field: GroupAffineParams::x"][::std::mem::offset_of!(GroupAffineParams, x) - 0usize];
+    ["Offset of field: GroupAffineParams::partial"][::std::mem::offset_of!(GroupAffineParams, partial) - 8usize];
+    ["Offset of field: GroupAffineParams::weight"][::std::mem::offset_of!(GroupAffineParams, weight) - 16usize];
+    ["Offset of field: GroupAffineParams::bias"][::std::mem::offset_of!(GroupAffineParams, bias) - 24usize];
+    ["Offset of field: GroupAffineParams::affine"][::std::mem::offset_of!(GroupAffineParams, affine) - 32usize];
+    ["Offset of field: GroupAffineParams::positions"][::std::mem::offset_of!(GroupAffineParams, positions) - 40usize];
+    ["Offset of field: GroupAffineParams::samples"][::std::mem::offset_of!(GroupAffineParams, samples) - 48usize];
+    ["Offset of field: GroupAffineParams::blocks"][::std::mem::offset_of!(GroupAffineParams, blocks) - 52usize];
+    ["Offset of field: GroupAffineParams::channels"][::std::mem::offset_of!(GroupAffineParams, channels) - 56usize];
+    ["Offset of field: GroupAffineParams::groups"][::std::mem::offset_of!(GroupAffineParams, groups) - 60usize];
+    ["Offset of field: GroupAffineParams::eps"][::std::mem::offset_of!(GroupAffineParams, eps) - 64usize];
+    ["Offset of field: GroupAffineParams::reserved"][::std::mem::offset_of!(GroupAffineParams, reserved) - 68usize];
+};
+/// Entries group_apply_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct GroupApplyParams {
+    /// [frames, height, width, channels] D
+    pub x: u64,
+    /// [frames/frames_per_sample, channels, 2]
+    pub affine: u64,
+    /// [frames, rows, width, channels] D: rows first.. of every frame
+    pub out: u64,
+    pub frames: i32,
+    pub frames_per_sample: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub first: i32,
+    pub rows: i32,
+    /// 1: SiLU follows
+    pub silu: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupApplyParams"][::std::mem::size_of::<GroupApplyParams>() - 56usize];
+    ["Alignment of GroupApplyParams"][::std::mem::align_of::<GroupApplyParams>() - 8usize];
+    ["Offset of field: GroupApplyParams::x"][::std::mem::offset_of!(GroupApplyParams, x) - 0usize];
+    ["Offset of field: GroupApplyParams::affine"][::std::mem::offset_of!(GroupApplyParams, affine) - 8usize];
+    ["Offset of field: GroupApplyParams::out"][::std::mem::offset_of!(GroupApplyParams, out) - 16usize];
+    ["Offset of field: GroupApplyParams::frames"][::std::mem::offset_of!(GroupApplyParams, frames) - 24usize];
+    ["Offset of field: GroupApplyParams::frames_per_sample"]
+        [::std::mem::offset_of!(GroupApplyParams, frames_per_sample) - 28usize];
+    ["Offset of field: GroupApplyParams::height"][::std::mem::offset_of!(GroupApplyParams, height) - 32usize];
+    ["Offset of field: GroupApplyParams::width"][::std::mem::offset_of!(GroupApplyParams, width) - 36usize];
+    ["Offset of field: GroupApplyParams::channels"][::std::mem::offset_of!(GroupApplyParams, channels) - 40usize];
+    ["Offset of field: GroupApplyParams::first"][::std::mem::offset_of!(GroupApplyParams, first) - 44usize];
+    ["Offset of field: GroupApplyParams::rows"][::std::mem::offset_of!(GroupApplyParams, rows) - 48usize];
+    ["Offset of field: GroupApplyParams::silu"][::std::mem::offset_of!(GroupApplyParams, silu) - 52usize];
+};
+/// Entries softmax_{dtype}; a block for each row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct SoftmaxParams {
+    /// [rows, pitch]
+    pub x: u64,
+    /// [rows, pitch] D
+    pub out: u64,
+    /// columns that count; the others become 0
+    pub count: i32,
+    /// columns that count; the others become 0
+    pub pitch: i32,
+    pub scale: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxParams"][::std::mem::size_of::<SoftmaxParams>() - 32usize];
+    ["Alignment of SoftmaxParams"][::std::mem::align_of::<SoftmaxParams>() - 8usize];
+    ["Offset of field: SoftmaxParams::x"][::std::mem::offset_of!(SoftmaxParams, x) - 0usize];
+    ["Offset of field: SoftmaxParams::out"][::std::mem::offset_of!(SoftmaxParams, out) - 8usize];
+    ["Offset of field: SoftmaxParams::count"][::std::mem::offset_of!(SoftmaxParams, count) - 16usize];
+    ["Offset of field: SoftmaxParams::pitch"][::std::mem::offset_of!(SoftmaxParams, pitch) - 20usize];
+    ["Offset of field: SoftmaxParams::scale"][::std::mem::offset_of!(SoftmaxParams, scale) - 24usize];
+    ["Offset of field: SoftmaxParams::reserved"][::std::mem::offset_of!(SoftmaxParams, reserved) - 28usize];
 };
 /// AdaCache's state on the device; a host's counterpart is AdaCache in src/cache/adacache.rs.
 #[repr(C)]

@@ -1,7 +1,7 @@
 //! decode.cu against f64: bytes, which may differ only where the exact value lies on the edge between two.
 
 use super::harness::{Random, assert_same_bits, devices, poisoned, tensor};
-use adacache::ops::decode::patch_decode;
+use adacache::ops::decode::{patch_decode, pixels};
 use adacache::tensor::DType;
 
 #[test]
@@ -56,6 +56,28 @@ fn every_shape() {
                 assert!(close, "patch_decode {shape:?} [{i}]: {got}, exactly {exact}");
             }
             assert_same_bits("patch_decode", run);
+        }
+    }
+}
+
+#[test]
+fn pixels_to_bytes() {
+    for device in devices() {
+        for (shape, seed) in [([1, 1, 1, 3], 1), ([2, 3, 7, 8], 2), ([1, 16, 17, 8], 3)] {
+            let [frames, height, width, channels] = shape;
+            let mut x = Random::new(seed).values(shape.iter().product(), 0.8, DType::F32);
+            (x[0], x[1], x[2]) = (-1e20, 1e20, 1.0);
+            let exact: Vec<f64> = x
+                .chunks(channels)
+                .flat_map(|pixel| &pixel[..3])
+                .map(|v| ((f64::from(*v) + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0)
+                .collect();
+            let x = tensor(device, &shape, &x, DType::F32);
+            let out = poisoned(device, &[frames, height, width, 3], DType::U8);
+            pixels(&x, &out).unwrap();
+            for (i, (byte, exact)) in out.to_vec::<u8>().unwrap().into_iter().zip(exact).enumerate() {
+                assert!((f64::from(byte) - exact).abs() <= 0.5001, "byte {i}: {byte}, expected {exact}");
+            }
         }
     }
 }

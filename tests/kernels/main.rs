@@ -10,12 +10,15 @@ mod harness;
 mod numbers;
 
 mod attention;
+mod conv;
 mod decide;
 mod decode;
 mod embed;
+mod group_norm;
 mod linear;
 mod motion;
 mod norm;
 mod pack;
 mod residual;
 mod sampler;
+mod softmax;

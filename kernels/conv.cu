@@ -1,0 +1,239 @@
+// conv: convolution over frames, rows and columns as an implicit matrix product on tensor cores.
+//
+//   out[t,y,x,n] = alpha * sum_{a,b,c,i} in[t*st + a - pt, y*s + b - ps, x*s + c - ps, i] w[n,a,b,c,i] + bias[n] (+ residual)
+//
+// in is zero outside its frames, rows and columns. `upsample` doubles its rows and columns first (nearest), by an address; the
+// pad in front is given and that behind follows from the size of out, so causal (all of it in front in time), symmetric and
+// one-sided pads are all the same to the kernel. kernel_t = 1 makes frames independent: a convolution of images; all kernel sizes 1:
+// a matrix product. Channels come last everywhere and are multiples of 8: a tap's channels are whole 16-byte chunks.
+//
+// Bands. in may hold only some rows of each frame (in_first, in_rows) and out may be asked for only some (out_first, out_rows):
+// what does not fit in memory at once is made band by band, with the very same bits.
+//
+// Time. With time_factor f the n columns are f groups of n/f channels; group j of frame t becomes frame t*f + j of out.
+//
+// The product: m = positions of out (frame, row of the band, column), n = channels of out, k = (tap, channel of in). A CTA makes a
+// TILE_M x TILE_N tile (blockIdx.x, n fastest); k advances by 64 bytes through a ring of STAGES tiles, filled by cp.async:
+//
+//   stage: a [TILE_M][64 B], w [TILE_N][64 B]; the four chunks of row r at chunk ^ ((r >> 1) & 3): two rows fill the 128 bytes
+//   of banks and four pairs of rows meet four places, so ldmatrix meets no bank twice.
+//
+//   a's row is a position's pixel under a tap: each thread keeps the first tap's coordinates of its rows, and the address
+//   is made anew only when the tap changes. Pixels in the pad are filled with zeros by cp.async itself.
+//   w's rows are stored as in linear.cu, so that a lane ends with 4 consecutive columns of out.
+//
+// Entries conv_{bf16,f16,f32}_{128,16}: _128 128 x 128, eight warps of 64 x 32; _16 128 x 16, four warps of 32 x 16, for the few channels
+// of latents and pixels. The order of additions is that of k in both: the tile does not change a bit.
+// Expected: _128 at most 128 registers (f32 about 200), 65536 bytes of dynamic shared memory; _16 below 100, 36864 bytes.
+#include "params.h"
+#include "launch_tiles.h"
+#include "tile.cuh"
+
+constexpr int K_BYTES = 64;            // of a row in one stage
+constexpr int K_CHUNKS = K_BYTES / 16; // 16-byte chunks
+
+// 64: the second k-step of a row is an exclusive or away from the first.
+extern __shared__ __align__(64) unsigned char dynamic_shared[];
+
+__device__ __forceinline__ int swizzle(int row) { return (row >> 1) & 3; }
+__device__ __forceinline__ unsigned chunk_offset(int row, int chunk) { return row * K_BYTES + ((chunk ^ swizzle(row)) << 4); }
+
+// Where w's row r of a tile is stored: columns 4t, 4t+1 of each 16 go to the first n-tile, 4t+2, 4t+3 to the second.
+__device__ __forceinline__ int interleaved(int r) { return (r & ~15) | ((r & 2) << 2) | ((r & 12) >> 1) | (r & 1); }
+
+// A position of out: frame, row within the band, column.
+struct Position { int t, y, x; };
+__device__ __forceinline__ Position position(const ConvParams& p, int m) {
+  const int line = m / p.out_width;
+  return {line / p.out_rows, line % p.out_rows, m - line * p.out_width};
+}
+
+template <class D, int TILE_M, int TILE_N, int WARP_M, int WARP_N, int STAGES>
+__device__ __forceinline__ void conv(const ConvParams& p) {
+  constexpr int WARPS_N = TILE_N / WARP_N;
+  constexpr int THREADS = TILE_M / WARP_M * WARPS_N * 32;
+  constexpr int STAGE_BYTES = (TILE_M + TILE_N) * K_BYTES;
+  constexpr int CHUNK = Chunk<D>::N;            // elements of a chunk
+  constexpr int K_TILE = K_CHUNKS * CHUNK;      // elements of k in a stage
+  constexpr int SLOT_ROWS = THREADS / K_CHUNKS; // a thread loads one chunk of every SLOT_ROWS-th row
+  constexpr int A_SLOTS = TILE_M / SLOT_ROWS;
+  constexpr int W_SLOTS = (TILE_N + SLOT_ROWS - 1) / SLOT_ROWS;
+  constexpr int M_TILES = WARP_M / 16, GROUPS = WARP_N / 16;
+  static_assert(SLOT_ROWS % 16 == 0 && TILE_M % SLOT_ROWS == 0 && WARP_N % 16 == 0, "tile");
+
+  const int m_end = p.out_frames * p.out_rows * p.out_width;
+  const int k_end = p.kernel_t * p.kernel_h * p.kernel_w * p.channels;
+  const int tiles_n = (p.n + TILE_N - 1) / TILE_N;
+  const int m0 = blockIdx.x / tiles_n * TILE_M, n0 = blockIdx.x % tiles_n * TILE_N;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+  const unsigned shared = shared_address(dynamic_shared);
+
+  // ---- loaders
+  const int slot_row = tid / K_CHUNKS, slot_chunk = tid % K_CHUNKS;
+  const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
+  const unsigned w_store = shared + TILE_M * K_BYTES + chunk_offset(interleaved(slot_row), slot_chunk);
+  const D* w_slot = static_cast<const D*>(p.w) + (long long)(n0 + slot_row) * k_end + slot_chunk * CHUNK;
+  const long long w_stride = (long long)SLOT_ROWS * k_end;
+  const int w_rows = p.n - n0 - slot_row; // slot i exists if i * SLOT_ROWS is below
+
+  // The pixels under the first tap, in the upsampled input.
+  Position first[A_SLOTS];
+#pragma unroll
+  for (int i = 0; i < A_SLOTS; i++) {
+    const int m = m0 + slot_row + i * SLOT_ROWS;
+    const Position o = position(p, m);
+    first[i] = {m < m_end ? o.t * p.stride_t - p.pad_t : -(1 << 30), (o.y + p.out_first) * p.stride - p.pad, o.x * p.stride - p.pad};
+  }
+  // The next chunk of k this thread loads: its tap, and the channel within it.
+  int tap_t = 0, tap_y = 0, tap_x = 0, channel = slot_chunk * CHUNK;
+  auto carry = [&] { // a channel beyond the tap's belongs to a later tap
+    bool moved = false;
+    while (channel >= p.channels && tap_t < p.kernel_t) {
+      channel -= p.channels;
+      moved = true;
+      if (++tap_x == p.kernel_w) {
+        tap_x = 0;
+        if (++tap_y == p.kernel_h) tap_y = 0, ++tap_t;
+      }
+    }
+    return moved;
+  };
+  const D* a_slot[A_SLOTS]; // channel 0 of the pixel under the tap
+  int a_bytes[A_SLOTS];     // 0 in the pad and beyond k
+  auto place = [&] {
+#pragma unroll
+    for (int i = 0; i < A_SLOTS; i++) {
+      const int t = first[i].t + tap_t, y = (first[i].y + tap_y) >> p.upsample, x = (first[i].x + tap_x) >> p.upsample;
+      const bool inside = tap_t < p.kernel_t && (unsigned)t < (unsigned)p.frames && (unsigned)y < (unsigned)p.height && (unsigned)x < (unsigned)p.width;
+      a_bytes[i] = inside ? 16 : 0;
+      a_slot[i] = static_cast<const D*>(p.x) + (long long)((t * p.in_rows + y - p.in_first) * p.width + x) * p.channels;
+    }
+  };
+  carry();
+  place();
+
+  // Starts the loads of the next tile into its stage.
+  auto load_tile = [&](unsigned stage) {
+    unrolled<A_SLOTS>([&](auto i) { cp_async16<i.value * SLOT_ROWS * K_BYTES>(a_store + stage, a_slot[i.value] + channel, a_bytes[i.value]); });
+    const D* from = w_slot;
+    unrolled<W_SLOTS>([&](auto i) {
+      constexpr int row = i.value * SLOT_ROWS;
+      if (row + SLOT_ROWS <= TILE_N || slot_row + row < TILE_N)
+        cp_async16<row * K_BYTES>(w_store + stage, from, tap_t < p.kernel_t && row < w_rows ? 16 : 0);
+      from += w_stride;
+    });
+    w_slot += K_TILE;
+    channel += K_TILE;
+    if (carry()) place();
+  };
+
+  // ---- main loop
+  const int warp_m = warp / WARPS_N * WARP_M, warp_n = warp % WARPS_N * WARP_N;
+  const bool active = m0 + warp_m < m_end && n0 + warp_n < p.n; // else: this warp only loads
+  const int a_row = warp_m + (lane & 15), w_row = warp_n + ((lane >> 4) << 3) + (lane & 7);
+  const unsigned a_load = shared + chunk_offset(a_row, lane >> 4);
+  const unsigned w_load = shared + TILE_M * K_BYTES + chunk_offset(w_row, (lane >> 3) & 1);
+
+  float acc[M_TILES][GROUPS][2][4]; // [m-tile][pair][n-tile of the pair][fragment]
+#pragma unroll
+  for (int i = 0; i < M_TILES; i++)
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) acc[i][j][h][e] = 0.0f;
+
+  // One k-step from fragments at these addresses.
+  auto multiply = [&](unsigned a_from, unsigned w_from) {
+    FragmentA<D> fa[M_TILES];
+    unrolled<M_TILES>([&](auto i) {
+      unsigned x[4];
+      ldmatrix_x4<i.value * 16 * K_BYTES>(x, a_from);
+      fa[i.value] = fragment_a<D>(x);
+    });
+    unrolled<GROUPS>([&](auto j) {
+      unsigned x[4];
+      ldmatrix_x4<j.value * 16 * K_BYTES>(x, w_from);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const FragmentB<D> fb = fragment_b<D>(x[2 * h], x[2 * h + 1]);
+#pragma unroll
+        for (int i = 0; i < M_TILES; i++) mma(acc[i][j.value][h], fa[i], fb);
+      }
+    });
+  };
+
+  const int tiles = (k_end + K_TILE - 1) / K_TILE;
+  unsigned read = 0, write = 0; // stage offsets
+  auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
+#pragma unroll 1
+  for (int s = 0; s < STAGES - 1; s++) {
+    if (s < tiles) load_tile(write);
+    cp_async_commit();
+    write = next(write);
+  }
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile++) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads(); // the tile has landed for everyone, and everyone has read the previous one
+    if (tile + STAGES - 1 < tiles) load_tile(write);
+    cp_async_commit();
+    if (active) {
+      multiply(a_load + read, w_load + read);
+      // The second k-step: chunks 2 and 3, where the swizzle only flips bits.
+      if (k_end - tile * K_TILE > K_TILE / 2) multiply((a_load ^ 32) + read, (w_load ^ 32) + read);
+    }
+    read = next(read);
+    write = next(write);
+  }
+  if (!active) return;
+
+  // ---- epilogue: a lane has columns 4t..4t+3 of each pair, rows g and g+8 of each m-tile
+  const int out_channels = p.n / p.time_factor;
+  const int column0 = n0 + warp_n + (lane & 3) * 4;
+  const D* const bias = static_cast<const D*>(p.bias);
+  const D* const residual = static_cast<const D*>(p.residual);
+#pragma unroll
+  for (int i = 0; i < M_TILES; i++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int m = m0 + warp_m + i * 16 + h * 8 + (lane >> 2);
+      if (m >= m_end) continue;
+      const Position o = position(p, m);
+#pragma unroll
+      for (int j = 0; j < GROUPS; j++) {
+        const int column = column0 + 16 * j;
+        if (column >= p.n) continue;
+        const int group = column / out_channels; // 4 columns never straddle two
+        const int frame = o.t * p.time_factor + group;
+        const long long element =
+            ((long long)(frame * p.out_height + p.out_first + o.y) * p.out_width + o.x) * out_channels + column - group * out_channels;
+        float b[4] = {0.0f, 0.0f, 0.0f, 0.0f}, y[4];
+        if (bias) load4(bias + column, b);
+#pragma unroll
+        for (int e = 0; e < 4; e++) y[e] = fmaf(acc[i][j][e >> 1][2 * h + (e & 1)], p.alpha, b[e]);
+        if (residual) {
+          load4(residual + element, b);
+#pragma unroll
+          for (int e = 0; e < 4; e++) y[e] += b[e];
+        }
+        if (p.out_f32) store4(static_cast<float*>(p.out) + element, y);
+        else store4(static_cast<D*>(p.out) + element, y);
+      }
+    }
+  }
+}
+
+// ---- entries -------------------------------------------------------------------------------------------------------------------
+#define CONV_TILES(D)                                                                                                        \
+  extern "C" __global__ void __launch_bounds__(CONV_128_THREADS, sizeof(D) == 2 ? 2 : 1) conv_##D##_128(const ConvParams p) { \
+    conv<D, CONV_M, 128, 64, 32, CONV_STAGES>(p);                                                                            \
+  }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(CONV_16_THREADS) conv_##D##_16(const ConvParams p) {                          \
+    conv<D, CONV_M, 16, 32, 16, CONV_STAGES>(p);                                                                             \
+  }
+
+CONV_TILES(bf16)
+CONV_TILES(f16)
+CONV_TILES(f32)

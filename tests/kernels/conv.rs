@@ -1,0 +1,281 @@
+//! conv.cu against an f64 convolution written out: pads, strides, upsampling, frames out of channels, bands, both tiles.
+
+use super::harness::{
+    Random, assert_close, assert_same_bits, checked_vm, devices, epsilon, for_each, poisoned, round, tensor,
+};
+use adacache::device::Device;
+use adacache::ops::conv::{Band, Geometry, Input, conv, needed_rows};
+use adacache::tensor::{DType, Tensor};
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    /// Frames, height, width, channels of the input.
+    input: [usize; 4],
+    n: usize,
+    /// Taps in time, rows, columns.
+    kernel: [usize; 3],
+    geometry: Geometry,
+    /// Zeros behind: frames; rows and columns.
+    pad_behind: (usize, usize),
+    residual: bool,
+    bias: bool,
+    alpha: f32,
+    out_f32: bool,
+    /// Rows made at a time; 0: all.
+    band: usize,
+}
+
+impl Case {
+    /// A 3×3 convolution of images.
+    fn image(input: [usize; 4], n: usize) -> Self {
+        let geometry = Geometry { pad: 1, ..Geometry::default() };
+        Case {
+            input,
+            n,
+            kernel: [1, 3, 3],
+            geometry,
+            pad_behind: (0, 1),
+            residual: false,
+            bias: true,
+            alpha: 1.0,
+            out_f32: false,
+            band: 0,
+        }
+    }
+
+    /// A causal 3×3×3 convolution.
+    fn causal(input: [usize; 4], n: usize) -> Self {
+        let geometry = Geometry { pad: 1, pad_t: 2, ..Geometry::default() };
+        Case { kernel: [3, 3, 3], geometry, ..Case::image(input, n) }
+    }
+
+    /// Frames, height, width, channels of the output.
+    fn output(&self) -> [usize; 4] {
+        let [frames, height, width, _] = self.input;
+        let Geometry { stride_t, stride, pad_t, pad, upsample, time_factor } = self.geometry;
+        let side = |length: usize, taps: usize| {
+            ((length << usize::from(upsample)) + pad + self.pad_behind.1 - taps) / stride + 1
+        };
+        let made = (frames + pad_t + self.pad_behind.0 - self.kernel[0]) / stride_t + 1;
+        [made * time_factor, side(height, self.kernel[1]), side(width, self.kernel[2]), self.n / time_factor]
+    }
+}
+
+struct Data {
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    exact: Vec<f64>,
+    naive: Vec<f32>,
+    floor: f64,
+}
+
+fn data(case: &Case, dtype: DType) -> Data {
+    let [frames, height, width, channels] = case.input;
+    let [out_frames, out_height, out_width, out_channels] = case.output();
+    let [kt, kh, kw] = case.kernel;
+    let k = kt * kh * kw * channels;
+    let random = &mut Random::new((k * 31 + case.n * 7 + height * 5 + width) as u64);
+    let x = random.values(frames * height * width * channels, 1.0, dtype);
+    let w = random.values(case.n * k, 1.0 / (k as f32).sqrt(), dtype);
+    let bias = random.values(case.n, 0.5, dtype);
+    let count = out_frames * out_height * out_width * out_channels;
+    let residual = random.values(count, 1.0, dtype);
+    let g = case.geometry;
+    let shift = usize::from(g.upsample);
+    // The input's index of a tap, if it is inside.
+    let inside = |at: usize, stride: usize, tap: usize, pad: usize, length: usize, shift: usize| {
+        (at * stride + tap).checked_sub(pad).map(|i| i >> shift).filter(|i| *i < length)
+    };
+    let (mut exact, mut naive, mut magnitude) = (vec![0.0; count], vec![0.0f32; count], 0.0f64);
+    for (i, (exact, naive)) in exact.iter_mut().zip(&mut naive).enumerate() {
+        let c = i % out_channels;
+        let (ox, oy) = (i / out_channels % out_width, i / out_channels / out_width % out_height);
+        let frame = i / out_channels / out_width / out_height;
+        let (t, n) = (frame / g.time_factor, frame % g.time_factor * out_channels + c);
+        let (mut sum, mut low, mut size) = (0.0f64, 0.0f32, 0.0f64);
+        for a in 0..kt {
+            let Some(it) = inside(t, g.stride_t, a, g.pad_t, frames, 0) else { continue };
+            for b in 0..kh {
+                let Some(iy) = inside(oy, g.stride, b, g.pad, height, shift) else { continue };
+                for d in 0..kw {
+                    let Some(ix) = inside(ox, g.stride, d, g.pad, width, shift) else { continue };
+                    let pixel = &x[((it * height + iy) * width + ix) * channels..][..channels];
+                    let weights = &w[(((n * kt + a) * kh + b) * kw + d) * channels..][..channels];
+                    for (&x, &w) in pixel.iter().zip(weights) {
+                        sum += f64::from(x) * f64::from(w);
+                        size += (f64::from(x) * f64::from(w)).abs();
+                        low += x * w;
+                    }
+                }
+            }
+        }
+        magnitude = magnitude.max(size);
+        let bias = if case.bias { bias[n] } else { 0.0 };
+        *exact = sum * f64::from(case.alpha) + f64::from(bias);
+        let stored = if case.out_f32 { DType::F32 } else { dtype };
+        *naive = round(low * case.alpha + bias, stored);
+        if case.residual {
+            *exact += f64::from(residual[i]);
+            *naive = round(*naive + residual[i], stored);
+        }
+    }
+    // Sums of 3×TF32 and f32 differ by an f32 rounding of the whole, 16-bit results by one of their own.
+    let floor = 4.0 * magnitude * 2f64.powi(-22) + if case.out_f32 { 0.0 } else { epsilon(dtype) };
+    Data { x, w, bias, residual, exact, naive, floor }
+}
+
+/// The case on a device; bands are made one by one, each from just the rows it needs.
+fn run(device: &Device, dtype: DType, case: &Case, data: &Data) -> Tensor {
+    let [frames, height, width, channels] = case.input;
+    let output = case.output();
+    let w_shape = [case.n, case.kernel[0], case.kernel[1], case.kernel[2], channels];
+    let w = tensor(device, &w_shape, &data.w, dtype);
+    let bias = case.bias.then(|| tensor(device, &[case.n], &data.bias, dtype));
+    let out = poisoned(device, &output, if case.out_f32 { DType::F32 } else { dtype });
+    if case.residual {
+        out.write_f32(&data.residual).unwrap(); // in place
+    }
+    let step = if case.band == 0 { output[1] } else { case.band };
+    for first in (0..output[1]).step_by(step) {
+        let band = Band { first, rows: step.min(output[1] - first) };
+        let rows = if case.band == 0 {
+            Band { first: 0, rows: height }
+        } else {
+            needed_rows(&case.geometry, case.kernel[1], height, band)
+        };
+        let row = width * channels;
+        let held: Vec<f32> =
+            (0..frames).flat_map(|t| &data.x[(t * height + rows.first) * row..][..rows.rows * row]).copied().collect();
+        let x = tensor(device, &[frames, rows.rows, width, channels], &held, dtype);
+        let input = Input { x: &x, height, first: rows.first };
+        let residual = case.residual.then_some(&out);
+        conv(&input, &w, bias.as_ref(), case.alpha, &case.geometry, residual, band, &out).unwrap();
+    }
+    out
+}
+
+fn check(device: &Device, dtype: DType, case: Case) {
+    let data = data(&case, dtype);
+    let out = run(device, dtype, &case, &data).to_f32().unwrap();
+    assert_close(&format!("{dtype} {case:?}"), &out, &data.exact, &data.naive, data.floor);
+}
+
+#[test]
+fn images_of_every_size() {
+    for_each(|device, dtype| {
+        // One pixel; a tile of positions and one more; odd sides; channels below, at and above a stage of k; both tiles.
+        for (input, n) in [
+            ([1, 1, 1, 8], 8),
+            ([2, 7, 9, 24], 40),
+            ([1, 8, 16, 32], 128),
+            ([1, 3, 43, 40], 136),
+            ([3, 5, 5, 8], 16),
+            ([1, 11, 13, 64], 24),
+        ] {
+            check(device, dtype, Case::image(input, n));
+        }
+    });
+}
+
+#[test]
+fn causal_in_time() {
+    for_each(|device, dtype| {
+        check(device, dtype, Case::causal([1, 3, 3, 8], 8));
+        check(device, dtype, Case::causal([5, 4, 6, 16], 48));
+        // Every second frame, one frame of zeros ahead; the first frame's taps are one half pad.
+        let strided = Geometry { stride_t: 2, pad_t: 1, pad: 1, ..Geometry::default() };
+        check(device, dtype, Case { geometry: strided, ..Case::causal([6, 3, 5, 8], 40) });
+        // Channels to frames.
+        let doubled = Geometry { time_factor: 2, pad_t: 2, pad: 1, ..Geometry::default() };
+        check(device, dtype, Case { geometry: doubled, ..Case::causal([3, 3, 5, 16], 48) });
+        check(device, dtype, Case { geometry: doubled, ..Case::causal([2, 2, 3, 8], 16) });
+    });
+}
+
+#[test]
+fn up_and_down() {
+    for_each(|device, dtype| {
+        let up = Geometry { upsample: true, pad: 1, ..Geometry::default() };
+        check(device, dtype, Case { geometry: up, ..Case::image([2, 3, 5, 16], 40) });
+        // The pad is behind only, as diffusers' downsampling has it; odd and even sides.
+        let down = Geometry { stride: 2, ..Geometry::default() };
+        for side in [6, 7] {
+            check(device, dtype, Case { geometry: down, ..Case::image([2, side, side + 1, 16], 40) });
+        }
+    });
+}
+
+#[test]
+fn products_and_epilogues() {
+    for_each(|device, dtype| {
+        let product = Case {
+            kernel: [1, 1, 1],
+            geometry: Geometry::default(),
+            pad_behind: (0, 0),
+            ..Case::image([1, 1, 131, 72], 144)
+        };
+        check(device, dtype, product);
+        check(device, dtype, Case { bias: false, out_f32: true, ..product });
+        check(device, dtype, Case { residual: true, alpha: 0.18215, ..product });
+        check(device, dtype, Case { residual: true, bias: false, ..Case::image([2, 4, 5, 16], 16) });
+        check(device, dtype, Case { out_f32: true, alpha: -3.0, ..Case::image([2, 4, 5, 16], 8) });
+    });
+}
+
+/// Bands see the very numbers that the whole does: the same bits.
+#[test]
+fn bands_give_the_same_bits() {
+    let up = Geometry { upsample: true, pad: 1, ..Geometry::default() };
+    let down = Geometry { stride: 2, ..Geometry::default() };
+    let cases = [
+        Case::causal([3, 7, 5, 16], 40),
+        Case { geometry: up, ..Case::image([2, 5, 3, 16], 24) },
+        Case { geometry: down, ..Case::image([2, 9, 8, 16], 40) },
+        Case { residual: true, ..Case::image([2, 7, 4, 8], 8) },
+    ];
+    for_each(|device, dtype| {
+        for case in cases {
+            let data = data(&case, dtype);
+            let whole = run(device, dtype, &case, &data).to_bytes().unwrap();
+            for band in [1, 3, 4] {
+                let banded = run(device, dtype, &Case { band, ..case }, &data).to_bytes().unwrap();
+                assert!(banded == whole, "{dtype} {case:?} in bands of {band}");
+            }
+        }
+    });
+}
+
+#[test]
+fn runs_give_the_same_bits() {
+    for device in devices() {
+        let case = Case::causal([3, 9, 7, 24], 136);
+        let data = data(&case, DType::Bf16);
+        assert_same_bits("conv", || run(device, DType::Bf16, &case, &data));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let device = checked_vm();
+    let zeros = |shape: &[usize], dtype| Tensor::zeros(&device, shape, dtype).unwrap();
+    let (x, w) = (zeros(&[1, 4, 4, 8], DType::F32), zeros(&[8, 1, 3, 3, 8], DType::F32));
+    let out = zeros(&[1, 4, 4, 8], DType::F32);
+    let geometry = Geometry { pad: 1, ..Geometry::default() };
+    let whole = Band { first: 0, rows: 4 };
+    let call = |input: &Input<'_>, w: &Tensor, band, out: &Tensor| {
+        conv(input, w, None, 1.0, &geometry, None, band, out).map_err(|e| e.to_string())
+    };
+    call(&Input::whole(&x), &w, whole, &out).unwrap();
+    let error = call(&Input { x: &x, height: 8, first: 2 }, &w, whole, &out).unwrap_err();
+    assert!(error.contains("rows 0..5 for this band"), "{error}");
+    let error = call(&Input::whole(&x), &w, Band { first: 3, rows: 2 }, &out).unwrap_err();
+    assert!(error.contains("within 4 rows"), "{error}");
+    assert!(call(&Input::whole(&x), &w, whole, &x).unwrap_err().contains("overlaps"));
+    assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 16], DType::F32), whole, &out).is_err());
+    assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 8], DType::Bf16), whole, &out).is_err());
+    let narrow = (zeros(&[1, 4, 4, 12], DType::F32), zeros(&[8, 1, 3, 3, 12], DType::F32));
+    let error = call(&Input::whole(&narrow.0), &narrow.1, whole, &out).unwrap_err();
+    assert!(error.contains("multiples of 8"), "{error}");
+}
