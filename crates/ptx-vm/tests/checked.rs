@@ -73,6 +73,28 @@ const PLANTS: &[Plant] = &[
                + ld.global.u32 %r3, [%rd3];",
     },
     Plant {
+        what: "a load behind the parameters",
+        threads: 32,
+        kind: FaultKind::OutOfBounds,
+        thread: 0,
+        at: At::None,
+        says: &["8 bytes past the end of the 16 bytes", "ld.param.u64"],
+        body: "- ld.param.u64 %rd4, [spare + 8]; // HERE
+               + ld.param.u64 %rd4, [spare];
+               st.global.u64 [%rd1], %rd4;",
+    },
+    Plant {
+        what: "a parameter read at an odd place",
+        threads: 32,
+        kind: FaultKind::Misaligned,
+        thread: 0,
+        at: At::None,
+        says: &["not a multiple of 4", "ld.param.u32"],
+        body: "- ld.param.u32 %r3, [data + 2]; // HERE
+               + ld.param.u32 %r3, [data + 4];
+               st.global.u32 [%rd1], %r3;",
+    },
+    Plant {
         what: "a store before the beginning",
         threads: 32,
         kind: FaultKind::OutOfBounds,
@@ -567,6 +589,31 @@ const PLANTS: &[Plant] = &[
                - @!%p2 bra DONE;
                bar.sync 0; // HERE
                DONE: add.u32 %r3, %r3, 1;",
+    },
+    Plant {
+        what: "a barrier whose guard holds for half a warp",
+        threads: 64,
+        kind: FaultKind::Barrier,
+        thread: 32,
+        at: At::None,
+        says: &["16 of the 32 threads"],
+        body: "setp.lt.u32 %p2, %r0, 48;
+               - @%p2 bar.sync 0; // HERE
+               + @%p2 add.u32 %r3, %r0, 1;
+               + bar.sync 0;",
+    },
+    Plant {
+        what: "a matrix product whose guard holds for half a warp",
+        threads: 32,
+        kind: FaultKind::Barrier,
+        thread: 0,
+        at: At::None,
+        says: &["16 of the 32 threads"],
+        body: "- setp.lt.u32 %p2, %r0, 16;
+               + setp.lt.u32 %p2, %r0, 32;
+               mov.b32 %r3, 0; mov.f32 %f0, 0f00000000;
+               mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
+               @%p2 mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f0, %f1, %f2, %f3}, {%r3, %r3}, {%r3}, {%f0, %f1, %f2, %f3}; // HERE",
     },
     Plant {
         what: "a thread count that is not whole warps",

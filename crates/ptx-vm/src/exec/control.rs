@@ -450,7 +450,7 @@ impl Exec for AllOrNone {
             let part = cx.holding(op);
             if cx.checked && part != 0 && part != cx.mask {
                 let message = format!(
-                    "the guard of this barrier holds for {} of the {} threads of the warp that come here",
+                    "the guard holds for {} of the {} threads of the warp that come here; they must execute this together",
                     part.count_ones(),
                     cx.mask.count_ones()
                 );

@@ -275,6 +275,8 @@ pub(crate) struct Lower<'a> {
     pub(crate) labels: u32,
     shared: usize,
     shared_align: usize,
+    /// Bytes of the entry's parameters.
+    pub(crate) param_bytes: usize,
     local: usize,
     /// Dynamic shared symbols, placed behind the static ones.
     dynamic: HashMap<&'a str, ()>,
@@ -1350,6 +1352,7 @@ pub(crate) fn lower<'a>(
         labels: 0,
         shared: 0,
         shared_align: 16,
+        param_bytes: 0,
         local: 0,
         dynamic: HashMap::new(),
         statics: HashMap::new(),
@@ -1390,13 +1393,12 @@ pub(crate) fn lower<'a>(
         l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, base: None });
     }
     let mut params = Vec::new();
-    let mut offset = 0usize;
     l.scopes.push(Scope::default());
     for p in &function.params {
-        offset = offset.next_multiple_of(p.align.max(1));
+        let offset = l.param_bytes.next_multiple_of(p.align.max(1));
         l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, base: None });
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
-        offset += p.size;
+        l.param_bytes = offset + p.size;
     }
     if function.cluster.is_some_and(|n| n != [1; 3]) {
         return l.error("thread block clusters (.reqnctapercluster) are not supported");
@@ -1414,7 +1416,7 @@ pub(crate) fn lower<'a>(
         unit += 1;
     }
     let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
-    super::finish::finish(l, function, params, offset, static_shared, text.clone(), globals.clone())
+    super::finish::finish(l, function, params, static_shared, text.clone(), globals.clone())
 }
 
 impl Lower<'_> {

@@ -19,13 +19,12 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
-/// Whether all threads of a warp must execute this block barrier together; `bar` is `barrier.aligned`.
+/// Whether all threads of a warp must execute this instruction together: those with `.aligned`, and `bar`, which is `barrier.aligned`.
 pub(crate) fn aligned(opcode: &str) -> bool {
     let mut parts = opcode.split('.');
     match parts.next() {
         Some("bar") => parts.next() != Some("warp"),
-        Some("barrier") => parts.any(|part| part == "aligned"),
-        _ => false,
+        _ => parts.any(|part| part == "aligned"),
     }
 }
 

@@ -105,19 +105,18 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let lanes = vector_lanes(f);
     let regs = data(l, &f.ops[0], lanes)?;
     let wanted = space(f);
-    // A parameter at a fixed place is a constant of the launch.
+    // A parameter at a fixed place is a constant of the launch; what lies elsewhere is a fault when it is executed.
     if wanted == Space::Param
         && let (Val::Const(_), offset, Some(Space::Param)) = l.address(&f.ops[1], false)?
+        && let Ok(offset) = usize::try_from(offset)
+        && offset.is_multiple_of(lanes * ty.bytes())
+        && offset.checked_add(lanes * ty.bytes()).is_some_and(|end| end <= l.param_bytes)
     {
-        let offset = offset as u64;
         for (i, operand) in regs.iter().enumerate() {
             if matches!(operand, Operand::Name("_")) {
                 continue;
             }
-            let at = offset + (i * ty.bytes()) as u64;
-            if !at.is_multiple_of(ty.bytes() as u64) || at > 1 << 20 {
-                return l.error("misaligned parameter access");
-            }
+            let at = offset + i * ty.bytes();
             let (d, w) = l.dst_any(operand, width(ty))?;
             let c = l.constant(w, ConstSource::Param(at as u32, ty));
             l.copy(d, c, w);
