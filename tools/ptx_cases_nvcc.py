@@ -1067,6 +1067,195 @@ def stdlib(r):
     return "stdlib", [3], [32], 0, [Buf(x), i32(n), out(np.array(res, np.int32)), out(np.array(z, np.float32), 1e-5, 1e-6)]
 
 
+@case("radix_match", keep=True)
+def radix_match(r):
+    n, shift, tiles = 2500, 6, 5
+    keys, vals = r.integers(0, 1 << 32, n, dtype=np.uint32), np.arange(n, dtype=np.uint32)
+    digit = keys >> shift & 63
+    order = np.argsort(digit, kind="stable")
+    starts = np.concatenate([[0], np.bincount(digit, minlength=64).cumsum()[:-1]]).astype(np.uint32)
+    return "radix_pass", [tiles], [128], 0, [Buf(keys), Buf(vals), out(keys[order]), out(vals[order]), Buf(np.zeros(64 * tiles, np.uint32)), Buf(starts), Buf(np.zeros(1, np.uint32)), i32(n), i32(shift)]
+
+
+@case("warp_agg", keep=True)
+def warp_agg(r):
+    n = 1000
+    x = r.integers(0, 1000, n, dtype=np.int32)
+    p = np.concatenate([x, np.zeros(24, np.int32)]).reshape(-1, 8)
+    best = p.sum(1) * 0.5 + p.max(1)
+    scanned = p.cumsum(1) - p
+    return "filter", [4], [256], 0, [Buf(x), i32(n), Buf(like=np.zeros(n, np.int32)), out(np.array([(x % 3 == 0).sum()], np.int32), init=np.zeros(1, np.int32)),
+        out(np.array([x[x & 3 == k].sum() for k in range(4)], np.int32), init=np.zeros(4, np.int32)), out(best.astype(np.float32)), out(scanned.astype(np.int32))]
+
+
+@case("gemm_bf16", keep=True)
+def gemm_bf16(r):
+    m, n, k = 64, 64, 64
+    a, b = normal(r, m, k).astype(bfloat16), normal(r, k, n).astype(bfloat16)
+    return "gemm_bf16", [n // 64, m // 64], [128], 0, [Buf(a), Buf(b), out((a.astype(float) @ b.astype(float)).astype(np.float32), 1e-5, 1e-4), i32(m), i32(n), i32(k)]
+
+
+@case("gemm_dp4a")
+def gemm_dp4a(r):
+    m, n, k = 37, 45, 76
+    a, b = r.integers(-128, 128, (m, k), dtype=np.int8), r.integers(-128, 128, (n, k), dtype=np.int8)
+    scale = (r.random(n) * 2e-3).astype(np.float32)
+    c = np.rint((a.astype(np.int32) @ b.astype(np.int32).T).astype(np.float32) * scale).clip(-128, 127).astype(np.int8)
+    return "gemm_dp4a", [3, 3], [16, 16], 0, [Buf(a), Buf(b), Buf(scale), out(c), i32(m), i32(n), i32(k // 4)]
+
+
+@case("fft4")
+def fft4(r):
+    x = normal(r, 2, 1024, 2)
+    y = np.fft.fft(x[..., 0].astype(float) + 1j * x[..., 1])
+    return "fft4", [2], [256], 0, [Buf(x), out(np.stack([y.real, y.imag], -1).astype(np.float32), 1e-5, 2e-4)]
+
+
+@case("philox")
+def philox(r):
+    n, seed = 300, 0xcafef00d
+    i = np.arange(n, dtype=np.uint64); m = np.uint64(M32)
+    x, y, z, w = i.copy(), np.full(n, 0x12345678, np.uint64), np.full(n, 7, np.uint64), ~i & m
+    k0, k1 = np.uint64(seed), np.uint64(seed ^ 0xdeadbeef)
+    for _ in range(10):
+        p, q = x * np.uint64(0xD2511F53), z * np.uint64(0xCD9E8D57)
+        x, y, z, w = q >> np.uint64(32) ^ y ^ k0, q & m, p >> np.uint64(32) ^ w ^ k1, p & m
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & m, (k1 + np.uint64(0xBB67AE85)) & m
+    words = np.stack([x, y, z, w], 1).astype(np.uint32)
+    u = (words >> 8) * 2.0**-24 + 2.0**-25
+    a, b = np.sqrt(-2 * np.log(u[:, [0, 2]])), np.float32(6.2831853) * u[:, [1, 3]]
+    normals = np.stack([a[:, 0] * np.cos(b[:, 0]), a[:, 0] * np.sin(b[:, 0]), a[:, 1] * np.cos(b[:, 1]), a[:, 1] * np.sin(b[:, 1])], 1)
+    return "philox", [2], [64], 0, [out(words), out(normals.astype(np.float32), 1e-4, 4e-6), u32(seed), i32(n)]
+
+
+@case("halo25d")
+def halo25d(r):
+    nx, ny, nz = 37, 19, 9
+    x = normal(r, nz, ny, nx); c = [0.4, 0.07, -0.02]
+    d = x.astype(float); y = c[0] * d
+    e = np.pad(d, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    for s in (1, 2):
+        y = y + c[s] * (np.roll(d, s, 0) + np.roll(d, -s, 0) + e[:, 2:-2, 2 - s:nx + 2 - s] + e[:, 2:-2, 2 + s:nx + 2 + s] + e[:, 2 - s:ny + 2 - s, 2:-2] + e[:, 2 + s:ny + 2 + s, 2:-2])
+    return "heat", [3, 3], [16, 8], 0, [Buf(x), out(y.astype(np.float32), 1e-5, 1e-6), i32(nx), i32(ny), i32(nz)]
+
+
+@case("hash_table", keep=True)
+def hash_count(r):
+    n = 1500
+    keys = r.integers(0, 400, n, dtype=np.uint32) * 7919
+    u, inv, cnt = np.unique(keys, return_inverse=True, return_counts=True)
+    return "count_keys", [12], [128], 0, [Buf(keys), i32(n), Buf(np.full(512, 2**64 - 1, np.uint64)), u32(511), out(cnt[inv].astype(np.uint32)), Buf(np.zeros(1, np.uint32)), Buf(np.zeros(1, np.uint32))]
+
+
+@case("shapes", keep=True)
+def shapes(r):
+    n = 128
+    x, kind = r.random(n).astype(np.float32) + 1, r.integers(0, 36, n, dtype=np.int32)
+    area = np.where(kind % 3 == 0, np.float32(np.pi) * x * x, np.where(kind % 3 == 1, x * (x + 1), x * x)).astype(float) * np.array([2, 0.5, 1])[kind // 3 % 3]
+    sides = np.array([0, 4, 40])[kind % 3] + 2 * (kind % 4) + 3
+    return "shapes", [2], [64], 0, [Buf(x), Buf(kind), out(area.astype(np.float32), 2e-6), out(sides.astype(np.int32)), i32(n)]
+
+
+@case("shapes", flags=["-G"])
+def shapes_debug(r): return shapes(r)
+
+
+@case("tracer")
+def tracer(r):
+    w, h = 45, 30
+    world = [(0, 0, 5, 1, .5), (1.5, .3, 4, .6, .2), (-1.2, -.4, 3.5, .5, .8), (0, -101, 5, 100, .1)]
+    world = [[float(np.float32(v)) for v in s] for s in world]
+    unit = lambda v: v / np.linalg.norm(v)
+    def hit(o, d, t=1e30):
+        best = -1
+        for i, s in enumerate(world):
+            m = o - s[:3]; b = m @ d; q = b * b - (m @ m - s[3] ** 2)
+            if q > 0 and 1e-3 < (u := -b - np.sqrt(q)) < t: t, best = u, i
+        return best, t
+    light = unit(np.array([-1., 2, -1])); img = np.zeros((h, w))
+    for y in range(h):
+        for x in range(w):
+            o, d, weight = np.zeros(3), unit(np.array([(x + .5) / w * 2 - 1, 1 - (y + .5) / h * 2, 1.5])), 1.0
+            for _ in range(4):
+                i, tt = hit(o, d)
+                if i < 0: img[y, x] += weight * .2; break
+                p = o + d * tt; n = unit(p - world[i][:3]); lit = max(n @ light, 0)
+                if lit > 0 and hit(p, light)[0] >= 0: lit = 0
+                img[y, x] += weight * (1 - world[i][4]) * (.1 + lit); weight *= world[i][4]
+                d = unit(d - n * 2 * (d @ n)); o = p
+    return "trace", [3, 8], [16, 4], 0, [out(img.astype(np.float32), 2e-2, 2e-2), i32(w), i32(h)]
+
+
+@case("attention")
+def attention(r):
+    n, d = 64, 64
+    q, k, v = (normal(r, n, d).astype(np.float16) for _ in range(3)); scale = np.float32(0.125)
+    s = q.astype(float) @ k.astype(float).T * float(scale); s[np.triu_indices(n, 1)] = -np.inf
+    p = np.exp(s - s.max(1, keepdims=True)); o = p / p.sum(1, keepdims=True) @ v.astype(float)
+    return "attention", [n // 4], [128], 0, [Buf(q), Buf(k), Buf(v), out(o.astype(np.float16), 2e-3, 1e-3), i32(n), f32(scale)]
+
+
+@case("union_find")
+def union_find(r):
+    n, m = 300, 260
+    e = r.integers(0, n, (m, 2), dtype=np.int32)
+    root = np.arange(n)
+    while True:
+        new = root.copy(); lo = np.minimum(root[e[:, 0]], root[e[:, 1]])
+        np.minimum.at(new, e[:, 0], lo); np.minimum.at(new, e[:, 1], lo); new = new[new]
+        if (new == root).all(): break
+        root = new
+    return "components", [1], [256], 0, [Buf(e), i32(m), out(root.astype(np.int32)), i32(n), out(np.bincount(root, minlength=n).astype(np.int32))]
+
+
+@case("inverse")
+def inverse(r):
+    n = 20
+    a = r.standard_normal((2, n, n))
+    return "inverse", [2], [64], n * 2 * n * 8, [Buf(a), out(np.linalg.inv(a), 1e-9, 1e-10), i32(n)]
+
+
+@case("chacha")
+def chacha(r):
+    key, nonce, n, counter = r.integers(0, 1 << 32, 8, dtype=np.uint32), r.integers(0, 1 << 32, 3, dtype=np.uint32), 64, 0xfffffff0
+    rot = lambda v, k: v << np.uint32(k) | v >> np.uint32(32 - k)
+    s = [np.full(n, v, np.uint32) for v in (0x61707865, 0x3320646e, 0x79622d32, 0x6b206574, *key)] + [(counter + np.arange(n)).astype(np.uint64).astype(np.uint32)] + [np.full(n, v, np.uint32) for v in nonce]
+    x = [v.copy() for v in s]
+    def quarter(a, b, c, d):
+        for p, q, w, k in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)): x[p] = x[p] + x[q]; x[w] = rot(x[w] ^ x[p], k)
+    for _ in range(10):
+        for i in range(4): quarter(i, 4 + i, 8 + i, 12 + i)
+        for i in range(4): quarter(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4)
+    return "chacha", [2], [32], 0, [Buf(key), Buf(nonce), out(np.stack([a + b for a, b in zip(x, s)], 1)), u32(counter)]
+
+
+@case("chacha", keep=True)
+def sha3(r):
+    n, length = 40, 77
+    m = r.integers(0, 256, (n, length), dtype=np.uint8)
+    d = b"".join(hashlib.sha3_256(row.tobytes()).digest() for row in m)
+    return "sha3", [1], [n], 0, [Buf(m), out(np.frombuffer(d, np.uint64)), i32(length)]
+
+
+@case("kmeans")
+def kmeans(r):
+    n, k = 700, 6
+    p, c = normal(r, n, 4), normal(r, k, 4)
+    label = ((p[:, None] - c[None]) ** 2).sum(-1).argmin(1)
+    sums = np.array([p[label == j].astype(float).sum(0) for j in range(k)]); count = np.bincount(label, minlength=k)
+    return "kmeans", [3], [96], k * 36, [Buf(p), i32(n), Buf(c), i32(k), out(label.astype(np.int32)), out(sums.astype(np.float32), 1e-4, 1e-4, np.zeros((k, 4), np.float32)),
+        out(count.astype(np.int32), init=np.zeros(k, np.int32)), out(np.zeros(1, np.uint32), init=np.zeros(1, np.uint32)), out((sums / count.clip(1)[:, None]).astype(np.float32), 1e-4, 1e-5)]
+
+
+@case("warp_topk")
+def warp_topk(r):
+    rows, n = 6, 333
+    x = r.integers(0, 300, (rows, n)).astype(np.float32); x[2, 5] = np.nan; x[3, 100] = np.inf
+    y = np.where(np.isnan(x), -np.inf, x)
+    order = np.argsort(-y, axis=1, kind="stable")[:, :8]
+    return "topk", [3], [64], 0, [Buf(x), out(np.take_along_axis(y, order, 1)), out(order.astype(np.int16)), i32(n)]
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--nvcc", default="nvcc")
