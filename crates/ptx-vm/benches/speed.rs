@@ -26,8 +26,9 @@ fn params(parts: &[&[u8]]) -> Vec<u8> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let module = Module::parse("bench.ptx", include_str!("ptx/bench.ptx"))?;
-    for threads in [1, 0] {
-        let vm = Vm::new(VmConfig { threads, ..VmConfig::default() });
+    for (threads, counters) in [(1, false), (1, true), (0, false)] {
+        let vm = Vm::new(VmConfig { threads, counters, ..VmConfig::default() });
+        let counting = if counters { ", counting" } else { "" };
         let cores = if threads == 0 { std::thread::available_parallelism()?.get() } else { threads };
 
         let kernel = module.kernel("chain")?;
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
         let ops = 64.0 * 128.0 * f64::from(steps) * 32.0;
         println!(
-            "{cores} cores  fma chain          {:8.2} G lane-ops/s  ({:.2} ns a warp instruction)",
+            "{cores} cores{counting}  fma chain          {:8.2} G lane-ops/s  ({:.2} ns a warp instruction)",
             ops / t / 1e9,
             t * cores as f64 / (ops / 32.0) * 1e9
         );
@@ -56,7 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             vm.launch(&kernel, &launch, &p).expect("axpy");
         });
         println!(
-            "{cores} cores  axpy of 4M         {:8.2} ms  ({:.2} G elements/s, {:.1} GB/s)",
+            "{cores} cores{counting}  axpy of 4M         {:8.2} ms  ({:.2} G elements/s, {:.1} GB/s)",
             t * 1e3,
             n as f64 / t / 1e9,
             n as f64 * 12.0 / t / 1e9
@@ -78,7 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         vm.read(c, &mut out)?;
         assert!(out.chunks(4).all(|v| v == 512f32.to_le_bytes()), "the product is wrong");
         println!(
-            "{cores} cores  f16 mma GEMM 512^3 {:8.2} ms  ({:.1} GFLOP/s)",
+            "{cores} cores{counting}  f16 mma GEMM 512^3 {:8.2} ms  ({:.1} GFLOP/s)",
             t * 1e3,
             2.0 * (d as f64).powi(3) / t / 1e9
         );
