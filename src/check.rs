@@ -1,7 +1,8 @@
 //! Reference cases: folders with inputs and outputs of the published PyTorch code, run through our kernels and compared.
 //!
 //! A case has `case.json` and `io.safetensors`; the weights it names have the published tensor names. `forward` cases compare one
-//! prediction, `rollout` cases a whole sampling run with AdaCache: the latents after some steps and the list of computed steps.
+//! prediction, `rollout` cases a whole sampling run with AdaCache: the latents after some steps and the list of computed steps; `vae` cases
+//! encode and decode a video.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::cache::{
     AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind,
 };
 use crate::device::Device;
+use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Weights};
 use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
 use crate::tensor::{DType, Tensor};
@@ -82,6 +84,23 @@ pub struct ExpectedDecision {
 }
 
 #[derive(Deserialize)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct VaeCase {
+    /// Frames of the video.
+    frames: usize,
+    #[serde(default = "own_weights")]
+    model: PathBuf,
+}
+
+fn own_weights() -> PathBuf {
+    "model.safetensors".into()
+}
+
+#[derive(Deserialize)]
 struct Case {
     kind: String,
     model: PathBuf,
@@ -146,11 +165,7 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let file = dir.join("case.json").display().to_string();
     let bad = |reason: String| CheckError::Case { file: file.clone(), reason };
     let text = std::fs::read_to_string(dir.join("case.json")).map_err(|e| bad(e.to_string()))?;
-    let case: Case = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
-    let weights_path = dir.join(&case.model);
-    let config = merged_config(&case, &weights_path).map_err(bad)?;
-    let model = StDiT3::load(device, config, Weights::open(&weights_path)?, dtype)?;
-    let io = Weights::open(&dir.join("io.safetensors"))?;
+    let Kind { kind } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let mut result = CheckResult {
         case: dir.display().to_string(),
         ok: false,
@@ -162,16 +177,32 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         decisions: vec![],
         errors: vec![],
     };
+    if kind == "vae" {
+        video_autoencoder(dir, &text, device, dtype, &mut result)?;
+        return Ok(judged(result, bounds(dtype).forward));
+    }
+    let case: Case = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let weights_path = dir.join(&case.model);
+    let config = merged_config(&case, &weights_path).map_err(bad)?;
+    let model = StDiT3::load(device, config, Weights::open(&weights_path)?, dtype)?;
+    let io = Weights::open(&dir.join("io.safetensors"))?;
     match (case.kind.as_str(), &case.rollout) {
         ("forward", _) => forward(&case, &model, &io, &mut result)?,
         ("rollout", Some(rollout)) => run_rollout(&case, rollout, &model, &io, &mut result)?,
         ("rollout", None) => {
             return Err(bad("a rollout needs steps, cfg_scale, num_frames, cache and expected".into()));
         }
-        (kind, _) => return Err(bad(format!("cases of kind `{kind}` are not supported; known: forward, rollout"))),
+        (kind, _) => {
+            return Err(bad(format!("cases of kind `{kind}` are not supported; known: forward, rollout, vae")));
+        }
     }
     let bounds = bounds(dtype);
     let bound = if case.kind == "forward" { bounds.forward } else { bounds.latents };
+    Ok(judged(result, bound))
+}
+
+/// The verdict: whether everything compared is within `bound`.
+fn judged(mut result: CheckResult, bound: f64) -> CheckResult {
     for (name, error) in &result.errors {
         // NaN must count as the largest error there is.
         if !(*error <= result.max_rel_err) {
@@ -182,7 +213,7 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         }
     }
     result.ok = result.reason.is_none();
-    Ok(result)
+    result
 }
 
 /// The model folder's config.json, overridden by the case's own fields.
@@ -224,6 +255,41 @@ fn optional_mask(io: &Weights, name: &str) -> Result<Option<Vec<bool>>, CheckErr
     }
     let (_, values) = input(io, name, &[1, 2])?;
     Ok(Some(values.iter().map(|v| *v != 0.0).collect()))
+}
+
+/// Pixels to latents, and the case's latents to pixels.
+fn video_autoencoder(
+    dir: &Path,
+    text: &str,
+    device: &Device,
+    dtype: DType,
+    result: &mut CheckResult,
+) -> Result<(), CheckError> {
+    let file = dir.join("case.json").display().to_string();
+    let case: VaeCase =
+        serde_json::from_str(text).map_err(|e| CheckError::Case { file: file.clone(), reason: e.to_string() })?;
+    let config = VaeConfig::from_json(text, &file)?;
+    let vae = VideoVae::load(device, config, Weights::open(&dir.join(&case.model))?, dtype)?;
+    let io = Weights::open(&dir.join("io.safetensors"))?;
+    let video = |name: &str| -> Result<([usize; 4], Vec<f32>), CheckError> {
+        match input(&io, name, &[5])? {
+            (shape, values) if shape[0] == 1 => Ok(([shape[1], shape[2], shape[3], shape[4]], values)),
+            (shape, _) => {
+                let reason = format!("tensor `{name}` has shape {shape:?}, expected one video");
+                Err(CheckError::Case { file: io.file().into(), reason })
+            }
+        }
+    };
+    let ((pixel_shape, pixels), (latent_shape, latents)) = (video("pixels")?, video("latent")?);
+    let start = Instant::now();
+    let encoded = vae.encode(&pixels, pixel_shape, None, &mut |_, _| ControlFlow::Continue(()))?;
+    let (middle, decoded) = vae.decode_values(&latents, latent_shape, case.frames, None)?;
+    result.seconds = start.elapsed().as_secs_f64();
+    for (name, ours) in [("encoded_mean", encoded), ("temporal_decoded", middle), ("decoded", decoded)] {
+        let (_, reference) = video(name)?;
+        result.errors.push((name.into(), relative_error(&ours, &reference)));
+    }
+    Ok(())
 }
 
 fn forward(case: &Case, model: &StDiT3, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {

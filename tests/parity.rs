@@ -37,6 +37,14 @@ fn forwards_agree_in_every_dtype() {
     }
 }
 
+/// Encoder, temporal decoder and the whole decoder of the video autoencoder; a chunk of 17 frames and one of 5.
+#[test]
+fn video_autoencoder_agrees_in_every_dtype() {
+    for dtype in DType::COMPUTE {
+        assert_eq!(passes("opensora_vae_a", dtype).errors.len(), 3);
+    }
+}
+
 /// The decisions themselves: distance, motion factor and gradient, not only the steps that follow from them.
 fn decisions_agree(case: &str) {
     let result = passes(case, DType::F32);

@@ -4,6 +4,7 @@
 mod arena;
 mod config;
 mod stdit3;
+pub mod vae;
 mod weights;
 
 pub use config::StDiT3Config;
@@ -114,6 +115,9 @@ pub enum ModelError {
     /// An input does not fit the model.
     #[error("{0}")]
     Input(String),
+    /// The caller's progress callback asked for it.
+    #[error("stopped")]
+    Stopped,
     /// A kernel launcher refused.
     #[error(transparent)]
     Op(#[from] OpError),

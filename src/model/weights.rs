@@ -131,10 +131,24 @@ impl<'a> Weights<'a> {
         Ok(values)
     }
 
-    /// Uploads tensor `name` as `dtype` under the shape `as_shape` (same number of elements).
+    /// Uploads tensor `name`, which must have exactly `shape`, as `dtype`.
     pub fn tensor(&self, device: &Device, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        self.arranged(device, name, shape, shape, dtype, |values| values)
+    }
+
+    /// Uploads tensor `name`, which must have exactly `shape`, as `dtype` in another arrangement: `arrange` makes the elements of `as_shape`
+    /// from those of the file.
+    pub fn arranged(
+        &self,
+        device: &Device,
+        name: &str,
+        shape: &[usize],
+        as_shape: &[usize],
+        dtype: DType,
+        arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
+    ) -> Result<Tensor, ModelError> {
         if self.container.is_none() {
-            return Ok(Tensor::zeros(device, shape, dtype)?);
+            return Ok(Tensor::zeros(device, as_shape, dtype)?);
         }
         let values = self.values(name, shape)?;
         if dtype == DType::F16
@@ -148,7 +162,7 @@ impl<'a> Weights<'a> {
                 dtype: "f16".into(),
             });
         }
-        Ok(Tensor::from_f32(device, shape, &values, dtype)?)
+        Ok(Tensor::from_f32(device, as_shape, &arrange(values), dtype)?)
     }
 
     /// Ends loading: tensors that nobody took are an error, except those named in `ignored`.

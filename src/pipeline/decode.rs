@@ -1,10 +1,68 @@
-//! The sprites decoder: every latent position becomes a patch of pixels by one small matrix.
+//! Latents to frames: the sprites decoder, where every latent position becomes a patch of pixels by one small matrix, or a video
+//! autoencoder.
+
+use std::ops::ControlFlow;
+use std::path::Path;
 
 use super::PipelineError;
 use crate::device::Device;
-use crate::model::Weights;
+use crate::model::vae::{Progress, VaeConfig, VideoVae};
+use crate::model::{ModelError, Weights};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
+
+/// What turns a model's latents into frames.
+pub enum Decoder {
+    /// A matrix: a latent frame is a frame.
+    Patch(PatchDecoder),
+    /// Open-Sora's video autoencoder.
+    Video(Box<VideoVae>),
+}
+
+impl Decoder {
+    /// Open-Sora's autoencoder in a folder with `model.safetensors` and, if its sizes are not the published ones, `config.json`.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or do not belong together; no memory.
+    pub fn video(device: &Device, folder: &Path, dtype: DType) -> Result<Decoder, PipelineError> {
+        let file = folder.join("config.json");
+        let config = match std::fs::read_to_string(&file) {
+            Ok(text) => VaeConfig::from_json(&text, &file.display().to_string())?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => VaeConfig::default(),
+            Err(source) => return Err(ModelError::Io { file: file.display().to_string(), source }.into()),
+        };
+        let weights = Weights::open(&folder.join("model.safetensors"))?;
+        Ok(Decoder::Video(Box::new(VideoVae::load(device, config, weights, dtype)?)))
+    }
+
+    /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` of them for each video, which is
+    /// more than the latent frames where time is compressed. `progress` hears of finished frames of all videos.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, no memory, or that `progress` asked to stop.
+    pub fn decode(
+        &self,
+        latents: &[f32],
+        shape: [usize; 5],
+        frames: usize,
+        progress: Progress<'_>,
+    ) -> Result<Vec<u8>, PipelineError> {
+        let [videos, channels, latent_frames, height, width] = shape;
+        match self {
+            Decoder::Patch(decoder) => decoder.decode(latents, shape),
+            Decoder::Video(vae) => {
+                let mut rgb = vec![];
+                let video = channels * latent_frames * height * width;
+                for (i, latents) in latents.chunks(video).enumerate() {
+                    let mut told = |done, _: usize| -> ControlFlow<()> { progress(i * frames + done, videos * frames) };
+                    let shape = [channels, latent_frames, height, width];
+                    rgb.extend(vae.decode(latents, shape, frames, None, &mut told)?);
+                }
+                Ok(rgb)
+            }
+        }
+    }
+}
 
 /// A linear patch decoder on a device: `pixels = clamp((((z·scale)·basis + mean) + 1)/2)`.
 pub struct PatchDecoder {

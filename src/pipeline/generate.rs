@@ -8,9 +8,10 @@ use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
 use super::text::{Prompt, TextEncoder, Vocabulary};
 use super::video::{Format, Frames, Latents, Metadata, Output};
-use super::{PatchDecoder, PipelineError, noise};
+use super::{Decoder, PatchDecoder, PipelineError, noise};
 use crate::cache::{CacheConfig, CacheError, Presets};
 use crate::device::Device;
+use crate::model::vae::Progress;
 use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config};
 use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
@@ -25,7 +26,7 @@ pub struct Pipeline {
     vocabulary: Vocabulary,
     text: TextEncoder,
     model: StDiT3,
-    decoder: PatchDecoder,
+    decoder: Decoder,
     device: Device,
 }
 
@@ -177,7 +178,13 @@ impl Pipeline {
             return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
         let text = TextEncoder::load(source.text_weights()?, vocabulary.len(), caption, config.prompt_length)?;
-        let decoder = PatchDecoder::load(device, source.decoder_weights()?, channels, config.decoder_patch())?;
+        let decoder = match source.vae() {
+            Some(folder) => Decoder::video(device, &folder, dtype)?,
+            None => {
+                let patch = config.decoder_patch();
+                Decoder::Patch(PatchDecoder::load(device, source.decoder_weights()?, channels, patch)?)
+            }
+        };
         let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
         Ok(Pipeline { config, source: source.clone(), vocabulary, text, model, decoder, device: device.clone() })
     }
@@ -208,6 +215,17 @@ impl Pipeline {
         requests: &[Request],
         deciding: Deciding,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+    ) -> Result<Vec<Generation>, PipelineError> {
+        self.generate_telling(requests, deciding, on_step, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`Pipeline::generate_batch`]; `on_frame` hears of decoded frames, and of how many there are, and may stop the run too.
+    pub fn generate_telling(
+        &self,
+        requests: &[Request],
+        deciding: Deciding,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+        on_frame: Progress<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
@@ -250,7 +268,8 @@ impl Pipeline {
         };
         let output = Sampler::new(&self.model, members, geometry, &latents, None, options)?.run(on_step)?;
 
-        let rgb = self.decoder.decode(&output.latents, output.shape)?;
+        let video_frames = self.config.video_frames.unwrap_or(frames);
+        let rgb = self.decoder.decode(&output.latents, output.shape, video_frames, on_frame)?;
         let seconds = Seconds {
             total: start.elapsed().as_secs_f64(),
             denoise: output.seconds,

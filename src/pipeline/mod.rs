@@ -25,7 +25,7 @@ mod source;
 mod text;
 mod video;
 
-pub use decode::PatchDecoder;
+pub use decode::{Decoder, PatchDecoder};
 pub use generate::{Deciding, Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
 pub use noise::noise;
 pub use opensora::VideoSize;
@@ -82,6 +82,6 @@ failures_of_the_run!(ModelError, OpError, TensorError, DeviceError);
 impl PipelineError {
     /// Whether the run ended because the caller's callback asked for it.
     pub fn is_stop(&self) -> bool {
-        matches!(self, PipelineError::Sample(SampleError::Stopped { .. }))
+        matches!(self, PipelineError::Sample(SampleError::Stopped { .. } | SampleError::Model(ModelError::Stopped)))
     }
 }

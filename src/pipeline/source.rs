@@ -28,6 +28,9 @@ pub struct PipelineConfig {
     pub prompt_length: usize,
     /// Latent frames, height, width.
     pub latent: [usize; 3],
+    /// Frames of the video, where they are not the latent ones: a video autoencoder makes several of one.
+    #[serde(default)]
+    pub video_frames: Option<usize>,
     /// Height of the video in pixels.
     pub height: usize,
     /// Width of the video in pixels.
@@ -144,6 +147,9 @@ impl ModelSource {
                 "{height}x{width} pixels: both have to be multiples of {patch}"
             )));
         }
+        if let (Some(size), Some(_)) = (self.size, config.video_frames) {
+            return Ok(PipelineConfig { latent: size.latent(), video_frames: Some(frames), height, width, ..config });
+        }
         Ok(PipelineConfig { latent: [frames, height / patch, width / patch], height, width, ..config })
     }
 
@@ -174,6 +180,14 @@ impl ModelSource {
 
     pub(super) fn model_weights(&self) -> Result<Weights<'static>, ModelError> {
         self.weights("model.safetensors", embedded!("model.safetensors"))
+    }
+
+    /// The folder of the video autoencoder, if the model has one: `vae` in its own, instead of `decoder.safetensors`.
+    pub(super) fn vae(&self) -> Option<PathBuf> {
+        match &self.place {
+            Place::Sprites => None,
+            Place::Folder(folder) => Some(folder.join("vae")).filter(|vae| vae.is_dir()),
+        }
     }
 
     pub(super) fn decoder_weights(&self) -> Result<Weights<'static>, ModelError> {

@@ -228,7 +228,9 @@ fn generate(
     bar.enable_steady_tick(Duration::from_millis(120));
     let adaptive = request.cache != CacheConfig::None;
     let (mut computed, mut points) = (vec![], vec![]);
-    let result = pipeline.generate_batch(requests, deciding, &mut |event: &StepEvent| {
+    let decoding = ProgressStyle::with_template("{spinner} decoding frame {pos}/{len}  {elapsed}, {eta} left")?;
+    let go_on = || if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let mut on_step = |event: &StepEvent| {
         if event.plan == Plan::Compute {
             computed.push(event.step);
         }
@@ -244,8 +246,15 @@ fn generate(
         // Beyond a line's width the strip would wrap.
         let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
         bar.set_message(format!("{strip}  {done:<8}{rate}"));
-        if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+        go_on()
+    };
+    let mut on_frame = |done: usize, all: usize| {
+        bar.set_style(decoding.clone());
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        go_on()
+    };
+    let result = pipeline.generate_telling(requests, deciding, &mut on_step, &mut on_frame);
     bar.finish_and_clear();
     match result {
         Ok(generations) => Ok(Some((generations, points.into_iter().collect::<Result<_, _>>()?))),

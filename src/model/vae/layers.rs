@@ -1,0 +1,320 @@
+//! What both autoencoders are built of: convolutions, norms, residual blocks, attention over one frame's pixels. Tensors are `[frames, height,
+//! width, channels]`, channels padded with zeros to whole chunks.
+
+use super::heap::{Heap, Lent};
+use crate::device::Device;
+use crate::model::{ModelError, Weights};
+use crate::ops;
+use crate::ops::conv::{Band, CHANNELS, Geometry, Input};
+use crate::ops::linear::Activation;
+use crate::tensor::{DType, Tensor};
+
+type Result<T, E = ModelError> = std::result::Result<T, E>;
+
+/// Where the weights come from and where they go.
+pub(super) struct Loader<'a> {
+    pub(super) device: &'a Device,
+    pub(super) weights: &'a Weights<'a>,
+    pub(super) dtype: DType,
+}
+
+/// Where a forward computes.
+pub(super) struct Run<'a> {
+    pub(super) heap: &'a Heap,
+    pub(super) dtype: DType,
+    /// Norms run over each frame by itself; else over all frames together.
+    pub(super) by_frame: bool,
+    /// About how many bytes a band of normalised activations, or of attention scores, may take.
+    pub(super) band_bytes: usize,
+}
+
+/// Channels as they are kept.
+pub(super) fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(CHANNELS)
+}
+
+/// A convolution's weights and the way its taps lie.
+pub(super) struct Conv {
+    /// `[n, kernel_t, kernel_h, kernel_w, channels]`
+    w: Tensor,
+    bias: Option<Tensor>,
+    geometry: Geometry,
+    /// Zeros below and right.
+    behind: usize,
+    /// Factor of the input.
+    alpha: f32,
+}
+
+/// A convolution's shape: channels in and out, taps in time and space.
+#[derive(Clone, Copy)]
+pub(super) struct Taps {
+    pub(super) channels: usize,
+    pub(super) n: usize,
+    /// `None`: an image convolution, whose weights have no axis for time.
+    pub(super) time: Option<usize>,
+    pub(super) space: usize,
+}
+
+impl Conv {
+    /// Loads `name.weight` `[n, channels, (time,) space, space]` and, if it has one, `name.bias`. Strides and upsampling are set by the caller;
+    /// pads are those that keep an unstrided convolution's size, all of time's in front.
+    pub(super) fn load(from: &Loader<'_>, name: &str, taps: Taps, bias: bool, geometry: Geometry) -> Result<Conv> {
+        let Taps { channels, n, time, space } = taps;
+        let (t, factor) = (time.unwrap_or(1), geometry.time_factor);
+        let mut shape = vec![n, channels];
+        shape.extend(time);
+        shape.extend([space, space]);
+        let (taps, kept, made) = (t * space * space, padded(channels), padded(n / factor) * factor);
+        // Channel c·factor + j of the file belongs to channel c of frame j.
+        let place = |i: usize| i % factor * (made / factor) + i / factor;
+        let w = from.weights.arranged(
+            from.device,
+            &format!("{name}.weight"),
+            &shape,
+            &[made, t, space, space, kept],
+            from.dtype,
+            |values| {
+                let mut w = vec![0.0; made * taps * kept];
+                for (i, &value) in values.iter().enumerate() {
+                    let (tap, c, n) = (i % taps, i / taps % channels, i / taps / channels);
+                    w[(place(n) * taps + tap) * kept + c] = value;
+                }
+                w
+            },
+        )?;
+        let load_bias = || {
+            from.weights.arranged(from.device, &format!("{name}.bias"), &[n], &[made], from.dtype, |values| {
+                let mut bias = vec![0.0; made];
+                values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = value);
+                bias
+            })
+        };
+        let bias = if bias { Some(load_bias()?) } else { None };
+        let same = space / 2;
+        // A strided image convolution of the encoder is padded behind only.
+        let pad = if geometry.stride > 1 { 0 } else { same };
+        let geometry = Geometry { pad, pad_t: (t - 1).saturating_sub(geometry.stride_t - 1), ..geometry };
+        Ok(Conv { w, bias, geometry, behind: same, alpha: 1.0 })
+    }
+
+    /// The same for inputs that are to be multiplied by `alpha` first.
+    pub(super) fn scaled(self, alpha: f32) -> Conv {
+        Conv { alpha, ..self }
+    }
+
+    /// The output's shape for an input's.
+    fn output(&self, x: &[usize]) -> [usize; 4] {
+        let (w, g) = (self.w.shape(), self.geometry);
+        let side = |length: usize, taps: usize| {
+            ((length << u32::from(g.upsample)) + g.pad + self.behind - taps) / g.stride + 1
+        };
+        let made = (x[0] + g.pad_t - w[1]) / g.stride_t + 1;
+        [made * g.time_factor, side(x[1], w[2]), side(x[2], w[3]), w[0] / g.time_factor]
+    }
+
+    /// The convolution by itself.
+    pub(super) fn forward<'a>(&self, run: &Run<'a>, x: &Tensor) -> Result<Lent<'a>> {
+        self.forward_as(run, x, run.dtype)
+    }
+
+    /// As [`Conv::forward`], with results of another type.
+    pub(super) fn forward_as<'a>(&self, run: &Run<'a>, x: &Tensor, dtype: DType) -> Result<Lent<'a>> {
+        let shape = self.output(x.shape());
+        let out = run.heap.take(&shape, dtype)?;
+        self.rows(&Input::whole(x), None, Band { first: 0, rows: shape[1] }, &out)?;
+        Ok(out)
+    }
+
+    fn rows(&self, input: &Input<'_>, residual: Option<&Tensor>, band: Band, out: &Tensor) -> Result<()> {
+        Ok(ops::conv::conv(input, &self.w, self.bias.as_ref(), self.alpha, &self.geometry, residual, band, out)?)
+    }
+}
+
+/// A GroupNorm's weights.
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f32,
+}
+
+impl Norm {
+    pub(super) fn load(from: &Loader<'_>, name: &str, channels: usize, groups: usize, eps: f32) -> Result<Norm> {
+        let tensor = |end: &str| from.weights.tensor(from.device, &format!("{name}.{end}"), &[channels], from.dtype);
+        Ok(Norm { weight: tensor("weight")?, bias: tensor("bias")?, groups, eps })
+    }
+
+    /// The norm of `x` as a factor and a term for each channel of each sample.
+    fn statistics<'a>(&self, run: &Run<'a>, x: &Tensor) -> Result<Lent<'a>> {
+        let &[frames, height, width, channels] = x.shape() else { unreachable!("activations have four axes") };
+        let (samples, per_sample) = if run.by_frame { (frames, 1) } else { (1, frames) };
+        let blocks = ops::group_norm::blocks(per_sample * height * width);
+        let affine = run.heap.take(&[samples, channels, 2], DType::F32)?;
+        let partial = run.heap.take(&[samples * blocks * channels * 2], DType::F32)?;
+        ops::group_norm::statistics(x, &self.weight, &self.bias, self.groups, self.eps, &partial, &affine)?;
+        Ok(affine)
+    }
+
+    /// `out = conv(silu(norm(x))) (+ residual)`. What is between the norm and the convolution exists for a band of rows at a time.
+    pub(super) fn then_conv(
+        &self,
+        run: &Run<'_>,
+        x: &Tensor,
+        conv: &Conv,
+        residual: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
+        let affine = self.statistics(run, x)?;
+        let &[frames, height, width, channels] = x.shape() else { unreachable!("activations have four axes") };
+        let made = out.shape()[1];
+        let row_bytes = frames * width * channels * run.dtype.size();
+        let kernel_rows = conv.w.shape()[2];
+        // The rows above and below a band are made twice.
+        let rows = (run.band_bytes / row_bytes).saturating_sub(kernel_rows - 1).clamp(1, made.max(1));
+        for first in (0..made).step_by(rows) {
+            let band = Band { first, rows: rows.min(made - first) };
+            let needed = ops::conv::needed_rows(&conv.geometry, kernel_rows, height, band);
+            let normal = run.heap.take(&[frames, needed.rows, width, channels], run.dtype)?;
+            ops::group_norm::apply(x, &affine, true, needed, &normal)?;
+            conv.rows(&Input { x: &normal, height, first: needed.first }, residual, band, out)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Norm::then_conv`] into memory of its own, of type `dtype`.
+    pub(super) fn then_conv_as<'a>(&self, run: &Run<'a>, x: &Tensor, conv: &Conv, dtype: DType) -> Result<Lent<'a>> {
+        let out = run.heap.take(&conv.output(x.shape()), dtype)?;
+        self.then_conv(run, x, conv, None, &out)?;
+        Ok(out)
+    }
+}
+
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, x through a convolution of one tap where the channels differ.
+pub(super) struct ResBlock {
+    norm1: Norm,
+    conv1: Conv,
+    norm2: Norm,
+    conv2: Conv,
+    shortcut: Option<Conv>,
+}
+
+/// What the two autoencoders' residual blocks differ in.
+#[derive(Clone, Copy)]
+pub(super) struct BlockStyle {
+    /// Taps in time; `None` for images.
+    pub(super) time: Option<usize>,
+    pub(super) groups: usize,
+    pub(super) eps: f32,
+    /// What follows a convolution's name.
+    pub(super) suffix: &'static str,
+    pub(super) shortcut: &'static str,
+    pub(super) bias: bool,
+}
+
+impl ResBlock {
+    pub(super) fn load(
+        from: &Loader<'_>,
+        name: &str,
+        channels: usize,
+        n: usize,
+        style: BlockStyle,
+    ) -> Result<ResBlock> {
+        let BlockStyle { time, groups, eps, suffix, shortcut, bias } = style;
+        let conv = |end: &str, channels, space| {
+            let taps = Taps { channels, n, time: time.map(|t| if space == 1 { 1 } else { t }), space };
+            Conv::load(from, &format!("{name}.{end}{suffix}"), taps, bias, Geometry::default())
+        };
+        Ok(ResBlock {
+            norm1: Norm::load(from, &format!("{name}.norm1"), channels, groups, eps)?,
+            conv1: conv("conv1", channels, 3)?,
+            norm2: Norm::load(from, &format!("{name}.norm2"), n, groups, eps)?,
+            conv2: conv("conv2", n, 3)?,
+            shortcut: if channels == n { None } else { Some(conv(shortcut, channels, 1)?) },
+        })
+    }
+
+    pub(super) fn forward<'a>(&self, run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
+        let hidden = self.norm1.then_conv_as(run, &x, &self.conv1, run.dtype)?;
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(run, &x)?,
+            None => x,
+        };
+        self.norm2.then_conv(run, &hidden, &self.conv2, Some(&x), &x)?;
+        Ok(x)
+    }
+}
+
+/// Attention of every pixel of a frame to all of that frame's, one head as wide as the channels.
+pub(super) struct Attention {
+    norm: Norm,
+    /// Query, key, value, output: weight `[channels, channels]` and bias.
+    parts: [(Tensor, Tensor); 4],
+}
+
+impl Attention {
+    pub(super) fn load(from: &Loader<'_>, name: &str, channels: usize, groups: usize, eps: f32) -> Result<Attention> {
+        let part = |part: &str| -> Result<(Tensor, Tensor)> {
+            let tensor = |end: &str, shape: &[usize]| {
+                from.weights.tensor(from.device, &format!("{name}.{part}.{end}"), shape, from.dtype)
+            };
+            Ok((tensor("weight", &[channels, channels])?, tensor("bias", &[channels])?))
+        };
+        Ok(Attention {
+            norm: Norm::load(from, &format!("{name}.group_norm"), channels, groups, eps)?,
+            parts: [part("to_q")?, part("to_k")?, part("to_v")?, part("to_out.0")?],
+        })
+    }
+
+    /// `x += out(softmax(q·kᵀ/√channels)·v)`, normed by frame. The scores of some queries exist at a time, in f32: matrix products on both sides of a
+    /// softmax. The values are made transposed, as the weights of the second product; their bias is added behind it, because the
+    /// probabilities of a query sum to one.
+    pub(super) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<()> {
+        let &[frames, height, width, channels] = x.shape() else { unreachable!("activations have four axes") };
+        let tokens = height * width;
+        // Keys come in whole chunks; those that are none have probability 0.
+        let keys = padded(tokens);
+        let affine = self.norm.statistics(run, x)?;
+        let [(q_w, q_b), (k_w, k_b), (v_w, v_b), (out_w, out_b)] = &self.parts;
+        let take = |rows: usize, columns: usize, dtype| run.heap.take(&[rows, columns], dtype);
+        let linear = |a: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor| {
+            ops::linear::linear(a, w, bias, None, Activation::None, out)
+        };
+        let row_bytes = keys * (run.dtype.size() + DType::F32.size());
+        let queries = (run.band_bytes / row_bytes).clamp(1, tokens);
+        for frame in 0..frames {
+            let x = x.slice_rows(frame, 1)?;
+            let affine = affine.slice_rows(frame, 1)?;
+            let normal = take(keys, channels, run.dtype)?;
+            normal.slice_rows(tokens, keys - tokens)?.fill_bytes(0)?;
+            let image = normal.slice_rows(0, tokens)?.reshape(&[1, height, width, channels])?;
+            ops::group_norm::apply(&x, &affine, false, Band { first: 0, rows: height }, &image)?;
+            let (q, k, v) = (
+                take(tokens, channels, run.dtype)?,
+                take(keys, channels, run.dtype)?,
+                take(channels, keys, run.dtype)?,
+            );
+            linear(&normal.slice_rows(0, tokens)?, q_w, Some(q_b), &q)?;
+            linear(&normal, k_w, Some(k_b), &k)?;
+            linear(v_w, &normal, None, &v)?;
+            let mixed = normal.slice_rows(0, tokens)?; // its content is used up
+            for first in (0..tokens).step_by(queries) {
+                let rows = queries.min(tokens - first);
+                let (scores, shares) = (take(rows, keys, DType::F32)?, take(rows, keys, run.dtype)?);
+                ops::conv::conv(
+                    &Input::whole(&q.slice_rows(first, rows)?.reshape(&[1, 1, rows, channels])?),
+                    &k.reshape(&[keys, 1, 1, 1, channels])?,
+                    None,
+                    1.0,
+                    &Geometry::default(),
+                    None,
+                    Band { first: 0, rows: 1 },
+                    &scores.reshape(&[1, 1, rows, keys])?,
+                )?;
+                ops::softmax::softmax(&scores, tokens, 1.0 / (channels as f32).sqrt(), &shares)?;
+                linear(&shares, &v, Some(v_b), &mixed.slice_rows(first, rows)?)?;
+            }
+            ops::linear::linear_residual(&mixed, out_w, Some(out_b), None, &x.reshape(&[tokens, channels])?, None)?;
+        }
+        Ok(())
+    }
+}

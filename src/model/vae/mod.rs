@@ -1,0 +1,473 @@
+//! Open-Sora's video autoencoder: pixels to latents and back, as published: the spatial one frame by frame, the temporal one in chunks of
+//! 17 frames (5 latent frames), and a scale and shift by channel.
+//!
+//! Memory is bounded: all activations lie in one allocation whose size is known before it is made, because the same code first runs on
+//! a device that only counts. What does not fit the budget is cut, first into fewer frames at a time, then into bands of rows; neither
+//! changes a bit of the result.
+
+mod heap;
+mod layers;
+mod spatial;
+mod temporal;
+
+use std::ops::ControlFlow;
+
+use serde::Deserialize;
+
+pub use spatial::SpatialConfig;
+pub use temporal::TemporalConfig;
+
+use self::heap::Heap;
+use self::layers::{Loader, Run, padded};
+use self::spatial::Spatial;
+use self::temporal::Temporal;
+use super::{ModelError, Weights};
+use crate::device::{Device, DryConfig};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+type Result<T, E = ModelError> = std::result::Result<T, E>;
+
+/// Shape of the whole autoencoder. The default, also of each part a file does not name, is the published one.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// The autoencoder of images.
+    pub spatial: SpatialConfig,
+    /// The autoencoder of time.
+    pub temporal: TemporalConfig,
+    /// Frames of a chunk.
+    pub micro_frame_size: usize,
+    /// Factor between the spatial autoencoder's latents and the temporal one's input.
+    pub spatial_scaling: f32,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig {
+            spatial: SpatialConfig::default(),
+            temporal: TemporalConfig::default(),
+            micro_frame_size: 17,
+            spatial_scaling: 0.18215,
+        }
+    }
+}
+
+impl VaeConfig {
+    /// Reads a config.json; fields it does not know are left alone, fields that are missing are the published ones.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with the field that makes no sense.
+    pub fn from_json(text: &str, file: &str) -> Result<VaeConfig> {
+        let error = |reason: String| ModelError::Config { file: file.into(), reason };
+        let config: VaeConfig = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+        config.validate().map_err(error)?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let (s, t) = (&self.spatial, &self.temporal);
+        let normed = |name: &str, channels: usize, groups: usize| {
+            if (1..=1024).contains(&groups)
+                && (1..=1024).contains(&channels)
+                && channels.is_multiple_of(groups)
+                && channels.is_multiple_of(8)
+            {
+                return Ok(());
+            }
+            Err(format!(
+                "{name}: {channels} channels in {groups} groups; channels have to be a multiple of 8 and of the groups, at most 1024"
+            ))
+        };
+        for (name, length) in
+            [("block_out_channels", s.block_out_channels.len()), ("channel_multipliers", t.channel_multipliers.len())]
+        {
+            if !(1..=8).contains(&length) {
+                return Err(format!("{name} has {length} entries, expected 1 to 8"));
+            }
+        }
+        if t.temporal_downsample.len() + 1 != t.channel_multipliers.len() {
+            return Err("temporal_downsample needs one entry less than channel_multipliers".into());
+        }
+        s.block_out_channels.iter().try_for_each(|&c| normed("block_out_channels", c, s.norm_num_groups))?;
+        t.channel_multipliers
+            .iter()
+            .try_for_each(|m| normed("filters × channel_multipliers", m.saturating_mul(t.filters), t.num_groups))?;
+        for (name, value) in [
+            ("layers_per_block", s.layers_per_block),
+            ("num_res_blocks", t.num_res_blocks),
+            ("in_channels", s.in_channels),
+            ("out_channels", s.out_channels),
+            ("latent_channels", s.latent_channels),
+            ("in_out_channels", t.in_out_channels),
+            ("latent_embed_dim", t.latent_embed_dim),
+            ("embed_dim", t.embed_dim),
+            ("micro_frame_size", self.micro_frame_size),
+        ] {
+            if !(1..=64).contains(&value) {
+                return Err(format!("{name} is {value}, expected 1 to 64"));
+            }
+        }
+        if s.in_channels != 3 || s.out_channels != 3 {
+            return Err(format!("{} channels in and {} out; images have 3", s.in_channels, s.out_channels));
+        }
+        if padded(2 * s.latent_channels) != padded(t.in_out_channels) {
+            return Err(format!("latent_channels is {}, expected at most 4", s.latent_channels));
+        }
+        if s.latent_channels != t.in_out_channels {
+            return Err(format!("latent_channels {} is not in_out_channels {}", s.latent_channels, t.in_out_channels));
+        }
+        if !(self.spatial_scaling.is_finite() && self.spatial_scaling > 0.0) {
+            return Err(format!("spatial_scaling is {}, expected a positive number", self.spatial_scaling));
+        }
+        Ok(())
+    }
+
+    /// Pixels on the side of the square that becomes one latent position.
+    pub fn spatial_factor(&self) -> usize {
+        1 << (self.spatial.block_out_channels.len() - 1)
+    }
+
+    /// Latent frames of `frames` frames.
+    pub fn latent_frames(&self, frames: usize) -> usize {
+        self.chunks(frames).map(|(_, latents)| latents).sum()
+    }
+
+    /// Frames and latent frames of every chunk.
+    fn chunks(&self, frames: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (size, factor) = (self.micro_frame_size, self.temporal.factor());
+        (0..frames).step_by(size).map(move |start| {
+            let n = size.min(frames - start);
+            (n, n.div_ceil(factor))
+        })
+    }
+}
+
+/// How the work is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Frames that the spatial autoencoder takes at a time.
+    pub frames: usize,
+    /// About how many bytes of a band of rows are normalised, or of attention scores made, at a time.
+    pub band_bytes: usize,
+    /// Bytes of all activations at their peak.
+    pub bytes: usize,
+}
+
+/// The cuts that are tried, the fastest first: (frames, band bytes).
+const CUTS: [(usize, usize); 7] =
+    [(4, 1 << 30), (4, 1 << 28), (2, 1 << 28), (1, 1 << 28), (1, 1 << 26), (1, 1 << 24), (1, 1 << 20)];
+
+/// What is told between slices: frames done, and all of them; whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// The autoencoder on a device.
+pub struct VideoVae {
+    config: VaeConfig,
+    spatial: Spatial,
+    temporal: Temporal,
+    /// By latent channel.
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    device: Device,
+    dtype: DType,
+}
+
+/// The work of one direction, as [`VideoVae::cut`] has to count it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Decode,
+    Encode,
+}
+
+impl VideoVae {
+    /// Loads the published tensors, all of which have to be there in the shapes that `config` implies, and no others.
+    ///
+    /// # Errors
+    /// A tensor that is missing, wrong, damaged or too many; no memory.
+    pub fn load(device: &Device, config: VaeConfig, weights: Weights<'_>, dtype: DType) -> Result<VideoVae> {
+        let from = Loader { device, weights: &weights, dtype };
+        let spatial = Spatial::load(&from, "spatial_vae.module", &config.spatial, config.spatial_scaling)?;
+        let temporal = Temporal::load(&from, "temporal_vae", &config.temporal, config.spatial_scaling)?;
+        let by_channel = |name| weights.values(name, &[1, config.temporal.embed_dim, 1, 1, 1]);
+        let (scale, shift) = (by_channel("scale")?, by_channel("shift")?);
+        weights.finish(&[])?;
+        Ok(VideoVae { config, spatial, temporal, scale, shift, device: device.clone(), dtype })
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Latents to RGB bytes `[frames, H, W, 3]`.
+    ///
+    /// * `latents` `[channels, T, h, w]`, as the sampler leaves them; T has to be that of `frames`.
+    /// * `budget`: bytes that activations may take; `None`: what is free on the device.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a budget that is too small (the error says what it takes), [`ModelError::Stopped`].
+    pub fn decode(
+        &self,
+        latents: &[f32],
+        shape: [usize; 4],
+        frames: usize,
+        budget: Option<usize>,
+        progress: Progress<'_>,
+    ) -> Result<Vec<u8>> {
+        let mut rgb = vec![];
+        self.decode_slices(latents, shape, frames, budget, progress, &mut |_, pixels| {
+            let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
+            let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
+            ops::decode::pixels(pixels, &bytes)?;
+            rgb.extend(bytes.to_vec::<u8>()?);
+            Ok(())
+        })?;
+        Ok(rgb)
+    }
+
+    /// As [`VideoVae::decode`], without rounding: what the temporal autoencoder gives, `[channels, frames, h, w]`, and pixels
+    /// `[3, frames, H, W]` around [−1, 1].
+    ///
+    /// # Errors
+    /// As [`VideoVae::decode`].
+    pub fn decode_values(
+        &self,
+        latents: &[f32],
+        shape: [usize; 4],
+        frames: usize,
+        budget: Option<usize>,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (mut middle, mut pixels) = (vec![], vec![]);
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        self.decode_slices(latents, shape, frames, budget, &mut go_on, &mut |x, out| {
+            middle.extend(x.to_f32()?);
+            pixels.extend(out.to_f32()?);
+            Ok(())
+        })?;
+        let [_, _, h, w] = shape;
+        let side = self.config.spatial_factor();
+        let channels = self.config.temporal.in_out_channels;
+        Ok((planes(&middle, channels, frames * h * w), planes(&pixels, 3, frames * h * w * side * side)))
+    }
+
+    /// Gives `each` the temporal autoencoder's frames and the pixels made of them, slice by slice.
+    fn decode_slices(
+        &self,
+        latents: &[f32],
+        shape: [usize; 4],
+        frames: usize,
+        budget: Option<usize>,
+        progress: Progress<'_>,
+        each: &mut dyn FnMut(&Tensor, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let [channels, made, h, w] = shape;
+        let expected = [self.config.temporal.embed_dim, self.config.latent_frames(frames), h, w];
+        if frames == 0 || h * w == 0 || shape != expected || latents.len() != shape.iter().product::<usize>() {
+            return Err(ModelError::Input(format!(
+                "latents of shape {shape:?} ({} values) do not decode to {frames} frames; expected {expected:?}, no axis empty",
+                latents.len()
+            )));
+        }
+        let cut = self.cut_for(Direction::Decode, frames, [h, w], budget)?;
+        let heap = Heap::new(&self.device, cut.bytes)?;
+        let (mut start, mut done) = (0, 0);
+        for (n, t) in self.config.chunks(frames) {
+            let mut z = vec![0.0; t * h * w * padded(channels)];
+            for (i, z) in z.chunks_mut(padded(channels)).enumerate() {
+                for (c, z) in z[..channels].iter_mut().enumerate() {
+                    *z = latents[(c * made + start) * h * w + i] * self.scale[c] + self.shift[c];
+                }
+            }
+            self.decode_chunk(&heap, cut, &z, [t, h, w], n, &mut |middle, pixels| {
+                each(middle, pixels)?;
+                done += pixels.shape()[0];
+                stopped(progress(done, frames))
+            })?;
+            start += t;
+        }
+        Ok(())
+    }
+
+    /// One chunk: `z` `[t, h, w, channels]`, scaled and shifted, to `n` frames.
+    fn decode_chunk(
+        &self,
+        heap: &Heap,
+        cut: Cut,
+        z: &[f32],
+        [t, h, w]: [usize; 3],
+        n: usize,
+        each: &mut dyn FnMut(&Tensor, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let run = |by_frame| Run { heap, dtype: self.dtype, by_frame, band_bytes: cut.band_bytes };
+        let latent = heap.take(&[t, h, w, padded(self.config.temporal.embed_dim)], self.dtype)?;
+        latent.write_f32(z)?;
+        let frames = self.temporal.decode(&run(false), &latent)?;
+        drop(latent);
+        // Time was padded in front to whole latent frames.
+        let padding = frames.shape()[0] - n;
+        for first in (0..n).step_by(cut.frames) {
+            let slice = frames.slice_rows(padding + first, cut.frames.min(n - first))?;
+            let pixels = self.spatial.decode(&run(true), &slice)?;
+            each(&slice, &pixels)?;
+        }
+        Ok(())
+    }
+
+    /// Pixels to latents `[channels, T, h, w]`: the posterior's means.
+    ///
+    /// * `pixels` `[3, frames, H, W]` in [−1, 1], H and W multiples of 8 (in general: [`VaeConfig::spatial_factor`]).
+    ///
+    /// # Errors
+    /// As [`VideoVae::decode`].
+    pub fn encode(
+        &self,
+        pixels: &[f32],
+        shape: [usize; 4],
+        budget: Option<usize>,
+        progress: Progress<'_>,
+    ) -> Result<Vec<f32>> {
+        let [rgb, frames, height, width] = shape;
+        let side = self.config.spatial_factor();
+        let fits = rgb == 3 && height.is_multiple_of(side) && width.is_multiple_of(side);
+        if !fits || shape.contains(&0) || pixels.len() != shape.iter().product::<usize>() {
+            return Err(ModelError::Input(format!(
+                "pixels of shape {shape:?} ({} values) cannot be encoded; expected [3, frames, height, width], both sides multiples of {side}",
+                pixels.len()
+            )));
+        }
+        let (h, w) = (height / side, width / side);
+        let cut = self.cut_for(Direction::Encode, frames, [h, w], budget)?;
+        let heap = Heap::new(&self.device, cut.bytes)?;
+        let (channels, plane) = (self.config.temporal.embed_dim, height * width);
+        let made = self.config.latent_frames(frames);
+        let mut latents = vec![0.0; channels * made * h * w];
+        let (mut start, mut from) = (0, 0);
+        for (n, t) in self.config.chunks(frames) {
+            let z = self.encode_chunk(&heap, cut, [n, h, w], &mut |first, to| {
+                let mut x = vec![0.0; to.elements()];
+                for (i, x) in x.chunks_mut(padded(3)).enumerate() {
+                    x[..3]
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(c, x)| *x = pixels[(c * frames + from + first) * plane + i]);
+                }
+                to.write_f32(&x)?;
+                stopped(progress(from + first, frames))
+            })?;
+            for (i, z) in z.chunks(z.len() / (t * h * w)).enumerate() {
+                for c in 0..channels {
+                    latents[(c * made + start) * h * w + i] = (z[c] - self.shift[c]) / self.scale[c];
+                }
+            }
+            start += t;
+            from += n;
+        }
+        stopped(progress(frames, frames))?;
+        Ok(latents)
+    }
+
+    /// One chunk of `n` frames, which `fill(first, to)` writes into tensors `[count, H, W, channels]`, to `[t, h, w, means and log
+    /// variances]`.
+    fn encode_chunk(
+        &self,
+        heap: &Heap,
+        cut: Cut,
+        [n, h, w]: [usize; 3],
+        fill: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let run = |by_frame| Run { heap, dtype: self.dtype, by_frame, band_bytes: cut.band_bytes };
+        let side = self.config.spatial_factor();
+        let padding = n.next_multiple_of(self.config.temporal.factor()) - n;
+        let channels = padded(2 * self.config.spatial.latent_channels);
+        let all = heap.take(&[padding + n, h, w, channels], self.dtype)?;
+        all.slice_rows(0, padding)?.fill_bytes(0)?;
+        for first in (0..n).step_by(cut.frames) {
+            let count = cut.frames.min(n - first);
+            let pixels = heap.take(&[count, h * side, w * side, padded(3)], self.dtype)?;
+            fill(first, &pixels)?;
+            let latent = self.spatial.encode(&run(true), &pixels)?;
+            all.slice_rows(padding + first, count)?.copy_from(&latent)?;
+        }
+        Ok(self.temporal.encode(&run(false), &all)?.to_f32()?)
+    }
+
+    /// How decoding latents of `h` × `w` to `frames` frames is cut, and what it takes, for activations of at most `budget` bytes.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] with the bytes of the smallest cut, when the budget is below.
+    pub fn decode_cut(&self, frames: usize, [h, w]: [usize; 2], budget: usize) -> Result<Cut> {
+        self.cut(Direction::Decode, frames, [h, w], budget)
+    }
+
+    /// As [`VideoVae::decode_cut`], for encoding to such latents.
+    ///
+    /// # Errors
+    /// As [`VideoVae::decode_cut`].
+    pub fn encode_cut(&self, frames: usize, [h, w]: [usize; 2], budget: usize) -> Result<Cut> {
+        self.cut(Direction::Encode, frames, [h, w], budget)
+    }
+
+    fn cut_for(&self, direction: Direction, frames: usize, sides: [usize; 2], budget: Option<usize>) -> Result<Cut> {
+        let budget = match budget {
+            Some(budget) => budget,
+            // What is free, less a little that drivers and bytes of finished frames want.
+            None => self.device.memory()?.free / 16 * 15,
+        };
+        self.cut(direction, frames, sides, budget)
+    }
+
+    fn cut(&self, direction: Direction, frames: usize, [h, w]: [usize; 2], budget: usize) -> Result<Cut> {
+        // As large as addresses go; nothing of it exists.
+        let memory = 1 << 60;
+        let units = self.device.info().units;
+        let dry = Device::dry(DryConfig { name: "plan".into(), memory, units, compute_capability: (8, 0) });
+        let counter = VideoVae::load(&dry, self.config.clone(), Weights::zeros(), self.dtype)?;
+        let side = self.config.spatial_factor();
+        let mut chunks: Vec<_> = self.config.chunks(frames).collect();
+        chunks.dedup();
+        let mut least = usize::MAX;
+        for (frames, band_bytes) in CUTS {
+            let cut = Cut { frames, band_bytes, bytes: 0 };
+            let heap = Heap::new(&dry, memory / 2)?;
+            for &(n, t) in &chunks {
+                match direction {
+                    Direction::Decode => {
+                        let z = vec![0.0; t * h * w * padded(self.config.temporal.embed_dim)];
+                        counter.decode_chunk(&heap, cut, &z, [t, h, w], n, &mut |_, _| Ok(()))?;
+                    }
+                    Direction::Encode => {
+                        counter.encode_chunk(&heap, cut, [n, h, w], &mut |_, _| Ok(()))?;
+                    }
+                }
+            }
+            let cut = Cut { bytes: heap.peak(), ..cut };
+            if cut.bytes <= budget {
+                return Ok(cut);
+            }
+            least = least.min(cut.bytes);
+        }
+        let what = if direction == Direction::Decode { "decoding" } else { "encoding" };
+        Err(ModelError::Input(format!(
+            "{what} {}x{} pixels takes at least {:.2} GB beside the weights, {:.2} GB are allowed; free memory, raise the budget or choose a \
+             smaller size",
+            h * side,
+            w * side,
+            least as f64 / 1e9,
+            budget as f64 / 1e9
+        )))
+    }
+}
+
+fn stopped(go_on: ControlFlow<()>) -> Result<()> {
+    match go_on {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ModelError::Stopped),
+    }
+}
+
+/// `[positions, padded channels]` to `[channels, positions]`.
+fn planes(values: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let pitch = padded(channels);
+    (0..channels * positions).map(|i| values[i % positions * pitch + i / positions]).collect()
+}

@@ -1,0 +1,206 @@
+//! The video autoencoder beyond its reference case (tests/parity.rs): cuts change no bit, budgets are kept and explained, files and inputs that
+//! do not fit are named.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use adacache::device::{Device, DryConfig, VmConfig};
+use adacache::model::vae::{VaeConfig, VideoVae};
+use adacache::model::{ModelError, Weights};
+use adacache::tensor::DType;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+fn case() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/opensora_vae_a")
+}
+
+fn config() -> VaeConfig {
+    VaeConfig::from_json(&std::fs::read_to_string(case().join("case.json")).unwrap(), "case.json").unwrap()
+}
+
+fn weights() -> Vec<u8> {
+    std::fs::read(case().join("model.safetensors")).unwrap()
+}
+
+fn load(device: &Device, dtype: DType) -> VideoVae {
+    let bytes = weights();
+    VideoVae::load(device, config(), Weights::from_bytes("model", &bytes).unwrap(), dtype).unwrap()
+}
+
+/// The case's tensor, its batch of one dropped.
+fn values(name: &str) -> ([usize; 4], Vec<f32>) {
+    let io = Weights::open(&case().join("io.safetensors")).unwrap();
+    let shape = io.shape(name).unwrap();
+    ([shape[1], shape[2], shape[3], shape[4]], io.values(name, &shape).unwrap())
+}
+
+fn on(_: usize, _: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// The most memory, and the least: everything at once, and a frame at a time in bands of a row.
+#[test]
+fn a_tight_budget_gives_the_same_bits_and_is_kept() {
+    let device = Device::vm(VmConfig { checked: true, ..VmConfig::default() });
+    let vae = load(&device, DType::Bf16);
+    let (shape, latents) = values("latent");
+    let [_, _, h, w] = shape;
+    let ample = vae.decode_cut(22, [h, w], usize::MAX).unwrap();
+    assert_eq!(ample.frames, 4);
+    let message = vae.decode_cut(22, [h, w], 1).unwrap_err().to_string();
+    assert!(message.contains("decoding 32x48 pixels takes at least"), "{message}");
+    // The least that is enough, by halving.
+    let (mut below, mut least) = (1, ample.bytes);
+    while least - below > 1024 {
+        let middle = below.midpoint(least);
+        match vae.decode_cut(22, [h, w], middle) {
+            Ok(_) => least = middle,
+            Err(_) => below = middle,
+        }
+    }
+    let tight = vae.decode_cut(22, [h, w], least).unwrap();
+    assert!(tight.frames == 1 && tight.bytes <= least && tight.bytes < ample.bytes, "{tight:?} {ample:?}");
+
+    let whole = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
+    assert_eq!(whole.len(), 22 * 32 * 48 * 3);
+    device.reset_peak();
+    let weights = device.allocated_bytes();
+    let cut = vae.decode(&latents, shape, 22, Some(least), &mut on).unwrap();
+    assert!(cut == whole);
+    // Beside the activations only one slice of finished bytes is on the device.
+    assert!(device.peak_bytes() - weights <= least + 32 * 48 * 3, "{} of {least}", device.peak_bytes() - weights);
+
+    let (pixel_shape, pixels) = values("pixels");
+    let encode = |budget| vae.encode(&pixels, pixel_shape, budget, &mut on).unwrap();
+    let least = vae.encode_cut(22, [h, w], usize::MAX).unwrap().bytes * 3 / 4;
+    assert_eq!(encode(None), encode(Some(least)));
+}
+
+/// Bytes are the values, rounded.
+#[test]
+fn bytes_are_the_values_rounded() {
+    let vae = load(&Device::open("auto").unwrap(), DType::Bf16);
+    let (shape, latents) = values("latent");
+    let (_, pixels) = vae.decode_values(&latents, shape, 22, None).unwrap();
+    let bytes = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
+    let plane = 22 * 32 * 48;
+    for (i, &byte) in bytes.iter().enumerate() {
+        let exact = (f64::from(pixels[i % 3 * plane + i / 3]) + 1.0).clamp(0.0, 2.0) * 127.5;
+        assert!((f64::from(byte) - exact).abs() <= 0.5001, "byte {i}: {byte}, expected {exact}");
+    }
+}
+
+#[test]
+fn progress_is_told_and_can_stop() {
+    let vae = load(&Device::open("auto").unwrap(), DType::Bf16);
+    let (shape, latents) = values("latent");
+    let mut told = vec![];
+    vae.decode(&latents, shape, 22, None, &mut |done, all| {
+        told.push((done, all));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(told.is_sorted() && told.last() == Some(&(22, 22)), "{told:?}");
+    let mut calls = 0;
+    let stopped = vae.decode(&latents, shape, 22, None, &mut |_, _| {
+        calls += 1;
+        ControlFlow::Break(())
+    });
+    assert!(matches!(stopped, Err(ModelError::Stopped)) && calls == 1);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let vae = load(&Device::open("vm").unwrap(), DType::Bf16);
+    let (shape, latents) = values("latent");
+    let decode = |shape, frames| vae.decode(&latents, shape, frames, None, &mut on).unwrap_err().to_string();
+    // 7 latent frames are 22 frames, not 30.
+    assert!(decode(shape, 30).contains("expected [4, 9, 4, 6]"));
+    assert!(decode([4, 7, 6, 5], 22).contains("do not decode to 22 frames"));
+    assert!(decode([4, 0, 4, 6], 0).contains("no axis empty"));
+    let error = vae.encode(&[0.0; 3 * 30 * 48], [3, 1, 30, 48], None, &mut on).unwrap_err().to_string();
+    assert!(error.contains("multiples of 8"), "{error}");
+}
+
+/// The file's tensors, changed by `change`, and what loading them says.
+fn loading(change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)) -> String {
+    let bytes = weights();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> =
+        file.tensors().into_iter().map(|(n, t)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec())).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(n, d, s, b)| (n.as_str(), TensorView::new(*d, s.clone(), b).unwrap()));
+    let bytes = safetensors::serialize(views, None).unwrap();
+    let device = Device::open("vm").unwrap();
+    match VideoVae::load(&device, config(), Weights::from_bytes("vae.safetensors", &bytes).unwrap(), DType::Bf16) {
+        Ok(_) => "loaded".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn every_name_and_shape_is_asserted() {
+    assert_eq!(loading(|_| {}), "loaded");
+    let conv = "temporal_vae.decoder.conv_blocks.1.conv.weight";
+    let missing = loading(|tensors| tensors.retain(|t| t.0 != conv));
+    assert!(
+        missing.contains(conv) && missing.contains("missing") && missing.contains("[128, 64, 3, 3, 3]"),
+        "{missing}"
+    );
+    let wrong = loading(|tensors| {
+        let at = tensors.iter().position(|t| t.0 == conv).unwrap();
+        tensors[at].2 = vec![64, 128, 3, 3, 3];
+    });
+    assert!(wrong.contains(conv) && wrong.contains("expected [128, 64, 3, 3, 3]"), "{wrong}");
+    let extra = loading(|tensors| {
+        let mut another = tensors[0].clone();
+        another.0 = "spatial_vae.module.decoder.extra".into();
+        tensors.push(another);
+    });
+    assert!(extra.contains("spatial_vae.module.decoder.extra"), "{extra}");
+    let damaged = loading(|tensors| {
+        let at = tensors.iter().position(|t| t.0 == conv).unwrap();
+        tensors[at].3[..2].copy_from_slice(&[0xc0, 0x7f]);
+    });
+    assert!(damaged.contains("damaged"), "{damaged}");
+}
+
+#[test]
+fn configurations_that_make_no_sense_are_errors() {
+    let config = |json: &str| VaeConfig::from_json(json, "vae/config.json").map_err(|e| e.to_string());
+    // The published file has none of these fields.
+    assert_eq!(
+        config(r#"{"model_type": "VideoAutoencoderPipeline", "micro_frame_size": 17}"#),
+        Ok(VaeConfig::default())
+    );
+    for (json, expected) in [
+        (r#"{"temporal": {"filters": 100}}"#, "multiple of 8"),
+        (r#"{"temporal": {"temporal_downsample": [true]}}"#, "one entry less"),
+        (r#"{"spatial": {"block_out_channels": []}}"#, "0 entries"),
+        (r#"{"micro_frame_size": 0}"#, "expected 1 to 64"),
+        (r#"{"spatial_scaling": -1}"#, "positive"),
+        (r#"{"spatial": {"latent_channels": 16}}"#, "at most 4"),
+        ("[", "vae/config.json"),
+    ] {
+        let error = config(json).unwrap_err();
+        assert!(error.starts_with("vae/config.json") && error.contains(expected), "{json}: {error}");
+    }
+}
+
+/// The published sizes on a device that only counts: 393 M parameters of a decoder for 720p, cut to the memory there is.
+#[test]
+fn the_published_autoencoder_decodes_720p_within_4_gb() {
+    let gpu = DryConfig { name: "gpu".into(), memory: 80 << 30, units: 108, compute_capability: (8, 0) };
+    let device = Device::dry(gpu);
+    let vae = VideoVae::load(&device, VaeConfig::default(), Weights::zeros(), DType::Bf16).unwrap();
+    println!("weights {:.2} GB", device.allocated_bytes() as f64 / 1e9);
+    assert_eq!(vae.config().latent_frames(51), 15);
+    let (ample, tight) =
+        (vae.decode_cut(51, [90, 160], 80 << 30).unwrap(), vae.decode_cut(51, [90, 160], 4 << 30).unwrap());
+    println!("{ample:?} {tight:?}");
+    assert!(ample.frames == 4 && tight.bytes <= 4 << 30);
+    // 14400 tokens: all scores at once would be 829 MB in f32 alone.
+    let least = vae.decode_cut(51, [90, 160], 1).unwrap_err().to_string();
+    println!("{least}");
+}
