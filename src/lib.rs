@@ -18,7 +18,7 @@
 //! assert_eq!(policy.plan(2), Plan::Compute); // one step away: the rate starts at 1
 //! // The probed residual moved by 10 % of its L1 norm: the codebook says to compute again in 5 steps.
 //! let moved = Measurement { abs_diff: 0.1, abs_kept: 1.0, ..Measurement::default() };
-//! assert_eq!(policy.observe(2, 0, &moved).rate, 5);
+//! assert_eq!(policy.observe(2, 0, &moved).unwrap().rate, Some(5));
 //! assert_eq!(policy.plan(3), Plan::Reuse);
 //! # Ok::<(), adacache::cache::CacheError>(())
 //! ```

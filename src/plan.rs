@@ -1,11 +1,12 @@
 //! What generating a video would take: the generation itself is walked on a device that runs nothing, and its launches are priced
 //! by the roofline model. Work and memory are exact; every second is modelled.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy, Probes, trace};
+use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy, Probes, computed_steps, trace, walk};
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
 use crate::ops::decide::DecisionRule;
@@ -89,7 +90,7 @@ pub struct Estimate {
 /// Whose number of computed steps a total is for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
-    /// Nobody's: the fewest and the most that the policy's codebook allows.
+    /// Nobody's: the fewest and the most that the policy allows.
     Bounds,
     /// The user's.
     Steps(usize),
@@ -117,8 +118,12 @@ impl Policy for Walk {
         self.0.reuses()
     }
 
-    fn observe(&mut self, step: usize, _probe: usize, _measurement: &Measurement) -> Decision {
-        Decision { step, distance: 0.0, motion: 1.0, motion_gradient: 0.0, rate: 1 }
+    fn head(&self) -> usize {
+        self.0.head()
+    }
+
+    fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
+        None
     }
 
     fn device_rule(&self) -> Option<DecisionRule> {
@@ -128,9 +133,7 @@ impl Policy for Walk {
 
 impl Task {
     fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
-        if let CacheConfig::AdaCache(config) = &self.cache {
-            config.validate_for(self.model.depth, self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
-        }
+        self.cache.validate_for(self.model.depth, self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
         Ok(self.cache.policy(self.steps))
     }
 
@@ -185,7 +188,7 @@ impl Task {
         let all = self.steps as f64 * computed_step.modelled_seconds;
         let total = |(schedule, computed_steps): (String, usize)| {
             let modelled_seconds = computed_steps as f64 * computed_step.modelled_seconds
-                + (self.steps - computed_steps) as f64 * reused_seconds;
+                + self.steps.saturating_sub(computed_steps) as f64 * reused_seconds;
             Total { schedule, computed_steps, modelled_seconds, modelled_speedup: all / modelled_seconds }
         };
         let totals = self.schedules(expected)?.into_iter().map(total).collect();
@@ -212,8 +215,13 @@ impl Task {
     /// Numbers of computed steps, each with its reason; all of them first.
     fn schedules(&self, expected: &Expected) -> Result<Vec<(String, usize)>, PipelineError> {
         let mut schedules = vec![("every step computed".to_owned(), self.steps)];
-        if self.cache == CacheConfig::None {
-            return Ok(schedules);
+        match &self.cache {
+            CacheConfig::None => return Ok(schedules),
+            CacheConfig::FewerSteps(fewer) => {
+                schedules.push(("of fewer steps".into(), fewer.steps));
+                return Ok(schedules);
+            }
+            _ => {}
         }
         match expected {
             Expected::Steps(n) if (1..=self.steps).contains(n) => schedules.push(("as given".into(), *n)),
@@ -225,15 +233,16 @@ impl Task {
                     let message = format!("the trace is of {} steps, the plan of {}", trace.steps, self.steps);
                     return Err(PipelineError::Setting(message));
                 }
-                let (plans, _) =
-                    trace.replay(&mut *self.policy()?).map_err(|error| PipelineError::Setting(error.to_string()))?;
-                let computed = plans.iter().filter(|plan| **plan == Plan::Compute).count();
+                let computed = trace
+                    .schedule(&mut *self.policy()?)
+                    .map_err(|error| PipelineError::Setting(error.to_string()))?
+                    .len();
                 schedules.push(("the policy on the trace".into(), computed));
             }
             Expected::Bounds => {
                 // Residuals that never change, and residuals that change beyond every threshold.
                 for (reason, change) in [("most", f64::MAX), ("fewest", 0.0)] {
-                    schedules.push((format!("{reason} that the codebook allows"), self.constant(change)?));
+                    schedules.push((format!("{reason} that the policy allows"), self.constant(change)?));
                 }
             }
         }
@@ -243,7 +252,7 @@ impl Task {
     /// Steps computed when every measurement says that the residual has changed by `change`.
     fn constant(&self, change: f64) -> Result<usize, PipelineError> {
         let mut policy = self.policy()?;
-        let Probes { points, strides } = policy.probes();
+        let Probes { strides, .. } = policy.probes();
         let motion = vec![MotionSums { abs_diff: 1.0, abs_later: 1.0, abs_earlier: 1.0 }; strides.len()];
         let measurement = Measurement {
             abs_diff: change,
@@ -253,18 +262,8 @@ impl Task {
             motion,
             ..Measurement::default()
         };
-        let mut computed = 0;
-        for step in 1..=self.steps {
-            if policy.plan(step) == Plan::Compute {
-                computed += 1;
-                if step > 1 {
-                    for probe in 0..points.len() {
-                        policy.observe(step, probe, &measurement);
-                    }
-                }
-            }
-        }
-        Ok(computed)
+        let Ok::<_, Infallible>((plans, _)) = walk(&mut *policy, self.steps, |_, _, _| Ok(measurement.clone()));
+        Ok(computed_steps(&plans).len())
     }
 }
 
@@ -362,7 +361,7 @@ mod tests {
             Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
         let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
         let y = vec![0.0; 2 * 300 * 4096];
-        let flops = model.flops(&task.geometry, &model.caption(&y, 2, None).unwrap());
+        let flops = model.flops(&task.geometry, &model.caption(&y, 2, None).unwrap(), 0);
         let products =
             |cost: &Cost| cost.families.iter().filter(|f| f.family != Family::Memory).map(|f| f.flops).sum::<u64>();
         assert_eq!(products(&e.computed_step), flops.computed);

@@ -132,7 +132,7 @@ fn absurd_numbers_are_refused() {
         (&["--cfg-scale", "-1e30"], "guidance scale"),
         (&["--model", "no/such/folder"], "no model `no/such/folder`"),
         (&["--device", "tpu"], "auto, vm, vm:checked, cuda"),
-        (&["--cache", "adacache-fastest"], "adacache-fast, adacache-slow, none"),
+        (&["--cache", "adacache-fastest"], "none, adacache-fast, adacache-slow"),
         (&["--cache", "none", "--moreg"], "drop one"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
@@ -559,6 +559,32 @@ fn a_plan_follows_a_recorded_trace() {
     assert_eq!(plan["totals"][1]["computed_steps"], report["computed_steps"].as_array().unwrap().len());
     assert_eq!(plan["memory"]["cache"], report["cache_bytes"]);
     assert_eq!(plan["memory"]["cache_unfolded"], report["cache_bytes_unfolded"]);
+}
+
+/// A run that computes every step records what every policy wants to know.
+#[test]
+fn a_trace_is_replayed_by_every_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = ["generate", PROMPT, "--steps", "8", "--cache", "none", "--trace", "t.jsonl", "--out", "x.safetensors"];
+    succeeds(dir.path(), &run);
+    let caches = "none,adacache-fast,teacache-slow,fbcache,easycache,magcache-slow,interval-3";
+    let replayed = succeeds(dir.path(), &["replay", "t.jsonl", "--cache", caches, "--json"]);
+    let replayed: Value = serde_json::from_slice(&replayed.stdout).unwrap();
+    let computed: Vec<&Value> = replayed.as_array().unwrap().iter().map(|one| &one["computed_steps"]).collect();
+    assert_eq!(computed.len(), 7);
+    assert_eq!(computed[0], &serde_json::json!([1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(computed[6], &serde_json::json!([1, 4, 7]));
+    let people = text(&succeeds(dir.path(), &["replay", "t.jsonl", "--moreg", "--decisions"]).stdout);
+    assert!(people.contains("adacache-fast  █") && people.contains("motion factor"), "{people}");
+    let ratios = text(&succeeds(dir.path(), &["replay", "t.jsonl", "--ratios"]).stdout);
+    assert!(ratios.starts_with("ratios = [") && ratios.matches(',').count() == 6, "{ratios}");
+
+    succeeds(dir.path(), &["generate", PROMPT, "--steps", "8", "--trace", "own.jsonl", "--out", "y.safetensors"]);
+    fails(dir.path(), &["replay", "own.jsonl", "--cache", "teacache-fast"], 1, &["modulated", "--cache none"]);
+    fails(dir.path(), &["replay", "t.jsonl", "--cache", "fewer-4"], 1, &["fewer-4", "another number of steps"]);
+    fails(dir.path(), &["replay", "no.jsonl"], 1, &["no.jsonl"]);
+    fs::write(dir.path().join("bad.jsonl"), "{}").unwrap();
+    fails(dir.path(), &["replay", "bad.jsonl"], 1, &["bad.jsonl", "line 1", "steps"]);
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Policy for AdaCache {
         true
     }
 
-    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Decision {
+    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision> {
         let count = probe as f64;
         self.mean = (self.distance(measurement) / self.planned_rate as f64 + count * self.mean) / (count + 1.0);
         let moreg = self.config.moreg.take();
@@ -119,7 +119,7 @@ impl Policy for AdaCache {
         self.config.moreg = moreg;
         let distance = self.mean * motion;
         self.rate = self.config.codebook.rate(distance);
-        Decision { step, distance, motion, motion_gradient, rate: self.rate }
+        Some(Decision { step, distance, motion, motion_gradient, rate: Some(self.rate) })
     }
 
     fn device_rule(&self) -> Option<DecisionRule> {
@@ -143,40 +143,16 @@ impl Policy for AdaCache {
     }
 
     fn adopt(&mut self, _probe: usize, decision: &Decision) {
-        self.rate = decision.rate;
-    }
-}
-
-/// The policy that computes every step: the baseline.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ComputeAll;
-
-impl Policy for ComputeAll {
-    fn name(&self) -> &str {
-        "none"
-    }
-
-    fn plan(&mut self, _step: usize) -> Plan {
-        Plan::Compute
-    }
-
-    fn probes(&self) -> Probes {
-        Probes::default()
-    }
-
-    fn reuses(&self) -> bool {
-        false
-    }
-
-    fn observe(&mut self, step: usize, _probe: usize, _measurement: &Measurement) -> Decision {
-        Decision { step, distance: 0.0, motion: 1.0, motion_gradient: 0.0, rate: 1 }
+        self.rate = decision.rate.unwrap_or(self.rate);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
-    use crate::cache::{CacheConfig, Codebook, Metric, MotionSums, ResidualKind};
+    use crate::cache::{CacheConfig, Codebook, Metric, MotionSums, ResidualKind, computed_steps, walk};
 
     fn config(metric: Metric, pairs: &[(f64, usize)]) -> AdaCacheConfig {
         AdaCacheConfig {
@@ -194,16 +170,8 @@ mod tests {
 
     /// Runs the policy with a constant relative change at every computed step.
     fn schedule(mut policy: AdaCache, steps: usize, change: f64) -> Vec<usize> {
-        let mut computed = vec![];
-        for step in 1..=steps {
-            if policy.plan(step) == Plan::Compute {
-                computed.push(step);
-                if step > 1 {
-                    policy.observe(step, 0, &changed_by(change));
-                }
-            }
-        }
-        computed
+        let Ok::<_, Infallible>((plans, _)) = walk(&mut policy, steps, |_, _, _| Ok(changed_by(change)));
+        computed_steps(&plans)
     }
 
     #[test]
@@ -239,7 +207,7 @@ mod tests {
             let mut policy = AdaCache::new(config(metric, &[(1.0, 1)]), 10);
             policy.plan(1);
             policy.plan(2);
-            assert_eq!(policy.observe(2, 0, &m).distance, expected);
+            assert_eq!(policy.observe(2, 0, &m).unwrap().distance, expected);
         }
     }
 
@@ -256,14 +224,11 @@ mod tests {
         policy.plan(1);
         assert_eq!(policy.plan(2), Plan::Compute);
         // Outside the window M = 1 and nothing has changed since the start.
-        assert_eq!(
-            policy.observe(2, 0, &moving(0.9)),
-            Decision { step: 2, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }
-        );
+        assert_eq!(policy.observe(2, 0, &moving(0.9)), Some(Decision { rate: Some(2), ..Decision::about(2, 0.1) }));
         assert_eq!(policy.plan(3), Plan::Reuse);
         assert_eq!(policy.plan(4), Plan::Compute);
         // M = (1/0.5)^2/2 = 2, g = 3·(2−1)/2 = 1.5, M + |g| = 3.5; distance 0.1/2·3.5.
-        let decision = policy.observe(4, 0, &moving(1.0));
+        let decision = policy.observe(4, 0, &moving(1.0)).unwrap();
         assert_eq!((decision.motion, decision.motion_gradient), (3.5, 1.5));
         assert!((decision.distance - 0.175).abs() < 1e-12);
     }
@@ -276,10 +241,10 @@ mod tests {
         assert_eq!(policy.probes().points.len(), 2);
         policy.plan(1);
         policy.plan(2);
-        assert_eq!(policy.observe(2, 0, &changed_by(0.01)).rate, 9);
-        let last = policy.observe(2, 1, &changed_by(0.19));
+        assert_eq!(policy.observe(2, 0, &changed_by(0.01)).unwrap().rate, Some(9));
+        let last = policy.observe(2, 1, &changed_by(0.19)).unwrap();
         assert!((last.distance - 0.1).abs() < 1e-12);
-        assert_eq!(last.rate, 2);
+        assert_eq!(last.rate, Some(2));
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdaCache, ComputeAll, Policy, ProbePoint, Site, Stack};
+use super::{
+    AdaCache, ComputeAll, EasyCache, EasyCacheConfig, FbCache, FbCacheConfig, FewerStepsConfig, Interval,
+    IntervalConfig, MagCache, MagCacheConfig, Policy, ProbePoint, Site, Stack, TeaCache, TeaCacheConfig,
+};
 
 /// Why a cache configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +32,14 @@ pub enum CacheError {
         source: std::io::Error,
     },
     /// No such preset.
-    #[error("unknown cache preset `{0}`; known: adacache-fast, adacache-slow, none, or the path of a .toml file")]
+    #[error(
+        "unknown cache preset `{0}`; known: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, \
+         magcache-fast, magcache-slow, interval-N, fewer-N (N a number of steps), or the path of a .toml file"
+    )]
     UnknownPreset(String),
 }
 
-fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
+pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
     Err(CacheError::Invalid(message.into()))
 }
 
@@ -238,19 +244,36 @@ impl AdaCacheConfig {
             ResidualKind::SAttn => &[(Stack::Spatial, Site::Attention)],
             ResidualKind::CaMlp => &[(Stack::Spatial, Site::CrossMlp), (Stack::Temporal, Site::CrossMlp)],
         };
-        let at = |&block: &usize| stacks.iter().map(move |&(stack, site)| ProbePoint { block, stack, site });
+        let at = |&block: &usize| stacks.iter().map(move |&(stack, site)| ProbePoint::Residual { block, stack, site });
         self.blocks.iter().flat_map(at).collect()
     }
 }
 
 /// A policy by name, as a TOML file or a preset describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "lowercase")]
+#[serde(tag = "policy", rename_all = "kebab-case")]
 pub enum CacheConfig {
     /// Compute every step.
     None,
     /// Adaptive Caching.
+    #[serde(rename = "adacache")]
     AdaCache(AdaCacheConfig),
+    /// Compute every n-th step.
+    Interval(IntervalConfig),
+    /// Compute every one of fewer steps.
+    FewerSteps(FewerStepsConfig),
+    /// TeaCache.
+    #[serde(rename = "teacache")]
+    TeaCache(TeaCacheConfig),
+    /// First-block cache.
+    #[serde(rename = "fbcache")]
+    FbCache(FbCacheConfig),
+    /// EasyCache.
+    #[serde(rename = "easycache")]
+    EasyCache(EasyCacheConfig),
+    /// MagCache.
+    #[serde(rename = "magcache")]
+    MagCache(MagCacheConfig),
 }
 
 impl CacheConfig {
@@ -278,19 +301,28 @@ impl CacheConfig {
             source.set_input(Some(text));
             CacheError::Toml { path: path.into(), source: Box::new(source) }
         })?;
-        if let CacheConfig::AdaCache(adacache) = &config {
-            adacache.validate()?;
-        }
+        config.validate()?;
         Ok(config)
     }
 
     /// The policy's own table is read by itself: as a tagged enum it would lose the lines that errors point at.
     fn parse_toml(text: &str) -> Result<CacheConfig, toml::de::Error> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "lowercase")]
+        #[serde(rename_all = "kebab-case")]
         enum Name {
             None,
+            #[serde(rename = "adacache")]
             AdaCache,
+            Interval,
+            FewerSteps,
+            #[serde(rename = "teacache")]
+            TeaCache,
+            #[serde(rename = "fbcache")]
+            FbCache,
+            #[serde(rename = "easycache")]
+            EasyCache,
+            #[serde(rename = "magcache")]
+            MagCache,
         }
         #[derive(Deserialize)]
         struct Tag {
@@ -304,17 +336,58 @@ impl CacheConfig {
         let mut settings = toml::de::DeTable::parse(text)?;
         settings.get_mut().remove("policy");
         let settings = toml::Deserializer::from(settings);
-        match policy {
-            Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None),
-            Name::AdaCache => AdaCacheConfig::deserialize(settings).map(CacheConfig::AdaCache),
+        Ok(match policy {
+            Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None)?,
+            Name::AdaCache => CacheConfig::AdaCache(Deserialize::deserialize(settings)?),
+            Name::Interval => CacheConfig::Interval(Deserialize::deserialize(settings)?),
+            Name::FewerSteps => CacheConfig::FewerSteps(Deserialize::deserialize(settings)?),
+            Name::TeaCache => CacheConfig::TeaCache(Deserialize::deserialize(settings)?),
+            Name::FbCache => CacheConfig::FbCache(Deserialize::deserialize(settings)?),
+            Name::EasyCache => CacheConfig::EasyCache(Deserialize::deserialize(settings)?),
+            Name::MagCache => CacheConfig::MagCache(Deserialize::deserialize(settings)?),
+        })
+    }
+
+    /// Checks everything that can be checked without a model.
+    pub fn validate(&self) -> Result<(), CacheError> {
+        match self {
+            CacheConfig::None => Ok(()),
+            CacheConfig::AdaCache(config) => config.validate(),
+            CacheConfig::Interval(config) => config.validate(),
+            CacheConfig::FewerSteps(config) => config.validate(),
+            CacheConfig::TeaCache(config) => config.validate(),
+            CacheConfig::FbCache(config) => config.validate(),
+            CacheConfig::EasyCache(config) => config.validate(),
+            CacheConfig::MagCache(config) => config.validate(),
         }
     }
 
-    /// The policy of one generation of `steps` steps.
+    /// Checks the settings against a model of `depth` blocks that generates `frames` frames of tokens.
+    pub fn validate_for(&self, depth: usize, frames: usize) -> Result<(), CacheError> {
+        match self {
+            CacheConfig::AdaCache(config) => config.validate_for(depth, frames),
+            other => other.validate(),
+        }
+    }
+
+    /// Denoising steps that are run where `asked` were asked for.
+    pub fn steps(&self, asked: usize) -> usize {
+        match self {
+            CacheConfig::FewerSteps(config) => config.steps,
+            _ => asked,
+        }
+    }
+
+    /// The policy of one generation of `steps` steps ([`CacheConfig::steps`]).
     pub fn policy(&self, steps: usize) -> Box<dyn Policy> {
         match self {
-            CacheConfig::None => Box::new(ComputeAll),
+            CacheConfig::None | CacheConfig::FewerSteps(_) => Box::new(ComputeAll::default()),
             CacheConfig::AdaCache(config) => Box::new(AdaCache::new(config.clone(), steps)),
+            CacheConfig::Interval(config) => Box::new(Interval::new(config.clone())),
+            CacheConfig::TeaCache(config) => Box::new(TeaCache::new(config.clone(), steps)),
+            CacheConfig::FbCache(config) => Box::new(FbCache::new(config.clone())),
+            CacheConfig::EasyCache(config) => Box::new(EasyCache::new(config.clone(), steps)),
+            CacheConfig::MagCache(config) => Box::new(MagCache::new(config.clone(), steps)),
         }
     }
 
@@ -323,76 +396,5 @@ impl CacheConfig {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| CacheError::Io { path: name.clone(), source })?;
         CacheConfig::from_toml(&text, &name)
-    }
-}
-
-/// The codebooks of one model, as `codebooks.json` holds them: `fast`, `slow`, and `moreg`'s settings, made for `steps` steps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Presets {
-    /// The fast codebook.
-    pub fast: Codebook,
-    /// The slow (more faithful) codebook.
-    pub slow: Codebook,
-    /// Motion Regularization for either.
-    pub moreg: MotionRegularization,
-    /// The number of steps the motion window was made for.
-    #[serde(default = "preset_steps")]
-    pub steps: usize,
-    /// The probed blocks; by default the middle one.
-    #[serde(default)]
-    pub blocks: Option<Vec<usize>>,
-}
-
-fn preset_steps() -> usize {
-    30
-}
-
-impl Presets {
-    /// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
-    pub fn opensora(steps: usize) -> Presets {
-        let codebook = |pairs: &[(f64, usize)]| Codebook(pairs.to_vec());
-        let moreg =
-            |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
-        if steps < 65 {
-            Presets {
-                fast: codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]),
-                slow: codebook(&[(0.08, 3), (0.16, 2), (0.24, 1), (0.32, 1), (0.40, 1), (1.0, 1)]),
-                moreg: moreg((4, 26)),
-                steps: 30,
-                blocks: None,
-            }
-        } else {
-            // One codebook was published for 100 steps; it serves under both names.
-            let hundred = codebook(&[(0.03, 12), (0.05, 10), (0.07, 8), (0.09, 6), (0.11, 4), (1.0, 3)]);
-            Presets { fast: hundred.clone(), slow: hundred, moreg: moreg((10, 90)), steps: 100, blocks: None }
-        }
-    }
-
-    /// The configuration `name` (`none`, `adacache-fast`, `adacache-slow`) for a model of `depth` blocks and a run of `steps`
-    /// steps; the motion window is scaled to that number of steps.
-    pub fn resolve(&self, name: &str, moreg: bool, depth: usize, steps: usize) -> Result<CacheConfig, CacheError> {
-        let codebook = match name {
-            "none" => return Ok(CacheConfig::None),
-            "adacache-fast" => &self.fast,
-            "adacache-slow" => &self.slow,
-            other => return Err(CacheError::UnknownPreset(other.into())),
-        };
-        let config = AdaCacheConfig {
-            metric: Metric::L1,
-            residual: ResidualKind::TAttn,
-            // Open-Sora probes block 13 of 28: the last of the first half.
-            blocks: self.blocks.clone().unwrap_or_else(|| vec![depth.saturating_sub(1) / 2]),
-            codebook: codebook.clone(),
-            moreg: moreg.then(|| self.moreg_for(steps)),
-        };
-        config.validate()?;
-        Ok(CacheConfig::AdaCache(config))
-    }
-
-    /// The Motion Regularization settings with their window scaled to `steps` steps.
-    pub fn moreg_for(&self, steps: usize) -> MotionRegularization {
-        let scale = |s: usize| ((s * steps) as f64 / self.steps as f64).round() as usize;
-        let (first, last) = self.moreg.steps;
-        MotionRegularization { steps: (scale(first), scale(last)), ..self.moreg.clone() }
     }
 }

@@ -6,21 +6,33 @@
 
 mod adacache;
 mod config;
+mod easycache;
+mod fbcache;
+mod fixed;
+mod magcache;
+mod point;
+mod presets;
 mod store;
+mod teacache;
 pub mod trace;
 
-pub use adacache::{AdaCache, ComputeAll};
-pub use config::{
-    AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, Presets, ResidualKind,
-};
-pub use store::{PendingMeasurements, ResidualStore, StoreOptions};
+pub use adacache::AdaCache;
+pub use config::{AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, ResidualKind};
+pub use easycache::{EasyCache, EasyCacheConfig};
+pub use fbcache::{FbCache, FbCacheConfig};
+pub use fixed::{ComputeAll, FewerStepsConfig, Interval, IntervalConfig};
+pub use magcache::{MagCache, MagCacheConfig};
+pub use point::{ProbePoint, Site, Stack};
+pub use presets::{Presets, TeaCachePreset};
+pub use store::{PendingMeasurements, ResidualStore, Shapes, StoreOptions};
+pub use teacache::{TeaCache, TeaCacheConfig};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ops::decide::DecisionRule;
 
 /// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plan {
     /// Run every transformer block and keep its residuals.
@@ -29,40 +41,9 @@ pub enum Plan {
     Reuse,
 }
 
-/// Which stack of blocks a probe looks at. Block `i` runs its spatial block first, then its temporal block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stack {
-    /// Attention within a frame.
-    Spatial,
-    /// Attention along time at one location.
-    Temporal,
-}
-
-/// Which residual of a block is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Site {
-    /// The gated self-attention residual.
-    Attention,
-    /// The cross-attention residual plus the gated MLP residual.
-    CrossMlp,
-}
-
-/// One place in the forward where the residual is compared with the kept one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbePoint {
-    /// Index of the block, from 0.
-    pub block: usize,
-    /// Its spatial or its temporal half.
-    pub stack: Stack,
-    /// The residual measured there.
-    pub site: Site,
-}
-
-/// The sums over one residual that every metric and the motion score follow from.
+/// The sums over one tensor, usually a residual, that every metric and the motion score follow from.
 ///
-/// `fresh` is the residual just computed, `kept` the one of the last computed step.
+/// `fresh` is the tensor of this step, `kept` the one of an earlier step: see [`ProbePoint`].
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Measurement {
     /// Σ|fresh − kept|
@@ -122,6 +103,20 @@ impl Measurement {
         }
     }
 
+    /// The measurement over both ways, this one and then `later`, where nobody compared the two ends: as if all changes went one way.
+    fn then(&self, later: &Measurement) -> Measurement {
+        let sq_diff = (self.sq_diff.sqrt() + later.sq_diff.sqrt()).powi(2);
+        Measurement {
+            abs_diff: self.abs_diff + later.abs_diff,
+            abs_kept: self.abs_kept,
+            sq_diff,
+            sq_kept: self.sq_kept,
+            dot: (self.sq_kept + later.sq_fresh - sq_diff) / 2.0,
+            sq_fresh: later.sq_fresh,
+            motion: later.motion.clone(),
+        }
+    }
+
     /// The mean motion score over the strides.
     pub fn motion_score(&self) -> f64 {
         ratio(self.motion.iter().map(MotionSums::score).sum(), self.motion.len() as f64)
@@ -138,17 +133,26 @@ fn ratio(a: f64, b: f64) -> f64 {
 pub struct Decision {
     /// The step that was measured, from 1.
     pub step: usize,
-    /// The rate of change compared with the codebook: distance per step, after the motion factor.
+    /// The number compared with the policy's thresholds. AdaCache: distance per step, after the motion factor; the others: the change, or
+    /// the error summed up since the last computed step.
     pub distance: f64,
     /// The motion factor M (after its gradient was added); 1 without motion regularization.
     pub motion: f64,
     /// The motion gradient; 0 without motion regularization.
     pub motion_gradient: f64,
-    /// The rate chosen: the next computed step is this many steps away.
-    pub rate: usize,
+    /// The rate chosen: the next computed step is this many steps away. `None` where a policy decides step by step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<usize>,
 }
 
-/// What has to be measured while a computed step runs.
+impl Decision {
+    /// A decision about step `step` alone, on the number `distance`.
+    pub fn about(step: usize, distance: f64) -> Decision {
+        Decision { step, distance, motion: 1.0, motion_gradient: 0.0, rate: None }
+    }
+}
+
+/// What has to be measured.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Probes {
     /// The places, in execution order.
@@ -157,25 +161,75 @@ pub struct Probes {
     pub strides: Vec<usize>,
 }
 
+impl Probes {
+    /// Probes at `points` that do not look at motion.
+    pub fn at(points: impl Into<Vec<ProbePoint>>) -> Probes {
+        Probes { points: points.into(), strides: vec![] }
+    }
+}
+
 /// A caching policy for one generation.
 ///
-/// The sampler calls `plan(1)`, `plan(2)`, … in order. After a computed step it calls `observe` once for each probe point, in
-/// order, before it plans the next step. The first computed step has nothing to compare with and is not observed.
+/// For steps 1, 2, … in order the sampler calls `observe` for each probe point that is measured before a step is planned
+/// ([`ProbePoint::before_plan`]), then `plan`, and after a computed step `observe` for each of the other points, in order, before
+/// anything of the next step. What has nothing to compare with yet is not observed. [`walk`] does the same without a model.
 pub trait Policy: Send {
     /// The name shown in reports.
     fn name(&self) -> &str;
     /// What to do at `step` (from 1).
     fn plan(&mut self, step: usize) -> Plan;
-    /// What to measure in computed steps; constant over a generation.
+    /// What to measure; constant over a generation.
     fn probes(&self) -> Probes;
     /// Whether `plan` can ever answer [`Plan::Reuse`]: only then are residuals kept.
     fn reuses(&self) -> bool;
-    /// Takes the measurement of probe point `probe` at the computed step `step`.
-    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Decision;
+    /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others.
+    fn head(&self) -> usize {
+        0
+    }
+    /// Takes the measurement of probe point `probe` at `step`; gives what it decides, if this point decides anything.
+    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision>;
     /// The rule by which the device can decide in this policy's place, before its first step; `None`: it cannot.
     fn device_rule(&self) -> Option<DecisionRule> {
         None
     }
     /// Takes over a decision that the device took by [`Policy::device_rule`], in place of [`Policy::observe`].
     fn adopt(&mut self, _probe: usize, _decision: &Decision) {}
+}
+
+/// Runs `policy` over `steps` steps without a model; gives the plan of every step and the decisions.
+///
+/// `measure(step, since, point)` gives the measurement at `point` between the steps `since` and `step`.
+///
+/// # Errors
+/// What `measure` says.
+pub fn walk<E>(
+    policy: &mut dyn Policy,
+    steps: usize,
+    mut measure: impl FnMut(usize, usize, ProbePoint) -> Result<Measurement, E>,
+) -> Result<(Vec<Plan>, Vec<Decision>), E> {
+    let (points, head) = (policy.probes().points, policy.head());
+    let (mut plans, mut decisions, mut computed) = (vec![], vec![], None);
+    for step in 1..=steps {
+        let mut observe = |policy: &mut dyn Policy, before: bool| {
+            for (probe, &point) in points.iter().enumerate().filter(|(_, p)| p.before_plan(head) == before) {
+                if let Some(since) = point.compared_with(step, computed) {
+                    decisions.extend(policy.observe(step, probe, &measure(step, since, point)?));
+                }
+            }
+            Ok(())
+        };
+        observe(policy, true)?;
+        let plan = policy.plan(step);
+        plans.push(plan);
+        if plan == Plan::Compute {
+            observe(policy, false)?;
+            computed = Some(step);
+        }
+    }
+    Ok((plans, decisions))
+}
+
+/// The steps (from 1) that `plans` compute.
+pub fn computed_steps(plans: &[Plan]) -> Vec<usize> {
+    (1..).zip(plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
 }

@@ -15,12 +15,27 @@ use crate::tensor::{DType, Tensor};
 pub struct StoreOptions {
     /// What is measured.
     pub probes: Probes,
+    /// How many blocks run in every step before it is planned.
+    pub head: usize,
     /// Whether steps will be reused at all: only then is there a fold.
     pub fold: bool,
     /// Whether residuals are kept as e4m3 with a scale a row.
     pub packed: bool,
     /// How the device decides; `None`: it only measures.
     pub rule: Option<DecisionRule>,
+}
+
+/// What the tensors of a step look like.
+#[derive(Clone, Debug)]
+pub struct Shapes {
+    /// Hidden states and residuals `[batch, frames, tokens, channels]`.
+    pub hidden: Vec<usize>,
+    /// Latents `[videos, channels, frames, height, width]` f32.
+    pub latents: Vec<usize>,
+    /// Predictions `[batch, channels, frames, height, width]` f32.
+    pub prediction: Vec<usize>,
+    /// The type of hidden states.
+    pub dtype: DType,
 }
 
 /// A kept residual.
@@ -38,100 +53,114 @@ impl Kept {
     }
 }
 
-/// Owns the fold and the probed residuals of one generation; all of it is allocated by [`ResidualStore::new`].
+/// A tensor that is measured against the one kept from an earlier step.
+struct Probe {
+    point: ProbePoint,
+    kept: Kept,
+    /// Whether `kept` holds a tensor of an earlier step.
+    filled: bool,
+    /// Whether the measurement queued last compared two tensors.
+    compared: bool,
+    buffers: ProbeBuffers,
+    strides: Vec<usize>,
+}
+
+/// Owns the fold and the probed tensors of one generation; all of it is allocated by [`ResidualStore::new`].
 pub struct ResidualStore {
     device: Device,
-    probes: Probes,
-    batch: usize,
+    head: usize,
     fold: Option<Kept>,
-    kept: Vec<Kept>,
+    /// In execution order.
+    probes: Vec<Probe>,
     error: Option<PackError>,
-    buffers: Vec<ProbeBuffers>,
     decider: Option<Decider>,
     clock: StepClock,
-    /// The sums of all probes `[probes, batch, count]`, then what the device decided `[probes, 4]`, flat: one copy reads them.
+    /// The sums of all probes `[batch, count]`, then what the device decided `[probes, 4]`, flat: one copy reads them.
     results: Tensor,
     /// `[probes, 4]`: the second part of `results`.
     decisions: Tensor,
-    /// The copy of this forward's results, once its last probe was measured.
+    /// The copy of this step's results, once the last probe of a computed step was measured.
     reading: Option<PendingRead>,
-    /// Whether `kept` holds residuals of an earlier step.
-    filled: Vec<bool>,
     /// Whether `fold` holds the residuals of a computed step.
     folded: bool,
 }
 
-/// Measurements on their way from the device; awaited when the next step is planned.
+/// Measurements on their way from the device; awaited when they are needed to plan a step.
 pub struct PendingMeasurements {
     read: PendingRead,
-    probes: usize,
-    batch: usize,
-    strides: usize,
-    decided: bool,
+    /// (probe, first of its sums, batch, strides) of those measured.
+    probes: Vec<(usize, usize, usize, usize)>,
+    /// Where the decisions begin, if the device takes them.
+    decisions: Option<usize>,
 }
 
 impl PendingMeasurements {
-    /// Waits for the copy and gives one measurement a probe; with it the decision of step `step`, if the device took one.
-    pub fn wait(self, step: usize) -> Result<Vec<(Measurement, Option<Decision>)>, DeviceError> {
+    /// Waits for the copy and gives (probe, measurement) for each; with it the decision about step `step`, if the device took one.
+    pub fn wait(self, step: usize) -> Result<Vec<(usize, Measurement, Option<Decision>)>, DeviceError> {
         let values: Vec<f64> = self.read.wait_as()?;
-        let (sums, decisions) = values.split_at(values.len() - self.probes * DECISION_VALUES);
-        let of_probe = sums.len() / self.probes.max(1);
-        let decision = |v: &[f64]| {
-            self.decided.then(|| Decision {
-                step,
-                distance: v[0],
-                motion: v[1],
-                motion_gradient: v[2],
-                rate: v[3] as usize,
-            })
+        let decision = |probe: usize| {
+            let v = &values[self.decisions? + probe * DECISION_VALUES..][..DECISION_VALUES];
+            let rate = Some(v[3] as usize);
+            Some(Decision { step, distance: v[0], motion: v[1], motion_gradient: v[2], rate })
         };
-        let pairs = sums.chunks(of_probe.max(1)).zip(decisions.chunks(DECISION_VALUES));
-        Ok(pairs.map(|(s, v)| (Measurement::from_sums(s, self.batch, self.strides), decision(v))).collect())
+        let probes = self.probes.iter().map(|&(probe, start, batch, strides)| {
+            (probe, Measurement::from_sums(&values[start..], batch, strides), decision(probe))
+        });
+        Ok(probes.collect())
     }
 }
 
 impl ResidualStore {
-    /// Allocates what `options` need for hidden states `[batch, frames, tokens, channels]`; `clock` counts the steps.
-    pub fn new(
-        device: &Device,
-        options: StoreOptions,
-        clock: &StepClock,
-        shape: [usize; 4],
-        dtype: DType,
-    ) -> Result<Self, OpError> {
-        let StoreOptions { probes, fold, packed, rule } = options;
-        let residual = || -> Result<Kept, OpError> {
-            Ok(if packed {
-                Kept::Packed(Packed::new(device, &shape)?)
+    /// Allocates what `options` need for tensors of the given shapes; `clock` counts the steps.
+    pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
+        let StoreOptions { probes: Probes { points, strides }, head, fold, packed, rule } = options;
+        let whole = |shape: &[usize], dtype| Ok::<_, OpError>(Kept::Whole(Tensor::empty(device, shape, dtype)?));
+        let residual = || {
+            if packed {
+                Ok(Kept::Packed(Packed::new(device, &shapes.hidden)?))
             } else {
-                Kept::Whole(Tensor::empty(device, &shape, dtype)?)
-            })
+                whole(&shapes.hidden, shapes.dtype)
+            }
         };
-        let (count, batch) = (probes.points.len(), shape[0]);
-        let (results, buffers) =
-            ProbeBuffers::several(device, count, batch, probes.strides.len(), count * DECISION_VALUES)?;
-        let sums = results.elements() - count * DECISION_VALUES;
+        // Only hidden states have frames side by side.
+        let layout = |point: &ProbePoint| match point {
+            ProbePoint::Latents | ProbePoint::ComputedLatents => (shapes.latents[0], 0),
+            ProbePoint::Prediction => (shapes.prediction[0], 0),
+            _ => (shapes.hidden[0], strides.len()),
+        };
+        let layouts: Vec<(usize, usize)> = points.iter().map(layout).collect();
+        let (results, buffers) = ProbeBuffers::several(device, &layouts, points.len() * DECISION_VALUES)?;
+        let sums = results.elements() - points.len() * DECISION_VALUES;
+        let decider = rule.map(|rule| Decider::new(device, rule, points.len())).transpose()?;
+        let decisions =
+            results.slice_rows(sums, points.len() * DECISION_VALUES)?.reshape(&[points.len(), DECISION_VALUES])?;
+        let probes = points.into_iter().zip(buffers).zip(&layouts).map(|((point, buffers), (_, count))| {
+            let kept = match point {
+                ProbePoint::Latents | ProbePoint::ComputedLatents => whole(&shapes.latents, DType::F32)?,
+                ProbePoint::Prediction => whole(&shapes.prediction, DType::F32)?,
+                _ => residual()?,
+            };
+            let strides = strides[..*count].to_vec();
+            Ok(Probe { point, kept, filled: false, compared: false, buffers, strides })
+        });
         Ok(ResidualStore {
             device: device.clone(),
-            batch,
+            head,
+            probes: probes.collect::<Result<_, OpError>>()?,
             fold: fold.then(residual).transpose()?,
-            kept: probes.points.iter().map(|_| residual()).collect::<Result<_, _>>()?,
             error: if packed { Some(PackError::new(device)?) } else { None },
-            buffers,
-            decider: rule.map(|rule| Decider::new(device, rule, count)).transpose()?,
+            decider,
             clock: clock.clone(),
-            decisions: results.slice_rows(sums, count * DECISION_VALUES)?.reshape(&[count, DECISION_VALUES])?,
+            decisions,
             results,
             reading: None,
-            filled: vec![false; count],
             folded: false,
-            probes,
         })
     }
 
     /// Bytes held from one step to the next.
     pub fn bytes(&self) -> usize {
-        self.fold.iter().chain(&self.kept).map(Kept::bytes).sum()
+        self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept)).map(Kept::bytes).sum()
     }
 
     /// What packing lost so far, Σ|x − kept x| / Σ|x|; `None` when nothing is packed. Waits for the device.
@@ -141,91 +170,140 @@ impl ResidualStore {
 
     /// Which probe, if any, looks at `point`.
     pub fn probe_at(&self, point: ProbePoint) -> Option<usize> {
-        self.probes.points.iter().position(|p| *p == point)
+        self.probes.iter().position(|p| p.point == point)
     }
 
-    /// Measures `fresh` against the kept residual of `probe`, keeps `fresh` in its place, and lets the device decide if it does.
-    /// `unpacked` is room for a residual that is kept packed.
+    /// How many blocks run in every step before it is planned.
+    pub fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Whether anything is measured before a step is planned.
+    pub fn looks_ahead(&self) -> bool {
+        self.probes.iter().any(|p| p.point.before_plan(self.head))
+    }
+
+    /// Whether all that is measured before a step is planned has something to be compared with.
+    pub fn can_look_ahead(&self) -> bool {
+        self.probes.iter().all(|p| p.filled || !p.point.before_plan(self.head))
+    }
+
+    /// Measures `fresh` against what `probe` has kept, keeps `fresh` in its place, and lets the device decide if it does.
+    /// `unpacked` is room for a residual that is kept packed, or in the head: there the residual waits for [`ResidualStore::keep_head`].
     ///
-    /// After the last probe the results start on their way to the host ([`ResidualStore::measurements`]), while the forward goes on; in
-    /// a recording the graph ends here, and whoever replays it calls [`ResidualStore::read_results`] between its parts.
+    /// After the last probe of a computed step the results start on their way to the host ([`ResidualStore::measurements`]), while the
+    /// forward goes on; in a recording the graph ends here, and whoever replays it calls [`ResidualStore::read_results`] between its parts.
     pub fn probe(&mut self, probe: usize, fresh: &Tensor, unpacked: Option<&Tensor>) -> Result<(), OpError> {
-        let first = !std::mem::replace(&mut self.filled[probe], true);
-        let (strides, buffers) = (&self.probes.strides, &self.buffers[probe]);
-        match (&self.kept[probe], unpacked, &self.error) {
+        let last = probe + 1 == self.probes.len();
+        let Probe { point, kept, filled, compared, buffers, strides } = &mut self.probes[probe];
+        let (first, waits) = (!*filled, point.in_head(self.head));
+        *compared = !first;
+        match (&*kept, unpacked, &self.error) {
             (Kept::Packed(packed), Some(unpacked), Some(error)) => {
                 if !first {
                     packed.unpack(unpacked, false)?;
                 }
                 ops::residual::probe(fresh, unpacked, first, strides, buffers)?;
-                packed.pack(fresh, error)?;
+                if !waits {
+                    packed.pack(fresh, error)?;
+                }
             }
-            (Kept::Whole(kept), ..) => {
+            (Kept::Whole(kept), Some(unpacked), _) if waits => {
+                if !first {
+                    unpacked.copy_from(kept)?;
+                }
+                ops::residual::probe(fresh, unpacked, first, strides, buffers)?;
+            }
+            (Kept::Whole(kept), ..) if !waits => {
                 ops::residual::probe(fresh, kept, first, strides, buffers)?;
             }
-            (Kept::Packed(_), ..) => {
-                return Err(ops::Op::on("ResidualStore::probe", &self.device).value(
-                    "unpacked",
-                    "none",
-                    "room for a packed residual",
-                ));
-            }
+            _ => return Err(self.no_room("ResidualStore::probe", "unpacked")),
         }
+        *filled |= !waits;
         // The first residual has nothing to be compared with.
         if let (Some(decider), false) = (&self.decider, first) {
             let decision = self.decisions.slice_rows(probe, 1)?.reshape(&[DECISION_VALUES])?;
             decider.decide(&self.clock, probe, buffers.sums(), &decision)?;
         }
-        if probe + 1 == self.probes.points.len() && !self.device.cut() {
+        if last && !point.before_plan(self.head) && !self.device.cut() {
             self.read_results()?;
         }
         Ok(())
     }
 
-    /// Starts the copy of this forward's results to the host.
+    /// In a computed step: keeps the head's residual that was measured, still in `unpacked`.
+    pub fn keep_head(&mut self, unpacked: Option<&Tensor>) -> Result<(), OpError> {
+        let Some(probe) = self.probes.iter().position(|p| p.point.in_head(self.head)) else { return Ok(()) };
+        let Some(unpacked) = unpacked else { return Err(self.no_room("ResidualStore::keep_head", "unpacked")) };
+        let Probe { kept, filled, .. } = &mut self.probes[probe];
+        *filled = true;
+        match (&*kept, &self.error) {
+            (Kept::Packed(packed), Some(error)) => packed.pack(unpacked, error),
+            (Kept::Whole(kept), _) => Ok(kept.copy_from(unpacked)?),
+            (Kept::Packed(_), None) => unreachable!("a store that packs sums up the errors"),
+        }
+    }
+
+    fn no_room(&self, call: &'static str, argument: &'static str) -> OpError {
+        ops::Op::on(call, &self.device).value(argument, "none", "room for a residual")
+    }
+
+    /// Starts the copy of this step's results to the host.
     pub fn read_results(&mut self) -> Result<(), DeviceError> {
         self.reading = Some(self.results.read_async()?);
         Ok(())
     }
 
-    /// The results of the forward just queued, on their way; `None` without probes.
-    pub fn measurements(&mut self) -> Option<PendingMeasurements> {
-        Some(PendingMeasurements {
-            read: self.reading.take()?,
-            probes: self.probes.points.len(),
-            batch: self.batch,
-            strides: self.probes.strides.len(),
-            decided: self.decider.is_some(),
-        })
+    /// What was measured `before` this step was planned, or in it, on its way; `None` if nothing is. What had nothing to be compared
+    /// with is left out.
+    pub fn measurements(&mut self, before: bool) -> Option<PendingMeasurements> {
+        let read = self.reading.take()?;
+        let mut start = 0;
+        let mut probes = vec![];
+        for (i, probe) in self.probes.iter().enumerate() {
+            let [batch, count] = *probe.buffers.sums().shape() else { unreachable!("sums have two axes") };
+            if probe.compared && probe.point.before_plan(self.head) == before {
+                probes.push((i, start, batch, probe.strides.len()));
+            }
+            start += batch * count;
+        }
+        Some(PendingMeasurements { read, probes, decisions: self.decider.is_some().then_some(start) })
     }
 
-    /// Remembers the embedding `x` that enters the blocks, unless it is made again for [`ResidualStore::leave`].
-    pub fn enter(&mut self, x: &Tensor) -> Result<(), OpError> {
-        match &self.fold {
-            Some(Kept::Whole(fold)) => Ok(fold.copy_from(x)?),
+    /// Remembers `x` that enters the blocks behind the head: in the fold, or where the fold is packed in `copy`, if it is given.
+    pub fn enter(&mut self, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
+        match (&self.fold, copy) {
+            (Some(Kept::Whole(fold)), _) => Ok(fold.copy_from(x)?),
+            (Some(Kept::Packed(_)), Some(copy)) => Ok(copy.copy_from(x)?),
             _ => Ok(()),
         }
     }
 
-    /// Whether [`ResidualStore::leave`] has to be given the embedding.
-    pub fn needs_embedding(&self) -> bool {
+    /// Whether [`ResidualStore::leave`] has to be given what entered the blocks.
+    pub fn needs_entered(&self) -> bool {
         matches!(self.fold, Some(Kept::Packed(_)))
     }
 
-    /// Folds the blocks' residuals: `fold = x − x_embed`, where `x` has left the last block. `embedding` is overwritten.
-    pub fn leave(&mut self, x: &Tensor, embedding: Option<&Tensor>) -> Result<(), OpError> {
+    /// Folds the blocks' residuals: `fold = x − entered`, where `x` has left the last block. `entered` is overwritten.
+    pub fn leave(&mut self, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
         self.folded = true;
-        match (&self.fold, embedding, &self.error) {
+        match (&self.fold, entered, &self.error) {
             (Some(Kept::Whole(fold)), ..) => ops::residual::fold(x, fold, fold),
-            (Some(Kept::Packed(fold)), Some(embedding), Some(error)) => {
-                ops::residual::fold(x, embedding, embedding)?;
-                fold.pack(embedding, error)
+            (Some(Kept::Packed(fold)), Some(entered), Some(error)) => {
+                ops::residual::fold(x, entered, entered)?;
+                fold.pack(entered, error)
             }
-            (Some(Kept::Packed(_)), ..) => {
-                let op = ops::Op::on("ResidualStore::leave", &self.device);
-                Err(op.value("embedding", "none", "the embedding, to make a packed fold of"))
-            }
+            (Some(Kept::Packed(_)), ..) => Err(self.no_room("ResidualStore::leave", "entered")),
             (None, ..) => Ok(()),
+        }
+    }
+
+    /// Measures the fold just made, where it is probed.
+    pub fn probe_fold(&mut self) -> Result<(), OpError> {
+        match (self.probe_at(ProbePoint::Fold), &self.fold) {
+            (Some(probe), Some(Kept::Whole(fold))) => self.probe(probe, &fold.clone(), None),
+            (Some(_), _) => Err(self.no_room("ResidualStore::probe_fold", "fold")),
+            (None, _) => Ok(()),
         }
     }
 

@@ -1,23 +1,27 @@
 //! Recorded measurements, one JSON object a line, and their replay through any policy without a model.
 //!
-//! A trace has a header line and one line for each probe of each computed step. A policy can be replayed exactly when the trace
-//! holds the steps it wants to see; a trace of a run that computed every step serves every policy (its measurements are then
-//! between neighbouring steps).
+//! The first line is the header (`steps`, `cache`, `computed`, `strides`), each other line one measurement: at `step`, against the step
+//! `since`, of the probe point `at`. A policy can be replayed when the trace measures its points. Where the policy compares other
+//! steps than those recorded, the changes of the steps between are added up: with a trace that computed every step
+//! (`generate --cache none --trace FILE`, which measures for every policy) any policy can be replayed, and what it would have seen is
+//! estimated from above.
 
 use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decision, Measurement, Plan, Policy};
+use super::{Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
 
-/// One measurement: probe `probe` of the forward at `step`.
+/// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceRecord {
-    /// The computed step, from 1.
+    /// The step, from 1.
     pub step: usize,
-    /// Index of the probe point in this forward.
-    pub probe: usize,
-    /// What the residual kernel summed up.
+    /// The earlier step it was compared with.
+    pub since: usize,
+    /// What was measured.
+    pub at: ProbePoint,
+    /// What the kernel summed up.
     #[serde(flatten)]
     pub measurement: Measurement,
 }
@@ -27,6 +31,12 @@ pub struct TraceRecord {
 pub struct Trace {
     /// Number of denoising steps.
     pub steps: usize,
+    /// The policy that ran.
+    pub cache: String,
+    /// The steps that were computed.
+    pub computed: Vec<usize>,
+    /// The frame strides of the motion sums.
+    pub strides: Vec<usize>,
     /// The measurements in the order they were taken.
     pub records: Vec<TraceRecord>,
 }
@@ -34,6 +44,9 @@ pub struct Trace {
 #[derive(Serialize, Deserialize)]
 struct Header {
     steps: usize,
+    cache: String,
+    computed: Vec<usize>,
+    strides: Vec<usize>,
 }
 
 /// Why a trace cannot be read or replayed.
@@ -47,24 +60,46 @@ pub enum TraceError {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// A line says something impossible.
+    #[error("trace line {line}: {reason}")]
+    Invalid {
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// Reading or writing failed.
     #[error("trace: {0}")]
     Io(#[from] std::io::Error),
-    /// The policy computes a step that the trace has no measurement of.
-    #[error("the trace holds no measurement of probe {probe} at step {step}; record one with every step computed")]
+    /// The policy asks for a measurement that cannot be made of those in the trace.
+    #[error(
+        "the trace does not measure `{at}` between the steps {since} and {step}; `generate --cache none --trace FILE` records one that serves every policy"
+    )]
     Missing {
         /// The step.
         step: usize,
-        /// The probe.
-        probe: usize,
+        /// The step to compare with.
+        since: usize,
+        /// The probe point.
+        at: ProbePoint,
+    },
+    /// The policy looks at the motion between frames that the trace has no sums of.
+    #[error("the policy looks at frames {wanted:?} apart, the trace has the motion of frames {recorded:?} apart")]
+    Strides {
+        /// The policy's strides.
+        wanted: Vec<usize>,
+        /// The trace's.
+        recorded: Vec<usize>,
     },
 }
 
 impl Trace {
     /// Writes the trace as JSON lines.
     pub fn write(&self, mut out: impl Write) -> Result<(), TraceError> {
-        writeln!(out, "{}", serde_json::to_string(&Header { steps: self.steps }).map_err(std::io::Error::from)?)?;
-        for record in &self.records {
+        let Trace { steps, cache, computed, strides, records } = self.clone();
+        let header = Header { steps, cache, computed, strides };
+        writeln!(out, "{}", serde_json::to_string(&header).map_err(std::io::Error::from)?)?;
+        for record in &records {
             writeln!(out, "{}", serde_json::to_string(record).map_err(std::io::Error::from)?)?;
         }
         Ok(())
@@ -72,40 +107,190 @@ impl Trace {
 
     /// Reads a trace of JSON lines.
     pub fn read(input: impl BufRead) -> Result<Trace, TraceError> {
-        let mut trace = Trace::default();
-        for (i, line) in input.lines().enumerate() {
-            let line = line?;
-            let parse = |source| TraceError::Parse { line: i + 1, source };
-            if i == 0 {
-                trace.steps = serde_json::from_str::<Header>(&line).map_err(parse)?.steps;
-            } else if !line.trim().is_empty() {
-                trace.records.push(serde_json::from_str(&line).map_err(parse)?);
+        let mut lines = (1..).zip(input.lines());
+        let Some((line, header)) = lines.next() else {
+            return Err(TraceError::Invalid {
+                line: 1,
+                reason: "the file is empty, a trace begins with a header".into(),
+            });
+        };
+        let Header { steps, cache, computed, strides } =
+            serde_json::from_str(&header?).map_err(|source| TraceError::Parse { line, source })?;
+        let mut trace = Trace { steps, cache, computed, strides, records: vec![] };
+        for (line, text) in lines {
+            let text = text?;
+            if text.trim().is_empty() {
+                continue;
             }
+            let record: TraceRecord =
+                serde_json::from_str(&text).map_err(|source| TraceError::Parse { line, source })?;
+            let TraceRecord { step, since, at, measurement } = &record;
+            let invalid = |reason| Err(TraceError::Invalid { line, reason });
+            if !(1 <= *since && since < step && *step <= steps) {
+                return invalid(format!("step {step} since step {since}, in a run of {steps} steps"));
+            }
+            if !measurement.motion.is_empty() && measurement.motion.len() != trace.strides.len() {
+                return invalid(format!("{} motion sums for strides {:?}", measurement.motion.len(), trace.strides));
+            }
+            if trace.records.iter().any(|r| r.step == *step && r.at == *at) {
+                return invalid(format!("a second measurement of `{at}` at step {step}"));
+            }
+            trace.records.push(record);
         }
         Ok(trace)
     }
 
     /// Runs `policy` over the trace; gives the plan of every step and the decisions.
+    ///
+    /// # Errors
+    /// A measurement that the policy asks for cannot be made of the recorded ones.
     pub fn replay(&self, policy: &mut dyn Policy) -> Result<(Vec<Plan>, Vec<Decision>), TraceError> {
-        let probes = policy.probes().points.len();
-        let mut plans = Vec::with_capacity(self.steps);
-        let mut decisions = vec![];
-        for step in 1..=self.steps {
-            let first = !plans.contains(&Plan::Compute);
-            let plan = policy.plan(step);
-            plans.push(plan);
-            if plan == Plan::Reuse || first {
-                continue;
-            }
-            for probe in 0..probes {
-                let record = self
-                    .records
-                    .iter()
-                    .find(|r| r.step == step && r.probe == probe)
-                    .ok_or(TraceError::Missing { step, probe })?;
-                decisions.push(policy.observe(step, probe, &record.measurement));
-            }
+        let wanted = policy.probes().strides;
+        if !wanted.is_empty() && wanted != self.strides {
+            return Err(TraceError::Strides { wanted, recorded: self.strides.clone() });
         }
-        Ok((plans, decisions))
+        walk(policy, self.steps, |step, since, at| self.between(step, since, at))
+    }
+
+    /// The steps that `policy` would compute.
+    ///
+    /// # Errors
+    /// As [`Trace::replay`].
+    pub fn schedule(&self, policy: &mut dyn Policy) -> Result<Vec<usize>, TraceError> {
+        Ok(computed_steps(&self.replay(policy)?.0))
+    }
+
+    /// The measurement at `at` between the steps `since` and `step`: the recorded one, or one made of those in between.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn between(&self, step: usize, since: usize, at: ProbePoint) -> Result<Measurement, TraceError> {
+        let missing = || TraceError::Missing { step, since, at };
+        let mut from = step;
+        let mut whole: Option<Measurement> = None;
+        while from > since {
+            let record = self.records.iter().find(|r| r.step == from && r.at == at).ok_or_else(missing)?;
+            from = record.since;
+            let earlier = &record.measurement;
+            whole = Some(whole.map_or_else(|| earlier.clone(), |later| earlier.then(&later)));
+        }
+        whole.filter(|_| from == since).ok_or_else(missing)
+    }
+
+    /// MagCache's table: ‖fold‖₂ of each step over that of the step before.
+    ///
+    /// # Errors
+    /// The trace does not measure the fold at every step.
+    pub fn fold_ratios(&self) -> Result<Vec<f64>, TraceError> {
+        let ratio = |step| {
+            let m = self.between(step, step - 1, ProbePoint::Fold)?;
+            Ok(super::ratio(m.sq_fresh, m.sq_kept).sqrt())
+        };
+        (2..=self.steps).map(ratio).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{
+        EasyCache, EasyCacheConfig, FbCache, FbCacheConfig, MotionSums, Site, TeaCache, TeaCacheConfig,
+    };
+
+    fn record(step: usize, since: usize, at: ProbePoint, change: f64) -> TraceRecord {
+        let measurement = Measurement {
+            abs_diff: change,
+            abs_kept: 1.0,
+            sq_diff: change * change,
+            sq_kept: 1.0,
+            dot: 1.0,
+            sq_fresh: 1.0 + change * change,
+            motion: vec![],
+        };
+        TraceRecord { step, since, at, measurement }
+    }
+
+    /// A run of 8 steps that measured the modulated input and the first block at each.
+    fn trace() -> Trace {
+        let points = [ProbePoint::Modulated, ProbePoint::residual(0, Site::Whole)];
+        let records = (2..=8).flat_map(|step| points.map(|at| record(step, step - 1, at, 0.0625)));
+        Trace {
+            steps: 8,
+            cache: "none".into(),
+            computed: (1..=8).collect(),
+            strides: vec![1],
+            records: records.collect(),
+        }
+    }
+
+    #[test]
+    fn a_trace_survives_its_file() {
+        let mut trace = trace();
+        trace.records[0].measurement.motion =
+            vec![MotionSums { abs_diff: 0.1, abs_later: 0.7, abs_earlier: 1.0 / 3.0 }];
+        let mut text = vec![];
+        trace.write(&mut text).unwrap();
+        let lines = String::from_utf8(text.clone()).unwrap();
+        assert!(
+            lines.lines().nth(1).unwrap().starts_with(r#"{"step":2,"since":1,"at":"modulated","abs_diff":0.0625,"#)
+        );
+        assert_eq!(Trace::read(&text[..]).unwrap(), trace);
+    }
+
+    #[test]
+    fn malformed_traces_are_told_by_line() {
+        let header = r#"{"steps":3,"cache":"none","computed":[1,2,3],"strides":[]}"#;
+        let sums = r#""abs_diff":1,"abs_kept":1,"sq_diff":1,"sq_kept":1,"dot":1,"sq_fresh":1,"motion":[]"#;
+        let line = |step, since, at| format!("{{\"step\":{step},\"since\":{since},\"at\":\"{at}\",{sums}}}");
+        for (text, parts) in [
+            (String::new(), ["line 1", "header"]),
+            ("{}".into(), ["line 1", "steps"]),
+            (format!("{header}\nnonsense"), ["line 2", "expected"]),
+            (format!("{header}\n\n{}", line(2, 1, "spatial.x")), ["line 3", "spatial.x"]),
+            (format!("{header}\n{}", line(4, 1, "fold")), ["line 2", "3 steps"]),
+            (format!("{header}\n{}", line(2, 2, "fold")), ["line 2", "since step 2"]),
+            (format!("{header}\n{0}\n{0}", line(2, 1, "fold")), ["line 3", "second"]),
+        ] {
+            let message = Trace::read(text.as_bytes()).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{text:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn one_trace_serves_several_policies() {
+        let trace = trace();
+        let plain = [0.0, 0.0, 0.0, 1.0, 0.0];
+        let teacache = TeaCacheConfig { threshold: 0.125, coefficients: plain };
+        assert_eq!(trace.schedule(&mut TeaCache::new(teacache, 8)).unwrap(), [1, 3, 5, 7, 8]);
+        // The first block is compared with the last computed step: the changes in between are added up, 0.0625 each.
+        assert_eq!(trace.schedule(&mut FbCache::new(FbCacheConfig { threshold: 0.15 })).unwrap(), [1, 4, 7]);
+        let missing = trace.replay(&mut EasyCache::new(EasyCacheConfig::new(0.1), 8)).unwrap_err().to_string();
+        assert!(missing.contains("`latents`") && missing.contains("--cache none"), "{missing}");
+    }
+
+    #[test]
+    fn measurements_are_chained() {
+        let at = ProbePoint::Fold;
+        let trace =
+            Trace { steps: 9, records: vec![record(3, 1, at, 0.5), record(4, 3, at, 0.25)], ..Trace::default() };
+        let m = trace.between(4, 1, at).unwrap();
+        // Sums of absolute changes add up, and so do the roots of the squared ones; the norms are those of the two ends.
+        assert_eq!((m.abs_diff, m.abs_kept, m.sq_diff, m.sq_kept, m.sq_fresh), (0.75, 1.0, 0.5625, 1.0, 1.0625));
+        // ‖a − b‖² = ‖a‖² + ‖b‖² − 2a·b
+        assert_eq!(m.dot, 0.75);
+        for (step, since) in [(4, 2), (5, 4), (3, 2)] {
+            assert!(trace.between(step, since, at).is_err(), "{step} {since}");
+        }
+    }
+
+    #[test]
+    fn ratios_of_the_fold() {
+        let grown = |step, since, sq_kept, sq_fresh| TraceRecord {
+            measurement: Measurement { sq_kept, sq_fresh, ..Measurement::default() },
+            ..record(step, since, ProbePoint::Fold, 0.0)
+        };
+        let records = vec![grown(2, 1, 4.0, 1.0), grown(3, 2, 1.0, 9.0)];
+        let trace = Trace { steps: 3, records, ..Trace::default() };
+        assert_eq!(trace.fold_ratios().unwrap(), [0.5, 3.0]);
     }
 }

@@ -1,5 +1,5 @@
 //! Diffusion transformers: configuration, weights and the forward. A model never decides what to skip; it offers the pieces of
-//! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::leave`], [`StDiT3::finish`]) and the sampler puts them together.
+//! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::leave`], [`StDiT3::finish`], …) and the sampler puts them together.
 
 mod arena;
 mod config;

@@ -4,11 +4,11 @@
 //! Hidden states are `[batch, frames, tokens, channels]`. With guidance the batch is [conditional…, unconditional…]. Every
 //! piece runs on the device; the host only orders launches.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::arena::{ALWAYS, Layout, Stage};
 use super::{ModelError, StDiT3Config, Weights};
-use crate::cache::{ProbePoint, ResidualStore, Site, Stack};
+use crate::cache::{ProbePoint, ResidualStore, Shapes, Site, Stack};
 use crate::device::Device;
 use crate::ops::{
     self,
@@ -190,8 +190,8 @@ pub struct Workspace {
     /// The MLP's hidden state.
     hidden: Tensor,
     residual: Option<ResidualBuffers>,
-    /// The embedding made once more, where the fold is kept packed.
-    embedded: Option<Tensor>,
+    /// What entered the blocks, where the fold is kept packed: behind a head a copy, otherwise the embedding made once more.
+    entered: Option<Tensor>,
     stats: Tensor,
     patches: Tensor,
     /// Modulated input of the final layer, and its output.
@@ -226,12 +226,29 @@ pub struct ResidualRoom {
     pub probes: Vec<ProbePoint>,
     /// Whether residuals are kept packed.
     pub packed: bool,
+    /// How many blocks run in every step before it is planned.
+    pub head: usize,
 }
 
 impl Workspace {
     /// The hidden state `[batch, frames, tokens, C]`.
     pub fn x(&self) -> &Tensor {
         &self.x
+    }
+
+    /// The shapes of what can be kept of a step.
+    pub fn shapes(&self, z: &[usize]) -> Shapes {
+        Shapes {
+            hidden: self.x.shape().to_vec(),
+            latents: z.to_vec(),
+            prediction: self.prediction.shape().to_vec(),
+            dtype: self.x.dtype(),
+        }
+    }
+
+    /// Room for a residual that is kept packed, or that waits for its step to be planned.
+    pub fn unpacked(&self) -> Option<&Tensor> {
+        self.residual.as_ref()?.unpacked.as_ref()
     }
 
     /// The sizes it was made for.
@@ -399,8 +416,8 @@ impl StDiT3 {
         let normed_rows = if geometry.frame_masked { rows } else { 0 };
         let normed = layout.add(&[normed_rows, c], d, Stage::Final..=Stage::Final)?;
         let stats = layout.add(&[rows, 2], f, Stage::Qkv..=Stage::Final)?;
-        // A packed fold is made of the embedding once more, when the blocks are done.
-        let embed_again = if room.packed { Stage::Leave } else { Stage::Embed };
+        // A packed fold is made of the embedding once more, when the blocks are done; a head's output is copied.
+        let embed_again = if room.packed && room.head == 0 { Stage::Leave } else { Stage::Embed };
         let patches = layout.add(&[rows, self.config.in_channels * patch], d, Stage::Embed..=embed_again)?;
         let final_tokens = layout.add(&[rows, out * patch], d, Stage::Final..=Stage::Unpatchify)?;
         let prediction = layout.add(&[batch, out, frames, height, width], f, Stage::Unpatchify..=Stage::Update)?;
@@ -420,12 +437,12 @@ impl StDiT3 {
         let residual = match probed_stages(&room.probes) {
             Some(life) => {
                 let mut buffer = || layout.add(&residual_shape, d, life.clone());
-                Some((buffer()?, if room.packed { Some(buffer()?) } else { None }))
+                Some((buffer()?, if room.packed || room.head > 0 { Some(buffer()?) } else { None }))
             }
             None => None,
         };
-        let embedded =
-            if room.packed { Some(layout.add(&residual_shape, d, Stage::Leave..=Stage::Leave)?) } else { None };
+        let entered_life = if room.head > 0 { Stage::Qkv } else { Stage::Leave }..=Stage::Leave;
+        let entered = if room.packed { Some(layout.add(&residual_shape, d, entered_life)?) } else { None };
         let arena = layout.allocate(&self.device)?;
         let residual = residual.map(|(fresh, unpacked)| {
             let unpacked = unpacked.map(|slot| arena.tensor(slot)).transpose()?;
@@ -441,7 +458,7 @@ impl StDiT3 {
             q: arena.tensor(q)?,
             hidden: arena.tensor(mlp)?,
             residual: residual.transpose()?,
-            embedded: embedded.map(|slot| arena.tensor(slot)).transpose()?,
+            entered: entered.map(|slot| arena.tensor(slot)).transpose()?,
             stats: arena.tensor(stats)?,
             patches: arena.tensor(patches)?,
             final_tokens: arena.tensor(final_tokens)?,
@@ -580,8 +597,8 @@ impl StDiT3 {
         Ok(())
     }
 
-    /// The blocks' modulation at the time set: Linear(SiLU(t)) plus each block's table. A reused step does not need it.
-    fn modulate_blocks(&self, ws: &Workspace) -> Result<(), ModelError> {
+    /// The blocks' modulation at the time set: Linear(SiLU(t)) plus each block's table. A step that runs no block does not need it.
+    pub fn modulate(&self, ws: &Workspace) -> Result<(), ModelError> {
         let conditions = ws.dims.batch * ws.variants;
         let c = self.config.hidden_size;
         let Linear { weight, bias } = &self.time_block;
@@ -616,14 +633,35 @@ impl StDiT3 {
         Ok(())
     }
 
-    /// After [`StDiT3::blocks`], while `z` is still what was embedded: folds the blocks' residuals into `residuals`.
-    pub fn leave(&self, ws: &Workspace, z: &Tensor, residuals: &mut ResidualStore) -> Result<(), ModelError> {
-        // Without a copy of the embedding it is made once more.
-        let embedding = ws.embedded.as_ref().filter(|_| residuals.needs_embedding());
-        if let Some(embedding) = embedding {
-            self.embed_traced(ws, z, embedding, None)?;
+    /// After [`StDiT3::modulate`]: measures the first block's normed and modulated input, if `residuals` has a probe there.
+    pub fn probe_input(&self, ws: &Workspace, residuals: &mut ResidualStore) -> Result<(), ModelError> {
+        let (Some(probe), Some(buffers)) = (residuals.probe_at(ProbePoint::Modulated), &ws.residual) else {
+            return Ok(());
+        };
+        let (x, input) = (self.rows(ws, &ws.x)?, self.rows(ws, &buffers.fresh)?);
+        let table = ws.block_modulation_of(0)?;
+        let modulation = ws.modulation(&table);
+        ops::norm::modulate(&x, &modulation, SHIFT_ATTN, SCALE_ATTN, 0, false, NORM_EPS, &input)?;
+        if ws.frame_mask.is_some() {
+            ops::norm::modulate(&x, &modulation, SHIFT_ATTN, SCALE_ATTN, 1, true, NORM_EPS, &input)?;
         }
-        Ok(residuals.leave(&ws.x, embedding)?)
+        Ok(residuals.probe(probe, &buffers.fresh, buffers.unpacked.as_ref())?)
+    }
+
+    /// Before the blocks behind the head: `residuals` remembers what enters them.
+    pub fn enter(&self, ws: &Workspace, residuals: &mut ResidualStore) -> Result<(), ModelError> {
+        Ok(residuals.enter(&ws.x, ws.entered.as_ref().filter(|_| residuals.head() > 0))?)
+    }
+
+    /// After the last block, while `z` is still what was embedded: folds the blocks' residuals into `residuals`.
+    pub fn leave(&self, ws: &Workspace, z: &Tensor, residuals: &mut ResidualStore) -> Result<(), ModelError> {
+        let entered = ws.entered.as_ref().filter(|_| residuals.needs_entered());
+        if let (Some(entered), 0) = (entered, residuals.head()) {
+            // Without a copy the embedding is made once more.
+            self.embed_traced(ws, z, entered, None)?;
+        }
+        residuals.leave(&ws.x, entered)?;
+        Ok(residuals.probe_fold()?)
     }
 
     /// A view of hidden states as `[rows, C]`.
@@ -632,31 +670,35 @@ impl StDiT3 {
         Ok(x.reshape(&[batch * frames * tokens, self.config.hidden_size])?)
     }
 
-    /// Runs every block on the hidden state, in place. `residuals` measures and keeps what its probes ask for.
+    /// Blocks, spatial and temporal ones.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// After [`StDiT3::modulate`]: runs the blocks `range`, in execution order, on the hidden state, in place. `residuals` measures and
+    /// keeps what its probes ask for.
     pub fn blocks(
         &self,
         ws: &Workspace,
         caption: &Caption,
+        range: Range<usize>,
         residuals: Option<&mut ResidualStore>,
     ) -> Result<(), ModelError> {
-        self.blocks_traced(ws, caption, residuals, None)
+        self.blocks_traced(ws, caption, range, residuals, None)
     }
 
     fn blocks_traced(
         &self,
         ws: &Workspace,
         caption: &Caption,
+        range: Range<usize>,
         mut residuals: Option<&mut ResidualStore>,
         mut trace: Option<&mut Trace>,
     ) -> Result<(), ModelError> {
-        self.modulate_blocks(ws)?;
-        if let Some(trace) = trace.as_deref_mut() {
-            trace.push(("t_block".into(), ws.time_chunks.to_f32()?));
-        }
-        for (i, block) in self.blocks.iter().enumerate() {
+        for (i, block) in self.blocks.iter().enumerate().take(range.end).skip(range.start) {
             let stack = if i % 2 == 0 { Stack::Spatial } else { Stack::Temporal };
             self.attention(ws, i, block, stack, residuals.as_deref_mut())?;
-            self.cross_and_mlp(ws, i, block, stack, caption, residuals.as_deref_mut())?;
+            self.cross_and_mlp(ws, i, block, caption, residuals.as_deref_mut())?;
             if let Some(trace) = trace.as_deref_mut() {
                 let name = if i % 2 == 0 { "spatial_blocks" } else { "temporal_blocks" };
                 trace.push((format!("{name}.{}", i / 2), ws.x.to_f32()?));
@@ -689,8 +731,8 @@ impl StDiT3 {
             Stack::Spatial => ops::attention::spatial(&qkv, &ws.dims, norm, None, &ws.attended)?,
             Stack::Temporal => ops::attention::temporal(&qkv, &ws.dims, norm, Some(&ws.rope), &ws.attended)?,
         }
-        let probe = probe_at(&residuals, index, stack, Site::Attention);
-        let buffers = probe.and(ws.residual.as_ref());
+        let probe = probe_at(&residuals, index, Site::Attention);
+        let buffers = probe.or(probe_at(&residuals, index, Site::Whole)).and(ws.residual.as_ref());
         let gate = Gate { modulation, chunk: GATE_ATTN };
         let Linear { weight, bias } = &block.proj;
         ops::linear::linear_residual(
@@ -710,13 +752,14 @@ impl StDiT3 {
         ws: &Workspace,
         index: usize,
         block: &Block,
-        stack: Stack,
         caption: &Caption,
         residuals: Option<&mut ResidualStore>,
     ) -> Result<(), ModelError> {
         let rows = ws.stats.shape()[0];
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
-        let probe = probe_at(&residuals, index, stack, Site::CrossMlp);
+        // The whole residual goes on where the attention's ended.
+        let whole = probe_at(&residuals, index, Site::Whole);
+        let probe = whole.or(probe_at(&residuals, index, Site::CrossMlp));
         let buffers = probe.and(ws.residual.as_ref());
         let fresh_rows = buffers.map(|b| self.rows(ws, &b.fresh)).transpose()?;
         let x = self.rows(ws, &ws.x)?;
@@ -731,7 +774,7 @@ impl StDiT3 {
             Some(bias),
             None,
             &x,
-            fresh_rows.as_ref().map(|f| (f, false)),
+            fresh_rows.as_ref().map(|f| (f, whole.is_some())),
         )?;
 
         let table = ws.block_modulation_of(index)?;
@@ -777,12 +820,17 @@ impl StDiT3 {
         mut trace: Option<&mut Trace>,
     ) -> Result<(), ModelError> {
         self.embed_traced(ws, z, &ws.x, trace.as_deref_mut())?;
-        self.blocks_traced(ws, caption, None, trace)?;
+        self.modulate(ws)?;
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.push(("t_block".into(), ws.time_chunks.to_f32()?));
+        }
+        self.blocks_traced(ws, caption, 0..self.blocks.len(), None, trace)?;
         self.finish(ws)
     }
 
-    /// FLOPs of a computed and of a reused step, from the shapes (matrix products and attention; 2 per multiply-add).
-    pub fn flops(&self, geometry: &Geometry, caption: &Caption) -> Flops {
+    /// FLOPs of a computed and of a reused step, which runs the first `head` blocks too, from the shapes (matrix products and attention;
+    /// 2 per multiply-add).
+    pub fn flops(&self, geometry: &Geometry, caption: &Caption, head: usize) -> Flops {
         let [t, h, w] = self.tokens(geometry).map(|n| n as u64);
         let (s, batch) = (h * w, geometry.batch() as u64);
         let rows = batch * t * s;
@@ -793,21 +841,25 @@ impl StDiT3 {
         let linears = 2 * rows * c * (3 * c + c + 2 * c + 2 * hidden);
         let cross = 4 * rows * caption.length as u64 * c;
         let attention = |length: u64| 4 * rows * length * c;
-        let pair = 2 * (linears + cross) + attention(s) + attention(t);
-        Flops { computed: ends + self.config.depth as u64 * pair, reused: ends }
+        let block = |index: usize| linears + cross + attention(if index.is_multiple_of(2) { s } else { t });
+        let blocks = |count: usize| (0..count).map(block).sum::<u64>();
+        Flops { computed: ends + blocks(self.blocks.len()), reused: ends + blocks(head) }
     }
 }
 
 /// The probe that looks at this residual of block `index` (in execution order), if any.
-fn probe_at(residuals: &Option<&mut ResidualStore>, index: usize, stack: Stack, site: Site) -> Option<usize> {
-    residuals.as_ref()?.probe_at(ProbePoint { block: index / 2, stack, site })
+fn probe_at(residuals: &Option<&mut ResidualStore>, index: usize, site: Site) -> Option<usize> {
+    residuals.as_ref()?.probe_at(ProbePoint::residual(index, site))
 }
 
 /// The stages in which a probed residual is on its way; none without probes.
 fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
-    let stages = probes.iter().map(|probe| match probe.site {
-        Site::Attention => Stage::Proj..=Stage::Proj,
-        Site::CrossMlp => Stage::CrossProj..=Stage::Fc2,
+    let stages = probes.iter().filter_map(|probe| match probe {
+        ProbePoint::Modulated => Some(Stage::Modulation..=Stage::Modulation),
+        ProbePoint::Residual { site: Site::Attention, .. } => Some(Stage::Proj..=Stage::Proj),
+        ProbePoint::Residual { site: Site::CrossMlp, .. } => Some(Stage::CrossProj..=Stage::Fc2),
+        ProbePoint::Residual { site: Site::Whole, .. } => Some(Stage::Proj..=Stage::Fc2),
+        ProbePoint::Latents | ProbePoint::ComputedLatents | ProbePoint::Fold | ProbePoint::Prediction => None,
     });
     stages.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()))
 }

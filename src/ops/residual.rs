@@ -29,28 +29,31 @@ impl ProbeBuffers {
         Self::sized(device, "ProbeBuffers", batch, strides, 0)
     }
 
-    /// For `probes` measurements of one forward, each as [`ProbeBuffers::new`]. Their sums lie side by side in the flat f64 tensor
-    /// given with them, `[probes, batch, count]` and then `more` values, so that one copy reads all of them; the scratch is shared,
-    /// as the stream runs one measurement after the other.
+    /// For several measurements of one step, each of `(batch, strides)` as [`ProbeBuffers::new`]. Their sums lie one behind the other in the
+    /// flat f64 tensor given with them, and then `more` values, so that one copy reads all of them; the scratch is shared, as the
+    /// stream runs one measurement after the other.
     ///
     /// # Errors
     /// As [`ProbeBuffers::new`].
-    pub fn several(
-        device: &Device,
-        probes: usize,
-        batch: usize,
-        strides: usize,
-        more: usize,
-    ) -> Result<(Tensor, Vec<Self>)> {
-        let ProbeBuffers { partial, sums } = Self::new(device, batch, strides)?;
-        let count = sums.shape()[1];
-        let all = Tensor::zeros(device, &[probes * batch * count + more], DType::F64)?;
-        let buffers = (0..probes).map(|i| {
-            let sums = all.slice_rows(i * batch * count, batch * count)?.reshape(&[batch, count])?;
+    pub fn several(device: &Device, probes: &[(usize, usize)], more: usize) -> Result<(Tensor, Vec<Self>)> {
+        let largest = |of: fn(&(usize, usize)) -> usize| probes.iter().map(of).max().unwrap_or(0);
+        let ProbeBuffers { partial, .. } = Self::new(device, largest(|p| p.0), largest(|p| p.1))?;
+        let counts: Vec<usize> = probes.iter().map(|(_, strides)| Self::count(*strides)).collect();
+        let sizes = || probes.iter().zip(&counts).map(|((batch, _), count)| (*batch, *count));
+        let all = Tensor::zeros(device, &[sizes().map(|(b, c)| b * c).sum::<usize>() + more], DType::F64)?;
+        let mut start = 0;
+        let buffers = sizes().map(|(batch, count)| {
+            let sums = all.slice_rows(start, batch * count)?.reshape(&[batch, count])?;
+            start += batch * count;
             Ok(Self { partial: partial.clone(), sums })
         });
         let buffers = buffers.collect::<Result<_>>()?;
         Ok((all, buffers))
+    }
+
+    /// Sums of one sample in a measurement with `strides` frame strides.
+    pub fn count(strides: usize) -> usize {
+        PROBE_SUMS + MOTION_SUMS * strides
     }
 
     fn sized(device: &Device, name: &'static str, batch: usize, strides: usize, base: usize) -> Result<Self> {

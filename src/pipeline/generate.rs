@@ -9,7 +9,7 @@ use super::source::{ModelSource, PipelineConfig};
 use super::text::{Prompt, TextEncoder, Vocabulary};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{Decoder, PatchDecoder, PipelineError, noise};
-use crate::cache::{CacheConfig, CacheError, Presets};
+use crate::cache::{CacheConfig, CacheError, ComputeAll, Policy, Presets};
 use crate::device::Device;
 use crate::model::vae::Progress;
 use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config};
@@ -45,6 +45,8 @@ pub struct Request {
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
     pub packed_cache: bool,
+    /// Whether a run that computes every step measures what any policy would, for its trace.
+    pub record_all: bool,
 }
 
 impl Request {
@@ -58,6 +60,7 @@ impl Request {
             seed: 0,
             cache: cache_config(&pipeline.source, "adacache-fast", false, steps)?,
             packed_cache: false,
+            record_all: false,
         })
     }
 }
@@ -95,20 +98,16 @@ pub fn resolve_cache(
     } else {
         presets.resolve(name, moreg, model.depth, steps)?
     };
-    match &mut config {
-        CacheConfig::None if moreg => {
-            let reason =
-                "motion regularization changes AdaCache's decisions, and the cache is `none`; drop one of the two";
-            return Err(CacheError::Invalid(reason.into()).into());
-        }
-        CacheConfig::None => {}
-        CacheConfig::AdaCache(adacache) => {
-            if moreg && adacache.moreg.is_none() {
-                adacache.moreg = Some(presets.moreg_for(steps));
-            }
-            adacache.validate_for(model.depth, frames.div_ceil(model.patch_size[0]))?;
-        }
+    if moreg {
+        let CacheConfig::AdaCache(adacache) = &mut config else {
+            let reason = format!(
+                "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
+            );
+            return Err(CacheError::Invalid(reason).into());
+        };
+        adacache.moreg.get_or_insert_with(|| presets.moreg_for(steps));
     }
+    config.validate_for(model.depth, frames.div_ceil(model.patch_size[0]))?;
     Ok(config)
 }
 
@@ -240,9 +239,9 @@ impl Pipeline {
         let [frames, height, width] = self.config.latent;
         let resolution = ((self.config.height * self.config.width) as f64).sqrt();
         let geometry = Geometry::guided(requests.len(), self.config.latent, resolution, self.config.fps as f32);
-        if let CacheConfig::AdaCache(cache) = &request.cache {
-            cache.validate_for(config.depth, frames.div_ceil(config.patch_size[0]))?;
-        }
+        let token_frames = frames.div_ceil(config.patch_size[0]);
+        request.cache.validate_for(config.depth, token_frames)?;
+        let steps = request.cache.steps(request.steps);
         // Guidance runs the prompts and as many null captions, in this order, side by side.
         let null = &self.model.null_caption()[..self.config.prompt_length * config.caption_channels];
         let encode = |requests: &[Request]| {
@@ -255,13 +254,22 @@ impl Pipeline {
             Deciding::Apart => 1,
         };
         let captions = requests.chunks(decided).map(encode).collect::<Result<Vec<_>, _>>()?;
-        let members: Vec<Member> =
-            captions.iter().map(|caption| Member { caption, policy: request.cache.policy(request.steps) }).collect();
+        let recording = match request.cache {
+            CacheConfig::None if request.record_all => Some(self.source.presets(steps)?.probed_blocks(config.depth)),
+            _ => None,
+        };
+        let policy = || -> Box<dyn Policy> {
+            match &recording {
+                Some(blocks) => Box::new(ComputeAll::recording(blocks, token_frames)),
+                None => request.cache.policy(steps),
+            }
+        };
+        let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
         let cache = members[0].policy.name().to_owned();
         let elements = config.in_channels * frames * height * width;
         let latents: Vec<f32> = requests.iter().flat_map(|r| noise(r.seed, elements)).collect();
         let options = SamplerOptions {
-            schedule: Schedule::shifted(request.steps, self.config.timestep_shift)?,
+            schedule: Schedule::shifted(steps, self.config.timestep_shift)?,
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,
@@ -283,7 +291,7 @@ impl Pipeline {
                 model: self.config.name.clone(),
                 device: self.device.info().label(),
                 dtype: self.model.dtype().to_string(),
-                steps: request.steps,
+                steps,
                 decisions: member.decisions.clone(),
                 seconds: seconds.clone(),
                 videos: requests.len(),
@@ -297,7 +305,7 @@ impl Pipeline {
                 prompt: request.prompt.to_string(),
                 cache: cache.clone(),
                 cfg_scale: request.cfg_scale,
-                flops: FlopCount::new(output.flops, computed_steps.len(), request.steps),
+                flops: FlopCount::new(output.flops, computed_steps.len(), steps),
                 computed_steps,
             };
             let shape = [config.in_channels, frames, height, width];

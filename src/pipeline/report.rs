@@ -224,7 +224,7 @@ mod tests {
             dtype: "bf16".into(),
             steps: 4,
             computed_steps: vec![1, 3, 4],
-            decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: 2 }],
+            decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: Some(2) }],
             seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
             videos: 1,
             decided_together: 1,

@@ -2,13 +2,17 @@
 //!
 //! A computed and a reused step are each recorded once and then replayed: what changes from step to step lies in a table on the device
 //! ([`StepClock`]), and the policy's decision is taken there too where it can be. The host reads it back while the rest of
-//! the step runs, and so has the next step queued before the device is done.
+//! the step runs, and so has the next step queued before the device is done. A policy that measures before it plans has a third part
+//! recorded, the lead of every step, and the host waits for it.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::{Schedule, rflow::TRAIN_STEPS};
-use crate::cache::{Decision, PendingMeasurements, Plan, Policy, ResidualStore, StoreOptions, trace};
+use crate::cache::{
+    Decision, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore, StoreOptions, computed_steps, trace,
+};
 use crate::device::{DeviceError, Graph};
 use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
 use crate::ops::{self, OpError, decide::StepClock};
@@ -94,8 +98,8 @@ pub struct StepEvent<'a> {
     pub plan: Plan,
     /// For how many members it was computed.
     pub computed: usize,
-    /// The rate in force for the first member after its last known decision.
-    pub rate: usize,
+    /// The rate in force for the first member after its last known decision, if its policy has one.
+    pub rate: Option<usize>,
     /// Wall-clock seconds of the step on the host (on an asynchronous device: of issuing it).
     pub seconds: f64,
     /// The first member's decisions so far (this step's own may still be on its way).
@@ -116,7 +120,7 @@ pub struct MemberOutput {
 impl MemberOutput {
     /// The steps (from 1) that were computed.
     pub fn computed_steps(&self) -> Vec<usize> {
-        (1..).zip(&self.plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
+        computed_steps(&self.plans)
     }
 }
 
@@ -163,11 +167,23 @@ struct MemberState<'a> {
     z: Tensor,
     /// Noise and the frames' states, with frame conditioning.
     frames: Option<FrameState>,
-    computed: Option<Vec<Graph>>,
-    reused: Option<Vec<Graph>>,
-    /// The computed step whose measurements are on their way, and whether there was one before it to compare with.
-    pending: Option<(usize, bool, PendingMeasurements)>,
+    recorded: HashMap<Part, Vec<Graph>>,
+    /// The computed step whose measurements are on their way, and the one before it.
+    pending: Option<(usize, Option<usize>, PendingMeasurements)>,
+    points: Vec<ProbePoint>,
+    last_computed: Option<usize>,
     output: MemberOutput,
+}
+
+/// What is recorded by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    /// A whole step, where nothing is measured before it is planned.
+    Step(Plan),
+    /// The beginning of every step, up to what is measured before it is planned.
+    Lead,
+    /// The rest of it.
+    Rest(Plan),
 }
 
 struct FrameState {
@@ -217,8 +233,12 @@ impl<'a> Sampler<'a> {
         let device = model.device();
         let geometry = Geometry { videos: shape[0], ..geometry };
         // Every member probes the same residuals.
-        let probes = members[0].policy.probes().points;
-        let room = ResidualRoom { probes, packed: options.packed_cache && members[0].policy.reuses() };
+        let policy = &members[0].policy;
+        let room = ResidualRoom {
+            probes: policy.probes().points,
+            packed: options.packed_cache && policy.reuses(),
+            head: policy.head(),
+        };
         let workspace = model.workspace(geometry, &room)?;
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
         let schedule = &options.schedule;
@@ -227,13 +247,16 @@ impl<'a> Sampler<'a> {
         let members = members.into_iter().zip(latents.chunks(elements)).zip(parts).map(|((member, latents), part)| {
             let Member { caption, policy } = member;
             let clock = StepClock::new(device, &table)?;
+            let Probes { points, strides } = policy.probes();
             let kept = StoreOptions {
+                fold: policy.reuses() || points.contains(&ProbePoint::Fold),
                 probes: policy.probes(),
-                fold: policy.reuses(),
+                head: policy.head(),
                 packed: room.packed,
                 rule: policy.device_rule(),
             };
-            let store = ResidualStore::new(device, kept, &clock, model.hidden_shape(&geometry), model.dtype())?;
+            let store = ResidualStore::new(device, kept, &clock, &workspace.shapes(&shape))?;
+            let cache = policy.name().to_owned();
             Ok(MemberState {
                 caption,
                 policy,
@@ -241,11 +264,12 @@ impl<'a> Sampler<'a> {
                 clock,
                 z: Tensor::from_f32(device, &shape, latents, DType::F32)?,
                 frames: part.map(|part| FrameState::new(model, part, &shape)).transpose()?,
-                computed: None,
-                reused: None,
+                recorded: HashMap::new(),
                 pending: None,
+                points,
+                last_computed: None,
                 output: MemberOutput {
-                    trace: trace::Trace { steps: schedule.steps(), records: vec![] },
+                    trace: trace::Trace { steps: schedule.steps(), cache, strides, ..trace::Trace::default() },
                     ..MemberOutput::default()
                 },
             })
@@ -265,9 +289,7 @@ impl<'a> Sampler<'a> {
             let step_start = Instant::now();
             let mut computed = 0;
             for member in &mut self.members {
-                member.observe()?;
-                let plan = member.policy.plan(step);
-                member.step(self.model, &self.workspace, &self.options, step, plan)?;
+                let plan = member.step(self.model, &self.workspace, &self.options, step)?;
                 computed += usize::from(plan == Plan::Compute);
             }
             events.push(device.record()?);
@@ -280,7 +302,7 @@ impl<'a> Sampler<'a> {
                 steps,
                 plan: if computed > 0 { Plan::Compute } else { Plan::Reuse },
                 computed,
-                rate: decisions.last().map_or(1, |d| d.rate),
+                rate: decisions.last().and_then(|d| d.rate),
                 seconds: step_start.elapsed().as_secs_f64(),
                 decisions,
             };
@@ -289,7 +311,7 @@ impl<'a> Sampler<'a> {
             }
         }
         for member in &mut self.members {
-            member.observe()?;
+            member.observe_computed()?;
         }
         let latents = self.latents()?;
         let seconds = start.elapsed().as_secs_f64();
@@ -313,7 +335,7 @@ impl<'a> Sampler<'a> {
             cache_bytes_unfolded: self.members.len() * self.workspace.x().bytes() * 4 * self.model.config().depth,
             cache_error: errors.into_iter().reduce(f64::max),
             activation_bytes: self.workspace.bytes(),
-            flops: self.model.flops(self.workspace.geometry(), self.members[0].caption),
+            flops: self.model.flops(self.workspace.geometry(), self.members[0].caption, self.members[0].store.head()),
             members: self.members.into_iter().map(|m| m.output).collect(),
         })
     }
@@ -327,109 +349,168 @@ impl<'a> Sampler<'a> {
 
 impl MemberState<'_> {
     /// Hands what was decided or measured in the last computed step to the policy; waits for it if it is still on its way.
-    fn observe(&mut self) -> Result<(), SampleError> {
-        let Some((step, comparable, measurements)) = self.pending.take() else { return Ok(()) };
-        // The first computed step has nothing to be compared with.
-        if !comparable {
-            return Ok(());
+    fn observe_computed(&mut self) -> Result<(), SampleError> {
+        match self.pending.take() {
+            Some((step, computed, measurements)) => self.observe(step, computed, measurements),
+            None => Ok(()),
         }
-        for (probe, (measurement, decided)) in measurements.wait(step)?.into_iter().enumerate() {
+    }
+
+    /// Hands measurements of `step` to the policy; `computed` is the last step computed before it.
+    fn observe(
+        &mut self,
+        step: usize,
+        computed: Option<usize>,
+        measurements: PendingMeasurements,
+    ) -> Result<(), SampleError> {
+        for (probe, measurement, decided) in measurements.wait(step)? {
+            let at = self.points[probe];
+            let Some(since) = at.compared_with(step, computed) else { continue };
             let decision = match decided {
                 Some(decision) => {
                     self.policy.adopt(probe, &decision);
-                    decision
+                    Some(decision)
                 }
                 None => self.policy.observe(step, probe, &measurement),
             };
-            self.output.decisions.push(decision);
-            self.output.trace.records.push(trace::TraceRecord { step, probe, measurement });
+            self.output.decisions.extend(decision);
+            self.output.trace.records.push(trace::TraceRecord { step, since, at, measurement });
         }
         Ok(())
     }
 
-    /// Queues step `step`.
+    /// Plans and queues step `step`; gives the plan.
     fn step(
         &mut self,
         model: &StDiT3,
         ws: &Workspace,
         options: &SamplerOptions,
         step: usize,
-        plan: Plan,
-    ) -> Result<(), SampleError> {
-        if plan == Plan::Reuse && !self.store.can_unfold() {
-            let policy = self.policy.name();
-            return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
-        }
-        let first = !self.output.plans.contains(&Plan::Compute);
+    ) -> Result<Plan, SampleError> {
+        self.observe_computed()?;
         if let Some(frames) = &mut self.frames {
             let moving = frames.advance(options.schedule.timesteps()[step - 1], &self.z)?;
             let mask = moving.repeat(if ws.geometry().guided { 2 } else { 1 });
             model.set_frame_mask(ws, Some(&mask))?;
         }
-        // The first computed step loads the kernels and measures nothing: it is like no other.
-        if plan == Plan::Compute && first {
-            self.queue(model, ws, options, plan)?;
-        } else {
-            self.replay(model, ws, options, plan)?;
+        let looks_ahead = self.store.looks_ahead();
+        if looks_ahead {
+            // What was never measured has nothing to be compared with: that lead is like no other.
+            self.queue_or_replay(model, ws, options, Part::Lead, self.store.can_look_ahead())?;
+            self.store.read_results()?;
+            if let Some(measurements) = self.store.measurements(true) {
+                self.observe(step, self.last_computed, measurements)?;
+            }
         }
-        if let Some(measurements) = self.store.measurements() {
-            self.pending = Some((step, !first, measurements));
+        let plan = self.policy.plan(step);
+        if plan == Plan::Reuse && !self.store.can_unfold() {
+            let policy = self.policy.name();
+            return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+        }
+        let part = if looks_ahead { Part::Rest(plan) } else { Part::Step(plan) };
+        // The first computed step loads the kernels and measures nothing: it is like no other.
+        let recordable = plan == Plan::Reuse || self.last_computed.is_some();
+        self.queue_or_replay(model, ws, options, part, recordable)?;
+        if let Some(measurements) = self.store.measurements(false) {
+            self.pending = Some((step, self.last_computed, measurements));
+        }
+        if plan == Plan::Compute {
+            self.last_computed = Some(step);
+            self.output.trace.computed.push(step);
         }
         self.output.plans.push(plan);
-        Ok(())
+        Ok(plan)
     }
 
-    /// Replays the step of this kind; records it when there is none yet.
-    fn replay(
+    /// Replays this part of a step; records it when there is no recording yet and it is `recordable`.
+    fn queue_or_replay(
         &mut self,
         model: &StDiT3,
         ws: &Workspace,
         options: &SamplerOptions,
-        plan: Plan,
+        part: Part,
+        recordable: bool,
     ) -> Result<(), SampleError> {
-        let recorded = match plan {
-            Plan::Compute => self.computed.take(),
-            Plan::Reuse => self.reused.take(),
-        };
-        let graphs = match recorded {
+        if !recordable {
+            return self.queue(model, ws, options, part);
+        }
+        let graphs = match self.recorded.remove(&part) {
             Some(graphs) => graphs,
-            None => model.device().record_graphs(|| self.queue(model, ws, options, plan))?,
+            None => model.device().record_graphs(|| self.queue(model, ws, options, part))?,
         };
         // A computed step with probes is cut behind the last one: there its results can be read.
         let last = graphs.len() - 1;
-        for (part, graph) in graphs.iter().enumerate() {
+        for (i, graph) in graphs.iter().enumerate() {
             graph.replay()?;
-            if part < last {
+            if i < last {
                 self.store.read_results()?;
             }
         }
-        match plan {
-            Plan::Compute => self.computed = Some(graphs),
-            Plan::Reuse => self.reused = Some(graphs),
-        }
+        self.recorded.insert(part, graphs);
         Ok(())
     }
 
-    /// Launches a step. Nothing in it depends on which step it is.
+    /// Launches a part of a step. Nothing in it depends on which step it is.
     fn queue(
         &mut self,
         model: &StDiT3,
         ws: &Workspace,
         options: &SamplerOptions,
-        plan: Plan,
+        part: Part,
     ) -> Result<(), SampleError> {
-        self.clock.begin(ws.time(), ws.variants(), plan == Plan::Compute)?;
+        match part {
+            Part::Lead => self.lead(model, ws),
+            Part::Rest(plan) => self.rest(model, ws, options, plan, true),
+            Part::Step(plan) => {
+                self.begin(model, ws, plan == Plan::Compute)?;
+                self.rest(model, ws, options, plan, false)
+            }
+        }
+    }
+
+    /// The step's time, and its latents embedded.
+    fn begin(&mut self, model: &StDiT3, ws: &Workspace, computed: bool) -> Result<(), SampleError> {
+        self.clock.begin(ws.time(), ws.variants(), computed)?;
         model.embed_time(ws)?;
-        model.embed(ws, &self.z)?;
+        Ok(model.embed(ws, &self.z)?)
+    }
+
+    /// The beginning of a step that is planned by what is measured here.
+    fn lead(&mut self, model: &StDiT3, ws: &Workspace) -> Result<(), SampleError> {
+        self.begin(model, ws, false)?;
+        self.probe_latents(ProbePoint::Latents)?;
+        model.modulate(ws)?;
+        model.probe_input(ws, &mut self.store)?;
+        Ok(model.blocks(ws, self.caption, 0..self.store.head(), Some(&mut self.store))?)
+    }
+
+    /// The blocks behind the head, or what is reused in their place; the final layer, guidance and update.
+    fn rest(
+        &mut self,
+        model: &StDiT3,
+        ws: &Workspace,
+        options: &SamplerOptions,
+        plan: Plan,
+        modulated: bool,
+    ) -> Result<(), SampleError> {
         match plan {
             Plan::Compute => {
-                self.store.enter(ws.x())?;
-                model.blocks(ws, self.caption, Some(&mut self.store))?;
+                self.store.keep_head(ws.unpacked())?;
+                if !modulated {
+                    model.modulate(ws)?;
+                }
+                self.probe_latents(ProbePoint::ComputedLatents)?;
+                model.enter(ws, &mut self.store)?;
+                let behind_head = self.store.head()..model.block_count();
+                model.blocks(ws, self.caption, behind_head, Some(&mut self.store))?;
                 model.leave(ws, &self.z, &mut self.store)?;
             }
             Plan::Reuse => self.store.unfold(ws.x())?,
         }
         model.finish(ws)?;
+        if let (Plan::Compute, Some(probe)) = (plan, self.store.probe_at(ProbePoint::Prediction)) {
+            self.store.probe(probe, ws.prediction(), None)?;
+        }
         let update = ops::sampler::Step {
             cfg_scale: ws.geometry().guided.then_some(options.cfg_scale),
             dt: ops::sampler::Delta::Device(self.clock.dt()),
@@ -438,6 +519,14 @@ impl MemberState<'_> {
         };
         ops::sampler::step(&self.z, ws.prediction(), &update)?;
         Ok(())
+    }
+
+    /// Measures the latents, where they are probed.
+    fn probe_latents(&mut self, point: ProbePoint) -> Result<(), SampleError> {
+        match self.store.probe_at(point) {
+            Some(probe) => Ok(self.store.probe(probe, &self.z, None)?),
+            None => Ok(()),
+        }
     }
 }
 

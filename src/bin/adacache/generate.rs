@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adacache::cache::{CacheConfig, Plan};
+use adacache::cache::Plan;
 use adacache::device::Device;
 use adacache::pipeline::{
     self, Deciding, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, VideoSize,
@@ -42,7 +42,8 @@ pub(crate) struct Args {
     /// Frames of the video [default: the model's]
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// When to reuse: adacache-fast, adacache-slow, none, or the path of a .toml file
+    /// When to reuse: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, magcache-fast,
+    /// magcache-slow, interval-N, fewer-N, or the path of a .toml file
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
     /// Motion regularization: videos that move more are computed more often
@@ -72,7 +73,7 @@ pub(crate) struct Args {
     /// Write what the run did as JSON (with --prompts: a list)
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Record every measurement of the run, to replay cache policies offline
+    /// Record every measurement of the run, to replay cache policies offline; with --cache none what any policy would measure
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts")]
     trace: Option<PathBuf>,
     /// Record every launch, step and decision as a Chrome trace, for ui.perfetto.dev (on a GPU with power and clocks)
@@ -148,6 +149,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             seed: args.seed,
             cache: cache.clone(),
             packed_cache: args.fp8_cache,
+            record_all: args.trace.is_some(),
         };
         let requests: Vec<Request> = jobs.iter().map(request).collect();
         let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
@@ -220,13 +222,12 @@ fn generate(
     let request = &requests[0];
     // Hidden by itself where standard error is no terminal.
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(request.steps as u64), target);
+    let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target);
     // Nobody can tell how long it takes before the first step.
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
     let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
     bar.set_message("loading kernels");
     bar.enable_steady_tick(Duration::from_millis(120));
-    let adaptive = request.cache != CacheConfig::None;
     let (mut computed, mut points) = (vec![], vec![]);
     let decoding = ProgressStyle::with_template("{spinner} decoding frame {pos}/{len}  {elapsed}, {eta} left")?;
     let go_on = || if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
@@ -241,7 +242,7 @@ fn generate(
         bar.set_position(event.step as u64);
         let strip = schedule_strip(event.step, &computed);
         let left = "-".repeat(event.steps - event.step);
-        let rate = if adaptive { format!("  rate {}", event.rate) } else { String::new() };
+        let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
         let done = if event.plan == Plan::Compute { "computed" } else { "reused" };
         // Beyond a line's width the strip would wrap.
         let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
@@ -271,7 +272,10 @@ fn timeline(profile: Profile, points: &[Point], report: &Report) -> anyhow::Resu
         Span { name: format!("step {step} {what}"), end: *end, seconds: *seconds, facts: json!({ "step": step }) }
     });
     let markers = report.decisions.iter().map(|decision| Marker {
-        name: format!("rate {}", decision.rate),
+        name: match decision.rate {
+            Some(rate) => format!("rate {rate}"),
+            None => format!("change {:.4}", decision.distance),
+        },
         at: points[decision.step - 1],
         facts: json!(decision),
     });

@@ -6,6 +6,7 @@ mod devices;
 mod generate;
 mod interrupt;
 mod plan;
+mod replay;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ enum Command {
     Check(check::Args),
     Devices(devices::Args),
     Plan(plan::Args),
+    Replay(replay::Args),
     Bench(bench::Args),
 }
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {

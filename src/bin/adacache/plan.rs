@@ -25,7 +25,7 @@ const PUBLISHED: [(&str, usize, usize, &str, f64); 6] = [
 ];
 
 /// The model published by Open-Sora; any other name is a model that `generate` takes.
-const OPENSORA: &str = "opensora-v1.2";
+pub(crate) const OPENSORA: &str = "opensora-v1.2";
 /// Frames per second of its videos.
 const OPENSORA_FPS: f32 = 24.0;
 
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// bf16 or f16
     #[arg(long, default_value = "bf16")]
     dtype: DType,
-    /// adacache-fast, adacache-slow, none, or the path of a .toml file
+    /// What `generate` takes for --cache
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
     /// Motion regularization
@@ -71,7 +71,7 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits
     #[arg(long)]
     fp8_cache: bool,
-    /// Steps computed of all steps [default: the fewest and the most that the codebook allows]
+    /// Steps computed of all steps [default: the fewest and the most that the policy allows]
     #[arg(long, value_name = "N", conflicts_with = "trace")]
     computed: Option<usize>,
     /// The steps that the policy computes on a trace recorded by `generate --trace`

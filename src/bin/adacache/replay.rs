@@ -1,0 +1,119 @@
+//! `adacache replay`: what cache policies would have done in a recorded run.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, trace::Trace};
+use adacache::model::StDiT3Config;
+use adacache::pipeline::{self, ModelSource, schedule_strip};
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use crate::plan::OPENSORA;
+
+/// Tell which steps cache policies would have computed in a recorded run
+///
+/// The measurements come from `generate --trace`; a run with `--cache none` records what every policy needs. Where a policy
+/// compares other steps than those recorded, the changes in between are added up, so that what it would have seen is estimated from above.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The trace
+    trace: PathBuf,
+    /// What `generate` takes for --cache; several with commas
+    #[arg(
+        long,
+        default_value = "adacache-fast,adacache-slow",
+        value_name = "PRESET|FILE.toml,…",
+        value_delimiter = ','
+    )]
+    cache: Vec<String>,
+    /// The model whose presets hold: sprites, opensora-v1.2, or a folder laid out like models/sprites
+    #[arg(long, default_value = "sprites")]
+    model: String,
+    /// Motion regularization (AdaCache)
+    #[arg(long)]
+    moreg: bool,
+    /// Print MagCache's `ratios` for this model instead, as TOML
+    #[arg(long)]
+    ratios: bool,
+    /// Tell every decision
+    #[arg(long)]
+    decisions: bool,
+    /// Print one JSON list
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a policy did.
+struct Replayed {
+    name: String,
+    computed: Vec<usize>,
+    decisions: Vec<Decision>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let path = args.trace.display();
+    let file = File::open(&args.trace).with_context(|| format!("cannot open the trace {path}"))?;
+    let trace = Trace::read(BufReader::new(file)).with_context(|| path.to_string())?;
+    let text = if args.ratios {
+        let ratios = trace.fold_ratios().with_context(|| path.to_string())?;
+        let rounded: Vec<String> = ratios.iter().map(|r| format!("{r:.5}")).collect();
+        format!("ratios = [{}]", rounded.join(", "))
+    } else {
+        let replayed = args.cache.iter().map(|name| replay(args, &trace, name)).collect::<anyhow::Result<Vec<_>>>()?;
+        if args.json { as_json(&trace, &replayed)? } else { for_people(args, &trace, &replayed) }
+    };
+    // A closed pipe is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
+    let steps = trace.steps;
+    let config = if args.model == OPENSORA {
+        let longest = trace.strides.iter().max().map_or(1, |stride| stride + 1);
+        pipeline::resolve_cache(
+            &Presets::opensora(steps),
+            &StDiT3Config::opensora_v1_2(),
+            longest,
+            name,
+            args.moreg,
+            steps,
+        )?
+    } else {
+        pipeline::cache_config(&ModelSource::from_name(&args.model)?, name, args.moreg, steps)?
+    };
+    if let CacheConfig::FewerSteps(_) = config {
+        bail!(
+            "`{name}` runs another number of steps than the trace, whose measurements do not hold for it: generate with it"
+        );
+    }
+    let (plans, decisions) =
+        trace.replay(&mut *config.policy(steps)).with_context(|| format!("cannot replay `{name}`"))?;
+    Ok(Replayed { name: name.to_owned(), computed: computed_steps(&plans), decisions })
+}
+
+fn as_json(trace: &Trace, replayed: &[Replayed]) -> anyhow::Result<String> {
+    let one = |r: &Replayed| json!({ "cache": r.name, "steps": trace.steps, "computed_steps": r.computed, "decisions": r.decisions });
+    Ok(serde_json::to_string_pretty(&replayed.iter().map(one).collect::<Vec<_>>())?)
+}
+
+fn for_people(args: &Args, trace: &Trace, replayed: &[Replayed]) -> String {
+    let wide = replayed.iter().map(|r| r.name.chars().count()).chain([8]).max().unwrap_or(0);
+    let line = |name: &str, computed: &[usize]| {
+        let strip = schedule_strip(trace.steps, computed);
+        format!("{name:<wide$}  {strip}  {} of {} steps computed", computed.len(), trace.steps)
+    };
+    let mut lines = vec![format!("{}  (the run itself: {})", line("recorded", &trace.computed), trace.cache)];
+    for r in replayed {
+        lines.push(line(&r.name, &r.computed));
+        for d in r.decisions.iter().filter(|_| args.decisions) {
+            let motion = if d.motion == 1.0 { String::new() } else { format!(" (motion factor {:.2})", d.motion) };
+            let rate = d.rate.map_or_else(String::new, |rate| format!(", next computed in {rate}"));
+            lines.push(format!("  step {:>3}: {:.4}{motion}{rate}", d.step, d.distance));
+        }
+    }
+    lines.join("\n")
+}

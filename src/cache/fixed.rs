@@ -1,0 +1,154 @@
+//! Schedules that measure nothing: every step, every n-th step, and fewer steps.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{CacheError, invalid};
+use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site};
+
+/// The policy that computes every step: the baseline. It may measure for others.
+#[derive(Clone, Debug, Default)]
+pub struct ComputeAll {
+    probes: Probes,
+}
+
+impl ComputeAll {
+    /// Measures at every step all that the other policies measure, with the motion of neighbouring frames: a trace of such a run
+    /// serves every policy. `blocks`: the blocks whose temporal attention AdaCache probes.
+    pub fn recording(blocks: &[usize], frames: usize) -> ComputeAll {
+        let mut points = vec![
+            ProbePoint::Latents,
+            ProbePoint::Modulated,
+            ProbePoint::ComputedLatents,
+            ProbePoint::residual(0, Site::Whole),
+        ];
+        points.extend(blocks.iter().map(|block| ProbePoint::residual(2 * block + 1, Site::Attention)));
+        points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
+        let strides = if frames > 1 { vec![1] } else { vec![] };
+        ComputeAll { probes: Probes { points, strides } }
+    }
+}
+
+impl Policy for ComputeAll {
+    fn name(&self) -> &str {
+        "none"
+    }
+
+    fn plan(&mut self, _step: usize) -> Plan {
+        Plan::Compute
+    }
+
+    fn probes(&self) -> Probes {
+        self.probes.clone()
+    }
+
+    fn reuses(&self) -> bool {
+        false
+    }
+
+    fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
+        None
+    }
+}
+
+/// Every n-th step is computed, as FORA does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntervalConfig {
+    /// Steps from one computed step to the next.
+    pub every: usize,
+}
+
+impl IntervalConfig {
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        if self.every == 0 { invalid("an interval of 0 steps: `every` is at least 1") } else { Ok(()) }
+    }
+}
+
+/// The policy of [`IntervalConfig`]: computes steps 1, 1 + n, 1 + 2n, …
+#[derive(Clone, Debug)]
+pub struct Interval {
+    config: IntervalConfig,
+}
+
+impl Interval {
+    /// The policy.
+    pub fn new(config: IntervalConfig) -> Interval {
+        Interval { config }
+    }
+}
+
+impl Policy for Interval {
+    fn name(&self) -> &str {
+        "interval"
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        if (step - 1).is_multiple_of(self.config.every) { Plan::Compute } else { Plan::Reuse }
+    }
+
+    fn probes(&self) -> Probes {
+        Probes::default()
+    }
+
+    fn reuses(&self) -> bool {
+        self.config.every > 1
+    }
+
+    fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
+        None
+    }
+}
+
+/// Fewer denoising steps, each computed: what every policy must beat at equal compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FewerStepsConfig {
+    /// Denoising steps.
+    pub steps: usize,
+}
+
+impl FewerStepsConfig {
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        if self.steps == 0 { invalid("0 steps: `steps` is at least 1") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::cache::{computed_steps, walk};
+
+    #[test]
+    fn every_third_step() {
+        let mut policy = Interval::new(IntervalConfig { every: 3 });
+        let Ok::<_, Infallible>((plans, decisions)) = walk(&mut policy, 10, |_, _, _| unreachable!());
+        assert_eq!(computed_steps(&plans), [1, 4, 7, 10]);
+        assert!(decisions.is_empty());
+    }
+
+    #[test]
+    fn a_recording_computes_everything_and_measures_in_execution_order() {
+        let mut policy = ComputeAll::recording(&[2], 16);
+        let mut asked = vec![];
+        let Ok::<_, Infallible>((plans, _)) = walk(&mut policy, 2, |step, since, point| {
+            asked.push((step, since, point.to_string()));
+            Ok(Measurement::default())
+        });
+        assert_eq!(computed_steps(&plans), [1, 2]);
+        let names: Vec<&str> = asked.iter().map(|(_, _, name)| name.as_str()).collect();
+        let expected = [
+            "latents",
+            "modulated",
+            "latents-computed",
+            "spatial.0.whole",
+            "temporal.2.attention",
+            "fold",
+            "prediction",
+        ];
+        assert_eq!(names, expected);
+        assert!(asked.iter().all(|(step, since, _)| (*step, *since) == (2, 1)));
+        assert_eq!(ComputeAll::recording(&[2], 1).probes().strides, Vec::<usize>::new());
+    }
+}

@@ -1,0 +1,175 @@
+//! The places in a step where a tensor is compared with that of an earlier step.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which stack of blocks a probe looks at. Block `i` runs its spatial block first, then its temporal block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stack {
+    /// Attention within a frame.
+    Spatial,
+    /// Attention along time at one location.
+    Temporal,
+}
+
+/// Which residual of a block is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Site {
+    /// The gated self-attention residual.
+    Attention,
+    /// The cross-attention residual plus the gated MLP residual.
+    CrossMlp,
+    /// All that the block adds.
+    Whole,
+}
+
+/// One place in a step where a tensor is compared with the one kept from an earlier step. In traces it goes by its name, as in
+/// `temporal.13.attention`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum ProbePoint {
+    /// `latents`: the latents that enter a step, against those of the step before.
+    Latents,
+    /// `modulated`: the first block's normed and modulated input, against that of the step before.
+    Modulated,
+    /// `latents-computed`: the latents that enter a computed step, against those of the last computed step.
+    ComputedLatents,
+    /// `spatial.0.whole`, `temporal.2.attention`, …: a block's residual, against that of the last computed step.
+    Residual {
+        /// Index of the block, from 0.
+        block: usize,
+        /// Its spatial or its temporal half.
+        stack: Stack,
+        /// The residual measured there.
+        site: Site,
+    },
+    /// `fold`: all that the blocks behind the head add, against that of the last computed step.
+    Fold,
+    /// `prediction`: what the model predicts, both halves of guidance, against that of the last computed step.
+    Prediction,
+}
+
+/// (name, value)
+const STACKS: [(&str, Stack); 2] = [("spatial", Stack::Spatial), ("temporal", Stack::Temporal)];
+const SITES: [(&str, Site); 3] =
+    [("attention", Site::Attention), ("cross-mlp", Site::CrossMlp), ("whole", Site::Whole)];
+const OTHERS: [(&str, ProbePoint); 5] = [
+    ("latents", ProbePoint::Latents),
+    ("modulated", ProbePoint::Modulated),
+    ("latents-computed", ProbePoint::ComputedLatents),
+    ("fold", ProbePoint::Fold),
+    ("prediction", ProbePoint::Prediction),
+];
+
+fn by_name<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
+fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str {
+    table.iter().find(|(_, known)| known == value).map_or("", |(name, _)| name)
+}
+
+impl ProbePoint {
+    /// The residual at `site` of block `index` in execution order (spatial 0, temporal 0, spatial 1, …).
+    pub fn residual(index: usize, site: Site) -> ProbePoint {
+        ProbePoint::Residual { block: index / 2, stack: STACKS[index % 2].1, site }
+    }
+
+    /// Whether the tensor exists in every step, so that it is always compared with that of the step before.
+    fn in_every_step(self) -> bool {
+        matches!(self, ProbePoint::Latents | ProbePoint::Modulated)
+    }
+
+    /// Whether this is a residual of the first `head` blocks in execution order.
+    pub(super) fn in_head(self, head: usize) -> bool {
+        match self {
+            ProbePoint::Residual { block, stack, .. } => 2 * block + (stack as usize) < head,
+            _ => false,
+        }
+    }
+
+    /// Whether it is measured before a step is planned, where the first `head` blocks run in every step.
+    pub fn before_plan(self, head: usize) -> bool {
+        self.in_every_step() || self.in_head(head)
+    }
+
+    /// The step that `step` is compared with here, when the last one computed before it was `computed`; `None`: there is none yet.
+    pub fn compared_with(self, step: usize, computed: Option<usize>) -> Option<usize> {
+        if self.in_every_step() { (step > 1).then(|| step - 1) } else { computed }
+    }
+}
+
+impl fmt::Display for ProbePoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProbePoint::Residual { block, stack, site } => {
+                write!(f, "{}.{block}.{}", name_of(&STACKS, stack), name_of(&SITES, site))
+            }
+            other => f.write_str(name_of(&OTHERS, other)),
+        }
+    }
+}
+
+impl From<ProbePoint> for String {
+    fn from(point: ProbePoint) -> String {
+        point.to_string()
+    }
+}
+
+impl FromStr for ProbePoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ProbePoint, String> {
+        let residual = || {
+            let mut parts = text.split('.');
+            let stack = by_name(&STACKS, parts.next()?)?;
+            let block = parts.next()?.parse().ok()?;
+            let site = by_name(&SITES, parts.next()?)?;
+            parts.next().is_none().then_some(ProbePoint::Residual { block, stack, site })
+        };
+        by_name(&OTHERS, text).or_else(residual).ok_or_else(|| {
+            format!("no probe point `{text}`: latents, modulated, latents-computed, fold, prediction, or as in temporal.2.attention")
+        })
+    }
+}
+
+impl TryFrom<String> for ProbePoint {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<ProbePoint, String> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        for (name, point) in OTHERS.into_iter().chain([
+            ("spatial.0.whole", ProbePoint::residual(0, Site::Whole)),
+            ("temporal.13.attention", ProbePoint::residual(27, Site::Attention)),
+            ("spatial.2.cross-mlp", ProbePoint::residual(4, Site::CrossMlp)),
+        ]) {
+            assert_eq!(point.to_string(), name);
+            assert_eq!(name.parse(), Ok(point));
+        }
+        for name in ["", "spatial", "spatial.x.whole", "spatial.1.mlp", "spatial.1.whole.2", "Fold"] {
+            assert!(name.parse::<ProbePoint>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_measured_when_and_against_what() {
+        let first = ProbePoint::residual(0, Site::Whole);
+        assert!(first.before_plan(1) && !first.before_plan(0) && !ProbePoint::residual(1, Site::Whole).before_plan(1));
+        assert!(ProbePoint::Latents.before_plan(0) && !ProbePoint::Prediction.before_plan(9));
+        assert_eq!(ProbePoint::Latents.compared_with(1, None), None);
+        assert_eq!(ProbePoint::Modulated.compared_with(7, Some(3)), Some(6));
+        assert_eq!(first.compared_with(7, Some(3)), Some(3));
+        assert_eq!(ProbePoint::Fold.compared_with(7, None), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! TeaCache: the change of the first block's modulated input foretells the change of the model's output.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{CacheError, invalid};
+use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, ratio};
+
+/// What TeaCache is told.
+///
+/// At every step `x = ‖m − m_prev‖₁ / ‖m_prev‖₁` of block 0's modulated input m; a polynomial of x is summed up, and the step is
+/// computed when the sum reaches the threshold, as are the first and the last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeaCacheConfig {
+    /// The sum at which a step is computed (published: 0.1 slow, 0.2 fast).
+    pub threshold: f64,
+    /// The polynomial, from x⁴ to 1: fitted for each model.
+    #[serde(default = "TeaCacheConfig::plain")]
+    pub coefficients: [f64; 5],
+}
+
+impl TeaCacheConfig {
+    /// The published polynomial of Open-Sora 1.2.
+    pub const OPENSORA: [f64; 5] = [217.546007, -118.329252, 26.8662585, -0.0459364272, 0.0484426240];
+    /// The published polynomial of Latte.
+    pub const LATTE: [f64; 5] = [-2464.34137, 308.044764, 80.7447667, -4.11385132, 0.111001402];
+    /// The published polynomial of Open-Sora-Plan 1.1.
+    pub const OPENSORA_PLAN: [f64; 5] = [205943.668, -14875.9286, 306.085986, 1.31418080, 0.00239658469];
+
+    /// The polynomial x: for models that none was fitted for.
+    pub(super) fn plain() -> [f64; 5] {
+        [0.0, 0.0, 0.0, 1.0, 0.0]
+    }
+
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        if !(self.threshold.is_finite() && self.threshold >= 0.0) {
+            return invalid(format!("threshold {} must be a number from 0 on", self.threshold));
+        }
+        if self.coefficients.iter().any(|c| !c.is_finite()) {
+            return invalid(format!("coefficients {:?} must be finite numbers", self.coefficients));
+        }
+        Ok(())
+    }
+}
+
+/// The TeaCache policy of one generation.
+#[derive(Clone, Debug)]
+pub struct TeaCache {
+    config: TeaCacheConfig,
+    steps: usize,
+    accumulated: f64,
+}
+
+impl TeaCache {
+    /// A policy for a generation of `steps` steps.
+    pub fn new(config: TeaCacheConfig, steps: usize) -> TeaCache {
+        TeaCache { config, steps, accumulated: 0.0 }
+    }
+}
+
+impl Policy for TeaCache {
+    fn name(&self) -> &str {
+        "teacache"
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        // Not `< threshold`: NaN must compute.
+        if step != 1 && step != self.steps && self.accumulated < self.config.threshold {
+            return Plan::Reuse;
+        }
+        self.accumulated = 0.0;
+        Plan::Compute
+    }
+
+    fn probes(&self) -> Probes {
+        Probes::at([ProbePoint::Modulated])
+    }
+
+    fn reuses(&self) -> bool {
+        true
+    }
+
+    fn observe(&mut self, step: usize, _probe: usize, measurement: &Measurement) -> Option<Decision> {
+        let x = ratio(measurement.abs_diff, measurement.abs_kept);
+        self.accumulated += self.config.coefficients.iter().fold(0.0, |sum, c| sum * x + c);
+        Some(Decision::about(step, self.accumulated))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::cache::{computed_steps, walk};
+
+    fn schedule(config: TeaCacheConfig, steps: usize, change: impl Fn(usize) -> f64) -> Vec<usize> {
+        let mut policy = TeaCache::new(config, steps);
+        let Ok::<_, Infallible>((plans, _)) = walk(&mut policy, steps, |step, since, point| {
+            assert_eq!((since, point), (step - 1, ProbePoint::Modulated));
+            Ok(Measurement { abs_diff: 2.0 * change(step), abs_kept: 2.0, ..Measurement::default() })
+        });
+        computed_steps(&plans)
+    }
+
+    #[test]
+    fn changes_are_summed_up_to_the_threshold() {
+        let config = TeaCacheConfig { threshold: 0.25, coefficients: TeaCacheConfig::plain() };
+        // 0.125 + 0.125 reaches 0.25 at step 3, 5, 7; the last step is forced.
+        assert_eq!(schedule(config.clone(), 10, |_| 0.125), [1, 3, 5, 7, 9, 10]);
+        // 0.0625 four times: steps 5, 9; then a jump at step 10.
+        assert_eq!(schedule(config, 13, |step| if step == 10 { 0.5 } else { 0.0625 }), [1, 5, 9, 10, 13]);
+    }
+
+    #[test]
+    fn the_published_polynomial() {
+        // p(0.1) = 0.0217546007 − 0.118329252 + 0.268662585 − 0.00459364272 + 0.048442624 = 0.21593691498 a step:
+        // above 0.2 every step is computed; two of them reach 0.4.
+        let config = |threshold| TeaCacheConfig { threshold, coefficients: TeaCacheConfig::OPENSORA };
+        assert_eq!(schedule(config(0.2), 5, |_| 0.1), [1, 2, 3, 4, 5]);
+        assert_eq!(schedule(config(0.4), 8, |_| 0.1), [1, 3, 5, 7, 8]);
+        let mut policy = TeaCache::new(config(1.0), 5);
+        let measured = Measurement { abs_diff: 0.1, abs_kept: 1.0, ..Measurement::default() };
+        let decision = policy.observe(2, 0, &measured).unwrap();
+        assert!((decision.distance - 0.21593691498).abs() < 1e-9, "{decision:?}");
+    }
+}
