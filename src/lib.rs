@@ -4,7 +4,8 @@
 //!
 //! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
 //! (one typed launcher a kernel), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
-//! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`check`] holds everything against reference data of the published code.
+//! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`quality`] measures one video
+//! against another, [`check`] holds everything against reference data of the published code.
 //!
 //! A policy is a pure state machine, so it can be run without a model:
 //!
@@ -32,5 +33,6 @@ pub mod ops;
 pub mod pipeline;
 pub mod plan;
 pub mod profile;
+pub mod quality;
 pub mod sampler;
 pub mod tensor;

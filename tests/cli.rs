@@ -588,6 +588,36 @@ fn a_trace_is_replayed_by_every_policy() {
 }
 
 #[test]
+fn videos_and_latents_are_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, cache) in [("a", "none"), ("b", "interval-4")] {
+        for out in [format!("{name}/"), format!("{name}.safetensors")] {
+            succeeds(dir.path(), &["generate", PROMPT, "--steps", "4", "--cache", cache, "--out", &out]);
+        }
+    }
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_slice(&succeeds(dir.path(), &[&["measure", "--json"], args].concat()).stdout).unwrap()
+    };
+    let other = json(&["a", "b"]);
+    let (psnr, ssim) = (other["compared"]["psnr"].as_f64().unwrap(), other["compared"]["ssim"].as_f64().unwrap());
+    assert!(psnr > 5.0 && psnr < 60.0 && ssim > 0.0 && ssim < 1.0, "{psnr} {ssim}");
+    assert_eq!(other["compared"]["ssim_frames"].as_array().unwrap().len(), 16);
+    assert_eq!(other["a"], json(&["a"]));
+    let same = json(&["a", "a"]);
+    assert!(same["compared"]["psnr"].is_null() && same["compared"]["ssim"] == 1.0, "{same}");
+    assert_eq!(json(&["a.safetensors", "a.safetensors"])["same_bits"], true);
+    assert!(json(&["a.safetensors", "b.safetensors"])["relative_l2"].as_f64().unwrap() > 0.0);
+    let people = text(&succeeds(dir.path(), &["measure", "a", "b", "--frames"]).stdout);
+    assert!(people.contains("PSNR") && people.contains("frame   15"), "{people}");
+
+    fails(dir.path(), &["measure", "a", "b.safetensors"], 1, &["two of a kind"]);
+    fails(dir.path(), &["measure", "a.safetensors"], 1, &["two files"]);
+    fails(dir.path(), &["measure", "a", "c"], 1, &["no such file"]);
+    fs::remove_file(dir.path().join("b/frame_0003.png")).unwrap();
+    fails(dir.path(), &["measure", "a", "b"], 1, &["16 frames", "15 frames"]);
+}
+
+#[test]
 fn bench_prints_every_format_and_labels_the_vm() {
     let dir = tempfile::tempdir().unwrap();
     let shapes = "[[linear]]\nm = 65\nn = 48\nk = 32\n[[residual]]\nkind = 'probe'\nbatch = 2\nframes = 3\ntokens = 5\nchannels = 64\n";

@@ -32,7 +32,9 @@ pub use opensora::VideoSize;
 pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};
 pub use source::{ModelSource, PipelineConfig};
 pub use text::{Prompt, TextEncoder, TextError, Vocabulary};
-pub use video::{Format, Frames, Latents, Metadata, Output, OutputError, check_file_writable, write_file};
+pub use video::{
+    Format, Frames, Latents, Media, Metadata, Output, OutputError, ReadError, check_file_writable, write_file,
+};
 
 use crate::cache::CacheError;
 use crate::device::DeviceError;

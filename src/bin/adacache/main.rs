@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod generate;
 mod interrupt;
+mod measure;
 mod plan;
 mod replay;
 
@@ -27,6 +28,7 @@ enum Command {
     Devices(devices::Args),
     Plan(plan::Args),
     Replay(replay::Args),
+    Measure(measure::Args),
     Bench(bench::Args),
 }
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Measure(args) => measure::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {

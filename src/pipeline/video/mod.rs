@@ -1,4 +1,4 @@
-//! Writing what was generated: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors.
+//! Writing what was generated, and reading it back: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors.
 //!
 //! Every writer first writes under a temporary name in the folder of its target and renames at the end, so a target path
 //! either holds a finished file or what it held before. All of it is plain Rust: a machine with `cargo` can build it.
@@ -8,11 +8,13 @@ mod h264;
 mod latents;
 mod mp4;
 mod png;
+mod read;
 mod staging;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use read::{Media, ReadError};
 use staging::Staged;
 
 /// The side below which a picture is enlarged when the format is for looking at (see [`Frames::viewing_scale`]).

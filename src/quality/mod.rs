@@ -1,0 +1,259 @@
+//! How far one video is from another, and how calm one is in itself: PSNR and SSIM as scikit-image computes them, temporal flickering as
+//! VBench defines it, motion smoothness by pixels. Everything is computed in f64 from 8-bit RGB.
+
+mod ssim;
+
+use serde::Serialize;
+
+use crate::pipeline::{Frames, Latents};
+
+pub use ssim::{SSIM_WINDOW, ssim};
+
+/// The largest value of a pixel.
+const RANGE: f64 = 255.0;
+
+/// Why two things cannot be compared.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum QualityError {
+    /// They are not of one size.
+    #[error("the first is {first}, the second {second}: only what has one size can be compared")]
+    Sizes {
+        /// Size of the first.
+        first: String,
+        /// Size of the second.
+        second: String,
+    },
+    /// The frames are too small for a measure.
+    #[error("frames of {width}x{height} pixels: SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW}")]
+    TooSmall {
+        /// Pixels across.
+        width: usize,
+        /// Pixels down.
+        height: usize,
+    },
+    /// The latents hold something that is no number.
+    #[error("the {which} latents hold {value} at element {index}")]
+    NotFinite {
+        /// Which of the two.
+        which: &'static str,
+        /// The value.
+        value: f32,
+        /// Its position.
+        index: usize,
+    },
+}
+
+/// One video against another.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    /// dB of each frame; infinite (`null` in JSON) where the frames are equal.
+    pub psnr_frames: Vec<f64>,
+    /// Mean of the frames' dB.
+    pub psnr_mean: f64,
+    /// dB of all pixels of all frames.
+    pub psnr: f64,
+    /// SSIM of each frame.
+    pub ssim_frames: Vec<f64>,
+    /// Mean of the frames' SSIM.
+    pub ssim: f64,
+    /// Mean absolute difference of the pixels, 0 to 255.
+    pub mean_absolute: f64,
+}
+
+/// One video by itself; a video of one frame neither flickers nor moves.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Calm {
+    /// VBench's temporal flickering: (255 − mean absolute difference of neighbouring frames) / 255. Meant for still scenes.
+    pub temporal_flickering: f64,
+    /// VBench's motion smoothness with the mean of the two neighbours in place of its interpolation network:
+    /// (255 − mean absolute difference of every second frame from it) / 255.
+    pub motion_smoothness_pixels: f64,
+}
+
+/// One set of latents against another.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LatentsCompared {
+    /// ‖a − b‖₂ / ‖a‖₂
+    pub relative_l2: f64,
+    /// ‖a − b‖₁ / ‖a‖₁
+    pub relative_l1: f64,
+    /// The largest difference of two elements.
+    pub max_absolute: f64,
+    /// Whether they are equal to the bit.
+    pub same_bits: bool,
+}
+
+/// Peak signal-to-noise ratio in dB of a mean squared error of 8-bit values; infinite for 0.
+fn decibel(mean_square: f64) -> f64 {
+    10.0 * (RANGE * RANGE / mean_square).log10()
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
+}
+
+/// Mean of `of(difference)` over two slices of pixels.
+fn mean_difference(a: &[u8], b: &[u8], of: impl Fn(f64) -> f64) -> f64 {
+    mean(a.iter().zip(b).map(|(a, b)| of(f64::from(*a) - f64::from(*b))))
+}
+
+/// Compares the video `b` with `a`.
+///
+/// # Errors
+/// Two sizes, or frames smaller than SSIM's window.
+pub fn compare(a: &Frames, b: &Frames) -> Result<Compared, QualityError> {
+    let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
+    if (a.width, a.height, a.count()) != (b.width, b.height, b.count()) {
+        return Err(QualityError::Sizes { first: size(a), second: size(b) });
+    }
+    let (width, height) = (a.width, a.height);
+    if width.min(height) < SSIM_WINDOW {
+        return Err(QualityError::TooSmall { width, height });
+    }
+    let square = |v: f64| v * v;
+    let errors: Vec<f64> = a.iter().zip(b.iter()).map(|(a, b)| mean_difference(a, b, square)).collect();
+    let psnr_frames: Vec<f64> = errors.iter().map(|error| decibel(*error)).collect();
+    let ssim_frames: Vec<f64> = a.iter().zip(b.iter()).map(|(a, b)| ssim(a, b, width, height)).collect();
+    Ok(Compared {
+        psnr_mean: mean(psnr_frames.iter().copied()),
+        psnr: decibel(mean(errors.into_iter())),
+        ssim: mean(ssim_frames.iter().copied()),
+        mean_absolute: mean_difference(&a.rgb, &b.rgb, f64::abs),
+        psnr_frames,
+        ssim_frames,
+    })
+}
+
+/// How calm a video is.
+pub fn calm(video: &Frames) -> Calm {
+    let frames: Vec<&[u8]> = video.iter().collect();
+    let score = |differences: Vec<f64>| {
+        if differences.is_empty() { 1.0 } else { (RANGE - mean(differences.into_iter())) / RANGE }
+    };
+    let neighbours = frames.windows(2).map(|pair| mean_difference(pair[0], pair[1], f64::abs));
+    let between = frames.windows(3).step_by(2).map(|three| {
+        let pixels = three[0].iter().zip(three[2]).zip(three[1]);
+        mean(
+            pixels.map(|((before, after), at)| ((f64::from(*before) + f64::from(*after)) / 2.0 - f64::from(*at)).abs()),
+        )
+    });
+    Calm { temporal_flickering: score(neighbours.collect()), motion_smoothness_pixels: score(between.collect()) }
+}
+
+/// Compares the latents `b` with `a`.
+///
+/// # Errors
+/// Two shapes, or an element that is no finite number.
+pub fn compare_latents(a: &Latents, b: &Latents) -> Result<LatentsCompared, QualityError> {
+    if a.shape != b.shape {
+        return Err(QualityError::Sizes { first: format!("{:?}", a.shape), second: format!("{:?}", b.shape) });
+    }
+    for (which, latents) in [("first", a), ("second", b)] {
+        if let Some(index) = latents.values.iter().position(|v| !v.is_finite()) {
+            return Err(QualityError::NotFinite { which, value: latents.values[index], index });
+        }
+    }
+    let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
+        a.values.iter().zip(&b.values).map(|(a, b)| of(f64::from(*a), f64::from(*b))).sum()
+    };
+    let ratio = |difference: f64, norm: f64| if difference == 0.0 { 0.0 } else { difference / norm };
+    let differences = a.values.iter().zip(&b.values).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+    Ok(LatentsCompared {
+        relative_l2: ratio(sum(&|a, b| (a - b) * (a - b)), sum(&|a, _| a * a)).sqrt(),
+        relative_l1: ratio(sum(&|a, b| (a - b).abs()), sum(&|a, _| a.abs())),
+        max_absolute: differences.fold(0.0, f64::max),
+        same_bits: a.values.iter().zip(&b.values).all(|(a, b)| a.to_bits() == b.to_bits()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAMES: usize = 5;
+    const HEIGHT: usize = 24;
+    const WIDTH: usize = 31;
+
+    /// The videos of `tools/quality_reference.py`.
+    fn video(seed: u32) -> Frames {
+        let (mut state, mut rgb) = (seed, vec![]);
+        for t in 0..FRAMES {
+            for y in 0..HEIGHT {
+                for x in 0..WIDTH {
+                    for c in 0..3 {
+                        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                        let noise = (state >> 24) as usize % (8 + 4 * t);
+                        rgb.push((3 * x + 5 * y + 40 * c + 7 * t * (c + 1) + noise) as u8);
+                    }
+                }
+            }
+        }
+        Frames { width: WIDTH, height: HEIGHT, fps: 8.0, rgb }
+    }
+
+    fn close(ours: &[f64], theirs: &[f64]) {
+        assert_eq!(ours.len(), theirs.len());
+        for (a, b) in ours.iter().zip(theirs) {
+            assert!((a - b).abs() < 1e-9, "{ours:?} {theirs:?}");
+        }
+    }
+
+    /// Every literal here was printed by `tools/quality_reference.py` (scikit-image).
+    #[test]
+    fn equal_to_scikit_image() {
+        let (a, b) = (video(1), video(2));
+        let total = |v: &Frames| v.rgb.iter().map(|p| u64::from(*p)).sum::<u64>();
+        assert_eq!((total(&a), total(&b)), (1602828, 1603135), "the same bytes");
+        let c = compare(&a, &b).unwrap();
+        let psnr = [26.268756542467084, 20.080712462251526, 18.002571156616877, 16.280796256220615, 14.283069997606733];
+        close(&c.psnr_frames, &psnr);
+        close(&[c.psnr, c.psnr_mean], &[17.50256899530228, psnr.iter().sum::<f64>() / 5.0]);
+        let ssim = [0.9490517391530888, 0.8690014010540225, 0.7618711399034441, 0.6555179545469625, 0.5644706877615014];
+        close(&c.ssim_frames, &ssim);
+        close(&[c.ssim], &[ssim.iter().sum::<f64>() / 5.0]);
+        let calm = calm(&a);
+        close(&[calm.temporal_flickering, calm.motion_smoothness_pixels], &[0.8838569119404034, 0.9200479654227283]);
+    }
+
+    #[test]
+    fn equal_videos_are_perfect_and_other_sizes_are_refused() {
+        let a = video(1);
+        let c = compare(&a, &a).unwrap();
+        assert_eq!((c.psnr, c.ssim, c.mean_absolute), (f64::INFINITY, 1.0, 0.0));
+        assert!(serde_json::to_value(&c).unwrap()["psnr"].is_null());
+        let shorter = Frames { rgb: a.rgb[..a.rgb.len() / FRAMES].to_vec(), ..a.clone() };
+        let message = compare(&a, &shorter).unwrap_err().to_string();
+        assert!(message.contains("5 frames of 31x24") && message.contains("1 frames of 31x24"), "{message}");
+        assert_eq!(calm(&shorter), Calm { temporal_flickering: 1.0, motion_smoothness_pixels: 1.0 });
+        let tiny = Frames { width: 10, height: 10, fps: 8.0, rgb: vec![0; 300] };
+        assert!(matches!(compare(&tiny, &tiny), Err(QualityError::TooSmall { .. })));
+    }
+
+    #[test]
+    fn steady_motion_is_smooth_and_flicker_is_not() {
+        let frames = |values: [u8; 5]| Frames {
+            width: 1,
+            height: 1,
+            fps: 8.0,
+            rgb: values.iter().flat_map(|v| [*v; 3]).collect(),
+        };
+        let steady = calm(&frames([0, 51, 102, 153, 204]));
+        assert_eq!((steady.temporal_flickering, steady.motion_smoothness_pixels), (0.8, 1.0));
+        let blinking = calm(&frames([0, 51, 0, 51, 0]));
+        assert_eq!((blinking.temporal_flickering, blinking.motion_smoothness_pixels), (0.8, 0.8));
+    }
+
+    #[test]
+    fn latents_by_hand() {
+        let latents = |values: Vec<f32>| Latents { shape: [1, 1, 1, values.len()], values };
+        let c = compare_latents(&latents(vec![3.0, -4.0, 0.0]), &latents(vec![3.0, -1.0, 4.0])).unwrap();
+        assert_eq!((c.relative_l2, c.relative_l1, c.max_absolute, c.same_bits), (1.0, 1.0, 4.0, false));
+        let same = compare_latents(&latents(vec![0.0]), &latents(vec![0.0])).unwrap();
+        assert_eq!((same.relative_l2, same.same_bits), (0.0, true));
+        assert!(compare_latents(&latents(vec![1.0]), &latents(vec![1.0, 2.0])).is_err());
+        assert!(
+            compare_latents(&latents(vec![1.0]), &latents(vec![f32::NAN])).unwrap_err().to_string().contains("second")
+        );
+    }
+}
