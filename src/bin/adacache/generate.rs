@@ -180,9 +180,26 @@ fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Resu
     Ok(vec![Job { prompt, output }])
 }
 
+/// The prompts of a file with the numbers of their lines.
+pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<Vec<(usize, Prompt)>> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the prompts in {}", file.display()))?;
+    let vocabulary = source.vocabulary()?;
+    let mut prompts = vec![];
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        let prompt = vocabulary.parse(line).with_context(|| format!("{}, line {number}", file.display()))?;
+        prompts.push((number, prompt));
+    }
+    if prompts.is_empty() {
+        bail!("{} has no prompts", file.display());
+    }
+    Ok(prompts)
+}
+
 /// The jobs of a file of prompts.
 fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job>> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the prompts in {}", file.display()))?;
     let pattern = match out.strip_suffix('/') {
         Some(_) if !out.contains("{}") => format!("{out}{{}}.mp4"),
         _ => out.to_owned(),
@@ -192,19 +209,11 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
             "--out {out} names one file for many prompts: write {{}} where the name goes (videos/{{}}.mp4) or a FOLDER/"
         );
     }
-    let vocabulary = source.vocabulary()?;
-    let mut jobs = vec![];
-    for (number, line) in (1..).zip(text.lines()) {
-        if line.trim().is_empty() || line.trim_start().starts_with('#') {
-            continue;
-        }
-        let prompt = vocabulary.parse(line).with_context(|| format!("{}, line {number}", file.display()))?;
+    let jobs = read_prompts(source, file)?.into_iter().map(|(number, prompt)| {
         let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
-        jobs.push(Job { prompt, output });
-    }
-    if jobs.is_empty() {
-        bail!("{} has no prompts", file.display());
-    }
+        Ok(Job { prompt, output })
+    });
+    let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(folder) = jobs[0].output.path().parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }

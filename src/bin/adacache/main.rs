@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod devices;
 mod generate;
 mod interrupt;
@@ -29,6 +30,7 @@ enum Command {
     Plan(plan::Args),
     Replay(replay::Args),
     Measure(measure::Args),
+    Compare(compare::Args),
     Bench(bench::Args),
 }
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Measure(args) => measure::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -47,14 +47,14 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
 }
 
 /// At most 256 colours and the way from a pixel to one of them.
-struct Palette {
-    rgb: Vec<u8>,
+pub(super) struct Palette {
+    pub(super) rgb: Vec<u8>,
     exact: HashMap<[u8; 3], u8>,
     quantizer: Option<NeuQuant>,
 }
 
 impl Palette {
-    fn new(rgb: &[u8]) -> Palette {
+    pub(super) fn new(rgb: &[u8]) -> Palette {
         let mut exact: HashMap<[u8; 3], u8> = HashMap::new();
         let mut colours = Vec::new();
         for pixel in rgb.chunks_exact(3) {
@@ -74,7 +74,7 @@ impl Palette {
         Palette { rgb: colours, exact, quantizer: None }
     }
 
-    fn index(&self, pixel: &[u8]) -> u8 {
+    pub(super) fn index(&self, pixel: &[u8]) -> u8 {
         match &self.quantizer {
             Some(quantizer) => quantizer.index_of(&[pixel[0], pixel[1], pixel[2], 255]) as u8,
             None => self.exact[&[pixel[0], pixel[1], pixel[2]]],

@@ -111,6 +111,14 @@ impl Frames {
         Frames { width: self.width * scale, height: self.height * scale, fps: self.fps, rgb }
     }
 
+    /// The frames one below the other as one PNG of at most 256 colours, small enough for a page of many.
+    ///
+    /// # Errors
+    /// There are no whole frames.
+    pub fn strip_png(&self) -> Result<Vec<u8>, String> {
+        png::strip(self)
+    }
+
     fn check(&self) -> Result<(), String> {
         let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
         if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 
+use super::gif::Palette;
 use super::staging::Staged;
 use super::{Frames, Metadata, OutputError};
 
@@ -62,9 +63,39 @@ pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result
     staged.commit()
 }
 
+/// The frames one below the other as one PNG of at most 256 colours.
+pub(super) fn strip(frames: &Frames) -> Result<Vec<u8>, String> {
+    frames.check()?;
+    let palette = Palette::new(&frames.rgb);
+    let pixels: Vec<u8> = frames.rgb.chunks_exact(3).map(|pixel| palette.index(pixel)).collect();
+    let mut bytes = vec![];
+    let (width, height) = (frames.width as u32, (frames.height * frames.count()) as u32);
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_palette(palette.rgb);
+    let mut writer = encoder.write_header().map_err(|e| e.to_string())?;
+    writer.write_image_data(&pixels).map_err(|e| e.to_string())?;
+    writer.finish().map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_strip_of_few_colours_is_exact() {
+        let frames = Frames { width: 3, height: 2, fps: 8.0, rgb: (0..3 * 2 * 3 * 2).collect() };
+        let bytes = strip(&frames).unwrap();
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(bytes));
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (3, 4));
+        assert_eq!(pixels, frames.rgb);
+    }
 
     #[test]
     fn frames_come_back_and_foreign_folders_are_left_alone() {

@@ -1,0 +1,230 @@
+//! `adacache compare`: cache policies side by side, on the same prompts and seeds.
+
+use std::fs;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adacache::cache::CacheConfig;
+use adacache::compare::{Finished, Mean, Row, Summary, base64, csv, page, summarize};
+use adacache::device::Device;
+use adacache::pipeline::{self, Media, ModelSource, Output, Pipeline, Prompt, Report, Request, write_file};
+use adacache::tensor::DType;
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::{generate, interrupt};
+
+/// The policy that every other is measured against.
+const ORIGINAL: &str = "none";
+
+/// Compare cache policies on the same prompts: work, PSNR, SSIM, flickering
+///
+/// Every policy makes every prompt with every seed; each video is measured against the one with every step computed. What is finished
+/// is kept in the folder, so that a stopped comparison goes on where it was. Writes index.html (one self-contained page: videos in step,
+/// schedules, quality against work, tables), results.json (means with 95 % intervals, and every run) and results.csv (every run).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// One prompt per line; empty lines and lines starting with # are skipped
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// What `generate` takes for --cache, with commas; +moreg after a name adds motion regularization
+    #[arg(
+        long,
+        default_value = "adacache-fast,adacache-fast+moreg,adacache-slow,teacache-fast,fbcache,magcache-slow,interval-2",
+        value_name = "PRESET|FILE.toml,…",
+        value_delimiter = ','
+    )]
+    cache: Vec<String>,
+    /// Seeds of each prompt: 0, 1, …
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Folder of the runs and the results
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// The model: `sprites`, or a folder laid out like models/sprites
+    #[arg(long, default_value = "sprites")]
+    model: String,
+    /// Denoising steps [default: the model's]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Guidance scale [default: the model's]
+    #[arg(long, allow_negative_numbers = true)]
+    cfg_scale: Option<f32>,
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
+    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
+    device: String,
+    /// Element type to compute in: bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+    /// Print errors and the table only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// A policy under its name in the comparison.
+struct Policy {
+    name: String,
+    config: CacheConfig,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let source = ModelSource::from_name(&args.model)?;
+    let config = source.pipeline_config()?;
+    let steps = args.steps.unwrap_or(config.default_steps);
+    let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
+    pipeline::check_settings(steps, cfg_scale)?;
+    let policies = policies(args, &source, steps)?;
+    let prompts = generate::read_prompts(&source, &args.prompts)?;
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+
+    interrupt::install()?;
+    let device = Device::open(&args.device)?;
+    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
+    let mut done = 0;
+    for (number, prompt) in &prompts {
+        for seed in 0..args.seeds {
+            let mut original: Option<Finished> = None;
+            for policy in &policies {
+                let folder =
+                    args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
+                let request = Request {
+                    prompt: prompt.clone(),
+                    steps,
+                    cfg_scale,
+                    seed,
+                    cache: policy.config.clone(),
+                    packed_cache: false,
+                    record_all: false,
+                };
+                let Some(finished) = finish(&pipeline, &request, args, &folder)? else {
+                    eprintln!("interrupted: {done} of {all} runs are finished in {}", args.out.display());
+                    return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+                };
+                let of = original.get_or_insert_with(|| finished.clone());
+                let row = Row::new(&policy.name, &finished, of).with_context(|| folder.display().to_string())?;
+                done += 1;
+                if !args.quiet {
+                    let (computed, steps) = (row.computed_steps.len(), row.steps);
+                    eprintln!(
+                        "{done}/{all}  {prompt}, seed {seed}, {}: {computed} of {steps} computed, {:.2} dB",
+                        row.cache, row.psnr
+                    );
+                }
+                let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
+                strips.push(base64(&strip));
+                rows.push(row);
+            }
+        }
+    }
+    let summaries = summarize(&rows);
+    let mut results = json!({
+        "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.dtype.name(), "device": device.info().label(),
+        "policies": policies.iter().map(|p| json!({ "name": p.name, "settings": p.config })).collect::<Vec<_>>(),
+        "summaries": summaries, "runs": rows,
+    });
+    write_file(&args.out.join("results.json"), (serde_json::to_string_pretty(&results)? + "\n").as_bytes())?;
+    write_file(&args.out.join("results.csv"), csv(&rows).as_bytes())?;
+    results["video"] =
+        json!({ "width": config.width, "height": config.height, "frames": config.latent[0], "fps": config.fps });
+    for (run, strip) in results["runs"].as_array_mut().into_iter().flatten().zip(strips) {
+        run["strip"] = Value::String(strip);
+    }
+    write_file(&args.out.join("index.html"), page(&results).as_bytes())?;
+    // A closed pipe is no failure: the results are written.
+    let _ = writeln!(std::io::stdout(), "{}", table(&summaries, &device.info().label()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The policies by name, the original first.
+fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<Vec<Policy>> {
+    let names = std::iter::once(ORIGINAL).chain(args.cache.iter().map(String::as_str).filter(|name| *name != ORIGINAL));
+    let mut policies: Vec<Policy> = vec![];
+    for text in names {
+        let (cache, moreg) = text.strip_suffix("+moreg").map_or((text, false), |cache| (cache, true));
+        let config = pipeline::cache_config(source, cache, moreg, steps)?;
+        let stem = Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy());
+        let name = stem.replace(".toml", "");
+        if policies.iter().any(|p| p.name == name) {
+            bail!("two policies are called `{name}`: rename one of the files");
+        }
+        policies.push(Policy { name, config });
+    }
+    Ok(policies)
+}
+
+/// The finished run in `folder`, made now if it is not there; nothing if the user stopped it.
+fn finish(pipeline: &Pipeline, request: &Request, args: &Args, folder: &Path) -> anyhow::Result<Option<Finished>> {
+    let (report, settings) = (folder.join("report.json"), folder.join("settings.json"));
+    let frames = folder.join("frames");
+    let latents = folder.join("latents.safetensors");
+    let asked = settings_of(request, args);
+    // The report is written last.
+    if report.is_file() {
+        let made = fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
+        if made != asked {
+            bail!("{} was made with other settings; choose another --out folder, or remove it", folder.display());
+        }
+    } else {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let result = pipeline.generate(request, &mut |_| {
+            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let generation = match result {
+            Err(error) if error.is_stop() => return Ok(None),
+            other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,
+        };
+        interrupt::shielded(|| -> anyhow::Result<()> {
+            generation.write(&Output::new(format!("{}/", frames.display()))?)?;
+            generation.write(&Output::new(&latents)?)?;
+            write_file(&settings, asked.as_bytes())?;
+            Ok(write_file(&report, serde_json::to_string_pretty(&generation.report)?.as_bytes())?)
+        })?;
+    }
+    let text = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
+    let report: Report = serde_json::from_str(&text).with_context(|| report.display().to_string())?;
+    match (Media::read(&frames)?, Media::read(&latents)?) {
+        (Media::Frames(frames), Media::Latents(latents)) => Ok(Some(Finished { report, frames, latents })),
+        _ => bail!("{} holds no video and latents: remove it", folder.display()),
+    }
+}
+
+/// What a run depends on.
+fn settings_of(request: &Request, args: &Args) -> String {
+    let Request { prompt, steps, cfg_scale, seed, cache, .. } = request;
+    let prompt: &Prompt = prompt;
+    json!({
+        "model": args.model, "prompt": prompt.to_string(), "steps": steps, "cfg_scale": cfg_scale, "seed": seed, "cache": cache,
+        "dtype": args.dtype.name(),
+    })
+    .to_string()
+}
+
+fn table(summaries: &[Summary], device: &str) -> String {
+    let wide = summaries.iter().map(|s| s.cache.chars().count()).chain([6]).max().unwrap_or(0);
+    let with = |m: &Mean, digits: usize| match m.interval {
+        Some(interval) => format!("{:.digits$} ± {interval:.digits$}", m.mean),
+        None => format!("{:.digits$}", m.mean),
+    };
+    let mut lines = vec![format!(
+        "{:<wide$}  {:>4}  {:>12}  {:>7}  {:>14}  {:>16}  {:>10}  {:>9}",
+        "policy", "runs", "computed", "compute", "PSNR dB", "SSIM", "flickering", "seconds"
+    )];
+    lines.extend(summaries.iter().map(|s| {
+        format!(
+            "{:<wide$}  {:>4}  {:>12}  {:>6.1}%  {:>14}  {:>16}  {:>10.4}  {:>9.2}",
+            s.cache,
+            s.runs,
+            with(&s.computed_steps, 1),
+            100.0 * s.compute.mean,
+            with(&s.psnr, 2),
+            with(&s.ssim, 4),
+            s.temporal_flickering.mean,
+            s.seconds.mean
+        )
+    }));
+    lines.push(format!("± 95 % of the mean; compute in operations of the denoising loop; seconds of it on {device}"));
+    lines.join("\n")
+}

@@ -1,0 +1,270 @@
+//! Cache policies side by side: a row for each run against the run that computed every step, and their means.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cache::Decision;
+use crate::pipeline::{FlopCount, Latents, Report};
+use crate::quality::{self, Calm, Compared, LatentsCompared, QualityError};
+
+/// One run, measured against the run of the same prompt and seed that computed every step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The prompt.
+    pub prompt: String,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// The policy's name in the comparison.
+    pub cache: String,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Those that were computed.
+    pub computed_steps: Vec<usize>,
+    /// What the policy concluded on its way.
+    pub decisions: Vec<Decision>,
+    /// Work of the denoising loop over that of the original.
+    pub compute: f64,
+    /// Seconds of the denoising loop on `device`.
+    pub seconds: f64,
+    /// The device whose seconds they are.
+    pub device: String,
+    /// Bytes kept from step to step.
+    pub cache_bytes: usize,
+    /// dB of all pixels of all frames; `null` where they are equal.
+    pub psnr: f64,
+    /// SSIM, mean of the frames.
+    pub ssim: f64,
+    /// VBench's temporal flickering.
+    pub temporal_flickering: f64,
+    /// Motion smoothness by pixels.
+    pub motion_smoothness_pixels: f64,
+    /// ‖z − z_original‖₂ / ‖z_original‖₂ of the final latents.
+    pub latents_relative_l2: f64,
+}
+
+/// A finished run: what it did, its video and its latents.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What it did.
+    pub report: Report,
+    /// The decoded video.
+    pub frames: crate::pipeline::Frames,
+    /// The final latents.
+    pub latents: Latents,
+}
+
+impl Row {
+    /// Measures `run` under the name `cache` against `original`.
+    ///
+    /// # Errors
+    /// They are not of one size.
+    pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
+        let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
+        let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
+        let LatentsCompared { relative_l2, .. } = quality::compare_latents(&original.latents, &run.latents)?;
+        let total = |flops: FlopCount| flops.total as f64;
+        let r = &run.report;
+        Ok(Row {
+            prompt: r.prompt.clone(),
+            seed: r.seed,
+            cache: cache.to_owned(),
+            steps: r.steps,
+            computed_steps: r.computed_steps.clone(),
+            decisions: r.decisions.clone(),
+            compute: total(r.flops) / total(original.report.flops),
+            seconds: r.seconds.denoise,
+            device: r.device.clone(),
+            cache_bytes: r.cache_bytes,
+            psnr,
+            ssim,
+            temporal_flickering,
+            motion_smoothness_pixels,
+            latents_relative_l2: relative_l2,
+        })
+    }
+}
+
+/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for one value or none that is finite.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Mean {
+    /// The mean.
+    pub mean: f64,
+    /// Half the interval's width.
+    pub interval: Option<f64>,
+}
+
+impl Mean {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Mean {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let interval = 1.96 * (variance / n).sqrt();
+        Mean { mean, interval: interval.is_finite().then_some(interval) }
+    }
+}
+
+/// All runs of one policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The policy's name in the comparison.
+    pub cache: String,
+    /// Its runs.
+    pub runs: usize,
+    /// Computed steps.
+    pub computed_steps: Mean,
+    /// Work over that of the original.
+    pub compute: Mean,
+    /// Seconds of the denoising loop.
+    pub seconds: Mean,
+    /// dB.
+    pub psnr: Mean,
+    /// SSIM.
+    pub ssim: Mean,
+    /// VBench's temporal flickering.
+    pub temporal_flickering: Mean,
+    /// Motion smoothness by pixels.
+    pub motion_smoothness_pixels: Mean,
+    /// Relative distance of the latents.
+    pub latents_relative_l2: Mean,
+}
+
+/// The policies' means, in the order in which the rows name them first.
+pub fn summarize(rows: &[Row]) -> Vec<Summary> {
+    let mut names: Vec<&str> = vec![];
+    for row in rows {
+        if !names.contains(&row.cache.as_str()) {
+            names.push(&row.cache);
+        }
+    }
+    let summary = |name: &str| {
+        let of: Vec<&Row> = rows.iter().filter(|row| row.cache == name).collect();
+        let mean = |value: &dyn Fn(&Row) -> f64| Mean::of(&of.iter().map(|row| value(row)).collect::<Vec<_>>());
+        Summary {
+            cache: name.to_owned(),
+            runs: of.len(),
+            computed_steps: mean(&|r| r.computed_steps.len() as f64),
+            compute: mean(&|r| r.compute),
+            seconds: mean(&|r| r.seconds),
+            psnr: mean(&|r| r.psnr),
+            ssim: mean(&|r| r.ssim),
+            temporal_flickering: mean(&|r| r.temporal_flickering),
+            motion_smoothness_pixels: mean(&|r| r.motion_smoothness_pixels),
+            latents_relative_l2: mean(&|r| r.latents_relative_l2),
+        }
+    };
+    names.into_iter().map(summary).collect()
+}
+
+/// The rows as comma-separated values with a header.
+pub fn csv(rows: &[Row]) -> String {
+    let mut text =
+        "prompt,seed,cache,steps,computed,schedule,compute,seconds,device,cache_bytes,psnr,ssim,temporal_flickering,\
+                    motion_smoothness_pixels,latents_relative_l2\n"
+            .to_owned();
+    let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
+    for r in rows {
+        let schedule: String = (1..=r.steps).map(|s| if r.computed_steps.contains(&s) { 'C' } else { '.' }).collect();
+        let fields = [
+            quoted(&r.prompt),
+            r.seed.to_string(),
+            quoted(&r.cache),
+            r.steps.to_string(),
+            r.computed_steps.len().to_string(),
+            schedule,
+            r.compute.to_string(),
+            r.seconds.to_string(),
+            quoted(&r.device),
+            r.cache_bytes.to_string(),
+            r.psnr.to_string(),
+            r.ssim.to_string(),
+            r.temporal_flickering.to_string(),
+            r.motion_smoothness_pixels.to_string(),
+            r.latents_relative_l2.to_string(),
+        ];
+        text += &fields.join(",");
+        text.push('\n');
+    }
+    text
+}
+
+/// One self-contained HTML page of `results`: what `results.json` holds, `video` (`width`, `height`, `frames`, `fps`), and in each run a
+/// `strip`, the video's frames one below the other as a PNG in base64.
+pub fn page(results: &Value) -> String {
+    // Within a script element the text must not look like its end.
+    include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))
+}
+
+/// Base64 (RFC 4648) with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits = three.iter().enumerate().fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= three.len() { digit.into() } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cache: &str, psnr: f64) -> Row {
+        Row {
+            prompt: "a \"red\" one, large".into(),
+            seed: 3,
+            cache: cache.into(),
+            steps: 4,
+            computed_steps: vec![1, 4],
+            decisions: vec![],
+            compute: 0.5,
+            seconds: 1.5,
+            device: "vm".into(),
+            cache_bytes: 7,
+            psnr,
+            ssim: 0.9,
+            temporal_flickering: 0.8,
+            motion_smoothness_pixels: 0.7,
+            latents_relative_l2: 0.1,
+        }
+    }
+
+    #[test]
+    fn means_and_intervals_by_hand() {
+        // 20, 22, 27: mean 23, s² = (9 + 1 + 16) / 2 = 13, 1.96·√(13/3).
+        let rows = [row("b", 20.0), row("a", 9.0), row("b", 22.0), row("b", 27.0)];
+        let [b, a] = &summarize(&rows)[..] else { panic!() };
+        assert_eq!((b.cache.as_str(), b.runs, b.psnr.mean), ("b", 3, 23.0));
+        assert!((b.psnr.interval.unwrap() - 1.96 * (13.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!((a.cache.as_str(), a.psnr), ("a", Mean { mean: 9.0, interval: None }));
+        let equal = summarize(&[row("none", f64::INFINITY), row("none", f64::INFINITY)]);
+        assert_eq!(equal[0].psnr, Mean { mean: f64::INFINITY, interval: None });
+    }
+
+    #[test]
+    fn base64_of_the_rfc() {
+        let encoded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
+        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+
+    #[test]
+    fn a_page_holds_the_results_and_no_prompt_ends_its_script() {
+        let html = page(&serde_json::json!({ "prompt": "</script><b>" }));
+        assert!(html.contains(r#"{"prompt":"\u003c/script>\u003cb>"}"#) && !html.contains("/*RESULTS*/"));
+        // Nothing is fetched from elsewhere.
+        assert!(!html.contains("src=\"http") && !html.contains("href=\"http") && !html.contains("@import"));
+    }
+
+    #[test]
+    fn csv_quotes_what_people_write() {
+        let text = csv(&[row("x", 20.5)]);
+        let [header, line] = text.lines().collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!(header.split(',').count(), 15);
+        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,C..C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1");
+    }
+}
