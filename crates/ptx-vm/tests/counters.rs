@@ -1,6 +1,6 @@
 //! Counters and profiles against figures worked out by hand from the PTX and the rules of the hardware.
 
-use ptx_vm::{Class, Counters, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
+use ptx_vm::{Class, Counters, FaultKind, Launch, LaunchStats, Module, Profile, Vm, VmConfig};
 
 const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
 
@@ -453,6 +453,20 @@ fn local_and_constant_memory() {
     assert_eq!(of("// own offset"), (1, 32, 0, 128));
     let constant = line(&profile, "// constant");
     assert_eq!((constant.global.requests, constant.local.requests, constant.by_class[Class::Load]), (0, 0, 1));
+}
+
+/// What is counted before it turns out to be a fault.
+#[test]
+fn misaligned_accesses_are_faults_when_counted_too() {
+    for access in ["ld.local.v4.b64 {%rd4, %rd5, %rd6, %rd7}, [%rd1]", "ld.shared.v2.b64 {%rd4, %rd5}, [%rd1]"] {
+        let ptx = format!(
+            "{HEAD}.visible .entry k() {{ .reg .b64 %rd<9>; .local .align 32 .b8 room[64]; .shared .align 16 .b8 tile[64];
+             mov.u64 %rd1, 1; {access}; ret; }}"
+        );
+        let kernel = Module::parse("test.ptx", &ptx).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}"));
+        let fault = vm(1).launch(&kernel, &Launch { grid: [1; 3], block: [32, 1, 1], dynamic_shared: 0 }, &[]);
+        assert_eq!(fault.map(|_| ()).map_err(|f| f.kind), Err(FaultKind::Misaligned), "{access}");
+    }
 }
 
 #[test]

@@ -249,6 +249,11 @@ fn different(value: &mut [u64]) -> u64 {
     value.chunk_by(|a, b| a == b).count() as u64
 }
 
+/// The words a lane's access lies in. Accesses are counted before they are looked at; of one that is not aligned, which is a fault, as many.
+fn words(addr: u64, bytes: u64) -> std::ops::Range<u64> {
+    addr / 4..addr / 4 + bytes.div_ceil(4)
+}
+
 /// A request to local memory. Word `w` of lane `l` lies at word `32 w + l`, so that eight lanes share a sector.
 fn local(to: &mut Traffic, addr: &[u64; WARP], lanes: u32, bytes: u64, load: u64, store: u64) {
     if lanes == 0 {
@@ -261,7 +266,7 @@ fn local(to: &mut Traffic, addr: &[u64; WARP], lanes: u32, bytes: u64, load: u64
     let mut sectors = [0; 8 * WARP];
     let mut n = 0;
     for lane in (0..WARP).filter(|l| lanes >> l & 1 != 0) {
-        for word in addr[lane] / 4..=(addr[lane] + bytes - 1) / 4 {
+        for word in words(addr[lane], bytes) {
             sectors[n] = word * 4 + lane as u64 / 8;
             n += 1;
         }
@@ -311,7 +316,7 @@ impl Banks {
         while members != 0 {
             let a = addr[members.trailing_zeros() as usize];
             members &= members - 1;
-            for word in a / 4..=(a + bytes - 1) / 4 {
+            for word in words(a, bytes) {
                 let bank = (word % WARP as u64) as usize;
                 let n = filled[bank] as usize;
                 if n < WARP && !self.words[bank][..n].contains(&word) {
