@@ -409,6 +409,8 @@ struct Pattern {
     operands: (usize, usize),
     /// Which operands are addresses.
     addresses: Vec<bool>,
+    /// Lanes wait for each other there.
+    waits: bool,
 }
 
 impl Pattern {
@@ -434,6 +436,7 @@ impl Pattern {
             columns: row.types.split(',').filter(|c| !c.is_empty()).map(|c| c.split('|').collect()).collect(),
             operands: (required, most),
             addresses: row.operands.split(',').map(|o| o.contains('[')).collect(),
+            waits: row.class == Class::Barrier || row.mods.split_whitespace().any(|g| g == "sync!"),
         }
     }
 
@@ -550,13 +553,17 @@ pub(crate) fn canonical(inst: &Inst<'_>) -> Option<String> {
 pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
     match find(inst) {
         Ok((pattern, Match { mods, types })) => {
-            l.class = pattern.row.class;
+            let row = pattern.row;
             let mods = mods.into_iter().flatten().collect();
-            let form = Form { name: pattern.row.name, mods, types, ops: &inst.operands };
-            let start = l.raw.len();
-            (pattern.row.emit)(l, &form)?;
-            l.lead(start, pattern.row.class, flops(pattern.row, form.ty()));
-            Ok(())
+            let form = Form { name: row.name, mods, types, ops: &inst.operands };
+            let emit = |l: &mut Lower<'a>| {
+                l.class = row.class;
+                let start = l.raw.len();
+                (row.emit)(l, &form)?;
+                l.lead(start, row.class, flops(row, form.ty()));
+                Ok(())
+            };
+            if pattern.waits { l.together(form.aligned(), emit) } else { emit(l) }
         }
         Err(message) => l.error(message),
     }

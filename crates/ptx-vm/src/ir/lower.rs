@@ -1,8 +1,8 @@
 //! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions put in place.
 
 use super::calls::{self, Plan};
+use super::emit::convert;
 use super::emit::memory::spill;
-use super::emit::{barrier, convert};
 use super::isa;
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::error::LoadError;
@@ -313,6 +313,10 @@ pub(crate) struct Form<'f, 'a> {
 impl Form<'_, '_> {
     pub(crate) fn has(&self, modifier: &str) -> bool {
         self.mods.contains(&modifier)
+    }
+    /// Whether all threads of a warp must execute this together: `.aligned`, and the barriers of `bar`, which is `barrier.aligned`.
+    pub(crate) fn aligned(&self) -> bool {
+        self.has("aligned") || self.name == "bar" && !self.has("warp")
     }
     /// The first type.
     pub(crate) fn ty(&self) -> Ty {
@@ -1255,28 +1259,28 @@ impl<'a> Lower<'a> {
                 _ => return self.error(format!("`{name}` is not a predicate")),
             };
         }
-        // Lanes that wait for each other must stand on a path of their own: a guard is a branch around the instruction.
-        let waits = inst.opcode.contains(".sync") || inst.opcode.starts_with("bar");
-        if waits {
-            if let Some((p, negated)) = self.guard.take_if(|_| barrier::aligned(inst.opcode)) {
-                self.push(
-                    handler::<control::AllOrNone>(),
-                    [Val::Pred(p), Val::Raw(negation(negated)), Val::None, Val::None],
-                    0,
-                    0,
-                );
-                self.impure();
-                self.guard = Some((p, negated));
-            }
-            self.around(|l| isa::lower(l, inst))?;
-        } else {
-            isa::lower(self, inst)?;
-        }
+        isa::lower(self, inst)?;
         self.guard = None;
         if self.raw.len() > MAX_CODE {
             return self.error("the kernel is too large");
         }
         Ok(())
+    }
+
+    /// Emits an instruction whose lanes wait for each other. They must stand on a path of their own: a guard is a branch around it. One that
+    /// is `aligned` needs all lanes or none.
+    pub(crate) fn together(&mut self, aligned: bool, body: impl FnOnce(&mut Self) -> R) -> R {
+        if let Some((p, negated)) = self.guard.take_if(|_| aligned) {
+            self.push(
+                handler::<control::AllOrNone>(),
+                [Val::Pred(p), Val::Raw(negation(negated)), Val::None, Val::None],
+                0,
+                0,
+            );
+            self.impure();
+            self.guard = Some((p, negated));
+        }
+        self.around(body)
     }
 
     /// Emits what `body` does under the present guard as a branch around it.

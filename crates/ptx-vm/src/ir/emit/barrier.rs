@@ -13,24 +13,15 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         None if f.has("arrive") => return l.error("an arrival needs a thread count"),
         None => Val::None,
     };
-    let imm = i64::from(f.has("arrive")) | alignment(l);
+    let imm = i64::from(f.has("arrive")) | alignment(f);
     let raw = l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, imm);
     raw.meta.class = Class::Barrier;
     Ok(())
 }
 
-/// Whether all threads of a warp must execute this instruction together: those with `.aligned`, and `bar`, which is `barrier.aligned`.
-pub(crate) fn aligned(opcode: &str) -> bool {
-    let mut parts = opcode.split('.');
-    match parts.next() {
-        Some("bar") => parts.next() != Some("warp"),
-        _ => parts.any(|part| part == "aligned"),
-    }
-}
-
-/// The same as a bit of the immediate.
-fn alignment(l: &Lower<'_>) -> i64 {
-    if aligned(l.opcode) { control::ALIGNED } else { 0 }
+/// [`Form::aligned`] as a bit of the immediate.
+fn alignment(f: &Form<'_, '_>) -> i64 {
+    if f.aligned() { control::ALIGNED } else { 0 }
 }
 
 pub(crate) fn warp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
@@ -53,7 +44,7 @@ pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         4
     };
-    imm |= i64::from(negated) << 8 | alignment(l);
+    imm |= i64::from(negated) << 8 | alignment(f);
     if f.has("popc") {
         let d = l.dst(&f.ops[0], Ty::U32)?;
         let raw = l.push(handler::<control::Barrier>(), [id, threads, p, d], 0, imm);
