@@ -2,18 +2,20 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Instant;
 
+use super::opensora::{Given, Part};
+use super::prompt::{Prompt, TextOptions};
 use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
-use super::text::{Prompt, TextEncoder, Vocabulary};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{Decoder, PatchDecoder, PipelineError, noise};
 use crate::cache::{CacheConfig, CacheError, ComputeAll, Policy, Presets};
 use crate::device::Device;
 use crate::model::vae::Progress;
-use crate::model::{Geometry, ModelError, StDiT3, StDiT3Config};
-use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, StepEvent};
+use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config};
+use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
 
 /// The largest guidance scale that is taken for one.
@@ -23,17 +25,16 @@ const MAX_CFG_SCALE: f32 = 100.0;
 pub struct Pipeline {
     config: PipelineConfig,
     source: ModelSource,
-    vocabulary: Vocabulary,
-    text: TextEncoder,
     model: StDiT3,
-    decoder: Decoder,
+    /// Loaded when it is first needed.
+    decoder: OnceLock<Decoder>,
     device: Device,
 }
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The words.
+    /// The words and their embedding.
     pub prompt: Prompt,
     /// Denoising steps.
     pub steps: usize,
@@ -47,20 +48,27 @@ pub struct Request {
     pub packed_cache: bool,
     /// Whether a run that computes every step measures what any policy would, for its trace.
     pub record_all: bool,
+    /// Frames that are given: they stay as they are, or are edited.
+    pub given: Option<Given>,
+    /// Whether the latents become pixels.
+    pub decode: bool,
 }
 
 impl Request {
     /// A request with the model's defaults, seed 0 and the fast AdaCache preset.
     pub fn new(pipeline: &Pipeline, prompt: &str) -> Result<Request, PipelineError> {
         let steps = pipeline.config.default_steps;
+        let prompt = pipeline.source.read_prompt(prompt)?;
         Ok(Request {
-            prompt: pipeline.vocabulary.parse(prompt)?,
+            prompt: pipeline.source.embed(&[prompt], &TextOptions::default())?.swap_remove(0),
             steps,
             cfg_scale: pipeline.config.default_cfg_scale,
             seed: 0,
             cache: cache_config(&pipeline.source, "adacache-fast", false, steps)?,
             packed_cache: false,
             record_all: false,
+            given: None,
+            decode: true,
         })
     }
 }
@@ -127,8 +135,8 @@ pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError>
 pub struct Generation {
     /// Final latents.
     pub latents: Latents,
-    /// The decoded video.
-    pub frames: Frames,
+    /// The decoded video, if that was asked for.
+    pub frames: Option<Frames>,
     /// What the run did.
     pub report: Report,
     /// Every measurement of the run, for replaying policies offline.
@@ -156,7 +164,13 @@ impl Generation {
     pub fn write(&self, output: &Output) -> Result<(), PipelineError> {
         match output.format() {
             Format::Safetensors => output.write_latents(&self.latents, &self.metadata())?,
-            _ => output.write_frames(&self.frames, &self.metadata(), None)?,
+            _ => {
+                let frames = self.frames.as_ref();
+                let frames = frames.ok_or_else(|| {
+                    PipelineError::Setting(format!("`{output}` needs pixels, and the latents were not decoded"))
+                })?;
+                output.write_frames(frames, &self.metadata(), None)?;
+            }
         }
         Ok(())
     }
@@ -166,9 +180,7 @@ impl Pipeline {
     /// Loads all weights of `source` onto `device`, to compute in `dtype`.
     pub fn load(source: &ModelSource, device: &Device, dtype: DType) -> Result<Pipeline, PipelineError> {
         let config = source.pipeline_config()?;
-        let vocabulary = source.vocabulary()?;
         let model_config = source.model_config()?;
-        let (channels, caption) = (model_config.in_channels, model_config.caption_channels);
         if config.prompt_length > model_config.model_max_length {
             let reason = format!(
                 "prompt_length {} is above the model's model_max_length {}",
@@ -176,26 +188,32 @@ impl Pipeline {
             );
             return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
-        let text = TextEncoder::load(source.text_weights()?, vocabulary.len(), caption, config.prompt_length)?;
-        let decoder = match source.vae() {
-            Some(folder) => Decoder::video(device, &folder, dtype)?,
+        let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
+        Ok(Pipeline { config, source: source.clone(), model, decoder: OnceLock::new(), device: device.clone() })
+    }
+
+    fn decoder(&self) -> Result<&Decoder, PipelineError> {
+        if let Some(decoder) = self.decoder.get() {
+            return Ok(decoder);
+        }
+        if let Some(checkpoint) = self.source.checkpoint() {
+            // Tells what is missing, and how to get it.
+            checkpoint.require(&[Part::Vae])?;
+        }
+        let (channels, patch) = (self.model.config().in_channels, self.config.decoder_patch());
+        let decoder = match self.source.vae() {
+            Some(folder) => Decoder::video(&self.device, &folder, self.model.dtype())?,
             None => {
-                let patch = config.decoder_patch();
-                Decoder::Patch(PatchDecoder::load(device, source.decoder_weights()?, channels, patch)?)
+                let weights = self.source.decoder_weights()?;
+                Decoder::Patch(PatchDecoder::load(&self.device, weights, channels, patch)?)
             }
         };
-        let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
-        Ok(Pipeline { config, source: source.clone(), vocabulary, text, model, decoder, device: device.clone() })
+        Ok(self.decoder.get_or_init(|| decoder))
     }
 
     /// Sizes and defaults.
     pub fn config(&self) -> &PipelineConfig {
         &self.config
-    }
-
-    /// The words it knows.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
     }
 
     /// Generates one video. `on_step` hears of every finished step and may stop the run.
@@ -237,23 +255,19 @@ impl Pipeline {
         self.device.reset_peak();
         let config = self.model.config();
         let [frames, height, width] = self.config.latent;
-        let resolution = ((self.config.height * self.config.width) as f64).sqrt();
-        let geometry = Geometry::guided(requests.len(), self.config.latent, resolution, self.config.fps as f32);
+        // Before the steps: what is missing or damaged is said now.
+        let decoder = request.decode.then(|| self.decoder()).transpose()?;
+        let geometry =
+            Geometry::guided(requests.len(), self.config.latent, self.config.resolution(), self.config.fps as f32);
         let token_frames = frames.div_ceil(config.patch_size[0]);
         request.cache.validate_for(config.depth, token_frames)?;
         let steps = request.cache.steps(request.steps);
-        // Guidance runs the prompts and as many null captions, in this order, side by side.
-        let null = &self.model.null_caption()[..self.config.prompt_length * config.caption_channels];
-        let encode = |requests: &[Request]| {
-            let mut captions: Vec<f32> = requests.iter().flat_map(|r| self.text.encode(&r.prompt)).collect();
-            requests.iter().for_each(|_| captions.extend(null));
-            self.model.caption(&captions, 2 * requests.len(), None)
-        };
         let decided = match deciding {
             Deciding::Together => requests.len(),
             Deciding::Apart => 1,
         };
-        let captions = requests.chunks(decided).map(encode).collect::<Result<Vec<_>, _>>()?;
+        let captions =
+            requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
         let recording = match request.cache {
             CacheConfig::None if request.record_all => Some(self.source.presets(steps)?.probed_blocks(config.depth)),
             _ => None,
@@ -267,24 +281,24 @@ impl Pipeline {
         let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
         let cache = members[0].policy.name().to_owned();
         let elements = config.in_channels * frames * height * width;
-        let latents: Vec<f32> = requests.iter().flat_map(|r| noise(r.seed, elements)).collect();
+        let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
             schedule: Schedule::shifted(steps, self.config.timestep_shift)?,
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,
         };
-        let output = Sampler::new(&self.model, members, geometry, &latents, None, options)?.run(on_step)?;
+        let output = Sampler::new(&self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
 
         let video_frames = self.config.video_frames.unwrap_or(frames);
-        let rgb = self.decoder.decode(&output.latents, output.shape, video_frames, on_frame)?;
+        let decode = |decoder: &Decoder| decoder.decode(&output.latents, output.shape, video_frames, on_frame);
+        let rgb = decoder.map(decode).transpose()?;
         let seconds = Seconds {
             total: start.elapsed().as_secs_f64(),
             denoise: output.seconds,
             per_step: output.seconds_per_step.clone(),
         };
-        let videos = requests.iter().zip(output.latents.chunks(elements)).zip(rgb.chunks(rgb.len() / requests.len()));
-        let generation = |i: usize, request: &Request, latents: &[f32], rgb: &[u8]| {
+        let generation = |i: usize, request: &Request, latents: &[f32]| {
             let member = &output.members[i / decided];
             let computed_steps = member.computed_steps();
             let report = Report {
@@ -310,13 +324,63 @@ impl Pipeline {
             };
             let shape = [config.in_channels, frames, height, width];
             let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
+            let frames = rgb.as_ref().map(|rgb| {
+                let bytes = rgb.len() / requests.len();
+                Frames { width, height, fps, rgb: rgb[i * bytes..][..bytes].to_vec() }
+            });
             Generation {
                 latents: Latents { shape, values: latents.to_vec() },
-                frames: Frames { width, height, fps, rgb: rgb.to_vec() },
+                frames,
                 report,
                 trace: member.trace.clone(),
             }
         };
-        Ok(videos.enumerate().map(|(i, ((request, latents), rgb))| generation(i, request, latents, rgb)).collect())
+        let videos = requests.iter().zip(output.latents.chunks(elements)).enumerate();
+        Ok(videos.map(|(i, (request, latents))| generation(i, request, latents)).collect())
+    }
+
+    /// The latents that sampling begins with: noise, and the frames that are given.
+    fn initial(&self, requests: &[Request]) -> Result<(Vec<f32>, Option<FrameConditioning>), PipelineError> {
+        let [frames, height, width] = self.config.latent;
+        let shape = [self.model.config().in_channels, frames, height, width];
+        let elements = shape.iter().product();
+        let (mut all, mut fresh, mut mask) = (vec![], vec![], vec![]);
+        for request in requests {
+            // The second half is for given frames that start to move.
+            let mut values = noise(request.seed, if request.given.is_some() { 2 * elements } else { elements });
+            fresh.extend(values.split_off(elements));
+            let mut latents = Latents { shape, values };
+            if let Some(Given { references, strategy }) = &request.given {
+                mask.extend(strategy.apply(references, &mut latents)?);
+            }
+            all.extend(latents.values);
+        }
+        Ok((all, if mask.is_empty() { None } else { Some(FrameConditioning { mask, noise: fresh }) }))
+    }
+
+    /// The captions of requests: guidance runs their prompts and as many null captions, in this order, side by side. A null caption is
+    /// as long as the prompt it goes with.
+    fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
+        let channels = self.model.config().caption_channels;
+        let null = self.model.null_caption();
+        let longest = requests.iter().map(|r| r.prompt.embedding().tokens).max().unwrap_or(0);
+        let prompts = requests.iter().map(|r| &r.prompt.embedding().values[..]);
+        let nulls = requests.iter().map(|r| &null[..null.len().min(r.prompt.embedding().tokens * channels)]);
+        let (mut captions, mut mask) = (vec![], vec![]);
+        for (values, request) in prompts.chain(nulls).zip(requests.iter().cycle()) {
+            let tokens = request.prompt.embedding().tokens;
+            if values.len() != tokens * channels {
+                return Err(PipelineError::Setting(format!(
+                    "`{}` has {} values in its embedding, the model takes at most {} tokens of {channels} channels",
+                    request.prompt,
+                    request.prompt.embedding().values.len(),
+                    null.len() / channels
+                )));
+            }
+            captions.extend(values);
+            captions.resize(captions.len() + (longest - tokens) * channels, 0.0);
+            mask.extend((0..longest).map(|token| token < tokens));
+        }
+        Ok(self.model.caption(&captions, 2 * requests.len(), Some(&mask))?)
     }
 }

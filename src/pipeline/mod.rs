@@ -20,6 +20,7 @@ mod decode;
 mod generate;
 mod noise;
 mod opensora;
+mod prompt;
 mod report;
 mod source;
 mod text;
@@ -28,10 +29,14 @@ mod video;
 pub use decode::{Decoder, PatchDecoder};
 pub use generate::{Deciding, Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
 pub use noise::noise;
-pub use opensora::VideoSize;
+pub use opensora::{
+    Checkpoint, CheckpointError, Embedding, EncoderError, FileStatus, Given, MaskStrategy, OPENSORA, Part, Pull,
+    Scores, T5, TextWeights, VideoSize, cache_dir, prepare_prompt,
+};
+pub use prompt::{Prompt, PromptText, TextOptions};
 pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};
 pub use source::{ModelSource, PipelineConfig};
-pub use text::{Prompt, TextEncoder, TextError, Vocabulary};
+pub use text::{TextEncoder, TextError, Vocabulary, Words};
 pub use video::{
     Format, Frames, Latents, Media, Metadata, Output, OutputError, ReadError, check_file_writable, write_file,
 };
@@ -48,7 +53,7 @@ use crate::tensor::TensorError;
 pub enum PipelineError {
     /// Neither the embedded model nor a folder.
     #[error(
-        "no model `{0}`: use `sprites` or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors"
+        "no model `{0}`: use `sprites`, `opensora-v1.2`, or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors"
     )]
     UnknownModel(String),
     /// A setting is out of its range.
@@ -57,6 +62,12 @@ pub enum PipelineError {
     /// The prompt cannot be understood.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The text encoder has no embedding for it.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
+    /// The model's files are not all there.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The cache settings are invalid.
     #[error(transparent)]
     Cache(#[from] CacheError),

@@ -1,10 +1,12 @@
-//! Where a model comes from: the sprites model inside the program, or a folder laid out like it.
+//! Where a model comes from: the sprites model inside the program, a folder laid out like it, or Open-Sora's checkpoint.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::text::{TextError, Vocabulary};
+use super::opensora::{self, Checkpoint, OPENSORA, Part};
+use super::prompt::{Prompt, PromptText, TextOptions};
+use super::text::{TextEncoder, TextError, Vocabulary};
 use super::{PipelineError, VideoSize};
 use crate::cache::Presets;
 use crate::model::{ModelError, StDiT3Config, Weights};
@@ -44,6 +46,9 @@ pub struct PipelineConfig {
     pub default_steps: usize,
     /// Guidance when the user names none.
     pub default_cfg_scale: f32,
+    /// What the position embedding is scaled by, where it is not the [`PipelineConfig::resolution`] of the video's own size.
+    #[serde(skip)]
+    pub(super) resolution: Option<f64>,
 }
 
 fn default_name() -> String {
@@ -87,6 +92,11 @@ impl PipelineConfig {
         Ok(())
     }
 
+    /// √(height · width), which the position embedding is scaled by.
+    pub fn resolution(&self) -> f64 {
+        self.resolution.unwrap_or_else(|| ((self.height * self.width) as f64).sqrt())
+    }
+
     /// Pixels on the side of the patch that one latent position becomes.
     pub fn decoder_patch(&self) -> usize {
         self.height / self.latent[1]
@@ -105,6 +115,7 @@ pub struct ModelSource {
 enum Place {
     Sprites,
     Folder(PathBuf),
+    OpenSora(Checkpoint),
 }
 
 impl ModelSource {
@@ -119,10 +130,17 @@ impl ModelSource {
         ModelSource { place: Place::Folder(path.into()), size: None }
     }
 
-    /// `sprites`, or the path of a folder.
+    /// A checkpoint of Open-Sora 1.2.
+    pub fn opensora(checkpoint: Checkpoint) -> ModelSource {
+        ModelSource { place: Place::OpenSora(checkpoint), size: None }
+    }
+
+    /// `sprites`, `opensora-v1.2` (as it was pulled), or the path of a folder with one of them.
     pub fn from_name(name: &str) -> Result<ModelSource, PipelineError> {
         match name {
             "sprites" => Ok(ModelSource::sprites()),
+            OPENSORA => Ok(ModelSource::opensora(Checkpoint::in_cache(&opensora::cache_dir()))),
+            path if Checkpoint::is_one(Path::new(path)) => Ok(ModelSource::opensora(Checkpoint::at(path))),
             path if Path::new(path).is_dir() => Ok(ModelSource::folder(path)),
             other => Err(PipelineError::UnknownModel(other.into())),
         }
@@ -138,6 +156,10 @@ impl ModelSource {
     /// # Errors
     /// Also a size ([`ModelSource::sized`]) that is not made of the decoder's patches.
     pub fn pipeline_config(&self) -> Result<PipelineConfig, PipelineError> {
+        if let Place::OpenSora(_) = self.place {
+            let size = self.size.map_or_else(opensora::default_size, Ok)?;
+            return opensora::pipeline_config(size, self.model_config()?.model_max_length);
+        }
         let (file, text) = self.config_text()?;
         let config = PipelineConfig::from_json(&text, &file)?;
         let Some(VideoSize { frames, height, width }) = self.size else { return Ok(config) };
@@ -157,6 +179,36 @@ impl ModelSource {
     pub fn model_config(&self) -> Result<StDiT3Config, PipelineError> {
         let (file, text) = self.config_text()?;
         Ok(StDiT3Config::from_json(&text, &file)?)
+    }
+
+    /// Open-Sora's checkpoint, if that is the model.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        match &self.place {
+            Place::OpenSora(checkpoint) => Some(checkpoint),
+            _ => None,
+        }
+    }
+
+    /// Reads a prompt: words of the vocabulary, or free text for Open-Sora.
+    pub fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {
+        match self.place {
+            Place::OpenSora(_) => PromptText::new(prompt),
+            _ => PromptText::new(&self.vocabulary()?.parse(prompt)?.to_string()),
+        }
+    }
+
+    /// Embeds prompts. Open-Sora's text encoder is loaded if an embedding is not on disk already, and gone when this returns.
+    pub fn embed(&self, prompts: &[PromptText], options: &TextOptions) -> Result<Vec<Prompt>, PipelineError> {
+        let model = self.model_config()?;
+        if let Place::OpenSora(checkpoint) = &self.place {
+            return opensora::embed(checkpoint, &model, prompts, options);
+        }
+        let (config, vocabulary) = (self.pipeline_config()?, self.vocabulary()?);
+        let text =
+            TextEncoder::load(self.text_weights()?, vocabulary.len(), model.caption_channels, config.prompt_length)?;
+        let embed =
+            |prompt: &PromptText| Ok(Prompt::new(prompt.clone(), text.encode(&vocabulary.parse(&prompt.to_string())?)));
+        prompts.iter().map(embed).collect()
     }
 
     /// The words the model knows.
@@ -187,6 +239,7 @@ impl ModelSource {
         match &self.place {
             Place::Sprites => None,
             Place::Folder(folder) => Some(folder.join("vae")).filter(|vae| vae.is_dir()),
+            Place::OpenSora(checkpoint) => Some(checkpoint.folder().join(Part::Vae.name())),
         }
     }
 
@@ -206,7 +259,16 @@ impl ModelSource {
     pub(super) fn file_name(&self, file: &str) -> String {
         match &self.place {
             Place::Sprites => format!("sprites/{file}"),
-            Place::Folder(folder) => folder.join(file).display().to_string(),
+            _ => self.path(file).display().to_string(),
+        }
+    }
+
+    /// The path of one of the files of a model that is not in the program.
+    fn path(&self, file: &str) -> PathBuf {
+        match &self.place {
+            Place::Sprites => PathBuf::from(file),
+            Place::Folder(folder) => folder.join(file),
+            Place::OpenSora(checkpoint) => checkpoint.file(Part::Transformer, file),
         }
     }
 
@@ -214,7 +276,7 @@ impl ModelSource {
     fn text(&self, file: &str, sprites: &'static [u8]) -> Result<(String, String), ModelError> {
         match &self.place {
             Place::Sprites => Ok((self.file_name(file), String::from_utf8_lossy(sprites).into_owned())),
-            Place::Folder(folder) => match std::fs::read_to_string(folder.join(file)) {
+            _ => match std::fs::read_to_string(self.path(file)) {
                 Ok(text) => Ok((self.file_name(file), text)),
                 Err(source) => Err(ModelError::Io { file: self.file_name(file), source }),
             },
@@ -224,7 +286,7 @@ impl ModelSource {
     fn weights(&self, file: &str, sprites: &'static [u8]) -> Result<Weights<'static>, ModelError> {
         match &self.place {
             Place::Sprites => Weights::from_bytes(&self.file_name(file), sprites),
-            Place::Folder(folder) => Weights::open(&folder.join(file)),
+            _ => Weights::open(&self.path(file)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::opensora::Embedding;
 use crate::model::{ModelError, Weights};
 
 /// The kinds of words, in the order the model was trained with.
@@ -101,7 +102,7 @@ impl Vocabulary {
     /// assert!(vocabulary.parse("large crimson circle bouncing fast navy").is_err());
     /// # Ok::<(), adacache::pipeline::PipelineError>(())
     /// ```
-    pub fn parse(&self, prompt: &str) -> Result<Prompt, TextError> {
+    pub fn parse(&self, prompt: &str) -> Result<Words, TextError> {
         let mut slots: [Option<String>; 6] = Default::default();
         let words = prompt.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
         for word in words.map(str::to_lowercase) {
@@ -119,7 +120,7 @@ impl Vocabulary {
         }
         let words = slots.map(Option::unwrap_or_default);
         let ids = words.iter().map(|word| self.0.iter().position(|w| w == word).unwrap_or(0)).collect();
-        Ok(Prompt { words, ids })
+        Ok(Words { words, ids })
     }
 
     fn of_kind(&self, known: &[&str]) -> impl Iterator<Item = &str> {
@@ -147,26 +148,21 @@ impl fmt::Display for Vocabulary {
     }
 }
 
-/// A prompt the model understands.
+/// The words of a prompt, one of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prompt {
+pub struct Words {
     words: [String; 6],
     ids: Vec<usize>,
 }
 
-impl Prompt {
+impl Words {
     /// Token ids in the model's order: size, color, shape, motion, speed, background.
     pub fn ids(&self) -> &[usize] {
         &self.ids
     }
-
-    /// The words joined for a file name: `large-red-circle-bouncing-fast-navy`.
-    pub fn slug(&self) -> String {
-        self.words.join("-")
-    }
 }
 
-impl fmt::Display for Prompt {
+impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.words.join(" "))
     }
@@ -194,9 +190,10 @@ impl TextEncoder {
     }
 
     /// The prompt's embedding `[prompt_length, channels]`, filled up with `<pad>`.
-    pub fn encode(&self, prompt: &Prompt) -> Vec<f32> {
+    pub fn encode(&self, prompt: &Words) -> Embedding {
         let ids = prompt.ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
-        ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect()
+        let values = ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect();
+        Embedding { values, tokens: self.prompt_length }
     }
 }
 
@@ -214,7 +211,7 @@ mod tests {
         // Ids of config.json: red 1, circle 9, bouncing 18, fast 24, large 26, navy 29.
         let prompt = vocabulary().parse("  red circle,large navy fast\tBouncing ").unwrap();
         assert_eq!(prompt.ids(), [26, 1, 9, 18, 24, 29]);
-        assert_eq!(prompt.slug(), "large-red-circle-bouncing-fast-navy");
+        assert_eq!(prompt.to_string(), "large red circle bouncing fast navy");
     }
 
     #[test]
@@ -258,8 +255,8 @@ mod tests {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![3, 2], &values).unwrap();
         let bytes = safetensors::serialize([("embedding.weight", view)], None).unwrap();
         let encoder = TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 3, 2, 4).unwrap();
-        let prompt = Prompt { words: Default::default(), ids: vec![2, 1] };
-        assert_eq!(encoder.encode(&prompt), [4.0, 5.0, 2.0, 3.0, 0.0, 1.0, 0.0, 1.0]);
+        let prompt = Words { words: Default::default(), ids: vec![2, 1] };
+        assert_eq!(encoder.encode(&prompt).values, [4.0, 5.0, 2.0, 3.0, 0.0, 1.0, 0.0, 1.0]);
         assert!(TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 4, 2, 4).is_err());
     }
 }

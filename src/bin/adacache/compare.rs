@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, base64, csv, page, summarize};
 use adacache::device::Device;
-use adacache::pipeline::{self, Media, ModelSource, Output, Pipeline, Prompt, Report, Request, write_file};
+use adacache::pipeline::{
+    self, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
+};
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -84,7 +86,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pipeline = Pipeline::load(&source, &device, args.dtype)?;
     let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
     let mut done = 0;
-    for (number, prompt) in &prompts {
+    let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
+    let embedded = source.embed(&texts, &TextOptions::default())?;
+    for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
             let mut original: Option<Finished> = None;
             for policy in &policies {
@@ -98,6 +102,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     cache: policy.config.clone(),
                     packed_cache: false,
                     record_all: false,
+                    given: None,
+                    decode: true,
                 };
                 let Some(finished) = finish(&pipeline, &request, args, &folder)? else {
                     eprintln!("interrupted: {done} of {all} runs are finished in {}", args.out.display());

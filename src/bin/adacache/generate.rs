@@ -10,8 +10,9 @@ use std::time::Duration;
 use adacache::cache::Plan;
 use adacache::device::Device;
 use adacache::pipeline::{
-    self, Deciding, Generation, ModelSource, Output, Pipeline, PipelineError, Prompt, Report, Request, VideoSize,
-    check_file_writable, schedule_strip, write_file,
+    self, Deciding, Embedding, Format, Generation, Given, Latents, MaskStrategy, ModelSource, Output, Part, Pipeline,
+    PipelineError, Prompt, PromptText, Report, Request, Scores, TextOptions, VideoSize, check_file_writable,
+    schedule_strip, write_file,
 };
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
@@ -25,13 +26,14 @@ use crate::interrupt;
 /// Generate a video from a prompt
 ///
 /// The built-in model `sprites` takes six words: size, color, shape, motion, speed and background, as in
-/// `adacache generate "large red circle bouncing fast navy"`.
+/// `adacache generate "large red circle bouncing fast navy"`. Open-Sora takes any words, once `adacache pull opensora-v1.2` has
+/// fetched it: `adacache generate --model opensora-v1.2 --resolution 480p "a white cat walking through tall grass at sunset"`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The prompt; its words may be given unquoted
     #[arg(required_unless_present = "prompts")]
     prompt: Vec<String>,
-    /// The model: `sprites`, or a folder laid out like models/sprites
+    /// The model: `sprites`, `opensora-v1.2`, or the path of a folder with one of them
     #[arg(long, default_value = "sprites")]
     model: String,
     /// Size of the video in pixels, multiples of 8 [default: the model's]
@@ -39,6 +41,12 @@ pub(crate) struct Args {
     /// The built-in model was trained on 64x64 and 16 frames; it runs at other sizes, but does not draw well there.
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
+    /// 240p, 360p, 480p or 720p (Open-Sora) [default: 240p]
+    #[arg(long, conflicts_with = "size")]
+    resolution: Option<String>,
+    /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66 (Open-Sora) [default: 9:16]
+    #[arg(long, value_name = "H:W", conflicts_with = "size")]
+    aspect: Option<String>,
     /// Frames of the video [default: the model's]
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
@@ -88,6 +96,27 @@ pub(crate) struct Args {
     /// Decide for each video of a batch by itself; by default the batch is computed or reused as one, as published
     #[arg(long, requires = "prompts")]
     per_sample: bool,
+    /// The prompt's embedding, in place of the text encoder (Open-Sora): tensor `embedding` [tokens, channels]
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts")]
+    embeddings: Option<PathBuf>,
+    /// Aesthetic score that is appended to the prompt, or `none` (Open-Sora)
+    #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score)]
+    aesthetic: Score,
+    /// Motion score that is appended to the prompt, or `none` (Open-Sora)
+    #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score)]
+    motion: Score,
+    /// Camera motion that is appended to the prompt, as `pan left` (Open-Sora)
+    #[arg(long, value_name = "WORDS")]
+    camera: Option<String>,
+    /// Latents that frames are taken from, as --out FILE.safetensors writes them; may be given more than once (Open-Sora)
+    #[arg(long, value_name = "FILE.safetensors")]
+    reference: Vec<PathBuf>,
+    /// Where they stand: 0,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames, several behind semicolons
+    ///
+    /// `0` gives the first frame of the first reference: image to video. `0,0,-5,0,5` continues a video from its last 5 latent frames,
+    /// `0;0,1,0,-1,1` connects two pictures. An edit above 0 makes given frames anew, the more the nearer to 1.
+    #[arg(long, value_name = "LIST", default_value = "0", requires = "reference")]
+    mask_strategy: MaskStrategy,
     /// Keep residuals in 8 bits (e4m3 with a scale a token); the report says what that loses
     #[arg(long)]
     fp8_cache: bool,
@@ -98,22 +127,23 @@ pub(crate) struct Args {
 
 /// One video to make.
 struct Job {
-    prompt: Prompt,
+    prompt: PromptText,
     output: Output,
+}
+
+/// A score, or `none`.
+#[derive(Clone, Copy)]
+struct Score(Option<f32>);
+
+fn score(text: &str) -> Result<Score, String> {
+    let number = || text.parse().map(Some).map_err(|_| "give a number, or none".to_owned());
+    Ok(Score(if text == "none" { None } else { number()? }))
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong is found before anything expensive starts.
-    let mut source = ModelSource::from_name(&args.model)?;
-    let mut config = source.pipeline_config()?;
-    if args.size.is_some() || args.frames.is_some() {
-        let frames = args.frames.unwrap_or(config.latent[0]);
-        source = source.sized(match &args.size {
-            Some(text) => VideoSize::parse(text, frames)?,
-            None => VideoSize::new(frames, config.height, config.width)?,
-        });
-        config = source.pipeline_config()?;
-    }
+    let source = source(args)?;
+    let config = source.pipeline_config()?;
     let steps = args.steps.unwrap_or(config.default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
@@ -133,33 +163,44 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &jobs {
         job.output.check_writable()?;
     }
+    if let Some(checkpoint) = source.checkpoint()
+        && jobs.iter().any(|job| job.output.format() != Format::Safetensors)
+    {
+        checkpoint.require(&[Part::Vae])?;
+    }
     for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
         check_file_writable(file)?;
     }
 
     interrupt::install()?;
     let device = Device::open(&args.device)?;
+    let given = given(args, &source)?;
+    let prompts = embed(args, &source, &jobs)?;
     let pipeline = Pipeline::load(&source, &device, args.dtype)?;
     let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
+    let jobs: Vec<(Prompt, Output)> = prompts.into_iter().zip(jobs.into_iter().map(|job| job.output)).collect();
     for jobs in jobs.chunks(usize::from(args.batch)) {
-        let request = |job: &Job| Request {
-            prompt: job.prompt.clone(),
+        let decode = jobs.iter().any(|(_, output)| output.format() != Format::Safetensors);
+        let request = |(prompt, _): &(Prompt, Output)| Request {
+            prompt: prompt.clone(),
             steps,
             cfg_scale,
             seed: args.seed,
             cache: cache.clone(),
             packed_cache: args.fp8_cache,
             record_all: args.trace.is_some(),
+            given: given.clone(),
+            decode,
         };
         let requests: Vec<Request> = jobs.iter().map(request).collect();
         let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
         let Some((generations, points)) = generate(&pipeline, &requests, deciding, profile.as_ref(), args.quiet)?
         else {
-            jobs.iter().for_each(|job| eprintln!("interrupted: `{}` was not written", job.output));
+            jobs.iter().for_each(|(_, output)| eprintln!("interrupted: `{output}` was not written"));
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
         };
         let timeline = profile.map(|profile| timeline(profile, &points, &generations[0].report)).transpose()?;
-        for (Job { prompt, output }, generation) in jobs.iter().zip(&generations) {
+        for ((prompt, output), generation) in jobs.iter().zip(&generations) {
             interrupt::shielded(|| write(args, generation, timeline.as_ref(), output))?;
             if !args.quiet {
                 // A closed pipe is no failure: the video is written.
@@ -173,23 +214,86 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The model, for videos of the size asked for.
+fn source(args: &Args) -> anyhow::Result<ModelSource> {
+    let source = ModelSource::from_name(&args.model)?;
+    if let Some(checkpoint) = source.checkpoint() {
+        let text = args.embeddings.is_none().then_some(Part::Text);
+        checkpoint.require(&[&[Part::Transformer][..], text.as_slice()].concat())?;
+    } else if args.resolution.is_some() || args.aspect.is_some() || args.embeddings.is_some() {
+        bail!("--resolution, --aspect and --embeddings are for opensora-v1.2; give --size HxW for {}", args.model);
+    }
+    let own = source.pipeline_config()?;
+    let frames = args.frames.unwrap_or(match source.checkpoint() {
+        Some(_) => 51,
+        None => own.latent[0],
+    });
+    Ok(match (&args.size, &args.resolution, &args.aspect) {
+        (Some(text), ..) => {
+            let size = VideoSize::parse(text, frames)?;
+            if source.checkpoint().is_some() && !(size.height.is_multiple_of(8) && size.width.is_multiple_of(8)) {
+                bail!("--size {text}: both sides have to be multiples of 8");
+            }
+            source.sized(size)
+        }
+        (None, None, None) if args.frames.is_none() => source,
+        (None, None, None) if source.checkpoint().is_none() => {
+            source.sized(VideoSize::new(frames, own.height, own.width)?)
+        }
+        (None, resolution, aspect) => {
+            let [resolution, aspect] = [resolution.as_deref().unwrap_or("240p"), aspect.as_deref().unwrap_or("9:16")];
+            source.sized(VideoSize::published(resolution, aspect, frames)?)
+        }
+    })
+}
+
+/// The frames that are given.
+fn given(args: &Args, source: &ModelSource) -> anyhow::Result<Option<Given>> {
+    if args.reference.is_empty() {
+        return Ok(None);
+    }
+    if source.checkpoint().is_none() {
+        bail!("--reference is for opensora-v1.2: {} was not trained to continue given frames", args.model);
+    }
+    let references = args.reference.iter().map(|path| Latents::open(path)).collect::<Result<_, _>>()?;
+    Ok(Some(Given { references, strategy: args.mask_strategy.clone() }))
+}
+
+/// The embeddings of the jobs' prompts.
+fn embed(args: &Args, source: &ModelSource, jobs: &[Job]) -> anyhow::Result<Vec<Prompt>> {
+    if let Some(path) = &args.embeddings {
+        let model = source.model_config()?;
+        let embedding = Embedding::open(path, model.caption_channels, model.model_max_length)?;
+        return Ok(jobs.iter().map(|job| Prompt::new(job.prompt.clone(), embedding.clone())).collect());
+    }
+    let prompts: Vec<PromptText> = jobs.iter().map(|job| job.prompt.clone()).collect();
+    let camera = args.camera.clone();
+    let scores = Scores { aesthetic: args.aesthetic.0, motion: args.motion.0, camera };
+    if source.checkpoint().is_some() && !args.quiet {
+        eprintln!(
+            "embedding {}",
+            if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) }
+        );
+    }
+    Ok(source.embed(&prompts, &TextOptions { scores })?)
+}
+
 /// The job of a prompt on the command line.
 fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<Job>> {
-    let prompt = source.vocabulary()?.parse(prompt)?;
+    let prompt = source.read_prompt(prompt)?;
     let output = Output::new(out.map_or_else(|| format!("{}.mp4", prompt.slug()), str::to_owned))?;
     Ok(vec![Job { prompt, output }])
 }
 
 /// The prompts of a file with the numbers of their lines.
-pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<Vec<(usize, Prompt)>> {
+pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<Vec<(usize, PromptText)>> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read the prompts in {}", file.display()))?;
-    let vocabulary = source.vocabulary()?;
     let mut prompts = vec![];
     for (number, line) in (1..).zip(text.lines()) {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             continue;
         }
-        let prompt = vocabulary.parse(line).with_context(|| format!("{}, line {number}", file.display()))?;
+        let prompt = source.read_prompt(line).with_context(|| format!("{}, line {number}", file.display()))?;
         prompts.push((number, prompt));
     }
     if prompts.is_empty() {

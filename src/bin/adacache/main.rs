@@ -7,7 +7,9 @@ mod devices;
 mod generate;
 mod interrupt;
 mod measure;
+mod models;
 mod plan;
+mod pull;
 mod replay;
 
 use std::process::ExitCode;
@@ -24,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Check(check::Args),
     Devices(devices::Args),
     Plan(plan::Args),
@@ -32,6 +34,8 @@ enum Command {
     Measure(measure::Args),
     Compare(compare::Args),
     Bench(bench::Args),
+    Pull(pull::Args),
+    Models(models::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::Models(args) => models::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use adacache::cache::{Presets, trace::Trace};
 use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::{self, ModelSource, VideoSize};
+use adacache::pipeline::{self, ModelSource, OPENSORA, VideoSize};
 use adacache::plan::{Estimate, Expected, Task};
 use adacache::profile::{Efficiency, GPUS, Gpu, Share};
 use adacache::tensor::DType;
@@ -24,8 +24,6 @@ const PUBLISHED: [(&str, usize, usize, &str, f64); 6] = [
     ("480p", 51, 30, "AdaCache slow", 37.01),
 ];
 
-/// The model published by Open-Sora; any other name is a model that `generate` takes.
-pub(crate) const OPENSORA: &str = "opensora-v1.2";
 /// Frames per second of its videos.
 const OPENSORA_FPS: f32 = 24.0;
 

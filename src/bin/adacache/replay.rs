@@ -7,11 +7,9 @@ use std::process::ExitCode;
 
 use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, trace::Trace};
 use adacache::model::StDiT3Config;
-use adacache::pipeline::{self, ModelSource, schedule_strip};
+use adacache::pipeline::{self, ModelSource, OPENSORA, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
-
-use crate::plan::OPENSORA;
 
 /// Tell which steps cache policies would have computed in a recorded run
 ///

@@ -1,6 +1,6 @@
 //! The sizes that Open-Sora 1.2 was published for: pixels by resolution and aspect ratio, latents by pixels and frames.
 
-use super::PipelineError;
+use crate::pipeline::PipelineError;
 
 /// Height over width, as the published tables name it, and the names people use for some of them.
 const ASPECTS: [(&str, &[&str]); 15] = [

@@ -1,0 +1,67 @@
+//! `adacache pull`: a published checkpoint onto this machine.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adacache::pipeline::{Checkpoint, OPENSORA, Part, Pull, cache_dir};
+
+/// Fetch a published checkpoint: transformer, video autoencoder, text encoder
+///
+/// Downloads are resumed where they stopped, checked, and kept in the cache folder, where `generate --model opensora-v1.2` finds them.
+/// opensora-v1.2 comes from hpcai-tech/OpenSora-STDiT-v3 (2 GB), hpcai-tech/OpenSora-VAE-v1.2 (1.5 GB) and DeepFloyd/t5-v1_1-xxl (19 GB).
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to fetch
+    #[arg(value_parser = [OPENSORA])]
+    model: String,
+    /// Take the files from this folder, which holds the repositories side by side; nothing is downloaded or copied
+    #[arg(long, value_name = "DIR", conflicts_with = "offline")]
+    from: Option<PathBuf>,
+    /// Use what was downloaded before, also by other programs; ask no server
+    #[arg(long)]
+    offline: bool,
+    /// Folder of models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
+    #[arg(long, value_name = "CACHE")]
+    dir: Option<PathBuf>,
+    /// Another repository of the T5 v1.1 XXL encoder: as safetensors, or quantised as GGUF
+    #[arg(long, value_name = "REPO")]
+    text_repo: Option<String>,
+    /// The file of weights in that repository, where it has several
+    #[arg(long, value_name = "FILE")]
+    text_file: Option<String>,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let pull = Pull {
+        cache: args.dir.clone(),
+        from: args.from.clone(),
+        offline: args.offline,
+        text_repo: args.text_repo.clone(),
+        text_file: args.text_file.clone(),
+        quiet: args.quiet,
+    };
+    let checkpoint = pull.run()?;
+    if !args.quiet {
+        // A closed pipe is no failure of ours.
+        let _ = write!(std::io::stdout(), "{}", describe(&checkpoint, &args.model));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is there now, and how to use it.
+fn describe(checkpoint: &Checkpoint, model: &str) -> String {
+    let mut text = String::new();
+    for file in Part::ALL.into_iter().flat_map(|part| checkpoint.status(part)) {
+        let size = file.bytes.map_or_else(|| "missing".into(), |bytes| indicatif::HumanBytes(bytes).to_string());
+        text += &format!("{size:>12}  {}/{}\n", file.part.name(), file.file);
+    }
+    let ours = *checkpoint == Checkpoint::in_cache(&cache_dir());
+    let name = if ours { model.to_owned() } else { checkpoint.folder().display().to_string() };
+    text + &format!(
+        "{model} is complete: adacache generate --model {name} \"a white cat walking through tall grass at sunset\"\n"
+    )
+}

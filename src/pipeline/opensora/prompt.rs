@@ -1,0 +1,289 @@
+//! What becomes of a prompt before the text encoder reads it: scores appended, then the caption cleaning that the model was trained with.
+//!
+//! The rules are those of the published pipeline, in its order; the model saw captions only in this form. One thing is left out: text
+//! that was decoded with a wrong encoding is not repaired (the published code asks the `ftfy` library to).
+
+use std::sync::LazyLock;
+
+use fancy_regex::Regex;
+
+use crate::pipeline::PipelineError;
+
+/// What is said about the video beside the prompt's own words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Aesthetic score, 4 (plain) to 7 (beautiful).
+    pub aesthetic: Option<f32>,
+    /// Motion score, 0 (still) and up.
+    pub motion: Option<f32>,
+    /// Camera motion, as `pan left`.
+    pub camera: Option<String>,
+}
+
+impl Default for Scores {
+    /// The published pipeline's: aesthetic score 6.5, nothing else.
+    fn default() -> Self {
+        Scores { aesthetic: Some(6.5), motion: None, camera: None }
+    }
+}
+
+impl Scores {
+    /// The prompt with the scores behind it, without those it names itself.
+    ///
+    /// ```
+    /// # use adacache::pipeline::Scores;
+    /// assert_eq!(Scores::default().append("a cat."), "a cat. aesthetic score: 6.5.");
+    /// ```
+    pub fn append(&self, prompt: &str) -> String {
+        let mut text = prompt.to_owned();
+        let mut add = |name: &str, value: Option<String>| {
+            if let Some(value) = value.filter(|_| !prompt.contains(name)) {
+                text += &format!(" {name} {value}.");
+            }
+        };
+        add("aesthetic score:", self.aesthetic.map(|score| format!("{score:.1}")));
+        add("motion score:", self.motion.map(|score| format!("{score:.1}")));
+        add("camera motion:", self.camera.clone());
+        text
+    }
+
+    /// Whether the scores are numbers one could mean.
+    ///
+    /// # Errors
+    /// A score that is not from 0 to 100.
+    pub fn check(&self) -> Result<(), PipelineError> {
+        for (name, score) in [("aesthetic", self.aesthetic), ("motion", self.motion)] {
+            if let Some(score) = score.filter(|score| !(0.0..=100.0).contains(score)) {
+                return Err(PipelineError::Setting(format!("the {name} score {score} must be from 0 to 100")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text that the encoder reads: scores appended, cleaned twice.
+pub fn prepare_prompt(prompt: &str, scores: &Scores) -> String {
+    clean(&clean(&scores.append(prompt)))
+}
+
+/// A pattern and what takes its place.
+type Rule = (Regex, &'static str);
+
+fn rules(list: &[(&str, &'static str)]) -> Vec<Rule> {
+    list.iter().map(|(pattern, by)| (Regex::new(pattern).expect("the patterns are constants"), *by)).collect()
+}
+
+/// An address: a scheme, or a name that ends in one of the domains; not before an @.
+macro_rules! address {
+    ($scheme:literal) => {
+        concat!(
+            r"\b(?:(?:",
+            $scheme,
+            r":(?:/{1,3}|[a-zA-Z0-9%])|[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)))"
+        )
+    };
+}
+
+/// Before markup is taken out.
+static ADDRESSES: LazyLock<Vec<Rule>> =
+    LazyLock::new(|| rules(&[("<person>", "person"), (address!("https?"), ""), (address!("www"), "")]));
+
+/// Tags, comments and declarations.
+static MARKUP: LazyLock<Vec<Rule>> =
+    LazyLock::new(|| rules(&[(r"(?s)<!--.*?-->|</?[a-z](?:[^>\x22']|\x22[^\x22]*\x22|'[^']*')*>|<[!?][^>]*>", "")]));
+
+/// From nicknames to lone full stops.
+static SYMBOLS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    rules(&[
+        (r"@[\w\d]+\b", ""),
+        // CJK strokes, Katakana extensions, enclosed letters, compatibility, extension A, hexagrams, unified ideographs.
+        (r"[\u{31c0}-\u{31ef}]+", ""),
+        (r"[\u{31f0}-\u{31ff}]+", ""),
+        (r"[\u{3200}-\u{4dbf}]+", ""),
+        (r"[\u{4dc0}-\u{4dff}]+", ""),
+        (r"[\u{4e00}-\u{9fff}]+", ""),
+        (
+            r"[\-\u{58a}\u{5be}\u{1400}\u{1806}\u{2010}-\u{2015}\u{2e17}\u{2e1a}\u{2e3a}\u{2e3b}\u{2e40}\u{301c}\u{3030}\u{30a0}\u{fe31}\u{fe32}\u{fe58}\u{fe63}\u{ff0d}]+",
+            "-",
+        ),
+        ("[`´«»“”¨]", "\""),
+        ("[‘’]", "'"),
+        ("&quot;?", ""),
+        ("&amp", ""),
+        (r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),
+        (r"\d:\d\d\s+$", ""),
+        (r"\\n", " "),
+        (r"#\d{1,3}\b", ""),
+        (r"#\d{5,}\b", ""),
+        (r"\b\d{6,}\b", ""),
+        (r"\S+\.(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)", ""),
+        (r#"["']{2,}"#, "\""),
+        (r"\.{2,}", " "),
+        (r"[#®•©™&@·º½¾¿¡§~)(\]\[}{|\\/*]+", " "),
+        (r"\s+\.\s+", " "),
+    ])
+});
+
+/// What holds words-like-these together.
+static JOINTS: LazyLock<Regex> = LazyLock::new(|| Regex::new("[-_]").expect("the pattern is a constant"));
+/// With more than these, the joints become spaces.
+const MAX_JOINTS: usize = 3;
+
+/// From article numbers to the ends of the text.
+static WORDS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    rules(&[
+        (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),
+        (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),
+        (r"\b\d+[a-zA-Z]+\d+\b", ""),
+        (r"(worldwide\s+)?(free\s+)?shipping", ""),
+        (r"(free\s)?download(\sfree)?", ""),
+        (r"\bclick\b\s(?:for|on)\s\w+", ""),
+        (r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(\simages?)?", ""),
+        (r"\bpage\s+\d+\b", ""),
+        (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
+        (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),
+        (r"\b\s+:\s+", ": "),
+        (r"(\D[,./])\b", "$1 "),
+        (r"\s+", " "),
+        (r#"^["']([\w\W]+)["']$"#, "$1"),
+        (r"^['_,\-:;]", ""),
+        (r"['_,\-:+]$", ""),
+        (r"^\.\S+$", ""),
+    ])
+});
+
+/// One pass of the caption cleaning.
+fn clean(caption: &str) -> String {
+    let text = caption.replace('+', " ");
+    let text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
+    let text = apply(&ADDRESSES, text.trim().to_lowercase());
+    let text = htmlize::unescape(apply(&MARKUP, text)).into_owned();
+    let mut text = apply(&SYMBOLS, text);
+    if JOINTS.find_iter(&text).count() > MAX_JOINTS {
+        text = JOINTS.replace_all(&text, " ").into_owned();
+    }
+    let text = htmlize::unescape(htmlize::unescape(normal_characters(&text))).into_owned();
+    apply(&WORDS, text.trim().to_owned()).trim().to_owned()
+}
+
+/// Composed letters, plain ligatures and Latin letters of full width; no control characters.
+fn normal_characters(text: &str) -> String {
+    use unicode_normalization::UnicodeNormalization;
+    let compatible = |c: char| matches!(c, '\u{fb00}'..='\u{fb06}' | '\u{ff01}'..='\u{ffef}' | '\u{3000}');
+    let plain = text.chars().flat_map(|c| {
+        // Compatibility forms of one character are a few characters; others stay as they are.
+        let forms: Vec<char> = if compatible(c) { c.nfkc().collect() } else { vec![c] };
+        forms
+    });
+    plain.nfc().filter(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')).collect()
+}
+
+fn apply(rules: &[Rule], mut text: String) -> String {
+    for (pattern, by) in rules {
+        text = pattern.replace_all(&text, *by).into_owned();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with the published code's cleaning (with ftfy and BeautifulSoup), run twice.
+    #[rustfmt::skip]
+    const CLEANED: [(&str, &str); 35] = [
+        ("A White CAT walking, through tall-grass.  aesthetic score: 6.5.",
+         "a white cat walking, through tall-grass. aesthetic score: 6.5."),
+        ("see https://example.com/a?b=1 and www.foo.org/x now",
+         "see ?b=1 and now"),
+        ("mail me@foo.com or @nick_name!",
+         "mail me or !"),
+        ("<b>bold</b> &amp; <i class=\"x>y\">it</i> <person> a < b",
+         "bold it person a < b"),
+        ("中文 cat ㍿ dog 㐀",
+         "cat dog"),
+        ("em—dash – and “quotes” ‘single’ «x» `y`",
+         "em-dash - and \"quotes\" 'single' \"x\" \"y\""),
+        ("fish &amp chips &quot;hi&quot; 3 &lt; 4 &amp;amp; x",
+         "fish chips \"hi\" 3 < 4 ; x"),
+        ("at 192.168.0.1 #12 #1234 #123456 7654321 12345",
+         "at 1234 12345"),
+        ("photo.JPG of a dog ... and cat.mp4 !!! \"\"\"x\"\"\" ***wow***",
+         "of a dog and !!! \"x\" wow"),
+        ("this-is-my-cute-cat and this_is",
+         "this is my cute cat and this is"),
+        ("this-is-my cat",
+         "this-is-my cat"),
+        ("abc123 jc6640vc 6640vc231 j2d1a2a x 4k",
+         "x 4k"),
+        ("free shipping worldwide free shipping download free click for more page 12 png images",
+         ""),
+        ("1920x1080 3.5×2 a : b",
+         "a: b"),
+        ("one,two.three/four 3.5 and 1,000",
+         "one, two. three four 3.5 and 1,000"),
+        ("\"quoted whole\"",
+         "quoted whole"),
+        ("'-leading and trailing-",
+         "leading and trailing"),
+        (".hidden",
+         ""),
+        ("100% real + fake %20 %E4%BD%A0",
+         "100% real fake"),
+        ("ﬁne ﬂow ＡＢＣ café cafe\u{301}",
+         "fine flow abc café café"),
+        ("time 3:45  ",
+         "time 3:45"),
+        ("a \\n b\nnew\tline",
+         "a b new line"),
+        ("Étoile ÜBER straße ΑΣ",
+         "étoile über straße ας"),
+        ("aesthetic score: 5.0. motion score: 4.0. camera motion: pan left.",
+         "aesthetic score: 5.0. motion score: 4.0. camera motion: pan left."),
+        ("x . y .. z",
+         "x y z"),
+        ("",
+         ""),
+        ("   ",
+         ""),
+        ("#cat (with) [brackets] {and} pipes | slash / back \\ star *",
+         "cat with brackets and pipes slash back star"),
+        ("a<!-- comment -->b <br/> c <unclosed",
+         "ab c <unclosed"),
+        ("don't stop; it's 8 o'clock -- really",
+         "don't stop; it's 8 o'clock - really"),
+        ("“Smart,” she said… ok",
+         "\"smart,\" she said… ok"),
+        ("foo.it/bar baz.co uk",
+         "uk"),
+        ("e.g. i.e. U.S.A. 3.14.15",
+         "e. g. i. e. u. s. a. 3.14.15"),
+        ("tall grass,golden light.cinematic",
+         "tall grass, golden light. cinematic"),
+        ("nested \"'mixed'\" 'q'",
+         "nested \"mixed\" 'q"),
+    ];
+
+    #[test]
+    fn captions_are_cleaned_as_published() {
+        let none = Scores { aesthetic: None, ..Scores::default() };
+        for (caption, cleaned) in CLEANED {
+            assert_eq!(prepare_prompt(caption, &none), cleaned, "of {caption:?}");
+        }
+    }
+
+    #[test]
+    fn scores_are_appended_unless_they_are_there() {
+        let all = Scores { aesthetic: Some(6.5), motion: Some(3.0), camera: Some("pan left".into()) };
+        let long = "a cat aesthetic score: 6.5. motion score: 3.0. camera motion: pan left.";
+        assert_eq!(prepare_prompt("A cat", &all), long);
+        assert_eq!(prepare_prompt(long, &all), long);
+        assert_eq!(
+            prepare_prompt("a cat. motion score: 9.", &Scores::default()),
+            "a cat. motion score: 9. aesthetic score: 6.5."
+        );
+        assert!(Scores { motion: Some(f32::NAN), ..Scores::default() }.check().is_err());
+        assert!(Scores { aesthetic: Some(-1.0), ..Scores::default() }.check().is_err());
+        assert!(all.check().is_ok());
+    }
+}

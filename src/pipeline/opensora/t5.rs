@@ -1,0 +1,248 @@
+//! The T5 v1.1 encoder that reads Open-Sora's prompts. It runs on the CPU, and only until its embeddings are there.
+//!
+//! The published pipeline fills every prompt up to 300 tokens and masks the filling out of the attention. Masked tokens have no weight
+//! in it at all and positions are relative, so the prompt alone, without filling, has the same embedding: that is what is computed.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file;
+use candle_core::{DType, Device, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
+use candle_transformers::models::{quantized_t5, t5};
+use sha2::{Digest, Sha256};
+use tokenizers::{Tokenizer, TruncationParams};
+
+use super::{Checkpoint, CheckpointError, Part, TextWeights};
+
+/// Why a prompt has no embedding.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// A file of the encoder is not what it should be.
+    #[error("the text encoder cannot be used: {}: {reason}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The encoder failed on a prompt.
+    #[error("the text encoder failed on `{prompt}`: {reason}")]
+    Prompt {
+        /// The prompt as it was given to it.
+        prompt: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Files are missing.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+enum Encoder {
+    Full(t5::T5EncoderModel),
+    Quantised(quantized_t5::T5EncoderModel),
+}
+
+/// A loaded text encoder.
+pub struct T5 {
+    tokenizer: Tokenizer,
+    encoder: Encoder,
+    channels: usize,
+}
+
+/// The embedding of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// `[tokens, channels]`
+    pub values: Vec<f32>,
+    /// Tokens, the end of sentence among them.
+    pub tokens: usize,
+}
+
+impl T5 {
+    /// Loads the encoder of `checkpoint` for prompts of at most `max_tokens` tokens, the end of sentence among them.
+    ///
+    /// Weights stay in the element type they are stored in; everything is computed in f32.
+    ///
+    /// # Errors
+    /// Missing or damaged files, tensors that are missing or have another shape than config.json says.
+    pub fn load(checkpoint: &Checkpoint, max_tokens: usize) -> Result<T5, EncoderError> {
+        let weights = checkpoint.text_weights()?;
+        let path = checkpoint.file(Part::Text, "tokenizer.json");
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(fault(&path))?;
+        let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
+        tokenizer.with_truncation(Some(truncation)).map_err(fault(&path))?;
+        tokenizer.with_padding(None);
+
+        let path = checkpoint.file(Part::Text, "config.json");
+        let text = fs::read_to_string(&path).map_err(fault(&path))?;
+        let config: t5::Config = serde_json::from_str(&text).map_err(fault(&path))?;
+        let file = &weights.files()[0];
+        let encoder = match &weights {
+            TextWeights::Safetensors(files) => full(&config, safetensors(files)?, file)?,
+            TextWeights::Pickle(files) => full(&config, pickles(files)?, file)?,
+            TextWeights::Gguf(file) => {
+                let config: quantized_t5::Config = serde_json::from_str(&text).map_err(fault(&path))?;
+                let renamed = published_names(file)?;
+                let weights = match &renamed {
+                    Some(bytes) => quantized_t5::VarBuilder::from_gguf_buffer(bytes, &Device::Cpu),
+                    None => quantized_t5::VarBuilder::from_gguf(file, &Device::Cpu),
+                };
+                let loaded = weights.and_then(|weights| quantized_t5::T5EncoderModel::load(weights, &config));
+                Encoder::Quantised(loaded.map_err(fault(file))?)
+            }
+        };
+        if tokenizer.get_vocab_size(true) > config.vocab_size {
+            let reason = format!(
+                "its tokenizer has {} tokens, the encoder {}",
+                tokenizer.get_vocab_size(true),
+                config.vocab_size
+            );
+            return Err(EncoderError::File { file: path, reason });
+        }
+        Ok(T5 { tokenizer, encoder, channels: config.d_model })
+    }
+
+    /// Width of an embedding.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The tokens of a prompt, cut to the most there may be, with the end of sentence.
+    pub fn tokens(&self, prompt: &str) -> Result<Vec<u32>, EncoderError> {
+        let encoding = self.tokenizer.encode(prompt, true).map_err(failed(prompt))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The embedding of a prompt.
+    pub fn encode(&mut self, prompt: &str) -> Result<Embedding, EncoderError> {
+        let ids = self.tokens(prompt)?;
+        let tokens = ids.len();
+        let values =
+            self.forward(&ids).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>()).map_err(failed(prompt))?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(failed(prompt)(format!("its embedding holds {value}")));
+        }
+        Ok(Embedding { values, tokens })
+    }
+
+    fn forward(&mut self, ids: &[u32]) -> candle_core::Result<Tensor> {
+        let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+        match &mut self.encoder {
+            Encoder::Full(model) => model.forward_dt(&ids, Some(DType::F32)),
+            Encoder::Quantised(model) => model.forward(&ids),
+        }
+    }
+}
+
+/// What stands for the encoder in the names of cached embeddings: the ends of its files and their sizes, not gigabytes in between.
+pub(super) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderError> {
+    const END: u64 = 1 << 16;
+    let mut hash = Sha256::new();
+    let json = ["config.json", "tokenizer.json"].map(|name| checkpoint.file(Part::Text, name));
+    for path in json.iter().chain(checkpoint.text_weights()?.files()) {
+        let ends = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            let size = file.metadata()?.len();
+            let mut bytes = size.to_le_bytes().to_vec();
+            (&mut file).take(END).read_to_end(&mut bytes)?;
+            file.seek(SeekFrom::Start(size.saturating_sub(END)))?;
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        hash.update(ends().map_err(fault(path))?);
+    }
+    Ok(hash.finalize().to_vec())
+}
+
+/// The encoder's tensors by name.
+type Tensors = HashMap<String, Tensor>;
+
+/// Some files hold the decoder too.
+fn is_encoders(name: &str) -> bool {
+    name == "shared.weight" || name.starts_with("encoder.")
+}
+
+fn safetensors(files: &[PathBuf]) -> Result<Tensors, EncoderError> {
+    // SAFETY: the file is only read, and nobody changes checkpoints while a program uses them.
+    let mapped = unsafe { MmapedSafetensors::multi(files) }.map_err(fault(&files[0]))?;
+    let names = mapped.tensors().into_iter().map(|(name, _)| name).filter(|name| is_encoders(name));
+    names.map(|name| Ok((name.clone(), mapped.load(&name, &Device::Cpu).map_err(fault(&files[0]))?))).collect()
+}
+
+fn pickles(files: &[PathBuf]) -> Result<Tensors, EncoderError> {
+    let mut tensors = Tensors::new();
+    for file in files {
+        let shard = PthTensors::new(file, None).map_err(fault(file))?;
+        for name in shard.tensor_infos().keys().filter(|name| is_encoders(name)) {
+            let tensor = shard.get(name).map_err(fault(file))?;
+            tensors.extend(tensor.map(|tensor| (name.clone(), tensor)));
+        }
+    }
+    Ok(tensors)
+}
+
+fn full(config: &t5::Config, tensors: Tensors, file: &Path) -> Result<Encoder, EncoderError> {
+    let float = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+    if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !float(tensor.dtype())) {
+        let reason = format!("tensor `{name}` has element type {:?}, expected F32, F16 or BF16", tensor.dtype());
+        return Err(EncoderError::File { file: file.to_owned(), reason });
+    }
+    let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
+    let weights = candle_nn::VarBuilder::from_tensors(tensors, dtype, &Device::Cpu);
+    Ok(Encoder::Full(t5::T5EncoderModel::load(weights, config).map_err(fault(file))?))
+}
+
+/// The bytes of a GGUF file with the tensors' names as published, if llama.cpp has given them its own.
+fn published_names(path: &Path) -> Result<Option<Vec<u8>>, EncoderError> {
+    let mut file = File::open(path).map_err(fault(path))?;
+    let content = gguf_file::Content::read(&mut file).map_err(fault(path))?;
+    if !content.tensor_infos.contains_key("token_embd.weight") {
+        return Ok(None);
+    }
+    let names = content.tensor_infos.keys().filter_map(|name| Some((name, published_name(name)?)));
+    let tensors: Vec<_> = names
+        .map(|(name, published)| Ok((published, content.tensor(&mut file, name, &Device::Cpu)?)))
+        .collect::<candle_core::Result<_>>()
+        .map_err(fault(path))?;
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut bytes = std::io::Cursor::new(vec![]);
+    gguf_file::write(&mut bytes, &[], &tensors).map_err(fault(path))?;
+    Ok(Some(bytes.into_inner()))
+}
+
+/// The published name of one of llama.cpp's tensors; `None` for the decoder's.
+fn published_name(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("shared.weight".into()),
+        "enc.output_norm.weight" => return Some("encoder.final_layer_norm.weight".into()),
+        _ => {}
+    }
+    let (block, part) = name.strip_prefix("enc.blk.")?.split_once('.')?;
+    let part = match part.strip_suffix(".weight")? {
+        "attn_q" => "0.SelfAttention.q",
+        "attn_k" => "0.SelfAttention.k",
+        "attn_v" => "0.SelfAttention.v",
+        "attn_o" => "0.SelfAttention.o",
+        "attn_rel_b" => "0.SelfAttention.relative_attention_bias",
+        "attn_norm" => "0.layer_norm",
+        "ffn_gate" => "1.DenseReluDense.wi_0",
+        "ffn_up" => "1.DenseReluDense.wi_1",
+        "ffn_down" => "1.DenseReluDense.wo",
+        "ffn_norm" => "1.layer_norm",
+        _ => return None,
+    };
+    Some(format!("encoder.block.{block}.layer.{part}.weight"))
+}
+
+fn fault<E: std::fmt::Display>(file: &Path) -> impl FnOnce(E) -> EncoderError {
+    let file = file.to_owned();
+    move |error| EncoderError::File { file, reason: error.to_string() }
+}
+
+fn failed<E: std::fmt::Display>(prompt: &str) -> impl FnOnce(E) -> EncoderError {
+    let prompt = prompt.to_owned();
+    move |error| EncoderError::Prompt { prompt, reason: error.to_string() }
+}
