@@ -6,7 +6,7 @@ use super::{Op, Result, chunk_elements};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
-/// Blocks that share the positions of a sample: how many sums by channel `partial` of [`group_norm`] holds for each.
+/// Blocks that share the positions of a sample: how many sums by channel `partial` of [`statistics`] holds for each.
 pub fn blocks(positions: usize) -> usize {
     positions.div_ceil(params::GROUP_POSITIONS).clamp(1, params::GROUP_MAX_BLOCKS)
 }
