@@ -4,9 +4,11 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use adacache::cache::CacheConfig;
 use adacache::device::{Device, DryConfig, VmConfig};
 use adacache::model::vae::{VaeConfig, VideoVae};
 use adacache::model::{ModelError, Weights};
+use adacache::pipeline::{ModelSource, Pipeline, Request, VideoSize};
 use adacache::tensor::DType;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -203,4 +205,54 @@ fn the_published_autoencoder_decodes_720p_within_4_gb() {
     // 14400 tokens: all scores at once would be 829 MB in f32 alone.
     let least = vae.decode_cut(51, [90, 160], 1).unwrap_err().to_string();
     println!("{least}");
+}
+
+/// A small model whose folder has a video autoencoder in place of a patch decoder: 7 latent frames become 22.
+#[test]
+fn a_model_folder_with_an_autoencoder_generates_its_frames() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let json = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(root.join(file)).unwrap()).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("vae")).unwrap();
+    let copy = |from: &str, to: &str| std::fs::copy(root.join(from), folder.path().join(to)).unwrap();
+    copy("tests/goldens/stdit3_a/model.safetensors", "model.safetensors");
+    copy("tests/goldens/opensora_vae_a/model.safetensors", "vae/model.safetensors");
+    copy("tests/goldens/opensora_vae_a/case.json", "vae/config.json");
+    let mut config = json("models/sprites/config.json");
+    let fields = config.as_object_mut().unwrap();
+    fields.extend(json("tests/goldens/stdit3_a/config.json").as_object().unwrap().clone());
+    let sizes = serde_json::json!({ "latent": [7, 4, 6], "video_frames": 22, "height": 32, "width": 48 });
+    fields.extend(sizes.as_object().unwrap().clone());
+    let words = fields["vocabulary"].as_array().unwrap().len();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let text: Vec<u8> = (0..words * 48).flat_map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0).to_le_bytes()).collect();
+    let view = TensorView::new(safetensors::Dtype::F32, vec![words, 48], &text).unwrap();
+    safetensors::serialize_to_file([("embedding.weight", view)], None, &folder.path().join("text.safetensors"))
+        .unwrap();
+
+    let device = Device::open("auto").unwrap();
+    let generate = |source: ModelSource| {
+        let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
+        let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
+        let request = Request { steps: 2, cache: CacheConfig::None, ..request };
+        let mut told = vec![];
+        let generations = pipeline
+            .generate_telling(&[request], Default::default(), &mut |_| ControlFlow::Continue(()), &mut |done, all| {
+                told.push((done, all));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let frames = generations[0].frames.rgb.len() / (48 * 32 * 3);
+        assert_eq!(told.last(), Some(&(frames, frames)));
+        generations.into_iter().next().unwrap()
+    };
+    let generation = generate(ModelSource::folder(folder.path()));
+    assert_eq!(generation.latents.shape, [4, 7, 4, 6]);
+    let expected =
+        load(&device, DType::Bf16).decode(&generation.latents.values, [4, 7, 4, 6], 22, None, &mut on).unwrap();
+    assert!(generation.frames.rgb == expected);
+    let shorter = generate(ModelSource::folder(folder.path()).sized(VideoSize::new(5, 32, 48).unwrap()));
+    assert_eq!((shorter.latents.shape, shorter.frames.rgb.len()), ([4, 2, 4, 6], 5 * 32 * 48 * 3));
 }

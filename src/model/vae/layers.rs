@@ -318,3 +318,94 @@ impl Attention {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::noise;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    /// `out[i, n] = Σ_k a[i, k]·w[n, k] + b[n]`
+    fn product(a: &[f64], w: &[f32], b: &[f32]) -> Vec<f64> {
+        let channels = b.len();
+        let dot = |row: &[f64], n: usize| {
+            let w = &w[n * channels..][..channels];
+            f64::from(b[n]) + row.iter().zip(w).map(|(a, &w)| a * f64::from(w)).sum::<f64>()
+        };
+        a.chunks(channels).flat_map(|row| (0..channels).map(move |n| dot(row, n))).collect()
+    }
+
+    /// 15 pixels, so that keys are filled up to 16; all queries at once, and one after the other.
+    #[test]
+    fn attention_against_f64() {
+        let (frames, height, width, channels, groups) = (2, 3, 5, 32, 8);
+        let tokens = height * width;
+        let parts = ["to_q", "to_k", "to_v", "to_out.0"];
+        let mut names = vec![("a.group_norm.weight".to_owned(), vec![channels])];
+        names.push(("a.group_norm.bias".into(), vec![channels]));
+        for part in parts {
+            names.push((format!("a.{part}.weight"), vec![channels, channels]));
+            names.push((format!("a.{part}.bias"), vec![channels]));
+        }
+        let values: Vec<Vec<f32>> = (1..)
+            .zip(&names)
+            .map(|(seed, (_, shape))| noise(seed, shape.iter().product()).iter().map(|v| v * 0.4).collect())
+            .collect();
+        let bytes: Vec<&[u8]> = values.iter().map(|v| bytemuck::cast_slice(v)).collect();
+        let views = names
+            .iter()
+            .zip(&bytes)
+            .map(|((name, shape), bytes)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        let file = safetensors::serialize(views, None).unwrap();
+        let x = noise(99, frames * tokens * channels);
+
+        let mut exact: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+        for frame in exact.chunks_mut(tokens * channels) {
+            let size = channels / groups;
+            let mut normal = frame.to_vec();
+            for group in 0..groups {
+                let of_group = |i: &usize| i % channels / size == group;
+                let members: Vec<usize> = (0..frame.len()).filter(of_group).collect();
+                let mean = members.iter().map(|&i| frame[i]).sum::<f64>() / members.len() as f64;
+                let variance = members.iter().map(|&i| (frame[i] - mean).powi(2)).sum::<f64>() / members.len() as f64;
+                for i in members {
+                    let (weight, bias) = (f64::from(values[0][i % channels]), f64::from(values[1][i % channels]));
+                    normal[i] = (frame[i] - mean) / (variance + 1e-6).sqrt() * weight + bias;
+                }
+            }
+            let [q, k, v] = [0, 1, 2].map(|part| product(&normal, &values[2 + 2 * part], &values[3 + 2 * part]));
+            let mut mixed = vec![0.0; frame.len()];
+            for i in 0..tokens {
+                let dot = |j: usize| (0..channels).map(|c| q[i * channels + c] * k[j * channels + c]).sum::<f64>();
+                let shares: Vec<f64> = (0..tokens).map(|j| (dot(j) / (channels as f64).sqrt()).exp()).collect();
+                let sum: f64 = shares.iter().sum();
+                for (j, share) in shares.iter().enumerate() {
+                    (0..channels).for_each(|c| mixed[i * channels + c] += share / sum * v[j * channels + c]);
+                }
+            }
+            let out = product(&mixed, &values[8], &values[9]);
+            frame.iter_mut().zip(out).for_each(|(x, out)| *x += out);
+        }
+
+        let device = Device::vm(crate::device::VmConfig { checked: true, ..Default::default() });
+        for (dtype, bound) in [(DType::F32, 1e-6), (DType::F16, 1.5e-3), (DType::Bf16, 1e-2)] {
+            let weights = Weights::from_bytes("attention", &file).unwrap();
+            let from = Loader { device: &device, weights: &weights, dtype };
+            let attention = Attention::load(&from, "a", channels, groups, 1e-6).unwrap();
+            let heap = Heap::new(&device, 1 << 20).unwrap();
+            let run = |band_bytes| {
+                let run = Run { heap: &heap, dtype, by_frame: true, band_bytes };
+                let x = Tensor::from_f32(&device, &[frames, height, width, channels], &x, dtype).unwrap();
+                attention.forward(&run, &x).unwrap();
+                x.to_f32().unwrap()
+            };
+            let out = run(1 << 20);
+            let square = |errors: &mut dyn Iterator<Item = f64>| errors.map(|e| e * e).sum::<f64>();
+            let error = square(&mut out.iter().zip(&exact).map(|(out, exact)| f64::from(*out) - exact));
+            let error = (error / square(&mut exact.iter().copied())).sqrt();
+            assert!(error <= bound, "{dtype}: relative error {error:.2e}");
+            assert!(run(1) == out, "{dtype}: a query at a time");
+        }
+    }
+}
