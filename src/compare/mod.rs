@@ -117,7 +117,9 @@ pub struct Summary {
     pub compute: Mean,
     /// Seconds of the denoising loop.
     pub seconds: Mean,
-    /// dB.
+    /// Runs whose video is equal to the original's, to the bit.
+    pub equal: usize,
+    /// dB of the others; `null` where all are equal.
     pub psnr: Mean,
     /// SSIM.
     pub ssim: Mean,
@@ -146,7 +148,11 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
             computed_steps: mean(&|r| r.computed_steps.len() as f64),
             compute: mean(&|r| r.compute),
             seconds: mean(&|r| r.seconds),
-            psnr: mean(&|r| r.psnr),
+            equal: of.iter().filter(|row| row.psnr.is_infinite()).count(),
+            psnr: match of.iter().map(|row| row.psnr).filter(|psnr| psnr.is_finite()).collect::<Vec<_>>() {
+                finite if finite.is_empty() => Mean { mean: f64::INFINITY, interval: None },
+                finite => Mean::of(&finite),
+            },
             ssim: mean(&|r| r.ssim),
             temporal_flickering: mean(&|r| r.temporal_flickering),
             motion_smoothness_pixels: mean(&|r| r.motion_smoothness_pixels),
@@ -242,7 +248,10 @@ mod tests {
         assert!((b.psnr.interval.unwrap() - 1.96 * (13.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!((a.cache.as_str(), a.psnr), ("a", Mean { mean: 9.0, interval: None }));
         let equal = summarize(&[row("none", f64::INFINITY), row("none", f64::INFINITY)]);
-        assert_eq!(equal[0].psnr, Mean { mean: f64::INFINITY, interval: None });
+        assert_eq!((equal[0].psnr, equal[0].equal), (Mean { mean: f64::INFINITY, interval: None }, 2));
+        // One equal run among others does not make their mean infinite.
+        let some = summarize(&[row("x", f64::INFINITY), row("x", 20.0), row("x", 22.0)]);
+        assert_eq!((some[0].psnr.mean, some[0].equal, some[0].runs), (21.0, 1, 3));
     }
 
     #[test]
