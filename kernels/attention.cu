@@ -4,93 +4,151 @@
 //   o' = o 2^((m - m') scale log2 e) + sum_j round_D(p_j) v_j,   out = o / l       (m, l, o, s in f32)
 //
 // q and k rows may first go through RMSNorm (weights of [head_dim], f32 inside) and then RoPE on interleaved pairs
-// (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin) by position in the sequence; in f32, rounded to D once, after the load.
+// (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin) by position in the sequence; in f32, rounded to D once, after the load. Without RoPE
+// `large` leaves k as it is: q takes the product of both norms' weights, and a score is multiplied by its key's 1/rms.
 //
 // Layout: row of token i of sequence s = (s / inner) * outer_stride + (s % inner) * inner_stride + i * step, element
 // (row, head, d) at row * row_stride + head * head_dim + d. So spatial, temporal (strided, no copy) and cross (kv_lengths by
-// sequence; 0 gives zeros) are one kernel. Entries attention_{32,40..128}_{bf16,f16,f32}_{64,16}; exact in head_dim: 16-bit
-// types take head_dim/16 k-steps and one half k-step (m16n8k8) for a remainder of 8; f32 head_dim/8 k-steps of 3xTF32.
+// sequence; 0 gives zeros) need no other layout. head_dim is a multiple of 8 and at most the HEAD_DIM of the entry: chunks beyond it
+// are zeros. 16-bit types take HEAD_DIM/16 k-steps and one half k-step (m16n8k8) for a remainder of 8, so that 72 costs 72; f32
+// HEAD_DIM/8 k-steps of 3xTF32.
 //
-// A CTA takes QUERIES queries of one sequence and head (grid x: sequence * ceil(q_len/QUERIES) + tile, y: head), each warp
-// 16 of them: its S and O fragments stay in registers. _64: four warps, keys in tiles of 64 (f32: 16), K and V double
-// buffered by cp.async. _16: one warp, 16 keys, single stage: many small CTAs hide each other's latency; for q_len <= 16.
-// Shared memory: Q [QUERIES], K [STAGES][KEYS], V [STAGES][KEYS] rows of ATTENTION_ROW_BYTES (an odd number of 16-byte chunks:
-// no bank conflicts for ldmatrix, row-wise chunks and f32 V), then the two norm weights as f32 [2][head_dim].
-// Q fragments are kept in registers (16-bit) or reloaded from shared memory each tile (f32).
+// Entries attention_HEAD_DIM_DTYPE_KIND:
+//   large  a CTA of four warps takes 128 queries (64 in f32 and for HEAD_DIM 96 and 128) of one sequence and head; each warp 32 (16) of
+//          them, so that every fragment of K and V is used twice. Keys in tiles of 64 (f32: 16), K and V double-buffered by cp.async,
+//          K normalized once a tile. Whole tiles run without any test of lengths; what is left is one masked tile behind.
+//          grid (sequences * ceil(q_len / QUERIES), heads).
+//   short  four independent warps a CTA, each 16 queries of one (sequence, head): temporal attention has many thousands of them;
+//          neighbours are the heads of one token, whose rows lie side by side. grid ceil(sequences * ceil(q_len / 16) * heads / 4).
+//   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier.
+//          16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
+// S and O stay in registers, Q too (f32: loaded again from shared memory for each tile).
 //
-// Work follows the lengths: warps without valid rows skip the maths, groups of 16 keys beyond the length are skipped; rows up
-// to the next multiple of 16 are zero-filled, masked before the softmax. Any alignment: if rows are not 16-byte aligned,
-// elements are copied one by one (uniform run-time choice). Deterministic: no atomics, a fixed order of additions.
+// Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
+// [2 stages][K, V][KEYS] rows; Q lies in the second stage until it is in registers (f32: behind the stages); then the two norm
+// weights as f32 [2][HEAD_DIM], the 1/rms of a tile's keys and where the keys are. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
 //
-// Launch: launch_tiles.h. Expected registers for head_dim 72: bf16/f16 _64 about 168 (3 CTAs of 46656 B on an A100 SM), f32 about
-// 168, _16 about 128; head_dim 128: below 255 without spills.
+// Work follows the lengths: groups of 16 keys beyond the length are skipped; rows up to the next multiple of 16 are zero-filled,
+// masked before the softmax. Any alignment: if rows are not 16-byte aligned, elements are copied one by one (uniform run-time
+// choice). Deterministic: no atomics, a fixed order of additions.
+//
+// Launch: launch_tiles.h. Registers: at most 255, no spills; see ptx/manifest.json.
 #include "params.h"
 #include "launch_tiles.h"
 #include "tile.cuh"
 
 extern __shared__ __align__(16) unsigned char dynamic_shared[];
 
+enum Kind { LARGE, SHORT, CROSS };
+
 __device__ __forceinline__ long long sequence_row(const SequenceLayout& layout, int sequence) {
   return (long long)(sequence / layout.inner) * layout.outer_stride + (long long)(sequence % layout.inner) * layout.inner_stride;
 }
 
-template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attention {
-  static constexpr int QUERIES = 16 * WARPS, THREADS = 32 * WARPS;
+template <class D, int HEAD_DIM, Kind KIND> struct Attention {
+  static constexpr bool SIXTEEN = sizeof(D) == 2;
+  static constexpr int M_TILES = KIND != SHORT && SIXTEEN && HEAD_DIM <= 72 ? 2 : 1; // of 16 queries, for each warp
+  static constexpr int WARPS = KIND == CROSS ? 8 : 4;
+  static constexpr int TEAM = KIND == SHORT ? 32 : 32 * WARPS;   // threads that share K and V
+  static constexpr int KEYS = !SIXTEEN || KIND == SHORT ? 16 : KIND == CROSS ? 32 : 64; // of a tile
+  static constexpr int STAGES = KIND == LARGE ? 2 : 1;
+  static constexpr int WARP_QUERIES = 16 * M_TILES;
+  static constexpr int QUERIES = KIND == SHORT ? 16 : WARP_QUERIES * WARPS;
   static constexpr int CHUNK = Chunk<D>::N;
   static constexpr int CHUNKS = HEAD_DIM / CHUNK;          // 16-byte chunks of a row
   static constexpr int ROW = (CHUNKS | 1) * 16;            // bytes from row to row in shared memory
   static constexpr int STEPS = CHUNKS / 2;                 // whole k-steps of q k^T
   static constexpr bool HALF_STEP = CHUNKS % 2 != 0;
-  static constexpr bool SIXTEEN = sizeof(D) == 2;
   static constexpr int GROUPS = KEYS / 16;                 // groups of 16 keys in a tile
   static constexpr int D_TILES = HEAD_DIM / 8;             // n-tiles of O
-  static constexpr int K_AT = QUERIES * ROW, V_AT = K_AT + STAGES * KEYS * ROW, WEIGHTS_AT = V_AT + STAGES * KEYS * ROW;
-  static_assert(HEAD_DIM % 8 == 0 && KEYS % 16 == 0, "tile");
+  static constexpr int STAGE = 2 * KEYS * ROW;             // K and V
+  static constexpr bool Q_IN_STAGE = KIND == LARGE && SIXTEEN;
+  static constexpr int Q_AT = Q_IN_STAGE ? STAGE : STAGES * STAGE;
+  static constexpr int WEIGHTS_AT = STAGES * STAGE + (Q_IN_STAGE ? 0 : QUERIES * ROW);
+  static constexpr int INVERSE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
+  static constexpr int SOURCE_AT = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
+  static constexpr int SHARED = SOURCE_AT + 32; // of a team; not of CROSS
+  static_assert(HEAD_DIM % 8 == 0 && (!Q_IN_STAGE || QUERIES <= 2 * KEYS), "tile");
 
-  // Copies rows [0, rows) of a tile and zero-fills up to the next multiple of 16. `from`: the tile's first row of this head,
-  // `stride`: elements between rows. Asynchronous when `vector`.
-  static __device__ __forceinline__ void load_rows(unsigned to, const D* from, long long stride, int rows, bool vector) {
-    constexpr int MOST = QUERIES > KEYS ? QUERIES : KEYS;
-    const int filled = (rows + 15) & ~15;
+  static __device__ __forceinline__ int team_thread() { return KIND == SHORT ? threadIdx.x & 31 : threadIdx.x; }
+  static __device__ __forceinline__ void team_sync() {
+    if constexpr (KIND == SHORT) __syncwarp();
+    else __syncthreads();
+  }
+
+  // Copies rows [0, rows) of a tile of ROWS and zero-fills the others, by THREADS threads. `from`: the tile's first row of this head,
+  // `stride`: elements between rows, `chunks`: of head_dim. Asynchronous when `vector`.
+  template <int ROWS, int THREADS>
+  static __device__ __forceinline__ void load_rows(unsigned to, const D* from, long long stride, int rows, int chunks, bool vector) {
+    const int thread = threadIdx.x % THREADS;
     if (vector) {
-#pragma unroll
-      for (int i = 0; i < (MOST * CHUNKS + THREADS - 1) / THREADS; i++) {
-        const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
-        if (row < filled) cp_async16(to + row * ROW + chunk * 16, from + row * stride + chunk * CHUNK, row < rows ? 16 : 0);
-      }
+      constexpr int PASS = THREADS / CHUNKS; // rows the threads copy at once, each its chunk
+      const int row = thread / CHUNKS, chunk = thread % CHUNKS;
+      if (row >= PASS) return;
+      const D* source = from + row * stride + chunk * CHUNK;
+      const unsigned at = to + row * ROW + chunk * 16;
+      const int left = chunk < chunks ? rows - row : 0;
+      unrolled<(ROWS + PASS - 1) / PASS>([&](auto i) {
+        constexpr int first = i.value * PASS;
+        if (first + PASS <= ROWS || row + first < ROWS) cp_async16<first * ROW>(at, source, first < left ? 16 : 0);
+        source += PASS * stride;
+      });
     } else {
+      const int head_dim = chunks * CHUNK;
 #pragma unroll 1
-      for (int id = threadIdx.x; id < filled * HEAD_DIM; id += THREADS) {
+      for (int id = thread; id < ROWS * HEAD_DIM; id += THREADS) {
         const int row = id / HEAD_DIM, d = id % HEAD_DIM;
-        store_shared(to + row * ROW + d * (int)sizeof(D), row < rows ? from[row * stride + d] : D{});
+        store_shared(to + row * ROW + d * (int)sizeof(D), row < rows && d < head_dim ? from[row * stride + d] : D{});
       }
     }
   }
 
-  // RMSNorm and RoPE of the 16 rows at `row0` (this warp's share of a tile) in place. Lane l has row l%16, its even or odd
-  // chunks. `weights`: shared f32 [HEAD_DIM], ones without a norm. `position`: of the tile's first row.
-  static __device__ __forceinline__ void normalize_rows(unsigned tile, int row0, int rows, unsigned weights, bool norm, float eps,
-                                                        const float* rope, int position) {
-    const int lane = threadIdx.x & 31, row = row0 + (lane & 15), odd = lane >> 4;
-    const unsigned at = tile + row * ROW + odd * 16;
+  // 1/rms of each of 16 rows into f32 [16] at `to`. Lane l has row l%16, its even or odd chunks.
+  static __device__ __forceinline__ void inverse_rms(unsigned tile, unsigned to, float inverse_head_dim, float eps) {
+    const int lane = threadIdx.x & 31;
+    const unsigned at = tile + (lane & 15) * ROW + (lane >> 4) * 16;
     float squares = 0.0f;
     unrolled<(CHUNKS + 1) / 2>([&](auto i) { // the odd lanes have one less when CHUNKS is odd
-      if (2 * i.value + 1 < CHUNKS || !odd) {
-        float x[CHUNK];
-        Chunk<D>::unpack(load_shared16<i.value * 32>(at), x);
+      uint4 raw = make_uint4(0, 0, 0, 0);
+      if (2 * i.value + 1 < CHUNKS || lane < 16) raw = load_shared16<i.value * 32>(at);
+      float x[CHUNK];
+      Chunk<D>::unpack(raw, x);
 #pragma unroll
-        for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
-      }
+      for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
     });
     squares += shuffle_xor(squares, 16);
+    if (lane < 16) store_shared<float>(to + lane * 4, rsqrt_fast(fmaf(squares, inverse_head_dim, eps)));
+  }
+
+  // RMSNorm and RoPE of 16 rows in place. Lanes as above. `tile`: the first row, `rows`: how many of the 16 there are, `weights`: shared
+  // f32 [HEAD_DIM], ones without a norm. `position`: of the first row.
+  static __device__ __forceinline__ void normalize_rows(unsigned tile, int rows, unsigned weights, bool norm, float eps, const float* rope,
+                                                        int position, int head_dim) {
+    const int lane = threadIdx.x & 31, row = lane & 15, odd = lane >> 4;
+    const unsigned at = tile + row * ROW;
+    float squares = 0.0f;
+    // All lanes go through all passes; an odd lane that has none left goes over its first chunk again, for nothing.
+#pragma unroll 1
+    for (int i = odd; i < CHUNKS + odd; i += 2) {
+      const bool inside = i < CHUNKS;
+      float x[CHUNK], sum = squares;
+      Chunk<D>::unpack(load_shared16(at + (inside ? i : odd) * 16), x);
+#pragma unroll
+      for (int c = 0; c < CHUNK; c++) sum = fmaf(x[c], x[c], sum);
+      if (inside) squares = sum;
+    }
+    squares += shuffle_xor(squares, 16);
     if (row >= rows) return; // zero-filled or outside: stays as it is
-    const float inverse = norm ? rsqrt_fast(fmaf(squares, 1.0f / HEAD_DIM, eps)) : 1.0f;
-    const float* const angles = rope + (long long)(position + row) * HEAD_DIM;
+    const float inverse = norm ? rsqrt_fast(fmaf(squares, reciprocal((float)head_dim), eps)) : 1.0f;
+    const float* const angles = rope + (long long)(position + row) * head_dim;
     const bool vector = aligned(rope, 16);
-#pragma unroll 1 // half of the kernel's code if unrolled
-    for (int chunk = odd; chunk < CHUNKS; chunk += 2) {
+    const int chunks = head_dim / CHUNK;
+#pragma unroll 1
+    for (int i = odd; i < chunks + odd; i += 2) {
+      const bool inside = i < chunks;
+      const int chunk = inside ? i : odd;
       float x[CHUNK];
-      Chunk<D>::unpack(load_shared16(tile + row * ROW + chunk * 16), x);
+      Chunk<D>::unpack(load_shared16(at + chunk * 16), x);
       unrolled<CHUNK / 4>([&](auto j) {
         constexpr int c = 4 * j.value;
         const uint4 w = load_shared16<c * 4>(weights + chunk * (CHUNK * 4));
@@ -99,10 +157,10 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
         x[c + 2] *= inverse * float_of(w.z);
         x[c + 3] *= inverse * float_of(w.w);
         if (rope) {
-          const float* const from = angles + chunk * CHUNK + c;
+          const float* const from = angles + (inside ? i : 0) * CHUNK + c;
           float angle[4]; // cos, sin, cos, sin
           if (vector) {
-            load4(from, angle);
+            load_run(from, angle);
           } else {
 #pragma unroll
             for (int e = 0; e < 4; e++) angle[e] = from[e];
@@ -115,11 +173,11 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
           }
         }
       });
-      store_shared16(tile + row * ROW + chunk * 16, Chunk<D>::pack(x));
+      if (inside) store_shared16(at + chunk * 16, Chunk<D>::pack(x));
     }
   }
 
-  // The warp's 16 rows of Q as operand A: held in registers for 16-bit types, loaded again for every use in f32.
+  // 16 rows of Q as operand A: held in registers for 16-bit types, loaded again for every use in f32.
   struct Query {
     FragmentA<D> step[SIXTEEN ? STEPS : 1];
     unsigned half[2];
@@ -141,274 +199,456 @@ template <class D, int HEAD_DIM, int WARPS, int KEYS, int STAGES> struct Attenti
     }
   };
 
-  // s = q k^T for 16 keys (two n-tiles) whose first row is AT bytes into the tile. `k_at`: this lane's ldmatrix address for
-  // two n-tiles, `k_half_at`: for the remaining chunk.
-  template <int AT> static __device__ __forceinline__ void scores(float (&s0)[4], float (&s1)[4], const Query& query, unsigned k_at,
-                                                                  unsigned k_half_at) {
-#pragma unroll
-    for (int e = 0; e < 4; e++) s0[e] = s1[e] = 0.0f;
-    unrolled<STEPS>([&](auto step) {
-      unsigned x[4];
-      ldmatrix_x4<AT + step.value * 32>(x, k_at);
-      const FragmentA<D> q = query.template get<step.value>();
-      mma(s0, q, fragment_b<D>(x[0], x[1]));
-      mma(s1, q, fragment_b<D>(x[2], x[3]));
-    });
-    if constexpr (HALF_STEP) {
-      unsigned x[2];
-      ldmatrix_x2<AT + STEPS * 32>(x, k_half_at);
-      mma_half<D>(s0, query.half, x[0]);
-      mma_half<D>(s1, query.half, x[1]);
-    }
-  }
+  // Where the rows of one sequence and head are.
+  struct Place {
+    const D *q, *k; // v is as far from k as p.v from p.k
+    long long q_stride, kv_stride;
+    bool vector_q, vector_kv;
+    int kv_len;
 
-  // o += p v for 16 keys whose first row is AT bytes into the tile. p0, p1: fragments of their two n-tiles.
-  template <int AT> static __device__ __forceinline__ void weigh_values(float (&o)[D_TILES][4], const float (&p0)[4],
-                                                                        const float (&p1)[4], unsigned v_at) {
-    if constexpr (SIXTEEN) {
-      FragmentA<D> p;
-      p.x[0] = pack2<D>(p0[0], p0[1]);
-      p.x[1] = pack2<D>(p0[2], p0[3]);
-      p.x[2] = pack2<D>(p1[0], p1[1]);
-      p.x[3] = pack2<D>(p1[2], p1[3]);
-      unrolled<D_TILES / 2>([&](auto j) {
-        unsigned x[4];
-        ldmatrix_x4_trans<AT + j.value * 32>(x, v_at);
-        mma(o[2 * j.value], p, fragment_b<D>(x[0], x[1]));
-        mma(o[2 * j.value + 1], p, fragment_b<D>(x[2], x[3]));
-      });
-      if constexpr (D_TILES % 2 != 0) {
-        unsigned x[2];
-        ldmatrix_x2_trans<AT + D_TILES / 2 * 32>(x, v_at); // lanes 0-15: keys 0-15, the last chunk
-        mma(o[D_TILES - 1], p, fragment_b<D>(x[0], x[1]));
+    __device__ __forceinline__ Place(const AttentionParams& p, int sequence, int head) {
+      const long long head_at = (long long)head * p.head_dim;
+      const long long kv_at = sequence_row(p.kv_layout, sequence) * p.kv_layout.row_stride + head_at;
+      q = static_cast<const D*>(p.q) + sequence_row(p.q_layout, sequence) * p.q_layout.row_stride + head_at;
+      k = static_cast<const D*>(p.k) + kv_at;
+      q_stride = p.q_layout.step * p.q_layout.row_stride;
+      kv_stride = p.kv_layout.step * p.kv_layout.row_stride;
+      vector_q = aligned(p.q, 16) && p.q_layout.row_stride % CHUNK == 0;
+      vector_kv = aligned(p.k, 16) && aligned(p.v, 16) && p.kv_layout.row_stride % CHUNK == 0;
+      kv_len = p.kv_lengths ? min(p.kv_lengths[sequence], p.kv_len) : p.kv_len;
+    }
+  };
+  // Elements from a key to its value.
+  static __device__ __forceinline__ long long k_to_v(const AttentionParams& p) { return static_cast<const D*>(p.v) - static_cast<const D*>(p.k); }
+  // Which tile of queries this team has. Asked again behind the main loop, which has no register to keep it in: reads that the compiler
+  // cannot take together.
+  struct Item {
+    int sequence, head, q0, warp;
+    bool exists;
+
+    __device__ __forceinline__ Item(const AttentionParams& p) {
+      int x, y, thread;
+      asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(x));
+      asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(y));
+      asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+      const int tiles = (p.q_len + QUERIES - 1) / QUERIES;
+      exists = true, head = y, warp = thread >> 5;
+      if constexpr (KIND == SHORT) {
+        const long long pair = (long long)x * WARPS + warp;
+        exists = pair < (long long)p.sequences * tiles * p.heads;
+        x = (int)(pair / p.heads), head = (int)(pair % p.heads), warp = 0;
       }
-    } else {
-      // k slots t and t+4 stand for keys 2t and 2t+1 in both operands: P's fragment needs no exchange between lanes.
-      const unsigned raw0[4] = {bits_of(p0[0]), bits_of(p0[2]), bits_of(p0[1]), bits_of(p0[3])};
-      const unsigned raw1[4] = {bits_of(p1[0]), bits_of(p1[2]), bits_of(p1[1]), bits_of(p1[3])};
-      const FragmentA<D> a0 = fragment_a<D>(raw0), a1 = fragment_a<D>(raw1);
-      unrolled<D_TILES>([&](auto j) {
-        mma(o[j.value], a0, fragment_b<D>(load_shared4<AT + j.value * 32>(v_at), load_shared4<AT + ROW + j.value * 32>(v_at)));
-        mma(o[j.value], a1, fragment_b<D>(load_shared4<AT + 8 * ROW + j.value * 32>(v_at), load_shared4<AT + 9 * ROW + j.value * 32>(v_at)));
+      sequence = x / tiles, q0 = x % tiles * QUERIES;
+    }
+    // Queries from this warp's first on; not positive: this warp only helps with the keys.
+    __device__ __forceinline__ int rows(const AttentionParams& p) const { return min(p.q_len - q0, QUERIES) - warp * WARP_QUERIES; }
+  };
+  // Where the results go. Found behind the main loop, which has no register to spare.
+  struct Output {
+    D* out;
+    long long stride;
+    bool vector;
+
+    __device__ __forceinline__ Output(const AttentionParams& p, int sequence, int head, int q0) {
+      stride = p.out_layout.step * p.out_layout.row_stride;
+      out = static_cast<D*>(p.out) + sequence_row(p.out_layout, sequence) * p.out_layout.row_stride + (long long)head * p.head_dim + q0 * stride;
+      vector = aligned(p.out, 16) && p.out_layout.row_stride % CHUNK == 0;
+    }
+    // Nothing to attend to: zeros in the first `rows` rows.
+    __device__ __forceinline__ void clear(int rows, int head_dim) const {
+#pragma unroll 1
+      for (int id = team_thread(); id < rows * head_dim; id += TEAM) out[id / head_dim * stride + id % head_dim] = D{};
+    }
+  };
+
+  // A warp's queries and what it knows of them so far.
+  struct State {
+    Query query[M_TILES];
+    float o[M_TILES][D_TILES][4];
+    float maximum[M_TILES][2], sum[M_TILES][2]; // of rows g and g+8; sum: of this lane's columns only
+    unsigned k_lane, v_lane; // this lane's part of the ldmatrix addresses
+
+    // `q_at`: the warp's rows of Q in shared memory.
+    __device__ __forceinline__ State(unsigned q_at) {
+      const int lane = threadIdx.x & 31;
+      // K as B of two n-tiles, V transposed as B of one k-step and two n-tiles (f32: plain loads).
+      k_lane = ((lane >> 4 << 3) + (lane & 7)) * ROW + ((lane >> 3) & 1) * 16;
+      v_lane = SIXTEEN ? (lane & 15) * ROW + (lane >> 4) * 16 : 2 * (lane & 3) * ROW + (lane >> 2) * 4;
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) query[m].at = q_at + (16 * m + (lane & 15)) * ROW + (lane >> 4) * 16;
+    }
+    // Starts on the rows of Q that now lie in shared memory.
+    __device__ __forceinline__ void start() {
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) {
+        query[m].load();
+#pragma unroll
+        for (int j = 0; j < D_TILES; j++) o[m][j][0] = o[m][j][1] = o[m][j][2] = o[m][j][3] = 0.0f;
+        maximum[m][0] = maximum[m][1] = float_of(0xff800000u); // -inf
+        sum[m][0] = sum[m][1] = 0.0f;
+      }
+    }
+
+    // s = q k^T for 16 keys (two n-tiles) whose first row is AT bytes into the tile.
+    template <int AT> __device__ __forceinline__ void scores(float (&s)[M_TILES][2 * GROUPS][4], int n, unsigned k_tile) const {
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[m][n][e] = s[m][n + 1][e] = 0.0f;
+      unrolled<STEPS>([&](auto step) {
+        unsigned x[4];
+        ldmatrix_x4<AT + step.value * 32>(x, k_tile + k_lane);
+        const FragmentB<D> k0 = fragment_b<D>(x[0], x[1]), k1 = fragment_b<D>(x[2], x[3]);
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+          const FragmentA<D> q = query[m].template get<step.value>();
+          mma(s[m][n], q, k0);
+          mma(s[m][n + 1], q, k1);
+        }
+      });
+      if constexpr (HALF_STEP) {
+        unsigned x[2];
+        ldmatrix_x2<AT + STEPS * 32>(x, k_tile + v_lane); // lanes 0-15: keys 0-15
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+          mma_half<D>(s[m][n], query[m].half, x[0]);
+          mma_half<D>(s[m][n + 1], query[m].half, x[1]);
+        }
+      }
+    }
+
+    // o += p v for 16 keys whose first row is AT bytes into the tile; p: n-tiles n and n+1 of s.
+    template <int AT> __device__ __forceinline__ void weigh_values(const float (&s)[M_TILES][2 * GROUPS][4], int n, unsigned v_tile) {
+      const unsigned v_at = v_tile + v_lane;
+      if constexpr (SIXTEEN) {
+        FragmentA<D> p[M_TILES];
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+          p[m].x[0] = pack2<D>(s[m][n][0], s[m][n][1]);
+          p[m].x[1] = pack2<D>(s[m][n][2], s[m][n][3]);
+          p[m].x[2] = pack2<D>(s[m][n + 1][0], s[m][n + 1][1]);
+          p[m].x[3] = pack2<D>(s[m][n + 1][2], s[m][n + 1][3]);
+        }
+        unrolled<D_TILES / 2>([&](auto j) {
+          unsigned x[4];
+          ldmatrix_x4_trans<AT + j.value * 32>(x, v_at);
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++) {
+            mma(o[m][2 * j.value], p[m], fragment_b<D>(x[0], x[1]));
+            mma(o[m][2 * j.value + 1], p[m], fragment_b<D>(x[2], x[3]));
+          }
+        });
+        if constexpr (D_TILES % 2 != 0) {
+          unsigned x[2];
+          ldmatrix_x2_trans<AT + D_TILES / 2 * 32>(x, v_at); // lanes 0-15: keys 0-15, the last chunk
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++) mma(o[m][D_TILES - 1], p[m], fragment_b<D>(x[0], x[1]));
+        }
+      } else {
+        // k slots t and t+4 stand for keys 2t and 2t+1 in both operands: P's fragment needs no exchange between lanes.
+        const float(&p0)[4] = s[0][n], (&p1)[4] = s[0][n + 1];
+        const unsigned raw0[4] = {bits_of(p0[0]), bits_of(p0[2]), bits_of(p0[1]), bits_of(p0[3])};
+        const unsigned raw1[4] = {bits_of(p1[0]), bits_of(p1[2]), bits_of(p1[1]), bits_of(p1[3])};
+        const FragmentA<D> a0 = fragment_a<D>(raw0), a1 = fragment_a<D>(raw1);
+        unrolled<D_TILES>([&](auto j) {
+          mma(o[0][j.value], a0, fragment_b<D>(load_shared4<AT + j.value * 32>(v_at), load_shared4<AT + ROW + j.value * 32>(v_at)));
+          mma(o[0][j.value], a1, fragment_b<D>(load_shared4<AT + 8 * ROW + j.value * 32>(v_at), load_shared4<AT + 9 * ROW + j.value * 32>(v_at)));
+        });
+      }
+    }
+
+    // One tile of keys. MASKED: only `keys` of them count, at least one; else all. `scale` includes log2 e. LARGE: scores are multiplied
+    // by the f32 [KEYS] at `inverse`.
+    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, unsigned inverse, int keys, float scale) {
+      const int lane = threadIdx.x & 31;
+      float s[M_TILES][2 * GROUPS][4];
+      float top[M_TILES][2];
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) top[m][0] = maximum[m][0], top[m][1] = maximum[m][1];
+      unrolled<GROUPS>([&](auto group) {
+        constexpr int n = 2 * group.value;
+        if (MASKED && group.value > 0 && group.value * 16 >= keys) return;
+        scores<group.value * 16 * ROW>(s, n, k_tile);
+        if constexpr (KIND == LARGE) {
+          const float2 left = load_shared8<group.value * 64>(inverse + (lane & 3) * 8), right = load_shared8<group.value * 64 + 32>(inverse + (lane & 3) * 8);
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[m][n][e] *= e & 1 ? left.y : left.x, s[m][n + 1][e] *= e & 1 ? right.y : right.x;
+        }
+        if (MASKED) {
+          const int left = keys - group.value * 16 - 2 * (lane & 3); // columns of this lane: 0, 1, 8, 9
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              if ((e & 1) >= left) s[m][n][e] = float_of(0xff800000u);
+              if ((e & 1) + 8 >= left) s[m][n + 1][e] = float_of(0xff800000u);
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) top[m][e >> 1] = fmaxf(top[m][e >> 1], fmaxf(s[m][n][e], s[m][n + 1][e]));
+      });
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          top[m][h] = quad_max(top[m][h]);
+          const float decay = exp2_fast((maximum[m][h] - top[m][h]) * scale); // of the first tile: 0
+          maximum[m][h] = top[m][h];
+          sum[m][h] *= decay;
+#pragma unroll
+          for (int j = 0; j < D_TILES; j++) o[m][j][2 * h] *= decay, o[m][j][2 * h + 1] *= decay;
+        }
+      // P = 2^(S scale - shift), O += P V
+      unrolled<GROUPS>([&](auto group) {
+        constexpr int n = 2 * group.value;
+        if (MASKED && group.value > 0 && group.value * 16 >= keys) return;
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+          const float shift[2] = {top[m][0] * scale, top[m][1] * scale};
+#pragma unroll
+          for (int i = n; i < n + 2; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              s[m][i][e] = exp2_fast(fmaf(s[m][i][e], scale, -shift[e >> 1]));
+              sum[m][e >> 1] += s[m][i][e];
+            }
+        }
+        weigh_values<group.value * 16 * ROW>(s, n, v_tile);
       });
     }
-  }
 
-  // Two neighbouring elements into shared memory.
-  template <int AT> static __device__ __forceinline__ void store_pair(unsigned at, float x, float y) {
-    if constexpr (SIXTEEN) store_shared4<AT>(at, pack2<D>(x, y));
-    else store_shared8<AT>(at, bits_of(x), bits_of(y));
-  }
-
-  static __device__ __forceinline__ void run(const AttentionParams& p) {
-    const int tiles = (p.q_len + QUERIES - 1) / QUERIES;
-    const int sequence = blockIdx.x / tiles, q0 = blockIdx.x % tiles * QUERIES, head = blockIdx.y;
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const unsigned shared = shared_address(dynamic_shared);
-    const int q_rows = min(p.q_len - q0, QUERIES); // of this CTA
-    const int kv_len = p.kv_lengths ? min(p.kv_lengths[sequence], p.kv_len) : p.kv_len;
-
-    const long long head_at = (long long)head * HEAD_DIM;
-    const long long q_stride = p.q_layout.step * p.q_layout.row_stride, kv_stride = p.kv_layout.step * p.kv_layout.row_stride;
-    const long long out_stride = p.out_layout.step * p.out_layout.row_stride;
-    const D* const q = static_cast<const D*>(p.q) + sequence_row(p.q_layout, sequence) * p.q_layout.row_stride + head_at + q0 * q_stride;
-    const long long kv_at = sequence_row(p.kv_layout, sequence) * p.kv_layout.row_stride + head_at;
-    const D* const k = static_cast<const D*>(p.k) + kv_at;
-    const D* const v = static_cast<const D*>(p.v) + kv_at;
-    D* const out = static_cast<D*>(p.out) + sequence_row(p.out_layout, sequence) * p.out_layout.row_stride + head_at + q0 * out_stride;
-    const bool vector_q = aligned(p.q, 16) && p.q_layout.row_stride % CHUNK == 0;
-    const bool vector_kv = aligned(p.k, 16) && aligned(p.v, 16) && p.kv_layout.row_stride % CHUNK == 0;
-    const bool vector_out = aligned(p.out, 16) && p.out_layout.row_stride % CHUNK == 0;
-
-    if (kv_len <= 0) { // nothing to attend to: zeros
+    // out = o / l for the first `rows` queries, through the warp's own rows at `staging` so that stores are 16 bytes wide.
+    __device__ __forceinline__ void finish(unsigned staging, const Output& to, int rows, int chunks) {
+      D* const out = to.out;
+      const long long stride = to.stride;
+      const int lane = threadIdx.x & 31;
+      const unsigned o_at = staging + (lane >> 2) * ROW + (lane & 3) * 2 * (int)sizeof(D);
+      unrolled<M_TILES>([&](auto m) {
+        constexpr int rows_at = decltype(m)::value * 16 * ROW;
+        const float inverse[2] = {reciprocal(quad_sum(sum[m.value][0])), reciprocal(quad_sum(sum[m.value][1]))};
+        unrolled<D_TILES>([&](auto j) {
+          constexpr int at = rows_at + decltype(j)::value * 8 * (int)sizeof(D);
+          const float(&x)[4] = o[m.value][j.value];
+          store_pair<at>(o_at, x[0] * inverse[0], x[1] * inverse[0]);
+          store_pair<at + 8 * ROW>(o_at, x[2] * inverse[1], x[3] * inverse[1]);
+        });
+      });
+      __syncwarp();
+      if (to.vector) {
+#pragma unroll
+        for (int i = 0; i < (WARP_QUERIES * CHUNKS + 31) / 32; i++) {
+          const int id = lane + 32 * i, row = id / CHUNKS, chunk = id % CHUNKS;
+          if (row < rows && chunk < chunks) store_global16(out + row * stride + chunk * CHUNK, load_shared16(staging + row * ROW + chunk * 16));
+        }
+      } else {
+        const int head_dim = chunks * CHUNK;
 #pragma unroll 1
-      for (int id = threadIdx.x; id < q_rows * HEAD_DIM; id += THREADS) out[id / HEAD_DIM * out_stride + id % HEAD_DIM] = D{};
-      return;
+        for (int id = lane; id < rows * head_dim; id += 32) {
+          const int row = id / head_dim, d = id % head_dim;
+          out[row * stride + d] = load_shared<D>(staging + row * ROW + d * (int)sizeof(D));
+        }
+      }
     }
+    // Two neighbouring elements into shared memory.
+    template <int AT> static __device__ __forceinline__ void store_pair(unsigned at, float x, float y) {
+      if constexpr (SIXTEEN) store_shared4<AT>(at, pack2<D>(x, y));
+      else store_shared8<AT>(at, bits_of(x), bits_of(y));
+    }
+  };
 
-    const bool touch_q = p.q_norm || p.rope, touch_k = p.k_norm || p.rope;
+  // LARGE and SHORT: one tile of queries.
+  static __device__ __forceinline__ void run(const AttentionParams& p) {
+    const Item item(p);
+    if (!item.exists) return;
+    const int q0 = item.q0, warp = item.warp, chunks = p.head_dim / CHUNK;
+    const unsigned shared = shared_address(dynamic_shared) + (KIND == SHORT ? (threadIdx.x >> 5) * SHARED : 0);
+    const int q_rows = min(p.q_len - q0, QUERIES); // of this team
+    const Place place(p, item.sequence, item.head);
+    const int kv_len = place.kv_len;
+    if (kv_len <= 0) return Output(p, item.sequence, item.head, q0).clear(q_rows, p.head_dim);
+
+    // Where the keys come from lies in shared memory: the main loop needs it once a tile and its registers for other things.
+    const unsigned source = shared + SOURCE_AT;
+    if (team_thread() == 0) {
+      const unsigned long long k = (unsigned long long)place.k, stride = (unsigned long long)place.kv_stride;
+      store_shared16(source, make_uint4((unsigned)k, (unsigned)(k >> 32), (unsigned)stride, (unsigned)(stride >> 32)));
+      store_shared16(source + 16, make_uint4(kv_len, chunks, place.vector_kv, 0));
+    }
+    team_sync();
+    // Tile `tile` of the keys into its stage.
+    auto load_keys = [&](int tile) {
+      const uint4 where = load_shared16(source), what = load_shared16<16>(source);
+      const long long stride = (long long)((unsigned long long)where.w << 32 | where.z);
+      const int key0 = tile * KEYS, rows = min((int)what.x - key0, KEYS);
+      const unsigned to = shared + (tile % STAGES) * STAGE;
+      const D* const k = (const D*)((unsigned long long)where.y << 32 | where.x) + key0 * stride;
+      load_rows<KEYS, TEAM>(to, k, stride, rows, what.y, what.z);
+      load_rows<KEYS, TEAM>(to + KEYS * ROW, k + k_to_v(p), stride, rows, what.y, what.z);
+      cp_async_commit();
+    };
+    load_rows<QUERIES, TEAM>(shared + Q_AT, place.q + q0 * place.q_stride, place.q_stride, q_rows, chunks, place.vector_q);
+    load_keys(0);
+
+    // What is done to q, to k in place, and to the scores instead.
+    const bool score_norm = KIND == LARGE && p.k_norm && !p.rope;
+    const bool touch_k = !score_norm && (p.k_norm || p.rope), touch_q = p.q_norm || p.rope || score_norm;
     if (touch_q || touch_k) {
       const D* const q_norm = static_cast<const D*>(p.q_norm);
       const D* const k_norm = static_cast<const D*>(p.k_norm);
 #pragma unroll 1
-      for (int d = threadIdx.x; d < HEAD_DIM; d += THREADS) {
-        store_shared<float>(shared + WEIGHTS_AT + d * 4, q_norm ? to_f32(q_norm[d]) : 1.0f);
-        store_shared<float>(shared + WEIGHTS_AT + (HEAD_DIM + d) * 4, k_norm ? to_f32(k_norm[d]) : 1.0f);
+      for (int d = team_thread(); d < HEAD_DIM; d += TEAM) {
+        const bool inside = d < p.head_dim;
+        const float wq = q_norm && inside ? to_f32(q_norm[d]) : 1.0f, wk = k_norm && inside ? to_f32(k_norm[d]) : 1.0f;
+        store_shared<float>(shared + WEIGHTS_AT + d * 4, score_norm ? wq * wk : wq);
+        store_shared<float>(shared + WEIGHTS_AT + (HEAD_DIM + d) * 4, wk);
       }
     }
+    const unsigned inverse = shared + INVERSE_AT;
+    if (KIND == LARGE && threadIdx.x < KEYS) store_shared<float>(inverse + threadIdx.x * 4, 1.0f);
+    const float inverse_head_dim = reciprocal((float)p.head_dim);
+    cp_async_wait<0>();
+    team_sync();
 
-    const bool active = 16 * warp < q_rows; // else this warp only loads and normalizes keys
-    Query query;
-    query.at = shared + (16 * warp + (lane & 15)) * ROW + (lane >> 4) * 16;
-    float o[D_TILES][4];
-    float maximum[2], sum[2]; // of rows g and g+8; sum: of this lane's columns only
-#pragma unroll
-    for (int j = 0; j < D_TILES; j++) o[j][0] = o[j][1] = o[j][2] = o[j][3] = 0.0f;
-    maximum[0] = maximum[1] = float_of(0xff800000u); // -inf
-    sum[0] = sum[1] = 0.0f;
+    const int warp_row = warp * WARP_QUERIES, warp_rows = item.rows(p);
+    const bool active = warp_rows > 0;
+    const unsigned warp_q = shared + Q_AT + warp_row * ROW;
+    State state(warp_q);
+    if (active) {
+      if (touch_q) {
+#pragma unroll 1
+        for (int m = 0; m < M_TILES; m++) {
+          if (16 * m < warp_rows)
+            normalize_rows(warp_q + 16 * m * ROW, warp_rows - 16 * m, shared + WEIGHTS_AT, p.q_norm != nullptr, p.norm_eps, p.rope,
+                           q0 + warp_row + 16 * m, p.head_dim);
+        }
+        __syncwarp();
+      }
+      state.start();
+    }
     const float scale = p.scale * 1.4426950408889634f;
-    // This lane's part of the ldmatrix addresses: K as B of two n-tiles (and its last chunk), V transposed as B of one k-step
-    // and two n-tiles (f32: plain loads).
-    const unsigned k_lane = ((lane >> 4 << 3) + (lane & 7)) * ROW + ((lane >> 3) & 1) * 16;
-    const unsigned k_half_lane = (lane & 15) * ROW;
-    const unsigned v_lane = SIXTEEN ? (lane & 15) * ROW + (lane >> 4) * 16 : 2 * (lane & 3) * ROW + (lane >> 2) * 4;
+    const int whole = KIND == LARGE ? kv_len / KEYS : 0, rounds = (kv_len + KEYS - 1) / KEYS;
 
-    // Round r computes tile r of the keys. With two stages it first starts the load of tile r+1 (round -1 only does that),
-    // with one stage it loads its own. Q comes with the first tile. Loads and norms are loops over what they work on: one
-    // copy of their code, not three.
-    const int rounds = (kv_len + KEYS - 1) / KEYS;
-#pragma unroll 1
-    for (int round = 1 - STAGES; round < rounds; round++) {
-      const int key0 = round * KEYS;
-      if (STAGES > 1 && round >= 0) {
+    // Waits for tile `round`, starts the one after it, normalizes.
+    auto prepare = [&](int round) {
+      const int key0 = round * KEYS, keys = min(kv_len - key0, KEYS);
+      if constexpr (STAGES == 2) {
         cp_async_wait<0>();
-        __syncthreads(); // tile `round` has landed; everyone is done with the one before
-      }
-      if (STAGES == 1 && round > 0) __syncthreads();
-      const int next = round + STAGES - 1, next_key = next * KEYS;
-      if (next < rounds) {
-        const unsigned stage_at = (next % STAGES) * KEYS * ROW;
-#pragma unroll 1
-        for (int what = next == 0 ? 0 : 1; what < 3; what++) { // Q, K, V
-          const bool is_q = what == 0;
-          load_rows(shared + (is_q ? 0 : (what == 1 ? K_AT : V_AT) + stage_at), is_q ? q : (what == 1 ? k : v) + next_key * kv_stride,
-                    is_q ? q_stride : kv_stride, is_q ? q_rows : min(kv_len - next_key, KEYS), is_q ? vector_q : vector_kv);
-        }
-      }
-      cp_async_commit();
-      if (STAGES > 1 && round < 0) continue;
-      if (STAGES == 1) {
+        team_sync(); // the tile has landed; everyone is done with the one before
+        if (round + 1 < rounds) load_keys(round + 1);
+      } else if (round > 0) {
+        team_sync();
+        load_keys(round);
         cp_async_wait<0>();
-        __syncthreads();
+        team_sync();
       }
-
-      const int keys = min(kv_len - key0, KEYS);
-      const unsigned k_tile = shared + K_AT + (round % STAGES) * KEYS * ROW, v_tile = k_tile + (V_AT - K_AT);
-      if ((touch_q && round == 0) || touch_k) {
+      if (score_norm || touch_k) {
+        const int row = KEYS > 16 ? 16 * warp : 0;
+        const unsigned tile = shared + (round % STAGES) * STAGE + row * ROW;
+        if (KEYS > 16 || warp == 0) {
+          if (score_norm)
+            inverse_rms(tile, inverse + row * 4, inverse_head_dim, p.norm_eps);
+          else if (row < keys)
+            normalize_rows(tile, keys - row, shared + WEIGHTS_AT + HEAD_DIM * 4, p.k_norm != nullptr, p.norm_eps, p.rope, key0 + row, p.head_dim);
+        }
+        team_sync();
+      }
+    };
 #pragma unroll 1
-        for (int what = touch_q && round == 0 ? 0 : 1; what < (touch_k ? 2 : 1); what++) { // Q, K
-          const bool is_q = what == 0;
-          const int rows = is_q ? q_rows : keys;
-          if (16 * warp < rows)
-            normalize_rows(is_q ? shared : k_tile, 16 * warp, rows, shared + WEIGHTS_AT + (is_q ? 0 : HEAD_DIM * 4),
-                           is_q ? p.q_norm != nullptr : p.k_norm != nullptr, p.norm_eps, p.rope, is_q ? q0 : key0);
-        }
-        __syncthreads();
-      }
-      if (!active) continue;
-      if (round == 0) query.load();
-
-      // S = q k^T, -inf beyond the length
-      float s[2 * GROUPS][4];
-      float tile_maximum[2] = {maximum[0], maximum[1]};
-      unrolled<GROUPS>([&](auto group) {
-        constexpr int n = 2 * group.value;
-        if (group.value > 0 && group.value * 16 >= keys) return;
-        scores<group.value * 16 * ROW>(s[n], s[n + 1], query, k_tile + k_lane, k_tile + k_half_lane);
-        if (group.value * 16 + 16 > keys) {
-          const int left = keys - group.value * 16 - 2 * (lane & 3); // columns of this lane: 0, 1, 8, 9
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            if ((e & 1) >= left) s[n][e] = float_of(0xff800000u);
-            if ((e & 1) + 8 >= left) s[n + 1][e] = float_of(0xff800000u);
-          }
-        }
-#pragma unroll
-        for (int e = 0; e < 4; e++) tile_maximum[e >> 1] = fmaxf(tile_maximum[e >> 1], fmaxf(s[n][e], s[n + 1][e]));
-      });
-
-      float shift[2];
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        tile_maximum[h] = quad_max(tile_maximum[h]);
-        shift[h] = tile_maximum[h] * scale;
-      }
-      if (round > 0) {
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const float decay = exp2_fast((maximum[h] - tile_maximum[h]) * scale);
-          sum[h] *= decay;
-#pragma unroll
-          for (int j = 0; j < D_TILES; j++) o[j][2 * h] *= decay, o[j][2 * h + 1] *= decay;
-        }
-      }
-      maximum[0] = tile_maximum[0], maximum[1] = tile_maximum[1];
-
-      // P = 2^(S scale - shift), O += P V
-      unrolled<GROUPS>([&](auto group) {
-        constexpr int n = 2 * group.value;
-        if (group.value > 0 && group.value * 16 >= keys) return;
-#pragma unroll
-        for (int i = n; i < n + 2; i++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            s[i][e] = exp2_fast(fmaf(s[i][e], scale, -shift[e >> 1]));
-            sum[e >> 1] += s[i][e];
-          }
-        weigh_values<group.value * 16 * ROW>(o, s[n], s[n + 1], v_tile + v_lane);
-      });
+    for (int round = 0; round < whole; round++) {
+      prepare(round);
+      const unsigned tile = shared + (round % STAGES) * STAGE;
+      if (active) state.template attend<false>(tile, tile + KEYS * ROW, inverse, KEYS, scale);
     }
-    if (!active) return;
-
-    // ---- out = o / l, through the warp's own rows of Q so that stores are 16 bytes wide
-    __syncwarp();
-    const unsigned o_at = shared + (16 * warp + (lane >> 2)) * ROW + (lane & 3) * 2 * (int)sizeof(D);
-    const float inverse[2] = {reciprocal(quad_sum(sum[0])), reciprocal(quad_sum(sum[1]))};
-    unrolled<D_TILES>([&](auto j) {
-      constexpr int at = j.value * 8 * (int)sizeof(D);
-      const float (&x)[4] = o[j.value];
-      store_pair<at>(o_at, x[0] * inverse[0], x[1] * inverse[0]);
-      store_pair<at + 8 * ROW>(o_at, x[2] * inverse[1], x[3] * inverse[1]);
-    });
-    __syncwarp();
-    const int rows = min(q_rows - 16 * warp, 16);
-    D* const warp_out = out + 16 * warp * out_stride;
-    const unsigned warp_rows = shared + 16 * warp * ROW;
-    if (vector_out) {
-#pragma unroll
-      for (int i = 0; i < (16 * CHUNKS + 31) / 32; i++) {
-        const int id = lane + 32 * i, row = id / CHUNKS, chunk = id % CHUNKS;
-        if (row < rows)
-          store_global16(warp_out + row * out_stride + chunk * CHUNK, load_shared16(warp_rows + row * ROW + chunk * 16));
-      }
-    } else {
 #pragma unroll 1
-      for (int id = lane; id < rows * HEAD_DIM; id += 32) {
-        const int row = id / HEAD_DIM, d = id % HEAD_DIM;
-        warp_out[row * out_stride + d] = load_shared<D>(warp_rows + row * ROW + d * (int)sizeof(D));
-      }
+    for (int round = whole; round < rounds; round++) {
+      prepare(round);
+      const unsigned tile = shared + (round % STAGES) * STAGE;
+      if (active) state.template attend<true>(tile, tile + KEYS * ROW, inverse, min(kv_len - round * KEYS, KEYS), scale);
+    }
+    team_sync(); // Q's rows may be those of a stage
+    const Item again(p);
+    const int rows = min(again.rows(p), WARP_QUERIES), row = again.warp * WARP_QUERIES;
+    if (rows > 0) state.finish(shared + Q_AT + row * ROW, Output(p, again.sequence, again.head, again.q0 + row), rows, p.head_dim / CHUNK);
+  }
+
+  // CROSS: all keys at once, then tiles of queries, each warp by itself.
+  static __device__ __forceinline__ void run_cross(const AttentionParams& p) {
+    const int per_sequence = gridDim.x / p.sequences, sequence = blockIdx.x / per_sequence, chunks = p.head_dim / CHUNK;
+    const Place place(p, sequence, blockIdx.y);
+    const int kv_len = place.kv_len, step = per_sequence * QUERIES;
+    const int first = blockIdx.x % per_sequence * QUERIES;
+    if (kv_len <= 0) {
+#pragma unroll 1
+      for (int q0 = first; q0 < p.q_len; q0 += step) Output(p, sequence, blockIdx.y, q0).clear(min(p.q_len - q0, QUERIES), p.head_dim);
+      return;
+    }
+    const unsigned k_at = shared_address(dynamic_shared), v_at = k_at + (p.kv_len + KEYS - 1) / KEYS * KEYS * ROW;
+    const int warp_row = (threadIdx.x >> 5) * WARP_QUERIES;
+    const unsigned warp_q = v_at + (v_at - k_at) + warp_row * ROW;
+#pragma unroll 1
+    for (int key0 = 0; key0 < kv_len; key0 += KEYS) {
+      const int rows = min(kv_len - key0, KEYS);
+      const D* const k = place.k + key0 * place.kv_stride;
+      load_rows<KEYS, TEAM>(k_at + key0 * ROW, k, place.kv_stride, rows, chunks, place.vector_kv);
+      load_rows<KEYS, TEAM>(v_at + key0 * ROW, k + k_to_v(p), place.kv_stride, rows, chunks, place.vector_kv);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+
+    const float scale = p.scale * 1.4426950408889634f;
+    State state(warp_q);
+#pragma unroll 1
+    for (int q0 = first + warp_row; q0 < p.q_len; q0 += step) {
+      const int rows = min(p.q_len - q0, WARP_QUERIES);
+      load_rows<WARP_QUERIES, 32>(warp_q, place.q + q0 * place.q_stride, place.q_stride, rows, chunks, place.vector_q);
+      cp_async_commit();
+      cp_async_wait<0>();
+      __syncwarp();
+      state.start();
+      const int left = kv_len % KEYS, whole = kv_len - left;
+#pragma unroll 1
+      for (int key0 = 0; key0 < whole; key0 += KEYS) state.template attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, 0, KEYS, scale);
+      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, 0, left, scale);
+      __syncwarp();
+      state.finish(warp_q, Output(p, sequence, blockIdx.y, q0), rows, chunks);
+      __syncwarp();
     }
   }
 };
 
 // ---- entries -----------------------------------------------------------------------------------------------------------------
 #define ATTENTION(HEAD_DIM, D)                                                                                        \
-  static_assert(Attention<D, HEAD_DIM, 4, ATTENTION_64_KEYS(HEAD_DIM, sizeof(D)), 2>::WEIGHTS_AT + 8 * HEAD_DIM ==    \
-                    ATTENTION_64_SHARED(HEAD_DIM, (int)sizeof(D)), "launch_tiles.h");                                 \
-  static_assert(Attention<D, HEAD_DIM, 1, ATTENTION_16_KEYS(HEAD_DIM, sizeof(D)), 1>::WEIGHTS_AT + 8 * HEAD_DIM ==    \
-                    ATTENTION_16_SHARED(HEAD_DIM, (int)sizeof(D)), "launch_tiles.h");                                 \
-  extern "C" __global__ void __launch_bounds__(ATTENTION_64_THREADS) attention_##HEAD_DIM##_##D##_64(const AttentionParams p) { \
-    Attention<D, HEAD_DIM, 4, ATTENTION_64_KEYS(HEAD_DIM, sizeof(D)), 2>::run(p);                                     \
+  static_assert(Attention<D, HEAD_DIM, LARGE>::SHARED == ATTENTION_LARGE_SHARED(HEAD_DIM, (int)sizeof(D)) &&          \
+                    Attention<D, HEAD_DIM, LARGE>::QUERIES == ATTENTION_LARGE_QUERIES(HEAD_DIM, (int)sizeof(D)) &&    \
+                    4 * Attention<D, HEAD_DIM, SHORT>::SHARED == ATTENTION_SHORT_SHARED(HEAD_DIM, (int)sizeof(D)),    \
+                "launch_tiles.h");                                                                                    \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_LARGE_THREADS, 2) attention_##HEAD_DIM##_##D##_large(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, LARGE>::run(p);                                                                            \
   }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(ATTENTION_16_THREADS) attention_##HEAD_DIM##_##D##_16(const AttentionParams p) { \
-    Attention<D, HEAD_DIM, 1, ATTENTION_16_KEYS(HEAD_DIM, sizeof(D)), 1>::run(p);                                     \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_SHORT_THREADS, HEAD_DIM <= 96 ? 4 : 2) attention_##HEAD_DIM##_##D##_short(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, SHORT>::run(p);                                                                            \
   }
-#define ATTENTION_DTYPES(HEAD_DIM) ATTENTION(HEAD_DIM, bf16) ATTENTION(HEAD_DIM, f16) ATTENTION(HEAD_DIM, f32)
+#define ATTENTION_CROSS(HEAD_DIM, D)                                                                                  \
+  static_assert(Attention<D, HEAD_DIM, CROSS>::QUERIES == ATTENTION_CROSS_QUERIES(HEAD_DIM), "launch_tiles.h");       \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_CROSS_THREADS, 1) attention_##HEAD_DIM##_##D##_cross(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, CROSS>::run_cross(p);                                                                      \
+  }
+#define ATTENTION_DTYPES(HEAD_DIM)                                                     \
+  ATTENTION(HEAD_DIM, bf16) ATTENTION(HEAD_DIM, f16) ATTENTION(HEAD_DIM, f32)          \
+  ATTENTION_CROSS(HEAD_DIM, bf16) ATTENTION_CROSS(HEAD_DIM, f16)
 
-#ifdef ONE_HEAD_DIM // for quick looks at the compiler's output
-ATTENTION_DTYPES(72)
+#ifdef ONE_ENTRY // for quick looks at the compiler's output
+ONE_ENTRY
 #else
 ATTENTION_DTYPES(32)
-ATTENTION_DTYPES(40)
 ATTENTION_DTYPES(48)
-ATTENTION_DTYPES(56)
 ATTENTION_DTYPES(64)
 ATTENTION_DTYPES(72)
-ATTENTION_DTYPES(80)
-ATTENTION_DTYPES(88)
 ATTENTION_DTYPES(96)
-ATTENTION_DTYPES(104)
-ATTENTION_DTYPES(112)
-ATTENTION_DTYPES(120)
 ATTENTION_DTYPES(128)
 #endif

@@ -210,16 +210,16 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
         const long long element =
             ((long long)(frame * p.out_height + p.out_first + o.y) * p.out_width + o.x) * out_channels + column - group * out_channels;
         float b[4] = {0.0f, 0.0f, 0.0f, 0.0f}, y[4];
-        if (bias) load4(bias + column, b);
+        if (bias) load_run(bias + column, b);
 #pragma unroll
         for (int e = 0; e < 4; e++) y[e] = fmaf(acc[i][j][e >> 1][2 * h + (e & 1)], p.alpha, b[e]);
         if (residual) {
-          load4(residual + element, b);
+          load_run(residual + element, b);
 #pragma unroll
           for (int e = 0; e < 4; e++) y[e] += b[e];
         }
-        if (p.out_f32) store4(static_cast<float*>(p.out) + element, y);
-        else store4(static_cast<D*>(p.out) + element, y);
+        if (p.out_f32) store_run(static_cast<float*>(p.out) + element, y);
+        else store_run(static_cast<D*>(p.out) + element, y);
       }
     }
   }

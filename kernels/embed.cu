@@ -187,7 +187,7 @@ template <class D, int N> __device__ __forceinline__ void modulation(const Modul
   float* out = p.out + blockIdx.y * p.rows * layer_size;
   for (long long i = grid_thread() * N; i < layer_size; i += grid_threads() * N) {
     float base[N];
-    if constexpr (N == 4) load4(table + i, base);
+    if constexpr (N == 4) load_run(table + i, base);
     else base[0] = to_f32(table[i]);
     for (int row = 0; row < p.rows; ++row) {
       float y[N];

@@ -3,19 +3,24 @@
 #pragma once
 
 // ---- linear ----------------------------------------------------------------------------------------------------------------
-// Entry suffix _128: 128 x 144 tiles (144 = 2 heads of 72 divides every width of sprites and Open-Sora);
-// suffix _64: 64 x 48 tiles, for shapes that give fewer _128 tiles than the device has multiprocessors.
-// grid = (ceil(m / M) * ceil(n / N), 1, 1), block = (THREADS, 1, 1), dynamic shared = SHARED bytes, the same for all dtypes.
+// Entry suffixes _256 (16-bit types), _128 and _64: M x N tiles. grid = (ceil(m / M) * ceil(n / N), 1, 1), block = (THREADS, 1, 1),
+// dynamic shared = SHARED bytes (the stages, then mean and rstd of M rows), the same for all dtypes but where it says so. Which one: src/ops/linear.rs.
+#define LINEAR_K_BYTES 64 // of a row of a or w in one stage
+#define LINEAR_256_M 256
+#define LINEAR_256_N 144
+#define LINEAR_256_THREADS 256
+#define LINEAR_256_STAGES 3
+#define LINEAR_256_SHARED (LINEAR_256_STAGES * (LINEAR_256_M + LINEAR_256_N) * LINEAR_K_BYTES + 8 * LINEAR_256_M) // 78848
 #define LINEAR_128_M 128
 #define LINEAR_128_N 144
-#define LINEAR_128_THREADS 192
-#define LINEAR_128_STAGES 3
-#define LINEAR_128_SHARED (LINEAR_128_STAGES * (LINEAR_128_M + LINEAR_128_N) * 96 + 8 * LINEAR_128_M) // 79360
+#define LINEAR_128_THREADS(element_bytes) ((element_bytes) == 2 ? 128 : 256)
+#define LINEAR_128_STAGES 4
+#define LINEAR_128_SHARED (LINEAR_128_STAGES * (LINEAR_128_M + LINEAR_128_N) * LINEAR_K_BYTES + 8 * LINEAR_128_M) // 70656
 #define LINEAR_64_M 64
 #define LINEAR_64_N 48
 #define LINEAR_64_THREADS 96
 #define LINEAR_64_STAGES 4
-#define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * 96 + 8 * LINEAR_64_M) // 43520
+#define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * LINEAR_K_BYTES + 8 * LINEAR_64_M) // 29184
 
 // ---- conv ------------------------------------------------------------------------------------------------------------------
 // Entry suffix _128: 128 x 128 tiles; _16: 128 x 16. grid = (ceil(m / CONV_M) * ceil(n / 128 or 16), 1, 1), the same for all dtypes.
@@ -27,19 +32,23 @@
 #define CONV_16_SHARED (CONV_STAGES * (CONV_M + 16) * 64) // 36864
 
 // ---- attention ---------------------------------------------------------------------------------------------------------------
-// Entry suffix _16: one warp, 16 queries a CTA (q_len <= 16); suffix _64: four warps, 64 queries a CTA. Both take any q_len.
-// grid = (sequences * ceil(q_len / QUERIES), heads, 1), block = (THREADS, 1, 1), dynamic shared = ATTENTION_*_SHARED.
-#define ATTENTION_16_QUERIES 16
-#define ATTENTION_16_THREADS 32
-#define ATTENTION_64_QUERIES 64
-#define ATTENTION_64_THREADS 128
+// Entries exist for head dimensions 32, 48, 64, 72, 96 and 128 (HEAD_DIM here); others take the next. Grids: see attention.cu.
+#define ATTENTION_LARGE_QUERIES(head_dim, element_bytes) ((element_bytes) == 2 && (head_dim) <= 72 ? 128 : 64)
+#define ATTENTION_LARGE_THREADS 128
+#define ATTENTION_SHORT_QUERIES 16
+#define ATTENTION_SHORT_WARPS 4 // each with queries of its own
+#define ATTENTION_SHORT_THREADS (32 * ATTENTION_SHORT_WARPS)
+#define ATTENTION_CROSS_QUERIES(head_dim) ((head_dim) <= 72 ? 256 : 128)
+#define ATTENTION_CROSS_THREADS 256
 // Bytes from one row of a tile in shared memory to the next: an odd number of 16-byte chunks, so that 8 rows meet no bank twice.
 #define ATTENTION_ROW_BYTES(head_dim, element_bytes) ((((head_dim) * (element_bytes) / 16) | 1) * 16)
-// Keys of one tile.
-#define ATTENTION_16_KEYS(head_dim, element_bytes) 16
-#define ATTENTION_64_KEYS(head_dim, element_bytes) ((element_bytes) == 2 ? 64 : 16)
-// Q, one (_16) or two (_64) stages of K and V, and the two norm weights as f32.
-#define ATTENTION_16_SHARED(head_dim, element_bytes) \
-  ((16 + 2 * ATTENTION_16_KEYS(head_dim, element_bytes)) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim))
-#define ATTENTION_64_SHARED(head_dim, element_bytes) \
-  ((64 + 4 * ATTENTION_64_KEYS(head_dim, element_bytes)) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim))
+// Two stages of K and V of 64 keys (f32: of 16 keys, and Q); the norm weights, 1/rms of the keys, and where the keys are.
+#define ATTENTION_LARGE_SHARED(head_dim, element_bytes) \
+  (((element_bytes) == 2 ? 4 * 64 : 4 * 16 + 64) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + \
+   4 * ((element_bytes) == 2 ? 64 : 16) + 32)
+// For each warp K, V and Q of 16 rows.
+#define ATTENTION_SHORT_SHARED(head_dim, element_bytes) \
+  (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 32))
+// All of K and V, and Q.
+#define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
+  ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))

@@ -6,44 +6,50 @@
 // Epilogues   bias      out = acc + bias
 //             gelu      out = gelu_tanh(acc + bias)
 //             residual  r = gate * (acc + bias); out += r; residual_out = r or += r (when given)
-// All in f32 until the last rounding. Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}_{128,64}; no _ln residual.
+// All in f32 until the last rounding. Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}_{256,128,64}; no _ln residual, no
+// f32_256.
 //
-// A CTA makes one TILE_M x TILE_N tile of out (blockIdx.x, n fastest: neighbours share the rows of a). _128: 128 x 144, six
-// warps of 64 x 48; _64: 64 x 48, three warps of 64 x 16. k advances by 96 bytes (48 elements of 16 bits, 24 of f32) through
-// a ring of STAGES tiles in shared memory:
+// A CTA makes one TILE_M x TILE_N tile of out (blockIdx.x, n fastest: neighbours share the rows of a). 144 columns are two heads
+// of 72 and divide every width of sprites and Open-Sora; 64 x 72 a warp needs 121 bytes of shared memory for each mma where an
+// A100 gives 256 in the time of one:
+//   _256  256 x 144, eight warps, 3 stages      one CTA an SM
+//   _128  128 x 144, four warps (f32: eight of 32 x 72), 4 stages    two (f32: one)
+//   _64    64 x  48, three warps of 64 x 16, 4 stages
+// k advances by 64 bytes (32 elements of 16 bits, 16 of f32: two mma k-steps) through a ring of STAGES tiles in shared memory:
 //
-//   stage: a [TILE_M][96 B], w [TILE_N][96 B]; the six 16-byte chunks of row r at chunk ^ ((r >> 2) & 1). A row starts
-//   6r mod 8 chunks into the 128 bytes of banks, so 8 rows hit 4 places and the flipped bit makes them 8: ldmatrix meets no
-//   bank twice, without padding, and the flip is the same for rows 16 apart: offsets in the main loop are immediates.
+//   stage: a [TILE_M][64 B], w [TILE_N][64 B]; the four 16-byte chunks of row r at chunk ^ ((r >> 1) & 3): two rows fill the 128
+//   bytes of banks, so that 8 rows x 16 bytes meet no bank twice; the second k-step is the first with bit 5 flipped.
 //
 //   w and plain a come by 16-byte cp.async; _ln a goes global -> registers (loaded one tile ahead) -> prologue -> shared.
-//   Within each 16 columns, w's rows are stored so that the two n-tiles of a lane are 4 consecutive columns of out: the
-//   epilogue then moves 8 (f32: 16) bytes a lane, whole 32-byte sectors.
 //
-// Any m, n, k >= 1: rows outside and chunks beyond k are zeros. If rows of a and w are
-// not 16-byte aligned every element is loaded by itself (uniform run-time choice), likewise the epilogue.
-// The order of additions over k is fixed: the same inputs give the same bits.
+// Software pipeline: fragments of a are double-buffered in registers: while a k-step multiplies, the next one's are loaded, across
+// tiles too. One barrier a tile, in its last k-step, when its w fragments are already in registers: behind it the stage is free
+// and takes the tile STAGES further on.
 //
-// Launch: launch_tiles.h. Expected: _128 at most 168 registers (two CTAs of 192 threads on an SM; f32: one CTA, about 210), _64 below 130;
-// 79360 and 43520 bytes of dynamic shared memory.
+// The epilogue goes from registers to global memory. The rows of w are dealt out over the n-tiles of a warp so that a lane has 8 (f32: 4)
+// neighbouring columns of out: 16 bytes a lane, 64 a row, whole sectors. Of the 72 columns of a warp 8 are left over: there a lane has two.
+//
+// Any m, n, k >= 1: rows outside are the last row again, chunks beyond k are zeros. If rows of a and w are not 16-byte aligned every
+// element is loaded by itself (uniform run-time choice), likewise the epilogue, from sums laid out in shared memory.
+// The order of additions over k is fixed and the same in every tile: the same inputs give the same bits.
+//
+// Launch: launch_tiles.h. Registers: up to 255 (_256 and _128), below 168 (_64); see ptx/manifest.json.
 #include "params.h"
 #include "launch_tiles.h"
 #include "tile.cuh"
 
 enum Epilogue { BIAS, GELU, RESIDUAL };
 
-constexpr int K_BYTES = 96;           // of a row in one stage
-constexpr int K_CHUNKS = K_BYTES / 16; // 16-byte chunks
-constexpr int K_STEPS = K_BYTES / 32;  // mma k-steps
-constexpr int WARP_M = 64;
+constexpr int K_CHUNKS = LINEAR_K_BYTES / 16; // 16-byte chunks of a row in one stage
+constexpr int K_STEPS = LINEAR_K_BYTES / 32;  // mma k-steps
+static_assert(K_STEPS == 2, "the two halves of the pipeline are written out");
 
-extern __shared__ __align__(16) unsigned char dynamic_shared[];
+extern __shared__ __align__(128) unsigned char dynamic_shared[];
 
-// Byte offset of a chunk in a stage's [rows][K_BYTES] half.
-__device__ __forceinline__ unsigned chunk_offset(int row, int chunk) { return row * K_BYTES + ((chunk ^ ((row >> 2) & 1)) << 4); }
-
-// Where w's row r of a tile is stored: columns 4t, 4t+1 of each 16 go to the first n-tile, 4t+2, 4t+3 to the second.
-__device__ __forceinline__ int interleaved(int r) { return (r & ~15) | ((r & 2) << 2) | ((r & 12) >> 1) | (r & 1); }
+// Byte offset of a chunk in a stage's [rows][LINEAR_K_BYTES] half.
+__device__ __forceinline__ unsigned chunk_offset(int row, int chunk) {
+  return row * LINEAR_K_BYTES + ((chunk ^ ((row >> 1) & (K_CHUNKS - 1))) << 4);
+}
 
 // A chunk's elements [0, valid) one by one into shared memory, zeros after.
 template <class D> __device__ __forceinline__ void copy_elements(unsigned to, const D* from, int valid) {
@@ -51,19 +57,30 @@ template <class D> __device__ __forceinline__ void copy_elements(unsigned to, co
   for (int c = 0; c < Chunk<D>::N; c++) store_shared(to + c * (int)sizeof(D), c < valid ? from[c] : D{});
 }
 
-template <class D, bool LN, int EPILOGUE, int TILE_M, int TILE_N, int WARP_N, int STAGES>
+// Row `row` of a matrix with k columns, in one instruction and no register between passes of a loop (volatile: not moved out of it).
+template <class D> __device__ __forceinline__ const D* row_of(const D* matrix, int row, int k) {
+  const D* at;
+  asm volatile("mad.wide.s32 %0, %1, %2, %3;" : "=l"(at) : "r"(row), "r"(k * (int)sizeof(D)), "l"(matrix));
+  return at;
+}
+
+// WARPS_M x WARPS_N warps, each with M_TILES x N_TILES mma tiles of 16 x 8.
+template <class D, bool LN, int EPILOGUE, int WARPS_M, int WARPS_N, int M_TILES, int N_TILES, int STAGES>
 __device__ __forceinline__ void linear(const LinearParams& p) {
-  constexpr int WARPS_N = TILE_N / WARP_N;
-  constexpr int THREADS = TILE_M / WARP_M * WARPS_N * 32;
-  constexpr int STAGE_BYTES = (TILE_M + TILE_N) * K_BYTES;
+  constexpr int WARP_M = 16 * M_TILES, WARP_N = 8 * N_TILES, TILE_M = WARPS_M * WARP_M, TILE_N = WARPS_N * WARP_N;
+  constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+  constexpr int STAGE_BYTES = (TILE_M + TILE_N) * LINEAR_K_BYTES;
   constexpr int CHUNK = Chunk<D>::N;                  // elements of a chunk
   constexpr int K_TILE = K_CHUNKS * CHUNK;            // elements of k in a stage
   constexpr int K_STEP = 2 * CHUNK;                   // elements of k in a k-step
   constexpr int SLOT_ROWS = THREADS / K_CHUNKS;       // a thread loads one chunk of every SLOT_ROWS-th row
-  constexpr int A_SLOTS = TILE_M / SLOT_ROWS;
+  constexpr int A_SLOTS = (TILE_M + SLOT_ROWS - 1) / SLOT_ROWS;
   constexpr int W_SLOTS = (TILE_N + SLOT_ROWS - 1) / SLOT_ROWS;
-  constexpr int GROUPS = WARP_N / 16;                 // pairs of n-tiles
-  static_assert(THREADS % K_CHUNKS == 0 && SLOT_ROWS % 16 == 0 && TILE_M % SLOT_ROWS == 0 && WARP_N % 16 == 0, "tile");
+  // Of the n-tiles of a warp, groups whose columns are dealt out to the lanes by 16 bytes of out, and one that may be left over.
+  constexpr int GROUP = N_TILES < CHUNK / 2 ? N_TILES : CHUNK / 2, GROUPS = N_TILES / GROUP, REST = N_TILES % GROUP;
+  constexpr int GROUP_N = 8 * GROUP, GROUPED_N = WARPS_N * GROUPS * GROUP_N; // columns of a group; of all groups of the CTA
+  static_assert(REST == 0 || (REST == 1 && WARPS_N == 2 && SLOT_ROWS % GROUP_N == 0), "the left over tiles of two warps lie side by side");
+  static_assert(SLOT_ROWS % 8 == 0, "every slot has the same place in the swizzle");
 
   const D* const a = static_cast<const D*>(p.a);
   const D* const w = static_cast<const D*>(p.w);
@@ -72,18 +89,26 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
   const unsigned shared = shared_address(dynamic_shared);
 
+  // The column of out, in the tile, that belongs to row s of w in shared memory: groups first, then the tiles left over, which are the middle of
+  // the tile. In a group the columns of a lane (2t, 2t + 1 of each n-tile) are neighbours.
+  auto column_of = [](int s) {
+    if (REST && s >= GROUPED_N) return s - GROUPED_N + GROUPED_N / 2;
+    const int group = s / GROUP_N * GROUP_N, r = s % GROUP_N;
+    return group + (REST && s >= GROUPED_N / 2 ? 16 : 0) + (r % 8 / 2) * (2 * GROUP) + r / 8 * 2 + r % 2;
+  };
+
   // ---- loaders
   const int slot_row = tid / K_CHUNKS, slot_chunk = tid % K_CHUNKS;
   const bool vector = (p.k * sizeof(D)) % 16 == 0 && aligned(a, 16) && aligned(w, 16) &&
                       (!LN || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
   const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
-  // SLOT_ROWS is a multiple of 16, so every slot has the same place within its 16 rows.
-  const unsigned w_store = shared + TILE_M * K_BYTES + chunk_offset(interleaved(slot_row), slot_chunk);
-  // Slot 0 of this thread; the next slots are SLOT_ROWS rows further, both matrices have rows of k elements.
-  const D* const a_slot = a + (long long)(m0 + slot_row) * p.k + slot_chunk * CHUNK;
-  const D* const w_slot = w + (long long)(n0 + slot_row) * p.k + slot_chunk * CHUNK;
-  const long long slot_stride = (long long)SLOT_ROWS * p.k;
-  const int a_rows = p.m - m0 - slot_row, w_rows = p.n - n0 - slot_row; // slot i exists if i * SLOT_ROWS is below
+  const unsigned w_store = a_store + TILE_M * LINEAR_K_BYTES;
+  // Rows of this thread's slots. Beyond the last row stands the last one again: what comes of it is not written.
+  int a_row[A_SLOTS], w_row[W_SLOTS];
+#pragma unroll
+  for (int i = 0; i < A_SLOTS; i++) keep(a_row[i] = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1));
+#pragma unroll
+  for (int i = 0; i < W_SLOTS; i++) keep(w_row[i] = min(n0 + column_of(slot_row + i * SLOT_ROWS), p.n - 1));
 
   // _ln: mean and rstd of the tile's rows lie behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
   // batch, one variant): true but for threads that straddle two frames.
@@ -108,70 +133,66 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
 
   uint4 fetched[A_SLOTS]; // _ln: the next tile of a, on its way through registers
 
-  // Starts the loads of tile `tile`: cp.async into its stage; _ln: a's part into registers.
+  // Whether slot i of this thread lies in a tile of `rows` rows.
+  auto slot_in = [&](int i, int rows) { return (i + 1) * SLOT_ROWS <= rows || slot_row + i * SLOT_ROWS < rows; };
+
+  // Starts the loads of tile `tile` into the stage at offset `stage`; _ln: of w only.
   auto load_tile = [&](int tile, unsigned stage) {
     const int k0 = tile * K_TILE + slot_chunk * CHUNK;
     if (vector) {
-      const bool inside = k0 < p.k;
+      const int bytes = k0 < p.k ? 16 : 0;
       if constexpr (!LN) {
-        const D* from = a_slot + (long long)tile * K_TILE;
         unrolled<A_SLOTS>([&](auto i) {
-          constexpr int row = i.value * SLOT_ROWS;
-          cp_async16<row * K_BYTES>(a_store + stage, from, inside && row < a_rows ? 16 : 0);
-          from += slot_stride;
+          if (slot_in(i.value, TILE_M)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(a_store + stage, row_of(a + k0, a_row[i.value], p.k), bytes);
         });
       }
-      const D* from = w_slot + (long long)tile * K_TILE;
       unrolled<W_SLOTS>([&](auto i) {
-        constexpr int row = i.value * SLOT_ROWS;
-        if (row + SLOT_ROWS <= TILE_N || slot_row + row < TILE_N)
-          cp_async16<row * K_BYTES>(w_store + stage, from, inside && row < w_rows ? 16 : 0);
-        from += slot_stride;
+        if (slot_in(i.value, TILE_N)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(w_store + stage, row_of(w + k0, w_row[i.value], p.k), bytes);
       });
     } else {
       const int valid = p.k - k0;
-      if constexpr (!LN) {
 #pragma unroll 1
-        for (int r = 0; slot_row + r < TILE_M; r += SLOT_ROWS)
-          copy_elements(a_store + stage + r * K_BYTES, a_slot + (long long)r * p.k + tile * K_TILE, r < a_rows ? valid : 0);
+      for (int part = LN ? 1 : 0; part < 2; part++) {
+        const unsigned to = (part ? w_store : a_store) + stage;
+#pragma unroll 1
+        for (int r = 0; slot_row + r < (part ? TILE_N : TILE_M); r += SLOT_ROWS) {
+          const long long row = part ? min(n0 + column_of(slot_row + r), p.n - 1) : min(m0 + slot_row + r, p.m - 1);
+          copy_elements(to + r * LINEAR_K_BYTES, (part ? w : a) + row * p.k + k0, valid);
+        }
       }
-#pragma unroll 1
-      for (int r = 0; slot_row + r < TILE_N; r += SLOT_ROWS)
-        copy_elements(w_store + stage + r * K_BYTES, w_slot + (long long)r * p.k + tile * K_TILE, r < w_rows ? valid : 0);
     }
   };
   auto fetch_a = [&](int tile) {
     if constexpr (LN) {
-      if (fast && tile * K_TILE + slot_chunk * CHUNK < p.k) {
-        const D* from = a_slot + (long long)tile * K_TILE;
+      if (fast) {
+        const int k0 = min(tile * K_TILE + slot_chunk * CHUNK, p.k - CHUNK);
 #pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) {
-          fetched[i] = i * SLOT_ROWS < a_rows ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
-          from += slot_stride;
-        }
+        for (int i = 0; i < A_SLOTS; i++) fetched[i] = *reinterpret_cast<const uint4*>(row_of(a + k0, a_row[i], p.k));
       }
     }
   };
-  // _ln: prologue of the fetched tile, into its stage.
+  // _ln: prologue of the fetched tile, into its stage. Beyond k stand the last columns again: w has zeros there.
   auto store_a = [&](int tile, unsigned stage) {
     if constexpr (LN) {
       const int k0 = tile * K_TILE + slot_chunk * CHUNK;
-      if (fast && k0 < p.k) {
+      if (fast) {
+        const float* const scale_at = scale_row + min(k0, p.k - CHUNK);
         float scale[CHUNK], shift[CHUNK];
 #pragma unroll
         for (int c = 0; c < CHUNK; c += 4) {
-          float4 s = *reinterpret_cast<const float4*>(scale_row + k0 + c);
-          float4 b = *reinterpret_cast<const float4*>(scale_row + shift_delta + k0 + c);
+          float4 s = *reinterpret_cast<const float4*>(scale_at + c);
+          float4 b = *reinterpret_cast<const float4*>(scale_at + shift_delta + c);
           scale[c] = 1.0f + s.x, scale[c + 1] = 1.0f + s.y, scale[c + 2] = 1.0f + s.z, scale[c + 3] = 1.0f + s.w;
           shift[c] = b.x, shift[c + 1] = b.y, shift[c + 2] = b.z, shift[c + 3] = b.w;
         }
         unrolled<A_SLOTS>([&](auto i) {
+          if (!slot_in(i.value, TILE_M)) return;
           float x[CHUNK];
           Chunk<D>::unpack(fetched[i.value], x);
           const float2 row = load_shared8<i.value * SLOT_ROWS * 8>(stats + slot_row * 8);
 #pragma unroll
           for (int c = 0; c < CHUNK; c++) x[c] = fmaf((x[c] - row.x) * row.y, scale[c], shift[c]);
-          store_shared16<i.value * SLOT_ROWS * K_BYTES>(a_store + stage, Chunk<D>::pack(x));
+          store_shared16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(a_store + stage, Chunk<D>::pack(x));
         });
       } else {
 #pragma unroll 1
@@ -184,7 +205,7 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
             float x = 0.0f;
             if (k0 + c < p.k)
               x = fmaf((to_f32(a[(long long)row * p.k + k0 + c]) - row_stats.x) * row_stats.y, 1.0f + t[c], t[shift_delta + c]);
-            store_shared(a_store + stage + (r - slot_row) * K_BYTES + c * (int)sizeof(D), from_f32<D>(x));
+            store_shared(a_store + stage + (r - slot_row) * LINEAR_K_BYTES + c * (int)sizeof(D), from_f32<D>(x));
           }
         }
       }
@@ -192,80 +213,88 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   };
 
   // ---- main loop
-  const int warp_m = warp / WARPS_N * WARP_M, warp_n = warp % WARPS_N * WARP_N;
-  const bool active = m0 + warp_m < p.m && n0 + warp_n < p.n; // else: this warp only loads
-  const int a_row = warp_m + (lane & 15), w_row = warp_n + ((lane >> 4) << 3) + (lane & 7);
-  const unsigned a_load = shared + chunk_offset(a_row, lane >> 4);
-  const unsigned w_load = shared + TILE_M * K_BYTES + chunk_offset(w_row, (lane >> 3) & 1);
+  const int warp_m = warp / WARPS_N * WARP_M, warp_n = warp % WARPS_N;
+  unsigned a_at = chunk_offset(warp_m + (lane & 15), lane >> 4);
+  unsigned w_at = chunk_offset(warp_n * GROUPS * GROUP_N + ((lane >> 4) << 3) + (lane & 7), (lane >> 3) & 1) + TILE_M * LINEAR_K_BYTES;
+  unsigned w_rest = (GROUPED_N + warp_n * (8 - GROUPS * GROUP_N)) * LINEAR_K_BYTES; // from w_at
+  keep(a_at), keep(w_at), keep(w_rest);
 
-  float acc[4][GROUPS][2][4]; // [m-tile][pair][n-tile of the pair][fragment]
+  float acc[M_TILES][N_TILES][4];
 #pragma unroll
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < M_TILES; i++)
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++)
+    for (int j = 0; j < N_TILES; j++)
 #pragma unroll
-      for (int h = 0; h < 2; h++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) acc[i][j][h][e] = 0.0f;
+      for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
 
-  // One k-step, AT bytes into the rows of the stage at offset `stage`.
-  auto multiply = [&](unsigned stage, auto at) {
-    constexpr int AT = at.value;
-    FragmentA<D> fa[4];
-    unrolled<4>([&](auto i) {
+  unsigned fa[K_STEPS][M_TILES][4], fw[N_TILES][2]; // raw fragments: of a for both k-steps, of w for the current one
+  auto load_a = [&](auto step, unsigned stage) {
+    const unsigned at = shared + stage + (a_at ^ (step.value * 32));
+    unrolled<M_TILES>([&](auto i) { ldmatrix_x4<i.value * 16 * LINEAR_K_BYTES>(fa[step.value][i.value], at); });
+  };
+  auto load_w = [&](auto step, unsigned stage) {
+    const unsigned at = shared + stage + (w_at ^ (step.value * 32));
+    unrolled<N_TILES / 2>([&](auto j) {
       unsigned x[4];
-      ldmatrix_x4<AT + i.value * 16 * K_BYTES>(x, a_load + stage);
-      fa[i.value] = fragment_a<D>(x);
+      ldmatrix_x4<j.value * 16 * LINEAR_K_BYTES>(x, at);
+      fw[2 * j.value][0] = x[0], fw[2 * j.value][1] = x[1];
+      fw[2 * j.value + 1][0] = x[2], fw[2 * j.value + 1][1] = x[3];
     });
-    unrolled<GROUPS>([&](auto j) {
-      unsigned x[4];
-      ldmatrix_x4<AT + j.value * 16 * K_BYTES>(x, w_load + stage);
+    if constexpr (REST) ldmatrix_x2(fw[N_TILES - 1], at + w_rest); // lanes 0-15: rows 0-7, both chunks
+  };
+  auto multiply = [&](auto step) {
+    FragmentA<D> x[M_TILES];
 #pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const FragmentB<D> fb = fragment_b<D>(x[2 * h], x[2 * h + 1]);
+    for (int i = 0; i < M_TILES; i++) x[i] = fragment_a<D>(fa[step.value][i]);
 #pragma unroll
-        for (int i = 0; i < 4; i++) mma(acc[i][j.value][h], fa[i], fb);
-      }
-    });
+    for (int j = 0; j < N_TILES; j++) {
+      const FragmentB<D> y = fragment_b<D>(fw[j][0], fw[j][1]);
+#pragma unroll
+      for (int i = 0; i < M_TILES; i++) mma(acc[i][j], x[i], y);
+    }
   };
 
-  const int tiles = (p.k + K_TILE - 1) / K_TILE;
-  unsigned read = 0, write = 0; // stage offsets
+  // A last tile of one k-step is multiplied behind the loop.
+  const int tiles = (p.k + K_TILE - 1) / K_TILE, steps = (p.k + K_STEP - 1) / K_STEP;
   auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
-#pragma unroll
-  for (int s = 0; s < STAGES - 1; s++) {
-    if (s < tiles) load_tile(s, write);
+#pragma unroll 1
+  for (int s = 0; s < STAGES; s++) {
+    if (s < tiles) load_tile(s, s * STAGE_BYTES);
     cp_async_commit();
-    write = next(write);
   }
   fetch_a(0);
   store_a(0, 0);
   if (tiles > 1) fetch_a(1);
+  cp_async_wait<STAGES - 1>();
+  __syncthreads(); // tile 0 has landed
+  load_a(Index<0>{}, 0);
 
+  unsigned stage = 0;
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads(); // the tile has landed for everyone, and everyone has read the previous one
-    if (tile + STAGES - 1 < tiles) load_tile(tile + STAGES - 1, write);
-    cp_async_commit();
-    if (LN && tile + 1 < tiles) {
-      store_a(tile + 1, next(read));
+  for (int tile = 0; tile < steps / 2; tile++) {
+    const unsigned next_stage = tile + 1 < tiles ? next(stage) : stage; // behind the last tile something is loaded that nobody uses
+    if (LN && tile + 1 < tiles) { // first, while few fragments are held
+      store_a(tile + 1, next_stage);
       if (tile + 2 < tiles) fetch_a(tile + 2);
     }
-    if (active) {
-      const int left = p.k - tile * K_TILE;
-      if (left > K_TILE - K_STEP) {
-        unrolled<K_STEPS>([&](auto s) { multiply(read, Index<s.value * 32>{}); });
-      } else {
-#pragma unroll 1
-        for (int s = 0; s * K_STEP < left; s++) multiply(read + s * 32, Index<0>{});
-      }
-    }
-    read = next(read);
-    write = next(write);
+    load_w(Index<0>{}, stage);
+    load_a(Index<1>{}, stage);
+    multiply(Index<0>{});
+    load_w(Index<1>{}, stage);
+    cp_async_wait<STAGES - 2>();
+    __syncthreads(); // the next tile has landed for everyone, and everyone has read this one
+    if (tile + STAGES < tiles) load_tile(tile + STAGES, stage);
+    cp_async_commit();
+    load_a(Index<0>{}, next_stage);
+    multiply(Index<1>{});
+    stage = next_stage;
+  }
+  if (steps % 2 != 0) {
+    load_w(Index<0>{}, stage);
+    multiply(Index<0>{});
   }
 
-  // ---- epilogue: a lane has columns 4t..4t+3 of each pair, rows g and g+8 of each m-tile
+  // ---- epilogue
   D* const out = static_cast<D*>(p.out);
   D* const residual_out = static_cast<D*>(p.residual_out);
   const D* const bias = static_cast<const D*>(p.bias);
@@ -273,28 +302,89 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   auto gate_of = [&](int row) {
     return p.modulation + modulation_offset(p.frame_mask, row, p.frames, p.rows_per_frame, p.variants, p.chunks, p.channels, p.gate_chunk);
   };
-  const bool vector_out = p.n % 4 == 0 && aligned(out, 4 * sizeof(D)) && aligned(bias, 4 * sizeof(D)) &&
-                          (EPILOGUE != RESIDUAL || aligned(residual_out, 4 * sizeof(D))) &&
+  const bool vector_out = p.n % CHUNK == 0 && aligned(out, 16) && aligned(bias, 16) &&
+                          (EPILOGUE != RESIDUAL || aligned(residual_out, 16)) &&
                           (!gated || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
 
-  if (!vector_out) { // element by element, from the sums laid out in shared memory
-    __syncthreads(); // the stages are free
-    if (!active) return;
-    const unsigned sums = shared + warp * (WARP_M * WARP_N * 4);
-    const unsigned sums_lane = sums + ((lane >> 2) * WARP_N + (lane & 3) * 4) * 4;
-    unrolled<4>([&](auto i) {
-      constexpr int tile = i.value;
-      unrolled<GROUPS>([&](auto j) {
-        constexpr int at = (tile * 16 * WARP_N + j.value * 16) * 4;
-        const float (&low)[4] = acc[tile][j.value][0], (&high)[4] = acc[tile][j.value][1];
-        store_shared16<at>(sums_lane, low[0], low[1], high[0], high[1]);
-        store_shared16<at + 8 * WARP_N * 4>(sums_lane, low[2], low[3], high[2], high[3]);
+  const int row0 = m0 + warp_m, column0 = n0 + warp_n * WARP_N, lane_row = lane >> 2, lane_column = lane & 3;
+  // Columns of the warp: the left over tile of the first warp is its last, of the second its first.
+  const int group_at = REST && warp_n ? 8 : 0, rest_at = REST && !warp_n ? WARP_N - 8 : 0;
+
+  if (vector_out) {
+    // Calls body(columns of the lane in the group, first of them in out, its first n-tile) for every group.
+    auto groups = [&](auto body) {
+      unrolled<GROUPS>([&](auto j) { body(Index<2 * GROUP>{}, column0 + group_at + j.value * GROUP_N + lane_column * 2 * GROUP, Index<j.value * GROUP>{}); });
+      if constexpr (REST) body(Index<2>{}, column0 + rest_at + lane_column * 2, Index<N_TILES - 1>{});
+    };
+    if (bias) {
+      groups([&](auto width, int column, auto n_tile) {
+        if (column >= p.n) return;
+        float b[width.value];
+        load_run(bias + column, b);
+#pragma unroll
+        for (int i = 0; i < M_TILES; i++)
+#pragma unroll
+          for (int e = 0; e < 2 * width.value; e++) acc[i][n_tile.value + e / 4][e % 4] += b[e / 4 * 2 + e % 2];
       });
+    }
+    unrolled<2 * M_TILES>([&](auto r) { // 8 rows of the warp
+      const int row = row0 + lane_row + 8 * r.value;
+      if (row >= p.m) return;
+      const float* gate = nullptr;
+      if constexpr (EPILOGUE == RESIDUAL)
+        if (gated) gate = gate_of(row);
+      groups([&](auto width, int column, auto n_tile) {
+        if (column >= p.n) return;
+        constexpr int W = width.value;
+        const long long element = (long long)row * p.n + column;
+        float y[W];
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+          y[e] = acc[r.value / 2][n_tile.value + e / 2][r.value % 2 * 2 + e % 2];
+          if constexpr (EPILOGUE == GELU) y[e] = gelu_tanh(y[e]);
+        }
+        if constexpr (EPILOGUE == RESIDUAL) {
+          float x[W];
+          if (gate) {
+            load_run(gate + column, x);
+#pragma unroll
+            for (int e = 0; e < W; e++) y[e] *= x[e];
+          }
+          if (residual_out) {
+#pragma unroll
+            for (int e = 0; e < W; e++) x[e] = 0.0f;
+            if (p.accumulate_residual) load_run(residual_out + element, x);
+#pragma unroll
+            for (int e = 0; e < W; e++) x[e] += y[e];
+            store_run(residual_out + element, x);
+          }
+          load_run(out + element, x);
+#pragma unroll
+          for (int e = 0; e < W; e++) y[e] += x[e];
+        }
+        store_run(out + element, y);
+      });
+    });
+    return;
+  }
+
+  // Element by element, 16 rows of the warp at a time from the sums laid out in shared memory.
+  static_assert(WARPS_M * WARPS_N * 16 * WARP_N * 4 <= STAGES * STAGE_BYTES, "the sums lie in the stages");
+  cp_async_wait<0>();
+  __syncthreads(); // the stages are free
+  const unsigned sums = shared + warp * (16 * WARP_N * 4), sums_lane = sums + lane_row * WARP_N * 4;
+  unrolled<M_TILES>([&](auto i) {
+    unrolled<N_TILES>([&](auto j) {
+      const float(&x)[4] = acc[i.value][j.value];
+      const int column = REST && j.value == N_TILES - 1 ? rest_at + lane_column * 2
+                                                        : group_at + j.value / GROUP * GROUP_N + lane_column * 2 * GROUP + j.value % GROUP * 2;
+      store_shared8(sums_lane + column * 4, x[0], x[1]);
+      store_shared8<8 * WARP_N * 4>(sums_lane + column * 4, x[2], x[3]);
     });
     __syncwarp();
 #pragma unroll 1
-    for (int id = lane; id < WARP_M * WARP_N; id += 32) {
-      const int row = m0 + warp_m + id / WARP_N, column = n0 + warp_n + id % WARP_N;
+    for (int id = lane; id < 16 * WARP_N; id += 32) {
+      const int row = row0 + i.value * 16 + id / WARP_N, column = column0 + id % WARP_N;
       if (row >= p.m || column >= p.n) continue;
       float y = load_shared<float>(sums + id * 4) + (bias ? to_f32(bias[column]) : 0.0f);
       if constexpr (EPILOGUE == GELU) y = gelu_tanh(y);
@@ -306,83 +396,29 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
       }
       out[element] = from_f32<D>(y);
     }
-    return;
-  }
-  if (!active) return;
-
-  const int row0 = m0 + warp_m + (lane >> 2), column0 = n0 + warp_n + (lane & 3) * 4;
-  // Calls body(row, element, column, i, h, j) for the four columns that start at `column` of each row and pair inside.
-  auto each = [&](auto body) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const int row = row0 + i * 16 + h * 8;
-        if (row >= p.m) continue;
-        const long long first = (long long)row * p.n;
-#pragma unroll
-        for (int j = 0; j < GROUPS; j++) {
-          const int column = column0 + 16 * j;
-          if (column < p.n) body(row, first + column, column, i, h, j);
-        }
-      }
-    }
-  };
-  auto sum = [&](int i, int h, int j, int e) -> float& { return acc[i][j][e >> 1][2 * h + (e & 1)]; };
-
-  if (bias) {
-#pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
-      float b[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (column0 + 16 * j < p.n) load4(bias + column0 + 16 * j, b);
-#pragma unroll
-      for (int i = 0; i < 8; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) sum(i >> 1, i & 1, j, e) += b[e];
-    }
-  }
-  if constexpr (EPILOGUE == RESIDUAL) {
-    if (gated) {
-      each([&](int row, long long, int column, int i, int h, int j) {
-        float g[4];
-        load4(gate_of(row) + column, g);
-#pragma unroll
-        for (int e = 0; e < 4; e++) sum(i, h, j, e) *= g[e];
-      });
-    }
-    if (residual_out) {
-      each([&](int, long long element, int, int i, int h, int j) {
-        float r[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (p.accumulate_residual) load4(residual_out + element, r);
-#pragma unroll
-        for (int e = 0; e < 4; e++) r[e] += sum(i, h, j, e);
-        store4(residual_out + element, r);
-      });
-    }
-  }
-  each([&](int, long long element, int, int i, int h, int j) {
-    float y[4];
-    if constexpr (EPILOGUE == RESIDUAL) load4(out + element, y);
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      if constexpr (EPILOGUE == BIAS) y[e] = sum(i, h, j, e);
-      if constexpr (EPILOGUE == GELU) y[e] = gelu_tanh(sum(i, h, j, e));
-      if constexpr (EPILOGUE == RESIDUAL) y[e] += sum(i, h, j, e);
-    }
-    store4(out + element, y);
+    __syncwarp();
   });
 }
 
 // ---- entries -------------------------------------------------------------------------------------------------------------------
-#define LINEAR_TILES(NAME, D, LN, EPILOGUE)                                                                           \
-  extern "C" __global__ void __launch_bounds__(LINEAR_128_THREADS, sizeof(D) == 2 ? 2 : 1)                            \
-      NAME##_##D##_128(const LinearParams p) {                                                                        \
-    linear<D, LN, EPILOGUE, LINEAR_128_M, LINEAR_128_N, 48, LINEAR_128_STAGES>(p);                                    \
-  }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(LINEAR_64_THREADS) NAME##_##D##_64(const LinearParams p) {             \
-    linear<D, LN, EPILOGUE, LINEAR_64_M, LINEAR_64_N, 16, LINEAR_64_STAGES>(p);                                       \
+#define LINEAR_256(NAME, D, LN, EPILOGUE)                                                                             \
+  extern "C" __global__ void __launch_bounds__(LINEAR_256_THREADS, 1) NAME##_##D##_256(const LinearParams p) {        \
+    linear<D, LN, EPILOGUE, 4, 2, 4, 9, LINEAR_256_STAGES>(p);                                                        \
   }
+#define LINEAR_TILES(NAME, D, LN, EPILOGUE)                                                                           \
+  extern "C" __global__ void __launch_bounds__(LINEAR_128_THREADS(sizeof(D)), sizeof(D) == 2 ? 2 : 1)                 \
+      NAME##_##D##_128(const LinearParams p) {                                                                        \
+    linear<D, LN, EPILOGUE, sizeof(D) == 2 ? 2 : 4, 2, sizeof(D) == 2 ? 4 : 2, 9, LINEAR_128_STAGES>(p);              \
+  }                                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(LINEAR_64_THREADS, 4) NAME##_##D##_64(const LinearParams p) {          \
+    linear<D, LN, EPILOGUE, 1, 3, 4, 2, LINEAR_64_STAGES>(p);                                                         \
+  }
+#ifdef ONE_ENTRY // for quick looks at the compiler's output
+ONE_ENTRY
+#else
 #define LINEAR_DTYPES(NAME, LN, EPILOGUE) \
+  LINEAR_256(NAME, bf16, LN, EPILOGUE)    \
+  LINEAR_256(NAME, f16, LN, EPILOGUE)     \
   LINEAR_TILES(NAME, bf16, LN, EPILOGUE)  \
   LINEAR_TILES(NAME, f16, LN, EPILOGUE)   \
   LINEAR_TILES(NAME, f32, LN, EPILOGUE)
@@ -392,3 +428,4 @@ LINEAR_DTYPES(linear_gelu, false, GELU)
 LINEAR_DTYPES(linear_residual, false, RESIDUAL)
 LINEAR_DTYPES(linear_ln_bias, true, BIAS)
 LINEAR_DTYPES(linear_ln_gelu, true, GELU)
+#endif

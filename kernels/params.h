@@ -43,7 +43,7 @@ struct LinearParams {
 
 // ---- attention.cu ---------------------------------------------------------------------------------------------------
 
-// out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{head_dim}_{dtype}.
+// out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
 // Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.
 struct SequenceLayout {
   long long outer_stride, inner_stride, step; // in rows
@@ -63,6 +63,8 @@ struct AttentionParams {
   struct SequenceLayout q_layout, kv_layout, out_layout;
   float scale, norm_eps;
   int sequences, heads, q_len, kv_len;
+  int head_dim;                         // at most the HEAD_DIM of the entry
+  int reserved;
 };
 
 // ---- norm.cu --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ template <class D> __device__ __forceinline__ void softmax(const SoftmaxParams& 
   float2 state = make_float2(float_of(MINUS_INFINITY), 0.0f);
   for (int c = threadIdx.x * 4; c < p.pitch; c += SOFTMAX_THREADS * 4) {
     float v[4];
-    load4(x + c, v);
+    load_run(x + c, v);
     float top = state.x;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -46,10 +46,10 @@ template <class D> __device__ __forceinline__ void softmax(const SoftmaxParams& 
   const float factor = 1.0f / state.y;
   for (int c = threadIdx.x * 4; c < p.pitch; c += SOFTMAX_THREADS * 4) {
     float v[4];
-    load4(x + c, v);
+    load_run(x + c, v);
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = c + i < p.count ? exp2_fast(fmaf(v[i], scale, -state.x)) * factor : 0.0f;
-    store4(out + c, v);
+    store_run(out + c, v);
   }
 }
 

@@ -107,22 +107,43 @@ __device__ __forceinline__ void store_global16(void* p, uint4 x) {
   asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 
-// Four consecutive elements in global memory, as one access: `p` must be aligned to 4 elements.
-template <class D> __device__ __forceinline__ void load4(const D* p, float (&y)[4]) {
-  if constexpr (sizeof(D) == 2) {
-    uint2 x = *reinterpret_cast<const uint2*>(p);
-    unpack2<D>(x.x, y[0], y[1]);
-    unpack2<D>(x.y, y[2], y[3]);
+// N consecutive elements in global memory, by accesses of at most 16 bytes: `p` must be aligned to all of them, or to 16 bytes.
+template <class D, int N> __device__ __forceinline__ void load_run(const D* p, float (&y)[N]) {
+  constexpr int BYTES = N * (int)sizeof(D), WORDS = BYTES / 4;
+  unsigned x[WORDS];
+  if constexpr (BYTES == 4) {
+    x[0] = *reinterpret_cast<const unsigned*>(p);
+  } else if constexpr (BYTES == 8) {
+    const uint2 v = *reinterpret_cast<const uint2*>(p);
+    x[0] = v.x, x[1] = v.y;
   } else {
-    float4 x = *reinterpret_cast<const float4*>(p);
-    y[0] = x.x, y[1] = x.y, y[2] = x.z, y[3] = x.w;
+#pragma unroll
+    for (int i = 0; i < WORDS; i += 4) {
+      const uint4 v = load_global16(p + i * 4 / (int)sizeof(D));
+      x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < WORDS; i++) {
+    if constexpr (sizeof(D) == 2) unpack2<D>(x[i], y[2 * i], y[2 * i + 1]);
+    else y[i] = float_of(x[i]);
   }
 }
-template <class D> __device__ __forceinline__ void store4(D* p, const float (&y)[4]) {
-  if constexpr (sizeof(D) == 2) {
-    *reinterpret_cast<uint2*>(p) = make_uint2(pack2<D>(y[0], y[1]), pack2<D>(y[2], y[3]));
+template <class D, int N> __device__ __forceinline__ void store_run(D* p, const float (&y)[N]) {
+  constexpr int BYTES = N * (int)sizeof(D), WORDS = BYTES / 4;
+  unsigned x[WORDS];
+#pragma unroll
+  for (int i = 0; i < WORDS; i++) {
+    if constexpr (sizeof(D) == 2) x[i] = pack2<D>(y[2 * i], y[2 * i + 1]);
+    else x[i] = bits_of(y[i]);
+  }
+  if constexpr (BYTES == 4) {
+    *reinterpret_cast<unsigned*>(p) = x[0];
+  } else if constexpr (BYTES == 8) {
+    *reinterpret_cast<uint2*>(p) = make_uint2(x[0], x[1]);
   } else {
-    *reinterpret_cast<float4*>(p) = make_float4(y[0], y[1], y[2], y[3]);
+#pragma unroll
+    for (int i = 0; i < WORDS; i += 4) store_global16(p + i * 4 / (int)sizeof(D), make_uint4(x[i], x[i + 1], x[i + 2], x[i + 3]));
   }
 }
 
@@ -170,6 +191,10 @@ template <class T> __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
+// Hides where a value comes from: the compiler keeps it in a register instead of computing it again in a loop.
+__device__ __forceinline__ void keep(unsigned& x) { asm volatile("" : "+r"(x)); }
+__device__ __forceinline__ void keep(int& x) { asm volatile("" : "+r"(x)); }
+
 // ---- shared memory -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
@@ -200,6 +225,9 @@ template <int OFFSET = 0> __device__ __forceinline__ void store_shared8(unsigned
   asm volatile("st.shared.v2.b32 [%0+%3], {%1,%2};" ::"r"(address), "r"(x), "r"(y), "n"(OFFSET) : "memory");
 }
 // As f32 registers: an accumulator that is also used as bits would live in an integer register and be moved for every mma.
+template <int OFFSET = 0> __device__ __forceinline__ void store_shared8(unsigned address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0+%3], {%1,%2};" ::"r"(address), "f"(x), "f"(y), "n"(OFFSET) : "memory");
+}
 template <int OFFSET = 0> __device__ __forceinline__ void store_shared16(unsigned address, float x, float y, float z, float w) {
   asm volatile("st.shared.v4.f32 [%0+%5], {%1,%2,%3,%4};" ::"r"(address), "f"(x), "f"(y), "f"(z), "f"(w), "n"(OFFSET) : "memory");
 }

@@ -1,7 +1,7 @@
 //! Fused attention on packed projections: `kernels/attention.cu`.
 
 use super::params::{self, AttentionParams, SequenceLayout};
-use super::{Op, OpError, Result, ptr};
+use super::{Choice, Op, OpError, Result, Target, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
@@ -188,15 +188,67 @@ fn self_attention(
     launch(&op, dtype, head_dim, heads, sequences, length, length, params)
 }
 
-/// Bytes of dynamic shared memory: `ATTENTION_16_SHARED` and `ATTENTION_64_SHARED` of `kernels/launch_tiles.h`.
-const fn shared_bytes(large: bool, head_dim: usize, element: usize) -> usize {
-    let row = ((head_dim * element / 16) | 1) * 16;
-    let (queries, stages, keys) = match (large, element) {
-        (false, _) => (params::ATTENTION_16_QUERIES, 1, 16),
-        (true, 2) => (params::ATTENTION_64_QUERIES, 2, 64),
-        (true, _) => (params::ATTENTION_64_QUERIES, 2, 16),
+/// What of a call decides which kernel takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Channels of a head: 32 to 128 in steps of 8.
+    pub head_dim: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Sequences.
+    pub sequences: usize,
+    /// Queries of a sequence.
+    pub q_len: usize,
+    /// Keys of a sequence, at most.
+    pub kv_len: usize,
+    /// Neither norm nor RoPE.
+    pub plain: bool,
+}
+
+/// Head dimensions with kernels of their own; the others take the next.
+const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
+/// Keys of a tile of the kernel that keeps them in shared memory, and the least tiles of queries that make it worth loading them all.
+const CROSS_KEYS: usize = 32;
+const CROSS_TILES: usize = 4;
+
+/// The kernel for a shape, or `None` where head_dim is none of 32 to 128 in steps of 8. The sizes are those of `kernels/launch_tiles.h`.
+pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
+    let Shape { head_dim, heads, sequences, q_len, kv_len, plain } = shape;
+    let compiled = *HEAD_DIMS.iter().find(|&&d| head_dim <= d && head_dim >= 32 && head_dim.is_multiple_of(8))?;
+    let element = dtype.size();
+    // 16-byte chunks from row to row in shared memory: an odd number, against bank conflicts.
+    let row = ((compiled * element / 16) | 1) * 16;
+    let choice = |kind, grid, threads, shared| {
+        Some(Choice {
+            module: Module::Attention,
+            entry: format!("attention_{compiled}_{dtype}_{kind}"),
+            grid,
+            threads,
+            shared,
+        })
     };
-    (queries + 2 * stages * keys) * row + 8 * head_dim
+    if q_len <= params::ATTENTION_SHORT_QUERIES {
+        let blocks = (sequences * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
+        let shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 32);
+        return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, shared);
+    }
+    // Fragments of two m-tiles fit in the registers up to here.
+    let wide = element == 2 && compiled <= 72;
+    let cross_queries = if wide { 256 } else { 128 };
+    let cross_shared = (2 * kv_len.next_multiple_of(CROSS_KEYS) + cross_queries) * row;
+    let tiles = q_len.div_ceil(cross_queries);
+    if plain && element == 2 && tiles >= CROSS_TILES && cross_shared <= target.block_shared {
+        // Blocks for each sequence and head: each loads the keys once (about a tile's work) and then takes its share of the tiles.
+        let time =
+            |blocks: usize| (sequences * heads * blocks).div_ceil(target.units.max(1)) * (tiles.div_ceil(blocks) + 1);
+        let blocks = (1..=tiles).min_by_key(|&blocks| time(blocks)).unwrap_or(1);
+        return choice("cross", [sequences * blocks, heads], params::ATTENTION_CROSS_THREADS, cross_shared);
+    }
+    let (queries, keys) = (if wide { 128 } else { 64 }, if element == 2 { 64 } else { 16 });
+    // Two stages of K and V; in f32 also Q, which else shares a stage.
+    let rows = 4 * keys + if element == 2 { 0 } else { queries };
+    let shared = rows * row + 8 * compiled + 4 * keys + 32;
+    choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -210,43 +262,53 @@ fn launch(
     kv_len: usize,
     params: AttentionParams,
 ) -> Result<()> {
-    if !(32..=128).contains(&head_dim) || !head_dim.is_multiple_of(8) {
+    let plain = params.rope == 0 && params.q_norm == 0 && params.k_norm == 0;
+    let shape = Shape { head_dim, heads, sequences, q_len, kv_len, plain };
+    let Some(choice) = choose(Target::of(op.device), dtype, shape) else {
         return Err(OpError::Value {
             op: op.name,
             argument: "head_dim",
             got: head_dim.to_string(),
             expected: "32 to 128 in steps of 8".into(),
         });
-    }
+    };
     let params = AttentionParams {
         scale: 1.0 / (head_dim as f32).sqrt(),
         sequences: op.int("sequences", sequences)?,
         heads: op.int("heads", heads)?,
         q_len: op.int("q_len", q_len)?,
         kv_len: op.int("kv_len", kv_len)?,
+        head_dim: op.int("head_dim", head_dim)?,
         ..params
     };
-    // One warp suffices for short sequences: temporal attention has thousands of them.
-    let large = q_len > params::ATTENTION_16_QUERIES;
-    let (queries, threads) = if large {
-        (params::ATTENTION_64_QUERIES, params::ATTENTION_64_THREADS)
-    } else {
-        (params::ATTENTION_16_QUERIES, params::ATTENTION_16_THREADS)
-    };
-    let entry = format!("attention_{head_dim}_{dtype}_{queries}");
-    let grid = [sequences * q_len.div_ceil(queries), heads];
-    op.launch(Module::Attention, &entry, grid, threads, shared_bytes(large, head_dim, dtype.size()), &params)
+    op.launch_choice(&choice, &params)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shared_bytes;
+    use super::*;
 
     #[test]
-    fn shared_memory_matches_the_kernels_comment() {
-        // "bf16/f16 _64 ... 46656 B" for head_dim 72 in kernels/attention.cu.
-        assert_eq!(shared_bytes(true, 72, 2), (64 + 4 * 64) * 144 + 8 * 72);
-        assert_eq!(shared_bytes(true, 72, 2), 46656);
-        assert_eq!(shared_bytes(false, 32, 4), 48 * 144 + 256);
+    fn kernels_follow_the_shape() {
+        let a100 = Target { units: 108, block_shared: Target::block_shared((8, 0)) };
+        let spatial = Shape { head_dim: 72, heads: 16, sequences: 30, q_len: 3600, kv_len: 3600, plain: false };
+        let choice = |dtype, shape| choose(a100, dtype, shape).unwrap();
+        let large = choice(DType::Bf16, spatial);
+        assert_eq!((large.entry.as_str(), large.grid), ("attention_72_bf16_large", [30 * 29, 16]));
+        // "K, V [64] rows in two stages, weights, 1/rms" of kernels/attention.cu.
+        assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 4 * 64 + 32);
+        assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 4 * 16 + 32);
+        let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, ..spatial };
+        assert_eq!(choice(DType::Bf16, temporal).grid, [7200 * 16 / 4, 1]);
+        let cross = Shape { sequences: 2, q_len: 15 * 3600, kv_len: 300, plain: true, ..spatial };
+        assert_eq!(choice(DType::Bf16, cross).entry, "attention_72_bf16_cross");
+        assert_eq!(choice(DType::F32, cross).entry, "attention_72_f32_large");
+        // What a smaller shared memory cannot hold is streamed.
+        let a40 = Target { units: 84, block_shared: Target::block_shared((8, 6)) };
+        assert_eq!(choose(a40, DType::Bf16, cross).unwrap().entry, "attention_72_bf16_large");
+        assert_eq!(choice(DType::F16, Shape { head_dim: 88, ..cross }).entry, "attention_96_f16_cross");
+        for head_dim in [24, 36, 136] {
+            assert_eq!(choose(a100, DType::Bf16, Shape { head_dim, ..cross }), None);
+        }
     }
 }

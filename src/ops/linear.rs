@@ -1,8 +1,8 @@
 //! Matrix products with what surrounds them fused in: `kernels/linear.cu`.
 
 use super::params::{self, LinearParams};
-use super::{Modulation, Op, Result, ptr};
-use crate::device::{Device, Module};
+use super::{Choice, Modulation, Op, Result, Target, ptr};
+use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
 /// What follows the product.
@@ -62,14 +62,14 @@ pub fn linear(
         params.shift_chunk = op.chunk("shift", *shift, chunks)?;
         params.scale_chunk = op.chunk("scale", *scale, chunks)?;
     }
-    let prologue = if modulate.is_some() { "_ln" } else { "" };
+    let prologue = if modulate.is_some() { "ln_" } else { "" };
     let epilogue = match activation {
         Activation::None => "bias",
         Activation::GeluTanh => "gelu",
     };
     let modulation = modulate.map(|m| m.modulation.table);
     let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, modulate.map(|m| m.stats), modulation], &[Some(out)]);
-    launch(&op, &format!("linear{prologue}_{epilogue}_{dtype}"), m, n, &params)
+    op.launch_choice(&choose(Target::of(op.device), &format!("{prologue}{epilogue}"), dtype, [m, n, k]), &params)
 }
 
 /// `x += r` with `r = gate · (a · wᵀ + bias)`, the end of a residual branch.
@@ -106,7 +106,7 @@ pub fn linear_residual(
     let added = residual.filter(|(_, accumulate)| *accumulate).map(|(r, _)| r);
     let read = [Some(a), Some(w), bias, Some(x), added, gate.map(|g| g.modulation.table)];
     let op = op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]);
-    launch(&op, &format!("linear_residual_{dtype}"), m, n, &params)
+    op.launch_choice(&choose(Target::of(op.device), "residual", dtype, [m, n, k]), &params)
 }
 
 struct Sizes {
@@ -190,38 +190,93 @@ struct Tile {
     suffix: &'static str,
     m: usize,
     n: usize,
-    threads: usize,
+    /// Of 16-bit types and of f32.
+    threads: [usize; 2],
     shared: usize,
+    /// Bytes of an element at most.
+    element: usize,
+    /// How fast a full multiprocessor works on such tiles, against the best: of fragments from shared memory for each product, and of
+    /// warps that hide each other's latencies.
+    rate: f64,
+    /// The epilogue's time, in elements of k, where it stands alone: of tiles that fill a multiprocessor each by itself.
+    alone: usize,
 }
 
-const LARGE: Tile = Tile {
-    suffix: "128",
-    m: params::LINEAR_128_M,
-    n: params::LINEAR_128_N,
-    threads: params::LINEAR_128_THREADS,
-    shared: params::LINEAR_128_SHARED,
-};
-const SMALL: Tile = Tile {
-    suffix: "64",
-    m: params::LINEAR_64_M,
-    n: params::LINEAR_64_N,
-    threads: params::LINEAR_64_THREADS,
-    shared: params::LINEAR_64_SHARED,
-};
+/// Every variant; of equals the first is taken.
+const TILES: [Tile; 3] = [
+    Tile {
+        suffix: "256",
+        m: params::LINEAR_256_M,
+        n: params::LINEAR_256_N,
+        threads: [params::LINEAR_256_THREADS; 2],
+        shared: params::LINEAR_256_SHARED,
+        element: 2,
+        rate: 1.0,
+        alone: 44,
+    },
+    Tile {
+        suffix: "128",
+        m: params::LINEAR_128_M,
+        n: params::LINEAR_128_N,
+        threads: [128, 256],
+        shared: params::LINEAR_128_SHARED,
+        element: 4,
+        rate: 0.95,
+        alone: 0,
+    },
+    Tile {
+        suffix: "64",
+        m: params::LINEAR_64_M,
+        n: params::LINEAR_64_N,
+        threads: [params::LINEAR_64_THREADS; 2],
+        shared: params::LINEAR_64_SHARED,
+        element: 4,
+        rate: 0.6,
+        alone: 0,
+    },
+];
 
 impl Tile {
     fn count(&self, m: usize, n: usize) -> usize {
         m.div_ceil(self.m) * n.div_ceil(self.n)
     }
+
+    /// Time of the whole product, in products that a multiprocessor makes: whole tiles, on the multiprocessor that has most of them.
+    fn time(&self, units: usize, [m, n, k]: [usize; 3]) -> f64 {
+        (self.count(m, n).div_ceil(units) * self.m * self.n * (k + self.alone)) as f64 / self.rate
+    }
 }
 
-/// Large tiles move less memory for each product, but only where they give every multiprocessor one and `m` fills them.
-fn tile(device: &Device, m: usize, n: usize) -> &'static Tile {
-    if m > SMALL.m && LARGE.count(m, n) >= device.info().units { &LARGE } else { &SMALL }
+/// The kernel for `kind` (`bias`, `gelu`, `residual`, `ln_bias`, `ln_gelu`) and m, n, k: the tile with the least time.
+pub fn choose(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Choice {
+    let fitting = TILES.iter().filter(|tile| tile.element >= dtype.size() && tile.shared <= target.block_shared);
+    let time = |tile: &Tile| tile.time(target.units, shape);
+    let tile = fitting.min_by(|a, b| time(a).total_cmp(&time(b))).expect("the smallest tile fits every device");
+    Choice {
+        module: Module::Linear,
+        entry: format!("linear_{kind}_{dtype}_{}", tile.suffix),
+        grid: [tile.count(shape[0], shape[1]), 1],
+        threads: tile.threads[usize::from(dtype.size() > 2)],
+        shared: tile.shared,
+    }
 }
 
-fn launch(op: &Op<'_>, entry: &str, m: usize, n: usize, params: &LinearParams) -> Result<()> {
-    let tile = tile(op.device, m, n);
-    let entry = format!("{entry}_{}", tile.suffix);
-    op.launch(Module::Linear, &entry, [tile.count(m, n), 1], tile.threads, tile.shared, params)
+/// Rows and columns of a block's tile.
+pub(crate) fn tile_of(entry: &str) -> Option<(usize, usize)> {
+    TILES.iter().find(|tile| entry.ends_with(tile.suffix)).map(|tile| (tile.m, tile.n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_follow_the_shape() {
+        let a100 = Target { units: 108, block_shared: Target::block_shared((8, 0)) };
+        let entry = |dtype, m, n, k| choose(a100, "bias", dtype, [m, n, k]).entry;
+        assert_eq!(entry(DType::Bf16, 108_000, 1152, 4608), "linear_bias_bf16_256");
+        assert_eq!(entry(DType::F32, 108_000, 3456, 1152), "linear_bias_f32_128");
+        assert_eq!(entry(DType::Bf16, 16, 288, 144), "linear_bias_bf16_64");
+        assert_eq!(entry(DType::Bf16, 512, 432, 144), "linear_bias_bf16_64");
+    }
 }

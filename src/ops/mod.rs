@@ -123,6 +123,48 @@ pub struct Modulation<'a> {
     pub rows: RowMap,
 }
 
+/// What the choice of a kernel depends on. [`linear::choose`] and [`attention::choose`] look it up for every launch in small tables;
+/// a kernel family for one generation of GPUs is more rows in them, with the compute capabilities it runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Streaming multiprocessors.
+    pub units: usize,
+    /// Bytes of shared memory that one block can have.
+    pub block_shared: usize,
+}
+
+impl Target {
+    /// The device's. The VM is an A100 in everything but its units, which are threads.
+    pub fn of(device: &Device) -> Self {
+        let info = device.info();
+        Self { units: info.units.max(1), block_shared: Self::block_shared(info.compute_capability.unwrap_or((8, 0))) }
+    }
+
+    /// Shared memory of a block by compute capability (CUDA programming guide, technical specifications).
+    pub const fn block_shared(capability: (u32, u32)) -> usize {
+        match capability {
+            (8, 0 | 7) => 163 << 10,
+            (9..12, _) => 227 << 10,
+            _ => 99 << 10,
+        }
+    }
+}
+
+/// The kernel that a call launches, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The module.
+    pub module: Module,
+    /// The entry in it.
+    pub entry: String,
+    /// Blocks in x and y.
+    pub grid: [usize; 2],
+    /// Threads of a block.
+    pub threads: usize,
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+}
+
 /// One call of an operation: checks arguments, then launches on the output's device.
 pub(crate) struct Op<'a> {
     name: &'static str,
@@ -257,6 +299,12 @@ impl<'a> Op<'a> {
         } else {
             Err(self.value(argument, chunk, format_args!("below {chunks}")))
         }
+    }
+
+    /// Launches what was chosen.
+    fn launch_choice<P: Pod>(&self, choice: &Choice, params: &P) -> Result<()> {
+        let Choice { module, entry, grid, threads, shared } = choice;
+        self.launch(*module, entry, *grid, *threads, *shared, params)
     }
 
     /// Launches, unless there is nothing to do. Blocks are one-dimensional.

@@ -28,23 +28,28 @@ pub const GROUP_POSITIONS: usize = 64;
 pub const GROUP_MAX_BLOCKS: usize = 512;
 pub const GROUP_MAX_CHANNELS: usize = 1024;
 pub const SOFTMAX_THREADS: usize = 256;
+pub const LINEAR_K_BYTES: usize = 64;
+pub const LINEAR_256_M: usize = 256;
+pub const LINEAR_256_N: usize = 144;
+pub const LINEAR_256_THREADS: usize = 256;
+pub const LINEAR_256_SHARED: usize = 78848;
 pub const LINEAR_128_M: usize = 128;
 pub const LINEAR_128_N: usize = 144;
-pub const LINEAR_128_THREADS: usize = 192;
-pub const LINEAR_128_SHARED: usize = 79360;
+pub const LINEAR_128_SHARED: usize = 70656;
 pub const LINEAR_64_M: usize = 64;
 pub const LINEAR_64_N: usize = 48;
 pub const LINEAR_64_THREADS: usize = 96;
-pub const LINEAR_64_SHARED: usize = 43520;
+pub const LINEAR_64_SHARED: usize = 29184;
 pub const CONV_M: usize = 128;
 pub const CONV_128_THREADS: usize = 256;
 pub const CONV_128_SHARED: usize = 65536;
 pub const CONV_16_THREADS: usize = 128;
 pub const CONV_16_SHARED: usize = 36864;
-pub const ATTENTION_16_QUERIES: usize = 16;
-pub const ATTENTION_16_THREADS: usize = 32;
-pub const ATTENTION_64_QUERIES: usize = 64;
-pub const ATTENTION_64_THREADS: usize = 128;
+pub const ATTENTION_LARGE_THREADS: usize = 128;
+pub const ATTENTION_SHORT_QUERIES: usize = 16;
+pub const ATTENTION_SHORT_WARPS: usize = 4;
+pub const ATTENTION_SHORT_THREADS: usize = 128;
+pub const ATTENTION_CROSS_THREADS: usize = 256;
 /// out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
@@ -110,7 +115,7 @@ const _: () = {
     ["Offset of field: LinearParams::accumulate_residual"]
         [::std::mem::offset_of!(LinearParams, accumulate_residual) - 108usize];
 };
-/** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{head_dim}_{dtype}.
+/** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
 Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
@@ -162,10 +167,13 @@ pub struct AttentionParams {
     pub heads: i32,
     pub q_len: i32,
     pub kv_len: i32,
+    /// at most the HEAD_DIM of the entry
+    pub head_dim: i32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 208usize];
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 216usize];
     ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::std::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::k"][::std::mem::offset_of!(AttentionParams, k) - 8usize];
@@ -184,6 +192,8 @@ const _: () = {
     ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 196usize];
     ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 200usize];
     ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 204usize];
+    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 208usize];
+    ["Offset of field: AttentionParams::reserved"][::std::mem::offset_of!(AttentionParams, reserved) - 212usize];
 };
 /// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
 #[repr(C)]

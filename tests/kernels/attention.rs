@@ -1,4 +1,4 @@
-//! attention.cu against an f64 softmax: every head dimension and dtype, both variants, every layout, any alignment.
+//! attention.cu against an f64 softmax: every head dimension and dtype, every family, every layout, any alignment.
 
 use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
 use adacache::device::{Device, Module};
@@ -41,12 +41,21 @@ impl Layout {
     }
 }
 
+/// The families of attention.cu.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Large,
+    Short,
+    /// With so many blocks for each sequence.
+    Cross(usize),
+}
+use Kind::{Cross, Large, Short};
+
 #[derive(Debug, Clone, Copy)]
 struct Case {
     head_dim: usize,
     dtype: DType,
-    /// 64 or 16 queries a CTA.
-    queries: usize,
+    kind: Kind,
     sequences: usize,
     heads: usize,
     q_len: usize,
@@ -66,11 +75,11 @@ struct Case {
 
 impl Case {
     /// Self-attention over dense sequences, with norms.
-    fn spatial(head_dim: usize, dtype: DType, queries: usize, sequences: usize, length: usize) -> Self {
+    fn spatial(head_dim: usize, dtype: DType, kind: Kind, sequences: usize, length: usize) -> Self {
         Self {
             head_dim,
             dtype,
-            queries,
+            kind,
             sequences,
             heads: 2,
             q_len: length,
@@ -87,15 +96,15 @@ impl Case {
     }
 
     /// Self-attention over interleaved sequences, with norms and RoPE.
-    fn temporal(head_dim: usize, dtype: DType, queries: usize, tokens: usize, length: usize) -> Self {
+    fn temporal(head_dim: usize, dtype: DType, kind: Kind, tokens: usize, length: usize) -> Self {
         let layout = Layout::strided(length, tokens);
-        let case = Self::spatial(head_dim, dtype, queries, 2 * tokens, length);
+        let case = Self::spatial(head_dim, dtype, kind, 2 * tokens, length);
         Self { q_layout: layout, kv_layout: layout, rope: true, ..case }
     }
 
     /// Attention to another tensor whose sequences have lengths of their own.
-    fn cross(head_dim: usize, dtype: DType, queries: usize, q_len: usize, kv_len: usize) -> Self {
-        let case = Self::spatial(head_dim, dtype, queries, 4, q_len);
+    fn cross(head_dim: usize, dtype: DType, kind: Kind, q_len: usize, kv_len: usize) -> Self {
+        let case = Self::spatial(head_dim, dtype, kind, 4, q_len);
         Self { kv_len, kv_layout: Layout::dense(kv_len), packed: false, norm: false, kv_lengths: true, ..case }
     }
 }
@@ -219,9 +228,8 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
     let rope = Buffer::new(device, &encode(&rope, DType::F32), 4 * case.misalign);
     let lengths: Vec<u8> = lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
     let lengths = Buffer::new(device, &lengths, 0);
-    let entry = format!("attention_{head_dim}_{dtype}_{}", case.queries);
+    let (entry, grid, threads, shared) = launch_of(&case);
     let kernel = device.kernel(Module::Attention, &entry).unwrap();
-    let grid = [(sequences * q_len.div_ceil(case.queries)) as u32, heads as u32, 1];
     let launch = || {
         let out = Buffer::poisoned(device, q_rows * width * dtype.size(), offset);
         let size = dtype.size() as u64;
@@ -243,9 +251,10 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
             heads: heads as i32,
             q_len: q_len as i32,
             kv_len: kv_len as i32,
+            head_dim: head_dim as i32,
+            reserved: 0,
         };
-        let threads = 2 * case.queries as u32;
-        device.launch(&kernel, grid, [threads, 1, 1], shared_bytes(&case), &params).unwrap();
+        device.launch(&kernel, grid, [threads, 1, 1], shared, &params).unwrap();
         out.read()
     };
     let bytes = launch();
@@ -255,15 +264,28 @@ fn run(device: &Device, case: Case) -> Vec<u8> {
     bytes
 }
 
-/// As `ATTENTION_16_SHARED` and `ATTENTION_64_SHARED` of `kernels/launch_tiles.h`.
-fn shared_bytes(case: &Case) -> u32 {
-    let row = ((case.head_dim * case.dtype.size() / 16) | 1) * 16;
-    let (keys, stages) = match (case.queries, case.dtype.size()) {
-        (16, _) => (16, 1),
-        (_, 2) => (64, 2),
-        _ => (16, 2),
+/// Entry, grid, threads and shared memory, as `kernels/launch_tiles.h` has them.
+fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
+    let Case { head_dim, dtype, kind, sequences, heads, q_len, kv_len, .. } = *case;
+    let compiled = [32, 48, 64, 72, 96, 128].into_iter().find(|&d| head_dim <= d).unwrap();
+    let sixteen = dtype.size() == 2;
+    let wide = if sixteen && compiled <= 72 { 2 } else { 1 };
+    let row = ((compiled * dtype.size() / 16) | 1) * 16;
+    let (name, grid, threads, shared) = match kind {
+        Large => {
+            let rows = if sixteen { 4 * 64 } else { 4 * 16 + 64 };
+            let shared = rows * row + 8 * compiled + if sixteen { 256 } else { 64 } + 32;
+            ("large", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
+        }
+        Short => {
+            let blocks = (sequences * q_len.div_ceil(16) * heads).div_ceil(4);
+            ("short", [blocks, 1], 128, 4 * (48 * row + 8 * compiled + 32))
+        }
+        Cross(blocks) => {
+            ("cross", [sequences * blocks, heads], 256, (2 * kv_len.next_multiple_of(32) + 128 * wide) * row)
+        }
     };
-    ((case.queries + 2 * stages * keys) * row + 8 * case.head_dim) as u32
+    (format!("attention_{compiled}_{dtype}_{name}"), [grid[0] as u32, grid[1] as u32, 1], threads, shared as u32)
 }
 
 #[test]
@@ -271,9 +293,9 @@ fn every_head_dimension_and_dtype() {
     let device = vm();
     for head_dim in (32..=128).step_by(8) {
         for dtype in DType::COMPUTE {
-            run(&device, Case::temporal(head_dim, dtype, 16, 2, 13));
-            run(&device, Case::temporal(head_dim, dtype, 64, 1, 37));
-            run(&device, Case::cross(head_dim, dtype, 64, 20, 70));
+            run(&device, Case::temporal(head_dim, dtype, Short, 2, 13));
+            run(&device, Case::temporal(head_dim, dtype, Large, 1, 37));
+            run(&device, Case::cross(head_dim, dtype, Large, 20, 70));
         }
     }
 }
@@ -284,9 +306,9 @@ fn lengths_that_break_tiles() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for length in [1, 2, 7, 15, 16, 17, 31, 33, 48, 63, 64, 65, 80, 127, 129, 193] {
-            run(&device, Case { heads: 1, ..Case::spatial(72, dtype, 64, 2, length) });
+            run(&device, Case { heads: 1, ..Case::spatial(72, dtype, Large, 2, length) });
             if length <= 33 {
-                run(&device, Case { heads: 3, ..Case::spatial(72, dtype, 16, 3, length) });
+                run(&device, Case { heads: 3, ..Case::spatial(72, dtype, Short, 3, length) });
             }
         }
     }
@@ -297,11 +319,11 @@ fn strided_sequences() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for (tokens, length) in [(1, 16), (5, 16), (16, 5), (3, 21)] {
-            run(&device, Case::temporal(72, dtype, 16, tokens, length));
-            run(&device, Case::temporal(72, dtype, 64, tokens, length));
+            run(&device, Case::temporal(72, dtype, Short, tokens, length));
+            run(&device, Case::temporal(72, dtype, Large, tokens, length));
         }
         for (norm, rope) in [(false, false), (false, true), (true, false)] {
-            run(&device, Case { norm, rope, ..Case::temporal(40, dtype, 64, 3, 18) });
+            run(&device, Case { norm, rope, ..Case::temporal(40, dtype, Large, 3, 18) });
         }
     }
 }
@@ -312,10 +334,10 @@ fn cross_attention_by_length() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for (q_len, kv_len) in [(1, 1), (16, 8), (10, 16), (70, 8), (65, 17), (130, 300)] {
-            let queries = if q_len > 16 { 64 } else { 16 };
-            run(&device, Case::cross(72, dtype, queries, q_len, kv_len));
+            let kind = if q_len > 16 { Large } else { Short };
+            run(&device, Case::cross(72, dtype, kind, q_len, kv_len));
         }
-        run(&device, Case { norm: true, ..Case::cross(96, dtype, 16, 16, 50) });
+        run(&device, Case { norm: true, ..Case::cross(96, dtype, Short, 16, 50) });
     }
 }
 
@@ -324,10 +346,39 @@ fn any_alignment() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for misalign in [1, 2, 4] {
-            run(&device, Case { misalign, ..Case::temporal(72, dtype, 64, 3, 19) });
-            run(&device, Case { misalign, ..Case::temporal(48, dtype, 16, 3, 16) });
-            run(&device, Case { misalign, ..Case::cross(72, dtype, 64, 33, 20) });
+            run(&device, Case { misalign, ..Case::temporal(72, dtype, Large, 3, 19) });
+            run(&device, Case { misalign, ..Case::temporal(48, dtype, Short, 3, 16) });
+            run(&device, Case { misalign, ..Case::cross(72, dtype, Large, 33, 20) });
         }
+    }
+}
+
+/// The kernel that keeps all keys: no query tile, a part of one, several for each block; lengths of 0 and 1 among the keys.
+#[test]
+fn cross_attention_with_resident_keys() {
+    let device = vm();
+    for dtype in [DType::Bf16, DType::F16] {
+        for (q_len, kv_len, blocks) in [(1, 1, 1), (40, 8, 1), (257, 31, 1), (300, 33, 2), (600, 70, 1), (290, 300, 3)]
+        {
+            run(&device, Case::cross(72, dtype, Cross(blocks), q_len, kv_len));
+        }
+        for head_dim in (32..=128).step_by(8) {
+            run(&device, Case { heads: 1, ..Case::cross(head_dim, dtype, Cross(1), 130, 40) });
+        }
+        run(&device, Case { misalign: 1, ..Case::cross(72, dtype, Cross(1), 33, 20) });
+    }
+}
+
+/// Norms without RoPE: the scores take the keys' part, a head dimension between two kernels, any alignment.
+#[test]
+fn norms_without_rope() {
+    let device = vm();
+    for dtype in DType::COMPUTE {
+        for head_dim in [32, 56, 72, 104] {
+            run(&device, Case::spatial(head_dim, dtype, Large, 2, 150));
+            run(&device, Case::spatial(head_dim, dtype, Short, 2, 15));
+        }
+        run(&device, Case { misalign: 1, ..Case::spatial(72, dtype, Large, 1, 70) });
     }
 }
 
@@ -336,7 +387,7 @@ fn any_alignment() {
 fn large_scores() {
     let device = vm();
     for dtype in DType::COMPUTE {
-        run(&device, Case { norm: false, temperature: 30.0, ..Case::spatial(64, dtype, 64, 1, 150) });
+        run(&device, Case { norm: false, temperature: 30.0, ..Case::spatial(64, dtype, Large, 1, 150) });
     }
 }
 
@@ -344,11 +395,16 @@ fn large_scores() {
 fn clean_in_checked_mode() {
     let device = checked_vm();
     for dtype in DType::COMPUTE {
-        run(&device, Case::temporal(72, dtype, 16, 3, 16));
-        run(&device, Case::temporal(40, dtype, 64, 2, 70));
-        run(&device, Case { misalign: 1, ..Case::temporal(56, dtype, 64, 2, 21) });
-        run(&device, Case::cross(128, dtype, 64, 40, 75));
-        run(&device, Case::cross(32, dtype, 16, 5, 9));
-        run(&device, Case { misalign: 1, ..Case::cross(72, dtype, 16, 5, 9) });
+        run(&device, Case::temporal(72, dtype, Short, 3, 16));
+        run(&device, Case::temporal(40, dtype, Large, 2, 70));
+        run(&device, Case { misalign: 1, ..Case::temporal(56, dtype, Large, 2, 21) });
+        run(&device, Case::cross(128, dtype, Large, 40, 75));
+        run(&device, Case::cross(32, dtype, Short, 5, 9));
+        run(&device, Case { misalign: 1, ..Case::cross(72, dtype, Short, 5, 9) });
+        run(&device, Case::spatial(72, dtype, Large, 2, 140));
+        if dtype != DType::F32 {
+            run(&device, Case::cross(72, dtype, Cross(2), 300, 75));
+            run(&device, Case::cross(40, dtype, Cross(1), 20, 64));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! linear.cu against an f64 product: every entry, both tiles, shapes that break tiles, any alignment.
+//! linear.cu against an f64 product: every entry, every tile, shapes that break tiles, any alignment.
 
 use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
 use adacache::device::{Device, Module};
@@ -29,7 +29,7 @@ struct Case {
     n: usize,
     k: usize,
     dtype: DType,
-    /// 128 or 64.
+    /// 256 (not in f32), 128 or 64.
     tile: usize,
     layer_norm: bool,
     epilogue: Epilogue,
@@ -60,6 +60,11 @@ impl Case {
             misalign: 0,
         }
     }
+}
+
+/// The tiles that have entries for a dtype.
+fn tiles(dtype: DType) -> &'static [usize] {
+    if dtype == DType::F32 { &[128, 64] } else { &[256, 128, 64] }
 }
 
 const CHUNKS: usize = 6;
@@ -164,7 +169,13 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let entry = format!("linear{prologue}_{epilogue}_{dtype}_{}", case.tile);
     let kernel = device.kernel(Module::Linear, &entry).unwrap();
     let (tile_m, tile_n, threads, shared) = match case.tile {
-        128 => (params::LINEAR_128_M, params::LINEAR_128_N, params::LINEAR_128_THREADS, params::LINEAR_128_SHARED),
+        256 => (params::LINEAR_256_M, params::LINEAR_256_N, params::LINEAR_256_THREADS, params::LINEAR_256_SHARED),
+        128 => (
+            params::LINEAR_128_M,
+            params::LINEAR_128_N,
+            if dtype == DType::F32 { 256 } else { 128 },
+            params::LINEAR_128_SHARED,
+        ),
         _ => (params::LINEAR_64_M, params::LINEAR_64_N, params::LINEAR_64_THREADS, params::LINEAR_64_SHARED),
     };
     let grid = (m.div_ceil(tile_m) * n.div_ceil(tile_n)) as u32;
@@ -219,7 +230,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
 }
 
 /// One, primes, a tile and one more or less in each axis, several tiles, sprites' shapes.
-const SHAPES: [(usize, usize, usize); 15] = [
+const SHAPES: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (1, 1, 7),
     (3, 5, 8),
@@ -231,6 +242,7 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (128, 144, 96),
     (129, 145, 97),
     (131, 146, 104),
+    (257, 145, 40),
     (260, 40, 64),
     (16, 288, 64),
     (5, 128, 72),
@@ -242,7 +254,7 @@ fn every_shape_and_dtype() {
     let device = vm();
     for (m, n, k) in SHAPES {
         for dtype in DType::COMPUTE {
-            for tile in [128, 64] {
+            for &tile in tiles(dtype) {
                 run(&device, Case::new(m, n, k, dtype, tile, false, Epilogue::Bias));
             }
         }
@@ -254,7 +266,7 @@ fn every_prologue_and_epilogue() {
     let device = vm();
     for (m, n, k) in [(70, 50, 72), (33, 47, 25), (130, 144, 96)] {
         for dtype in DType::COMPUTE {
-            for tile in [128, 64] {
+            for &tile in tiles(dtype) {
                 for layer_norm in [false, true] {
                     run(&device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
                     run(&device, Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) });
@@ -273,7 +285,7 @@ fn frames_choose_their_variant() {
     // Frames much shorter than a thread's rows, odd ones, and several samples in one tile.
     for (frames, rows_per_frame) in [(1, 1), (4, 16), (3, 7), (2, 50)] {
         for dtype in DType::COMPUTE {
-            for tile in [128, 64] {
+            for &tile in tiles(dtype) {
                 let shape = |layer_norm, epilogue| Case {
                     frames,
                     rows_per_frame,
@@ -291,7 +303,7 @@ fn frames_choose_their_variant() {
 fn any_alignment() {
     let device = vm();
     for dtype in DType::COMPUTE {
-        for tile in [128, 64] {
+        for &tile in tiles(dtype) {
             for (m, n, k, misalign) in [(70, 60, 72, 1), (66, 51, 31, 2), (66, 56, 32, 4)] {
                 for (layer_norm, epilogue) in [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])] {
                     run(&device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
@@ -317,15 +329,16 @@ fn sprites_shapes() {
     sprites(16, 288, 144, false, Epilogue::Bias);
 }
 
-/// Every element's sum runs over k in one order in both tiles: which one the host takes does not change a bit.
+/// Every element's sum runs over k in one order in every tile: which one the host takes does not change a bit.
 #[test]
-fn both_tiles_give_the_same_bits() {
+fn all_tiles_give_the_same_bits() {
     let device = vm();
     for dtype in DType::COMPUTE {
         for (layer_norm, epilogue) in [(false, RESIDUALS[2]), (true, Epilogue::Gelu)] {
-            let [large, small] =
-                [128, 64].map(|tile| run(&device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue)));
-            assert_eq!(large, small, "{dtype} {epilogue:?}");
+            let bits = |tile| run(&device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue));
+            for &tile in &tiles(dtype)[1..] {
+                assert_eq!(bits(tiles(dtype)[0]), bits(tile), "{dtype} {epilogue:?} {tile}");
+            }
         }
     }
 }
@@ -334,7 +347,7 @@ fn both_tiles_give_the_same_bits() {
 fn clean_in_checked_mode() {
     let device = checked_vm();
     for dtype in DType::COMPUTE {
-        for tile in [128, 64] {
+        for &tile in tiles(dtype) {
             for (m, n, k, misalign) in [(1, 1, 1, 0), (67, 53, 61, 1), (130, 147, 104, 0), (70, 52, 32, 4)] {
                 for (layer_norm, epilogue) in [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])] {
                     let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);

@@ -6,6 +6,7 @@ mod compare;
 mod devices;
 mod generate;
 mod interrupt;
+mod kernels;
 mod measure;
 mod models;
 mod plan;
@@ -36,6 +37,7 @@ enum Command {
     Bench(bench::Args),
     Pull(pull::Args),
     Models(models::Args),
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Models(args) => models::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {}", describe(&error));

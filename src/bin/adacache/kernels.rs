@@ -1,0 +1,229 @@
+//! `adacache kernels`: what a GPU could make of the kernels, from machine code, model and VM counters.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adacache::evidence::{self, Arch, Counted, Figures, Pipe, Work};
+use anyhow::Context as _;
+use serde_json::json;
+
+/// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, Open-Sora's operations (modelled), VM counters
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// GPU generations: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120
+    #[arg(long, value_delimiter = ',', default_value = "sm_80")]
+    arch: Vec<String>,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Also the main loops of other kernels: a file of tools/compare_triton.py
+    #[arg(long, value_name = "FILE")]
+    figures: Option<PathBuf>,
+    /// Leave the VM's counters out
+    #[arg(long)]
+    no_counters: bool,
+}
+
+/// A kernel of a main-loop table.
+struct Row<'a> {
+    entry: String,
+    figures: &'a Figures,
+    threads: usize,
+    dynamic: usize,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let others = match &args.figures {
+        None => evidence::Table::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            evidence::parse(&text).with_context(|| path.display().to_string())?
+        }
+    };
+    let mut text = String::new();
+    let mut documents = Vec::new();
+    let mut counted = BTreeMap::new();
+    for name in &args.arch {
+        let names = || evidence::ARCHS.iter().map(|arch| arch.target).collect::<Vec<_>>().join(", ");
+        let arch = Arch::of(name).with_context(|| format!("no figures for {name}; there are: {}", names()))?;
+        let work = evidence::open_sora(arch);
+        let figures_of = |entry: &str| {
+            let targets = evidence::figures().get(entry);
+            targets.and_then(|t| t.get(arch.target)).with_context(|| format!("ptx/manifest.json lacks {entry}"))
+        };
+        let mut rows: Vec<Row<'_>> = Vec::new();
+        for item in &work {
+            let choice = &item.choice;
+            if rows.iter().all(|row| row.entry != choice.entry) {
+                let figures = figures_of(&choice.entry)?;
+                rows.push(Row {
+                    entry: choice.entry.clone(),
+                    figures,
+                    threads: choice.threads,
+                    dynamic: choice.shared,
+                });
+                if !args.no_counters && !counted.contains_key(&choice.entry) {
+                    counted.insert(choice.entry.clone(), evidence::count(item)?);
+                }
+            }
+        }
+        for (entry, targets) in &others {
+            if let Some((figures, (threads, dynamic))) =
+                targets.get(arch.target).and_then(|figures| Some((figures, figures.launch?)))
+            {
+                rows.push(Row { entry: entry.clone(), figures, threads, dynamic });
+            }
+        }
+        if args.json {
+            documents.push(document(arch, &rows, &work)?);
+        } else {
+            main_loops(&mut text, arch, &rows);
+            operations(&mut text, arch, &work)?;
+        }
+    }
+    if args.json {
+        let all = json!({ "modelled": documents, "vm_counters": counted.values().collect::<Vec<_>>() });
+        text = serde_json::to_string_pretty(&all)? + "\n";
+    } else if !args.no_counters {
+        counters(&mut text, counted.values());
+    }
+    // A closed pipe is no failure of ours.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main_loops(text: &mut String, arch: &Arch, rows: &[Row<'_>]) {
+    let _ = writeln!(
+        text,
+        "{} ({}): main loops. Cycles of each pipe in % of the busiest; modelled, docs/kernel-model.md\n\
+         {:<32} {:>4} {:>5} {:>6} {:>9} {:>5} {:>6} {:>6} {:>6} | {:>4} {:>4} {:>4} {:>4} {:>4} {:>4} {:>4} | {:>6} {:>7}",
+        arch.target,
+        arch.product,
+        "kernel",
+        "regs",
+        "spill",
+        "shared",
+        "blk x wrp",
+        "mma",
+        "mma/is",
+        "ldsm/m",
+        "cp/mma",
+        "mma",
+        "shrd",
+        "issu",
+        "fma",
+        "alu",
+        "mufu",
+        "L2",
+        "tensor",
+        "of peak",
+    );
+    for Row { entry, figures, threads, dynamic } in rows {
+        let occupancy = figures.occupancy(arch, *threads, *dynamic);
+        let _ = write!(
+            text,
+            "{entry:<32} {:>4} {:>5} {:>6} {:>4} x {:<2}",
+            figures.registers,
+            figures.spill_stores,
+            figures.shared as usize + dynamic,
+            occupancy.blocks,
+            occupancy.warps / occupancy.blocks.max(1),
+        );
+        if let Some(body) = &figures.main_loop {
+            let bound = body.bound(arch, threads / 32);
+            let mma = body.tensor_instructions();
+            let per = |n: u64| n as f64 / mma.max(1) as f64;
+            let _ = write!(
+                text,
+                " {mma:>5} {:>5.0}% {:>6.2} {:>6.2} |",
+                100.0 * mma as f64 / body.issue as f64,
+                per(body.ldsm),
+                per(body.ldgsts),
+            );
+            for pipe in [Pipe::Tensor, Pipe::Shared, Pipe::Issue, Pipe::Fma, Pipe::Alu, Pipe::Mufu, Pipe::L2] {
+                let _ = write!(text, " {:>4.0}", 100.0 * bound.of(pipe) / bound.total());
+            }
+            let _ = write!(text, " | {:>5.0}% {:>6.0}%", 100.0 * bound.fraction, 100.0 * bound.of_peak);
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+}
+
+fn operations(text: &mut String, arch: &Arch, work: &[Work]) -> anyhow::Result<()> {
+    let _ = writeln!(
+        text,
+        "{} ({}): Open-Sora, bf16, 51 frames, batch 2; least time (modelled)\n\
+         {:<20} {:<28} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
+        arch.target, arch.product, "operation", "kernel", "blocks", "useful", "filled", "ms", "of peak", "of DRAM"
+    );
+    for item in work {
+        let bound = item.bound(arch, &evidence::figures()[&item.choice.entry][arch.target]);
+        let _ = writeln!(
+            text,
+            "{:<20} {:<28} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
+            item.name,
+            item.choice.entry,
+            item.choice.grid.iter().product::<usize>(),
+            100.0 * item.useful,
+            100.0 * bound.filled,
+            1e3 * bound.seconds,
+            100.0 * bound.of_peak,
+            100.0 * bound.of_bandwidth
+        );
+    }
+    text.push('\n');
+    Ok(())
+}
+
+fn counters<'a>(text: &mut String, counted: impl Iterator<Item = &'a Counted>) {
+    let _ = writeln!(
+        text,
+        "VM counters of a few blocks; 1.00 is the least there could be\n\
+         {:<28} {:<26} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
+        "kernel", "run", "sect/req", "bytes", "sectors", "FLOP", "conflicts", "(all code)"
+    );
+    for item in counted {
+        let _ = writeln!(
+            text,
+            "{:<28} {:<26} {:>8.1} {:>8.2} {:>8.2} {:>8.2} {:>10.2} {:>10.2}",
+            item.entry,
+            item.shape,
+            item.sectors_per_request,
+            item.bytes_ratio,
+            item.sector_ratio,
+            item.flop_ratio,
+            item.loop_conflicts,
+            item.all_conflicts
+        );
+    }
+}
+
+fn document(arch: &Arch, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serde_json::Value> {
+    let kernels: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let bound = row.figures.main_loop.as_ref().map(|body| body.bound(arch, row.threads / 32));
+            json!({
+                "entry": row.entry,
+                "threads": row.threads,
+                "dynamic_shared": row.dynamic,
+                "figures": row.figures,
+                "occupancy": row.figures.occupancy(arch, row.threads, row.dynamic),
+                "limit": bound.as_ref().map(|b| b.limit()),
+                "bound": bound,
+            })
+        })
+        .collect();
+    let operations: Vec<_> = work
+        .iter()
+        .map(|item| {
+            let bound = item.bound(arch, &evidence::figures()[&item.choice.entry][arch.target]);
+            json!({ "operation": item, "entry": item.choice.entry, "bound": bound })
+        })
+        .collect();
+    Ok(json!({ "arch": arch, "kernels": kernels, "operations": operations }))
+}

@@ -1,0 +1,156 @@
+//! What can be said of the kernels' speed without a GPU: figures of their machine code, a model of the chip, the VM's counters.
+//!
+//! Three layers, each usable by itself:
+//! * [`figures`]: what the compiler made of every entry for every GPU generation, recorded in `ptx/manifest.json` when ptx/ is made;
+//! * [`MainLoop::bound`] and [`Work::bound`]: how fast a chip whose pipes never wait for each other could run a main loop or a whole
+//!   operation of Open-Sora. The equations and where the constants come from: `docs/kernel-model.md`;
+//! * [`count`]: what the VM counts when it runs a few blocks of that operation.
+//!
+//! Nothing here is a measurement of a GPU.
+
+mod arch;
+mod counters;
+mod model;
+mod workload;
+
+pub use arch::{ARCHS, Arch};
+pub use counters::{Counted, count};
+pub use model::{Bound, Occupancy, Pipe, WorkBound};
+pub use workload::{Work, WorkKind, open_sora};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+/// What compiler and disassembler say of one entry for one target. Fields that are absent are 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// Registers of a thread.
+    pub registers: u64,
+    /// Bytes a thread stores to local memory because registers were short.
+    pub spill_stores: u64,
+    /// Bytes it loads back.
+    pub spill_loads: u64,
+    /// Bytes of stack frame.
+    pub stack: u64,
+    /// Bytes of static shared memory.
+    pub shared: u64,
+    /// Threads of a block and bytes of dynamic shared memory, where the file that the figures come from has them; for this crate's kernels
+    /// a [`Choice`](crate::ops::Choice) says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch: Option<(usize, usize)>,
+    /// The main loop; `None` for straight-line code.
+    #[serde(rename = "loop")]
+    pub main_loop: Option<MainLoop>,
+}
+
+/// One pass of one warp through a main loop, counted by pipe (`tools/sass.py`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MainLoop {
+    /// Tensor-core instructions by name, such as `HMMA.16816.F32.BF16`.
+    pub tensor: BTreeMap<String, u64>,
+    /// All instructions: issue slots.
+    pub issue: u64,
+    /// Matrix loads from shared memory.
+    pub ldsm: u64,
+    /// Other loads from shared memory.
+    pub lds: u64,
+    /// Stores to shared memory.
+    pub sts: u64,
+    /// Asynchronous copies from global to shared memory.
+    pub ldgsts: u64,
+    /// Loads from global memory.
+    pub ldg: u64,
+    /// Stores to global memory.
+    pub stg: u64,
+    /// Exchanges between lanes.
+    pub shfl: u64,
+    /// Special functions.
+    pub mufu: u64,
+    /// Floating-point multiplications and additions, and integer ones on the same pipe.
+    pub fma: u64,
+    /// Integer, logic, comparison, minimum, conversion.
+    pub alu: u64,
+    /// Barriers.
+    pub bar: u64,
+    /// Branches, waits, the uniform datapath.
+    pub other: u64,
+    /// Accesses of local memory.
+    pub local: u64,
+    /// Bytes that go through the shared-memory pipe, without bank conflicts.
+    pub shared_bytes: u64,
+    /// Bytes asked of L2, if every lane takes part.
+    pub global_bytes: u64,
+    /// Instructions in loops inside this one, which are not counted: the paths for odd shapes.
+    pub nested: u64,
+}
+
+/// Figures of every entry by target: entry → `sm_80` … → figures.
+pub type Table = BTreeMap<String, BTreeMap<String, Figures>>;
+
+/// The embedded record of this build's kernels.
+///
+/// # Panics
+/// When `ptx/manifest.json` has no such record: a test reads it.
+pub fn figures() -> &'static Table {
+    static TABLE: OnceLock<Table> = OnceLock::new();
+    TABLE.get_or_init(|| parse(include_str!("../../ptx/manifest.json")).expect("tools/compile_ptx.sh wrote it"))
+}
+
+/// Reads figures of kernels: a manifest, or what `tools/compare_triton.py` writes.
+///
+/// # Errors
+/// When the text is not such a file.
+pub fn parse(text: &str) -> Result<Table, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        files: BTreeMap<String, File>,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        entries: Table,
+    }
+    let manifest: Manifest = serde_json::from_str(text)?;
+    Ok(manifest.files.into_values().flat_map(|file| file.entries).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spilling is how a tile shows that it has grown too large.
+    #[test]
+    fn no_entry_spills_on_any_target() {
+        for (entry, targets) in figures() {
+            assert_eq!(targets.len(), ARCHS.len(), "{entry}");
+            for (target, figures) in targets {
+                let spilled = figures.spill_stores + figures.spill_loads;
+                assert_eq!(spilled, 0, "{entry} on {target} spills at {} registers", figures.registers);
+            }
+        }
+    }
+
+    /// The goal for an A100: what the pipes allow of the tensor peak.
+    #[test]
+    fn open_sora_is_bound_by_the_tensor_cores_on_sm_80() {
+        let arch = Arch::of("sm_80").unwrap();
+        for work in open_sora(arch) {
+            let figures = &figures()[&work.choice.entry]["sm_80"];
+            let least = match work.kind {
+                WorkKind::Linear { .. } => 0.85,
+                WorkKind::Attention { kv_len, .. } if kv_len > 16 => 0.65,
+                WorkKind::Attention { .. } => continue, // memory-bound at any speed
+            };
+            let bound = figures.main_loop.as_ref().unwrap().bound(arch, work.choice.threads / 32);
+            assert!(
+                bound.fraction >= least,
+                "{}: {:.2} of the tensor peak, {:?}",
+                work.name,
+                bound.fraction,
+                bound.limit()
+            );
+        }
+    }
+}

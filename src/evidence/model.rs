@@ -1,0 +1,163 @@
+//! The model: cycles by pipe, occupancy, and what they allow. The equations are those of `docs/kernel-model.md`.
+
+use super::workload::{Work, WorkKind};
+use super::{Arch, Figures, MainLoop};
+use serde::Serialize;
+
+/// What a multiprocessor does one thing at a time with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pipe {
+    /// Tensor cores.
+    Tensor,
+    /// Shared memory, by bytes.
+    Shared,
+    /// Instruction issue.
+    Issue,
+    /// Floating-point multiply-add.
+    Fma,
+    /// Integer and logic.
+    Alu,
+    /// Special functions.
+    Mufu,
+    /// The way from L2.
+    L2,
+}
+
+/// One pass of one block through a main loop, in cycles of a multiprocessor that does nothing else.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bound {
+    /// Cycles of every pipe.
+    pub cycles: Vec<(Pipe, f64)>,
+    /// Tensor cycles over those of the busiest pipe: the part of the tensor cores' time (by `mma.sync`) that the others allow.
+    pub fraction: f64,
+    /// The same against the fastest tensor instruction of the chip.
+    pub of_peak: f64,
+}
+
+impl Bound {
+    /// The busiest pipe.
+    pub fn limit(&self) -> Pipe {
+        self.cycles.iter().fold(self.cycles[0], |most, pipe| if pipe.1 > most.1 { *pipe } else { most }).0
+    }
+
+    /// Cycles of the busiest pipe.
+    pub fn total(&self) -> f64 {
+        self.cycles.iter().map(|(_, cycles)| *cycles).fold(0.0, f64::max)
+    }
+
+    /// Cycles of one pipe.
+    pub fn of(&self, pipe: Pipe) -> f64 {
+        self.cycles.iter().find(|(p, _)| *p == pipe).map_or(0.0, |(_, cycles)| *cycles)
+    }
+}
+
+impl MainLoop {
+    /// All tensor instructions.
+    pub fn tensor_instructions(&self) -> u64 {
+        self.tensor.values().sum()
+    }
+
+    /// Cycles by pipe for a block of `warps`, all of which run this loop.
+    pub fn bound(&self, arch: &Arch, warps: usize) -> Bound {
+        let warps = warps as f64;
+        let lanes = |count: u64, lanes: f64| warps * count as f64 * 32.0 / lanes;
+        let (mut tensor, mut at_peak) = (0.0, 0.0);
+        for (name, &count) in &self.tensor {
+            let (rate, peak, fma) = tensor_rate(arch, name);
+            tensor += warps * count as f64 * fma / rate;
+            at_peak += warps * count as f64 * fma / peak;
+        }
+        let cycles = vec![
+            (Pipe::Tensor, tensor),
+            (Pipe::Shared, warps * self.shared_bytes as f64 / arch.shared_bytes),
+            (Pipe::Issue, warps * self.issue as f64 / arch.issue),
+            (Pipe::Fma, lanes(self.fma, arch.fma_lanes)),
+            (Pipe::Alu, lanes(self.alu, arch.alu_lanes)),
+            (Pipe::Mufu, lanes(self.mufu, arch.mufu_lanes)),
+            (Pipe::L2, warps * self.global_bytes as f64 / arch.l2_bytes),
+        ];
+        let most = cycles.iter().map(|(_, c)| *c).fold(f64::MIN_POSITIVE, f64::max);
+        Bound { fraction: tensor / most, of_peak: at_peak / most, cycles }
+    }
+}
+
+/// Multiply-adds for each clock by this instruction and by the fastest, and multiply-adds of the instruction for each warp.
+/// Names: HMMA.16816.F32.BF16 (m16 n8 k16), HMMA.1688.F32.TF32, HGMMA.64x128x16.F32.BF16 (of a warp group).
+fn tensor_rate(arch: &Arch, name: &str) -> (f64, f64, f64) {
+    let tf32 = name.contains("TF32");
+    let shape = name.split('.').nth(1).unwrap_or_default();
+    let (mma, peak) =
+        if tf32 { (arch.tf32_fma, arch.half_fma_peak / 2.0) } else { (arch.half_fma, arch.half_fma_peak) };
+    if let [m, n, k] = shape.split('x').filter_map(|x| x.parse().ok()).collect::<Vec<f64>>()[..] {
+        return (peak, peak, m * n * k / 4.0);
+    }
+    let k = shape.strip_prefix("168").and_then(|k| k.parse::<f64>().ok()).unwrap_or(16.0);
+    (mma, peak, 16.0 * 8.0 * k)
+}
+
+/// How many blocks a multiprocessor holds at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Occupancy {
+    /// Blocks.
+    pub blocks: usize,
+    /// Warps.
+    pub warps: usize,
+}
+
+impl Figures {
+    /// Occupancy with `threads` a block and `dynamic` bytes of dynamic shared memory. Registers go to warps in steps of 256, shared memory
+    /// in blocks that each cost 1 KiB more.
+    pub fn occupancy(&self, arch: &Arch, threads: usize, dynamic: usize) -> Occupancy {
+        let warps = threads.div_ceil(32);
+        let registers = (self.registers as usize * 32).next_multiple_of(256) * warps.next_multiple_of(4);
+        let by_registers = 65536 / registers.max(1);
+        let by_shared = arch.unit_shared / (self.shared as usize + dynamic + 1024);
+        let blocks = by_registers.min(by_shared).min(arch.warps / warps).min(arch.blocks);
+        Occupancy { blocks, warps: blocks * warps }
+    }
+}
+
+/// What the model says of a whole operation. Modelled, not measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkBound {
+    /// Seconds at least.
+    pub seconds: f64,
+    /// Useful FLOP in that time over the chip's tensor peak.
+    pub of_peak: f64,
+    /// Least bytes in that time over the memory bandwidth.
+    pub of_bandwidth: f64,
+    /// Useful FLOP over those of whole tiles on equally loaded multiprocessors.
+    pub filled: f64,
+}
+
+impl Work {
+    /// The least time: the multiprocessor with most blocks runs their main loops at the speed of its busiest pipe, and its epilogues
+    /// besides where it holds one block at a time; memory gives every byte once.
+    pub fn bound(&self, arch: &Arch, figures: &Figures) -> WorkBound {
+        let blocks = self.choice.grid.iter().product::<usize>();
+        let most = blocks.div_ceil(arch.units);
+        let memory = self.bytes / (arch.dram_gbs * 1e9);
+        let cycles = match &figures.main_loop {
+            Some(main_loop) if main_loop.tensor_instructions() > 0 => {
+                let one = main_loop.bound(arch, self.choice.threads / 32).total() * self.passes;
+                let exposed = match self.kind {
+                    _ if figures.occupancy(arch, self.choice.threads, self.choice.shared).blocks > 1 => 0.0,
+                    // The output (and the residual stream) from and to L2.
+                    WorkKind::Linear { tile: (m, n), .. } => (m * n) as f64 * self.out_bytes / arch.l2_bytes,
+                    WorkKind::Attention { .. } => 0.0, // resident keys: the warps go their own ways
+                };
+                one + exposed
+            }
+            _ => 0.0,
+        };
+        let compute = most as f64 * cycles / (arch.clock_ghz * 1e9);
+        let seconds = compute.max(memory);
+        WorkBound {
+            seconds,
+            of_peak: self.flop / seconds / arch.peak(),
+            of_bandwidth: memory / seconds,
+            filled: self.useful * blocks as f64 / (most * arch.units) as f64,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What Open-Sora asks of the kernels: every tensor-core operation of a pair of blocks, with the kernel that is chosen for it.
+
+use super::Arch;
+use crate::ops::{Choice, attention, linear};
+use crate::tensor::DType;
+use serde::Serialize;
+
+/// Shape of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkKind {
+    /// `[m, k] · [n, k]ᵀ` in tiles.
+    Linear {
+        /// Rows, columns, inner.
+        shape: [usize; 3],
+        /// Rows and columns of a tile.
+        tile: (usize, usize),
+    },
+    /// Queries × keys for every sequence and head.
+    Attention {
+        /// Sequences.
+        sequences: usize,
+        /// Heads.
+        heads: usize,
+        /// Queries of a sequence.
+        q_len: usize,
+        /// Keys of a sequence.
+        kv_len: usize,
+    },
+}
+
+/// One operation with its kernel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Work {
+    /// Model, size, operation.
+    pub name: String,
+    /// Shape.
+    pub kind: WorkKind,
+    /// The kernel.
+    #[serde(skip)]
+    pub choice: Choice,
+    /// FLOP that the result needs.
+    pub flop: f64,
+    /// Bytes of memory that have to move once: inputs read, outputs written.
+    pub bytes: f64,
+    /// Part of the tiles' area that is result.
+    pub useful: f64,
+    /// Passes of a block through its main loop.
+    pub passes: f64,
+    /// Bytes of the epilogue for each output element.
+    pub out_bytes: f64,
+}
+
+/// Channels of a head.
+pub(super) const HEAD_DIM: usize = 72;
+/// Caption tokens.
+pub(super) const TEXT: usize = 300;
+/// Latent frames of 51 frames.
+pub(super) const FRAMES: usize = 15;
+/// With guidance.
+const BATCH: usize = 2;
+
+fn matrix(arch: &Arch, name: String, kind: &str, shape: [usize; 3]) -> Work {
+    let choice = linear::choose(arch.kernel_target(), kind, DType::Bf16, shape);
+    let tile = linear::tile_of(&choice.entry).expect("a tile of the table");
+    let [m, n, k] = shape.map(|x| x as f64);
+    let blocks = choice.grid[0] as f64;
+    let residual = if kind == "residual" { 2.0 } else { 1.0 };
+    Work {
+        name,
+        kind: WorkKind::Linear { shape, tile },
+        flop: 2.0 * m * n * k,
+        bytes: 2.0 * (m * k + n * k + residual * m * n),
+        useful: m * n / (blocks * (tile.0 * tile.1) as f64),
+        passes: (k / 32.0).ceil(),
+        out_bytes: 2.0 * residual,
+        choice,
+    }
+}
+
+fn attend(arch: &Arch, name: String, shape: attention::Shape) -> Work {
+    let choice = attention::choose(arch.kernel_target(), DType::Bf16, shape).expect("head_dim 72");
+    let attention::Shape { head_dim, heads, sequences, q_len, kv_len, .. } = shape;
+    let all = (sequences * heads * q_len) as f64;
+    let flop = 4.0 * all * kv_len as f64 * head_dim as f64;
+    let kv =
+        if shape.plain { 2 * sequences * heads * kv_len * head_dim } else { 2 * sequences * heads * q_len * head_dim };
+    // Queries and keys of a pass of a block, and blocks for each sequence and head.
+    let (queries, keys) = match choice.entry.rsplit('_').next() {
+        Some("cross") => (256.0, 32.0),
+        Some("large") => (128.0, 64.0),
+        _ => (16.0 * 4.0, 16.0),
+    };
+    let tiles = (q_len as f64 / queries).ceil();
+    let blocks = choice.grid.iter().product::<usize>() as f64;
+    // A block's tiles of queries: one, or its share where blocks walk over them.
+    let share = ((sequences * heads) as f64 * tiles / blocks).ceil().max(1.0);
+    Work {
+        name,
+        kind: WorkKind::Attention { sequences, heads, q_len, kv_len },
+        flop,
+        bytes: 2.0 * (2.0 * all * head_dim as f64 + kv as f64),
+        useful: all / (blocks * share * queries),
+        passes: share * (kv_len as f64 / keys).ceil(),
+        out_bytes: 0.0,
+        choice,
+    }
+}
+
+/// A spatial and a temporal block of Open-Sora 1.2 (1152 channels, 16 heads; 1872, 26) in bf16, 51 frames, guidance batch 2, 300 caption
+/// tokens, at 240p, 480p and 720p.
+pub fn open_sora(arch: &Arch) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (channels, heads) in [(1152, 16), (1872, 26)] {
+        for (size, tokens) in [("240p", 405), ("480p", 1590), ("720p", 3600)] {
+            let m = BATCH * FRAMES * tokens;
+            let name = |operation: &str| format!("{channels} {size} {operation}");
+            for (operation, kind, shape) in [
+                ("qkv", "ln_bias", [m, 3 * channels, channels]),
+                ("proj", "residual", [m, channels, channels]),
+                ("cross q", "bias", [m, channels, channels]),
+                ("cross kv", "bias", [BATCH * TEXT, 2 * channels, channels]),
+                ("fc1", "ln_gelu", [m, 4 * channels, channels]),
+                ("fc2", "residual", [m, channels, 4 * channels]),
+            ] {
+                all.push(matrix(arch, name(operation), kind, shape));
+            }
+            let shape = |sequences, q_len, kv_len, plain| attention::Shape {
+                head_dim: HEAD_DIM,
+                heads,
+                sequences,
+                q_len,
+                kv_len,
+                plain,
+            };
+            all.push(attend(arch, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
+            all.push(attend(arch, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
+            all.push(attend(arch, name("cross"), shape(BATCH, FRAMES * tokens, TEXT, true)));
+        }
+    }
+    all
+}
