@@ -318,10 +318,10 @@ fn a_grid_barrier_of_atomics() {
     assert_eq!(run(&text, 40, 64, 40 * 64), vec![80; 40 * 64]);
 }
 
-#[test]
-fn blocks_wait_for_blocks_that_start_later() {
-    // Block b waits for block b + 1: the worst order there is.
-    let text = kernel(
+/// Block b waits with `asking` (of word `%rd3`, -1 until it is written, which it leaves in `%r2`) for block b + 1, the worst order there is:
+/// `out` counts the blocks from the last.
+fn wait_for_the_next_block(asking: &str, blocks: u32, threads: u32) {
+    let text = kernel(&format!(
         "mov.u32 %r5, %nctaid.x;
          add.u32 %r6, %r9, 1;
          mov.u32 %r1, 1;
@@ -330,15 +330,31 @@ fn blocks_wait_for_blocks_that_start_later() {
          mul.wide.u32 %rd2, %r8, 4;
          add.s64 %rd3, %rd1, %rd2;
        WAIT:
-         nanosleep.u32 20;
+         {asking}
+         add.u32 %r1, %r2, 1;
+       GO:"
+    ));
+    let want: Vec<u32> = (0..blocks).flat_map(|b| vec![blocks - b; threads as usize]).collect();
+    assert_eq!(run(&text, blocks, threads, want.len()), want);
+}
+
+#[test]
+fn blocks_wait_for_blocks_that_start_later() {
+    let asking = "nanosleep.u32 20;
          ld.acquire.gpu.global.u32 %r2, [%rd3];
          setp.eq.u32 %p2, %r2, -1;
-         @%p2 bra WAIT;
-         add.u32 %r1, %r2, 1;
-       GO:",
-    );
-    let want: Vec<u32> = (0..100).flat_map(|b| [100 - b; 32]).collect();
-    assert_eq!(run(&text, 100, 32, 3200), want);
+         @%p2 bra WAIT;";
+    wait_for_the_next_block(asking, 100, 32);
+}
+
+#[test]
+fn blocks_wait_for_blocks_with_barriers_in_the_loop() {
+    // Every thread of the block takes part: they ask, and all hear all answers at a barrier.
+    let asking = "ld.acquire.gpu.global.u32 %r2, [%rd3];
+         setp.ne.u32 %p2, %r2, -1;
+         barrier.cta.red.and.pred %p3, 0, %p2;
+         @!%p3 bra WAIT;";
+    wait_for_the_next_block(asking, 20, 64);
 }
 
 #[test]
@@ -366,27 +382,4 @@ fn endless_loops_with_waiting_inside_end_with_the_budget() {
             assert_eq!(found.kind, FaultKind::Budget, "{wait} {guard}: {found}");
         }
     }
-}
-
-#[test]
-fn blocks_wait_for_blocks_with_barriers_in_the_loop() {
-    // As the test before, but every thread of the block takes part: one asks, all hear the answer at a barrier.
-    let text = kernel(
-        "mov.u32 %r5, %nctaid.x;
-         add.u32 %r6, %r9, 1;
-         mov.u32 %r1, 1;
-         setp.eq.u32 %p1, %r6, %r5;
-         @%p1 bra GO;
-         mul.wide.u32 %rd2, %r8, 4;
-         add.s64 %rd3, %rd1, %rd2;
-       WAIT:
-         ld.acquire.gpu.global.u32 %r2, [%rd3];
-         setp.ne.u32 %p2, %r2, -1;
-         barrier.cta.red.and.pred %p3, 0, %p2;
-         @!%p3 bra WAIT;
-         add.u32 %r1, %r2, 1;
-       GO:",
-    );
-    let want: Vec<u32> = (0..20).flat_map(|b| [20 - b; 64]).collect();
-    assert_eq!(run(&text, 20, 64, 20 * 64), want);
 }
