@@ -28,8 +28,8 @@ pub struct Difference {
 
 pub(super) fn differ(device: &Device, reference: &Device, dtype: DType, case: &Case) -> Result<Difference, OpError> {
     let (ours, theirs) = (case.prepare(device, dtype)?, case.prepare(reference, dtype)?);
-    (ours.run)()?;
-    (theirs.run)()?;
+    ours.run()?;
+    theirs.run()?;
     let mut difference = Difference {
         op: case.op(),
         shape: case.name(),

@@ -111,12 +111,12 @@ fn timing(mut samples: Vec<f64>, operations: usize) -> Timing {
 }
 
 pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budget) -> Result<BenchResult, OpError> {
-    let run = case.prepare(device, dtype)?.run;
+    let prepared = case.prepare(device, dtype)?;
     let flush = if device.is_vm() { None } else { Some(device.alloc(FLUSH_BYTES)?) };
     // The first launch loads the kernel; what it launches is the case's work.
     let tally = Tally::new();
     device.observe(Some(tally.clone()));
-    let launched = run();
+    let launched = prepared.run();
     device.observe(None);
     launched?;
     let entries = tally.take();
@@ -124,7 +124,7 @@ pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budge
     let timed = |operations: usize| -> Result<f64, OpError> {
         let start = device.record()?;
         for _ in 0..operations {
-            run()?;
+            prepared.run()?;
         }
         Ok(device.record()?.seconds_since(&start)?)
     };
@@ -183,10 +183,10 @@ impl LaunchObserver for Sum {
 
 /// What one operation makes a VM with counters count.
 pub(super) fn count(device: &Device, dtype: DType, case: &Case) -> Result<Counted, OpError> {
-    let run = case.prepare(device, dtype)?.run;
+    let prepared = case.prepare(device, dtype)?;
     let sum = Arc::new(Sum::default());
     device.observe(Some(sum.clone()));
-    let launched = run();
+    let launched = prepared.run();
     device.observe(None);
     launched?;
     let (mut counted, [sectors, requests]) = sum.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -8,8 +8,8 @@ mod shapes;
 pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
 pub use shapes::{
-    AttentionKind, AttentionShape, Case, Epilogue, LinearShape, NormKind, NormShape, Op, ResidualKind, ResidualShape,
-    SamplerShape, Shapes, ShapesError,
+    AttentionKind, AttentionShape, Case, Epilogue, LinearShape, NormKind, NormShape, Op, Prepared, ResidualKind,
+    ResidualShape, SamplerShape, Shapes, ShapesError,
 };
 
 use crate::device::{Device, VmConfig};

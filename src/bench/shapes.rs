@@ -299,13 +299,21 @@ pub enum Case {
 }
 
 /// An operation with its arguments on a device, ready to be launched again and again.
-pub(super) struct Prepared {
-    pub(super) run: Box<dyn Fn() -> Result<(), OpError>>,
+pub struct Prepared {
+    run: Box<dyn Fn() -> Result<(), OpError>>,
     /// What it writes.
     pub(super) outputs: Vec<Tensor>,
 }
 
 impl Prepared {
+    /// Queues the operation's launches.
+    ///
+    /// # Errors
+    /// A launcher refuses the shape, or the device fails.
+    pub fn run(&self) -> Result<(), OpError> {
+        (self.run)()
+    }
+
     fn new(outputs: &[&Tensor], run: impl Fn() -> Result<(), OpError> + 'static) -> Self {
         Self { run: Box::new(run), outputs: outputs.iter().map(|t| (*t).clone()).collect() }
     }
@@ -369,7 +377,10 @@ impl Case {
     }
 
     /// Allocates and fills the arguments.
-    pub(super) fn prepare(&self, device: &Device, dtype: DType) -> Result<Prepared, OpError> {
+    ///
+    /// # Errors
+    /// They do not fit the device's memory.
+    pub fn prepare(&self, device: &Device, dtype: DType) -> Result<Prepared, OpError> {
         let values = |shape: &[usize]| noise(device, shape, dtype);
         let floats = |shape: &[usize]| noise(device, shape, DType::F32);
         let empty = |shape: &[usize]| Tensor::empty(device, shape, dtype);

@@ -183,3 +183,25 @@ pub const ARCHS: [Arch; 6] = [
         blocks: 24,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Gpu;
+
+    /// `adacache plan` has the data sheets, this model its own constants: they must not drift apart.
+    #[test]
+    fn the_chips_are_those_of_the_data_sheets() {
+        for (target, id) in [("sm_80", "a100"), ("sm_89", "l40s"), ("sm_90", "h100")] {
+            let (arch, gpu) = (Arch::of(target).unwrap(), Gpu::named(id).unwrap());
+            assert_eq!((arch.units, arch.dram_gbs * 1e9), (gpu.units, gpu.bandwidth), "{id}");
+            // Clocks are rounded, and the sheets' peaks too.
+            assert!(
+                (arch.peak() / gpu.tensor_flops - 1.0).abs() < 0.02,
+                "{id}: {:e} {:e}",
+                arch.peak(),
+                gpu.tensor_flops
+            );
+        }
+    }
+}
