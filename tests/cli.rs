@@ -610,6 +610,19 @@ fn videos_and_latents_are_measured() {
     let people = text(&succeeds(dir.path(), &["measure", "a", "b", "--frames"]).stdout);
     assert!(people.contains("PSNR") && people.contains("frame   15"), "{people}");
 
+    // The same video as an .mp4 and a .gif, both enlarged to be looked at: near each other.
+    for out in ["a.mp4", "a.gif"] {
+        succeeds(dir.path(), &["generate", PROMPT, "--steps", "4", "--cache", "none", "--out", out]);
+    }
+    let lossy = json(&["a.gif", "a.mp4"]);
+    assert_eq!(lossy["compared"]["psnr_frames"].as_array().unwrap().len(), 16);
+    assert!(lossy["compared"]["psnr"].as_f64().unwrap() > 30.0, "{lossy}");
+    assert_eq!(json(&["a.mp4", "a.mp4"])["compared"]["ssim"], 1.0);
+    fails(dir.path(), &["measure", "a", "a.mp4"], 1, &["64x64", "256x256"]);
+    fails(dir.path(), &["measure", "a.mp4", "a.safetensors"], 1, &["two of a kind"]);
+    fs::write(dir.path().join("cut.mp4"), &fs::read(dir.path().join("a.mp4")).unwrap()[..3000]).unwrap();
+    fails(dir.path(), &["measure", "cut.mp4"], 1, &["cut.mp4", "ends within its box"]);
+
     fails(dir.path(), &["measure", "a", "b.safetensors"], 1, &["two of a kind"]);
     fails(dir.path(), &["measure", "a.safetensors"], 1, &["two files"]);
     fails(dir.path(), &["measure", "a", "c"], 1, &["no such file"]);

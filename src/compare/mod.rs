@@ -201,20 +201,6 @@ pub fn page(results: &Value) -> String {
     include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))
 }
 
-/// Base64 (RFC 4648) with padding.
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three.iter().enumerate().fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i) & 63) as usize];
-            text.push(if i <= three.len() { digit.into() } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,13 +238,6 @@ mod tests {
         // One equal run among others does not make their mean infinite.
         let some = summarize(&[row("x", f64::INFINITY), row("x", 20.0), row("x", 22.0)]);
         assert_eq!((some[0].psnr.mean, some[0].equal, some[0].runs), (21.0, 1, 3));
-    }
-
-    #[test]
-    fn base64_of_the_rfc() {
-        let encoded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
-        assert_eq!(encoded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
-        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
     }
 
     #[test]

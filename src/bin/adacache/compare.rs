@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::cache::CacheConfig;
-use adacache::compare::{Finished, Mean, Row, Summary, base64, csv, page, summarize};
+use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
 use adacache::device::Device;
 use adacache::pipeline::{
     self, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
 };
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use crate::{generate, interrupt};
@@ -120,7 +121,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     );
                 }
                 let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
-                strips.push(base64(&strip));
+                strips.push(BASE64_STANDARD.encode(&strip));
                 rows.push(row);
             }
         }

@@ -15,7 +15,9 @@ use serde_json::json;
 /// two frames in place of a network.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The original: a folder of PNG frames (`generate --out FOLDER/`), or latents (.safetensors)
+    /// The original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, or latents (.safetensors)
+    ///
+    /// An .mp4 or .gif has lost something when it was written: `generate --out FOLDER/` keeps every pixel.
     a: PathBuf,
     /// What is compared with it; without it the first alone is measured
     b: Option<PathBuf>,

@@ -1,9 +1,7 @@
 //! Frames that are given: image to video, extension, connecting, editing, by mask strategies as published.
 
-use std::path::Path;
 use std::str::FromStr;
 
-use crate::model::{ModelError, Weights};
 use crate::pipeline::{Latents, PipelineError};
 
 /// Latent frames of a chunk of the video autoencoder: given frames begin at a multiple.
@@ -28,25 +26,6 @@ pub struct Given {
     pub references: Vec<Latents>,
     /// Where they stand.
     pub strategy: MaskStrategy,
-}
-
-impl Latents {
-    /// Reads tensor `latents` `[channels, frames, height, width]`, as `generate --out FILE.safetensors` writes it.
-    ///
-    /// # Errors
-    /// A file without it, another number of axes, values that are no numbers.
-    pub fn open(path: &Path) -> Result<Latents, ModelError> {
-        const TENSOR: &str = "latents";
-        let weights = Weights::open(path)?;
-        let found = weights.shape(TENSOR).unwrap_or_default();
-        let shape: [usize; 4] = found.clone().try_into().unwrap_or_default();
-        let values = weights.values(TENSOR, &shape)?;
-        if values.is_empty() {
-            let (file, tensor) = (weights.file().to_owned(), TENSOR.to_owned());
-            return Err(ModelError::WrongShape { file, tensor, found, expected: vec![4, 1, 1, 1] });
-        }
-        Ok(Latents { shape, values })
-    }
 }
 
 /// Placements, as `0,0,0,0,1;0,1,0,-5,1`. What is left out behind a comma is 0, a length is 1.

@@ -1,12 +1,16 @@
-//! Animated GIF: one palette for the whole video (per-frame palettes flicker), endless loop.
+//! Animated GIF: written with one palette for the whole video (per-frame palettes flicker) and an endless loop; read as players show it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use color_quant::NeuQuant;
-use gif::{Encoder, Extension, Frame, Repeat};
+use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, Extension, Frame, Repeat};
 
+use super::picture::{STILL, opaque};
 use super::{Frames, Metadata};
+
+/// Hundredths of a second that players show a frame which asks for no time.
+const NO_DELAY: u16 = 10;
 
 /// The file's bytes, every pixel repeated `scale` times in both directions.
 pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Result<Vec<u8>, String> {
@@ -44,6 +48,44 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
     }
     drop(encoder);
     Ok(bytes)
+}
+
+/// The frames as they look one after the other, each drawn over what the former left. Where nothing is drawn it is black.
+pub(super) fn decode(bytes: &[u8]) -> Result<Frames, String> {
+    let mut options = DecodeOptions::new();
+    options.set_color_output(ColorOutput::RGBA);
+    let mut decoder = options.read_info(bytes).map_err(|e| e.to_string())?;
+    let (width, height) = (usize::from(decoder.width()), usize::from(decoder.height()));
+    let mut canvas = vec![0; width * height * 4];
+    let (mut rgb, mut delays) = (vec![], vec![]);
+    while let Some(frame) = decoder.read_next_frame().map_err(|e| e.to_string())? {
+        let before = (frame.dispose == DisposalMethod::Previous).then(|| canvas.clone());
+        let left = usize::from(frame.left).min(width);
+        let across = usize::from(frame.width).min(width - left);
+        // What lies outside of the canvas is not seen.
+        let lines = canvas.chunks_exact_mut((width * 4).max(1)).skip(usize::from(frame.top));
+        let drawn = frame.buffer.chunks_exact((usize::from(frame.width) * 4).max(1));
+        for (line, drawn) in lines.zip(drawn) {
+            let pixels = line[left * 4..][..across * 4].chunks_exact_mut(4).zip(drawn.chunks_exact(4));
+            pixels.filter(|(_, pixel)| pixel[3] > 0).for_each(|(to, pixel)| to.copy_from_slice(pixel));
+        }
+        rgb.extend(opaque(&canvas));
+        delays.push(f64::from(if frame.delay == 0 { NO_DELAY } else { frame.delay }));
+        match (frame.dispose, before) {
+            (DisposalMethod::Background, _) => {
+                let lines = canvas.chunks_exact_mut((width * 4).max(1)).skip(usize::from(frame.top));
+                lines.take(usize::from(frame.height)).for_each(|line| line[left * 4..][..across * 4].fill(0));
+            }
+            (_, Some(before)) => canvas = before,
+            _ => {}
+        }
+    }
+    let fps = match &delays[..] {
+        [] => return Err("the file ends before its first frame".into()),
+        [_] => STILL,
+        delays => (delays.len() as f64 * 100.0 / delays.iter().sum::<f64>()).clamp(0.01, 1000.0),
+    };
+    Ok(Frames { width, height, fps, rgb })
 }
 
 /// At most 256 colours and the way from a pixel to one of them.
@@ -86,7 +128,7 @@ impl Palette {
 mod tests {
     use super::*;
 
-    fn decode(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    fn frames_of(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
         let mut options = gif::DecodeOptions::new();
         options.set_color_output(gif::ColorOutput::RGBA);
         let mut decoder = options.read_info(bytes).unwrap();
@@ -101,12 +143,41 @@ mod tests {
     fn few_colours_survive_exactly_and_delays_add_up() {
         let rgb: Vec<u8> = (0..4 * 6).map(|i| (i / 3 * 30) as u8).collect();
         let frames = Frames { width: 2, height: 1, fps: 8.0, rgb };
-        let decoded = decode(&encode(&frames, 3, &Metadata::default()).unwrap());
+        let decoded = frames_of(&encode(&frames, 3, &Metadata::default()).unwrap());
         assert_eq!(decoded.iter().map(|f| f.0).collect::<Vec<_>>(), [13, 12, 13, 12]);
         let first = &decoded[1].1;
         assert_eq!(first.len(), 6 * 3 * 4);
         assert_eq!(&first[..4], [60, 60, 60, 255]);
         assert_eq!(&first[5 * 4..6 * 4], [90, 90, 90, 255]);
+    }
+
+    /// Parts of a canvas, transparent pixels and what is left behind: worked out by hand.
+    #[test]
+    fn frames_are_drawn_over_one_another() {
+        let mut bytes = vec![];
+        // Colours 0 to 3; 3 is transparent.
+        let mut encoder = Encoder::new(&mut bytes, 3, 1, &[10, 10, 10, 20, 20, 20, 30, 30, 30, 0, 0, 0]).unwrap();
+        for (left, pixels, dispose) in [
+            (0, &[0, 0, 0][..], DisposalMethod::Keep),
+            (1, &[1, 3], DisposalMethod::Background),
+            (0, &[2], DisposalMethod::Previous),
+            (2, &[1], DisposalMethod::Any),
+        ] {
+            let (width, buffer) = (pixels.len() as u16, Cow::Borrowed(pixels));
+            let frame =
+                Frame { left, width, height: 1, buffer, dispose, transparent: Some(3), delay: 5, ..Frame::default() };
+            encoder.write_frame(&frame).unwrap();
+        }
+        drop(encoder);
+        let frames = decode(&bytes).unwrap();
+        assert_eq!((frames.width, frames.height, frames.fps), (3, 1, 20.0));
+        let grey: Vec<u8> = frames.rgb.chunks(3).map(|pixel| pixel[0]).collect();
+        // The second clears its two pixels, the third is taken back.
+        assert_eq!(grey, [[10, 10, 10], [10, 20, 10], [30, 0, 0], [10, 0, 20]].concat());
+        for end in 0..bytes.len() {
+            // The trailer may be missing, nothing else.
+            assert!(decode(&bytes[..end]).is_err() || end > 40, "{end}");
+        }
     }
 
     #[test]
@@ -116,7 +187,7 @@ mod tests {
             rgb.extend([(i % 64 * 4) as u8, (i / 64 % 64 * 4) as u8, 128]);
         }
         let frames = Frames { width: 64, height: 64, fps: 8.0, rgb };
-        let decoded = decode(&encode(&frames, 1, &Metadata::default()).unwrap());
+        let decoded = frames_of(&encode(&frames, 1, &Metadata::default()).unwrap());
         let error: f64 = decoded[0]
             .1
             .chunks_exact(4)

@@ -1,13 +1,17 @@
-//! Frames to H.264: Constrained Baseline, 4:2:0, BT.709 limited range, which every player and browser decodes.
+//! Frames to H.264 and back. Written is Constrained Baseline, 4:2:0, BT.709 limited range, which every player and browser decodes.
 //!
-//! The encoding itself is `rusty_h264-encoder`, chosen because it is Rust throughout (the usual OpenH264 bindings build C++).
-//! That crate writes no VUI, without which players guess the colour matrix from the picture size; so the sequence parameter
+//! The coding itself is `rusty_h264`, chosen because it is Rust throughout (the usual OpenH264 bindings build C++).
+//! Its encoder writes no VUI, without which players guess the colour matrix from the picture size; so the sequence parameter
 //! set is written here.
 
+use rusty_h264_common::nal::emulation_unprevent;
 use rusty_h264_common::{BitWriter, NalUnit, NalUnitType, YuvFrame};
+use rusty_h264_decoder::Decoder;
 use rusty_h264_encoder::{Encoder, EncoderConfig, Preset, Sps};
 
 use super::Frames;
+use super::colours::Colours;
+use super::demux::Track;
 
 /// Quantiser: visually lossless on flat colours, and still only kilobytes a frame.
 const QUANTIZER: u8 = 16;
@@ -97,6 +101,46 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
         }
     }
     frame
+}
+
+/// The pixels of a picture with more are not decoded: level 6.2 ends there.
+const MAX_PIXELS: usize = 139_264 * 256;
+
+/// Decodes all frames, in the order in which they are shown.
+///
+/// # Errors
+/// What the decoder does not know, damage, frames that are missing or of several sizes.
+pub(super) fn decode(track: &Track<'_>) -> Result<Frames, String> {
+    let (mut stream, mut colours) = (vec![], track.colours);
+    for nal in track.parameter_sets.iter().chain(track.samples.iter().flatten()) {
+        // Before the decoder makes room for it.
+        if nal[0] & 31 == 7 {
+            let bits = emulation_unprevent(&nal[1..]);
+            let sps = rusty_h264_decoder::Sps::parse(&bits).map_err(|e| e.to_string())?;
+            if sps.pic_width_in_mbs.saturating_mul(sps.pic_height_in_mbs) > MAX_PIXELS / 256 {
+                let (width, height) = (sps.coded_width(), sps.coded_height());
+                return Err(format!("pictures of {width}x{height} are larger than any level allows"));
+            }
+            // A stream that speaks for itself is believed before its container.
+            colours = Colours::of_sps(&bits).or(colours);
+        }
+        stream.extend([0, 0, 0, 1]);
+        stream.extend_from_slice(nal);
+    }
+    let decoded = Decoder::new().decode_stream(&stream).map_err(|e| e.to_string())?;
+    if decoded.len() != track.samples.len() {
+        return Err(format!("{} of {} frames can be decoded", decoded.len(), track.samples.len()));
+    }
+    let (width, height) = decoded.first().map_or((0, 0), |frame| (frame.width, frame.height));
+    let mut frames =
+        Frames { width, height, fps: track.fps, rgb: Vec::with_capacity(decoded.len() * width * height * 3) };
+    for frame in decoded {
+        if (frame.width, frame.height) != (width, height) {
+            return Err("its frames are of several sizes".into());
+        }
+        colours.unwrap_or(Colours::UNNAMED).to_rgb(&frame, &mut frames.rgb);
+    }
+    Ok(frames)
 }
 
 /// The NAL units between the start codes of an Annex B stream.

@@ -1,8 +1,30 @@
-//! Latents as a safetensors file whose bytes depend on nothing but the latents and the metadata.
+//! Latents as a safetensors file: written so that the bytes depend on nothing but the latents and the metadata, and read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{Latents, Metadata};
+use crate::model::{ModelError, Weights};
+
+impl Latents {
+    /// Reads tensor `latents` `[channels, frames, height, width]` of F32, F16 or BF16, as `generate --out FILE.safetensors` writes it.
+    ///
+    /// # Errors
+    /// A file without it, another number of axes or an empty one, values that are no numbers.
+    pub fn open(path: &Path) -> Result<Latents, ModelError> {
+        const TENSOR: &str = "latents";
+        let weights = Weights::open(path)?;
+        let found = weights.shape(TENSOR).unwrap_or_default();
+        let shape: Option<[usize; 4]> = found.clone().try_into().ok().filter(|shape: &[usize; 4]| !shape.contains(&0));
+        let Some(shape) = shape.or_else(|| (!weights.has(TENSOR)).then_some([4, 1, 1, 1])) else {
+            return Err(ModelError::Input(format!(
+                "{}: tensor `{TENSOR}` has shape {found:?}, expected channels, frames, height and width, none of them 0",
+                weights.file()
+            )));
+        };
+        Ok(Latents { shape, values: weights.values(TENSOR, &shape)? })
+    }
+}
 
 /// The file's bytes: header length, JSON header padded with spaces to 8 bytes, values in little endian.
 ///
@@ -45,5 +67,31 @@ mod tests {
         let values: Vec<u8> = latents.values.iter().flat_map(|v| v.to_le_bytes()).collect();
         assert_eq!(view.data(), values);
         assert!(serialize(&Latents { shape: [1, 1, 1, 5], ..latents }, &metadata).is_err());
+    }
+
+    #[test]
+    fn types_of_16_bits_are_read_and_nonsense_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("z.safetensors");
+        let open = |name: &str, dtype, shape: &[usize], bytes: &[u8]| {
+            let view = safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+            std::fs::write(&file, safetensors::serialize([(name, view)], None).unwrap()).unwrap();
+            Latents::open(&file).map_err(|e| e.to_string())
+        };
+        use safetensors::Dtype::{BF16, F16, F32, I16};
+        // 1 and -2 in each.
+        let expected = Latents { shape: [1, 2, 1, 1], values: vec![1.0, -2.0] };
+        assert_eq!(open("latents", BF16, &[1, 2, 1, 1], &[0x80, 0x3F, 0x00, 0xC0]), Ok(expected.clone()));
+        assert_eq!(open("latents", F16, &[1, 2, 1, 1], &[0x00, 0x3C, 0x00, 0xC0]), Ok(expected));
+        for (name, dtype, shape, bytes, problem) in [
+            ("other", F32, &[1, 1, 1, 1][..], &[0; 4][..], "`latents` is missing"),
+            ("latents", F32, &[1, 1], &[0; 4], "shape [1, 1], expected channels"),
+            ("latents", F32, &[1, 0, 1, 1], &[], "none of them 0"),
+            ("latents", I16, &[1, 1, 1, 1], &[0; 2], "type I16"),
+            ("latents", BF16, &[1, 1, 1, 1], &[0xC0, 0x7F], "NaN"),
+        ] {
+            let error = open(name, dtype, shape, bytes).unwrap_err();
+            assert!(error.contains(problem) && error.contains("z.safetensors"), "{error}");
+        }
     }
 }

@@ -1,12 +1,16 @@
-//! Writing what was generated, and reading it back: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors.
+//! Writing what was generated: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors; and reading these and
+//! what people have lying about.
 //!
 //! Every writer first writes under a temporary name in the folder of its target and renames at the end, so a target path
 //! either holds a finished file or what it held before. All of it is plain Rust: a machine with `cargo` can build it.
 
+mod colours;
+mod demux;
 mod gif;
 mod h264;
 mod latents;
 mod mp4;
+mod picture;
 mod png;
 mod read;
 mod staging;
@@ -119,7 +123,8 @@ impl Frames {
         png::strip(self)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether these are whole frames of a size, at a rate.
+    pub(in crate::pipeline) fn check(&self) -> Result<(), String> {
         let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
         if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {
             return Err(format!("{} bytes are not whole frames of {}x{} RGB", self.rgb.len(), self.width, self.height));
