@@ -253,6 +253,32 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     let expected =
         load(&device, DType::Bf16).decode(&generation.latents.values, [4, 7, 4, 6], 22, None, &mut on).unwrap();
     assert!(generation.frames.unwrap().rgb == expected);
+    // The decoder is read before the steps, and takes its room after them.
+    let pipeline = Pipeline::load(&ModelSource::folder(folder.path()), &device, DType::Bf16).unwrap();
+    let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
+    let while_denoising = |decode| {
+        let request = Request { steps: 1, cache: CacheConfig::None, decode, ..request.clone() };
+        let mut bytes = 0;
+        let mut on_step = |_: &adacache::sampler::StepEvent| {
+            bytes = device.allocated_bytes();
+            ControlFlow::Continue(())
+        };
+        pipeline.generate(&request, &mut on_step).unwrap();
+        bytes
+    };
+    assert_eq!(while_denoising(true), while_denoising(false));
+    let weights = folder.path().join("vae/model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() - 2]).unwrap();
+    let damaged = Pipeline::load(&ModelSource::folder(folder.path()), &device, DType::Bf16).unwrap();
+    let mut steps = 0;
+    let mut on_step = |_: &adacache::sampler::StepEvent| {
+        steps += 1;
+        ControlFlow::Continue(())
+    };
+    assert!(damaged.generate(&request, &mut on_step).unwrap_err().to_string().contains("not a complete safetensors"));
+    assert_eq!(steps, 0);
+    std::fs::write(&weights, whole).unwrap();
     let shorter = generate(ModelSource::folder(folder.path()).sized(VideoSize::new(5, 32, 48).unwrap()));
     assert_eq!((shorter.latents.shape, shorter.frames.unwrap().rgb.len()), ([4, 2, 4, 6], 5 * 32 * 48 * 3));
 }

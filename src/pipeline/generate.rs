@@ -12,7 +12,7 @@ use super::source::{ModelSource, PipelineConfig};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{Decoder, PatchDecoder, PipelineError, noise};
 use crate::cache::{CacheConfig, CacheError, ComputeAll, Policy, Presets};
-use crate::device::Device;
+use crate::device::{Device, DryConfig};
 use crate::model::vae::Progress;
 use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, StepEvent};
@@ -26,8 +26,8 @@ pub struct Pipeline {
     config: PipelineConfig,
     source: ModelSource,
     model: StDiT3,
-    /// Loaded when it is first needed.
-    decoder: OnceLock<Decoder>,
+    /// Set once the decoder's files were found whole.
+    decodable: OnceLock<()>,
     device: Device,
 }
 
@@ -139,7 +139,9 @@ pub struct Generation {
     pub frames: Option<Frames>,
     /// What the run did.
     pub report: Report,
-    /// Every measurement of the run, for replaying policies offline.
+    /// What the runs did that made the further parts of a long video ([`Pipeline::generate_long`]).
+    pub later: Vec<Report>,
+    /// Every measurement of the (first) run, for replaying policies offline.
     pub trace: crate::cache::trace::Trace,
 }
 
@@ -147,13 +149,17 @@ impl Generation {
     /// What is written into the output about how it was made. It holds no times, so that equal runs give equal files.
     pub fn metadata(&self) -> Metadata {
         let r = &self.report;
+        // Of a long video one for each part.
+        let each = |fact: &dyn Fn(&Report) -> String| {
+            std::iter::once(r).chain(&self.later).map(fact).collect::<Vec<_>>().join(" ")
+        };
         let facts = [
             ("model", r.model.clone()),
             ("seed", r.seed.to_string()),
             ("steps", r.steps.to_string()),
-            ("computed", r.computed_steps.len().to_string()),
+            ("computed", each(&|r| r.computed_steps.len().to_string())),
             ("cache", r.cache.clone()),
-            ("schedule", schedule_strip(r.steps, &r.computed_steps)),
+            ("schedule", each(&|r| schedule_strip(r.steps, &r.computed_steps))),
             ("cfg_scale", r.cfg_scale.to_string()),
             ("dtype", r.dtype.clone()),
         ];
@@ -189,26 +195,48 @@ impl Pipeline {
             return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
         let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
-        Ok(Pipeline { config, source: source.clone(), model, decoder: OnceLock::new(), device: device.clone() })
+        Ok(Pipeline { config, source: source.clone(), model, decodable: OnceLock::new(), device: device.clone() })
     }
 
-    fn decoder(&self) -> Result<&Decoder, PipelineError> {
-        if let Some(decoder) = self.decoder.get() {
-            return Ok(decoder);
+    /// Says what of the decoder is missing or damaged, without taking room on the device: all of it is read for one that holds nothing.
+    fn check_decoder(&self) -> Result<(), PipelineError> {
+        if self.decodable.get().is_none() {
+            let units = self.device.info().units;
+            self.decoder(&Device::dry(DryConfig {
+                name: "check".into(),
+                memory: usize::MAX >> 1,
+                units,
+                compute_capability: (8, 0),
+            }))?;
+            self.decodable.get_or_init(|| ());
         }
+        Ok(())
+    }
+
+    /// Loads the decoder.
+    pub(super) fn decoder(&self, device: &Device) -> Result<Decoder, PipelineError> {
         if let Some(checkpoint) = self.source.checkpoint() {
             // Tells what is missing, and how to get it.
             checkpoint.require(&[Part::Vae])?;
         }
         let (channels, patch) = (self.model.config().in_channels, self.config.decoder_patch());
-        let decoder = match self.source.vae() {
-            Some(folder) => Decoder::video(&self.device, &folder, self.model.dtype())?,
+        match self.source.vae() {
+            Some(folder) => Decoder::video(device, &folder, self.model.dtype()),
             None => {
                 let weights = self.source.decoder_weights()?;
-                Decoder::Patch(PatchDecoder::load(&self.device, weights, channels, patch)?)
+                Ok(Decoder::Patch(PatchDecoder::load(device, weights, channels, patch)?))
             }
-        };
-        Ok(self.decoder.get_or_init(|| decoder))
+        }
+    }
+
+    /// Where the model comes from.
+    pub(super) fn source(&self) -> &ModelSource {
+        &self.source
+    }
+
+    /// Where it runs.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Sizes and defaults.
@@ -246,17 +274,24 @@ impl Pipeline {
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
-        let alike =
-            |r: &Request| Request { prompt: request.prompt.clone(), seed: request.seed, ..r.clone() } == *request;
+        let places = |r: &Request| r.given.as_ref().map(|given| (given.strategy.clone(), given.part));
+        let alike = |r: &Request| {
+            let (prompt, given) = (request.prompt.clone(), request.given.clone());
+            places(r) == places(request) && Request { prompt, seed: request.seed, given, ..r.clone() } == *request
+        };
         if !requests.iter().all(alike) {
-            return Err(PipelineError::Setting("the videos of a batch differ in more than prompt and seed".into()));
+            return Err(PipelineError::Setting(
+                "the videos of a batch differ in more than prompt, seed and references".into(),
+            ));
         }
         let start = Instant::now();
         self.device.reset_peak();
         let config = self.model.config();
         let [frames, height, width] = self.config.latent;
-        // Before the steps: what is missing or damaged is said now.
-        let decoder = request.decode.then(|| self.decoder()).transpose()?;
+        if request.decode {
+            // Before the steps: what is missing or damaged is said now.
+            self.check_decoder()?;
+        }
         let geometry =
             Geometry::guided(requests.len(), self.config.latent, self.config.resolution(), self.config.fps as f32);
         let token_frames = frames.div_ceil(config.patch_size[0]);
@@ -291,8 +326,11 @@ impl Pipeline {
         let output = Sampler::new(&self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
 
         let video_frames = self.config.video_frames.unwrap_or(frames);
-        let decode = |decoder: &Decoder| decoder.decode(&output.latents, output.shape, video_frames, on_frame);
-        let rgb = decoder.map(decode).transpose()?;
+        let mut decode = || {
+            // Only now: while denoising its weights would lie idle on the device.
+            self.decoder(&self.device)?.decode(&output.latents, output.shape, video_frames, on_frame)
+        };
+        let rgb = request.decode.then(&mut decode).transpose()?;
         let seconds = Seconds {
             total: start.elapsed().as_secs_f64(),
             denoise: output.seconds,
@@ -332,6 +370,7 @@ impl Pipeline {
                 latents: Latents { shape, values: latents.to_vec() },
                 frames,
                 report,
+                later: vec![],
                 trace: member.trace.clone(),
             }
         };
@@ -350,8 +389,8 @@ impl Pipeline {
             let mut values = noise(request.seed, if request.given.is_some() { 2 * elements } else { elements });
             fresh.extend(values.split_off(elements));
             let mut latents = Latents { shape, values };
-            if let Some(Given { references, strategy }) = &request.given {
-                mask.extend(strategy.apply(references, &mut latents)?);
+            if let Some(Given { references, strategy, part }) = &request.given {
+                mask.extend(strategy.apply(references, &mut latents, *part)?);
             }
             all.extend(latents.values);
         }

@@ -18,6 +18,7 @@
 
 mod decode;
 mod generate;
+mod long;
 mod noise;
 mod opensora;
 mod prompt;
@@ -28,6 +29,7 @@ mod video;
 
 pub use decode::{Decoder, PatchDecoder};
 pub use generate::{Deciding, Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
+pub use long::Looping;
 pub use noise::noise;
 pub use opensora::{
     Checkpoint, CheckpointError, Embedding, EncoderError, FileStatus, Given, MaskStrategy, OPENSORA, Part, Pull,

@@ -175,6 +175,17 @@ impl ModelSource {
         Ok(PipelineConfig { latent: [frames, height / patch, width / patch], height, width, ..config })
     }
 
+    /// Height and width in pixels that pictures are brought to before they are encoded: of Open-Sora the published ones, of which a rest
+    /// is not made ([`PipelineConfig::height`]).
+    pub(super) fn picture_size(&self) -> Result<[usize; 2], PipelineError> {
+        if let Place::OpenSora(_) = self.place {
+            let size = self.size.map_or_else(opensora::default_size, Ok)?;
+            return Ok([size.height, size.width]);
+        }
+        let config = self.pipeline_config()?;
+        Ok([config.height, config.width])
+    }
+
     /// The transformer's shape in `config.json`.
     pub fn model_config(&self) -> Result<StDiT3Config, PipelineError> {
         let (file, text) = self.config_text()?;

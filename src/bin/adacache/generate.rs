@@ -10,9 +10,9 @@ use std::time::Duration;
 use adacache::cache::Plan;
 use adacache::device::Device;
 use adacache::pipeline::{
-    self, Deciding, Embedding, Format, Generation, Given, Latents, MaskStrategy, ModelSource, Output, Part, Pipeline,
-    PipelineError, Prompt, PromptText, Report, Request, Scores, TextOptions, VideoSize, check_file_writable,
-    schedule_strip, write_file,
+    self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, ModelSource,
+    Output, Part, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText, Report, Request, Scores, TextOptions,
+    VideoSize, check_file_writable, schedule_strip, write_file,
 };
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
@@ -78,7 +78,7 @@ pub(crate) struct Args {
     /// files [default: {}.mp4].
     #[arg(long, value_name = "PATH")]
     out: Option<String>,
-    /// Write what the run did as JSON (with --prompts: a list)
+    /// Write what the run did as JSON (with --prompts or --loop: a list)
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
     /// Record every measurement of the run, to replay cache policies offline; with --cache none what any policy would measure
@@ -108,15 +108,32 @@ pub(crate) struct Args {
     /// Camera motion that is appended to the prompt, as `pan left` (Open-Sora)
     #[arg(long, value_name = "WORDS")]
     camera: Option<String>,
-    /// Latents that frames are taken from, as --out FILE.safetensors writes them; may be given more than once (Open-Sora)
-    #[arg(long, value_name = "FILE.safetensors")]
-    reference: Vec<PathBuf>,
-    /// Where they stand: 0,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames, several behind semicolons
+    /// A picture (.png, .jpg, .webp) that the video begins with; given twice, one it ends with; more are spread between (Open-Sora)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "mask_strategy"])]
+    image: Vec<PathBuf>,
+    /// A video (.mp4, .gif, a folder of pictures), picture or latents (.safetensors) to take frames from; may be given more than once
+    /// (Open-Sora)
     ///
-    /// `0` gives the first frame of the first reference: image to video. `0,0,-5,0,5` continues a video from its last 5 latent frames,
-    /// `0;0,1,0,-1,1` connects two pictures. An edit above 0 makes given frames anew, the more the nearer to 1.
+    /// What is no latents is enlarged or reduced until it fills the video, cut off on both sides, and encoded.
+    #[arg(long, value_name = "FILE")]
+    reference: Vec<PathBuf>,
+    /// Where they stand: PART,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames, several behind semicolons
+    ///
+    /// `0` gives the first frame of the first reference: image to video. `0,0,-5,0,5` continues a video from its last 5 latent frames (17
+    /// frames), `0;0,1,0,-1,1` connects two pictures. An edit above 0 makes given frames anew, the more the nearer to 1. Starts are brought
+    /// to a multiple of 5; PART is 0 but with --loop.
     #[arg(long, value_name = "LIST", default_value = "0", requires = "reference")]
     mask_strategy: MaskStrategy,
+    /// Make a long video of N parts of --frames each, every part beginning with the end of the one before (Open-Sora)
+    #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000),
+          conflicts_with_all = ["trace", "profile"])]
+    parts: u16,
+    /// Latent frames that a part of --loop takes over, a multiple of 5 [default: 5, which is 17 frames]
+    #[arg(long, value_name = "N", requires = "parts")]
+    loop_frames: Option<usize>,
+    /// How much of them is made anew: 0 keeps them [default: 0]
+    #[arg(long, value_name = "EDIT", requires = "parts")]
+    loop_edit: Option<f32>,
     /// Keep residuals in 8 bits (e4m3 with a scale a token); the report says what that loses
     #[arg(long)]
     fp8_cache: bool,
@@ -163,8 +180,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &jobs {
         job.output.check_writable()?;
     }
+    let conditions = conditions(args, &source, &config)?;
     if let Some(checkpoint) = source.checkpoint()
-        && jobs.iter().any(|job| job.output.format() != Format::Safetensors)
+        && (conditions.need_the_autoencoder() || jobs.iter().any(|job| job.output.format() != Format::Safetensors))
     {
         checkpoint.require(&[Part::Vae])?;
     }
@@ -174,9 +192,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     interrupt::install()?;
     let device = Device::open(&args.device)?;
-    let given = given(args, &source)?;
     let prompts = embed(args, &source, &jobs)?;
     let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    let looping = conditions.looping;
+    let Some(given) = given(&pipeline, conditions, args.quiet)? else {
+        eprintln!("interrupted: nothing was written");
+        return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+    };
     let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
     let jobs: Vec<(Prompt, Output)> = prompts.into_iter().zip(jobs.into_iter().map(|job| job.output)).collect();
     for jobs in jobs.chunks(usize::from(args.batch)) {
@@ -194,7 +216,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         let requests: Vec<Request> = jobs.iter().map(request).collect();
         let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
-        let Some((generations, points)) = generate(&pipeline, &requests, deciding, profile.as_ref(), args.quiet)?
+        let Some((generations, points)) =
+            generate(&pipeline, &requests, deciding, &looping, profile.as_ref(), args.quiet)?
         else {
             jobs.iter().for_each(|(_, output)| eprintln!("interrupted: `{output}` was not written"));
             return Ok(ExitCode::from(interrupt::EXIT_STATUS));
@@ -204,7 +227,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             interrupt::shielded(|| write(args, generation, timeline.as_ref(), output))?;
             if !args.quiet {
                 // A closed pipe is no failure: the video is written.
-                let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", generation.report.summary());
+                let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", summaries(generation));
             }
         }
         if interrupt::asked() {
@@ -247,16 +270,102 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
     })
 }
 
-/// The frames that are given.
-fn given(args: &Args, source: &ModelSource) -> anyhow::Result<Option<Given>> {
-    if args.reference.is_empty() {
-        return Ok(None);
+/// What is given of the videos besides their prompts.
+struct Conditions {
+    references: Vec<Media>,
+    strategy: MaskStrategy,
+    looping: Looping,
+}
+
+impl Conditions {
+    fn need_the_autoencoder(&self) -> bool {
+        self.looping.parts > 1 || self.references.iter().any(|media| matches!(media, Media::Frames(_)))
     }
+}
+
+/// Reads what is given, and finds out whether it can stand where it shall.
+fn conditions(args: &Args, source: &ModelSource, config: &PipelineConfig) -> anyhow::Result<Conditions> {
+    let looping = Looping::new(usize::from(args.parts));
+    let looping = Looping {
+        overlap: args.loop_frames.unwrap_or(looping.overlap),
+        edit: args.loop_edit.unwrap_or(looping.edit),
+        ..looping
+    };
     if source.checkpoint().is_none() {
-        bail!("--reference is for opensora-v1.2: {} was not trained to continue given frames", args.model);
+        let used = [
+            ("--image", !args.image.is_empty()),
+            ("--reference", !args.reference.is_empty()),
+            ("--loop", args.parts > 1),
+        ];
+        if let Some((option, _)) = used.iter().find(|(_, used)| *used) {
+            bail!("{option} is for opensora-v1.2: {} was not trained to continue given frames", args.model);
+        }
     }
-    let references = args.reference.iter().map(|path| Latents::open(path)).collect::<Result<_, _>>()?;
-    Ok(Some(Given { references, strategy: args.mask_strategy.clone() }))
+    looping.check(config)?;
+    let files = if args.image.is_empty() { &args.reference } else { &args.image };
+    let references = files.iter().map(|file| Media::read(file)).collect::<Result<Vec<_>, _>>()?;
+    for (file, media) in args.image.iter().zip(&references) {
+        let what = match media {
+            Media::Frames(frames) if frames.count() == 1 => continue,
+            Media::Frames(frames) => format!("a video of {} frames", frames.count()),
+            Media::Latents(_) => "latents".into(),
+        };
+        bail!("--image {} is {what}, not a picture: give it as --reference, with a --mask-strategy", file.display());
+    }
+    let channels = source.model_config()?.in_channels;
+    let [frames, height, width] = config.latent;
+    let strategy = match args.image.len() {
+        0 if references.is_empty() => MaskStrategy::default(),
+        0 => args.mask_strategy.clone(),
+        count => MaskStrategy::pictures(count, frames)?,
+    };
+    let shape = |media: &Media| match media {
+        Media::Latents(latents) => latents.shape,
+        // As large as the video, once it is encoded.
+        Media::Frames(given) => {
+            let size = VideoSize { frames: given.count(), height: config.height, width: config.width };
+            [channels, size.latent()[0], height, width]
+        }
+    };
+    let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect();
+    strategy.check(&shapes, [channels, frames, height, width], looping.parts)?;
+    Ok(Conditions { references, strategy, looping })
+}
+
+/// The frames that are given, as latents; nothing if the user stopped it.
+fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Result<Option<Option<Given>>> {
+    let Conditions { references, strategy, .. } = conditions;
+    if references.is_empty() {
+        return Ok(Some(None));
+    }
+    let videos: Vec<&Frames> = references
+        .iter()
+        .filter_map(|media| if let Media::Frames(frames) = media { Some(frames) } else { None })
+        .collect();
+    let mut encoded = vec![].into_iter();
+    if !videos.is_empty() {
+        let bar = ProgressBar::with_draw_target(None, target(quiet));
+        bar.set_style(ProgressStyle::with_template("{spinner} encoding frame {pos}/{len}  {elapsed}")?);
+        let result = pipeline.encode(&videos, &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            go_on()
+        });
+        bar.finish_and_clear();
+        encoded = match result {
+            Ok(latents) => latents.into_iter(),
+            Err(error) if error.is_stop() => return Ok(None),
+            Err(error) => return Err(error).context("cannot encode what is given"),
+        };
+    }
+    let references: Option<Vec<Latents>> = references
+        .into_iter()
+        .map(|media| match media {
+            Media::Frames(_) => encoded.next(),
+            Media::Latents(latents) => Some(latents),
+        })
+        .collect();
+    Ok(references.map(|references| Some(Given { references, strategy, part: 0 })))
 }
 
 /// The embeddings of the jobs' prompts.
@@ -324,34 +433,48 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
     Ok(jobs)
 }
 
+/// Where progress is shown: hidden by itself where standard error is no terminal.
+fn target(quiet: bool) -> ProgressDrawTarget {
+    if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+}
+
+fn go_on() -> ControlFlow<()> {
+    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
 /// Runs requests together behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
 fn generate(
     pipeline: &Pipeline,
     requests: &[Request],
     deciding: Deciding,
+    looping: &Looping,
     profile: Option<&Profile>,
     quiet: bool,
 ) -> anyhow::Result<Option<(Vec<Generation>, Vec<Point>)>> {
     let request = &requests[0];
-    // Hidden by itself where standard error is no terminal.
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target);
+    let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target(quiet));
     // Nobody can tell how long it takes before the first step.
     bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
     let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
     bar.set_message("loading kernels");
     bar.enable_steady_tick(Duration::from_millis(120));
     let (mut computed, mut points) = (vec![], vec![]);
-    let decoding = ProgressStyle::with_template("{spinner} decoding frame {pos}/{len}  {elapsed}, {eta} left")?;
-    let go_on = || if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    // (Between the parts of a long video some are encoded again.)
+    let coding = if looping.parts > 1 { "coding" } else { "decoding" };
+    let decoding = format!("{{spinner}} {coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
+    let decoding = ProgressStyle::with_template(&decoding)?;
+    let mut part = 0;
     let mut on_step = |event: &StepEvent| {
+        if event.step == 1 {
+            part += 1;
+            computed.clear();
+            bar.set_length(event.steps as u64);
+            bar.set_style(stepping.clone());
+        }
         if event.plan == Plan::Compute {
             computed.push(event.step);
         }
         points.extend(profile.map(Profile::point));
-        if event.step == 1 {
-            bar.set_style(stepping.clone());
-        }
         bar.set_position(event.step as u64);
         let strip = schedule_strip(event.step, &computed);
         let left = "-".repeat(event.steps - event.step);
@@ -359,7 +482,8 @@ fn generate(
         let done = if event.plan == Plan::Compute { "computed" } else { "reused" };
         // Beyond a line's width the strip would wrap.
         let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
-        bar.set_message(format!("{strip}  {done:<8}{rate}"));
+        let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
+        bar.set_message(format!("{part}{strip}  {done:<8}{rate}"));
         go_on()
     };
     let mut on_frame = |done: usize, all: usize| {
@@ -368,13 +492,27 @@ fn generate(
         bar.set_position(done as u64);
         go_on()
     };
-    let result = pipeline.generate_telling(requests, deciding, &mut on_step, &mut on_frame);
+    let result = pipeline.generate_long(requests, deciding, looping, &mut on_step, &mut on_frame);
     bar.finish_and_clear();
     match result {
         Ok(generations) => Ok(Some((generations, points.into_iter().collect::<Result<_, _>>()?))),
         Err(error) if error.is_stop() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
     }
+}
+
+/// What all parts of a video did, for people.
+fn summaries(generation: &Generation) -> String {
+    if generation.later.is_empty() {
+        return generation.report.summary().to_string();
+    }
+    let part = |(i, report): (usize, &Report)| format!("part {i}\n{}", report.summary());
+    (1..).zip(reports(generation)).map(part).collect::<Vec<_>>().join("\n")
+}
+
+/// The reports of all parts of a video.
+fn reports(generation: &Generation) -> impl Iterator<Item = &Report> {
+    std::iter::once(&generation.report).chain(&generation.later)
 }
 
 /// The launches, with the run's steps above them and its decisions at the end of the steps they were measured in.
@@ -403,9 +541,11 @@ fn write(args: &Args, generation: &Generation, timeline: Option<&Trace>, output:
     }
     if let Some(path) = &args.report {
         let json = if args.prompts.is_some() {
-            serde_json::to_string_pretty(&merged_reports(path, &generation.report))?
-        } else {
+            serde_json::to_string_pretty(&merged_reports(path, generation))?
+        } else if generation.later.is_empty() {
             serde_json::to_string_pretty(&generation.report)?
+        } else {
+            serde_json::to_string_pretty(&reports(generation).collect::<Vec<_>>())?
         };
         write_file(path, (json + "\n").as_bytes()).map_err(PipelineError::from)?;
     }
@@ -417,11 +557,11 @@ fn write(args: &Args, generation: &Generation, timeline: Option<&Trace>, output:
     Ok(())
 }
 
-/// The reports of a batch so far, an interrupted one's included, with `report` in its place.
-fn merged_reports(path: &Path, report: &Report) -> Vec<Report> {
+/// The reports of a batch so far, an interrupted one's included, with those of `generation` in their place.
+fn merged_reports(path: &Path, generation: &Generation) -> Vec<Report> {
     let earlier = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
-    let mut reports = earlier.unwrap_or_default();
-    reports.retain(|r| (&r.prompt, r.seed) != (&report.prompt, report.seed));
-    reports.push(report.clone());
-    reports
+    let mut merged = earlier.unwrap_or_default();
+    merged.retain(|r| reports(generation).all(|report| (&r.prompt, r.seed) != (&report.prompt, report.seed)));
+    merged.extend(reports(generation).cloned());
+    merged
 }

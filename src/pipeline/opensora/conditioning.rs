@@ -7,15 +7,26 @@ use crate::pipeline::{Latents, PipelineError};
 /// Latent frames of a chunk of the video autoencoder: given frames begin at a multiple.
 const ALIGNMENT: usize = 5;
 
-/// `loop,reference,reference start,target start,length,edit`: which latent frames of which reference stand where.
+/// `part,reference,reference start,target start,length,edit`: which latent frames of which reference stand where.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Placement {
+    /// The part of a long video.
+    part: usize,
     reference: usize,
     /// From the end where negative.
     reference_start: isize,
     target_start: isize,
     length: usize,
     /// 0 keeps the frames, 1 makes new ones.
+    edit: f32,
+}
+
+/// A placement once the sizes are known: latent frames `from..from + length` of a reference become those from `to`.
+struct Span {
+    reference: usize,
+    from: usize,
+    to: usize,
+    length: usize,
     edit: f32,
 }
 
@@ -26,6 +37,8 @@ pub struct Given {
     pub references: Vec<Latents>,
     /// Where they stand.
     pub strategy: MaskStrategy,
+    /// Which part of a long video is made, from 0; the strategy's placements in others do not count.
+    pub part: usize,
 }
 
 /// Placements, as `0,0,0,0,1;0,1,0,-5,1`. What is left out behind a comma is 0, a length is 1.
@@ -41,9 +54,8 @@ impl FromStr for MaskStrategy {
             let fields: Vec<&str> = part.split(',').map(str::trim).collect();
             let field = |i: usize, default| fields.get(i).copied().unwrap_or(default);
             let parsed = || {
-                // The published tools make long videos in loops; a video here is one.
-                field(0, "0").parse::<usize>().ok().filter(|clip| *clip == 0)?;
                 Some(Placement {
+                    part: field(0, "0").parse().ok()?,
                     reference: field(1, "0").parse().ok()?,
                     reference_start: field(2, "0").parse().ok()?,
                     target_start: field(3, "0").parse().ok()?,
@@ -53,7 +65,7 @@ impl FromStr for MaskStrategy {
             };
             parsed().filter(|_| fields.len() <= 6).ok_or_else(|| {
                 PipelineError::Setting(format!(
-                    "mask strategy `{part}`: write 0,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT with whole numbers and an edit from 0 to 1, as in 0,0,0,0,1,0"
+                    "mask strategy `{part}`: write PART,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT with whole numbers and an edit from 0 to 1, as in 0,0,0,0,1,0"
                 ))
             })
         };
@@ -62,45 +74,122 @@ impl FromStr for MaskStrategy {
 }
 
 impl MaskStrategy {
-    /// Puts the given frames into `latents` and gives the mask `[frames]`: 1 for frames to make, the edit ratio for given ones.
+    /// Spreads `count` pictures over a video of `frames` latent frames, the first in front, the last as near to the end as a given frame
+    /// can stand: one is image to video, two are connected.
     ///
     /// # Errors
-    /// A reference that does not exist or has another size, a start outside of it.
-    pub fn apply(&self, references: &[Latents], latents: &mut Latents) -> Result<Vec<f32>, PipelineError> {
+    /// More pictures than there are places.
+    pub fn pictures(count: usize, frames: usize) -> Result<MaskStrategy, PipelineError> {
+        let places = (frames / ALIGNMENT).max(1);
+        if count > places {
+            return Err(PipelineError::Setting(format!(
+                "{count} pictures in a video that has places for {places}, one in 17 frames: give fewer, or more --frames"
+            )));
+        }
+        let placement = |reference: usize| {
+            let place = (reference * (places - 1) + count.saturating_sub(1) / 2) / count.saturating_sub(1).max(1);
+            let target_start = (place * ALIGNMENT) as isize;
+            Placement { part: 0, reference, reference_start: 0, target_start, length: 1, edit: 0.0 }
+        };
+        Ok(MaskStrategy((0..count).map(placement).collect()))
+    }
+
+    /// The same with the last `length` latent frames of `reference` in front of part `part`, as published for long videos.
+    pub(in crate::pipeline) fn continued(
+        &self,
+        part: usize,
+        reference: usize,
+        length: usize,
+        edit: f32,
+    ) -> MaskStrategy {
+        let reference_start = -(length as isize);
+        let last = Placement { part, reference, reference_start, target_start: 0, length, edit };
+        MaskStrategy(self.0.iter().copied().chain([last]).collect())
+    }
+
+    /// Finds out before anything is loaded whether all placements of a video of `parts` parts can be.
+    ///
+    /// * `references`, `video`: channels, latent frames, height, width.
+    ///
+    /// # Errors
+    /// As [`MaskStrategy::apply`]; a reference that is not used, a part that is not made.
+    pub fn check(&self, references: &[[usize; 4]], video: [usize; 4], parts: usize) -> Result<(), PipelineError> {
+        if let Some(p) = self.0.iter().find(|p| p.part >= parts) {
+            return Err(wrong(format!(
+                "part {} of a video of {parts}: parts are counted from 0, and --loop says how many there are",
+                p.part
+            )));
+        }
+        (0..parts).try_for_each(|part| self.spans(references, video, part).map(drop))?;
+        match (0..references.len()).find(|i| self.0.iter().all(|p| p.reference != *i)) {
+            Some(unused) => Err(wrong(format!("reference {unused} (counted from 0) stands nowhere"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the given frames of part `part` into `latents` and gives the mask `[frames]`: 1 for frames to make, the edit ratio for given
+    /// ones.
+    ///
+    /// # Errors
+    /// A reference that does not exist or has another size, a start outside of it, a video of which every frame is given.
+    pub fn apply(&self, references: &[Latents], latents: &mut Latents, part: usize) -> Result<Vec<f32>, PipelineError> {
         let [channels, frames, height, width] = latents.shape;
+        let shapes: Vec<[usize; 4]> = references.iter().map(|reference| reference.shape).collect();
+        let plane = height * width;
         let mut mask = vec![1.0; frames];
-        for p in &self.0 {
-            let wrong = |reason: String| Err(PipelineError::Setting(format!("mask strategy: {reason}")));
-            let Some(reference) = references.get(p.reference) else {
-                return wrong(format!("there is no reference {}, given are {}", p.reference, references.len()));
+        for Span { reference, from, to, length, edit } in self.spans(&shapes, latents.shape, part)? {
+            let Latents { shape: [_, there, ..], values } = &references[reference];
+            for channel in 0..channels {
+                let source = &values[(channel * there + from) * plane..][..length * plane];
+                latents.values[(channel * frames + to) * plane..][..length * plane].copy_from_slice(source);
+            }
+            mask[to..to + length].fill(edit);
+        }
+        Ok(mask)
+    }
+
+    fn spans(&self, references: &[[usize; 4]], video: [usize; 4], part: usize) -> Result<Vec<Span>, PipelineError> {
+        let [channels, frames, height, width] = video;
+        let span = |p: &Placement| {
+            let Some(&found) = references.get(p.reference) else {
+                let given = references.len();
+                return Err(wrong(format!(
+                    "there is no reference {} (counted from 0), given are {given}",
+                    p.reference
+                )));
             };
-            let there = reference.shape[1];
-            if reference.shape != [channels, there, height, width] {
-                return wrong(format!(
-                    "reference {} is {:?} (channels, frames, height, width), the video {:?}",
-                    p.reference, reference.shape, latents.shape
-                ));
+            let there = found[1];
+            if found != [channels, there, height, width] {
+                return Err(wrong(format!(
+                    "reference {} is {found:?} (channels, frames, height, width), the video {video:?}",
+                    p.reference
+                )));
             }
             let start = |start: isize, count: usize| {
                 let first = if start < 0 { count as isize + start } else { start };
                 (0..count as isize).contains(&first).then(|| nearest(first as usize, count))
             };
             let (Some(from), Some(to)) = (start(p.reference_start, there), start(p.target_start, frames)) else {
-                return wrong(format!(
+                return Err(wrong(format!(
                     "starts {} of {there} and {} of {frames} frames are outside",
                     p.reference_start, p.target_start
-                ));
+                )));
             };
             let length = p.length.min(frames - to).min(there - from);
-            let plane = height * width;
-            for channel in 0..channels {
-                let source = &reference.values[(channel * there + from) * plane..][..length * plane];
-                latents.values[(channel * frames + to) * plane..][..length * plane].copy_from_slice(source);
-            }
-            mask[to..to + length].fill(p.edit);
+            Ok(Span { reference: p.reference, from, to, length, edit: p.edit })
+        };
+        let spans = self.0.iter().filter(|p| p.part == part).map(span).collect::<Result<Vec<_>, _>>()?;
+        let mut kept = vec![false; frames];
+        spans.iter().for_each(|span| kept[span.to..span.to + span.length].fill(span.edit == 0.0));
+        if kept.iter().all(|kept| *kept) {
+            return Err(wrong(format!("all {frames} latent frames are given: nothing is left to make")));
         }
-        Ok(mask)
+        Ok(spans)
     }
+}
+
+fn wrong(reason: String) -> PipelineError {
+    PipelineError::Setting(format!("mask strategy: {reason}"))
 }
 
 /// The multiple of [`ALIGNMENT`] nearest to `frame`, the lower one at half way and past the last whole chunk.
@@ -121,14 +210,14 @@ mod tests {
 
     #[test]
     fn defaults_fill_what_is_left_out() {
-        let strategy: MaskStrategy = "0;0,2,-5,10,3,0.25".parse().unwrap();
-        let first = Placement { reference: 0, reference_start: 0, target_start: 0, length: 1, edit: 0.0 };
-        let second = Placement { reference: 2, reference_start: -5, target_start: 10, length: 3, edit: 0.25 };
+        let strategy: MaskStrategy = "0;1,2,-5,10,3,0.25".parse().unwrap();
+        let first = Placement { part: 0, reference: 0, reference_start: 0, target_start: 0, length: 1, edit: 0.0 };
+        let second = Placement { part: 1, reference: 2, reference_start: -5, target_start: 10, length: 3, edit: 0.25 };
         assert_eq!(strategy, MaskStrategy(vec![first, second]));
         assert_eq!("".parse::<MaskStrategy>().unwrap(), MaskStrategy::default());
-        for bad in ["x", "1", "0,0,0,0,1,2", "0,0,0,0,1,0,0", "-1", "0,,0", "0,0,0,0,1,NaN"] {
+        for bad in ["x", "0,0,0,0,1,2", "0,0,0,0,1,0,0", "-1", "0,,0", "0,0,0,0,1,NaN"] {
             let error = bad.parse::<MaskStrategy>().unwrap_err().to_string();
-            assert!(error.contains("0,REFERENCE"), "{bad}: {error}");
+            assert!(error.contains("PART,REFERENCE"), "{bad}: {error}");
         }
     }
 
@@ -137,7 +226,7 @@ mod tests {
         let references = [latents(5, 1000.0), latents(10, 2000.0)];
         let strategy: MaskStrategy = "0,0,0,0,1;0,1,-5,9,3,0.5".parse().unwrap();
         let mut z = latents(15, 0.0);
-        let mask = strategy.apply(&references, &mut z).unwrap();
+        let mask = strategy.apply(&references, &mut z, 0).unwrap();
         // 9 is nearer to 10 than to 5; −5 of 10 is 5.
         let expected: Vec<f32> = (0..15)
             .map(|t| match t {
@@ -160,13 +249,52 @@ mod tests {
         let starts: Vec<usize> = [0, 2, 3, 7, 8, 12, 13, 14].iter().map(|f| nearest(*f, 15)).collect();
         assert_eq!(starts, [0, 0, 5, 5, 10, 10, 10, 10]);
         let mut z = latents(15, 0.0);
-        let mut apply = |text: &str| text.parse::<MaskStrategy>().unwrap().apply(&[latents(5, 0.0)], &mut z);
+        let mut apply = |text: &str| text.parse::<MaskStrategy>().unwrap().apply(&[latents(5, 0.0)], &mut z, 0);
         for bad in ["0,1", "0,0,5", "0,0,-6", "0,0,0,15", "0,0,0,-16"] {
             assert!(apply(bad).is_err(), "{bad}");
         }
         // As long as there is something of both.
         assert_eq!(apply("0,0,0,10,100").unwrap().iter().filter(|m| **m == 0.0).count(), 5);
         let other = Latents { shape: [2, 5, 2, 1], values: vec![0.0; 20] };
-        assert!("0".parse::<MaskStrategy>().unwrap().apply(&[other], &mut z).is_err());
+        assert!("0".parse::<MaskStrategy>().unwrap().apply(&[other], &mut z, 0).is_err());
+    }
+
+    #[test]
+    fn pictures_are_spread_over_the_chunks() {
+        let starts = |count, frames| {
+            let MaskStrategy(placements) = MaskStrategy::pictures(count, frames).unwrap();
+            placements.iter().map(|p| (p.reference, p.target_start)).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(1, 15), [(0, 0)]);
+        // Two as the published example `0;0,1,0,-1,1` has them: −1 of 15 is 14, which becomes 10.
+        assert_eq!(starts(2, 15), [(0, 0), (1, 10)]);
+        assert_eq!(starts(3, 30), [(0, 0), (1, 15), (2, 25)]);
+        assert_eq!(starts(4, 20), [(0, 0), (1, 5), (2, 10), (3, 15)]);
+        assert!(MaskStrategy::pictures(4, 15).unwrap_err().to_string().contains("places for 3"));
+    }
+
+    #[test]
+    fn parts_have_their_own_placements() {
+        let strategy: MaskStrategy = "0;2,1,0,5,1".parse().unwrap();
+        let video = [2, 15, 1, 2];
+        let check =
+            |references: &[[usize; 4]], parts| strategy.check(references, video, parts).map_err(|e| e.to_string());
+        let reference = [2, 5, 1, 2];
+        assert_eq!(check(&[reference, reference], 3), Ok(()));
+        assert!(check(&[reference, reference], 2).unwrap_err().contains("part 2 of a video of 2"));
+        assert!(check(&[reference], 3).unwrap_err().contains("no reference 1"));
+        assert!(check(&[reference, reference, reference], 3).unwrap_err().contains("reference 2"));
+        assert!(check(&[reference, [2, 5, 2, 2]], 3).unwrap_err().contains("[2, 5, 2, 2]"));
+
+        let references = [latents(5, 1000.0), latents(10, 2000.0)];
+        let mask = |strategy: &MaskStrategy, part| strategy.apply(&references, &mut latents(15, 0.0), part).unwrap();
+        let given = |mask: Vec<f32>| (0..15).filter(|t| mask[*t] < 1.0).collect::<Vec<_>>();
+        assert_eq!(given(mask(&strategy, 0)), [0]);
+        assert_eq!(given(mask(&strategy, 1)), [0usize; 0]);
+        assert_eq!(given(mask(&strategy, 2)), [5]);
+        assert_eq!(given(mask(&strategy.continued(1, 1, 5, 0.0), 1)), [0, 1, 2, 3, 4]);
+        let all = "0,0,0,0,5".parse::<MaskStrategy>().unwrap();
+        let error = all.apply(&references, &mut latents(5, 0.0), 0).unwrap_err().to_string();
+        assert!(error.contains("nothing is left to make"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod conditioning;
 mod embed;
+mod fit;
 mod prompt;
 mod size;
 mod t5;
@@ -10,6 +11,7 @@ mod t5;
 pub use checkpoint::{Checkpoint, CheckpointError, FileStatus, OPENSORA, Part, Pull, TextWeights, cache_dir};
 pub use conditioning::{Given, MaskStrategy};
 pub(super) use embed::{default_size, embed, pipeline_config};
+pub(super) use fit::fitted;
 pub use prompt::{Scores, prepare_prompt};
 pub use size::VideoSize;
 pub use t5::{Embedding, EncoderError, T5};
