@@ -4,6 +4,7 @@ mod checkpoint;
 mod conditioning;
 mod embed;
 mod fit;
+mod mojibake;
 mod prompt;
 mod size;
 mod t5;

@@ -1,12 +1,12 @@
 //! What becomes of a prompt before the text encoder reads it: scores appended, then the caption cleaning that the model was trained with.
 //!
-//! The rules are those of the published pipeline, in its order; the model saw captions only in this form. One thing is left out: text
-//! that was decoded with a wrong encoding is not repaired (the published code asks the `ftfy` library to).
+//! The rules are those of the published pipeline, in its order; the model saw captions only in this form.
 
 use std::sync::LazyLock;
 
 use fancy_regex::Regex;
 
+use super::mojibake::repaired;
 use crate::pipeline::PipelineError;
 
 /// What is said about the video beside the prompt's own words.
@@ -162,20 +162,8 @@ fn clean(caption: &str) -> String {
     if JOINTS.find_iter(&text).count() > MAX_JOINTS {
         text = JOINTS.replace_all(&text, " ").into_owned();
     }
-    let text = htmlize::unescape(htmlize::unescape(normal_characters(&text))).into_owned();
+    let text = htmlize::unescape(htmlize::unescape(repaired(&text))).into_owned();
     apply(&WORDS, text.trim().to_owned()).trim().to_owned()
-}
-
-/// Composed letters, plain ligatures and Latin letters of full width; no control characters.
-fn normal_characters(text: &str) -> String {
-    use unicode_normalization::UnicodeNormalization;
-    let compatible = |c: char| matches!(c, '\u{fb00}'..='\u{fb06}' | '\u{ff01}'..='\u{ffef}' | '\u{3000}');
-    let plain = text.chars().flat_map(|c| {
-        // Compatibility forms of one character are a few characters; others stay as they are.
-        let forms: Vec<char> = if compatible(c) { c.nfkc().collect() } else { vec![c] };
-        forms
-    });
-    plain.nfc().filter(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r')).collect()
 }
 
 fn apply(rules: &[Rule], mut text: String) -> String {
@@ -191,7 +179,7 @@ mod tests {
 
     /// Made with the published code's cleaning (with ftfy and BeautifulSoup), run twice.
     #[rustfmt::skip]
-    const CLEANED: [(&str, &str); 35] = [
+    const CLEANED: [(&str, &str); 66] = [
         ("A White CAT walking, through tall-grass.  aesthetic score: 6.5.",
          "a white cat walking, through tall-grass. aesthetic score: 6.5."),
         ("see https://example.com/a?b=1 and www.foo.org/x now",
@@ -262,6 +250,69 @@ mod tests {
          "tall grass, golden light. cinematic"),
         ("nested \"'mixed'\" 'q'",
          "nested \"mixed\" 'q"),
+        // UTF-8 that was read as Latin-1 or Windows-1252; what is left of it is left by ftfy too.
+        ("itâ\u{80}\u{99}s a â\u{80}\u{9c}niceâ\u{80}\u{9d} day â\u{80}\u{94} reallyâ\u{80}¦",
+         "it's a \"nice\" day - really…"),
+        ("itâ€™s a â€œniceâ€\u{9d} day â€” reallyâ€¦",
+         "it†s a \"nice\" day â€\" really…"),
+        ("cafÃ© crÃ¨me brÃ»lÃ©e",
+         "cafã crã\"me brã\"lã e"),
+        ("cafÃ© crÃ¨me brÃ»lÃ©e",
+         "cafã crã\"me brã\"lã e"),
+        ("Ð\u{9c}Ð¾Ñ\u{81}ÐºÐ²Ð° Ð·Ð¸Ð¼Ð¾Ð¹",
+         "ðœð ñ\u{81}ð ð²ð° ð ð¸ð¼ð ð¹"),
+        ("ÐœÐ¾Ñ\u{81}ÐºÐ²Ð° Ð·Ð¸Ð¼Ð¾Ð¹",
+         "ðœð ñ\u{81}ð ð²ð° ð ð¸ð¼ð ð¹"),
+        ("emoji ð\u{9f}\u{8e}¬ cat ð\u{9f}\u{98}\u{80}",
+         "emoji 🎬 cat 😀"),
+        ("emoji ðŸŽ¬ cat ðŸ˜€",
+         "emoji ðÿž¬ cat ðÿ˜€"),
+        ("price â\u{82}¬5 Â£3",
+         "price €5 â£3"),
+        ("price â‚¬5 Â£3",
+         "price €5 â£3"),
+        ("lâ\u{80}\u{99}Ã©tÃ© Ã\u{a0} la plage",
+         "l'ã tã ã la plage"),
+        ("lâ€™Ã©tÃ© Ã\u{a0} la plage",
+         "l†ã tã ã la plage"),
+        ("donâ\u{80}\u{99}t â\u{80}\u{94} stopâ\u{80}¦",
+         "don't - stop…"),
+        ("donâ€™t â€” stopâ€¦",
+         "don†t â€\" stop…"),
+        ("â\u{99}¥ love â\u{98}\u{80} sun",
+         "♥ love ☀ sun"),
+        ("â\u{86}\u{92} arrow â\u{9c}\u{93}",
+         "→ arrow ✓"),
+        ("â†’ arrow âœ“",
+         "â†' arrow âœ\""),
+        ("à¤¸à¥\u{82}à¤°à¥\u{8d}à¤¯à¤¾à¤¸à¥\u{8d}à¤¤",
+         "सूर्यठस्त"),
+        ("à¤¸à¥‚à¤°à¥\u{8d}à¤¯à¤¾à¤¸à¥\u{8d}à¤¤",
+         "सूर्यठस्त"),
+        ("â\u{80}\u{9c}Helloâ\u{80}\u{9d} she said",
+         "\"hello\" she said"),
+        ("â€œHelloâ€\u{9d} she said",
+         "\"hello\" she said"),
+        ("Å\u{82}Ã³dÅº Å¼Ã³Å\u{82}Ä\u{87}",
+         "å'ã³då å¼ã³å'ä‡"),
+        ("Å‚Ã³dÅº Å¼Ã³Å‚Ä‡",
+         "å'ã³då å¼ã³å'ä‡"),
+        ("â\u{80}\u{9c}Smartâ\u{80}\u{9d} cafÃ©, â\u{80}\u{98}naÃ¯veâ\u{80}\u{99}",
+         "smart\" cafã , 'naã¯ve"),
+        ("â€œSmartâ€\u{9d} cafÃ©, â€˜naÃ¯veâ€™",
+         "\"smart\" cafã , 'naã¯ve†"),
+        ("a „german“ quote and ‚low‘ ones",
+         "a \"german\" quote and 'low' ones"),
+        ("ĳs ŉ ǆ",
+         "ijs 'n dž"),
+        ("déjà-vu: garçon à la plage, são",
+         "déjà-vu: garçon à la plage, são"),
+        ("à 5 €, â ° x",
+         "à 5 €, â ° x"),
+        ("5° ± 2 × 3",
+         "5° ± 2 × 3"),
+        ("ﬃ ligature ！",
+         "ffi ligature !"),
     ];
 
     #[test]
