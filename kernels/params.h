@@ -118,6 +118,17 @@ struct FoldParams {
   DEVICE_PTR(void) out;
   long long count;
 };
+// A reused step with the fold extrapolated from the last computed ones. Entries residual_extrapolate_{dtype}.
+struct ExtrapolateParams {
+  DEVICE_PTR(const void) a;
+  DEVICE_PTR(const void) folds[3];      // newest first; those before the first computed step are not read
+  DEVICE_PTR(void) out;                 // may be a
+  DEVICE_PTR(const int) computed;       // [3]: the steps of the folds, from 1; 0: there was none
+  DEVICE_PTR(const int) cursor;         // the step at hand
+  long long count;
+  int order;                            // 1 or 2
+  int reserved;
+};
 
 // ---- motion.cu ------------------------------------------------------------------------------------------------------
 

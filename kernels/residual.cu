@@ -1,5 +1,5 @@
 // The heart of AdaCache in one pass over memory: how far the fresh residual has moved from the kept one, how much its frames
-// differ among themselves, and kept := fresh. And the fold, which turns a reused step into one addition.
+// differ among themselves, and kept := fresh. And the fold, which turns a reused step into one addition, or what it is expected to be.
 //
 //   fresh, kept [batch, frames, inner] D; per batch member, in this order:
 //   sum|new-kept|  sum|kept|  sum(new-kept)^2  sum kept^2  sum new*kept  sum new^2      (L1, L2 and cosine follow from these)
@@ -10,7 +10,7 @@
 // chunk of the inner axis and walks over the frames, loading the next frame while it works on one. Static shared memory:
 // one float per warp and sum (480 bytes). Two stages, fixed order, no atomics: the same input gives the same bits.
 // reduce_partials: a warp per sum, REDUCE_THREADS threads, grid (ceil(count / REDUCE_WARPS), batch); f64.
-// residual_fold / residual_unfold: ELEMENTWISE_THREADS threads, a chunk per thread.
+// residual_fold / residual_unfold / residual_extrapolate: ELEMENTWISE_THREADS threads, a chunk per thread.
 #include "motion.cuh"
 
 template <class D, int N> __device__ __forceinline__ void residual_probe(const ResidualProbeParams& p, const BlockSums& block, float* out) {
@@ -104,12 +104,47 @@ template <class D, int SIGN> __device__ __forceinline__ void fold_entry(const Fo
   else fold<D, 1, SIGN>(p);
 }
 
+// out = a + the fold expected at this step: a Taylor polynomial in the distance x from the last computed step, with finite differences
+// for derivatives. F0, F1, F2 newest first, d1 and d2 the steps between them:
+//   F0 + x*D + x^2/2 * (D - (F1 - F2)/d2)/d1   with D = (F0 - F1)/d1; order 1 without the last term, one fold alone as it is.
+// The weights are made of steps that lie on the device, so a captured step holds at every distance.
+template <class D, int N> __device__ __forceinline__ void extrapolate(const ExtrapolateParams& p) {
+  int newest = p.computed[0], before = p.computed[1], oldest = p.computed[2];
+  int order = before == 0 ? 0 : (oldest == 0 || p.order < 2 ? 1 : 2);
+  float slope = 0.0f, curve = 0.0f, spacing = 1.0f; // x/d1, (x/d1)^2/2, d1/d2
+  if (order > 0) slope = (float)(*p.cursor - newest) / (float)(newest - before);
+  if (order > 1) curve = 0.5f * slope * slope, spacing = (float)(newest - before) / (float)(before - oldest);
+  for (long long i = grid_thread() * N; i < p.count; i += grid_threads() * N) {
+    float a[N], f0[N], f1[N], f2[N];
+    load_elements((const D*)p.a + i, a);
+    load_elements((const D*)p.folds[0] + i, f0);
+    if (order > 0) load_elements((const D*)p.folds[1] + i, f1);
+    if (order > 1) load_elements((const D*)p.folds[2] + i, f2);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      float fold = f0[j];
+      if (order > 0) fold += slope * (f0[j] - f1[j]);
+      if (order > 1) fold += curve * ((f0[j] - f1[j]) - spacing * (f1[j] - f2[j]));
+      a[j] += fold;
+    }
+    store_elements((D*)p.out + i, a);
+  }
+}
+template <class D> __device__ __forceinline__ void extrapolate_entry(const ExtrapolateParams& p) {
+  // Folds that are not read are given as the newest one.
+  if (chunked<D>(p.count, p.a, p.folds[0], p.out) && chunked<D>(p.count, p.folds[1], p.folds[2])) extrapolate<D, Chunk<D>::N>(p);
+  else extrapolate<D, 1>(p);
+}
+
 #define ENTRIES(D)                                                                                                               \
   extern "C" __global__ void __launch_bounds__(PROBE_THREADS, 3) residual_probe_##D(const ResidualProbeParams p) {               \
     residual_probe_entry<D>(p);                                                                                                  \
   }                                                                                                                              \
   extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_fold_##D(const FoldParams p) { fold_entry<D, -1>(p); } \
-  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_unfold_##D(const FoldParams p) { fold_entry<D, 1>(p); }
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_unfold_##D(const FoldParams p) { fold_entry<D, 1>(p); } \
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_extrapolate_##D(const ExtrapolateParams p) {            \
+    extrapolate_entry<D>(p);                                                                                                       \
+  }
 ENTRIES(bf16)
 ENTRIES(f16)
 ENTRIES(f32)

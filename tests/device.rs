@@ -348,6 +348,7 @@ layouts! {
     ResidualProbeParams: Residual ["residual_probe"];
     ReduceParams: Residual ["reduce_partials"];
     FoldParams: Residual ["residual_fold", "residual_unfold"];
+    ExtrapolateParams: Residual ["residual_extrapolate"];
     MotionParams: Motion ["motion"];
     PatchifyParams: Embed ["patchify"];
     UnpatchifyParams: Embed ["unpatchify"];

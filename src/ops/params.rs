@@ -343,6 +343,37 @@ const _: () = {
     ["Offset of field: FoldParams::out"][::std::mem::offset_of!(FoldParams, out) - 16usize];
     ["Offset of field: FoldParams::count"][::std::mem::offset_of!(FoldParams, count) - 24usize];
 };
+/// A reused step with the fold extrapolated from the last computed ones. Entries residual_extrapolate_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ExtrapolateParams {
+    pub a: u64,
+    /// newest first; those before the first computed step are not read
+    pub folds: [u64; 3usize],
+    /// may be a
+    pub out: u64,
+    /// [3]: the steps of the folds, from 1; 0: there was none
+    pub computed: u64,
+    /// the step at hand
+    pub cursor: u64,
+    pub count: i64,
+    /// 1 or 2
+    pub order: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExtrapolateParams"][::std::mem::size_of::<ExtrapolateParams>() - 72usize];
+    ["Alignment of ExtrapolateParams"][::std::mem::align_of::<ExtrapolateParams>() - 8usize];
+    ["Offset of field: ExtrapolateParams::a"][::std::mem::offset_of!(ExtrapolateParams, a) - 0usize];
+    ["Offset of field: ExtrapolateParams::folds"][::std::mem::offset_of!(ExtrapolateParams, folds) - 8usize];
+    ["Offset of field: ExtrapolateParams::out"][::std::mem::offset_of!(ExtrapolateParams, out) - 32usize];
+    ["Offset of field: ExtrapolateParams::computed"][::std::mem::offset_of!(ExtrapolateParams, computed) - 40usize];
+    ["Offset of field: ExtrapolateParams::cursor"][::std::mem::offset_of!(ExtrapolateParams, cursor) - 48usize];
+    ["Offset of field: ExtrapolateParams::count"][::std::mem::offset_of!(ExtrapolateParams, count) - 56usize];
+    ["Offset of field: ExtrapolateParams::order"][::std::mem::offset_of!(ExtrapolateParams, order) - 64usize];
+    ["Offset of field: ExtrapolateParams::reserved"][::std::mem::offset_of!(ExtrapolateParams, reserved) - 68usize];
+};
 /** Frame differences by themselves, over residuals (outer = 1) or latents [batch, channels, frames, h*w] (outer = channels).
 Entries motion_{dtype}; grid (blocks, batch).*/
 #[repr(C)]

@@ -1,6 +1,8 @@
 //! AdaCache's measurement of a residual, and the fold of residuals: `kernels/residual.cu`.
 
-use super::params::{self, FoldParams, MAX_STRIDES, MOTION_SUMS, PROBE_SUMS, ReduceParams, ResidualProbeParams};
+use super::params::{
+    self, ExtrapolateParams, FoldParams, MAX_STRIDES, MOTION_SUMS, PROBE_SUMS, ReduceParams, ResidualProbeParams,
+};
 use super::{Op, Result, chunk_elements};
 use crate::device::{Device, Module, Work};
 use crate::tensor::{DType, Tensor};
@@ -190,6 +192,52 @@ pub fn fold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
 /// As [`fold`].
 pub fn unfold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     elementwise("residual::unfold", "residual_unfold", a, b, out)
+}
+
+/// `out = a +` the fold expected at the step at hand, a Taylor polynomial through `folds`. `out` may be `a`.
+///
+/// * `folds`: 2 or 3 tensors, the newest first, of the shape and type D of `a` and `out`; the polynomial's order is one less. Those that were
+///   not made yet are not read, and lower the order; with one alone the result has the bits of [`unfold`].
+/// * `computed` `[3]` i32: the steps that made them, from 1, descending; 0: not made yet. `cursor` `[1]` i32: the step at hand.
+///
+/// From TaylorSeer (arXiv 2503.06923): finite differences of neighbouring computed steps stand for derivatives.
+///
+/// # Errors
+/// As [`fold`], or another number of folds.
+pub fn extrapolate(a: &Tensor, folds: &[&Tensor], computed: &Tensor, cursor: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new("residual::extrapolate", out);
+    let dtype = op.compute_dtype("out", out)?;
+    let (newest, older) = match folds {
+        [newest, older @ ..] if (1..=2).contains(&older.len()) => (newest, older),
+        _ => return Err(op.value("folds", folds.len(), "2 or 3")),
+    };
+    let axes: Vec<(&str, usize)> = out.shape().iter().map(|&length| ("as out", length)).collect();
+    op.check("a", a, dtype, &axes)?;
+    if a.ptr() != out.ptr() {
+        op.not_aliased(out, &[("a", Some(a))])?;
+    }
+    for &fold in folds {
+        op.check("folds", fold, dtype, &axes)?;
+        op.not_aliased(out, &[("folds", Some(fold))])?;
+    }
+    op.check("computed", computed, DType::I32, &[("folds", 3)])?;
+    op.check("cursor", cursor, DType::I32, &[("cursor", 1)])?;
+    let fold = |i: usize| folds.get(i).unwrap_or(newest).ptr();
+    let params = ExtrapolateParams {
+        a: a.ptr(),
+        folds: [fold(0), fold(1), fold(2)],
+        out: out.ptr(),
+        computed: computed.ptr(),
+        cursor: cursor.ptr(),
+        count: out.elements() as i64,
+        order: older.len() as i32,
+        reserved: 0,
+    };
+    let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS);
+    let read: Vec<Option<&Tensor>> = std::iter::once(a).chain(folds.iter().copied()).map(Some).collect();
+    let op = op.counted(0, &read, &[Some(out)]);
+    let entry = format!("residual_extrapolate_{dtype}");
+    op.launch(Module::Residual, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
 }
 
 fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {

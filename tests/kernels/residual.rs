@@ -3,7 +3,7 @@
 use super::harness::{Random, assert_same_bits, devices, for_each, placed, poisoned, poisoned_at, round};
 use adacache::device::{Device, Module};
 use adacache::ops::params::{MOTION_SUMS, PROBE_SUMS, PROBE_THREADS, ReduceParams, ResidualProbeParams};
-use adacache::ops::residual::{ProbeBuffers, fold, probe, unfold};
+use adacache::ops::residual::{ProbeBuffers, extrapolate, fold, probe, unfold};
 use adacache::tensor::{DType, Tensor};
 
 /// `Σ|r[t+k]−r[t]|, Σ|r[t+k]|, Σ|r[t]|` over one sample's `[outer, frames, inner]`, for each stride; 0 for strides that reach
@@ -230,6 +230,60 @@ fn fold_and_unfold() {
                 fold(&a, &b, &out).unwrap();
                 out
             });
+        }
+    });
+}
+
+/// The polynomial against f64: (steps of the folds, step at hand) with one, two and three folds made.
+#[test]
+fn extrapolated_folds() {
+    for_each(|device, dtype| {
+        for (count, misalign) in [(1, 0), (7, 0), (1003, 0), (1003, 1), (4096, 0)] {
+            let random = &mut Random::new(count as u64);
+            let values: Vec<Vec<f32>> = (0..4).map(|_| random.values(count, 1.0, dtype)).collect();
+            let make = |values: &[f32]| placed(device, &[count], values, dtype, misalign);
+            let (a, folds) = (make(&values[0]), [make(&values[1]), make(&values[2]), make(&values[3])]);
+            let ints = |values: &[i32]| Tensor::from_slice(device, &[values.len()], values).unwrap();
+            for (computed, step) in [([5, 0, 0], 9), ([5, 4, 0], 6), ([6, 3, 1], 8), ([9, 8, 7], 11)] {
+                for order in [1, 2] {
+                    let [c0, c1, c2] = computed.map(f64::from);
+                    let x = f64::from(step) - c0;
+                    let exact = |i: usize| {
+                        let [a, f0, f1, f2] = [0, 1, 2, 3].map(|k: usize| f64::from(values[k][i]));
+                        let slope = (f0 - f1) / (c0 - c1);
+                        let curve = (slope - (f1 - f2) / (c1 - c2)) / (c0 - c1);
+                        let first = if c1 > 0.0 { x * slope } else { 0.0 };
+                        let second = if c2 > 0.0 && order == 2 { x * x / 2.0 * curve } else { 0.0 };
+                        a + f0 + first + second
+                    };
+                    let given: Vec<&Tensor> = folds.iter().take(order + 1).collect();
+                    let (computed, cursor) = (ints(&computed), ints(&[step]));
+                    let out = poisoned_at(device, &[count], dtype, misalign);
+                    extrapolate(&a, &given, &computed, &cursor, &out).unwrap();
+                    let got = out.to_f32().unwrap();
+                    let unit = match dtype {
+                        DType::F32 => 1e-6,
+                        DType::F16 => 6e-4,
+                        _ => 5e-3,
+                    };
+                    for (i, &got) in got.iter().enumerate() {
+                        let exact = exact(i);
+                        let error = (f64::from(got) - exact).abs();
+                        assert!(
+                            error <= unit * exact.abs() + 1e-5,
+                            "{dtype} {c0} {step}, order {order}: {got}, exactly {exact}"
+                        );
+                    }
+                    let in_a = make(&values[0]);
+                    extrapolate(&in_a, &given, &computed, &cursor, &in_a).unwrap();
+                    assert_eq!(in_a.to_f32().unwrap(), got, "{dtype} in a");
+                    if c1 == 0.0 {
+                        unfold(&a, &folds[0], &out).unwrap();
+                        assert_eq!(out.to_f32().unwrap(), got, "one fold is taken as it is");
+                    }
+                }
+            }
+            assert!(extrapolate(&a, &[&folds[0]], &ints(&[1, 0, 0]), &ints(&[2]), &a).is_err());
         }
     });
 }
