@@ -21,15 +21,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let trace = Trace::read(BufReader::new(File::open(path)?))?;
 
     let source = ModelSource::sprites();
-    let presets = source.presets(trace.steps)?;
+    let (presets, depth) = (source.presets(trace.steps)?, source.model_config()?.depth);
     for (name, moreg) in
         [("adacache-fast", false), ("adacache-fast", true), ("teacache-fast", false), ("fbcache", false)]
     {
-        let config = presets.resolve(name, moreg, source.model_config()?.depth, trace.steps)?;
-        let (plans, decisions) = trace.replay(&mut *config.policy(trace.steps))?;
+        let config = presets.resolve(name, moreg, depth, trace.steps)?;
+        let (plans, decisions) = trace.replay(&mut *trace.policy(&config, depth)?)?;
         let computed = computed_steps(&plans);
         println!("{name}{}", if moreg { " with motion regularization" } else { "" });
-        println!("  {}  {} of {} steps computed", schedule_strip(trace.steps, &computed), computed.len(), trace.steps);
+        let strip = schedule_strip(trace.steps, &computed, &[]);
+        println!("  {strip}  {} of {} steps computed", computed.len(), trace.steps);
         for d in decisions {
             let rate = d.rate.map_or_else(String::new, |rate| format!(", next computed in {rate}"));
             println!("  step {:>2}: rate of change {:.4} (motion factor {:.2}){rate}", d.step, d.distance, d.motion);

@@ -28,6 +28,8 @@ pub struct Task {
     pub dtype: DType,
     /// Denoising steps.
     pub steps: usize,
+    /// The ratio by which timesteps are bent ([`Schedule::shifted`]).
+    pub timestep_shift: f64,
     /// When steps are reused.
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits.
@@ -58,8 +60,10 @@ pub struct Memory {
 pub struct Total {
     /// Why this many.
     pub schedule: String,
-    /// Steps that run the transformer.
+    /// Steps that run all of the transformer.
     pub computed_steps: usize,
+    /// Steps that run some of its modules.
+    pub partial_steps: usize,
     /// Modelled seconds of all steps.
     pub modelled_seconds: f64,
     /// Against computing every step.
@@ -83,6 +87,8 @@ pub struct Estimate {
     pub computed_step: Cost,
     /// A step that reuses the residuals; without a cache policy there is none.
     pub reused_step: Option<Cost>,
+    /// Of a policy that reuses single modules, the step that reuses the most.
+    pub partial_step: Option<Cost>,
     /// Whole generations.
     pub totals: Vec<Total>,
 }
@@ -122,6 +128,10 @@ impl Policy for Walk {
         self.0.head()
     }
 
+    fn extrapolates(&self) -> usize {
+        self.0.extrapolates()
+    }
+
     fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
         None
     }
@@ -134,7 +144,11 @@ impl Policy for Walk {
 impl Task {
     fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
         self.cache.validate_for(self.model.depth, self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
-        Ok(self.cache.policy(self.steps))
+        Ok(self.cache.policy(self.model.depth, self.schedule()?.timesteps()))
+    }
+
+    fn schedule(&self) -> Result<Schedule, PipelineError> {
+        Ok(Schedule::shifted(self.cache.steps(self.steps), self.timestep_shift)?)
     }
 
     /// Prices the task on `gpu`.
@@ -159,15 +173,15 @@ impl Task {
 
         let policy = self.policy()?;
         let reuses = policy.reuses();
+        // The plans of single modules are known; of whole forwards three steps stand for all.
+        let (schedule, policy): (_, Box<dyn Policy>) = match policy.groups().is_empty() {
+            true => (Schedule::shifted(3, 1.0)?, Box::new(Walk(policy))),
+            false => (self.schedule()?, policy),
+        };
         let Geometry { videos, frames, height, width, .. } = self.geometry;
         let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
-        let options = SamplerOptions {
-            schedule: Schedule::shifted(3, 1.0)?,
-            cfg_scale: 7.0,
-            snapshots: vec![],
-            packed_cache: self.packed_cache,
-        };
-        let members = vec![Member { caption: &caption, policy: Box::new(Walk(policy)) }];
+        let options = SamplerOptions { schedule, cfg_scale: 7.0, snapshots: vec![], packed_cache: self.packed_cache };
+        let members = vec![Member { caption: &caption, policy }];
         let sampler = Sampler::new(&model, members, self.geometry, &latents, None, options)?;
         let allocated = device.allocated_bytes() - with_caption;
 
@@ -178,10 +192,14 @@ impl Task {
             steps.push(tally.take());
             ControlFlow::Continue(())
         })?;
-        let cost = |step: usize| Cost::new(gpu, &efficiency, &steps[step]);
+        let costs: Vec<Cost> = steps.iter().map(|step| Cost::new(gpu, &efficiency, step)).collect();
+        let plans = &output.members[0].plans;
+        let partial = || costs.iter().zip(plans).filter(|(_, plan)| plan.is_partial()).map(|(cost, _)| cost);
         // The first computed step has nothing to be compared with; the second stands for all.
-        let computed_step = cost(1);
-        let reused_step = reuses.then(|| cost(2));
+        let computed = costs.iter().zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(cost, _)| cost);
+        let computed_step = computed.take(2).last().unwrap_or(&costs[0]).clone();
+        let reused_step = reuses.then(|| costs[2].clone());
+        let partial_step = partial().min_by_key(|cost| cost.flops).cloned();
         let [_, t, s, _] = model.hidden_shape(&self.geometry);
 
         let reused_seconds = reused_step.as_ref().map_or(0.0, |c| c.modelled_seconds);
@@ -189,9 +207,26 @@ impl Task {
         let total = |(schedule, computed_steps): (String, usize)| {
             let modelled_seconds = computed_steps as f64 * computed_step.modelled_seconds
                 + self.steps.saturating_sub(computed_steps) as f64 * reused_seconds;
-            Total { schedule, computed_steps, modelled_seconds, modelled_speedup: all / modelled_seconds }
+            Total {
+                schedule,
+                computed_steps,
+                partial_steps: 0,
+                modelled_seconds,
+                modelled_speedup: all / modelled_seconds,
+            }
         };
-        let totals = self.schedules(expected)?.into_iter().map(total).collect();
+        let mut totals: Vec<Total> = self.schedules(expected)?.into_iter().map(total).collect();
+        let partial_steps = partial().count();
+        if partial_steps > 0 {
+            let modelled_seconds = costs.iter().map(|cost| cost.modelled_seconds).sum();
+            totals.push(Total {
+                schedule: "the policy's own".into(),
+                computed_steps: computed_steps(plans).len(),
+                partial_steps,
+                modelled_seconds,
+                modelled_speedup: all / modelled_seconds,
+            });
+        }
         Ok(Estimate {
             gpu: *gpu,
             tokens: [t, s],
@@ -207,6 +242,7 @@ impl Task {
             },
             computed_step,
             reused_step,
+            partial_step,
             totals,
             efficiency,
         })
@@ -222,6 +258,9 @@ impl Task {
                 return Ok(schedules);
             }
             _ => {}
+        }
+        if !self.policy()?.groups().is_empty() {
+            return Ok(schedules);
         }
         match expected {
             Expected::Steps(n) if (1..=self.steps).contains(n) => schedules.push(("as given".into(), *n)),
@@ -283,6 +322,7 @@ mod tests {
             caption_tokens: model.model_max_length,
             dtype: DType::Bf16,
             packed_cache: false,
+            timestep_shift: size.timestep_shift(),
             steps,
             model,
         }
@@ -351,6 +391,34 @@ mod tests {
         let e = estimate(&opensora("240p", 30, "none"));
         assert_eq!((e.memory.cache, e.reused_step, e.totals.len()), (0, None, 1));
         assert_eq!(e.tokens, [15, 405]);
+    }
+
+    #[test]
+    fn single_modules_are_priced_by_their_own_schedule() {
+        let task = opensora("240p", 30, "pab");
+        let e = estimate(&task);
+        let [all, own] = &e.totals[..] else { panic!("{:?}", e.totals) };
+        assert_eq!((all.computed_steps, own.schedule.as_str()), (30, "the policy's own"));
+        assert!(own.partial_steps > 10 && own.computed_steps + own.partial_steps == 30, "{own:?}");
+        let partial = e.partial_step.unwrap();
+        assert!(e.reused_step.is_none() && partial.flops < e.computed_step.flops);
+        assert!(own.modelled_seconds < all.modelled_seconds);
+        // The walk counts what the launches say, the model what its shapes say.
+        let device =
+            Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
+        let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
+        let caption = model.caption(&vec![0.0; 2 * 300 * 4096], 2, None).unwrap();
+        let mut policy = task.policy().unwrap();
+        let groups = policy.groups();
+        let reused = |plan: Plan, module| {
+            groups.iter().enumerate().any(|(i, g)| plan.groups().0.contains(i) && g.contains(module))
+        };
+        let flops = (1..=30).map(|step| policy.plan(step)).filter(Plan::is_partial);
+        let least = flops.map(|plan| model.flops_of(&task.geometry, &caption, |module| !reused(plan, module))).min();
+        let families = partial.families.iter().filter(|f| f.family != Family::Memory);
+        assert_eq!(Some(families.map(|f| f.flops).sum()), least);
+        // Kept are 56 attentions, 56 cross-attentions and 10 MLPs.
+        assert_eq!(e.memory.cache, (56 + 56 + 10) * 2 * 15 * 405 * 1152 * 2);
     }
 
     #[test]

@@ -567,13 +567,17 @@ fn a_trace_is_replayed_by_every_policy() {
     let dir = tempfile::tempdir().unwrap();
     let run = ["generate", PROMPT, "--steps", "8", "--cache", "none", "--trace", "t.jsonl", "--out", "x.safetensors"];
     succeeds(dir.path(), &run);
-    let caches = "none,adacache-fast,teacache-slow,fbcache,easycache,magcache-slow,interval-3";
+    let caches = "none,adacache-fast,teacache-slow,fbcache,easycache,magcache-slow,interval-3,pab,delta-dit,t-gate,interval-3+taylor2";
     let replayed = succeeds(dir.path(), &["replay", "t.jsonl", "--cache", caches, "--json"]);
     let replayed: Value = serde_json::from_slice(&replayed.stdout).unwrap();
     let computed: Vec<&Value> = replayed.as_array().unwrap().iter().map(|one| &one["computed_steps"]).collect();
-    assert_eq!(computed.len(), 7);
+    assert_eq!(computed.len(), 11);
     assert_eq!(computed[0], &serde_json::json!([1, 2, 3, 4, 5, 6, 7, 8]));
     assert_eq!(computed[6], &serde_json::json!([1, 4, 7]));
+    assert_eq!(computed[10], computed[6], "extrapolation changes no decision");
+    // Steps 1 to 4 of 8 are before the gate.
+    assert_eq!(computed[9], &serde_json::json!([1, 2, 3, 4]));
+    assert_eq!(replayed[9]["partial_steps"], serde_json::json!([5, 6, 7, 8]));
     let people = text(&succeeds(dir.path(), &["replay", "t.jsonl", "--moreg", "--decisions"]).stdout);
     assert!(people.contains("adacache-fast  █") && people.contains("motion factor"), "{people}");
     let ratios = text(&succeeds(dir.path(), &["replay", "t.jsonl", "--ratios"]).stdout);
@@ -635,8 +639,17 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.txt"), format!("# two\n{PROMPT}\n\nsmall white circle still slowly black\n")).unwrap();
     fs::write(dir.path().join("mine.toml"), "policy = 'interval'\nevery = 4\n").unwrap();
-    let args =
-        ["compare", "--prompts", "p.txt", "--cache", "interval-2,mine.toml,fewer-2", "--steps", "4", "--out", "o"];
+    let args = [
+        "compare",
+        "--prompts",
+        "p.txt",
+        "--cache",
+        "interval-2,mine.toml,fewer-2,t-gate",
+        "--steps",
+        "4",
+        "--out",
+        "o",
+    ];
     let args = [&args[..], &["--device", "vm"]].concat();
     let table = text(&succeeds(dir.path(), &args).stdout);
     assert!(table.contains("interval-2") && table.contains("PSNR"), "{table}");
@@ -644,20 +657,23 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
         || -> Value { serde_json::from_slice(&fs::read(dir.path().join("o/results.json")).unwrap()).unwrap() };
     let first = results();
     let runs = first["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 8);
+    assert_eq!(runs.len(), 10);
     assert!(runs[0]["cache"] == "none" && runs[0]["psnr"].is_null() && runs[0]["compute"] == 1.0);
     assert_eq!(
         (&runs[1]["computed_steps"], &runs[2]["computed_steps"]),
         (&serde_json::json!([1, 3]), &serde_json::json!([1]))
     );
     let compute: Vec<f64> = runs.iter().map(|r| r["compute"].as_f64().unwrap()).collect();
+    assert_eq!((&runs[4]["cache"], &runs[4]["partial_steps"]), (&"t-gate".into(), &serde_json::json!([3, 4])));
+    assert!(compute[4] > 0.9 && compute[4] < 0.95, "{compute:?}");
     assert!((compute[3] - 0.5).abs() < 1e-9 && compute[1] > 0.5 && compute[2] < compute[1], "{compute:?}");
     assert!(runs[1]["psnr"].as_f64().unwrap() > 5.0 && runs[1]["latents_relative_l2"].as_f64().unwrap() > 0.0);
     assert_eq!(first["summaries"][1]["runs"], 2);
     let csv = fs::read_to_string(dir.path().join("o/results.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 9);
+    assert_eq!(csv.lines().count(), 11);
+    assert!(csv.contains(",4,2,CCpp,"), "{csv}");
     let page = fs::read_to_string(dir.path().join("o/index.html")).unwrap();
-    assert_eq!(page.matches("\"strip\":\"iVBORw0KGgo").count(), 8, "a PNG for each run");
+    assert_eq!(page.matches("\"strip\":\"iVBORw0KGgo").count(), 10, "a PNG for each run");
 
     // One run is lost: only that one is made again, and everything comes out as it was.
     let lost = dir.path().join("o/runs").join(names(&dir.path().join("o/runs"))[0].clone()).join("mine");

@@ -5,22 +5,27 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{
-    CacheConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig, MagCacheConfig, TeaCacheConfig,
+    CacheConfig, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig, MagCacheConfig,
+    PabConfig, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig, TeaCacheConfig,
 };
 use adacache::device::Device;
+use adacache::ops::decide::StepClock;
 use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
-use adacache::tensor::DType;
+use adacache::tensor::{DType, Tensor};
 
 const STEPS: usize = 8;
+/// Blocks of the sprites model.
+const DEPTH: usize = 5;
 const PROMPT: &str = "large red square spinning fast checkerboard";
 const OTHER: &str = "small white circle still slowly black";
 
+fn device() -> Device {
+    Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap()
+}
+
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| {
-        let device = Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap();
-        Pipeline::load(&ModelSource::sprites(), &device, DType::Bf16).unwrap()
-    })
+    PIPELINE.get_or_init(|| Pipeline::load(&ModelSource::sprites(), &device(), DType::Bf16).unwrap())
 }
 
 fn request(cache: CacheConfig) -> Request {
@@ -51,6 +56,22 @@ fn interval(every: usize) -> CacheConfig {
     CacheConfig::Interval(IntervalConfig { every })
 }
 
+/// As published for Open-Sora, with the MLPs of one block.
+fn pab(ranges: [usize; 3], mlp_blocks: usize) -> CacheConfig {
+    CacheConfig::Pab(PabConfig { mlp_blocks, ..PabConfig::opensora().with_ranges(ranges) })
+}
+
+fn delta_dit(every: usize, blocks: usize, boundary: f64) -> CacheConfig {
+    CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary })
+}
+
+fn tgate(gate: usize) -> CacheConfig {
+    CacheConfig::TGate(TGateConfig { gate })
+}
+
+/// Bytes of a hidden state: 16 frames of 16 tokens, 144 channels in bf16, both halves of guidance.
+const HIDDEN: usize = 2 * 16 * 16 * 144 * 2;
+
 fn none() -> &'static Generation {
     static NONE: OnceLock<Generation> = OnceLock::new();
     NONE.get_or_init(|| run(&request(CacheConfig::None)))
@@ -58,7 +79,9 @@ fn none() -> &'static Generation {
 
 #[test]
 fn a_policy_that_reuses_nothing_gives_the_bits_of_no_policy() {
-    for cache in [teacache(0.0), fbcache(0.0), easycache(0.0), magcache(0.0, 0), interval(1)] {
+    let whole = [teacache(0.0), fbcache(0.0), easycache(0.0), magcache(0.0, 0), interval(1)];
+    let modules = [pab([1, 1, 1], 0), delta_dit(1, DEPTH, 500.0), delta_dit(2, 0, 500.0), tgate(STEPS)];
+    for cache in whole.into_iter().chain(modules) {
         let generation = run(&request(cache.clone()));
         assert_eq!(generation.report.computed_steps, (1..=STEPS).collect::<Vec<_>>(), "{cache:?}");
         assert!(generation.latents.values == none().latents.values, "{cache:?}");
@@ -130,13 +153,17 @@ fn the_first_block_runs_in_every_step() {
 
 #[test]
 fn a_trace_gives_the_plan_of_its_run() {
-    for cache in [teacache(0.3), fbcache(0.2), easycache(0.2), magcache(0.5, 2), interval(3)] {
+    let whole = [teacache(0.3), fbcache(0.2), easycache(0.2), magcache(0.5, 2), interval(3)];
+    let modules = [pab([2, 4, 6], 1), delta_dit(3, 2, 800.0), tgate(3), interval(2).extrapolated(2)];
+    for cache in whole.into_iter().chain(modules) {
         let generation = run(&request(cache.clone()));
         let computed = &generation.report.computed_steps;
         println!("{cache:?}: {computed:?}");
-        assert_eq!(generation.trace.schedule(&mut *cache.policy(STEPS)).unwrap(), *computed);
+        let policy = || generation.trace.policy(&cache, DEPTH).unwrap();
+        assert_eq!(generation.trace.schedule(&mut *policy()).unwrap(), *computed);
         assert_eq!(generation.trace.computed, *computed);
-        let (_, decisions) = generation.trace.replay(&mut *cache.policy(STEPS)).unwrap();
+        assert_eq!(generation.trace.partial, generation.report.partial_steps);
+        let (_, decisions) = generation.trace.replay(&mut *policy()).unwrap();
         assert_eq!(decisions, generation.report.decisions);
     }
 }
@@ -151,7 +178,7 @@ fn fewer_steps_are_a_run_of_that_many_steps() {
 
 #[test]
 fn policies_that_look_ahead_work_in_batches_and_in_8_bits() {
-    for cache in [teacache(0.3), fbcache(0.2), easycache(0.2)] {
+    for cache in [teacache(0.3), fbcache(0.2), easycache(0.2), pab([2, 4, 6], 1), delta_dit(2, 3, 700.0)] {
         let one = request(cache.clone());
         let requests = [one.clone(), Request { prompt: Request::new(pipeline(), OTHER).unwrap().prompt, ..one }];
         let together =
@@ -170,5 +197,117 @@ fn policies_that_look_ahead_work_in_batches_and_in_8_bits() {
             norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut a.iter().map(|v| f64::from(*v)));
         println!("{cache:?}: 8 bits change the latents by {off:.3e}");
         assert!(off < 0.2, "{cache:?}: {off}");
+    }
+}
+
+/// The timesteps of 8 sprites steps are 1000, 955, 900, 833, 750, 643, 500 and 300: steps 3 to 7 lie in the window.
+#[test]
+fn pab_runs_by_a_schedule_made_by_hand() {
+    let generation = run(&request(pab([2, 4, 6], 1)));
+    let report = &generation.report;
+    assert_eq!((&report.computed_steps[..], &report.partial_steps[..]), (&[1, 2][..], &[3, 4, 5, 6, 7, 8][..]));
+    // Attentions and cross-attentions of all ten blocks, and two MLPs.
+    assert_eq!(report.cache_bytes, (10 + 10 + 2) * HIDDEN);
+    let shares = &report.step_shares;
+    assert_eq!(shares[..2], [1.0, 1.0]);
+    // Step 5 computes both attentions and reuses the cross-attention, 4 and 6 reuse all three, 8 the two MLPs.
+    let (cross, mlp) = (1.0 - shares[4], 1.0 - shares[7]);
+    assert!(shares[3] == shares[5] && shares[3] < shares[2] && shares[2] < shares[4], "{shares:?}");
+    // Of a block 14·C² + attention: q and proj are 2, an MLP 8; the ends and the attention itself are little here.
+    assert!((0.13..0.15).contains(&cross) && (0.10..0.12).contains(&mlp), "{cross} {mlp}");
+    let total: f64 = shares.iter().sum();
+    let ratio = report.flops.total as f64 / report.flops.all_computed as f64;
+    assert!((total / STEPS as f64 - ratio).abs() < 1e-12, "{total} {ratio}");
+    assert!(generation.latents.values != none().latents.values);
+}
+
+/// Both keep what all blocks add and reuse it in every step but the first.
+#[test]
+fn a_run_of_all_blocks_is_the_whole_forward() {
+    let (run_of_all, whole) = (run(&request(delta_dit(STEPS, DEPTH, 0.0))), run(&request(interval(STEPS))));
+    assert!(run_of_all.latents.values == whole.latents.values);
+    assert_eq!(run_of_all.report.cache_bytes, whole.report.cache_bytes);
+    assert_eq!(run_of_all.report.flops, whole.report.flops);
+    assert_eq!((run_of_all.report.partial_steps.len(), whole.report.partial_steps.len()), (STEPS - 1, 0));
+}
+
+#[test]
+fn a_gate_leaves_the_steps_before_it_as_they_are() {
+    let generation = run(&request(tgate(STEPS - 1)));
+    assert_eq!(generation.report.partial_steps, [STEPS]);
+    assert_eq!(generation.report.cache_bytes, 10 * HIDDEN);
+    let off = |a: &[f32], b: &[f32]| {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
+    };
+    let late = off(&generation.latents.values, &none().latents.values);
+    let early = off(&run(&request(tgate(1))).latents.values, &none().latents.values);
+    println!("latents off by {late:.1e} with the last step gated, by {early:.1e} with all but the first");
+    assert!(late > 0.0 && late < early && early < 0.5, "{late} {early}");
+}
+
+#[test]
+fn extrapolation_begins_with_the_second_computed_step() {
+    let (once, flat) = (run(&request(interval(STEPS).extrapolated(1))), run(&request(interval(STEPS))));
+    assert!(once.latents.values == flat.latents.values, "one fold is taken as it is");
+    assert_eq!((once.report.cache.as_str(), once.report.cache_bytes), ("interval+taylor", 2 * HIDDEN));
+    let second = run(&request(interval(2).extrapolated(2)));
+    assert_eq!((second.report.cache.as_str(), second.report.cache_bytes), ("interval+taylor2", 3 * HIDDEN));
+    assert!(second.latents.values != run(&request(interval(2))).latents.values);
+    let packed = Request { packed_cache: true, ..request(interval(2).extrapolated(1)) };
+    let error = pipeline().generate(&packed, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("8 bits") && error.contains("--fp8-cache"), "{error}");
+}
+
+/// A store that is told what enters and leaves the blocks in some steps expects in the others what the polynomial says.
+#[test]
+fn a_store_extrapolates_what_it_was_shown() {
+    let device = device();
+    let shape = [1, 1, 2, 8];
+    let shapes = Shapes { hidden: shape.into(), latents: vec![1], prediction: vec![1], dtype: DType::F32 };
+    let values = |seed: f32| -> Vec<f32> { (0..16).map(|i| (seed + 0.37 * i as f32).sin()).collect() };
+    let tensor = |values: &[f32]| Tensor::from_f32(&device, &shape, values, DType::F32).unwrap();
+    for order in [1, 2] {
+        let clock = StepClock::new(&device, &[(500.0, 0.1); 8]).unwrap();
+        let options = StoreOptions {
+            probes: Probes::default(),
+            head: 0,
+            fold: true,
+            extrapolates: order,
+            groups: vec![],
+            packed: false,
+            rule: None,
+        };
+        let mut store = ResidualStore::new(&device, options, &clock, &shapes).unwrap();
+        assert_eq!(store.bytes(), (1 + order) * 64);
+        let time = Tensor::zeros(&device, &[2], DType::F32).unwrap();
+        let mut folds: Vec<(f32, Vec<f32>)> = vec![];
+        for step in 1..=8 {
+            let computed = [1, 3, 6].contains(&step);
+            clock.begin(&time, 1, computed).unwrap();
+            let x = values(step as f32);
+            if computed {
+                store.enter(&tensor(&x), None).unwrap();
+                let fold = values(0.3 * (step * step) as f32);
+                let left: Vec<f32> = x.iter().zip(&fold).map(|(x, f)| x + f).collect();
+                store.leave(&tensor(&left), None).unwrap();
+                folds.insert(0, (step as f32, fold));
+                continue;
+            }
+            let hidden = tensor(&x);
+            store.unfold(&hidden).unwrap();
+            let expected = (0..16).map(|i| {
+                let f = |k: usize| folds[k].1[i];
+                let slope = |k: usize| (f(k) - f(k + 1)) / (folds[k].0 - folds[k + 1].0);
+                let away = step as f32 - folds[0].0;
+                let first = if folds.len() > 1 { away * slope(0) } else { 0.0 };
+                let curve = || (slope(0) - slope(1)) / (folds[0].0 - folds[1].0);
+                let second = if folds.len() > 2 && order == 2 { away * away / 2.0 * curve() } else { 0.0 };
+                x[i] + f(0) + first + second
+            });
+            for (got, expected) in hidden.to_f32().unwrap().iter().zip(expected) {
+                assert!((got - expected).abs() < 1e-5, "order {order}, step {step}: {got}, expected {expected}");
+            }
+        }
     }
 }

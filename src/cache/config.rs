@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdaCache, ComputeAll, EasyCache, EasyCacheConfig, FbCache, FbCacheConfig, FewerStepsConfig, Interval,
-    IntervalConfig, MagCache, MagCacheConfig, Policy, ProbePoint, Site, Stack, TeaCache, TeaCacheConfig,
+    AdaCache, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, FbCache, FbCacheConfig, FewerStepsConfig,
+    Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Stack, TGateConfig,
+    Taylor, TaylorConfig, TeaCache, TeaCacheConfig,
 };
 
 /// Why a cache configuration cannot be used.
@@ -34,7 +35,8 @@ pub enum CacheError {
     /// No such preset.
     #[error(
         "unknown cache preset `{0}`; known: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, \
-         magcache-fast, magcache-slow, interval-N, fewer-N (N a number of steps), or the path of a .toml file"
+         magcache-fast, magcache-slow, pab, pab-fast, delta-dit, t-gate, interval-N, fewer-N (N a number of steps), or the path of a .toml \
+         file; +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards"
     )]
     UnknownPreset(String),
 }
@@ -274,6 +276,14 @@ pub enum CacheConfig {
     /// MagCache.
     #[serde(rename = "magcache")]
     MagCache(MagCacheConfig),
+    /// Pyramid attention broadcast.
+    Pab(PabConfig),
+    /// Δ-DiT.
+    DeltaDit(DeltaDitConfig),
+    /// T-GATE.
+    TGate(TGateConfig),
+    /// Another policy, with reused steps extrapolated.
+    Taylor(TaylorConfig),
 }
 
 impl CacheConfig {
@@ -323,20 +333,25 @@ impl CacheConfig {
             EasyCache,
             #[serde(rename = "magcache")]
             MagCache,
+            Pab,
+            DeltaDit,
+            TGate,
         }
         #[derive(Deserialize)]
         struct Tag {
             policy: Name,
+            taylor: Option<usize>,
         }
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}
 
-        let Tag { policy } = toml::from_str(text)?;
+        let Tag { policy, taylor } = toml::from_str(text)?;
         let mut settings = toml::de::DeTable::parse(text)?;
         settings.get_mut().remove("policy");
+        settings.get_mut().remove("taylor");
         let settings = toml::Deserializer::from(settings);
-        Ok(match policy {
+        let config = match policy {
             Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None)?,
             Name::AdaCache => CacheConfig::AdaCache(Deserialize::deserialize(settings)?),
             Name::Interval => CacheConfig::Interval(Deserialize::deserialize(settings)?),
@@ -345,7 +360,19 @@ impl CacheConfig {
             Name::FbCache => CacheConfig::FbCache(Deserialize::deserialize(settings)?),
             Name::EasyCache => CacheConfig::EasyCache(Deserialize::deserialize(settings)?),
             Name::MagCache => CacheConfig::MagCache(Deserialize::deserialize(settings)?),
+            Name::Pab => CacheConfig::Pab(Deserialize::deserialize(settings)?),
+            Name::DeltaDit => CacheConfig::DeltaDit(Deserialize::deserialize(settings)?),
+            Name::TGate => CacheConfig::TGate(Deserialize::deserialize(settings)?),
+        };
+        Ok(match taylor {
+            Some(order) => config.extrapolated(order),
+            None => config,
         })
+    }
+
+    /// The same with reused steps extrapolated by a polynomial of `order` 1 or 2.
+    pub fn extrapolated(self, order: usize) -> CacheConfig {
+        CacheConfig::Taylor(TaylorConfig { order, of: Box::new(self) })
     }
 
     /// Checks everything that can be checked without a model.
@@ -359,6 +386,10 @@ impl CacheConfig {
             CacheConfig::FbCache(config) => config.validate(),
             CacheConfig::EasyCache(config) => config.validate(),
             CacheConfig::MagCache(config) => config.validate(),
+            CacheConfig::Pab(config) => config.validate(),
+            CacheConfig::DeltaDit(config) => config.validate(),
+            CacheConfig::TGate(config) => config.validate(),
+            CacheConfig::Taylor(config) => config.validate(),
         }
     }
 
@@ -366,8 +397,19 @@ impl CacheConfig {
     pub fn validate_for(&self, depth: usize, frames: usize) -> Result<(), CacheError> {
         match self {
             CacheConfig::AdaCache(config) => config.validate_for(depth, frames),
+            CacheConfig::Pab(config) => config.validate_for(depth),
+            CacheConfig::DeltaDit(config) => config.validate_for(depth),
+            CacheConfig::Taylor(config) => {
+                config.validate()?;
+                config.of.validate_for(depth, frames)
+            }
             other => other.validate(),
         }
+    }
+
+    /// Whether its plans depend on the timesteps, and not on their number alone.
+    pub fn looks_at_time(&self) -> bool {
+        matches!(self, CacheConfig::Pab(_) | CacheConfig::DeltaDit(_))
     }
 
     /// Denoising steps that are run where `asked` were asked for.
@@ -378,8 +420,9 @@ impl CacheConfig {
         }
     }
 
-    /// The policy of one generation of `steps` steps ([`CacheConfig::steps`]).
-    pub fn policy(&self, steps: usize) -> Box<dyn Policy> {
+    /// The policy of one generation by a model of `depth` blocks at the given timesteps, as many as [`CacheConfig::steps`] says.
+    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> Box<dyn Policy> {
+        let steps = timesteps.len();
         match self {
             CacheConfig::None | CacheConfig::FewerSteps(_) => Box::new(ComputeAll::default()),
             CacheConfig::AdaCache(config) => Box::new(AdaCache::new(config.clone(), steps)),
@@ -388,6 +431,10 @@ impl CacheConfig {
             CacheConfig::FbCache(config) => Box::new(FbCache::new(config.clone())),
             CacheConfig::EasyCache(config) => Box::new(EasyCache::new(config.clone(), steps)),
             CacheConfig::MagCache(config) => Box::new(MagCache::new(config.clone(), steps)),
+            CacheConfig::Pab(config) => Box::new(config.policy(depth, timesteps)),
+            CacheConfig::DeltaDit(config) => Box::new(config.policy(depth, timesteps)),
+            CacheConfig::TGate(config) => Box::new(config.policy(depth, steps)),
+            CacheConfig::Taylor(config) => Box::new(Taylor::new(config.order, config.of.policy(depth, timesteps))),
         }
     }
 

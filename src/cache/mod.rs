@@ -6,39 +6,80 @@
 
 mod adacache;
 mod config;
+mod delta_dit;
 mod easycache;
 mod fbcache;
 mod fixed;
+mod kept;
 mod magcache;
+mod modules;
+mod pab;
 mod point;
 mod presets;
 mod store;
+mod taylor;
 mod teacache;
+mod tgate;
 pub mod trace;
 
 pub use adacache::AdaCache;
 pub use config::{AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, ResidualKind};
+pub use delta_dit::DeltaDitConfig;
 pub use easycache::{EasyCache, EasyCacheConfig};
 pub use fbcache::{FbCache, FbCacheConfig};
 pub use fixed::{ComputeAll, FewerStepsConfig, Interval, IntervalConfig};
 pub use magcache::{MagCache, MagCacheConfig};
+pub use modules::{GroupSet, Module, ModuleGroup, ModuleSchedule};
+pub use pab::PabConfig;
 pub use point::{ProbePoint, Site, Stack};
-pub use presets::{Presets, TeaCachePreset};
+pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset};
 pub use store::{PendingMeasurements, ResidualStore, Shapes, StoreOptions};
+pub use taylor::{Taylor, TaylorConfig};
 pub use teacache::{TeaCache, TeaCacheConfig};
+pub use tgate::TGateConfig;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ops::decide::DecisionRule;
 
 /// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Plan {
     /// Run every transformer block and keep its residuals.
     Compute,
     /// Add the kept residuals to the step's own embedding.
     Reuse,
+    /// Run the blocks, but for some modules add what they added in an earlier step. The sets are of [`Policy::groups`].
+    Partial {
+        /// Groups that are reused; where there are none, the step is a computed one.
+        reused: GroupSet,
+        /// Groups that are computed and kept.
+        kept: GroupSet,
+    },
+}
+
+impl Plan {
+    /// Whether every module runs.
+    pub fn is_computed(&self) -> bool {
+        match self {
+            Plan::Compute => true,
+            Plan::Reuse => false,
+            Plan::Partial { reused, .. } => reused.is_empty(),
+        }
+    }
+
+    /// Whether some modules run and others are reused.
+    pub fn is_partial(&self) -> bool {
+        matches!(self, Plan::Partial { .. }) && !self.is_computed()
+    }
+
+    /// The groups that are (reused, kept).
+    pub fn groups(&self) -> (GroupSet, GroupSet) {
+        match *self {
+            Plan::Partial { reused, kept } => (reused, kept),
+            Plan::Compute | Plan::Reuse => Default::default(),
+        }
+    }
 }
 
 /// The sums over one tensor, usually a residual, that every metric and the motion score follow from.
@@ -180,8 +221,16 @@ pub trait Policy: Send {
     fn plan(&mut self, step: usize) -> Plan;
     /// What to measure; constant over a generation.
     fn probes(&self) -> Probes;
-    /// Whether `plan` can ever answer [`Plan::Reuse`]: only then are residuals kept.
+    /// Whether `plan` can ever answer [`Plan::Reuse`]: only then is the fold kept.
     fn reuses(&self) -> bool;
+    /// What [`Plan::Partial`] speaks of, each kept at least once; constant over a generation. Such a policy measures nothing.
+    fn groups(&self) -> Vec<ModuleGroup> {
+        vec![]
+    }
+    /// The order of the polynomial by which a reused step extrapolates the fold; 0: it is taken as it is.
+    fn extrapolates(&self) -> usize {
+        0
+    }
     /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others.
     fn head(&self) -> usize {
         0
@@ -221,7 +270,7 @@ pub fn walk<E>(
         observe(policy, true)?;
         let plan = policy.plan(step);
         plans.push(plan);
-        if plan == Plan::Compute {
+        if plan.is_computed() {
             observe(policy, false)?;
             computed = Some(step);
         }
@@ -229,7 +278,12 @@ pub fn walk<E>(
     Ok((plans, decisions))
 }
 
-/// The steps (from 1) that `plans` compute.
+/// The steps (from 1) that `plans` compute with all their modules.
 pub fn computed_steps(plans: &[Plan]) -> Vec<usize> {
-    (1..).zip(plans).filter(|(_, plan)| **plan == Plan::Compute).map(|(step, _)| step).collect()
+    (1..).zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(step, _)| step).collect()
+}
+
+/// The steps (from 1) in which some modules are computed and others reused.
+pub fn partial_steps(plans: &[Plan]) -> Vec<usize> {
+    (1..).zip(plans).filter(|(_, plan)| plan.is_partial()).map(|(step, _)| step).collect()
 }

@@ -14,6 +14,13 @@ pub enum Stack {
     Temporal,
 }
 
+impl Stack {
+    /// That of block `index` in execution order (spatial 0, temporal 0, spatial 1, …).
+    pub fn of(index: usize) -> Stack {
+        STACKS[index % 2].1
+    }
+}
+
 /// Which residual of a block is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Site {
@@ -74,7 +81,7 @@ fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str
 impl ProbePoint {
     /// The residual at `site` of block `index` in execution order (spatial 0, temporal 0, spatial 1, …).
     pub fn residual(index: usize, site: Site) -> ProbePoint {
-        ProbePoint::Residual { block: index / 2, stack: STACKS[index % 2].1, site }
+        ProbePoint::Residual { block: index / 2, stack: Stack::of(index), site }
     }
 
     /// Whether the tensor exists in every step, so that it is always compared with that of the step before.

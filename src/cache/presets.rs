@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
 use super::{
-    AdaCacheConfig, CacheConfig, Codebook, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig,
-    MagCacheConfig, Metric, MotionRegularization, ResidualKind, TeaCacheConfig,
+    AdaCacheConfig, CacheConfig, Codebook, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig,
+    IntervalConfig, MagCacheConfig, Metric, MotionRegularization, PabConfig, ResidualKind, TGateConfig, TeaCacheConfig,
 };
 
 /// The presets of one model, as `codebooks.json` holds them: AdaCache's codebooks `fast` and `slow` and `moreg`'s settings, made for
@@ -36,6 +36,65 @@ pub struct Presets {
     /// MagCache's γ of every step but the first; empty where nobody has measured it.
     #[serde(default)]
     pub magcache: Vec<f64>,
+    /// Pyramid attention broadcast as `pab` has it; by default as published for Open-Sora, with the same share of its blocks' MLPs.
+    #[serde(default)]
+    pub pab: Option<PabConfig>,
+    /// Δ-DiT.
+    #[serde(default)]
+    pub delta_dit: DeltaDitPreset,
+}
+
+/// Δ-DiT for a model of any depth.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaDitPreset {
+    /// Every how many steps all blocks are computed.
+    pub every: usize,
+    /// The share of the blocks that is skipped in between.
+    pub share: f64,
+    /// The timestep at which the rear blocks give way to the front ones.
+    pub boundary: f64,
+}
+
+impl Default for DeltaDitPreset {
+    /// Half of the blocks every second step; the boundary is about half-way through the steps of a schedule bent as Open-Sora's is.
+    fn default() -> DeltaDitPreset {
+        DeltaDitPreset { every: 2, share: 0.5, boundary: 800.0 }
+    }
+}
+
+/// A policy's name without what is said behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// The preset or the path.
+    pub name: &'a str,
+    /// `+moreg`: with Motion Regularization.
+    pub moreg: bool,
+    /// `+taylor` or `+taylor2`: the order of extrapolation.
+    pub taylor: Option<usize>,
+}
+
+impl Named<'_> {
+    /// Reads `name`, `name+moreg`, `name+taylor2`, in any order.
+    ///
+    /// ```
+    /// # use adacache::cache::Named;
+    /// let named = Named { name: "adacache-fast", moreg: true, taylor: Some(1) };
+    /// assert_eq!(Named::read("adacache-fast+moreg+taylor"), named);
+    /// ```
+    pub fn read(text: &str) -> Named<'_> {
+        let mut named = Named { name: text, moreg: false, taylor: None };
+        while let Some((name, option)) = named.name.rsplit_once('+') {
+            match option {
+                "moreg" => named.moreg = true,
+                "taylor" => named.taylor = Some(1),
+                "taylor2" => named.taylor = Some(2),
+                _ => break,
+            }
+            named.name = name;
+        }
+        named
+    }
 }
 
 /// TeaCache for one model.
@@ -86,6 +145,8 @@ impl Presets {
             fbcache: fbcache(),
             easycache: easycache(),
             magcache: MagCacheConfig::opensora_ratios(),
+            pab: None,
+            delta_dit: DeltaDitPreset::default(),
         };
         if steps < 65 {
             let fast = codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]);
@@ -125,6 +186,14 @@ impl Presets {
             "easycache" => CacheConfig::EasyCache(EasyCacheConfig::new(self.easycache)),
             "magcache-fast" => magcache(0.24, 5),
             "magcache-slow" => magcache(0.12, 3),
+            "pab" => CacheConfig::Pab(self.pab_for(depth)),
+            "pab-fast" => CacheConfig::Pab(self.pab_for(depth).with_ranges([5, 7, 9])),
+            "delta-dit" => CacheConfig::DeltaDit(DeltaDitConfig {
+                every: self.delta_dit.every,
+                blocks: (self.delta_dit.share * depth as f64).round() as usize,
+                boundary: self.delta_dit.boundary,
+            }),
+            "t-gate" => CacheConfig::TGate(TGateConfig::scaled(steps)),
             other => {
                 let (policy, number) = other.rsplit_once('-').ok_or_else(unknown)?;
                 let number = number.parse().map_err(|_| unknown())?;
@@ -144,6 +213,14 @@ impl Presets {
         Ok(config)
     }
 
+    /// PAB's settings for a model of `depth` blocks.
+    fn pab_for(&self, depth: usize) -> PabConfig {
+        const OPENSORA_DEPTH: usize = 28;
+        let published = PabConfig::opensora();
+        let mlp_blocks = (published.mlp_blocks * depth).div_ceil(OPENSORA_DEPTH);
+        self.pab.clone().unwrap_or(PabConfig { mlp_blocks, ..published })
+    }
+
     /// The blocks that AdaCache probes in a model of `depth` blocks. Open-Sora probes block 13 of 28: the last of the first half.
     pub fn probed_blocks(&self, depth: usize) -> Vec<usize> {
         self.blocks.clone().unwrap_or_else(|| vec![depth.saturating_sub(1) / 2])
@@ -154,5 +231,33 @@ impl Presets {
         let scale = |s: usize| ((s * steps) as f64 / self.steps as f64).round() as usize;
         let (first, last) = self.moreg.steps;
         MotionRegularization { steps: (scale(first), scale(last)), ..self.moreg.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_behind_a_name() {
+        let read = |text| {
+            let Named { name, moreg, taylor } = Named::read(text);
+            (name, moreg, taylor)
+        };
+        assert_eq!(read("pab"), ("pab", false, None));
+        assert_eq!(read("my.toml+taylor2"), ("my.toml", false, Some(2)));
+        assert_eq!(read("a+b+moreg"), ("a+b", true, None));
+    }
+
+    #[test]
+    fn presets_of_single_modules() {
+        let presets = Presets::opensora(30);
+        let of = |name, depth| presets.resolve(name, false, depth, 30).unwrap();
+        assert_eq!(of("pab", 28), CacheConfig::Pab(PabConfig::opensora()));
+        let CacheConfig::Pab(fast) = of("pab-fast", 5) else { panic!() };
+        assert_eq!((fast.spatial, fast.temporal, fast.cross, fast.mlp_blocks), (5, 7, 9, 1));
+        let delta_dit = DeltaDitConfig { every: 2, blocks: 14, boundary: 800.0 };
+        assert_eq!(of("delta-dit", 28), CacheConfig::DeltaDit(delta_dit));
+        assert_eq!(of("t-gate", 28), CacheConfig::TGate(TGateConfig { gate: 12 }));
     }
 }

@@ -1,12 +1,14 @@
 //! The residuals kept on the device, and their measurement.
 //!
 //! Everything between the embedding and the final layer only adds to the hidden state, so the residuals of a whole forward fold
-//! into one tensor: `fold = x_out − x_embed`. Kept are that fold and the probed residuals, nothing else; packed in 8 bits if asked for.
+//! into one tensor: `fold = x_out − x_embed`. Kept are that fold and the probed residuals, nothing else, or for a policy of module groups
+//! what each of their runs adds; packed in 8 bits if asked for.
 
-use super::{Decision, Measurement, ProbePoint, Probes};
+use super::kept::{History, Kept, KeptRuns};
+use super::{Decision, GroupSet, Measurement, ModuleGroup, ProbePoint, Probes};
 use crate::device::{Device, DeviceError, PendingRead};
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
-use crate::ops::pack::{PackError, Packed};
+use crate::ops::pack::PackError;
 use crate::ops::{self, OpError, residual::ProbeBuffers};
 use crate::tensor::{DType, Tensor};
 
@@ -19,6 +21,10 @@ pub struct StoreOptions {
     pub head: usize,
     /// Whether steps will be reused at all: only then is there a fold.
     pub fold: bool,
+    /// The order of the polynomial that extrapolates the fold, 0 to 2: as many older folds are kept.
+    pub extrapolates: usize,
+    /// What is kept by itself, run by run.
+    pub groups: Vec<ModuleGroup>,
     /// Whether residuals are kept as e4m3 with a scale a row.
     pub packed: bool,
     /// How the device decides; `None`: it only measures.
@@ -38,21 +44,6 @@ pub struct Shapes {
     pub dtype: DType,
 }
 
-/// A kept residual.
-enum Kept {
-    Whole(Tensor),
-    Packed(Packed),
-}
-
-impl Kept {
-    fn bytes(&self) -> usize {
-        match self {
-            Kept::Whole(tensor) => tensor.bytes(),
-            Kept::Packed(packed) => packed.bytes(),
-        }
-    }
-}
-
 /// A tensor that is measured against the one kept from an earlier step.
 struct Probe {
     point: ProbePoint,
@@ -70,6 +61,8 @@ pub struct ResidualStore {
     device: Device,
     head: usize,
     fold: Option<Kept>,
+    history: Option<History>,
+    runs: KeptRuns,
     /// In execution order.
     probes: Vec<Probe>,
     error: Option<PackError>,
@@ -113,15 +106,15 @@ impl PendingMeasurements {
 impl ResidualStore {
     /// Allocates what `options` need for tensors of the given shapes; `clock` counts the steps.
     pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
-        let StoreOptions { probes: Probes { points, strides }, head, fold, packed, rule } = options;
+        let StoreOptions { probes: Probes { points, strides }, head, fold, extrapolates, groups, packed, rule } =
+            options;
         let whole = |shape: &[usize], dtype| Ok::<_, OpError>(Kept::Whole(Tensor::empty(device, shape, dtype)?));
-        let residual = || {
-            if packed {
-                Ok(Kept::Packed(Packed::new(device, &shapes.hidden)?))
-            } else {
-                whole(&shapes.hidden, shapes.dtype)
-            }
-        };
+        let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
+        if packed && extrapolates > 0 {
+            let reason =
+                "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
+            return Err(ops::Op::on("ResidualStore", device).value("order", extrapolates, reason));
+        }
         // Only hidden states have frames side by side.
         let layout = |point: &ProbePoint| match point {
             ProbePoint::Latents | ProbePoint::ComputedLatents => (shapes.latents[0], 0),
@@ -148,6 +141,8 @@ impl ResidualStore {
             head,
             probes: probes.collect::<Result<_, OpError>>()?,
             fold: fold.then(residual).transpose()?,
+            history: (extrapolates > 0).then(|| History::new(device, extrapolates, shapes)).transpose()?,
+            runs: KeptRuns::new(groups, residual)?,
             error: if packed { Some(PackError::new(device)?) } else { None },
             decider,
             clock: clock.clone(),
@@ -160,7 +155,58 @@ impl ResidualStore {
 
     /// Bytes held from one step to the next.
     pub fn bytes(&self) -> usize {
-        self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept)).map(Kept::bytes).sum()
+        let tensors = self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept));
+        tensors.map(Kept::bytes).sum::<usize>() + self.runs.bytes() + self.history.as_ref().map_or(0, History::bytes)
+    }
+
+    /// Begins a step that reuses and keeps these groups; without any a step does neither.
+    pub fn begin(&mut self, (reused, kept): (GroupSet, GroupSet)) {
+        self.runs.begin(reused, kept);
+    }
+
+    /// If a reused run begins at module `module`: adds to `x` what it keeps and gives the module behind it.
+    pub fn reuse_run(&self, module: usize, x: &Tensor) -> Result<Option<usize>, OpError> {
+        let Some(run) = self.runs.reused_at(module) else { return Ok(None) };
+        run.kept.add_to(x)?;
+        Ok(Some(run.modules.end))
+    }
+
+    /// Where the residual of module `module` goes, if it is kept by itself: to be given to [`ResidualStore::keep_module`] then. `fresh` is
+    /// room for one that is kept packed.
+    pub fn module_residual(&self, module: usize, fresh: Option<&Tensor>) -> Result<Option<Tensor>, OpError> {
+        match (self.runs.single_at(module), fresh) {
+            (None, _) => Ok(None),
+            (Some(Kept::Whole(kept)), _) => Ok(Some(kept.clone())),
+            (Some(Kept::Packed(_)), Some(fresh)) => Ok(Some(fresh.clone())),
+            (Some(Kept::Packed(_)), None) => Err(self.no_room("ResidualStore::module_residual", "fresh")),
+        }
+    }
+
+    /// Keeps the residual of module `module`, which is in the tensor that [`ResidualStore::module_residual`] gave.
+    pub fn keep_module(&self, module: usize, residual: &Tensor) -> Result<(), OpError> {
+        match (self.runs.single_at(module), &self.error) {
+            (Some(Kept::Packed(packed)), Some(error)) => packed.pack(residual, error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before module `module`: remembers `x`, if a run of several modules that is kept begins here. `copy` is room where it is kept packed.
+    pub fn enter_run(&self, module: usize, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
+        match (self.runs.entered_at(module), copy) {
+            (None, _) => Ok(()),
+            (Some(Kept::Whole(kept)), _) => Ok(kept.copy_from(x)?),
+            (Some(Kept::Packed(_)), Some(copy)) => Ok(copy.copy_from(x)?),
+            (Some(Kept::Packed(_)), None) => Err(self.no_room("ResidualStore::enter_run", "copy")),
+        }
+    }
+
+    /// Behind module `module`: keeps what the run that ends here has added since [`ResidualStore::enter_run`], if one does. `entered`, its
+    /// copy of then, is overwritten.
+    pub fn leave_run(&self, module: usize, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
+        match self.runs.left_at(module) {
+            Some(kept) => self.keep_fold(kept, x, entered, "ResidualStore::leave_run"),
+            None => Ok(()),
+        }
     }
 
     /// What packing lost so far, Σ|x − kept x| / Σ|x|; `None` when nothing is packed. Waits for the device.
@@ -272,6 +318,9 @@ impl ResidualStore {
 
     /// Remembers `x` that enters the blocks behind the head: in the fold, or where the fold is packed in `copy`, if it is given.
     pub fn enter(&mut self, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
+        if let (Some(history), Some(Kept::Whole(fold))) = (&self.history, &self.fold) {
+            history.shift(self.folded.then_some(fold), &self.clock)?;
+        }
         match (&self.fold, copy) {
             (Some(Kept::Whole(fold)), _) => Ok(fold.copy_from(x)?),
             (Some(Kept::Packed(_)), Some(copy)) => Ok(copy.copy_from(x)?),
@@ -287,14 +336,21 @@ impl ResidualStore {
     /// Folds the blocks' residuals: `fold = x − entered`, where `x` has left the last block. `entered` is overwritten.
     pub fn leave(&mut self, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
         self.folded = true;
-        match (&self.fold, entered, &self.error) {
-            (Some(Kept::Whole(fold)), ..) => ops::residual::fold(x, fold, fold),
-            (Some(Kept::Packed(fold)), Some(entered), Some(error)) => {
+        match &self.fold {
+            Some(fold) => self.keep_fold(fold, x, entered, "ResidualStore::leave"),
+            None => Ok(()),
+        }
+    }
+
+    /// `kept = x − entered`; what entered is in `kept` itself, or where that is packed in `entered`, which is overwritten.
+    fn keep_fold(&self, kept: &Kept, x: &Tensor, entered: Option<&Tensor>, call: &'static str) -> Result<(), OpError> {
+        match (kept, entered, &self.error) {
+            (Kept::Whole(kept), ..) => ops::residual::fold(x, kept, kept),
+            (Kept::Packed(kept), Some(entered), Some(error)) => {
                 ops::residual::fold(x, entered, entered)?;
-                fold.pack(entered, error)
+                kept.pack(entered, error)
             }
-            (Some(Kept::Packed(_)), ..) => Err(self.no_room("ResidualStore::leave", "entered")),
-            (None, ..) => Ok(()),
+            (Kept::Packed(_), ..) => Err(self.no_room(call, "entered")),
         }
     }
 
@@ -312,11 +368,12 @@ impl ResidualStore {
         self.fold.is_some() && self.folded
     }
 
-    /// A reused step: `x = x_embed + fold`, in place. Does nothing unless [`ResidualStore::can_unfold`].
+    /// A reused step: `x = x_embed + fold`, in place, or with the fold expected at this step. Does nothing unless
+    /// [`ResidualStore::can_unfold`].
     pub fn unfold(&self, x: &Tensor) -> Result<(), OpError> {
-        match &self.fold {
-            Some(Kept::Whole(fold)) if self.folded => ops::residual::unfold(x, fold, x),
-            Some(Kept::Packed(fold)) if self.folded => fold.unpack(x, true),
+        match (&self.fold, &self.history) {
+            (Some(Kept::Whole(fold)), Some(history)) if self.folded => history.unfold(fold, &self.clock, x),
+            (Some(fold), _) if self.folded => fold.add_to(x),
             _ => Ok(()),
         }
     }

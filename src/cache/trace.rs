@@ -1,6 +1,6 @@
 //! Recorded measurements, one JSON object a line, and their replay through any policy without a model.
 //!
-//! The first line is the header (`steps`, `cache`, `computed`, `strides`), each other line one measurement: at `step`, against the step
+//! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`), each other line one measurement: at `step`, against the step
 //! `since`, of the probe point `at`. A policy can be replayed when the trace measures its points. Where the policy compares other
 //! steps than those recorded, the changes of the steps between are added up: with a trace that computed every step
 //! (`generate --cache none --trace FILE`, which measures for every policy) any policy can be replayed, and what it would have seen is
@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
+use super::{CacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub struct Trace {
     pub cache: String,
     /// The steps that were computed.
     pub computed: Vec<usize>,
+    /// The steps that computed some modules and reused others.
+    pub partial: Vec<usize>,
+    /// The timestep of every step; empty in a trace of before they were written.
+    pub timesteps: Vec<f32>,
     /// The frame strides of the motion sums.
     pub strides: Vec<usize>,
     /// The measurements in the order they were taken.
@@ -46,6 +50,10 @@ struct Header {
     steps: usize,
     cache: String,
     computed: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    partial: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    timesteps: Vec<f32>,
     strides: Vec<usize>,
 }
 
@@ -83,6 +91,11 @@ pub enum TraceError {
         /// The probe point.
         at: ProbePoint,
     },
+    /// The policy looks at timesteps that the trace does not have.
+    #[error(
+        "the policy looks at the timesteps, which this trace does not hold: record it again with `generate --trace`"
+    )]
+    Times,
     /// The policy looks at the motion between frames that the trace has no sums of.
     #[error("the policy looks at frames {wanted:?} apart, the trace has the motion of frames {recorded:?} apart")]
     Strides {
@@ -96,8 +109,8 @@ pub enum TraceError {
 impl Trace {
     /// Writes the trace as JSON lines.
     pub fn write(&self, mut out: impl Write) -> Result<(), TraceError> {
-        let Trace { steps, cache, computed, strides, records } = self.clone();
-        let header = Header { steps, cache, computed, strides };
+        let Trace { steps, cache, computed, partial, timesteps, strides, records } = self.clone();
+        let header = Header { steps, cache, computed, partial, timesteps, strides };
         writeln!(out, "{}", serde_json::to_string(&header).map_err(std::io::Error::from)?)?;
         for record in &records {
             writeln!(out, "{}", serde_json::to_string(record).map_err(std::io::Error::from)?)?;
@@ -114,9 +127,13 @@ impl Trace {
                 reason: "the file is empty, a trace begins with a header".into(),
             });
         };
-        let Header { steps, cache, computed, strides } =
+        let Header { steps, cache, computed, partial, timesteps, strides } =
             serde_json::from_str(&header?).map_err(|source| TraceError::Parse { line, source })?;
-        let mut trace = Trace { steps, cache, computed, strides, records: vec![] };
+        if !timesteps.is_empty() && timesteps.len() != steps {
+            let reason = format!("{} timesteps in a run of {steps} steps", timesteps.len());
+            return Err(TraceError::Invalid { line, reason });
+        }
+        let mut trace = Trace { steps, cache, computed, partial, timesteps, strides, records: vec![] };
         for (line, text) in lines {
             let text = text?;
             if text.trim().is_empty() {
@@ -138,6 +155,20 @@ impl Trace {
             trace.records.push(record);
         }
         Ok(trace)
+    }
+
+    /// The policy that `config` describes, for a model of `depth` blocks in a run as the recorded one.
+    ///
+    /// # Errors
+    /// It looks at the timesteps, and the trace is from before they were written.
+    pub fn policy(&self, config: &CacheConfig, depth: usize) -> Result<Box<dyn Policy>, TraceError> {
+        if !self.timesteps.is_empty() {
+            return Ok(config.policy(depth, &self.timesteps));
+        }
+        if config.looks_at_time() {
+            return Err(TraceError::Times);
+        }
+        Ok(config.policy(depth, &vec![0.0; self.steps]))
     }
 
     /// Runs `policy` over the trace; gives the plan of every step and the decisions.
@@ -220,6 +251,7 @@ mod tests {
             computed: (1..=8).collect(),
             strides: vec![1],
             records: records.collect(),
+            ..Trace::default()
         }
     }
 

@@ -20,6 +20,10 @@ pub struct Row {
     pub steps: usize,
     /// Those that were computed.
     pub computed_steps: Vec<usize>,
+    /// Those that computed some modules and reused others.
+    pub partial_steps: Vec<usize>,
+    /// Work of every step over that of a computed one.
+    pub step_shares: Vec<f64>,
     /// What the policy concluded on its way.
     pub decisions: Vec<Decision>,
     /// Work of the denoising loop over that of the original.
@@ -70,6 +74,8 @@ impl Row {
             cache: cache.to_owned(),
             steps: r.steps,
             computed_steps: r.computed_steps.clone(),
+            partial_steps: r.partial_steps.clone(),
+            step_shares: r.step_shares.clone(),
             decisions: r.decisions.clone(),
             compute: total(r.flops) / total(original.report.flops),
             seconds: r.seconds.denoise,
@@ -170,7 +176,12 @@ pub fn csv(rows: &[Row]) -> String {
             .to_owned();
     let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
     for r in rows {
-        let schedule: String = (1..=r.steps).map(|s| if r.computed_steps.contains(&s) { 'C' } else { '.' }).collect();
+        let letter = |step| match step {
+            step if r.computed_steps.contains(&step) => 'C',
+            step if r.partial_steps.contains(&step) => 'p',
+            _ => '.',
+        };
+        let schedule: String = (1..=r.steps).map(letter).collect();
         let fields = [
             quoted(&r.prompt),
             r.seed.to_string(),
@@ -212,6 +223,8 @@ mod tests {
             cache: cache.into(),
             steps: 4,
             computed_steps: vec![1, 4],
+            partial_steps: vec![2],
+            step_shares: vec![1.0, 0.5, 0.0, 1.0],
             decisions: vec![],
             compute: 0.5,
             seconds: 1.5,
@@ -253,6 +266,6 @@ mod tests {
         let text = csv(&[row("x", 20.5)]);
         let [header, line] = text.lines().collect::<Vec<_>>()[..] else { panic!() };
         assert_eq!(header.split(',').count(), 15);
-        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,C..C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1");
+        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,Cp.C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1");
     }
 }

@@ -11,7 +11,7 @@ use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{Decoder, PatchDecoder, PipelineError, noise};
-use crate::cache::{CacheConfig, CacheError, ComputeAll, Policy, Presets};
+use crate::cache::{CacheConfig, CacheError, ComputeAll, Named, Policy, Presets};
 use crate::device::{Device, DryConfig};
 use crate::model::vae::Progress;
 use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config};
@@ -101,6 +101,8 @@ pub fn resolve_cache(
     moreg: bool,
     steps: usize,
 ) -> Result<CacheConfig, PipelineError> {
+    let Named { name, moreg: named, taylor } = Named::read(name);
+    let moreg = moreg || named;
     let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
         CacheConfig::from_file(Path::new(name))?
     } else {
@@ -114,6 +116,9 @@ pub fn resolve_cache(
             return Err(CacheError::Invalid(reason).into());
         };
         adacache.moreg.get_or_insert_with(|| presets.moreg_for(steps));
+    }
+    if let Some(order) = taylor {
+        config = config.extrapolated(order);
     }
     config.validate_for(model.depth, frames.div_ceil(model.patch_size[0]))?;
     Ok(config)
@@ -159,7 +164,7 @@ impl Generation {
             ("steps", r.steps.to_string()),
             ("computed", each(&|r| r.computed_steps.len().to_string())),
             ("cache", r.cache.clone()),
-            ("schedule", each(&|r| schedule_strip(r.steps, &r.computed_steps))),
+            ("schedule", each(&|r| schedule_strip(r.steps, &r.computed_steps, &r.partial_steps))),
             ("cfg_scale", r.cfg_scale.to_string()),
             ("dtype", r.dtype.clone()),
         ];
@@ -303,6 +308,7 @@ impl Pipeline {
         };
         let captions =
             requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
+        let schedule = Schedule::shifted(steps, self.config.timestep_shift)?;
         let recording = match request.cache {
             CacheConfig::None if request.record_all => Some(self.source.presets(steps)?.probed_blocks(config.depth)),
             _ => None,
@@ -310,7 +316,7 @@ impl Pipeline {
         let policy = || -> Box<dyn Policy> {
             match &recording {
                 Some(blocks) => Box::new(ComputeAll::recording(blocks, token_frames)),
-                None => request.cache.policy(steps),
+                None => request.cache.policy(config.depth, schedule.timesteps()),
             }
         };
         let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
@@ -318,7 +324,7 @@ impl Pipeline {
         let elements = config.in_channels * frames * height * width;
         let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
-            schedule: Schedule::shifted(steps, self.config.timestep_shift)?,
+            schedule: schedule.clone(),
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,
@@ -338,7 +344,6 @@ impl Pipeline {
         };
         let generation = |i: usize, request: &Request, latents: &[f32]| {
             let member = &output.members[i / decided];
-            let computed_steps = member.computed_steps();
             let report = Report {
                 model: self.config.name.clone(),
                 device: self.device.info().label(),
@@ -357,8 +362,10 @@ impl Pipeline {
                 prompt: request.prompt.to_string(),
                 cache: cache.clone(),
                 cfg_scale: request.cfg_scale,
-                flops: FlopCount::new(output.flops, computed_steps.len(), steps),
-                computed_steps,
+                flops: FlopCount::new(output.flops, &member.flops),
+                computed_steps: member.computed_steps(),
+                partial_steps: member.partial_steps(),
+                step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
             };
             let shape = [config.in_channels, frames, height, width];
             let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);

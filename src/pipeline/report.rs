@@ -18,8 +18,14 @@ pub struct Report {
     pub dtype: String,
     /// Denoising steps.
     pub steps: usize,
-    /// The steps, from 1, that ran the transformer; the others reused residuals.
+    /// The steps, from 1, that ran the whole transformer.
     pub computed_steps: Vec<usize>,
+    /// The steps that ran some of its modules and reused others; those in neither list reused the residuals of a whole forward.
+    #[serde(default)]
+    pub partial_steps: Vec<usize>,
+    /// Work of every step over that of a computed one.
+    #[serde(default)]
+    pub step_shares: Vec<f64>,
     /// What the cache policy measured and chose after each computed step but the first.
     pub decisions: Vec<Decision>,
     /// Wall-clock times, of all videos made in the same run.
@@ -83,29 +89,34 @@ pub struct FlopCount {
 }
 
 impl FlopCount {
-    /// Adds up a schedule of `computed` computed steps among `steps`.
-    pub fn new(flops: Flops, computed: usize, steps: usize) -> FlopCount {
+    /// Adds up the work of each step as it ran.
+    pub fn new(flops: Flops, steps: &[u64]) -> FlopCount {
         FlopCount {
             computed_step: flops.computed,
             reused_step: flops.reused,
-            total: flops.computed * computed as u64 + flops.reused * (steps - computed) as u64,
-            all_computed: flops.computed * steps as u64,
+            total: steps.iter().sum(),
+            all_computed: flops.computed * steps.len() as u64,
         }
     }
 }
 
-/// The schedule at a glance, a character a step: `█` computed, `·` reused.
+/// The schedule at a glance, a character a step: `█` computed, `▒` computed in part, `·` reused.
 ///
 /// ```
 /// # use adacache::pipeline::schedule_strip;
-/// assert_eq!(schedule_strip(6, &[1, 2, 5, 6]), "██··██");
+/// assert_eq!(schedule_strip(6, &[1, 2, 5, 6], &[3]), "██▒·██");
 /// ```
-pub fn schedule_strip(steps: usize, computed: &[usize]) -> String {
-    (1..=steps).map(|step| if computed.contains(&step) { '█' } else { '·' }).collect()
+pub fn schedule_strip(steps: usize, computed: &[usize], partial: &[usize]) -> String {
+    let character = |step| match step {
+        step if computed.contains(&step) => '█',
+        step if partial.contains(&step) => '▒',
+        _ => '·',
+    };
+    (1..=steps).map(character).collect()
 }
 
 impl Report {
-    /// Mean seconds of a computed and of a reused step, where there were any.
+    /// Mean seconds of a computed and of another step, where there were any.
     ///
     /// The first step is left out if there are others: it also pays for loading kernels.
     pub fn step_seconds(&self) -> (Option<f64>, Option<f64>) {
@@ -133,11 +144,17 @@ pub struct Summary<'a>(&'a Report);
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = self.0;
-        let (computed, reused) = (r.computed_steps.len(), r.steps - r.computed_steps.len());
-        writeln!(f, "schedule  {}", schedule_strip(r.steps, &r.computed_steps))?;
-        writeln!(f, "          {computed} steps computed, {reused} reused of {} ({})", r.steps, r.cache)?;
+        let (computed, others) = (r.computed_steps.len(), r.steps - r.computed_steps.len());
+        let partial = r.partial_steps.len();
+        writeln!(f, "schedule  {}", schedule_strip(r.steps, &r.computed_steps, &r.partial_steps))?;
+        write!(f, "          {computed} steps computed")?;
+        if partial > 0 {
+            let work: f64 = r.partial_steps.iter().filter_map(|step| r.step_shares.get(step - 1)).sum();
+            write!(f, ", {partial} in part ({:.0} % of the work)", 100.0 * work / partial as f64)?;
+        }
+        writeln!(f, ", {} reused of {} ({})", others - partial, r.steps, r.cache)?;
         write!(f, "speed-up  ")?;
-        if reused == 0 {
+        if others == 0 {
             write!(f, "none: every step was computed ({})", count(r.flops.total as f64, "FLOP"))?;
         } else {
             write!(
@@ -150,11 +167,12 @@ impl fmt::Display for Summary<'_> {
         }
         match r.step_seconds() {
             (Some(c), Some(u)) => {
-                let measured = r.steps as f64 * c / (computed as f64 * c + reused as f64 * u);
+                let measured = r.steps as f64 * c / (computed as f64 * c + others as f64 * u);
                 let share = u / c * 100.0;
+                let other = if partial > 0 { "another" } else { "a reused one" };
                 writeln!(
                     f,
-                    ", {measured:.2}x measured\n          {} a computed step, {} a reused one ({share:.1} %)",
+                    ", {measured:.2}x measured\n          {} a computed step, {} {other} ({share:.1} %)",
                     duration(c),
                     duration(u)
                 )?;
@@ -166,12 +184,12 @@ impl fmt::Display for Summary<'_> {
             writeln!(f, "cache     nothing kept")?;
         } else {
             let packed = r.cache_error.map_or_else(String::new, |e| format!(" in 8 bits (relative error {e:.2e})"));
-            writeln!(
-                f,
-                "cache     {} held{packed}; one tensor per residual would hold {}",
-                bytes(r.cache_bytes),
-                bytes(r.cache_bytes_unfolded)
-            )?;
+            write!(f, "cache     {} held{packed}", bytes(r.cache_bytes))?;
+            // Single modules are kept one by one: there is no fold to compare with them.
+            if partial == 0 {
+                write!(f, "; one tensor per residual would hold {}", bytes(r.cache_bytes_unfolded))?;
+            }
+            writeln!(f)?;
         }
         writeln!(f, "time      {} in all, {} of it denoising", duration(r.seconds.total), duration(r.seconds.denoise))?;
         if r.videos > 1 {
@@ -224,6 +242,8 @@ mod tests {
             dtype: "bf16".into(),
             steps: 4,
             computed_steps: vec![1, 3, 4],
+            partial_steps: vec![],
+            step_shares: vec![1.0, 0.001, 1.0, 1.0],
             decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: Some(2) }],
             seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
             videos: 1,
@@ -237,7 +257,10 @@ mod tests {
             prompt: "p".into(),
             cache: "adacache".into(),
             cfg_scale: 3.0,
-            flops: FlopCount::new(Flops { computed: 1_000_000_000, reused: 1_000_000 }, 3, 4),
+            flops: FlopCount::new(
+                Flops { computed: 1_000_000_000, reused: 1_000_000 },
+                &[1_000_000_000, 1_000_000, 1_000_000_000, 1_000_000_000],
+            ),
         }
     }
 

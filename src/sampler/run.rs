@@ -3,7 +3,8 @@
 //! A computed and a reused step are each recorded once and then replayed: what changes from step to step lies in a table on the device
 //! ([`StepClock`]), and the policy's decision is taken there too where it can be. The host reads it back while the rest of
 //! the step runs, and so has the next step queued before the device is done. A policy that measures before it plans has a third part
-//! recorded, the lead of every step, and the host waits for it.
+//! recorded, the lead of every step, and the host waits for it. Steps that reuse single modules are recorded
+//! by the sets of them that come again.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -11,7 +12,8 @@ use std::time::Instant;
 
 use super::{Schedule, rflow::TRAIN_STEPS};
 use crate::cache::{
-    Decision, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore, StoreOptions, computed_steps, trace,
+    Decision, GroupSet, Module, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore, StoreOptions,
+    computed_steps, partial_steps, trace,
 };
 use crate::device::{DeviceError, Graph};
 use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
@@ -94,9 +96,9 @@ pub struct StepEvent<'a> {
     pub step: usize,
     /// Of how many.
     pub steps: usize,
-    /// What it did: computed, if it did so for any member of the batch.
+    /// What it did: the plan of the member that had the most computed.
     pub plan: Plan,
-    /// For how many members it was computed.
+    /// For how many members blocks were run.
     pub computed: usize,
     /// The rate in force for the first member after its last known decision, if its policy has one.
     pub rate: Option<usize>,
@@ -115,12 +117,19 @@ pub struct MemberOutput {
     pub decisions: Vec<Decision>,
     /// Every measurement, for replay.
     pub trace: trace::Trace,
+    /// Work of each step as it ran, in FLOPs.
+    pub flops: Vec<u64>,
 }
 
 impl MemberOutput {
     /// The steps (from 1) that were computed.
     pub fn computed_steps(&self) -> Vec<usize> {
         computed_steps(&self.plans)
+    }
+
+    /// The steps (from 1) in which some modules were computed and others reused.
+    pub fn partial_steps(&self) -> Vec<usize> {
+        partial_steps(&self.plans)
     }
 }
 
@@ -171,9 +180,15 @@ struct MemberState<'a> {
     /// The computed step whose measurements are on their way, and the one before it.
     pending: Option<(usize, Option<usize>, PendingMeasurements)>,
     points: Vec<ProbePoint>,
+    /// The last step that ran blocks.
     last_computed: Option<usize>,
+    /// The groups kept so far.
+    kept: GroupSet,
     output: MemberOutput,
 }
+
+/// Parts of steps recorded at most, for each member: plans of many module groups may all differ.
+const MOST_RECORDED: usize = 16;
 
 /// What is recorded by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -234,11 +249,27 @@ impl<'a> Sampler<'a> {
         let geometry = Geometry { videos: shape[0], ..geometry };
         // Every member probes the same residuals.
         let policy = &members[0].policy;
+        let groups = policy.groups();
         let room = ResidualRoom {
             probes: policy.probes().points,
-            packed: options.packed_cache && policy.reuses(),
+            packed: options.packed_cache && (policy.reuses() || !groups.is_empty()),
             head: policy.head(),
+            groups,
         };
+        let modules = Module::COUNT * model.block_count();
+        let beyond = room.groups.iter().flat_map(|group| &group.runs).any(|run| run.end > modules);
+        if beyond || !room.groups.is_empty() && (policy.reuses() || room.head > 0 || !room.probes.is_empty()) {
+            return Err(SampleError::Input(format!(
+                "policy `{}`: groups of the model's {modules} modules cannot be had beside probes or reused forwards",
+                policy.name()
+            )));
+        }
+        if options.packed_cache && policy.extrapolates() > 0 {
+            return Err(SampleError::Input(format!(
+                "`{}` extrapolates differences of residuals, for which 8 bits are too coarse: leave out --fp8-cache, or +taylor",
+                policy.name()
+            )));
+        }
         let workspace = model.workspace(geometry, &room)?;
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
         let schedule = &options.schedule;
@@ -252,6 +283,8 @@ impl<'a> Sampler<'a> {
                 fold: policy.reuses() || points.contains(&ProbePoint::Fold),
                 probes: policy.probes(),
                 head: policy.head(),
+                extrapolates: policy.extrapolates(),
+                groups: policy.groups(),
                 packed: room.packed,
                 rule: policy.device_rule(),
             };
@@ -268,8 +301,15 @@ impl<'a> Sampler<'a> {
                 pending: None,
                 points,
                 last_computed: None,
+                kept: GroupSet::default(),
                 output: MemberOutput {
-                    trace: trace::Trace { steps: schedule.steps(), cache, strides, ..trace::Trace::default() },
+                    trace: trace::Trace {
+                        steps: schedule.steps(),
+                        cache,
+                        timesteps: schedule.timesteps().to_vec(),
+                        strides,
+                        ..trace::Trace::default()
+                    },
                     ..MemberOutput::default()
                 },
             })
@@ -287,11 +327,12 @@ impl<'a> Sampler<'a> {
         let start = Instant::now();
         for step in 1..=steps {
             let step_start = Instant::now();
-            let mut computed = 0;
+            let mut plans = vec![];
             for member in &mut self.members {
-                let plan = member.step(self.model, &self.workspace, &self.options, step)?;
-                computed += usize::from(plan == Plan::Compute);
+                plans.push(member.step(self.model, &self.workspace, &self.options, step)?);
             }
+            let most = |plan: &Plan| (plan.is_computed(), plan.is_partial());
+            let plan = plans.iter().copied().max_by_key(most).unwrap_or(Plan::Reuse);
             events.push(device.record()?);
             if self.options.snapshots.contains(&step) {
                 snapshots.push(self.latents()?);
@@ -300,8 +341,8 @@ impl<'a> Sampler<'a> {
             let event = StepEvent {
                 step,
                 steps,
-                plan: if computed > 0 { Plan::Compute } else { Plan::Reuse },
-                computed,
+                plan,
+                computed: plans.iter().filter(|plan| **plan != Plan::Reuse).count(),
                 rate: decisions.last().and_then(|d| d.rate),
                 seconds: step_start.elapsed().as_secs_f64(),
                 decisions,
@@ -317,17 +358,18 @@ impl<'a> Sampler<'a> {
         let seconds = start.elapsed().as_secs_f64();
         check_finite(&latents)?;
         let seconds_per_step = events.windows(2).map(|pair| pair[1].seconds_since(&pair[0]));
-        let [_, channels, frames, height, width] = self.members[0].z.shape() else {
+        let &[_, channels, frames, height, width] = self.members[0].z.shape() else {
             unreachable!("latents have five axes")
         };
         let videos = self.members.len() * self.workspace.geometry().videos;
         let mut errors = vec![];
-        for member in &self.members {
+        for member in &mut self.members {
             errors.extend(member.store.pack_error()?);
+            member.output.flops = member.flops(self.model, self.workspace.geometry());
         }
         Ok(SampleOutput {
             latents,
-            shape: [videos, *channels, *frames, *height, *width],
+            shape: [videos, channels, frames, height, width],
             snapshots,
             seconds_per_step: seconds_per_step.collect::<Result<_, _>>()?,
             seconds,
@@ -403,23 +445,48 @@ impl MemberState<'_> {
             }
         }
         let plan = self.policy.plan(step);
-        if plan == Plan::Reuse && !self.store.can_unfold() {
+        let (reused, kept) = plan.groups();
+        if plan == Plan::Reuse && !self.store.can_unfold() || !reused.is_within(self.kept) {
             let policy = self.policy.name();
             return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
         }
         let part = if looks_ahead { Part::Rest(plan) } else { Part::Step(plan) };
-        // The first computed step loads the kernels and measures nothing: it is like no other.
-        let recordable = plan == Plan::Reuse || self.last_computed.is_some();
+        let recordable = match plan {
+            Plan::Reuse => true,
+            // The first computed step loads the kernels and measures nothing: it is like no other.
+            Plan::Compute => self.last_computed.is_some(),
+            // It may load kernels, and never come again.
+            Plan::Partial { .. } => self.output.plans.contains(&plan),
+        };
         self.queue_or_replay(model, ws, options, part, recordable)?;
         if let Some(measurements) = self.store.measurements(false) {
             self.pending = Some((step, self.last_computed, measurements));
         }
-        if plan == Plan::Compute {
+        self.kept = self.kept.union(kept);
+        if plan != Plan::Reuse {
             self.last_computed = Some(step);
+        }
+        if plan.is_computed() {
             self.output.trace.computed.push(step);
+        } else if plan.is_partial() {
+            self.output.trace.partial.push(step);
         }
         self.output.plans.push(plan);
         Ok(plan)
+    }
+
+    /// Work of each step as it ran.
+    fn flops(&self, model: &StDiT3, geometry: &Geometry) -> Vec<u64> {
+        let groups = self.policy.groups();
+        let whole = model.flops(geometry, self.caption, self.store.head());
+        let of = |plan: &Plan| match plan {
+            Plan::Compute => whole.computed,
+            Plan::Reuse => whole.reused,
+            Plan::Partial { reused, .. } => model.flops_of(geometry, self.caption, |module| {
+                !groups.iter().enumerate().any(|(i, group)| reused.contains(i) && group.contains(module))
+            }),
+        };
+        self.output.plans.iter().map(of).collect()
     }
 
     /// Replays this part of a step; records it when there is no recording yet and it is `recordable`.
@@ -431,7 +498,7 @@ impl MemberState<'_> {
         part: Part,
         recordable: bool,
     ) -> Result<(), SampleError> {
-        if !recordable {
+        if !recordable || self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&part) {
             return self.queue(model, ws, options, part);
         }
         let graphs = match self.recorded.remove(&part) {
@@ -462,7 +529,7 @@ impl MemberState<'_> {
             Part::Lead => self.lead(model, ws),
             Part::Rest(plan) => self.rest(model, ws, options, plan, true),
             Part::Step(plan) => {
-                self.begin(model, ws, plan == Plan::Compute)?;
+                self.begin(model, ws, plan != Plan::Reuse)?;
                 self.rest(model, ws, options, plan, false)
             }
         }
@@ -494,7 +561,8 @@ impl MemberState<'_> {
         modulated: bool,
     ) -> Result<(), SampleError> {
         match plan {
-            Plan::Compute => {
+            Plan::Compute | Plan::Partial { .. } => {
+                self.store.begin(plan.groups());
                 self.store.keep_head(ws.unpacked())?;
                 if !modulated {
                     model.modulate(ws)?;
@@ -508,7 +576,7 @@ impl MemberState<'_> {
             Plan::Reuse => self.store.unfold(ws.x())?,
         }
         model.finish(ws)?;
-        if let (Plan::Compute, Some(probe)) = (plan, self.store.probe_at(ProbePoint::Prediction)) {
+        if let (true, Some(probe)) = (plan.is_computed(), self.store.probe_at(ProbePoint::Prediction)) {
             self.store.probe(probe, ws.prediction(), None)?;
         }
         let update = ops::sampler::Step {

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// What `generate` takes for --cache, with commas; +moreg after a name adds motion regularization
+    /// What `generate` takes for --cache, with commas
     #[arg(
         long,
         default_value = "adacache-fast,adacache-fast+moreg,adacache-slow,teacache-fast,fbcache,magcache-slow,interval-2",
@@ -150,8 +150,7 @@ fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<V
     let names = std::iter::once(ORIGINAL).chain(args.cache.iter().map(String::as_str).filter(|name| *name != ORIGINAL));
     let mut policies: Vec<Policy> = vec![];
     for text in names {
-        let (cache, moreg) = text.strip_suffix("+moreg").map_or((text, false), |cache| (cache, true));
-        let config = pipeline::cache_config(source, cache, moreg, steps)?;
+        let config = pipeline::cache_config(source, text, false, steps)?;
         let stem = Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy());
         let name = stem.replace(".toml", "");
         if policies.iter().any(|p| p.name == name) {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adacache::cache::Plan;
 use adacache::device::Device;
 use adacache::pipeline::{
     self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, ModelSource,
@@ -51,7 +50,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
     /// When to reuse: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, magcache-fast,
-    /// magcache-slow, interval-N, fewer-N, or the path of a .toml file
+    /// magcache-slow, interval-N, fewer-N; of single modules pab, pab-fast, delta-dit, t-gate; or the path of a .toml file. Behind
+    /// the name +taylor or +taylor2 extrapolates what is reused, +moreg is --moreg
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
     /// Motion regularization: videos that move more are computed more often
@@ -458,7 +458,7 @@ fn generate(
     let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
     bar.set_message("loading kernels");
     bar.enable_steady_tick(Duration::from_millis(120));
-    let (mut computed, mut points) = (vec![], vec![]);
+    let (mut computed, mut partial, mut points) = (vec![], vec![], vec![]);
     // (Between the parts of a long video some are encoded again.)
     let coding = if looping.parts > 1 { "coding" } else { "decoding" };
     let decoding = format!("{{spinner}} {coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
@@ -467,19 +467,25 @@ fn generate(
     let mut on_step = |event: &StepEvent| {
         if event.step == 1 {
             part += 1;
-            computed.clear();
+            (computed, partial) = (vec![], vec![]);
             bar.set_length(event.steps as u64);
             bar.set_style(stepping.clone());
         }
-        if event.plan == Plan::Compute {
+        if event.plan.is_computed() {
             computed.push(event.step);
+        } else if event.plan.is_partial() {
+            partial.push(event.step);
         }
         points.extend(profile.map(Profile::point));
         bar.set_position(event.step as u64);
-        let strip = schedule_strip(event.step, &computed);
+        let strip = schedule_strip(event.step, &computed, &partial);
         let left = "-".repeat(event.steps - event.step);
         let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
-        let done = if event.plan == Plan::Compute { "computed" } else { "reused" };
+        let done = match () {
+            () if event.plan.is_computed() => "computed",
+            () if event.plan.is_partial() => "in part",
+            () => "reused",
+        };
         // Beyond a line's width the strip would wrap.
         let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
         let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
@@ -519,7 +525,11 @@ fn reports(generation: &Generation) -> impl Iterator<Item = &Report> {
 fn timeline(profile: Profile, points: &[Point], report: &Report) -> anyhow::Result<Trace> {
     let steps = (1..).zip(points).zip(&report.seconds.per_step);
     let spans = steps.map(|((step, end), seconds)| {
-        let what = if report.computed_steps.contains(&step) { "computed" } else { "reused" };
+        let what = match step {
+            step if report.computed_steps.contains(&step) => "computed",
+            step if report.partial_steps.contains(&step) => "in part",
+            _ => "reused",
+        };
         Span { name: format!("step {step} {what}"), end: *end, seconds: *seconds, facts: json!({ "step": step }) }
     });
     let markers = report.decisions.iter().map(|decision| Marker {

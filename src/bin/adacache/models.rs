@@ -55,7 +55,8 @@ fn need(
     steps: usize,
 ) -> anyhow::Result<Need> {
     let cache = pipeline::resolve_cache(&presets, &model, geometry.frames, "adacache-fast", false, steps)?;
-    let task = Task { model, geometry, caption_tokens: tokens, dtype: DType::Bf16, steps, cache, packed_cache: false };
+    let (dtype, timestep_shift, packed_cache) = (DType::Bf16, 1.0, false);
+    let task = Task { model, geometry, caption_tokens: tokens, dtype, steps, timestep_shift, cache, packed_cache };
     // Memory does not depend on the GPU.
     let gpu = Gpu::named("a100").expect("a100 is in the table");
     Ok(Need { video, memory: task.estimate(gpu, Efficiency::default(), &Expected::Bounds)?.memory })

@@ -126,6 +126,7 @@ fn task(args: &Args) -> anyhow::Result<Task> {
             caption_tokens: model.model_max_length,
             dtype: args.dtype,
             packed_cache: args.fp8_cache,
+            timestep_shift: size.timestep_shift(),
             steps,
             model,
         });
@@ -140,6 +141,7 @@ fn task(args: &Args) -> anyhow::Result<Task> {
         caption_tokens: config.prompt_length,
         dtype: args.dtype,
         packed_cache: args.fp8_cache,
+        timestep_shift: config.timestep_shift,
         steps,
         cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
     })
@@ -227,7 +229,7 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)])
             ("weights", m.weights),
             ("caption keys and values", m.caption),
             ("activations of a step", m.activations),
-            ("cache: fold and probed residuals", m.cache),
+            ("cache: kept from step to step", m.cache),
             ("peak", m.peak),
         ] {
             writeln!(text, "  {name:<34} {:>8.2}", gib(bytes))?;
@@ -235,11 +237,16 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)])
         if m.peak > m.available {
             writeln!(text, "  does NOT fit: {:.2} GiB too much", gib(m.peak - m.available))?;
         }
-        if m.cache > 0 {
+        // Single modules are kept one by one: there is no fold to compare with them.
+        if m.cache > 0 && e.partial_step.is_none() {
             writeln!(text, "  (one tensor per residual would keep {:.2})", gib(m.cache_unfolded))?;
         }
 
-        let steps = [("computed step", Some(&e.computed_step)), ("reused step", e.reused_step.as_ref())];
+        let steps = [
+            ("computed step", Some(&e.computed_step)),
+            ("reused step", e.reused_step.as_ref()),
+            ("smallest step", e.partial_step.as_ref()),
+        ];
         for (name, cost) in steps {
             let Some(cost) = cost else { continue };
             writeln!(text, "\n{name:<18} {:>9} {:>11} {:>10} {:>14}", "launches", "TFLOP", "GB", "modelled ms")?;
@@ -281,6 +288,9 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)])
                 "  {:<34} {:>4} computed {:>10.2} s modelled   {:>6.2}x modelled",
                 total.schedule, total.computed_steps, total.modelled_seconds, total.modelled_speedup
             )?;
+            if total.partial_steps > 0 {
+                writeln!(text, "  {:<34} {:>4} in part", "", total.partial_steps)?;
+            }
         }
         for (what, seconds) in published {
             writeln!(text, "  {:<34} {:>13} {seconds:>10.2} s published  (A100 80 GB, arXiv 2411.02397)", what, "")?;

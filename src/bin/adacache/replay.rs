@@ -5,7 +5,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, trace::Trace};
+use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, partial_steps, trace::Trace};
 use adacache::model::StDiT3Config;
 use adacache::pipeline::{self, ModelSource, OPENSORA, schedule_strip};
 use anyhow::{Context, bail};
@@ -48,6 +48,7 @@ pub(crate) struct Args {
 struct Replayed {
     name: String,
     computed: Vec<usize>,
+    partial: Vec<usize>,
     decisions: Vec<Decision>,
 }
 
@@ -70,43 +71,41 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     let steps = trace.steps;
-    let config = if args.model == OPENSORA {
+    let (depth, config) = if args.model == OPENSORA {
+        let model = StDiT3Config::opensora_v1_2();
         let longest = trace.strides.iter().max().map_or(1, |stride| stride + 1);
-        pipeline::resolve_cache(
-            &Presets::opensora(steps),
-            &StDiT3Config::opensora_v1_2(),
-            longest,
-            name,
-            args.moreg,
-            steps,
-        )?
+        let presets = Presets::opensora(steps);
+        (model.depth, pipeline::resolve_cache(&presets, &model, longest, name, args.moreg, steps)?)
     } else {
-        pipeline::cache_config(&ModelSource::from_name(&args.model)?, name, args.moreg, steps)?
+        let source = ModelSource::from_name(&args.model)?;
+        (source.model_config()?.depth, pipeline::cache_config(&source, name, args.moreg, steps)?)
     };
     if let CacheConfig::FewerSteps(_) = config {
         bail!(
             "`{name}` runs another number of steps than the trace, whose measurements do not hold for it: generate with it"
         );
     }
-    let (plans, decisions) =
-        trace.replay(&mut *config.policy(steps)).with_context(|| format!("cannot replay `{name}`"))?;
-    Ok(Replayed { name: name.to_owned(), computed: computed_steps(&plans), decisions })
+    let replay = || trace.replay(&mut *trace.policy(&config, depth)?);
+    let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
+    Ok(Replayed { name: name.to_owned(), computed: computed_steps(&plans), partial: partial_steps(&plans), decisions })
 }
 
 fn as_json(trace: &Trace, replayed: &[Replayed]) -> anyhow::Result<String> {
-    let one = |r: &Replayed| json!({ "cache": r.name, "steps": trace.steps, "computed_steps": r.computed, "decisions": r.decisions });
+    let one = |r: &Replayed| json!({ "cache": r.name, "steps": trace.steps, "computed_steps": r.computed, "partial_steps": r.partial, "decisions": r.decisions });
     Ok(serde_json::to_string_pretty(&replayed.iter().map(one).collect::<Vec<_>>())?)
 }
 
 fn for_people(args: &Args, trace: &Trace, replayed: &[Replayed]) -> String {
     let wide = replayed.iter().map(|r| r.name.chars().count()).chain([8]).max().unwrap_or(0);
-    let line = |name: &str, computed: &[usize]| {
-        let strip = schedule_strip(trace.steps, computed);
-        format!("{name:<wide$}  {strip}  {} of {} steps computed", computed.len(), trace.steps)
+    let line = |name: &str, computed: &[usize], partial: &[usize]| {
+        let strip = schedule_strip(trace.steps, computed, partial);
+        let in_part = if partial.is_empty() { String::new() } else { format!(", {} in part", partial.len()) };
+        format!("{name:<wide$}  {strip}  {} of {} steps computed{in_part}", computed.len(), trace.steps)
     };
-    let mut lines = vec![format!("{}  (the run itself: {})", line("recorded", &trace.computed), trace.cache)];
+    let recorded = line("recorded", &trace.computed, &trace.partial);
+    let mut lines = vec![format!("{recorded}  (the run itself: {})", trace.cache)];
     for r in replayed {
-        lines.push(line(&r.name, &r.computed));
+        lines.push(line(&r.name, &r.computed, &r.partial));
         for d in r.decisions.iter().filter(|_| args.decisions) {
             let motion = if d.motion == 1.0 { String::new() } else { format!(" (motion factor {:.2})", d.motion) };
             let rate = d.rate.map_or_else(String::new, |rate| format!(", next computed in {rate}"));

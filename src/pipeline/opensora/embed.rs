@@ -49,7 +49,7 @@ pub(in crate::pipeline) fn pipeline_config(
         height: latent[1] * SIDE,
         width: latent[2] * SIDE,
         fps: if frames == 1 { FPS.1 } else { FPS.0 },
-        timestep_shift: timestep_shift(size),
+        timestep_shift: size.timestep_shift(),
         default_steps: 30,
         default_cfg_scale: 7.0,
         resolution: Some((rounded(height as f64) * rounded(width as f64)).sqrt()),
@@ -61,13 +61,17 @@ fn rounded(value: f64) -> f64 {
     bf16::from_f64(value).to_f64()
 }
 
-/// √(height·width/512²) · √(⌊frames/17⌋·5), the second factor 1 for one frame; rounded as published after every operation.
-fn timestep_shift(VideoSize { frames, height, width }: VideoSize) -> f64 {
-    let area = rounded(rounded(height as f64) * rounded(width as f64));
-    let space = rounded(rounded(area / (512.0 * 512.0)).sqrt());
-    let chunks = (rounded(frames as f64) / 17.0).floor();
-    let time = if frames == 1 { 1.0 } else { rounded(rounded(rounded(chunks) * 5.0).sqrt()) };
-    rounded(space * time)
+impl VideoSize {
+    /// The ratio by which Open-Sora bends its timesteps: √(height·width/512²) · √(⌊frames/17⌋·5), the second factor 1 for one frame;
+    /// rounded as published after every operation.
+    pub fn timestep_shift(&self) -> f64 {
+        let VideoSize { frames, height, width } = *self;
+        let area = rounded(rounded(height as f64) * rounded(width as f64));
+        let space = rounded(rounded(area / (512.0 * 512.0)).sqrt());
+        let chunks = (rounded(frames as f64) / 17.0).floor();
+        let time = if frames == 1 { 1.0 } else { rounded(rounded(rounded(chunks) * 5.0).sqrt()) };
+        rounded(space * time)
+    }
 }
 
 /// The embeddings of prompts, from the folder where they are kept, or by the encoder.

@@ -1,0 +1,89 @@
+//! Δ-DiT: what a run of blocks adds, `F(x) − x`, is kept in place of their features. Front blocks draw the outline and rear ones the
+//! details, so the rear ones are skipped early, while the outline is made, and the front ones late.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{CacheError, invalid};
+use super::{ModuleGroup, ModuleSchedule};
+
+/// What Δ-DiT is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaDitConfig {
+    /// Every how many steps all blocks are computed (N).
+    pub every: usize,
+    /// How many blocks side by side are skipped in between (Nc), each with its spatial and its temporal half.
+    pub blocks: usize,
+    /// The timestep (0 to 1000) above which they are the rear ones, and from which on the front ones (b).
+    pub boundary: f64,
+}
+
+impl DeltaDitConfig {
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        if self.every == 0 {
+            return invalid("an interval of 0 steps: `every` is at least 1");
+        }
+        if self.boundary.is_nan() {
+            return invalid("the boundary is not a number: give a timestep from 0 to 1000");
+        }
+        Ok(())
+    }
+
+    pub(super) fn validate_for(&self, depth: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if self.blocks > depth {
+            return invalid(format!("{} blocks to skip: the model has {depth}", self.blocks));
+        }
+        Ok(())
+    }
+
+    /// The policy for a model of `depth` blocks and a run of the given timesteps.
+    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> ModuleSchedule {
+        let skipped = |rear: bool| -> Vec<bool> {
+            let at = |(i, &t): (usize, &f32)| !i.is_multiple_of(self.every) && (f64::from(t) > self.boundary) == rear;
+            timesteps.iter().enumerate().map(at).collect()
+        };
+        let rear = ModuleGroup::blocks(2 * depth.saturating_sub(self.blocks)..2 * depth);
+        let front = ModuleGroup::blocks(0..2 * self.blocks.min(depth));
+        ModuleSchedule::new("delta-dit", timesteps.len(), vec![(rear, skipped(true)), (front, skipped(false))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{GroupSet, Plan, Policy};
+
+    fn set(groups: &[usize]) -> GroupSet {
+        let mut set = GroupSet::default();
+        groups.iter().for_each(|&group| set.insert(group));
+        set
+    }
+
+    #[test]
+    fn rear_blocks_early_and_front_blocks_late() {
+        // 1000, 900, …, 100: the boundary lies between the fifth step (600) and the sixth (500).
+        let timesteps: Vec<f32> = (0..10).map(|i| 1000.0 - 100.0 * i as f32).collect();
+        let policy = DeltaDitConfig { every: 3, blocks: 3, boundary: 500.0 }.policy(5, &timesteps);
+        assert_eq!(policy.groups(), [ModuleGroup::blocks(4..10), ModuleGroup::blocks(0..6)]);
+        let partial = |reused: &[usize], kept: &[usize]| Plan::Partial { reused: set(reused), kept: set(kept) };
+        let (keep_rear, rear) = (partial(&[], &[0]), partial(&[0], &[]));
+        let (keep_front, front) = (partial(&[], &[1]), partial(&[1], &[]));
+        // The fourth step serves both: the fifth skips the rear blocks, the sixth the front ones. After the tenth nothing comes.
+        let both = partial(&[], &[0, 1]);
+        let expected = [keep_rear, rear, rear, both, rear, front, keep_front, front, front, Plan::Compute];
+        assert_eq!(policy.plans(), expected);
+    }
+
+    #[test]
+    fn nothing_is_skipped_at_every_step_or_without_blocks() {
+        for (every, blocks) in [(1, 3), (2, 0)] {
+            let policy = DeltaDitConfig { every, blocks, boundary: 0.0 }.policy(5, &[1000.0, 700.0, 300.0]);
+            assert_eq!(policy.plans(), [Plan::Compute; 3]);
+            assert!(policy.groups().is_empty());
+        }
+        assert!(DeltaDitConfig { every: 0, blocks: 1, boundary: 0.0 }.validate().is_err());
+        assert!(DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }.validate_for(5).is_err());
+        assert!(DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN }.validate_for(5).is_err());
+    }
+}

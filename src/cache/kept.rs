@@ -1,0 +1,145 @@
+//! What is kept of a forward, as tensors on the device.
+
+use std::ops::Range;
+
+use super::{GroupSet, ModuleGroup, Shapes};
+use crate::device::Device;
+use crate::ops::decide::StepClock;
+use crate::ops::pack::Packed;
+use crate::ops::{self, OpError};
+use crate::tensor::{DType, Tensor};
+
+/// A kept residual.
+pub(super) enum Kept {
+    Whole(Tensor),
+    Packed(Packed),
+}
+
+impl Kept {
+    /// Room for a residual.
+    pub(super) fn new(device: &Device, shape: &[usize], dtype: DType, packed: bool) -> Result<Kept, OpError> {
+        if packed {
+            Ok(Kept::Packed(Packed::new(device, shape)?))
+        } else {
+            Ok(Kept::Whole(Tensor::empty(device, shape, dtype)?))
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Kept::Whole(tensor) => tensor.bytes(),
+            Kept::Packed(packed) => packed.bytes(),
+        }
+    }
+
+    /// `x += kept`
+    pub(super) fn add_to(&self, x: &Tensor) -> Result<(), OpError> {
+        match self {
+            Kept::Whole(kept) => ops::residual::unfold(x, kept, x),
+            Kept::Packed(kept) => kept.unpack(x, true),
+        }
+    }
+}
+
+/// What a run of modules adds, kept.
+pub(super) struct KeptRun {
+    pub(super) modules: Range<usize>,
+    group: usize,
+    pub(super) kept: Kept,
+}
+
+/// All runs of a policy's groups, and which of them the step at hand reuses and keeps.
+pub(super) struct KeptRuns {
+    runs: Vec<KeptRun>,
+    reused: GroupSet,
+    kept: GroupSet,
+}
+
+impl KeptRuns {
+    /// `room` allocates a run's tensor.
+    pub(super) fn new(groups: Vec<ModuleGroup>, room: impl Fn() -> Result<Kept, OpError>) -> Result<KeptRuns, OpError> {
+        let runs =
+            groups.into_iter().enumerate().flat_map(|(group, of)| of.runs.into_iter().map(move |run| (group, run)));
+        let runs = runs.map(|(group, modules)| Ok(KeptRun { modules, group, kept: room()? }));
+        Ok(KeptRuns {
+            runs: runs.collect::<Result<_, OpError>>()?,
+            reused: GroupSet::default(),
+            kept: GroupSet::default(),
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.runs.iter().map(|run| run.kept.bytes()).sum()
+    }
+
+    pub(super) fn begin(&mut self, reused: GroupSet, kept: GroupSet) {
+        (self.reused, self.kept) = (reused, kept);
+    }
+
+    /// The reused run that begins at `module`.
+    pub(super) fn reused_at(&self, module: usize) -> Option<&KeptRun> {
+        self.runs.iter().find(|run| self.reused.contains(run.group) && run.modules.start == module)
+    }
+
+    /// The run to keep that is `module` alone.
+    pub(super) fn single_at(&self, module: usize) -> Option<&Kept> {
+        self.to_keep(|modules| *modules == (module..module + 1))
+    }
+
+    /// The run of several modules to keep that begins at `module`.
+    pub(super) fn entered_at(&self, module: usize) -> Option<&Kept> {
+        self.to_keep(|modules| modules.start == module && modules.len() > 1)
+    }
+
+    /// The run of several modules to keep that ends with `module`.
+    pub(super) fn left_at(&self, module: usize) -> Option<&Kept> {
+        self.to_keep(|modules| modules.end == module + 1 && modules.len() > 1)
+    }
+
+    fn to_keep(&self, fits: impl Fn(&Range<usize>) -> bool) -> Option<&Kept> {
+        let run = self.runs.iter().find(|run| self.kept.contains(run.group) && fits(&run.modules));
+        run.map(|run| &run.kept)
+    }
+}
+
+/// Folds of computed steps before the last one, for extrapolation.
+pub(super) struct History {
+    order: usize,
+    /// The newest first.
+    older: Vec<Tensor>,
+    /// `[3]` i32: the steps of the last fold and of the older ones; 0: there is none yet.
+    computed: Tensor,
+}
+
+impl History {
+    pub(super) fn new(device: &Device, order: usize, shapes: &Shapes) -> Result<History, OpError> {
+        let older = (0..order).map(|_| Tensor::empty(device, &shapes.hidden, shapes.dtype));
+        Ok(History {
+            order,
+            older: older.collect::<Result<_, _>>()?,
+            computed: Tensor::from_slice(device, &[3], &[0i32; 3])?,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.older.iter().map(Tensor::bytes).sum()
+    }
+
+    /// Before `fold`, the last one if there is any, is overwritten by that of the step that `clock` began: it becomes an older one.
+    pub(super) fn shift(&self, fold: Option<&Tensor>, clock: &StepClock) -> Result<(), OpError> {
+        if let Some(fold) = fold {
+            let step = |i: usize| self.computed.slice_rows(i, 1);
+            for i in (0..self.order).rev() {
+                self.older[i].copy_from(if i == 0 { fold } else { &self.older[i - 1] })?;
+                step(i + 1)?.copy_from(&step(i)?)?;
+            }
+        }
+        Ok(self.computed.slice_rows(0, 1)?.copy_from(clock.cursor())?)
+    }
+
+    /// `x +=` the fold expected at the step that `clock` began.
+    pub(super) fn unfold(&self, fold: &Tensor, clock: &StepClock, x: &Tensor) -> Result<(), OpError> {
+        let folds: Vec<&Tensor> = std::iter::once(fold).chain(&self.older).collect();
+        ops::residual::extrapolate(x, &folds, &self.computed, clock.cursor(), x)
+    }
+}

@@ -1,0 +1,220 @@
+//! Parts of a forward that are kept and reused by themselves: single modules of blocks, or runs of many.
+//!
+//! Every module of a block only adds to the hidden state, so what modules side by side add is one tensor, however many they are. A policy
+//! names its [`ModuleGroup`]s once; from then on a plan is two small sets: the groups that are reused, and those that are kept.
+
+use std::ops::Range;
+
+use super::{Decision, Measurement, Plan, Policy, Probes};
+
+/// What adds to the hidden state in a block, in execution order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// The gated self-attention.
+    Attention,
+    /// The cross-attention.
+    Cross,
+    /// The gated MLP.
+    Mlp,
+}
+
+impl Module {
+    /// Modules of a block.
+    pub const COUNT: usize = 3;
+    /// All of a block's, in execution order.
+    pub const ALL: [Module; Module::COUNT] = [Module::Attention, Module::Cross, Module::Mlp];
+
+    /// Its index among all modules, in block `block` in execution order (spatial 0, temporal 0, spatial 1, …).
+    pub fn of(self, block: usize) -> usize {
+        Module::COUNT * block + self as usize
+    }
+}
+
+/// Runs of modules that are reused in the same steps. What a run adds is kept as one tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ModuleGroup {
+    /// Ranges of module indices ([`Module::of`]), ascending, none empty, none touching another.
+    pub runs: Vec<Range<usize>>,
+}
+
+impl ModuleGroup {
+    /// `module` of each of `blocks` (execution order, ascending).
+    pub fn each(module: Module, blocks: impl IntoIterator<Item = usize>) -> ModuleGroup {
+        ModuleGroup { runs: blocks.into_iter().map(|block| module.of(block)..module.of(block) + 1).collect() }
+    }
+
+    /// All that the blocks `blocks` (execution order) add, as one run.
+    pub fn blocks(blocks: Range<usize>) -> ModuleGroup {
+        let modules = Module::COUNT * blocks.start..Module::COUNT * blocks.end;
+        ModuleGroup { runs: if modules.is_empty() { vec![] } else { vec![modules] } }
+    }
+
+    /// Whether module `index` belongs to it.
+    pub fn contains(&self, index: usize) -> bool {
+        self.runs.iter().any(|run| run.contains(&index))
+    }
+
+    fn meets(&self, other: &ModuleGroup) -> bool {
+        self.runs.iter().any(|a| other.runs.iter().any(|b| a.start < b.end && b.start < a.end))
+    }
+}
+
+/// Some of a policy's groups, by their index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct GroupSet(u32);
+
+impl GroupSet {
+    /// Adds group `index`, below 32.
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    /// Whether group `index` is one of them.
+    pub fn contains(self, index: usize) -> bool {
+        self.0 >> index & 1 == 1
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those of either set.
+    pub fn union(self, other: GroupSet) -> GroupSet {
+        GroupSet(self.0 | other.0)
+    }
+
+    /// Whether all of them are in `other`.
+    pub fn is_within(self, other: GroupSet) -> bool {
+        self.0 & !other.0 == 0
+    }
+}
+
+/// A policy of module groups that measures nothing: all its plans are known before the first step.
+///
+/// A group is kept by the last step that computes all of it before one that reuses it, and by no other.
+#[derive(Clone, Debug)]
+pub struct ModuleSchedule {
+    name: &'static str,
+    groups: Vec<ModuleGroup>,
+    plans: Vec<Plan>,
+}
+
+impl ModuleSchedule {
+    /// Of `wanted` groups (at most 32), each with the steps at which it is to be reused (index 0 is step 1). One that was not computed
+    /// before is computed in spite of that, and so is one whose modules partly belong to another that is reused.
+    pub(super) fn new(name: &'static str, steps: usize, mut wanted: Vec<(ModuleGroup, Vec<bool>)>) -> ModuleSchedule {
+        wanted.retain(|(group, reused)| !group.runs.is_empty() && reused.iter().skip(1).any(|reused| *reused));
+        let mut sets = vec![(GroupSet::default(), GroupSet::default()); steps];
+        let mut computed: Vec<Option<usize>> = vec![None; wanted.len()];
+        for step in 0..steps {
+            let mut reused: Vec<usize> = vec![];
+            let free = |group: &ModuleGroup, reused: &[usize]| reused.iter().all(|&r| !wanted[r].0.meets(group));
+            for (i, (group, steps)) in wanted.iter().enumerate() {
+                if let (true, Some(kept)) = (steps[step] && free(group, &reused), computed[i]) {
+                    sets[kept].1.insert(i);
+                    sets[step].0.insert(i);
+                    reused.push(i);
+                }
+            }
+            for (computed, (group, _)) in computed.iter_mut().zip(&wanted) {
+                if free(group, &reused) {
+                    *computed = Some(step);
+                }
+            }
+        }
+        let plan = |(reused, kept): (GroupSet, GroupSet)| match reused.union(kept).is_empty() {
+            true => Plan::Compute,
+            false => Plan::Partial { reused, kept },
+        };
+        let groups = wanted.into_iter().map(|(group, _)| group).collect();
+        ModuleSchedule { name, groups, plans: sets.into_iter().map(plan).collect() }
+    }
+
+    /// The plan of every step.
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
+    }
+}
+
+impl Policy for ModuleSchedule {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        self.plans.get(step - 1).copied().unwrap_or(Plan::Compute)
+    }
+
+    fn probes(&self) -> Probes {
+        Probes::default()
+    }
+
+    fn reuses(&self) -> bool {
+        false
+    }
+
+    fn groups(&self) -> Vec<ModuleGroup> {
+        self.groups.clone()
+    }
+
+    fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The plans as text, a line a group: `k` kept, `r` reused, `.` computed.
+    fn lines(schedule: &ModuleSchedule) -> Vec<String> {
+        let letter = |plan: &Plan, group| match plan {
+            Plan::Partial { reused, .. } if reused.contains(group) => 'r',
+            Plan::Partial { kept, .. } if kept.contains(group) => 'k',
+            _ => '.',
+        };
+        let line = |group| schedule.plans().iter().map(|plan| letter(plan, group)).collect();
+        (0..schedule.groups.len()).map(line).collect()
+    }
+
+    fn at(steps: usize, reused: &[usize]) -> Vec<bool> {
+        (0..steps).map(|step| reused.contains(&step)).collect()
+    }
+
+    #[test]
+    fn a_group_is_kept_where_it_is_computed_last() {
+        let groups = [ModuleGroup::each(Module::Cross, 0..4), ModuleGroup::each(Module::Mlp, 0..2)];
+        let [cross, mlp] = groups.clone();
+        let schedule = ModuleSchedule::new(
+            "test",
+            8,
+            vec![(cross, at(8, &[0, 2, 3, 6])), (mlp, at(8, &[2, 7])), (ModuleGroup::default(), at(8, &[3]))],
+        );
+        // Nothing can be reused in the first step; a group without modules is no group.
+        assert_eq!(lines(&schedule), [".krr.kr.", ".kr...kr"]);
+        assert_eq!(schedule.groups(), groups);
+        assert_eq!((schedule.plans()[0], schedule.plans()[4]), (Plan::Compute, Plan::Compute));
+    }
+
+    #[test]
+    fn a_group_that_is_reused_in_part_is_not_kept_then() {
+        let (front, rear) = (ModuleGroup::blocks(0..4), ModuleGroup::blocks(2..6));
+        let schedule = ModuleSchedule::new("test", 6, vec![(front, at(6, &[3, 5])), (rear, at(6, &[2, 3, 5]))]);
+        // Step 3 does not compute all of the front, and in the steps 4 and 6 only one of the two can be reused.
+        assert_eq!(lines(&schedule), [".k.rkr", ".kr..."]);
+    }
+
+    #[test]
+    fn groups_of_modules() {
+        assert_eq!(Module::ALL.map(|m| m.of(2)), [6, 7, 8]);
+        assert_eq!(ModuleGroup::each(Module::Cross, [0, 3]).runs, [1..2, 10..11]);
+        assert_eq!(ModuleGroup::blocks(1..3).runs, [3..9]);
+        assert!(ModuleGroup::blocks(2..2).runs.is_empty());
+        assert!(ModuleGroup::blocks(1..3).contains(8) && !ModuleGroup::blocks(1..3).contains(9));
+        let mut set = GroupSet::default();
+        set.insert(31);
+        assert!(set.contains(31) && !set.contains(0) && !set.is_empty());
+        assert!(set.is_within(set.union(GroupSet(1))) && !set.is_within(GroupSet(1)));
+    }
+}

@@ -1,0 +1,187 @@
+//! Pyramid attention broadcast: what an attention adds changes less than the whole, the more so the further its context is from the
+//! pixels: spatial, temporal, cross. Each kind is computed every few steps of its own number while the timestep is in a window.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{CacheError, invalid};
+use super::{Module, ModuleGroup, ModuleSchedule};
+
+/// What PAB is told.
+///
+/// Step i (from 0) of timestep t reuses an attention of range n where `i mod n ≠ 0` and `window[0] < ⌊t⌋ < window[1]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PabConfig {
+    /// The timesteps (0 to 1000) between which attention is reused.
+    pub window: [f64; 2],
+    /// Range of the spatial self-attention; 1 never reuses.
+    pub spatial: usize,
+    /// Range of the temporal self-attention.
+    pub temporal: usize,
+    /// Range of the cross-attention of both.
+    pub cross: usize,
+    /// Timesteps whose MLPs serve the next [`PabConfig::mlp_steps`] steps too. The step nearest to each is meant: published ones are those
+    /// of one schedule.
+    #[serde(default)]
+    pub mlp: Vec<f64>,
+    /// Steps for which an MLP is reused.
+    #[serde(default = "mlp_steps")]
+    pub mlp_steps: usize,
+    /// How many blocks do so with their MLPs, from the first on, spatial and temporal ones each.
+    #[serde(default)]
+    pub mlp_blocks: usize,
+}
+
+fn mlp_steps() -> usize {
+    2
+}
+
+impl PabConfig {
+    /// As published for Open-Sora 1.2.
+    pub fn opensora() -> PabConfig {
+        PabConfig {
+            window: [450.0, 930.0],
+            spatial: 2,
+            temporal: 4,
+            cross: 6,
+            mlp: vec![864.0, 788.0, 676.0],
+            mlp_steps: mlp_steps(),
+            mlp_blocks: 5,
+        }
+    }
+
+    /// As published for Latte.
+    pub fn latte() -> PabConfig {
+        let mlp = vec![720.0, 640.0, 560.0, 480.0, 400.0];
+        PabConfig { window: [100.0, 800.0], temporal: 3, mlp, ..PabConfig::opensora() }
+    }
+
+    /// As published for Open-Sora-Plan 1.1.
+    pub fn opensora_plan() -> PabConfig {
+        let mlp = (0..14).map(|i| f64::from(738 - 24 * i)).collect();
+        PabConfig { window: [100.0, 850.0], mlp, mlp_blocks: 7, ..PabConfig::opensora() }
+    }
+
+    /// With other ranges: spatial, temporal, cross.
+    pub fn with_ranges(self, [spatial, temporal, cross]: [usize; 3]) -> PabConfig {
+        PabConfig { spatial, temporal, cross, ..self }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        for (name, range) in [("spatial", self.spatial), ("temporal", self.temporal), ("cross", self.cross)] {
+            if range == 0 {
+                return invalid(format!("a {name} range of 0 steps: it is at least 1, which computes every step"));
+            }
+        }
+        let [low, high] = self.window;
+        if !(low.is_finite() && high.is_finite() && low < high) {
+            return invalid(format!("window [{low}, {high}]: give two timesteps, the smaller first"));
+        }
+        if let Some(t) = self.mlp.iter().find(|t| !t.is_finite()) {
+            return invalid(format!("mlp timestep {t} is not a finite number"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn validate_for(&self, depth: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if self.mlp_blocks > depth {
+            return invalid(format!("mlp_blocks {}: the model has {depth} blocks", self.mlp_blocks));
+        }
+        Ok(())
+    }
+
+    /// The policy for a model of `depth` blocks and a run of the given timesteps.
+    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> ModuleSchedule {
+        let [low, high] = self.window;
+        let within = |t: f32| (low..high).contains(&f64::from(t.trunc())) && f64::from(t.trunc()) != low;
+        let broadcast = |range: usize| -> Vec<bool> {
+            timesteps.iter().enumerate().map(|(i, &t)| !i.is_multiple_of(range) && within(t)).collect()
+        };
+        let groups = vec![
+            (ModuleGroup::each(Module::Attention, (0..depth).map(|i| 2 * i)), broadcast(self.spatial)),
+            (ModuleGroup::each(Module::Attention, (0..depth).map(|i| 2 * i + 1)), broadcast(self.temporal)),
+            (ModuleGroup::each(Module::Cross, 0..2 * depth), broadcast(self.cross)),
+            (ModuleGroup::each(Module::Mlp, 0..2 * self.mlp_blocks), self.mlp_reused(timesteps)),
+        ];
+        ModuleSchedule::new("pab", timesteps.len(), groups)
+    }
+
+    /// The steps that reuse MLPs: those behind a listed one that are not listed themselves.
+    fn mlp_reused(&self, timesteps: &[f32]) -> Vec<bool> {
+        let distance = |i: usize, t: f64| (f64::from(timesteps[i]) - t).abs();
+        let nearest = |&t: &f64| (0..timesteps.len()).min_by(|&a, &b| distance(a, t).total_cmp(&distance(b, t)));
+        let listed: Vec<usize> = self.mlp.iter().filter_map(nearest).collect();
+        let behind = |i: usize| listed.iter().any(|&from| from < i && i - from <= self.mlp_steps);
+        (0..timesteps.len()).map(|i| behind(i) && !listed.contains(&i)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Plan, Policy};
+
+    /// A group's part in every step: `r` reused, `k` kept, `.` computed.
+    fn line(policy: &ModuleSchedule, group: usize) -> String {
+        let letter = |plan: &Plan| match plan {
+            Plan::Partial { reused, .. } if reused.contains(group) => 'r',
+            Plan::Partial { kept, .. } if kept.contains(group) => 'k',
+            _ => '.',
+        };
+        policy.plans().iter().map(letter).collect()
+    }
+
+    #[test]
+    fn open_sora_by_hand() {
+        // 20 even steps: 1000, 950, …, 50. 900 to 500 are inside the window, the steps 2 to 10 from 0; 450 itself is not.
+        let timesteps: Vec<f32> = (0..20).map(|i| 1000.0 - 50.0 * i as f32).collect();
+        let policy = PabConfig::opensora().policy(28, &timesteps);
+        // Computed at 0, 2, 4, …, by the attention's own count, which also runs outside the window.
+        assert_eq!(line(&policy, 0), "..krkrkrkr..........");
+        // At 0, 4, 8: reused are 2 and 3, of step 1, then 5 to 7, and 9 and 10.
+        assert_eq!(line(&policy, 1), ".krrkrrrkrr.........");
+        // At 0, 6: reused are 2 to 5 and 7 to 10.
+        assert_eq!(line(&policy, 2), ".krrrrkrrrr.........");
+        // 864, 788 and 676 are nearest to 850 (3), 800 (4) and 700 (6, 650 is 26 away): 5, 7 and 8 reuse.
+        assert_eq!(line(&policy, 3), "....krkrr...........");
+        let runs = policy.groups().iter().map(|group| group.runs.len()).collect::<Vec<_>>();
+        assert_eq!(runs, [28, 28, 56, 10]);
+        assert!(policy.groups()[3].contains(Module::Mlp.of(9)) && !policy.groups()[3].contains(Module::Mlp.of(10)));
+    }
+
+    #[test]
+    fn a_range_of_one_computes_everything() {
+        let timesteps: Vec<f32> = (0..30).map(|i| 1000.0 - 30.0 * i as f32).collect();
+        let config = PabConfig { mlp: vec![], ..PabConfig::opensora().with_ranges([1, 1, 1]) };
+        let policy = config.policy(5, &timesteps);
+        assert!(policy.groups().is_empty());
+        assert!(policy.plans().iter().all(|plan| *plan == Plan::Compute));
+    }
+
+    #[test]
+    fn published_constants() {
+        let (latte, plan) = (PabConfig::latte(), PabConfig::opensora_plan());
+        assert_eq!((latte.spatial, latte.temporal, latte.cross, latte.window), (2, 3, 6, [100.0, 800.0]));
+        assert_eq!((plan.spatial, plan.temporal, plan.cross, plan.mlp_blocks), (2, 4, 6, 7));
+        assert_eq!((plan.mlp[0], plan.mlp[1], plan.mlp[13]), (738.0, 714.0, 426.0));
+        for config in [latte, plan, PabConfig::opensora()] {
+            config.validate_for(28).unwrap();
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        let good = PabConfig::opensora;
+        for (config, part) in [
+            (good().with_ranges([0, 1, 1]), "spatial"),
+            (good().with_ranges([1, 1, 0]), "cross"),
+            (PabConfig { window: [5.0, 5.0], ..good() }, "window"),
+            (PabConfig { mlp: vec![f64::NAN], ..good() }, "mlp timestep"),
+            (PabConfig { mlp_blocks: 29, ..good() }, "28 blocks"),
+        ] {
+            let message = config.validate_for(28).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

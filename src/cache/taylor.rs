@@ -1,0 +1,141 @@
+//! TaylorSeer: a reused step takes not the last fold but the one expected by now, extrapolated from the last computed ones.
+//!
+//! `F + x·D + x²/2·D²`, x steps after the last computed one, with finite differences of the folds for derivatives; the device makes the
+//! weights (`kernels/residual.cu`). Any policy that reuses whole forwards can be told to: when it computes stays as it is.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{CacheError, invalid};
+use super::{CacheConfig, Decision, Measurement, ModuleGroup, Plan, Policy, Probes};
+use crate::ops::decide::DecisionRule;
+
+/// A policy of whole forwards, extrapolated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaylorConfig {
+    /// 1 or 2: the polynomial's order, and how many folds are kept beside the last one.
+    pub order: usize,
+    /// When to compute.
+    pub of: Box<CacheConfig>,
+}
+
+impl TaylorConfig {
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
+        if !(1..=2).contains(&self.order) {
+            return invalid(format!("taylor = {}: the order is 1 or 2", self.order));
+        }
+        match *self.of {
+            CacheConfig::None
+            | CacheConfig::FewerSteps(_)
+            | CacheConfig::Pab(_)
+            | CacheConfig::DeltaDit(_)
+            | CacheConfig::TGate(_)
+            | CacheConfig::Taylor(_) => invalid(
+                "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
+            ),
+            _ => self.of.validate(),
+        }
+    }
+}
+
+/// The policy of [`TaylorConfig`]: decides as the one it is made of.
+pub struct Taylor {
+    name: String,
+    order: usize,
+    of: Box<dyn Policy>,
+}
+
+impl Taylor {
+    /// `of`, with reused steps extrapolated.
+    pub fn new(order: usize, of: Box<dyn Policy>) -> Taylor {
+        let suffix = if order > 1 { "2" } else { "" };
+        Taylor { name: format!("{}+taylor{suffix}", of.name()), order, of }
+    }
+}
+
+impl Policy for Taylor {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn plan(&mut self, step: usize) -> Plan {
+        self.of.plan(step)
+    }
+
+    fn probes(&self) -> Probes {
+        self.of.probes()
+    }
+
+    fn reuses(&self) -> bool {
+        self.of.reuses()
+    }
+
+    fn head(&self) -> usize {
+        self.of.head()
+    }
+
+    fn groups(&self) -> Vec<ModuleGroup> {
+        self.of.groups()
+    }
+
+    fn extrapolates(&self) -> usize {
+        self.order
+    }
+
+    fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision> {
+        self.of.observe(step, probe, measurement)
+    }
+
+    fn device_rule(&self) -> Option<DecisionRule> {
+        self.of.device_rule()
+    }
+
+    fn adopt(&mut self, probe: usize, decision: &Decision) {
+        self.of.adopt(probe, decision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Interval, IntervalConfig, computed_steps, walk};
+
+    #[test]
+    fn it_decides_as_the_policy_it_is_made_of() {
+        let interval = Interval::new(IntervalConfig { every: 3 });
+        let mut policy = Taylor::new(2, Box::new(interval));
+        assert_eq!((policy.name(), policy.extrapolates(), policy.reuses()), ("interval+taylor2", 2, true));
+        let Ok::<_, std::convert::Infallible>((plans, _)) = walk(&mut policy, 8, |_, _, _| Ok(Measurement::default()));
+        assert_eq!(computed_steps(&plans), [1, 4, 7]);
+    }
+
+    #[test]
+    fn toml_and_what_cannot_be_extrapolated() {
+        let read = |text: &str| CacheConfig::from_toml(text, "t.toml");
+        let config = read("policy = 'fbcache'\nthreshold = 0.1\ntaylor = 1").unwrap();
+        assert!(
+            matches!(&config, CacheConfig::Taylor(TaylorConfig { order: 1, of }) if matches!(**of, CacheConfig::FbCache(_)))
+        );
+        for (text, part) in [
+            ("policy = 'interval'\nevery = 2\ntaylor = 3", "order is 1 or 2"),
+            ("policy = 'interval'\nevery = 0\ntaylor = 1", "interval of 0"),
+            ("policy = 't-gate'\ngate = 2\ntaylor = 1", "whole forwards"),
+            ("policy = 'none'\ntaylor = 1", "whole forwards"),
+            ("policy = 'interval'\nevery = 2\ntaylor = 'x'", "expected"),
+            ("policy = 'pab'\nwindow = [1, 2]\nspatial = 2\ntemporal = 2\ncross = 0", "cross range"),
+            ("policy = 'delta-dit'\nevery = 2\nblocks = 3", "boundary"),
+            ("policy = 't-gate'\ngate = 0", "step 0"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+        assert!(matches!(
+            read("policy = 'pab'\nwindow = [450, 930]\nspatial = 2\ntemporal = 4\ncross = 6").unwrap(),
+            CacheConfig::Pab(_)
+        ));
+        assert!(matches!(
+            read("policy = 'delta-dit'\nevery = 2\nblocks = 3\nboundary = 500").unwrap(),
+            CacheConfig::DeltaDit(_)
+        ));
+    }
+}
