@@ -35,8 +35,9 @@ pub enum CacheError {
     /// No such preset.
     #[error(
         "unknown cache preset `{0}`; known: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, \
-         magcache-fast, magcache-slow, pab, pab-fast, delta-dit, t-gate, interval-N, fewer-N (N a number of steps), or the path of a .toml \
-         file; +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards"
+         magcache-fast, magcache-slow, pab, pab-fast, delta-dit, t-gate, interval-N, fewer-N (N a number of steps), what the model's \
+         codebooks.json calls `calibrated`, or the path of a .toml file; +moreg behind AdaCache, +taylor or +taylor2 behind a policy of \
+         whole forwards"
     )]
     UnknownPreset(String),
 }

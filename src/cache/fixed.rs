@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site};
+use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, Stack};
 
 /// The policy that computes every step: the baseline. It may measure for others.
 #[derive(Clone, Debug, Default)]
@@ -15,16 +15,21 @@ impl ComputeAll {
     /// Measures at every step all that the other policies measure, with the motion of neighbouring frames: a trace of such a run
     /// serves every policy. `blocks`: the blocks whose temporal attention AdaCache probes.
     pub fn recording(blocks: &[usize], frames: usize) -> ComputeAll {
-        let mut points = vec![
-            ProbePoint::Latents,
-            ProbePoint::Modulated,
-            ProbePoint::ComputedLatents,
-            ProbePoint::residual(0, Site::Whole),
-        ];
-        points.extend(blocks.iter().map(|block| ProbePoint::residual(2 * block + 1, Site::Attention)));
+        let residuals = blocks.iter().map(|block| ProbePoint::residual(2 * block + 1, Site::Attention));
+        ComputeAll::recording_at(&residuals.collect::<Vec<_>>(), if frames > 1 { &[1] } else { &[] })
+    }
+
+    /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` (in execution order) and looks at frames `strides` apart. One
+    /// residual of a block half can be measured: the first-block cache's gives way.
+    pub fn recording_at(residuals: &[ProbePoint], strides: &[usize]) -> ComputeAll {
+        let first = |p: &ProbePoint| matches!(p, ProbePoint::Residual { block: 0, stack: Stack::Spatial, .. });
+        let mut points = vec![ProbePoint::Latents, ProbePoint::Modulated, ProbePoint::ComputedLatents];
+        if !residuals.iter().any(first) {
+            points.push(ProbePoint::residual(0, Site::Whole));
+        }
+        points.extend(residuals);
         points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
-        let strides = if frames > 1 { vec![1] } else { vec![] };
-        ComputeAll { probes: Probes { points, strides } }
+        ComputeAll { probes: Probes { points, strides: strides.to_vec() } }
     }
 }
 

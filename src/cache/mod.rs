@@ -145,7 +145,7 @@ impl Measurement {
     }
 
     /// The measurement over both ways, this one and then `later`, where nobody compared the two ends: as if all changes went one way.
-    fn then(&self, later: &Measurement) -> Measurement {
+    pub(crate) fn then(&self, later: &Measurement) -> Measurement {
         let sq_diff = (self.sq_diff.sqrt() + later.sq_diff.sqrt()).powi(2);
         Measurement {
             abs_diff: self.abs_diff + later.abs_diff,
@@ -165,7 +165,7 @@ impl Measurement {
 }
 
 /// `a / b`, and 0 where both vanish (an all-zero residual has not changed).
-fn ratio(a: f64, b: f64) -> f64 {
+pub(crate) fn ratio(a: f64, b: f64) -> f64 {
     if a == 0.0 && b == 0.0 { 0.0 } else { a / b }
 }
 

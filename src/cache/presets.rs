@@ -1,5 +1,7 @@
 //! The settings that were published or measured for a model, by name.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
@@ -42,6 +44,9 @@ pub struct Presets {
     /// Δ-DiT.
     #[serde(default)]
     pub delta_dit: DeltaDitPreset,
+    /// AdaCache's settings under names of the model's own, such as `adacache calibrate` finds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub calibrated: BTreeMap<String, AdaCacheConfig>,
 }
 
 /// Δ-DiT for a model of any depth.
@@ -147,6 +152,7 @@ impl Presets {
             magcache: MagCacheConfig::opensora_ratios(),
             pab: None,
             delta_dit: DeltaDitPreset::default(),
+            calibrated: BTreeMap::new(),
         };
         if steps < 65 {
             let fast = codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]);
@@ -194,6 +200,12 @@ impl Presets {
                 boundary: self.delta_dit.boundary,
             }),
             "t-gate" => CacheConfig::TGate(TGateConfig::scaled(steps)),
+            other if self.calibrated.contains_key(other) => {
+                let config = &self.calibrated[other];
+                let own = config.moreg.as_ref().map(|own| self.scaled(own, steps));
+                let moreg = own.or_else(|| moreg.then(|| self.moreg_for(steps)));
+                CacheConfig::AdaCache(AdaCacheConfig { moreg, ..config.clone() })
+            }
             other => {
                 let (policy, number) = other.rsplit_once('-').ok_or_else(unknown)?;
                 let number = number.parse().map_err(|_| unknown())?;
@@ -228,15 +240,45 @@ impl Presets {
 
     /// The Motion Regularization settings with their window scaled to `steps` steps.
     pub fn moreg_for(&self, steps: usize) -> MotionRegularization {
+        self.scaled(&self.moreg, steps)
+    }
+
+    fn scaled(&self, moreg: &MotionRegularization, steps: usize) -> MotionRegularization {
         let scale = |s: usize| ((s * steps) as f64 / self.steps as f64).round() as usize;
-        let (first, last) = self.moreg.steps;
-        MotionRegularization { steps: (scale(first), scale(last)), ..self.moreg.clone() }
+        let (first, last) = moreg.steps;
+        MotionRegularization { steps: (scale(first), scale(last)), ..moreg.clone() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_names_settings_of_its_own() {
+        let text = r#"{ "fast": [[0.1, 3], [1, 1]], "slow": [[0.1, 2], [1, 1]], "steps": 30,
+            "moreg": { "strides": [1], "steps": [4, 26], "hyper": [0.4, 2, 1], "gradient": 2 },
+            "calibrated": { "mine-2.2x": { "blocks": [3], "codebook": [[0.2, 4], [0.5, 2]] },
+                "moving": { "blocks": [2], "codebook": [[0.2, 4]],
+                    "moreg": { "strides": [2], "steps": [3, 30], "hyper": [0.2, 1, 1], "gradient": 0 } } } }"#;
+        let presets: Presets = serde_json::from_str(text).unwrap();
+        let resolve = |name, moreg, steps| match presets.resolve(name, moreg, 5, steps) {
+            Ok(CacheConfig::AdaCache(config)) => config,
+            other => panic!("{other:?}"),
+        };
+        let mine = resolve("mine-2.2x", false, 30);
+        assert_eq!((mine.blocks, mine.codebook.rate(0.3), mine.moreg), (vec![3], 2, None));
+        // The model's own motion regularization for those without; windows follow the number of steps.
+        assert_eq!(resolve("mine-2.2x", true, 60).moreg.unwrap().steps, (8, 52));
+        for moreg in [false, true] {
+            let moving = resolve("moving", moreg, 60).moreg.unwrap();
+            assert_eq!((moving.strides, moving.steps), (vec![2], (6, 60)));
+        }
+        assert!(presets.resolve("mine", false, 5, 30).unwrap_err().to_string().contains("calibrated"));
+        // Presets go to JSON and back.
+        let again: Presets = serde_json::from_value(serde_json::to_value(&presets).unwrap()).unwrap();
+        assert_eq!(again, presets);
+    }
 
     #[test]
     fn options_behind_a_name() {

@@ -277,6 +277,31 @@ impl Pipeline {
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
         on_frame: Progress<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
+        self.run(requests, deciding, None, on_step, on_frame)
+    }
+
+    /// Generates one video with every step computed, whatever its request says of caches, and measures what `recorder` probes.
+    pub fn record(
+        &self,
+        request: &Request,
+        recorder: &ComputeAll,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+    ) -> Result<Generation, PipelineError> {
+        let request = Request { cache: CacheConfig::None, ..request.clone() };
+        let deciding = Deciding::Together;
+        let mut generations =
+            self.run(&[request], deciding, Some(recorder), on_step, &mut |_, _| ControlFlow::Continue(()))?;
+        Ok(generations.swap_remove(0))
+    }
+
+    fn run(
+        &self,
+        requests: &[Request],
+        deciding: Deciding,
+        recorder: Option<&ComputeAll>,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+        on_frame: Progress<'_>,
+    ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
         let places = |r: &Request| r.given.as_ref().map(|given| (given.strategy.clone(), given.part));
@@ -309,13 +334,16 @@ impl Pipeline {
         let captions =
             requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
         let schedule = Schedule::shifted(steps, self.config.timestep_shift)?;
-        let recording = match request.cache {
-            CacheConfig::None if request.record_all => Some(self.source.presets(steps)?.probed_blocks(config.depth)),
-            _ => None,
+        let recorder = match (recorder, &request.cache) {
+            (None, CacheConfig::None) if request.record_all => {
+                let blocks = self.source.presets(steps)?.probed_blocks(config.depth);
+                Some(ComputeAll::recording(&blocks, token_frames))
+            }
+            _ => recorder.cloned(),
         };
         let policy = || -> Box<dyn Policy> {
-            match &recording {
-                Some(blocks) => Box::new(ComputeAll::recording(blocks, token_frames)),
+            match &recorder {
+                Some(recorder) => Box::new(recorder.clone()),
                 None => request.cache.policy(config.depth, schedule.timesteps()),
             }
         };
