@@ -5,8 +5,8 @@
 //! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
 //! (one typed launcher a kernel), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
 //! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`quality`] measures one video
-//! against another, [`compare`] policies, [`check`] holds everything against reference data of the published code, [`evidence`] says
-//! what a GPU could make of the kernels.
+//! against another, [`compare`] policies, [`calibrate`] finds codebooks, [`check`] holds everything against reference data of the published
+//! code, [`evidence`] says what a GPU could make of the kernels.
 //!
 //! A policy is a pure state machine, so it can be run without a model:
 //!
@@ -27,6 +27,7 @@
 
 pub mod bench;
 pub mod cache;
+pub mod calibrate;
 pub mod check;
 pub mod compare;
 pub mod device;

@@ -1,6 +1,7 @@
 //! The `adacache` command: argument parsing and printing around the library.
 
 mod bench;
+mod calibrate;
 mod check;
 mod compare;
 mod devices;
@@ -34,6 +35,7 @@ enum Command {
     Replay(replay::Args),
     Measure(measure::Args),
     Compare(compare::Args),
+    Calibrate(calibrate::Args),
     Bench(bench::Args),
     Pull(pull::Args),
     Models(models::Args),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Models(args) => models::run(&args),

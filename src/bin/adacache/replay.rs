@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, partial_steps, trace::Trace};
+use adacache::calibrate::{Idle, idle};
 use adacache::model::StDiT3Config;
 use adacache::pipeline::{self, ModelSource, OPENSORA, schedule_strip};
 use anyhow::{Context, bail};
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     /// Print MagCache's `ratios` for this model instead, as TOML
     #[arg(long)]
     ratios: bool,
-    /// Tell every decision
+    /// Tell every decision, and which entries of AdaCache's codebook no change came to
     #[arg(long)]
     decisions: bool,
     /// Print one JSON list
@@ -50,6 +51,8 @@ struct Replayed {
     computed: Vec<usize>,
     partial: Vec<usize>,
     decisions: Vec<Decision>,
+    /// Entries of AdaCache's codebook that were for nothing.
+    idle: Vec<Idle>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -87,7 +90,14 @@ fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     }
     let replay = || trace.replay(&mut *trace.policy(&config, depth)?);
     let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
-    Ok(Replayed { name: name.to_owned(), computed: computed_steps(&plans), partial: partial_steps(&plans), decisions })
+    let idle = match &config {
+        CacheConfig::AdaCache(config) => {
+            idle(&config.codebook, &decisions.iter().map(|d| d.distance).collect::<Vec<_>>())
+        }
+        _ => vec![],
+    };
+    let (computed, partial) = (computed_steps(&plans), partial_steps(&plans));
+    Ok(Replayed { name: name.to_owned(), computed, partial, decisions, idle })
 }
 
 fn as_json(trace: &Trace, replayed: &[Replayed]) -> anyhow::Result<String> {
@@ -106,6 +116,9 @@ fn for_people(args: &Args, trace: &Trace, replayed: &[Replayed]) -> String {
     let mut lines = vec![format!("{recorded}  (the run itself: {})", trace.cache)];
     for r in replayed {
         lines.push(line(&r.name, &r.computed, &r.partial));
+        if args.decisions {
+            lines.extend(r.idle.iter().map(|idle| format!("  in this run {idle}")));
+        }
         for d in r.decisions.iter().filter(|_| args.decisions) {
             let motion = if d.motion == 1.0 { String::new() } else { format!(" (motion factor {:.2})", d.motion) };
             let rate = d.rate.map_or_else(String::new, |rate| format!(", next computed in {rate}"));

@@ -1,0 +1,353 @@
+//! `adacache calibrate`: a codebook for a model and a speed-up or a quality.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adacache::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, trace::Trace};
+use adacache::calibrate::{
+    Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,
+    hash, idle, mean_outcome, paired,
+};
+use adacache::compare::Mean;
+use adacache::device::Device;
+use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request, TextOptions, check_file_writable, write_file};
+use adacache::sampler::Schedule;
+use adacache::tensor::DType;
+use anyhow::bail;
+use serde::de::DeserializeOwned;
+
+use crate::{generate, interrupt};
+
+/// Find AdaCache's codebook for a speed-up or a quality, on prompts of your own
+///
+/// Every prompt is made once with every step computed and all measurements recorded; codebooks are searched over these recordings
+/// without the model; the best are verified by real runs and adjusted until the target is met. Speed-up is counted in operations of
+/// the denoising loop: those of computing every step over those with the cache. All runs are kept in the work folder, so that a stopped
+/// calibration goes on where it was.
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["target_speedup", "target_psnr"]))]
+pub(crate) struct Args {
+    /// One prompt per line; empty lines and lines starting with # are skipped
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// The speed-up to come to, within 5 %
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    target_speedup: Option<f64>,
+    /// The mean PSNR in dB against every step computed that is to be kept, with the least compute
+    #[arg(long, value_name = "DB", allow_negative_numbers = true)]
+    target_psnr: Option<f64>,
+    /// Where the settings go, for --cache FILE.toml
+    #[arg(long, value_name = "FILE.toml")]
+    out: PathBuf,
+    /// Folder of the runs [default: the name of --out with .work]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Prompts that the result is judged on and was not calibrated on
+    #[arg(long, value_name = "FILE", conflicts_with = "split")]
+    held_out: Option<PathBuf>,
+    /// The share of --prompts, from the first on, that is calibrated on; the others are held out
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    split: Option<f64>,
+    /// The AdaCache preset or FILE.toml that the result is compared with on the held-out prompts
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
+    against: String,
+    /// With motion regularization, whose settings are searched too
+    #[arg(long)]
+    moreg: bool,
+    /// The model: `sprites`, or a folder laid out like models/sprites
+    #[arg(long, default_value = "sprites")]
+    model: String,
+    /// Denoising steps [default: the model's]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Guidance scale [default: the model's]
+    #[arg(long, allow_negative_numbers = true)]
+    cfg_scale: Option<f32>,
+    /// Blocks to probe, ascending, with commas [default: the preset's]
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    blocks: Vec<usize>,
+    /// l1, l2 or cosine
+    #[arg(long, default_value = "l1", value_parser = by_name::<Metric>)]
+    metric: Metric,
+    /// What is probed: t-attn, s-attn or ca-mlp
+    #[arg(long, default_value = "t-attn", value_parser = by_name::<ResidualKind>)]
+    residual: ResidualKind,
+    /// Seed of the first prompt's noise; each further prompt has the next
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Codebooks that are verified by real runs, beside the scaled preset
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    verify: u8,
+    /// Times that all prompts are really run, at most
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
+    rounds: u8,
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
+    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
+    device: String,
+    /// Element type to compute in: bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
+    dtype: DType,
+    /// Print errors and the result only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// A value by the name it has in TOML files.
+fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
+}
+
+/// Tells of progress on stderr.
+struct Progress {
+    quiet: bool,
+    rounds: usize,
+}
+
+impl Watch for Progress {
+    fn finished(&mut self, what: &str, done: usize, all: usize) {
+        if !self.quiet {
+            eprintln!("{what}: {done}/{all}");
+        }
+    }
+
+    fn tried(&mut self, tried: &Tried) {
+        self.rounds += 1;
+        if !self.quiet {
+            eprintln!(
+                "round {}: {}\n  predicted {}\n  achieved  {}",
+                self.rounds,
+                entries(&tried.config),
+                say(&tried.predicted),
+                say(&tried.achieved)
+            );
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        interrupt::asked()
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let source = ModelSource::from_name(&args.model)?;
+    let config = source.pipeline_config()?;
+    let steps = args.steps.unwrap_or(config.default_steps);
+    let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
+    pipeline::check_settings(steps, cfg_scale)?;
+    let target = match (args.target_speedup, args.target_psnr) {
+        (Some(speed_up), _) => Target::SpeedUp(speed_up),
+        (None, psnr) => Target::Psnr(psnr.unwrap_or(f64::NAN)),
+    };
+    target.check(steps)?;
+    let presets = ["adacache-fast", "adacache-slow"].map(|name| preset(args, &source, name, steps));
+    let presets = presets.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let against = match pipeline::cache_config(&source, &args.against, args.moreg, steps)? {
+        CacheConfig::AdaCache(config) => config,
+        _ => bail!(
+            "--against {}: the result is compared with AdaCache's settings; `compare` takes any policy",
+            args.against
+        ),
+    };
+    if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("toml")) {
+        bail!("--out {}: --cache reads files whose names end in .toml", args.out.display());
+    }
+    check_file_writable(&args.out)?;
+    let (learning, held_out) = prompts(args, &source)?;
+
+    interrupt::install()?;
+    let device = Device::open(&args.device)?;
+    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
+        let request = |(number, prompt): &(u64, Prompt)| Request {
+            prompt: prompt.clone(),
+            steps,
+            cfg_scale,
+            seed: args.seed.wrapping_add(*number),
+            cache: CacheConfig::None,
+            packed_cache: false,
+            record_all: false,
+            given: None,
+            decode: true,
+        };
+        prompts.iter().map(request).collect()
+    };
+    let points = presets[0].points();
+    let strides = presets[0].moreg.as_ref().map_or_else(|| vec![1], |moreg| moreg.strides.clone());
+    let recorder = ComputeAll::recording_at(&points, if config.latent[0] > 1 { &strides } else { &[] });
+    let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
+    let facts = format!("{} {}", args.model, args.dtype.name());
+    let mut progress = Progress { quiet: args.quiet, rounds: 0 };
+
+    let result = (|| -> Result<_, CalibrateError> {
+        let opened = Studio::open(&pipeline, requests(&learning), &recorder, &work, &facts, &mut progress)?;
+        let (mut studio, traces, flops) = opened;
+        let tapes = tapes(&traces, &points, steps, config.timestep_shift)?;
+        let effort = Effort { verify: args.verify.into(), rounds: args.rounds.into() };
+        let found = calibrate(&tapes, flops, &presets, target, effort, &mut studio)?;
+        drop(studio);
+        let mut judged = None;
+        if !held_out.is_empty() {
+            let (mut studio, ..) =
+                Studio::open(&pipeline, requests(&held_out), &recorder, &work, &facts, &mut progress)?;
+            judged = Some((studio.run(&found.best.config)?, studio.run(&against)?));
+        }
+        Ok((found, judged, flops))
+    })();
+    let (found, judged, flops) = match result {
+        Ok(result) => result,
+        Err(error) => {
+            if error.is_stop() {
+                eprintln!("interrupted: what is finished is kept in {}", work.display());
+                return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+            }
+            return Err(error.into());
+        }
+    };
+
+    let texts: Vec<String> = learning.iter().map(|(_, prompt)| prompt.to_string()).collect();
+    let mut text = format!(
+        "model      {}, {steps} steps, guidance {cfg_scale}, {}; {} prompts (sha256 {}…), seeds from {}\n",
+        config.name,
+        args.dtype.name(),
+        texts.len(),
+        hash(&texts.join("\n")),
+        args.seed
+    );
+    let _ = writeln!(text, "predicted  {}\nachieved   {}", say(&found.best.predicted), say(&found.best.achieved));
+    if let Some((ours, theirs)) = &judged {
+        text += &verdict(args, held_out.len(), &mean_outcome(ours, flops), &mean_outcome(theirs, flops), ours, theirs);
+    }
+    let settings = toml::to_string(&CacheConfig::AdaCache(found.best.config.clone()))?;
+    let header: String = format!("{}\n{text}", command_line()).lines().map(|line| format!("# {line}\n")).collect();
+    interrupt::shielded(|| write_file(&args.out, (header + "\n" + &settings).as_bytes()))?;
+    // A closed pipe is no failure: the file is written.
+    let _ = writeln!(std::io::stdout(), "{}\n{text}{}", entries(&found.best.config), about(&found));
+    if !found.met {
+        eprintln!(
+            "error: {} misses the target; it is the nearest of {} tried (--rounds, --verify)",
+            args.out.display(),
+            found.tried.len()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The preset `name` with the probes asked for.
+fn preset(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<AdaCacheConfig> {
+    let CacheConfig::AdaCache(mut config) = pipeline::cache_config(source, name, args.moreg, steps)? else {
+        bail!("the preset `{name}` of {} is not AdaCache's", args.model);
+    };
+    (config.metric, config.residual) = (args.metric, args.residual);
+    if !args.blocks.is_empty() {
+        config.blocks.clone_from(&args.blocks);
+    }
+    let model = source.model_config()?;
+    config.validate_for(model.depth, source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]))?;
+    Ok(config)
+}
+
+/// Prompts, each with its place in the file.
+type Numbered = Vec<(u64, Prompt)>;
+
+/// The prompts to calibrate on and those held out.
+fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbered)> {
+    let read = |file: &Path| -> anyhow::Result<Numbered> {
+        let texts: Vec<_> = generate::read_prompts(source, file)?.into_iter().map(|(_, text)| text).collect();
+        Ok((0..).zip(source.embed(&texts, &TextOptions::default())?).collect())
+    };
+    let mut learning = read(&args.prompts)?;
+    let held_out = match (&args.held_out, args.split) {
+        (Some(file), _) => read(file)?,
+        (None, None) => vec![],
+        (None, Some(share)) if !(share > 0.0 && share < 1.0) => {
+            bail!("--split {share}: give a number between 0 and 1, as 0.5")
+        }
+        (None, Some(share)) => {
+            let first = (learning.len() as f64 * share).round() as usize;
+            if first == 0 || first == learning.len() {
+                bail!("--split {share} of {} prompts leaves nothing on one side", learning.len());
+            }
+            learning.split_off(first)
+        }
+    };
+    Ok((learning, held_out))
+}
+
+/// The recorded runs, ready for replays.
+fn tapes(traces: &[Trace], points: &[ProbePoint], steps: usize, shift: f64) -> Result<Vec<Tape>, CalibrateError> {
+    let schedule = Schedule::shifted(steps, shift).map_err(pipeline::PipelineError::from)?;
+    let deltas: Vec<f64> = (1..=steps).map(|step| f64::from(schedule.delta(step))).collect();
+    Ok(traces.iter().map(|trace| Tape::new(trace, points, &deltas)).collect::<Result<_, _>>()?)
+}
+
+/// The command without the folders of this machine.
+fn command_line() -> String {
+    let bare = |arg: String| match arg.rsplit_once('/') {
+        Some((before, name)) => before.split_once('=').map_or(String::new(), |(key, _)| format!("{key}=")) + name,
+        None => arg,
+    };
+    std::iter::once("adacache".into()).chain(std::env::args().skip(1).map(bare)).collect::<Vec<_>>().join(" ")
+}
+
+fn entries(config: &AdaCacheConfig) -> String {
+    let entries = config.codebook.entries().iter().map(|(threshold, rate)| format!("{threshold}→{rate}"));
+    let moreg = config
+        .moreg
+        .as_ref()
+        .map_or_else(String::new, |m| format!("  moreg {:?} {:?} gradient {}", m.steps, m.hyper, m.gradient));
+    format!("codebook   {}{moreg}", entries.collect::<Vec<_>>().join(" "))
+}
+
+fn say(outcome: &Outcome) -> String {
+    let psnr = outcome.psnr.map_or_else(|| "PSNR unknown yet".into(), |psnr| format!("{psnr:.2} dB"));
+    format!("speed-up {:.3} ({:.1} % of the operations), {psnr}", outcome.speed_up(), 100.0 * outcome.compute)
+}
+
+/// The held-out prompts with the result and with what it is compared with.
+fn verdict(
+    args: &Args,
+    count: usize,
+    ours: &Outcome,
+    theirs: &Outcome,
+    our_runs: &[Run],
+    their_runs: &[Run],
+) -> String {
+    let psnr = |runs: &[Run]| runs.iter().map(Run::bounded_psnr).collect::<Vec<_>>();
+    let Mean { mean, interval } = paired(&psnr(our_runs), &psnr(their_runs));
+    let interval = interval.map_or_else(String::new, |interval| format!(" ± {interval:.2}"));
+    let moreg = if args.moreg { "+moreg" } else { "" };
+    let name =
+        Path::new(&args.against).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    format!(
+        "held out   {}, {count} prompts\n{name}{moreg}  {}, the same prompts\n\
+         difference {mean:+.2}{interval} dB (pairs, 95 %)\n",
+        say(ours),
+        say(theirs)
+    )
+}
+
+/// What else there is to know of the search.
+fn about(found: &Calibrated) -> String {
+    let mut text = String::new();
+    if let Some(rank) = found.rank_correlation {
+        let _ = writeln!(
+            text,
+            "proxy      rank correlation {rank:.2} with the PSNR of {} real runs",
+            found.tried.len() * found.best.runs.len()
+        );
+    }
+    let _ = writeln!(
+        text,
+        "bend       {:.2}: a change over n steps is n^-bend of the sum of the changes between",
+        found.bend.0
+    );
+    let distances: Vec<f64> = found.best.runs.iter().flat_map(|run| run.decisions.iter().map(|d| d.distance)).collect();
+    for idle in idle(&found.best.config.codebook, &distances) {
+        let _ = writeln!(text, "warning: {idle}");
+    }
+    let _ = write!(text, "speed-up in operations of the denoising loop, asked within {:.0} %", 100.0 * TOLERANCE);
+    text
+}

@@ -1,0 +1,500 @@
+//! From a target to a codebook: searches over the recorded runs, real runs of the best, and both again until the target is met.
+
+use super::CalibrateError;
+use super::proxy::{self, Proxy};
+use super::search::{Candidate, Search};
+use super::tape::{Bend, Tape};
+use crate::cache::{AdaCacheConfig, Decision};
+use crate::pipeline::FlopCount;
+
+/// dB that a video counts for which is equal to the original, or nearer to it than this: without a bound one such video would make a mean infinite.
+pub const MOST_PSNR: f64 = 80.0;
+/// How far from the asked speed-up the result may be.
+pub const TOLERANCE: f64 = 0.05;
+/// What is near enough not to spend further runs.
+const NEAR: f64 = 0.02;
+/// The same above an asked PSNR, in dB.
+const NEAR_PSNR: f64 = 0.2;
+/// The farthest that one run moves the compute, in nepers.
+const MOST_MOVE: f64 = 0.5;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Operations of computing every step over those with the cache, in sum over the prompts.
+    SpeedUp(f64),
+    /// Mean PSNR in dB of the pixels against the runs that compute every step; with the least compute.
+    Psnr(f64),
+}
+
+/// Steps that AdaCache computes whatever it measures: the first two and the last two.
+const FORCED: usize = 4;
+
+fn too_fast(speed_up: f64, steps: usize, most: f64) -> CalibrateError {
+    CalibrateError::Target(format!(
+        "a speed-up of {speed_up} cannot be reached in {steps} steps: AdaCache always computes the first two and the last two, which allows {most:.2}; \
+         ask for less, or take more --steps"
+    ))
+}
+
+impl Target {
+    /// Checks what can be checked before anything has run.
+    ///
+    /// # Errors
+    /// The target is no sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
+    pub fn check(self, steps: usize) -> Result<(), CalibrateError> {
+        let error = |text: String| Err(CalibrateError::Target(text));
+        match self {
+            Target::SpeedUp(speed_up) if !(speed_up > 1.0 && speed_up.is_finite()) => {
+                error(format!("a speed-up of {speed_up}: give a number above 1, as 2.5"))
+            }
+            Target::Psnr(psnr) if !(psnr > 0.0 && psnr < MOST_PSNR) => {
+                error(format!("a PSNR of {psnr} dB: give a number between 0 and {MOST_PSNR}, as 28"))
+            }
+            _ if steps <= FORCED => error(format!(
+                "in {steps} steps there is nothing to reuse: AdaCache always computes the first two and the last two"
+            )),
+            Target::SpeedUp(speed_up) if speed_up * FORCED as f64 > steps as f64 => {
+                Err(too_fast(speed_up, steps, steps as f64 / FORCED as f64))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One prompt, made with a codebook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The steps that were computed.
+    pub computed: Vec<usize>,
+    /// What was decided.
+    pub decisions: Vec<Decision>,
+    /// dB of the pixels against the run that computes every step; infinite where they are equal.
+    pub psnr: f64,
+}
+
+impl Run {
+    /// dB, at most [`MOST_PSNR`].
+    pub fn bounded_psnr(&self) -> f64 {
+        self.psnr.min(MOST_PSNR)
+    }
+}
+
+/// What `runs` did in the mean, where steps cost `flops`.
+pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
+    let steps = flops.all_computed / flops.computed_step.max(1);
+    let total = |run: &Run| {
+        let computed = run.computed.len() as u64;
+        (computed * flops.computed_step + (steps - computed) * flops.reused_step) as f64
+    };
+    let mean = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+    Outcome { compute: mean(&total) / flops.all_computed as f64, psnr: Some(mean(&Run::bounded_psnr)) }
+}
+
+/// Makes real runs.
+pub trait Bench {
+    /// Makes every prompt with `config`; gives the runs in the order of the tapes.
+    ///
+    /// # Errors
+    /// A run failed, or the user stopped it.
+    fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError>;
+
+    /// Hears of every codebook that was tried.
+    fn tried(&mut self, _tried: &Tried) {}
+}
+
+/// Means over the prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Operations over those of the runs that compute every step.
+    pub compute: f64,
+    /// dB; `None` where nothing is known yet to foretell it by.
+    pub psnr: Option<f64>,
+}
+
+impl Outcome {
+    /// Operations of computing every step over those with the cache.
+    pub fn speed_up(&self) -> f64 {
+        1.0 / self.compute
+    }
+}
+
+/// A codebook and its real runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tried {
+    /// The settings.
+    pub config: AdaCacheConfig,
+    /// Which codebook this is a scaling of, from 0: the present preset.
+    pub shape: usize,
+    /// What was foretold before the runs.
+    pub predicted: Outcome,
+    /// What the runs did.
+    pub achieved: Outcome,
+    /// The runs, by prompt.
+    pub runs: Vec<Run>,
+}
+
+impl Tried {
+    fn psnr(&self) -> f64 {
+        self.achieved.psnr.unwrap_or(MOST_PSNR)
+    }
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Codebooks of the search that are verified by real runs, beside the present preset.
+    pub verify: usize,
+    /// Real runs of every prompt at most.
+    pub rounds: usize,
+}
+
+/// The result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibrated {
+    /// The settings found, with what was foretold of them and what they did.
+    pub best: Tried,
+    /// Whether they meet the target.
+    pub met: bool,
+    /// Every codebook that was tried, in order.
+    pub tried: Vec<Tried>,
+    /// How the error of the replays ranks the real PSNR, over all runs of all prompts; `None` with too few.
+    pub rank_correlation: Option<f64>,
+    /// How real distances over several steps fell short of the recorded ones in sum.
+    pub bend: Bend,
+}
+
+/// Finds a codebook for `target`. `presets`: the present settings to begin with, the first is what the result has to beat.
+///
+/// # Errors
+/// The target cannot be reached at all, or a run failed.
+pub fn calibrate(
+    tapes: &[Tape],
+    flops: FlopCount,
+    presets: &[AdaCacheConfig],
+    target: Target,
+    effort: Effort,
+    bench: &mut dyn Bench,
+) -> Result<Calibrated, CalibrateError> {
+    let search = Search { tapes, flops, bend: Bend::default() };
+    let mut drive = Drive { search, target, bench, tried: vec![] };
+    let least = drive.search.least_compute(&presets[0]);
+    let mut compute = drive.first_compute(&presets[0], least)?;
+
+    // The present preset: what has to be beaten, and what teaches how replays and real runs differ.
+    drive.try_at(&presets[0], 0, compute)?;
+    if let Target::Psnr(_) = target {
+        for _ in 0..2 {
+            if drive.is_near(&drive.tried[drive.tried.len() - 1]) {
+                break;
+            }
+            compute = drive.next_compute(&presets[0], 0, least);
+            drive.try_at(&presets[0], 0, compute)?;
+        }
+        compute = drive.next_compute(&presets[0], 0, least);
+    }
+
+    let mut found: Vec<Candidate> = vec![];
+    for preset in presets {
+        for start in drive.search.starts(preset) {
+            let candidate = drive.search.descend(&start, compute);
+            found.extend(candidate.filter(|c| !found.iter().any(|known| known.config == c.config)));
+        }
+    }
+    found.sort_by(|a, b| a.at_compute.total_cmp(&b.at_compute));
+    for (shape, candidate) in (1..).zip(found.iter().take(effort.verify)) {
+        if drive.tried.len() < effort.rounds {
+            drive.try_at(&candidate.config, shape, compute)?;
+        }
+    }
+
+    let real_compute = match target {
+        Target::SpeedUp(speed_up) => 1.0 / speed_up,
+        Target::Psnr(_) => compute,
+    };
+    let winner = drive.best_at(real_compute).clone();
+    while drive.tried.len() < effort.rounds && !drive.tried.iter().any(|t| t.shape == winner.shape && drive.is_near(t))
+    {
+        let next = drive.next_compute(&winner.config, winner.shape, least);
+        let before = drive.tried.len();
+        drive.try_at(&winner.config, winner.shape, next)?;
+        // Between two scales that replay alike there is nothing more to find.
+        let (earlier, last) = drive.tried.split_at(before);
+        if earlier.iter().any(|t| t.config == last[0].config) {
+            break;
+        }
+    }
+    Ok(drive.finish(real_compute))
+}
+
+struct Drive<'a> {
+    search: Search<'a>,
+    target: Target,
+    bench: &'a mut dyn Bench,
+    tried: Vec<Tried>,
+}
+
+impl Drive<'_> {
+    /// The compute to begin with.
+    fn first_compute(&self, preset: &AdaCacheConfig, least: f64) -> Result<f64, CalibrateError> {
+        let steps = self.search.tapes[0].steps();
+        self.target.check(steps)?;
+        match self.target {
+            Target::SpeedUp(speed_up) if 1.0 / speed_up < least => Err(too_fast(speed_up, steps, 1.0 / least)),
+            Target::SpeedUp(speed_up) => Ok(1.0 / speed_up),
+            Target::Psnr(_) => Ok(self.search.estimate(preset).compute.clamp(least * 1.05, 0.95)),
+        }
+    }
+
+    /// Real runs of `shape`, scaled to the replayed compute `compute` as well as it goes.
+    fn try_at(&mut self, shape: &AdaCacheConfig, number: usize, compute: f64) -> Result<(), CalibrateError> {
+        let (config, estimate) = match self.search.at(shape, compute) {
+            Some(candidate) => (candidate.config, candidate.estimate),
+            // A codebook without a rate for this compute: it is tried as it is.
+            None => (shape.clone(), self.search.estimate(shape)),
+        };
+        let psnr = (!self.tried.is_empty()).then(|| self.proxy().psnr(estimate.ln_error).min(MOST_PSNR));
+        let predicted = Outcome { compute: estimate.compute, psnr };
+        let runs = self.bench.run(&config)?;
+        let achieved = mean_outcome(&runs, self.search.flops);
+        let tried = Tried { config, shape: number, predicted, achieved, runs };
+        self.bench.tried(&tried);
+        self.tried.push(tried);
+        self.search.bend = self.bend();
+        Ok(())
+    }
+
+    /// What all real runs so far say of changes over several steps.
+    fn bend(&self) -> Bend {
+        let rows = self.tried.iter().flat_map(|tried| {
+            let runs = self.search.tapes.iter().zip(&tried.runs);
+            runs.flat_map(|(tape, run)| tape.follow(&tried.config, &run.decisions))
+        });
+        Bend::fit(rows)
+    }
+
+    /// (ln error, PSNR) of the real runs of each prompt.
+    fn points(&self) -> Vec<Vec<(f64, f64)>> {
+        let of = |(i, tape): (usize, &Tape)| {
+            let runs = self.tried.iter().map(|tried| &tried.runs[i]);
+            runs.map(|run| (proxy::ln_error(tape.error(&run.computed)), run.bounded_psnr())).collect()
+        };
+        self.search.tapes.iter().enumerate().map(of).collect()
+    }
+
+    fn proxy(&self) -> Proxy {
+        Proxy::fit(&self.points())
+    }
+
+    /// dB a neper of compute, foretold for `shape` around `compute`.
+    fn slope(&self, shape: &AdaCacheConfig, compute: f64) -> f64 {
+        const STEP: f64 = 1.1;
+        let error = |compute: f64| self.search.at(shape, compute).map(|candidate| candidate.at_compute);
+        let slope = match (error(compute / STEP), error((compute * STEP).min(1.0))) {
+            (Some(less), Some(more)) => self.proxy().slope * (less - more) / (2.0 * STEP.ln()),
+            _ => 0.0,
+        };
+        // Where the replays say nothing: twice the compute, half the error.
+        if slope > 0.0 { slope } else { self.proxy().slope }
+    }
+
+    /// What is aimed at, rising with compute; and whether `tried` is near enough.
+    fn value(&self, tried: &Tried) -> f64 {
+        match self.target {
+            Target::SpeedUp(_) => tried.achieved.compute.ln(),
+            Target::Psnr(_) => tried.psnr(),
+        }
+    }
+
+    fn goal(&self) -> f64 {
+        match self.target {
+            Target::SpeedUp(speed_up) => -speed_up.ln(),
+            Target::Psnr(psnr) => psnr + NEAR_PSNR / 2.0,
+        }
+    }
+
+    fn is_near(&self, tried: &Tried) -> bool {
+        self.is_within(tried, NEAR)
+    }
+
+    fn is_within(&self, tried: &Tried, tolerance: f64) -> bool {
+        match self.target {
+            Target::SpeedUp(speed_up) => (tried.achieved.speed_up() / speed_up - 1.0).abs() <= tolerance,
+            Target::Psnr(psnr) => (psnr..=psnr + NEAR_PSNR).contains(&tried.psnr()),
+        }
+    }
+
+    /// The replayed compute to try `shape` at next.
+    fn next_compute(&self, shape: &AdaCacheConfig, number: usize, least: f64) -> f64 {
+        let of_shape = self.tried.iter().filter(|tried| tried.shape == number);
+        let known: Vec<(f64, f64)> =
+            of_shape.map(|t| (self.search.estimate(&t.config).compute.ln(), self.value(t))).collect();
+        let slope = match self.target {
+            Target::SpeedUp(_) => 1.0,
+            Target::Psnr(_) => self.slope(shape, known.last().map_or(0.5, |(x, _)| x.exp())),
+        };
+        next(&known, self.goal(), slope).exp().clamp(least, 1.0)
+    }
+
+    /// PSNR of `tried`, carried over to another compute.
+    fn psnr_at(&self, tried: &Tried, compute: f64) -> f64 {
+        let moved = (compute / tried.achieved.compute).ln();
+        let slope =
+            if moved == 0.0 { 0.0 } else { self.slope(&tried.config, self.search.estimate(&tried.config).compute) };
+        tried.psnr() + slope * moved
+    }
+
+    fn best_at(&self, compute: f64) -> &Tried {
+        let by = |a: &&Tried, b: &&Tried| self.psnr_at(a, compute).total_cmp(&self.psnr_at(b, compute));
+        self.tried.iter().max_by(by).expect("the present preset was tried")
+    }
+
+    fn finish(self, compute: f64) -> Calibrated {
+        let best = match self.target {
+            // Of those as near as can be the best; else the nearest.
+            Target::SpeedUp(_) => {
+                let within = |tolerance| {
+                    let near: Vec<&Tried> = self.tried.iter().filter(|t| self.is_within(t, tolerance)).collect();
+                    near.into_iter().max_by(|a, b| self.psnr_at(a, compute).total_cmp(&self.psnr_at(b, compute)))
+                };
+                let far = |t: &&Tried| (t.achieved.compute / compute).ln().abs();
+                let nearest = || self.tried.iter().min_by(|a, b| far(a).total_cmp(&far(b)));
+                within(NEAR).or_else(|| within(TOLERANCE)).or_else(nearest)
+            }
+            // The least compute of those good enough; else the best.
+            Target::Psnr(psnr) => {
+                let enough = self.tried.iter().filter(|t| t.psnr() >= psnr);
+                let least = enough.min_by(|a, b| a.achieved.compute.total_cmp(&b.achieved.compute));
+                least.or_else(|| self.tried.iter().max_by(|a, b| a.psnr().total_cmp(&b.psnr())))
+            }
+        };
+        let best = best.expect("the present preset was tried").clone();
+        let met = match self.target {
+            Target::SpeedUp(_) => self.is_within(&best, TOLERANCE),
+            Target::Psnr(psnr) => best.psnr() >= psnr,
+        };
+        let (errors, psnrs): (Vec<f64>, Vec<f64>) = self.points().into_iter().flatten().map(|(e, p)| (-e, p)).unzip();
+        let rank_correlation = proxy::rank_correlation(&errors, &psnrs);
+        Calibrated { best, met, rank_correlation, bend: self.search.bend, tried: self.tried }
+    }
+}
+
+/// Where to look next for the x at which a rising function comes to `goal`, where some of its points are known: between the nearest around it, or
+/// beyond the nearest by `slope`.
+fn next(known: &[(f64, f64)], goal: f64, slope: f64) -> f64 {
+    let below = known.iter().filter(|(_, y)| *y < goal).max_by(|a, b| a.0.total_cmp(&b.0));
+    let above = known.iter().filter(|(_, y)| *y >= goal).min_by(|a, b| a.0.total_cmp(&b.0));
+    match (below, above) {
+        (Some(a), Some(b)) if a.0 < b.0 => {
+            let part = (goal - a.1) / (b.1 - a.1);
+            a.0 + part.clamp(0.1, 0.9) * (b.0 - a.0)
+        }
+        _ => {
+            let (x, y) = known.last().copied().unwrap_or((0.0, goal));
+            x + ((goal - y) / slope).clamp(-MOST_MOVE, MOST_MOVE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{config, flops, tapes};
+    use super::*;
+
+    /// Runs that bend more than a replay without bend tells, with a quality that falls with the error, by another amount for each prompt.
+    struct Fake {
+        tapes: Vec<Tape>,
+        rounds: usize,
+    }
+
+    impl Bench for Fake {
+        fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError> {
+            self.rounds += 1;
+            let run = |(i, tape): (usize, &Tape)| {
+                let played = tape.play(config, Bend(0.4));
+                let psnr = 10.0 + (i % 5) as f64 - 7.0 * played.error.ln();
+                Run { computed: played.computed, decisions: played.decisions, psnr }
+            };
+            Ok(self.tapes.iter().enumerate().map(run).collect())
+        }
+    }
+
+    const EFFORT: Effort = Effort { verify: 2, rounds: 8 };
+
+    fn presets() -> Vec<AdaCacheConfig> {
+        vec![
+            config(&[(0.045, 6), (0.06, 5), (0.08, 4), (0.11, 3), (0.15, 2), (1.0, 1)]),
+            config(&[(0.05, 3), (0.09, 2), (1.0, 1)]),
+        ]
+    }
+
+    fn calibrated(target: Target) -> Result<Calibrated, CalibrateError> {
+        let tapes = tapes(10, 24);
+        let mut bench = Fake { tapes: tapes.clone(), rounds: 0 };
+        let found = calibrate(&tapes, flops(24), &presets(), target, EFFORT, &mut bench)?;
+        assert_eq!(bench.rounds, found.tried.len());
+        assert!(bench.rounds <= EFFORT.rounds);
+        Ok(found)
+    }
+
+    #[test]
+    fn a_speed_up_is_hit_and_the_preset_beaten() {
+        for speed_up in [1.6, 2.5] {
+            let found = calibrated(Target::SpeedUp(speed_up)).unwrap();
+            assert!(found.met && (found.best.achieved.speed_up() / speed_up - 1.0).abs() <= TOLERANCE, "{found:?}");
+            assert!((found.bend.0 - 0.4).abs() < 1e-6, "{:?}", found.bend);
+            let preset = &found.tried[0];
+            assert!(found.best.psnr() > preset.psnr() + 0.1, "{} {}", found.best.psnr(), preset.psnr());
+            assert!(found.rank_correlation.unwrap() > 0.8);
+            // Once the bend is known, a replay tells what the runs will do.
+            assert!((found.best.predicted.compute / found.best.achieved.compute - 1.0).abs() < 0.02);
+            assert!((found.best.predicted.psnr.unwrap() - found.best.psnr()).abs() < 1.0);
+        }
+    }
+
+    #[test]
+    fn a_quality_is_kept_with_little_compute() {
+        let found = calibrated(Target::Psnr(32.0)).unwrap();
+        assert!(found.met && (32.0..32.6).contains(&found.best.psnr()), "{:?}", found.best.achieved);
+        let better = calibrated(Target::Psnr(40.0)).unwrap();
+        assert!(better.met && better.best.achieved.compute > found.best.achieved.compute);
+    }
+
+    #[test]
+    fn targets_out_of_reach_are_refused() {
+        for (target, part) in [
+            (Target::SpeedUp(f64::NAN), "NaN"),
+            (Target::SpeedUp(1.0), "above 1"),
+            (Target::SpeedUp(f64::INFINITY), "inf"),
+            (Target::SpeedUp(7.0), "cannot be reached in 24 steps"),
+            // Reused steps cost something: 24/4 is not quite reached.
+            (Target::SpeedUp(6.0), "5.7"),
+            (Target::Psnr(f64::NAN), "NaN"),
+            (Target::Psnr(-3.0), "-3"),
+            (Target::Psnr(200.0), "200"),
+        ] {
+            let message = calibrated(target).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(Target::SpeedUp(1.1).check(4).unwrap_err().to_string().contains("nothing to reuse"));
+    }
+
+    #[test]
+    fn where_to_look_next() {
+        // Nothing known: at the beginning. One point: by the slope, but not too far.
+        assert_eq!(next(&[], 1.0, 2.0), 0.0);
+        assert_eq!(next(&[(-1.0, 20.0)], 21.0, 4.0), -0.75);
+        assert_eq!(next(&[(-1.0, 20.0)], 90.0, 4.0), -1.0 + MOST_MOVE);
+        // Between two points: by the line through them, not at its very ends.
+        assert_eq!(next(&[(-1.0, 20.0), (-0.5, 30.0), (0.0, 35.0)], 25.0, 4.0), -0.75);
+        assert_eq!(next(&[(-1.0, 20.0), (0.0, 30.0)], 20.1, 4.0), -0.9);
+    }
+
+    #[test]
+    fn equal_videos_do_not_make_a_mean_infinite() {
+        let run = |psnr| Run { computed: vec![1, 2, 4], decisions: vec![], psnr };
+        let flops = FlopCount { computed_step: 10, reused_step: 2, total: 0, all_computed: 40 };
+        let outcome = mean_outcome(&[run(f64::INFINITY), run(20.0)], flops);
+        assert_eq!(outcome, Outcome { compute: 0.8, psnr: Some((MOST_PSNR + 20.0) / 2.0) });
+    }
+}

@@ -1,0 +1,177 @@
+//! Real runs, kept in a folder: what is there already is not made again.
+//!
+//! Each prompt has a folder named by it and by a hash of all that its video depends on: `trace.jsonl`, `frames/`, `flops.json` of the run with every
+//! step computed, and `<hash of the settings>.json` for each codebook it was made with. A file is there whole or not at all, `flops.json` is written last.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use super::CalibrateError;
+use super::drive::{Bench, Run, Tried};
+use crate::cache::trace::Trace;
+use crate::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Decision, Policy};
+use crate::pipeline::{FlopCount, Frames, Media, Output, Pipeline, PipelineError, Request, write_file};
+use crate::quality;
+use crate::sampler::StepEvent;
+
+/// Hexadecimal digits of the hashes in names.
+const DIGITS: usize = 12;
+
+/// A prompt with every step computed.
+struct Original {
+    request: Request,
+    folder: PathBuf,
+    frames: Frames,
+}
+
+/// Prompts and the folder of their runs.
+pub struct Studio<'a> {
+    pipeline: &'a Pipeline,
+    originals: Vec<Original>,
+    watch: &'a mut dyn Watch,
+}
+
+/// Hears of progress.
+pub trait Watch {
+    /// Another video of `what` is finished, or was there already.
+    fn finished(&mut self, what: &str, done: usize, all: usize);
+    /// A codebook was tried with all prompts.
+    fn tried(&mut self, tried: &Tried);
+    /// Whether the user wants to stop.
+    fn stop(&mut self) -> bool;
+}
+
+/// A run as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    computed: Vec<usize>,
+    decisions: Vec<Decision>,
+    /// dB; none where the videos are equal.
+    psnr: Option<f64>,
+}
+
+/// What `text` hashes to, short.
+pub fn hash(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    let mut hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.truncate(DIGITS);
+    hex
+}
+
+impl<'a> Studio<'a> {
+    /// Makes every one of `requests` with every step computed, measuring what `recorder` probes, unless it is in `folder` already; gives the studio, the
+    /// traces and the work of a run. `facts`: what the videos depend on beside the requests, as the model's name.
+    ///
+    /// # Errors
+    /// A run failed or was stopped; a file cannot be written or read.
+    pub fn open(
+        pipeline: &'a Pipeline,
+        requests: Vec<Request>,
+        recorder: &ComputeAll,
+        folder: &Path,
+        facts: &str,
+        watch: &'a mut dyn Watch,
+    ) -> Result<(Studio<'a>, Vec<Trace>, FlopCount), CalibrateError> {
+        let all = requests.len();
+        let mut studio = Studio { pipeline, originals: vec![], watch };
+        let (mut traces, mut flops) = (vec![], None);
+        for request in requests {
+            let Request { prompt, steps, cfg_scale, seed, .. } = &request;
+            let depends = format!("{facts}\n{prompt}\n{steps}\n{cfg_scale}\n{seed}\n{:?}", recorder.probes());
+            let folder = folder.join(format!("{}-{}", prompt.slug(), hash(&depends)));
+            let (trace, frames, count) = studio.original(&request, recorder, &folder)?;
+            traces.push(trace);
+            flops = Some(count);
+            studio.originals.push(Original { request, folder, frames });
+            studio.watch.finished("every step computed", traces.len(), all);
+        }
+        let flops = flops.ok_or_else(|| CalibrateError::Target("there are no prompts".into()))?;
+        Ok((studio, traces, flops))
+    }
+
+    fn original(
+        &mut self,
+        request: &Request,
+        recorder: &ComputeAll,
+        folder: &Path,
+    ) -> Result<(Trace, Frames, FlopCount), CalibrateError> {
+        let (trace, frames, flops) = (folder.join("trace.jsonl"), folder.join("frames"), folder.join("flops.json"));
+        if !flops.is_file() {
+            fs::create_dir_all(folder).map_err(|source| CalibrateError::io(folder, source))?;
+            let watch = &mut *self.watch;
+            let generation = self.pipeline.record(request, recorder, &mut stopping(watch))?;
+            let mut text = vec![];
+            generation.trace.write(&mut text)?;
+            generation.write(&Output::new(format!("{}/", frames.display())).map_err(PipelineError::from)?)?;
+            write(&trace, &text)?;
+            write(&flops, &json(&generation.report.flops))?;
+        }
+        let file = File::open(&trace).map_err(|source| CalibrateError::io(&trace, source))?;
+        let read = Trace::read(BufReader::new(file))?;
+        let Media::Frames(frames) = Media::read(&frames)? else {
+            return Err(CalibrateError::Target(format!("{} holds no frames: remove its folder", frames.display())));
+        };
+        Ok((read, frames, read_json(&flops)?))
+    }
+
+    /// Makes the prompt `i` with `config`, or reads what it did.
+    fn one(&mut self, i: usize, config: &AdaCacheConfig) -> Result<Run, CalibrateError> {
+        let Original { request, folder, frames } = &self.originals[i];
+        let cache = CacheConfig::AdaCache(config.clone());
+        let path = folder.join(format!("{}.json", hash(&String::from_utf8_lossy(&json(&cache)))));
+        if !path.is_file() {
+            let request = Request { cache, ..request.clone() };
+            let watch = &mut *self.watch;
+            let generation = self.pipeline.generate(&request, &mut stopping(watch))?;
+            let made = generation.frames.as_ref().unwrap_or(frames);
+            let psnr = quality::compare(frames, made)?.psnr;
+            let kept = Kept {
+                computed: generation.report.computed_steps,
+                decisions: generation.report.decisions,
+                psnr: psnr.is_finite().then_some(psnr),
+            };
+            write(&path, &json(&kept))?;
+        }
+        let Kept { computed, decisions, psnr } = read_json(&path)?;
+        Ok(Run { computed, decisions, psnr: psnr.unwrap_or(f64::INFINITY) })
+    }
+}
+
+impl Bench for Studio<'_> {
+    fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError> {
+        let all = self.originals.len();
+        let one = |i| -> Result<Run, CalibrateError> {
+            let run = self.one(i, config)?;
+            self.watch.finished("a codebook", i + 1, all);
+            Ok(run)
+        };
+        (0..all).map(one).collect()
+    }
+
+    fn tried(&mut self, tried: &Tried) {
+        self.watch.tried(tried);
+    }
+}
+
+fn stopping(watch: &mut dyn Watch) -> impl FnMut(&StepEvent) -> ControlFlow<()> {
+    move |_| if watch.stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Of types that always have a JSON form.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CalibrateError> {
+    Ok(write_file(path, bytes).map_err(PipelineError::from)?)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CalibrateError> {
+    let bytes = fs::read(path).map_err(|source| CalibrateError::io(path, source))?;
+    serde_json::from_slice(&bytes).map_err(|source| CalibrateError::io(path, source.into()))
+}

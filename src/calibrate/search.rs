@@ -1,0 +1,320 @@
+//! The search for a codebook over recorded runs: no model, no randomness.
+
+use super::proxy;
+use super::tape::{Bend, Tape};
+use crate::cache::{AdaCacheConfig, Codebook, MotionRegularization};
+use crate::pipeline::FlopCount;
+
+/// Errors below this are as good as none: ln needs something above 0.
+pub(super) const LEAST_ERROR: f64 = 1e-9;
+/// What has to be gained for a step of the descent, in nepers of error at equal compute.
+const LEAST_GAIN: f64 = 1e-4;
+/// Walks over all neighbours of a codebook.
+const MOST_SWEEPS: usize = 12;
+/// Entries of a codebook: as many as the published ones have.
+const MOST_ENTRIES: usize = 6;
+/// Factors on one threshold.
+const NUDGES: [f64; 6] = [0.7, 0.87, 0.95, 1.05, 1.15, 1.4];
+/// Steps of ln scale beyond which no scale is looked for.
+const MOST_REACH: f64 = 8.0;
+/// Halvings of an interval of scales: to 1/1000 of it.
+const HALVINGS: usize = 10;
+
+/// The replays of many prompts, and what their steps cost.
+#[derive(Clone, Debug)]
+pub struct Search<'a> {
+    /// One a prompt, of the same number of steps; at least one.
+    pub tapes: &'a [Tape],
+    /// What steps cost.
+    pub flops: FlopCount,
+    /// How far changes over several steps fall short of the sum of the changes between.
+    pub bend: Bend,
+}
+
+/// Means over the prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Operations over those of the runs that compute every step.
+    pub compute: f64,
+    /// Mean of ln error ([`Tape::error`]).
+    pub ln_error: f64,
+}
+
+/// A codebook scaled to a compute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The settings, with thresholds of four digits.
+    pub config: AdaCacheConfig,
+    /// What they are estimated to do.
+    pub estimate: Estimate,
+    /// ln error at exactly the compute asked for, between the two scales that lie around it.
+    pub at_compute: f64,
+}
+
+impl Search<'_> {
+    /// Operations of `computed` computed steps over those of computing every step.
+    pub fn compute(&self, computed: f64) -> f64 {
+        let steps = self.tapes[0].steps() as f64;
+        let (c, r) = (self.flops.computed_step as f64, self.flops.reused_step as f64);
+        (computed * c + (steps - computed) * r) / (steps * c)
+    }
+
+    /// Replays all prompts.
+    pub fn estimate(&self, config: &AdaCacheConfig) -> Estimate {
+        let count = self.tapes.len() as f64;
+        let (mut computed, mut ln_error) = (0.0, 0.0);
+        for tape in self.tapes {
+            let played = tape.play(config, self.bend);
+            computed += played.computed.len() as f64;
+            ln_error += proxy::ln_error(played.error);
+        }
+        Estimate { compute: self.compute(computed / count), ln_error: ln_error / count }
+    }
+
+    /// The least compute AdaCache can come to: the steps that it computes whatever it measures.
+    pub fn least_compute(&self, config: &AdaCacheConfig) -> f64 {
+        let never = Codebook::new(vec![(1.0, self.tapes[0].steps().max(1))]).expect("one entry, a rate of at least 1");
+        self.estimate(&AdaCacheConfig { codebook: never, moreg: None, ..config.clone() }).compute
+    }
+
+    /// `shape` with its thresholds scaled so that the replays come to `compute`; nothing if no scale does.
+    pub fn at(&self, shape: &AdaCacheConfig, compute: f64) -> Option<Candidate> {
+        let at = |ln_scale: f64| {
+            let config = scaled(shape, ln_scale.exp());
+            let estimate = self.estimate(&config);
+            (config, estimate)
+        };
+        // Around the shape itself, then further out: a larger scale computes less.
+        let mut reach = 0.1;
+        let (mut low, mut high) = (-reach, reach);
+        let (mut slow, mut fast) = (at(low), at(high));
+        while slow.1.compute < compute && reach < MOST_REACH {
+            (high, fast) = (low, slow);
+            reach *= 2.0;
+            low -= reach;
+            slow = at(low);
+        }
+        while fast.1.compute > compute && reach < MOST_REACH {
+            (low, slow) = (high, fast);
+            reach *= 2.0;
+            high += reach;
+            fast = at(high);
+        }
+        if slow.1.compute < compute || fast.1.compute > compute {
+            return None;
+        }
+        for _ in 0..HALVINGS {
+            let middle = (low + high) / 2.0;
+            let tried = at(middle);
+            if tried.1.compute >= compute {
+                (low, slow) = (middle, tried);
+            } else {
+                (high, fast) = (middle, tried);
+            }
+        }
+        let [x0, x1] = [slow.1.compute.ln(), fast.1.compute.ln()];
+        let [y0, y1] = [slow.1.ln_error, fast.1.ln_error];
+        let part = if x0 == x1 { 0.0 } else { (x0 - compute.ln()) / (x0 - x1) };
+        let (config, estimate) = if part < 0.5 { slow } else { fast };
+        Some(Candidate { config, estimate, at_compute: y0 + part * (y1 - y0) })
+    }
+
+    /// The best codebook at `compute` that a descent from `start` finds: one threshold, rate, entry or motion setting at a time is changed,
+    /// all thresholds are scaled to the compute, and what lowers the error is kept.
+    pub fn descend(&self, start: &AdaCacheConfig, compute: f64) -> Option<Candidate> {
+        let mut best = self.at(start, compute)?;
+        for _ in 0..MOST_SWEEPS {
+            let before = best.at_compute;
+            // Every change is of the codebook that is the best so far, so the list is made anew whenever one was kept.
+            let mut next = 0;
+            while let Some(neighbour) = neighbours(&best.config, self.tapes[0].steps()).into_iter().nth(next) {
+                next += 1;
+                if let Some(found) = self.at(&neighbour, compute)
+                    && found.at_compute < best.at_compute - LEAST_GAIN
+                {
+                    best = found;
+                }
+            }
+            if before - best.at_compute < LEAST_GAIN {
+                break;
+            }
+        }
+        Some(best)
+    }
+
+    /// Codebooks to begin with, in the settings of `config`: its own, and some whose thresholds are quantiles of the changes from step to step.
+    pub fn starts(&self, config: &AdaCacheConfig) -> Vec<AdaCacheConfig> {
+        let every = AdaCacheConfig { codebook: Codebook::new(vec![(1.0, 1)]).expect("one entry"), ..config.clone() };
+        let played = self.tapes.iter().flat_map(|tape| tape.play(&every, self.bend).decisions);
+        let mut distances: Vec<f64> = played.map(|d| d.distance).filter(|d| d.is_finite() && *d > 0.0).collect();
+        distances.sort_by(f64::total_cmp);
+        let mut starts = vec![AdaCacheConfig { codebook: tidy(&config.codebook), ..config.clone() }];
+        for rates in [&[6, 5, 4, 3, 2, 1][..], &[8, 4, 2, 1], &[4, 3, 2], &[3, 1]] {
+            let quantile = |i: usize| distances.get((i + 1) * distances.len() / (rates.len() + 1)).copied();
+            let entries = rates.iter().enumerate().filter_map(|(i, rate)| Some((round(quantile(i)?), *rate)));
+            // Distances that are all alike give no codebook.
+            if let Ok(codebook) = Codebook::new(entries.collect()) {
+                starts.push(AdaCacheConfig { codebook, ..config.clone() });
+            }
+        }
+        starts
+    }
+}
+
+/// `codebook` without the entries whose rate is that of the next.
+fn tidy(codebook: &Codebook) -> Codebook {
+    let entries = codebook.entries();
+    let differs = |i: &usize| entries.get(i + 1).is_none_or(|next| next.1 != entries[*i].1);
+    let kept = (0..entries.len()).filter(differs).map(|i| entries[i]).collect();
+    Codebook::new(kept).expect("the last entry stays, and the order")
+}
+
+/// To four digits, which is what files show.
+fn round(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+/// `shape` with all thresholds times `scale`.
+pub(super) fn scaled(shape: &AdaCacheConfig, scale: f64) -> AdaCacheConfig {
+    let entries = shape.codebook.entries().iter().map(|(threshold, rate)| (round(threshold * scale), *rate)).collect();
+    // Rounding can make two thresholds equal: then the shape stays as it is.
+    let codebook = Codebook::new(entries).unwrap_or_else(|_| shape.codebook.clone());
+    AdaCacheConfig { codebook, ..shape.clone() }
+}
+
+/// The settings one change away.
+fn neighbours(config: &AdaCacheConfig, steps: usize) -> Vec<AdaCacheConfig> {
+    let entries = config.codebook.entries();
+    let mut books: Vec<Vec<(f64, usize)>> = vec![];
+    let with = |i: usize, entry: (f64, usize)| {
+        let mut book = entries.to_vec();
+        book[i] = entry;
+        book
+    };
+    for (i, &(threshold, rate)) in entries.iter().enumerate() {
+        let bounds = (i.checked_sub(1).map_or(0.0, |i| entries[i].0), entries.get(i + 1).map_or(f64::MAX, |e| e.0));
+        let nudged = NUDGES.iter().map(|nudge| round(threshold * nudge));
+        books.extend(nudged.filter(|t| bounds.0 < *t && *t < bounds.1).map(|t| with(i, (t, rate))));
+        // Rates fall strictly, so that no entry is for nothing.
+        let most = i.checked_sub(1).map_or(steps, |i| entries[i].1 - 1);
+        let least = entries.get(i + 1).map_or(1, |e| e.1 + 1);
+        let rates = [rate + 1, rate - 1].into_iter().filter(|r| (least..=most).contains(r));
+        books.extend(rates.map(|r| with(i, (threshold, r))));
+        if entries.len() > 1 {
+            let mut book = entries.to_vec();
+            book.remove(i);
+            books.push(book);
+        }
+        if entries.len() < MOST_ENTRIES {
+            let mut between = |at: usize, entry| {
+                let mut book = entries.to_vec();
+                book.insert(at, entry);
+                books.push(book);
+            };
+            match entries.get(i + 1) {
+                Some((above, slower)) if rate > slower + 1 => between(i + 1, ((threshold * above).sqrt(), rate - 1)),
+                None if rate > 1 => between(i + 1, (threshold * 1.4, rate - 1)),
+                _ => {}
+            }
+            if i == 0 {
+                between(0, (threshold * 0.7, rate + 1));
+            }
+        }
+    }
+    let codebooks = books.into_iter().filter_map(|book| Codebook::new(book).ok());
+    let mut all: Vec<AdaCacheConfig> =
+        codebooks.map(|codebook| AdaCacheConfig { codebook, ..config.clone() }).collect();
+    if let Some(moreg) = &config.moreg {
+        let [scale, exponent, divisor] = moreg.hyper;
+        let hyper = |hyper| MotionRegularization { hyper, ..moreg.clone() };
+        let (first, last) = moreg.steps;
+        let windows =
+            [(first + 1, last), (first.saturating_sub(1), last), (first, last + 1), (first, last.saturating_sub(1))];
+        let windows = windows.into_iter().filter(|(first, last)| 1 <= *first && first <= last && *last <= steps);
+        let mut changed = vec![
+            hyper([scale, (exponent - 1.0).max(0.0), divisor]),
+            hyper([scale, exponent + 1.0, divisor]),
+            hyper([scale, exponent, round(divisor / 1.5)]),
+            hyper([scale, exponent, round(divisor * 1.5)]),
+            MotionRegularization { gradient: round(moreg.gradient / 2.0), ..moreg.clone() },
+            MotionRegularization { gradient: round(moreg.gradient * 2.0), ..moreg.clone() },
+            MotionRegularization { gradient: 0.0, ..moreg.clone() },
+        ];
+        changed.extend(windows.map(|steps| MotionRegularization { steps, ..moreg.clone() }));
+        all.extend(changed.into_iter().map(|moreg| AdaCacheConfig { moreg: Some(moreg), ..config.clone() }));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{config, flops, tapes};
+    use super::*;
+
+    fn search(tapes: &[Tape]) -> Search<'_> {
+        Search { tapes, flops: flops(tapes[0].steps()), bend: Bend(0.3) }
+    }
+
+    #[test]
+    fn a_shape_is_scaled_to_the_compute_asked_for() {
+        let tapes = tapes(20, 30);
+        let search = search(&tapes);
+        let shape = config(&[(0.045, 6), (0.06, 5), (0.08, 4), (0.11, 3), (0.15, 2), (1.0, 1)]);
+        for compute in [0.3, 0.45, 0.7] {
+            let found = search.at(&shape, compute).unwrap();
+            assert!((found.estimate.compute / compute - 1.0).abs() < 0.02, "{compute}: {found:?}");
+            assert_eq!(search.estimate(&found.config), found.estimate);
+            assert!((found.at_compute - found.estimate.ln_error).abs() < 0.2, "{found:?}");
+        }
+        // Two of a hundred parts of the thresholds' range cannot compute less than the first two and the last two steps.
+        assert!((search.least_compute(&shape) - search.compute(4.0)).abs() < 1e-12);
+        assert_eq!(search.at(&shape, search.compute(3.0)), None);
+        // A codebook that knows one rate only has one compute.
+        assert_eq!(search.at(&config(&[(1.0, 2)]), 0.3), None);
+    }
+
+    /// Every codebook of three entries on a grid, at the same compute.
+    #[test]
+    fn the_descent_is_as_good_as_trying_everything() {
+        for (count, steps, compute) in [(4, 10, 0.65), (6, 14, 0.5), (5, 20, 0.4)] {
+            let tapes = tapes(count, steps);
+            let search = search(&tapes);
+            let mut least = f64::INFINITY;
+            let thresholds = [0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0];
+            for slow in 1..=2 {
+                for middle in slow + 1..=4 {
+                    for fast in middle + 1..=7 {
+                        for (i, first) in thresholds.iter().enumerate() {
+                            for second in &thresholds[i + 1..] {
+                                let shape = config(&[(0.1 * first, fast), (0.1 * second, middle), (9.0, slow)]);
+                                least = search.at(&shape, compute).map_or(least, |c| least.min(c.at_compute));
+                            }
+                        }
+                    }
+                }
+            }
+            let start = config(&[(0.1, 4), (0.2, 2), (1.0, 1)]);
+            let found = search.starts(&start).iter().filter_map(|start| search.descend(start, compute));
+            let found = found.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute)).unwrap();
+            assert!(
+                found.at_compute <= least + 0.01,
+                "{steps} steps: {} found, {least} by trying all",
+                found.at_compute
+            );
+            assert!((found.estimate.compute / compute - 1.0).abs() < 0.06, "{found:?}");
+            // Twice the same.
+            assert_eq!(search.descend(&start, compute), search.descend(&start, compute));
+        }
+    }
+
+    #[test]
+    fn neighbours_are_codebooks_that_differ() {
+        let config = config(&[(0.05, 6), (0.1, 3), (1.0, 1)]);
+        let all = neighbours(&config, 30);
+        assert!(all.len() > 20 && all.iter().all(|other| other != &config));
+        for other in &all {
+            let rates: Vec<usize> = other.codebook.entries().iter().map(|e| e.1).collect();
+            assert!(rates.windows(2).all(|pair| pair[0] > pair[1]), "{rates:?}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What a search needs of a recorded run, made ready for many replays.
+
+use std::convert::Infallible;
+
+use crate::cache::trace::{Trace, TraceError};
+use crate::cache::{
+    AdaCache, AdaCacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio, walk,
+};
+
+/// A run with every step computed: the change of each probed residual between any two steps, and the error of reusing any step at any later.
+#[derive(Clone, Debug)]
+pub struct Tape {
+    steps: usize,
+    /// By probed place, by [`pair`]: chained over the steps between.
+    changes: Vec<(ProbePoint, Vec<Measurement>)>,
+    /// By [`pair`]: see [`Tape::error`].
+    errors: Vec<f64>,
+}
+
+/// A replay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Played {
+    /// The steps it computes.
+    pub computed: Vec<usize>,
+    /// Its error: see [`Tape::error`].
+    pub error: f64,
+    /// What it decides on its way.
+    pub decisions: Vec<Decision>,
+}
+
+/// How far the change over a gap of several steps falls short of the sum of the changes between: changes do not all go one way. Over a
+/// gap of `n` steps the sum counts for `n^−bend` of itself; 0 takes the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Bend(pub f64);
+
+impl Bend {
+    fn share(self, gap: usize) -> f64 {
+        (gap as f64).powf(-self.0)
+    }
+
+    /// The bend that real runs show: least squares of ln(real distance / replayed distance) = −bend · ln gap, with the distances of `played`
+    /// made without bend at the same (gap, step). No gap above 1 gives 0.
+    pub fn fit(gaps: impl IntoIterator<Item = (usize, f64, f64)>) -> Bend {
+        let (mut above, mut below) = (0.0, 0.0);
+        for (gap, real, replayed) in gaps {
+            if gap > 1 && real > 0.0 && replayed > 0.0 {
+                let x = (gap as f64).ln();
+                above -= x * (real / replayed).ln();
+                below += x * x;
+            }
+        }
+        Bend(ratio(above, below))
+    }
+}
+
+/// Where the pair of `since` and the later `step` lies among all pairs.
+fn pair(step: usize, since: usize) -> usize {
+    (step - 1) * (step - 2) / 2 + since - 1
+}
+
+impl Tape {
+    /// Takes from `trace` what a policy with probes at `points` sees; `deltas`: how far each step moves the latents (the schedule's dt).
+    ///
+    /// # Errors
+    /// The trace lacks a measurement of a step against the step before.
+    pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
+        let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
+        let folds = pairs(trace, ProbePoint::Fold)?;
+        let errors = (2..=trace.steps).flat_map(|step| (1..step).map(move |since| (step, since)));
+        let errors = errors.map(|(step, since)| {
+            let m = &folds[pair(step, since)];
+            deltas[step - 1] * ratio(m.sq_diff, m.sq_kept).sqrt()
+        });
+        Ok(Tape { steps: trace.steps, changes, errors: errors.collect() })
+    }
+
+    /// Denoising steps.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// What AdaCache with these settings would do. Its probes are among those of the tape.
+    pub fn play(&self, config: &AdaCacheConfig, bend: Bend) -> Played {
+        let mut policy = AdaCache::new(config.clone(), self.steps);
+        let Ok::<_, Infallible>((plans, decisions)) =
+            walk(&mut policy, self.steps, |step, since, at| Ok(self.change(step, since, at, bend)));
+        let computed = computed_steps(&plans);
+        Played { error: self.error(&computed), computed, decisions }
+    }
+
+    /// Puts the decisions of a real run beside those that would have been taken on this tape at the same steps with the same rates, without bend:
+    /// (steps since the last computed one, real distance, replayed distance).
+    pub fn follow(&self, config: &AdaCacheConfig, real: &[Decision]) -> Vec<(usize, f64, f64)> {
+        let mut policy = AdaCache::new(config.clone(), self.steps);
+        let points = config.points();
+        let (mut since, mut rows) = (None, vec![]);
+        for step in 1..=self.steps {
+            if policy.plan(step) == Plan::Reuse {
+                continue;
+            }
+            let decisions = real.iter().filter(|d| d.step == step);
+            if let Some(since) = since {
+                for (probe, (&at, real)) in points.iter().zip(decisions).enumerate() {
+                    let replayed = policy.observe(step, probe, &self.change(step, since, at, Bend(0.0)));
+                    policy.adopt(probe, real);
+                    rows.extend(replayed.map(|d| (step - since, real.distance, d.distance)));
+                }
+            }
+            since = Some(step);
+        }
+        rows
+    }
+
+    /// The change at `at` between two steps; none where the tape does not know the place.
+    pub fn change(&self, step: usize, since: usize, at: ProbePoint, bend: Bend) -> Measurement {
+        let Some((_, changes)) = self.changes.iter().find(|(known, _)| *known == at) else {
+            return Measurement::default();
+        };
+        let m = &changes[pair(step, since)];
+        if step - since == 1 {
+            return m.clone();
+        }
+        let share = bend.share(step - since);
+        let sq_diff = m.sq_diff * share * share;
+        let dot = (m.sq_kept + m.sq_fresh - sq_diff) / 2.0;
+        Measurement { abs_diff: m.abs_diff * share, sq_diff, dot, ..m.clone() }
+    }
+
+    /// The error of computing only the steps `computed`: Σ dt · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where the change
+    /// of the fold is the sum of the changes from step to step since the last computed one.
+    pub fn error(&self, computed: &[usize]) -> f64 {
+        let mut since = 0;
+        let mut error = 0.0;
+        for step in 1..=self.steps {
+            if computed.contains(&step) {
+                since = step;
+            } else if since > 0 {
+                error += self.errors[pair(step, since)];
+            }
+        }
+        error
+    }
+}
+
+/// The changes at `at` between any two steps.
+fn pairs(trace: &Trace, at: ProbePoint) -> Result<Vec<Measurement>, TraceError> {
+    let neighbours: Vec<Measurement> =
+        (2..=trace.steps).map(|step| trace.between(step, step - 1, at)).collect::<Result<_, _>>()?;
+    let mut all = vec![];
+    for last in 0..neighbours.len() {
+        let mut whole = neighbours[last].clone();
+        let mut row = vec![whole.clone()];
+        for earlier in neighbours[..last].iter().rev() {
+            whole = earlier.then(&whole);
+            row.push(whole.clone());
+        }
+        all.extend(row.into_iter().rev());
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{AT, config, tapes, trace};
+    use super::*;
+    use crate::cache::MotionRegularization;
+
+    #[test]
+    fn the_error_by_hand() {
+        let changes = [0.1, 0.2, 0.3, 0.4];
+        let tape = Tape::new(&trace(&[0.5; 4], &changes), &[AT], &[1.0, 1.0, 1.0, 1.0, 2.0]).unwrap();
+        // Step 2 since 1; step 4 since 3; step 5 since 3, at twice the way.
+        assert!((tape.error(&[1, 3]) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
+        assert_eq!(tape.error(&[1, 2, 3, 4, 5]), 0.0);
+    }
+
+    #[test]
+    fn without_bend_a_tape_replays_as_its_trace_does() {
+        let changes: Vec<f64> = (2..=30).map(|s| 0.02 + 0.004 * f64::from((s - 14i32).abs())).collect();
+        let trace = trace(&changes, &changes);
+        let tape = Tape::new(&trace, &[AT], &[0.1; 30]).unwrap();
+        let plain = config(&[(0.03, 6), (0.05, 3), (1.0, 1)]);
+        let moreg = MotionRegularization { strides: vec![1], steps: (4, 26), hyper: [0.1, 2.0, 1.0], gradient: 2.0 };
+        for config in [plain.clone(), AdaCacheConfig { moreg: Some(moreg), ..plain }] {
+            let (_, decisions) = trace.replay(&mut AdaCache::new(config.clone(), 30)).unwrap();
+            let played = tape.play(&config, Bend(0.0));
+            assert_eq!(played.computed, trace.schedule(&mut AdaCache::new(config.clone(), 30)).unwrap());
+            assert_eq!(played.decisions, decisions);
+            // Beside itself nothing differs.
+            let rows = tape.follow(&config, &played.decisions);
+            assert_eq!(rows.len(), decisions.len());
+            assert!(rows.iter().all(|(_, real, replayed)| real == replayed) && rows.iter().any(|row| row.0 > 1));
+        }
+        // A bend makes distances over several steps smaller, and so the cache reuse more.
+        let config = config(&[(0.03, 6), (0.05, 3), (1.0, 1)]);
+        assert!(tape.play(&config, Bend(0.5)).computed.len() < tape.play(&config, Bend(0.0)).computed.len());
+        assert_eq!(tape.play(&config, Bend(0.5)).decisions[0], tape.play(&config, Bend(0.0)).decisions[0]);
+    }
+
+    #[test]
+    fn the_bend_of_real_runs_is_found() {
+        let rows = [1, 2, 3, 4, 6].map(|gap| (gap, 0.3 * (gap as f64).powf(-0.37), 0.3));
+        assert!((Bend::fit(rows).0 - 0.37).abs() < 1e-12);
+        // A real run made on the tape itself with a bend shows that bend.
+        let tape = &tapes(1, 30)[0];
+        let config = config(&[(0.08, 5), (0.2, 3), (0.3, 2)]);
+        let real = tape.play(&config, Bend(0.25)).decisions;
+        assert!((Bend::fit(tape.follow(&config, &real)).0 - 0.25).abs() < 1e-9);
+        assert_eq!(Bend::fit([]), Bend(0.0));
+        assert_eq!(Bend::fit([(1, 0.2, 0.1), (2, 0.0, 0.1)]), Bend(0.0));
+    }
+
+    #[test]
+    fn a_trace_without_the_fold_is_refused() {
+        let mut trace = trace(&[0.1, 0.1], &[0.1, 0.1]);
+        trace.records.retain(|record| record.at == AT || record.step == 2);
+        let message = Tape::new(&trace, &[AT], &[0.1; 3]).unwrap_err().to_string();
+        assert!(message.contains("`fold`") && message.contains("3"), "{message}");
+    }
+}
