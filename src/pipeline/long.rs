@@ -2,13 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use super::opensora::{Given, MaskStrategy, fitted};
+use super::opensora::{CHUNK, Given, MaskStrategy, fitted};
 use super::{Deciding, Decoder, Frames, Generation, Latents, Pipeline, PipelineConfig, PipelineError, Request};
 use crate::model::vae::Progress;
 use crate::sampler::StepEvent;
-
-/// Frames of a chunk of the video autoencoder, and the latent frames they become: chunks know nothing of each other.
-const CHUNK: (usize, usize) = (17, 5);
 
 /// How a long video is made of parts.
 #[derive(Clone, Copy, Debug, PartialEq)]

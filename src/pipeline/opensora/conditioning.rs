@@ -2,10 +2,11 @@
 
 use std::str::FromStr;
 
+use super::size::CHUNK;
 use crate::pipeline::{Latents, PipelineError};
 
-/// Latent frames of a chunk of the video autoencoder: given frames begin at a multiple.
-const ALIGNMENT: usize = 5;
+/// Given frames begin at a multiple of the latent frames of a chunk.
+const ALIGNMENT: usize = CHUNK.1;
 
 /// `part,reference,reference start,target start,length,edit`: which latent frames of which reference stand where.
 #[derive(Clone, Copy, Debug, PartialEq)]

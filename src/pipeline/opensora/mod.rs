@@ -14,5 +14,6 @@ pub use conditioning::{Given, MaskStrategy};
 pub(super) use embed::{default_size, embed, pipeline_config};
 pub(super) use fit::fitted;
 pub use prompt::{Scores, prepare_prompt};
+pub(super) use size::CHUNK;
 pub use size::VideoSize;
 pub use t5::{Embedding, EncoderError, T5};

@@ -36,8 +36,8 @@ const PIXELS: [(&str, [(usize, usize); 15]); 4] = [
 
 /// Pixels on the side of the square that becomes one latent position.
 const SPATIAL_FACTOR: usize = 8;
-/// Frames that the video autoencoder takes at a time, and the latent frames they become.
-const CHUNK: (usize, usize) = (17, 5);
+/// Frames that the video autoencoder takes at a time, and the latent frames they become: such chunks know nothing of each other.
+pub(in crate::pipeline) const CHUNK: (usize, usize) = (17, 5);
 /// Frames in one latent frame of a chunk.
 const TEMPORAL_FACTOR: usize = 4;
 /// Frames of the longest published video.
