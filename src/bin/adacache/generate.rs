@@ -108,7 +108,9 @@ pub(crate) struct Args {
     /// Camera motion that is appended to the prompt, as `pan left` (Open-Sora)
     #[arg(long, value_name = "WORDS")]
     camera: Option<String>,
-    /// A picture (.png, .jpg, .webp) that the video begins with; given twice, one it ends with; more are spread between (Open-Sora)
+    /// A picture (.png, .jpg, .webp) that the video begins with (Open-Sora)
+    ///
+    /// With a second --image the last 17 frames begin with that; more are spread between them.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "mask_strategy"])]
     image: Vec<PathBuf>,
     /// A video (.mp4, .gif, a folder of pictures), picture or latents (.safetensors) to take frames from; may be given more than once
