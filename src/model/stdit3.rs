@@ -1046,7 +1046,8 @@ mod tests {
             },
         ];
         let last = 6;
-        for (packed, bound) in [(false, 1e-6), (true, 2e-2)] {
+        // In 8 bits a kept tensor is off by some 2 %.
+        for (packed, bound) in [(false, 1e-6), (true, 4e-2)] {
             let room = ResidualRoom { packed, groups: groups.to_vec(), ..ResidualRoom::default() };
             let ws = model.workspace(geometry, &room).unwrap();
             // What each module adds in the first state.
