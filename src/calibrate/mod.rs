@@ -118,6 +118,7 @@ mod synthetic {
             computed: (1..=steps).collect(),
             strides: vec![1],
             records: records.collect(),
+            ..Trace::default()
         }
     }
 

@@ -294,7 +294,8 @@ mod tests {
                 }
             }
             let start = config(&[(0.1, 4), (0.2, 2), (1.0, 1)]);
-            let found = search.starts(&start).iter().filter_map(|start| search.descend(start, compute));
+            let starts = search.starts(&start);
+            let found = starts.iter().filter_map(|start| search.descend(start, compute));
             let found = found.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute)).unwrap();
             assert!(
                 found.at_compute <= least + 0.01,
