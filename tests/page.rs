@@ -102,7 +102,10 @@ fn the_page_fills_itself() {
     assert_eq!(body.matches("<tr data-key=").count(), 6);
     assert_eq!(body.matches("class=\"chosen\"").count(), 3);
     assert!(body.contains("computed steps: 1 2 4") && body.contains("20.50 dB, SSIM 0.9000"));
-    assert!(body.contains("step 2: computed in part, 25 % of the work") && body.contains("2 of 4 computed, 1 in part, 50.0 % work"));
+    assert!(
+        body.contains("step 2: computed in part, 25 % of the work")
+            && body.contains("2 of 4 computed, 1 in part, 50.0 % work")
+    );
     assert!(body.contains("21.00 ± 0.50") && body.contains("0 of 2") && body.contains("2 of 2"));
     // Two points; interval-2 beats the other, so it alone is worth having.
     let plot = body.split("id=\"plot\"").nth(1).unwrap().split("<h2").next().unwrap();

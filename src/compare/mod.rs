@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cache::Decision;
 use crate::pipeline::{FlopCount, Latents, Report};
-use crate::quality::{self, Calm, Compared, LatentsCompared, QualityError};
+use crate::quality::{self, Calm, Compared, LatentsCompared, Networks, QualityError};
 
 /// One run, measured against the run of the same prompt and seed that computed every step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,6 +44,12 @@ pub struct Row {
     pub motion_smoothness_pixels: f64,
     /// ‖z − z_original‖₂ / ‖z_original‖₂ of the final latents.
     pub latents_relative_l2: f64,
+    /// LPIPS, mean of the frames; only where its weights are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<f64>,
+    /// ST-LPIPS, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stlpips: Option<f64>,
 }
 
 /// A finished run: what it did, its video and its latents.
@@ -58,14 +64,15 @@ pub struct Finished {
 }
 
 impl Row {
-    /// Measures `run` under the name `cache` against `original`.
+    /// Measures `run` under the name `cache` against `original`, with the perceptual `networks` that there are.
     ///
     /// # Errors
-    /// They are not of one size.
-    pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
+    /// They are not of one size, or too small for a network.
+    pub fn new(cache: &str, run: &Finished, original: &Finished, networks: &Networks) -> Result<Row, QualityError> {
         let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
         let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
         let LatentsCompared { relative_l2, .. } = quality::compare_latents(&original.latents, &run.latents)?;
+        let perceived = networks.perceive(&original.frames, &run.frames)?;
         let total = |flops: FlopCount| flops.total as f64;
         let r = &run.report;
         Ok(Row {
@@ -86,6 +93,8 @@ impl Row {
             temporal_flickering,
             motion_smoothness_pixels,
             latents_relative_l2: relative_l2,
+            lpips: perceived.lpips.map(|distance| distance.mean),
+            stlpips: perceived.stlpips.map(|distance| distance.mean),
         })
     }
 }
@@ -135,6 +144,12 @@ pub struct Summary {
     pub motion_smoothness_pixels: Mean,
     /// Relative distance of the latents.
     pub latents_relative_l2: Mean,
+    /// LPIPS; only where every run has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<Mean>,
+    /// ST-LPIPS, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stlpips: Option<Mean>,
 }
 
 /// The policies' means, in the order in which the rows name them first.
@@ -148,6 +163,9 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
     let summary = |name: &str| {
         let of: Vec<&Row> = rows.iter().filter(|row| row.cache == name).collect();
         let mean = |value: &dyn Fn(&Row) -> f64| Mean::of(&of.iter().map(|row| value(row)).collect::<Vec<_>>());
+        let mean_if_all = |value: &dyn Fn(&Row) -> Option<f64>| {
+            of.iter().map(|row| value(row)).collect::<Option<Vec<f64>>>().map(|values| Mean::of(&values))
+        };
         Summary {
             cache: name.to_owned(),
             runs: of.len(),
@@ -163,6 +181,8 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
             temporal_flickering: mean(&|r| r.temporal_flickering),
             motion_smoothness_pixels: mean(&|r| r.motion_smoothness_pixels),
             latents_relative_l2: mean(&|r| r.latents_relative_l2),
+            lpips: mean_if_all(&|r| r.lpips),
+            stlpips: mean_if_all(&|r| r.stlpips),
         }
     };
     names.into_iter().map(summary).collect()
@@ -172,9 +192,10 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
 pub fn csv(rows: &[Row]) -> String {
     let mut text =
         "prompt,seed,cache,steps,computed,schedule,compute,seconds,device,cache_bytes,psnr,ssim,temporal_flickering,\
-                    motion_smoothness_pixels,latents_relative_l2\n"
+                    motion_smoothness_pixels,latents_relative_l2,lpips,stlpips\n"
             .to_owned();
     let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
+    let if_any = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     for r in rows {
         let letter = |step| match step {
             step if r.computed_steps.contains(&step) => 'C',
@@ -198,6 +219,8 @@ pub fn csv(rows: &[Row]) -> String {
             r.temporal_flickering.to_string(),
             r.motion_smoothness_pixels.to_string(),
             r.latents_relative_l2.to_string(),
+            if_any(r.lpips),
+            if_any(r.stlpips),
         ];
         text += &fields.join(",");
         text.push('\n');
@@ -235,6 +258,8 @@ mod tests {
             temporal_flickering: 0.8,
             motion_smoothness_pixels: 0.7,
             latents_relative_l2: 0.1,
+            lpips: None,
+            stlpips: Some(0.25),
         }
     }
 
@@ -251,6 +276,10 @@ mod tests {
         // One equal run among others does not make their mean infinite.
         let some = summarize(&[row("x", f64::INFINITY), row("x", 20.0), row("x", 22.0)]);
         assert_eq!((some[0].psnr.mean, some[0].equal, some[0].runs), (21.0, 1, 3));
+        // A network that measured some of the runs alone has no mean, and no field of its own.
+        let mixed = summarize(&[row("x", 20.0), Row { stlpips: None, lpips: Some(0.5), ..row("x", 22.0) }]);
+        assert_eq!((mixed[0].lpips, mixed[0].stlpips, some[0].stlpips.unwrap().mean), (None, None, 0.25));
+        assert!(serde_json::to_value(&mixed[0]).unwrap().get("lpips").is_none());
     }
 
     #[test]
@@ -265,7 +294,7 @@ mod tests {
     fn csv_quotes_what_people_write() {
         let text = csv(&[row("x", 20.5)]);
         let [header, line] = text.lines().collect::<Vec<_>>()[..] else { panic!() };
-        assert_eq!(header.split(',').count(), 15);
-        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,Cp.C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1");
+        assert_eq!(header.split(',').count(), 17);
+        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,Cp.C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1,,0.25");
     }
 }

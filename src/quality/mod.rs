@@ -1,19 +1,25 @@
 //! How far one video is from another, and how calm one is in itself: PSNR and SSIM as scikit-image computes them, temporal flickering as
-//! VBench defines it, motion smoothness by pixels. Everything is computed in f64 from 8-bit RGB.
+//! VBench defines it, motion smoothness by pixels, all in f64 from 8-bit RGB; and the perceptual distances LPIPS and ST-LPIPS.
 
+mod perceptual;
 mod ssim;
+pub mod vbench;
+
+use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::model::ModelError;
 use crate::pipeline::{Frames, Latents};
 
+pub use perceptual::{Distance, Form, Networks, Perceived, Perceptual};
 pub use ssim::{SSIM_WINDOW, ssim};
 
 /// The largest value of a pixel.
 const RANGE: f64 = 255.0;
 
 /// Why two things cannot be compared.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum QualityError {
     /// They are not of one size.
     #[error("the first is {first}, the second {second}: only what has one size can be compared")]
@@ -24,8 +30,12 @@ pub enum QualityError {
         second: String,
     },
     /// The frames are too small for a measure.
-    #[error("frames of {width}x{height} pixels: SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW}")]
+    #[error("frames of {width}x{height} pixels: {measure} needs at least {least}x{least}")]
     TooSmall {
+        /// The measure.
+        measure: &'static str,
+        /// Pixels on a side that it needs.
+        least: usize,
         /// Pixels across.
         width: usize,
         /// Pixels down.
@@ -41,6 +51,20 @@ pub enum QualityError {
         /// Its position.
         index: usize,
     },
+    /// The weights of a network are not there.
+    #[error("there are no weights of {} at {}; this makes them: {}", form.name(), path.display(), form.made_by())]
+    NoWeights {
+        /// The network.
+        form: Form,
+        /// Where they were looked for.
+        path: PathBuf,
+    },
+    /// The weights of a network cannot be used.
+    #[error(transparent)]
+    Weights(#[from] ModelError),
+    /// A network could not be computed.
+    #[error("the network failed: {0}")]
+    Network(#[from] candle_core::Error),
 }
 
 /// One video against another.
@@ -98,18 +122,24 @@ fn mean_difference(a: &[u8], b: &[u8], of: impl Fn(f64) -> f64) -> f64 {
     mean(a.iter().zip(b).map(|(a, b)| of(f64::from(*a) - f64::from(*b))))
 }
 
+/// Refuses two videos that differ in size or in the number of frames.
+fn same_size(a: &Frames, b: &Frames) -> Result<(), QualityError> {
+    let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
+    if (a.width, a.height, a.count()) == (b.width, b.height, b.count()) {
+        return Ok(());
+    }
+    Err(QualityError::Sizes { first: size(a), second: size(b) })
+}
+
 /// Compares the video `b` with `a`.
 ///
 /// # Errors
 /// Two sizes, or frames smaller than SSIM's window.
 pub fn compare(a: &Frames, b: &Frames) -> Result<Compared, QualityError> {
-    let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
-    if (a.width, a.height, a.count()) != (b.width, b.height, b.count()) {
-        return Err(QualityError::Sizes { first: size(a), second: size(b) });
-    }
+    same_size(a, b)?;
     let (width, height) = (a.width, a.height);
     if width.min(height) < SSIM_WINDOW {
-        return Err(QualityError::TooSmall { width, height });
+        return Err(QualityError::TooSmall { measure: "SSIM", least: SSIM_WINDOW, width, height });
     }
     let square = |v: f64| v * v;
     let errors: Vec<f64> = a.iter().zip(b.iter()).map(|(a, b)| mean_difference(a, b, square)).collect();

@@ -12,11 +12,13 @@ use adacache::device::Device;
 use adacache::pipeline::{
     self, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
 };
+use adacache::quality::Form;
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
+use crate::measure::Weights;
 use crate::{generate, interrupt};
 
 /// The policy that every other is measured against.
@@ -61,6 +63,8 @@ pub(crate) struct Args {
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
+    #[command(flatten)]
+    weights: Weights,
     /// Print errors and the table only
     #[arg(long, short)]
     quiet: bool,
@@ -80,6 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     pipeline::check_settings(steps, cfg_scale)?;
     let policies = policies(args, &source, steps)?;
     let prompts = generate::read_prompts(&source, &args.prompts)?;
+    let networks = args.weights.open()?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     interrupt::install()?;
@@ -111,7 +116,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::from(interrupt::EXIT_STATUS));
                 };
                 let of = original.get_or_insert_with(|| finished.clone());
-                let row = Row::new(&policy.name, &finished, of).with_context(|| folder.display().to_string())?;
+                let row =
+                    Row::new(&policy.name, &finished, of, &networks).with_context(|| folder.display().to_string())?;
                 done += 1;
                 if !args.quiet {
                     let (computed, steps) = (row.computed_steps.len(), row.steps);
@@ -214,13 +220,22 @@ fn table(summaries: &[Summary], device: &str) -> String {
         Some(interval) => format!("{:.digits$} ± {interval:.digits$}", m.mean),
         None => format!("{:.digits$}", m.mean),
     };
+    // The networks' columns are there where their weights were.
+    let perceived = |s: &Summary| {
+        [s.lpips, s.stlpips].iter().flatten().map(|m| format!("  {:>16}", with(m, 4))).collect::<String>()
+    };
+    let names = |s: &Summary| {
+        let names = [(s.lpips, Form::Lpips), (s.stlpips, Form::ShiftTolerant)];
+        names.iter().filter(|(mean, _)| mean.is_some()).map(|(_, form)| format!("  {:>16}", form.name())).collect()
+    };
+    let networks: String = summaries.first().map(names).unwrap_or_default();
     let mut lines = vec![format!(
-        "{:<wide$}  {:>4}  {:>5}  {:>12}  {:>7}  {:>14}  {:>16}  {:>10}  {:>9}",
+        "{:<wide$}  {:>4}  {:>5}  {:>12}  {:>7}  {:>14}  {:>16}{networks}  {:>10}  {:>9}",
         "policy", "runs", "equal", "computed", "compute", "PSNR dB", "SSIM", "flickering", "seconds"
     )];
     lines.extend(summaries.iter().map(|s| {
         format!(
-            "{:<wide$}  {:>4}  {:>5}  {:>12}  {:>6.1}%  {:>14}  {:>16}  {:>10.4}  {:>9.2}",
+            "{:<wide$}  {:>4}  {:>5}  {:>12}  {:>6.1}%  {:>14}  {:>16}{}  {:>10.4}  {:>9.2}",
             s.cache,
             s.runs,
             s.equal,
@@ -228,6 +243,7 @@ fn table(summaries: &[Summary], device: &str) -> String {
             100.0 * s.compute.mean,
             with(&s.psnr, 2),
             with(&s.ssim, 4),
+            perceived(s),
             s.temporal_flickering.mean,
             s.seconds.mean
         )

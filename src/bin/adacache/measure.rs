@@ -1,27 +1,45 @@
 //! `adacache measure`: how far one video is from another.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::pipeline::{Frames, Media};
-use adacache::quality::{self, Calm, Compared, LatentsCompared};
+use adacache::pipeline::{Frames, Media, cache_dir};
+use adacache::quality::vbench::{self, Scores};
+use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, Networks, Perceived, QualityError};
 use anyhow::bail;
 use serde_json::json;
 
-/// Measure how far one video is from another: PSNR, SSIM, flickering and smoothness
+/// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
 /// PSNR and SSIM are those of scikit-image (gaussian window, σ 1.5), flickering is VBench's, smoothness its definition with the mean of
-/// two frames in place of a network.
+/// two frames in place of a network. LPIPS and ST-LPIPS (AlexNet; 0: no difference) run on the CPU where their weights are:
+/// tools/perceptual_weights.py makes them. With --vbench the package of that name scores videos by themselves.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, or latents (.safetensors)
     ///
     /// An .mp4 or .gif has lost something when it was written: `generate --out FOLDER/` keeps every pixel.
-    a: PathBuf,
+    #[arg(required_unless_present = "vbench")]
+    a: Option<PathBuf>,
     /// What is compared with it; without it the first alone is measured
     b: Option<PathBuf>,
-    /// Tell every frame
+    #[command(flatten)]
+    weights: Weights,
+    /// Score videos with the `vbench` command: videos, folders of .mp4 files or of pictures, or folders of `adacache compare`
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "lpips", "stlpips"])]
+    vbench: Vec<PathBuf>,
+    /// With --vbench: what to score
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "vbench", default_values_t = vbench::DIMENSIONS.map(String::from))]
+    dimensions: Vec<String>,
+    /// With --vbench: the new folder of the videos as VBench wants them, and of its results
+    #[arg(long, value_name = "FOLDER", requires = "vbench", default_value = "vbench")]
+    out: PathBuf,
+    /// With --vbench: frames per second of folders of pictures
+    #[arg(long, value_name = "N", requires = "vbench", default_value_t = 8.0)]
+    fps: f64,
+    /// Tell every frame (with --vbench: every video)
     #[arg(long)]
     frames: bool,
     /// Print one JSON object
@@ -29,19 +47,43 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// The weights of the perceptual networks.
+#[derive(clap::Args)]
+pub(crate) struct Weights {
+    /// Weights of LPIPS [default: lpips.safetensors in $ADACACHE_HOME, if it is there]
+    #[arg(long, value_name = "FILE")]
+    lpips: Option<PathBuf>,
+    /// Weights of ST-LPIPS [default: stlpips.safetensors in $ADACACHE_HOME, if it is there]
+    #[arg(long, value_name = "FILE")]
+    stlpips: Option<PathBuf>,
+}
+
+impl Weights {
+    /// The networks whose weights are named or there.
+    pub(crate) fn open(&self) -> Result<Networks, QualityError> {
+        Networks::open(self.lpips.as_deref(), self.stlpips.as_deref(), &cache_dir())
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let a = Media::read(&args.a)?;
-    let b = args.b.as_ref().map(|b| Media::read(b)).transpose()?;
-    let text = match (&a, &b) {
-        (Media::Frames(a), None) => one(args, a)?,
-        (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b)?,
-        (Media::Latents(a), Some(Media::Latents(b))) => latents(args, &quality::compare_latents(a, b)?)?,
-        (Media::Latents(_), None) => bail!("latents are measured against others: give two files"),
-        _ => bail!("one is a video and the other latents: give two of a kind"),
+    let text = match &args.a {
+        Some(a) => media(args, &Media::read(a)?)?,
+        None => scored(args)?,
     };
     // A closed pipe is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
+}
+
+fn media(args: &Args, a: &Media) -> anyhow::Result<String> {
+    let b = args.b.as_ref().map(|b| Media::read(b)).transpose()?;
+    match (a, &b) {
+        (Media::Frames(a), None) => one(args, a),
+        (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b),
+        (Media::Latents(a), Some(Media::Latents(b))) => latents(args, &quality::compare_latents(a, b)?),
+        (Media::Latents(_), None) => bail!("latents are measured against others: give two files"),
+        _ => bail!("one is a video and the other latents: give two of a kind"),
+    }
 }
 
 fn one(args: &Args, a: &Frames) -> anyhow::Result<String> {
@@ -56,13 +98,26 @@ fn one(args: &Args, a: &Frames) -> anyhow::Result<String> {
 fn two(args: &Args, a: &Frames, b: &Frames) -> anyhow::Result<String> {
     let compared = quality::compare(a, b)?;
     let (calm_a, calm_b) = (quality::calm(a), quality::calm(b));
+    let perceived = args.weights.open()?.perceive(a, b)?;
     if args.json {
-        return Ok(serde_json::to_string_pretty(&json!({ "compared": compared, "a": calm_a, "b": calm_b }))?);
+        let all = json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b });
+        return Ok(serde_json::to_string_pretty(&all)?);
     }
+    let Perceived { lpips, stlpips } = perceived;
+    let distances: Vec<_> = [(Form::Lpips, lpips), (Form::ShiftTolerant, stlpips)]
+        .into_iter()
+        .filter_map(|(form, distance)| Some((form.name(), distance?)))
+        .collect();
     let Compared { psnr_frames, psnr_mean, psnr, ssim_frames, ssim, mean_absolute } = compared;
     let mut lines = vec![
         format!("PSNR                 {psnr:.2} dB (mean of the frames {psnr_mean:.2})"),
         format!("SSIM                 {ssim:.4}"),
+    ];
+    lines.extend(distances.iter().map(|(name, distance)| format!("{name:<20} {:.4}", distance.mean)));
+    if distances.is_empty() {
+        lines.push(format!("no weights of LPIPS or ST-LPIPS; those of ST-LPIPS: {}", Form::ShiftTolerant.made_by()));
+    }
+    lines.extend([
         format!("mean difference      {mean_absolute:.3} of 255"),
         format!(
             "temporal flickering  {:.4}, the original {:.4}",
@@ -72,10 +127,14 @@ fn two(args: &Args, a: &Frames, b: &Frames) -> anyhow::Result<String> {
             "motion smoothness    {:.4}, the original {:.4} (by pixels)",
             calm_b.motion_smoothness_pixels, calm_a.motion_smoothness_pixels
         ),
-    ];
+    ]);
     if args.frames {
+        let perceived =
+            |i: usize| distances.iter().map(|(name, d)| format!("  {name} {:.4}", d.frames[i])).collect::<String>();
         let frames = psnr_frames.iter().zip(&ssim_frames).enumerate();
-        lines.extend(frames.map(|(i, (psnr, ssim))| format!("  frame {i:>4}  {psnr:>6.2} dB  {ssim:.4}")));
+        lines.extend(
+            frames.map(|(i, (psnr, ssim))| format!("  frame {i:>4}  {psnr:>6.2} dB  SSIM {ssim:.4}{}", perceived(i))),
+        );
     }
     Ok(lines.join("\n"))
 }
@@ -89,4 +148,48 @@ fn latents(args: &Args, compared: &LatentsCompared) -> anyhow::Result<String> {
     Ok(format!(
         "relative difference  {relative_l2:.3e} (L2), {relative_l1:.3e} (L1)\nlargest difference   {max_absolute:.3e}\n{bits}"
     ))
+}
+
+/// What VBench says of the videos.
+fn scored(args: &Args) -> anyhow::Result<String> {
+    let scores = vbench::score(&args.vbench, &args.dimensions, &args.out, args.fps)?;
+    let mut groups: Vec<(&str, Vec<&Scores>)> = vec![];
+    for video in &scores {
+        match groups.iter_mut().find(|(name, _)| *name == video.group) {
+            Some((_, of)) => of.push(video),
+            None => groups.push((&video.group, vec![video])),
+        }
+    }
+    let means: Vec<(&str, usize, BTreeMap<&str, f64>)> =
+        groups.iter().map(|(name, of)| (*name, of.len(), means(of))).collect();
+    if args.json {
+        let groups: Vec<_> = means
+            .iter()
+            .map(|(name, videos, scores)| json!({ "group": name, "videos": videos, "scores": scores }))
+            .collect();
+        return Ok(serde_json::to_string_pretty(&json!({ "groups": groups, "videos": scores }))?);
+    }
+    let dimensions: BTreeSet<&str> = scores.iter().flat_map(|v| v.scores.keys().map(String::as_str)).collect();
+    let mut lines = vec![];
+    for dimension in dimensions {
+        lines.push(dimension.to_owned());
+        for (name, videos, means) in &means {
+            let Some(mean) = means.get(dimension) else { continue };
+            lines.push(format!("  {mean:.4}  {name} ({videos} videos)"));
+        }
+        if args.frames {
+            let of = scores.iter().filter_map(|v| Some((v.scores.get(dimension)?, &v.name)));
+            lines.extend(of.map(|(score, name)| format!("    {score:.4}  {name}")));
+        }
+    }
+    Ok(lines.join("\n"))
+}
+
+/// The mean of each dimension over the videos that have it.
+fn means<'a>(videos: &[&'a Scores]) -> BTreeMap<&'a str, f64> {
+    let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (dimension, score) in videos.iter().flat_map(|video| &video.scores) {
+        all.entry(dimension).or_default().push(*score);
+    }
+    all.into_iter().map(|(dimension, scores)| (dimension, scores.iter().sum::<f64>() / scores.len() as f64)).collect()
 }
