@@ -1,6 +1,8 @@
 //! Devices: bytes that go there and back, errors instead of panics, and the layout of launch parameters.
 
-use adacache::device::{Device, DeviceError, DeviceKind, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
+use adacache::device::{
+    Device, DeviceError, DeviceKind, Event, Launch, LaunchObserver, LaunchStats, Memory, Module, VmConfig,
+};
 use adacache::ops::params::*;
 use adacache::tensor::{DType, Tensor, TensorError};
 use bytemuck::{Pod, Zeroable};
@@ -272,6 +274,88 @@ fn graphs_replay_what_was_recorded() {
         device.observe(None);
         let names: Vec<String> = log.0.lock().unwrap().iter().map(|(name, ..)| name.clone()).collect();
         assert_eq!(names, ["residual_unfold_f32", "copy", "fill"]);
+    }
+}
+
+#[test]
+fn fetches_arrive_when_they_are_waited_for() {
+    for device in devices() {
+        let (slot, seen) = (device.alloc(8).unwrap(), device.alloc(8).unwrap());
+        let read = |memory: &Memory| {
+            let mut bytes = [0; 8];
+            device.download(memory, 0, &mut bytes).unwrap();
+            bytes
+        };
+        device.upload(&slot, 0, &[9; 8]).unwrap();
+        let weights = device.pin(vec![1, 2, 3, 4]).unwrap();
+        assert_eq!(weights.bytes(), 4);
+        device.fetch(&slot, 0, &weights).unwrap();
+        if device.is_vm() {
+            // Late as a GPU's copy may be, and what was there is gone at once.
+            assert_eq!(read(&slot), [255, 255, 255, 255, 9, 9, 9, 9]);
+        }
+        device.fetched(&slot, 0).unwrap();
+        device.copy(&seen, 0, &slot, 0, 8).unwrap();
+        assert_eq!(read(&seen), [1, 2, 3, 4, 9, 9, 9, 9]);
+        // What is there already is waited for in vain.
+        device.upload(&slot, 0, &[9; 8]).unwrap();
+        device.fetched(&slot, 0).unwrap();
+        assert_eq!(read(&slot), [9; 8]);
+
+        // A recording holds the host memory, and a graph ends with everything it fetched.
+        let other = device.pin(vec![5, 6, 7, 8]).unwrap();
+        let graphs = device.record_graphs(|| {
+            device.fetch(&slot, 0, &weights)?;
+            device.fetch(&slot, 4, &other)?;
+            device.fetched(&slot, 0)?;
+            device.copy(&seen, 0, &slot, 0, 4)?;
+            device.cut();
+            device.fetched(&slot, 4)?;
+            device.copy(&seen, 4, &slot, 4, 4)
+        });
+        drop((weights, other));
+        let graphs = graphs.unwrap();
+        assert_eq!(read(&slot), [9; 8], "recording does nothing");
+        for _ in 0..2 {
+            device.fill(&seen, 0..8, 0).unwrap();
+            graphs[0].replay().unwrap();
+            assert_eq!(read(&seen), [1, 2, 3, 4, 0, 0, 0, 0]);
+            graphs[1].replay().unwrap();
+            assert_eq!(read(&seen), [1, 2, 3, 4, 5, 6, 7, 8]);
+        }
+
+        let long = device.pin(vec![0; 9]).unwrap();
+        assert!(matches!(device.fetch(&slot, 0, &long), Err(DeviceError::OutOfRange { .. })));
+        assert!(matches!(vm().fetch(&vm().alloc(9).unwrap(), 0, &long), Err(DeviceError::ForeignMemory { .. })));
+        // Memory that goes while a copy is under way takes it along.
+        let short = device.pin(vec![0; 8]).unwrap();
+        device.fetch(&slot, 0, &short).unwrap();
+        drop((slot, short));
+        device.synchronize().unwrap();
+    }
+}
+
+#[test]
+fn a_limit_bounds_what_is_held_at_once() {
+    for device in devices() {
+        device.limit_memory(Some(1000));
+        let memory = device.memory().unwrap();
+        assert_eq!((memory.free, memory.total), (1000, 1000));
+        let first = device.alloc(600).unwrap();
+        assert_eq!(device.memory().unwrap().free, 400);
+        match device.alloc(401) {
+            Err(DeviceError::OutOfMemory { asked, free, .. }) => assert_eq!((asked, free), (401, 400)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (600, 600));
+        let second = device.alloc(400).unwrap();
+        drop(first);
+        assert!(device.alloc(600).is_ok());
+        device.limit_memory(Some(10));
+        assert_eq!(device.memory().unwrap().free, 0, "what is held already stays");
+        device.limit_memory(None);
+        assert!(device.alloc(2000).is_ok());
+        drop(second);
     }
 }
 

@@ -6,7 +6,8 @@ use super::{
     ptx_version,
 };
 use cudarc::driver::{CudaContext, DriverError, result, sys};
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CString, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ struct Shared {
     largest_shared: u32,
     /// Page-locked buffers to use again: allocating one stalls the GPU.
     pinned: Mutex<Vec<Pinned>>,
+    /// Fetches that are no part of a graph.
+    copies: Mutex<Copies>,
     /// The last kernel queued, for faults that surface at a later call.
     last: Mutex<Option<Queued>>,
 }
@@ -48,6 +51,93 @@ unsafe impl Send for Stream {}
 // SAFETY: as above; the driver locks a stream itself.
 unsafe impl Sync for Stream {}
 
+/// A stream for copies from the host beside the work, and the events that tie the two together.
+struct Copies {
+    stream: Stream,
+    /// Recorded behind the work that a copy has to wait for.
+    forked: sys::CUevent,
+    /// Recorded behind the last copy to an address; whether nobody has waited for it yet.
+    done: HashMap<u64, (sys::CUevent, bool)>,
+}
+// SAFETY: as for `Stream`.
+unsafe impl Send for Copies {}
+
+impl Copies {
+    /// In the context that is bound; [`Copies::destroy`] has to follow.
+    fn new() -> Result<Self, DriverError> {
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        match result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING) {
+            Ok(forked) => Ok(Copies { stream: Stream(stream), forked, done: HashMap::new() }),
+            Err(error) => {
+                // SAFETY: just made.
+                let _ = unsafe { result::stream::destroy(stream) };
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies behind what is queued on `main` now. Where `main` is being captured, this stream joins the capture by waiting for it.
+    ///
+    /// # Safety
+    /// The context is bound, `main` and the memory at `dst` live, and `src` is page-locked until the copy is done.
+    unsafe fn fetch(&mut self, main: sys::CUstream, dst: u64, src: &[u8]) -> Result<(), DriverError> {
+        let event = match self.done.get(&dst) {
+            Some((event, _)) => *event,
+            None => result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
+        };
+        self.done.insert(dst, (event, false));
+        // SAFETY: by the caller; the events were made by us.
+        unsafe {
+            result::event::record(self.forked, main)?;
+            result::stream::wait_event(self.stream.0, self.forked, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)?;
+            result::memcpy_htod_async(dst, src, self.stream.0)?;
+            result::event::record(event, self.stream.0)?;
+        }
+        self.done.insert(dst, (event, true));
+        Ok(())
+    }
+
+    /// What comes next on `main` waits for the copy to `dst`, if there is one under way.
+    ///
+    /// # Safety
+    /// As [`Copies::fetch`].
+    unsafe fn join(&mut self, main: sys::CUstream, dst: u64) -> Result<(), DriverError> {
+        match self.done.get_mut(&dst) {
+            Some((event, flying @ true)) => {
+                *flying = false;
+                // SAFETY: by the caller.
+                unsafe { result::stream::wait_event(main, *event, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Copies::join`], for every copy under way.
+    ///
+    /// # Safety
+    /// As [`Copies::fetch`].
+    unsafe fn join_all(&mut self, main: sys::CUstream) -> Result<(), DriverError> {
+        let addresses: Vec<u64> = self.done.keys().copied().collect();
+        // SAFETY: by the caller.
+        addresses.into_iter().try_for_each(|dst| unsafe { self.join(main, dst) })
+    }
+
+    /// Gives stream and events back.
+    ///
+    /// # Safety
+    /// The context is bound, and nothing follows.
+    unsafe fn destroy(&mut self) {
+        // SAFETY: made by us, and destroyed once as nothing follows.
+        unsafe {
+            for (_, (event, _)) in self.done.drain() {
+                let _ = result::event::destroy(event);
+            }
+            let _ = result::event::destroy(self.forked);
+            let _ = result::stream::destroy(self.stream.0);
+        }
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_err() {
@@ -57,6 +147,8 @@ impl Drop for Shared {
             // SAFETY: made by malloc_host, freed once; reads hold `Shared`, so that none is under way.
             let _ = unsafe { result::free_host(pinned.ptr.cast()) };
         }
+        // SAFETY: the context is bound, and this is the end.
+        unsafe { lock(&self.copies).destroy() };
         // SAFETY: made by us, destroyed once.
         let _ = unsafe { result::stream::destroy(self.stream.0) };
     }
@@ -169,15 +261,42 @@ fn text_of(error: DriverError) -> String {
     error.error_string().map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy().into_owned())
 }
 
+/// A graph in the making: where its work and its copies from the host go.
+struct Capture {
+    stream: sys::CUstream,
+    copies: Copies,
+}
+
 thread_local! {
-    /// The stream into which this thread submits the work of a graph.
-    static CAPTURING: Cell<Option<sys::CUstream>> = const { Cell::new(None) };
+    /// The graph into which this thread submits work.
+    static CAPTURING: RefCell<Option<Capture>> = const { RefCell::new(None) };
 }
 
 impl Shared {
     /// Where work goes: the one stream, or the graph that this thread is making.
     fn target(&self) -> sys::CUstream {
-        CAPTURING.get().unwrap_or(self.stream.0)
+        CAPTURING.with_borrow(|capture| capture.as_ref().map_or(self.stream.0, |capture| capture.stream))
+    }
+
+    /// Lets `run` have the stream where work goes, and the copies beside it.
+    fn with_copies(
+        &self,
+        run: impl FnOnce(sys::CUstream, &mut Copies) -> Result<(), DriverError>,
+    ) -> Result<(), DriverError> {
+        CAPTURING.with_borrow_mut(|capture| match capture {
+            Some(Capture { stream, copies }) => run(*stream, copies),
+            None => run(self.stream.0, &mut lock(&self.copies)),
+        })
+    }
+
+    /// Waits until the work queued so far is done, and every copy beside it.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: both streams live as long as `Shared`.
+        unsafe {
+            result::stream::synchronize(self.stream.0)
+                .and_then(|()| result::stream::synchronize(lock(&self.copies).stream.0))
+        }
+        .map_err(self.failed("cuStreamSynchronize"))
     }
 
     fn bind(&self) -> Result<()> {
@@ -292,7 +411,23 @@ impl Drop for Executable {
 macro_rules! owned {
     ($($type:ty),*) => { $(impl Owned for $type { fn shared(&self) -> &Shared { &self.shared } })* };
 }
-owned!(Module, Function, Event, Executable);
+owned!(Module, Function, Event, Executable, PinnedBlock);
+
+/// Page-locked memory that fetches copy from.
+struct PinnedBlock {
+    shared: Arc<Shared>,
+    memory: Pinned,
+}
+
+impl Drop for PinnedBlock {
+    fn drop(&mut self) {
+        // Copies from it may be under way. Where that cannot be known it is better lost than given back.
+        if self.shared.bind().and_then(|()| self.shared.wait()).is_ok() {
+            // SAFETY: made by malloc_host, freed once.
+            let _ = unsafe { result::free_host(self.memory.ptr.cast()) };
+        }
+    }
+}
 
 /// Page-locked host memory.
 struct Pinned {
@@ -325,6 +460,7 @@ impl CudaBackend {
         let largest_shared = context.attribute(optin).map_err(failed("cuDeviceGetAttribute"))? as u32;
         let stream =
             result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?;
+        let copies = Copies::new().map_err(failed("cuStreamCreate"))?;
         let shared = Shared {
             context,
             stream: Stream(stream),
@@ -332,6 +468,7 @@ impl CudaBackend {
             driver,
             largest_shared,
             pinned: Mutex::default(),
+            copies: Mutex::new(copies),
             last: Mutex::default(),
         };
         Ok((Self(Arc::new(shared)), info))
@@ -355,6 +492,17 @@ impl CudaBackend {
     }
 }
 
+/// A new page-locked buffer of `bytes`, all zero.
+fn page_locked(shared: &Shared, bytes: usize) -> Result<Pinned> {
+    let size = bytes.next_multiple_of(256).max(256);
+    // Flags 0: write-combined memory would be slow to read.
+    // SAFETY: whoever gets the buffer frees it once.
+    let ptr = unsafe { result::malloc_host(size, 0) }.map_err(shared.failed("cuMemHostAlloc"))?;
+    // SAFETY: `size` bytes were just allocated.
+    unsafe { ptr.cast::<u8>().write_bytes(0, size) };
+    Ok(Pinned { ptr: ptr.cast(), bytes: size })
+}
+
 impl Backend for CudaBackend {
     fn alloc(&self, bytes: usize) -> Result<u64> {
         self.0.bind()?;
@@ -371,7 +519,7 @@ impl Backend for CudaBackend {
 
     fn free(&self, ptr: u64) {
         // Kernels that use the memory may still be queued on the stream.
-        let done = self.0.bind().and_then(|()| self.wait_for_stream()).and_then(|()| {
+        let done = self.0.bind().and_then(|()| self.0.wait()).and_then(|()| {
             // SAFETY: `Memory` frees what it allocated, once.
             unsafe { result::free_sync(ptr) }.map_err(self.0.failed("cuMemFree"))
         });
@@ -513,15 +661,7 @@ impl Backend for CudaBackend {
         drop(pool);
         let pinned = match reused {
             Some(pinned) => pinned,
-            None => {
-                let size = bytes.next_multiple_of(256).max(256);
-                // Flags 0: write-combined memory would be slow to read.
-                // SAFETY: the buffer is freed once, in `Shared::drop`, or below.
-                let ptr = unsafe { result::malloc_host(size, 0) }.map_err(shared.failed("cuMemHostAlloc"))?;
-                // SAFETY: `size` bytes were just allocated.
-                unsafe { ptr.cast::<u8>().write_bytes(0, size) };
-                Pinned { ptr: ptr.cast(), bytes: size }
-            }
+            None => page_locked(shared, bytes)?,
         };
         // SAFETY: the buffer has `bytes` initialised bytes and no other user until the event has happened.
         let queued = unsafe {
@@ -541,30 +681,75 @@ impl Backend for CudaBackend {
         }
     }
 
+    fn pin(&self, content: Vec<u8>) -> Result<Handle> {
+        let shared = &self.0;
+        shared.bind()?;
+        let memory = page_locked(shared, content.len())?;
+        // SAFETY: the buffer has at least so many bytes, and nobody else knows it yet.
+        unsafe { memory.ptr.copy_from_nonoverlapping(content.as_ptr(), content.len()) };
+        Ok(Arc::new(PinnedBlock { shared: shared.clone(), memory: Pinned { bytes: content.len(), ..memory } }))
+    }
+
+    fn fetch(&self, dst: u64, src: &Handle) -> Result<()> {
+        let shared = &self.0;
+        let PinnedBlock { memory, .. } = shared.own(src)?;
+        shared.bind()?;
+        // SAFETY: the buffer has so many initialised bytes and nobody writes it; its drop waits for copies under way, and a graph
+        // keeps it. The range at `dst` lies in one allocation, whose free waits too.
+        let queued = shared.with_copies(|main, copies| unsafe {
+            copies.fetch(main, dst, std::slice::from_raw_parts(memory.ptr, memory.bytes))
+        });
+        queued.map_err(shared.failed("cuMemcpyHtoDAsync"))
+    }
+
+    fn fetched(&self, dst: u64) -> Result<()> {
+        self.0.bind()?;
+        // SAFETY: the context is bound and its streams live.
+        let joined = self.0.with_copies(|main, copies| unsafe { copies.join(main, dst) });
+        joined.map_err(self.0.failed("cuStreamWaitEvent"))
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.0.bind()?;
-        self.wait_for_stream()
+        self.0.wait()
     }
 
     fn instantiate(&self, submit: &dyn Fn() -> Result<()>) -> Result<Option<Handle>> {
         let shared = &self.0;
         shared.bind()?;
-        // A stream of its own: other threads go on using the device's.
+        // Streams of its own: other threads go on using the device's.
         let stream =
             result::stream::create(result::stream::StreamKind::NonBlocking).map_err(shared.failed("cuStreamCreate"))?;
+        let copies = Copies::new().map_err(|error| {
+            // SAFETY: just made.
+            let _ = unsafe { result::stream::destroy(stream) };
+            shared.failed("cuStreamCreate")(error)
+        })?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream was just made; the capture is ended also after a failure, and the stream destroyed once.
+        // SAFETY: the streams were just made; the capture is ended also after a failure, and the streams destroyed once.
+        let mut ended = None;
         let (submitted, captured) = unsafe {
             let submitted = match result::stream::begin_capture(stream, mode) {
                 Ok(()) => {
-                    CAPTURING.set(Some(stream));
+                    CAPTURING.set(Some(Capture { stream, copies }));
                     let submitted = submit();
-                    CAPTURING.set(None);
-                    submitted
+                    // A capture ends where it began: with every copy behind it. What follows the graph needs not wait for any.
+                    let joined = CAPTURING.take().map_or(Ok(()), |mut capture| {
+                        let joined = capture.copies.join_all(stream);
+                        ended = Some(capture.copies);
+                        joined
+                    });
+                    submitted.and(joined.map_err(shared.failed("cuStreamWaitEvent")))
                 }
-                Err(error) => Err(shared.failed("cuStreamBeginCapture")(error)),
+                Err(error) => {
+                    ended = Some(copies);
+                    Err(shared.failed("cuStreamBeginCapture")(error))
+                }
             };
             let captured = result::stream::end_capture(stream);
+            if let Some(mut copies) = ended {
+                copies.destroy();
+            }
             let _ = result::stream::destroy(stream);
             (submitted, captured)
         };

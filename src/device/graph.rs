@@ -1,4 +1,4 @@
-//! Recorded work: launches, copies and fills written down once and replayed many times. A GPU gets them as CUDA graphs, one submission
+//! Recorded work: launches, copies, fills and fetches written down once and replayed many times. A GPU gets them as CUDA graphs, one submission
 //! for hundreds of kernels; the virtual GPU, and any device that is being observed, replays the list.
 
 use std::cell::RefCell;
@@ -22,6 +22,8 @@ pub(super) enum Command {
     Launch { kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: u32, work: Work, params: Box<[u8]> },
     Copy { dst: u64, src: u64, bytes: usize },
     Fill { dst: u64, byte: u8, bytes: usize },
+    Fetch { dst: u64, src: Handle, bytes: usize },
+    Fetched { dst: u64 },
 }
 
 impl Command {
@@ -33,13 +35,15 @@ impl Command {
             }
             Command::Copy { dst, src, bytes } => backend.copy(*dst, *src, *bytes),
             Command::Fill { dst, byte, bytes } => backend.fill(*dst, *byte, *bytes),
+            Command::Fetch { dst, src, .. } => backend.fetch(*dst, src),
+            Command::Fetched { dst } => backend.fetched(*dst),
         }
     }
 }
 
 /// What [`Device::record_graphs`] wrote down: the launches with their arguments as they were.
 ///
-/// It holds addresses, not memory: whoever replays it keeps every tensor alive that it was recorded with.
+/// It holds addresses, not device memory: whoever replays it keeps every tensor alive that it was recorded with.
 pub struct Graph {
     device: Device,
     commands: Vec<Command>,
@@ -148,6 +152,8 @@ impl Device {
             }
             Command::Copy { bytes, .. } => self.observed("copy", *bytes, *bytes, || command.submit(&*self.0.backend)),
             Command::Fill { bytes, .. } => self.observed("fill", 0, *bytes, || command.submit(&*self.0.backend)),
+            Command::Fetch { bytes, .. } => self.observed("fetch", *bytes, *bytes, || command.submit(&*self.0.backend)),
+            Command::Fetched { .. } => command.submit(&*self.0.backend),
         }
     }
 }

@@ -19,12 +19,14 @@
 mod cuda;
 mod dry;
 mod error;
+mod fetch;
 mod graph;
 mod module;
 mod vm;
 
 pub use dry::DryConfig;
 pub use error::DeviceError;
+pub use fetch::HostMemory;
 pub use graph::Graph;
 pub use module::Module;
 pub use ptx_vm::{LaunchStats, VmConfig};
@@ -66,6 +68,12 @@ trait Backend: Send + Sync {
     fn elapsed(&self, start: &Handle, end: &Handle) -> Result<Duration>;
     /// Starts a copy to pinned host memory and returns at once.
     fn read_async(&self, src: u64, bytes: usize) -> Result<Box<dyn Read>>;
+    /// Host memory with this content that [`Backend::fetch`] copies from.
+    fn pin(&self, content: Vec<u8>) -> Result<Handle>;
+    /// Starts a copy of all of `src` behind what is queued now; what is queued later does not wait for it.
+    fn fetch(&self, dst: u64, src: &Handle) -> Result<()>;
+    /// What is queued from now on waits for the last fetch to `dst`, if there is one under way.
+    fn fetched(&self, dst: u64) -> Result<()>;
     fn synchronize(&self) -> Result<()>;
     fn memory(&self) -> Result<MemoryInfo>;
     /// Makes a graph of what `submit` queues, which is queued into the graph alone; `None` where the backend has no graphs.
@@ -125,7 +133,7 @@ impl DeviceInfo {
     }
 }
 
-/// Free and total memory, in bytes.
+/// Free and total memory, in bytes: the device's, or within [`Device::limit_memory`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryInfo {
     /// What can still be allocated.
@@ -170,7 +178,7 @@ pub struct Launch<'a> {
 /// Sees everything a device is told to do: the hook of profilers. Called on the launching thread, after the work was queued.
 ///
 /// Copies between the host and the device, copies on the device and fills are seen under the names `upload`, `download`,
-/// `copy` and `fill`, with an empty grid.
+/// `copy` and `fill`, with an empty grid; so is a `fetch`, whose copy runs beside the stream: the time seen is that of queueing it.
 pub trait LaunchObserver: Send + Sync {
     /// `start` and `end` were recorded on the stream around the launch; reading the time between them waits for the kernel, so
     /// do that later. `stats` comes from a VM opened with counters.
@@ -189,6 +197,8 @@ struct Inner {
     observer: RwLock<Option<Arc<dyn LaunchObserver>>>,
     allocated: AtomicUsize,
     peak: AtomicUsize,
+    /// The most that may be allocated.
+    limit: AtomicUsize,
 }
 
 /// The lock's content, also after a panic elsewhere: everything behind our locks stays whole between statements.
@@ -256,6 +266,7 @@ impl Device {
             observer: RwLock::default(),
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
         }))
     }
 
@@ -287,9 +298,19 @@ impl Device {
     /// [`DeviceError::OutOfMemory`] with what was asked and what was free.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.not_recording("an allocation")?;
-        // A null pointer switches features of kernels off, so that even an empty allocation needs an address.
-        let ptr = self.0.backend.alloc(bytes.max(1))?;
-        let now = self.0.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let allocated = &self.0.allocated;
+        let before = allocated.fetch_add(bytes, Ordering::Relaxed);
+        let free = self.0.limit.load(Ordering::Relaxed).saturating_sub(before);
+        let made = if bytes <= free {
+            // A null pointer switches features of kernels off, so that even an empty allocation needs an address.
+            self.0.backend.alloc(bytes.max(1))
+        } else {
+            Err(DeviceError::OutOfMemory { device: self.0.info.id.clone(), asked: bytes, free })
+        };
+        let ptr = made.inspect_err(|_| {
+            allocated.fetch_sub(bytes, Ordering::Relaxed);
+        })?;
+        let now = before + bytes;
         self.0.peak.fetch_max(now, Ordering::Relaxed);
         Ok(Memory { device: self.clone(), ptr, bytes })
     }
@@ -314,7 +335,9 @@ impl Device {
     /// # Errors
     /// When the driver does not answer.
     pub fn memory(&self) -> Result<MemoryInfo> {
-        self.0.backend.memory()
+        let MemoryInfo { free, total } = self.0.backend.memory()?;
+        let limit = self.0.limit.load(Ordering::Relaxed);
+        Ok(MemoryInfo { free: free.min(limit.saturating_sub(self.allocated_bytes())), total: total.min(limit) })
     }
 
     /// Copies bytes to `dst[offset..]`; `src` may be reused on return.

@@ -1,8 +1,9 @@
 //! The virtual GPU as a backend. Launches run to their end before they return, so that the stream is always idle.
 
-use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, MemoryInfo, Read, Result, cpu_name};
+use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, MemoryInfo, Read, Result, cpu_name, lock};
 use ptx_vm::{Kernel, LaunchStats, Module, Vm, VmConfig};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const ID: &str = "vm";
@@ -10,11 +11,13 @@ const ID: &str = "vm";
 pub(super) struct VmBackend {
     vm: Vm,
     memory_limit: Option<usize>,
+    /// What was fetched and not waited for yet, by its destination.
+    fetching: Mutex<HashMap<u64, Handle>>,
 }
 
 impl VmBackend {
     pub(super) fn new(config: VmConfig) -> Self {
-        Self { memory_limit: config.memory_limit, vm: Vm::new(config) }
+        Self { memory_limit: config.memory_limit, vm: Vm::new(config), fetching: Mutex::default() }
     }
 }
 
@@ -60,6 +63,7 @@ impl Backend for VmBackend {
     }
 
     fn free(&self, ptr: u64) {
+        lock(&self.fetching).remove(&ptr);
         if let Err(error) = self.vm.free(ptr) {
             tracing::error!("vm: free of {ptr:#x}: {error}");
         }
@@ -122,6 +126,27 @@ impl Backend for VmBackend {
             self.vm.read(src, &mut data)?;
         }
         Ok(Box::new(Done(data)))
+    }
+
+    fn pin(&self, content: Vec<u8>) -> Result<Handle> {
+        Ok(Arc::new(content))
+    }
+
+    /// The copy of a GPU may come at any time from now until it is waited for. Here it destroys what is there at once and arrives as late
+    /// as it may, so that work on the wrong side of it meets NaN.
+    fn fetch(&self, dst: u64, src: &Handle) -> Result<()> {
+        let content = downcast::<Vec<u8>>(src, "host memory")?;
+        self.vm.fill(dst, 0xff, content.len())?;
+        lock(&self.fetching).insert(dst, src.clone());
+        Ok(())
+    }
+
+    fn fetched(&self, dst: u64) -> Result<()> {
+        let arrived = lock(&self.fetching).remove(&dst);
+        match &arrived {
+            Some(src) => Ok(self.vm.write(dst, downcast::<Vec<u8>>(src, "host memory")?)?),
+            None => Ok(()),
+        }
     }
 
     fn synchronize(&self) -> Result<()> {
