@@ -3,7 +3,7 @@
 //! A [`Tensor`] is a contiguous row-major view (last axis fastest). Clones, reshapes and row slices share the memory, as they
 //! do on the device; kernels write through any of them.
 
-use crate::device::{Device, DeviceError, Memory, PendingRead};
+use crate::device::{Device, DeviceError, HostMemory, Memory, PendingRead};
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -294,6 +294,25 @@ impl Tensor {
         Ok(self.device().copy(&self.memory, self.offset, &src.memory, src.offset, self.bytes())?)
     }
 
+    /// Starts copying host memory to this tensor's beginning; see [`Device::fetch`].
+    ///
+    /// # Errors
+    /// As [`Device::fetch`].
+    pub fn fetch(&self, src: &HostMemory) -> Result<(), DeviceError> {
+        if src.bytes() > self.bytes() {
+            return Err(DeviceError::OutOfRange { offset: 0, bytes: src.bytes(), allocation: self.bytes() });
+        }
+        self.device().fetch(&self.memory, self.offset, src)
+    }
+
+    /// What is queued from now on sees what was fetched to this tensor; see [`Device::fetched`].
+    ///
+    /// # Errors
+    /// As [`Device::fetch`].
+    pub fn fetched(&self) -> Result<(), DeviceError> {
+        self.device().fetched(&self.memory, self.offset)
+    }
+
     /// Sets every byte: 0 for zeros, 0xff to poison (NaN in every float type) what a kernel has to overwrite.
     ///
     /// # Errors
@@ -394,7 +413,8 @@ fn convert<T: Pod, U>(bytes: &[u8], to: impl Fn(T) -> U) -> Vec<U> {
     bytes.chunks_exact(size_of::<T>()).map(|chunk| to(bytemuck::pod_read_unaligned(chunk))).collect()
 }
 
-fn f32_to_bytes(values: &[f32], dtype: DType) -> Result<Vec<u8>> {
+/// Host values as the bytes of a tensor.
+pub(crate) fn f32_to_bytes(values: &[f32], dtype: DType) -> Result<Vec<u8>> {
     Ok(match dtype {
         DType::Bf16 => {
             let mut converted = vec![bf16::ZERO; values.len()];

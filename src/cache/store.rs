@@ -164,6 +164,11 @@ impl ResidualStore {
         self.runs.begin(reused, kept);
     }
 
+    /// If a reused run begins at module `module`: the module behind it.
+    pub fn reused_until(&self, module: usize) -> Option<usize> {
+        Some(self.runs.reused_at(module)?.modules.end)
+    }
+
     /// If a reused run begins at module `module`: adds to `x` what it keeps and gives the module behind it.
     pub fn reuse_run(&self, module: usize, x: &Tensor) -> Result<Option<usize>, OpError> {
         let Some(run) = self.runs.reused_at(module) else { return Ok(None) };

@@ -2,13 +2,16 @@
 //! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::leave`], [`StDiT3::finish`], …) and the sampler puts them together.
 
 mod arena;
+mod blocks;
 mod config;
+mod layers;
 mod stdit3;
 pub mod vae;
 mod weights;
 
+pub use blocks::SLOTS;
 pub use config::StDiT3Config;
-pub use stdit3::{Caption, Flops, Geometry, ResidualRoom, StDiT3, Trace, Workspace};
+pub use stdit3::{Caption, Flops, Geometry, ResidualRoom, StDiT3, Trace, WeightBytes, Workspace};
 pub use weights::Weights;
 
 use crate::device::DeviceError;

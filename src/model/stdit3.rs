@@ -4,12 +4,16 @@
 //! Hidden states are `[batch, frames, tokens, channels]`. With guidance the batch is [conditional…, unconditional…]. Every
 //! piece runs on the device; the host only orders launches.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use super::arena::{ALWAYS, Layout, Stage};
+use super::blocks::Blocks;
+use super::layers::{Block, Linear, Loader};
 use super::{ModelError, StDiT3Config, Weights};
 use crate::cache::{Module, ModuleGroup, ProbePoint, ResidualStore, Shapes, Site, Stack};
-use crate::device::Device;
+use crate::device::{Device, DryConfig};
 use crate::ops::{
     self,
     attention::{QkNorm, VideoDims},
@@ -37,63 +41,6 @@ const FINAL_CHUNKS: usize = 2;
 const SHIFT_FINAL: usize = 0;
 const SCALE_FINAL: usize = 1;
 
-/// A linear layer's weights: `[out, in]` and `[out]`.
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn load(source: &Loader, name: &str, out: usize, inputs: usize) -> Result<Linear, ModelError> {
-        Ok(Linear {
-            weight: source.tensor(&format!("{name}.weight"), &[out, inputs])?,
-            bias: source.tensor(&format!("{name}.bias"), &[out])?,
-        })
-    }
-}
-
-/// Where tensors come from and how they are stored.
-struct Loader<'a> {
-    device: &'a Device,
-    weights: &'a Weights<'a>,
-    dtype: DType,
-}
-
-impl Loader<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.weights.tensor(self.device, name, shape, self.dtype)
-    }
-}
-
-struct Block {
-    qkv: Linear,
-    proj: Linear,
-    qk_norm: Option<(Tensor, Tensor)>,
-    q_linear: Linear,
-    kv_linear: Linear,
-    cross_proj: Linear,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Block {
-    fn load(source: &Loader, name: &str, config: &StDiT3Config) -> Result<Block, ModelError> {
-        let (c, hidden, d) = (config.hidden_size, config.mlp_hidden(), config.head_dim());
-        let linear = |part: &str, out, inputs| Linear::load(source, &format!("{name}.{part}"), out, inputs);
-        let norm = |part: &str| source.tensor(&format!("{name}.attn.{part}.weight"), &[d]);
-        Ok(Block {
-            qkv: linear("attn.qkv", 3 * c, c)?,
-            proj: linear("attn.proj", c, c)?,
-            qk_norm: if config.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None },
-            q_linear: linear("cross_attn.q_linear", c, c)?,
-            kv_linear: linear("cross_attn.kv_linear", 2 * c, c)?,
-            cross_proj: linear("cross_attn.proj", c, c)?,
-            fc1: linear("mlp.fc1", hidden, c)?,
-            fc2: linear("mlp.fc2", c, hidden)?,
-        })
-    }
-}
-
 /// The model on a device. Immutable; a generation's memory is a [`Workspace`].
 pub struct StDiT3 {
     config: StDiT3Config,
@@ -108,7 +55,9 @@ pub struct StDiT3 {
     /// `[half]` f32: tiny frequencies do not survive f16.
     rope_freqs: Tensor,
     /// Execution order: spatial 0, temporal 0, spatial 1, …
-    blocks: Vec<Block>,
+    blocks: Blocks,
+    /// Bytes of the other weights.
+    end_bytes: usize,
     /// `[2*depth, 6, C]`, one scale-shift table a block, in execution order.
     block_tables: Tensor,
     /// `[1, 2, C]`
@@ -157,6 +106,19 @@ pub struct Flops {
     pub computed: u64,
     /// A step that reuses the residuals.
     pub reused: u64,
+}
+
+/// Bytes of a model's weights, by where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// On the device for as long as the model lives, room for streamed blocks included.
+    pub resident: usize,
+    /// In the host's memory: what every computed step copies to the device.
+    pub streamed: usize,
+    /// Those of one block.
+    pub block: usize,
+    /// Those outside the blocks, part of the resident ones.
+    pub ends: usize,
 }
 
 /// The caption's keys and values for every block: they do not depend on time, so they are made once a generation.
@@ -310,7 +272,47 @@ impl StDiT3 {
         weights: Weights<'_>,
         dtype: DType,
     ) -> Result<StDiT3, ModelError> {
-        let source = Loader { device, weights: &weights, dtype };
+        StDiT3::load_streaming(device, config, weights, dtype, 0)
+    }
+
+    /// As [`StDiT3::load`], with the weights of `streamed` blocks (at most all of them, 2·depth) in the host's memory. They come to the
+    /// device whenever they are needed, into room for [`SLOTS`](super::SLOTS) blocks; what is computed is the same to the bit.
+    pub fn load_streaming(
+        device: &Device,
+        config: StDiT3Config,
+        weights: Weights<'_>,
+        dtype: DType,
+        streamed: usize,
+    ) -> Result<StDiT3, ModelError> {
+        let model = StDiT3::take(device, config, &weights, dtype, streamed)?;
+        // A constant buffer that some published files carry; the position table is computed on the device instead.
+        weights.finish(&["pos_embed.inv_freq"])?;
+        Ok(model)
+    }
+
+    /// The names and shapes of all tensors that a checkpoint of this shape has to hold.
+    ///
+    /// # Errors
+    /// A configuration whose sizes cannot be counted.
+    pub fn tensors(config: &StDiT3Config) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        let (memory, compute_capability) = (isize::MAX as usize, (8, 0));
+        let dry = Device::dry(DryConfig { name: "list".into(), memory, units: 1, compute_capability });
+        let weights = Weights::zeros();
+        StDiT3::take(&dry, config.clone(), &weights, DType::Bf16, 0)?;
+        Ok(weights.taken())
+    }
+
+    fn take(
+        device: &Device,
+        config: StDiT3Config,
+        weights: &Weights<'_>,
+        dtype: DType,
+        streamed: usize,
+    ) -> Result<StDiT3, ModelError> {
+        if streamed > 2 * config.depth {
+            return Err(ModelError::Input(format!("{streamed} blocks to stream of {}", 2 * config.depth)));
+        }
+        let source = Loader { device, weights, dtype, bytes: Cell::new(0) };
         let (c, d) = (config.hidden_size, config.head_dim());
         let patch = config.patch_volume();
         let [pt, ph, pw] = config.patch_size;
@@ -334,7 +336,7 @@ impl StDiT3 {
         let final_table = weights.values("final_layer.scale_shift_table", &[FINAL_CHUNKS, c])?;
         let rope_freqs = weights.values("rope.freqs", &[d / 2])?;
         let null_shape = [config.model_max_length, config.caption_channels];
-        let model = StDiT3 {
+        let mut model = StDiT3 {
             device: device.clone(),
             dtype,
             patch_embed,
@@ -343,15 +345,15 @@ impl StDiT3 {
             time_block: Linear::load(&source, "t_block.1", BLOCK_CHUNKS * c, c)?,
             caption_mlp: mlp("y_embedder.y_proj", config.caption_channels, ["fc1", "fc2"])?,
             null_caption: weights.values("y_embedder.y_embedding", &null_shape)?,
-            rope_freqs: Tensor::from_f32(device, &[d / 2], &rope_freqs, DType::F32)?,
-            blocks: names.iter().map(|name| Block::load(&source, name, &config)).collect::<Result<_, _>>()?,
-            block_tables: Tensor::from_f32(device, &[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
-            final_table: Tensor::from_f32(device, &[1, FINAL_CHUNKS, c], &final_table, dtype)?,
+            rope_freqs: source.values(&[d / 2], &rope_freqs, DType::F32)?,
+            blocks: Blocks::load(&source, &names, &config, streamed)?,
+            end_bytes: 0,
+            block_tables: source.values(&[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
+            final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, dtype)?,
             final_linear: Linear::load(&source, "final_layer.linear", patch * config.out_channels(), c)?,
             config,
         };
-        // A constant buffer that some published files carry; the position table is computed on the device instead.
-        weights.finish(&["pos_embed.inv_freq"])?;
+        model.end_bytes = source.bytes.get();
         Ok(model)
     }
 
@@ -368,6 +370,13 @@ impl StDiT3 {
     /// The element type the model runs in.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Bytes of its weights.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        let (blocks, ends) = (&self.blocks, self.end_bytes);
+        let (resident, streamed) = (ends + blocks.resident_bytes(), blocks.streamed_bytes());
+        WeightBytes { resident, streamed, block: blocks.block_bytes(), ends }
     }
 
     /// The learned null caption `[model_max_length, caption_channels]` of classifier-free guidance.
@@ -562,17 +571,15 @@ impl StDiT3 {
         ops::linear::linear(&packed, &fc1.weight, Some(&fc1.bias), None, Activation::GeluTanh, &hidden)?;
         ops::linear::linear(&hidden, &fc2.weight, Some(&fc2.bias), None, Activation::None, &text)?;
         let heads = [2, self.config.num_heads, self.config.head_dim()];
-        let kv = self.blocks.iter().map(|block| {
+        let mut stream = self.blocks.stream(0..self.blocks.len())?;
+        let kv = (0..self.blocks.len()).map(|i| {
             let kv = Tensor::empty(device, &[rows, 2 * c], self.dtype)?;
-            let Linear { weight, bias } = &block.kv_linear;
+            let Linear { weight, bias } = &stream.block(i)?.kv_linear;
             ops::linear::linear(&text, weight, Some(bias), None, Activation::None, &kv)?;
             Ok(kv.reshape(&[rows, heads[0], heads[1], heads[2]])?)
         });
-        Ok(Caption {
-            kv: kv.collect::<Result<_, ModelError>>()?,
-            lengths: Tensor::from_slice(device, &[batch], &lengths)?,
-            length: longest,
-        })
+        let kv = kv.collect::<Result<_, ModelError>>()?;
+        Ok(Caption { kv, lengths: Tensor::from_slice(device, &[batch], &lengths)?, length: longest })
     }
 
     /// Sets this step's time: `timesteps` (`[batch]`, 0 to 1000), and with a frame-masked geometry `frame_mask`
@@ -713,6 +720,7 @@ impl StDiT3 {
         mut residuals: Option<&mut ResidualStore>,
         mut trace: Option<&mut Trace>,
     ) -> Result<(), ModelError> {
+        let mut stream = self.blocks.stream(running(&range, residuals.as_deref()))?;
         let mut module = Module::Attention.of(range.start);
         while module < Module::Attention.of(range.end) {
             if let Some(store) = residuals.as_deref_mut() {
@@ -723,7 +731,7 @@ impl StDiT3 {
                 store.enter_run(module, &ws.x, ws.entered.as_ref())?;
             }
             let (i, part) = (module / Module::COUNT, Module::ALL[module % Module::COUNT]);
-            let block = &self.blocks[i];
+            let block = stream.block(i)?;
             match part {
                 Module::Attention => self.attention(ws, i, block, residuals.as_deref_mut())?,
                 Module::Cross => self.cross(ws, i, block, caption, residuals.as_deref_mut())?,
@@ -930,6 +938,21 @@ impl ResidualOut {
             (None, None) => ResidualOut { module, tensor: None, accumulate: false },
         })
     }
+}
+
+/// The blocks of `range` of which any module runs; the others are reused as a whole, and their weights are not needed.
+fn running(range: &Range<usize>, residuals: Option<&ResidualStore>) -> Vec<usize> {
+    let mut blocks = vec![];
+    let mut module = Module::Attention.of(range.start);
+    while module < Module::Attention.of(range.end) {
+        module = residuals.and_then(|store| store.reused_until(module)).unwrap_or_else(|| {
+            if blocks.last() != Some(&(module / Module::COUNT)) {
+                blocks.push(module / Module::COUNT);
+            }
+            module + 1
+        });
+    }
+    blocks
 }
 
 /// The probe that looks at this residual of block `index` (in execution order), if any.

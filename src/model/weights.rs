@@ -1,7 +1,7 @@
 //! Weights from a safetensors file: every expected name and shape is asserted, every value checked, leftovers are an error.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::ModelError;
 use crate::device::Device;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, f32_to_bytes};
 
 /// Bytes of a safetensors file, mapped or embedded.
 enum Source<'a> {
@@ -41,7 +41,8 @@ pub struct Weights<'a> {
     file: String,
     /// `None`: whatever is asked for is there and zero.
     container: Option<Container<'a>>,
-    taken: RefCell<BTreeSet<String>>,
+    /// What was taken out, by name, with its shape.
+    taken: RefCell<BTreeMap<String, Vec<usize>>>,
 }
 
 impl<'a> Weights<'a> {
@@ -97,6 +98,7 @@ impl<'a> Weights<'a> {
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         let file = || self.file.clone();
         let Some(Container { source, metadata, data_start }) = &self.container else {
+            self.take(name, shape);
             return Ok(vec![0.0; shape.iter().product()]);
         };
         let info = metadata.info(name).ok_or_else(|| ModelError::MissingTensor {
@@ -127,8 +129,17 @@ impl<'a> Weights<'a> {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(ModelError::NotFinite { file: file(), tensor: name.into(), value: values[index], index });
         }
-        self.taken.borrow_mut().insert(name.into());
+        self.take(name, shape);
         Ok(values)
+    }
+
+    fn take(&self, name: &str, shape: &[usize]) {
+        self.taken.borrow_mut().insert(name.into(), shape.to_vec());
+    }
+
+    /// What was taken so far, by name, with its shape.
+    pub(super) fn taken(self) -> BTreeMap<String, Vec<usize>> {
+        self.taken.into_inner()
     }
 
     /// Uploads tensor `name`, which must have exactly `shape`, as `dtype`.
@@ -148,8 +159,25 @@ impl<'a> Weights<'a> {
         arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
     ) -> Result<Tensor, ModelError> {
         if self.container.is_none() {
+            self.take(name, shape);
             return Ok(Tensor::zeros(device, as_shape, dtype)?);
         }
+        Ok(Tensor::from_f32(device, as_shape, &arrange(self.values_for(name, shape, dtype)?), dtype)?)
+    }
+
+    /// Writes tensor `name`, which must have exactly `shape`, into `out`, which has the bytes of that shape in `dtype`. Without a file
+    /// `out` stays as it is.
+    pub(super) fn write(&self, name: &str, shape: &[usize], dtype: DType, out: &mut [u8]) -> Result<(), ModelError> {
+        if self.container.is_none() {
+            self.take(name, shape);
+        } else {
+            out.copy_from_slice(&f32_to_bytes(&self.values_for(name, shape, dtype)?, dtype)?);
+        }
+        Ok(())
+    }
+
+    /// As [`Weights::values`]; all of them have to be finite in `dtype` too.
+    fn values_for(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Vec<f32>, ModelError> {
         let values = self.values(name, shape)?;
         if dtype == DType::F16
             && let Some(index) = values.iter().position(|v| !f16::from_f32(*v).is_finite())
@@ -162,7 +190,7 @@ impl<'a> Weights<'a> {
                 dtype: "f16".into(),
             });
         }
-        Ok(Tensor::from_f32(device, as_shape, &arrange(values), dtype)?)
+        Ok(values)
     }
 
     /// Ends loading: tensors that nobody took are an error, except those named in `ignored`.
@@ -171,7 +199,7 @@ impl<'a> Weights<'a> {
         let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };
         let tensors = metadata.tensors();
         let mut names: Vec<&str> =
-            tensors.keys().map(String::as_str).filter(|n| !taken.contains(*n) && !ignored.contains(n)).collect();
+            tensors.keys().map(String::as_str).filter(|n| !taken.contains_key(*n) && !ignored.contains(n)).collect();
         if names.is_empty() {
             return Ok(());
         }

@@ -1,0 +1,149 @@
+//! The transformer's blocks in turn: those that lie on the device, and those that come from the host's memory while the blocks before
+//! them compute.
+
+use std::collections::VecDeque;
+
+use super::layers::{Block, Loader, block_bytes, block_content, block_in};
+use super::{ModelError, StDiT3Config};
+use crate::device::HostMemory;
+use crate::tensor::{DType, Tensor};
+
+/// Blocks that have room on the device in turn, where not all of them stay there: one computes, one arrives.
+pub const SLOTS: usize = 2;
+
+/// All blocks, in execution order.
+pub(super) struct Blocks {
+    blocks: Vec<Block>,
+    /// What each of them takes.
+    bytes: usize,
+    /// Room for the streamed ones, which use it in turn; none where all are resident.
+    slots: Vec<Tensor>,
+    /// The streamed ones: which, and their weights.
+    streamed: Vec<(usize, HostMemory)>,
+}
+
+/// Whether block `index` of `count` is one of the `streamed` that do not stay on the device. They are spread evenly: the more blocks
+/// compute between two of them, the longer the copy of the second may take unseen.
+fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
+    (index + 1) * streamed / count > index * streamed / count
+}
+
+impl Blocks {
+    /// Loads the blocks `names`, `streamed` of them into the host's memory.
+    pub(super) fn load(
+        source: &Loader,
+        names: &[String],
+        config: &StDiT3Config,
+        streamed: usize,
+    ) -> Result<Blocks, ModelError> {
+        let (device, dtype) = (source.device, source.dtype);
+        let bytes = block_bytes(config, dtype)?;
+        let slot = |_| Tensor::empty(device, &[bytes], DType::U8);
+        let slots = (0..if streamed > 0 { SLOTS } else { 0 }).map(slot).collect::<Result<Vec<_>, _>>()?;
+        let mut all = Blocks { blocks: Vec::with_capacity(names.len()), bytes, slots, streamed: vec![] };
+        for (i, name) in names.iter().enumerate() {
+            let content = block_content(source.weights, name, config, dtype)?;
+            let memory = if is_streamed(i, names.len(), streamed) {
+                let slot = all.slots[all.streamed.len() % SLOTS].clone();
+                all.streamed.push((i, device.pin(content)?));
+                slot
+            } else {
+                Tensor::from_bytes(device, &[bytes], &content, DType::U8)?
+            };
+            all.blocks.push(block_in(&memory, config, dtype)?);
+        }
+        Ok(all)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Bytes of one block's weights.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes on the device.
+    pub(super) fn resident_bytes(&self) -> usize {
+        (self.blocks.len() - self.streamed.len() + self.slots.len()) * self.bytes
+    }
+
+    /// Bytes in the host's memory.
+    pub(super) fn streamed_bytes(&self) -> usize {
+        self.streamed.len() * self.bytes
+    }
+
+    /// The blocks `needed` (ascending), to be taken one after the other.
+    pub(super) fn stream(&self, needed: impl IntoIterator<Item = usize>) -> Result<Stream<'_>, ModelError> {
+        let mut waiting: [VecDeque<usize>; SLOTS] = Default::default();
+        let mut first = vec![];
+        for k in needed.into_iter().filter_map(|index| self.position(index)) {
+            if waiting[k % SLOTS].is_empty() {
+                first.push(k % SLOTS);
+            }
+            waiting[k % SLOTS].push_back(k);
+        }
+        let mut stream = Stream { blocks: self, waiting, current: None };
+        first.into_iter().try_for_each(|slot| stream.fetch(slot))?;
+        Ok(stream)
+    }
+
+    /// Which of the streamed blocks this one is.
+    fn position(&self, index: usize) -> Option<usize> {
+        self.streamed.binary_search_by_key(&index, |(i, _)| *i).ok()
+    }
+}
+
+/// Blocks on their way through the device. A streamed block's copy starts as soon as the block that had its room before is done; every
+/// copy that was started has been waited for when the last block was taken.
+pub(super) struct Stream<'a> {
+    blocks: &'a Blocks,
+    /// The streamed ones whose copies have not started, by their room.
+    waiting: [VecDeque<usize>; SLOTS],
+    /// The block taken last.
+    current: Option<usize>,
+}
+
+impl<'a> Stream<'a> {
+    /// Block `index`, one of those asked for and none before the one taken last, whose work has been queued.
+    pub(super) fn block(&mut self, index: usize) -> Result<&'a Block, ModelError> {
+        let blocks = self.blocks;
+        if self.current != Some(index) {
+            if let Some(done) = self.current.and_then(|index| blocks.position(index)) {
+                self.fetch(done % SLOTS)?;
+            }
+            if let Some(k) = blocks.position(index) {
+                blocks.slots[k % SLOTS].fetched()?;
+            }
+            self.current = Some(index);
+        }
+        Ok(&blocks.blocks[index])
+    }
+
+    /// Starts the copy of the next block that waits for room `slot`.
+    fn fetch(&mut self, slot: usize) -> Result<(), ModelError> {
+        if let Some(k) = self.waiting[slot].pop_front() {
+            self.blocks.slots[slot].fetch(&self.blocks.streamed[k].1)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streamed_blocks_are_as_many_as_asked_for_and_evenly_apart() {
+        for count in [1, 4, 10, 56] {
+            for streamed in 0..=count {
+                let which: Vec<usize> = (0..count).filter(|&i| is_streamed(i, count, streamed)).collect();
+                assert_eq!(which.len(), streamed, "{streamed} of {count}");
+                let gaps = which.windows(2).map(|pair| pair[1] - pair[0]);
+                let (least, most) = (gaps.clone().min().unwrap_or(1), gaps.max().unwrap_or(1));
+                assert!(most - least <= 1, "{which:?}");
+            }
+        }
+    }
+}
