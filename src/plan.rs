@@ -10,7 +10,7 @@ use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy,
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
 use crate::ops::decide::DecisionRule;
-use crate::pipeline::PipelineError;
+use crate::pipeline::{DecoderShape, Load, Needs, PipelineError};
 use crate::profile::{Cost, Efficiency, Gpu, Tally};
 use crate::sampler::{Member, Sampler, SamplerOptions, Schedule};
 use crate::tensor::DType;
@@ -34,6 +34,10 @@ pub struct Task {
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits.
     pub packed_cache: bool,
+    /// What makes frames of the latents.
+    pub decoder: DecoderShape,
+    /// Frames of a decoded video.
+    pub frames: usize,
 }
 
 /// Bytes of device memory.
@@ -49,8 +53,14 @@ pub struct Memory {
     pub cache: usize,
     /// What one tensor for every residual would take in its place.
     pub cache_unfolded: usize,
-    /// The most that is allocated at once.
+    /// The most that is allocated at once by the steps, all weights resident and no decoder loaded.
     pub peak: usize,
+    /// The whole generation, decoder included, with all weights on the device.
+    pub resident: usize,
+    /// The least in which it works: the weights of every block streamed from the host.
+    pub least: usize,
+    /// What both are made of.
+    pub needs: Needs,
     /// What the GPU has.
     pub available: usize,
 }
@@ -151,6 +161,26 @@ impl Task {
         Ok(Schedule::shifted(self.cache.steps(self.steps), self.timestep_shift)?)
     }
 
+    /// Counts the memory of the whole generation on a device like `device`.
+    fn needs(&self, device: &Device) -> Result<Needs, PipelineError> {
+        let schedule = self.schedule()?;
+        let load = Load {
+            model: &self.model,
+            decoder: &self.decoder,
+            decodes: true,
+            encodes: false,
+            dtype: self.dtype,
+            geometry: self.geometry,
+            frames: self.frames,
+            members: 1,
+            caption_tokens: self.caption_tokens,
+            policy: &|| self.cache.policy(self.model.depth, schedule.timesteps()),
+            steps: schedule.steps(),
+            packed_cache: self.packed_cache,
+        };
+        load.needs(device)
+    }
+
     /// Prices the task on `gpu`.
     ///
     /// # Errors
@@ -172,6 +202,7 @@ impl Task {
         let with_caption = device.allocated_bytes();
 
         let policy = self.policy()?;
+        let needs = self.needs(&device)?;
         let reuses = policy.reuses();
         // The plans of single modules are known; of whole forwards three steps stand for all.
         let (schedule, policy): (_, Box<dyn Policy>) = match policy.groups().is_empty() {
@@ -238,6 +269,9 @@ impl Task {
                 cache: output.cache_bytes,
                 cache_unfolded: output.cache_bytes_unfolded,
                 peak: device.peak_bytes(),
+                resident: needs.resident(),
+                least: needs.least(),
+                needs,
                 available: memory,
             },
             computed_step,
@@ -310,6 +344,7 @@ impl Task {
 mod tests {
     use super::*;
     use crate::cache::Presets;
+    use crate::model::{SLOTS, vae::VaeConfig};
     use crate::pipeline::VideoSize;
     use crate::profile::Family;
 
@@ -323,6 +358,8 @@ mod tests {
             dtype: DType::Bf16,
             packed_cache: false,
             timestep_shift: size.timestep_shift(),
+            decoder: DecoderShape::Video(VaeConfig::default()),
+            frames: 51,
             steps,
             model,
         }
@@ -362,10 +399,25 @@ mod tests {
         // Keys and values of 300 tokens for two samples and 56 blocks, and two lengths.
         assert_eq!(e.memory.caption, 56 * 600 * 2 * c * 2 + 2 * 4);
         // Weights from the table of shapes: products and biases of a block, its norms and its table.
-        let block = 16 * c * c + (3 + 1 + 1 + 2 + 1 + 4 + 1) * c + 2 * 72 + 6 * c;
+        // The two norms of 72 take 256 bytes each, as everything in a block begins at a multiple of that.
+        let (products, tables) = (16 * c * c + (3 + 1 + 1 + 2 + 1 + 4 + 1) * c + 2 * 128, 6 * c);
+        let block = products + tables;
         let mlp = |inputs: usize| c * inputs + c + c * c + c;
         let rest = c * 16 + c + 2 * mlp(256) + mlp(4096) + 6 * c * c + 6 * c + 2 * c + 32 * c + 32;
         assert_eq!(e.memory.weights, 2 * (56 * block + rest) + 36 * 4);
+        let n = e.memory.needs;
+        assert_eq!((n.block, n.blocks, n.ends), (2 * products, 56, e.memory.weights - 56 * 2 * products));
+        assert_eq!((n.caption, n.cache), (e.memory.caption, e.memory.cache));
+        // The walk has a table of 3 steps, two numbers each, the generation one of 100.
+        assert_eq!(n.activations, e.memory.activations + 97 * 8);
+        // In memory of the autoencoder what its test says: 0.79 GB of weights, 1.02 GB of activations at least.
+        assert!(
+            (0.75e9..0.85e9).contains(&(n.decoder as f64)) && (1.0e9..1.2e9).contains(&(n.decoding as f64)),
+            "{n:?}"
+        );
+        let steps = e.memory.weights + n.caption + n.activations + n.cache;
+        assert!(n.activations + n.cache > n.decoder + n.decoding, "{n:?}");
+        assert_eq!((e.memory.resident, e.memory.least), (steps, steps - (56 - SLOTS) * n.block));
         let parts = e.memory.weights + e.memory.caption + e.memory.activations + e.memory.cache;
         assert!(e.memory.peak >= parts && e.memory.peak < 24 << 30, "{:?}", e.memory);
     }

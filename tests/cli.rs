@@ -530,10 +530,21 @@ fn a_plan_counts_and_calls_its_seconds_modelled() {
     assert_eq!(json["totals"][1]["computed_steps"], 21);
     assert_eq!(json["efficiency"]["linear"]["origin"], "given with --efficiency");
     assert!(json["memory"]["peak"].as_u64().unwrap() < 24 << 30);
+    let json = succeeds(dir.path(), &[&args[..], &["--json", "--vram-budget", "3.5GiB"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let (blocks, least) = (json["streamed_blocks"].as_u64().unwrap(), json["memory"]["least"].as_u64().unwrap());
+    let needs = &json["memory"]["needs"];
+    let block = needs["block"].as_u64().unwrap();
+    assert!((1..=56).contains(&blocks) && json["streamed_weight_bytes"].as_u64() == Some(blocks * block), "{needs}");
+    // Two slots for the streamed ones beside those that stay; one block more would not fit.
+    let taken = least + (56 - blocks) * block;
+    let budget = 7 << 29;
+    assert!(taken <= budget && taken + block > budget, "{taken}");
     for (args, part) in [
         (&["--resolution", "9p"][..], "known are 240p"),
         (&["--aspect", "7:3"], "9:16"),
         (&["--frames", "0"], "1 to 408"),
+        (&["--vram-budget", "1GiB"], "activations of a step"),
         (&["--size", "720"], "HEIGHTxWIDTH"),
         (&["--computed", "101"], "101 computed steps of 100"),
         (&["--efficiency", "linear=2"], "at most 1"),

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use adacache::device::Device;
+use adacache::device::{Device, VmConfig};
 use adacache::model::Weights;
 use adacache::model::vae::{VaeConfig, VideoVae};
-use adacache::pipeline::{Checkpoint, Frames, Latents, Media, Part, Pull, T5};
+use adacache::pipeline::{
+    BudgetError, Checkpoint, Deciding, Frames, Latents, Media, ModelSource, Part, Pipeline, PipelineError, Pull,
+    Request, Runs, T5, TextOptions, VideoSize,
+};
 use adacache::tensor::DType;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use safetensors::tensor::TensorView;
@@ -278,6 +281,80 @@ fn a_pulled_checkpoint_generates() {
         &["generate", "--model", "opensora-v1.2", PROMPT, "--out", "x.mp4"],
         &["vae/model.safetensors", "adacache pull opensora-v1.2"],
     );
+}
+
+/// The weights of the blocks stay in the host's memory where they do not fit, and nothing else changes.
+#[test]
+fn a_memory_budget_streams_weights_and_changes_no_bit() {
+    let dir = pulled();
+    let folder = dir.path();
+    let source = ModelSource::from_name(folder.join(MODEL).to_str().unwrap()).unwrap();
+    let source = source.sized(VideoSize::parse("32x48", 17).unwrap());
+    let prompt = source.embed(&[source.read_prompt(PROMPT).unwrap()], &TextOptions::default()).unwrap().swap_remove(0);
+    let request = |cache: &str| Request {
+        prompt: prompt.clone(),
+        steps: 4,
+        cfg_scale: 7.0,
+        seed: 0,
+        cache: adacache::pipeline::cache_config(&source, cache, false, 4).unwrap(),
+        packed_cache: false,
+        record_all: false,
+        given: None,
+        decode: true,
+    };
+    let load = |budget: Option<usize>, request: &Request| {
+        let device = Device::vm(VmConfig::default());
+        let runs = Runs { request, videos: 1, deciding: Deciding::Together, given: false, encodes: false };
+        Pipeline::load_within(&source, &device, DType::Bf16, budget, &runs)
+    };
+    let run = |pipeline: &Pipeline, request: &Request| {
+        pipeline.generate(request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap()
+    };
+    let mut least = 0;
+    for cache in ["none", "interval-2", "fbcache"] {
+        let request = request(cache);
+        let expected = run(&load(None, &request).unwrap(), &request);
+        assert_eq!((expected.report.streamed_weight_bytes, expected.report.memory_budget), (0, None));
+        let Err(PipelineError::Budget(BudgetError { needs, .. })) = load(Some(1), &request) else {
+            panic!("one byte is enough")
+        };
+        assert_eq!(needs.blocks, 4);
+        least = needs.least();
+        // All four blocks streamed, three, none.
+        for (budget, streamed) in [(least, 4), (least + needs.block, 3), (needs.resident(), 0)] {
+            let generation = run(&load(Some(budget), &request).unwrap(), &request);
+            assert!(generation.latents.values == expected.latents.values && generation.frames == expected.frames);
+            let report = &generation.report;
+            assert!(report.peak_device_bytes <= budget, "{} of {budget}", report.peak_device_bytes);
+            assert_eq!(report.streamed_weight_bytes, streamed * needs.block, "{cache}");
+        }
+    }
+
+    // The same from the command line.
+    let args = ["generate", "--model", "opensora-v1.2", PROMPT, "--report", "r.json", "--cache", "fbcache"];
+    let args = [&args[..], &["--size", "32x48", "--frames", "17", "--steps", "4"]].concat();
+    let report = || -> Value { serde_json::from_slice(&fs::read(folder.join("r.json")).unwrap()).unwrap() };
+    let run = |out: &str, budget: &[&str]| succeeds(folder, &[&args[..], &["--out", out], budget].concat());
+    run("resident.gif", &[]);
+    let budget = format!("{}.{:06}MB", least / 1_000_000, least % 1_000_000);
+    let printed = run("streamed.gif", &["--vram-budget", &budget]);
+    assert!(printed.contains("streamed from the host in every computed step"), "{printed}");
+    assert_eq!(report()["memory_budget"], least);
+    assert_eq!(fs::read(folder.join("streamed.gif")).unwrap(), fs::read(folder.join("resident.gif")).unwrap());
+    run("ample.gif", &["--vram-budget", "1GiB"]);
+    assert_eq!(report()["streamed_weight_bytes"], 0);
+
+    // Too little: every summand, the least that does, and nothing written.
+    let small = [&args[..], &["--out", "x.gif", "--vram-budget", "0.1MiB"]].concat();
+    let words =
+        ["102.4 KiB of device memory", "all 4 blocks", "weights of the decoder", "captions", "activations", "--size"];
+    fails(folder, &small, &words);
+    assert!(!folder.join("x.gif").exists());
+    for bad in ["8", "8TB", "0MiB", "-1GiB", "much"] {
+        let output = adacache(folder, &[&args[..], &[&format!("--vram-budget={bad}")]].concat());
+        let message = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && message.contains("as in 8GiB"), "{bad}: {message}");
+    }
 }
 
 #[test]

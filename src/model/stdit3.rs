@@ -1018,7 +1018,8 @@ mod tests {
     }
 
     fn run_module(model: &StDiT3, ws: &Workspace, caption: &Caption, index: usize) {
-        let (i, block) = (index / Module::COUNT, &model.blocks[index / Module::COUNT]);
+        let i = index / Module::COUNT;
+        let block = model.blocks.stream([i]).unwrap().block(i).unwrap();
         match Module::ALL[index % Module::COUNT] {
             Module::Attention => model.attention(ws, i, block, None).unwrap(),
             Module::Cross => model.cross(ws, i, block, caption, None).unwrap(),

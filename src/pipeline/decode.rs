@@ -19,20 +19,64 @@ pub enum Decoder {
     Video(Box<VideoVae>),
 }
 
+/// The sizes of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DecoderShape {
+    /// There is none: latents are all that is wanted.
+    None,
+    /// A [`PatchDecoder`] whose patches have so many pixels on a side.
+    Patch(usize),
+    /// A video autoencoder.
+    Video(VaeConfig),
+}
+
+/// The configuration of the autoencoder in `folder`: `config.json`, or the published one where there is none.
+pub(super) fn vae_config(folder: &Path) -> Result<VaeConfig, PipelineError> {
+    let file = folder.join("config.json");
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(VaeConfig::from_json(&text, &file.display().to_string())?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(VaeConfig::default()),
+        Err(source) => Err(ModelError::Io { file: file.display().to_string(), source }.into()),
+    }
+}
+
 impl Decoder {
     /// Open-Sora's autoencoder in a folder with `model.safetensors` and, if its sizes are not the published ones, `config.json`.
     ///
     /// # Errors
     /// Files that are missing, damaged or do not belong together; no memory.
     pub fn video(device: &Device, folder: &Path, dtype: DType) -> Result<Decoder, PipelineError> {
-        let file = folder.join("config.json");
-        let config = match std::fs::read_to_string(&file) {
-            Ok(text) => VaeConfig::from_json(&text, &file.display().to_string())?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => VaeConfig::default(),
-            Err(source) => return Err(ModelError::Io { file: file.display().to_string(), source }.into()),
-        };
         let weights = Weights::open(&folder.join("model.safetensors"))?;
-        Ok(Decoder::Video(Box::new(VideoVae::load(device, config, weights, dtype)?)))
+        Ok(Decoder::Video(Box::new(VideoVae::load(device, vae_config(folder)?, weights, dtype)?)))
+    }
+
+    /// A decoder of that shape whose weights are zero, to count its memory.
+    pub(super) fn counted(
+        device: &Device,
+        shape: &DecoderShape,
+        channels: usize,
+        dtype: DType,
+    ) -> Result<Option<Decoder>, PipelineError> {
+        Ok(match shape {
+            DecoderShape::None => None,
+            DecoderShape::Patch(patch) => {
+                Some(Decoder::Patch(PatchDecoder::load(device, Weights::zeros(), channels, *patch)?))
+            }
+            DecoderShape::Video(config) => {
+                Some(Decoder::Video(Box::new(VideoVae::load(device, config.clone(), Weights::zeros(), dtype)?)))
+            }
+        })
+    }
+
+    /// The least device memory that [`Decoder::decode`] takes beside the weights, for `videos` of `latent` (frames, height, width) that
+    /// become `frames` frames each.
+    pub(super) fn least_bytes(&self, videos: usize, latent: [usize; 3], frames: usize) -> Result<usize, PipelineError> {
+        let [latent_frames, height, width] = latent;
+        match self {
+            Decoder::Patch(decoder) => Ok(decoder.bytes([videos, latent_frames, height, width])),
+            // One video after the other.
+            Decoder::Video(vae) => Ok(vae.least_decode_bytes(frames, [height, width])?),
+        }
     }
 
     /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` of them for each video, which is
@@ -92,6 +136,12 @@ impl PatchDecoder {
         };
         weights.finish(&[])?;
         Ok(decoder)
+    }
+
+    /// Bytes of the latents and the pixels of `[videos, frames, height, width]`.
+    fn bytes(&self, sizes: [usize; 4]) -> usize {
+        let positions: usize = sizes.iter().product();
+        positions * (self.scale.elements() * DType::F32.size() + self.mean.elements())
     }
 
     /// Latents `[videos, channels, frames, height, width]` (f32) to RGB bytes `[videos, frames, height·patch, width·patch, 3]`.

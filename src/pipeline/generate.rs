@@ -10,9 +10,9 @@ use super::prompt::{Prompt, TextOptions};
 use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
 use super::video::{Format, Frames, Latents, Metadata, Output};
-use super::{Decoder, PatchDecoder, PipelineError, noise};
+use super::{Decoder, DecoderShape, Load, Needs, PatchDecoder, PipelineError, noise};
 use crate::cache::{CacheConfig, CacheError, ComputeAll, Named, Policy, Presets};
-use crate::device::{Device, DryConfig};
+use crate::device::{Device, DeviceKind, DryConfig};
 use crate::model::vae::Progress;
 use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, StepEvent};
@@ -21,6 +21,9 @@ use crate::tensor::DType;
 /// The largest guidance scale that is taken for one.
 const MAX_CFG_SCALE: f32 = 100.0;
 
+/// Bytes of a GPU's free memory that are left for the kernels' code, pages that allocations fill only in part, and other programs.
+pub const HEADROOM: usize = 512 << 20;
+
 /// A model on a device, ready to generate.
 pub struct Pipeline {
     config: PipelineConfig,
@@ -28,6 +31,8 @@ pub struct Pipeline {
     model: StDiT3,
     /// Set once the decoder's files were found whole.
     decodable: OnceLock<()>,
+    /// The bytes of device memory that were allowed.
+    budget: Option<usize>,
     device: Device,
 }
 
@@ -135,6 +140,84 @@ pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError>
     Ok(())
 }
 
+/// Sizes of `videos` videos made together.
+fn geometry(config: &PipelineConfig, videos: usize) -> Geometry {
+    Geometry::guided(videos, config.latent, config.resolution(), config.fps as f32)
+}
+
+/// Makes the policies of a request; of one that `recorder` measures that recorder.
+fn policies<'a>(
+    source: &ModelSource,
+    model: &StDiT3Config,
+    config: &PipelineConfig,
+    request: &'a Request,
+    recorder: Option<&ComputeAll>,
+) -> Result<impl Fn() -> Box<dyn Policy> + use<'a>, PipelineError> {
+    let token_frames = config.latent[0].div_ceil(model.patch_size[0]);
+    request.cache.validate_for(model.depth, token_frames)?;
+    let steps = request.cache.steps(request.steps);
+    let schedule = Schedule::shifted(steps, config.timestep_shift)?;
+    let recorder = match (recorder, &request.cache) {
+        (None, CacheConfig::None) if request.record_all => {
+            let blocks = source.presets(steps)?.probed_blocks(model.depth);
+            Some(ComputeAll::recording(&blocks, token_frames))
+        }
+        _ => recorder.cloned(),
+    };
+    let depth = model.depth;
+    Ok(move || -> Box<dyn Policy> {
+        match &recorder {
+            Some(recorder) => Box::new(recorder.clone()),
+            None => request.cache.policy(depth, schedule.timesteps()),
+        }
+    })
+}
+
+/// What `runs` need.
+fn needs(
+    source: &ModelSource,
+    device: &Device,
+    dtype: DType,
+    &Runs { request, videos, deciding, given, encodes }: &Runs<'_>,
+) -> Result<Needs, PipelineError> {
+    check_settings(request.steps, request.cfg_scale)?;
+    let (config, model) = (source.pipeline_config()?, source.model_config()?);
+    let (members, decided) = match deciding {
+        Deciding::Together => (1, videos),
+        Deciding::Apart => (videos, 1),
+    };
+    let load = Load {
+        model: &model,
+        decoder: &if request.decode || encodes { source.decoder_shape()? } else { DecoderShape::None },
+        decodes: request.decode,
+        encodes,
+        dtype,
+        geometry: Geometry { frame_masked: given, ..geometry(&config, decided) },
+        frames: config.video_frames.unwrap_or(config.latent[0]),
+        members,
+        caption_tokens: request.prompt.embedding().tokens.max(1),
+        policy: &policies(source, &model, &config, request, None)?,
+        steps: request.cache.steps(request.steps),
+        packed_cache: request.packed_cache,
+    };
+    load.needs(device)
+}
+
+/// What a pipeline is going to make, as far as memory depends on it: the most demanding of its runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs<'a> {
+    /// The request with the longest prompt.
+    pub request: &'a Request,
+    /// Videos made together.
+    pub videos: usize,
+    /// How they are decided about.
+    pub deciding: Deciding,
+    /// Whether frames are given; the request itself need not have them yet.
+    pub given: bool,
+    /// Whether pixels are encoded: pictures or videos that are given, or the end of a part of a long video.
+    pub encodes: bool,
+}
+
 /// A generated video.
 #[derive(Clone, Debug)]
 pub struct Generation {
@@ -190,6 +273,46 @@ impl Generation {
 impl Pipeline {
     /// Loads all weights of `source` onto `device`, to compute in `dtype`.
     pub fn load(source: &ModelSource, device: &Device, dtype: DType) -> Result<Pipeline, PipelineError> {
+        Pipeline::load_streaming(source, device, dtype, 0)
+    }
+
+    /// As [`Pipeline::load`], within `budget` bytes of device memory: where `runs` do not fit,
+    /// weights of the transformer's blocks stay in the host's memory and are copied whenever they are needed. What is generated is the
+    /// same to the bit. From here on the device allocates no more than the budget; what the driver takes for itself is not counted.
+    ///
+    /// Without a budget it is what is free on a GPU, less [`HEADROOM`], and not enforced; the virtual GPU then keeps everything.
+    ///
+    /// # Errors
+    /// [`PipelineError::Budget`] with every summand, before anything is uploaded; as [`Pipeline::load`].
+    pub fn load_within(
+        source: &ModelSource,
+        device: &Device,
+        dtype: DType,
+        budget: Option<usize>,
+        runs: &Runs<'_>,
+    ) -> Result<Pipeline, PipelineError> {
+        let available = match budget {
+            Some(budget) => Some(budget),
+            None if device.info().kind == DeviceKind::Cuda => Some(device.memory()?.free.saturating_sub(HEADROOM)),
+            None => None,
+        };
+        let streamed = match available {
+            Some(available) => needs(source, device, dtype, runs)?.streamed(available)?,
+            None => 0,
+        };
+        if budget.is_some() {
+            device.limit_memory(budget);
+        }
+        let pipeline = Pipeline::load_streaming(source, device, dtype, streamed)?;
+        Ok(Pipeline { budget, ..pipeline })
+    }
+
+    fn load_streaming(
+        source: &ModelSource,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+    ) -> Result<Pipeline, PipelineError> {
         let config = source.pipeline_config()?;
         let model_config = source.model_config()?;
         if config.prompt_length > model_config.model_max_length {
@@ -199,8 +322,9 @@ impl Pipeline {
             );
             return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
-        let model = StDiT3::load(device, model_config, source.model_weights()?, dtype)?;
-        Ok(Pipeline { config, source: source.clone(), model, decodable: OnceLock::new(), device: device.clone() })
+        let model = StDiT3::load_streaming(device, model_config, source.model_weights()?, dtype, streamed)?;
+        let (source, device) = (source.clone(), device.clone());
+        Ok(Pipeline { config, source, model, decodable: OnceLock::new(), budget: None, device })
     }
 
     /// Says what of the decoder is missing or damaged, without taking room on the device: all of it is read for one that holds nothing.
@@ -322,10 +446,7 @@ impl Pipeline {
             // Before the steps: what is missing or damaged is said now.
             self.check_decoder()?;
         }
-        let geometry =
-            Geometry::guided(requests.len(), self.config.latent, self.config.resolution(), self.config.fps as f32);
-        let token_frames = frames.div_ceil(config.patch_size[0]);
-        request.cache.validate_for(config.depth, token_frames)?;
+        let geometry = geometry(&self.config, requests.len());
         let steps = request.cache.steps(request.steps);
         let decided = match deciding {
             Deciding::Together => requests.len(),
@@ -334,19 +455,7 @@ impl Pipeline {
         let captions =
             requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
         let schedule = Schedule::shifted(steps, self.config.timestep_shift)?;
-        let recorder = match (recorder, &request.cache) {
-            (None, CacheConfig::None) if request.record_all => {
-                let blocks = self.source.presets(steps)?.probed_blocks(config.depth);
-                Some(ComputeAll::recording(&blocks, token_frames))
-            }
-            _ => recorder.cloned(),
-        };
-        let policy = || -> Box<dyn Policy> {
-            match &recorder {
-                Some(recorder) => Box::new(recorder.clone()),
-                None => request.cache.policy(config.depth, schedule.timesteps()),
-            }
-        };
+        let policy = policies(&self.source, config, &self.config, request, recorder)?;
         let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
         let cache = members[0].policy.name().to_owned();
         let elements = config.in_channels * frames * height * width;
@@ -370,6 +479,7 @@ impl Pipeline {
             denoise: output.seconds,
             per_step: output.seconds_per_step.clone(),
         };
+        let weights = self.model.weight_bytes();
         let generation = |i: usize, request: &Request, latents: &[f32]| {
             let member = &output.members[i / decided];
             let report = Report {
@@ -386,6 +496,9 @@ impl Pipeline {
                 cache_error: output.cache_error,
                 activation_bytes: output.activation_bytes,
                 peak_device_bytes: self.device.peak_bytes(),
+                resident_weight_bytes: weights.resident,
+                streamed_weight_bytes: weights.streamed,
+                memory_budget: self.budget,
                 seed: request.seed,
                 prompt: request.prompt.to_string(),
                 cache: cache.clone(),

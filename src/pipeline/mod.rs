@@ -19,6 +19,7 @@
 mod decode;
 mod generate;
 mod long;
+mod memory;
 mod noise;
 mod opensora;
 mod prompt;
@@ -27,9 +28,12 @@ mod source;
 mod text;
 mod video;
 
-pub use decode::{Decoder, PatchDecoder};
-pub use generate::{Deciding, Generation, Pipeline, Request, cache_config, check_settings, resolve_cache};
+pub use decode::{Decoder, DecoderShape, PatchDecoder};
+pub use generate::{
+    Deciding, Generation, HEADROOM, Pipeline, Request, Runs, cache_config, check_settings, resolve_cache,
+};
 pub use long::Looping;
+pub use memory::{BudgetError, Load, MemorySize, Needs, SizeError};
 pub use noise::noise;
 pub use opensora::{
     Checkpoint, CheckpointError, Embedding, EncoderError, FileStatus, Given, MaskStrategy, OPENSORA, Part, Pull,
@@ -70,6 +74,9 @@ pub enum PipelineError {
     /// The model's files are not all there.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The device memory is too little.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// The cache settings are invalid.
     #[error(transparent)]
     Cache(#[from] CacheError),

@@ -48,6 +48,15 @@ pub struct Report {
     pub activation_bytes: usize,
     /// The most device memory allocated at once.
     pub peak_device_bytes: usize,
+    /// Bytes of the transformer's weights that stay on the device, room for streamed blocks included.
+    #[serde(default)]
+    pub resident_weight_bytes: usize,
+    /// Bytes of its weights in the host's memory, which every computed step copies to the device; 0 when all are resident.
+    #[serde(default)]
+    pub streamed_weight_bytes: usize,
+    /// The device memory that was allowed, if a budget was set.
+    #[serde(default)]
+    pub memory_budget: Option<usize>,
     /// Seed of the initial noise.
     pub seed: u64,
     /// The prompt as the model got it.
@@ -196,6 +205,13 @@ impl fmt::Display for Summary<'_> {
             let how = if r.decided_together > 1 { "decided about together" } else { "decided about one by one" };
             writeln!(f, "batch     {} videos in this run, {how}; times and memory are the run's", r.videos)?;
         }
+        if r.streamed_weight_bytes > 0 {
+            let (resident, streamed) = (bytes(r.resident_weight_bytes), bytes(r.streamed_weight_bytes));
+            writeln!(
+                f,
+                "weights   {resident} on the device, {streamed} streamed from the host in every computed step"
+            )?;
+        }
         let (activations, peak) = (bytes(r.activation_bytes), bytes(r.peak_device_bytes));
         write!(f, "device    {}, {}, peak memory {peak}, {activations} of it activations", r.device, r.dtype)
     }
@@ -211,7 +227,7 @@ fn scaled(value: f64, step: f64, units: &[&str]) -> (f64, usize) {
     (value, unit)
 }
 
-fn bytes(n: usize) -> String {
+pub(super) fn bytes(n: usize) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (value, unit) = scaled(n as f64, 1024.0, &UNITS);
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
@@ -252,6 +268,9 @@ mod tests {
             cache_bytes_unfolded: 20 << 20,
             cache_error: None,
             activation_bytes: 77,
+            resident_weight_bytes: 0,
+            streamed_weight_bytes: 0,
+            memory_budget: None,
             peak_device_bytes: 123,
             seed: 7,
             prompt: "p".into(),

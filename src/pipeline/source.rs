@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::decode::{DecoderShape, vae_config};
 use super::opensora::{self, Checkpoint, OPENSORA, Part};
 use super::prompt::{Prompt, PromptText, TextOptions};
 use super::text::{TextEncoder, TextError, Vocabulary};
@@ -251,6 +252,14 @@ impl ModelSource {
             Place::Sprites => None,
             Place::Folder(folder) => Some(folder.join("vae")).filter(|vae| vae.is_dir()),
             Place::OpenSora(checkpoint) => Some(checkpoint.folder().join(Part::Vae.name())),
+        }
+    }
+
+    /// The sizes of the decoder.
+    pub fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
+        match self.vae() {
+            Some(folder) => Ok(DecoderShape::Video(vae_config(&folder)?)),
+            None => Ok(DecoderShape::Patch(self.pipeline_config()?.decoder_patch())),
         }
     }
 

@@ -318,6 +318,11 @@ impl<'a> Sampler<'a> {
         Ok(Sampler { model, options, workspace, members })
     }
 
+    /// Bytes that all members keep between steps.
+    pub fn cache_bytes(&self) -> usize {
+        self.members.iter().map(|m| m.store.bytes()).sum()
+    }
+
     /// Runs every step. `on_step` hears of each and may stop the run.
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
         let device = self.model.device().clone();
@@ -373,7 +378,7 @@ impl<'a> Sampler<'a> {
             snapshots,
             seconds_per_step: seconds_per_step.collect::<Result<_, _>>()?,
             seconds,
-            cache_bytes: self.members.iter().map(|m| m.store.bytes()).sum(),
+            cache_bytes: self.cache_bytes(),
             cache_bytes_unfolded: self.members.len() * self.workspace.x().bytes() * 4 * self.model.config().depth,
             cache_error: errors.into_iter().reduce(f64::max),
             activation_bytes: self.workspace.bytes(),

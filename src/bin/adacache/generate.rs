@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use adacache::device::Device;
 use adacache::pipeline::{
-    self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, ModelSource,
-    Output, Part, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText, Report, Request, Scores, TextOptions,
-    VideoSize, check_file_writable, schedule_strip, write_file,
+    self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, MemorySize,
+    ModelSource, Output, Part, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText, Report, Request, Runs,
+    Scores, TextOptions, VideoSize, check_file_writable, schedule_strip, write_file,
 };
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
@@ -139,6 +139,12 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits (e4m3 with a scale a token); the report says what that loses
     #[arg(long)]
     fp8_cache: bool,
+    /// Device memory to stay within, as 8GiB or 6000MiB [default: on a GPU what is free]
+    ///
+    /// Where the model does not fit, weights of its blocks stay in the host's memory and are copied while other blocks compute; the video
+    /// is the same. What the driver takes for itself, some hundred MiB, comes on top.
+    #[arg(long, value_name = "SIZE")]
+    vram_budget: Option<MemorySize>,
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
@@ -195,28 +201,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     interrupt::install()?;
     let device = Device::open(&args.device)?;
     let prompts = embed(args, &source, &jobs)?;
-    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
     let looping = conditions.looping;
+    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
+    let jobs: Vec<(Prompt, Output)> = prompts.into_iter().zip(jobs.into_iter().map(|job| job.output)).collect();
+    let needs_pixels = |jobs: &[(Prompt, Output)]| jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
+    let request = |prompt: &Prompt, decode: bool, given: &Option<Given>| Request {
+        prompt: prompt.clone(),
+        steps,
+        cfg_scale,
+        seed: args.seed,
+        cache: cache.clone(),
+        packed_cache: args.fp8_cache,
+        record_all: args.trace.is_some(),
+        given: given.clone(),
+        decode,
+    };
+    let batch = usize::from(args.batch);
+    // All runs have to fit: the longest prompt in the fullest batch, and a part of a long video that is decoded for the next.
+    let parts = looping.parts > 1;
+    let longest = jobs.iter().max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
+    let largest = request(&longest.0, needs_pixels(&jobs) || parts, &None);
+    let runs = Runs {
+        request: &largest,
+        videos: batch.min(jobs.len()),
+        deciding,
+        given: parts || !conditions.references.is_empty(),
+        encodes: parts || conditions.need_the_autoencoder(),
+    };
+    let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
+    let pipeline = Pipeline::load_within(&source, &device, args.dtype, budget, &runs)?;
     let Some(given) = given(&pipeline, conditions, args.quiet)? else {
         eprintln!("interrupted: nothing was written");
         return Ok(ExitCode::from(interrupt::EXIT_STATUS));
     };
-    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
-    let jobs: Vec<(Prompt, Output)> = prompts.into_iter().zip(jobs.into_iter().map(|job| job.output)).collect();
-    for jobs in jobs.chunks(usize::from(args.batch)) {
-        let decode = jobs.iter().any(|(_, output)| output.format() != Format::Safetensors);
-        let request = |(prompt, _): &(Prompt, Output)| Request {
-            prompt: prompt.clone(),
-            steps,
-            cfg_scale,
-            seed: args.seed,
-            cache: cache.clone(),
-            packed_cache: args.fp8_cache,
-            record_all: args.trace.is_some(),
-            given: given.clone(),
-            decode,
-        };
-        let requests: Vec<Request> = jobs.iter().map(request).collect();
+    for jobs in jobs.chunks(batch) {
+        let decode = needs_pixels(jobs);
+        let requests: Vec<Request> = jobs.iter().map(|(prompt, _)| request(prompt, decode, &given)).collect();
         let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
         let Some((generations, points)) =
             generate(&pipeline, &requests, deciding, &looping, profile.as_ref(), args.quiet)?

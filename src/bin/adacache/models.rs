@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::cache::Presets;
-use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::{self, Checkpoint, FileStatus, ModelSource, OPENSORA, Part, VideoSize, cache_dir};
+use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
+use adacache::pipeline::{
+    self, Checkpoint, DecoderShape, FileStatus, ModelSource, OPENSORA, Part, VideoSize, cache_dir,
+};
 use adacache::plan::{Expected, Memory, Task};
 use adacache::profile::{Efficiency, Gpu};
 use adacache::tensor::DType;
@@ -50,13 +52,25 @@ fn need(
     video: String,
     model: StDiT3Config,
     geometry: Geometry,
+    (decoder, frames): (DecoderShape, usize),
     tokens: usize,
     presets: Presets,
     steps: usize,
 ) -> anyhow::Result<Need> {
     let cache = pipeline::resolve_cache(&presets, &model, geometry.frames, "adacache-fast", false, steps)?;
     let (dtype, timestep_shift, packed_cache) = (DType::Bf16, 1.0, false);
-    let task = Task { model, geometry, caption_tokens: tokens, dtype, steps, timestep_shift, cache, packed_cache };
+    let task = Task {
+        model,
+        geometry,
+        caption_tokens: tokens,
+        dtype,
+        steps,
+        timestep_shift,
+        cache,
+        packed_cache,
+        decoder,
+        frames,
+    };
     // Memory does not depend on the GPU.
     let gpu = Gpu::named("a100").expect("a100 is in the table");
     Ok(Need { video, memory: task.estimate(gpu, Efficiency::default(), &Expected::Bounds)?.memory })
@@ -68,7 +82,8 @@ fn sprites() -> anyhow::Result<Need> {
     let geometry = Geometry::guided(1, config.latent, config.resolution(), config.fps as f32);
     let video = format!("{}x{}, {} frames", config.height, config.width, config.latent[0]);
     let (steps, model) = (config.default_steps, source.model_config()?);
-    need(video, model, geometry, config.prompt_length, source.presets(steps)?, steps)
+    let decoder = (source.decoder_shape()?, config.latent[0]);
+    need(video, model, geometry, decoder, config.prompt_length, source.presets(steps)?, steps)
 }
 
 fn opensora(resolution: &str) -> anyhow::Result<Need> {
@@ -76,7 +91,9 @@ fn opensora(resolution: &str) -> anyhow::Result<Need> {
     let size = VideoSize::published(resolution, "9:16", 51)?;
     let geometry = Geometry::guided(1, size.latent(), size.resolution(), 24.0);
     let tokens = model.model_max_length;
-    need(format!("{resolution} 9:16, {} frames", size.frames), model, geometry, tokens, Presets::opensora(steps), steps)
+    let decoder = (DecoderShape::Video(VaeConfig::default()), size.frames);
+    let video = format!("{resolution} 9:16, {} frames", size.frames);
+    need(video, model, geometry, decoder, tokens, Presets::opensora(steps), steps)
 }
 
 /// Bytes of the text encoder's weights: what it takes in the host's memory.
@@ -103,8 +120,8 @@ fn as_json(checkpoint: &Checkpoint, files: &[FileStatus], sprites: &Need, openso
 fn for_people(checkpoint: &Checkpoint, files: &[FileStatus], sprites: &Need, opensora: &[Need]) -> String {
     let line = |n: &Need| {
         let m = &n.memory;
-        let [peak, weights] = [m.peak, m.weights].map(|bytes| HumanBytes(bytes as u64).to_string());
-        format!("  {:<24} {peak:>12} on the device, counted; weights {weights}\n", n.video)
+        let [resident, least] = [m.resident, m.least].map(|bytes| HumanBytes(bytes as u64).to_string());
+        format!("  {:<24} {resident:>12} on the device, counted; {least} with --vram-budget at the least\n", n.video)
     };
     let state = match files.iter().filter(|f| !f.is_ok()).count() {
         0 => "complete".to_owned(),

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::cache::{Presets, trace::Trace};
-use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::{self, ModelSource, OPENSORA, VideoSize};
+use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
+use adacache::pipeline::{self, DecoderShape, MemorySize, ModelSource, OPENSORA, VideoSize};
 use adacache::plan::{Estimate, Expected, Task};
 use adacache::profile::{Efficiency, GPUS, Gpu, Share};
 use adacache::tensor::DType;
@@ -23,6 +23,9 @@ const PUBLISHED: [(&str, usize, usize, &str, f64); 6] = [
     ("480p", 51, 30, "AdaCache fast", 24.16),
     ("480p", 51, 30, "AdaCache slow", 37.01),
 ];
+
+/// Bytes a second from page-locked memory over PCIe 4.0 x16: 31.5 GB/s by the standard, less what packets cost.
+const PCIE_BANDWIDTH: f64 = 25e9;
 
 /// Frames per second of its videos.
 const OPENSORA_FPS: f32 = 24.0;
@@ -69,6 +72,9 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits
     #[arg(long)]
     fp8_cache: bool,
+    /// Device memory to stay within, as 8GiB: tells what `generate` would stream from the host's memory
+    #[arg(long, value_name = "SIZE")]
+    vram_budget: Option<MemorySize>,
     /// Steps computed of all steps [default: the fewest and the most that the policy allows]
     #[arg(long, value_name = "N", conflicts_with = "trace")]
     computed: Option<usize>,
@@ -100,10 +106,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let estimate = task.estimate(gpu, efficiency, &expected)?;
     let published = published(args, &task);
+    let needs = &estimate.memory.needs;
+    let streamed = args.vram_budget.map(|MemorySize(budget)| needs.streamed(budget)).transpose()?;
     let text = if args.json {
-        as_json(args, &task, &estimate, &published)?
+        as_json(args, &task, &estimate, streamed, &published)?
     } else {
-        for_people(args, &task, &estimate, &published)
+        for_people(args, &task, &estimate, streamed, &published)
     };
     // A closed pipe is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -127,6 +135,8 @@ fn task(args: &Args) -> anyhow::Result<Task> {
             dtype: args.dtype,
             packed_cache: args.fp8_cache,
             timestep_shift: size.timestep_shift(),
+            decoder: DecoderShape::Video(VaeConfig::default()),
+            frames: args.frames,
             steps,
             model,
         });
@@ -142,6 +152,8 @@ fn task(args: &Args) -> anyhow::Result<Task> {
         dtype: args.dtype,
         packed_cache: args.fp8_cache,
         timestep_shift: config.timestep_shift,
+        decoder: source.decoder_shape()?,
+        frames: config.video_frames.unwrap_or(config.latent[0]),
         steps,
         cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
     })
@@ -183,7 +195,13 @@ fn efficiency(settings: &[String]) -> anyhow::Result<Efficiency> {
     Ok(efficiency)
 }
 
-fn as_json(args: &Args, task: &Task, estimate: &Estimate, published: &[(&str, f64)]) -> anyhow::Result<String> {
+fn as_json(
+    args: &Args,
+    task: &Task,
+    estimate: &Estimate,
+    streamed: Option<usize>,
+    published: &[(&str, f64)],
+) -> anyhow::Result<String> {
     let g = &task.geometry;
     let published: Vec<_> = published
         .iter()
@@ -195,12 +213,16 @@ fn as_json(args: &Args, task: &Task, estimate: &Estimate, published: &[(&str, f6
     fields.insert("latent".into(), json!([g.frames, g.height, g.width]));
     fields.insert("dtype".into(), json!(task.dtype.name()));
     fields.insert("steps".into(), json!(task.steps));
+    if let Some(blocks) = streamed {
+        fields.insert("streamed_blocks".into(), json!(blocks));
+        fields.insert("streamed_weight_bytes".into(), json!(blocks * estimate.memory.needs.block));
+    }
     fields.insert("published".into(), json!(published));
     fields.insert("note".into(), json!("operations, bytes and memory are counted; every field with modelled or roofline in its name is a model, nothing was measured"));
     Ok(serde_json::to_string_pretty(&json)?)
 }
 
-fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)]) -> String {
+fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, published: &[(&str, f64)]) -> String {
     use std::fmt::Write;
     let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
     let g = &task.geometry;
@@ -230,12 +252,30 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, published: &[(&str, f64)])
             ("caption keys and values", m.caption),
             ("activations of a step", m.activations),
             ("cache: kept from step to step", m.cache),
-            ("peak", m.peak),
+            ("peak of the steps", m.peak),
+            ("decoder's weights, afterwards", m.needs.decoder),
+            ("decoding, at the least", m.needs.decoding),
+            ("all, weights on the device", m.resident),
+            ("all, blocks streamed (--vram-budget)", m.least),
         ] {
-            writeln!(text, "  {name:<34} {:>8.2}", gib(bytes))?;
+            writeln!(text, "  {name:<36} {:>8.2}", gib(bytes))?;
         }
-        if m.peak > m.available {
-            writeln!(text, "  does NOT fit: {:.2} GiB too much", gib(m.peak - m.available))?;
+        if m.resident > m.available {
+            let streams = if m.least > m.available { "not even streamed" } else { "unless blocks are streamed" };
+            writeln!(text, "  does NOT fit: {:.2} GiB too much, {streams}", gib(m.resident - m.available))?;
+        }
+        if let (Some(blocks), Some(MemorySize(budget))) = (streamed, args.vram_budget) {
+            let bytes = blocks * m.needs.block;
+            writeln!(
+                text,
+                "  within {:.2}: {blocks} of {} blocks streamed, {:.2} copied in every computed step ({:.0} ms modelled at {:.0} GB/s, PCIe 4.0 \
+                 x16, beside the blocks that compute; not in the seconds below)",
+                gib(budget),
+                m.needs.blocks,
+                gib(bytes),
+                bytes as f64 / PCIE_BANDWIDTH * 1e3,
+                PCIE_BANDWIDTH / 1e9
+            )?;
         }
         // Single modules are kept one by one: there is no fold to compare with them.
         if m.cache > 0 && e.partial_step.is_none() {

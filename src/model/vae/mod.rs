@@ -158,6 +158,9 @@ pub struct Cut {
 const CUTS: [(usize, usize); 7] =
     [(4, 1 << 30), (4, 1 << 28), (2, 1 << 28), (1, 1 << 28), (1, 1 << 26), (1, 1 << 24), (1, 1 << 20)];
 
+/// Without a budget one part in so many of the free memory is left alone.
+const SPARE: usize = 16;
+
 /// What is told between slices: frames done, and all of them; whether to go on.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
@@ -412,21 +415,72 @@ impl VideoVae {
         let budget = match budget {
             Some(budget) => budget,
             // What is free, less a little that drivers and bytes of finished frames want.
-            None => self.device.memory()?.free / 16 * 15,
+            None => self.device.memory()?.free / SPARE * (SPARE - 1),
         };
         self.cut(direction, frames, sides, budget)
     }
 
+    /// The least memory in which decoding latents of `h` × `w` to `frames` frames works without a budget, spare memory included.
+    ///
+    /// # Errors
+    /// Shapes that the kernels refuse.
+    pub fn least_decode_bytes(&self, frames: usize, sides: [usize; 2]) -> Result<usize> {
+        self.least(Direction::Decode, frames, sides)
+    }
+
+    /// As [`VideoVae::least_decode_bytes`], for encoding any number of frames: no chunk is larger than a whole one.
+    ///
+    /// # Errors
+    /// As [`VideoVae::least_decode_bytes`].
+    pub fn least_encode_bytes(&self, sides: [usize; 2]) -> Result<usize> {
+        self.least(Direction::Encode, self.config.micro_frame_size, sides)
+    }
+
+    fn least(&self, direction: Direction, frames: usize, sides: [usize; 2]) -> Result<usize> {
+        let mut least = usize::MAX;
+        self.cuts(direction, frames, sides, &mut |cut| {
+            least = least.min(cut.bytes);
+            false
+        })?;
+        Ok((least.div_ceil(SPARE - 1) + 1) * SPARE)
+    }
+
     fn cut(&self, direction: Direction, frames: usize, [h, w]: [usize; 2], budget: usize) -> Result<Cut> {
+        let mut least = usize::MAX;
+        let found = self.cuts(direction, frames, [h, w], &mut |cut| {
+            least = least.min(cut.bytes);
+            cut.bytes <= budget
+        })?;
+        if let Some(cut) = found {
+            return Ok(cut);
+        }
+        let side = self.config.spatial_factor();
+        let what = if direction == Direction::Decode { "decoding" } else { "encoding" };
+        Err(ModelError::Input(format!(
+            "{what} {}x{} pixels takes at least {:.2} GB beside the weights, {:.2} GB are allowed; free memory, raise the budget or choose a \
+             smaller size",
+            h * side,
+            w * side,
+            least as f64 / 1e9,
+            budget as f64 / 1e9
+        )))
+    }
+
+    /// Counts every cut, the fastest first; gives the first that is `taken`.
+    fn cuts(
+        &self,
+        direction: Direction,
+        frames: usize,
+        [h, w]: [usize; 2],
+        taken: &mut dyn FnMut(&Cut) -> bool,
+    ) -> Result<Option<Cut>> {
         // As large as addresses go; nothing of it exists.
         let memory = 1 << 60;
         let units = self.device.info().units;
         let dry = Device::dry(DryConfig { name: "plan".into(), memory, units, compute_capability: (8, 0) });
         let counter = VideoVae::load(&dry, self.config.clone(), Weights::zeros(), self.dtype)?;
-        let side = self.config.spatial_factor();
         let mut chunks: Vec<_> = self.config.chunks(frames).collect();
         chunks.dedup();
-        let mut least = usize::MAX;
         for (frames, band_bytes) in CUTS {
             let cut = Cut { frames, band_bytes, bytes: 0 };
             let heap = Heap::new(&dry, memory / 2)?;
@@ -442,20 +496,11 @@ impl VideoVae {
                 }
             }
             let cut = Cut { bytes: heap.peak(), ..cut };
-            if cut.bytes <= budget {
-                return Ok(cut);
+            if taken(&cut) {
+                return Ok(Some(cut));
             }
-            least = least.min(cut.bytes);
         }
-        let what = if direction == Direction::Decode { "decoding" } else { "encoding" };
-        Err(ModelError::Input(format!(
-            "{what} {}x{} pixels takes at least {:.2} GB beside the weights, {:.2} GB are allowed; free memory, raise the budget or choose a \
-             smaller size",
-            h * side,
-            w * side,
-            least as f64 / 1e9,
-            budget as f64 / 1e9
-        )))
+        Ok(None)
     }
 }
 
