@@ -3,20 +3,31 @@
     python tools/tiny_opensora.py DIR                  # DIR/{OpenSora-STDiT-v3,OpenSora-VAE-v1.2,t5-v1_1-xxl}
     python tools/tiny_opensora.py DIR --text bin       # the text encoder as .bin shards, as its repository has it
     python tools/tiny_opensora.py tests/goldens/opensora_tiny --without-vae
+    python tools/tiny_opensora.py DIR --full           # the transformer alone, in its published size: 2.2 GB; needs Python only
 
 `adacache pull opensora-v1.2 --from DIR` takes it from there. Beside the text encoder lie reference.json and reference.safetensors:
 prompts, their tokens, and the hidden states that the `transformers` implementation gives for them, padded and masked.
-Needs torch, transformers, tokenizers, safetensors.
+Needs torch, transformers, tokenizers, safetensors, which --full does without.
 """
 
 import argparse
 import json
 import math
+import random
+import struct
 from pathlib import Path
 
-import torch
-from safetensors.torch import save as to_bytes
+try:
+    import torch
+    from safetensors.torch import save as to_bytes
+except ImportError:
+    torch = None
 
+# STDiT3-XL/2 as published.
+FULL = dict(
+    depth=28, hidden_size=1152, num_heads=16, in_channels=4, caption_channels=4096, model_max_length=300, patch_size=[1, 2, 2],
+    mlp_ratio=4.0, pred_sigma=True, qk_norm=True, input_sq_size=512,
+)
 TRANSFORMER = dict(
     depth=2, hidden_size=32, num_heads=1, in_channels=4, caption_channels=32, model_max_length=300, patch_size=[1, 2, 2],
     mlp_ratio=4.0, pred_sigma=True, qk_norm=True, input_sq_size=512,
@@ -48,6 +59,87 @@ PROMPTS = [
     "a gull flies over the snowy mountains and over two red boats, zebra quartz jinx 42!",
     "",
 ]
+
+
+def full_tensors():
+    """Published names of STDiT3-XL/2 with their shapes and the size of their values: ("around", mean, spread) or ("rope",)."""
+    c, d, cap = FULL["hidden_size"], FULL["hidden_size"] // FULL["num_heads"], FULL["caption_channels"]
+    hidden = int(c * FULL["mlp_ratio"])
+
+    def linear(name, out, *inputs):
+        yield f"{name}.weight", (out, *inputs), ("around", 0.0, 0.7 / math.sqrt(math.prod(inputs)))
+        yield f"{name}.bias", (out,), ("around", 0.0, 0.05)
+
+    yield from linear("x_embedder.proj", c, 4, 1, 2, 2)
+    for name in ["t_embedder", "fps_embedder"]:
+        yield from linear(f"{name}.mlp.0", c, 256)
+        yield from linear(f"{name}.mlp.2", c, c)
+    yield from linear("t_block.1", 6 * c, c)
+    yield from linear("y_embedder.y_proj.fc1", c, cap)
+    yield from linear("y_embedder.y_proj.fc2", c, c)
+    yield "y_embedder.y_embedding", (FULL["model_max_length"], cap), ("around", 0.0, 0.2)
+    yield "rope.freqs", (d // 2,), ("rope",)
+    for i in range(FULL["depth"]):
+        for block in [f"spatial_blocks.{i}", f"temporal_blocks.{i}"]:
+            yield f"{block}.scale_shift_table", (6, c), ("around", 0.0, 1 / math.sqrt(c))
+            yield from linear(f"{block}.attn.qkv", 3 * c, c)
+            yield from linear(f"{block}.attn.proj", c, c)
+            for norm in ["q_norm", "k_norm"]:
+                yield f"{block}.attn.{norm}.weight", (d,), ("around", 1.0, 0.0)
+            yield from linear(f"{block}.cross_attn.q_linear", c, c)
+            yield from linear(f"{block}.cross_attn.kv_linear", 2 * c, c)
+            yield from linear(f"{block}.cross_attn.proj", c, c)
+            yield from linear(f"{block}.mlp.fc1", hidden, c)
+            yield from linear(f"{block}.mlp.fc2", c, hidden)
+    yield "final_layer.scale_shift_table", (2, c), ("around", 0.0, 1 / math.sqrt(c))
+    yield from linear("final_layer.linear", 32, c)
+
+
+def spread_table(std):
+    """High bytes of bf16 by a random byte, so that with random low bytes the values are symmetric around 0 with this deviation.
+
+    A low byte has the exponent's last bit and the mantissa: magnitudes of one high byte are 2^e (1 + m), m in [0, 1), and twice that, with
+    root mean square 2^e sqrt((1 + 4) / 2 * 7 / 3), e odd. Two neighbouring high bytes are mixed.
+    """
+    unit = math.sqrt(2.5 * 7 / 3)
+    e = math.ceil(math.log2(std / unit))
+    e += 1 - e % 2
+    high, low = (unit * 2.0**e) ** 2, (unit * 2.0 ** (e - 2)) ** 2
+    share = round(128 * (std**2 - low) / (high - low))
+    return bytes(sign << 7 | (e + 127 >> 1) - (i >= share) for sign in (0, 1) for i in range(128))
+
+
+def full_transformer(path, seed):
+    """Streams the checkpoint to `path`, a slice of a tensor at a time; renamed when it is whole."""
+    header, end = {}, 0
+    tensors = list(full_tensors())
+    for name, shape, _ in tensors:
+        bytes_of = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + bytes_of]}
+        end += bytes_of
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    generator = random.Random(seed)
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, shape, (kind, *values) in tensors:
+            count = math.prod(shape)
+            if kind == "rope":
+                # bf16 is the upper half of f32.
+                freqs = [10000.0 ** (-2 * k / (2 * count)) for k in range(count)]
+                file.write(b"".join(struct.pack("<f", f)[2:] for f in freqs))
+            elif values[1] == 0.0:
+                file.write(struct.pack("<f", values[0])[2:] * count)
+            else:
+                table = spread_table(values[1])
+                for start in range(0, count, 1 << 20):
+                    n = min(1 << 20, count - start)
+                    data = bytearray(2 * n)
+                    data[0::2] = generator.randbytes(n)
+                    data[1::2] = generator.randbytes(n).translate(table)
+                    file.write(data)
+    partial.rename(path)
 
 
 def normal(shape, std, generator):
@@ -276,8 +368,17 @@ def main():
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--text", choices=["safetensors", "bin"], default="safetensors", help="how the text encoder's weights are kept")
     parser.add_argument("--without-vae", action="store_true", help="leave the video autoencoder out: it is most of the bytes")
+    parser.add_argument("--full", action="store_true", help="write STDiT3-XL/2 in its published size, and nothing else")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.full:
+        folder = args.folder / "OpenSora-STDiT-v3"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "STDiT3", **FULL}, indent=1) + "\n")
+        full_transformer(folder / "model.safetensors", args.seed)
+        return
+    if torch is None:
+        parser.error("this needs torch, transformers, tokenizers and safetensors: pip install them, or use --full")
     parts = [("OpenSora-STDiT-v3", {"model_type": "STDiT3", **TRANSFORMER}, transformer)]
     if not args.without_vae:
         config = {"model_type": "OpenSoraVAE_V1_2", "spatial": SPATIAL, "temporal": TEMPORAL, "micro_frame_size": 17}
