@@ -32,7 +32,8 @@
 //!   kept. f16 accumulators are widened first and rounded once at the end. The low 13 bits of a tf32 operand are ignored.
 //! * bf16: `acc = c; for p in 0..K/2 { acc = fma(a[2p+1], b[2p+1], acc); acc = fma(a[2p], b[2p], acc) }` with
 //!   subnormal operands (bf16 and accumulators) and subnormal results of each step replaced by zero: this is what
-//!   x86's `VDPBF16PS` computes, the one instruction that makes the VM's most used kernel twice as fast.
+//!   x86's `VDPBF16PS` computes, the one instruction that makes the VM's most used kernel twice as fast, and its `VFMADD231PS` when
+//!   `MXCSR` asks for both kinds of flushing.
 //! * e4m3 and e5m2: widened to f16, the low pairs of all words before the high pairs.
 //! * f64: `acc = c; for k in 0..4 { acc = fma(a[k], b[k], acc) }` in f64.
 //! * s8/u8: exact, added to C modulo 2^32, or clamped to the range of s32 with `.satfinite`.

@@ -1,8 +1,11 @@
-//! The kernels for AVX2. Operands are first widened to f32 lane by lane, in the layout of their registers; then every step multiplies
-//! an A value broadcast within its quad by the B values of the quad's columns.
+//! The kernels for AVX2. Operands are first widened to f32, A lane by lane in the layout of its registers, B with the columns of a
+//! word side by side; then every step multiplies an A value broadcast within its quad by the B values of the quad's columns.
+//!
+//! The steps are written in assembly. bf16's flush subnormal numbers, which the processor does by itself when `MXCSR` says so (the bits
+//! are those of `portable::flushing_step`), and only assembly may change that register. It also keeps the sums in registers, which
+//! the compiler does not manage: two multiply-adds a cycle are near.
 
-use super::portable::{self, Bf16};
-use super::{Fragments, Kernels, Lanes, int8_row};
+use super::{Fragments, Kernels, Lanes, int8_row, portable};
 use std::arch::x86_64::*;
 
 pub(super) const KERNELS: Kernels = Kernels {
@@ -21,33 +24,20 @@ pub(super) const KERNELS: Kernels = Kernels {
 
 /// A register's values, eight lanes a vector.
 type Wide = [__m256; 4];
-/// The accumulators of two registers, even and odd columns of one half of the rows.
-type Sums = [Wide; 2];
+/// Operands widened to f32.
+#[repr(C, align(64))]
+struct Operands {
+    /// By register and element of a word.
+    a: [[Wide; 2]; 4],
+    /// By register, word of a quad and element: the even columns, then the odd ones.
+    b: [[[__m256; 2]; 4]; 2],
+}
 
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn words(reg: *const Lanes) -> [__m256i; 4] {
     // SAFETY: the caller passes a register; the loads are unaligned and stay inside its 32 words.
     unsafe { std::array::from_fn(|i| _mm256_loadu_si256(reg.cast::<__m256i>().wrapping_add(i))) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn floats(reg: *const Lanes) -> Wide {
-    // SAFETY: as for `words`.
-    unsafe { std::array::from_fn(|i| _mm256_loadu_ps(reg.cast::<f32>().wrapping_add(8 * i))) }
-}
-
-/// Stores sums with NaN made canonical.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn store(reg: *mut Lanes, sums: &Wide) {
-    let nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
-    for (i, &x) in sums.iter().enumerate() {
-        let x = _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-        // SAFETY: as for `words`.
-        unsafe { _mm256_storeu_ps(reg.cast::<f32>().wrapping_add(8 * i), x) };
-    }
 }
 
 /// The low (`HIGH` = 0) or high halves (16) of eight words, packed.
@@ -92,114 +82,247 @@ fn columns<const PARITY: usize>(b: &Wide) -> [__m256; 4] {
     [q0, q1, q2, q3].map(|q| _mm256_set_m128(q, q))
 }
 
-/// `sums += a * b` over the elements of one register of A and one of B, `N` to a word.
+/// The words 0, 1, 2 and 3 of all quads: those of the even ones (columns of B), then those of the odd ones.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-fn accumulate<const N: usize>(sums: &mut Sums, a: &[Wide; N], even: &[[__m256; 4]; N], odd: &[[__m256; 4]; N]) {
-    macro_rules! word {
-        ($w:literal) => {
-            for i in 0..N {
-                for lane in 0..4 {
-                    let a = _mm256_permute_ps::<{ 0x55 * $w }>(a[i][lane]);
-                    sums[0][lane] = _mm256_fmadd_ps(a, even[i][$w], sums[0][lane]);
-                    sums[1][lane] = _mm256_fmadd_ps(a, odd[i][$w], sums[1][lane]);
-                }
-            }
-        };
-    }
-    word!(0);
-    word!(1);
-    word!(2);
-    word!(3);
+#[target_feature(enable = "avx2")]
+fn by_word(w: [__m256i; 4]) -> [__m256i; 4] {
+    let (low0, low1) = (_mm256_unpacklo_epi32(w[0], w[1]), _mm256_unpacklo_epi32(w[2], w[3]));
+    let (high0, high1) = (_mm256_unpackhi_epi32(w[0], w[1]), _mm256_unpackhi_epi32(w[2], w[3]));
+    [
+        _mm256_unpacklo_epi64(low0, low1),
+        _mm256_unpackhi_epi64(low0, low1),
+        _mm256_unpacklo_epi64(high0, high1),
+        _mm256_unpackhi_epi64(high0, high1),
+    ]
 }
 
-/// Adds the products of `K` registers of B and twice as many of A.
-macro_rules! products {
-    ($f:ident, $k:expr, $widen:path, $sums:ident) => {
+/// One multiply-add of every sum: word `$w`, element `$e`; `$pick` is the shuffle that repeats word `$w` in its quad.
+macro_rules! step {
+    ($w:literal, $e:literal, $pick:literal) => {
+        concat!(
+            "vbroadcastf128 ymm8, [{b} + 64 * ",
+            $w,
+            " + 32 * ",
+            $e,
+            "]\n",
+            "vbroadcastf128 ymm9, [{b} + 64 * ",
+            $w,
+            " + 32 * ",
+            $e,
+            " + 16]\n",
+            "vpermilps ymm10, [{a} + 128 * ",
+            $e,
+            "], ",
+            $pick,
+            "\n",
+            "vpermilps ymm11, [{a} + 128 * ",
+            $e,
+            " + 32], ",
+            $pick,
+            "\n",
+            "vpermilps ymm12, [{a} + 128 * ",
+            $e,
+            " + 64], ",
+            $pick,
+            "\n",
+            "vpermilps ymm13, [{a} + 128 * ",
+            $e,
+            " + 96], ",
+            $pick,
+            "\n",
+            "vfmadd231ps ymm0, ymm10, ymm8\n",
+            "vfmadd231ps ymm4, ymm10, ymm9\n",
+            "vfmadd231ps ymm1, ymm11, ymm8\n",
+            "vfmadd231ps ymm5, ymm11, ymm9\n",
+            "vfmadd231ps ymm2, ymm12, ymm8\n",
+            "vfmadd231ps ymm6, ymm12, ymm9\n",
+            "vfmadd231ps ymm3, ymm13, ymm8\n",
+            "vfmadd231ps ymm7, ymm13, ymm9\n",
+        )
+    };
+}
+
+/// Stores a sum with NaN made canonical.
+macro_rules! store {
+    ($sum:literal, $to:literal) => {
+        concat!(
+            "vcmpunordps ymm8, ",
+            $sum,
+            ", ",
+            $sum,
+            "\n",
+            "vblendvps ymm8, ",
+            $sum,
+            ", ymm14, ymm8\n",
+            "vmovups [",
+            $to,
+            "], ymm8\n",
+        )
+    };
+}
+
+/// `d = a b + c` over `K` registers of B and twice as many of A; `$before` and `$after` go around all steps.
+///
+/// The sums of one half of the rows at a time: even columns in ymm0..4, odd ones in ymm4..8.
+macro_rules! multiply {
+    ($operands:expr, $c:expr, $d:expr, $k:expr, [$($before:literal,)*], [$($step:expr,)*], [$($after:literal,)*]) => {{
+        // Switches of MXCSR: as it was, and with bits 15 and 6 set.
+        let mut modes = [0u32; 2];
+        std::arch::asm!(
+            "vpcmpeqd ymm14, ymm14, ymm14",
+            "vpsrld ymm14, ymm14, 1",
+            "lea {end}, [{c} + 32]",
+            $($before,)*
+            "2:",
+            "mov {x}, [{c}]",
+            "mov {y}, [{c} + 8]",
+            "vmovups ymm0, [{x}]",
+            "vmovups ymm1, [{x} + 32]",
+            "vmovups ymm2, [{x} + 64]",
+            "vmovups ymm3, [{x} + 96]",
+            "vmovups ymm4, [{y}]",
+            "vmovups ymm5, [{y} + 32]",
+            "vmovups ymm6, [{y} + 64]",
+            "vmovups ymm7, [{y} + 96]",
+            "mov {x:e}, {k}",
+            "3:",
+            $($step,)*
+            "add {a}, 512",
+            "add {b}, 256",
+            "dec {x:e}",
+            "jnz 3b",
+            "mov {x}, [{d}]",
+            "mov {y}, [{d} + 8]",
+            store!("ymm0", "{x}"),
+            store!("ymm1", "{x} + 32"),
+            store!("ymm2", "{x} + 64"),
+            store!("ymm3", "{x} + 96"),
+            store!("ymm4", "{y}"),
+            store!("ymm5", "{y} + 32"),
+            store!("ymm6", "{y} + 64"),
+            store!("ymm7", "{y} + 96"),
+            "sub {a}, 512 * {k} - 256",
+            "sub {b}, 256 * {k}",
+            "add {c}, 16",
+            "add {d}, 16",
+            "cmp {c}, {end}",
+            "jne 2b",
+            $($after,)*
+            "/* {modes} */",
+            k = const $k,
+            a = inout(reg) &raw const (*$operands).a => _,
+            b = inout(reg) &raw const (*$operands).b => _,
+            c = inout(reg) $c => _,
+            d = inout(reg) $d => _,
+            end = out(reg) _,
+            x = out(reg) _,
+            y = out(reg) _,
+            modes = in(reg) &raw mut modes,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm12") _, out("ymm13") _, out("ymm14") _,
+            options(nostack),
+        );
+    }};
+    ($operands:expr, $c:expr, $d:expr, $k:expr, words) => {
+        multiply!($operands, $c, $d, $k, [], [
+            step!("0", "0", "0x00"),
+            step!("1", "0", "0x55"),
+            step!("2", "0", "0xaa"),
+            step!("3", "0", "0xff"),
+        ], [])
+    };
+    ($operands:expr, $c:expr, $d:expr, $k:expr, halves) => { multiply!(@halves $operands, $c, $d, $k, [], []) };
+    ($operands:expr, $c:expr, $d:expr, $k:expr, halves_flushing) => {
+        multiply!(@halves $operands, $c, $d, $k, [
+            "stmxcsr [{modes}]",
+            "mov {x:e}, [{modes}]",
+            "or {x:e}, 0x8040",
+            "mov [{modes} + 4], {x:e}",
+            "ldmxcsr [{modes} + 4]",
+        ], ["ldmxcsr [{modes}]",])
+    };
+    (@halves $operands:expr, $c:expr, $d:expr, $k:expr, $before:tt, $after:tt) => {
+        multiply!($operands, $c, $d, $k, $before, [
+            step!("0", "0", "0x00"),
+            step!("0", "1", "0x00"),
+            step!("1", "0", "0x55"),
+            step!("1", "1", "0x55"),
+            step!("2", "0", "0xaa"),
+            step!("2", "1", "0xaa"),
+            step!("3", "0", "0xff"),
+            step!("3", "1", "0xff"),
+        ], $after)
+    };
+}
+
+/// Widens the operands of `f` into `$operands`, which may be uninitialised.
+macro_rules! widen {
+    ($operands:expr, $f:expr, $k:expr, $widen:path) => {
         for k in 0..$k {
-            let b = $widen(words($f.b[k]));
-            let (even, odd) = (b.map(|b| columns::<0>(&b)), b.map(|b| columns::<1>(&b)));
-            for half in 0..2 {
-                accumulate(&mut $sums[half], &$widen(words($f.a[2 * k + half])), &even, &odd);
+            for (e, words) in $widen(by_word(words($f.b[k]))).into_iter().enumerate() {
+                for w in 0..4 {
+                    (*$operands).b[k][w][e] = words[w];
+                }
+            }
+        }
+        for r in 0..2 * $k {
+            for (e, words) in $widen(words($f.a[r])).into_iter().enumerate() {
+                (*$operands).a[r][e] = words;
             }
         }
     };
 }
 
 macro_rules! f32_kernel {
-    ($f:ident, $k:expr, $widen:path) => {{
-        let mut sums = [[floats($f.c[0]), floats($f.c[1])], [floats($f.c[2]), floats($f.c[3])]];
-        products!($f, $k, $widen, sums);
-        for half in 0..2 {
-            store($f.d[2 * half], &sums[half][0]);
-            store($f.d[2 * half + 1], &sums[half][1]);
+    ($f:ident, $k:expr, $widen:path, $steps:ident) => {{
+        let mut operands = std::mem::MaybeUninit::<Operands>::uninit();
+        let operands = operands.as_mut_ptr();
+        widen!(operands, $f, $k, $widen);
+        let mut c = $f.c;
+        // Results of the first half of the rows are written before C is read for the second.
+        let mut kept = [[0; 32]; 2];
+        if $f.d[..2].iter().any(|d| c[2..].contains(&d.cast_const())) {
+            for (kept, c) in kept.iter_mut().zip(&mut c[2..]) {
+                *kept = **c;
+                *c = kept;
+            }
         }
+        multiply!(operands, c.as_ptr(), $f.d.as_ptr(), $k, $steps);
     }};
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn f16<const K: usize>(f: &Fragments) {
     // SAFETY: the caller's contract.
-    unsafe { f32_kernel!(f, K, widen_f16) }
+    unsafe { f32_kernel!(f, K, widen_f16, halves) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tf32<const K: usize>(f: &Fragments) {
     // SAFETY: the caller's contract.
-    unsafe { f32_kernel!(f, K, widen_tf32) }
+    unsafe { f32_kernel!(f, K, widen_tf32, words) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn bf16<const K: usize>(f: &Fragments) {
     // SAFETY: the caller's contract.
-    unsafe {
-        if may_flush::<K>(f) {
-            return if K == 2 { portable::mma_f32::<Bf16, 16>(f) } else { portable::mma_f32::<Bf16, 8>(f) };
-        }
-        f32_kernel!(f, K, widen_bf16)
-    }
-}
-
-/// Whether a step could meet a subnormal number; see the function of that name in `portable`.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn may_flush<const K: usize>(f: &Fragments) -> bool {
-    // Magnitude bits less one: zero becomes the largest.
-    let least16 = |regs: &[*const Lanes]| {
-        let mut least = _mm256_set1_epi32(-1);
-        for &reg in regs {
-            // SAFETY: the caller passes the registers of the shape.
-            for w in unsafe { words(reg) } {
-                let key = _mm256_sub_epi16(_mm256_add_epi16(w, w), _mm256_set1_epi16(1));
-                least = _mm256_min_epu16(least, key);
-            }
-        }
-        let half = _mm_min_epu16(_mm256_castsi256_si128(least), _mm256_extracti128_si256::<1>(least));
-        _mm_extract_epi16::<0>(_mm_minpos_epu16(half)) as u32 >> 8
-    };
-    let mut least = _mm256_set1_epi32(-1);
-    for reg in f.c {
-        // SAFETY: as above.
-        for w in unsafe { words(reg) } {
-            least = _mm256_min_epu32(least, _mm256_sub_epi32(_mm256_add_epi32(w, w), _mm256_set1_epi32(1)));
-        }
-    }
-    let half = _mm_min_epu32(_mm256_castsi256_si128(least), _mm256_extracti128_si256::<1>(least));
-    let pair = _mm_min_epu32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
-    let one = _mm_min_epu32(pair, _mm_shuffle_epi32::<0b10_11_00_01>(pair));
-    let (ea, eb, ec) = (least16(&f.a[..2 * K]), least16(&f.b[..K]), _mm_cvtsi128_si32(one) as u32 >> 24);
-    portable::could_flush(ea, eb, ec)
+    unsafe { f32_kernel!(f, K, widen_bf16, halves_flushing) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn f16_f16<const K: usize>(f: &Fragments) {
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums = [widen_f16(words(f.c[0])), widen_f16(words(f.c[1]))];
-        products!(f, K, widen_f16, sums);
+        let mut operands = std::mem::MaybeUninit::<Operands>::uninit();
+        let operands = operands.as_mut_ptr();
+        widen!(operands, f, K, widen_f16);
+        let [[even0, odd0], [even1, odd1]] = [widen_f16(words(f.c[0])), widen_f16(words(f.c[1]))];
+        let mut sums: [Wide; 4] = [even0, odd0, even1, odd1];
+        let at = sums.each_mut().map(std::ptr::from_mut);
+        multiply!(operands, at.as_ptr(), at.as_ptr(), K, halves);
         for half in 0..2 {
             for i in 0..4 {
-                let [low, high] = [round_f16(sums[half][0][i]), round_f16(sums[half][1][i])];
+                let [low, high] = [round_f16(sums[2 * half][i]), round_f16(sums[2 * half + 1][i])];
                 let both = _mm256_or_si256(low, _mm256_slli_epi32::<16>(high));
                 _mm256_storeu_si256(f.d[half].cast::<__m256i>().wrapping_add(i), both);
             }

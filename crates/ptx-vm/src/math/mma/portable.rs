@@ -140,12 +140,7 @@ fn may_flush<const K: usize>(tiles: &Tiles<K>, acc: &[[f32; 8]; 16]) -> bool {
         }
     }
     // Biased exponents; a power of two loses one by the decrement, which only errs to the safe side.
-    could_flush(a >> 24, b >> 24, c >> 24)
-}
-
-/// [`may_flush`] by the least biased exponents of A, B and C.
-#[inline(always)]
-pub(super) fn could_flush(ea: u32, eb: u32, ec: u32) -> bool {
+    let (ea, eb, ec) = (a >> 24, b >> 24, c >> 24);
     ea == 0 || eb == 0 || ea + eb < 2 * 127 - 112 || ec < 127 - 103
 }
 
