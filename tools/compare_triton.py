@@ -12,6 +12,7 @@ powers of two, so that 72 costs it 128. ptxas and nvdisasm are ours for both sid
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,8 @@ def attention(q, k, v, out, scale, length, stride, D: tl.constexpr, BM: tl.const
     tl.store(out + head + row[:, None] * stride + d[None, :], (acc / total[:, None]).to(tl.bfloat16))
 
 
+# PTX 8.8: what every ptxas reads, Triton's own and that of ptx-requirements.txt. Triton would write newer PTX for newer chips.
+PTX_VERSION = 88
 # Block sizes, warps, stages: the tutorials' lists.
 MATMUL = [(128, 256, 64, 8, 3), (128, 128, 32, 4, 4), (128, 128, 64, 4, 3), (64, 256, 32, 4, 4), (128, 64, 32, 4, 4)]
 ATTENTION = [(128, 64, 4, 3), (128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (128, 128, 8, 3)]
@@ -103,11 +106,11 @@ def source(function, types, constants, aligned):
 
 def figures(name, kernel, warps, stages, target, tools):
     """One kernel's figures, as compile_ptx.py records them, with its launch; None where it does not fit the GPU."""
-    made = triton.compile(kernel, target=GPUTarget("cuda", target, 32), options={"num_warps": warps, "num_stages": stages})
+    made = triton.compile(kernel, target=GPUTarget("cuda", target, 32), options={"num_warps": warps, "num_stages": stages, "ptx_version": PTX_VERSION})
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(made.asm["ptx"])
         file.flush()
-        architecture = f"sm_{target}a" if "sm_90a" in made.asm["ptx"] else f"sm_{target}"
+        architecture = re.search(r"^\.target (\w+)", made.asm["ptx"], re.M).group(1) # with an "a" where Triton uses what only this chip has
         binary, report = sass.cubin(tools[0], architecture, file.name)
     (entry, record), = sass.resources(report).items()
     record["loop"] = sass.main_loops(tools[1], binary)[entry]

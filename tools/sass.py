@@ -186,7 +186,7 @@ def count(instructions):
         figures["issue"] += 1
         if text.startswith("@!PT"):  # never runs: ptxas keeps its distance from a hazard
             figures["other"] += 1
-        elif base in ("HMMA", "IMMA", "DMMA", "QMMA", "OMMA"):
+        elif base in ("HMMA", "HGMMA", "IMMA", "DMMA", "QMMA", "OMMA"):
             tensor[name] += 1
         elif base == "LDSM":
             figures["ldsm"] += 1
