@@ -4,6 +4,7 @@
 
 // ---- linear ----------------------------------------------------------------------------------------------------------------
 // Entry suffixes _256 (16-bit types), _128 and _64: M x N tiles. grid = (ceil(m / M) * ceil(n / N), 1, 1), block = (THREADS, 1, 1),
+// linear_few.cu: _few_128 (as _128) and _few_96, both of 16-bit types; grid y = parts of k, at most ceil(k / 32) and LINEAR_PARTS.
 // dynamic shared = SHARED bytes (the stages, then mean and rstd of M rows), the same for all dtypes but where it says so. Which one: src/ops/linear.rs.
 #define LINEAR_K_BYTES 64 // of a row of a or w in one stage
 #define LINEAR_256_M 256
@@ -16,6 +17,12 @@
 #define LINEAR_128_THREADS(element_bytes) ((element_bytes) == 2 ? 128 : 256)
 #define LINEAR_128_STAGES 4
 #define LINEAR_128_SHARED (LINEAR_128_STAGES * (LINEAR_128_M + LINEAR_128_N) * LINEAR_K_BYTES + 8 * LINEAR_128_M) // 70656
+#define LINEAR_96_M 128
+#define LINEAR_96_N 96
+#define LINEAR_96_THREADS 192
+#define LINEAR_96_STAGES 3
+#define LINEAR_96_SHARED (LINEAR_96_STAGES * (LINEAR_96_M + LINEAR_96_N) * LINEAR_K_BYTES + 8 * LINEAR_96_M) // 44032
+#define LINEAR_PARTS 16
 #define LINEAR_64_M 64
 #define LINEAR_64_N 48
 #define LINEAR_64_THREADS 96

@@ -7,7 +7,8 @@
 //             gelu      out = gelu_tanh(acc + bias)
 //             residual  r = gate * (acc + bias); out += r; residual_out = r or += r (when given)
 // All in f32 until the last rounding. Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}_{256,128,64}; no _ln residual, no
-// f32_256.
+// f32_256. linear_few.cu makes others of the same source: _{bf16,f16}_{few_128,few_96} without _ln, for
+// products of few tiles.
 //
 // A CTA makes one TILE_M x TILE_N tile of out (blockIdx.x, n fastest: neighbours share the rows of a). 144 columns are two heads
 // of 72 and divide every width of sprites and Open-Sora; 64 x 72 a warp needs 121 bytes of shared memory for each mma where an
@@ -15,6 +16,7 @@
 //   _256  256 x 144, eight warps, 3 stages      one CTA an SM
 //   _128  128 x 144, four warps (f32: eight of 32 x 72), 4 stages    two (f32: one)
 //   _64    64 x  48, three warps of 64 x 16, 4 stages
+//   _few_96    128 x 96, six warps of 64 x 32, 3 stages    two
 // k advances by 64 bytes (32 elements of 16 bits, 16 of f32: two mma k-steps) through a ring of STAGES tiles in shared memory:
 //
 //   stage: a [TILE_M][64 B], w [TILE_N][64 B]; the four 16-byte chunks of row r at chunk ^ ((r >> 1) & 3): two rows fill the 128
@@ -32,6 +34,10 @@
 // Any m, n, k >= 1: rows outside are the last row again, chunks beyond k are zeros. If rows of a and w are not 16-byte aligned every
 // element is loaded by itself (uniform run-time choice), likewise the epilogue, from sums laid out in shared memory.
 // The order of additions over k is fixed and the same in every tile: the same inputs give the same bits.
+//
+// Split k (_few): gridDim.y CTAs share a tile, each with whole stages of k that follow one another. Every one leaves its f32 sums in `partial`
+// and counts itself in `arrived`; the last to come adds all of them up, the first part first, whoever came when, and has the epilogue. The
+// counter wraps to zero for the next launch. Nobody waits. The sum has another order than the undivided one, and the same in every run.
 //
 // Launch: launch_tiles.h. Registers: up to 255 (_256 and _128), below 168 (_64); see ptx/manifest.json.
 #include "params.h"
@@ -65,8 +71,8 @@ template <class D> __device__ __forceinline__ const D* row_of(const D* matrix, i
 }
 
 // WARPS_M x WARPS_N warps, each with M_TILES x N_TILES mma tiles of 16 x 8.
-template <class D, bool LN, int EPILOGUE, int WARPS_M, int WARPS_N, int M_TILES, int N_TILES, int STAGES>
-__device__ __forceinline__ void linear(const LinearParams& p) {
+template <class D, bool LN, int EPILOGUE, int WARPS_M, int WARPS_N, int M_TILES, int N_TILES, int STAGES, bool SPLIT = false>
+__device__ __forceinline__ void linear(const LinearParams& p, float* partial = nullptr, unsigned* arrived = nullptr) {
   constexpr int WARP_M = 16 * M_TILES, WARP_N = 8 * N_TILES, TILE_M = WARPS_M * WARP_M, TILE_N = WARPS_N * WARP_N;
   constexpr int THREADS = 32 * WARPS_M * WARPS_N;
   constexpr int STAGE_BYTES = (TILE_M + TILE_N) * LINEAR_K_BYTES;
@@ -254,24 +260,29 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
     }
   };
 
-  // A last tile of one k-step is multiplied behind the loop.
-  const int tiles = (p.k + K_TILE - 1) / K_TILE, steps = (p.k + K_STEP - 1) / K_STEP;
+  // Tiles [first, tiles) of k. A last tile of one k-step is multiplied behind the loop.
+  int first = 0, tiles = (p.k + K_TILE - 1) / K_TILE, steps = (p.k + K_STEP - 1) / K_STEP;
+  if constexpr (SPLIT) {
+    first = (long long)tiles * blockIdx.y / gridDim.y;
+    tiles = (long long)tiles * (blockIdx.y + 1) / gridDim.y;
+    steps = min(steps, 2 * tiles);
+  }
   auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
 #pragma unroll 1
   for (int s = 0; s < STAGES; s++) {
-    if (s < tiles) load_tile(s, s * STAGE_BYTES);
+    if (first + s < tiles) load_tile(first + s, s * STAGE_BYTES);
     cp_async_commit();
   }
-  fetch_a(0);
-  store_a(0, 0);
-  if (tiles > 1) fetch_a(1);
+  fetch_a(first);
+  store_a(first, 0);
+  if (first + 1 < tiles) fetch_a(first + 1);
   cp_async_wait<STAGES - 1>();
   __syncthreads(); // tile 0 has landed
   load_a(Index<0>{}, 0);
 
   unsigned stage = 0;
 #pragma unroll 1
-  for (int tile = 0; tile < steps / 2; tile++) {
+  for (int tile = first; tile < steps / 2; tile++) {
     const unsigned next_stage = tile + 1 < tiles ? next(stage) : stage; // behind the last tile something is loaded that nobody uses
     if (LN && tile + 1 < tiles) { // first, while few fragments are held
       store_a(tile + 1, next_stage);
@@ -292,6 +303,38 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   if (steps % 2 != 0) {
     load_w(Index<0>{}, stage);
     multiply(Index<0>{});
+  }
+
+  // ---- the other parts of k
+  if constexpr (SPLIT) {
+    if (gridDim.y > 1) {
+      // [tile][part][fragment][thread][4]
+      float* const sums = partial + ((long long)blockIdx.x * gridDim.y * M_TILES * N_TILES * THREADS + tid) * 4;
+      auto fragments = [&](unsigned part, auto body) {
+        float* const at = sums + (long long)part * (M_TILES * N_TILES * THREADS * 4);
+        unrolled<M_TILES>([&](auto i) {
+          unrolled<N_TILES>([&](auto j) { body(acc[i.value][j.value], at + (i.value * N_TILES + j.value) * (THREADS * 4)); });
+        });
+      };
+      fragments(blockIdx.y, [](float(&x)[4], float* at) { store_global16(at, x); });
+      __threadfence();
+      __syncthreads(); // everyone's sums are written, and everyone is done with the stages
+      if (tid == 0) store_shared4(shared, atomicInc(arrived + blockIdx.x, gridDim.y - 1));
+      __syncthreads();
+      if (load_shared4(shared) != gridDim.y - 1) return;
+      __threadfence();
+      fragments(0, [](float(&x)[4], const float* at) { load_global16(at, x); });
+#pragma unroll 1
+      for (unsigned part = 1; part < gridDim.y; part++) {
+        fragments(part, [](float(&x)[4], const float* at) {
+          float y[4];
+          load_global16(at, y);
+#pragma unroll
+          for (int e = 0; e < 4; e++) x[e] += y[e];
+        });
+      }
+      __syncthreads(); // the flag is read: the epilogue may use its place
+    }
   }
 
   // ---- epilogue
@@ -413,8 +456,24 @@ __device__ __forceinline__ void linear(const LinearParams& p) {
   extern "C" __global__ void __launch_bounds__(LINEAR_64_THREADS, 4) NAME##_##D##_64(const LinearParams p) {          \
     linear<D, LN, EPILOGUE, 1, 3, 4, 2, LINEAR_64_STAGES>(p);                                                         \
   }
+#define LINEAR_FEW(NAME, D, EPILOGUE)                                                                                    \
+  extern "C" __global__ void __launch_bounds__(LINEAR_128_THREADS(2), 2) NAME##_##D##_few_128(const LinearFewParams p) { \
+    linear<D, false, EPILOGUE, 2, 2, 4, 9, LINEAR_128_STAGES, true>(p.product, p.partial, p.arrived);                    \
+  }                                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(LINEAR_96_THREADS, 2) NAME##_##D##_few_96(const LinearFewParams p) {      \
+    linear<D, false, EPILOGUE, 2, 3, 4, 4, LINEAR_96_STAGES, true>(p.product, p.partial, p.arrived);                     \
+  }
 #ifdef ONE_ENTRY // for quick looks at the compiler's output
 ONE_ENTRY
+#else
+#ifdef LINEAR_FEW_ENTRIES
+// Without _ln: it asks L2 for twice as much in so small a tile, and has no register left in the larger one.
+LINEAR_FEW(linear_bias, bf16, BIAS)
+LINEAR_FEW(linear_bias, f16, BIAS)
+LINEAR_FEW(linear_gelu, bf16, GELU)
+LINEAR_FEW(linear_gelu, f16, GELU)
+LINEAR_FEW(linear_residual, bf16, RESIDUAL)
+LINEAR_FEW(linear_residual, f16, RESIDUAL)
 #else
 #define LINEAR_DTYPES(NAME, LN, EPILOGUE) \
   LINEAR_256(NAME, bf16, LN, EPILOGUE)    \
@@ -428,4 +487,5 @@ LINEAR_DTYPES(linear_gelu, false, GELU)
 LINEAR_DTYPES(linear_residual, false, RESIDUAL)
 LINEAR_DTYPES(linear_ln_bias, true, BIAS)
 LINEAR_DTYPES(linear_ln_gelu, true, GELU)
+#endif
 #endif

@@ -40,6 +40,12 @@ struct LinearParams {
   int gate_chunk;                       // residual epilogue: which chunk gates; -1: gate is 1
   int accumulate_residual;              // residual_out: 0 overwrites, 1 adds to what is there
 };
+// linear_few.cu: the same, k in gridDim.y parts.
+struct LinearFewParams {
+  struct LinearParams product;
+  DEVICE_PTR(float) partial;            // more than one part: [tiles, parts, elements of a tile], any content
+  DEVICE_PTR(unsigned) arrived;         // [tiles], zeros; zeros again when the kernel is done
+};
 
 // ---- attention.cu ---------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,14 @@ __device__ __forceinline__ void store_global16(void* p, uint4 x) {
   asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
 
+// The same as f32 registers: accumulators stay where they are.
+__device__ __forceinline__ void load_global16(const float* p, float (&x)[4]) {
+  asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "l"(p) : "memory");
+}
+__device__ __forceinline__ void store_global16(float* p, const float (&x)[4]) {
+  asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]) : "memory");
+}
+
 // N consecutive elements in global memory, by accesses of at most 16 bytes: `p` must be aligned to all of them, or to 16 bytes.
 template <class D, int N> __device__ __forceinline__ void load_run(const D* p, float (&y)[N]) {
   constexpr int BYTES = N * (int)sizeof(D), WORDS = BYTES / 4;

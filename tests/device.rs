@@ -426,6 +426,7 @@ macro_rules! layouts {
 
 layouts! {
     LinearParams: Linear ["linear_bias", "linear_gelu", "linear_residual", "linear_ln_bias", "linear_ln_gelu"];
+    LinearFewParams: LinearFew ["linear_bias", "linear_gelu", "linear_residual"];
     AttentionParams: Attention ["attention"];
     RowStatsParams: Norm ["row_stats"];
     ModulateParams: Norm ["modulate"];

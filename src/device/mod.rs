@@ -199,6 +199,16 @@ struct Inner {
     peak: AtomicUsize,
     /// The most that may be allocated.
     limit: AtomicUsize,
+    /// Address of [`Device::scratch`], once somebody asked for it.
+    scratch: Mutex<Option<u64>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(ptr) = *lock(&self.scratch) {
+            self.backend.free(ptr);
+        }
+    }
 }
 
 /// The lock's content, also after a panic elsewhere: everything behind our locks stays whole between statements.
@@ -267,6 +277,7 @@ impl Device {
             allocated: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
+            scratch: Mutex::default(),
         }))
     }
 
@@ -298,6 +309,12 @@ impl Device {
     /// [`DeviceError::OutOfMemory`] with what was asked and what was free.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.not_recording("an allocation")?;
+        let ptr = self.claim(bytes)?;
+        Ok(Memory { device: self.clone(), ptr, bytes })
+    }
+
+    /// Takes memory from the backend and counts it.
+    fn claim(&self, bytes: usize) -> Result<u64> {
         let allocated = &self.0.allocated;
         let before = allocated.fetch_add(bytes, Ordering::Relaxed);
         let free = self.0.limit.load(Ordering::Relaxed).saturating_sub(before);
@@ -310,9 +327,33 @@ impl Device {
         let ptr = made.inspect_err(|_| {
             allocated.fetch_sub(bytes, Ordering::Relaxed);
         })?;
-        let now = before + bytes;
-        self.0.peak.fetch_max(now, Ordering::Relaxed);
-        Ok(Memory { device: self.clone(), ptr, bytes })
+        self.0.peak.fetch_max(before + bytes, Ordering::Relaxed);
+        Ok(ptr)
+    }
+
+    /// Bytes of [`Device::scratch`], and how many of the first are zeros.
+    pub(crate) const SCRATCH: usize = Self::SCRATCH_ZEROS + (24 << 20);
+    pub(crate) const SCRATCH_ZEROS: usize = 16 << 10;
+
+    /// Memory for what the blocks of one kernel leave each other; a kernel that changes the zeros at its beginning sets them back. One is
+    /// enough, because kernels follow one another. Allocated when first asked for, also while recording, and kept as long as the device:
+    /// graphs may hold its address.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub(crate) fn scratch(&self) -> Result<u64> {
+        let mut scratch = lock(&self.0.scratch);
+        if let Some(ptr) = *scratch {
+            return Ok(ptr);
+        }
+        let ptr = *scratch.insert(self.claim(Self::SCRATCH)?);
+        if let Err(error) = self.0.backend.fill(ptr, 0, Self::SCRATCH_ZEROS) {
+            *scratch = None;
+            self.0.backend.free(ptr);
+            self.0.allocated.fetch_sub(Self::SCRATCH, Ordering::Relaxed);
+            return Err(error);
+        }
+        Ok(ptr)
     }
 
     /// Bytes in living allocations of this device.

@@ -23,6 +23,8 @@ macro_rules! modules {
 modules! {
     /// GEMM with fused prologues and epilogues.
     Linear = "linear",
+    /// The same for products of few tiles.
+    LinearFew = "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.
     Attention = "attention",
     /// LayerNorm statistics and modulation.

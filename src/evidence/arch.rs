@@ -56,7 +56,8 @@ impl Arch {
 
     /// What chooses kernels for this chip.
     pub fn kernel_target(&self) -> crate::ops::Target {
-        crate::ops::Target { units: self.units, block_shared: self.block_shared }
+        let version: u32 = self.target.trim_start_matches("sm_").parse().unwrap_or(80);
+        crate::ops::Target::new(self.units, (version / 10, version % 10))
     }
 }
 

@@ -2,8 +2,8 @@
 //! block of the whole one does.
 
 use super::workload::{FRAMES, HEAD_DIM, TEXT, Work, WorkKind};
-use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, VmConfig};
-use crate::ops::params::{AttentionParams, LinearParams, SequenceLayout};
+use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
+use crate::ops::params::{AttentionParams, LinearFewParams, LinearParams, SequenceLayout};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,7 +82,7 @@ fn zeros(device: &Device, bytes: usize) -> Result<crate::device::Memory, DeviceE
     Ok(memory)
 }
 
-/// Two tiles side by side, k as it is. Gives the FLOP and bytes they need.
+/// Two tiles side by side, k as it is and split as it is. Gives the FLOP and bytes they need.
 fn run_linear(
     device: &Device,
     work: &Work,
@@ -117,9 +117,17 @@ fn run_linear(
         gate_chunk: if residual { 2 } else { -1 },
         ..Default::default()
     };
-    launch(device, work, [2, 1], &params)?;
+    let parts = work.choice.grid[1];
+    if work.choice.module == Module::LinearFew {
+        let partial = zeros(device, 4 * 2 * parts * tile_m * tile_n)?;
+        let arrived = zeros(device, 4 * 2)?;
+        let params = LinearFewParams { product: params, partial: partial.ptr(), arrived: arrived.ptr() };
+        launch(device, work, [2, parts], &params)?;
+    } else {
+        launch(device, work, [2, 1], &params)?;
+    }
     let bytes = 2 * (m * k + n * k) + if residual { 4 * m * n } else { 2 * m * n };
-    Ok((2.0 * (m * n * k) as f64, bytes as f64, format!("{m} x {n} x {k}, 2 blocks")))
+    Ok((2.0 * (m * n * k) as f64, bytes as f64, format!("{m} x {n} x {k}, {} blocks", 2 * parts)))
 }
 
 /// One block's queries of spatial and cross attention, with a part of the keys; all heads of a few sequences of temporal attention.

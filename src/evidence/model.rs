@@ -133,11 +133,17 @@ pub struct WorkBound {
 
 impl Work {
     /// The least time: the multiprocessor with most blocks runs their main loops at the speed of its busiest pipe, and its epilogues
-    /// besides where it holds one block at a time; memory gives every byte once.
+    /// besides where it holds one block at a time; memory gives every byte once. Where blocks share a tile, each writes its sums and the last
+    /// block of all reads those of its tile; nothing hides that.
     pub fn bound(&self, arch: &Arch, figures: &Figures) -> WorkBound {
         let blocks = self.choice.grid.iter().product::<usize>();
         let most = blocks.div_ceil(arch.units);
         let memory = self.bytes / (arch.dram_gbs * 1e9);
+        // Where blocks share a tile: its sums to L2 or from there.
+        let sums = match self.kind {
+            WorkKind::Linear { tile: (m, n), .. } if self.choice.grid[1] > 1 => (m * n * 4) as f64 / arch.l2_bytes,
+            _ => 0.0,
+        };
         let cycles = match &figures.main_loop {
             Some(main_loop) if main_loop.tensor_instructions() > 0 => {
                 let one = main_loop.bound(arch, self.choice.threads / 32).total() * self.passes;
@@ -151,7 +157,8 @@ impl Work {
             }
             _ => 0.0,
         };
-        let compute = most as f64 * cycles / (arch.clock_ghz * 1e9);
+        let parts = self.choice.grid[1] as f64;
+        let compute = (most as f64 * (cycles + sums) + parts * sums) / (arch.clock_ghz * 1e9);
         let seconds = compute.max(memory);
         WorkBound {
             seconds,

@@ -61,18 +61,22 @@ pub(super) const FRAMES: usize = 15;
 const BATCH: usize = 2;
 
 fn matrix(arch: &Arch, name: String, kind: &str, shape: [usize; 3]) -> Work {
-    let choice = linear::choose(arch.kernel_target(), kind, DType::Bf16, shape);
+    product(name, kind, shape, linear::choose(arch.kernel_target(), kind, DType::Bf16, shape))
+}
+
+/// A product by a given kernel.
+pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choice) -> Work {
     let tile = linear::tile_of(&choice.entry).expect("a tile of the table");
     let [m, n, k] = shape.map(|x| x as f64);
-    let blocks = choice.grid[0] as f64;
+    let [tiles, parts] = choice.grid.map(|x| x as f64);
     let residual = if kind == "residual" { 2.0 } else { 1.0 };
     Work {
         name,
         kind: WorkKind::Linear { shape, tile },
         flop: 2.0 * m * n * k,
         bytes: 2.0 * (m * k + n * k + residual * m * n),
-        useful: m * n / (blocks * (tile.0 * tile.1) as f64),
-        passes: (k / 32.0).ceil(),
+        useful: m * n / (tiles * (tile.0 * tile.1) as f64),
+        passes: ((k / 32.0).ceil() / parts).ceil(),
         out_bytes: 2.0 * residual,
         choice,
     }
@@ -108,12 +112,14 @@ fn attend(arch: &Arch, name: String, shape: attention::Shape) -> Work {
 }
 
 /// A spatial and a temporal block of Open-Sora 1.2 (1152 channels, 16 heads; 1872, 26) in bf16, 51 frames, guidance batch 2, 300 caption
-/// tokens, at 240p, 480p and 720p.
+/// tokens, at 240p, 480p and 720p; and the products of a single image of 240p.
 pub fn open_sora(arch: &Arch) -> Vec<Work> {
     let mut all = Vec::new();
     for (channels, heads) in [(1152, 16), (1872, 26)] {
-        for (size, tokens) in [("240p", 405), ("480p", 1590), ("720p", 3600)] {
-            let m = BATCH * FRAMES * tokens;
+        for (size, tokens, frames) in
+            [("image", 405, 1), ("240p", 405, FRAMES), ("480p", 1590, FRAMES), ("720p", 3600, FRAMES)]
+        {
+            let m = BATCH * frames * tokens;
             let name = |operation: &str| format!("{channels} {size} {operation}");
             for (operation, kind, shape) in [
                 ("qkv", "ln_bias", [m, 3 * channels, channels]),
@@ -124,6 +130,9 @@ pub fn open_sora(arch: &Arch) -> Vec<Work> {
                 ("fc2", "residual", [m, channels, 4 * channels]),
             ] {
                 all.push(matrix(arch, name(operation), kind, shape));
+            }
+            if frames == 1 {
+                continue; // its attention is that of 240p, for fewer sequences
             }
             let shape = |sequences, q_len, kv_len, plain| attention::Shape {
                 head_dim: HEAD_DIM,

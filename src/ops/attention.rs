@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn kernels_follow_the_shape() {
-        let a100 = Target { units: 108, block_shared: Target::block_shared((8, 0)) };
+        let a100 = Target::new(108, (8, 0));
         let spatial = Shape { head_dim: 72, heads: 16, sequences: 30, q_len: 3600, kv_len: 3600, plain: false };
         let choice = |dtype, shape| choose(a100, dtype, shape).unwrap();
         let large = choice(DType::Bf16, spatial);
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(choice(DType::Bf16, cross).entry, "attention_72_bf16_cross");
         assert_eq!(choice(DType::F32, cross).entry, "attention_72_f32_large");
         // What a smaller shared memory cannot hold is streamed.
-        let a40 = Target { units: 84, block_shared: Target::block_shared((8, 6)) };
+        let a40 = Target::new(84, (8, 6));
         assert_eq!(choose(a40, DType::Bf16, cross).unwrap().entry, "attention_72_bf16_large");
         assert_eq!(choice(DType::F16, Shape { head_dim: 88, ..cross }).entry, "attention_96_f16_cross");
         for head_dim in [24, 36, 136] {

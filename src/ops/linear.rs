@@ -1,8 +1,8 @@
-//! Matrix products with what surrounds them fused in: `kernels/linear.cu`.
+//! Matrix products with what surrounds them fused in: `kernels/linear.cu`, and `kernels/linear_few.cu` where there are few tiles.
 
-use super::params::{self, LinearParams};
+use super::params::{self, LinearFewParams, LinearParams};
 use super::{Choice, Modulation, Op, Result, Target, ptr};
-use crate::device::Module;
+use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
 
 /// What follows the product.
@@ -69,7 +69,7 @@ pub fn linear(
     };
     let modulation = modulate.map(|m| m.modulation.table);
     let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, modulate.map(|m| m.stats), modulation], &[Some(out)]);
-    op.launch_choice(&choose(Target::of(op.device), &format!("{prologue}{epilogue}"), dtype, [m, n, k]), &params)
+    launch(&op, &choose(Target::of(op.device), &format!("{prologue}{epilogue}"), dtype, [m, n, k]), params)
 }
 
 /// `x += r` with `r = gate · (a · wᵀ + bias)`, the end of a residual branch.
@@ -106,7 +106,17 @@ pub fn linear_residual(
     let added = residual.filter(|(_, accumulate)| *accumulate).map(|(r, _)| r);
     let read = [Some(a), Some(w), bias, Some(x), added, gate.map(|g| g.modulation.table)];
     let op = op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]);
-    op.launch_choice(&choose(Target::of(op.device), "residual", dtype, [m, n, k]), &params)
+    launch(&op, &choose(Target::of(op.device), "residual", dtype, [m, n, k]), params)
+}
+
+fn launch(op: &Op<'_>, choice: &Choice, product: LinearParams) -> Result<()> {
+    if choice.module == Module::Linear {
+        return op.launch_choice(choice, &product);
+    }
+    // One part needs no memory for sums.
+    let arrived = if choice.grid[1] > 1 { op.device.scratch()? } else { 0 };
+    let partial = arrived + Device::SCRATCH_ZEROS as u64;
+    op.launch_choice(choice, &LinearFewParams { product, partial, arrived })
 }
 
 struct Sizes {
@@ -188,6 +198,8 @@ fn set_modulation(
 /// A tile variant of `kernels/launch_tiles.h`.
 struct Tile {
     suffix: &'static str,
+    /// [`Module::LinearFew`] can split k.
+    module: Module,
     m: usize,
     n: usize,
     /// Of 16-bit types and of f32.
@@ -195,43 +207,88 @@ struct Tile {
     shared: usize,
     /// Bytes of an element at most.
     element: usize,
-    /// How fast a full multiprocessor works on such tiles, against the best: of fragments from shared memory for each product, and of
-    /// warps that hide each other's latencies.
+    /// How fast a full multiprocessor works on such tiles, against the best: of warps that hide each other's latencies.
     rate: f64,
+    /// Multiply-adds for each clock that fragments from shared memory are enough for, and for each byte from L2: of the main loop's machine
+    /// code (`ptx/manifest.json`), without LayerNorm.
+    shared_fma: f64,
+    byte_fma: f64,
     /// The epilogue's time, in elements of k, where it stands alone: of tiles that fill a multiprocessor each by itself.
     alone: usize,
 }
 
+/// Multiply-adds below which a product takes what [`Module::Linear`] has: a GPU is done with it in the time of a launch, and the VM would load
+/// another module for nothing.
+const FEW_LEAST: usize = 1 << 29;
+
+/// [`Module::LinearFew`] has to promise more than the table is sure of.
+const FEW_MARGIN: f64 = 1.1;
+
 /// Every variant; of equals the first is taken.
-const TILES: [Tile; 3] = [
+const TILES: [Tile; 5] = [
     Tile {
         suffix: "256",
+        module: Module::Linear,
         m: params::LINEAR_256_M,
         n: params::LINEAR_256_N,
         threads: [params::LINEAR_256_THREADS; 2],
         shared: params::LINEAR_256_SHARED,
         element: 2,
         rate: 1.0,
+        shared_fma: 1536.0,
+        byte_fma: 41.1,
         alone: 44,
     },
     Tile {
         suffix: "128",
+        module: Module::Linear,
         m: params::LINEAR_128_M,
         n: params::LINEAR_128_N,
         threads: [128, 256],
         shared: params::LINEAR_128_SHARED,
         element: 4,
         rate: 0.95,
+        shared_fma: 1417.0,
+        byte_fma: 32.0,
         alone: 0,
     },
     Tile {
         suffix: "64",
+        module: Module::Linear,
         m: params::LINEAR_64_M,
         n: params::LINEAR_64_N,
         threads: [params::LINEAR_64_THREADS; 2],
         shared: params::LINEAR_64_SHARED,
         element: 4,
-        rate: 0.6,
+        rate: 0.9,
+        shared_fma: 546.0,
+        byte_fma: 12.8,
+        alone: 0,
+    },
+    Tile {
+        suffix: "few_128",
+        module: Module::LinearFew,
+        m: params::LINEAR_128_M,
+        n: params::LINEAR_128_N,
+        threads: [128; 2],
+        shared: params::LINEAR_128_SHARED,
+        element: 2,
+        rate: 0.95,
+        shared_fma: 1417.0,
+        byte_fma: 32.0,
+        alone: 0,
+    },
+    Tile {
+        suffix: "few_96",
+        module: Module::LinearFew,
+        m: params::LINEAR_96_M,
+        n: params::LINEAR_96_N,
+        threads: [params::LINEAR_96_THREADS; 2],
+        shared: params::LINEAR_96_SHARED,
+        element: 2,
+        rate: 0.9,
+        shared_fma: 963.0,
+        byte_fma: 25.6,
         alone: 0,
     },
 ];
@@ -241,24 +298,66 @@ impl Tile {
         m.div_ceil(self.m) * n.div_ceil(self.n)
     }
 
+    /// How many blocks may share a tile: whole stages of k, and sums that stay in L2.
+    fn parts(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> usize {
+        let tiles = self.count(m, n);
+        if self.module == Module::Linear || tiles * size_of::<u32>() > Device::SCRATCH_ZEROS {
+            return 1;
+        }
+        let sums = (target.l2 / 2).min(Device::SCRATCH - Device::SCRATCH_ZEROS) / size_of::<f32>();
+        let most = (sums / (tiles * self.m * self.n).max(1)).min(k.div_ceil(stage(dtype)));
+        most.clamp(1, params::LINEAR_PARTS)
+    }
+
     /// Time of the whole product, in products that a multiprocessor makes: whole tiles, on the multiprocessor that has most of them.
-    fn time(&self, units: usize, [m, n, k]: [usize; 3]) -> f64 {
-        (self.count(m, n).div_ceil(units) * self.m * self.n * (k + self.alone)) as f64 / self.rate
+    /// Where `parts` blocks share a tile, each writes its sums and the last to come reads all: nothing is taken to hide that.
+    fn time(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3], parts: usize) -> f64 {
+        // f32 is multiplied three times at half the speed, and has twice the bytes.
+        let fma = target.fma as f64 / if dtype == DType::F32 { 3.0 } else { 1.0 };
+        let fed = (self.shared_fma / fma).min(self.byte_fma * target.l2_bytes as f64 / fma);
+        let rate = self.rate.min(fed);
+        let rounds = (self.count(m, n) * parts).div_ceil(target.units) as f64;
+        let (k, sums) = match parts {
+            1 => (k, 0.0),
+            _ => (
+                k.div_ceil(stage(dtype)).div_ceil(parts) * stage(dtype),
+                size_of::<f32>() as f64 * fma / target.l2_bytes as f64,
+            ),
+        };
+        let time = (self.m * self.n) as f64 * (rounds * ((k + self.alone) as f64 / rate + sums) + parts as f64 * sums);
+        if self.module == Module::LinearFew { FEW_MARGIN * time } else { time }
     }
 }
 
-/// The kernel for `kind` (`bias`, `gelu`, `residual`, `ln_bias`, `ln_gelu`) and m, n, k: the tile with the least time.
+/// Elements of k in a stage.
+const fn stage(dtype: DType) -> usize {
+    params::LINEAR_K_BYTES / dtype.size()
+}
+
+/// The kernel for `kind` (`bias`, `gelu`, `residual`, `ln_bias`, `ln_gelu`) and m, n, k: the tile with the least time. Rows of the grid: the
+/// blocks that share a tile.
 pub fn choose(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Choice {
-    let fitting = TILES.iter().filter(|tile| tile.element >= dtype.size() && tile.shared <= target.block_shared);
-    let time = |tile: &Tile| tile.time(target.units, shape);
-    let tile = fitting.min_by(|a, b| time(a).total_cmp(&time(b))).expect("the smallest tile fits every device");
-    Choice {
-        module: Module::Linear,
+    let all = choices(target, kind, dtype, shape).into_iter();
+    all.min_by(|a, b| a.0.total_cmp(&b.0)).expect("the smallest tile fits every device").1
+}
+
+/// Every kernel that fits, with its time.
+pub(crate) fn choices(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Vec<(f64, Choice)> {
+    let few = !kind.starts_with("ln_") && shape.into_iter().fold(1, usize::saturating_mul) >= FEW_LEAST;
+    let fits = |tile: &&Tile| {
+        tile.element >= dtype.size() && tile.shared <= target.block_shared && (tile.module == Module::Linear || few)
+    };
+    let cuts = TILES.iter().filter(fits).flat_map(|tile| {
+        (1..=tile.parts(target, dtype, shape)).map(move |parts| (tile.time(target, dtype, shape, parts), tile, parts))
+    });
+    let choice = |tile: &Tile, parts| Choice {
+        module: tile.module,
         entry: format!("linear_{kind}_{dtype}_{}", tile.suffix),
-        grid: [tile.count(shape[0], shape[1]), 1],
+        grid: [tile.count(shape[0], shape[1]), parts],
         threads: tile.threads[usize::from(dtype.size() > 2)],
         shared: tile.shared,
-    }
+    };
+    cuts.map(|(time, tile, parts)| (time, choice(tile, parts))).collect()
 }
 
 /// Rows and columns of a block's tile.
@@ -272,11 +371,41 @@ mod tests {
 
     #[test]
     fn tiles_follow_the_shape() {
-        let a100 = Target { units: 108, block_shared: Target::block_shared((8, 0)) };
+        let a100 = Target::new(108, (8, 0));
         let entry = |dtype, m, n, k| choose(a100, "bias", dtype, [m, n, k]).entry;
         assert_eq!(entry(DType::Bf16, 108_000, 1152, 4608), "linear_bias_bf16_256");
         assert_eq!(entry(DType::F32, 108_000, 3456, 1152), "linear_bias_f32_128");
         assert_eq!(entry(DType::Bf16, 16, 288, 144), "linear_bias_bf16_64");
         assert_eq!(entry(DType::Bf16, 512, 432, 144), "linear_bias_bf16_64");
+        assert_eq!(entry(DType::Bf16, 600, 3744, 1872), "linear_bias_bf16_few_96");
+    }
+
+    /// An image of 256 x 256 with guidance, the MLP's second product: 32 tiles of 128 x 144 for 108 multiprocessors, and a long k.
+    #[test]
+    fn k_is_split_where_tiles_are_few_and_k_is_long() {
+        let a100 = Target::new(108, (8, 0));
+        let parts = |dtype, m, n, k| choose(a100, "residual", dtype, [m, n, k]).grid[1];
+        assert!(parts(DType::Bf16, 512, 1152, 4608) > 1);
+        assert_eq!(parts(DType::F32, 512, 1152, 4608), 1);
+        assert_eq!(parts(DType::Bf16, 4096, 1152, 144), 1);
+        assert_eq!(parts(DType::Bf16, 108_000, 1152, 4608), 1);
+        // Sums that would leave L2.
+        assert_eq!(choose(Target::new(84, (8, 6)), "residual", DType::Bf16, [512, 1152, 4608]).grid[1], 1);
+        // Nothing to do, one element, and sizes whose product is large.
+        for shape in [[0, 5, 7], [5, 0, 7], [1, 1, 1], [1, 1, 1 << 30], [1 << 30, 8, 8]] {
+            assert!(
+                (1..=params::LINEAR_PARTS).contains(&choose(a100, "bias", DType::Bf16, shape).grid[1]),
+                "{shape:?}"
+            );
+        }
+    }
+
+    /// The embedded model's largest product, on any number of the VM's threads.
+    #[test]
+    fn sprites_needs_no_second_module() {
+        for units in 1..=128 {
+            let choice = choose(Target::new(units, (8, 0)), "ln_gelu", DType::Bf16, [512, 576, 144]);
+            assert_eq!(choice.module, Module::Linear, "{units}");
+        }
     }
 }

@@ -131,22 +131,33 @@ pub struct Target {
     pub units: usize,
     /// Bytes of shared memory that one block can have.
     pub block_shared: usize,
+    /// 16-bit multiply-adds of a multiprocessor's tensor cores by `mma.sync`, for each clock.
+    pub fma: usize,
+    /// Bytes from L2, for each multiprocessor and clock.
+    pub l2_bytes: usize,
+    /// Bytes of L2 that the smallest chip of the generation has.
+    pub l2: usize,
 }
 
 impl Target {
     /// The device's. The VM is an A100 in everything but its units, which are threads.
     pub fn of(device: &Device) -> Self {
         let info = device.info();
-        Self { units: info.units.max(1), block_shared: Self::block_shared(info.compute_capability.unwrap_or((8, 0))) }
+        Self::new(info.units.max(1), info.compute_capability.unwrap_or((8, 0)))
     }
 
-    /// Shared memory of a block by compute capability (CUDA programming guide, technical specifications).
-    pub const fn block_shared(capability: (u32, u32)) -> usize {
-        match capability {
-            (8, 0 | 7) => 163 << 10,
-            (9..12, _) => 227 << 10,
-            _ => 99 << 10,
-        }
+    /// A chip of a compute capability. Shared memory: CUDA programming guide, technical specifications; the rest: docs/kernel-model.md.
+    pub const fn new(units: usize, capability: (u32, u32)) -> Self {
+        let (block_shared, fma, l2_bytes, l2) = match capability {
+            (8, 0) => (163, 1024, 47, 40),
+            (8, 7) => (163, 512, 32, 4),
+            (8, 9) => (99, 512, 32, 24),
+            (9, _) => (227, 1290, 39, 50),
+            (10 | 11, _) => (227, 1024, 35, 126),
+            (12.., _) => (99, 512, 32, 24),
+            _ => (99, 512, 32, 2),
+        };
+        Self { units, block_shared: block_shared << 10, fma, l2_bytes, l2: l2 << 20 }
     }
 }
 

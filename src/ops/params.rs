@@ -36,6 +36,11 @@ pub const LINEAR_256_SHARED: usize = 78848;
 pub const LINEAR_128_M: usize = 128;
 pub const LINEAR_128_N: usize = 144;
 pub const LINEAR_128_SHARED: usize = 70656;
+pub const LINEAR_96_M: usize = 128;
+pub const LINEAR_96_N: usize = 96;
+pub const LINEAR_96_THREADS: usize = 192;
+pub const LINEAR_96_SHARED: usize = 44032;
+pub const LINEAR_PARTS: usize = 16;
 pub const LINEAR_64_M: usize = 64;
 pub const LINEAR_64_N: usize = 48;
 pub const LINEAR_64_THREADS: usize = 96;
@@ -114,6 +119,24 @@ const _: () = {
     ["Offset of field: LinearParams::gate_chunk"][::std::mem::offset_of!(LinearParams, gate_chunk) - 104usize];
     ["Offset of field: LinearParams::accumulate_residual"]
         [::std::mem::offset_of!(LinearParams, accumulate_residual) - 108usize];
+};
+/// linear_few.cu: the same, k in gridDim.y parts.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct LinearFewParams {
+    pub product: LinearParams,
+    /// more than one part: [tiles, parts, elements of a tile], any content
+    pub partial: u64,
+    /// [tiles], zeros; zeros again when the kernel is done
+    pub arrived: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearFewParams"][::std::mem::size_of::<LinearFewParams>() - 128usize];
+    ["Alignment of LinearFewParams"][::std::mem::align_of::<LinearFewParams>() - 8usize];
+    ["Offset of field: LinearFewParams::product"][::std::mem::offset_of!(LinearFewParams, product) - 0usize];
+    ["Offset of field: LinearFewParams::partial"][::std::mem::offset_of!(LinearFewParams, partial) - 112usize];
+    ["Offset of field: LinearFewParams::arrived"][::std::mem::offset_of!(LinearFewParams, arrived) - 120usize];
 };
 /** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
 Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.*/

@@ -1,9 +1,10 @@
-//! linear.cu against an f64 product: every entry, every tile, shapes that break tiles, any alignment.
+//! linear.cu and linear_few.cu against an f64 product: every entry, every tile, shapes that break tiles, any alignment, any split of k.
 
 use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
-use adacache::device::{Device, Module};
-use adacache::ops::params::{self, LinearParams};
-use adacache::tensor::DType;
+use adacache::device::{Device, Module, VmConfig};
+use adacache::ops::linear::{Activation, linear};
+use adacache::ops::params::{self, LinearFewParams, LinearParams};
+use adacache::tensor::{DType, Tensor};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Epilogue {
@@ -29,8 +30,10 @@ struct Case {
     n: usize,
     k: usize,
     dtype: DType,
-    /// 256 (not in f32), 128 or 64.
+    /// 256 (not in f32), 128 or 64; of linear_few.cu (no LayerNorm) 128 or 96.
     tile: usize,
+    /// Blocks that share a tile of linear_few.cu; 0: linear.cu.
+    parts: usize,
     layer_norm: bool,
     epilogue: Epilogue,
     bias: bool,
@@ -51,6 +54,7 @@ impl Case {
             k,
             dtype,
             tile,
+            parts: 0,
             layer_norm,
             epilogue,
             bias: true,
@@ -166,8 +170,9 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             Epilogue::Residual { gate, residual_out } => ("residual", gate, residual_out),
         },
     );
-    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{}", case.tile);
-    let kernel = device.kernel(Module::Linear, &entry).unwrap();
+    let (module, few) = if case.parts > 0 { (Module::LinearFew, "few_") } else { (Module::Linear, "") };
+    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{few}{}", case.tile);
+    let kernel = device.kernel(module, &entry).unwrap();
     let (tile_m, tile_n, threads, shared) = match case.tile {
         256 => (params::LINEAR_256_M, params::LINEAR_256_N, params::LINEAR_256_THREADS, params::LINEAR_256_SHARED),
         128 => (
@@ -176,10 +181,13 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             if dtype == DType::F32 { 256 } else { 128 },
             params::LINEAR_128_SHARED,
         ),
+        96 => (params::LINEAR_96_M, params::LINEAR_96_N, params::LINEAR_96_THREADS, params::LINEAR_96_SHARED),
         _ => (params::LINEAR_64_M, params::LINEAR_64_N, params::LINEAR_64_THREADS, params::LINEAR_64_SHARED),
     };
     let grid = (m.div_ceil(tile_m) * n.div_ceil(tile_n)) as u32;
     let bytes = m * n * dtype.size();
+    // One counter for each tile, which the kernel has to leave at zero for the next launch.
+    let arrived = Buffer::new(device, &vec![0; 4 * grid as usize], 0);
     let launch = || {
         let out = match epilogue {
             "residual" => upload(&x),
@@ -211,7 +219,15 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             gate_chunk: if gated { GATE as i32 } else { -1 },
             accumulate_residual: i32::from(residual_out == Some(true)),
         };
-        device.launch(&kernel, [grid, 1, 1], [threads as u32, 1, 1], shared as u32, &params).unwrap();
+        let (block, shared) = ([threads as u32, 1, 1], shared as u32);
+        if case.parts > 0 {
+            let partial = Buffer::poisoned(device, 4 * case.parts * grid as usize * tile_m * tile_n, 0);
+            let params = LinearFewParams { product: params, partial: partial.ptr(), arrived: arrived.ptr() };
+            device.launch(&kernel, [grid, case.parts as u32, 1], block, shared, &params).unwrap();
+            assert!(arrived.read().iter().all(|&byte| byte == 0), "{case:?}: counters are left over");
+        } else {
+            device.launch(&kernel, [grid, 1, 1], block, shared, &params).unwrap();
+        }
         let mut outputs = vec![out.read()];
         outputs.extend(added.map(|buffer| buffer.read()));
         outputs
@@ -355,5 +371,94 @@ fn clean_in_checked_mode() {
                 }
             }
         }
+    }
+}
+
+/// 16-bit types.
+const HALF: [DType; 2] = [DType::Bf16, DType::F16];
+
+/// linear_few.cu: odd sizes, a last stage of one k-step, parts of unequal length, one stage a part.
+#[test]
+fn few_tiles_and_parts_of_k() {
+    let device = vm();
+    let shapes = [
+        (1, 1, 1, 1),
+        (3, 5, 8, 1),
+        (129, 145, 97, 2),
+        (127, 95, 95, 3),
+        (17, 97, 209, 7),
+        (130, 40, 512, 16),
+        (1, 193, 400, 13),
+    ];
+    for (m, n, k, parts) in shapes {
+        for dtype in HALF {
+            for (tile, layer_norm, epilogue) in [
+                (128, false, Epilogue::Bias),
+                (128, false, Epilogue::Gelu),
+                (128, false, RESIDUALS[2]),
+                (96, false, Epilogue::Bias),
+                (96, false, RESIDUALS[1]),
+                (96, false, Epilogue::Gelu),
+            ] {
+                run(&device, Case { parts, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+            }
+        }
+    }
+}
+
+/// A part that is the whole is the product as linear.cu makes it, bit for bit.
+#[test]
+fn one_part_gives_the_bits_of_linear() {
+    let device = vm();
+    for dtype in HALF {
+        for epilogue in [RESIDUALS[2], Epilogue::Gelu] {
+            let case = Case::new(70, 100, 90, dtype, 64, false, epilogue);
+            let bits = run(&device, case);
+            for tile in [96, 128] {
+                assert_eq!(bits, run(&device, Case { tile, parts: 1, ..case }), "{dtype} {epilogue:?} {tile}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_are_clean_in_checked_mode() {
+    let device = checked_vm();
+    for (m, n, k, misalign, parts) in [(1, 1, 70, 0, 3), (67, 53, 161, 1, 4), (130, 147, 104, 0, 2), (70, 52, 96, 4, 3)]
+    {
+        for (tile, layer_norm, epilogue) in
+            [(128, false, RESIDUALS[2]), (96, false, Epilogue::Gelu), (96, false, RESIDUALS[3])]
+        {
+            let case = Case::new(m, n, k, DType::Bf16, tile, layer_norm, epilogue);
+            run(&device, Case { misalign, parts, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+        }
+    }
+}
+
+/// The typed launcher, on a device that one tile would leave idle: it splits k, finds memory for the sums, and finds the counters clean again.
+#[test]
+fn the_launcher_splits_k_for_few_tiles() {
+    let device = Device::vm(VmConfig { threads: 32, ..VmConfig::default() });
+    let (m, n, k, dtype) = (128, 144, 1 << 15, DType::Bf16);
+    let random = &mut Random::new(5);
+    let a = random.values(m * k, 1.0, dtype);
+    let w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
+    let tensor = |shape: [usize; 2], values: &[f32]| Tensor::from_f32(&device, &shape, values, dtype).unwrap();
+    let (a_on, w_on, out) = (tensor([m, k], &a), tensor([n, k], &w), Tensor::empty(&device, &[m, n], dtype).unwrap());
+    let before = device.allocated_bytes();
+    let product = || {
+        linear(&a_on, &w_on, None, None, Activation::None, &out).unwrap();
+        out.to_f32().unwrap()
+    };
+    let first = product();
+    let scratch = device.allocated_bytes() - before;
+    assert!(scratch > 0, "k was not split");
+    assert_eq!(first, product(), "the same inputs gave other bits");
+    assert_eq!(device.allocated_bytes() - before, scratch, "the memory for sums is kept");
+    for at in (0..m * n).step_by(97) {
+        let (row, column) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
+        let exact = row.iter().zip(column).map(|(&a, &w)| f64::from(a) * f64::from(w)).sum::<f64>();
+        let error = (f64::from(first[at]) - exact).abs();
+        assert!(error <= epsilon(dtype) * exact.abs() + 1e-4, "element {at}: {} for {exact}", first[at]);
     }
 }
