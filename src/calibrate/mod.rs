@@ -19,7 +19,7 @@ pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
 pub use runs::{Studio, Watch, hash};
 pub use search::{Candidate, Estimate, Search};
-pub use tape::{Bend, Played, Tape};
+pub use tape::{Bend, EMPHASIS, Played, Tape};
 
 use crate::cache::trace::TraceError;
 use crate::pipeline::{PipelineError, ReadError};

@@ -7,15 +7,22 @@ use crate::cache::{
     AdaCache, AdaCacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio, walk,
 };
 
-/// A run with every step computed: the change of each probed residual between any two steps, and the error of reusing any step at any later.
+/// A run with every step computed: the change of each probed residual between any two steps, and the change of the fold.
 #[derive(Clone, Debug)]
 pub struct Tape {
     steps: usize,
     /// By probed place, by [`pair`]: chained over the steps between.
     changes: Vec<(ProbePoint, Vec<Measurement>)>,
-    /// By [`pair`]: see [`Tape::error`].
-    errors: Vec<f64>,
+    /// By [`pair`]: relative change of the fold.
+    folds: Vec<f64>,
+    /// How far each step moves the latents (the schedule's dt).
+    deltas: Vec<f64>,
+    /// What a reused step counts for: see [`Tape::error`].
+    weights: Vec<f64>,
 }
+
+/// The emphasis where no real runs have shown one.
+pub const EMPHASIS: f64 = 2.0;
 
 /// A replay.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,13 +72,14 @@ impl Tape {
     /// The trace lacks a measurement of a step against the step before.
     pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
         let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
-        let folds = pairs(trace, ProbePoint::Fold)?;
-        let errors = (2..=trace.steps).flat_map(|step| (1..step).map(move |since| (step, since)));
-        let errors = errors.map(|(step, since)| {
-            let m = &folds[pair(step, since)];
-            deltas[step - 1] * ratio(m.sq_diff, m.sq_kept).sqrt()
-        });
-        Ok(Tape { steps: trace.steps, changes, errors: errors.collect() })
+        let folds = pairs(trace, ProbePoint::Fold)?.iter().map(|m| ratio(m.sq_diff, m.sq_kept).sqrt()).collect();
+        let (deltas, weights) = (deltas.to_vec(), weights(deltas, EMPHASIS));
+        Ok(Tape { steps: trace.steps, changes, folds, deltas, weights })
+    }
+
+    /// Lets errors count the more the noisier the latents still are: see [`Tape::error`].
+    pub fn emphasize(&mut self, emphasis: f64) {
+        self.weights = weights(&self.deltas, emphasis);
     }
 
     /// Denoising steps.
@@ -126,20 +134,44 @@ impl Tape {
         Measurement { abs_diff: m.abs_diff * share, sq_diff, dot, ..m.clone() }
     }
 
-    /// The error of computing only the steps `computed`: Σ dt · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where the change
-    /// of the fold is the sum of the changes from step to step since the last computed one.
+    /// The error of computing only the steps `computed`: Σ dt · t^emphasis · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where t is
+    /// the noise level (1 at the first step, 0 behind the last) and the change of the fold is the sum of the changes from step to step since the
+    /// last computed one.
     pub fn error(&self, computed: &[usize]) -> f64 {
+        self.weighted(computed, &self.weights)
+    }
+
+    /// The error with another emphasis than the tape's own.
+    pub fn error_at(&self, computed: &[usize], emphasis: f64) -> f64 {
+        self.weighted(computed, &weights(&self.deltas, emphasis))
+    }
+
+    fn weighted(&self, computed: &[usize], weights: &[f64]) -> f64 {
         let mut since = 0;
         let mut error = 0.0;
         for step in 1..=self.steps {
             if computed.contains(&step) {
                 since = step;
             } else if since > 0 {
-                error += self.errors[pair(step, since)];
+                error += weights[step - 1] * self.folds[pair(step, since)];
             }
         }
         error
     }
+}
+
+/// dt · t^emphasis of each step; t is the way that is left.
+fn weights(deltas: &[f64], emphasis: f64) -> Vec<f64> {
+    let mut weights: Vec<f64> = deltas
+        .iter()
+        .rev()
+        .scan(0.0, |left, delta| {
+            *left += delta;
+            Some(delta * left.powf(emphasis))
+        })
+        .collect();
+    weights.reverse();
+    weights
 }
 
 /// The changes at `at` between any two steps.
@@ -170,7 +202,14 @@ mod tests {
         let changes = [0.1, 0.2, 0.3, 0.4];
         let tape = Tape::new(&trace(&[0.5; 4], &changes), &[AT], &[1.0, 1.0, 1.0, 1.0, 2.0]).unwrap();
         // Step 2 since 1; step 4 since 3; step 5 since 3, at twice the way.
-        assert!((tape.error(&[1, 3]) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
+        assert!((tape.error_at(&[1, 3], 0.0) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
+        // The way left before the steps is 6, 5, 4, 3, 2.
+        let emphasized = 5.0 * 0.1 + 3.0 * 0.3 + 2.0 * 2.0 * 0.7;
+        assert!((tape.error_at(&[1, 3], 1.0) - emphasized).abs() < 1e-12);
+        let mut tape = tape;
+        assert_eq!(tape.error(&[1, 3]), tape.error_at(&[1, 3], EMPHASIS));
+        tape.emphasize(1.0);
+        assert!((tape.error(&[1, 3]) - emphasized).abs() < 1e-12);
         assert_eq!(tape.error(&[1, 2, 3, 4, 5]), 0.0);
     }
 

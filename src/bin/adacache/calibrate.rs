@@ -185,7 +185,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (mut studio, traces, flops) = opened;
         let tapes = tapes(&traces, &points, steps, config.timestep_shift)?;
         let effort = Effort { verify: args.verify.into(), rounds: args.rounds.into() };
-        let found = calibrate(&tapes, flops, &presets, target, effort, &mut studio)?;
+        let found = calibrate(tapes, flops, &presets, target, effort, &mut studio)?;
         drop(studio);
         let mut judged = None;
         if !held_out.is_empty() {
@@ -344,6 +344,7 @@ fn about(found: &Calibrated) -> String {
         "bend       {:.2}: a change over n steps is n^-bend of the sum of the changes between",
         found.bend.0
     );
+    let _ = writeln!(text, "emphasis   {}: a step at noise level t counts for t^emphasis", found.emphasis);
     let distances: Vec<f64> = found.best.runs.iter().flat_map(|run| run.decisions.iter().map(|d| d.distance)).collect();
     for idle in idle(&found.best.config.codebook, &distances) {
         let _ = writeln!(text, "warning: {idle}");
