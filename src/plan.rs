@@ -200,6 +200,7 @@ impl Task {
         let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
         let caption = model.caption(&y, batch, None)?;
         let with_caption = device.allocated_bytes();
+        let caption_bytes = with_caption - device.scratch_bytes() - weights;
 
         let policy = self.policy()?;
         let needs = self.needs(&device)?;
@@ -264,7 +265,7 @@ impl Task {
             batch,
             memory: Memory {
                 weights,
-                caption: with_caption - weights,
+                caption: caption_bytes,
                 activations: allocated - output.cache_bytes,
                 cache: output.cache_bytes,
                 cache_unfolded: output.cache_bytes_unfolded,
@@ -408,6 +409,8 @@ mod tests {
         let n = e.memory.needs;
         assert_eq!((n.block, n.blocks, n.ends), (2 * products, 56, e.memory.weights - 56 * 2 * products));
         assert_eq!((n.caption, n.cache), (e.memory.caption, e.memory.cache));
+        // 24 MiB of sums and 16 KiB of counters: the caption's products have few tiles.
+        assert_eq!(n.scratch, (24 << 20) + (16 << 10));
         // The walk has a table of 3 steps, two numbers each, the generation one of 100.
         assert_eq!(n.activations, e.memory.activations + 97 * 8);
         // In memory of the autoencoder what its test says: 0.79 GB of weights, 1.02 GB of activations at least.
@@ -417,7 +420,7 @@ mod tests {
         );
         // The decoder's weights come when the steps are done: here they and its smallest cut take the most.
         assert!(n.decoder + n.decoding > n.activations + n.cache, "{n:?}");
-        let all = e.memory.weights + n.caption + n.decoder + n.decoding;
+        let all = e.memory.weights + n.scratch + n.caption + n.decoder + n.decoding;
         assert_eq!((e.memory.resident, e.memory.least), (all, all - (56 - SLOTS) * n.block));
         let parts = e.memory.weights + e.memory.caption + e.memory.activations + e.memory.cache;
         assert!(e.memory.peak >= parts && e.memory.peak < 24 << 30, "{:?}", e.memory);

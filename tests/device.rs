@@ -499,8 +499,8 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             "i32" | "f32" => found.push((offset, 4)),
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
             "[u64; 3usize]" => found.extend((0..3).map(|i| (offset + 8 * i, 8))),
-            "SequenceLayout" => {
-                found.extend(fields("SequenceLayout").into_iter().map(|(at, size)| (offset + at, size)))
+            inner @ ("SequenceLayout" | "LinearParams") => {
+                found.extend(fields(inner).into_iter().map(|(at, size)| (offset + at, size)))
             }
             other => panic!("{name}: a field of type {other}"),
         }

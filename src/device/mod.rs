@@ -356,6 +356,11 @@ impl Device {
         Ok(ptr)
     }
 
+    /// Bytes of [`Device::scratch`], once it has been asked for.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        lock(&self.0.scratch).map_or(0, |_| Self::SCRATCH)
+    }
+
     /// Bytes in living allocations of this device.
     pub fn allocated_bytes(&self) -> usize {
         self.0.allocated.load(Ordering::Relaxed)

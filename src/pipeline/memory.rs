@@ -11,9 +11,9 @@ use super::report::bytes;
 use super::{PipelineError, noise};
 use crate::cache::Policy;
 use crate::device::{Device, DryConfig};
-use crate::model::{Geometry, SLOTS, StDiT3, StDiT3Config, WeightBytes, Weights};
+use crate::model::{Geometry, ResidualRoom, SLOTS, StDiT3, StDiT3Config, WeightBytes, Weights};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 const MIB: usize = 1 << 20;
 
@@ -56,6 +56,8 @@ impl FromStr for MemorySize {
 pub struct Needs {
     /// The transformer's weights outside its blocks.
     pub ends: usize,
+    /// What matrix products of few tiles share for their sums, where there are any.
+    pub scratch: usize,
     /// The weights of one block.
     pub block: usize,
     /// How many blocks there are.
@@ -90,7 +92,7 @@ impl Needs {
 
     fn with_blocks(&self, blocks: usize) -> usize {
         let most = self.phases().iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
-        self.ends + blocks * self.block + most
+        self.ends + self.scratch + blocks * self.block + most
     }
 
     /// With all weights on the device.
@@ -143,6 +145,9 @@ impl fmt::Display for BudgetError {
         )?;
         let mut line = |bytes_of: usize, what: &str| writeln!(f, "  {:>10}  {what}", bytes(bytes_of));
         line(n.ends, "weights outside the blocks")?;
+        if n.scratch > 0 {
+            line(n.scratch, "sums of matrix products of few tiles")?;
+        }
         line(n.blocks.min(SLOTS) * n.block, "room for two blocks, one computing and one arriving")?;
         let phases = n.phases();
         let most = phases.iter().max_by_key(|(bytes, _)| *bytes).map_or("", |(_, name)| *name);
@@ -225,10 +230,11 @@ impl Load<'_> {
     fn set_up(&self, dry: &Device, streamed: usize) -> Result<Needs, PipelineError> {
         let model = StDiT3::load_streaming(dry, self.model.clone(), Weights::zeros(), self.dtype, streamed)?;
         let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.block_count());
-        let loaded = dry.allocated_bytes();
-        dry.reset_peak();
         let batch = self.geometry.batch();
         let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
+        let scratch = self.scratch(dry, &model, &y)?;
+        let loaded = dry.allocated_bytes();
+        dry.reset_peak();
         let captions = (0..self.members).map(|_| model.caption(&y, batch, None)).collect::<Result<Vec<_>, _>>()?;
         let caption = dry.allocated_bytes() - loaded;
         let encoding = dry.peak_bytes() - loaded - caption;
@@ -262,7 +268,17 @@ impl Load<'_> {
                 reading = vae.least_encode_bytes([height, width])?;
             }
         }
-        Ok(Needs { ends, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
+        Ok(Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
+    }
+
+    /// Makes every launch of a forward once: what kernels share is allocated by the first that needs it, and stays.
+    fn scratch(&self, dry: &Device, model: &StDiT3, y: &[f32]) -> Result<usize, PipelineError> {
+        let Geometry { videos, frames, height, width, .. } = self.geometry;
+        let caption = model.caption(y, self.geometry.batch(), None)?;
+        let workspace = model.workspace(self.geometry, &ResidualRoom::default())?;
+        let z = Tensor::empty(dry, &[videos, self.model.in_channels, frames, height, width], DType::F32)?;
+        model.forward(&workspace, &z, &caption, None)?;
+        Ok(dry.scratch_bytes())
     }
 }
 
@@ -304,7 +320,8 @@ mod tests {
     fn needs() -> Needs {
         let (caption, encoding, activations, cache) = (30, 10, 300, 50);
         let (decoder, decoding, reading) = (20, 200, 0);
-        Needs { ends: 1000, block: 100, blocks: 8, decoder, caption, encoding, activations, cache, decoding, reading }
+        let (ends, scratch, block, blocks) = (1000, 0, 100, 8);
+        Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading }
     }
 
     #[test]
