@@ -726,8 +726,8 @@ impl Backend for CudaBackend {
             shared.failed("cuStreamCreate")(error)
         })?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the streams were just made; the capture is ended also after a failure, and the streams destroyed once.
         let mut ended = None;
+        // SAFETY: the streams were just made; the capture is ended also after a failure, and the streams destroyed once.
         let (submitted, captured) = unsafe {
             let submitted = match result::stream::begin_capture(stream, mode) {
                 Ok(()) => {

@@ -63,7 +63,7 @@ pub(super) struct Block<T = Tensor> {
 
 impl<T> Block<T> {
     /// Asks `part` for every tensor, by its published name within the block and its shape, in the order in which they lie in memory.
-    fn of<E>(config: &StDiT3Config, part: &mut dyn FnMut(&str, &[usize]) -> Result<T, E>) -> Result<Block<T>, E> {
+    fn of<E>(config: &StDiT3Config, mut part: impl FnMut(&str, &[usize]) -> Result<T, E>) -> Result<Block<T>, E> {
         let (c, hidden, d) = (config.hidden_size, config.mlp_hidden(), config.head_dim());
         let mut linear = |name: &str, out, inputs| {
             Ok(Linear {
@@ -106,7 +106,7 @@ impl Places {
 /// Bytes of a block's memory.
 pub(super) fn block_bytes(config: &StDiT3Config, dtype: DType) -> Result<usize, TensorError> {
     let mut places = Places { dtype, end: 0 };
-    Block::of(config, &mut |_, shape| places.next(shape).map(drop))?;
+    Block::of(config, |_, shape| places.next(shape).map(drop))?;
     Ok(places.end)
 }
 
@@ -119,7 +119,7 @@ pub(super) fn block_content(
 ) -> Result<Vec<u8>, ModelError> {
     let mut content = vec![0; block_bytes(config, dtype)?];
     let mut places = Places { dtype, end: 0 };
-    Block::of(config, &mut |part, shape| {
+    Block::of(config, |part, shape| {
         let (start, bytes) = places.next(shape)?;
         weights.write(&format!("{name}.{part}"), shape, dtype, &mut content[start..start + bytes])
     })?;
@@ -129,7 +129,7 @@ pub(super) fn block_content(
 /// The block whose weights lie in `memory` as [`block_content`] arranges them.
 pub(super) fn block_in(memory: &Tensor, config: &StDiT3Config, dtype: DType) -> Result<Block, TensorError> {
     let mut places = Places { dtype, end: 0 };
-    Block::of(config, &mut |_, shape| {
+    Block::of(config, |_, shape| {
         let (start, _) = places.next(shape)?;
         memory.carve(start, shape, dtype)
     })

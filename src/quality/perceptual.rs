@@ -345,6 +345,9 @@ mod tests {
         Frames { width: WIDTH, height: HEIGHT, fps: 8.0, rgb }
     }
 
+    /// Changes a tensor's shape or bytes, by its name.
+    type Change = dyn Fn(&str, &mut Vec<usize>, &mut Vec<u8>);
+
     /// The small weights of `tools/perceptual_reference.py` as a file, each tensor as `change` leaves it.
     fn small(form: Form, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>)) -> Vec<u8> {
         let (mut numbers, mut before, mut tensors) = (Numbers(7), 3, vec![]);
@@ -423,9 +426,7 @@ mod tests {
     #[test]
     fn damaged_weights_are_named() {
         let form = Form::ShiftTolerant;
-        let message = |change: &dyn Fn(&str, &mut Vec<usize>, &mut Vec<u8>)| {
-            loaded(form, &small(form, change)).unwrap_err().to_string()
-        };
+        let message = |change: &Change| loaded(form, &small(form, change)).unwrap_err().to_string();
         // One input channel less, a value that is none, and the other form's file.
         let thin = message(&|name, shape, bytes| {
             if name == "net.slice2.5.weight" {
