@@ -16,7 +16,8 @@
 // Entries attention_HEAD_DIM_DTYPE_KIND:
 //   large  a CTA of four warps takes 128 queries (64 in f32 and for HEAD_DIM 96 and 128) of one sequence and head; each warp 32 (16) of
 //          them, so that every fragment of K and V is used twice. Keys in tiles of 64 (f32: 16), K and V double-buffered by cp.async,
-//          K normalized once a tile. Whole tiles run without any test of lengths; what is left is one masked tile behind.
+//          K normalized once a tile. In 16-bit types, without RoPE and for head_dim = HEAD_DIM, whole tiles that whole ones follow run in
+//          a loop without any test of lengths or alignment and with one barrier a tile; all other tiles are masked.
 //          grid (sequences * ceil(q_len / QUERIES), heads).
 //   short  four independent warps a CTA, each 16 queries of one (sequence, head): temporal attention has many thousands of them;
 //          neighbours are the heads of one token, whose rows lie side by side. grid ceil(sequences * ceil(q_len / 16) * heads / 4).
@@ -25,8 +26,8 @@
 // S and O stay in registers, Q too (f32: loaded again from shared memory for each tile).
 //
 // Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
-// [2 stages][K, V][KEYS] rows; Q lies in the second stage until it is in registers (f32: behind the stages); then the two norm
-// weights as f32 [2][HEAD_DIM], the 1/rms of a tile's keys and where the keys are. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
+// [2 stages]([K, V][KEYS] rows, 1/rms of the keys as f32); Q lies in the second stage until it is in registers (f32: behind the stages);
+// then the two norm weights as f32 [2][HEAD_DIM] and where the keys are. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
 //
 // Work follows the lengths: groups of 16 keys beyond the length are skipped; rows up to the next multiple of 16 are zero-filled,
 // masked before the softmax. Any alignment: if rows are not 16-byte aligned, elements are copied one by one (uniform run-time
@@ -61,12 +62,13 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
   static constexpr bool HALF_STEP = CHUNKS % 2 != 0;
   static constexpr int GROUPS = KEYS / 16;                 // groups of 16 keys in a tile
   static constexpr int D_TILES = HEAD_DIM / 8;             // n-tiles of O
-  static constexpr int STAGE = 2 * KEYS * ROW;             // K and V
+  static constexpr int INVERSE_AT = 2 * KEYS * ROW;        // in a stage: behind K and V, LARGE
+  static constexpr int STAGE = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
   static constexpr bool Q_IN_STAGE = KIND == LARGE && SIXTEEN;
+  static constexpr bool PAIRS = KIND == LARGE && SIXTEEN;  // a loop for whole tiles: see Pairs
   static constexpr int Q_AT = Q_IN_STAGE ? STAGE : STAGES * STAGE;
   static constexpr int WEIGHTS_AT = STAGES * STAGE + (Q_IN_STAGE ? 0 : QUERIES * ROW);
-  static constexpr int INVERSE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
-  static constexpr int SOURCE_AT = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
+  static constexpr int SOURCE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
   static constexpr int SHARED = SOURCE_AT + 32; // of a team; not of CROSS
   static_assert(HEAD_DIM % 8 == 0 && (!Q_IN_STAGE || QUERIES <= 2 * KEYS), "tile");
 
@@ -103,8 +105,10 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     }
   }
 
+  // The same bits in every kernel and path.
+  static __device__ __forceinline__ float inverse_of(int head_dim) { return head_dim == HEAD_DIM ? 1.0f / HEAD_DIM : reciprocal((float)head_dim); }
   // 1/rms of each of 16 rows into f32 [16] at `to`. Lane l has row l%16, its even or odd chunks.
-  static __device__ __forceinline__ void inverse_rms(unsigned tile, unsigned to, float inverse_head_dim, float eps) {
+  static __device__ __forceinline__ void inverse_rms(unsigned tile, unsigned to, int head_dim, float eps) {
     const int lane = threadIdx.x & 31;
     const unsigned at = tile + (lane & 15) * ROW + (lane >> 4) * 16;
     float squares = 0.0f;
@@ -117,7 +121,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
     });
     squares += shuffle_xor(squares, 16);
-    if (lane < 16) store_shared<float>(to + lane * 4, rsqrt_fast(fmaf(squares, inverse_head_dim, eps)));
+    if (lane < 16) store_shared<float>(to + lane * 4, rsqrt_fast(fmaf(squares, inverse_of(head_dim), eps)));
   }
 
   // RMSNorm and RoPE of 16 rows in place. Lanes as above. `tile`: the first row, `rows`: how many of the 16 there are, `weights`: shared
@@ -139,7 +143,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     }
     squares += shuffle_xor(squares, 16);
     if (row >= rows) return; // zero-filled or outside: stays as it is
-    const float inverse = norm ? rsqrt_fast(fmaf(squares, reciprocal((float)head_dim), eps)) : 1.0f;
+    const float inverse = norm ? rsqrt_fast(fmaf(squares, inverse_of(head_dim), eps)) : 1.0f;
     const float* const angles = rope + (long long)(position + row) * head_dim;
     const bool vector = aligned(rope, 16);
     const int chunks = head_dim / CHUNK;
@@ -176,6 +180,60 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       if (inside) store_shared16(at + chunk * 16, Chunk<D>::pack(x));
     }
   }
+
+  // What the main loop of LARGE does to a whole tile of keys before its products: two lanes have a key and take every other of its chunks. They
+  // copy them and find the key's 1/rms from what they copied themselves, so that one barrier a tile is enough. For an odd number of chunks the
+  // first is left out at one end, so that the two read a whole sector of 32 bytes. Four keys two apart meet no bank twice.
+  struct Pairs {
+    static constexpr int PASSES = CHUNKS / 2 + CHUNKS % 2;
+    const D* from;         // this lane's first chunk in the next tile
+    long long v_bytes;     // from there to its value
+    long long tile_bytes;  // from tile to tile
+    unsigned to;           // in the first stage
+    int chunk;             // of the first pass: -1, 0, 1
+
+    __device__ __forceinline__ Pairs(const AttentionParams& p, unsigned shared, const D* k, long long stride, int tile) {
+      const D* const row = k + ((long long)tile * KEYS + key()) * stride;
+      chunk = (int)(threadIdx.x & 1) - (CHUNKS % 2 != 0 && !aligned(row, 32));
+      from = row + chunk * CHUNK;
+      v_bytes = k_to_v(p) * (long long)sizeof(D);
+      tile_bytes = KEYS * stride * (long long)sizeof(D);
+      to = shared + key() * ROW + chunk * 16;
+      keep(from), keep(to), keep(chunk);
+    }
+    static __device__ __forceinline__ int key() { // of the tile
+      const int pair = threadIdx.x >> 1;
+      return (pair & ~7) + (pair & 3) * 2 + ((pair >> 2) & 1);
+    }
+    template <int I> __device__ __forceinline__ bool has(Index<I>) const { // a chunk in pass I
+      return CHUNKS % 2 == 0 || ((I > 0 || chunk >= 0) && (I < PASSES - 1 || chunk <= 0));
+    }
+    // Starts the copies of the next tile.
+    __device__ __forceinline__ void load(unsigned stage) {
+      const char *k = reinterpret_cast<const char*>(from), *v = k + v_bytes;
+      unrolled<PASSES>([&](auto i) {
+        if (!has(i)) return;
+        cp_async16<i.value * 32, i.value * 32>(to + stage, k);
+        cp_async16<KEYS * ROW + i.value * 32, i.value * 32>(to + stage, v);
+      });
+      from = reinterpret_cast<const D*>(k + tile_bytes);
+      keep(from);
+    }
+    // 1/rms of the keys of a tile whose copies by this thread have landed.
+    __device__ __forceinline__ void inverse_rms(unsigned shared, unsigned stage, float eps) const {
+      float squares = 0.0f;
+      unrolled<PASSES>([&](auto i) {
+        uint4 raw = make_uint4(0, 0, 0, 0);
+        if (has(i)) raw = load_shared16<i.value * 32>(to + stage);
+        float x[CHUNK];
+        Chunk<D>::unpack(raw, x);
+#pragma unroll
+        for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
+      });
+      squares += shuffle_xor(squares, 1);
+      if ((threadIdx.x & 1) == 0) store_shared<float>(shared + stage + INVERSE_AT + key() * 4, rsqrt_fast(fmaf(squares, 1.0f / HEAD_DIM, eps)));
+    }
+  };
 
   // 16 rows of Q as operand A: held in registers for 16-bit types, loaded again for every use in f32.
   struct Query {
@@ -358,8 +416,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     }
 
     // One tile of keys. MASKED: only `keys` of them count, at least one; else all. `scale` includes log2 e. LARGE: scores are multiplied
-    // by the f32 [KEYS] at `inverse`.
-    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, unsigned inverse, int keys, float scale) {
+    // by the f32 [KEYS] behind K and V.
+    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, int keys, float scale) {
       const int lane = threadIdx.x & 31;
       float s[M_TILES][2 * GROUPS][4];
       float top[M_TILES][2];
@@ -370,7 +428,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
         if (MASKED && group.value > 0 && group.value * 16 >= keys) return;
         scores<group.value * 16 * ROW>(s, n, k_tile);
         if constexpr (KIND == LARGE) {
-          const float2 left = load_shared8<group.value * 64>(inverse + (lane & 3) * 8), right = load_shared8<group.value * 64 + 32>(inverse + (lane & 3) * 8);
+          const unsigned inverse = k_tile + (lane & 3) * 8;
+          const float2 left = load_shared8<INVERSE_AT + group.value * 64>(inverse), right = load_shared8<INVERSE_AT + group.value * 64 + 32>(inverse);
 #pragma unroll
           for (int m = 0; m < M_TILES; m++)
 #pragma unroll
@@ -468,15 +527,20 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     const unsigned shared = shared_address(dynamic_shared) + (KIND == SHORT ? (threadIdx.x >> 5) * SHARED : 0);
     const int q_rows = min(p.q_len - q0, QUERIES); // of this team
     const Place place(p, item.sequence, item.head);
-    const int kv_len = place.kv_len;
-    if (kv_len <= 0) return Output(p, item.sequence, item.head, q0).clear(q_rows, p.head_dim);
+    if (place.kv_len <= 0) return Output(p, item.sequence, item.head, q0).clear(q_rows, p.head_dim);
+
+    // What is done to q, to k in place, and to the scores instead.
+    const bool score_norm = KIND == LARGE && p.k_norm && !p.rope;
+    const bool touch_k = !score_norm && (p.k_norm || p.rope), touch_q = p.q_norm || p.rope || score_norm;
+    // Whole tiles followed by whole ones, which the main loop takes.
+    int plain = PAIRS && place.vector_kv && chunks == CHUNKS && !touch_k ? max(place.kv_len / KEYS - 1, 0) : 0;
 
     // Where the keys come from lies in shared memory: the main loop needs it once a tile and its registers for other things.
     const unsigned source = shared + SOURCE_AT;
     if (team_thread() == 0) {
       const unsigned long long k = (unsigned long long)place.k, stride = (unsigned long long)place.kv_stride;
       store_shared16(source, make_uint4((unsigned)k, (unsigned)(k >> 32), (unsigned)stride, (unsigned)(stride >> 32)));
-      store_shared16(source + 16, make_uint4(kv_len, chunks, place.vector_kv, 0));
+      store_shared16(source + 16, make_uint4(place.kv_len, chunks, place.vector_kv, plain));
     }
     team_sync();
     // Tile `tile` of the keys into its stage.
@@ -493,9 +557,6 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     load_rows<QUERIES, TEAM>(shared + Q_AT, place.q + q0 * place.q_stride, place.q_stride, q_rows, chunks, place.vector_q);
     load_keys(0);
 
-    // What is done to q, to k in place, and to the scores instead.
-    const bool score_norm = KIND == LARGE && p.k_norm && !p.rope;
-    const bool touch_k = !score_norm && (p.k_norm || p.rope), touch_q = p.q_norm || p.rope || score_norm;
     if (touch_q || touch_k) {
       const D* const q_norm = static_cast<const D*>(p.q_norm);
       const D* const k_norm = static_cast<const D*>(p.k_norm);
@@ -507,9 +568,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
         store_shared<float>(shared + WEIGHTS_AT + (HEAD_DIM + d) * 4, wk);
       }
     }
-    const unsigned inverse = shared + INVERSE_AT;
-    if (KIND == LARGE && threadIdx.x < KEYS) store_shared<float>(inverse + threadIdx.x * 4, 1.0f);
-    const float inverse_head_dim = reciprocal((float)p.head_dim);
+    if (KIND == LARGE && !score_norm && threadIdx.x < STAGES * KEYS)
+      store_shared<float>(shared + threadIdx.x / KEYS * STAGE + INVERSE_AT + threadIdx.x % KEYS * 4, 1.0f);
     cp_async_wait<0>();
     team_sync();
 
@@ -530,8 +590,25 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       state.start();
     }
     const float scale = p.scale * 1.4426950408889634f;
-    const int whole = KIND == LARGE ? kv_len / KEYS : 0, rounds = (kv_len + KEYS - 1) / KEYS;
+    if constexpr (PAIRS) {
+      unsigned stage = 0;
+      Pairs pairs(p, shared, place.k, place.kv_stride, 1);
+#pragma unroll 1
+      for (; plain > 0; plain--) {
+        cp_async_wait<0>();
+        if (score_norm) pairs.inverse_rms(shared, stage, p.norm_eps);
+        __syncthreads(); // the tile has landed; everyone is done with the one before
+        pairs.load(stage ^ STAGE);
+        cp_async_commit();
+        const unsigned tile = shared + stage;
+        if (active) state.template attend<false>(tile, tile + KEYS * ROW, KEYS, scale);
+        stage ^= STAGE;
+      }
+    }
 
+    // The other tiles.
+    const uint4 what = load_shared16<16>(source);
+    const int kv_len = what.x, rounds = (kv_len + KEYS - 1) / KEYS, first = what.w;
     // Waits for tile `round`, starts the one after it, normalizes.
     auto prepare = [&](int round) {
       const int key0 = round * KEYS, keys = min(kv_len - key0, KEYS);
@@ -539,7 +616,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
         cp_async_wait<0>();
         team_sync(); // the tile has landed; everyone is done with the one before
         if (round + 1 < rounds) load_keys(round + 1);
-      } else if (round > 0) {
+      } else if (round > first) {
         team_sync();
         load_keys(round);
         cp_async_wait<0>();
@@ -550,7 +627,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
         const unsigned tile = shared + (round % STAGES) * STAGE + row * ROW;
         if (KEYS > 16 || warp == 0) {
           if (score_norm)
-            inverse_rms(tile, inverse + row * 4, inverse_head_dim, p.norm_eps);
+            inverse_rms(tile, shared + (round % STAGES) * STAGE + INVERSE_AT + row * 4, p.head_dim, p.norm_eps);
           else if (row < keys)
             normalize_rows(tile, keys - row, shared + WEIGHTS_AT + HEAD_DIM * 4, p.k_norm != nullptr, p.norm_eps, p.rope, key0 + row, p.head_dim);
         }
@@ -558,16 +635,10 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       }
     };
 #pragma unroll 1
-    for (int round = 0; round < whole; round++) {
+    for (int round = first; round < rounds; round++) {
       prepare(round);
       const unsigned tile = shared + (round % STAGES) * STAGE;
-      if (active) state.template attend<false>(tile, tile + KEYS * ROW, inverse, KEYS, scale);
-    }
-#pragma unroll 1
-    for (int round = whole; round < rounds; round++) {
-      prepare(round);
-      const unsigned tile = shared + (round % STAGES) * STAGE;
-      if (active) state.template attend<true>(tile, tile + KEYS * ROW, inverse, min(kv_len - round * KEYS, KEYS), scale);
+      if (active) state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale);
     }
     team_sync(); // Q's rows may be those of a stage
     const Item again(p);
@@ -612,8 +683,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       state.start();
       const int left = kv_len % KEYS, whole = kv_len - left;
 #pragma unroll 1
-      for (int key0 = 0; key0 < whole; key0 += KEYS) state.template attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, 0, KEYS, scale);
-      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, 0, left, scale);
+      for (int key0 = 0; key0 < whole; key0 += KEYS) state.template attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, KEYS, scale);
+      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, left, scale);
       __syncwarp();
       state.finish(warp_q, Output(p, sequence, blockIdx.y, q0), rows, chunks);
       __syncwarp();

@@ -24,6 +24,9 @@
 //
 //   w and plain a come by 16-byte cp.async; _ln a goes global -> registers (loaded one tile ahead) -> prologue -> shared.
 //
+// A thread keeps a pointer for each chunk it copies and moves it on by a tile: one or two instructions a chunk, where an address made anew
+// takes three. Behind the end of k it copies zeros, so that the loop has no other test than its own.
+//
 // Software pipeline: fragments of a are double-buffered in registers: while a k-step multiplies, the next one's are loaded, across
 // tiles too. One barrier a tile, in its last k-step, when its w fragments are already in registers: behind it the stage is free
 // and takes the tile STAGES further on.
@@ -32,7 +35,7 @@
 // neighbouring columns of out: 16 bytes a lane, 64 a row, whole sectors. Of the 72 columns of a warp 8 are left over: there a lane has two.
 //
 // Any m, n, k >= 1: rows outside are the last row again, chunks beyond k are zeros. If rows of a and w are not 16-byte aligned every
-// element is loaded by itself (uniform run-time choice), likewise the epilogue, from sums laid out in shared memory.
+// element is loaded by itself, without a pipeline (uniform run-time choice), likewise the epilogue, from sums laid out in shared memory.
 // The order of additions over k is fixed and the same in every tile: the same inputs give the same bits.
 //
 // Split k (_few): gridDim.y CTAs share a tile, each with whole stages of k that follow one another. Every one leaves its f32 sums in `partial`
@@ -61,13 +64,6 @@ __device__ __forceinline__ unsigned chunk_offset(int row, int chunk) {
 template <class D> __device__ __forceinline__ void copy_elements(unsigned to, const D* from, int valid) {
 #pragma unroll 1
   for (int c = 0; c < Chunk<D>::N; c++) store_shared(to + c * (int)sizeof(D), c < valid ? from[c] : D{});
-}
-
-// Row `row` of a matrix with k columns, in one instruction and no register between passes of a loop (volatile: not moved out of it).
-template <class D> __device__ __forceinline__ const D* row_of(const D* matrix, int row, int k) {
-  const D* at;
-  asm volatile("mad.wide.s32 %0, %1, %2, %3;" : "=l"(at) : "r"(row), "r"(k * (int)sizeof(D)), "l"(matrix));
-  return at;
 }
 
 // WARPS_M x WARPS_N warps, each with M_TILES x N_TILES mma tiles of 16 x 8.
@@ -109,12 +105,14 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
                       (!LN || (p.channels % 4 == 0 && aligned(p.modulation, 16)));
   const unsigned a_store = shared + chunk_offset(slot_row, slot_chunk);
   const unsigned w_store = a_store + TILE_M * LINEAR_K_BYTES;
-  // Rows of this thread's slots. Beyond the last row stands the last one again: what comes of it is not written.
-  int a_row[A_SLOTS], w_row[W_SLOTS];
+  // What this thread's slots take next. Beyond the last row stands the last one again: what comes of it is not written.
+  const D *a_from[A_SLOTS], *w_from[W_SLOTS];
+  auto slots_from = [&](int k0) {
 #pragma unroll
-  for (int i = 0; i < A_SLOTS; i++) keep(a_row[i] = min(m0 + slot_row + i * SLOT_ROWS, p.m - 1));
+    for (int i = 0; i < A_SLOTS; i++) a_from[i] = a + (long long)min(m0 + slot_row + i * SLOT_ROWS, p.m - 1) * p.k + k0 + slot_chunk * CHUNK;
 #pragma unroll
-  for (int i = 0; i < W_SLOTS; i++) keep(w_row[i] = min(n0 + column_of(slot_row + i * SLOT_ROWS), p.n - 1));
+    for (int i = 0; i < W_SLOTS; i++) w_from[i] = w + (long long)min(n0 + column_of(slot_row + i * SLOT_ROWS), p.n - 1) * p.k + k0 + slot_chunk * CHUNK;
+  };
 
   // _ln: mean and rstd of the tile's rows lie behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
   // batch, one variant): true but for threads that straddle two frames.
@@ -142,38 +140,44 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
   // Whether slot i of this thread lies in a tile of `rows` rows.
   auto slot_in = [&](int i, int rows) { return (i + 1) * SLOT_ROWS <= rows || slot_row + i * SLOT_ROWS < rows; };
 
-  // Starts the loads of tile `tile` into the stage at offset `stage`; _ln: of w only.
-  auto load_tile = [&](int tile, unsigned stage) {
-    const int k0 = tile * K_TILE + slot_chunk * CHUNK;
-    if (vector) {
-      const int bytes = k0 < p.k ? 16 : 0;
-      if constexpr (!LN) {
-        unrolled<A_SLOTS>([&](auto i) {
-          if (slot_in(i.value, TILE_M)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(a_store + stage, row_of(a + k0, a_row[i.value], p.k), bytes);
-        });
-      }
-      unrolled<W_SLOTS>([&](auto i) {
-        if (slot_in(i.value, TILE_N)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(w_store + stage, row_of(w + k0, w_row[i.value], p.k), bytes);
+  // Starts the loads of the next tile into the stage at offset `stage`; _ln: of w only. `left` elements of k are to be had, behind them are zeros.
+  auto load_tile = [&](int left, unsigned stage) {
+    const int bytes = slot_chunk * CHUNK < left ? 16 : 0;
+    if constexpr (!LN) {
+      unrolled<A_SLOTS>([&](auto i) {
+        if (slot_in(i.value, TILE_M)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(a_store + stage, a_from[i.value], bytes);
+        a_from[i.value] += K_TILE;
+        keep(a_from[i.value]);
       });
-    } else {
-      const int valid = p.k - k0;
+    }
+    unrolled<W_SLOTS>([&](auto i) {
+      if (slot_in(i.value, TILE_N)) cp_async16<i.value * SLOT_ROWS * LINEAR_K_BYTES>(w_store + stage, w_from[i.value], bytes);
+      w_from[i.value] += K_TILE;
+      keep(w_from[i.value]);
+    });
+  };
+  // The same by elements, of the tile at k0, and not asynchronous.
+  auto copy_tile = [&](int k0, unsigned stage) {
 #pragma unroll 1
-      for (int part = LN ? 1 : 0; part < 2; part++) {
-        const unsigned to = (part ? w_store : a_store) + stage;
+    for (int part = LN ? 1 : 0; part < 2; part++) {
+      const unsigned to = (part ? w_store : a_store) + stage;
 #pragma unroll 1
-        for (int r = 0; slot_row + r < (part ? TILE_N : TILE_M); r += SLOT_ROWS) {
-          const long long row = part ? min(n0 + column_of(slot_row + r), p.n - 1) : min(m0 + slot_row + r, p.m - 1);
-          copy_elements(to + r * LINEAR_K_BYTES, (part ? w : a) + row * p.k + k0, valid);
-        }
+      for (int r = 0; slot_row + r < (part ? TILE_N : TILE_M); r += SLOT_ROWS) {
+        const long long row = part ? min(n0 + column_of(slot_row + r), p.n - 1) : min(m0 + slot_row + r, p.m - 1);
+        copy_elements(to + r * LINEAR_K_BYTES, (part ? w : a) + row * p.k + k0 + slot_chunk * CHUNK, p.k - k0 - slot_chunk * CHUNK);
       }
     }
   };
-  auto fetch_a = [&](int tile) {
+  auto fetch_a = [&](int left) {
     if constexpr (LN) {
       if (fast) {
-        const int k0 = min(tile * K_TILE + slot_chunk * CHUNK, p.k - CHUNK);
 #pragma unroll
-        for (int i = 0; i < A_SLOTS; i++) fetched[i] = *reinterpret_cast<const uint4*>(row_of(a + k0, a_row[i], p.k));
+        for (int i = 0; i < A_SLOTS; i++) {
+          fetched[i] = make_uint4(0, 0, 0, 0);
+          if (slot_chunk * CHUNK < left) fetched[i] = load_global16(a_from[i]);
+          a_from[i] += K_TILE;
+          keep(a_from[i]);
+        }
       }
     }
   };
@@ -222,8 +226,8 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
   const int warp_m = warp / WARPS_N * WARP_M, warp_n = warp % WARPS_N;
   unsigned a_at = chunk_offset(warp_m + (lane & 15), lane >> 4);
   unsigned w_at = chunk_offset(warp_n * GROUPS * GROUP_N + ((lane >> 4) << 3) + (lane & 7), (lane >> 3) & 1) + TILE_M * LINEAR_K_BYTES;
-  unsigned w_rest = (GROUPED_N + warp_n * (8 - GROUPS * GROUP_N)) * LINEAR_K_BYTES; // from w_at
-  keep(a_at), keep(w_at), keep(w_rest);
+  unsigned rest_from = chunk_offset(GROUPED_N + warp_n * 8 + (lane & 7), lane >> 3) + TILE_M * LINEAR_K_BYTES; // all chunks of the left over n-tile
+  keep(a_at), keep(w_at), keep(rest_from);
 
   float acc[M_TILES][N_TILES][4];
 #pragma unroll
@@ -233,7 +237,7 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
 #pragma unroll
       for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
 
-  unsigned fa[K_STEPS][M_TILES][4], fw[N_TILES][2]; // raw fragments: of a for both k-steps, of w for the current one
+  unsigned fa[K_STEPS][M_TILES][4], fw[N_TILES][2], rest[4]; // raw fragments: of a and the left over tile for both k-steps, of w for the current one
   auto load_a = [&](auto step, unsigned stage) {
     const unsigned at = shared + stage + (a_at ^ (step.value * 32));
     unrolled<M_TILES>([&](auto i) { ldmatrix_x4<i.value * 16 * LINEAR_K_BYTES>(fa[step.value][i.value], at); });
@@ -246,7 +250,8 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
       fw[2 * j.value][0] = x[0], fw[2 * j.value][1] = x[1];
       fw[2 * j.value + 1][0] = x[2], fw[2 * j.value + 1][1] = x[3];
     });
-    if constexpr (REST) ldmatrix_x2(fw[N_TILES - 1], at + w_rest); // lanes 0-15: rows 0-7, both chunks
+    if constexpr (REST && step.value == 0) ldmatrix_x4(rest, shared + stage + rest_from);
+    if constexpr (REST) fw[N_TILES - 1][0] = rest[2 * step.value], fw[N_TILES - 1][1] = rest[2 * step.value + 1];
   };
   auto multiply = [&](auto step) {
     FragmentA<D> x[M_TILES];
@@ -267,42 +272,62 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
     tiles = (long long)tiles * (blockIdx.y + 1) / gridDim.y;
     steps = min(steps, 2 * tiles);
   }
-  auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
+  if (vector) {
+    auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
+    int left = min(p.k, tiles * K_TILE) - first * K_TILE; // elements of k
+    slots_from(first * K_TILE);
 #pragma unroll 1
-  for (int s = 0; s < STAGES; s++) {
-    if (first + s < tiles) load_tile(first + s, s * STAGE_BYTES);
-    cp_async_commit();
-  }
-  fetch_a(first);
-  store_a(first, 0);
-  if (first + 1 < tiles) fetch_a(first + 1);
-  cp_async_wait<STAGES - 1>();
-  __syncthreads(); // tile 0 has landed
-  load_a(Index<0>{}, 0);
-
-  unsigned stage = 0;
-#pragma unroll 1
-  for (int tile = first; tile < steps / 2; tile++) {
-    const unsigned next_stage = tile + 1 < tiles ? next(stage) : stage; // behind the last tile something is loaded that nobody uses
-    if (LN && tile + 1 < tiles) { // first, while few fragments are held
-      store_a(tile + 1, next_stage);
-      if (tile + 2 < tiles) fetch_a(tile + 2);
+    for (int s = 0; s < STAGES; s++) {
+      load_tile(left - s * K_TILE, s * STAGE_BYTES);
+      cp_async_commit();
     }
-    load_w(Index<0>{}, stage);
-    load_a(Index<1>{}, stage);
-    multiply(Index<0>{});
-    load_w(Index<1>{}, stage);
-    cp_async_wait<STAGES - 2>();
-    __syncthreads(); // the next tile has landed for everyone, and everyone has read this one
-    if (tile + STAGES < tiles) load_tile(tile + STAGES, stage);
-    cp_async_commit();
-    load_a(Index<0>{}, next_stage);
-    multiply(Index<1>{});
-    stage = next_stage;
-  }
-  if (steps % 2 != 0) {
-    load_w(Index<0>{}, stage);
-    multiply(Index<0>{});
+    fetch_a(left);
+    store_a(first, 0);
+    fetch_a(left - K_TILE);
+    cp_async_wait<STAGES - 1>();
+    __syncthreads(); // tile 0 has landed
+    load_a(Index<0>{}, 0);
+
+    unsigned stage = 0;
+    int tile = first;
+#pragma unroll 1
+    for (; left > K_STEP; left -= K_TILE) {
+      const unsigned next_stage = next(stage);
+      if constexpr (LN) { // first, while few fragments are held
+        store_a(++tile, next_stage);
+        fetch_a(left - 2 * K_TILE);
+      }
+      load_w(Index<0>{}, stage);
+      load_a(Index<1>{}, stage);
+      multiply(Index<0>{});
+      load_w(Index<1>{}, stage);
+      cp_async_wait<STAGES - 2>();
+      __syncthreads(); // the next tile has landed for everyone, and everyone has read this one
+      load_tile(left - STAGES * K_TILE, stage);
+      cp_async_commit();
+      load_a(Index<0>{}, next_stage);
+      multiply(Index<1>{});
+      stage = next_stage;
+    }
+    if (left > 0) { // a last k-step
+      load_w(Index<0>{}, stage);
+      multiply(Index<0>{});
+    }
+    cp_async_wait<0>(); // the zeros behind the last tile, for which nobody waited
+  } else {
+#pragma unroll 1
+    for (int step = 2 * first; step < steps; step++) {
+      if (step % 2 == 0) {
+        __syncthreads(); // everyone has read the tile before
+        copy_tile(step / 2 * K_TILE, 0);
+        store_a(step / 2, 0);
+        __syncthreads();
+      }
+      load_a(Index<0>{}, 0);
+      load_w(Index<0>{}, 0);
+      multiply(Index<0>{});
+      a_at ^= 32, w_at ^= 32, rest_from ^= 32; // the other k-step
+    }
   }
 
   // ---- the other parts of k

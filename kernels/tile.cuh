@@ -202,6 +202,7 @@ template <class T> __device__ __forceinline__ T warp_sum(T x) {
 // Hides where a value comes from: the compiler keeps it in a register instead of computing it again in a loop.
 __device__ __forceinline__ void keep(unsigned& x) { asm volatile("" : "+r"(x)); }
 __device__ __forceinline__ void keep(int& x) { asm volatile("" : "+r"(x)); }
+template <class T> __device__ __forceinline__ void keep(T*& x) { asm volatile("" : "+l"(x)); }
 
 // ---- shared memory -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
@@ -261,6 +262,10 @@ template <class D> __device__ __forceinline__ void store_shared(unsigned address
 // Copies `bytes` (0 or 16) and fills the rest of the chunk with zeros; with 0 nothing is read.
 template <int OFFSET = 0> __device__ __forceinline__ void cp_async16(unsigned to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(OFFSET) : "memory");
+}
+// A whole chunk.
+template <int TO, int FROM> __device__ __forceinline__ void cp_async16(unsigned to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;" ::"r"(to), "l"(from), "n"(TO), "n"(FROM) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `N` of this thread's latest groups are in flight. A barrier must follow for the others' copies.

@@ -247,7 +247,7 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     let (queries, keys) = (if wide { 128 } else { 64 }, if element == 2 { 64 } else { 16 });
     // Two stages of K and V; in f32 also Q, which else shares a stage.
     let rows = 4 * keys + if element == 2 { 0 } else { queries };
-    let shared = rows * row + 8 * compiled + 4 * keys + 32;
+    let shared = rows * row + 8 * compiled + 8 * keys + 32;
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
 }
 
@@ -296,8 +296,8 @@ mod tests {
         let large = choice(DType::Bf16, spatial);
         assert_eq!((large.entry.as_str(), large.grid), ("attention_72_bf16_large", [30 * 29, 16]));
         // "K, V [64] rows in two stages, weights, 1/rms" of kernels/attention.cu.
-        assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 4 * 64 + 32);
-        assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 4 * 16 + 32);
+        assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 8 * 64 + 32);
+        assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 8 * 16 + 32);
         let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, ..spatial };
         assert_eq!(choice(DType::Bf16, temporal).grid, [7200 * 16 / 4, 1]);
         let cross = Shape { sequences: 2, q_len: 15 * 3600, kv_len: 300, plain: true, ..spatial };

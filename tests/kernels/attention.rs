@@ -274,7 +274,7 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
     let (name, grid, threads, shared) = match kind {
         Large => {
             let rows = if sixteen { 4 * 64 } else { 4 * 16 + 64 };
-            let shared = rows * row + 8 * compiled + if sixteen { 256 } else { 64 } + 32;
+            let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 32;
             ("large", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
         }
         Short => {
