@@ -6,7 +6,8 @@
 
 Compiles for a GPU that need not be there. The kernels are those of Triton's tutorials (03 matrix multiplication, 06 fused attention) in
 their schedule, with their block sizes; a @ w.T as in linear.cu, the attention without causal mask. Head dimensions of Triton's dot are
-powers of two, so that 72 costs it 128. ptxas and nvdisasm are ours for both sides.
+powers of two, so that 72 costs it 128. `attention` is the tutorial's; `normed` has what our spatial attention does beside: RMSNorm of the keys,
+a score times its key's 1/rms as in attention.cu, and 72 of 128 columns. ptxas and nvdisasm are ours for both sides.
 """
 
 import argparse
@@ -52,26 +53,39 @@ def matmul(a, w, out, m, n, k, stride_a, stride_w, stride_out, BM: tl.constexpr,
 
 
 @triton.jit
-def attention(q, k, v, out, scale, length, stride, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def attention(q, k, v, out, scale, length, stride, HEAD_DIM: tl.constexpr, NORM: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     head = tl.program_id(1) * length * stride
     row, d, column = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, D), tl.arange(0, BN)
-    x = tl.load(q + head + row[:, None] * stride + d[None, :])
+    inside = d < HEAD_DIM
+    if HEAD_DIM < D:
+        x = tl.load(q + head + row[:, None] * stride + d[None, :], mask=inside[None, :], other=0.0)
+    else:
+        x = tl.load(q + head + row[:, None] * stride + d[None, :])
     top = tl.zeros([BM], dtype=tl.float32) - float("inf")
     total = tl.zeros([BM], dtype=tl.float32) + 1.0
     acc = tl.zeros([BM, D], dtype=tl.float32)
     scale *= 1.44269504
     for start in range(0, length, BN):
-        key = tl.load(k + head + (start + column)[None, :] * stride + d[:, None])
+        if HEAD_DIM < D:
+            key = tl.load(k + head + (start + column)[None, :] * stride + d[:, None], mask=inside[:, None], other=0.0)
+        else:
+            key = tl.load(k + head + (start + column)[None, :] * stride + d[:, None])
         s = tl.dot(x, key)
+        if NORM:
+            wide = key.to(tl.float32)
+            s *= tl.math.rsqrt(tl.sum(wide * wide, 0) / HEAD_DIM + 1e-6)[None, :]
         new = tl.maximum(top, tl.max(s, 1) * scale)
         p = tl.math.exp2(s * scale - new[:, None])
         decay = tl.math.exp2(top - new)
         total = total * decay + tl.sum(p, 1)
         acc = acc * decay[:, None]
-        value = tl.load(v + head + (start + column)[:, None] * stride + d[None, :])
+        if HEAD_DIM < D:
+            value = tl.load(v + head + (start + column)[:, None] * stride + d[None, :], mask=inside[None, :], other=0.0)
+        else:
+            value = tl.load(v + head + (start + column)[:, None] * stride + d[None, :])
         acc = tl.dot(p.to(tl.bfloat16), value, acc)
         top = new
-    tl.store(out + head + row[:, None] * stride + d[None, :], (acc / total[:, None]).to(tl.bfloat16))
+    tl.store(out + head + row[:, None] * stride + d[None, :], (acc / total[:, None]).to(tl.bfloat16), mask=inside[None, :])
 
 
 # PTX 8.8: what every ptxas reads, Triton's own and that of ptx-requirements.txt. Triton would write newer PTX for newer chips.
@@ -79,7 +93,8 @@ PTX_VERSION = 88
 # Block sizes, warps, stages: the tutorials' lists.
 MATMUL = [(128, 256, 64, 8, 3), (128, 128, 32, 4, 4), (128, 128, 64, 4, 3), (64, 256, 32, 4, 4), (128, 64, 32, 4, 4)]
 ATTENTION = [(128, 64, 4, 3), (128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (128, 128, 8, 3)]
-HEAD_DIMS = [64, 128]
+# (name, head dimension, what it costs, with RMSNorm of the keys)
+HEADS = [("attention", 64, 64, False), ("attention", 128, 128, False), ("normed", 64, 64, True), ("normed", 72, 128, True)]
 
 
 def kernels():
@@ -91,11 +106,11 @@ def kernels():
         constants = {"BM": bm, "BN": bn, "BK": bk, "GROUP": 8}
         aligned = [0, 1, 2, 5, 6, 7, 8]
         yield f"triton_matmul_{bm}x{bn}x{bk}_w{warps}_s{stages}", source(matmul, types, constants, aligned), warps, stages
-    for head_dim in HEAD_DIMS:
+    for kind, head_dim, padded, norm in HEADS:
         for bm, bn, warps, stages in ATTENTION:
             types = {"q": "*bf16", "k": "*bf16", "v": "*bf16", "out": "*bf16", "scale": "fp32", "length": "i32", "stride": "i32"}
-            constants = {"D": head_dim, "BM": bm, "BN": bn}
-            name = f"triton_attention_{head_dim}_{bm}x{bn}_w{warps}_s{stages}"
+            constants = {"HEAD_DIM": head_dim, "NORM": norm, "D": padded, "BM": bm, "BN": bn}
+            name = f"triton_{kind}_{head_dim}_{bm}x{bn}_w{warps}_s{stages}"
             yield name, source(attention, types, constants, [*pointers, 6]), warps, stages
 
 
