@@ -2,8 +2,9 @@
 
 use super::CalibrateError;
 use super::proxy::{self, Proxy};
-use super::search::{Candidate, Search};
-use super::tape::{Bend, EMPHASIS, Tape};
+use super::search::{Bends, Candidate, Probe, Search};
+use super::tape::{Bend, Tape};
+use super::weights;
 use crate::cache::{AdaCacheConfig, Decision};
 use crate::pipeline::FlopCount;
 
@@ -18,8 +19,8 @@ const NEAR_PSNR: f64 = 0.2;
 /// The farthest that one run moves the compute, in nepers.
 const MOST_MOVE: f64 = 0.5;
 
-/// Emphases among which real runs choose.
-const EMPHASES: [f64; 9] = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0];
+/// Codebooks that a search descends from: the best of all that it begins with.
+const DESCENTS: usize = 10;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -163,10 +164,10 @@ pub struct Calibrated {
     pub tried: Vec<Tried>,
     /// How the error of the replays ranks the real PSNR over all runs, both from the mean of their prompt; `None` with too few.
     pub rank_correlation: Option<f64>,
-    /// How real distances over several steps fell short of the recorded ones in sum.
+    /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
     pub bend: Bend,
-    /// How much more early errors count: see [`Tape::error`].
-    pub emphasis: f64,
+    /// What the error of each step counts for: see [`Tape::error`].
+    pub weights: Vec<f64>,
 }
 
 /// Finds a codebook for `target`. `presets`: the present settings to begin with, the first is what the result has to beat.
@@ -181,8 +182,9 @@ pub fn calibrate(
     effort: Effort,
     bench: &mut dyn Bench,
 ) -> Result<Calibrated, CalibrateError> {
-    let search = Search { tapes, flops, bend: Bend::default() };
-    let mut drive = Drive { search, target, bench, tried: vec![] };
+    let prior = tapes[0].weights().to_vec();
+    let search = Search { tapes, flops, bends: Bends::default() };
+    let mut drive = Drive { search, prior, target, bench, tried: vec![] };
     let least = drive.search.least_compute(&presets[0]);
     let mut compute = drive.first_compute(&presets[0], least)?;
 
@@ -229,6 +231,8 @@ pub fn calibrate(
 
 struct Drive<'a> {
     search: Search,
+    /// What steps count for until real runs tell.
+    prior: Vec<f64>,
     target: Target,
     bench: &'a mut dyn Bench,
     tried: Vec<Tried>,
@@ -249,7 +253,10 @@ impl Drive<'_> {
     /// The best codebook at `compute` that has not been tried.
     fn search(&self, presets: &[AdaCacheConfig], compute: f64) -> Option<Candidate> {
         let starts = presets.iter().flat_map(|preset| self.search.starts(preset));
-        let found = starts.filter_map(|start| self.search.descend(&start, compute));
+        let mut starts: Vec<Candidate> = starts.filter_map(|start| self.search.at(&start, compute)).collect();
+        starts.sort_by(|a, b| a.at_compute.total_cmp(&b.at_compute));
+        starts.truncate(DESCENTS);
+        let found = starts.iter().filter_map(|start| self.search.descend(&start.config, compute));
         let new = found.filter(|candidate| !self.tried.iter().any(|tried| tried.config == candidate.config));
         new.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute))
     }
@@ -268,39 +275,48 @@ impl Drive<'_> {
         let tried = Tried { config, shape: number, predicted, achieved, runs };
         self.bench.tried(&tried);
         self.tried.push(tried);
-        self.search.bend = self.bend();
-        let emphasis = self.emphasis();
-        self.search.tapes.iter_mut().for_each(|tape| tape.emphasize(emphasis));
+        self.search.bends = self.bends();
+        let weights = weights::fit(&self.prior, &self.samples());
+        self.search.tapes.iter_mut().for_each(|tape| tape.weigh(&weights));
         Ok(())
     }
 
     /// What all real runs so far say of changes over several steps.
-    fn bend(&self) -> Bend {
-        let rows = self.tried.iter().flat_map(|tried| {
+    fn bends(&self) -> Bends {
+        let rows = |tried: &Tried| {
             let runs = self.search.tapes.iter().zip(&tried.runs);
-            runs.flat_map(|(tape, run)| tape.follow(&tried.config, &run.decisions))
-        });
-        Bend::fit(rows)
-    }
-
-    /// The emphasis with which the error tells the PSNR of all real runs so far best.
-    fn emphasis(&self) -> f64 {
-        let tells = EMPHASES.map(|emphasis| (proxy::correlation(&self.points(emphasis)), emphasis));
-        let best = tells.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|best| best.0 > 0.0);
-        best.map_or(EMPHASIS, |best| best.1)
-    }
-
-    /// (ln error, PSNR) of the real runs of each prompt.
-    fn points(&self, emphasis: f64) -> Vec<Vec<(f64, f64)>> {
-        let of = |(i, tape): (usize, &Tape)| {
-            let runs = self.tried.iter().map(|tried| &tried.runs[i]);
-            runs.map(|run| (proxy::ln_error(tape.error_at(&run.computed, emphasis)), run.bounded_psnr())).collect()
+            runs.flat_map(|(tape, run)| tape.follow(&tried.config, &run.decisions)).collect::<Vec<_>>()
         };
-        self.search.tapes.iter().enumerate().map(of).collect()
+        let mut by_probe: Vec<(Probe, Vec<_>)> = vec![];
+        for tried in &self.tried {
+            let probe = Probe::of(&tried.config);
+            match by_probe.iter_mut().find(|(known, _)| *known == probe) {
+                Some((_, known)) => known.extend(rows(tried)),
+                None => by_probe.push((probe, rows(tried))),
+            }
+        }
+        let others = Bend::fit(by_probe.iter().flat_map(|(_, rows)| rows.iter().copied()));
+        let known = by_probe.into_iter().map(|(probe, rows)| (probe, Bend::fit(rows))).collect();
+        Bends { known, others }
+    }
+
+    /// What `of` makes of the real runs, by prompt.
+    fn by_prompt<T>(&self, of: impl Fn(&Tape, &Run) -> T) -> Vec<Vec<T>> {
+        let tapes = self.search.tapes.iter().enumerate();
+        tapes.map(|(i, tape)| self.tried.iter().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
+    }
+
+    fn samples(&self) -> Vec<Vec<weights::Sample>> {
+        self.by_prompt(|tape, run| (tape.shares(&run.computed), run.bounded_psnr()))
+    }
+
+    /// (ln error, PSNR).
+    fn points(&self) -> Vec<Vec<(f64, f64)>> {
+        self.by_prompt(|tape, run| (proxy::ln_error(tape.error(&run.computed)), run.bounded_psnr()))
     }
 
     fn proxy(&self) -> Proxy {
-        Proxy::fit(&self.points(self.emphasis()))
+        Proxy::fit(&self.points())
     }
 
     /// dB a neper of compute, foretold for `shape` around `compute`.
@@ -390,12 +406,12 @@ impl Drive<'_> {
             Target::SpeedUp(_) => self.is_within(&best, TOLERANCE),
             Target::Psnr(psnr) => best.psnr() >= psnr,
         };
-        let emphasis = self.emphasis();
         // By prompt: some are harder than others at the same error, which is no matter of codebooks.
-        let points = self.points(emphasis).into_iter().flat_map(|prompt| proxy::centered(&prompt));
+        let points = self.points().into_iter().flat_map(|prompt| proxy::centered(&prompt));
         let (errors, psnrs): (Vec<f64>, Vec<f64>) = points.map(|(error, psnr)| (-error, psnr)).unzip();
         let rank_correlation = proxy::rank_correlation(&errors, &psnrs);
-        Calibrated { best, met, rank_correlation, bend: self.search.bend, emphasis, tried: self.tried }
+        let weights = self.search.tapes[0].weights().to_vec();
+        Calibrated { met, rank_correlation, bend: self.search.bends.of(&best.config), weights, tried: self.tried, best }
     }
 }
 
@@ -466,7 +482,7 @@ mod tests {
             let preset = &found.tried[0];
             assert!(found.best.psnr() > preset.psnr() + 0.1, "{} {}", found.best.psnr(), preset.psnr());
             assert!(found.rank_correlation.unwrap() > 0.95);
-            assert!(EMPHASES.contains(&found.emphasis));
+            assert_eq!(found.weights.len(), 24);
             // Once the bend is known, a replay tells what the runs will do.
             assert!((found.best.predicted.compute / found.best.achieved.compute - 1.0).abs() < 0.02);
             assert!((found.best.predicted.psnr.unwrap() - found.best.psnr()).abs() < 1.0);
@@ -480,7 +496,7 @@ mod tests {
         let slow = mean_outcome(&runs, flops(24));
         let psnr = slow.psnr.unwrap();
         let found = calibrated(Target::Psnr(psnr)).unwrap();
-        assert!(found.met && (psnr..psnr + 0.7).contains(&found.best.psnr()), "{psnr}: {:?}", found.best.achieved);
+        assert!(found.met && (psnr..psnr + 1.5).contains(&found.best.psnr()), "{psnr}: {:?}", found.best.achieved);
         assert!(found.best.achieved.compute < slow.compute, "{slow:?}: {:?}", found.best.achieved);
     }
 

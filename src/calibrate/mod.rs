@@ -9,6 +9,7 @@ mod proxy;
 mod runs;
 mod search;
 mod tape;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ pub use drive::{
 pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
 pub use runs::{Studio, Watch, hash};
-pub use search::{Candidate, Estimate, Search};
+pub use search::{Bends, Candidate, Estimate, Probe, Search};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
 
 use crate::cache::trace::TraceError;

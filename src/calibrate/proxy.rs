@@ -39,18 +39,6 @@ impl Proxy {
     }
 }
 
-/// How well ln error tells the PSNR of the runs of one prompt, over all prompts: Pearson's correlation of PSNR and −ln error, both from their prompt's mean.
-/// 0 where no prompt has two runs that differ.
-pub(super) fn correlation(runs: &[Vec<(f64, f64)>]) -> f64 {
-    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
-    for (x, y) in runs.iter().flat_map(|prompt| centered(prompt)) {
-        xy -= x * y;
-        xx += x * x;
-        yy += y * y;
-    }
-    if xx > 0.0 && yy > 0.0 { xy / (xx * yy).sqrt() } else { 0.0 }
-}
-
 /// `runs` from their mean.
 pub(super) fn centered(runs: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let count = runs.len() as f64;
@@ -98,9 +86,6 @@ mod tests {
         assert!((proxy.slope - 6.0).abs() < 1e-12, "{proxy:?}");
         // The mean PSNR at the mean error.
         assert!((proxy.psnr(1.5) - 37.0).abs() < 1e-12, "{proxy:?}");
-        assert!((correlation(&runs) - 1.0).abs() < 1e-12);
-        assert_eq!(correlation(&[vec![(1.0, 30.0)], vec![]]), 0.0);
-        assert!((correlation(&[vec![(0.0, 30.0), (1.0, 31.0)]]) + 1.0).abs() < 1e-12);
         // One run a prompt, or more error with a better video: no line of its own.
         for runs in [vec![vec![(1.0, 30.0)]], vec![vec![(0.0, 30.0), (1.0, 31.0)]]] {
             assert_eq!(Proxy::fit(&runs).slope, PROPORTIONAL);

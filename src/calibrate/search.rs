@@ -2,7 +2,7 @@
 
 use super::proxy;
 use super::tape::{Bend, Tape};
-use crate::cache::{AdaCacheConfig, Codebook, MotionRegularization};
+use crate::cache::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
 use crate::pipeline::FlopCount;
 
 /// Errors below this are as good as none: ln needs something above 0.
@@ -28,7 +28,39 @@ pub struct Search {
     /// What steps cost.
     pub flops: FlopCount,
     /// How far changes over several steps fall short of the sum of the changes between.
-    pub bend: Bend,
+    pub bends: Bends,
+}
+
+/// Bends by what is probed: that of the settings' own probe and metric, and one for those that no real run has used yet.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Bends {
+    /// Of a probe and a metric.
+    pub known: Vec<(Probe, Bend)>,
+    /// Of all others.
+    pub others: Bend,
+}
+
+impl Bends {
+    /// The bend for settings that probe as `config` does.
+    pub fn of(&self, config: &AdaCacheConfig) -> Bend {
+        let probe = Probe::of(config);
+        self.known.iter().find(|(known, _)| *known == probe).map_or(self.others, |(_, bend)| *bend)
+    }
+}
+
+/// What settings look at: distances of two that differ here cannot be compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    metric: Metric,
+    residual: ResidualKind,
+    blocks: Vec<usize>,
+}
+
+impl Probe {
+    /// That of `config`.
+    pub fn of(config: &AdaCacheConfig) -> Probe {
+        Probe { metric: config.metric, residual: config.residual, blocks: config.blocks.clone() }
+    }
 }
 
 /// Means over the prompts.
@@ -63,8 +95,9 @@ impl Search {
     pub fn estimate(&self, config: &AdaCacheConfig) -> Estimate {
         let count = self.tapes.len() as f64;
         let (mut computed, mut ln_error) = (0.0, 0.0);
+        let bend = self.bends.of(config);
         for tape in &self.tapes {
-            let played = tape.play(config, self.bend);
+            let played = tape.play(config, bend);
             computed += played.computed.len() as f64;
             ln_error += proxy::ln_error(played.error);
         }
@@ -142,10 +175,11 @@ impl Search {
         Some(best)
     }
 
-    /// Codebooks to begin with, in the settings of `config`: its own, and some whose thresholds are quantiles of the changes from step to step.
+    /// Codebooks to begin with, in the settings of `config`: its own, and some whose thresholds are quantiles of the changes from step to step; with
+    /// motion regularization also all of them with one factor for all late steps.
     pub fn starts(&self, config: &AdaCacheConfig) -> Vec<AdaCacheConfig> {
         let every = AdaCacheConfig { codebook: Codebook::new(vec![(1.0, 1)]).expect("one entry"), ..config.clone() };
-        let played = self.tapes.iter().flat_map(|tape| tape.play(&every, self.bend).decisions);
+        let played = self.tapes.iter().flat_map(|tape| tape.play(&every, self.bends.of(config)).decisions);
         let mut distances: Vec<f64> = played.map(|d| d.distance).filter(|d| d.is_finite() && *d > 0.0).collect();
         distances.sort_by(f64::total_cmp);
         let mut starts = vec![AdaCacheConfig { codebook: tidy(&config.codebook), ..config.clone() }];
@@ -155,6 +189,22 @@ impl Search {
             // Distances that are all alike give no codebook.
             if let Ok(codebook) = Codebook::new(entries.collect()) {
                 starts.push(AdaCacheConfig { codebook, ..config.clone() });
+            }
+        }
+        // With an exponent of 0 a motion factor is 1/divisor whatever moves: late steps, whose errors count less, then reuse for longer.
+        if let Some(moreg) = &config.moreg {
+            let steps = self.tapes[0].steps();
+            let [scale, _, divisor] = moreg.hyper;
+            let late = |first: usize| MotionRegularization {
+                steps: (first, steps),
+                hyper: [scale, 0.0, 2.0 * divisor],
+                gradient: 0.0,
+                strides: moreg.strides.clone(),
+            };
+            for first in [steps.div_ceil(3), steps.div_ceil(2)] {
+                let with = |start: &AdaCacheConfig| AdaCacheConfig { moreg: Some(late(first)), ..start.clone() };
+                let without_motion: Vec<_> = starts.iter().filter(|s| s.moreg == config.moreg).map(with).collect();
+                starts.extend(without_motion);
             }
         }
         starts
@@ -228,9 +278,10 @@ fn neighbours(config: &AdaCacheConfig, steps: usize) -> Vec<AdaCacheConfig> {
         let [scale, exponent, divisor] = moreg.hyper;
         let hyper = |hyper| MotionRegularization { hyper, ..moreg.clone() };
         let (first, last) = moreg.steps;
-        let windows =
-            [(first + 1, last), (first.saturating_sub(1), last), (first, last + 1), (first, last.saturating_sub(1))];
-        let windows = windows.into_iter().filter(|(first, last)| 1 <= *first && first <= last && *last <= steps);
+        let windows = [1, 4].into_iter().flat_map(|by| {
+            [(first + by, last), (first.saturating_sub(by), last), (first, last + by), (first, last.saturating_sub(by))]
+        });
+        let windows = windows.filter(|(first, last)| 1 <= *first && first <= last && *last <= steps);
         let mut changed = vec![
             hyper([scale, (exponent - 1.0).max(0.0), divisor]),
             hyper([scale, exponent + 1.0, divisor]),
@@ -252,7 +303,7 @@ mod tests {
     use super::*;
 
     fn search(tapes: Vec<Tape>) -> Search {
-        Search { flops: flops(tapes[0].steps()), tapes, bend: Bend(0.3) }
+        Search { flops: flops(tapes[0].steps()), tapes, bends: Bends { others: Bend(0.3), ..Bends::default() } }
     }
 
     #[test]

@@ -15,14 +15,12 @@ pub struct Tape {
     changes: Vec<(ProbePoint, Vec<Measurement>)>,
     /// By [`pair`]: relative change of the fold.
     folds: Vec<f64>,
-    /// How far each step moves the latents (the schedule's dt).
-    deltas: Vec<f64>,
     /// What a reused step counts for: see [`Tape::error`].
     weights: Vec<f64>,
 }
 
-/// The emphasis where no real runs have shown one.
-pub const EMPHASIS: f64 = 2.0;
+/// How much more early steps count where no real runs have shown it: dt · t^3, t the way that is left.
+pub const EMPHASIS: f64 = 3.0;
 
 /// A replay.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,13 +71,17 @@ impl Tape {
     pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
         let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
         let folds = pairs(trace, ProbePoint::Fold)?.iter().map(|m| ratio(m.sq_diff, m.sq_kept).sqrt()).collect();
-        let (deltas, weights) = (deltas.to_vec(), weights(deltas, EMPHASIS));
-        Ok(Tape { steps: trace.steps, changes, folds, deltas, weights })
+        Ok(Tape { steps: trace.steps, changes, folds, weights: weights(deltas) })
     }
 
-    /// Lets errors count the more the noisier the latents still are: see [`Tape::error`].
-    pub fn emphasize(&mut self, emphasis: f64) {
-        self.weights = weights(&self.deltas, emphasis);
+    /// What a reused step counts for.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Lets reused steps count for other `weights`.
+    pub fn weigh(&mut self, weights: &[f64]) {
+        self.weights = weights.to_vec();
     }
 
     /// Denoising steps.
@@ -134,40 +136,34 @@ impl Tape {
         Measurement { abs_diff: m.abs_diff * share, sq_diff, dot, ..m.clone() }
     }
 
-    /// The error of computing only the steps `computed`: Σ dt · t^emphasis · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where t is
-    /// the noise level (1 at the first step, 0 behind the last) and the change of the fold is the sum of the changes from step to step since the
-    /// last computed one.
+    /// The error of computing only the steps `computed`: Σ weight · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where the change of
+    /// the fold is the sum of the changes from step to step since the last computed one. Weights are dt · t^3 with the noise level t (1 at the
+    /// first step, 0 behind the last) until real runs show others.
     pub fn error(&self, computed: &[usize]) -> f64 {
-        self.weighted(computed, &self.weights)
+        self.shares(computed).iter().zip(&self.weights).map(|(share, weight)| share * weight).sum()
     }
 
-    /// The error with another emphasis than the tape's own.
-    pub fn error_at(&self, computed: &[usize], emphasis: f64) -> f64 {
-        self.weighted(computed, &weights(&self.deltas, emphasis))
-    }
-
-    fn weighted(&self, computed: &[usize], weights: &[f64]) -> f64 {
+    /// Relative change of the fold at each step that is reused, 0 at computed ones.
+    pub fn shares(&self, computed: &[usize]) -> Vec<f64> {
         let mut since = 0;
-        let mut error = 0.0;
-        for step in 1..=self.steps {
+        let share = |step: usize| {
             if computed.contains(&step) {
                 since = step;
-            } else if since > 0 {
-                error += weights[step - 1] * self.folds[pair(step, since)];
             }
-        }
-        error
+            if step == since || since == 0 { 0.0 } else { self.folds[pair(step, since)] }
+        };
+        (1..=self.steps).map(share).collect()
     }
 }
 
-/// dt · t^emphasis of each step; t is the way that is left.
-fn weights(deltas: &[f64], emphasis: f64) -> Vec<f64> {
+/// dt · t^[`EMPHASIS`] of each step; t is the way that is left.
+fn weights(deltas: &[f64]) -> Vec<f64> {
     let mut weights: Vec<f64> = deltas
         .iter()
         .rev()
         .scan(0.0, |left, delta| {
             *left += delta;
-            Some(delta * left.powf(emphasis))
+            Some(delta * left.powf(EMPHASIS))
         })
         .collect();
     weights.reverse();
@@ -202,14 +198,15 @@ mod tests {
         let changes = [0.1, 0.2, 0.3, 0.4];
         let tape = Tape::new(&trace(&[0.5; 4], &changes), &[AT], &[1.0, 1.0, 1.0, 1.0, 2.0]).unwrap();
         // Step 2 since 1; step 4 since 3; step 5 since 3, at twice the way.
-        assert!((tape.error_at(&[1, 3], 0.0) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
+        for (share, by_hand) in tape.shares(&[1, 3]).into_iter().zip([0.0, 0.1, 0.0, 0.3, 0.7]) {
+            assert!((share - by_hand).abs() < 1e-12);
+        }
         // The way left before the steps is 6, 5, 4, 3, 2.
-        let emphasized = 5.0 * 0.1 + 3.0 * 0.3 + 2.0 * 2.0 * 0.7;
-        assert!((tape.error_at(&[1, 3], 1.0) - emphasized).abs() < 1e-12);
+        assert_eq!(tape.weights(), [216.0, 125.0, 64.0, 27.0, 2.0 * 8.0]);
+        assert!((tape.error(&[1, 3]) - (125.0 * 0.1 + 27.0 * 0.3 + 16.0 * 0.7)).abs() < 1e-12);
         let mut tape = tape;
-        assert_eq!(tape.error(&[1, 3]), tape.error_at(&[1, 3], EMPHASIS));
-        tape.emphasize(1.0);
-        assert!((tape.error(&[1, 3]) - emphasized).abs() < 1e-12);
+        tape.weigh(&[1.0, 1.0, 1.0, 1.0, 2.0]);
+        assert!((tape.error(&[1, 3]) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
         assert_eq!(tape.error(&[1, 2, 3, 4, 5]), 0.0);
     }
 

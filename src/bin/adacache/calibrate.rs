@@ -5,20 +5,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, trace::Trace};
+use adacache::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, Stack, trace::Trace};
 use adacache::calibrate::{
     Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,
     hash, idle, mean_outcome, paired,
 };
 use adacache::compare::Mean;
-use adacache::device::Device;
-use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request, TextOptions, check_file_writable, write_file};
+use adacache::pipeline::{self, ModelSource, Prompt, Request, TextOptions, check_file_writable, write_file};
 use adacache::sampler::Schedule;
-use adacache::tensor::DType;
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
-use crate::{generate, interrupt};
+use crate::{generate, interrupt, runs};
 
 /// Find AdaCache's codebook for a speed-up or a quality, on prompts of your own
 ///
@@ -51,29 +49,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     split: Option<f64>,
     /// The AdaCache preset or FILE.toml that the result is compared with on the held-out prompts
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg]|FILE.toml")]
     against: String,
     /// With motion regularization, whose settings are searched too
     #[arg(long)]
     moreg: bool,
-    /// The model: `sprites`, or a folder laid out like models/sprites
-    #[arg(long, default_value = "sprites")]
-    model: String,
-    /// Denoising steps [default: the model's]
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Guidance scale [default: the model's]
-    #[arg(long, allow_negative_numbers = true)]
-    cfg_scale: Option<f32>,
-    /// Blocks to probe, ascending, with commas [default: the preset's]
+    #[command(flatten)]
+    runs: runs::Options,
+    /// Blocks to probe, ascending, with commas [default: the preset's, the first and the last are tried]
     #[arg(long, value_delimiter = ',', value_name = "N,…")]
     blocks: Vec<usize>,
-    /// l1, l2 or cosine
-    #[arg(long, default_value = "l1", value_parser = by_name::<Metric>)]
-    metric: Metric,
-    /// What is probed: t-attn, s-attn or ca-mlp
-    #[arg(long, default_value = "t-attn", value_parser = by_name::<ResidualKind>)]
-    residual: ResidualKind,
+    /// l1, l2 or cosine [default: all are tried]
+    #[arg(long, value_parser = by_name::<Metric>)]
+    metric: Option<Metric>,
+    /// What is probed: t-attn, s-attn or ca-mlp [default: t-attn and s-attn are tried]
+    #[arg(long, value_parser = by_name::<ResidualKind>)]
+    residual: Option<ResidualKind>,
     /// Seed of the first prompt's noise; each further prompt has the next
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -83,12 +74,6 @@ pub(crate) struct Args {
     /// Times that all prompts are really run, at most
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
     rounds: u8,
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
-    device: String,
-    /// Element type to compute in: bf16, f16 or f32
-    #[arg(long, default_value = "bf16")]
-    dtype: DType,
     /// Print errors and the result only
     #[arg(long, short)]
     quiet: bool,
@@ -97,6 +82,11 @@ pub(crate) struct Args {
 /// A value by the name it has in TOML files.
 fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_value(name.into()).map_err(|error| error.to_string())
+}
+
+/// The name of a value in TOML files.
+fn name_of<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Tells of progress on stderr.
@@ -131,19 +121,18 @@ impl Watch for Progress {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = ModelSource::from_name(&args.model)?;
+    let source = ModelSource::from_name(&args.runs.model)?;
     let config = source.pipeline_config()?;
-    let steps = args.steps.unwrap_or(config.default_steps);
-    let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
-    pipeline::check_settings(steps, cfg_scale)?;
+    let settings = args.runs.settings(&source)?;
+    let runs::Settings { steps, cfg_scale } = settings;
     let target = match (args.target_speedup, args.target_psnr) {
         (Some(speed_up), _) => Target::SpeedUp(speed_up),
         (None, psnr) => Target::Psnr(psnr.unwrap_or(f64::NAN)),
     };
     target.check(steps)?;
-    let presets = ["adacache-fast", "adacache-slow"].map(|name| preset(args, &source, name, steps));
-    let presets = presets.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let against = match pipeline::cache_config(&source, &args.against, args.moreg, steps)? {
+    let mut presets = presets(args, &source, "adacache-fast", steps)?;
+    presets.extend(self::presets(args, &source, "adacache-slow", steps)?);
+    let against = match pipeline::cache_config(&source, &args.against, false, steps)? {
         CacheConfig::AdaCache(config) => config,
         _ => bail!(
             "--against {}: the result is compared with AdaCache's settings; `compare` takes any policy",
@@ -157,27 +146,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (learning, held_out) = prompts(args, &source)?;
 
     interrupt::install()?;
-    let device = Device::open(&args.device)?;
-    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    let (_device, pipeline) = args.runs.open(&source)?;
     let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
-        let request = |(number, prompt): &(u64, Prompt)| Request {
-            prompt: prompt.clone(),
-            steps,
-            cfg_scale,
-            seed: args.seed.wrapping_add(*number),
-            cache: CacheConfig::None,
-            packed_cache: false,
-            record_all: false,
-            given: None,
-            decode: true,
+        let request = |(number, prompt): &(u64, Prompt)| {
+            settings.request(prompt.clone(), args.seed.wrapping_add(*number), CacheConfig::None)
         };
         prompts.iter().map(request).collect()
     };
-    let points = presets[0].points();
+    let points = points(&presets);
     let strides = presets[0].moreg.as_ref().map_or_else(|| vec![1], |moreg| moreg.strides.clone());
     let recorder = ComputeAll::recording_at(&points, if config.latent[0] > 1 { &strides } else { &[] });
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
-    let facts = format!("{} {}", args.model, args.dtype.name());
+    let facts = format!("{} {}", args.runs.model, args.runs.dtype.name());
     let mut progress = Progress { quiet: args.quiet, rounds: 0 };
 
     let result = (|| -> Result<_, CalibrateError> {
@@ -210,7 +190,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut text = format!(
         "model      {}, {steps} steps, guidance {cfg_scale}, {}; {} prompts (sha256 {}…), seeds from {}\n",
         config.name,
-        args.dtype.name(),
+        args.runs.dtype.name(),
         texts.len(),
         hash(&texts.join("\n")),
         args.seed
@@ -235,18 +215,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The preset `name` with the probes asked for.
-fn preset(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<AdaCacheConfig> {
-    let CacheConfig::AdaCache(mut config) = pipeline::cache_config(source, name, args.moreg, steps)? else {
-        bail!("the preset `{name}` of {} is not AdaCache's", args.model);
+/// The preset `name` with every probe that is asked for or tried, its own first.
+fn presets(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<Vec<AdaCacheConfig>> {
+    let CacheConfig::AdaCache(preset) = pipeline::cache_config(source, name, args.moreg, steps)? else {
+        bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
     };
-    (config.metric, config.residual) = (args.metric, args.residual);
-    if !args.blocks.is_empty() {
-        config.blocks.clone_from(&args.blocks);
-    }
     let model = source.model_config()?;
-    config.validate_for(model.depth, source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]))?;
-    Ok(config)
+    let blocks = match &args.blocks[..] {
+        [] => vec![preset.blocks.clone(), vec![0], vec![model.depth - 1]],
+        asked => vec![asked.to_vec()],
+    };
+    // Cross-attention and MLP are measured where the others are: one recording has either.
+    let residuals = args.residual.map_or_else(|| vec![ResidualKind::TAttn, ResidualKind::SAttn], |asked| vec![asked]);
+    let metrics = args.metric.map_or_else(|| vec![Metric::L1, Metric::L2, Metric::Cosine], |asked| vec![asked]);
+    let mut all: Vec<AdaCacheConfig> = vec![];
+    for blocks in &blocks {
+        for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
+            let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
+            config.validate_for(model.depth, source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]))?;
+            if !all.contains(&config) {
+                all.push(config);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// All that `configs` probe, in the order in which a forward comes to it.
+fn points(configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
+    let place = |point: &ProbePoint| match *point {
+        ProbePoint::Residual { block, stack, .. } => (block, stack == Stack::Temporal),
+        _ => (usize::MAX, true),
+    };
+    let mut points: Vec<ProbePoint> = configs.iter().flat_map(AdaCacheConfig::points).collect();
+    points.sort_by_key(place);
+    points.dedup();
+    points
 }
 
 /// Prompts, each with its place in the file.
@@ -298,7 +302,8 @@ fn entries(config: &AdaCacheConfig) -> String {
         .moreg
         .as_ref()
         .map_or_else(String::new, |m| format!("  moreg {:?} {:?} gradient {}", m.steps, m.hyper, m.gradient));
-    format!("codebook   {}{moreg}", entries.collect::<Vec<_>>().join(" "))
+    let (residual, metric) = (name_of(&config.residual), name_of(&config.metric));
+    format!("codebook   {}{moreg}  ({metric} of {residual} {:?})", entries.collect::<Vec<_>>().join(" "), config.blocks)
 }
 
 fn say(outcome: &Outcome) -> String {
@@ -318,11 +323,10 @@ fn verdict(
     let psnr = |runs: &[Run]| runs.iter().map(Run::bounded_psnr).collect::<Vec<_>>();
     let Mean { mean, interval } = paired(&psnr(our_runs), &psnr(their_runs));
     let interval = interval.map_or_else(String::new, |interval| format!(" ± {interval:.2}"));
-    let moreg = if args.moreg { "+moreg" } else { "" };
     let name =
         Path::new(&args.against).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     format!(
-        "held out   {}, {count} prompts\n{name}{moreg}  {}, the same prompts\n\
+        "held out   {}, {count} prompts\n{name}  {}, the same prompts\n\
          difference {mean:+.2}{interval} dB (pairs, 95 %)\n",
         say(ours),
         say(theirs)
@@ -344,7 +348,10 @@ fn about(found: &Calibrated) -> String {
         "bend       {:.2}: a change over n steps is n^-bend of the sum of the changes between",
         found.bend.0
     );
-    let _ = writeln!(text, "emphasis   {}: a step at noise level t counts for t^emphasis", found.emphasis);
+    let most = found.weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let weights = found.weights.iter().map(|weight| format!("{:.2}", weight / most));
+    let _ =
+        writeln!(text, "weights    {}: what the error of each step counts for", weights.collect::<Vec<_>>().join(" "));
     let distances: Vec<f64> = found.best.runs.iter().flat_map(|run| run.decisions.iter().map(|d| d.distance)).collect();
     for idle in idle(&found.best.config.codebook, &distances) {
         let _ = writeln!(text, "warning: {idle}");

@@ -8,18 +8,16 @@ use std::process::ExitCode;
 
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
-use adacache::device::Device;
 use adacache::pipeline::{
     self, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
 };
 use adacache::quality::Form;
-use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use crate::measure::Weights;
-use crate::{generate, interrupt};
+use crate::{generate, interrupt, runs};
 
 /// The policy that every other is measured against.
 const ORIGINAL: &str = "none";
@@ -48,21 +46,8 @@ pub(crate) struct Args {
     /// Folder of the runs and the results
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// The model: `sprites`, or a folder laid out like models/sprites
-    #[arg(long, default_value = "sprites")]
-    model: String,
-    /// Denoising steps [default: the model's]
-    #[arg(long)]
-    steps: Option<usize>,
-    /// Guidance scale [default: the model's]
-    #[arg(long, allow_negative_numbers = true)]
-    cfg_scale: Option<f32>,
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
-    device: String,
-    /// Element type to compute in: bf16, f16 or f32
-    #[arg(long, default_value = "bf16")]
-    dtype: DType,
+    #[command(flatten)]
+    runs: runs::Options,
     #[command(flatten)]
     weights: Weights,
     /// Print errors and the table only
@@ -77,19 +62,17 @@ struct Policy {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = ModelSource::from_name(&args.model)?;
+    let source = ModelSource::from_name(&args.runs.model)?;
     let config = source.pipeline_config()?;
-    let steps = args.steps.unwrap_or(config.default_steps);
-    let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
-    pipeline::check_settings(steps, cfg_scale)?;
+    let settings = args.runs.settings(&source)?;
+    let runs::Settings { steps, cfg_scale } = settings;
     let policies = policies(args, &source, steps)?;
     let prompts = generate::read_prompts(&source, &args.prompts)?;
     let networks = args.weights.open()?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     interrupt::install()?;
-    let device = Device::open(&args.device)?;
-    let pipeline = Pipeline::load(&source, &device, args.dtype)?;
+    let (device, pipeline) = args.runs.open(&source)?;
     let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
     let mut done = 0;
     let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
@@ -100,17 +83,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             for policy in &policies {
                 let folder =
                     args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
-                let request = Request {
-                    prompt: prompt.clone(),
-                    steps,
-                    cfg_scale,
-                    seed,
-                    cache: policy.config.clone(),
-                    packed_cache: false,
-                    record_all: false,
-                    given: None,
-                    decode: true,
-                };
+                let request = settings.request(prompt.clone(), seed, policy.config.clone());
                 let Some(finished) = finish(&pipeline, &request, args, &folder)? else {
                     eprintln!("interrupted: {done} of {all} runs are finished in {}", args.out.display());
                     return Ok(ExitCode::from(interrupt::EXIT_STATUS));
@@ -134,7 +107,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let summaries = summarize(&rows);
     let mut results = json!({
-        "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.dtype.name(), "device": device.info().label(),
+        "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.runs.dtype.name(), "device": device.info().label(),
         "policies": policies.iter().map(|p| json!({ "name": p.name, "settings": p.config })).collect::<Vec<_>>(),
         "summaries": summaries, "runs": rows,
     });
@@ -208,8 +181,8 @@ fn settings_of(request: &Request, args: &Args) -> String {
     let Request { prompt, steps, cfg_scale, seed, cache, .. } = request;
     let prompt: &Prompt = prompt;
     json!({
-        "model": args.model, "prompt": prompt.to_string(), "steps": steps, "cfg_scale": cfg_scale, "seed": seed, "cache": cache,
-        "dtype": args.dtype.name(),
+        "model": args.runs.model, "prompt": prompt.to_string(), "steps": steps, "cfg_scale": cfg_scale, "seed": seed, "cache": cache,
+        "dtype": args.runs.dtype.name(),
     })
     .to_string()
 }

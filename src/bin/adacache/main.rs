@@ -13,6 +13,7 @@ mod models;
 mod plan;
 mod pull;
 mod replay;
+mod runs;
 
 use std::process::ExitCode;
 

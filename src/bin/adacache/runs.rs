@@ -1,0 +1,62 @@
+//! What the commands that make many videos with one model share: its options, and a plain request.
+
+use adacache::cache::CacheConfig;
+use adacache::device::Device;
+use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request};
+use adacache::tensor::DType;
+
+/// The model and how it runs.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The model: `sprites`, or a folder laid out like models/sprites
+    #[arg(long, default_value = "sprites")]
+    pub(crate) model: String,
+    /// Denoising steps [default: the model's]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// Guidance scale [default: the model's]
+    #[arg(long, allow_negative_numbers = true)]
+    cfg_scale: Option<f32>,
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
+    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
+    device: String,
+    /// Element type to compute in: bf16, f16 or f32
+    #[arg(long, default_value = "bf16")]
+    pub(crate) dtype: DType,
+}
+
+/// How every video is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    /// Denoising steps.
+    pub(crate) steps: usize,
+    /// Guidance scale.
+    pub(crate) cfg_scale: f32,
+}
+
+impl Options {
+    /// Steps and guidance: those asked for, else those of `source`.
+    pub(crate) fn settings(&self, source: &ModelSource) -> anyhow::Result<Settings> {
+        let config = source.pipeline_config()?;
+        let steps = self.steps.unwrap_or(config.default_steps);
+        let cfg_scale = self.cfg_scale.unwrap_or(config.default_cfg_scale);
+        pipeline::check_settings(steps, cfg_scale)?;
+        Ok(Settings { steps, cfg_scale })
+    }
+
+    /// Opens the device and loads the model onto it.
+    pub(crate) fn open(&self, source: &ModelSource) -> anyhow::Result<(Device, Pipeline)> {
+        let device = Device::open(&self.device)?;
+        let pipeline = Pipeline::load(source, &device, self.dtype)?;
+        Ok((device, pipeline))
+    }
+}
+
+impl Settings {
+    /// One video, decoded.
+    pub(crate) fn request(self, prompt: Prompt, seed: u64, cache: CacheConfig) -> Request {
+        let Settings { steps, cfg_scale } = self;
+        let (packed_cache, record_all) = (false, false);
+        Request { prompt, steps, cfg_scale, seed, cache, packed_cache, record_all, given: None, decode: true }
+    }
+}
