@@ -8,8 +8,9 @@ use super::weights;
 use crate::cache::{AdaCacheConfig, Decision};
 use crate::pipeline::FlopCount;
 
-/// dB that a video counts for which is equal to the original, or nearer to it than this: without a bound one such video would make a mean infinite.
-pub const MOST_PSNR: f64 = 80.0;
+/// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
+/// every step of a few videos, which then are equal, would have the best mean with all others spoilt.
+pub const MOST_PSNR: f64 = 60.0;
 /// How far from the asked speed-up the result may be.
 pub const TOLERANCE: f64 = 0.05;
 /// What is near enough not to spend further runs.
@@ -278,6 +279,13 @@ impl Drive<'_> {
         self.search.bends = self.bends();
         let weights = weights::fit(&self.prior, &self.samples());
         self.search.tapes.iter_mut().for_each(|tape| tape.weigh(&weights));
+        // Where the line through a prompt's runs comes to the most a video counts for.
+        let (slope, points) = (self.proxy().slope, self.points());
+        for (tape, runs) in self.search.tapes.iter_mut().zip(points) {
+            let n = runs.len() as f64;
+            let (ln_error, psnr) = runs.iter().fold((0.0, 0.0), |sum, run| (sum.0 + run.0 / n, sum.1 + run.1 / n));
+            tape.bound(ln_error - (MOST_PSNR - psnr) / slope);
+        }
         Ok(())
     }
 
@@ -497,7 +505,7 @@ mod tests {
         let psnr = slow.psnr.unwrap();
         let found = calibrated(Target::Psnr(psnr)).unwrap();
         assert!(found.met && (psnr..psnr + 1.5).contains(&found.best.psnr()), "{psnr}: {:?}", found.best.achieved);
-        assert!(found.best.achieved.compute < slow.compute, "{slow:?}: {:?}", found.best.achieved);
+        assert!(found.best.achieved.compute <= slow.compute, "{slow:?}: {:?}", found.best.achieved);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The search for a codebook over recorded runs: no model, no randomness.
 
-use super::proxy;
 use super::tape::{Bend, Tape};
 use crate::cache::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
 use crate::pipeline::FlopCount;
@@ -99,7 +98,7 @@ impl Search {
         for tape in &self.tapes {
             let played = tape.play(config, bend);
             computed += played.computed.len() as f64;
-            ln_error += proxy::ln_error(played.error);
+            ln_error += tape.ln_error(&played.computed);
         }
         Estimate { compute: self.compute(computed / count), ln_error: ln_error / count }
     }

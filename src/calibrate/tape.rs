@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 
+use super::proxy;
+use super::search::LEAST_ERROR;
 use crate::cache::trace::{Trace, TraceError};
 use crate::cache::{
     AdaCache, AdaCacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio, walk,
@@ -17,6 +19,8 @@ pub struct Tape {
     folds: Vec<f64>,
     /// What a reused step counts for: see [`Tape::error`].
     weights: Vec<f64>,
+    /// ln of the error below which the video is as good as equal.
+    least: f64,
 }
 
 /// How much more early steps count where no real runs have shown it: dt · t^3, t the way that is left.
@@ -71,7 +75,7 @@ impl Tape {
     pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
         let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
         let folds = pairs(trace, ProbePoint::Fold)?.iter().map(|m| ratio(m.sq_diff, m.sq_kept).sqrt()).collect();
-        Ok(Tape { steps: trace.steps, changes, folds, weights: weights(deltas) })
+        Ok(Tape { steps: trace.steps, changes, folds, weights: weights(deltas), least: LEAST_ERROR.ln() })
     }
 
     /// What a reused step counts for.
@@ -82,6 +86,16 @@ impl Tape {
     /// Lets reused steps count for other `weights`.
     pub fn weigh(&mut self, weights: &[f64]) {
         self.weights = weights.to_vec();
+    }
+
+    /// Lets no error count for less than `ln_error`.
+    pub fn bound(&mut self, ln_error: f64) {
+        self.least = ln_error.max(LEAST_ERROR.ln());
+    }
+
+    /// ln of the error of computing only the steps `computed`, as far down as it matters.
+    pub fn ln_error(&self, computed: &[usize]) -> f64 {
+        proxy::ln_error(self.error(computed)).max(self.least)
     }
 
     /// Denoising steps.

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// The AdaCache preset or FILE.toml that the result is compared with on the held-out prompts
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg]|FILE.toml")]
     against: String,
-    /// With motion regularization, whose settings are searched too
+    /// Also with motion regularization, whose settings are searched too
     #[arg(long)]
     moreg: bool,
     #[command(flatten)]
@@ -130,8 +130,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, psnr) => Target::Psnr(psnr.unwrap_or(f64::NAN)),
     };
     target.check(steps)?;
-    let mut presets = presets(args, &source, "adacache-fast", steps)?;
-    presets.extend(self::presets(args, &source, "adacache-slow", steps)?);
+    let names = ["adacache-fast", "adacache-slow", "adacache-fast+moreg", "adacache-slow+moreg"];
+    let mut presets = vec![];
+    for name in &names[..if args.moreg { 4 } else { 2 }] {
+        presets.extend(with_probes(args, &source, name, steps)?);
+    }
     let against = match pipeline::cache_config(&source, &args.against, false, steps)? {
         CacheConfig::AdaCache(config) => config,
         _ => bail!(
@@ -154,7 +157,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         prompts.iter().map(request).collect()
     };
     let points = points(&presets);
-    let strides = presets[0].moreg.as_ref().map_or_else(|| vec![1], |moreg| moreg.strides.clone());
+    let strides =
+        presets.iter().find_map(|preset| preset.moreg.as_ref()).map_or_else(|| vec![1], |moreg| moreg.strides.clone());
     let recorder = ComputeAll::recording_at(&points, if config.latent[0] > 1 { &strides } else { &[] });
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
     let facts = format!("{} {}", args.runs.model, args.runs.dtype.name());
@@ -216,8 +220,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The preset `name` with every probe that is asked for or tried, its own first.
-fn presets(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<Vec<AdaCacheConfig>> {
-    let CacheConfig::AdaCache(preset) = pipeline::cache_config(source, name, args.moreg, steps)? else {
+fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<Vec<AdaCacheConfig>> {
+    let CacheConfig::AdaCache(preset) = pipeline::cache_config(source, name, false, steps)? else {
         bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
     };
     let model = source.model_config()?;
