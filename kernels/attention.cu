@@ -231,7 +231,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
         for (int c = 0; c < CHUNK; c++) squares = fmaf(x[c], x[c], squares);
       });
       squares += shuffle_xor(squares, 1);
-      if ((threadIdx.x & 1) == 0) store_shared<float>(shared + stage + INVERSE_AT + key() * 4, rsqrt_fast(fmaf(squares, 1.0f / HEAD_DIM, eps)));
+      if ((threadIdx.x & 1) == 0) store_shared<float>(shared + stage + INVERSE_AT + key() * 4, rsqrt_fast(fmaf(squares, inverse_of(HEAD_DIM), eps)));
     }
   };
 

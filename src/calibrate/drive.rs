@@ -280,10 +280,10 @@ impl Drive<'_> {
         let weights = weights::fit(&self.prior, &self.samples());
         self.search.tapes.iter_mut().for_each(|tape| tape.weigh(&weights));
         // Where the line through a prompt's runs comes to the most a video counts for.
-        let (slope, points) = (self.proxy().slope, self.points());
-        for (tape, runs) in self.search.tapes.iter_mut().zip(points) {
-            let n = runs.len() as f64;
-            let (ln_error, psnr) = runs.iter().fold((0.0, 0.0), |sum, run| (sum.0 + run.0 / n, sum.1 + run.1 / n));
+        let points = self.points();
+        let slope = Proxy::fit(&points).slope;
+        for (tape, runs) in self.search.tapes.iter_mut().zip(&points) {
+            let (ln_error, psnr) = proxy::mean(runs);
             tape.bound(ln_error - (MOST_PSNR - psnr) / slope);
         }
         Ok(())
@@ -315,7 +315,7 @@ impl Drive<'_> {
     }
 
     fn samples(&self) -> Vec<Vec<weights::Sample>> {
-        self.by_prompt(|tape, run| (tape.shares(&run.computed), run.bounded_psnr()))
+        self.by_prompt(|tape, run| (tape.shares(&run.computed).collect(), run.bounded_psnr()))
     }
 
     /// (ln error, PSNR).

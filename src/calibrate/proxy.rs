@@ -21,7 +21,7 @@ impl Proxy {
         let (mut xy, mut xx, mut count, mut sums) = (0.0, 0.0, 0.0, (0.0, 0.0));
         for prompt in runs.iter().filter(|runs| !runs.is_empty()) {
             let n = prompt.len() as f64;
-            let mean = prompt.iter().fold((0.0, 0.0), |mean, run| (mean.0 + run.0 / n, mean.1 + run.1 / n));
+            let mean = mean(prompt);
             for (x, y) in prompt {
                 xy += (x - mean.0) * (y - mean.1);
                 xx += (x - mean.0).powi(2);
@@ -39,10 +39,15 @@ impl Proxy {
     }
 }
 
+/// The mean of `runs`.
+pub(super) fn mean(runs: &[(f64, f64)]) -> (f64, f64) {
+    let count = runs.len() as f64;
+    runs.iter().fold((0.0, 0.0), |mean, run| (mean.0 + run.0 / count, mean.1 + run.1 / count))
+}
+
 /// `runs` from their mean.
 pub(super) fn centered(runs: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let count = runs.len() as f64;
-    let mean = runs.iter().fold((0.0, 0.0), |mean, run| (mean.0 + run.0 / count, mean.1 + run.1 / count));
+    let mean = mean(runs);
     runs.iter().map(|run| (run.0 - mean.0, run.1 - mean.1)).collect()
 }
 

@@ -98,7 +98,7 @@ impl Search {
         for tape in &self.tapes {
             let played = tape.play(config, bend);
             computed += played.computed.len() as f64;
-            ln_error += tape.ln_error(&played.computed);
+            ln_error += tape.ln_error(played.error);
         }
         Estimate { compute: self.compute(computed / count), ln_error: ln_error / count }
     }
@@ -178,7 +178,8 @@ impl Search {
     /// motion regularization also all of them with one factor for all late steps.
     pub fn starts(&self, config: &AdaCacheConfig) -> Vec<AdaCacheConfig> {
         let every = AdaCacheConfig { codebook: Codebook::new(vec![(1.0, 1)]).expect("one entry"), ..config.clone() };
-        let played = self.tapes.iter().flat_map(|tape| tape.play(&every, self.bends.of(config)).decisions);
+        let bend = self.bends.of(config);
+        let played = self.tapes.iter().flat_map(|tape| tape.play(&every, bend).decisions);
         let mut distances: Vec<f64> = played.map(|d| d.distance).filter(|d| d.is_finite() && *d > 0.0).collect();
         distances.sort_by(f64::total_cmp);
         let mut starts = vec![AdaCacheConfig { codebook: tidy(&config.codebook), ..config.clone() }];
@@ -200,10 +201,10 @@ impl Search {
                 gradient: 0.0,
                 strides: moreg.strides.clone(),
             };
+            let by_motion = starts.clone();
             for first in [steps.div_ceil(3), steps.div_ceil(2)] {
                 let with = |start: &AdaCacheConfig| AdaCacheConfig { moreg: Some(late(first)), ..start.clone() };
-                let without_motion: Vec<_> = starts.iter().filter(|s| s.moreg == config.moreg).map(with).collect();
-                starts.extend(without_motion);
+                starts.extend(by_motion.iter().map(with));
             }
         }
         starts

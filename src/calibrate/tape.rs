@@ -93,9 +93,9 @@ impl Tape {
         self.least = ln_error.max(LEAST_ERROR.ln());
     }
 
-    /// ln of the error of computing only the steps `computed`, as far down as it matters.
-    pub fn ln_error(&self, computed: &[usize]) -> f64 {
-        proxy::ln_error(self.error(computed)).max(self.least)
+    /// ln of an `error` of this tape, as far down as it matters.
+    pub fn ln_error(&self, error: f64) -> f64 {
+        proxy::ln_error(error).max(self.least)
     }
 
     /// Denoising steps.
@@ -154,19 +154,18 @@ impl Tape {
     /// the fold is the sum of the changes from step to step since the last computed one. Weights are dt · t^3 with the noise level t (1 at the
     /// first step, 0 behind the last) until real runs show others.
     pub fn error(&self, computed: &[usize]) -> f64 {
-        self.shares(computed).iter().zip(&self.weights).map(|(share, weight)| share * weight).sum()
+        self.shares(computed).zip(&self.weights).map(|(share, weight)| share * weight).sum()
     }
 
     /// Relative change of the fold at each step that is reused, 0 at computed ones.
-    pub fn shares(&self, computed: &[usize]) -> Vec<f64> {
+    pub fn shares(&self, computed: &[usize]) -> impl Iterator<Item = f64> {
         let mut since = 0;
-        let share = |step: usize| {
+        (1..=self.steps).map(move |step| {
             if computed.contains(&step) {
                 since = step;
             }
             if step == since || since == 0 { 0.0 } else { self.folds[pair(step, since)] }
-        };
-        (1..=self.steps).map(share).collect()
+        })
     }
 }
 
@@ -212,7 +211,7 @@ mod tests {
         let changes = [0.1, 0.2, 0.3, 0.4];
         let tape = Tape::new(&trace(&[0.5; 4], &changes), &[AT], &[1.0, 1.0, 1.0, 1.0, 2.0]).unwrap();
         // Step 2 since 1; step 4 since 3; step 5 since 3, at twice the way.
-        for (share, by_hand) in tape.shares(&[1, 3]).into_iter().zip([0.0, 0.1, 0.0, 0.3, 0.7]) {
+        for (share, by_hand) in tape.shares(&[1, 3]).zip([0.0, 0.1, 0.0, 0.3, 0.7]) {
             assert!((share - by_hand).abs() < 1e-12);
         }
         // The way left before the steps is 6, 5, 4, 3, 2.

@@ -225,6 +225,7 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
         bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
     };
     let model = source.model_config()?;
+    let frames = source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]);
     let blocks = match &args.blocks[..] {
         [] => vec![preset.blocks.clone(), vec![0], vec![model.depth - 1]],
         asked => vec![asked.to_vec()],
@@ -236,7 +237,7 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
     for blocks in &blocks {
         for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
             let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
-            config.validate_for(model.depth, source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]))?;
+            config.validate_for(model.depth, frames)?;
             if !all.contains(&config) {
                 all.push(config);
             }
