@@ -407,6 +407,7 @@ fn run_rollout(
         cfg_scale: rollout.cfg_scale,
         snapshots: rollout.expected.latent_steps.clone(),
         packed_cache: false,
+        compare_folds: false,
     };
     let policy = AdaCache::new(cache, options.schedule.steps());
     let members = vec![Member { caption: &caption, policy: Box::new(policy.clone()) }];

@@ -212,7 +212,13 @@ impl Task {
         };
         let Geometry { videos, frames, height, width, .. } = self.geometry;
         let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
-        let options = SamplerOptions { schedule, cfg_scale: 7.0, snapshots: vec![], packed_cache: self.packed_cache };
+        let options = SamplerOptions {
+            schedule,
+            cfg_scale: 7.0,
+            snapshots: vec![],
+            packed_cache: self.packed_cache,
+            compare_folds: false,
+        };
         let members = vec![Member { caption: &caption, policy }];
         let sampler = Sampler::new(&model, members, self.geometry, &latents, None, options)?;
         let allocated = device.allocated_bytes() - with_caption;

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{
-    CacheConfig, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig, MagCacheConfig,
-    PabConfig, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig, TeaCacheConfig,
+    CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig,
+    MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig, TeaCacheConfig,
 };
 use adacache::device::Device;
 use adacache::ops::decide::StepClock;
@@ -72,6 +72,12 @@ fn tgate(gate: usize) -> CacheConfig {
 /// Bytes of a hidden state: 16 frames of 16 tokens, 144 channels in bf16, both halves of guidance.
 const HIDDEN: usize = 2 * 16 * 16 * 144 * 2;
 
+/// ‖a − b‖₂ / ‖b‖₂
+fn off(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
+}
+
 fn none() -> &'static Generation {
     static NONE: OnceLock<Generation> = OnceLock::new();
     NONE.get_or_init(|| run(&request(CacheConfig::None)))
@@ -107,6 +113,36 @@ fn measuring_everything_changes_no_bit() {
     for pair in fold.windows(2) {
         let (fresh, kept) = (pair[0].measurement.sq_fresh, pair[1].measurement.sq_kept);
         assert!((fresh - kept).abs() <= 1e-6 * kept, "{fresh} {kept}");
+    }
+}
+
+/// As a calibration records: every fold against all before, on the host but for the last one, with which the device compares it.
+#[test]
+fn a_recording_compares_all_folds() {
+    let recorder = ComputeAll::recording(&[2], 16);
+    let generation = pipeline().record(&request(interval(3)), &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(generation.latents.values == none().latents.values);
+    let fold = |step, since| {
+        let mut of = generation.trace.records.iter().filter(|r| (r.step, r.since) == (step, since));
+        let record = of.find(|r| r.at == ProbePoint::Fold).unwrap();
+        record.measurement.clone()
+    };
+    let folds = generation.trace.records.iter().filter(|r| r.at == ProbePoint::Fold).count();
+    assert_eq!(folds, STEPS * (STEPS - 1) / 2);
+    for step in 3..=STEPS {
+        for since in 1..step - 1 {
+            // Host and device sum up the same folds.
+            let (m, fresh, kept) = (fold(step, since), fold(step, step - 1), fold(since + 1, since));
+            for (ours, other) in [(m.sq_fresh, fresh.sq_fresh), (m.sq_kept, kept.sq_kept), (m.abs_kept, kept.abs_kept)]
+            {
+                assert!((ours - other).abs() <= 1e-5 * other, "{step} {since}: {ours} {other}");
+            }
+            let square = m.sq_fresh + m.sq_kept - 2.0 * m.dot;
+            assert!((m.sq_diff - square).abs() <= 1e-9 * m.sq_kept, "{step} {since}");
+            // Not farther than by the steps between.
+            let way: f64 = (since + 1..=step).map(|s| fold(s, s - 1).sq_diff.sqrt()).sum();
+            assert!(0.0 < m.sq_diff && m.sq_diff.sqrt() < way, "{step} {since}");
+        }
     }
 }
 
@@ -191,12 +227,9 @@ fn policies_that_look_ahead_work_in_batches_and_in_8_bits() {
         let whole = run(&requests[0]);
         let packed = run(&Request { packed_cache: true, ..requests[0].clone() });
         assert!(packed.report.cache_bytes < whole.report.cache_bytes);
-        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let (a, b) = (&whole.latents.values, &packed.latents.values);
-        let off =
-            norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut a.iter().map(|v| f64::from(*v)));
-        println!("{cache:?}: 8 bits change the latents by {off:.3e}");
-        assert!(off < 0.2, "{cache:?}: {off}");
+        let difference = off(&packed.latents.values, &whole.latents.values);
+        println!("{cache:?}: 8 bits change the latents by {difference:.3e}");
+        assert!(difference < 0.2, "{cache:?}: {difference}");
     }
 }
 
@@ -235,15 +268,45 @@ fn a_run_of_all_blocks_is_the_whole_forward() {
 fn a_gate_leaves_the_steps_before_it_as_they_are() {
     let generation = run(&request(tgate(STEPS - 1)));
     assert_eq!(generation.report.partial_steps, [STEPS]);
-    assert_eq!(generation.report.cache_bytes, 10 * HIDDEN);
-    let off = |a: &[f32], b: &[f32]| {
-        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
-    };
+    // The conditional half of ten blocks' cross-attention.
+    assert_eq!(generation.report.cache_bytes, 10 * HIDDEN / 2);
     let late = off(&generation.latents.values, &none().latents.values);
     let early = off(&run(&request(tgate(1))).latents.values, &none().latents.values);
     println!("latents off by {late:.1e} with the last step gated, by {early:.1e} with all but the first");
     assert!(late > 0.0 && late < early, "{late} {early}");
+}
+
+/// Without guidance the unconditional half counts for nothing: all cross-attention frozen behind step 1 is the same whether that half runs or not.
+#[test]
+fn behind_the_gate_the_conditional_half_runs_alone() {
+    let both = PabConfig { window: [0.0, 1001.0], ..PabConfig::opensora().with_ranges([1, 1, STEPS]) };
+    let both = CacheConfig::Pab(PabConfig { mlp: vec![], ..both });
+    let unguided = |cache: &CacheConfig| Request { cfg_scale: 1.0, ..request(cache.clone()) };
+    let (half, whole) = (run(&unguided(&tgate(1))), run(&unguided(&both)));
+    assert_eq!(half.report.partial_steps, whole.report.partial_steps);
+    assert_eq!(2 * half.report.cache_bytes, whole.report.cache_bytes);
+    let halves = half.report.step_shares[1..].iter().zip(&whole.report.step_shares[1..]);
+    assert!(halves.into_iter().all(|(half, whole)| (2.0 * half - whole).abs() < 1e-12));
+    let difference = off(&half.latents.values, &whole.latents.values);
+    println!("the latents differ by {difference:.1e}");
+    assert!(difference < 1e-5, "{difference}");
+    // Only in the first step does a guidance scale say anything.
+    let scale = |cfg_scale, cache: CacheConfig| run(&Request { cfg_scale, ..request(cache) }).latents.values;
+    let first = off(&scale(3.0, tgate(1)), &scale(1.0, tgate(1)));
+    let all = off(&scale(3.0, both.clone()), &scale(1.0, both));
+    assert!(0.0 < first && first < all / 2.0, "{first} {all}");
+
+    // Two videos decided about together; kept in 8 bits.
+    let gated = Request { cfg_scale: 3.0, ..request(tgate(3)) };
+    let other = Request { prompt: Request::new(pipeline(), OTHER).unwrap().prompt, ..gated.clone() };
+    let pair = [gated.clone(), other];
+    let together = pipeline().generate_batch(&pair, Deciding::Together, &mut |_| ControlFlow::Continue(())).unwrap();
+    for (generation, request) in together.iter().zip(&pair) {
+        assert!(generation.latents.values == run(request).latents.values);
+    }
+    let packed = run(&Request { packed_cache: true, ..gated });
+    assert!(packed.report.cache_bytes < 10 * HIDDEN * 9 / 16 / 2);
+    assert!(off(&packed.latents.values, &together[0].latents.values) < 0.1);
 }
 
 #[test]
@@ -275,6 +338,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             fold: true,
             extrapolates: order,
             groups: vec![],
+            conditional: false,
             packed: false,
             rule: None,
         };

@@ -376,6 +376,35 @@ impl CacheConfig {
         CacheConfig::Taylor(TaylorConfig { order, of: Box::new(self) })
     }
 
+    /// The text that [`CacheConfig::from_toml`] reads.
+    ///
+    /// # Errors
+    /// None of settings that [`CacheConfig::validate`] accepts.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        match self {
+            CacheConfig::Taylor(TaylorConfig { order, of }) => Ok(format!("taylor = {order}\n{}", of.to_toml()?)),
+            other => toml::to_string(other),
+        }
+    }
+
+    /// AdaCache's settings, extrapolated or not; `None` for other policies.
+    pub fn adacache(&self) -> Option<&AdaCacheConfig> {
+        match self {
+            CacheConfig::AdaCache(config) => Some(config),
+            CacheConfig::Taylor(config) => config.of.adacache(),
+            _ => None,
+        }
+    }
+
+    /// As [`CacheConfig::adacache`], to be changed.
+    pub fn adacache_mut(&mut self) -> Option<&mut AdaCacheConfig> {
+        match self {
+            CacheConfig::AdaCache(config) => Some(config),
+            CacheConfig::Taylor(config) => config.of.adacache_mut(),
+            _ => None,
+        }
+    }
+
     /// Checks everything that can be checked without a model.
     pub fn validate(&self) -> Result<(), CacheError> {
         match self {

@@ -144,6 +144,21 @@ impl Measurement {
         }
     }
 
+    /// Of two tensors on the host, of the same size; without motion.
+    pub fn of(fresh: &[f32], kept: &[f32]) -> Measurement {
+        let mut m = Measurement::default();
+        for (fresh, kept) in fresh.iter().zip(kept).map(|(f, k)| (f64::from(*f), f64::from(*k))) {
+            let change = fresh - kept;
+            m.abs_diff += change.abs();
+            m.abs_kept += kept.abs();
+            m.sq_diff += change * change;
+            m.sq_kept += kept * kept;
+            m.dot += fresh * kept;
+            m.sq_fresh += fresh * fresh;
+        }
+        m
+    }
+
     /// The measurement over both ways, this one and then `later`, where nobody compared the two ends: as if all changes went one way.
     pub(crate) fn then(&self, later: &Measurement) -> Measurement {
         let sq_diff = (self.sq_diff.sqrt() + later.sq_diff.sqrt()).powi(2);
@@ -226,6 +241,10 @@ pub trait Policy: Send {
     /// What [`Plan::Partial`] speaks of, each kept at least once; constant over a generation. Such a policy measures nothing.
     fn groups(&self) -> Vec<ModuleGroup> {
         vec![]
+    }
+    /// Whether a step that reuses groups runs the conditional half alone, without guidance: of the groups then only that half is kept.
+    fn ends_guidance(&self) -> bool {
+        false
     }
     /// The order of the polynomial by which a reused step extrapolates the fold; 0: it is taken as it is.
     fn extrapolates(&self) -> usize {

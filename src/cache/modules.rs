@@ -98,6 +98,7 @@ pub struct ModuleSchedule {
     name: &'static str,
     groups: Vec<ModuleGroup>,
     plans: Vec<Plan>,
+    ends_guidance: bool,
 }
 
 impl ModuleSchedule {
@@ -128,7 +129,12 @@ impl ModuleSchedule {
             false => Plan::Partial { reused, kept },
         };
         let groups = wanted.into_iter().map(|(group, _)| group).collect();
-        ModuleSchedule { name, groups, plans: sets.into_iter().map(plan).collect() }
+        ModuleSchedule { name, groups, plans: sets.into_iter().map(plan).collect(), ends_guidance: false }
+    }
+
+    /// The same, where every step that reuses a group runs the conditional half alone.
+    pub(super) fn ending_guidance(self) -> ModuleSchedule {
+        ModuleSchedule { ends_guidance: true, ..self }
     }
 
     /// The plan of every step.
@@ -156,6 +162,10 @@ impl Policy for ModuleSchedule {
 
     fn groups(&self) -> Vec<ModuleGroup> {
         self.groups.clone()
+    }
+
+    fn ends_guidance(&self) -> bool {
+        self.ends_guidance
     }
 
     fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {

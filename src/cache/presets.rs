@@ -46,7 +46,7 @@ pub struct Presets {
     pub delta_dit: DeltaDitPreset,
     /// AdaCache's settings under names of the model's own, such as `adacache calibrate` finds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub calibrated: BTreeMap<String, AdaCacheConfig>,
+    pub calibrated: BTreeMap<String, CacheConfig>,
 }
 
 /// Δ-DiT for a model of any depth.
@@ -201,10 +201,12 @@ impl Presets {
             }),
             "t-gate" => CacheConfig::TGate(TGateConfig::scaled(steps)),
             other if self.calibrated.contains_key(other) => {
-                let config = &self.calibrated[other];
-                let own = config.moreg.as_ref().map(|own| self.scaled(own, steps));
-                let moreg = own.or_else(|| moreg.then(|| self.moreg_for(steps)));
-                CacheConfig::AdaCache(AdaCacheConfig { moreg, ..config.clone() })
+                let mut config = self.calibrated[other].clone();
+                if let Some(adacache) = config.adacache_mut() {
+                    let own = adacache.moreg.as_ref().map(|own| self.scaled(own, steps));
+                    adacache.moreg = own.or_else(|| moreg.then(|| self.moreg_for(steps)));
+                }
+                config
             }
             other => {
                 let (policy, number) = other.rsplit_once('-').ok_or_else(unknown)?;
@@ -216,7 +218,7 @@ impl Presets {
                 }
             }
         };
-        if moreg && !matches!(config, CacheConfig::AdaCache(_)) {
+        if moreg && config.adacache().is_none() {
             return invalid(format!(
                 "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
             ));
@@ -258,13 +260,14 @@ mod tests {
     fn a_model_names_settings_of_its_own() {
         let text = r#"{ "fast": [[0.1, 3], [1, 1]], "slow": [[0.1, 2], [1, 1]], "steps": 30,
             "moreg": { "strides": [1], "steps": [4, 26], "hyper": [0.4, 2, 1], "gradient": 2 },
-            "calibrated": { "mine-2.2x": { "blocks": [3], "codebook": [[0.2, 4], [0.5, 2]] },
-                "moving": { "blocks": [2], "codebook": [[0.2, 4]],
-                    "moreg": { "strides": [2], "steps": [3, 30], "hyper": [0.2, 1, 1], "gradient": 0 } } } }"#;
+            "calibrated": { "mine-2.2x": { "policy": "adacache", "blocks": [3], "codebook": [[0.2, 4], [0.5, 2]] },
+                "moving": { "policy": "taylor", "order": 1, "of": { "policy": "adacache", "blocks": [2], "codebook": [[0.2, 4]],
+                    "moreg": { "strides": [2], "steps": [3, 30], "hyper": [0.2, 1, 1], "gradient": 0 } } } } }"#;
         let presets: Presets = serde_json::from_str(text).unwrap();
-        let resolve = |name, moreg, steps| match presets.resolve(name, moreg, 5, steps) {
-            Ok(CacheConfig::AdaCache(config)) => config,
-            other => panic!("{other:?}"),
+        let resolve = |name, moreg, steps| {
+            let config = presets.resolve(name, moreg, 5, steps).unwrap();
+            assert_eq!(matches!(config, CacheConfig::Taylor(_)), name == "moving");
+            config.adacache().unwrap().clone()
         };
         let mine = resolve("mine-2.2x", false, 30);
         assert_eq!((mine.blocks, mine.codebook.rate(0.3), mine.moreg), (vec![3], 2, None));

@@ -25,6 +25,8 @@ pub struct StoreOptions {
     pub extrapolates: usize,
     /// What is kept by itself, run by run.
     pub groups: Vec<ModuleGroup>,
+    /// Whether of these only the first half of the batch is kept, which is the conditional one.
+    pub conditional: bool,
     /// Whether residuals are kept as e4m3 with a scale a row.
     pub packed: bool,
     /// How the device decides; `None`: it only measures.
@@ -63,6 +65,8 @@ pub struct ResidualStore {
     fold: Option<Kept>,
     history: Option<History>,
     runs: KeptRuns,
+    /// The part of the batch that `runs` keep: 1 or 2 for the first half.
+    part: usize,
     /// In execution order.
     probes: Vec<Probe>,
     error: Option<PackError>,
@@ -106,10 +110,21 @@ impl PendingMeasurements {
 impl ResidualStore {
     /// Allocates what `options` need for tensors of the given shapes; `clock` counts the steps.
     pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
-        let StoreOptions { probes: Probes { points, strides }, head, fold, extrapolates, groups, packed, rule } =
-            options;
+        let StoreOptions {
+            probes: Probes { points, strides },
+            head,
+            fold,
+            extrapolates,
+            groups,
+            conditional,
+            packed,
+            rule,
+        } = options;
         let whole = |shape: &[usize], dtype| Ok::<_, OpError>(Kept::Whole(Tensor::empty(device, shape, dtype)?));
         let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
+        let part = if conditional { 2 } else { 1 };
+        let mut run_shape = shapes.hidden.clone();
+        run_shape[0] /= part;
         if packed && extrapolates > 0 {
             let reason =
                 "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
@@ -142,7 +157,8 @@ impl ResidualStore {
             probes: probes.collect::<Result<_, OpError>>()?,
             fold: fold.then(residual).transpose()?,
             history: (extrapolates > 0).then(|| History::new(device, extrapolates, shapes)).transpose()?,
-            runs: KeptRuns::new(groups, residual)?,
+            runs: KeptRuns::new(groups, || Kept::new(device, &run_shape, shapes.dtype, packed))?,
+            part,
             error: if packed { Some(PackError::new(device)?) } else { None },
             decider,
             clock: clock.clone(),
@@ -176,21 +192,27 @@ impl ResidualStore {
         Ok(Some(run.modules.end))
     }
 
+    /// The part of a step's tensor that a run keeps.
+    fn kept_part(&self, x: &Tensor) -> Result<Tensor, OpError> {
+        Ok(x.slice_rows(0, x.shape()[0] / self.part)?)
+    }
+
     /// Where the residual of module `module` goes, if it is kept by itself: to be given to [`ResidualStore::keep_module`] then. `fresh` is
-    /// room for one that is kept packed.
+    /// room for one that is kept packed or in part.
     pub fn module_residual(&self, module: usize, fresh: Option<&Tensor>) -> Result<Option<Tensor>, OpError> {
         match (self.runs.single_at(module), fresh) {
             (None, _) => Ok(None),
-            (Some(Kept::Whole(kept)), _) => Ok(Some(kept.clone())),
-            (Some(Kept::Packed(_)), Some(fresh)) => Ok(Some(fresh.clone())),
-            (Some(Kept::Packed(_)), None) => Err(self.no_room("ResidualStore::module_residual", "fresh")),
+            (Some(Kept::Whole(kept)), _) if self.part == 1 => Ok(Some(kept.clone())),
+            (Some(_), Some(fresh)) => Ok(Some(fresh.clone())),
+            (Some(_), None) => Err(self.no_room("ResidualStore::module_residual", "fresh")),
         }
     }
 
     /// Keeps the residual of module `module`, which is in the tensor that [`ResidualStore::module_residual`] gave.
     pub fn keep_module(&self, module: usize, residual: &Tensor) -> Result<(), OpError> {
         match (self.runs.single_at(module), &self.error) {
-            (Some(Kept::Packed(packed)), Some(error)) => packed.pack(residual, error),
+            (Some(Kept::Packed(packed)), Some(error)) => packed.pack(&self.kept_part(residual)?, error),
+            (Some(Kept::Whole(kept)), _) if self.part > 1 => Ok(kept.copy_from(&self.kept_part(residual)?)?),
             _ => Ok(()),
         }
     }
@@ -199,7 +221,7 @@ impl ResidualStore {
     pub fn enter_run(&self, module: usize, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
         match (self.runs.entered_at(module), copy) {
             (None, _) => Ok(()),
-            (Some(Kept::Whole(kept)), _) => Ok(kept.copy_from(x)?),
+            (Some(Kept::Whole(kept)), _) => Ok(kept.copy_from(&self.kept_part(x)?)?),
             (Some(Kept::Packed(_)), Some(copy)) => Ok(copy.copy_from(x)?),
             (Some(Kept::Packed(_)), None) => Err(self.no_room("ResidualStore::enter_run", "copy")),
         }
@@ -209,7 +231,10 @@ impl ResidualStore {
     /// copy of then, is overwritten.
     pub fn leave_run(&self, module: usize, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
         match self.runs.left_at(module) {
-            Some(kept) => self.keep_fold(kept, x, entered, "ResidualStore::leave_run"),
+            Some(kept) => {
+                let entered = entered.map(|entered| self.kept_part(entered)).transpose()?;
+                self.keep_fold(kept, &self.kept_part(x)?, entered.as_ref(), "ResidualStore::leave_run")
+            }
             None => Ok(()),
         }
     }
@@ -356,6 +381,14 @@ impl ResidualStore {
                 kept.pack(entered, error)
             }
             (Kept::Packed(_), ..) => Err(self.no_room(call, "entered")),
+        }
+    }
+
+    /// The fold of the last computed step, in f32; `None` where there is none, or it is packed. Waits for the device.
+    pub fn fold_values(&self) -> Result<Option<Vec<f32>>, OpError> {
+        match &self.fold {
+            Some(Kept::Whole(fold)) if self.folded => Ok(Some(fold.to_f32()?)),
+            _ => Ok(None),
         }
     }
 

@@ -116,6 +116,12 @@ mod tests {
         assert!(
             matches!(&config, CacheConfig::Taylor(TaylorConfig { order: 1, of }) if matches!(**of, CacheConfig::FbCache(_)))
         );
+        // What is written is what was read, motion settings behind it or not.
+        let moving = "policy = 'adacache'\nblocks = [1]\ncodebook = [[0.1, 2]]\ntaylor = 2\n\
+            [moreg]\nstrides = [1]\nsteps = [1, 2]\nhyper = [1, 1, 1]\ngradient = 1";
+        for config in [config, read(moving).unwrap(), read("policy = 'none'").unwrap()] {
+            assert_eq!(read(&config.to_toml().unwrap()).unwrap(), config);
+        }
         for (text, part) in [
             ("policy = 'interval'\nevery = 2\ntaylor = 3", "order is 1 or 2"),
             ("policy = 'interval'\nevery = 0\ntaylor = 1", "interval of 0"),

@@ -1,4 +1,5 @@
-//! T-GATE: once the outline stands the caption says nothing new, so from a step on what the cross-attention adds is frozen.
+//! T-GATE: once the outline stands the caption says nothing new, so from a step on what the cross-attention adds is frozen. Nothing else tells
+//! the two halves of guidance apart, so from then on the conditional half runs alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,7 @@ impl TGateConfig {
     pub fn policy(&self, depth: usize, steps: usize) -> ModuleSchedule {
         let cross = ModuleGroup::each(Module::Cross, 0..2 * depth);
         ModuleSchedule::new("t-gate", steps, vec![(cross, (0..steps).map(|i| i >= self.gate).collect())])
+            .ending_guidance()
     }
 }
 
@@ -47,6 +49,7 @@ mod tests {
         let none = GroupSet::default();
         let (keep, reuse) = (Plan::Partial { reused: none, kept: cross }, Plan::Partial { reused: cross, kept: none });
         assert_eq!(policy.plans(), [Plan::Compute, keep, reuse, reuse, reuse]);
+        assert!(policy.ends_guidance());
         assert_eq!(policy.groups()[0].runs, [1..2, 4..5, 7..8, 10..11, 13..14, 16..17]);
     }
 

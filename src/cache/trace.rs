@@ -149,8 +149,8 @@ impl Trace {
             if !measurement.motion.is_empty() && measurement.motion.len() != trace.strides.len() {
                 return invalid(format!("{} motion sums for strides {:?}", measurement.motion.len(), trace.strides));
             }
-            if trace.records.iter().any(|r| r.step == *step && r.at == *at) {
-                return invalid(format!("a second measurement of `{at}` at step {step}"));
+            if trace.records.iter().any(|r| r.step == *step && r.since == *since && r.at == *at) {
+                return invalid(format!("a second measurement of `{at}` at step {step} since step {since}"));
             }
             trace.records.push(record);
         }
@@ -200,7 +200,9 @@ impl Trace {
         let mut from = step;
         let mut whole: Option<Measurement> = None;
         while from > since {
-            let record = self.records.iter().find(|r| r.step == from && r.at == at).ok_or_else(missing)?;
+            // Of several the one that goes back farthest, but not too far.
+            let fit = self.records.iter().filter(|r| r.step == from && r.at == at && r.since >= since);
+            let record = fit.min_by_key(|r| r.since).ok_or_else(missing)?;
             from = record.since;
             let earlier = &record.measurement;
             whole = Some(whole.map_or_else(|| earlier.clone(), |later| earlier.then(&later)));
@@ -313,6 +315,12 @@ mod tests {
         for (step, since) in [(4, 2), (5, 4), (3, 2)] {
             assert!(trace.between(step, since, at).is_err(), "{step} {since}");
         }
+        // What was compared itself is not chained, and shortens the chain of what was not.
+        let mut trace = trace;
+        trace.records.extend([record(4, 1, at, 0.6), record(5, 4, at, 0.25)]);
+        assert_eq!(trace.between(4, 1, at).unwrap().abs_diff, 0.6);
+        assert_eq!(trace.between(4, 3, at).unwrap().abs_diff, 0.25);
+        assert_eq!(trace.between(5, 1, at).unwrap().abs_diff, 0.85);
     }
 
     #[test]

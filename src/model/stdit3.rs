@@ -152,7 +152,7 @@ pub struct Workspace {
     /// The MLP's hidden state.
     hidden: Tensor,
     residual: Option<ResidualBuffers>,
-    /// A residual on its way to where it is kept packed.
+    /// A residual on its way to where it is kept packed or in part.
     module_residual: Option<Tensor>,
     /// What entered the blocks, where the fold is kept packed: behind a head or where a run of modules begins a copy, otherwise the
     /// embedding made once more.
@@ -195,6 +195,8 @@ pub struct ResidualRoom {
     pub head: usize,
     /// What is kept by itself.
     pub groups: Vec<ModuleGroup>,
+    /// Whether of these only the conditional half is kept.
+    pub conditional: bool,
 }
 
 impl ResidualRoom {
@@ -243,6 +245,56 @@ impl Workspace {
     /// Times of one sample: the step's, and with a frame mask time 0.
     pub fn variants(&self) -> usize {
         self.variants
+    }
+
+    /// The same memory for the conditional half of a guided batch alone, which is the first one.
+    ///
+    /// # Errors
+    /// A batch that has no halves.
+    pub fn conditional(&self) -> Result<Workspace, ModelError> {
+        if !self.geometry.guided {
+            return Err(ModelError::Input("a batch without guidance has no conditional half".into()));
+        }
+        // All but the tables begin with the batch, sample by sample.
+        let half = |tensor: &Tensor| tensor.slice_rows(0, tensor.shape()[0] / 2);
+        let halves = |tensor: &Option<Tensor>| tensor.as_ref().map(half).transpose();
+        let residual = self.residual.as_ref().map(|ResidualBuffers { fresh, unpacked }| {
+            Ok::<_, ModelError>(ResidualBuffers { fresh: half(fresh)?, unpacked: halves(unpacked)? })
+        });
+        let mut block_modulation = self.block_modulation.shape().to_vec();
+        block_modulation[1] /= 2;
+        Ok(Workspace {
+            geometry: Geometry { guided: false, ..self.geometry },
+            dims: VideoDims { batch: self.dims.batch / 2, ..self.dims },
+            tokens: self.tokens,
+            variants: self.variants,
+            bytes: self.bytes,
+            x: half(&self.x)?,
+            qkv: half(&self.qkv)?,
+            attended: half(&self.attended)?,
+            crossed: half(&self.crossed)?,
+            normed: half(&self.normed)?,
+            q: half(&self.q)?,
+            hidden: half(&self.hidden)?,
+            residual: residual.transpose()?,
+            module_residual: halves(&self.module_residual)?,
+            entered: halves(&self.entered)?,
+            stats: half(&self.stats)?,
+            patches: half(&self.patches)?,
+            final_tokens: half(&self.final_tokens)?,
+            prediction: half(&self.prediction)?,
+            position: self.position.clone(),
+            rope: self.rope.clone(),
+            time: half(&self.time)?,
+            sinusoid: half(&self.sinusoid)?,
+            embed_hidden: half(&self.embed_hidden)?,
+            fps_embed: half(&self.fps_embed)?,
+            time_embed: half(&self.time_embed)?,
+            time_chunks: half(&self.time_chunks)?,
+            block_modulation: half(&self.block_modulation)?.reshape(&block_modulation)?,
+            final_modulation: half(&self.final_modulation)?,
+            frame_mask: halves(&self.frame_mask)?,
+        })
     }
 
     /// Bytes of its allocation: the most that a step needs at a time.
@@ -466,7 +518,7 @@ impl StDiT3 {
         let runs = room.packed && room.keeps(|modules| modules > 1);
         let entered_life = if room.head > 0 || runs { Stage::Qkv } else { Stage::Leave }..=Stage::Leave;
         let entered = if folds || runs { Some(layout.add(&residual_shape, d, entered_life)?) } else { None };
-        let single = room.packed && room.keeps(|modules| modules == 1);
+        let single = (room.packed || room.conditional) && room.keeps(|modules| modules == 1);
         let module_residual =
             if single { Some(layout.add(&residual_shape, d, Stage::Proj..=Stage::Fc2)?) } else { None };
         let arena = layout.allocate(&self.device)?;
@@ -1034,6 +1086,7 @@ mod tests {
             fold: false,
             extrapolates: 0,
             groups: groups.to_vec(),
+            conditional: false,
             packed,
             rule: None,
         };

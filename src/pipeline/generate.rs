@@ -114,7 +114,7 @@ pub fn resolve_cache(
         presets.resolve(name, moreg, model.depth, steps)?
     };
     if moreg {
-        let CacheConfig::AdaCache(adacache) = &mut config else {
+        let Some(adacache) = config.adacache_mut() else {
             let reason = format!(
                 "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
             );
@@ -404,7 +404,8 @@ impl Pipeline {
         self.run(requests, deciding, None, on_step, on_frame)
     }
 
-    /// Generates one video with every step computed, whatever its request says of caches, and measures what `recorder` probes.
+    /// Generates one video with every step computed, whatever its request says of caches, and measures what `recorder` probes; the trace also
+    /// compares each fold with all before, which the host keeps.
     pub fn record(
         &self,
         request: &Request,
@@ -465,6 +466,7 @@ impl Pipeline {
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,
+            compare_folds: recorder.is_some(),
         };
         let output = Sampler::new(&self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
 

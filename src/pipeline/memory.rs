@@ -249,6 +249,7 @@ impl Load<'_> {
             cfg_scale: 1.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,
+            compare_folds: false,
         };
         let members = captions.iter().map(|caption| Member { caption, policy: (self.policy)() }).collect();
         let geometry = Geometry { videos: videos * self.members, ..self.geometry };

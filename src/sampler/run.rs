@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use super::{Schedule, rflow::TRAIN_STEPS};
 use crate::cache::{
-    Decision, GroupSet, Module, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore, StoreOptions,
-    computed_steps, partial_steps, trace,
+    Decision, GroupSet, Measurement, Module, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore,
+    StoreOptions, computed_steps, partial_steps, trace,
 };
 use crate::device::{DeviceError, Graph};
 use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
@@ -68,6 +68,8 @@ pub struct SamplerOptions {
     pub snapshots: Vec<usize>,
     /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
     pub packed_cache: bool,
+    /// Whether the trace compares the fold of each computed step with those of all before, where there is a fold: on the host, which keeps all of them.
+    pub compare_folds: bool,
 }
 
 /// Videos that are decided about together: all of a batch, as published, or one.
@@ -184,6 +186,8 @@ struct MemberState<'a> {
     last_computed: Option<usize>,
     /// The groups kept so far.
     kept: GroupSet,
+    /// Folds to be compared with later ones, each with its step.
+    folds: Vec<(usize, Vec<f32>)>,
     output: MemberOutput,
 }
 
@@ -255,6 +259,7 @@ impl<'a> Sampler<'a> {
             packed: options.packed_cache && (policy.reuses() || !groups.is_empty()),
             head: policy.head(),
             groups,
+            conditional: policy.ends_guidance() && geometry.guided,
         };
         let modules = Module::COUNT * model.block_count();
         let beyond = room.groups.iter().flat_map(|group| &group.runs).any(|run| run.end > modules);
@@ -285,6 +290,7 @@ impl<'a> Sampler<'a> {
                 head: policy.head(),
                 extrapolates: policy.extrapolates(),
                 groups: policy.groups(),
+                conditional: room.conditional,
                 packed: room.packed,
                 rule: policy.device_rule(),
             };
@@ -302,6 +308,7 @@ impl<'a> Sampler<'a> {
                 points,
                 last_computed: None,
                 kept: GroupSet::default(),
+                folds: vec![],
                 output: MemberOutput {
                     trace: trace::Trace {
                         steps: schedule.steps(),
@@ -471,6 +478,9 @@ impl MemberState<'_> {
         if plan != Plan::Reuse {
             self.last_computed = Some(step);
         }
+        if plan.is_computed() && options.compare_folds {
+            self.compare_folds(step)?;
+        }
         if plan.is_computed() {
             self.output.trace.computed.push(step);
         } else if plan.is_partial() {
@@ -480,6 +490,19 @@ impl MemberState<'_> {
         Ok(plan)
     }
 
+    /// Compares the fold of `step`, just computed, with all before but the last one, with which the device compares it.
+    fn compare_folds(&mut self, step: usize) -> Result<(), SampleError> {
+        let Some(fresh) = self.store.fold_values()? else { return Ok(()) };
+        let at = ProbePoint::Fold;
+        let probed = self.points.contains(&at);
+        for (since, kept) in &self.folds[..self.folds.len() - usize::from(probed && !self.folds.is_empty())] {
+            let measurement = Measurement::of(&fresh, kept);
+            self.output.trace.records.push(trace::TraceRecord { step, since: *since, at, measurement });
+        }
+        self.folds.push((step, fresh));
+        Ok(())
+    }
+
     /// Work of each step as it ran.
     fn flops(&self, model: &StDiT3, geometry: &Geometry) -> Vec<u64> {
         let groups = self.policy.groups();
@@ -487,9 +510,12 @@ impl MemberState<'_> {
         let of = |plan: &Plan| match plan {
             Plan::Compute => whole.computed,
             Plan::Reuse => whole.reused,
-            Plan::Partial { reused, .. } => model.flops_of(geometry, self.caption, |module| {
-                !groups.iter().enumerate().any(|(i, group)| reused.contains(i) && group.contains(module))
-            }),
+            Plan::Partial { reused, .. } => {
+                let geometry = Geometry { guided: geometry.guided && !self.runs_half(geometry, plan), ..*geometry };
+                model.flops_of(&geometry, self.caption, |module| {
+                    !groups.iter().enumerate().any(|(i, group)| reused.contains(i) && group.contains(module))
+                })
+            }
         };
         self.output.plans.iter().map(of).collect()
     }
@@ -522,6 +548,11 @@ impl MemberState<'_> {
         Ok(())
     }
 
+    /// Whether a step of `plan` runs the conditional half of a guided batch alone.
+    fn runs_half(&self, geometry: &Geometry, plan: &Plan) -> bool {
+        geometry.guided && plan.is_partial() && self.policy.ends_guidance()
+    }
+
     /// Launches a part of a step. Nothing in it depends on which step it is.
     fn queue(
         &mut self,
@@ -531,6 +562,11 @@ impl MemberState<'_> {
         part: Part,
     ) -> Result<(), SampleError> {
         match part {
+            Part::Step(plan) if self.runs_half(ws.geometry(), &plan) => {
+                let ws = ws.conditional()?;
+                self.begin(model, &ws, true)?;
+                self.rest(model, &ws, options, plan, false)
+            }
             Part::Lead => self.lead(model, ws),
             Part::Rest(plan) => self.rest(model, ws, options, plan, true),
             Part::Step(plan) => {

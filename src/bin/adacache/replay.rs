@@ -90,12 +90,8 @@ fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     }
     let replay = || trace.replay(&mut *trace.policy(&config, depth)?);
     let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
-    let idle = match &config {
-        CacheConfig::AdaCache(config) => {
-            idle(&config.codebook, &decisions.iter().map(|d| d.distance).collect::<Vec<_>>())
-        }
-        _ => vec![],
-    };
+    let distances: Vec<f64> = decisions.iter().map(|d| d.distance).collect();
+    let idle = config.adacache().map_or_else(Vec::new, |config| idle(&config.codebook, &distances));
     let (computed, partial) = (computed_steps(&plans), partial_steps(&plans));
     Ok(Replayed { name: name.to_owned(), computed, partial, decisions, idle })
 }
