@@ -5,7 +5,7 @@ use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};
 use super::weights;
-use crate::cache::{AdaCacheConfig, Decision};
+use crate::cache::{AdaCacheConfig, CacheConfig, Decision};
 use crate::pipeline::FlopCount;
 
 /// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
@@ -98,11 +98,11 @@ pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
 
 /// Makes real runs.
 pub trait Bench {
-    /// Makes every prompt with `config`; gives the runs in the order of the tapes.
+    /// Makes every prompt with `cache`; gives the runs in the order of the tapes.
     ///
     /// # Errors
     /// A run failed, or the user stopped it.
-    fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError>;
+    fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError>;
 
     /// Hears of every codebook that was tried.
     fn tried(&mut self, _tried: &Tried) {}
@@ -129,6 +129,8 @@ impl Outcome {
 pub struct Tried {
     /// The settings.
     pub config: AdaCacheConfig,
+    /// Of the polynomial that extrapolates reused steps; 0: the last fold is taken as it is.
+    pub order: usize,
     /// Which codebook this is a scaling of, from 0: the present preset.
     pub shape: usize,
     /// What was foretold before the runs.
@@ -140,14 +142,26 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// The whole cache policy.
+    pub fn cache(&self) -> CacheConfig {
+        extrapolated(&self.config, self.order)
+    }
+
     fn psnr(&self) -> f64 {
         self.achieved.psnr.unwrap_or(MOST_PSNR)
     }
 }
 
+fn extrapolated(config: &AdaCacheConfig, order: usize) -> CacheConfig {
+    let config = CacheConfig::AdaCache(config.clone());
+    if order == 0 { config } else { config.extrapolated(order) }
+}
+
 /// How much is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effort {
+    /// Orders of extrapolation that are tried with the present preset, at least one; the best is searched with.
+    pub orders: Vec<usize>,
     /// Codebooks of the search that are verified by real runs, beside the present preset.
     pub verify: usize,
     /// Real runs of every prompt at most.
@@ -163,7 +177,7 @@ pub struct Calibrated {
     pub met: bool,
     /// Every codebook that was tried, in order.
     pub tried: Vec<Tried>,
-    /// How the error of the replays ranks the real PSNR over all runs, both from the mean of their prompt; `None` with too few.
+    /// How the error of the replays ranks the real PSNR over all runs of the best one's order, both from the mean of their prompt; `None` with too few.
     pub rank_correlation: Option<f64>,
     /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
     pub bend: Bend,
@@ -180,30 +194,36 @@ pub fn calibrate(
     flops: FlopCount,
     presets: &[AdaCacheConfig],
     target: Target,
-    effort: Effort,
+    effort: &Effort,
     bench: &mut dyn Bench,
 ) -> Result<Calibrated, CalibrateError> {
     let prior = tapes[0].weights().to_vec();
     let search = Search { tapes, flops, bends: Bends::default() };
-    let mut drive = Drive { search, prior, target, bench, tried: vec![] };
+    let mut drive = Drive { search, prior, order: 0, target, bench, tried: vec![] };
     let least = drive.search.least_compute(&presets[0]);
     let mut compute = drive.first_compute(&presets[0], least)?;
 
-    // The present preset: what has to be beaten, and what teaches how replays and real runs differ.
-    drive.try_at(&presets[0], 0, compute)?;
+    // The present preset: what has to be beaten, and what teaches how replays and real runs differ. Each order of it is a shape.
+    for (shape, &order) in effort.orders.iter().enumerate().take(effort.rounds) {
+        drive.order = order;
+        drive.try_at(&presets[0], shape, compute)?;
+    }
+    let best = drive.best_at(compute);
+    let preset = best.shape;
+    drive.extrapolate(best.order);
     if let Target::Psnr(_) = target {
         for _ in 0..2 {
-            if drive.is_near(&drive.tried[drive.tried.len() - 1]) {
+            if drive.is_near(drive.tried.iter().rfind(|tried| tried.shape == preset).expect("it was tried")) {
                 break;
             }
-            compute = drive.next_compute(&presets[0], 0, least);
-            drive.try_at(&presets[0], 0, compute)?;
+            compute = drive.next_compute(&presets[0], preset, least);
+            drive.try_at(&presets[0], preset, compute)?;
         }
-        compute = drive.next_compute(&presets[0], 0, least);
+        compute = drive.next_compute(&presets[0], preset, least);
     }
 
     // Every search knows more of the real runs than the one before.
-    for shape in 1..=effort.verify {
+    for shape in (effort.orders.len()..).take(effort.verify) {
         if drive.tried.len() < effort.rounds
             && let Some(candidate) = drive.search(presets, compute)
         {
@@ -216,6 +236,7 @@ pub fn calibrate(
         Target::Psnr(_) => compute,
     };
     let winner = drive.best_at(real_compute).clone();
+    drive.extrapolate(winner.order);
     while drive.tried.len() < effort.rounds && !drive.tried.iter().any(|t| t.shape == winner.shape && drive.is_near(t))
     {
         let next = drive.next_compute(&winner.config, winner.shape, least);
@@ -223,7 +244,7 @@ pub fn calibrate(
         drive.try_at(&winner.config, winner.shape, next)?;
         // Between two scales that replay alike there is nothing more to find.
         let (earlier, last) = drive.tried.split_at(before);
-        if earlier.iter().any(|t| t.config == last[0].config) {
+        if earlier.iter().any(|t| t.cache() == last[0].cache()) {
             break;
         }
     }
@@ -234,6 +255,8 @@ struct Drive<'a> {
     search: Search,
     /// What steps count for until real runs tell.
     prior: Vec<f64>,
+    /// Of the extrapolation that is searched with: other orders err otherwise, their runs say nothing of this one's weights.
+    order: usize,
     target: Target,
     bench: &'a mut dyn Bench,
     tried: Vec<Tried>,
@@ -258,7 +281,7 @@ impl Drive<'_> {
         starts.sort_by(|a, b| a.at_compute.total_cmp(&b.at_compute));
         starts.truncate(DESCENTS);
         let found = starts.iter().filter_map(|start| self.search.descend(&start.config, compute));
-        let new = found.filter(|candidate| !self.tried.iter().any(|tried| tried.config == candidate.config));
+        let new = found.filter(|candidate| !self.of_order().any(|tried| tried.config == candidate.config));
         new.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute))
     }
 
@@ -269,13 +292,22 @@ impl Drive<'_> {
             // A codebook without a rate for this compute: it is tried as it is.
             None => (shape.clone(), self.search.estimate(shape)),
         };
-        let psnr = (!self.tried.is_empty()).then(|| self.proxy().psnr(estimate.ln_error).min(MOST_PSNR));
+        let known = self.of_order().next().is_some();
+        let psnr = known.then(|| self.proxy().psnr(estimate.ln_error).min(MOST_PSNR));
         let predicted = Outcome { compute: estimate.compute, psnr };
-        let runs = self.bench.run(&config)?;
+        let runs = self.bench.run(&extrapolated(&config, self.order))?;
         let achieved = mean_outcome(&runs, self.search.flops);
-        let tried = Tried { config, shape: number, predicted, achieved, runs };
+        let tried = Tried { config, order: self.order, shape: number, predicted, achieved, runs };
         self.bench.tried(&tried);
         self.tried.push(tried);
+        self.extrapolate(self.order);
+        Ok(())
+    }
+
+    /// Searches with reused steps extrapolated by `order`, as the real runs made so say that they err.
+    fn extrapolate(&mut self, order: usize) {
+        self.order = order;
+        self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(order));
         self.search.bends = self.bends();
         let weights = weights::fit(&self.prior, &self.samples());
         self.search.tapes.iter_mut().for_each(|tape| tape.weigh(&weights));
@@ -286,7 +318,11 @@ impl Drive<'_> {
             let (ln_error, psnr) = proxy::mean(runs);
             tape.bound(ln_error - (MOST_PSNR - psnr) / slope);
         }
-        Ok(())
+    }
+
+    /// What was tried with the present order.
+    fn of_order(&self) -> impl Iterator<Item = &Tried> {
+        self.tried.iter().filter(|tried| tried.order == self.order)
     }
 
     /// What all real runs so far say of changes over several steps.
@@ -308,10 +344,10 @@ impl Drive<'_> {
         Bends { known, others }
     }
 
-    /// What `of` makes of the real runs, by prompt.
+    /// What `of` makes of the real runs of the present order, by prompt.
     fn by_prompt<T>(&self, of: impl Fn(&Tape, &Run) -> T) -> Vec<Vec<T>> {
         let tapes = self.search.tapes.iter().enumerate();
-        tapes.map(|(i, tape)| self.tried.iter().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
+        tapes.map(|(i, tape)| self.of_order().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
     }
 
     fn samples(&self) -> Vec<Vec<weights::Sample>> {
@@ -448,22 +484,32 @@ mod tests {
     /// Runs that bend more than a replay without bend tells, with a quality that falls with the error, by another amount for each prompt.
     struct Fake {
         tapes: Vec<Tape>,
+        /// dB that an order of extrapolation gains.
+        gains: [f64; 3],
         rounds: usize,
     }
 
     impl Bench for Fake {
-        fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError> {
+        fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError> {
             self.rounds += 1;
+            let order = if let CacheConfig::Taylor(config) = cache { config.order } else { 0 };
+            self.tapes.iter_mut().for_each(|tape| tape.extrapolate(order));
             let run = |(i, tape): (usize, &Tape)| {
-                let played = tape.play(config, Bend(0.4));
-                let psnr = 10.0 + (i % 5) as f64 - 7.0 * played.error.ln();
+                let played = tape.play(cache.adacache().unwrap(), Bend(0.4));
+                let psnr = 10.0 + self.gains[order] + (i % 5) as f64 - 7.0 * played.error.ln();
                 Run { computed: played.computed, decisions: played.decisions, psnr }
             };
             Ok(self.tapes.iter().enumerate().map(run).collect())
         }
     }
 
-    const EFFORT: Effort = Effort { verify: 2, rounds: 8 };
+    fn fake() -> Fake {
+        Fake { tapes: tapes(10, 24), gains: [0.0, 4.0, 2.0], rounds: 0 }
+    }
+
+    fn effort(orders: &[usize]) -> Effort {
+        Effort { orders: orders.to_vec(), verify: 2, rounds: 8 }
+    }
 
     fn presets() -> Vec<AdaCacheConfig> {
         vec![
@@ -472,19 +518,19 @@ mod tests {
         ]
     }
 
-    fn calibrated(target: Target) -> Result<Calibrated, CalibrateError> {
-        let tapes = tapes(10, 24);
-        let mut bench = Fake { tapes: tapes.clone(), rounds: 0 };
-        let found = calibrate(tapes, flops(24), &presets(), target, EFFORT, &mut bench)?;
+    fn calibrated(target: Target, orders: &[usize]) -> Result<Calibrated, CalibrateError> {
+        let mut bench = fake();
+        let effort = effort(orders);
+        let found = calibrate(bench.tapes.clone(), flops(24), &presets(), target, &effort, &mut bench)?;
         assert_eq!(bench.rounds, found.tried.len());
-        assert!(bench.rounds <= EFFORT.rounds);
+        assert!(bench.rounds <= effort.rounds);
         Ok(found)
     }
 
     #[test]
     fn a_speed_up_is_hit_and_the_preset_beaten() {
         for speed_up in [1.6, 2.5] {
-            let found = calibrated(Target::SpeedUp(speed_up)).unwrap();
+            let found = calibrated(Target::SpeedUp(speed_up), &[0]).unwrap();
             assert!(found.met && (found.best.achieved.speed_up() / speed_up - 1.0).abs() <= TOLERANCE, "{found:?}");
             assert!((found.bend.0 - 0.4).abs() < 1e-6, "{:?}", found.bend);
             let preset = &found.tried[0];
@@ -500,12 +546,29 @@ mod tests {
     #[test]
     fn a_quality_is_kept_with_little_compute() {
         // What the slow preset has, for less than it computes.
-        let runs = Fake { tapes: tapes(10, 24), rounds: 0 }.run(&presets()[1]).unwrap();
+        let runs = fake().run(&CacheConfig::AdaCache(presets()[1].clone())).unwrap();
         let slow = mean_outcome(&runs, flops(24));
         let psnr = slow.psnr.unwrap();
-        let found = calibrated(Target::Psnr(psnr)).unwrap();
+        let found = calibrated(Target::Psnr(psnr), &[0]).unwrap();
         assert!(found.met && (psnr..psnr + 1.5).contains(&found.best.psnr()), "{psnr}: {:?}", found.best.achieved);
         assert!(found.best.achieved.compute <= slow.compute, "{slow:?}: {:?}", found.best.achieved);
+    }
+
+    /// The order that is best with the preset is searched with, and its own runs teach its weights.
+    #[test]
+    fn the_best_order_is_found() {
+        let without = calibrated(Target::SpeedUp(2.0), &[0]).unwrap();
+        let found = calibrated(Target::SpeedUp(2.0), &[0, 1, 2]).unwrap();
+        let orders: Vec<usize> = found.tried.iter().map(|tried| tried.order).collect();
+        assert_eq!(orders[..3], [0, 1, 2]);
+        assert!(orders.len() > 3 && orders[3..].iter().all(|order| *order == 1), "{orders:?}");
+        assert!(found.met && found.best.order == 1 && found.best.psnr() > found.tried[1].psnr(), "{found:?}");
+        assert!(found.best.psnr() > without.best.psnr() + 2.0);
+        assert!(matches!(found.best.cache(), CacheConfig::Taylor(_)));
+        // For a quality less is computed then.
+        let psnr = without.best.psnr();
+        let found = calibrated(Target::Psnr(psnr), &[0, 1]).unwrap();
+        assert!(found.met && found.best.order == 1 && found.best.achieved.compute < without.best.achieved.compute);
     }
 
     #[test]
@@ -521,7 +584,7 @@ mod tests {
             (Target::Psnr(-3.0), "-3"),
             (Target::Psnr(200.0), "200"),
         ] {
-            let message = calibrated(target).unwrap_err().to_string();
+            let message = calibrated(target, &[0]).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
         assert!(Target::SpeedUp(1.1).check(4).unwrap_err().to_string().contains("nothing to reuse"));

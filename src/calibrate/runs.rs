@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::CalibrateError;
 use super::drive::{Bench, Run, Tried};
 use crate::cache::trace::Trace;
-use crate::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Decision, Policy};
+use crate::cache::{CacheConfig, ComputeAll, Decision, Policy};
 use crate::pipeline::{FlopCount, Frames, Media, Output, Pipeline, PipelineError, Request, write_file};
 use crate::quality;
 use crate::sampler::StepEvent;
@@ -82,7 +82,8 @@ impl<'a> Studio<'a> {
         let (mut traces, mut flops) = (vec![], None);
         for request in requests {
             let Request { prompt, steps, cfg_scale, seed, .. } = &request;
-            let depends = format!("{facts}\n{prompt}\n{steps}\n{cfg_scale}\n{seed}\n{:?}", recorder.probes());
+            let depends =
+                format!("{facts}\n{prompt}\n{steps}\n{cfg_scale}\n{seed}\n{:?}\nall folds", recorder.probes());
             let folder = folder.join(format!("{}-{}", prompt.slug(), hash(&depends)));
             let (trace, frames, count) = studio.original(&request, recorder, &folder)?;
             traces.push(trace);
@@ -119,13 +120,12 @@ impl<'a> Studio<'a> {
         Ok((read, frames, read_json(&flops)?))
     }
 
-    /// Makes the prompt `i` with `config`, or reads what it did.
-    fn one(&mut self, i: usize, config: &AdaCacheConfig) -> Result<Run, CalibrateError> {
+    /// Makes the prompt `i` with `cache`, or reads what it did.
+    fn one(&mut self, i: usize, cache: &CacheConfig) -> Result<Run, CalibrateError> {
         let Original { request, folder, frames } = &self.originals[i];
-        let cache = CacheConfig::AdaCache(config.clone());
-        let path = folder.join(format!("{}.json", hash(&String::from_utf8_lossy(&json(&cache)))));
+        let path = folder.join(format!("{}.json", hash(&String::from_utf8_lossy(&json(cache)))));
         if !path.is_file() {
-            let request = Request { cache, ..request.clone() };
+            let request = Request { cache: cache.clone(), ..request.clone() };
             let watch = &mut *self.watch;
             let generation = self.pipeline.generate(&request, &mut stopping(watch))?;
             let made = generation.frames.as_ref().unwrap_or(frames);
@@ -143,10 +143,10 @@ impl<'a> Studio<'a> {
 }
 
 impl Bench for Studio<'_> {
-    fn run(&mut self, config: &AdaCacheConfig) -> Result<Vec<Run>, CalibrateError> {
+    fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError> {
         let all = self.originals.len();
         let one = |i| -> Result<Run, CalibrateError> {
-            let run = self.one(i, config)?;
+            let run = self.one(i, cache)?;
             self.watch.finished("a codebook", i + 1, all);
             Ok(run)
         };

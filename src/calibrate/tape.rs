@@ -9,14 +9,18 @@ use crate::cache::{
     AdaCache, AdaCacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio, walk,
 };
 
-/// A run with every step computed: the change of each probed residual between any two steps, and the change of the fold.
+/// A run with every step computed: the change of each probed residual between any two steps, and the distances of all its folds.
 #[derive(Clone, Debug)]
 pub struct Tape {
     steps: usize,
     /// By probed place, by [`pair`]: chained over the steps between.
     changes: Vec<(ProbePoint, Vec<Measurement>)>,
-    /// By [`pair`]: relative change of the fold.
-    folds: Vec<f64>,
+    /// By [`pair`]: ‖fold − earlier fold‖₂².
+    apart: Vec<f64>,
+    /// By step, from the first: ‖fold‖₂.
+    norms: Vec<f64>,
+    /// Of the polynomial that extrapolates the fold.
+    order: usize,
     /// What a reused step counts for: see [`Tape::error`].
     weights: Vec<f64>,
     /// ln of the error below which the video is as good as equal.
@@ -74,8 +78,19 @@ impl Tape {
     /// The trace lacks a measurement of a step against the step before.
     pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
         let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
-        let folds = pairs(trace, ProbePoint::Fold)?.iter().map(|m| ratio(m.sq_diff, m.sq_kept).sqrt()).collect();
-        Ok(Tape { steps: trace.steps, changes, folds, weights: weights(deltas), least: LEAST_ERROR.ln() })
+        let fold = |step, since| trace.between(step, since, ProbePoint::Fold);
+        let all = (2..=trace.steps).flat_map(|step| (1..step).map(move |since| (step, since)));
+        let apart = all.map(|(step, since)| Ok(fold(step, since)?.sq_diff)).collect::<Result<_, TraceError>>()?;
+        let norms = (1..trace.steps).map(|step| Ok(fold(step + 1, step)?.sq_kept.sqrt()));
+        Ok(Tape {
+            steps: trace.steps,
+            changes,
+            apart,
+            norms: norms.collect::<Result<_, TraceError>>()?,
+            order: 0,
+            weights: weights(deltas),
+            least: LEAST_ERROR.ln(),
+        })
     }
 
     /// What a reused step counts for.
@@ -86,6 +101,11 @@ impl Tape {
     /// Lets reused steps count for other `weights`.
     pub fn weigh(&mut self, weights: &[f64]) {
         self.weights = weights.to_vec();
+    }
+
+    /// Lets reused steps extrapolate the fold with a polynomial of `order`, 0 to 2.
+    pub fn extrapolate(&mut self, order: usize) {
+        self.order = order;
     }
 
     /// Lets no error count for less than `ln_error`.
@@ -150,23 +170,61 @@ impl Tape {
         Measurement { abs_diff: m.abs_diff * share, sq_diff, dot, ..m.clone() }
     }
 
-    /// The error of computing only the steps `computed`: Σ weight · ‖fold − kept fold‖₂ / ‖kept fold‖₂ over the reused steps, where the change of
-    /// the fold is the sum of the changes from step to step since the last computed one. Weights are dt · t^3 with the noise level t (1 at the
+    /// The error of computing only the steps `computed`: Σ weight · ‖fold − reused fold‖₂ / ‖last fold‖₂ over the reused steps, where the reused fold is
+    /// the last one or the polynomial through the last ones, all of them as they were recorded. Weights are dt · t^3 with the noise level t (1 at the
     /// first step, 0 behind the last) until real runs show others.
     pub fn error(&self, computed: &[usize]) -> f64 {
         self.shares(computed).zip(&self.weights).map(|(share, weight)| share * weight).sum()
     }
 
-    /// Relative change of the fold at each step that is reused, 0 at computed ones.
+    /// How far the reused fold of each step is from its own, relative to the last one; 0 at computed steps.
     pub fn shares(&self, computed: &[usize]) -> impl Iterator<Item = f64> {
-        let mut since = 0;
+        // The steps computed last, the last one first.
+        let mut known = vec![];
         (1..=self.steps).map(move |step| {
             if computed.contains(&step) {
-                since = step;
+                known.insert(0, step);
+                known.truncate(self.order + 1);
             }
-            if step == since || since == 0 { 0.0 } else { self.folds[pair(step, since)] }
+            match known.first() {
+                Some(&last) if last < step => self.distance(step, &known) / self.norms[last - 1].max(f64::MIN_POSITIVE),
+                _ => 0.0,
+            }
         })
     }
+
+    /// ‖fold − Σ a·known fold‖₂ at `step` with the polynomial's coefficients a, whose sum is 1, of distances alone:
+    /// ‖Σ b·F‖² = −Σ over pairs of b·b'·‖F − F'‖² where the b sum up to 0.
+    fn distance(&self, step: usize, known: &[usize]) -> f64 {
+        let a = coefficients(step, known);
+        let mut square = 0.0;
+        for (i, (&later, x)) in known.iter().zip(a).enumerate() {
+            square += x * self.apart[pair(step, later)];
+            for (&earlier, y) in known[i + 1..].iter().zip(&a[i + 1..]) {
+                square -= x * y * self.apart[pair(later, earlier)];
+            }
+        }
+        square.max(0.0).sqrt()
+    }
+}
+
+/// What the folds of the steps `known`, one to three with the last one first, count for in the fold expected at `step`: as `kernels/residual.cu` has it.
+fn coefficients(step: usize, known: &[usize]) -> [f64; 3] {
+    let way = |from: usize, to: usize| (to - from) as f64;
+    let x = way(known[0], step);
+    let mut a = [1.0, 0.0, 0.0];
+    if let [last, before, ..] = *known {
+        let first = x / way(before, last);
+        (a[0], a[1]) = (1.0 + first, -first);
+    }
+    if let [last, before, oldest] = *known {
+        let (d1, d2) = (way(before, last), way(oldest, before));
+        let second = x * x / (2.0 * d1);
+        a[0] += second / d1;
+        a[1] -= second / d1 + second / d2;
+        a[2] = second / d2;
+    }
+    a
 }
 
 /// dt · t^[`EMPHASIS`] of each step; t is the way that is left.
@@ -221,6 +279,19 @@ mod tests {
         tape.weigh(&[1.0, 1.0, 1.0, 1.0, 2.0]);
         assert!((tape.error(&[1, 3]) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
         assert_eq!(tape.error(&[1, 2, 3, 4, 5]), 0.0);
+        // Changes that all go one way, so that the folds lie at 0, 0.1, 0.3, 0.6, 1 on a line.
+        tape.extrapolate(1);
+        for (share, by_hand) in tape.shares(&[1, 2]).zip([0.0, 0.0, 0.3 - 0.2, 0.6 - 0.3, 1.0 - 0.4]) {
+            assert!((share - by_hand).abs() < 1e-12, "{share} {by_hand}");
+        }
+        assert!((tape.shares(&[1, 3]).last().unwrap() - (1.0 - 0.6)).abs() < 1e-12);
+        // One fold is taken as it is, with two the order is 1; a parabola through 1, 2 and 4: D = 0.25, and 0.1 before.
+        tape.extrapolate(2);
+        let by_hand = [0.0, 0.0, 0.3 - 0.2, 0.0, 1.0 - (0.6 + 0.25 + 0.5 * (0.25 - 0.1) / 2.0)];
+        for (share, by_hand) in tape.shares(&[1, 2, 4]).zip(by_hand) {
+            assert!((share - by_hand).abs() < 1e-12, "{share} {by_hand}");
+        }
+        assert!((tape.shares(&[1]).last().unwrap() - 1.0).abs() < 1e-12);
     }
 
     #[test]

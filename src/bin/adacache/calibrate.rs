@@ -49,11 +49,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     split: Option<f64>,
     /// The AdaCache preset or FILE.toml that the result is compared with on the held-out prompts
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg]|FILE.toml")]
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg][+taylor]|FILE.toml")]
     against: String,
     /// Also with motion regularization, whose settings are searched too
     #[arg(long)]
     moreg: bool,
+    /// Order of the polynomial that extrapolates reused steps, each a tensor more to keep; 0: none [default: all are tried with the preset]
+    #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    taylor: Option<u8>,
     #[command(flatten)]
     runs: runs::Options,
     /// Blocks to probe, ascending, with commas [default: the preset's, the first and the last are tried]
@@ -108,7 +111,7 @@ impl Watch for Progress {
             eprintln!(
                 "round {}: {}\n  predicted {}\n  achieved  {}",
                 self.rounds,
-                entries(&tried.config),
+                entries(tried),
                 say(&tried.predicted),
                 say(&tried.achieved)
             );
@@ -135,13 +138,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for name in &names[..if args.moreg { 4 } else { 2 }] {
         presets.extend(with_probes(args, &source, name, steps)?);
     }
-    let against = match pipeline::cache_config(&source, &args.against, false, steps)? {
-        CacheConfig::AdaCache(config) => config,
-        _ => bail!(
+    let against = pipeline::cache_config(&source, &args.against, false, steps)?;
+    if against.adacache().is_none() {
+        bail!(
             "--against {}: the result is compared with AdaCache's settings; `compare` takes any policy",
             args.against
-        ),
-    };
+        );
+    }
     if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("toml")) {
         bail!("--out {}: --cache reads files whose names end in .toml", args.out.display());
     }
@@ -168,14 +171,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let opened = Studio::open(&pipeline, requests(&learning), &recorder, &work, &facts, &mut progress)?;
         let (mut studio, traces, flops) = opened;
         let tapes = tapes(&traces, &points, steps, config.timestep_shift)?;
-        let effort = Effort { verify: args.verify.into(), rounds: args.rounds.into() };
-        let found = calibrate(tapes, flops, &presets, target, effort, &mut studio)?;
+        let orders = args.taylor.map_or_else(|| vec![0, 1, 2], |order| vec![order.into()]);
+        let effort = Effort { orders, verify: args.verify.into(), rounds: args.rounds.into() };
+        let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
         drop(studio);
         let mut judged = None;
         if !held_out.is_empty() {
             let (mut studio, ..) =
                 Studio::open(&pipeline, requests(&held_out), &recorder, &work, &facts, &mut progress)?;
-            judged = Some((studio.run(&found.best.config)?, studio.run(&against)?));
+            judged = Some((studio.run(&found.best.cache())?, studio.run(&against)?));
         }
         Ok((found, judged, flops))
     })();
@@ -203,11 +207,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some((ours, theirs)) = &judged {
         text += &verdict(args, held_out.len(), &mean_outcome(ours, flops), &mean_outcome(theirs, flops), ours, theirs);
     }
-    let settings = toml::to_string(&CacheConfig::AdaCache(found.best.config.clone()))?;
+    let settings = found.best.cache().to_toml()?;
     let header: String = format!("{}\n{text}", command_line()).lines().map(|line| format!("# {line}\n")).collect();
     interrupt::shielded(|| write_file(&args.out, (header + "\n" + &settings).as_bytes()))?;
     // A closed pipe is no failure: the file is written.
-    let _ = writeln!(std::io::stdout(), "{}\n{text}{}", entries(&found.best.config), about(&found));
+    let _ = writeln!(std::io::stdout(), "{}\n{text}{}", entries(&found.best), about(&found));
     if !found.met {
         eprintln!(
             "error: {} misses the target; it is the nearest of {} tried (--rounds, --verify)",
@@ -301,14 +305,17 @@ fn command_line() -> String {
     std::iter::once("adacache".into()).chain(std::env::args().skip(1).map(bare)).collect::<Vec<_>>().join(" ")
 }
 
-fn entries(config: &AdaCacheConfig) -> String {
+fn entries(tried: &Tried) -> String {
+    let config = &tried.config;
     let entries = config.codebook.entries().iter().map(|(threshold, rate)| format!("{threshold}→{rate}"));
     let moreg = config
         .moreg
         .as_ref()
         .map_or_else(String::new, |m| format!("  moreg {:?} {:?} gradient {}", m.steps, m.hyper, m.gradient));
+    let taylor = if tried.order == 0 { String::new() } else { format!("  taylor {}", tried.order) };
     let (residual, metric) = (name_of(&config.residual), name_of(&config.metric));
-    format!("codebook   {}{moreg}  ({metric} of {residual} {:?})", entries.collect::<Vec<_>>().join(" "), config.blocks)
+    let entries = entries.collect::<Vec<_>>().join(" ");
+    format!("codebook   {entries}{moreg}{taylor}  ({metric} of {residual} {:?})", config.blocks)
 }
 
 fn say(outcome: &Outcome) -> String {
@@ -345,7 +352,7 @@ fn about(found: &Calibrated) -> String {
         let _ = writeln!(
             text,
             "proxy      rank correlation {rank:.2} with the PSNR of {} real runs",
-            found.tried.len() * found.best.runs.len()
+            found.tried.iter().filter(|tried| tried.order == found.best.order).count() * found.best.runs.len()
         );
     }
     let _ = writeln!(
