@@ -133,7 +133,7 @@ struct ExtrapolateParams {
   DEVICE_PTR(const int) cursor;         // the step at hand
   long long count;
   int order;                            // 1 or 2
-  int reserved;
+  float damping;                        // of the way from the last fold this part is extrapolated
 };
 
 // ---- motion.cu ------------------------------------------------------------------------------------------------------

@@ -104,15 +104,15 @@ template <class D, int SIGN> __device__ __forceinline__ void fold_entry(const Fo
   else fold<D, 1, SIGN>(p);
 }
 
-// out = a + the fold expected at this step: a Taylor polynomial in the distance x from the last computed step, with finite differences
-// for derivatives. F0, F1, F2 newest first, d1 and d2 the steps between them:
+// out = a + the fold expected at this step: a Taylor polynomial in the distance x from the last computed step, times the damping, with finite
+// differences for derivatives. F0, F1, F2 newest first, d1 and d2 the steps between them:
 //   F0 + x*D + x^2/2 * (D - (F1 - F2)/d2)/d1   with D = (F0 - F1)/d1; order 1 without the last term, one fold alone as it is.
 // The weights are made of steps that lie on the device, so a captured step holds at every distance.
 template <class D, int N> __device__ __forceinline__ void extrapolate(const ExtrapolateParams& p) {
   int newest = p.computed[0], before = p.computed[1], oldest = p.computed[2];
   int order = before == 0 ? 0 : (oldest == 0 || p.order < 2 ? 1 : 2);
   float slope = 0.0f, curve = 0.0f, spacing = 1.0f; // x/d1, (x/d1)^2/2, d1/d2
-  if (order > 0) slope = (float)(*p.cursor - newest) / (float)(newest - before);
+  if (order > 0) slope = p.damping * (float)(*p.cursor - newest) / (float)(newest - before);
   if (order > 1) curve = 0.5f * slope * slope, spacing = (float)(newest - before) / (float)(before - oldest);
   for (long long i = grid_thread() * N; i < p.count; i += grid_threads() * N) {
     float a[N], f0[N], f1[N], f2[N];

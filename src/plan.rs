@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::cache::{CacheConfig, Decision, Measurement, MotionSums, Plan, Policy, Probes, computed_steps, trace, walk};
+use crate::cache::{
+    CacheConfig, Decision, Extrapolation, Measurement, MotionSums, Plan, Policy, Probes, computed_steps, trace, walk,
+};
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
 use crate::ops::decide::DecisionRule;
@@ -138,7 +140,7 @@ impl Policy for Walk {
         self.0.head()
     }
 
-    fn extrapolates(&self) -> usize {
+    fn extrapolates(&self) -> Option<Extrapolation> {
         self.0.extrapolates()
     }
 

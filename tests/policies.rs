@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{
-    CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig, IntervalConfig,
-    MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig, TeaCacheConfig,
+    CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig, FewerStepsConfig,
+    IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
+    TeaCacheConfig,
 };
 use adacache::device::Device;
 use adacache::ops::decide::StepClock;
@@ -330,13 +331,13 @@ fn a_store_extrapolates_what_it_was_shown() {
     let shapes = Shapes { hidden: shape.into(), latents: vec![1], prediction: vec![1], dtype: DType::F32 };
     let values = |seed: f32| -> Vec<f32> { (0..16).map(|i| (seed + 0.37 * i as f32).sin()).collect() };
     let tensor = |values: &[f32]| Tensor::from_f32(&device, &shape, values, DType::F32).unwrap();
-    for order in [1, 2] {
+    for (order, damping) in [(1, 1.0), (2, 1.0), (1, 0.7), (2, 0.5)] {
         let clock = StepClock::new(&device, &[(500.0, 0.1); 8]).unwrap();
         let options = StoreOptions {
             probes: Probes::default(),
             head: 0,
             fold: true,
-            extrapolates: order,
+            extrapolates: Some(Extrapolation { order, damping }),
             groups: vec![],
             conditional: false,
             packed: false,
@@ -363,7 +364,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             let expected = (0..16).map(|i| {
                 let f = |k: usize| folds[k].1[i];
                 let slope = |k: usize| (f(k) - f(k + 1)) / (folds[k].0 - folds[k + 1].0);
-                let away = step as f32 - folds[0].0;
+                let away = damping as f32 * (step as f32 - folds[0].0);
                 let first = if folds.len() > 1 { away * slope(0) } else { 0.0 };
                 let curve = || (slope(0) - slope(1)) / (folds[0].0 - folds[1].0);
                 let second = if folds.len() > 2 && order == 2 { away * away / 2.0 * curve() } else { 0.0 };

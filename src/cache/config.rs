@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdaCache, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, FbCache, FbCacheConfig, FewerStepsConfig,
-    Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Stack, TGateConfig,
-    Taylor, TaylorConfig, TeaCache, TeaCacheConfig,
+    AdaCache, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, Extrapolation, FbCache, FbCacheConfig,
+    FewerStepsConfig, Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Stack,
+    TGateConfig, Taylor, TaylorConfig, TeaCache, TeaCacheConfig,
 };
 
 /// Why a cache configuration cannot be used.
@@ -342,15 +342,18 @@ impl CacheConfig {
         struct Tag {
             policy: Name,
             taylor: Option<usize>,
+            damping: Option<f64>,
         }
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}
 
-        let Tag { policy, taylor } = toml::from_str(text)?;
+        let Tag { policy, taylor, damping } = toml::from_str(text)?;
         let mut settings = toml::de::DeTable::parse(text)?;
         settings.get_mut().remove("policy");
-        settings.get_mut().remove("taylor");
+        if settings.get_mut().remove("taylor").is_some() {
+            settings.get_mut().remove("damping");
+        }
         let settings = toml::Deserializer::from(settings);
         let config = match policy {
             Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None)?,
@@ -366,14 +369,16 @@ impl CacheConfig {
             Name::TGate => CacheConfig::TGate(Deserialize::deserialize(settings)?),
         };
         Ok(match taylor {
-            Some(order) => config.extrapolated(order),
+            Some(order) => {
+                CacheConfig::Taylor(TaylorConfig { order, damping: damping.unwrap_or(1.0), of: Box::new(config) })
+            }
             None => config,
         })
     }
 
-    /// The same with reused steps extrapolated by a polynomial of `order` 1 or 2.
+    /// The same with reused steps extrapolated by a polynomial of `order` 1 or 2, the whole way.
     pub fn extrapolated(self, order: usize) -> CacheConfig {
-        CacheConfig::Taylor(TaylorConfig { order, of: Box::new(self) })
+        CacheConfig::Taylor(TaylorConfig { order, damping: 1.0, of: Box::new(self) })
     }
 
     /// The text that [`CacheConfig::from_toml`] reads.
@@ -382,7 +387,9 @@ impl CacheConfig {
     /// None of settings that [`CacheConfig::validate`] accepts.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         match self {
-            CacheConfig::Taylor(TaylorConfig { order, of }) => Ok(format!("taylor = {order}\n{}", of.to_toml()?)),
+            CacheConfig::Taylor(TaylorConfig { order, damping, of }) => {
+                Ok(format!("taylor = {order}\ndamping = {damping:?}\n{}", of.to_toml()?))
+            }
             other => toml::to_string(other),
         }
     }
@@ -464,7 +471,10 @@ impl CacheConfig {
             CacheConfig::Pab(config) => Box::new(config.policy(depth, timesteps)),
             CacheConfig::DeltaDit(config) => Box::new(config.policy(depth, timesteps)),
             CacheConfig::TGate(config) => Box::new(config.policy(depth, steps)),
-            CacheConfig::Taylor(config) => Box::new(Taylor::new(config.order, config.of.policy(depth, timesteps))),
+            CacheConfig::Taylor(TaylorConfig { order, damping, of }) => {
+                let extrapolation = Extrapolation { order: *order, damping: *damping };
+                Box::new(Taylor::new(extrapolation, of.policy(depth, timesteps)))
+            }
         }
     }
 

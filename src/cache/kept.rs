@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{GroupSet, ModuleGroup, Shapes};
+use super::{Extrapolation, GroupSet, ModuleGroup, Shapes};
 use crate::device::Device;
 use crate::ops::decide::StepClock;
 use crate::ops::pack::Packed;
@@ -104,7 +104,7 @@ impl KeptRuns {
 
 /// Folds of computed steps before the last one, for extrapolation.
 pub(super) struct History {
-    order: usize,
+    damping: f32,
     /// The newest first.
     older: Vec<Tensor>,
     /// `[3]` i32: the steps of the last fold and of the older ones; 0: there is none yet.
@@ -112,10 +112,14 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(device: &Device, order: usize, shapes: &Shapes) -> Result<History, OpError> {
+    pub(super) fn new(
+        device: &Device,
+        Extrapolation { order, damping }: Extrapolation,
+        shapes: &Shapes,
+    ) -> Result<History, OpError> {
         let older = (0..order).map(|_| Tensor::empty(device, &shapes.hidden, shapes.dtype));
         Ok(History {
-            order,
+            damping: damping as f32,
             older: older.collect::<Result<_, _>>()?,
             computed: Tensor::from_slice(device, &[3], &[0i32; 3])?,
         })
@@ -129,7 +133,7 @@ impl History {
     pub(super) fn shift(&self, fold: Option<&Tensor>, clock: &StepClock) -> Result<(), OpError> {
         if let Some(fold) = fold {
             let step = |i: usize| self.computed.slice_rows(i, 1);
-            for i in (0..self.order).rev() {
+            for i in (0..self.older.len()).rev() {
                 self.older[i].copy_from(if i == 0 { fold } else { &self.older[i - 1] })?;
                 step(i + 1)?.copy_from(&step(i)?)?;
             }
@@ -140,6 +144,6 @@ impl History {
     /// `x +=` the fold expected at the step that `clock` began.
     pub(super) fn unfold(&self, fold: &Tensor, clock: &StepClock, x: &Tensor) -> Result<(), OpError> {
         let folds: Vec<&Tensor> = std::iter::once(fold).chain(&self.older).collect();
-        ops::residual::extrapolate(x, &folds, &self.computed, clock.cursor(), x)
+        ops::residual::extrapolate(x, &folds, &self.computed, clock.cursor(), self.damping, x)
     }
 }

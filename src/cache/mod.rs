@@ -34,7 +34,7 @@ pub use pab::PabConfig;
 pub use point::{ProbePoint, Site, Stack};
 pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset};
 pub use store::{PendingMeasurements, ResidualStore, Shapes, StoreOptions};
-pub use taylor::{Taylor, TaylorConfig};
+pub use taylor::{Extrapolation, Taylor, TaylorConfig};
 pub use teacache::{TeaCache, TeaCacheConfig};
 pub use tgate::TGateConfig;
 
@@ -246,9 +246,9 @@ pub trait Policy: Send {
     fn ends_guidance(&self) -> bool {
         false
     }
-    /// The order of the polynomial by which a reused step extrapolates the fold; 0: it is taken as it is.
-    fn extrapolates(&self) -> usize {
-        0
+    /// How a reused step extrapolates the fold; `None`: it is taken as it is.
+    fn extrapolates(&self) -> Option<Extrapolation> {
+        None
     }
     /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others.
     fn head(&self) -> usize {

@@ -5,7 +5,7 @@
 //! what each of their runs adds; packed in 8 bits if asked for.
 
 use super::kept::{History, Kept, KeptRuns};
-use super::{Decision, GroupSet, Measurement, ModuleGroup, ProbePoint, Probes};
+use super::{Decision, Extrapolation, GroupSet, Measurement, ModuleGroup, ProbePoint, Probes};
 use crate::device::{Device, DeviceError, PendingRead};
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
 use crate::ops::pack::PackError;
@@ -21,8 +21,8 @@ pub struct StoreOptions {
     pub head: usize,
     /// Whether steps will be reused at all: only then is there a fold.
     pub fold: bool,
-    /// The order of the polynomial that extrapolates the fold, 0 to 2: as many older folds are kept.
-    pub extrapolates: usize,
+    /// How the fold is extrapolated, if it is: as many older folds are kept as the order says.
+    pub extrapolates: Option<Extrapolation>,
     /// What is kept by itself, run by run.
     pub groups: Vec<ModuleGroup>,
     /// Whether of these only the first half of the batch is kept, which is the conditional one.
@@ -125,10 +125,10 @@ impl ResidualStore {
         let part = if conditional { 2 } else { 1 };
         let mut run_shape = shapes.hidden.clone();
         run_shape[0] /= part;
-        if packed && extrapolates > 0 {
+        if let (true, Some(Extrapolation { order, .. })) = (packed, extrapolates) {
             let reason =
                 "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
-            return Err(ops::Op::on("ResidualStore", device).value("order", extrapolates, reason));
+            return Err(ops::Op::on("ResidualStore", device).value("order", order, reason));
         }
         // Only hidden states have frames side by side.
         let layout = |point: &ProbePoint| match point {
@@ -156,7 +156,7 @@ impl ResidualStore {
             head,
             probes: probes.collect::<Result<_, OpError>>()?,
             fold: fold.then(residual).transpose()?,
-            history: (extrapolates > 0).then(|| History::new(device, extrapolates, shapes)).transpose()?,
+            history: extrapolates.map(|extrapolation| History::new(device, extrapolation, shapes)).transpose()?,
             runs: KeptRuns::new(groups, || Kept::new(device, &run_shape, shapes.dtype, packed))?,
             part,
             error: if packed { Some(PackError::new(device)?) } else { None },

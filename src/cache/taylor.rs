@@ -1,7 +1,7 @@
 //! TaylorSeer: a reused step takes not the last fold but the one expected by now, extrapolated from the last computed ones.
 //!
-//! `F + x·D + x²/2·D²`, x steps after the last computed one, with finite differences of the folds for derivatives; the device makes the
-//! weights (`kernels/residual.cu`). Any policy that reuses whole forwards can be told to: when it computes stays as it is.
+//! `F + x·D + x²/2·D²`, x steps (times the damping) after the last computed one, with finite differences of the folds for derivatives; the device
+//! makes the weights (`kernels/residual.cu`). Any policy that reuses whole forwards can be told to: when it computes stays as it is.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,12 +9,35 @@ use super::config::{CacheError, invalid};
 use super::{CacheConfig, Decision, Measurement, ModuleGroup, Plan, Policy, Probes};
 use crate::ops::decide::DecisionRule;
 
+/// The polynomial by which folds are extrapolated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Extrapolation {
+    /// 1 or 2: how many folds are kept beside the last one.
+    pub order: usize,
+    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1.
+    pub damping: f64,
+}
+
+/// The whole way, as published.
+const UNDAMPED: f64 = 1.0;
+
+fn undamped() -> f64 {
+    UNDAMPED
+}
+
+fn is_undamped(damping: &f64) -> bool {
+    *damping == UNDAMPED
+}
+
 /// A policy of whole forwards, extrapolated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaylorConfig {
     /// 1 or 2: the polynomial's order, and how many folds are kept beside the last one.
     pub order: usize,
+    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1: the published one.
+    #[serde(default = "undamped", skip_serializing_if = "is_undamped")]
+    pub damping: f64,
     /// When to compute.
     pub of: Box<CacheConfig>,
 }
@@ -23,6 +46,12 @@ impl TaylorConfig {
     pub(super) fn validate(&self) -> Result<(), CacheError> {
         if !(1..=2).contains(&self.order) {
             return invalid(format!("taylor = {}: the order is 1 or 2", self.order));
+        }
+        if !(self.damping > 0.0 && self.damping <= 1.0) {
+            return invalid(format!(
+                "damping = {}: give a number above 0, at most 1, which damps nothing",
+                self.damping
+            ));
         }
         match *self.of {
             CacheConfig::None
@@ -41,15 +70,15 @@ impl TaylorConfig {
 /// The policy of [`TaylorConfig`]: decides as the one it is made of.
 pub struct Taylor {
     name: String,
-    order: usize,
+    extrapolation: Extrapolation,
     of: Box<dyn Policy>,
 }
 
 impl Taylor {
     /// `of`, with reused steps extrapolated.
-    pub fn new(order: usize, of: Box<dyn Policy>) -> Taylor {
-        let suffix = if order > 1 { "2" } else { "" };
-        Taylor { name: format!("{}+taylor{suffix}", of.name()), order, of }
+    pub fn new(extrapolation: Extrapolation, of: Box<dyn Policy>) -> Taylor {
+        let suffix = if extrapolation.order > 1 { "2" } else { "" };
+        Taylor { name: format!("{}+taylor{suffix}", of.name()), extrapolation, of }
     }
 }
 
@@ -78,8 +107,8 @@ impl Policy for Taylor {
         self.of.groups()
     }
 
-    fn extrapolates(&self) -> usize {
-        self.order
+    fn extrapolates(&self) -> Option<Extrapolation> {
+        Some(self.extrapolation)
     }
 
     fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision> {
@@ -103,8 +132,12 @@ mod tests {
     #[test]
     fn it_decides_as_the_policy_it_is_made_of() {
         let interval = Interval::new(IntervalConfig { every: 3 });
-        let mut policy = Taylor::new(2, Box::new(interval));
-        assert_eq!((policy.name(), policy.extrapolates(), policy.reuses()), ("interval+taylor2", 2, true));
+        let extrapolation = Extrapolation { order: 2, damping: 0.5 };
+        let mut policy = Taylor::new(extrapolation, Box::new(interval));
+        assert_eq!(
+            (policy.name(), policy.extrapolates(), policy.reuses()),
+            ("interval+taylor2", Some(extrapolation), true)
+        );
         let Ok::<_, std::convert::Infallible>((plans, _)) = walk(&mut policy, 8, |_, _, _| Ok(Measurement::default()));
         assert_eq!(computed_steps(&plans), [1, 4, 7]);
     }
@@ -114,10 +147,10 @@ mod tests {
         let read = |text: &str| CacheConfig::from_toml(text, "t.toml");
         let config = read("policy = 'fbcache'\nthreshold = 0.1\ntaylor = 1").unwrap();
         assert!(
-            matches!(&config, CacheConfig::Taylor(TaylorConfig { order: 1, of }) if matches!(**of, CacheConfig::FbCache(_)))
+            matches!(&config, CacheConfig::Taylor(TaylorConfig { order: 1, damping: 1.0, of }) if matches!(**of, CacheConfig::FbCache(_)))
         );
         // What is written is what was read, motion settings behind it or not.
-        let moving = "policy = 'adacache'\nblocks = [1]\ncodebook = [[0.1, 2]]\ntaylor = 2\n\
+        let moving = "policy = 'adacache'\nblocks = [1]\ncodebook = [[0.1, 2]]\ntaylor = 2\ndamping = 0.7\n\
             [moreg]\nstrides = [1]\nsteps = [1, 2]\nhyper = [1, 1, 1]\ngradient = 1";
         for config in [config, read(moving).unwrap(), read("policy = 'none'").unwrap()] {
             assert_eq!(read(&config.to_toml().unwrap()).unwrap(), config);
@@ -125,6 +158,10 @@ mod tests {
         for (text, part) in [
             ("policy = 'interval'\nevery = 2\ntaylor = 3", "order is 1 or 2"),
             ("policy = 'interval'\nevery = 0\ntaylor = 1", "interval of 0"),
+            ("policy = 'interval'\nevery = 2\ntaylor = 1\ndamping = 0", "above 0"),
+            ("policy = 'interval'\nevery = 2\ntaylor = 1\ndamping = 1.5", "at most 1"),
+            ("policy = 'interval'\nevery = 2\ntaylor = 1\ndamping = nan", "above 0"),
+            ("policy = 'interval'\nevery = 2\ndamping = 0.5", "damping"),
             ("policy = 't-gate'\ngate = 2\ntaylor = 1", "whole forwards"),
             ("policy = 'none'\ntaylor = 1", "whole forwards"),
             ("policy = 'interval'\nevery = 2\ntaylor = 'x'", "expected"),

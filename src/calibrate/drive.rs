@@ -5,7 +5,7 @@ use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};
 use super::weights;
-use crate::cache::{AdaCacheConfig, CacheConfig, Decision};
+use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation, TaylorConfig};
 use crate::pipeline::FlopCount;
 
 /// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
@@ -129,8 +129,8 @@ impl Outcome {
 pub struct Tried {
     /// The settings.
     pub config: AdaCacheConfig,
-    /// Of the polynomial that extrapolates reused steps; 0: the last fold is taken as it is.
-    pub order: usize,
+    /// How reused steps extrapolate the fold; `None`: the last one is taken as it is.
+    pub extrapolation: Option<Extrapolation>,
     /// Which codebook this is a scaling of, from 0: the present preset.
     pub shape: usize,
     /// What was foretold before the runs.
@@ -144,7 +144,7 @@ pub struct Tried {
 impl Tried {
     /// The whole cache policy.
     pub fn cache(&self) -> CacheConfig {
-        extrapolated(&self.config, self.order)
+        extrapolated(&self.config, self.extrapolation)
     }
 
     fn psnr(&self) -> f64 {
@@ -152,15 +152,23 @@ impl Tried {
     }
 }
 
-fn extrapolated(config: &AdaCacheConfig, order: usize) -> CacheConfig {
+fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrapolation>) -> CacheConfig {
     let config = CacheConfig::AdaCache(config.clone());
-    if order == 0 { config } else { config.extrapolated(order) }
+    match extrapolation {
+        Some(Extrapolation { order, damping }) => {
+            CacheConfig::Taylor(TaylorConfig { order, damping, of: Box::new(config) })
+        }
+        None => config,
+    }
 }
+
+/// Dampings that are compared by replays.
+const DAMPINGS: [f64; 11] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
 
 /// How much is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Orders of extrapolation that are tried with the present preset, at least one; the best is searched with.
+    /// Orders of extrapolation that are tried with the present preset; the best is searched with. None: no extrapolation.
     pub orders: Vec<usize>,
     /// Codebooks of the search that are verified by real runs, beside the present preset.
     pub verify: usize,
@@ -177,7 +185,7 @@ pub struct Calibrated {
     pub met: bool,
     /// Every codebook that was tried, in order.
     pub tried: Vec<Tried>,
-    /// How the error of the replays ranks the real PSNR over all runs of the best one's order, both from the mean of their prompt; `None` with too few.
+    /// How the error of the replays ranks the real PSNR over all runs that extrapolate as the best one, both from the mean of their prompt; `None` with too few.
     pub rank_correlation: Option<f64>,
     /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
     pub bend: Bend,
@@ -199,18 +207,21 @@ pub fn calibrate(
 ) -> Result<Calibrated, CalibrateError> {
     let prior = tapes[0].weights().to_vec();
     let search = Search { tapes, flops, bends: Bends::default() };
-    let mut drive = Drive { search, prior, order: 0, target, bench, tried: vec![] };
+    let mut drive = Drive { search, prior, extrapolation: None, target, bench, tried: vec![] };
     let least = drive.search.least_compute(&presets[0]);
     let mut compute = drive.first_compute(&presets[0], least)?;
 
     // The present preset: what has to be beaten, and what teaches how replays and real runs differ. Each order of it is a shape.
-    for (shape, &order) in effort.orders.iter().enumerate().take(effort.rounds) {
-        drive.order = order;
+    let orders =
+        if effort.orders.is_empty() { &[0] } else { &effort.orders[..effort.orders.len().min(effort.rounds.max(1))] };
+    for (shape, &order) in orders.iter().enumerate() {
+        let extrapolation = drive.damped(order, &presets[0], compute);
+        drive.extrapolate(extrapolation);
         drive.try_at(&presets[0], shape, compute)?;
     }
     let best = drive.best_at(compute);
-    let preset = best.shape;
-    drive.extrapolate(best.order);
+    let (preset, extrapolation) = (best.shape, best.extrapolation);
+    drive.extrapolate(extrapolation);
     if let Target::Psnr(_) = target {
         for _ in 0..2 {
             if drive.is_near(drive.tried.iter().rfind(|tried| tried.shape == preset).expect("it was tried")) {
@@ -223,7 +234,7 @@ pub fn calibrate(
     }
 
     // Every search knows more of the real runs than the one before.
-    for shape in (effort.orders.len()..).take(effort.verify) {
+    for shape in (orders.len()..).take(effort.verify) {
         if drive.tried.len() < effort.rounds
             && let Some(candidate) = drive.search(presets, compute)
         {
@@ -236,7 +247,7 @@ pub fn calibrate(
         Target::Psnr(_) => compute,
     };
     let winner = drive.best_at(real_compute).clone();
-    drive.extrapolate(winner.order);
+    drive.extrapolate(winner.extrapolation);
     while drive.tried.len() < effort.rounds && !drive.tried.iter().any(|t| t.shape == winner.shape && drive.is_near(t))
     {
         let next = drive.next_compute(&winner.config, winner.shape, least);
@@ -255,8 +266,8 @@ struct Drive<'a> {
     search: Search,
     /// What steps count for until real runs tell.
     prior: Vec<f64>,
-    /// Of the extrapolation that is searched with: other orders err otherwise, their runs say nothing of this one's weights.
-    order: usize,
+    /// What is searched with: runs of another err otherwise, and say nothing of this one's weights.
+    extrapolation: Option<Extrapolation>,
     target: Target,
     bench: &'a mut dyn Bench,
     tried: Vec<Tried>,
@@ -281,7 +292,7 @@ impl Drive<'_> {
         starts.sort_by(|a, b| a.at_compute.total_cmp(&b.at_compute));
         starts.truncate(DESCENTS);
         let found = starts.iter().filter_map(|start| self.search.descend(&start.config, compute));
-        let new = found.filter(|candidate| !self.of_order().any(|tried| tried.config == candidate.config));
+        let new = found.filter(|candidate| !self.alike().any(|tried| tried.config == candidate.config));
         new.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute))
     }
 
@@ -292,22 +303,35 @@ impl Drive<'_> {
             // A codebook without a rate for this compute: it is tried as it is.
             None => (shape.clone(), self.search.estimate(shape)),
         };
-        let known = self.of_order().next().is_some();
+        let known = self.alike().next().is_some();
         let psnr = known.then(|| self.proxy().psnr(estimate.ln_error).min(MOST_PSNR));
         let predicted = Outcome { compute: estimate.compute, psnr };
-        let runs = self.bench.run(&extrapolated(&config, self.order))?;
+        let runs = self.bench.run(&extrapolated(&config, self.extrapolation))?;
         let achieved = mean_outcome(&runs, self.search.flops);
-        let tried = Tried { config, order: self.order, shape: number, predicted, achieved, runs };
+        let extrapolation = self.extrapolation;
+        let tried = Tried { config, extrapolation, shape: number, predicted, achieved, runs };
         self.bench.tried(&tried);
         self.tried.push(tried);
-        self.extrapolate(self.order);
+        self.extrapolate(self.extrapolation);
         Ok(())
     }
 
-    /// Searches with reused steps extrapolated by `order`, as the real runs made so say that they err.
-    fn extrapolate(&mut self, order: usize) {
-        self.order = order;
-        self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(order));
+    /// The extrapolation of `order` with the damping for which replays of `shape` err least; `None` for order 0.
+    fn damped(&mut self, order: usize, shape: &AdaCacheConfig, compute: f64) -> Option<Extrapolation> {
+        let config = self.search.at(shape, compute).map_or_else(|| shape.clone(), |candidate| candidate.config);
+        let all = DAMPINGS.map(|damping| Extrapolation { order, damping });
+        let errors = all.map(|extrapolation| {
+            self.extrapolate(Some(extrapolation));
+            self.search.estimate(&config).ln_error
+        });
+        let best = all.into_iter().zip(errors).min_by(|a, b| a.1.total_cmp(&b.1));
+        best.map(|(extrapolation, _)| extrapolation).filter(|_| order > 0)
+    }
+
+    /// Searches with reused steps extrapolated so, as the real runs made so say that they err.
+    fn extrapolate(&mut self, extrapolation: Option<Extrapolation>) {
+        self.extrapolation = extrapolation;
+        self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(extrapolation));
         self.search.bends = self.bends();
         let weights = weights::fit(&self.prior, &self.samples());
         self.search.tapes.iter_mut().for_each(|tape| tape.weigh(&weights));
@@ -320,9 +344,9 @@ impl Drive<'_> {
         }
     }
 
-    /// What was tried with the present order.
-    fn of_order(&self) -> impl Iterator<Item = &Tried> {
-        self.tried.iter().filter(|tried| tried.order == self.order)
+    /// What was tried with the present extrapolation.
+    fn alike(&self) -> impl Iterator<Item = &Tried> {
+        self.tried.iter().filter(|tried| tried.extrapolation == self.extrapolation)
     }
 
     /// What all real runs so far say of changes over several steps.
@@ -344,10 +368,10 @@ impl Drive<'_> {
         Bends { known, others }
     }
 
-    /// What `of` makes of the real runs of the present order, by prompt.
+    /// What `of` makes of the real runs with the present extrapolation, by prompt.
     fn by_prompt<T>(&self, of: impl Fn(&Tape, &Run) -> T) -> Vec<Vec<T>> {
         let tapes = self.search.tapes.iter().enumerate();
-        tapes.map(|(i, tape)| self.of_order().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
+        tapes.map(|(i, tape)| self.alike().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
     }
 
     fn samples(&self) -> Vec<Vec<weights::Sample>> {
@@ -492,8 +516,14 @@ mod tests {
     impl Bench for Fake {
         fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError> {
             self.rounds += 1;
-            let order = if let CacheConfig::Taylor(config) = cache { config.order } else { 0 };
-            self.tapes.iter_mut().for_each(|tape| tape.extrapolate(order));
+            let extrapolation = match cache {
+                CacheConfig::Taylor(TaylorConfig { order, damping, .. }) => {
+                    Some(Extrapolation { order: *order, damping: *damping })
+                }
+                _ => None,
+            };
+            let order = extrapolation.map_or(0, |extrapolation| extrapolation.order);
+            self.tapes.iter_mut().for_each(|tape| tape.extrapolate(extrapolation));
             let run = |(i, tape): (usize, &Tape)| {
                 let played = tape.play(cache.adacache().unwrap(), Bend(0.4));
                 let psnr = 10.0 + self.gains[order] + (i % 5) as f64 - 7.0 * played.error.ln();
@@ -559,16 +589,17 @@ mod tests {
     fn the_best_order_is_found() {
         let without = calibrated(Target::SpeedUp(2.0), &[0]).unwrap();
         let found = calibrated(Target::SpeedUp(2.0), &[0, 1, 2]).unwrap();
-        let orders: Vec<usize> = found.tried.iter().map(|tried| tried.order).collect();
+        let order = |tried: &Tried| tried.extrapolation.map_or(0, |extrapolation| extrapolation.order);
+        let orders: Vec<usize> = found.tried.iter().map(order).collect();
         assert_eq!(orders[..3], [0, 1, 2]);
         assert!(orders.len() > 3 && orders[3..].iter().all(|order| *order == 1), "{orders:?}");
-        assert!(found.met && found.best.order == 1 && found.best.psnr() > found.tried[1].psnr(), "{found:?}");
+        assert!(found.met && order(&found.best) == 1 && found.best.psnr() > found.tried[1].psnr(), "{found:?}");
         assert!(found.best.psnr() > without.best.psnr() + 2.0);
         assert!(matches!(found.best.cache(), CacheConfig::Taylor(_)));
         // For a quality less is computed then.
         let psnr = without.best.psnr();
         let found = calibrated(Target::Psnr(psnr), &[0, 1]).unwrap();
-        assert!(found.met && found.best.order == 1 && found.best.achieved.compute < without.best.achieved.compute);
+        assert!(found.met && order(&found.best) == 1 && found.best.achieved.compute < without.best.achieved.compute);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::proxy;
 use super::search::LEAST_ERROR;
 use crate::cache::trace::{Trace, TraceError};
 use crate::cache::{
-    AdaCache, AdaCacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio, walk,
+    AdaCache, AdaCacheConfig, Decision, Extrapolation, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio,
+    walk,
 };
 
 /// A run with every step computed: the change of each probed residual between any two steps, and the distances of all its folds.
@@ -19,8 +20,8 @@ pub struct Tape {
     apart: Vec<f64>,
     /// By step, from the first: ‖fold‖₂.
     norms: Vec<f64>,
-    /// Of the polynomial that extrapolates the fold.
-    order: usize,
+    /// How reused steps extrapolate the fold, if they do.
+    extrapolation: Option<Extrapolation>,
     /// What a reused step counts for: see [`Tape::error`].
     weights: Vec<f64>,
     /// ln of the error below which the video is as good as equal.
@@ -87,7 +88,7 @@ impl Tape {
             changes,
             apart,
             norms: norms.collect::<Result<_, TraceError>>()?,
-            order: 0,
+            extrapolation: None,
             weights: weights(deltas),
             least: LEAST_ERROR.ln(),
         })
@@ -103,9 +104,9 @@ impl Tape {
         self.weights = weights.to_vec();
     }
 
-    /// Lets reused steps extrapolate the fold with a polynomial of `order`, 0 to 2.
-    pub fn extrapolate(&mut self, order: usize) {
-        self.order = order;
+    /// Lets reused steps extrapolate the fold, or take it as it is.
+    pub fn extrapolate(&mut self, extrapolation: Option<Extrapolation>) {
+        self.extrapolation = extrapolation;
     }
 
     /// Lets no error count for less than `ln_error`.
@@ -181,13 +182,16 @@ impl Tape {
     pub fn shares(&self, computed: &[usize]) -> impl Iterator<Item = f64> {
         // The steps computed last, the last one first.
         let mut known = vec![];
+        let Extrapolation { order, damping } = self.extrapolation.unwrap_or(Extrapolation { order: 0, damping: 0.0 });
         (1..=self.steps).map(move |step| {
             if computed.contains(&step) {
                 known.insert(0, step);
-                known.truncate(self.order + 1);
+                known.truncate(order + 1);
             }
             match known.first() {
-                Some(&last) if last < step => self.distance(step, &known) / self.norms[last - 1].max(f64::MIN_POSITIVE),
+                Some(&last) if last < step => {
+                    self.distance(step, &known, damping) / self.norms[last - 1].max(f64::MIN_POSITIVE)
+                }
                 _ => 0.0,
             }
         })
@@ -195,8 +199,8 @@ impl Tape {
 
     /// ‖fold − Σ a·known fold‖₂ at `step` with the polynomial's coefficients a, whose sum is 1, of distances alone:
     /// ‖Σ b·F‖² = −Σ over pairs of b·b'·‖F − F'‖² where the b sum up to 0.
-    fn distance(&self, step: usize, known: &[usize]) -> f64 {
-        let a = coefficients(step, known);
+    fn distance(&self, step: usize, known: &[usize], damping: f64) -> f64 {
+        let a = coefficients(step, known, damping);
         let mut square = 0.0;
         for (i, (&later, x)) in known.iter().zip(a).enumerate() {
             square += x * self.apart[pair(step, later)];
@@ -209,9 +213,9 @@ impl Tape {
 }
 
 /// What the folds of the steps `known`, one to three with the last one first, count for in the fold expected at `step`: as `kernels/residual.cu` has it.
-fn coefficients(step: usize, known: &[usize]) -> [f64; 3] {
+fn coefficients(step: usize, known: &[usize], damping: f64) -> [f64; 3] {
     let way = |from: usize, to: usize| (to - from) as f64;
-    let x = way(known[0], step);
+    let x = damping * way(known[0], step);
     let mut a = [1.0, 0.0, 0.0];
     if let [last, before, ..] = *known {
         let first = x / way(before, last);
@@ -280,18 +284,23 @@ mod tests {
         assert!((tape.error(&[1, 3]) - (0.1 + 0.3 + 2.0 * 0.7)).abs() < 1e-12);
         assert_eq!(tape.error(&[1, 2, 3, 4, 5]), 0.0);
         // Changes that all go one way, so that the folds lie at 0, 0.1, 0.3, 0.6, 1 on a line.
-        tape.extrapolate(1);
+        let extrapolation = |order, damping| Some(Extrapolation { order, damping });
+        tape.extrapolate(extrapolation(1, 1.0));
         for (share, by_hand) in tape.shares(&[1, 2]).zip([0.0, 0.0, 0.3 - 0.2, 0.6 - 0.3, 1.0 - 0.4]) {
             assert!((share - by_hand).abs() < 1e-12, "{share} {by_hand}");
         }
         assert!((tape.shares(&[1, 3]).last().unwrap() - (1.0 - 0.6)).abs() < 1e-12);
         // One fold is taken as it is, with two the order is 1; a parabola through 1, 2 and 4: D = 0.25, and 0.1 before.
-        tape.extrapolate(2);
+        tape.extrapolate(extrapolation(2, 1.0));
         let by_hand = [0.0, 0.0, 0.3 - 0.2, 0.0, 1.0 - (0.6 + 0.25 + 0.5 * (0.25 - 0.1) / 2.0)];
         for (share, by_hand) in tape.shares(&[1, 2, 4]).zip(by_hand) {
             assert!((share - by_hand).abs() < 1e-12, "{share} {by_hand}");
         }
         assert!((tape.shares(&[1]).last().unwrap() - 1.0).abs() < 1e-12);
+        // Half of the way: half of the slope, a quarter of the curve.
+        tape.extrapolate(extrapolation(2, 0.5));
+        let by_hand = 1.0 - (0.6 + 0.25 / 2.0 + 0.5 * (0.25 - 0.1) / 2.0 / 4.0);
+        assert!((tape.shares(&[1, 2, 4]).last().unwrap() - by_hand).abs() < 1e-12);
     }
 
     #[test]

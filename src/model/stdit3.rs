@@ -1084,7 +1084,7 @@ mod tests {
             probes: Probes::default(),
             head: 0,
             fold: false,
-            extrapolates: 0,
+            extrapolates: None,
             groups: groups.to_vec(),
             conditional: false,
             packed,

@@ -382,7 +382,8 @@ pub struct ExtrapolateParams {
     pub count: i64,
     /// 1 or 2
     pub order: i32,
-    pub reserved: i32,
+    /// of the way from the last fold this part is extrapolated
+    pub damping: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -395,7 +396,7 @@ const _: () = {
     ["Offset of field: ExtrapolateParams::cursor"][::std::mem::offset_of!(ExtrapolateParams, cursor) - 48usize];
     ["Offset of field: ExtrapolateParams::count"][::std::mem::offset_of!(ExtrapolateParams, count) - 56usize];
     ["Offset of field: ExtrapolateParams::order"][::std::mem::offset_of!(ExtrapolateParams, order) - 64usize];
-    ["Offset of field: ExtrapolateParams::reserved"][::std::mem::offset_of!(ExtrapolateParams, reserved) - 68usize];
+    ["Offset of field: ExtrapolateParams::damping"][::std::mem::offset_of!(ExtrapolateParams, damping) - 68usize];
 };
 /** Frame differences by themselves, over residuals (outer = 1) or latents [batch, channels, frames, h*w] (outer = channels).
 Entries motion_{dtype}; grid (blocks, batch).*/

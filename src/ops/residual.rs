@@ -199,12 +199,20 @@ pub fn unfold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
 /// * `folds`: 2 or 3 tensors, the newest first, of the shape and type D of `a` and `out`; the polynomial's order is one less. Those that were
 ///   not made yet are not read, and lower the order; with one alone the result has the bits of [`unfold`].
 /// * `computed` `[3]` i32: the steps that made them, from 1, descending; 0: not made yet. `cursor` `[1]` i32: the step at hand.
+/// * `damping`: of the way from the last fold to the step at hand this part is extrapolated; 1 is published.
 ///
 /// From TaylorSeer (arXiv 2503.06923): finite differences of neighbouring computed steps stand for derivatives.
 ///
 /// # Errors
 /// As [`fold`], or another number of folds.
-pub fn extrapolate(a: &Tensor, folds: &[&Tensor], computed: &Tensor, cursor: &Tensor, out: &Tensor) -> Result<()> {
+pub fn extrapolate(
+    a: &Tensor,
+    folds: &[&Tensor],
+    computed: &Tensor,
+    cursor: &Tensor,
+    damping: f32,
+    out: &Tensor,
+) -> Result<()> {
     let op = Op::new("residual::extrapolate", out);
     let dtype = op.compute_dtype("out", out)?;
     let (newest, older) = match folds {
@@ -231,7 +239,7 @@ pub fn extrapolate(a: &Tensor, folds: &[&Tensor], computed: &Tensor, cursor: &Te
         cursor: cursor.ptr(),
         count: out.elements() as i64,
         order: older.len() as i32,
-        reserved: 0,
+        damping,
     };
     let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS);
     let read: Vec<Option<&Tensor>> = std::iter::once(a).chain(folds.iter().copied()).map(Some).collect();

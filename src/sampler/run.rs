@@ -269,7 +269,7 @@ impl<'a> Sampler<'a> {
                 policy.name()
             )));
         }
-        if options.packed_cache && policy.extrapolates() > 0 {
+        if options.packed_cache && policy.extrapolates().is_some() {
             return Err(SampleError::Input(format!(
                 "`{}` extrapolates differences of residuals, for which 8 bits are too coarse: leave out --fp8-cache, or +taylor",
                 policy.name()

@@ -245,9 +245,9 @@ fn extrapolated_folds() {
             let (a, folds) = (make(&values[0]), [make(&values[1]), make(&values[2]), make(&values[3])]);
             let ints = |values: &[i32]| Tensor::from_slice(device, &[values.len()], values).unwrap();
             for (computed, step) in [([5, 0, 0], 9), ([5, 4, 0], 6), ([6, 3, 1], 8), ([9, 8, 7], 11)] {
-                for order in [1, 2] {
+                for (order, damping) in [(1, 1.0), (2, 1.0), (1, 0.75), (2, 0.625)] {
                     let [c0, c1, c2] = computed.map(f64::from);
-                    let x = f64::from(step) - c0;
+                    let x = f64::from(damping) * (f64::from(step) - c0);
                     let exact = |i: usize| {
                         let [a, f0, f1, f2] = [0, 1, 2, 3].map(|k: usize| f64::from(values[k][i]));
                         let slope = (f0 - f1) / (c0 - c1);
@@ -259,7 +259,7 @@ fn extrapolated_folds() {
                     let given: Vec<&Tensor> = folds.iter().take(order + 1).collect();
                     let (computed, cursor) = (ints(&computed), ints(&[step]));
                     let out = poisoned_at(device, &[count], dtype, misalign);
-                    extrapolate(&a, &given, &computed, &cursor, &out).unwrap();
+                    extrapolate(&a, &given, &computed, &cursor, damping, &out).unwrap();
                     let got = out.to_f32().unwrap();
                     let unit = match dtype {
                         DType::F32 => 1e-6,
@@ -275,7 +275,7 @@ fn extrapolated_folds() {
                         );
                     }
                     let in_a = make(&values[0]);
-                    extrapolate(&in_a, &given, &computed, &cursor, &in_a).unwrap();
+                    extrapolate(&in_a, &given, &computed, &cursor, damping, &in_a).unwrap();
                     assert_eq!(in_a.to_f32().unwrap(), got, "{dtype} in a");
                     if c1 == 0.0 {
                         unfold(&a, &folds[0], &out).unwrap();
@@ -283,7 +283,7 @@ fn extrapolated_folds() {
                     }
                 }
             }
-            assert!(extrapolate(&a, &[&folds[0]], &ints(&[1, 0, 0]), &ints(&[2]), &a).is_err());
+            assert!(extrapolate(&a, &[&folds[0]], &ints(&[1, 0, 0]), &ints(&[2]), 1.0, &a).is_err());
         }
     });
 }

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::{AdaCacheConfig, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, Stack, trace::Trace};
+use adacache::cache::{
+    AdaCacheConfig, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, Stack, trace::Trace,
+};
 use adacache::calibrate::{
     Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,
     hash, idle, mean_outcome, paired,
@@ -312,7 +314,9 @@ fn entries(tried: &Tried) -> String {
         .moreg
         .as_ref()
         .map_or_else(String::new, |m| format!("  moreg {:?} {:?} gradient {}", m.steps, m.hyper, m.gradient));
-    let taylor = if tried.order == 0 { String::new() } else { format!("  taylor {}", tried.order) };
+    let taylor = tried
+        .extrapolation
+        .map_or_else(String::new, |Extrapolation { order, damping }| format!("  taylor {order} damping {damping}"));
     let (residual, metric) = (name_of(&config.residual), name_of(&config.metric));
     let entries = entries.collect::<Vec<_>>().join(" ");
     format!("codebook   {entries}{moreg}{taylor}  ({metric} of {residual} {:?})", config.blocks)
@@ -352,7 +356,8 @@ fn about(found: &Calibrated) -> String {
         let _ = writeln!(
             text,
             "proxy      rank correlation {rank:.2} with the PSNR of {} real runs",
-            found.tried.iter().filter(|tried| tried.order == found.best.order).count() * found.best.runs.len()
+            found.tried.iter().filter(|tried| tried.extrapolation == found.best.extrapolation).count()
+                * found.best.runs.len()
         );
     }
     let _ = writeln!(
