@@ -624,6 +624,27 @@ fn videos_and_latents_are_measured() {
     assert!(json(&["a.safetensors", "b.safetensors"])["relative_l2"].as_f64().unwrap() > 0.0);
     let people = text(&succeeds(dir.path(), &["measure", "a", "b", "--frames"]).stdout);
     assert!(people.contains("PSNR") && people.contains("frame   15"), "{people}");
+    assert!(!people.contains("latency") && other.get("work").is_none(), "{people}");
+
+    // With reports also what they cost: one of four steps computed.
+    for (name, cache) in [("a", "none"), ("b", "interval-4")] {
+        let (out, report) = (format!("{name}.safetensors"), format!("{name}.json"));
+        let args = ["generate", PROMPT, "--steps", "4", "--cache", cache, "--out", &out, "--report", &report];
+        succeeds(dir.path(), &args);
+    }
+    let reports = ["a", "b", "--reports", "a.json", "b.json"];
+    let work = json(&reports)["work"].clone();
+    let part = work["b"]["flops"].as_f64().unwrap() / work["a"]["flops"].as_f64().unwrap();
+    assert!((0.25..0.3).contains(&part) && work["b"]["seconds"].as_f64().unwrap() > 0.0, "{work}");
+    let people = text(&succeeds(dir.path(), &[&["measure"], &reports[..]].concat()).stdout);
+    for told in [format!("({:.1} %, counted)", 100.0 * part), "latency  ".into(), "virtual GPU".into()] {
+        assert!(people.contains(&told), "{told}: {people}");
+    }
+    fails(dir.path(), &["measure", "a", "--reports", "a.json", "b.json"], 2, &["<B>"]);
+    fails(dir.path(), &["measure", "a", "b", "--reports", "a.json", "no.json"], 1, &["no.json"]);
+    fails(dir.path(), &["measure", "a", "b", "--reports", "a.json", "a.safetensors"], 1, &["a.safetensors"]);
+    fs::write(dir.path().join("empty.json"), "[]").unwrap();
+    fails(dir.path(), &["measure", "a", "b", "--reports", "a.json", "empty.json"], 1, &["empty.json", "one video"]);
 
     // The same video as an .mp4 and a .gif, both enlarged to be looked at: near each other.
     for out in ["a.mp4", "a.gif"] {
@@ -827,6 +848,11 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
     let results =
         || -> Value { serde_json::from_slice(&fs::read(dir.path().join("o/results.json")).unwrap()).unwrap() };
     let first = results();
+    // A run of it brings its work to `measure`.
+    let prompt = fs::read_dir(dir.path().join("o/runs")).unwrap().next().unwrap().unwrap().path();
+    let run = |name: &str| prompt.join(name).to_string_lossy().into_owned();
+    let people = text(&succeeds(dir.path(), &["measure", &run("none"), &run("interval-2")]).stdout);
+    assert!(people.contains("operations  ") && people.contains("latency  "), "{people}");
     let runs = first["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 10);
     assert!(runs[0]["cache"] == "none" && runs[0]["psnr"].is_null() && runs[0]["compute"] == 1.0);

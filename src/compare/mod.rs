@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cache::Decision;
 use crate::pipeline::{FlopCount, Latents, Report};
-use crate::quality::{self, Calm, Compared, LatentsCompared, Networks, QualityError};
+use crate::quality::{self, Calm, Compared, Distance, LatentsCompared, Perceived, QualityError};
 
 /// One run, measured against the run of the same prompt and seed that computed every step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,15 +64,14 @@ pub struct Finished {
 }
 
 impl Row {
-    /// Measures `run` under the name `cache` against `original`, with the perceptual `networks` that there are.
+    /// Measures `run` under the name `cache` against `original`. What perceptual networks say is set by [`Row::perceived`].
     ///
     /// # Errors
-    /// They are not of one size, or too small for a network.
-    pub fn new(cache: &str, run: &Finished, original: &Finished, networks: &Networks) -> Result<Row, QualityError> {
+    /// They are not of one size.
+    pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
         let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
         let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
         let LatentsCompared { relative_l2, .. } = quality::compare_latents(&original.latents, &run.latents)?;
-        let perceived = networks.perceive(&original.frames, &run.frames)?;
         let total = |flops: FlopCount| flops.total as f64;
         let r = &run.report;
         Ok(Row {
@@ -93,9 +92,15 @@ impl Row {
             temporal_flickering,
             motion_smoothness_pixels,
             latents_relative_l2: relative_l2,
-            lpips: perceived.lpips.map(|distance| distance.mean),
-            stlpips: perceived.stlpips.map(|distance| distance.mean),
+            lpips: None,
+            stlpips: None,
         })
+    }
+
+    /// The same with what the networks say.
+    pub fn perceived(self, Perceived { lpips, stlpips }: Perceived) -> Row {
+        let mean = |distance: Option<Distance>| distance.map(|distance| distance.mean);
+        Row { lpips: mean(lpips), stlpips: mean(stlpips), ..self }
     }
 }
 

@@ -40,7 +40,7 @@ pub use opensora::{
     Scores, T5, TextWeights, VideoSize, cache_dir, prepare_prompt,
 };
 pub use prompt::{Prompt, PromptText, TextOptions};
-pub use report::{FlopCount, Report, Seconds, Summary, schedule_strip};
+pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
 pub use source::{ModelSource, PipelineConfig};
 pub use text::{TextEncoder, TextError, Vocabulary, Words};
 pub use video::{

@@ -233,13 +233,15 @@ pub(super) fn bytes(n: usize) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-fn count(n: f64, what: &str) -> String {
+/// `n` with a decimal prefix, as in `3.1 GFLOP`.
+pub fn count(n: f64, what: &str) -> String {
     const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
     let (value, unit) = scaled(n, 1000.0, &UNITS);
     format!("{value:.1} {}{what}", UNITS[unit])
 }
 
-fn duration(seconds: f64) -> String {
+/// Seconds in a unit that suits them, as in `3.1 ms`.
+pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s >= 1.0 => format!("{s:.2} s"),
         s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),

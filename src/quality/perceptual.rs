@@ -162,13 +162,17 @@ impl Networks {
         Ok(Networks { lpips: network(Form::Lpips, lpips)?, stlpips: network(Form::ShiftTolerant, stlpips)? })
     }
 
-    /// What they say of the video `b` beside `a`.
+    /// What they say of each of the videos `b` beside `a`.
     ///
     /// # Errors
-    /// Those of [`Perceptual::distance`].
-    pub fn perceive(&self, a: &Frames, b: &Frames) -> Result<Perceived, QualityError> {
-        let of = |network: &Option<Perceptual>| network.as_ref().map(|network| network.distance(a, b)).transpose();
-        Ok(Perceived { lpips: of(&self.lpips)?, stlpips: of(&self.stlpips)? })
+    /// Those of [`Perceptual::distances`].
+    pub fn perceive(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Perceived>, QualityError> {
+        let of = |network: &Option<Perceptual>| match network {
+            Some(network) => Ok(network.distances(a, b)?.into_iter().map(Some).collect()),
+            None => Ok::<_, QualityError>(vec![None; b.len()]),
+        };
+        let pairs = of(&self.lpips)?.into_iter().zip(of(&self.stlpips)?);
+        Ok(pairs.map(|(lpips, stlpips)| Perceived { lpips, stlpips }).collect())
     }
 }
 
@@ -207,28 +211,44 @@ impl Perceptual {
         self.form
     }
 
-    /// The distance of every frame of `b` from that of `a`. Takes some 60 (ST-LPIPS) or 11 (LPIPS) billion operations for a frame of
-    /// 854x480 pixels.
+    /// The distance of every frame of each of `b` from that of `a`. Takes some 60 (ST-LPIPS) or 11 (LPIPS) billion operations for a frame of
+    /// 854x480 pixels of each video, `a` once.
     ///
     /// # Errors
     /// Two sizes, or frames that are smaller than [`Form::least`].
-    pub fn distance(&self, a: &Frames, b: &Frames) -> Result<Distance, QualityError> {
-        super::same_size(a, b)?;
+    pub fn distances(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Distance>, QualityError> {
+        b.iter().try_for_each(|b| super::same_size(a, b))?;
         let (width, height, least) = (a.width, a.height, self.form.least());
         if width.min(height) < least {
             return Err(QualityError::TooSmall { measure: self.form.name(), least, width, height });
         }
-        let pair = |(a, b): (&[u8], &[u8])| {
-            if a == b { Ok(0.0) } else { self.of_pictures(a, b, width, height) }
-        };
-        let frames: Vec<f64> = a.iter().zip(b.iter()).map(pair).collect::<Result<_, _>>()?;
-        Ok(Distance { mean: super::mean(frames.iter().copied()), frames })
+        let mut frames = vec![vec![]; b.len()];
+        for (i, a) in a.iter().enumerate() {
+            let mut features = None;
+            for (b, frames) in b.iter().zip(&mut frames) {
+                let b = b.iter().nth(i).unwrap_or(a);
+                if a == b {
+                    frames.push(0.0);
+                    continue;
+                }
+                let of_a = match &mut features {
+                    Some(features) => features,
+                    none => none.insert(self.features(a, width, height)?),
+                };
+                let layers = self.layers.iter().zip(of_a.iter().zip(self.features(b, width, height)?));
+                frames.push(layers.map(|(layer, (a, b))| apart(a, &b, &layer.lin)).sum::<f64>());
+            }
+        }
+        let distance = |frames: Vec<f64>| Distance { mean: super::mean(frames.iter().copied()), frames };
+        Ok(frames.into_iter().map(distance).collect())
     }
 
-    /// The distance of two pictures `[height, width, 3]`.
-    fn of_pictures(&self, a: &[u8], b: &[u8], width: usize, height: usize) -> Result<f64, QualityError> {
-        let (a, b) = (self.features(a, width, height)?, self.features(b, width, height)?);
-        Ok(self.layers.iter().zip(a.iter().zip(&b)).map(|(layer, (a, b))| apart(a, b, &layer.lin)).sum())
+    /// The distance of every frame of `b` from that of `a`.
+    ///
+    /// # Errors
+    /// As [`Perceptual::distances`].
+    pub fn distance(&self, a: &Frames, b: &Frames) -> Result<Distance, QualityError> {
+        Ok(self.distances(a, &[b])?.swap_remove(0))
     }
 
     fn features(&self, rgb: &[u8], width: usize, height: usize) -> candle_core::Result<Vec<Features>> {
@@ -393,7 +413,10 @@ mod tests {
             let distance = network.distance(&a, &b).unwrap();
             close(&distance.frames, &expected);
             close(&[distance.mean], &[(expected[0] + expected[1]) / 2.0]);
-            assert_eq!(network.distance(&a, &a).unwrap().frames, [0.0, 0.0]);
+            // Several at once, with the equal one among them.
+            let several = network.distances(&a, &[&a, &b, &a]).unwrap();
+            assert_eq!((&several[1], &several[2]), (&distance, &several[0]));
+            assert_eq!(several[0].frames, [0.0, 0.0]);
         }
     }
 

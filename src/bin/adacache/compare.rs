@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
 use adacache::pipeline::{
-    self, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
+    self, Frames, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
 };
 use adacache::quality::Form;
 use anyhow::{Context, bail};
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let embedded = source.embed(&texts, &TextOptions::default())?;
     for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
-            let mut original: Option<Finished> = None;
+            let (mut finished_runs, first): (Vec<Finished>, _) = (vec![], rows.len());
             for policy in &policies {
                 let folder =
                     args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
@@ -88,9 +88,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     eprintln!("interrupted: {done} of {all} runs are finished in {}", args.out.display());
                     return Ok(ExitCode::from(interrupt::EXIT_STATUS));
                 };
-                let of = original.get_or_insert_with(|| finished.clone());
-                let row =
-                    Row::new(&policy.name, &finished, of, &networks).with_context(|| folder.display().to_string())?;
+                let original = finished_runs.first().unwrap_or(&finished);
+                let row = Row::new(&policy.name, &finished, original).with_context(|| folder.display().to_string())?;
                 done += 1;
                 if !args.quiet {
                     let (computed, steps) = (row.computed_steps.len(), row.steps);
@@ -102,7 +101,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
                 strips.push(BASE64_STANDARD.encode(&strip));
                 rows.push(row);
+                finished_runs.push(finished);
             }
+            let frames: Vec<&Frames> = finished_runs.iter().map(|finished| &finished.frames).collect();
+            let perceived = networks.perceive(frames[0], &frames)?;
+            let of_prompt = rows.split_off(first).into_iter().zip(perceived);
+            rows.extend(of_prompt.map(|(row, perceived): (Row, _)| row.perceived(perceived)));
         }
     }
     let summaries = summarize(&rows);

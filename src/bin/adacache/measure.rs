@@ -1,15 +1,16 @@
 //! `adacache measure`: how far one video is from another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::pipeline::{Frames, Media, cache_dir};
+use adacache::pipeline::{Frames, Media, Report, cache_dir, count, duration};
 use adacache::quality::vbench::{self, Scores};
 use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, Networks, Perceived, QualityError};
-use anyhow::bail;
-use serde_json::json;
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
 
 /// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
@@ -18,17 +19,20 @@ use serde_json::json;
 /// tools/perceptual_weights.py makes them. With --vbench the package of that name scores videos by themselves.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, or latents (.safetensors)
+    /// The original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, latents (.safetensors), or a run of `adacache compare`
     ///
     /// An .mp4 or .gif has lost something when it was written: `generate --out FOLDER/` keeps every pixel.
     #[arg(required_unless_present = "vbench")]
     a: Option<PathBuf>,
     /// What is compared with it; without it the first alone is measured
     b: Option<PathBuf>,
+    /// What `generate --report` wrote of A and of B: their operations and seconds are told too. Runs of `adacache compare` bring theirs
+    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, requires = "b")]
+    reports: Vec<PathBuf>,
     #[command(flatten)]
     weights: Weights,
     /// Score videos with the `vbench` command: videos, folders of .mp4 files or of pictures, or folders of `adacache compare`
-    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "lpips", "stlpips"])]
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "reports", "lpips", "stlpips"])]
     vbench: Vec<PathBuf>,
     /// With --vbench: what to score
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "vbench", default_values_t = vbench::DIMENSIONS.map(String::from))]
@@ -67,7 +71,7 @@ impl Weights {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let text = match &args.a {
-        Some(a) => media(args, &Media::read(a)?)?,
+        Some(a) => media(args, a)?,
         None => scored(args)?,
     };
     // A closed pipe is no failure of ours.
@@ -75,11 +79,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn media(args: &Args, a: &Media) -> anyhow::Result<String> {
-    let b = args.b.as_ref().map(|b| Media::read(b)).transpose()?;
-    match (a, &b) {
+/// How much work a video was.
+struct Work {
+    /// Of the denoising loop.
+    flops: u64,
+    /// Of the denoising loop.
+    seconds: f64,
+    device: String,
+}
+
+impl Work {
+    /// Of the report in `file`.
+    fn read(file: &Path) -> anyhow::Result<Work> {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let report: Report = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no report of one video by `generate --report`", file.display()))?;
+        Ok(Work { flops: report.flops.total, seconds: report.seconds.denoise, device: report.device })
+    }
+
+    fn json(&self) -> Value {
+        json!({ "flops": self.flops, "seconds": self.seconds, "device": self.device })
+    }
+}
+
+/// A video or latents; of a run of `adacache compare` the video, and the work it was.
+fn read(path: &Path) -> anyhow::Result<(Media, Option<Work>)> {
+    let (report, frames) = (path.join("report.json"), path.join("frames"));
+    if report.is_file() && frames.is_dir() {
+        return Ok((Media::read(&frames)?, Some(Work::read(&report)?)));
+    }
+    Ok((Media::read(path)?, None))
+}
+
+fn media(args: &Args, a: &Path) -> anyhow::Result<String> {
+    let (a, work_a) = read(a)?;
+    let (b, work_b) = args.b.as_deref().map(read).transpose()?.unzip();
+    let work = match &args.reports[..] {
+        [a, b] => Some((Work::read(a)?, Work::read(b)?)),
+        _ => work_a.zip(work_b.flatten()),
+    };
+    match (&a, &b) {
         (Media::Frames(a), None) => one(args, a),
-        (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b),
+        (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b, work.as_ref()),
         (Media::Latents(a), Some(Media::Latents(b))) => latents(args, &quality::compare_latents(a, b)?),
         (Media::Latents(_), None) => bail!("latents are measured against others: give two files"),
         _ => bail!("one is a video and the other latents: give two of a kind"),
@@ -95,12 +136,15 @@ fn one(args: &Args, a: &Frames) -> anyhow::Result<String> {
     Ok(format!("temporal flickering  {temporal_flickering:.4}\nmotion smoothness    {motion_smoothness_pixels:.4}"))
 }
 
-fn two(args: &Args, a: &Frames, b: &Frames) -> anyhow::Result<String> {
+fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyhow::Result<String> {
     let compared = quality::compare(a, b)?;
     let (calm_a, calm_b) = (quality::calm(a), quality::calm(b));
-    let perceived = args.weights.open()?.perceive(a, b)?;
+    let perceived = args.weights.open()?.perceive(a, &[b])?.swap_remove(0);
     if args.json {
-        let all = json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b });
+        let mut all = json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b });
+        if let Some((a, b)) = work {
+            all["work"] = json!({ "a": a.json(), "b": b.json() });
+        }
         return Ok(serde_json::to_string_pretty(&all)?);
     }
     let Perceived { lpips, stlpips } = perceived;
@@ -128,6 +172,22 @@ fn two(args: &Args, a: &Frames, b: &Frames) -> anyhow::Result<String> {
             calm_b.motion_smoothness_pixels, calm_a.motion_smoothness_pixels
         ),
     ]);
+    if let Some((a, b)) = work {
+        let part = 100.0 * b.flops as f64 / a.flops as f64;
+        lines.push(format!(
+            "operations           {}, the original {} ({part:.1} %, counted)",
+            count(b.flops as f64, "FLOP"),
+            count(a.flops as f64, "FLOP")
+        ));
+        let devices =
+            if a.device == b.device { a.device.clone() } else { format!("{}, the original on {}", b.device, a.device) };
+        lines.push(format!(
+            "latency              {}, the original {} ({:.2} times faster; denoising on {devices})",
+            duration(b.seconds),
+            duration(a.seconds),
+            a.seconds / b.seconds
+        ));
+    }
     if args.frames {
         let perceived =
             |i: usize| distances.iter().map(|(name, d)| format!("  {name} {:.4}", d.frames[i])).collect::<String>();
