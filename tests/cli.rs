@@ -640,6 +640,7 @@ fn videos_and_latents_are_measured() {
     for told in [format!("({:.1} %, counted)", 100.0 * part), "latency  ".into(), "virtual GPU".into()] {
         assert!(people.contains(&told), "{told}: {people}");
     }
+    assert_eq!(json(&[&["a.safetensors", "b.safetensors"], &reports[2..]].concat())["work"], work);
     fails(dir.path(), &["measure", "a", "--reports", "a.json", "b.json"], 2, &["<B>"]);
     fails(dir.path(), &["measure", "a", "b", "--reports", "a.json", "no.json"], 1, &["no.json"]);
     fails(dir.path(), &["measure", "a", "b", "--reports", "a.json", "a.safetensors"], 1, &["a.safetensors"]);
@@ -862,7 +863,8 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
     );
     let compute: Vec<f64> = runs.iter().map(|r| r["compute"].as_f64().unwrap()).collect();
     assert_eq!((&runs[4]["cache"], &runs[4]["partial_steps"]), (&"t-gate".into(), &serde_json::json!([3, 4])));
-    assert!(compute[4] > 0.9 && compute[4] < 0.95, "{compute:?}");
+    // Behind the gate half of the batch runs, without cross-attention.
+    assert!(compute[4] > 0.68 && compute[4] < 0.74, "{compute:?}");
     assert!((compute[3] - 0.5).abs() < 1e-9 && compute[1] > 0.5 && compute[2] < compute[1], "{compute:?}");
     assert!(runs[1]["psnr"].as_f64().unwrap() > 5.0 && runs[1]["latents_relative_l2"].as_f64().unwrap() > 0.0);
     assert_eq!(first["summaries"][1]["runs"], 2);
@@ -967,6 +969,8 @@ fn calibrations_that_cannot_be_are_refused() {
         (&[&faster[..], &["--split", "NaN"]].concat(), 1, "--split NaN"),
         (&[&faster[..], &["--blocks", "7"]].concat(), 1, "block 7 does not exist"),
         (&[&faster[..], &["--metric", "l7"]].concat(), 2, "l7"),
+        (&[&faster[..], &["--rounds", "3"]].concat(), 1, "--rounds 3"),
+        (&[&faster[..], &["--taylor", "3"]].concat(), 2, "3"),
         (&[&faster[..], &["--against", "interval-2"]].concat(), 1, "--against interval-2"),
         (&[&faster[..], &["--out", "c.json"]].concat(), 1, ".toml"),
     ] {

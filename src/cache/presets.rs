@@ -44,7 +44,7 @@ pub struct Presets {
     /// Δ-DiT.
     #[serde(default)]
     pub delta_dit: DeltaDitPreset,
-    /// AdaCache's settings under names of the model's own, such as `adacache calibrate` finds.
+    /// Policies under names of the model's own, such as `adacache calibrate` finds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub calibrated: BTreeMap<String, CacheConfig>,
 }

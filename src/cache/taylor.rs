@@ -54,12 +54,12 @@ impl TaylorConfig {
             ));
         }
         match *self.of {
+            CacheConfig::Taylor(_) => invalid("the policy extrapolates already: leave out +taylor"),
             CacheConfig::None
             | CacheConfig::FewerSteps(_)
             | CacheConfig::Pab(_)
             | CacheConfig::DeltaDit(_)
-            | CacheConfig::TGate(_)
-            | CacheConfig::Taylor(_) => invalid(
+            | CacheConfig::TGate(_) => invalid(
                 "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
             ),
             _ => self.of.validate(),
@@ -172,6 +172,8 @@ mod tests {
             let message = read(text).unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         }
+        let twice = read("policy = 'interval'\nevery = 2\ntaylor = 1").unwrap().extrapolated(1);
+        assert!(twice.validate().unwrap_err().to_string().contains("already"));
         assert!(matches!(
             read("policy = 'pab'\nwindow = [450, 930]\nspatial = 2\ntemporal = 4\ncross = 6").unwrap(),
             CacheConfig::Pab(_)

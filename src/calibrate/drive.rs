@@ -131,7 +131,7 @@ pub struct Tried {
     pub config: AdaCacheConfig,
     /// How reused steps extrapolate the fold; `None`: the last one is taken as it is.
     pub extrapolation: Option<Extrapolation>,
-    /// Which codebook this is a scaling of, from 0: the present preset.
+    /// Which codebook this is a scaling of, from 0: the present preset, once for each order of extrapolation that is tried.
     pub shape: usize,
     /// What was foretold before the runs.
     pub predicted: Outcome,
@@ -162,8 +162,8 @@ fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrapolation>) -
     }
 }
 
-/// Dampings that are compared by replays.
-const DAMPINGS: [f64; 11] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+/// Dampings that are compared by replays; of equal ones the first is taken.
+const DAMPINGS: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
 
 /// How much is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +224,9 @@ pub fn calibrate(
     drive.extrapolate(extrapolation);
     if let Target::Psnr(_) = target {
         for _ in 0..2 {
-            if drive.is_near(drive.tried.iter().rfind(|tried| tried.shape == preset).expect("it was tried")) {
+            if drive.tried.len() >= effort.rounds
+                || drive.is_near(drive.tried.iter().rfind(|tried| tried.shape == preset).expect("it was tried"))
+            {
                 break;
             }
             compute = drive.next_compute(&presets[0], preset, least);
@@ -316,16 +318,23 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// The extrapolation of `order` with the damping for which replays of `shape` err least; `None` for order 0.
+    /// The extrapolation of `order` with the damping for which replays of `shape` err least, before any run was made so; `None` for order 0.
     fn damped(&mut self, order: usize, shape: &AdaCacheConfig, compute: f64) -> Option<Extrapolation> {
+        if order == 0 {
+            return None;
+        }
         let config = self.search.at(shape, compute).map_or_else(|| shape.clone(), |candidate| candidate.config);
-        let all = DAMPINGS.map(|damping| Extrapolation { order, damping });
-        let errors = all.map(|extrapolation| {
-            self.extrapolate(Some(extrapolation));
+        for tape in &mut self.search.tapes {
+            tape.weigh(&self.prior);
+            tape.bound(f64::NEG_INFINITY);
+        }
+        let errors = DAMPINGS.map(|damping| {
+            let extrapolation = Some(Extrapolation { order, damping });
+            self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(extrapolation));
             self.search.estimate(&config).ln_error
         });
-        let best = all.into_iter().zip(errors).min_by(|a, b| a.1.total_cmp(&b.1));
-        best.map(|(extrapolation, _)| extrapolation).filter(|_| order > 0)
+        let best = DAMPINGS.into_iter().zip(errors).min_by(|a, b| a.1.total_cmp(&b.1));
+        best.map(|(damping, _)| Extrapolation { order, damping })
     }
 
     /// Searches with reused steps extrapolated so, as the real runs made so say that they err.
@@ -340,7 +349,7 @@ impl Drive<'_> {
         let slope = Proxy::fit(&points).slope;
         for (tape, runs) in self.search.tapes.iter_mut().zip(&points) {
             let (ln_error, psnr) = proxy::mean(runs);
-            tape.bound(ln_error - (MOST_PSNR - psnr) / slope);
+            tape.bound(if runs.is_empty() { f64::NEG_INFINITY } else { ln_error - (MOST_PSNR - psnr) / slope });
         }
     }
 
@@ -450,7 +459,7 @@ impl Drive<'_> {
         self.tried.iter().max_by(by).expect("the present preset was tried")
     }
 
-    fn finish(self, compute: f64) -> Calibrated {
+    fn finish(mut self, compute: f64) -> Calibrated {
         let best = match self.target {
             // Of those as near as can be the best; else the nearest.
             Target::SpeedUp(_) => {
@@ -474,6 +483,7 @@ impl Drive<'_> {
             Target::SpeedUp(_) => self.is_within(&best, TOLERANCE),
             Target::Psnr(psnr) => best.psnr() >= psnr,
         };
+        self.extrapolate(best.extrapolation);
         // By prompt: some are harder than others at the same error, which is no matter of codebooks.
         let points = self.points().into_iter().flat_map(|prompt| proxy::centered(&prompt));
         let (errors, psnrs): (Vec<f64>, Vec<f64>) = points.map(|(error, psnr)| (-error, psnr)).unzip();
@@ -502,7 +512,7 @@ fn next(known: &[(f64, f64)], goal: f64, slope: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::synthetic::{config, flops, tapes};
+    use super::super::synthetic::{AT, config, flops, tapes, trace};
     use super::*;
 
     /// Runs that bend more than a replay without bend tells, with a quality that falls with the error, by another amount for each prompt.
@@ -600,6 +610,36 @@ mod tests {
         let psnr = without.best.psnr();
         let found = calibrated(Target::Psnr(psnr), &[0, 1]).unwrap();
         assert!(found.met && order(&found.best) == 1 && found.best.achieved.compute < without.best.achieved.compute);
+    }
+
+    /// Folds that move on evenly are extrapolated the whole way, however little they move.
+    #[test]
+    fn the_damping_that_errs_least() {
+        for change in [0.05, 1e-6] {
+            let tape = Tape::new(&trace(&[0.02; 23], &[change; 23]), &[AT], &[0.05; 24]).unwrap();
+            let search = Search { tapes: vec![tape], flops: flops(24), bends: Bends::default() };
+            let prior = search.tapes[0].weights().to_vec();
+            let (target, mut bench) = (Target::SpeedUp(1.2), fake());
+            let mut drive = Drive { search, prior, extrapolation: None, target, bench: &mut bench, tried: vec![] };
+            assert_eq!(drive.damped(0, &presets()[1], 0.8), None);
+            for order in [1, 2] {
+                let whole = Extrapolation { order, damping: 1.0 };
+                assert_eq!(drive.damped(order, &presets()[1], 0.8), Some(whole), "changes of {change}");
+            }
+        }
+    }
+
+    /// The first rounds are the preset's, and no target may make more than asked for.
+    #[test]
+    fn rounds_are_not_exceeded() {
+        for target in [Target::SpeedUp(2.0), Target::Psnr(30.0), Target::Psnr(59.0)] {
+            for rounds in [1, 2, 3, 4] {
+                let mut bench = fake();
+                let effort = Effort { orders: vec![0, 1, 2], verify: 3, rounds };
+                let found = calibrate(bench.tapes.clone(), flops(24), &presets(), target, &effort, &mut bench).unwrap();
+                assert!(bench.rounds <= rounds && found.tried.len() == bench.rounds, "{target:?}");
+            }
+        }
     }
 
     #[test]

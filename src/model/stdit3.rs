@@ -1105,6 +1105,38 @@ mod tests {
         norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
     }
 
+    /// A forward of the conditional half alone has the bits that half has in one of both, with single frames held or not.
+    #[test]
+    fn the_conditional_half_is_the_same_alone() {
+        let device = Device::open("vm").unwrap();
+        let (model, caption, geometry) = sprites(&device);
+        let y = waves(3 * model.config.caption_channels, 0.7);
+        let alone = model.caption(&y, 1, None).unwrap();
+        for frame_masked in [false, true] {
+            let geometry = Geometry { frame_masked, ..geometry };
+            let ws = model.workspace(geometry, &ResidualRoom::default()).unwrap();
+            let half = ws.conditional().unwrap();
+            assert_eq!(half.geometry().batch(), 1);
+            let shape = [1, model.config.in_channels, geometry.frames, geometry.height, geometry.width];
+            let z = waves(shape.iter().product(), 0.3);
+            let z = Tensor::from_f32(&device, &shape, &z, DType::F32).unwrap();
+            let moves: Vec<bool> = (0..geometry.frames).map(|frame| frame % 3 > 0).collect();
+            let mask = |times: usize| frame_masked.then(|| moves.repeat(times));
+            model.set_time(&ws, &[700.0; 2], mask(2).as_deref()).unwrap();
+            model.forward(&ws, &z, &caption, None).unwrap();
+            let both = ws.prediction().to_f32().unwrap();
+            let (conditional, other) = both.split_at(both.len() / 2);
+            assert!(conditional != other);
+            // Nothing of before may be left over.
+            ws.prediction().write_f32(&vec![0.0; both.len()]).unwrap();
+            ws.x.write_f32(&vec![0.0; ws.x.elements()]).unwrap();
+            model.set_time(&half, &[700.0], mask(1).as_deref()).unwrap();
+            model.forward(&half, &z, &alone, None).unwrap();
+            assert!(half.prediction().to_f32().unwrap() == conditional, "frames held: {frame_masked}");
+            assert!(half.conditional().is_err());
+        }
+    }
+
     /// Each module's residual by itself, two side by side in one run, and two whole blocks in another: kept in one state of the model and
     /// reused in another, against modules run one by one and sums made on the host.
     #[test]

@@ -279,6 +279,10 @@ impl Load<'_> {
         let workspace = model.workspace(self.geometry, &ResidualRoom::default())?;
         let z = Tensor::empty(dry, &[videos, self.model.in_channels, frames, height, width], DType::F32)?;
         model.forward(&workspace, &z, &caption, None)?;
+        if self.geometry.guided && (self.policy)().ends_guidance() {
+            let caption = model.caption(&y[..y.len() / 2], self.geometry.batch() / 2, None)?;
+            model.forward(&workspace.conditional()?, &z, &caption, None)?;
+        }
         Ok(dry.scratch_bytes())
     }
 }

@@ -271,7 +271,7 @@ impl<'a> Sampler<'a> {
         }
         if options.packed_cache && policy.extrapolates().is_some() {
             return Err(SampleError::Input(format!(
-                "`{}` extrapolates differences of residuals, for which 8 bits are too coarse: leave out --fp8-cache, or +taylor",
+                "`{}` extrapolates differences of residuals, for which 8 bits are too coarse: leave out --fp8-cache, or take a policy without +taylor",
                 policy.name()
             )));
         }

@@ -76,7 +76,7 @@ pub(crate) struct Args {
     /// Codebooks that are verified by real runs, beside the scaled preset
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     verify: u8,
-    /// Times that all prompts are really run, at most
+    /// Times that all prompts are really run, at most; the preset takes one for each order of --taylor that is tried
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
     rounds: u8,
     /// Print errors and the result only
@@ -153,6 +153,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     check_file_writable(&args.out)?;
     let (learning, held_out) = prompts(args, &source)?;
 
+    let orders = args.taylor.map_or_else(|| vec![0, 1, 2], |order| vec![order.into()]);
+    let effort = Effort { orders, verify: args.verify.into(), rounds: args.rounds.into() };
+    if effort.rounds <= effort.orders.len() {
+        bail!(
+            "--rounds {} leaves none for a search, as the preset takes {}: give more, or name the one with --taylor",
+            effort.rounds,
+            effort.orders.len()
+        );
+    }
+
     interrupt::install()?;
     let (_device, pipeline) = args.runs.open(&source)?;
     let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
@@ -173,8 +183,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let opened = Studio::open(&pipeline, requests(&learning), &recorder, &work, &facts, &mut progress)?;
         let (mut studio, traces, flops) = opened;
         let tapes = tapes(&traces, &points, steps, config.timestep_shift)?;
-        let orders = args.taylor.map_or_else(|| vec![0, 1, 2], |order| vec![order.into()]);
-        let effort = Effort { orders, verify: args.verify.into(), rounds: args.rounds.into() };
         let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
         drop(studio);
         let mut judged = None;

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How much work a video was.
+/// How much work a video or its latents were.
 struct Work {
     /// Of the denoising loop.
     flops: u64,
@@ -102,6 +102,30 @@ impl Work {
     }
 }
 
+/// What (A, B) cost, where it is known, for people.
+fn cost(work: Option<&(Work, Work)>) -> Vec<String> {
+    let Some((a, b)) = work else { return vec![] };
+    let part = 100.0 * b.flops as f64 / a.flops as f64;
+    let devices =
+        if a.device == b.device { a.device.clone() } else { format!("{}, the original on {}", b.device, a.device) };
+    let (flops_a, flops_b) = (count(a.flops as f64, "FLOP"), count(b.flops as f64, "FLOP"));
+    let (seconds_a, seconds_b, faster) = (duration(a.seconds), duration(b.seconds), a.seconds / b.seconds);
+    vec![
+        format!("operations           {flops_b}, the original {flops_a} ({part:.1} %, counted)"),
+        format!(
+            "latency              {seconds_b}, the original {seconds_a} ({faster:.2} times faster; denoising on {devices})"
+        ),
+    ]
+}
+
+/// `measured` as text, with what (A, B) cost where it is known.
+fn as_json(mut measured: Value, work: Option<&(Work, Work)>) -> anyhow::Result<String> {
+    if let Some((a, b)) = work {
+        measured["work"] = json!({ "a": a.json(), "b": b.json() });
+    }
+    Ok(serde_json::to_string_pretty(&measured)?)
+}
+
 /// A video or latents; of a run of `adacache compare` the video, and the work it was.
 fn read(path: &Path) -> anyhow::Result<(Media, Option<Work>)> {
     let (report, frames) = (path.join("report.json"), path.join("frames"));
@@ -121,7 +145,7 @@ fn media(args: &Args, a: &Path) -> anyhow::Result<String> {
     match (&a, &b) {
         (Media::Frames(a), None) => one(args, a),
         (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b, work.as_ref()),
-        (Media::Latents(a), Some(Media::Latents(b))) => latents(args, &quality::compare_latents(a, b)?),
+        (Media::Latents(a), Some(Media::Latents(b))) => latents(args, &quality::compare_latents(a, b)?, work.as_ref()),
         (Media::Latents(_), None) => bail!("latents are measured against others: give two files"),
         _ => bail!("one is a video and the other latents: give two of a kind"),
     }
@@ -141,11 +165,7 @@ fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyh
     let (calm_a, calm_b) = (quality::calm(a), quality::calm(b));
     let perceived = args.weights.open()?.perceive(a, &[b])?.swap_remove(0);
     if args.json {
-        let mut all = json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b });
-        if let Some((a, b)) = work {
-            all["work"] = json!({ "a": a.json(), "b": b.json() });
-        }
-        return Ok(serde_json::to_string_pretty(&all)?);
+        return as_json(json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b }), work);
     }
     let Perceived { lpips, stlpips } = perceived;
     let distances: Vec<_> = [(Form::Lpips, lpips), (Form::ShiftTolerant, stlpips)]
@@ -172,22 +192,7 @@ fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyh
             calm_b.motion_smoothness_pixels, calm_a.motion_smoothness_pixels
         ),
     ]);
-    if let Some((a, b)) = work {
-        let part = 100.0 * b.flops as f64 / a.flops as f64;
-        lines.push(format!(
-            "operations           {}, the original {} ({part:.1} %, counted)",
-            count(b.flops as f64, "FLOP"),
-            count(a.flops as f64, "FLOP")
-        ));
-        let devices =
-            if a.device == b.device { a.device.clone() } else { format!("{}, the original on {}", b.device, a.device) };
-        lines.push(format!(
-            "latency              {}, the original {} ({:.2} times faster; denoising on {devices})",
-            duration(b.seconds),
-            duration(a.seconds),
-            a.seconds / b.seconds
-        ));
-    }
+    lines.extend(cost(work));
     if args.frames {
         let perceived =
             |i: usize| distances.iter().map(|(name, d)| format!("  {name} {:.4}", d.frames[i])).collect::<String>();
@@ -199,15 +204,19 @@ fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyh
     Ok(lines.join("\n"))
 }
 
-fn latents(args: &Args, compared: &LatentsCompared) -> anyhow::Result<String> {
+fn latents(args: &Args, compared: &LatentsCompared, work: Option<&(Work, Work)>) -> anyhow::Result<String> {
     if args.json {
-        return Ok(serde_json::to_string_pretty(compared)?);
+        return as_json(serde_json::to_value(compared)?, work);
     }
     let LatentsCompared { relative_l2, relative_l1, max_absolute, same_bits } = compared;
     let bits = if *same_bits { "the same bits" } else { "other bits" };
-    Ok(format!(
-        "relative difference  {relative_l2:.3e} (L2), {relative_l1:.3e} (L1)\nlargest difference   {max_absolute:.3e}\n{bits}"
-    ))
+    let mut lines = vec![
+        format!("relative difference  {relative_l2:.3e} (L2), {relative_l1:.3e} (L1)"),
+        format!("largest difference   {max_absolute:.3e}"),
+        bits.into(),
+    ];
+    lines.extend(cost(work));
+    Ok(lines.join("\n"))
 }
 
 /// What VBench says of the videos.
