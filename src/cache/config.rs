@@ -370,15 +370,17 @@ impl CacheConfig {
         };
         Ok(match taylor {
             Some(order) => {
-                CacheConfig::Taylor(TaylorConfig { order, damping: damping.unwrap_or(1.0), of: Box::new(config) })
+                let whole = Extrapolation::from(order);
+                config.extrapolated(Extrapolation { damping: damping.unwrap_or(whole.damping), ..whole })
             }
             None => config,
         })
     }
 
-    /// The same with reused steps extrapolated by a polynomial of `order` 1 or 2, the whole way.
-    pub fn extrapolated(self, order: usize) -> CacheConfig {
-        CacheConfig::Taylor(TaylorConfig { order, damping: 1.0, of: Box::new(self) })
+    /// The same with reused steps extrapolated; by an order, 1 or 2, the whole way.
+    pub fn extrapolated(self, extrapolation: impl Into<Extrapolation>) -> CacheConfig {
+        let Extrapolation { order, damping } = extrapolation.into();
+        CacheConfig::Taylor(TaylorConfig { order, damping, of: Box::new(self) })
     }
 
     /// The text that [`CacheConfig::from_toml`] reads.
@@ -471,9 +473,8 @@ impl CacheConfig {
             CacheConfig::Pab(config) => Box::new(config.policy(depth, timesteps)),
             CacheConfig::DeltaDit(config) => Box::new(config.policy(depth, timesteps)),
             CacheConfig::TGate(config) => Box::new(config.policy(depth, steps)),
-            CacheConfig::Taylor(TaylorConfig { order, damping, of }) => {
-                let extrapolation = Extrapolation { order: *order, damping: *damping };
-                Box::new(Taylor::new(extrapolation, of.policy(depth, timesteps)))
+            CacheConfig::Taylor(config) => {
+                Box::new(Taylor::new(config.extrapolation(), config.of.policy(depth, timesteps)))
             }
         }
     }

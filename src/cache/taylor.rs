@@ -21,6 +21,13 @@ pub struct Extrapolation {
 /// The whole way, as published.
 const UNDAMPED: f64 = 1.0;
 
+impl From<usize> for Extrapolation {
+    /// Of an order, undamped.
+    fn from(order: usize) -> Extrapolation {
+        Extrapolation { order, damping: UNDAMPED }
+    }
+}
+
 fn undamped() -> f64 {
     UNDAMPED
 }
@@ -43,6 +50,11 @@ pub struct TaylorConfig {
 }
 
 impl TaylorConfig {
+    /// The polynomial.
+    pub fn extrapolation(&self) -> Extrapolation {
+        Extrapolation { order: self.order, damping: self.damping }
+    }
+
     pub(super) fn validate(&self) -> Result<(), CacheError> {
         if !(1..=2).contains(&self.order) {
             return invalid(format!("taylor = {}: the order is 1 or 2", self.order));

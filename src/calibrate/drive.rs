@@ -5,7 +5,7 @@ use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};
 use super::weights;
-use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation, TaylorConfig};
+use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation};
 use crate::pipeline::FlopCount;
 
 /// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
@@ -155,9 +155,7 @@ impl Tried {
 fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrapolation>) -> CacheConfig {
     let config = CacheConfig::AdaCache(config.clone());
     match extrapolation {
-        Some(Extrapolation { order, damping }) => {
-            CacheConfig::Taylor(TaylorConfig { order, damping, of: Box::new(config) })
-        }
+        Some(extrapolation) => config.extrapolated(extrapolation),
         None => config,
     }
 }
@@ -527,9 +525,7 @@ mod tests {
         fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError> {
             self.rounds += 1;
             let extrapolation = match cache {
-                CacheConfig::Taylor(TaylorConfig { order, damping, .. }) => {
-                    Some(Extrapolation { order: *order, damping: *damping })
-                }
+                CacheConfig::Taylor(config) => Some(config.extrapolation()),
                 _ => None,
             };
             let order = extrapolation.map_or(0, |extrapolation| extrapolation.order);

@@ -478,10 +478,10 @@ impl MemberState<'_> {
         if plan != Plan::Reuse {
             self.last_computed = Some(step);
         }
-        if plan.is_computed() && options.compare_folds {
-            self.compare_folds(step)?;
-        }
         if plan.is_computed() {
+            if options.compare_folds {
+                self.compare_folds(step)?;
+            }
             self.output.trace.computed.push(step);
         } else if plan.is_partial() {
             self.output.trace.partial.push(step);
@@ -562,14 +562,11 @@ impl MemberState<'_> {
         part: Part,
     ) -> Result<(), SampleError> {
         match part {
-            Part::Step(plan) if self.runs_half(ws.geometry(), &plan) => {
-                let ws = ws.conditional()?;
-                self.begin(model, &ws, true)?;
-                self.rest(model, &ws, options, plan, false)
-            }
             Part::Lead => self.lead(model, ws),
             Part::Rest(plan) => self.rest(model, ws, options, plan, true),
             Part::Step(plan) => {
+                let half = self.runs_half(ws.geometry(), &plan).then(|| ws.conditional()).transpose()?;
+                let ws = half.as_ref().unwrap_or(ws);
                 self.begin(model, ws, plan != Plan::Reuse)?;
                 self.rest(model, ws, options, plan, false)
             }
