@@ -62,6 +62,32 @@ pub enum MemoryError {
         /// The pointer given.
         ptr: u64,
     },
+    /// `free` of memory that is mapped, which is no allocation of this device.
+    #[error("{ptr:#x} is mapped, not allocated on this device: unmap it")]
+    Mapped {
+        /// The pointer given.
+        ptr: u64,
+    },
+    /// `unmap` of something that is not the start of a mapped region.
+    #[error("{ptr:#x} is not the start of a mapped region")]
+    NotMapped {
+        /// The pointer given.
+        ptr: u64,
+    },
+    /// `map` of a region some of whose addresses are in use on this device.
+    #[error(
+        "{len} bytes at {ptr:#x} overlap {other_len} bytes at {other:#x} that are mapped or allocated: unmap those first"
+    )]
+    Overlap {
+        /// First address of the region.
+        ptr: u64,
+        /// Its length in bytes.
+        len: usize,
+        /// First address of what is there.
+        other: u64,
+        /// The length of that in bytes.
+        other_len: usize,
+    },
 }
 
 fn leaks(live: &[crate::Live]) -> String {

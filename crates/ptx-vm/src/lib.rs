@@ -47,7 +47,7 @@ pub use counters::{
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
-pub use memory::{DevicePtr, Live};
+pub use memory::{DevicePtr, Live, Region};
 
 /// The examples of the README, as tests.
 #[cfg(doctest)]

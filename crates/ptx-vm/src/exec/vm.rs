@@ -6,10 +6,10 @@ use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, MemoryError};
 use crate::ir::Kernel;
-use crate::memory::{Allocation, DevicePtr, Heap, Live, Table};
+use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 /// How a [`Vm`] runs.
@@ -58,7 +58,8 @@ pub struct LaunchStats {
 /// A virtual GPU with its memory and its worker threads.
 pub struct Vm {
     config: VmConfig,
-    table: RwLock<Table>,
+    /// Launches and memory calls work on the table as it was when they began, and nobody waits for anybody.
+    table: RwLock<Arc<Table>>,
     allocated: AtomicUsize,
     peak: AtomicUsize,
     heap: Heap,
@@ -86,8 +87,13 @@ impl Vm {
         }
     }
 
-    fn table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the table for all that begins later.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        change(Arc::make_mut(&mut self.table.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Reserves exactly `bytes` bytes, aligned to 256; their content is undefined until written.
@@ -105,20 +111,42 @@ impl Vm {
         }
         let allocation = Allocation::new(bytes, false, self.config.checked, label).ok_or(full)?;
         let base = allocation.base;
-        self.table.write().unwrap_or_else(PoisonError::into_inner).insert(allocation);
+        self.change(|table| table.insert(allocation));
         let now = self.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
         Ok(base)
     }
 
-    /// Gives an allocation back. The null pointer is allowed and does nothing.
+    /// Gives an allocation back. The null pointer is allowed and does nothing. Launches under way keep the memory until they end.
     pub fn free(&self, ptr: DevicePtr) -> Result<(), MemoryError> {
         if ptr == 0 {
             return Ok(());
         }
-        let gone = self.table.write().unwrap_or_else(PoisonError::into_inner).remove(ptr)?;
+        let gone = self.change(|table| table.remove(ptr))?;
         self.allocated.fetch_sub(gone.len, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The allocation or mapped region that holds `ptr`.
+    pub fn region(&self, ptr: DevicePtr) -> Option<Region> {
+        self.table().find(ptr).cloned().map(Region)
+    }
+
+    /// Lets memory calls and launches of this device use a region from now on; launches under way do not see it. A region that is mapped
+    /// already, or an allocation of this device, stays as it is. What is mapped counts neither as allocated nor as live.
+    ///
+    /// # Errors
+    /// [`MemoryError::Overlap`] when other memory of this device has some of the addresses.
+    pub fn map(&self, region: &Region) -> Result<(), MemoryError> {
+        self.change(|table| table.map(&region.0))
+    }
+
+    /// Ends [`Vm::map`] of the region that begins at `ptr`. Launches under way may use it until they end.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMapped`] when no mapped region begins there.
+    pub fn unmap(&self, ptr: DevicePtr) -> Result<(), MemoryError> {
+        self.change(|table| table.unmap(ptr))
     }
 
     /// Host to device.

@@ -5,7 +5,7 @@ use super::lower::Loc;
 use crate::counters::SourceLine;
 use crate::error::{Fault, LoadError};
 use crate::exec::op::Op;
-use crate::memory::{Allocation, Table};
+use crate::memory::{Allocation, Region, Table};
 use crate::parse::{Init, Space, Top, Ty, Var, parse_instruction, parse_top};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -176,6 +176,20 @@ impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(String::as_str)
+    }
+
+    /// The module-level variables in global and constant memory, in the order of the text: name, address and size.
+    ///
+    /// Kernels of the module use them on every [`crate::Vm`]; memory calls can once they are mapped there, see [`crate::Vm::map`].
+    pub fn variables(&self) -> impl Iterator<Item = (&str, Region)> {
+        let Globals { table, addresses } = &*self.globals;
+        let named = |a: &&Arc<Allocation>| addresses.get(&a.name) == Some(&a.base);
+        table.iter().filter(named).map(|a| (a.name.as_str(), Region(a.clone())))
+    }
+
+    /// The module-level variable of that name in global or constant memory; see [`Module::variables`].
+    pub fn variable(&self, name: &str) -> Option<Region> {
+        self.variables().find(|(n, _)| *n == name).map(|(_, region)| region)
     }
 
     /// The module as PTX text in canonical form: one statement a line, modifiers in the manual's order. Hints and debug sections are left out.

@@ -1,23 +1,53 @@
-//! Global memory: a table of allocations at addresses that are never reused, so that a stale pointer always misses.
+//! Global memory: a table of allocations at addresses that are never reused, so that a stale pointer always misses. Host memory that
+//! kernels may use stands in it at its own addresses, which no allocation gets.
 
 use crate::error::MemoryError;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// First address of global memory; everything below belongs to the windows of the other spaces.
 pub(crate) const GLOBAL_BASE: u64 = 0x0100_0000_0000;
 const ALIGN: u64 = 256;
 
-/// Addresses handed out so far, for all devices of the process: a pointer of one device misses on another.
-static NEXT: AtomicU64 = AtomicU64::new(GLOBAL_BASE);
+/// The addresses of all devices of the process: a pointer of one device misses on another.
+static ADDRESSES: Mutex<Addresses> = Mutex::new(Addresses { next: GLOBAL_BASE, host: Vec::new() });
+
+struct Addresses {
+    /// Addresses below it have been handed out.
+    next: u64,
+    /// First and last address of host memory that devices see.
+    host: Vec<(u64, u64)>,
+}
+
+impl Addresses {
+    fn lock() -> MutexGuard<'static, Addresses> {
+        ADDRESSES.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `span` addresses nobody has had.
+    fn take(&mut self, span: u64) -> Option<u64> {
+        loop {
+            let (base, end) = (self.next, self.next.checked_add(span)?);
+            match self.host.iter().find(|(first, last)| *first < end && base <= *last) {
+                None => {
+                    self.next = end;
+                    return Some(base);
+                }
+                Some((_, last)) => self.next = last.checked_next_multiple_of(ALIGN)?.checked_add(ALIGN)?,
+            }
+        }
+    }
+}
 
 /// One allocation: host memory behind `base .. base + len`.
 pub(crate) struct Allocation {
     pub(crate) base: u64,
     pub(crate) len: usize,
     host: *mut u8,
+    /// The memory belongs to the host program, which sees it at the same addresses.
+    borrowed: bool,
     /// One byte for each byte of memory, 1 where it was written; only in checked mode.
     pub(crate) written: Option<Box<[AtomicU8]>>,
     /// What it is called in reports: empty for anonymous allocations, else the PTX variable or the host program's label.
@@ -47,8 +77,8 @@ impl std::fmt::Display for Live {
     }
 }
 
-/// Freed allocations remembered for reports.
-const FREED: usize = 4096;
+/// Freed allocations and unmapped memory remembered for reports.
+const GONE: usize = 4096;
 
 // SAFETY: the host memory is reached by raw pointers only; what kernels race on is the kernels' business, as on a GPU.
 unsafe impl Send for Allocation {}
@@ -67,9 +97,27 @@ impl Allocation {
         advise(host, len);
         // A gap of one page after each allocation keeps small overruns from landing in a neighbour.
         let span = (len as u64).next_multiple_of(ALIGN) + 4096;
-        let base = NEXT.fetch_add(span, Ordering::Relaxed);
+        let Some(base) = Addresses::lock().take(span) else {
+            // SAFETY: allocated above with this layout.
+            unsafe { dealloc(host, layout) };
+            return None;
+        };
         let written = shadow.then(|| (0..len).map(|_| AtomicU8::new(u8::from(zeroed))).collect());
-        Some(Arc::new(Allocation { base, len, host, written, name: name.to_owned() }))
+        Some(Arc::new(Allocation { base, len, host, borrowed: false, written, name: name.to_owned() }))
+    }
+
+    /// Host memory at its own addresses. None when they cannot be those of a device too.
+    pub(crate) fn borrow(host: *mut u8, len: usize, name: &str) -> Option<Arc<Allocation>> {
+        let base = host as u64;
+        let last = base.checked_add((len as u64).checked_sub(1)?)?;
+        // The end is an address as well.
+        last.checked_add(1)?;
+        let mut addresses = Addresses::lock();
+        if base < addresses.next {
+            return None;
+        }
+        addresses.host.push((base, last));
+        Some(Arc::new(Allocation { base, len, host, borrowed: true, written: None, name: name.to_owned() }))
     }
 
     /// Host address of the first byte.
@@ -109,56 +157,105 @@ fn advise(host: *mut u8, len: usize) {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        if self.borrowed {
+            let range = (self.base, self.base + (self.len as u64 - 1));
+            let mut addresses = Addresses::lock();
+            if let Some(at) = addresses.host.iter().position(|r| *r == range) {
+                addresses.host.swap_remove(at);
+            }
+            return;
+        }
         // SAFETY: allocated in `new` with this very layout.
         unsafe { dealloc(self.host, Layout::from_size_align_unchecked(self.len.max(1), ALIGN as usize)) };
     }
 }
 
-/// The live allocations of a device, sorted by address (addresses only grow, so a push keeps the order).
+/// The memory a device can use: its live allocations and what is mapped, sorted by address.
 #[derive(Default, Clone)]
 pub(crate) struct Table {
     live: Vec<Arc<Allocation>>,
-    /// The number of each of those.
-    numbers: Vec<u64>,
+    /// The number of each of those; none for what is mapped.
+    numbers: Vec<Option<u64>>,
     made: u64,
-    /// Address and size of what was freed last.
-    freed: VecDeque<(u64, usize)>,
+    /// What went last.
+    gone: VecDeque<Gone>,
+}
+
+/// Memory that was freed or unmapped.
+#[derive(Clone, Copy)]
+struct Gone {
+    base: u64,
+    len: usize,
+    mapped: bool,
 }
 
 impl Table {
     pub(crate) fn insert(&mut self, allocation: Arc<Allocation>) {
         let at = self.live.partition_point(|a| a.base < allocation.base);
         self.live.insert(at, allocation);
-        self.numbers.insert(at, self.made);
+        self.numbers.insert(at, Some(self.made));
         self.made += 1;
     }
 
     pub(crate) fn remove(&mut self, ptr: u64) -> Result<Arc<Allocation>, MemoryError> {
         match self.live.binary_search_by_key(&ptr, |a| a.base) {
-            Ok(at) => {
-                self.numbers.remove(at);
-                if self.freed.len() == FREED {
-                    self.freed.pop_front();
-                }
-                self.freed.push_back((ptr, self.live[at].len));
-                Ok(self.live.remove(at))
-            }
-            Err(_) => Err(match self.freed.iter().rfind(|(base, _)| *base == ptr) {
-                Some((_, len)) => MemoryError::FreedTwice { ptr, len: *len },
+            Ok(at) if self.numbers[at].is_some() => Ok(self.take(at)),
+            Ok(_) => Err(MemoryError::Mapped { ptr }),
+            Err(_) => Err(match self.gone.iter().rfind(|gone| gone.base == ptr && !gone.mapped) {
+                Some(gone) => MemoryError::FreedTwice { ptr, len: gone.len },
                 None => MemoryError::NotAllocated { ptr },
             }),
         }
     }
 
+    /// Adds memory that is no allocation of this device, unless it is there already.
+    pub(crate) fn map(&mut self, region: &Arc<Allocation>) -> Result<(), MemoryError> {
+        let at = self.live.partition_point(|a| a.base <= region.base);
+        let before = at.checked_sub(1).map(|at| &self.live[at]);
+        if before.is_some_and(|a| Arc::ptr_eq(a, region)) {
+            return Ok(());
+        }
+        let before = before.filter(|a| a.base == region.base || a.end() > region.base);
+        if let Some(other) = before.or(self.live.get(at).filter(|a| a.base < region.end())) {
+            return Err(MemoryError::Overlap {
+                ptr: region.base,
+                len: region.len,
+                other: other.base,
+                other_len: other.len,
+            });
+        }
+        self.live.insert(at, region.clone());
+        self.numbers.insert(at, None);
+        Ok(())
+    }
+
+    /// Ends what [`Table::map`] began.
+    pub(crate) fn unmap(&mut self, ptr: u64) -> Result<(), MemoryError> {
+        match self.live.binary_search_by_key(&ptr, |a| a.base) {
+            Ok(at) if self.numbers[at].is_none() => {
+                self.take(at);
+                Ok(())
+            }
+            _ => Err(MemoryError::NotMapped { ptr }),
+        }
+    }
+
+    /// Removes an entry and remembers it for reports.
+    fn take(&mut self, at: usize) -> Arc<Allocation> {
+        let (allocation, number) = (self.live.remove(at), self.numbers.remove(at));
+        if self.gone.len() == GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(Gone { base: allocation.base, len: allocation.len, mapped: number.is_none() });
+        allocation
+    }
+
     /// What has not been freed, in the order of addresses.
     pub(crate) fn list(&self) -> Vec<Live> {
-        let entry = |(a, number): (&Arc<Allocation>, &u64)| Live {
-            ptr: a.base,
-            bytes: a.len,
-            number: *number,
-            label: a.name.clone(),
+        let entry = |(a, number): (&Arc<Allocation>, &Option<u64>)| {
+            Some(Live { ptr: a.base, bytes: a.len, number: (*number)?, label: a.name.clone() })
         };
-        self.live.iter().zip(&self.numbers).map(entry).collect()
+        self.live.iter().zip(&self.numbers).filter_map(entry).collect()
     }
 
     /// The allocation that holds `addr`, if any.
@@ -186,12 +283,13 @@ impl Table {
         if addr == 0 {
             return ": the null pointer".to_owned();
         }
-        // Addresses are never used again, so a freed one is known by itself.
-        if let Some((base, size)) = self.freed.iter().rfind(|(base, len)| addr >= *base && addr - base < *len as u64) {
-            let (into, end) = (addr - base, base + *size as u64);
-            return format!(
-                ": {into} bytes into the allocation {base:#x}..{end:#x} ({size} bytes), which has been freed"
-            );
+        // Addresses of allocations are never used again, so a freed one is known by itself. Those of host memory are: what is there now
+        // goes before what was there.
+        let stale = || self.gone.iter().rfind(|gone| addr >= gone.base && addr - gone.base < gone.len as u64);
+        if let (None, Some(Gone { base, len, mapped })) = (self.find(addr), stale()) {
+            let (into, end) = (addr - base, base + *len as u64);
+            let (what, how) = if *mapped { ("region", "unmapped") } else { ("allocation", "freed") };
+            return format!(": {into} bytes into the {what} {base:#x}..{end:#x} ({len} bytes), which has been {how}");
         }
         let at = self.live.partition_point(|a| a.base <= addr);
         let before = at.checked_sub(1).and_then(|at| self.live.get(at));
@@ -230,12 +328,30 @@ impl Table {
         best.map_or_else(|| ": nothing is allocated".to_owned(), |(_, text)| text)
     }
 
-    /// Whether nothing has ever been allocated.
+    /// Whether nothing has ever been allocated or mapped.
     pub(crate) fn is_new(&self) -> bool {
-        self.made == 0
+        self.live.is_empty() && self.gone.is_empty()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
         self.live.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALIGN, Addresses};
+
+    #[test]
+    fn device_addresses_go_around_host_memory() {
+        let at = |n: u64| n * ALIGN;
+        let mut addresses = Addresses { next: at(10), host: vec![(at(30), at(40) - 1), (at(12) + 1, at(13) + 5)] };
+        // Up to the first range, behind it, and behind the second in one step.
+        assert_eq!(addresses.take(at(2)), Some(at(10)));
+        assert_eq!(addresses.take(at(1)), Some(at(15)));
+        assert_eq!(addresses.take(at(14)), Some(at(16)));
+        assert_eq!(addresses.take(at(100)), Some(at(41)));
+        assert_eq!(addresses.take(u64::MAX - at(100)), None);
+        assert_eq!(addresses.take(at(1)), Some(at(141)));
     }
 }

@@ -2,12 +2,14 @@
 
 mod global;
 mod heap;
+mod region;
 
 pub use global::Live;
 pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
 pub(crate) use heap::Heap;
+pub use region::Region;
 
-/// A device address. Null is 0; every allocation starts at a multiple of 256.
+/// A device address. Null is 0; every allocation starts at a multiple of 256. Host memory that is mapped has its own addresses.
 pub type DevicePtr = u64;
 
 /// Generic addresses of the other spaces: each is a window of 4 GiB below global memory.
