@@ -562,3 +562,31 @@ fn memory_calls_are_checked() {
     assert!(vm.free(p).is_err());
     assert!(vm.read(p, &mut [0; 1]).is_err());
 }
+
+#[test]
+fn kernels_tell_their_limits() {
+    let kernel = |directive: &str, frame: &str| {
+        let text =
+            format!("{HEAD}.visible .entry k() {directive} {{ .reg .b32 %r<2>;\n{frame}\nmov.u32 %r1, 1;\nret;\n}}");
+        Module::parse("t.ptx", &text).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let limits = |kernel: &ptx_vm::Kernel| (kernel.max_threads(), kernel.required_block(), kernel.local_bytes());
+    assert_eq!(limits(&kernel(".maxntid 32, 4, 1", ".local .align 8 .b8 frame[24];")), (Some(128), None, 24));
+    assert_eq!(limits(&kernel(".reqntid 32", "")), (None, Some([32, 1, 1]), 0));
+}
+
+#[test]
+fn decode_all_names_every_kernel_that_cannot_be_decoded() {
+    let entry = |name: &str, body: &str| format!(".visible .entry {name}() {{ .reg .b32 %r<4>;\n{body}\nret; }}\n");
+    let text = [
+        HEAD.to_owned(),
+        entry("a", "mov.u32 %r1, 1;"),
+        entry("b", "frobnicate.u32 %r1, 1;"),
+        entry("c", "mov.u32 %r1, 2;"),
+        entry("d", "mov.u32 %r1, undeclared;"),
+    ];
+    let module = Module::parse("t.ptx", &text.concat()).unwrap();
+    let failed: Vec<(&str, u32)> = module.decode_all().into_iter().map(|(entry, error)| (entry, error.line)).collect();
+    assert_eq!(failed, [("b", 8), ("d", 14)]);
+    assert!(module.kernel("a").is_ok() && module.kernel("c").is_ok() && module.kernel("d").is_err());
+}

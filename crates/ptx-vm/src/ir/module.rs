@@ -207,6 +207,11 @@ impl Module {
         kernels.insert(entry.to_owned(), kernel.clone());
         Ok(kernel)
     }
+
+    /// Decodes every kernel that has not been decoded before, and gives the names of those that cannot be, with the reason.
+    pub fn decode_all(&self) -> Vec<(&str, LoadError)> {
+        self.entries().filter_map(|entry| Some((entry, self.kernel(entry).err()?))).collect()
+    }
 }
 
 impl Kernel {
@@ -258,6 +263,16 @@ impl Kernel {
     /// Threads a block must have in x, y, z, when the PTX says so (`.reqntid`).
     pub fn required_block(&self) -> Option<[u32; 3]> {
         self.reqntid
+    }
+
+    /// The most threads a block may have, when the PTX says so (`.maxntid`; of several dimensions the product).
+    pub fn max_threads(&self) -> Option<u64> {
+        self.maxntid
+    }
+
+    /// Local memory of a thread in bytes; for recursive functions and `alloca` [`crate::VmConfig::stack_bytes`] come on top.
+    pub fn local_bytes(&self) -> usize {
+        self.local_bytes
     }
 
     /// Static shared memory in bytes.
