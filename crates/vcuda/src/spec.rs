@@ -258,6 +258,35 @@ impl Error for SpecError {}
 pub const DEVICES: &str = "VCUDA_DEVICES";
 /// The variable that gives all of them the same memory.
 pub const MEMORY: &str = "VCUDA_MEMORY";
+/// The variable that says which CUDA version the driver is of.
+pub const DRIVER: &str = "VCUDA_DRIVER";
+/// The CUDA version (12.8) of a driver of which nothing is said.
+pub const DEFAULT_DRIVER: u32 = 12080;
+
+/// The driver branches by the CUDA version that came with them, oldest first.
+pub const RELEASES: [(u32, u32); 21] = [
+    (11000, 450),
+    (11010, 455),
+    (11020, 460),
+    (11030, 465),
+    (11040, 470),
+    (11050, 495),
+    (11060, 510),
+    (11070, 515),
+    (11080, 520),
+    (12000, 525),
+    (12010, 530),
+    (12020, 535),
+    (12030, 545),
+    (12040, 550),
+    (12050, 555),
+    (12060, 560),
+    (12070, 565),
+    (12080, 570),
+    (12090, 575),
+    (13000, 580),
+    (13010, 590),
+];
 
 /// As many as there are numbers of PCI buses.
 const MOST: usize = 255;
@@ -296,8 +325,34 @@ pub fn parse(devices: Option<&str>, memory: Option<&str>) -> Result<Vec<Spec>, S
     Ok(specs)
 }
 
-/// As [`parse`], with the environment's variables. One that is not Unicode is an error too.
-pub fn from_environment() -> Result<Vec<Spec>, SpecError> {
+/// The CUDA version of the driver, as `VCUDA_DRIVER` says it: 1000 times the major, 10 times the minor version; `None` where it is not set.
+///
+/// # Errors
+///
+/// Anything but such a number, from the oldest of [`RELEASES`] on.
+pub fn parse_driver(driver: Option<&str>) -> Result<u32, SpecError> {
+    let Some(text) = driver else { return Ok(DEFAULT_DRIVER) };
+    let version = whole(text.trim()).and_then(|version| u32::try_from(version).ok());
+    // Minor versions are of one digit so far; two fit.
+    version.filter(|version| (RELEASES[0].0..20000).contains(version) && version.is_multiple_of(10)).ok_or_else(|| {
+        let reason =
+            "no CUDA version: 1000 times the major and 10 times the minor version, such as 11080 for 11.8, from 11000";
+        SpecError { variable: DRIVER, entry: text.into(), reason: reason.into() }
+    })
+}
+
+/// The driver branch, such as 570, of a CUDA version: that of the newest of [`RELEASES`] not newer than it.
+pub fn branch(driver: u32) -> u32 {
+    let newest = RELEASES.iter().rev().find(|(cuda, _)| *cuda <= driver);
+    newest.unwrap_or(&RELEASES[0]).1
+}
+
+/// What the environment says: the GPUs, as [`parse`] understands them, and the driver's CUDA version, as [`parse_driver`] does.
+///
+/// # Errors
+///
+/// Theirs, and a variable that is not Unicode.
+pub fn from_environment() -> Result<(Vec<Spec>, u32), SpecError> {
     let read = |variable| match std::env::var_os(variable) {
         None => Ok(None),
         Some(text) => text.into_string().map(Some).map_err(|text| SpecError {
@@ -306,7 +361,7 @@ pub fn from_environment() -> Result<Vec<Spec>, SpecError> {
             reason: "this is not Unicode".into(),
         }),
     };
-    parse(read(DEVICES)?.as_deref(), read(MEMORY)?.as_deref())
+    Ok((parse(read(DEVICES)?.as_deref(), read(MEMORY)?.as_deref())?, parse_driver(read(DRIVER)?.as_deref())?))
 }
 
 fn entry(ordinal: u32, text: &str) -> Result<Spec, String> {
@@ -632,6 +687,18 @@ mod tests {
         let many = vec!["sm_80"; 256].join(",");
         assert!(refused(&many).contains("at most 255"), "{}", refused(&many));
         assert_eq!(parsed(&many[..many.len() - 6]).len(), 255);
+    }
+
+    #[test]
+    fn the_driver_is_of_a_cuda_version() {
+        assert_eq!(parse_driver(None), Ok(12080));
+        assert_eq!(parse_driver(Some("11080")), Ok(11080));
+        for wrong in ["", "11.8", "11", "10020", "12085", "-12080", "120800"] {
+            let error = parse_driver(Some(wrong)).unwrap_err();
+            assert_eq!((error.variable, error.entry.as_str()), (DRIVER, wrong));
+            assert!(error.to_string().contains("such as 11080 for 11.8"), "{error}");
+        }
+        assert_eq!([11000, 11080, 12060, 12080, 13000, 19990].map(branch), [450, 520, 560, 570, 580, 590]);
     }
 
     #[test]
