@@ -1,12 +1,16 @@
-"""Writes crates/vcuda/symbols.txt: every function that libcuda.so.1 exports by the headers of CUDA 11.8, 12.9 and 13.5.
+"""Writes what is known of the exports of NVIDIA's libraries: crates/vcuda/symbols.txt and crates/vcuda/nvml/src/unsupported.rs.
 
-    python3 tools/driver_symbols.py            # write the list again; needs pip and nothing else
-    python3 tools/driver_symbols.py --check    # compare it with what is there; exit 1 on a difference
+    python3 tools/driver_symbols.py            # write both again; needs pip and nothing else
+    python3 tools/driver_symbols.py --check    # compare them with what is there; exit 1 on a difference
 
-The headers come from the wheels nvidia-cuda-runtime(-cu11, -cu12) of PyPI. What is taken from them are facts: names and the versions
-that introduced them. The typedefs say which versions a function has (PFN_cuMemAlloc_v2000, PFN_cuMemAlloc_v3020; PFN_cuMemcpyHtoD_v7000_ptds
-is the form for the per-thread default stream). The n-th version is exported as NAME, NAME_v2, NAME_v3 …; that every name which
-the headers declare or define is found by this rule, and no other name, is checked.
+The headers come from wheels of PyPI. What is taken from them are facts: names and the versions that introduced them.
+
+symbols.txt: every function that libcuda.so.1 exports by the headers of CUDA 11.8, 12.9 and 13.5. The typedefs say which versions
+a function has (PFN_cuMemAlloc_v2000, PFN_cuMemAlloc_v3020; PFN_cuMemcpyHtoD_v7000_ptds is the form for the per-thread default stream).
+The n-th version is exported as NAME, NAME_v2, NAME_v3 …; that every name which the headers declare or define is found by this
+rule, and no other name, is checked.
+
+unsupported.rs: every function of nvml.h that crates/vcuda/nvml/src/lib.rs does not have.
 """
 
 import argparse
@@ -19,7 +23,11 @@ import tempfile
 import zipfile
 
 WHEELS = ["nvidia-cuda-runtime-cu11==11.8.89", "nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-runtime==13.5.37"]
-LIST = pathlib.Path(__file__).resolve().parent.parent / "crates/vcuda/symbols.txt"
+NVML_WHEELS = ["nvidia-nvml-dev-cu12==12.9.79", "nvidia-nvml-dev==13.5.37"]
+CRATES = pathlib.Path(__file__).resolve().parent.parent / "crates/vcuda"
+LIST = CRATES / "symbols.txt"
+NVML = CRATES / "nvml/src/lib.rs"
+UNSUPPORTED = CRATES / "nvml/src/unsupported.rs"
 # Headers of the driver API, each with its typedefs. cudaD3D*.h are for Windows.
 HEADERS = ["cuda", "cudaEGL", "cudaGL", "cudaProfiler", "cudaVDPAU"]
 
@@ -31,26 +39,56 @@ HEAD = """\
 # (`legacy` default stream or `per-thread` default stream). An exported name has a second line where it serves a second base name.
 """
 
+NVML_HEAD = """\
+//! The functions of nvml.h ({wheels} of PyPI) that are not in lib.rs.
+//!
+//! Made by: python3 tools/driver_symbols.py
+
+not_supported! {{
+"""
+
 TYPEDEF = re.compile(r"typedef\s+CUresult\s*\(\s*CUDAAPI\s*\*\s*PFN_(cu\w+?)_v(\d+)(_ptsz|_ptds)?\s*\)")
 DECLARED = re.compile(r"\bCUresult\s+CUDAAPI\s+(cu\w+)\s*\(")
 DEFINED = re.compile(r"^[ \t]*#define[ \t]+(cu\w+)[ \t]+(?:__CUDA_API_(PTSZ|PTDS)\((cu\w+)\)|(cu\w+))[ \t]*$", re.MULTILINE)
 NAME = re.compile(r"\bcu[A-Z]\w*")
+NVML_DECLARED = re.compile(r"\bDECLDIR\s+(?:char\s*\*\s*)?(nvml\w+)\s*\(")
+NVML_DONE = re.compile(r"\bfn (nvml\w+)\(")
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # Defined in the header itself, for code that is compiled for the per-thread default stream: not exported.
 INLINE = re.compile(r"static\s+inline\s+CUresult\s+(cu\w+)\s*\(")
 
 
-def headers(wheel, folder):
-    """The text of the headers of a wheel, without comments: (CUDA version, all of them)."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, wheel]
-    subprocess.run([*command, "--platform", "manylinux2014_x86_64"], check=True)
-    (file,) = pathlib.Path(folder).glob("*.whl")
-    wanted = {f"{name}{kind}.h" for name in HEADERS for kind in ("", "Typedefs")}
-    with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] in wanted]
-        text = "\n".join(archive.read(name).decode("utf-8", "replace") for name in sorted(names))
-    text = COMMENT.sub(" ", text)
-    return int(re.search(r"#define\s+CUDA_VERSION\s+(\d+)", text)[1]), text
+def headers(wheel, names):
+    """The text of the headers of these names in a wheel, without comments."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, wheel]
+        subprocess.run([*command, "--platform", "manylinux2014_x86_64"], check=True)
+        (file,) = pathlib.Path(folder).glob("*.whl")
+        with zipfile.ZipFile(file) as archive:
+            found = [name for name in sorted(archive.namelist()) if name.rsplit("/", 1)[-1] in names]
+            return COMMENT.sub(" ", "\n".join(archive.read(name).decode("utf-8", "replace") for name in found))
+
+
+def driver():
+    """The text of symbols.txt."""
+    texts = {}
+    for wheel in WHEELS:
+        text = headers(wheel, {f"{name}{kind}.h" for name in HEADERS for kind in ("", "Typedefs")})
+        texts[int(re.search(r"#define\s+CUDA_VERSION\s+(\d+)", text)[1])] = text
+    shown = ", ".join(f"{version // 1000}.{version % 1000 // 10}" for version in sorted(texts))
+    lines = symbols(texts)
+    print(f"{LIST.name}: {len({name for name, *_ in lines})} exported names of {len({line[1] for line in lines})} functions")
+    return HEAD.format(versions=shown, wheels=", ".join(WHEELS)) + "".join(f"{' '.join(map(str, line))}\n" for line in lines)
+
+
+def nvml():
+    """The text of unsupported.rs."""
+    declared = {name for wheel in NVML_WHEELS for name in NVML_DECLARED.findall(headers(wheel, {"nvml.h"}))}
+    done = set(NVML_DONE.findall(NVML.read_text()))
+    if invented := sorted(done - declared):
+        sys.exit(f"in {NVML.name}, but in no header: {invented}")
+    print(f"{UNSUPPORTED.name}: {len(declared - done)} functions of {len(declared)}")
+    return NVML_HEAD.format(wheels=", ".join(NVML_WHEELS)) + "".join(f"    {name}\n" for name in sorted(declared - done)) + "}\n"
 
 
 def symbols(texts):
@@ -102,20 +140,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the list that is there")
     arguments = parser.parse_args()
-    texts = {}
-    for wheel in WHEELS:
-        with tempfile.TemporaryDirectory() as folder:
-            version, text = headers(wheel, folder)
-            texts[version] = text
-    shown = ", ".join(f"{version // 1000}.{version % 1000 // 10}" for version in sorted(texts))
-    lines = symbols(texts)
-    text = HEAD.format(versions=shown, wheels=", ".join(WHEELS)) + "".join(f"{' '.join(map(str, line))}\n" for line in lines)
-    if arguments.check:
-        if LIST.read_text() != text:
-            sys.exit(f"{LIST.name} is not what the headers say: run tools/driver_symbols.py")
-        return
-    LIST.write_text(text)
-    print(f"{LIST.name}: {len({name for name, *_ in lines})} exported names of {len({line[1] for line in lines})} functions")
+    for path, text in [(LIST, driver()), (UNSUPPORTED, nvml())]:
+        if not arguments.check:
+            path.write_text(text)
+        elif path.read_text() != text:
+            sys.exit(f"{path.name} is not what the headers say: run tools/driver_symbols.py")
 
 
 if __name__ == "__main__":

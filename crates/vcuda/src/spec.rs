@@ -36,6 +36,8 @@ pub struct Chip {
     pub threads_per_unit: u32,
     /// Resident blocks of a multiprocessor.
     pub blocks_per_unit: u32,
+    /// f32 lanes of a multiprocessor, which NVIDIA calls cores.
+    pub lanes_per_unit: u32,
     /// f32 operations in the time of one of f64.
     pub single_to_double: u32,
     /// Whether the memory corrects errors.
@@ -86,6 +88,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 0,
         threads_per_unit: 1024,
         blocks_per_unit: 16,
+        lanes_per_unit: 64,
         single_to_double: 32,
         ecc: true,
         power_limit: 70_000,
@@ -104,6 +107,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 2048,
         blocks_per_unit: 32,
+        lanes_per_unit: 64,
         single_to_double: 2,
         ecc: true,
         power_limit: 400_000,
@@ -122,6 +126,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 1536,
         blocks_per_unit: 16,
+        lanes_per_unit: 128,
         single_to_double: 64,
         ecc: true,
         power_limit: 300_000,
@@ -140,6 +145,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 1536,
         blocks_per_unit: 16,
+        lanes_per_unit: 128,
         single_to_double: 64,
         ecc: false,
         power_limit: 60_000,
@@ -158,6 +164,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 1536,
         blocks_per_unit: 24,
+        lanes_per_unit: 128,
         single_to_double: 64,
         ecc: true,
         power_limit: 350_000,
@@ -176,6 +183,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 2048,
         blocks_per_unit: 32,
+        lanes_per_unit: 128,
         single_to_double: 2,
         ecc: true,
         power_limit: 700_000,
@@ -194,6 +202,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 2048,
         blocks_per_unit: 32,
+        lanes_per_unit: 128,
         single_to_double: 2,
         ecc: true,
         power_limit: 1_000_000,
@@ -212,6 +221,7 @@ pub const CHIPS: [Chip; 8] = [
         shared_reserved: 1 << 10,
         threads_per_unit: 1536,
         blocks_per_unit: 24,
+        lanes_per_unit: 128,
         single_to_double: 64,
         ecc: true,
         power_limit: 600_000,
@@ -333,7 +343,6 @@ pub fn parse(devices: Option<&str>, memory: Option<&str>) -> Result<Vec<Spec>, S
 pub fn parse_driver(driver: Option<&str>) -> Result<u32, SpecError> {
     let Some(text) = driver else { return Ok(DEFAULT_DRIVER) };
     let version = whole(text.trim()).and_then(|version| u32::try_from(version).ok());
-    // Minor versions are of one digit so far; two fit.
     version.filter(|version| (RELEASES[0].0..20000).contains(version) && version.is_multiple_of(10)).ok_or_else(|| {
         let reason =
             "no CUDA version: 1000 times the major and 10 times the minor version, such as 11080 for 11.8, from 11000";
