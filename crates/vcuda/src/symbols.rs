@@ -8,7 +8,7 @@ const LIST: &str = include_str!("../symbols.txt");
 
 /// An exported function, as one base name knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Symbol {
+pub(crate) struct Symbol {
     /// Name that is exported, such as `cuMemcpyHtoD_v2_ptds`.
     pub exported: &'static str,
     /// Name that `cuGetProcAddress` is asked for, such as `cuMemcpyHtoD`.
@@ -21,7 +21,7 @@ pub struct Symbol {
 
 /// What [`find`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// The exported name of the function to answer with.
     Symbol(&'static str),
     /// There is such a function, but no form of it as old as the version asked for (`CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`).
@@ -32,10 +32,11 @@ pub enum Found {
 
 /// Every function, in the order of the list: by base name, the legacy forms first, the oldest first. An exported name stands twice where two
 /// base names lead to it.
-pub static SYMBOLS: LazyLock<Vec<Symbol>> = LazyLock::new(|| parse(LIST));
+pub(crate) static SYMBOLS: LazyLock<Vec<Symbol>> = LazyLock::new(|| parse(LIST));
 
 /// Every exported name once, sorted.
-pub static ALL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+#[cfg(test)]
+pub(crate) static ALL: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let mut names: Vec<_> = SYMBOLS.iter().map(|symbol| symbol.exported).collect();
     names.sort_unstable();
     names.dedup();
@@ -69,7 +70,7 @@ fn parse(list: &'static str) -> Vec<Symbol> {
 ///
 /// `name` is a base name: as the documentation of `cuGetProcAddress` has it, an exported name such as `cuMemAlloc_v2` is not known. A
 /// `cuda_version` above `driver` finds what `driver` finds; `CUDA_ERROR_INVALID_VALUE`, the documented answer, is for the caller to give.
-pub fn find(name: &str, cuda_version: u32, per_thread: bool, driver: u32) -> Found {
+pub(crate) fn find(name: &str, cuda_version: u32, per_thread: bool, driver: u32) -> Found {
     let forms = BY_BASE.get(name).map(Vec::as_slice).unwrap_or_default();
     let known = || forms.iter().filter(|form| form.version <= driver);
     let newest = |threaded| {
