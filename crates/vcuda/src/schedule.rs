@@ -256,7 +256,7 @@ fn code_of(fault: &Fault) -> Code {
     match fault.kind {
         FaultKind::OutOfBounds | FaultKind::Uninitialised => Code::ILLEGAL_ADDRESS,
         FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
-        FaultKind::Budget => Code::LAUNCH_TIMEOUT,
+        FaultKind::Budget | FaultKind::Interrupted => Code::LAUNCH_TIMEOUT,
         FaultKind::StackOverflow => Code::HARDWARE_STACK_ERROR,
         FaultKind::Trap if fault.message.contains("assert") => Code::ASSERT,
         FaultKind::Launch => Code::INVALID_VALUE,

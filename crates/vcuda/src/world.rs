@@ -307,6 +307,7 @@ impl World {
         let config = VmConfig {
             memory_limit: Some(self.devices[device].spec.memory as usize),
             checked: self.settings.checked,
+            block_order,
             ..VmConfig::default()
         };
         let vm = Arc::new(Vm::new(config));
