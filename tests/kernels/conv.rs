@@ -1,8 +1,6 @@
 //! conv.cu against an f64 convolution written out: pads, strides, upsampling, frames out of channels, bands, both tiles.
 
-use super::harness::{
-    Random, assert_close, assert_same_bits, checked_vm, devices, epsilon, for_each, poisoned, round, tensor,
-};
+use super::harness::{Random, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor};
 use adacache::device::Device;
 use adacache::ops::conv::{Band, Geometry, Input, conv, needed_rows};
 use adacache::tensor::{DType, Tensor};
@@ -258,24 +256,25 @@ fn runs_give_the_same_bits() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device = checked_vm();
-    let zeros = |shape: &[usize], dtype| Tensor::zeros(&device, shape, dtype).unwrap();
-    let (x, w) = (zeros(&[1, 4, 4, 8], DType::F32), zeros(&[8, 1, 3, 3, 8], DType::F32));
-    let out = zeros(&[1, 4, 4, 8], DType::F32);
-    let geometry = Geometry { pad: 1, ..Geometry::default() };
-    let whole = Band { first: 0, rows: 4 };
-    let call = |input: &Input<'_>, w: &Tensor, band, out: &Tensor| {
-        conv(input, w, None, 1.0, &geometry, None, band, out).map_err(|e| e.to_string())
-    };
-    call(&Input::whole(&x), &w, whole, &out).unwrap();
-    let error = call(&Input { x: &x, height: 8, first: 2 }, &w, whole, &out).unwrap_err();
-    assert!(error.contains("rows 0..5 for this band"), "{error}");
-    let error = call(&Input::whole(&x), &w, Band { first: 3, rows: 2 }, &out).unwrap_err();
-    assert!(error.contains("within 4 rows"), "{error}");
-    assert!(call(&Input::whole(&x), &w, whole, &x).unwrap_err().contains("overlaps"));
-    assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 16], DType::F32), whole, &out).is_err());
-    assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 8], DType::Bf16), whole, &out).is_err());
-    let narrow = (zeros(&[1, 4, 4, 12], DType::F32), zeros(&[8, 1, 3, 3, 12], DType::F32));
-    let error = call(&Input::whole(&narrow.0), &narrow.1, whole, &out).unwrap_err();
-    assert!(error.contains("multiples of 8"), "{error}");
+    for device in devices() {
+        let zeros = |shape: &[usize], dtype| Tensor::zeros(device, shape, dtype).unwrap();
+        let (x, w) = (zeros(&[1, 4, 4, 8], DType::F32), zeros(&[8, 1, 3, 3, 8], DType::F32));
+        let out = zeros(&[1, 4, 4, 8], DType::F32);
+        let geometry = Geometry { pad: 1, ..Geometry::default() };
+        let whole = Band { first: 0, rows: 4 };
+        let call = |input: &Input<'_>, w: &Tensor, band, out: &Tensor| {
+            conv(input, w, None, 1.0, &geometry, None, band, out).map_err(|e| e.to_string())
+        };
+        call(&Input::whole(&x), &w, whole, &out).unwrap();
+        let error = call(&Input { x: &x, height: 8, first: 2 }, &w, whole, &out).unwrap_err();
+        assert!(error.contains("rows 0..5 for this band"), "{error}");
+        let error = call(&Input::whole(&x), &w, Band { first: 3, rows: 2 }, &out).unwrap_err();
+        assert!(error.contains("within 4 rows"), "{error}");
+        assert!(call(&Input::whole(&x), &w, whole, &x).unwrap_err().contains("overlaps"));
+        assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 16], DType::F32), whole, &out).is_err());
+        assert!(call(&Input::whole(&x), &zeros(&[8, 1, 3, 3, 8], DType::Bf16), whole, &out).is_err());
+        let narrow = (zeros(&[1, 4, 4, 12], DType::F32), zeros(&[8, 1, 3, 3, 12], DType::F32));
+        let error = call(&Input::whole(&narrow.0), &narrow.1, whole, &out).unwrap_err();
+        assert!(error.contains("multiples of 8"), "{error}");
+    }
 }

@@ -3,19 +3,9 @@
 //! The bound is FlashAttention's: a kernel may err at most twice as much as a naive computation in the same dtype does,
 //! plus a floor for cases where the naive one is exact by luck. Both errors are against f64 on the same rounded inputs.
 
-use adacache::device::{Device, Memory, VmConfig};
+use adacache::device::{Device, Memory};
 use adacache::tensor::DType;
 use half::{bf16, f16};
-
-/// The VM, as a user gets it.
-pub fn vm() -> Device {
-    Device::vm(VmConfig::default())
-}
-
-/// The VM with every check on: a fault in a kernel fails the launch.
-pub fn checked_vm() -> Device {
-    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
-}
 
 /// xorshift64*: the same inputs on every run.
 pub struct Random(u64);
