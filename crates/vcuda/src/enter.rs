@@ -107,12 +107,12 @@ impl Driver {
     }
 }
 
-/// Runs the body of a function.
+/// Runs the body of a function. Not generic, or there would be three hundred copies of it.
 pub(crate) fn call(
     name: &'static str,
     needs: Needs,
     per_thread: bool,
-    body: impl FnOnce(&mut Driver) -> Answer,
+    body: &mut dyn FnMut(&mut Driver) -> Answer,
 ) -> u32 {
     let run = || {
         if THREAD.with(|thread| thread.in_callback.get()) && needs != Needs::Bare {
@@ -188,10 +188,11 @@ macro_rules! api {
         #[unsafe(no_mangle)]
         pub(crate) unsafe extern "C" fn $exported($($arg: $ty),*) -> u32 {
             let needs = $crate::enter::Needs::$needs;
-            $crate::enter::call(stringify!($name), needs, $per_thread, |$d: &mut $crate::enter::Driver| {
+            let mut body = |$d: &mut $crate::enter::Driver| -> $crate::code::Answer {
                 let _ = &$d;
                 $body
-            })
+            };
+            $crate::enter::call(stringify!($name), needs, $per_thread, &mut body)
         }
     };
     ($needs:ident fn $name:ident / $ptds:ident $signature:tt $body:block $($rest:tt)*) => {
