@@ -1,7 +1,6 @@
 //! The way into every function: failures on demand, what has to be there, no panic across the border; and the macro that exports functions.
 
 use crate::code::{Answer, Code};
-use crate::settings::Schedule;
 use crate::world::{self, Id, Made, THREAD, World};
 use std::backtrace::Backtrace;
 use std::ops::{Deref, DerefMut};
@@ -107,6 +106,9 @@ impl Driver {
     }
 }
 
+/// Failures on demand that the report names.
+const MOST_INJECTED: usize = 1000;
+
 /// Runs the body of a function. Not generic, or there would be three hundred copies of it.
 pub(crate) fn call(
     name: &'static str,
@@ -115,6 +117,10 @@ pub(crate) fn call(
     body: &mut dyn FnMut(&mut Driver) -> Answer,
 ) -> u32 {
     let run = || {
+        // What else is bare needs nothing of the driver.
+        if world::forked() && (needs != Needs::Bare || name == "cuInit") {
+            return Err(Code::NOT_INITIALIZED);
+        }
         if THREAD.with(|thread| thread.in_callback.get()) && needs != Needs::Bare {
             return Err(Code::NOT_PERMITTED);
         }
@@ -128,7 +134,9 @@ pub(crate) fn call(
         let struck: Vec<Code> = failures.iter_mut().filter_map(|f| f.strikes(name).then_some(f.code)).collect();
         if let Some(code) = struck.first() {
             let line = format!("{name}, call {} of the process, was made to fail: {code}", d.number);
-            d.injected.push(line);
+            if d.injected.len() < MOST_INJECTED {
+                d.injected.push(line);
+            }
             if code.is_sticky()
                 && let Ok(context) = d.current()
             {
@@ -149,8 +157,7 @@ pub(crate) fn call(
             d.forbid_in_capture()?;
         }
         let result = body(d);
-        // Streams run by themselves: some of what can run does, at any call.
-        if let (Schedule::Random(_), true) = (d.schedule(), needs != Needs::Bare) {
+        if needs != Needs::Bare {
             d.progress();
         }
         result
@@ -167,6 +174,9 @@ pub(crate) fn call(
 
 /// A function that is not there.
 pub(crate) fn unsupported(name: &'static str) -> u32 {
+    if world::forked() {
+        return Code::NOT_SUPPORTED.0;
+    }
     let mut world = world::lock();
     world.total += 1;
     *world.calls.entry(name).or_default() += 1;

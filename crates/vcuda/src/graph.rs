@@ -10,7 +10,7 @@ use std::thread::ThreadId;
 pub(crate) const GLOBAL: u32 = 0;
 pub(crate) const RELAXED: u32 = 2;
 
-/// One node. `stored` keeps what `cuGraphKernelNodeGetParams` points into.
+/// One node.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) work: Work,
@@ -23,7 +23,6 @@ pub(crate) struct Graph {
     pub(crate) nodes: Nodes,
     /// Being captured: owned by its capture until that ends.
     pub(crate) captured_by: Option<Id>,
-    /// Inside a child node: it goes with its parent.
     pub(crate) made: Made,
 }
 
@@ -49,7 +48,7 @@ pub(crate) struct Exec {
     pub(crate) disabled: HashSet<Id>,
     /// The end of its last launch: launches of one graph follow one another.
     pub(crate) last: Option<Id>,
-    /// Whether its memory nodes… a graph may be instantiated with "free on launch" and other flags, which change nothing here.
+    /// As it was instantiated; they change nothing here.
     pub(crate) flags: u64,
     pub(crate) made: Made,
 }
@@ -95,6 +94,21 @@ impl World {
         }
     }
 
+    /// A capture is lost, with the graph that it made.
+    pub(crate) fn abandon(&mut self, id: Id) {
+        let Some(capture) = self.captures.remove(&id) else { return };
+        for stream in &capture.streams {
+            if let Some(stream) = self.streams.get_mut(stream).filter(|stream| stream.capture == Some(id)) {
+                stream.capture = None;
+                stream.captured_tail.clear();
+            }
+        }
+        // One that the program gave to be captured into is the program's.
+        if self.graphs.get(&capture.graph).is_some_and(|graph| graph.captured_by == Some(id)) {
+            self.graphs.remove(&capture.graph);
+        }
+    }
+
     /// The capture that a stream is in, if it still is worth anything.
     pub(crate) fn capture_of(&self, stream: Id) -> Answer<Option<Id>> {
         match self.streams[&stream].capture {
@@ -127,7 +141,7 @@ impl Driver {
             return Ok(None);
         }
         self.forbid_implicit(stream)?;
-        self.enqueue(stream, work, vec![]).map(Some)
+        Ok(Some(self.enqueue(stream, work, vec![])))
     }
 
     /// The legacy stream cannot wait for a stream that is being captured.
@@ -250,14 +264,10 @@ impl Driver {
                 EventState::Recorded { op }
             }
         };
-        let op = match state {
-            EventState::Recorded { op } => Some(op),
-            _ => None,
-        };
         if let Some(event) = self.events.get_mut(&event) {
             (event.state, event.time, event.queries) = (state, None, 0);
         }
-        op.map_or(Ok(()), |op| self.started(&[op]))
+        Ok(())
     }
 
     pub(crate) fn wait_event(&mut self, stream: Id, event: Id) -> Answer {
@@ -280,11 +290,15 @@ impl Driver {
             (EventState::Recorded { op }, None) => {
                 let op = *op;
                 self.forbid_implicit(stream)?;
-                self.enqueue(stream, Work::Nothing, vec![op]).map(drop)
+                self.enqueue(stream, Work::Nothing, vec![op]);
+                Ok(())
             }
             (EventState::Captured { capture: of, nodes }, own) => {
                 let (of, nodes) = (*of, nodes.clone());
-                if self.captures.get(&of).is_none_or(|capture| !capture.active) {
+                if self.captures.get(&of).is_some_and(|capture| !capture.active) {
+                    return Err(Code::STREAM_CAPTURE_INVALIDATED);
+                }
+                if !self.captures.contains_key(&of) {
                     // The capture that recorded it has ended: nothing of it can be waited for.
                     if let Some(own) = own {
                         self.invalidate(own);
@@ -365,7 +379,7 @@ impl Driver {
         if let Some(exec) = self.execs.get_mut(&exec) {
             exec.last = Some(end);
         }
-        self.started(&ops)
+        Ok(())
     }
 
     /// Gives the operations that nothing among the nodes waits for.
@@ -453,7 +467,7 @@ pub(crate) fn node_type(work: &Work) -> u32 {
         Work::Launch(_) => 0,
         Work::Copy(_) => 1,
         Work::Fill(_) => 2,
-        Work::Host(..) => 3,
+        Work::Host(..) | Work::Callback(_) => 3,
         Work::Child(_) => 4,
         Work::Nothing => 5,
         Work::Await(_) => 6,

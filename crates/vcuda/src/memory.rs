@@ -36,6 +36,12 @@ pub(crate) struct Extent {
     pub(crate) depth: usize,
 }
 
+impl Extent {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.width == 0 || self.height == 0 || self.depth == 0
+    }
+}
+
 /// One side of a copy.
 #[derive(Clone, Debug)]
 pub(crate) struct Side {
@@ -82,6 +88,8 @@ impl World {
     /// Where the bytes at an address are, all in one piece; `device` insists on an address that devices know.
     pub(crate) fn place(&self, address: u64, bytes: usize, device: bool) -> Answer<Place> {
         match self.whole_range(address, bytes) {
+            // Nothing is anywhere.
+            None if bytes == 0 => Ok(Place::Host { at: address as usize, range: None }),
             Some((base, range)) if range.on_host() => {
                 Ok(Place::Host { at: address as usize, range: Some((base, range.id)) })
             }
@@ -131,19 +139,20 @@ impl Driver {
     }
 
     /// Whether page-locked memory is there still.
-    fn check_place(&self, place: &Place, what: &str) -> Result<(), String> {
+    fn check_place(&self, place: &Place, what: &str) -> Result<(), (Code, String)> {
         if let Place::Host { at, range: Some((base, id)) } = place
             && self.memory.get(base).is_none_or(|range| range.id != *id)
         {
-            return Err(format!(
+            let text = format!(
                 "{what} {at:#x}: this page-locked memory was freed or unregistered while the operation was queued; \
                  wait for what uses it first"
-            ));
+            );
+            return Err((Code::ILLEGAL_ADDRESS, text));
         }
         Ok(())
     }
 
-    pub(crate) fn copy_now(&mut self, copy: &Copy) -> Result<(), String> {
+    pub(crate) fn copy_now(&mut self, copy: &Copy) -> Result<(), (Code, String)> {
         self.check_place(&copy.src.place, "a copy from host memory at")?;
         self.check_place(&copy.dst.place, "a copy to host memory at")?;
         let machines = self.machines();
@@ -170,10 +179,10 @@ impl Driver {
             }
             Ok(())
         };
-        self.alone(run).map_err(|text| format!("a copy failed: {text}"))
+        self.alone(|| run().map_err(|text: String| (Code::ILLEGAL_ADDRESS, format!("a copy failed: {text}"))))
     }
 
-    pub(crate) fn fill_now(&mut self, fill: &Fill) -> Result<(), String> {
+    pub(crate) fn fill_now(&mut self, fill: &Fill) -> Result<(), (Code, String)> {
         self.check_place(&fill.dst, "a fill of host memory at")?;
         let machines = self.machines();
         let run = || {
@@ -187,7 +196,7 @@ impl Driver {
             }
             Ok(())
         };
-        self.alone(run).map_err(|text: String| format!("a fill failed: {text}"))
+        self.alone(|| run().map_err(|text: String| (Code::ILLEGAL_ADDRESS, format!("a fill failed: {text}"))))
     }
 
     /// The bytes of a side, now.
@@ -263,6 +272,17 @@ pub(crate) fn map_host(bytes: usize) -> Option<u64> {
     // SAFETY: just mapped, with this length.
     unsafe { at.cast::<u8>().write_bytes(0xff, bytes) };
     Some(at as u64)
+}
+
+/// Whether the process has memory at all of these addresses.
+pub(crate) fn is_mapped(at: u64, bytes: usize) -> bool {
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
+    let first = at & !(page - 1);
+    let length = (at - first) as usize + bytes;
+    let mut pages = vec![0u8; length.div_ceil(page as usize)];
+    // SAFETY: asks about addresses without using them; there is a byte for each page.
+    unsafe { libc::mincore(first as *mut libc::c_void, length, pages.as_mut_ptr()) == 0 }
 }
 
 pub(crate) fn unmap_host(at: u64, bytes: usize) {

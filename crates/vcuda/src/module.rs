@@ -32,7 +32,7 @@ pub(crate) struct Function {
 
 /// A module that is loaded into a context when a kernel of it is first used there.
 pub(crate) struct Library {
-    pub(crate) ptx: Arc<str>,
+    pub(crate) image: Image,
     /// By context.
     pub(crate) modules: HashMap<Id, Id>,
     /// Kernels asked for, by name.
@@ -118,11 +118,28 @@ impl Log {
     }
 }
 
+/// The PTX of an image that a program gives, by the compute capability that it is for: 80 for 8.0; 0 for text alone, whose header says that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image(Vec<(u32, Arc<str>)>);
+
+impl Image {
+    /// The newest that a device can have.
+    pub(crate) fn text_for(&self, (major, minor): (u32, u32)) -> Answer<Arc<str>> {
+        let fit = self.0.iter().filter(|(arch, _)| *arch <= major * 10 + minor);
+        fit.max_by_key(|(arch, _)| *arch).map(|(_, text)| text.clone()).ok_or(Code::NO_BINARY_FOR_GPU)
+    }
+
+    /// The newest: which kernels there are is the same in all.
+    pub(crate) fn newest(&self) -> Answer<Arc<str>> {
+        self.text_for((u32::MAX / 10, 0))
+    }
+}
+
 /// The PTX of an image that a program gives: text, or a fatbin with text in it. The image tells its own length.
 ///
 /// # Safety
 /// `image` is NUL-terminated text, a fatbin or an ELF file, whole.
-pub(crate) unsafe fn ptx_of(image: *const u8) -> Answer<String> {
+pub(crate) unsafe fn ptx_of(image: *const u8) -> Answer<Image> {
     if image.is_null() {
         return Err(Code::INVALID_VALUE);
     }
@@ -155,7 +172,8 @@ pub(crate) unsafe fn ptx_of(image: *const u8) -> Answer<String> {
         _ => {
             // SAFETY: text, by the API NUL-terminated.
             let text = unsafe { std::ffi::CStr::from_ptr(image.cast()) };
-            text.to_str().map(str::to_owned).map_err(|_| Code::INVALID_IMAGE)
+            let text = text.to_str().map_err(|_| Code::INVALID_IMAGE)?;
+            Ok(Image(vec![(0, text.into())]))
         }
     }
 }
@@ -176,13 +194,13 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// The newest PTX of a fatbin; machine code alone has nothing for a virtual GPU.
+/// All PTX of a fatbin; machine code alone has nothing for a virtual GPU.
 ///
 /// Layout: a header (magic, version, its size, bytes behind it), then entries: kind (1 PTX, 2 ELF), version, header size, payload size,
 /// compressed size, …, architecture at 28, flags at 40, size when unpacked at 56.
-fn ptx_in_fatbin(bytes: &[u8]) -> Answer<String> {
+fn ptx_in_fatbin(bytes: &[u8]) -> Answer<Image> {
     let mut at = u16_at(bytes, 6).ok_or(Code::INVALID_IMAGE)? as usize;
-    let mut best: Option<(u32, String)> = None;
+    let mut found: Vec<(u32, Arc<str>)> = vec![];
     while at + 64 <= bytes.len() {
         let entry = &bytes[at..];
         let field = |offset| u32_at(entry, offset).map(|n| n as usize).ok_or(Code::INVALID_IMAGE);
@@ -201,14 +219,12 @@ fn ptx_in_fatbin(bytes: &[u8]) -> Answer<String> {
                 entry[header..end].to_vec()
             };
             let text = text.split(|b| *b == 0).next().unwrap_or_default();
-            let text = std::str::from_utf8(text).map_err(|_| Code::INVALID_IMAGE)?.to_owned();
-            if best.as_ref().is_none_or(|(other, _)| arch > *other) {
-                best = Some((arch, text));
-            }
+            let text = std::str::from_utf8(text).map_err(|_| Code::INVALID_IMAGE)?;
+            found.push((arch, text.into()));
         }
         at += end;
     }
-    best.map(|(_, text)| text).ok_or(Code::NO_BINARY_FOR_GPU)
+    if found.is_empty() { Err(Code::NO_BINARY_FOR_GPU) } else { Ok(Image(found)) }
 }
 
 const LZ4: u64 = 0x2000;
@@ -356,7 +372,7 @@ impl Driver {
         }
         let (library, name) = self.kernels.get(&handle).cloned().ok_or(Code::INVALID_HANDLE)?;
         let module = self.library_module(library)?;
-        self.function(module, &name)
+        self.function(module, name.to_str().map_err(|_| Code::INVALID_VALUE)?)
     }
 
     /// A library's module in the current context, loaded when first asked for.
@@ -366,7 +382,7 @@ impl Driver {
         if let Some(module) = loaded.modules.get(&context).filter(|module| self.modules.contains_key(module)) {
             return Ok(*module);
         }
-        let ptx = loaded.ptx.clone();
+        let ptx = loaded.image.text_for(self.devices[self.contexts[&context].device].spec.capability)?;
         let log = Log::new(0, std::ptr::null(), std::ptr::null_mut())?;
         let module = self.load(&ptx, log, Some(library))?;
         if let Some(library) = self.libraries.get_mut(&library) {
@@ -427,8 +443,8 @@ mod tests {
         let text = CString::new(PTX).unwrap();
         // SAFETY: whole images, alive during the call.
         unsafe {
-            assert_eq!(ptx_of(text.as_ptr().cast()).unwrap(), PTX);
-            assert_eq!(ptx_of(fatbin_of(PTX).as_ptr()).unwrap(), PTX);
+            assert_eq!(&*ptx_of(text.as_ptr().cast()).unwrap().newest().unwrap(), PTX);
+            assert_eq!(&*ptx_of(fatbin_of(PTX).as_ptr()).unwrap().newest().unwrap(), PTX);
             assert_eq!(ptx_of([0x7f, b'E', b'L', b'F', 2, 1].as_ptr()), Err(Code::NO_BINARY_FOR_GPU));
             assert_eq!(ptx_of(std::ptr::null()), Err(Code::INVALID_VALUE));
         }

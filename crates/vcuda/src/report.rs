@@ -16,22 +16,20 @@ pub(crate) fn entry(kind: &str, made: &Made, bytes: Option<usize>) -> Value {
     entry
 }
 
-/// The program's frames of a backtrace, innermost first.
+/// The program's frames of a backtrace, innermost first: without this library's and Rust's.
 fn frames(trace: &str) -> Vec<String> {
+    let own_folder = file!().trim_end_matches("report.rs");
     let mut out: Vec<String> = Vec::new();
-    let mut ours = true;
-    for line in trace.lines().map(str::trim) {
-        if let Some(at) = line.strip_prefix("at ") {
-            if let Some(last) = out.last_mut().filter(|_| !ours) {
-                *last = format!("{last} at {at}");
-            }
-            continue;
-        }
+    let mut lines = trace.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
         let name = line.split_once(": ").map_or(line, |(_, name)| name);
-        ours = ["vcuda::", "std::", "core::", "__rust", "<vcuda", "<core", "<std", "<alloc"].iter().any(|own| name.starts_with(own))
+        let at = lines.next_if(|line| line.starts_with("at ")).map(|line| &line[3..]);
+        let own = ["vcuda::", "std::", "core::", "__rust", "<vcuda", "<core", "<std", "<alloc"];
+        let ours = own.iter().any(|own| name.starts_with(own))
+            || at.is_some_and(|at| at.contains("/rustc/") || at.contains(own_folder))
             || out.is_empty() && name.starts_with("cu");
         if !ours && out.len() < 12 {
-            out.push(name.to_owned());
+            out.push(at.map_or_else(|| name.to_owned(), |at| format!("{name} at {at}")));
         }
     }
     out
@@ -102,6 +100,10 @@ impl World {
 /// Writes the report when the process ends, if one was asked for.
 pub(crate) fn at_exit() {
     extern "C" fn write() {
+        // What a fork leaves is not this process's.
+        if world::forked() {
+            return;
+        }
         let Ok(world) = std::panic::catch_unwind(world::lock) else { return };
         let Some(path) = &world.settings.report else { return };
         // One file for each process of a program that starts others.

@@ -9,6 +9,7 @@ use crate::world::{self, EventState, Id, THREAD, World};
 use ptx_vm::{Fault, FaultKind, Kernel, Vm};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// A launch as it will run: everything in it was copied when it was queued.
@@ -22,6 +23,21 @@ pub(crate) struct Launch {
 
 pub(crate) type HostFn = unsafe extern "C" fn(*mut c_void);
 
+/// A function of `cuStreamAddCallback`: it is called after faults too, and told of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Callback {
+    pub(crate) function: unsafe extern "C" fn(Id, u32, *mut c_void),
+    pub(crate) stream: Id,
+    pub(crate) data: usize,
+}
+
+impl Callback {
+    fn run(self, status: Code) {
+        // SAFETY: the program gave the function and its argument, for one call.
+        unsafe { (self.function)(self.stream, status.0, self.data as *mut c_void) };
+    }
+}
+
 /// What an operation does.
 #[derive(Clone)]
 pub(crate) enum Work {
@@ -34,6 +50,7 @@ pub(crate) enum Work {
     Copy(Copy),
     Fill(Fill),
     Host(HostFn, usize),
+    Callback(Callback),
     /// A graph within a graph.
     Child(Box<crate::graph::Nodes>),
     /// Gives memory of a pool back.
@@ -42,10 +59,14 @@ pub(crate) enum Work {
 
 pub(crate) struct Op {
     pub(crate) context: Id,
-    /// What has to be done before; what is not queued any more is done.
+    /// What had to be done before when it was queued; what is not queued any more is done.
     pub(crate) waits: Vec<Id>,
     pub(crate) work: Work,
     pub(crate) running: bool,
+    /// How many of `waits` are still queued.
+    unmet: usize,
+    /// Who waits for it.
+    followers: Vec<Id>,
 }
 
 impl World {
@@ -57,6 +78,7 @@ impl World {
         if stream == context.legacy {
             let others = self.streams.values().filter(|s| s.context == own.context && s.blocks());
             waits.extend(others.flat_map(|s| &s.tail));
+            waits.extend(&context.orphans);
         } else if own.blocks() {
             waits.extend(&self.streams[&context.legacy].tail);
         }
@@ -67,14 +89,49 @@ impl World {
     }
 
     /// Queues an operation behind others, on no stream.
-    pub(crate) fn add_op(&mut self, context: Id, waits: Vec<Id>, work: Work) -> Id {
+    pub(crate) fn add_op(&mut self, context: Id, mut waits: Vec<Id>, work: Work) -> Id {
         let id = self.id();
-        self.ops.insert(id, Op { context, waits, work, running: false });
+        waits.retain(|wait| self.ops.contains_key(wait));
+        waits.sort_unstable();
+        waits.dedup();
+        for wait in &waits {
+            if let Some(op) = self.ops.get_mut(wait) {
+                op.followers.push(id);
+            }
+        }
+        let unmet = waits.len();
+        if unmet == 0 {
+            self.ready.insert(id);
+        }
+        self.ops.insert(id, Op { context, waits, work, running: false, unmet, followers: vec![] });
         id
     }
 
-    fn is_ready(&self, op: &Op) -> bool {
-        !op.running && op.waits.iter().all(|id| !self.ops.contains_key(id))
+    /// An operation is done, or will never be.
+    fn remove_op(&mut self, id: Id) -> Option<Op> {
+        let op = self.ops.remove(&id)?;
+        self.ready.remove(&id);
+        for follower in &op.followers {
+            if let Some(other) = self.ops.get_mut(follower) {
+                other.unmet -= 1;
+                if other.unmet == 0 {
+                    self.ready.insert(*follower);
+                }
+            }
+        }
+        Some(op)
+    }
+
+    /// Nothing that is queued in a context and does not run yet will. Stream callbacks are told why, and called all the same.
+    pub(crate) fn drop_ops(&mut self, context: Id, why: Code) {
+        let of = |(id, op): (&Id, &Op)| (op.context == context && !op.running).then_some(*id);
+        let dropped: Vec<Id> = self.ops.iter().filter_map(of).collect();
+        for id in dropped {
+            if let Some(Op { work: Work::Callback(call), .. }) = self.remove_op(id) {
+                let _ = on_thread(None, move || call.run(why));
+            }
+        }
+        world::CHANGED.notify_all();
     }
 
     /// These and all that they wait for, oldest first.
@@ -91,26 +148,37 @@ impl World {
         found
     }
 
-    /// What runs next, on the way to `targets`.
-    fn next_op(&mut self, targets: &[Id]) -> Option<Id> {
-        if let Schedule::Random(_) = self.schedule() {
-            let ready: Vec<Id> = self.ops.iter().filter(|(_, op)| self.is_ready(op)).map(|(id, _)| *id).collect();
-            let pick = self.below(ready.len() as u64) as usize;
-            ready.get(pick).copied()
-        } else {
-            self.ancestors(targets).into_iter().find(|id| self.is_ready(&self.ops[id]))
+    /// What runs next; `wanted` is what somebody waits for.
+    fn next_op(&mut self, wanted: &mut BTreeSet<Id>) -> Option<Id> {
+        match self.schedule() {
+            Schedule::Eager => self.ready.first().copied(),
+            Schedule::Late => {
+                while wanted.first().is_some_and(|id| !self.ops.contains_key(id)) {
+                    wanted.pop_first();
+                }
+                self.ready.iter().find(|id| wanted.contains(id)).copied()
+            }
+            Schedule::Random(_) => {
+                let pick = self.below(self.ready.len() as u64) as usize;
+                self.ready.iter().nth(pick).copied()
+            }
         }
     }
 
+    /// What has to be known before [`World::next_op`] can be asked.
+    fn wanted(&self, targets: &[Id]) -> BTreeSet<Id> {
+        if self.schedule() == Schedule::Late { self.ancestors(targets) } else { BTreeSet::new() }
+    }
+
     fn done(&mut self, id: Id) {
-        self.ops.remove(&id);
+        self.remove_op(id);
         world::CHANGED.notify_all();
     }
 }
 
 impl Driver {
     /// Queues `work` on a stream that is not being captured, behind `more` too.
-    pub(crate) fn enqueue(&mut self, stream: Id, work: Work, more: Vec<Id>) -> Answer<Id> {
+    pub(crate) fn enqueue(&mut self, stream: Id, work: Work, more: Vec<Id>) -> Id {
         let context = self.streams[&stream].context;
         let mut waits = self.stream_waits(stream);
         waits.extend(more);
@@ -118,56 +186,73 @@ impl Driver {
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.tail = vec![op];
         }
-        self.started(&[op])?;
-        Ok(op)
+        op
     }
 
-    /// Lets an eager driver begin with what was just queued.
-    pub(crate) fn started(&mut self, ops: &[Id]) -> Answer {
-        // Faults show at a later call, as on a GPU: kernels run after their launch has returned.
-        if self.schedule() == Schedule::Eager { self.run_until(ops, false) } else { Ok(()) }
-    }
-
-    /// Some of what can run does.
+    /// Streams run by themselves: at the end of every call all that can runs, or some of it, or nothing. A fault shows at a later call.
     pub(crate) fn progress(&mut self) {
-        let mut ops = self.below(4);
-        while ops > 0 && !self.busy {
-            match self.next_op(&[]) {
-                Some(op) => self.run_op(op),
-                None => return,
-            }
+        let mut ops = match self.schedule() {
+            Schedule::Eager => u64::MAX,
+            Schedule::Late => 0,
+            // In bursts: work that is behind shows more than work that follows closely.
+            Schedule::Random(_) if self.below(4) == 0 => 1 + self.below(8),
+            Schedule::Random(_) => 0,
+        };
+        while ops > 0
+            && !self.busy
+            && let Some(op) = self.next_op(&mut BTreeSet::new())
+        {
+            self.run_op(op);
             ops -= 1;
         }
     }
 
     /// Waits until these are done. The context's fault, if it has one.
     pub(crate) fn finish(&mut self, context: Id, targets: &[Id]) -> Answer {
-        self.run_until(targets, true)?;
+        let mut wanted = self.wanted(targets);
+        let mut left = targets.to_vec();
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        loop {
+            while left.last().is_some_and(|id| !self.ops.contains_key(id)) {
+                left.pop();
+            }
+            if left.is_empty() {
+                break;
+            }
+            match if self.busy { None } else { self.next_op(&mut wanted) } {
+                Some(op) => self.run_op(op),
+                // Another thread runs something, or a host function does.
+                None => self.wait(),
+            }
+        }
         match self.contexts.get(&context) {
             Some(context) => context.error.map_or(Ok(()), Err),
             None => Err(Code::CONTEXT_IS_DESTROYED),
         }
     }
 
-    fn run_until(&mut self, targets: &[Id], wait: bool) -> Answer {
-        while targets.iter().any(|id| self.ops.contains_key(id)) {
-            let next = if self.busy { None } else { self.next_op(targets) };
-            match next {
-                Some(op) => self.run_op(op),
-                // Another thread runs something, or a host function does.
-                None if wait => self.wait(),
-                None => break,
-            }
-        }
-        Ok(())
+    /// Waits until nothing of a context is queued. Its fault, if it has one.
+    pub(crate) fn drain(&mut self, context: Id) -> Answer {
+        let of = |(id, op): (&Id, &Op)| (op.context == context).then_some(*id);
+        let ops: Vec<Id> = self.ops.iter().filter_map(of).collect();
+        self.finish(context, &ops)
     }
 
-    /// One operation that somebody polls for.
+    /// Waits until no kernel and no copy is under way: then host memory can go.
+    pub(crate) fn pause(&mut self) {
+        while self.busy {
+            self.wait();
+        }
+    }
+
+    /// One operation that somebody polls for; of a long queue more, so that polling ends.
     pub(crate) fn nudge(&mut self, targets: &[Id]) {
-        if !self.busy
-            && let Some(op) = self.next_op(targets)
-        {
-            self.run_op(op);
+        let mut wanted = self.wanted(targets);
+        for _ in 0..=wanted.len() / 256 {
+            match if self.busy { None } else { self.next_op(&mut wanted) } {
+                Some(op) => self.run_op(op),
+                None => return,
+            }
         }
     }
 
@@ -176,6 +261,7 @@ impl Driver {
         op.running = true;
         let context = op.context;
         let work = std::mem::replace(&mut op.work, Work::Nothing);
+        self.ready.remove(&id);
         let outcome: Result<(), (Code, String)> = match work {
             Work::Nothing | Work::Await(_) | Work::Child(_) => Ok(()),
             Work::Record(event) => {
@@ -188,27 +274,23 @@ impl Driver {
                 Ok(())
             }
             Work::Host(function, data) => {
-                let started = std::thread::Builder::new().name("vcuda host function".into()).spawn(move || {
-                    THREAD.with(|thread| thread.in_callback.set(true));
-                    // SAFETY: the program gave the function and its argument, for one call.
-                    unsafe { function(data as *mut c_void) };
-                    let mut driver = Driver::internal();
-                    driver.done(id);
-                    let queued: Vec<Id> = driver.ops.keys().copied().collect();
-                    let _ = driver.started(&queued);
-                });
-                match started {
-                    Ok(_) => return,
-                    Err(error) => Err((Code::OPERATING_SYSTEM, format!("no thread for a host function: {error}"))),
+                // SAFETY: the program gave the function and its argument, for one call.
+                match on_thread(Some(id), move || unsafe { function(data as *mut c_void) }) {
+                    Ok(()) => return,
+                    Err(text) => Err((Code::UNKNOWN, text)),
                 }
             }
+            Work::Callback(call) => match on_thread(Some(id), move || call.run(Code::SUCCESS)) {
+                Ok(()) => return,
+                Err(text) => Err((Code::UNKNOWN, text)),
+            },
             Work::Free(address) => {
                 self.release(address);
                 Ok(())
             }
             Work::Launch(launch) => self.launch_now(context, launch),
-            Work::Copy(copy) => self.copy_now(&copy).map_err(|text| (Code::ILLEGAL_ADDRESS, text)),
-            Work::Fill(fill) => self.fill_now(&fill).map_err(|text| (Code::ILLEGAL_ADDRESS, text)),
+            Work::Copy(copy) => self.copy_now(&copy),
+            Work::Fill(fill) => self.fill_now(&fill),
         };
         self.done(id);
         if let Err((code, text)) = outcome {
@@ -216,13 +298,13 @@ impl Driver {
         }
     }
 
-    /// Runs something that takes long with the lock released, alone.
-    pub(crate) fn alone<T>(&mut self, body: impl FnOnce() -> T) -> T {
+    /// Runs something that takes long with the lock released, alone. A panic of it is a fault of this library and ends as one of the context.
+    pub(crate) fn alone<T>(&mut self, body: impl FnOnce() -> Result<T, (Code, String)>) -> Result<T, (Code, String)> {
         self.busy = true;
-        let result = self.unlocked(body);
+        let result = self.unlocked(|| catch_unwind(AssertUnwindSafe(body)));
         self.busy = false;
         world::CHANGED.notify_all();
-        result
+        result.unwrap_or_else(|_| Err((Code::UNKNOWN, "a panic: this is a fault of vcuda".into())))
     }
 
     fn launch_now(&mut self, context: Id, launch: Launch) -> Result<(), (Code, String)> {
@@ -232,13 +314,27 @@ impl Driver {
             return Err((Code::ILLEGAL_ADDRESS, format!("the module of {name} was unloaded before its launch ran")));
         }
         let vm = self.vm(device);
-        let result = self.alone(|| {
+        self.alone(|| {
             let result = vm.launch(&launch.kernel, &launch.shape, &launch.params);
             print_from(&vm);
-            result
-        });
-        result.map(drop).map_err(|fault| (code_of(&fault), fault.to_string()))
+            result.map(drop).map_err(|fault| (code_of(&fault), fault.to_string()))
+        })
     }
+}
+
+/// Calls a function of the program on a thread of its own; then the operation is done.
+fn on_thread(op: Option<Id>, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let run = move || {
+        THREAD.with(|thread| thread.in_callback.set(true));
+        body();
+        if let Some(op) = op {
+            let mut driver = Driver::internal();
+            driver.done(op);
+            driver.progress();
+        }
+    };
+    let started = std::thread::Builder::new().name("vcuda host function".into()).spawn(run);
+    started.map(drop).map_err(|error| format!("no thread for a host function: {error}"))
 }
 
 /// What kernels have printed goes to stdout.
@@ -259,7 +355,6 @@ fn code_of(fault: &Fault) -> Code {
         FaultKind::Budget | FaultKind::Interrupted => Code::LAUNCH_TIMEOUT,
         FaultKind::StackOverflow => Code::HARDWARE_STACK_ERROR,
         FaultKind::Trap if fault.message.contains("assert") => Code::ASSERT,
-        FaultKind::Launch => Code::INVALID_VALUE,
-        FaultKind::Trap | FaultKind::Race | FaultKind::Barrier => Code::LAUNCH_FAILED,
+        FaultKind::Launch | FaultKind::Trap | FaultKind::Race | FaultKind::Barrier => Code::LAUNCH_FAILED,
     }
 }

@@ -9,7 +9,10 @@ use crate::spec::Spec;
 use ptx_vm::{Region, Vm, VmConfig};
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::CString;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
@@ -19,8 +22,8 @@ pub(crate) type Id = u64;
 
 /// What a thread is to the driver.
 pub(crate) struct Thread {
-    /// The stack of current contexts.
-    pub(crate) contexts: RefCell<Vec<Id>>,
+    /// The stack of current contexts. [`Goodbye`] empties it; without a destructor of its own it can be used until the thread has ended.
+    pub(crate) contexts: ManuallyDrop<RefCell<Vec<Id>>>,
     /// Inside a host function of a stream: no driver calls from there.
     pub(crate) in_callback: Cell<bool>,
     /// `cuThreadExchangeStreamCaptureMode`.
@@ -29,8 +32,43 @@ pub(crate) struct Thread {
 
 thread_local! {
     pub(crate) static THREAD: Thread = const {
-        Thread { contexts: RefCell::new(Vec::new()), in_callback: Cell::new(false), capture_mode: Cell::new(0) }
+        Thread {
+            contexts: ManuallyDrop::new(RefCell::new(Vec::new())),
+            in_callback: Cell::new(false),
+            capture_mode: Cell::new(0),
+        }
     };
+    static GOODBYE: Goodbye = const { Goodbye };
+}
+
+/// What a thread leaves when it ends: its stack of contexts, and its default streams, whose work goes on.
+struct Goodbye;
+
+impl Drop for Goodbye {
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.contexts.take());
+        if forked() {
+            return;
+        }
+        let mut world = lock();
+        let thread = std::thread::current().id();
+        let own: Vec<Id> = world.contexts.values_mut().filter_map(|context| context.per_thread.remove(&thread)).collect();
+        own.into_iter().for_each(|stream| world.remove_stream(stream));
+    }
+}
+
+/// Makes a context current to this thread, above the others.
+pub(crate) fn push_context(context: Id) {
+    // A thread that is about to end has said goodbye already.
+    let _ = GOODBYE.try_with(|_| ());
+    THREAD.with(|thread| thread.contexts.borrow_mut().push(context));
+}
+
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is a copy that `fork` made of a process that had used the driver: as on a GPU, nothing of the driver works in it.
+pub(crate) fn forked() -> bool {
+    FORKED.load(Relaxed)
 }
 
 /// Who made something: for the report of leaks.
@@ -59,10 +97,12 @@ pub(crate) struct Context {
     /// The legacy default stream.
     pub(crate) legacy: Id,
     pub(crate) per_thread: HashMap<ThreadId, Id>,
+    /// The last operations of blocking streams that were destroyed meanwhile: the legacy stream waits for them still.
+    pub(crate) orphans: Vec<Id>,
     /// The fault that it died of.
     pub(crate) error: Option<Code>,
-    /// Devices whose memory kernels of this context may use.
-    pub(crate) peers: HashSet<usize>,
+    /// Contexts whose memory kernels of this one may use, and their devices.
+    pub(crate) peers: HashMap<Id, usize>,
     pub(crate) limits: HashMap<u32, usize>,
     pub(crate) cache_config: u32,
     pub(crate) shared_config: u32,
@@ -145,6 +185,8 @@ pub(crate) struct Pool {
     pub(crate) device: usize,
     pub(crate) default: bool,
     pub(crate) threshold: u64,
+    /// Other devices whose kernels may use its memory.
+    pub(crate) shared_with: BTreeSet<usize>,
     pub(crate) reuse: [u32; 3],
     pub(crate) used: u64,
     pub(crate) used_high: u64,
@@ -154,6 +196,8 @@ pub(crate) struct Pool {
 pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) initialised: bool,
+    /// `cuInit` was called with settings that are right.
+    began_once: bool,
     pub(crate) began: Instant,
     pub(crate) devices: Vec<Device>,
     pub(crate) contexts: HashMap<Id, Context>,
@@ -163,7 +207,7 @@ pub(crate) struct World {
     pub(crate) functions: HashMap<Id, Function>,
     pub(crate) libraries: HashMap<Id, Library>,
     /// Kernels of libraries: library and name.
-    pub(crate) kernels: HashMap<Id, (Id, String)>,
+    pub(crate) kernels: HashMap<Id, (Id, CString)>,
     pub(crate) links: HashMap<Id, Link>,
     pub(crate) graphs: HashMap<Id, Graph>,
     pub(crate) execs: HashMap<Id, Exec>,
@@ -172,6 +216,8 @@ pub(crate) struct World {
     pub(crate) memory: BTreeMap<u64, Range>,
     /// What is queued and not done.
     pub(crate) ops: BTreeMap<Id, Op>,
+    /// Those of them that wait for nothing and do not run.
+    pub(crate) ready: BTreeSet<Id>,
     /// An operation is running with the lock released.
     pub(crate) busy: bool,
     next: Id,
@@ -205,6 +251,7 @@ impl World {
         World {
             settings,
             initialised: false,
+            began_once: false,
             began: Instant::now(),
             devices: vec![],
             contexts: HashMap::new(),
@@ -221,6 +268,7 @@ impl World {
             pools: HashMap::new(),
             memory: BTreeMap::new(),
             ops: BTreeMap::new(),
+            ready: BTreeSet::new(),
             busy: false,
             next: 0x1000,
             random,
@@ -271,10 +319,23 @@ impl World {
         if self.initialised {
             return Ok(());
         }
+        extern "C" fn in_child() {
+            FORKED.store(true, Relaxed);
+        }
+        if !self.began_once {
+            self.began_once = true;
+            // SAFETY: a function of this library, which stays loaded.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+            crate::report::at_exit();
+        }
+        if self.settings.devices.is_empty() {
+            return Err(Code::NO_DEVICE);
+        }
         for (device, spec) in self.settings.devices.clone().into_iter().enumerate() {
             let pool = self.id();
             let default = true;
-            let new = Pool { device, default, threshold: 0, reuse: [1; 3], used: 0, used_high: 0, made: made() };
+            let shared_with = BTreeSet::new();
+            let new = Pool { device, default, threshold: 0, shared_with, reuse: [1; 3], used: 0, used_high: 0, made: made() };
             self.pools.insert(pool, new);
             self.devices.push(Device {
                 spec,
@@ -287,8 +348,7 @@ impl World {
             });
         }
         self.initialised = true;
-        crate::report::at_exit();
-        if self.devices.is_empty() { Err(Code::NO_DEVICE) } else { Ok(()) }
+        Ok(())
     }
 
     pub(crate) fn device(&self, ordinal: i32) -> Answer<usize> {
@@ -329,8 +389,9 @@ impl World {
             primary,
             legacy,
             per_thread: HashMap::new(),
+            orphans: vec![],
             error: None,
-            peers: HashSet::new(),
+            peers: HashMap::new(),
             limits: HashMap::new(),
             cache_config: 0,
             shared_config: 0,
@@ -344,6 +405,24 @@ impl World {
         let stream =
             Stream { context, flags, priority, tail: vec![], capture: None, captured_tail: vec![], default, made };
         self.streams.insert(id, stream);
+    }
+
+    /// A stream is destroyed; what is queued on it goes on, and a capture that it is in is spoilt.
+    pub(crate) fn remove_stream(&mut self, id: Id) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        if let Some(capture) = stream.capture {
+            self.invalidate(capture);
+            if self.captures.get(&capture).is_some_and(|c| c.origin == id) {
+                self.abandon(capture);
+            }
+        }
+        let Some(gone) = self.streams.remove(&id) else { return };
+        if gone.blocks()
+            && let Some(context) = self.contexts.get_mut(&gone.context)
+        {
+            context.orphans.retain(|op| self.ops.contains_key(op));
+            context.orphans.extend(gone.tail);
+        }
     }
 
     /// The context on top of this thread's stack, alive.
@@ -377,6 +456,7 @@ impl World {
                 if let Some(id) = self.contexts[&context].per_thread.get(&thread) {
                     return Ok(*id);
                 }
+                let _ = GOODBYE.try_with(|_| ());
                 let id = self.id();
                 self.add_stream(id, context, 0, 0, true, made());
                 self.contexts.get_mut(&context).ok_or(Code::INVALID_CONTEXT)?.per_thread.insert(thread, id);
@@ -400,7 +480,10 @@ impl World {
     /// Ends a context and everything made in it.
     pub(crate) fn destroy_context(&mut self, id: Id) {
         let Some(context) = self.contexts.remove(&id) else { return };
-        self.ops.retain(|_, op| op.context != id || op.running);
+        self.drop_ops(id, Code::CONTEXT_IS_DESTROYED);
+        for other in self.contexts.values_mut() {
+            other.peers.remove(&id);
+        }
         let faulted = context.error.is_some();
         let mut lost = vec![];
         let mut note = |kind: &str, made: &Made, bytes: Option<usize>| {
@@ -434,7 +517,8 @@ impl World {
             }
             self.release(address);
         }
-        self.captures.retain(|_, capture| capture.context != id);
+        let captures: Vec<Id> = self.captures.iter().filter(|(_, c)| c.context == id).map(|(id, _)| *id).collect();
+        captures.into_iter().for_each(|capture| self.abandon(capture));
         self.lost.extend(lost);
         CHANGED.notify_all();
     }
@@ -489,8 +573,7 @@ impl World {
         if let Some(context) = self.contexts.get_mut(&context) {
             context.error.get_or_insert(code);
         }
-        self.ops.retain(|_, op| op.context != context || op.running);
-        CHANGED.notify_all();
+        self.drop_ops(context, code);
     }
 }
 

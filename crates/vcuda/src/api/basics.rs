@@ -1,11 +1,19 @@
 //! Initialisation, versions, error names, entry points, the profiler.
 
-use crate::code::Code;
+use crate::code::{Answer, Code};
 use crate::enter::{api, put, put_if, text};
 use crate::symbols::{Found, find};
 use std::ffi::{c_char, c_void};
 
 const PER_THREAD_DEFAULT_STREAM: u64 = 2;
+
+/// Versions are those that the driver knows; flags ask for the default streams that are legacy, per thread, or as it is.
+fn check(version: i32, flags: u64, driver: u32) -> Answer {
+    if version < 0 || version as u32 > driver || flags > PER_THREAD_DEFAULT_STREAM {
+        return Err(Code::INVALID_VALUE);
+    }
+    Ok(())
+}
 
 fn proc_address(name: *const c_char, version: i32, flags: u64, driver: u32) -> Result<*mut c_void, u32> {
     const NOT_FOUND: u32 = 1;
@@ -43,6 +51,7 @@ api! {
         if symbol.is_null() {
             return Err(Code::INVALID_VALUE);
         }
+        check(version, flags, d.settings.version)?;
         let found = proc_address(symbol, version, flags, d.settings.version);
         put(function, found.unwrap_or(std::ptr::null_mut()))?;
         found.map(drop).map_err(|_| Code::NOT_FOUND)
@@ -58,6 +67,7 @@ api! {
         if symbol.is_null() {
             return Err(Code::INVALID_VALUE);
         }
+        check(version, flags, d.settings.version)?;
         let found = proc_address(symbol, version, flags, d.settings.version);
         put(function, found.unwrap_or(std::ptr::null_mut()))?;
         put_if(status, found.err().unwrap_or(0));

@@ -2,7 +2,7 @@
 
 use crate::code::{Answer, Code};
 use crate::enter::{Driver, api, put, put_if};
-use crate::world::{Id, Made, THREAD};
+use crate::world::{Id, Made, THREAD, push_context};
 use std::ffi::c_void;
 
 fn create(d: &mut Driver, out: *mut Id, flags: u32, device: i32) -> Answer {
@@ -10,9 +10,10 @@ fn create(d: &mut Driver, out: *mut Id, flags: u32, device: i32) -> Answer {
     if out.is_null() {
         return Err(Code::INVALID_VALUE);
     }
+    check_flags(flags)?;
     let made = maker(d);
     let context = d.new_context(device, flags, false, made);
-    THREAD.with(|thread| thread.contexts.borrow_mut().push(context));
+    push_context(context);
     put(out, context)
 }
 
@@ -21,27 +22,28 @@ fn maker(d: &Driver) -> impl Fn() -> Made + use<> {
     move || Made { call, number, trace: wanted.then(std::backtrace::Backtrace::force_capture) }
 }
 
-/// Everything queued in a context runs; its fault is the answer.
-fn drain(d: &mut Driver, context: Id) -> Answer {
-    let ops: Vec<Id> = d.ops.iter().filter(|(_, op)| op.context == context).map(|(id, _)| *id).collect();
-    d.finish(context, &ops)
+/// The flags that a context can have: one way of waiting, and others that change nothing here.
+fn check_flags(flags: u32) -> Answer {
+    const WAITING: u32 = 7;
+    const ALL: u32 = 0xff;
+    if flags & !ALL == 0 && matches!(flags & WAITING, 0 | 1 | 2 | 4) { Ok(()) } else { Err(Code::INVALID_VALUE) }
 }
 
-fn drop_primary(d: &mut Driver, device: usize) {
-    if let Some(context) = d.devices[device].primary.take() {
-        let _ = drain(d, context);
-        d.destroy_context(context);
-    }
-    d.devices[device].primary_uses = 0;
+/// Everything in a context ends, after the work that is queued.
+fn end(d: &mut Driver, context: Id) {
+    let _ = d.drain(context);
+    d.pause();
+    d.destroy_context(context);
 }
 
 fn synchronize(d: &mut Driver, context: Id) -> Answer {
-    let capturing: Vec<Id> = d.captures.iter().filter(|(_, c)| c.context == context && c.active).map(|(id, _)| *id).collect();
+    let capturing: Vec<Id> = d.captures.iter().filter(|(_, c)| c.context == context).map(|(id, _)| *id).collect();
     if !capturing.is_empty() {
         capturing.into_iter().for_each(|capture| d.invalidate(capture));
         return Err(Code::STREAM_CAPTURE_UNSUPPORTED);
     }
-    drain(d, context)
+    d.forbid_in_capture()?;
+    d.drain(context)
 }
 
 const LIMITS: u32 = 9;
@@ -80,18 +82,26 @@ api! {
         let device = d.device(device)?;
         match d.devices[device].primary_uses {
             0 => return Err(Code::INVALID_CONTEXT),
-            1 => drop_primary(d, device),
             uses => d.devices[device].primary_uses = uses - 1,
+        }
+        if d.devices[device].primary_uses == 0
+            && let Some(context) = d.devices[device].primary.take()
+        {
+            end(d, context);
         }
         Ok(())
     }
     Init fn cuDevicePrimaryCtxReset_v2(d, device: i32) {
         let device = d.device(device)?;
-        drop_primary(d, device);
+        // Who has retained it releases it all the same.
+        if let Some(context) = d.devices[device].primary.take() {
+            end(d, context);
+        }
         Ok(())
     }
     Init fn cuDevicePrimaryCtxSetFlags_v2(d, device: i32, flags: u32) {
         let device = d.device(device)?;
+        check_flags(flags)?;
         d.devices[device].primary_flags = flags;
         Ok(())
     }
@@ -121,8 +131,7 @@ api! {
         if known.primary {
             return Err(Code::INVALID_CONTEXT);
         }
-        let _ = drain(d, context);
-        d.destroy_context(context);
+        end(d, context);
         THREAD.with(|thread| {
             let mut stack = thread.contexts.borrow_mut();
             if stack.last() == Some(&context) {
@@ -135,7 +144,7 @@ api! {
         if !d.contexts.contains_key(&context) {
             return Err(Code::INVALID_CONTEXT);
         }
-        THREAD.with(|thread| thread.contexts.borrow_mut().push(context));
+        push_context(context);
         Ok(())
     }
     Init fn cuCtxPopCurrent_v2(d, out: *mut Id) {
@@ -147,13 +156,10 @@ api! {
         if context != 0 && !d.contexts.contains_key(&context) {
             return Err(Code::INVALID_CONTEXT);
         }
-        THREAD.with(|thread| {
-            let mut stack = thread.contexts.borrow_mut();
-            stack.pop();
-            if context != 0 {
-                stack.push(context);
-            }
-        });
+        THREAD.with(|thread| thread.contexts.borrow_mut().pop());
+        if context != 0 {
+            push_context(context);
+        }
         Ok(())
     }
     Init fn cuCtxGetCurrent(d, out: *mut Id) {
@@ -171,6 +177,7 @@ api! {
     }
     Init fn cuCtxSetFlags(d, flags: u32) {
         let context = d.current()?;
+        check_flags(flags)?;
         d.contexts.get_mut(&context).ok_or(Code::INVALID_CONTEXT)?.flags = flags;
         Ok(())
     }

@@ -114,9 +114,10 @@ impl Driver {
         let extent = Extent { width: c.width, height: c.height, depth: c.depth };
         let side = |of: (u32, u64, u64), [x, y, z]: [usize; 3], pitch: usize, height: usize| -> Answer<Side> {
             let (base, device) = address(of)?;
-            let pitch = if pitch == 0 { c.width } else { pitch };
-            let height = if height == 0 { c.height } else { height };
-            if pitch < c.width || base == 0 {
+            // Zero: as it takes, which only a whole copy may leave open.
+            let pitch = if pitch == 0 { c.width.saturating_add(x) } else { pitch };
+            let height = if height == 0 { c.height.saturating_add(y) } else { height };
+            if pitch < c.width.saturating_add(x) || height < c.height.saturating_add(y) && c.depth > 1 || base == 0 {
                 return Err(Code::INVALID_VALUE);
             }
             let slice = pitch.checked_mul(height).ok_or(Code::INVALID_VALUE)?;
@@ -140,6 +141,9 @@ impl Driver {
     /// A copy that the caller waits for, as far as the documentation says.
     fn copy(&mut self, copy: Copy) -> Answer {
         let null = self.own_stream(0)?;
+        if copy.extent.is_empty() {
+            return Ok(());
+        }
         self.forbid_implicit(null)?;
         let context = self.streams[&null].context;
         let mut copy = copy;
@@ -160,9 +164,21 @@ impl Driver {
     }
 
     fn copy_async(&mut self, copy: Copy, stream: Id) -> Answer {
-        let stream = self.own_stream(stream)?;
+        // Streams of other contexts may copy, too.
+        let stream = self.any_stream(stream)?;
+        if copy.extent.is_empty() {
+            return Ok(());
+        }
         let mut copy = copy;
         let captured = self.streams[&stream].capture.is_some();
+        if !copy.src.place.is_device() && !copy.dst.place.is_device() {
+            // From host to host it is synchronous.
+            let context = self.streams[&stream].context;
+            return match self.submit(stream, Work::Copy(copy))? {
+                Some(op) => self.finish(context, &[op]),
+                None => Ok(()),
+            };
+        }
         // Bytes of pageable memory may be taken at once, or as late as the copy runs.
         if !captured
             && copy.src.place.is_pageable()
@@ -199,8 +215,18 @@ impl Driver {
         self.submit(stream, Work::Fill(fill)).map(drop)
     }
 
-    fn peer(&self, context: Id) -> Answer {
-        self.contexts.get(&context).map(drop).ok_or(Code::INVALID_CONTEXT)
+    /// Memory at `address` has to be of the context's device, or of the host.
+    fn peer(&self, context: Id, address: u64) -> Answer {
+        let device = self.contexts.get(&context).ok_or(Code::INVALID_CONTEXT)?.device;
+        match self.range(address) {
+            Some((_, range)) if !range.on_host() && range.device != device => Err(Code::INVALID_VALUE),
+            _ => Ok(()),
+        }
+    }
+
+    fn peers(&self, c: &Memcpy3D) -> Answer {
+        self.peer(c.src_context, c.src_device)?;
+        self.peer(c.dst_context, c.dst_device)
     }
 }
 
@@ -235,8 +261,8 @@ api! {
         d.copy(copy)
     }
     Unsafe fn cuMemcpyPeer / cuMemcpyPeer_ptds (d, dst: u64, to: Id, src: u64, from: Id, bytes: usize) {
-        d.peer(to)?;
-        d.peer(from)?;
+        d.peer(to, dst)?;
+        d.peer(from, src)?;
         let copy = d.flat((dst, true), (src, true), bytes)?;
         d.copy(copy)
     }
@@ -254,8 +280,7 @@ api! {
     }
     Unsafe fn cuMemcpy3DPeer / cuMemcpy3DPeer_ptds (d, copy: *const Memcpy3D) {
         let copy = read(copy)?;
-        d.peer(copy.src_context)?;
-        d.peer(copy.dst_context)?;
+        d.peers(&copy)?;
         let copy = d.copy_of(&copy)?;
         d.copy(copy)
     }
@@ -276,8 +301,8 @@ api! {
         d.copy_async(copy, stream)
     }
     Context fn cuMemcpyPeerAsync / cuMemcpyPeerAsync_ptsz (d, dst: u64, to: Id, src: u64, from: Id, bytes: usize, stream: Id) {
-        d.peer(to)?;
-        d.peer(from)?;
+        d.peer(to, dst)?;
+        d.peer(from, src)?;
         let copy = d.flat((dst, true), (src, true), bytes)?;
         d.copy_async(copy, stream)
     }
@@ -291,8 +316,7 @@ api! {
     }
     Context fn cuMemcpy3DPeerAsync / cuMemcpy3DPeerAsync_ptsz (d, copy: *const Memcpy3D, stream: Id) {
         let copy = read(copy)?;
-        d.peer(copy.src_context)?;
-        d.peer(copy.dst_context)?;
+        d.peers(&copy)?;
         let copy = d.copy_of(&copy)?;
         d.copy_async(copy, stream)
     }

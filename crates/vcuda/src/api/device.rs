@@ -140,7 +140,7 @@ api! {
         if other == device {
             return Err(Code::PEER_ACCESS_UNSUPPORTED);
         }
-        if !d.contexts.get_mut(&own).ok_or(Code::INVALID_CONTEXT)?.peers.insert(other) {
+        if d.contexts.get_mut(&own).ok_or(Code::INVALID_CONTEXT)?.peers.insert(peer, other).is_some() {
             return Err(Code::PEER_ACCESS_ALREADY_ENABLED);
         }
         d.share_all(other, device);
@@ -148,12 +148,10 @@ api! {
     }
     Context fn cuCtxDisablePeerAccess(d, peer: Id) {
         let own = d.current()?;
-        let other = d.contexts.get(&peer).ok_or(Code::INVALID_CONTEXT)?.device;
-        if !d.contexts.get_mut(&own).ok_or(Code::INVALID_CONTEXT)?.peers.remove(&other) {
-            return Err(Code::PEER_ACCESS_NOT_ENABLED);
-        }
+        let removed = d.contexts.get_mut(&own).ok_or(Code::INVALID_CONTEXT)?.peers.remove(&peer);
+        let other = removed.ok_or(Code::PEER_ACCESS_NOT_ENABLED)?;
         let device = d.contexts[&own].device;
-        let still = d.contexts.values().any(|context| context.device == device && context.peers.contains(&other));
+        let still = d.contexts.values().any(|context| context.device == device && context.peers.values().any(|peer| *peer == other));
         if !still {
             d.unshare_all(other, device);
         }

@@ -221,8 +221,11 @@ impl Driver {
         let most = if limit > 0 { most.min(limit as u32) } else { most };
         let mut best = (0, 0, 0);
         for threads in (1..=most / 32).rev().map(|warps| warps * 32) {
-            // SAFETY: the program's function, which tells the shared memory of a block size.
-            let shared = shared_of.map_or(shared, |of| unsafe { of(threads as i32) });
+            // SAFETY: the program's function, which tells the shared memory of a block size. It may call the driver.
+            let shared = shared_of.map_or(shared, |of| self.unlocked(|| unsafe { of(threads as i32) }));
+            if !self.functions.contains_key(&function) {
+                return Err(Code::INVALID_HANDLE);
+            }
             let blocks = self.blocks_per_unit(function, threads, shared)?;
             if blocks * threads > best.0 {
                 best = (blocks * threads, threads, blocks);
@@ -257,8 +260,9 @@ fn packed(extra: *const *const c_void, wanted: usize) -> Answer<Vec<u8>> {
         }
         i += 2;
     }
-    // A structure may end in padding.
-    let size = size.filter(|size| *size == wanted || *size == wanted.next_multiple_of(8)).ok_or(Code::INVALID_VALUE)?;
+    // A structure may end in padding: no type has a larger alignment than 16.
+    let padded = wanted..=wanted.next_multiple_of(16);
+    let size = size.filter(|size| padded.contains(size)).ok_or(Code::INVALID_VALUE)?;
     if at.is_null() && wanted > 0 {
         return Err(Code::INVALID_VALUE);
     }
@@ -374,9 +378,8 @@ api! {
     Context fn cuFuncLoad(d, function: Id) {
         d.launchable(function).map(drop)
     }
-    Context fn cuKernelGetName(d, out: *mut *const c_char, kernel: Id) {
-        let function = d.launchable(kernel)?;
-        put(out, d.functions[&function].name.as_ptr())
+    Init fn cuKernelGetName(d, out: *mut *const c_char, kernel: Id) {
+        put(out, d.kernels.get(&kernel).ok_or(Code::INVALID_HANDLE)?.1.as_ptr())
     }
     Context fn cuKernelGetParamInfo(d, kernel: Id, index: usize, offset: *mut usize, bytes: *mut usize) {
         let function = d.launchable(kernel)?;

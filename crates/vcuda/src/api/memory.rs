@@ -2,7 +2,7 @@
 
 use crate::code::{Answer, Code};
 use crate::enter::{Driver, api, put, put_if};
-use crate::memory::map_host;
+use crate::memory::{is_mapped, map_host};
 use crate::schedule::Work;
 use crate::world::{Id, Kind, Range, World};
 use ptx_vm::Region;
@@ -31,10 +31,14 @@ impl Driver {
         }
         let (id, made) = (self.id(), self.made());
         self.memory.insert(address, Range { id, bytes, kind, context, device, flags: 0, region: None, made });
+        let pool = match self.memory[&address].kind {
+            Kind::Pooled { pool, .. } => self.pools.get(&pool).map(|pool| pool.shared_with.clone()),
+            _ => None,
+        };
         let peers: Vec<usize> =
-            self.contexts.values().filter(|c| c.peers.contains(&device)).map(|c| c.device).collect();
+            self.contexts.values().filter(|c| c.peers.values().any(|peer| *peer == device)).map(|c| c.device).collect();
         if let Some(region) = vm.region(address) {
-            for peer in peers {
+            for peer in peers.into_iter().chain(pool.into_iter().flatten()) {
                 let _ = self.vm(peer).map(&region);
             }
         }
@@ -98,6 +102,24 @@ impl World {
         let vm = self.vm(device);
         for address in self.memory_of(owner) {
             let _ = vm.unmap(address);
+        }
+    }
+
+    /// Kernels of `device` may use the memory of a pool, or no more.
+    pub(crate) fn share_pool(&mut self, pool: Id, device: usize, share: bool) {
+        let Some(known) = self.pools.get_mut(&pool) else { return };
+        let owner = known.device;
+        let changed = if share { known.shared_with.insert(device) } else { known.shared_with.remove(&device) };
+        if !changed || self.contexts.values().any(|c| c.device == device && c.peers.values().any(|peer| *peer == owner)) {
+            return;
+        }
+        let (from, to) = (self.vm(owner), self.vm(device));
+        let of = |range: &Range| matches!(range.kind, Kind::Pooled { pool: own, .. } if own == pool);
+        for address in self.memory.iter().filter(|(_, range)| of(range)).map(|(at, _)| *at) {
+            match from.region(address) {
+                Some(region) if share => drop(to.map(&region)),
+                _ => drop(to.unmap(address)),
+            }
         }
     }
 
@@ -186,6 +208,7 @@ api! {
         }
         // The documentation does not promise it, but every driver waits here, and programs rely on that.
         d.settle_device(device)?;
+        d.pause();
         d.release(address);
         Ok(())
     }
@@ -220,10 +243,11 @@ api! {
         if at == 0 {
             return Ok(());
         }
+        // What is queued is not waited for: nothing documented says so. It meets a fault. What runs now ends first.
+        d.pause();
         if !matches!(d.memory.get(&at).ok_or(Code::INVALID_VALUE)?.kind, Kind::Pinned) {
             return Err(Code::INVALID_VALUE);
         }
-        // It is not waited for: nothing documented says so. Work that still needs it meets a fault.
         d.release(at);
         Ok(())
     }
@@ -243,7 +267,7 @@ api! {
         put(flags, range.flags)
     }
     Unsafe fn cuMemHostRegister_v2(d, at: u64, bytes: usize, flags: u32) {
-        if at == 0 || bytes == 0 {
+        if at == 0 || bytes == 0 || flags > 15 {
             return Err(Code::INVALID_VALUE);
         }
         let end = at.checked_add(bytes as u64).ok_or(Code::INVALID_VALUE)?;
@@ -251,10 +275,14 @@ api! {
         if overlaps {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
+        if !is_mapped(at, bytes) {
+            return Err(Code::INVALID_VALUE);
+        }
         d.adopt_host(at, bytes, Kind::Registered, flags)
     }
     Unsafe fn cuMemHostUnregister(d, at: u64) {
-        if !matches!(d.memory.get(&at).ok_or(Code::INVALID_VALUE)?.kind, Kind::Registered) {
+        d.pause();
+        if !matches!(d.memory.get(&at).ok_or(Code::HOST_MEMORY_NOT_REGISTERED)?.kind, Kind::Registered) {
             return Err(Code::HOST_MEMORY_NOT_REGISTERED);
         }
         d.release(at);

@@ -5,7 +5,7 @@ use crate::enter::{Driver, api, put, put_if, text};
 use crate::module::{Library, Link, Log, ptx_of};
 use crate::world::Id;
 use std::collections::HashMap;
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 
 /// An image in a file; text gets the NUL that ends it.
 fn read_file(path: *const c_char) -> Answer<Vec<u8>> {
@@ -21,7 +21,8 @@ fn load(d: &mut Driver, out: *mut Id, image: *const u8, log: Log) -> Answer {
         return Err(Code::INVALID_VALUE);
     }
     // SAFETY: by the API an image is whole, and text ends with NUL.
-    let ptx = unsafe { ptx_of(image) }?;
+    let image = unsafe { ptx_of(image) }?;
+    let ptx = image.text_for(d.devices[d.current_device()?].spec.capability)?;
     let module = d.load(&ptx, log, None)?;
     put(out, module)
 }
@@ -44,13 +45,13 @@ fn new_library(d: &mut Driver, out: *mut Id, image: *const u8, count: u32, optio
     }
     let log = Log::new(count, options, values)?;
     // SAFETY: as in `load`.
-    let ptx = unsafe { ptx_of(image) }?;
-    if let Err(error) = ptx_vm::Module::parse("library.ptx", &ptx) {
+    let image = unsafe { ptx_of(image) }?;
+    if let Err(error) = ptx_vm::Module::parse("library.ptx", &*image.newest()?) {
         log.write("", &format!("ptxas fatal   : {error}"));
         return Err(Code::INVALID_PTX);
     }
     let (id, made) = (d.id(), d.made());
-    let library = Library { ptx: ptx.into(), modules: HashMap::new(), kernels: HashMap::new(), made };
+    let library = Library { image, modules: HashMap::new(), kernels: HashMap::new(), made };
     d.libraries.insert(id, library);
     put(out, id)
 }
@@ -60,12 +61,12 @@ fn library_kernel(d: &mut Driver, library: Id, name: &str) -> Answer<Id> {
     if let Some(kernel) = known.kernels.get(name) {
         return Ok(*kernel);
     }
-    let source = ptx_vm::Module::parse("library.ptx", &known.ptx).map_err(|_| Code::INVALID_PTX)?;
+    let source = ptx_vm::Module::parse("library.ptx", &*known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
     if !source.entries().any(|entry| entry == name) {
         return Err(Code::NOT_FOUND);
     }
     let id = d.id();
-    d.kernels.insert(id, (library, name.to_owned()));
+    d.kernels.insert(id, (library, CString::new(name).map_err(|_| Code::INVALID_VALUE)?));
     if let Some(library) = d.libraries.get_mut(&library) {
         library.kernels.insert(name.to_owned(), id);
     }
@@ -74,7 +75,7 @@ fn library_kernel(d: &mut Driver, library: Id, name: &str) -> Answer<Id> {
 
 fn names_of(d: &Driver, library: Id) -> Answer<Vec<String>> {
     let known = d.libraries.get(&library).ok_or(Code::INVALID_HANDLE)?;
-    let source = ptx_vm::Module::parse("library.ptx", &known.ptx).map_err(|_| Code::INVALID_PTX)?;
+    let source = ptx_vm::Module::parse("library.ptx", &*known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
     Ok(source.entries().map(str::to_owned).collect())
 }
 
@@ -106,8 +107,7 @@ api! {
         }
         // As with memory of the device: drivers wait, and programs rely on it.
         let context = known.context;
-        let ops: Vec<Id> = d.ops.iter().filter(|(_, op)| op.context == context).map(|(id, _)| *id).collect();
-        d.finish(context, &ops)?;
+        d.drain(context)?;
         d.unload(module);
         Ok(())
     }
@@ -178,8 +178,7 @@ api! {
     Init fn cuLibraryUnload(d, library: Id) {
         let known = d.libraries.remove(&library).ok_or(Code::INVALID_HANDLE)?;
         for (context, module) in known.modules {
-            let ops: Vec<Id> = d.ops.iter().filter(|(_, op)| op.context == context).map(|(id, _)| *id).collect();
-            let _ = d.finish(context, &ops);
+            let _ = d.drain(context);
             d.unload(module);
         }
         d.kernels.retain(|_, (of, _)| *of != library);
@@ -274,9 +273,10 @@ fn add_part(d: &mut Driver, link: Id, kind: u32, image: &mut Vec<u8>) -> Answer 
     const PTX: u32 = 1;
     image.push(0);
     image.resize(image.len().max(64), 0);
+    let capability = d.devices[d.current_device()?].spec.capability;
     let part = match kind {
         // SAFETY: NUL-terminated or a fatbin, whole; the buffer lives during the call.
-        PTX | FATBIN => unsafe { ptx_of(image.as_ptr()) }?,
+        PTX | FATBIN => unsafe { ptx_of(image.as_ptr()) }?.text_for(capability)?.to_string(),
         // Objects, libraries and machine code hold nothing that a virtual GPU runs.
         _ => return Err(Code::NO_BINARY_FOR_GPU),
     };

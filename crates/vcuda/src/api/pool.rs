@@ -66,12 +66,13 @@ api! {
             d.invalidate(capture);
             return Err(Code::NOT_SUPPORTED);
         }
-        match &mut d.memory.get_mut(&address).ok_or(Code::INVALID_VALUE)?.kind {
-            Kind::Pooled { freed, .. } if !*freed => *freed = true,
+        let range = d.memory.get_mut(&address).ok_or(Code::INVALID_VALUE)?;
+        range.kind = match range.kind {
+            Kind::Pooled { pool, freed: false } => Kind::Pooled { pool, freed: true },
             // Memory of cuMemAlloc may be freed this way too.
-            Kind::Device => {}
+            Kind::Device => Kind::Pooled { pool: 0, freed: true },
             _ => return Err(Code::INVALID_VALUE),
-        }
+        };
         d.submit(stream, Work::Free(address)).map(drop)
     }
     Init fn cuMemPoolCreate(d, out: *mut Id, properties: *const PoolProperties) {
@@ -88,7 +89,8 @@ api! {
         }
         let device = d.device(properties.location.id)?;
         let (id, made) = (d.id(), d.made());
-        d.pools.insert(id, Pool { device, default: false, threshold: 0, reuse: [1; 3], used: 0, used_high: 0, made });
+        let shared_with = std::collections::BTreeSet::new();
+        d.pools.insert(id, Pool { device, default: false, threshold: 0, shared_with, reuse: [1; 3], used: 0, used_high: 0, made });
         put(out, id)
     }
     Init fn cuMemPoolDestroy(d, pool: Id) {
@@ -142,20 +144,20 @@ api! {
             match access.flags {
                 // The owner always has it.
                 0 if device == known => return Err(Code::INVALID_VALUE),
-                0 => {}
-                _ if device != known => d.share_all(known, device),
-                _ => {}
+                0 | 3 if device != known => d.share_pool(pool, device, access.flags == 3),
+                3 => {}
+                _ => return Err(Code::INVALID_VALUE),
             }
         }
         Ok(())
     }
     Init fn cuMemPoolGetAccess(d, flags: *mut u32, pool: Id, location: *const Location) {
-        let known = d.pools.get(&pool).ok_or(Code::INVALID_VALUE)?.device;
+        let known = d.pools.get(&pool).ok_or(Code::INVALID_VALUE)?;
         if location.is_null() {
             return Err(Code::INVALID_VALUE);
         }
         // SAFETY: the program's structure.
         let device = d.device(unsafe { location.read_unaligned() }.id)?;
-        put(flags, if device == known { 3 } else { 0 })
+        put(flags, if device == known.device || known.shared_with.contains(&device) { 3 } else { 0 })
     }
 }

@@ -3,13 +3,14 @@
 use crate::code::{Answer, Code};
 use crate::enter::{Driver, api, put, put_if};
 use crate::graph::thread_mode;
-use crate::schedule::{HostFn, Work};
+use crate::schedule::{Callback, HostFn, Work};
 use crate::settings::Schedule;
 use crate::world::{Event, EventState, Id, THREAD};
 use std::ffi::c_void;
 
 const TIMING_DISABLED: u32 = 2;
 const INTERPROCESS: u32 = 4;
+const EXTERNAL: u32 = 1;
 
 fn create(d: &mut Driver, out: *mut Id, flags: u32, priority: i32) -> Answer {
     if flags > 1 || out.is_null() {
@@ -18,6 +19,15 @@ fn create(d: &mut Driver, out: *mut Id, flags: u32, priority: i32) -> Answer {
     let (context, id, made) = (d.current()?, d.id(), d.made());
     d.add_stream(id, context, flags, priority.clamp(-5, 0), false, made);
     put(out, id)
+}
+
+/// In a capture: an event that things outside of the graph wait for, or that it waits for.
+fn external(d: &mut Driver, stream: Id, event: Id, work: Work) -> Answer {
+    event_of(d, event)?;
+    if d.capture_of(stream)?.is_none() {
+        return Err(Code::INVALID_VALUE);
+    }
+    d.submit(stream, work).map(drop)
 }
 
 /// Waiting for a stream, or asking it, spoils its capture.
@@ -101,22 +111,7 @@ api! {
         if d.streams.get(&stream).is_none_or(|stream| stream.default) {
             return Err(Code::INVALID_HANDLE);
         }
-        // What is queued goes on; a capture is lost.
-        if let Some(capture) = d.streams[&stream].capture {
-            d.invalidate(capture);
-            if d.captures.get(&capture).is_some_and(|c| c.origin == stream)
-                && let Some(capture) = d.captures.remove(&capture)
-            {
-                d.graphs.remove(&capture.graph);
-                for joined in capture.streams {
-                    if let Some(joined) = d.streams.get_mut(&joined) {
-                        joined.capture = None;
-                        joined.captured_tail.clear();
-                    }
-                }
-            }
-        }
-        d.streams.remove(&stream);
+        d.remove_stream(stream);
         Ok(())
     }
     Context fn cuStreamSynchronize / cuStreamSynchronize_ptsz (d, stream: Id) {
@@ -156,11 +151,11 @@ api! {
         put(device, d.contexts[&context].device as i32)
     }
     Context fn cuStreamWaitEvent / cuStreamWaitEvent_ptsz (d, stream: Id, event: Id, flags: u32) {
-        if flags > 1 {
+        if flags > EXTERNAL {
             return Err(Code::INVALID_VALUE);
         }
         let stream = d.any_stream(stream)?;
-        d.wait_event(stream, event)
+        if flags == EXTERNAL { external(d, stream, event, Work::Await(event)) } else { d.wait_event(stream, event) }
     }
     Context fn cuStreamAttachMemAsync / cuStreamAttachMemAsync_ptsz (d, stream: Id, address: u64, bytes: usize, flags: u32) {
         let _ = (bytes, flags);
@@ -182,13 +177,6 @@ api! {
         data: *mut c_void,
         flags: u32,
     ) {
-        struct Call(unsafe extern "C" fn(Id, u32, *mut c_void), Id, *mut c_void);
-        unsafe extern "C" fn run(call: *mut c_void) {
-            // SAFETY: made below, and run once.
-            let call = unsafe { Box::from_raw(call.cast::<Call>()) };
-            // SAFETY: the program gave the function and its argument.
-            unsafe { (call.0)(call.1, 0, call.2) };
-        }
         if flags != 0 {
             return Err(Code::INVALID_VALUE);
         }
@@ -198,8 +186,8 @@ api! {
             d.invalidate(capture);
             return Err(Code::STREAM_CAPTURE_UNSUPPORTED);
         }
-        let call = Box::into_raw(Box::new(Call(callback.ok_or(Code::INVALID_VALUE)?, handle, data)));
-        d.submit(stream, Work::Host(run, call as usize)).map(drop)
+        let function = callback.ok_or(Code::INVALID_VALUE)?;
+        d.submit(stream, Work::Callback(Callback { function, stream: handle, data: data as usize })).map(drop)
     }
 
     Context fn cuEventCreate(d, out: *mut Id, flags: u32) {
@@ -219,11 +207,11 @@ api! {
         d.record_event(event, stream)
     }
     Context fn cuEventRecordWithFlags / cuEventRecordWithFlags_ptsz (d, event: Id, stream: Id, flags: u32) {
-        if flags > 1 {
+        if flags > EXTERNAL {
             return Err(Code::INVALID_VALUE);
         }
         let stream = d.any_stream(stream)?;
-        d.record_event(event, stream)
+        if flags == EXTERNAL { external(d, stream, event, Work::Record(event)) } else { d.record_event(event, stream) }
     }
     Context fn cuEventQuery(d, event: Id) {
         d.forbid_in_capture()?;
