@@ -54,6 +54,15 @@ fn event_of(d: &Driver, event: Id) -> Answer<&Event> {
     d.events.get(&event).ok_or(Code::INVALID_HANDLE)
 }
 
+/// Waiting for an event that a capture recorded, or asking it, spoils that capture.
+fn not_captured(d: &mut Driver, event: Id) -> Answer {
+    if let EventState::Captured { capture, .. } = event_of(d, event)?.state {
+        d.invalidate(capture);
+        return Err(Code::CAPTURED_EVENT);
+    }
+    Ok(())
+}
+
 fn sticky(d: &Driver, context: Id) -> Answer {
     d.contexts.get(&context).and_then(|context| context.error).map_or(Ok(()), Err)
 }
@@ -214,12 +223,12 @@ api! {
         if flags == EXTERNAL { external(d, stream, event, Work::Record(event)) } else { d.record_event(event, stream) }
     }
     Context fn cuEventQuery(d, event: Id) {
+        not_captured(d, event)?;
         d.forbid_in_capture()?;
         let known = event_of(d, event)?;
         let (context, queries) = (known.context, known.queries);
         match known.state {
-            EventState::Never => Ok(()),
-            EventState::Captured { .. } => Err(Code::CAPTURED_EVENT),
+            EventState::Never | EventState::Captured { .. } => Ok(()),
             EventState::Recorded { op } => {
                 sticky(d, context)?;
                 if let Some(event) = d.events.get_mut(&event) {
@@ -230,12 +239,12 @@ api! {
         }
     }
     Context fn cuEventSynchronize(d, event: Id) {
+        not_captured(d, event)?;
         d.forbid_in_capture()?;
         let known = event_of(d, event)?;
         let context = known.context;
         match known.state {
-            EventState::Never => Ok(()),
-            EventState::Captured { .. } => Err(Code::CAPTURED_EVENT),
+            EventState::Never | EventState::Captured { .. } => Ok(()),
             EventState::Recorded { op } => d.finish(context, &[op]),
         }
     }
