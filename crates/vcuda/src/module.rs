@@ -284,18 +284,24 @@ impl Driver {
     pub(crate) fn load(&mut self, ptx: &str, log: Log, library: Option<Id>) -> Answer<Id> {
         let context = self.current()?;
         let device = self.contexts[&context].device;
-        let fail = |code: Code, text: String| {
+        let fail = |d: &mut Driver, code: Code, text: String| {
             log.write("", &text);
+            if log.error.0.is_null() {
+                // The program does not ask why: its user may.
+                let call = d.call;
+                d.remark(format!("{call} refuses a module: {text}"));
+            }
             Err(code)
         };
         let source = match ptx_vm::Module::parse("module.ptx", ptx) {
             Ok(source) => Arc::new(source),
-            Err(error) => return fail(Code::INVALID_PTX, format!("ptxas fatal   : {error}")),
+            Err(error) => return fail(self, Code::INVALID_PTX, format!("ptxas fatal   : {error}")),
         };
         let (major, minor) = source.version();
         if newest_ptx(self.settings.version) < (major, minor) {
             let known = self.settings.version;
             return fail(
+                self,
                 Code::UNSUPPORTED_PTX_VERSION,
                 format!("ptxas fatal   : PTX ISA {major}.{minor} is newer than this driver, which is for CUDA {known}"),
             );
@@ -304,13 +310,13 @@ impl Driver {
         let (has_major, has_minor) = self.devices[device].spec.capability;
         if target > has_major * 10 + has_minor {
             let text = format!("ptxas fatal   : {} is newer than the device, sm_{has_major}{has_minor}", source.target());
-            return fail(Code::NO_BINARY_FOR_GPU, text);
+            return fail(self, Code::NO_BINARY_FOR_GPU, text);
         }
         let errors = source.decode_all();
         let entries = source.entries().count();
         if !errors.is_empty() && errors.len() == entries {
             let text: Vec<String> = errors.iter().map(|(_, error)| format!("ptxas error   : {error}")).collect();
-            return fail(Code::INVALID_PTX, text.join("\n"));
+            return fail(self, Code::INVALID_PTX, text.join("\n"));
         }
         let broken: HashMap<String, String> = errors.into_iter().map(|(name, error)| (name.to_owned(), error.to_string())).collect();
         for text in broken.values() {
