@@ -550,7 +550,7 @@ impl Spec {
             86 => 0,                           // HOST_NATIVE_ATOMIC_SUPPORTED
             87 => chip.single_to_double,       // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
             88 => 0,                           // PAGEABLE_MEMORY_ACCESS
-            89 => 0,                           // CONCURRENT_MANAGED_ACCESS
+            89 => 1,                           // CONCURRENT_MANAGED_ACCESS: as under Linux
             90 => 1,                           // COMPUTE_PREEMPTION_SUPPORTED
             91 => 1,                           // CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
             92..=94 => 0,                      // CAN_USE_STREAM_MEM_OPS_V1, _64_BIT_…_V1, _WAIT_VALUE_NOR_V1
