@@ -2,9 +2,11 @@
 
 use crate::code::{Answer, Code};
 use crate::enter::Driver;
-use crate::schedule::Work;
+use crate::schedule::{HostFn, Work};
 use crate::world::{EventState, Id, Made, THREAD, World};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::c_void;
+use std::sync::Arc;
 use std::thread::ThreadId;
 
 pub(crate) const GLOBAL: u32 = 0;
@@ -19,8 +21,32 @@ pub(crate) struct Node {
 
 pub(crate) type Nodes = BTreeMap<Id, Node>;
 
+/// Something of the program that graphs keep alive. Its destructor runs on a thread of the driver when the last reference is gone.
+pub(crate) struct UserObject {
+    pub(crate) destroy: HostFn,
+    pub(crate) data: usize,
+}
+
+impl Drop for UserObject {
+    fn drop(&mut self) {
+        let (destroy, data) = (self.destroy, self.data);
+        let started = std::thread::Builder::new().name("vcuda user object".into()).spawn(move || {
+            THREAD.with(|thread| thread.in_callback.set(true));
+            // SAFETY: the program gave the function and its argument, for one call.
+            unsafe { destroy(data as *mut c_void) };
+        });
+        if let Err(error) = started {
+            eprintln!("vcuda: no thread for a user object's destructor: {error}");
+        }
+    }
+}
+
+/// References to user objects, with how many of each.
+pub(crate) type Objects = BTreeMap<Id, (Arc<UserObject>, u32)>;
+
 pub(crate) struct Graph {
     pub(crate) nodes: Nodes,
+    pub(crate) objects: Objects,
     /// Being captured: owned by its capture until that ends.
     pub(crate) captured_by: Option<Id>,
     pub(crate) made: Made,
@@ -44,6 +70,7 @@ pub(crate) struct Exec {
     pub(crate) context: Id,
     /// In an order in which every node stands behind what it depends on.
     pub(crate) nodes: Vec<(Id, Node)>,
+    pub(crate) objects: Objects,
     /// Nodes that are switched off.
     pub(crate) disabled: HashSet<Id>,
     /// The end of its last launch: launches of one graph follow one another.
@@ -183,7 +210,7 @@ impl Driver {
             Some((graph, tail)) => (graph, tail),
             None => {
                 let (graph, made) = (self.id(), self.made());
-                self.graphs.insert(graph, Graph { nodes: Nodes::new(), captured_by: Some(capture), made });
+                self.graphs.insert(graph, Graph { nodes: Nodes::new(), objects: Objects::new(), captured_by: Some(capture), made });
                 (graph, vec![])
             }
         };
@@ -336,16 +363,16 @@ impl Driver {
         if graph.captured_by.is_some() {
             return Err(Code::INVALID_VALUE);
         }
-        let nodes = sorted(&graph.nodes)?;
+        let (nodes, objects) = (sorted(&graph.nodes)?, graph.objects.clone());
         let (id, made) = (self.id(), self.made());
-        self.execs.insert(id, Exec { context, nodes, disabled: HashSet::new(), last: None, flags, made });
+        self.execs.insert(id, Exec { context, nodes, objects, disabled: HashSet::new(), last: None, flags, made });
         Ok(id)
     }
 
     /// Queues every node of an instantiated graph, between what is on the stream and what comes.
     pub(crate) fn launch_graph(&mut self, exec: Id, stream: Id) -> Answer {
         let known = self.execs.get(&exec).ok_or(Code::INVALID_HANDLE)?;
-        let (nodes, disabled, last) = (known.nodes.clone(), known.disabled.clone(), known.last);
+        let (nodes, disabled, last, objects) = (known.nodes.clone(), known.disabled.clone(), known.last, known.objects.clone());
         for (_, node) in &nodes {
             if let Work::Launch(launch) = &node.work
                 && !self.functions.contains_key(&launch.function)
@@ -371,7 +398,7 @@ impl Driver {
         before.extend(last.filter(|op| self.ops.contains_key(op)));
         let mut ops = vec![];
         let leaves = self.queue_nodes(context, &nodes, &disabled, &before, &mut ops)?;
-        let end = self.add_op(context, leaves.into_iter().chain(before).collect(), Work::Nothing);
+        let end = self.add_op(context, leaves.into_iter().chain(before).collect(), Work::Keep(objects));
         ops.push(end);
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.tail = vec![end];
@@ -431,7 +458,8 @@ impl Driver {
 
     /// Makes an instantiated graph do what another graph says, if the two have the same form. `Err((node, result))` names what differs.
     pub(crate) fn update_exec(&mut self, exec: Id, graph: Id) -> Answer<Result<(), (Id, u32)>> {
-        let nodes = sorted(&self.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?.nodes)?;
+        let graph = self.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?;
+        let (nodes, objects) = (sorted(&graph.nodes)?, graph.objects.clone());
         let exec = self.execs.get_mut(&exec).ok_or(Code::INVALID_VALUE)?;
         if nodes.len() != exec.nodes.len() {
             return Ok(Err((0, TOPOLOGY_CHANGED)));
@@ -454,6 +482,7 @@ impl Driver {
         for ((_, a), (_, b)) in exec.nodes.iter_mut().zip(nodes) {
             a.work = b.work;
         }
+        exec.objects = objects;
         Ok(Ok(()))
     }
 }
@@ -469,7 +498,7 @@ pub(crate) fn node_type(work: &Work) -> u32 {
         Work::Fill(_) => 2,
         Work::Host(..) | Work::Callback(_) => 3,
         Work::Child(_) => 4,
-        Work::Nothing => 5,
+        Work::Nothing | Work::Keep(_) => 5,
         Work::Await(_) => 6,
         Work::Record(_) => 7,
         Work::Free(_) => 11,

@@ -43,6 +43,8 @@ impl Callback {
 pub(crate) enum Work {
     /// Only ties others together.
     Nothing,
+    /// The same, and keeps what a graph needs until it has run.
+    Keep(crate::graph::Objects),
     Record(Id),
     /// In graphs: waits for an event as it is when the graph is launched.
     Await(Id),
@@ -263,7 +265,7 @@ impl Driver {
         let work = std::mem::replace(&mut op.work, Work::Nothing);
         self.ready.remove(&id);
         let outcome: Result<(), (Code, String)> = match work {
-            Work::Nothing | Work::Await(_) | Work::Child(_) => Ok(()),
+            Work::Nothing | Work::Keep(_) | Work::Await(_) | Work::Child(_) => Ok(()),
             Work::Record(event) => {
                 let now = self.began.elapsed().as_secs_f64();
                 if let Some(event) = self.events.get_mut(&event)

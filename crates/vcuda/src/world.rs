@@ -1,7 +1,7 @@
 //! All that the driver knows, behind one lock: devices, contexts and what was made in them.
 
 use crate::code::{Answer, Code};
-use crate::graph::{Capture, Exec, Graph};
+use crate::graph::{Capture, Exec, Graph, UserObject};
 use crate::module::{Function, Library, Link, Module};
 use crate::schedule::Op;
 use crate::settings::{Schedule, Settings};
@@ -211,6 +211,8 @@ pub(crate) struct World {
     pub(crate) links: HashMap<Id, Link>,
     pub(crate) graphs: HashMap<Id, Graph>,
     pub(crate) execs: HashMap<Id, Exec>,
+    /// The program's own references to user objects.
+    pub(crate) user_objects: HashMap<Id, (Arc<UserObject>, u32)>,
     pub(crate) captures: HashMap<Id, Capture>,
     pub(crate) pools: HashMap<Id, Pool>,
     pub(crate) memory: BTreeMap<u64, Range>,
@@ -263,6 +265,7 @@ impl World {
             kernels: HashMap::new(),
             links: HashMap::new(),
             graphs: HashMap::new(),
+            user_objects: HashMap::new(),
             execs: HashMap::new(),
             captures: HashMap::new(),
             pools: HashMap::new(),

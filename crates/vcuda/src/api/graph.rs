@@ -3,10 +3,11 @@
 use crate::api::copy::{Memcpy3D, read_copy};
 use crate::code::{Answer, Code};
 use crate::enter::{Driver, api, put, put_if, text};
-use crate::graph::{Graph, Node, Nodes, closure, node_type};
+use crate::graph::{Graph, Node, Nodes, Objects, UserObject, closure, node_type};
 use crate::schedule::{HostFn, Work};
 use crate::world::Id;
 use std::ffi::{c_char, c_void};
+use std::sync::Arc;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -144,8 +145,13 @@ fn edges(d: &Driver, graph: Id) -> Answer<Vec<(Id, Id)>> {
     Ok(graph.nodes.iter().flat_map(|(to, node)| node.waits.iter().map(move |from| (*from, *to))).collect())
 }
 
+const FREE_ON_LAUNCH: u64 = 1;
+const DEVICE_LAUNCH: u64 = 4;
+
 fn instantiate(d: &mut Driver, out: *mut Id, graph: Id, flags: u64) -> Answer {
-    if out.is_null() || flags & !15 != 0 {
+    // A graph that kernels launch cannot free on launch.
+    let exclusive = FREE_ON_LAUNCH | DEVICE_LAUNCH;
+    if out.is_null() || flags & !15 != 0 || flags & exclusive == exclusive {
         return Err(Code::INVALID_VALUE);
     }
     let exec = d.instantiate(graph, flags)?;
@@ -154,6 +160,23 @@ fn instantiate(d: &mut Driver, out: *mut Id, graph: Id, flags: u64) -> Answer {
 
 fn update(d: &mut Driver, exec: Id, graph: Id) -> Answer<Option<(Id, u32)>> {
     Ok(d.update_exec(exec, graph)?.err())
+}
+
+/// Adds references.
+fn refer(objects: &mut Objects, id: Id, object: Arc<UserObject>, count: u32) -> Answer {
+    let (_, known) = objects.entry(id).or_insert((object, 0));
+    *known = known.checked_add(count).ok_or(Code::INVALID_VALUE)?;
+    Ok(())
+}
+
+/// The program gives up some of its own references.
+fn release(d: &mut Driver, object: Id, count: u32) -> Answer {
+    let (_, known) = d.user_objects.get_mut(&object).ok_or(Code::INVALID_VALUE)?;
+    *known = known.checked_sub(count).filter(|_| count > 0).ok_or(Code::INVALID_VALUE)?;
+    if *known == 0 {
+        d.user_objects.remove(&object);
+    }
+    Ok(())
 }
 
 fn change_edges(d: &mut Driver, graph: Id, from: *const Id, to: *const Id, count: usize, make: bool) -> Answer {
@@ -192,7 +215,7 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         let (id, made) = (d.id(), d.made());
-        d.graphs.insert(id, Graph { nodes: Nodes::new(), captured_by: None, made });
+        d.graphs.insert(id, Graph { nodes: Nodes::new(), objects: Objects::new(), captured_by: None, made });
         put(out, id)
     }
     Init fn cuGraphDestroy(d, graph: Id) {
@@ -203,7 +226,8 @@ api! {
         Ok(())
     }
     Init fn cuGraphClone(d, out: *mut Id, graph: Id) {
-        let known = d.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?.nodes.clone();
+        let graph = d.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?;
+        let (known, objects) = (graph.nodes.clone(), graph.objects.clone());
         // Nodes of the copy are others.
         let names: std::collections::HashMap<Id, Id> = known.keys().copied().collect::<Vec<_>>().into_iter().map(|old| (old, d.id())).collect();
         let renamed = known.into_iter().map(|(id, node)| {
@@ -212,7 +236,7 @@ api! {
         });
         let nodes = renamed.collect();
         let (id, made) = (d.id(), d.made());
-        d.graphs.insert(id, Graph { nodes, captured_by: None, made });
+        d.graphs.insert(id, Graph { nodes, objects, captured_by: None, made });
         put(out, id)
     }
     Context fn cuGraphAddKernelNode(d, out: *mut Id, graph: Id, waits: *const Id, count: usize, params: *const KernelParams) {
@@ -242,8 +266,11 @@ api! {
         add(d, out, graph, waits, count, Work::Nothing)
     }
     Context fn cuGraphAddChildGraphNode(d, out: *mut Id, graph: Id, waits: *const Id, count: usize, child: Id) {
-        let nodes = d.graphs.get(&child).ok_or(Code::INVALID_VALUE)?.nodes.clone();
-        add(d, out, graph, waits, count, Work::Child(Box::new(nodes)))
+        let child = d.graphs.get(&child).ok_or(Code::INVALID_VALUE)?;
+        let (nodes, objects) = (child.nodes.clone(), child.objects.clone());
+        add(d, out, graph, waits, count, Work::Child(Box::new(nodes)))?;
+        let parent = d.graphs.get_mut(&graph).ok_or(Code::INVALID_VALUE)?;
+        objects.into_iter().try_for_each(|(id, (object, count))| refer(&mut parent.objects, id, object, count))
     }
     Context fn cuGraphAddEventRecordNode(d, out: *mut Id, graph: Id, waits: *const Id, count: usize, event: Id) {
         if !d.events.contains_key(&event) {
@@ -428,6 +455,45 @@ api! {
         let (error_node, code) = failed.unwrap_or_default();
         put(result, UpdateResult { result: code, error_node, error_from: 0 })?;
         if failed.is_some() { Err(Code::GRAPH_EXEC_UPDATE_FAILURE) } else { Ok(()) }
+    }
+    Init fn cuUserObjectCreate(d, out: *mut Id, data: *mut c_void, destroy: Option<HostFn>, count: u32, flags: u32) {
+        // Every destructor has to be declared as one that nobody waits for.
+        if out.is_null() || count == 0 || count > i32::MAX as u32 || flags != 1 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let object = UserObject { destroy: destroy.ok_or(Code::INVALID_VALUE)?, data: data as usize };
+        let id = d.id();
+        d.user_objects.insert(id, (Arc::new(object), count));
+        put(out, id)
+    }
+    Init fn cuUserObjectRetain(d, object: Id, count: u32) {
+        let (_, known) = d.user_objects.get_mut(&object).ok_or(Code::INVALID_VALUE)?;
+        *known = known.checked_add(count).filter(|sum| count > 0 && *sum <= i32::MAX as u32).ok_or(Code::INVALID_VALUE)?;
+        Ok(())
+    }
+    Init fn cuUserObjectRelease(d, object: Id, count: u32) {
+        release(d, object, count)
+    }
+    Init fn cuGraphRetainUserObject(d, graph: Id, object: Id, count: u32, flags: u32) {
+        let shared = d.user_objects.get(&object).ok_or(Code::INVALID_VALUE)?.0.clone();
+        if count == 0 || flags > 1 || !d.graphs.contains_key(&graph) {
+            return Err(Code::INVALID_VALUE);
+        }
+        // Moved, not copied, when asked for.
+        if flags == 1 {
+            release(d, object, count)?;
+        }
+        let graph = d.graphs.get_mut(&graph).ok_or(Code::INVALID_VALUE)?;
+        refer(&mut graph.objects, object, shared, count)
+    }
+    Init fn cuGraphReleaseUserObject(d, graph: Id, object: Id, count: u32) {
+        let graph = d.graphs.get_mut(&graph).ok_or(Code::INVALID_VALUE)?;
+        let (_, known) = graph.objects.get_mut(&object).ok_or(Code::INVALID_VALUE)?;
+        *known = known.checked_sub(count).filter(|_| count > 0).ok_or(Code::INVALID_VALUE)?;
+        if *known == 0 {
+            graph.objects.remove(&object);
+        }
+        Ok(())
     }
     Init fn cuGraphDebugDotPrint(d, graph: Id, path: *const c_char, flags: u32) {
         let _ = flags;
