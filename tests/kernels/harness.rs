@@ -1,7 +1,7 @@
 //! What tests through the typed launchers share: the devices, tensors, poison. Inputs and the bound on errors are in `numbers`.
 
 use super::common;
-pub use super::numbers::{Random, assert_close, epsilon, round};
+pub use super::numbers::{Random, add_cut, assert_close, epsilon, round, tf32_loss};
 use adacache::device::Device;
 use adacache::tensor::{DType, Tensor};
 use std::sync::OnceLock;

@@ -2,7 +2,7 @@
 
 use super::common;
 use super::harness::{devices, unchecked_devices};
-use super::numbers::{Buffer, Random, assert_close, decode, encode, epsilon, round};
+use super::numbers::{Buffer, Random, add_cut, assert_close, decode, encode, epsilon, round, tf32_loss};
 use adacache::device::{Device, Module, VmConfig};
 use adacache::ops::Target;
 use adacache::ops::linear::{Activation, choose, linear};
@@ -135,7 +135,8 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             let weights = &w[c * k..][..k];
             let at = r * n + c;
             let mut sum = input.iter().zip(weights).map(|(&a, &w)| a * f64::from(w)).sum::<f64>();
-            let mut low_sum = low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| sum + a * w);
+            let mut low_sum =
+                low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| add_cut(sum, f64::from(a) * f64::from(w)));
             magnitude = magnitude.max(input.iter().zip(weights).map(|(&a, &w)| (a * f64::from(w)).abs()).sum::<f64>());
             if case.bias {
                 sum += f64::from(bias[c]);
@@ -241,9 +242,8 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let outputs = launch();
     assert_eq!(outputs, launch(), "{case:?}: the same inputs gave other bits");
 
-    // f32 goes through 3xTF32: products lose 2^-22 of themselves, whatever the naive sum's luck.
     let largest = exact.iter().chain(&exact_residual).fold(0.0f64, |largest, x| largest.max(x.abs()));
-    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { 2f64.powi(-21) * magnitude } else { 0.0 };
+    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { tf32_loss(magnitude) } else { 0.0 };
     assert_close(&format!("{case:?}"), &decode(&outputs[0], dtype), &exact, &naive, floor);
     if let Some(added) = outputs.get(1) {
         assert_close(&format!("{case:?} residual_out"), &decode(added, dtype), &exact_residual, &naive_residual, floor);
