@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::bench::{self, BenchResult, Budget, Op, Shapes};
+use adacache::chips::Chip;
 use adacache::device::{Device, DeviceKind};
 use adacache::model::{Geometry, StDiT3Config};
 use adacache::pipeline::{ModelSource, VideoSize};
-use adacache::profile::Gpu;
 use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
@@ -141,7 +141,7 @@ impl<'a> Table<'a> {
             _ => format!("{} SMs", info.units),
         });
         facts.extend(info.driver.map(|(major, minor)| format!("driver for CUDA {major}.{minor}")));
-        facts.extend(Gpu::of_device(info).map(|gpu| {
+        facts.extend(Chip::of_device(info).map(|gpu| {
             format!("peaks {:.0} TFLOP/s, {:.0} GB/s ({})", gpu.tensor_flops / 1e12, gpu.bandwidth / 1e9, gpu.source)
         }));
         facts.join(", ")
@@ -218,7 +218,7 @@ impl<'a> Table<'a> {
         let clock = if info.kind == DeviceKind::Vm { "wall clock of the CPU, not a GPU's" } else { "CUDA events" };
         let device = json!({
             "id": info.id, "name": info.name, "compute_capability": info.compute_capability, "units": info.units,
-            "memory": info.memory, "driver": info.driver, "clock": clock, "peaks": Gpu::of_device(info),
+            "memory": info.memory, "driver": info.driver, "clock": clock, "peaks": Chip::of_device(info),
         });
         Ok(serde_json::to_string_pretty(&json!({ "device": device, "results": results }))? + "\n")
     }
