@@ -117,7 +117,7 @@ pub fn parse(text: &str) -> Result<Table, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chips::{CHIPS, Chip};
+    use crate::chips::{CHIPS, Chip, Multiprocessor};
     use crate::device::Module;
     use crate::ops::linear;
     use crate::tensor::DType;
@@ -140,7 +140,9 @@ mod tests {
     #[test]
     fn few_tiles_and_split_k_pay_where_they_are_chosen() {
         let mut split = 0;
-        for chip in CHIPS {
+        // GeForce has half the rate of its generation, by which alone the launchers know it.
+        let known = |chip: &&Chip| chip.sm == Multiprocessor::of(chip.sm.compute_capability);
+        for chip in CHIPS.iter().filter(known) {
             let seconds = |work: &Work| work.bound(chip, &figures()[&work.choice.entry][chip.sm.target]).seconds;
             for work in open_sora(chip).iter().filter(|work| work.choice.module == Module::LinearFew) {
                 let WorkKind::Linear { shape, .. } = work.kind else { unreachable!("a product") };

@@ -7,8 +7,6 @@ use std::process::ExitCode;
 use adacache::bench::{self, BenchResult, Budget, Op, Shapes};
 use adacache::chips::Chip;
 use adacache::device::{Device, DeviceKind};
-use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::{ModelSource, VideoSize};
 use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
@@ -66,7 +64,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ops: Vec<Op> = Op::ALL.into_iter().filter(|op| args.ops.iter().any(|name| name == op.name())).collect();
     // Results are compared at sizes that the virtual GPU gets through.
     let small = device.is_vm() || args.compare.is_some();
-    let shapes = shapes.map_or_else(|| defaults(small), Ok)?.only(&ops);
+    let shapes = match shapes {
+        Some(shapes) => shapes,
+        None if small => Shapes::small()?,
+        None => Shapes::opensora("720p")?,
+    };
+    let shapes = shapes.only(&ops);
     if let Some(reference) = &args.compare {
         return compare(args, &device, &Device::open(reference)?, shapes);
     }
@@ -105,19 +108,6 @@ fn compare(args: &Args, device: &Device, reference: &Device, shapes: Shapes) -> 
     };
     let _ = write!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
-}
-
-fn defaults(vm: bool) -> anyhow::Result<Shapes> {
-    if vm {
-        let source = ModelSource::sprites();
-        let config = source.pipeline_config()?;
-        let resolution = ((config.height * config.width) as f64).sqrt();
-        let geometry = Geometry::guided(1, config.latent, resolution, config.fps as f32);
-        return Ok(Shapes::of_model(&source.model_config()?, &geometry, config.prompt_length));
-    }
-    let model = StDiT3Config::opensora_v1_2();
-    let size = VideoSize::published("720p", "9:16", 51)?;
-    Ok(Shapes::of_model(&model, &Geometry::guided(1, size.latent(), size.resolution(), 24.0), model.model_max_length))
 }
 
 /// What a format is made of.
