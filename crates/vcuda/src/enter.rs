@@ -25,6 +25,8 @@ pub(crate) struct Driver {
     world: Option<MutexGuard<'static, World>>,
     pub(crate) call: &'static str,
     pub(crate) number: u64,
+    /// The newest handle when the call began: operations above were queued since.
+    pub(crate) before: Id,
     /// Whether null means the thread's own default stream.
     pub(crate) per_thread: bool,
 }
@@ -46,7 +48,7 @@ impl DerefMut for Driver {
 impl Driver {
     /// A call of the driver's own threads.
     pub(crate) fn internal() -> Driver {
-        Driver { world: Some(world::lock()), call: "driver", number: 0, per_thread: false }
+        Driver { world: Some(world::lock()), call: "driver", number: 0, before: 0, per_thread: false }
     }
 
     /// Runs `body` with the lock released.
@@ -124,7 +126,9 @@ pub(crate) fn call(
         if THREAD.with(|thread| thread.in_callback.get()) && needs != Needs::Bare {
             return Err(Code::NOT_PERMITTED);
         }
-        let mut driver = Driver { world: Some(world::lock()), call: name, number: 0, per_thread };
+        let world = world::lock();
+        let before = world.newest();
+        let mut driver = Driver { world: Some(world), call: name, number: 0, before, per_thread };
         let d = &mut driver;
         d.total += 1;
         d.number = d.total;

@@ -193,19 +193,31 @@ impl Driver {
 
     /// Streams run by themselves: at the end of every call all that can runs, or some of it, or nothing. A fault shows at a later call.
     pub(crate) fn progress(&mut self) {
-        let mut ops = match self.schedule() {
-            Schedule::Eager => u64::MAX,
-            Schedule::Late => 0,
-            // In bursts: work that is behind shows more than work that follows closely.
-            Schedule::Random(_) if self.below(4) == 0 => 1 + self.below(8),
-            Schedule::Random(_) => 0,
-        };
-        while ops > 0
-            && !self.busy
-            && let Some(op) = self.next_op(&mut BTreeSet::new())
-        {
-            self.run_op(op);
-            ops -= 1;
+        match self.schedule() {
+            Schedule::Late => {}
+            Schedule::Eager => {
+                // Not what others queue meanwhile: they would never stop.
+                let last = self.newest();
+                let queued = self.ops.range(self.before + 1..).next().is_some();
+                while let Some(op) = self.ready.first().copied().filter(|op| *op <= last) {
+                    match self.busy {
+                        false => self.run_op(op),
+                        // Who queues more waits for its turn.
+                        true if queued => self.wait(),
+                        true => return,
+                    }
+                }
+            }
+            Schedule::Random(_) => {
+                // In bursts: work that is behind shows more than work that follows closely.
+                let burst = if self.below(4) == 0 { 1 + self.below(8) } else { 0 };
+                for _ in 0..burst {
+                    match if self.busy { None } else { self.next_op(&mut BTreeSet::new()) } {
+                        Some(op) => self.run_op(op),
+                        None => return,
+                    }
+                }
+            }
         }
     }
 

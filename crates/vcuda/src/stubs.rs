@@ -45,7 +45,7 @@ mod tests {
         for symbol in crate::symbols::ALL.iter() {
             assert!(address(symbol).is_some(), "{symbol}");
         }
-        assert!(IMPLEMENTED > 250, "{IMPLEMENTED}");
+        const { assert!(IMPLEMENTED > 300) };
         assert_eq!(address("cuNothing"), None);
     }
 }

@@ -291,6 +291,11 @@ impl World {
         self.next
     }
 
+    /// The last handle that was made.
+    pub(crate) fn newest(&self) -> Id {
+        self.next
+    }
+
     /// A number below `n`, from the seed.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         // SplitMix64.

@@ -46,7 +46,7 @@ fn new_library(d: &mut Driver, out: *mut Id, image: *const u8, count: u32, optio
     let log = Log::new(count, options, values)?;
     // SAFETY: as in `load`.
     let image = unsafe { ptx_of(image) }?;
-    if let Err(error) = ptx_vm::Module::parse("library.ptx", &*image.newest()?) {
+    if let Err(error) = ptx_vm::Module::parse("library.ptx", &image.newest()?) {
         log.write("", &format!("ptxas fatal   : {error}"));
         return Err(Code::INVALID_PTX);
     }
@@ -61,7 +61,7 @@ fn library_kernel(d: &mut Driver, library: Id, name: &str) -> Answer<Id> {
     if let Some(kernel) = known.kernels.get(name) {
         return Ok(*kernel);
     }
-    let source = ptx_vm::Module::parse("library.ptx", &*known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
+    let source = ptx_vm::Module::parse("library.ptx", &known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
     if !source.entries().any(|entry| entry == name) {
         return Err(Code::NOT_FOUND);
     }
@@ -75,7 +75,7 @@ fn library_kernel(d: &mut Driver, library: Id, name: &str) -> Answer<Id> {
 
 fn names_of(d: &Driver, library: Id) -> Answer<Vec<String>> {
     let known = d.libraries.get(&library).ok_or(Code::INVALID_HANDLE)?;
-    let source = ptx_vm::Module::parse("library.ptx", &*known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
+    let source = ptx_vm::Module::parse("library.ptx", &known.image.newest()?).map_err(|_| Code::INVALID_PTX)?;
     Ok(source.entries().map(str::to_owned).collect())
 }
 

@@ -93,8 +93,8 @@ scenarios! {
         struct Packed { a: u8, b: u64, c: u16 }
         let packed = Packed { a: 1, b: memory, c: 2 };
         let run = |size: usize, both: bool| {
-            let extra: [*const c_void; 5] =
-                [1 as *const c_void, std::ptr::from_ref(&packed).cast(), 2 as *const c_void, std::ptr::from_ref(&size).cast(), std::ptr::null()];
+            // The pointer to the buffer, the pointer to its size, the end.
+            let extra = [1, std::ptr::from_ref(&packed) as usize, 2, std::ptr::from_ref(&size) as usize, 0];
             let list = if both { list.as_ptr() } else { std::ptr::null() };
             cu("cuLaunchKernel", (parts, 1u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, list, extra.as_ptr()))
         };
@@ -109,7 +109,7 @@ scenarios! {
         fails(INVALID_VALUE, "cuLaunchKernel", (parts, 1u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, NULL, NULL));
         let hole = [list[0], std::ptr::null(), list[2]];
         fails(INVALID_VALUE, "cuLaunchKernel", (parts, 1u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, hole.as_ptr(), NULL));
-        let unknown: [*const c_void; 3] = [9 as *const c_void, list[0], std::ptr::null()];
+        let unknown = [9, list[0] as usize, 0];
         fails(INVALID_VALUE, "cuLaunchKernel", (parts, 1u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, NULL, unknown.as_ptr()));
     }
 

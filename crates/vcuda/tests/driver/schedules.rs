@@ -129,7 +129,7 @@ scenarios! {
         ok("cuStreamSynchronize", (s,));
         assert_eq!(peek(to, 0), 2);
         // Pageable memory, too.
-        let mut pageable = vec![3u32; 4];
+        let mut pageable = [3u32; 4];
         ok("cuMemcpyHtoDAsync_v2", (memory, pageable.as_ptr(), 16usize, s));
         pageable.fill(4);
         ok("cuStreamSynchronize", (s,));
@@ -297,5 +297,158 @@ fn long_queues() {
             assert!(took < Duration::from_secs(60), "{took:?}");
         };
         println!("{schedule}: {}", printed(name, schedule, body));
+    }
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n.max(1) as u64) as usize
+    }
+}
+
+/// Handles of all kinds that the threads of [`chaos`] have made and share, also when they are long destroyed.
+#[derive(Default)]
+struct Handles {
+    contexts: Vec<u64>,
+    streams: Vec<u64>,
+    events: Vec<u64>,
+    memory: Vec<u64>,
+    pinned: Vec<u64>,
+    modules: Vec<u64>,
+    functions: Vec<u64>,
+    graphs: Vec<u64>,
+    execs: Vec<u64>,
+}
+
+/// Any calls in any order from several threads, with handles of each other, stale ones, those of contexts that failed: whatever each call
+/// answers, the driver neither panics nor hangs nor crashes, and a new context is well in the end.
+fn chaos() {
+    ok("cuInit", (0u32,));
+    let handles = std::sync::Mutex::new(Handles::default());
+    let text = c(PTX);
+    let names = ["fill", "add", "append", "bad", "small"].map(c);
+    std::thread::scope(|scope| {
+        for seed in 1..=4u64 {
+            let (handles, text, names) = (&handles, &text, &names);
+            scope.spawn(move || {
+                let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                extern "C" fn nothing(_: u64) {}
+                let nothing = nothing as extern "C" fn(u64);
+                // Nothing may be written to memory that is given back: it may be anybody's by then.
+                let target = vec![0u8; 4096].leak().as_mut_ptr() as u64;
+                for _ in 0..5000 {
+                    let mut made = 0u64;
+                    let mut pick = |list: fn(&mut Handles) -> &mut Vec<u64>| {
+                        let mut handles = handles.lock().unwrap();
+                        let list = list(&mut handles);
+                        // Of the newest, mostly alive.
+                        let from = list.len().saturating_sub(6);
+                        list.get(from + dice.below(list.len() - from)).copied().unwrap_or(0)
+                    };
+                    let (s, e, m) = (pick(|h| &mut h.streams), pick(|h| &mut h.events), pick(|h| &mut h.memory));
+                    let (t, h, g) = (pick(|h| &mut h.streams), pick(|h| &mut h.pinned), pick(|h| &mut h.graphs));
+                    let (x, f, c) = (pick(|h| &mut h.execs), pick(|h| &mut h.functions), pick(|h| &mut h.contexts));
+                    let module = pick(|h| &mut h.modules);
+                    let list: Option<fn(&mut Handles) -> &mut Vec<u64>> = match dice.below(44) {
+                        0 => (cu("cuCtxCreate_v2", (&mut made, 0u32, 0i32)) == 0).then_some(|h| &mut h.contexts),
+                        1..=3 => (cu("cuStreamCreate", (&mut made, seed as u32 & 1)) == 0).then_some(|h| &mut h.streams),
+                        4 | 5 => (cu("cuEventCreate", (&mut made, 2u32)) == 0).then_some(|h| &mut h.events),
+                        6 | 7 => (cu("cuMemAlloc_v2", (&mut made, 4096usize)) == 0).then_some(|h| &mut h.memory),
+                        8 => (cu("cuMemAllocAsync", (&mut made, 4096usize, s)) == 0).then_some(|h| &mut h.memory),
+                        9 => (cu("cuMemHostAlloc", (&mut made, 4096usize, 0u32)) == 0).then_some(|h| &mut h.pinned),
+                        10 => (cu("cuModuleLoadData", (&mut made, text.as_ptr())) == 0).then_some(|h| &mut h.modules),
+                        11..=14 => {
+                            let some = if dice.below(20) == 0 { 5 } else { 3 };
+                            let name = &names[dice.below(some)];
+                            (cu("cuModuleGetFunction", (&mut made, module, name.as_ptr())) == 0).then_some(|h| &mut h.functions)
+                        }
+                        15 | 16 => {
+                            let code = cu("cuStreamEndCapture", (s, &mut made));
+                            (code == 0).then_some(|h| &mut h.graphs)
+                        }
+                        17 => (cu("cuGraphInstantiateWithFlags", (&mut made, g, 0u64)) == 0).then_some(|h| &mut h.execs),
+                        other => {
+                            match other {
+                                18 => cu("cuCtxSetCurrent", (c,)),
+                                19 => if dice.below(8) == 0 { cu("cuCtxDestroy_v2", (c,)) } else { cu("cuCtxPushCurrent_v2", (c,)) },
+                                20 => cu("cuStreamDestroy_v2", (s,)),
+                                21 => cu("cuEventDestroy_v2", (e,)),
+                                22 => if dice.below(4) == 0 { cu("cuMemFree_v2", (m,)) } else { cu("cuMemFreeAsync", (m, s)) },
+                                23 => if dice.below(4) == 0 { cu("cuMemFreeHost", (h,)) } else { cu("cuStreamQuery", (s,)) },
+                                24 => if dice.below(8) == 0 { cu("cuModuleUnload", (module,)) } else { cu("cuEventQuery", (e,)) },
+                                25 => cu("cuGraphDestroy", (g,)),
+                                26 => cu("cuGraphExecDestroy", (x,)),
+                                27..=30 => try_launch(f, 2, 32, 0, s, &[P(m), P(if dice.below(2) == 0 { m } else { h }), U(1)]),
+                                31 => cu("cuMemcpyDtoHAsync_v2", (target, m, 4096usize, s)),
+                                32 => cu("cuMemcpyHtoDAsync_v2", (m, h, 4096usize, s)),
+                                33 => cu("cuMemsetD32Async", (m, 1u32, 1024usize, s)),
+                                34 => cu("cuEventRecord", (e, s)),
+                                35 | 36 => cu("cuStreamWaitEvent", (t, e, 0u32)),
+                                37 => cu("cuLaunchHostFunc", (s, nothing, NULL)),
+                                38 | 39 => cu("cuStreamBeginCapture_v2", (s, dice.below(3) as u32)),
+                                40 => cu("cuGraphLaunch", (x, s)),
+                                41 => cu("cuStreamSynchronize", (s,)),
+                                42 => cu("cuEventSynchronize", (e,)),
+                                _ => cu("cuGraphExecUpdate_v2", (x, g, &mut [0u64; 3])),
+                            };
+                            None
+                        }
+                    };
+                    if let Some(list) = list {
+                        list(&mut handles.lock().unwrap()).push(made);
+                    } else if dice.below(100) == 0 || matches!(cu("cuProfilerStart", ()), INVALID_CONTEXT | 700..=720) {
+                        // After a fault: on with a new one.
+                        if cu("cuCtxCreate_v2", (&mut made, 0u32, 0i32)) == 0 {
+                            handles.lock().unwrap().contexts.push(made);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    context(0);
+    let memory = alloc(64);
+    launch(function(module(PTX), "fill"), 1, 16, stream(0), &[P(memory), U(4)]);
+    ok("cuCtxSynchronize", ());
+    assert_eq!(download::<u32>(memory, 16), [4; 16]);
+}
+
+scenarios! {
+    chaos_eager [VCUDA_SCHEDULE = "eager"] { chaos() }
+    chaos_late [VCUDA_SCHEDULE = "late"] { chaos() }
+    chaos_random [VCUDA_SCHEDULE = "random:11"] { chaos() }
+}
+
+scenarios! {
+    /// A thread that queues without end keeps no other from returning.
+    an_eager_thread_does_not_run_others_work_for_ever [] {
+        let own = start();
+        let (memory, fill) = (alloc(4 << 16), function(module(PTX), "fill"));
+        static STOP: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        let busy: Vec<_> = (0..3)
+            .map(|_| {
+                std::thread::spawn(move || {
+                    ok("cuCtxSetCurrent", (own,));
+                    let s = stream(NON_BLOCKING);
+                    while !STOP.load(std::sync::atomic::Ordering::SeqCst) {
+                        launch(fill, 64, 256, s, &[P(memory), U(1)]);
+                    }
+                })
+            })
+            .collect();
+        let (s, began) = (stream(NON_BLOCKING), Instant::now());
+        for _ in 0..20 {
+            launch(fill, 1, 1, s, &[P(memory), U(2)]);
+            ok("cuStreamSynchronize", (s,));
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        STOP.store(true, std::sync::atomic::Ordering::SeqCst);
+        busy.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }

@@ -3,8 +3,10 @@
 
 use super::client::{code::*, *};
 
+type Call = Box<dyn Fn() -> u32>;
+
 /// The calls that may wait or allocate: forbidden while a capture is under way that is not relaxed.
-fn unsafe_calls() -> Vec<(&'static str, Box<dyn Fn() -> u32>)> {
+fn unsafe_calls() -> Vec<(&'static str, Call)> {
     let (memory, freed, other, done) = (alloc(64), alloc(64), stream(NON_BLOCKING), event());
     let host = pinned::<u32>(1) as u64;
     ok("cuEventRecord", (done, other));
