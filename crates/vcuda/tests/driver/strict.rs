@@ -118,11 +118,14 @@ scenarios! {
         ends(CAPTURE_INVALIDATED, s);
         // An event of a capture is no event.
         let event = event();
+        for name in ["cuEventQuery", "cuEventSynchronize"] {
+            begin_capture(s, RELAXED);
+            ok("cuEventRecord", (event, s));
+            fails(CAPTURED_EVENT, name, (event,));
+            ends(CAPTURE_INVALIDATED, s);
+        }
         begin_capture(s, RELAXED);
         ok("cuEventRecord", (event, s));
-        for name in ["cuEventQuery", "cuEventSynchronize"] {
-            fails(CAPTURED_EVENT, name, (event,));
-        }
         end_capture(s);
         fails(CAPTURED_EVENT, "cuStreamWaitEvent", (other, event, 0u32));
         fails(CAPTURED_EVENT, "cuEventQuery", (event,));
