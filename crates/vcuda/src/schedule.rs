@@ -44,7 +44,7 @@ pub(crate) enum Work {
     /// Only ties others together.
     Nothing,
     /// The same, and keeps what a graph needs until it has run.
-    Keep(crate::graph::Objects),
+    Keep(#[allow(dead_code)] crate::graph::Objects), // Given back when it is dropped.
     Record(Id),
     /// In graphs: waits for an event as it is when the graph is launched.
     Await(Id),
