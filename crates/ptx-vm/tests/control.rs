@@ -606,5 +606,14 @@ fn elements_of_arrays_are_addresses() {
 
 #[test]
 fn integers_have_suffixes_and_bases() {
-    assert_eq!(run(&kernel("mov.b32 %r1, 0U; add.u32 %r1, %r1, 017U; add.u32 %r1, %r1, 0x10U; add.u32 %r1, %r1, 0b11U; add.u32 %r1, %r1, 5U;"), 1, 1), [39]);
+    assert_eq!(
+        run(
+            &kernel(
+                "mov.b32 %r1, 0U; add.u32 %r1, %r1, 017U; add.u32 %r1, %r1, 0x10U; add.u32 %r1, %r1, 0b11U; add.u32 %r1, %r1, 5U;"
+            ),
+            1,
+            1
+        ),
+        [39]
+    );
 }

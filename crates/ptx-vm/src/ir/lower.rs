@@ -1408,7 +1408,9 @@ pub(crate) fn lower<'a>(
     l.scopes.push(Scope::default());
     for p in &function.params {
         let offset = l.param_bytes.next_multiple_of(p.align.max(1));
-        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None });
+        l.scope()
+            .vars
+            .insert(p.name, Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None });
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         l.param_bytes = offset + p.size;
     }
