@@ -124,6 +124,27 @@ fn assertions() {
 const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
 
 #[test]
+fn calls_count_for_the_budget() {
+    // 2^60 calls, 60 deep, and no loop.
+    let text = format!(
+        "{HEAD}.func f(.param .b32 n) {{
+           .reg .b32 %r<3>; .reg .pred %p; .param .b32 a;
+           ld.param.b32 %r1, [n]; setp.eq.u32 %p, %r1, 0; @%p ret;
+           add.u32 %r2, %r1, -1; st.param.b32 [a], %r2;
+           call.uni f, (a);
+           call.uni f, (a);
+           ret;
+         }}
+         .visible .entry k(.param .u64 out) {{ .param .b32 a; st.param.b32 [a], 60; call.uni f, (a); ret; }}"
+    );
+    for checked in [false, true] {
+        let vm = Vm::new(VmConfig { checked, instruction_budget: Some(1_000_000), ..VmConfig::default() });
+        let found = launch(&vm, &text, "k", 32, &[0]).expect_err("no fault");
+        assert_eq!(found.kind, FaultKind::Budget, "{found}");
+    }
+}
+
+#[test]
 fn endless_recursion_uses_up_the_stack() {
     let text = format!(
         "{HEAD}.func f(.param .b32 n) {{

@@ -3,6 +3,9 @@
 use super::op::*;
 use crate::error::FaultKind;
 
+/// What a call is charged: functions may call each other for as long as a loop may run.
+const CALL: i64 = 32;
+
 /// Charges a backward jump to the time slice. True when the slice is used up.
 #[inline(always)]
 unsafe fn charge(cx: &mut Cx, from: *const Op, to: *const Op) -> bool {
@@ -161,7 +164,9 @@ impl Exec for Call {
             cx.put(*about.add(FRAME_SLOT), &[u64::from(frame); WARP]);
             cx.paths.push(Path { meet: op, pc: op.add(1), mask: cx.mask, frame: cx.top });
             cx.top = top;
-            cx.code.add((*op).imm as usize)
+            let to = cx.code.add((*op).imm as usize);
+            cx.fuel -= CALL;
+            if cx.fuel < 0 { cx.pause(Stop::Quantum, to) } else { to }
         }
     }
 }

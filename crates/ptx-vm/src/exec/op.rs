@@ -117,7 +117,7 @@ pub(crate) struct Cx {
     pub(crate) mask: u32,
     /// Lanes of the warp that have not exited, those of its other strands included.
     pub(crate) alive: u32,
-    /// Instructions left in the time slice, charged at backward branches.
+    /// Instructions left in the time slice, charged at backward branches and calls.
     pub(crate) fuel: i64,
     pub(crate) code: *const Op,
     pub(crate) lists: *const u32,

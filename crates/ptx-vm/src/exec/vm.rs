@@ -23,7 +23,7 @@ pub struct VmConfig {
     pub counters: bool,
     /// Gather counters for each line of the PTX as well; see [`LaunchStats::profile`].
     pub profile: bool,
-    /// Warp instructions a block may execute before the launch is stopped as a runaway; they are counted at backward jumps and waits.
+    /// Warp instructions a block may execute before the launch is stopped as a runaway; they are counted at backward jumps, calls and waits.
     pub instruction_budget: Option<u64>,
     /// Bytes that may be allocated at a time.
     pub memory_limit: Option<usize>,
