@@ -118,6 +118,8 @@ pub enum FaultKind {
     StackOverflow,
     /// The launch itself is not possible: sizes, parameters.
     Launch,
+    /// Somebody called [`crate::Vm::interrupt`].
+    Interrupted,
 }
 
 impl fmt::Display for FaultKind {
@@ -132,6 +134,7 @@ impl fmt::Display for FaultKind {
             FaultKind::Trap => "trap",
             FaultKind::StackOverflow => "stack_overflow",
             FaultKind::Launch => "launch",
+            FaultKind::Interrupted => "interrupted",
         })
     }
 }
@@ -177,6 +180,12 @@ impl Fault {
             address: None,
             message,
         }
+    }
+
+    /// The launch was not begun, or not all of its blocks were.
+    pub(crate) fn interrupted(kernel: &Kernel) -> Fault {
+        let message = "the device has been interrupted; launches run again after `Vm::resume`";
+        Fault { kind: FaultKind::Interrupted, ..Fault::at_launch(kernel, message.to_owned()) }
     }
 }
 

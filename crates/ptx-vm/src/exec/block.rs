@@ -19,6 +19,8 @@ use std::sync::{Mutex, PoisonError};
 /// Instructions a strand may execute before the others get their turn; fewer once lanes or blocks have waited for each other.
 const QUANTUM: i64 = 200_000;
 const SHORT_QUANTUM: i64 = 20_000;
+/// Instructions between two looks at whether the launch is interrupted: a few milliseconds of checked and counted ones.
+const SLICE: i64 = 5_000;
 /// Time slices a strand may use up while other lanes of its warp are pending, before they are split off.
 const PATIENCE: u32 = 5;
 /// How often each strand polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
@@ -51,6 +53,16 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) failed: AtomicU64,
     /// Somebody had to wait for another lane or block: take turns more often.
     pub(crate) hasty: AtomicBool,
+    /// The device's count of interrupts, and what it was when the launch began.
+    pub(crate) interrupts: &'a AtomicU64,
+    pub(crate) uninterrupted: u64,
+}
+
+impl LaunchInfo<'_> {
+    /// Whether somebody wants the launch to end.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.interrupts.load(Ordering::Relaxed) != self.uninterrupted
+    }
 }
 
 /// Zeroed memory aligned for vector registers; it only grows.
@@ -440,6 +452,11 @@ impl<'a> Runner<'a> {
                     continue;
                 }
                 ran = true;
+                if self.info.interrupted() {
+                    self.cx.pc = self.worker.strands[index].pc;
+                    let message = "the device was interrupted while the warp was here".to_owned();
+                    return Err(self.fault(index, FaultKind::Interrupted, None, None, message));
+                }
                 let hasty = self.info.hasty.load(Ordering::Relaxed);
                 let quantum = if hasty { SHORT_QUANTUM } else { QUANTUM };
                 let stop = self.resume(index, quantum);
@@ -538,21 +555,31 @@ impl<'a> Runner<'a> {
         std::mem::swap(&mut self.cx.paths, &mut strand.paths);
         self.enter(warp, mask);
         let cx = &mut self.cx;
-        cx.fuel = quantum;
-        match &mut self.watch {
-            None => {
-                while !op.is_null() {
-                    // SAFETY: `op` points into this kernel's code, decoded for the registers set up above.
-                    op = unsafe { ((*op).run)(cx, op) };
+        let mut left = quantum;
+        loop {
+            let slice = left.min(SLICE);
+            cx.fuel = slice;
+            match &mut self.watch {
+                None => {
+                    while !op.is_null() {
+                        // SAFETY: `op` points into this kernel's code, decoded for the registers set up above.
+                        op = unsafe { ((*op).run)(cx, op) };
+                    }
+                }
+                Some(watch) => {
+                    while !op.is_null() {
+                        // SAFETY: as above.
+                        op = unsafe { watch.step(cx, kernel, op) };
+                    }
                 }
             }
-            Some(watch) => {
-                while !op.is_null() {
-                    // SAFETY: as above.
-                    op = unsafe { watch.step(cx, kernel, op) };
-                }
+            left -= slice - cx.fuel;
+            if cx.stop != Stop::Quantum || left < 0 || self.info.interrupted() {
+                break;
             }
+            op = cx.pc;
         }
+        cx.fuel = left;
         let strand = &mut self.worker.strands[index];
         std::mem::swap(&mut cx.paths, &mut strand.paths);
         (strand.mask, strand.pc, strand.top) = (cx.mask, cx.pc, cx.top);

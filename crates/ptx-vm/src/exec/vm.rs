@@ -4,7 +4,7 @@ use super::block::{LaunchInfo, Runner};
 use super::pool::Pool;
 use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
-use crate::error::{Fault, MemoryError};
+use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
@@ -64,6 +64,8 @@ pub struct Vm {
     peak: AtomicUsize,
     heap: Heap,
     printed: Mutex<String>,
+    /// Calls of `interrupt` and `resume` that changed anything: odd while launches are to end.
+    interrupts: AtomicU64,
     pool: Pool,
     helpers: usize,
 }
@@ -82,6 +84,7 @@ impl Vm {
             peak: AtomicUsize::new(0),
             heap,
             printed: Mutex::default(),
+            interrupts: AtomicU64::new(0),
             pool,
             helpers,
         }
@@ -220,10 +223,27 @@ impl Vm {
         self.heap.live()
     }
 
+    /// Ends every launch that runs now, and every one begun from now on, with [`FaultKind::Interrupted`]: within milliseconds, whatever
+    /// the kernels do. Memory keeps what they have written so far. Meant to be called from another thread.
+    pub fn interrupt(&self) {
+        self.interrupts.fetch_or(1, Ordering::Relaxed);
+    }
+
+    /// Launches run again. Those that [`Vm::interrupt`] met still end, even when they have not come to it yet.
+    pub fn resume(&self) {
+        let next = |n: u64| (n & 1 == 1).then(|| n + 1);
+        // An error says that nothing was interrupted.
+        let _ = self.interrupts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
         check_launch(kernel, launch, params)?;
+        let uninterrupted = self.interrupts.load(Ordering::Relaxed);
+        if uninterrupted & 1 == 1 {
+            return Err(Fault::interrupted(kernel));
+        }
         let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
         let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
         static LAUNCHES: AtomicU64 = AtomicU64::new(0);
@@ -241,12 +261,17 @@ impl Vm {
             // Blocks below the lowest that failed still run, so that the report does not depend on timing.
             failed: AtomicU64::new(u64::MAX),
             hasty: AtomicBool::new(false),
+            interrupts: &self.interrupts,
+            uninterrupted,
         };
         let table = self.table();
         let table: &Table = &table;
         let next = AtomicU64::new(0);
         let workers = AtomicU32::new(0);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
+        // Where the launch was interrupted, and whether it was between blocks.
+        let interrupted: Mutex<Option<Fault>> = Mutex::new(None);
+        let cut = AtomicBool::new(false);
         let counting = self.config.counters || self.config.profile;
         let totals: Mutex<Option<Tally>> = Mutex::default();
         let work = || {
@@ -259,6 +284,12 @@ impl Vm {
             // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
             let mut waiting: VecDeque<Runner<'_>> = VecDeque::new();
             loop {
+                if info.interrupted() {
+                    if !waiting.is_empty() || next.load(Ordering::Relaxed) < blocks {
+                        cut.store(true, Ordering::Relaxed);
+                    }
+                    break;
+                }
                 let room =
                     waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
                 let mut runner = match if room { take() } else { None } {
@@ -281,6 +312,9 @@ impl Vm {
                         info.hasty.store(true, Ordering::Relaxed);
                         waiting.push_back(runner);
                         continue;
+                    }
+                    Err(found) if found.kind == FaultKind::Interrupted => {
+                        interrupted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(*found);
                     }
                     Err(found) => {
                         let mut slot = fault.lock().unwrap_or_else(PoisonError::into_inner);
@@ -309,6 +343,12 @@ impl Vm {
         }
         if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
+        }
+        if let Some(fault) = interrupted.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(fault);
+        }
+        if cut.load(Ordering::Relaxed) {
+            return Err(Fault::interrupted(kernel));
         }
         let seconds = start.elapsed().as_secs_f64();
         let tally = totals.into_inner().unwrap_or_else(PoisonError::into_inner);

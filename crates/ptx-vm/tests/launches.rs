@@ -1,0 +1,223 @@
+//! How launches are ended from outside.
+
+use ptx_vm::{Fault, FaultKind, Kernel, Launch, Module, Region, Vm, VmConfig};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// `%rd0` is the parameter, `%r0` the thread, `%r9` the block.
+fn kernel(functions: &str, body: &str) -> Arc<Kernel> {
+    let text = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n{functions}
+        .visible .entry k(.param .u64 data) {{
+          .reg .pred %p<9>; .reg .b32 %r<20>; .reg .b64 %rd<9>;
+          .shared .align 8 .b64 bar;
+          .param .b32 a;
+          ld.param.u64 %rd0, [data];
+          mov.u32 %r0, %tid.x; mov.u32 %r9, %ctaid.x;
+          {body}
+          ret;
+        }}"
+    );
+    Module::parse("t.ptx", &text).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+fn shape(grid: u32, block: u32) -> Launch {
+    Launch { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0 }
+}
+
+fn words(vm: &Vm, ptr: u64, n: usize) -> Vec<u32> {
+    let mut bytes = vec![0; 4 * n];
+    vm.read(ptr, &mut bytes).unwrap();
+    bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+}
+
+// ---- interrupts -----------------------------------------------------------------------------------------------------
+
+/// Kernels that never end, or not for years: what, functions, body, blocks, threads. They wait for word 1 of their data, if for anything.
+const ENDLESS: &[(&str, &str, &str, u32, u32)] = &[
+    ("a loop", "", "LOOP: add.u32 %r1, %r1, 1; bra LOOP;", 1, 32),
+    ("a loop of some lanes", "", "setp.lt.u32 %p1, %r0, 7; LOOP: @%p1 bra LOOP;", 3, 64),
+    ("barriers", "", "LOOP: bar.sync 0; bra LOOP;", 2, 256),
+    (
+        "all but one warp at a barrier",
+        "",
+        "setp.ge.u32 %p1, %r0, 32; @%p1 bra END; LOOP: bra LOOP; END: bar.sync 0;",
+        1,
+        1024,
+    ),
+    ("warp barriers", "", "LOOP: bar.warp.sync 0xffffffff; bra LOOP;", 1, 64),
+    ("sleep", "", "LOOP: nanosleep.u32 100; bra LOOP;", 2, 64),
+    (
+        "a flag",
+        "",
+        "LOOP: ld.acquire.sys.global.u32 %r1, [%rd0 + 4]; setp.eq.u32 %p1, %r1, 0; @%p1 bra LOOP;",
+        5000,
+        32,
+    ),
+    (
+        "an mbarrier",
+        "",
+        "setp.lt.u32 %p1, %r0, 32; setp.eq.u32 %p2, %r0, 0;
+         @%p2 mbarrier.init.shared.b64 [bar], 1;
+         bar.sync 0;
+         @!%p1 bra LOOP;
+         POLL: mbarrier.test_wait.parity.shared.b64 %p3, [bar], 0; @!%p3 bra POLL;
+         LOOP: bra LOOP;",
+        1,
+        64,
+    ),
+    ("blocks without end", "", "", i32::MAX as u32, 32),
+    (
+        "calls without a loop",
+        ".func f(.param .b32 n) {
+           .reg .b32 %r<3>; .reg .pred %p; .param .b32 a;
+           ld.param.b32 %r1, [n]; setp.eq.u32 %p, %r1, 0; @%p ret;
+           add.u32 %r2, %r1, -1; st.param.b32 [a], %r2;
+           call.uni f, (a); call.uni f, (a); ret;
+         }",
+        "st.param.b32 [a], 60; call.uni f, (a);",
+        1,
+        32,
+    ),
+];
+
+fn configs() -> [VmConfig; 4] {
+    let plain = VmConfig::default();
+    [
+        VmConfig { threads: 1, ..plain.clone() },
+        VmConfig { threads: 3, ..plain.clone() },
+        VmConfig { threads: 2, checked: true, ..plain.clone() },
+        VmConfig { threads: 2, profile: true, checked: true, ..plain },
+    ]
+}
+
+/// Two words of the host that kernels see too.
+fn mailbox() -> (Box<[AtomicU32; 2]>, Region) {
+    let words = Box::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    // SAFETY: the words outlive the devices of the tests, which all access them atomically or alone.
+    let region = unsafe { Region::of_host(words.as_ptr().cast_mut().cast(), 8, "mailbox") }.unwrap();
+    (words, region)
+}
+
+/// Launches, waits until the kernel runs, and does something meanwhile. Gives the outcome, and how long the launch took after that.
+fn meanwhile(vm: &Vm, kernel: &Kernel, launch: Launch, act: impl FnOnce()) -> (Option<Fault>, Duration) {
+    let (words, region) = mailbox();
+    vm.map(&region).unwrap();
+    let result = std::thread::scope(|scope| {
+        let runner = scope.spawn(|| vm.launch(kernel, &launch, &region.ptr().to_le_bytes()).err());
+        while words[0].load(Ordering::Acquire) == 0 && !runner.is_finished() {
+            std::thread::yield_now();
+        }
+        act();
+        let start = Instant::now();
+        (runner.join().unwrap(), start.elapsed())
+    });
+    vm.unmap(region.ptr()).unwrap();
+    result
+}
+
+const STARTED: &str = "st.release.sys.global.u32 [%rd0], 1;";
+
+#[test]
+fn endless_kernels_are_interrupted() {
+    let twice = kernel("", "ld.global.u32 %r1, [%rd0]; add.u32 %r1, %r1, %r1; st.global.u32 [%rd0], %r1;");
+    for config in configs() {
+        let vm = Vm::new(config.clone());
+        let word = vm.alloc(4).unwrap();
+        vm.write(word, &1u32.to_le_bytes()).unwrap();
+        for (i, (what, functions, body, blocks, threads)) in ENDLESS.iter().enumerate() {
+            let endless = kernel(functions, &format!("{STARTED}\n{body}"));
+            let (fault, took) = meanwhile(&vm, &endless, shape(*blocks, *threads), || vm.interrupt());
+            let fault = fault.unwrap_or_else(|| panic!("{what} came to an end"));
+            assert_eq!(fault.kind, FaultKind::Interrupted, "{what}: {fault}");
+            assert!(fault.to_string().starts_with("interrupted in k"), "{fault}");
+            // A few milliseconds; tests may have a small share of the machine.
+            assert!(took < Duration::from_secs(1), "{what} took {took:?} with {config:?}");
+            println!("{what}: {took:?}");
+
+            // It stays so until somebody says otherwise.
+            let refused = vm.launch(&twice, &shape(1, 1), &word.to_le_bytes()).unwrap_err();
+            assert_eq!(refused.kind, FaultKind::Interrupted, "{refused}");
+            vm.interrupt();
+            vm.resume();
+            vm.launch(&twice, &shape(1, 1), &word.to_le_bytes()).unwrap();
+            assert_eq!(words(&vm, word, 1), [2 << i], "{what}");
+            vm.resume();
+        }
+    }
+}
+
+#[test]
+fn a_fault_tells_where_the_interrupt_met_the_kernel() {
+    let vm = Vm::new(VmConfig::default());
+    let endless = kernel("", &format!("{STARTED}\nLOOP:\nbra LOOP;"));
+    let fault = meanwhile(&vm, &endless, shape(1, 32), || vm.interrupt()).0.unwrap();
+    assert_eq!((fault.block, fault.line, fault.instruction.as_str()), (Some([0, 0, 0]), 13, "bra LOOP"), "{fault}");
+    assert_eq!(serde_json::to_value(&fault).unwrap()["kind"], "interrupted");
+}
+
+#[test]
+fn an_interrupt_taken_back_at_once_ends_what_ran() {
+    let vm = Vm::new(VmConfig::default());
+    let endless = kernel("", &format!("{STARTED}\nLOOP: bra LOOP;"));
+    for _ in 0..20 {
+        let act = || {
+            vm.interrupt();
+            vm.resume();
+        };
+        assert_eq!(meanwhile(&vm, &endless, shape(4, 32), act).0.map(|f| f.kind), Some(FaultKind::Interrupted));
+    }
+    vm.launch(&kernel("", ""), &shape(4, 32), &[0; 8]).unwrap();
+}
+
+#[test]
+fn memory_calls_and_launches_do_not_wait_for_a_launch() {
+    let answer = kernel("", "st.release.sys.global.u32 [%rd0 + 4], 1;");
+    let waits = kernel(
+        "",
+        &format!("{STARTED}\nLOOP: ld.acquire.sys.global.u32 %r1, [%rd0 + 4]; setp.eq.u32 %p1, %r1, 0; @%p1 bra LOOP;"),
+    );
+    for config in configs() {
+        let vm = Vm::new(config);
+        let act = || {
+            let old = vm.alloc(64).unwrap();
+            vm.fill(old, 7, 64).unwrap();
+            vm.free(old).unwrap();
+            let (_words, other) = mailbox();
+            vm.map(&other).unwrap();
+            vm.launch(&answer, &shape(1, 1), &other.ptr().to_le_bytes()).unwrap();
+            assert_eq!(words(&vm, other.ptr(), 2), [0, 1]);
+            vm.unmap(other.ptr()).unwrap();
+            let live = vm.live();
+            assert!(live.is_empty(), "{live:?}");
+        };
+        let (words, region) = mailbox();
+        vm.map(&region).unwrap();
+        std::thread::scope(|scope| {
+            let runner = scope.spawn(|| vm.launch(&waits, &shape(3, 32), &region.ptr().to_le_bytes()));
+            while words[0].load(Ordering::Acquire) == 0 {
+                std::thread::yield_now();
+            }
+            act();
+            // The kernel sees what the host writes.
+            assert!(!runner.is_finished());
+            words[1].store(1, Ordering::Release);
+            runner.join().unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn interrupting_nothing_harms_nothing() {
+    let vm = Vm::new(VmConfig::default());
+    let nothing = kernel("", "");
+    vm.resume();
+    vm.launch(&nothing, &shape(4, 32), &[0; 8]).unwrap();
+    vm.interrupt();
+    assert_eq!(vm.launch(&nothing, &shape(4, 32), &[0; 8]).map_err(|f| f.kind).err(), Some(FaultKind::Interrupted));
+    // What is wrong with a launch is told all the same.
+    assert_eq!(vm.launch(&nothing, &shape(0, 32), &[0; 8]).map_err(|f| f.kind).err(), Some(FaultKind::Launch));
+    vm.resume();
+    vm.launch(&nothing, &shape(4, 32), &[0; 8]).unwrap();
+}
