@@ -38,6 +38,9 @@ enum Command {
         /// Warp instructions a block may execute before the launch is stopped as a runaway; 0 takes the brake off.
         #[arg(long, default_value_t = 2_000_000_000)]
         budget: u64,
+        /// Begin blocks in an order of this seed instead of by number.
+        #[arg(long, value_name = "SEED")]
+        block_order: Option<u64>,
     },
     /// Run a launch case and print its counters, its hottest PTX lines and, where the PTX has .loc, its hottest source lines.
     Profile {
@@ -91,9 +94,10 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run { cases, checked, json, counters, threads, budget } => {
+        Command::Run { cases, checked, json, counters, threads, budget, block_order } => {
             let instruction_budget = (budget > 0).then_some(budget);
-            let config = VmConfig { threads, checked, counters, instruction_budget, ..VmConfig::default() };
+            let config =
+                VmConfig { threads, checked, counters, instruction_budget, block_order, ..VmConfig::default() };
             run(&cases, &config, json)
         }
         Command::Profile { case, json, top, sort, threads, budget } => {

@@ -115,3 +115,23 @@ fn profile_as_json_is_one_object_whose_lines_add_up() {
     assert_eq!(run["counters"], json["counters"]);
     assert!(run.get("lines").is_none());
 }
+
+#[test]
+fn a_case_that_relies_on_the_order_of_blocks_fails_in_another() {
+    let dir = scratch("order");
+    let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 data) {
+        .reg .b32 %r<3>; .reg .b64 %rd<4>;
+        ld.param.u64 %rd1, [data]; mov.u32 %r1, %ctaid.x;
+        mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2;
+        ld.global.u32 %r2, [%rd3]; add.u32 %r2, %r2, 1; st.global.u32 [%rd3 + 4], %r2;
+        ret; }";
+    std::fs::write(dir.join("kernel.ptx"), ptx).unwrap();
+    let words: Vec<i32> = (0..=20).collect();
+    let spec = serde_json::json!({"ptx": "kernel.ptx", "entry": "k", "grid": [20, 1, 1], "block": [1, 1, 1], "dynamic_shared": 0,
+        "args": [{"kind": "buffer", "dtype": "u32", "len": 21, "init": 0, "expect": words}]});
+    std::fs::write(dir.join("case.json"), spec.to_string()).unwrap();
+    let run = |options: &[&str]| ptx_vm(&[&["run", dir.to_str().unwrap(), "--threads", "1"], options].concat());
+    assert_eq!(run(&[]).status.code(), Some(0));
+    let out = run(&["--block-order", "1"]);
+    assert!(out.status.code() == Some(1) && text(&out).contains("elements differ"), "{}", text(&out));
+}

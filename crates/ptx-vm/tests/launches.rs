@@ -1,6 +1,7 @@
-//! How launches are ended from outside.
+//! How launches are ended from outside, and in which order their blocks begin.
 
 use ptx_vm::{Fault, FaultKind, Kernel, Launch, Module, Region, Vm, VmConfig};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -86,7 +87,7 @@ fn configs() -> [VmConfig; 4] {
     let plain = VmConfig::default();
     [
         VmConfig { threads: 1, ..plain.clone() },
-        VmConfig { threads: 3, ..plain.clone() },
+        VmConfig { threads: 3, block_order: Some(1), ..plain.clone() },
         VmConfig { threads: 2, checked: true, ..plain.clone() },
         VmConfig { threads: 2, profile: true, checked: true, ..plain },
     ]
@@ -220,4 +221,119 @@ fn interrupting_nothing_harms_nothing() {
     assert_eq!(vm.launch(&nothing, &shape(0, 32), &[0; 8]).map_err(|f| f.kind).err(), Some(FaultKind::Launch));
     vm.resume();
     vm.launch(&nothing, &shape(4, 32), &[0; 8]).unwrap();
+}
+
+// ---- the order of blocks --------------------------------------------------------------------------------------------
+
+fn ordered(seed: Option<u64>, threads: usize, checked: bool) -> Vm {
+    Vm::new(VmConfig {
+        block_order: seed,
+        threads,
+        checked,
+        instruction_budget: Some(50_000_000),
+        ..VmConfig::default()
+    })
+}
+
+/// Launches with `n` zeroed words and gives them back.
+fn run(vm: &Vm, kernel: &Kernel, launch: Launch, n: usize) -> Result<Vec<u32>, Fault> {
+    let data = vm.alloc(4 * n).unwrap();
+    vm.fill(data, 0, 4 * n).unwrap();
+    let result = vm.launch(kernel, &launch, &data.to_le_bytes());
+    let out = words(vm, data, n);
+    vm.free(data).unwrap();
+    result.map(|_| out)
+}
+
+/// Word `b + 1` becomes the place of block `b` in the order.
+fn places() -> Arc<Kernel> {
+    kernel(
+        "",
+        "atom.global.add.u32 %r1, [%rd0], 1; mul.wide.u32 %rd1, %r9, 4; add.s64 %rd1, %rd1, %rd0; st.global.u32 [%rd1 + 4], %r1;",
+    )
+}
+
+#[test]
+fn the_order_depends_on_the_seed_and_the_launch_alone() {
+    let places = places();
+    let orders = |seed| {
+        let vm = ordered(seed, 1, false);
+        (0..5).map(|_| run(&vm, &places, shape(100, 1), 101).unwrap()[1..].to_vec()).collect::<Vec<_>>()
+    };
+    let natural: Vec<u32> = (0..100).collect();
+    assert!(orders(None).iter().all(|order| *order == natural));
+    let mut seen = HashSet::from([natural.clone()]);
+    for seed in [0, 1, 2, u64::MAX] {
+        let once = orders(Some(seed));
+        assert_eq!(once, orders(Some(seed)), "seed {seed}");
+        for order in once {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, natural);
+            assert!(seen.insert(order), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn kernels_that_rely_on_an_order_are_found() {
+    // Each block adds 1 to what the block before has left.
+    let relies = kernel(
+        "",
+        "mul.wide.u32 %rd1, %r9, 4; add.s64 %rd1, %rd1, %rd0; ld.global.u32 %r1, [%rd1]; add.u32 %r1, %r1, 1; st.global.u32 [%rd1 + 4], %r1;",
+    );
+    // Each block waits for the one before.
+    let waits = kernel(
+        "",
+        "mul.wide.u32 %rd1, %r9, 4; add.s64 %rd1, %rd1, %rd0;
+         mov.u32 %r1, 0; setp.eq.u32 %p1, %r9, 0; @%p1 bra GO;
+         WAIT: nanosleep.u32 20; ld.acquire.gpu.global.u32 %r1, [%rd1]; setp.eq.u32 %p2, %r1, 0; @%p2 bra WAIT;
+         GO: add.u32 %r1, %r1, 1; st.release.gpu.global.u32 [%rd1 + 4], %r1;",
+    );
+    let want: Vec<u32> = (0..=12).collect();
+    assert_eq!(run(&ordered(None, 1, false), &relies, shape(12, 1), 13).unwrap(), want);
+    for seed in 0..5 {
+        for checked in [false, true] {
+            let vm = ordered(Some(seed), 1, checked);
+            assert_ne!(run(&vm, &relies, shape(12, 1), 13).unwrap(), want, "seed {seed}");
+            assert_eq!(run(&vm, &waits, shape(12, 1), 13).unwrap(), want, "seed {seed}");
+            assert_eq!(run(&ordered(Some(seed), 3, checked), &waits, shape(12, 1), 13).unwrap(), want, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn the_lowest_failing_block_is_reported_in_any_order() {
+    let fails = kernel("", "setp.ge.u32 %p1, %r9, 33; @%p1 trap;");
+    for seed in 0..20 {
+        for threads in [1, 3] {
+            for blocks in [34, 60, i32::MAX as u32] {
+                let fault = run(&ordered(Some(seed), threads, false), &fails, shape(blocks, 32), 1).unwrap_err();
+                let found = (fault.kind, fault.block);
+                assert_eq!(
+                    found,
+                    (FaultKind::Trap, Some([33, 0, 0])),
+                    "seed {seed}, {threads} threads, {blocks} blocks"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_blocks_print_stands_in_their_order() {
+    let prints = kernel(
+        ".extern .func (.param .b32 r) vprintf(.param .b64 f, .param .b64 v);
+         .global .align 1 .b8 text[4] = {37, 117, 10, 0};",
+        ".reg .b64 %SP; .local .align 8 .b8 frame[8];
+         mov.u64 %rd2, frame; cvta.local.u64 %rd3, %rd2; st.local.u32 [%rd2], %r9;
+         mov.u64 %rd4, text; cvta.global.u64 %rd4, %rd4;
+         { .param .b64 f; .param .b64 v; .param .b32 r; st.param.b64 [f], %rd4; st.param.b64 [v], %rd3; call.uni (r), vprintf, (f, v); }",
+    );
+    let want: String = (0..50).map(|b| format!("{b}\n")).collect();
+    for seed in [None, Some(3)] {
+        let vm = ordered(seed, 2, false);
+        run(&vm, &prints, shape(50, 1), 1).unwrap();
+        assert_eq!(vm.take_printed(), want, "{seed:?}");
+    }
 }

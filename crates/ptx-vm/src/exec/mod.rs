@@ -7,6 +7,7 @@ pub(crate) mod mbarrier;
 pub(crate) mod mem;
 pub(crate) mod op;
 pub(crate) mod ops;
+mod order;
 mod pool;
 pub(crate) mod runtime;
 mod vm;

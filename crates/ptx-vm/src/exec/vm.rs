@@ -1,6 +1,7 @@
 //! The device: memory calls and launches.
 
 use super::block::{LaunchInfo, Runner};
+use super::order::Order;
 use super::pool::Pool;
 use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
@@ -31,6 +32,12 @@ pub struct VmConfig {
     pub stack_bytes: Option<usize>,
     /// Bytes that `malloc` of kernels may have at a time, as `cudaLimitMallocHeapSize`; 8 MiB if not given.
     pub heap_bytes: Option<usize>,
+    /// Blocks begin in an order of this seed instead of by number: CUDA promises none, so a kernel must compute the same. The order also
+    /// depends on how many launches the device has begun before, and on nothing else: a program that repeats itself meets the same
+    /// orders again. With several threads blocks run at the same time, as they do without a seed.
+    ///
+    /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
+    pub block_order: Option<u64>,
 }
 
 /// The shape of one launch.
@@ -66,6 +73,7 @@ pub struct Vm {
     printed: Mutex<String>,
     /// Calls of `interrupt` and `resume` that changed anything: odd while launches are to end.
     interrupts: AtomicU64,
+    launches: AtomicU64,
     pool: Pool,
     helpers: usize,
 }
@@ -85,6 +93,7 @@ impl Vm {
             heap,
             printed: Mutex::default(),
             interrupts: AtomicU64::new(0),
+            launches: AtomicU64::new(0),
             pool,
             helpers,
         }
@@ -266,7 +275,7 @@ impl Vm {
         };
         let table = self.table();
         let table: &Table = &table;
-        let next = AtomicU64::new(0);
+        let order = Order::new(blocks, self.config.block_order, self.launches.fetch_add(1, Ordering::Relaxed));
         let workers = AtomicU32::new(0);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
         // Where the launch was interrupted, and whether it was between blocks.
@@ -276,23 +285,19 @@ impl Vm {
         let totals: Mutex<Option<Tally>> = Mutex::default();
         let work = || {
             let sm = workers.fetch_add(1, Ordering::Relaxed);
-            let take = || {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                (number < blocks && number <= info.failed.load(Ordering::Relaxed)).then_some(number)
-            };
             let mut free: Option<Runner<'_>> = None;
             // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
             let mut waiting: VecDeque<Runner<'_>> = VecDeque::new();
             loop {
                 if info.interrupted() {
-                    if !waiting.is_empty() || next.load(Ordering::Relaxed) < blocks {
+                    if !waiting.is_empty() || !order.is_empty() {
                         cut.store(true, Ordering::Relaxed);
                     }
                     break;
                 }
                 let room =
                     waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
-                let mut runner = match if room { take() } else { None } {
+                let mut runner = match if room { order.take(&info.failed) } else { None } {
                     Some(number) => {
                         let mut runner = free.take().unwrap_or_else(|| {
                             let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
