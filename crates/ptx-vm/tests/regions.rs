@@ -140,10 +140,11 @@ fn variables_of_modules_are_known_by_name() {
 fn kernels_work_on_memory_of_the_host() {
     let (_module, kernel) = module();
     for vm in vms() {
-        let mut memory = vec![3u32; 40];
+        let mut memory = [3u32; 40];
+        let address = memory.as_ptr() as u64;
         let region = over(&mut memory[..32], "pinned");
         let at = region.ptr();
-        assert_eq!((at, region.bytes(), region.label()), (memory.as_ptr() as u64, 128, "pinned"));
+        assert_eq!((at, region.bytes(), region.label()), (address, 128, "pinned"));
         vm.map(&region).unwrap();
         run(&vm, &kernel, at, 32).unwrap();
         vm.write(at, &9u32.to_le_bytes()).unwrap();
