@@ -236,8 +236,9 @@ impl Device {
     /// uninitialised reads and divergent barriers, several times slower), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
-    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::NoDevice`] or
-    /// [`DeviceError::Unsupported`] when the GPU asked for cannot be used. `auto` and `vm` always succeed.
+    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`], [`DeviceError::NoDevice`],
+    /// [`DeviceError::Unsupported`] or [`DeviceError::Driver`] when the GPU asked for cannot be used. `auto` and `vm` always succeed; where
+    /// there should be a GPU and `auto` cannot use it, a warning (of `tracing`) says why.
     pub fn open(spec: &str) -> Result<Self> {
         match spec {
             "auto" => Ok(Self::usable_gpu().unwrap_or_else(|reason| {

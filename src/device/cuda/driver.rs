@@ -10,6 +10,7 @@ use cudarc::driver::sys::{
     CUgraphExec, CUjit_option, CUmodule, CUresult, CUstream, CUstreamCaptureMode,
 };
 use libloading::Library;
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -224,7 +225,8 @@ fn open() -> Result<Driver, Absent> {
         // SAFETY: it is the library of the installed driver, which may be loaded into any program.
         match unsafe { Library::new(name) } {
             Ok(library) => return whole(library, loaded_path()),
-            Err(error) => refusals.push((name, error.to_string())),
+            // The loader's own words are behind the error.
+            Err(error) => refusals.push((name, error.source().unwrap_or(&error).to_string())),
         }
     }
     // One that is there and cannot be loaded explains more than one that is not there.
