@@ -342,12 +342,17 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
         });
       };
       fragments(blockIdx.y, [](float(&x)[4], float* at) { store_global16(at, x); });
-      __threadfence();
       __syncthreads(); // everyone's sums are written, and everyone is done with the stages
-      if (tid == 0) store_shared4(shared, atomicInc(arrived + blockIdx.x, gridDim.y - 1));
+      if (tid == 0) {
+        // The counter is relaxed: the fences of the thread that counts order it. The first, behind the barrier, releases what all threads of the CTA
+        // have written before the barrier (fences are cumulative); the second acquires it, and the barrier hands that on to all.
+        __threadfence();
+        const unsigned before = atomicInc(arrived + blockIdx.x, gridDim.y - 1);
+        __threadfence();
+        store_shared4(shared, before);
+      }
       __syncthreads();
       if (load_shared4(shared) != gridDim.y - 1) return;
-      __threadfence();
       fragments(0, [](float(&x)[4], const float* at) { load_global16(at, x); });
 #pragma unroll 1
       for (unsigned part = 1; part < gridDim.y; part++) {

@@ -3,7 +3,7 @@
 //! move, whether the transformer is computed again or the residuals kept on the device still serve.
 //!
 //! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
-//! (one typed launcher a kernel), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
+//! (one typed launcher a kernel, chosen by what [`chips`] says of the GPU), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
 //! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`quality`] measures one video
 //! against another, [`compare`] policies, [`calibrate`] finds codebooks, [`check`] holds everything against reference data of the published
 //! code, [`evidence`] says what a GPU could make of the kernels.
@@ -29,6 +29,7 @@ pub mod bench;
 pub mod cache;
 pub mod calibrate;
 pub mod check;
+pub mod chips;
 pub mod compare;
 pub mod device;
 pub mod evidence;

@@ -9,11 +9,12 @@ use serde::Serialize;
 use crate::cache::{
     CacheConfig, Decision, Extrapolation, Measurement, MotionSums, Plan, Policy, Probes, computed_steps, trace, walk,
 };
+use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
 use crate::ops::decide::DecisionRule;
 use crate::pipeline::{DecoderShape, Load, Needs, PipelineError};
-use crate::profile::{Cost, Efficiency, Gpu, Tally};
+use crate::profile::{Cost, Efficiency, Tally};
 use crate::sampler::{Member, Sampler, SamplerOptions, Schedule};
 use crate::tensor::DType;
 
@@ -86,7 +87,7 @@ pub struct Total {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     /// The GPU it is about.
-    pub gpu: Gpu,
+    pub gpu: Chip,
     /// What was assumed about the kernels.
     pub efficiency: Efficiency,
     /// Frames and tokens of a frame, as the transformer sees them.
@@ -186,15 +187,16 @@ impl Task {
     /// Prices the task on `gpu`.
     ///
     /// # Errors
-    /// Settings that the generation itself would refuse, more memory than the GPU has, a trace that lacks a measurement.
-    pub fn estimate(&self, gpu: &Gpu, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
+    /// Settings that the generation itself would refuse, shares that no kernel reaches, more memory than the GPU has, a trace that lacks a measurement.
+    pub fn estimate(&self, gpu: &Chip, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
+        efficiency.check(gpu)?;
         let memory = gpu.memory as usize;
         let device = Device::dry(DryConfig {
             name: gpu.name.into(),
             // What does not fit is to be reported with its size, not stopped at the first byte too many.
             memory: memory.saturating_mul(64),
             units: gpu.units,
-            compute_capability: gpu.compute_capability,
+            compute_capability: gpu.sm.compute_capability,
         });
         let model = StDiT3::load(&device, self.model.clone(), Weights::zeros(), self.dtype)?;
         let weights = device.allocated_bytes();
@@ -375,7 +377,8 @@ mod tests {
     }
 
     fn estimate(task: &Task) -> Estimate {
-        task.estimate(Gpu::named("a100").unwrap(), Efficiency::default(), &Expected::Bounds).unwrap()
+        let gpu = Chip::named("a100").unwrap();
+        task.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds).unwrap()
     }
 
     #[test]
@@ -445,9 +448,9 @@ mod tests {
         assert_eq!(fewest.computed_steps, 2 + (2..99).step_by(12).skip(1).count() + 2);
         let (c, r) = (e.computed_step.modelled_seconds, e.reused_step.as_ref().unwrap().modelled_seconds);
         assert!((fewest.modelled_seconds - (12.0 * c + 88.0 * r)).abs() < 1e-9 * c);
-        let given = task.estimate(&e.gpu, Efficiency::default(), &Expected::Steps(21)).unwrap();
+        let given = task.estimate(&e.gpu, e.efficiency.clone(), &Expected::Steps(21)).unwrap();
         assert_eq!(given.totals[1].computed_steps, 21);
-        assert!(task.estimate(&e.gpu, Efficiency::default(), &Expected::Steps(101)).is_err());
+        assert!(task.estimate(&e.gpu, e.efficiency.clone(), &Expected::Steps(101)).is_err());
     }
 
     #[test]

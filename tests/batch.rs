@@ -1,11 +1,12 @@
 //! Videos made together: decided about one by one they are what each would be alone, decided about together they share one schedule.
 //! And residuals kept in 8 bits.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{AdaCacheConfig, CacheConfig, Codebook, Metric, ResidualKind};
-use adacache::device::Device;
 use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
 use adacache::tensor::DType;
 
@@ -13,10 +14,7 @@ const STEPS: usize = 8;
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| {
-        let device = Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap();
-        Pipeline::load(&ModelSource::sprites(), &device, DType::Bf16).unwrap()
-    })
+    PIPELINE.get_or_init(|| Pipeline::load(&ModelSource::sprites(), &common::device(), DType::Bf16).unwrap())
 }
 
 /// A codebook whose one threshold lies between the changes of a calm and of a busy video.

@@ -1,31 +1,27 @@
 //! Devices: bytes that go there and back, errors instead of panics, and the layout of launch parameters.
 
+mod common;
+
 use adacache::device::{
-    Device, DeviceError, DeviceKind, Event, Launch, LaunchObserver, LaunchStats, Memory, Module, VmConfig,
+    Device, DeviceError, DeviceKind, DryConfig, Event, Kernel, Launch, LaunchObserver, LaunchStats, Memory, Module,
+    VmConfig,
 };
 use adacache::ops::params::*;
 use adacache::tensor::{DType, Tensor, TensorError};
 use bytemuck::{Pod, Zeroable};
+use common::checked_devices as devices;
 use std::sync::{Arc, Mutex};
 
-fn vm() -> Device {
-    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
-}
-
-/// The VM, and a GPU where there is one.
-fn devices() -> Vec<Device> {
-    std::iter::once(vm()).chain(Device::open("cuda").ok()).collect()
-}
-
-fn has_gpu() -> bool {
-    Device::list().iter().any(|device| device.kind == DeviceKind::Cuda && device.unavailable.is_none())
+/// Another device than that of a test.
+fn elsewhere() -> Device {
+    Device::vm(VmConfig::default())
 }
 
 // ---- opening ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
-    if has_gpu() {
+    if common::gpu().is_some() {
         assert_eq!(Device::open("auto").unwrap().info().kind, DeviceKind::Cuda);
         let message = Device::open("cuda:4096").unwrap_err().to_string();
         assert!(message.contains("cuda:4096"), "{message}");
@@ -34,7 +30,10 @@ fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
     for spec in ["cuda", "cuda:0", "cuda:7"] {
         let error = Device::open(spec).unwrap_err();
         assert!(!matches!(error, DeviceError::UnknownDevice { .. }), "{error}");
-        assert!(error.to_string().contains("--device vm") || error.to_string().contains("devices"), "{error}");
+        assert!(
+            error.to_string().contains("--device vm") || error.to_string().contains("`adacache devices`"),
+            "{error}"
+        );
     }
     assert!(Device::open("auto").unwrap().is_vm());
     let list = Device::list();
@@ -90,17 +89,19 @@ fn bytes_go_there_and_back() {
 
 #[test]
 fn ranges_and_owners_are_checked() {
-    let (device, other) = (vm(), vm());
-    let memory = device.alloc(16).unwrap();
-    let is_out_of_range = |result: Result<(), DeviceError>| matches!(result, Err(DeviceError::OutOfRange { .. }));
-    assert!(is_out_of_range(device.upload(&memory, 15, &[0, 0])));
-    assert!(is_out_of_range(device.download(&memory, usize::MAX, &mut [0])));
-    assert!(is_out_of_range(device.fill(&memory, 0..17, 0)));
-    assert!(is_out_of_range(device.copy(&memory, 0, &memory, 8, 9)));
-    assert!(device.read_async(&memory, 1, 16).is_err());
-    assert!(matches!(device.copy(&memory, 0, &memory, 4, 8), Err(DeviceError::Overlap { .. })));
-    assert!(matches!(other.upload(&memory, 0, &[0]), Err(DeviceError::ForeignMemory { .. })));
-    device.upload(&memory, 16, &[]).unwrap();
+    // Another handle of the same GPU is another device, too.
+    for (device, other) in devices().into_iter().zip(devices()) {
+        let memory = device.alloc(16).unwrap();
+        let is_out_of_range = |result: Result<(), DeviceError>| matches!(result, Err(DeviceError::OutOfRange { .. }));
+        assert!(is_out_of_range(device.upload(&memory, 15, &[0, 0])));
+        assert!(is_out_of_range(device.download(&memory, usize::MAX, &mut [0])));
+        assert!(is_out_of_range(device.fill(&memory, 0..17, 0)));
+        assert!(is_out_of_range(device.copy(&memory, 0, &memory, 8, 9)));
+        assert!(device.read_async(&memory, 1, 16).is_err());
+        assert!(matches!(device.copy(&memory, 0, &memory, 4, 8), Err(DeviceError::Overlap { .. })));
+        assert!(matches!(other.upload(&memory, 0, &[0]), Err(DeviceError::ForeignMemory { .. })));
+        device.upload(&memory, 16, &[]).unwrap();
+    }
 }
 
 #[test]
@@ -116,7 +117,12 @@ fn absurd_sizes_are_errors() {
         assert!(matches!(too_large, Err(TensorError::TooLarge { .. })), "{too_large:?}");
         assert_eq!(device.allocated_bytes(), 0);
     }
-    let small = Device::vm(VmConfig { memory_limit: Some(1 << 20), ..VmConfig::default() });
+}
+
+#[test]
+fn the_vm_has_no_more_memory_than_it_was_given() {
+    let config = VmConfig { memory_limit: Some(1 << 20), ..VmConfig::default() };
+    let Some(small) = common::vm("its limit of memory", config) else { return };
     let _held = small.alloc(1 << 19).unwrap();
     assert!(matches!(small.alloc(1 << 20), Err(DeviceError::OutOfMemory { .. })));
 }
@@ -183,23 +189,60 @@ const ONE: [u32; 3] = [1, 1, 1];
 
 #[test]
 fn refused_launches_say_what_was_asked() {
-    let device = vm();
+    for device in devices() {
+        let kernel = device.kernel_from_ptx("echo", &echo(8), "echo").unwrap();
+        assert_eq!(kernel.param_bytes(), 8);
+        match device.launch(&kernel, ONE, ONE, 0, &[0u64; 2]) {
+            Err(DeviceError::ParamSize { given: 16, expected: 8, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        let place = format!("echo on {}", device.info().id);
+        let refused = |grid: [u32; 3], block: [u32; 3], shared: u32, asked: &str| {
+            let message = device.launch(&kernel, grid, block, shared, &0u64).unwrap_err().to_string();
+            assert!(message.contains(&place) && message.contains(asked), "{message}");
+        };
+        for (grid, block) in [([0, 1, 1], ONE), (ONE, [1, 0, 1]), ([1, 65536, 1], ONE)] {
+            refused(grid, block, 0, &format!("{grid:?}"));
+        }
+        if !device.is_vm() {
+            // The VM's own limits are faults, and ptx-vm's to test.
+            refused(ONE, [2048, 1, 1], 0, "2048");
+            refused(ONE, ONE, 1 << 20, "1048576 bytes");
+        }
+        // None of them harmed the device.
+        let memory = device.alloc(8).unwrap();
+        device.launch(&kernel, ONE, ONE, 0, &memory.ptr()).unwrap();
+        device.synchronize().unwrap();
+    }
+}
+
+/// A null pointer: the VM names the kernel, the line and the thread, and the device is as good as before.
+#[test]
+fn a_fault_of_a_kernel_says_where() {
+    let Some(device) = common::vm("faults", VmConfig::default()) else { return };
     let kernel = device.kernel_from_ptx("echo", &echo(8), "echo").unwrap();
-    assert_eq!(kernel.param_bytes(), 8);
-    match device.launch(&kernel, ONE, ONE, 0, &[0u64; 2]) {
-        Err(DeviceError::ParamSize { given: 16, expected: 8, .. }) => {}
-        other => panic!("{other:?}"),
-    }
-    for (grid, block) in [([0, 1, 1], ONE), (ONE, [1, 0, 1]), ([1, 65536, 1], ONE)] {
-        let message = device.launch(&kernel, grid, block, 0, &0u64).unwrap_err().to_string();
-        assert!(message.contains("echo on vm") && message.contains(&format!("{grid:?}")), "{message}");
-    }
-    // A null pointer: the VM names the kernel, the line and the thread.
     let message = device.launch(&kernel, ONE, ONE, 0, &0u64).unwrap_err().to_string();
-    assert!(message.contains("echo") && message.contains("thread (0, 0, 0)"), "{message}");
-    // A kernel of another device.
+    assert!(message.contains("echo failed on vm") && message.contains("thread (0, 0, 0)"), "{message}");
     let memory = device.alloc(8).unwrap();
     device.launch(&kernel, ONE, ONE, 0, &memory.ptr()).unwrap();
+}
+
+#[test]
+fn a_kernel_of_another_device_is_refused() {
+    let gpu = DryConfig { name: "gpu".into(), memory: 1 << 30, units: 108, compute_capability: (8, 0) };
+    let load = |device: &Device| device.kernel_from_ptx("echo", &echo(8), "echo").unwrap();
+    for (device, other) in devices().into_iter().zip(devices()) {
+        let memory = device.alloc(8).unwrap();
+        let is_foreign = |kernel: &Kernel| {
+            let launched = device.launch(kernel, ONE, ONE, 0, &memory.ptr());
+            assert!(matches!(launched, Err(DeviceError::ForeignMemory { .. })), "{launched:?}");
+        };
+        is_foreign(&load(&Device::dry(gpu.clone())));
+        // PTX that the VM has read belongs to no device of its own.
+        if !device.is_vm() {
+            is_foreign(&load(&other));
+        }
+    }
 }
 
 #[test]
@@ -326,7 +369,10 @@ fn fetches_arrive_when_they_are_waited_for() {
 
         let long = device.pin(vec![0; 9]).unwrap();
         assert!(matches!(device.fetch(&slot, 0, &long), Err(DeviceError::OutOfRange { .. })));
-        assert!(matches!(vm().fetch(&vm().alloc(9).unwrap(), 0, &long), Err(DeviceError::ForeignMemory { .. })));
+        assert!(matches!(
+            elsewhere().fetch(&elsewhere().alloc(9).unwrap(), 0, &long),
+            Err(DeviceError::ForeignMemory { .. })
+        ));
         // Memory that goes while a copy is under way takes it along.
         let short = device.pin(vec![0; 8]).unwrap();
         device.fetch(&slot, 0, &short).unwrap();
@@ -365,7 +411,7 @@ fn a_recording_is_of_one_thread() {
         let x = Tensor::zeros(&device, &[16], DType::F32).unwrap();
         let graphs = device.record_graphs(|| {
             x.fill_bytes(1)?;
-            let other = Tensor::zeros(&vm(), &[4], DType::F32)?; // another device
+            let other = Tensor::zeros(&elsewhere(), &[4], DType::F32)?;
             assert_eq!(other.to_f32()?, [0.0; 4]);
             std::thread::scope(|scope| {
                 let elsewhere = || {

@@ -4,12 +4,13 @@
 //! `ADACACHE_LONG=1 cargo test --release --test fullsize -- --nocapture` needs Python 3, 3 GB of disk and 6 GB of memory. A checkpoint
 //! that is there already is taken from `ADACACHE_FULL=DIR` (as `python tools/tiny_opensora.py DIR --full` writes it).
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use adacache::device::Device;
 use adacache::model::{Geometry, ResidualRoom, StDiT3, StDiT3Config, Weights};
 use adacache::pipeline::{VideoSize, noise};
 use adacache::tensor::{DType, Tensor};
@@ -163,7 +164,7 @@ fn a_full_size_checkpoint_loads_and_a_pair_of_blocks_runs() {
     let parameters: usize = found.values().map(|shape| shape.iter().product::<usize>()).sum();
     println!("{} tensors, {parameters} parameters, all in the table", found.len());
 
-    let device = Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("vm")).unwrap();
+    let device = common::device();
     let clock = Instant::now();
     let model = StDiT3::load(&device, config.clone(), Weights::open(&path).unwrap(), DType::Bf16).unwrap();
     let weights = model.weight_bytes();

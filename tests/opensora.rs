@@ -1,6 +1,8 @@
 //! Open-Sora's checkpoint from the hub or a folder to a generation, with a small random one in the published layout
 //! (tests/goldens/opensora_tiny, made by tools/tiny_opensora.py); and every way in which it can be incomplete.
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use adacache::device::{Device, VmConfig};
 use adacache::model::Weights;
 use adacache::model::vae::{VaeConfig, VideoVae};
 use adacache::pipeline::{
@@ -39,9 +40,7 @@ fn adacache(folder: &Path, args: &[&str]) -> Output {
     }
     // Nobody listens there: nothing may go to the network.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
-    if args.first() == Some(&"generate") {
-        command.args(["--device", "vm"]);
-    }
+    command.env("ADACACHE_DEVICE", common::device_name());
     command.output().expect("the binary runs")
 }
 
@@ -303,7 +302,7 @@ fn a_memory_budget_streams_weights_and_changes_no_bit() {
         decode: true,
     };
     let load = |budget: Option<usize>, request: &Request| {
-        let device = Device::vm(VmConfig::default());
+        let device = common::device();
         let runs = Runs { request, videos: 1, deciding: Deciding::Together, given: false, encodes: false };
         Pipeline::load_within(&source, &device, DType::Bf16, budget, &runs)
     };
@@ -502,7 +501,7 @@ fn encoded(folder: &Path, frames: &Frames) -> Latents {
     let vae = folder.join(MODEL).join("vae");
     let config = VaeConfig::from_json(&fs::read_to_string(vae.join("config.json")).unwrap(), "config.json").unwrap();
     let weights = Weights::open(&vae.join("model.safetensors")).unwrap();
-    let vae = VideoVae::load(&Device::open("vm").unwrap(), config, weights, DType::F32).unwrap();
+    let vae = VideoVae::load(&common::device(), config, weights, DType::F32).unwrap();
     let (count, plane) = (frames.count(), frames.width * frames.height);
     let pixel = |i: usize| f32::from(frames.rgb[(i % (count * plane)) * 3 + i / (count * plane)]);
     let pixels: Vec<f32> = (0..3 * count * plane).map(|i| (f64::from(pixel(i)) / 255.0 * 2.0 - 1.0) as f32).collect();

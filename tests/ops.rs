@@ -1,21 +1,15 @@
 //! The typed launchers: that they hand the kernels the right layouts (f32, against f64 loops), and that what does not fit is an
 //! error that names operation, argument, got and expected. Accuracy and odd shapes are tests/kernels' subject.
 
-use adacache::device::{Device, VmConfig};
+mod common;
+
+use adacache::device::Device;
 use adacache::ops::attention::{self, QkNorm, VideoDims};
 use adacache::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
 use adacache::ops::residual::{self, ProbeBuffers};
 use adacache::ops::{Modulation, OpError, RowMap, embed, motion, norm, sampler};
 use adacache::tensor::{DType, Tensor};
-
-fn vm() -> Device {
-    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
-}
-
-/// The VM, and a GPU where there is one.
-fn devices() -> Vec<Device> {
-    std::iter::once(vm()).chain(Device::open("cuda").ok()).collect()
-}
+use common::checked_devices as devices;
 
 /// Values in -1..1 that look random and repeat.
 fn values(count: usize, seed: usize) -> Vec<f32> {
@@ -224,9 +218,12 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, OpError>, words: &[&str]
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device = vm();
-    let empty = |shape: &[usize]| Tensor::empty(&device, shape, DType::Bf16).unwrap();
-    let f32s = |shape: &[usize]| Tensor::empty(&device, shape, DType::F32).unwrap();
+    devices().iter().for_each(refusals);
+}
+
+fn refusals(device: &Device) {
+    let empty = |shape: &[usize]| Tensor::empty(device, shape, DType::Bf16).unwrap();
+    let f32s = |shape: &[usize]| Tensor::empty(device, shape, DType::F32).unwrap();
     let (a, w, out) = (empty(&[4, 8]), empty(&[6, 8]), empty(&[4, 6]));
     let none = Activation::None;
 
@@ -236,9 +233,9 @@ fn what_does_not_fit_is_refused() {
     assert_refused(linear(&empty(&[4, 7]), &w, None, None, none, &out), &["linear: a", "[4, 7]", "k 8"]);
     assert_refused(linear(&f32s(&[4, 8]), &w, None, None, none, &out), &["linear: a is f32, expected bf16"]);
     assert_refused(linear(&a, &empty(&[48]), None, None, none, &out), &["linear: w", "[48]", "[n, k]"]);
-    let bytes = Tensor::zeros(&device, &[6, 8], DType::U8).unwrap();
+    let bytes = Tensor::zeros(device, &[6, 8], DType::U8).unwrap();
     assert_refused(linear(&a, &bytes, None, None, none, &out), &["w is u8", "bf16, f16 or f32"]);
-    let elsewhere = Tensor::zeros(&vm(), &[6], DType::Bf16).unwrap();
+    let elsewhere = Tensor::zeros(&Device::open("vm").unwrap(), &[6], DType::Bf16).unwrap();
     assert_refused(linear(&a, &w, Some(&elsewhere), None, none, &out), &["linear: bias is on vm", "one device"]);
     let square = empty(&[8, 8]);
     assert_refused(linear(&square, &square, None, None, none, &square), &["linear: the output overlaps a"]);
@@ -253,7 +250,7 @@ fn what_does_not_fit_is_refused() {
     assert_refused(modulated(modulation, 6), &["linear: shift is 6", "below 6"]);
     let wrong_rows = Modulation { rows: RowMap { frames: 3, rows_per_frame: 2 }, ..modulation };
     assert_refused(modulated(wrong_rows, 0), &["frames 3", "4 rows"]);
-    let mask = Tensor::zeros(&device, &[2, 1], DType::U8).unwrap();
+    let mask = Tensor::zeros(device, &[2, 1], DType::U8).unwrap();
     assert_refused(modulated(Modulation { frame_mask: Some(&mask), ..modulation }, 0), &["one variant", "frame mask"]);
     let gate = Gate { modulation, chunk: 0 };
     assert_refused(linear_residual(&a, &w, None, Some(&gate), &out, None), &["modulation", "channels 6"]);
@@ -274,8 +271,8 @@ fn what_does_not_fit_is_refused() {
 
     // The rest.
     assert_refused(norm::row_stats(&a, f32::NAN, &f32s(&[4, 2])), &["row_stats: eps", "NaN"]);
-    assert_refused(ProbeBuffers::new(&device, 1, 9), &["strides is 9", "at most 8"]);
-    let buffers = ProbeBuffers::new(&device, 2, 1).unwrap();
+    assert_refused(ProbeBuffers::new(device, 1, 9), &["strides is 9", "at most 8"]);
+    let buffers = ProbeBuffers::new(device, 2, 1).unwrap();
     let (fresh, kept) = (empty(&[2, 3, 4, 8]), empty(&[2, 3, 4, 8]));
     assert_refused(residual::probe(&fresh, &kept, true, &[0], &buffers), &["strides is 0", "at least 1"]);
     assert_refused(residual::probe(&fresh, &kept, true, &[1, 2], &buffers), &["buffers", "sums 12"]);
@@ -294,10 +291,11 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn nothing_to_do_is_fine() {
-    let device = vm();
-    let empty = |shape: &[usize]| Tensor::empty(&device, shape, DType::F32).unwrap();
-    linear(&empty(&[0, 8]), &empty(&[6, 8]), None, None, Activation::None, &empty(&[0, 6])).unwrap();
-    residual::fold(&empty(&[0]), &empty(&[0]), &empty(&[0])).unwrap();
-    let dims = VideoDims { batch: 1, frames: 0, tokens: 4 };
-    attention::spatial(&empty(&[0, 3, 2, 32]), &dims, None, None, &empty(&[0, 64])).unwrap();
+    for device in devices() {
+        let empty = |shape: &[usize]| Tensor::empty(&device, shape, DType::F32).unwrap();
+        linear(&empty(&[0, 8]), &empty(&[6, 8]), None, None, Activation::None, &empty(&[0, 6])).unwrap();
+        residual::fold(&empty(&[0]), &empty(&[0]), &empty(&[0])).unwrap();
+        let dims = VideoDims { batch: 1, frames: 0, tokens: 4 };
+        attention::spatial(&empty(&[0, 3, 2, 32]), &dims, None, None, &empty(&[0, 64])).unwrap();
+    }
 }

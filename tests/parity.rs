@@ -4,10 +4,11 @@
 //! steps; bf16 and f16 to 2e-2 on a forward, and compute the same steps wherever no decision lies
 //! closer to a threshold than their rounding.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use adacache::check::{CheckResult, check};
-use adacache::device::Device;
 use adacache::tensor::DType;
 
 fn golden(case: &str) -> PathBuf {
@@ -15,9 +16,8 @@ fn golden(case: &str) -> PathBuf {
 }
 
 fn run(case: &str, dtype: DType) -> CheckResult {
-    // The GPU when there is one, the VM otherwise; ADACACHE_DEVICE=vm:checked runs the whole models under the checks.
-    let device = Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap();
-    check(&golden(case), &device, dtype).unwrap_or_else(|e| panic!("{case} {dtype}: {e}"))
+    // ADACACHE_DEVICE=vm:checked runs the whole models under the checks.
+    check(&golden(case), &common::device(), dtype).unwrap_or_else(|e| panic!("{case} {dtype}: {e}"))
 }
 
 fn passes(case: &str, dtype: DType) -> CheckResult {

@@ -1,6 +1,8 @@
 //! Every cache policy in whole runs: a policy that reuses nothing gives the bits of a run without one, a policy that reuses all it
 //! can gives the bits of another that does, and a recorded trace gives the plan of the run that recorded it.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
@@ -9,20 +11,16 @@ use adacache::cache::{
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
     TeaCacheConfig,
 };
-use adacache::device::Device;
 use adacache::ops::decide::StepClock;
 use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
+use common::device;
 
 const STEPS: usize = 8;
 /// Blocks of the sprites model.
 const DEPTH: usize = 5;
 const PROMPT: &str = "large red square spinning fast checkerboard";
 const OTHER: &str = "small white circle still slowly black";
-
-fn device() -> Device {
-    Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap()
-}
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();

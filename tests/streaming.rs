@@ -1,6 +1,8 @@
 //! Weights that do not fit on the device stay in the host's memory and come when they are needed: within any budget that is large
 //! enough the result is that of resident weights, to the bit, and the device never holds more than the budget.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
@@ -11,14 +13,11 @@ use adacache::cache::{
 use adacache::device::Device;
 use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, PipelineError, Request, Runs, VideoSize};
 use adacache::tensor::DType;
+// One of its own for every pipeline: budgets are bounds of a device.
+use common::device;
 
 const STEPS: usize = 6;
 const PROMPT: &str = "large red square spinning fast checkerboard";
-
-/// A device of its own for every pipeline: budgets are bounds of a device.
-fn device() -> Device {
-    Device::open(std::env::var("ADACACHE_TEST_DEVICE").as_deref().unwrap_or("auto")).unwrap()
-}
 
 /// Small videos: it is weights that matter here.
 fn source() -> ModelSource {

@@ -1,11 +1,13 @@
 //! The video autoencoder beyond its reference case (tests/parity.rs): cuts change no bit, budgets are kept and explained, files and inputs that
 //! do not fit are named.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use adacache::cache::CacheConfig;
-use adacache::device::{Device, DryConfig, VmConfig};
+use adacache::device::{Device, DryConfig};
 use adacache::model::vae::{VaeConfig, VideoVae};
 use adacache::model::{ModelError, Weights};
 use adacache::pipeline::{ModelSource, Pipeline, Request, VideoSize};
@@ -44,8 +46,13 @@ fn on(_: usize, _: usize) -> ControlFlow<()> {
 /// The most memory, and the least: everything at once, and a frame at a time in bands of a row.
 #[test]
 fn a_tight_budget_gives_the_same_bits_and_is_kept() {
-    let device = Device::vm(VmConfig { checked: true, ..VmConfig::default() });
-    let vae = load(&device, DType::Bf16);
+    for device in common::checked_devices() {
+        tight_budget(&device);
+    }
+}
+
+fn tight_budget(device: &Device) {
+    let vae = load(device, DType::Bf16);
     let (shape, latents) = values("latent");
     let [_, _, h, w] = shape;
     let ample = vae.decode_cut(22, [h, w], usize::MAX).unwrap();
@@ -82,7 +89,7 @@ fn a_tight_budget_gives_the_same_bits_and_is_kept() {
 /// Bytes are the values, rounded.
 #[test]
 fn bytes_are_the_values_rounded() {
-    let vae = load(&Device::open("auto").unwrap(), DType::Bf16);
+    let vae = load(&common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let (_, pixels) = vae.decode_values(&latents, shape, 22, None).unwrap();
     let bytes = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
@@ -95,7 +102,7 @@ fn bytes_are_the_values_rounded() {
 
 #[test]
 fn progress_is_told_and_can_stop() {
-    let vae = load(&Device::open("auto").unwrap(), DType::Bf16);
+    let vae = load(&common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let mut told = vec![];
     vae.decode(&latents, shape, 22, None, &mut |done, all| {
@@ -114,7 +121,7 @@ fn progress_is_told_and_can_stop() {
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
-    let vae = load(&Device::open("vm").unwrap(), DType::Bf16);
+    let vae = load(&common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let decode = |shape, frames| vae.decode(&latents, shape, frames, None, &mut on).unwrap_err().to_string();
     // 7 latent frames are 22 frames, not 30.
@@ -134,7 +141,7 @@ fn loading(change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>,
     change(&mut tensors);
     let views = tensors.iter().map(|(n, d, s, b)| (n.as_str(), TensorView::new(*d, s.clone(), b).unwrap()));
     let bytes = safetensors::serialize(views, None).unwrap();
-    let device = Device::open("vm").unwrap();
+    let device = common::device();
     match VideoVae::load(&device, config(), Weights::from_bytes("vae.safetensors", &bytes).unwrap(), DType::Bf16) {
         Ok(_) => "loaded".into(),
         Err(error) => error.to_string(),
@@ -232,7 +239,7 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     safetensors::serialize_to_file([("embedding.weight", view)], None, &folder.path().join("text.safetensors"))
         .unwrap();
 
-    let device = Device::open("auto").unwrap();
+    let device = common::device();
     let generate = |source: ModelSource| {
         let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
         let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();

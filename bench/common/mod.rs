@@ -7,8 +7,6 @@ use std::sync::LazyLock;
 
 use adacache::bench::{Case, Op, Shapes};
 use adacache::device::Device;
-use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::ModelSource;
 use adacache::profile::Tally;
 use adacache::tensor::DType;
 use divan::Bencher;
@@ -35,15 +33,12 @@ impl fmt::Display for Sized {
     }
 }
 
-/// The shapes of `op` in a step of `sprites`; on a GPU those of Open-Sora at 240p and 51 frames too, which would take the VM minutes.
+/// The shapes of `op` in a step of `sprites` and a small autoencoder; on a GPU those of Open-Sora at 240p and 51 frames too, which would take the VM
+/// minutes.
 pub(crate) fn shapes(op: Op) -> Vec<Sized> {
-    let sprites = ModelSource::sprites();
-    let (model, config) = (sprites.model_config().expect("built in"), sprites.pipeline_config().expect("built in"));
-    let geometry = Geometry::guided(1, config.latent, config.resolution(), config.fps as f32);
-    let mut models = vec![("sprites", Shapes::of_model(&model, &geometry, config.prompt_length))];
+    let mut models = vec![("sprites", Shapes::small().expect("built in"))];
     if !DEVICE.is_vm() {
-        let geometry = Geometry::guided(1, [15, 30, 53], (240.0f64 * 426.0).sqrt(), 24.0);
-        models.push(("opensora-240p", Shapes::of_model(&StDiT3Config::opensora_v1_2(), &geometry, 300)));
+        models.push(("opensora-240p", Shapes::opensora("240p").expect("published")));
     }
     let of = |(model, shapes): (&'static str, Shapes)| {
         shapes.only(&[op]).cases().into_iter().map(move |case| Sized { model, case })

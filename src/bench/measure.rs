@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::shapes::{Case, Op};
+use crate::chips::Chip;
 use crate::device::{Device, Event, Launch, LaunchObserver, LaunchStats, Work};
 use crate::ops::OpError;
-use crate::profile::{Cost, Efficiency, Gpu, Tally};
+use crate::profile::{Cost, Efficiency, Tally};
 use crate::tensor::DType;
 
 /// Larger than the L2 cache of every GPU: filling it leaves nothing of an operation's arguments there.
@@ -143,7 +144,7 @@ pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budge
     let batched = timing(batched.collect::<Result<_, OpError>>()?, operations);
 
     let sum = |part: fn(&Work) -> u64| entries.iter().map(|e| e.launches * part(&e.work)).sum();
-    let gpu = Gpu::of_device(device.info());
+    let gpu = Chip::of_device(device.info());
     Ok(BenchResult {
         op: case.op(),
         shape: case.name(),

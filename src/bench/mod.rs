@@ -3,13 +3,15 @@
 
 mod differ;
 mod measure;
+mod prepare;
 mod shapes;
 
 pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
+pub use prepare::Prepared;
 pub use shapes::{
-    AttentionKind, AttentionShape, Case, Epilogue, LinearShape, NormKind, NormShape, Op, Prepared, ResidualKind,
-    ResidualShape, SamplerShape, Shapes, ShapesError,
+    AttentionKind, AttentionShape, Case, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
+    NormShape, Op, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, Shapes, ShapesError, SoftmaxShape,
 };
 
 use crate::device::{Device, VmConfig};
@@ -51,18 +53,30 @@ pub fn compare(device: &Device, reference: &Device, dtype: DType, shapes: &Shape
 mod tests {
     use super::*;
     use crate::device::DryConfig;
+    use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
     use crate::model::{Geometry, StDiT3Config};
 
     #[test]
     fn a_file_of_shapes_is_read_and_malformed_ones_are_named() {
         let shapes = Shapes::from_toml(include_str!("example.toml"), "example.toml").unwrap();
         let names: Vec<String> = shapes.cases().iter().map(|c| c.name()).collect();
-        assert_eq!(names.len(), 10, "{names:?}");
+        assert_eq!(names.len(), 18, "{names:?}");
+        for op in Op::ALL {
+            assert!(shapes.cases().iter().any(|case| case.op() == op), "{op:?} has no example");
+        }
         for (text, part) in [
             ("[[linear]]\nm = 1\nn = 2", "line 1"),
             ("[[linear]]\nm = 1\nn = 2\nk = 3\nspeed = 1", "speed"),
             ("[[attention]]\nkind = 'sparse'", "sparse"),
             ("[[linear]]\nm = 0\nn = 2\nk = 3", "m is 0"),
+            ("[[conv]]\nframes = 1\nheight = 4\nwidth = 4\nchannels = 8\nn = 8\nkernel = 0", "kernel is 0"),
+            ("[[conv]]\nframes = 1\nheight = 4\nwidth = 4\nchannels = 8\nn = 8\ntime_factor = 0", "time_factor is 0"),
+            (
+                "[[group_norm]]\nkind = 'apply'\nframes = 1\nheight = 4\nwidth = 4\nchannels = 8\ngroups = 0",
+                "groups is 0",
+            ),
+            ("[[softmax]]\nrows = 1", "columns"),
+            ("[[pack]]\nkind = 'zip'\nrows = 1\nchannels = 1", "zip"),
             ("", "no shapes"),
         ] {
             let message = Shapes::from_toml(text, "s.toml").unwrap_err().to_string();
@@ -72,8 +86,7 @@ mod tests {
 
     #[test]
     fn operations_are_chosen_by_name() {
-        let shapes =
-            Shapes::of_model(&StDiT3Config::opensora_v1_2(), &Geometry::guided(1, [15, 90, 160], 960.0, 24.0), 300);
+        let shapes = Shapes::opensora("720p").unwrap();
         let all = shapes.cases().len();
         let only = shapes.clone().only(&[Op::Attention, Op::Residual]);
         assert!(only.cases().iter().all(|c| matches!(c.op(), Op::Attention | Op::Residual)));
@@ -89,7 +102,7 @@ mod tests {
         );
         let shapes = Shapes::from_toml(include_str!("example.toml"), "example.toml").unwrap();
         let differences = compare(&one, &other, DType::F16, &shapes).unwrap();
-        assert_eq!(differences.len(), 10);
+        assert_eq!(differences.len(), 18);
         for d in &differences {
             assert!(d.elements > 0, "{d:?}");
             assert_eq!((d.different, d.max_ulp, d.max_relative), (0, 0, 0.0), "{d:?}");
@@ -101,17 +114,47 @@ mod tests {
     fn work_comes_from_the_launches() {
         let gpu = DryConfig { name: "A100".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) };
         let device = Device::dry(gpu);
+        let causal = ConvShape { kernel_t: 3, time_factor: 2, ..ConvShape::image([5, 30, 40], 64, 128) };
         let shapes = Shapes {
             linear: vec![LinearShape { m: 1000, n: 300, k: 200, ..Default::default() }],
+            conv: vec![causal, ConvShape { stride: 2, ..ConvShape::image([2, 9, 8], 16, 24) }],
             ..Default::default()
         };
         let mut results = vec![];
         run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
-        let [result] = &results[..] else { panic!() };
-        assert_eq!(result.work.flops, 2 * 1000 * 300 * 200);
-        assert_eq!(result.work.bytes(), 2 * (1000 * 200 + 300 * 200 + 300 + 1000 * 300));
-        assert_eq!(result.kernels.len(), 1);
-        assert!(result.kernels[0].starts_with("linear_bias_bf16"));
+        let [linear, causal, halved] = &results[..] else { panic!() };
+        assert_eq!(linear.work.flops, 2 * 1000 * 300 * 200);
+        assert_eq!(linear.work.bytes(), 2 * (1000 * 200 + 300 * 200 + 300 + 1000 * 300));
+        assert_eq!(linear.kernels.len(), 1);
+        assert!(linear.kernels[0].starts_with("linear_bias_bf16"));
+        // As many positions as the input has; the 128 channels of each become those of two frames.
+        assert_eq!(causal.work.flops, 2 * (5 * 30 * 40) * 128 * 27 * 64);
+        assert_eq!(causal.work.bytes_written, 2 * 10 * 30 * 40 * 64);
+        assert_eq!(causal.shape, "3x3x3 frames=5 height=30 width=40 channels=64 n=128 time_factor=2");
+        // Rows 0, 2, 4 and 6 begin a kernel of three, as do columns 0, 2 and 4; column 6 has zeros for a third.
+        assert_eq!(halved.work.flops, 2 * (2 * 4 * 4) * 24 * 9 * 16);
+    }
+
+    /// What is measured on a GPU: every operation of Open-Sora, each with memory of its own, also along more frames than 51 make.
+    #[test]
+    fn the_shapes_of_opensora_are_accepted_and_fit_a_gpu() {
+        let gpu = DryConfig { name: "H200".into(), memory: 40 << 30, units: 132, compute_capability: (9, 0) };
+        let device = Device::dry(gpu);
+        let mut results = vec![];
+        let shapes = Shapes::opensora("720p").unwrap();
+        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
+        assert_eq!(results.len(), shapes.cases().len());
+        let kernels = |shape: &str| -> Vec<&str> {
+            let of_shape = results.iter().filter(|r| r.shape.starts_with(shape));
+            of_shape.flat_map(|r| r.kernels.iter().map(String::as_str)).collect()
+        };
+        assert_eq!(kernels("temporal batch=2 frames=15"), ["attention_72_bf16_short"]);
+        assert_eq!(kernels("temporal batch=2 frames=120"), ["attention_72_bf16_large"]);
+        // Both tiles, of many and of few channels.
+        assert!(kernels("1x3x3").contains(&"conv_bf16_128") && kernels("1x3x3").contains(&"conv_bf16_16"));
+        assert_eq!(kernels("statistics by frame"), ["group_affine_bf16", "group_sums_bf16"]);
+        assert_eq!(kernels("pack"), ["pack_error", "residual_pack_bf16"]);
+        assert_eq!(kernels("add"), ["residual_unpack_bf16"]);
     }
 
     #[test]
@@ -125,6 +168,14 @@ mod tests {
             ..StDiT3Config::opensora_v1_2()
         };
         let shapes = Shapes::of_model(&config, &Geometry::guided(1, [3, 6, 10], 64.0, 8.0), 5);
+        let vae = VaeConfig {
+            spatial: SpatialConfig { block_out_channels: vec![8, 16], norm_num_groups: 8, ..Default::default() },
+            temporal: TemporalConfig { filters: 8, num_groups: 8, ..Default::default() },
+            micro_frame_size: 4,
+            ..Default::default()
+        };
+        let shapes = shapes.and(Shapes::of_autoencoder(&vae, [2, 3]));
+        assert!(Op::ALL.iter().all(|op| shapes.cases().iter().any(|case| case.op() == *op)));
         let mut results = vec![];
         run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
         assert_eq!(results.len(), shapes.cases().len());

@@ -2,13 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::Device;
+use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 use crate::model::{Geometry, StDiT3Config};
-use crate::ops::attention::{self, QkNorm, VideoDims};
-use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
-use crate::ops::residual::{self, ProbeBuffers};
-use crate::ops::{Modulation, OpError, RowMap, norm, sampler};
-use crate::tensor::{DType, Tensor};
+use crate::ops::conv::{self, CHANNELS};
+use crate::ops::params::ATTENTION_SHORT_QUERIES;
+use crate::pipeline::{ModelSource, PipelineError, VideoSize};
 
 /// Why shapes cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +18,7 @@ pub struct ShapesError {
 
 /// Operations by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Matrix products with what is fused into them.
     Linear,
@@ -32,11 +30,29 @@ pub enum Op {
     Norm,
     /// Guidance and step.
     Sampler,
+    /// Convolution in time and space.
+    Conv,
+    /// GroupNorm with SiLU.
+    GroupNorm,
+    /// Softmax of long rows.
+    Softmax,
+    /// Residuals to 8 bits and back.
+    Pack,
 }
 
 impl Op {
     /// Every operation.
-    pub const ALL: [Op; 5] = [Op::Linear, Op::Attention, Op::Residual, Op::Norm, Op::Sampler];
+    pub const ALL: [Op; 9] = [
+        Op::Linear,
+        Op::Attention,
+        Op::Residual,
+        Op::Norm,
+        Op::Sampler,
+        Op::Conv,
+        Op::GroupNorm,
+        Op::Softmax,
+        Op::Pack,
+    ];
 
     /// The name in options and tables.
     pub fn name(self) -> &'static str {
@@ -46,6 +62,10 @@ impl Op {
             Op::Residual => "residual",
             Op::Norm => "norm",
             Op::Sampler => "sampler",
+            Op::Conv => "conv",
+            Op::GroupNorm => "group_norm",
+            Op::Softmax => "softmax",
+            Op::Pack => "pack",
         }
     }
 }
@@ -169,6 +189,134 @@ pub struct SamplerShape {
     pub width: usize,
 }
 
+/// A convolution of `[frames, height, width, channels]` with `[n, kernel_t, kernel, kernel, channels]`, padded as the autoencoders do: space on all
+/// sides (behind only, where it is strided), time in front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ConvShape {
+    pub frames: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub n: usize,
+    /// Taps in time.
+    #[serde(default = "one")]
+    pub kernel_t: usize,
+    /// Taps in each direction of space.
+    #[serde(default = "three")]
+    pub kernel: usize,
+    #[serde(default = "one")]
+    pub stride_t: usize,
+    #[serde(default = "one")]
+    pub stride: usize,
+    /// Rows and columns are doubled first.
+    #[serde(default)]
+    pub upsample: bool,
+    /// Groups of channels that become a frame each.
+    #[serde(default = "one")]
+    pub time_factor: usize,
+    /// Added to what is there.
+    #[serde(default)]
+    pub residual: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn three() -> usize {
+    3
+}
+
+impl ConvShape {
+    /// An unstrided 3×3 convolution of images.
+    pub fn image([frames, height, width]: [usize; 3], channels: usize, n: usize) -> Self {
+        ConvShape {
+            frames,
+            height,
+            width,
+            channels,
+            n,
+            kernel_t: 1,
+            kernel: 3,
+            stride_t: 1,
+            stride: 1,
+            upsample: false,
+            time_factor: 1,
+            residual: false,
+        }
+    }
+
+    pub(super) fn geometry(&self) -> conv::Geometry {
+        let ConvShape { kernel_t, kernel, stride_t, stride, upsample, time_factor, .. } = *self;
+        let plain = conv::Geometry::default();
+        conv::Geometry { stride_t, stride, upsample, time_factor, ..plain }.padded([kernel_t, kernel])
+    }
+}
+
+/// Which pass of a GroupNorm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupNormKind {
+    /// Factor and term of every channel.
+    Statistics,
+    /// The normalisation and SiLU.
+    Apply,
+}
+
+/// Activations `[frames, height, width, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct GroupNormShape {
+    pub kind: GroupNormKind,
+    pub frames: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    #[serde(default = "thirty_two")]
+    pub groups: usize,
+    /// Each frame by itself, as in an autoencoder of images; else all together.
+    #[serde(default)]
+    pub by_frame: bool,
+}
+
+fn thirty_two() -> usize {
+    32
+}
+
+/// Softmax of `rows` rows of f32, as a frame's pixels attend to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SoftmaxShape {
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// Which way between a residual and its 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackKind {
+    /// To 8 bits.
+    Pack,
+    /// Back.
+    Unpack,
+    /// Back, and added to what is there.
+    Add,
+}
+
+/// A residual `[rows, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct PackShape {
+    pub kind: PackKind,
+    pub rows: usize,
+    pub channels: usize,
+}
+
 /// A list of what to measure. `src/bench/example.toml` shows the file format.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,7 +332,21 @@ pub struct Shapes {
     pub norm: Vec<NormShape>,
     #[serde(default)]
     pub sampler: Vec<SamplerShape>,
+    #[serde(default)]
+    pub conv: Vec<ConvShape>,
+    #[serde(default)]
+    pub group_norm: Vec<GroupNormShape>,
+    #[serde(default)]
+    pub softmax: Vec<SoftmaxShape>,
+    #[serde(default)]
+    pub pack: Vec<PackShape>,
 }
+
+/// Latent frames of the longest video that is published: what attention along time is measured on where the model's own frames are few.
+const LONG_FRAMES: usize = 120;
+
+/// Frames that the autoencoder of images has at a time.
+const SLICE: usize = 4;
 
 impl Shapes {
     /// Reads TOML; `path` names it in errors.
@@ -203,7 +365,45 @@ impl Shapes {
         Ok(shapes)
     }
 
-    /// Everything a step of `model` launches at `geometry` that takes time.
+    /// What the virtual GPU gets through: a step of `sprites`, and an autoencoder with few channels.
+    ///
+    /// # Errors
+    /// None, unless the embedded model is damaged.
+    pub fn small() -> Result<Shapes, PipelineError> {
+        let source = ModelSource::sprites();
+        let config = source.pipeline_config()?;
+        let geometry = Geometry::guided(1, config.latent, config.resolution(), config.fps as f32);
+        let model = Shapes::of_model(&source.model_config()?, &geometry, config.prompt_length);
+        let vae = VaeConfig {
+            spatial: SpatialConfig { block_out_channels: vec![32, 64], norm_num_groups: 8, ..Default::default() },
+            temporal: TemporalConfig {
+                filters: 32,
+                num_groups: 8,
+                channel_multipliers: vec![1, 2],
+                temporal_downsample: vec![true],
+                ..Default::default()
+            },
+            micro_frame_size: 4,
+            ..Default::default()
+        };
+        Ok(model.and(Shapes::of_autoencoder(&vae, [8, 8])))
+    }
+
+    /// A step of Open-Sora 1.2 at a published resolution, 9:16 and 51 frames, and its autoencoder.
+    ///
+    /// # Errors
+    /// A resolution that is none.
+    pub fn opensora(resolution: &str) -> Result<Shapes, PipelineError> {
+        let model = StDiT3Config::opensora_v1_2();
+        let size = VideoSize::published(resolution, "9:16", 51)?;
+        let latent @ [_, height, width] = size.latent();
+        let geometry = Geometry::guided(1, latent, size.resolution(), 24.0);
+        let steps = Shapes::of_model(&model, &geometry, model.model_max_length);
+        Ok(steps.and(Shapes::of_autoencoder(&VaeConfig::default(), [height, width])))
+    }
+
+    /// Everything a step of `model` launches at `geometry` that takes time. Where time has so few frames that a kernel of its own takes them,
+    /// attention along many frames is there too, over as many rows.
     pub fn of_model(model: &StDiT3Config, geometry: &Geometry, text: usize) -> Shapes {
         let [pt, ph, pw] = model.patch_size;
         let (frames, tokens) =
@@ -220,6 +420,9 @@ impl Shapes {
             head_dim: model.head_dim(),
             text,
         };
+        let own = [AttentionKind::Spatial, AttentionKind::Temporal, AttentionKind::Cross].map(attention);
+        let long = AttentionShape { frames: LONG_FRAMES, tokens: (frames * tokens).div_ceil(LONG_FRAMES), ..own[1] };
+        let long = (frames <= ATTENTION_SHORT_QUERIES).then_some(long);
         let residual = |kind, strides| ResidualShape { kind, batch, frames, tokens, channels, strides };
         let Geometry { videos, frames: latent_frames, height, width, .. } = *geometry;
         Shapes {
@@ -230,7 +433,7 @@ impl Shapes {
                 linear(hidden, channels, Epilogue::Gelu, true),
                 linear(channels, hidden, Epilogue::Residual, false),
             ],
-            attention: [AttentionKind::Spatial, AttentionKind::Temporal, AttentionKind::Cross].map(attention).into(),
+            attention: own.into_iter().chain(long).collect(),
             residual: vec![
                 residual(ResidualKind::Probe, 0),
                 residual(ResidualKind::Probe, 1),
@@ -239,6 +442,60 @@ impl Shapes {
             ],
             norm: [NormKind::RowStats, NormKind::Modulate].map(|kind| NormShape { kind, rows, channels }).into(),
             sampler: vec![SamplerShape { videos, channels: model.in_channels, frames: latent_frames, height, width }],
+            pack: [PackKind::Pack, PackKind::Unpack, PackKind::Add]
+                .map(|kind| PackShape { kind, rows, channels })
+                .into(),
+            ..Default::default()
+        }
+    }
+
+    /// What decoding latents of `height` × `width` launches most, and the encoder's way down: a chunk of the temporal autoencoder, a few frames of
+    /// the spatial one.
+    pub fn of_autoencoder(config: &VaeConfig, [height, width]: [usize; 2]) -> Shapes {
+        let (spatial, temporal) = (&config.spatial, &config.temporal);
+        let latents = config.latent_frames(config.micro_frame_size);
+        let frames = latents * temporal.factor();
+        let slice = frames.min(SLICE);
+        let scaled = |by: usize| [slice, height * by, width * by];
+        let (fine, full) = (config.spatial_factor() / 2, config.spatial_factor());
+        let ends = |channels: &[usize]| (channels[0], channels[channels.len() - 1]);
+        let (finest, coarsest) = ends(&spatial.block_out_channels);
+        let second = spatial.block_out_channels.get(1).copied().unwrap_or(finest);
+        let time: Vec<usize> = temporal.channel_multipliers.iter().map(|m| m * temporal.filters).collect();
+        let (time_finest, time_coarsest) = ends(&time);
+        let causal =
+            |frames, channels, n| ConvShape { kernel_t: 3, ..ConvShape::image([frames, height, width], channels, n) };
+        let norm = |kind, [frames, height, width]: [usize; 3], channels, groups, by_frame| GroupNormShape {
+            kind,
+            frames,
+            height,
+            width,
+            channels,
+            groups,
+            by_frame,
+        };
+        let rgb = spatial.out_channels.next_multiple_of(CHANNELS);
+        let residual = true;
+        Shapes {
+            conv: vec![
+                ConvShape { residual, ..ConvShape::image(scaled(1), coarsest, coarsest) },
+                ConvShape { upsample: true, ..ConvShape::image(scaled(fine.max(1)), second, second) },
+                ConvShape { residual, ..ConvShape::image(scaled(full), finest, finest) },
+                ConvShape::image(scaled(full), finest, rgb),
+                ConvShape { stride: 2, ..ConvShape::image(scaled(full), finest, finest) },
+                ConvShape { residual, ..causal(latents, time_coarsest, time_coarsest) },
+                ConvShape { time_factor: 2, ..causal(latents, time_coarsest, 2 * time_coarsest) },
+                ConvShape { residual, ..causal(frames, time_finest, time_finest) },
+                ConvShape { stride_t: 2, ..causal(frames, time_finest, time_finest) },
+            ],
+            group_norm: vec![
+                norm(GroupNormKind::Statistics, scaled(full), finest, spatial.norm_num_groups, true),
+                norm(GroupNormKind::Apply, scaled(full), finest, spatial.norm_num_groups, true),
+                norm(GroupNormKind::Statistics, [frames, height, width], time_finest, temporal.num_groups, false),
+                norm(GroupNormKind::Apply, [frames, height, width], time_finest, temporal.num_groups, false),
+            ],
+            softmax: vec![SoftmaxShape { rows: height * width, columns: height * width }],
+            ..Default::default()
         }
     }
 
@@ -259,6 +516,18 @@ impl Shapes {
         if !ops.contains(&Op::Sampler) {
             self.sampler.clear();
         }
+        if !ops.contains(&Op::Conv) {
+            self.conv.clear();
+        }
+        if !ops.contains(&Op::GroupNorm) {
+            self.group_norm.clear();
+        }
+        if !ops.contains(&Op::Softmax) {
+            self.softmax.clear();
+        }
+        if !ops.contains(&Op::Pack) {
+            self.pack.clear();
+        }
         self
     }
 
@@ -269,6 +538,10 @@ impl Shapes {
         self.residual.extend(other.residual);
         self.norm.extend(other.norm);
         self.sampler.extend(other.sampler);
+        self.conv.extend(other.conv);
+        self.group_norm.extend(other.group_norm);
+        self.softmax.extend(other.softmax);
+        self.pack.extend(other.pack);
         self
     }
 
@@ -279,6 +552,10 @@ impl Shapes {
         cases.extend(self.residual.iter().copied().map(Case::Residual));
         cases.extend(self.norm.iter().copied().map(Case::Norm));
         cases.extend(self.sampler.iter().copied().map(Case::Sampler));
+        cases.extend(self.conv.iter().copied().map(Case::Conv));
+        cases.extend(self.group_norm.iter().copied().map(Case::GroupNorm));
+        cases.extend(self.softmax.iter().copied().map(Case::Softmax));
+        cases.extend(self.pack.iter().copied().map(Case::Pack));
         cases
     }
 }
@@ -296,27 +573,14 @@ pub enum Case {
     Norm(NormShape),
     /// A step of the latents.
     Sampler(SamplerShape),
-}
-
-/// An operation with its arguments on a device, ready to be launched again and again.
-pub struct Prepared {
-    run: Box<dyn Fn() -> Result<(), OpError>>,
-    /// What it writes.
-    pub(super) outputs: Vec<Tensor>,
-}
-
-impl Prepared {
-    /// Queues the operation's launches.
-    ///
-    /// # Errors
-    /// A launcher refuses the shape, or the device fails.
-    pub fn run(&self) -> Result<(), OpError> {
-        (self.run)()
-    }
-
-    fn new(outputs: &[&Tensor], run: impl Fn() -> Result<(), OpError> + 'static) -> Self {
-        Self { run: Box::new(run), outputs: outputs.iter().map(|t| (*t).clone()).collect() }
-    }
+    /// A convolution.
+    Conv(ConvShape),
+    /// A GroupNorm.
+    GroupNorm(GroupNormShape),
+    /// A softmax.
+    Softmax(SoftmaxShape),
+    /// A residual to 8 bits or back.
+    Pack(PackShape),
 }
 
 impl Case {
@@ -328,6 +592,10 @@ impl Case {
             Case::Residual(_) => Op::Residual,
             Case::Norm(_) => Op::Norm,
             Case::Sampler(_) => Op::Sampler,
+            Case::Conv(_) => Op::Conv,
+            Case::GroupNorm(_) => Op::GroupNorm,
+            Case::Softmax(_) => Op::Softmax,
+            Case::Pack(_) => Op::Pack,
         }
     }
 
@@ -342,6 +610,15 @@ impl Case {
             Case::Norm(NormShape { kind: NormKind::RowStats, .. }) => "row_stats".into(),
             Case::Norm(_) => "modulate".into(),
             Case::Sampler(_) => "step".into(),
+            Case::Conv(s) => {
+                let ConvShape { kernel_t, kernel, upsample, residual, .. } = s;
+                let words =
+                    [(*upsample, " upsampled"), (*residual, "+residual")].map(|(is, word)| if is { word } else { "" });
+                format!("{kernel_t}x{kernel}x{kernel}{}", words.concat())
+            }
+            Case::GroupNorm(s) => format!("{:?}{}", s.kind, if s.by_frame { " by frame" } else { "" }).to_lowercase(),
+            Case::Softmax(_) => "rows".into(),
+            Case::Pack(s) => format!("{:?}", s.kind).to_lowercase(),
         };
         format!("{variant} {}", sizes.join(" "))
     }
@@ -373,120 +650,31 @@ impl Case {
                     ("width", width),
                 ]
             }
+            Case::Conv(s) => {
+                let mut sizes = vec![
+                    ("frames", s.frames),
+                    ("height", s.height),
+                    ("width", s.width),
+                    ("channels", s.channels),
+                    ("n", s.n),
+                ];
+                let rest = [("stride_t", s.stride_t), ("stride", s.stride), ("time_factor", s.time_factor)];
+                sizes.extend(rest.into_iter().filter(|(_, size)| *size != 1));
+                // The name begins with these.
+                sizes.extend(
+                    [("kernel_t", s.kernel_t), ("kernel", s.kernel)].into_iter().filter(|(_, taps)| *taps == 0),
+                );
+                sizes
+            }
+            Case::GroupNorm(GroupNormShape { frames, height, width, channels, groups, .. }) => vec![
+                ("frames", frames),
+                ("height", height),
+                ("width", width),
+                ("channels", channels),
+                ("groups", groups),
+            ],
+            Case::Softmax(SoftmaxShape { rows, columns }) => vec![("rows", rows), ("columns", columns)],
+            Case::Pack(PackShape { rows, channels, .. }) => vec![("rows", rows), ("channels", channels)],
         }
     }
-
-    /// Allocates and fills the arguments.
-    ///
-    /// # Errors
-    /// They do not fit the device's memory.
-    pub fn prepare(&self, device: &Device, dtype: DType) -> Result<Prepared, OpError> {
-        let values = |shape: &[usize]| noise(device, shape, dtype);
-        let floats = |shape: &[usize]| noise(device, shape, DType::F32);
-        let empty = |shape: &[usize]| Tensor::empty(device, shape, dtype);
-        Ok(match *self {
-            Case::Linear(LinearShape { m, n, k, epilogue, modulate }) => {
-                let (a, w, bias) = (values(&[m, k])?, values(&[n, k])?, values(&[n])?);
-                let rows = RowMap { frames: 1, rows_per_frame: m };
-                let (stats, table) = (floats(&[m, 2])?, floats(&[1, 1, 6, k.max(n)])?);
-                let channels = if epilogue == Epilogue::Residual { n } else { k };
-                let table =
-                    table.reshape(&[6 * k.max(n)])?.slice_rows(0, 6 * channels)?.reshape(&[1, 1, 6, channels])?;
-                if epilogue == Epilogue::Residual {
-                    let x = values(&[m, n])?;
-                    return Ok(Prepared::new(&[&x.clone()], move || {
-                        let gate = Gate { modulation: Modulation { table: &table, frame_mask: None, rows }, chunk: 2 };
-                        linear_residual(&a, &w, Some(&bias), Some(&gate), &x, None)
-                    }));
-                }
-                let out = empty(&[m, n])?;
-                let activation = if epilogue == Epilogue::Gelu { Activation::GeluTanh } else { Activation::None };
-                Prepared::new(&[&out.clone()], move || {
-                    let modulation = Modulation { table: &table, frame_mask: None, rows };
-                    let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });
-                    linear(&a, &w, Some(&bias), modulation.as_ref(), activation, &out)
-                })
-            }
-            Case::Attention(AttentionShape { kind, batch, frames, tokens, heads, head_dim, text }) => {
-                let dims = VideoDims { batch, frames, tokens };
-                let out = empty(&[dims.rows(), heads * head_dim])?;
-                if kind == AttentionKind::Cross {
-                    let (q, kv) =
-                        (values(&[dims.rows(), heads, head_dim])?, values(&[batch * text, 2, heads, head_dim])?);
-                    let lengths = Tensor::from_slice(device, &[batch], &vec![text as i32; batch])?;
-                    return Ok(Prepared::new(&[&out.clone()], move || {
-                        attention::cross(&q, &kv, &lengths, &dims, &out)
-                    }));
-                }
-                let qkv = values(&[dims.rows(), 3, heads, head_dim])?;
-                let (q, k, rope) = (values(&[head_dim])?, values(&[head_dim])?, floats(&[frames, head_dim / 2, 2])?);
-                Prepared::new(&[&out.clone()], move || {
-                    let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
-                    match kind {
-                        AttentionKind::Temporal => attention::temporal(&qkv, &dims, norm, Some(&rope), &out),
-                        _ => attention::spatial(&qkv, &dims, norm, None, &out),
-                    }
-                })
-            }
-            Case::Residual(ResidualShape { kind, batch, frames, tokens, channels, strides }) => {
-                let shape = [batch, frames, tokens, channels];
-                let (a, b) = (values(&shape)?, values(&shape)?);
-                let buffers = ProbeBuffers::new(device, batch, strides)?;
-                let strides: Vec<usize> = (1..=strides).collect();
-                let outputs = match kind {
-                    ResidualKind::Probe => vec![b.clone(), buffers.sums().clone()],
-                    ResidualKind::Fold => vec![b.clone()],
-                    ResidualKind::Unfold => vec![a.clone()],
-                };
-                Prepared::new(&outputs.iter().collect::<Vec<_>>(), move || match kind {
-                    ResidualKind::Probe => residual::probe(&a, &b, false, &strides, &buffers).map(drop),
-                    ResidualKind::Fold => residual::fold(&a, &b, &b),
-                    ResidualKind::Unfold => residual::unfold(&a, &b, &a),
-                })
-            }
-            Case::Norm(NormShape { kind, rows, channels }) => {
-                let (x, stats) = (values(&[rows, channels])?, floats(&[rows, 2])?);
-                let (table, out) = (floats(&[1, 1, 2, channels])?, empty(&[rows, channels])?);
-                let rows = RowMap { frames: 1, rows_per_frame: rows };
-                let written = if kind == NormKind::RowStats { stats.clone() } else { out.clone() };
-                Prepared::new(&[&written], move || match kind {
-                    NormKind::RowStats => norm::row_stats(&x, 1e-6, &stats),
-                    NormKind::Modulate => {
-                        let modulation = Modulation { table: &table, frame_mask: None, rows };
-                        norm::modulate(&x, &modulation, 0, 1, 0, false, 1e-6, &out)
-                    }
-                })
-            }
-            Case::Sampler(SamplerShape { videos, channels, frames, height, width }) => {
-                let z = floats(&[videos, channels, frames, height, width])?;
-                let prediction = floats(&[2 * videos, 2 * channels, frames, height, width])?;
-                // Short, so that many of them stay finite.
-                let step =
-                    sampler::Step { cfg_scale: Some(7.0), dt: sampler::Delta::Value(1e-3), frame_mask: None, x0: None };
-                Prepared::new(&[&z.clone()], move || sampler::step(&z, &prediction, &step))
-            }
-        })
-    }
-}
-
-/// Values that look like noise: what a chip draws depends on the bits it moves. A small block of them is repeated on the device.
-fn noise(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    const BLOCK: usize = 1 << 16;
-    let tensor = Tensor::empty(device, shape, dtype)?;
-    let flat = tensor.reshape(&[tensor.elements()])?;
-    let mut filled = flat.elements().min(BLOCK);
-    let mut state = 1u64;
-    let mut uniform = || {
-        // Knuth's linear congruential generator; the upper bits are good enough here.
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let block: Vec<f32> = (0..filled).map(|_| uniform()).collect();
-    flat.slice_rows(0, filled)?.write_f32(&block)?;
-    while filled < flat.elements() {
-        let count = filled.min(flat.elements() - filled);
-        flat.slice_rows(filled, count)?.copy_from(&flat.slice_rows(0, count)?)?;
-        filled += count;
-    }
-    Ok(tensor)
 }

@@ -1,7 +1,8 @@
 //! The model: cycles by pipe, occupancy, and what they allow. The equations are those of `docs/kernel-model.md`.
 
 use super::workload::{Work, WorkKind};
-use super::{Arch, Figures, MainLoop};
+use super::{Figures, MainLoop};
+use crate::chips::Chip;
 use serde::Serialize;
 
 /// What a multiprocessor does one thing at a time with.
@@ -59,23 +60,23 @@ impl MainLoop {
     }
 
     /// Cycles by pipe for a block of `warps`, all of which run this loop.
-    pub fn bound(&self, arch: &Arch, warps: usize) -> Bound {
+    pub fn bound(&self, chip: &Chip, warps: usize) -> Bound {
         let warps = warps as f64;
         let lanes = |count: u64, lanes: f64| warps * count as f64 * 32.0 / lanes;
         let (mut tensor, mut at_peak) = (0.0, 0.0);
         for (name, &count) in &self.tensor {
-            let (rate, peak, fma) = tensor_rate(arch, name);
+            let (rate, peak, fma) = tensor_rate(chip, name);
             tensor += warps * count as f64 * fma / rate;
             at_peak += warps * count as f64 * fma / peak;
         }
         let cycles = vec![
             (Pipe::Tensor, tensor),
-            (Pipe::Shared, warps * self.shared_bytes as f64 / arch.shared_bytes),
-            (Pipe::Issue, warps * self.issue as f64 / arch.issue),
-            (Pipe::Fma, lanes(self.fma, arch.fma_lanes)),
-            (Pipe::Alu, lanes(self.alu, arch.alu_lanes)),
-            (Pipe::Mufu, lanes(self.mufu, arch.mufu_lanes)),
-            (Pipe::L2, warps * self.global_bytes as f64 / arch.l2_bytes),
+            (Pipe::Shared, warps * self.shared_bytes as f64 / chip.sm.shared_bytes),
+            (Pipe::Issue, warps * self.issue as f64 / chip.sm.issue),
+            (Pipe::Fma, lanes(self.fma, chip.sm.fma_lanes)),
+            (Pipe::Alu, lanes(self.alu, chip.sm.alu_lanes)),
+            (Pipe::Mufu, lanes(self.mufu, chip.sm.mufu_lanes)),
+            (Pipe::L2, warps * self.global_bytes as f64 / chip.sm.l2_bytes),
         ];
         let most = cycles.iter().map(|(_, c)| *c).fold(f64::MIN_POSITIVE, f64::max);
         Bound { fraction: tensor / most, of_peak: at_peak / most, cycles }
@@ -84,11 +85,11 @@ impl MainLoop {
 
 /// Multiply-adds for each clock by this instruction and by the fastest, and multiply-adds of the instruction for each warp.
 /// Names: HMMA.16816.F32.BF16 (m16 n8 k16), HMMA.1688.F32.TF32, HGMMA.64x128x16.F32.BF16 (of a warp group).
-fn tensor_rate(arch: &Arch, name: &str) -> (f64, f64, f64) {
-    let tf32 = name.contains("TF32");
+fn tensor_rate(chip: &Chip, name: &str) -> (f64, f64, f64) {
+    // TF32 has half the rate on every chip.
+    let peak = chip.sm.half_fma_peak / if name.contains("TF32") { 2.0 } else { 1.0 };
+    let mma = peak * chip.sm.mma_share;
     let shape = name.split('.').nth(1).unwrap_or_default();
-    let (mma, peak) =
-        if tf32 { (arch.tf32_fma, arch.half_fma_peak / 2.0) } else { (arch.half_fma, arch.half_fma_peak) };
     if let [m, n, k] = shape.split('x').filter_map(|x| x.parse().ok()).collect::<Vec<f64>>()[..] {
         return (peak, peak, m * n * k / 4.0);
     }
@@ -108,12 +109,12 @@ pub struct Occupancy {
 impl Figures {
     /// Occupancy with `threads` a block and `dynamic` bytes of dynamic shared memory. Registers go to warps in steps of 256, shared memory
     /// in blocks that each cost 1 KiB more.
-    pub fn occupancy(&self, arch: &Arch, threads: usize, dynamic: usize) -> Occupancy {
+    pub fn occupancy(&self, chip: &Chip, threads: usize, dynamic: usize) -> Occupancy {
         let warps = threads.div_ceil(32);
         let registers = (self.registers as usize * 32).next_multiple_of(256) * warps.next_multiple_of(4);
         let by_registers = 65536 / registers.max(1);
-        let by_shared = arch.unit_shared / (self.shared as usize + dynamic + 1024);
-        let blocks = by_registers.min(by_shared).min(arch.warps / warps).min(arch.blocks);
+        let by_shared = chip.sm.unit_shared / (self.shared as usize + dynamic + 1024);
+        let blocks = by_registers.min(by_shared).min(chip.sm.warps / warps).min(chip.sm.blocks);
         Occupancy { blocks, warps: blocks * warps }
     }
 }
@@ -135,22 +136,22 @@ impl Work {
     /// The least time: the multiprocessor with most blocks runs their main loops at the speed of its busiest pipe, and its epilogues
     /// besides where it holds one block at a time; memory gives every byte once. Where blocks share a tile, each writes its sums and the last
     /// block of all reads those of its tile; nothing hides that.
-    pub fn bound(&self, arch: &Arch, figures: &Figures) -> WorkBound {
+    pub fn bound(&self, chip: &Chip, figures: &Figures) -> WorkBound {
         let blocks = self.choice.grid.iter().product::<usize>();
-        let most = blocks.div_ceil(arch.units);
-        let memory = self.bytes / (arch.dram_gbs * 1e9);
+        let most = blocks.div_ceil(chip.units);
+        let memory = self.bytes / chip.bandwidth;
         // Where blocks share a tile: its sums to L2 or from there.
         let sums = match self.kind {
-            WorkKind::Linear { tile: (m, n), .. } if self.choice.grid[1] > 1 => (m * n * 4) as f64 / arch.l2_bytes,
+            WorkKind::Linear { tile: (m, n), .. } if self.choice.grid[1] > 1 => (m * n * 4) as f64 / chip.sm.l2_bytes,
             _ => 0.0,
         };
         let cycles = match &figures.main_loop {
             Some(main_loop) if main_loop.tensor_instructions() > 0 => {
-                let one = main_loop.bound(arch, self.choice.threads / 32).total() * self.passes;
+                let one = main_loop.bound(chip, self.choice.threads / 32).total() * self.passes;
                 let exposed = match self.kind {
-                    _ if figures.occupancy(arch, self.choice.threads, self.choice.shared).blocks > 1 => 0.0,
+                    _ if figures.occupancy(chip, self.choice.threads, self.choice.shared).blocks > 1 => 0.0,
                     // The output (and the residual stream) from and to L2.
-                    WorkKind::Linear { tile: (m, n), .. } => (m * n) as f64 * self.out_bytes / arch.l2_bytes,
+                    WorkKind::Linear { tile: (m, n), .. } => (m * n) as f64 * self.out_bytes / chip.sm.l2_bytes,
                     WorkKind::Attention { .. } => 0.0, // resident keys: the warps go their own ways
                 };
                 one + exposed
@@ -158,13 +159,13 @@ impl Work {
             _ => 0.0,
         };
         let parts = self.choice.grid[1] as f64;
-        let compute = (most as f64 * (cycles + sums) + parts * sums) / (arch.clock_ghz * 1e9);
+        let compute = (most as f64 * (cycles + sums) + parts * sums) / chip.clock;
         let seconds = compute.max(memory);
         WorkBound {
             seconds,
-            of_peak: self.flop / seconds / arch.peak(),
+            of_peak: self.flop / seconds / chip.tensor_flops,
             of_bandwidth: memory / seconds,
-            filled: self.useful * blocks as f64 / (most * arch.units) as f64,
+            filled: self.useful * blocks as f64 / (most * chip.units) as f64,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What Open-Sora asks of the kernels: every tensor-core operation of a pair of blocks, with the kernel that is chosen for it.
 
-use super::Arch;
-use crate::ops::{Choice, attention, linear};
+use crate::chips::Chip;
+use crate::ops::{Choice, Target, attention, linear};
 use crate::tensor::DType;
 use serde::Serialize;
 
@@ -60,8 +60,13 @@ pub(super) const FRAMES: usize = 15;
 /// With guidance.
 const BATCH: usize = 2;
 
-fn matrix(arch: &Arch, name: String, kind: &str, shape: [usize; 3]) -> Work {
-    product(name, kind, shape, linear::choose(arch.kernel_target(), kind, DType::Bf16, shape))
+/// What chooses kernels on this chip.
+pub(super) fn target(chip: &Chip) -> Target {
+    Target::new(chip.units, chip.sm.compute_capability)
+}
+
+fn matrix(chip: &Chip, name: String, kind: &str, shape: [usize; 3]) -> Work {
+    product(name, kind, shape, linear::choose(target(chip), kind, DType::Bf16, shape))
 }
 
 /// A product by a given kernel.
@@ -82,8 +87,8 @@ pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choic
     }
 }
 
-fn attend(arch: &Arch, name: String, shape: attention::Shape) -> Work {
-    let choice = attention::choose(arch.kernel_target(), DType::Bf16, shape).expect("head_dim 72");
+fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
+    let choice = attention::choose(target(chip), DType::Bf16, shape).expect("head_dim 72");
     let attention::Shape { head_dim, heads, sequences, q_len, kv_len, .. } = shape;
     let all = (sequences * heads * q_len) as f64;
     let flop = 4.0 * all * kv_len as f64 * head_dim as f64;
@@ -113,7 +118,7 @@ fn attend(arch: &Arch, name: String, shape: attention::Shape) -> Work {
 
 /// A spatial and a temporal block of Open-Sora 1.2 (1152 channels, 16 heads; 1872, 26) in bf16, 51 frames, guidance batch 2, 300 caption
 /// tokens, at 240p, 480p and 720p; and the products of a single image of 240p.
-pub fn open_sora(arch: &Arch) -> Vec<Work> {
+pub fn open_sora(chip: &Chip) -> Vec<Work> {
     let mut all = Vec::new();
     for (channels, heads) in [(1152, 16), (1872, 26)] {
         for (size, tokens, frames) in
@@ -129,7 +134,7 @@ pub fn open_sora(arch: &Arch) -> Vec<Work> {
                 ("fc1", "ln_gelu", [m, 4 * channels, channels]),
                 ("fc2", "residual", [m, channels, 4 * channels]),
             ] {
-                all.push(matrix(arch, name(operation), kind, shape));
+                all.push(matrix(chip, name(operation), kind, shape));
             }
             if frames == 1 {
                 continue; // its attention is that of 240p, for fewer sequences
@@ -142,9 +147,9 @@ pub fn open_sora(arch: &Arch) -> Vec<Work> {
                 kv_len,
                 plain,
             };
-            all.push(attend(arch, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
-            all.push(attend(arch, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
-            all.push(attend(arch, name("cross"), shape(BATCH, FRAMES * tokens, TEXT, true)));
+            all.push(attend(chip, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
+            all.push(attend(chip, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
+            all.push(attend(chip, name("cross"), shape(BATCH, FRAMES * tokens, TEXT, true)));
         }
     }
     all

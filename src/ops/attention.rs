@@ -227,10 +227,10 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
             shared,
         })
     };
-    if q_len <= params::ATTENTION_SHORT_QUERIES {
+    let short_shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 32);
+    if q_len <= params::ATTENTION_SHORT_QUERIES && short_shared <= target.block_shared {
         let blocks = (sequences * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
-        let shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 32);
-        return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, shared);
+        return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
     }
     // Fragments of two m-tiles fit in the registers up to here.
     let wide = element == 2 && compiled <= 72;
@@ -306,6 +306,9 @@ mod tests {
         // What a smaller shared memory cannot hold is streamed.
         let a40 = Target::new(84, (8, 6));
         assert_eq!(choose(a40, DType::Bf16, cross).unwrap().entry, "attention_72_bf16_large");
+        let wide = Shape { head_dim: 128, ..temporal };
+        assert_eq!(choice(DType::F32, wide).entry, "attention_128_f32_short");
+        assert_eq!(choose(a40, DType::F32, wide).unwrap().entry, "attention_128_f32_large");
         assert_eq!(choice(DType::F16, Shape { head_dim: 88, ..cross }).entry, "attention_96_f16_cross");
         for head_dim in [24, 36, 136] {
             assert_eq!(choose(a100, DType::Bf16, Shape { head_dim, ..cross }), None);

@@ -31,6 +31,31 @@ impl Default for Geometry {
     }
 }
 
+impl Geometry {
+    /// With the pads of the autoencoders, for a kernel of `taps` in time and space: those that keep an unstrided convolution's size, all of time's
+    /// in front. A strided one is padded only behind in space.
+    pub fn padded(self, [kernel_t, kernel]: [usize; 2]) -> Self {
+        let pad = if self.stride > 1 { 0 } else { kernel / 2 };
+        Self { pad, pad_t: kernel_t.saturating_sub(self.stride_t), ..self }
+    }
+
+    /// The output's `[frames, height, width, channels]` for an input's `[frames, height, width]`, weights `[n, kernel_t, kernel_h, kernel_w]` and
+    /// `behind` rows and columns of zeros below and right.
+    pub fn output(
+        &self,
+        [frames, height, width]: [usize; 3],
+        [n, kernel_t, kernel_h, kernel_w]: [usize; 4],
+        behind: usize,
+    ) -> [usize; 4] {
+        let steps = |length: usize, taps: usize, stride: usize| length.saturating_sub(taps) / stride.max(1) + 1;
+        let side =
+            |length: usize, taps| steps((length << u32::from(self.upsample)) + self.pad + behind, taps, self.stride);
+        let made = steps(frames + self.pad_t, kernel_t, self.stride_t);
+        let factor = self.time_factor.max(1);
+        [made * factor, side(height, kernel_h), side(width, kernel_w), n / factor]
+    }
+}
+
 /// Some rows of every frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Band {

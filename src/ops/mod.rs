@@ -25,6 +25,7 @@ pub mod residual;
 pub mod sampler;
 pub mod softmax;
 
+use crate::chips::Multiprocessor;
 use crate::device::{Device, DeviceError, Module, Work};
 use crate::tensor::{DType, Tensor, TensorError};
 use bytemuck::Pod;
@@ -157,18 +158,16 @@ impl Target {
         Self::new(info.units.max(1), info.compute_capability.unwrap_or((8, 0)))
     }
 
-    /// A chip of a compute capability. Shared memory: CUDA programming guide, technical specifications; the rest: docs/kernel-model.md.
-    pub const fn new(units: usize, capability: (u32, u32)) -> Self {
-        let (block_shared, fma, l2_bytes, l2) = match capability {
-            (8, 0) => (163, 1024, 47, 40),
-            (8, 7) => (163, 512, 32, 4),
-            (8, 9) => (99, 512, 32, 24),
-            (9, _) => (227, 1290, 39, 50),
-            (10 | 11, _) => (227, 1024, 35, 126),
-            (12.., _) => (99, 512, 32, 24),
-            _ => (99, 512, 32, 2),
-        };
-        Self { units, block_shared: block_shared << 10, fma, l2_bytes, l2: l2 << 20 }
+    /// A chip with so many multiprocessors of a compute capability.
+    pub fn new(units: usize, capability: (u32, u32)) -> Self {
+        let sm = Multiprocessor::of(capability);
+        Self {
+            units,
+            block_shared: sm.block_shared,
+            fma: sm.half_fma().round() as usize,
+            l2_bytes: sm.l2_bytes.round() as usize,
+            l2: sm.l2,
+        }
     }
 }
 

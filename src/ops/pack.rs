@@ -74,6 +74,11 @@ impl Packed {
         self.bytes.bytes() + self.scale.bytes()
     }
 
+    /// Its e4m3 numbers `[rows, channels]` u8 and the rows' scales `[rows]` f32.
+    pub fn parts(&self) -> [&Tensor; 2] {
+        [&self.bytes, &self.scale]
+    }
+
     /// Keeps `x`: each row over its largest magnitude times 448, rounded to the nearest e4m3. What that loses is added to `error`.
     ///
     /// # Errors

@@ -65,6 +65,9 @@ pub enum PipelineError {
     /// A setting is out of its range.
     #[error("{0}")]
     Setting(String),
+    /// Kernels were to be faster than they can be.
+    #[error(transparent)]
+    Share(#[from] crate::profile::ShareError),
     /// The prompt cannot be understood.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -6,7 +6,7 @@ mod roofline;
 mod tally;
 mod timeline;
 
-pub use roofline::{Cost, Efficiency, FamilyCost, GPUS, Gpu, Share};
+pub use roofline::{Cost, Efficiency, FamilyCost, Share, ShareError};
 pub use tally::{Tally, TallyEntry};
 pub use timeline::{Marker, Point, Profile, Span, Trace};
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// Matrix products.
+    /// Matrix products, convolutions among them.
     Linear,
     /// Attention.
     Attention,
@@ -31,7 +31,7 @@ impl Family {
     /// The family of a kernel entry, or of a memory operation.
     pub fn of(kernel: &str) -> Family {
         match kernel.split('_').next() {
-            Some("linear") => Family::Linear,
+            Some("linear" | "conv") => Family::Linear,
             Some("attention") => Family::Attention,
             _ => Family::Memory,
         }

@@ -1,22 +1,21 @@
-//! What tests through the typed launchers share: the devices of this machine, tensors, poison. Inputs and the bound on errors
-//! are in `numbers`.
+//! What tests through the typed launchers share: the devices, tensors, poison. Inputs and the bound on errors are in `numbers`.
 
-pub use super::numbers::{Random, assert_close, checked_vm, epsilon, round};
+use super::common;
+pub use super::numbers::{Random, add_cut, assert_close, epsilon, round, tf32_loss};
 use adacache::device::Device;
 use adacache::tensor::{DType, Tensor};
 use std::sync::OnceLock;
 
-/// The devices to test on: the virtual GPU in checked mode, and the GPU where there is one. Made once, so that PTX is loaded once.
+/// The devices to test on, the virtual GPU in checked mode. Made once, so that PTX is loaded once.
 pub fn devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
-    DEVICES.get_or_init(|| {
-        let mut devices = vec![checked_vm()];
-        match Device::open("cuda") {
-            Ok(gpu) => devices.push(gpu),
-            Err(reason) => eprintln!("not tested on a GPU: {reason}"),
-        }
-        devices
-    })
+    DEVICES.get_or_init(common::checked_devices)
+}
+
+/// As [`devices`], without the checks: for what would take too long with them.
+pub fn unchecked_devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(common::devices)
 }
 
 /// Runs a body on every device with every dtype that models compute in.

@@ -1,8 +1,11 @@
 //! linear.cu and linear_few.cu against an f64 product: every entry, every tile, shapes that break tiles, any alignment, any split of k.
 
-use super::numbers::{Buffer, Random, assert_close, checked_vm, decode, encode, epsilon, round, vm};
+use super::common;
+use super::harness::{devices, unchecked_devices};
+use super::numbers::{Buffer, Random, add_cut, assert_close, decode, encode, epsilon, round, tf32_loss};
 use adacache::device::{Device, Module, VmConfig};
-use adacache::ops::linear::{Activation, linear};
+use adacache::ops::Target;
+use adacache::ops::linear::{Activation, choose, linear};
 use adacache::ops::params::{self, LinearFewParams, LinearParams};
 use adacache::tensor::{DType, Tensor};
 
@@ -65,6 +68,9 @@ impl Case {
         }
     }
 }
+
+// No tile is skipped on any GPU: since Ampere the least that a block can have is 99 KiB.
+const _: () = assert!(params::LINEAR_256_SHARED <= 99 << 10 && params::LINEAR_128_SHARED <= 99 << 10);
 
 /// The tiles that have entries for a dtype.
 fn tiles(dtype: DType) -> &'static [usize] {
@@ -129,7 +135,8 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             let weights = &w[c * k..][..k];
             let at = r * n + c;
             let mut sum = input.iter().zip(weights).map(|(&a, &w)| a * f64::from(w)).sum::<f64>();
-            let mut low_sum = low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| sum + a * w);
+            let mut low_sum =
+                low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| add_cut(sum, f64::from(a) * f64::from(w)));
             magnitude = magnitude.max(input.iter().zip(weights).map(|(&a, &w)| (a * f64::from(w)).abs()).sum::<f64>());
             if case.bias {
                 sum += f64::from(bias[c]);
@@ -235,9 +242,8 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let outputs = launch();
     assert_eq!(outputs, launch(), "{case:?}: the same inputs gave other bits");
 
-    // f32 goes through 3xTF32: products lose 2^-22 of themselves, whatever the naive sum's luck.
     let largest = exact.iter().chain(&exact_residual).fold(0.0f64, |largest, x| largest.max(x.abs()));
-    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { 2f64.powi(-21) * magnitude } else { 0.0 };
+    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { tf32_loss(magnitude) } else { 0.0 };
     assert_close(&format!("{case:?}"), &decode(&outputs[0], dtype), &exact, &naive, floor);
     if let Some(added) = outputs.get(1) {
         assert_close(&format!("{case:?} residual_out"), &decode(added, dtype), &exact_residual, &naive_residual, floor);
@@ -267,11 +273,12 @@ const SHAPES: [(usize, usize, usize); 16] = [
 
 #[test]
 fn every_shape_and_dtype() {
-    let device = vm();
-    for (m, n, k) in SHAPES {
-        for dtype in DType::COMPUTE {
-            for &tile in tiles(dtype) {
-                run(&device, Case::new(m, n, k, dtype, tile, false, Epilogue::Bias));
+    for device in unchecked_devices() {
+        for (m, n, k) in SHAPES {
+            for dtype in DType::COMPUTE {
+                for &tile in tiles(dtype) {
+                    run(device, Case::new(m, n, k, dtype, tile, false, Epilogue::Bias));
+                }
             }
         }
     }
@@ -279,16 +286,20 @@ fn every_shape_and_dtype() {
 
 #[test]
 fn every_prologue_and_epilogue() {
-    let device = vm();
-    for (m, n, k) in [(70, 50, 72), (33, 47, 25), (130, 144, 96)] {
-        for dtype in DType::COMPUTE {
-            for &tile in tiles(dtype) {
-                for layer_norm in [false, true] {
-                    run(&device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
-                    run(&device, Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) });
-                }
-                for epilogue in RESIDUALS {
-                    run(&device, Case::new(m, n, k, dtype, tile, false, epilogue));
+    for device in unchecked_devices() {
+        for (m, n, k) in [(70, 50, 72), (33, 47, 25), (130, 144, 96)] {
+            for dtype in DType::COMPUTE {
+                for &tile in tiles(dtype) {
+                    for layer_norm in [false, true] {
+                        run(device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
+                        run(
+                            device,
+                            Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) },
+                        );
+                    }
+                    for epilogue in RESIDUALS {
+                        run(device, Case::new(m, n, k, dtype, tile, false, epilogue));
+                    }
                 }
             }
         }
@@ -297,19 +308,20 @@ fn every_prologue_and_epilogue() {
 
 #[test]
 fn frames_choose_their_variant() {
-    let device = vm();
-    // Frames much shorter than a thread's rows, odd ones, and several samples in one tile.
-    for (frames, rows_per_frame) in [(1, 1), (4, 16), (3, 7), (2, 50)] {
-        for dtype in DType::COMPUTE {
-            for &tile in tiles(dtype) {
-                let shape = |layer_norm, epilogue| Case {
-                    frames,
-                    rows_per_frame,
-                    frame_mask: true,
-                    ..Case::new(150, 56, 56, dtype, tile, layer_norm, epilogue)
-                };
-                run(&device, shape(true, Epilogue::Bias));
-                run(&device, shape(false, RESIDUALS[2]));
+    for device in unchecked_devices() {
+        // Frames much shorter than a thread's rows, odd ones, and several samples in one tile.
+        for (frames, rows_per_frame) in [(1, 1), (4, 16), (3, 7), (2, 50)] {
+            for dtype in DType::COMPUTE {
+                for &tile in tiles(dtype) {
+                    let shape = |layer_norm, epilogue| Case {
+                        frames,
+                        rows_per_frame,
+                        frame_mask: true,
+                        ..Case::new(150, 56, 56, dtype, tile, layer_norm, epilogue)
+                    };
+                    run(device, shape(true, Epilogue::Bias));
+                    run(device, shape(false, RESIDUALS[2]));
+                }
             }
         }
     }
@@ -317,12 +329,15 @@ fn frames_choose_their_variant() {
 
 #[test]
 fn any_alignment() {
-    let device = vm();
-    for dtype in DType::COMPUTE {
-        for &tile in tiles(dtype) {
-            for (m, n, k, misalign) in [(70, 60, 72, 1), (66, 51, 31, 2), (66, 56, 32, 4)] {
-                for (layer_norm, epilogue) in [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])] {
-                    run(&device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+    for device in unchecked_devices() {
+        for dtype in DType::COMPUTE {
+            for &tile in tiles(dtype) {
+                for (m, n, k, misalign) in [(70, 60, 72, 1), (66, 51, 31, 2), (66, 56, 32, 4)] {
+                    for (layer_norm, epilogue) in
+                        [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])]
+                    {
+                        run(device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+                    }
                 }
             }
         }
@@ -332,28 +347,30 @@ fn any_alignment() {
 /// The products of the embedded model's blocks.
 #[test]
 fn sprites_shapes() {
-    let device = vm();
-    let sprites = |m, n, k, layer_norm, epilogue| {
-        run(
-            &device,
-            Case { frames: 16, rows_per_frame: 16, ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue) },
-        )
-    };
-    sprites(512, 432, 144, true, Epilogue::Bias);
-    sprites(512, 576, 144, true, Epilogue::Gelu);
-    sprites(512, 144, 576, false, RESIDUALS[1]);
-    sprites(16, 288, 144, false, Epilogue::Bias);
+    for device in unchecked_devices() {
+        let sprites = |m, n, k, layer_norm, epilogue| {
+            run(
+                device,
+                Case { frames: 16, rows_per_frame: 16, ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue) },
+            )
+        };
+        sprites(512, 432, 144, true, Epilogue::Bias);
+        sprites(512, 576, 144, true, Epilogue::Gelu);
+        sprites(512, 144, 576, false, RESIDUALS[1]);
+        sprites(16, 288, 144, false, Epilogue::Bias);
+    }
 }
 
 /// Every element's sum runs over k in one order in every tile: which one the host takes does not change a bit.
 #[test]
 fn all_tiles_give_the_same_bits() {
-    let device = vm();
-    for dtype in DType::COMPUTE {
-        for (layer_norm, epilogue) in [(false, RESIDUALS[2]), (true, Epilogue::Gelu)] {
-            let bits = |tile| run(&device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue));
-            for &tile in &tiles(dtype)[1..] {
-                assert_eq!(bits(tiles(dtype)[0]), bits(tile), "{dtype} {epilogue:?} {tile}");
+    for device in unchecked_devices() {
+        for dtype in DType::COMPUTE {
+            for (layer_norm, epilogue) in [(false, RESIDUALS[2]), (true, Epilogue::Gelu)] {
+                let bits = |tile| run(device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue));
+                for &tile in &tiles(dtype)[1..] {
+                    assert_eq!(bits(tiles(dtype)[0]), bits(tile), "{dtype} {epilogue:?} {tile}");
+                }
             }
         }
     }
@@ -361,13 +378,16 @@ fn all_tiles_give_the_same_bits() {
 
 #[test]
 fn clean_in_checked_mode() {
-    let device = checked_vm();
-    for dtype in DType::COMPUTE {
-        for &tile in tiles(dtype) {
-            for (m, n, k, misalign) in [(1, 1, 1, 0), (67, 53, 61, 1), (130, 147, 104, 0), (70, 52, 32, 4)] {
-                for (layer_norm, epilogue) in [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])] {
-                    let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);
-                    run(&device, Case { misalign, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+    for device in devices() {
+        for dtype in DType::COMPUTE {
+            for &tile in tiles(dtype) {
+                for (m, n, k, misalign) in [(1, 1, 1, 0), (67, 53, 61, 1), (130, 147, 104, 0), (70, 52, 32, 4)] {
+                    for (layer_norm, epilogue) in
+                        [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])]
+                    {
+                        let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);
+                        run(device, Case { misalign, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+                    }
                 }
             }
         }
@@ -380,27 +400,28 @@ const HALF: [DType; 2] = [DType::Bf16, DType::F16];
 /// linear_few.cu: odd sizes, a last stage of one k-step, parts of unequal length, one stage a part.
 #[test]
 fn few_tiles_and_parts_of_k() {
-    let device = vm();
-    let shapes = [
-        (1, 1, 1, 1),
-        (3, 5, 8, 1),
-        (129, 145, 97, 2),
-        (127, 95, 95, 3),
-        (17, 97, 209, 7),
-        (130, 40, 512, 16),
-        (1, 193, 400, 13),
-    ];
-    for (m, n, k, parts) in shapes {
-        for dtype in HALF {
-            for (tile, layer_norm, epilogue) in [
-                (128, false, Epilogue::Bias),
-                (128, false, Epilogue::Gelu),
-                (128, false, RESIDUALS[2]),
-                (96, false, Epilogue::Bias),
-                (96, false, RESIDUALS[1]),
-                (96, false, Epilogue::Gelu),
-            ] {
-                run(&device, Case { parts, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+    for device in unchecked_devices() {
+        let shapes = [
+            (1, 1, 1, 1),
+            (3, 5, 8, 1),
+            (129, 145, 97, 2),
+            (127, 95, 95, 3),
+            (17, 97, 209, 7),
+            (130, 40, 512, 16),
+            (1, 193, 400, 13),
+        ];
+        for (m, n, k, parts) in shapes {
+            for dtype in HALF {
+                for (tile, layer_norm, epilogue) in [
+                    (128, false, Epilogue::Bias),
+                    (128, false, Epilogue::Gelu),
+                    (128, false, RESIDUALS[2]),
+                    (96, false, Epilogue::Bias),
+                    (96, false, RESIDUALS[1]),
+                    (96, false, Epilogue::Gelu),
+                ] {
+                    run(device, Case { parts, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+                }
             }
         }
     }
@@ -409,13 +430,14 @@ fn few_tiles_and_parts_of_k() {
 /// A part that is the whole is the product as linear.cu makes it, bit for bit.
 #[test]
 fn one_part_gives_the_bits_of_linear() {
-    let device = vm();
-    for dtype in HALF {
-        for epilogue in [RESIDUALS[2], Epilogue::Gelu] {
-            let case = Case::new(70, 100, 90, dtype, 64, false, epilogue);
-            let bits = run(&device, case);
-            for tile in [96, 128] {
-                assert_eq!(bits, run(&device, Case { tile, parts: 1, ..case }), "{dtype} {epilogue:?} {tile}");
+    for device in unchecked_devices() {
+        for dtype in HALF {
+            for epilogue in [RESIDUALS[2], Epilogue::Gelu] {
+                let case = Case::new(70, 100, 90, dtype, 64, false, epilogue);
+                let bits = run(device, case);
+                for tile in [96, 128] {
+                    assert_eq!(bits, run(device, Case { tile, parts: 1, ..case }), "{dtype} {epilogue:?} {tile}");
+                }
             }
         }
     }
@@ -423,14 +445,16 @@ fn one_part_gives_the_bits_of_linear() {
 
 #[test]
 fn parts_are_clean_in_checked_mode() {
-    let device = checked_vm();
-    for (m, n, k, misalign, parts) in [(1, 1, 70, 0, 3), (67, 53, 161, 1, 4), (130, 147, 104, 0, 2), (70, 52, 96, 4, 3)]
-    {
-        for (tile, layer_norm, epilogue) in
-            [(128, false, RESIDUALS[2]), (96, false, Epilogue::Gelu), (96, false, RESIDUALS[3])]
+    for device in devices() {
+        for (m, n, k, misalign, parts) in
+            [(1, 1, 70, 0, 3), (67, 53, 161, 1, 4), (130, 147, 104, 0, 2), (70, 52, 96, 4, 3)]
         {
-            let case = Case::new(m, n, k, DType::Bf16, tile, layer_norm, epilogue);
-            run(&device, Case { misalign, parts, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+            for (tile, layer_norm, epilogue) in
+                [(128, false, RESIDUALS[2]), (96, false, Epilogue::Gelu), (96, false, RESIDUALS[3])]
+            {
+                let case = Case::new(m, n, k, DType::Bf16, tile, layer_norm, epilogue);
+                run(device, Case { misalign, parts, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+            }
         }
     }
 }
@@ -438,27 +462,38 @@ fn parts_are_clean_in_checked_mode() {
 /// The typed launcher, on a device that one tile would leave idle: it splits k, finds memory for the sums, and finds the counters clean again.
 #[test]
 fn the_launcher_splits_k_for_few_tiles() {
-    let device = Device::vm(VmConfig { threads: 32, ..VmConfig::default() });
     let (m, n, k, dtype) = (128, 144, 1 << 15, DType::Bf16);
     let random = &mut Random::new(5);
     let a = random.values(m * k, 1.0, dtype);
     let w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
-    let tensor = |shape: [usize; 2], values: &[f32]| Tensor::from_f32(&device, &shape, values, dtype).unwrap();
-    let (a_on, w_on, out) = (tensor([m, k], &a), tensor([n, k], &w), Tensor::empty(&device, &[m, n], dtype).unwrap());
-    let before = device.allocated_bytes();
-    let product = || {
-        linear(&a_on, &w_on, None, None, Activation::None, &out).unwrap();
-        out.to_f32().unwrap()
-    };
-    let first = product();
-    let scratch = device.allocated_bytes() - before;
-    assert!(scratch > 0, "k was not split");
-    assert_eq!(first, product(), "the same inputs gave other bits");
-    assert_eq!(device.allocated_bytes() - before, scratch, "the memory for sums is kept");
-    for at in (0..m * n).step_by(97) {
-        let (row, column) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
-        let exact = row.iter().zip(column).map(|(&a, &w)| f64::from(a) * f64::from(w)).sum::<f64>();
-        let error = (f64::from(first[at]) - exact).abs();
-        assert!(error <= epsilon(dtype) * exact.abs() + 1e-4, "element {at}: {} for {exact}", first[at]);
+    for device in common::devices_with(VmConfig { threads: 32, ..VmConfig::default() }) {
+        if choose(Target::of(&device), "bias", dtype, [m, n, k]).grid[1] == 1 {
+            assert!(!device.is_vm(), "32 threads and one tile");
+            println!(
+                "skipped on {}: its {} SMs gain nothing from a split of k",
+                device.info().label(),
+                device.info().units
+            );
+            continue;
+        }
+        let tensor = |shape: [usize; 2], values: &[f32]| Tensor::from_f32(&device, &shape, values, dtype).unwrap();
+        let (a_on, w_on) = (tensor([m, k], &a), tensor([n, k], &w));
+        let out = Tensor::empty(&device, &[m, n], dtype).unwrap();
+        let before = device.allocated_bytes();
+        let product = || {
+            linear(&a_on, &w_on, None, None, Activation::None, &out).unwrap();
+            out.to_f32().unwrap()
+        };
+        let first = product();
+        let scratch = device.allocated_bytes() - before;
+        assert!(scratch > 0, "k was not split");
+        assert_eq!(first, product(), "the same inputs gave other bits");
+        assert_eq!(device.allocated_bytes() - before, scratch, "the memory for sums is kept");
+        for at in (0..m * n).step_by(97) {
+            let (row, column) = (&a[at / n * k..][..k], &w[at % n * k..][..k]);
+            let exact = row.iter().zip(column).map(|(&a, &w)| f64::from(a) * f64::from(w)).sum::<f64>();
+            let error = (f64::from(first[at]) - exact).abs();
+            assert!(error <= epsilon(dtype) * exact.abs() + 1e-4, "element {at}: {} for {exact}", first[at]);
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! Every kernel against an f64 reference written for its test alone, on every device of this machine. A file for each
+//! Every kernel against an f64 reference written for its test alone, on every device that `tests/common` gives. A file for each
 //! `kernels/*.cu`; what they share is in `harness`.
 
 // A test crate has no outside: `pub` here means "for the other files".
 #![allow(unreachable_pub)]
 
+#[path = "../common/mod.rs"]
+mod common;
 // Shared; not every file needs all of it.
 #[allow(dead_code, unused_imports)]
 mod harness;

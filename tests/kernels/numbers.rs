@@ -2,20 +2,22 @@
 //!
 //! The bound is FlashAttention's: a kernel may err at most twice as much as a naive computation in the same dtype does,
 //! plus a floor for cases where the naive one is exact by luck. Both errors are against f64 on the same rounded inputs.
+//!
+//! It holds for tensor cores that round and for those that cut. ptx-vm rounds after every product. Hardware adds a group of exact products to the
+//! sum at once: it cuts them, and the sum, e bits behind f32's last place of the largest, adds, and cuts the result to f32. TF32 goes in groups of 4
+//! with e = 1 on an A100, of 8 with e = 2 on an H100; 16 bits in groups twice as large (Fasi, Higham, Mikaitis and Pranesh, PeerJ CS 7:e330;
+//! Khattak and Mikaitis, arXiv 2512.07004). A cut errs towards zero, so that errors of many add up where those of rounding average out. So the
+//! naive sum cuts after every product ([`add_cut`]). For 8 products, in units of the sum's last place, a cut of the sum is 1/2 on average and one of a
+//! term 2^-e/2; terms of mixed signs cancel, which leaves, if all products have the sign of their sum:
+//!
+//! * the naive sum: 8 cuts, 4; twice that is allowed: 8;
+//! * f32 on an A100, three TF32 products in two groups each: 6 cuts of the sum and 8 of the terms large x large (those with a small factor have
+//!   the signs of rounding errors), 3 + 8/4 = 5; on an H100 3/2 + 8/8 = 2.5;
+//! * 16 bits on an A100: 1/2 + 8/4 = 2.5.
 
-use adacache::device::{Device, Memory, VmConfig};
+use adacache::device::{Device, Memory};
 use adacache::tensor::DType;
 use half::{bf16, f16};
-
-/// The VM, as a user gets it.
-pub fn vm() -> Device {
-    Device::vm(VmConfig::default())
-}
-
-/// The VM with every check on: a fault in a kernel fails the launch.
-pub fn checked_vm() -> Device {
-    Device::vm(VmConfig { checked: true, ..VmConfig::default() })
-}
 
 /// xorshift64*: the same inputs on every run.
 pub struct Random(u64);
@@ -56,6 +58,20 @@ pub fn round(x: f32, dtype: DType) -> f32 {
         DType::F16 => f16::from_f32(x).to_f32(),
         _ => x,
     }
+}
+
+/// `sum + product`, cut to f32: how a naive computation adds. See the top of this file.
+pub fn add_cut(sum: f32, product: f64) -> f32 {
+    let exact = f64::from(sum) + product;
+    let nearest = exact as f32;
+    if f64::from(nearest).abs() > exact.abs() { f32::from_bits(nearest.to_bits() - 1) } else { nearest }
+}
+
+/// What 3xTF32 loses of products of f32 before anything is summed; `magnitude` is Σ|a b|. Of x its parts of 11 bits, each rounded to nearest by the
+/// kernels themselves, leave out at most 2^-23 |x|, so that nothing is left for tensor cores to cut off operands. small x small, at most
+/// 2^-22 |a b|, is not multiplied. Together 2^-21 |a b|.
+pub fn tf32_loss(magnitude: f64) -> f64 {
+    2f64.powi(-21) * magnitude
 }
 
 pub fn epsilon(dtype: DType) -> f64 {
@@ -109,6 +125,21 @@ impl Buffer {
         let mut bytes = vec![0; self.memory.bytes() - self.offset];
         self.memory.device().download(&self.memory, self.offset, &mut bytes).unwrap();
         bytes
+    }
+}
+
+#[test]
+fn sums_are_cut_towards_zero() {
+    let unit = 2f32.powi(-23);
+    for (sum, product, cut) in [
+        (1.0, 0.9 * f64::from(unit), 1.0),
+        (-1.0, -0.9 * f64::from(unit), -1.0),
+        (1.0, 1.9 * f64::from(unit), 1.0 + unit),
+        (1.0, -0.1 * f64::from(unit), 1.0 - unit / 2.0),
+        (0.5, 0.25, 0.75),
+        (0.0, 1e300, f32::MAX),
+    ] {
+        assert_eq!(add_cut(sum, product), cut, "{sum} + {product:e}");
     }
 }
 

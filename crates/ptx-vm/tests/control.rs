@@ -590,3 +590,21 @@ fn decode_all_names_every_kernel_that_cannot_be_decoded() {
     assert_eq!(failed, [("b", 8), ("d", 14)]);
     assert!(module.kernel("a").is_ok() && module.kernel("c").is_ok() && module.kernel("d").is_err());
 }
+
+#[test]
+fn elements_of_arrays_are_addresses() {
+    let body = kernel(
+        ".shared .align 16 .b32 words[8]; .local .align 16 .v4 .b32 quads[2];
+         mov.u64 %rd2, words; mov.u64 %rd3, words[0]; mov.u64 %rd4, words[3]; mov.u64 %rd5, quads; mov.u64 %rd6, quads[1];
+         sub.s64 %rd3, %rd3, %rd2; sub.s64 %rd4, %rd4, %rd2; sub.s64 %rd6, %rd6, %rd5;
+         mov.u64 %rd7, table; mov.u64 %rd8, table[2]; sub.s64 %rd8, %rd8, %rd7;
+         cvt.u32.u64 %r2, %rd3; cvt.u32.u64 %r3, %rd4; cvt.u32.u64 %r4, %rd6; cvt.u32.u64 %r5, %rd8;
+         mad.lo.u32 %r1, %r2, 1000, %r3; mad.lo.u32 %r1, %r1, 100, %r4; mad.lo.u32 %r1, %r1, 100, %r5;",
+    );
+    assert_eq!(run(&format!(".global .b16 table[4];\n{body}"), 1, 1), [12_16_04]);
+}
+
+#[test]
+fn integers_have_suffixes_and_bases() {
+    assert_eq!(run(&kernel("mov.b32 %r1, 0U; add.u32 %r1, %r1, 017U; add.u32 %r1, %r1, 0x10U; add.u32 %r1, %r1, 0b11U; add.u32 %r1, %r1, 5U;"), 1, 1), [39]);
+}

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::bench::{self, BenchResult, Budget, Op, Shapes};
+use adacache::chips::Chip;
 use adacache::device::{Device, DeviceKind};
-use adacache::model::{Geometry, StDiT3Config};
-use adacache::pipeline::{ModelSource, VideoSize};
-use adacache::profile::Gpu;
 use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
@@ -67,7 +65,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ops: Vec<Op> = Op::ALL.into_iter().filter(|op| args.ops.iter().any(|name| name == op.name())).collect();
     // Results are compared at sizes that the virtual GPU gets through.
     let small = device.is_vm() || args.compare.is_some();
-    let shapes = shapes.map_or_else(|| defaults(small), Ok)?.only(&ops);
+    let shapes = match shapes {
+        Some(shapes) => shapes,
+        None if small => Shapes::small()?,
+        None => Shapes::opensora("720p")?,
+    };
+    let shapes = shapes.only(&ops);
     if let Some(reference) = &args.compare {
         return compare(args, &device, &device::open(reference)?, shapes);
     }
@@ -108,19 +111,6 @@ fn compare(args: &Args, device: &Device, reference: &Device, shapes: Shapes) -> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn defaults(vm: bool) -> anyhow::Result<Shapes> {
-    if vm {
-        let source = ModelSource::sprites();
-        let config = source.pipeline_config()?;
-        let resolution = ((config.height * config.width) as f64).sqrt();
-        let geometry = Geometry::guided(1, config.latent, resolution, config.fps as f32);
-        return Ok(Shapes::of_model(&source.model_config()?, &geometry, config.prompt_length));
-    }
-    let model = StDiT3Config::opensora_v1_2();
-    let size = VideoSize::published("720p", "9:16", 51)?;
-    Ok(Shapes::of_model(&model, &Geometry::guided(1, size.latent(), size.resolution(), 24.0), model.model_max_length))
-}
-
 /// What a format is made of.
 struct Table<'a> {
     args: &'a Args,
@@ -142,7 +132,7 @@ impl<'a> Table<'a> {
             _ => format!("{} SMs", info.units),
         });
         facts.extend(info.driver.map(|(major, minor)| format!("driver for CUDA {major}.{minor}")));
-        facts.extend(Gpu::of_device(info).map(|gpu| {
+        facts.extend(Chip::of_device(info).map(|gpu| {
             format!("peaks {:.0} TFLOP/s, {:.0} GB/s ({})", gpu.tensor_flops / 1e12, gpu.bandwidth / 1e9, gpu.source)
         }));
         facts.join(", ")
@@ -219,7 +209,7 @@ impl<'a> Table<'a> {
         let clock = if info.kind == DeviceKind::Vm { "wall clock of the CPU, not a GPU's" } else { "CUDA events" };
         let device = json!({
             "id": info.id, "name": info.name, "compute_capability": info.compute_capability, "units": info.units,
-            "memory": info.memory, "driver": info.driver, "clock": clock, "peaks": Gpu::of_device(info),
+            "memory": info.memory, "driver": info.driver, "clock": clock, "peaks": Chip::of_device(info),
         });
         Ok(serde_json::to_string_pretty(&json!({ "device": device, "results": results }))? + "\n")
     }

@@ -6,14 +6,15 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::evidence::{self, Arch, Counted, Figures, Pipe, Work};
+use adacache::chips::{CHIPS, Chip};
+use adacache::evidence::{self, Counted, Figures, Pipe, Work};
 use anyhow::Context as _;
 use serde_json::json;
 
 /// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, Open-Sora's operations (modelled), VM counters
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// GPU generations: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120
+    /// GPU generations (sm_80, sm_86, sm_89, sm_90, sm_100, sm_120) or the names of GPUs that `plan` knows, such as h200
     #[arg(long, value_delimiter = ',', default_value = "sm_80")]
     arch: Vec<String>,
     /// One JSON object instead of tables
@@ -47,12 +48,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut documents = Vec::new();
     let mut counted = BTreeMap::new();
     for name in &args.arch {
-        let names = || evidence::ARCHS.iter().map(|arch| arch.target).collect::<Vec<_>>().join(", ");
-        let arch = Arch::of(name).with_context(|| format!("no figures for {name}; there are: {}", names()))?;
-        let work = evidence::open_sora(arch);
+        let chip = Chip::of_target(name).or_else(|| Chip::named(name)).with_context(|| {
+            let mut known: Vec<&str> = CHIPS.iter().map(|chip| chip.sm.target).collect();
+            known.dedup();
+            known.extend(CHIPS.iter().map(|chip| chip.id));
+            format!("no figures for {name}; there are: {}", known.join(", "))
+        })?;
+        let work = evidence::open_sora(chip);
         let figures_of = |entry: &str| {
             let targets = evidence::figures().get(entry);
-            targets.and_then(|t| t.get(arch.target)).with_context(|| format!("ptx/manifest.json lacks {entry}"))
+            targets.and_then(|t| t.get(chip.sm.target)).with_context(|| format!("ptx/manifest.json lacks {entry}"))
         };
         let mut rows: Vec<Row<'_>> = Vec::new();
         for item in &work {
@@ -72,16 +77,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         for (entry, targets) in &others {
             if let Some((figures, (threads, dynamic))) =
-                targets.get(arch.target).and_then(|figures| Some((figures, figures.launch?)))
+                targets.get(chip.sm.target).and_then(|figures| Some((figures, figures.launch?)))
             {
                 rows.push(Row { entry: entry.clone(), figures, threads, dynamic });
             }
         }
         if args.json {
-            documents.push(document(arch, &rows, &work)?);
+            documents.push(document(chip, &rows, &work)?);
         } else {
-            main_loops(&mut text, arch, &rows);
-            operations(&mut text, arch, &work)?;
+            main_loops(&mut text, chip, &rows);
+            operations(&mut text, chip, &work)?;
         }
     }
     if args.json {
@@ -95,13 +100,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn main_loops(text: &mut String, arch: &Arch, rows: &[Row<'_>]) {
+fn main_loops(text: &mut String, chip: &Chip, rows: &[Row<'_>]) {
     let _ = writeln!(
         text,
         "{} ({}): main loops. Cycles of each pipe in % of the busiest; modelled, docs/kernel-model.md\n\
          {:<32} {:>4} {:>5} {:>6} {:>9} {:>5} {:>6} {:>6} {:>6} | {:>4} {:>4} {:>4} {:>4} {:>4} {:>4} {:>4} | {:>6} {:>7}",
-        arch.target,
-        arch.product,
+        chip.sm.target,
+        chip.name,
         "kernel",
         "regs",
         "spill",
@@ -122,7 +127,7 @@ fn main_loops(text: &mut String, arch: &Arch, rows: &[Row<'_>]) {
         "of peak",
     );
     for Row { entry, figures, threads, dynamic } in rows {
-        let occupancy = figures.occupancy(arch, *threads, *dynamic);
+        let occupancy = figures.occupancy(chip, *threads, *dynamic);
         let _ = write!(
             text,
             "{entry:<32} {:>4} {:>5} {:>6} {:>4} x {:<2}",
@@ -133,7 +138,7 @@ fn main_loops(text: &mut String, arch: &Arch, rows: &[Row<'_>]) {
             occupancy.warps / occupancy.blocks.max(1),
         );
         if let Some(body) = &figures.main_loop {
-            let bound = body.bound(arch, threads / 32);
+            let bound = body.bound(chip, threads / 32);
             let mma = body.tensor_instructions();
             let per = |n: u64| n as f64 / mma.max(1) as f64;
             let _ = write!(
@@ -153,15 +158,15 @@ fn main_loops(text: &mut String, arch: &Arch, rows: &[Row<'_>]) {
     text.push('\n');
 }
 
-fn operations(text: &mut String, arch: &Arch, work: &[Work]) -> anyhow::Result<()> {
+fn operations(text: &mut String, chip: &Chip, work: &[Work]) -> anyhow::Result<()> {
     let _ = writeln!(
         text,
         "{} ({}): Open-Sora, bf16, 51 frames, batch 2; least time (modelled)\n\
          {:<20} {:<28} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
-        arch.target, arch.product, "operation", "kernel", "blocks", "useful", "filled", "ms", "of peak", "of DRAM"
+        chip.sm.target, chip.name, "operation", "kernel", "blocks", "useful", "filled", "ms", "of peak", "of DRAM"
     );
     for item in work {
-        let bound = item.bound(arch, &evidence::figures()[&item.choice.entry][arch.target]);
+        let bound = item.bound(chip, &evidence::figures()[&item.choice.entry][chip.sm.target]);
         let _ = writeln!(
             text,
             "{:<20} {:<28} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
@@ -202,17 +207,17 @@ fn counters<'a>(text: &mut String, counted: impl Iterator<Item = &'a Counted>) {
     }
 }
 
-fn document(arch: &Arch, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serde_json::Value> {
+fn document(chip: &Chip, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serde_json::Value> {
     let kernels: Vec<_> = rows
         .iter()
         .map(|row| {
-            let bound = row.figures.main_loop.as_ref().map(|body| body.bound(arch, row.threads / 32));
+            let bound = row.figures.main_loop.as_ref().map(|body| body.bound(chip, row.threads / 32));
             json!({
                 "entry": row.entry,
                 "threads": row.threads,
                 "dynamic_shared": row.dynamic,
                 "figures": row.figures,
-                "occupancy": row.figures.occupancy(arch, row.threads, row.dynamic),
+                "occupancy": row.figures.occupancy(chip, row.threads, row.dynamic),
                 "limit": bound.as_ref().map(|b| b.limit()),
                 "bound": bound,
             })
@@ -221,9 +226,9 @@ fn document(arch: &Arch, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serd
     let operations: Vec<_> = work
         .iter()
         .map(|item| {
-            let bound = item.bound(arch, &evidence::figures()[&item.choice.entry][arch.target]);
+            let bound = item.bound(chip, &evidence::figures()[&item.choice.entry][chip.sm.target]);
             json!({ "operation": item, "entry": item.choice.entry, "bound": bound })
         })
         .collect();
-    Ok(json!({ "arch": arch, "kernels": kernels, "operations": operations }))
+    Ok(json!({ "gpu": chip, "kernels": kernels, "operations": operations }))
 }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::cache::Presets;
+use adacache::chips::Chip;
 use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
 use adacache::pipeline::{
     self, Checkpoint, DecoderShape, FileStatus, ModelSource, OPENSORA, Part, VideoSize, cache_dir,
 };
 use adacache::plan::{Expected, Memory, Task};
-use adacache::profile::{Efficiency, Gpu};
+use adacache::profile::Efficiency;
 use adacache::tensor::DType;
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -72,8 +73,8 @@ fn need(
         frames,
     };
     // Memory does not depend on the GPU.
-    let gpu = Gpu::named("a100").expect("a100 is in the table");
-    Ok(Need { video, memory: task.estimate(gpu, Efficiency::default(), &Expected::Bounds)?.memory })
+    let gpu = Chip::named("a100").expect("a100 is in the table");
+    Ok(Need { video, memory: task.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds)?.memory })
 }
 
 fn sprites() -> anyhow::Result<Need> {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::cache::{Presets, trace::Trace};
+use adacache::chips::{CHIPS, Chip};
 use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
 use adacache::pipeline::{self, DecoderShape, MemorySize, ModelSource, OPENSORA, VideoSize};
 use adacache::plan::{Estimate, Expected, Task};
-use adacache::profile::{Efficiency, GPUS, Gpu, Share};
+use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -58,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long)]
     steps: Option<usize>,
     /// The GPU
-    #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(GPUS.iter().map(|g| g.id)))]
+    #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(CHIPS.iter().map(|chip| chip.id)))]
     gpu: String,
     /// bf16 or f16
     #[arg(long, default_value = "bf16")]
@@ -81,7 +82,8 @@ pub(crate) struct Args {
     /// The steps that the policy computes on a trace recorded by `generate --trace`
     #[arg(long, value_name = "FILE.jsonl")]
     trace: Option<PathBuf>,
-    /// Shares of the peaks that the kernels reach, as in linear=0.7,attention=0.5,memory=0.85,launch_us=1.5
+    /// Shares of the peaks that the kernels reach, as in linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; of the tensor peak at most what
+    /// mma.sync reaches
     #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',')]
     efficiency: Vec<String>,
     /// Print one JSON object
@@ -90,11 +92,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let gpu = Gpu::named(&args.gpu).expect("clap knows the names");
+    let gpu = Chip::named(&args.gpu).expect("clap knows the names");
     if args.dtype == DType::F32 {
         bail!("f32 is the reference mode and has no model of time: use bf16 or f16");
     }
-    let efficiency = efficiency(&args.efficiency)?;
+    let efficiency = efficiency(gpu, &args.efficiency)?;
     let task = task(args)?;
     let expected = match (&args.trace, args.computed) {
         (Some(path), _) => {
@@ -168,8 +170,8 @@ fn published(args: &Args, task: &Task) -> Vec<(&'static str, f64)> {
     runs.map(|(.., what, seconds)| (*what, *seconds)).collect()
 }
 
-fn efficiency(settings: &[String]) -> anyhow::Result<Efficiency> {
-    let mut efficiency = Efficiency::default();
+fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
+    let mut efficiency = Efficiency::assumed(gpu);
     for setting in settings {
         let parsed =
             setting.split_once('=').and_then(|(name, value)| Some((name.trim(), value.trim().parse::<f64>().ok()?)));
@@ -187,11 +189,9 @@ fn efficiency(settings: &[String]) -> anyhow::Result<Efficiency> {
                 bail!("--efficiency {setting}: known are linear, attention, memory (0 to 1) and launch_us (0 to 1000)")
             }
         };
-        if !(value > 0.0 && value <= 1.0) {
-            bail!("--efficiency {setting}: a share is above 0 and at most 1");
-        }
         *share = Share { value, origin: "given with --efficiency".into() };
     }
+    efficiency.check(gpu).context("--efficiency")?;
     Ok(efficiency)
 }
 
@@ -237,9 +237,13 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, p
         )?;
         writeln!(
             text,
-            "{}: {:.0} TFLOP/s dense, {:.0} GB/s, {:.0} GiB ({})\n",
+            "{}: {:.0} TFLOP/s dense{}, {:.0} GB/s, {:.0} GiB ({})\n",
             e.gpu.name,
             e.gpu.tensor_flops / 1e12,
+            match e.gpu.sm.mma_share {
+                1.0 => String::new(),
+                share => format!(" ({:.0} by mma.sync)", e.gpu.tensor_flops * share / 1e12),
+            },
             e.gpu.bandwidth / 1e9,
             gib(e.memory.available),
             e.gpu.source
@@ -313,7 +317,7 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, p
             )?;
         }
 
-        writeln!(text, "\nassumed shares of the peaks")?;
+        writeln!(text, "\nshares of the peaks")?;
         for (name, share) in
             [("linear", &e.efficiency.linear), ("attention", &e.efficiency.attention), ("memory", &e.efficiency.memory)]
         {

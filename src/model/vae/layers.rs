@@ -90,11 +90,7 @@ impl Conv {
             })
         };
         let bias = if bias { Some(load_bias()?) } else { None };
-        let same = space / 2;
-        // A strided image convolution of the encoder is padded behind only.
-        let pad = if geometry.stride > 1 { 0 } else { same };
-        let geometry = Geometry { pad, pad_t: (t - 1).saturating_sub(geometry.stride_t - 1), ..geometry };
-        Ok(Conv { w, bias, geometry, behind: same, alpha: 1.0 })
+        Ok(Conv { w, bias, geometry: geometry.padded([t, space]), behind: space / 2, alpha: 1.0 })
     }
 
     /// The same for inputs that are to be multiplied by `alpha` first.
@@ -104,12 +100,8 @@ impl Conv {
 
     /// The output's shape for an input's.
     fn output(&self, x: &[usize]) -> [usize; 4] {
-        let (w, g) = (self.w.shape(), self.geometry);
-        let side = |length: usize, taps: usize| {
-            ((length << u32::from(g.upsample)) + g.pad + self.behind - taps) / g.stride + 1
-        };
-        let made = (x[0] + g.pad_t - w[1]) / g.stride_t + 1;
-        [made * g.time_factor, side(x[1], w[2]), side(x[2], w[3]), w[0] / g.time_factor]
+        let w = self.w.shape();
+        self.geometry.output([x[0], x[1], x[2]], [w[0], w[1], w[2], w[3]], self.behind)
     }
 
     /// The convolution by itself.

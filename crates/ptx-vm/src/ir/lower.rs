@@ -230,6 +230,8 @@ struct Var {
     space: Space,
     /// Offset in the window, or address.
     at: u64,
+    /// Bytes of one element.
+    element: usize,
     /// The register it is relative to, in functions with code of their own.
     base: Option<u32>,
 }
@@ -423,7 +425,8 @@ impl<'a> Lower<'a> {
             }
         }
         if let Some(at) = self.globals.addresses.get(name) {
-            return Some(Var { space: Space::Global, at: *at, base: None });
+            let element = self.top.variables.iter().find(|v| v.name == name).map_or(1, |v| v.element);
+            return Some(Var { space: Space::Global, at: *at, element, base: None });
         }
         self.scopes.first().and_then(|s| s.vars.get(name)).copied().filter(|v| v.space == Space::Shared)
     }
@@ -569,6 +572,10 @@ impl<'a> Lower<'a> {
                 self.symbol(name, 0)
             }
             Operand::NameOffset(name, offset) => self.symbol(name, *offset),
+            Operand::Element(name, index) => match self.variable(name) {
+                Some(var) => Ok((self.place_of(var, index.wrapping_mul(var.element as i64)), Where::W64)),
+                None => self.error(format!("unknown array `{name}`")),
+            },
             Operand::Int(v) => Ok((self.imm(Where::W64, *v as u64), Where::W64)),
             _ => self.error("operand of this form is not allowed here"),
         }
@@ -923,7 +930,7 @@ impl<'a> Lower<'a> {
                     }
                     let w = width(decl.ty);
                     self.local = self.local.next_multiple_of(w.bytes());
-                    let var = Var { space: Space::Local, at: self.local as u64, base: self.frame };
+                    let var = Var { space: Space::Local, at: self.local as u64, element: w.bytes(), base: self.frame };
                     self.local += w.bytes();
                     let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
                     if out {
@@ -1122,7 +1129,7 @@ impl<'a> Lower<'a> {
                     self.results.push((Val::Reg(id), width(decl.ty), arg));
                 }
             } else {
-                let var = Var { space: Space::Local, at: 0, base: Some(arg) };
+                let var = Var { space: Space::Local, at: 0, element: decl.ty.bytes(), base: Some(arg) };
                 self.scope().vars.insert(decl.name, var);
             }
         }
@@ -1229,7 +1236,7 @@ impl<'a> Lower<'a> {
         }
         let space = if var.space == Space::Param { Space::Local } else { var.space };
         let base = if space == Space::Local { self.frame } else { None };
-        self.scope().vars.insert(var.name, Var { space, at: at as u64, base });
+        self.scope().vars.insert(var.name, Var { space, at: at as u64, element: var.element, base });
         Ok(())
     }
 
@@ -1394,13 +1401,14 @@ pub(crate) fn lower<'a>(
     let dynamic_at = static_total.next_multiple_of(dynamic_align);
     let names: Vec<&str> = l.dynamic.keys().copied().collect();
     for name in &names {
-        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, base: None });
+        let element = top.variables.iter().find(|v| v.name == *name).map_or(1, |v| v.element);
+        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, element, base: None });
     }
     let mut params = Vec::new();
     l.scopes.push(Scope::default());
     for p in &function.params {
         let offset = l.param_bytes.next_multiple_of(p.align.max(1));
-        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, base: None });
+        l.scope().vars.insert(p.name, Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None });
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         l.param_bytes = offset + p.size;
     }

@@ -20,6 +20,7 @@ impl Display for Operand<'_> {
                 write!(f, "{open}{name}+{offset}{close}")
             }
             Operand::NameOffset(name, _) => write!(f, "{name}+0"),
+            Operand::Element(name, index) => write!(f, "{name}[{index}]"),
             Operand::Address(Some(name), _) => write!(f, "[{name}]"),
             Operand::Address(None, at) => write!(f, "[{at}]"),
             Operand::Int(v) => write!(f, "{v}"),

@@ -111,6 +111,8 @@ pub(crate) struct Var<'a> {
     pub(crate) space: Space,
     pub(crate) name: &'a str,
     pub(crate) ty: Ty,
+    /// Bytes of one element: of a vector where it is one.
+    pub(crate) element: usize,
     pub(crate) align: usize,
     /// Bytes; 0 for an unsized array (`.extern .shared .b8 dyn[]`).
     pub(crate) size: usize,
@@ -131,6 +133,8 @@ pub(crate) enum Operand<'a> {
     Name(&'a str),
     /// `symbol+4`.
     NameOffset(&'a str, i64),
+    /// `array[2]`: the address of an element.
+    Element(&'a str, i64),
     Int(i128),
     F32(u32),
     F64(u64),

@@ -154,6 +154,11 @@ fn operand<'a>(p: &mut Parser<'a>, depth: usize) -> Result<Operand<'a>> {
         Kind::Word(w) => match number(w) {
             Some(n) => n,
             None if p.eat(b'+') => Operand::NameOffset(w, p.int()? as i64),
+            None if p.eat(b'[') => {
+                let index = p.int()? as i64;
+                p.expect(b']')?;
+                Operand::Element(w, index)
+            }
             None => Operand::Name(w),
         },
         Kind::Punct(b'-') => {

@@ -155,7 +155,7 @@ impl<'a> Parser<'a> {
                 let token = self.next();
                 return self.error(token, "alignment is not a power of two");
             }
-            out.push(Var { linkage, space, name, ty, align, size, init, line });
+            out.push(Var { linkage, space, name, ty, element: ty.bytes() * lanes, align, size, init, line });
             if !self.eat(b',') {
                 break;
             }
@@ -215,7 +215,7 @@ fn number<'a>(word: &str) -> Option<Operand<'a>> {
         return None;
     }
     let radix = |digits: &str, radix| {
-        let value = i128::from_str_radix(digits.trim_end_matches('U'), radix).ok()?;
+        let value = i128::from_str_radix(digits.strip_suffix('U').unwrap_or(digits), radix).ok()?;
         (value <= i128::from(u64::MAX)).then_some(Operand::Int(value))
     };
     match bytes.get(..2) {
@@ -226,7 +226,8 @@ fn number<'a>(word: &str) -> Option<Operand<'a>> {
         _ if word.contains('.') || word.contains(['e', 'E']) => {
             word.parse::<f64>().ok().map(|v| Operand::F64(v.to_bits()))
         }
-        _ if bytes[0] == b'0' && bytes.len() > 1 => radix(&word[1..], 8),
+        // `0U` is a decimal zero with a suffix, not an octal number without digits.
+        _ if bytes[0] == b'0' && bytes.len() > 1 => radix(word, 8),
         _ if word.len() <= 21 => radix(word, 10),
         _ => None,
     }

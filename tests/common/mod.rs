@@ -1,0 +1,92 @@
+//! Which devices a test runs on. One variable says so, `ADACACHE_DEVICE`, the one that the programs read:
+//!
+//! * unset, or `auto`: the virtual GPU, and the first GPU since Ampere where a CUDA driver knows one. No driver and no such GPU are fine; a
+//!   driver or a GPU that is there and does not work fails the test.
+//! * `cuda`, `cuda:N`: that GPU alone; without it the test fails.
+//! * `vm`: the virtual GPU alone. `vm:checked`: the same, with every check on also where the test does not ask for it.
+//!
+//! Kernels and operations are tested on each of these devices ([`devices`]), whole runs and the command on one of them: the GPU, if there is
+//! one ([`device`], [`device_name`]). What is about the virtual GPU as such stays there, and is left out, with a line that says so, where
+//! the variable names a GPU ([`vm`]). Faults that tests provoke belong to it: on a GPU they would spoil the context of the whole process.
+
+// Shared; not every test needs all of it.
+#![allow(dead_code)]
+
+use std::sync::OnceLock;
+
+use adacache::device::{Device, DeviceError, VmConfig};
+
+/// What the variable names, if it leaves no choice.
+fn wanted() -> Option<String> {
+    let spec = std::env::var_os("ADACACHE_DEVICE")?.into_string().expect("ADACACHE_DEVICE is no text");
+    (spec != "auto").then_some(spec)
+}
+
+/// Every device to test on, the virtual GPU as a user gets it. All are opened anew.
+pub(crate) fn devices() -> Vec<Device> {
+    devices_with(VmConfig::default())
+}
+
+/// As [`devices`], the virtual GPU with every check: a fault in a kernel fails the launch.
+pub(crate) fn checked_devices() -> Vec<Device> {
+    devices_with(VmConfig { checked: true, ..VmConfig::default() })
+}
+
+/// As [`devices`], the virtual GPU with settings of the test.
+pub(crate) fn devices_with(config: VmConfig) -> Vec<Device> {
+    match wanted().as_deref() {
+        None => std::iter::once(Device::vm(config)).chain(gpu()).collect(),
+        Some("vm") => vec![Device::vm(config)],
+        Some("vm:checked") => vec![Device::vm(VmConfig { checked: true, ..config })],
+        Some(spec) => {
+            vec![Device::open(spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}"))]
+        }
+    }
+}
+
+/// The one device of a test of whole runs: the GPU, if there is one. Opened anew.
+pub(crate) fn device() -> Device {
+    devices().pop().expect("there is a device")
+}
+
+/// [`device`] by name, as `--device` and the variable take it.
+pub(crate) fn device_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| wanted().unwrap_or_else(|| device().info().id.clone()))
+}
+
+/// Whether [`device`] is the virtual GPU.
+pub(crate) fn device_is_vm() -> bool {
+    matches!(device_name(), "vm" | "vm:checked")
+}
+
+/// The virtual GPU, for a test of what only it does; none where the variable names a GPU.
+pub(crate) fn vm(what: &str, config: VmConfig) -> Option<Device> {
+    match wanted().as_deref() {
+        None | Some("vm" | "vm:checked") => Some(Device::vm(config)),
+        Some(spec) => {
+            println!("skipped, as ADACACHE_DEVICE={spec} and it is about the virtual GPU: {what}");
+            None
+        }
+    }
+}
+
+/// The first GPU since Ampere; none where there is no driver, or none that knows such a GPU.
+pub(crate) fn gpu() -> Option<Device> {
+    // Asked of the system, not of the code under test.
+    // SAFETY: it only tries to open the library.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        return None;
+    }
+    let mut ordinal = 0;
+    loop {
+        match Device::cuda(ordinal) {
+            Ok(device) => return Some(device),
+            Err(DeviceError::Unsupported { .. }) => ordinal += 1,
+            Err(DeviceError::NoDevice { .. }) => return None,
+            // What a driver says when it is asked for anything where there is no GPU.
+            Err(error) if error.to_string().contains("CUDA_ERROR_NO_DEVICE") => return None,
+            Err(error) => panic!("cuda:{ordinal} does not work: {error} (ADACACHE_DEVICE=vm tests without it)"),
+        }
+    }
+}
