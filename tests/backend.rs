@@ -1,5 +1,7 @@
 //! What a device promises to those that have to stop it, wait for it, or do without its graphs: on the device that `ADACACHE_DEVICE` names.
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,10 +13,7 @@ use adacache::device::{
 };
 use adacache::pipeline::{ModelSource, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
-
-fn device() -> Device {
-    Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap()
-}
+use common::device;
 
 /// A kernel of one thread that writes 7 to the address it is given, after `turns` turns of a loop.
 fn slow_kernel(device: &Device, turns: u64) -> Kernel {
@@ -83,7 +82,7 @@ fn an_interrupted_device_begins_nothing_until_it_is_resumed() {
 
 #[test]
 fn a_launch_on_the_virtual_gpu_ends_early() {
-    let device = Device::vm(VmConfig::default());
+    let Some(device) = common::vm("launches that end early", VmConfig::default()) else { return };
     let beside = device.vm_beside(VmConfig { counters: true, ..VmConfig::default() });
     for device in [&device, &beside] {
         let memory = device.alloc(1).unwrap();

@@ -1,6 +1,8 @@
 //! A kernel that goes wrong, on the device that `ADACACHE_DEVICE` names. One test alone: a GPU is lost to the whole process.
 
-use adacache::device::{Device, DeviceError, Kernel};
+mod common;
+
+use adacache::device::{DeviceError, Kernel};
 
 /// An entry that writes where no memory is, and one that does nothing.
 const PTX: &str = "
@@ -25,7 +27,7 @@ const PTX: &str = "
 /// The launch that meets a fault is not its cause, every later call says the same, and what is dropped says nothing.
 #[test]
 fn a_fault_is_told_of_what_was_queued_before() {
-    let device = Device::open(std::env::var("ADACACHE_DEVICE").as_deref().unwrap_or("auto")).unwrap();
+    let device = common::device();
     let memory = device.alloc(256).unwrap();
     let kernel = |entry| device.kernel_from_ptx("faults", PTX, entry).unwrap();
     let (astray, quiet) = (kernel("astray"), kernel("quiet"));
