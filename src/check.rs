@@ -44,6 +44,17 @@ pub enum CheckError {
     Schedule(#[from] ScheduleError),
 }
 
+impl CheckError {
+    /// Whether the case was interrupted, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            CheckError::Model(error) => error.is_stop(),
+            CheckError::Sample(error) => error.is_stop(),
+            _ => false,
+        }
+    }
+}
+
 /// What came out of one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckResult {

@@ -139,6 +139,13 @@ pub enum TensorError {
 
 type Result<T, E = TensorError> = std::result::Result<T, E>;
 
+impl TensorError {
+    /// Whether the work was interrupted, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, TensorError::Device(error) if error.is_stop())
+    }
+}
+
 /// A dense array on a device.
 #[derive(Clone)]
 pub struct Tensor {

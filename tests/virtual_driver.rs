@@ -132,7 +132,9 @@ fn generate_gives_the_same_bits_on_every_schedule() {
 #[test]
 fn policies_of_every_kind_give_the_same_bits() {
     for cache in ["pab", "teacache-fast", "fbcache", "adacache-fast+taylor"] {
-        same_on_every_schedule(&["generate", PROMPT, "--steps", "6", "--size", "16x16", "--frames", "4", "--cache", cache]);
+        same_on_every_schedule(&[
+            "generate", PROMPT, "--steps", "6", "--size", "16x16", "--frames", "4", "--cache", cache,
+        ]);
     }
 }
 
@@ -147,6 +149,36 @@ fn streamed_weights_give_the_same_bits() {
             let streamed = with(&with(&args, &["--vram-budget", "6MiB"]), graphs);
             let got = latents(&streamed, "cuda", &[("VCUDA_SCHEDULE", schedule)]);
             assert!(got == expected, "{streamed:?}, {schedule}: other latents than with all weights on the device");
+        }
+    }
+}
+
+// ---- signals -------------------------------------------------------------------------------------------------------------
+
+/// A run of far more steps than anybody waits for ends by a signal, with everything given back.
+#[test]
+fn a_signal_ends_a_run_in_order() {
+    for (signal, schedule, cache) in
+        [("-INT", "late", "none"), ("-TERM", "eager", "adacache-fast"), ("-TERM", "late", "pab")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let args = ["generate", PROMPT, "--steps", "5000", "--size", "32x32", "--frames", "4", "--cache", cache];
+        let args = with(&args, &["--device", "cuda", "--out", "x.mp4"]);
+        let child = adacache(folder.path(), &args, &[("VCUDA_SCHEDULE", schedule)]).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(child.try_wait().unwrap().is_none(), "it takes too little time for this test");
+        let began = Instant::now();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("interrupted: `x.mp4` was not written"), "{message}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(left(folder.path()), BTreeSet::new());
+        let report: Value = serde_json::from_slice(&fs::read(folder.path().join("report.json")).unwrap()).unwrap();
+        for kind in ["leaked", "lost_with_context", "faults", "remarks"] {
+            assert_eq!(report[kind], Value::Array(vec![]), "{signal}, {schedule}, {cache}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn run(
     on_result: &mut dyn FnMut(&BenchResult),
 ) -> Result<(), OpError> {
     // Counting slows the VM down, so that it happens on another one.
-    let counting = device.is_vm().then(|| Device::vm(VmConfig { counters: true, ..VmConfig::default() }));
+    let counting = device.is_vm().then(|| device.vm_beside(VmConfig { counters: true, ..VmConfig::default() }));
     for case in shapes.cases() {
         let mut result = measure::measure(device, dtype, &case, budget)?;
         if let Some(counting) = &counting {

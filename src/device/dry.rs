@@ -61,7 +61,7 @@ impl Backend for DryBackend {
         Ok(ptr)
     }
 
-    fn free(&self, ptr: u64) {
+    fn free(&self, ptr: u64, _bytes: usize) {
         super::lock(&self.living).remove(&ptr);
     }
 
@@ -96,6 +96,14 @@ impl Backend for DryBackend {
 
     fn record(&self) -> Result<Handle> {
         Ok(Arc::new(()))
+    }
+
+    fn happened(&self, _event: &Handle) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn await_event(&self, _event: &Handle) -> Result<()> {
+        Ok(())
     }
 
     fn elapsed(&self, _start: &Handle, _end: &Handle) -> Result<Duration> {

@@ -154,6 +154,15 @@ pub enum DeviceError {
     /// Memory misused on the virtual GPU.
     #[error("memory error on vm: {0}")]
     VmMemory(ptx_vm::MemoryError),
+    /// A GPU that failed at work queued earlier: a driver tells of that at whatever call comes next, and at every call from then on.
+    #[error(transparent)]
+    GpuFault(Box<GpuFault>),
+    /// [`Interrupter::interrupt`](super::Interrupter::interrupt) was called.
+    #[error("interrupted on {device}")]
+    Interrupted {
+        /// Device id.
+        device: String,
+    },
     /// Any other answer of the driver.
     #[error("{call} failed on {device}: {name}: {text}")]
     Driver {
@@ -168,6 +177,27 @@ pub enum DeviceError {
     },
 }
 
+/// What a GPU failed at, as far as it can be known.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{device} failed at work queued earlier: {name}: {text} (found by {call}; what was queued last before it is {last}, but it may have been \
+     anything before that); {advice}"
+)]
+pub struct GpuFault {
+    /// Device id.
+    pub device: String,
+    /// The driver function that found it.
+    pub call: &'static str,
+    /// The driver's name for the error.
+    pub name: String,
+    /// The driver's words for it.
+    pub text: String,
+    /// The last kernel queued before, or the last graph. Not necessarily the culprit.
+    pub last: String,
+    /// What to do next.
+    pub advice: &'static str,
+}
+
 // Not `#[from]`: the messages above already carry theirs, and a source would print it twice.
 impl From<ptx_vm::MemoryError> for DeviceError {
     fn from(error: ptx_vm::MemoryError) -> Self {
@@ -176,6 +206,16 @@ impl From<ptx_vm::MemoryError> for DeviceError {
 }
 
 impl DeviceError {
+    /// Whether the work was interrupted, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, DeviceError::Interrupted { .. })
+    }
+
+    /// Whether the same work has no chance when it is tried in another way.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, DeviceError::Interrupted { .. } | DeviceError::GpuFault(_) | DeviceError::Fault { .. })
+    }
+
     pub(super) fn launch(launch: &Launch<'_>, device: &str, reason: impl Into<String>) -> Self {
         Self::Launch {
             kernel: launch.kernel.into(),

@@ -30,6 +30,7 @@ impl Device {
     /// # Errors
     /// When the driver cannot lock so much of the host's memory.
     pub fn pin(&self, content: Vec<u8>) -> Result<HostMemory> {
+        self.going()?;
         let bytes = content.len();
         Ok(HostMemory { handle: self.0.backend.pin(content)?, bytes, device: self.clone() })
     }
@@ -50,6 +51,7 @@ impl Device {
         if bytes == 0 || self.recorded(|| graph::Command::Fetch { dst, src: src.handle.clone(), bytes }) {
             return Ok(());
         }
+        self.going()?;
         self.observed("fetch", bytes, bytes, || self.0.backend.fetch(dst, &src.handle))
     }
 

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Backend, Device, DeviceError, Handle, Kernel, Launch, Result, Work};
 
@@ -45,10 +46,10 @@ impl Command {
 ///
 /// It holds addresses, not device memory: whoever replays it keeps every tensor alive that it was recorded with.
 pub struct Graph {
-    device: Device,
-    commands: Vec<Command>,
-    /// The backend's own form, where it has one.
+    /// The backend's own form, where it has one. Before the commands: it goes before the kernels and the host memory that it uses.
     native: Option<Handle>,
+    commands: Vec<Command>,
+    device: Device,
 }
 
 impl Graph {
@@ -67,12 +68,17 @@ impl Graph {
     /// # Errors
     /// As [`Device::launch`].
     pub fn replay(&self) -> Result<()> {
-        self.device.not_recording("a replay")?;
-        match &self.native {
-            // An observer wants to see every launch.
-            Some(native) if self.device.observer().is_none() => self.device.0.backend.replay(native),
-            _ => self.commands.iter().try_for_each(|command| self.device.run(command)),
+        let device = &self.device;
+        device.not_recording("a replay")?;
+        device.going()?;
+        // An observer wants to see every launch.
+        if let Some(native) = self.native.as_ref().filter(|_| device.uses_graphs() && device.observer().is_none()) {
+            match device.0.backend.replay(native) {
+                Err(error) if !error.is_final() => device.refused(&error),
+                done => return done,
+            }
         }
+        self.commands.iter().try_for_each(|command| device.run(command))
     }
 }
 
@@ -89,7 +95,7 @@ impl Device {
     /// Allocating, uploading and reading back are errors meanwhile: they are no part of a graph.
     ///
     /// # Errors
-    /// What `body` says; a recording within a recording; a graph that the driver refuses.
+    /// What `body` says; a recording within a recording; a fault of earlier work.
     pub fn record_graphs<E: From<DeviceError>>(&self, body: impl FnOnce() -> Result<(), E>) -> Result<Vec<Graph>, E> {
         /// Ends the recording also when `body` panics.
         struct End;
@@ -107,11 +113,48 @@ impl Device {
         let parts = RECORDING.take().map(|recording| recording.parts).unwrap_or_default();
         drop(end);
         let graph = |commands: Vec<Command>| -> Result<Graph> {
-            let backend = &*self.0.backend;
-            let native = backend.instantiate(&|| commands.iter().try_for_each(|command| command.submit(backend)))?;
-            Ok(Graph { device: self.clone(), commands, native })
+            let native = self.native(&commands)?;
+            Ok(Graph { native, commands, device: self.clone() })
         };
         Ok(parts.into_iter().map(graph).collect::<Result<_>>()?)
+    }
+
+    /// The backend's own form of these commands; `None` where there is none, it is not wanted, or the driver refuses it: then they are queued one
+    /// by one, which gives the same results.
+    fn native(&self, commands: &[Command]) -> Result<Option<Handle>> {
+        self.going()?;
+        if !self.uses_graphs() {
+            return Ok(None);
+        }
+        let backend = &*self.0.backend;
+        match backend.instantiate(&|| commands.iter().try_for_each(|command| command.submit(backend))) {
+            Err(error) if !error.is_final() => {
+                self.refused(&error);
+                Ok(None)
+            }
+            done => done,
+        }
+    }
+
+    /// Whether recorded work goes to the driver as graphs (the default), or one launch after the other: to find out whether they are to blame
+    /// for something. The results are the same. A driver that refuses a graph is given no more, and a warning says so.
+    pub fn use_graphs(&self, on: bool) {
+        self.0.graphs.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether recorded work goes to the driver as graphs, where the device has any: see [`Device::use_graphs`].
+    pub fn uses_graphs(&self) -> bool {
+        self.0.graphs.load(Ordering::Relaxed)
+    }
+
+    /// Goes on without graphs. The first refusal is told.
+    fn refused(&self, error: &DeviceError) {
+        if self.0.graphs.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                "{} goes on without graphs, one launch after the other, which may take longer: {error}",
+                self.info().id
+            );
+        }
     }
 
     /// Ends the graph being recorded and begins the next; false, and nothing happens, when none is being recorded.
@@ -145,6 +188,7 @@ impl Device {
 
     /// Does what a command says, seen by the observer if there is one.
     fn run(&self, command: &Command) -> Result<()> {
+        self.going()?;
         match command {
             Command::Launch { kernel, grid, block, shared, work, params } => {
                 let launch = Launch { kernel: kernel.name(), grid: *grid, block: *block, shared: *shared, work: *work };

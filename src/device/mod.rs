@@ -21,24 +21,28 @@ mod dry;
 mod error;
 mod fetch;
 mod graph;
+mod interrupt;
 mod module;
 mod vm;
 
 pub use dry::DryConfig;
-pub use error::DeviceError;
+pub use error::{DeviceError, GpuFault};
 pub use fetch::HostMemory;
 pub use graph::Graph;
+pub use interrupt::Interrupter;
 pub use module::Module;
 pub use ptx_vm::{LaunchStats, VmConfig};
 
 use bytemuck::Pod;
+use interrupt::Interruption;
+use ptx_vm::Vm;
 use serde::Serialize;
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 type Result<T, E = DeviceError> = std::result::Result<T, E>;
@@ -49,8 +53,8 @@ type Handle = Arc<dyn Any + Send + Sync>;
 /// The whole of what differs between a GPU and the VM. Addresses are device pointers; every range has been checked.
 trait Backend: Send + Sync {
     fn alloc(&self, bytes: usize) -> Result<u64>;
-    /// Frees; a failure has nowhere to go but the log.
-    fn free(&self, ptr: u64);
+    /// Frees what [`Backend::alloc`] gave for so many bytes; a failure has nowhere to go but the log.
+    fn free(&self, ptr: u64, bytes: usize);
     /// Blocks until `src` may be reused.
     fn upload(&self, dst: u64, src: &[u8]) -> Result<()>;
     /// Blocks until `dst` is filled.
@@ -64,7 +68,11 @@ trait Backend: Send + Sync {
     fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>>;
     /// An event recorded on the stream now.
     fn record(&self) -> Result<Handle>;
-    /// Time from one event to a later one; waits for the later one.
+    /// Whether a recorded event has happened.
+    fn happened(&self, event: &Handle) -> Result<bool>;
+    /// Waits until a recorded event has happened.
+    fn await_event(&self, event: &Handle) -> Result<()>;
+    /// Time from one event to a later one; waits for both.
     fn elapsed(&self, start: &Handle, end: &Handle) -> Result<Duration>;
     /// Starts a copy to pinned host memory and returns at once.
     fn read_async(&self, src: u64, bytes: usize) -> Result<Box<dyn Read>>;
@@ -83,6 +91,10 @@ trait Backend: Send + Sync {
     /// Queues a graph of [`Backend::instantiate`].
     fn replay(&self, _graph: &Handle) -> Result<()> {
         Ok(())
+    }
+    /// The virtual GPU, if it is one: its launches can be interrupted.
+    fn vm(&self) -> Weak<Vm> {
+        Weak::new()
     }
 }
 
@@ -201,12 +213,15 @@ struct Inner {
     limit: AtomicUsize,
     /// Address of [`Device::scratch`], once somebody asked for it.
     scratch: Mutex<Option<u64>>,
+    /// Whether recorded work is given to the backend as graphs.
+    graphs: AtomicBool,
+    interruption: Arc<Interruption>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(ptr) = *lock(&self.scratch) {
-            self.backend.free(ptr);
+            self.backend.free(ptr, Device::SCRATCH);
         }
     }
 }
@@ -221,20 +236,17 @@ impl Device {
     /// uninitialised reads and divergent barriers, several times slower), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
-    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::NoDevice`] or
-    /// [`DeviceError::Unsupported`] when the GPU asked for cannot be used. `auto` and `vm` always succeed.
+    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`], [`DeviceError::NoDevice`],
+    /// [`DeviceError::Unsupported`] or [`DeviceError::Driver`] when the GPU asked for cannot be used. `auto` and `vm` always succeed; where
+    /// there should be a GPU and `auto` cannot use it, a warning (of `tracing`) says why.
     pub fn open(spec: &str) -> Result<Self> {
         match spec {
-            "auto" => {
-                let usable = Self::list().into_iter().find(|d| d.kind == DeviceKind::Cuda && d.unavailable.is_none());
-                if let Some(ordinal) = usable.and_then(|info| info.id.strip_prefix("cuda:")?.parse().ok()) {
-                    match Self::cuda(ordinal) {
-                        Ok(device) => return Ok(device),
-                        Err(error) => tracing::warn!("cuda:{ordinal} cannot be used ({error}); taking the virtual GPU"),
-                    }
+            "auto" => Ok(Self::usable_gpu().unwrap_or_else(|reason| {
+                if let Some(reason) = reason {
+                    tracing::warn!("taking the virtual GPU, as no other can be used: {reason}");
                 }
-                Ok(Self::vm(VmConfig::default()))
-            }
+                Self::vm(VmConfig::default())
+            })),
             "vm" => Ok(Self::vm(VmConfig::default())),
             "vm:checked" => Ok(Self::vm(VmConfig { checked: true, ..VmConfig::default() })),
             "cuda" => Self::cuda(0),
@@ -245,10 +257,31 @@ impl Device {
         }
     }
 
+    /// The first GPU that opens, or why there is none: nothing where none is to be expected.
+    fn usable_gpu() -> Result<Self, Option<String>> {
+        let mut reason = None;
+        for ordinal in cuda::usable()? {
+            match Self::cuda(ordinal) {
+                Ok(device) => return Ok(device),
+                Err(error) => reason = reason.or(Some(error.to_string())),
+            }
+        }
+        Err(reason)
+    }
+
     /// A virtual GPU with its own memory.
     pub fn vm(config: VmConfig) -> Self {
+        Self::vm_with(config, Arc::default())
+    }
+
+    /// As [`Device::vm`], for work beside this device's: whoever interrupts one interrupts the other.
+    pub fn vm_beside(&self, config: VmConfig) -> Self {
+        Self::vm_with(config, self.0.interruption.clone())
+    }
+
+    fn vm_with(config: VmConfig, interruption: Arc<Interruption>) -> Self {
         let info = vm::info(&config);
-        Self::new(Box::new(vm::VmBackend::new(config)), info)
+        Self::new(Box::new(vm::VmBackend::new(config)), info, interruption)
     }
 
     /// The CUDA GPU with this ordinal.
@@ -257,17 +290,18 @@ impl Device {
     /// As [`Device::open`].
     pub fn cuda(ordinal: usize) -> Result<Self> {
         let (backend, info) = cuda::CudaBackend::open(ordinal)?;
-        Ok(Self::new(Box::new(backend), info))
+        Ok(Self::new(Box::new(backend), info, Arc::default()))
     }
 
     /// A device that runs nothing: memory is only counted, launches are only shown to the observer, and what is read back is
     /// zero. With it the same code that generates a video tells what that would take.
     pub fn dry(config: DryConfig) -> Self {
         let (backend, info) = dry::DryBackend::new(config);
-        Self::new(Box::new(backend), info)
+        Self::new(Box::new(backend), info, Arc::default())
     }
 
-    fn new(backend: Box<dyn Backend>, info: DeviceInfo) -> Self {
+    fn new(backend: Box<dyn Backend>, info: DeviceInfo, interruption: Arc<Interruption>) -> Self {
+        interruption.includes(backend.vm());
         Self(Arc::new(Inner {
             backend,
             info,
@@ -278,6 +312,8 @@ impl Device {
             peak: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
             scratch: Mutex::default(),
+            graphs: AtomicBool::new(true),
+            interruption,
         }))
     }
 
@@ -309,6 +345,7 @@ impl Device {
     /// [`DeviceError::OutOfMemory`] with what was asked and what was free.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.not_recording("an allocation")?;
+        self.going()?;
         let ptr = self.claim(bytes)?;
         Ok(Memory { device: self.clone(), ptr, bytes })
     }
@@ -349,7 +386,7 @@ impl Device {
         let ptr = *scratch.insert(self.claim(Self::SCRATCH)?);
         if let Err(error) = self.0.backend.fill(ptr, 0, Self::SCRATCH_ZEROS) {
             *scratch = None;
-            self.0.backend.free(ptr);
+            self.0.backend.free(ptr, Self::SCRATCH);
             self.0.allocated.fetch_sub(Self::SCRATCH, Ordering::Relaxed);
             return Err(error);
         }
@@ -392,6 +429,7 @@ impl Device {
     /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
     pub fn upload(&self, dst: &Memory, offset: usize, src: &[u8]) -> Result<()> {
         self.not_recording("an upload")?;
+        self.going()?;
         let dst = self.address(dst, offset, src.len())?;
         if src.is_empty() { Ok(()) } else { self.observed("upload", 0, src.len(), || self.0.backend.upload(dst, src)) }
     }
@@ -402,6 +440,7 @@ impl Device {
     /// As [`Device::upload`].
     pub fn download(&self, src: &Memory, offset: usize, dst: &mut [u8]) -> Result<()> {
         self.not_recording("a download")?;
+        self.going()?;
         let src = self.address(src, offset, dst.len())?;
         let bytes = dst.len();
         if bytes == 0 { Ok(()) } else { self.observed("download", bytes, 0, || self.0.backend.download(src, dst)) }
@@ -422,6 +461,7 @@ impl Device {
         if self.recorded(|| graph::Command::Copy { dst, src, bytes }) {
             return Ok(());
         }
+        self.going()?;
         self.observed("copy", bytes, bytes, || self.0.backend.copy(dst, src, bytes))
     }
 
@@ -435,6 +475,7 @@ impl Device {
         if bytes == 0 || self.recorded(|| graph::Command::Fill { dst, byte, bytes }) {
             return Ok(());
         }
+        self.going()?;
         self.observed("fill", 0, bytes, || self.0.backend.fill(dst, byte, bytes))
     }
 
@@ -510,6 +551,7 @@ impl Device {
     fn entry(&self, handle: &Handle, module: &str, ptx: &str, entry: &str) -> Result<Kernel> {
         let param_bytes = param_bytes(ptx, entry)
             .ok_or_else(|| DeviceError::NoEntry { module: module.into(), entry: entry.into() })?;
+        self.going()?;
         let handle = self.0.backend.entry(handle, entry)?;
         Ok(Kernel(Arc::new(KernelInner { name: entry.into(), param_bytes, handle })))
     }
@@ -571,6 +613,7 @@ impl Device {
 
     /// Queues a launch whose arguments were checked, seen by the observer if there is one.
     fn submit(&self, kernel: &Kernel, launch: &Launch<'_>, params: &[u8]) -> Result<()> {
+        self.going()?;
         let handle = &kernel.0.handle;
         let Some(observer) = self.observer() else {
             return self.0.backend.launch(handle, launch, params).map(drop);
@@ -604,6 +647,7 @@ impl Device {
     /// As [`Device::upload`].
     pub fn read_async(&self, src: &Memory, offset: usize, bytes: usize) -> Result<PendingRead> {
         self.not_recording("a read-back")?;
+        self.going()?;
         let src = self.address(src, offset, bytes)?;
         Ok(PendingRead { read: self.0.backend.read_async(src, bytes)?, _device: self.clone() })
     }
@@ -649,7 +693,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.device.0.backend.free(self.ptr);
+        self.device.0.backend.free(self.ptr, self.bytes.max(1));
         self.device.0.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -696,7 +740,23 @@ pub struct Event {
 }
 
 impl Event {
-    /// Seconds from `start` to this event, both of one device; waits until this event has happened.
+    /// Whether it has happened.
+    ///
+    /// # Errors
+    /// Faults of kernels that ran before.
+    pub fn ready(&self) -> Result<bool> {
+        self.device.0.backend.happened(&self.handle)
+    }
+
+    /// Waits until it has happened, not for what was queued after it.
+    ///
+    /// # Errors
+    /// Faults of kernels that ran before.
+    pub fn wait(&self) -> Result<()> {
+        self.device.0.backend.await_event(&self.handle)
+    }
+
+    /// Seconds from `start` to this event, both of one device; waits until both have happened.
     ///
     /// # Errors
     /// Events of two devices, or what the driver says.

@@ -1,15 +1,15 @@
 //! The virtual GPU as a backend. Launches run to their end before they return, so that the stream is always idle.
 
 use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, MemoryInfo, Read, Result, cpu_name, lock};
-use ptx_vm::{Kernel, LaunchStats, Module, Vm, VmConfig};
+use ptx_vm::{FaultKind, Kernel, LaunchStats, Module, Vm, VmConfig};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 const ID: &str = "vm";
 
 pub(super) struct VmBackend {
-    vm: Vm,
+    vm: Arc<Vm>,
     memory_limit: Option<usize>,
     /// What was fetched and not waited for yet, by its destination.
     fetching: Mutex<HashMap<u64, Handle>>,
@@ -17,7 +17,7 @@ pub(super) struct VmBackend {
 
 impl VmBackend {
     pub(super) fn new(config: VmConfig) -> Self {
-        Self { memory_limit: config.memory_limit, vm: Vm::new(config), fetching: Mutex::default() }
+        Self { memory_limit: config.memory_limit, vm: Arc::new(Vm::new(config)), fetching: Mutex::default() }
     }
 }
 
@@ -62,8 +62,8 @@ impl Backend for VmBackend {
         self.vm.alloc(bytes).map_err(|_| out_of_memory())
     }
 
-    fn free(&self, ptr: u64) {
-        lock(&self.fetching).remove(&ptr);
+    fn free(&self, ptr: u64, bytes: usize) {
+        lock(&self.fetching).retain(|dst, _| !(ptr..ptr + bytes as u64).contains(dst));
         if let Err(error) = self.vm.free(ptr) {
             tracing::error!("vm: free of {ptr:#x}: {error}");
         }
@@ -102,17 +102,28 @@ impl Backend for VmBackend {
     fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>> {
         let kernel = downcast::<Kernel>(entry, "kernel")?;
         let shape = ptx_vm::Launch { grid: launch.grid, block: launch.block, dynamic_shared: launch.shared };
-        let stats = self.vm.launch(kernel, &shape, params).map_err(|fault| DeviceError::Fault {
-            kernel: launch.kernel.into(),
-            grid: launch.grid,
-            block: launch.block,
-            fault: Box::new(fault),
+        let stats = self.vm.launch(kernel, &shape, params).map_err(|fault| match fault.kind {
+            FaultKind::Interrupted => DeviceError::Interrupted { device: ID.into() },
+            _ => DeviceError::Fault {
+                kernel: launch.kernel.into(),
+                grid: launch.grid,
+                block: launch.block,
+                fault: Box::new(fault),
+            },
         })?;
         Ok(Some(stats))
     }
 
     fn record(&self) -> Result<Handle> {
         Ok(Arc::new(Instant::now()))
+    }
+
+    fn happened(&self, event: &Handle) -> Result<bool> {
+        downcast::<Instant>(event, "event").map(|_| true)
+    }
+
+    fn await_event(&self, event: &Handle) -> Result<()> {
+        downcast::<Instant>(event, "event").map(drop)
     }
 
     fn elapsed(&self, start: &Handle, end: &Handle) -> Result<Duration> {
@@ -151,6 +162,10 @@ impl Backend for VmBackend {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn vm(&self) -> Weak<Vm> {
+        Arc::downgrade(&self.vm)
     }
 
     fn memory(&self) -> Result<MemoryInfo> {

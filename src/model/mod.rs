@@ -131,3 +131,16 @@ pub enum ModelError {
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
+
+impl ModelError {
+    /// Whether the work was stopped, by a callback or an interruption, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            ModelError::Stopped => true,
+            ModelError::Op(error) => error.is_stop(),
+            ModelError::Tensor(error) => error.is_stop(),
+            ModelError::Device(error) => error.is_stop(),
+            _ => false,
+        }
+    }
+}

@@ -103,6 +103,17 @@ pub enum OpError {
 
 type Result<T, E = OpError> = std::result::Result<T, E>;
 
+impl OpError {
+    /// Whether the work was interrupted, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            OpError::Device(error) => error.is_stop(),
+            OpError::Tensor(error) => error.is_stop(),
+            _ => false,
+        }
+    }
+}
+
 /// Which batch member and frame a row belongs to: row r is token `r % rows_per_frame` of frame
 /// `(r / rows_per_frame) % frames` of batch member `r / (rows_per_frame · frames)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

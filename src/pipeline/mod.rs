@@ -105,8 +105,8 @@ macro_rules! failures_of_the_run {
 failures_of_the_run!(ModelError, OpError, TensorError, DeviceError);
 
 impl PipelineError {
-    /// Whether the run ended because the caller's callback asked for it.
+    /// Whether the run ended because the caller's callback asked for it, or the device was interrupted.
     pub fn is_stop(&self) -> bool {
-        matches!(self, PipelineError::Sample(SampleError::Stopped { .. } | SampleError::Model(ModelError::Stopped)))
+        matches!(self, PipelineError::Sample(error) if error.is_stop())
     }
 }

@@ -1,5 +1,6 @@
 //! Where a model comes from: the sprites model inside the program, a folder laid out like it, or Open-Sora's checkpoint.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,6 +11,7 @@ use super::prompt::{Prompt, PromptText, TextOptions};
 use super::text::{TextEncoder, TextError, Vocabulary};
 use super::{PipelineError, VideoSize};
 use crate::cache::Presets;
+use crate::model::vae::Progress;
 use crate::model::{ModelError, StDiT3Config, Weights};
 
 /// The files of `models/sprites`, in the program.
@@ -211,9 +213,23 @@ impl ModelSource {
 
     /// Embeds prompts. Open-Sora's text encoder is loaded if an embedding is not on disk already, and gone when this returns.
     pub fn embed(&self, prompts: &[PromptText], options: &TextOptions) -> Result<Vec<Prompt>, PipelineError> {
+        self.embed_telling(prompts, options, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`ModelSource::embed`]; `progress` hears of embedded prompts, of all there are, and may stop it. On a CPU a text encoder takes seconds to
+    /// load and for each prompt, and neither is cut short. What was embedded is on disk for the next time.
+    ///
+    /// # Errors
+    /// As [`ModelSource::embed`]; `progress` asked to stop.
+    pub fn embed_telling(
+        &self,
+        prompts: &[PromptText],
+        options: &TextOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Prompt>, PipelineError> {
         let model = self.model_config()?;
         if let Place::OpenSora(checkpoint) = &self.place {
-            return opensora::embed(checkpoint, &model, prompts, options);
+            return opensora::embed(checkpoint, &model, prompts, options, progress);
         }
         let (config, vocabulary) = (self.pipeline_config()?, self.vocabulary()?);
         let text =

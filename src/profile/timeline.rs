@@ -92,15 +92,11 @@ impl Profile {
         Ok(Profile { device: device.clone(), recorder, origin, points: Mutex::default(), sampler })
     }
 
-    /// Remembers this moment of the device's stream.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub fn point(&self) -> Result<Point, DeviceError> {
-        let event = self.device.record()?;
+    /// Remembers a moment of the device's stream: the end of a step, say.
+    pub fn point(&self, event: &Event) -> Point {
         let mut points = lock(&self.points);
-        points.push(event);
-        Ok(Point(points.len() - 1))
+        points.push(event.clone());
+        Point(points.len() - 1)
     }
 
     /// Ends watching, waits for the device, and gives the trace.

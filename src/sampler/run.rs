@@ -5,6 +5,9 @@
 //! the step runs, and so has the next step queued before the device is done. A policy that measures before it plans has a third part
 //! recorded, the lead of every step, and the host waits for it. Steps that reuse single modules are recorded
 //! by the sets of them that come again.
+//!
+//! The host is never more than two steps ahead: before it queues a step it waits until the one before the last is finished. So a step is told of
+//! when it is finished and not when it is queued, and whoever stops a run need not wait for all of it ([`Pace`]).
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -15,7 +18,7 @@ use crate::cache::{
     Decision, GroupSet, Measurement, Module, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore,
     StoreOptions, computed_steps, partial_steps, trace,
 };
-use crate::device::{DeviceError, Graph};
+use crate::device::{Device, DeviceError, Event, Graph};
 use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
 use crate::ops::{self, OpError, decide::StepClock};
 use crate::tensor::{DType, Tensor, TensorError};
@@ -91,6 +94,17 @@ pub struct FrameConditioning {
     pub noise: Vec<f32>,
 }
 
+impl SampleError {
+    /// Whether the run was stopped, by the callback or by [`Interrupter`](crate::device::Interrupter), rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            SampleError::Stopped { .. } => true,
+            SampleError::Model(error) => error.is_stop(),
+            SampleError::Input(_) | SampleError::NotFinite { .. } => false,
+        }
+    }
+}
+
 /// One finished step, for progress displays.
 #[derive(Clone, Debug)]
 pub struct StepEvent<'a> {
@@ -104,9 +118,11 @@ pub struct StepEvent<'a> {
     pub computed: usize,
     /// The rate in force for the first member after its last known decision, if its policy has one.
     pub rate: Option<usize>,
-    /// Wall-clock seconds of the step on the host (on an asynchronous device: of issuing it).
+    /// Seconds of the step by the device's clock.
     pub seconds: f64,
-    /// The first member's decisions so far (this step's own may still be on its way).
+    /// The end of the step on the device's stream.
+    pub end: Event,
+    /// The first member's decisions so far: this step's own may still be on its way, those of the next two may be here.
     pub decisions: &'a [Decision],
 }
 
@@ -330,38 +346,27 @@ impl<'a> Sampler<'a> {
         self.members.iter().map(|m| m.store.bytes()).sum()
     }
 
-    /// Runs every step. `on_step` hears of each and may stop the run.
+    /// Runs every step. `on_step` hears of each as soon as the host sees that it is finished, and may stop the run: then the device still
+    /// finishes what is queued, a step or two of less than half a second, or the rest of one that takes longer.
+    ///
+    /// # Errors
+    /// As [`SampleError`] says. A device that is interrupted stops the run within the step.
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
         let device = self.model.device().clone();
         let steps = self.options.schedule.steps();
         let mut snapshots = vec![];
-        let mut events = vec![device.record()?];
         let start = Instant::now();
+        let mut pace = Pace::new(&device)?;
         for step in 1..=steps {
-            let step_start = Instant::now();
             let mut plans = vec![];
             for member in &mut self.members {
                 plans.push(member.step(self.model, &self.workspace, &self.options, step)?);
             }
-            let most = |plan: &Plan| (plan.is_computed(), plan.is_partial());
-            let plan = plans.iter().copied().max_by_key(most).unwrap_or(Plan::Reuse);
-            events.push(device.record()?);
+            pace.queued(&device, plans)?;
             if self.options.snapshots.contains(&step) {
                 snapshots.push(self.latents()?);
             }
-            let decisions = &self.members[0].output.decisions[..];
-            let event = StepEvent {
-                step,
-                steps,
-                plan,
-                computed: plans.iter().filter(|plan| **plan != Plan::Reuse).count(),
-                rate: decisions.last().and_then(|d| d.rate),
-                seconds: step_start.elapsed().as_secs_f64(),
-                decisions,
-            };
-            if on_step(&event).is_break() {
-                return Err(SampleError::Stopped { step });
-            }
+            self.tell(&mut pace, steps, on_step)?;
         }
         for member in &mut self.members {
             member.observe_computed()?;
@@ -369,7 +374,7 @@ impl<'a> Sampler<'a> {
         let latents = self.latents()?;
         let seconds = start.elapsed().as_secs_f64();
         check_finite(&latents)?;
-        let seconds_per_step = events.windows(2).map(|pair| pair[1].seconds_since(&pair[0]));
+        let seconds_per_step = (1..=steps).map(|step| pace.seconds(step));
         let &[_, channels, frames, height, width] = self.members[0].z.shape() else {
             unreachable!("latents have five axes")
         };
@@ -394,10 +399,103 @@ impl<'a> Sampler<'a> {
         })
     }
 
+    /// Tells `on_step` of every step that is finished, and waits for those that the host may not leave behind.
+    fn tell(
+        &self,
+        pace: &mut Pace,
+        steps: usize,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+    ) -> Result<(), SampleError> {
+        let decisions = &self.members[0].output.decisions[..];
+        while let Some(step) = pace.finished(steps)? {
+            let plans = pace.plans(step);
+            let most = |plan: &Plan| (plan.is_computed(), plan.is_partial());
+            let event = StepEvent {
+                step,
+                steps,
+                plan: plans.iter().copied().max_by_key(most).unwrap_or(Plan::Reuse),
+                computed: plans.iter().filter(|plan| **plan != Plan::Reuse).count(),
+                rate: decisions.last().and_then(|d| d.rate),
+                seconds: pace.seconds(step)?,
+                end: pace.ends[step].clone(),
+                decisions,
+            };
+            if on_step(&event).is_break() {
+                return Err(SampleError::Stopped { step });
+            }
+        }
+        Ok(())
+    }
+
     /// The latents of all videos.
     fn latents(&self) -> Result<Vec<f32>, SampleError> {
         let parts = self.members.iter().map(|member| member.z.to_f32());
         Ok(parts.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+/// A computed step that takes longer is waited for before the next one is queued: the pause this makes is nothing beside it, and who
+/// stops the run has not to wait for a second one.
+const LONG_SECONDS: f64 = 0.5;
+
+/// How far the host may be ahead of the device, and what it is told of.
+///
+/// Two steps are queued at most, so that the device has the next one when it is done with one; of long steps it is one. How long they are is
+/// not known before a computed step has been measured, the first one left out, which loads the kernels: so long it is one too.
+struct Pace {
+    /// The start, then the end of each step that is queued.
+    ends: Vec<Event>,
+    /// What the queued steps do, by member.
+    plans: Vec<Vec<Plan>>,
+    /// The steps that were told of.
+    told: usize,
+    /// Seconds of the longest computed step but the first.
+    longest: Option<f64>,
+}
+
+impl Pace {
+    fn new(device: &Device) -> Result<Pace, DeviceError> {
+        Ok(Pace { ends: vec![device.record()?], plans: vec![], told: 0, longest: None })
+    }
+
+    /// A step of these plans has been queued.
+    fn queued(&mut self, device: &Device, plans: Vec<Plan>) -> Result<(), DeviceError> {
+        self.ends.push(device.record()?);
+        self.plans.push(plans);
+        Ok(())
+    }
+
+    /// The next step to be told of, if it is finished; of `steps` in all. Waits for it if too much is queued, or nothing will be queued any more.
+    fn finished(&mut self, steps: usize) -> Result<Option<usize>, DeviceError> {
+        let (queued, step) = (self.plans.len(), self.told + 1);
+        if step > queued {
+            return Ok(None);
+        }
+        if queued == steps || queued - self.told > self.ahead() {
+            self.ends[step].wait()?;
+        } else if !self.ends[step].ready()? {
+            return Ok(None);
+        }
+        self.told = step;
+        if step > 1 && self.plans(step).iter().any(|plan| *plan != Plan::Reuse) {
+            let seconds = self.seconds(step)?;
+            self.longest = Some(self.longest.map_or(seconds, |longest| longest.max(seconds)));
+        }
+        Ok(Some(step))
+    }
+
+    /// Steps that may be unfinished while the next one is being queued.
+    fn ahead(&self) -> usize {
+        usize::from(self.longest.is_some_and(|seconds| seconds < LONG_SECONDS))
+    }
+
+    fn plans(&self, step: usize) -> &[Plan] {
+        &self.plans[step - 1]
+    }
+
+    /// Seconds of a queued step; waits until it is finished.
+    fn seconds(&self, step: usize) -> Result<f64, DeviceError> {
+        self.ends[step].seconds_since(&self.ends[step - 1])
     }
 }
 
@@ -695,5 +793,32 @@ fn check_finite(latents: &[f32]) -> Result<(), SampleError> {
     match latents.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(SampleError::NotFinite { value: latents[index], index }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DryConfig;
+
+    #[test]
+    fn the_host_runs_ahead_where_steps_are_short() {
+        let gpu = DryConfig { name: "any".into(), memory: 1 << 20, units: 1, compute_capability: (8, 0) };
+        let device = Device::dry(gpu);
+        let mut pace = Pace::new(&device).unwrap();
+        assert_eq!(pace.finished(3).unwrap(), None, "nothing is queued");
+        let mut told = vec![];
+        for step in 1..=3 {
+            let plan = if step == 2 { Plan::Reuse } else { Plan::Compute };
+            pace.queued(&device, vec![plan]).unwrap();
+            while let Some(step) = pace.finished(3).unwrap() {
+                told.push(step);
+            }
+            // The first step loads kernels, the second is reused: only the third tells how long a step takes.
+            assert_eq!((pace.longest.is_some(), pace.ahead()), (step == 3, usize::from(step == 3)), "{step}");
+        }
+        assert_eq!(told, [1, 2, 3]);
+        pace.longest = Some(LONG_SECONDS);
+        assert_eq!(pace.ahead(), 0, "a long step is waited for");
     }
 }

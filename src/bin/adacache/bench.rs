@@ -11,6 +11,8 @@ use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::device;
+
 /// Measure single operations: attention, linear, residual, norm, sampler
 ///
 /// Each is warmed up and timed cold (alone, caches flushed on a GPU) and batched (one after the other). Without --shapes the sizes are
@@ -23,9 +25,8 @@ pub(crate) struct Args {
     /// Shapes to measure, as src/bench/example.toml
     #[arg(long, value_name = "FILE.toml")]
     shapes: Option<PathBuf>,
-    /// auto, vm, vm:checked, cuda or cuda:N
-    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: device::Choice,
     /// bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let device = Device::open(&args.device)?;
+    let device = args.device.open()?;
     let ops: Vec<Op> = Op::ALL.into_iter().filter(|op| args.ops.iter().any(|name| name == op.name())).collect();
     // Results are compared at sizes that the virtual GPU gets through.
     let small = device.is_vm() || args.compare.is_some();
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let shapes = shapes.only(&ops);
     if let Some(reference) = &args.compare {
-        return compare(args, &device, &Device::open(reference)?, shapes);
+        return compare(args, &device, &device::open(reference)?, shapes);
     }
     let budget = if args.quick { Budget::quick() } else { Budget::usual() };
 

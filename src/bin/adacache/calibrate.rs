@@ -79,7 +79,7 @@ pub(crate) struct Args {
     /// Times that all prompts are really run, at most; the preset takes one for each order of --taylor that is tried
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
     rounds: u8,
-    /// Print errors and the result only
+    /// Print warnings, errors and the result only
     #[arg(long, short)]
     quiet: bool,
 }
@@ -163,7 +163,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
 
-    interrupt::install()?;
     let (_device, pipeline) = args.runs.open(&source)?;
     let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
         let request = |(number, prompt): &(u64, Prompt)| {
@@ -197,8 +196,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(result) => result,
         Err(error) => {
             if error.is_stop() {
-                eprintln!("interrupted: what is finished is kept in {}", work.display());
-                return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+                return Ok(interrupt::ended(&format!("what is finished is kept in {}", work.display())));
             }
             return Err(error.into());
         }

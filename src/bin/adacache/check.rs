@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::check::{CheckResult, check};
-use adacache::device::Device;
 use adacache::tensor::DType;
 use serde_json::json;
+
+use crate::device;
 
 /// Run reference cases of the published PyTorch code and compare
 ///
@@ -17,9 +18,8 @@ pub(crate) struct Args {
     /// Folders with a case.json, or folders of such folders
     #[arg(value_name = "CASE_DIR", required = true)]
     cases: Vec<PathBuf>,
-    /// auto, vm, vm:checked, cuda or cuda:N
-    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: device::Options,
     /// Element type to compute in: f32, bf16 or f16
     #[arg(long, default_value = "f32")]
     dtype: DType,
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let device = Device::open(&args.device)?;
+    let device = args.device.open()?;
     let (mut failed, mut unreadable) = (false, false);
     for case in args.cases.iter().flat_map(|path| cases_in(path, 3)) {
         let line = match check(&case, &device, args.dtype) {
@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 failed |= !result.ok;
                 if args.json { as_json(&result) } else { for_people(&result) }
             }
+            Err(error) if error.is_stop() => return Err(error.into()),
             Err(error) => {
                 unreadable = true;
                 eprintln!("error: {}: {error}", case.display());

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -50,7 +49,7 @@ pub(crate) struct Args {
     runs: runs::Options,
     #[command(flatten)]
     weights: Weights,
-    /// Print errors and the table only
+    /// Print warnings, errors and the table only
     #[arg(long, short)]
     quiet: bool,
 }
@@ -71,12 +70,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let networks = args.weights.open()?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
-    interrupt::install()?;
     let (device, pipeline) = args.runs.open(&source)?;
     let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
     let mut done = 0;
     let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
-    let embedded = source.embed(&texts, &TextOptions::default())?;
+    let embedded = source.embed_telling(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
     for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
             let (mut finished_runs, first): (Vec<Finished>, _) = (vec![], rows.len());
@@ -85,8 +83,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
                 let request = settings.request(prompt.clone(), seed, policy.config.clone());
                 let Some(finished) = finish(&pipeline, &request, args, &folder)? else {
-                    eprintln!("interrupted: {done} of {all} runs are finished in {}", args.out.display());
-                    return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+                    let work = format!("{done} of {all} runs are finished in {}", args.out.display());
+                    return Ok(interrupt::ended(&work));
                 };
                 let original = finished_runs.first().unwrap_or(&finished);
                 let row = Row::new(&policy.name, &finished, original).with_context(|| folder.display().to_string())?;
@@ -158,9 +156,7 @@ fn finish(pipeline: &Pipeline, request: &Request, args: &Args, folder: &Path) ->
         }
     } else {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let result = pipeline.generate(request, &mut |_| {
-            if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        let result = pipeline.generate(request, &mut |_| interrupt::go_on());
         let generation = match result {
             Err(error) if error.is_stop() => return Ok(None),
             other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,

@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adacache::device::Device;
 use adacache::pipeline::{
     self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, MemorySize,
     ModelSource, Output, Part, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText, Report, Request, Runs,
@@ -20,7 +18,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::interrupt;
+use crate::{device, interrupt};
 
 /// Generate a video from a prompt
 ///
@@ -66,9 +64,8 @@ pub(crate) struct Args {
     /// Seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
-    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
@@ -145,7 +142,7 @@ pub(crate) struct Args {
     /// is the same. What the driver takes for itself, some hundred MiB, comes on top.
     #[arg(long, value_name = "SIZE")]
     vram_budget: Option<MemorySize>,
-    /// Print errors only
+    /// Print warnings and errors only
     #[arg(long, short)]
     quiet: bool,
 }
@@ -198,8 +195,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         check_file_writable(file)?;
     }
 
-    interrupt::install()?;
-    let device = Device::open(&args.device)?;
+    let device = args.device.open()?;
     let prompts = embed(args, &source, &jobs)?;
     let looping = conditions.looping;
     let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
@@ -230,10 +226,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
     let pipeline = Pipeline::load_within(&source, &device, args.dtype, budget, &runs)?;
-    let Some(given) = given(&pipeline, conditions, args.quiet)? else {
-        eprintln!("interrupted: nothing was written");
-        return Ok(ExitCode::from(interrupt::EXIT_STATUS));
-    };
+    let given = given(&pipeline, conditions, args.quiet)?;
     for jobs in jobs.chunks(batch) {
         let decode = needs_pixels(jobs);
         let requests: Vec<Request> = jobs.iter().map(|(prompt, _)| request(prompt, decode, &given)).collect();
@@ -241,8 +234,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let Some((generations, points)) =
             generate(&pipeline, &requests, deciding, &looping, profile.as_ref(), args.quiet)?
         else {
-            jobs.iter().for_each(|(_, output)| eprintln!("interrupted: `{output}` was not written"));
-            return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+            let outputs: Vec<String> = jobs.iter().map(|(_, output)| format!("`{output}`")).collect();
+            return Ok(interrupt::ended(&format!("{} was not written", outputs.join(", "))));
         };
         let timeline = profile.map(|profile| timeline(profile, &points, &generations[0].report)).transpose()?;
         for ((prompt, output), generation) in jobs.iter().zip(&generations) {
@@ -253,7 +246,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
         if interrupt::asked() {
-            return Ok(ExitCode::from(interrupt::EXIT_STATUS));
+            return Ok(interrupt::ended("what was finished is written"));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -354,11 +347,11 @@ fn conditions(args: &Args, source: &ModelSource, config: &PipelineConfig) -> any
     Ok(Conditions { references, strategy, looping })
 }
 
-/// The frames that are given, as latents; nothing if the user stopped it.
-fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Result<Option<Option<Given>>> {
+/// The frames that are given, as latents.
+fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Result<Option<Given>> {
     let Conditions { references, strategy, .. } = conditions;
     if references.is_empty() {
-        return Ok(Some(None));
+        return Ok(None);
     }
     let videos: Vec<&Frames> = references
         .iter()
@@ -371,14 +364,10 @@ fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Re
         let result = pipeline.encode(&videos, &mut |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
-            go_on()
+            interrupt::go_on()
         });
         bar.finish_and_clear();
-        encoded = match result {
-            Ok(latents) => latents.into_iter(),
-            Err(error) if error.is_stop() => return Ok(None),
-            Err(error) => return Err(error).context("cannot encode what is given"),
-        };
+        encoded = result.context("cannot encode what is given")?.into_iter();
     }
     let references: Option<Vec<Latents>> = references
         .into_iter()
@@ -387,7 +376,7 @@ fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Re
             Media::Latents(latents) => Some(latents),
         })
         .collect();
-    Ok(references.map(|references| Some(Given { references, strategy, part: 0 })))
+    Ok(references.map(|references| Given { references, strategy, part: 0 }))
 }
 
 /// The embeddings of the jobs' prompts.
@@ -406,7 +395,7 @@ fn embed(args: &Args, source: &ModelSource, jobs: &[Job]) -> anyhow::Result<Vec<
             if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) }
         );
     }
-    Ok(source.embed(&prompts, &TextOptions { scores })?)
+    Ok(source.embed_telling(&prompts, &TextOptions { scores }, &mut |_, _| interrupt::go_on())?)
 }
 
 /// The job of a prompt on the command line.
@@ -460,10 +449,6 @@ fn target(quiet: bool) -> ProgressDrawTarget {
     if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
 }
 
-fn go_on() -> ControlFlow<()> {
-    if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
 /// Runs requests together behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
 fn generate(
     pipeline: &Pipeline,
@@ -498,7 +483,7 @@ fn generate(
         } else if event.plan.is_partial() {
             partial.push(event.step);
         }
-        points.extend(profile.map(Profile::point));
+        points.extend(profile.map(|profile| profile.point(&event.end)));
         bar.set_position(event.step as u64);
         let strip = schedule_strip(event.step, &computed, &partial);
         let left = "-".repeat(event.steps - event.step);
@@ -512,18 +497,18 @@ fn generate(
         let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
         let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
         bar.set_message(format!("{part}{strip}  {done:<8}{rate}"));
-        go_on()
+        interrupt::go_on()
     };
     let mut on_frame = |done: usize, all: usize| {
         bar.set_style(decoding.clone());
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-        go_on()
+        interrupt::go_on()
     };
     let result = pipeline.generate_long(requests, deciding, looping, &mut on_step, &mut on_frame);
     bar.finish_and_clear();
     match result {
-        Ok(generations) => Ok(Some((generations, points.into_iter().collect::<Result<_, _>>()?))),
+        Ok(generations) => Ok(Some((generations, points))),
         Err(error) if error.is_stop() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
     }

@@ -4,10 +4,12 @@ mod bench;
 mod calibrate;
 mod check;
 mod compare;
+mod device;
 mod devices;
 mod generate;
 mod interrupt;
 mod kernels;
+mod log;
 mod measure;
 mod models;
 mod plan;
@@ -44,7 +46,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    log::install();
+    let result = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Devices(args) => devices::run(&args),
@@ -59,6 +63,9 @@ fn main() -> ExitCode {
         Command::Kernels(args) => kernels::run(&args),
     };
     result.unwrap_or_else(|error| {
+        if device::is_stop(&error) {
+            return interrupt::ended("nothing was written");
+        }
         eprintln!("error: {}", describe(&error));
         ExitCode::FAILURE
     })

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// The file of weights in that repository, where it has several
     #[arg(long, value_name = "FILE")]
     text_file: Option<String>,
-    /// Print errors only
+    /// Print warnings and errors only
     #[arg(long, short)]
     quiet: bool,
 }

@@ -5,6 +5,8 @@ use adacache::device::Device;
 use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request};
 use adacache::tensor::DType;
 
+use crate::device;
+
 /// The model and how it runs.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -17,9 +19,8 @@ pub(crate) struct Options {
     /// Guidance scale [default: the model's]
     #[arg(long, allow_negative_numbers = true)]
     cfg_scale: Option<f32>,
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, cuda or cuda:N
-    #[arg(long, default_value = "auto", env = "ADACACHE_DEVICE")]
-    device: String,
+    #[command(flatten)]
+    device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     pub(crate) dtype: DType,
@@ -46,7 +47,7 @@ impl Options {
 
     /// Opens the device and loads the model onto it.
     pub(crate) fn open(&self, source: &ModelSource) -> anyhow::Result<(Device, Pipeline)> {
-        let device = Device::open(&self.device)?;
+        let device = self.device.open()?;
         let pipeline = Pipeline::load(source, &device, self.dtype)?;
         Ok((device, pipeline))
     }

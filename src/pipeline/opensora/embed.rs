@@ -8,7 +8,8 @@ use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
 use super::{Checkpoint, Embedding, EncoderError, OPENSORA, Part, T5, VideoSize, prepare_prompt, t5};
-use crate::model::StDiT3Config;
+use crate::model::vae::Progress;
+use crate::model::{ModelError, StDiT3Config};
 use crate::pipeline::prompt::{Prompt, PromptText, TextOptions};
 use crate::pipeline::{PipelineConfig, PipelineError, write_file};
 
@@ -80,12 +81,13 @@ pub(in crate::pipeline) fn embed(
     model: &StDiT3Config,
     prompts: &[PromptText],
     options: &TextOptions,
+    progress: Progress<'_>,
 ) -> Result<Vec<Prompt>, PipelineError> {
     options.scores.check()?;
     let (channels, most) = (model.caption_channels, model.model_max_length);
     let encoder = t5::fingerprint(checkpoint)?;
     let mut loaded = None;
-    let embedding = |prompt: &PromptText| {
+    let mut embedding = |prompt: &PromptText| -> Result<Prompt, PipelineError> {
         let text = prepare_prompt(&prompt.to_string(), &options.scores);
         let path = kept(checkpoint, &encoder, most, &text);
         // A damaged file is no reason to stop: it is made again.
@@ -102,7 +104,14 @@ pub(in crate::pipeline) fn embed(
         }
         Ok(Prompt::new(prompt.clone(), embedding))
     };
-    prompts.iter().map(embedding).collect()
+    let mut embedded = vec![];
+    for prompt in prompts {
+        if progress(embedded.len(), prompts.len()).is_break() {
+            return Err(ModelError::Stopped.into());
+        }
+        embedded.push(embedding(prompt)?);
+    }
+    Ok(embedded)
 }
 
 fn load(checkpoint: &Checkpoint, channels: usize, most: usize) -> Result<T5, EncoderError> {

@@ -1,0 +1,74 @@
+//! Stopping a device from outside: from a signal handler's thread, or one that watches a clock.
+
+use super::{Device, DeviceError, Result, lock};
+use ptx_vm::Vm;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// Who is interrupted together.
+#[derive(Default)]
+pub(super) struct Interruption {
+    asked: AtomicBool,
+    /// The virtual GPUs, whose launches end early.
+    vms: Mutex<Vec<Weak<Vm>>>,
+}
+
+impl Interruption {
+    /// Adds a virtual GPU, if it is one.
+    pub(super) fn includes(&self, vm: Weak<Vm>) {
+        let mut vms = lock(&self.vms);
+        vms.retain(|vm| vm.strong_count() > 0);
+        if let Some(vm) = vm.upgrade() {
+            if self.asked.load(Ordering::SeqCst) {
+                vm.interrupt();
+            }
+            vms.push(Arc::downgrade(&vm));
+        }
+    }
+}
+
+/// Interrupts a device. It does not keep the device alive, and may outlive it.
+#[derive(Clone)]
+pub struct Interrupter(Arc<Interruption>);
+
+impl Interrupter {
+    /// From now on the device begins nothing: every call that would is answered with [`DeviceError::Interrupted`], in whatever thread. A launch
+    /// that runs on the virtual GPU ends within milliseconds, its results undefined. A GPU finishes what was queued on it, which nothing can
+    /// take back; freeing memory waits for that.
+    pub fn interrupt(&self) {
+        self.0.asked.store(true, Ordering::SeqCst);
+        lock(&self.0.vms).iter().filter_map(Weak::upgrade).for_each(|vm| vm.interrupt());
+    }
+
+    /// Ends the interruption: the device works again.
+    pub fn resume(&self) {
+        lock(&self.0.vms).iter().filter_map(Weak::upgrade).for_each(|vm| vm.resume());
+        self.0.asked.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the device is interrupted.
+    pub fn is_interrupted(&self) -> bool {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Debug for Interrupter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interrupter({})", if self.is_interrupted() { "interrupted" } else { "not interrupted" })
+    }
+}
+
+impl Device {
+    /// What interrupts this device, for other threads.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(self.0.interruption.clone())
+    }
+
+    /// Nothing is begun on a device that is interrupted.
+    pub(super) fn going(&self) -> Result<()> {
+        if self.0.interruption.asked.load(Ordering::Relaxed) {
+            return Err(DeviceError::Interrupted { device: self.0.info.id.clone() });
+        }
+        Ok(())
+    }
+}
