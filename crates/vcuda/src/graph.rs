@@ -210,7 +210,10 @@ impl Driver {
             Some((graph, tail)) => (graph, tail),
             None => {
                 let (graph, made) = (self.id(), self.made());
-                self.graphs.insert(graph, Graph { nodes: Nodes::new(), objects: Objects::new(), captured_by: Some(capture), made });
+                self.graphs.insert(
+                    graph,
+                    Graph { nodes: Nodes::new(), objects: Objects::new(), captured_by: Some(capture), made },
+                );
                 (graph, vec![])
             }
         };
@@ -372,7 +375,8 @@ impl Driver {
     /// Queues every node of an instantiated graph, between what is on the stream and what comes.
     pub(crate) fn launch_graph(&mut self, exec: Id, stream: Id) -> Answer {
         let known = self.execs.get(&exec).ok_or(Code::INVALID_HANDLE)?;
-        let (nodes, disabled, last, objects) = (known.nodes.clone(), known.disabled.clone(), known.last, known.objects.clone());
+        let (nodes, disabled, last, objects) =
+            (known.nodes.clone(), known.disabled.clone(), known.last, known.objects.clone());
         for (_, node) in &nodes {
             if let Work::Launch(launch) = &node.work
                 && !self.functions.contains_key(&launch.function)
@@ -464,7 +468,9 @@ impl Driver {
         if nodes.len() != exec.nodes.len() {
             return Ok(Err((0, TOPOLOGY_CHANGED)));
         }
-        let places = |list: &[(Id, Node)]| -> HashMap<Id, usize> { list.iter().enumerate().map(|(at, (id, _))| (*id, at)).collect() };
+        let places = |list: &[(Id, Node)]| -> HashMap<Id, usize> {
+            list.iter().enumerate().map(|(at, (id, _))| (*id, at)).collect()
+        };
         let (old, new) = (places(&exec.nodes), places(&nodes));
         for ((_, a), (id, b)) in exec.nodes.iter().zip(&nodes) {
             let at = |map: &HashMap<Id, usize>, waits: &[Id]| -> Vec<usize> {

@@ -214,23 +214,35 @@ const PIECE: usize = 4 << 20;
 
 /// Reads host memory that may be gone: the system is asked, because a plain read would end the process.
 fn host_read(at: usize, into: &mut [u8]) -> Result<(), String> {
-    host_move(at, into.len(), |local, remote| {
-        // SAFETY: both describe one range each; the kernel checks the remote one.
-        unsafe { libc::process_vm_readv(libc::getpid(), local, 1, remote, 1, 0) }
-    }, into.as_mut_ptr(), || {
-        // SAFETY: the program says that the memory is there.
-        unsafe { std::ptr::copy_nonoverlapping(at as *const u8, into.as_ptr().cast_mut(), into.len()) };
-    })
+    host_move(
+        at,
+        into.len(),
+        |local, remote| {
+            // SAFETY: both describe one range each; the kernel checks the remote one.
+            unsafe { libc::process_vm_readv(libc::getpid(), local, 1, remote, 1, 0) }
+        },
+        into.as_mut_ptr(),
+        || {
+            // SAFETY: the program says that the memory is there.
+            unsafe { std::ptr::copy_nonoverlapping(at as *const u8, into.as_ptr().cast_mut(), into.len()) };
+        },
+    )
 }
 
 fn host_write(at: usize, bytes: &[u8]) -> Result<(), String> {
-    host_move(at, bytes.len(), |local, remote| {
-        // SAFETY: as in `host_read`.
-        unsafe { libc::process_vm_writev(libc::getpid(), local, 1, remote, 1, 0) }
-    }, bytes.as_ptr().cast_mut(), || {
-        // SAFETY: as in `host_read`.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
-    })
+    host_move(
+        at,
+        bytes.len(),
+        |local, remote| {
+            // SAFETY: as in `host_read`.
+            unsafe { libc::process_vm_writev(libc::getpid(), local, 1, remote, 1, 0) }
+        },
+        bytes.as_ptr().cast_mut(),
+        || {
+            // SAFETY: as in `host_read`.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+        },
+    )
 }
 
 fn host_move(

@@ -205,7 +205,8 @@ fn ptx_in_fatbin(bytes: &[u8]) -> Answer<Image> {
         let entry = &bytes[at..];
         let field = |offset| u32_at(entry, offset).map(|n| n as usize).ok_or(Code::INVALID_IMAGE);
         let (header, payload) = (field(4)?, u64_at(entry, 8).ok_or(Code::INVALID_IMAGE)? as usize);
-        let end = header.checked_add(payload).filter(|end| *end <= entry.len() && header >= 64).ok_or(Code::INVALID_IMAGE)?;
+        let end =
+            header.checked_add(payload).filter(|end| *end <= entry.len() && header >= 64).ok_or(Code::INVALID_IMAGE)?;
         if u16_at(entry, 0) == Some(1) {
             let arch = field(28)? as u32;
             let (flags, unpacked) = (u64_at(entry, 40).unwrap_or(0), u64_at(entry, 56).unwrap_or(0) as usize);
@@ -213,7 +214,9 @@ fn ptx_in_fatbin(bytes: &[u8]) -> Answer<Image> {
                 let packed = entry.get(header..header + field(16)?).ok_or(Code::INVALID_IMAGE)?;
                 lz4_flex::block::decompress(packed, unpacked).map_err(|_| Code::INVALID_IMAGE)?
             } else if flags & ZSTD != 0 {
-                eprintln!("vcuda: a fatbin with PTX packed by zstd: compile with -no-compress or --compress-mode=speed");
+                eprintln!(
+                    "vcuda: a fatbin with PTX packed by zstd: compile with -no-compress or --compress-mode=speed"
+                );
                 return Err(Code::NOT_SUPPORTED);
             } else {
                 entry[header..end].to_vec()
@@ -309,7 +312,8 @@ impl Driver {
         let target: u32 = source.target().trim_start_matches("sm_").trim_end_matches(['a', 'f']).parse().unwrap_or(0);
         let (has_major, has_minor) = self.devices[device].spec.capability;
         if target > has_major * 10 + has_minor {
-            let text = format!("ptxas fatal   : {} is newer than the device, sm_{has_major}{has_minor}", source.target());
+            let text =
+                format!("ptxas fatal   : {} is newer than the device, sm_{has_major}{has_minor}", source.target());
             return fail(self, Code::NO_BINARY_FOR_GPU, text);
         }
         let errors = source.decode_all();
@@ -318,7 +322,8 @@ impl Driver {
             let text: Vec<String> = errors.iter().map(|(_, error)| format!("ptxas error   : {error}")).collect();
             return fail(self, Code::INVALID_PTX, text.join("\n"));
         }
-        let broken: HashMap<String, String> = errors.into_iter().map(|(name, error)| (name.to_owned(), error.to_string())).collect();
+        let broken: HashMap<String, String> =
+            errors.into_iter().map(|(name, error)| (name.to_owned(), error.to_string())).collect();
         for text in broken.values() {
             self.remark(format!("a kernel cannot run here, the others of its module can: {text}"));
         }
@@ -341,7 +346,8 @@ impl Driver {
             self.memory.insert(region.ptr(), range);
         }
         let made = self.made();
-        self.modules.insert(id, Module { context, library, source, variables, broken, functions: HashMap::new(), made });
+        self.modules
+            .insert(id, Module { context, library, source, variables, broken, functions: HashMap::new(), made });
         log.write("", "");
         Ok(id)
     }
@@ -418,17 +424,22 @@ impl Driver {
 
 /// One module of several: the newest of their headers, and declarations of what another one defines left out.
 fn join(parts: &[String]) -> String {
-    let header = |line: &str| [".version", ".target", ".address_size"].iter().any(|word| line.trim_start().starts_with(word));
+    let header =
+        |line: &str| [".version", ".target", ".address_size"].iter().any(|word| line.trim_start().starts_with(word));
     let number = |part: &str, word: &str| {
-        let line = part.lines().find_map(|line| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned()));
+        let line =
+            part.lines().find_map(|line| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned()));
         line.unwrap_or_default()
     };
     let version = parts.iter().map(|part| number(part, ".version")).max_by(|a, b| {
-        let parse = |v: &str| v.split_once('.').map(|(a, b)| (a.parse().unwrap_or(0), b.parse().unwrap_or(0))).unwrap_or((0u32, 0u32));
+        let parse = |v: &str| {
+            v.split_once('.').map(|(a, b)| (a.parse().unwrap_or(0), b.parse().unwrap_or(0))).unwrap_or((0u32, 0u32))
+        };
         parse(a).cmp(&parse(b))
     });
     let target = parts.iter().map(|part| number(part, ".target")).max();
-    let mut text = format!(".version {}\n.target {}\n.address_size 64\n", version.unwrap_or_default(), target.unwrap_or_default());
+    let mut text =
+        format!(".version {}\n.target {}\n.address_size 64\n", version.unwrap_or_default(), target.unwrap_or_default());
     for part in parts {
         for line in part.lines().filter(|line| !header(line)) {
             text += line;

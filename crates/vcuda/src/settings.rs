@@ -108,7 +108,10 @@ impl Settings {
             },
         };
         let failures = var("VCUDA_FAIL").map_or_else(Vec::new, |list| {
-            list.split(',').filter(|text| !text.trim().is_empty()).filter_map(|text| Failure::parse(text).map_err(&mut note).ok()).collect()
+            list.split(',')
+                .filter(|text| !text.trim().is_empty())
+                .filter_map(|text| Failure::parse(text).map_err(&mut note).ok())
+                .collect()
         });
         Settings {
             devices,

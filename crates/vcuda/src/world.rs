@@ -52,7 +52,8 @@ impl Drop for Goodbye {
         }
         let mut world = lock();
         let thread = std::thread::current().id();
-        let own: Vec<Id> = world.contexts.values_mut().filter_map(|context| context.per_thread.remove(&thread)).collect();
+        let own: Vec<Id> =
+            world.contexts.values_mut().filter_map(|context| context.per_thread.remove(&thread)).collect();
         own.into_iter().for_each(|stream| world.remove_stream(stream));
     }
 }
@@ -132,9 +133,14 @@ impl Stream {
 
 pub(crate) enum EventState {
     Never,
-    Recorded { op: Id },
+    Recorded {
+        op: Id,
+    },
     /// Recorded in a capture, and what was captured there so far.
-    Captured { capture: Id, nodes: Vec<Id> },
+    Captured {
+        capture: Id,
+        nodes: Vec<Id>,
+    },
 }
 
 pub(crate) struct Event {
@@ -152,7 +158,10 @@ pub(crate) struct Event {
 pub(crate) enum Kind {
     Device,
     /// Of a pool; `freed` once a free is queued.
-    Pooled { pool: Id, freed: bool },
+    Pooled {
+        pool: Id,
+        freed: bool,
+    },
     /// A variable of a module.
     Variable,
     /// Host memory that the driver allocated.
@@ -343,7 +352,8 @@ impl World {
             let pool = self.id();
             let default = true;
             let shared_with = BTreeSet::new();
-            let new = Pool { device, default, threshold: 0, shared_with, reuse: [1; 3], used: 0, used_high: 0, made: made() };
+            let new =
+                Pool { device, default, threshold: 0, shared_with, reuse: [1; 3], used: 0, used_high: 0, made: made() };
             self.pools.insert(pool, new);
             self.devices.push(Device {
                 spec,

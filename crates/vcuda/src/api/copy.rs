@@ -190,7 +190,15 @@ impl Driver {
         self.submit(stream, Work::Copy(copy)).map(drop)
     }
 
-    pub(crate) fn fill_of(&self, dst: u64, pitch: usize, value: u32, size: usize, width: usize, height: usize) -> Answer<Fill> {
+    pub(crate) fn fill_of(
+        &self,
+        dst: u64,
+        pitch: usize,
+        value: u32,
+        size: usize,
+        width: usize,
+        height: usize,
+    ) -> Answer<Fill> {
         let bytes = width.checked_mul(size).ok_or(Code::INVALID_VALUE)?;
         if !dst.is_multiple_of(size as u64) || height > 1 && (pitch < bytes || !pitch.is_multiple_of(size)) {
             return Err(Code::INVALID_VALUE);

@@ -55,7 +55,10 @@ impl Driver {
     fn most_threads(&self, function: Id) -> u32 {
         let kernel = &self.functions[&function].kernel;
         let required = kernel.required_block().map(|block| block.iter().product::<u32>());
-        required.or(kernel.max_threads().map(|n| n as u32)).unwrap_or(Chip::THREADS_PER_BLOCK).min(Chip::THREADS_PER_BLOCK)
+        required
+            .or(kernel.max_threads().map(|n| n as u32))
+            .unwrap_or(Chip::THREADS_PER_BLOCK)
+            .min(Chip::THREADS_PER_BLOCK)
     }
 
     fn chip_of(&self, function: Id) -> &'static Chip {

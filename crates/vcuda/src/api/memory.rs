@@ -110,7 +110,8 @@ impl World {
         let Some(known) = self.pools.get_mut(&pool) else { return };
         let owner = known.device;
         let changed = if share { known.shared_with.insert(device) } else { known.shared_with.remove(&device) };
-        if !changed || self.contexts.values().any(|c| c.device == device && c.peers.values().any(|peer| *peer == owner)) {
+        if !changed || self.contexts.values().any(|c| c.device == device && c.peers.values().any(|peer| *peer == owner))
+        {
             return;
         }
         let (from, to) = (self.vm(owner), self.vm(device));

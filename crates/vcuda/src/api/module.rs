@@ -39,7 +39,14 @@ fn variable(d: &Driver, address: *mut u64, bytes: *mut usize, module: Id, name: 
     Ok(())
 }
 
-fn new_library(d: &mut Driver, out: *mut Id, image: *const u8, count: u32, options: *const u32, values: *mut *mut c_void) -> Answer {
+fn new_library(
+    d: &mut Driver,
+    out: *mut Id,
+    image: *const u8,
+    count: u32,
+    options: *const u32,
+    values: *mut *mut c_void,
+) -> Answer {
     if out.is_null() {
         return Err(Code::INVALID_VALUE);
     }

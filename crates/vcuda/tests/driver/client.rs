@@ -323,7 +323,13 @@ pub(crate) struct Params {
 }
 
 pub(crate) fn params(of: &[Param]) -> Params {
-    let values: Vec<u64> = of.iter().map(|p| match *p { P(value) => value, U(value) => u64::from(value) }).collect();
+    let values: Vec<u64> = of
+        .iter()
+        .map(|p| match *p {
+            P(value) => value,
+            U(value) => u64::from(value),
+        })
+        .collect();
     let list = values.iter().map(|value| std::ptr::from_ref(value).cast()).collect();
     Params { _values: values, list }
 }

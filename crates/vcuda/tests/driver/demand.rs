@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 /// The report of a scenario.
 fn report(name: &str, variables: &[(&str, &str)], body: fn()) -> Value {
-    let path: PathBuf = std::env::temp_dir().join(format!("vcuda-{}-{}.json", name.replace(':', "-"), std::process::id()));
+    let path: PathBuf =
+        std::env::temp_dir().join(format!("vcuda-{}-{}.json", name.replace(':', "-"), std::process::id()));
     let text = path.to_str().unwrap().to_owned();
     alone(name, &[variables, &[("VCUDA_REPORT", text.as_str())]].concat(), body);
     let report = std::fs::read_to_string(&path).unwrap();
@@ -66,33 +67,34 @@ scenarios! {
 
 #[test]
 fn a_tidy_program_leaves_nothing() {
-    let report = report(concat!(module_path!(), "::a_tidy_program_leaves_nothing"), &[("VCUDA_SCHEDULE", "late")], || {
-        ok("cuInit", (0u32,));
-        let primary = made(|out| cu("cuDevicePrimaryCtxRetain", (out, 0i32)));
-        ok("cuCtxSetCurrent", (primary,));
-        let (s, event, memory, host) = (stream(0), event(), alloc(64), pinned::<u32>(16));
-        let pooled = made(|out| cu("cuMemAllocAsync", (out, 64usize, s)));
-        let module = module(PTX);
-        begin_capture(s, RELAXED);
-        launch(function(module, "fill"), 1, 16, s, &[P(memory), U(1)]);
-        let graph = end_capture(s);
-        let exec = instantiate(graph);
-        ok("cuGraphLaunch", (exec, s));
-        ok("cuGraphDestroy", (graph,));
-        ok("cuGraphExecDestroy", (exec,));
-        ok("cuMemFreeAsync", (pooled, s));
-        // A capture that is spoilt leaves no graph.
-        begin_capture(s, GLOBAL);
-        fails(CAPTURE_UNSUPPORTED, "cuStreamSynchronize", (s,));
-        fails(CAPTURE_INVALIDATED, "cuStreamEndCapture", (s, &mut 0u64));
-        begin_capture(s, RELAXED);
-        ok("cuStreamDestroy_v2", (s,));
-        ok("cuEventDestroy_v2", (event,));
-        ok("cuMemFree_v2", (memory,));
-        ok("cuMemFreeHost", (host,));
-        ok("cuModuleUnload", (module,));
-        ok("cuDevicePrimaryCtxRelease_v2", (0i32,));
-    });
+    let report =
+        report(concat!(module_path!(), "::a_tidy_program_leaves_nothing"), &[("VCUDA_SCHEDULE", "late")], || {
+            ok("cuInit", (0u32,));
+            let primary = made(|out| cu("cuDevicePrimaryCtxRetain", (out, 0i32)));
+            ok("cuCtxSetCurrent", (primary,));
+            let (s, event, memory, host) = (stream(0), event(), alloc(64), pinned::<u32>(16));
+            let pooled = made(|out| cu("cuMemAllocAsync", (out, 64usize, s)));
+            let module = module(PTX);
+            begin_capture(s, RELAXED);
+            launch(function(module, "fill"), 1, 16, s, &[P(memory), U(1)]);
+            let graph = end_capture(s);
+            let exec = instantiate(graph);
+            ok("cuGraphLaunch", (exec, s));
+            ok("cuGraphDestroy", (graph,));
+            ok("cuGraphExecDestroy", (exec,));
+            ok("cuMemFreeAsync", (pooled, s));
+            // A capture that is spoilt leaves no graph.
+            begin_capture(s, GLOBAL);
+            fails(CAPTURE_UNSUPPORTED, "cuStreamSynchronize", (s,));
+            fails(CAPTURE_INVALIDATED, "cuStreamEndCapture", (s, &mut 0u64));
+            begin_capture(s, RELAXED);
+            ok("cuStreamDestroy_v2", (s,));
+            ok("cuEventDestroy_v2", (event,));
+            ok("cuMemFree_v2", (memory,));
+            ok("cuMemFreeHost", (host,));
+            ok("cuModuleUnload", (module,));
+            ok("cuDevicePrimaryCtxRelease_v2", (0i32,));
+        });
     assert_eq!(report["leaked"], Value::Array(vec![]), "{report}");
     assert_eq!(report["lost_with_context"], Value::Array(vec![]), "{report}");
     assert_eq!(report["faults"], Value::Array(vec![]));
@@ -121,8 +123,19 @@ fn leaks_are_told_by_kind_and_place() {
         ok("cuMemHostRegister_v2", (host.as_mut_ptr(), 4096usize, 0u32));
     });
     let expected = [
-        "context", "device memory", "event", "graph", "graph exec", "library", "link", "managed memory", "module",
-        "pinned host memory", "pool memory", "registered host memory", "stream",
+        "context",
+        "device memory",
+        "event",
+        "graph",
+        "graph exec",
+        "library",
+        "link",
+        "managed memory",
+        "module",
+        "pinned host memory",
+        "pool memory",
+        "registered host memory",
+        "stream",
     ];
     assert_eq!(kinds(&report["leaked"]), expected, "{report}");
     let memory = report["leaked"].as_array().unwrap().iter().find(|entry| entry["kind"] == "device memory").unwrap();

@@ -5,30 +5,78 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Kernel { function: u64, grid: [u32; 3], block: [u32; 3], shared: u32, params: *const *const std::ffi::c_void, extra: u64 }
+struct Kernel {
+    function: u64,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    params: *const *const std::ffi::c_void,
+    extra: u64,
+}
 
 /// With a library's kernel and a context.
 #[repr(C)]
-struct Kernel2 { first: Kernel, kernel: u64, context: u64 }
+struct Kernel2 {
+    first: Kernel,
+    kernel: u64,
+    context: u64,
+}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Fill { dst: u64, pitch: usize, value: u32, element: u32, width: usize, height: usize }
+struct Fill {
+    dst: u64,
+    pitch: usize,
+    value: u32,
+    element: u32,
+    width: usize,
+    height: usize,
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Copy {
-    src_x: usize, src_y: usize, src_z: usize, src_lod: usize, src_type: u32, src_host: u64, src_device: u64, src_array: u64,
-    src_context: u64, src_pitch: usize, src_height: usize,
-    dst_x: usize, dst_y: usize, dst_z: usize, dst_lod: usize, dst_type: u32, dst_host: u64, dst_device: u64, dst_array: u64,
-    dst_context: u64, dst_pitch: usize, dst_height: usize,
-    width: usize, height: usize, depth: usize,
+    src_x: usize,
+    src_y: usize,
+    src_z: usize,
+    src_lod: usize,
+    src_type: u32,
+    src_host: u64,
+    src_device: u64,
+    src_array: u64,
+    src_context: u64,
+    src_pitch: usize,
+    src_height: usize,
+    dst_x: usize,
+    dst_y: usize,
+    dst_z: usize,
+    dst_lod: usize,
+    dst_type: u32,
+    dst_host: u64,
+    dst_device: u64,
+    dst_array: u64,
+    dst_context: u64,
+    dst_pitch: usize,
+    dst_height: usize,
+    width: usize,
+    height: usize,
+    depth: usize,
 }
 
 fn copy(dst: u64, src: u64, bytes: usize) -> Copy {
     Copy {
-        src_type: 2, src_device: src, src_pitch: bytes, src_height: 1, dst_type: 2, dst_device: dst, dst_pitch: bytes, dst_height: 1,
-        width: bytes, height: 1, depth: 1, ..Copy::default()
+        src_type: 2,
+        src_device: src,
+        src_pitch: bytes,
+        src_height: 1,
+        dst_type: 2,
+        dst_device: dst,
+        dst_pitch: bytes,
+        dst_height: 1,
+        width: bytes,
+        height: 1,
+        depth: 1,
+        ..Copy::default()
     }
 }
 

@@ -6,20 +6,53 @@ use std::ffi::c_void;
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Copy2 {
-    src_x: usize, src_y: usize, src_type: u32, src_host: u64, src_device: u64, src_array: u64, src_pitch: usize,
-    dst_x: usize, dst_y: usize, dst_type: u32, dst_host: u64, dst_device: u64, dst_array: u64, dst_pitch: usize,
-    width: usize, height: usize,
+    src_x: usize,
+    src_y: usize,
+    src_type: u32,
+    src_host: u64,
+    src_device: u64,
+    src_array: u64,
+    src_pitch: usize,
+    dst_x: usize,
+    dst_y: usize,
+    dst_type: u32,
+    dst_host: u64,
+    dst_device: u64,
+    dst_array: u64,
+    dst_pitch: usize,
+    width: usize,
+    height: usize,
 }
 
 /// CUDA_MEMCPY3D_PEER; without contexts it has the layout of CUDA_MEMCPY3D.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Copy3 {
-    src_x: usize, src_y: usize, src_z: usize, src_lod: usize, src_type: u32, src_host: u64, src_device: u64, src_array: u64,
-    src_context: u64, src_pitch: usize, src_height: usize,
-    dst_x: usize, dst_y: usize, dst_z: usize, dst_lod: usize, dst_type: u32, dst_host: u64, dst_device: u64, dst_array: u64,
-    dst_context: u64, dst_pitch: usize, dst_height: usize,
-    width: usize, height: usize, depth: usize,
+    src_x: usize,
+    src_y: usize,
+    src_z: usize,
+    src_lod: usize,
+    src_type: u32,
+    src_host: u64,
+    src_device: u64,
+    src_array: u64,
+    src_context: u64,
+    src_pitch: usize,
+    src_height: usize,
+    dst_x: usize,
+    dst_y: usize,
+    dst_z: usize,
+    dst_lod: usize,
+    dst_type: u32,
+    dst_host: u64,
+    dst_device: u64,
+    dst_array: u64,
+    dst_context: u64,
+    dst_pitch: usize,
+    dst_height: usize,
+    width: usize,
+    height: usize,
+    depth: usize,
 }
 
 const HOST: u32 = 1;

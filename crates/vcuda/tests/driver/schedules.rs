@@ -357,7 +357,9 @@ fn chaos() {
                     let module = pick(|h| &mut h.modules);
                     let list: Option<fn(&mut Handles) -> &mut Vec<u64>> = match dice.below(44) {
                         0 => (cu("cuCtxCreate_v2", (&mut made, 0u32, 0i32)) == 0).then_some(|h| &mut h.contexts),
-                        1..=3 => (cu("cuStreamCreate", (&mut made, seed as u32 & 1)) == 0).then_some(|h| &mut h.streams),
+                        1..=3 => {
+                            (cu("cuStreamCreate", (&mut made, seed as u32 & 1)) == 0).then_some(|h| &mut h.streams)
+                        }
                         4 | 5 => (cu("cuEventCreate", (&mut made, 2u32)) == 0).then_some(|h| &mut h.events),
                         6 | 7 => (cu("cuMemAlloc_v2", (&mut made, 4096usize)) == 0).then_some(|h| &mut h.memory),
                         8 => (cu("cuMemAllocAsync", (&mut made, 4096usize, s)) == 0).then_some(|h| &mut h.memory),
@@ -366,25 +368,54 @@ fn chaos() {
                         11..=14 => {
                             let some = if dice.below(20) == 0 { 5 } else { 3 };
                             let name = &names[dice.below(some)];
-                            (cu("cuModuleGetFunction", (&mut made, module, name.as_ptr())) == 0).then_some(|h| &mut h.functions)
+                            (cu("cuModuleGetFunction", (&mut made, module, name.as_ptr())) == 0)
+                                .then_some(|h| &mut h.functions)
                         }
                         15 | 16 => {
                             let code = cu("cuStreamEndCapture", (s, &mut made));
                             (code == 0).then_some(|h| &mut h.graphs)
                         }
-                        17 => (cu("cuGraphInstantiateWithFlags", (&mut made, g, 0u64)) == 0).then_some(|h| &mut h.execs),
+                        17 => {
+                            (cu("cuGraphInstantiateWithFlags", (&mut made, g, 0u64)) == 0).then_some(|h| &mut h.execs)
+                        }
                         other => {
                             match other {
                                 18 => cu("cuCtxSetCurrent", (c,)),
-                                19 => if dice.below(8) == 0 { cu("cuCtxDestroy_v2", (c,)) } else { cu("cuCtxPushCurrent_v2", (c,)) },
+                                19 => {
+                                    if dice.below(8) == 0 {
+                                        cu("cuCtxDestroy_v2", (c,))
+                                    } else {
+                                        cu("cuCtxPushCurrent_v2", (c,))
+                                    }
+                                }
                                 20 => cu("cuStreamDestroy_v2", (s,)),
                                 21 => cu("cuEventDestroy_v2", (e,)),
-                                22 => if dice.below(4) == 0 { cu("cuMemFree_v2", (m,)) } else { cu("cuMemFreeAsync", (m, s)) },
-                                23 => if dice.below(4) == 0 { cu("cuMemFreeHost", (h,)) } else { cu("cuStreamQuery", (s,)) },
-                                24 => if dice.below(8) == 0 { cu("cuModuleUnload", (module,)) } else { cu("cuEventQuery", (e,)) },
+                                22 => {
+                                    if dice.below(4) == 0 {
+                                        cu("cuMemFree_v2", (m,))
+                                    } else {
+                                        cu("cuMemFreeAsync", (m, s))
+                                    }
+                                }
+                                23 => {
+                                    if dice.below(4) == 0 {
+                                        cu("cuMemFreeHost", (h,))
+                                    } else {
+                                        cu("cuStreamQuery", (s,))
+                                    }
+                                }
+                                24 => {
+                                    if dice.below(8) == 0 {
+                                        cu("cuModuleUnload", (module,))
+                                    } else {
+                                        cu("cuEventQuery", (e,))
+                                    }
+                                }
                                 25 => cu("cuGraphDestroy", (g,)),
                                 26 => cu("cuGraphExecDestroy", (x,)),
-                                27..=30 => try_launch(f, 2, 32, 0, s, &[P(m), P(if dice.below(2) == 0 { m } else { h }), U(1)]),
+                                27..=30 => {
+                                    try_launch(f, 2, 32, 0, s, &[P(m), P(if dice.below(2) == 0 { m } else { h }), U(1)])
+                                }
                                 31 => cu("cuMemcpyDtoHAsync_v2", (target, m, 4096usize, s)),
                                 32 => cu("cuMemcpyHtoDAsync_v2", (m, h, 4096usize, s)),
                                 33 => cu("cuMemsetD32Async", (m, 1u32, 1024usize, s)),
