@@ -23,10 +23,12 @@ fn driver() -> &'static Path {
         assert!(library.is_file(), "{} is missing: cargo builds it with the tests", library.display());
         let folder = deps.join("virtual-driver");
         fs::create_dir_all(&folder).unwrap();
-        let link = folder.join("libcuda.so.1");
-        if !link.exists() {
-            // Tests run side by side: who comes second finds it there.
-            let _ = std::os::unix::fs::symlink(&library, &link);
+        for (name, library) in [("libcuda.so.1", library), ("libnvidia-ml.so.1", deps.join("libvnvml.so"))] {
+            let link = folder.join(name);
+            if !link.exists() {
+                // Tests run side by side: who comes second finds it there.
+                let _ = std::os::unix::fs::symlink(library, link);
+            }
         }
         folder
     })
@@ -150,6 +152,97 @@ fn streamed_weights_give_the_same_bits() {
             let got = latents(&streamed, "cuda", &[("VCUDA_SCHEDULE", schedule)]);
             assert!(got == expected, "{streamed:?}, {schedule}: other latents than with all weights on the device");
         }
+    }
+}
+
+/// A profile of a run has launches of the driver's events, and what NVML says of the device.
+#[test]
+fn a_profile_has_power_and_clocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["generate", PROMPT, "--steps", "8", "--size", "32x32", "--frames", "8", "--out", "x.gif"];
+    let done = run(folder.path(), &with(&args, &["--device", "cuda", "--profile", "profile.json"]), &[]);
+    assert!(done.status.success(), "{}", done.stderr);
+    let profile: Value = serde_json::from_slice(&fs::read(folder.path().join("profile.json")).unwrap()).unwrap();
+    let names: BTreeSet<&str> =
+        profile["traceEvents"].as_array().unwrap().iter().filter_map(|event| event["name"].as_str()).collect();
+    for name in ["power (W)", "SM clock (MHz)"] {
+        assert!(names.contains(name), "{name} is missing: {names:?}");
+    }
+}
+
+// ---- drivers that will not do --------------------------------------------------------------------------------------------
+
+/// `auto` says why it takes the virtual GPU, `cuda` fails, and `devices` tells the same, when the driver is like `settings`.
+#[track_caller]
+fn will_not_do(settings: &[(&str, &str)], reason: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let args = with(SHORT, &["--out", "x.safetensors"]);
+    let auto = run(folder.path(), &args, settings);
+    assert!(auto.status.success(), "{settings:?}: {}", auto.stderr);
+    let warnings: Vec<&str> = auto.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(matches!(warnings[..], [line] if line.contains(reason) && line.contains("virtual GPU")), "{}", auto.stderr);
+    assert!(left(folder.path()).contains("x.safetensors"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let cuda = run(folder.path(), &with(&args, &["--device", "cuda"]), settings);
+    assert_eq!(cuda.status.code(), Some(1), "{settings:?}: {}", cuda.stderr);
+    assert!(cuda.stderr.starts_with("error: ") && cuda.stderr.contains(reason), "{}", cuda.stderr);
+    assert_eq!(left(folder.path()), BTreeSet::new());
+
+    let list = run(folder.path(), &["devices"], settings);
+    let told = fs::read_to_string(folder.path().join("stdout.txt")).unwrap();
+    assert!(list.status.success() && told.contains("not available") && told.contains(reason), "{told}{}", list.stderr);
+}
+
+#[test]
+fn an_old_driver_is_left_for_the_virtual_gpu() {
+    will_not_do(&[("VCUDA_DRIVER", "11080")], "CUDA 11.8");
+}
+
+#[test]
+fn an_old_gpu_is_left_for_the_virtual_gpu() {
+    will_not_do(&[("VCUDA_DEVICES", "sm_75")], "compute capability 7.5");
+}
+
+#[test]
+fn a_driver_that_fails_to_begin_is_left_for_the_virtual_gpu() {
+    will_not_do(&[("VCUDA_FAIL", "cuInit=SYSTEM_DRIVER_MISMATCH")], "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH");
+    will_not_do(&[("VCUDA_FAIL", "cuInit=STUB_LIBRARY")], "stub");
+}
+
+/// The library that a toolkit has for linking, or that half a container has.
+#[test]
+fn a_library_that_lacks_functions_is_left_for_the_virtual_gpu() {
+    let stub = tempfile::tempdir().unwrap();
+    let source = stub.path().join("stub.c");
+    fs::write(&source, "int cuInit(unsigned flags) { return 34; }\n").unwrap();
+    let library = stub.path().join("libcuda.so.1");
+    let made = Command::new("cc").args(["-shared", "-o"]).arg(&library).arg(&source).status().unwrap();
+    assert!(made.success(), "cc makes the stub");
+    will_not_do(&[("LD_LIBRARY_PATH", stub.path().to_str().unwrap())], "lacks cuDriverGetVersion");
+}
+
+/// Whatever of a graph is refused, the run goes on launch by launch, and says so once.
+#[test]
+fn refused_graphs_are_done_without_and_told_once() {
+    let args = ["generate", PROMPT, "--steps", "6", "--size", "16x16", "--frames", "4", "--cache", "none"];
+    let expected = latents(&args, "vm", &[]);
+    for call in [
+        "cuStreamBeginCapture_v2",
+        "cuStreamEndCapture",
+        "cuGraphInstantiateWithFlags",
+        "cuGraphUpload",
+        "cuGraphLaunch",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let fail = format!("{call}=NOT_SUPPORTED");
+        let done =
+            run(folder.path(), &with(&args, &["--device", "cuda", "--out", "x.safetensors"]), &[("VCUDA_FAIL", &fail)]);
+        assert!(done.status.success(), "{fail}: {}", done.stderr);
+        assert_eq!(done.stderr.matches("warning: ").count(), 1, "{fail}: {}", done.stderr);
+        assert!(fs::read(folder.path().join("x.safetensors")).unwrap() == expected, "{fail}: other latents");
+        let report = done.report.unwrap();
+        assert_eq!(report["leaked"], Value::Array(vec![]), "{fail}");
     }
 }
 
