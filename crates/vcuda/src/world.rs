@@ -245,7 +245,10 @@ pub(crate) struct World {
     pub(crate) lost: Vec<serde_json::Value>,
 }
 
-static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::new(Settings::from_env())));
+static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
+    crate::report::at_exit();
+    Mutex::new(World::new(Settings::from_env()))
+});
 /// Something was done, or the turn to run is free.
 pub(crate) static CHANGED: Condvar = Condvar::new();
 
@@ -343,7 +346,6 @@ impl World {
             self.began_once = true;
             // SAFETY: a function of this library, which stays loaded.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-            crate::report::at_exit();
         }
         if self.settings.devices.is_empty() {
             return Err(Code::NO_DEVICE);

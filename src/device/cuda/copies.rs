@@ -118,7 +118,7 @@ impl Drop for PinnedBlock {
 pub(super) struct Reading {
     shared: Arc<Shared>,
     event: Event,
-    /// Taken on drop only.
+    /// Taken when the copy is known to be done, and on drop.
     pinned: Option<Pinned>,
     bytes: usize,
 }
@@ -165,18 +165,21 @@ impl Read for Reading {
         self.event.happened().map_err(|failure| self.shared.failed(failure))
     }
 
-    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+    fn wait(mut self: Box<Self>) -> Result<Vec<u8>> {
         self.finish()?;
+        let Some(pinned) = self.pinned.take() else { return Ok(vec![]) };
         // SAFETY: the copy is done, and has filled so many bytes.
-        let content = self.pinned.as_ref().map(|pinned| unsafe { pinned.content(self.bytes) }.to_vec());
-        Ok(content.unwrap_or_default())
+        let content = unsafe { pinned.content(self.bytes) }.to_vec();
+        lock(&self.shared.pinned).push(pinned);
+        Ok(content)
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         let Some(pinned) = self.pinned.take() else { return };
-        match self.finish() {
+        // A refusal may tell of something that went wrong before, so that it is asked once more.
+        match self.finish().or_else(|_| self.finish()) {
             Ok(()) => lock(&self.shared.pinned).push(pinned),
             // The copy may still be under way: a lost buffer is better than one that is written into.
             Err(_) => std::mem::forget(pinned),

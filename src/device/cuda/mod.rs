@@ -347,10 +347,9 @@ impl Backend for CudaBackend {
         // SAFETY: `Memory` frees what it allocated, once.
         let freed = shared.settle().and_then(|()| unsafe { shared.driver().memory_free(ptr) });
         if let Err(failure) = freed {
-            // A device that has failed says so once, to whoever asks it for something.
-            let silent = shared.fault.get().is_some();
             let error = shared.failed(failure);
-            if !silent {
+            // A device that has failed says so to whoever asks it for something.
+            if shared.fault.get().is_none() {
                 tracing::error!("memory of {} at {ptr:#x} is lost: {error}", shared.id);
             }
         }
