@@ -375,7 +375,8 @@ fn rows_are_gathered() {
 /// The conditioning of a forward against the published PyTorch code: t_block(SiLU(t_embedder(t) + fps_embedder(fps))).
 #[test]
 fn conditioning_of_the_published_code() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/stdit3_a");
+    // From the root of the repository, as in tests/parity.rs.
+    let folder = Path::new("tests/goldens/stdit3_a");
     let read = |name: &str| std::fs::read(folder.join(name)).expect("a reference file");
     let (weights, io) = (read("model.safetensors"), read("forward_plain/io.safetensors"));
     let (weights, io) = (SafeTensors::deserialize(&weights).unwrap(), SafeTensors::deserialize(&io).unwrap());
