@@ -214,12 +214,11 @@ class Model:
         kernels = results.json("modelled/kernels.json")
         if not self.plan or not kernels:
             return
-        major, minor = self.plan["gpu"]["compute_capability"]
-        for document in kernels["modelled"]:
-            if document["arch"]["target"] == f"sm_{major}{minor}":
-                self.arch = document["arch"]
-                self.kernels = {kernel["entry"]: kernel for kernel in document["kernels"]}
-                self.operations = document["operations"]
+        # One document, for the GPU of the plan.
+        document = kernels["modelled"][0]
+        self.arch = document["gpu"]
+        self.kernels = {kernel["entry"]: kernel for kernel in document["kernels"]}
+        self.operations = document["operations"]
 
     def shares(self, result):
         """As src/profile/roofline.rs: the longer of arithmetic and traffic, at the stated shares of the peaks."""
@@ -286,7 +285,7 @@ def bench_rows(results, model, table):
                 modelled.append(f"{milliseconds(model.shares(result))} at the stated shares")
             bound = model.bound(result)
             if bound:
-                modelled.append(f"at least {milliseconds(bound)} by the kernel model ({model.arch['product']})")
+                modelled.append(f"at least {milliseconds(bound)} by the kernel model ({model.arch['name']})")
             beside = [other_text(o, seconds) for o in others if o["op"] == result["op"] and o["shape"] == result["shape"]]
             table.row("bench", f"{result['op']} {result['shape']} {result['dtype']}", "", measured, "; ".join(modelled), "; ".join(beside))
     for o in others:

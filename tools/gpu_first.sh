@@ -94,7 +94,7 @@ prepare() {
   modelled() { "$binary" "$@" --json >"$stage/modelled/$name.json" || exit 2; }
   name=plan-none modelled plan --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache none
   name=plan-interval modelled plan --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache interval-2
-  name=kernels modelled kernels --arch sm_80,sm_90 --no-counters
+  name=kernels modelled kernels --arch "$gpu" --no-counters
 
   {
     echo "revision $(git rev-parse HEAD)$([ -z "$(git status --porcelain)" ] || echo ', and changes that are not committed')"

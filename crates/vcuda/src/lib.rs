@@ -1,9 +1,9 @@
 //! A virtual NVIDIA driver: `libcuda.so.1` for machines without a GPU. Programs of the CUDA driver API run on it unchanged, their kernels in
 //! `ptx-vm`; what hardware and driver may do late or in another order happens late or in another order.
 //!
-//! The README says how to use it. The rooms, from the bottom: [`code`] result codes, [`settings`] the environment, [`world`] all that the driver
-//! knows, behind one lock, [`memory`], [`module`] and [`graph`] what programs make, [`schedule`] what is queued and when it runs, [`enter`] the way into
-//! every function, [`api`] the exported functions, `stubs` those that are not there, [`report`] what is left at the end.
+//! The README says how to use it. The rooms, from the bottom: `code` result codes, `settings` the environment, `world` all that the driver
+//! knows, behind one lock, `memory`, `module` and `graph` what programs make, `schedule` what is queued and when it runs, `enter` the way into
+//! every function, `api` the exported functions, `stubs` those that are not there, `report` what is left at the end.
 
 mod api;
 mod code;
