@@ -209,31 +209,22 @@ class Model:
     def __init__(self, results):
         self.plan = results.json("modelled/plan-none.json")
         self.interval = results.json("modelled/plan-interval.json")
-        self.kernels = {}
-        self.arch = None
-        kernels = results.json("modelled/kernels.json")
-        if not self.plan or not kernels:
-            return
-        # One document, for the GPU of the plan.
-        document = kernels["modelled"][0]
-        self.arch = document["gpu"]
-        self.kernels = {kernel["entry"]: kernel for kernel in document["kernels"]}
-        self.operations = document["operations"]
+        (kernels,) = (results.json("modelled/kernels.json") or {"modelled": [{"kernels": [], "operations": []}]})["modelled"]
+        self.kernels = {kernel["entry"]: kernel for kernel in kernels["kernels"]}
+        self.operations = kernels["operations"]
 
     def shares(self, result):
         """As src/profile/roofline.rs: the longer of arithmetic and traffic, at the stated shares of the peaks."""
         if not self.plan:
             return None
         gpu, efficiency, work = self.plan["gpu"], self.plan["efficiency"], result["work"]
-        share = efficiency.get(result["op"])
+        share = efficiency.get("linear" if result["op"] == "conv" else result["op"])
         arithmetic = work["flops"] / (gpu["tensor_flops"] * share["value"]) if share else 0.0
         traffic = (work["bytes_read"] + work["bytes_written"]) / (gpu["bandwidth"] * efficiency["memory"]["value"])
         return max(arithmetic, traffic) + efficiency["launch_seconds"]
 
     def bound(self, result):
         """The kernel model's bound for the same kernel at the same size, where it has one."""
-        if not self.arch:
-            return None
         n = of_shape(result["shape"])
         for operation in self.operations:
             kind = operation["operation"]["kind"]
@@ -285,7 +276,7 @@ def bench_rows(results, model, table):
                 modelled.append(f"{milliseconds(model.shares(result))} at the stated shares")
             bound = model.bound(result)
             if bound:
-                modelled.append(f"at least {milliseconds(bound)} by the kernel model ({model.arch['name']})")
+                modelled.append(f"at least {milliseconds(bound)} by the kernel model")
             beside = [other_text(o, seconds) for o in others if o["op"] == result["op"] and o["shape"] == result["shape"]]
             table.row("bench", f"{result['op']} {result['shape']} {result['dtype']}", "", measured, "; ".join(modelled), "; ".join(beside))
     for o in others:
@@ -377,7 +368,9 @@ def ncu_rows(results, model, table):
             modelled = ""
             if kernel in model.kernels:
                 entry = model.kernels[kernel]
-                modelled = f"limit {entry['limit']}, tensor at most {100 * entry['bound']['of_peak']:.0f} % of the peak, {entry['occupancy']['warps']} warps, {entry['figures']['registers']} registers"
+                modelled = f"{entry['occupancy']['warps']} warps, {entry['figures']['registers']} registers"
+                if entry["bound"]:
+                    modelled += f", limit {entry['limit']}, tensor pipe at most {100 * entry['bound']['of_peak']:.0f} % of the peak"
             table.row("ncu", f"{path.stem}: {kernel}", "", ", ".join(texts), modelled)
 
 
@@ -409,7 +402,8 @@ def report(args):
     table = Table(device, model.plan["gpu"]["name"] if model.plan else "nothing")
     checks = results.rows("checks.tsv")
     for part, verdict, seconds in results.rows("parts.tsv"):
-        table.row(f"**{part}**", "", verdict if verdict in ("ok", "skipped") else f"**{verdict}**", f"{seconds} s")
+        ran = not verdict.startswith("not run")
+        table.row(f"**{part}**", "", verdict if verdict in ("ok", "skipped") else f"**{verdict}**", f"{seconds} s" if ran else "")
         for _, name, word, detail in (check for check in checks if check[0] == part):
             table.row(part, name, word if word in ("ok", "skipped") else f"**{word}**", detail)
         if part == "bench":

@@ -213,7 +213,7 @@ left() { echo $((deadline - $(date +%s))); }
 # Seconds that a part may take at most, whatever is left.
 limit() {
   case $1 in
-    facts) echo 30 ;; jit) echo 90 ;; sprites) echo 60 ;; goldens) echo 60 ;; tests) echo 120 ;; bench) echo 60 ;; compare) echo 75 ;;
+    facts) echo 30 ;; jit) echo 90 ;; sprites) echo 60 ;; goldens) echo 60 ;; tests) echo 120 ;; bench) echo 90 ;; compare) echo 75 ;;
     full) echo 100 ;; ncu) echo 90 ;; sanitizer) echo 90 ;; drills) echo 60 ;; extras) echo 60 ;;
   esac
 }
@@ -317,19 +317,18 @@ part_facts() {
   first packages torch triton numpy nvidia-cublas nvidia-cudnn-cu13
 }
 
+# Those of `adacache bench`, which says what it knows when it is asked for something else.
+operations() { "$bin" bench --ops '?' 2>&1 | sed -n 's/.*known are //p' | tr -d ,; }
+
 # The driver compiles each module when a program first needs it. Modules at the same time, as only the first program waits in practice.
 part_jit() {
   local op began=$EPOCHREALTIME pids=() pid
-  for op in linear attention residual norm sampler; do
+  for op in $(operations); do
     (check "first-$op" "$bin" bench --ops "$op" --shapes "$work/shapes/small.toml" --quick --json) &
     pids+=($!)
   done
   (check first-generate "$bin" generate "$prompt" --steps 2 --quiet --out "$work/jit.safetensors") &
   pids+=($!)
-  if [ "$quick" = no ]; then
-    (check first-decoder "$bin" check "$work/tests/goldens/opensora_vae_a" --dtype bf16) &
-    pids+=($!)
-  fi
   for pid in "${pids[@]}"; do wait "$pid"; done
   check again-generate "$bin" generate "$prompt" --steps 2 --quiet --out "$work/jit.safetensors"
   verdict all ok "$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f s", b - a }')"
@@ -440,16 +439,14 @@ one_test() {
 }
 
 part_bench() {
-  local op ops options=()
+  local op='' options=()
   [ "$quick" = no ] || options=(--quick --shapes "$work/shapes/small.toml")
-  # The program says what it knows when it is asked for something else.
-  ops=$("$bin" bench --ops '?' 2>&1 | sed -n 's/.*known are //p' | tr -d ,)
-  for op in $ops; do
+  for op in $(operations); do
     # One at a time, so that those that are done are kept.
     bench_one() { inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op.json"; }
     check "$op" bench_one
   done
-  [ -n "$ops" ] || verdict operations FAILED "adacache bench does not tell its operations"
+  [ -n "$op" ] || verdict operations FAILED "adacache bench does not tell its operations"
 }
 
 part_compare() {
