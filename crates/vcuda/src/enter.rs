@@ -137,7 +137,9 @@ pub(crate) fn call(
         // Every pattern counts its calls, also when an earlier one strikes.
         let struck: Vec<Code> = failures.iter_mut().filter_map(|f| f.strikes(name).then_some(f.code)).collect();
         if let Some(code) = struck.first() {
-            let line = format!("{name}, call {} of the process, was made to fail: {code}", d.number);
+            // A call that "fails" with success is left out: what a program does without it is what tests of that program should notice.
+            let what = if *code == Code::SUCCESS { "was left out".into() } else { format!("was made to fail: {code}") };
+            let line = format!("{name}, call {} of the process, {what}", d.number);
             if d.injected.len() < MOST_INJECTED {
                 d.injected.push(line);
             }

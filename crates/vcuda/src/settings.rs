@@ -36,7 +36,6 @@ impl Failure {
             None => (call, None),
         };
         let code = Code::parse(code)
-            .filter(|code| *code != Code::SUCCESS)
             .ok_or_else(|| format!("VCUDA_FAIL: `{code}` is no CUresult: a name such as OUT_OF_MEMORY, or a number"))?;
         Ok(Failure { pattern: pattern.trim().to_owned(), nth, code, seen: 0 })
     }
@@ -137,7 +136,8 @@ mod tests {
         let mut always = Failure::parse("*=CUDA_ERROR_UNKNOWN").unwrap();
         assert!(always.strikes("cuInit") && always.strikes("cuInit"));
         assert_eq!(Failure::parse("cuInit@1=12345").unwrap().code, Code(12345));
-        for wrong in ["cuInit", "cuInit@0=UNKNOWN", "cuInit@x=UNKNOWN", "cuInit@1=NOPE", "cuInit=SUCCESS", "cuInit=0"] {
+        assert_eq!(Failure::parse("cuInit@1=SUCCESS").unwrap().code, Code::SUCCESS);
+        for wrong in ["cuInit", "cuInit@0=UNKNOWN", "cuInit@x=UNKNOWN", "cuInit@1=NOPE"] {
             assert!(Failure::parse(wrong).is_err(), "{wrong}");
         }
     }
