@@ -6,6 +6,7 @@
 import argparse
 import array
 import csv
+import ctypes
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import pathlib
 import random
 import re
 import struct
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -111,6 +113,30 @@ def embedding(args):
     header = json.dumps({"embedding": {"dtype": "F32", "shape": [args.tokens, args.channels], "data_offsets": [0, 4 * count]}}).encode()
     header += b" " * (-len(header) % 8)
     pathlib.Path(args.path).write_bytes(struct.pack("<Q", len(header)) + header + values.tobytes())
+
+
+def crowded(args):
+    """Runs a command while all but some MiB of a GPU's memory are taken; its exit status, or 125."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        print(error)
+        return 125
+    ordinal = int(args.device.partition(":")[2] or 0)
+    context, pointer, free, total = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_size_t(), ctypes.c_size_t()
+    chunk = 256 * MIB
+    calls = [("cuInit", 0), ("cuDevicePrimaryCtxRetain", ctypes.byref(context), ordinal), ("cuCtxSetCurrent", context)]
+    calls += [("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))]
+    for name, *arguments in calls:
+        if code := getattr(driver, name)(*arguments):
+            print(f"{name} gives {code}")
+            return 125
+    while free.value > args.leave * MIB + chunk:
+        if code := driver.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(chunk)):
+            print(f"cuMemAlloc gives {code} with {free.value} bytes free")
+            return 125
+        driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    return subprocess.run(args.command).returncode
 
 
 def cases(args):
@@ -455,11 +481,12 @@ def main():
     command(least)
     command(field, ("file", {}), ("name", {}))
     command(embedding, ("path", {}), ("tokens", {"type": int}), ("channels", {"type": int}))
+    command(crowded, ("device", {}), ("leave", {"type": int}), ("command", {"nargs": argparse.REMAINDER}))
     command(cases, ("file", {}))
     command(tests, ("listed", {}), ("ran", {}))
     command(report, ("results", {"help": "results.tar.gz, or the folder in it"}))
     args = parser.parse_args()
-    sys.exit(int(bool(args.run(args))))
+    sys.exit(int(args.run(args) or 0))
 
 
 if __name__ == "__main__":
