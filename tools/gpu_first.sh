@@ -486,7 +486,8 @@ part_full() {
     shift
     check "$name" inner 60 "$bin" "${common[@]}" --out "$work/full-$name.safetensors" --report "$results/full/$name.json" "$@"
   }
-  full resident --cache none || return
+  # (Its own status would read as the end of the part.)
+  full resident --cache none || return 1
   budget=$("$bin" "${common[@]}" --cache none --out "$work/none.safetensors" --vram-budget 1MiB 2>&1 | first budget)
   if [ "$quick" = yes ]; then
     verdict streamed skipped "the small checkpoint fits into any budget"
