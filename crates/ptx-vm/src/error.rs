@@ -5,9 +5,11 @@ use std::fmt;
 use thiserror::Error;
 
 /// PTX that cannot be loaded: where, what stands there, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Error)]
 #[error("{file}:{line}: {message}{}", quoted(.text))]
 pub struct LoadError {
+    /// What kind of thing is wrong.
+    pub kind: LoadErrorKind,
     /// Name given to [`crate::Module::parse`].
     pub file: String,
     /// Line in the PTX text, from 1; 0 when the module as a whole is meant.
@@ -16,6 +18,20 @@ pub struct LoadError {
     pub text: String,
     /// What is wrong with it.
     pub message: String,
+}
+
+/// What kind of thing stands in the way of loading a module or a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadErrorKind {
+    /// The text is not PTX, or PTX this crate cannot read.
+    Syntax,
+    /// An instruction that the decoder does not know, or not in this form: it is not in [`crate::coverage`].
+    UnknownInstruction,
+    /// The module has no entry of that name.
+    NoEntry,
+    /// Anything else: a name nobody declares, a size out of range, a feature of modules that is not there.
+    Invalid,
 }
 
 fn quoted(text: &str) -> String {
@@ -122,9 +138,29 @@ pub enum FaultKind {
     Interrupted,
 }
 
-impl fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl FaultKind {
+    /// Every kind, in the order of the README.
+    pub const ALL: [FaultKind; 10] = [
+        FaultKind::OutOfBounds,
+        FaultKind::Misaligned,
+        FaultKind::Barrier,
+        FaultKind::Trap,
+        FaultKind::StackOverflow,
+        FaultKind::Budget,
+        FaultKind::Launch,
+        FaultKind::Interrupted,
+        FaultKind::Uninitialised,
+        FaultKind::Race,
+    ];
+
+    /// The kind of that name, as reports and cases write it.
+    pub fn parse(name: &str) -> Option<FaultKind> {
+        FaultKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// What reports and cases call it.
+    pub fn name(self) -> &'static str {
+        match self {
             FaultKind::OutOfBounds => "out_of_bounds",
             FaultKind::Misaligned => "misaligned",
             FaultKind::Uninitialised => "uninitialised",
@@ -135,7 +171,13 @@ impl fmt::Display for FaultKind {
             FaultKind::StackOverflow => "stack_overflow",
             FaultKind::Launch => "launch",
             FaultKind::Interrupted => "interrupted",
-        })
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

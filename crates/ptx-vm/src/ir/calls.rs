@@ -1,14 +1,19 @@
 //! Which functions a kernel reaches, and which of them get code of their own instead of being put in place at every call.
 
 use super::lower::R;
+use crate::error::{LoadError, LoadErrorKind};
 use crate::memory::FUNCTION_WINDOW;
-use crate::parse::{Function, Init, Inst, Operand, Stmt, Top, parse_body};
+use crate::parse::{Function, Init, Inst, Operand, Stmt, Top, parse_body, parse_readable};
 use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Statements up to which a function is always put in place, and up to which all its copies together are.
 const SMALL: usize = 64;
 const COPIES: usize = 2_000;
+/// Calls that are put in place one inside the other; each takes some stack of whoever decodes the kernel.
+const DEPTH: usize = 32;
+/// Functions a kernel may reach.
+const MOST_FUNCTIONS: usize = 10_000;
 
 pub(crate) type Body<'a> = Rc<Vec<Stmt<'a>>>;
 
@@ -32,6 +37,8 @@ pub(crate) struct Plan<'a> {
     /// Nodes whose address is taken: where indirect calls may go.
     pub(crate) targets: Vec<usize>,
     index: HashMap<usize, usize>,
+    /// What could not be read of the bodies, where it is left out instead of ending it all.
+    pub(crate) gaps: Option<Vec<LoadError>>,
 }
 
 /// The function of that name with a body.
@@ -54,11 +61,13 @@ fn is_call(inst: &Inst<'_>) -> bool {
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(file: &'a str, text: &'a str, top: &Top<'a>, entry: usize) -> R<Plan<'a>> {
-        let mut plan = Plan { nodes: Vec::new(), targets: Vec::new(), index: HashMap::new() };
+    /// When it `collects`, what cannot be read is left out and listed in [`Plan::gaps`].
+    pub(crate) fn new(file: &'a str, text: &'a str, top: &Top<'a>, entry: usize, collects: bool) -> R<Plan<'a>> {
+        let gaps = collects.then(Vec::new);
+        let mut plan = Plan { nodes: Vec::new(), targets: Vec::new(), index: HashMap::new(), gaps };
         plan.add(file, text, top, entry)?;
         if plan.nodes.iter().any(|n| n.indirect) {
-            for function in taken(file, text, top)? {
+            for function in taken(file, text, top, collects)? {
                 let node = plan.add(file, text, top, function)?;
                 plan.targets.push(node);
             }
@@ -83,8 +92,9 @@ impl<'a> Plan<'a> {
         for node in 1..n {
             plan.nodes[node].own = plan.nodes[node].reach[node] || plan.targets.contains(&node);
         }
-        // Callees first: their size is known then.
+        // Callees first: their size is known then, and how deeply calls are put into each other.
         let mut size: Vec<Option<usize>> = vec![None; n];
+        let mut depth = vec![0; n];
         while let Some(node) = (0..n).find(|i| {
             let known = |c: &usize| plan.nodes[*c].own || size[*c].is_some();
             size[*i].is_none() && plan.nodes[*i].calls.iter().all(known)
@@ -93,7 +103,10 @@ impl<'a> Plan<'a> {
             let total = plan.nodes[node].body.len() + plan.nodes[node].calls.iter().map(inside).sum::<usize>();
             let sites = plan.nodes.iter().flat_map(|n| &n.calls).filter(|c| **c == node).count();
             size[node] = Some(total);
-            if node > 0 && sites > 1 && total > SMALL && total * sites > COPIES {
+            let below = plan.nodes[node].calls.iter().filter(|c| !plan.nodes[**c].own).map(|c| depth[*c] + 1).max();
+            depth[node] = below.unwrap_or(0);
+            let large = sites > 1 && total > SMALL && total * sites > COPIES;
+            if node > 0 && (large || depth[node] >= DEPTH) {
                 plan.nodes[node].own = true;
             }
         }
@@ -102,29 +115,53 @@ impl<'a> Plan<'a> {
 
     /// The node of a function, with everything it calls.
     fn add(&mut self, file: &'a str, text: &'a str, top: &Top<'a>, function: usize) -> R<usize> {
-        if let Some(node) = self.index.get(&function) {
-            return Ok(*node);
-        }
-        let Function { body: Some((at, line)), .. } = top.functions[function] else { return Ok(0) };
-        let body = Rc::new(parse_body(file, text, at, line)?);
-        let node = self.nodes.len();
-        self.index.insert(function, node);
-        let (calls, reach) = (Vec::new(), Vec::new());
-        self.nodes.push(Reached { function, body: body.clone(), own: false, calls, indirect: false, reach });
-        for statement in body.iter() {
-            if let Stmt::Inst(inst) = statement
-                && is_call(inst)
-                && let Some(name) = callee(inst)
-            {
-                if let Some(to) = find(top, name) {
-                    let to = self.add(file, text, top, to)?;
-                    self.nodes[node].calls.push(to);
-                } else if !top.functions.iter().any(|f| f.name == name) {
-                    self.nodes[node].indirect = true;
+        let first = self.node_of(file, text, top, function)?;
+        // Nodes whose calls are not followed yet. No recursion: a module may have a chain of calls of any length.
+        let mut open = if first.1 { vec![first.0] } else { Vec::new() };
+        while let Some(node) = open.pop() {
+            for statement in self.nodes[node].body.clone().iter() {
+                if let Stmt::Inst(inst) = statement
+                    && is_call(inst)
+                    && let Some(name) = callee(inst)
+                {
+                    if let Some(to) = find(top, name) {
+                        let (to, new) = self.node_of(file, text, top, to)?;
+                        self.nodes[node].calls.push(to);
+                        open.extend(new.then_some(to));
+                    } else if !top.functions.iter().any(|f| f.name == name) {
+                        self.nodes[node].indirect = true;
+                    }
                 }
             }
         }
-        Ok(node)
+        Ok(first.0)
+    }
+
+    /// The node of a function, and whether it is new.
+    fn node_of(&mut self, file: &'a str, text: &'a str, top: &Top<'a>, function: usize) -> R<(usize, bool)> {
+        if let Some(node) = self.index.get(&function) {
+            return Ok((*node, false));
+        }
+        let Function { body: Some((at, line)), .. } = top.functions[function] else { return Ok((0, false)) };
+        let body = Rc::new(match &mut self.gaps {
+            Some(gaps) => parse_readable(file, text, at, line, gaps),
+            None => parse_body(file, text, at, line)?,
+        });
+        let node = self.nodes.len();
+        if node == MOST_FUNCTIONS {
+            let name = top.functions[function].name;
+            return Err(LoadError {
+                kind: LoadErrorKind::Invalid,
+                file: file.to_owned(),
+                line: top.functions[function].line,
+                text: name.to_owned(),
+                message: format!("the kernel reaches more than {MOST_FUNCTIONS} functions"),
+            });
+        }
+        self.index.insert(function, node);
+        let (calls, reach) = (Vec::new(), Vec::new());
+        self.nodes.push(Reached { function, body, own: false, calls, indirect: false, reach });
+        Ok((node, true))
     }
 
     /// The node of the function of that name.
@@ -139,7 +176,7 @@ impl<'a> Plan<'a> {
 }
 
 /// The functions of a module whose address some function or variable holds.
-fn taken<'a>(file: &'a str, text: &'a str, top: &Top<'a>) -> R<Vec<usize>> {
+fn taken<'a>(file: &'a str, text: &'a str, top: &Top<'a>, collects: bool) -> R<Vec<usize>> {
     let mut out = Vec::new();
     let mut take = |name: &str| {
         if let Some(function) = find(top, name)
@@ -156,7 +193,12 @@ fn taken<'a>(file: &'a str, text: &'a str, top: &Top<'a>) -> R<Vec<usize>> {
     }
     for function in &top.functions {
         let Some((at, line)) = function.body else { continue };
-        for statement in parse_body(file, text, at, line)? {
+        let body = match collects {
+            // What cannot be read here is told of where it is reached.
+            true => parse_readable(file, text, at, line, &mut Vec::new()),
+            false => parse_body(file, text, at, line)?,
+        };
+        for statement in body {
             match statement {
                 Stmt::Inst(inst) if !is_call(&inst) => {
                     for operand in &inst.operands {

@@ -565,7 +565,7 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
             };
             if pattern.waits { l.together(form.aligned(), emit) } else { emit(l) }
         }
-        Err(message) => l.error(message),
+        Err(message) => l.unknown(message),
     }
 }
 

@@ -5,14 +5,14 @@ use super::emit::convert;
 use super::emit::memory::spill;
 use super::isa;
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
-use crate::error::LoadError;
+use crate::error::{LoadError, LoadErrorKind};
 use crate::exec::alu::*;
 use crate::exec::control;
 use crate::exec::op::{Exec, Handler, handler};
 use crate::exec::ops;
 use crate::exec::runtime;
-use crate::parse::{Inst, Operand, Space, Stmt, Top, Ty};
-use std::collections::HashMap;
+use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -261,6 +261,9 @@ struct Scope<'a> {
 /// Instructions a kernel may have after inlining; beyond it something is wrong (or recursive).
 const MAX_CODE: usize = 4_000_000;
 
+/// Bytes of parameters a kernel may have, as on the hardware.
+const MOST_PARAMS: usize = 32_764;
+
 pub(crate) struct Lower<'a> {
     file: &'a str,
     text: &'a Arc<str>,
@@ -302,6 +305,23 @@ pub(crate) struct Lower<'a> {
     results: Vec<(Val, Where, u32)>,
     carry: Option<u32>,
     pub(crate) class: Class,
+    /// What cannot be decoded, where that is listed instead of ending it all.
+    gaps: Option<Gaps>,
+}
+
+/// Errors in the order they were met, each once.
+#[derive(Default)]
+struct Gaps {
+    list: Vec<LoadError>,
+    known: HashSet<LoadError>,
+}
+
+impl Gaps {
+    fn add(&mut self, error: LoadError) {
+        if self.known.insert(error.clone()) {
+            self.list.push(error);
+        }
+    }
 }
 
 /// An instruction matched against the table.
@@ -343,11 +363,23 @@ pub(crate) fn width(ty: Ty) -> Where {
 impl<'a> Lower<'a> {
     #[cold]
     pub(crate) fn error<T>(&self, message: impl Into<String>) -> R<T> {
+        self.refuse(LoadErrorKind::Invalid, message.into())
+    }
+
+    /// The instruction is not one the decoder knows, or not in this form.
+    #[cold]
+    pub(crate) fn unknown<T>(&self, message: impl Into<String>) -> R<T> {
+        self.refuse(LoadErrorKind::UnknownInstruction, message.into())
+    }
+
+    #[cold]
+    fn refuse<T>(&self, kind: LoadErrorKind, message: String) -> R<T> {
         Err(LoadError {
+            kind,
             file: self.file.to_owned(),
             line: self.line,
             text: self.inst_text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect(),
-            message: message.into(),
+            message,
         })
     }
 
@@ -1149,6 +1181,33 @@ impl<'a> Lower<'a> {
         self.block(&body, &mut at)
     }
 
+    /// Notes an error where errors are listed, else gives it back.
+    fn note(&mut self, error: LoadError) -> R {
+        match &mut self.gaps {
+            Some(gaps) => {
+                gaps.add(error);
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// What must be as before when an instruction is left out.
+    fn instruction_or_gap(&mut self, inst: &Inst<'a>) -> R {
+        let (code, floor, scopes, ret, node) = (self.raw.len(), self.floor, self.scopes.len(), self.ret, self.node);
+        let done = self.instruction(inst);
+        if let Err(error) = done {
+            self.note(error)?;
+            self.raw.truncate(code);
+            self.scopes.truncate(scopes);
+            (self.floor, self.ret, self.node, self.guard) = (floor, ret, node, None);
+        }
+        if self.raw.len() > MAX_CODE {
+            return self.error("the kernel is too large");
+        }
+        Ok(())
+    }
+
     /// Lowers statements up to the end of the scope.
     fn block(&mut self, statements: &[Stmt<'a>], at: &mut usize) -> R {
         // Labels may be used before they stand.
@@ -1163,7 +1222,8 @@ impl<'a> Lower<'a> {
                     if self.scope().labels.insert(name, id).is_some() {
                         self.line = *line;
                         self.inst_text = name;
-                        return self.error("label defined twice");
+                        let twice = self.error("label defined twice");
+                        twice.or_else(|error| self.note(error))?;
                     }
                 }
                 Stmt::Targets(name, targets) if depth == 0 => {
@@ -1192,7 +1252,12 @@ impl<'a> Lower<'a> {
                 Stmt::Var(var) => {
                     self.line = var.line;
                     self.inst_text = var.name;
-                    self.variable_declared(var)?;
+                    if let Err(error) = self.variable_declared(var) {
+                        self.note(error)?;
+                        // What uses it is no gap of its own.
+                        let any = Var { space: var.space, at: 0, element: var.element, base: None };
+                        self.scope().vars.insert(var.name, any);
+                    }
                 }
                 Stmt::Label(name, _) => {
                     let id = self.label(name)?;
@@ -1200,7 +1265,7 @@ impl<'a> Lower<'a> {
                 }
                 Stmt::Loc(loc) => self.located(loc),
                 Stmt::Targets(..) => {}
-                Stmt::Inst(inst) => self.instruction(inst)?,
+                Stmt::Inst(inst) => self.instruction_or_gap(inst)?,
             }
         }
         Ok(())
@@ -1268,9 +1333,6 @@ impl<'a> Lower<'a> {
         }
         isa::lower(self, inst)?;
         self.guard = None;
-        if self.raw.len() > MAX_CODE {
-            return self.error("the kernel is too large");
-        }
         Ok(())
     }
 
@@ -1337,9 +1399,40 @@ pub(crate) fn lower<'a>(
     entry: &str,
     globals: &'a Arc<Globals>,
 ) -> R<Kernel> {
+    decode(file, text, top, entry, globals, &mut None)
+}
+
+/// Everything that keeps an entry from being decoded, by lines.
+pub(crate) fn gaps<'a>(
+    file: &'a str,
+    text: &'a Arc<str>,
+    top: &'a Top<'a>,
+    entry: &str,
+    globals: &'a Arc<Globals>,
+) -> Vec<LoadError> {
+    let mut gaps = Some(Gaps::default());
+    let end = decode(file, text, top, entry, globals, &mut gaps);
+    let mut gaps = gaps.unwrap_or_default();
+    if let Err(error) = end {
+        gaps.add(error);
+    }
+    gaps.list.sort_by_key(|error| error.line);
+    gaps.list
+}
+
+/// Decodes an entry. With `gaps` it goes on behind what it cannot decode, and lists that there; the kernel is worth nothing then.
+fn decode<'a>(
+    file: &'a str,
+    text: &'a Arc<str>,
+    top: &'a Top<'a>,
+    entry: &str,
+    globals: &'a Arc<Globals>,
+    gaps: &mut Option<Gaps>,
+) -> R<Kernel> {
     let Some(index) = top.functions.iter().position(|f| f.entry && f.name == entry && f.body.is_some()) else {
         let known: Vec<&str> = top.functions.iter().filter(|f| f.entry).map(|f| f.name).collect();
         return Err(LoadError {
+            kind: LoadErrorKind::NoEntry,
             file: file.to_owned(),
             line: 0,
             text: String::new(),
@@ -1347,7 +1440,11 @@ pub(crate) fn lower<'a>(
         });
     };
     let function = &top.functions[index];
-    let plan = Rc::new(Plan::new(file, text, top, index)?);
+    let mut plan = Plan::new(file, text, top, index, gaps.is_some())?;
+    if let (Some(gaps), Some(read)) = (&mut *gaps, plan.gaps.take()) {
+        read.into_iter().for_each(|error| gaps.add(error));
+    }
+    let plan = Rc::new(plan);
     let mut l = Lower {
         file,
         text,
@@ -1383,7 +1480,22 @@ pub(crate) fn lower<'a>(
         results: Vec::new(),
         carry: None,
         class: Class::Other,
+        gaps: gaps.take(),
     };
+    let done = parts(&mut l, function);
+    *gaps = l.gaps.take();
+    let (params, static_shared) = done?;
+    if let Some(found) = &mut *gaps
+        && let Some(first) = found.list.first()
+    {
+        return Err(first.clone());
+    }
+    super::finish::finish(l, function, params, static_shared, text.clone(), globals.clone())
+}
+
+/// Lowers an entry and all it calls; gives its parameters and the bytes of its static shared memory.
+fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, usize)> {
+    let top = l.top;
     // Dynamic shared arrays start behind all static ones, whose total is known only after the body: a first pass sizes them.
     for var in top.variables.iter().filter(|v| v.space == Space::Shared) {
         if var.size == 0 {
@@ -1397,7 +1509,7 @@ pub(crate) fn lower<'a>(
     for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size == 0) {
         dynamic_align = dynamic_align.max(var.align);
     }
-    let static_total = shared_total(&l);
+    let static_total = shared_total(l);
     let dynamic_at = static_total.next_multiple_of(dynamic_align);
     let names: Vec<&str> = l.dynamic.keys().copied().collect();
     for name in &names {
@@ -1413,9 +1525,14 @@ pub(crate) fn lower<'a>(
             .insert(p.name, Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None });
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         l.param_bytes = offset + p.size;
+        if l.param_bytes > MOST_PARAMS {
+            l.inst_text = p.name;
+            return l.error(format!("the parameters take more than {MOST_PARAMS} bytes"));
+        }
     }
     if function.cluster.is_some_and(|n| n != [1; 3]) {
-        return l.error("thread block clusters (.reqnctapercluster) are not supported");
+        let clusters = l.error("thread block clusters (.reqnctapercluster) are not supported");
+        clusters.or_else(|error| l.note(error))?;
     }
     l.units.push(Unit { node: 0, code: Vec::new(), frame: u32::MAX, args: Vec::new(), preds: 0..0, local: 0 });
     l.body(0)?;
@@ -1430,7 +1547,7 @@ pub(crate) fn lower<'a>(
         unit += 1;
     }
     let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
-    super::finish::finish(l, function, params, static_shared, text.clone(), globals.clone())
+    Ok((params, static_shared))
 }
 
 impl Lower<'_> {

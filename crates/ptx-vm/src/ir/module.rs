@@ -3,7 +3,7 @@
 use super::calls;
 use super::lower::Loc;
 use crate::counters::SourceLine;
-use crate::error::{Fault, LoadError};
+use crate::error::{Fault, LoadError, LoadErrorKind};
 use crate::exec::op::Op;
 use crate::memory::{Allocation, Region, Table};
 use crate::parse::{Init, Space, Top, Ty, Var, parse_instruction, parse_top};
@@ -208,6 +208,15 @@ impl Module {
         Ok(kernel)
     }
 
+    /// Everything that keeps the kernel of that name from being decoded, in the order of the text: [`Module::kernel`] gives the first that
+    /// it meets. Empty when the kernel can be decoded.
+    pub fn gaps(&self, entry: &str) -> Vec<LoadError> {
+        match self.kernel(entry) {
+            Ok(_) => Vec::new(),
+            Err(_) => super::lower::gaps(&self.name, &self.text, &self.top, entry, &self.globals),
+        }
+    }
+
     /// Decodes every kernel that has not been decoded before, and gives the names of those that cannot be, with the reason.
     pub fn decode_all(&self) -> Vec<(&str, LoadError)> {
         self.entries().filter_map(|entry| Some((entry, self.kernel(entry).err()?))).collect()
@@ -308,15 +317,18 @@ impl Kernel {
 fn place_globals(file: &str, top: &Top<'_>) -> Result<Globals, LoadError> {
     let mut globals = Globals::default();
     let mut placed: Vec<(&Var<'_>, Arc<Allocation>)> = Vec::new();
+    let mut total = 0;
     let error = |var: &Var<'_>, message: &str| LoadError {
+        kind: LoadErrorKind::Invalid,
         file: file.to_owned(),
         line: var.line,
         text: var.name.to_owned(),
         message: message.to_owned(),
     };
     for var in top.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const)) {
-        if var.size > 1 << 32 {
-            return Err(error(var, "variable too large"));
+        total += var.size;
+        if total > 1 << 32 {
+            return Err(error(var, "the variables of the module take more than 4 GiB"));
         }
         let allocation =
             Allocation::new(var.size, true, true, var.name).ok_or_else(|| error(var, "no memory for this variable"))?;

@@ -5,33 +5,80 @@ use super::*;
 /// Parses the body that starts at byte `at` (behind its brace) on `line`.
 pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32) -> Result<Vec<Stmt<'a>>> {
     let mut p = Parser::new(file, text, at, line);
-    let mut out = Vec::new();
-    let mut depth = 1;
-    let mut vars = Vec::new();
+    let mut body = Body { depth: 1, ..Body::default() };
+    while !body.statement(&mut p)? {}
+    Ok(body.out)
+}
+
+/// The same, as far as it can be read: statements that cannot be are left out, and listed in `errors`.
+pub(crate) fn parse_readable<'a>(
+    file: &'a str,
+    text: &'a str,
+    at: usize,
+    line: u32,
+    errors: &mut Vec<LoadError>,
+) -> Vec<Stmt<'a>> {
+    let mut whole = Lexer::new(text, at, line);
+    whole.skip_braces();
+    let mut p = Parser::new(file, text.get(..whole.at).unwrap_or(text), at, line);
+    let mut body = Body { depth: 1, ..Body::default() };
     loop {
+        let before = p.lexer.clone();
+        match body.statement(&mut p) {
+            Ok(true) => return body.out,
+            Ok(false) => {}
+            // That the end is missing follows from what was skipped.
+            Err(error) if p.peek() == Kind::End && !errors.is_empty() && error.text == "end of file" => {
+                return body.out;
+            }
+            Err(error) => {
+                errors.push(error);
+                p.lexer = before;
+                p.skip_to_semicolon();
+                if p.peek() == Kind::End {
+                    return body.out;
+                }
+            }
+        }
+    }
+}
+
+/// A body, as far as it has been parsed.
+#[derive(Default)]
+struct Body<'a> {
+    out: Vec<Stmt<'a>>,
+    /// Braces that are open.
+    depth: usize,
+    vars: Vec<Var<'a>>,
+}
+
+impl<'a> Body<'a> {
+    /// Parses one statement; true when it was the brace that ends the body.
+    fn statement(&mut self, p: &mut Parser<'a>) -> Result<bool> {
+        let Body { out, depth, vars } = self;
         let token = p.next();
         match token.kind {
             Kind::End => return p.error(token, "function body is not closed"),
             Kind::Punct(b'{') => {
-                depth += 1;
+                *depth += 1;
                 out.push(Stmt::Open);
             }
             Kind::Punct(b'}') => {
-                depth -= 1;
-                if depth == 0 {
-                    return Ok(out);
+                *depth -= 1;
+                if *depth == 0 {
+                    return Ok(true);
                 }
                 out.push(Stmt::Close);
             }
             Kind::Punct(b';') => {}
-            Kind::Punct(b'@') => out.push(Stmt::Inst(guarded(&mut p, token)?)),
+            Kind::Punct(b'@') => out.push(Stmt::Inst(guarded(p, token)?)),
             Kind::Word(word) if word.starts_with('.') => match word {
-                ".reg" => registers(&mut p, &mut out)?,
-                ".local" => p.variables(Space::Local, "", &mut vars)?,
-                ".shared" => p.variables(Space::Shared, "", &mut vars)?,
-                ".param" => p.variables(Space::Param, "", &mut vars)?,
-                ".global" => p.variables(Space::Global, "", &mut vars)?,
-                ".const" => p.variables(Space::Const, "", &mut vars)?,
+                ".reg" => registers(p, out)?,
+                ".local" => p.variables(Space::Local, "", vars)?,
+                ".shared" => p.variables(Space::Shared, "", vars)?,
+                ".param" => p.variables(Space::Param, "", vars)?,
+                ".global" => p.variables(Space::Global, "", vars)?,
+                ".const" => p.variables(Space::Const, "", vars)?,
                 ".loc" => {
                     let place = [p.int()? as u32, p.int()? as u32, p.int()? as u32];
                     let mut inlined_at = None;
@@ -69,12 +116,13 @@ pub(crate) fn parse_body<'a>(file: &'a str, text: &'a str, at: usize, line: u32)
                         _ => out.push(Stmt::Label(word, token.line)),
                     }
                 } else {
-                    out.push(Stmt::Inst(instruction(&mut p, token, None, word)?));
+                    out.push(Stmt::Inst(instruction(p, token, None, word)?));
                 }
             }
             _ => return p.error(token, "expected an instruction"),
         }
         out.extend(vars.drain(..).map(Stmt::Var));
+        Ok(false)
     }
 }
 

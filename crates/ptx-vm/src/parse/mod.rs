@@ -6,10 +6,10 @@ mod lexer;
 mod top;
 
 pub(crate) use ast::*;
-pub(crate) use body::{parse_body, parse_instruction};
+pub(crate) use body::{parse_body, parse_instruction, parse_readable};
 pub(crate) use top::{Function, Top, parse_top};
 
-use crate::error::LoadError;
+use crate::error::{LoadError, LoadErrorKind};
 use lexer::{Kind, Lexer, Token};
 
 /// A parser position with the helpers both levels use.
@@ -32,7 +32,13 @@ impl<'a> Parser<'a> {
             Kind::Punct(b) => (b as char).to_string(),
             Kind::End => "end of file".to_owned(),
         };
-        Err(LoadError { file: self.file.to_owned(), line: token.line, text, message: message.into() })
+        Err(LoadError {
+            kind: LoadErrorKind::Syntax,
+            file: self.file.to_owned(),
+            line: token.line,
+            text,
+            message: message.into(),
+        })
     }
 
     fn next(&mut self) -> Token<'a> {
@@ -147,7 +153,7 @@ impl<'a> Parser<'a> {
             }
             let mut init = Vec::new();
             if self.eat(b'=') {
-                self.initialiser(ty, &mut init)?;
+                self.initialiser(ty, &mut init, 0)?;
             }
             let size = if sized { count * ty.bytes() } else { init.len() * ty.bytes() };
             let align = if align == 0 { ty.bytes() * lanes } else { align };
@@ -164,10 +170,15 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn initialiser(&mut self, ty: Ty, out: &mut Vec<Init<'a>>) -> Result<()> {
+    fn initialiser(&mut self, ty: Ty, out: &mut Vec<Init<'a>>, depth: usize) -> Result<()> {
+        let token = self.lexer.peek();
         if self.eat(b'{') {
+            // A level for each dimension of an array, of which nobody has as many.
+            if depth == 32 {
+                return self.error(token, "initial value nested too deeply");
+            }
             while !self.eat(b'}') {
-                self.initialiser(ty, out)?;
+                self.initialiser(ty, out, depth + 1)?;
                 if !self.eat(b',') {
                     self.expect(b'}')?;
                     break;

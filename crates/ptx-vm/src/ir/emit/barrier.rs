@@ -10,7 +10,7 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let id = l.src(&f.ops[0], Ty::U32)?;
     let threads = match f.ops.get(1) {
         Some(n) => l.src(n, Ty::U32)?,
-        None if f.has("arrive") => return l.error("an arrival needs a thread count"),
+        None if f.has("arrive") => return l.unknown("an arrival needs a thread count"),
         None => Val::None,
     };
     let imm = i64::from(f.has("arrive")) | alignment(f);
@@ -35,7 +35,7 @@ pub(crate) fn warp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let id = l.src(&f.ops[1], Ty::U32)?;
     let threads = if f.ops.len() == 4 { l.src(&f.ops[2], Ty::U32)? } else { Val::None };
-    let Some(last) = f.ops.last() else { return l.error("a predicate is missing") };
+    let Some(last) = f.ops.last() else { return l.unknown("a predicate is missing") };
     let (p, negated) = l.pred(last)?;
     let mut imm = if f.has("popc") {
         2

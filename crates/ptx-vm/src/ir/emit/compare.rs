@@ -30,7 +30,7 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
                 "geu" => all::<$geu>(),
                 "num" => all::<$num>(),
                 "nan" => all::<$nan>(),
-                _ => return l.error(format!("`.{name}` does not compare floats")),
+                _ => return l.unknown(format!("`.{name}` does not compare floats")),
             }
         };
     }
@@ -56,16 +56,16 @@ fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
                 "ls" => all::<$ule>(),
                 "hi" => all::<$ugt>(),
                 "hs" => all::<$uge>(),
-                _ => return l.error(format!("`.{name}` does not compare integers")),
+                _ => return l.unknown(format!("`.{name}` does not compare integers")),
             }
         };
     }
     if ftz && !matches!(ty, Ty::F32 | Ty::F16) {
-        return l.error(format!("`.ftz` does not go with .{}", ty.name()));
+        return l.unknown(format!("`.ftz` does not go with .{}", ty.name()));
     }
     let unsigned = ["lo", "ls", "hi", "hs"].contains(&name);
     if ty.signed() && unsigned || matches!(ty, Ty::B16 | Ty::B32 | Ty::B64) && !["eq", "ne"].contains(&name) {
-        return l.error(format!("`.{name}` does not compare .{}", ty.name()));
+        return l.unknown(format!("`.{name}` does not compare .{}", ty.name()));
     }
     Ok(match ty {
         Ty::F32 if ftz => float!(
@@ -137,7 +137,7 @@ fn combination<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R<(i64, Val)> {
             Ok((how | i64::from(negated) << 3, c))
         }
         None if how == 0 => Ok((0, Val::Raw(0))),
-        _ => l.error("the combination and its predicate do not go together"),
+        _ => l.unknown("the combination and its predicate do not go together"),
     }
 }
 
@@ -175,7 +175,7 @@ fn halves<'a>(l: &mut Lower<'a>, a: &Operand<'a>, b: &Operand<'a>) -> R<[[Val; 2
 }
 
 pub(crate) fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let Operand::Pair(p, q) = &f.ops[0] else { return l.error("two destinations expected: p|q") };
+    let Operand::Pair(p, q) = &f.ops[0] else { return l.unknown("two destinations expected: p|q") };
     let targets = [l.pred(p)?.0, l.pred(q)?.0];
     let halves = halves(l, &f.ops[1], &f.ops[2])?;
     let (imm, c) = combination(l, f)?;

@@ -39,7 +39,7 @@ pub(crate) fn alloca<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let align = match f.ops.get(2) {
         None => 8,
         Some(Operand::Int(n)) if (1..=1 << 23).contains(n) && (*n & (*n - 1)) == 0 => *n as i64,
-        Some(_) => return l.error("the alignment is a power of two up to 2^23"),
+        Some(_) => return l.unknown("the alignment is a power of two up to 2^23"),
     };
     l.allocates = true;
     let d = l.dst(&f.ops[0], f.ty())?;

@@ -266,7 +266,7 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         )
     };
     if odd(to) || odd(from) || from == Ty::Tf32 {
-        return l.error(format!("no conversion from .{} to .{}", from.name(), to.name()));
+        return l.unknown(format!("no conversion from .{} to .{}", from.name(), to.name()));
     }
     // The source in its type's natural lanes: 8-bit values are widened to 16 first.
     let mut a = if matches!(from, Ty::U8 | Ty::S8) {
@@ -326,10 +326,10 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 (true, Ty::U8) => handler::<UnOp<ClampTo8<i64, false>>>(),
                 (true, Ty::S8) => handler::<UnOp<ClampTo8<i64, true>>>(),
                 (false, _) => {
-                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.error("bad destination"))
+                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.unknown("bad destination"))
                 }
                 (true, _) => {
-                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.error("bad destination"))
+                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.unknown("bad destination"))
                 }
             };
             l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
@@ -339,7 +339,7 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             if small { cut8(l, v, to) } else { v }
         }
     } else if int_to {
-        let Some(im) = im else { return l.error("rounding to an integer is missing") };
+        let Some(im) = im else { return l.unknown("rounding to an integer is missing") };
         let t = Val::Reg(l.fresh(width(wide_to)));
         let source = match from {
             Ty::F16 | Ty::Bf16 => {
@@ -361,9 +361,9 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 _ => by_mode!(im, F64To8, true),
             }
         } else if from == Ty::F64 {
-            by_int_type!(wide_to, D => by_mode!(im, F64ToInt<D>,), return l.error("bad destination"))
+            by_int_type!(wide_to, D => by_mode!(im, F64ToInt<D>,), return l.unknown("bad destination"))
         } else {
-            by_int_type!(wide_to, D => by_mode!(im, F32ToInt<D>,), return l.error("bad destination"))
+            by_int_type!(wide_to, D => by_mode!(im, F32ToInt<D>,), return l.unknown("bad destination"))
         };
         l.push(run, [t, source, Val::None, Val::None], 1, 0);
         t
@@ -393,7 +393,7 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             Ty::F16 => by_mode!(m, IntToHalf<u64>, false),
             Ty::Bf16 if from.signed() => by_mode!(m, IntToHalf<i64>, true),
             Ty::Bf16 => by_mode!(m, IntToHalf<u64>, true),
-            _ => return l.error("no such conversion"),
+            _ => return l.unknown("no such conversion"),
         };
         l.push(run, [t, a, Val::None, Val::None], 1, 0);
         t
@@ -406,7 +406,7 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             Ty::F32 => l.op::<UnOp<SatF32>>(t, &[value], 0),
             Ty::F64 => l.op::<UnOp<SatF64>>(t, &[value], 0),
             Ty::F16 => l.op::<UnOp<SatHalf>>(t, &[value], 0),
-            _ => return l.error("`.sat` is not supported for this type"),
+            _ => return l.unknown("`.sat` is not supported for this type"),
         };
         t
     } else {
@@ -511,7 +511,7 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
                 ($($m:literal $r:literal $s:literal,)*) => {
                     match (if f.has("rna") { 2 } else { m }, f.has("relu"), satfinite) {
                         $(($m, $r, $s) => handler::<UnOp<Tf32<$m, $r, $s>>>(),)*
-                        _ => return l.error("this rounding is not supported"),
+                        _ => return l.unknown("this rounding is not supported"),
                     }
                 };
             }
@@ -521,7 +521,7 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
                 2 false false, 2 false true, 2 true false, 2 true true,
             )
         }
-        _ => return l.error(format!("no conversion from .{} to .{}", from.name(), to.name())),
+        _ => return l.unknown(format!("no conversion from .{} to .{}", from.name(), to.name())),
     };
     l.push(run, [t, a, Val::None, Val::None], 1, 0);
     if f.has("relu") && to != Ty::Tf32 {
@@ -529,7 +529,7 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
         match to {
             Ty::F16 => l.op::<UnOp<ReluHalfF16>>(r, &[t], 0),
             Ty::Bf16 => l.op::<UnOp<ReluHalfBf16>>(r, &[t], 0),
-            _ => return l.error("`.relu` is not supported for this type"),
+            _ => return l.unknown("`.relu` is not supported for this type"),
         };
         return Ok(r);
     }
@@ -538,7 +538,7 @@ fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, 
 
 fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
     if from != Ty::F32 {
-        return l.error("two sources must be f32");
+        return l.unknown("two sources must be f32");
     }
     let a = l.src(&f.ops[1], Ty::F32)?;
     let b = l.src(&f.ops[2], Ty::F32)?;
@@ -551,13 +551,13 @@ fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
     let bf16 = match to {
         Ty::Bf16x2 => true,
         Ty::F16x2 => false,
-        _ => return l.error("two sources make f16x2 or bf16x2"),
+        _ => return l.unknown("two sources make f16x2 or bf16x2"),
     };
     macro_rules! pick {
         ($($m:literal $b:literal $r:literal $s:literal,)*) => {
             match (if mode(f) == 1 { 1 } else { 0 }, bf16, f.has("relu"), f.has("satfinite")) {
                 $(($m, $b, $r, $s) => handler::<BinOp<PackHalf<$m, $b, $r, $s>>>(),)*
-                _ => return l.error("this rounding is not supported"),
+                _ => return l.unknown("this rounding is not supported"),
             }
         };
     }

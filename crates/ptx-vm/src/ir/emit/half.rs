@@ -14,7 +14,7 @@ pub(crate) fn fma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             (Ty::F16x2, false, false) => l.tri::<FtzHalf2<HalfFma2<false, false, false>>>(f),
             (Ty::F16x2, true, _) => l.tri::<FtzHalf2<HalfFma2<false, true, false>>>(f),
             (Ty::F16x2, _, true) => l.tri::<FtzHalf2<HalfFma2<false, false, true>>>(f),
-            _ => l.error("`.ftz` is for f16 only"),
+            _ => l.unknown("`.ftz` is for f16 only"),
         };
     }
     match (f.ty(), f.has("relu"), f.has("sat")) {

@@ -35,7 +35,7 @@ ints!(max_plain: bin MaxU16, MaxU32, MaxU64, MaxS16, MaxS32, MaxS64);
 pub(crate) fn add<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match (f.has("sat"), f.ty()) {
         (true, Ty::S32) => l.bin::<AddSatS32>(f),
-        (true, _) => l.error("`.sat` is for s32 only"),
+        (true, _) => l.unknown("`.sat` is for s32 only"),
         _ => add_plain(l, f),
     }
 }
@@ -43,7 +43,7 @@ pub(crate) fn add<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn sub<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match (f.has("sat"), f.ty()) {
         (true, Ty::S32) => l.bin::<SubSatS32>(f),
-        (true, _) => l.error("`.sat` is for s32 only"),
+        (true, _) => l.unknown("`.sat` is for s32 only"),
         _ => sub_plain(l, f),
     }
 }
@@ -60,7 +60,7 @@ pub(crate) fn mul<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Ty::S16 => l.bin_of::<MulWideS16>(f, Ty::S32, Ty::S16, Ty::S16),
         Ty::U32 => l.bin_of::<MulWideU32>(f, Ty::U64, Ty::U32, Ty::U32),
         Ty::S32 => l.bin_of::<MulWideS32>(f, Ty::S64, Ty::S32, Ty::S32),
-        _ => l.error("`.wide` is for 16 and 32 bits"),
+        _ => l.unknown("`.wide` is for 16 and 32 bits"),
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn mad<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         return if f.has("hi") && f.ty() == Ty::S32 {
             l.tri::<MadHiSatS32>(f)
         } else {
-            l.error("`.sat` is for mad.hi.s32 only")
+            l.unknown("`.sat` is for mad.hi.s32 only")
         };
     }
     if f.has("lo") {
@@ -83,7 +83,7 @@ pub(crate) fn mad<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Ty::S16 => l.tri_of::<MadWideS16>(f, Ty::S32, [Ty::S16, Ty::S16, Ty::S32]),
         Ty::U32 => l.tri_of::<MadWideU32>(f, Ty::U64, [Ty::U32, Ty::U32, Ty::U64]),
         Ty::S32 => l.tri_of::<MadWideS32>(f, Ty::S64, [Ty::S32, Ty::S32, Ty::S64]),
-        _ => l.error("`.wide` is for 16 and 32 bits"),
+        _ => l.unknown("`.wide` is for 16 and 32 bits"),
     }
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn mul24<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn mad24<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match (f.ty(), f.has("hi")) {
         (Ty::S32, true) if f.has("sat") => l.tri::<Mad24HiSatS>(f),
-        _ if f.has("sat") => l.error("`.sat` is for mad24.hi.s32 only"),
+        _ if f.has("sat") => l.unknown("`.sat` is for mad24.hi.s32 only"),
         (Ty::U32, false) => l.tri::<Mad24LoU>(f),
         (Ty::U32, true) => l.tri::<Mad24HiU>(f),
         (_, false) => l.tri::<Mad24LoS>(f),

@@ -58,7 +58,7 @@ pub(crate) fn lop3<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// `lop3.or` and `lop3.and`: also a predicate.
 pub(crate) fn lop3_or_and<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let Operand::Pair(d, p) = &f.ops[0] else { return l.error("two destinations expected: d|p") };
+    let Operand::Pair(d, p) = &f.ops[0] else { return l.unknown("two destinations expected: d|p") };
     let (d, (p, _), (q, negated)) = (l.dst(d, Ty::B32)?, l.pred(p)?, l.pred(&f.ops[5])?);
     lop3_to(l, f, d)?;
     let zero = l.imm(Where::W32, 0);
@@ -70,7 +70,7 @@ pub(crate) fn lop3_or_and<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 fn lop3_to<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, d: Val) -> R {
-    let Operand::Int(table) = f.ops[4] else { return l.error("the truth table is a constant") };
+    let Operand::Int(table) = f.ops[4] else { return l.unknown("the truth table is a constant") };
     let a = l.src(&f.ops[1], Ty::B32)?;
     let b = l.src(&f.ops[2], Ty::B32)?;
     let c = l.src(&f.ops[3], Ty::B32)?;

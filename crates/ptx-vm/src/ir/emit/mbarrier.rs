@@ -90,6 +90,6 @@ pub(crate) fn bulk_commit<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
 pub(crate) fn bulk_wait<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match f.ops[0] {
         Operand::Int(n) if (0..1 << 31).contains(&n) => l.effect(handler::<BulkGroup>(), [Val::None; 4], n as i64),
-        _ => l.error("expected a number of groups"),
+        _ => l.unknown("expected a number of groups"),
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     }
     let t = target(l, &f.ops[1], wanted)?;
     let Some(run) = load_handler(t.space, ty.bytes(), lanes) else {
-        return l.error("this vector load is not supported");
+        return l.unknown("this vector load is not supported");
     };
     let mut dsts = Vec::new();
     let mut after = Vec::new();
@@ -174,7 +174,7 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 /// `ld.b128`: two registers of 64 bits, aligned as one.
 pub(crate) fn ld_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let t = target(l, &f.ops[1], space(f))?;
-    let Some(run) = load_handler(t.space, 8, 2) else { return l.error("this vector load is not supported") };
+    let Some(run) = load_handler(t.space, 8, 2) else { return l.unknown("this vector load is not supported") };
     let d = l.pair(&f.ops[0])?;
     let mut access = access(AccessKind::Load, &t, 16);
     access.order = order(f);
@@ -185,7 +185,7 @@ pub(crate) fn ld_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 /// `st.b128`.
 pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let t = target(l, &f.ops[0], space(f))?;
-    let Some(run) = store_handler(t.space, 8, 2) else { return l.error("this vector store is not supported") };
+    let Some(run) = store_handler(t.space, 8, 2) else { return l.unknown("this vector store is not supported") };
     let b = l.pair(&f.ops[1])?;
     let mut access = access(AccessKind::Store, &t, 16);
     access.lanes = 2;
@@ -202,7 +202,7 @@ pub(crate) fn atom_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let b = l.pair(&f.ops[2])?;
     let c = match (f.has("cas"), f.ops.get(3)) {
         (true, Some(c)) => l.pair(c)?,
-        (true, None) => return l.error("`cas` takes three sources"),
+        (true, None) => return l.unknown("`cas` takes three sources"),
         _ => [Val::None; 2],
     };
     let d = l.pair(&f.ops[0])?;
@@ -284,7 +284,7 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let lanes = vector_lanes(f);
     let t = target(l, &f.ops[0], space(f))?;
     let Some(run) = store_handler(t.space, ty.bytes(), lanes) else {
-        return l.error("this vector store is not supported");
+        return l.unknown("this vector store is not supported");
     };
     let mut regs = Vec::new();
     for operand in data(l, &f.ops[1], lanes)? {
@@ -336,7 +336,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         _ => false,
     };
     if count > 1 && (!known || space(f) == Space::Shared) {
-        return l.error("no such operation on vectors");
+        return l.unknown("no such operation on vectors");
     }
     let rest = if red { f.ops } else { &f.ops[1..] };
     let mut list = vec![Val::None; count];
@@ -351,7 +351,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
     let c = match (f.has("cas"), rest.get(2)) {
         (true, Some(c)) => l.src(c, ty)?,
-        (true, None) => return l.error("`cas` takes three sources"),
+        (true, None) => return l.unknown("`cas` takes three sources"),
         _ => Val::None,
     };
     for operand in data(l, &rest[1], count)? {
@@ -372,7 +372,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let to = target(l, &f.ops[0], Space::Shared)?;
     let from = target(l, &f.ops[1], Space::Global)?;
-    let Operand::Int(bytes) = f.ops[2] else { return l.error("the size is a constant") };
+    let Operand::Int(bytes) = f.ops[2] else { return l.unknown("the size is a constant") };
     let mut size = Val::None;
     let rest = &f.ops[3..];
     let rest = if f.has("L2::cache_hint") && !rest.is_empty() { &rest[..rest.len() - 1] } else { rest };
@@ -393,10 +393,10 @@ pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         4 => handler::<mem::CpAsync<4>>(),
         8 => handler::<mem::CpAsync<8>>(),
         16 => handler::<mem::CpAsync<16>>(),
-        _ => return l.error("4, 8 or 16 bytes can be copied"),
+        _ => return l.unknown("4, 8 or 16 bytes can be copied"),
     };
     let Ok(from_offset) = i32::try_from(from.offset) else {
-        return l.error("the global offset is too large");
+        return l.unknown("the global offset is too large");
     };
     let raw = l.push_list(run, vec![to.addr, from.addr, size], 0, to.offset);
     raw.r[0] = Val::Raw(from_offset as u32);
@@ -411,6 +411,6 @@ pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn wait_group<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match f.ops[0] {
         Operand::Int(n) if n >= 0 => l.group(AccessKind::Wait(n as u32)),
-        _ => l.error("expected a number of groups"),
+        _ => l.unknown("expected a number of groups"),
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn handler_pair<O: Bin<A = f32, B = f32, D = f32>>() -> (Handler, Han
 
 /// Whether `min` and `max` are those `.xorsign.abs`.
 pub(crate) fn xorsign(l: &Lower<'_>, f: &Form<'_, '_>) -> R<bool> {
-    if f.has("xorsign") == f.has("abs") { Ok(f.has("abs")) } else { l.error("`.xorsign` and `.abs` go together") }
+    if f.has("xorsign") == f.has("abs") { Ok(f.has("abs")) } else { l.unknown("`.xorsign` and `.abs` go together") }
 }
 
 /// The registers of a data operand.
@@ -66,7 +66,7 @@ pub(crate) fn data<'f, 'a>(l: &Lower<'a>, operand: &'f Operand<'a>, lanes: usize
         Operand::Vector(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
-    if list.len() == lanes { Ok(list) } else { l.error("number of registers and vector size differ") }
+    if list.len() == lanes { Ok(list) } else { l.unknown("number of registers and vector size differ") }
 }
 
 impl<'a> Lower<'a> {

@@ -35,7 +35,7 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 (Where::W32, 2) => handler::<Join<u32, u16, 2>>(),
                 (Where::W64, 2) => handler::<Join<u64, u32, 2>>(),
                 (Where::W64, 4) => handler::<Join<u64, u16, 4>>(),
-                _ => return l.error("this many parts are not supported"),
+                _ => return l.unknown("this many parts are not supported"),
             };
             let ty = part_type(part);
             let mut list = vec![Val::None];
@@ -55,7 +55,7 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 (Where::W32, 2) => handler::<Split<u32, u16, 2>>(),
                 (Where::W64, 2) => handler::<Split<u64, u32, 2>>(),
                 (Where::W64, 4) => handler::<Split<u64, u16, 4>>(),
-                _ => return l.error("this many parts are not supported"),
+                _ => return l.unknown("this many parts are not supported"),
             };
             let a = l.src(a, f.ty())?;
             let mut list = Vec::new();

@@ -143,14 +143,14 @@ fn accumulators(l: &mut Lower<'_>, c: Vec<Val>, from: Ty, to: Ty) -> Vec<Val> {
 /// `mma.sync`.
 pub(crate) fn mma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let shape = shape(f);
-    let [dty, aty, bty, cty] = f.types[..] else { return l.error("four types expected") };
+    let [dty, aty, bty, cty] = f.types[..] else { return l.unknown("four types expected") };
     if aty == Ty::F64 && shape != "m8n8k4" {
         return mma_f64(l, f, shape);
     }
     // Mixed accumulators are summed in f32 and rounded once at the end.
     let acc = if dty == cty { dty } else { Ty::F32 };
     let Some(m) = Multiply::new(acc, aty, bty, f.has("satfinite"), shape) else {
-        return l.error("this shape is not supported for these types");
+        return l.unknown("this shape is not supported for these types");
     };
     let count = |ty| if ty == Ty::F16 { 2 } else { m.c };
     let d = destinations(l, &f.ops[0], count(dty), word(dty))?;
@@ -177,7 +177,7 @@ fn mma_f64<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, shape: &str) -> R {
         _ => 4,
     };
     let Some(m) = Multiply::new(Ty::F64, Ty::F64, Ty::F64, false, "m8n8k4") else {
-        return l.error("this shape is not supported for these types");
+        return l.unknown("this shape is not supported for these types");
     };
     let d = destinations(l, &f.ops[0], 4, Ty::B64)?;
     let a = sources(l, &f.ops[1], 2 * steps, Ty::B64)?;
@@ -197,10 +197,10 @@ fn mma_f64<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, shape: &str) -> R {
 
 /// `mma.m8n8k4` with f16: one kernel, or one for each half of the columns where D is f32.
 pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let [dty, .., cty] = f.types[..] else { return l.error("four types expected") };
+    let [dty, .., cty] = f.types[..] else { return l.unknown("four types expected") };
     let mut by_rows = f.mods.iter().filter(|m| matches!(**m, "row" | "col")).map(|m| *m == "row");
     let (Some(a_row), Some(b_row)) = (by_rows.next(), by_rows.next()) else {
-        return l.error("the layouts of A and B expected");
+        return l.unknown("the layouts of A and B expected");
     };
     let count = |ty| if ty == Ty::F16 { 4 } else { 8 };
     let d = destinations(l, &f.ops[0], count(dty), Ty::B32)?;
@@ -407,7 +407,7 @@ fn multiply_add(l: &mut Lower<'_>, w: Where, a: Val, b: Val, c: Val) -> Val {
 
 fn load(l: &mut Lower<'_>, to: Vec<Val>, t: &Target, bytes: u32) -> R {
     let lanes = to.len();
-    let Some(run) = load_handler(t.space, bytes as usize, lanes) else { return l.error("no such load") };
+    let Some(run) = load_handler(t.space, bytes as usize, lanes) else { return l.unknown("no such load") };
     let access = access(AccessKind::Load, t, bytes * lanes as u32);
     push_access(l, run, to, t, lanes, true, access);
     Ok(())
@@ -415,7 +415,7 @@ fn load(l: &mut Lower<'_>, to: Vec<Val>, t: &Target, bytes: u32) -> R {
 
 fn store(l: &mut Lower<'_>, from: Vec<Val>, t: &Target, bytes: u32) -> R {
     let lanes = from.len();
-    let Some(run) = store_handler(t.space, bytes as usize, lanes) else { return l.error("no such store") };
+    let Some(run) = store_handler(t.space, bytes as usize, lanes) else { return l.unknown("no such store") };
     let mut access = access(AccessKind::Store, t, bytes * lanes as u32);
     access.lanes = lanes as u32;
     push_access(l, run, from, t, lanes, false, access);
@@ -534,13 +534,13 @@ pub(crate) fn wmma_mma<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (dty, aty, bty, cty) = match f.types[..] {
         [d, c] => (d, Ty::F16, Ty::F16, c),
         [d, a, b, c] => (d, a, b, c),
-        _ => return l.error("two or four types expected"),
+        _ => return l.unknown("two or four types expected"),
     };
     let shape = wmma_shape(shape(f), aty);
     let acc = if dty == cty { dty } else { Ty::F32 };
     let (left, right) = if shape.swapped { (bty, aty) } else { (aty, bty) };
     let Some(m) = Multiply::new(acc, left, right, f.has("satfinite"), shape.inner) else {
-        return l.error("this shape is not supported for these types");
+        return l.unknown("this shape is not supported for these types");
     };
     let wide = aty == Ty::F64;
     let tiles = shape.left * shape.right;

@@ -31,14 +31,14 @@ fn scalar_part(l: &Lower<'_>, part: Option<&str>) -> R<u8> {
         Some("b3") => 3,
         Some("h0") => 4,
         Some("h1") => 5,
-        Some(other) => return l.error(format!("unknown selector `.{other}`")),
+        Some(other) => return l.unknown(format!("unknown selector `.{other}`")),
     })
 }
 
 /// The digits of a SIMD selector, most significant element first.
 fn digits(l: &Lower<'_>, part: &str, below: u8) -> R<Vec<u8>> {
     let list: Vec<u8> = part.bytes().skip(1).map(|b| b.wrapping_sub(b'0')).collect();
-    if list.iter().any(|d| *d >= below) { l.error(format!("unknown selector `.{part}`")) } else { Ok(list) }
+    if list.iter().any(|d| *d >= below) { l.unknown(format!("unknown selector `.{part}`")) } else { Ok(list) }
 }
 
 /// Emits any of them.
@@ -70,7 +70,7 @@ pub(crate) fn emit<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (b, b_part, b_negated) = dissect(&f.ops[2]);
     let (c, c_part, c_negated) = f.ops.get(3).map_or((Operand::Int(0), None, false), dissect);
     if kind != Kind::MultiplyAdd && (a_negated || b_negated || c_negated) || c_part.is_some() {
-        return l.error("operand of this form is not allowed here");
+        return l.unknown("operand of this form is not allowed here");
     }
     let mut video = Video {
         kind,
@@ -96,10 +96,10 @@ pub(crate) fn emit<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         video.select[0][0] = scalar_part(l, a_part)?;
         video.select[1][0] = scalar_part(l, b_part)?;
         if video.target != WORD && (video.second != 0 || f.ops.len() < 4) {
-            return l.error("a merge takes a third source and no second operation");
+            return l.unknown("a merge takes a third source and no second operation");
         }
         if video.second != 0 && f.ops.len() < 4 {
-            return l.error("the second operation lacks its source");
+            return l.unknown("the second operation lacks its source");
         }
     } else {
         video.target = match target {
@@ -112,7 +112,7 @@ pub(crate) fn emit<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
                 Some(part) => digits(l, part, 2 * lanes)?,
             };
             if list.len() != usize::from(lanes) {
-                return l.error("a selector names every element");
+                return l.unknown("a selector names every element");
             }
             for (slot, digit) in video.select[i].iter_mut().zip(list.iter().rev()) {
                 *slot = *digit;

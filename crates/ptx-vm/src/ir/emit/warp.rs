@@ -59,7 +59,7 @@ pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn elect<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let Operand::Pair(d, p) = &f.ops[0] else { return l.error("two destinations expected: d|p") };
+    let Operand::Pair(d, p) = &f.ops[0] else { return l.unknown("two destinations expected: d|p") };
     let d = if matches!(**d, Operand::Name("_")) { Val::None } else { l.dst(d, Ty::B32)? };
     let (p, _) = l.pred(p)?;
     let members = membermask(l, f.ops.get(1))?;
