@@ -126,7 +126,7 @@ pub enum FaultKind {
     Race,
     /// A barrier that some threads of the block can never reach, or reached by part of a warp.
     Barrier,
-    /// The instruction budget ran out.
+    /// The instruction budget of a block or of the launch ran out.
     Budget,
     /// `trap`, or an instruction whose operands make it invalid.
     Trap,
@@ -136,17 +136,20 @@ pub enum FaultKind {
     Launch,
     /// Somebody called [`crate::Vm::interrupt`].
     Interrupted,
+    /// The launch took longer than [`crate::VmConfig::timeout`].
+    Timeout,
 }
 
 impl FaultKind {
     /// Every kind, in the order of the README.
-    pub const ALL: [FaultKind; 10] = [
+    pub const ALL: [FaultKind; 11] = [
         FaultKind::OutOfBounds,
         FaultKind::Misaligned,
         FaultKind::Barrier,
         FaultKind::Trap,
         FaultKind::StackOverflow,
         FaultKind::Budget,
+        FaultKind::Timeout,
         FaultKind::Launch,
         FaultKind::Interrupted,
         FaultKind::Uninitialised,
@@ -171,6 +174,7 @@ impl FaultKind {
             FaultKind::StackOverflow => "stack_overflow",
             FaultKind::Launch => "launch",
             FaultKind::Interrupted => "interrupted",
+            FaultKind::Timeout => "timeout",
         }
     }
 }
@@ -225,9 +229,8 @@ impl Fault {
     }
 
     /// The launch was not begun, or not all of its blocks were.
-    pub(crate) fn interrupted(kernel: &Kernel) -> Fault {
-        let message = "the device has been interrupted; launches run again after `Vm::resume`";
-        Fault { kind: FaultKind::Interrupted, ..Fault::at_launch(kernel, message.to_owned()) }
+    pub(crate) fn cut(kernel: &Kernel, kind: FaultKind, message: &str) -> Fault {
+        Fault { kind, ..Fault::at_launch(kernel, message.to_owned()) }
     }
 }
 

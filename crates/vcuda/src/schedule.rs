@@ -366,7 +366,7 @@ fn code_of(fault: &Fault) -> Code {
     match fault.kind {
         FaultKind::OutOfBounds | FaultKind::Uninitialised => Code::ILLEGAL_ADDRESS,
         FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
-        FaultKind::Budget | FaultKind::Interrupted => Code::LAUNCH_TIMEOUT,
+        FaultKind::Budget | FaultKind::Timeout | FaultKind::Interrupted => Code::LAUNCH_TIMEOUT,
         FaultKind::StackOverflow => Code::HARDWARE_STACK_ERROR,
         FaultKind::Trap if fault.message.contains("assert") => Code::ASSERT,
         FaultKind::Launch | FaultKind::Trap | FaultKind::Race | FaultKind::Barrier => Code::LAUNCH_FAILED,

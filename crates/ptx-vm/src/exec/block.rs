@@ -7,6 +7,7 @@
 
 use super::mbarrier::Poll;
 use super::op::*;
+use super::vm::INTERRUPTED;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
 use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
@@ -15,6 +16,7 @@ use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Instructions a strand may execute before the others get their turn; fewer once lanes or blocks have waited for each other.
 const QUANTUM: i64 = 200_000;
@@ -31,6 +33,8 @@ const IDLE_STEPS: i64 = 2_000;
 const BLOCK_PATIENCE: u64 = 4_000_000;
 /// As many times that is a turn of a block that does arrive at barriers: all its threads may be asking for what another block will do.
 const LONG_TURN: u64 = 4;
+/// Instructions of a block after which it adds them to those of the launch.
+const TELL: u64 = 100_000;
 /// What sleeping counts for in that.
 const NAP: u64 = 1_000;
 
@@ -41,6 +45,11 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
     pub(crate) budget: u64,
+    /// Instructions of all blocks together: how many there may be, and how many there were, as far as blocks have told.
+    pub(crate) launch_budget: u64,
+    pub(crate) spent: AtomicU64,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) deadline: Option<Instant>,
     /// Bytes of stack for each thread of a kernel with recursive functions.
     pub(crate) stack: usize,
     pub(crate) heap: &'a Heap,
@@ -59,9 +68,21 @@ pub(crate) struct LaunchInfo<'a> {
 }
 
 impl LaunchInfo<'_> {
-    /// Whether somebody wants the launch to end.
-    pub(crate) fn interrupted(&self) -> bool {
-        self.interrupts.load(Ordering::Relaxed) != self.uninterrupted
+    /// Whether the launch is to end as a whole, whatever its blocks do, and why.
+    pub(crate) fn ended(&self) -> Option<(FaultKind, String)> {
+        if self.interrupts.load(Ordering::Relaxed) != self.uninterrupted {
+            return Some((FaultKind::Interrupted, INTERRUPTED.to_owned()));
+        }
+        if self.spent.load(Ordering::Relaxed) > self.launch_budget {
+            let message =
+                format!("the blocks of the launch have executed more than {} instructions", self.launch_budget);
+            return Some((FaultKind::Budget, message));
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let seconds = self.timeout.unwrap_or_default().as_secs_f64();
+            return Some((FaultKind::Timeout, format!("the launch has taken more than {seconds} s")));
+        }
+        None
     }
 }
 
@@ -202,6 +223,10 @@ pub(crate) struct Runner<'a> {
     /// Warps that are not done.
     left: usize,
     spent: u64,
+    /// How much of that the launch knows of.
+    told: u64,
+    /// The launch has ended as a whole, and this block with it.
+    pub(crate) cut: bool,
     /// An idle period lasts while strands do nothing but poll mbarriers that nobody changes: its number, polls so far, and the count of
     /// changes it began with.
     period: u64,
@@ -301,6 +326,8 @@ impl<'a> Runner<'a> {
             barriers,
             left: 0,
             spent: 0,
+            told: 0,
+            cut: false,
             period: 1,
             polls: 0,
             changes: 0,
@@ -422,7 +449,7 @@ impl<'a> Runner<'a> {
         }
         self.barriers = [BarrierState::default(); 16];
         self.left = self.warps;
-        self.spent = 0;
+        (self.spent, self.told, self.cut) = (0, 0, false);
         (self.period, self.polls, self.changes) = (1, 0, self.cx.changes);
         if let Some(watch) = &mut self.watch {
             watch.start_block(self.cx.shared_len as usize, self.warps, self.local_bytes);
@@ -432,11 +459,18 @@ impl<'a> Runner<'a> {
     /// Runs the block to its end, or until it seems to wait for another block: then false.
     pub(crate) fn advance(&mut self) -> Result<bool, Box<Fault>> {
         let outcome = self.turn();
+        self.tell();
         if !self.cx.printed.is_empty() {
             let text = std::mem::take(&mut self.cx.printed);
             self.info.printed.lock().unwrap_or_else(PoisonError::into_inner).push((self.number, text));
         }
         outcome
+    }
+
+    /// Adds what the block has executed to what the launch has.
+    fn tell(&mut self) {
+        self.info.spent.fetch_add(self.spent - self.told, Ordering::Relaxed);
+        self.told = self.spent;
     }
 
     fn turn(&mut self) -> Result<bool, Box<Fault>> {
@@ -452,16 +486,23 @@ impl<'a> Runner<'a> {
                     continue;
                 }
                 ran = true;
-                if self.info.interrupted() {
+                if let Some((kind, message)) = self.info.ended() {
+                    self.cut = true;
                     self.cx.pc = self.worker.strands[index].pc;
-                    let message = "the device was interrupted while the warp was here".to_owned();
-                    return Err(self.fault(index, FaultKind::Interrupted, None, None, message));
+                    let message = match kind {
+                        FaultKind::Interrupted => "the device was interrupted while the warp was here".to_owned(),
+                        _ => message + "; the warp was here",
+                    };
+                    return Err(self.fault(index, kind, None, None, message));
                 }
                 let hasty = self.info.hasty.load(Ordering::Relaxed);
                 let quantum = if hasty { SHORT_QUANTUM } else { QUANTUM };
                 let stop = self.resume(index, quantum);
                 let used = quantum - self.cx.fuel;
                 self.spent += used.max(1) as u64;
+                if self.spent - self.told > TELL {
+                    self.tell();
+                }
                 if stop != Stop::Exit && stop != Stop::Fault {
                     if self.spent > self.info.budget {
                         let message = format!("the block has executed more than {} instructions", self.info.budget);
@@ -574,7 +615,7 @@ impl<'a> Runner<'a> {
                 }
             }
             left -= slice - cx.fuel;
-            if cx.stop != Stop::Quantum || left < 0 || self.info.interrupted() {
+            if cx.stop != Stop::Quantum || left < 0 || self.info.ended().is_some() {
                 break;
             }
             op = cx.pc;

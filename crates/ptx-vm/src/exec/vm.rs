@@ -11,12 +11,12 @@ use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a [`Vm`] runs.
 #[derive(Debug, Clone, Default)]
 pub struct VmConfig {
-    /// Worker threads, the caller's included; 0 takes all cores.
+    /// Worker threads, the caller's included; 0 takes all cores. There are never more than [`VmConfig::MOST_THREADS`].
     pub threads: usize,
     /// Checked mode: uninitialised reads, shared-memory races and divergent barriers end a launch too. Several times slower.
     pub checked: bool,
@@ -26,6 +26,10 @@ pub struct VmConfig {
     pub profile: bool,
     /// Warp instructions a block may execute before the launch is stopped as a runaway; they are counted at backward jumps, calls and waits.
     pub instruction_budget: Option<u64>,
+    /// Warp instructions all blocks of a launch may execute together before it is stopped as a runaway.
+    pub launch_budget: Option<u64>,
+    /// How long a launch may take before it is stopped, by the clock on the wall.
+    pub timeout: Option<Duration>,
     /// Bytes that may be allocated at a time.
     pub memory_limit: Option<usize>,
     /// Bytes of stack for each thread of a kernel with recursive functions; 64 KiB if not given.
@@ -38,6 +42,11 @@ pub struct VmConfig {
     ///
     /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
     pub block_order: Option<u64>,
+}
+
+impl VmConfig {
+    /// Threads beyond which more would not help anybody.
+    pub const MOST_THREADS: usize = 1024;
 }
 
 /// The shape of one launch.
@@ -82,7 +91,7 @@ impl Vm {
     /// A device with no memory allocated.
     pub fn new(config: VmConfig) -> Vm {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let helpers = if config.threads == 0 { cores } else { config.threads } - 1;
+        let helpers = if config.threads == 0 { cores } else { config.threads }.min(VmConfig::MOST_THREADS) - 1;
         let pool = Pool::new(helpers);
         let heap = Heap::new(config.heap_bytes.unwrap_or(8 << 20), config.checked);
         Vm {
@@ -180,6 +189,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Which of `len` bytes at `ptr` have been written by anybody; none where nobody keeps account of that (only checked mode does).
+    pub(crate) fn written(&self, ptr: DevicePtr, len: usize) -> Option<Vec<bool>> {
+        let table = self.table();
+        let (allocation, offset) = table.range(ptr, len).ok()?;
+        let written = allocation.written.as_ref()?;
+        Some(written[offset..offset + len].iter().map(|byte| byte.load(Ordering::Relaxed) != 0).collect())
+    }
+
     /// Device to device; the ranges may overlap.
     pub fn copy(&self, dst: DevicePtr, src: DevicePtr, len: usize) -> Result<(), MemoryError> {
         let table = self.table();
@@ -249,9 +266,14 @@ impl Vm {
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
         check_launch(kernel, launch, params)?;
+        let stack = self.config.stack_bytes.unwrap_or(64 << 10);
+        if kernel.stack && stack > MOST_STACK {
+            let message = format!("a stack of {stack} bytes a thread: at most {MOST_STACK}");
+            return Err(Fault::at_launch(kernel, message));
+        }
         let uninterrupted = self.interrupts.load(Ordering::Relaxed);
         if uninterrupted & 1 == 1 {
-            return Err(Fault::interrupted(kernel));
+            return Err(Fault::cut(kernel, FaultKind::Interrupted, INTERRUPTED));
         }
         let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
         let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
@@ -262,7 +284,12 @@ impl Vm {
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
-            stack: self.config.stack_bytes.unwrap_or(64 << 10),
+            launch_budget: self.config.launch_budget.unwrap_or(u64::MAX),
+            spent: AtomicU64::new(0),
+            timeout: self.config.timeout,
+            // A time nobody can wait for is none.
+            deadline: self.config.timeout.and_then(|timeout| start.checked_add(timeout)),
+            stack,
             heap: &self.heap,
             printed: Mutex::default(),
             workers: helpers as u32 + 1,
@@ -278,7 +305,7 @@ impl Vm {
         let order = Order::new(blocks, self.config.block_order, self.launches.fetch_add(1, Ordering::Relaxed));
         let workers = AtomicU32::new(0);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
-        // Where the launch was interrupted, and whether it was between blocks.
+        // Where the launch was ended before its end, and whether it was between blocks.
         let interrupted: Mutex<Option<Fault>> = Mutex::new(None);
         let cut = AtomicBool::new(false);
         let counting = self.config.counters || self.config.profile;
@@ -289,7 +316,7 @@ impl Vm {
             // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
             let mut waiting: VecDeque<Runner<'_>> = VecDeque::new();
             loop {
-                if info.interrupted() {
+                if info.ended().is_some() {
                     if !waiting.is_empty() || !order.is_empty() {
                         cut.store(true, Ordering::Relaxed);
                     }
@@ -318,7 +345,7 @@ impl Vm {
                         waiting.push_back(runner);
                         continue;
                     }
-                    Err(found) if found.kind == FaultKind::Interrupted => {
+                    Err(found) if runner.cut => {
                         interrupted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(*found);
                     }
                     Err(found) => {
@@ -352,8 +379,10 @@ impl Vm {
         if let Some(fault) = interrupted.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault);
         }
-        if cut.load(Ordering::Relaxed) {
-            return Err(Fault::interrupted(kernel));
+        // Blocks tell in the end what they have executed.
+        if cut.load(Ordering::Relaxed) || info.spent.load(Ordering::Relaxed) > info.launch_budget {
+            let (kind, message) = info.ended().unwrap_or((FaultKind::Interrupted, INTERRUPTED.to_owned()));
+            return Err(Fault::cut(kernel, kind, &message));
         }
         let seconds = start.elapsed().as_secs_f64();
         let tally = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -366,6 +395,12 @@ impl Vm {
         Ok(LaunchStats { seconds, counters, profile })
     }
 }
+
+/// Bytes of stack a thread may have. A GPU has less: all local memory of a thread is 512 KiB.
+const MOST_STACK: usize = 16 << 20;
+
+/// What a launch says that was not begun.
+pub(crate) const INTERRUPTED: &str = "the device has been interrupted; launches run again after `Vm::resume`";
 
 /// Memory of the blocks a worker thread may hold while they wait for others.
 const RESIDENT_BYTES: usize = 256 << 20;
