@@ -2,18 +2,62 @@
 
 mod report;
 
-use clap::{Parser, Subcommand};
-use ptx_vm::case::{Outcome, new_case, run_case};
-use ptx_vm::{Module, VmConfig, coverage};
+use clap::{Args, Parser, Subcommand};
+use ptx_vm::case::{Launched, Outcome, new_case, run_case};
+use ptx_vm::{Counters, LoadError, Module, VmConfig, coverage};
 use report::Sort;
+use serde_json::{Map, Value};
+use std::collections::HashSet;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(name = "ptx-vm", version, about = "A virtual GPU: runs, checks and profiles CUDA PTX on the CPU")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// Where a launch ends that does not end by itself.
+#[derive(Args, Clone, Copy)]
+struct Limits {
+    /// Warp instructions a block may execute before the launch is stopped as a runaway; 0 takes the brake off.
+    #[arg(long, default_value_t = 2_000_000_000)]
+    budget: u64,
+    /// Warp instructions all blocks of a launch may execute together; 0 takes the brake off.
+    #[arg(long, default_value_t = 20_000_000_000)]
+    launch_budget: u64,
+    /// Seconds a launch may take; no limit when not given.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+}
+
+impl Limits {
+    fn config(self) -> VmConfig {
+        let some = |budget: u64| (budget > 0).then_some(budget);
+        let (instruction_budget, launch_budget) = (some(self.budget), some(self.launch_budget));
+        VmConfig { instruction_budget, launch_budget, timeout: self.timeout, ..VmConfig::default() }
+    }
+}
+
+/// A number of threads that a machine can start.
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n <= VmConfig::MOST_THREADS => Ok(n),
+        Ok(_) => Err(format!("at most {}", VmConfig::MOST_THREADS)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A time in seconds, such as `0.5`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(value) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("a launch takes some time, and not for ever".to_owned()),
+    }
 }
 
 #[derive(Subcommand)]
@@ -32,12 +76,11 @@ enum Command {
         /// Count instructions, bytes and conflicts.
         #[arg(long)]
         counters: bool,
-        /// Worker threads; 0 takes all cores.
-        #[arg(long, default_value_t = 0)]
+        /// Worker threads, at most 1024; 0 takes all cores.
+        #[arg(long, default_value_t = 0, value_parser = threads)]
         threads: usize,
-        /// Warp instructions a block may execute before the launch is stopped as a runaway; 0 takes the brake off.
-        #[arg(long, default_value_t = 2_000_000_000)]
-        budget: u64,
+        #[command(flatten)]
+        limits: Limits,
         /// Begin blocks in an order of this seed instead of by number.
         #[arg(long, value_name = "SEED")]
         block_order: Option<u64>,
@@ -55,12 +98,11 @@ enum Command {
         /// What makes a line hot.
         #[arg(long, value_enum, default_value = "instructions")]
         sort: Sort,
-        /// Worker threads; 0 takes all cores. The counts are the same with any number.
-        #[arg(long, default_value_t = 0)]
+        /// Worker threads, at most 1024; 0 takes all cores. The counts are the same with any number.
+        #[arg(long, default_value_t = 0, value_parser = threads)]
         threads: usize,
-        /// Warp instructions a block may execute before the launch is stopped.
-        #[arg(long)]
-        budget: Option<u64>,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// Begin a launch case: a folder with a copy of the PTX and a case.json that has an argument for each parameter, to be filled in.
     New {
@@ -84,7 +126,7 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Decode every kernel of a PTX file and say what is not supported.
+    /// Decode every kernel of a PTX file and list everything that is not supported.
     Load {
         /// The PTX files.
         #[arg(required = true)]
@@ -92,115 +134,166 @@ enum Command {
     },
 }
 
+/// The status of a command whose reader has gone: that of a program ended by SIGPIPE.
+const CLOSED: u8 = 141;
+
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Run { cases, checked, json, counters, threads, budget, block_order } => {
-            let instruction_budget = (budget > 0).then_some(budget);
-            let config =
-                VmConfig { threads, checked, counters, instruction_budget, block_order, ..VmConfig::default() };
-            run(&cases, &config, json)
+    let cli = Cli::parse();
+    let mut out = io::stdout().lock();
+    let status = command(cli.command, &mut out).and_then(|status| out.flush().map(|()| status));
+    ExitCode::from(match status {
+        Ok(status) => status,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => CLOSED,
+        Err(error) => {
+            complain(format_args!("cannot write the output: {error}"));
+            2
         }
-        Command::Profile { case, json, top, sort, threads, budget } => {
-            let config = VmConfig { threads, profile: true, instruction_budget: budget, ..VmConfig::default() };
-            profile(&case, &config, json, top, sort)
+    })
+}
+
+/// Writes a line for people to standard error, if anybody reads it.
+fn complain(what: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// Runs a command; gives its status, or why its output cannot be written.
+fn command(command: Command, out: &mut impl Write) -> io::Result<u8> {
+    match command {
+        Command::Run { cases, checked, json, counters, threads, limits, block_order } => {
+            let config = VmConfig { threads, checked, counters, block_order, ..limits.config() };
+            run(&cases, &config, json, out)
+        }
+        Command::Profile { case, json, top, sort, threads, limits } => {
+            let config = VmConfig { threads, profile: true, ..limits.config() };
+            profile(&case, &config, json, top, sort, out)
         }
         Command::New { case, ptx, entry } => match new_case(&case, &ptx, entry.as_deref()) {
             Ok(spec) => {
-                println!("{}: fill in grid, block and arguments, then: ptx-vm run {}", spec.display(), case.display());
-                ExitCode::SUCCESS
+                let (spec, case) = (spec.display(), case.display());
+                writeln!(out, "{spec}: fill in grid, block and arguments, then: ptx-vm run {case}")?;
+                Ok(0)
             }
             Err(error) => {
-                eprintln!("{error}");
-                ExitCode::from(2)
+                complain(error);
+                Ok(2)
             }
         },
         Command::Isa { json } => {
             for row in coverage() {
                 if json {
-                    println!("{}", serde_json::to_string(&row).unwrap_or_default());
+                    writeln!(out, "{}", serde_json::to_string(&row).unwrap_or_default())?;
                 } else {
-                    println!(
+                    writeln!(
+                        out,
                         "{:<14} {:<12} {:<44} {:<28} {}",
                         row.name, row.operands, row.modifiers, row.types, row.meaning
-                    );
+                    )?;
                 }
             }
-            ExitCode::SUCCESS
+            Ok(0)
         }
-        Command::Load { files } => load(&files),
-        Command::Print { files } => print(&files),
+        Command::Load { files } => load(&files, out),
+        Command::Print { files } => print(&files, out),
     }
 }
 
-fn run(cases: &[PathBuf], config: &VmConfig, json: bool) -> ExitCode {
+fn run(cases: &[PathBuf], config: &VmConfig, json: bool, out: &mut impl Write) -> io::Result<u8> {
     let mut worst = 0;
     for dir in cases {
         match run_case(dir, config) {
             Err(error) => {
-                eprintln!("{error}");
+                complain(error);
                 worst = 2;
             }
             Ok(outcome) => {
                 if json {
-                    println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+                    writeln!(out, "{}", serde_json::to_string(&outcome).unwrap_or_default())?;
                 } else {
-                    print!("{}", outcome.printed);
-                    print_verdict(&outcome);
+                    write!(out, "{}", outcome.printed)?;
+                    verdict(&outcome, out)?;
                     if let Some(counters) = &outcome.counters {
-                        println!("     {}", report::totals(counters).replace('\n', "\n     "));
+                        writeln!(out, "     {}", report::totals(counters).replace('\n', "\n     "))?;
                     }
                 }
+                out.flush()?;
                 if !outcome.ok {
                     worst = worst.max(1);
                 }
             }
         }
     }
-    ExitCode::from(worst)
+    Ok(worst)
 }
 
-fn print_verdict(outcome: &Outcome) {
+fn verdict(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     let verdict = if outcome.ok { "ok  " } else { "FAIL" };
-    println!(
-        "{verdict} {}  max abs {:.3e}, max rel {:.3e}, {:.3} ms on the VM",
-        outcome.case,
-        outcome.max_abs_err,
-        outcome.max_rel_err,
-        outcome.seconds * 1e3
-    );
-    for text in outcome.fault.iter().chain(&outcome.message) {
-        println!("     {text}");
+    let errors = match outcome.compared {
+        0 => "no values compared".to_owned(),
+        _ => format!("max abs {:.3e}, max rel {:.3e}", outcome.max_abs_err, outcome.max_rel_err),
+    };
+    writeln!(out, "{verdict} {}  {errors}, {:.3} ms on the VM", outcome.case, outcome.seconds * 1e3)?;
+    for line in outcome.fault.iter().chain(&outcome.message).flat_map(|text| text.lines()) {
+        writeln!(out, "     {line}")?;
     }
+    Ok(())
 }
 
-fn profile(case: &Path, config: &VmConfig, json: bool, top: Option<usize>, sort: Sort) -> ExitCode {
-    let mut outcome = match run_case(case, config) {
+fn profile(
+    case: &Path,
+    config: &VmConfig,
+    json: bool,
+    top: Option<usize>,
+    sort: Sort,
+    out: &mut impl Write,
+) -> io::Result<u8> {
+    let outcome = match run_case(case, config) {
         Ok(outcome) => outcome,
         Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
+            complain(error);
+            return Ok(2);
         }
     };
-    let code = ExitCode::from(u8::from(!outcome.ok));
-    let profile = outcome.profile.take();
+    let status = u8::from(!outcome.ok);
     if json {
-        let mut out = serde_json::to_value(&outcome).unwrap_or_default();
-        if let (Some(profile), Some(counters), Some(out)) = (&profile, &outcome.counters, out.as_object_mut()) {
-            out.insert("kernel".to_owned(), profile.kernel.clone().into());
-            out.insert("file".to_owned(), profile.file.clone().into());
-            out.insert("ratios".to_owned(), serde_json::to_value(counters.ratios()).unwrap_or_default());
-            out.extend(report::lines(profile, sort, top.unwrap_or(usize::MAX)));
+        let mut whole = serde_json::to_value(&outcome).unwrap_or_default();
+        if let Some(whole) = whole.as_object_mut() {
+            let most = top.unwrap_or(usize::MAX);
+            match outcome.launches.as_slice() {
+                [one] => whole.extend(lines_of(one, sort, most)),
+                many => {
+                    if let Some(launches) = whole.get_mut("launches").and_then(Value::as_array_mut) {
+                        for (value, launch) in launches.iter_mut().filter_map(Value::as_object_mut).zip(many) {
+                            value.extend(lines_of(launch, sort, most));
+                        }
+                    }
+                }
+            }
         }
-        println!("{out}");
-        return code;
+        writeln!(out, "{whole}")?;
+        return Ok(status);
     }
-    print_verdict(&outcome);
-    if let (Some(profile), Some(counters)) = (&profile, &outcome.counters) {
-        println!("\n{} in {}\n{}\n", profile.kernel, profile.file, report::totals(counters));
-        print!("{}", report::tables(profile, counters, sort, top.unwrap_or(20), case));
-        println!("\nCounted before the caches: L1, L2 and DRAM are not modelled.");
+    verdict(&outcome, out)?;
+    for launch in &outcome.launches {
+        if let (Some(profile), Some(counters)) = (&launch.profile, &launch.counters) {
+            writeln!(out, "\n{} in {}\n{}\n", profile.kernel, profile.file, report::totals(counters))?;
+            write!(out, "{}", report::tables(profile, counters, sort, top.unwrap_or(20), case))?;
+        }
     }
-    code
+    if !outcome.launches.is_empty() {
+        writeln!(out, "\nCounted before the caches: L1, L2 and DRAM are not modelled.")?;
+    }
+    Ok(status)
+}
+
+/// What a profile has of one launch, for JSON.
+fn lines_of(launch: &Launched, sort: Sort, top: usize) -> Map<String, Value> {
+    let (Some(profile), Some(counters)) = (&launch.profile, &launch.counters) else { return Map::new() };
+    let ratios = serde_json::to_value(Counters::ratios(counters)).unwrap_or_default();
+    let mut out = report::lines(profile, sort, top);
+    out.insert("kernel".to_owned(), profile.kernel.clone().into());
+    out.insert("file".to_owned(), profile.file.clone().into());
+    out.insert("ratios".to_owned(), ratios);
+    out
 }
 
 fn read(file: &Path) -> Result<Module, String> {
@@ -209,46 +302,65 @@ fn read(file: &Path) -> Result<Module, String> {
     Module::parse(&name, &text).map_err(|e| e.to_string())
 }
 
-fn print(files: &[PathBuf]) -> ExitCode {
+fn print(files: &[PathBuf], out: &mut impl Write) -> io::Result<u8> {
     let mut failed = false;
     for file in files {
         match read(file).and_then(|module| module.to_ptx().map_err(|e| e.to_string())) {
-            Ok(ptx) => print!("{ptx}"),
+            Ok(ptx) => write!(out, "{ptx}")?,
             Err(error) => {
-                eprintln!("{error}");
+                complain(error);
                 failed = true;
             }
         }
     }
-    ExitCode::from(u8::from(failed))
+    Ok(u8::from(failed))
 }
 
-fn load(files: &[PathBuf]) -> ExitCode {
+fn load(files: &[PathBuf], out: &mut impl Write) -> io::Result<u8> {
     let mut failed = false;
     for file in files {
         let name = file.display().to_string();
         let module = match read(file) {
             Ok(module) => module,
             Err(error) => {
-                println!("{error}");
+                writeln!(out, "{error}")?;
                 failed = true;
                 continue;
             }
         };
+        let (mut kernels, mut broken) = (0, 0);
+        // Kernels share functions, and the gaps of those.
+        let mut all: HashSet<LoadError> = HashSet::new();
         for entry in module.entries() {
+            kernels += 1;
             match module.kernel(entry) {
-                Ok(kernel) => println!(
+                Ok(kernel) => writeln!(
+                    out,
                     "{name}: {entry}: {} instructions, {} bytes of registers a warp, {} bytes of shared memory",
                     kernel.instructions(),
                     kernel.register_bytes(),
                     kernel.static_shared()
-                ),
-                Err(error) => {
-                    println!("{error}");
-                    failed = true;
+                )?,
+                Err(_) => {
+                    let gaps = module.gaps(entry);
+                    for gap in &gaps {
+                        writeln!(out, "{gap}")?;
+                    }
+                    writeln!(out, "{name}: {entry}: cannot be loaded, {}", count(gaps.len(), "gap"))?;
+                    all.extend(gaps);
+                    broken += 1;
                 }
             }
         }
+        if broken > 0 {
+            failed = true;
+            let (gaps, kernels) = (count(all.len(), "gap"), count(kernels, "kernel"));
+            writeln!(out, "{name}: {gaps}; {broken} of {kernels} cannot be loaded")?;
+        }
     }
-    ExitCode::from(u8::from(failed))
+    Ok(u8::from(failed))
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -517,7 +517,7 @@ fn lines_add_up_and_threads_do_not_matter() {
             let config = VmConfig { threads, profile: true, ..VmConfig::default() };
             let outcome = ptx_vm::case::run_case(&root.join(name), &config).unwrap();
             assert!(outcome.ok, "{name}");
-            let now = (outcome.counters.unwrap(), outcome.profile.unwrap());
+            let now = (outcome.counters.unwrap(), outcome.launches[0].profile.clone().unwrap());
             assert_eq!(sum(&now.1), now.0, "{name}");
             assert!(now.0.warp_instructions > 0);
             match &seen {

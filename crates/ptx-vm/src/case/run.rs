@@ -1,0 +1,470 @@
+//! Running a case: memory, steps, comparisons.
+
+use super::spec::{Arg, Content, LaunchStep, PointerAt, Spec, Step};
+use super::value::{Dtype, Tolerance, compare};
+use super::{CaseError, Failure, Launched, Outcome};
+use crate::{Counters, DevicePtr, FaultKind, Kernel, Launch, LoadError, LoadErrorKind, Module, Vm, VmConfig};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Runs the case in `dir` on a device of its own.
+///
+/// # Errors
+/// When the case is not one: files that are missing, fields that mean nothing, numbers that do not fit, a kernel that is not there.
+pub fn run_case(dir: &Path, config: &VmConfig) -> Result<Outcome, CaseError> {
+    let spec_path = dir.join("case.json");
+    let (spec, steps) = Spec::read(&spec_path)?;
+    let ptx_path = dir.join(&spec.ptx);
+    let ptx = std::fs::read_to_string(&ptx_path).map_err(|e| CaseError::new(&ptx_path, e))?;
+    let mut outcome = Outcome {
+        case: dir.display().to_string(),
+        ok: false,
+        compared: 0,
+        max_abs_err: 0.0,
+        max_rel_err: 0.0,
+        fault: None,
+        fault_kind: None,
+        seconds: 0.0,
+        counters: None,
+        launches: Vec::new(),
+        message: None,
+        printed: String::new(),
+    };
+    let module = match Module::parse(&spec.ptx, &ptx) {
+        Ok(module) => module,
+        Err(error) => {
+            outcome.end(Failure::of(&error), error.to_string(), None);
+            return Ok(outcome);
+        }
+    };
+    // Without checked mode these faults go unseen.
+    let hidden = |step: &Step| {
+        let Step::Launch(launch) = step else { return false };
+        let kinds = [FaultKind::Uninitialised, FaultKind::Race, FaultKind::Barrier];
+        kinds.into_iter().any(|kind| launch.expect_fault == Some(Failure::Fault(kind)))
+    };
+    let checked = config.checked || steps.iter().any(hidden);
+    let memory_limit = config.memory_limit.or_else(|| machine_memory().map(|all| if checked { all / 2 } else { all }));
+    let vm = Vm::new(VmConfig { checked, memory_limit, ..config.clone() });
+    let mut case = Case { dir, module: &module, vm: &vm, places: Vec::new() };
+    let judged = case.judge(&spec, &steps, &mut outcome);
+    outcome.printed = vm.take_printed();
+    let broken = |e: crate::MemoryError| CaseError::new(&spec_path, e);
+    for place in case.places.iter().filter(|place| place.allocated) {
+        vm.free(place.ptr).map_err(broken)?;
+    }
+    vm.close().map_err(broken)?;
+    judged.map_err(|message| CaseError::new(&spec_path, message))?;
+    Ok(outcome)
+}
+
+/// Bytes of memory this machine has, so that an absurd length is an error and not the end of the process.
+fn machine_memory() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: these calls have no other effect than to give a number.
+        let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        usize::try_from(pages).ok()?.checked_mul(usize::try_from(size).ok()?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Some(64 << 30)
+}
+
+impl Outcome {
+    /// Ends the case with a failure, which may be the one that is expected.
+    fn end(&mut self, kind: Failure, text: String, expected: Option<Failure>) {
+        self.ok = expected == Some(kind);
+        self.fault = Some(text);
+        self.fault_kind = Some(kind.to_string());
+        if let Some(expected) = expected.filter(|expected| *expected != kind) {
+            self.message = Some(format!("the fault is `{kind}`, not the expected `{expected}`"));
+        }
+    }
+}
+
+/// A range of device memory the case speaks of: a buffer, or a variable of the module.
+struct Place {
+    /// What reports call it.
+    name: String,
+    ptr: DevicePtr,
+    dtype: Dtype,
+    len: usize,
+    allocated: bool,
+    /// What it was filled with so that everybody sees what nobody writes.
+    poison: Option<Vec<u8>>,
+    /// What it must hold in the end.
+    expect: Option<(Vec<u8>, Tolerance)>,
+}
+
+impl Place {
+    fn bytes(&self) -> usize {
+        self.len * self.dtype.bytes()
+    }
+}
+
+struct Case<'a> {
+    dir: &'a Path,
+    module: &'a Module,
+    vm: &'a Vm,
+    /// Buffers and symbols by name first, then those of arguments.
+    places: Vec<Place>,
+}
+
+type R<T> = Result<T, String>;
+
+impl Case<'_> {
+    /// Fills the buffers, launches, and compares. An error says that the case is none.
+    fn judge(&mut self, spec: &Spec, steps: &[Step], outcome: &mut Outcome) -> R<()> {
+        let about = |name: &str| {
+            let name = format!("`{name}`");
+            move |message: String| format!("{name}: {message}")
+        };
+        let kernels = self.kernels(steps)?;
+        for (name, buffer) in &spec.buffers.0 {
+            self.buffer(name, format!("`{name}`"), buffer).map_err(about(name))?;
+        }
+        for (name, symbol) in &spec.symbols.0 {
+            self.symbol(name, symbol).map_err(about(name))?;
+        }
+        let named = self.places.len();
+        // The buffers of arguments, and the parameter bytes of each launch.
+        let mut params = Vec::new();
+        for (i, (step, kernel)) in steps.iter().zip(&kernels).enumerate() {
+            params.push(match (step, kernel) {
+                (Step::Launch(launch), Some(Ok(kernel))) => {
+                    let at = if steps.len() > 1 { format!("step {i}: ") } else { String::new() };
+                    self.arguments(&at, launch, kernel).map_err(|message| at + &message)?
+                }
+                _ => Vec::new(),
+            });
+        }
+        let pointers = spec.buffers.0.iter().chain(&spec.symbols.0);
+        for (place, (name, content)) in pointers.enumerate() {
+            self.insert_pointers(place, content.pointers.as_deref()).map_err(about(name))?;
+        }
+        let mut checks = Vec::new();
+        let mut fills = Vec::new();
+        for (i, step) in steps.iter().enumerate() {
+            let (name, content) = match step {
+                Step::Launch(_) => continue,
+                Step::Fill { name, with } => (name, with),
+                Step::Check { name, expect, .. } => (name, expect),
+            };
+            let at = |message: String| format!("step {i}: `{name}`: {message}");
+            let found = self.places[..named].iter().position(|place| place.name == format!("`{name}`"));
+            let place = found.ok_or_else(|| at("is not one of `buffers` or `symbols`".to_owned()))?;
+            let Place { dtype, len, .. } = self.places[place];
+            let bytes = content.bytes(self.dir, dtype, len).map_err(at)?;
+            match step {
+                Step::Check { tolerance, .. } => {
+                    sound(dtype, &bytes, *tolerance).map_err(at)?;
+                    checks.push((i, place, bytes, *tolerance));
+                }
+                _ => fills.push((i, place, bytes)),
+            }
+        }
+        self.poison(&checks)?;
+        for (i, step) in steps.iter().enumerate() {
+            let launch = match step {
+                Step::Launch(launch) => launch,
+                Step::Fill { .. } => {
+                    for (_, place, bytes) in fills.iter().filter(|(step, ..)| *step == i) {
+                        self.vm.write(self.places[*place].ptr, bytes).map_err(|e| e.to_string())?;
+                    }
+                    continue;
+                }
+                Step::Check { .. } => {
+                    for (_, place, want, tolerance) in checks.iter().filter(|(step, ..)| *step == i) {
+                        let at = format!("step {i}: ");
+                        self.compare(&at, &self.places[*place], want, *tolerance, outcome)?;
+                    }
+                    continue;
+                }
+            };
+            match &kernels[i] {
+                Some(Ok(kernel)) => {
+                    if !self.launch(launch, kernel, &params[i], outcome) {
+                        return Ok(());
+                    }
+                }
+                Some(Err(error)) => {
+                    let gaps = self.module.gaps(&launch.entry);
+                    // Any of them may be what is expected.
+                    let expected = gaps.iter().find(|gap| launch.expect_fault == Some(Failure::of(gap)));
+                    let told = expected.unwrap_or(error);
+                    outcome.end(Failure::of(told), told.to_string(), launch.expect_fault);
+                    if gaps.len() > 1 && !outcome.ok {
+                        let more = format!("`ptx-vm load` lists all {} gaps of the kernel", gaps.len());
+                        let before = outcome.message.take().map_or_else(String::new, |message| message + "\n");
+                        outcome.message = Some(before + &more);
+                    }
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        for place in &self.places {
+            if let Some((want, tolerance)) = &place.expect {
+                self.compare("", place, want, *tolerance, outcome)?;
+            }
+        }
+        outcome.ok = outcome.message.is_none();
+        Ok(())
+    }
+
+    /// The kernel of each step that is a launch.
+    #[allow(clippy::type_complexity)]
+    fn kernels(&self, steps: &[Step]) -> R<Vec<Option<Result<Arc<Kernel>, LoadError>>>> {
+        let mut out = Vec::new();
+        for step in steps {
+            out.push(match step {
+                Step::Launch(launch) => match self.module.kernel(&launch.entry) {
+                    Err(error) if error.kind == LoadErrorKind::NoEntry => return Err(error.message),
+                    kernel => Some(kernel),
+                },
+                _ => None,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Allocates a buffer and fills it.
+    fn buffer(&mut self, label: &str, name: String, content: &Arg) -> R<DevicePtr> {
+        let dtype = content.dtype()?;
+        let len = content.len.ok_or("a buffer has a `len`")?;
+        let size = len.checked_mul(dtype.bytes()).ok_or("`len` is too large")?;
+        let ptr = self.vm.alloc_labelled(size, label).map_err(|e| e.to_string())?;
+        self.place(Place { name, ptr, dtype, len, allocated: true, poison: None, expect: None }, content)
+    }
+
+    /// Finds a variable of the module and fills it.
+    fn symbol(&mut self, name: &str, content: &Arg) -> R<()> {
+        let dtype = content.dtype()?;
+        let region = self.module.variable(name).ok_or_else(|| {
+            let known: Vec<&str> = self.module.variables().map(|(name, _)| name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("the module has no .global or .const variable of that name; there are: {known}")
+        })?;
+        let (size, len) = (region.bytes(), content.len.unwrap_or(region.bytes() / dtype.bytes()));
+        if len.checked_mul(dtype.bytes()) != Some(size) {
+            return Err(format!("the variable has {size} bytes, which is not {len} elements of {}", dtype.name()));
+        }
+        self.vm.map(&region).map_err(|e| e.to_string())?;
+        let name = format!("`{name}`");
+        let place = Place { name, ptr: region.ptr(), dtype, len, allocated: false, poison: None, expect: None };
+        self.place(place, content).map(|_| ())
+    }
+
+    /// Fills a place, and notes what is expected of it.
+    fn place(&mut self, mut place: Place, content: &Arg) -> R<DevicePtr> {
+        let Place { ptr, dtype, len, .. } = place;
+        let bytes = |content: &Content| content.bytes(self.dir, dtype, len);
+        let filled = content.init.as_ref().map(bytes).transpose();
+        let expected = content.expect.as_ref().map(bytes).transpose();
+        let poisoned = place.allocated && content.init.is_none() && content.pointers.is_none();
+        place.poison = poisoned.then(Vec::new);
+        let tolerance = content.tolerance()?;
+        if let Ok(Some(want)) = &expected {
+            place.expect = Some((want.clone(), tolerance));
+        }
+        // It is given back with the others, also where the rest is wrong.
+        self.places.push(place);
+        if let Some(bytes) = filled? {
+            self.vm.write(ptr, &bytes).map_err(|e| e.to_string())?;
+        }
+        if let Some(want) = expected? {
+            sound(dtype, &want, tolerance)?;
+        }
+        Ok(ptr)
+    }
+
+    /// Where a buffer or a variable of the module begins.
+    fn address(&self, to: &str, offset: i64) -> R<u64> {
+        let named = self.places.iter().find(|place| place.name == format!("`{to}`")).map(|place| place.ptr);
+        let base = named.or_else(|| self.module.variable(to).map(|region| region.ptr()));
+        match base {
+            Some(base) => Ok(base.wrapping_add(offset as u64)),
+            None => Err(format!("`{to}` is neither one of `buffers` nor a variable of the module")),
+        }
+    }
+
+    /// Writes addresses into bytes.
+    fn pointers(&self, bytes: &mut [u8], pointers: Option<&[PointerAt]>) -> R<()> {
+        let mut taken: Vec<usize> = Vec::new();
+        for PointerAt { at, to, offset } in pointers.unwrap_or_default() {
+            let address = self.address(to, *offset)?;
+            let room = bytes.len();
+            let slot = at.checked_add(8).and_then(|end| bytes.get_mut(*at..end));
+            let slot = slot.ok_or_else(|| format!("a pointer at byte {at} does not fit {room} bytes"))?;
+            if taken.iter().any(|other| at.abs_diff(*other) < 8) {
+                return Err(format!("the pointer at byte {at} overlaps another"));
+            }
+            taken.push(*at);
+            slot.copy_from_slice(&address.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// The same for a place.
+    fn insert_pointers(&mut self, place: usize, pointers: Option<&[PointerAt]>) -> R<()> {
+        if pointers.is_none() {
+            return Ok(());
+        }
+        let place = &self.places[place];
+        let mut bytes = vec![0; place.bytes()];
+        self.pointers(&mut bytes, pointers)?;
+        for PointerAt { at, .. } in pointers.unwrap_or_default() {
+            self.vm.write(place.ptr + *at as u64, &bytes[*at..at + 8]).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The parameter bytes of a launch; its buffers are allocated.
+    fn arguments(&mut self, at: &str, launch: &LaunchStep, kernel: &Kernel) -> R<Vec<u8>> {
+        let mut params = vec![0u8; kernel.param_bytes()];
+        if launch.args.len() > kernel.params().len() {
+            return Err(format!("{} arguments, the kernel takes {}", launch.args.len(), kernel.params().len()));
+        }
+        // Triton's kernels take scratch pointers a case may leave out.
+        let left_out = &kernel.params()[launch.args.len()..];
+        if let Some(param) = left_out.iter().find(|param| param.size != 8 || !matches!(param.ty, "u64" | "b64")) {
+            let (given, taken) = (launch.args.len(), kernel.params().len());
+            let message = format!("{given} arguments, the kernel takes {taken}: only pointers may be left out, not");
+            return Err(format!("{message} `{}`", param.name));
+        }
+        for (i, (arg, param)) in launch.args.iter().zip(kernel.params()).enumerate() {
+            let bad = |message: String| format!("argument {i}: {message}");
+            let bytes = match arg.kind() {
+                "null" => vec![0u8; 8],
+                "buffer" => {
+                    let ptr = self.buffer(&param.name, format!("{at}argument {i}"), arg).map_err(bad)?;
+                    self.insert_pointers(self.places.len() - 1, arg.pointers.as_deref()).map_err(bad)?;
+                    ptr.to_le_bytes().to_vec()
+                }
+                "pointer" => {
+                    let to = arg.to.as_deref().ok_or_else(|| bad("a pointer has a `to`".to_owned()))?;
+                    self.address(to, arg.offset.unwrap_or(0)).map_err(bad)?.to_le_bytes().to_vec()
+                }
+                "bytes" => {
+                    let hex = arg.hex.as_deref().ok_or_else(|| bad("`bytes` has `hex`".to_owned()))?;
+                    let mut bytes = unhex(hex).ok_or_else(|| bad("`hex` is not hexadecimal".to_owned()))?;
+                    self.pointers(&mut bytes, arg.pointers.as_deref()).map_err(bad)?;
+                    bytes
+                }
+                scalar => {
+                    let value = arg.value.as_ref().ok_or_else(|| bad("a scalar has a `value`".to_owned()))?;
+                    let dtype = Dtype::parse(scalar).ok_or_else(|| bad(format!("unknown kind `{scalar}`")))?;
+                    dtype.encode(value).map_err(bad)?
+                }
+            };
+            if bytes.len() != param.size {
+                let message = format!("{} bytes, parameter `{}` takes {}", bytes.len(), param.name, param.size);
+                return Err(bad(message));
+            }
+            params[param.offset..param.offset + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(params)
+    }
+
+    /// Fills buffers without `init` so that what nobody writes is not taken for what is expected. Checked mode keeps account of that, and
+    /// must see them as they are.
+    fn poison(&mut self, checks: &[(usize, usize, Vec<u8>, Tolerance)]) -> R<()> {
+        for (index, place) in self.places.iter_mut().enumerate() {
+            let n = place.dtype.bytes();
+            let last = place.expect.iter().map(|(want, tolerance)| (want, *tolerance));
+            let between =
+                checks.iter().filter(|(_, at, ..)| *at == index).map(|(.., want, tolerance)| (want, *tolerance));
+            let wants: Vec<(&Vec<u8>, Tolerance)> = last.chain(between).collect();
+            if place.poison.is_none() || wants.is_empty() || self.vm.written(place.ptr, 0).is_some() {
+                place.poison = None;
+                continue;
+            }
+            let mut fill = Vec::with_capacity(place.len * n);
+            for e in 0..place.len {
+                let of: Vec<(&[u8], Tolerance)> = wants.iter().map(|(want, t)| (&want[e * n..][..n], *t)).collect();
+                // Where everything is expected by somebody nothing stands out.
+                fill.extend(place.dtype.poison(&of).unwrap_or_else(|| vec![0; n]));
+            }
+            self.vm.write(place.ptr, &fill).map_err(|e| e.to_string())?;
+            place.poison = Some(fill);
+        }
+        Ok(())
+    }
+
+    /// Launches. False when that ended the case.
+    fn launch(&self, step: &LaunchStep, kernel: &Kernel, params: &[u8], outcome: &mut Outcome) -> bool {
+        let launch = Launch { grid: step.grid, block: step.block, dynamic_shared: step.dynamic_shared };
+        let start = std::time::Instant::now();
+        let result = self.vm.launch(kernel, &launch, params);
+        let seconds = start.elapsed().as_secs_f64();
+        outcome.seconds += seconds;
+        match result {
+            Err(fault) => {
+                outcome.end(Failure::Fault(fault.kind), fault.to_string(), step.expect_fault);
+                false
+            }
+            Ok(stats) => {
+                if let Some(counters) = &stats.counters {
+                    outcome.counters.get_or_insert_with(Counters::default).add(counters);
+                }
+                let entry = step.entry.clone();
+                let (counters, profile) = (stats.counters, stats.profile);
+                outcome.launches.push(Launched { entry, seconds, counters, profile });
+                if let Some(expected) = step.expect_fault {
+                    outcome.message = Some(format!("the launch ended without the expected fault `{expected}`"));
+                }
+                step.expect_fault.is_none()
+            }
+        }
+    }
+
+    /// Compares a place with what it must hold.
+    fn compare(&self, at: &str, place: &Place, want: &[u8], tolerance: Tolerance, outcome: &mut Outcome) -> R<()> {
+        let (ptr, n) = (place.ptr, place.dtype.bytes());
+        let mut got = vec![0u8; want.len()];
+        self.vm.read(ptr, &mut got).map_err(|e| e.to_string())?;
+        let written = self.vm.written(ptr, got.len());
+        let unwritten = |e: usize| {
+            let range = e * n..(e + 1) * n;
+            match (&written, &place.poison) {
+                (Some(written), _) => written[range].contains(&false),
+                (None, Some(poison)) => {
+                    let (got, want) = (&got[range.clone()], &want[range.clone()]);
+                    got == &poison[range] && !place.dtype.near(got, want, tolerance)
+                }
+                (None, None) => false,
+            }
+        };
+        let found = compare(place.dtype, &got, want, tolerance, unwritten);
+        outcome.compared += found.elements;
+        outcome.max_abs_err = outcome.max_abs_err.max(found.max_abs);
+        outcome.max_rel_err = outcome.max_rel_err.max(found.max_rel);
+        if let Some(verdict) = found.verdict() {
+            let line = format!("{at}{}: {verdict}", place.name);
+            match &mut outcome.message {
+                Some(message) => *message += &format!("\n{line}"),
+                none => *none = Some(line),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses expectations that hold whatever comes out.
+fn sound(dtype: Dtype, want: &[u8], tolerance: Tolerance) -> R<()> {
+    if want.is_empty() {
+        return Err("`expect` of no elements is no check".to_owned());
+    }
+    match want.chunks_exact(dtype.bytes()).find_map(|element| dtype.vacuous(element, tolerance)) {
+        None => Ok(()),
+        Some(message) => Err(message),
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    digits.chunks(2).map(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 16).ok()).collect()
+}

@@ -1,0 +1,527 @@
+//! Elements of buffers: how a case writes them, and whether one is near enough to another.
+
+use half::{bf16, f16};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What a buffer consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dtype {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    /// Bytes of a signed integer.
+    I(usize),
+    /// Bytes of an unsigned integer.
+    U(usize),
+}
+
+/// An element as what it means.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Number {
+    Int(i128),
+    Float(f64),
+}
+
+/// How far an element may be from what is expected: `atol + rtol * |want|`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub(super) struct Tolerance {
+    pub(super) rtol: f64,
+    pub(super) atol: f64,
+}
+
+impl Tolerance {
+    /// Both are numbers from 0 on, or they mean nothing.
+    pub(super) fn check(self) -> Result<Tolerance, String> {
+        for (name, value) in [("rtol", self.rtol), ("atol", self.atol)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(format!("`{name}` is {value}: a tolerance is a number from 0 on"));
+            }
+        }
+        Ok(self)
+    }
+
+    fn allowance(self, want: f64) -> f64 {
+        self.atol + self.rtol * want.abs()
+    }
+}
+
+impl Dtype {
+    /// Every one, by name.
+    pub(super) const ALL: [(&'static str, Dtype); 12] = [
+        ("f32", Dtype::F32),
+        ("f64", Dtype::F64),
+        ("f16", Dtype::F16),
+        ("bf16", Dtype::Bf16),
+        ("i8", Dtype::I(1)),
+        ("u8", Dtype::U(1)),
+        ("i16", Dtype::I(2)),
+        ("u16", Dtype::U(2)),
+        ("i32", Dtype::I(4)),
+        ("u32", Dtype::U(4)),
+        ("i64", Dtype::I(8)),
+        ("u64", Dtype::U(8)),
+    ];
+
+    pub(super) fn parse(name: &str) -> Option<Dtype> {
+        Dtype::ALL.iter().find(|(n, _)| *n == name).map(|(_, dtype)| *dtype)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        Dtype::ALL.iter().find(|(_, dtype)| *dtype == self).map_or("?", |(name, _)| name)
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+            Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::I(n) | Dtype::U(n) => n,
+        }
+    }
+
+    pub(super) fn float(self) -> bool {
+        !matches!(self, Dtype::I(_) | Dtype::U(_))
+    }
+
+    fn number(self, bytes: &[u8]) -> Number {
+        let mut raw = [0u8; 8];
+        raw[..bytes.len()].copy_from_slice(bytes);
+        let bits = u64::from_le_bytes(raw);
+        match self {
+            Dtype::F32 => Number::Float(f64::from(f32::from_bits(bits as u32))),
+            Dtype::F64 => Number::Float(f64::from_bits(bits)),
+            Dtype::F16 => Number::Float(f16::from_bits(bits as u16).to_f64()),
+            Dtype::Bf16 => Number::Float(bf16::from_bits(bits as u16).to_f64()),
+            Dtype::U(_) => Number::Int(i128::from(bits)),
+            Dtype::I(n) => {
+                let shift = 64 - 8 * n as u32;
+                Number::Int(i128::from((bits << shift) as i64 >> shift))
+            }
+        }
+    }
+
+    /// The smallest and the greatest finite value.
+    fn range(self) -> [Number; 2] {
+        let float = |max: f64| [Number::Float(-max), Number::Float(max)];
+        match self {
+            Dtype::F32 => float(f64::from(f32::MAX)),
+            Dtype::F64 => float(f64::MAX),
+            Dtype::F16 => float(f16::MAX.to_f64()),
+            Dtype::Bf16 => float(bf16::MAX.to_f64()),
+            Dtype::U(n) => [Number::Int(0), Number::Int((1 << (8 * n)) - 1)],
+            Dtype::I(n) => [Number::Int(-(1 << (8 * n - 1))), Number::Int((1 << (8 * n - 1)) - 1)],
+        }
+    }
+
+    /// One element, as a person reads it: the shortest text that gives the same value, with an exponent where it would be long.
+    pub(super) fn show(self, bytes: &[u8]) -> String {
+        match (self, self.number(bytes)) {
+            (_, Number::Int(value)) => value.to_string(),
+            (Dtype::F64, Number::Float(value)) => match long(value) {
+                true => format!("{value:e}"),
+                false => value.to_string(),
+            },
+            // As f32, or 0.1 would have 17 digits.
+            (_, Number::Float(value)) => match long(value) {
+                true => format!("{:e}", value as f32),
+                false => (value as f32).to_string(),
+            },
+        }
+    }
+
+    /// The bytes of one element a case gives as JSON: a number, or the name of a float that is none.
+    pub(super) fn encode(self, value: &Value) -> Result<Vec<u8>, String> {
+        let not_one = || format!("{value} is not a {}", self.name());
+        let too_large = || format!("{value} does not fit a {}", self.name());
+        if self.float() {
+            let wide = value.as_f64().or_else(|| special(value.as_str()?)).ok_or_else(not_one)?;
+            let (bytes, back) = match self {
+                Dtype::F32 => ((wide as f32).to_le_bytes().to_vec(), f64::from(wide as f32)),
+                Dtype::F16 => (f16::from_f64(wide).to_le_bytes().to_vec(), f16::from_f64(wide).to_f64()),
+                Dtype::Bf16 => (bf16::from_f64(wide).to_le_bytes().to_vec(), bf16::from_f64(wide).to_f64()),
+                _ => (wide.to_le_bytes().to_vec(), wide),
+            };
+            // Infinity is what is written as infinity.
+            return if back.is_infinite() && wide.is_finite() { Err(too_large()) } else { Ok(bytes) };
+        }
+        let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+        let whole = match (whole, value.as_f64()) {
+            (Some(whole), _) => whole,
+            // JSON integers beyond 64 bits arrive as floats.
+            (None, Some(float)) if float.abs() >= i64::MAX as f64 => return Err(too_large()),
+            _ => return Err(not_one()),
+        };
+        match self.range() {
+            [Number::Int(least), Number::Int(most)] if (least..=most).contains(&whole) => {
+                Ok(whole.to_le_bytes()[..self.bytes()].to_vec())
+            }
+            _ => Err(too_large()),
+        }
+    }
+
+    /// Whether an element is near enough to what is expected. Integers are compared as integers. NaN is near NaN and nothing else is,
+    /// infinity near the same infinity, and 0 is -0.
+    pub(super) fn near(self, got: &[u8], want: &[u8], tolerance: Tolerance) -> bool {
+        if got == want {
+            return true;
+        }
+        match (self.number(got), self.number(want)) {
+            (Number::Int(g), Number::Int(w)) => g.abs_diff(w) <= tolerance.allowance(w as f64).floor() as u128,
+            (Number::Float(g), Number::Float(w)) if !g.is_finite() || !w.is_finite() => {
+                g == w || g.is_nan() && w.is_nan()
+            }
+            (Number::Float(g), Number::Float(w)) => g == w || (g - w).abs() <= tolerance.allowance(w),
+            _ => false,
+        }
+    }
+
+    /// Why this expectation holds whatever comes out, if it does.
+    pub(super) fn vacuous(self, want: &[u8], tolerance: Tolerance) -> Option<String> {
+        let all = |w: f64, far: f64| {
+            let allowance = tolerance.allowance(w);
+            let every = !allowance.is_finite() || allowance >= far;
+            every.then(|| {
+                format!(
+                    "the tolerance of {allowance:e} accepts every {}{} where {} is expected",
+                    if self.float() { "finite " } else { "" },
+                    self.name(),
+                    self.show(want)
+                )
+            })
+        };
+        match (self.number(want), self.range()) {
+            (Number::Int(w), [Number::Int(least), Number::Int(most)]) => {
+                all(w as f64, least.abs_diff(w).max(most.abs_diff(w)) as f64)
+            }
+            (Number::Float(w), [_, Number::Float(most)]) if w.is_finite() => all(w, most + w.abs()),
+            _ => None,
+        }
+    }
+
+    /// What an element may be filled with so that everybody sees when nobody has written it: something that none of `wants` accepts.
+    pub(super) fn poison(self, wants: &[(&[u8], Tolerance)]) -> Option<Vec<u8>> {
+        let n = self.bytes();
+        let mut candidates: Vec<Vec<u8>> = match self {
+            // NaNs nobody computes, and a number for where NaN is expected.
+            Dtype::F32 => [0x7fba_dbad_u32, 0x5bad_badb].map(|v| v.to_le_bytes().to_vec()).to_vec(),
+            Dtype::F64 => [0x7ff4_badb_adba_dbad_u64, 0x5bad_badb_adba_dbad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
+            Dtype::F16 => [0x7dad_u16, 0x5bad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
+            Dtype::Bf16 => [0x7fad_u16, 0x5bad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
+            Dtype::I(_) | Dtype::U(_) => Vec::new(),
+        };
+        if !self.float() {
+            // Unlike what is expected in every bit, and as far from it as can be.
+            candidates.extend([0xad, 0x52].map(|byte| vec![byte; n]));
+            if let Some((want, _)) = wants.first() {
+                candidates.insert(0, want.iter().map(|byte| byte ^ 0xad).collect());
+            }
+            for bound in self.range() {
+                if let Number::Int(value) = bound {
+                    candidates.push(value.to_le_bytes()[..n].to_vec());
+                }
+            }
+        }
+        candidates.into_iter().find(|c| wants.iter().all(|(want, tolerance)| !self.near(c, want, *tolerance)))
+    }
+}
+
+/// Whether a number has an exponent in reports.
+fn long(value: f64) -> bool {
+    value != 0.0 && value.is_finite() && !(1e-5..1e16).contains(&value.abs())
+}
+
+/// A float that JSON has no number for.
+pub(super) fn special(name: &str) -> Option<f64> {
+    Some(match name {
+        "nan" | "NaN" => f64::NAN,
+        "inf" | "Infinity" => f64::INFINITY,
+        "-inf" | "-Infinity" => f64::NEG_INFINITY,
+        _ => return None,
+    })
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) elements: u64,
+    /// Greatest errors, over the elements that are finite and are to be.
+    pub(super) max_abs: f64,
+    pub(super) max_rel: f64,
+    /// Elements that are not near enough or that nobody wrote: how many of each, and the first few in words.
+    pub(super) wrong: u64,
+    pub(super) unwritten: u64,
+    pub(super) shown: Vec<String>,
+}
+
+/// Elements a report names.
+const SHOWN: usize = 10;
+
+/// Compares two buffers of the same length. `unwritten` tells of an element that nobody has written.
+pub(super) fn compare(
+    dtype: Dtype,
+    got: &[u8],
+    want: &[u8],
+    tolerance: Tolerance,
+    unwritten: impl Fn(usize) -> bool,
+) -> Comparison {
+    let mut out = Comparison::default();
+    let n = dtype.bytes();
+    for (e, (g, w)) in got.chunks_exact(n).zip(want.chunks_exact(n)).enumerate() {
+        out.elements += 1;
+        let missing = unwritten(e);
+        if !missing && g != w {
+            let (abs, size) = match (dtype.number(g), dtype.number(w)) {
+                (Number::Int(g), Number::Int(w)) => (g.abs_diff(w) as f64, w as f64),
+                (Number::Float(g), Number::Float(w)) => ((g - w).abs(), w),
+                _ => (f64::NAN, 0.0),
+            };
+            if abs.is_finite() {
+                out.max_abs = out.max_abs.max(abs);
+                out.max_rel = out.max_rel.max(abs / size.abs().max(f64::MIN_POSITIVE));
+            }
+        }
+        if !missing && dtype.near(g, w, tolerance) {
+            continue;
+        }
+        out.wrong += 1;
+        out.unwritten += u64::from(missing);
+        if out.shown.len() < SHOWN {
+            let got = if missing { "not written".to_owned() } else { dtype.show(g) };
+            out.shown.push(format!("[{e}] {got} instead of {}", dtype.show(w)));
+        }
+    }
+    out
+}
+
+impl Comparison {
+    /// What is wrong, in words; none when all is right.
+    pub(super) fn verdict(&self) -> Option<String> {
+        if self.wrong == 0 {
+            return None;
+        }
+        if self.unwritten == self.elements {
+            return Some(format!("nobody has written any of the {} elements that are expected", self.elements));
+        }
+        let more = if self.wrong as usize > self.shown.len() { ", ..." } else { "" };
+        let missing = match self.unwritten {
+            0 => String::new(),
+            n => format!(", {n} of them because nobody has written them"),
+        };
+        Some(format!("{} elements differ{missing}: {}{more}", self.wrong, self.shown.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const EXACT: Tolerance = Tolerance { rtol: 0.0, atol: 0.0 };
+
+    fn bytes(dtype: &str, value: &Value) -> Vec<u8> {
+        Dtype::parse(dtype).unwrap().encode(value).unwrap()
+    }
+
+    /// Whether `got` passes for `want`.
+    fn passes(dtype: &str, got: &Value, want: &Value, rtol: f64, atol: f64) -> bool {
+        let (got, want) = (bytes(dtype, got), bytes(dtype, want));
+        let found = compare(Dtype::parse(dtype).unwrap(), &got, &want, Tolerance { rtol, atol }, |_| false);
+        assert_eq!(found.elements, 1);
+        assert_eq!(found.wrong == 0, found.verdict().is_none());
+        found.wrong == 0
+    }
+
+    #[test]
+    fn wrong_values_of_every_dtype_are_told() {
+        for (dtype, got, want) in [
+            ("i8", json!(-1), json!(0)),
+            ("i8", json!(-128), json!(127)),
+            ("u8", json!(255), json!(254)),
+            ("u8", json!(0), json!(128)),
+            ("i16", json!(-32768), json!(32767)),
+            ("u16", json!(65535), json!(65534)),
+            ("i32", json!(2147483647), json!(2147483646)),
+            ("u32", json!(4294967295u32), json!(4294967294u32)),
+            // f64 takes these for the same.
+            ("i64", json!(9007199254740993i64), json!(9007199254740992i64)),
+            ("i64", json!(i64::MAX), json!(i64::MAX - 1)),
+            ("i64", json!(i64::MIN), json!(i64::MIN + 1)),
+            ("u64", json!(u64::MAX), json!(u64::MAX - 1)),
+            ("u64", json!(9223372036854775809u64), json!(9223372036854775808u64)),
+            ("f16", json!(1.0), json!(1.0009765625)),
+            ("bf16", json!(1.0), json!(1.0078125)),
+            ("f32", json!(1.0), json!(1.0000001)),
+            ("f64", json!(1.0), json!(1.0000000000000002)),
+            ("f64", json!(5e-324), json!(0.0)),
+        ] {
+            assert!(!passes(dtype, &got, &want, 0.0, 0.0), "{dtype}: {got} for {want}");
+            assert!(passes(dtype, &want, &want, 0.0, 0.0), "{dtype}: {want} for itself");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_near_nothing_else_whatever_the_tolerance() {
+        for dtype in ["f16", "bf16", "f32", "f64"] {
+            let odd = [json!("nan"), json!("inf"), json!("-inf"), json!(1.0), json!(-1.0), json!(0.0)];
+            for (i, got) in odd.iter().enumerate() {
+                for (j, want) in odd.iter().enumerate().filter(|(j, _)| i.min(*j) < 3) {
+                    for (rtol, atol) in [(0.0, 0.0), (1e-3, 0.0), (0.0, 1e4), (0.5, 100.0)] {
+                        assert_eq!(passes(dtype, got, want, rtol, atol), i == j, "{dtype}: {got} for {want}");
+                    }
+                }
+            }
+        }
+        // NaN has many patterns, and any will do.
+        let found =
+            compare(Dtype::F32, &0xffc1_2345_u32.to_le_bytes(), &0x7fc0_0000_u32.to_le_bytes(), EXACT, |_| false);
+        assert_eq!((found.wrong, found.max_abs), (0, 0.0));
+    }
+
+    #[test]
+    fn zeros_are_equal() {
+        for dtype in ["f16", "bf16", "f32", "f64"] {
+            assert!(passes(dtype, &json!(-0.0), &json!(0.0), 0.0, 0.0));
+            assert!(passes(dtype, &json!(0.0), &json!(-0.0), 1e-3, 0.0));
+        }
+    }
+
+    #[test]
+    fn a_tolerance_ends_where_it_says() {
+        for (dtype, got, want, rtol, atol, near) in [
+            ("f32", json!(1.5), json!(1.0), 0.0, 0.5, true),
+            ("f32", json!(1.5), json!(1.0), 0.0, 0.499, false),
+            ("f32", json!(-103.0), json!(-100.0), 0.02, 1.0, true),
+            ("f32", json!(-103.5), json!(-100.0), 0.02, 1.0, false),
+            ("f32", json!(100.0), json!(-100.0), 1.0, 0.0, false),
+            ("f64", json!(1e308), json!(-1e308), 1.5, 0.0, false),
+            ("i32", json!(103), json!(100), 0.02, 1.0, true),
+            ("i32", json!(104), json!(100), 0.02, 1.0, false),
+            ("i32", json!(1), json!(0), 0.5, 0.99, false),
+            ("u8", json!(0), json!(3), 0.0, 3.0, true),
+            ("u8", json!(0), json!(4), 0.0, 3.0, false),
+            ("i64", json!(9007199254740994i64), json!(9007199254740992i64), 0.0, 1.0, false),
+            ("i64", json!(9007199254740993i64), json!(9007199254740992i64), 0.0, 1.0, true),
+            ("u64", json!(u64::MAX), json!(u64::MAX - 3), 0.0, 3.0, true),
+            ("u64", json!(u64::MAX), json!(u64::MAX - 3), 0.0, 2.5, false),
+            ("u64", json!(u64::MAX), json!(u64::MAX - 3), 1e-20, 2.0, false),
+        ] {
+            assert_eq!(passes(dtype, &got, &want, rtol, atol), near, "{dtype}: {got} for {want}, {rtol}, {atol}");
+        }
+    }
+
+    #[test]
+    fn tolerances_that_accept_everything_are_refused() {
+        for (rtol, atol) in [(-1.0, 0.0), (0.0, -1e-9), (f64::NAN, 0.0), (0.0, f64::NAN), (f64::INFINITY, 0.0)] {
+            assert!(Tolerance { rtol, atol }.check().is_err(), "{rtol}, {atol}");
+        }
+        assert!(Tolerance { rtol: 0.0, atol: -0.0 }.check().is_ok());
+        for (dtype, want, rtol, atol, all) in [
+            ("u8", json!(200), 1.0, 0.0, true),
+            ("u8", json!(100), 1.0, 0.0, false),
+            ("i8", json!(0), 0.0, 128.0, true),
+            ("i8", json!(0), 0.0, 127.0, false),
+            ("u64", json!(0), 0.0, 1.9e19, true),
+            ("f16", json!(0), 0.0, 65504.0, true),
+            ("f16", json!(0), 0.0, 65503.0, false),
+            ("f16", json!("inf"), 0.0, 65504.0, false),
+            ("f32", json!(1), 0.0, 1e30, false),
+            ("f64", json!(1e10), 1e300, 0.0, true),
+            ("f64", json!(1.0), 1e300, 0.0, false),
+        ] {
+            let found = Dtype::parse(dtype).unwrap().vacuous(&bytes(dtype, &want), Tolerance { rtol, atol });
+            assert_eq!(found.is_some(), all, "{dtype} {want} {rtol} {atol}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused() {
+        for (dtype, value) in [
+            ("i8", json!(128)),
+            ("i8", json!(-129)),
+            ("u8", json!(256)),
+            ("u8", json!(-1)),
+            ("i16", json!(32768)),
+            ("u16", json!(-1)),
+            ("i32", json!(2147483648u32)),
+            ("u32", json!(4294967296u64)),
+            ("u32", json!(-1)),
+            ("i64", json!(9223372036854775808u64)),
+            ("u64", json!(-1)),
+            ("u64", json!(18446744073709551616.0)),
+            ("i64", json!(-1e30)),
+            ("f16", json!(65520)),
+            ("bf16", json!(3.4e38)),
+            ("f32", json!(1e39)),
+            ("f32", json!(-1e39)),
+        ] {
+            let refused = Dtype::parse(dtype).unwrap().encode(&value).unwrap_err();
+            assert_eq!(refused, format!("{value} does not fit a {dtype}"));
+        }
+        for (dtype, value) in [
+            ("i32", json!(1.5)),
+            ("i32", json!("nan")),
+            ("u8", json!(true)),
+            ("f32", json!("many")),
+            ("f32", json!(null)),
+            ("f64", json!([1])),
+        ] {
+            let refused = Dtype::parse(dtype).unwrap().encode(&value).unwrap_err();
+            assert_eq!(refused, format!("{value} is not a {dtype}"));
+        }
+        for (dtype, value, want) in [
+            ("i8", json!(-128), vec![0x80]),
+            ("u16", json!(65535), vec![0xff; 2]),
+            ("i64", json!(i64::MIN), i64::MIN.to_le_bytes().to_vec()),
+            ("u64", json!(u64::MAX), vec![0xff; 8]),
+            ("f16", json!(65504), f16::MAX.to_le_bytes().to_vec()),
+            ("f32", json!(3.4028235e38), f32::MAX.to_le_bytes().to_vec()),
+            ("f32", json!("-inf"), f32::NEG_INFINITY.to_le_bytes().to_vec()),
+        ] {
+            assert_eq!(bytes(dtype, &value), want, "{dtype} {value}");
+        }
+    }
+
+    #[test]
+    fn reports_are_short_and_exact() {
+        for (dtype, value, shown) in [
+            ("f64", json!(5e-324), "5e-324"),
+            ("f64", json!(-2.2250738585072014e-308), "-2.2250738585072014e-308"),
+            ("f64", json!(1.7976931348623157e308), "1.7976931348623157e308"),
+            ("f64", json!(0.1), "0.1"),
+            ("f64", json!(0.0), "0"),
+            ("f64", json!(-0.0), "-0"),
+            ("f64", json!(1e-5), "0.00001"),
+            ("f64", json!(9.9e-6), "9.9e-6"),
+            ("f64", json!("nan"), "NaN"),
+            ("f64", json!("-inf"), "-inf"),
+            ("f32", json!(0.1), "0.1"),
+            ("f32", json!(1e-45), "1e-45"),
+            ("f32", json!(3.4e38), "3.4e38"),
+            ("i64", json!(9007199254740993i64), "9007199254740993"),
+            ("u64", json!(u64::MAX), "18446744073709551615"),
+            ("i8", json!(-128), "-128"),
+        ] {
+            assert_eq!(Dtype::parse(dtype).unwrap().show(&bytes(dtype, &value)), shown);
+        }
+    }
+
+    #[test]
+    fn poison_is_never_accepted() {
+        for (name, dtype) in Dtype::ALL {
+            let mut wants = vec![json!(0), json!(1), json!(82), json!(100)];
+            if dtype.float() {
+                wants.extend([json!("nan"), json!("inf"), json!(-2.5)]);
+            }
+            for want in &wants {
+                let want = bytes(name, want);
+                for tolerance in [EXACT, Tolerance { rtol: 0.1, atol: 100.0 }] {
+                    assert_eq!(dtype.vacuous(&want, tolerance), None);
+                    let poison = dtype.poison(&[(&want, tolerance)]).unwrap();
+                    assert!(!dtype.near(&poison, &want, tolerance), "{name}: {poison:?} for {want:?}");
+                }
+            }
+        }
+    }
+}
