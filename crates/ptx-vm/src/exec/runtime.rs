@@ -154,7 +154,7 @@ unsafe fn print(cx: &mut Cx, format: &[u8], arguments: u64, lane: u32) -> Result
         if rest.next_if_eq(&b'*').is_some() {
             let width = take(cx, 4)? as i32;
             spec.left |= width < 0;
-            spec.width = width.unsigned_abs() as usize;
+            spec.width = (width.unsigned_abs() as usize).min(4096);
         }
         while let Some(digit) = rest.next_if(u8::is_ascii_digit) {
             spec.width = (spec.width * 10 + usize::from(digit - b'0')).min(4096);
@@ -163,7 +163,7 @@ unsafe fn print(cx: &mut Cx, format: &[u8], arguments: u64, lane: u32) -> Result
             let mut precision = 0;
             if rest.next_if_eq(&b'*').is_some() {
                 let given = take(cx, 4)? as i32;
-                spec.precision = usize::try_from(given).ok();
+                spec.precision = usize::try_from(given).ok().map(|given| given.min(4096));
             } else {
                 while let Some(digit) = rest.next_if(u8::is_ascii_digit) {
                     precision = (precision * 10 + usize::from(digit - b'0')).min(4096);
