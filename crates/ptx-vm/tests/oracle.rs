@@ -48,7 +48,11 @@ fn run(name: &str, spec: &Value) -> Result<Outcome, CaseError> {
     let checked = run_text(name, &spec.to_string(), true);
     match (&plain, &checked) {
         (Ok(p), Ok(c)) => assert_eq!((p.ok, &p.message), (c.ok, &c.message), "{spec}"),
-        (Err(p), Err(c)) => assert_eq!(p.to_string(), c.to_string()),
+        (Err(p), Err(c)) => {
+            // Checked mode may have half the memory.
+            let told = |e: &CaseError| e.to_string().split(" and a limit").next().map(str::to_owned);
+            assert_eq!(told(p), told(c));
+        }
         _ => panic!("{spec}: {plain:?}, checked {checked:?}"),
     }
     plain
@@ -177,7 +181,7 @@ fn a_case_that_checks_nothing_or_other_than_it_seems_is_refused() {
         (json!({"expect": -1}), "-1 does not fit a u8"),
         (json!({"expect": 1.5}), "1.5 is not a u8"),
         (json!({"expect": {"value": 1}}), "is not a u8"),
-        (json!({"dtype": "f32", "init": 0, "expect": 1e39}), "1e39 does not fit a f32"),
+        (json!({"dtype": "f32", "init": 0, "expect": 1e39}), "1e+39 does not fit a f32"),
         (json!({"dtype": "f16", "init": 65520}), "65520 does not fit a f16"),
         (json!({"dtype": "f64", "init": 0, "expect": 1e10, "rtol": 1e300}), "accepts every finite f64"),
         (json!({"dtype": "f23"}), "unknown dtype `f23`"),
@@ -201,7 +205,7 @@ fn a_case_that_checks_nothing_or_other_than_it_seems_is_refused() {
         (json!({"kind": "null", "len": 1}), "argument 1: `len` means nothing for `null`"),
         (json!({"kind": "bytes", "hex": "+1"}), "argument 1: `hex` is not hexadecimal"),
         (json!({"kind": "bytes", "hex": "1"}), "argument 1: `hex` is not hexadecimal"),
-        (json!({"kind": "f32", "value": 1e39}), "argument 1: 1e39 does not fit a f32"),
+        (json!({"kind": "f32", "value": 1e39}), "argument 1: 1e+39 does not fit a f32"),
     ] {
         let refused = refusal("refused", &scalar(arg.clone()));
         assert!(refused.contains(told), "{arg}: {refused}");

@@ -73,11 +73,20 @@ fn machine_memory() -> Option<usize> {
 impl Outcome {
     /// Ends the case with a failure, which may be the one that is expected.
     fn end(&mut self, kind: Failure, text: String, expected: Option<Failure>) {
-        self.ok = expected == Some(kind);
+        // A check before it may have failed.
+        self.ok = expected == Some(kind) && self.message.is_none();
         self.fault = Some(text);
         self.fault_kind = Some(kind.to_string());
         if let Some(expected) = expected.filter(|expected| *expected != kind) {
-            self.message = Some(format!("the fault is `{kind}`, not the expected `{expected}`"));
+            self.tell(&format!("the fault is `{kind}`, not the expected `{expected}`"));
+        }
+    }
+
+    /// Adds a line to what is wrong.
+    fn tell(&mut self, line: &str) {
+        match &mut self.message {
+            Some(message) => *message += &format!("\n{line}"),
+            none => *none = Some(line.to_owned()),
         }
     }
 }
@@ -112,95 +121,51 @@ struct Case<'a> {
 
 type R<T> = Result<T, String>;
 
+/// A step with all that it needs.
+enum Act<'a> {
+    /// A kernel and its parameter bytes, or why there is none.
+    Launch(&'a LaunchStep, Result<(Arc<Kernel>, Vec<u8>), LoadError>),
+    /// A place and its new bytes.
+    Fill(usize, Vec<u8>),
+    /// A place and what it must hold.
+    Check(usize, Vec<u8>, Tolerance),
+}
+
 impl Case<'_> {
     /// Fills the buffers, launches, and compares. An error says that the case is none.
     fn judge(&mut self, spec: &Spec, steps: &[Step], outcome: &mut Outcome) -> R<()> {
-        let about = |name: &str| {
-            let name = format!("`{name}`");
-            move |message: String| format!("{name}: {message}")
-        };
-        let kernels = self.kernels(steps)?;
         for (name, buffer) in &spec.buffers.0 {
-            self.buffer(name, format!("`{name}`"), buffer).map_err(about(name))?;
+            self.buffer(name, quoted(name), buffer).map_err(|m| format!("`{name}`: {m}"))?;
         }
         for (name, symbol) in &spec.symbols.0 {
-            self.symbol(name, symbol).map_err(about(name))?;
+            self.symbol(name, symbol).map_err(|m| format!("`{name}`: {m}"))?;
         }
-        let named = self.places.len();
-        // The buffers of arguments, and the parameter bytes of each launch.
-        let mut params = Vec::new();
-        for (i, (step, kernel)) in steps.iter().zip(&kernels).enumerate() {
-            params.push(match (step, kernel) {
-                (Step::Launch(launch), Some(Ok(kernel))) => {
-                    let at = if steps.len() > 1 { format!("step {i}: ") } else { String::new() };
-                    self.arguments(&at, launch, kernel).map_err(|message| at + &message)?
-                }
-                _ => Vec::new(),
-            });
+        for (place, (name, content)) in spec.buffers.0.iter().chain(&spec.symbols.0).enumerate() {
+            self.insert_pointers(place, content.pointers.as_deref()).map_err(|m| format!("`{name}`: {m}"))?;
         }
-        let pointers = spec.buffers.0.iter().chain(&spec.symbols.0);
-        for (place, (name, content)) in pointers.enumerate() {
-            self.insert_pointers(place, content.pointers.as_deref()).map_err(about(name))?;
-        }
-        let mut checks = Vec::new();
-        let mut fills = Vec::new();
+        let mut acts = Vec::new();
         for (i, step) in steps.iter().enumerate() {
-            let (name, content) = match step {
-                Step::Launch(_) => continue,
-                Step::Fill { name, with } => (name, with),
-                Step::Check { name, expect, .. } => (name, expect),
-            };
-            let at = |message: String| format!("step {i}: `{name}`: {message}");
-            let found = self.places[..named].iter().position(|place| place.name == format!("`{name}`"));
-            let place = found.ok_or_else(|| at("is not one of `buffers` or `symbols`".to_owned()))?;
-            let Place { dtype, len, .. } = self.places[place];
-            let bytes = content.bytes(self.dir, dtype, len).map_err(at)?;
-            match step {
-                Step::Check { tolerance, .. } => {
-                    sound(dtype, &bytes, *tolerance).map_err(at)?;
-                    checks.push((i, place, bytes, *tolerance));
-                }
-                _ => fills.push((i, place, bytes)),
-            }
+            let at = if steps.len() > 1 { format!("step {i}: ") } else { String::new() };
+            acts.push(self.prepare(&at, step).map_err(|message| at + &message)?);
         }
-        self.poison(&checks)?;
-        for (i, step) in steps.iter().enumerate() {
-            let launch = match step {
-                Step::Launch(launch) => launch,
-                Step::Fill { .. } => {
-                    for (_, place, bytes) in fills.iter().filter(|(step, ..)| *step == i) {
-                        self.vm.write(self.places[*place].ptr, bytes).map_err(|e| e.to_string())?;
-                    }
-                    continue;
+        self.poison(&acts)?;
+        for (i, act) in acts.iter().enumerate() {
+            match act {
+                Act::Fill(place, bytes) => {
+                    self.vm.write(self.places[*place].ptr, bytes).map_err(|e| e.to_string())?;
                 }
-                Step::Check { .. } => {
-                    for (_, place, want, tolerance) in checks.iter().filter(|(step, ..)| *step == i) {
-                        let at = format!("step {i}: ");
-                        self.compare(&at, &self.places[*place], want, *tolerance, outcome)?;
-                    }
-                    continue;
+                Act::Check(place, want, tolerance) => {
+                    self.compare(&format!("step {i}: "), &self.places[*place], want, *tolerance, outcome)?;
                 }
-            };
-            match &kernels[i] {
-                Some(Ok(kernel)) => {
-                    if !self.launch(launch, kernel, &params[i], outcome) {
+                Act::Launch(step, kernel) => {
+                    let goes_on = match kernel {
+                        Ok((kernel, params)) => self.launch(step, kernel, params, outcome),
+                        Err(error) => self.not_loaded(step, error, outcome),
+                    };
+                    if !goes_on {
                         return Ok(());
                     }
                 }
-                Some(Err(error)) => {
-                    let gaps = self.module.gaps(&launch.entry);
-                    // Any of them may be what is expected.
-                    let expected = gaps.iter().find(|gap| launch.expect_fault == Some(Failure::of(gap)));
-                    let told = expected.unwrap_or(error);
-                    outcome.end(Failure::of(told), told.to_string(), launch.expect_fault);
-                    if gaps.len() > 1 && !outcome.ok {
-                        let more = format!("`ptx-vm load` lists all {} gaps of the kernel", gaps.len());
-                        let before = outcome.message.take().map_or_else(String::new, |message| message + "\n");
-                        outcome.message = Some(before + &more);
-                    }
-                    return Ok(());
-                }
-                None => {}
             }
         }
         for place in &self.places {
@@ -212,20 +177,45 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// The kernel of each step that is a launch.
-    #[allow(clippy::type_complexity)]
-    fn kernels(&self, steps: &[Step]) -> R<Vec<Option<Result<Arc<Kernel>, LoadError>>>> {
-        let mut out = Vec::new();
-        for step in steps {
-            out.push(match step {
-                Step::Launch(launch) => match self.module.kernel(&launch.entry) {
-                    Err(error) if error.kind == LoadErrorKind::NoEntry => return Err(error.message),
-                    kernel => Some(kernel),
-                },
-                _ => None,
-            });
+    /// Finds what a step speaks of. `at` is how reports about it begin.
+    fn prepare<'s>(&mut self, at: &str, step: &'s Step) -> R<Act<'s>> {
+        let find = |case: &Self, name: &str, content: &Content| -> R<(usize, Dtype, Vec<u8>)> {
+            let place = case.places.iter().position(|place| place.name == quoted(name));
+            let place = place.ok_or("is not one of `buffers` or `symbols`")?;
+            let Place { dtype, len, .. } = case.places[place];
+            Ok((place, dtype, content.bytes(case.dir, dtype, len)?))
+        };
+        match step {
+            Step::Fill { name, with } => {
+                let (place, _, bytes) = find(self, name, with).map_err(|m| format!("`{name}`: {m}"))?;
+                Ok(Act::Fill(place, bytes))
+            }
+            Step::Check { name, expect, tolerance } => {
+                let (place, dtype, want) = find(self, name, expect).map_err(|m| format!("`{name}`: {m}"))?;
+                sound(dtype, &want, *tolerance).map_err(|m| format!("`{name}`: {m}"))?;
+                Ok(Act::Check(place, want, *tolerance))
+            }
+            Step::Launch(launch) => match self.module.kernel(&launch.entry) {
+                Ok(kernel) => {
+                    let params = self.arguments(at, launch, &kernel)?;
+                    Ok(Act::Launch(launch, Ok((kernel, params))))
+                }
+                Err(error) if error.kind == LoadErrorKind::NoEntry => Err(error.message),
+                Err(error) => Ok(Act::Launch(launch, Err(error))),
+            },
         }
-        Ok(out)
+    }
+
+    /// Ends the case at a kernel that cannot be decoded.
+    fn not_loaded(&self, step: &LaunchStep, error: &LoadError, outcome: &mut Outcome) -> bool {
+        let gaps = self.module.gaps(&step.entry);
+        // Any of them may be what is expected.
+        let told = gaps.iter().find(|gap| step.expect_fault == Some(Failure::of(gap))).unwrap_or(error);
+        outcome.end(Failure::of(told), told.to_string(), step.expect_fault);
+        if gaps.len() > 1 && !outcome.ok {
+            outcome.tell(&format!("`ptx-vm load` lists all {} gaps of the kernel", gaps.len()));
+        }
+        false
     }
 
     /// Allocates a buffer and fills it.
@@ -250,7 +240,7 @@ impl Case<'_> {
             return Err(format!("the variable has {size} bytes, which is not {len} elements of {}", dtype.name()));
         }
         self.vm.map(&region).map_err(|e| e.to_string())?;
-        let name = format!("`{name}`");
+        let name = quoted(name);
         let place = Place { name, ptr: region.ptr(), dtype, len, allocated: false, poison: None, expect: None };
         self.place(place, content).map(|_| ())
     }
@@ -280,7 +270,7 @@ impl Case<'_> {
 
     /// Where a buffer or a variable of the module begins.
     fn address(&self, to: &str, offset: i64) -> R<u64> {
-        let named = self.places.iter().find(|place| place.name == format!("`{to}`")).map(|place| place.ptr);
+        let named = self.places.iter().find(|place| place.name == quoted(to)).map(|place| place.ptr);
         let base = named.or_else(|| self.module.variable(to).map(|region| region.ptr()));
         match base {
             Some(base) => Ok(base.wrapping_add(offset as u64)),
@@ -368,12 +358,14 @@ impl Case<'_> {
 
     /// Fills buffers without `init` so that what nobody writes is not taken for what is expected. Checked mode keeps account of that, and
     /// must see them as they are.
-    fn poison(&mut self, checks: &[(usize, usize, Vec<u8>, Tolerance)]) -> R<()> {
+    fn poison(&mut self, acts: &[Act<'_>]) -> R<()> {
         for (index, place) in self.places.iter_mut().enumerate() {
             let n = place.dtype.bytes();
             let last = place.expect.iter().map(|(want, tolerance)| (want, *tolerance));
-            let between =
-                checks.iter().filter(|(_, at, ..)| *at == index).map(|(.., want, tolerance)| (want, *tolerance));
+            let between = acts.iter().filter_map(|act| match act {
+                Act::Check(at, want, tolerance) if *at == index => Some((want, *tolerance)),
+                _ => None,
+            });
             let wants: Vec<(&Vec<u8>, Tolerance)> = last.chain(between).collect();
             if place.poison.is_none() || wants.is_empty() || self.vm.written(place.ptr, 0).is_some() {
                 place.poison = None;
@@ -391,7 +383,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Launches. False when that ended the case.
+    /// Launches. False when that ends the case.
     fn launch(&self, step: &LaunchStep, kernel: &Kernel, params: &[u8], outcome: &mut Outcome) -> bool {
         let launch = Launch { grid: step.grid, block: step.block, dynamic_shared: step.dynamic_shared };
         let start = std::time::Instant::now();
@@ -411,7 +403,7 @@ impl Case<'_> {
                 let (counters, profile) = (stats.counters, stats.profile);
                 outcome.launches.push(Launched { entry, seconds, counters, profile });
                 if let Some(expected) = step.expect_fault {
-                    outcome.message = Some(format!("the launch ended without the expected fault `{expected}`"));
+                    outcome.tell(&format!("the launch ended without the expected fault `{expected}`"));
                 }
                 step.expect_fault.is_none()
             }
@@ -440,11 +432,7 @@ impl Case<'_> {
         outcome.max_abs_err = outcome.max_abs_err.max(found.max_abs);
         outcome.max_rel_err = outcome.max_rel_err.max(found.max_rel);
         if let Some(verdict) = found.verdict() {
-            let line = format!("{at}{}: {verdict}", place.name);
-            match &mut outcome.message {
-                Some(message) => *message += &format!("\n{line}"),
-                none => *none = Some(line),
-            }
+            outcome.tell(&format!("{at}{}: {verdict}", place.name));
         }
         Ok(())
     }
@@ -459,6 +447,11 @@ fn sound(dtype: Dtype, want: &[u8], tolerance: Tolerance) -> R<()> {
         None => Ok(()),
         Some(message) => Err(message),
     }
+}
+
+/// How reports call what has a name.
+fn quoted(name: &str) -> String {
+    format!("`{name}`")
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
