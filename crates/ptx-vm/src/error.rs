@@ -156,6 +156,9 @@ impl FaultKind {
         FaultKind::Race,
     ];
 
+    /// The kinds that only checked mode reports, or reports more of: those of [`crate::VmConfig::report`].
+    pub const CHECKED: [FaultKind; 3] = [FaultKind::Barrier, FaultKind::Uninitialised, FaultKind::Race];
+
     /// The kind of that name, as reports and cases write it.
     pub fn parse(name: &str) -> Option<FaultKind> {
         FaultKind::ALL.into_iter().find(|kind| kind.name() == name)
@@ -176,6 +179,44 @@ impl FaultKind {
             FaultKind::Interrupted => "interrupted",
             FaultKind::Timeout => "timeout",
         }
+    }
+}
+
+/// A set of kinds of faults. [`Default`] has all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FaultKinds(u32);
+
+impl FaultKinds {
+    /// Every kind.
+    pub const ALL: FaultKinds = FaultKinds(u32::MAX);
+    /// No kind.
+    pub const NONE: FaultKinds = FaultKinds(0);
+
+    /// The set with that kind.
+    pub fn with(self, kind: FaultKind) -> FaultKinds {
+        FaultKinds(self.0 | 1 << kind as u32)
+    }
+
+    /// The set without that kind.
+    pub fn without(self, kind: FaultKind) -> FaultKinds {
+        FaultKinds(self.0 & !(1 << kind as u32))
+    }
+
+    /// Whether the kind is in the set.
+    pub fn contains(self, kind: FaultKind) -> bool {
+        self.0 >> kind as u32 & 1 != 0
+    }
+}
+
+impl Default for FaultKinds {
+    fn default() -> Self {
+        FaultKinds::ALL
+    }
+}
+
+impl fmt::Debug for FaultKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(FaultKind::ALL.iter().filter(|kind| self.contains(**kind))).finish()
     }
 }
 
@@ -251,4 +292,24 @@ fn who(block: &Option<[u32; 3]>, thread: &Option<[u32; 3]>) -> String {
         text += &format!(", thread ({x}, {y}, {z})");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FaultKind, FaultKinds};
+
+    #[test]
+    fn kinds_have_names_and_make_sets() {
+        for (i, kind) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(FaultKind::parse(&kind.to_string()), Some(kind));
+            assert!(!FaultKind::ALL[..i].contains(&kind), "{kind} twice");
+            assert!(FaultKinds::default().contains(kind) && !FaultKinds::NONE.contains(kind));
+            let (one, others) = (FaultKinds::NONE.with(kind), FaultKinds::ALL.without(kind));
+            for other in FaultKind::ALL {
+                assert_eq!((one.contains(other), others.contains(other)), (other == kind, other != kind));
+            }
+        }
+        assert_eq!(FaultKind::parse("rase"), None);
+        assert_eq!(format!("{:?}", FaultKinds::NONE.with(FaultKind::Race)), "{Race}");
+    }
 }

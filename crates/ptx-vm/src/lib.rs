@@ -44,7 +44,7 @@ mod parse;
 pub use counters::{
     ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceLine, SourceProfile, Traffic,
 };
-pub use error::{Fault, FaultKind, LoadError, LoadErrorKind, MemoryError};
+pub use error::{Fault, FaultKind, FaultKinds, LoadError, LoadErrorKind, MemoryError};
 pub use exec::{Launch, LaunchStats, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
 pub use memory::{DevicePtr, Live, Region};

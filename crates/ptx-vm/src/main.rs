@@ -4,7 +4,7 @@ mod report;
 
 use clap::{Args, Parser, Subcommand};
 use ptx_vm::case::{Launched, Outcome, new_case, run_case};
-use ptx_vm::{Counters, LoadError, Module, VmConfig, coverage};
+use ptx_vm::{Counters, FaultKind, FaultKinds, LoadError, Module, VmConfig, coverage};
 use report::Sort;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -51,6 +51,15 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A kind of fault that can be left out.
+fn checked_kind(text: &str) -> Result<FaultKind, String> {
+    match FaultKind::parse(text) {
+        Some(kind) if FaultKind::CHECKED.contains(&kind) => Ok(kind),
+        Some(kind) => Err(format!("a launch cannot go on after `{kind}`, which is always reported")),
+        None => Err(format!("there are {}", FaultKind::CHECKED.map(FaultKind::name).join(", "))),
+    }
+}
+
 /// A time in seconds, such as `0.5`.
 fn seconds(text: &str) -> Result<Duration, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -70,6 +79,13 @@ enum Command {
         /// Also report uninitialised reads, shared-memory races and divergent barriers.
         #[arg(long)]
         checked: bool,
+        /// Of the kinds of faults that only --checked finds, report these: a list such as race,uninitialised,barrier.
+        #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = checked_kind, requires = "checked")]
+        #[arg(conflicts_with = "except")]
+        only: Vec<FaultKind>,
+        /// Report all kinds but these.
+        #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = checked_kind, requires = "checked")]
+        except: Vec<FaultKind>,
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
@@ -159,8 +175,12 @@ fn complain(what: impl std::fmt::Display) {
 /// Runs a command; gives its status, or why its output cannot be written.
 fn command(command: Command, out: &mut impl Write) -> io::Result<u8> {
     match command {
-        Command::Run { cases, checked, json, counters, threads, limits, block_order } => {
-            let config = VmConfig { threads, checked, counters, block_order, ..limits.config() };
+        Command::Run { cases, checked, only, except, json, counters, threads, limits, block_order } => {
+            let report = match only.as_slice() {
+                [] => except.into_iter().fold(FaultKinds::ALL, FaultKinds::without),
+                only => only.iter().copied().fold(FaultKinds::NONE, FaultKinds::with),
+            };
+            let config = VmConfig { threads, checked, report, counters, block_order, ..limits.config() };
             run(&cases, &config, json, out)
         }
         Command::Profile { case, json, top, sort, threads, limits } => {
@@ -351,6 +371,9 @@ fn load(files: &[PathBuf], out: &mut impl Write) -> io::Result<u8> {
                     broken += 1;
                 }
             }
+        }
+        if kernels == 0 {
+            writeln!(out, "{name}: no kernels")?;
         }
         if broken > 0 {
             failed = true;

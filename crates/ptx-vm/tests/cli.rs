@@ -135,3 +135,194 @@ fn a_case_that_relies_on_the_order_of_blocks_fails_in_another() {
     let out = run(&["--block-order", "1"]);
     assert!(out.status.code() == Some(1) && text(&out).contains("elements differ"), "{}", text(&out));
 }
+
+/// A command whose reader has gone before it begins.
+#[cfg(unix)]
+fn unread(arguments: &[&str], errors_too: bool) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ptx-vm"));
+    command.args(arguments).stdout(writer.try_clone().unwrap());
+    if errors_too {
+        command.stderr(writer);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+#[cfg(unix)]
+fn every_command_ends_quietly_when_its_reader_has_gone() {
+    let dir = saxpy_case("closed", "298");
+    let case = dir.to_str().unwrap();
+    let (new, ptx) = (dir.join("new"), saxpy());
+    for (arguments, status) in [
+        (vec!["run", case], 141),
+        (vec!["run", case, case, "--json", "--counters"], 141),
+        (vec!["run", case, "--counters"], 141),
+        (vec!["profile", case], 141),
+        (vec!["profile", case, "--json"], 141),
+        (vec!["load", &ptx], 141),
+        (vec!["load", "/nowhere/at/all.ptx"], 141),
+        (vec!["print", &ptx], 141),
+        (vec!["isa"], 141),
+        (vec!["isa", "--json"], 141),
+        (vec!["new", new.to_str().unwrap(), &ptx], 141),
+        // Nothing is written to standard output.
+        (vec!["run", "/nowhere/at/all"], 2),
+    ] {
+        let out = unread(&arguments, false);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked") && (status == 2 || said.is_empty()), "{arguments:?}: {said}");
+        let _ = std::fs::remove_dir_all(&new);
+        // Nor is it worse when nobody reads the errors.
+        assert_eq!(unread(&arguments, true).status.code(), Some(status), "{arguments:?}");
+        let _ = std::fs::remove_dir_all(&new);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_ptx-vm")).arg("isa").stdout(full).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("cannot write the output"));
+}
+
+#[test]
+fn numbers_nobody_can_mean_are_refused() {
+    let dir = saxpy_case("numbers", "298");
+    let dir = dir.to_str().unwrap();
+    for arguments in [
+        ["--threads", "30000"],
+        ["--threads", "1025"],
+        ["--threads", "18446744073709551616"],
+        ["--threads", "-1"],
+        ["--timeout", "0"],
+        ["--timeout", "-1"],
+        ["--timeout", "nan"],
+        ["--timeout", "inf"],
+        ["--timeout", "1e30"],
+        ["--timeout", "soon"],
+        ["--budget", "-1"],
+        ["--launch-budget", "1e9"],
+    ] {
+        for command in ["run", "profile"] {
+            let out = ptx_vm(&[&[command, dir][..], &arguments].concat());
+            assert_eq!(out.status.code(), Some(2), "{command} {arguments:?}");
+            assert!(
+                text(&out).contains("error: invalid value") || text(&out).contains("unexpected argument"),
+                "{}",
+                text(&out)
+            );
+        }
+    }
+    for arguments in
+        [["--threads", "64"], ["--timeout", "1e9"], ["--timeout", "5.5"], ["--budget", "0"], ["--launch-budget", "0"]]
+    {
+        let out = ptx_vm(&[&["run", dir][..], &arguments].concat());
+        assert_eq!(out.status.code(), Some(0), "{arguments:?}: {}", text(&out));
+    }
+}
+
+#[test]
+fn a_case_that_does_not_end_is_ended() {
+    let dir = scratch("endless");
+    let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { $L: bra $L; ret; }";
+    std::fs::write(dir.join("kernel.ptx"), ptx).unwrap();
+    let spec =
+        serde_json::json!({"ptx": "kernel.ptx", "entry": "k", "grid": [100000, 1, 1], "block": [32, 1, 1], "args": []});
+    std::fs::write(dir.join("case.json"), spec.to_string()).unwrap();
+    for (options, kind) in [
+        (["--timeout", "0.2"], "timeout"),
+        (["--budget", "100000"], "budget"),
+        (["--launch-budget", "1000000"], "budget"),
+    ] {
+        let out = ptx_vm(&[&["run", dir.to_str().unwrap(), "--json"][..], &options].concat());
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!((out.status.code(), json["fault_kind"].as_str()), (Some(1), Some(kind)), "{json}");
+    }
+    // It may be what is expected.
+    let mut spec = spec;
+    spec["expect_fault"] = "timeout".into();
+    std::fs::write(dir.join("case.json"), spec.to_string()).unwrap();
+    let out = ptx_vm(&["run", dir.to_str().unwrap(), "--timeout", "0.1"]);
+    assert!(out.status.success(), "{}", text(&out));
+}
+
+#[test]
+fn load_lists_every_gap_and_counts_them() {
+    let dir = scratch("gaps");
+    let file = dir.join("k.ptx");
+    let ptx = ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry good() { ret; }
+.func f() { griddepcontrol.sideways; ret; }
+.visible .entry bad() {\n wgmma.fence.sync.aligned;\n call f;\n frobnicate;\n ret; }
+.visible .entry worse() { call f; ret; }\n";
+    std::fs::write(&file, ptx).unwrap();
+    let name = file.to_str().unwrap();
+    let out = ptx_vm(&["load", name]);
+    assert_eq!(out.status.code(), Some(1));
+    let out = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<&str> = out.lines().map(|line| line.strip_prefix(name).unwrap()).collect();
+    assert!(lines[0].starts_with(": good: ") && lines[0].contains(" instructions, "), "{out}");
+    assert!(lines[1].starts_with(":5: unsupported form of `griddepcontrol`: "), "{out}");
+    assert!(lines[2].starts_with(":7: warpgroup matrix instructions (wgmma) are not supported in `wgmma"), "{out}");
+    assert_eq!(lines[3], ":9: unknown instruction `frobnicate` in `frobnicate`");
+    assert_eq!(lines[4], ": bad: cannot be loaded, 3 gaps");
+    assert!(lines[5].starts_with(":5: "), "{out}");
+    assert_eq!(lines[6], ": worse: cannot be loaded, 1 gap");
+    assert_eq!(lines[7], ": 3 gaps; 2 of 3 kernels cannot be loaded");
+    assert_eq!(lines.len(), 8);
+}
+
+#[test]
+fn a_case_of_several_launches_profiles_each() {
+    let dir = scratch("launches");
+    std::fs::copy(saxpy(), dir.join("kernel.ptx")).unwrap();
+    let launch = |n: u32| {
+        serde_json::json!({"launch": "saxpy", "grid": [1, 1, 1], "block": [128, 1, 1],
+            "args": [{"kind": "i32", "value": n}, {"kind": "f32", "value": 2},
+                {"kind": "pointer", "to": "x"}, {"kind": "pointer", "to": "y"}]})
+    };
+    let spec = serde_json::json!({"ptx": "kernel.ptx", "steps": [launch(100), launch(50)],
+        "buffers": {"x": {"dtype": "f32", "len": 100, "init": 1}, "y": {"dtype": "f32", "len": 100, "init": 0}}});
+    std::fs::write(dir.join("case.json"), spec.to_string()).unwrap();
+    let out = ptx_vm(&["profile", dir.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", text(&out));
+    let out = text(&out);
+    assert!(out.contains("no values compared"), "{out}");
+    assert_eq!(out.matches("saxpy in kernel.ptx").count(), 2, "{out}");
+    assert!(
+        out.contains("0 in tensor cores, 200 elsewhere") && out.contains("0 in tensor cores, 100 elsewhere"),
+        "{out}"
+    );
+    let out = ptx_vm(&["profile", dir.to_str().unwrap(), "--json"]);
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let launches = json["launches"].as_array().unwrap();
+    let flops: Vec<u64> = launches.iter().map(|l| l["counters"]["flops"].as_u64().unwrap()).collect();
+    assert_eq!(flops, [200, 100]);
+    assert_eq!(json["counters"]["flops"], 300);
+    assert!(launches.iter().all(|l| !l["lines"].as_array().unwrap().is_empty() && l["kernel"] == "saxpy"));
+}
+
+#[test]
+fn kinds_of_faults_are_chosen_by_name() {
+    let dir = saxpy_case("kinds", "298");
+    let dir = dir.to_str().unwrap();
+    for (options, status) in [
+        (vec!["--checked", "--only", "race"], 0),
+        (vec!["--checked", "--only", "race,uninitialised,barrier"], 0),
+        (vec!["--checked", "--except", "race,uninitialised"], 0),
+        (vec!["--checked", "--only", "rase"], 2),
+        (vec!["--checked", "--only", "race,"], 2),
+        (vec!["--checked", "--except", "out_of_bounds"], 2),
+        (vec!["--checked", "--only", "race", "--except", "barrier"], 2),
+        // They would do nothing.
+        (vec!["--only", "race"], 2),
+        (vec!["--except", "race"], 2),
+    ] {
+        let out = ptx_vm(&[&["run", dir], options.as_slice()].concat());
+        assert_eq!(out.status.code(), Some(status), "{options:?}: {}", text(&out));
+    }
+}

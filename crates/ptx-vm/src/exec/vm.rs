@@ -5,7 +5,7 @@ use super::order::Order;
 use super::pool::Pool;
 use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
-use crate::error::{Fault, FaultKind, MemoryError};
+use crate::error::{Fault, FaultKind, FaultKinds, MemoryError};
 use crate::ir::Kernel;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
@@ -20,6 +20,8 @@ pub struct VmConfig {
     pub threads: usize,
     /// Checked mode: uninitialised reads, shared-memory races and divergent barriers end a launch too. Several times slower.
     pub checked: bool,
+    /// The kinds of [`FaultKind::CHECKED`] that checked mode reports; all by default. What ends a launch in any mode does so all the same.
+    pub report: FaultKinds,
     /// Gather counters; see [`LaunchStats::counters`].
     pub counters: bool,
     /// Gather counters for each line of the PTX as well; see [`LaunchStats::profile`].
@@ -327,6 +329,7 @@ impl Vm {
                 let mut runner = match if room { order.take(&info.failed) } else { None } {
                     Some(number) => {
                         let mut runner = free.take().unwrap_or_else(|| {
+                            // `self.config.report` says what the checks may end the launch for.
                             let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
                             Runner::new(kernel, &info, table, params, watch, sm)
                         });
