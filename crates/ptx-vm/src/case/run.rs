@@ -372,10 +372,12 @@ impl Case<'_> {
                 continue;
             }
             let mut fill = Vec::with_capacity(place.len * n);
+            let mut of: Vec<(&[u8], Tolerance)> = Vec::new();
             for e in 0..place.len {
-                let of: Vec<(&[u8], Tolerance)> = wants.iter().map(|(want, t)| (&want[e * n..][..n], *t)).collect();
+                of.clear();
+                of.extend(wants.iter().map(|(want, tolerance)| (&want[e * n..][..n], *tolerance)));
                 // Where everything is expected by somebody nothing stands out.
-                fill.extend(place.dtype.poison(&of).unwrap_or_else(|| vec![0; n]));
+                fill.extend_from_slice(&place.dtype.poison(&of).unwrap_or_default()[..n]);
             }
             self.vm.write(place.ptr, &fill).map_err(|e| e.to_string())?;
             place.poison = Some(fill);

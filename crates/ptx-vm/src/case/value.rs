@@ -201,29 +201,27 @@ impl Dtype {
     }
 
     /// What an element may be filled with so that everybody sees when nobody has written it: something that none of `wants` accepts.
-    pub(super) fn poison(self, wants: &[(&[u8], Tolerance)]) -> Option<Vec<u8>> {
-        let n = self.bytes();
-        let mut candidates: Vec<Vec<u8>> = match self {
-            // NaNs nobody computes, and a number for where NaN is expected.
-            Dtype::F32 => [0x7fba_dbad_u32, 0x5bad_badb].map(|v| v.to_le_bytes().to_vec()).to_vec(),
-            Dtype::F64 => [0x7ff4_badb_adba_dbad_u64, 0x5bad_badb_adba_dbad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
-            Dtype::F16 => [0x7dad_u16, 0x5bad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
-            Dtype::Bf16 => [0x7fad_u16, 0x5bad].map(|v| v.to_le_bytes().to_vec()).to_vec(),
-            Dtype::I(_) | Dtype::U(_) => Vec::new(),
+    /// The bytes of an element are the first.
+    pub(super) fn poison(self, wants: &[(&[u8], Tolerance)]) -> Option<[u8; 8]> {
+        let bits = |bytes: &[u8]| {
+            let mut raw = [0; 8];
+            raw[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(raw)
         };
-        if !self.float() {
-            // Unlike what is expected in every bit, and as far from it as can be.
-            candidates.extend([0xad, 0x52].map(|byte| vec![byte; n]));
-            if let Some((want, _)) = wants.first() {
-                candidates.insert(0, want.iter().map(|byte| byte ^ 0xad).collect());
-            }
-            for bound in self.range() {
-                if let Number::Int(value) = bound {
-                    candidates.push(value.to_le_bytes()[..n].to_vec());
-                }
-            }
-        }
-        candidates.into_iter().find(|c| wants.iter().all(|(want, tolerance)| !self.near(c, want, *tolerance)))
+        let [least, most] = self.range().map(|bound| if let Number::Int(value) = bound { value as u64 } else { 0 });
+        let first = wants.first().map_or(0, |(want, _)| bits(want));
+        let candidates = match self {
+            // NaNs nobody computes, and a number for where NaN is expected.
+            Dtype::F32 => [0x7fba_dbad, 0x5bad_badb, 0, 0, 0],
+            Dtype::F64 => [0x7ff4_badb_adba_dbad, 0x5bad_badb_adba_dbad, 0, 0, 0],
+            Dtype::F16 => [0x7dad, 0x5bad, 0, 0, 0],
+            Dtype::Bf16 => [0x7fad, 0x5bad, 0, 0, 0],
+            // Unlike what is expected in many bits, and as far from it as can be.
+            _ => [first ^ 0xadad_adad_adad_adad, 0xadad_adad_adad_adad, 0x5252_5252_5252_5252, least, most],
+        };
+        let n = self.bytes();
+        let told = |c: &[u8; 8]| wants.iter().all(|(want, tolerance)| !self.near(&c[..n], want, *tolerance));
+        candidates.into_iter().map(u64::to_le_bytes).find(told)
     }
 }
 
@@ -519,7 +517,8 @@ mod tests {
                 for tolerance in [EXACT, Tolerance { rtol: 0.1, atol: 100.0 }] {
                     assert_eq!(dtype.vacuous(&want, tolerance), None);
                     let poison = dtype.poison(&[(&want, tolerance)]).unwrap();
-                    assert!(!dtype.near(&poison, &want, tolerance), "{name}: {poison:?} for {want:?}");
+                    let near = dtype.near(&poison[..dtype.bytes()], &want, tolerance);
+                    assert!(!near, "{name}: {poison:?} for {want:?}");
                 }
             }
         }
