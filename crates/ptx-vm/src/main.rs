@@ -247,9 +247,11 @@ fn run(cases: &[PathBuf], config: &VmConfig, json: bool, out: &mut impl Write) -
 
 fn verdict(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     let verdict = if outcome.ok { "ok  " } else { "FAIL" };
-    let errors = match outcome.compared {
-        0 => "no values compared".to_owned(),
-        _ => format!("max abs {:.3e}, max rel {:.3e}", outcome.max_abs_err, outcome.max_rel_err),
+    let errors = match &outcome.fault_kind {
+        Some(kind) if outcome.ok => format!("{kind} as expected"),
+        Some(kind) => kind.clone(),
+        None if outcome.compared == 0 => "no values compared".to_owned(),
+        None => format!("max abs {:.3e}, max rel {:.3e}", outcome.max_abs_err, outcome.max_rel_err),
     };
     writeln!(out, "{verdict} {}  {errors}, {:.3} ms on the VM", outcome.case, outcome.seconds * 1e3)?;
     for line in outcome.fault.iter().chain(&outcome.message).flat_map(|text| text.lines()) {

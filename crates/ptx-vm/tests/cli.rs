@@ -248,7 +248,10 @@ fn a_case_that_does_not_end_is_ended() {
     spec["expect_fault"] = "timeout".into();
     std::fs::write(dir.join("case.json"), spec.to_string()).unwrap();
     let out = ptx_vm(&["run", dir.to_str().unwrap(), "--timeout", "0.1"]);
-    assert!(out.status.success(), "{}", text(&out));
+    assert!(out.status.success() && text(&out).contains("  timeout as expected, "), "{}", text(&out));
+    let out = ptx_vm(&["run", dir.to_str().unwrap(), "--budget", "100000"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("  budget, ") && text(&out).contains("not the expected `timeout`"), "{}", text(&out));
 }
 
 #[test]
@@ -274,6 +277,10 @@ fn load_lists_every_gap_and_counts_them() {
     assert_eq!(lines[6], ": worse: cannot be loaded, 1 gap");
     assert_eq!(lines[7], ": 3 gaps; 2 of 3 kernels cannot be loaded");
     assert_eq!(lines.len(), 8);
+    // A file without kernels has nothing to load, and that is said.
+    std::fs::write(&file, ".version 8.0\n.target sm_80\n.address_size 64\n").unwrap();
+    let out = ptx_vm(&["load", name]);
+    assert_eq!((out.status.code(), text(&out)), (Some(0), format!("{name}: no kernels\n")));
 }
 
 #[test]
