@@ -31,6 +31,7 @@
 // A fault says much and happens once.
 #![allow(clippy::result_large_err)]
 
+mod arch;
 pub mod case;
 mod check;
 mod counters;

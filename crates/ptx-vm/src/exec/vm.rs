@@ -38,6 +38,9 @@ pub struct VmConfig {
     ///
     /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
     pub block_order: Option<u64>,
+    /// The architecture of the device, as 80 for sm_80: how much shared memory a block may have, and that kernels for
+    /// later ones are refused. If not given, the device is of each kernel's own `.target`.
+    pub arch: Option<u32>,
 }
 
 /// The shape of one launch.
@@ -47,7 +50,7 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads of a block in x, y, z.
     pub block: [u32; 3],
-    /// Bytes of dynamic shared memory.
+    /// Bytes of dynamic shared memory. Nobody asks whether the program has opted in, as CUDA does above 48 KiB.
     pub dynamic_shared: u32,
 }
 
@@ -248,7 +251,8 @@ impl Vm {
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
-        check_launch(kernel, launch, params)?;
+        let arch = self.config.arch.unwrap_or(kernel.arch);
+        check_launch(kernel, launch, params, arch)?;
         let uninterrupted = self.interrupts.load(Ordering::Relaxed);
         if uninterrupted & 1 == 1 {
             return Err(Fault::interrupted(kernel));
@@ -381,8 +385,11 @@ fn count(totals: &Mutex<Option<Tally>>, runner: &mut Runner<'_>) {
 }
 
 /// Refuses launches no GPU would accept.
-fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), Fault> {
+fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::at_launch(kernel, message));
+    if kernel.arch > arch {
+        return refuse(format!("the kernel was compiled for sm_{}, the device is sm_{arch}", kernel.arch));
+    }
     let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
     if launch.grid.contains(&0) || threads == 0 {
         return refuse("the grid or the block is empty".to_owned());
@@ -410,9 +417,14 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), F
             kernel.param_bytes()
         ));
     }
-    let shared = kernel.static_shared() + launch.dynamic_shared as usize;
-    if shared > 227 * 1024 {
-        return refuse(format!("{shared} bytes of shared memory: at most 227 KiB"));
+    let (fixed, dynamic) = (kernel.static_shared(), launch.dynamic_shared);
+    let most = crate::arch::block_shared(arch);
+    if fixed + dynamic as usize > most {
+        return refuse(format!(
+            "{} bytes of shared memory, {fixed} static and {dynamic} dynamic: a block of sm_{arch} has at most {most} ({} KiB)",
+            fixed + dynamic as usize,
+            most >> 10
+        ));
     }
     Ok(())
 }

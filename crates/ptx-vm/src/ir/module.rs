@@ -105,6 +105,8 @@ pub struct Kernel {
     pub(crate) file: Arc<str>,
     /// The module's text, for reports.
     pub(crate) text: Arc<str>,
+    /// The architecture of the module's target, as 80.
+    pub(crate) arch: u32,
     pub(crate) params: Vec<Param>,
     pub(crate) param_bytes: usize,
     pub(crate) static_shared: usize,
