@@ -46,7 +46,7 @@ pub use counters::{
     ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceLine, SourceProfile, Traffic,
 };
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
-pub use exec::{Launch, LaunchStats, Vm, VmConfig};
+pub use exec::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
 pub use memory::{DevicePtr, Live, Region};
 

@@ -4,7 +4,7 @@ mod report;
 
 use clap::{Parser, Subcommand};
 use ptx_vm::case::{Outcome, new_case, run_case};
-use ptx_vm::{Module, VmConfig, coverage};
+use ptx_vm::{MmaRounding, Module, VmConfig, coverage};
 use report::Sort;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +41,8 @@ enum Command {
         /// Begin blocks in an order of this seed instead of by number.
         #[arg(long, value_name = "SEED")]
         block_order: Option<u64>,
+        #[command(flatten)]
+        device: DeviceArgs,
     },
     /// Run a launch case and print its counters, its hottest PTX lines and, where the PTX has .loc, its hottest source lines.
     Profile {
@@ -61,6 +63,8 @@ enum Command {
         /// Warp instructions a block may execute before the launch is stopped.
         #[arg(long)]
         budget: Option<u64>,
+        #[command(flatten)]
+        device: DeviceArgs,
     },
     /// Begin a launch case: a folder with a copy of the PTX and a case.json that has an argument for each parameter, to be filled in.
     New {
@@ -92,16 +96,38 @@ enum Command {
     },
 }
 
+/// What the device is.
+#[derive(clap::Args)]
+struct DeviceArgs {
+    /// How tensor cores add: `nearest` (fast), or `truncate` as those of the architecture do.
+    #[arg(long, value_name = "HOW", default_value = "nearest")]
+    mma: MmaRounding,
+    /// The architecture of the device, as 90 for sm_90; that of the PTX if not given.
+    #[arg(long, value_name = "NUMBER")]
+    arch: Option<u32>,
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run { cases, checked, json, counters, threads, budget, block_order } => {
+        Command::Run { cases, checked, json, counters, threads, budget, block_order, device } => {
+            let DeviceArgs { mma, arch } = device;
             let instruction_budget = (budget > 0).then_some(budget);
-            let config =
-                VmConfig { threads, checked, counters, instruction_budget, block_order, ..VmConfig::default() };
+            let config = VmConfig {
+                threads,
+                checked,
+                counters,
+                instruction_budget,
+                block_order,
+                mma,
+                arch,
+                ..VmConfig::default()
+            };
             run(&cases, &config, json)
         }
-        Command::Profile { case, json, top, sort, threads, budget } => {
-            let config = VmConfig { threads, profile: true, instruction_budget: budget, ..VmConfig::default() };
+        Command::Profile { case, json, top, sort, threads, budget, device } => {
+            let DeviceArgs { mma, arch } = device;
+            let config =
+                VmConfig { threads, profile: true, instruction_budget: budget, mma, arch, ..VmConfig::default() };
             profile(&case, &config, json, top, sort)
         }
         Command::New { case, ptx, entry } => match new_case(&case, &ptx, entry.as_deref()) {

@@ -10,6 +10,7 @@ use super::op::*;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
 use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
+use crate::math::mma::TensorCore;
 use crate::memory::{Heap, Table};
 use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -40,6 +41,7 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) block: [u32; 3],
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
+    pub(crate) tensor_core: Option<TensorCore>,
     pub(crate) budget: u64,
     /// Bytes of stack for each thread of a kernel with recursive functions.
     pub(crate) stack: usize,
@@ -279,6 +281,7 @@ impl<'a> Runner<'a> {
             globals: &kernel.globals.table,
             warp: 0,
             checked: info.checked,
+            tensor_core: info.tensor_core,
             poll: None,
             changes: 0,
             events: Vec::new(),

@@ -7,6 +7,7 @@ use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, MemoryError};
 use crate::ir::Kernel;
+use crate::math::mma::TensorCore;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -38,9 +39,34 @@ pub struct VmConfig {
     ///
     /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
     pub block_order: Option<u64>,
-    /// The architecture of the device, as 80 for sm_80: how much shared memory a block may have, and that kernels for
+    /// The architecture of the device, as 80 for sm_80: how much shared memory a block may have, how tensor cores add, and that kernels for
     /// later ones are refused. If not given, the device is of each kernel's own `.target`.
     pub arch: Option<u32>,
+    /// How `mma` and `wmma` of floating point add.
+    pub mma: MmaRounding,
+}
+
+/// How `mma` and `wmma` add products in floating point. Integers and f64 are the same with both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MmaRounding {
+    /// One product after the other, each sum rounded to nearest in f32: fast, and about as exact as what hardware does.
+    #[default]
+    Nearest,
+    /// As the tensor cores of [`VmConfig::arch`] do, bit for bit where that is known; see [`crate::math::mma::TensorCore`]. A
+    /// kernel whose tolerances hold with both has not been tuned to this interpreter. An `mma` takes tens of times as long.
+    Truncate,
+}
+
+impl std::str::FromStr for MmaRounding {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "nearest" => Ok(MmaRounding::Nearest),
+            "truncate" => Ok(MmaRounding::Truncate),
+            _ => Err("neither `nearest` nor `truncate`".to_owned()),
+        }
+    }
 }
 
 /// The shape of one launch.
@@ -265,6 +291,7 @@ impl Vm {
             block: launch.block,
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
+            tensor_core: (self.config.mma == MmaRounding::Truncate).then(|| TensorCore::of(arch)),
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
             stack: self.config.stack_bytes.unwrap_or(64 << 10),
             heap: &self.heap,
