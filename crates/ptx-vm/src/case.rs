@@ -99,6 +99,7 @@ fn numbers(dir: &Path, dtype: &str, values: &[serde_json::Value]) -> Result<Vec<
 
 /// What a case came to.
 #[derive(Debug, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The folder.
     pub case: String,

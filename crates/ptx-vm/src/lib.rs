@@ -38,6 +38,8 @@ mod counters;
 mod error;
 mod exec;
 mod ir;
+/// For the tests and benchmarks of this crate: no part of its interface.
+#[doc(hidden)]
 pub mod math;
 mod memory;
 mod parse;
@@ -48,6 +50,7 @@ pub use counters::{
 pub use error::{Fault, FaultKind, LoadError, MemoryError};
 pub use exec::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
+pub use math::mma::TensorCore;
 pub use memory::{DevicePtr, Live, Region};
 
 /// The examples of the README, as tests.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-/// How a [`Vm`] runs.
+/// How a [`Vm`] runs. There will be more to set: begin with `..VmConfig::default()`.
 #[derive(Debug, Clone, Default)]
 pub struct VmConfig {
     /// Worker threads, the caller's included; 0 takes all cores.
@@ -48,11 +48,12 @@ pub struct VmConfig {
 
 /// How `mma` and `wmma` add products in floating point. Integers and f64 are the same with both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum MmaRounding {
     /// One product after the other, each sum rounded to nearest in f32: fast, and about as exact as what hardware does.
     #[default]
     Nearest,
-    /// As the tensor cores of [`VmConfig::arch`] do, bit for bit where that is known; see [`crate::math::mma::TensorCore`]. A
+    /// As the tensor cores of [`VmConfig::arch`] do, bit for bit where that is known; see [`TensorCore`]. A
     /// kernel whose tolerances hold with both has not been tuned to this interpreter. An `mma` takes tens of times as long.
     Truncate,
 }
@@ -82,6 +83,7 @@ pub struct Launch {
 
 /// What a finished launch can tell.
 #[derive(Debug, Clone, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct LaunchStats {
     /// Wall-clock seconds on this machine's CPU.
     pub seconds: f64,

@@ -52,6 +52,7 @@ pub(crate) enum Flow {
 /// Classes of instructions, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Class {
     /// Integer arithmetic.
     Integer,

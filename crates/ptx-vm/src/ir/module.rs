@@ -34,6 +34,7 @@ pub(crate) struct Globals {
 
 /// One kernel parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Param {
     /// Name in the PTX.
     pub name: String,
