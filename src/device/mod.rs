@@ -31,7 +31,7 @@ pub use fetch::HostMemory;
 pub use graph::Graph;
 pub use interrupt::Interrupter;
 pub use module::Module;
-pub use ptx_vm::{LaunchStats, VmConfig};
+pub use ptx_vm::{LaunchStats, MmaRounding, VmConfig};
 
 use bytemuck::Pod;
 use interrupt::Interruption;
@@ -233,7 +233,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Device {
     /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races,
-    /// uninitialised reads and divergent barriers, several times slower), `cuda` (the first GPU) or `cuda:N`.
+    /// uninitialised reads and divergent barriers, several times slower), `vm:truncate` (whose tensor cores add as hardware's do, cut off
+    /// instead of rounded), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
     /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`], [`DeviceError::NoDevice`],
@@ -249,6 +250,7 @@ impl Device {
             })),
             "vm" => Ok(Self::vm(VmConfig::default())),
             "vm:checked" => Ok(Self::vm(VmConfig { checked: true, ..VmConfig::default() })),
+            "vm:truncate" => Ok(Self::vm(VmConfig { mma: MmaRounding::Truncate, ..VmConfig::default() })),
             "cuda" => Self::cuda(0),
             _ => match spec.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Self::cuda(ordinal),

@@ -3,7 +3,8 @@
 //! * unset, or `auto`: the virtual GPU, and the first GPU since Ampere where a CUDA driver knows one. No driver and no such GPU are fine; a
 //!   driver or a GPU that is there and does not work fails the test.
 //! * `cuda`, `cuda:N`: that GPU alone; without it the test fails.
-//! * `vm`: the virtual GPU alone. `vm:checked`: the same, with every check on also where the test does not ask for it.
+//! * `vm`: the virtual GPU alone. `vm:checked`: the same, with every check on also where the test does not ask for it. `vm:truncate`: the
+//!   same, with tensor cores that add as hardware's do.
 //!
 //! Kernels and operations are tested on each of these devices ([`devices`]), whole runs and the command on one of them: the GPU, if there is
 //! one ([`device`], [`device_name`]). What is about the virtual GPU as such stays there, and is left out, with a line that says so, where
@@ -14,7 +15,7 @@
 
 use std::sync::OnceLock;
 
-use adacache::device::{Device, DeviceError, VmConfig};
+use adacache::device::{Device, DeviceError, MmaRounding, VmConfig};
 
 /// What the variable names, if it leaves no choice.
 fn wanted() -> Option<String> {
@@ -38,6 +39,7 @@ pub(crate) fn devices_with(config: VmConfig) -> Vec<Device> {
         None => std::iter::once(Device::vm(config)).chain(gpu()).collect(),
         Some("vm") => vec![Device::vm(config)],
         Some("vm:checked") => vec![Device::vm(VmConfig { checked: true, ..config })],
+        Some("vm:truncate") => vec![Device::vm(VmConfig { mma: MmaRounding::Truncate, ..config })],
         Some(spec) => {
             vec![Device::open(spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}"))]
         }
@@ -57,13 +59,13 @@ pub(crate) fn device_name() -> &'static str {
 
 /// Whether [`device`] is the virtual GPU.
 pub(crate) fn device_is_vm() -> bool {
-    matches!(device_name(), "vm" | "vm:checked")
+    device_name().starts_with("vm")
 }
 
 /// The virtual GPU, for a test of what only it does; none where the variable names a GPU.
 pub(crate) fn vm(what: &str, config: VmConfig) -> Option<Device> {
     match wanted().as_deref() {
-        None | Some("vm" | "vm:checked") => Some(Device::vm(config)),
+        None | Some("vm" | "vm:checked" | "vm:truncate") => Some(Device::vm(config)),
         Some(spec) => {
             println!("skipped, as ADACACHE_DEVICE={spec} and it is about the virtual GPU: {what}");
             None

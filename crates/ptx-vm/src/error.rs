@@ -7,6 +7,7 @@ use thiserror::Error;
 /// PTX that cannot be loaded: where, what stands there, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Error)]
 #[error("{file}:{line}: {message}{}", quoted(.text))]
+#[non_exhaustive]
 pub struct LoadError {
     /// What kind of thing is wrong.
     pub kind: LoadErrorKind,
@@ -40,6 +41,7 @@ fn quoted(text: &str) -> String {
 
 /// A host-side memory call that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// The configured limit or the machine has no room.
     #[error("out of device memory: {requested} bytes requested with {allocated} allocated and a limit of {limit}")]
@@ -115,6 +117,7 @@ fn leaks(live: &[crate::Live]) -> String {
 /// What kind of misbehaviour ended a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FaultKind {
     /// An access outside every allocation, or across the end of one.
     OutOfBounds,
@@ -229,6 +232,7 @@ impl fmt::Display for FaultKind {
 /// A launch that was stopped: which thread did what, where.
 #[derive(Debug, Clone, PartialEq, Eq, Error, serde::Serialize)]
 #[error("{kind} in {kernel}{}{}: {message}{}", place(.file, *.line, .source_line), quoted(.instruction), who(.block, .thread))]
+#[non_exhaustive]
 pub struct Fault {
     /// The kind of misbehaviour.
     pub kind: FaultKind,

@@ -31,12 +31,15 @@
 // A fault says much and happens once.
 #![allow(clippy::result_large_err)]
 
+mod arch;
 pub mod case;
 mod check;
 mod counters;
 mod error;
 mod exec;
 mod ir;
+/// For the tests and benchmarks of this crate: no part of its interface.
+#[doc(hidden)]
 pub mod math;
 mod memory;
 mod parse;
@@ -45,8 +48,9 @@ pub use counters::{
     ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceLine, SourceProfile, Traffic,
 };
 pub use error::{Fault, FaultKind, FaultKinds, LoadError, LoadErrorKind, MemoryError};
-pub use exec::{Launch, LaunchStats, Vm, VmConfig};
+pub use exec::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
 pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
+pub use math::mma::TensorCore;
 pub use memory::{DevicePtr, Live, Region};
 
 /// The examples of the README, as tests.

@@ -4,7 +4,7 @@ mod report;
 
 use clap::{Args, Parser, Subcommand};
 use ptx_vm::case::{Launched, Outcome, new_case, run_case};
-use ptx_vm::{Counters, FaultKind, FaultKinds, LoadError, Module, VmConfig, coverage};
+use ptx_vm::{Counters, FaultKind, FaultKinds, LoadError, MmaRounding, Module, VmConfig, coverage};
 use report::Sort;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -100,6 +100,8 @@ enum Command {
         /// Begin blocks in an order of this seed instead of by number.
         #[arg(long, value_name = "SEED")]
         block_order: Option<u64>,
+        #[command(flatten)]
+        device: DeviceArgs,
     },
     /// Run a launch case and print its counters, its hottest PTX lines and, where the PTX has .loc, its hottest source lines.
     Profile {
@@ -119,6 +121,8 @@ enum Command {
         threads: usize,
         #[command(flatten)]
         limits: Limits,
+        #[command(flatten)]
+        device: DeviceArgs,
     },
     /// Begin a launch case: a folder with a copy of the PTX and a case.json that has an argument for each parameter, to be filled in.
     New {
@@ -150,6 +154,17 @@ enum Command {
     },
 }
 
+/// What the device is.
+#[derive(clap::Args)]
+struct DeviceArgs {
+    /// How tensor cores add: `nearest` (fast), or `truncate` as those of the architecture do.
+    #[arg(long, value_name = "HOW", default_value = "nearest")]
+    mma: MmaRounding,
+    /// The architecture of the device, as 90 for sm_90; that of the PTX if not given.
+    #[arg(long, value_name = "NUMBER")]
+    arch: Option<u32>,
+}
+
 /// The status of a command whose reader has gone: that of a program ended by SIGPIPE.
 const CLOSED: u8 = 141;
 
@@ -175,16 +190,18 @@ fn complain(what: impl std::fmt::Display) {
 /// Runs a command; gives its status, or why its output cannot be written.
 fn command(command: Command, out: &mut impl Write) -> io::Result<u8> {
     match command {
-        Command::Run { cases, checked, only, except, json, counters, threads, limits, block_order } => {
+        Command::Run { cases, checked, only, except, json, counters, threads, limits, block_order, device } => {
+            let DeviceArgs { mma, arch } = device;
             let report = match only.as_slice() {
                 [] => except.into_iter().fold(FaultKinds::ALL, FaultKinds::without),
                 only => only.iter().copied().fold(FaultKinds::NONE, FaultKinds::with),
             };
-            let config = VmConfig { threads, checked, report, counters, block_order, ..limits.config() };
+            let config = VmConfig { threads, checked, report, counters, block_order, mma, arch, ..limits.config() };
             run(&cases, &config, json, out)
         }
-        Command::Profile { case, json, top, sort, threads, limits } => {
-            let config = VmConfig { threads, profile: true, ..limits.config() };
+        Command::Profile { case, json, top, sort, threads, limits, device } => {
+            let DeviceArgs { mma, arch } = device;
+            let config = VmConfig { threads, profile: true, mma, arch, ..limits.config() };
             profile(&case, &config, json, top, sort, out)
         }
         Command::New { case, ptx, entry } => match new_case(&case, &ptx, entry.as_deref()) {

@@ -207,7 +207,7 @@ pub(crate) fn tables(profile: &Profile, total: &Counters, sort: Sort, top: usize
         }
     );
     let _ = writeln!(out, "  line  {COLUMNS}  PTX");
-    for LineProfile { line, text, source, counters } in &lines {
+    for LineProfile { line, text, source, counters, .. } in &lines {
         let place = source.first().map_or_else(String::new, |s| format!("{}:{}", base(&s.file), s.line));
         let (ptx, place) = (
             if sources.is_empty() { 52 } else { 34 },

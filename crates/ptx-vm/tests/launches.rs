@@ -337,3 +337,83 @@ fn what_blocks_print_stands_in_their_order() {
         assert_eq!(vm.take_printed(), want, "{seed:?}");
     }
 }
+
+// ---- limits ---------------------------------------------------------------------------------------------------------
+
+/// A module with two kernels: `k` uses an array of the module and dynamic shared memory, `other` an array of its own.
+fn with_shared(target: &str, bytes: usize) -> Module {
+    let text = format!(
+        ".version 8.8
+        .target {target}
+        .address_size 64
+        .shared .align 4 .b8 first[{bytes}];
+        .shared .align 4 .b8 second[40960];
+        .extern .shared .align 16 .b8 dynamic[];
+        .visible .entry k(.param .u64 data) {{
+          .reg .b32 %r<3>; .reg .b64 %rd<2>;
+          ld.param.u64 %rd0, [data];
+          mov.u32 %r0, %total_smem_size; st.global.u32 [%rd0], %r0;
+          st.shared.u32 [first], %r0; st.shared.u32 [dynamic], %r0;
+          ret;
+        }}
+        .visible .entry other() {{
+          .reg .b32 %r<3>;
+          mov.u32 %r0, 1; st.shared.u32 [second + 4], %r0;
+          ret;
+        }}"
+    );
+    Module::parse("shared.ptx", &text).unwrap()
+}
+
+#[test]
+fn shared_memory_has_the_limits_of_the_architecture() {
+    let launch = |target: &str, arch: Option<u32>, total: u32| {
+        let kernel = with_shared(target, 1024).kernel("k").unwrap();
+        let vm = Vm::new(VmConfig { threads: 1, arch, ..VmConfig::default() });
+        let out = vm.alloc(4).unwrap();
+        let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: total - 1024 };
+        vm.launch(&kernel, &launch, &out.to_le_bytes()).map(|_| words(&vm, out, 1)[0])
+    };
+    for (target, arch, kib) in [
+        ("sm_80", None, 163),
+        ("sm_86", None, 99),
+        ("sm_87", None, 163),
+        ("sm_89", None, 99),
+        ("sm_90a", None, 227),
+        ("sm_100", None, 227),
+        ("sm_120", None, 99),
+        ("sm_80", Some(86), 99),
+        ("sm_80", Some(90), 227),
+        ("sm_75", Some(75), 64),
+    ] {
+        assert_eq!(launch(target, arch, kib << 10).unwrap(), kib << 10, "{target}, {arch:?}");
+        let fault = launch(target, arch, (kib << 10) + 4).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Launch);
+        let device = arch.map_or(target.trim_end_matches('a').to_owned(), |n| format!("sm_{n}"));
+        let says = format!("1024 static and {} dynamic: a block of {device} has at most", (kib << 10) + 4 - 1024);
+        assert!(fault.to_string().contains(&says) && fault.to_string().contains(&format!("({kib} KiB)")), "{fault}");
+    }
+    let fault = launch("sm_90", Some(80), 2048).unwrap_err();
+    assert!(fault.to_string().contains("compiled for sm_90, the device is sm_80"), "{fault}");
+}
+
+#[test]
+fn static_shared_memory_has_the_limit_of_ptxas() {
+    let module = with_shared("sm_90", 48 << 10);
+    // An array counts for the kernels that use it.
+    assert_eq!(module.kernel("k").unwrap().static_shared(), 48 << 10);
+    assert_eq!(module.kernel("other").unwrap().static_shared(), 40960);
+    let module = with_shared("sm_90", (48 << 10) + 4);
+    let error = module.kernel("k").err().unwrap().to_string();
+    assert!(error.contains("49156 bytes of static shared memory: at most 48 KiB"), "{error}");
+    assert!(module.kernel("other").is_ok());
+}
+
+#[test]
+fn what_the_system_reserves_is_not_made_up() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n.reg .b32 %r<2>;
+        mov.u32 %r0, %reserved_smem_offset_1;\nret;\n}";
+    let error = Module::parse("t.ptx", text).and_then(|m| m.kernel("k")).err().unwrap();
+    assert!(error.to_string().contains("reserved for the system"), "{error}");
+    assert_eq!(error.line, 6);
+}

@@ -369,6 +369,6 @@ fn code_of(fault: &Fault) -> Code {
         FaultKind::Budget | FaultKind::Timeout | FaultKind::Interrupted => Code::LAUNCH_TIMEOUT,
         FaultKind::StackOverflow => Code::HARDWARE_STACK_ERROR,
         FaultKind::Trap if fault.message.contains("assert") => Code::ASSERT,
-        FaultKind::Launch | FaultKind::Trap | FaultKind::Race | FaultKind::Barrier => Code::LAUNCH_FAILED,
+        _ => Code::LAUNCH_FAILED,
     }
 }

@@ -384,9 +384,11 @@ impl World {
             Schedule::Random(seed) => Some(seed ^ device as u64),
             _ => None,
         };
+        let (major, minor) = self.devices[device].spec.capability;
         let config = VmConfig {
             memory_limit: Some(self.devices[device].spec.memory as usize),
             checked: self.settings.checked,
+            arch: Some(10 * major + minor),
             block_order,
             ..VmConfig::default()
         };

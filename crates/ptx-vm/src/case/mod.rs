@@ -57,6 +57,7 @@ impl fmt::Display for Failure {
 
 /// What a case came to.
 #[derive(Debug, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The folder.
     pub case: String,

@@ -17,6 +17,7 @@ use std::ops::Index;
 
 /// What was counted, over a launch or one line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Counters {
     /// Instructions executed by warps, those included whose guard held for no lane.
     pub warp_instructions: u64,
@@ -49,6 +50,7 @@ pub struct Counters {
 
 /// Traffic with global or local memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Bytes the lanes read.
     pub load_bytes: u64,
@@ -62,6 +64,7 @@ pub struct Traffic {
 
 /// Traffic with shared memory: 32 banks, each a word of 4 bytes wide.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SharedTraffic {
     /// Bytes the lanes read; `ldmatrix` reads 16 for each row.
     pub load_bytes: u64,
@@ -110,6 +113,7 @@ impl Serialize for ByClass {
 
 /// What follows from [`Counters`] by division; none where nothing of the kind was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Ratios {
     /// Lanes that took part in an instruction, of 32.
     pub lanes_per_instruction: Option<f64>,

@@ -8,6 +8,7 @@ use std::fmt;
 
 /// What each line of a kernel did in one launch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Profile {
     /// The kernel's entry name.
     pub kernel: String,
@@ -19,6 +20,7 @@ pub struct Profile {
 
 /// One line of PTX.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LineProfile {
     /// Line in the PTX text, from 1.
     pub line: u32,
@@ -33,6 +35,7 @@ pub struct LineProfile {
 
 /// A place in the source the PTX was compiled from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
 pub struct SourceLine {
     /// File name, as the compiler wrote it.
     pub file: String,
@@ -50,6 +53,7 @@ impl fmt::Display for SourceLine {
 
 /// One line of source.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SourceProfile {
     /// Source file.
     pub file: String,

@@ -11,6 +11,7 @@ use super::vm::INTERRUPTED;
 use crate::check::Watch;
 use crate::error::{Fault, FaultKind};
 use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
+use crate::math::mma::TensorCore;
 use crate::memory::{Heap, Table};
 use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -44,6 +45,7 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) block: [u32; 3],
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
+    pub(crate) tensor_core: Option<TensorCore>,
     pub(crate) budget: u64,
     /// Instructions of all blocks together: how many there may be, and how many there were, as far as blocks have told.
     pub(crate) launch_budget: u64,
@@ -304,6 +306,7 @@ impl<'a> Runner<'a> {
             globals: &kernel.globals.table,
             warp: 0,
             checked: info.checked,
+            tensor_core: info.tensor_core,
             poll: None,
             changes: 0,
             events: Vec::new(),

@@ -833,14 +833,14 @@ fn clock() -> u64 {
 }
 
 /// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24,
-/// plus 128 when the registers are 64 bits wide.
+/// plus 128 when the registers are 64 bits wide; r0 = what a tensor core computes instead, or 0.
 pub(crate) struct Mma;
 impl Exec for Mma {
     const RARE: bool = true;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        use crate::math::mma::{Fragments, Kernel};
+        use crate::math::mma::{Fragments, Kernel, Product, multiply};
         // SAFETY: the list holds as many operands as the shape has; `imm` is a micro-kernel the decoder put there.
         unsafe {
             let counts = (*op).aux;
@@ -862,6 +862,11 @@ impl Exec for Mma {
             take(counts >> 24, cx, &mut regs);
             f.c = regs.map(|p| p.cast_const());
             let kernel: Kernel = std::mem::transmute::<usize, Kernel>((*op).imm as usize);
+            let core = cx.tensor_core.filter(|_| (*op).r[0] != 0);
+            let kernel = |f: &Fragments| match core {
+                None => kernel(f),
+                Some(core) => multiply(core, Product::of_code((*op).r[0]), f),
+            };
             if cx.mask == FULL {
                 kernel(&f);
             } else {

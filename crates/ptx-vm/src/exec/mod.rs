@@ -12,4 +12,4 @@ mod pool;
 pub(crate) mod runtime;
 mod vm;
 
-pub use vm::{Launch, LaunchStats, Vm, VmConfig};
+pub use vm::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};

@@ -7,6 +7,7 @@
 
 use super::mbarrier::{Event, Poll};
 use crate::error::FaultKind;
+use crate::math::mma::TensorCore;
 use crate::memory::{Heap, Table};
 use std::sync::OnceLock;
 
@@ -150,6 +151,8 @@ pub(crate) struct Cx {
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
     pub(crate) checked: bool,
+    /// Whose additions `mma` takes; none: its own.
+    pub(crate) tensor_core: Option<TensorCore>,
     /// The last wait in vain.
     pub(crate) poll: Option<Poll>,
     /// Changes of mbarriers so far: while it stands, waiting for one does not help.

@@ -7,13 +7,14 @@ use crate::check::Watch;
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, FaultKinds, MemoryError};
 use crate::ir::Kernel;
+use crate::math::mma::TensorCore;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// How a [`Vm`] runs.
+/// How a [`Vm`] runs. There will be more to set: begin with `..VmConfig::default()`.
 #[derive(Debug, Clone, Default)]
 pub struct VmConfig {
     /// Worker threads, the caller's included; 0 takes all cores. There are never more than [`VmConfig::MOST_THREADS`].
@@ -44,6 +45,35 @@ pub struct VmConfig {
     ///
     /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
     pub block_order: Option<u64>,
+    /// The architecture of the device, as 80 for sm_80: how much shared memory a block may have, how tensor cores add, and that kernels for
+    /// later ones are refused. If not given, the device is of each kernel's own `.target`.
+    pub arch: Option<u32>,
+    /// How `mma` and `wmma` of floating point add.
+    pub mma: MmaRounding,
+}
+
+/// How `mma` and `wmma` add products in floating point. Integers and f64 are the same with both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MmaRounding {
+    /// One product after the other, each sum rounded to nearest in f32: fast, and about as exact as what hardware does.
+    #[default]
+    Nearest,
+    /// As the tensor cores of [`VmConfig::arch`] do, bit for bit where that is known; see [`TensorCore`]. A
+    /// kernel whose tolerances hold with both has not been tuned to this interpreter. An `mma` takes tens of times as long.
+    Truncate,
+}
+
+impl std::str::FromStr for MmaRounding {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "nearest" => Ok(MmaRounding::Nearest),
+            "truncate" => Ok(MmaRounding::Truncate),
+            _ => Err("neither `nearest` nor `truncate`".to_owned()),
+        }
+    }
 }
 
 impl VmConfig {
@@ -58,12 +88,13 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads of a block in x, y, z.
     pub block: [u32; 3],
-    /// Bytes of dynamic shared memory.
+    /// Bytes of dynamic shared memory. Nobody asks whether the program has opted in, as CUDA does above 48 KiB.
     pub dynamic_shared: u32,
 }
 
 /// What a finished launch can tell.
 #[derive(Debug, Clone, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct LaunchStats {
     /// Wall-clock seconds on this machine's CPU.
     pub seconds: f64,
@@ -267,7 +298,8 @@ impl Vm {
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
-        check_launch(kernel, launch, params)?;
+        let arch = self.config.arch.unwrap_or(kernel.arch);
+        check_launch(kernel, launch, params, arch)?;
         let stack = self.config.stack_bytes.unwrap_or(64 << 10);
         if kernel.stack && stack > MOST_STACK {
             let message = format!("a stack of {stack} bytes a thread: at most {MOST_STACK}");
@@ -285,6 +317,7 @@ impl Vm {
             block: launch.block,
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
+            tensor_core: (self.config.mma == MmaRounding::Truncate).then(|| TensorCore::of(arch)),
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
             launch_budget: self.config.launch_budget.unwrap_or(u64::MAX),
             spent: AtomicU64::new(0),
@@ -419,8 +452,11 @@ fn count(totals: &Mutex<Option<Tally>>, runner: &mut Runner<'_>) {
 }
 
 /// Refuses launches no GPU would accept.
-fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), Fault> {
+fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::at_launch(kernel, message));
+    if kernel.arch > arch {
+        return refuse(format!("the kernel was compiled for sm_{}, the device is sm_{arch}", kernel.arch));
+    }
     let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
     if launch.grid.contains(&0) || threads == 0 {
         return refuse("the grid or the block is empty".to_owned());
@@ -448,9 +484,14 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<(), F
             kernel.param_bytes()
         ));
     }
-    let shared = kernel.static_shared() + launch.dynamic_shared as usize;
-    if shared > 227 * 1024 {
-        return refuse(format!("{shared} bytes of shared memory: at most 227 KiB"));
+    let (fixed, dynamic) = (kernel.static_shared(), launch.dynamic_shared);
+    let most = crate::arch::block_shared(arch);
+    if fixed + dynamic as usize > most {
+        return refuse(format!(
+            "{} bytes of shared memory, {fixed} static and {dynamic} dynamic: a block of sm_{arch} has at most {most} ({} KiB)",
+            fixed + dynamic as usize,
+            most >> 10
+        ));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::lower::R;
 use crate::error::{LoadError, LoadErrorKind};
 use crate::memory::FUNCTION_WINDOW;
 use crate::parse::{Function, Init, Inst, Operand, Stmt, Top, parse_body, parse_readable};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 /// Statements up to which a function is always put in place, and up to which all its copies together are.
@@ -60,7 +60,36 @@ fn is_call(inst: &Inst<'_>) -> bool {
     inst.opcode == "call" || inst.opcode.starts_with("call.")
 }
 
+/// The names in an operand.
+fn names<'a>(operand: &Operand<'a>, to: &mut HashSet<&'a str>) {
+    match operand {
+        Operand::Name(name)
+        | Operand::NameOffset(name, _)
+        | Operand::Element(name, _)
+        | Operand::Address(Some(name), _) => {
+            to.insert(name);
+        }
+        Operand::Vector(list) | Operand::List(list) => list.iter().for_each(|o| names(o, to)),
+        Operand::Pair(a, b) => {
+            names(a, to);
+            names(b, to);
+        }
+        _ => {}
+    }
+}
+
 impl<'a> Plan<'a> {
+    /// What the instructions of the entry, and of all it reaches, name: registers, variables and others.
+    pub(crate) fn names(&self) -> HashSet<&'a str> {
+        let mut found = HashSet::new();
+        for statement in self.nodes.iter().flat_map(|node| node.body.iter()) {
+            if let Stmt::Inst(inst) = statement {
+                inst.operands.iter().for_each(|o| names(o, &mut found));
+            }
+        }
+        found
+    }
+
     /// When it `collects`, what cannot be read is left out and listed in [`Plan::gaps`].
     pub(crate) fn new(file: &'a str, text: &'a str, top: &Top<'a>, entry: usize, collects: bool) -> R<Plan<'a>> {
         let gaps = collects.then(Vec::new);

@@ -186,6 +186,7 @@ pub(crate) fn finish(
         name: function.name.to_owned(),
         file: l.file().into(),
         text,
+        arch: l.arch(),
         params,
         param_bytes: l.param_bytes,
         static_shared,

@@ -28,6 +28,7 @@ struct Row {
 
 /// An entry of the coverage list.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct Coverage {
     /// Instruction.
     pub name: &'static str,

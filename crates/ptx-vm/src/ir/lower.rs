@@ -52,6 +52,7 @@ pub(crate) enum Flow {
 /// Classes of instructions, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Class {
     /// Integer arithmetic.
     Integer,
@@ -550,8 +551,6 @@ impl<'a> Lower<'a> {
             "%current_graph_exec" => ConstSource::Imm(0),
             // Set up by the driver for launches of kinds there are none of here.
             _ if stem.starts_with("%envreg") => ConstSource::Imm(0),
-            // What the system keeps in shared memory lies outside it: an access is out of bounds.
-            _ if stem.starts_with("%reserved_smem_offset_") => ConstSource::Imm(0x00f0_0000),
             _ => return None,
         };
         let wide = matches!(stem, "%gridid" | "%current_graph_exec") || stem.ends_with("_64");
@@ -600,6 +599,10 @@ impl<'a> Lower<'a> {
                 }
                 if let Some((w, source)) = self.special(name) {
                     return Ok((self.constant(w, source), w));
+                }
+                if name.starts_with("%reserved_smem_offset_") {
+                    // Where it is depends on the architecture and the driver, and nobody says on what.
+                    return self.error("the part of shared memory that is reserved for the system is not there");
                 }
                 self.symbol(name, 0)
             }
@@ -1502,7 +1505,8 @@ fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, us
             l.dynamic.insert(var.name, ());
         }
     }
-    for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size > 0) {
+    let named = l.plan.names();
+    for var in top.variables.iter().filter(|v| v.space == Space::Shared && v.size > 0 && named.contains(v.name)) {
         l.variable_declared(var)?;
     }
     let mut dynamic_align = 16;
@@ -1546,11 +1550,21 @@ fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, us
         l.lower_unit(unit)?;
         unit += 1;
     }
+    if l.shared > crate::arch::STATIC_SHARED {
+        (l.line, l.inst_text) = (function.line, function.name);
+        return l.error(format!(
+            "{} bytes of static shared memory: at most 48 KiB, more is dynamic (`.extern .shared`)",
+            l.shared
+        ));
+    }
     let static_shared = if l.dynamic.is_empty() { l.shared } else { dynamic_at.max(l.shared) };
     Ok((params, static_shared))
 }
 
 impl Lower<'_> {
+    pub(crate) fn arch(&self) -> u32 {
+        crate::arch::of_target(self.top.target)
+    }
     pub(crate) fn file(&self) -> &str {
         self.file
     }

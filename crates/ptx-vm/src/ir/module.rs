@@ -34,6 +34,7 @@ pub(crate) struct Globals {
 
 /// One kernel parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Param {
     /// Name in the PTX.
     pub name: String,
@@ -105,6 +106,8 @@ pub struct Kernel {
     pub(crate) file: Arc<str>,
     /// The module's text, for reports.
     pub(crate) text: Arc<str>,
+    /// The architecture of the module's target, as 80.
+    pub(crate) arch: u32,
     pub(crate) params: Vec<Param>,
     pub(crate) param_bytes: usize,
     pub(crate) static_shared: usize,

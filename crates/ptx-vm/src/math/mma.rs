@@ -41,7 +41,7 @@
 //!
 //! A tensor core differs: its products are exact and summed in groups with a wider, *truncated* alignment, and the
 //! manual leaves order and rounding open. Against an exact sum both err by a few units of the largest term's last f32 place;
-//! results agree to about `K * 2^-23` of `sum |a b|`, never bit for bit.
+//! results agree to about `K * 2^-23` of `sum |a b|`, never bit for bit. [`multiply`] computes what a [`TensorCore`] does.
 
 use std::sync::OnceLock;
 
@@ -52,9 +52,11 @@ mod x86;
 
 mod fp8;
 mod portable;
+mod tensor_core;
 mod volta;
 
 pub use fp8::fp8;
+pub use tensor_core::{Format, Layout, Product, TensorCore, multiply};
 pub use volta::{Accumulators, volta};
 
 /// A warp's view of one 32-bit PTX register: one word per lane.

@@ -56,6 +56,7 @@ pub(crate) struct Allocation {
 
 /// An allocation that has not been freed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Live {
     /// Its address.
     pub ptr: u64,

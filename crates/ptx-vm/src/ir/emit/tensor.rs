@@ -13,12 +13,14 @@ use crate::exec::alu::*;
 use crate::exec::control;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
-use crate::math::mma::{Accumulators, Int8Shape, Kernel, fp8, kernels, volta};
+use crate::math::mma::{Accumulators, Format, Int8Shape, Kernel, Layout, Product, fp8, kernels, volta};
 use crate::parse::{Operand, Space, Ty};
 
 /// One micro-kernel with its registers of A, B and C, and its multiply-adds.
 struct Multiply {
     kernel: Kernel,
+    /// What tensor cores compute, unless it is exact or as IEEE says.
+    product: Option<Product>,
     a: usize,
     b: usize,
     c: usize,
@@ -30,6 +32,10 @@ impl Multiply {
     fn new(acc: Ty, a: Ty, b: Ty, satfinite: bool, shape: &str) -> Option<Multiply> {
         let k = kernels();
         let int8 = |shape| k.int8(shape, a == Ty::S8, b == Ty::S8, satfinite);
+        let product = format(a).zip(format(b)).map(|(a, b)| {
+            let k = shape.rsplit('k').next().and_then(|k| k.parse().ok()).unwrap_or_default();
+            Product { a, b, half: acc == Ty::F16, layout: Layout::Wide { k } }
+        });
         let (kernel, a, b, c, macs) = match (a, acc, shape) {
             (Ty::F16, Ty::F32, "m16n8k16") => (k.m16n8k16_f16, 4, 2, 4, 2048),
             (Ty::F16, Ty::F32, "m16n8k8") => (k.m16n8k8_f16, 2, 1, 4, 1024),
@@ -51,7 +57,7 @@ impl Multiply {
             }
             _ => return None,
         };
-        Some(Multiply { kernel, a, b, c, macs })
+        Some(Multiply { kernel, product, a, b, c, macs })
     }
 
     /// Emits `d = a b + c`.
@@ -61,8 +67,21 @@ impl Multiply {
         let counts = (self.c | wide | self.a << 8 | self.b << 16 | self.c << 24) as u32;
         let raw = l.push_list(handler::<control::Mma>(), list, self.c, self.kernel as usize as i64);
         raw.aux = Val::Raw(counts);
+        raw.r[0] = Val::Raw(self.product.map_or(0, Product::code));
         raw.meta.flops = 2 * self.macs as u32;
     }
+}
+
+/// The format of floating-point operands of tensor cores.
+fn format(ty: Ty) -> Option<Format> {
+    Some(match ty {
+        Ty::F16 => Format::F16,
+        Ty::Bf16 => Format::Bf16,
+        Ty::Tf32 => Format::Tf32,
+        Ty::E4m3 => Format::E4m3,
+        Ty::E5m2 => Format::E5m2,
+        _ => return None,
+    })
 }
 
 /// The modifier that names the shape.
@@ -207,9 +226,14 @@ pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let a = sources(l, &f.ops[1], 2, Ty::B32)?;
     let b = sources(l, &f.ops[2], 2, Ty::B32)?;
     let c = sources(l, &f.ops[3], count(cty), Ty::B32)?;
+    let product = |half, c_half, right| {
+        let layout = Layout::Volta { a_row, b_row, c_half, right };
+        Some(Product { a: Format::F16, b: Format::F16, half, layout })
+    };
     if dty == Ty::F16 {
         let kernel = volta(a_row, b_row, Accumulators::Half);
-        Multiply { kernel, a: 2, b: 2, c: 4, macs: 1024 }.emit(l, false, &d, &a, &b, &c);
+        let product = product(true, true, false);
+        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 1024 }.emit(l, false, &d, &a, &b, &c);
         return Ok(());
     }
     let half = cty == Ty::F16;
@@ -221,7 +245,8 @@ pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         let kernel = volta(a_row, b_row, Accumulators::Single { half, right });
         let part = 4 * usize::from(right)..4 * usize::from(right) + 4;
         let c = if half { &c } else { &c[part.clone()] };
-        Multiply { kernel, a: 2, b: 2, c: 4, macs: 512 }.emit(l, false, &to[part], &a, &b, c);
+        let product = product(false, half, right);
+        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 512 }.emit(l, false, &to[part], &a, &b, c);
     }
     deliver(l, &d, &to, Where::W32);
     Ok(())
