@@ -207,6 +207,22 @@ fn fetches_and_work_take_turns() {
     assert_eq!(found, (0..TURNS as u8).collect::<Vec<_>>());
 }
 
+/// The same one by one: where each fetch is done when it is needed and no sooner, it has to be asked for.
+#[test]
+fn each_fetch_is_there_for_the_work_behind_it() {
+    let bytes = 1 << 20;
+    let device = device();
+    let (room, seen) = (device.alloc(bytes).unwrap(), device.alloc(bytes).unwrap());
+    let blocks: Vec<_> = (0..6u8).map(|turn| device.pin(vec![turn; bytes]).unwrap()).collect();
+    for (turn, block) in blocks.iter().enumerate() {
+        device.fetch(&room, 0, block).unwrap();
+        device.fetched(&room, 0).unwrap();
+        device.copy(&seen, 0, &room, 0, bytes).unwrap();
+        let read = device.read_async(&seen, bytes - 8, 8).unwrap();
+        assert_eq!(read.wait().unwrap(), [turn as u8; 8]);
+    }
+}
+
 /// Host memory stays until what is fetched from it has arrived, also when its owner lets go of it before.
 #[test]
 fn what_is_fetched_from_outlives_its_owner() {
