@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use adacache::cache::CacheConfig;
 use adacache::device::{
-    Device, DeviceError, Event, Interrupter, Kernel, Launch, LaunchObserver, LaunchStats, Module, VmConfig,
+    Device, DeviceError, Event, Interrupter, Kernel, Launch, LaunchObserver, LaunchStats, Memory, Module, VmConfig,
 };
 use adacache::pipeline::{ModelSource, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
@@ -124,6 +124,10 @@ fn events_happen_in_the_order_of_the_stream() {
     let (whole, half) = (end.seconds_since(&start).unwrap(), middle.seconds_since(&start).unwrap());
     assert!(half > 0.0 && whole >= half && whole < 60.0, "{half} {whole}");
     assert_eq!(start.seconds_since(&end).unwrap(), 0.0, "time does not run backwards");
+    // Who asks for a time waits for both ends of it.
+    device.launch(&kernel, ONE, ONE, 0, &memory.ptr()).unwrap();
+    let last = device.record().unwrap();
+    assert_eq!(end.seconds_since(&last).unwrap(), 0.0);
 }
 
 /// Copies, fills, fetches in two graphs, and what they leave.
@@ -153,6 +157,7 @@ fn without_graphs_the_same_is_done_launch_by_launch() {
     assert!(device.uses_graphs());
     let with = replayed(&device);
     assert_eq!(with, [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
+    assert!(device.uses_graphs(), "no graph was refused");
     device.use_graphs(false);
     assert!(!device.uses_graphs());
     assert_eq!(replayed(&device), with);
@@ -177,6 +182,60 @@ fn what_was_fetched_before_a_graph_is_there_in_it() {
         graphs[0].replay().unwrap();
         let last = device.read_async(&seen, bytes - 8, 8).unwrap();
         assert_eq!(last.wait().unwrap(), [value; 8]);
+    }
+    assert!(device.uses_graphs(), "no graph was refused");
+}
+
+/// One room for what is fetched again and again: no fetch overtakes the work in front of it, and no work the fetch that it waits for. All of it is
+/// queued before anybody waits.
+#[test]
+fn fetches_and_work_take_turns() {
+    const TURNS: usize = 6;
+    let bytes = 1 << 20;
+    let device = device();
+    let room = device.alloc(bytes).unwrap();
+    let seen: Vec<Memory> = (0..TURNS).map(|_| device.alloc(bytes).unwrap()).collect();
+    let blocks: Vec<_> = (0..TURNS).map(|turn| device.pin(vec![turn as u8; bytes]).unwrap()).collect();
+    device.fill(&room, 0..bytes, 99).unwrap();
+    for (seen, block) in seen.iter().zip(&blocks) {
+        device.fetch(&room, 0, block).unwrap();
+        device.fetched(&room, 0).unwrap();
+        device.copy(seen, 0, &room, 0, bytes).unwrap();
+    }
+    let reads: Vec<_> = seen.iter().map(|seen| device.read_async(seen, bytes - 8, 8).unwrap()).collect();
+    let found: Vec<u8> = reads.into_iter().map(|read| read.wait().unwrap()[0]).collect();
+    assert_eq!(found, (0..TURNS as u8).collect::<Vec<_>>());
+}
+
+/// The same one by one: where each fetch is done when it is needed and no sooner, it has to be asked for.
+#[test]
+fn each_fetch_is_there_for_the_work_behind_it() {
+    let bytes = 1 << 20;
+    let device = device();
+    let (room, seen) = (device.alloc(bytes).unwrap(), device.alloc(bytes).unwrap());
+    let blocks: Vec<_> = (0..6u8).map(|turn| device.pin(vec![turn; bytes]).unwrap()).collect();
+    for (turn, block) in blocks.iter().enumerate() {
+        device.fetch(&room, 0, block).unwrap();
+        device.fetched(&room, 0).unwrap();
+        device.copy(&seen, 0, &room, 0, bytes).unwrap();
+        let read = device.read_async(&seen, bytes - 8, 8).unwrap();
+        assert_eq!(read.wait().unwrap(), [turn as u8; 8]);
+    }
+}
+
+/// Host memory stays until what is fetched from it has arrived, also when its owner lets go of it before.
+#[test]
+fn what_is_fetched_from_outlives_its_owner() {
+    let device = device();
+    let room = device.alloc(1 << 20).unwrap();
+    for value in [1u8, 2, 3] {
+        let block = device.pin(vec![value; 1 << 20]).unwrap();
+        device.fetch(&room, 0, &block).unwrap();
+        drop(block);
+        // What is pinned next may lie where that was.
+        let _other = device.pin(vec![99; 1 << 20]).unwrap();
+        device.fetched(&room, 0).unwrap();
+        assert_eq!(device.read_async(&room, (1 << 20) - 8, 8).unwrap().wait().unwrap(), [value; 8]);
     }
 }
 

@@ -418,7 +418,7 @@ fn quiet_is_quiet() {
 #[test]
 fn ctrl_c_leaves_nothing_and_says_130() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = command(dir.path(), &["generate", PROMPT, "--steps", "3000", "--cache", "none", "--out", "x.mp4"])
+    let mut child = command(dir.path(), &["generate", PROMPT, "--steps", "10000", "--cache", "none", "--out", "x.mp4"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -366,6 +366,7 @@ fn fetches_arrive_when_they_are_waited_for() {
             graphs[1].replay().unwrap();
             assert_eq!(read(&seen), [1, 2, 3, 4, 5, 6, 7, 8]);
         }
+        assert!(device.uses_graphs(), "no graph was refused");
 
         let long = device.pin(vec![0; 9]).unwrap();
         assert!(matches!(device.fetch(&slot, 0, &long), Err(DeviceError::OutOfRange { .. })));

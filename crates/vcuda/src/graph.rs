@@ -25,6 +25,7 @@ pub(crate) type Nodes = BTreeMap<Id, Node>;
 pub(crate) struct UserObject {
     pub(crate) destroy: HostFn,
     pub(crate) data: usize,
+    pub(crate) made: Made,
 }
 
 impl Drop for UserObject {

@@ -210,14 +210,9 @@ fn ptx_in_fatbin(bytes: &[u8]) -> Answer<Image> {
         if u16_at(entry, 0) == Some(1) {
             let arch = field(28)? as u32;
             let (flags, unpacked) = (u64_at(entry, 40).unwrap_or(0), u64_at(entry, 56).unwrap_or(0) as usize);
-            let text = if flags & LZ4 != 0 {
+            let text = if flags & (LZ4 | ZSTD) != 0 {
                 let packed = entry.get(header..header + field(16)?).ok_or(Code::INVALID_IMAGE)?;
-                lz4_flex::block::decompress(packed, unpacked).map_err(|_| Code::INVALID_IMAGE)?
-            } else if flags & ZSTD != 0 {
-                eprintln!(
-                    "vcuda: a fatbin with PTX packed by zstd: compile with -no-compress or --compress-mode=speed"
-                );
-                return Err(Code::NOT_SUPPORTED);
+                unpack(packed, flags, unpacked).ok_or(Code::INVALID_IMAGE)?
             } else {
                 entry[header..end].to_vec()
             };
@@ -230,8 +225,22 @@ fn ptx_in_fatbin(bytes: &[u8]) -> Answer<Image> {
     if found.is_empty() { Err(Code::NO_BINARY_FOR_GPU) } else { Ok(Image(found)) }
 }
 
+/// nvcc up to 12 packs so, and later ones with `--compress-mode=speed`.
 const LZ4: u64 = 0x2000;
 const ZSTD: u64 = 0x8000;
+
+fn unpack(packed: &[u8], flags: u64, unpacked: usize) -> Option<Vec<u8>> {
+    // A damaged size shall not cost memory.
+    if unpacked > 1 << 30 {
+        return None;
+    }
+    if flags & LZ4 != 0 {
+        return lz4_flex::block::decompress(packed, unpacked).ok();
+    }
+    let mut text = Vec::with_capacity(unpacked);
+    ruzstd::decoding::FrameDecoder::new().decode_all_to_vec(packed, &mut text).ok()?;
+    Some(text)
+}
 
 /// A fatbin with one piece of PTX: what the linker gives.
 fn fatbin_of(ptx: &str) -> Vec<u8> {
@@ -477,6 +486,26 @@ mod tests {
         let mut other = whole;
         other[16] = 2;
         assert_eq!(ptx_in_fatbin(&other), Err(Code::NO_BINARY_FOR_GPU));
+    }
+
+    /// What nvcc 13.2 makes of tools/nvcc_cases/saxpy.cu with `-fatbin -gencode arch=compute_80,code=compute_80`, by default and with
+    /// `--compress-mode=speed`.
+    #[test]
+    fn packed_fatbins() {
+        let zstd = include_bytes!("../tests/fatbins/saxpy_zstd.fatbin");
+        let lz4 = include_bytes!("../tests/fatbins/saxpy_lz4.fatbin");
+        let [one, other] = [&zstd[..], lz4].map(|fatbin| ptx_in_fatbin(fatbin).unwrap());
+        assert_eq!(one, other);
+        assert_eq!(one.text_for((7, 5)), Err(Code::NO_BINARY_FOR_GPU));
+        let module = ptx_vm::Module::parse("saxpy", &one.text_for((8, 0)).unwrap()).unwrap();
+        assert_eq!((module.entries().collect::<Vec<_>>(), module.decode_all().len()), (vec!["saxpy"], 0));
+        for whole in [&zstd[..], lz4] {
+            for at in 16..whole.len() {
+                let mut damaged = whole.to_vec();
+                damaged[at] ^= 0xff;
+                let _ = ptx_in_fatbin(&damaged);
+            }
+        }
     }
 
     #[test]

@@ -65,6 +65,10 @@ impl World {
         for exec in self.execs.values().filter(|exec| !faulted(exec.context)) {
             add("graph exec", &exec.made, None);
         }
+        // The program's own references: those of graphs go with them.
+        for (object, _) in self.user_objects.values() {
+            add("user object", &object.made, None);
+        }
         for pool in self.pools.values().filter(|pool| !pool.default) {
             add("pool", &pool.made, None);
         }

@@ -461,8 +461,8 @@ api! {
         if out.is_null() || count == 0 || count > i32::MAX as u32 || flags != 1 {
             return Err(Code::INVALID_VALUE);
         }
-        let object = UserObject { destroy: destroy.ok_or(Code::INVALID_VALUE)?, data: data as usize };
-        let id = d.id();
+        let destroy = destroy.ok_or(Code::INVALID_VALUE)?;
+        let (id, object) = (d.id(), UserObject { destroy, data: data as usize, made: d.made() });
         d.user_objects.insert(id, (Arc::new(object), count));
         put(out, id)
     }

@@ -117,6 +117,8 @@ fn leaks_are_told_by_kind_and_place() {
         made(|out| cu("cuLinkCreate_v2", (0u32, NULL, NULL, out)));
         let graph = made(|out| cu("cuGraphCreate", (out, 0u32)));
         instantiate(graph);
+        extern "C" fn destroy(_: u64) {}
+        made(|out| cu("cuUserObjectCreate", (out, NULL, destroy as extern "C" fn(u64), 1u32, 1u32)));
         let text = c(PTX);
         made(|out| cu("cuLibraryLoadData", (out, text.as_ptr(), NULL, NULL, 0u32, NULL, NULL, 0u32)));
         let host: &'static mut [u32] = vec![1u32; 1 << 20].leak();
@@ -136,6 +138,7 @@ fn leaks_are_told_by_kind_and_place() {
         "pool memory",
         "registered host memory",
         "stream",
+        "user object",
     ];
     assert_eq!(kinds(&report["leaked"]), expected, "{report}");
     let memory = report["leaked"].as_array().unwrap().iter().find(|entry| entry["kind"] == "device memory").unwrap();

@@ -471,4 +471,50 @@ scenarios! {
         ok("cuGraphExecDestroy", (exec,));
         assert_eq!(order.seen(), [1, 2].repeat(9));
     }
+
+    /// A user object lives as long as the program, a graph, its executable or a launch of that holds it.
+    objects_of_the_program [VCUDA_SCHEDULE = "late"] {
+        start();
+        static GONE: AtomicU32 = AtomicU32::new(0);
+        let destroy = count as extern "C" fn(*const AtomicU32);
+        let object = || made(|out| cu("cuUserObjectCreate", (out, &GONE, destroy, 1u32, 1u32)));
+        let gone = |expected: u32| {
+            // Destructors have a thread of the driver's.
+            for _ in 0..2000 {
+                if GONE.load(SeqCst) >= expected {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            assert_eq!(GONE.load(SeqCst), expected);
+        };
+        fails(INVALID_VALUE, "cuUserObjectCreate", (&mut 0u64, &GONE, destroy, 1u32, 0u32));
+        let alone = object();
+        ok("cuUserObjectRetain", (alone, 2u32));
+        ok("cuUserObjectRelease", (alone, 2u32));
+        fails(INVALID_VALUE, "cuUserObjectRelease", (alone, 2u32));
+        ok("cuUserObjectRelease", (alone, 1u32));
+        gone(1);
+        fails(INVALID_VALUE, "cuUserObjectRelease", (alone, 1u32));
+
+        let (graph, order, s) = (graph(), Order::new(), stream(NON_BLOCKING));
+        mark(&order, graph, &[], 1);
+        // Moved into the graph.
+        ok("cuGraphRetainUserObject", (graph, object(), 1u32, 1u32));
+        let kept = object();
+        ok("cuGraphRetainUserObject", (graph, kept, 2u32, 0u32));
+        ok("cuUserObjectRelease", (kept, 1u32));
+        ok("cuGraphReleaseUserObject", (graph, kept, 1u32));
+        assert_eq!(GONE.load(SeqCst), 1);
+        ok("cuGraphReleaseUserObject", (graph, kept, 1u32));
+        gone(2);
+        let exec = instantiate(graph);
+        ok("cuGraphDestroy", (graph,));
+        ok("cuGraphLaunch", (exec, s));
+        ok("cuGraphExecDestroy", (exec,));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(GONE.load(SeqCst), 2, "the launch has not run yet");
+        ok("cuStreamSynchronize", (s,));
+        gone(3);
+    }
 }
