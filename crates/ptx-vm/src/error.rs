@@ -71,6 +71,18 @@ pub enum MemoryError {
         /// The size it had in bytes.
         len: usize,
     },
+    /// Memory with undefined bits is read by the host (checked mode).
+    #[error("{}", undefined(*.ptr, *.offset, .label, .cause))]
+    Undefined {
+        /// The address of the first byte that has some.
+        ptr: u64,
+        /// Its offset in the allocation.
+        offset: usize,
+        /// What the allocation is called, or nothing.
+        label: String,
+        /// The store that left them there; none when nobody has written the byte.
+        cause: Option<Box<Fault>>,
+    },
     /// A device was closed while memory was allocated on it.
     #[error("{}", leaks(.0))]
     Leaked(Vec<crate::Live>),
@@ -106,6 +118,14 @@ pub enum MemoryError {
         /// The length of that in bytes.
         other_len: usize,
     },
+}
+
+fn undefined(ptr: u64, offset: usize, label: &str, cause: &Option<Box<Fault>>) -> String {
+    let of = if label.is_empty() { String::new() } else { format!(" of `{label}`") };
+    match cause {
+        None => format!("the host reads memory that nobody has written: byte {offset}{of}, at {ptr:#x}"),
+        Some(fault) => format!("the host reads what is undefined: byte {offset}{of}, at {ptr:#x}: {fault}"),
+    }
 }
 
 fn leaks(live: &[crate::Live]) -> String {

@@ -100,6 +100,12 @@ enum Command {
         /// Begin blocks in an order of this seed instead of by number.
         #[arg(long, value_name = "SEED")]
         block_order: Option<u64>,
+        /// Where --checked looks for races: in shared memory, or in global memory too, among blocks as well.
+        #[arg(long, value_enum, default_value = "shared", requires = "checked")]
+        races: Races,
+        /// Take every liberty hardware has: late copies and stores, warps far apart, poison in fresh memory; repeatable by its seed.
+        #[arg(long, value_name = "SEED")]
+        adverse: Option<u64>,
         #[command(flatten)]
         device: DeviceArgs,
     },
@@ -165,6 +171,15 @@ struct DeviceArgs {
     arch: Option<u32>,
 }
 
+/// Memory in which races are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Races {
+    /// Shared memory.
+    Shared,
+    /// Global memory too.
+    Global,
+}
+
 /// The status of a command whose reader has gone: that of a program ended by SIGPIPE.
 const CLOSED: u8 = 141;
 
@@ -190,13 +205,38 @@ fn complain(what: impl std::fmt::Display) {
 /// Runs a command; gives its status, or why its output cannot be written.
 fn command(command: Command, out: &mut impl Write) -> io::Result<u8> {
     match command {
-        Command::Run { cases, checked, only, except, json, counters, threads, limits, block_order, device } => {
+        Command::Run {
+            cases,
+            checked,
+            only,
+            except,
+            json,
+            counters,
+            threads,
+            limits,
+            block_order,
+            races,
+            adverse,
+            device,
+        } => {
             let DeviceArgs { mma, arch } = device;
             let report = match only.as_slice() {
                 [] => except.into_iter().fold(FaultKinds::ALL, FaultKinds::without),
                 only => only.iter().copied().fold(FaultKinds::NONE, FaultKinds::with),
             };
-            let config = VmConfig { threads, checked, report, counters, block_order, mma, arch, ..limits.config() };
+            let global_races = races == Races::Global;
+            let config = VmConfig {
+                threads,
+                checked,
+                global_races,
+                report,
+                counters,
+                block_order,
+                adverse,
+                mma,
+                arch,
+                ..limits.config()
+            };
             run(&cases, &config, json, out)
         }
         Command::Profile { case, json, top, sort, threads, limits, device } => {

@@ -1,6 +1,6 @@
 //! Calls with a stack, calls by address, the device runtime: CUDA programs compiled by nvcc, and small kernels.
 
-use ptx_vm::{Fault, FaultKind, Launch, Module, Vm, VmConfig};
+use ptx_vm::{Fault, FaultKind, Launch, MemoryError, Module, Vm, VmConfig};
 
 const OPTIMISED: &str = include_str!("ptx/functions.ptx");
 const DEBUG: &str = include_str!("ptx/functions_debug.ptx");
@@ -16,8 +16,13 @@ fn launch(vm: &Vm, text: &str, entry: &str, threads: usize, words: &[u32]) -> Re
     let shape = Launch { grid: [1, 1, 1], block: [threads as u32, 1, 1], dynamic_shared: 0 };
     vm.launch(&kernel, &shape, &out.to_le_bytes())?;
     let mut bytes = bytes;
-    vm.read(out, &mut bytes).unwrap();
+    let read = vm.read(out, &mut bytes);
     vm.free(out).unwrap();
+    match read {
+        Ok(()) => {}
+        Err(MemoryError::Undefined { cause: Some(fault), .. }) => return Err(*fault),
+        Err(error) => panic!("{error}"),
+    }
     Ok(bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect())
 }
 

@@ -58,7 +58,11 @@ fn launch(text: &str, threads: u32) -> (Option<Fault>, u64, u64) {
     vm.write(data, &(0..BYTES as u32 / 4).flat_map(u32::to_le_bytes).collect::<Vec<_>>()).unwrap();
     let params = [data, spare].map(u64::to_le_bytes).concat();
     let result = vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &params);
-    (result.err(), data, spare)
+    let stored = |ptr| match vm.undefined(ptr, BYTES).unwrap() {
+        Some(MemoryError::Undefined { cause, .. }) => cause.map(|fault| *fault),
+        _ => None,
+    };
+    (result.err().or_else(|| stored(data)).or_else(|| stored(spare)), data, spare)
 }
 
 const PLANTS: &[Plant] = &[
@@ -150,23 +154,25 @@ const PLANTS: &[Plant] = &[
         threads: 2,
         kind: FaultKind::Uninitialised,
         thread: 0,
-        at: At::Spare(8),
-        says: &["8 bytes read", "byte 4 of which nobody has written", "offset 12 of the allocation"],
+        at: At::Data(0),
+        says: &["an undefined value is stored", "nobody has written what line 14 loads", "st.global.u64"],
         body: "st.global.u32 [%rd2 + 8], %r2;
                + st.global.u32 [%rd2 + 12], %r2;
-               ld.global.u64 %rd4, [%rd2 + 8]; // HERE",
+               ld.global.u64 %rd4, [%rd2 + 8];
+               st.global.u64 [%rd1], %rd4; // HERE",
     },
     Plant {
         what: "a load of shared memory nobody wrote in this block",
         threads: 32,
         kind: FaultKind::Uninitialised,
         thread: 5,
-        at: At::Offset(20),
-        says: &["byte 0 of which was never written in this block"],
+        at: At::None,
+        says: &["the predicate is undefined: nobody has written what line 15 loads"],
         body: "setp.ne.u32 %p2, %r0, 5;
                - @%p2 st.shared.u32 [%r1], %r0;
                + st.shared.u32 [%r1], %r0;
-               ld.shared.u32 %r3, [%r1]; // HERE",
+               ld.shared.u32 %r3, [%r1]; setp.lt.u32 %p3, %r3, 7;
+               @%p3 st.shared.u32 [%r1 + 256], %r0; // HERE",
     },
     Plant {
         what: "a load of local memory the thread did not write",
@@ -174,11 +180,12 @@ const PLANTS: &[Plant] = &[
         kind: FaultKind::Uninitialised,
         thread: 7,
         at: At::None,
-        says: &["local memory read at offset 0x8"],
+        says: &["the address is undefined: nobody has written what line 15 loads"],
         body: "setp.ne.u32 %p2, %r0, 7;
-               - @%p2 st.local.u32 [frame + 8], %r0;
-               + st.local.u32 [frame + 8], %r0;
-               ld.local.u32 %r3, [frame + 8]; // HERE",
+               - @%p2 st.local.u32 [frame + 8], %r2;
+               + st.local.u32 [frame + 8], %r2;
+               ld.local.u32 %r3, [frame + 8];
+               st.shared.u32 [%r3], %r2; // HERE",
     },
     Plant {
         what: "an mbarrier nobody made",
@@ -333,10 +340,9 @@ const PLANTS: &[Plant] = &[
         what: "waiting for the wrong parity",
         threads: 64,
         kind: FaultKind::Race,
-        // The last lane to fall asleep goes on first.
-        thread: 31,
-        at: At::Offset(124),
-        says: &["read here and was written by thread 63 "],
+        thread: 0,
+        at: At::Offset(0),
+        says: &["read here and was written by thread 32 "],
         body: "@%p0 mbarrier.init.shared.b64 [bars], 32;
                bar.sync 0;
                @%p1 bra WAIT;
@@ -348,6 +354,7 @@ const PLANTS: &[Plant] = &[
                - mbarrier.try_wait.parity.shared.b64 %p2, [bars], 1;
                + mbarrier.try_wait.parity.shared.b64 %p2, [bars], 0;
                @!%p2 bra WAIT;
+               mov.u32 %r6, 0;
                - TURN: nanosleep.u32 1; add.u32 %r6, %r6, 1; setp.lt.u32 %p2, %r6, 99; @%p2 bra TURN;
                ld.shared.u32 %r3, [%r1]; // HERE
                bar.sync 3, 64;
@@ -486,11 +493,12 @@ const PLANTS: &[Plant] = &[
         threads: 32,
         kind: FaultKind::Uninitialised,
         thread: 0,
-        at: At::Offset(0),
-        says: &["byte 64 of which was never written in this block"],
+        at: At::Spare(0),
+        says: &["an undefined value is stored"],
         body: "setp.lt.u32 %p2, %r0, 16;
                - @%p2 st.shared.u32 [%r1], %r0;
                + st.shared.u32 [%r1], %r0;
+               fence.proxy.async.shared::cta;
                bar.sync 0;
                @%p0 cp.async.bulk.global.shared::cta.bulk_group [%rd2], [tile], 128; // HERE",
     },
@@ -796,7 +804,11 @@ fn every_kind_of_fault_can_be_expected_by_a_launch_case() {
     for (kind, faulty, fine) in [
         ("out_of_bounds", oops.0, oops.1),
         ("misaligned", "ld.global.u32 %r3, [%rd1 + 2];", "ld.global.u32 %r3, [%rd1 + 4];"),
-        ("uninitialised", "ld.global.u32 %r3, [%rd2];", "ld.global.u32 %r3, [%rd1];"),
+        (
+            "uninitialised",
+            "ld.global.u32 %r3, [%rd2]; st.global.u32 [%rd3], %r3;",
+            "ld.global.u32 %r3, [%rd1]; st.global.u32 [%rd3], %r3;",
+        ),
         ("race", "st.shared.u32 [tile], %r0;", "st.shared.u32 [%r1], %r0;"),
         ("barrier", "@%p0 bar.sync 0;", "bar.sync 0;"),
         ("unknown_opcode", "frob.u32 %r3, %r0;", "mov.u32 %r3, %r0;"),

@@ -1,6 +1,6 @@
 //! Control flow, barriers, calls, memory spaces: small kernels with literal results.
 
-use ptx_vm::{Fault, FaultKind, Launch, Module, Vm, VmConfig};
+use ptx_vm::{Fault, FaultKind, Launch, MemoryError, Module, Vm, VmConfig};
 
 const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
 
@@ -13,9 +13,15 @@ fn run_on(vm: &Vm, body: &str, block: u32, n: usize) -> Result<Vec<u32>, Fault> 
     let launch = Launch { grid: [1, 1, 1], block: [block, 1, 1], dynamic_shared: 0 };
     let result = vm.launch(&kernel, &launch, &out.to_le_bytes());
     let mut bytes = vec![0; n * 4];
-    vm.read(out, &mut bytes).unwrap();
+    let read = vm.read(out, &mut bytes);
     vm.free(out).unwrap();
-    result.map(|_| bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect())
+    result
+        .and_then(|stats| match read {
+            Ok(()) => Ok(stats),
+            Err(MemoryError::Undefined { cause: Some(fault), .. }) => Err(*fault),
+            Err(error) => panic!("{error}"),
+        })
+        .map(|_| bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect())
 }
 
 fn run(body: &str, block: u32, n: usize) -> Vec<u32> {

@@ -3,7 +3,7 @@
 use super::spec::{Arg, Content, LaunchStep, PointerAt, Spec, Step};
 use super::value::{Dtype, Tolerance, compare};
 use super::{CaseError, Failure, Launched, Outcome};
-use crate::{Counters, DevicePtr, FaultKind, Kernel, Launch, LoadError, LoadErrorKind, Module, Vm, VmConfig};
+use crate::{Counters, DevicePtr, Fault, FaultKind, Kernel, Launch, LoadError, LoadErrorKind, Module, Vm, VmConfig};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -155,6 +155,11 @@ impl Case<'_> {
                     self.vm.write(self.places[*place].ptr, bytes).map_err(|e| e.to_string())?;
                 }
                 Act::Check(place, want, tolerance) => {
+                    let checked = &self.places[*place];
+                    if let Some(fault) = self.vm.leak(checked.ptr, checked.bytes()) {
+                        outcome.end(Failure::Fault(fault.kind), fault.to_string(), None);
+                        return Ok(());
+                    }
                     self.compare(&format!("step {i}: "), &self.places[*place], want, *tolerance, outcome)?;
                 }
                 Act::Launch(step, kernel) => {
@@ -167,6 +172,10 @@ impl Case<'_> {
                     }
                 }
             }
+        }
+        if let Some(fault) = self.leak() {
+            outcome.end(Failure::Fault(fault.kind), fault.to_string(), None);
+            return Ok(());
         }
         for place in &self.places {
             if let Some((want, tolerance)) = &place.expect {
@@ -404,6 +413,12 @@ impl Case<'_> {
                 let entry = step.entry.clone();
                 let (counters, profile) = (stats.counters, stats.profile);
                 outcome.launches.push(Launched { entry, seconds, counters, profile });
+                if step.expect_fault == Some(Failure::Fault(FaultKind::Uninitialised))
+                    && let Some(fault) = self.leak()
+                {
+                    outcome.end(Failure::Fault(fault.kind), fault.to_string(), step.expect_fault);
+                    return false;
+                }
                 if let Some(expected) = step.expect_fault {
                     outcome.tell(&format!("the launch ended without the expected fault `{expected}`"));
                 }
@@ -412,11 +427,18 @@ impl Case<'_> {
         }
     }
 
+    /// The store of an undefined value that somebody asks for: in what is expected, or in any place when nothing is.
+    fn leak(&self) -> Option<Box<Fault>> {
+        let asked = self.places.iter().any(|place| place.expect.is_some());
+        let places = self.places.iter().filter(|place| place.expect.is_some() || !asked);
+        places.into_iter().find_map(|place| self.vm.leak(place.ptr, place.bytes()))
+    }
+
     /// Compares a place with what it must hold.
     fn compare(&self, at: &str, place: &Place, want: &[u8], tolerance: Tolerance, outcome: &mut Outcome) -> R<()> {
         let (ptr, n) = (place.ptr, place.dtype.bytes());
         let mut got = vec![0u8; want.len()];
-        self.vm.read(ptr, &mut got).map_err(|e| e.to_string())?;
+        self.vm.read_anyway(ptr, &mut got).map_err(|e| e.to_string())?;
         let written = self.vm.written(ptr, got.len());
         let unwritten = |e: usize| {
             let range = e * n..(e + 1) * n;

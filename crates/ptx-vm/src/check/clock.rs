@@ -17,15 +17,17 @@ pub(super) enum Tracked {
     Mbarrier(u32),
     /// The bulk groups of this thread.
     Thread(u32),
+    /// Not copies: the releases of a thread of another block. Its time is their number.
+    Release(super::global::Releaser),
 }
 
 /// For each agent the time up to which it is known; agents beyond the end are not.
-type Clock = Vec<u32>;
+pub(super) type Clock = Vec<u32>;
 
 /// `cp.async` groups remembered for each warp; more cannot be pending.
 const GROUPS: usize = 256;
 
-fn join(to: &mut Clock, from: &[u32]) {
+pub(super) fn join(to: &mut Clock, from: &[u32]) {
     if to.len() < from.len() {
         to.resize(from.len(), 0);
     }
@@ -34,7 +36,7 @@ fn join(to: &mut Clock, from: &[u32]) {
     }
 }
 
-fn raise(clock: &mut Clock, agent: usize, time: u32) {
+pub(super) fn raise(clock: &mut Clock, agent: usize, time: u32) {
     if clock.len() <= agent {
         clock.resize(agent + 1, 0);
     }
@@ -54,6 +56,8 @@ struct Group {
     seen: Clock,
     /// What was known at the last fence: what relaxed writes after it pass on.
     fenced: Clock,
+    /// The same for other blocks, at the last fence that reaches them.
+    far: Clock,
     /// What relaxed reads have found: known after the next fence.
     heard: Clock,
 }
@@ -61,6 +65,8 @@ struct Group {
 /// The arrivals at an mbarrier.
 #[derive(Default)]
 struct Phases {
+    /// Who made it, and when.
+    made: Option<(Agent, u32)>,
     /// What the arrivals of the current phase knew.
     pending: Clock,
     /// What those of all complete phases knew.
@@ -87,6 +93,8 @@ pub(super) struct Clocks {
     flags: HashMap<u64, Clock>,
     fences: bool,
     agents: HashMap<Tracked, Agent>,
+    /// What threads knew, themselves included, when they last told asynchronous copies of it.
+    proxied: HashMap<u32, Clock>,
     bulk: HashMap<u32, Vec<u32>>,
 }
 
@@ -109,6 +117,7 @@ impl Clocks {
         self.flags.clear();
         self.fences = false;
         self.agents.clear();
+        self.proxied.clear();
         self.bulk.clear();
     }
 
@@ -130,6 +139,59 @@ impl Clocks {
         let Some(group) = self.warps[warp].iter().find(|g| g.lanes >> (thread % WARP) & 1 != 0) else { return false };
         agent < self.threads && agent / WARP == warp && time < group.own
             || group.seen.get(agent).is_some_and(|known| time < *known)
+    }
+
+    /// Threads of the block, whole warps.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Up to when a thread knows an agent that is no thread of the block.
+    pub(super) fn known(&self, agent: Agent, thread: u32) -> u32 {
+        let (agent, thread) = (agent as usize, thread as usize);
+        let settled = self.settled.get(agent - self.threads).copied().unwrap_or(0);
+        let group = self.warps[thread / WARP].iter().find(|g| g.lanes >> (thread % WARP) & 1 != 0);
+        settled.max(group.and_then(|g| g.seen.get(agent)).copied().unwrap_or(0))
+    }
+
+    /// The agents that stand for releasing threads of other blocks.
+    pub(super) fn all_releasers(&self) -> impl Iterator<Item = (super::global::Releaser, Agent)> {
+        self.agents.iter().filter_map(|(what, agent)| match what {
+            Tracked::Release(releaser) => Some((*releaser, *agent)),
+            _ => None,
+        })
+    }
+
+    /// Those of one block.
+    pub(super) fn releasers(&self, block: u64) -> impl Iterator<Item = (super::global::Releaser, Agent)> {
+        self.all_releasers().filter(move |((of, _), _)| *of == block)
+    }
+
+    /// All that lanes know.
+    fn snapshot(&self, warp: usize, lanes: u32) -> Clock {
+        let mut clock = vec![self.floor; self.threads];
+        clock.extend(&self.settled);
+        self.export(warp, lanes, &mut clock);
+        clock
+    }
+
+    /// What a lane tells other blocks by a flag: all it knows, or what it knew at its last fence.
+    pub(super) fn tells(&mut self, warp: usize, lane: usize, release: bool) -> Option<Clock> {
+        if release {
+            self.now += 1;
+            return Some(self.snapshot(warp, 1 << lane));
+        }
+        let group = self.warps[warp].iter().find(|g| g.lanes >> lane & 1 != 0)?;
+        (!group.far.is_empty()).then(|| group.far.clone())
+    }
+
+    /// Lanes hear what a flag of another block tells: they know it at once, or after their next fence.
+    pub(super) fn hears(&mut self, warp: usize, lanes: u32, clock: &Clock, acquire: bool) {
+        if acquire {
+            self.acquire(warp, lanes, clock);
+        } else {
+            self.split(warp, lanes).for_each(|g| join(&mut g.heard, clock));
+        }
     }
 
     /// Whether an agent is a thread of the block.
@@ -168,6 +230,7 @@ impl Clocks {
         match self.agents.iter().find(|(_, a)| **a == agent) {
             Some((Tracked::Mbarrier(at), _)) => format!("a bulk copy counted by the mbarrier at {at:#x}"),
             Some((Tracked::Thread(thread), _)) => format!("a bulk copy of thread {thread}"),
+            Some((Tracked::Release((block, thread)), _)) => format!("thread {thread} of block {block}"),
             None => "a bulk copy".to_owned(),
         }
     }
@@ -238,6 +301,7 @@ impl Clocks {
                 group.own = 0;
                 group.seen.clear();
                 group.fenced.clear();
+                group.far.clear();
                 group.heard.clear();
             }
         }
@@ -281,6 +345,7 @@ impl Clocks {
         }
         for group in self.warps[warp].iter_mut().filter(|g| g.lanes & lanes != 0) {
             join(&mut merged.fenced, &group.fenced);
+            join(&mut merged.far, &group.far);
             join(&mut merged.heard, &group.heard);
             group.lanes &= !merged.lanes;
         }
@@ -288,7 +353,8 @@ impl Clocks {
         self.warps[warp].push(merged);
     }
 
-    pub(super) fn fence(&mut self, warp: usize, lanes: u32) {
+    /// A fence, for the block alone or `wide`.
+    pub(super) fn fence(&mut self, warp: usize, lanes: u32, wide: bool) {
         self.now += 1;
         self.fences = true;
         let whole = lanes;
@@ -300,8 +366,32 @@ impl Clocks {
         for part in inside {
             let mut fenced = Clock::new();
             self.export(warp, part, &mut fenced);
-            self.split(warp, part).for_each(|g| g.fenced.clone_from(&fenced));
+            let far = if wide { self.snapshot(warp, part) } else { Clock::new() };
+            self.split(warp, part).for_each(|g| {
+                g.fenced.clone_from(&fenced);
+                if wide {
+                    g.far.clone_from(&far);
+                }
+            });
         }
+    }
+
+    /// `fence.proxy.async`.
+    pub(super) fn proxy(&mut self, warp: usize, lanes: u32) {
+        self.now += 1;
+        for lane in lanes_of(lanes) {
+            let clock = self.snapshot(warp, 1 << lane);
+            self.proxied.insert((warp * WARP + lane) as u32, clock);
+        }
+    }
+
+    /// Whether asynchronous copies that `thread` makes now see what `agent` wrote at `time`: a fence told them, of the writer or the copier.
+    pub(super) fn told(&self, agent: Agent, time: u32, thread: u32) -> bool {
+        let tells = |teller: u32| {
+            let clock = self.proxied.get(&teller);
+            clock.is_some_and(|clock| clock.get(agent as usize).is_some_and(|known| time < *known))
+        };
+        !self.is_thread(agent) || tells(u32::from(agent)) || tells(thread)
     }
 
     /// Lanes read a flag by a strong operation.
@@ -361,9 +451,15 @@ impl Clocks {
         }
     }
 
-    /// An mbarrier begins or ends; its agent stays the same.
-    pub(super) fn mbarrier_init(&mut self, at: u32) {
-        self.mbarriers.insert(at, Phases::default());
+    /// An mbarrier begins; its agent stays the same.
+    pub(super) fn mbarrier_init(&mut self, thread: u32, at: u32) {
+        self.mbarriers.insert(at, Phases { made: Some((thread as Agent, self.now)), ..Phases::default() });
+    }
+
+    /// Who made the mbarrier that lanes use, when that is not ordered before.
+    pub(super) fn mbarrier_unmade(&self, warp: usize, lanes: u32, at: u32) -> Option<Agent> {
+        let (maker, time) = self.mbarriers.get(&at)?.made?;
+        lanes_of(lanes).any(|lane| !self.before(maker, time, (warp * WARP + lane) as u32)).then_some(maker)
     }
 
     pub(super) fn mbarrier_arrive(&mut self, warp: usize, lanes: u32, at: u32, release: bool) {

@@ -4,19 +4,28 @@
 //! it executes, so an unobserved one pays nothing.
 
 mod clock;
+mod defined;
+mod global;
+mod memory;
 mod shared;
 
 use crate::counters::Tally;
-use crate::error::FaultKind;
+use crate::error::{FaultKind, FaultKinds};
 use crate::exec::mbarrier::{Event, Happened};
 use crate::exec::mem::resolve;
-use crate::exec::op::{Cx, Op, WARP};
-use crate::ir::{Access, AccessKind, Kernel};
-use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
+use crate::exec::op::{Cx, Op, Rule, WARP};
+use crate::ir::{Access, AccessKind, Class, Kernel, Meta};
+use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
 use clock::Tracked;
+use defined::Defined;
+use global::Now;
+pub(crate) use global::Races;
+pub(crate) use memory::Leak;
+use memory::Memory;
 use shared::{Actor, Conflict, Manner, Shadow};
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The observer of one worker thread.
 pub(crate) struct Watch {
@@ -27,30 +36,73 @@ pub(crate) struct Watch {
 /// The state of checked mode.
 struct Check {
     shared: Shadow,
-    /// One byte for each byte of local memory: written or not.
-    local: Vec<u8>,
-    local_len: usize,
+    memory: Memory,
+    defined: Defined,
+    /// Bulk copies to global memory that have not been waited for.
+    pending: Vec<Pending>,
+    /// Groups of bulk copies each thread has committed.
+    groups: HashMap<u32, u32>,
+    /// What is looked for.
+    checks: Checks,
+    /// The number of the block.
+    block: u64,
+}
+
+/// What checked mode looks for.
+pub(crate) struct Checks {
+    /// The kinds it reports.
+    pub(crate) report: FaultKinds,
+    /// What all blocks have done to global memory, when races are looked for there too.
+    pub(crate) races: Option<Arc<Mutex<Races>>>,
+}
+
+/// A bulk copy to global memory.
+struct Pending {
+    first: u64,
+    end: u64,
+    thread: u32,
+    /// The number of its group among those of the thread.
+    group: u32,
 }
 
 impl Watch {
-    /// An observer, or none when nothing is to be observed.
-    pub(crate) fn new(checked: bool, tally: Option<Tally>) -> Option<Box<Watch>> {
-        (checked || tally.is_some()).then(|| {
-            Box::new(Watch {
-                check: checked.then(|| Check { shared: Shadow::default(), local: Vec::new(), local_len: 0 }),
-                tally,
-            })
+    /// An observer of the `launch`-th launch of a kernel by blocks of so many warps, or none when nothing is to be observed.
+    pub(crate) fn new(
+        kernel: &Kernel,
+        warps: usize,
+        launch: u32,
+        checks: Option<Checks>,
+        tally: Option<Tally>,
+    ) -> Option<Box<Watch>> {
+        (checks.is_some() || tally.is_some()).then(|| {
+            let check = |checks| Check {
+                shared: Shadow::default(),
+                memory: Memory::new(launch),
+                defined: Defined::new(kernel, warps),
+                pending: Vec::new(),
+                groups: HashMap::new(),
+                checks,
+                block: 0,
+            };
+            Box::new(Watch { check: checks.map(check), tally })
         })
     }
 
-    /// A new block begins: its shared and local memory hold nothing.
-    pub(crate) fn start_block(&mut self, shared: usize, warps: usize, local: usize) {
+    /// A new block begins: its registers, its shared and its local memory hold nothing.
+    pub(crate) fn start_block(&mut self, kernel: &Kernel, block: u64, shared: usize, warps: usize, local: usize) {
         if let Some(check) = &mut self.check {
+            check.block = block;
             check.shared.start(shared, warps);
-            check.local.clear();
-            check.local.resize(local * WARP * warps, 0);
-            check.local_len = local;
+            check.memory.start(shared, warps, local);
+            check.defined.start(kernel, warps);
+            check.pending.clear();
+            check.groups.clear();
         }
+    }
+
+    /// What the block has stored to global memory that is undefined.
+    pub(crate) fn leaks(&mut self) -> Vec<Leak> {
+        self.check.as_mut().map(|check| std::mem::take(&mut check.memory.leaks)).unwrap_or_default()
     }
 
     /// A warp arrives at a barrier and goes on.
@@ -82,6 +134,11 @@ impl Watch {
             if let Some(tally) = &mut self.tally {
                 tally.count(cx, meta, op, index);
             }
+            if let Some(check) = &mut self.check
+                && let Err((kind, lane, address, message)) = check.look(cx, kernel, op, index)
+            {
+                return cx.fault(op, kind, Some(lane), address, message);
+            }
             if meta.guard {
                 let (all, mask) = (cx.mask, cx.holding(op));
                 let inner = op.add(1);
@@ -93,14 +150,15 @@ impl Watch {
                 cx.mask = all;
                 return next;
             }
-            if let (Some(check), Some(access)) = (&mut self.check, &meta.access)
-                && let Err((kind, lane, address, message)) = check.look(cx, access, op)
-            {
-                return cx.fault(op, kind, Some(lane), Some(address), message);
-            }
+            let mask = cx.mask;
             let next = ((*op).run)(cx, op);
+            if let Some(check) = &mut self.check
+                && check.defined.waits()
+            {
+                check.defined.ran(cx.warp as usize, mask, !next.is_null());
+            }
             if !cx.events.is_empty() {
-                return self.events(cx, op, next);
+                return self.events(cx, kernel, op, next);
             }
             next
         }
@@ -110,15 +168,17 @@ impl Watch {
 impl Watch {
     /// Takes note of what the instruction `op` did besides its accesses; `next` comes after it.
     #[cold]
-    unsafe fn events(&mut self, cx: &mut Cx, op: *const Op, next: *const Op) -> *const Op {
+    unsafe fn events(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op, next: *const Op) -> *const Op {
+        // SAFETY: `op` belongs to the kernel.
+        let index = unsafe { op.offset_from(cx.code) } as usize;
         let events = std::mem::take(&mut cx.events);
         if let Some(check) = &mut self.check
             && cx.trap.is_none()
         {
             for event in &events {
                 // SAFETY: the instruction has checked its addresses.
-                if let Err((kind, lane, address, message)) = unsafe { check.happened(cx, event) } {
-                    return cx.fault(op, kind, Some(lane), Some(address), message);
+                if let Err((kind, lane, address, message)) = unsafe { check.happened(cx, event, kernel, index) } {
+                    return cx.fault(op, kind, Some(lane), address, message);
                 }
             }
         }
@@ -128,7 +188,8 @@ impl Watch {
     }
 }
 
-type Verdict = Result<(), (FaultKind, u32, u64, String)>;
+/// What is wrong: the kind, the lane, the address if there is one, and in words.
+type Verdict = Result<(), (FaultKind, u32, Option<u64>, String)>;
 
 /// The addresses of an access, lane by lane.
 ///
@@ -145,13 +206,33 @@ pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
 }
 
 impl Check {
-    /// Checks one access and notes what it does.
-    unsafe fn look(&mut self, cx: &Cx, access: &Access, op: *const Op) -> Verdict {
+    /// Checks an instruction that is about to run and notes what it does.
+    unsafe fn look(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op, index: usize) -> Verdict {
         // SAFETY: operands belong to the instruction about to run; addresses are checked before they are used.
         unsafe {
+            let meta = &kernel.meta[index];
+            if cx.alive != cx.began && cx.mask == cx.alive && meta.aligned {
+                self.exited(cx, meta)?;
+            }
+            let wrong = self.defined.pass(cx, kernel, op, meta);
+            if wrong.0 != 0 {
+                self.undefined(kernel, wrong)?;
+            }
+            let Some(access) = &meta.access else { return Ok(()) };
             let warp = cx.warp as usize;
+            let addressed = match access.kind {
+                AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => u32::MAX >> (32 - rows.min(32)),
+                AccessKind::Load | AccessKind::Store | AccessKind::Atomic | AccessKind::CopyAsync => cx.mask,
+                _ => 0,
+            };
+            if addressed != 0 {
+                let lanes = self.defined.lanes(warp, access.addr, if access.wide { 8 } else { 4 });
+                if lanes & addressed != 0 {
+                    self.undefined(kernel, (lanes & addressed, "the address"))?;
+                }
+            }
             match access.kind {
-                AccessKind::WarpSync => self.shared.clocks.warp_sync(warp, cx.mask, cx.alive),
+                AccessKind::WarpSync => self.warp_sync(cx, op),
                 AccessKind::Commit => self.shared.clocks.commit(warp, cx.mask),
                 AccessKind::Wait(n) => self.shared.clocks.wait(warp, cx.mask, n),
                 AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => {
@@ -166,8 +247,17 @@ impl Check {
                             self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
                         }
                     }
+                    match access.kind {
+                        AccessKind::RowsStore(_, trans) => {
+                            self.memory.store_rows(&self.defined, cx, op, access, trans);
+                        }
+                        _ => {
+                            let trans = access.order & Access::TRANSPOSED != 0;
+                            self.memory.load_rows(&mut self.defined, cx, op, index, access, trans);
+                        }
+                    }
                 }
-                AccessKind::CopyAsync => self.look_at_copy(cx, access, op)?,
+                AccessKind::CopyAsync => self.look_at_copy(cx, kernel, access, op)?,
                 // Told as an event when it has happened.
                 AccessKind::Bulk { .. } => {}
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
@@ -188,12 +278,78 @@ impl Check {
                         left &= !lanes;
                         self.look_at_lanes(cx, access, op, lanes, a)?;
                     }
-                    if access.order != 0 {
+                    if access.order & Access::STRONG != 0 {
                         self.order(cx, access, &addr);
+                        if access.wide {
+                            self.order_blocks(cx, access, &addr);
+                        }
+                    }
+                    if access.order & Access::CONSTANT != 0 {
+                        if let Some((lane, a, message)) = self.memory.constant(cx, access) {
+                            self.report(FaultKind::Race, lane, Some(a), || message)?;
+                        }
+                    }
+                    match (access.kind, meta.rule) {
+                        (AccessKind::Load, _) => self.memory.load(&mut self.defined, cx, op, index, access),
+                        (AccessKind::Store, _) => {
+                            self.memory.store(&self.defined, cx, op, index, access, &kernel.meta);
+                        }
+                        (_, rule) => {
+                            let wide = rule == Rule::Atomic128;
+                            self.memory.atomic(&mut self.defined, cx, op, index, access, wide);
+                        }
                     }
                 }
             }
             Ok(())
+        }
+    }
+
+    /// Matrix instructions need all threads of the warp; a barrier does not wait for those that have exited.
+    #[cold]
+    fn exited(&self, cx: &Cx, meta: &Meta) -> Verdict {
+        if !matches!(meta.class, Class::Tensor | Class::Matrix) {
+            return Ok(());
+        }
+        let (here, all) = (cx.mask.count_ones(), cx.began.count_ones());
+        let message = || format!("this is executed by {here} of the {all} threads of the warp: the others have exited");
+        self.report(FaultKind::Barrier, cx.mask.trailing_zeros(), None, message)
+    }
+
+    /// An undefined value decides something.
+    #[cold]
+    fn undefined(&self, kernel: &Kernel, (lanes, what): (u32, &str)) -> Verdict {
+        let message = || format!("{what} is undefined: {}", self.memory.from(&kernel.meta));
+        self.report(FaultKind::Uninitialised, lanes.trailing_zeros(), None, message)
+    }
+
+    /// Something is wrong, if that kind of thing is to be reported.
+    fn report(&self, kind: FaultKind, lane: u32, at: Option<u64>, message: impl FnOnce() -> String) -> Verdict {
+        if self.checks.report.contains(kind) { Err((kind, lane, at, message())) } else { Ok(()) }
+    }
+
+    /// `bar.warp.sync` orders the lanes that name each other.
+    unsafe fn warp_sync(&mut self, cx: &Cx, op: *const Op) {
+        let (warp, clocks) = (cx.warp as usize, &mut self.shared.clocks);
+        // SAFETY: the membermask is 32 bits wide.
+        unsafe {
+            let members = (*op).r[0];
+            if members == crate::exec::alu::NO_SLOT || cx.joint {
+                // Joint lanes wait for the same ones.
+                clocks.warp_sync(warp, cx.mask, cx.alive);
+                return;
+            }
+            let masks = cx.get::<u32>(members);
+            let mut left = cx.mask;
+            while left != 0 {
+                let mask = masks[left.trailing_zeros() as usize];
+                let same = (0..WARP).fold(0, |m, i| m | u32::from(masks[i] == mask) << i) & left;
+                left &= !same;
+                // Some may have yet to come.
+                if mask & cx.alive & !cx.mask == 0 {
+                    clocks.warp_sync(warp, same, cx.alive);
+                }
+            }
         }
     }
 
@@ -230,8 +386,7 @@ impl Check {
             AccessKind::Store => Touch::Write(Values::Registers(access.lanes)),
             _ => Touch::Atomic,
         };
-        let (warp, lane) = (cx.warp as usize, lanes.trailing_zeros());
-        let actor = Actor { warp, lanes, proxy: None };
+        let actor = Actor { warp: cx.warp as usize, lanes, proxy: None };
         let end = |len: u32, base: u64| a >= base && a - base + bytes <= u64::from(len);
         if access.space == Space::Shared && !access.wide {
             if a + bytes <= u64::from(cx.shared_len) {
@@ -239,45 +394,133 @@ impl Check {
                 unsafe { self.touch_shared(cx, a, bytes, actor, touch, op)? };
             }
         } else if a >= GLOBAL_BASE {
-            // SAFETY: tables outlive the launch.
-            unsafe { touch_global(cx, a, bytes, lane, touch)? };
+            self.not_pending(a, bytes, lanes.trailing_zeros(), touch)?;
+            if self.checks.races.is_some() {
+                // SAFETY: the instruction belongs to the code.
+                unsafe { self.touch_global(cx, a, bytes, lanes, touch, op)? };
+            }
         } else if end(cx.shared_len, SHARED_WINDOW) {
             // SAFETY: inside shared memory.
             unsafe { self.touch_shared(cx, a - SHARED_WINDOW, bytes, actor, touch, op)? };
-        } else if end(cx.local_len, LOCAL_WINDOW) {
-            for lane in (0..WARP).filter(|l| lanes >> l & 1 != 0) {
-                let thread = warp * WARP + lane;
-                let at = thread * self.local_len + (a - LOCAL_WINDOW) as usize;
-                let cells = &mut self.local[at..at + bytes as usize];
-                if !touch.reads() {
-                    cells.fill(1);
-                } else if let Some(i) = cells.iter().position(|c| *c == 0) {
-                    let message = format!(
-                        "{bytes} bytes of local memory {} at offset {:#x}, byte {i} of which nobody has written",
-                        touch.verb(),
-                        a - LOCAL_WINDOW
-                    );
-                    return Err((FaultKind::Uninitialised, lane as u32, a, message));
-                }
-            }
         }
         Ok(())
     }
 
+    /// Looks for races in global memory.
+    unsafe fn touch_global(&mut self, cx: &Cx, a: u64, bytes: u64, lanes: u32, touch: Touch, op: *const Op) -> Verdict {
+        let Some(races) = &self.checks.races else { return Ok(()) };
+        // SAFETY: forwarded; values are compared for stores only, where the address is good.
+        unsafe {
+            let lane = lanes.trailing_zeros();
+            let now = Now {
+                block: self.block,
+                warp: cx.warp,
+                lane,
+                op: op.offset_from(cx.code) as u32,
+                atomic: matches!(touch, Touch::Atomic),
+                strong: matches!(touch, Touch::StrongRead | Touch::StrongWrite | Touch::Atomic),
+                write: !matches!(touch, Touch::Read | Touch::StrongRead),
+            };
+            let Some(place) = resolve(cx, a, bytes, true, lane) else { return Ok(()) };
+            // Threads that write the same value do no harm.
+            let harmless = |address: u64| match touch {
+                Touch::Write(values) => {
+                    store_byte(cx, op, lane, values, bytes, address - a) == *place.add((address - a) as usize)
+                }
+                _ => false,
+            };
+            let mut races = races.lock().unwrap_or_else(PoisonError::into_inner);
+            match races.touch(&self.shared.clocks, now, a, bytes, harmless) {
+                None => Ok(()),
+                Some(found) => {
+                    let other = match found.block == self.block {
+                        true => format!("thread {}", found.thread),
+                        false => format!("thread {} of block {}", found.thread, found.block),
+                    };
+                    let message = || {
+                        format!(
+                            "global memory at {:#x} is {} here and was {} by {other}, and nothing orders the two",
+                            found.address,
+                            touch.verb(),
+                            if found.wrote { "written" } else { "read" },
+                        )
+                    };
+                    self.report(FaultKind::Race, lane, Some(a), message)
+                }
+            }
+        }
+    }
+
+    /// What strong operations on flags in global memory order among blocks.
+    fn order_blocks(&mut self, cx: &Cx, access: &Access, addr: &[u64; WARP]) {
+        let Some(races) = self.checks.races.clone() else { return };
+        if access.order & Access::CTA != 0 {
+            return;
+        }
+        let mut races = races.lock().unwrap_or_else(PoisonError::into_inner);
+        let (warp, clocks) = (cx.warp as usize, &mut self.shared.clocks);
+        let (acquire, release) = (access.order & Access::ACQUIRE != 0, access.order & Access::RELEASE != 0);
+        for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0 && addr[*lane] >= GLOBAL_BASE) {
+            if access.kind != AccessKind::Store {
+                let clock = races.observe(clocks, self.block, addr[lane]);
+                if !clock.is_empty() {
+                    clocks.hears(warp, 1 << lane, &clock, acquire);
+                }
+            }
+            if access.kind != AccessKind::Load
+                && let Some(clock) = clocks.tells(warp, lane, release)
+            {
+                races.publish(clocks, self.block, (warp * WARP + lane) as u32, addr[lane], &clock);
+            }
+        }
+    }
+
+    /// Global memory must not be touched while a bulk copy to it is under way.
+    fn not_pending(&self, a: u64, bytes: u64, lane: u32, touch: Touch) -> Verdict {
+        match self.pending.iter().find(|p| a < p.end && p.first < a.saturating_add(bytes)) {
+            None => Ok(()),
+            Some(p) => {
+                let message = || {
+                    format!(
+                        "global memory at {a:#x} is {} here while a bulk copy of thread {} to it has not been waited for: `cp.async.bulk.wait_group` without `.read` does",
+                        touch.verb(),
+                        p.thread
+                    )
+                };
+                self.report(FaultKind::Race, lane, Some(a), message)
+            }
+        }
+    }
+
     /// Something that orders or moves memory has happened.
-    unsafe fn happened(&mut self, cx: &Cx, event: &Event) -> Verdict {
+    unsafe fn happened(&mut self, cx: &Cx, event: &Event, kernel: &Kernel, index: usize) -> Verdict {
         let Event { what, lanes, at } = *event;
         let warp = cx.warp as usize;
         let actor = Actor { warp, lanes, proxy: None };
         let lane = lanes.trailing_zeros();
+        let thread = cx.warp * WARP as u32 + lane;
         let none = std::ptr::null();
-        // SAFETY: an mbarrier lies inside shared memory; values are compared for stores only, which these are not.
-        let object = |check: &mut Check, touch| unsafe { check.touch_shared(cx, u64::from(at), 8, actor, touch, none) };
+        let object = |check: &mut Check, touch| {
+            if let Some(maker) = check.shared.clocks.mbarrier_unmade(warp, lanes, at) {
+                let message = || {
+                    format!(
+                        "the mbarrier at shared offset {at:#x} is used here and was made by {} with no barrier in between",
+                        check.shared.clocks.name(maker)
+                    )
+                };
+                check.report(FaultKind::Race, lane, Some(u64::from(at)), message)?;
+            }
+            // SAFETY: an mbarrier lies inside shared memory; values are compared for stores only, which these are not.
+            unsafe { check.touch_shared(cx, u64::from(at), 8, actor, touch, none) }
+        };
         match what {
-            Happened::Fence => self.shared.clocks.fence(warp, lanes),
+            Happened::Fence { wide } => self.shared.clocks.fence(warp, lanes, wide),
+            Happened::Proxy => self.shared.clocks.proxy(warp, lanes),
             Happened::Init => {
-                object(self, Touch::Init)?;
-                self.shared.clocks.mbarrier_init(at);
+                // SAFETY: as above.
+                unsafe { self.touch_shared(cx, u64::from(at), 8, actor, Touch::Init, none)? };
+                self.memory.define_shared(at, 8);
+                self.shared.clocks.mbarrier_init(thread, at);
             }
             // `mbarrier` operations do not race with each other: only the memory's next use must come after.
             Happened::Count | Happened::Invalidate => object(self, Touch::Atomic)?,
@@ -295,33 +538,70 @@ impl Check {
                 self.shared.clocks.mbarrier_waited(warp, lanes, at, acquire);
             }
             Happened::Bulk { to, from, bytes, reduce } => {
-                let thread = cx.warp * WARP as u32 + lane;
                 // A copy out of shared memory is waited for by its groups, any other by the mbarrier.
-                let how = if to >= GLOBAL_BASE { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
+                let out = to >= GLOBAL_BASE;
+                let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
                 let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), ..actor };
                 for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
+                    if address >= GLOBAL_BASE {
+                        self.not_pending(address, u64::from(bytes), lane, touch)?;
+                        continue;
+                    }
+                    let offset = address - SHARED_WINDOW;
                     // SAFETY: the copy has checked both ranges.
-                    unsafe {
-                        if address >= GLOBAL_BASE {
-                            touch_global(cx, address, u64::from(bytes), lane, touch)?;
-                        } else {
-                            let offset = address - SHARED_WINDOW;
-                            self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, none)?;
-                        }
+                    unsafe { self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, none)? };
+                    if address == from
+                        && let Some((byte, writer)) = self.shared.untold(offset as usize, bytes as usize, thread)
+                    {
+                        let message = || {
+                            format!(
+                                "shared memory at offset {byte:#x} is read here by a bulk copy, and was written by {} with no `fence.proxy.async` in between",
+                                self.shared.clocks.name(writer)
+                            )
+                        };
+                        self.report(FaultKind::Race, lane, Some(byte as u64), message)?;
                     }
                 }
-                if to < GLOBAL_BASE {
+                // SAFETY: the copy has checked both ranges.
+                unsafe {
+                    let size = [u64::from(bytes); 2];
+                    let found = self.memory.copy(cx, (false, to), (false, from), size, lane as usize, reduce);
+                    if found && out {
+                        self.memory.found(index);
+                        self.memory.leak(cx, index, lane, to, u64::from(bytes), &kernel.meta);
+                    }
+                }
+                if out {
+                    let group = self.groups.get(&thread).copied().unwrap_or(0);
+                    self.pending.push(Pending { first: to, end: to + u64::from(bytes), thread, group });
+                } else {
                     self.shared.clocks.mbarrier_bulk(at);
                 }
             }
-            Happened::BulkCommit => self.shared.clocks.bulk_commit(warp, lanes),
-            Happened::BulkWait(pending) => self.shared.clocks.bulk_wait(warp, lanes, pending),
+            Happened::BulkCommit => {
+                self.shared.clocks.bulk_commit(warp, lanes);
+                for lane in (0..WARP as u32).filter(|l| lanes >> l & 1 != 0) {
+                    *self.groups.entry(cx.warp * WARP as u32 + lane).or_insert(0) += 1;
+                }
+            }
+            Happened::BulkWait { pending, read } => {
+                self.shared.clocks.bulk_wait(warp, lanes, pending);
+                if !read {
+                    let groups = &self.groups;
+                    let first = cx.warp * WARP as u32;
+                    self.pending.retain(|p| {
+                        let mine = p.thread >= first && p.thread - first < 32 && lanes >> (p.thread - first) & 1 != 0;
+                        let committed = groups.get(&p.thread).copied().unwrap_or(0);
+                        !(mine && p.group < committed.saturating_sub(pending))
+                    });
+                }
+            }
         }
         Ok(())
     }
 
     /// `cp.async`: reads global memory, writes shared memory that stays pending.
-    unsafe fn look_at_copy(&mut self, cx: &Cx, access: &Access, op: *const Op) -> Verdict {
+    unsafe fn look_at_copy(&mut self, cx: &Cx, kernel: &Kernel, access: &Access, op: *const Op) -> Verdict {
         // SAFETY: operands belong to the instruction; every address is checked before use.
         unsafe {
             let to = addresses(cx, access);
@@ -329,17 +609,29 @@ impl Check {
             let size = cx.list(op, 2);
             let n = u64::from(access.bytes);
             let sizes = if size == crate::exec::alu::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
+            let warp = cx.warp as usize;
+            let unsized_lanes = self.defined.lanes(warp, size, 4);
+            let astray = self.defined.lanes(warp, cx.list(op, 1), 8);
             for lane in (0..WARP).filter(|l| cx.mask >> l & 1 != 0) {
+                if unsized_lanes >> lane & 1 != 0 {
+                    self.undefined(kernel, (1 << lane, "the size"))?;
+                }
                 let source = from[lane].wrapping_add(i64::from((*op).r[0] as i32) as u64);
                 let bytes = u64::from(sizes[lane]).min(n);
-                if bytes > 0 && resolve(cx, source, bytes, false, lane as u32).is_some() {
-                    touch_global(cx, source, bytes, lane as u32, Touch::Read)?;
+                if bytes > 0 && astray >> lane & 1 != 0 {
+                    self.undefined(kernel, (1 << lane, "the source address"))?;
+                }
+                let there = bytes > 0 && resolve(cx, source, bytes, false, lane as u32).is_some();
+                if there {
+                    self.not_pending(source, bytes, lane as u32, Touch::Read)?;
                 }
                 if to[lane] + n <= u64::from(cx.shared_len) {
                     let thread = cx.warp * WARP as u32 + lane as u32;
                     let copies = self.shared.clocks.copies_of(thread);
-                    let actor = Actor { proxy: Some(copies), ..Actor::lane(cx.warp as usize, lane as u32) };
+                    let actor = Actor { proxy: Some(copies), ..Actor::lane(warp, lane as u32) };
                     self.touch_shared(cx, to[lane], n, actor, Touch::Async, op)?;
+                    let given = if there { bytes } else { 0 };
+                    self.memory.copy(cx, (true, to[lane]), (false, source), [n, given], lane, false);
                 }
             }
             Ok(())
@@ -378,71 +670,21 @@ impl Check {
         };
         match found {
             None => Ok(()),
-            Some((byte, conflict)) => Err(self.describe(conflict, touch, lane, at, bytes, byte)),
+            Some((byte, conflict)) => self.describe(conflict, touch, lane, at, byte),
         }
     }
 
     #[cold]
-    fn describe(
-        &self,
-        conflict: Conflict,
-        touch: Touch,
-        lane: u32,
-        at: u64,
-        bytes: u64,
-        byte: usize,
-    ) -> (FaultKind, u32, u64, String) {
-        let what = touch.verb();
+    fn describe(&self, conflict: Conflict, touch: Touch, lane: u32, at: u64, byte: usize) -> Verdict {
         let name = |agent| self.shared.clocks.name(agent);
-        let race = |text: String| (FaultKind::Race, format!("shared memory at offset {byte:#x} is {what} here {text}"));
-        let (kind, message) = match conflict {
-            Conflict::Unwritten => (
-                FaultKind::Uninitialised,
-                format!(
-                    "{bytes} bytes of shared memory {what} at offset {at:#x}, byte {} of which was never written in this block",
-                    byte as u64 - at
-                ),
-            ),
-            Conflict::Write { other, .. } => {
-                race(format!("and was written by {} with no barrier in between", name(other)))
-            }
-            Conflict::Read { other } => race(format!("and was read by {} with no barrier in between", name(other))),
-            Conflict::Pending { other } => race(format!("while {} into it has not been waited for", name(other))),
+        let how = || match conflict {
+            Conflict::Write { other } => format!("and was written by {} with no barrier in between", name(other)),
+            Conflict::Read { other } => format!("and was read by {} with no barrier in between", name(other)),
+            Conflict::Pending { other } => format!("while {} into it has not been waited for", name(other)),
         };
-        (kind, lane, at, message)
+        let message = || format!("shared memory at offset {byte:#x} is {} here {}", touch.verb(), how());
+        self.report(FaultKind::Race, lane, Some(at), message)
     }
-}
-
-/// Notes an access to global memory.
-unsafe fn touch_global(cx: &Cx, a: u64, bytes: u64, lane: u32, touch: Touch) -> Verdict {
-    // SAFETY: tables outlive the launch.
-    let found = unsafe {
-        let known = (*cx.table).find(a).or_else(|| (*cx.globals).find(a));
-        known.cloned().or_else(|| (*cx.heap).find(a))
-    };
-    if let Some(allocation) = found
-        && a + bytes <= allocation.end()
-        && let Some(written) = &allocation.written
-    {
-        let at = (a - allocation.base) as usize;
-        let cells = &written[at..at + bytes as usize];
-        if touch.reads()
-            && let Some(i) = cells.iter().position(|c| c.load(Ordering::Relaxed) == 0)
-        {
-            let message = format!(
-                "{bytes} bytes {} at {a:#x}, byte {i} of which nobody has written (offset {} of the allocation {:#x}, {} bytes)",
-                touch.verb(),
-                at + i,
-                allocation.base,
-                allocation.len
-            );
-            return Err((FaultKind::Uninitialised, lane, a, message));
-        }
-        if touch.writes() {
-            cells.iter().for_each(|c| c.store(1, Ordering::Relaxed));
-        }
-    }
-    Ok(())
 }
 
 /// Where a store has its values.
@@ -468,12 +710,6 @@ enum Touch {
 }
 
 impl Touch {
-    fn reads(self) -> bool {
-        matches!(self, Touch::Read | Touch::StrongRead | Touch::Atomic)
-    }
-    fn writes(self) -> bool {
-        !matches!(self, Touch::Read | Touch::StrongRead)
-    }
     fn verb(self) -> &'static str {
         match self {
             Touch::Read | Touch::StrongRead => "read",

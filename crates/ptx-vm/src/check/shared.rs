@@ -6,7 +6,6 @@ use crate::exec::op::WARP;
 /// What an access collides with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conflict {
-    Unwritten,
     Write {
         other: Agent,
     },
@@ -131,9 +130,14 @@ impl Shadow {
         self.memo.clear();
     }
 
-    /// Whether the byte was never written in this block.
-    fn unwritten(&self, cell: &Cell) -> bool {
-        cell.write_at < if cell.writer == SET { self.base } else { self.born }
+    /// The first byte whose last writer has not told asynchronous copies of it, and that writer.
+    pub(super) fn untold(&self, at: usize, n: usize, thread: u32) -> Option<(usize, Agent)> {
+        self.cells[at..at + n].iter().enumerate().find_map(|(i, cell)| {
+            let epoch = cell.write();
+            // Of several writers of one value one is enough; what copies wrote needs no telling.
+            let plain = cell.by != 0 && epoch.who != SET && epoch.at >= self.born;
+            (plain && !self.clocks.told(epoch.who, epoch.at, thread)).then_some((at + i, epoch.who))
+        })
     }
 
     /// Someone in an epoch who is not ordered before all of the actor's threads.
@@ -245,9 +249,6 @@ impl Shadow {
                 self.cells[byte] = last.1;
                 continue;
             }
-            if self.unwritten(&cell) {
-                return Some((byte, Conflict::Unwritten));
-            }
             if !(strong && cell.by == STRONG)
                 && let Some(conflict) = self.after_write(&cell, actor, 0)
             {
@@ -287,9 +288,6 @@ impl Shadow {
             {
                 self.cells[byte] = new;
                 continue;
-            }
-            if manner == Manner::Atomic && self.unwritten(&cell) {
-                return Some((byte, Conflict::Unwritten));
             }
             // Strong operations do not race with each other.
             let mates = strong && cell.by == STRONG;

@@ -7,6 +7,8 @@ use std::marker::PhantomData;
 pub(crate) trait Un {
     /// See [`Exec::RARE`].
     const RARE: bool = false;
+    /// See [`Rule`].
+    const RULE: Rule = Rule::Whole;
     type A: Copy;
     type D: Copy + Default;
     fn f(a: Self::A) -> Self::D;
@@ -15,6 +17,8 @@ pub(crate) trait Un {
 pub(crate) trait Bin {
     /// See [`Exec::RARE`].
     const RARE: bool = false;
+    /// See [`Rule`].
+    const RULE: Rule = Rule::Whole;
     type A: Copy;
     type B: Copy;
     type D: Copy + Default;
@@ -24,6 +28,8 @@ pub(crate) trait Bin {
 pub(crate) trait Tri {
     /// See [`Exec::RARE`].
     const RARE: bool = false;
+    /// See [`Rule`].
+    const RULE: Rule = Rule::Whole;
     type A: Copy;
     type B: Copy;
     type C: Copy;
@@ -41,6 +47,7 @@ pub(crate) trait Cmp {
 pub(crate) struct UnOp<O>(PhantomData<O>);
 impl<O: Un> Exec for UnOp<O> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = O::RULE;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -58,6 +65,7 @@ impl<O: Un> Exec for UnOp<O> {
 pub(crate) struct BinOp<O>(PhantomData<O>);
 impl<O: Bin> Exec for BinOp<O> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = O::RULE;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -76,6 +84,7 @@ impl<O: Bin> Exec for BinOp<O> {
 pub(crate) struct TriOp<O>(PhantomData<O>);
 impl<O: Tri> Exec for TriOp<O> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = O::RULE;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -111,6 +120,7 @@ fn pack(bytes: &L<u8>) -> u32 {
 pub(crate) struct SetpOp<O>(PhantomData<O>);
 impl<O: Cmp> Exec for SetpOp<O> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = Rule::Compare;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -153,6 +163,8 @@ pub(crate) fn combine(how: i64, a: u32, c: u32) -> u32 {
 /// `selp d, a, b, p`: r = d, a, b, p; imm = 1 when p is negated.
 pub(crate) struct SelpOp<T>(PhantomData<T>);
 impl<T: Bits> Exec for SelpOp<T> {
+    const RULE: Rule = Rule::Select;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the width of `T`.
@@ -171,6 +183,8 @@ impl<T: Bits> Exec for SelpOp<T> {
 /// `mov` between registers of one width.
 pub(crate) struct MovOp<T>(PhantomData<T>);
 impl<T: Copy> Exec for MovOp<T> {
+    const RULE: Rule = Rule::Moves(0);
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands were decoded with the width of `T`.
@@ -187,6 +201,7 @@ impl<T: Copy> Exec for MovOp<T> {
 pub(crate) struct PredOp;
 impl Exec for PredOp {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Predicates;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -213,6 +228,7 @@ impl Exec for PredOp {
 pub(crate) struct PredConst;
 impl Exec for PredConst {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Constant;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -227,6 +243,8 @@ impl Exec for PredConst {
 /// `mov.b64 d, {a, b}` and its kin: joins `N` parts of width `P` into `T`; operands d, parts… in the list.
 pub(crate) struct Join<T, P, const N: usize>(PhantomData<(T, P)>);
 impl<T: Bits, P: Bits, const N: usize> Exec for Join<T, P, N> {
+    const RULE: Rule = Rule::MovesList(0);
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds 1 + N operands of these widths.
@@ -251,6 +269,8 @@ pub(crate) struct Split<T, P, const N: usize>(PhantomData<(T, P)>);
 /// Stands for `_` in an operand list.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 impl<T: Bits, P: Bits, const N: usize> Exec for Split<T, P, N> {
+    const RULE: Rule = Rule::MovesList(0);
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds N + 1 operands of these widths.
@@ -300,6 +320,7 @@ bits!(u8 u16 u32 u64);
 pub(crate) struct Bfi<T>(PhantomData<T>);
 impl<T: Bits> Exec for Bfi<T> {
     const RARE: bool = false;
+    const RULE: Rule = Rule::MovesList(0b11000);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -334,6 +355,7 @@ impl<T: Bits> Exec for Bfi<T> {
 pub(crate) struct Carry<T>(PhantomData<T>);
 impl<T: Bits> Exec for Carry<T> {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Carry;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -370,6 +392,8 @@ impl<T: Bits> Exec for Carry<T> {
 /// `lop3` with any table: imm.
 pub(crate) struct Lop3Any;
 impl Exec for Lop3Any {
+    const RULE: Rule = Rule::Bits(None);
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: operands are 32 bits wide.

@@ -5,10 +5,11 @@
 //! their paths reach one by one) the strand is split, and the strands run in turn over the same registers, as independent threads
 //! would; those that come to stand at the same place are one again.
 
+use super::adverse::{Adversary, POISON};
 use super::mbarrier::Poll;
 use super::op::*;
 use super::vm::INTERRUPTED;
-use crate::check::Watch;
+use crate::check::{Leak, Watch};
 use crate::error::{Fault, FaultKind};
 use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
 use crate::math::mma::TensorCore;
@@ -26,6 +27,8 @@ const SHORT_QUANTUM: i64 = 20_000;
 const SLICE: i64 = 5_000;
 /// Time slices a strand may use up while other lanes of its warp are pending, before they are split off.
 const PATIENCE: u32 = 5;
+/// One adverse turn in so many ends with lanes that have parted going on by themselves.
+const PARTING: u64 = 16;
 /// How often each strand polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
 const POLLS: u64 = 10_000;
 /// Instructions between two polls up to which a strand counts as doing nothing else.
@@ -45,6 +48,8 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) block: [u32; 3],
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
+    /// Checked mode reports barriers that only part of a warp reaches.
+    pub(crate) strict: bool,
     pub(crate) tensor_core: Option<TensorCore>,
     pub(crate) budget: u64,
     /// Instructions of all blocks together: how many there may be, and how many there were, as far as blocks have told.
@@ -60,6 +65,9 @@ pub(crate) struct LaunchInfo<'a> {
     /// Worker threads of the launch, and its number.
     pub(crate) workers: u32,
     pub(crate) grid_id: u64,
+    /// How many launches the device had begun before, and the seed of an adverse one.
+    pub(crate) launch: u64,
+    pub(crate) adverse: Option<u64>,
     /// The lowest block that has failed: those behind it need not go on.
     pub(crate) failed: AtomicU64,
     /// Somebody had to wait for another lane or block: take turns more often.
@@ -113,6 +121,11 @@ impl Buffer {
         self.at
     }
 
+    /// Its first byte.
+    pub(crate) fn at(&self) -> *mut u8 {
+        self.at
+    }
+
     fn free(&mut self) {
         if !self.at.is_null() {
             // SAFETY: allocated in `reserve` with this layout.
@@ -146,8 +159,9 @@ struct Strand {
     top: u32,
     paths: Vec<Path>,
     state: State,
-    /// The lanes a [`State::Sync`] waits for.
+    /// The lanes a [`State::Sync`] waits for, and those that had not exited when it began to.
     wanted: u32,
+    since: u32,
     /// Time slices used up since it last did anything else.
     spins: u32,
     /// The idle period in which it last polled in vain.
@@ -156,6 +170,8 @@ struct Strand {
 
 #[derive(Clone, Copy)]
 struct Warp {
+    /// Lanes it began with, and those that have not exited.
+    began: u32,
     alive: u32,
     /// Strands that are not done.
     strands: u32,
@@ -218,6 +234,7 @@ pub(crate) struct Runner<'a> {
     /// Bytes of local memory for each thread.
     local_bytes: usize,
     pub(crate) watch: Option<Box<Watch>>,
+    adverse: Option<Box<Adversary>>,
     /// Number and index of the block.
     pub(crate) number: u64,
     block: [u32; 3],
@@ -281,6 +298,7 @@ impl<'a> Runner<'a> {
             preds: worker.preds.as_mut_ptr(),
             mask: 0,
             alive: 0,
+            began: 0,
             fuel: 0,
             code: kernel.code.as_ptr(),
             lists: kernel.lists.as_ptr(),
@@ -306,6 +324,7 @@ impl<'a> Runner<'a> {
             globals: &kernel.globals.table,
             warp: 0,
             checked: info.checked,
+            strict: info.strict,
             tensor_core: info.tensor_core,
             poll: None,
             changes: 0,
@@ -324,6 +343,7 @@ impl<'a> Runner<'a> {
             local,
             local_bytes,
             watch,
+            adverse: info.adverse.map(|seed| Box::new(Adversary::new(seed, !info.checked))),
             number: 0,
             block: [0; 3],
             barriers,
@@ -439,12 +459,13 @@ impl<'a> Runner<'a> {
         for warp in 0..self.warps {
             let left = self.threads - (warp * WARP) as u32;
             let mask = if left >= WARP as u32 { FULL } else { (1 << left) - 1 };
-            worker.warps.push(Warp { alive: mask, strands: 1, arrival: Arrival::default() });
+            worker.warps.push(Warp { began: mask, alive: mask, strands: 1, arrival: Arrival::default() });
             let mut paths = worker.strands.get_mut(warp).map(|s| std::mem::take(&mut s.paths)).unwrap_or_default();
             paths.clear();
             let pc = self.kernel.code.as_ptr();
             let top = self.kernel.frame_bytes as u32;
-            let strand = Strand { warp, pc, mask, top, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 };
+            let strand =
+                Strand { warp, pc, mask, top, paths, state: State::Ready, wanted: 0, since: 0, spins: 0, polled: 0 };
             match worker.strands.get_mut(warp) {
                 Some(old) => *old = strand,
                 None => worker.strands.push(strand),
@@ -454,9 +475,47 @@ impl<'a> Runner<'a> {
         self.left = self.warps;
         (self.spent, self.told, self.cut) = (0, 0, false);
         (self.period, self.polls, self.changes) = (1, 0, self.cx.changes);
-        if let Some(watch) = &mut self.watch {
-            watch.start_block(self.cx.shared_len as usize, self.warps, self.local_bytes);
+        if let Some(adverse) = &mut self.adverse {
+            adverse.start(self.info.launch, number, self.warps);
         }
+        self.clear();
+        if let Some(watch) = &mut self.watch {
+            watch.start_block(self.kernel, number, self.cx.shared_len as usize, self.warps, self.local_bytes);
+        }
+    }
+
+    /// What the kernel may read before it has written it: zeros or poison, whatever the block before has left.
+    fn clear(&mut self) {
+        let fresh = if self.adverse.is_some() { POISON } else { 0 };
+        self.worker.preds.fill(0);
+        // SAFETY: the memory has these sizes; slots lie inside the registers.
+        unsafe {
+            std::ptr::write_bytes(self.cx.shared, fresh, self.cx.shared_len as usize);
+            let frames = if self.kernel.stack { self.kernel.frame_bytes } else { self.local_bytes };
+            for thread in 0..self.warps * WARP {
+                std::ptr::write_bytes(self.local.add(thread * self.local_bytes), fresh, frames);
+            }
+            for warp in 0..self.warps {
+                for flow in &self.kernel.unwritten {
+                    let (slot, bytes) = (flow & !127, flow & 127);
+                    let at = self.regs.add(warp * self.kernel.reg_bytes + slot as usize);
+                    std::ptr::write_bytes(at, fresh, bytes as usize * WARP);
+                }
+            }
+        }
+    }
+
+    /// What the block has stored to global memory that is undefined: where it went, and the first store that did it.
+    pub(crate) fn leaks(&mut self) -> Vec<(std::ops::Range<u64>, usize, Box<Fault>)> {
+        let leaks = self.watch.as_mut().map(|watch| watch.leaks()).unwrap_or_default();
+        let report = |leak: Leak| {
+            let pc = self.kernel.code[leak.index..].as_ptr();
+            let message = format!("an undefined value is stored at {:#x}: {}", leak.address, leak.from);
+            let fault =
+                self.fault_at(leak.warp, pc, FaultKind::Uninitialised, Some(leak.lane), Some(leak.address), message);
+            (leak.first..leak.end, leak.index, fault)
+        };
+        leaks.into_iter().map(report).collect()
     }
 
     /// Runs the block to its end, or until it seems to wait for another block: then false.
@@ -482,10 +541,18 @@ impl<'a> Runner<'a> {
         let begun = self.spent;
         while self.left > 0 {
             let mut ran = false;
+            // Somebody could have run and has let the others go first.
+            let mut yielded = false;
             let mut index = 0;
             while index < self.worker.strands.len() {
                 if self.worker.strands[index].state != State::Ready {
                     index += 1;
+                    continue;
+                }
+                if let Some(adverse) = &mut self.adverse
+                    && !adverse.takes_turn(self.worker.strands[index].warp)
+                {
+                    (yielded, index) = (true, index + 1);
                     continue;
                 }
                 ran = true;
@@ -523,6 +590,9 @@ impl<'a> Runner<'a> {
                 let warp = strand.warp;
                 match stop {
                     Stop::Exit => {
+                        if let Some(adverse) = &mut self.adverse {
+                            adverse.flush(warp);
+                        }
                         strand.state = State::Done;
                         self.worker.warps[warp].strands -= 1;
                         if self.worker.warps[warp].strands == 0 {
@@ -544,9 +614,19 @@ impl<'a> Runner<'a> {
                             }
                         }
                         waited += used.max(1) as u64 + if stop == Stop::Quantum { 0 } else { NAP };
-                        let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
-                        if self.worker.strands[index].spins >= patience && self.detach(index) && stop == Stop::Quantum {
-                            self.info.hasty.store(true, Ordering::Relaxed);
+                        if let Some(adverse) = &mut self.adverse {
+                            adverse.rest(warp);
+                            if adverse.once_in(PARTING) {
+                                self.detach(index);
+                            }
+                        } else {
+                            let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
+                            if self.worker.strands[index].spins >= patience
+                                && self.detach(index)
+                                && stop == Stop::Quantum
+                            {
+                                self.info.hasty.store(true, Ordering::Relaxed);
+                            }
                         }
                     }
                     Stop::Barrier => {
@@ -566,7 +646,7 @@ impl<'a> Runner<'a> {
                 }
                 index += 1;
             }
-            if !ran {
+            if !ran && !yielded {
                 return Err(self.deadlock());
             }
             let hasty = self.info.hasty.load(Ordering::Relaxed);
@@ -574,6 +654,9 @@ impl<'a> Runner<'a> {
             if waited > patience || self.spent - begun > LONG_TURN * patience {
                 return Ok(false);
             }
+        }
+        if let Some(adverse) = &mut self.adverse {
+            adverse.finish(&mut self.cx);
         }
         Ok(true)
     }
@@ -587,6 +670,7 @@ impl<'a> Runner<'a> {
         cx.local = self.local.wrapping_add(warp * self.local_bytes * WARP);
         cx.mask = mask;
         cx.alive = self.worker.warps[warp].alive;
+        cx.began = self.worker.warps[warp].began;
         cx.warp = warp as u32;
     }
 
@@ -598,6 +682,10 @@ impl<'a> Runner<'a> {
         self.cx.top = strand.top;
         std::mem::swap(&mut self.cx.paths, &mut strand.paths);
         self.enter(warp, mask);
+        if self.adverse.is_some() {
+            self.adverse_turn(op, quantum);
+            return self.leave(index);
+        }
         let cx = &mut self.cx;
         let mut left = quantum;
         loop {
@@ -624,7 +712,38 @@ impl<'a> Runner<'a> {
             op = cx.pc;
         }
         cx.fuel = left;
+        self.leave(index)
+    }
+
+    /// A few instructions, one by one.
+    fn adverse_turn(&mut self, mut op: *const Op, quantum: i64) {
+        let Some(adverse) = &mut self.adverse else { return };
+        let (cx, kernel) = (&mut self.cx, self.kernel);
+        let turn = adverse.turn();
+        let mut done = 0;
+        // Time slices do not end inside a turn.
+        cx.fuel = i64::MAX / 2;
+        while !op.is_null() && done < turn {
+            // SAFETY: `op` points into this kernel's code, decoded for the registers set up.
+            op = unsafe {
+                match &mut self.watch {
+                    None => adverse.step(cx, kernel, op),
+                    Some(watch) => watch.step(cx, kernel, op),
+                }
+            };
+            done += 1;
+        }
+        if !op.is_null() {
+            cx.pause(Stop::Quantum, op);
+        }
+        cx.fuel = quantum - done as i64;
+    }
+
+    /// Takes over where a strand has stopped.
+    fn leave(&mut self, index: usize) -> Stop {
+        let cx = &mut self.cx;
         let strand = &mut self.worker.strands[index];
+        let warp = strand.warp;
         std::mem::swap(&mut cx.paths, &mut strand.paths);
         (strand.mask, strand.pc, strand.top) = (cx.mask, cx.pc, cx.top);
         if !matches!(cx.stop, Stop::Quantum | Stop::Yield | Stop::Poll) {
@@ -658,7 +777,18 @@ impl<'a> Runner<'a> {
         strand.spins = 0;
         // The last instruction takes up a pending path.
         let pc = &raw const self.kernel.code[self.kernel.code.len() - 1];
-        self.add_strand(Strand { warp, pc, mask: 0, top, paths, state: State::Ready, wanted: 0, spins: 0, polled: 0 });
+        self.add_strand(Strand {
+            warp,
+            pc,
+            mask: 0,
+            top,
+            paths,
+            state: State::Ready,
+            wanted: 0,
+            since: 0,
+            spins: 0,
+            polled: 0,
+        });
         true
     }
 
@@ -668,6 +798,7 @@ impl<'a> Runner<'a> {
         let strand = &mut self.worker.strands[index];
         strand.state = State::Sync;
         let (warp, pc, all, top) = (strand.warp, strand.pc, strand.mask, strand.top);
+        let alive = self.worker.warps[warp].alive;
         let paths = std::mem::take(&mut strand.paths);
         let mut left = all;
         while left != 0 {
@@ -676,7 +807,7 @@ impl<'a> Runner<'a> {
             let paths = narrowed(&paths, mask);
             if left == all {
                 let strand = &mut self.worker.strands[index];
-                (strand.mask, strand.paths, strand.wanted) = (mask, paths, who);
+                (strand.mask, strand.paths, strand.wanted, strand.since) = (mask, paths, who, alive);
             } else {
                 self.add_strand(Strand {
                     warp,
@@ -686,6 +817,7 @@ impl<'a> Runner<'a> {
                     paths,
                     state: State::Sync,
                     wanted: who,
+                    since: alive,
                     spins: 0,
                     polled: 0,
                 });
@@ -749,12 +881,26 @@ impl<'a> Runner<'a> {
             );
             return Err(self.fault(other, FaultKind::Barrier, Some(lane), None, message));
         }
+        let since = members.iter().fold(0, |m, i| m | strands[*i].since);
+        let gone = since & wanted & !self.worker.warps[warp].alive;
+        if gone != 0 && self.info.strict && self.meta(op).aligned {
+            self.cx.pc = op;
+            let message = format!(
+                "this is executed by {} of the {} threads of the warp: the others have exited without coming here",
+                mask.count_ones(),
+                since.count_ones()
+            );
+            return Err(self.fault(first, FaultKind::Barrier, Some(mask.trailing_zeros()), None, message));
+        }
         self.enter(warp, mask);
         self.cx.joint = true;
         // SAFETY: the instruction belongs to this kernel; the registers are those of the warp.
         let next = unsafe {
             match &mut self.watch {
-                None => ((*op).run)(&mut self.cx, op),
+                None => match &mut self.adverse {
+                    None => ((*op).run)(&mut self.cx, op),
+                    Some(adverse) => adverse.step(&mut self.cx, self.kernel, op),
+                },
                 Some(watch) => watch.step(&mut self.cx, self.kernel, op),
             }
         };
@@ -794,7 +940,7 @@ impl<'a> Runner<'a> {
             let lane = strand.mask.trailing_zeros() as usize;
             let first = self.worker.strands.iter().find(|s| s.warp == strand.warp && s.pc == a);
             let other = first.map_or(0, |s| s.mask.trailing_zeros() as usize);
-            let unaligned = !self.info.checked || ((*a).imm | (*b).imm) & 512 == 0;
+            let unaligned = !self.info.strict || !x.aligned && !y.aligned;
             (*a).imm & 255 == (*b).imm & 255 && (*a).imm & 255 < 2 && unaligned && id(a, other) == id(b, lane)
         }
     }
@@ -988,8 +1134,19 @@ impl<'a> Runner<'a> {
         address: Option<u64>,
         message: String,
     ) -> Box<Fault> {
-        let warp = self.worker.strands[strand].warp;
-        let meta = self.meta(self.cx.pc);
+        self.fault_at(self.worker.strands[strand].warp, self.cx.pc, kind, lane, address, message)
+    }
+
+    fn fault_at(
+        &self,
+        warp: usize,
+        pc: *const Op,
+        kind: FaultKind,
+        lane: Option<u32>,
+        address: Option<u64>,
+        message: String,
+    ) -> Box<Fault> {
+        let meta = self.meta(pc);
         let places: Vec<String> = self.kernel.source(meta.loc).iter().map(ToString::to_string).collect();
         let source_line = (!places.is_empty()).then(|| places.join(", inlined at "));
         Box::new(Fault {
@@ -998,7 +1155,7 @@ impl<'a> Runner<'a> {
             file: self.kernel.file.to_string(),
             line: meta.line,
             source_line,
-            instruction: self.kernel.instruction(self.index(self.cx.pc)).unwrap_or_default(),
+            instruction: self.kernel.instruction(self.index(pc)).unwrap_or_default(),
             block: Some(self.block),
             thread: lane.map(|l| thread_index((warp * WARP) as u32 + l, self.info.block)),
             address,

@@ -36,6 +36,7 @@ impl Exec for Jump {
 pub(crate) struct Branch;
 impl Exec for Branch {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Decide;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -137,6 +138,7 @@ const SAVED: usize = 5;
 pub(crate) struct Call;
 impl Exec for Call {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Call;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -184,6 +186,7 @@ fn overflow(cx: &mut Cx, op: *const Op) -> *const Op {
 pub(crate) struct Alloca;
 impl Exec for Alloca {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Demands(0b10);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -208,6 +211,7 @@ impl Exec for Alloca {
 pub(crate) struct StackPointer;
 impl Exec for StackPointer {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Demands(0b10);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -301,6 +305,7 @@ impl Exec for Ret {
 pub(crate) struct RetIf;
 impl Exec for RetIf {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Decide;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -318,6 +323,7 @@ impl Exec for RetIf {
 pub(crate) struct BadCall;
 impl Exec for BadCall {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Demands(1);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -345,6 +351,7 @@ impl Exec for Exit {
 pub(crate) struct ExitIf;
 impl Exec for ExitIf {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Decide;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -362,6 +369,7 @@ impl Exec for ExitIf {
 pub(crate) struct Guard;
 impl Exec for Guard {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Decide;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -380,14 +388,12 @@ impl Exec for Guard {
     }
 }
 
-/// Bit of the immediate of [`Barrier`]: all threads of the warp execute it, or none.
-pub(crate) const ALIGNED: i64 = 1 << 9;
-
 /// `bar`: r = barrier (register or constant), threads (or the sink), predicate, result; imm = 0 sync, 1 arrive, 2.. reductions,
-/// bit 8 = negated, bit 9 = aligned.
+/// bit 8 = negated.
 pub(crate) struct Barrier;
 impl Exec for Barrier {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Barrier;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -399,17 +405,7 @@ impl Exec for Barrier {
             let id = (*cx.at::<u32>(id))[lane];
             let threads = if threads == super::alu::NO_SLOT { 0 } else { (*cx.at::<u32>(threads))[lane] };
             if cx.mask != cx.alive {
-                // The other lanes of the warp come first, on whatever path they are; `.aligned` promises that they are on this one.
-                let pending = cx.paths.iter().fold(0, |lanes, path| lanes | path.mask) & cx.alive & !cx.mask;
-                if cx.checked && (*op).imm & ALIGNED != 0 && pending != 0 {
-                    let message = format!(
-                        "the barrier is reached by {} of the {} threads of the warp that have not exited",
-                        cx.mask.count_ones(),
-                        cx.alive.count_ones()
-                    );
-                    let waits = cx.mask.trailing_zeros();
-                    return cx.fault(op, FaultKind::Barrier, Some(waits), None, message);
-                }
+                // The other lanes of the warp come first, on whatever path they are.
                 return gather(cx, op, FULL);
             }
             if (*op).r[0] & CONST_BIT == 0 {
@@ -443,29 +439,6 @@ impl Exec for Barrier {
     }
 }
 
-/// Before a guarded barrier of all threads of the warp: r = predicate, negated. Checked mode demands that the guard holds for all or none.
-pub(crate) struct AllOrNone;
-impl Exec for AllOrNone {
-    const RARE: bool = true;
-
-    #[inline(always)]
-    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        // SAFETY: the operand is a predicate.
-        unsafe {
-            let part = cx.holding(op);
-            if cx.checked && part != 0 && part != cx.mask {
-                let message = format!(
-                    "the guard holds for {} of the {} threads of the warp that come here; they must execute this together",
-                    part.count_ones(),
-                    cx.mask.count_ones()
-                );
-                return cx.fault(op, FaultKind::Barrier, Some(part.trailing_zeros()), None, message);
-            }
-            op.add(1)
-        }
-    }
-}
-
 /// Stops the lanes of `cx.mask` until those in `wanted` have come to `op` too.
 #[cold]
 #[inline(never)]
@@ -488,7 +461,7 @@ pub(crate) fn apart(cx: &mut Cx, op: *const Op) -> bool {
 /// somebody is not here yet or, in checked mode, because a lane does not name itself.
 #[inline(always)]
 unsafe fn gathered(cx: &mut Cx, op: *const Op, members: u32) -> bool {
-    if cx.joint || cx.mask == cx.alive && (members == super::alu::NO_SLOT || !cx.checked) {
+    if cx.joint || cx.mask == cx.alive && (members == super::alu::NO_SLOT || !cx.strict) {
         return true;
     }
     // SAFETY: forwarded.
@@ -507,7 +480,7 @@ unsafe fn part(cx: &mut Cx, op: *const Op, members: u32) -> bool {
             wanted |= mask & active.wrapping_neg();
             strangers |= (!mask >> i & active) << i;
         }
-        if strangers != 0 && cx.checked {
+        if strangers != 0 && cx.strict {
             let lane = strangers.trailing_zeros();
             let mask = masks[lane as usize & 31];
             let message = format!("the membermask {mask:#010x} does not name the lane that executes, {lane}");
@@ -530,6 +503,7 @@ unsafe fn part(cx: &mut Cx, op: *const Op, members: u32) -> bool {
 pub(crate) struct WarpSync;
 impl Exec for WarpSync {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Demands(1);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -584,9 +558,42 @@ macro_rules! each_group {
     }};
 }
 
-/// `shfl.sync`: list = d, a, b, c (all 32 bits), predicate (0: none), membermask (or the sink: all); imm = 0 up, 1 down, 2 bfly, 3 idx.
+/// The lanes that lanes of a `shfl` read from, and which of them are inside their segments: 0 up, 1 down, 2 bfly, 3 idx.
+#[inline(always)]
+pub(crate) fn sources(mode: u8, b: &L<u32>, c: &L<u32>) -> (L<u32>, u32) {
+    let mut source = [0u32; WARP];
+    let mut inside = 0u32;
+    for i in 0..WARP {
+        let lane = i as u32;
+        let segment = c[i] >> 8 & 31;
+        let clamp = c[i] & 31;
+        let b = b[i] & 31;
+        let max = lane & segment | clamp & !segment;
+        let min = lane & segment;
+        let (j, ok) = match mode {
+            0 => {
+                let j = lane.wrapping_sub(b);
+                (j, j as i32 >= max as i32)
+            }
+            1 => (lane + b, lane + b <= max),
+            2 => (lane ^ b, lane ^ b <= max),
+            _ => {
+                let j = min | b & !segment;
+                (j, j <= max)
+            }
+        };
+        source[i] = if ok { j & 31 } else { lane };
+        inside |= u32::from(ok) << i;
+    }
+    (source, inside)
+}
+
+/// `shfl.sync`: list = d, a, b, c (all 32 bits), predicate (0: none), membermask (or the sink: all); imm and `MODE` = 0 up, 1 down,
+/// 2 bfly, 3 idx.
 pub(crate) struct Shuffle<const MODE: u8>;
 impl<const MODE: u8> Exec for Shuffle<MODE> {
+    const RULE: Rule = Rule::Shuffle;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the list holds five operands of these widths.
@@ -597,30 +604,7 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
             let a = cx.get::<u32>(cx.list(op, 1));
             let b = &*cx.at::<u32>(cx.list(op, 2));
             let c = &*cx.at::<u32>(cx.list(op, 3));
-            let mut source = [0u32; WARP];
-            let mut inside = 0u32;
-            for i in 0..WARP {
-                let lane = i as u32;
-                let segment = c[i] >> 8 & 31;
-                let clamp = c[i] & 31;
-                let b = b[i] & 31;
-                let max = lane & segment | clamp & !segment;
-                let min = lane & segment;
-                let (j, ok) = match MODE {
-                    0 => {
-                        let j = lane.wrapping_sub(b);
-                        (j, j as i32 >= max as i32)
-                    }
-                    1 => (lane + b, lane + b <= max),
-                    2 => (lane ^ b, lane ^ b <= max),
-                    _ => {
-                        let j = min | b & !segment;
-                        (j, j <= max)
-                    }
-                };
-                source[i] = if ok { j & 31 } else { lane };
-                inside |= u32::from(ok) << i;
-            }
+            let (source, inside) = sources(MODE, b, c);
             let mut out = [0u32; WARP];
             for i in 0..WARP {
                 out[i] = a[(source[i] & 31) as usize];
@@ -642,6 +626,7 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
 pub(crate) struct Vote;
 impl Exec for Vote {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Vote;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -689,6 +674,7 @@ impl Exec for ActiveMask {
 pub(crate) struct Elect;
 impl Exec for Elect {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Elect;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -710,6 +696,7 @@ impl Exec for Elect {
 pub(crate) struct Match;
 impl Exec for Match {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Match;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -743,6 +730,7 @@ impl Exec for Match {
 pub(crate) struct Redux;
 impl Exec for Redux {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Redux;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -837,6 +825,7 @@ fn clock() -> u64 {
 pub(crate) struct Mma;
 impl Exec for Mma {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Multiply;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {

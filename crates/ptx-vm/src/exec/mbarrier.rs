@@ -109,7 +109,12 @@ pub(crate) struct Event {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Happened {
-    Fence,
+    /// Of memory; whether other blocks see it too.
+    Fence {
+        wide: bool,
+    },
+    /// `fence.proxy.async`: what was written before may be read by asynchronous copies.
+    Proxy,
     Init,
     Invalidate,
     /// Its counts were changed without an arrival.
@@ -131,8 +136,11 @@ pub(crate) enum Happened {
         reduce: bool,
     },
     BulkCommit,
-    /// At most so many bulk groups stay pending.
-    BulkWait(u32),
+    /// At most so many bulk groups stay pending; or, of the others, only the sources have been read.
+    BulkWait {
+        pending: u32,
+        read: bool,
+    },
 }
 
 /// A wait that was in vain.
@@ -181,7 +189,13 @@ impl Cx {
     }
 
     /// Takes `bytes` off a lane's mbarrier.
-    unsafe fn delivered(&mut self, op: *const Op, lane: usize, address: u64, bytes: i64) -> Result<(), *const Op> {
+    pub(super) unsafe fn delivered(
+        &mut self,
+        op: *const Op,
+        lane: usize,
+        address: u64,
+        bytes: i64,
+    ) -> Result<(), *const Op> {
         let place = self.object(op, lane, address)?;
         let at = (address - SHARED_WINDOW) as u32;
         // SAFETY: `object` gave a place for the word.
@@ -209,6 +223,7 @@ impl Cx {
 pub(crate) struct Mbarrier;
 impl Exec for Mbarrier {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Mbarrier;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -330,29 +345,41 @@ unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
     }
 }
 
-/// `fence` and `membar`: nothing here runs out of order, but checked mode wants to know.
+/// `fence` and `membar`: nothing here runs out of order, but checked mode wants to know. imm: 0 for the block, 1 beyond it, 2 between proxies.
 pub(crate) struct Fence;
 impl Exec for Fence {
     const RARE: bool = true;
-
-    #[inline(always)]
-    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        cx.happened(Happened::Fence, cx.mask, 0);
-        // SAFETY: never the last instruction.
-        unsafe { op.add(1) }
-    }
-}
-
-/// `cp.async.bulk.commit_group` (imm < 0) and `cp.async.bulk.wait_group` of imm groups.
-pub(crate) struct BulkGroup;
-impl Exec for BulkGroup {
-    const RARE: bool = true;
+    const RULE: Rule = Rule::Fence;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: `op` is valid and never the last instruction.
         unsafe {
-            let what = if (*op).imm < 0 { Happened::BulkCommit } else { Happened::BulkWait((*op).imm as u32) };
+            let what = match (*op).imm {
+                2 => Happened::Proxy,
+                scope => Happened::Fence { wide: scope == 1 },
+            };
+            cx.happened(what, cx.mask, 0);
+            op.add(1)
+        }
+    }
+}
+
+/// `cp.async.bulk.commit_group` (imm < 0) and `cp.async.bulk.wait_group` of imm groups, with `.read` where bit 32 is set.
+pub(crate) struct BulkGroup;
+impl Exec for BulkGroup {
+    const RARE: bool = true;
+    const RULE: Rule = Rule::BulkGroup;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: `op` is valid and never the last instruction.
+        unsafe {
+            let imm = (*op).imm;
+            let what = match imm < 0 {
+                true => Happened::BulkCommit,
+                false => Happened::BulkWait { pending: imm as u32, read: imm >> 32 != 0 },
+            };
             cx.happened(what, cx.mask, 0);
             op.add(1)
         }
@@ -364,6 +391,7 @@ impl Exec for BulkGroup {
 pub(crate) struct Bulk;
 impl Exec for Bulk {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Bulk;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {

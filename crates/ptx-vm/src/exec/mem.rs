@@ -286,6 +286,7 @@ unsafe fn reg<const V: usize>(cx: &Cx, op: *const Op, i: usize) -> u32 {
 pub(crate) struct Load<P, M, const V: usize>(PhantomData<(P, M)>);
 impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
     const RARE: bool = P::GENERIC || V > 4 || size_of::<M>() == 1 && V > 1;
+    const RULE: Rule = Rule::Load;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -325,6 +326,7 @@ impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
 pub(crate) struct Store<P, M, const V: usize>(PhantomData<(P, M)>);
 impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
     const RARE: bool = P::GENERIC || V > 4 || size_of::<M>() == 1 && V > 1;
+    const RULE: Rule = Rule::Store;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -372,6 +374,8 @@ impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
 /// `ldmatrix` of `N` 8x8 matrices of 16-bit elements: list = `N` destinations, address; imm = offset.
 pub(crate) struct LdMatrix<const N: usize, const TRANS: bool>;
 impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
+    const RULE: Rule = Rule::LoadMatrix;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         if super::control::apart(cx, op) {
@@ -422,6 +426,7 @@ impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
 pub(crate) struct StMatrix<const N: usize, const TRANS: bool>;
 impl<const N: usize, const TRANS: bool> Exec for StMatrix<N, TRANS> {
     const RARE: bool = true;
+    const RULE: Rule = Rule::StoreMatrix;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -477,6 +482,7 @@ fn bad_rows(cx: &mut Cx, op: *const Op, addr: &L<u32>, rows: usize, offset: u32)
 pub(crate) struct MovMatrix;
 impl Exec for MovMatrix {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Moves(0);
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -503,6 +509,8 @@ impl Exec for MovMatrix {
 /// The copy happens at once; that it may be seen only after a wait is what checked mode watches.
 pub(crate) struct CpAsync<const N: usize>;
 impl<const N: usize> Exec for CpAsync<N> {
+    const RULE: Rule = Rule::Copy;
+
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: both ends are checked; a source size of zero reads nothing.
@@ -764,6 +772,7 @@ pub(super) unsafe fn update(p: *mut u8, atom: Atom, ty: AtomTy, operand: u64, th
 pub(crate) struct Atomic;
 impl Exec for Atomic {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Atomic;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
@@ -824,6 +833,7 @@ unsafe fn atomic(cx: &mut Cx, op: *const Op) -> *const Op {
 pub(crate) struct Atomic128;
 impl Exec for Atomic128 {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Atomic128;
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {

@@ -1,5 +1,6 @@
 //! Running kernels: handlers, warps and blocks, the worker threads, the device.
 
+mod adverse;
 pub(crate) mod alu;
 pub(crate) mod block;
 pub(crate) mod control;

@@ -17,13 +17,66 @@ pub(crate) const WARP: usize = 32;
 pub(crate) const FULL: u32 = !0;
 
 /// Executes one instruction and gives the next one, or null when the warp stops (see [`Cx::stop`]).
-pub(crate) type Handler = unsafe fn(&mut Cx, *const Op) -> *const Op;
+pub(crate) type Run = unsafe fn(&mut Cx, *const Op) -> *const Op;
+
+/// What an instruction is decoded to: the function that executes it, and how checked mode carries undefined bits through it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handler {
+    pub(crate) run: Run,
+    pub(crate) rule: Rule,
+}
+
+/// How the undefined bits of an instruction's sources become those of its results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// An undefined bit in any source of a lane makes all results of the lane undefined.
+    Whole,
+    /// The same in each half of 16 bits.
+    Halves,
+    /// Results are bits of the sources in other places: the handler itself moves the undefined bits. The operands `r[i]` whose bit is set
+    /// say how, and are taken as they are.
+    Moves(u8),
+    /// The same for operands in the list.
+    MovesList(u8),
+    /// A function of bits in the same place, by its truth table as in `lop3`; none: the table is the immediate.
+    Bits(Option<u8>),
+    /// `r[1]` becomes the upper half, `r[2]` the lower one.
+    Pack,
+    Compare,
+    Select,
+    Predicates,
+    Constant,
+    Carry,
+    Load,
+    Store,
+    LoadMatrix,
+    StoreMatrix,
+    Copy,
+    Bulk,
+    Atomic,
+    Atomic128,
+    Shuffle,
+    Vote,
+    Match,
+    Redux,
+    Elect,
+    Multiply,
+    /// Branches on a predicate, or executes something where it holds: it must be defined.
+    Decide,
+    /// The operands `r[i]` whose bit is set must be defined; results are.
+    Demands(u8),
+    Call,
+    Mbarrier,
+    Barrier,
+    Fence,
+    BulkGroup,
+}
 
 /// One decoded instruction. Operands are byte offsets into the warp's registers, or with [`CONST_BIT`] into the constants.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Op {
-    pub(crate) run: Handler,
+    pub(crate) run: Run,
     pub(crate) r: [u32; 4],
     pub(crate) imm: i64,
     /// Start of the operand list of instructions with more than four, or a second target.
@@ -118,6 +171,8 @@ pub(crate) struct Cx {
     pub(crate) mask: u32,
     /// Lanes of the warp that have not exited, those of its other strands included.
     pub(crate) alive: u32,
+    /// Lanes the warp began with.
+    pub(crate) began: u32,
     /// Instructions left in the time slice, charged at backward branches and calls.
     pub(crate) fuel: i64,
     pub(crate) code: *const Op,
@@ -151,6 +206,8 @@ pub(crate) struct Cx {
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
     pub(crate) checked: bool,
+    /// Checked mode reports what waits for lanes that do not come.
+    pub(crate) strict: bool,
     /// Whose additions `mma` takes; none: its own.
     pub(crate) tensor_core: Option<TensorCore>,
     /// The last wait in vain.
@@ -329,6 +386,8 @@ impl Cx {
 pub(crate) trait Exec {
     /// Seldom executed: compiled once, for a plain CPU, because every version of everything would take minutes to build.
     const RARE: bool = false;
+    /// See [`Rule`].
+    const RULE: Rule = Rule::Whole;
 
     /// Executes `op` for the active lanes.
     ///
@@ -402,14 +461,16 @@ unsafe fn run_avx512<E: Exec>(cx: &mut Cx, op: *const Op) -> *const Op {
 
 /// The handler of `E` for this machine.
 pub(crate) fn handler<E: Exec>() -> Handler {
+    let rule = E::RULE;
     if const { E::RARE || cfg!(feature = "quick") } {
-        return run_base::<E>;
+        return Handler { run: run_base::<E>, rule };
     }
-    match level() {
-        Level::Base => run_base::<E>,
+    let run = match level() {
+        Level::Base => run_base::<E> as Run,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => run_avx2::<E>,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => run_avx512::<E>,
-    }
+    };
+    Handler { run, rule }
 }

@@ -1,28 +1,35 @@
 //! The operations on one lane, by name. Each is a type, so that [`super::alu`] can compile a loop around it.
 
 use super::alu::{Bin, Cmp, Tri, Un};
+use super::op::Rule;
 use crate::math;
 
 macro_rules! un {
-    (@rare $($t:tt)*) => { un!(@ true $($t)*); };
-    (@ $rare:literal $($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare @rule($r:expr) $($t:tt)*) => { un!(@ true, $r, $($t)*); };
+    (@rare $($t:tt)*) => { un!(@ true, Rule::Whole, $($t)*); };
+    (@rule($r:expr) $($t:tt)*) => { un!(@ false, $r, $($t)*); };
+    (@ $rare:literal, $rule:expr, $($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Un for $name {
             const RARE: bool = $rare;
+            const RULE: Rule = $rule;
             type A = $at;
             type D = $d;
             #[inline(always)]
             fn f($a: $at) -> $d { $e }
         }
     )*};
-    ($($t:tt)*) => { un!(@ false $($t)*); };
+    ($($t:tt)*) => { un!(@ false, Rule::Whole, $($t)*); };
 }
 macro_rules! bin {
-    (@rare $($t:tt)*) => { bin!(@ true $($t)*); };
-    (@ $rare:literal $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare @rule($r:expr) $($t:tt)*) => { bin!(@ true, $r, $($t)*); };
+    (@rare $($t:tt)*) => { bin!(@ true, Rule::Whole, $($t)*); };
+    (@rule($r:expr) $($t:tt)*) => { bin!(@ false, $r, $($t)*); };
+    (@ $rare:literal, $rule:expr, $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Bin for $name {
             const RARE: bool = $rare;
+            const RULE: Rule = $rule;
             type A = $at;
             type B = $bt;
             type D = $d;
@@ -30,14 +37,17 @@ macro_rules! bin {
             fn f($a: $at, $b: $bt) -> $d { $e }
         }
     )*};
-    ($($t:tt)*) => { bin!(@ false $($t)*); };
+    ($($t:tt)*) => { bin!(@ false, Rule::Whole, $($t)*); };
 }
 macro_rules! tri {
-    (@rare $($t:tt)*) => { tri!(@ true $($t)*); };
-    (@ $rare:literal $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr;)*) => {$(
+    (@rare @rule($r:expr) $($t:tt)*) => { tri!(@ true, $r, $($t)*); };
+    (@rare $($t:tt)*) => { tri!(@ true, Rule::Whole, $($t)*); };
+    (@rule($r:expr) $($t:tt)*) => { tri!(@ false, $r, $($t)*); };
+    (@ $rare:literal, $rule:expr, $($name:ident($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Tri for $name {
             const RARE: bool = $rare;
+            const RULE: Rule = $rule;
             type A = $at;
             type B = $bt;
             type C = $ct;
@@ -46,7 +56,7 @@ macro_rules! tri {
             fn f($a: $at, $b: $bt, $c: $ct) -> $d { $e }
         }
     )*};
-    ($($t:tt)*) => { tri!(@ false $($t)*); };
+    ($($t:tt)*) => { tri!(@ false, Rule::Whole, $($t)*); };
 }
 macro_rules! cmp {
     (@rare $($t:tt)*) => { cmp!(@ true $($t)*); };
@@ -117,29 +127,10 @@ bin! {
     MaxS32(a: i32, b: i32) -> i32 = a.max(b);
     MaxU64(a: u64, b: u64) -> u64 = a.max(b);
     MaxS64(a: i64, b: i64) -> i64 = a.max(b);
-    And16(a: u16, b: u16) -> u16 = a & b;
-    And32(a: u32, b: u32) -> u32 = a & b;
-    And64(a: u64, b: u64) -> u64 = a & b;
-    Or16(a: u16, b: u16) -> u16 = a | b;
-    Or32(a: u32, b: u32) -> u32 = a | b;
-    Or64(a: u64, b: u64) -> u64 = a | b;
-    Xor16(a: u16, b: u16) -> u16 = a ^ b;
-    Xor32(a: u32, b: u32) -> u32 = a ^ b;
-    Xor64(a: u64, b: u64) -> u64 = a ^ b;
-    Shl16(a: u16, b: u32) -> u16 = if b > 15 { 0 } else { a << (b & 15) };
-    Shl32(a: u32, b: u32) -> u32 = if b > 31 { 0 } else { a << (b & 31) };
-    Shl64(a: u64, b: u32) -> u64 = if b > 63 { 0 } else { a << (b & 63) };
-    ShrU16(a: u16, b: u32) -> u16 = if b > 15 { 0 } else { a >> (b & 15) };
-    ShrU32(a: u32, b: u32) -> u32 = if b > 31 { 0 } else { a >> (b & 31) };
-    ShrU64(a: u64, b: u32) -> u64 = if b > 63 { 0 } else { a >> (b & 63) };
-    ShrS16(a: i16, b: u32) -> i16 = a >> b.min(15);
-    ShrS32(a: i32, b: u32) -> i32 = a >> b.min(31);
-    ShrS64(a: i64, b: u32) -> i64 = a >> b.min(63);
 }
 bin! { @rare
     AddSatS32(a: i32, b: i32) -> i32 = a.saturating_add(b);
     SubSatS32(a: i32, b: i32) -> i32 = a.saturating_sub(b);
-    Add16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.wrapping_add(b));
     MulHiU16(a: u16, b: u16) -> u16 = (u32::from(a) * u32::from(b) >> 16) as u16;
     MulHiS16(a: i16, b: i16) -> i16 = (i32::from(a) * i32::from(b) >> 16) as i16;
     MulHiU64(a: u64, b: u64) -> u64 = (u128::from(a) * u128::from(b) >> 64) as u64;
@@ -166,10 +157,6 @@ bin! { @rare
     MinS16(a: i16, b: i16) -> i16 = a.min(b);
     MaxU16(a: u16, b: u16) -> u16 = a.max(b);
     MaxS16(a: i16, b: i16) -> i16 = a.max(b);
-    MinU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.min(b));
-    MinS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).min(b as i16) as u16);
-    MaxU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.max(b));
-    MaxS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).max(b as i16) as u16);
     Bmsk(a: u32, b: u32) -> u32 = math::int::bmsk(a, b, true);
     BmskWrap(a: u32, b: u32) -> u32 = math::int::bmsk(a, b, false);
     SzextU(a: u32, b: u32) -> u32 = math::int::szext(false, a, b, true);
@@ -178,16 +165,12 @@ bin! { @rare
     SzextSWrap(a: u32, b: u32) -> u32 = math::int::szext(true, a, b, false);
 }
 un! {
-    Not16(a: u16) -> u16 = !a;
-    Not32(a: u32) -> u32 = !a;
-    Not64(a: u64) -> u64 = !a;
     Neg16(a: u16) -> u16 = a.wrapping_neg();
     Neg32(a: u32) -> u32 = a.wrapping_neg();
     Neg64(a: u64) -> u64 = a.wrapping_neg();
     Abs32(a: i32) -> i32 = a.wrapping_abs();
     Popc32(a: u32) -> u32 = a.count_ones();
     Clz32(a: u32) -> u32 = a.leading_zeros();
-    Brev32(a: u32) -> u32 = a.reverse_bits();
 }
 un! { @rare
     Cnot16(a: u16) -> u16 = u16::from(a == 0);
@@ -197,7 +180,6 @@ un! { @rare
     Abs64(a: i64) -> i64 = a.wrapping_abs();
     Popc64(a: u64) -> u32 = a.count_ones();
     Clz64(a: u64) -> u32 = a.leading_zeros();
-    Brev64(a: u64) -> u64 = a.reverse_bits();
     BfindU32(a: u32) -> u32 = 31u32.wrapping_sub(a.leading_zeros());
     BfindS32(a: i32) -> u32 = 31u32.wrapping_sub((a ^ (a >> 31)).leading_zeros());
     BfindU64(a: u64) -> u32 = 63u32.wrapping_sub(a.leading_zeros());
@@ -213,15 +195,10 @@ tri! {
     Mad64(a: u64, b: u64, c: u64) -> u64 = a.wrapping_mul(b).wrapping_add(c);
     MadWideU32(a: u32, b: u32, c: u64) -> u64 = (u64::from(a) * u64::from(b)).wrapping_add(c);
     MadWideS32(a: i32, b: i32, c: i64) -> i64 = (i64::from(a) * i64::from(b)).wrapping_add(c);
-    ShfLWrap(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32;
-    ShfRWrap(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32;
-    BfeU32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_u32(a, b, c);
-    BfeS32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_s32(a, b, c);
     Dp4aUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, false, a, b, c);
     Dp4aSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, true, a, b, c);
     Dp4aSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(true, false, a, b, c);
     Dp4aUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp4a(false, true, a, b, c);
-    Prmt(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Generic, a, b, c);
 }
 tri! { @rare
     MadHiU32(a: u32, b: u32, c: u32) -> u32 = ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c);
@@ -244,10 +221,6 @@ tri! { @rare
     SadS32(a: i32, b: i32, c: u32) -> u32 = c.wrapping_add(a.abs_diff(b));
     SadU64(a: u64, b: u64, c: u64) -> u64 = c.wrapping_add(a.abs_diff(b));
     SadS64(a: i64, b: i64, c: u64) -> u64 = c.wrapping_add(a.abs_diff(b));
-    ShfLClamp(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << c.min(32)) >> 32) as u32;
-    ShfRClamp(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32;
-    BfeU64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_u64(a, b, c);
-    BfeS64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_s64(a, b, c);
     Dp2aLoUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, false, false, a, b, c);
     Dp2aHiUU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, false, true, a, b, c);
     Dp2aLoSS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, true, false, a, b, c);
@@ -256,6 +229,78 @@ tri! { @rare
     Dp2aHiSU(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(true, false, true, a, b, c);
     Dp2aLoUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, true, false, a, b, c);
     Dp2aHiUS(a: u32, b: u32, c: u32) -> u32 = math::int::dp2a(false, true, true, a, b, c);
+    Fns(a: u32, b: u32, c: u32) -> u32 = math::int::fns(a, b, c);
+}
+
+// Operations that only move bits, or work on bits in the same place, or on halves.
+bin! { @rule(Rule::Bits(Some(0xc0)))
+    And16(a: u16, b: u16) -> u16 = a & b;
+    And32(a: u32, b: u32) -> u32 = a & b;
+    And64(a: u64, b: u64) -> u64 = a & b;
+}
+bin! { @rule(Rule::Bits(Some(0xfc)))
+    Or16(a: u16, b: u16) -> u16 = a | b;
+    Or32(a: u32, b: u32) -> u32 = a | b;
+    Or64(a: u64, b: u64) -> u64 = a | b;
+}
+bin! { @rule(Rule::Bits(Some(0x3c)))
+    Xor16(a: u16, b: u16) -> u16 = a ^ b;
+    Xor32(a: u32, b: u32) -> u32 = a ^ b;
+    Xor64(a: u64, b: u64) -> u64 = a ^ b;
+}
+bin! { @rule(Rule::Moves(0b100))
+    Shl16(a: u16, b: u32) -> u16 = if b > 15 { 0 } else { a << (b & 15) };
+    Shl32(a: u32, b: u32) -> u32 = if b > 31 { 0 } else { a << (b & 31) };
+    Shl64(a: u64, b: u32) -> u64 = if b > 63 { 0 } else { a << (b & 63) };
+    ShrU16(a: u16, b: u32) -> u16 = if b > 15 { 0 } else { a >> (b & 15) };
+    ShrU32(a: u32, b: u32) -> u32 = if b > 31 { 0 } else { a >> (b & 31) };
+    ShrU64(a: u64, b: u32) -> u64 = if b > 63 { 0 } else { a >> (b & 63) };
+    ShrS16(a: i16, b: u32) -> i16 = a >> b.min(15);
+    ShrS32(a: i32, b: u32) -> i32 = a >> b.min(31);
+    ShrS64(a: i64, b: u32) -> i64 = a >> b.min(63);
+}
+bin! { @rare @rule(Rule::Halves)
+    Add16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.wrapping_add(b));
+    MinU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.min(b));
+    MinS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).min(b as i16) as u16);
+    MaxU16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| a.max(b));
+    MaxS16x2(a: u32, b: u32) -> u32 = halves2(a, b, |a, b| (a as i16).max(b as i16) as u16);
+}
+un! { @rule(Rule::Bits(Some(0x0f)))
+    Not16(a: u16) -> u16 = !a;
+    Not32(a: u32) -> u32 = !a;
+    Not64(a: u64) -> u64 = !a;
+}
+un! { @rule(Rule::Moves(0))
+    Brev32(a: u32) -> u32 = a.reverse_bits();
+}
+un! { @rare @rule(Rule::Moves(0))
+    Brev64(a: u64) -> u64 = a.reverse_bits();
+}
+un! { @rule(Rule::Halves)
+    NegHalf2(a: u32) -> u32 = a ^ 0x8000_8000;
+    AbsHalf2(a: u32) -> u32 = a & 0x7fff_7fff;
+    SatHalf2(a: u32) -> u32 = halves1(a, math::f16::sat::<math::f16::F16>);
+}
+un! { @rare @rule(Rule::Halves)
+    FiniteHalf2(a: u32) -> u32 = halves1(a, |h| match h & 0x7fff {
+        0x7c00 => h - 1,
+        m if m > 0x7c00 => 0,
+        _ => h,
+    });
+}
+tri! { @rule(Rule::Moves(0b1000))
+    ShfLWrap(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32;
+    ShfRWrap(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32;
+    Prmt(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Generic, a, b, c);
+}
+tri! { @rule(Rule::Moves(0b1100))
+    BfeU32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_u32(a, b, c);
+    BfeS32(a: u32, b: u32, c: u32) -> u32 = math::int::bfe_s32(a, b, c);
+}
+tri! { @rare @rule(Rule::Moves(0b1000))
+    ShfLClamp(a: u32, b: u32, c: u32) -> u32 = (((u64::from(b) << 32 | u64::from(a)) << c.min(32)) >> 32) as u32;
+    ShfRClamp(a: u32, b: u32, c: u32) -> u32 = ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32;
     PrmtF4e(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::F4e, a, b, c);
     PrmtB4e(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::B4e, a, b, c);
     PrmtRc8(a: u32, b: u32, c: u32) -> u32 = math::int::prmt(math::int::Permute::Rc8, a, b, c);
@@ -268,12 +313,16 @@ tri! { @rare
     SlctF16(a: u16, b: u16, c: f32) -> u16 = if c >= 0.0 { a } else { b };
     SlctF32(a: u32, b: u32, c: f32) -> u32 = if c >= 0.0 { a } else { b };
     SlctF64(a: u64, b: u64, c: f32) -> u64 = if c >= 0.0 { a } else { b };
-    Fns(a: u32, b: u32, c: u32) -> u32 = math::int::fns(a, b, c);
+}
+tri! { @rare @rule(Rule::Moves(0b1100))
+    BfeU64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_u64(a, b, c);
+    BfeS64(a: u64, b: u32, c: u32) -> u64 = math::int::bfe_s64(a, b, c);
 }
 
 /// `lop3` with its truth table as operation: the common tables are compiled by themselves, the rest goes through `Lop3Any`.
 pub(crate) struct Lop3<const T: u8>;
 impl<const T: u8> Tri for Lop3<T> {
+    const RULE: Rule = Rule::Bits(Some(T));
     type A = u32;
     type B = u32;
     type C = u32;
@@ -454,6 +503,7 @@ impl<O: Cmp<A = f32>, const B: bool> Cmp for Half<O, B> {
 }
 impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half2<O, B> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = Rule::Halves;
     type A = u32;
     type D = u32;
     #[inline(always)]
@@ -463,6 +513,7 @@ impl<O: Un<A = f32, D = f32>, const B: bool> Un for Half2<O, B> {
 }
 impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for Half2<O, B> {
     const RARE: bool = O::RARE;
+    const RULE: Rule = Rule::Halves;
     type A = u32;
     type B = u32;
     type D = u32;
@@ -489,6 +540,7 @@ impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for HalfXor<O, B> {
 }
 impl<O: Bin<A = f32, B = f32, D = f32>, const B: bool> Bin for HalfXor2<O, B> {
     const RARE: bool = true;
+    const RULE: Rule = Rule::Halves;
     type A = u32;
     type B = u32;
     type D = u32;
@@ -515,6 +567,7 @@ macro_rules! ftz_half {
     ($($wrapper:ident, $t:ty, $flush:expr;)*) => {$(
         impl<O: Un<A = $t, D = $t>> Un for $wrapper<O> {
             const RARE: bool = true;
+            const RULE: Rule = O::RULE;
             type A = $t;
             type D = $t;
             #[inline(always)]
@@ -524,6 +577,7 @@ macro_rules! ftz_half {
         }
         impl<O: Bin<A = $t, B = $t, D = $t>> Bin for $wrapper<O> {
             const RARE: bool = true;
+            const RULE: Rule = O::RULE;
             type A = $t;
             type B = $t;
             type D = $t;
@@ -534,6 +588,7 @@ macro_rules! ftz_half {
         }
         impl<O: Tri<A = $t, B = $t, C = $t, D = $t>> Tri for $wrapper<O> {
             const RARE: bool = true;
+            const RULE: Rule = O::RULE;
             type A = $t;
             type B = $t;
             type C = $t;
@@ -575,6 +630,8 @@ impl<const B: bool, const R: bool, const S: bool> Tri for HalfFma<B, R, S> {
 }
 pub(crate) struct HalfFma2<const B: bool, const R: bool, const S: bool>;
 impl<const B: bool, const R: bool, const S: bool> Tri for HalfFma2<B, R, S> {
+    const RULE: Rule = Rule::Halves;
+
     type A = u32;
     type B = u32;
     type C = u32;
@@ -588,19 +645,11 @@ impl<const B: bool, const R: bool, const S: bool> Tri for HalfFma2<B, R, S> {
 un! {
     NegHalf(a: u16) -> u16 = a ^ 0x8000;
     AbsHalf(a: u16) -> u16 = a & 0x7fff;
-    NegHalf2(a: u32) -> u32 = a ^ 0x8000_8000;
-    AbsHalf2(a: u32) -> u32 = a & 0x7fff_7fff;
     SatHalf(a: u16) -> u16 = math::f16::sat::<math::f16::F16>(a);
-    SatHalf2(a: u32) -> u32 = halves1(a, math::f16::sat::<math::f16::F16>);
 }
 un! { @rare
     // `wmma` with `.satfinite`: infinities become the greatest numbers, NaN becomes +0.
     FiniteOrZeroF32(a: f32) -> f32 = if a.is_nan() { 0.0 } else { a.clamp(f32::MIN, f32::MAX) };
-    FiniteHalf2(a: u32) -> u32 = halves1(a, |h| match h & 0x7fff {
-        0x7c00 => h - 1,
-        m if m > 0x7c00 => 0,
-        _ => h,
-    });
 }
 
 // ---- comparisons ----------------------------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 //! The device: memory calls and launches.
 
+use super::adverse::POISON;
 use super::block::{LaunchInfo, Runner};
 use super::order::Order;
 use super::pool::Pool;
-use crate::check::Watch;
+use crate::check::{Checks, Races, Watch};
 use crate::counters::{Counters, Profile, Tally};
 use crate::error::{Fault, FaultKind, FaultKinds, MemoryError};
 use crate::ir::Kernel;
 use crate::math::mma::TensorCore;
 use crate::memory::{Allocation, DevicePtr, Heap, Live, Region, Table};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -21,6 +23,9 @@ pub struct VmConfig {
     pub threads: usize,
     /// Checked mode: uninitialised reads, shared-memory races and divergent barriers end a launch too. Several times slower.
     pub checked: bool,
+    /// Checked mode also looks for races in global memory, among warps and blocks: by one thread, and with twelve bytes of notes for each byte that
+    /// a launch touches.
+    pub global_races: bool,
     /// The kinds of [`FaultKind::CHECKED`] that checked mode reports; all by default. What ends a launch in any mode does so all the same.
     pub report: FaultKinds,
     /// Gather counters; see [`LaunchStats::counters`].
@@ -42,14 +47,30 @@ pub struct VmConfig {
     /// Blocks begin in an order of this seed instead of by number: CUDA promises none, so a kernel must compute the same. The order also
     /// depends on how many launches the device has begun before, and on nothing else: a program that repeats itself meets the same
     /// orders again. With several threads blocks run at the same time, as they do without a seed.
-    ///
-    /// This is the first of the liberties that hardware has and an interpreter does not take; more are to come, with switches like it.
     pub block_order: Option<u64>,
+    /// Launches take every liberty that hardware has and an interpreter does not: blocks in another order, warps in turns of 1 to 50
+    /// instructions of which some lag far behind, asynchronous copies and weak stores that arrive as late as waits, fences and barriers allow,
+    /// and poison (0xff) in all memory that nobody has written. Everything follows from this seed, the number of launches before and the
+    /// block. A correct kernel computes the same; one that lacks a wait, a barrier or a fence mostly does not. In checked mode copies and
+    /// stores are not late, because the checks see for themselves who waits for whom.
+    pub adverse: Option<u64>,
     /// The architecture of the device, as 80 for sm_80: how much shared memory a block may have, how tensor cores add, and that kernels for
     /// later ones are refused. If not given, the device is of each kernel's own `.target`.
     pub arch: Option<u32>,
     /// How `mma` and `wmma` of floating point add.
     pub mma: MmaRounding,
+}
+
+impl VmConfig {
+    /// An adverse device: see the field of this name.
+    pub fn adverse(seed: u64) -> VmConfig {
+        VmConfig { adverse: Some(seed), ..VmConfig::default() }
+    }
+}
+
+impl VmConfig {
+    /// Threads beyond which more would not help anybody.
+    pub const MOST_THREADS: usize = 1024;
 }
 
 /// How `mma` and `wmma` add products in floating point. Integers and f64 are the same with both.
@@ -74,11 +95,6 @@ impl std::str::FromStr for MmaRounding {
             _ => Err("neither `nearest` nor `truncate`".to_owned()),
         }
     }
-}
-
-impl VmConfig {
-    /// Threads beyond which more would not help anybody.
-    pub const MOST_THREADS: usize = 1024;
 }
 
 /// The shape of one launch.
@@ -113,6 +129,8 @@ pub struct Vm {
     peak: AtomicUsize,
     heap: Heap,
     printed: Mutex<String>,
+    /// Where kernels have stored undefined values, and which store it was.
+    leaks: Mutex<VecDeque<(Range<u64>, Box<Fault>)>>,
     /// Calls of `interrupt` and `resume` that changed anything: odd while launches are to end.
     interrupts: AtomicU64,
     launches: AtomicU64,
@@ -134,6 +152,7 @@ impl Vm {
             peak: AtomicUsize::new(0),
             heap,
             printed: Mutex::default(),
+            leaks: Mutex::default(),
             interrupts: AtomicU64::new(0),
             launches: AtomicU64::new(0),
             pool,
@@ -164,6 +183,10 @@ impl Vm {
             return Err(full);
         }
         let allocation = Allocation::new(bytes, false, self.config.checked, label).ok_or(full)?;
+        if self.config.adverse.is_some() {
+            // SAFETY: the allocation has as many bytes, and nobody else knows of it.
+            unsafe { std::ptr::write_bytes(allocation.host(), POISON, bytes) };
+        }
         let base = allocation.base;
         self.change(|table| table.insert(allocation));
         let now = self.allocated.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -213,8 +236,56 @@ impl Vm {
         Ok(())
     }
 
-    /// Device to host.
+    /// Device to host. In checked mode all bits have to be defined: written by the host, or computed from what is defined.
+    ///
+    /// # Errors
+    /// Besides addresses that are not inside one allocation: [`MemoryError::Undefined`], with the store that did it if a kernel did.
     pub fn read(&self, ptr: DevicePtr, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        match self.undefined(ptr, bytes.len())? {
+            Some(error) => Err(error),
+            None => self.read_anyway(ptr, bytes),
+        }
+    }
+
+    /// The first byte of a range that has undefined bits, as the error that [`Vm::read`] gives. None outside checked mode.
+    ///
+    /// # Errors
+    /// Addresses that are not inside one allocation.
+    pub fn undefined(&self, ptr: DevicePtr, len: usize) -> Result<Option<MemoryError>, MemoryError> {
+        let table = self.table();
+        let (allocation, offset) = table.range(ptr, len)?;
+        if !self.config.report.contains(FaultKind::Uninitialised) {
+            return Ok(None);
+        }
+        let Some(first) = allocation.first_undefined(offset, len) else { return Ok(None) };
+        let address = ptr + first as u64;
+        let leaks = self.leaks.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = leaks.iter().rev().find(|(range, _)| range.contains(&address)).map(|(_, fault)| fault.clone());
+        let (offset, label) = (offset + first, allocation.name.clone());
+        Ok(Some(MemoryError::Undefined { ptr: address, offset, label, cause }))
+    }
+
+    /// The last store of undefined bits to a range that still has some.
+    pub(crate) fn leak(&self, ptr: DevicePtr, len: usize) -> Option<Box<Fault>> {
+        if !self.config.report.contains(FaultKind::Uninitialised) {
+            return None;
+        }
+        let table = self.table();
+        let (allocation, _) = table.range(ptr, len).ok()?;
+        let leaks = self.leaks.lock().unwrap_or_else(PoisonError::into_inner);
+        let undefined = |range: &Range<u64>| {
+            let (first, end) = (range.start.max(ptr), range.end.min(ptr + len as u64));
+            first < end
+                && allocation.first_undefined((first - allocation.base) as usize, (end - first) as usize).is_some()
+        };
+        leaks.iter().rev().find(|(range, _)| undefined(range)).map(|(_, fault)| fault.clone())
+    }
+
+    /// As [`Vm::read`], with whatever stands where bits are undefined.
+    ///
+    /// # Errors
+    /// Addresses that are not inside one allocation.
+    pub fn read_anyway(&self, ptr: DevicePtr, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let table = self.table();
         let (allocation, offset) = table.range(ptr, bytes.len())?;
         // SAFETY: as in `write`.
@@ -222,12 +293,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Which of `len` bytes at `ptr` have been written by anybody; none where nobody keeps account of that (only checked mode does).
+    /// Which of `len` bytes at `ptr` are defined; none where nobody keeps account of that (only checked mode does).
     pub(crate) fn written(&self, ptr: DevicePtr, len: usize) -> Option<Vec<bool>> {
         let table = self.table();
         let (allocation, offset) = table.range(ptr, len).ok()?;
-        let written = allocation.written.as_ref()?;
-        Some(written[offset..offset + len].iter().map(|byte| byte.load(Ordering::Relaxed) != 0).collect())
+        let undefined = allocation.undefined.as_ref()?;
+        Some(undefined[offset..offset + len].iter().map(|bits| bits.load(Ordering::Relaxed) == 0).collect())
     }
 
     /// Device to device; the ranges may overlap.
@@ -237,7 +308,7 @@ impl Vm {
         let (to, to_offset) = table.range(dst, len)?;
         // SAFETY: both ranges are inside their allocations.
         unsafe { std::ptr::copy(from.host().add(from_offset), to.host().add(to_offset), len) };
-        to.mark_written(to_offset, len);
+        to.copy_undefined(to_offset, from, from_offset, len);
         Ok(())
     }
 
@@ -295,6 +366,16 @@ impl Vm {
         let _ = self.interrupts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
+    fn remember(&self, leaks: BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>) {
+        if leaks.is_empty() {
+            return;
+        }
+        let mut all = self.leaks.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(leaks.into_values().map(|(_, range, fault)| (range, fault)));
+        let old = all.len().saturating_sub(LEAKS);
+        all.drain(..old);
+    }
+
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
@@ -310,13 +391,17 @@ impl Vm {
             return Err(Fault::cut(kernel, FaultKind::Interrupted, INTERRUPTED));
         }
         let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
-        let helpers = (blocks.saturating_sub(1)).min(self.helpers as u64) as usize;
+        // Races are looked for by one thread: it has to know what all blocks have done.
+        let races = (self.config.checked && self.config.global_races).then(Arc::<Mutex<Races>>::default);
+        let helpers = if races.is_some() { 0 } else { self.helpers };
+        let helpers = (blocks.saturating_sub(1)).min(helpers as u64) as usize;
         static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         let info = LaunchInfo {
             grid: launch.grid,
             block: launch.block,
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
+            strict: self.config.checked && self.config.report.contains(FaultKind::Barrier),
             tensor_core: (self.config.mma == MmaRounding::Truncate).then(|| TensorCore::of(arch)),
             budget: self.config.instruction_budget.unwrap_or(u64::MAX),
             launch_budget: self.config.launch_budget.unwrap_or(u64::MAX),
@@ -329,6 +414,8 @@ impl Vm {
             printed: Mutex::default(),
             workers: helpers as u32 + 1,
             grid_id: LAUNCHES.fetch_add(1, Ordering::Relaxed),
+            launch: self.launches.fetch_add(1, Ordering::Relaxed),
+            adverse: self.config.adverse,
             // Blocks below the lowest that failed still run, so that the report does not depend on timing.
             failed: AtomicU64::new(u64::MAX),
             hasty: AtomicBool::new(false),
@@ -337,7 +424,7 @@ impl Vm {
         };
         let table = self.table();
         let table: &Table = &table;
-        let order = Order::new(blocks, self.config.block_order, self.launches.fetch_add(1, Ordering::Relaxed));
+        let order = Order::new(blocks, self.config.block_order.or(self.config.adverse), info.launch);
         let workers = AtomicU32::new(0);
         let fault: Mutex<Option<Fault>> = Mutex::new(None);
         // Where the launch was ended before its end, and whether it was between blocks.
@@ -345,6 +432,8 @@ impl Vm {
         let cut = AtomicBool::new(false);
         let counting = self.config.counters || self.config.profile;
         let totals: Mutex<Option<Tally>> = Mutex::default();
+        // By instruction: the lowest block that stored undefined values, where all went, and that block's report.
+        let leaks: Mutex<BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>> = Mutex::default();
         let work = || {
             let sm = workers.fetch_add(1, Ordering::Relaxed);
             let mut free: Option<Runner<'_>> = None;
@@ -362,8 +451,14 @@ impl Vm {
                 let mut runner = match if room { order.take(&info.failed) } else { None } {
                     Some(number) => {
                         let mut runner = free.take().unwrap_or_else(|| {
-                            // `self.config.report` says what the checks may end the launch for.
-                            let watch = Watch::new(self.config.checked, counting.then(|| Tally::new(kernel)));
+                            let warps = launch.block.iter().product::<u32>().div_ceil(32) as usize;
+                            let tally = counting.then(|| Tally::new(kernel));
+                            let id = info.grid_id as u32 + 1;
+                            let checks = self
+                                .config
+                                .checked
+                                .then(|| Checks { report: self.config.report, races: races.clone() });
+                            let watch = Watch::new(kernel, warps, id, checks, tally);
                             Runner::new(kernel, &info, table, params, watch, sm)
                         });
                         runner.start(number);
@@ -374,7 +469,18 @@ impl Vm {
                         None => break,
                     },
                 };
-                match runner.advance() {
+                let outcome = runner.advance();
+                if !matches!(outcome, Ok(false)) {
+                    for (range, index, fault) in runner.leaks() {
+                        let mut leaks = leaks.lock().unwrap_or_else(PoisonError::into_inner);
+                        let known = leaks.entry(index).or_insert_with(|| (runner.number, range.clone(), fault.clone()));
+                        known.1 = known.1.start.min(range.start)..known.1.end.max(range.end);
+                        if runner.number < known.0 {
+                            (known.0, known.2) = (runner.number, fault);
+                        }
+                    }
+                }
+                match outcome {
                     Ok(true) => {}
                     Ok(false) => {
                         info.hasty.store(true, Ordering::Relaxed);
@@ -403,6 +509,7 @@ impl Vm {
         let in_use = self.heap.enter();
         self.pool.run(helpers, &work);
         drop(in_use);
+        self.remember(leaks.into_inner().unwrap_or_else(PoisonError::into_inner));
         let mut texts = std::mem::take(&mut *info.printed.lock().unwrap_or_else(PoisonError::into_inner));
         texts.sort_by_key(|(block, _)| *block);
         if !texts.is_empty() {
@@ -431,6 +538,9 @@ impl Vm {
         Ok(LaunchStats { seconds, counters, profile })
     }
 }
+
+/// Stores of undefined values remembered for reports.
+const LEAKS: usize = 1024;
 
 /// Bytes of stack a thread may have. A GPU has less: all local memory of a thread is 512 KiB.
 const MOST_STACK: usize = 16 << 20;

@@ -5,7 +5,7 @@ use super::lower::{Flow, Lower, Meta, R, Raw, Unit, Val, negation};
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::exec::alu::NO_SLOT;
 use crate::exec::control;
-use crate::exec::op::{CONST_BIT, Op, WARP, handler};
+use crate::exec::op::{CONST_BIT, Op, Rule, WARP, handler};
 use crate::parse::Function;
 use std::sync::Arc;
 
@@ -33,8 +33,13 @@ pub(crate) fn finish(
     // Every unit has registers of its own: lanes of one warp may be in several.
     let mut slots = vec![NO_SLOT; l.regs.len()];
     let mut saved: Vec<Vec<(u32, Where)>> = Vec::new();
+    let mut unwritten: Vec<u32> = Vec::new();
     for (unit, graph) in units.iter().zip(&graphs) {
-        let used = allocate(&unit.code, graph, &l.regs, free, &mut slots);
+        let (used, first) = allocate(&unit.code, graph, &l.regs, free, &mut slots);
+        // The frame and the arguments are what the caller puts there.
+        let given = |id: &u32| *id == unit.frame || unit.args.contains(id);
+        let slot = |id: u32| slots[id as usize] | l.regs[id as usize].bytes() as u32;
+        unwritten.extend(first.into_iter().filter(|id| !given(id)).map(slot));
         let place = |i: usize, role: &Option<(Where, usize)>| match role {
             Some((w, 0)) => Some((((free + i) * UNIT) as u32, *w)),
             _ => None,
@@ -79,6 +84,7 @@ pub(crate) fn finish(
     let mut caches = 0u32;
     let mut unit_at = Vec::new();
     let mut calls: Vec<(usize, usize)> = Vec::new();
+    let mut flows: Vec<u32> = Vec::new();
     for (unit, graph) in units.iter().zip(&graphs) {
         let code = &unit.code;
         unit_at.push(out.len());
@@ -104,10 +110,13 @@ pub(crate) fn finish(
                 flops: 0,
                 class: super::lower::Class::Control,
                 lead: false,
+                aligned: false,
+                rule: Rule::Whole,
+                flow: (0, 0, 0),
                 ..raw.meta
             };
             if is_meet[b] {
-                out.push(Op { run: handler::<control::Meet>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
+                out.push(Op { run: handler::<control::Meet>().run, r: [0; 4], imm: 0, x: 0, aux: 0 });
                 meta.push(control_meta(&code[block.start]));
             }
             for raw in &code[block.start..block.end] {
@@ -117,7 +126,7 @@ pub(crate) fn finish(
                 let at = out.len() as u32;
                 dissolved.extend(raw.dissolved.iter().map(|meta| (at, *meta)));
                 let mut op = Op {
-                    run: raw.run,
+                    run: raw.run.run,
                     r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
                     imm: raw.imm,
                     x: 0,
@@ -155,8 +164,8 @@ pub(crate) fn finish(
                     }
                     _ => {
                         if let Some(r) = guard {
-                            out.push(Op { run: handler::<control::Guard>(), r, imm: 0, x: 0, aux: 0 });
-                            meta.push(Meta { guard: true, ..control_meta(raw) });
+                            out.push(Op { run: handler::<control::Guard>().run, r, imm: 0, x: 0, aux: 0 });
+                            meta.push(Meta { guard: true, rule: Rule::Decide, ..control_meta(raw) });
                         }
                     }
                 }
@@ -165,6 +174,11 @@ pub(crate) fn finish(
                 if let Some(access) = &mut m.access {
                     access.addr = slot(&raw.access_addr);
                 }
+                let at = flows.len() as u32;
+                for id in raw.defs.iter().chain(&raw.uses) {
+                    flows.push(slots[*id as usize] | l.regs[*id as usize].bytes() as u32);
+                }
+                m.flow = (at, raw.defs.len() as u16, raw.uses.len() as u16);
                 out.push(op);
                 meta.push(m);
             }
@@ -180,8 +194,10 @@ pub(crate) fn finish(
         out[at].imm = unit_at[callee] as i64;
     }
     // Where strands start that were split off; see `exec::block`.
-    out.push(Op { run: handler::<control::Resume>(), r: [0; 4], imm: 0, x: 0, aux: 0 });
-    meta.push(Meta { class: super::lower::Class::Control, access: None, guard: false, flops: 0, ..meta[0] });
+    out.push(Op { run: handler::<control::Resume>().run, r: [0; 4], imm: 0, x: 0, aux: 0 });
+    let last = meta[0];
+    let (class, rule, flow) = (super::lower::Class::Control, Rule::Whole, (0, 0, 0));
+    meta.push(Meta { class, access: None, guard: false, flops: 0, rule, flow, ..last });
     Ok(Kernel {
         name: function.name.to_owned(),
         file: l.file().into(),
@@ -196,6 +212,8 @@ pub(crate) fn finish(
         code: out,
         lists,
         meta,
+        flows,
+        unwritten,
         reg_bytes: reg_bytes.max(UNIT),
         preds: l.preds as usize,
         const_image,
@@ -250,6 +268,7 @@ fn exits(code: &mut [Raw], labels: u32) {
             (_, Flow::Jump(_)) => handler::<control::Ret>(),
             _ => handler::<control::RetIf>(),
         };
+        raw.meta.rule = raw.run.rule;
         raw.flow = end.clone();
     }
 }
@@ -385,7 +404,7 @@ fn drop_dead(code: &mut Vec<Raw>, regs: usize) {
 
 /// An instruction without effect in the place of another.
 fn nop(raw: &Raw) -> Raw {
-    Raw { run: handler::<control::Nop>(), flow: Flow::Next, ..raw.clone() }
+    Raw { run: handler::<control::Nop>(), flow: Flow::Next, defs: Vec::new(), uses: Vec::new(), ..raw.clone() }
 }
 
 type WarpConsts = Vec<(u32, Where, Special)>;
@@ -459,7 +478,7 @@ fn pool<'r>(l: &Lower<'_>, code: impl Iterator<Item = &'r Raw>, slots: &mut [u32
 }
 
 /// Gives every register of a piece of code a slot (in bytes): liveness over the control-flow graph, then a linear scan. Returns the units
-/// used, from `first`.
+/// used, from `first`, and the registers that may be read before they are written.
 ///
 /// Liveness is that of one thread: on one side of a divergent branch a register may be dead whose lanes on the other side have
 /// yet to run. Sharing a slot is safe all the same as long as lane i of every register in it is the same bytes, so units
@@ -470,7 +489,7 @@ fn allocate(
     widths: &[Where],
     first: usize,
     slots: &mut [u32],
-) -> Vec<Option<(Where, usize)>> {
+) -> (Vec<Option<(Where, usize)>>, Vec<u32>) {
     let regs = widths.len();
     let words = regs.div_ceil(64);
     let n = graph.blocks.len();
@@ -574,5 +593,6 @@ fn allocate(
         slots[r] = (unit * UNIT) as u32;
         ends.push(std::cmp::Reverse((to[r], r)));
     }
-    role.split_off(first)
+    let entry = (0..regs as u32).filter(|r| live_in[*r as usize / 64] >> (r % 64) & 1 != 0);
+    (role.split_off(first), entry.collect())
 }

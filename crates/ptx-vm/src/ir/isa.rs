@@ -288,12 +288,12 @@ static TABLE: &[Row] = rows! {
     Fence {
         "membar" "cta|gl|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
         "membar" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
-        "membar" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
+        "membar" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "sc|acq_rel|acquire|release cta|gpu|sys|cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
         "fence" "acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
         "fence" "mbarrier_init! release! cluster!", "", "", "nothing: a cluster is one block" => control::nop;
         "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
-        "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "nothing: there is one path to memory" => control::nop;
+        "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
         "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
@@ -562,9 +562,10 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
                 let start = l.raw.len();
                 (row.emit)(l, &form)?;
                 l.lead(start, row.class, flops(row, form.ty()));
+                l.raw[start..].iter_mut().for_each(|raw| raw.meta.aligned = form.aligned());
                 Ok(())
             };
-            if pattern.waits { l.together(form.aligned(), emit) } else { emit(l) }
+            if pattern.waits { l.around(emit) } else { emit(l) }
         }
         Err(message) => l.unknown(message),
     }

@@ -8,7 +8,7 @@ use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
 use crate::error::{LoadError, LoadErrorKind};
 use crate::exec::alu::*;
 use crate::exec::control;
-use crate::exec::op::{Exec, Handler, handler};
+use crate::exec::op::{Exec, Handler, Rule, handler};
 use crate::exec::ops;
 use crate::exec::runtime;
 use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty};
@@ -149,6 +149,12 @@ impl Access {
     pub(crate) const STRONG: u8 = 1;
     pub(crate) const ACQUIRE: u8 = 2;
     pub(crate) const RELEASE: u8 = 4;
+    /// Of the block's threads only.
+    pub(crate) const CTA: u8 = 8;
+    /// By way of the cache of what does not change.
+    pub(crate) const CONSTANT: u8 = 16;
+    /// `ldmatrix.trans`.
+    pub(crate) const TRANSPOSED: u8 = 32;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +197,12 @@ pub(crate) struct Meta {
     pub(crate) access: Option<Access>,
     /// Floating-point operations of one lane, or of the whole warp for tensor instructions.
     pub(crate) flops: u32,
+    /// Part of an instruction that all threads of a warp must execute together.
+    pub(crate) aligned: bool,
+    /// How undefined bits pass through it.
+    pub(crate) rule: Rule,
+    /// Its registers: where they begin in [`Kernel::flows`], how many are written, and how many behind those are read.
+    pub(crate) flow: (u32, u16, u16),
 }
 
 /// A `.loc`: place in a source file, and the entry of the place where that was inlined, 0 for none.
@@ -776,6 +788,9 @@ impl<'a> Lower<'a> {
             branch: false,
             access: None,
             flops: 0,
+            aligned: false,
+            rule: run.rule,
+            flow: (0, 0, 0),
         };
         let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
         self.raw.push(Raw {
@@ -1086,6 +1101,7 @@ impl<'a> Lower<'a> {
         self.flow(Flow::Trap);
         if let Some(raw) = self.raw.last_mut() {
             raw.run = handler::<control::BadCall>();
+            raw.meta.rule = raw.run.rule;
             raw.r[0] = address;
             raw.uses.extend(if let Val::Reg(id) = address { Some(id) } else { None });
         }
@@ -1339,24 +1355,8 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
-    /// Emits an instruction whose lanes wait for each other. They must stand on a path of their own: a guard is a branch around it. One that
-    /// is `aligned` needs all lanes or none.
-    pub(crate) fn together(&mut self, aligned: bool, body: impl FnOnce(&mut Self) -> R) -> R {
-        if let Some((p, negated)) = self.guard.take_if(|_| aligned) {
-            self.push(
-                handler::<control::AllOrNone>(),
-                [Val::Pred(p), Val::Raw(negation(negated)), Val::None, Val::None],
-                0,
-                0,
-            );
-            self.impure();
-            self.guard = Some((p, negated));
-        }
-        self.around(body)
-    }
-
-    /// Emits what `body` does under the present guard as a branch around it.
-    fn around(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
+    /// Emits what `body` does under the present guard as a branch around it: lanes that wait for each other stand on a path of their own.
+    pub(crate) fn around(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
         let Some((p, negated)) = self.guard else { return body(self) };
         let skip = self.fresh_label();
         self.guard = Some((p, !negated));
@@ -1364,6 +1364,8 @@ impl<'a> Lower<'a> {
         self.guard = None;
         body(self)?;
         self.place(skip);
+        // Lanes for which it does not hold are still there when the others come, even if all they do then is exit.
+        self.flow(Flow::Next);
         self.guard = Some((p, negated));
         Ok(())
     }

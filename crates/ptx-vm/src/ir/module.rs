@@ -120,6 +120,10 @@ pub struct Kernel {
     pub(crate) code: Vec<Op>,
     pub(crate) lists: Vec<u32>,
     pub(crate) meta: Vec<super::Meta>,
+    /// The registers of the instructions, see [`super::Meta::flow`]: slots, which are multiples of 128, plus bytes of a lane.
+    pub(crate) flows: Vec<u32>,
+    /// The registers, as above, that may be read before anything has written them.
+    pub(crate) unwritten: Vec<u32>,
     /// Bytes of registers for each warp, a multiple of 128.
     pub(crate) reg_bytes: usize,
     pub(crate) preds: usize,

@@ -4,7 +4,7 @@
 use crate::error::MemoryError;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// First address of global memory; everything below belongs to the windows of the other spaces.
@@ -48,8 +48,10 @@ pub(crate) struct Allocation {
     host: *mut u8,
     /// The memory belongs to the host program, which sees it at the same addresses.
     borrowed: bool,
-    /// One byte for each byte of memory, 1 where it was written; only in checked mode.
-    pub(crate) written: Option<Box<[AtomicU8]>>,
+    /// Its undefined bits, which nobody has written; only in checked mode.
+    pub(crate) undefined: Option<Box<[AtomicU8]>>,
+    /// The number of the launch that last stored to each word, see [`crate::check`]; only in checked mode.
+    pub(crate) stored: Option<Box<[AtomicU32]>>,
     /// What it is called in reports: empty for anonymous allocations, else the PTX variable or the host program's label.
     pub(crate) name: String,
 }
@@ -103,8 +105,9 @@ impl Allocation {
             unsafe { dealloc(host, layout) };
             return None;
         };
-        let written = shadow.then(|| (0..len).map(|_| AtomicU8::new(u8::from(zeroed))).collect());
-        Some(Arc::new(Allocation { base, len, host, borrowed: false, written, name: name.to_owned() }))
+        let undefined = shadow.then(|| (0..len).map(|_| AtomicU8::new(if zeroed { 0 } else { 0xff })).collect());
+        let stored = shadow.then(|| (0..len.div_ceil(4)).map(|_| AtomicU32::new(0)).collect());
+        Some(Arc::new(Allocation { base, len, host, borrowed: false, undefined, stored, name: name.to_owned() }))
     }
 
     /// Host memory at its own addresses. None when they cannot be those of a device too.
@@ -118,7 +121,15 @@ impl Allocation {
             return None;
         }
         addresses.host.push((base, last));
-        Some(Arc::new(Allocation { base, len, host, borrowed: true, written: None, name: name.to_owned() }))
+        Some(Arc::new(Allocation {
+            base,
+            len,
+            host,
+            borrowed: true,
+            undefined: None,
+            stored: None,
+            name: name.to_owned(),
+        }))
     }
 
     /// Host address of the first byte.
@@ -135,10 +146,27 @@ impl Allocation {
 
     /// Notes that `len` bytes at `offset` have been written by the host.
     pub(crate) fn mark_written(&self, offset: usize, len: usize) {
-        if let Some(written) = &self.written {
-            for byte in &written[offset..offset + len] {
-                byte.store(1, Ordering::Relaxed);
+        if let Some(undefined) = &self.undefined {
+            for byte in &undefined[offset..offset + len] {
+                byte.store(0, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// The first of `len` bytes at `offset` that has undefined bits.
+    pub(crate) fn first_undefined(&self, offset: usize, len: usize) -> Option<usize> {
+        let undefined = self.undefined.as_ref()?;
+        undefined[offset..offset + len].iter().position(|bits| bits.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Takes over which bits of `len` bytes at `offset` are defined from another place.
+    pub(crate) fn copy_undefined(&self, offset: usize, from: &Allocation, from_offset: usize, len: usize) {
+        if let Some(to) = &self.undefined {
+            let bits: Vec<u8> = match &from.undefined {
+                Some(from) => from[from_offset..from_offset + len].iter().map(|b| b.load(Ordering::Relaxed)).collect(),
+                None => vec![0; len],
+            };
+            to[offset..offset + len].iter().zip(bits).for_each(|(to, bits)| to.store(bits, Ordering::Relaxed));
         }
     }
 }

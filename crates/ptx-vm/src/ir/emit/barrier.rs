@@ -13,15 +13,10 @@ pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         None if f.has("arrive") => return l.unknown("an arrival needs a thread count"),
         None => Val::None,
     };
-    let imm = i64::from(f.has("arrive")) | alignment(f);
+    let imm = i64::from(f.has("arrive"));
     let raw = l.push(handler::<control::Barrier>(), [id, threads, Val::Raw(0), Val::Raw(0)], 0, imm);
     raw.meta.class = Class::Barrier;
     Ok(())
-}
-
-/// [`Form::aligned`] as a bit of the immediate.
-fn alignment(f: &Form<'_, '_>) -> i64 {
-    if f.aligned() { control::ALIGNED } else { 0 }
 }
 
 pub(crate) fn warp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
@@ -44,7 +39,7 @@ pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         4
     };
-    imm |= i64::from(negated) << 8 | alignment(f);
+    imm |= i64::from(negated) << 8;
     if f.has("popc") {
         let d = l.dst(&f.ops[0], Ty::U32)?;
         let raw = l.push(handler::<control::Barrier>(), [id, threads, p, d], 0, imm);

@@ -4,7 +4,7 @@ use super::super::lower::{Form, Lower, R, Val, width};
 use super::super::module::Where;
 use super::mode;
 use crate::exec::alu::*;
-use crate::exec::op::handler;
+use crate::exec::op::{Rule, handler};
 use crate::exec::ops::*;
 use crate::math;
 use crate::math::cvt::{Int, RoundInt};
@@ -12,9 +12,10 @@ use crate::math::f16::{Bf16, F16};
 use crate::parse::Ty;
 
 macro_rules! conversions {
-    ($($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
+    ($rule:expr; $($name:ident($a:ident: $at:ty) -> $d:ty = $e:expr;)*) => {$(
         pub(crate) struct $name;
         impl Un for $name {
+            const RULE: Rule = $rule;
             type A = $at;
             type D = $d;
             #[inline(always)]
@@ -23,6 +24,7 @@ macro_rules! conversions {
     )*};
 }
 conversions! {
+    Rule::Moves(0);
     Zext16To32(a: u16) -> u32 = u32::from(a);
     Sext16To32(a: i16) -> i32 = i32::from(a);
     Zext16To64(a: u16) -> u64 = u64::from(a);
@@ -34,6 +36,9 @@ conversions! {
     Trunc32To16(a: u32) -> u16 = a as u16;
     Sext8To16(a: u16) -> i16 = i16::from(a as u8 as i8);
     Zext8To16(a: u16) -> u16 = a & 0xff;
+}
+conversions! {
+    Rule::Whole;
     F16ToF32(a: u16) -> f32 = math::f16::f16_to_f32(a);
     Bf16ToF32(a: u16) -> f32 = math::f16::bf16_to_f32(a);
     F16ToF64(a: u16) -> f64 = f64::from(math::f16::f16_to_f32(a));
@@ -107,6 +112,7 @@ impl<const M: u8, const RELU: bool, const FINITE: bool> Un for Tf32<M, RELU, FIN
 /// `cvt.rn.bf16x2.f32 d, a, b`.
 pub(crate) struct PackHalf<const M: u8, const B: bool, const R: bool, const F: bool>;
 impl<const M: u8, const BF: bool, const RELU: bool, const FINITE: bool> Bin for PackHalf<M, BF, RELU, FINITE> {
+    const RULE: Rule = Rule::Pack;
     type A = f32;
     type B = f32;
     type D = u32;

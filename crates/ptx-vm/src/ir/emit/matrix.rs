@@ -1,6 +1,6 @@
 //! Matrix fragments: `ldmatrix`, `stmatrix`, `movmatrix`.
 
-use super::super::lower::{AccessKind, Form, Lower, R};
+use super::super::lower::{Access, AccessKind, Form, Lower, R};
 use super::data;
 use super::memory::{Target, access, space, target};
 use crate::exec::mem;
@@ -30,7 +30,8 @@ pub(crate) fn ldmatrix<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         (_, true) => handler::<mem::LdMatrix<4, true>>(),
     };
     let raw = l.push_list(run, list, n, t.offset);
-    raw.meta.access = Some(access(AccessKind::Rows(8 * n as u32), &t, 16));
+    let order = if f.has("trans") { Access::TRANSPOSED } else { 0 };
+    raw.meta.access = Some(Access { order, ..access(AccessKind::Rows(8 * n as u32), &t, 16) });
     raw.access_addr = t.addr;
     Ok(())
 }

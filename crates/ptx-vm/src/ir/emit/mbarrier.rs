@@ -10,8 +10,9 @@ use crate::exec::ops::{Add64, And32};
 use crate::memory::SHARED_WINDOW;
 use crate::parse::{Operand, Space, Ty};
 
-pub(crate) fn fence<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
-    l.effect(handler::<Fence>(), [Val::None; 4], 0)
+pub(crate) fn fence<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let scope = if f.has("proxy") { 2 } else { i64::from(!f.has("cta")) };
+    l.effect(handler::<Fence>(), [Val::None; 4], scope)
 }
 
 /// Everything but `pending_count`.
@@ -89,7 +90,9 @@ pub(crate) fn bulk_commit<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
 
 pub(crate) fn bulk_wait<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     match f.ops[0] {
-        Operand::Int(n) if (0..1 << 31).contains(&n) => l.effect(handler::<BulkGroup>(), [Val::None; 4], n as i64),
+        Operand::Int(n) if (0..1 << 31).contains(&n) => {
+            l.effect(handler::<BulkGroup>(), [Val::None; 4], n as i64 | i64::from(f.has("read")) << 32)
+        }
         _ => l.unknown("expected a number of groups"),
     }
 }

@@ -188,7 +188,6 @@ pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Some(run) = store_handler(t.space, 8, 2) else { return l.unknown("this vector store is not supported") };
     let b = l.pair(&f.ops[1])?;
     let mut access = access(AccessKind::Store, &t, 16);
-    access.lanes = 2;
     access.order = order(f);
     push_access(l, run, b.to_vec(), &t, 2, false, access);
     Ok(())
@@ -225,6 +224,8 @@ fn order(f: &Form<'_, '_>) -> u8 {
             "acquire" => Access::STRONG | Access::ACQUIRE,
             "release" => Access::STRONG | Access::RELEASE,
             "acq_rel" => Access::STRONG | Access::ACQUIRE | Access::RELEASE,
+            "cta" => Access::CTA,
+            "nc" => Access::CONSTANT,
             _ => 0,
         };
     }
@@ -260,7 +261,7 @@ pub(crate) fn push_access(
     };
     raw.cached = true;
     raw.pure_op = false;
-    raw.meta.access = Some(access);
+    raw.meta.access = Some(Access { lanes: lanes as u32, ..access });
     raw.access_addr = t.addr;
 }
 
@@ -298,7 +299,6 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         regs.push(value);
     }
     let mut access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
-    access.lanes = lanes as u32;
     access.order = order(f);
     push_access(l, run, regs, &t, lanes, false, access);
     Ok(())

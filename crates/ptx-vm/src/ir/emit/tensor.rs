@@ -441,8 +441,7 @@ fn load(l: &mut Lower<'_>, to: Vec<Val>, t: &Target, bytes: u32) -> R {
 fn store(l: &mut Lower<'_>, from: Vec<Val>, t: &Target, bytes: u32) -> R {
     let lanes = from.len();
     let Some(run) = store_handler(t.space, bytes as usize, lanes) else { return l.unknown("no such store") };
-    let mut access = access(AccessKind::Store, t, bytes * lanes as u32);
-    access.lanes = lanes as u32;
+    let access = access(AccessKind::Store, t, bytes * lanes as u32);
     push_access(l, run, from, t, lanes, false, access);
     Ok(())
 }

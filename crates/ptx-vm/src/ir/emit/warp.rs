@@ -22,17 +22,17 @@ pub(crate) fn shfl<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let a = l.src(&f.ops[1], Ty::B32)?;
     let b = l.src(&f.ops[2], Ty::U32)?;
     let c = l.src(&f.ops[3], Ty::U32)?;
-    let run = if f.has("up") {
-        handler::<control::Shuffle<0>>()
+    let (run, mode) = if f.has("up") {
+        (handler::<control::Shuffle<0>>(), 0)
     } else if f.has("down") {
-        handler::<control::Shuffle<1>>()
+        (handler::<control::Shuffle<1>>(), 1)
     } else if f.has("bfly") {
-        handler::<control::Shuffle<2>>()
+        (handler::<control::Shuffle<2>>(), 2)
     } else {
-        handler::<control::Shuffle<3>>()
+        (handler::<control::Shuffle<3>>(), 3)
     };
     let members = membermask(l, f.ops.get(4))?;
-    l.push_list(run, vec![d, a, b, c, p, members], 1, 0);
+    l.push_list(run, vec![d, a, b, c, p, members], 1, mode);
     Ok(())
 }
 

@@ -1,0 +1,480 @@
+//! Which bits of memory are defined, and how they come into registers and out of them.
+
+use super::addresses;
+use super::defined::{Bits, Defined};
+use crate::exec::alu::NO_SLOT;
+use crate::exec::op::{Cx, FULL, Op, WARP};
+use crate::ir::{Access, Meta};
+use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
+use crate::parse::Space;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The most bytes of an access of a lane.
+const MOST: usize = 32;
+/// Instructions that loaded undefined values, remembered for reports.
+const SOURCES: usize = 3;
+
+/// An instruction that has stored undefined values to global memory.
+pub(crate) struct Leak {
+    /// Where it stands in the code.
+    pub(crate) index: usize,
+    pub(crate) warp: usize,
+    /// The first lane that did, and the address.
+    pub(crate) lane: u32,
+    pub(crate) address: u64,
+    /// All addresses lie between these.
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+    /// Where the values come from, in words.
+    pub(crate) from: String,
+}
+
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The undefined bits of shared memory.
+    shared: Vec<u8>,
+    /// Those of local memory, thread by thread.
+    local: Vec<u8>,
+    local_len: usize,
+    /// The allocation that was used last.
+    near: Option<Near>,
+    /// Instructions that have loaded undefined values in this block.
+    sources: Vec<usize>,
+    pub(super) leaks: Vec<Leak>,
+    /// The number of the launch.
+    launch: u32,
+}
+
+/// What is to be known of an allocation. Tables outlive the launch, and so does what they hold.
+#[derive(Clone, Copy)]
+struct Near {
+    base: u64,
+    end: u64,
+    undefined: *const u8,
+    allocation: *const Allocation,
+}
+
+impl Memory {
+    pub(super) fn new(launch: u32) -> Memory {
+        Memory { launch, ..Memory::default() }
+    }
+
+    pub(super) fn start(&mut self, shared: usize, warps: usize, local: usize) {
+        self.shared.clear();
+        self.shared.resize(shared, 0xff);
+        self.local.clear();
+        self.local.resize(local * WARP * warps, 0xff);
+        self.local_len = local;
+        self.sources.clear();
+        self.leaks.clear();
+    }
+
+    /// The allocation that holds an address.
+    unsafe fn near(&mut self, cx: &Cx, a: u64) -> Option<Near> {
+        if let Some(near) = self.near
+            && (near.base..near.end).contains(&a)
+        {
+            return Some(near);
+        }
+        let of = |a: &Arc<Allocation>| Near {
+            base: a.base,
+            end: a.end(),
+            undefined: a.undefined.as_ref().map_or(std::ptr::null(), |bits| bits.as_ptr().cast()),
+            allocation: Arc::as_ptr(a),
+        };
+        // SAFETY: the tables outlive the launch.
+        unsafe {
+            if let Some(found) = (*cx.table).find(a).or_else(|| (*cx.globals).find(a)) {
+                self.near = Some(of(found));
+                return self.near;
+            }
+            // What was freed stays until the launch is over.
+            (*cx.heap).find(a).as_ref().map(of)
+        }
+    }
+
+    /// The undefined bits of a range, or null where everything is defined, or nothing is there.
+    unsafe fn place(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
+        let inside = |base: u64, len: usize| a >= base && a - base + bytes <= len as u64;
+        if shared || inside(SHARED_WINDOW, self.shared.len()) {
+            let at = if shared { a } else { a - SHARED_WINDOW };
+            return match at + bytes <= self.shared.len() as u64 {
+                true => self.shared.as_mut_ptr().wrapping_add(at as usize),
+                false => std::ptr::null_mut(),
+            };
+        }
+        if inside(LOCAL_WINDOW, self.local_len) {
+            let frame = (cx.warp as usize * WARP + lane) * self.local_len;
+            return self.local.as_mut_ptr().wrapping_add(frame + (a - LOCAL_WINDOW) as usize);
+        }
+        if a < GLOBAL_BASE {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: forwarded.
+        match unsafe { self.near(cx, a) } {
+            Some(near) if a.checked_add(bytes).is_some_and(|end| end <= near.end) && !near.undefined.is_null() => {
+                near.undefined.wrapping_add((a - near.base) as usize).cast_mut()
+            }
+            _ => std::ptr::null_mut(),
+        }
+    }
+
+    /// Whether an access goes by offsets into shared memory.
+    fn is_shared(access: &Access) -> bool {
+        access.space == Space::Shared && !access.wide
+    }
+
+    pub(super) fn found(&mut self, index: usize) {
+        if self.sources.len() < SOURCES && !self.sources.contains(&index) {
+            self.sources.push(index);
+        }
+    }
+
+    /// Where undefined values of this block come from, as far as is known.
+    pub(super) fn from(&self, metas: &[Meta]) -> String {
+        let lines: Vec<String> = self.sources.iter().map(|i| metas[*i].line.to_string()).collect();
+        match lines.as_slice() {
+            [] => "it comes from a register that nobody has written, or from a lane that did not take part".to_owned(),
+            [line] => format!("nobody has written what line {line} loads"),
+            lines => format!("nobody has written what lines {} load", lines.join(", ")),
+        }
+    }
+
+    /// The undefined bits of memory go to the registers of a load.
+    pub(super) unsafe fn load(&mut self, d: &mut Defined, cx: &Cx, op: *const Op, index: usize, access: &Access) {
+        // SAFETY: operands belong to the instruction about to run; ranges are checked before they are looked at.
+        unsafe {
+            let addr = addresses(cx, access);
+            let (shared, bytes) = (Memory::is_shared(access), access.bytes as usize);
+            let mut raw = [[0u8; MOST]; WARP];
+            let mut found = 0u32;
+            let block = cx.mask == FULL && (0..WARP).all(|i| addr[i] == addr[0].wrapping_add((i * bytes) as u64));
+            let whole =
+                if block { self.place(cx, shared, addr[0], (WARP * bytes) as u64, 0) } else { std::ptr::null_mut() };
+            let clean = !whole.is_null() && is_zero(whole, WARP * bytes);
+            if !clean {
+                for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                    let at = self.place(cx, shared, addr[lane], bytes as u64, lane);
+                    if !at.is_null() && !is_zero(at, bytes) {
+                        std::ptr::copy_nonoverlapping(at, raw[lane].as_mut_ptr(), bytes);
+                        found |= 1 << lane;
+                    }
+                }
+            }
+            if found != 0 {
+                self.found(index);
+            }
+            self.to_registers(d, cx, op, access, found, &raw);
+        }
+    }
+
+    unsafe fn to_registers(
+        &self,
+        d: &mut Defined,
+        cx: &Cx,
+        op: *const Op,
+        access: &Access,
+        found: u32,
+        raw: &[[u8; MOST]; WARP],
+    ) {
+        let count = access.lanes.max(1) as usize;
+        let element = access.bytes as usize / count;
+        for v in 0..count {
+            // SAFETY: loads keep up to two registers in place and list more.
+            let slot = unsafe { if count <= 2 { (*op).r[v] } else { cx.list(op, v) } };
+            if slot == NO_SLOT {
+                continue;
+            }
+            let warp = cx.warp as usize;
+            if found == 0 {
+                d.define(warp, slot, element.max(2), cx.mask);
+            } else {
+                let bits = raw.map(|bytes| word(&bytes[v * element..][..element]));
+                d.put(warp, slot, element.max(2), &bits, cx.mask);
+            }
+        }
+    }
+
+    /// The undefined bits of a store's registers go to memory.
+    pub(super) unsafe fn store(
+        &mut self,
+        d: &Defined,
+        cx: &Cx,
+        op: *const Op,
+        index: usize,
+        access: &Access,
+        metas: &[Meta],
+    ) {
+        // SAFETY: as in `load`.
+        unsafe {
+            let addr = addresses(cx, access);
+            let (shared, bytes) = (Memory::is_shared(access), access.bytes as usize);
+            let count = access.lanes.max(1) as usize;
+            let element = bytes / count;
+            let mut raw = [[0u8; MOST]; WARP];
+            let mut any = false;
+            for v in 0..count {
+                let slot = if count <= 2 { (*op).r[v] } else { cx.list(op, v) };
+                if d.lanes(cx.warp as usize, slot, element.max(2)) & cx.mask != 0 {
+                    any = true;
+                    let bits = d.get(cx.warp as usize, slot, element.max(2));
+                    for (raw, bits) in raw.iter_mut().zip(bits) {
+                        raw[v * element..][..element].copy_from_slice(&bits.to_le_bytes()[..element]);
+                    }
+                }
+            }
+            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                let at = self.place(cx, shared, addr[lane], bytes as u64, lane);
+                if !at.is_null() {
+                    std::ptr::copy_nonoverlapping(raw[lane].as_ptr(), at, bytes);
+                }
+                if addr[lane] >= GLOBAL_BASE && !shared {
+                    self.stamp(cx, addr[lane], bytes as u64);
+                    if any && raw[lane][..bytes].iter().any(|bits| *bits != 0) {
+                        self.leak(cx, index, lane as u32, addr[lane], bytes as u64, metas);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Undefined bits go to global memory, where the host may ask for them.
+    #[cold]
+    pub(super) fn leak(&mut self, cx: &Cx, index: usize, lane: u32, address: u64, bytes: u64, metas: &[Meta]) {
+        let (first, end) = (address, address + bytes);
+        if let Some(known) = self.leaks.iter_mut().find(|leak| leak.index == index) {
+            (known.first, known.end) = (known.first.min(first), known.end.max(end));
+            return;
+        }
+        let from = self.from(metas);
+        self.leaks.push(Leak { index, warp: cx.warp as usize, lane, address, first, end, from });
+    }
+
+    /// Notes that this launch has stored to global memory.
+    unsafe fn stamp(&mut self, cx: &Cx, a: u64, bytes: u64) {
+        // SAFETY: allocations outlive the launch.
+        unsafe {
+            if let Some(near) = self.near(cx, a)
+                && let Some(stored) = &(*near.allocation).stored
+                && a + bytes <= near.end
+            {
+                let (first, last) = ((a - near.base) / 4, (a - near.base + bytes - 1) / 4);
+                for word in &stored[first as usize..=last as usize] {
+                    word.store(self.launch, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// A load through the cache of what does not change must not meet what this launch has stored.
+    pub(super) unsafe fn constant(&mut self, cx: &Cx, access: &Access) -> Option<(u32, u64, String)> {
+        // SAFETY: as in `stamp`.
+        unsafe {
+            let addr = addresses(cx, access);
+            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                let (a, bytes) = (addr[lane], u64::from(access.bytes));
+                if let Some(near) = self.near(cx, a)
+                    && let Some(stored) = &(*near.allocation).stored
+                    && a + bytes <= near.end
+                {
+                    let (first, last) = ((a - near.base) / 4, (a - near.base + bytes - 1) / 4);
+                    if stored[first as usize..=last as usize].iter().any(|w| w.load(Ordering::Relaxed) == self.launch) {
+                        let message = format!(
+                            "{bytes} bytes of global memory at {a:#x} are read as what does not change during a kernel (`.nc`), and this kernel has written them"
+                        );
+                        return Some((lane as u32, a, message));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// An atomic: what was there goes to its results, what it combines to memory.
+    pub(super) unsafe fn atomic(
+        &mut self,
+        d: &mut Defined,
+        cx: &Cx,
+        op: *const Op,
+        index: usize,
+        access: &Access,
+        wide: bool,
+    ) {
+        // SAFETY: the list holds destinations, sources, and for `cas` what replaces them.
+        unsafe {
+            let addr = addresses(cx, access);
+            let warp = cx.warp as usize;
+            let count = if wide { 2 } else { (*op).r[0] as usize };
+            let element = access.bytes as usize / count;
+            let (sources, third) = if wide { (3, 5) } else { (count, 2 * count + 1) };
+            let result: Vec<u32> = (0..count).map(|i| cx.list(op, i)).collect();
+            let operand = |d: &Defined, i: usize| -> Bits {
+                let b = d.get(warp, cx.list(op, sources + i), element.max(2));
+                let c = d.get(warp, cx.list(op, third + if wide { i } else { 0 }), element.max(2));
+                std::array::from_fn(|lane| b[lane] | c[lane])
+            };
+            let operands: Vec<Bits> = (0..count).map(|i| operand(d, i)).collect();
+            let mut before = vec![[0u64; WARP]; count];
+            let mut found = false;
+            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                let at = self.place(cx, Memory::is_shared(access), addr[lane], u64::from(access.bytes), lane);
+                if at.is_null() {
+                    continue;
+                }
+                for i in 0..count {
+                    let cell = std::slice::from_raw_parts_mut(at.add(i * element), element);
+                    let old = word(cell);
+                    before[i][lane] = old;
+                    found |= old != 0;
+                    // Any undefined bit may spread to all of a sum.
+                    let all = if old | operands[i][lane] != 0 { 0xff } else { 0 };
+                    cell.fill(all);
+                }
+                if addr[lane] >= GLOBAL_BASE {
+                    self.stamp(cx, addr[lane], u64::from(access.bytes));
+                }
+            }
+            if found {
+                self.found(index);
+            }
+            for (slot, bits) in result.into_iter().zip(before) {
+                if slot != NO_SLOT {
+                    d.put(warp, slot, element.max(2), &bits, cx.mask);
+                }
+            }
+        }
+    }
+
+    /// `ldmatrix` of `rows` rows of 16 bytes.
+    pub(super) unsafe fn load_rows(
+        &mut self,
+        d: &mut Defined,
+        cx: &Cx,
+        op: *const Op,
+        index: usize,
+        access: &Access,
+        trans: bool,
+    ) {
+        // SAFETY: the list holds a register for each matrix.
+        unsafe {
+            let addr = addresses(cx, access);
+            let crate::ir::AccessKind::Rows(rows) = access.kind else { return };
+            let mut any = false;
+            let mut matrices = vec![[[0u8; 16]; 8]; rows as usize / 8];
+            for (i, &a) in addr.iter().enumerate().take(rows as usize) {
+                let at = self.place(cx, true, a, 16, 0);
+                if !at.is_null() && !is_zero(at, 16) {
+                    std::ptr::copy_nonoverlapping(at, matrices[i / 8][i % 8].as_mut_ptr(), 16);
+                    any = true;
+                }
+            }
+            if any {
+                self.found(index);
+            }
+            for (n, rows) in matrices.iter().enumerate() {
+                let slot = cx.list(op, n);
+                if !any && cx.mask == FULL {
+                    d.define(cx.warp as usize, slot, 4, FULL);
+                    continue;
+                }
+                let at = |row: usize, byte: usize| u64::from(rows[row][byte]);
+                let bits = std::array::from_fn(|lane| {
+                    let (g, t) = (lane / 4, lane % 4);
+                    match trans {
+                        false => (0..4).fold(0, |w, i| w | at(g, 4 * t + i) << (8 * i)),
+                        true => (0..4).fold(0, |w, i| w | at(2 * t + i / 2, 2 * g + i % 2) << (8 * i)),
+                    }
+                });
+                d.stage(slot, 4, bits);
+            }
+        }
+    }
+
+    /// `stmatrix`.
+    pub(super) unsafe fn store_rows(&mut self, d: &Defined, cx: &Cx, op: *const Op, access: &Access, trans: bool) {
+        // SAFETY: as in `load_rows`.
+        unsafe {
+            let addr = addresses(cx, access);
+            let crate::ir::AccessKind::RowsStore(rows, _) = access.kind else { return };
+            for n in 0..rows as usize / 8 {
+                let bits = d.get(cx.warp as usize, cx.list(op, n), 4);
+                for r in 0..8 {
+                    let mut row = [0u8; 16];
+                    for (byte, out) in row.iter_mut().enumerate() {
+                        // Where the byte stands in the fragment; see `load_rows`.
+                        let (lane, i) = match trans {
+                            false => (r * 4 + byte / 4, byte % 4),
+                            true => (byte / 2 * 4 + r / 2, r % 2 * 2 + byte % 2),
+                        };
+                        *out = (bits[lane] >> (8 * i)) as u8;
+                    }
+                    let at = self.place(cx, true, addr[n * 8 + r], 16, 0);
+                    if !at.is_null() {
+                        std::ptr::copy_nonoverlapping(row.as_ptr(), at, 16);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A copy of `bytes` bytes by a lane: of the first `given`, the rest become zeros. `combine`: what was there has its
+    /// part in the result. Whether any bit is undefined now.
+    pub(super) unsafe fn copy(
+        &mut self,
+        cx: &Cx,
+        to: (bool, u64),
+        from: (bool, u64),
+        [bytes, given]: [u64; 2],
+        lane: usize,
+        combine: bool,
+    ) -> bool {
+        // SAFETY: both ranges are checked.
+        unsafe {
+            let source = if given == 0 { std::ptr::null_mut() } else { self.place(cx, from.0, from.1, given, lane) };
+            let target = self.place(cx, to.0, to.1, bytes, lane);
+            if !to.0 && to.1 >= GLOBAL_BASE {
+                self.stamp(cx, to.1, bytes);
+            }
+            if target.is_null() {
+                return false;
+            }
+            let mut bits = vec![0u8; bytes as usize];
+            if !source.is_null() {
+                std::ptr::copy_nonoverlapping(source, bits.as_mut_ptr(), given as usize);
+            }
+            if combine {
+                for (i, bits) in bits.iter_mut().enumerate() {
+                    *bits |= *target.add(i);
+                }
+            }
+            std::ptr::copy_nonoverlapping(bits.as_ptr(), target, bytes as usize);
+            bits.iter().any(|bits| *bits != 0)
+        }
+    }
+
+    /// All bits of a range of shared memory are defined.
+    pub(super) fn define_shared(&mut self, at: u32, bytes: usize) {
+        if let Some(bits) = self.shared.get_mut(at as usize..at as usize + bytes) {
+            bits.fill(0);
+        }
+    }
+}
+
+/// Up to eight bytes as a number.
+fn word(bytes: &[u8]) -> u64 {
+    let mut out = [0u8; 8];
+    let n = bytes.len().min(8);
+    out[..n].copy_from_slice(&bytes[..n]);
+    u64::from_le_bytes(out)
+}
+
+/// Whether all of `bytes` bytes are 0.
+unsafe fn is_zero(at: *const u8, bytes: usize) -> bool {
+    // SAFETY: the caller has as many bytes there. Other blocks may write them meanwhile, as they may write the memory they stand for.
+    unsafe {
+        let words = bytes / 8;
+        (0..words).all(|i| at.cast::<u64>().add(i).read_unaligned() == 0)
+            && (8 * words..bytes).all(|i| at.add(i).read() == 0)
+    }
+}
