@@ -44,7 +44,10 @@ fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
 fn unknown_names_are_errors_that_list_the_known_ones() {
     for spec in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "vm:0"] {
         let message = Device::open(spec).unwrap_err().to_string();
-        assert!(message.contains("auto, vm, vm:checked, vm:truncate, cuda or cuda:N"), "{spec}: {message}");
+        assert!(
+            message.contains("auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N"),
+            "{spec}: {message}"
+        );
     }
     for spec in ["vm", "vm:checked", "vm:truncate"] {
         assert!(Device::open(spec).unwrap().is_vm());

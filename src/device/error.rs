@@ -7,7 +7,7 @@ use super::Launch;
 #[non_exhaustive]
 pub enum DeviceError {
     /// A name that [`Device::open`](super::Device::open) does not know.
-    #[error("unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, cuda or cuda:N")]
+    #[error("unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N")]
     UnknownDevice {
         /// What was asked for.
         spec: String,

@@ -234,7 +234,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Device {
     /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races,
     /// uninitialised reads and divergent barriers, several times slower), `vm:truncate` (whose tensor cores add as hardware's do, cut off
-    /// instead of rounded), `cuda` (the first GPU) or `cuda:N`.
+    /// instead of rounded), `vm:adverse:SEED` (which takes every liberty that hardware has: warps and blocks out of order, copies and stores as
+    /// late as they may be, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
     /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`], [`DeviceError::NoDevice`],
@@ -252,10 +253,14 @@ impl Device {
             "vm:checked" => Ok(Self::vm(VmConfig { checked: true, ..VmConfig::default() })),
             "vm:truncate" => Ok(Self::vm(VmConfig { mma: MmaRounding::Truncate, ..VmConfig::default() })),
             "cuda" => Self::cuda(0),
-            _ => match spec.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-                Some(ordinal) => Self::cuda(ordinal),
-                None => Err(DeviceError::UnknownDevice { spec: spec.into() }),
-            },
+            _ => {
+                let number = |prefix| spec.strip_prefix(prefix).map(str::parse);
+                match (number("cuda:"), spec.strip_prefix("vm:adverse:").map(str::parse)) {
+                    (Some(Ok(ordinal)), _) => Self::cuda(ordinal),
+                    (_, Some(Ok(seed))) => Ok(Self::vm(VmConfig::adverse(seed))),
+                    _ => Err(DeviceError::UnknownDevice { spec: spec.into() }),
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //!   driver or a GPU that is there and does not work fails the test.
 //! * `cuda`, `cuda:N`: that GPU alone; without it the test fails.
 //! * `vm`: the virtual GPU alone. `vm:checked`: the same, with every check on also where the test does not ask for it. `vm:truncate`: the
-//!   same, with tensor cores that add as hardware's do.
+//!   same, with tensor cores that add as hardware's do. `vm:adverse:SEED`: the same, with every liberty that hardware has.
 //!
 //! Kernels and operations are tested on each of these devices ([`devices`]), whole runs and the command on one of them: the GPU, if there is
 //! one ([`device`], [`device_name`]). What is about the virtual GPU as such stays there, and is left out, with a line that says so, where
@@ -40,9 +40,11 @@ pub(crate) fn devices_with(config: VmConfig) -> Vec<Device> {
         Some("vm") => vec![Device::vm(config)],
         Some("vm:checked") => vec![Device::vm(VmConfig { checked: true, ..config })],
         Some("vm:truncate") => vec![Device::vm(VmConfig { mma: MmaRounding::Truncate, ..config })],
-        Some(spec) => {
-            vec![Device::open(spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}"))]
-        }
+        Some(spec) => vec![match adverse(spec) {
+            // The checks would see to it that nothing is late.
+            Some(seed) => Device::vm(VmConfig { adverse: Some(seed), checked: false, ..config }),
+            None => Device::open(spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}")),
+        }],
     }
 }
 
@@ -57,6 +59,11 @@ pub(crate) fn device_name() -> &'static str {
     NAME.get_or_init(|| wanted().unwrap_or_else(|| device().info().id.clone()))
 }
 
+/// The seed of `vm:adverse:SEED`.
+fn adverse(spec: &str) -> Option<u64> {
+    spec.strip_prefix("vm:adverse:")?.parse().ok()
+}
+
 /// Whether [`device`] is the virtual GPU.
 pub(crate) fn device_is_vm() -> bool {
     device_name().starts_with("vm")
@@ -65,7 +72,8 @@ pub(crate) fn device_is_vm() -> bool {
 /// The virtual GPU, for a test of what only it does; none where the variable names a GPU.
 pub(crate) fn vm(what: &str, config: VmConfig) -> Option<Device> {
     match wanted().as_deref() {
-        None | Some("vm" | "vm:checked" | "vm:truncate") => Some(Device::vm(config)),
+        None => Some(Device::vm(config)),
+        Some(spec) if spec.starts_with("vm") => Some(Device::vm(config)),
         Some(spec) => {
             println!("skipped, as ADACACHE_DEVICE={spec} and it is about the virtual GPU: {what}");
             None

@@ -116,8 +116,18 @@ impl Machines {
             Place::Host { at, .. } => host_read(at + offset, into),
             Place::Device(address, device) => {
                 let vm = self.0[*device].as_ref().ok_or("the device is gone")?;
-                vm.read(address + offset as u64, into).map_err(|e| e.to_string())
+                vm.read_anyway(address + offset as u64, into).map_err(|e| e.to_string())
             }
+        }
+    }
+
+    /// Says so when the host is given what nobody has written, or what a kernel has computed from that. Padding is fine, so it is no error.
+    fn tell_undefined(&self, place: &Place, offset: usize, len: usize) {
+        if let Place::Device(address, device) = place
+            && let Some(vm) = &self.0[*device]
+            && let Ok(Some(found)) = vm.undefined(address + offset as u64, len)
+        {
+            eprintln!("vcuda: {found}");
         }
     }
 
@@ -173,6 +183,9 @@ impl Driver {
                     for x in (0..extent.width).step_by(PIECE) {
                         let row = &mut row[..PIECE.min(extent.width - x)];
                         machines.read(&src.place, from + x, row)?;
+                        if matches!(dst.place, Place::Host { .. }) {
+                            machines.tell_undefined(&src.place, from + x, row.len());
+                        }
                         machines.write(&dst.place, to + x, row)?;
                     }
                 }

@@ -380,7 +380,7 @@ impl World {
         if let Some(vm) = &self.devices[device].vm {
             return vm.clone();
         }
-        let block_order = match self.settings.schedule {
+        let adverse = match self.settings.schedule {
             Schedule::Random(seed) => Some(seed ^ device as u64),
             _ => None,
         };
@@ -389,7 +389,7 @@ impl World {
             memory_limit: Some(self.devices[device].spec.memory as usize),
             checked: self.settings.checked,
             arch: Some(10 * major + minor),
-            block_order,
+            adverse,
             ..VmConfig::default()
         };
         let vm = Arc::new(Vm::new(config));

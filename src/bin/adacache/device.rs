@@ -7,7 +7,7 @@ use crate::interrupt;
 /// Which device.
 #[derive(clap::Args)]
 pub(crate) struct Choice {
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, cuda or cuda:N
+    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N
     #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
     device: String,
 }
