@@ -67,7 +67,7 @@ pub struct Outcome {
     pub compared: u64,
     /// Greatest absolute error over all expected elements that are finite and are to be.
     pub max_abs_err: f64,
-    /// Greatest relative error over the same.
+    /// Greatest relative error over the same, but for those that are to be 0.
     pub max_rel_err: f64,
     /// The fault that ended the launch, or why the PTX cannot be loaded.
     pub fault: Option<String>,

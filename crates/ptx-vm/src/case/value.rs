@@ -244,7 +244,7 @@ pub(super) fn special(name: &str) -> Option<f64> {
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     pub(super) elements: u64,
-    /// Greatest errors, over the elements that are finite and are to be.
+    /// Greatest errors, over the elements that are finite and are to be; relative ones where something else than 0 is expected.
     pub(super) max_abs: f64,
     pub(super) max_rel: f64,
     /// Elements that are not near enough or that nobody wrote: how many of each, and the first few in words.
@@ -277,7 +277,10 @@ pub(super) fn compare(
             };
             if abs.is_finite() {
                 out.max_abs = out.max_abs.max(abs);
-                out.max_rel = out.max_rel.max(abs / size.abs().max(f64::MIN_POSITIVE));
+                // To 0 nothing has a relation.
+                if size != 0.0 {
+                    out.max_rel = out.max_rel.max((abs / size.abs()).min(f64::MAX));
+                }
             }
         }
         if !missing && dtype.near(g, w, tolerance) {
@@ -375,6 +378,21 @@ mod tests {
         let found =
             compare(Dtype::F32, &0xffc1_2345_u32.to_le_bytes(), &0x7fc0_0000_u32.to_le_bytes(), EXACT, |_| false);
         assert_eq!((found.wrong, found.max_abs), (0, 0.0));
+    }
+
+    #[test]
+    fn errors_are_numbers() {
+        for (got, want, abs, rel) in [
+            (json!(5.5), json!(5.0), 0.5, 0.1),
+            (json!(5.0), json!(0.0), 5.0, 0.0),
+            (json!(1e300), json!(1e-300), 1e300, f64::MAX),
+            (json!("inf"), json!(1.0), 0.0, 0.0),
+            (json!(1e308), json!(-1e308), 0.0, 0.0),
+        ] {
+            let (got, want) = (bytes("f64", &got), bytes("f64", &want));
+            let found = compare(Dtype::F64, &got, &want, EXACT, |_| false);
+            assert_eq!((found.max_abs, found.max_rel, found.wrong), (abs, rel, 1));
+        }
     }
 
     #[test]

@@ -567,7 +567,8 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> R
     if kernel.arch > arch {
         return refuse(format!("the kernel was compiled for sm_{}, the device is sm_{arch}", kernel.arch));
     }
-    let threads: u64 = launch.block.iter().map(|n| u64::from(*n)).product();
+    // Three numbers of 32 bits may be more than one of 64.
+    let threads = launch.block.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
     if launch.grid.contains(&0) || threads == 0 {
         return refuse("the grid or the block is empty".to_owned());
     }
