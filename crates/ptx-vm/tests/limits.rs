@@ -77,6 +77,23 @@ fn the_blocks_of_a_launch_have_a_budget_together() {
 }
 
 #[test]
+fn absurd_shapes_are_refused() {
+    let kernel = Module::parse("k.ptx", &spin()).unwrap().kernel("quick").unwrap();
+    let vm = Vm::new(VmConfig { threads: 1, ..VmConfig::default() });
+    // The products of some of these are 0 in 64 bits.
+    for block in [[u32::MAX; 3], [1 << 31, 1 << 31, 4], [1 << 16, 1 << 16, 1 << 31], [2048, 1, 1], [0, 1, 1]] {
+        let launch = Launch { grid: [1, 1, 1], block, dynamic_shared: 0 };
+        assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch, "{block:?}");
+    }
+    for grid in [[u32::MAX; 3], [1 << 31, 1, 1], [1, 65536, 1], [1, 1, 65536], [0, 1, 1]] {
+        let launch = Launch { grid, block: [1, 1, 1], dynamic_shared: 0 };
+        assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch, "{grid:?}");
+    }
+    let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: u32::MAX };
+    assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch);
+}
+
+#[test]
 fn nobody_starts_more_threads_than_help() {
     let vm = Vm::new(VmConfig { threads: usize::MAX, ..VmConfig::default() });
     let module = Module::parse("k.ptx", &spin()).unwrap();
@@ -125,6 +142,9 @@ fn other_deep_nesting_is_an_error_too() {
     let text = format!("{HEAD}.visible .entry k() {{ {} {} ret; }}", "{".repeat(100_000), "}".repeat(100_000));
     let error = Module::parse("k.ptx", &text).unwrap().kernel("k").err().unwrap();
     assert!(error.message.contains("scopes nested too deeply"), "{error}");
+    // They can be printed all the same.
+    let printed = Module::parse("k.ptx", &text).unwrap().to_ptx().unwrap();
+    assert!(printed.len() < 100_000_000 && printed.matches('{').count() == 100_001);
 }
 
 /// Functions that call the next one, each once, and add 1; the last gives 0.
@@ -167,6 +187,8 @@ fn absurd_sizes_are_errors() {
         (".visible .entry k(.param .align 8 .b8 a[40000]) { ret; }", "the parameters take more than 32764 bytes"),
         (".global .b8 a[3000000000]; .global .b8 b[3000000000]; .visible .entry k() { ret; }", "take more than 4 GiB"),
         (".visible .entry k() { .local .b8 a[600000]; ret; }", "variable too large"),
+        (".global .u8 a[3] = {1, 2, 3, 4}; .visible .entry k() { ret; }", "4 initial values for 3 elements"),
+        (".global .v2 .u8 a[2] = {{1, 2}, {3, 4}, 5}; .visible .entry k() { ret; }", "5 initial values for 4 elements"),
         (".visible .entry k() { .reg .b32 %r<99999999>; ret; }", "too many registers"),
     ] {
         let error = Module::parse("k.ptx", &(HEAD.to_owned() + what)).and_then(|m| m.kernel("k")).err().unwrap();

@@ -324,7 +324,6 @@ impl Kernel {
 fn place_globals(file: &str, top: &Top<'_>) -> Result<Globals, LoadError> {
     let mut globals = Globals::default();
     let mut placed: Vec<(&Var<'_>, Arc<Allocation>)> = Vec::new();
-    let mut total = 0;
     let error = |var: &Var<'_>, message: &str| LoadError {
         kind: LoadErrorKind::Invalid,
         file: file.to_owned(),
@@ -332,11 +331,15 @@ fn place_globals(file: &str, top: &Top<'_>) -> Result<Globals, LoadError> {
         text: var.name.to_owned(),
         message: message.to_owned(),
     };
-    for var in top.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const)) {
+    let variables = || top.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const));
+    let mut total = 0;
+    for var in variables() {
         total += var.size;
         if total > 1 << 32 {
             return Err(error(var, "the variables of the module take more than 4 GiB"));
         }
+    }
+    for var in variables() {
         let allocation =
             Allocation::new(var.size, true, true, var.name).ok_or_else(|| error(var, "no memory for this variable"))?;
         globals.addresses.insert(var.name.to_owned(), allocation.base);

@@ -189,7 +189,8 @@ pub(crate) fn module(file: &str, text: &str, top: &Top<'_>) -> Result<String, Lo
         for statement in parse_body(file, text, at, line)? {
             indent -= usize::from(matches!(statement, Stmt::Close));
             let margin = if matches!(statement, Stmt::Label(..) | Stmt::Targets(..)) { 0 } else { indent };
-            let _ = writeln!(out, "{:1$}{statement}", "", 4 * margin);
+            // Beyond that nobody sees the margin for blanks.
+            let _ = writeln!(out, "{:1$}{statement}", "", 4 * margin.min(32));
             indent += usize::from(matches!(statement, Stmt::Open));
         }
         out += "}\n";

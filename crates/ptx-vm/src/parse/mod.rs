@@ -155,6 +155,10 @@ impl<'a> Parser<'a> {
             if self.eat(b'=') {
                 self.initialiser(ty, &mut init, 0)?;
             }
+            if sized && init.len() > count {
+                let token = self.lexer.peek();
+                return self.error(token, format!("{} initial values for {count} elements", init.len()));
+            }
             let size = if sized { count * ty.bytes() } else { init.len() * ty.bytes() };
             let align = if align == 0 { ty.bytes() * lanes } else { align };
             if !align.is_power_of_two() {
