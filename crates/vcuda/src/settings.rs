@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) report: Option<PathBuf>,
     /// Whether kernels run in the virtual GPU's checked mode.
     pub(crate) checked: bool,
+    /// Whether `cuMemFree` waits for the work of the device, as every driver does and no documentation promises.
+    pub(crate) free_waits: bool,
     /// What is wrong with the variables: `cuInit` says so.
     pub(crate) error: Option<String>,
 }
@@ -119,6 +121,7 @@ impl Settings {
             version,
             report: var("VCUDA_REPORT").map(PathBuf::from),
             checked: var("VCUDA_CHECKED").is_some_and(|value| value != "0"),
+            free_waits: var("VCUDA_FREE_WAITS").is_none_or(|value| value != "0"),
             error,
         }
     }

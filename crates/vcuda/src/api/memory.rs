@@ -208,7 +208,9 @@ api! {
             _ => return Err(Code::INVALID_VALUE),
         }
         // The documentation does not promise it, but every driver waits here, and programs rely on that.
-        d.settle_device(device)?;
+        if d.settings.free_waits {
+            d.settle_device(device)?;
+        }
         d.pause();
         d.release(address);
         Ok(())

@@ -370,6 +370,27 @@ scenarios! {
         ok("cuCtxDestroy_v2", (own,));
     }
 
+    /// Drivers wait before memory goes; the documentation does not say so, and programs can be held to that.
+    a_free_that_waits [VCUDA_SCHEDULE = "late"] {
+        start();
+        let memory = alloc(64);
+        launch(function(module(PTX), "fill"), 1, 16, NULL, &[P(memory), U(1)]);
+        ok("cuMemFree_v2", (memory,));
+        ok("cuCtxSynchronize", ());
+    }
+
+    a_free_that_does_not_wait [VCUDA_SCHEDULE = "late", VCUDA_FREE_WAITS = "0"] {
+        start();
+        let (memory, other) = (alloc(64), alloc(64));
+        let fill = function(module(PTX), "fill");
+        launch(fill, 1, 16, NULL, &[P(other), U(1)]);
+        ok("cuCtxSynchronize", ());
+        ok("cuMemFree_v2", (other,));
+        launch(fill, 1, 16, NULL, &[P(memory), U(1)]);
+        ok("cuMemFree_v2", (memory,));
+        fails(ILLEGAL_ADDRESS, "cuCtxSynchronize", ());
+    }
+
     /// Memory after its end, and beyond its end.
     memory_that_is_not_there [VCUDA_SCHEDULE = "late"] {
         ok("cuInit", (0u32,));
