@@ -20,7 +20,8 @@ fn kernel(body: &str) -> String {
 }
 
 fn launch(vm: &Vm, body: &str) -> (Result<(), Fault>, u64) {
-    let kernel = Module::parse("test.ptx", &kernel(body)).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{body}"));
+    let kernel =
+        Module::parse("test.ptx", &kernel(body)).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{body}"));
     let (out, none) = (vm.alloc(128).unwrap(), vm.alloc(64).unwrap());
     vm.fill(out, 0, 128).unwrap();
     let params = [out, none].map(u64::to_le_bytes).concat();
@@ -95,7 +96,10 @@ fn undefined_bits_go_where_the_values_go() {
         ("st.local.v2.u32 [frame], {%r1, %r2}; ld.local.v2.u32 {%r8, %r9}, [frame];", "...."),
         ("st.local.v4.u32 [frame], {%r2, %r2, %r1, %r2}; ld.local.u32 %r9, [frame + 8];", "UUUU"),
         ("atom.shared.exch.b32 %r8, [tile], %r2; atom.shared.exch.b32 %r9, [tile], %r2;", "...."),
-        ("st.shared.u32 [tile], %r2; atom.shared.add.u32 %r8, [tile], %r1; ld.volatile.shared.u32 %r9, [tile];", "UUUU"),
+        (
+            "st.shared.u32 [tile], %r2; atom.shared.add.u32 %r8, [tile], %r1; ld.volatile.shared.u32 %r9, [tile];",
+            "UUUU",
+        ),
         // Among lanes.
         ("shfl.sync.bfly.b32 %r9, %r1, 1, 31, -1;", "UUUU"),
         ("shfl.sync.bfly.b32 %r9, %r2, %r1, 31, -1;", "UUUU"),
@@ -133,10 +137,14 @@ fn lanes_are_told_apart() {
         ("setp.lt.u32 %p6, %r8, 1; vote.sync.any.pred %p7, %p6, -1; selp.b32 %r9, 1, 2, %p7;", 0),
     ] {
         let vm = checked();
-        let (result, out) = launch(&vm, &format!("{only} {}", body.replace("[%r10]", "[%r11]").replace(
-            "st.shared",
-            "mov.u32 %r11, tile; add.u32 %r11, %r11, %r10; st.shared",
-        )));
+        let (result, out) = launch(
+            &vm,
+            &format!(
+                "{only} {}",
+                body.replace("[%r10]", "[%r11]")
+                    .replace("st.shared", "mov.u32 %r11, tile; add.u32 %r11, %r11, %r10; st.shared",)
+            ),
+        );
         result.unwrap_or_else(|fault| panic!("{body}: {fault}"));
         let got = (0..32).fold(0, |m, lane| m | u32::from(bytes(&vm, out, lane) != "....") << lane);
         assert_eq!(got, undefined, "{body}: {got:#x}");

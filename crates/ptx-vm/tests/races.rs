@@ -56,7 +56,10 @@ fn flags_order_blocks_when_they_say_so() {
         ("membar.gl; st.volatile.global.u32 [%rd5], %r5;", format!("ld.volatile.global.u32 %r6, [%rd5]; {after}")),
         ("fence.acq_rel.gpu; st.relaxed.gpu.global.u32 [%rd5], %r5;", format!("{poll} {after}")),
         ("fence.sc.sys; red.relaxed.gpu.global.add.u32 [%rd5], %r5;", format!("{poll} {after}")),
-        ("atom.release.gpu.global.exch.b32 %r8, [%rd5], %r5;", "atom.acquire.gpu.global.or.b32 %r6, [%rd5], 0;".to_owned()),
+        (
+            "atom.release.gpu.global.exch.b32 %r8, [%rd5], %r5;",
+            "atom.acquire.gpu.global.or.b32 %r6, [%rd5], 0;".to_owned(),
+        ),
         ("st.release.sys.global.u32 [%rd5], %r5;", format!("{poll} {after}")),
     ] {
         assert_eq!(found(&handed_over(set, &wait)), None, "{set} {wait}");
