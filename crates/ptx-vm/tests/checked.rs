@@ -119,6 +119,27 @@ const PLANTS: &[Plant] = &[
                + st.shared.v4.u32 [%r2 + 4080], {%r2, %r2, %r2, %r2};",
     },
     Plant {
+        what: "out of one shared array into its neighbour",
+        threads: 32,
+        kind: FaultKind::OutOfBounds,
+        thread: 31,
+        at: At::Offset(4096),
+        says: &["4 bytes at shared memory offset 0x1000: 4 bytes past the end of `tile`, in `bars`"],
+        body: "- st.shared.u32 [%r1 + 3972], %r0; // HERE
+               + st.shared.u32 [%r1 + 3968], %r0;",
+    },
+    Plant {
+        what: "before a shared array, by a generic address",
+        threads: 1,
+        kind: FaultKind::OutOfBounds,
+        thread: 0,
+        at: At::Offset(4092),
+        says: &["4 bytes before the beginning of `bars`, in `tile`"],
+        body: "mov.u64 %rd4, bars; cvta.shared.u64 %rd4, %rd4; mul.wide.u32 %rd5, %r0, 8; add.s64 %rd4, %rd4, %rd5;
+               - st.u32 [%rd4 + -4], %r0; // HERE
+               + st.u32 [%rd4], %r0;",
+    },
+    Plant {
         what: "a load past the end of local memory",
         threads: 32,
         kind: FaultKind::OutOfBounds,

@@ -29,8 +29,10 @@ fn launch(vm: &Vm, body: &str) -> (Result<(), Fault>, u64) {
     (vm.launch(&kernel, &shape, &params).map(|_| ()), out)
 }
 
+/// Threads do the same at the same places here: races are none of the subject.
 fn checked() -> Vm {
-    Vm::new(VmConfig { checked: true, ..VmConfig::default() })
+    let report = FaultKinds::NONE.with(FaultKind::Uninitialised);
+    Vm::new(VmConfig { checked: true, report, ..VmConfig::default() })
 }
 
 /// The bytes of the word of a thread: `U` where it is undefined, from the lowest on.
@@ -49,7 +51,7 @@ fn undefined_bits_go_where_the_values_go() {
         ("xor.b32 %r9, %r1, %r2;", "UUUU"),
         ("not.b32 %r9, %r1;", "UUUU"),
         ("lop3.b32 %r9, %r1, 0xff00, %r2, 0xc0;", ".U.."),
-        ("lop3.b32 %r9, %r1, 0xff00, 0xff00ffff, 0xe2;", "UU.U"),
+        ("lop3.b32 %r9, %r1, 0xff00, 0xff00ffff, 0xe2;", ".U.."),
         ("shl.b32 %r9, %r1, 8;", ".UUU"),
         ("shr.u32 %r9, %r1, 16;", "UU.."),
         ("shr.s32 %r9, %r1, 16;", "UUUU"),

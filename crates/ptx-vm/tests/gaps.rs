@@ -80,6 +80,7 @@ fn what_stands_before_the_body_is_a_gap_among_others() {
         told,
         [
             (4, "thread block clusters (.reqnctapercluster) are not supported"),
+            (4, "2000000000 bytes of static shared memory: at most 48 KiB, more is dynamic (`.extern .shared`)"),
             (5, "variable too large"),
             (8, "tensor maps (cp.async.bulk.tensor) are not supported"),
         ]

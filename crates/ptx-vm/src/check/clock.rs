@@ -283,9 +283,17 @@ impl Clocks {
         }
     }
 
+    /// What lanes of warps knew at their last fences that reach other blocks: who has met them hands it on with a flag.
+    fn far(&self, warps: impl Iterator<Item = usize>) -> Clock {
+        let mut all = Clock::new();
+        warps.flat_map(|warp| &self.warps[warp]).for_each(|group| join(&mut all, &group.far));
+        all
+    }
+
     /// A barrier of all warps that are left.
     pub(super) fn barrier(&mut self) {
         self.now += 1;
+        let far = self.far(0..self.warps.len());
         for (settled, copied) in self.settled.iter_mut().zip(&self.copied) {
             *settled = (*settled).max(*copied);
         }
@@ -301,7 +309,7 @@ impl Clocks {
                 group.own = 0;
                 group.seen.clear();
                 group.fenced.clear();
-                group.far.clear();
+                group.far.clone_from(&far);
                 group.heard.clear();
             }
         }
@@ -323,8 +331,10 @@ impl Clocks {
         for &warp in warps {
             self.export(warp, FULL, &mut clock);
         }
+        let far = self.far(warps.iter().copied());
         for &warp in warps {
-            let all = Group { lanes: FULL, own: self.now, seen: clock.clone(), ..Group::default() };
+            let (seen, far) = (clock.clone(), far.clone());
+            let all = Group { lanes: FULL, own: self.now, seen, far, ..Group::default() };
             self.warps[warp] = vec![all];
         }
     }

@@ -3,8 +3,9 @@
 use super::addresses;
 use super::defined::{Bits, Defined};
 use crate::exec::alu::NO_SLOT;
+use crate::exec::mem::Atom;
 use crate::exec::op::{Cx, FULL, Op, WARP};
-use crate::ir::{Access, Meta};
+use crate::ir::{Access, Kernel};
 use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
 use crate::parse::Space;
 use std::sync::Arc;
@@ -132,12 +133,21 @@ impl Memory {
     }
 
     /// Where undefined values of this block come from, as far as is known.
-    pub(super) fn from(&self, metas: &[Meta]) -> String {
-        let lines: Vec<String> = self.sources.iter().map(|i| metas[*i].line.to_string()).collect();
-        match lines.as_slice() {
-            [] => "it comes from a register that nobody has written, or from a lane that did not take part".to_owned(),
-            [line] => format!("nobody has written what line {line} loads"),
-            lines => format!("nobody has written what lines {} load", lines.join(", ")),
+    pub(super) fn from(&self, kernel: &Kernel) -> String {
+        let mut lines: Vec<u32> = self.sources.iter().map(|i| kernel.meta[*i].line).collect();
+        lines.dedup();
+        let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        let loads = match lines.as_slice() {
+            [] => None,
+            [line] => Some(format!("nobody has written what line {line} loads")),
+            lines => Some(format!("nobody has written what lines {} load", lines.join(", "))),
+        };
+        let register = "it comes from a register that nobody has written";
+        match (loads, kernel.unwritten.is_empty()) {
+            (Some(loads), true) => loads,
+            (Some(loads), false) => format!("{loads}, or {register}"),
+            (None, false) => register.to_owned(),
+            (None, true) => "it comes from a lane that did not take part".to_owned(),
         }
     }
 
@@ -204,7 +214,7 @@ impl Memory {
         op: *const Op,
         index: usize,
         access: &Access,
-        metas: &[Meta],
+        kernel: &Kernel,
     ) {
         // SAFETY: as in `load`.
         unsafe {
@@ -232,7 +242,7 @@ impl Memory {
                 if addr[lane] >= GLOBAL_BASE && !shared {
                     self.stamp(cx, addr[lane], bytes as u64);
                     if any && raw[lane][..bytes].iter().any(|bits| *bits != 0) {
-                        self.leak(cx, index, lane as u32, addr[lane], bytes as u64, metas);
+                        self.leak(cx, index, lane as u32, addr[lane], bytes as u64, kernel);
                     }
                 }
             }
@@ -241,13 +251,13 @@ impl Memory {
 
     /// Undefined bits go to global memory, where the host may ask for them.
     #[cold]
-    pub(super) fn leak(&mut self, cx: &Cx, index: usize, lane: u32, address: u64, bytes: u64, metas: &[Meta]) {
+    pub(super) fn leak(&mut self, cx: &Cx, index: usize, lane: u32, address: u64, bytes: u64, kernel: &Kernel) {
         let (first, end) = (address, address + bytes);
         if let Some(known) = self.leaks.iter_mut().find(|leak| leak.index == index) {
             (known.first, known.end) = (known.first.min(first), known.end.max(end));
             return;
         }
-        let from = self.from(metas);
+        let from = self.from(kernel);
         self.leaks.push(Leak { index, warp: cx.warp as usize, lane, address, first, end, from });
     }
 
@@ -314,6 +324,11 @@ impl Memory {
                 let c = d.get(warp, cx.list(op, third + if wide { i } else { 0 }), element.max(2));
                 std::array::from_fn(|lane| b[lane] | c[lane])
             };
+            // What is exchanged depends on nothing else; any other result may.
+            let exchange = match wide {
+                true => cx.list(op, third) == NO_SLOT,
+                false => cx.list(op, third + 1) == Atom::Exch as u32,
+            };
             let operands: Vec<Bits> = (0..count).map(|i| operand(d, i)).collect();
             let mut before = vec![[0u64; WARP]; count];
             let mut found = false;
@@ -327,9 +342,11 @@ impl Memory {
                     let old = word(cell);
                     before[i][lane] = old;
                     found |= old != 0;
-                    // Any undefined bit may spread to all of a sum.
-                    let all = if old | operands[i][lane] != 0 { 0xff } else { 0 };
-                    cell.fill(all);
+                    if exchange {
+                        cell.copy_from_slice(&operands[i][lane].to_le_bytes()[..element]);
+                    } else {
+                        cell.fill(if old | operands[i][lane] != 0 { 0xff } else { 0 });
+                    }
                 }
                 if addr[lane] >= GLOBAL_BASE {
                     self.stamp(cx, addr[lane], u64::from(access.bytes));

@@ -3,6 +3,7 @@
 //! The handlers know nothing of this. An observed launch runs another loop, which looks at an instruction's [`Access`] and operands before
 //! it executes, so an unobserved one pays nothing.
 
+mod arrays;
 mod clock;
 mod defined;
 mod global;
@@ -17,6 +18,7 @@ use crate::exec::op::{Cx, Op, Rule, WARP};
 use crate::ir::{Access, AccessKind, Class, Kernel, Meta};
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
+use arrays::Arrays;
 use clock::Tracked;
 use defined::Defined;
 use global::Now;
@@ -38,6 +40,7 @@ struct Check {
     shared: Shadow,
     memory: Memory,
     defined: Defined,
+    arrays: Option<Arrays>,
     /// Bulk copies to global memory that have not been waited for.
     pending: Vec<Pending>,
     /// Groups of bulk copies each thread has committed.
@@ -79,6 +82,7 @@ impl Watch {
                 shared: Shadow::default(),
                 memory: Memory::new(launch),
                 defined: Defined::new(kernel, warps),
+                arrays: Arrays::new(kernel, warps),
                 pending: Vec::new(),
                 groups: HashMap::new(),
                 checks,
@@ -95,6 +99,7 @@ impl Watch {
             check.shared.start(shared, warps);
             check.memory.start(shared, warps, local);
             check.defined.start(kernel, warps);
+            check.arrays.iter_mut().for_each(Arrays::start);
             check.pending.clear();
             check.groups.clear();
         }
@@ -218,7 +223,12 @@ impl Check {
             if wrong.0 != 0 {
                 self.undefined(kernel, wrong)?;
             }
-            let Some(access) = &meta.access else { return Ok(()) };
+            let Some(access) = &meta.access else {
+                if let Some(arrays) = &mut self.arrays {
+                    arrays.pass(cx, kernel, op, meta);
+                }
+                return Ok(());
+            };
             let warp = cx.warp as usize;
             let addressed = match access.kind {
                 AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => u32::MAX >> (32 - rows.min(32)),
@@ -229,6 +239,10 @@ impl Check {
                 let lanes = self.defined.lanes(warp, access.addr, if access.wide { 8 } else { 4 });
                 if lanes & addressed != 0 {
                     self.undefined(kernel, (lanes & addressed, "the address"))?;
+                }
+                self.in_its_array(cx, kernel, access, addressed)?;
+                if let Some(arrays) = &mut self.arrays {
+                    arrays.pass(cx, kernel, op, meta);
                 }
             }
             match access.kind {
@@ -292,7 +306,7 @@ impl Check {
                     match (access.kind, meta.rule) {
                         (AccessKind::Load, _) => self.memory.load(&mut self.defined, cx, op, index, access),
                         (AccessKind::Store, _) => {
-                            self.memory.store(&self.defined, cx, op, index, access, &kernel.meta);
+                            self.memory.store(&self.defined, cx, op, index, access, kernel);
                         }
                         (_, rule) => {
                             let wide = rule == Rule::Atomic128;
@@ -316,10 +330,44 @@ impl Check {
         self.report(FaultKind::Barrier, cx.mask.trailing_zeros(), None, message)
     }
 
+    /// An address taken of one array of shared memory must not reach into another.
+    unsafe fn in_its_array(&self, cx: &Cx, kernel: &Kernel, access: &Access, lanes: u32) -> Verdict {
+        let Some(numbers) = self.arrays.as_ref().and_then(|arrays| arrays.get(cx.warp as usize, access.addr)) else {
+            return Ok(());
+        };
+        // SAFETY: the access belongs to the instruction about to run.
+        let addr = unsafe { addresses(cx, access) };
+        let bytes = u64::from(access.bytes);
+        for lane in (0..WARP).filter(|lane| lanes >> lane & 1 != 0 && numbers[*lane] != 0) {
+            let at = if access.wide { addr[lane].wrapping_sub(SHARED_WINDOW) } else { addr[lane] };
+            let (_, first, end) = &kernel.arrays[numbers[lane] as usize - 1];
+            // What is outside shared memory is found without this.
+            let inside = at.checked_add(bytes).is_some_and(|end| end <= u64::from(cx.shared_len));
+            if inside && (at < *first || at + bytes > *end) {
+                let name =
+                    |name: &str| if name.is_empty() { "dynamic shared memory".to_owned() } else { format!("`{name}`") };
+                let met = kernel.arrays.iter().find(|(_, first, end)| at + bytes > *first && at < *end);
+                let message = || {
+                    let (by, of) = match at < *first {
+                        true => (first - at, "before the beginning"),
+                        false => (at + bytes - end, "past the end"),
+                    };
+                    let met = met.map_or(String::new(), |(other, ..)| format!(", in {}", name(other)));
+                    format!(
+                        "{bytes} bytes at shared memory offset {at:#x}: {by} bytes {of} of {}{met}",
+                        name(&kernel.arrays[numbers[lane] as usize - 1].0)
+                    )
+                };
+                self.report(FaultKind::OutOfBounds, lane as u32, Some(at), message)?;
+            }
+        }
+        Ok(())
+    }
+
     /// An undefined value decides something.
     #[cold]
     fn undefined(&self, kernel: &Kernel, (lanes, what): (u32, &str)) -> Verdict {
-        let message = || format!("{what} is undefined: {}", self.memory.from(&kernel.meta));
+        let message = || format!("{what} is undefined: {}", self.memory.from(kernel));
         self.report(FaultKind::Uninitialised, lanes.trailing_zeros(), None, message)
     }
 
@@ -568,7 +616,7 @@ impl Check {
                     let found = self.memory.copy(cx, (false, to), (false, from), size, lane as usize, reduce);
                     if found && out {
                         self.memory.found(index);
-                        self.memory.leak(cx, index, lane, to, u64::from(bytes), &kernel.meta);
+                        self.memory.leak(cx, index, lane, to, u64::from(bytes), kernel);
                     }
                 }
                 if out {

@@ -12,6 +12,8 @@ use super::order::mix;
 use crate::ir::{Access, AccessKind, Kernel, Meta};
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 
 /// What fresh memory holds: not a number in every floating-point format.
 pub(crate) const POISON: u8 = 0xff;
@@ -19,11 +21,15 @@ pub(crate) const POISON: u8 = 0xff;
 const TURN: u64 = 50;
 /// Stores of a warp that are on their way.
 const STORES: usize = 4;
+/// Stores that have reached the block and not the others.
+const NEAR: usize = 16;
+/// Stores of blocks that are over and have not reached the others.
+const FAR: usize = 256;
 /// The most bytes of a lane's access.
 const MOST: usize = 32;
 
-/// A weak store that nobody but its own lanes may have seen.
-struct Store {
+/// A weak store that nobody but its own lanes, or its block, may have seen.
+pub(crate) struct Store {
     mask: u32,
     bytes: usize,
     addr: L<u64>,
@@ -71,19 +77,22 @@ pub(crate) struct Adversary {
     seed: u64,
     state: u64,
     warps: Vec<Warp>,
+    /// Stores to global memory that the block's threads see and other blocks do not.
+    near: Vec<Store>,
     /// Whether memory is late too; checked mode looks at accesses when they are made.
     late: bool,
 }
 
 impl Adversary {
     pub(crate) fn new(seed: u64, late: bool) -> Adversary {
-        Adversary { seed, state: 0, warps: Vec::new(), late }
+        Adversary { seed, state: 0, warps: Vec::new(), near: Vec::new(), late }
     }
 
     /// A block begins.
     pub(crate) fn start(&mut self, launch: u64, block: u64, warps: usize) {
         self.state = mix(mix(self.seed ^ launch.rotate_left(32)) ^ block);
         self.warps.clear();
+        self.near.clear();
         for _ in 0..warps {
             let lag = [1, 1, 2, 8, 64][self.below(5) as usize];
             self.warps.push(Warp { lag, ..Warp::default() });
@@ -122,25 +131,46 @@ impl Adversary {
     /// A turn is over: what is on its way arrives some time.
     pub(crate) fn rest(&mut self, warp: usize) {
         if !self.warps[warp].stores.is_empty() && self.once_in(32) {
-            self.flush(warp);
+            self.meet(warp);
+        }
+        if !self.near.is_empty() && self.once_in(512) {
+            self.near.drain(..).for_each(|store| store.write());
         }
     }
 
-    /// All stores of a warp reach memory.
-    pub(crate) fn flush(&mut self, warp: usize) {
-        for store in self.warps[warp].stores.drain(..) {
-            store.write();
+    /// All stores of a warp, and all that its block has seen, reach memory.
+    fn flush(&mut self, warp: usize) {
+        self.near.drain(..).chain(self.warps[warp].stores.drain(..)).for_each(|store| store.write());
+    }
+
+    /// The stores of a warp reach its block.
+    pub(crate) fn meet(&mut self, warp: usize) {
+        for store in std::mem::take(&mut self.warps[warp].stores) {
+            if store.is_global() {
+                if self.near.len() == NEAR {
+                    self.near.remove(0).write();
+                }
+                self.near.push(store);
+            } else {
+                store.write();
+            }
         }
     }
 
-    /// The block is over: all arrives that has not.
-    pub(crate) fn finish(&mut self, cx: &mut Cx) {
+    /// The block is over: copies arrive that have not. What other blocks have yet to see stays in the `launch`, to whose end it may be on its way.
+    pub(crate) fn finish(&mut self, cx: &mut Cx, launch: &Mutex<VecDeque<Store>>) {
         for warp in 0..self.warps.len() {
-            self.flush(warp);
+            self.meet(warp);
             for bulk in std::mem::take(&mut self.warps[warp].bulk) {
                 // Nobody looks at mbarriers any more.
                 let _ = bulk.arrive(cx, false);
             }
+        }
+        if !self.near.is_empty() {
+            let mut far = launch.lock().unwrap_or_else(PoisonError::into_inner);
+            far.extend(self.near.drain(..));
+            let first = far.len().saturating_sub(FAR);
+            far.drain(..first).for_each(|store| store.write());
         }
     }
 
@@ -182,11 +212,8 @@ impl Adversary {
                 Rule::Store => return self.store(cx, op, &meta.access?),
                 Rule::Atomic | Rule::Atomic128 => {
                     let access = meta.access?;
-                    if access.order & Access::RELEASE != 0 {
-                        self.flush(warp);
-                    } else {
-                        self.forward(cx, &access);
-                    }
+                    self.release(warp, &access);
+                    self.forward(cx, &access);
                 }
                 Rule::Copy => return Some(self.copy(cx, op, &meta.access?)),
                 Rule::Bulk => {
@@ -194,14 +221,18 @@ impl Adversary {
                     return self.bulk(cx, op);
                 }
                 Rule::Mbarrier => return self.mbarrier(cx, op),
-                Rule::Barrier | Rule::Fence => self.flush(warp),
+                Rule::Barrier => self.meet(warp),
+                // For the block, for all, or for asynchronous copies.
+                Rule::Fence if (*op).imm == 0 => self.meet(warp),
+                Rule::Fence => self.flush(warp),
                 Rule::BulkGroup => self.bulk_group(cx, op),
                 _ => match meta.access.map(|access| access.kind) {
                     Some(AccessKind::Commit) => {
                         lanes_of(cx.mask).for_each(|lane| self.warps[warp].committed[lane] += 1);
                     }
                     Some(AccessKind::Wait(pending)) => self.arrived(cx, pending),
-                    Some(AccessKind::WarpSync | AccessKind::Store) => self.flush(warp),
+                    Some(AccessKind::WarpSync) => self.meet(warp),
+                    Some(AccessKind::Store) => self.flush(warp),
                     _ => {}
                 },
             }
@@ -209,10 +240,17 @@ impl Adversary {
         }
     }
 
-    /// Lanes read what they have stored themselves.
+    /// What a strong operation releases.
+    fn release(&mut self, warp: usize, access: &Access) {
+        if access.order & Access::RELEASE != 0 {
+            if access.order & Access::CTA != 0 { self.meet(warp) } else { self.flush(warp) }
+        }
+    }
+
+    /// Lanes read what they have stored themselves, and what has reached their block.
     unsafe fn forward(&mut self, cx: &Cx, access: &Access) {
         let stores = &self.warps[cx.warp as usize].stores;
-        if stores.is_empty() {
+        if stores.is_empty() && self.near.is_empty() {
             return;
         }
         // SAFETY: forwarded.
@@ -222,7 +260,11 @@ impl Adversary {
             lanes_of(store.mask & cx.mask)
                 .any(|i| addr[i] < store.addr[i] + store.bytes as u64 && store.addr[i] < addr[i] + bytes)
         };
-        if stores.iter().any(meets) {
+        let reaches = |store: &Store| {
+            let (first, end) = store.span();
+            lanes_of(cx.mask).any(|i| addr[i] < end && first < addr[i] + bytes)
+        };
+        if stores.iter().any(meets) || self.near.iter().any(reaches) {
             self.flush(cx.warp as usize);
         }
     }
@@ -232,10 +274,7 @@ impl Adversary {
         // SAFETY: every address is resolved before it is used; registers belong to the instruction.
         unsafe {
             let warp = cx.warp as usize;
-            if access.order & Access::RELEASE != 0 {
-                self.flush(warp);
-                return None;
-            }
+            self.release(warp, access);
             let private = matches!(access.space, Space::Local | Space::Param);
             if private || access.order & Access::STRONG != 0 || self.once_in(2) {
                 // In the order of the program, where it is the same memory.
@@ -396,7 +435,7 @@ impl Adversary {
                 self.arrived(cx, u32::MAX);
             }
             if act != Act::Wait as u32 {
-                self.flush(cx.warp as usize);
+                self.meet(cx.warp as usize);
                 return None;
             }
             let addr = cx.get::<u64>(cx.list(op, 1));
@@ -421,8 +460,21 @@ impl Adversary {
     }
 }
 
+// SAFETY: the places lie in allocations that outlive the launch; what blocks race on is the kernel's business.
+unsafe impl Send for Store {}
+
 impl Store {
-    fn write(&self) {
+    fn is_global(&self) -> bool {
+        lanes_of(self.mask).all(|lane| self.addr[lane] >= GLOBAL_BASE)
+    }
+
+    /// First address and end of all lanes.
+    fn span(&self) -> (u64, u64) {
+        let addr = || lanes_of(self.mask).map(|lane| self.addr[lane]);
+        (addr().min().unwrap_or(0), addr().max().unwrap_or(0) + self.bytes as u64)
+    }
+
+    pub(crate) fn write(&self) {
         for lane in lanes_of(self.mask) {
             // SAFETY: the place was resolved when the store was executed, and outlives the block.
             unsafe { std::ptr::copy_nonoverlapping(self.value[lane].as_ptr(), self.to[lane], self.bytes) };

@@ -5,7 +5,7 @@
 //! their paths reach one by one) the strand is split, and the strands run in turn over the same registers, as independent threads
 //! would; those that come to stand at the same place are one again.
 
-use super::adverse::{Adversary, POISON};
+use super::adverse::{Adversary, POISON, Store};
 use super::mbarrier::Poll;
 use super::op::*;
 use super::vm::INTERRUPTED;
@@ -16,6 +16,7 @@ use crate::math::mma::TensorCore;
 use crate::memory::{Heap, Table};
 use crate::parse::Ty;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,9 +66,13 @@ pub(crate) struct LaunchInfo<'a> {
     /// Worker threads of the launch, and its number.
     pub(crate) workers: u32,
     pub(crate) grid_id: u64,
+    /// Where cooperative groups keep the barrier of the grid; 0 for kernels that do not ask.
+    pub(crate) workspace: u64,
     /// How many launches the device had begun before, and the seed of an adverse one.
     pub(crate) launch: u64,
     pub(crate) adverse: Option<u64>,
+    /// Stores of blocks that are over which other blocks have not seen.
+    pub(crate) late: Mutex<VecDeque<Store>>,
     /// The lowest block that has failed: those behind it need not go on.
     pub(crate) failed: AtomicU64,
     /// Somebody had to wait for another lane or block: take turns more often.
@@ -405,6 +410,9 @@ impl<'a> Runner<'a> {
                 }
             }
             ConstSource::Special(Special::GridId) => info.grid_id,
+            ConstSource::Special(Special::Workspace(upper)) => {
+                (info.workspace >> if upper { 32 } else { 0 }) & 0xffff_ffff
+            }
             ConstSource::Special(s) => u64::from(match s {
                 Special::Ntid(a) => info.block[a as usize],
                 Special::Nctaid(a) => info.grid[a as usize],
@@ -414,9 +422,9 @@ impl<'a> Runner<'a> {
                 Special::TotalShared => self.cx.shared_len,
                 Special::SmId => self.sm,
                 Special::NSm => info.workers,
-                Special::Tid(_) | Special::WarpId | Special::GridId => 0,
+                Special::Tid(_) | Special::WarpId | Special::GridId | Special::Workspace(_) => 0,
             }),
-            ConstSource::Imm(v) => v,
+            ConstSource::Imm(v, _) => v,
             ConstSource::Lane { .. } | ConstSource::LaneMask(_) => 0,
         }
     }
@@ -591,7 +599,7 @@ impl<'a> Runner<'a> {
                 match stop {
                     Stop::Exit => {
                         if let Some(adverse) = &mut self.adverse {
-                            adverse.flush(warp);
+                            adverse.meet(warp);
                         }
                         strand.state = State::Done;
                         self.worker.warps[warp].strands -= 1;
@@ -656,7 +664,7 @@ impl<'a> Runner<'a> {
             }
         }
         if let Some(adverse) = &mut self.adverse {
-            adverse.finish(&mut self.cx);
+            adverse.finish(&mut self.cx, &self.info.late);
         }
         Ok(true)
     }

@@ -395,6 +395,16 @@ impl Vm {
         let races = (self.config.checked && self.config.global_races).then(Arc::<Mutex<Races>>::default);
         let helpers = if races.is_some() { 0 } else { self.helpers };
         let helpers = (blocks.saturating_sub(1)).min(helpers as u64) as usize;
+        // `grid.sync()` counts in a workspace of the launch: its size, and the barrier.
+        let mut table = self.table();
+        let mut workspace = 0;
+        if kernel.launch_consts.iter().any(|(_, _, source)| source.is_workspace()) {
+            let name = "the grid's workspace";
+            let refused = || Fault::at_launch(kernel, "there is no memory for the grid's workspace".to_owned());
+            let allocation = Allocation::new(8, true, self.config.checked, name).ok_or_else(refused)?;
+            workspace = allocation.base;
+            Arc::make_mut(&mut table).insert(allocation);
+        }
         static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         let info = LaunchInfo {
             grid: launch.grid,
@@ -414,15 +424,16 @@ impl Vm {
             printed: Mutex::default(),
             workers: helpers as u32 + 1,
             grid_id: LAUNCHES.fetch_add(1, Ordering::Relaxed),
+            workspace,
             launch: self.launches.fetch_add(1, Ordering::Relaxed),
             adverse: self.config.adverse,
+            late: Mutex::default(),
             // Blocks below the lowest that failed still run, so that the report does not depend on timing.
             failed: AtomicU64::new(u64::MAX),
             hasty: AtomicBool::new(false),
             interrupts: &self.interrupts,
             uninterrupted,
         };
-        let table = self.table();
         let table: &Table = &table;
         let order = Order::new(blocks, self.config.block_order.or(self.config.adverse), info.launch);
         let workers = AtomicU32::new(0);
@@ -508,6 +519,7 @@ impl Vm {
         };
         let in_use = self.heap.enter();
         self.pool.run(helpers, &work);
+        info.late.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|store| store.write());
         drop(in_use);
         self.remember(leaks.into_inner().unwrap_or_else(PoisonError::into_inner));
         let mut texts = std::mem::take(&mut *info.printed.lock().unwrap_or_else(PoisonError::into_inner));

@@ -30,6 +30,11 @@ pub(crate) fn finish(
     let graphs: Vec<Graph> = units.iter().map(|unit| Graph::new(&unit.code, labels)).collect();
     let (warp_consts, mut const_slots, mut free) = warp_constants(&l);
     let (const_image, launch_consts) = pool(&l, units.iter().flat_map(|unit| &unit.code), &mut const_slots);
+    let array_consts = l.consts.iter().zip(&const_slots).filter_map(|((_, source), slot)| match source {
+        ConstSource::Imm(_, array @ 1..) if *slot != NO_SLOT => Some((*slot, *array)),
+        _ => None,
+    });
+    let array_consts: Vec<(u32, u8)> = array_consts.collect();
     // Every unit has registers of its own: lanes of one warp may be in several.
     let mut slots = vec![NO_SLOT; l.regs.len()];
     let mut saved: Vec<Vec<(u32, Where)>> = Vec::new();
@@ -218,6 +223,8 @@ pub(crate) fn finish(
         preds: l.preds as usize,
         const_image,
         launch_consts,
+        arrays: std::mem::take(&mut l.arrays),
+        array_consts,
         warp_consts,
         caches: caches as usize,
         globals,
@@ -445,7 +452,7 @@ fn pool<'r>(l: &Lower<'_>, code: impl Iterator<Item = &'r Raw>, slots: &mut [u32
         let at = image.len();
         slots[i] = at as u32 | CONST_BIT;
         let lanes: Option<[u64; WARP]> = match source {
-            ConstSource::Imm(v) => Some([*v; WARP]),
+            ConstSource::Imm(v, _) => Some([*v; WARP]),
             ConstSource::Lane { group, thread } => Some(std::array::from_fn(|lane| {
                 lane as u64 / 4 * u64::from(*group) + lane as u64 % 4 * u64::from(*thread)
             })),

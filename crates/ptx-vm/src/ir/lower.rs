@@ -247,6 +247,8 @@ struct Var {
     element: usize,
     /// The register it is relative to, in functions with code of their own.
     base: Option<u32>,
+    /// Which array of shared memory it is, see [`Kernel::arrays`]; 0 for other variables.
+    array: u8,
 }
 
 /// Code of its own: the entry, or a function.
@@ -315,6 +317,8 @@ pub(crate) struct Lower<'a> {
     /// In a function with code of its own: where its frame begins, and its results in registers.
     frame: Option<u32>,
     pub(crate) allocates: bool,
+    /// See [`Kernel::arrays`].
+    pub(crate) arrays: Vec<(String, u64, u64)>,
     results: Vec<(Val, Where, u32)>,
     carry: Option<u32>,
     pub(crate) class: Class,
@@ -471,7 +475,7 @@ impl<'a> Lower<'a> {
         }
         if let Some(at) = self.globals.addresses.get(name) {
             let element = self.top.variables.iter().find(|v| v.name == name).map_or(1, |v| v.element);
-            return Some(Var { space: Space::Global, at: *at, element, base: None });
+            return Some(Var { space: Space::Global, at: *at, element, base: None, array: 0 });
         }
         self.scopes.first().and_then(|s| s.vars.get(name)).copied().filter(|v| v.space == Space::Shared)
     }
@@ -497,11 +501,14 @@ impl<'a> Lower<'a> {
 
     pub(crate) fn constant(&mut self, w: Where, source: ConstSource) -> Val {
         let source = match source {
-            ConstSource::Imm(v) => ConstSource::Imm(match w {
-                Where::W16 => v & 0xffff,
-                Where::W32 => v & 0xffff_ffff,
-                Where::W64 => v,
-            }),
+            ConstSource::Imm(v, array) => ConstSource::Imm(
+                match w {
+                    Where::W16 => v & 0xffff,
+                    Where::W32 => v & 0xffff_ffff,
+                    Where::W64 => v,
+                },
+                array,
+            ),
             other => other,
         };
         let consts = &mut self.consts;
@@ -512,7 +519,7 @@ impl<'a> Lower<'a> {
     }
 
     pub(crate) fn imm(&mut self, w: Where, value: u64) -> Val {
-        self.constant(w, ConstSource::Imm(value))
+        self.constant(w, ConstSource::of(value, 0))
     }
 
     /// The value of an immediate operand of type `ty`.
@@ -556,13 +563,15 @@ impl<'a> Lower<'a> {
             "%smid" => s(Special::SmId),
             "%nsmid" => s(Special::NSm),
             "%gridid" => s(Special::GridId),
-            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0),
-            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1),
+            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::of(0, 0),
+            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::of(1, 0),
             // Counters nobody has set up, and no graph.
-            _ if stem.starts_with("%pm") => ConstSource::Imm(0),
-            "%current_graph_exec" => ConstSource::Imm(0),
+            _ if stem.starts_with("%pm") => ConstSource::of(0, 0),
+            "%current_graph_exec" => ConstSource::of(0, 0),
+            "%envreg1" => s(Special::Workspace(true)),
+            "%envreg2" => s(Special::Workspace(false)),
             // Set up by the driver for launches of kinds there are none of here.
-            _ if stem.starts_with("%envreg") => ConstSource::Imm(0),
+            _ if stem.starts_with("%envreg") => ConstSource::of(0, 0),
             _ => return None,
         };
         let wide = matches!(stem, "%gridid" | "%current_graph_exec") || stem.ends_with("_64");
@@ -639,8 +648,21 @@ impl<'a> Lower<'a> {
         }
     }
 
+    /// The number of an array of shared memory.
+    fn array(&mut self, name: &str, at: usize, size: usize) -> u8 {
+        let new = (name.to_owned(), at as u64, at.saturating_add(size) as u64);
+        let known = self.arrays.iter().position(|array| *array == new);
+        let index = known.unwrap_or_else(|| {
+            self.arrays.push(new);
+            self.arrays.len() - 1
+        });
+        // More than can be told apart are not.
+        u8::try_from(index + 1).unwrap_or(0)
+    }
+
     fn place_of(&mut self, var: Var, offset: i64) -> Val {
-        let at = self.imm(Where::W64, var.at.wrapping_add(offset as u64));
+        let at = ConstSource::of(var.at.wrapping_add(offset as u64), var.array);
+        let at = self.constant(Where::W64, at);
         match var.base {
             None => at,
             Some(base) => {
@@ -659,14 +681,14 @@ impl<'a> Lower<'a> {
             return val;
         }
         if let Val::Const(i) = val
-            && let (_, ConstSource::Imm(v)) = self.consts[i as usize]
+            && let (_, ConstSource::Imm(v, array)) = self.consts[i as usize]
         {
             let v = match (from, signed) {
                 (Where::W16, true) => v as i16 as u64,
                 (Where::W32, true) => v as i32 as u64,
                 _ => v,
             };
-            return self.imm(to, v);
+            return self.constant(to, ConstSource::of(v, array));
         }
         let run = match (from, to, signed) {
             (Where::W16, Where::W32, false) => handler::<UnOp<convert::Zext16To32>>(),
@@ -763,7 +785,7 @@ impl<'a> Lower<'a> {
                 }
                 match self.variable(name) {
                     Some(var) => {
-                        let base = var.base.map_or_else(|| self.imm(w, 0), Val::Reg);
+                        let base = var.base.map_or_else(|| self.constant(w, ConstSource::of(0, var.array)), Val::Reg);
                         Ok((base, (var.at as i64).wrapping_add(*offset), Some(var.space)))
                     }
                     None => self.error(format!("unknown name `{name}`")),
@@ -980,7 +1002,13 @@ impl<'a> Lower<'a> {
                     }
                     let w = width(decl.ty);
                     self.local = self.local.next_multiple_of(w.bytes());
-                    let var = Var { space: Space::Local, at: self.local as u64, element: w.bytes(), base: self.frame };
+                    let var = Var {
+                        space: Space::Local,
+                        at: self.local as u64,
+                        element: w.bytes(),
+                        base: self.frame,
+                        array: 0,
+                    };
                     self.local += w.bytes();
                     let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
                     if out {
@@ -1180,7 +1208,7 @@ impl<'a> Lower<'a> {
                     self.results.push((Val::Reg(id), width(decl.ty), arg));
                 }
             } else {
-                let var = Var { space: Space::Local, at: 0, element: decl.ty.bytes(), base: Some(arg) };
+                let var = Var { space: Space::Local, at: 0, element: decl.ty.bytes(), base: Some(arg), array: 0 };
                 self.scope().vars.insert(decl.name, var);
             }
         }
@@ -1274,7 +1302,7 @@ impl<'a> Lower<'a> {
                     if let Err(error) = self.variable_declared(var) {
                         self.note(error)?;
                         // What uses it is no gap of its own.
-                        let any = Var { space: var.space, at: 0, element: var.element, base: None };
+                        let any = Var { space: var.space, at: 0, element: var.element, base: None, array: 0 };
                         self.scope().vars.insert(var.name, any);
                     }
                 }
@@ -1320,7 +1348,11 @@ impl<'a> Lower<'a> {
         }
         let space = if var.space == Space::Param { Space::Local } else { var.space };
         let base = if space == Space::Local { self.frame } else { None };
-        self.scope().vars.insert(var.name, Var { space, at: at as u64, element: var.element, base });
+        let array = match space {
+            Space::Shared => self.array(var.name, at, var.size),
+            _ => 0,
+        };
+        self.scope().vars.insert(var.name, Var { space, at: at as u64, element: var.element, base, array });
         Ok(())
     }
 
@@ -1482,6 +1514,7 @@ fn decode<'a>(
         units: Vec::new(),
         frame: None,
         allocates: false,
+        arrays: Vec::new(),
         results: Vec::new(),
         carry: None,
         class: Class::Other,
@@ -1518,17 +1551,19 @@ fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, us
     let static_total = shared_total(l);
     let dynamic_at = static_total.next_multiple_of(dynamic_align);
     let names: Vec<&str> = l.dynamic.keys().copied().collect();
+    let array = if names.is_empty() { 0 } else { l.array("", dynamic_at, usize::MAX - dynamic_at) };
     for name in &names {
         let element = top.variables.iter().find(|v| v.name == *name).map_or(1, |v| v.element);
-        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, element, base: None });
+        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, element, base: None, array });
     }
     let mut params = Vec::new();
     l.scopes.push(Scope::default());
     for p in &function.params {
         let offset = l.param_bytes.next_multiple_of(p.align.max(1));
-        l.scope()
-            .vars
-            .insert(p.name, Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None });
+        l.scope().vars.insert(
+            p.name,
+            Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None, array: 0 },
+        );
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         l.param_bytes = offset + p.size;
         if l.param_bytes > MOST_PARAMS {

@@ -64,12 +64,15 @@ pub(crate) enum Special {
     NSm,
     /// Number of the launch.
     GridId,
+    /// Half of the address of the grid's workspace, in which cooperative groups keep their barrier: the upper one, or the lower.
+    Workspace(bool),
 }
 
 /// Where a constant's lanes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ConstSource {
-    Imm(u64),
+    /// A number, and the array of shared memory it is an address of (0: none).
+    Imm(u64, u8),
     /// Lane `4 g + t` gives `g * group + t * thread`; the lane number itself is 4, 1.
     Lane {
         group: u32,
@@ -80,6 +83,16 @@ pub(crate) enum ConstSource {
     /// Bytes of the parameter block at an offset, read as a type.
     Param(u32, Ty),
     Special(Special),
+}
+
+impl ConstSource {
+    pub(crate) fn of(value: u64, array: u8) -> ConstSource {
+        ConstSource::Imm(value, array)
+    }
+
+    pub(crate) fn is_workspace(self) -> bool {
+        matches!(self, ConstSource::Special(Special::Workspace(_)))
+    }
 }
 
 /// Lane width of a register or constant.
@@ -131,6 +144,10 @@ pub struct Kernel {
     pub(crate) const_image: Vec<u8>,
     /// Constants to fill in at launch: byte offset, width, source.
     pub(crate) launch_consts: Vec<(u32, Where, ConstSource)>,
+    /// The arrays of shared memory: name (empty for what is dynamic), first byte and end. Their numbers begin at 1.
+    pub(crate) arrays: Vec<(String, u64, u64)>,
+    /// Constants that are addresses in one of them: slot and number.
+    pub(crate) array_consts: Vec<(u32, u8)>,
     /// Registers to fill in for every warp.
     pub(crate) warp_consts: Vec<(u32, Where, Special)>,
     pub(crate) caches: usize,
