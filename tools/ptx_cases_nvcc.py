@@ -106,6 +106,14 @@ def reduce(r):
     return "reduce", [3], [256], 0, [Buf(x), out(np.array([x.astype(float).sum() + 1], np.float32), 1e-5, 1e-3, np.ones(1, np.float32)), i32(1250)]
 
 
+@case("grid_sync", keep=True)
+def grid_sync(r):
+    x = r.integers(0, 100, 512).astype(np.int32)
+    want = x
+    for _ in range(4): want = np.roll(want, -1) + 1
+    return "rounds", [8], [64], 0, [out(want, init=x), out(want + 1000), i32(512)]
+
+
 @case("reduce", flags=["-G"])
 def reduce_debug(r): return reduce(r)
 
