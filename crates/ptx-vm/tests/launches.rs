@@ -410,10 +410,22 @@ fn static_shared_memory_has_the_limit_of_ptxas() {
 }
 
 #[test]
-fn what_the_system_reserves_is_not_made_up() {
-    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n.reg .b32 %r<2>;
-        mov.u32 %r0, %reserved_smem_offset_1;\nret;\n}";
-    let error = Module::parse("t.ptx", text).and_then(|m| m.kernel("k")).err().unwrap();
-    assert!(error.to_string().contains("reserved for the system"), "{error}");
-    assert_eq!(error.line, 6);
+fn what_is_reserved_of_shared_memory_lies_behind_the_blocks_own() {
+    let text = ".version 7.6\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {
+        .reg .b32 %r<9>; .reg .b64 %rd<3>; .shared .align 16 .b8 own[40];
+        ld.param.u64 %rd1, [out]; mov.u32 %r1, %reserved_smem_offset_begin; mov.u32 %r2, %reserved_smem_offset_1;
+        mov.u32 %r3, %reserved_smem_offset_end; mov.u32 %r4, %total_smem_size; mov.u32 %r5, %reserved_smem_offset_cap;
+        ld.shared.u32 %r6, [%r2]; st.shared.u32 [%r2], 7; st.global.v4.u32 [%rd1], {%r1, %r3, %r4, %r5};
+        st.global.v2.u32 [%rd1 + 16], {%r2, %r6}; ret;\n}";
+    for config in [VmConfig::default(), VmConfig { checked: true, ..VmConfig::default() }, VmConfig::adverse(1)] {
+        let vm = Vm::new(config);
+        let kernel = Module::parse("k.ptx", text).unwrap().kernel("k").unwrap();
+        let out = vm.alloc(24).unwrap();
+        let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 9 };
+        vm.launch(&kernel, &launch, &out.to_le_bytes()).unwrap();
+        let mut bytes = [0; 24];
+        vm.read(out, &mut bytes).unwrap();
+        let words: Vec<u32> = bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+        assert_eq!(words, [64, 64 + 1024, 49, 1024, 64 + 512, 0]);
+    }
 }

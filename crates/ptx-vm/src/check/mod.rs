@@ -92,12 +92,20 @@ impl Watch {
         })
     }
 
-    /// A new block begins: its registers, its shared and its local memory hold nothing.
-    pub(crate) fn start_block(&mut self, kernel: &Kernel, block: u64, shared: usize, warps: usize, local: usize) {
+    /// A new block begins: its registers, its shared memory, of which the first `own` bytes are its own, and its local memory hold nothing.
+    pub(crate) fn start_block(
+        &mut self,
+        kernel: &Kernel,
+        block: u64,
+        [shared, own]: [usize; 2],
+        warps: usize,
+        local: usize,
+    ) {
         if let Some(check) = &mut self.check {
             check.block = block;
             check.shared.start(shared, warps);
             check.memory.start(shared, warps, local);
+            check.memory.define_shared(own as u32, shared - own);
             check.defined.start(kernel, warps);
             check.arrays.iter_mut().for_each(Arrays::start);
             check.pending.clear();

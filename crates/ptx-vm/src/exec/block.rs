@@ -11,7 +11,7 @@ use super::op::*;
 use super::vm::INTERRUPTED;
 use crate::check::{Leak, Watch};
 use crate::error::{Fault, FaultKind};
-use crate::ir::{AccessKind, Class, ConstSource, Kernel, Special, Where};
+use crate::ir::{AccessKind, Class, ConstSource, Kernel, RESERVED, Special, Where};
 use crate::math::mma::TensorCore;
 use crate::memory::{Heap, Table};
 use crate::parse::Ty;
@@ -238,6 +238,8 @@ pub(crate) struct Runner<'a> {
     local: *mut u8,
     /// Bytes of local memory for each thread.
     local_bytes: usize,
+    /// Bytes of shared memory without what is reserved for the system.
+    own_shared: u32,
     pub(crate) watch: Option<Box<Watch>>,
     adverse: Option<Box<Adversary>>,
     /// Number and index of the block.
@@ -283,7 +285,9 @@ impl<'a> Runner<'a> {
         let warps = threads.div_ceil(WARP as u32) as usize;
         let regs = worker.regs.reserve(kernel.reg_bytes * warps);
         let consts = worker.consts.reserve(kernel.const_image.len());
-        let shared_len = kernel.static_shared as u32 + info.dynamic_shared;
+        let own_shared = kernel.static_shared as u32 + info.dynamic_shared;
+        let asks = kernel.launch_consts.iter().any(|(_, _, source)| source.is_reserved());
+        let shared_len = if asks { own_shared.next_multiple_of(16) + RESERVED } else { own_shared };
         let shared = worker.shared.reserve(shared_len as usize);
         // A stack is no power of two long, or its lanes would fall on the same cache lines.
         let stack = info.stack.next_multiple_of(64) + 32;
@@ -347,6 +351,7 @@ impl<'a> Runner<'a> {
             regs,
             local,
             local_bytes,
+            own_shared,
             watch,
             adverse: info.adverse.map(|seed| Box::new(Adversary::new(seed, !info.checked))),
             number: 0,
@@ -419,7 +424,8 @@ impl<'a> Runner<'a> {
                 Special::Ctaid(a) => block[a as usize],
                 Special::NWarpId => self.warps as u32,
                 Special::DynamicShared => info.dynamic_shared,
-                Special::TotalShared => self.cx.shared_len,
+                Special::TotalShared => self.own_shared,
+                Special::Reserved(at) => self.own_shared.next_multiple_of(16) + at,
                 Special::SmId => self.sm,
                 Special::NSm => info.workers,
                 Special::Tid(_) | Special::WarpId | Special::GridId | Special::Workspace(_) => 0,
@@ -488,7 +494,8 @@ impl<'a> Runner<'a> {
         }
         self.clear();
         if let Some(watch) = &mut self.watch {
-            watch.start_block(self.kernel, number, self.cx.shared_len as usize, self.warps, self.local_bytes);
+            let shared = [self.cx.shared_len, self.own_shared].map(|bytes| bytes as usize);
+            watch.start_block(self.kernel, number, shared, self.warps, self.local_bytes);
         }
     }
 
@@ -498,7 +505,9 @@ impl<'a> Runner<'a> {
         self.worker.preds.fill(0);
         // SAFETY: the memory has these sizes; slots lie inside the registers.
         unsafe {
-            std::ptr::write_bytes(self.cx.shared, fresh, self.cx.shared_len as usize);
+            // What is reserved holds zeros when a block begins.
+            std::ptr::write_bytes(self.cx.shared, 0, self.cx.shared_len as usize);
+            std::ptr::write_bytes(self.cx.shared, fresh, self.own_shared as usize);
             let frames = if self.kernel.stack { self.kernel.frame_bytes } else { self.local_bytes };
             for thread in 0..self.warps * WARP {
                 std::ptr::write_bytes(self.local.add(thread * self.local_bytes), fresh, frames);

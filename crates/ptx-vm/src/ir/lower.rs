@@ -273,6 +273,9 @@ struct Scope<'a> {
     targets: HashMap<&'a str, Vec<&'a str>>,
 }
 
+/// Bytes of shared memory that are reserved for the system, in blocks of kernels that ask where.
+pub(crate) const RESERVED: u32 = 1024;
+
 /// Instructions a kernel may have after inlining; beyond it something is wrong (or recursive).
 const MAX_CODE: usize = 4_000_000;
 
@@ -568,6 +571,11 @@ impl<'a> Lower<'a> {
             // Counters nobody has set up, and no graph.
             _ if stem.starts_with("%pm") => ConstSource::of(0, 0),
             "%current_graph_exec" => ConstSource::of(0, 0),
+            // Behind the block's own here, 1 KiB as on hardware; cooperative groups keep barriers at the second of the two places.
+            "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => s(Special::Reserved(0)),
+            "%reserved_smem_offset_1" => s(Special::Reserved(RESERVED / 2)),
+            "%reserved_smem_offset_end" => s(Special::Reserved(RESERVED)),
+            "%reserved_smem_offset_cap" => ConstSource::of(u64::from(RESERVED), 0),
             "%envreg1" => s(Special::Workspace(true)),
             "%envreg2" => s(Special::Workspace(false)),
             // Set up by the driver for launches of kinds there are none of here.
@@ -620,10 +628,6 @@ impl<'a> Lower<'a> {
                 }
                 if let Some((w, source)) = self.special(name) {
                     return Ok((self.constant(w, source), w));
-                }
-                if name.starts_with("%reserved_smem_offset_") {
-                    // Where it is depends on the architecture and the driver, and nobody says on what.
-                    return self.error("the part of shared memory that is reserved for the system is not there");
                 }
                 self.symbol(name, 0)
             }

@@ -11,6 +11,6 @@ mod print;
 
 pub use isa::{Coverage, coverage};
 pub use lower::Class;
-pub(crate) use lower::{Access, AccessKind, Meta};
+pub(crate) use lower::{Access, AccessKind, Meta, RESERVED};
 pub(crate) use module::{ConstSource, Special, Where};
 pub use module::{Kernel, Module, Param};

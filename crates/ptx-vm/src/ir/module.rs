@@ -66,6 +66,8 @@ pub(crate) enum Special {
     GridId,
     /// Half of the address of the grid's workspace, in which cooperative groups keep their barrier: the upper one, or the lower.
     Workspace(bool),
+    /// An offset into the shared memory that is reserved for the system, from where that begins.
+    Reserved(u32),
 }
 
 /// Where a constant's lanes come from.
@@ -88,6 +90,10 @@ pub(crate) enum ConstSource {
 impl ConstSource {
     pub(crate) fn of(value: u64, array: u8) -> ConstSource {
         ConstSource::Imm(value, array)
+    }
+
+    pub(crate) fn is_reserved(self) -> bool {
+        matches!(self, ConstSource::Special(Special::Reserved(_)))
     }
 
     pub(crate) fn is_workspace(self) -> bool {
