@@ -1,7 +1,9 @@
 //! Speed of the VM on this machine's CPU: `cargo bench -p ptx-vm`. Kernels in `benches/ptx/bench.cu`, compiled with NVRTC 12.0.140 for
-//! compute_80. Figures are the best of several runs.
+//! compute_80. Figures are the best of several runs, ratios those of alternating ones.
 
-use ptx_vm::{Launch, Module, Vm, VmConfig};
+use ptx_vm::{Kernel, Launch, Module, Vm, VmConfig};
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Instant;
 
 fn best(runs: usize, mut f: impl FnMut()) -> f64 {
@@ -24,67 +26,87 @@ fn params(parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// A kernel with its memory, ready to be launched on one device.
+struct Work {
+    vm: Vm,
+    kernel: Arc<Kernel>,
+    launch: Launch,
+    params: Vec<u8>,
+}
+
+impl Work {
+    fn run(&self) {
+        self.vm.launch(&self.kernel, &self.launch, &self.params).expect("the kernel runs");
+    }
+}
+
+/// A chain of `fma`: instructions without memory.
+fn chain(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+    let y = vm.alloc(64 * 128 * 4)?;
+    let parts = [&y.to_le_bytes()[..], &0.999f32.to_le_bytes(), &0.5f32.to_le_bytes(), &200i32.to_le_bytes()];
+    let launch = Launch { grid: [64, 1, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    Ok(Work { vm, kernel: module.kernel("chain")?, launch, params: params(&parts) })
+}
+
+/// `y += a x` over 4 M elements.
+fn axpy(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+    let n = 4 << 20;
+    let (x, y) = (vm.alloc(n * 4)?, vm.alloc(n * 4)?);
+    vm.fill(x, 0, n * 4)?;
+    vm.fill(y, 0, n * 4)?;
+    let parts = [&x.to_le_bytes()[..], &y.to_le_bytes(), &2f32.to_le_bytes(), &(n as i32).to_le_bytes()];
+    let launch = Launch { grid: [256, 1, 1], block: [256, 1, 1], dynamic_shared: 0 };
+    Ok(Work { vm, kernel: module.kernel("axpy")?, launch, params: params(&parts) })
+}
+
+/// A product of 512^3 in f16 by `mma`, whose result is looked at.
+fn gemm(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+    let d = 512usize;
+    let (a, b, c) = (vm.alloc(d * d * 2)?, vm.alloc(d * d * 2)?, vm.alloc(d * d * 4)?);
+    let ones: Vec<u8> = (0..d * d).flat_map(|_| 0x3c00u16.to_le_bytes()).collect();
+    vm.write(a, &ones)?;
+    vm.write(b, &ones)?;
+    let i = (d as i32).to_le_bytes();
+    let parts = [&a.to_le_bytes()[..], &b.to_le_bytes(), &c.to_le_bytes(), &i, &i, &i];
+    let launch = Launch { grid: [4, 4, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let work = Work { vm, kernel: module.kernel("gemm_f16")?, launch, params: params(&parts) };
+    work.run();
+    let mut out = vec![0u8; d * d * 4];
+    work.vm.read(c, &mut out)?;
+    assert!(out.chunks(4).all(|v| v == 512f32.to_le_bytes()), "the product is wrong");
+    Ok(work)
+}
+
+type Prepare = fn(&Module, Vm) -> Result<Work, Box<dyn Error>>;
+
+fn main() -> Result<(), Box<dyn Error>> {
     let module = Module::parse("bench.ptx", include_str!("ptx/bench.ptx"))?;
-    for (threads, counters) in [(1, false), (1, true), (0, false)] {
-        let vm = Vm::new(VmConfig { threads, counters, ..VmConfig::default() });
-        let counting = if counters { ", counting" } else { "" };
-        let cores = if threads == 0 { std::thread::available_parallelism()?.get() } else { threads };
-
-        let kernel = module.kernel("chain")?;
-        let y = vm.alloc(64 * 128 * 4)?;
-        let steps = 200i32;
-        let p = params(&[&y.to_le_bytes(), &0.999f32.to_le_bytes(), &0.5f32.to_le_bytes(), &steps.to_le_bytes()]);
-        let launch = Launch { grid: [64, 1, 1], block: [128, 1, 1], dynamic_shared: 0 };
-        let t = best(5, || {
-            vm.launch(&kernel, &launch, &p).expect("chain");
-        });
-        let ops = 64.0 * 128.0 * f64::from(steps) * 32.0;
-        println!(
-            "{cores} cores{counting}  fma chain          {:8.2} G lane-ops/s  ({:.2} ns a warp instruction)",
-            ops / t / 1e9,
-            t * cores as f64 / (ops / 32.0) * 1e9
-        );
-
-        let n = 4 << 20;
-        let kernel = module.kernel("axpy")?;
-        let (x, y) = (vm.alloc(n * 4)?, vm.alloc(n * 4)?);
-        vm.fill(x, 0, n * 4)?;
-        vm.fill(y, 0, n * 4)?;
-        let p = params(&[&x.to_le_bytes(), &y.to_le_bytes(), &2f32.to_le_bytes(), &(n as i32).to_le_bytes()]);
-        let launch = Launch { grid: [256, 1, 1], block: [256, 1, 1], dynamic_shared: 0 };
-        let t = best(5, || {
-            vm.launch(&kernel, &launch, &p).expect("axpy");
-        });
-        println!(
-            "{cores} cores{counting}  axpy of 4M         {:8.2} ms  ({:.2} G elements/s, {:.1} GB/s)",
-            t * 1e3,
-            n as f64 / t / 1e9,
-            n as f64 * 12.0 / t / 1e9
-        );
-
-        let d = 512usize;
-        let kernel = module.kernel("gemm_f16")?;
-        let (a, b, c) = (vm.alloc(d * d * 2)?, vm.alloc(d * d * 2)?, vm.alloc(d * d * 4)?);
-        let ones: Vec<u8> = (0..d * d).flat_map(|_| 0x3c00u16.to_le_bytes()).collect();
-        vm.write(a, &ones)?;
-        vm.write(b, &ones)?;
-        let i = (d as i32).to_le_bytes();
-        let p = params(&[&a.to_le_bytes(), &b.to_le_bytes(), &c.to_le_bytes(), &i, &i, &i]);
-        let launch = Launch { grid: [4, 4, 1], block: [128, 1, 1], dynamic_shared: 0 };
-        let t = best(10, || {
-            vm.launch(&kernel, &launch, &p).expect("gemm");
-        });
-        let mut out = vec![0u8; d * d * 4];
-        vm.read(c, &mut out)?;
-        assert!(out.chunks(4).all(|v| v == 512f32.to_le_bytes()), "the product is wrong");
-        println!(
-            "{cores} cores{counting}  f16 mma GEMM 512^3 {:8.2} ms  ({:.1} GFLOP/s)",
-            t * 1e3,
-            2.0 * (d as f64).powi(3) / t / 1e9
-        );
-        for ptr in [x, a, b, c] {
-            vm.free(ptr)?;
+    let plain = || VmConfig { threads: 1, ..VmConfig::default() };
+    let modes = [
+        ("counting", VmConfig { counters: true, ..plain() }),
+        ("checked", VmConfig { checked: true, ..plain() }),
+        ("checked, races global", VmConfig { checked: true, global_races: true, ..plain() }),
+        ("adverse", VmConfig { threads: 1, ..VmConfig::adverse(1) }),
+        ("all cores", VmConfig::default()),
+    ];
+    let kernels: [(&str, Prepare, f64, &str); 3] = [
+        ("fma chain", chain, 64.0 * 128.0 * 200.0 * 32.0 / 1e9, "G lane operations/s"),
+        ("axpy of 4M", axpy, f64::from(4 << 20) / 1e9, "G elements/s"),
+        ("f16 mma GEMM 512^3", gemm, 2.0 * 512f64.powi(3) / 1e9, "GFLOP/s"),
+    ];
+    for (name, prepare, amount, unit) in kernels {
+        let first = prepare(&module, Vm::new(plain()))?;
+        let t = best(10, || first.run());
+        println!("{name:<20} {:<22} {:9.2} ms  {:8.2} {unit}", "1 core", t * 1e3, amount / t);
+        for (mode, config) in &modes {
+            let other = prepare(&module, Vm::new(config.clone()))?;
+            // One after the other, so that a noisy machine is as noisy for both.
+            let (mut plain, mut time) = (f64::INFINITY, f64::INFINITY);
+            for _ in 0..3 {
+                plain = plain.min(best(2, || first.run()));
+                time = time.min(best(1, || other.run()));
+            }
+            println!("{name:<20} {mode:<22} {:9.2} ms  {:8.2} times 1 core", time * 1e3, time / plain);
         }
     }
     Ok(())
