@@ -494,8 +494,7 @@ impl Defined {
             let mut copy = *op;
             let mut list = [0u32; 8];
             let slot_of = |k: usize| (self.scratch + 2 * UNIT * k) as u32 | CONST_BIT;
-            let mut taken = 0;
-            for i in (0..5).filter(|i| controls >> i & 1 != 0) {
+            for (taken, i) in (0..5).filter(|i| controls >> i & 1 != 0).enumerate() {
                 let from = if listed { cx.list(op, i) } else { (*op).r[i] };
                 let value = cx.at::<u32>(from).cast_const();
                 let to = self.zeros.at().add(self.scratch + 2 * UNIT * taken);
@@ -505,7 +504,6 @@ impl Defined {
                 } else {
                     copy.r[i] = slot_of(taken);
                 }
-                taken += 1;
             }
             let (base, lists) = (cx.base, cx.lists);
             if listed && controls != 0 {

@@ -306,10 +306,10 @@ impl Check {
                             self.order_blocks(cx, access, &addr);
                         }
                     }
-                    if access.order & Access::CONSTANT != 0 {
-                        if let Some((lane, a, message)) = self.memory.constant(cx, access) {
-                            self.report(FaultKind::Race, lane, Some(a), || message)?;
-                        }
+                    if access.order & Access::CONSTANT != 0
+                        && let Some((lane, a, message)) = self.memory.constant(cx, access)
+                    {
+                        self.report(FaultKind::Race, lane, Some(a), || message)?;
                     }
                     match (access.kind, meta.rule) {
                         (AccessKind::Load, _) => self.memory.load(&mut self.defined, cx, op, index, access),

@@ -33,6 +33,9 @@ pub(crate) struct Store {
     mask: u32,
     bytes: usize,
     addr: L<u64>,
+    /// First address and end of all lanes.
+    first: u64,
+    end: u64,
     to: [*mut u8; WARP],
     value: [[u8; MOST]; WARP],
 }
@@ -63,7 +66,7 @@ struct Bulk {
 
 #[derive(Default)]
 struct Warp {
-    stores: Vec<Store>,
+    stores: VecDeque<Box<Store>>,
     copies: Vec<Copy>,
     committed: L<u32>,
     bulk_committed: L<u32>,
@@ -78,14 +81,14 @@ pub(crate) struct Adversary {
     state: u64,
     warps: Vec<Warp>,
     /// Stores to global memory that the block's threads see and other blocks do not.
-    near: Vec<Store>,
+    near: VecDeque<Box<Store>>,
     /// Whether memory is late too; checked mode looks at accesses when they are made.
     late: bool,
 }
 
 impl Adversary {
     pub(crate) fn new(seed: u64, late: bool) -> Adversary {
-        Adversary { seed, state: 0, warps: Vec::new(), near: Vec::new(), late }
+        Adversary { seed, state: 0, warps: Vec::new(), near: VecDeque::new(), late }
     }
 
     /// A block begins.
@@ -147,10 +150,12 @@ impl Adversary {
     pub(crate) fn meet(&mut self, warp: usize) {
         for store in std::mem::take(&mut self.warps[warp].stores) {
             if store.is_global() {
-                if self.near.len() == NEAR {
-                    self.near.remove(0).write();
+                if self.near.len() == NEAR
+                    && let Some(oldest) = self.near.pop_front()
+                {
+                    oldest.write();
                 }
-                self.near.push(store);
+                self.near.push_back(store);
             } else {
                 store.write();
             }
@@ -158,7 +163,7 @@ impl Adversary {
     }
 
     /// The block is over: copies arrive that have not. What other blocks have yet to see stays in the `launch`, to whose end it may be on its way.
-    pub(crate) fn finish(&mut self, cx: &mut Cx, launch: &Mutex<VecDeque<Store>>) {
+    pub(crate) fn finish(&mut self, cx: &mut Cx, launch: &Mutex<VecDeque<Box<Store>>>) {
         for warp in 0..self.warps.len() {
             self.meet(warp);
             for bulk in std::mem::take(&mut self.warps[warp].bulk) {
@@ -256,15 +261,16 @@ impl Adversary {
         // SAFETY: forwarded.
         let addr = unsafe { addresses(cx, access) };
         let bytes = u64::from(access.bytes);
+        let (first, last) = lanes_of(cx.mask).fold((u64::MAX, 0), |(lo, hi), i| (lo.min(addr[i]), hi.max(addr[i])));
+        let close = |store: &Store| first < store.end && store.first < last.saturating_add(bytes);
         let meets = |store: &Store| {
             lanes_of(store.mask & cx.mask)
                 .any(|i| addr[i] < store.addr[i] + store.bytes as u64 && store.addr[i] < addr[i] + bytes)
         };
-        let reaches = |store: &Store| {
-            let (first, end) = store.span();
-            lanes_of(cx.mask).any(|i| addr[i] < end && first < addr[i] + bytes)
-        };
-        if stores.iter().any(meets) || self.near.iter().any(reaches) {
+        let reaches = |store: &Store| lanes_of(cx.mask).any(|i| addr[i] < store.end && store.first < addr[i] + bytes);
+        if stores.iter().any(|store| close(store) && meets(store))
+            || self.near.iter().any(|store| close(store) && reaches(store))
+        {
             self.flush(cx.warp as usize);
         }
     }
@@ -283,16 +289,24 @@ impl Adversary {
             }
             let addr = addresses(cx, access);
             let bytes = access.bytes as usize;
-            let mut store =
-                Store { mask: cx.mask, bytes, addr, to: [std::ptr::null_mut(); WARP], value: [[0; MOST]; WARP] };
-            for lane in lanes_of(cx.mask) {
-                let a = addr[lane];
-                let seen = (SHARED_WINDOW..SHARED_WINDOW + u64::from(cx.shared_len)).contains(&a) || a >= GLOBAL_BASE;
-                if !seen || a & (bytes as u64 - 1) != 0 {
-                    return None;
-                }
-                store.to[lane] = resolve(cx, a, bytes as u64, true, lane as u32)?;
+            let (first, last, bits) = lanes_of(cx.mask)
+                .fold((u64::MAX, 0, 0), |(lo, hi, bits), i| (lo.min(addr[i]), hi.max(addr[i]), bits | addr[i]));
+            let end = last.checked_add(bytes as u64)?;
+            let shared = first >= SHARED_WINDOW && end <= SHARED_WINDOW + u64::from(cx.shared_len);
+            if !(shared || first >= GLOBAL_BASE) || bits & (bytes as u64 - 1) != 0 {
+                return None;
             }
+            // Of several allocations the handler knows better.
+            let base = resolve(cx, first, end - first, true, 0)?;
+            let mut store = Box::new(Store {
+                mask: cx.mask,
+                bytes,
+                addr,
+                first,
+                end,
+                to: addr.map(|a| base.wrapping_add(a.wrapping_sub(first) as usize)),
+                value: [[0; MOST]; WARP],
+            });
             let count = access.lanes.max(1) as usize;
             let element = bytes / count;
             for v in 0..count {
@@ -305,10 +319,12 @@ impl Adversary {
             }
             // As the handler: of lanes at one place the last one wins, because they are written in order.
             let stores = &mut self.warps[warp].stores;
-            if stores.len() == STORES {
-                stores.remove(0).write();
+            if stores.len() == STORES
+                && let Some(oldest) = stores.pop_front()
+            {
+                oldest.write();
             }
-            stores.push(store);
+            stores.push_back(store);
             Some(op.add(1))
         }
     }
@@ -465,13 +481,7 @@ unsafe impl Send for Store {}
 
 impl Store {
     fn is_global(&self) -> bool {
-        lanes_of(self.mask).all(|lane| self.addr[lane] >= GLOBAL_BASE)
-    }
-
-    /// First address and end of all lanes.
-    fn span(&self) -> (u64, u64) {
-        let addr = || lanes_of(self.mask).map(|lane| self.addr[lane]);
-        (addr().min().unwrap_or(0), addr().max().unwrap_or(0) + self.bytes as u64)
+        self.first >= GLOBAL_BASE
     }
 
     pub(crate) fn write(&self) {

@@ -72,7 +72,7 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) launch: u64,
     pub(crate) adverse: Option<u64>,
     /// Stores of blocks that are over which other blocks have not seen.
-    pub(crate) late: Mutex<VecDeque<Store>>,
+    pub(crate) late: Mutex<VecDeque<Box<Store>>>,
     /// The lowest block that has failed: those behind it need not go on.
     pub(crate) failed: AtomicU64,
     /// Somebody had to wait for another lane or block: take turns more often.

@@ -366,7 +366,7 @@ impl Vm {
         let _ = self.interrupts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    fn remember(&self, leaks: BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>) {
+    fn remember(&self, leaks: Leaks) {
         if leaks.is_empty() {
             return;
         }
@@ -443,8 +443,7 @@ impl Vm {
         let cut = AtomicBool::new(false);
         let counting = self.config.counters || self.config.profile;
         let totals: Mutex<Option<Tally>> = Mutex::default();
-        // By instruction: the lowest block that stored undefined values, where all went, and that block's report.
-        let leaks: Mutex<BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>> = Mutex::default();
+        let leaks: Mutex<Leaks> = Mutex::default();
         let work = || {
             let sm = workers.fetch_add(1, Ordering::Relaxed);
             let mut free: Option<Runner<'_>> = None;
@@ -550,6 +549,9 @@ impl Vm {
         Ok(LaunchStats { seconds, counters, profile })
     }
 }
+
+/// The stores of undefined values of a launch, by instruction: the lowest block that did it, where all went, and that block's report.
+type Leaks = BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>;
 
 /// Stores of undefined values remembered for reports.
 const LEAKS: usize = 1024;
