@@ -261,7 +261,7 @@ impl Adversary {
         // SAFETY: forwarded.
         let addr = unsafe { addresses(cx, access) };
         let bytes = u64::from(access.bytes);
-        let (first, last) = lanes_of(cx.mask).fold((u64::MAX, 0), |(lo, hi), i| (lo.min(addr[i]), hi.max(addr[i])));
+        let (first, last, _) = span(&addr, cx.mask);
         let close = |store: &Store| first < store.end && store.first < last.saturating_add(bytes);
         let meets = |store: &Store| {
             lanes_of(store.mask & cx.mask)
@@ -282,15 +282,16 @@ impl Adversary {
             let warp = cx.warp as usize;
             self.release(warp, access);
             let private = matches!(access.space, Space::Local | Space::Param);
-            if private || access.order & Access::STRONG != 0 || self.once_in(2) {
+            // One store in four to global memory is late, every second other one.
+            let late = if access.space == Space::Global { self.once_in(4) } else { self.once_in(2) };
+            if private || access.order & Access::STRONG != 0 || !late {
                 // In the order of the program, where it is the same memory.
                 self.forward(cx, access);
                 return None;
             }
             let addr = addresses(cx, access);
             let bytes = access.bytes as usize;
-            let (first, last, bits) = lanes_of(cx.mask)
-                .fold((u64::MAX, 0, 0), |(lo, hi, bits), i| (lo.min(addr[i]), hi.max(addr[i]), bits | addr[i]));
+            let (first, last, bits) = span(&addr, cx.mask);
             let end = last.checked_add(bytes as u64)?;
             let shared = first >= SHARED_WINDOW && end <= SHARED_WINDOW + u64::from(cx.shared_len);
             if !(shared || first >= GLOBAL_BASE) || bits & (bytes as u64 - 1) != 0 {
@@ -528,6 +529,18 @@ impl Bulk {
 
 fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
     (0..WARP).filter(move |lane| mask >> lane & 1 != 0)
+}
+
+/// The least and the greatest address of some lanes, and all their bits.
+fn span(addr: &L<u64>, mask: u32) -> (u64, u64, u64) {
+    let any = addr[mask.trailing_zeros() as usize & 31];
+    let mut all = *addr;
+    if mask != FULL {
+        for (i, a) in all.iter_mut().enumerate() {
+            *a = if mask >> i & 1 != 0 { *a } else { any };
+        }
+    }
+    all.iter().fold((u64::MAX, 0, 0), |(lo, hi, bits), a| (lo.min(*a), hi.max(*a), bits | a))
 }
 
 /// The generic addresses of an access.
