@@ -4,7 +4,7 @@
 //! an agent did at time `t` is ordered before whoever knows it beyond `t`. Lanes of a warp that know the same share one clock, and a
 //! barrier of the whole block is a floor under all clocks, so that kernels which use nothing else pay nothing.
 
-use crate::exec::op::{FULL, WARP};
+use crate::exec::op::{FULL, WARP, lanes_of};
 use std::collections::{HashMap, VecDeque};
 
 /// Whoever touches memory: the threads of the block by number, then each thread's `cp.async` copies, then whatever [`Tracked`] names.
@@ -41,10 +41,6 @@ pub(super) fn raise(clock: &mut Clock, agent: usize, time: u32) {
         clock.resize(agent + 1, 0);
     }
     clock[agent] = clock[agent].max(time);
-}
-
-fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
-    (0..WARP).filter(move |l| mask >> l & 1 != 0)
 }
 
 /// Lanes of a warp that know the same.

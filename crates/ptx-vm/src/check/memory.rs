@@ -4,12 +4,12 @@ use super::addresses;
 use super::defined::{Bits, Defined};
 use crate::exec::alu::NO_SLOT;
 use crate::exec::mem::Atom;
-use crate::exec::op::{Cx, FULL, Op, WARP};
+use crate::exec::op::{Cx, FULL, Op, WARP, lanes_of};
 use crate::ir::{Access, Kernel};
 use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
 use crate::parse::Space;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The most bytes of an access of a lane.
 const MOST: usize = 32;
@@ -164,7 +164,7 @@ impl Memory {
                 if block { self.place(cx, shared, addr[0], (WARP * bytes) as u64, 0) } else { std::ptr::null_mut() };
             let clean = !whole.is_null() && is_zero(whole, WARP * bytes);
             if !clean {
-                for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+                for lane in lanes_of(cx.mask) {
                     let at = self.place(cx, shared, addr[lane], bytes as u64, lane);
                     if !at.is_null() && !is_zero(at, bytes) {
                         std::ptr::copy_nonoverlapping(at, raw[lane].as_mut_ptr(), bytes);
@@ -234,7 +234,7 @@ impl Memory {
                     }
                 }
             }
-            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+            for lane in lanes_of(cx.mask) {
                 let at = self.place(cx, shared, addr[lane], bytes as u64, lane);
                 if !at.is_null() {
                     std::ptr::copy_nonoverlapping(raw[lane].as_ptr(), at, bytes);
@@ -261,44 +261,43 @@ impl Memory {
         self.leaks.push(Leak { index, warp: cx.warp as usize, lane, address, first, end, from });
     }
 
-    /// Notes that this launch has stored to global memory.
-    unsafe fn stamp(&mut self, cx: &Cx, a: u64, bytes: u64) {
+    /// The launches that last stored to the words of a range of global memory; none where nobody keeps account of that.
+    unsafe fn stored(&mut self, cx: &Cx, a: u64, bytes: u64) -> &[AtomicU32] {
         // SAFETY: allocations outlive the launch.
         unsafe {
-            if let Some(near) = self.near(cx, a)
-                && let Some(stored) = &(*near.allocation).stored
-                && a + bytes <= near.end
-            {
-                let (first, last) = ((a - near.base) / 4, (a - near.base + bytes - 1) / 4);
-                for word in &stored[first as usize..=last as usize] {
-                    word.store(self.launch, Ordering::Relaxed);
-                }
-            }
+            let near = self.near(cx, a).filter(|near| a + bytes <= near.end);
+            let Some((near, stored)) = near.and_then(|near| Some((near, (*near.allocation).stored.as_ref()?))) else {
+                return &[];
+            };
+            let (first, last) = ((a - near.base) / 4, (a - near.base + bytes - 1) / 4);
+            &stored[first as usize..=last as usize]
         }
+    }
+
+    /// Notes that this launch has stored to global memory.
+    unsafe fn stamp(&mut self, cx: &Cx, a: u64, bytes: u64) {
+        let launch = self.launch;
+        // SAFETY: forwarded.
+        unsafe { self.stored(cx, a, bytes) }.iter().for_each(|word| word.store(launch, Ordering::Relaxed));
     }
 
     /// A load through the cache of what does not change must not meet what this launch has stored.
     pub(super) unsafe fn constant(&mut self, cx: &Cx, access: &Access) -> Option<(u32, u64, String)> {
-        // SAFETY: as in `stamp`.
-        unsafe {
-            let addr = addresses(cx, access);
-            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
-                let (a, bytes) = (addr[lane], u64::from(access.bytes));
-                if let Some(near) = self.near(cx, a)
-                    && let Some(stored) = &(*near.allocation).stored
-                    && a + bytes <= near.end
-                {
-                    let (first, last) = ((a - near.base) / 4, (a - near.base + bytes - 1) / 4);
-                    if stored[first as usize..=last as usize].iter().any(|w| w.load(Ordering::Relaxed) == self.launch) {
-                        let message = format!(
-                            "{bytes} bytes of global memory at {a:#x} are read as what does not change during a kernel (`.nc`), and this kernel has written them"
-                        );
-                        return Some((lane as u32, a, message));
-                    }
-                }
-            }
-        }
-        None
+        let launch = self.launch;
+        // SAFETY: forwarded.
+        let addr = unsafe { addresses(cx, access) };
+        let bytes = u64::from(access.bytes);
+        lanes_of(cx.mask).find_map(|lane| {
+            let a = addr[lane];
+            // SAFETY: as above.
+            let stored = unsafe { self.stored(cx, a, bytes) };
+            stored.iter().any(|word| word.load(Ordering::Relaxed) == launch).then(|| {
+                let message = format!(
+                    "{bytes} bytes of global memory at {a:#x} are read as what does not change during a kernel (`.nc`), and this kernel has written them"
+                );
+                (lane as u32, a, message)
+            })
+        })
     }
 
     /// An atomic: what was there goes to its results, what it combines to memory.
@@ -332,7 +331,7 @@ impl Memory {
             let operands: Vec<Bits> = (0..count).map(|i| operand(d, i)).collect();
             let mut before = vec![[0u64; WARP]; count];
             let mut found = false;
-            for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0) {
+            for lane in lanes_of(cx.mask) {
                 let at = self.place(cx, Memory::is_shared(access), addr[lane], u64::from(access.bytes), lane);
                 if at.is_null() {
                     continue;

@@ -14,7 +14,7 @@ use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
 use crate::exec::mbarrier::{Event, Happened};
 use crate::exec::mem::resolve;
-use crate::exec::op::{Cx, Op, Rule, WARP};
+use crate::exec::op::{Cx, Op, Rule, WARP, guarded, lanes_of};
 use crate::ir::{Access, AccessKind, Class, Kernel, Meta};
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
@@ -153,15 +153,7 @@ impl Watch {
                 return cx.fault(op, kind, Some(lane), address, message);
             }
             if meta.guard {
-                let (all, mask) = (cx.mask, cx.holding(op));
-                let inner = op.add(1);
-                if mask == 0 {
-                    return inner.add(1);
-                }
-                cx.mask = mask;
-                let next = self.step(cx, kernel, inner);
-                cx.mask = all;
-                return next;
+                return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
             }
             let mask = cx.mask;
             let next = ((*op).run)(cx, op);
@@ -636,8 +628,8 @@ impl Check {
             }
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
-                for lane in (0..WARP as u32).filter(|l| lanes >> l & 1 != 0) {
-                    *self.groups.entry(cx.warp * WARP as u32 + lane).or_insert(0) += 1;
+                for lane in lanes_of(lanes) {
+                    *self.groups.entry(cx.warp * WARP as u32 + lane as u32).or_insert(0) += 1;
                 }
             }
             Happened::BulkWait { pending, read } => {
@@ -668,7 +660,7 @@ impl Check {
             let warp = cx.warp as usize;
             let unsized_lanes = self.defined.lanes(warp, size, 4);
             let astray = self.defined.lanes(warp, cx.list(op, 1), 8);
-            for lane in (0..WARP).filter(|l| cx.mask >> l & 1 != 0) {
+            for lane in lanes_of(cx.mask) {
                 if unsized_lanes >> lane & 1 != 0 {
                     self.undefined(kernel, (1 << lane, "the size"))?;
                 }

@@ -97,7 +97,7 @@ impl Adversary {
         self.warps.clear();
         self.near.clear();
         for _ in 0..warps {
-            let lag = [1, 1, 2, 8, 64][self.below(5) as usize];
+            let lag = self.lag();
             self.warps.push(Warp { lag, ..Warp::default() });
         }
     }
@@ -111,6 +111,11 @@ impl Adversary {
         self.next() % n
     }
 
+    /// One turn in how many a warp takes.
+    fn lag(&mut self) -> u64 {
+        [1, 1, 2, 8, 64][self.below(5) as usize]
+    }
+
     /// True once in `n` times.
     pub(crate) fn once_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
@@ -120,7 +125,7 @@ impl Adversary {
     pub(crate) fn takes_turn(&mut self, warp: usize) -> bool {
         // Who lags changes now and then.
         if self.once_in(256) {
-            self.warps[warp].lag = [1, 1, 2, 8, 64][self.below(5) as usize];
+            self.warps[warp].lag = self.lag();
         }
         let lag = self.warps[warp].lag;
         lag == 1 || self.once_in(lag)
@@ -188,15 +193,7 @@ impl Adversary {
         unsafe {
             let meta = &kernel.meta[op.offset_from(cx.code) as usize];
             if meta.guard {
-                let (all, mask) = (cx.mask, cx.holding(op));
-                let inner = op.add(1);
-                if mask == 0 {
-                    return inner.add(1);
-                }
-                cx.mask = mask;
-                let next = self.step(cx, kernel, inner);
-                cx.mask = all;
-                return next;
+                return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
             }
             if self.late
                 && let Some(next) = self.late(cx, op, meta)
@@ -525,10 +522,6 @@ impl Bulk {
         }
         Ok(())
     }
-}
-
-fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
-    (0..WARP).filter(move |lane| mask >> lane & 1 != 0)
 }
 
 /// The least and the greatest address of some lanes, and all their bits.

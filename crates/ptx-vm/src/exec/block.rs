@@ -505,12 +505,19 @@ impl<'a> Runner<'a> {
         self.worker.preds.fill(0);
         // SAFETY: the memory has these sizes; slots lie inside the registers.
         unsafe {
+            let own = self.own_shared as usize;
+            std::ptr::write_bytes(self.cx.shared, fresh, own);
             // What is reserved holds zeros when a block begins.
-            std::ptr::write_bytes(self.cx.shared, 0, self.cx.shared_len as usize);
-            std::ptr::write_bytes(self.cx.shared, fresh, self.own_shared as usize);
-            let frames = if self.kernel.stack { self.kernel.frame_bytes } else { self.local_bytes };
-            for thread in 0..self.warps * WARP {
-                std::ptr::write_bytes(self.local.add(thread * self.local_bytes), fresh, frames);
+            std::ptr::write_bytes(self.cx.shared.add(own), 0, self.cx.shared_len as usize - own);
+            let threads = self.warps * WARP;
+            if self.kernel.stack {
+                // The frame of the entry: all of a stack would take long.
+                for thread in 0..threads {
+                    let frame = self.local.add(thread * self.local_bytes);
+                    std::ptr::write_bytes(frame, fresh, self.kernel.frame_bytes);
+                }
+            } else {
+                std::ptr::write_bytes(self.local, fresh, threads * self.local_bytes);
             }
             for warp in 0..self.warps {
                 for flow in &self.kernel.unwritten {

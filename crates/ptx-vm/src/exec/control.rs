@@ -374,17 +374,7 @@ impl Exec for Guard {
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
         // SAFETY: the decoder puts a guarded instruction behind every guard.
-        unsafe {
-            let (all, mask) = (cx.mask, cx.holding(op));
-            let inner = op.add(1);
-            if mask == 0 {
-                return inner.add(1);
-            }
-            cx.mask = mask;
-            let next = ((*inner).run)(cx, inner);
-            cx.mask = all;
-            next
-        }
+        unsafe { guarded(cx, op, |cx, inner| ((*inner).run)(cx, inner)) }
     }
 }
 

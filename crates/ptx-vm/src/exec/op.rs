@@ -220,6 +220,35 @@ pub(crate) struct Cx {
 
 pub(crate) type L<T> = [T; WARP];
 
+/// The lanes of a mask.
+pub(crate) fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
+    (0..WARP).filter(move |lane| mask >> lane & 1 != 0)
+}
+
+/// Executes the instruction behind the guard `op` by `step`, under the mask of the lanes for which it holds, if there are any.
+///
+/// # Safety
+/// A guarded instruction stands behind `op`; `step` executes it as a handler does.
+#[inline(always)]
+pub(crate) unsafe fn guarded(
+    cx: &mut Cx,
+    op: *const Op,
+    step: impl FnOnce(&mut Cx, *const Op) -> *const Op,
+) -> *const Op {
+    // SAFETY: forwarded.
+    unsafe {
+        let (all, mask) = (cx.mask, cx.holding(op));
+        let inner = op.add(1);
+        if mask == 0 {
+            return inner.add(1);
+        }
+        cx.mask = mask;
+        let next = step(cx, inner);
+        cx.mask = all;
+        next
+    }
+}
+
 /// 32 lanes on their way to a register: aligned, because a vector that crosses a cache line cannot be forwarded from store to load.
 #[repr(align(64))]
 #[derive(Clone, Copy)]

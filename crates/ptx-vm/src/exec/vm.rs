@@ -66,9 +66,7 @@ impl VmConfig {
     pub fn adverse(seed: u64) -> VmConfig {
         VmConfig { adverse: Some(seed), ..VmConfig::default() }
     }
-}
 
-impl VmConfig {
     /// Threads beyond which more would not help anybody.
     pub const MOST_THREADS: usize = 1024;
 }

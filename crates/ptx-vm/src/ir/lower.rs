@@ -522,7 +522,7 @@ impl<'a> Lower<'a> {
     }
 
     pub(crate) fn imm(&mut self, w: Where, value: u64) -> Val {
-        self.constant(w, ConstSource::of(value, 0))
+        self.constant(w, ConstSource::Imm(value, 0))
     }
 
     /// The value of an immediate operand of type `ty`.
@@ -566,20 +566,20 @@ impl<'a> Lower<'a> {
             "%smid" => s(Special::SmId),
             "%nsmid" => s(Special::NSm),
             "%gridid" => s(Special::GridId),
-            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::of(0, 0),
-            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::of(1, 0),
+            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0, 0),
+            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1, 0),
             // Counters nobody has set up, and no graph.
-            _ if stem.starts_with("%pm") => ConstSource::of(0, 0),
-            "%current_graph_exec" => ConstSource::of(0, 0),
+            _ if stem.starts_with("%pm") => ConstSource::Imm(0, 0),
+            "%current_graph_exec" => ConstSource::Imm(0, 0),
             // Behind the block's own here, 1 KiB as on hardware; cooperative groups keep barriers at the second of the two places.
             "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => s(Special::Reserved(0)),
             "%reserved_smem_offset_1" => s(Special::Reserved(RESERVED / 2)),
             "%reserved_smem_offset_end" => s(Special::Reserved(RESERVED)),
-            "%reserved_smem_offset_cap" => ConstSource::of(u64::from(RESERVED), 0),
+            "%reserved_smem_offset_cap" => ConstSource::Imm(u64::from(RESERVED), 0),
             "%envreg1" => s(Special::Workspace(true)),
             "%envreg2" => s(Special::Workspace(false)),
             // Set up by the driver for launches of kinds there are none of here.
-            _ if stem.starts_with("%envreg") => ConstSource::of(0, 0),
+            _ if stem.starts_with("%envreg") => ConstSource::Imm(0, 0),
             _ => return None,
         };
         let wide = matches!(stem, "%gridid" | "%current_graph_exec") || stem.ends_with("_64");
@@ -665,7 +665,7 @@ impl<'a> Lower<'a> {
     }
 
     fn place_of(&mut self, var: Var, offset: i64) -> Val {
-        let at = ConstSource::of(var.at.wrapping_add(offset as u64), var.array);
+        let at = ConstSource::Imm(var.at.wrapping_add(offset as u64), var.array);
         let at = self.constant(Where::W64, at);
         match var.base {
             None => at,
@@ -692,7 +692,7 @@ impl<'a> Lower<'a> {
                 (Where::W32, true) => v as i32 as u64,
                 _ => v,
             };
-            return self.constant(to, ConstSource::of(v, array));
+            return self.constant(to, ConstSource::Imm(v, array));
         }
         let run = match (from, to, signed) {
             (Where::W16, Where::W32, false) => handler::<UnOp<convert::Zext16To32>>(),
@@ -789,7 +789,7 @@ impl<'a> Lower<'a> {
                 }
                 match self.variable(name) {
                     Some(var) => {
-                        let base = var.base.map_or_else(|| self.constant(w, ConstSource::of(0, var.array)), Val::Reg);
+                        let base = var.base.map_or_else(|| self.constant(w, ConstSource::Imm(0, var.array)), Val::Reg);
                         Ok((base, (var.at as i64).wrapping_add(*offset), Some(var.space)))
                     }
                     None => self.error(format!("unknown name `{name}`")),

@@ -88,10 +88,6 @@ pub(crate) enum ConstSource {
 }
 
 impl ConstSource {
-    pub(crate) fn of(value: u64, array: u8) -> ConstSource {
-        ConstSource::Imm(value, array)
-    }
-
     pub(crate) fn is_reserved(self) -> bool {
         matches!(self, ConstSource::Special(Special::Reserved(_)))
     }
