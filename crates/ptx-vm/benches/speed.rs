@@ -1,5 +1,7 @@
 //! Speed of the VM on this machine's CPU: `cargo bench -p ptx-vm`. Kernels in `benches/ptx/bench.cu`, compiled with NVRTC 12.0.140 for
 //! compute_80. Figures are the best of several runs, ratios those of alternating ones.
+//!
+//! Words behind `--` choose kernels and modes by parts of their names: `cargo bench -p ptx-vm --bench speed -- GEMM plain`.
 
 use ptx_vm::{Kernel, Launch, Module, Vm, VmConfig};
 use std::error::Error;
@@ -94,11 +96,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("axpy of 4M", axpy, f64::from(4 << 20) / 1e9, "G elements/s"),
         ("f16 mma GEMM 512^3", gemm, 2.0 * 512f64.powi(3) / 1e9, "GFLOP/s"),
     ];
-    for (name, prepare, amount, unit) in kernels {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let modes_named = modes.iter().map(|(mode, _)| *mode).chain(["plain"]);
+    let chosen_modes: Vec<&str> = modes_named.filter(|mode| words.iter().any(|w| mode.contains(w.as_str()))).collect();
+    let chosen_kernels: Vec<&str> =
+        kernels.iter().map(|k| k.0).filter(|name| words.iter().any(|w| name.contains(w.as_str()))).collect();
+    let chosen = |names: &[&str], name: &str| names.is_empty() || names.contains(&name);
+    for (name, prepare, amount, unit) in kernels.into_iter().filter(|k| chosen(&chosen_kernels, k.0)) {
         let first = prepare(&module, Vm::new(plain()))?;
         let t = best(10, || first.run());
         println!("{name:<20} {:<22} {:9.2} ms  {:8.2} {unit}", "1 core", t * 1e3, amount / t);
-        for (mode, config) in &modes {
+        for (mode, config) in modes.iter().filter(|(mode, _)| chosen(&chosen_modes, mode)) {
             let other = prepare(&module, Vm::new(config.clone()))?;
             // One after the other, so that a noisy machine is as noisy for both.
             let (mut plain, mut time) = (f64::INFINITY, f64::INFINITY);

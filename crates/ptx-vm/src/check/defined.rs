@@ -516,7 +516,7 @@ impl Defined {
                 *self.mark(warp, part(*flow).0) = true;
             }
             cx.base = [self.at(warp, 0), self.zeros.at()];
-            (copy.run)(cx, &raw const copy);
+            (copy.alone)(cx, &raw const copy);
             (cx.base, cx.lists) = (base, lists);
             for flow in defs {
                 let (slot, bytes) = part(*flow);

@@ -156,7 +156,7 @@ impl Watch {
                 return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
             }
             let mask = cx.mask;
-            let next = ((*op).run)(cx, op);
+            let next = ((*op).alone)(cx, op);
             if let Some(check) = &mut self.check
                 && check.defined.waits()
             {

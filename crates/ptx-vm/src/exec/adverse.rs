@@ -200,7 +200,7 @@ impl Adversary {
             {
                 return next;
             }
-            ((*op).run)(cx, op)
+            ((*op).alone)(cx, op)
         }
     }
 
@@ -333,7 +333,7 @@ impl Adversary {
         unsafe {
             self.flush(cx.warp as usize);
             if self.once_in(4) {
-                return ((*op).run)(cx, op);
+                return ((*op).alone)(cx, op);
             }
             let addr = addresses(cx, access);
             let bytes = access.bytes as usize;
@@ -344,7 +344,7 @@ impl Adversary {
             for lane in lanes_of(mask).filter(|lane| inside(*lane)) {
                 std::ptr::copy_nonoverlapping(cx.shared.add(offset(lane)), old[lane].as_mut_ptr(), bytes);
             }
-            let next = ((*op).run)(cx, op);
+            let next = ((*op).alone)(cx, op);
             if next.is_null() {
                 return next;
             }

@@ -103,7 +103,7 @@ impl<O: Tri> Exec for TriOp<O> {
 
 /// The top bits of 32 bytes.
 #[inline(always)]
-fn pack(bytes: &L<u8>) -> u32 {
+pub(crate) fn lane_mask(bytes: &L<u8>) -> u32 {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has SSE2; the two loads cover the 32 bytes.
     unsafe {
@@ -130,7 +130,7 @@ impl<O: Cmp> Exec for SetpOp<O> {
             let a = &*cx.at::<O::A>(a);
             let b = &*cx.at::<O::A>(b);
             let bits = lanes!(i => if O::f(a[i], b[i]) { 0xffu8 } else { 0 });
-            let mask = pack(&bits.0);
+            let mask = lane_mask(&bits.0);
             let imm = (*op).imm;
             if imm == 0 {
                 cx.set_pred(p, mask);

@@ -182,6 +182,8 @@ struct Warp {
     strands: u32,
     /// The barrier its strands wait at, when they do.
     arrival: Arrival,
+    /// Its lanes have gone ways of their own: what one instruction prepares may not be there for the next.
+    split: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -198,6 +200,7 @@ pub(crate) struct Worker {
     consts: Buffer,
     shared: Buffer,
     local: Buffer,
+    stage: Buffer,
     caches: Vec<Cache>,
     warps: Vec<Warp>,
     strands: Vec<Strand>,
@@ -213,6 +216,7 @@ impl Worker {
             consts: Buffer::EMPTY,
             shared: Buffer::EMPTY,
             local: Buffer::EMPTY,
+            stage: Buffer::EMPTY,
             caches: Vec::new(),
             warps: Vec::new(),
             strands: Vec::new(),
@@ -311,6 +315,7 @@ impl<'a> Runner<'a> {
             fuel: 0,
             code: kernel.code.as_ptr(),
             lists: kernel.lists.as_ptr(),
+            stage: worker.stage.reserve(kernel.stage_bytes),
             caches: worker.caches.as_mut_ptr(),
             shared,
             shared_len,
@@ -473,7 +478,7 @@ impl<'a> Runner<'a> {
         for warp in 0..self.warps {
             let left = self.threads - (warp * WARP) as u32;
             let mask = if left >= WARP as u32 { FULL } else { (1 << left) - 1 };
-            worker.warps.push(Warp { began: mask, alive: mask, strands: 1, arrival: Arrival::default() });
+            worker.warps.push(Warp { began: mask, alive: mask, strands: 1, arrival: Arrival::default(), split: false });
             let mut paths = worker.strands.get_mut(warp).map(|s| std::mem::take(&mut s.paths)).unwrap_or_default();
             paths.clear();
             let pc = self.kernel.code.as_ptr();
@@ -710,15 +715,22 @@ impl<'a> Runner<'a> {
             self.adverse_turn(op, quantum);
             return self.leave(index);
         }
+        let alone = self.worker.warps[warp].split || self.info.tensor_core.is_some();
         let cx = &mut self.cx;
         let mut left = quantum;
         loop {
             let slice = left.min(SLICE);
             cx.fuel = slice;
             match &mut self.watch {
-                None => {
+                None if alone => {
                     while !op.is_null() {
                         // SAFETY: `op` points into this kernel's code, decoded for the registers set up above.
+                        op = unsafe { ((*op).alone)(cx, op) };
+                    }
+                }
+                None => {
+                    while !op.is_null() {
+                        // SAFETY: as above.
                         op = unsafe { ((*op).run)(cx, op) };
                     }
                 }
@@ -780,7 +792,8 @@ impl<'a> Runner<'a> {
     // ---- strands ----------------------------------------------------------------------------------------------------
 
     fn add_strand(&mut self, strand: Strand) {
-        self.worker.warps[strand.warp].strands += 1;
+        let warp = &mut self.worker.warps[strand.warp];
+        (warp.strands, warp.split) = (warp.strands + 1, true);
         let strands = &mut self.worker.strands;
         match strands.iter_mut().find(|s| s.state == State::Done) {
             Some(free) => *free = strand,
@@ -922,7 +935,7 @@ impl<'a> Runner<'a> {
         let next = unsafe {
             match &mut self.watch {
                 None => match &mut self.adverse {
-                    None => ((*op).run)(&mut self.cx, op),
+                    None => ((*op).alone)(&mut self.cx, op),
                     Some(adverse) => adverse.step(&mut self.cx, self.kernel, op),
                 },
                 Some(watch) => watch.step(&mut self.cx, self.kernel, op),

@@ -873,3 +873,74 @@ impl Exec for Mma {
         }
     }
 }
+
+/// [`Mma`] of f32 accumulators whose operands are prepared, together with those that follow; see [`crate::ir::stage`]. As there, with the
+/// halves of the address of the [`Staged`] kernels in r1 and r2, the number of products in r3, and the places of A and B at the end of
+/// each list.
+///
+/// [`Staged`]: crate::math::mma::Staged
+pub(crate) struct StagedMma;
+impl Exec for StagedMma {
+    const RARE: bool = true;
+    const RULE: Rule = Rule::Multiply;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        use crate::ir::stage::TOGETHER;
+        use crate::math::mma::{Prepared, Staged};
+        if apart(cx, op) {
+            return std::ptr::null();
+        }
+        // SAFETY: the decoder has counted the products and put the address there.
+        unsafe {
+            let [_, low, high, count] = (*op).r;
+            let staged = &*((u64::from(low) | u64::from(high) << 32) as usize as *const Staged);
+            let count = count.clamp(1, TOGETHER as u32) as usize;
+            let mut products = [std::mem::MaybeUninit::<Prepared>::uninit(); TOGETHER];
+            for (i, product) in products.iter_mut().enumerate().take(count) {
+                product.write(prepare(cx, staged, op.add(i)));
+            }
+            if cx.mask != FULL {
+                for i in 0..count {
+                    Mma::exec(cx, op.add(i));
+                }
+            } else {
+                (staged.multiply)(std::slice::from_raw_parts(products.as_ptr().cast(), count));
+            }
+            op.add(count)
+        }
+    }
+}
+
+/// The product `op`, whose operands are prepared now unless they have been.
+///
+/// # Safety
+/// The list holds as many operands as the shape has, and two places inside the stage.
+#[inline(always)]
+unsafe fn prepare(cx: &mut Cx, staged: &crate::math::mma::Staged, op: *const Op) -> crate::math::mma::Prepared {
+    use crate::ir::stage::PREPARE;
+    // SAFETY: as above.
+    unsafe {
+        let counts = (*op).aux;
+        let (a, b) = ((counts >> 8 & 255) as usize, (counts >> 16 & 255) as usize);
+        let list = cx.lists.add((*op).x as usize);
+        let [at_a, at_b] = [*list.add(8 + a + b), *list.add(9 + a + b)];
+        let place = |at: u32| cx.stage.add((at & !PREPARE) as usize);
+        let register = |i: usize| cx.at::<u32>(*list.add(i));
+        let operand = |first: usize, n: usize, i: usize| {
+            if i < n { register(first + i).cast_const() } else { std::ptr::null() }
+        };
+        if at_a & PREPARE != 0 {
+            (staged.a)(&std::array::from_fn(|i| operand(4, a, i)), place(at_a));
+        }
+        if at_b & PREPARE != 0 {
+            (staged.b)(&std::array::from_fn(|i| operand(4 + a, b, i)), place(at_b));
+        }
+        crate::math::mma::Prepared {
+            a: place(at_a),
+            b: place(at_b),
+            c: std::array::from_fn(|i| register(4 + a + b + i).cast_const()),
+            d: std::array::from_fn(register),
+        }
+    }
+}

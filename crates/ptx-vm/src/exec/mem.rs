@@ -3,8 +3,10 @@
 //! The common shapes get a fast path: neighbouring lanes on neighbouring addresses are one block copy, equal addresses one
 //! access. Bounds are checked against the allocation this instruction touched last; only a miss searches the table.
 
+use super::alu::lane_mask;
 use super::op::*;
 use crate::error::FaultKind;
+use crate::math::matrix::transpose;
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -51,8 +53,126 @@ enum Found {
 type Pointers = [MaybeUninit<*mut u8>; WARP];
 
 /// Finds the host memory of every active lane's `bytes` bytes, or faults.
+///
+/// One pass over the addresses is enough when all of them lie in the memory that this instruction touched last; everything else,
+/// and all that is wrong, is for [`search`].
 #[inline(always)]
 unsafe fn find<P: Place>(
+    cx: &mut Cx,
+    op: *const Op,
+    slot: u32,
+    offset: i64,
+    bytes: u64,
+    align: u64,
+    lanes: &mut Pointers,
+) -> Found {
+    // SAFETY: the slot has width `P::A`; pointers stay inside the memory because every offset is checked against its end.
+    unsafe {
+        let raw = &*cx.at::<P::A>(slot);
+        let found = if P::SHARED {
+            within_shared::<P>(cx, raw, offset, bytes, align, lanes)
+        } else {
+            within_cache::<P>(cx, op, raw, offset, bytes, align, lanes)
+        };
+        match found {
+            Some(found) => found,
+            None => search::<P>(cx, op, slot, offset, bytes, align, lanes),
+        }
+    }
+}
+
+/// [`find`] in shared memory; none when something is wrong.
+#[inline(always)]
+unsafe fn within_shared<P: Place>(
+    cx: &Cx,
+    raw: &L<P::A>,
+    offset: i64,
+    bytes: u64,
+    align: u64,
+    lanes: &mut Pointers,
+) -> Option<Found> {
+    let (mask, add) = (cx.mask, offset as u32);
+    let any = (raw[(mask.trailing_zeros() & 31) as usize].into() as u32).wrapping_add(add);
+    let (mut top, mut bits, mut stray, mut other) = (0u32, 0u32, 0u32, 0u32);
+    let mut at = [0u32; WARP];
+    for i in 0..WARP {
+        let own = (raw[i].into() as u32).wrapping_add(add);
+        let a = if mask == FULL || mask >> i & 1 != 0 { own } else { any };
+        at[i] = a;
+        top = top.max(a);
+        bits |= a;
+        stray |= a ^ any.wrapping_add(i as u32 * bytes as u32);
+        other |= a ^ any;
+    }
+    if u64::from(bits) & (align - 1) != 0 || u64::from(top) + bytes > u64::from(cx.shared_len) {
+        return None;
+    }
+    // SAFETY: all offsets are inside.
+    unsafe {
+        if stray == 0 && mask == FULL {
+            return Some(Found::Block(cx.shared.add(any as usize)));
+        }
+        if other == 0 {
+            return Some(Found::Same(cx.shared.add(any as usize)));
+        }
+        for i in 0..WARP {
+            lanes[i] = MaybeUninit::new(cx.shared.add(at[i] as usize));
+        }
+    }
+    Some(Found::Lanes)
+}
+
+/// [`find`] in the allocation that this instruction touched last; none when an address is elsewhere, or something is wrong.
+#[inline(always)]
+unsafe fn within_cache<P: Place>(
+    cx: &mut Cx,
+    op: *const Op,
+    raw: &L<P::A>,
+    offset: i64,
+    bytes: u64,
+    align: u64,
+    lanes: &mut Pointers,
+) -> Option<Found> {
+    // SAFETY: the cache belongs to the instruction; all offsets are inside what it holds.
+    unsafe {
+        let mask = cx.mask;
+        let cache = &mut *cx.caches.add((*op).aux as usize);
+        let add = (offset as u64).wrapping_sub(cache.base);
+        // The last offset there may be. Offsets and this one are below 2^63, or the sign bit of `bad` says that they are not.
+        let limit = cache.end.wrapping_sub(cache.base).wrapping_sub(bytes);
+        let any = raw[(mask.trailing_zeros() & 31) as usize].into().wrapping_add(add);
+        let (mut bad, mut bits, mut stray, mut other) = (limit, cache.base, 0u64, 0u64);
+        let mut at = [0u64; WARP];
+        for i in 0..WARP {
+            let own = raw[i].into().wrapping_add(add);
+            let a = if mask == FULL || mask >> i & 1 != 0 { own } else { any };
+            at[i] = a;
+            bad |= a | limit.wrapping_sub(a);
+            bits |= a;
+            stray |= a ^ any.wrapping_add(i as u64 * bytes);
+            other |= a ^ any;
+        }
+        if bad >> 63 != 0 || bits & (align - 1) != 0 {
+            return None;
+        }
+        let host = cache.host;
+        if stray == 0 && mask == FULL {
+            prefetch(cache, any.wrapping_add(cache.base), WARP as u64 * bytes);
+            return Some(Found::Block(host.add(any as usize)));
+        }
+        if other == 0 {
+            return Some(Found::Same(host.add(any as usize)));
+        }
+        for i in 0..WARP {
+            lanes[i] = MaybeUninit::new(host.add(at[i] as usize));
+        }
+        Some(Found::Lanes)
+    }
+}
+
+/// [`find`] without a guess where: fills the cache, tells what is wrong.
+#[inline(never)]
+unsafe fn search<P: Place>(
     cx: &mut Cx,
     op: *const Op,
     slot: u32,
@@ -65,75 +185,39 @@ unsafe fn find<P: Place>(
     unsafe {
         let raw = &*cx.at::<P::A>(slot);
         let mask = cx.mask;
+        let any = (mask.trailing_zeros() & 31) as usize;
         let mut addr = [0u64; WARP];
-        let mut stray = 0u64;
-        let first = raw[0].into().wrapping_add(offset as u64);
         for i in 0..WARP {
-            addr[i] = raw[i].into().wrapping_add(offset as u64);
+            let lane = if mask >> i & 1 != 0 { i } else { any };
+            addr[i] = raw[lane].into().wrapping_add(offset as u64);
             if P::SHARED {
                 addr[i] &= 0xffff_ffff;
             }
-            stray |= addr[i] ^ first.wrapping_add(i as u64 * bytes);
         }
-        let block = stray == 0 && mask == FULL;
-        let (lo, hi) = if block {
-            if first & (align - 1) != 0 {
-                return Found::Fault(misaligned(cx, op, 0, first, align));
-            }
-            (first, first.wrapping_add((WARP as u64 - 1) * bytes))
-        } else {
-            let any = addr[(mask.trailing_zeros() & 31) as usize];
-            let (mut lo, mut hi, mut bits) = (u64::MAX, 0u64, 0u64);
-            for i in 0..WARP {
-                let a = if mask >> i & 1 != 0 { addr[i] } else { any };
-                addr[i] = a;
-                lo = lo.min(a);
-                hi = hi.max(a);
-                bits |= a;
-            }
-            if bits & (align - 1) != 0 {
-                let lane = (0..WARP).find(|i| addr[*i] & (align - 1) != 0).unwrap_or(0);
-                return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], align));
-            }
-            (lo, hi)
-        };
-        let (base, host);
+        if let Some(lane) = (0..WARP).find(|i| addr[*i] & (align - 1) != 0) {
+            return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], align));
+        }
         if P::SHARED {
-            if hi + bytes > u64::from(cx.shared_len) {
-                let limit = u64::from(cx.shared_len);
-                let lane = (0..WARP).find(|i| addr[*i] + bytes > limit).unwrap_or(0);
-                return Found::Fault(missed(cx, op, lane as u32, addr[lane], bytes, true));
+            let limit = u64::from(cx.shared_len);
+            let lane = (0..WARP).find(|i| addr[*i] + bytes > limit).unwrap_or(0);
+            return Found::Fault(missed(cx, op, lane as u32, addr[lane], bytes, true));
+        }
+        let (lo, hi) = addr.iter().fold((u64::MAX, 0), |(lo, hi), a| (lo.min(*a), hi.max(*a)));
+        if let Some((base, host)) = refill(cx, op, lo, hi, bytes, P::GENERIC) {
+            if mask == FULL && (0..WARP).all(|i| addr[i] == lo + i as u64 * bytes) {
+                return Found::Block(host.add((lo - base) as usize));
             }
-            (base, host) = (0, cx.shared);
-        } else {
-            let cache = &mut *cx.caches.add((*op).aux as usize);
-            // Neither sum nor difference may wrap: addresses reach up to 2^64 - 1.
-            if lo >= cache.base && lo <= hi && hi < cache.end && bytes <= cache.end - hi {
-                (base, host) = (cache.base, cache.host);
-                if block {
-                    prefetch(cache, first, WARP as u64 * bytes);
-                }
-            } else if let Some(found) = refill(cx, op, lo, hi, bytes, P::GENERIC) {
-                (base, host) = found;
-            } else {
-                // Several allocations, or a miss: lane by lane.
-                for i in 0..WARP {
-                    match resolve(cx, addr[i], bytes, P::GENERIC, i as u32) {
-                        Some(p) => lanes[i] = MaybeUninit::new(p),
-                        None => return Found::Fault(missed(cx, op, i as u32, addr[i], bytes, false)),
-                    }
-                }
-                return Found::Lanes;
+            for i in 0..WARP {
+                lanes[i] = MaybeUninit::new(host.add((addr[i] - base) as usize));
             }
+            return if lo == hi { Found::Same(host.add((lo - base) as usize)) } else { Found::Lanes };
         }
-        if block {
-            return Found::Block(host.add((first - base) as usize));
-        }
-        if lo == hi {
-            return Found::Same(host.add((lo - base) as usize));
-        }
+        // Several allocations, or a miss: lane by lane.
         for i in 0..WARP {
-            lanes[i] = MaybeUninit::new(host.wrapping_add((addr[i] - base) as usize));
+            match resolve(cx, addr[i], bytes, P::GENERIC, i as u32) {
+                Some(p) => lanes[i] = MaybeUninit::new(p),
+                None => return Found::Fault(missed(cx, op, i as u32, addr[i], bytes, false)),
+            }
         }
         Found::Lanes
     }
@@ -159,9 +243,26 @@ unsafe fn prefetch(cache: &mut Cache, first: u64, len: u64) {
     }
 }
 
+/// Fetches what a copy of `N` bytes a lane will touch next when it goes on as it has gone from the last one to this, from warp to warp or
+/// from tile to tile.
+#[inline(always)]
+unsafe fn prefetch_lanes<const N: usize>(cx: &mut Cx, op: *const Op, lanes: &Pointers) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the cache belongs to the instruction, and every lane has a pointer; a prefetch has no effect, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let cache = &mut *cx.caches.add((*op).aux as usize);
+        let first = lanes[0].assume_init() as u64;
+        let stride = first.wrapping_sub(std::mem::replace(&mut cache.last, first)) as isize;
+        for lane in lanes.iter().step_by(64 / N) {
+            _mm_prefetch::<_MM_HINT_T0>(lane.assume_init().wrapping_offset(stride).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (cx, op, lanes);
+}
+
 /// Loads the instruction's cache with the allocation that holds `lo ..= hi + bytes`.
-#[cold]
-#[inline(never)]
 unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, generic: bool) -> Option<(u64, *mut u8)> {
     // SAFETY: tables outlive the launch; the cache index comes from the decoder.
     unsafe {
@@ -175,11 +276,11 @@ unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, gener
             return Some((a.base, a.host()));
         }
         // Windows are the block's own and cheap to find; they are not cached because blocks and warps share the cache.
-        let shared_end = SHARED_WINDOW + u64::from(cx.shared_len);
-        if generic && lo >= SHARED_WINDOW && end <= shared_end {
+        let inside = |window: u64, len: u32| generic && lo >= window && end <= window + u64::from(len);
+        if inside(SHARED_WINDOW, cx.shared_len) {
             return Some((SHARED_WINDOW, cx.shared));
         }
-        None
+        inside(PARAM_WINDOW, cx.params_len).then(|| (PARAM_WINDOW, cx.params.cast_mut()))
     }
 }
 
@@ -396,26 +497,14 @@ impl<const N: usize, const TRANS: bool> Exec for LdMatrix<N, TRANS> {
             if bits & 15 != 0 || top > limit || cx.shared_len < 16 {
                 return bad_rows(cx, op, &addr, N * 8, offset);
             }
-            let mut out = [[0u32; WARP]; N];
+            // The addresses are a copy: a destination may be their register.
             for n in 0..N {
-                let mut rows = [[0u16; 8]; 8];
+                let mut rows = [[0u32; 4]; 8];
                 for r in 0..8 {
-                    rows[r] = cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u16; 8]>().read();
+                    rows[r] = cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u32; 4]>().read();
                 }
-                if TRANS {
-                    let mut turned = [[0u16; 8]; 8];
-                    for r in 0..8 {
-                        for c in 0..8 {
-                            turned[c][r] = rows[r][c];
-                        }
-                    }
-                    rows = turned;
-                }
-                out[n] = std::mem::transmute::<[[u16; 8]; 8], [u32; WARP]>(rows);
-            }
-            for (n, value) in out.iter().enumerate() {
-                let d = cx.list(op, n);
-                cx.put(d, value);
+                let value = std::mem::transmute::<[[u32; 4]; 8], L<u32>>(rows);
+                cx.put(cx.list(op, n), &if TRANS { transpose(&value) } else { value });
             }
             op.add(1)
         }
@@ -445,17 +534,10 @@ impl<const N: usize, const TRANS: bool> Exec for StMatrix<N, TRANS> {
             }
             for n in 0..N {
                 let value = cx.get::<u32>(cx.list(op, n));
-                let mut rows = std::mem::transmute::<[u32; WARP], [[u16; 8]; 8]>(value);
-                if TRANS {
-                    let source = rows;
-                    for r in 0..8 {
-                        for c in 0..8 {
-                            rows[c][r] = source[r][c];
-                        }
-                    }
-                }
+                let value = if TRANS { transpose(&value) } else { value };
+                let rows = std::mem::transmute::<L<u32>, [[u32; 4]; 8]>(value);
                 for (r, row) in rows.iter().enumerate() {
-                    cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u16; 8]>().write(*row);
+                    cx.shared.add(addr[n * 8 + r].wrapping_add(offset) as usize).cast::<[u32; 4]>().write(*row);
                 }
             }
             op.add(1)
@@ -492,14 +574,8 @@ impl Exec for MovMatrix {
         // SAFETY: operands are 32 bits wide.
         unsafe {
             let [d, a, ..] = (*op).r;
-            let rows = std::mem::transmute::<[u32; WARP], [[u16; 8]; 8]>(cx.get::<u32>(a));
-            let mut turned = [[0u16; 8]; 8];
-            for r in 0..8 {
-                for c in 0..8 {
-                    turned[c][r] = rows[r][c];
-                }
-            }
-            cx.put(d, &std::mem::transmute::<[[u16; 8]; 8], [u32; WARP]>(turned));
+            let value = cx.get::<u32>(a);
+            cx.put(d, &transpose(&value));
             op.add(1)
         }
     }
@@ -538,66 +614,71 @@ impl<const N: usize> Exec for CpAsync<N> {
                     }
                 }
             }
-            let mut lengths = [N as u32; WARP];
-            let mut live = mask;
-            let mut whole = true;
+            // Lanes that copy anything, and whether those copy all.
+            let (mut live, mut whole) = (mask, true);
             if size != super::alu::NO_SLOT {
                 let given = &*cx.at::<u32>(size);
-                let mut none = 0u32;
-                let mut part = 0u32;
-                for i in 0..WARP {
-                    lengths[i] = given[i].min(N as u32);
-                    none |= u32::from(lengths[i] == 0) << i;
-                    part |= u32::from(lengths[i] != 0 && lengths[i] != N as u32) << i;
-                }
-                live &= !none;
-                whole = part & mask == 0;
+                let some = lane_mask(&lanes!(i => if given[i] != 0 { 0xffu8 } else { 0 }).0);
+                let full = lane_mask(&lanes!(i => if given[i] >= N as u32 { 0xffu8 } else { 0 }).0);
+                live &= some;
+                whole = live & !full == 0;
             }
             let shared = cx.shared;
+            let target = |i: usize| shared.add(to[i].wrapping_add(offset) as usize).cast::<[u8; N]>();
             let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
-            if live != 0 {
-                let found = if whole {
-                    cx.mask = live;
-                    let found = find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes);
-                    cx.mask = mask;
-                    found
-                } else {
-                    partial(cx, op, from, from_offset, N as u64, live, &lengths, &mut lanes)
-                };
-                match found {
+            if whole && live == FULL {
+                match find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes) {
                     Found::Block(p) => {
-                        for (i, lane) in lanes.iter_mut().enumerate() {
-                            *lane = MaybeUninit::new(p.add(i * N));
+                        for i in 0..WARP {
+                            target(i).write_unaligned(p.add(i * N).cast::<[u8; N]>().read_unaligned());
                         }
                     }
+                    Found::Same(p) => {
+                        let value = p.cast::<[u8; N]>().read_unaligned();
+                        (0..WARP).for_each(|i| target(i).write_unaligned(value));
+                    }
+                    Found::Lanes => {
+                        prefetch_lanes::<N>(cx, op, &lanes);
+                        for i in 0..WARP {
+                            target(i).write_unaligned(lanes[i].assume_init().cast::<[u8; N]>().read_unaligned());
+                        }
+                    }
+                    Found::Fault(next) => return next,
+                }
+                return op.add(1);
+            }
+            let lengths = match size {
+                super::alu::NO_SLOT => [N as u32; WARP],
+                size => (*cx.at::<u32>(size)).map(|given| given.min(N as u32)),
+            };
+            if whole && live != 0 {
+                cx.mask = live;
+                let found = find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes);
+                cx.mask = mask;
+                match found {
+                    Found::Block(p) => lanes = std::array::from_fn(|i| MaybeUninit::new(p.add(i * N))),
                     Found::Same(p) => lanes = [MaybeUninit::new(p); WARP],
                     Found::Lanes => {}
                     Found::Fault(next) => return next,
                 }
+            } else if live != 0
+                && let Some(fault) = partial(cx, op, from, from_offset, N as u64, live, &lengths, &mut lanes)
+            {
+                return fault;
             }
-            if whole && live == FULL {
-                for i in 0..WARP {
-                    let dst = shared.add(to[i].wrapping_add(offset) as usize);
-                    dst.cast::<[u8; N]>().write_unaligned(lanes[i].assume_init().cast::<[u8; N]>().read_unaligned());
+            for i in lanes_of(mask) {
+                let mut value = [0u8; N];
+                if live >> i & 1 != 0 {
+                    std::ptr::copy_nonoverlapping(lanes[i].assume_init(), value.as_mut_ptr(), lengths[i] as usize);
                 }
-            } else {
-                for i in 0..WARP {
-                    if mask >> i & 1 == 0 {
-                        continue;
-                    }
-                    let mut value = [0u8; N];
-                    if live >> i & 1 != 0 {
-                        std::ptr::copy_nonoverlapping(lanes[i].assume_init(), value.as_mut_ptr(), lengths[i] as usize);
-                    }
-                    shared.add(to[i].wrapping_add(offset) as usize).cast::<[u8; N]>().write_unaligned(value);
-                }
+                target(i).write_unaligned(value);
             }
             op.add(1)
         }
     }
 }
 
-/// `cp.async` whose source sizes are partial: each lane is checked for its own length.
+/// The sources of a `cp.async` of partial sizes: each lane is checked for its own length.
 #[cold]
 #[inline(never)]
 #[allow(clippy::too_many_arguments)]
@@ -610,21 +691,21 @@ unsafe fn partial(
     live: u32,
     lengths: &L<u32>,
     lanes: &mut Pointers,
-) -> Found {
+) -> Option<*const Op> {
     // SAFETY: the slot is 64 bits wide.
     let addr = unsafe { cx.get::<u64>(from) };
-    for i in (0..WARP).filter(|i| live >> i & 1 != 0) {
+    for i in lanes_of(live) {
         let a = addr[i].wrapping_add(offset as u64);
         if a & (align - 1) != 0 {
-            return Found::Fault(misaligned(cx, op, i as u32, a, align));
+            return Some(misaligned(cx, op, i as u32, a, align));
         }
         // SAFETY: `resolve` checks.
         match unsafe { resolve(cx, a, u64::from(lengths[i]), false, i as u32) } {
             Some(p) => lanes[i] = MaybeUninit::new(p),
-            None => return Found::Fault(missed(cx, op, i as u32, a, u64::from(lengths[i]), false)),
+            None => return Some(missed(cx, op, i as u32, a, u64::from(lengths[i]), false)),
         }
     }
-    Found::Lanes
+    None
 }
 
 /// What an atomic does.

@@ -77,6 +77,8 @@ pub(crate) enum Rule {
 #[derive(Clone, Copy)]
 pub(crate) struct Op {
     pub(crate) run: Run,
+    /// The same without leaning on what instructions before this one have left in [`Cx::stage`].
+    pub(crate) alone: Run,
     pub(crate) r: [u32; 4],
     pub(crate) imm: i64,
     /// Start of the operand list of instructions with more than four, or a second target.
@@ -177,6 +179,8 @@ pub(crate) struct Cx {
     pub(crate) fuel: i64,
     pub(crate) code: *const Op,
     pub(crate) lists: *const u32,
+    /// Operands of tensor instructions, prepared for those that follow; see [`crate::ir::stage`].
+    pub(crate) stage: *mut u8,
     pub(crate) caches: *mut Cache,
     pub(crate) shared: *mut u8,
     pub(crate) shared_len: u32,

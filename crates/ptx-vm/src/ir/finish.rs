@@ -3,9 +3,10 @@
 use super::flow::{Graph, dominates};
 use super::lower::{Flow, Lower, Meta, R, Raw, Unit, Val, negation};
 use super::module::{ConstSource, Globals, Kernel, Param, Special, Where};
+use super::stage;
 use crate::exec::alu::NO_SLOT;
 use crate::exec::control;
-use crate::exec::op::{CONST_BIT, Op, Rule, WARP, handler};
+use crate::exec::op::{CONST_BIT, Exec, Op, Rule, WARP, handler};
 use crate::parse::Function;
 use std::sync::Arc;
 
@@ -87,6 +88,7 @@ pub(crate) fn finish(
     let mut out: Vec<Op> = Vec::new();
     let mut meta: Vec<Meta> = Vec::new();
     let mut caches = 0u32;
+    let mut stage_bytes = 0;
     let mut unit_at = Vec::new();
     let mut calls: Vec<(usize, usize)> = Vec::new();
     let mut flows: Vec<u32> = Vec::new();
@@ -121,10 +123,11 @@ pub(crate) fn finish(
                 ..raw.meta
             };
             if is_meet[b] {
-                out.push(Op { run: handler::<control::Meet>().run, r: [0; 4], imm: 0, x: 0, aux: 0 });
+                out.push(bare::<control::Meet>([0; 4]));
                 meta.push(control_meta(&code[block.start]));
             }
-            for raw in &code[block.start..block.end] {
+            let staged = stage::plan(&code[block.start..block.end]);
+            for (raw, product) in code[block.start..block.end].iter().zip(staged) {
                 if matches!(raw.flow, Flow::Label(_)) {
                     continue;
                 }
@@ -132,6 +135,7 @@ pub(crate) fn finish(
                 dissolved.extend(raw.dissolved.iter().map(|meta| (at, *meta)));
                 let mut op = Op {
                     run: raw.run.run,
+                    alone: raw.run.run,
                     r: [slot(&raw.r[0]), slot(&raw.r[1]), slot(&raw.r[2]), slot(&raw.r[3])],
                     imm: raw.imm,
                     x: 0,
@@ -140,6 +144,12 @@ pub(crate) fn finish(
                 if !raw.list.is_empty() {
                     op.x = lists.len() as u32;
                     lists.extend(raw.list.iter().map(&slot));
+                }
+                if let Some(product) = product {
+                    op.run = handler::<control::StagedMma>().run;
+                    op.r[3] = product.together;
+                    lists.extend(product.places);
+                    stage_bytes = stage::BYTES;
                 }
                 if raw.cached {
                     op.aux = caches;
@@ -169,7 +179,7 @@ pub(crate) fn finish(
                     }
                     _ => {
                         if let Some(r) = guard {
-                            out.push(Op { run: handler::<control::Guard>().run, r, imm: 0, x: 0, aux: 0 });
+                            out.push(bare::<control::Guard>(r));
                             meta.push(Meta { guard: true, rule: Rule::Decide, ..control_meta(raw) });
                         }
                     }
@@ -199,7 +209,7 @@ pub(crate) fn finish(
         out[at].imm = unit_at[callee] as i64;
     }
     // Where strands start that were split off; see `exec::block`.
-    out.push(Op { run: handler::<control::Resume>().run, r: [0; 4], imm: 0, x: 0, aux: 0 });
+    out.push(bare::<control::Resume>([0; 4]));
     let last = meta[0];
     let (class, rule, flow) = (super::lower::Class::Control, Rule::Whole, (0, 0, 0));
     meta.push(Meta { class, access: None, guard: false, flops: 0, rule, flow, ..last });
@@ -227,6 +237,7 @@ pub(crate) fn finish(
         array_consts,
         warp_consts,
         caches: caches as usize,
+        stage_bytes,
         globals,
         reqntid: function.reqntid,
         maxntid: function.maxntid,
@@ -234,6 +245,12 @@ pub(crate) fn finish(
         files: l.files(),
         locs: l.take_locs(),
     })
+}
+
+/// An instruction without operands, but for a guard's.
+fn bare<E: Exec>(r: [u32; 4]) -> Op {
+    let run = handler::<E>().run;
+    Op { run, alone: run, r, imm: 0, x: 0, aux: 0 }
 }
 
 /// Bytes of frames one above the other at most; none when functions call each other in circles.

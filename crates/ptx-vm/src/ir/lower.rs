@@ -11,6 +11,7 @@ use crate::exec::control;
 use crate::exec::op::{Exec, Handler, Rule, handler};
 use crate::exec::ops;
 use crate::exec::runtime;
+use crate::math::mma::Staged;
 use crate::parse::{Function, Inst, Operand, Space, Stmt, Top, Ty};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -236,6 +237,8 @@ pub(crate) struct Raw {
     pub(crate) dissolved: Vec<Meta>,
     /// Address operand of the access (its slot is filled in at the end).
     pub(crate) access_addr: Val,
+    /// Of a multiplication whose operands may be prepared.
+    pub(crate) staged: Option<&'static Staged>,
 }
 
 #[derive(Clone, Copy)]
@@ -835,6 +838,7 @@ impl<'a> Lower<'a> {
             meta,
             dissolved: Vec::new(),
             access_addr: Val::None,
+            staged: None,
         });
         let last = self.raw.len() - 1;
         &mut self.raw[last]

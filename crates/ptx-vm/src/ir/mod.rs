@@ -8,6 +8,7 @@ mod isa;
 mod lower;
 mod module;
 mod print;
+pub(crate) mod stage;
 
 pub use isa::{Coverage, coverage};
 pub use lower::Class;

@@ -153,6 +153,8 @@ pub struct Kernel {
     /// Registers to fill in for every warp.
     pub(crate) warp_consts: Vec<(u32, Where, Special)>,
     pub(crate) caches: usize,
+    /// Bytes of [`crate::exec::op::Cx::stage`].
+    pub(crate) stage_bytes: usize,
     pub(crate) globals: Arc<Globals>,
     pub(crate) reqntid: Option<[u32; 3]>,
     pub(crate) maxntid: Option<u64>,

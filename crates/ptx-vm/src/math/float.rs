@@ -27,7 +27,8 @@ pub const NAN_F32: f32 = f32::from_bits(0x7fff_ffff);
 pub fn canonical(x: f32) -> f32 {
     // On bits: the compiler holds all NaN for equal and would drop a float comparison that only changes one into another.
     let bits = x.to_bits();
-    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN_F32.to_bits() } else { bits })
+    // Signed, because vectors of bits are compared so in one step.
+    f32::from_bits(if (bits & 0x7fff_ffff) as i32 > 0x7f80_0000 { NAN_F32.to_bits() } else { bits })
 }
 
 /// `.ftz`: a subnormal becomes a zero of its sign.

@@ -23,6 +23,38 @@ pub fn load(rows: &[&Row; 8]) -> Lanes {
 /// The transpose of a matrix held in a register: what `.trans` adds, and `movmatrix`.
 #[inline(always)]
 pub fn transpose(register: &Lanes) -> Lanes {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE2; the register is eight vectors.
+    unsafe {
+        use std::arch::x86_64::*;
+        let r: [__m128i; 8] = std::array::from_fn(|g| _mm_loadu_si128(register.as_ptr().cast::<__m128i>().add(g)));
+        // Elements of two rows side by side, then of four, then of all.
+        let low = |i: usize| _mm_unpacklo_epi16(r[i], r[i + 1]);
+        let high = |i: usize| _mm_unpackhi_epi16(r[i], r[i + 1]);
+        let (a, b) = ([low(0), low(2), low(4), low(6)], [high(0), high(2), high(4), high(6)]);
+        let mut out = [0; 32];
+        for (half, rows) in [a, b].into_iter().enumerate() {
+            let quads = [
+                _mm_unpacklo_epi32(rows[0], rows[1]),
+                _mm_unpackhi_epi32(rows[0], rows[1]),
+                _mm_unpacklo_epi32(rows[2], rows[3]),
+                _mm_unpackhi_epi32(rows[2], rows[3]),
+            ];
+            let to = out.as_mut_ptr().cast::<__m128i>().add(4 * half);
+            for pair in 0..2 {
+                _mm_storeu_si128(to.add(2 * pair), _mm_unpacklo_epi64(quads[pair], quads[2 + pair]));
+                _mm_storeu_si128(to.add(2 * pair + 1), _mm_unpackhi_epi64(quads[pair], quads[2 + pair]));
+            }
+        }
+        out
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    transpose_words(register)
+}
+
+/// [`transpose`] by the manual's words.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn transpose_words(register: &Lanes) -> Lanes {
     let mut out = [0; 32];
     for g in 0..8 {
         for t in 0..4 {
@@ -76,5 +108,6 @@ mod tests {
         }
         assert_eq!(store(&plain), rows);
         assert_eq!(store_trans(&trans), rows);
+        assert_eq!(transpose(&plain), transpose_words(&plain));
     }
 }

@@ -116,8 +116,43 @@ pub struct Kernels {
     pub m16n8k4_tf32: Kernel,
     /// `m8n8k4` with f64 operands: 1 A, 1 B, 2 C, 2 D, each pointing to 32 words of 64 bits, 8-byte aligned.
     pub m8n8k4_f64: Kernel,
+    /// See [`Kernels::staged`]: bf16 with k of 8 and 16, f16 likewise, tf32 with k of 4 and 8.
+    staged: [Option<Staged>; 6],
     /// See [`Kernels::int8`].
     int8: [[Kernel; 8]; 3],
+}
+
+/// Bytes of a prepared A and B at most.
+pub(crate) const STAGED_A: usize = 1024;
+pub(crate) const STAGED_B: usize = 512;
+
+/// A micro-kernel with f32 accumulators in stages: operands are brought into the form it multiplies once, for as many products as
+/// they serve. The same bits come out.
+///
+/// # Safety
+/// Registers are as for a [`Kernel`]; what is prepared has as many bytes as its kind takes and is aligned to 64.
+#[derive(Clone, Copy, Debug)]
+pub struct Staged {
+    /// Prepares A.
+    pub a: unsafe fn(&[*const Lanes; 4], *mut u8),
+    /// Prepares B.
+    pub b: unsafe fn(&[*const Lanes; 2], *mut u8),
+    /// Computes products one after the other.
+    pub multiply: unsafe fn(&[Prepared]),
+}
+
+/// A product of prepared operands. No register of the first half of D is one of the second half of C.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared {
+    /// Operand A.
+    pub a: *const u8,
+    /// Operand B.
+    pub b: *const u8,
+    /// Registers of C.
+    pub c: [*const Lanes; 4],
+    /// Registers of D.
+    pub d: [*mut Lanes; 4],
 }
 
 /// The shapes of `mma` with 8-bit integers.
@@ -132,6 +167,23 @@ pub enum Int8Shape {
 }
 
 impl Kernels {
+    /// The kernel of a product of two operands of one format in stages, if there is one.
+    pub fn staged(&self, product: Product) -> Option<&Staged> {
+        let Layout::Wide { k } = product.layout else { return None };
+        let row = match (product.a, product.b) {
+            (Format::Bf16, Format::Bf16) => 0,
+            (Format::F16, Format::F16) => 2,
+            (Format::Tf32, Format::Tf32) => 4,
+            _ => return None,
+        };
+        let deep = match (row, k) {
+            (0 | 2, 16) | (4, 8) => 1,
+            (0 | 2, 8) | (4, 4) => 0,
+            _ => return None,
+        };
+        self.staged[row + deep].as_ref()
+    }
+
     /// The kernel for 8-bit integers (`.s8` where signed, `.u8` where not) and s32 accumulators.
     pub fn int8(&self, shape: Int8Shape, a_signed: bool, b_signed: bool, satfinite: bool) -> Kernel {
         self.int8[shape as usize][a_signed as usize * 4 + b_signed as usize * 2 + satfinite as usize]

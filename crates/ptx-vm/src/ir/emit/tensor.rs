@@ -13,7 +13,7 @@ use crate::exec::alu::*;
 use crate::exec::control;
 use crate::exec::op::handler;
 use crate::exec::ops::*;
-use crate::math::mma::{Accumulators, Format, Int8Shape, Kernel, Layout, Product, fp8, kernels, volta};
+use crate::math::mma::{Accumulators, Format, Int8Shape, Kernel, Layout, Product, Staged, fp8, kernels, volta};
 use crate::parse::{Operand, Space, Ty};
 
 /// One micro-kernel with its registers of A, B and C, and its multiply-adds.
@@ -25,6 +25,8 @@ struct Multiply {
     b: usize,
     c: usize,
     macs: usize,
+    /// The micro-kernel in stages, if it has such.
+    staged: Option<&'static Staged>,
 }
 
 impl Multiply {
@@ -57,7 +59,8 @@ impl Multiply {
             }
             _ => return None,
         };
-        Some(Multiply { kernel, product, a, b, c, macs })
+        let staged = product.filter(|p| !p.half).and_then(|p| k.staged(p));
+        Some(Multiply { kernel, product, a, b, c, macs, staged })
     }
 
     /// Emits `d = a b + c`.
@@ -67,7 +70,9 @@ impl Multiply {
         let counts = (self.c | wide | self.a << 8 | self.b << 16 | self.c << 24) as u32;
         let raw = l.push_list(handler::<control::Mma>(), list, self.c, self.kernel as usize as i64);
         raw.aux = Val::Raw(counts);
-        raw.r[0] = Val::Raw(self.product.map_or(0, Product::code));
+        let address = self.staged.map_or(0, |staged| std::ptr::from_ref(staged).addr() as u64);
+        raw.r = [self.product.map_or(0, Product::code), address as u32, (address >> 32) as u32, 0].map(Val::Raw);
+        raw.staged = self.staged;
         raw.meta.flops = 2 * self.macs as u32;
     }
 }
@@ -233,7 +238,7 @@ pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if dty == Ty::F16 {
         let kernel = volta(a_row, b_row, Accumulators::Half);
         let product = product(true, true, false);
-        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 1024 }.emit(l, false, &d, &a, &b, &c);
+        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 1024, staged: None }.emit(l, false, &d, &a, &b, &c);
         return Ok(());
     }
     let half = cty == Ty::F16;
@@ -246,7 +251,7 @@ pub(crate) fn mma_volta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         let part = 4 * usize::from(right)..4 * usize::from(right) + 4;
         let c = if half { &c } else { &c[part.clone()] };
         let product = product(false, half, right);
-        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 512 }.emit(l, false, &to[part], &a, &b, c);
+        Multiply { kernel, product, a: 2, b: 2, c: 4, macs: 512, staged: None }.emit(l, false, &to[part], &a, &b, c);
     }
     deliver(l, &d, &to, Where::W32);
     Ok(())

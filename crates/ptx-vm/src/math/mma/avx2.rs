@@ -5,7 +5,7 @@
 //! are those of `portable::flushing_step`), and only assembly may change that register. It also keeps the sums in registers, which
 //! the compiler does not manage: two multiply-adds a cycle are near.
 
-use super::{Fragments, Kernels, Lanes, int8_row, portable};
+use super::{Fragments, Kernels, Lanes, Prepared, STAGED_A, STAGED_B, Staged, int8_row, portable};
 use std::arch::x86_64::*;
 
 pub(super) const KERNELS: Kernels = Kernels {
@@ -19,19 +19,31 @@ pub(super) const KERNELS: Kernels = Kernels {
     m16n8k8_tf32: tf32::<2>,
     m16n8k4_tf32: tf32::<1>,
     m8n8k4_f64: f64,
+    staged: [
+        Some(Staged { a: bf16_a::<1>, b: bf16_b::<1>, multiply: flushing_halves::<1> }),
+        Some(Staged { a: bf16_a::<2>, b: bf16_b::<2>, multiply: flushing_halves::<2> }),
+        Some(Staged { a: f16_a::<1>, b: f16_b::<1>, multiply: halves_f32::<1> }),
+        Some(Staged { a: f16_a::<2>, b: f16_b::<2>, multiply: halves_f32::<2> }),
+        Some(Staged { a: tf32_a::<1>, b: tf32_b::<1>, multiply: words_f32::<1> }),
+        Some(Staged { a: tf32_a::<2>, b: tf32_b::<2>, multiply: words_f32::<2> }),
+    ],
     int8: [int8_row!(int8, 1, 1), int8_row!(int8, 2, 1), int8_row!(int8, 2, 2)],
 };
 
 /// A register's values, eight lanes a vector.
 type Wide = [__m256; 4];
-/// Operands widened to f32.
+/// A widened to f32: by register and element of a word.
+type WideA = [[Wide; 2]; 4];
+/// B likewise: by register, word of a quad and element; the even columns, then the odd ones.
+type WideB = [[[__m256; 2]; 4]; 2];
+/// Both.
 #[repr(C, align(64))]
 struct Operands {
-    /// By register and element of a word.
-    a: [[Wide; 2]; 4],
-    /// By register, word of a quad and element: the even columns, then the odd ones.
-    b: [[[__m256; 2]; 4]; 2],
+    a: WideA,
+    b: WideB,
 }
+
+const _: () = assert!(size_of::<WideA>() <= STAGED_A && size_of::<WideB>() <= STAGED_B);
 
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -161,21 +173,25 @@ macro_rules! store {
     };
 }
 
-/// `d = a b + c` over `K` registers of B and twice as many of A; `$before` and `$after` go around all steps.
+/// `d = a b + c` for `$count` products from `$first` on, over `$k` registers of B and twice as many of A; `$before` and `$after` go around all.
 ///
 /// The sums of one half of the rows at a time: even columns in ymm0..4, odd ones in ymm4..8.
 macro_rules! multiply {
-    ($operands:expr, $c:expr, $d:expr, $k:expr, [$($before:literal,)*], [$($step:expr,)*], [$($after:literal,)*]) => {{
+    ($first:expr, $count:expr, $k:expr, [$($before:literal,)*], [$($step:expr,)*], [$($after:literal,)*]) => {{
+        let first: *const Prepared = $first;
         // Switches of MXCSR: as it was, and with bits 15 and 6 set.
         let mut modes = [0u32; 2];
         std::arch::asm!(
             "vpcmpeqd ymm14, ymm14, ymm14",
             "vpsrld ymm14, ymm14, 1",
-            "lea {end}, [{c} + 32]",
             $($before,)*
+            "4:",
+            "mov {a}, [{p}]",
+            "mov {b}, [{p} + 8]",
+            "lea {q}, [{p} + 16]",
             "2:",
-            "mov {x}, [{c}]",
-            "mov {y}, [{c} + 8]",
+            "mov {x}, [{q}]",
+            "mov {y}, [{q} + 8]",
             "vmovups ymm0, [{x}]",
             "vmovups ymm1, [{x} + 32]",
             "vmovups ymm2, [{x} + 64]",
@@ -191,8 +207,8 @@ macro_rules! multiply {
             "add {b}, 256",
             "dec {x:e}",
             "jnz 3b",
-            "mov {x}, [{d}]",
-            "mov {y}, [{d} + 8]",
+            "mov {x}, [{q} + 32]",
+            "mov {y}, [{q} + 40]",
             store!("ymm0", "{x}"),
             store!("ymm1", "{x} + 32"),
             store!("ymm2", "{x} + 64"),
@@ -203,18 +219,21 @@ macro_rules! multiply {
             store!("ymm7", "{y} + 96"),
             "sub {a}, 512 * {k} - 256",
             "sub {b}, 256 * {k}",
-            "add {c}, 16",
-            "add {d}, 16",
-            "cmp {c}, {end}",
+            "add {q}, 16",
+            "lea {x}, [{p} + 48]",
+            "cmp {q}, {x}",
             "jne 2b",
+            "add {p}, 80",
+            "cmp {p}, {end}",
+            "jne 4b",
             $($after,)*
             "/* {modes} */",
             k = const $k,
-            a = inout(reg) &raw const (*$operands).a => _,
-            b = inout(reg) &raw const (*$operands).b => _,
-            c = inout(reg) $c => _,
-            d = inout(reg) $d => _,
-            end = out(reg) _,
+            p = inout(reg) first => _,
+            end = in(reg) first.wrapping_add($count),
+            a = out(reg) _,
+            b = out(reg) _,
+            q = out(reg) _,
             x = out(reg) _,
             y = out(reg) _,
             modes = in(reg) &raw mut modes,
@@ -223,17 +242,17 @@ macro_rules! multiply {
             options(nostack),
         );
     }};
-    ($operands:expr, $c:expr, $d:expr, $k:expr, words) => {
-        multiply!($operands, $c, $d, $k, [], [
+    ($first:expr, $count:expr, $k:expr, words) => {
+        multiply!($first, $count, $k, [], [
             step!("0", "0", "0x00"),
             step!("1", "0", "0x55"),
             step!("2", "0", "0xaa"),
             step!("3", "0", "0xff"),
         ], [])
     };
-    ($operands:expr, $c:expr, $d:expr, $k:expr, halves) => { multiply!(@halves $operands, $c, $d, $k, [], []) };
-    ($operands:expr, $c:expr, $d:expr, $k:expr, halves_flushing) => {
-        multiply!(@halves $operands, $c, $d, $k, [
+    ($first:expr, $count:expr, $k:expr, halves) => { multiply!(@halves $first, $count, $k, [], []) };
+    ($first:expr, $count:expr, $k:expr, halves_flushing) => {
+        multiply!(@halves $first, $count, $k, [
             "stmxcsr [{modes}]",
             "mov {x:e}, [{modes}]",
             "or {x:e}, 0x8040",
@@ -241,8 +260,8 @@ macro_rules! multiply {
             "ldmxcsr [{modes} + 4]",
         ], ["ldmxcsr [{modes}]",])
     };
-    (@halves $operands:expr, $c:expr, $d:expr, $k:expr, $before:tt, $after:tt) => {
-        multiply!($operands, $c, $d, $k, $before, [
+    (@halves $first:expr, $count:expr, $k:expr, $before:tt, $after:tt) => {
+        multiply!($first, $count, $k, $before, [
             step!("0", "0", "0x00"),
             step!("0", "1", "0x00"),
             step!("1", "0", "0x55"),
@@ -255,41 +274,87 @@ macro_rules! multiply {
     };
 }
 
-/// Widens the operands of `f` into `$operands`, which may be uninitialised.
-macro_rules! widen {
-    ($operands:expr, $f:expr, $k:expr, $widen:path) => {
-        for k in 0..$k {
-            for (e, words) in $widen(by_word(words($f.b[k]))).into_iter().enumerate() {
-                for w in 0..4 {
-                    (*$operands).b[k][w][e] = words[w];
-                }
-            }
-        }
+const _: () = assert!(size_of::<Prepared>() == 80);
+
+/// Widens the registers of A into `$to`, which may be uninitialised.
+macro_rules! widen_a {
+    ($to:expr, $registers:expr, $k:expr, $widen:path) => {
         for r in 0..2 * $k {
-            for (e, words) in $widen(words($f.a[r])).into_iter().enumerate() {
-                (*$operands).a[r][e] = words;
+            for (e, words) in $widen(words($registers[r])).into_iter().enumerate() {
+                (*$to)[r][e] = words;
             }
         }
     };
+}
+
+/// Those of B.
+macro_rules! widen_b {
+    ($to:expr, $registers:expr, $k:expr, $widen:path) => {
+        for k in 0..$k {
+            for (e, words) in $widen(by_word(words($registers[k]))).into_iter().enumerate() {
+                for w in 0..4 {
+                    (*$to)[k][w][e] = words[w];
+                }
+            }
+        }
+    };
+}
+
+/// Both for `$f`; gives pointers to them.
+macro_rules! widen {
+    ($operands:expr, $f:expr, $k:expr, $widen:path) => {{
+        let (a, b) = (&raw mut (*$operands).a, &raw mut (*$operands).b);
+        widen_b!(b, $f.b, $k, $widen);
+        widen_a!(a, $f.a, $k, $widen);
+        (a.cast_const().cast::<u8>(), b.cast_const().cast::<u8>())
+    }};
 }
 
 macro_rules! f32_kernel {
     ($f:ident, $k:expr, $widen:path, $steps:ident) => {{
         let mut operands = std::mem::MaybeUninit::<Operands>::uninit();
         let operands = operands.as_mut_ptr();
-        widen!(operands, $f, $k, $widen);
-        let mut c = $f.c;
+        let (a, b) = widen!(operands, $f, $k, $widen);
+        let mut product = Prepared { a, b, c: $f.c, d: $f.d };
         // Results of the first half of the rows are written before C is read for the second.
-        let mut kept = [[0; 32]; 2];
-        if $f.d[..2].iter().any(|d| c[2..].contains(&d.cast_const())) {
-            for (kept, c) in kept.iter_mut().zip(&mut c[2..]) {
-                *kept = **c;
-                *c = kept;
-            }
+        let mut kept = std::mem::MaybeUninit::<[Lanes; 2]>::uninit();
+        if $f.d[..2].iter().any(|d| $f.c[2..].contains(&d.cast_const())) {
+            let kept = kept.write([*$f.c[2], *$f.c[3]]);
+            (product.c[2], product.c[3]) = (&raw const kept[0], &raw const kept[1]);
         }
-        multiply!(operands, c.as_ptr(), $f.d.as_ptr(), $k, $steps);
+        multiply!(&raw const product, 1, $k, $steps);
     }};
 }
+
+/// The stages of a kind of operands, and products of such.
+macro_rules! stages {
+    ($a:ident, $b:ident, $multiply:ident, $widen:path, $steps:ident) => {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $a<const K: usize>(registers: &[*const Lanes; 4], to: *mut u8) {
+            // SAFETY: the caller's contract.
+            unsafe { widen_a!(to.cast::<WideA>(), registers, K, $widen) }
+        }
+
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $b<const K: usize>(registers: &[*const Lanes; 2], to: *mut u8) {
+            // SAFETY: the caller's contract.
+            unsafe { widen_b!(to.cast::<WideB>(), registers, K, $widen) }
+        }
+
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $multiply<const K: usize>(products: &[Prepared]) {
+            if products.is_empty() {
+                return;
+            }
+            // SAFETY: the caller's contract.
+            unsafe { multiply!(products.as_ptr(), products.len(), K, $steps) }
+        }
+    };
+}
+
+stages!(f16_a, f16_b, halves_f32, widen_f16, halves);
+stages!(bf16_a, bf16_b, flushing_halves, widen_bf16, halves_flushing);
+stages!(tf32_a, tf32_b, words_f32, widen_tf32, words);
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn f16<const K: usize>(f: &Fragments) {
@@ -315,11 +380,12 @@ unsafe fn f16_f16<const K: usize>(f: &Fragments) {
     unsafe {
         let mut operands = std::mem::MaybeUninit::<Operands>::uninit();
         let operands = operands.as_mut_ptr();
-        widen!(operands, f, K, widen_f16);
+        let (a, b) = widen!(operands, f, K, widen_f16);
         let [[even0, odd0], [even1, odd1]] = [widen_f16(words(f.c[0])), widen_f16(words(f.c[1]))];
         let mut sums: [Wide; 4] = [even0, odd0, even1, odd1];
         let at = sums.each_mut().map(std::ptr::from_mut);
-        multiply!(operands, at.as_ptr(), at.as_ptr(), K, halves);
+        let product = Prepared { a, b, c: at.map(|p| p.cast_const().cast()), d: at.map(|p| p.cast()) };
+        multiply!(&raw const product, 1, K, halves);
         for half in 0..2 {
             for i in 0..4 {
                 let [low, high] = [round_f16(sums[2 * half][i]), round_f16(sums[2 * half + 1][i])];

@@ -15,6 +15,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     m16n8k8_tf32: mma_f32::<Tf32, 8>,
     m16n8k4_tf32: mma_f32::<Tf32, 4>,
     m8n8k4_f64: mma_f64,
+    staged: [None; 6],
     int8: [int8_row!(mma_int8, 1, 1), int8_row!(mma_int8, 2, 1), int8_row!(mma_int8, 2, 2)],
 };
 

@@ -30,6 +30,7 @@ const AVX512: Kernels = Kernels {
     m16n8k8_f16_f16: avx512_m16n8k8_f16_f16,
     m16n8k8_tf32: avx512_m16n8k8_tf32,
     m16n8k4_tf32: avx512_m16n8k4_tf32,
+    staged: [AVX2.staged[0], AVX2.staged[1], None, None, None, None],
     ..AVX2
 };
 
@@ -37,6 +38,7 @@ const AVX512_BF16: Kernels = Kernels {
     isa: "avx512+bf16+vnni",
     m16n8k16_bf16: avx512_m16n8k16_bf16,
     m16n8k8_bf16: avx512_m16n8k8_bf16,
+    staged: [None; 6],
     int8: [AVX2.int8[0], int8_row!(vnni_int8, 1), int8_row!(vnni_int8, 2)],
     ..AVX512
 };
