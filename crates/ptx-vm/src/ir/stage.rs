@@ -22,11 +22,12 @@ const _: () = assert!(TOGETHER <= KEPT_A && TOGETHER <= KEPT_B);
 /// Bytes of the stage.
 pub(crate) const BYTES: usize = KEPT_A * STAGED_A + KEPT_B * STAGED_B;
 
-/// Prepared operands of one kind: what lies in each place, and when it was used last.
+/// Prepared operands of one kind: what lies in each place, and when the place was used last. What is forgotten may still be on its way
+/// into a product.
 struct Shelf {
     first: usize,
     size: usize,
-    places: Vec<Option<(Operand, usize)>>,
+    places: Vec<(Option<Operand>, usize)>,
 }
 
 /// How it was prepared, and from what.
@@ -34,25 +35,23 @@ type Operand = (*const Staged, Vec<Val>);
 
 impl Shelf {
     fn new(first: usize, size: usize, count: usize) -> Shelf {
-        Shelf { first, size, places: vec![None; count] }
+        Shelf { first, size, places: vec![(None, 0); count] }
     }
 
     /// Where an operand lies; with [`PREPARE`] when it has yet to be put there.
     fn place(&mut self, operand: Operand, now: usize) -> u32 {
-        let known = self.places.iter().position(|p| p.as_ref().is_some_and(|(o, _)| *o == operand));
-        let oldest = || (0..self.places.len()).min_by_key(|i| self.places[*i].as_ref().map(|(_, used)| used + 1));
+        let known = self.places.iter().position(|(kept, _)| kept.as_ref() == Some(&operand));
+        let oldest = || (0..self.places.len()).min_by_key(|i| self.places[*i].1);
         let place = known.or_else(oldest).unwrap_or_default();
-        self.places[place] = Some((operand, now));
+        self.places[place] = (Some(operand), now + 1);
         let at = (self.first + place * self.size) as u32;
         if known.is_some() { at } else { at | PREPARE }
     }
 
     /// Forgets the operands for which `gone` holds.
     fn forget(&mut self, gone: impl Fn(&[Val]) -> bool) {
-        for place in &mut self.places {
-            if place.as_ref().is_some_and(|((_, registers), _)| gone(registers)) {
-                *place = None;
-            }
+        for (kept, _) in &mut self.places {
+            kept.take_if(|(_, registers)| gone(registers));
         }
     }
 }
@@ -73,14 +72,15 @@ pub(crate) struct Product {
     pub(crate) together: u32,
 }
 
-/// For each instruction of a basic block whether and how it is a product of prepared operands.
-pub(crate) fn plan(block: &[Raw]) -> Vec<Option<Product>> {
+/// For each instruction of a basic block whether and how it is a product of prepared operands. `slot` is where a register lies: a result may
+/// take the place of an operand that is read for the last time.
+pub(crate) fn plan(block: &[Raw], slot: impl Fn(&Val) -> u32) -> Vec<Option<Product>> {
     let mut shelves = [Shelf::new(0, STAGED_A, KEPT_A), Shelf::new(KEPT_A * STAGED_A, STAGED_B, KEPT_B)];
     let mut plan: Vec<Option<Product>> = Vec::with_capacity(block.len());
     let mut first = 0;
     for (now, raw) in block.iter().enumerate() {
         let operands = operands(raw);
-        let staged = raw.staged.filter(|_| raw.guard.is_none() && in_order(operands));
+        let staged = raw.staged.filter(|_| raw.guard.is_none() && in_order(operands, &slot));
         plan.push(staged.map(|staged| {
             let operand = |i: usize| (std::ptr::from_ref(staged), operands[1 + i].to_vec());
             let places = [0, 1].map(|i| shelves[i].place(operand(i), now));
@@ -114,9 +114,9 @@ fn joins(group: &[Raw], products: &[Option<Product>]) -> bool {
 }
 
 /// The first half of D is written before the second half of C is read: true if that does no harm.
-fn in_order([d, _, _, c]: [&[Val]; 4]) -> bool {
+fn in_order([d, _, _, c]: [&[Val]; 4], slot: impl Fn(&Val) -> u32) -> bool {
     let half = c.len() / 2;
-    !d.iter().take(half).any(|d| c[half..].contains(d))
+    !d.iter().take(half).any(|d| c[half..].iter().any(|c| slot(c) == slot(d)))
 }
 
 /// The registers D, A, B and C of a multiplication.
