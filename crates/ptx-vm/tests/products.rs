@@ -128,9 +128,12 @@ fn prepared_operands_change_nothing() {
         let ptx = kernel(seed);
         let prepared = run(&ptx, VmConfig::default());
         let alone = run(&ptx, VmConfig { counters: true, ..VmConfig::default() });
-        let differs = prepared.chunks(4).zip(alone.chunks(4)).position(|(a, b)| a != b);
-        let place = differs.map(|word| format!("thread {} %r{}", word as u32 / REGISTERS, word as u32 % REGISTERS));
-        assert_eq!(place, None, "seed {seed}\n{ptx}");
+        let interleaved = run(&ptx, VmConfig::adverse(seed));
+        for (mode, other) in [("one by one", alone), ("in adverse mode", interleaved)] {
+            let differs = prepared.chunks(4).zip(other.chunks(4)).position(|(a, b)| a != b);
+            let place = differs.map(|word| format!("thread {} %r{}", word as u32 / REGISTERS, word as u32 % REGISTERS));
+            assert_eq!(place, None, "seed {seed} {mode}\n{ptx}");
+        }
         numbers += prepared.chunks(4).filter(|word| **word != 0x7fff_ffff_u32.to_le_bytes()).count();
         words += prepared.len() / 4;
     }

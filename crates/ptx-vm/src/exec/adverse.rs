@@ -84,11 +84,13 @@ pub(crate) struct Adversary {
     near: VecDeque<Box<Store>>,
     /// Whether memory is late too; checked mode looks at accesses when they are made.
     late: bool,
+    /// Executes instructions by [`Op::alone`].
+    pub(crate) alone: bool,
 }
 
 impl Adversary {
     pub(crate) fn new(seed: u64, late: bool) -> Adversary {
-        Adversary { seed, state: 0, warps: Vec::new(), near: VecDeque::new(), late }
+        Adversary { seed, state: 0, warps: Vec::new(), near: VecDeque::new(), late, alone: true }
     }
 
     /// A block begins.
@@ -108,7 +110,7 @@ impl Adversary {
     }
 
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        (u128::from(self.next()) * u128::from(n) >> 64) as u64
     }
 
     /// One turn in how many a warp takes.
@@ -191,7 +193,11 @@ impl Adversary {
     pub(crate) unsafe fn step(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op) -> *const Op {
         // SAFETY: `op` points into the kernel's code; a guard is followed by the instruction it guards.
         unsafe {
-            let meta = &kernel.meta[op.offset_from(cx.code) as usize];
+            let index = op.offset_from(cx.code) as usize;
+            if kernel.calm[index] {
+                return if self.alone { ((*op).alone)(cx, op) } else { ((*op).run)(cx, op) };
+            }
+            let meta = &kernel.meta[index];
             if meta.guard {
                 return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
             }

@@ -315,7 +315,7 @@ impl<'a> Runner<'a> {
             fuel: 0,
             code: kernel.code.as_ptr(),
             lists: kernel.lists.as_ptr(),
-            stage: worker.stage.reserve(kernel.stage_bytes),
+            stage: worker.stage.reserve(kernel.stage_bytes * if info.adverse.is_some() { warps } else { 1 }),
             caches: worker.caches.as_mut_ptr(),
             shared,
             shared_len,
@@ -568,10 +568,11 @@ impl<'a> Runner<'a> {
         // Instructions since anything happened but waiting.
         let mut waited = 0u64;
         let begun = self.spent;
+        // Somebody could have run and has let the others go first; when nobody has run, all do.
+        let (mut ran, mut yielded) = (true, false);
         while self.left > 0 {
-            let mut ran = false;
-            // Somebody could have run and has let the others go first.
-            let mut yielded = false;
+            let everybody = !ran && yielded;
+            (ran, yielded) = (false, false);
             let mut index = 0;
             while index < self.worker.strands.len() {
                 if self.worker.strands[index].state != State::Ready {
@@ -579,6 +580,7 @@ impl<'a> Runner<'a> {
                     continue;
                 }
                 if let Some(adverse) = &mut self.adverse
+                    && !everybody
                     && !adverse.takes_turn(self.worker.strands[index].warp)
                 {
                     (yielded, index) = (true, index + 1);
@@ -697,6 +699,10 @@ impl<'a> Runner<'a> {
         // SAFETY: there are `preds` predicates for each warp.
         cx.preds = unsafe { self.worker.preds.as_mut_ptr().add(warp * self.kernel.preds) };
         cx.local = self.local.wrapping_add(warp * self.local_bytes * WARP);
+        if self.adverse.is_some() {
+            // Warps take turns where they would not stop otherwise.
+            cx.stage = self.worker.stage.at().wrapping_add(warp * self.kernel.stage_bytes);
+        }
         cx.mask = mask;
         cx.alive = self.worker.warps[warp].alive;
         cx.began = self.worker.warps[warp].began;
@@ -711,11 +717,12 @@ impl<'a> Runner<'a> {
         self.cx.top = strand.top;
         std::mem::swap(&mut self.cx.paths, &mut strand.paths);
         self.enter(warp, mask);
-        if self.adverse.is_some() {
+        let alone = self.worker.warps[warp].split || self.info.tensor_core.is_some();
+        if let Some(adverse) = &mut self.adverse {
+            adverse.alone = alone;
             self.adverse_turn(op, quantum);
             return self.leave(index);
         }
-        let alone = self.worker.warps[warp].split || self.info.tensor_core.is_some();
         let cx = &mut self.cx;
         let mut left = quantum;
         loop {
@@ -936,7 +943,10 @@ impl<'a> Runner<'a> {
             match &mut self.watch {
                 None => match &mut self.adverse {
                     None => ((*op).alone)(&mut self.cx, op),
-                    Some(adverse) => adverse.step(&mut self.cx, self.kernel, op),
+                    Some(adverse) => {
+                        adverse.alone = true;
+                        adverse.step(&mut self.cx, self.kernel, op)
+                    }
                 },
                 Some(watch) => watch.step(&mut self.cx, self.kernel, op),
             }

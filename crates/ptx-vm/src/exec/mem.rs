@@ -157,7 +157,7 @@ unsafe fn within_cache<P: Place>(
         }
         let host = cache.host;
         if stray == 0 && mask == FULL {
-            prefetch(cache, any.wrapping_add(cache.base), WARP as u64 * bytes);
+            prefetch(cache, cx.warp, any.wrapping_add(cache.base), WARP as u64 * bytes);
             return Some(Found::Block(host.add(any as usize)));
         }
         if other == 0 {
@@ -226,9 +226,8 @@ unsafe fn search<P: Place>(
 /// Fetches what this instruction will touch next when its addresses go in long strides, as in grid-stride loops: the hardware's
 /// own prefetchers stop at page boundaries.
 #[inline(always)]
-unsafe fn prefetch(cache: &mut Cache, first: u64, len: u64) {
-    let stride = first.wrapping_sub(cache.last);
-    cache.last = first;
+unsafe fn prefetch(cache: &mut Cache, warp: u32, first: u64, len: u64) {
+    let stride = cache.stride(warp, first);
     let next = first.wrapping_add(stride);
     if stride.wrapping_add(2048) > 4096 && next >= cache.base && next.wrapping_add(len) <= cache.end {
         #[cfg(target_arch = "x86_64")]
@@ -243,8 +242,7 @@ unsafe fn prefetch(cache: &mut Cache, first: u64, len: u64) {
     }
 }
 
-/// Fetches what a copy of `N` bytes a lane will touch next when it goes on as it has gone from the last one to this, from warp to warp or
-/// from tile to tile.
+/// Fetches what a copy of `N` bytes a lane will touch next when it goes on as it has gone from the last one to this.
 #[inline(always)]
 unsafe fn prefetch_lanes<const N: usize>(cx: &mut Cx, op: *const Op, lanes: &Pointers) {
     #[cfg(target_arch = "x86_64")]
@@ -252,8 +250,7 @@ unsafe fn prefetch_lanes<const N: usize>(cx: &mut Cx, op: *const Op, lanes: &Poi
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let cache = &mut *cx.caches.add((*op).aux as usize);
-        let first = lanes[0].assume_init() as u64;
-        let stride = first.wrapping_sub(std::mem::replace(&mut cache.last, first)) as isize;
+        let stride = cache.stride(cx.warp, lanes[0].assume_init() as u64) as isize;
         for lane in lanes.iter().step_by(64 / N) {
             _mm_prefetch::<_MM_HINT_T0>(lane.assume_init().wrapping_offset(stride).cast());
         }
@@ -272,7 +269,7 @@ unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, gener
             if end > a.end() {
                 return None;
             }
-            *cx.caches.add((*op).aux as usize) = Cache { base: a.base, end: a.end(), host: a.host(), last: lo };
+            *cx.caches.add((*op).aux as usize) = Cache { base: a.base, end: a.end(), host: a.host(), last: [lo; 8] };
             return Some((a.base, a.host()));
         }
         // Windows are the block's own and cheap to find; they are not cached because blocks and warps share the cache.

@@ -141,12 +141,18 @@ pub(crate) struct Cache {
     pub(crate) base: u64,
     pub(crate) end: u64,
     pub(crate) host: *mut u8,
-    /// First address of the last block access, to guess the next one.
-    pub(crate) last: u64,
+    /// Where each warp (of those whose numbers end alike) has begun to read last, to guess where it will go on.
+    pub(crate) last: [u64; 8],
 }
 
 impl Cache {
-    pub(crate) const EMPTY: Cache = Cache { base: 1, end: 0, host: std::ptr::null_mut(), last: 0 };
+    /// How far a warp has gone since it was here last.
+    #[inline(always)]
+    pub(crate) fn stride(&mut self, warp: u32, first: u64) -> u64 {
+        first.wrapping_sub(std::mem::replace(&mut self.last[(warp & 7) as usize], first))
+    }
+
+    pub(crate) const EMPTY: Cache = Cache { base: 1, end: 0, host: std::ptr::null_mut(), last: [0; 8] };
 }
 
 /// A pending path of a diverged warp.

@@ -213,6 +213,7 @@ pub(crate) fn finish(
     let last = meta[0];
     let (class, rule, flow) = (super::lower::Class::Control, Rule::Whole, (0, 0, 0));
     meta.push(Meta { class, access: None, guard: false, flops: 0, rule, flow, ..last });
+    let calm = meta.iter().map(Meta::calm).collect();
     Ok(Kernel {
         name: function.name.to_owned(),
         file: l.file().into(),
@@ -227,6 +228,7 @@ pub(crate) fn finish(
         code: out,
         lists,
         meta,
+        calm,
         flows,
         unwritten,
         reg_bytes: reg_bytes.max(UNIT),

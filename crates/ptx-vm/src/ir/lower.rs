@@ -206,6 +206,29 @@ pub(crate) struct Meta {
     pub(crate) flow: (u32, u16, u16),
 }
 
+impl Meta {
+    /// See [`Kernel::calm`].
+    pub(crate) fn calm(&self) -> bool {
+        let computes = matches!(
+            self.rule,
+            Rule::Whole
+                | Rule::Halves
+                | Rule::Moves(_)
+                | Rule::MovesList(_)
+                | Rule::Bits(_)
+                | Rule::Pack
+                | Rule::Compare
+                | Rule::Select
+                | Rule::Predicates
+                | Rule::Constant
+                | Rule::Carry
+                | Rule::Decide
+                | Rule::Multiply
+        );
+        computes && self.access.is_none() && !self.guard
+    }
+}
+
 /// A `.loc`: place in a source file, and the entry of the place where that was inlined, 0 for none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Loc {

@@ -135,6 +135,8 @@ pub struct Kernel {
     pub(crate) code: Vec<Op>,
     pub(crate) lists: Vec<u32>,
     pub(crate) meta: Vec<super::Meta>,
+    /// Whether an instruction only computes: it neither touches memory nor orders anything, and guards nothing.
+    pub(crate) calm: Vec<bool>,
     /// The registers of the instructions, see [`super::Meta::flow`]: slots, which are multiples of 128, plus bytes of a lane.
     pub(crate) flows: Vec<u32>,
     /// The registers, as above, that may be read before anything has written them.
