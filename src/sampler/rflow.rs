@@ -4,6 +4,8 @@
 //! `r = √(H·W/512²) · √(⌊frames/17⌋·5)` (the second factor 1 for a single frame), sprites a constant. A step moves the latent by
 //! `v·(t_i − t_{i+1})/1000`; the last one by `v·t_last/1000`.
 
+use super::solver::{Coefficients, Row, Solver};
+
 /// Timesteps run from [`TRAIN_STEPS`] (noise) to 0 (clean).
 pub(crate) const TRAIN_STEPS: f64 = 1000.0;
 
@@ -84,6 +86,17 @@ impl Schedule {
     pub fn delta(&self, step: usize) -> f32 {
         let next = self.timesteps.get(step).copied().unwrap_or(0.0);
         (self.timesteps[step - 1] - next) / TRAIN_STEPS as f32
+    }
+}
+
+impl Solver for Schedule {
+    fn rows(&self) -> Vec<Row> {
+        let row = |(step, &time): (usize, &f32)| {
+            let mut latents = Coefficients::default();
+            (latents[0], latents[1]) = (1.0, self.delta(step));
+            Row { time, latents, kept: None }
+        };
+        (1..).zip(&self.timesteps).map(row).collect()
     }
 }
 
