@@ -126,7 +126,7 @@ pub(crate) fn finish(
                 out.push(bare::<control::Meet>([0; 4]));
                 meta.push(control_meta(&code[block.start]));
             }
-            let staged = stage::plan(&code[block.start..block.end], &slot);
+            let staged = stage::plan(&code[block.start..block.end], slot);
             for (raw, product) in code[block.start..block.end].iter().zip(staged) {
                 if matches!(raw.flow, Flow::Label(_)) {
                     continue;
