@@ -97,16 +97,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("f16 mma GEMM 512^3", gemm, 2.0 * 512f64.powi(3) / 1e9, "GFLOP/s"),
     ];
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let modes_named = modes.iter().map(|(mode, _)| *mode).chain(["plain"]);
-    let chosen_modes: Vec<&str> = modes_named.filter(|mode| words.iter().any(|w| mode.contains(w.as_str()))).collect();
-    let chosen_kernels: Vec<&str> =
-        kernels.iter().map(|k| k.0).filter(|name| words.iter().any(|w| name.contains(w.as_str()))).collect();
-    let chosen = |names: &[&str], name: &str| names.is_empty() || names.contains(&name);
-    for (name, prepare, amount, unit) in kernels.into_iter().filter(|k| chosen(&chosen_kernels, k.0)) {
+    // Those that a word names a part of; all when there are none.
+    let chosen = |names: Vec<&'static str>| {
+        let named: Vec<_> = names.iter().copied().filter(|name| words.iter().any(|word| name.contains(word))).collect();
+        if named.is_empty() { names } else { named }
+    };
+    let chosen_kernels = chosen(kernels.iter().map(|kernel| kernel.0).collect());
+    let chosen_modes = chosen(modes.iter().map(|mode| mode.0).chain(["plain"]).collect());
+    for (name, prepare, amount, unit) in kernels.into_iter().filter(|kernel| chosen_kernels.contains(&kernel.0)) {
         let first = prepare(&module, Vm::new(plain()))?;
         let t = best(10, || first.run());
         println!("{name:<20} {:<22} {:9.2} ms  {:8.2} {unit}", "1 core", t * 1e3, amount / t);
-        for (mode, config) in modes.iter().filter(|(mode, _)| chosen(&chosen_modes, mode)) {
+        for (mode, config) in modes.iter().filter(|mode| chosen_modes.contains(&mode.0)) {
             let other = prepare(&module, Vm::new(config.clone()))?;
             // One after the other, so that a noisy machine is as noisy for both.
             let (mut plain, mut time) = (f64::INFINITY, f64::INFINITY);

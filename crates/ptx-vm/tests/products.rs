@@ -24,9 +24,14 @@ impl Random {
                 list.push(register);
             }
         }
-        let names: Vec<String> = list.iter().map(|r| format!("%r{r}")).collect();
-        format!("{{{}}}", names.join(", "))
+        braced(list)
     }
+}
+
+/// Registers as an operand.
+fn braced(registers: impl IntoIterator<Item = u32>) -> String {
+    let names: Vec<String> = registers.into_iter().map(|r| format!("%r{r}")).collect();
+    format!("{{{}}}", names.join(", "))
 }
 
 /// A product, mostly in place, of operands that others are likely to use too.
@@ -39,15 +44,12 @@ fn product(random: &mut Random) -> String {
         ("m16n8k8", "tf32", 4, 2),
         ("m16n8k4", "tf32", 2, 1),
     ][random.below(6) as usize];
-    let fixed = |n: usize, first: u32| {
-        let names: Vec<String> = (first..first + n as u32).map(|r| format!("%r{r}")).collect();
-        format!("{{{}}}", names.join(", "))
-    };
+    let fixed = |n: u32, first: u32| braced(first..first + n);
     let d = if random.below(4) == 0 { random.registers(4, true) } else { fixed(4, 16 + 4 * random.below(2)) };
     let c = if random.below(4) == 0 { random.registers(4, false) } else { d.clone() };
     let (first, second) = (4 * random.below(2), 8 + 2 * random.below(4));
-    let a = if random.below(6) == 0 { random.registers(a, false) } else { fixed(a, first) };
-    let b = if random.below(6) == 0 { random.registers(b, false) } else { fixed(b, second) };
+    let a = if random.below(6) == 0 { random.registers(a as usize, false) } else { fixed(a, first) };
+    let b = if random.below(6) == 0 { random.registers(b as usize, false) } else { fixed(b, second) };
     format!("mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {d}, {a}, {b}, {c};")
 }
 

@@ -9,6 +9,7 @@
 
 use crate::exec::alu::NO_SLOT;
 use crate::exec::block::Buffer;
+use crate::exec::control::operand_counts;
 use crate::exec::op::*;
 use crate::ir::{Kernel, Meta};
 
@@ -586,9 +587,7 @@ impl Defined {
         // SAFETY: the list holds as many registers as the counts say.
         unsafe {
             let warp = cx.warp as usize;
-            let counts = (*op).aux;
-            let (n, wide) = ((counts & 127) as usize, if counts & 128 != 0 { 8 } else { 4 });
-            let [a, b, c] = [8, 16, 24].map(|shift| (counts >> shift & if shift == 24 { 255 } else { 127 }) as usize);
+            let ([n, a, b, c], wide) = (operand_counts((*op).aux), if (*op).aux & 128 != 0 { 8 } else { 4 });
             let slot = |i: usize| cx.list(op, i);
             if !used && cx.mask == FULL {
                 for i in 0..n {

@@ -813,6 +813,13 @@ fn clock() -> u64 {
 /// `mma.sync`: list = D, A, B, C registers; imm = index of the kernel, x2 counts in `aux`: d | a<<8 | b<<16 | c<<24,
 /// plus 128 when the registers are 64 bits wide; r0 = what a tensor core computes instead, or 0.
 pub(crate) struct Mma;
+
+/// The registers of D, A, B and C in the list of an [`Mma`].
+#[inline(always)]
+pub(crate) fn operand_counts(aux: u32) -> [usize; 4] {
+    [aux & 127, aux >> 8 & 255, aux >> 16 & 255, aux >> 24].map(|count| count as usize)
+}
+
 impl Exec for Mma {
     const RARE: bool = true;
     const RULE: Rule = Rule::Multiply;
@@ -822,23 +829,22 @@ impl Exec for Mma {
         use crate::math::mma::{Fragments, Kernel, Product, multiply};
         // SAFETY: the list holds as many operands as the shape has; `imm` is a micro-kernel the decoder put there.
         unsafe {
-            let counts = (*op).aux;
+            let ([n, a, b, c], wide) = (operand_counts((*op).aux), (*op).aux & 128 != 0);
             let mut f = Fragments::NULL;
             let mut at = 0;
-            let mut take = |n: u32, cx: &Cx, out: &mut [*mut L<u32>]| {
-                for slot in out.iter_mut().take(n as usize) {
+            let mut take = |n: usize, cx: &Cx, out: &mut [*mut L<u32>]| {
+                for slot in out.iter_mut().take(n) {
                     *slot = cx.at::<u32>(cx.list(op, at));
                     at += 1;
                 }
             };
             let mut regs = [std::ptr::null_mut(); 4];
-            let (n, wide) = ((counts & 127) as usize, counts & 128 != 0);
-            take(n as u32, cx, &mut f.d);
-            take(counts >> 8 & 255, cx, &mut regs);
+            take(n, cx, &mut f.d);
+            take(a, cx, &mut regs);
             f.a = regs.map(|p| p.cast_const());
-            take(counts >> 16 & 255, cx, &mut regs);
+            take(b, cx, &mut regs);
             f.b = [regs[0], regs[1]].map(|p| p.cast_const());
-            take(counts >> 24, cx, &mut regs);
+            take(c, cx, &mut regs);
             f.c = regs.map(|p| p.cast_const());
             let kernel: Kernel = std::mem::transmute::<usize, Kernel>((*op).imm as usize);
             let core = cx.tensor_core.filter(|_| (*op).r[0] != 0);
@@ -895,7 +901,7 @@ impl Exec for StagedMma {
         unsafe {
             let [_, low, high, count] = (*op).r;
             let staged = &*((u64::from(low) | u64::from(high) << 32) as usize as *const Staged);
-            let count = count.clamp(1, TOGETHER as u32) as usize;
+            let count = count as usize;
             let mut products = [std::mem::MaybeUninit::<Prepared>::uninit(); TOGETHER];
             for (i, product) in products.iter_mut().enumerate().take(count) {
                 product.write(prepare(cx, staged, op.add(i)));
@@ -921,8 +927,7 @@ unsafe fn prepare(cx: &mut Cx, staged: &crate::math::mma::Staged, op: *const Op)
     use crate::ir::stage::PREPARE;
     // SAFETY: as above.
     unsafe {
-        let counts = (*op).aux;
-        let (a, b) = ((counts >> 8 & 255) as usize, (counts >> 16 & 255) as usize);
+        let [_, a, b, _] = operand_counts((*op).aux);
         let list = cx.lists.add((*op).x as usize);
         let [at_a, at_b] = [*list.add(8 + a + b), *list.add(9 + a + b)];
         let place = |at: u32| cx.stage.add((at & !PREPARE) as usize);

@@ -52,7 +52,7 @@ enum Found {
 /// Room for 32 pointers, filled only when lanes go to scattered places.
 type Pointers = [MaybeUninit<*mut u8>; WARP];
 
-/// Finds the host memory of every active lane's `bytes` bytes, or faults.
+/// Finds the host memory of every active lane's `bytes` bytes, a power of two and aligned to it, or faults.
 ///
 /// One pass over the addresses is enough when all of them lie in the memory that this instruction touched last; everything else,
 /// and all that is wrong, is for [`search`].
@@ -63,22 +63,48 @@ unsafe fn find<P: Place>(
     slot: u32,
     offset: i64,
     bytes: u64,
-    align: u64,
     lanes: &mut Pointers,
 ) -> Found {
     // SAFETY: the slot has width `P::A`; pointers stay inside the memory because every offset is checked against its end.
     unsafe {
         let raw = &*cx.at::<P::A>(slot);
         let found = if P::SHARED {
-            within_shared::<P>(cx, raw, offset, bytes, align, lanes)
+            within_shared::<P>(cx, raw, offset, bytes, lanes)
         } else {
-            within_cache::<P>(cx, op, raw, offset, bytes, align, lanes)
+            within_cache::<P>(cx, op, raw, offset, bytes, lanes)
         };
         match found {
             Some(found) => found,
-            None => search::<P>(cx, op, slot, offset, bytes, align, lanes),
+            None => search::<P>(cx, op, slot, offset, bytes, lanes),
         }
     }
+}
+
+/// Lanes at offsets from `host`: a block that begins at `first`, all at `first`, or each at its own.
+///
+/// # Safety
+/// All offsets lie inside the memory at `host`.
+#[inline(always)]
+unsafe fn found<T: Copy + Into<u64>>(
+    host: *mut u8,
+    at: &L<T>,
+    first: T,
+    block: bool,
+    same: bool,
+    lanes: &mut Pointers,
+) -> Found {
+    // SAFETY: as above.
+    let pointer = |offset: T| unsafe { host.add(offset.into() as usize) };
+    if block {
+        return Found::Block(pointer(first));
+    }
+    if same {
+        return Found::Same(pointer(first));
+    }
+    for i in 0..WARP {
+        lanes[i] = MaybeUninit::new(pointer(at[i]));
+    }
+    Found::Lanes
 }
 
 /// [`find`] in shared memory; none when something is wrong.
@@ -88,7 +114,6 @@ unsafe fn within_shared<P: Place>(
     raw: &L<P::A>,
     offset: i64,
     bytes: u64,
-    align: u64,
     lanes: &mut Pointers,
 ) -> Option<Found> {
     let (mask, add) = (cx.mask, offset as u32);
@@ -104,22 +129,11 @@ unsafe fn within_shared<P: Place>(
         stray |= a ^ any.wrapping_add(i as u32 * bytes as u32);
         other |= a ^ any;
     }
-    if u64::from(bits) & (align - 1) != 0 || u64::from(top) + bytes > u64::from(cx.shared_len) {
+    if u64::from(bits) & (bytes - 1) != 0 || u64::from(top) + bytes > u64::from(cx.shared_len) {
         return None;
     }
     // SAFETY: all offsets are inside.
-    unsafe {
-        if stray == 0 && mask == FULL {
-            return Some(Found::Block(cx.shared.add(any as usize)));
-        }
-        if other == 0 {
-            return Some(Found::Same(cx.shared.add(any as usize)));
-        }
-        for i in 0..WARP {
-            lanes[i] = MaybeUninit::new(cx.shared.add(at[i] as usize));
-        }
-    }
-    Some(Found::Lanes)
+    Some(unsafe { found(cx.shared, &at, any, stray == 0 && mask == FULL, other == 0, lanes) })
 }
 
 /// [`find`] in the allocation that this instruction touched last; none when an address is elsewhere, or something is wrong.
@@ -130,7 +144,6 @@ unsafe fn within_cache<P: Place>(
     raw: &L<P::A>,
     offset: i64,
     bytes: u64,
-    align: u64,
     lanes: &mut Pointers,
 ) -> Option<Found> {
     // SAFETY: the cache belongs to the instruction; all offsets are inside what it holds.
@@ -152,21 +165,14 @@ unsafe fn within_cache<P: Place>(
             stray |= a ^ any.wrapping_add(i as u64 * bytes);
             other |= a ^ any;
         }
-        if bad >> 63 != 0 || bits & (align - 1) != 0 {
+        if bad >> 63 != 0 || bits & (bytes - 1) != 0 {
             return None;
         }
-        let host = cache.host;
-        if stray == 0 && mask == FULL {
+        let block = stray == 0 && mask == FULL;
+        if block {
             prefetch(cache, cx.warp, any.wrapping_add(cache.base), WARP as u64 * bytes);
-            return Some(Found::Block(host.add(any as usize)));
         }
-        if other == 0 {
-            return Some(Found::Same(host.add(any as usize)));
-        }
-        for i in 0..WARP {
-            lanes[i] = MaybeUninit::new(host.add(at[i] as usize));
-        }
-        Some(Found::Lanes)
+        Some(found(cache.host, &at, any, block, other == 0, lanes))
     }
 }
 
@@ -178,7 +184,6 @@ unsafe fn search<P: Place>(
     slot: u32,
     offset: i64,
     bytes: u64,
-    align: u64,
     lanes: &mut Pointers,
 ) -> Found {
     // SAFETY: the slot has width `P::A`; pointers stay inside allocations because both ends of the range are checked.
@@ -194,8 +199,8 @@ unsafe fn search<P: Place>(
                 addr[i] &= 0xffff_ffff;
             }
         }
-        if let Some(lane) = (0..WARP).find(|i| addr[*i] & (align - 1) != 0) {
-            return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], align));
+        if let Some(lane) = (0..WARP).find(|i| addr[*i] & (bytes - 1) != 0) {
+            return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], bytes));
         }
         if P::SHARED {
             let limit = u64::from(cx.shared_len);
@@ -204,13 +209,8 @@ unsafe fn search<P: Place>(
         }
         let (lo, hi) = addr.iter().fold((u64::MAX, 0), |(lo, hi), a| (lo.min(*a), hi.max(*a)));
         if let Some((base, host)) = refill(cx, op, lo, hi, bytes, P::GENERIC) {
-            if mask == FULL && (0..WARP).all(|i| addr[i] == lo + i as u64 * bytes) {
-                return Found::Block(host.add((lo - base) as usize));
-            }
-            for i in 0..WARP {
-                lanes[i] = MaybeUninit::new(host.add((addr[i] - base) as usize));
-            }
-            return if lo == hi { Found::Same(host.add((lo - base) as usize)) } else { Found::Lanes };
+            let block = mask == FULL && (0..WARP).all(|i| addr[i] == lo + i as u64 * bytes);
+            return found(host, &addr.map(|a| a - base), lo - base, block, lo == hi, lanes);
         }
         // Several allocations, or a miss: lane by lane.
         for i in 0..WARP {
@@ -393,7 +393,7 @@ impl<P: Place, M: Elem, const V: usize> Exec for Load<P, M, V> {
             let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
             let bytes = (V * size_of::<M>()) as u64;
             let mut copy = [MaybeUninit::<[M; V]>::uninit(); WARP];
-            let src: *const [M; V] = match find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes) {
+            let src: *const [M; V] = match find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, &mut lanes) {
                 Found::Block(p) => p.cast_const().cast(),
                 Found::Same(p) => {
                     copy = [MaybeUninit::new(p.cast::<[M; V]>().read_unaligned()); WARP];
@@ -433,7 +433,7 @@ impl<P: Place, M: Elem, const V: usize> Exec for Store<P, M, V> {
             let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
             let bytes = (V * size_of::<M>()) as u64;
             let mut value = [[M::default(); V]; WARP];
-            let found = find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, bytes, &mut lanes);
+            let found = find::<P>(cx, op, (*op).r[3], (*op).imm, bytes, &mut lanes);
             for v in 0..V {
                 let src = &*cx.at::<M::R>(reg::<V>(cx, op, v));
                 for i in 0..WARP {
@@ -623,24 +623,20 @@ impl<const N: usize> Exec for CpAsync<N> {
             let shared = cx.shared;
             let target = |i: usize| shared.add(to[i].wrapping_add(offset) as usize).cast::<[u8; N]>();
             let mut lanes: Pointers = [MaybeUninit::uninit(); WARP];
-            if whole && live == FULL {
-                match find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes) {
-                    Found::Block(p) => {
-                        for i in 0..WARP {
-                            target(i).write_unaligned(p.add(i * N).cast::<[u8; N]>().read_unaligned());
-                        }
-                    }
-                    Found::Same(p) => {
-                        let value = p.cast::<[u8; N]>().read_unaligned();
-                        (0..WARP).for_each(|i| target(i).write_unaligned(value));
-                    }
-                    Found::Lanes => {
-                        prefetch_lanes::<N>(cx, op, &lanes);
-                        for i in 0..WARP {
-                            target(i).write_unaligned(lanes[i].assume_init().cast::<[u8; N]>().read_unaligned());
-                        }
-                    }
+            if whole && live != 0 {
+                cx.mask = live;
+                let found = find::<Global>(cx, op, from, from_offset, N as u64, &mut lanes);
+                cx.mask = mask;
+                match found {
+                    Found::Block(p) => lanes = std::array::from_fn(|i| MaybeUninit::new(p.add(i * N))),
+                    Found::Same(p) => lanes = [MaybeUninit::new(p); WARP],
+                    Found::Lanes => prefetch_lanes::<N>(cx, op, &lanes),
                     Found::Fault(next) => return next,
+                }
+            }
+            if whole && live == FULL {
+                for i in 0..WARP {
+                    target(i).write_unaligned(lanes[i].assume_init().cast::<[u8; N]>().read_unaligned());
                 }
                 return op.add(1);
             }
@@ -648,19 +644,7 @@ impl<const N: usize> Exec for CpAsync<N> {
                 super::alu::NO_SLOT => [N as u32; WARP],
                 size => (*cx.at::<u32>(size)).map(|given| given.min(N as u32)),
             };
-            if whole && live != 0 {
-                cx.mask = live;
-                let found = find::<Global>(cx, op, from, from_offset, N as u64, N as u64, &mut lanes);
-                cx.mask = mask;
-                match found {
-                    Found::Block(p) => lanes = std::array::from_fn(|i| MaybeUninit::new(p.add(i * N))),
-                    Found::Same(p) => lanes = [MaybeUninit::new(p); WARP],
-                    Found::Lanes => {}
-                    Found::Fault(next) => return next,
-                }
-            } else if live != 0
-                && let Some(fault) = partial(cx, op, from, from_offset, N as u64, live, &lengths, &mut lanes)
-            {
+            if !whole && let Some(fault) = partial::<N>(cx, op, from, from_offset, live, &lengths, &mut lanes) {
                 return fault;
             }
             for i in lanes_of(mask) {
@@ -678,13 +662,11 @@ impl<const N: usize> Exec for CpAsync<N> {
 /// The sources of a `cp.async` of partial sizes: each lane is checked for its own length.
 #[cold]
 #[inline(never)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn partial(
+unsafe fn partial<const N: usize>(
     cx: &mut Cx,
     op: *const Op,
     from: u32,
     offset: i64,
-    align: u64,
     live: u32,
     lengths: &L<u32>,
     lanes: &mut Pointers,
@@ -693,8 +675,8 @@ unsafe fn partial(
     let addr = unsafe { cx.get::<u64>(from) };
     for i in lanes_of(live) {
         let a = addr[i].wrapping_add(offset as u64);
-        if a & (align - 1) != 0 {
-            return Some(misaligned(cx, op, i as u32, a, align));
+        if a & (N as u64 - 1) != 0 {
+            return Some(misaligned(cx, op, i as u32, a, N as u64));
         }
         // SAFETY: `resolve` checks.
         match unsafe { resolve(cx, a, u64::from(lengths[i]), false, i as u32) } {

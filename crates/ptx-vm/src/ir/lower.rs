@@ -209,23 +209,8 @@ pub(crate) struct Meta {
 impl Meta {
     /// See [`Kernel::calm`].
     pub(crate) fn calm(&self) -> bool {
-        let computes = matches!(
-            self.rule,
-            Rule::Whole
-                | Rule::Halves
-                | Rule::Moves(_)
-                | Rule::MovesList(_)
-                | Rule::Bits(_)
-                | Rule::Pack
-                | Rule::Compare
-                | Rule::Select
-                | Rule::Predicates
-                | Rule::Constant
-                | Rule::Carry
-                | Rule::Decide
-                | Rule::Multiply
-        );
-        computes && self.access.is_none() && !self.guard
+        let orders = matches!(self.rule, Rule::Bulk | Rule::BulkGroup | Rule::Mbarrier | Rule::Barrier | Rule::Fence);
+        self.access.is_none() && !orders && !self.guard
     }
 }
 

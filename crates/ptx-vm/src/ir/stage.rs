@@ -5,6 +5,7 @@
 //! the warp cannot stop in between.
 
 use super::lower::{Class, Flow, Raw, Val};
+use crate::exec::control::operand_counts;
 use crate::exec::op::Rule;
 use crate::math::mma::{STAGED_A, STAGED_B, Staged};
 
@@ -68,7 +69,7 @@ fn may_stop(raw: &Raw) -> bool {
 pub(crate) struct Product {
     /// Where A and B lie.
     pub(crate) places: [u32; 2],
-    /// How many products from this one on are computed together; 0 in those behind the first.
+    /// How many products from this one on are computed together; those behind the first are not begun with.
     pub(crate) together: u32,
 }
 
@@ -88,7 +89,6 @@ pub(crate) fn plan(block: &[Raw], slot: impl Fn(&Val) -> u32) -> Vec<Option<Prod
         }));
         if plan[now].is_some() {
             if now > first && joins(&block[first..=now], &plan[first..now]) {
-                plan[now].iter_mut().for_each(|product| product.together = 0);
                 plan[first].iter_mut().for_each(|product| product.together += 1);
             } else {
                 first = now;
@@ -126,8 +126,8 @@ fn operands(raw: &Raw) -> [&[Val]; 4] {
         _ => 0,
     };
     let mut rest = raw.list.as_slice();
-    [counts & 127, counts >> 8 & 255, counts >> 16 & 255, counts >> 24].map(|n| {
-        let (part, behind) = rest.split_at(n as usize);
+    operand_counts(counts).map(|n| {
+        let (part, behind) = rest.split_at(n);
         rest = behind;
         part
     })

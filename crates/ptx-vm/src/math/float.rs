@@ -25,10 +25,16 @@ pub const NAN_F32: f32 = f32::from_bits(0x7fff_ffff);
 /// The number, or the canonical NaN.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    // On bits: the compiler holds all NaN for equal and would drop a float comparison that only changes one into another.
-    let bits = x.to_bits();
-    // Signed, because vectors of bits are compared so in one step.
-    f32::from_bits(if (bits & 0x7fff_ffff) as i32 > 0x7f80_0000 { NAN_F32.to_bits() } else { bits })
+    unless_nan(x, x)
+}
+
+/// `value`, or the canonical NaN where `x` is one.
+#[inline(always)]
+pub fn unless_nan(x: f32, value: f32) -> f32 {
+    // On bits: the compiler holds all NaN for equal and would drop a float comparison that only changes one into another. Signed, because
+    // vectors of bits are compared so in one step.
+    let nan = (x.to_bits() & 0x7fff_ffff) as i32 > 0x7f80_0000;
+    f32::from_bits(if nan { NAN_F32.to_bits() } else { value.to_bits() })
 }
 
 /// `.ftz`: a subnormal becomes a zero of its sign.

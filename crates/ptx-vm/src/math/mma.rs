@@ -167,21 +167,20 @@ pub enum Int8Shape {
 }
 
 impl Kernels {
-    /// The kernel of a product of two operands of one format in stages, if there is one.
+    /// The kernel of a product of two operands of one format, summed in f32, in stages, if there is one.
     pub fn staged(&self, product: Product) -> Option<&Staged> {
-        let Layout::Wide { k } = product.layout else { return None };
-        let row = match (product.a, product.b) {
-            (Format::Bf16, Format::Bf16) => 0,
-            (Format::F16, Format::F16) => 2,
-            (Format::Tf32, Format::Tf32) => 4,
+        let Product { a, b, half: false, layout: Layout::Wide { k } } = product else { return None };
+        let kernel = match (a, k) {
+            _ if a != b => return None,
+            (Format::Bf16, 8) => 0,
+            (Format::Bf16, 16) => 1,
+            (Format::F16, 8) => 2,
+            (Format::F16, 16) => 3,
+            (Format::Tf32, 4) => 4,
+            (Format::Tf32, 8) => 5,
             _ => return None,
         };
-        let deep = match (row, k) {
-            (0 | 2, 16) | (4, 8) => 1,
-            (0 | 2, 8) | (4, 4) => 0,
-            _ => return None,
-        };
-        self.staged[row + deep].as_ref()
+        self.staged[kernel].as_ref()
     }
 
     /// The kernel for 8-bit integers (`.s8` where signed, `.u8` where not) and s32 accumulators.

@@ -7,7 +7,7 @@
 // Coefficients of fits: close to well-known constants by nature, and written as the fit printed them.
 #![allow(clippy::approx_constant, clippy::excessive_precision)]
 
-use super::float::{NAN_F32, canonical};
+use super::float::{canonical, unless_nan};
 
 /// Adding this rounds an f32 below 2^22 to an integer, which then stands in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
@@ -41,8 +41,7 @@ pub fn ex2(x: f32) -> f32 {
     let p = ex2_fraction(clamped - (shifted - ROUNDER));
     // Two factors, because the power alone may leave the range; only the second can round.
     let half = n >> 1;
-    let value = (p * power(half) * power(n - half)).to_bits();
-    f32::from_bits(if (x.to_bits() & 0x7fff_ffff) as i32 > 0x7f80_0000 { NAN_F32.to_bits() } else { value })
+    unless_nan(x, p * power(half) * power(n - half))
 }
 
 /// `lg2.approx.f32`: absolute error below 2^-23 near 1, relative error below 2^-22.8 elsewhere (allowed: 2^-22); exact for powers of two.

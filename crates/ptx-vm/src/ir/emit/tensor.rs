@@ -59,7 +59,7 @@ impl Multiply {
             }
             _ => return None,
         };
-        let staged = product.filter(|p| !p.half).and_then(|p| k.staged(p));
+        let staged = product.and_then(|p| k.staged(p));
         Some(Multiply { kernel, product, a, b, c, macs, staged })
     }
 
