@@ -21,12 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let trace = Trace::read(BufReader::new(File::open(path)?))?;
 
     let source = ModelSource::sprites();
-    let (presets, depth) = (source.presets(trace.steps)?, source.model_config()?.depth);
+    let (presets, anatomy) = (source.presets(trace.steps)?, source.model_config()?.anatomy());
     for (name, moreg) in
         [("adacache-fast", false), ("adacache-fast", true), ("teacache-fast", false), ("fbcache", false)]
     {
-        let config = presets.resolve(name, moreg, depth, trace.steps)?;
-        let (plans, decisions) = trace.replay(&mut *trace.policy(&config, depth)?)?;
+        let config = presets.resolve(name, moreg, &anatomy, trace.steps)?;
+        let (plans, decisions) = trace.replay(&mut *trace.policy(&config, &anatomy)?)?;
         let computed = computed_steps(&plans);
         println!("{name}{}", if moreg { " with motion regularization" } else { "" });
         let strip = schedule_strip(trace.steps, &computed, &[]);

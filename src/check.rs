@@ -15,7 +15,7 @@ use crate::cache::{
 };
 use crate::device::Device;
 use crate::model::vae::{VaeConfig, VideoVae};
-use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Weights};
+use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Transformer, Walk, Weights};
 use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
 use crate::tensor::{DType, Tensor};
 
@@ -303,7 +303,7 @@ fn video_autoencoder(
     Ok(())
 }
 
-fn forward(case: &Case, model: &StDiT3, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
+fn forward(case: &Case, model: &dyn Transformer, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
     let (shape, x) = input(io, "x", &[5])?;
     let (_, timesteps) = input(io, "timestep", &[1])?;
     let (_, y) = input(io, "y", &[3, 4])?;
@@ -319,26 +319,25 @@ fn forward(case: &Case, model: &StDiT3, io: &Weights, result: &mut CheckResult) 
         fps: case.fps,
         frame_masked: frame_mask.is_some(),
     };
-    if shape[1] != model.config().in_channels {
-        return Err(ModelError::Input(format!(
-            "x has {} channels, the model takes {}",
-            shape[1],
-            model.config().in_channels
-        ))
-        .into());
+    if shape[1] != model.shape().channels {
+        let channels = model.shape().channels;
+        return Err(ModelError::Input(format!("x has {} channels, the model takes {channels}", shape[1])).into());
     }
     let caption = model.caption(&y, shape[0], mask.as_deref())?;
     let ws = model.workspace(geometry, &ResidualRoom::default())?;
     let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
     let start = Instant::now();
-    model.set_time(&ws, &timesteps, frame_mask.as_deref())?;
+    let walk = Walk { model, ws: &ws, caption: &caption };
+    walk.set_time(&timesteps, frame_mask.as_deref())?;
     let mut trace = Trace::new();
-    model.forward(&ws, &z, &caption, Some(&mut trace))?;
+    walk.forward(&z, Some(&mut trace))?;
     let out = ws.prediction().to_f32().map_err(ModelError::from)?;
     result.seconds = start.elapsed().as_secs_f64();
     let (_, reference) = input(io, "out", &[5])?;
     result.errors.push(("out".into(), relative_error(&out, &reference)));
     for (name, values) in trace {
+        // The published modules' names.
+        let name = name.replace("spatial.", "spatial_blocks.").replace("temporal.", "temporal_blocks.");
         let name = format!("trace.{name}");
         // In frame-masked runs ours hold both variants; the reference kept its last call only, the one of time 0.
         if io.has(&name) && !(geometry.frame_masked && name == "trace.t_block") {
@@ -363,19 +362,15 @@ fn paired(ours: &[Decision], reference: &[ExpectedDecision]) -> Vec<(Decision, E
 fn run_rollout(
     case: &Case,
     rollout: &RolloutCase,
-    model: &StDiT3,
+    model: &dyn Transformer,
     io: &Weights,
     result: &mut CheckResult,
 ) -> Result<(), CheckError> {
     let (shape, z) = input(io, "z", &[5])?;
     let videos = shape[0];
-    if shape[1] != model.config().in_channels {
-        return Err(ModelError::Input(format!(
-            "z has {} channels, the model takes {}",
-            shape[1],
-            model.config().in_channels
-        ))
-        .into());
+    if shape[1] != model.shape().channels {
+        let channels = model.shape().channels;
+        return Err(ModelError::Input(format!("z has {} channels, the model takes {channels}", shape[1])).into());
     }
     let (_, timesteps) = input(io, "timesteps", &[1])?;
     let own = match rollout.timestep_shift {
@@ -391,7 +386,7 @@ fn run_rollout(
     };
     let y = [batched("y")?, batched("y_null")?].concat();
     let mask = optional_mask(io, "mask")?.map(|mask| {
-        let length = y.len() / (2 * videos * model.config().caption_channels);
+        let length = y.len() / (2 * videos * model.shape().caption_channels);
         mask.repeat(2 * videos * length / mask.len().max(1))
     });
     let caption = model.caption(&y, 2 * videos, mask.as_deref())?;
@@ -402,7 +397,7 @@ fn run_rollout(
         codebook: rollout.cache.codebook.clone(),
         moreg: rollout.cache.moreg.clone(),
     };
-    cache.validate_for(model.config().depth, shape[2])?;
+    cache.validate_for(model.anatomy(), shape[2])?;
     let geometry = Geometry {
         videos,
         guided: true,

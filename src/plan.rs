@@ -11,7 +11,7 @@ use crate::cache::{
 };
 use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
-use crate::model::{Geometry, StDiT3, StDiT3Config, Weights};
+use crate::model::{Geometry, StDiT3, StDiT3Config, Transformer, Weights};
 use crate::ops::decide::DecisionRule;
 use crate::pipeline::{DecoderShape, Load, Needs, PipelineError};
 use crate::profile::{Cost, Efficiency, Tally};
@@ -156,8 +156,8 @@ impl Policy for Walk {
 
 impl Task {
     fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
-        self.cache.validate_for(self.model.depth, self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
-        Ok(self.cache.policy(self.model.depth, self.schedule()?.timesteps()))
+        self.cache.validate_for(&self.model.anatomy(), self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
+        Ok(self.cache.policy(&self.model.anatomy(), self.schedule()?.timesteps()))
     }
 
     fn schedule(&self) -> Result<Schedule, PipelineError> {
@@ -177,7 +177,7 @@ impl Task {
             frames: self.frames,
             members: 1,
             caption_tokens: self.caption_tokens,
-            policy: &|| self.cache.policy(self.model.depth, schedule.timesteps()),
+            policy: &|| self.cache.policy(&self.model.anatomy(), schedule.timesteps()),
             steps: schedule.steps(),
             packed_cache: self.packed_cache,
         };
@@ -363,7 +363,7 @@ mod tests {
         let model = StDiT3Config::opensora_v1_2();
         let size = VideoSize::published(resolution, "9:16", 51).unwrap();
         Task {
-            cache: Presets::opensora(steps).resolve(cache, false, model.depth, steps).unwrap(),
+            cache: Presets::opensora(steps).resolve(cache, false, &model.anatomy(), steps).unwrap(),
             geometry: Geometry::guided(1, size.latent(), size.resolution(), 24.0),
             caption_tokens: model.model_max_length,
             dtype: DType::Bf16,
@@ -474,14 +474,13 @@ mod tests {
         let device =
             Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
         let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
-        let caption = model.caption(&vec![0.0; 2 * 300 * 4096], 2, None).unwrap();
         let mut policy = task.policy().unwrap();
         let groups = policy.groups();
         let reused = |plan: Plan, module| {
             groups.iter().enumerate().any(|(i, g)| plan.groups().0.contains(i) && g.contains(module))
         };
         let flops = (1..=30).map(|step| policy.plan(step)).filter(Plan::is_partial);
-        let least = flops.map(|plan| model.flops_of(&task.geometry, &caption, |module| !reused(plan, module))).min();
+        let least = flops.map(|plan| model.flops(&task.geometry, 300, &|module| !reused(plan, module))).min();
         let families = partial.families.iter().filter(|f| f.family != Family::Memory);
         assert_eq!(Some(families.map(|f| f.flops).sum()), least);
         // Kept are 56 attentions, 56 cross-attentions and 10 MLPs.
@@ -495,11 +494,10 @@ mod tests {
         let device =
             Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
         let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
-        let y = vec![0.0; 2 * 300 * 4096];
-        let flops = model.flops(&task.geometry, &model.caption(&y, 2, None).unwrap(), 0);
+        let flops = |runs: bool| model.flops(&task.geometry, 300, &|_| runs);
         let products =
             |cost: &Cost| cost.families.iter().filter(|f| f.family != Family::Memory).map(|f| f.flops).sum::<u64>();
-        assert_eq!(products(&e.computed_step), flops.computed);
-        assert_eq!(products(&e.reused_step.unwrap()), flops.reused);
+        assert_eq!(products(&e.computed_step), flops(true));
+        assert_eq!(products(&e.reused_step.unwrap()), flops(false));
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use adacache::model::{Geometry, ResidualRoom, StDiT3, StDiT3Config, Weights};
+use adacache::model::{Caption, Geometry, ResidualRoom, StDiT3, StDiT3Config, Transformer, Walk, Weights, Workspace};
 use adacache::pipeline::{VideoSize, noise};
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
@@ -119,10 +119,10 @@ fn relative(ours: &[f32], reference: &[f32]) -> f64 {
 }
 
 /// Sets the time and the blocks' modulation, so that blocks can run on any hidden state.
-fn ready(model: &StDiT3, geometry: Geometry) -> adacache::model::Workspace {
+fn ready(model: &StDiT3, caption: &Caption, geometry: Geometry) -> Workspace {
     let ws = model.workspace(geometry, &ResidualRoom::default()).unwrap();
-    model.set_time(&ws, &[700.0], None).unwrap();
-    model.modulate(&ws).unwrap();
+    Walk { model, ws: &ws, caption }.set_time(&[700.0], None).unwrap();
+    model.modulate(&ws, None).unwrap();
     ws
 }
 
@@ -184,14 +184,15 @@ fn a_full_size_checkpoint_loads_and_a_pair_of_blocks_runs() {
     assert_eq!(model.hidden_shape(&whole_size), [1, 15, 405, 1152]);
     let caption = |model: &StDiT3| model.caption(&noise(2, 300 * 4096), 1, None).unwrap();
     let text = caption(&model);
-    let ws = ready(&model, whole_size);
+    let ws = ready(&model, &text, whole_size);
     let z =
         Tensor::from_f32(&device, &[1, 4, frames, height, width], &noise(1, 4 * frames * height * width), DType::F32);
-    model.embed(&ws, &z.unwrap()).unwrap();
+    let walk = Walk { model: &model, ws: &ws, caption: &text };
+    walk.embed(&z.unwrap()).unwrap();
     let mut states = vec![values(&model, ws.x())];
     for block in 0..2 {
         let clock = Instant::now();
-        model.blocks(&ws, &text, block..block + 1, None).unwrap();
+        walk.blocks(block..block + 1, None).unwrap();
         states.push(values(&model, ws.x()));
         println!(
             "block {block} in bf16, T 15, S 405: {:.1} s on {}",
@@ -209,9 +210,9 @@ fn a_full_size_checkpoint_loads_and_a_pair_of_blocks_runs() {
     let (frame, places) = (7, [0, 1, 26, 27, 200, 303, 377, 404]);
     let run = |geometry: Geometry, x: &[f32], block: usize| {
         let clock = Instant::now();
-        let ws = ready(&model, geometry);
+        let ws = ready(&model, &text, geometry);
         ws.x().write_f32(x).unwrap();
-        model.blocks(&ws, &text, block..block + 1, None).unwrap();
+        Walk { model: &model, ws: &ws, caption: &text }.blocks(block..block + 1, None).unwrap();
         let out = values(&model, ws.x());
         let seconds = clock.elapsed().as_secs_f64();
         println!("block {block} in f32, {} rows: {seconds:.1} s", x.len() / 1152);

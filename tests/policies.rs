@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{
-    CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig, FewerStepsConfig,
+    Anatomy, CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig, FewerStepsConfig,
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
     TeaCacheConfig,
 };
@@ -118,7 +118,7 @@ fn measuring_everything_changes_no_bit() {
 /// As a calibration records: every fold against all before, on the host but for the last one, with which the device compares it.
 #[test]
 fn a_recording_compares_all_folds() {
-    let recorder = ComputeAll::recording(&[2], 16);
+    let recorder = ComputeAll::recording(&Anatomy::spatial_temporal(DEPTH), &[2], 16);
     let generation = pipeline().record(&request(interval(3)), &recorder, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(generation.latents.values == none().latents.values);
     let fold = |step, since| {
@@ -194,7 +194,7 @@ fn a_trace_gives_the_plan_of_its_run() {
         let generation = run(&request(cache.clone()));
         let computed = &generation.report.computed_steps;
         println!("{cache:?}: {computed:?}");
-        let policy = || generation.trace.policy(&cache, DEPTH).unwrap();
+        let policy = || generation.trace.policy(&cache, &Anatomy::spatial_temporal(DEPTH)).unwrap();
         assert_eq!(generation.trace.schedule(&mut *policy()).unwrap(), *computed);
         assert_eq!(generation.trace.computed, *computed);
         assert_eq!(generation.trace.partial, generation.report.partial_steps);

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdaCache, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, Extrapolation, FbCache, FbCacheConfig,
-    FewerStepsConfig, Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Stack,
+    AdaCache, Anatomy, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, Extrapolation, FbCache, FbCacheConfig,
+    FewerStepsConfig, Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Span,
     TGateConfig, Taylor, TaylorConfig, TeaCache, TeaCacheConfig,
 };
 
@@ -70,6 +70,39 @@ pub enum ResidualKind {
     SAttn,
     /// Cross-attention plus gated MLP residual of the spatial and of the temporal block.
     CaMlp,
+    /// The gated self-attention residual of a block that spans everything.
+    Attn,
+}
+
+impl ResidualKind {
+    /// The one that is probed by default in a model of this anatomy.
+    pub fn of(anatomy: &Anatomy) -> ResidualKind {
+        if anatomy.has(Span::Time) { ResidualKind::TAttn } else { ResidualKind::Attn }
+    }
+
+    /// Whether a model of this anatomy has it.
+    pub fn is_of(self, anatomy: &Anatomy) -> bool {
+        self.places().iter().all(|(span, _)| anatomy.has(*span))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            ResidualKind::TAttn => "t-attn",
+            ResidualKind::SAttn => "s-attn",
+            ResidualKind::CaMlp => "ca-mlp",
+            ResidualKind::Attn => "attn",
+        }
+    }
+
+    /// What it measures of one layer, in execution order.
+    fn places(self) -> &'static [(Span, Site)] {
+        match self {
+            ResidualKind::TAttn => &[(Span::Time, Site::Attention)],
+            ResidualKind::SAttn => &[(Span::Frame, Site::Attention)],
+            ResidualKind::CaMlp => &[(Span::Frame, Site::CrossMlp), (Span::Time, Site::CrossMlp)],
+            ResidualKind::Attn => &[(Span::Everything, Site::Attention)],
+        }
+    }
 }
 
 /// Threshold → rate: the first entry whose threshold is greater than the measured rate of change gives the number of steps
@@ -224,11 +257,21 @@ impl AdaCacheConfig {
         self.moreg.as_ref().map_or(Ok(()), MotionRegularization::validate)
     }
 
-    /// Checks the probed blocks against a model of `depth` blocks, and the strides against its `frames`.
-    pub fn validate_for(&self, depth: usize, frames: usize) -> Result<(), CacheError> {
+    /// Checks the probed blocks against a model's anatomy, and the strides against its `frames`.
+    pub fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
         self.validate()?;
-        if let Some(block) = self.blocks.iter().find(|b| **b >= depth) {
-            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {}", depth - 1));
+        if !self.residual.is_of(anatomy) {
+            let has = Span::ALL.into_iter().filter(|span| anatomy.has(*span)).map(Span::name);
+            return invalid(format!(
+                "no residual `{}` in this model, whose blocks are named {}: take {}",
+                self.residual.name(),
+                has.collect::<Vec<_>>().join(" and "),
+                ResidualKind::of(anatomy).name()
+            ));
+        }
+        if let Some(block) = self.blocks.iter().find(|layer| **layer >= anatomy.layers()) {
+            let last = anatomy.layers() - 1;
+            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {last}"));
         }
         if let Some(moreg) = &self.moreg
             && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
@@ -242,12 +285,8 @@ impl AdaCacheConfig {
 
     /// The probe points in execution order.
     pub fn points(&self) -> Vec<ProbePoint> {
-        let stacks: &[(Stack, Site)] = match self.residual {
-            ResidualKind::TAttn => &[(Stack::Temporal, Site::Attention)],
-            ResidualKind::SAttn => &[(Stack::Spatial, Site::Attention)],
-            ResidualKind::CaMlp => &[(Stack::Spatial, Site::CrossMlp), (Stack::Temporal, Site::CrossMlp)],
-        };
-        let at = |&block: &usize| stacks.iter().map(move |&(stack, site)| ProbePoint::Residual { block, stack, site });
+        let places = self.residual.places();
+        let at = |&block: &usize| places.iter().map(move |&(span, site)| ProbePoint::Residual { block, span, site });
         self.blocks.iter().flat_map(at).collect()
     }
 }
@@ -432,15 +471,15 @@ impl CacheConfig {
         }
     }
 
-    /// Checks the settings against a model of `depth` blocks that generates `frames` frames of tokens.
-    pub fn validate_for(&self, depth: usize, frames: usize) -> Result<(), CacheError> {
+    /// Checks the settings against the anatomy of a model that generates `frames` frames of tokens.
+    pub fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
         match self {
-            CacheConfig::AdaCache(config) => config.validate_for(depth, frames),
-            CacheConfig::Pab(config) => config.validate_for(depth),
-            CacheConfig::DeltaDit(config) => config.validate_for(depth),
+            CacheConfig::AdaCache(config) => config.validate_for(anatomy, frames),
+            CacheConfig::Pab(config) => config.validate_for(anatomy),
+            CacheConfig::DeltaDit(config) => config.validate_for(anatomy),
             CacheConfig::Taylor(config) => {
                 config.validate()?;
-                config.of.validate_for(depth, frames)
+                config.of.validate_for(anatomy, frames)
             }
             other => other.validate(),
         }
@@ -459,22 +498,22 @@ impl CacheConfig {
         }
     }
 
-    /// The policy of one generation by a model of `depth` blocks at the given timesteps, as many as [`CacheConfig::steps`] says.
-    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> Box<dyn Policy> {
+    /// The policy of one generation by a model of this anatomy at the given timesteps, as many as [`CacheConfig::steps`] says.
+    pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
         let steps = timesteps.len();
         match self {
             CacheConfig::None | CacheConfig::FewerSteps(_) => Box::new(ComputeAll::default()),
             CacheConfig::AdaCache(config) => Box::new(AdaCache::new(config.clone(), steps)),
             CacheConfig::Interval(config) => Box::new(Interval::new(config.clone())),
             CacheConfig::TeaCache(config) => Box::new(TeaCache::new(config.clone(), steps)),
-            CacheConfig::FbCache(config) => Box::new(FbCache::new(config.clone())),
+            CacheConfig::FbCache(config) => Box::new(FbCache::new(config.clone(), anatomy)),
             CacheConfig::EasyCache(config) => Box::new(EasyCache::new(config.clone(), steps)),
             CacheConfig::MagCache(config) => Box::new(MagCache::new(config.clone(), steps)),
-            CacheConfig::Pab(config) => Box::new(config.policy(depth, timesteps)),
-            CacheConfig::DeltaDit(config) => Box::new(config.policy(depth, timesteps)),
-            CacheConfig::TGate(config) => Box::new(config.policy(depth, steps)),
+            CacheConfig::Pab(config) => Box::new(config.policy(anatomy, timesteps)),
+            CacheConfig::DeltaDit(config) => Box::new(config.policy(anatomy, timesteps)),
+            CacheConfig::TGate(config) => Box::new(config.policy(anatomy, steps)),
             CacheConfig::Taylor(config) => {
-                Box::new(Taylor::new(config.extrapolation(), config.of.policy(depth, timesteps)))
+                Box::new(Taylor::new(config.extrapolation(), config.of.policy(anatomy, timesteps)))
             }
         }
     }

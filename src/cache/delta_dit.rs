@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{ModuleGroup, ModuleSchedule};
+use super::{Anatomy, ModuleSchedule};
 
 /// What Δ-DiT is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ use super::{ModuleGroup, ModuleSchedule};
 pub struct DeltaDitConfig {
     /// Every how many steps all blocks are computed (N).
     pub every: usize,
-    /// How many blocks side by side are skipped in between (Nc), each with its spatial and its temporal half.
+    /// How many layers side by side are skipped in between (Nc), each with its spatial and its temporal block.
     pub blocks: usize,
     /// The timestep (0 to 1000) above which they are the rear ones, and from which on the front ones (b).
     pub boundary: f64,
@@ -29,22 +29,22 @@ impl DeltaDitConfig {
         Ok(())
     }
 
-    pub(super) fn validate_for(&self, depth: usize) -> Result<(), CacheError> {
+    pub(super) fn validate_for(&self, anatomy: &Anatomy) -> Result<(), CacheError> {
         self.validate()?;
-        if self.blocks > depth {
-            return invalid(format!("{} blocks to skip: the model has {depth}", self.blocks));
+        if self.blocks > anatomy.layers() {
+            return invalid(format!("{} blocks to skip: the model has {}", self.blocks, anatomy.layers()));
         }
         Ok(())
     }
 
-    /// The policy for a model of `depth` blocks and a run of the given timesteps.
-    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> ModuleSchedule {
+    /// The policy for a model of this anatomy and a run of the given timesteps.
+    pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let skipped = |rear: bool| -> Vec<bool> {
             let at = |(i, &t): (usize, &f32)| !i.is_multiple_of(self.every) && (f64::from(t) > self.boundary) == rear;
             timesteps.iter().enumerate().map(at).collect()
         };
-        let rear = ModuleGroup::blocks(2 * depth.saturating_sub(self.blocks)..2 * depth);
-        let front = ModuleGroup::blocks(0..2 * self.blocks.min(depth));
+        let rear = anatomy.all(anatomy.layers().saturating_sub(self.blocks)..anatomy.layers());
+        let front = anatomy.all(0..self.blocks);
         ModuleSchedule::new("delta-dit", timesteps.len(), vec![(rear, skipped(true)), (front, skipped(false))])
     }
 }
@@ -64,8 +64,9 @@ mod tests {
     fn rear_blocks_early_and_front_blocks_late() {
         // 1000, 900, …, 100: the boundary lies between the fifth step (600) and the sixth (500).
         let timesteps: Vec<f32> = (0..10).map(|i| 1000.0 - 100.0 * i as f32).collect();
-        let policy = DeltaDitConfig { every: 3, blocks: 3, boundary: 500.0 }.policy(5, &timesteps);
-        assert_eq!(policy.groups(), [ModuleGroup::blocks(4..10), ModuleGroup::blocks(0..6)]);
+        let anatomy = Anatomy::spatial_temporal(5);
+        let policy = DeltaDitConfig { every: 3, blocks: 3, boundary: 500.0 }.policy(&anatomy, &timesteps);
+        assert_eq!(policy.groups(), [anatomy.all(2..5), anatomy.all(0..3)]);
         let partial = |reused: &[usize], kept: &[usize]| Plan::Partial { reused: set(reused), kept: set(kept) };
         let (keep_rear, rear) = (partial(&[], &[0]), partial(&[0], &[]));
         let (keep_front, front) = (partial(&[], &[1]), partial(&[1], &[]));
@@ -78,12 +79,19 @@ mod tests {
     #[test]
     fn nothing_is_skipped_at_every_step_or_without_blocks() {
         for (every, blocks) in [(1, 3), (2, 0)] {
-            let policy = DeltaDitConfig { every, blocks, boundary: 0.0 }.policy(5, &[1000.0, 700.0, 300.0]);
+            let config = DeltaDitConfig { every, blocks, boundary: 0.0 };
+            let policy = config.policy(&Anatomy::spatial_temporal(5), &[1000.0, 700.0, 300.0]);
             assert_eq!(policy.plans(), [Plan::Compute; 3]);
             assert!(policy.groups().is_empty());
         }
         assert!(DeltaDitConfig { every: 0, blocks: 1, boundary: 0.0 }.validate().is_err());
-        assert!(DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }.validate_for(5).is_err());
-        assert!(DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN }.validate_for(5).is_err());
+        assert!(
+            DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }.validate_for(&Anatomy::spatial_temporal(5)).is_err()
+        );
+        assert!(
+            DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN }
+                .validate_for(&Anatomy::spatial_temporal(5))
+                .is_err()
+        );
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, ratio};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, ratio};
 
 /// What the first-block cache is told: the other blocks are reused while `‖r − kept‖₁ / ‖kept‖₁` of the first block's residual
 /// stays below the threshold; kept is that of the last computed step.
@@ -23,18 +23,20 @@ impl FbCacheConfig {
     }
 }
 
-/// The first-block policy of one generation. The first block is spatial block 0.
+/// The first-block policy of one generation.
 #[derive(Clone, Debug)]
 pub struct FbCache {
     config: FbCacheConfig,
+    /// The first block's residual.
+    first: ProbePoint,
     /// How far the first block's residual has moved; infinite before anything is kept.
     change: f64,
 }
 
 impl FbCache {
     /// A policy for one generation.
-    pub fn new(config: FbCacheConfig) -> FbCache {
-        FbCache { config, change: f64::INFINITY }
+    pub fn new(config: FbCacheConfig, anatomy: &Anatomy) -> FbCache {
+        FbCache { config, first: anatomy.probe(0, Site::Whole), change: f64::INFINITY }
     }
 }
 
@@ -48,7 +50,7 @@ impl Policy for FbCache {
     }
 
     fn probes(&self) -> Probes {
-        Probes::at([ProbePoint::residual(0, Site::Whole)])
+        Probes::at([self.first])
     }
 
     fn reuses(&self) -> bool {
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_change_since_the_last_computed_step_decides() {
-        let mut policy = FbCache::new(FbCacheConfig { threshold: 0.1 });
+        let mut policy = FbCache::new(FbCacheConfig { threshold: 0.1 }, &Anatomy::spatial_temporal(5));
         // The residual moves by 0.04 a step: below 0.1 after one and two steps, above it after three.
         let Ok::<_, Infallible>((plans, decisions)) = walk(&mut policy, 9, |step, since, _| {
             Ok(Measurement { abs_diff: 0.04 * (step - since) as f64, abs_kept: 1.0, ..Measurement::default() })

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, Stack};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, Span};
 
 /// The policy that computes every step: the baseline. It may measure for others.
 #[derive(Clone, Debug, Default)]
@@ -13,19 +13,20 @@ pub struct ComputeAll {
 
 impl ComputeAll {
     /// Measures at every step all that the other policies measure, with the motion of neighbouring frames: a trace of such a run
-    /// serves every policy. `blocks`: the blocks whose temporal attention AdaCache probes.
-    pub fn recording(blocks: &[usize], frames: usize) -> ComputeAll {
-        let residuals = blocks.iter().map(|block| ProbePoint::residual(2 * block + 1, Site::Attention));
-        ComputeAll::recording_at(&residuals.collect::<Vec<_>>(), if frames > 1 { &[1] } else { &[] })
+    /// serves every policy. `layers`: those whose temporal attention AdaCache probes, or the one that spans everything.
+    pub fn recording(anatomy: &Anatomy, layers: &[usize], frames: usize) -> ComputeAll {
+        let span = if anatomy.has(Span::Time) { Span::Time } else { Span::Everything };
+        let residual = |&block: &usize| ProbePoint::Residual { block, span, site: Site::Attention };
+        let residuals: Vec<ProbePoint> = layers.iter().map(residual).collect();
+        ComputeAll::recording_at(anatomy, &residuals, if frames > 1 { &[1] } else { &[] })
     }
 
     /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` (in execution order) and looks at frames `strides` apart. One
-    /// residual of a block half can be measured: the first-block cache's gives way.
-    pub fn recording_at(residuals: &[ProbePoint], strides: &[usize]) -> ComputeAll {
-        let first = |p: &ProbePoint| matches!(p, ProbePoint::Residual { block: 0, stack: Stack::Spatial, .. });
+    /// residual of a block can be measured: the first-block cache's gives way.
+    pub fn recording_at(anatomy: &Anatomy, residuals: &[ProbePoint], strides: &[usize]) -> ComputeAll {
         let mut points = vec![ProbePoint::Latents, ProbePoint::Modulated, ProbePoint::ComputedLatents];
-        if !residuals.iter().any(first) {
-            points.push(ProbePoint::residual(0, Site::Whole));
+        if residuals.iter().all(|point| anatomy.block_of(*point) != Some(0)) {
+            points.push(anatomy.probe(0, Site::Whole));
         }
         points.extend(residuals);
         points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_recording_computes_everything_and_measures_in_execution_order() {
-        let mut policy = ComputeAll::recording(&[2], 16);
+        let mut policy = ComputeAll::recording(&Anatomy::spatial_temporal(5), &[2], 16);
         let mut asked = vec![];
         let Ok::<_, Infallible>((plans, _)) = walk(&mut policy, 2, |step, since, point| {
             asked.push((step, since, point.to_string()));
@@ -154,6 +155,6 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert!(asked.iter().all(|(step, since, _)| (*step, *since) == (2, 1)));
-        assert_eq!(ComputeAll::recording(&[2], 1).probes().strides, Vec::<usize>::new());
+        assert_eq!(ComputeAll::recording(&Anatomy::spatial_temporal(5), &[2], 1).probes().strides, Vec::<usize>::new());
     }
 }

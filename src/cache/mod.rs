@@ -5,6 +5,7 @@
 //! any policy without a model. What is kept on the device lives in [`ResidualStore`].
 
 mod adacache;
+mod anatomy;
 mod config;
 mod delta_dit;
 mod easycache;
@@ -23,15 +24,16 @@ mod tgate;
 pub mod trace;
 
 pub use adacache::AdaCache;
+pub use anatomy::{Anatomy, Module, Span};
 pub use config::{AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, ResidualKind};
 pub use delta_dit::DeltaDitConfig;
 pub use easycache::{EasyCache, EasyCacheConfig};
 pub use fbcache::{FbCache, FbCacheConfig};
 pub use fixed::{ComputeAll, FewerStepsConfig, Interval, IntervalConfig};
 pub use magcache::{MagCache, MagCacheConfig};
-pub use modules::{GroupSet, Module, ModuleGroup, ModuleSchedule};
+pub use modules::{GroupSet, ModuleGroup, ModuleSchedule};
 pub use pab::PabConfig;
-pub use point::{ProbePoint, Site, Stack};
+pub use point::{ProbePoint, Site};
 pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset};
 pub use store::{PendingMeasurements, ResidualStore, Shapes, StoreOptions};
 pub use taylor::{Extrapolation, Taylor, TaylorConfig};
@@ -250,7 +252,8 @@ pub trait Policy: Send {
     fn extrapolates(&self) -> Option<Extrapolation> {
         None
     }
-    /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others.
+    /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others. Where there are any,
+    /// residuals of those blocks alone can be probed.
     fn head(&self) -> usize {
         0
     }

@@ -7,48 +7,14 @@ use std::ops::Range;
 
 use super::{Decision, Measurement, Plan, Policy, Probes};
 
-/// What adds to the hidden state in a block, in execution order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Module {
-    /// The gated self-attention.
-    Attention,
-    /// The cross-attention.
-    Cross,
-    /// The gated MLP.
-    Mlp,
-}
-
-impl Module {
-    /// Modules of a block.
-    pub const COUNT: usize = 3;
-    /// All of a block's, in execution order.
-    pub const ALL: [Module; Module::COUNT] = [Module::Attention, Module::Cross, Module::Mlp];
-
-    /// Its index among all modules, in block `block` in execution order (spatial 0, temporal 0, spatial 1, …).
-    pub fn of(self, block: usize) -> usize {
-        Module::COUNT * block + self as usize
-    }
-}
-
 /// Runs of modules that are reused in the same steps. What a run adds is kept as one tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ModuleGroup {
-    /// Ranges of module indices ([`Module::of`]), ascending, none empty, none touching another.
+    /// Ranges of module indices ([`Anatomy::module`](super::Anatomy::module)), ascending, none empty, none touching another.
     pub runs: Vec<Range<usize>>,
 }
 
 impl ModuleGroup {
-    /// `module` of each of `blocks` (execution order, ascending).
-    pub fn each(module: Module, blocks: impl IntoIterator<Item = usize>) -> ModuleGroup {
-        ModuleGroup { runs: blocks.into_iter().map(|block| module.of(block)..module.of(block) + 1).collect() }
-    }
-
-    /// All that the blocks `blocks` (execution order) add, as one run.
-    pub fn blocks(blocks: Range<usize>) -> ModuleGroup {
-        let modules = Module::COUNT * blocks.start..Module::COUNT * blocks.end;
-        ModuleGroup { runs: if modules.is_empty() { vec![] } else { vec![modules] } }
-    }
-
     /// Whether module `index` belongs to it.
     pub fn contains(&self, index: usize) -> bool {
         self.runs.iter().any(|run| run.contains(&index))
@@ -176,6 +142,7 @@ impl Policy for ModuleSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::{Anatomy, Module};
 
     /// The plans as text, a line a group: `k` kept, `r` reused, `.` computed.
     fn lines(schedule: &ModuleSchedule) -> Vec<String> {
@@ -194,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_group_is_kept_where_it_is_computed_last() {
-        let groups = [ModuleGroup::each(Module::Cross, 0..4), ModuleGroup::each(Module::Mlp, 0..2)];
+        let anatomy = Anatomy::spatial_temporal(2);
+        let groups = [anatomy.each(Module::Cross, 0..4), anatomy.each(Module::Mlp, 0..2)];
         let [cross, mlp] = groups.clone();
         let schedule = ModuleSchedule::new(
             "test",
@@ -209,20 +177,17 @@ mod tests {
 
     #[test]
     fn a_group_that_is_reused_in_part_is_not_kept_then() {
-        let (front, rear) = (ModuleGroup::blocks(0..4), ModuleGroup::blocks(2..6));
+        let anatomy = Anatomy::spatial_temporal(3);
+        let (front, rear) = (anatomy.all(0..2), anatomy.all(1..3));
         let schedule = ModuleSchedule::new("test", 6, vec![(front, at(6, &[3, 5])), (rear, at(6, &[2, 3, 5]))]);
         // Step 3 does not compute all of the front, and in the steps 4 and 6 only one of the two can be reused.
         assert_eq!(lines(&schedule), [".k.rkr", ".kr..."]);
     }
 
     #[test]
-    fn groups_of_modules() {
-        assert_eq!(Module::ALL.map(|m| m.of(2)), [6, 7, 8]);
-        assert_eq!(ModuleGroup::each(Module::Cross, [0, 3]).runs, [1..2, 10..11]);
-        let blocks = ModuleGroup::blocks(1..3);
-        assert_eq!((blocks.runs.len(), &blocks.runs[0]), (1, &(3..9)));
-        assert!(ModuleGroup::blocks(2..2).runs.is_empty());
-        assert!(blocks.contains(8) && !blocks.contains(9));
+    fn sets_of_groups() {
+        let blocks = Anatomy::spatial_temporal(2).all(1..2);
+        assert!(blocks.contains(6) && blocks.contains(11) && !blocks.contains(5) && !blocks.contains(12));
         let mut set = GroupSet::default();
         set.insert(31);
         assert!(set.contains(31) && !set.contains(0) && !set.is_empty());

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Module, ModuleGroup, ModuleSchedule};
+use super::{Anatomy, Module, ModuleSchedule, Span};
 
 /// What PAB is told.
 ///
@@ -14,11 +14,11 @@ use super::{Module, ModuleGroup, ModuleSchedule};
 pub struct PabConfig {
     /// The timesteps (0 to 1000) between which attention is reused.
     pub window: [f64; 2],
-    /// Range of the spatial self-attention; 1 never reuses.
+    /// Range of the spatial self-attention, and of one that spans everything; 1 never reuses.
     pub spatial: usize,
     /// Range of the temporal self-attention.
     pub temporal: usize,
-    /// Range of the cross-attention of both.
+    /// Range of the cross-attention of all blocks.
     pub cross: usize,
     /// Timesteps whose MLPs serve the next [`PabConfig::mlp_steps`] steps too. The step nearest to each is meant: published ones are those
     /// of one schedule.
@@ -27,7 +27,7 @@ pub struct PabConfig {
     /// Steps for which an MLP is reused.
     #[serde(default = "mlp_steps")]
     pub mlp_steps: usize,
-    /// How many blocks do so with their MLPs, from the first on, spatial and temporal ones each.
+    /// How many layers do so with their MLPs, from the first on.
     #[serde(default)]
     pub mlp_blocks: usize,
 }
@@ -83,26 +83,28 @@ impl PabConfig {
         Ok(())
     }
 
-    pub(super) fn validate_for(&self, depth: usize) -> Result<(), CacheError> {
+    pub(super) fn validate_for(&self, anatomy: &Anatomy) -> Result<(), CacheError> {
         self.validate()?;
-        if self.mlp_blocks > depth {
-            return invalid(format!("mlp_blocks {}: the model has {depth} blocks", self.mlp_blocks));
+        if self.mlp_blocks > anatomy.layers() {
+            return invalid(format!("mlp_blocks {}: the model has {} blocks", self.mlp_blocks, anatomy.layers()));
         }
         Ok(())
     }
 
-    /// The policy for a model of `depth` blocks and a run of the given timesteps.
-    pub fn policy(&self, depth: usize, timesteps: &[f32]) -> ModuleSchedule {
+    /// The policy for a model of this anatomy and a run of the given timesteps.
+    pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let [low, high] = self.window;
         let within = |t: f32| (low..high).contains(&f64::from(t.trunc())) && f64::from(t.trunc()) != low;
         let broadcast = |range: usize| -> Vec<bool> {
             timesteps.iter().enumerate().map(|(i, &t)| !i.is_multiple_of(range) && within(t)).collect()
         };
+        let all = 0..anatomy.blocks();
+        let along_time = |block: &usize| anatomy.span(*block) == Span::Time;
         let groups = vec![
-            (ModuleGroup::each(Module::Attention, (0..depth).map(|i| 2 * i)), broadcast(self.spatial)),
-            (ModuleGroup::each(Module::Attention, (0..depth).map(|i| 2 * i + 1)), broadcast(self.temporal)),
-            (ModuleGroup::each(Module::Cross, 0..2 * depth), broadcast(self.cross)),
-            (ModuleGroup::each(Module::Mlp, 0..2 * self.mlp_blocks), self.mlp_reused(timesteps)),
+            (anatomy.each(Module::Attention, all.clone().filter(|b| !along_time(b))), broadcast(self.spatial)),
+            (anatomy.each(Module::Attention, all.clone().filter(along_time)), broadcast(self.temporal)),
+            (anatomy.each(Module::Cross, all), broadcast(self.cross)),
+            (anatomy.each(Module::Mlp, anatomy.layer_blocks(0..self.mlp_blocks)), self.mlp_reused(timesteps)),
         ];
         ModuleSchedule::new("pab", timesteps.len(), groups)
     }
@@ -136,7 +138,8 @@ mod tests {
     fn open_sora_by_hand() {
         // 20 even steps: 1000, 950, …, 50. 900 to 500 are inside the window, the steps 2 to 10 from 0; 450 itself is not.
         let timesteps: Vec<f32> = (0..20).map(|i| 1000.0 - 50.0 * i as f32).collect();
-        let policy = PabConfig::opensora().policy(28, &timesteps);
+        let anatomy = Anatomy::spatial_temporal(28);
+        let policy = PabConfig::opensora().policy(&anatomy, &timesteps);
         // Computed at 0, 2, 4, …, by the attention's own count, which also runs outside the window.
         assert_eq!(line(&policy, 0), "..krkrkrkr..........");
         // At 0, 4, 8: reused are 2 and 3, of step 1, then 5 to 7, and 9 and 10.
@@ -147,14 +150,15 @@ mod tests {
         assert_eq!(line(&policy, 3), "....krkrr...........");
         let runs = policy.groups().iter().map(|group| group.runs.len()).collect::<Vec<_>>();
         assert_eq!(runs, [28, 28, 56, 10]);
-        assert!(policy.groups()[3].contains(Module::Mlp.of(9)) && !policy.groups()[3].contains(Module::Mlp.of(10)));
+        let mlp = |block| anatomy.module(block, Module::Mlp).unwrap();
+        assert!(policy.groups()[3].contains(mlp(9)) && !policy.groups()[3].contains(mlp(10)));
     }
 
     #[test]
     fn a_range_of_one_computes_everything() {
         let timesteps: Vec<f32> = (0..30).map(|i| 1000.0 - 30.0 * i as f32).collect();
         let config = PabConfig { mlp: vec![], ..PabConfig::opensora().with_ranges([1, 1, 1]) };
-        let policy = config.policy(5, &timesteps);
+        let policy = config.policy(&Anatomy::spatial_temporal(5), &timesteps);
         assert!(policy.groups().is_empty());
         assert!(policy.plans().iter().all(|plan| *plan == Plan::Compute));
     }
@@ -166,7 +170,7 @@ mod tests {
         assert_eq!((plan.spatial, plan.temporal, plan.cross, plan.mlp_blocks), (2, 4, 6, 7));
         assert_eq!((plan.mlp[0], plan.mlp[1], plan.mlp[13]), (738.0, 714.0, 426.0));
         for config in [latte, plan, PabConfig::opensora()] {
-            config.validate_for(28).unwrap();
+            config.validate_for(&Anatomy::spatial_temporal(28)).unwrap();
         }
     }
 
@@ -180,7 +184,7 @@ mod tests {
             (PabConfig { mlp: vec![f64::NAN], ..good() }, "mlp timestep"),
             (PabConfig { mlp_blocks: 29, ..good() }, "28 blocks"),
         ] {
-            let message = config.validate_for(28).unwrap_err().to_string();
+            let message = config.validate_for(&Anatomy::spatial_temporal(28)).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }

@@ -5,21 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which stack of blocks a probe looks at. Block `i` runs its spatial block first, then its temporal block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stack {
-    /// Attention within a frame.
-    Spatial,
-    /// Attention along time at one location.
-    Temporal,
-}
-
-impl Stack {
-    /// That of block `index` in execution order (spatial 0, temporal 0, spatial 1, …).
-    pub fn of(index: usize) -> Stack {
-        STACKS[index % 2].1
-    }
-}
+use super::{Module, Span};
 
 /// Which residual of a block is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +16,20 @@ pub enum Site {
     CrossMlp,
     /// All that the block adds.
     Whole,
+}
+
+impl Site {
+    /// All of them, the largest first.
+    pub const ALL: [Site; 3] = [Site::Whole, Site::CrossMlp, Site::Attention];
+
+    /// Whether `module` adds to this residual.
+    pub fn contains(self, module: Module) -> bool {
+        match self {
+            Site::Attention => module == Module::Attention,
+            Site::CrossMlp => module != Module::Attention,
+            Site::Whole => true,
+        }
+    }
 }
 
 /// One place in a step where a tensor is compared with the one kept from an earlier step. In traces it goes by its name, as in
@@ -43,12 +43,12 @@ pub enum ProbePoint {
     Modulated,
     /// `latents-computed`: the latents that enter a computed step, against those of the last computed step.
     ComputedLatents,
-    /// `spatial.0.whole`, `temporal.2.attention`, …: a block's residual, against that of the last computed step.
+    /// `spatial.0.whole`, `temporal.2.attention`, `block.5.attention`, …: a block's residual, against that of the last computed step.
     Residual {
-        /// Index of the block, from 0.
+        /// The block's layer: its index, from 0, among the blocks of this span.
         block: usize,
-        /// Its spatial or its temporal half.
-        stack: Stack,
+        /// What its self-attention spans.
+        span: Span,
         /// The residual measured there.
         site: Site,
     },
@@ -59,7 +59,6 @@ pub enum ProbePoint {
 }
 
 /// (name, value)
-const STACKS: [(&str, Stack); 2] = [("spatial", Stack::Spatial), ("temporal", Stack::Temporal)];
 const SITES: [(&str, Site); 3] =
     [("attention", Site::Attention), ("cross-mlp", Site::CrossMlp), ("whole", Site::Whole)];
 const OTHERS: [(&str, ProbePoint); 5] = [
@@ -79,22 +78,14 @@ fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str
 }
 
 impl ProbePoint {
-    /// The residual at `site` of block `index` in execution order (spatial 0, temporal 0, spatial 1, …).
-    pub fn residual(index: usize, site: Site) -> ProbePoint {
-        ProbePoint::Residual { block: index / 2, stack: Stack::of(index), site }
-    }
-
     /// Whether the tensor exists in every step, so that it is always compared with that of the step before.
     fn in_every_step(self) -> bool {
         matches!(self, ProbePoint::Latents | ProbePoint::Modulated)
     }
 
-    /// Whether this is a residual of the first `head` blocks in execution order.
+    /// Whether this is a residual of the first `head` blocks: a policy with a head probes no block behind it.
     pub(super) fn in_head(self, head: usize) -> bool {
-        match self {
-            ProbePoint::Residual { block, stack, .. } => 2 * block + (stack as usize) < head,
-            _ => false,
-        }
+        head > 0 && matches!(self, ProbePoint::Residual { .. })
     }
 
     /// Whether it is measured before a step is planned, where the first `head` blocks run in every step.
@@ -111,8 +102,8 @@ impl ProbePoint {
 impl fmt::Display for ProbePoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbePoint::Residual { block, stack, site } => {
-                write!(f, "{}.{block}.{}", name_of(&STACKS, stack), name_of(&SITES, site))
+            ProbePoint::Residual { block, span, site } => {
+                write!(f, "{}.{block}.{}", span.name(), name_of(&SITES, site))
             }
             other => f.write_str(name_of(&OTHERS, other)),
         }
@@ -131,10 +122,11 @@ impl FromStr for ProbePoint {
     fn from_str(text: &str) -> Result<ProbePoint, String> {
         let residual = || {
             let mut parts = text.split('.');
-            let stack = by_name(&STACKS, parts.next()?)?;
+            let name = parts.next()?;
+            let span = Span::ALL.into_iter().find(|span| span.name() == name)?;
             let block = parts.next()?.parse().ok()?;
             let site = by_name(&SITES, parts.next()?)?;
-            parts.next().is_none().then_some(ProbePoint::Residual { block, stack, site })
+            parts.next().is_none().then_some(ProbePoint::Residual { block, span, site })
         };
         by_name(&OTHERS, text).or_else(residual).ok_or_else(|| {
             format!("no probe point `{text}`: latents, modulated, latents-computed, fold, prediction, or as in temporal.2.attention")
@@ -157,9 +149,9 @@ mod tests {
     #[test]
     fn names_go_both_ways() {
         for (name, point) in OTHERS.into_iter().chain([
-            ("spatial.0.whole", ProbePoint::residual(0, Site::Whole)),
-            ("temporal.13.attention", ProbePoint::residual(27, Site::Attention)),
-            ("spatial.2.cross-mlp", ProbePoint::residual(4, Site::CrossMlp)),
+            ("spatial.0.whole", ProbePoint::Residual { block: 0, span: Span::Frame, site: Site::Whole }),
+            ("temporal.13.attention", ProbePoint::Residual { block: 13, span: Span::Time, site: Site::Attention }),
+            ("block.2.cross-mlp", ProbePoint::Residual { block: 2, span: Span::Everything, site: Site::CrossMlp }),
         ]) {
             assert_eq!(point.to_string(), name);
             assert_eq!(name.parse(), Ok(point));
@@ -171,8 +163,8 @@ mod tests {
 
     #[test]
     fn what_is_measured_when_and_against_what() {
-        let first = ProbePoint::residual(0, Site::Whole);
-        assert!(first.before_plan(1) && !first.before_plan(0) && !ProbePoint::residual(1, Site::Whole).before_plan(1));
+        let first = ProbePoint::Residual { block: 0, span: Span::Frame, site: Site::Whole };
+        assert!(first.before_plan(1) && !first.before_plan(0));
         assert!(ProbePoint::Latents.before_plan(0) && !ProbePoint::Prediction.before_plan(9));
         assert_eq!(ProbePoint::Latents.compared_with(1, None), None);
         assert_eq!(ProbePoint::Modulated.compared_with(7, Some(3)), Some(6));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
 use super::{
-    AdaCacheConfig, CacheConfig, Codebook, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig,
+    AdaCacheConfig, Anatomy, CacheConfig, Codebook, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig,
     IntervalConfig, MagCacheConfig, Metric, MotionRegularization, PabConfig, ResidualKind, TGateConfig, TeaCacheConfig,
 };
 
@@ -165,15 +165,16 @@ impl Presets {
         }
     }
 
-    /// The configuration `name` (as [`CacheError::UnknownPreset`] lists them) for a model of `depth` blocks and a run of `steps`
+    /// The configuration `name` (as [`CacheError::UnknownPreset`] lists them) for a model of this anatomy and a run of `steps`
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
-    pub fn resolve(&self, name: &str, moreg: bool, depth: usize, steps: usize) -> Result<CacheConfig, CacheError> {
+    pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
         let unknown = || CacheError::UnknownPreset(name.into());
+        let depth = anatomy.layers();
         let adacache = |codebook: &Codebook| {
             CacheConfig::AdaCache(AdaCacheConfig {
                 metric: Metric::L1,
-                residual: ResidualKind::TAttn,
-                blocks: self.probed_blocks(depth),
+                residual: ResidualKind::of(anatomy),
+                blocks: self.probed_blocks(anatomy),
                 codebook: codebook.clone(),
                 moreg: moreg.then(|| self.moreg_for(steps)),
             })
@@ -192,8 +193,8 @@ impl Presets {
             "easycache" => CacheConfig::EasyCache(EasyCacheConfig::new(self.easycache)),
             "magcache-fast" => magcache(0.24, 5),
             "magcache-slow" => magcache(0.12, 3),
-            "pab" => CacheConfig::Pab(self.pab_for(depth)),
-            "pab-fast" => CacheConfig::Pab(self.pab_for(depth).with_ranges([5, 7, 9])),
+            "pab" => CacheConfig::Pab(self.pab_for(anatomy)),
+            "pab-fast" => CacheConfig::Pab(self.pab_for(anatomy).with_ranges([5, 7, 9])),
             "delta-dit" => CacheConfig::DeltaDit(DeltaDitConfig {
                 every: self.delta_dit.every,
                 blocks: (self.delta_dit.share * depth as f64).round() as usize,
@@ -227,17 +228,17 @@ impl Presets {
         Ok(config)
     }
 
-    /// PAB's settings for a model of `depth` blocks.
-    fn pab_for(&self, depth: usize) -> PabConfig {
+    /// PAB's settings for a model of this anatomy.
+    fn pab_for(&self, anatomy: &Anatomy) -> PabConfig {
         const OPENSORA_DEPTH: usize = 28;
         let published = PabConfig::opensora();
-        let mlp_blocks = (published.mlp_blocks * depth).div_ceil(OPENSORA_DEPTH);
+        let mlp_blocks = (published.mlp_blocks * anatomy.layers()).div_ceil(OPENSORA_DEPTH);
         self.pab.clone().unwrap_or(PabConfig { mlp_blocks, ..published })
     }
 
-    /// The blocks that AdaCache probes in a model of `depth` blocks. Open-Sora probes block 13 of 28: the last of the first half.
-    pub fn probed_blocks(&self, depth: usize) -> Vec<usize> {
-        self.blocks.clone().unwrap_or_else(|| vec![depth.saturating_sub(1) / 2])
+    /// The layers whose blocks AdaCache probes. Open-Sora probes block 13 of 28: the last of the first half.
+    pub fn probed_blocks(&self, anatomy: &Anatomy) -> Vec<usize> {
+        self.blocks.clone().unwrap_or_else(|| vec![anatomy.layers().saturating_sub(1) / 2])
     }
 
     /// The Motion Regularization settings with their window scaled to `steps` steps.
@@ -265,7 +266,7 @@ mod tests {
                     "moreg": { "strides": [2], "steps": [3, 30], "hyper": [0.2, 1, 1], "gradient": 0 } } } } }"#;
         let presets: Presets = serde_json::from_str(text).unwrap();
         let resolve = |name, moreg, steps| {
-            let config = presets.resolve(name, moreg, 5, steps).unwrap();
+            let config = presets.resolve(name, moreg, &Anatomy::spatial_temporal(5), steps).unwrap();
             assert_eq!(matches!(config, CacheConfig::Taylor(_)), name == "moving");
             config.adacache().unwrap().clone()
         };
@@ -277,7 +278,13 @@ mod tests {
             let moving = resolve("moving", moreg, 60).moreg.unwrap();
             assert_eq!((moving.strides, moving.steps), (vec![2], (6, 60)));
         }
-        assert!(presets.resolve("mine", false, 5, 30).unwrap_err().to_string().contains("calibrated"));
+        assert!(
+            presets
+                .resolve("mine", false, &Anatomy::spatial_temporal(5), 30)
+                .unwrap_err()
+                .to_string()
+                .contains("calibrated")
+        );
         // Presets go to JSON and back.
         let again: Presets = serde_json::from_value(serde_json::to_value(&presets).unwrap()).unwrap();
         assert_eq!(again, presets);
@@ -297,7 +304,7 @@ mod tests {
     #[test]
     fn presets_of_single_modules() {
         let presets = Presets::opensora(30);
-        let of = |name, depth| presets.resolve(name, false, depth, 30).unwrap();
+        let of = |name, depth| presets.resolve(name, false, &Anatomy::spatial_temporal(depth), 30).unwrap();
         assert_eq!(of("pab", 28), CacheConfig::Pab(PabConfig::opensora()));
         let CacheConfig::Pab(fast) = of("pab-fast", 5) else { panic!() };
         assert_eq!((fast.spatial, fast.temporal, fast.cross, fast.mlp_blocks), (5, 7, 9, 1));

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Module, ModuleGroup, ModuleSchedule};
+use super::{Anatomy, Module, ModuleSchedule};
 
 /// What T-GATE is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,9 +28,9 @@ impl TGateConfig {
         }
     }
 
-    /// The policy for a model of `depth` blocks and a run of `steps` steps.
-    pub fn policy(&self, depth: usize, steps: usize) -> ModuleSchedule {
-        let cross = ModuleGroup::each(Module::Cross, 0..2 * depth);
+    /// The policy for a model of this anatomy and a run of `steps` steps.
+    pub fn policy(&self, anatomy: &Anatomy, steps: usize) -> ModuleSchedule {
+        let cross = anatomy.each(Module::Cross, 0..anatomy.blocks());
         ModuleSchedule::new("t-gate", steps, vec![(cross, (0..steps).map(|i| i >= self.gate).collect())])
             .ending_guidance()
     }
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn frozen_behind_the_gate() {
-        let policy = TGateConfig { gate: 2 }.policy(3, 5);
+        let policy = TGateConfig { gate: 2 }.policy(&Anatomy::spatial_temporal(3), 5);
         let mut cross = GroupSet::default();
         cross.insert(0);
         let none = GroupSet::default();
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_gate_at_the_end_computes_everything() {
-        assert_eq!(TGateConfig { gate: 5 }.policy(3, 5).plans(), [Plan::Compute; 5]);
+        assert_eq!(TGateConfig { gate: 5 }.policy(&Anatomy::spatial_temporal(3), 5).plans(), [Plan::Compute; 5]);
         assert_eq!(
             (TGateConfig::scaled(25).gate, TGateConfig::scaled(30).gate, TGateConfig::scaled(1).gate),
             (10, 12, 1)

@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
+use super::{Anatomy, CacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,18 +157,18 @@ impl Trace {
         Ok(trace)
     }
 
-    /// The policy that `config` describes, for a model of `depth` blocks in a run as the recorded one.
+    /// The policy that `config` describes, for a model of this anatomy in a run as the recorded one.
     ///
     /// # Errors
     /// It looks at the timesteps, and the trace is from before they were written.
-    pub fn policy(&self, config: &CacheConfig, depth: usize) -> Result<Box<dyn Policy>, TraceError> {
+    pub fn policy(&self, config: &CacheConfig, anatomy: &Anatomy) -> Result<Box<dyn Policy>, TraceError> {
         if !self.timesteps.is_empty() {
-            return Ok(config.policy(depth, &self.timesteps));
+            return Ok(config.policy(anatomy, &self.timesteps));
         }
         if config.looks_at_time() {
             return Err(TraceError::Times);
         }
-        Ok(config.policy(depth, &vec![0.0; self.steps]))
+        Ok(config.policy(anatomy, &vec![0.0; self.steps]))
     }
 
     /// Runs `policy` over the trace; gives the plan of every step and the decisions.
@@ -245,7 +245,7 @@ mod tests {
 
     /// A run of 8 steps that measured the modulated input and the first block at each.
     fn trace() -> Trace {
-        let points = [ProbePoint::Modulated, ProbePoint::residual(0, Site::Whole)];
+        let points = [ProbePoint::Modulated, Anatomy::spatial_temporal(5).probe(0, Site::Whole)];
         let records = (2..=8).flat_map(|step| points.map(|at| record(step, step - 1, at, 0.0625)));
         Trace {
             steps: 8,
@@ -297,7 +297,12 @@ mod tests {
         let teacache = TeaCacheConfig { threshold: 0.125, coefficients: plain };
         assert_eq!(trace.schedule(&mut TeaCache::new(teacache, 8)).unwrap(), [1, 3, 5, 7, 8]);
         // The first block is compared with the last computed step: the changes in between are added up, 0.0625 each.
-        assert_eq!(trace.schedule(&mut FbCache::new(FbCacheConfig { threshold: 0.15 })).unwrap(), [1, 4, 7]);
+        assert_eq!(
+            trace
+                .schedule(&mut FbCache::new(FbCacheConfig { threshold: 0.15 }, &Anatomy::spatial_temporal(5)))
+                .unwrap(),
+            [1, 4, 7]
+        );
         let missing = trace.replay(&mut EasyCache::new(EasyCacheConfig::new(0.1), 8)).unwrap_err().to_string();
         assert!(missing.contains("`latents`") && missing.contains("--cache none"), "{missing}");
     }

@@ -81,7 +81,7 @@ mod synthetic {
 
     /// What [`config`] probes.
     pub(super) const AT: ProbePoint =
-        ProbePoint::Residual { block: 0, stack: crate::cache::Stack::Temporal, site: Site::Attention };
+        ProbePoint::Residual { block: 0, span: crate::cache::Span::Time, site: Site::Attention };
 
     /// Settings without motion regularization.
     pub(super) fn config(entries: &[(f64, usize)]) -> AdaCacheConfig {

@@ -1,146 +1,201 @@
-//! Diffusion transformers: configuration, weights and the forward. A model never decides what to skip; it offers the pieces of
-//! a step ([`StDiT3::embed`], [`StDiT3::blocks`], [`StDiT3::leave`], [`StDiT3::finish`], …) and the sampler puts them together.
+//! Diffusion transformers and what belongs to them. A [`Transformer`] says how its pieces run and nothing about caching; [`Walk`] puts them
+//! together to a forward. Autoencoders are in [`vae`].
 
-mod arena;
-mod blocks;
-mod config;
-mod layers;
+mod dit;
+mod error;
 mod stdit3;
 pub mod vae;
+mod walk;
 mod weights;
+mod workspace;
 
-pub use blocks::SLOTS;
-pub use config::StDiT3Config;
-pub use stdit3::{Caption, Flops, Geometry, ResidualRoom, StDiT3, Trace, WeightBytes, Workspace};
+pub use dit::streaming::{BlockWeights, SLOTS};
+pub use error::ModelError;
+pub use stdit3::{StDiT3, StDiT3Config};
+pub use walk::Walk;
 pub use weights::Weights;
+pub use workspace::{ResidualRoom, Workspace};
 
-use crate::device::DeviceError;
-use crate::ops::OpError;
-use crate::tensor::TensorError;
+use crate::cache::Anatomy;
+use crate::device::Device;
+use crate::tensor::{DType, Tensor};
 
-/// Why a model cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// A file cannot be opened or read.
-    #[error("cannot read {file}: {source}")]
-    Io {
-        /// The file.
-        file: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// config.json does not describe a model this crate can run.
-    #[error("{file}: {reason}")]
-    Config {
-        /// The file.
-        file: String,
-        /// What is wrong and what is expected.
-        reason: String,
-    },
-    /// The safetensors container is broken (truncated, bad header).
-    #[error("{file} is not a complete safetensors file: {reason}; download it again or restore it from its source")]
-    Container {
-        /// The file.
-        file: String,
-        /// What the reader found.
-        reason: String,
-    },
-    /// An expected tensor is not in the file.
-    #[error("{file}: tensor `{tensor}` is missing; expected shape {expected:?}")]
-    MissingTensor {
-        /// The file.
-        file: String,
-        /// The tensor's published name.
-        tensor: String,
-        /// The shape it must have.
-        expected: Vec<usize>,
-    },
-    /// A tensor has another shape than the configuration implies.
-    #[error(
-        "{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}; do config.json and the weights belong together?"
-    )]
-    WrongShape {
-        /// The file.
-        file: String,
-        /// The tensor's published name.
-        tensor: String,
-        /// The shape in the file.
-        found: Vec<usize>,
-        /// The shape it must have.
-        expected: Vec<usize>,
-    },
-    /// A tensor has an element type weights cannot have.
-    #[error("{file}: tensor `{tensor}` has element type {found}, expected BF16, F16 or F32")]
-    WrongType {
-        /// The file.
-        file: String,
-        /// The tensor's published name.
-        tensor: String,
-        /// The type in the file.
-        found: String,
-    },
-    /// A tensor holds NaN or infinity.
-    #[error("{file}: tensor `{tensor}` holds {value} at element {index}; the weights are damaged")]
-    NotFinite {
-        /// The file.
-        file: String,
-        /// The tensor's published name.
-        tensor: String,
-        /// The offending value.
-        value: f32,
-        /// Its position.
-        index: usize,
-    },
-    /// A value cannot be represented in the element type the model runs in.
-    #[error(
-        "{file}: tensor `{tensor}` holds {value} at element {index}, which {dtype} cannot represent; use --dtype bf16 or f32"
-    )]
-    OutOfRange {
-        /// The file.
-        file: String,
-        /// The tensor's published name.
-        tensor: String,
-        /// The offending value.
-        value: f32,
-        /// Its position.
-        index: usize,
-        /// The run's element type.
-        dtype: String,
-    },
-    /// The file holds tensors the architecture has no place for.
-    #[error("{file} holds tensors this model has no place for: {names}; is config.json the right one?")]
-    Leftovers {
-        /// The file.
-        file: String,
-        /// Their names.
-        names: String,
-    },
-    /// An input does not fit the model.
-    #[error("{0}")]
-    Input(String),
-    /// The caller's progress callback asked for it.
-    #[error("stopped")]
-    Stopped,
-    /// A kernel launcher refused.
-    #[error(transparent)]
-    Op(#[from] OpError),
-    /// A tensor could not be made or read.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-    /// The device failed.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
+/// A diffusion transformer on a device. It is immutable: a generation's memory is a [`Workspace`]. Every piece runs on the device; the host
+/// only orders launches.
+///
+/// Hidden states are `[batch, frames, tokens, channels]`, latents `[videos, channels, frames, height, width]` f32. With guidance the batch is
+/// [conditional…, unconditional…].
+pub trait Transformer: Send + Sync {
+    /// The device the weights are on.
+    fn device(&self) -> &Device;
+
+    /// The element type the model runs in.
+    fn dtype(&self) -> DType;
+
+    /// What its blocks are made of.
+    fn anatomy(&self) -> &Anatomy;
+
+    /// Its sizes, as far as others have to know them.
+    fn shape(&self) -> TransformerShape;
+
+    /// The weights of its blocks, and the bytes of all others.
+    fn weights(&self) -> &BlockWeights;
+
+    /// Bytes of its weights.
+    fn weight_bytes(&self) -> WeightBytes;
+
+    /// The learned caption `[tokens, caption_channels]` of the unconditional half; empty where the model has none.
+    fn null_caption(&self) -> &[f32];
+
+    /// Shape `[batch, frames, tokens, C]` of the hidden state.
+    fn hidden_shape(&self, geometry: &Geometry) -> [usize; 4];
+
+    /// Allocates a generation's memory and fills what does not change from step to step; `room` for residuals and their probes.
+    ///
+    /// # Errors
+    /// Sizes that the model does not take; out of memory.
+    fn workspace(&self, geometry: Geometry, room: &ResidualRoom) -> Result<Workspace, ModelError>;
+
+    /// Encodes captions `y` (`[batch, length, caption_channels]`, f32) for every block.
+    ///
+    /// `mask` (`[batch, length]`) keeps a sample's tokens where it is true; without it all are kept.
+    ///
+    /// # Errors
+    /// Sizes that do not fit, values that are not finite; out of memory.
+    fn caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError>;
+
+    /// Embeds the times in [`Workspace::time`], for all that comes.
+    fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError>;
+
+    /// Makes what the blocks need of the time. A step that runs no block does not need it.
+    fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError>;
+
+    /// Embeds the latents `z` in `x`, which is shaped as the hidden state. With guidance both halves of the batch share `z`.
+    fn embed(&self, ws: &Workspace, z: &Tensor, x: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError>;
+
+    /// The first block's normed and modulated input, in `out`.
+    fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError>;
+
+    /// Runs the module with index `module` ([`Anatomy::at`]) on the hidden state, in place. What it adds goes to `added` too. The weights of
+    /// its block are on the device.
+    fn module(
+        &self,
+        ws: &Workspace,
+        caption: &Caption,
+        module: usize,
+        added: Option<Added<'_>>,
+    ) -> Result<(), ModelError>;
+
+    /// The final layer on the hidden state (which it may overwrite): gives the prediction in [`Workspace::prediction`].
+    fn finish(&self, ws: &Workspace) -> Result<(), ModelError>;
+
+    /// FLOPs of a step that runs the modules for which `runs` holds, from the shapes (matrix products and attention; 2 per multiply-add).
+    fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64;
 }
 
-impl ModelError {
-    /// Whether the work was stopped, by a callback or an interruption, rather than went wrong.
-    pub fn is_stop(&self) -> bool {
-        match self {
-            ModelError::Stopped => true,
-            ModelError::Op(error) => error.is_stop(),
-            ModelError::Tensor(error) => error.is_stop(),
-            ModelError::Device(error) => error.is_stop(),
-            _ => false,
-        }
+/// Sizes of a transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransformerShape {
+    /// Channels of the latents.
+    pub channels: usize,
+    /// Latent frames that one token spans.
+    pub patch_frames: usize,
+    /// Width of a caption's token.
+    pub caption_channels: usize,
+    /// Tokens of a caption at most.
+    pub caption_tokens: usize,
+}
+
+/// Where a module's residual goes, beside the hidden state.
+#[derive(Clone, Copy)]
+pub struct Added<'a> {
+    /// Shaped as the hidden state.
+    pub to: &'a Tensor,
+    /// Whether it is added to what is there.
+    pub accumulate: bool,
+}
+
+/// Sizes of one generation. Latent sizes that are no multiple of the patch are padded with zeros on the right and bottom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Geometry {
+    /// Videos generated together.
+    pub videos: usize,
+    /// Whether every video runs twice, conditional and unconditional.
+    pub guided: bool,
+    /// Latent frames.
+    pub frames: usize,
+    /// Latent height.
+    pub height: usize,
+    /// Latent width.
+    pub width: usize,
+    /// √(height · width) of the video in pixels: scales the position embedding.
+    pub resolution: f64,
+    /// Frames per second of the video, a conditioning input.
+    pub fps: f32,
+    /// Whether single frames may be frozen at their clean value (x_mask).
+    pub frame_masked: bool,
+}
+
+impl Geometry {
+    /// `videos` videos of `latent` (frames, height, width), with guidance and no frame held.
+    pub fn guided(videos: usize, latent: [usize; 3], resolution: f64, fps: f32) -> Geometry {
+        let [frames, height, width] = latent;
+        Geometry { videos, guided: true, frames, height, width, resolution, fps, frame_masked: false }
+    }
+
+    /// Samples in a forward.
+    pub fn batch(&self) -> usize {
+        self.videos * if self.guided { 2 } else { 1 }
+    }
+
+    /// Times of one sample: the step's, and with a frame mask time 0.
+    pub fn variants(&self) -> usize {
+        if self.frame_masked { 2 } else { 1 }
+    }
+
+    /// Times of a forward.
+    pub fn conditions(&self) -> usize {
+        self.batch() * self.variants()
     }
 }
+
+/// Multiply-add work of one step, counted as 2 FLOPs each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flops {
+    /// A step that runs every block.
+    pub computed: u64,
+    /// A step that reuses the residuals.
+    pub reused: u64,
+}
+
+/// Bytes of a model's weights, by where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// On the device for as long as the model lives, room for streamed blocks included.
+    pub resident: usize,
+    /// In the host's memory: what every computed step copies to the device.
+    pub streamed: usize,
+    /// Those of one block.
+    pub block: usize,
+    /// Those outside the blocks, part of the resident ones.
+    pub ends: usize,
+}
+
+/// The caption's keys and values for every block: they do not depend on time, so they are made once a generation.
+pub struct Caption {
+    /// `[batch*length, 2, heads, head_dim]` a block.
+    kv: Vec<Tensor>,
+    /// `[batch]` i32
+    lengths: Tensor,
+    length: usize,
+}
+
+impl Caption {
+    /// Tokens of the longest caption of the batch.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// Hidden states after named stages, recorded for parity tests: `spatial.0`, `temporal.0`, …
+pub type Trace = Vec<(String, Vec<f32>)>;

@@ -11,10 +11,10 @@ use super::report::{FlopCount, Report, Seconds, schedule_strip};
 use super::source::{ModelSource, PipelineConfig};
 use super::video::{Format, Frames, Latents, Metadata, Output};
 use super::{Decoder, DecoderShape, Load, Needs, PatchDecoder, PipelineError, noise};
-use crate::cache::{CacheConfig, CacheError, ComputeAll, Named, Policy, Presets};
+use crate::cache::{Anatomy, CacheConfig, CacheError, ComputeAll, Named, Policy, Presets};
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::model::vae::Progress;
-use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config};
+use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config, Transformer};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, StepEvent};
 use crate::tensor::DType;
 
@@ -28,7 +28,7 @@ pub const HEADROOM: usize = 512 << 20;
 pub struct Pipeline {
     config: PipelineConfig,
     source: ModelSource,
-    model: StDiT3,
+    model: Box<dyn Transformer>,
     /// Set once the decoder's files were found whole.
     decodable: OnceLock<()>,
     /// The bytes of device memory that were allowed.
@@ -111,7 +111,7 @@ pub fn resolve_cache(
     let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
         CacheConfig::from_file(Path::new(name))?
     } else {
-        presets.resolve(name, moreg, model.depth, steps)?
+        presets.resolve(name, moreg, &model.anatomy(), steps)?
     };
     if moreg {
         let Some(adacache) = config.adacache_mut() else {
@@ -125,7 +125,7 @@ pub fn resolve_cache(
     if let Some(order) = taylor {
         config = config.extrapolated(order);
     }
-    config.validate_for(model.depth, frames.div_ceil(model.patch_size[0]))?;
+    config.validate_for(&model.anatomy(), frames.div_ceil(model.patch_size[0]))?;
     Ok(config)
 }
 
@@ -148,27 +148,27 @@ fn geometry(config: &PipelineConfig, videos: usize) -> Geometry {
 /// Makes the policies of a request; of one that `recorder` measures that recorder.
 fn policies<'a>(
     source: &ModelSource,
-    model: &StDiT3Config,
+    anatomy: &'a Anatomy,
+    patch_frames: usize,
     config: &PipelineConfig,
     request: &'a Request,
     recorder: Option<&ComputeAll>,
 ) -> Result<impl Fn() -> Box<dyn Policy> + use<'a>, PipelineError> {
-    let token_frames = config.latent[0].div_ceil(model.patch_size[0]);
-    request.cache.validate_for(model.depth, token_frames)?;
+    let token_frames = config.latent[0].div_ceil(patch_frames);
+    request.cache.validate_for(anatomy, token_frames)?;
     let steps = request.cache.steps(request.steps);
     let schedule = Schedule::shifted(steps, config.timestep_shift)?;
     let recorder = match (recorder, &request.cache) {
         (None, CacheConfig::None) if request.record_all => {
-            let blocks = source.presets(steps)?.probed_blocks(model.depth);
-            Some(ComputeAll::recording(&blocks, token_frames))
+            let blocks = source.presets(steps)?.probed_blocks(anatomy);
+            Some(ComputeAll::recording(anatomy, &blocks, token_frames))
         }
         _ => recorder.cloned(),
     };
-    let depth = model.depth;
     Ok(move || -> Box<dyn Policy> {
         match &recorder {
             Some(recorder) => Box::new(recorder.clone()),
-            None => request.cache.policy(depth, schedule.timesteps()),
+            None => request.cache.policy(anatomy, schedule.timesteps()),
         }
     })
 }
@@ -182,6 +182,7 @@ fn needs(
 ) -> Result<Needs, PipelineError> {
     check_settings(request.steps, request.cfg_scale)?;
     let (config, model) = (source.pipeline_config()?, source.model_config()?);
+    let anatomy = model.anatomy();
     let (members, decided) = match deciding {
         Deciding::Together => (1, videos),
         Deciding::Apart => (videos, 1),
@@ -196,7 +197,7 @@ fn needs(
         frames: config.video_frames.unwrap_or(config.latent[0]),
         members,
         caption_tokens: request.prompt.embedding().tokens.max(1),
-        policy: &policies(source, &model, &config, request, None)?,
+        policy: &policies(source, &anatomy, model.patch_size[0], &config, request, None)?,
         steps: request.cache.steps(request.steps),
         packed_cache: request.packed_cache,
     };
@@ -323,6 +324,7 @@ impl Pipeline {
             return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
         }
         let model = StDiT3::load_streaming(device, model_config, source.model_weights()?, dtype, streamed)?;
+        let model = Box::new(model);
         let (source, device) = (source.clone(), device.clone());
         Ok(Pipeline { config, source, model, decodable: OnceLock::new(), budget: None, device })
     }
@@ -348,7 +350,7 @@ impl Pipeline {
             // Tells what is missing, and how to get it.
             checkpoint.require(&[Part::Vae])?;
         }
-        let (channels, patch) = (self.model.config().in_channels, self.config.decoder_patch());
+        let (channels, patch) = (self.model.shape().channels, self.config.decoder_patch());
         match self.source.vae() {
             Some(folder) => Decoder::video(device, &folder, self.model.dtype()),
             None => {
@@ -441,7 +443,7 @@ impl Pipeline {
         }
         let start = Instant::now();
         self.device.reset_peak();
-        let config = self.model.config();
+        let shape = self.model.shape();
         let [frames, height, width] = self.config.latent;
         if request.decode {
             // Before the steps: what is missing or damaged is said now.
@@ -456,10 +458,10 @@ impl Pipeline {
         let captions =
             requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
         let schedule = Schedule::shifted(steps, self.config.timestep_shift)?;
-        let policy = policies(&self.source, config, &self.config, request, recorder)?;
+        let policy = policies(&self.source, self.model.anatomy(), shape.patch_frames, &self.config, request, recorder)?;
         let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
         let cache = members[0].policy.name().to_owned();
-        let elements = config.in_channels * frames * height * width;
+        let elements = shape.channels * frames * height * width;
         let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
             schedule: schedule.clone(),
@@ -468,7 +470,7 @@ impl Pipeline {
             packed_cache: request.packed_cache,
             compare_folds: recorder.is_some(),
         };
-        let output = Sampler::new(&self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
+        let output = Sampler::new(&*self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
 
         let video_frames = self.config.video_frames.unwrap_or(frames);
         let mut decode = || {
@@ -510,7 +512,7 @@ impl Pipeline {
                 partial_steps: member.partial_steps(),
                 step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
             };
-            let shape = [config.in_channels, frames, height, width];
+            let shape = [shape.channels, frames, height, width];
             let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
             let frames = rgb.as_ref().map(|rgb| {
                 let bytes = rgb.len() / requests.len();
@@ -531,7 +533,7 @@ impl Pipeline {
     /// The latents that sampling begins with: noise, and the frames that are given.
     fn initial(&self, requests: &[Request]) -> Result<(Vec<f32>, Option<FrameConditioning>), PipelineError> {
         let [frames, height, width] = self.config.latent;
-        let shape = [self.model.config().in_channels, frames, height, width];
+        let shape = [self.model.shape().channels, frames, height, width];
         let elements = shape.iter().product();
         let (mut all, mut fresh, mut mask) = (vec![], vec![], vec![]);
         for request in requests {
@@ -550,7 +552,7 @@ impl Pipeline {
     /// The captions of requests: guidance runs their prompts and as many null captions, in this order, side by side. A null caption is
     /// as long as the prompt it goes with.
     fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
-        let channels = self.model.config().caption_channels;
+        let channels = self.model.shape().caption_channels;
         let null = self.model.null_caption();
         let longest = requests.iter().map(|r| r.prompt.embedding().tokens).max().unwrap_or(0);
         let prompts = requests.iter().map(|r| &r.prompt.embedding().values[..]);

@@ -11,7 +11,7 @@ use super::report::bytes;
 use super::{PipelineError, noise};
 use crate::cache::Policy;
 use crate::device::{Device, DryConfig};
-use crate::model::{Geometry, ResidualRoom, SLOTS, StDiT3, StDiT3Config, WeightBytes, Weights};
+use crate::model::{Geometry, ResidualRoom, SLOTS, StDiT3, StDiT3Config, Transformer, Walk, WeightBytes, Weights};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule};
 use crate::tensor::{DType, Tensor};
 
@@ -229,7 +229,7 @@ impl Load<'_> {
     /// Sets the generation up on a device that runs nothing, with `streamed` blocks.
     fn set_up(&self, dry: &Device, streamed: usize) -> Result<Needs, PipelineError> {
         let model = StDiT3::load_streaming(dry, self.model.clone(), Weights::zeros(), self.dtype, streamed)?;
-        let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.block_count());
+        let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.anatomy().blocks());
         let batch = self.geometry.batch();
         let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
         let scratch = self.scratch(dry, &model, &y)?;
@@ -273,15 +273,15 @@ impl Load<'_> {
     }
 
     /// Makes every launch of a forward once: what kernels share is allocated by the first that needs it, and stays.
-    fn scratch(&self, dry: &Device, model: &StDiT3, y: &[f32]) -> Result<usize, PipelineError> {
+    fn scratch(&self, dry: &Device, model: &dyn Transformer, y: &[f32]) -> Result<usize, PipelineError> {
         let Geometry { videos, frames, height, width, .. } = self.geometry;
         let caption = model.caption(y, self.geometry.batch(), None)?;
         let workspace = model.workspace(self.geometry, &ResidualRoom::default())?;
         let z = Tensor::empty(dry, &[videos, self.model.in_channels, frames, height, width], DType::F32)?;
-        model.forward(&workspace, &z, &caption, None)?;
+        Walk { model, ws: &workspace, caption: &caption }.forward(&z, None)?;
         if self.geometry.guided && (self.policy)().ends_guidance() {
             let caption = model.caption(&y[..y.len() / 2], self.geometry.batch() / 2, None)?;
-            model.forward(&workspace.conditional()?, &z, &caption, None)?;
+            Walk { model, ws: &workspace.conditional()?, caption: &caption }.forward(&z, None)?;
         }
         Ok(dry.scratch_bytes())
     }
@@ -359,7 +359,7 @@ mod tests {
     fn the_count_is_what_is_allocated() {
         let (model, size) = (StDiT3Config::opensora_v1_2(), VideoSize::published("480p", "9:16", 51).unwrap());
         let schedule = Schedule::shifted(30, 1.0).unwrap();
-        let cache = Presets::opensora(30).resolve("adacache-fast", false, model.depth, 30).unwrap();
+        let cache = Presets::opensora(30).resolve("adacache-fast", false, &model.anatomy(), 30).unwrap();
         let load = Load {
             model: &model,
             decoder: &DecoderShape::None,
@@ -370,7 +370,7 @@ mod tests {
             frames: 51,
             members: 1,
             caption_tokens: 300,
-            policy: &|| cache.policy(model.depth, schedule.timesteps()),
+            policy: &|| cache.policy(&model.anatomy(), schedule.timesteps()),
             steps: 30,
             packed_cache: false,
         };

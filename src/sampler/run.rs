@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use super::{Schedule, rflow::TRAIN_STEPS};
 use crate::cache::{
-    Decision, GroupSet, Measurement, Module, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore,
+    Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore,
     StoreOptions, computed_steps, partial_steps, trace,
 };
 use crate::device::{Device, DeviceError, Event, Graph};
-use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, StDiT3, Workspace};
+use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, Transformer, Walk, Workspace};
 use crate::ops::{self, OpError, decide::StepClock};
 use crate::tensor::{DType, Tensor, TensorError};
 
@@ -180,7 +180,7 @@ pub struct SampleOutput {
 
 /// A generation: all device memory is allocated when it is made, [`Sampler::run`] then only launches.
 pub struct Sampler<'a> {
-    model: &'a StDiT3,
+    model: &'a dyn Transformer,
     options: SamplerOptions,
     workspace: Workspace,
     members: Vec<MemberState<'a>>,
@@ -236,7 +236,7 @@ impl<'a> Sampler<'a> {
     /// `members`: one that decides for all videos together, as published, or one for each video. Then each is computed or reused on
     /// its own, exactly as it would be alone.
     pub fn new(
-        model: &'a StDiT3,
+        model: &'a dyn Transformer,
         members: Vec<Member<'a>>,
         geometry: Geometry,
         latents: &[f32],
@@ -251,7 +251,7 @@ impl<'a> Sampler<'a> {
                 members.len()
             )));
         }
-        let shape = [videos / members.len(), model.config().in_channels, frames, height, width];
+        let shape = [videos / members.len(), model.shape().channels, frames, height, width];
         let elements: usize = shape.iter().product();
         if latents.len() != elements * members.len() {
             return Err(SampleError::Input(format!(
@@ -277,12 +277,20 @@ impl<'a> Sampler<'a> {
             groups,
             conditional: policy.ends_guidance() && geometry.guided,
         };
-        let modules = Module::COUNT * model.block_count();
+        let modules = model.anatomy().modules();
         let beyond = room.groups.iter().flat_map(|group| &group.runs).any(|run| run.end > modules);
         if beyond || !room.groups.is_empty() && (policy.reuses() || room.head > 0 || !room.probes.is_empty()) {
             return Err(SampleError::Input(format!(
                 "policy `{}`: groups of the model's {modules} modules cannot be had beside probes or reused forwards",
                 policy.name()
+            )));
+        }
+        let behind = |point: &&ProbePoint| model.anatomy().block_of(**point).is_some_and(|block| block >= room.head);
+        if let (1.., Some(point)) = (room.head, room.probes.iter().find(behind)) {
+            return Err(SampleError::Input(format!(
+                "policy `{}` plans after {} blocks, and probes `{point}` behind them",
+                policy.name(),
+                room.head
             )));
         }
         if options.packed_cache && policy.extrapolates().is_some() {
@@ -352,7 +360,8 @@ impl<'a> Sampler<'a> {
     /// # Errors
     /// As [`SampleError`] says. A device that is interrupted stops the run within the step.
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
-        let device = self.model.device().clone();
+        let (model, ws) = (self.model, &self.workspace);
+        let device = model.device().clone();
         let steps = self.options.schedule.steps();
         let mut snapshots = vec![];
         let start = Instant::now();
@@ -360,7 +369,8 @@ impl<'a> Sampler<'a> {
         for step in 1..=steps {
             let mut plans = vec![];
             for member in &mut self.members {
-                plans.push(member.step(self.model, &self.workspace, &self.options, step)?);
+                let walk = Walk { model, ws, caption: member.caption };
+                plans.push(member.step(walk, &self.options, step)?);
             }
             pace.queued(&device, plans)?;
             if self.options.snapshots.contains(&step) {
@@ -378,11 +388,12 @@ impl<'a> Sampler<'a> {
         let &[_, channels, frames, height, width] = self.members[0].z.shape() else {
             unreachable!("latents have five axes")
         };
-        let videos = self.members.len() * self.workspace.geometry().videos;
+        let videos = self.members.len() * ws.geometry().videos;
         let mut errors = vec![];
         for member in &mut self.members {
             errors.extend(member.store.pack_error()?);
-            member.output.flops = member.flops(self.model, self.workspace.geometry());
+            let walk = Walk { model, ws, caption: member.caption };
+            member.output.flops = member.flops(walk);
         }
         Ok(SampleOutput {
             latents,
@@ -391,10 +402,10 @@ impl<'a> Sampler<'a> {
             seconds_per_step: seconds_per_step.collect::<Result<_, _>>()?,
             seconds,
             cache_bytes: self.cache_bytes(),
-            cache_bytes_unfolded: self.members.len() * self.workspace.x().bytes() * 4 * self.model.config().depth,
+            cache_bytes_unfolded: self.members.len() * ws.x().bytes() * 2 * model.anatomy().blocks(),
             cache_error: errors.into_iter().reduce(f64::max),
-            activation_bytes: self.workspace.bytes(),
-            flops: self.model.flops(self.workspace.geometry(), self.members[0].caption, self.members[0].store.head()),
+            activation_bytes: ws.bytes(),
+            flops: Walk { model, ws, caption: self.members[0].caption }.flops(self.members[0].store.head()),
             members: self.members.into_iter().map(|m| m.output).collect(),
         })
     }
@@ -532,23 +543,17 @@ impl MemberState<'_> {
     }
 
     /// Plans and queues step `step`; gives the plan.
-    fn step(
-        &mut self,
-        model: &StDiT3,
-        ws: &Workspace,
-        options: &SamplerOptions,
-        step: usize,
-    ) -> Result<Plan, SampleError> {
+    fn step(&mut self, walk: Walk<'_>, options: &SamplerOptions, step: usize) -> Result<Plan, SampleError> {
         self.observe_computed()?;
         if let Some(frames) = &mut self.frames {
             let moving = frames.advance(options.schedule.timesteps()[step - 1], &self.z)?;
-            let mask = moving.repeat(if ws.geometry().guided { 2 } else { 1 });
-            model.set_frame_mask(ws, Some(&mask))?;
+            let mask = moving.repeat(if walk.ws.geometry().guided { 2 } else { 1 });
+            walk.ws.set_frame_mask(Some(&mask))?;
         }
         let looks_ahead = self.store.looks_ahead();
         if looks_ahead {
             // What was never measured has nothing to be compared with: that lead is like no other.
-            self.queue_or_replay(model, ws, options, Part::Lead, self.store.can_look_ahead())?;
+            self.queue_or_replay(walk, options, Part::Lead, self.store.can_look_ahead())?;
             self.store.read_results()?;
             if let Some(measurements) = self.store.measurements(true) {
                 self.observe(step, self.last_computed, measurements)?;
@@ -568,7 +573,7 @@ impl MemberState<'_> {
             // It may load kernels, and never come again.
             Plan::Partial { .. } => self.output.plans.contains(&plan),
         };
-        self.queue_or_replay(model, ws, options, part, recordable)?;
+        self.queue_or_replay(walk, options, part, recordable)?;
         if let Some(measurements) = self.store.measurements(false) {
             self.pending = Some((step, self.last_computed, measurements));
         }
@@ -602,15 +607,15 @@ impl MemberState<'_> {
     }
 
     /// Work of each step as it ran.
-    fn flops(&self, model: &StDiT3, geometry: &Geometry) -> Vec<u64> {
-        let groups = self.policy.groups();
-        let whole = model.flops(geometry, self.caption, self.store.head());
+    fn flops(&self, walk: Walk<'_>) -> Vec<u64> {
+        let (groups, geometry) = (self.policy.groups(), walk.ws.geometry());
+        let whole = walk.flops(self.store.head());
         let of = |plan: &Plan| match plan {
             Plan::Compute => whole.computed,
             Plan::Reuse => whole.reused,
             Plan::Partial { reused, .. } => {
                 let geometry = Geometry { guided: geometry.guided && !self.runs_half(geometry, plan), ..*geometry };
-                model.flops_of(&geometry, self.caption, |module| {
+                walk.model.flops(&geometry, self.caption.length(), &|module| {
                     !groups.iter().enumerate().any(|(i, group)| reused.contains(i) && group.contains(module))
                 })
             }
@@ -621,18 +626,17 @@ impl MemberState<'_> {
     /// Replays this part of a step; records it when there is no recording yet and it is `recordable`.
     fn queue_or_replay(
         &mut self,
-        model: &StDiT3,
-        ws: &Workspace,
+        walk: Walk<'_>,
         options: &SamplerOptions,
         part: Part,
         recordable: bool,
     ) -> Result<(), SampleError> {
         if !recordable || self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&part) {
-            return self.queue(model, ws, options, part);
+            return self.queue(walk, options, part);
         }
         let graphs = match self.recorded.remove(&part) {
             Some(graphs) => graphs,
-            None => model.device().record_graphs(|| self.queue(model, ws, options, part))?,
+            None => walk.model.device().record_graphs(|| self.queue(walk, options, part))?,
         };
         // A computed step with probes is cut behind the last one: there its results can be read.
         let last = graphs.len() - 1;
@@ -652,62 +656,55 @@ impl MemberState<'_> {
     }
 
     /// Launches a part of a step. Nothing in it depends on which step it is.
-    fn queue(
-        &mut self,
-        model: &StDiT3,
-        ws: &Workspace,
-        options: &SamplerOptions,
-        part: Part,
-    ) -> Result<(), SampleError> {
+    fn queue(&mut self, walk: Walk<'_>, options: &SamplerOptions, part: Part) -> Result<(), SampleError> {
         match part {
-            Part::Lead => self.lead(model, ws),
-            Part::Rest(plan) => self.rest(model, ws, options, plan, true),
+            Part::Lead => self.lead(walk),
+            Part::Rest(plan) => self.rest(walk, options, plan, true),
             Part::Step(plan) => {
-                let half = self.runs_half(ws.geometry(), &plan).then(|| ws.conditional()).transpose()?;
-                let ws = half.as_ref().unwrap_or(ws);
-                self.begin(model, ws, plan != Plan::Reuse)?;
-                self.rest(model, ws, options, plan, false)
+                let half = self.runs_half(walk.ws.geometry(), &plan).then(|| walk.ws.conditional()).transpose()?;
+                let walk = Walk { ws: half.as_ref().unwrap_or(walk.ws), ..walk };
+                self.begin(walk, plan != Plan::Reuse)?;
+                self.rest(walk, options, plan, false)
             }
         }
     }
 
     /// The step's time, and its latents embedded.
-    fn begin(&mut self, model: &StDiT3, ws: &Workspace, computed: bool) -> Result<(), SampleError> {
-        self.clock.begin(ws.time(), ws.variants(), computed)?;
-        model.embed_time(ws)?;
-        Ok(model.embed(ws, &self.z)?)
+    fn begin(&mut self, walk: Walk<'_>, computed: bool) -> Result<(), SampleError> {
+        self.clock.begin(walk.ws.time(), walk.ws.variants(), computed)?;
+        walk.model.embed_time(walk.ws)?;
+        Ok(walk.embed(&self.z)?)
     }
 
     /// The beginning of a step that is planned by what is measured here.
-    fn lead(&mut self, model: &StDiT3, ws: &Workspace) -> Result<(), SampleError> {
-        self.begin(model, ws, false)?;
+    fn lead(&mut self, walk: Walk<'_>) -> Result<(), SampleError> {
+        self.begin(walk, false)?;
         self.probe_latents(ProbePoint::Latents)?;
-        model.modulate(ws)?;
-        model.probe_input(ws, &mut self.store)?;
-        Ok(model.blocks(ws, self.caption, 0..self.store.head(), Some(&mut self.store))?)
+        walk.model.modulate(walk.ws, None)?;
+        walk.probe_input(&mut self.store)?;
+        Ok(walk.blocks(0..self.store.head(), Some(&mut self.store))?)
     }
 
     /// The blocks behind the head, or what is reused in their place; the final layer, guidance and update.
     fn rest(
         &mut self,
-        model: &StDiT3,
-        ws: &Workspace,
+        walk: Walk<'_>,
         options: &SamplerOptions,
         plan: Plan,
         modulated: bool,
     ) -> Result<(), SampleError> {
+        let Walk { model, ws, .. } = walk;
         match plan {
             Plan::Compute | Plan::Partial { .. } => {
                 self.store.begin(plan.groups());
                 self.store.keep_head(ws.unpacked())?;
                 if !modulated {
-                    model.modulate(ws)?;
+                    model.modulate(ws, None)?;
                 }
                 self.probe_latents(ProbePoint::ComputedLatents)?;
-                model.enter(ws, &mut self.store)?;
-                let behind_head = self.store.head()..model.block_count();
-                model.blocks(ws, self.caption, behind_head, Some(&mut self.store))?;
-                model.leave(ws, &self.z, &mut self.store)?;
+                walk.enter(&mut self.store)?;
+                walk.blocks(self.store.head()..model.anatomy().blocks(), Some(&mut self.store))?;
+                walk.leave(&self.z, &mut self.store)?;
             }
             Plan::Reuse => self.store.unfold(ws.x())?,
         }
@@ -756,9 +753,13 @@ fn split_conditioning(
 }
 
 impl FrameState {
-    fn new(model: &StDiT3, conditioning: FrameConditioning, shape: &[usize; 5]) -> Result<FrameState, SampleError> {
+    fn new(
+        model: &dyn Transformer,
+        conditioning: FrameConditioning,
+        shape: &[usize; 5],
+    ) -> Result<FrameState, SampleError> {
         let [videos, _, frames, ..] = *shape;
-        if model.config().patch_size[0] != 1 {
+        if model.shape().patch_frames != 1 {
             return Err(SampleError::Input("frame conditioning needs a model whose patches span one frame".into()));
         }
         if conditioning.mask.iter().any(|m| !(0.0..=1.0).contains(m)) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::cache::{
-    AdaCacheConfig, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, Stack, trace::Trace,
+    AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, trace::Trace,
 };
 use adacache::calibrate::{
     Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,
@@ -170,10 +170,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         prompts.iter().map(request).collect()
     };
-    let points = points(&presets);
+    let anatomy = source.model_config()?.anatomy();
+    let points = points(&anatomy, &presets);
     let strides =
         presets.iter().find_map(|preset| preset.moreg.as_ref()).map_or_else(|| vec![1], |moreg| moreg.strides.clone());
-    let recorder = ComputeAll::recording_at(&points, if config.latent[0] > 1 { &strides } else { &[] });
+    let recorder = ComputeAll::recording_at(&anatomy, &points, if config.latent[0] > 1 { &strides } else { &[] });
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
     let facts = format!("{} {}", args.runs.model, args.runs.dtype.name());
     let mut progress = Progress { quiet: args.quiet, rounds: 0 };
@@ -237,19 +238,23 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
         bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
     };
     let model = source.model_config()?;
+    let anatomy = model.anatomy();
     let frames = source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]);
     let blocks = match &args.blocks[..] {
-        [] => vec![preset.blocks.clone(), vec![0], vec![model.depth - 1]],
+        [] => vec![preset.blocks.clone(), vec![0], vec![anatomy.layers() - 1]],
         asked => vec![asked.to_vec()],
     };
     // Cross-attention and MLP are measured where the others are: one recording has either.
-    let residuals = args.residual.map_or_else(|| vec![ResidualKind::TAttn, ResidualKind::SAttn], |asked| vec![asked]);
+    let attentions = [ResidualKind::TAttn, ResidualKind::SAttn, ResidualKind::Attn];
+    let residuals = args
+        .residual
+        .map_or_else(|| attentions.into_iter().filter(|kind| kind.is_of(&anatomy)).collect(), |asked| vec![asked]);
     let metrics = args.metric.map_or_else(|| vec![Metric::L1, Metric::L2, Metric::Cosine], |asked| vec![asked]);
     let mut all: Vec<AdaCacheConfig> = vec![];
     for blocks in &blocks {
         for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
             let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
-            config.validate_for(model.depth, frames)?;
+            config.validate_for(&anatomy, frames)?;
             if !all.contains(&config) {
                 all.push(config);
             }
@@ -259,13 +264,9 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
 }
 
 /// All that `configs` probe, in the order in which a forward comes to it.
-fn points(configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
-    let place = |point: &ProbePoint| match *point {
-        ProbePoint::Residual { block, stack, .. } => (block, stack == Stack::Temporal),
-        _ => (usize::MAX, true),
-    };
+fn points(anatomy: &Anatomy, configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
     let mut points: Vec<ProbePoint> = configs.iter().flat_map(AdaCacheConfig::points).collect();
-    points.sort_by_key(place);
+    points.sort_by_key(|point| anatomy.block_of(*point));
     points.dedup();
     points
 }

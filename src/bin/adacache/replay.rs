@@ -74,21 +74,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     let steps = trace.steps;
-    let (depth, config) = if args.model == OPENSORA {
+    let (anatomy, config) = if args.model == OPENSORA {
         let model = StDiT3Config::opensora_v1_2();
         let longest = trace.strides.iter().max().map_or(1, |stride| stride + 1);
         let presets = Presets::opensora(steps);
-        (model.depth, pipeline::resolve_cache(&presets, &model, longest, name, args.moreg, steps)?)
+        (model.anatomy(), pipeline::resolve_cache(&presets, &model, longest, name, args.moreg, steps)?)
     } else {
         let source = ModelSource::from_name(&args.model)?;
-        (source.model_config()?.depth, pipeline::cache_config(&source, name, args.moreg, steps)?)
+        (source.model_config()?.anatomy(), pipeline::cache_config(&source, name, args.moreg, steps)?)
     };
     if let CacheConfig::FewerSteps(_) = config {
         bail!(
             "`{name}` runs another number of steps than the trace, whose measurements do not hold for it: generate with it"
         );
     }
-    let replay = || trace.replay(&mut *trace.policy(&config, depth)?);
+    let replay = || trace.replay(&mut *trace.policy(&config, &anatomy)?);
     let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
     let distances: Vec<f64> = decisions.iter().map(|d| d.distance).collect();
     let idle = config.adacache().map_or_else(Vec::new, |config| idle(&config.codebook, &distances));

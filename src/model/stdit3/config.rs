@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::ModelError;
+use crate::cache::Anatomy;
+use crate::model::{ModelError, TransformerShape};
 
 /// The shape of an STDiT3. Fields that only matter in training are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -134,6 +135,21 @@ impl StDiT3Config {
             return Err(format!("mlp_ratio {} must be above 0 and at most 64", self.mlp_ratio));
         }
         Ok(())
+    }
+
+    /// Its blocks: `depth` spatial and `depth` temporal ones in turn.
+    pub fn anatomy(&self) -> Anatomy {
+        Anatomy::spatial_temporal(self.depth)
+    }
+
+    /// The sizes that others have to know.
+    pub fn shape(&self) -> TransformerShape {
+        TransformerShape {
+            channels: self.in_channels,
+            patch_frames: self.patch_size[0],
+            caption_channels: self.caption_channels,
+            caption_tokens: self.model_max_length,
+        }
     }
 
     /// Width of one attention head.

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Tensor, TensorError};
 
 /// The stages of a step, in order; those of a block repeat with every block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
+pub(in crate::model) enum Stage {
     Time,
     Embed,
     Modulation,
@@ -27,17 +27,28 @@ pub(super) enum Stage {
 }
 
 /// The lifetime of what is kept from step to step.
-pub(super) const ALWAYS: RangeInclusive<Stage> = Stage::Time..=Stage::Update;
+pub(in crate::model) const ALWAYS: RangeInclusive<Stage> = Stage::Time..=Stage::Update;
 
 /// Where buffers start; what the kernels' widest accesses ask for, and a cache line.
 const ALIGNMENT: usize = 256;
 
-/// A buffer that was asked for; [`Arena::tensor`] gives it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slot(usize);
+/// The name of a buffer: a model's activations are known by theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) struct Slot(pub(in crate::model) &'static str);
+
+/// How a buffer holds the samples of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::model) enum Samples {
+    /// Side by side along this axis.
+    Axis(usize),
+    /// Not at all: it is the same for every batch.
+    None,
+}
 
 #[derive(Clone, Debug)]
 struct Buffer {
+    slot: Slot,
+    samples: Samples,
     shape: Vec<usize>,
     dtype: DType,
     bytes: usize,
@@ -55,23 +66,36 @@ impl Buffer {
     }
 }
 
-/// Buffers asked for, not yet placed.
+/// The table of buffers asked for, not yet placed.
 #[derive(Default)]
-pub(super) struct Layout(Vec<Buffer>);
+pub(in crate::model) struct Layout(Vec<Buffer>);
 
 impl Layout {
-    /// Asks for a buffer that lives in the stages `life`.
-    pub(super) fn add(
+    /// Asks for a buffer that lives in the stages `life`, with the batch along its first axis.
+    pub(in crate::model) fn add(
         &mut self,
+        slot: Slot,
         shape: &[usize],
         dtype: DType,
         life: RangeInclusive<Stage>,
-    ) -> Result<Slot, TensorError> {
+    ) -> Result<(), TensorError> {
+        self.add_with(slot, Samples::Axis(0), shape, dtype, life)
+    }
+
+    /// As [`Layout::add`], with the batch as `samples` says.
+    pub(in crate::model) fn add_with(
+        &mut self,
+        slot: Slot,
+        samples: Samples,
+        shape: &[usize],
+        dtype: DType,
+        life: RangeInclusive<Stage>,
+    ) -> Result<(), TensorError> {
         let elements = shape.iter().try_fold(dtype.size(), |product, &axis| product.checked_mul(axis));
         let bytes = elements.and_then(|n| n.checked_next_multiple_of(ALIGNMENT));
         let bytes = bytes.ok_or_else(|| TensorError::TooLarge { shape: shape.to_vec(), dtype })?;
-        self.0.push(Buffer { shape: shape.to_vec(), dtype, bytes, life, offset: 0 });
-        Ok(Slot(self.0.len() - 1))
+        self.0.push(Buffer { slot, samples, shape: shape.to_vec(), dtype, bytes, life, offset: 0 });
+        Ok(())
     }
 
     /// Places every buffer, the largest first, at the lowest offset where nothing lives that it meets; gives the end of the last.
@@ -99,28 +123,55 @@ impl Layout {
     }
 
     /// Places the buffers and allocates them.
-    pub(super) fn allocate(mut self, device: &Device) -> Result<Arena, TensorError> {
+    pub(in crate::model) fn allocate(mut self, device: &Device) -> Result<Arena, TensorError> {
         let bytes = self.place();
-        Ok(Arena { memory: Tensor::empty(device, &[bytes], DType::U8)?, buffers: self.0 })
+        let memory = Tensor::empty(device, &[bytes], DType::U8)?;
+        let carve = |buffer: &Buffer| {
+            let tensor = memory.carve(buffer.offset, &buffer.shape, buffer.dtype)?;
+            Ok(Placed { slot: buffer.slot, samples: buffer.samples, tensor })
+        };
+        Ok(Arena { bytes, placed: self.0.iter().map(carve).collect::<Result<_, TensorError>>()? })
     }
+}
+
+/// A buffer in its place; its tensor keeps the whole allocation alive.
+struct Placed {
+    slot: Slot,
+    samples: Samples,
+    tensor: Tensor,
 }
 
 /// Placed buffers in one allocation.
-pub(super) struct Arena {
-    memory: Tensor,
-    buffers: Vec<Buffer>,
+pub(in crate::model) struct Arena {
+    bytes: usize,
+    placed: Vec<Placed>,
 }
 
 impl Arena {
-    /// The buffer's tensor; it keeps the whole allocation alive.
-    pub(super) fn tensor(&self, slot: Slot) -> Result<Tensor, TensorError> {
-        let Buffer { shape, dtype, offset, .. } = &self.buffers[slot.0];
-        self.memory.carve(*offset, shape, *dtype)
+    /// The buffer `slot`, if it was asked for.
+    pub(in crate::model) fn find(&self, slot: Slot) -> Option<&Tensor> {
+        self.placed.iter().find(|placed| placed.slot == slot).map(|placed| &placed.tensor)
+    }
+
+    /// The same buffers for the first half of the batch.
+    pub(in crate::model) fn half(&self) -> Result<Arena, TensorError> {
+        let half = |Placed { slot, samples, tensor }: &Placed| {
+            let tensor = match *samples {
+                Samples::None => tensor.clone(),
+                Samples::Axis(axis) => {
+                    let mut shape = tensor.shape().to_vec();
+                    shape[axis] /= 2;
+                    tensor.carve(0, &shape, tensor.dtype())?
+                }
+            };
+            Ok(Placed { slot: *slot, samples: *samples, tensor })
+        };
+        Ok(Arena { bytes: self.bytes, placed: self.placed.iter().map(half).collect::<Result<_, TensorError>>()? })
     }
 
     /// Bytes of the allocation: the most that lives at a time, and what could not be packed tighter.
-    pub(super) fn bytes(&self) -> usize {
-        self.memory.bytes()
+    pub(in crate::model) fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -142,7 +193,7 @@ mod tests {
         ];
         let mut layout = Layout::default();
         for (bytes, life) in lives.clone() {
-            layout.add(&[bytes], DType::U8, life).unwrap();
+            layout.add(Slot("any"), &[bytes], DType::U8, life).unwrap();
         }
         let total = layout.place();
         for (i, a) in layout.0.iter().enumerate() {
@@ -158,6 +209,6 @@ mod tests {
 
     #[test]
     fn sizes_that_overflow_are_errors() {
-        assert!(Layout::default().add(&[usize::MAX, 2], DType::F32, ALWAYS).is_err());
+        assert!(Layout::default().add(Slot("any"), &[usize::MAX, 2], DType::F32, ALWAYS).is_err());
     }
 }

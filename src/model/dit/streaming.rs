@@ -1,19 +1,21 @@
-//! The transformer's blocks in turn: those that lie on the device, and those that come from the host's memory while the blocks before
+//! The weights of a transformer's blocks: those that lie on the device, and those that come from the host's memory while the blocks before
 //! them compute.
 
 use std::collections::VecDeque;
 
-use super::layers::{Block, Loader, block_bytes, block_content, block_in};
-use super::{ModelError, StDiT3Config};
+use super::linear::Loader;
+use super::parts::Parts;
 use crate::device::HostMemory;
+use crate::model::{ModelError, WeightBytes};
 use crate::tensor::{DType, Tensor};
 
 /// Blocks that have room on the device in turn, where not all of them stay there: one computes, one arrives.
 pub const SLOTS: usize = 2;
 
-/// All blocks, in execution order.
-pub(super) struct Blocks {
-    blocks: Vec<Block>,
+/// The memory of all blocks, in execution order.
+pub struct BlockWeights {
+    /// Where each block is when it computes.
+    memory: Vec<Tensor>,
     /// What each of them takes.
     bytes: usize,
     /// Room for the streamed ones, which use it in turn; none where all are resident.
@@ -28,21 +30,26 @@ fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
     (index + 1) * streamed / count > index * streamed / count
 }
 
-impl Blocks {
-    /// Loads the blocks `names`, `streamed` of them into the host's memory.
-    pub(super) fn load(
+impl BlockWeights {
+    /// Loads the blocks `names`, each made of `parts`, `streamed` of them into the host's memory.
+    ///
+    /// # Errors
+    /// More blocks to stream than there are; what reading the weights says.
+    pub(in crate::model) fn load(
         source: &Loader,
         names: &[String],
-        config: &StDiT3Config,
+        parts: &Parts,
         streamed: usize,
-    ) -> Result<Blocks, ModelError> {
-        let (device, dtype) = (source.device, source.dtype);
-        let bytes = block_bytes(config, dtype)?;
+    ) -> Result<BlockWeights, ModelError> {
+        if streamed > names.len() {
+            return Err(ModelError::Input(format!("{streamed} blocks to stream of {}", names.len())));
+        }
+        let (device, bytes) = (source.device, parts.bytes());
         let slot = |_| Tensor::empty(device, &[bytes], DType::U8);
         let slots = (0..if streamed > 0 { SLOTS } else { 0 }).map(slot).collect::<Result<Vec<_>, _>>()?;
-        let mut all = Blocks { blocks: Vec::with_capacity(names.len()), bytes, slots, streamed: vec![] };
+        let mut all = BlockWeights { memory: Vec::with_capacity(names.len()), bytes, slots, streamed: vec![] };
         for (i, name) in names.iter().enumerate() {
-            let content = block_content(source.weights, name, config, dtype)?;
+            let content = parts.content(source.weights, name)?;
             let memory = if is_streamed(i, names.len(), streamed) {
                 let slot = all.slots[all.streamed.len() % SLOTS].clone();
                 all.streamed.push((i, device.pin(content)?));
@@ -50,32 +57,29 @@ impl Blocks {
             } else {
                 Tensor::from_bytes(device, &[bytes], &content, DType::U8)?
             };
-            all.blocks.push(block_in(&memory, config, dtype)?);
+            all.memory.push(memory);
         }
         Ok(all)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.blocks.len()
+    /// Where each block's weights are when it computes.
+    pub(in crate::model) fn memory(&self) -> &[Tensor] {
+        &self.memory
     }
 
-    /// Bytes of one block's weights.
-    pub(super) fn block_bytes(&self) -> usize {
-        self.bytes
+    /// The bytes of all weights, with `ends` bytes outside the blocks.
+    pub(in crate::model) fn with_ends(&self, ends: usize) -> WeightBytes {
+        let resident = self.memory.len() - self.streamed.len() + self.slots.len();
+        WeightBytes {
+            resident: ends + resident * self.bytes,
+            streamed: self.streamed.len() * self.bytes,
+            block: self.bytes,
+            ends,
+        }
     }
 
-    /// Bytes on the device.
-    pub(super) fn resident_bytes(&self) -> usize {
-        (self.blocks.len() - self.streamed.len() + self.slots.len()) * self.bytes
-    }
-
-    /// Bytes in the host's memory.
-    pub(super) fn streamed_bytes(&self) -> usize {
-        self.streamed.len() * self.bytes
-    }
-
-    /// The blocks `needed` (ascending), to be taken one after the other.
-    pub(super) fn stream(&self, needed: impl IntoIterator<Item = usize>) -> Result<Stream<'_>, ModelError> {
+    /// The blocks `needed` (ascending), which arrive one after the other.
+    pub(in crate::model) fn stream(&self, needed: impl IntoIterator<Item = usize>) -> Result<Stream<'_>, ModelError> {
         let mut waiting: [VecDeque<usize>; SLOTS] = Default::default();
         let mut first = vec![];
         for k in needed.into_iter().filter_map(|index| self.position(index)) {
@@ -84,7 +88,7 @@ impl Blocks {
             }
             waiting[k % SLOTS].push_back(k);
         }
-        let mut stream = Stream { blocks: self, waiting, current: None };
+        let mut stream = Stream { weights: self, waiting, current: None };
         first.into_iter().try_for_each(|slot| stream.fetch(slot))?;
         Ok(stream)
     }
@@ -97,34 +101,34 @@ impl Blocks {
 
 /// Blocks on their way through the device. A streamed block's copy starts as soon as the block that had its room before is done; every
 /// copy that was started has been waited for when the last block was taken.
-pub(super) struct Stream<'a> {
-    blocks: &'a Blocks,
+pub(in crate::model) struct Stream<'a> {
+    weights: &'a BlockWeights,
     /// The streamed ones whose copies have not started, by their room.
     waiting: [VecDeque<usize>; SLOTS],
     /// The block taken last.
     current: Option<usize>,
 }
 
-impl<'a> Stream<'a> {
-    /// Block `index`, one of those asked for and none before the one taken last, whose work has been queued.
-    pub(super) fn block(&mut self, index: usize) -> Result<&'a Block, ModelError> {
-        let blocks = self.blocks;
+impl Stream<'_> {
+    /// Has block `index` on the device: one of those asked for and none before the one taken last, whose work has been queued.
+    pub(in crate::model) fn take(&mut self, index: usize) -> Result<(), ModelError> {
+        let weights = self.weights;
         if self.current != Some(index) {
-            if let Some(done) = self.current.and_then(|index| blocks.position(index)) {
+            if let Some(done) = self.current.and_then(|index| weights.position(index)) {
                 self.fetch(done % SLOTS)?;
             }
-            if let Some(k) = blocks.position(index) {
-                blocks.slots[k % SLOTS].fetched()?;
+            if let Some(k) = weights.position(index) {
+                weights.slots[k % SLOTS].fetched()?;
             }
             self.current = Some(index);
         }
-        Ok(&blocks.blocks[index])
+        Ok(())
     }
 
     /// Starts the copy of the next block that waits for room `slot`.
     fn fetch(&mut self, slot: usize) -> Result<(), ModelError> {
         if let Some(k) = self.waiting[slot].pop_front() {
-            self.blocks.slots[slot].fetch(&self.blocks.streamed[k].1)?;
+            self.weights.slots[slot].fetch(&self.weights.streamed[k].1)?;
         }
         Ok(())
     }

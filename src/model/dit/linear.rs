@@ -1,0 +1,48 @@
+//! Weights outside the blocks: linear layers and single tensors.
+
+use std::cell::Cell;
+
+use crate::device::Device;
+use crate::model::{ModelError, Weights};
+use crate::tensor::{DType, Tensor};
+
+/// A linear layer's weights: `[out, in]` and `[out]`.
+pub(in crate::model) struct Linear {
+    pub(in crate::model) weight: Tensor,
+    pub(in crate::model) bias: Tensor,
+}
+
+impl Linear {
+    /// The tensors `name.weight` and `name.bias`.
+    pub(in crate::model) fn load(source: &Loader, name: &str, out: usize, inputs: usize) -> Result<Linear, ModelError> {
+        Ok(Linear {
+            weight: source.tensor(&format!("{name}.weight"), &[out, inputs])?,
+            bias: source.tensor(&format!("{name}.bias"), &[out])?,
+        })
+    }
+}
+
+/// Where tensors come from, how they are stored, and what they take.
+pub(in crate::model) struct Loader<'a> {
+    pub(in crate::model) device: &'a Device,
+    pub(in crate::model) weights: &'a Weights<'a>,
+    pub(in crate::model) dtype: DType,
+    /// Bytes of all tensors given so far.
+    pub(in crate::model) bytes: Cell<usize>,
+}
+
+impl Loader<'_> {
+    pub(in crate::model) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        Ok(self.count(self.weights.tensor(self.device, name, shape, self.dtype)?))
+    }
+
+    /// A tensor of values that were read before.
+    pub(in crate::model) fn values(&self, shape: &[usize], values: &[f32], dtype: DType) -> Result<Tensor, ModelError> {
+        Ok(self.count(Tensor::from_f32(self.device, shape, values, dtype)?))
+    }
+
+    fn count(&self, tensor: Tensor) -> Tensor {
+        self.bytes.set(self.bytes.get() + tensor.bytes());
+        tensor
+    }
+}

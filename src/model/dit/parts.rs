@@ -1,0 +1,61 @@
+//! The weights of one block in one piece of memory: which tensors it has, and where each of them lies.
+
+use std::ops::Range;
+
+use crate::model::{ModelError, Weights};
+use crate::tensor::{DType, Tensor, TensorError};
+
+/// Where the parts of a block start in its memory; what the kernels' widest accesses ask for, and a cache line.
+const ALIGNMENT: usize = 256;
+
+struct Part {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// The tensors of a block, one behind the other.
+pub(in crate::model) struct Parts {
+    dtype: DType,
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+impl Parts {
+    pub(in crate::model) fn new(dtype: DType) -> Parts {
+        Parts { dtype, parts: vec![], bytes: 0 }
+    }
+
+    /// Gives the tensor `name` (its published name within the block) the next place.
+    pub(in crate::model) fn add(&mut self, name: &str, shape: &[usize]) -> Result<(), TensorError> {
+        let bytes = shape.iter().try_fold(self.dtype.size(), |product, &axis| product.checked_mul(axis));
+        let start = self.bytes;
+        let end = bytes.and_then(|bytes| Some((bytes, start.checked_add(bytes)?.checked_next_multiple_of(ALIGNMENT)?)));
+        let Some((bytes, end)) = end else {
+            return Err(TensorError::TooLarge { shape: shape.to_vec(), dtype: self.dtype });
+        };
+        self.parts.push(Part { name: name.into(), shape: shape.to_vec(), bytes: start..start + bytes });
+        self.bytes = end;
+        Ok(())
+    }
+
+    /// Bytes of a block's memory.
+    pub(in crate::model) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The content of a block's memory: the weights of block `name`.
+    pub(in crate::model) fn content(&self, weights: &Weights, name: &str) -> Result<Vec<u8>, ModelError> {
+        let mut content = vec![0; self.bytes];
+        for part in &self.parts {
+            let bytes = &mut content[part.bytes.clone()];
+            weights.write(&format!("{name}.{}", part.name), &part.shape, self.dtype, bytes)?;
+        }
+        Ok(content)
+    }
+
+    /// The tensors in `memory`, which is arranged as [`Parts::content`] says, in the order in which they were added.
+    pub(in crate::model) fn tensors(&self, memory: &Tensor) -> impl Iterator<Item = Result<Tensor, TensorError>> {
+        self.parts.iter().map(|part| memory.carve(part.bytes.start, &part.shape, self.dtype))
+    }
+}

@@ -1,0 +1,132 @@
+//! Why a model cannot be loaded or run.
+
+use crate::device::DeviceError;
+use crate::ops::OpError;
+use crate::tensor::TensorError;
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file cannot be opened or read.
+    #[error("cannot read {file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// config.json does not describe a model this crate can run.
+    #[error("{file}: {reason}")]
+    Config {
+        /// The file.
+        file: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+    /// The safetensors container is broken (truncated, bad header).
+    #[error("{file} is not a complete safetensors file: {reason}; download it again or restore it from its source")]
+    Container {
+        /// The file.
+        file: String,
+        /// What the reader found.
+        reason: String,
+    },
+    /// An expected tensor is not in the file.
+    #[error("{file}: tensor `{tensor}` is missing; expected shape {expected:?}")]
+    MissingTensor {
+        /// The file.
+        file: String,
+        /// The tensor's published name.
+        tensor: String,
+        /// The shape it must have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration implies.
+    #[error(
+        "{file}: tensor `{tensor}` has shape {found:?}, expected {expected:?}; do config.json and the weights belong together?"
+    )]
+    WrongShape {
+        /// The file.
+        file: String,
+        /// The tensor's published name.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape it must have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has an element type weights cannot have.
+    #[error("{file}: tensor `{tensor}` has element type {found}, expected BF16, F16 or F32")]
+    WrongType {
+        /// The file.
+        file: String,
+        /// The tensor's published name.
+        tensor: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// A tensor holds NaN or infinity.
+    #[error("{file}: tensor `{tensor}` holds {value} at element {index}; the weights are damaged")]
+    NotFinite {
+        /// The file.
+        file: String,
+        /// The tensor's published name.
+        tensor: String,
+        /// The offending value.
+        value: f32,
+        /// Its position.
+        index: usize,
+    },
+    /// A value cannot be represented in the element type the model runs in.
+    #[error(
+        "{file}: tensor `{tensor}` holds {value} at element {index}, which {dtype} cannot represent; use --dtype bf16 or f32"
+    )]
+    OutOfRange {
+        /// The file.
+        file: String,
+        /// The tensor's published name.
+        tensor: String,
+        /// The offending value.
+        value: f32,
+        /// Its position.
+        index: usize,
+        /// The run's element type.
+        dtype: String,
+    },
+    /// The file holds tensors the architecture has no place for.
+    #[error("{file} holds tensors this model has no place for: {names}; is config.json the right one?")]
+    Leftovers {
+        /// The file.
+        file: String,
+        /// Their names.
+        names: String,
+    },
+    /// An input does not fit the model.
+    #[error("{0}")]
+    Input(String),
+    /// The caller's progress callback asked for it.
+    #[error("stopped")]
+    Stopped,
+    /// A kernel launcher refused.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// A tensor could not be made or read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl ModelError {
+    /// Whether the work was stopped, by a callback or an interruption, rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            ModelError::Stopped => true,
+            ModelError::Op(error) => error.is_stop(),
+            ModelError::Tensor(error) => error.is_stop(),
+            ModelError::Device(error) => error.is_stop(),
+            _ => false,
+        }
+    }
+}

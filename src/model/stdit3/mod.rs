@@ -1,0 +1,382 @@
+//! STDiT3, the transformer of Open-Sora 1.2: spatial and temporal blocks in turn, adaLN-modulated by time and frame rate, with
+//! cross-attention to the caption.
+
+mod block;
+mod caption;
+mod config;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use self::block::Block;
+pub use self::config::StDiT3Config;
+use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
+use super::dit::linear::{Linear, Loader};
+use super::dit::streaming::BlockWeights;
+use super::workspace::{PREDICTION, X};
+use super::{
+    Added, Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes, Weights,
+    Workspace,
+};
+use crate::cache::{Anatomy, Module, Span};
+use crate::device::{Device, DryConfig};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// Epsilon of every LayerNorm and RMSNorm.
+const NORM_EPS: f32 = 1e-6;
+/// Width of the sinusoidal embedding of time and frame rate.
+const FREQUENCY_DIM: usize = 256;
+const MAX_PERIOD: f32 = 10000.0;
+
+/// Chunks of a block's modulation: shift, scale and gate for the attention, then for the MLP.
+const BLOCK_CHUNKS: usize = 6;
+/// Chunks of the final layer's: shift and scale.
+const FINAL_CHUNKS: usize = 2;
+
+// The buffers of a forward, beside those that every model has.
+const QKV: Slot = Slot("qkv");
+/// Output of the self-attention, of the cross-attention, and the normalised input of the final layer: `[rows, C]`.
+const ATTENDED: Slot = Slot("attended");
+const CROSSED: Slot = Slot("crossed");
+const NORMED: Slot = Slot("normed");
+/// The cross-attention's q.
+const Q: Slot = Slot("q");
+/// The MLP's hidden state.
+const HIDDEN: Slot = Slot("hidden");
+const STATS: Slot = Slot("stats");
+const PATCHES: Slot = Slot("patches");
+/// Output of the final layer, by tokens.
+const FINAL_TOKENS: Slot = Slot("final_tokens");
+const POSITION: Slot = Slot("position");
+const ROPE: Slot = Slot("rope");
+const SINUSOID: Slot = Slot("sinusoid");
+const EMBED_HIDDEN: Slot = Slot("embed_hidden");
+const FPS_EMBED: Slot = Slot("fps_embed");
+const TIME_EMBED: Slot = Slot("time_embed");
+const TIME_CHUNKS: Slot = Slot("time_chunks");
+const BLOCK_MODULATION: Slot = Slot("block_modulation");
+const FINAL_MODULATION: Slot = Slot("final_modulation");
+
+/// The model on a device.
+pub struct StDiT3 {
+    config: StDiT3Config,
+    anatomy: Anatomy,
+    device: Device,
+    dtype: DType,
+    patch_embed: Linear,
+    time_mlp: [Linear; 2],
+    fps_mlp: [Linear; 2],
+    time_block: Linear,
+    caption_mlp: [Linear; 2],
+    null_caption: Vec<f32>,
+    /// `[half]` f32: tiny frequencies do not survive f16.
+    rope_freqs: Tensor,
+    weights: BlockWeights,
+    /// In execution order: spatial 0, temporal 0, spatial 1, …
+    blocks: Vec<Block>,
+    /// Bytes of the other weights.
+    end_bytes: usize,
+    /// `[2*depth, 6, C]`, one scale-shift table a block, in execution order.
+    block_tables: Tensor,
+    /// `[1, 2, C]`
+    final_table: Tensor,
+    final_linear: Linear,
+}
+
+impl StDiT3 {
+    /// Loads the model's weights onto `device`, stored and computed as `dtype` (bf16, f16 or f32).
+    ///
+    /// Fails when a tensor is missing, has another shape or type than the configuration implies, holds NaN or infinity, or when
+    /// tensors are left over.
+    pub fn load(
+        device: &Device,
+        config: StDiT3Config,
+        weights: Weights<'_>,
+        dtype: DType,
+    ) -> Result<StDiT3, ModelError> {
+        StDiT3::load_streaming(device, config, weights, dtype, 0)
+    }
+
+    /// As [`StDiT3::load`], with the weights of `streamed` blocks (at most all of them, 2·depth) in the host's memory. They come to the
+    /// device whenever they are needed, into room for [`SLOTS`](super::SLOTS) blocks; what is computed is the same to the bit.
+    pub fn load_streaming(
+        device: &Device,
+        config: StDiT3Config,
+        weights: Weights<'_>,
+        dtype: DType,
+        streamed: usize,
+    ) -> Result<StDiT3, ModelError> {
+        let model = StDiT3::take(device, config, &weights, dtype, streamed)?;
+        // A constant buffer that some published files carry; the position table is computed on the device instead.
+        weights.finish(&["pos_embed.inv_freq"])?;
+        Ok(model)
+    }
+
+    /// The names and shapes of all tensors that a checkpoint of this shape has to hold.
+    ///
+    /// # Errors
+    /// A configuration whose sizes cannot be counted.
+    pub fn tensors(config: &StDiT3Config) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        let (memory, compute_capability) = (isize::MAX as usize, (8, 0));
+        let dry = Device::dry(DryConfig { name: "list".into(), memory, units: 1, compute_capability });
+        let weights = Weights::zeros();
+        StDiT3::take(&dry, config.clone(), &weights, DType::Bf16, 0)?;
+        Ok(weights.taken())
+    }
+
+    fn take(
+        device: &Device,
+        config: StDiT3Config,
+        weights: &Weights<'_>,
+        dtype: DType,
+        streamed: usize,
+    ) -> Result<StDiT3, ModelError> {
+        let source = Loader { device, weights, dtype, bytes: Cell::new(0) };
+        let anatomy = config.anatomy();
+        let (c, d) = (config.hidden_size, config.head_dim());
+        let patch = config.patch_volume();
+        let [pt, ph, pw] = config.patch_size;
+        let mlp = |name: &str, inputs: usize, parts: [&str; 2]| -> Result<[Linear; 2], ModelError> {
+            Ok([
+                Linear::load(&source, &format!("{name}.{}", parts[0]), c, inputs)?,
+                Linear::load(&source, &format!("{name}.{}", parts[1]), c, c)?,
+            ])
+        };
+        let patch_weight = source.tensor("x_embedder.proj.weight", &[c, config.in_channels, pt, ph, pw])?;
+        let patch_embed = Linear {
+            weight: patch_weight.reshape(&[c, config.in_channels * patch])?,
+            bias: source.tensor("x_embedder.proj.bias", &[c])?,
+        };
+        let name = |block| format!("{}_blocks.{}", anatomy.span(block).name(), anatomy.layer(block));
+        let names: Vec<String> = (0..anatomy.blocks()).map(name).collect();
+        let mut tables = Vec::with_capacity(names.len() * BLOCK_CHUNKS * c);
+        for name in &names {
+            tables.extend(weights.values(&format!("{name}.scale_shift_table"), &[BLOCK_CHUNKS, c])?);
+        }
+        let final_table = weights.values("final_layer.scale_shift_table", &[FINAL_CHUNKS, c])?;
+        let rope_freqs = weights.values("rope.freqs", &[d / 2])?;
+        let null_shape = [config.model_max_length, config.caption_channels];
+        let time_mlp = mlp("t_embedder", FREQUENCY_DIM, ["mlp.0", "mlp.2"])?;
+        let fps_mlp = mlp("fps_embedder", FREQUENCY_DIM, ["mlp.0", "mlp.2"])?;
+        let time_block = Linear::load(&source, "t_block.1", BLOCK_CHUNKS * c, c)?;
+        let caption_mlp = mlp("y_embedder.y_proj", config.caption_channels, ["fc1", "fc2"])?;
+        let null_caption = weights.values("y_embedder.y_embedding", &null_shape)?;
+        let rope_freqs = source.values(&[d / 2], &rope_freqs, DType::F32)?;
+        let parts = block::parts(&config, dtype)?;
+        let block_weights = BlockWeights::load(&source, &names, &parts, streamed)?;
+        let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
+        let mut model = StDiT3 {
+            device: device.clone(),
+            dtype,
+            patch_embed,
+            time_mlp,
+            fps_mlp,
+            time_block,
+            caption_mlp,
+            null_caption,
+            rope_freqs,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            weights: block_weights,
+            end_bytes: 0,
+            block_tables: source.values(&[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
+            final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, dtype)?,
+            final_linear: Linear::load(&source, "final_layer.linear", patch * config.out_channels(), c)?,
+            anatomy,
+            config,
+        };
+        model.end_bytes = source.bytes.get();
+        Ok(model)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &StDiT3Config {
+        &self.config
+    }
+
+    /// Tokens along (time, height, width) for a latent of the given size.
+    fn tokens(&self, geometry: &Geometry) -> [usize; 3] {
+        let [pt, ph, pw] = self.config.patch_size;
+        [geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph), geometry.width.div_ceil(pw)]
+    }
+
+    /// Refuses sizes that no kernel takes.
+    fn check(&self, geometry: &Geometry) -> Result<(), ModelError> {
+        let Geometry { videos, frames, height, width, .. } = *geometry;
+        let sizes = [("videos", videos), ("latent frames", frames), ("latent height", height), ("latent width", width)];
+        for (name, size) in sizes {
+            if !(1..=1 << 20).contains(&size) {
+                return Err(ModelError::Input(format!("{name} is {size}, expected 1 to {}", 1 << 20)));
+            }
+        }
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        if !positive(geometry.resolution) || !positive(geometry.fps as f64) {
+            return Err(ModelError::Input(format!(
+                "resolution {} and fps {} must be positive numbers",
+                geometry.resolution, geometry.fps
+            )));
+        }
+        let [t, h, w] = self.tokens(geometry);
+        let rows = [geometry.batch(), t, h, w].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
+        // Row counts travel to the kernels as 32-bit integers.
+        if rows.is_none_or(|rows| rows > i32::MAX as usize / 2) {
+            return Err(ModelError::Input(format!("{videos} × {frames} × {height} × {width} latents are too many")));
+        }
+        Ok(())
+    }
+
+    /// The table of all buffers of a generation.
+    fn layout(&self, geometry: &Geometry, room: &ResidualRoom) -> Result<Layout, ModelError> {
+        let [t, h, w] = self.tokens(geometry);
+        let (batch, variants, conditions) = (geometry.batch(), geometry.variants(), geometry.conditions());
+        let (rows, c, out) = (batch * t * h * w, self.config.hidden_size, self.config.out_channels());
+        let (patch, hidden, half) = (self.config.patch_volume(), self.config.mlp_hidden(), self.config.head_dim() / 2);
+        let normed_rows = if geometry.frame_masked { rows } else { 0 };
+        let latents = [batch, out, geometry.frames, geometry.height, geometry.width];
+        let modulation = [self.anatomy.blocks(), batch, variants, BLOCK_CHUNKS, c];
+        let (d, f) = (self.dtype, DType::F32);
+        let mut table = Layout::default();
+        table.add(X, &[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
+        table.add(QKV, &[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
+        table.add(ATTENDED, &[rows, c], d, Stage::Attention..=Stage::Proj)?;
+        table.add(Q, &[rows, c], d, Stage::CrossQ..=Stage::Cross)?;
+        table.add(CROSSED, &[rows, c], d, Stage::Cross..=Stage::CrossProj)?;
+        table.add(HIDDEN, &[rows, hidden], d, Stage::Fc1..=Stage::Fc2)?;
+        table.add(NORMED, &[normed_rows, c], d, Stage::Final..=Stage::Final)?;
+        table.add(STATS, &[rows, 2], f, Stage::Qkv..=Stage::Final)?;
+        table.add(PATCHES, &[rows, self.config.in_channels * patch], d, Stage::Embed..=room.embeds_until())?;
+        table.add(FINAL_TOKENS, &[rows, out * patch], d, Stage::Final..=Stage::Unpatchify)?;
+        table.add(PREDICTION, &latents, f, Stage::Unpatchify..=Stage::Update)?;
+        table.add_with(POSITION, Samples::None, &[h * w, c], f, ALWAYS)?;
+        table.add_with(ROPE, Samples::None, &[t, half, 2], f, ALWAYS)?;
+        table.add(SINUSOID, &[conditions, FREQUENCY_DIM], f, Stage::Time..=Stage::Time)?;
+        table.add(EMBED_HIDDEN, &[conditions, c], f, Stage::Time..=Stage::Time)?;
+        table.add(FPS_EMBED, &[conditions, c], f, ALWAYS)?;
+        table.add(TIME_EMBED, &[conditions, c], f, Stage::Time..=Stage::Modulation)?;
+        table.add(TIME_CHUNKS, &[conditions, BLOCK_CHUNKS, c], f, Stage::Modulation..=Stage::Modulation)?;
+        table.add_with(BLOCK_MODULATION, Samples::Axis(1), &modulation, f, Stage::Modulation..=Stage::Fc2)?;
+        table.add(FINAL_MODULATION, &[batch, variants, FINAL_CHUNKS, c], f, Stage::Time..=Stage::Final)?;
+        room.add_to(&mut table, &[batch, t, h * w, c], d)?;
+        Ok(table)
+    }
+}
+
+impl Transformer for StDiT3 {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    fn shape(&self) -> TransformerShape {
+        self.config.shape()
+    }
+
+    fn weights(&self) -> &BlockWeights {
+        &self.weights
+    }
+
+    fn weight_bytes(&self) -> WeightBytes {
+        self.weights.with_ends(self.end_bytes)
+    }
+
+    fn null_caption(&self) -> &[f32] {
+        &self.null_caption
+    }
+
+    fn hidden_shape(&self, geometry: &Geometry) -> [usize; 4] {
+        let [t, h, w] = self.tokens(geometry);
+        [geometry.batch(), t, h * w, self.config.hidden_size]
+    }
+
+    fn workspace(&self, geometry: Geometry, room: &ResidualRoom) -> Result<Workspace, ModelError> {
+        self.check(&geometry)?;
+        let tokens @ [_, h, w] = self.tokens(&geometry);
+        let ws = Workspace::allocate(&self.device, geometry, tokens, self.layout(&geometry, room)?)?;
+        let scale = geometry.resolution / self.config.input_sq_size as f64;
+        let base = ((h * w) as f64).sqrt().round();
+        ops::embed::position_table(h, w, scale as f32, base as f32, ws.get(POSITION))?;
+        ops::embed::rope_table(&self.rope_freqs, ws.get(ROPE))?;
+        ws.time().write_slice(&vec![geometry.fps; geometry.conditions()])?;
+        self.embed_scalar(&ws, &self.fps_mlp, None, ws.get(FPS_EMBED))?;
+        Ok(ws)
+    }
+
+    fn caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError> {
+        self.encode_caption(y, batch, mask)
+    }
+
+    fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError> {
+        self.embed_scalar(ws, &self.time_mlp, Some(ws.get(FPS_EMBED)), ws.get(TIME_EMBED))?;
+        let (conditions, c) = (ws.geometry().conditions(), self.config.hidden_size);
+        let time = ws.get(TIME_EMBED).reshape(&[conditions, 1, c])?;
+        let final_modulation = ws.get(FINAL_MODULATION).reshape(&[1, conditions, FINAL_CHUNKS, c])?;
+        ops::embed::modulation(&self.final_table, &time, &final_modulation)?;
+        Ok(())
+    }
+
+    fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError> {
+        self.make_modulation(ws)?;
+        if let Some(trace) = trace {
+            trace.push(("t_block".into(), ws.get(TIME_CHUNKS).to_f32()?));
+        }
+        Ok(())
+    }
+
+    fn embed(&self, ws: &Workspace, z: &Tensor, x: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError> {
+        self.embed_patches(ws, z, &ws.rows(x)?, trace)
+    }
+
+    fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError> {
+        self.modulate_input(ws, out)
+    }
+
+    fn module(
+        &self,
+        ws: &Workspace,
+        caption: &Caption,
+        module: usize,
+        added: Option<Added<'_>>,
+    ) -> Result<(), ModelError> {
+        let (block, kind) = self.anatomy.at(module);
+        match kind {
+            Module::Attention => self.attention(ws, block, added),
+            Module::Cross => self.cross(ws, block, caption, added),
+            Module::Mlp => self.mlp(ws, block, added),
+        }
+    }
+
+    fn finish(&self, ws: &Workspace) -> Result<(), ModelError> {
+        self.final_layer(ws)
+    }
+
+    fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64 {
+        let [t, h, w] = self.tokens(geometry).map(|n| n as u64);
+        let (s, batch) = (h * w, geometry.batch() as u64);
+        let rows = batch * t * s;
+        let (c, hidden) = (self.config.hidden_size as u64, self.config.mlp_hidden() as u64);
+        let patch = self.config.patch_volume() as u64;
+        let ends = 2 * rows * c * patch * (self.config.in_channels + self.config.out_channels()) as u64;
+        let module = |index: usize| match self.anatomy.at(index) {
+            // qkv and proj; q·k and p·v.
+            (block, Module::Attention) => {
+                let keys = if self.anatomy.span(block) == Span::Frame { s } else { t };
+                2 * rows * c * 4 * c + 4 * rows * keys * c
+            }
+            // q and proj; q·k and p·v.
+            (_, Module::Cross) => 2 * rows * c * 2 * c + 4 * rows * caption_tokens as u64 * c,
+            // fc1 and fc2.
+            (_, Module::Mlp) => 2 * rows * c * 2 * hidden,
+        };
+        ends + (0..self.anatomy.modules()).filter(|index| runs(*index)).map(module).sum::<u64>()
+    }
+}
