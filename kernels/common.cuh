@@ -59,8 +59,9 @@ template <int N> __device__ __forceinline__ void store_floats(float* p, const fl
 }
 
 // May rows of `length` elements, the first at each of these addresses, be read in chunks? A null pointer agrees to anything.
-template <class D> __device__ __forceinline__ bool chunked(long long length, const void* a, const void* b = nullptr, const void* c = nullptr) {
-  unsigned long long all = (unsigned long long)a | (unsigned long long)b | (unsigned long long)c;
+template <class D> __device__ __forceinline__ bool chunked(long long length, const void* a, const void* b = nullptr, const void* c = nullptr,
+                                                                          const void* d = nullptr) {
+  unsigned long long all = (unsigned long long)a | (unsigned long long)b | (unsigned long long)c | (unsigned long long)d;
   return length % Chunk<D>::N == 0 && (all & (CHUNK_BYTES - 1)) == 0;
 }
 

@@ -1,7 +1,7 @@
 // The step's scalars and AdaCache's decision, on the device: a captured step has no argument that changes, so what changes from step
 // to step is read from a table by a cursor, and what was measured becomes the next rate without the host.
 //
-//   step_begin   step = ++cursor; time of every condition and dt from the table; before a computed step also
+//   step_begin   step = ++cursor; the step's row of the table, and of it the time of every condition; before a computed step also
 //                state.planned_rate = state.rate, state.mean = 0
 //   decide       one probe's sums -> distance, motion factor, its gradient, rate (src/cache/adacache.rs has the formulas)
 //
@@ -12,14 +12,13 @@
 
 extern "C" __global__ void __launch_bounds__(STEP_THREADS) step_begin(const StepBeginParams p) {
   int step = *p.cursor; // steps done
-  float timestep = p.table[2 * step];
+  const float* row = p.table + (long long)STEP_WORDS * step;
+  float timestep = row[0];
   for (int i = threadIdx.x; i < p.conditions; i += STEP_THREADS) p.time[i] = i % p.variants == 0 ? timestep : 0.0f;
-  if (threadIdx.x == 0) {
-    *p.dt = p.table[2 * step + 1];
-    if (p.computed) {
-      p.state->planned_rate = p.state->rate;
-      p.state->mean = 0.0;
-    }
+  if (threadIdx.x < STEP_WORDS) p.row[threadIdx.x] = row[threadIdx.x];
+  if (threadIdx.x == 0 && p.computed) {
+    p.state->planned_rate = p.state->rate;
+    p.state->mean = 0.0;
   }
   __syncthreads();
   if (threadIdx.x == 0) *p.cursor = step + 1;

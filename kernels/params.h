@@ -227,16 +227,29 @@ struct GatherRowsParams {
 
 // ---- sampler.cu -----------------------------------------------------------------------------------------------------
 
-// z += dt * (v_u + cfg_scale*(v_c - v_u)); frames whose mask is 0 go back to x0. Entry sampler_step.
+// Terms of a solver's sums: the latents, the prediction, the slots of the history.
+#define SOLVER_HISTORY 4
+#define SOLVER_TERMS 6
+// A step's row of scalars: the time, the coefficients of the new latents, the slot that is written (-1: none), the coefficients of what is
+// written there. Offsets of the three.
+#define STEP_LATENTS 1
+#define STEP_SLOT 7
+#define STEP_KEPT 8
+#define STEP_WORDS 14
+
+// v = v_u + cfg_scale*(v_c - v_u); z and one slot of the history become the sums that the step's row says, of the old values; frames whose
+// mask is 0 go back to x0. Entry sampler_step.
 struct SamplerStepParams {
   DEVICE_PTR(float) z;                  // [batch, channels, frames, spatial], updated in place
   DEVICE_PTR(const float) v;            // [2*batch, v_channels, frames, spatial] cond then uncond; [batch, ...] unguided
   DEVICE_PTR(const float) x0;           // as z, or null
   DEVICE_PTR(const unsigned char) frame_mask; // [batch, frames], or null: all frames move
-  DEVICE_PTR(const float) device_dt;    // [1]: in place of dt, or null
-  float cfg_scale, dt;
+  DEVICE_PTR(const float) row;          // [STEP_WORDS]
+  DEVICE_PTR(float) history;            // [slots, ...z], or null: the row names none
+  float cfg_scale;
   int guided;
   int batch, channels, v_channels, frames, spatial;
+  int reserved;
 };
 // Frames whose select is 1: z = (1-t)*x0 + t*noise, t in [0,1]. Entry sampler_noise.
 struct SamplerNoiseParams {
@@ -346,10 +359,10 @@ struct DecideState {
 };
 // The scalars of the next step. Entry step_begin.
 struct StepBeginParams {
-  DEVICE_PTR(const float) table;        // [steps, 2]: timestep, dt
+  DEVICE_PTR(const float) table;        // [steps, STEP_WORDS]
   DEVICE_PTR(int) cursor;               // steps done; counted up
   DEVICE_PTR(float) time;               // [conditions]: variant 0 the timestep, variant 1 time 0
-  DEVICE_PTR(float) dt;                 // [1]
+  DEVICE_PTR(float) row;                // [STEP_WORDS]: the step's own
   DEVICE_PTR(struct DecideState) state;
   int conditions, variants;
   int computed;                         // 1: the step runs the blocks

@@ -16,7 +16,7 @@ use crate::cache::{
 use crate::device::Device;
 use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Transformer, Walk, Weights};
-use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError};
+use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError, Solver};
 use crate::tensor::{DType, Tensor};
 
 /// Why a case could not be run at all.
@@ -409,13 +409,13 @@ fn run_rollout(
         frame_masked: false,
     };
     let options = SamplerOptions {
-        schedule: Schedule::from_timesteps(timesteps)?,
+        rows: Schedule::from_timesteps(timesteps)?.rows(),
         cfg_scale: rollout.cfg_scale,
         snapshots: rollout.expected.latent_steps.clone(),
         packed_cache: false,
         compare_folds: false,
     };
-    let policy = AdaCache::new(cache, options.schedule.steps());
+    let policy = AdaCache::new(cache, options.rows.len());
     let members = vec![Member { caption: &caption, policy: Box::new(policy.clone()) }];
     let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
     let member = &output.members[0];

@@ -15,7 +15,7 @@ use crate::model::{Geometry, StDiT3, StDiT3Config, Transformer, Weights};
 use crate::ops::decide::DecisionRule;
 use crate::pipeline::{DecoderShape, Load, Needs, PipelineError};
 use crate::profile::{Cost, Efficiency, Tally};
-use crate::sampler::{Member, Sampler, SamplerOptions, Schedule};
+use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, Solver};
 use crate::tensor::DType;
 
 /// What is to be generated.
@@ -217,7 +217,7 @@ impl Task {
         let Geometry { videos, frames, height, width, .. } = self.geometry;
         let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
         let options = SamplerOptions {
-            schedule,
+            rows: schedule.rows(),
             cfg_scale: 7.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,

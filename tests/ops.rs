@@ -6,6 +6,7 @@ mod common;
 use adacache::device::Device;
 use adacache::ops::attention::{self, QkNorm, VideoDims};
 use adacache::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
+use adacache::ops::params::STEP_WORDS;
 use adacache::ops::residual::{self, ProbeBuffers};
 use adacache::ops::{Modulation, OpError, RowMap, embed, motion, norm, sampler};
 use adacache::tensor::{DType, Tensor};
@@ -284,9 +285,18 @@ fn refusals(device: &Device) {
     assert_refused(embed::patchify(&z, [1, 2, 2], 1, [3, 2, 3], &patches), &["tokens", "[3, 3, 3]"]);
     assert_refused(embed::patchify(&z, [1, 0, 2], 1, [3, 3, 3], &patches), &["patch", "at least 1"]);
     assert_refused(embed::position_table(1, 1, 0.0, 1.0, &f32s(&[1, 8])), &["scale is 0", "positive"]);
-    let step = sampler::Step { cfg_scale: Some(7.0), dt: sampler::Delta::Value(0.1), frame_mask: None, x0: None };
+    let row = f32s(&[STEP_WORDS]);
+    let step = sampler::Step { cfg_scale: Some(7.0), row: &row, history: None, frame_mask: None, x0: None };
     assert_refused(sampler::step(&z, &f32s(&[1, 4, 3, 5, 5]), &step), &["prediction", "twice with guidance) 2"]);
     assert_refused(sampler::step(&z, &f32s(&[2, 2, 3, 5, 5]), &step), &["prediction", "channels 4"]);
+    let (good, short) = (f32s(&[2, 4, 3, 5, 5]), f32s(&[2]));
+    assert_refused(sampler::step(&z, &good, &sampler::Step { row: &short, ..step }), &["row", "words 14"]);
+    for (history, parts) in
+        [([5, 1, 4, 3, 5, 5], ["history is 5", "1 to 4 slots"]), ([2, 1, 4, 3, 5, 4], ["history", "width 5"])]
+    {
+        let history = f32s(&history);
+        assert_refused(sampler::step(&z, &good, &sampler::Step { history: Some(&history), ..step }), &parts);
+    }
 }
 
 #[test]

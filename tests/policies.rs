@@ -11,7 +11,7 @@ use adacache::cache::{
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
     TeaCacheConfig,
 };
-use adacache::ops::decide::StepClock;
+use adacache::ops::decide::{StepClock, StepRow};
 use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
 use common::device;
@@ -330,7 +330,7 @@ fn a_store_extrapolates_what_it_was_shown() {
     let values = |seed: f32| -> Vec<f32> { (0..16).map(|i| (seed + 0.37 * i as f32).sin()).collect() };
     let tensor = |values: &[f32]| Tensor::from_f32(&device, &shape, values, DType::F32).unwrap();
     for (order, damping) in [(1, 1.0), (2, 1.0), (1, 0.7), (2, 0.5)] {
-        let clock = StepClock::new(&device, &[(500.0, 0.1); 8]).unwrap();
+        let clock = StepClock::new(&device, &[StepRow::default(); 8]).unwrap();
         let options = StoreOptions {
             probes: Probes::default(),
             head: 0,

@@ -3,12 +3,15 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use adacache::ops::sampler::{Delta, Step, step as step_on_device};
+use adacache::cache::ComputeAll;
+use adacache::model::{Geometry, ResidualRoom, StDiT3, StDiT3Config, Transformer, Walk, Weights};
+use adacache::ops::sampler::{Step, step as step_on_device};
 use adacache::sampler::{
-    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, HISTORY, Kept, Pndm, Row, Schedule, ScheduleError, Solver,
-    SolverError, UniPc,
+    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, FrameConditioning, HISTORY, Kept, Member, Pndm, Row, Sampler,
+    SamplerOptions, Schedule, ScheduleError, Solver, SolverError, UniPc,
 };
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
@@ -218,19 +221,34 @@ fn the_rectified_flow_keeps_its_bits() {
     }
 }
 
-/// The kernel that takes the step today gives the bits of the row.
+/// The kernel gives the bits of the rows, of the latents and of the history: every solver, step by step.
 #[test]
-fn the_kernel_gives_the_bits_of_the_row() {
-    let schedule = Schedule::shifted(5, 3.0).unwrap();
-    let (z, v) = (noise(1), noise(2));
+fn the_kernel_gives_the_bits_of_the_rows() {
+    let mut solvers: Vec<Box<dyn Solver>> = vec![Box::new(Schedule::shifted(5, 3.0).unwrap())];
+    solvers.extend(flow_solvers(FlowGrid::unipc(6, 5.0).unwrap()));
+    solvers.extend(diffusion_solvers(20, false));
     for device in common::devices() {
-        let tensor = |values: &[f32]| Tensor::from_f32(&device, &[1, 1, 1, 1, z.len()], values, DType::F32).unwrap();
-        let (latents, prediction) = (tensor(&z), tensor(&v));
-        for (i, after) in run(&schedule, &z, |_, _, _| v.clone()).iter().enumerate() {
-            let dt = Delta::Value(schedule.delta(i + 1));
-            let step = Step { cfg_scale: None, dt, frame_mask: None, x0: None };
-            step_on_device(&latents, &prediction, &step).unwrap();
-            assert_eq!(bits(&latents.to_f32().unwrap()), bits(after), "step {}", i + 1);
+        for (n, solver) in solvers.iter().enumerate() {
+            let (mut z, slots) = (noise(1), solver.history());
+            let shape = [1, 1, 1, 1, z.len()];
+            let tensor =
+                |shape: &[usize], values: &[f32]| Tensor::from_f32(&device, shape, values, DType::F32).unwrap();
+            let latents = tensor(&shape, &z);
+            // A slot that is read before it was written shows.
+            let history = tensor(&[&[slots.max(1)], &shape[..]].concat(), &vec![f32::NAN; slots.max(1) * z.len()]);
+            let mut kept = vec![vec![f32::NAN; z.len()]; slots];
+            for (i, row) in solver.rows().iter().enumerate() {
+                let v = noise(2 + i as u32);
+                row.apply(&mut z, &v, &mut kept).unwrap();
+                let words = tensor(&[row.words().len()], &row.words());
+                let history = (slots > 0).then_some(&history);
+                let step = Step { cfg_scale: None, row: &words, history, frame_mask: None, x0: None };
+                step_on_device(&latents, &tensor(&shape, &v), &step).unwrap();
+                assert_eq!(bits(&latents.to_f32().unwrap()), bits(&z), "solver {n}, step {}", i + 1);
+                if let Some(history) = history {
+                    assert_eq!(bits(&history.to_f32().unwrap()), bits(&kept.concat()), "solver {n}, step {}", i + 1);
+                }
+            }
         }
     }
 }
@@ -387,4 +405,60 @@ fn rows_are_applied_to_what_fits_only() {
         beyond.apply(&mut latents, &noise(2), &mut history),
         Err(SolverError::History { found: 2, needed: HISTORY + 1 })
     );
+}
+
+/// The sampler's loop with a solver that keeps a history, whose steps are recorded once and replayed: the same bits as forwards one by one
+/// with the rows applied on the host.
+#[test]
+fn a_generation_with_a_history_is_its_rows_one_by_one() {
+    let file = |name: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites").join(name)).unwrap();
+    let config: StDiT3Config = serde_json::from_slice(&file("config.json")).unwrap();
+    let bytes = file("model.safetensors");
+    let geometry = Geometry::guided(1, [2, 4, 4], 32.0, 8.0);
+    let shape = [1, config.in_channels, 2, 4, 4];
+    let count: usize = shape.iter().product();
+    let z: Vec<f32> = (0..count).map(|i| (1.0 + 0.7 * (i as f64).powf(1.3)).sin() as f32).collect();
+    let scale = 5.0f32;
+    for device in common::devices() {
+        let weights = Weights::from_bytes("model.safetensors", &bytes).unwrap();
+        let model = StDiT3::load(&device, config.clone(), weights, DType::F32).unwrap();
+        let y: Vec<f32> = (0..2 * 3 * config.caption_channels).map(|i| (0.3 * i as f32).cos()).collect();
+        let caption = model.caption(&y, 2, None).unwrap();
+        let solvers: [Box<dyn Solver>; 2] =
+            [Box::new(UniPc(FlowGrid::unipc(6, 5.0).unwrap())), Box::new(Pndm::new(latte(false), 4).unwrap())];
+        for solver in solvers {
+            let rows = solver.rows();
+            let ws = model.workspace(geometry, &ResidualRoom::default()).unwrap();
+            let walk = Walk { model: &model, ws: &ws, caption: &caption };
+            let (mut by_hand, mut kept) = (z.clone(), vec![vec![0.0; count]; solver.history()]);
+            let mut after = vec![];
+            for row in &rows {
+                walk.set_time(&[row.time; 2], None).unwrap();
+                walk.forward(&Tensor::from_f32(&device, &shape, &by_hand, DType::F32).unwrap(), None).unwrap();
+                let prediction = ws.prediction().to_f32().unwrap();
+                let (conditional, unconditional) = prediction.split_at(prediction.len() / 2);
+                let guided: Vec<f32> =
+                    conditional.iter().zip(unconditional).map(|(c, u)| scale.mul_add(c - u, *u)).collect();
+                row.apply(&mut by_hand, &guided[..count], &mut kept).unwrap();
+                after.push(by_hand.clone());
+            }
+            let options = SamplerOptions {
+                snapshots: (1..=rows.len()).collect(),
+                rows,
+                cfg_scale: scale,
+                packed_cache: false,
+                compare_folds: false,
+            };
+            let member = || vec![Member { caption: &caption, policy: Box::new(ComputeAll::default()) }];
+            let sampler = Sampler::new(&model, member(), geometry, &z, None, options.clone()).unwrap();
+            let output = sampler.run(&mut |_| ControlFlow::Continue(())).unwrap();
+            for (step, (ours, by_hand)) in (1..).zip(output.snapshots.iter().zip(&after)) {
+                assert_eq!(bits(ours), bits(by_hand), "step {step}");
+            }
+            // A held frame would keep a history of no step.
+            let held = FrameConditioning { mask: vec![1.0; 2], noise: z.clone() };
+            let refused = Sampler::new(&model, member(), geometry, &z, Some(held), options).err().unwrap();
+            assert!(refused.to_string().contains("keeps a history"), "{refused}");
+        }
+    }
 }

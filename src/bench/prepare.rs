@@ -11,6 +11,7 @@ use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
 use crate::ops::pack::{PackError, Packed};
 use crate::ops::residual::{self, ProbeBuffers};
 use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, sampler, softmax};
+use crate::sampler::Row;
 use crate::tensor::{DType, Tensor};
 
 /// An operation with its arguments on a device, ready to be launched again and again.
@@ -120,9 +121,13 @@ impl Case {
                 let z = floats(&[videos, channels, frames, height, width])?;
                 let prediction = floats(&[2 * videos, 2 * channels, frames, height, width])?;
                 // Short, so that many of them stay finite.
-                let step =
-                    sampler::Step { cfg_scale: Some(7.0), dt: sampler::Delta::Value(1e-3), frame_mask: None, x0: None };
-                Prepared::new(&[&z.clone()], move || sampler::step(&z, &prediction, &step))
+                let row = Row::euler(0.0, 1e-3).words();
+                let row = Tensor::from_slice(device, &[row.len()], &row)?;
+                Prepared::new(&[&z.clone()], move || {
+                    let step =
+                        sampler::Step { cfg_scale: Some(7.0), row: &row, history: None, frame_mask: None, x0: None };
+                    sampler::step(&z, &prediction, &step)
+                })
             }
             Case::Conv(shape) => {
                 let ConvShape { frames, height, width, channels, n, kernel_t, kernel, residual, .. } = shape;

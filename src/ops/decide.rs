@@ -1,47 +1,50 @@
 //! The scalars of a step and AdaCache's decision, on the device: `kernels/decide.cu`.
 
-use super::params::{self, DecideParams, DecideState, MOTION_SUMS, PROBE_SUMS, StepBeginParams};
+use super::params::{self, DecideParams, DecideState, MOTION_SUMS, PROBE_SUMS, STEP_WORDS, StepBeginParams};
 use super::{Op, Result};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
+
+/// The scalars of a step as the kernels take them: the time, the coefficients of the new latents, the slot of the history that is written (−1:
+/// none), the coefficients of what is written there.
+pub type StepRow = [f32; STEP_WORDS];
 
 /// What changes from step to step, in a table on the device, with the cursor that says which step is next.
 #[derive(Debug, Clone)]
 pub struct StepClock {
     steps: usize,
-    /// `[steps, 2]` f32: time step and dt.
+    /// `[steps, STEP_WORDS]` f32
     table: Tensor,
     /// `[1]` i32: steps begun.
     cursor: Tensor,
-    /// `[1]` f32
-    dt: Tensor,
+    /// `[STEP_WORDS]` f32
+    row: Tensor,
     /// [`DecideState`] as `[3]` f64: rate, planned rate, mean.
     state: Tensor,
 }
 
 impl StepClock {
-    /// A clock before its first step. `table`: (time step, dt) of every step.
+    /// A clock before its first step. `table`: the row of every step.
     ///
     /// # Errors
     /// No steps, or out of memory.
-    pub fn new(device: &Device, table: &[(f32, f32)]) -> Result<Self> {
+    pub fn new(device: &Device, table: &[StepRow]) -> Result<Self> {
         let op = Op::on("StepClock", device);
         if table.is_empty() {
             return Err(op.value("steps", 0, "at least 1"));
         }
-        let values: Vec<f32> = table.iter().flat_map(|&(timestep, dt)| [timestep, dt]).collect();
         Ok(Self {
             steps: table.len(),
-            table: Tensor::from_slice(device, &[table.len(), 2], &values)?,
+            table: Tensor::from_slice(device, &[table.len(), STEP_WORDS], table.as_flattened())?,
             cursor: Tensor::from_slice(device, &[1], &[0i32])?,
-            dt: Tensor::zeros(device, &[1], DType::F32)?,
+            row: Tensor::zeros(device, &[STEP_WORDS], DType::F32)?,
             state: Tensor::from_slice(device, &[3], &[1.0f64, 1.0, 0.0])?,
         })
     }
 
-    /// `[1]` f32: the length of the step begun last.
-    pub fn dt(&self) -> &Tensor {
-        &self.dt
+    /// `[STEP_WORDS]` f32: the row of the step begun last.
+    pub fn row(&self) -> &Tensor {
+        &self.row
     }
 
     /// `[1]` i32: how many steps were begun.
@@ -54,7 +57,7 @@ impl StepClock {
         self.steps
     }
 
-    /// Begins the next step: writes its time step to `time` and its dt, counts the cursor up, and before a `computed` step gets the
+    /// Begins the next step: writes its time to `time`, takes its row, counts the cursor up, and before a `computed` step gets the
     /// decision's state ready.
     ///
     /// * `time` `[conditions]` f32: condition i gets the time step where `i % variants` is 0, and 0 elsewhere.
@@ -73,14 +76,14 @@ impl StepClock {
             table: self.table.ptr(),
             cursor: self.cursor.ptr(),
             time: time.ptr(),
-            dt: self.dt.ptr(),
+            row: self.row.ptr(),
             state: self.state.ptr(),
             conditions: op.int("conditions", conditions)?,
             variants: op.int("variants", variants)?,
             computed: computed.into(),
             reserved: 0,
         };
-        let op = op.counted(0, &[Some(&self.cursor)], &[Some(time), Some(&self.dt), Some(&self.cursor)]);
+        let op = op.counted(0, &[Some(&self.cursor)], &[Some(time), Some(&self.row), Some(&self.cursor)]);
         op.launch(Module::Decide, "step_begin", [1, 1], params::STEP_THREADS, 0, &params)
     }
 }

@@ -3,6 +3,12 @@
 pub const MAX_STRIDES: usize = 8;
 pub const PROBE_SUMS: usize = 6;
 pub const MOTION_SUMS: usize = 3;
+pub const SOLVER_HISTORY: usize = 4;
+pub const SOLVER_TERMS: usize = 6;
+pub const STEP_LATENTS: usize = 1;
+pub const STEP_SLOT: usize = 7;
+pub const STEP_KEPT: usize = 8;
+pub const STEP_WORDS: usize = 14;
 pub const DECIDE_L1_METRIC: usize = 0;
 pub const DECIDE_L2_METRIC: usize = 1;
 pub const DECIDE_COSINE_METRIC: usize = 2;
@@ -700,7 +706,8 @@ const _: () = {
     ["Offset of field: GatherRowsParams::dst_rows"][::std::mem::offset_of!(GatherRowsParams, dst_rows) - 32usize];
     ["Offset of field: GatherRowsParams::channels"][::std::mem::offset_of!(GatherRowsParams, channels) - 36usize];
 };
-/// z += dt * (v_u + cfg_scale*(v_c - v_u)); frames whose mask is 0 go back to x0. Entry sampler_step.
+/** v = v_u + cfg_scale*(v_c - v_u); z and one slot of the history become the sums that the step's row says, of the old values; frames whose
+mask is 0 go back to x0. Entry sampler_step.*/
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
 pub struct SamplerStepParams {
@@ -712,34 +719,37 @@ pub struct SamplerStepParams {
     pub x0: u64,
     /// [batch, frames], or null: all frames move
     pub frame_mask: u64,
-    /// [1]: in place of dt, or null
-    pub device_dt: u64,
+    /// [STEP_WORDS]
+    pub row: u64,
+    /// [slots, ...z], or null: the row names none
+    pub history: u64,
     pub cfg_scale: f32,
-    pub dt: f32,
     pub guided: i32,
     pub batch: i32,
     pub channels: i32,
     pub v_channels: i32,
     pub frames: i32,
     pub spatial: i32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SamplerStepParams"][::std::mem::size_of::<SamplerStepParams>() - 72usize];
+    ["Size of SamplerStepParams"][::std::mem::size_of::<SamplerStepParams>() - 80usize];
     ["Alignment of SamplerStepParams"][::std::mem::align_of::<SamplerStepParams>() - 8usize];
     ["Offset of field: SamplerStepParams::z"][::std::mem::offset_of!(SamplerStepParams, z) - 0usize];
     ["Offset of field: SamplerStepParams::v"][::std::mem::offset_of!(SamplerStepParams, v) - 8usize];
     ["Offset of field: SamplerStepParams::x0"][::std::mem::offset_of!(SamplerStepParams, x0) - 16usize];
     ["Offset of field: SamplerStepParams::frame_mask"][::std::mem::offset_of!(SamplerStepParams, frame_mask) - 24usize];
-    ["Offset of field: SamplerStepParams::device_dt"][::std::mem::offset_of!(SamplerStepParams, device_dt) - 32usize];
-    ["Offset of field: SamplerStepParams::cfg_scale"][::std::mem::offset_of!(SamplerStepParams, cfg_scale) - 40usize];
-    ["Offset of field: SamplerStepParams::dt"][::std::mem::offset_of!(SamplerStepParams, dt) - 44usize];
-    ["Offset of field: SamplerStepParams::guided"][::std::mem::offset_of!(SamplerStepParams, guided) - 48usize];
-    ["Offset of field: SamplerStepParams::batch"][::std::mem::offset_of!(SamplerStepParams, batch) - 52usize];
-    ["Offset of field: SamplerStepParams::channels"][::std::mem::offset_of!(SamplerStepParams, channels) - 56usize];
-    ["Offset of field: SamplerStepParams::v_channels"][::std::mem::offset_of!(SamplerStepParams, v_channels) - 60usize];
-    ["Offset of field: SamplerStepParams::frames"][::std::mem::offset_of!(SamplerStepParams, frames) - 64usize];
-    ["Offset of field: SamplerStepParams::spatial"][::std::mem::offset_of!(SamplerStepParams, spatial) - 68usize];
+    ["Offset of field: SamplerStepParams::row"][::std::mem::offset_of!(SamplerStepParams, row) - 32usize];
+    ["Offset of field: SamplerStepParams::history"][::std::mem::offset_of!(SamplerStepParams, history) - 40usize];
+    ["Offset of field: SamplerStepParams::cfg_scale"][::std::mem::offset_of!(SamplerStepParams, cfg_scale) - 48usize];
+    ["Offset of field: SamplerStepParams::guided"][::std::mem::offset_of!(SamplerStepParams, guided) - 52usize];
+    ["Offset of field: SamplerStepParams::batch"][::std::mem::offset_of!(SamplerStepParams, batch) - 56usize];
+    ["Offset of field: SamplerStepParams::channels"][::std::mem::offset_of!(SamplerStepParams, channels) - 60usize];
+    ["Offset of field: SamplerStepParams::v_channels"][::std::mem::offset_of!(SamplerStepParams, v_channels) - 64usize];
+    ["Offset of field: SamplerStepParams::frames"][::std::mem::offset_of!(SamplerStepParams, frames) - 68usize];
+    ["Offset of field: SamplerStepParams::spatial"][::std::mem::offset_of!(SamplerStepParams, spatial) - 72usize];
+    ["Offset of field: SamplerStepParams::reserved"][::std::mem::offset_of!(SamplerStepParams, reserved) - 76usize];
 };
 /// Frames whose select is 1: z = (1-t)*x0 + t*noise, t in [0,1]. Entry sampler_noise.
 #[repr(C)]
@@ -1060,14 +1070,14 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
 pub struct StepBeginParams {
-    /// [steps, 2]: timestep, dt
+    /// [steps, STEP_WORDS]
     pub table: u64,
     /// steps done; counted up
     pub cursor: u64,
     /// [conditions]: variant 0 the timestep, variant 1 time 0
     pub time: u64,
-    /// [1]
-    pub dt: u64,
+    /// [STEP_WORDS]: the step's own
+    pub row: u64,
     pub state: u64,
     pub conditions: i32,
     pub variants: i32,
@@ -1082,7 +1092,7 @@ const _: () = {
     ["Offset of field: StepBeginParams::table"][::std::mem::offset_of!(StepBeginParams, table) - 0usize];
     ["Offset of field: StepBeginParams::cursor"][::std::mem::offset_of!(StepBeginParams, cursor) - 8usize];
     ["Offset of field: StepBeginParams::time"][::std::mem::offset_of!(StepBeginParams, time) - 16usize];
-    ["Offset of field: StepBeginParams::dt"][::std::mem::offset_of!(StepBeginParams, dt) - 24usize];
+    ["Offset of field: StepBeginParams::row"][::std::mem::offset_of!(StepBeginParams, row) - 24usize];
     ["Offset of field: StepBeginParams::state"][::std::mem::offset_of!(StepBeginParams, state) - 32usize];
     ["Offset of field: StepBeginParams::conditions"][::std::mem::offset_of!(StepBeginParams, conditions) - 40usize];
     ["Offset of field: StepBeginParams::variants"][::std::mem::offset_of!(StepBeginParams, variants) - 44usize];

@@ -1,33 +1,26 @@
 //! Guidance and the update of the latents, in one pass: `kernels/sampler.cu`.
 
-use super::params::{ELEMENTWISE_THREADS, SamplerNoiseParams, SamplerStepParams};
+use super::params::{ELEMENTWISE_THREADS, SOLVER_HISTORY, STEP_WORDS, SamplerNoiseParams, SamplerStepParams};
 use super::{Op, Result, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
-/// Where a step's length is.
-#[derive(Debug, Clone, Copy)]
-pub enum Delta<'a> {
-    /// In the launch.
-    Value(f32),
-    /// `[1]` f32 on the device: read when the step runs.
-    Device(&'a Tensor),
-}
-
-/// One Euler step of the rectified flow.
+/// One step of a solver.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
     /// Guidance scale s in `v = v_u + s·(v_c − v_u)`; `None`: the prediction is v itself.
     pub cfg_scale: Option<f32>,
-    /// Time step: `z += dt·v`.
-    pub dt: Delta<'a>,
+    /// `[STEP_WORDS]` f32: the step's scalars ([`StepRow`](super::decide::StepRow)), read when the step runs.
+    pub row: &'a Tensor,
+    /// `[slots, …z]` f32: what the solver keeps, at least as many slots as any row names. `None`: no row names one.
+    pub history: Option<&'a Tensor>,
     /// `[batch, frames]` u8: frames with 0 do not move. `None`: all move.
     pub frame_mask: Option<&'a Tensor>,
     /// What frames that do not move are set to, shaped as z; `None` leaves them as they are.
     pub x0: Option<&'a Tensor>,
 }
 
-/// `z += dt·v`, in place, with v from the prediction by guidance.
+/// The latents `z` and one slot of the history become the sums that the step's row says, in place, with v from the prediction by guidance.
 ///
 /// * `z` `[batch, channels, frames, height, width]` f32.
 /// * `prediction` `[2·batch, v_channels, frames, height, width]` f32, conditional half first; `[batch, …]` without guidance.
@@ -55,13 +48,15 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
     if let Some(x0) = step.x0 {
         same_latents(&op, "x0", x0, z)?;
     }
-    let (dt, device_dt) = match step.dt {
-        Delta::Value(dt) => (dt, None),
-        Delta::Device(dt) => (0.0, Some(dt)),
-    };
-    op.finite("dt", dt)?;
-    if let Some(dt) = device_dt {
-        op.check("dt", dt, DType::F32, &[("one", 1)])?;
+    op.check("row", step.row, DType::F32, &[("words", STEP_WORDS)])?;
+    if let Some(history) = step.history {
+        let slots = history.shape().first().copied().unwrap_or(0);
+        if !(1..=SOLVER_HISTORY).contains(&slots) {
+            return Err(op.value("history", slots, format_args!("1 to {SOLVER_HISTORY} slots")));
+        }
+        let axes: Vec<(&str, usize)> = AXES.into_iter().zip(z.shape().iter().copied()).collect();
+        op.check("history", history, DType::F32, &[&[("slots", slots)], &axes[..]].concat())?;
+        op.not_aliased(history, &[("z", Some(z)), ("prediction", Some(prediction)), ("x0", step.x0)])?;
     }
     op.finite("cfg_scale", step.cfg_scale.unwrap_or(1.0))?;
     let params = SamplerStepParams {
@@ -69,17 +64,21 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
         v: prediction.ptr(),
         x0: ptr(step.x0),
         frame_mask: ptr(step.frame_mask),
+        row: step.row.ptr(),
+        history: ptr(step.history),
         cfg_scale: step.cfg_scale.unwrap_or(1.0),
-        device_dt: ptr(device_dt),
-        dt,
         guided: step.cfg_scale.is_some().into(),
         batch: op.int("batch", batch)?,
         channels: op.int("channels", channels)?,
         v_channels: op.int("v_channels", v_channels)?,
         frames: op.int("frames", frames)?,
         spatial: op.int("height*width", height * width)?,
+        reserved: 0,
     };
-    let op = op.counted(0, &[Some(z), Some(prediction), step.x0, step.frame_mask], &[Some(z)]);
+    // The row is on the device: counted is that every slot is read and one of them written.
+    let slot = step.history.map(|history| history.slice_rows(0, 1)).transpose()?;
+    let reads = [Some(z), Some(prediction), step.x0, step.frame_mask, step.history];
+    let op = op.counted(0, &reads, &[Some(z), slot.as_ref()]);
     launch(&op, "sampler_step", z, batch, height * width, &params)
 }
 

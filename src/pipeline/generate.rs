@@ -15,7 +15,7 @@ use crate::cache::{Anatomy, CacheConfig, CacheError, ComputeAll, Named, Policy, 
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::model::vae::Progress;
 use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config, Transformer};
-use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, StepEvent};
+use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, Solver, StepEvent};
 use crate::tensor::DType;
 
 /// The largest guidance scale that is taken for one.
@@ -464,7 +464,7 @@ impl Pipeline {
         let elements = shape.channels * frames * height * width;
         let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
-            schedule: schedule.clone(),
+            rows: schedule.rows(),
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,

@@ -12,7 +12,7 @@ use super::{PipelineError, noise};
 use crate::cache::Policy;
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, ResidualRoom, SLOTS, StDiT3, StDiT3Config, Transformer, Walk, WeightBytes, Weights};
-use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule};
+use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, Solver};
 use crate::tensor::{DType, Tensor};
 
 const MIB: usize = 1 << 20;
@@ -245,7 +245,7 @@ impl Load<'_> {
         let conditioning = frame_masked
             .then(|| FrameConditioning { mask: vec![1.0; self.members * videos * frames], noise: noise(0, elements) });
         let options = SamplerOptions {
-            schedule: Schedule::shifted(self.steps, 1.0)?,
+            rows: Schedule::shifted(self.steps, 1.0)?.rows(),
             cfg_scale: 1.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,

@@ -4,7 +4,7 @@
 //! `r = √(H·W/512²) · √(⌊frames/17⌋·5)` (the second factor 1 for a single frame), sprites a constant. A step moves the latent by
 //! `v·(t_i − t_{i+1})/1000`; the last one by `v·t_last/1000`.
 
-use super::solver::{Coefficients, Row, Solver};
+use super::solver::{Row, Solver};
 
 /// Timesteps run from [`TRAIN_STEPS`] (noise) to 0 (clean).
 pub(crate) const TRAIN_STEPS: f64 = 1000.0;
@@ -91,12 +91,7 @@ impl Schedule {
 
 impl Solver for Schedule {
     fn rows(&self) -> Vec<Row> {
-        let row = |(step, &time): (usize, &f32)| {
-            let mut latents = Coefficients::default();
-            (latents[0], latents[1]) = (1.0, self.delta(step));
-            Row { time, latents, kept: None }
-        };
-        (1..).zip(&self.timesteps).map(row).collect()
+        (1..).zip(&self.timesteps).map(|(step, &time)| Row::euler(time, self.delta(step))).collect()
     }
 }
 

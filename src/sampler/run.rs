@@ -13,14 +13,15 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::{Schedule, rflow::TRAIN_STEPS};
+use super::{Row, rflow::TRAIN_STEPS};
 use crate::cache::{
     Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, Probes, ResidualStore,
     StoreOptions, computed_steps, partial_steps, trace,
 };
 use crate::device::{Device, DeviceError, Event, Graph};
 use crate::model::{Caption, Flops, Geometry, ModelError, ResidualRoom, Transformer, Walk, Workspace};
-use crate::ops::{self, OpError, decide::StepClock};
+use crate::ops::decide::{StepClock, StepRow};
+use crate::ops::{self, OpError};
 use crate::tensor::{DType, Tensor, TensorError};
 
 /// Why sampling stopped.
@@ -63,8 +64,8 @@ failures_of_the_model!(OpError, TensorError, DeviceError);
 /// How to sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
-    /// The timesteps.
-    pub schedule: Schedule,
+    /// What a [`Solver`](super::Solver) says of every step: one for each evaluation of the model.
+    pub rows: Vec<Row>,
     /// Guidance scale s: `v = v_u + s·(v_c − v_u)`. Ignored for an unguided geometry.
     pub cfg_scale: f32,
     /// Steps (from 1, ascending) after which the latents are copied to the host, beside the final ones.
@@ -192,6 +193,8 @@ struct MemberState<'a> {
     store: ResidualStore,
     clock: StepClock,
     z: Tensor,
+    /// What the solver keeps: `[slots, …z]` f32.
+    history: Option<Tensor>,
     /// Noise and the frames' states, with frame conditioning.
     frames: Option<FrameState>,
     recorded: HashMap<Part, Vec<Graph>>,
@@ -301,9 +304,14 @@ impl<'a> Sampler<'a> {
         }
         let workspace = model.workspace(geometry, &room)?;
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
-        let schedule = &options.schedule;
-        let table: Vec<(f32, f32)> =
-            (1..).zip(schedule.timesteps()).map(|(step, &timestep)| (timestep, schedule.delta(step))).collect();
+        let table: Vec<StepRow> = options.rows.iter().map(Row::words).collect();
+        let timesteps: Vec<f32> = options.rows.iter().map(|row| row.time).collect();
+        let slots = options.rows.iter().map(Row::slots).max().unwrap_or(0);
+        if slots > 0 && parts.iter().any(Option::is_some) {
+            let reason =
+                "frames cannot be held with a solver that keeps a history: what it keeps of them would be of no step";
+            return Err(SampleError::Input(reason.into()));
+        }
         let members = members.into_iter().zip(latents.chunks(elements)).zip(parts).map(|((member, latents), part)| {
             let Member { caption, policy } = member;
             let clock = StepClock::new(device, &table)?;
@@ -326,6 +334,10 @@ impl<'a> Sampler<'a> {
                 store,
                 clock,
                 z: Tensor::from_f32(device, &shape, latents, DType::F32)?,
+                // What is in a slot before it is written does not matter: no row reads it.
+                history: (slots > 0)
+                    .then(|| Tensor::empty(device, &[&[slots], &shape[..]].concat(), DType::F32))
+                    .transpose()?,
                 frames: part.map(|part| FrameState::new(model, part, &shape)).transpose()?,
                 recorded: HashMap::new(),
                 pending: None,
@@ -335,9 +347,9 @@ impl<'a> Sampler<'a> {
                 folds: vec![],
                 output: MemberOutput {
                     trace: trace::Trace {
-                        steps: schedule.steps(),
+                        steps: timesteps.len(),
                         cache,
-                        timesteps: schedule.timesteps().to_vec(),
+                        timesteps: timesteps.clone(),
                         strides,
                         ..trace::Trace::default()
                     },
@@ -362,7 +374,7 @@ impl<'a> Sampler<'a> {
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
         let (model, ws) = (self.model, &self.workspace);
         let device = model.device().clone();
-        let steps = self.options.schedule.steps();
+        let steps = self.options.rows.len();
         let mut snapshots = vec![];
         let start = Instant::now();
         let mut pace = Pace::new(&device)?;
@@ -546,7 +558,7 @@ impl MemberState<'_> {
     fn step(&mut self, walk: Walk<'_>, options: &SamplerOptions, step: usize) -> Result<Plan, SampleError> {
         self.observe_computed()?;
         if let Some(frames) = &mut self.frames {
-            let moving = frames.advance(options.schedule.timesteps()[step - 1], &self.z)?;
+            let moving = frames.advance(options.rows[step - 1].time, &self.z)?;
             let mask = moving.repeat(if walk.ws.geometry().guided { 2 } else { 1 });
             walk.ws.set_frame_mask(Some(&mask))?;
         }
@@ -714,7 +726,8 @@ impl MemberState<'_> {
         }
         let update = ops::sampler::Step {
             cfg_scale: ws.geometry().guided.then_some(options.cfg_scale),
-            dt: ops::sampler::Delta::Device(self.clock.dt()),
+            row: self.clock.row(),
+            history: self.history.as_ref(),
             frame_mask: self.frames.as_ref().map(|f| &f.mask),
             x0: None,
         };

@@ -4,24 +4,25 @@ use super::harness::{Random, devices, poisoned};
 use adacache::cache::{
     AdaCache, AdaCacheConfig, Codebook, Measurement, Metric, MotionRegularization, Plan, Policy, ResidualKind,
 };
-use adacache::ops::decide::{DECISION_VALUES, Decider, StepClock};
+use adacache::ops::decide::{DECISION_VALUES, Decider, StepClock, StepRow};
 use adacache::ops::params::{MOTION_SUMS, PROBE_SUMS};
 use adacache::tensor::{DType, Tensor};
 
 #[test]
 fn the_clock_walks_its_table() {
     for device in devices() {
-        let table: Vec<(f32, f32)> = (0..5).map(|i| (1000.0 - 7.5 * i as f32, 0.1 + i as f32)).collect();
+        let table: [StepRow; 5] =
+            std::array::from_fn(|i| std::array::from_fn(|word| 1000.0 - 7.5 * i as f32 + 0.1 * word as f32));
         let clock = StepClock::new(device, &table).unwrap();
         for (conditions, variants) in [(2, 1), (4, 2), (130, 2)] {
             let clock = StepClock::new(device, &table).unwrap();
-            for (step, (timestep, dt)) in table.iter().enumerate() {
+            for (step, row) in table.iter().enumerate() {
                 let time = poisoned(device, &[conditions], DType::F32);
                 clock.begin(&time, variants, step % 2 == 0).unwrap();
                 let expected: Vec<f32> =
-                    (0..conditions).map(|i| if i % variants == 0 { *timestep } else { 0.0 }).collect();
+                    (0..conditions).map(|i| if i % variants == 0 { row[0] } else { 0.0 }).collect();
                 assert_eq!(time.to_f32().unwrap(), expected);
-                assert_eq!(clock.dt().to_f32().unwrap(), [*dt]);
+                assert_eq!(clock.row().to_f32().unwrap(), row);
                 assert_eq!(clock.cursor().to_vec::<i32>().unwrap(), [step as i32 + 1]);
             }
         }
@@ -77,7 +78,7 @@ fn decisions_are_the_host_policys_to_the_bit() {
             let mut host = AdaCache::new(config.clone(), STEPS);
             let probes = host.probes();
             let rule = host.device_rule().expect("whole exponents can be decided on a device");
-            let clock = StepClock::new(device, &[(1.0, 1.0); STEPS]).unwrap();
+            let clock = StepClock::new(device, &[StepRow::default(); STEPS]).unwrap();
             let decider = Decider::new(device, rule, probes.points.len()).unwrap();
             let time = poisoned(device, &[2], DType::F32);
             let count = PROBE_SUMS + MOTION_SUMS * probes.strides.len();
@@ -120,7 +121,7 @@ fn arguments_that_do_not_fit_are_errors() {
     let device = &devices()[0];
     let host = AdaCache::new(policies().remove(0), 5);
     let decider = Decider::new(device, host.device_rule().unwrap(), 4).unwrap();
-    let clock = StepClock::new(device, &[(1.0, 1.0)]).unwrap();
+    let clock = StepClock::new(device, &[StepRow::default()]).unwrap();
     let (sums, decision) = (poisoned(device, &[2, PROBE_SUMS], DType::F64), poisoned(device, &[4], DType::F64));
     decider.decide(&clock, 3, &poisoned(device, &[2, PROBE_SUMS], DType::F64), &decision).unwrap();
     assert!(decider.decide(&clock, 4, &sums, &decision).is_err(), "no such probe");

@@ -2,6 +2,7 @@
 
 use super::harness::{Random, assert_close, assert_same_bits, devices, epsilon, placed};
 use adacache::ops::sampler::{Step, noise, step};
+use adacache::sampler::Row;
 use adacache::tensor::{DType, Tensor};
 
 /// [batch, channels, frames, height, width].
@@ -52,9 +53,12 @@ fn every_step() {
                 let mask = masked.then(|| Tensor::from_slice(device, &[batch, frames], &mask).unwrap());
                 let run = || {
                     let z = placed(device, &shape, &z, DType::F32, misalign);
+                    let row = Row::euler(500.0, dt).words();
+                    let row = Tensor::from_slice(device, &[row.len()], &row).unwrap();
                     let how = Step {
                         cfg_scale: guided.then_some(scale),
-                        dt: adacache::ops::sampler::Delta::Value(dt),
+                        row: &row,
+                        history: None,
                         frame_mask: mask.as_ref(),
                         x0: x0.as_ref(),
                     };

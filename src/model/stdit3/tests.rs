@@ -3,7 +3,7 @@
 use super::*;
 use crate::cache::{GroupSet, ModuleGroup, Probes, ResidualStore, StoreOptions};
 use crate::model::Walk;
-use crate::ops::decide::StepClock;
+use crate::ops::decide::{StepClock, StepRow};
 
 /// The sprites model in f32 with a caption of noise, and a smaller geometry of its own.
 fn sprites(device: &Device) -> (StDiT3, Caption, Geometry) {
@@ -49,7 +49,7 @@ fn store(model: &StDiT3, ws: &Workspace, groups: &[ModuleGroup], packed: bool) -
         packed,
         rule: None,
     };
-    let clock = StepClock::new(&model.device, &[(1000.0, 1.0)]).unwrap();
+    let clock = StepClock::new(&model.device, &[StepRow::default()]).unwrap();
     ResidualStore::new(&model.device, options, &clock, &ws.shapes(&[1])).unwrap()
 }
 

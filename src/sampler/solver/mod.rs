@@ -47,11 +47,14 @@ pub use flow::{Euler, FlowGrid};
 pub use pndm::Pndm;
 pub use unipc::UniPc;
 
+use crate::ops::decide::StepRow;
+use crate::ops::params::{SOLVER_HISTORY, SOLVER_TERMS, STEP_KEPT, STEP_LATENTS, STEP_SLOT, STEP_WORDS};
+
 /// History slots that a solver uses at most.
-pub const HISTORY: usize = 4;
+pub const HISTORY: usize = SOLVER_HISTORY;
 
 /// Coefficients of the latents, the prediction and the history slots, in this order.
-pub type Coefficients = [f32; 2 + HISTORY];
+pub type Coefficients = [f32; SOLVER_TERMS];
 
 /// A deterministic solver.
 pub trait Solver {
@@ -137,12 +140,31 @@ pub enum SolverError {
 }
 
 impl Row {
+    /// `x + dt·v`, nothing kept.
+    pub fn euler(time: f32, dt: f32) -> Row {
+        let mut latents = Coefficients::default();
+        (latents[0], latents[1]) = (1.0, dt);
+        Row { time, latents, kept: None }
+    }
+
     fn new(time: f32, latents: Form) -> Row {
         Row { time, latents: latents.rounded(), kept: None }
     }
 
     fn keeping(self, slot: usize, value: Form) -> Row {
         Row { kept: Some(Kept { slot, value: value.rounded() }), ..self }
+    }
+
+    /// The row as `kernels/sampler.cu` takes it.
+    pub fn words(&self) -> StepRow {
+        let mut words = [0.0; STEP_WORDS];
+        words[0] = self.time;
+        words[STEP_LATENTS..][..SOLVER_TERMS].copy_from_slice(&self.latents);
+        words[STEP_SLOT] = self.kept.map_or(-1.0, |kept| kept.slot as f32);
+        if let Some(Kept { value, .. }) = self.kept {
+            words[STEP_KEPT..].copy_from_slice(&value);
+        }
+        words
     }
 
     /// Takes the step on the host: the new latents, and the history entry if there is one, in place.
@@ -179,7 +201,7 @@ impl Row {
     }
 
     /// History slots that the row reads or writes: the first so many.
-    fn slots(&self) -> usize {
+    pub fn slots(&self) -> usize {
         let read =
             |terms: &Coefficients| terms.iter().skip(2).rposition(|term| *term != 0.0).map_or(0, |slot| slot + 1);
         let kept = self.kept.map_or(0, |kept| read(&kept.value).max(kept.slot.saturating_add(1)));
