@@ -9,7 +9,8 @@ mod common;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use adacache::pipeline::{ModelSource, Pipeline, Request, cache_config};
+use adacache::family;
+use adacache::pipeline::{Pipeline, Request, cache_config};
 use adacache::tensor::DType;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -17,7 +18,7 @@ use divan::counter::ItemsCount;
 const PROMPT: &str = "large red circle bouncing fast navy";
 
 static PIPELINE: LazyLock<Pipeline> = LazyLock::new(|| {
-    Pipeline::load(&ModelSource::sprites(), &common::DEVICE, DType::Bf16).unwrap_or_else(|error| panic!("{error}"))
+    Pipeline::load(&family::sprites(), &common::DEVICE, DType::Bf16).unwrap_or_else(|error| panic!("{error}"))
 });
 
 fn main() {
@@ -27,7 +28,7 @@ fn main() {
 #[divan::bench(args = ["none", "adacache-slow", "adacache-fast", "fewer-12"], sample_count = 5, sample_size = 1)]
 fn generate(bencher: Bencher<'_, '_>, cache: &str) {
     let plain = Request::new(&PIPELINE, PROMPT).expect("a prompt of the vocabulary");
-    let cache = cache_config(&ModelSource::sprites(), cache, false, plain.steps).expect("a preset");
+    let cache = cache_config(&family::sprites(), cache, false, plain.steps).expect("a preset");
     let request = Request { cache, decode: false, ..plain };
     bencher
         .counter(ItemsCount::new(request.steps))

@@ -7,12 +7,14 @@
 use std::ops::ControlFlow;
 
 use adacache::device::Device;
-use adacache::pipeline::{ModelSource, Output, Pipeline, PipelineError, Request};
+use adacache::family;
+use adacache::media::Output;
+use adacache::pipeline::{Pipeline, PipelineError, Request};
 use adacache::tensor::DType;
 
 fn main() -> Result<(), PipelineError> {
     let device = Device::open("auto")?; // a GPU when a driver answers, else the virtual GPU
-    let pipeline = Pipeline::load(&ModelSource::sprites(), &device, DType::Bf16)?;
+    let pipeline = Pipeline::load(&family::sprites(), &device, DType::Bf16)?;
 
     // Everything about a request can be changed: steps, guidance, seed, cache policy.
     let request = Request { seed: 7, ..Request::new(&pipeline, "small yellow ring orbiting fast navy")? };

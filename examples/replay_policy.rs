@@ -13,20 +13,21 @@ use std::io::BufReader;
 
 use adacache::cache::computed_steps;
 use adacache::cache::trace::Trace;
-use adacache::pipeline::{ModelSource, schedule_strip};
+use adacache::family;
+use adacache::pipeline::schedule_strip;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/trace.jsonl");
     let path = std::env::args().nth(1).unwrap_or_else(|| default.into());
     let trace = Trace::read(BufReader::new(File::open(path)?))?;
 
-    let source = ModelSource::sprites();
-    let (presets, anatomy) = (source.presets(trace.steps)?, source.model_config()?.anatomy());
+    let source = family::sprites();
+    let (presets, anatomy) = (source.presets(trace.steps)?, source.anatomy());
     for (name, moreg) in
         [("adacache-fast", false), ("adacache-fast", true), ("teacache-fast", false), ("fbcache", false)]
     {
-        let config = presets.resolve(name, moreg, &anatomy, trace.steps)?;
-        let (plans, decisions) = trace.replay(&mut *trace.policy(&config, &anatomy)?)?;
+        let config = presets.resolve(name, moreg, anatomy, trace.steps)?;
+        let (plans, decisions) = trace.replay(&mut *trace.policy(&config, anatomy)?)?;
         let computed = computed_steps(&plans);
         println!("{name}{}", if moreg { " with motion regularization" } else { "" });
         let strip = schedule_strip(trace.steps, &computed, &[]);

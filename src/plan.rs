@@ -1,4 +1,4 @@
-//! What generating a video would take: the generation itself is walked on a device that runs nothing, and its launches are priced
+//! What a job would take: the generation itself is walked on a device that runs nothing, and its launches are priced
 //! by the roofline model. Work and memory are exact; every second is modelled.
 
 use std::convert::Infallible;
@@ -11,37 +11,11 @@ use crate::cache::{
 };
 use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
-use crate::model::{Geometry, StDiT3, StDiT3Config, Transformer, Weights};
+use crate::model::{Geometry, TransformerShape};
 use crate::ops::decide::DecisionRule;
-use crate::pipeline::{DecoderShape, Load, Needs, PipelineError};
+use crate::pipeline::{Content, Job, Needs, PipelineError};
 use crate::profile::{Cost, Efficiency, Tally};
-use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, Solver};
-use crate::tensor::DType;
-
-/// What is to be generated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Task {
-    /// The transformer.
-    pub model: StDiT3Config,
-    /// Sizes of the generation.
-    pub geometry: Geometry,
-    /// Caption tokens of each sample.
-    pub caption_tokens: usize,
-    /// Element type of weights and activations.
-    pub dtype: DType,
-    /// Denoising steps.
-    pub steps: usize,
-    /// The ratio by which timesteps are bent ([`Schedule::shifted`]).
-    pub timestep_shift: f64,
-    /// When steps are reused.
-    pub cache: CacheConfig,
-    /// Whether residuals are kept in 8 bits.
-    pub packed_cache: bool,
-    /// What makes frames of the latents.
-    pub decoder: DecoderShape,
-    /// Frames of a decoded video.
-    pub frames: usize,
-}
+use crate::sampler::{Member, Sampler, SamplerOptions};
 
 /// Bytes of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -154,37 +128,8 @@ impl Policy for Walk {
     }
 }
 
-impl Task {
-    fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
-        self.cache.validate_for(&self.model.anatomy(), self.geometry.frames.div_ceil(self.model.patch_size[0]))?;
-        Ok(self.cache.policy(&self.model.anatomy(), self.schedule()?.timesteps()))
-    }
-
-    fn schedule(&self) -> Result<Schedule, PipelineError> {
-        Ok(Schedule::shifted(self.cache.steps(self.steps), self.timestep_shift)?)
-    }
-
-    /// Counts the memory of the whole generation on a device like `device`.
-    fn needs(&self, device: &Device) -> Result<Needs, PipelineError> {
-        let schedule = self.schedule()?;
-        let load = Load {
-            model: &self.model,
-            decoder: &self.decoder,
-            decodes: true,
-            encodes: false,
-            dtype: self.dtype,
-            geometry: self.geometry,
-            frames: self.frames,
-            members: 1,
-            caption_tokens: self.caption_tokens,
-            policy: &|| self.cache.policy(&self.model.anatomy(), schedule.timesteps()),
-            steps: schedule.steps(),
-            packed_cache: self.packed_cache,
-        };
-        load.needs(device)
-    }
-
-    /// Prices the task on `gpu`.
+impl Job {
+    /// Prices the job on `gpu`, with every part of it on the device.
     ///
     /// # Errors
     /// Settings that the generation itself would refuse, shares that no kernel reaches, more memory than the GPU has, a trace that lacks a measurement.
@@ -198,11 +143,12 @@ impl Task {
             units: gpu.units,
             compute_capability: gpu.sm.compute_capability,
         });
-        let model = StDiT3::load(&device, self.model.clone(), Weights::zeros(), self.dtype)?;
+        let model = self.source.transformer(&device, self.dtype, 0, Content::Zeros)?;
         let weights = device.allocated_bytes();
-        let batch = self.geometry.batch();
-        let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
-        let caption = model.caption(&y, batch, None)?;
+        let geometry = self.geometry();
+        let batch = geometry.batch();
+        let TransformerShape { channels, caption_channels, .. } = model.shape();
+        let caption = model.caption(&vec![0.0; batch * self.caption_tokens * caption_channels], batch, None)?;
         let with_caption = device.allocated_bytes();
         let caption_bytes = with_caption - device.scratch_bytes() - weights;
 
@@ -210,21 +156,21 @@ impl Task {
         let needs = self.needs(&device)?;
         let reuses = policy.reuses();
         // The plans of single modules are known; of whole forwards three steps stand for all.
-        let (schedule, policy): (_, Box<dyn Policy>) = match policy.groups().is_empty() {
-            true => (Schedule::shifted(3, 1.0)?, Box::new(Walk(policy))),
-            false => (self.schedule()?, policy),
+        let (rows, policy): (_, Box<dyn Policy>) = match policy.groups().is_empty() {
+            true => (self.source.solver(3)?.rows(), Box::new(Walk(policy))),
+            false => (self.rows()?, policy),
         };
-        let Geometry { videos, frames, height, width, .. } = self.geometry;
-        let latents = vec![0.0; videos * self.model.in_channels * frames * height * width];
+        let Geometry { videos, frames, height, width, .. } = geometry;
+        let latents = vec![0.0; videos * channels * frames * height * width];
         let options = SamplerOptions {
-            rows: schedule.rows(),
+            rows,
             cfg_scale: 7.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,
             compare_folds: false,
         };
         let members = vec![Member { caption: &caption, policy }];
-        let sampler = Sampler::new(&model, members, self.geometry, &latents, None, options)?;
+        let sampler = Sampler::new(&*model, members, geometry, &latents, None, options)?;
         let allocated = device.allocated_bytes() - with_caption;
 
         let tally = Tally::new();
@@ -242,7 +188,7 @@ impl Task {
         let computed_step = computed.take(2).last().unwrap_or(&costs[0]).clone();
         let reused_step = reuses.then(|| costs[2].clone());
         let partial_step = partial().min_by_key(|cost| cost.flops).cloned();
-        let [_, t, s, _] = model.hidden_shape(&self.geometry);
+        let [_, t, s, _] = model.hidden_shape(&geometry);
 
         let reused_seconds = reused_step.as_ref().map_or(0.0, |c| c.modelled_seconds);
         let all = self.steps as f64 * computed_step.modelled_seconds;
@@ -354,31 +300,34 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Presets;
-    use crate::model::{SLOTS, vae::VaeConfig};
-    use crate::pipeline::VideoSize;
+    use crate::family;
+    use crate::model::SLOTS;
+    use crate::pipeline::{Deciding, SizeOptions};
     use crate::profile::Family;
+    use crate::tensor::DType;
 
-    fn opensora(resolution: &str, steps: usize, cache: &str) -> Task {
-        let model = StDiT3Config::opensora_v1_2();
-        let size = VideoSize::published(resolution, "9:16", 51).unwrap();
-        Task {
-            cache: Presets::opensora(steps).resolve(cache, false, &model.anatomy(), steps).unwrap(),
-            geometry: Geometry::guided(1, size.latent(), size.resolution(), 24.0),
-            caption_tokens: model.model_max_length,
+    fn opensora(resolution: &str, steps: usize, cache: &str) -> Job {
+        let source = family::published("opensora-v1.2", &SizeOptions::published(resolution, 51)).unwrap();
+        let presets = source.presets(steps).unwrap();
+        Job {
+            cache: presets.resolve(cache, false, source.anatomy(), steps).unwrap(),
+            caption_tokens: source.shape().caption_tokens,
+            source,
             dtype: DType::Bf16,
+            videos: 1,
+            deciding: Deciding::Together,
             packed_cache: false,
-            timestep_shift: size.timestep_shift(),
-            decoder: DecoderShape::Video(VaeConfig::default()),
-            frames: 51,
+            record_all: false,
             steps,
-            model,
+            given: false,
+            encodes: false,
+            decodes: true,
         }
     }
 
-    fn estimate(task: &Task) -> Estimate {
+    fn estimate(job: &Job) -> Estimate {
         let gpu = Chip::named("a100").unwrap();
-        task.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds).unwrap()
+        job.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds).unwrap()
     }
 
     #[test]
@@ -473,14 +422,14 @@ mod tests {
         // The walk counts what the launches say, the model what its shapes say.
         let device =
             Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
-        let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
+        let model = task.source.transformer(&device, task.dtype, 0, Content::Zeros).unwrap();
         let mut policy = task.policy().unwrap();
         let groups = policy.groups();
         let reused = |plan: Plan, module| {
             groups.iter().enumerate().any(|(i, g)| plan.groups().0.contains(i) && g.contains(module))
         };
         let flops = (1..=30).map(|step| policy.plan(step)).filter(Plan::is_partial);
-        let least = flops.map(|plan| model.flops(&task.geometry, 300, &|module| !reused(plan, module))).min();
+        let least = flops.map(|plan| model.flops(&task.geometry(), 300, &|module| !reused(plan, module))).min();
         let families = partial.families.iter().filter(|f| f.family != Family::Memory);
         assert_eq!(Some(families.map(|f| f.flops).sum()), least);
         // Kept are 56 attentions, 56 cross-attentions and 10 MLPs.
@@ -493,8 +442,8 @@ mod tests {
         let e = estimate(&task);
         let device =
             Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
-        let model = StDiT3::load(&device, task.model.clone(), Weights::zeros(), task.dtype).unwrap();
-        let flops = |runs: bool| model.flops(&task.geometry, 300, &|_| runs);
+        let model = task.source.transformer(&device, task.dtype, 0, Content::Zeros).unwrap();
+        let flops = |runs: bool| model.flops(&task.geometry(), 300, &|_| runs);
         let products =
             |cost: &Cost| cost.families.iter().filter(|f| f.family != Family::Memory).map(|f| f.flops).sum::<u64>();
         assert_eq!(products(&e.computed_step), flops(true));

@@ -11,7 +11,8 @@ use adacache::cache::CacheConfig;
 use adacache::device::{
     Device, DeviceError, Event, Interrupter, Kernel, Launch, LaunchObserver, LaunchStats, Memory, Module, VmConfig,
 };
-use adacache::pipeline::{ModelSource, Pipeline, Request};
+use adacache::family;
+use adacache::pipeline::{Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
 use common::device;
 
@@ -272,7 +273,7 @@ fn a_recording_that_panics_leaves_the_thread_as_it_was() {
 const STEPS: usize = 7;
 
 fn sprites(device: &Device) -> (Pipeline, Request) {
-    let pipeline = Pipeline::load(&ModelSource::sprites(), device, DType::Bf16).unwrap();
+    let pipeline = Pipeline::load(&family::sprites(), device, DType::Bf16).unwrap();
     let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
     (pipeline, Request { steps: STEPS, cache: CacheConfig::None, decode: false, ..request })
 }

@@ -7,14 +7,15 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use adacache::cache::{AdaCacheConfig, CacheConfig, Codebook, Metric, ResidualKind};
-use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
+use adacache::family;
+use adacache::pipeline::{Deciding, Generation, Pipeline, Request};
 use adacache::tensor::DType;
 
 const STEPS: usize = 8;
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| Pipeline::load(&ModelSource::sprites(), &common::device(), DType::Bf16).unwrap())
+    PIPELINE.get_or_init(|| Pipeline::load(&family::sprites(), &common::device(), DType::Bf16).unwrap())
 }
 
 /// A codebook whose one threshold lies between the changes of a calm and of a busy video.

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use adacache::family;
 use adacache::model::{Caption, Geometry, ResidualRoom, StDiT3, StDiT3Config, Transformer, Walk, Weights, Workspace};
-use adacache::pipeline::{VideoSize, noise};
+use adacache::pipeline::{SizeOptions, noise};
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -177,10 +178,9 @@ fn a_full_size_checkpoint_loads_and_a_pair_of_blocks_runs() {
     assert_eq!((weights.streamed, weights.resident), (0, device.allocated_bytes()));
 
     // 240p, 51 frames: T 15, S 405.
-    let size = VideoSize::published("240p", "9:16", 51).unwrap();
-    let [frames, height, width] = size.latent();
-    let whole_size =
-        Geometry { guided: false, ..Geometry::guided(1, [frames, height, width], size.resolution(), 24.0) };
+    let source = family::published("opensora-v1.2", &SizeOptions::published("240p", 51)).unwrap();
+    let [frames, height, width] = source.config().latent;
+    let whole_size = Geometry { guided: false, ..source.config().geometry(1) };
     assert_eq!(model.hidden_shape(&whole_size), [1, 15, 405, 1152]);
     let caption = |model: &StDiT3| model.caption(&noise(2, 300 * 4096), 1, None).unwrap();
     let text = caption(&model);

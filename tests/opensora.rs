@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use adacache::family;
+use adacache::hub::{Checkpoint, Part, Pull};
+use adacache::media::{Frames, Latents, Media};
 use adacache::model::Weights;
 use adacache::model::vae::{VaeConfig, VideoVae};
-use adacache::pipeline::{
-    BudgetError, Checkpoint, Deciding, Frames, Latents, Media, ModelSource, Part, Pipeline, PipelineError, Pull,
-    Request, Runs, T5, TextOptions, VideoSize,
-};
+use adacache::pipeline::{BudgetError, Job, Pipeline, PipelineError, Request, SizeOptions, TextOptions};
 use adacache::tensor::DType;
+use adacache::text::T5;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -287,9 +289,10 @@ fn a_pulled_checkpoint_generates() {
 fn a_memory_budget_streams_weights_and_changes_no_bit() {
     let dir = pulled();
     let folder = dir.path();
-    let source = ModelSource::from_name(folder.join(MODEL).to_str().unwrap()).unwrap();
-    let source = source.sized(VideoSize::parse("32x48", 17).unwrap());
-    let prompt = source.embed(&[source.read_prompt(PROMPT).unwrap()], &TextOptions::default()).unwrap().swap_remove(0);
+    let source = family::open(folder.join(MODEL).to_str().unwrap(), &SizeOptions::exactly(17, 32, 48)).unwrap();
+    let prompt = source.read_prompt(PROMPT).unwrap();
+    let mut embedded = source.embed(&[prompt], &TextOptions::default(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let prompt = embedded.swap_remove(0);
     let request = |cache: &str| Request {
         prompt: prompt.clone(),
         steps: 4,
@@ -303,8 +306,7 @@ fn a_memory_budget_streams_weights_and_changes_no_bit() {
     };
     let load = |budget: Option<usize>, request: &Request| {
         let device = common::device();
-        let runs = Runs { request, videos: 1, deciding: Deciding::Together, given: false, encodes: false };
-        Pipeline::load_within(&source, &device, DType::Bf16, budget, &runs)
+        Pipeline::load_within(&Job::new(&source, DType::Bf16, request), &device, budget)
     };
     let run = |pipeline: &Pipeline, request: &Request| {
         pipeline.generate(request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap()

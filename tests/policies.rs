@@ -11,8 +11,9 @@ use adacache::cache::{
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
     TeaCacheConfig,
 };
+use adacache::family;
 use adacache::ops::decide::{StepClock, StepRow};
-use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, Request};
+use adacache::pipeline::{Deciding, Generation, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
 use common::device;
 
@@ -24,7 +25,7 @@ const OTHER: &str = "small white circle still slowly black";
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| Pipeline::load(&ModelSource::sprites(), &device(), DType::Bf16).unwrap())
+    PIPELINE.get_or_init(|| Pipeline::load(&family::sprites(), &device(), DType::Bf16).unwrap())
 }
 
 fn request(cache: CacheConfig) -> Request {

@@ -11,7 +11,8 @@ use adacache::cache::{
     ResidualKind, TGateConfig, TeaCacheConfig,
 };
 use adacache::device::Device;
-use adacache::pipeline::{Deciding, Generation, ModelSource, Pipeline, PipelineError, Request, Runs, VideoSize};
+use adacache::family;
+use adacache::pipeline::{Deciding, Generation, Job, ModelSource, Pipeline, PipelineError, Request, SizeOptions};
 use adacache::tensor::DType;
 // One of its own for every pipeline: budgets are bounds of a device.
 use common::device;
@@ -21,7 +22,7 @@ const PROMPT: &str = "large red square spinning fast checkerboard";
 
 /// Small videos: it is weights that matter here.
 fn source() -> ModelSource {
-    ModelSource::sprites().sized(VideoSize::new(8, 32, 32).unwrap())
+    family::open("sprites", &SizeOptions::exactly(8, 32, 32)).unwrap()
 }
 
 fn resident() -> &'static Pipeline {
@@ -44,8 +45,8 @@ fn adacache() -> CacheConfig {
 }
 
 fn within(device: &Device, budget: usize, request: &Request, videos: usize) -> Result<Pipeline, PipelineError> {
-    let runs = Runs { request, videos, deciding: Deciding::Apart, given: false, encodes: false };
-    Pipeline::load_within(&source(), device, DType::Bf16, Some(budget), &runs)
+    let job = Job { videos, deciding: Deciding::Apart, ..Job::new(&source(), DType::Bf16, request) };
+    Pipeline::load_within(&job, device, Some(budget))
 }
 
 fn run(pipeline: &Pipeline, requests: &[Request]) -> Vec<Generation> {

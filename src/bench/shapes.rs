@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::family;
+use crate::hub::OPENSORA;
 use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 use crate::model::{Geometry, StDiT3Config};
 use crate::ops::conv::{self, CHANNELS};
 use crate::ops::params::ATTENTION_SHORT_QUERIES;
-use crate::pipeline::{ModelSource, PipelineError, VideoSize};
+use crate::pipeline::{PipelineError, SizeOptions};
 
 /// Why shapes cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -370,10 +372,9 @@ impl Shapes {
     /// # Errors
     /// None, unless the embedded model is damaged.
     pub fn small() -> Result<Shapes, PipelineError> {
-        let source = ModelSource::sprites();
-        let config = source.pipeline_config()?;
-        let geometry = Geometry::guided(1, config.latent, config.resolution(), config.fps as f32);
-        let model = Shapes::of_model(&source.model_config()?, &geometry, config.prompt_length);
+        let source = family::sprites();
+        let model =
+            Shapes::of_model(&family::sprites::shape(), &source.config().geometry(1), source.config().prompt_length);
         let vae = VaeConfig {
             spatial: SpatialConfig { block_out_channels: vec![32, 64], norm_num_groups: 8, ..Default::default() },
             temporal: TemporalConfig {
@@ -395,10 +396,9 @@ impl Shapes {
     /// A resolution that is none.
     pub fn opensora(resolution: &str) -> Result<Shapes, PipelineError> {
         let model = StDiT3Config::opensora_v1_2();
-        let size = VideoSize::published(resolution, "9:16", 51)?;
-        let latent @ [_, height, width] = size.latent();
-        let geometry = Geometry::guided(1, latent, size.resolution(), 24.0);
-        let steps = Shapes::of_model(&model, &geometry, model.model_max_length);
+        let source = family::published(OPENSORA, &SizeOptions::published(resolution, 51))?;
+        let [_, height, width] = source.config().latent;
+        let steps = Shapes::of_model(&model, &source.config().geometry(1), model.model_max_length);
         Ok(steps.and(Shapes::of_autoencoder(&VaeConfig::default(), [height, width])))
     }
 

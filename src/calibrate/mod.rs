@@ -23,7 +23,8 @@ pub use search::{Bends, Candidate, Estimate, Probe, Search};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
 
 use crate::cache::trace::TraceError;
-use crate::pipeline::{PipelineError, ReadError};
+use crate::media::ReadError;
+use crate::pipeline::PipelineError;
 use crate::quality::QualityError;
 
 /// Why there is no codebook.

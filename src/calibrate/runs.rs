@@ -15,7 +15,8 @@ use super::CalibrateError;
 use super::drive::{Bench, Run, Tried};
 use crate::cache::trace::Trace;
 use crate::cache::{CacheConfig, ComputeAll, Decision, Policy};
-use crate::pipeline::{FlopCount, Frames, Media, Output, Pipeline, PipelineError, Request, write_file};
+use crate::media::{Frames, Media, Output, write_file};
+use crate::pipeline::{FlopCount, Pipeline, PipelineError, Request};
 use crate::quality;
 use crate::sampler::StepEvent;
 

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cache::Decision;
-use crate::pipeline::{FlopCount, Latents, Report};
+use crate::media::Latents;
+use crate::pipeline::{FlopCount, Report};
 use crate::quality::{self, Calm, Compared, Distance, LatentsCompared, Perceived, QualityError};
 
 /// One run, measured against the run of the same prompt and seed that computed every step.
@@ -58,7 +59,7 @@ pub struct Finished {
     /// What it did.
     pub report: Report,
     /// The decoded video.
-    pub frames: crate::pipeline::Frames,
+    pub frames: crate::media::Frames,
     /// The final latents.
     pub latents: Latents,
 }

@@ -124,7 +124,7 @@ impl Walk<'_> {
             (Some(site), Some(fresh)) => {
                 let accumulate = of(site).next() != Some(&kind);
                 model.module(ws, caption, module, Some(Added { to: fresh, accumulate }))?;
-                let mut ended = [site, Site::Attention].into_iter().filter(|site| of(*site).last() == Some(&kind));
+                let mut ended = [site, Site::Attention].into_iter().filter(|site| of(*site).next_back() == Some(&kind));
                 if let Some(probe) = ended.find_map(|site| probe_at(store, site)) {
                     store.probe(probe, fresh, ws.unpacked())?;
                 }

@@ -30,8 +30,21 @@ pub enum DecoderShape {
     Video(VaeConfig),
 }
 
+impl DecoderShape {
+    /// Latent frames of `frames` frames.
+    pub fn latent_frames(&self, frames: usize) -> usize {
+        match self {
+            DecoderShape::Video(config) => config.latent_frames(frames),
+            DecoderShape::None | DecoderShape::Patch(_) => frames,
+        }
+    }
+}
+
 /// The configuration of the autoencoder in `folder`: `config.json`, or the published one where there is none.
-pub(super) fn vae_config(folder: &Path) -> Result<VaeConfig, PipelineError> {
+///
+/// # Errors
+/// A file that cannot be read, or describes no autoencoder.
+pub fn vae_config(folder: &Path) -> Result<VaeConfig, PipelineError> {
     let file = folder.join("config.json");
     match std::fs::read_to_string(&file) {
         Ok(text) => Ok(VaeConfig::from_json(&text, &file.display().to_string())?),
@@ -158,18 +171,18 @@ impl PatchDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::ModelSource;
 
     /// The kernel against the formula written out, on the shipped decoder.
     #[test]
     fn pixels_follow_the_formula() {
-        let source = ModelSource::sprites();
-        let weights = source.decoder_weights().unwrap();
-        let basis = weights.values("basis", &[16, 192]).unwrap();
-        let mean = weights.values("mean", &[192]).unwrap();
-        let scale = weights.values("scale", &[16]).unwrap();
+        let bytes = include_bytes!("../../models/sprites/decoder.safetensors");
+        let weights = || Weights::from_bytes("decoder.safetensors", bytes).unwrap();
+        let read = weights();
+        let basis = read.values("basis", &[16, 192]).unwrap();
+        let mean = read.values("mean", &[192]).unwrap();
+        let scale = read.values("scale", &[16]).unwrap();
         let device = Device::open("vm").unwrap();
-        let decoder = PatchDecoder::load(&device, source.decoder_weights().unwrap(), 16, 8).unwrap();
+        let decoder = PatchDecoder::load(&device, weights(), 16, 8).unwrap();
         let shape = [1, 16, 2, 3, 2];
         let z = crate::pipeline::noise(3, shape.iter().product());
         let pixels = decoder.decode(&z, shape).unwrap();

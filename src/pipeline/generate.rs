@@ -5,17 +5,18 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use super::opensora::{Given, Part};
+use super::conditioning::Given;
+use super::job::{Deciding, Job};
 use super::prompt::{Prompt, TextOptions};
 use super::report::{FlopCount, Report, Seconds, schedule_strip};
-use super::source::{ModelSource, PipelineConfig};
-use super::video::{Format, Frames, Latents, Metadata, Output};
-use super::{Decoder, DecoderShape, Load, Needs, PatchDecoder, PipelineError, noise};
-use crate::cache::{Anatomy, CacheConfig, CacheError, ComputeAll, Named, Policy, Presets};
+use super::source::{Content, ModelSource, Parts, PipelineConfig};
+use super::{Decoder, PipelineError, noise};
+use crate::cache::{CacheConfig, CacheError, ComputeAll, Named, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
+use crate::media::{Format, Frames, Latents, Metadata, Output};
 use crate::model::vae::Progress;
-use crate::model::{Caption, Geometry, ModelError, StDiT3, StDiT3Config, Transformer};
-use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, Solver, StepEvent};
+use crate::model::{Caption, Transformer};
+use crate::sampler::{FrameConditioning, MOST_STEPS, Member, Sampler, SamplerOptions, ScheduleError, StepEvent};
 use crate::tensor::DType;
 
 /// The largest guidance scale that is taken for one.
@@ -26,7 +27,6 @@ pub const HEADROOM: usize = 512 << 20;
 
 /// A model on a device, ready to generate.
 pub struct Pipeline {
-    config: PipelineConfig,
     source: ModelSource,
     model: Box<dyn Transformer>,
     /// Set once the decoder's files were found whole.
@@ -62,12 +62,14 @@ pub struct Request {
 impl Request {
     /// A request with the model's defaults, seed 0 and the fast AdaCache preset.
     pub fn new(pipeline: &Pipeline, prompt: &str) -> Result<Request, PipelineError> {
-        let steps = pipeline.config.default_steps;
+        let PipelineConfig { default_steps: steps, default_cfg_scale: cfg_scale, .. } = *pipeline.config();
         let prompt = pipeline.source.read_prompt(prompt)?;
+        let embedded =
+            pipeline.source.embed(&[prompt], &TextOptions::default(), &mut |_, _| ControlFlow::Continue(()))?;
         Ok(Request {
-            prompt: pipeline.source.embed(&[prompt], &TextOptions::default())?.swap_remove(0),
+            prompt: embedded.into_iter().next().expect("a prompt has an embedding"),
             steps,
-            cfg_scale: pipeline.config.default_cfg_scale,
+            cfg_scale,
             seed: 0,
             cache: cache_config(&pipeline.source, "adacache-fast", false, steps)?,
             packed_cache: false,
@@ -78,40 +80,28 @@ impl Request {
     }
 }
 
-/// For whom a policy decides in a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Deciding {
-    /// For all videos together, as published: norms run over the whole batch.
-    #[default]
-    Together,
-    /// For each video by itself: each is computed and reused as it would be alone.
-    Apart,
-}
-
 /// The cache settings `name` stands for: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
 /// Regularization where the settings have none.
 ///
 /// Everything that can be wrong with them is found here, before the model is loaded.
 pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
-    let frames = source.pipeline_config()?.latent[0];
-    resolve_cache(&source.presets(steps)?, &source.model_config()?, frames, name, moreg, steps)
+    resolve_cache(source, source.config().latent[0], name, moreg, steps)
 }
 
-/// As [`cache_config`], for a model that generates `frames` latent frames.
+/// As [`cache_config`], for videos of `frames` latent frames.
 pub fn resolve_cache(
-    presets: &Presets,
-    model: &StDiT3Config,
+    source: &ModelSource,
     frames: usize,
     name: &str,
     moreg: bool,
     steps: usize,
 ) -> Result<CacheConfig, PipelineError> {
     let Named { name, moreg: named, taylor } = Named::read(name);
-    let moreg = moreg || named;
+    let (moreg, presets, anatomy) = (moreg || named, source.presets(steps)?, source.anatomy());
     let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
         CacheConfig::from_file(Path::new(name))?
     } else {
-        presets.resolve(name, moreg, &model.anatomy(), steps)?
+        presets.resolve(name, moreg, anatomy, steps)?
     };
     if moreg {
         let Some(adacache) = config.adacache_mut() else {
@@ -125,98 +115,21 @@ pub fn resolve_cache(
     if let Some(order) = taylor {
         config = config.extrapolated(order);
     }
-    config.validate_for(&model.anatomy(), frames.div_ceil(model.patch_size[0]))?;
+    config.validate_for(anatomy, frames.div_ceil(source.shape().patch_frames))?;
     Ok(config)
 }
 
 /// Checks the numbers of a request that need no model.
 pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
-    Schedule::shifted(steps, 1.0)?;
+    if !(1..=MOST_STEPS).contains(&steps) {
+        return Err(ScheduleError::Steps(steps).into());
+    }
     if !(cfg_scale.is_finite() && cfg_scale.abs() <= MAX_CFG_SCALE) {
         return Err(PipelineError::Setting(format!(
             "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance, 3 is usual"
         )));
     }
     Ok(())
-}
-
-/// Sizes of `videos` videos made together.
-fn geometry(config: &PipelineConfig, videos: usize) -> Geometry {
-    Geometry::guided(videos, config.latent, config.resolution(), config.fps as f32)
-}
-
-/// Makes the policies of a request; of one that `recorder` measures that recorder.
-fn policies<'a>(
-    source: &ModelSource,
-    anatomy: &'a Anatomy,
-    patch_frames: usize,
-    config: &PipelineConfig,
-    request: &'a Request,
-    recorder: Option<&ComputeAll>,
-) -> Result<impl Fn() -> Box<dyn Policy> + use<'a>, PipelineError> {
-    let token_frames = config.latent[0].div_ceil(patch_frames);
-    request.cache.validate_for(anatomy, token_frames)?;
-    let steps = request.cache.steps(request.steps);
-    let schedule = Schedule::shifted(steps, config.timestep_shift)?;
-    let recorder = match (recorder, &request.cache) {
-        (None, CacheConfig::None) if request.record_all => {
-            let blocks = source.presets(steps)?.probed_blocks(anatomy);
-            Some(ComputeAll::recording(anatomy, &blocks, token_frames))
-        }
-        _ => recorder.cloned(),
-    };
-    Ok(move || -> Box<dyn Policy> {
-        match &recorder {
-            Some(recorder) => Box::new(recorder.clone()),
-            None => request.cache.policy(anatomy, schedule.timesteps()),
-        }
-    })
-}
-
-/// What `runs` need.
-fn needs(
-    source: &ModelSource,
-    device: &Device,
-    dtype: DType,
-    &Runs { request, videos, deciding, given, encodes }: &Runs<'_>,
-) -> Result<Needs, PipelineError> {
-    check_settings(request.steps, request.cfg_scale)?;
-    let (config, model) = (source.pipeline_config()?, source.model_config()?);
-    let anatomy = model.anatomy();
-    let (members, decided) = match deciding {
-        Deciding::Together => (1, videos),
-        Deciding::Apart => (videos, 1),
-    };
-    let load = Load {
-        model: &model,
-        decoder: &if request.decode || encodes { source.decoder_shape()? } else { DecoderShape::None },
-        decodes: request.decode,
-        encodes,
-        dtype,
-        geometry: Geometry { frame_masked: given, ..geometry(&config, decided) },
-        frames: config.video_frames.unwrap_or(config.latent[0]),
-        members,
-        caption_tokens: request.prompt.embedding().tokens.max(1),
-        policy: &policies(source, &anatomy, model.patch_size[0], &config, request, None)?,
-        steps: request.cache.steps(request.steps),
-        packed_cache: request.packed_cache,
-    };
-    load.needs(device)
-}
-
-/// What a pipeline is going to make, as far as memory depends on it: the most demanding of its runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Runs<'a> {
-    /// The request with the longest prompt.
-    pub request: &'a Request,
-    /// Videos made together.
-    pub videos: usize,
-    /// How they are decided about.
-    pub deciding: Deciding,
-    /// Whether frames are given; the request itself need not have them yet.
-    pub given: bool,
-    /// Whether pixels are encoded: pictures or videos that are given, or the end of a part of a long video.
-    pub encodes: bool,
 }
 
 /// A generated video.
@@ -277,7 +190,7 @@ impl Pipeline {
         Pipeline::load_streaming(source, device, dtype, 0)
     }
 
-    /// As [`Pipeline::load`], within `budget` bytes of device memory: where `runs` do not fit,
+    /// As [`Pipeline::load`], within `budget` bytes of device memory: where `job`, the most demanding of those to come, does not fit,
     /// weights of the transformer's blocks stay in the host's memory and are copied whenever they are needed. What is generated is the
     /// same to the bit. From here on the device allocates no more than the budget; what the driver takes for itself is not counted.
     ///
@@ -285,26 +198,20 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`PipelineError::Budget`] with every summand, before anything is uploaded; as [`Pipeline::load`].
-    pub fn load_within(
-        source: &ModelSource,
-        device: &Device,
-        dtype: DType,
-        budget: Option<usize>,
-        runs: &Runs<'_>,
-    ) -> Result<Pipeline, PipelineError> {
+    pub fn load_within(job: &Job, device: &Device, budget: Option<usize>) -> Result<Pipeline, PipelineError> {
         let available = match budget {
             Some(budget) => Some(budget),
             None if device.info().kind == DeviceKind::Cuda => Some(device.memory()?.free.saturating_sub(HEADROOM)),
             None => None,
         };
         let streamed = match available {
-            Some(available) => needs(source, device, dtype, runs)?.streamed(available)?,
+            Some(available) => job.needs(device)?.streamed(available)?,
             None => 0,
         };
         if budget.is_some() {
             device.limit_memory(budget);
         }
-        let pipeline = Pipeline::load_streaming(source, device, dtype, streamed)?;
+        let pipeline = Pipeline::load_streaming(&job.source, device, job.dtype, streamed)?;
         Ok(Pipeline { budget, ..pipeline })
     }
 
@@ -314,19 +221,9 @@ impl Pipeline {
         dtype: DType,
         streamed: usize,
     ) -> Result<Pipeline, PipelineError> {
-        let config = source.pipeline_config()?;
-        let model_config = source.model_config()?;
-        if config.prompt_length > model_config.model_max_length {
-            let reason = format!(
-                "prompt_length {} is above the model's model_max_length {}",
-                config.prompt_length, model_config.model_max_length
-            );
-            return Err(ModelError::Config { file: source.file_name("config.json"), reason }.into());
-        }
-        let model = StDiT3::load_streaming(device, model_config, source.model_weights()?, dtype, streamed)?;
-        let model = Box::new(model);
+        let model = source.transformer(device, dtype, streamed, Content::Files)?;
         let (source, device) = (source.clone(), device.clone());
-        Ok(Pipeline { config, source, model, decodable: OnceLock::new(), budget: None, device })
+        Ok(Pipeline { source, model, decodable: OnceLock::new(), budget: None, device })
     }
 
     /// Says what of the decoder is missing or damaged, without taking room on the device: all of it is read for one that holds nothing.
@@ -346,18 +243,9 @@ impl Pipeline {
 
     /// Loads the decoder.
     pub(super) fn decoder(&self, device: &Device) -> Result<Decoder, PipelineError> {
-        if let Some(checkpoint) = self.source.checkpoint() {
-            // Tells what is missing, and how to get it.
-            checkpoint.require(&[Part::Vae])?;
-        }
-        let (channels, patch) = (self.model.shape().channels, self.config.decoder_patch());
-        match self.source.vae() {
-            Some(folder) => Decoder::video(device, &folder, self.model.dtype()),
-            None => {
-                let weights = self.source.decoder_weights()?;
-                Ok(Decoder::Patch(PatchDecoder::load(device, weights, channels, patch)?))
-            }
-        }
+        // Tells what is missing, and how to get it.
+        self.source.require(Parts { decoder: true, ..Parts::default() })?;
+        self.source.decoder(device, self.model.dtype())
     }
 
     /// Where the model comes from.
@@ -372,7 +260,7 @@ impl Pipeline {
 
     /// Sizes and defaults.
     pub fn config(&self) -> &PipelineConfig {
-        &self.config
+        self.source.config()
     }
 
     /// Generates one video. `on_step` hears of every finished step and may stop the run.
@@ -444,35 +332,37 @@ impl Pipeline {
         let start = Instant::now();
         self.device.reset_peak();
         let shape = self.model.shape();
-        let [frames, height, width] = self.config.latent;
+        let config = self.config();
+        let [frames, height, width] = config.latent;
         if request.decode {
             // Before the steps: what is missing or damaged is said now.
             self.check_decoder()?;
         }
-        let geometry = geometry(&self.config, requests.len());
-        let steps = request.cache.steps(request.steps);
-        let decided = match deciding {
-            Deciding::Together => requests.len(),
-            Deciding::Apart => 1,
-        };
+        let job = Job { videos: requests.len(), deciding, ..Job::new(&self.source, self.model.dtype(), request) };
+        let (rows, decided) = (job.rows()?, requests.len() / job.members());
         let captions =
             requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
-        let schedule = Schedule::shifted(steps, self.config.timestep_shift)?;
-        let policy = policies(&self.source, self.model.anatomy(), shape.patch_frames, &self.config, request, recorder)?;
-        let members: Vec<Member> = captions.iter().map(|caption| Member { caption, policy: policy() }).collect();
+        let policy = || match recorder {
+            Some(recorder) => Ok(Box::new(recorder.clone()) as Box<dyn Policy>),
+            None => job.policy(),
+        };
+        let member = |caption| Ok(Member { caption, policy: policy()? });
+        let members = captions.iter().map(member).collect::<Result<Vec<_>, PipelineError>>()?;
         let cache = members[0].policy.name().to_owned();
         let elements = shape.channels * frames * height * width;
         let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
-            rows: schedule.rows(),
+            rows: rows.clone(),
             cfg_scale: request.cfg_scale,
             snapshots: vec![],
             packed_cache: request.packed_cache,
             compare_folds: recorder.is_some(),
         };
-        let output = Sampler::new(&*self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
+        let output =
+            Sampler::new(&*self.model, members, config.geometry(requests.len()), &latents, conditioning, options)?
+                .run(on_step)?;
 
-        let video_frames = self.config.video_frames.unwrap_or(frames);
+        let video_frames = config.frames();
         let mut decode = || {
             // Only now: while denoising its weights would lie idle on the device.
             self.decoder(&self.device)?.decode(&output.latents, output.shape, video_frames, on_frame)
@@ -487,10 +377,10 @@ impl Pipeline {
         let generation = |i: usize, request: &Request, latents: &[f32]| {
             let member = &output.members[i / decided];
             let report = Report {
-                model: self.config.name.clone(),
+                model: config.name.clone(),
                 device: self.device.info().label(),
                 dtype: self.model.dtype().to_string(),
-                steps,
+                steps: rows.len(),
                 decisions: member.decisions.clone(),
                 seconds: seconds.clone(),
                 videos: requests.len(),
@@ -513,7 +403,7 @@ impl Pipeline {
                 step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
             };
             let shape = [shape.channels, frames, height, width];
-            let (width, height, fps) = (self.config.width, self.config.height, self.config.fps);
+            let (width, height, fps) = (config.width, config.height, config.fps);
             let frames = rgb.as_ref().map(|rgb| {
                 let bytes = rgb.len() / requests.len();
                 Frames { width, height, fps, rgb: rgb[i * bytes..][..bytes].to_vec() }
@@ -532,7 +422,7 @@ impl Pipeline {
 
     /// The latents that sampling begins with: noise, and the frames that are given.
     fn initial(&self, requests: &[Request]) -> Result<(Vec<f32>, Option<FrameConditioning>), PipelineError> {
-        let [frames, height, width] = self.config.latent;
+        let [frames, height, width] = self.config().latent;
         let shape = [self.model.shape().channels, frames, height, width];
         let elements = shape.iter().product();
         let (mut all, mut fresh, mut mask) = (vec![], vec![], vec![]);

@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use super::opensora::{CHUNK, Given, MaskStrategy, fitted};
-use super::{Deciding, Decoder, Frames, Generation, Latents, Pipeline, PipelineConfig, PipelineError, Request};
+use super::conditioning::{CHUNK, Given, MaskStrategy};
+use super::fit::fitted;
+use super::{Deciding, Decoder, Generation, Pipeline, PipelineConfig, PipelineError, Request};
+use crate::media::{Frames, Latents};
 use crate::model::vae::Progress;
 use crate::sampler::StepEvent;
 
@@ -29,7 +31,7 @@ impl Looping {
     /// # Errors
     /// Parts whose end is not on the border of a chunk, or of which nothing would be new.
     pub fn check(&self, config: &PipelineConfig) -> Result<(), PipelineError> {
-        let frames = config.video_frames.unwrap_or(config.latent[0]);
+        let frames = config.frames();
         let reason = match self {
             Looping { parts: 0, .. } => "a video has at least 1 part".to_owned(),
             Looping { parts: 1, .. } => return Ok(()),
@@ -68,7 +70,7 @@ impl Pipeline {
         let Decoder::Video(vae) = self.decoder(self.device())? else {
             return Err(PipelineError::Setting(format!("{} has no autoencoder to read pictures with", config.name)));
         };
-        let (size, kept) = (self.source().picture_size()?, [config.height, config.width]);
+        let (size, kept) = (self.source().picture_size(), [config.height, config.width]);
         let all: usize = videos.iter().map(|frames| frames.count()).sum();
         let mut before = 0;
         let encode = |frames: &&Frames| {

@@ -6,13 +6,14 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::decode::{Decoder, DecoderShape};
+use super::decode::Decoder;
+use super::job::Job;
 use super::report::bytes;
+use super::source::Content;
 use super::{PipelineError, noise};
-use crate::cache::Policy;
 use crate::device::{Device, DryConfig};
-use crate::model::{Geometry, ResidualRoom, SLOTS, StDiT3, StDiT3Config, Transformer, Walk, WeightBytes, Weights};
-use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, Schedule, Solver};
+use crate::model::{Geometry, ResidualRoom, SLOTS, Transformer, TransformerShape, Walk, WeightBytes};
+use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions};
 use crate::tensor::{DType, Tensor};
 
 const MIB: usize = 1 << 20;
@@ -182,35 +183,7 @@ impl fmt::Display for BudgetError {
     }
 }
 
-/// What is to be generated, as far as memory depends on it.
-pub struct Load<'a> {
-    /// The transformer.
-    pub model: &'a StDiT3Config,
-    /// What makes frames of latents.
-    pub decoder: &'a DecoderShape,
-    /// Whether it does.
-    pub decodes: bool,
-    /// Whether it makes latents of frames before.
-    pub encodes: bool,
-    /// Element type of weights and activations.
-    pub dtype: DType,
-    /// Sizes of one member's videos.
-    pub geometry: Geometry,
-    /// Frames of a decoded video.
-    pub frames: usize,
-    /// Members that are decided about one by one.
-    pub members: usize,
-    /// Caption tokens of each sample, at most.
-    pub caption_tokens: usize,
-    /// Makes a member's policy.
-    pub policy: &'a dyn Fn() -> Box<dyn Policy>,
-    /// Denoising steps: the device has a table of them.
-    pub steps: usize,
-    /// Whether residuals are kept in 8 bits.
-    pub packed_cache: bool,
-}
-
-impl Load<'_> {
+impl Job {
     /// Counts the bytes: the generation is set up on a device like `device` that holds nothing.
     ///
     /// # Errors
@@ -228,59 +201,71 @@ impl Load<'_> {
 
     /// Sets the generation up on a device that runs nothing, with `streamed` blocks.
     fn set_up(&self, dry: &Device, streamed: usize) -> Result<Needs, PipelineError> {
-        let model = StDiT3::load_streaming(dry, self.model.clone(), Weights::zeros(), self.dtype, streamed)?;
+        let (geometry, members) = (self.geometry(), self.members());
+        let model = self.source.transformer(dry, self.dtype, streamed, Content::Zeros)?;
         let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.anatomy().blocks());
-        let batch = self.geometry.batch();
-        let y = vec![0.0; batch * self.caption_tokens * self.model.caption_channels];
-        let scratch = self.scratch(dry, &model, &y)?;
+        let TransformerShape { channels, caption_channels, .. } = model.shape();
+        let y = vec![0.0; geometry.batch() * self.caption_tokens * caption_channels];
+        let scratch = self.scratch(dry, &*model, &y)?;
         let loaded = dry.allocated_bytes();
         dry.reset_peak();
-        let captions = (0..self.members).map(|_| model.caption(&y, batch, None)).collect::<Result<Vec<_>, _>>()?;
+        let encode = |_| model.caption(&y, geometry.batch(), None);
+        let captions = (0..members).map(encode).collect::<Result<Vec<_>, _>>()?;
         let caption = dry.allocated_bytes() - loaded;
         let encoding = dry.peak_bytes() - loaded - caption;
 
         dry.reset_peak();
-        let Geometry { videos, frames, height, width, frame_masked, .. } = self.geometry;
-        let elements = self.members * videos * self.model.in_channels * frames * height * width;
+        let Geometry { videos, frames, height, width, frame_masked, .. } = geometry;
+        let elements = members * videos * channels * frames * height * width;
         let conditioning = frame_masked
-            .then(|| FrameConditioning { mask: vec![1.0; self.members * videos * frames], noise: noise(0, elements) });
+            .then(|| FrameConditioning { mask: vec![1.0; members * videos * frames], noise: noise(0, elements) });
         let options = SamplerOptions {
-            rows: Schedule::shifted(self.steps, 1.0)?.rows(),
+            rows: self.rows()?,
             cfg_scale: 1.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,
             compare_folds: false,
         };
-        let members = captions.iter().map(|caption| Member { caption, policy: (self.policy)() }).collect();
-        let geometry = Geometry { videos: videos * self.members, ..self.geometry };
-        let sampler = Sampler::new(&model, members, geometry, &vec![0.0; elements], conditioning, options)?;
+        let member = |caption| Ok(Member { caption, policy: self.policy()? });
+        let deciding = captions.iter().map(member).collect::<Result<_, PipelineError>>()?;
+        let all = Geometry { videos: videos * members, ..geometry };
+        let sampler = Sampler::new(&*model, deciding, all, &vec![0.0; elements], conditioning, options)?;
         let cache = sampler.cache_bytes();
         let activations = dry.peak_bytes() - loaded - caption - cache;
         drop(sampler);
 
         drop(captions);
-        let (mut decoder, mut decoding, mut reading) = (0, 0, 0);
-        if let Some(it) = Decoder::counted(dry, self.decoder, self.model.in_channels, self.dtype)? {
-            decoder = dry.allocated_bytes() - loaded;
-            if self.decodes {
-                decoding = it.least_bytes(self.members * videos, [frames, height, width], self.frames)?;
-            }
-            if let (true, Decoder::Video(vae)) = (self.encodes, &it) {
-                reading = vae.least_encode_bytes([height, width])?;
-            }
-        }
+        let [decoder, decoding, reading] = self.decoder_bytes(dry, channels)?;
         Ok(Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
+    }
+
+    /// What the decoder's weights, decoding and encoding take, where the job does either.
+    fn decoder_bytes(&self, dry: &Device, channels: usize) -> Result<[usize; 3], PipelineError> {
+        if !self.decodes && !self.encodes {
+            return Ok([0; 3]);
+        }
+        let (shape, loaded) = (self.source.decoder_shape()?, dry.allocated_bytes());
+        let Some(decoder) = Decoder::counted(dry, &shape, channels, self.dtype)? else { return Ok([0; 3]) };
+        let weights = dry.allocated_bytes() - loaded;
+        let config = self.source.config();
+        let decoding =
+            if self.decodes { decoder.least_bytes(self.videos, config.latent, config.frames())? } else { 0 };
+        let reading = match &decoder {
+            Decoder::Video(vae) if self.encodes => vae.least_encode_bytes([config.latent[1], config.latent[2]])?,
+            _ => 0,
+        };
+        Ok([weights, decoding, reading])
     }
 
     /// Makes every launch of a forward once: what kernels share is allocated by the first that needs it, and stays.
     fn scratch(&self, dry: &Device, model: &dyn Transformer, y: &[f32]) -> Result<usize, PipelineError> {
-        let Geometry { videos, frames, height, width, .. } = self.geometry;
-        let caption = model.caption(y, self.geometry.batch(), None)?;
-        let workspace = model.workspace(self.geometry, &ResidualRoom::default())?;
-        let z = Tensor::empty(dry, &[videos, self.model.in_channels, frames, height, width], DType::F32)?;
+        let geometry @ Geometry { videos, frames, height, width, .. } = self.geometry();
+        let caption = model.caption(y, geometry.batch(), None)?;
+        let workspace = model.workspace(geometry, &ResidualRoom::default())?;
+        let z = Tensor::empty(dry, &[videos, model.shape().channels, frames, height, width], DType::F32)?;
         Walk { model, ws: &workspace, caption: &caption }.forward(&z, None)?;
-        if self.geometry.guided && (self.policy)().ends_guidance() {
-            let caption = model.caption(&y[..y.len() / 2], self.geometry.batch() / 2, None)?;
+        if geometry.guided && self.policy()?.ends_guidance() {
+            let caption = model.caption(&y[..y.len() / 2], geometry.batch() / 2, None)?;
             Walk { model, ws: &workspace.conditional()?, caption: &caption }.forward(&z, None)?;
         }
         Ok(dry.scratch_bytes())
@@ -290,9 +275,8 @@ impl Load<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Presets;
-    use crate::model::vae::VaeConfig;
-    use crate::pipeline::VideoSize;
+    use crate::family;
+    use crate::pipeline::{Deciding, SizeOptions};
 
     #[test]
     fn sizes_are_read_with_their_unit() {
@@ -357,22 +341,20 @@ mod tests {
     /// Open-Sora at 480p on a device with exactly so much memory: what was counted is what it takes.
     #[test]
     fn the_count_is_what_is_allocated() {
-        let (model, size) = (StDiT3Config::opensora_v1_2(), VideoSize::published("480p", "9:16", 51).unwrap());
-        let schedule = Schedule::shifted(30, 1.0).unwrap();
-        let cache = Presets::opensora(30).resolve("adacache-fast", false, &model.anatomy(), 30).unwrap();
-        let load = Load {
-            model: &model,
-            decoder: &DecoderShape::None,
-            decodes: false,
-            encodes: false,
+        let source = family::published("opensora-v1.2", &SizeOptions::published("480p", 51)).unwrap();
+        let load = Job {
+            cache: source.presets(30).unwrap().resolve("adacache-fast", false, source.anatomy(), 30).unwrap(),
+            source,
             dtype: DType::Bf16,
-            geometry: Geometry::guided(1, size.latent(), size.resolution(), 24.0),
-            frames: 51,
-            members: 1,
-            caption_tokens: 300,
-            policy: &|| cache.policy(&model.anatomy(), schedule.timesteps()),
+            videos: 1,
+            deciding: Deciding::Together,
             steps: 30,
             packed_cache: false,
+            record_all: false,
+            caption_tokens: 300,
+            given: false,
+            encodes: false,
+            decodes: false,
         };
         let device =
             |memory| Device::dry(DryConfig { name: "x".into(), memory, units: 108, compute_capability: (8, 0) });
@@ -380,8 +362,7 @@ mod tests {
         // The steps take the most, and they are what is set up here.
         assert!(needs.activations + needs.cache > needs.encoding, "{needs:?}");
         assert_eq!((needs.decoder, needs.decoding, needs.reading), (0, 0, 0));
-        let decoder = DecoderShape::Video(VaeConfig::default());
-        let whole = Load { decoder: &decoder, decodes: true, encodes: true, ..load }.needs(&device(1)).unwrap();
+        let whole = Job { decodes: true, encodes: true, ..load.clone() }.needs(&device(1)).unwrap();
         // In its place afterwards: 0.79 GB of weights and the smallest cut of the autoencoder.
         assert_eq!((whole.activations, whole.cache, whole.caption), (needs.activations, needs.cache, needs.caption));
         assert!((0.75e9..0.85e9).contains(&(whole.decoder as f64)) && whole.decoding > 0 && whole.reading > 0);

@@ -1,13 +1,15 @@
-//! From a prompt to a file: text, sampling, decoding, video output and the report of a run.
+//! From a prompt to a video: sampling, decoding, memory and the report of a run. A [`Source`] is what a family of models gives it.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
 //! use adacache::device::Device;
-//! use adacache::pipeline::{ModelSource, Output, Pipeline, Request};
+//! use adacache::family;
+//! use adacache::media::Output;
+//! use adacache::pipeline::{Pipeline, Request};
 //! use adacache::tensor::DType;
 //!
 //! # fn main() -> Result<(), adacache::pipeline::PipelineError> {
-//! let pipeline = Pipeline::load(&ModelSource::sprites(), &Device::open("auto")?, DType::Bf16)?;
+//! let pipeline = Pipeline::load(&family::sprites(), &Device::open("auto")?, DType::Bf16)?;
 //! let request = Request::new(&pipeline, "large red circle bouncing fast navy")?;
 //! let generation = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
 //! generation.write(&Output::new("circle.mp4")?)?;
@@ -16,43 +18,41 @@
 //! # }
 //! ```
 
+mod conditioning;
 mod decode;
+mod fit;
 mod generate;
+mod job;
 mod long;
 mod memory;
 mod noise;
-mod opensora;
 mod prompt;
 mod report;
+mod size;
 mod source;
-mod text;
-mod video;
 
-pub use decode::{Decoder, DecoderShape, PatchDecoder};
-pub use generate::{
-    Deciding, Generation, HEADROOM, Pipeline, Request, Runs, cache_config, check_settings, resolve_cache,
-};
+pub(crate) use conditioning::CHUNK;
+pub use conditioning::{Given, MaskStrategy};
+pub use decode::{Decoder, DecoderShape, PatchDecoder, vae_config};
+pub use generate::{Generation, HEADROOM, Pipeline, Request, cache_config, check_settings, resolve_cache};
+pub use job::{Deciding, Job};
 pub use long::Looping;
-pub use memory::{BudgetError, Load, MemorySize, Needs, SizeError};
+pub use memory::{BudgetError, MemorySize, Needs, SizeError};
 pub use noise::noise;
-pub use opensora::{
-    Checkpoint, CheckpointError, Embedding, EncoderError, FileStatus, Given, MaskStrategy, OPENSORA, Part, Pull,
-    Scores, T5, TextWeights, VideoSize, cache_dir, prepare_prompt,
-};
-pub use prompt::{Prompt, PromptText, TextOptions};
+pub use prompt::{Prompt, PromptText, Scores, TextOptions};
 pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
-pub use source::{ModelSource, PipelineConfig};
-pub use text::{TextEncoder, TextError, Vocabulary, Words};
-pub use video::{
-    Format, Frames, Latents, Media, Metadata, Output, OutputError, ReadError, check_file_writable, write_file,
-};
+pub use size::VideoSize;
+pub use source::{Content, Inputs, ModelSource, Parts, PipelineConfig, SizeOptions, Source};
 
 use crate::cache::CacheError;
 use crate::device::DeviceError;
+use crate::hub::CheckpointError;
+use crate::media::OutputError;
 use crate::model::ModelError;
 use crate::ops::OpError;
 use crate::sampler::{SampleError, ScheduleError};
 use crate::tensor::TensorError;
+use crate::text::{EncoderError, TextError};
 
 /// Why a prompt did not become a video.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,10 @@
 //! A prompt on its way to the model: first read, which is cheap and finds what is wrong with it, then embedded.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::PipelineError;
-use super::opensora::{Embedding, Scores};
-use crate::model::Weights;
+use crate::text::Embedding;
 
 /// Characters of a file name made from a prompt.
 const SLUG_LENGTH: usize = 60;
@@ -54,6 +52,39 @@ impl fmt::Display for PromptText {
     }
 }
 
+/// What is said about the video beside the prompt's own words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Aesthetic score, 4 (plain) to 7 (beautiful).
+    pub aesthetic: Option<f32>,
+    /// Motion score, 0 (still) and up.
+    pub motion: Option<f32>,
+    /// Camera motion, as `pan left`.
+    pub camera: Option<String>,
+}
+
+impl Default for Scores {
+    /// The published pipeline's: aesthetic score 6.5, nothing else.
+    fn default() -> Self {
+        Scores { aesthetic: Some(6.5), motion: None, camera: None }
+    }
+}
+
+impl Scores {
+    /// Whether the scores are numbers one could mean.
+    ///
+    /// # Errors
+    /// A score that is not from 0 to 100.
+    pub fn check(&self) -> Result<(), PipelineError> {
+        for (name, score) in [("aesthetic", self.aesthetic), ("motion", self.motion)] {
+            if let Some(score) = score.filter(|score| !(0.0..=100.0).contains(score)) {
+                return Err(PipelineError::Setting(format!("the {name} score {score} must be from 0 to 100")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What besides the prompt itself decides its embedding.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct TextOptions {
@@ -88,28 +119,5 @@ impl Prompt {
 impl fmt::Display for Prompt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.text.fmt(f)
-    }
-}
-
-impl Embedding {
-    /// The tensor's name in files.
-    pub(super) const TENSOR: &'static str = "embedding";
-
-    /// Reads tensor `embedding` `[tokens, channels]`, also with axes of size 1 before them, from a safetensors file.
-    ///
-    /// # Errors
-    /// Another shape, more than `max_tokens` tokens, values that are no numbers.
-    pub fn open(path: &Path, channels: usize, max_tokens: usize) -> Result<Embedding, PipelineError> {
-        let weights = Weights::open(path)?;
-        let shape = weights.shape(Self::TENSOR).unwrap_or_default();
-        let tokens = match &shape[..] {
-            [.., tokens, width] if *width == channels && shape.iter().product::<usize>() == tokens * width => *tokens,
-            _ => 0,
-        };
-        // Asking for a shape that it does not have gives the error that names both.
-        let fits = (1..=max_tokens).contains(&tokens);
-        let expected = if fits { shape } else { vec![max_tokens, channels] };
-        let values = weights.values(Self::TENSOR, &expected)?;
-        Ok(Embedding { values, tokens })
     }
 }

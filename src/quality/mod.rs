@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::media::{Frames, Latents};
 use crate::model::ModelError;
-use crate::pipeline::{Frames, Latents};
 
 pub use perceptual::{Distance, Form, Networks, Perceived, Perceptual};
 pub use ssim::{SSIM_WINDOW, ssim};

@@ -11,8 +11,8 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use super::QualityError;
+use crate::media::Frames;
 use crate::model::Weights;
-use crate::pipeline::Frames;
 
 /// What the colours of a pixel, from −1 to 1, are shifted and divided by: the statistics of the pictures that AlexNet was trained with.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
@@ -40,7 +40,7 @@ impl Form {
         }
     }
 
-    /// The name of its weights in the folder of models (see [`cache_dir`](crate::pipeline::cache_dir)).
+    /// The name of its weights in the folder of models (see [`cache_dir`](crate::hub::cache_dir)).
     pub fn file(self) -> &'static str {
         match self {
             Form::Lpips => "lpips.safetensors",

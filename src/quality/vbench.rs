@@ -12,7 +12,8 @@ use std::process::Command;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::pipeline::{Media, Metadata, Output, OutputError, ReadError, Report, write_file};
+use crate::media::{Media, Metadata, Output, OutputError, ReadError, write_file};
+use crate::pipeline::Report;
 
 /// What custom input is scored by unless others are named: the dimensions that look at the video alone.
 pub const DIMENSIONS: [&str; 6] = [

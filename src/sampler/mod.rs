@@ -4,7 +4,7 @@ mod rflow;
 mod run;
 mod solver;
 
-pub use rflow::{Schedule, ScheduleError};
+pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
 pub use run::{FrameConditioning, Member, MemberOutput, SampleError, SampleOutput, Sampler, SamplerOptions, StepEvent};
 pub use solver::{
     Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, HISTORY, Kept, Pndm, Row, Solver, SolverError, UniPc,

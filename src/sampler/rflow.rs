@@ -9,6 +9,9 @@ use super::solver::{Row, Solver};
 /// Timesteps run from [`TRAIN_STEPS`] (noise) to 0 (clean).
 pub(crate) const TRAIN_STEPS: f64 = 1000.0;
 
+/// The most denoising steps that are taken.
+pub const MOST_STEPS: usize = 10_000;
+
 /// The timesteps of one generation, from noise to clean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
@@ -37,7 +40,7 @@ pub enum ScheduleError {
 impl Schedule {
     /// `steps` timesteps shifted by the constant ratio `shift` (1 leaves them even).
     pub fn shifted(steps: usize, shift: f64) -> Result<Schedule, ScheduleError> {
-        if !(1..=10_000).contains(&steps) {
+        if !(1..=MOST_STEPS).contains(&steps) {
             return Err(ScheduleError::Steps(steps));
         }
         if !(shift.is_finite() && shift > 0.0) {
@@ -59,7 +62,7 @@ impl Schedule {
 
     /// A schedule of given timesteps.
     pub fn from_timesteps(timesteps: Vec<f32>) -> Result<Schedule, ScheduleError> {
-        if timesteps.is_empty() || timesteps.len() > 10_000 {
+        if timesteps.is_empty() || timesteps.len() > MOST_STEPS {
             return Err(ScheduleError::Steps(timesteps.len()));
         }
         let mut previous = f32::INFINITY;

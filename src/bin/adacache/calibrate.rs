@@ -13,8 +13,10 @@ use adacache::calibrate::{
     hash, idle, mean_outcome, paired,
 };
 use adacache::compare::Mean;
-use adacache::pipeline::{self, ModelSource, Prompt, Request, TextOptions, check_file_writable, write_file};
-use adacache::sampler::Schedule;
+use adacache::family;
+use adacache::media::{check_file_writable, write_file};
+use adacache::pipeline::{self, ModelSource, Prompt, Request, SizeOptions, TextOptions};
+use adacache::sampler::Row;
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
@@ -126,8 +128,8 @@ impl Watch for Progress {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = ModelSource::from_name(&args.runs.model)?;
-    let config = source.pipeline_config()?;
+    let source = family::open(&args.runs.model, &SizeOptions::default())?;
+    let config = source.config();
     let settings = args.runs.settings(&source)?;
     let runs::Settings { steps, cfg_scale } = settings;
     let target = match (args.target_speedup, args.target_psnr) {
@@ -170,11 +172,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         prompts.iter().map(request).collect()
     };
-    let anatomy = source.model_config()?.anatomy();
-    let points = points(&anatomy, &presets);
+    let anatomy = source.anatomy();
+    let points = points(anatomy, &presets);
     let strides =
         presets.iter().find_map(|preset| preset.moreg.as_ref()).map_or_else(|| vec![1], |moreg| moreg.strides.clone());
-    let recorder = ComputeAll::recording_at(&anatomy, &points, if config.latent[0] > 1 { &strides } else { &[] });
+    let recorder = ComputeAll::recording_at(anatomy, &points, if config.latent[0] > 1 { &strides } else { &[] });
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
     let facts = format!("{} {}", args.runs.model, args.runs.dtype.name());
     let mut progress = Progress { quiet: args.quiet, rounds: 0 };
@@ -182,7 +184,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let result = (|| -> Result<_, CalibrateError> {
         let opened = Studio::open(&pipeline, requests(&learning), &recorder, &work, &facts, &mut progress)?;
         let (mut studio, traces, flops) = opened;
-        let tapes = tapes(&traces, &points, steps, config.timestep_shift)?;
+        let tapes = tapes(&traces, &points, &source.solver(steps).map_err(CalibrateError::from)?.rows())?;
         let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
         drop(studio);
         let mut judged = None;
@@ -237,9 +239,8 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
     let CacheConfig::AdaCache(preset) = pipeline::cache_config(source, name, false, steps)? else {
         bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
     };
-    let model = source.model_config()?;
-    let anatomy = model.anatomy();
-    let frames = source.pipeline_config()?.latent[0].div_ceil(model.patch_size[0]);
+    let anatomy = source.anatomy();
+    let frames = source.config().latent[0].div_ceil(source.shape().patch_frames);
     let blocks = match &args.blocks[..] {
         [] => vec![preset.blocks.clone(), vec![0], vec![anatomy.layers() - 1]],
         asked => vec![asked.to_vec()],
@@ -248,13 +249,13 @@ fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> a
     let attentions = [ResidualKind::TAttn, ResidualKind::SAttn, ResidualKind::Attn];
     let residuals = args
         .residual
-        .map_or_else(|| attentions.into_iter().filter(|kind| kind.is_of(&anatomy)).collect(), |asked| vec![asked]);
+        .map_or_else(|| attentions.into_iter().filter(|kind| kind.is_of(anatomy)).collect(), |asked| vec![asked]);
     let metrics = args.metric.map_or_else(|| vec![Metric::L1, Metric::L2, Metric::Cosine], |asked| vec![asked]);
     let mut all: Vec<AdaCacheConfig> = vec![];
     for blocks in &blocks {
         for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
             let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
-            config.validate_for(&anatomy, frames)?;
+            config.validate_for(anatomy, frames)?;
             if !all.contains(&config) {
                 all.push(config);
             }
@@ -278,7 +279,8 @@ type Numbered = Vec<(u64, Prompt)>;
 fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbered)> {
     let read = |file: &Path| -> anyhow::Result<Numbered> {
         let texts: Vec<_> = generate::read_prompts(source, file)?.into_iter().map(|(_, text)| text).collect();
-        Ok((0..).zip(source.embed(&texts, &TextOptions::default())?).collect())
+        let embedded = source.embed(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
+        Ok((0..).zip(embedded).collect())
     };
     let mut learning = read(&args.prompts)?;
     let held_out = match (&args.held_out, args.split) {
@@ -299,9 +301,10 @@ fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbe
 }
 
 /// The recorded runs, ready for replays.
-fn tapes(traces: &[Trace], points: &[ProbePoint], steps: usize, shift: f64) -> Result<Vec<Tape>, CalibrateError> {
-    let schedule = Schedule::shifted(steps, shift).map_err(pipeline::PipelineError::from)?;
-    let deltas: Vec<f64> = (1..=steps).map(|step| f64::from(schedule.delta(step))).collect();
+fn tapes(traces: &[Trace], points: &[ProbePoint], rows: &[Row]) -> Result<Vec<Tape>, CalibrateError> {
+    // How much of the way from noise to clean each step goes.
+    let ends = rows.iter().skip(1).map(|row| row.time).chain([0.0]);
+    let deltas: Vec<f64> = rows.iter().zip(ends).map(|(row, end)| f64::from((row.time - end) / 1000.0)).collect();
     Ok(traces.iter().map(|trace| Tape::new(trace, points, &deltas)).collect::<Result<_, _>>()?)
 }
 

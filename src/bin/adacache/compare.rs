@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
-use adacache::pipeline::{
-    self, Frames, Media, ModelSource, Output, Pipeline, Prompt, PromptText, Report, Request, TextOptions, write_file,
-};
+use adacache::family;
+use adacache::media::{Frames, Media, Output, write_file};
+use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, PromptText, Report, Request, SizeOptions, TextOptions};
 use adacache::quality::Form;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -61,8 +61,8 @@ struct Policy {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = ModelSource::from_name(&args.runs.model)?;
-    let config = source.pipeline_config()?;
+    let source = family::open(&args.runs.model, &SizeOptions::default())?;
+    let config = source.config();
     let settings = args.runs.settings(&source)?;
     let runs::Settings { steps, cfg_scale } = settings;
     let policies = policies(args, &source, steps)?;
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
     let mut done = 0;
     let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
-    let embedded = source.embed_telling(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
+    let embedded = source.embed(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
     for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
             let (mut finished_runs, first): (Vec<Finished>, _) = (vec![], rows.len());

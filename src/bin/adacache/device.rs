@@ -6,6 +6,7 @@ use crate::interrupt;
 
 /// Which device.
 #[derive(clap::Args)]
+#[group(id = "device_choice")]
 pub(crate) struct Choice {
     /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N
     #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
@@ -14,6 +15,7 @@ pub(crate) struct Choice {
 
 /// Which device, for commands that run whole models.
 #[derive(clap::Args)]
+#[group(id = "device")]
 pub(crate) struct Options {
     #[command(flatten)]
     choice: Choice,

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use adacache::family;
+use adacache::media::{Format, Frames, Latents, Media, Output, check_file_writable, write_file};
 use adacache::pipeline::{
-    self, Deciding, Embedding, Format, Frames, Generation, Given, Latents, Looping, MaskStrategy, Media, MemorySize,
-    ModelSource, Output, Part, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText, Report, Request, Runs,
-    Scores, TextOptions, VideoSize, check_file_writable, schedule_strip, write_file,
+    self, Deciding, Generation, Given, Job, Looping, MaskStrategy, MemorySize, ModelSource, Parts, Pipeline,
+    PipelineError, Prompt, PromptText, Report, Request, Scores, SizeOptions, TextOptions, VideoSize, schedule_strip,
 };
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use adacache::sampler::StepEvent;
 use adacache::tensor::DType;
+use adacache::text::Embedding;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -148,7 +150,7 @@ pub(crate) struct Args {
 }
 
 /// One video to make.
-struct Job {
+struct Video {
     prompt: PromptText,
     output: Output,
 }
@@ -165,7 +167,7 @@ fn score(text: &str) -> Result<Score, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong is found before anything expensive starts.
     let source = source(args)?;
-    let config = source.pipeline_config()?;
+    let config = source.config();
     let steps = args.steps.unwrap_or(config.default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
@@ -175,7 +177,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
     };
     let all = jobs.len();
-    let jobs: Vec<Job> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
+    let jobs: Vec<Video> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
     if jobs.len() < all && !args.quiet {
         eprintln!("{} of {all} videos are finished already", all - jobs.len());
     }
@@ -185,12 +187,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &jobs {
         job.output.check_writable()?;
     }
-    let conditions = conditions(args, &source, &config)?;
-    if let Some(checkpoint) = source.checkpoint()
-        && (conditions.need_the_autoencoder() || jobs.iter().any(|job| job.output.format() != Format::Safetensors))
-    {
-        checkpoint.require(&[Part::Vae])?;
-    }
+    let conditions = conditions(args, &source)?;
+    let decoder =
+        conditions.need_the_autoencoder() || jobs.iter().any(|job| job.output.format() != Format::Safetensors);
+    source.require(Parts { decoder, ..Parts::default() })?;
     for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
         check_file_writable(file)?;
     }
@@ -217,15 +217,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let parts = looping.parts > 1;
     let longest = jobs.iter().max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
     let largest = request(&longest.0, needs_pixels(&jobs) || parts, &None);
-    let runs = Runs {
-        request: &largest,
+    let job = Job {
         videos: batch.min(jobs.len()),
         deciding,
         given: parts || !conditions.references.is_empty(),
         encodes: parts || conditions.need_the_autoencoder(),
+        ..Job::new(&source, args.dtype, &largest)
     };
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
-    let pipeline = Pipeline::load_within(&source, &device, args.dtype, budget, &runs)?;
+    let pipeline = Pipeline::load_within(&job, &device, budget)?;
     let given = given(&pipeline, conditions, args.quiet)?;
     for jobs in jobs.chunks(batch) {
         let decode = needs_pixels(jobs);
@@ -254,35 +254,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The model, for videos of the size asked for.
 fn source(args: &Args) -> anyhow::Result<ModelSource> {
-    let source = ModelSource::from_name(&args.model)?;
-    if let Some(checkpoint) = source.checkpoint() {
-        let text = args.embeddings.is_none().then_some(Part::Text);
-        checkpoint.require(&[&[Part::Transformer][..], text.as_slice()].concat())?;
-    } else if args.resolution.is_some() || args.aspect.is_some() || args.embeddings.is_some() {
-        bail!("--resolution, --aspect and --embeddings are for opensora-v1.2; give --size HxW for {}", args.model);
+    let size = SizeOptions {
+        pixels: args.size.as_deref().map(VideoSize::sides).transpose()?,
+        resolution: args.resolution.clone(),
+        aspect: args.aspect.clone(),
+        frames: args.frames,
+    };
+    let source = family::open(&args.model, &size)?;
+    if args.embeddings.is_some() && !source.inputs().text {
+        let takes = family::that_take(|inputs| inputs.text);
+        bail!("--embeddings is for {takes}: {} has words of its own", args.model);
     }
-    let own = source.pipeline_config()?;
-    let frames = args.frames.unwrap_or(match source.checkpoint() {
-        Some(_) => 51,
-        None => own.latent[0],
-    });
-    Ok(match (&args.size, &args.resolution, &args.aspect) {
-        (Some(text), ..) => {
-            let size = VideoSize::parse(text, frames)?;
-            if source.checkpoint().is_some() && !(size.height.is_multiple_of(8) && size.width.is_multiple_of(8)) {
-                bail!("--size {text}: both sides have to be multiples of 8");
-            }
-            source.sized(size)
-        }
-        (None, None, None) if args.frames.is_none() => source,
-        (None, None, None) if source.checkpoint().is_none() => {
-            source.sized(VideoSize::new(frames, own.height, own.width)?)
-        }
-        (None, resolution, aspect) => {
-            let [resolution, aspect] = [resolution.as_deref().unwrap_or("240p"), aspect.as_deref().unwrap_or("9:16")];
-            source.sized(VideoSize::published(resolution, aspect, frames)?)
-        }
-    })
+    source.require(Parts { text: args.embeddings.is_none(), ..Parts::default() })?;
+    Ok(source)
 }
 
 /// What is given of the videos besides their prompts.
@@ -299,24 +283,25 @@ impl Conditions {
 }
 
 /// Reads what is given, and finds out whether it can stand where it shall.
-fn conditions(args: &Args, source: &ModelSource, config: &PipelineConfig) -> anyhow::Result<Conditions> {
+fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Conditions> {
     let looping = Looping::new(usize::from(args.parts));
     let looping = Looping {
         overlap: args.loop_frames.unwrap_or(looping.overlap),
         edit: args.loop_edit.unwrap_or(looping.edit),
         ..looping
     };
-    if source.checkpoint().is_none() {
+    if !source.inputs().frames {
         let used = [
             ("--image", !args.image.is_empty()),
             ("--reference", !args.reference.is_empty()),
             ("--loop", args.parts > 1),
         ];
         if let Some((option, _)) = used.iter().find(|(_, used)| *used) {
-            bail!("{option} is for opensora-v1.2: {} was not trained to continue given frames", args.model);
+            let takes = family::that_take(|inputs| inputs.frames);
+            bail!("{option} is for {takes}: {} was not trained to continue given frames", args.model);
         }
     }
-    looping.check(config)?;
+    looping.check(source.config())?;
     let files = if args.image.is_empty() { &args.reference } else { &args.image };
     let references = files.iter().map(|file| Media::read(file)).collect::<Result<Vec<_>, _>>()?;
     for (file, media) in args.image.iter().zip(&references) {
@@ -327,8 +312,9 @@ fn conditions(args: &Args, source: &ModelSource, config: &PipelineConfig) -> any
         };
         bail!("--image {} is {what}, not a picture: give it as --reference, with a --mask-strategy", file.display());
     }
-    let channels = source.model_config()?.in_channels;
-    let [frames, height, width] = config.latent;
+    let channels = source.shape().channels;
+    let [frames, height, width] = source.config().latent;
+    let decoder = source.decoder_shape()?;
     let strategy = match args.image.len() {
         0 if references.is_empty() => MaskStrategy::default(),
         0 => args.mask_strategy.clone(),
@@ -337,10 +323,7 @@ fn conditions(args: &Args, source: &ModelSource, config: &PipelineConfig) -> any
     let shape = |media: &Media| match media {
         Media::Latents(latents) => latents.shape,
         // As large as the video, once it is encoded.
-        Media::Frames(given) => {
-            let size = VideoSize { frames: given.count(), height: config.height, width: config.width };
-            [channels, size.latent()[0], height, width]
-        }
+        Media::Frames(given) => [channels, decoder.latent_frames(given.count()), height, width],
     };
     let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect();
     strategy.check(&shapes, [channels, frames, height, width], looping.parts)?;
@@ -380,29 +363,29 @@ fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Re
 }
 
 /// The embeddings of the jobs' prompts.
-fn embed(args: &Args, source: &ModelSource, jobs: &[Job]) -> anyhow::Result<Vec<Prompt>> {
+fn embed(args: &Args, source: &ModelSource, jobs: &[Video]) -> anyhow::Result<Vec<Prompt>> {
     if let Some(path) = &args.embeddings {
-        let model = source.model_config()?;
-        let embedding = Embedding::open(path, model.caption_channels, model.model_max_length)?;
+        let model = source.shape();
+        let embedding = Embedding::open(path, model.caption_channels, model.caption_tokens)?;
         return Ok(jobs.iter().map(|job| Prompt::new(job.prompt.clone(), embedding.clone())).collect());
     }
     let prompts: Vec<PromptText> = jobs.iter().map(|job| job.prompt.clone()).collect();
     let camera = args.camera.clone();
     let scores = Scores { aesthetic: args.aesthetic.0, motion: args.motion.0, camera };
-    if source.checkpoint().is_some() && !args.quiet {
+    if source.inputs().text && !args.quiet {
         eprintln!(
             "embedding {}",
             if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) }
         );
     }
-    Ok(source.embed_telling(&prompts, &TextOptions { scores }, &mut |_, _| interrupt::go_on())?)
+    Ok(source.embed(&prompts, &TextOptions { scores }, &mut |_, _| interrupt::go_on())?)
 }
 
 /// The job of a prompt on the command line.
-fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<Job>> {
+fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<Video>> {
     let prompt = source.read_prompt(prompt)?;
     let output = Output::new(out.map_or_else(|| format!("{}.mp4", prompt.slug()), str::to_owned))?;
-    Ok(vec![Job { prompt, output }])
+    Ok(vec![Video { prompt, output }])
 }
 
 /// The prompts of a file with the numbers of their lines.
@@ -423,7 +406,7 @@ pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<
 }
 
 /// The jobs of a file of prompts.
-fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job>> {
+fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Video>> {
     let pattern = match out.strip_suffix('/') {
         Some(_) if !out.contains("{}") => format!("{out}{{}}.mp4"),
         _ => out.to_owned(),
@@ -435,7 +418,7 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Job
     }
     let jobs = read_prompts(source, file)?.into_iter().map(|(number, prompt)| {
         let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
-        Ok(Job { prompt, output })
+        Ok(Video { prompt, output })
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(folder) = jobs[0].output.path().parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::pipeline::{Frames, Media, Report, cache_dir, count, duration};
+use adacache::hub::cache_dir;
+use adacache::media::{Frames, Media};
+use adacache::pipeline::{Report, count, duration};
 use adacache::quality::vbench::{self, Scores};
 use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, Networks, Perceived, QualityError};
 use anyhow::{Context, bail};

@@ -1,16 +1,14 @@
 //! `adacache models`: the models there are, what of them is on disk, and the memory they need.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::Presets;
 use adacache::chips::Chip;
-use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
-use adacache::pipeline::{
-    self, Checkpoint, DecoderShape, FileStatus, ModelSource, OPENSORA, Part, VideoSize, cache_dir,
-};
-use adacache::plan::{Expected, Memory, Task};
+use adacache::family::{FAMILIES, Family};
+use adacache::hub::{Checkpoint, FileStatus, Part, cache_dir};
+use adacache::pipeline::{self, Deciding, Job, ModelSource, SizeOptions};
+use adacache::plan::{Expected, Memory};
 use adacache::profile::Efficiency;
 use adacache::tensor::DType;
 use indicatif::HumanBytes;
@@ -33,68 +31,69 @@ struct Need {
     memory: Memory,
 }
 
+/// A family's own model.
+struct Model {
+    name: &'static str,
+    /// Its folder and what of it is on disk; `None`: it is in the program.
+    files: Option<(Checkpoint, Vec<FileStatus>)>,
+    needs: Vec<Need>,
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let checkpoint = Checkpoint::in_cache(&args.dir.clone().unwrap_or_else(cache_dir));
-    let files: Vec<FileStatus> = Part::ALL.into_iter().flat_map(|part| checkpoint.status(part)).collect();
-    let sprites = sprites()?;
-    let opensora = ["240p", "480p", "720p"].into_iter().map(opensora).collect::<anyhow::Result<Vec<_>>>()?;
-    let text = if args.json {
-        as_json(&checkpoint, &files, &sprites, &opensora)?
-    } else {
-        for_people(&checkpoint, &files, &sprites, &opensora)
-    };
+    let cache = args.dir.clone().unwrap_or_else(cache_dir);
+    // The one in the program first.
+    let mut models =
+        FAMILIES.into_iter().map(|family| model(family, &cache)).collect::<anyhow::Result<Vec<Model>>>()?;
+    models.sort_by_key(|model| model.files.is_some());
+    let text = if args.json { as_json(&models)? } else { for_people(&models) };
     // A closed pipe is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
 }
 
+fn model(family: &'static dyn Family, cache: &Path) -> anyhow::Result<Model> {
+    let files = family.checkpoint(cache).map(|checkpoint| {
+        let status = Part::ALL.into_iter().flat_map(|part| checkpoint.status(part)).collect();
+        (checkpoint, status)
+    });
+    let needs = match family.resolutions() {
+        [] => {
+            let source = family.published(&SizeOptions::default())?;
+            let config = source.config();
+            vec![need(&source, format!("{}x{}, {} frames", config.height, config.width, config.frames()))?]
+        }
+        resolutions => {
+            let named = |resolution: &&str| {
+                let size = SizeOptions { resolution: Some((*resolution).into()), ..SizeOptions::default() };
+                let source = family.published(&size)?;
+                need(&source, format!("{resolution} 9:16, {} frames", source.config().frames()))
+            };
+            resolutions.iter().map(named).collect::<anyhow::Result<_>>()?
+        }
+    };
+    Ok(Model { name: family.name(), files, needs })
+}
+
 /// Counted as `adacache plan` does, in bf16 with the fast preset.
-fn need(
-    video: String,
-    model: StDiT3Config,
-    geometry: Geometry,
-    (decoder, frames): (DecoderShape, usize),
-    tokens: usize,
-    presets: Presets,
-    steps: usize,
-) -> anyhow::Result<Need> {
-    let cache = pipeline::resolve_cache(&presets, &model, geometry.frames, "adacache-fast", false, steps)?;
-    let (dtype, timestep_shift, packed_cache) = (DType::Bf16, 1.0, false);
-    let task = Task {
-        model,
-        geometry,
-        caption_tokens: tokens,
-        dtype,
+fn need(source: &ModelSource, video: String) -> anyhow::Result<Need> {
+    let steps = source.config().default_steps;
+    let job = Job {
+        source: source.clone(),
+        dtype: DType::Bf16,
+        videos: 1,
+        deciding: Deciding::Together,
+        cache: pipeline::cache_config(source, "adacache-fast", false, steps)?,
         steps,
-        timestep_shift,
-        cache,
-        packed_cache,
-        decoder,
-        frames,
+        packed_cache: false,
+        record_all: false,
+        caption_tokens: source.config().prompt_length,
+        given: false,
+        encodes: false,
+        decodes: true,
     };
     // Memory does not depend on the GPU.
     let gpu = Chip::named("a100").expect("a100 is in the table");
-    Ok(Need { video, memory: task.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds)?.memory })
-}
-
-fn sprites() -> anyhow::Result<Need> {
-    let source = ModelSource::sprites();
-    let config = source.pipeline_config()?;
-    let geometry = Geometry::guided(1, config.latent, config.resolution(), config.fps as f32);
-    let video = format!("{}x{}, {} frames", config.height, config.width, config.latent[0]);
-    let (steps, model) = (config.default_steps, source.model_config()?);
-    let decoder = (source.decoder_shape()?, config.latent[0]);
-    need(video, model, geometry, decoder, config.prompt_length, source.presets(steps)?, steps)
-}
-
-fn opensora(resolution: &str) -> anyhow::Result<Need> {
-    let (model, steps) = (StDiT3Config::opensora_v1_2(), 30);
-    let size = VideoSize::published(resolution, "9:16", 51)?;
-    let geometry = Geometry::guided(1, size.latent(), size.resolution(), 24.0);
-    let tokens = model.model_max_length;
-    let decoder = (DecoderShape::Video(VaeConfig::default()), size.frames);
-    let video = format!("{resolution} 9:16, {} frames", size.frames);
-    need(video, model, geometry, decoder, tokens, Presets::opensora(steps), steps)
+    Ok(Need { video, memory: job.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds)?.memory })
 }
 
 /// Bytes of the text encoder's weights: what it takes in the host's memory.
@@ -103,43 +102,52 @@ fn encoder_bytes(files: &[FileStatus]) -> u64 {
     weights.filter_map(|f| f.bytes).sum()
 }
 
-fn as_json(checkpoint: &Checkpoint, files: &[FileStatus], sprites: &Need, opensora: &[Need]) -> anyhow::Result<String> {
-    let needs = |needs: &[Need]| -> Vec<_> {
-        needs.iter().map(|n| json!({ "video": n.video, "device_memory": n.memory })).collect()
+fn as_json(models: &[Model]) -> anyhow::Result<String> {
+    let needs = |model: &Model| -> Vec<_> {
+        model.needs.iter().map(|n| json!({ "video": n.video, "device_memory": n.memory })).collect()
     };
-    let missing: Vec<String> =
-        files.iter().filter(|f| !f.is_ok()).map(|f| format!("{}/{}", f.part.name(), f.file)).collect();
-    Ok(serde_json::to_string_pretty(&json!({ "models": [
-        { "name": "sprites", "complete": true, "built_in": true, "needs": needs(std::slice::from_ref(sprites)) },
-        {
-            "name": OPENSORA, "complete": missing.is_empty(), "built_in": false, "folder": checkpoint.folder(), "files": files,
-            "missing": missing, "needs": needs(opensora), "text_encoder_host_memory": encoder_bytes(files),
-        },
-    ]}))?)
+    let one = |model: &Model| {
+        let Some((checkpoint, files)) = &model.files else {
+            return json!({ "name": model.name, "complete": true, "built_in": true, "needs": needs(model) });
+        };
+        let missing: Vec<String> =
+            files.iter().filter(|f| !f.is_ok()).map(|f| format!("{}/{}", f.part.name(), f.file)).collect();
+        json!({
+            "name": model.name, "complete": missing.is_empty(), "built_in": false, "folder": checkpoint.folder(), "files": files,
+            "missing": missing, "needs": needs(model), "text_encoder_host_memory": encoder_bytes(files),
+        })
+    };
+    let models: Vec<_> = models.iter().map(one).collect();
+    Ok(serde_json::to_string_pretty(&json!({ "models": models }))?)
 }
 
-fn for_people(checkpoint: &Checkpoint, files: &[FileStatus], sprites: &Need, opensora: &[Need]) -> String {
+fn for_people(models: &[Model]) -> String {
     let line = |n: &Need| {
         let m = &n.memory;
         let [resident, least] = [m.resident, m.least].map(|bytes| HumanBytes(bytes as u64).to_string());
         format!("  {:<24} {resident:>12} on the device, counted; {least} with --vram-budget at the least\n", n.video)
     };
-    let state = match files.iter().filter(|f| !f.is_ok()).count() {
-        0 => "complete".to_owned(),
-        bad => format!("{bad} of {} files are missing or damaged: adacache pull {OPENSORA}", files.len()),
-    };
-    let mut text = format!("sprites        built in\n{}\n{OPENSORA}  {state}\n", line(sprites));
-    text += &format!("  {}\n", checkpoint.folder().display());
-    for f in files {
-        let size = f.bytes.map_or_else(|| "missing".into(), |bytes| HumanBytes(bytes).to_string());
-        let problem = f.problem.as_ref().map_or(String::new(), |problem| format!("  DAMAGED: {problem}"));
-        text += &format!("  {size:>12}  {}/{}{problem}\n", f.part.name(), f.file);
-    }
-    opensora.iter().for_each(|n| text += &line(n));
-    match encoder_bytes(files) {
-        0 => {}
-        bytes => {
-            text += &format!("  text encoder: {} of the host's memory while prompts are read\n", HumanBytes(bytes))
+    let mut text = String::new();
+    for model in models {
+        let Some((checkpoint, files)) = &model.files else {
+            text += &format!("{:<13}  built in\n", model.name);
+            model.needs.iter().for_each(|n| text += &line(n));
+            text += "\n";
+            continue;
+        };
+        let state = match files.iter().filter(|f| !f.is_ok()).count() {
+            0 => "complete".to_owned(),
+            bad => format!("{bad} of {} files are missing or damaged: adacache pull {}", files.len(), model.name),
+        };
+        text += &format!("{:<13}  {state}\n  {}\n", model.name, checkpoint.folder().display());
+        for f in files {
+            let size = f.bytes.map_or_else(|| "missing".into(), |bytes| HumanBytes(bytes).to_string());
+            let problem = f.problem.as_ref().map_or(String::new(), |problem| format!("  DAMAGED: {problem}"));
+            text += &format!("  {size:>12}  {}/{}{problem}\n", f.part.name(), f.file);
+        }
+        model.needs.iter().for_each(|n| text += &line(n));
+        if let bytes @ 1.. = encoder_bytes(files) {
+            text += &format!("  text encoder: {} of the host's memory while prompts are read\n", HumanBytes(bytes));
         }
     }
     text.truncate(text.trim_end().len());

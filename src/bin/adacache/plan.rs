@@ -5,31 +5,19 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::cache::{Presets, trace::Trace};
+use adacache::cache::trace::Trace;
 use adacache::chips::{CHIPS, Chip};
-use adacache::model::{Geometry, StDiT3Config, vae::VaeConfig};
-use adacache::pipeline::{self, DecoderShape, MemorySize, ModelSource, OPENSORA, VideoSize};
-use adacache::plan::{Estimate, Expected, Task};
+use adacache::family::{self, Family};
+use adacache::hub::OPENSORA;
+use adacache::pipeline::{self, Deciding, Job, MemorySize, SizeOptions, VideoSize};
+use adacache::plan::{Estimate, Expected};
 use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-/// What the published runs took on one A100 80 GB: resolution, frames, steps, what ran, seconds.
-const PUBLISHED: [(&str, usize, usize, &str, f64); 6] = [
-    ("720p", 51, 100, "every step computed", 419.60),
-    ("720p", 51, 100, "AdaCache", 89.53),
-    ("720p", 51, 100, "AdaCache + MoReg", 93.50),
-    ("480p", 51, 30, "every step computed", 54.02),
-    ("480p", 51, 30, "AdaCache fast", 24.16),
-    ("480p", 51, 30, "AdaCache slow", 37.01),
-];
-
 /// Bytes a second from page-locked memory over PCIe 4.0 x16: 31.5 GB/s by the standard, less what packets cost.
 const PCIE_BANDWIDTH: f64 = 25e9;
-
-/// Frames per second of its videos.
-const OPENSORA_FPS: f32 = 24.0;
 
 /// Tell what a video takes on a GPU: operations, memory, and modelled seconds
 ///
@@ -40,18 +28,18 @@ pub(crate) struct Args {
     /// opensora-v1.2, sprites, or a folder laid out like models/sprites
     #[arg(long, default_value = OPENSORA)]
     model: String,
-    /// 240p, 360p, 480p or 720p (opensora-v1.2)
-    #[arg(long, default_value = "720p")]
-    resolution: String,
+    /// 240p, 360p, 480p or 720p (opensora-v1.2) [default: 720p]
+    #[arg(long)]
+    resolution: Option<String>,
     /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66
-    #[arg(long, default_value = "9:16", value_name = "H:W")]
-    aspect: String,
+    #[arg(long, value_name = "H:W")]
+    aspect: Option<String>,
     /// Any size in pixels, in place of a resolution and an aspect ratio
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
-    /// Frames (opensora-v1.2)
-    #[arg(long, default_value_t = 51)]
-    frames: usize,
+    /// Frames [default: the model's]
+    #[arg(long)]
+    frames: Option<usize>,
     /// Videos generated together
     #[arg(long, default_value_t = 1)]
     videos: usize,
@@ -97,7 +85,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("f32 is the reference mode and has no model of time: use bf16 or f16");
     }
     let efficiency = efficiency(gpu, &args.efficiency)?;
-    let task = task(args)?;
+    let job = job(args)?;
     let expected = match (&args.trace, args.computed) {
         (Some(path), _) => {
             let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
@@ -106,68 +94,66 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(steps)) => Expected::Steps(steps),
         (None, None) => Expected::Bounds,
     };
-    let estimate = task.estimate(gpu, efficiency, &expected)?;
-    let published = published(args, &task);
+    let estimate = job.estimate(gpu, efficiency, &expected)?;
+    let published = published(args, &job);
     let needs = &estimate.memory.needs;
     let streamed = args.vram_budget.map(|MemorySize(budget)| needs.streamed(budget)).transpose()?;
     let text = if args.json {
-        as_json(args, &task, &estimate, streamed, &published)?
+        as_json(args, &job, &estimate, streamed, &published)?
     } else {
-        for_people(args, &task, &estimate, streamed, &published)
+        for_people(args, &job, &estimate, streamed, &published)
     };
     // A closed pipe is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(ExitCode::SUCCESS)
 }
 
-fn task(args: &Args) -> anyhow::Result<Task> {
-    if args.model == OPENSORA {
-        let model = StDiT3Config::opensora_v1_2();
-        let size = match &args.size {
-            Some(text) => VideoSize::parse(text, args.frames)?,
-            None => VideoSize::published(&args.resolution, &args.aspect, args.frames)?,
-        };
-        let steps = args.steps.unwrap_or(100);
-        let presets = Presets::opensora(steps);
-        let latent = size.latent();
-        return Ok(Task {
-            cache: pipeline::resolve_cache(&presets, &model, latent[0], &args.cache, args.moreg, steps)?,
-            geometry: Geometry::guided(args.videos, latent, size.resolution(), OPENSORA_FPS),
-            caption_tokens: model.model_max_length,
-            dtype: args.dtype,
-            packed_cache: args.fp8_cache,
-            timestep_shift: size.timestep_shift(),
-            decoder: DecoderShape::Video(VaeConfig::default()),
-            frames: args.frames,
-            steps,
-            model,
-        });
-    }
-    let source = ModelSource::from_name(&args.model)?;
-    let config = source.pipeline_config()?;
-    let steps = args.steps.unwrap_or(config.default_steps);
-    let resolution = ((config.height * config.width) as f64).sqrt();
-    Ok(Task {
-        model: source.model_config()?,
-        geometry: Geometry::guided(args.videos, config.latent, resolution, config.fps as f32),
-        caption_tokens: config.prompt_length,
-        dtype: args.dtype,
-        packed_cache: args.fp8_cache,
-        timestep_shift: config.timestep_shift,
-        decoder: source.decoder_shape()?,
-        frames: config.video_frames.unwrap_or(config.latent[0]),
-        steps,
+/// The family whose own model is planned, with what it plans where it is told nothing.
+fn planned(args: &Args) -> Option<(&'static dyn Family, &'static str, usize)> {
+    let family = family::named(&args.model)?;
+    let (resolution, steps) = family.planned()?;
+    Some((family, resolution, steps))
+}
+
+fn job(args: &Args) -> anyhow::Result<Job> {
+    let planned = planned(args);
+    let pixels = args.size.as_deref().map(VideoSize::sides).transpose()?;
+    let resolution = args.resolution.clone().or(planned.map(|(_, resolution, _)| resolution.to_owned()));
+    let size = SizeOptions {
+        resolution: resolution.filter(|_| pixels.is_none()),
+        aspect: args.aspect.clone(),
+        frames: args.frames,
+        pixels,
+    };
+    let source = family::published(&args.model, &size)?;
+    let steps = args.steps.or(planned.map(|(.., steps)| steps)).unwrap_or(source.config().default_steps);
+    Ok(Job {
         cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+        dtype: args.dtype,
+        videos: args.videos,
+        deciding: Deciding::Together,
+        steps,
+        packed_cache: args.fp8_cache,
+        record_all: false,
+        caption_tokens: source.config().prompt_length,
+        given: false,
+        encodes: false,
+        decodes: true,
+        source,
     })
 }
 
-/// The published runs of the same task, if there are any.
-fn published(args: &Args, task: &Task) -> Vec<(&'static str, f64)> {
-    let same = args.model == OPENSORA && args.size.is_none() && args.aspect == "9:16" && args.videos == 1;
-    let runs = PUBLISHED.iter().filter(|(resolution, frames, steps, ..)| {
-        same && *resolution == args.resolution && *frames == args.frames && *steps == task.steps
+/// The published runs of the same job, if there are any.
+fn published(args: &Args, job: &Job) -> Vec<(&'static str, f64)> {
+    let Some((family, planned, _)) = planned(args) else { return vec![] };
+    let usual = args.aspect.as_deref().is_none_or(|aspect| aspect == "9:16");
+    let (same, resolution) = (args.size.is_none() && usual && args.videos == 1, args.resolution.as_deref());
+    let runs = family.measured().iter().filter(|run| {
+        same && run.resolution == resolution.unwrap_or(planned)
+            && run.frames == job.source.config().frames()
+            && run.steps == job.steps
     });
-    runs.map(|(.., what, seconds)| (*what, *seconds)).collect()
+    runs.map(|run| (run.what, run.seconds)).collect()
 }
 
 fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
@@ -197,12 +183,12 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
 
 fn as_json(
     args: &Args,
-    task: &Task,
+    job: &Job,
     estimate: &Estimate,
     streamed: Option<usize>,
     published: &[(&str, f64)],
 ) -> anyhow::Result<String> {
-    let g = &task.geometry;
+    let g = &job.geometry();
     let published: Vec<_> = published
         .iter()
         .map(|(what, seconds)| json!({ "run": what, "gpu": "A100 80 GB", "seconds": seconds }))
@@ -211,8 +197,8 @@ fn as_json(
     let fields = json.as_object_mut().expect("an estimate is an object");
     fields.insert("model".into(), json!(args.model));
     fields.insert("latent".into(), json!([g.frames, g.height, g.width]));
-    fields.insert("dtype".into(), json!(task.dtype.name()));
-    fields.insert("steps".into(), json!(task.steps));
+    fields.insert("dtype".into(), json!(job.dtype.name()));
+    fields.insert("steps".into(), json!(job.steps));
     if let Some(blocks) = streamed {
         fields.insert("streamed_blocks".into(), json!(blocks));
         fields.insert("streamed_weight_bytes".into(), json!(blocks * estimate.memory.needs.block));
@@ -222,10 +208,10 @@ fn as_json(
     Ok(serde_json::to_string_pretty(&json)?)
 }
 
-fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, published: &[(&str, f64)]) -> String {
+fn for_people(args: &Args, job: &Job, e: &Estimate, streamed: Option<usize>, published: &[(&str, f64)]) -> String {
     use std::fmt::Write;
     let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-    let g = &task.geometry;
+    let g = &job.geometry();
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = (|| {
@@ -233,7 +219,7 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, p
         writeln!(
             text,
             "{}  {} × {t} × {s} tokens (latents {} × {} × {}), {} steps, {}",
-            args.model, e.batch, g.frames, g.height, g.width, task.steps, task.dtype
+            args.model, e.batch, g.frames, g.height, g.width, job.steps, job.dtype
         )?;
         writeln!(
             text,
@@ -325,7 +311,7 @@ fn for_people(args: &Args, task: &Task, e: &Estimate, streamed: Option<usize>, p
         }
         writeln!(text, "  {:<10} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
 
-        writeln!(text, "\n{} steps, denoising only", task.steps)?;
+        writeln!(text, "\n{} steps, denoising only", job.steps)?;
         for total in &e.totals {
             writeln!(
                 text,

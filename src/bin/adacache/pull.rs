@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::pipeline::{Checkpoint, OPENSORA, Part, Pull, cache_dir};
+use adacache::hub::{Checkpoint, OPENSORA, Part, Pull, cache_dir};
 
 /// Fetch a published checkpoint: transformer, video autoencoder, text encoder
 ///

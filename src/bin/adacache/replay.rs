@@ -5,10 +5,10 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::cache::{CacheConfig, Decision, Presets, computed_steps, partial_steps, trace::Trace};
+use adacache::cache::{CacheConfig, Decision, computed_steps, partial_steps, trace::Trace};
 use adacache::calibrate::{Idle, idle};
-use adacache::model::StDiT3Config;
-use adacache::pipeline::{self, ModelSource, OPENSORA, schedule_strip};
+use adacache::family;
+use adacache::pipeline::{self, SizeOptions, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
 
@@ -74,21 +74,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     let steps = trace.steps;
-    let (anatomy, config) = if args.model == OPENSORA {
-        let model = StDiT3Config::opensora_v1_2();
-        let longest = trace.strides.iter().max().map_or(1, |stride| stride + 1);
-        let presets = Presets::opensora(steps);
-        (model.anatomy(), pipeline::resolve_cache(&presets, &model, longest, name, args.moreg, steps)?)
-    } else {
-        let source = ModelSource::from_name(&args.model)?;
-        (source.model_config()?.anatomy(), pipeline::cache_config(&source, name, args.moreg, steps)?)
-    };
+    let source = family::published(&args.model, &SizeOptions::default())?;
+    // The recorded videos may be longer than the model's own.
+    let frames = trace.strides.iter().map(|stride| stride + 1).fold(source.config().latent[0], usize::max);
+    let config = pipeline::resolve_cache(&source, frames, name, args.moreg, steps)?;
     if let CacheConfig::FewerSteps(_) = config {
         bail!(
             "`{name}` runs another number of steps than the trace, whose measurements do not hold for it: generate with it"
         );
     }
-    let replay = || trace.replay(&mut *trace.policy(&config, &anatomy)?);
+    let replay = || trace.replay(&mut *trace.policy(&config, source.anatomy())?);
     let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
     let distances: Vec<f64> = decisions.iter().map(|d| d.distance).collect();
     let idle = config.adacache().map_or_else(Vec::new, |config| idle(&config.codebook, &distances));

@@ -38,7 +38,7 @@ pub(crate) struct Settings {
 impl Options {
     /// Steps and guidance: those asked for, else those of `source`.
     pub(crate) fn settings(&self, source: &ModelSource) -> anyhow::Result<Settings> {
-        let config = source.pipeline_config()?;
+        let config = source.config();
         let steps = self.steps.unwrap_or(config.default_steps);
         let cfg_scale = self.cfg_scale.unwrap_or(config.default_cfg_scale);
         pipeline::check_settings(steps, cfg_scale)?;

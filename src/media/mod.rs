@@ -124,7 +124,7 @@ impl Frames {
     }
 
     /// Whether these are whole frames of a size, at a rate.
-    pub(in crate::pipeline) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
         if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {
             return Err(format!("{} bytes are not whole frames of {}x{} RGB", self.rgb.len(), self.width, self.height));

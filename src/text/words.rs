@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::opensora::Embedding;
+use super::Embedding;
 use crate::model::{ModelError, Weights};
 
 /// The kinds of words, in the order the model was trained with.
@@ -95,8 +95,8 @@ impl Vocabulary {
     /// or commas.
     ///
     /// ```
-    /// # use adacache::pipeline::ModelSource;
-    /// let vocabulary = ModelSource::sprites().vocabulary()?;
+    /// # use adacache::family;
+    /// let vocabulary = family::sprites::vocabulary();
     /// let prompt = vocabulary.parse("navy, large red circle bouncing FAST")?;
     /// assert_eq!(prompt.to_string(), "large red circle bouncing fast navy");
     /// assert!(vocabulary.parse("large crimson circle bouncing fast navy").is_err());
@@ -200,10 +200,9 @@ impl TextEncoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::ModelSource;
 
     fn vocabulary() -> Vocabulary {
-        ModelSource::sprites().vocabulary().unwrap()
+        crate::family::sprites::vocabulary()
     }
 
     #[test]

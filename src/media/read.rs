@@ -105,7 +105,7 @@ fn conversion(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Metadata, Output};
+    use crate::media::{Metadata, Output};
 
     /// A disc that moves over a gradient.
     fn clip(width: usize, height: usize, count: usize) -> Frames {

@@ -2,7 +2,7 @@
 //! sides. Pictures as Pillow does it (bicubic over the area of a pixel, 8 bits between the directions), videos as torch does it (bilinear
 //! between the nearest pixels): the published pipeline reads the two in these two ways.
 
-use crate::pipeline::Frames;
+use crate::media::Frames;
 
 /// Pillow holds a weight in 22 bits behind the point.
 const WEIGHT: f64 = (1 << 22) as f64;
@@ -21,7 +21,7 @@ enum Kernel {
 
 /// `[3, frames, kept height, kept width]` in [−1, 1] of frames that are brought to `size`, of which the upper left is `kept` (both height,
 /// width). Frames that are as large as what is kept stay as they are.
-pub(in crate::pipeline) fn fitted(frames: &Frames, size: [usize; 2], kept: [usize; 2]) -> Vec<f32> {
+pub(super) fn fitted(frames: &Frames, size: [usize; 2], kept: [usize; 2]) -> Vec<f32> {
     let kernel = if frames.count() == 1 { Kernel::Pillow } else { Kernel::Torch };
     let size = if [frames.height, frames.width] == kept { kept } else { size };
     let [rows, columns] = taps(kernel, [frames.height, frames.width], size, kept);
@@ -106,7 +106,7 @@ fn cubic(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Media;
+    use crate::media::Media;
     use std::path::Path;
 
     fn golden(name: &str) -> Frames {

@@ -2,9 +2,11 @@
 
 use std::str::FromStr;
 
-use super::size::CHUNK;
-use crate::pipeline::{Latents, PipelineError};
+use super::PipelineError;
+use crate::media::Latents;
 
+/// Frames that the video autoencoder takes at a time, and the latent frames they become: such chunks know nothing of each other.
+pub(crate) const CHUNK: (usize, usize) = (17, 5);
 /// Given frames begin at a multiple of the latent frames of a chunk.
 const ALIGNMENT: usize = CHUNK.1;
 
@@ -96,13 +98,7 @@ impl MaskStrategy {
     }
 
     /// The same with the last `length` latent frames of `reference` in front of part `part`, as published for long videos.
-    pub(in crate::pipeline) fn continued(
-        &self,
-        part: usize,
-        reference: usize,
-        length: usize,
-        edit: f32,
-    ) -> MaskStrategy {
+    pub(super) fn continued(&self, part: usize, reference: usize, length: usize, edit: f32) -> MaskStrategy {
         let reference_start = -(length as isize);
         let last = Placement { part, reference, reference_start, target_start: 0, length, edit };
         MaskStrategy(self.0.iter().copied().chain([last]).collect())

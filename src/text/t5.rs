@@ -14,7 +14,8 @@ use candle_transformers::models::{quantized_t5, t5};
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::{Checkpoint, CheckpointError, Part, TextWeights};
+use super::Embedding;
+use crate::hub::{Checkpoint, CheckpointError, Part, TextWeights};
 
 /// Why a prompt has no embedding.
 #[derive(Debug, thiserror::Error)]
@@ -50,15 +51,6 @@ pub struct T5 {
     tokenizer: Tokenizer,
     encoder: Encoder,
     channels: usize,
-}
-
-/// The embedding of a prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Embedding {
-    /// `[tokens, channels]`
-    pub values: Vec<f32>,
-    /// Tokens, the end of sentence among them.
-    pub tokens: usize,
 }
 
 impl T5 {
@@ -138,7 +130,7 @@ impl T5 {
 }
 
 /// What stands for the encoder in the names of cached embeddings: the ends of its files and their sizes, not gigabytes in between.
-pub(super) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderError> {
+pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderError> {
     const END: u64 = 1 << 16;
     let mut hash = Sha256::new();
     let json = ["config.json", "tokenizer.json"].map(|name| checkpoint.file(Part::Text, name));

@@ -179,7 +179,7 @@ fn u32s(bytes: &mut Vec<u8>, values: &[u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::video::{Frames, h264};
+    use crate::media::{Frames, h264};
 
     /// The content of the box at a path of names, looked up the way a player does.
     fn find<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], usize)]) -> &'a [u8] {

@@ -7,63 +7,25 @@ use std::sync::LazyLock;
 use fancy_regex::Regex;
 
 use super::mojibake::repaired;
-use crate::pipeline::PipelineError;
+use crate::pipeline::Scores;
 
-/// What is said about the video beside the prompt's own words.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
-    /// Aesthetic score, 4 (plain) to 7 (beautiful).
-    pub aesthetic: Option<f32>,
-    /// Motion score, 0 (still) and up.
-    pub motion: Option<f32>,
-    /// Camera motion, as `pan left`.
-    pub camera: Option<String>,
-}
-
-impl Default for Scores {
-    /// The published pipeline's: aesthetic score 6.5, nothing else.
-    fn default() -> Self {
-        Scores { aesthetic: Some(6.5), motion: None, camera: None }
-    }
-}
-
-impl Scores {
-    /// The prompt with the scores behind it, without those it names itself.
-    ///
-    /// ```
-    /// # use adacache::pipeline::Scores;
-    /// assert_eq!(Scores::default().append("a cat."), "a cat. aesthetic score: 6.5.");
-    /// ```
-    pub fn append(&self, prompt: &str) -> String {
-        let mut text = prompt.to_owned();
-        let mut add = |name: &str, value: Option<String>| {
-            if let Some(value) = value.filter(|_| !prompt.contains(name)) {
-                text += &format!(" {name} {value}.");
-            }
-        };
-        add("aesthetic score:", self.aesthetic.map(|score| format!("{score:.1}")));
-        add("motion score:", self.motion.map(|score| format!("{score:.1}")));
-        add("camera motion:", self.camera.clone());
-        text
-    }
-
-    /// Whether the scores are numbers one could mean.
-    ///
-    /// # Errors
-    /// A score that is not from 0 to 100.
-    pub fn check(&self) -> Result<(), PipelineError> {
-        for (name, score) in [("aesthetic", self.aesthetic), ("motion", self.motion)] {
-            if let Some(score) = score.filter(|score| !(0.0..=100.0).contains(score)) {
-                return Err(PipelineError::Setting(format!("the {name} score {score} must be from 0 to 100")));
-            }
+/// The prompt with the scores behind it, without those it names itself.
+fn appended(scores: &Scores, prompt: &str) -> String {
+    let mut text = prompt.to_owned();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value.filter(|_| !prompt.contains(name)) {
+            text += &format!(" {name} {value}.");
         }
-        Ok(())
-    }
+    };
+    add("aesthetic score:", scores.aesthetic.map(|score| format!("{score:.1}")));
+    add("motion score:", scores.motion.map(|score| format!("{score:.1}")));
+    add("camera motion:", scores.camera.clone());
+    text
 }
 
 /// The text that the encoder reads: scores appended, cleaned twice.
 pub fn prepare_prompt(prompt: &str, scores: &Scores) -> String {
-    clean(&clean(&scores.append(prompt)))
+    clean(&clean(&appended(scores, prompt)))
 }
 
 /// A pattern and what takes its place.

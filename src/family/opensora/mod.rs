@@ -1,0 +1,277 @@
+//! Open-Sora 1.2: sizes and settings as published, its prompts, and its checkpoint.
+
+mod embed;
+mod mojibake;
+mod prompt;
+mod size;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use half::bf16;
+
+pub use self::prompt::prepare_prompt;
+use super::{Family, Measured, presets_in};
+use crate::cache::{Anatomy, Presets};
+use crate::device::Device;
+use crate::hub::{Checkpoint, OPENSORA, Part, cache_dir};
+use crate::model::vae::{Progress, VaeConfig};
+use crate::model::{StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
+use crate::pipeline::{
+    Content, Decoder, DecoderShape, Inputs, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
+    SizeOptions, Source, TextOptions, VideoSize, vae_config,
+};
+use crate::sampler::{Schedule, Solver};
+use crate::tensor::DType;
+
+/// Frames per second of the model's videos, and what a single picture counts as.
+const FPS: (f64, f64) = (24.0, 120.0);
+/// Pixels on the side of the square that becomes one latent position.
+const SIDE: usize = 8;
+/// Frames below which only a single picture can be made: the published schedule shrinks to nothing.
+const MIN_FRAMES: usize = 17;
+/// The size of the published examples.
+const EXAMPLE: (&str, &str, usize) = ("240p", "9:16", 51);
+
+/// What the published runs took.
+const MEASURED: [Measured; 6] = {
+    const fn run(resolution: &'static str, steps: usize, what: &'static str, seconds: f64) -> Measured {
+        Measured { resolution, frames: 51, steps, what, seconds }
+    }
+    [
+        run("720p", 100, "every step computed", 419.60),
+        run("720p", 100, "AdaCache", 89.53),
+        run("720p", 100, "AdaCache + MoReg", 93.50),
+        run("480p", 30, "every step computed", 54.02),
+        run("480p", 30, "AdaCache fast", 24.16),
+        run("480p", 30, "AdaCache slow", 37.01),
+    ]
+};
+
+/// The family.
+pub struct OpenSora;
+
+impl Family for OpenSora {
+    fn name(&self) -> &'static str {
+        OPENSORA
+    }
+
+    fn recognises(&self, folder: &Path) -> bool {
+        Checkpoint::is_one(folder)
+    }
+
+    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+        let checkpoint = folder.map_or_else(|| Checkpoint::in_cache(&cache_dir()), Checkpoint::at);
+        let file = checkpoint.file(Part::Transformer, "config.json");
+        if !file.exists() {
+            checkpoint.require(&[Part::Transformer, Part::Text])?;
+        }
+        let model = StDiT3Config::from_file(&file)?;
+        Ok(Arc::new(Opened::new(model, Some(checkpoint), size)?))
+    }
+
+    fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+        Ok(Arc::new(Opened::new(StDiT3Config::opensora_v1_2(), None, size)?))
+    }
+
+    fn inputs(&self) -> Inputs {
+        Inputs { text: true, resolution: true, frames: true }
+    }
+
+    fn checkpoint(&self, cache: &Path) -> Option<Checkpoint> {
+        Some(Checkpoint::in_cache(cache))
+    }
+
+    fn resolutions(&self) -> &'static [&'static str] {
+        &["240p", "480p", "720p"]
+    }
+
+    fn planned(&self) -> Option<(&'static str, usize)> {
+        Some(("720p", 100))
+    }
+
+    fn measured(&self) -> &'static [Measured] {
+        &MEASURED
+    }
+}
+
+/// A checkpoint, or what is known of the published one.
+struct Opened {
+    config: PipelineConfig,
+    size: VideoSize,
+    model: StDiT3Config,
+    anatomy: Anatomy,
+    /// `None`: the published one, without its files.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Opened {
+    fn new(model: StDiT3Config, checkpoint: Option<Checkpoint>, size: &SizeOptions) -> Result<Opened, PipelineError> {
+        let size = sized(size)?;
+        let config = pipeline_config(size, model.model_max_length)?;
+        Ok(Opened { config, size, anatomy: model.anatomy(), model, checkpoint })
+    }
+
+    fn files(&self) -> Result<&Checkpoint, PipelineError> {
+        let none = || PipelineError::Setting(format!("{OPENSORA} as published has no files here"));
+        self.checkpoint.as_ref().ok_or_else(none)
+    }
+}
+
+impl Source for Opened {
+    fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    fn shape(&self) -> TransformerShape {
+        self.model.shape()
+    }
+
+    fn inputs(&self) -> Inputs {
+        OpenSora.inputs()
+    }
+
+    fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+        match &self.checkpoint {
+            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), steps),
+            None => Ok(Presets::opensora(steps)),
+        }
+    }
+
+    fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError> {
+        Ok(Box::new(Schedule::shifted(steps, timestep_shift(self.size))?))
+    }
+
+    fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {
+        PromptText::new(prompt)
+    }
+
+    fn embed(
+        &self,
+        prompts: &[PromptText],
+        options: &TextOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Prompt>, PipelineError> {
+        embed::embed(self.files()?, self.model.shape(), prompts, options, progress)
+    }
+
+    fn require(&self, parts: Parts) -> Result<(), PipelineError> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        let wanted = [(true, Part::Transformer), (parts.text, Part::Text), (parts.decoder, Part::Vae)];
+        let wanted: Vec<Part> = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, part)| part).collect();
+        Ok(checkpoint.require(&wanted)?)
+    }
+
+    fn transformer(
+        &self,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        let weights = match content {
+            Content::Files => Weights::open(&self.files()?.file(Part::Transformer, "model.safetensors"))?,
+            Content::Zeros => Weights::zeros(),
+        };
+        Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
+    }
+
+    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
+        Ok(DecoderShape::Video(match &self.checkpoint {
+            Some(checkpoint) => vae_config(&checkpoint.folder().join(Part::Vae.name()))?,
+            None => VaeConfig::default(),
+        }))
+    }
+
+    fn decoder(&self, device: &Device, dtype: DType) -> Result<Decoder, PipelineError> {
+        Decoder::video(device, &self.files()?.folder().join(Part::Vae.name()), dtype)
+    }
+
+    fn picture_size(&self) -> [usize; 2] {
+        [self.size.height, self.size.width]
+    }
+}
+
+/// The size that was asked for.
+fn sized(options: &SizeOptions) -> Result<VideoSize, PipelineError> {
+    let frames = options.frames.unwrap_or(EXAMPLE.2);
+    let Some([height, width]) = options.pixels else {
+        let (resolution, aspect) = (options.resolution.as_deref(), options.aspect.as_deref());
+        return size::published(resolution.unwrap_or(EXAMPLE.0), aspect.unwrap_or(EXAMPLE.1), frames);
+    };
+    let size = VideoSize::new(frames, height, width)?;
+    if !(height.is_multiple_of(SIDE) && width.is_multiple_of(SIDE)) {
+        let reason = format!("--size {height}x{width}: both sides have to be multiples of {SIDE}");
+        return Err(PipelineError::Setting(reason));
+    }
+    Ok(size)
+}
+
+/// The pipeline's settings for videos of `size`, with prompts of at most `prompt_length` tokens.
+///
+/// # Errors
+/// A number of frames for which the published pipeline has no schedule.
+fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConfig, PipelineError> {
+    let VideoSize { frames, height, width } = size;
+    if (2..MIN_FRAMES).contains(&frames) {
+        return Err(PipelineError::Setting(format!(
+            "{frames} frames: {OPENSORA} makes 1 frame (a picture) or at least {MIN_FRAMES}"
+        )));
+    }
+    let latent = size::latent(size);
+    Ok(PipelineConfig {
+        name: OPENSORA.into(),
+        prompt_length,
+        latent,
+        video_frames: Some(frames),
+        // Of the published sizes some are no multiples of a latent position's side: the rest is not made.
+        height: latent[1] * SIDE,
+        width: latent[2] * SIDE,
+        fps: if frames == 1 { FPS.1 } else { FPS.0 },
+        resolution: (rounded(height as f64) * rounded(width as f64)).sqrt(),
+        default_steps: 30,
+        default_cfg_scale: 7.0,
+    })
+}
+
+/// To bf16: the published pipeline holds sizes in it, and calculates with them in it.
+fn rounded(value: f64) -> f64 {
+    bf16::from_f64(value).to_f64()
+}
+
+/// The ratio by which timesteps are bent: √(height·width/512²) · √(⌊frames/17⌋·5), the second factor 1 for one frame; rounded as published
+/// after every operation.
+fn timestep_shift(VideoSize { frames, height, width }: VideoSize) -> f64 {
+    let area = rounded(rounded(height as f64) * rounded(width as f64));
+    let space = rounded(rounded(area / (512.0 * 512.0)).sqrt());
+    let chunks = (rounded(frames as f64) / 17.0).floor();
+    let time = if frames == 1 { 1.0 } else { rounded(rounded(rounded(chunks) * 5.0).sqrt()) };
+    rounded(space * time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_sizes_are_rounded_to_bf16() {
+        let size = |r, f| size::published(r, "9:16", f).unwrap();
+        let config = |r, f| pipeline_config(size(r, f), 300).unwrap();
+        // 480×854: 854 lies half between 852 and 856 and becomes 856; 480·856 = 410880 → 411648; /512² → 1.5703125;
+        // its root 1.2531… → 1.25; √15 = 3.87… → 3.875; the product 4.84375 has 8 bits.
+        let c = config("480p", 51);
+        assert_eq!(timestep_shift(size("480p", 51)), 4.84375);
+        assert_eq!(c.resolution, (480.0f64 * 856.0).sqrt());
+        assert_eq!((c.latent, c.fps), ([15, 60, 106], 24.0));
+        // One frame is a picture.
+        assert_eq!((timestep_shift(size("480p", 1)), config("480p", 1).fps), (1.25, 120.0));
+        let error = |frames| pipeline_config(VideoSize::new(frames, 240, 424).unwrap(), 300).unwrap_err().to_string();
+        assert!(error(2).contains("2 frames") && error(16).contains("at least 17"));
+        assert_eq!(pipeline_config(VideoSize::new(17, 240, 424).unwrap(), 300).unwrap().latent, [5, 30, 53]);
+        assert_eq!(pipeline_config(VideoSize::new(408, 720, 1280).unwrap(), 300).unwrap().latent, [120, 90, 160]);
+    }
+}

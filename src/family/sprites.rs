@@ -1,0 +1,393 @@
+//! The model inside the program, which takes six words, and folders laid out like it, with words of their own.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{Family, presets_in, presets_of, that_take};
+use crate::cache::{Anatomy, Presets};
+use crate::device::Device;
+use crate::model::vae::{Progress, VaeConfig};
+use crate::model::{ModelError, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
+use crate::pipeline::{
+    Content, Decoder, DecoderShape, Inputs, ModelSource, PatchDecoder, PipelineConfig, PipelineError, Prompt,
+    PromptText, SizeOptions, Source, TextOptions, VideoSize, vae_config,
+};
+use crate::sampler::{Schedule, Solver};
+use crate::tensor::DType;
+use crate::text::{TextEncoder, TextError, Vocabulary};
+
+/// The files of `models/sprites`, in the program.
+macro_rules! embedded {
+    ($file:literal) => {
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/sprites/", $file))
+    };
+}
+
+/// The family: `sprites`, or a folder with `config.json`, `model.safetensors`, `text.safetensors`, `decoder.safetensors` (or `vae/`, with a
+/// video autoencoder) and, if it has presets of its own, `codebooks.json`.
+pub struct Sprites;
+
+impl Family for Sprites {
+    fn name(&self) -> &'static str {
+        "sprites"
+    }
+
+    fn recognises(&self, folder: &Path) -> bool {
+        folder.is_dir()
+    }
+
+    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+        Ok(Arc::new(Opened::new(folder.map_or(Place::Program, |folder| Place::Folder(folder.into())), size)?))
+    }
+
+    fn inputs(&self) -> Inputs {
+        Inputs::default()
+    }
+}
+
+/// The words that `sprites` knows.
+pub fn vocabulary() -> Vocabulary {
+    Settings::read(&Place::Program).and_then(|settings| settings.words(&Place::Program)).expect("checked by a test")
+}
+
+/// The shape of its transformer.
+pub fn shape() -> StDiT3Config {
+    let read = |text: String| StDiT3Config::from_json(&text, &Place::Program.name_of("config.json"));
+    Place::Program.text("config.json").and_then(read).expect("checked by a test")
+}
+
+/// What `config.json` says beside the transformer's shape.
+#[derive(Clone, Debug, Deserialize)]
+struct Settings {
+    #[serde(default = "Settings::stdit3")]
+    name: String,
+    /// Words by token id.
+    vocabulary: Vec<String>,
+    /// Caption tokens the model is given.
+    prompt_length: usize,
+    /// Latent frames, height, width.
+    latent: [usize; 3],
+    /// Frames of the video, where they are not the latent ones.
+    #[serde(default)]
+    video_frames: Option<usize>,
+    height: usize,
+    width: usize,
+    fps: f64,
+    /// The ratio of the timestep shift (see [`Schedule::shifted`]).
+    #[serde(default = "Settings::one")]
+    timestep_shift: f64,
+    default_steps: usize,
+    default_cfg_scale: f32,
+}
+
+impl Settings {
+    fn stdit3() -> String {
+        "stdit3".into()
+    }
+
+    fn one() -> f64 {
+        1.0
+    }
+
+    fn read(place: &Place) -> Result<Settings, ModelError> {
+        Settings::from_json(&place.text("config.json")?, &place.name_of("config.json"))
+    }
+
+    fn from_json(text: &str, file: &str) -> Result<Settings, ModelError> {
+        let error = |reason: String| ModelError::Config { file: file.into(), reason };
+        let settings: Settings =
+            serde_json::from_str(text).map_err(|e| error(format!("not the configuration of a sprites model: {e}")))?;
+        settings.validate().map_err(error)?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let [frames, height, width] = self.latent;
+        for (name, value, most) in [
+            ("prompt_length", self.prompt_length, 65536),
+            ("latent frames", frames, 65536),
+            ("latent height", height, 4096),
+            ("latent width", width, 4096),
+            ("height", self.height, 65536),
+            ("width", self.width, 65536),
+            ("default_steps", self.default_steps, 10000),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(format!("{name} is {value}, expected 1 to {most}"));
+            }
+        }
+        if !self.height.is_multiple_of(height) || self.width * height != self.height * width {
+            return Err(format!("{}x{} pixels are not {height}x{width} square patches", self.height, self.width));
+        }
+        if !(self.fps.is_finite() && (0.01..=1000.0).contains(&self.fps)) {
+            return Err(format!("fps is {}, expected 0.01 to 1000", self.fps));
+        }
+        Ok(())
+    }
+
+    /// Pixels on the side of the patch that one latent position becomes.
+    fn patch(&self) -> usize {
+        self.height / self.latent[1]
+    }
+
+    fn words(&self, place: &Place) -> Result<Vocabulary, ModelError> {
+        let in_file = |e: TextError| ModelError::Config { file: place.name_of("config.json"), reason: e.to_string() };
+        Vocabulary::new(self.vocabulary.clone()).map_err(in_file)
+    }
+
+    /// For videos of a size.
+    fn sized(&self, options: &SizeOptions, vae: Option<&VaeConfig>) -> Result<PipelineConfig, PipelineError> {
+        let (patch, mut sized) = (self.patch(), self.clone());
+        if options.resolution.is_some() || options.aspect.is_some() {
+            return Err(PipelineError::Setting(format!(
+                "--resolution and --aspect are for {}; give --size HxW for {}",
+                that_take(|inputs| inputs.resolution),
+                self.name
+            )));
+        }
+        if options.pixels.is_some() || options.frames.is_some() {
+            let [height, width] = options.pixels.unwrap_or([self.height, self.width]);
+            let frames = options.frames.unwrap_or(self.video_frames.unwrap_or(self.latent[0]));
+            VideoSize::new(frames, height, width)?;
+            if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+                return Err(PipelineError::Setting(format!(
+                    "{height}x{width} pixels: both have to be multiples of {patch}"
+                )));
+            }
+            (sized.height, sized.width) = (height, width);
+            sized.latent = [frames, height / patch, width / patch];
+            if let (Some(vae), Some(_)) = (vae, self.video_frames) {
+                let side = vae.spatial_factor();
+                sized.latent = [vae.latent_frames(frames), height / side, width / side];
+                sized.video_frames = Some(frames);
+            }
+        }
+        Ok(PipelineConfig {
+            name: sized.name,
+            prompt_length: sized.prompt_length,
+            latent: sized.latent,
+            video_frames: sized.video_frames,
+            height: sized.height,
+            width: sized.width,
+            fps: sized.fps,
+            resolution: ((sized.height * sized.width) as f64).sqrt(),
+            default_steps: sized.default_steps,
+            default_cfg_scale: sized.default_cfg_scale,
+        })
+    }
+}
+
+/// Where the model's files are.
+#[derive(Clone, Debug)]
+enum Place {
+    Program,
+    Folder(PathBuf),
+}
+
+impl Place {
+    /// The name of one of the files in messages.
+    fn name_of(&self, file: &str) -> String {
+        match self {
+            Place::Program => format!("sprites/{file}"),
+            Place::Folder(folder) => folder.join(file).display().to_string(),
+        }
+    }
+
+    /// One of the files in the program.
+    fn embedded(file: &str) -> &'static [u8] {
+        match file {
+            "config.json" => embedded!("config.json"),
+            "codebooks.json" => embedded!("codebooks.json"),
+            "model.safetensors" => embedded!("model.safetensors"),
+            "decoder.safetensors" => embedded!("decoder.safetensors"),
+            "text.safetensors" => embedded!("text.safetensors"),
+            other => unreachable!("{other} is no file of sprites"),
+        }
+    }
+
+    fn text(&self, file: &str) -> Result<String, ModelError> {
+        match self {
+            Place::Program => Ok(String::from_utf8_lossy(Place::embedded(file)).into_owned()),
+            Place::Folder(folder) => std::fs::read_to_string(folder.join(file))
+                .map_err(|source| ModelError::Io { file: self.name_of(file), source }),
+        }
+    }
+
+    fn weights(&self, file: &str) -> Result<Weights<'static>, ModelError> {
+        match self {
+            Place::Program => Weights::from_bytes(&self.name_of(file), Place::embedded(file)),
+            Place::Folder(folder) => Weights::open(&folder.join(file)),
+        }
+    }
+
+    /// The folder of the video autoencoder, if the model has one.
+    fn vae(&self) -> Option<PathBuf> {
+        match self {
+            Place::Program => None,
+            Place::Folder(folder) => Some(folder.join("vae")).filter(|vae| vae.is_dir()),
+        }
+    }
+}
+
+/// A model whose configuration has been read.
+struct Opened {
+    place: Place,
+    config: PipelineConfig,
+    words: Vocabulary,
+    timestep_shift: f64,
+    /// Pixels on the side of the patch that one latent position becomes.
+    patch: usize,
+    model: StDiT3Config,
+    anatomy: Anatomy,
+}
+
+impl Opened {
+    fn new(place: Place, size: &SizeOptions) -> Result<Opened, PipelineError> {
+        let (text, file) = (place.text("config.json")?, place.name_of("config.json"));
+        let settings = Settings::from_json(&text, &file)?;
+        let model = StDiT3Config::from_json(&text, &file)?;
+        let vae = place.vae().map(|folder| vae_config(&folder)).transpose()?;
+        if settings.prompt_length > model.model_max_length {
+            let reason = format!(
+                "prompt_length {} is above the model's model_max_length {}",
+                settings.prompt_length, model.model_max_length
+            );
+            return Err(ModelError::Config { file, reason }.into());
+        }
+        Ok(Opened {
+            config: settings.sized(size, vae.as_ref())?,
+            words: settings.words(&place)?,
+            timestep_shift: settings.timestep_shift,
+            patch: settings.patch(),
+            anatomy: model.anatomy(),
+            model,
+            place,
+        })
+    }
+}
+
+impl Source for Opened {
+    fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    fn shape(&self) -> TransformerShape {
+        self.model.shape()
+    }
+
+    fn inputs(&self) -> Inputs {
+        Sprites.inputs()
+    }
+
+    fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+        match &self.place {
+            Place::Program => {
+                let file = self.place.name_of("codebooks.json");
+                presets_of(&self.place.text("codebooks.json")?, file)
+            }
+            Place::Folder(folder) => presets_in(&folder.join("codebooks.json"), steps),
+        }
+    }
+
+    fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError> {
+        Ok(Box::new(Schedule::shifted(steps, self.timestep_shift)?))
+    }
+
+    fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {
+        PromptText::new(&self.words.parse(prompt)?.to_string())
+    }
+
+    fn embed(
+        &self,
+        prompts: &[PromptText],
+        _options: &TextOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Prompt>, PipelineError> {
+        let (channels, length) = (self.model.caption_channels, self.config.prompt_length);
+        let table = TextEncoder::load(self.place.weights("text.safetensors")?, self.words.len(), channels, length)?;
+        let mut embedded = vec![];
+        for prompt in prompts {
+            if let ControlFlow::Break(()) = progress(embedded.len(), prompts.len()) {
+                return Err(ModelError::Stopped.into());
+            }
+            embedded.push(Prompt::new(prompt.clone(), table.encode(&self.words.parse(&prompt.to_string())?)));
+        }
+        Ok(embedded)
+    }
+
+    fn transformer(
+        &self,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        let weights = match content {
+            Content::Files => self.place.weights("model.safetensors")?,
+            Content::Zeros => Weights::zeros(),
+        };
+        Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
+    }
+
+    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
+        match self.place.vae() {
+            Some(folder) => Ok(DecoderShape::Video(vae_config(&folder)?)),
+            None => Ok(DecoderShape::Patch(self.patch)),
+        }
+    }
+
+    fn decoder(&self, device: &Device, dtype: DType) -> Result<Decoder, PipelineError> {
+        match self.place.vae() {
+            Some(folder) => Decoder::video(device, &folder, dtype),
+            None => {
+                let weights = self.place.weights("decoder.safetensors")?;
+                Ok(Decoder::Patch(PatchDecoder::load(device, weights, self.model.in_channels, self.patch)?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family;
+
+    #[test]
+    fn the_embedded_model_is_complete() {
+        let source = family::sprites();
+        let config = source.config();
+        assert_eq!((config.latent, config.prompt_length), ([16, 8, 8], 8));
+        assert_eq!(source.decoder_shape().unwrap(), DecoderShape::Patch(8));
+        assert_eq!(vocabulary().len(), Settings::read(&Place::Program).unwrap().vocabulary.len());
+        assert_eq!(source.anatomy().layers(), 5);
+        source.presets(30).unwrap();
+        let unknown = family::open("no/such", &SizeOptions::default());
+        assert!(matches!(unknown, Err(PipelineError::UnknownModel(_))));
+    }
+
+    #[test]
+    fn impossible_sizes_are_named() {
+        let text = Place::Program.text("config.json").unwrap();
+        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+        for (name, value) in [
+            ("height", serde_json::json!(65)),
+            ("width", serde_json::json!(0)),
+            ("latent", serde_json::json!([16, 0, 8])),
+            ("latent", serde_json::json!([16, 8, 1u64 << 40])),
+            ("fps", serde_json::json!(0)),
+            ("prompt_length", serde_json::json!(-1)),
+        ] {
+            let old = fields.insert(name.into(), value.clone()).unwrap();
+            let error = Settings::from_json(&serde_json::to_string(&fields).unwrap(), "c.json").unwrap_err();
+            assert!(error.to_string().starts_with("c.json: "), "{error}");
+            fields.insert(name.into(), old);
+        }
+    }
+}

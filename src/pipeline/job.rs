@@ -1,0 +1,109 @@
+//! One run of the pipeline, as far as its work and its memory depend on it: what is counted, planned and loaded for.
+
+use super::source::ModelSource;
+use super::{PipelineError, Request};
+use crate::cache::{CacheConfig, ComputeAll, Policy};
+use crate::model::Geometry;
+use crate::sampler::Row;
+use crate::tensor::DType;
+
+/// For whom a policy decides in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Deciding {
+    /// For all videos together, as published: norms run over the whole batch.
+    #[default]
+    Together,
+    /// For each video by itself: each is computed and reused as it would be alone.
+    Apart,
+}
+
+/// Videos that are made together.
+#[derive(Clone)]
+pub struct Job {
+    /// The model, for videos of one size.
+    pub source: ModelSource,
+    /// Element type of weights and activations.
+    pub dtype: DType,
+    /// Videos made together.
+    pub videos: usize,
+    /// How they are decided about.
+    pub deciding: Deciding,
+    /// Denoising steps, as asked for.
+    pub steps: usize,
+    /// When to compute and when to reuse.
+    pub cache: CacheConfig,
+    /// Whether residuals are kept in 8 bits.
+    pub packed_cache: bool,
+    /// Whether a run that computes every step measures what any policy would.
+    pub record_all: bool,
+    /// Caption tokens of each sample, at most.
+    pub caption_tokens: usize,
+    /// Whether frames are given.
+    pub given: bool,
+    /// Whether pixels are encoded: pictures or videos that are given, or the end of a part of a long video.
+    pub encodes: bool,
+    /// Whether the latents become pixels.
+    pub decodes: bool,
+}
+
+impl Job {
+    /// One video as `request` says, by `source` in `dtype`.
+    pub fn new(source: &ModelSource, dtype: DType, request: &Request) -> Job {
+        Job {
+            source: source.clone(),
+            dtype,
+            videos: 1,
+            deciding: Deciding::Together,
+            steps: request.steps,
+            cache: request.cache.clone(),
+            packed_cache: request.packed_cache,
+            record_all: request.record_all,
+            caption_tokens: request.prompt.embedding().tokens.max(1),
+            given: request.given.is_some(),
+            encodes: false,
+            decodes: request.decode,
+        }
+    }
+
+    /// Members that are decided about one by one.
+    pub fn members(&self) -> usize {
+        match self.deciding {
+            Deciding::Together => 1,
+            Deciding::Apart => self.videos,
+        }
+    }
+
+    /// Sizes of one member's videos.
+    pub fn geometry(&self) -> Geometry {
+        Geometry { frame_masked: self.given, ..self.source.config().geometry(self.videos / self.members()) }
+    }
+
+    /// Denoising steps that are run.
+    pub fn steps(&self) -> usize {
+        self.cache.steps(self.steps)
+    }
+
+    /// What the model's solver says of every step.
+    ///
+    /// # Errors
+    /// A number of steps for which there is no schedule.
+    pub fn rows(&self) -> Result<Vec<Row>, PipelineError> {
+        Ok(self.source.solver(self.steps())?.rows())
+    }
+
+    /// A policy for one member.
+    ///
+    /// # Errors
+    /// Cache settings that do not fit the model, and as [`Job::rows`].
+    pub fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
+        let anatomy = self.source.anatomy();
+        let frames = self.source.config().latent[0].div_ceil(self.source.shape().patch_frames);
+        self.cache.validate_for(anatomy, frames)?;
+        if let (CacheConfig::None, true) = (&self.cache, self.record_all) {
+            let layers = self.source.presets(self.steps())?.probed_blocks(anatomy);
+            return Ok(Box::new(ComputeAll::recording(anatomy, &layers, frames)));
+        }
+        let times: Vec<f32> = self.rows()?.iter().map(|row| row.time).collect();
+        Ok(self.cache.policy(anatomy, &times))
+    }
+}

@@ -1,0 +1,44 @@
+//! Text encoders: the fixed table of the sprites model, and T5.
+
+mod t5;
+mod words;
+
+use std::path::Path;
+
+pub(crate) use t5::fingerprint;
+pub use t5::{EncoderError, T5};
+pub use words::{TextEncoder, TextError, Vocabulary, Words};
+
+use crate::model::{ModelError, Weights};
+
+/// The embedding of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// `[tokens, channels]`
+    pub values: Vec<f32>,
+    /// Tokens, the end of sentence among them.
+    pub tokens: usize,
+}
+
+impl Embedding {
+    /// The tensor's name in files.
+    pub const TENSOR: &'static str = "embedding";
+
+    /// Reads tensor `embedding` `[tokens, channels]`, also with axes of size 1 before them, from a safetensors file.
+    ///
+    /// # Errors
+    /// Another shape, more than `max_tokens` tokens, values that are no numbers.
+    pub fn open(path: &Path, channels: usize, max_tokens: usize) -> Result<Embedding, ModelError> {
+        let weights = Weights::open(path)?;
+        let shape = weights.shape(Self::TENSOR).unwrap_or_default();
+        let tokens = match &shape[..] {
+            [.., tokens, width] if *width == channels && shape.iter().product::<usize>() == tokens * width => *tokens,
+            _ => 0,
+        };
+        // Asking for a shape that it does not have gives the error that names both.
+        let fits = (1..=max_tokens).contains(&tokens);
+        let expected = if fits { shape } else { vec![max_tokens, channels] };
+        let values = weights.values(Self::TENSOR, &expected)?;
+        Ok(Embedding { values, tokens })
+    }
+}
