@@ -21,6 +21,7 @@ use adacache::pipeline::{BudgetError, Job, Pipeline, PipelineError, Request, Siz
 use adacache::tensor::DType;
 use adacache::text::T5;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use common::{names, text};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -35,19 +36,14 @@ fn golden(path: &str) -> PathBuf {
 
 /// Runs `adacache` in `folder`, which is also its cache.
 fn adacache(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
-    command.current_dir(folder).args(args).env("ADACACHE_HOME", folder.join("cache")).env("HF_HOME", folder.join("hf"));
+    let mut command = common::command(folder, args);
+    command.env("ADACACHE_HOME", folder.join("cache")).env("HF_HOME", folder.join("hf"));
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy);
     }
     // Nobody listens there: nothing may go to the network.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
-    command.env("ADACACHE_DEVICE", common::device_name());
     command.output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[track_caller]
@@ -66,13 +62,6 @@ fn fails(folder: &Path, args: &[&str], parts: &[&str]) {
         assert!(message.contains(part), "{args:?}: `{part}` is missing in: {message}");
     }
     assert!(!message.contains("panicked"), "{message}");
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).map(|e| e.flatten().collect()).unwrap_or_else(|_| vec![]);
-    let mut names: Vec<String> = entries.iter().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 fn copy(from: &Path, to: &Path) {

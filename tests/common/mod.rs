@@ -9,10 +9,15 @@
 //! Kernels and operations are tested on each of these devices ([`devices`]), whole runs and the command on one of them: the GPU, if there is
 //! one ([`device`], [`device_name`]). What is about the virtual GPU as such stays there, and is left out, with a line that says so, where
 //! the variable names a GPU ([`vm`]). Faults that tests provoke belong to it: on a GPU they would spoil the context of the whole process.
+//!
+//! And, at the end, what tests of the `adacache` command share.
 
 // Shared; not every test needs all of it.
 #![allow(dead_code)]
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use adacache::device::{Device, DeviceError, MmaRounding, VmConfig};
@@ -99,4 +104,24 @@ pub(crate) fn gpu() -> Option<Device> {
             Err(error) => panic!("cuda:{ordinal} does not work: {error} (ADACACHE_DEVICE=vm tests without it)"),
         }
     }
+}
+
+/// `adacache` in `folder`, on the device of the tests.
+pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adacache"));
+    command.current_dir(folder).args(args).env("ADACACHE_DEVICE", device_name());
+    command
+}
+
+/// What a program said.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What is in a folder, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }

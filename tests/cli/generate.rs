@@ -1,0 +1,296 @@
+//! `adacache generate`: what it writes, what it refuses, how it stops.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::common::{self, command, names, text};
+use crate::{PROMPT, adacache, fails, succeeds};
+
+#[test]
+fn unknown_words_are_answered_with_the_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    let vocabulary = ["small large", "red green blue", "circle square", "bouncing", "slowly fast", "checkerboard"];
+    for (prompt, parts) in [
+        ("large crimsn circle bouncing fast navy", vec!["`crimsn`"]),
+        ("large red circl bouncing fast navy", vec!["`circl`; did you mean `circle`?"]),
+        ("large red circle bouncing fast", vec!["no background"]),
+        ("red blue large circle bouncing fast navy", vec!["`red` and `blue` are both a color"]),
+        ("", vec!["no size", "no speed"]),
+    ] {
+        fails(dir.path(), &["generate", prompt], 1, &[&parts[..], &vocabulary[..]].concat());
+    }
+}
+
+#[test]
+fn absurd_numbers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, part) in [
+        (&["--steps", "0"][..], "0 steps"),
+        (&["--steps", "1000000000"], "1000000000 steps"),
+        (&["--cfg-scale", "NaN"], "guidance scale NaN"),
+        (&["--cfg-scale", "inf"], "guidance scale inf"),
+        (&["--cfg-scale", "-1e30"], "guidance scale"),
+        (&["--model", "no/such/folder"], "no model `no/such/folder`"),
+        (&["--device", "tpu"], "auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda"),
+        (&["--cache", "adacache-fastest"], "none, adacache-fast, adacache-slow"),
+        (&["--cache", "none", "--moreg"], "drop one"),
+    ] {
+        let output = adacache(dir.path(), &[&["generate", PROMPT], args].concat());
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+    for args in [&["--steps", "-1"][..], &["--steps", "many"], &["--seed", "-1"], &["--dtype", "f8"], &["--frames"]] {
+        fails(dir.path(), &[&["generate", PROMPT], args].concat(), 2, &["error"]);
+    }
+    fails(dir.path(), &["generate"], 2, &["required"]);
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn unwritable_outputs_are_found_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("taken.mp4")).unwrap();
+    fs::create_dir(dir.path().join("full")).unwrap();
+    fs::write(dir.path().join("full/thesis.txt"), "precious").unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    for (out, part) in [
+        ("movie.avi", ".mp4 or .gif"),
+        ("movie", "cannot tell what to write"),
+        ("no/such/movie.mp4", "`no/such` does not exist"),
+        ("taken.mp4", "it is a folder"),
+        ("full/", "other files"),
+        ("file/", "in the way"),
+        ("file/movie.mp4", "cannot write"),
+        ("/proc/movie.mp4", "cannot write"),
+    ] {
+        // A model that does not exist on the device would fail later: the output has to be looked at first.
+        fails(dir.path(), &["generate", PROMPT, "--out", out, "--steps", "5000"], 1, &[part]);
+    }
+    fails(dir.path(), &["generate", PROMPT, "--out", "a.mp4", "--report", "no/such/r.json"], 1, &["no/such"]);
+    assert_eq!(fs::read_to_string(dir.path().join("full/thesis.txt")).unwrap(), "precious");
+}
+
+#[test]
+fn invalid_codebooks_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = "policy = \"adacache\"\nblocks = [2]\n";
+    for (settings, part) in [
+        (format!("{head}codebook = []"), "codebook is empty"),
+        (format!("{head}codebook = [[0.2, 3], [0.1, 1]]"), "ascend"),
+        (format!("{head}codebook = [[0.1, 3], [0.1, 1]]"), "ascend"),
+        (format!("{head}codebook = [[0.1, 0]]"), "rate 0"),
+        (format!("{head}codebook = [[0.1, 1.5]]"), "rate 1.5"),
+        (format!("{head}codebook = [[nan, 1]]"), "not a finite number"),
+        (format!("{head}codebook = [[inf, 1]]"), "not a finite number"),
+        (format!("{head}codebook = [[0.1]]"), "my.toml"),
+        (head.to_owned(), "codebook"),
+        ("policy = \"adacache\"\nblocks = []\ncodebook = [[1.0, 1]]".into(), "block"),
+        ("policy = \"adacache\"\nblocks = [5]\ncodebook = [[1.0, 1]]".into(), "block 5 does not exist"),
+        ("policy = \"adacache\"\nblocks = [2, 1]\ncodebook = [[1.0, 1]]".into(), "ascend"),
+        ("policy = \"magic\"".into(), "magic"),
+        (format!("{head}codebook = [[1.0, 1]]\nmetric = \"l3\""), "l3"),
+        (format!("{head}codebook = [[1.0, 1]]\nspeed = 3"), "speed"),
+        (
+            format!(
+                "{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [16]\nsteps = [4, 26]\nhyper = [1, 2, 1]\ngradient = 2"
+            ),
+            "stride 16",
+        ),
+        (
+            format!(
+                "{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [0]\nsteps = [4, 26]\nhyper = [1, 2, 1]\ngradient = 2"
+            ),
+            "stride",
+        ),
+        (
+            format!(
+                "{head}codebook = [[1.0, 1]]\n[moreg]\nstrides = [1]\nsteps = [4, 26]\nhyper = [0, 2, 1]\ngradient = 2"
+            ),
+            "hyper",
+        ),
+        ("policy = ".into(), "my.toml"),
+    ] {
+        fs::write(dir.path().join("my.toml"), &settings).unwrap();
+        let output = adacache(dir.path(), &["generate", PROMPT, "--cache", "my.toml"]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{settings}: {message}");
+        assert!(message.contains(part), "`{part}` is missing for {settings}: {message}");
+    }
+    fails(dir.path(), &["generate", PROMPT, "--cache", "none.toml"], 1, &["none.toml"]);
+    assert_eq!(names(dir.path()), ["my.toml"]);
+}
+
+/// A schedule of six steps with reused ones among them, whatever is measured.
+const EVERY_OTHER: &str = "policy = \"adacache\"\nblocks = [2]\ncodebook = [[1e9, 3]]\n";
+
+#[test]
+fn every_format_is_written_with_its_report() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("c.toml"), EVERY_OTHER).unwrap();
+    let run = |out: &str| {
+        let args = ["generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--seed", "3", "--out", out];
+        text(&succeeds(dir.path(), &[&args[..], &["--report", "r.json"]].concat()).stdout)
+    };
+    let summary = run("a.mp4");
+    for part in [PROMPT, "a.mp4", "█", "·", "counted", "measured", "one tensor per residual"] {
+        assert!(summary.contains(part), "`{part}` is missing in: {summary}");
+    }
+    let mp4 = fs::read(dir.path().join("a.mp4")).unwrap();
+    assert_eq!(&mp4[4..12], b"ftypisom");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap();
+    assert!(summary.contains(report["device"].as_str().unwrap()), "{summary}");
+    // Step 2 follows the rate 1 a generation starts with; its decision asks for every third step; the last two are forced.
+    assert_eq!(report["computed_steps"], serde_json::json!([1, 2, 5, 6]));
+    assert_eq!((report["steps"].as_u64(), report["seed"].as_u64()), (Some(6), Some(3)));
+    assert_eq!(report["seconds"]["per_step"].as_array().unwrap().len(), 6);
+    assert!(report["cache_bytes"].as_u64() < report["cache_bytes_unfolded"].as_u64());
+    assert!(report["peak_device_bytes"].as_u64() > Some(1 << 20));
+
+    run("a.gif");
+    assert_eq!(&fs::read(dir.path().join("a.gif")).unwrap()[..6], b"GIF89a");
+    run("frames/");
+    assert_eq!(names(&dir.path().join("frames")).len(), 16);
+
+    // Two runs with one seed give the same bytes.
+    run("a.safetensors");
+    run("b.safetensors");
+    let latents = fs::read(dir.path().join("a.safetensors")).unwrap();
+    assert_eq!(latents, fs::read(dir.path().join("b.safetensors")).unwrap());
+    assert_eq!(SafeTensors::deserialize(&latents).unwrap().tensor("latents").unwrap().shape(), [16, 16, 8, 8]);
+    assert_eq!(names(dir.path()), ["a.gif", "a.mp4", "a.safetensors", "b.safetensors", "c.toml", "frames", "r.json"]);
+}
+
+#[test]
+fn a_batch_resumes_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("prompts.txt"),
+        "# two videos\nsmall blue ring left slowly black\n\n  large green square up fast gray\n",
+    )
+    .unwrap();
+    let args = [
+        "generate",
+        "--prompts",
+        "prompts.txt",
+        "--out",
+        "videos/{}.safetensors",
+        "--steps",
+        "1",
+        "--report",
+        "r.json",
+    ];
+    succeeds(dir.path(), &args);
+    let [first, second] =
+        ["002-small-blue-ring-left-slowly-black.safetensors", "004-large-green-square-up-fast-gray.safetensors"];
+    let videos = dir.path().join("videos");
+    assert_eq!(names(&videos), [first, second]);
+    let reports =
+        || -> Vec<serde_json::Value> { serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap() };
+    assert_eq!(reports().len(), 2);
+
+    // What is finished is not touched, what is missing comes back the same.
+    let bytes = fs::read(videos.join(second)).unwrap();
+    fs::remove_file(videos.join(second)).unwrap();
+    fs::write(videos.join(first), "finished").unwrap();
+    let output = succeeds(dir.path(), &args);
+    assert!(text(&output.stderr).contains("1 of 2 videos are finished already"));
+    assert_eq!(fs::read(videos.join(second)).unwrap(), bytes);
+    assert_eq!(fs::read(videos.join(first)).unwrap(), b"finished");
+    assert_eq!(reports().len(), 2);
+
+    fs::write(dir.path().join("prompts.txt"), "small blue ring left slowly black\nsmall bleu ring left slowly black\n")
+        .unwrap();
+    fails(dir.path(), &args, 1, &["line 2", "did you mean `blue`"]);
+    fails(dir.path(), &["generate", "--prompts", "prompts.txt", "--out", "one.mp4"], 1, &["{}"]);
+    fails(dir.path(), &["generate", "--prompts", "none.txt"], 1, &["none.txt"]);
+    fs::write(dir.path().join("prompts.txt"), "\n# nothing\n").unwrap();
+    fails(dir.path(), &args, 1, &["no prompts"]);
+}
+
+#[test]
+fn quiet_is_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = succeeds(dir.path(), &["generate", PROMPT, "--steps", "1", "--quiet", "--out", "q.safetensors"]);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (String::new(), String::new()));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing_and_says_130() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = command(dir.path(), &["generate", PROMPT, "--steps", "10000", "--cache", "none", "--out", "x.mp4"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn a_profile_holds_every_launch_step_and_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("c.toml"), "policy = 'adacache'\nblocks = [2]\ncodebook = [[1.0, 2]]").unwrap();
+    let args = ["generate", PROMPT, "--steps", "6", "--cache", "c.toml", "--out", "x.safetensors"];
+    succeeds(dir.path(), &[&args[..], &["--profile", "p.json", "--report", "r.json", "--quiet"]].concat());
+    let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(dir.path().join(name)).unwrap()).unwrap();
+    let (profile, report) = (json("p.json"), json("r.json"));
+    assert_eq!(profile["otherData"]["device"], report["device"]);
+    let events = profile["traceEvents"].as_array().unwrap();
+    let of = |phase: &str, cat: &str| -> Vec<&Value> {
+        events.iter().filter(|e| e["ph"] == phase && (cat.is_empty() || e["cat"] == cat)).collect()
+    };
+    // What every viewer needs; and whose time it is.
+    for event in events {
+        assert!(event["name"].is_string() && event["pid"].is_u64(), "{event}");
+        assert!(event["ph"] == "M" || event["ts"].as_f64().is_some_and(|ts| ts >= 0.0), "{event}");
+        assert!(event["ph"] != "X" || event["dur"].as_f64().is_some_and(|dur| dur >= 0.0), "{event}");
+    }
+    let process = of("M", "").into_iter().find(|e| e["name"] == "process_name").unwrap();
+    let clock =
+        if common::device_is_vm() { "VM, wall-clock times of the CPU, not a GPU's" } else { "times by CUDA events" };
+    assert!(process["args"]["name"].as_str().unwrap().contains(clock), "{process}");
+
+    let kernels = of("X", "kernel");
+    assert!(
+        kernels.windows(2).all(|pair| pair[0]["ts"].as_f64() <= pair[1]["ts"].as_f64()),
+        "in the order of the stream"
+    );
+    let flops = |prefix: &str| -> u64 {
+        let named = kernels.iter().filter(|e| e["name"].as_str().unwrap().starts_with(prefix));
+        named.map(|e| e["args"]["flops"].as_u64().unwrap()).sum()
+    };
+    // Beside the steps the caption's projections were launched, and nothing else that multiplies.
+    let counted = report["flops"]["total"].as_u64().unwrap();
+    let products = flops("linear") + flops("attention");
+    assert!(products > counted && products < counted + counted / 20, "{products} {counted}");
+    for event in &kernels {
+        assert!(event["args"]["grid"][0].as_u64().unwrap() > 0 && event["args"]["block"][0].as_u64().unwrap() > 0);
+        assert!(event["args"]["bytes_written"].as_u64().unwrap() > 0, "{event}");
+    }
+    let steps: Vec<&str> = of("X", "span").iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        steps,
+        [
+            "step 1 computed",
+            "step 2 computed",
+            "step 3 reused",
+            "step 4 computed",
+            "step 5 computed",
+            "step 6 computed"
+        ]
+    );
+    let markers = of("i", "marker");
+    assert_eq!(markers.len(), report["decisions"].as_array().unwrap().len());
+    for (marker, decision) in markers.iter().zip(report["decisions"].as_array().unwrap()) {
+        assert_eq!(&marker["args"], decision);
+        assert_eq!(marker["name"], format!("rate {}", decision["rate"]));
+    }
+}

@@ -1,0 +1,138 @@
+//! `adacache generate --model FOLDER` with files that are damaged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{PROMPT, fails};
+
+/// The embedded model as a folder, for tests to damage.
+fn model_folder(parent: &Path) -> PathBuf {
+    let folder = parent.join("model");
+    fs::create_dir(&folder).unwrap();
+    let sprites = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites");
+    for name in ["config.json", "codebooks.json", "model.safetensors", "decoder.safetensors", "text.safetensors"] {
+        fs::copy(sprites.join(name), folder.join(name)).unwrap();
+    }
+    folder
+}
+
+/// A tensor on its way into a safetensors file.
+struct RawTensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Rewrites a safetensors file after `change` had its way with the tensors.
+fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<RawTensor>)) {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<RawTensor> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| RawTensor {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        })
+        .collect();
+    change(&mut tensors);
+    let views = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), safetensors::tensor::TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+fn find<'a>(tensors: &'a mut [RawTensor], name: &str) -> &'a mut RawTensor {
+    tensors.iter_mut().find(|t| t.name == name).unwrap()
+}
+
+#[test]
+fn damaged_weights_are_refused_by_file_and_tensor() {
+    type Damage = (&'static str, fn(&Path), &'static [&'static str]);
+    const NORM: &str = "spatial_blocks.0.attn.q_norm.weight";
+    let cases: &[Damage] = &[
+        ("model.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("text.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("decoder.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("config.json", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("model.safetensors", |p| fs::write(p, []).unwrap(), &["not a complete safetensors file"]),
+        ("model.safetensors", |p| fs::write(p, [0xff; 64]).unwrap(), &["not a complete safetensors file"]),
+        (
+            "model.safetensors",
+            |p| {
+                let bytes = fs::read(p).unwrap();
+                fs::write(p, &bytes[..bytes.len() / 2]).unwrap();
+            },
+            &["not a complete safetensors file"],
+        ),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).data[4..6].copy_from_slice(&0x7FC0u16.to_le_bytes())),
+            &[NORM, "NaN", "element 2"],
+        ),
+        ("decoder.safetensors", |p| rewrite(p, |tensors| find(tensors, "mean").data.fill(0xFF)), &["mean", "NaN"]),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).shape = vec![36, 2]),
+            &[NORM, "shape [36, 2], expected [72]"],
+        ),
+        (
+            "text.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, "embedding.weight").shape = vec![64, 33]),
+            &["embedding.weight", "expected [33, 64]"],
+        ),
+        (
+            "model.safetensors",
+            |p| rewrite(p, |tensors| find(tensors, NORM).dtype = Dtype::I16),
+            &[NORM, "I16", "expected BF16, F16 or F32"],
+        ),
+        ("model.safetensors", |p| rewrite(p, |tensors| tensors.retain(|t| t.name != NORM)), &[NORM, "missing"]),
+        (
+            "model.safetensors",
+            |p| {
+                rewrite(p, |tensors| {
+                    tensors.push(RawTensor {
+                        name: "stowaway".into(),
+                        dtype: Dtype::F32,
+                        shape: vec![1],
+                        data: vec![0; 4],
+                    });
+                });
+            },
+            &["stowaway"],
+        ),
+        ("config.json", |p| fs::write(p, "{").unwrap(), &["config.json"]),
+        ("config.json", |p| edit(p, "\"hidden_size\": 144", "\"hidden_size\": 1000000000000"), &["hidden_size"]),
+        ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 0"), &["depth"]),
+        ("config.json", |p| edit(p, "\"depth\": 5", "\"depth\": 6"), &["spatial_blocks.5", "missing"]),
+        ("config.json", |p| edit(p, "\"height\": 64", "\"height\": 99999999"), &["height"]),
+        ("config.json", |p| edit(p, "\"fps\": 8", "\"fps\": 0"), &["fps"]),
+        ("config.json", |p| edit(p, "\"prompt_length\": 8", "\"prompt_length\": 9"), &["prompt_length"]),
+        ("config.json", |p| edit(p, "\"red\"", "\"crimson\""), &["crimson"]),
+        (
+            "codebooks.json",
+            |p| fs::write(p, "{\"fast\": [[0.2, 1], [0.1, 1]]}").unwrap(),
+            &["codebooks.json", "ascend"],
+        ),
+    ];
+    for (file, damage, parts) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model_folder(dir.path());
+        damage(&model.join(file));
+        // A changed configuration shows where it meets the weights: the message names those.
+        let named = if parts.iter().any(|part| part.contains("spatial_blocks")) { "model.safetensors" } else { file };
+        let parts = [*parts, &[named]].concat();
+        fails(dir.path(), &["generate", PROMPT, "--model", "model", "--steps", "1"], 1, &parts);
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}

@@ -1,0 +1,78 @@
+//! `adacache plan`, of a size and of a recorded trace.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::common::text;
+use crate::{PROMPT, fails, succeeds};
+
+#[test]
+fn a_plan_counts_and_calls_its_seconds_modelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "plan",
+        "--model",
+        "opensora-v1.2",
+        "--resolution",
+        "720p",
+        "--frames",
+        "51",
+        "--steps",
+        "100",
+        "--gpu",
+        "a100",
+    ];
+    let people = text(&succeeds(dir.path(), &args).stdout);
+    for part in ["2 × 15 × 3600 tokens", "419.60 s published", "89.53 s published", "modelled", "assumed, not measured"]
+    {
+        assert!(people.contains(part), "`{part}` is missing in:\n{people}");
+    }
+    let json =
+        succeeds(dir.path(), &[&args[..], &["--json", "--computed", "21", "--efficiency", "linear=0.5"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["tokens"], serde_json::json!([15, 3600]));
+    assert_eq!(json["totals"][1]["computed_steps"], 21);
+    assert_eq!(json["efficiency"]["linear"]["origin"], "given with --efficiency");
+    assert!(json["memory"]["peak"].as_u64().unwrap() < 24 << 30);
+    let json = succeeds(dir.path(), &[&args[..], &["--json", "--vram-budget", "3.5GiB"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let (blocks, least) = (json["streamed_blocks"].as_u64().unwrap(), json["memory"]["least"].as_u64().unwrap());
+    let needs = &json["memory"]["needs"];
+    let block = needs["block"].as_u64().unwrap();
+    assert!((1..=56).contains(&blocks) && json["streamed_weight_bytes"].as_u64() == Some(blocks * block), "{needs}");
+    // Two slots for the streamed ones beside those that stay; one block more would not fit.
+    let taken = least + (56 - blocks) * block;
+    let budget = 7 << 29;
+    assert!(taken <= budget && taken + block > budget, "{taken}");
+    for (args, part) in [
+        (&["--resolution", "9p"][..], "known are 240p"),
+        (&["--aspect", "7:3"], "9:16"),
+        (&["--frames", "0"], "1 to 408"),
+        (&["--vram-budget", "1GiB"], "activations of a step"),
+        (&["--size", "720"], "HEIGHTxWIDTH"),
+        (&["--computed", "101"], "101 computed steps of 100"),
+        (&["--efficiency", "linear=2"], "at most 1"),
+        (&["--trace", "none.jsonl"], "none.jsonl"),
+        (&["--dtype", "f32"], "reference mode"),
+        (&["--model", "sprites", "--cache", "no.toml"], "no.toml"),
+    ] {
+        fails(dir.path(), &[&["plan"], args].concat(), 1, &[part]);
+    }
+    fails(dir.path(), &["plan", "--gpu", "gt730"], 2, &["a100"]);
+}
+
+/// A recorded trace gives the plan of the run that recorded it.
+#[test]
+fn a_plan_follows_a_recorded_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let run =
+        ["generate", PROMPT, "--steps", "8", "--trace", "t.jsonl", "--report", "r.json", "--out", "x.safetensors"];
+    succeeds(dir.path(), &run);
+    let report: Value = serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap();
+    let plan = succeeds(dir.path(), &["plan", "--model", "sprites", "--steps", "8", "--trace", "t.jsonl", "--json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["totals"][1]["computed_steps"], report["computed_steps"].as_array().unwrap().len());
+    assert_eq!(plan["memory"]["cache"], report["cache_bytes"]);
+    assert_eq!(plan["memory"]["cache_unfolded"], report["cache_bytes_unfolded"]);
+}
