@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{
-    AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind,
+    AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind, Settings,
 };
 use crate::device::Device;
 use crate::model::vae::{VaeConfig, VideoVae};

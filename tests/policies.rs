@@ -2,6 +2,9 @@
 //! can gives the bits of another that does, and a recorded trace gives the plan of the run that recorded it.
 
 mod common;
+#[allow(dead_code)]
+#[path = "../examples/own_policy.rs"]
+mod own_policy;
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
@@ -9,8 +12,9 @@ use std::sync::OnceLock;
 use adacache::cache::{
     Anatomy, CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig, FewerStepsConfig,
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
-    TeaCacheConfig,
+    TeaCacheConfig, computed_steps,
 };
+use adacache::compare::{Finished, Row};
 use adacache::family;
 use adacache::ops::decide::{StepClock, StepRow};
 use adacache::pipeline::{Deciding, Generation, Pipeline, Request};
@@ -374,4 +378,37 @@ fn a_store_extrapolates_what_it_was_shown() {
             }
         }
     }
+}
+
+/// The example's policy, which is outside the crate: through the sampler, the replay of its trace, and a comparison.
+#[test]
+fn a_policy_from_outside_the_crate_is_one_of_them() {
+    let all = run(&request(CacheConfig::None));
+    let drift = |threshold| CacheConfig::custom(own_policy::Drift { threshold });
+    let never = run(&request(drift(1e-9)));
+    assert!(never.latents.values == all.latents.values && never.report.computed_steps.len() == STEPS);
+    let made = run(&request(drift(0.3)));
+    let computed = &made.report.computed_steps;
+    assert_eq!(made.report.cache, "drift");
+    assert!((2..STEPS).contains(&computed.len()), "{computed:?}");
+    let mut policy = made.trace.policy(&drift(0.3), family::sprites().anatomy()).unwrap();
+    let (plans, decisions) = made.trace.replay(&mut *policy).unwrap();
+    assert_eq!((&computed_steps(&plans), decisions), (computed, made.report.decisions.clone()));
+    // Also over a trace that measured for every policy.
+    let full = run(&Request { record_all: true, ..request(CacheConfig::None) });
+    let mut policy = full.trace.policy(&drift(0.3), family::sprites().anatomy()).unwrap();
+    assert!(full.trace.schedule(&mut *policy).unwrap().len() < STEPS);
+    let finished = |generation: &Generation| Finished {
+        report: generation.report.clone(),
+        frames: generation.frames.clone().unwrap(),
+        latents: generation.latents.clone(),
+    };
+    let row = Row::new("drift", &finished(&made), &finished(&all)).unwrap();
+    assert_eq!(&row.computed_steps, computed);
+    assert!(row.compute < 1.0 && row.psnr > 10.0, "{row:?}");
+    let bad = drift(0.0).validate().unwrap_err().to_string();
+    assert!(bad.contains("above 0") && drift(0.3).to_toml().is_err(), "{bad}");
+    // It may be extrapolated as any other.
+    let extrapolated = run(&request(drift(0.3).extrapolated(1)));
+    assert_eq!(extrapolated.report.cache, "drift+taylor");
 }

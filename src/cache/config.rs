@@ -1,13 +1,14 @@
-//! The settings of a cache policy: presets, TOML files, and their validation.
+//! The policies there are, in one table: what a TOML file can name, how its settings are read, checked, and made into a policy.
 
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    AdaCache, Anatomy, ComputeAll, DeltaDitConfig, EasyCache, EasyCacheConfig, Extrapolation, FbCache, FbCacheConfig,
-    FewerStepsConfig, Interval, IntervalConfig, MagCache, MagCacheConfig, PabConfig, Policy, ProbePoint, Site, Span,
-    TGateConfig, Taylor, TaylorConfig, TeaCache, TeaCacheConfig,
+    AdaCacheConfig, Anatomy, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig,
+    FewerStepsConfig, IntervalConfig, MagCacheConfig, PabConfig, Policy, TGateConfig, TaylorConfig, TeaCacheConfig,
 };
 
 /// Why a cache configuration cannot be used.
@@ -34,10 +35,9 @@ pub enum CacheError {
     },
     /// No such preset.
     #[error(
-        "unknown cache preset `{0}`; known: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, \
-         magcache-fast, magcache-slow, pab, pab-fast, delta-dit, t-gate, interval-N, fewer-N (N a number of steps), what the model's \
-         codebooks.json calls `calibrated`, or the path of a .toml file; +moreg behind AdaCache, +taylor or +taylor2 behind a policy of \
-         whole forwards"
+        "unknown cache preset `{0}`; known: {names} (N a number of steps), what the model's codebooks.json calls `calibrated`, or the path of a .toml file; \
+         +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards",
+        names = super::presets::names()
     )]
     UnknownPreset(String),
 }
@@ -46,287 +46,160 @@ pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
     Err(CacheError::Invalid(message.into()))
 }
 
-/// How far the fresh residual is from the kept one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Metric {
-    /// ‖kept − fresh‖₁ / ‖kept‖₁, the published default.
-    #[default]
-    L1,
-    /// ‖kept − fresh‖₂ / ‖kept‖₂
-    L2,
-    /// 1 − cos(kept, fresh)
-    Cosine,
-}
-
-/// Which residual is probed, in the published names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ResidualKind {
-    /// The gated self-attention residual of the temporal block.
-    #[default]
-    TAttn,
-    /// The gated self-attention residual of the spatial block.
-    SAttn,
-    /// Cross-attention plus gated MLP residual of the spatial and of the temporal block.
-    CaMlp,
-    /// The gated self-attention residual of a block that spans everything.
-    Attn,
-}
-
-impl ResidualKind {
-    /// The one that is probed by default in a model of this anatomy.
-    pub fn of(anatomy: &Anatomy) -> ResidualKind {
-        if anatomy.has(Span::Time) { ResidualKind::TAttn } else { ResidualKind::Attn }
-    }
-
-    /// Whether a model of this anatomy has it.
-    pub fn is_of(self, anatomy: &Anatomy) -> bool {
-        self.places().iter().all(|(span, _)| anatomy.has(*span))
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            ResidualKind::TAttn => "t-attn",
-            ResidualKind::SAttn => "s-attn",
-            ResidualKind::CaMlp => "ca-mlp",
-            ResidualKind::Attn => "attn",
-        }
-    }
-
-    /// What it measures of one layer, in execution order.
-    fn places(self) -> &'static [(Span, Site)] {
-        match self {
-            ResidualKind::TAttn => &[(Span::Time, Site::Attention)],
-            ResidualKind::SAttn => &[(Span::Frame, Site::Attention)],
-            ResidualKind::CaMlp => &[(Span::Frame, Site::CrossMlp), (Span::Time, Site::CrossMlp)],
-            ResidualKind::Attn => &[(Span::Everything, Site::Attention)],
-        }
-    }
-}
-
-/// Threshold → rate: the first entry whose threshold is greater than the measured rate of change gives the number of steps
-/// until the next computed one; past the last threshold the last rate applies.
+/// The settings of a policy: what is checked before a run, and the policy of one generation that they make.
 ///
-/// Thresholds are finite and strictly ascending, rates at least 1, and there is at least one entry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<(f64, f64)>", into = "Vec<(f64, f64)>")]
-pub struct Codebook(Vec<(f64, usize)>);
-
-impl Codebook {
-    /// Checks and takes `(threshold, rate)` pairs.
-    pub fn new(entries: Vec<(f64, usize)>) -> Result<Codebook, CacheError> {
-        if entries.is_empty() {
-            return invalid("the codebook is empty; give at least one [threshold, rate] pair");
-        }
-        for (i, &(threshold, rate)) in entries.iter().enumerate() {
-            if !threshold.is_finite() {
-                return invalid(format!("codebook entry {}: threshold {threshold} is not a finite number", i + 1));
-            }
-            if rate < 1 {
-                return invalid(format!("codebook entry {}: rate {rate} must be at least 1", i + 1));
-            }
-            if i > 0 && threshold <= entries[i - 1].0 {
-                return invalid(format!(
-                    "codebook entry {}: threshold {threshold} is not above the one before it ({}); thresholds must ascend strictly",
-                    i + 1,
-                    entries[i - 1].0
-                ));
-            }
-        }
-        Ok(Codebook(entries))
-    }
-
-    /// The pairs, thresholds ascending.
-    pub fn entries(&self) -> &[(f64, usize)] {
-        &self.0
-    }
-
-    /// The rate for a measured rate of change `distance` (strictly below a threshold selects it).
-    pub fn rate(&self, distance: f64) -> usize {
-        self.0.iter().find(|(threshold, _)| distance < *threshold).unwrap_or(&self.0[self.0.len() - 1]).1
-    }
-}
-
-impl TryFrom<Vec<(f64, f64)>> for Codebook {
-    type Error = CacheError;
-
-    /// Accepts rates written as whole numbers of any type (`6` or `6.0`).
-    fn try_from(pairs: Vec<(f64, f64)>) -> Result<Codebook, CacheError> {
-        let entries = pairs.into_iter().enumerate().map(|(i, (threshold, rate))| {
-            if rate.fract() != 0.0 || !(1.0..=1e6).contains(&rate) {
-                return invalid(format!(
-                    "codebook entry {}: rate {rate} must be a whole number from 1 to 1000000",
-                    i + 1
-                ));
-            }
-            Ok((threshold, rate as usize))
-        });
-        Codebook::new(entries.collect::<Result<_, _>>()?)
-    }
-}
-
-impl From<Codebook> for Vec<(f64, f64)> {
-    fn from(codebook: Codebook) -> Self {
-        codebook.0.into_iter().map(|(threshold, rate)| (threshold, rate as f64)).collect()
-    }
-}
-
-/// Motion Regularization: residuals that move more between frames are recomputed sooner.
-///
-/// In the window of steps, `M = (m/scale)^exponent / divisor` of the motion score m, otherwise 1; its gradient
-/// `g = gradient·(M − M_prev)/rate` is added by magnitude, and the distance is multiplied by the result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MotionRegularization {
-    /// Frame strides whose motion scores are averaged (`moreg_strides`).
-    #[serde(alias = "moreg_strides")]
-    pub strides: Vec<usize>,
-    /// First and last step, from 1, at which the motion is looked at (`moreg_steps`).
-    #[serde(alias = "moreg_steps")]
-    pub steps: (usize, usize),
-    /// (scale, exponent, divisor); a fourth entry is accepted and unused, as in the published tuples (`moreg_hyp`).
-    #[serde(alias = "moreg_hyp", deserialize_with = "hyper_parameters")]
-    pub hyper: [f64; 3],
-    /// Factor on the motion gradient (`mograd_mul`).
-    #[serde(alias = "mograd_mul")]
-    pub gradient: f64,
-}
-
-fn hyper_parameters<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[f64; 3], D::Error> {
-    let values = Vec::<f64>::deserialize(deserializer)?;
-    match values[..] {
-        [a, b, c] | [a, b, c, _] => Ok([a, b, c]),
-        _ => Err(serde::de::Error::custom(format!(
-            "expected (scale, exponent, divisor), 3 numbers (a 4th is unused), got {}",
-            values.len()
-        ))),
-    }
-}
-
-impl MotionRegularization {
-    fn validate(&self) -> Result<(), CacheError> {
-        let [scale, exponent, divisor] = self.hyper;
-        if self.strides.is_empty() || self.strides.len() > 8 || self.strides.contains(&0) {
-            return invalid(format!("moreg strides {:?}: give 1 to 8 strides of at least one frame", self.strides));
-        }
-        if self.steps.0 > self.steps.1 {
-            return invalid(format!("moreg steps ({}, {}): the first is after the last", self.steps.0, self.steps.1));
-        }
-        if !(scale.is_finite() && scale > 0.0 && exponent.is_finite() && divisor.is_finite() && divisor > 0.0) {
-            return invalid(format!(
-                "moreg hyper-parameters {:?}: scale and divisor must be positive, all finite",
-                self.hyper
-            ));
-        }
-        if !self.gradient.is_finite() {
-            return invalid(format!("moreg gradient factor {} is not finite", self.gradient));
-        }
-        Ok(())
-    }
-}
-
-/// Everything AdaCache is told: see `docs/adacache.md` for the formulas.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdaCacheConfig {
-    /// Distance between fresh and kept residual.
-    #[serde(default)]
-    pub metric: Metric,
-    /// Which residual is probed.
-    #[serde(default)]
-    pub residual: ResidualKind,
-    /// The probed blocks (`cache_loc`), ascending.
-    pub blocks: Vec<usize>,
-    /// Rate of change → steps until the next computed one.
-    pub codebook: Codebook,
-    /// Motion Regularization, or none.
-    #[serde(default)]
-    pub moreg: Option<MotionRegularization>,
-}
-
-impl AdaCacheConfig {
+/// A policy from outside this crate is one more implementation, which [`CacheConfig::custom`] takes.
+pub trait Settings: fmt::Debug + Send + Sync {
     /// Checks everything that can be checked without a model.
-    pub fn validate(&self) -> Result<(), CacheError> {
-        if self.blocks.is_empty() {
-            return invalid("no probed block: `blocks` needs at least one block index");
-        }
-        if self.blocks.windows(2).any(|w| w[0] >= w[1]) {
-            return invalid(format!("probed blocks {:?} must ascend without repeats", self.blocks));
-        }
-        self.moreg.as_ref().map_or(Ok(()), MotionRegularization::validate)
+    ///
+    /// # Errors
+    /// A value for which the policy is not defined.
+    fn validate(&self) -> Result<(), CacheError>;
+
+    /// Checks the settings against the anatomy of a model that generates `frames` frames of tokens.
+    ///
+    /// # Errors
+    /// As [`Settings::validate`]; something that the model does not have.
+    fn validate_for(&self, _anatomy: &Anatomy, _frames: usize) -> Result<(), CacheError> {
+        self.validate()
     }
 
-    /// Checks the probed blocks against a model's anatomy, and the strides against its `frames`.
-    pub fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
-        self.validate()?;
-        if !self.residual.is_of(anatomy) {
-            let has = Span::ALL.into_iter().filter(|span| anatomy.has(*span)).map(Span::name);
-            return invalid(format!(
-                "no residual `{}` in this model, whose blocks are named {}: take {}",
-                self.residual.name(),
-                has.collect::<Vec<_>>().join(" and "),
-                ResidualKind::of(anatomy).name()
-            ));
-        }
-        if let Some(block) = self.blocks.iter().find(|layer| **layer >= anatomy.layers()) {
-            let last = anatomy.layers() - 1;
-            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {last}"));
-        }
-        if let Some(moreg) = &self.moreg
-            && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
-        {
-            return invalid(format!(
-                "moreg stride {stride} needs more than {stride} frames, and this run has {frames}"
-            ));
-        }
-        Ok(())
+    /// Whether the policy's plans depend on the timesteps, and not on their number alone.
+    fn looks_at_time(&self) -> bool {
+        false
     }
 
-    /// The probe points in execution order.
-    pub fn points(&self) -> Vec<ProbePoint> {
-        let places = self.residual.places();
-        let at = |&block: &usize| places.iter().map(move |&(span, site)| ProbePoint::Residual { block, span, site });
-        self.blocks.iter().flat_map(at).collect()
+    /// Whether the policy reuses whole forwards, so that they can be extrapolated.
+    fn reuses_forwards(&self) -> bool {
+        true
+    }
+
+    /// Denoising steps that are run where `asked` were asked for.
+    fn steps(&self, asked: usize) -> usize {
+        asked
+    }
+
+    /// The policy of one generation by a model of this anatomy at the given timesteps, as many as [`Settings::steps`] says.
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy>;
+}
+
+/// Settings from outside this crate. Two are equal if they are one.
+#[derive(Clone, Debug)]
+pub struct Custom(Arc<dyn Settings>);
+
+impl PartialEq for Custom {
+    fn eq(&self, other: &Custom) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// A policy by name, as a TOML file or a preset describes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "kebab-case")]
-pub enum CacheConfig {
-    /// Compute every step.
-    None,
+/// Every step is computed.
+#[derive(Debug)]
+struct Everything;
+
+impl Settings for Everything {
+    fn validate(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    fn reuses_forwards(&self) -> bool {
+        false
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, _timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(ComputeAll::default())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// A row for every policy that a file can name: its name there, and its settings.
+macro_rules! policies {
+    ($($(#[doc = $doc:literal])* $name:literal => $variant:ident($settings:ty),)*) => {
+        /// A policy by name, as a TOML file or a preset describes it.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "policy")]
+        pub enum CacheConfig {
+            /// Compute every step.
+            #[serde(rename = "none")]
+            None,
+            $($(#[doc = $doc])* #[serde(rename = $name)] $variant($settings),)*
+            /// Another policy, with reused steps extrapolated.
+            #[serde(rename = "taylor")]
+            Taylor(TaylorConfig),
+            /// A policy from outside this crate; no file can name it.
+            #[serde(skip)]
+            Custom(Custom),
+        }
+
+        /// What `policy = "…"` can be in a file.
+        const NAMES: &[&str] = &["none", $($name),*];
+
+        impl CacheConfig {
+            /// Reads the settings of the policy `name`, which is one of [`NAMES`].
+            fn read<'de, D: Deserializer<'de>>(name: &str, settings: D) -> Result<CacheConfig, D::Error> {
+                match name {
+                    $($name => Deserialize::deserialize(settings).map(CacheConfig::$variant),)*
+                    _ => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None),
+                }
+            }
+
+            fn settings(&self) -> &dyn Settings {
+                match self {
+                    CacheConfig::None => &Everything,
+                    $(CacheConfig::$variant(settings) => settings,)*
+                    CacheConfig::Taylor(settings) => settings,
+                    CacheConfig::Custom(Custom(settings)) => &**settings,
+                }
+            }
+        }
+    };
+}
+
+policies! {
     /// Adaptive Caching.
-    #[serde(rename = "adacache")]
-    AdaCache(AdaCacheConfig),
+    "adacache" => AdaCache(AdaCacheConfig),
     /// Compute every n-th step.
-    Interval(IntervalConfig),
+    "interval" => Interval(IntervalConfig),
     /// Compute every one of fewer steps.
-    FewerSteps(FewerStepsConfig),
+    "fewer-steps" => FewerSteps(FewerStepsConfig),
     /// TeaCache.
-    #[serde(rename = "teacache")]
-    TeaCache(TeaCacheConfig),
+    "teacache" => TeaCache(TeaCacheConfig),
     /// First-block cache.
-    #[serde(rename = "fbcache")]
-    FbCache(FbCacheConfig),
+    "fbcache" => FbCache(FbCacheConfig),
     /// EasyCache.
-    #[serde(rename = "easycache")]
-    EasyCache(EasyCacheConfig),
+    "easycache" => EasyCache(EasyCacheConfig),
     /// MagCache.
-    #[serde(rename = "magcache")]
-    MagCache(MagCacheConfig),
+    "magcache" => MagCache(MagCacheConfig),
     /// Pyramid attention broadcast.
-    Pab(PabConfig),
+    "pab" => Pab(PabConfig),
     /// Δ-DiT.
-    DeltaDit(DeltaDitConfig),
+    "delta-dit" => DeltaDit(DeltaDitConfig),
     /// T-GATE.
-    TGate(TGateConfig),
-    /// Another policy, with reused steps extrapolated.
-    Taylor(TaylorConfig),
+    "t-gate" => TGate(TGateConfig),
+}
+
+/// The name of a policy in a file.
+struct PolicyName(String);
+
+impl<'de> Deserialize<'de> for PolicyName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PolicyName, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match NAMES.contains(&name.as_str()) {
+            true => Ok(PolicyName(name)),
+            false => Err(serde::de::Error::unknown_variant(&name, NAMES)),
+        }
+    }
 }
 
 impl CacheConfig {
+    /// A policy from outside this crate.
+    pub fn custom(settings: impl Settings + 'static) -> CacheConfig {
+        CacheConfig::Custom(Custom(Arc::new(settings)))
+    }
+
     /// Reads a TOML file:
     ///
     /// ```
@@ -358,55 +231,19 @@ impl CacheConfig {
     /// The policy's own table is read by itself: as a tagged enum it would lose the lines that errors point at.
     fn parse_toml(text: &str) -> Result<CacheConfig, toml::de::Error> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        enum Name {
-            None,
-            #[serde(rename = "adacache")]
-            AdaCache,
-            Interval,
-            FewerSteps,
-            #[serde(rename = "teacache")]
-            TeaCache,
-            #[serde(rename = "fbcache")]
-            FbCache,
-            #[serde(rename = "easycache")]
-            EasyCache,
-            #[serde(rename = "magcache")]
-            MagCache,
-            Pab,
-            DeltaDit,
-            TGate,
-        }
-        #[derive(Deserialize)]
         struct Tag {
-            policy: Name,
+            policy: PolicyName,
             taylor: Option<usize>,
             damping: Option<f64>,
         }
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Nothing {}
 
-        let Tag { policy, taylor, damping } = toml::from_str(text)?;
+        let Tag { policy: PolicyName(policy), taylor, damping } = toml::from_str(text)?;
         let mut settings = toml::de::DeTable::parse(text)?;
         settings.get_mut().remove("policy");
         if settings.get_mut().remove("taylor").is_some() {
             settings.get_mut().remove("damping");
         }
-        let settings = toml::Deserializer::from(settings);
-        let config = match policy {
-            Name::None => Nothing::deserialize(settings).map(|Nothing {}| CacheConfig::None)?,
-            Name::AdaCache => CacheConfig::AdaCache(Deserialize::deserialize(settings)?),
-            Name::Interval => CacheConfig::Interval(Deserialize::deserialize(settings)?),
-            Name::FewerSteps => CacheConfig::FewerSteps(Deserialize::deserialize(settings)?),
-            Name::TeaCache => CacheConfig::TeaCache(Deserialize::deserialize(settings)?),
-            Name::FbCache => CacheConfig::FbCache(Deserialize::deserialize(settings)?),
-            Name::EasyCache => CacheConfig::EasyCache(Deserialize::deserialize(settings)?),
-            Name::MagCache => CacheConfig::MagCache(Deserialize::deserialize(settings)?),
-            Name::Pab => CacheConfig::Pab(Deserialize::deserialize(settings)?),
-            Name::DeltaDit => CacheConfig::DeltaDit(Deserialize::deserialize(settings)?),
-            Name::TGate => CacheConfig::TGate(Deserialize::deserialize(settings)?),
-        };
+        let config = CacheConfig::read(&policy, toml::Deserializer::from(settings))?;
         Ok(match taylor {
             Some(order) => {
                 let whole = Extrapolation::from(order);
@@ -425,7 +262,7 @@ impl CacheConfig {
     /// The text that [`CacheConfig::from_toml`] reads.
     ///
     /// # Errors
-    /// None of settings that [`CacheConfig::validate`] accepts.
+    /// A policy from outside this crate, which has no name.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         match self {
             CacheConfig::Taylor(TaylorConfig { order, damping, of }) => {
@@ -453,69 +290,34 @@ impl CacheConfig {
         }
     }
 
-    /// Checks everything that can be checked without a model.
+    /// As [`Settings::validate`].
     pub fn validate(&self) -> Result<(), CacheError> {
-        match self {
-            CacheConfig::None => Ok(()),
-            CacheConfig::AdaCache(config) => config.validate(),
-            CacheConfig::Interval(config) => config.validate(),
-            CacheConfig::FewerSteps(config) => config.validate(),
-            CacheConfig::TeaCache(config) => config.validate(),
-            CacheConfig::FbCache(config) => config.validate(),
-            CacheConfig::EasyCache(config) => config.validate(),
-            CacheConfig::MagCache(config) => config.validate(),
-            CacheConfig::Pab(config) => config.validate(),
-            CacheConfig::DeltaDit(config) => config.validate(),
-            CacheConfig::TGate(config) => config.validate(),
-            CacheConfig::Taylor(config) => config.validate(),
-        }
+        self.settings().validate()
     }
 
-    /// Checks the settings against the anatomy of a model that generates `frames` frames of tokens.
+    /// As [`Settings::validate_for`].
     pub fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
-        match self {
-            CacheConfig::AdaCache(config) => config.validate_for(anatomy, frames),
-            CacheConfig::Pab(config) => config.validate_for(anatomy),
-            CacheConfig::DeltaDit(config) => config.validate_for(anatomy),
-            CacheConfig::Taylor(config) => {
-                config.validate()?;
-                config.of.validate_for(anatomy, frames)
-            }
-            other => other.validate(),
-        }
+        self.settings().validate_for(anatomy, frames)
     }
 
-    /// Whether its plans depend on the timesteps, and not on their number alone.
+    /// As [`Settings::looks_at_time`].
     pub fn looks_at_time(&self) -> bool {
-        matches!(self, CacheConfig::Pab(_) | CacheConfig::DeltaDit(_))
+        self.settings().looks_at_time()
     }
 
-    /// Denoising steps that are run where `asked` were asked for.
+    /// As [`Settings::reuses_forwards`].
+    pub fn reuses_forwards(&self) -> bool {
+        self.settings().reuses_forwards()
+    }
+
+    /// As [`Settings::steps`].
     pub fn steps(&self, asked: usize) -> usize {
-        match self {
-            CacheConfig::FewerSteps(config) => config.steps,
-            _ => asked,
-        }
+        self.settings().steps(asked)
     }
 
-    /// The policy of one generation by a model of this anatomy at the given timesteps, as many as [`CacheConfig::steps`] says.
+    /// As [`Settings::policy`].
     pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
-        let steps = timesteps.len();
-        match self {
-            CacheConfig::None | CacheConfig::FewerSteps(_) => Box::new(ComputeAll::default()),
-            CacheConfig::AdaCache(config) => Box::new(AdaCache::new(config.clone(), steps)),
-            CacheConfig::Interval(config) => Box::new(Interval::new(config.clone())),
-            CacheConfig::TeaCache(config) => Box::new(TeaCache::new(config.clone(), steps)),
-            CacheConfig::FbCache(config) => Box::new(FbCache::new(config.clone(), anatomy)),
-            CacheConfig::EasyCache(config) => Box::new(EasyCache::new(config.clone(), steps)),
-            CacheConfig::MagCache(config) => Box::new(MagCache::new(config.clone(), steps)),
-            CacheConfig::Pab(config) => Box::new(config.policy(anatomy, timesteps)),
-            CacheConfig::DeltaDit(config) => Box::new(config.policy(anatomy, timesteps)),
-            CacheConfig::TGate(config) => Box::new(config.policy(anatomy, steps)),
-            CacheConfig::Taylor(config) => {
-                Box::new(Taylor::new(config.extrapolation(), config.of.policy(anatomy, timesteps)))
-            }
-        }
+        self.settings().policy(anatomy, timesteps)
     }
 
     /// Reads a TOML file from disk.

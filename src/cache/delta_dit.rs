@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Anatomy, ModuleSchedule};
+use super::{Anatomy, ModuleSchedule, Policy, Settings};
 
 /// What Δ-DiT is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,24 +19,6 @@ pub struct DeltaDitConfig {
 }
 
 impl DeltaDitConfig {
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
-        if self.every == 0 {
-            return invalid("an interval of 0 steps: `every` is at least 1");
-        }
-        if self.boundary.is_nan() {
-            return invalid("the boundary is not a number: give a timestep from 0 to 1000");
-        }
-        Ok(())
-    }
-
-    pub(super) fn validate_for(&self, anatomy: &Anatomy) -> Result<(), CacheError> {
-        self.validate()?;
-        if self.blocks > anatomy.layers() {
-            return invalid(format!("{} blocks to skip: the model has {}", self.blocks, anatomy.layers()));
-        }
-        Ok(())
-    }
-
     /// The policy for a model of this anatomy and a run of the given timesteps.
     pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let skipped = |rear: bool| -> Vec<bool> {
@@ -46,6 +28,38 @@ impl DeltaDitConfig {
         let rear = anatomy.all(anatomy.layers().saturating_sub(self.blocks)..anatomy.layers());
         let front = anatomy.all(0..self.blocks);
         ModuleSchedule::new("delta-dit", timesteps.len(), vec![(rear, skipped(true)), (front, skipped(false))])
+    }
+}
+
+impl Settings for DeltaDitConfig {
+    fn validate(&self) -> Result<(), CacheError> {
+        if self.every == 0 {
+            return invalid("an interval of 0 steps: `every` is at least 1");
+        }
+        if self.boundary.is_nan() {
+            return invalid("the boundary is not a number: give a timestep from 0 to 1000");
+        }
+        Ok(())
+    }
+
+    fn validate_for(&self, anatomy: &Anatomy, _frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if self.blocks > anatomy.layers() {
+            return invalid(format!("{} blocks to skip: the model has {}", self.blocks, anatomy.layers()));
+        }
+        Ok(())
+    }
+
+    fn looks_at_time(&self) -> bool {
+        true
+    }
+
+    fn reuses_forwards(&self) -> bool {
+        false
+    }
+
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(DeltaDitConfig::policy(self, anatomy, timesteps))
     }
 }
 
@@ -86,11 +100,13 @@ mod tests {
         }
         assert!(DeltaDitConfig { every: 0, blocks: 1, boundary: 0.0 }.validate().is_err());
         assert!(
-            DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }.validate_for(&Anatomy::spatial_temporal(5)).is_err()
+            DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }
+                .validate_for(&Anatomy::spatial_temporal(5), 16)
+                .is_err()
         );
         assert!(
             DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN }
-                .validate_for(&Anatomy::spatial_temporal(5))
+                .validate_for(&Anatomy::spatial_temporal(5), 16)
                 .is_err()
         );
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, ratio};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, ratio};
 
 /// What EasyCache is told.
 ///
@@ -28,8 +28,10 @@ impl EasyCacheConfig {
     pub fn new(threshold: f64) -> EasyCacheConfig {
         EasyCacheConfig { threshold, first: first() }
     }
+}
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for EasyCacheConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
             return invalid(format!("threshold {} must be a number from 0 on", self.threshold));
         }
@@ -37,6 +39,10 @@ impl EasyCacheConfig {
             return invalid("`first` 0: at least one step has to be computed before another can reuse it");
         }
         Ok(())
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(EasyCache::new(self.clone(), timesteps.len()))
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, ratio};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, Site, ratio};
 
 /// What the first-block cache is told: the other blocks are reused while `‖r − kept‖₁ / ‖kept‖₁` of the first block's residual
 /// stays below the threshold; kept is that of the last computed step.
@@ -14,12 +14,16 @@ pub struct FbCacheConfig {
     pub threshold: f64,
 }
 
-impl FbCacheConfig {
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for FbCacheConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
             return invalid(format!("threshold {} must be a number from 0 on", self.threshold));
         }
         Ok(())
+    }
+
+    fn policy(&self, anatomy: &Anatomy, _timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(FbCache::new(self.clone(), anatomy))
     }
 }
 

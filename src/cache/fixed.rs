@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Site, Span};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, Site, Span};
 
 /// The policy that computes every step: the baseline. It may measure for others.
 #[derive(Clone, Debug, Default)]
@@ -64,9 +64,13 @@ pub struct IntervalConfig {
     pub every: usize,
 }
 
-impl IntervalConfig {
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for IntervalConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if self.every == 0 { invalid("an interval of 0 steps: `every` is at least 1") } else { Ok(()) }
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, _timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(Interval::new(self.clone()))
     }
 }
 
@@ -113,9 +117,21 @@ pub struct FewerStepsConfig {
     pub steps: usize,
 }
 
-impl FewerStepsConfig {
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for FewerStepsConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if self.steps == 0 { invalid("0 steps: `steps` is at least 1") } else { Ok(()) }
+    }
+
+    fn reuses_forwards(&self) -> bool {
+        false
+    }
+
+    fn steps(&self, _asked: usize) -> usize {
+        self.steps
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, _timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(ComputeAll::default())
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, Probes};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, Probes, Settings};
 
 /// What MagCache is told.
 ///
@@ -44,8 +44,10 @@ impl MagCacheConfig {
     pub fn opensora_ratios() -> Vec<f64> {
         OPENSORA_SQUARED.iter().map(|square| square.sqrt()).collect()
     }
+}
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for MagCacheConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if !(self.threshold.is_finite()) {
             return invalid(format!("threshold {} must be a finite number", self.threshold));
         }
@@ -58,6 +60,10 @@ impl MagCacheConfig {
             );
         }
         Ok(())
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(MagCache::new(self.clone(), timesteps.len()))
     }
 }
 

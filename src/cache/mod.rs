@@ -5,6 +5,7 @@
 //! any policy without a model. What is kept on the device lives in [`ResidualStore`].
 
 mod adacache;
+mod adacache_config;
 mod anatomy;
 mod config;
 mod delta_dit;
@@ -24,8 +25,9 @@ mod tgate;
 pub mod trace;
 
 pub use adacache::AdaCache;
+pub use adacache_config::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
 pub use anatomy::{Anatomy, Module, Span};
-pub use config::{AdaCacheConfig, CacheConfig, CacheError, Codebook, Metric, MotionRegularization, ResidualKind};
+pub use config::{CacheConfig, CacheError, Custom, Settings};
 pub use delta_dit::DeltaDitConfig;
 pub use easycache::{EasyCache, EasyCacheConfig};
 pub use fbcache::{FbCache, FbCacheConfig};
@@ -34,7 +36,7 @@ pub use magcache::{MagCache, MagCacheConfig};
 pub use modules::{GroupSet, ModuleGroup, ModuleSchedule};
 pub use pab::PabConfig;
 pub use point::{ProbePoint, Site};
-pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset};
+pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset, names as preset_names};
 pub use store::{PendingMeasurements, ResidualStore, Shapes, StoreOptions};
 pub use taylor::{Extrapolation, Taylor, TaylorConfig};
 pub use teacache::{TeaCache, TeaCacheConfig};

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Anatomy, Module, ModuleSchedule, Span};
+use super::{Anatomy, Module, ModuleSchedule, Policy, Settings, Span};
 
 /// What PAB is told.
 ///
@@ -67,30 +67,6 @@ impl PabConfig {
         PabConfig { spatial, temporal, cross, ..self }
     }
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
-        for (name, range) in [("spatial", self.spatial), ("temporal", self.temporal), ("cross", self.cross)] {
-            if range == 0 {
-                return invalid(format!("a {name} range of 0 steps: it is at least 1, which computes every step"));
-            }
-        }
-        let [low, high] = self.window;
-        if !(low.is_finite() && high.is_finite() && low < high) {
-            return invalid(format!("window [{low}, {high}]: give two timesteps, the smaller first"));
-        }
-        if let Some(t) = self.mlp.iter().find(|t| !t.is_finite()) {
-            return invalid(format!("mlp timestep {t} is not a finite number"));
-        }
-        Ok(())
-    }
-
-    pub(super) fn validate_for(&self, anatomy: &Anatomy) -> Result<(), CacheError> {
-        self.validate()?;
-        if self.mlp_blocks > anatomy.layers() {
-            return invalid(format!("mlp_blocks {}: the model has {} blocks", self.mlp_blocks, anatomy.layers()));
-        }
-        Ok(())
-    }
-
     /// The policy for a model of this anatomy and a run of the given timesteps.
     pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let [low, high] = self.window;
@@ -116,6 +92,44 @@ impl PabConfig {
         let listed: Vec<usize> = self.mlp.iter().filter_map(nearest).collect();
         let behind = |i: usize| listed.iter().any(|&from| from < i && i - from <= self.mlp_steps);
         (0..timesteps.len()).map(|i| behind(i) && !listed.contains(&i)).collect()
+    }
+}
+
+impl Settings for PabConfig {
+    fn validate(&self) -> Result<(), CacheError> {
+        for (name, range) in [("spatial", self.spatial), ("temporal", self.temporal), ("cross", self.cross)] {
+            if range == 0 {
+                return invalid(format!("a {name} range of 0 steps: it is at least 1, which computes every step"));
+            }
+        }
+        let [low, high] = self.window;
+        if !(low.is_finite() && high.is_finite() && low < high) {
+            return invalid(format!("window [{low}, {high}]: give two timesteps, the smaller first"));
+        }
+        if let Some(t) = self.mlp.iter().find(|t| !t.is_finite()) {
+            return invalid(format!("mlp timestep {t} is not a finite number"));
+        }
+        Ok(())
+    }
+
+    fn validate_for(&self, anatomy: &Anatomy, _frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if self.mlp_blocks > anatomy.layers() {
+            return invalid(format!("mlp_blocks {}: the model has {} blocks", self.mlp_blocks, anatomy.layers()));
+        }
+        Ok(())
+    }
+
+    fn looks_at_time(&self) -> bool {
+        true
+    }
+
+    fn reuses_forwards(&self) -> bool {
+        false
+    }
+
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(PabConfig::policy(self, anatomy, timesteps))
     }
 }
 
@@ -170,7 +184,7 @@ mod tests {
         assert_eq!((plan.spatial, plan.temporal, plan.cross, plan.mlp_blocks), (2, 4, 6, 7));
         assert_eq!((plan.mlp[0], plan.mlp[1], plan.mlp[13]), (738.0, 714.0, 426.0));
         for config in [latte, plan, PabConfig::opensora()] {
-            config.validate_for(&Anatomy::spatial_temporal(28)).unwrap();
+            config.validate_for(&Anatomy::spatial_temporal(28), 16).unwrap();
         }
     }
 
@@ -184,7 +198,7 @@ mod tests {
             (PabConfig { mlp: vec![f64::NAN], ..good() }, "mlp timestep"),
             (PabConfig { mlp_blocks: 29, ..good() }, "28 blocks"),
         ] {
-            let message = config.validate_for(&Anatomy::spatial_temporal(28)).unwrap_err().to_string();
+            let message = config.validate_for(&Anatomy::spatial_temporal(28), 16).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }

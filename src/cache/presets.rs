@@ -68,6 +68,75 @@ impl Default for DeltaDitPreset {
     }
 }
 
+/// What a preset is made for.
+struct Run<'a> {
+    presets: &'a Presets,
+    anatomy: &'a Anatomy,
+    steps: usize,
+    moreg: bool,
+}
+
+impl Run<'_> {
+    fn adacache(&self, codebook: &Codebook) -> CacheConfig {
+        CacheConfig::AdaCache(AdaCacheConfig {
+            metric: Metric::L1,
+            residual: ResidualKind::of(self.anatomy),
+            blocks: self.presets.probed_blocks(self.anatomy),
+            codebook: codebook.clone(),
+            moreg: self.moreg.then(|| self.presets.moreg_for(self.steps)),
+        })
+    }
+
+    fn teacache(&self, threshold: f64) -> CacheConfig {
+        CacheConfig::TeaCache(TeaCacheConfig { threshold, coefficients: self.presets.teacache.coefficients })
+    }
+
+    fn magcache(&self, threshold: f64, most: usize) -> CacheConfig {
+        CacheConfig::MagCache(MagCacheConfig::new(threshold, most, self.presets.magcache.clone()))
+    }
+
+    fn delta_dit(&self) -> CacheConfig {
+        let DeltaDitPreset { every, share, boundary } = self.presets.delta_dit;
+        let blocks = (share * self.anatomy.layers() as f64).round() as usize;
+        CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary })
+    }
+}
+
+/// A preset's name, and what it stands for.
+type Preset = (&'static str, fn(&Run) -> CacheConfig);
+
+/// Every preset, in the order in which messages and the help list them.
+const PRESETS: [Preset; 13] = [
+    ("none", |_| CacheConfig::None),
+    ("adacache-fast", |run| run.adacache(&run.presets.fast)),
+    ("adacache-slow", |run| run.adacache(&run.presets.slow)),
+    ("teacache-fast", |run| run.teacache(run.presets.teacache.fast)),
+    ("teacache-slow", |run| run.teacache(run.presets.teacache.slow)),
+    ("fbcache", |run| CacheConfig::FbCache(FbCacheConfig { threshold: run.presets.fbcache })),
+    ("easycache", |run| CacheConfig::EasyCache(EasyCacheConfig::new(run.presets.easycache))),
+    ("magcache-fast", |run| run.magcache(0.24, 5)),
+    ("magcache-slow", |run| run.magcache(0.12, 3)),
+    ("pab", |run| CacheConfig::Pab(run.presets.pab_for(run.anatomy))),
+    ("pab-fast", |run| CacheConfig::Pab(run.presets.pab_for(run.anatomy).with_ranges([5, 7, 9]))),
+    ("delta-dit", |run| run.delta_dit()),
+    ("t-gate", |run| CacheConfig::TGate(TGateConfig::scaled(run.steps))),
+];
+
+/// A preset whose name ends in a number, `interval-3`, and what it stands for.
+type NumberedPreset = (&'static str, fn(usize) -> CacheConfig);
+
+const NUMBERED: [NumberedPreset; 2] = [
+    ("interval", |every| CacheConfig::Interval(IntervalConfig { every })),
+    ("fewer", |steps| CacheConfig::FewerSteps(FewerStepsConfig { steps })),
+];
+
+/// The names of all presets, for messages and for the help: `none, adacache-fast, …, interval-N, fewer-N`.
+pub fn names() -> String {
+    let plain = PRESETS.iter().map(|(name, _)| (*name).to_owned());
+    let numbered = NUMBERED.iter().map(|(name, _)| format!("{name}-N"));
+    plain.chain(numbered).collect::<Vec<_>>().join(", ")
+}
+
 /// A policy's name without what is said behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Named<'a> {
@@ -169,55 +238,23 @@ impl Presets {
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
     pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
         let unknown = || CacheError::UnknownPreset(name.into());
-        let depth = anatomy.layers();
-        let adacache = |codebook: &Codebook| {
-            CacheConfig::AdaCache(AdaCacheConfig {
-                metric: Metric::L1,
-                residual: ResidualKind::of(anatomy),
-                blocks: self.probed_blocks(anatomy),
-                codebook: codebook.clone(),
-                moreg: moreg.then(|| self.moreg_for(steps)),
-            })
+        let run = Run { presets: self, anatomy, steps, moreg };
+        let numbered = || {
+            let (name, number) = name.rsplit_once('-')?;
+            let (_, preset) = NUMBERED.iter().find(|(known, _)| *known == name)?;
+            Some(preset(number.parse().ok()?))
         };
-        let teacache =
-            |threshold| CacheConfig::TeaCache(TeaCacheConfig { threshold, coefficients: self.teacache.coefficients });
-        let magcache =
-            |threshold, most| CacheConfig::MagCache(MagCacheConfig::new(threshold, most, self.magcache.clone()));
-        let config = match name {
-            "none" => CacheConfig::None,
-            "adacache-fast" => adacache(&self.fast),
-            "adacache-slow" => adacache(&self.slow),
-            "teacache-fast" => teacache(self.teacache.fast),
-            "teacache-slow" => teacache(self.teacache.slow),
-            "fbcache" => CacheConfig::FbCache(FbCacheConfig { threshold: self.fbcache }),
-            "easycache" => CacheConfig::EasyCache(EasyCacheConfig::new(self.easycache)),
-            "magcache-fast" => magcache(0.24, 5),
-            "magcache-slow" => magcache(0.12, 3),
-            "pab" => CacheConfig::Pab(self.pab_for(anatomy)),
-            "pab-fast" => CacheConfig::Pab(self.pab_for(anatomy).with_ranges([5, 7, 9])),
-            "delta-dit" => CacheConfig::DeltaDit(DeltaDitConfig {
-                every: self.delta_dit.every,
-                blocks: (self.delta_dit.share * depth as f64).round() as usize,
-                boundary: self.delta_dit.boundary,
-            }),
-            "t-gate" => CacheConfig::TGate(TGateConfig::scaled(steps)),
-            other if self.calibrated.contains_key(other) => {
-                let mut config = self.calibrated[other].clone();
+        let config = match (PRESETS.iter().find(|(known, _)| *known == name), self.calibrated.get(name)) {
+            (Some((_, preset)), _) => preset(&run),
+            (None, Some(calibrated)) => {
+                let mut config = calibrated.clone();
                 if let Some(adacache) = config.adacache_mut() {
                     let own = adacache.moreg.as_ref().map(|own| self.scaled(own, steps));
                     adacache.moreg = own.or_else(|| moreg.then(|| self.moreg_for(steps)));
                 }
                 config
             }
-            other => {
-                let (policy, number) = other.rsplit_once('-').ok_or_else(unknown)?;
-                let number = number.parse().map_err(|_| unknown())?;
-                match policy {
-                    "interval" => CacheConfig::Interval(IntervalConfig { every: number }),
-                    "fewer" => CacheConfig::FewerSteps(FewerStepsConfig { steps: number }),
-                    _ => return Err(unknown()),
-                }
-            }
+            (None, None) => numbered().ok_or_else(unknown)?,
         };
         if moreg && config.adacache().is_none() {
             return invalid(format!(

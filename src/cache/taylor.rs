@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{CacheConfig, Decision, Measurement, ModuleGroup, Plan, Policy, Probes};
+use super::{Anatomy, CacheConfig, Decision, Measurement, ModuleGroup, Plan, Policy, Probes, Settings};
 use crate::ops::decide::DecisionRule;
 
 /// The polynomial by which folds are extrapolated.
@@ -54,8 +54,10 @@ impl TaylorConfig {
     pub fn extrapolation(&self) -> Extrapolation {
         Extrapolation { order: self.order, damping: self.damping }
     }
+}
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for TaylorConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if !(1..=2).contains(&self.order) {
             return invalid(format!("taylor = {}: the order is 1 or 2", self.order));
         }
@@ -67,15 +69,24 @@ impl TaylorConfig {
         }
         match *self.of {
             CacheConfig::Taylor(_) => invalid("the policy extrapolates already: leave out +taylor"),
-            CacheConfig::None
-            | CacheConfig::FewerSteps(_)
-            | CacheConfig::Pab(_)
-            | CacheConfig::DeltaDit(_)
-            | CacheConfig::TGate(_) => invalid(
+            _ if !self.of.reuses_forwards() => invalid(
                 "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
             ),
             _ => self.of.validate(),
         }
+    }
+
+    fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        self.of.validate_for(anatomy, frames)
+    }
+
+    fn looks_at_time(&self) -> bool {
+        self.of.looks_at_time()
+    }
+
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(Taylor::new(self.extrapolation(), self.of.policy(anatomy, timesteps)))
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Decision, Measurement, Plan, Policy, ProbePoint, Probes, ratio};
+use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, ratio};
 
 /// What TeaCache is told.
 ///
@@ -31,8 +31,10 @@ impl TeaCacheConfig {
     pub(super) fn plain() -> [f64; 5] {
         [0.0, 0.0, 0.0, 1.0, 0.0]
     }
+}
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+impl Settings for TeaCacheConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if !(self.threshold.is_finite() && self.threshold >= 0.0) {
             return invalid(format!("threshold {} must be a number from 0 on", self.threshold));
         }
@@ -40,6 +42,10 @@ impl TeaCacheConfig {
             return invalid(format!("coefficients {:?} must be finite numbers", self.coefficients));
         }
         Ok(())
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(TeaCache::new(self.clone(), timesteps.len()))
     }
 }
 

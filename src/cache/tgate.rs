@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::{CacheError, invalid};
-use super::{Anatomy, Module, ModuleSchedule};
+use super::{Anatomy, Module, ModuleSchedule, Policy, Settings};
 
 /// What T-GATE is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,16 @@ impl TGateConfig {
         TGateConfig { gate: (steps * 10).div_ceil(25).max(1) }
     }
 
-    pub(super) fn validate(&self) -> Result<(), CacheError> {
+    /// The policy for a model of this anatomy and a run of `steps` steps.
+    pub fn policy(&self, anatomy: &Anatomy, steps: usize) -> ModuleSchedule {
+        let cross = anatomy.each(Module::Cross, 0..anatomy.blocks());
+        ModuleSchedule::new("t-gate", steps, vec![(cross, (0..steps).map(|i| i >= self.gate).collect())])
+            .ending_guidance()
+    }
+}
+
+impl Settings for TGateConfig {
+    fn validate(&self) -> Result<(), CacheError> {
         if self.gate == 0 {
             invalid("a gate at step 0: the first step computes everything, `gate` is at least 1")
         } else {
@@ -28,11 +37,12 @@ impl TGateConfig {
         }
     }
 
-    /// The policy for a model of this anatomy and a run of `steps` steps.
-    pub fn policy(&self, anatomy: &Anatomy, steps: usize) -> ModuleSchedule {
-        let cross = anatomy.each(Module::Cross, 0..anatomy.blocks());
-        ModuleSchedule::new("t-gate", steps, vec![(cross, (0..steps).map(|i| i >= self.gate).collect())])
-            .ending_guidance()
+    fn reuses_forwards(&self) -> bool {
+        false
+    }
+
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(TGateConfig::policy(self, anatomy, timesteps.len()))
     }
 }
 

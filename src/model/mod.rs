@@ -9,12 +9,13 @@ mod walk;
 mod weights;
 mod workspace;
 
+pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;
 pub use stdit3::{StDiT3, StDiT3Config};
 pub use walk::Walk;
 pub use weights::Weights;
-pub use workspace::{ResidualRoom, Workspace};
+pub use workspace::{PREDICTION, ResidualRoom, Workspace, X};
 
 use crate::cache::Anatomy;
 use crate::device::Device;
@@ -191,6 +192,11 @@ pub struct Caption {
 }
 
 impl Caption {
+    /// Of `batch` captions of at most `length` tokens: the keys and values of every block that reads them, and how many tokens each has.
+    pub fn new(kv: Vec<Tensor>, lengths: Tensor, length: usize) -> Caption {
+        Caption { kv, lengths, length }
+    }
+
     /// Tokens of the longest caption of the batch.
     pub fn length(&self) -> usize {
         self.length

@@ -10,12 +10,14 @@ use crate::ops::attention::VideoDims;
 use crate::ops::{Modulation, RowMap};
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// What every model has: the hidden state, the prediction, and the times that are embedded.
-pub(super) const X: Slot = Slot("x");
-pub(super) const PREDICTION: Slot = Slot("prediction");
-pub(super) const TIME: Slot = Slot("time");
+/// The hidden state `[batch, frames, tokens, C]`: every model asks for it.
+pub const X: Slot = Slot("x");
+/// The prediction `[batch, out_channels, frames, height, width]` f32: every model asks for it.
+pub const PREDICTION: Slot = Slot("prediction");
+/// The times that are embedded.
+const TIME: Slot = Slot("time");
 /// `[batch, frames]` u8, where single frames may be held: which of them move.
-pub(super) const FRAME_MASK: Slot = Slot("frame_mask");
+const FRAME_MASK: Slot = Slot("frame_mask");
 /// A residual on its way to its probe.
 const FRESH: Slot = Slot("fresh");
 /// Where a residual that is kept packed is unpacked for its probe, or waits for its step to be planned.
@@ -53,12 +55,15 @@ impl ResidualRoom {
 
     /// The stage until which a model has to be able to embed the latents: a packed fold is made of the embedding once more, when the blocks
     /// are done; a head's output is copied.
-    pub(super) fn embeds_until(&self) -> Stage {
+    pub fn embeds_until(&self) -> Stage {
         if self.folds_packed() && self.head == 0 { Stage::Leave } else { Stage::Embed }
     }
 
     /// Asks for the buffers of residuals shaped `hidden`.
-    pub(super) fn add_to(&self, layout: &mut Layout, hidden: &[usize], dtype: DType) -> Result<(), TensorError> {
+    ///
+    /// # Errors
+    /// As [`Layout::add`].
+    pub fn add_to(&self, layout: &mut Layout, hidden: &[usize], dtype: DType) -> Result<(), TensorError> {
         if let Some(life) = probed_stages(&self.probes) {
             layout.add(FRESH, hidden, dtype, life.clone())?;
             if self.packed || self.head > 0 {
@@ -101,7 +106,10 @@ pub struct Workspace {
 
 impl Workspace {
     /// Allocates the buffers of `layout`, and the time's, for a hidden state of `tokens` along (time, height, width).
-    pub(super) fn allocate(
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn allocate(
         device: &Device,
         geometry: Geometry,
         tokens: [usize; 3],
@@ -120,21 +128,26 @@ impl Workspace {
     ///
     /// # Panics
     /// If the model did not ask for it.
-    pub(super) fn get(&self, slot: Slot) -> &Tensor {
+    pub fn get(&self, slot: Slot) -> &Tensor {
         self.arena.find(slot).unwrap_or_else(|| panic!("the workspace has no buffer `{}`", slot.0))
     }
 
-    /// The buffer `slot` as rows of its last axis.
-    pub(super) fn rows(&self, tensor: &Tensor) -> Result<Tensor, TensorError> {
+    /// `tensor` as rows of its last axis.
+    ///
+    /// # Errors
+    /// None of a buffer of the workspace.
+    pub fn rows(&self, tensor: &Tensor) -> Result<Tensor, TensorError> {
         let width = *tensor.shape().last().unwrap_or(&1);
         tensor.reshape(&[tensor.elements() / width.max(1), width])
     }
 
-    pub(super) fn dims(&self) -> &VideoDims {
+    /// Samples, frames and tokens of a frame.
+    pub fn dims(&self) -> &VideoDims {
         &self.dims
     }
 
-    pub(super) fn tokens(&self) -> [usize; 3] {
+    /// Tokens along (time, height, width).
+    pub fn tokens(&self) -> [usize; 3] {
         self.tokens
     }
 
@@ -221,7 +234,7 @@ impl Workspace {
     }
 
     /// The modulation by `table` `[batch, variants, chunks, C]`, each frame's as the frame mask says.
-    pub(super) fn modulation<'a>(&'a self, table: &'a Tensor) -> Modulation<'a> {
+    pub fn modulation<'a>(&'a self, table: &'a Tensor) -> Modulation<'a> {
         let rows = RowMap { frames: self.dims.frames, rows_per_frame: self.dims.tokens };
         Modulation { table, frame_mask: self.frame_mask(), rows }
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::cache::{
-    AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, trace::Trace,
+    AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, Settings,
+    trace::Trace,
 };
 use adacache::calibrate::{
     Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use adacache::cache::preset_names;
 use adacache::family;
 use adacache::media::{Format, Frames, Latents, Media, Output, check_file_writable, write_file};
 use adacache::pipeline::{
@@ -49,10 +50,7 @@ pub(crate) struct Args {
     /// Frames of the video [default: the model's]
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
-    /// When to reuse: none, adacache-fast, adacache-slow, teacache-fast, teacache-slow, fbcache, easycache, magcache-fast,
-    /// magcache-slow, interval-N, fewer-N; of single modules pab, pab-fast, delta-dit, t-gate; or the path of a .toml file. Behind
-    /// the name +taylor or +taylor2 extrapolates what is reused, +moreg is --moreg
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
+    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml", help = cache_help())]
     cache: String,
     /// Motion regularization: videos that move more are computed more often
     #[arg(long)]
@@ -147,6 +145,13 @@ pub(crate) struct Args {
     /// Print warnings and errors only
     #[arg(long, short)]
     quiet: bool,
+}
+
+fn cache_help() -> String {
+    format!(
+        "When to reuse: {}; or the path of a .toml file. Behind the name +taylor or +taylor2 extrapolates what is reused, +moreg is --moreg",
+        preset_names()
+    )
 }
 
 /// One video to make.

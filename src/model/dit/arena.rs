@@ -6,39 +6,55 @@ use std::ops::RangeInclusive;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// The stages of a step, in order; those of a block repeat with every block.
+/// The stages of a step, in order; those of a block, from [`Stage::Qkv`] to [`Stage::Fc2`], repeat with every block. A module's residual lives
+/// from its last stage on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::model) enum Stage {
+pub enum Stage {
+    /// Times are embedded.
     Time,
+    /// Latents are embedded.
     Embed,
+    /// What the blocks need of the time is made.
     Modulation,
+    /// The self-attention's queries, keys and values.
     Qkv,
+    /// The self-attention itself.
     Attention,
+    /// Its end, which adds to the hidden state.
     Proj,
+    /// The cross-attention's queries.
     CrossQ,
+    /// The cross-attention itself.
     Cross,
+    /// Its end, which adds to the hidden state.
     CrossProj,
+    /// The MLP's first layer.
     Fc1,
+    /// Its last, which adds to the hidden state.
     Fc2,
+    /// The blocks are done.
     Leave,
+    /// The final layer.
     Final,
+    /// Its tokens become a prediction.
     Unpatchify,
+    /// The latents are updated.
     Update,
 }
 
 /// The lifetime of what is kept from step to step.
-pub(in crate::model) const ALWAYS: RangeInclusive<Stage> = Stage::Time..=Stage::Update;
+pub const ALWAYS: RangeInclusive<Stage> = Stage::Time..=Stage::Update;
 
 /// Where buffers start; what the kernels' widest accesses ask for, and a cache line.
 const ALIGNMENT: usize = 256;
 
 /// The name of a buffer: a model's activations are known by theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::model) struct Slot(pub(in crate::model) &'static str);
+pub struct Slot(pub &'static str);
 
 /// How a buffer holds the samples of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::model) enum Samples {
+pub enum Samples {
     /// Side by side along this axis.
     Axis(usize),
     /// Not at all: it is the same for every batch.
@@ -66,13 +82,16 @@ impl Buffer {
     }
 }
 
-/// The table of buffers asked for, not yet placed.
+/// The table of a step's buffers, each with its name, its shape and its life.
 #[derive(Default)]
-pub(in crate::model) struct Layout(Vec<Buffer>);
+pub struct Layout(Vec<Buffer>);
 
 impl Layout {
     /// Asks for a buffer that lives in the stages `life`, with the batch along its first axis.
-    pub(in crate::model) fn add(
+    ///
+    /// # Errors
+    /// A size that cannot be counted.
+    pub fn add(
         &mut self,
         slot: Slot,
         shape: &[usize],
@@ -83,7 +102,10 @@ impl Layout {
     }
 
     /// As [`Layout::add`], with the batch as `samples` says.
-    pub(in crate::model) fn add_with(
+    ///
+    /// # Errors
+    /// As [`Layout::add`].
+    pub fn add_with(
         &mut self,
         slot: Slot,
         samples: Samples,

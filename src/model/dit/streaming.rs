@@ -31,6 +31,11 @@ fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
 }
 
 impl BlockWeights {
+    /// Of a model whose weights all stay where it put them.
+    pub fn resident() -> BlockWeights {
+        BlockWeights { memory: vec![], bytes: 0, slots: vec![], streamed: vec![] }
+    }
+
     /// Loads the blocks `names`, each made of `parts`, `streamed` of them into the host's memory.
     ///
     /// # Errors

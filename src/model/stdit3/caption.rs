@@ -57,6 +57,6 @@ impl StDiT3 {
             Ok(kv.reshape(&[rows, heads[0], heads[1], heads[2]])?)
         });
         let kv = kv.collect::<Result<_, ModelError>>()?;
-        Ok(Caption { kv, lengths: Tensor::from_slice(device, &[batch], &lengths)?, length: longest })
+        Ok(Caption::new(kv, Tensor::from_slice(device, &[batch], &lengths)?, longest))
     }
 }
