@@ -1,11 +1,18 @@
 //! Rectified-flow sampling, with a cache policy that says which steps run the transformer; and the solvers that other models take.
 
+mod error;
+mod frames;
+mod member;
+mod pace;
 mod rflow;
 mod run;
 mod solver;
 
+pub use error::SampleError;
+pub use frames::FrameConditioning;
+pub use member::MemberOutput;
 pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
-pub use run::{FrameConditioning, Member, MemberOutput, SampleError, SampleOutput, Sampler, SamplerOptions, StepEvent};
+pub use run::{Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
 pub use solver::{
     Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, HISTORY, Kept, Pndm, Row, Solver, SolverError, UniPc,
 };

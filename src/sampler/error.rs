@@ -1,0 +1,62 @@
+//! Why sampling stopped.
+
+use crate::device::DeviceError;
+use crate::model::ModelError;
+use crate::ops::OpError;
+use crate::tensor::TensorError;
+
+/// Why sampling stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// The model refused its input, or a kernel, a tensor or the device failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An input has the wrong size or value.
+    #[error("{0}")]
+    Input(String),
+    /// The caller's callback asked to stop.
+    #[error("stopped after step {step}")]
+    Stopped {
+        /// The last finished step.
+        step: usize,
+    },
+    /// The latents left the range of numbers.
+    #[error(
+        "the latents became {value} (element {index}): try --dtype f32, a smaller --cfg-scale, or check the weights"
+    )]
+    NotFinite {
+        /// The value found.
+        value: f32,
+        /// Its position.
+        index: usize,
+    },
+}
+
+/// Everything that runs on the device runs for the model.
+macro_rules! failures_of_the_model {
+    ($($error:ty),*) => { $(impl From<$error> for SampleError {
+        fn from(error: $error) -> Self {
+            SampleError::Model(error.into())
+        }
+    })* };
+}
+failures_of_the_model!(OpError, TensorError, DeviceError);
+
+impl SampleError {
+    /// Whether the run was stopped, by the callback or by [`Interrupter`](crate::device::Interrupter), rather than went wrong.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            SampleError::Stopped { .. } => true,
+            SampleError::Model(error) => error.is_stop(),
+            SampleError::Input(_) | SampleError::NotFinite { .. } => false,
+        }
+    }
+}
+
+/// Refuses latents that left the range of numbers.
+pub(super) fn check_finite(latents: &[f32]) -> Result<(), SampleError> {
+    match latents.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(SampleError::NotFinite { value: latents[index], index }),
+        None => Ok(()),
+    }
+}

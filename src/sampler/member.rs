@@ -1,0 +1,362 @@
+//! The steps of one member: plan, embed, compute or reuse, final layer, guidance and update, as recorded parts.
+
+use std::collections::HashMap;
+
+use super::frames::{FrameConditioning, FrameState};
+use super::{Member, Row, SampleError, SamplerOptions};
+use crate::cache::{
+    Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, StoreOptions,
+    computed_steps, partial_steps, trace,
+};
+use crate::device::Graph;
+use crate::model::{Caption, Geometry, ResidualRoom, Transformer, Walk, Workspace};
+use crate::ops;
+use crate::ops::decide::StepClock;
+use crate::tensor::{DType, Tensor};
+
+/// What was decided for the videos of one [`Member`].
+#[derive(Clone, Debug, Default)]
+pub struct MemberOutput {
+    /// What each step did; index 0 is step 1.
+    pub plans: Vec<Plan>,
+    /// Every decision, in order.
+    pub decisions: Vec<Decision>,
+    /// Every measurement, for replay.
+    pub trace: trace::Trace,
+    /// Work of each step as it ran, in FLOPs.
+    pub flops: Vec<u64>,
+}
+
+impl MemberOutput {
+    /// The steps (from 1) that were computed.
+    pub fn computed_steps(&self) -> Vec<usize> {
+        computed_steps(&self.plans)
+    }
+
+    /// The steps (from 1) in which some modules were computed and others reused.
+    pub fn partial_steps(&self) -> Vec<usize> {
+        partial_steps(&self.plans)
+    }
+}
+
+/// A member in a run.
+pub(super) struct MemberState<'a> {
+    pub(super) caption: &'a Caption,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) store: ResidualStore,
+    clock: StepClock,
+    pub(super) z: Tensor,
+    /// What the solver keeps: `[slots, …z]` f32.
+    history: Option<Tensor>,
+    /// Noise and the frames' states, with frame conditioning.
+    frames: Option<FrameState>,
+    recorded: HashMap<Part, Vec<Graph>>,
+    /// The computed step whose measurements are on their way, and the one before it.
+    pending: Option<(usize, Option<usize>, PendingMeasurements)>,
+    points: Vec<ProbePoint>,
+    /// The last step that ran blocks.
+    last_computed: Option<usize>,
+    /// The groups kept so far.
+    kept: GroupSet,
+    /// Folds to be compared with later ones, each with its step.
+    folds: Vec<(usize, Vec<f32>)>,
+    pub(super) output: MemberOutput,
+}
+
+/// Parts of steps recorded at most, for each member: plans of many module groups may all differ.
+const MOST_RECORDED: usize = 16;
+
+/// What is recorded by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    /// A whole step, where nothing is measured before it is planned.
+    Step(Plan),
+    /// The beginning of every step, up to what is measured before it is planned.
+    Lead,
+    /// The rest of it.
+    Rest(Plan),
+}
+
+/// What all members of a run have in common.
+pub(super) struct Setup<'a> {
+    pub(super) model: &'a dyn Transformer,
+    pub(super) rows: &'a [Row],
+    /// Slots that the solver keeps.
+    pub(super) slots: usize,
+    pub(super) room: &'a ResidualRoom,
+    pub(super) workspace: &'a Workspace,
+    /// Of one member's latents.
+    pub(super) shape: [usize; 5],
+}
+
+impl<'a> MemberState<'a> {
+    /// Before its first step: all that it keeps is allocated.
+    pub(super) fn new(
+        setup: &Setup<'_>,
+        Member { caption, policy }: Member<'a>,
+        latents: &[f32],
+        conditioning: Option<FrameConditioning>,
+    ) -> Result<MemberState<'a>, SampleError> {
+        let Setup { model, rows, slots, room, workspace, shape } = *setup;
+        let (device, probes) = (model.device(), policy.probes());
+        let clock = StepClock::new(device, &rows.iter().map(Row::words).collect::<Vec<_>>())?;
+        let points = probes.points.clone();
+        let trace = trace::Trace {
+            steps: rows.len(),
+            cache: policy.name().to_owned(),
+            timesteps: rows.iter().map(|row| row.time).collect(),
+            strides: probes.strides.clone(),
+            ..trace::Trace::default()
+        };
+        let kept = StoreOptions {
+            fold: policy.reuses() || points.contains(&ProbePoint::Fold),
+            probes,
+            head: policy.head(),
+            extrapolates: policy.extrapolates(),
+            groups: policy.groups(),
+            conditional: room.conditional,
+            packed: room.packed,
+            rule: policy.device_rule(),
+        };
+        // What is in a slot before it is written does not matter: no row reads it.
+        let history = || Tensor::empty(device, &[&[slots], &shape[..]].concat(), DType::F32);
+        Ok(MemberState {
+            store: ResidualStore::new(device, kept, &clock, &workspace.shapes(&shape))?,
+            caption,
+            policy,
+            clock,
+            z: Tensor::from_f32(device, &shape, latents, DType::F32)?,
+            history: (slots > 0).then(history).transpose()?,
+            frames: conditioning.map(|part| FrameState::new(model, part, &shape)).transpose()?,
+            recorded: HashMap::new(),
+            pending: None,
+            points,
+            last_computed: None,
+            kept: GroupSet::default(),
+            folds: vec![],
+            output: MemberOutput { trace, ..MemberOutput::default() },
+        })
+    }
+}
+
+impl MemberState<'_> {
+    /// Hands what was decided or measured in the last computed step to the policy; waits for it if it is still on its way.
+    pub(super) fn observe_computed(&mut self) -> Result<(), SampleError> {
+        match self.pending.take() {
+            Some((step, computed, measurements)) => self.observe(step, computed, measurements),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands measurements of `step` to the policy; `computed` is the last step computed before it.
+    fn observe(
+        &mut self,
+        step: usize,
+        computed: Option<usize>,
+        measurements: PendingMeasurements,
+    ) -> Result<(), SampleError> {
+        for (probe, measurement, decided) in measurements.wait(step)? {
+            let at = self.points[probe];
+            let Some(since) = at.compared_with(step, computed) else { continue };
+            let decision = match decided {
+                Some(decision) => {
+                    self.policy.adopt(probe, &decision);
+                    Some(decision)
+                }
+                None => self.policy.observe(step, probe, &measurement),
+            };
+            self.output.decisions.extend(decision);
+            self.output.trace.records.push(trace::TraceRecord { step, since, at, measurement });
+        }
+        Ok(())
+    }
+
+    /// Plans and queues step `step`; gives the plan.
+    pub(super) fn step(&mut self, walk: Walk<'_>, options: &SamplerOptions, step: usize) -> Result<Plan, SampleError> {
+        self.observe_computed()?;
+        if let Some(frames) = &mut self.frames {
+            let moving = frames.advance(options.rows[step - 1].time, &self.z)?;
+            let mask = moving.repeat(if walk.ws.geometry().guided { 2 } else { 1 });
+            walk.ws.set_frame_mask(Some(&mask))?;
+        }
+        let looks_ahead = self.store.looks_ahead();
+        if looks_ahead {
+            // What was never measured has nothing to be compared with: that lead is like no other.
+            self.queue_or_replay(walk, options, Part::Lead, self.store.can_look_ahead())?;
+            self.store.read_results()?;
+            if let Some(measurements) = self.store.measurements(true) {
+                self.observe(step, self.last_computed, measurements)?;
+            }
+        }
+        let plan = self.policy.plan(step);
+        let (reused, kept) = plan.groups();
+        if plan == Plan::Reuse && !self.store.can_unfold() || !reused.is_within(self.kept) {
+            let policy = self.policy.name();
+            return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+        }
+        let part = if looks_ahead { Part::Rest(plan) } else { Part::Step(plan) };
+        let recordable = match plan {
+            Plan::Reuse => true,
+            // The first computed step loads the kernels and measures nothing: it is like no other.
+            Plan::Compute => self.last_computed.is_some(),
+            // It may load kernels, and never come again.
+            Plan::Partial { .. } => self.output.plans.contains(&plan),
+        };
+        self.queue_or_replay(walk, options, part, recordable)?;
+        if let Some(measurements) = self.store.measurements(false) {
+            self.pending = Some((step, self.last_computed, measurements));
+        }
+        self.kept = self.kept.union(kept);
+        if plan != Plan::Reuse {
+            self.last_computed = Some(step);
+        }
+        if plan.is_computed() {
+            if options.compare_folds {
+                self.compare_folds(step)?;
+            }
+            self.output.trace.computed.push(step);
+        } else if plan.is_partial() {
+            self.output.trace.partial.push(step);
+        }
+        self.output.plans.push(plan);
+        Ok(plan)
+    }
+
+    /// Compares the fold of `step`, just computed, with all before but the last one, with which the device compares it.
+    fn compare_folds(&mut self, step: usize) -> Result<(), SampleError> {
+        let Some(fresh) = self.store.fold_values()? else { return Ok(()) };
+        let at = ProbePoint::Fold;
+        let probed = self.points.contains(&at);
+        for (since, kept) in &self.folds[..self.folds.len() - usize::from(probed && !self.folds.is_empty())] {
+            let measurement = Measurement::of(&fresh, kept);
+            self.output.trace.records.push(trace::TraceRecord { step, since: *since, at, measurement });
+        }
+        self.folds.push((step, fresh));
+        Ok(())
+    }
+
+    /// Work of each step as it ran.
+    pub(super) fn flops(&self, walk: Walk<'_>) -> Vec<u64> {
+        let (groups, geometry) = (self.policy.groups(), walk.ws.geometry());
+        let whole = walk.flops(self.store.head());
+        let of = |plan: &Plan| match plan {
+            Plan::Compute => whole.computed,
+            Plan::Reuse => whole.reused,
+            Plan::Partial { reused, .. } => {
+                let geometry = Geometry { guided: geometry.guided && !self.runs_half(geometry, plan), ..*geometry };
+                walk.model.flops(&geometry, self.caption.length(), &|module| {
+                    !groups.iter().enumerate().any(|(i, group)| reused.contains(i) && group.contains(module))
+                })
+            }
+        };
+        self.output.plans.iter().map(of).collect()
+    }
+
+    /// Replays this part of a step; records it when there is no recording yet and it is `recordable`.
+    fn queue_or_replay(
+        &mut self,
+        walk: Walk<'_>,
+        options: &SamplerOptions,
+        part: Part,
+        recordable: bool,
+    ) -> Result<(), SampleError> {
+        if !recordable || self.recorded.len() >= MOST_RECORDED && !self.recorded.contains_key(&part) {
+            return self.queue(walk, options, part);
+        }
+        let graphs = match self.recorded.remove(&part) {
+            Some(graphs) => graphs,
+            None => walk.model.device().record_graphs(|| self.queue(walk, options, part))?,
+        };
+        // A computed step with probes is cut behind the last one: there its results can be read.
+        let last = graphs.len() - 1;
+        for (i, graph) in graphs.iter().enumerate() {
+            graph.replay()?;
+            if i < last {
+                self.store.read_results()?;
+            }
+        }
+        self.recorded.insert(part, graphs);
+        Ok(())
+    }
+
+    /// Whether a step of `plan` runs the conditional half of a guided batch alone.
+    fn runs_half(&self, geometry: &Geometry, plan: &Plan) -> bool {
+        geometry.guided && plan.is_partial() && self.policy.ends_guidance()
+    }
+
+    /// Launches a part of a step. Nothing in it depends on which step it is.
+    fn queue(&mut self, walk: Walk<'_>, options: &SamplerOptions, part: Part) -> Result<(), SampleError> {
+        match part {
+            Part::Lead => self.lead(walk),
+            Part::Rest(plan) => self.rest(walk, options, plan, true),
+            Part::Step(plan) => {
+                let half = self.runs_half(walk.ws.geometry(), &plan).then(|| walk.ws.conditional()).transpose()?;
+                let walk = Walk { ws: half.as_ref().unwrap_or(walk.ws), ..walk };
+                self.begin(walk, plan != Plan::Reuse)?;
+                self.rest(walk, options, plan, false)
+            }
+        }
+    }
+
+    /// The step's time, and its latents embedded.
+    fn begin(&mut self, walk: Walk<'_>, computed: bool) -> Result<(), SampleError> {
+        self.clock.begin(walk.ws.time(), walk.ws.variants(), computed)?;
+        walk.model.embed_time(walk.ws)?;
+        Ok(walk.embed(&self.z)?)
+    }
+
+    /// The beginning of a step that is planned by what is measured here.
+    fn lead(&mut self, walk: Walk<'_>) -> Result<(), SampleError> {
+        self.begin(walk, false)?;
+        self.probe_latents(ProbePoint::Latents)?;
+        walk.model.modulate(walk.ws, None)?;
+        walk.probe_input(&mut self.store)?;
+        Ok(walk.blocks(0..self.store.head(), Some(&mut self.store))?)
+    }
+
+    /// The blocks behind the head, or what is reused in their place; the final layer, guidance and update.
+    fn rest(
+        &mut self,
+        walk: Walk<'_>,
+        options: &SamplerOptions,
+        plan: Plan,
+        modulated: bool,
+    ) -> Result<(), SampleError> {
+        let Walk { model, ws, .. } = walk;
+        match plan {
+            Plan::Compute | Plan::Partial { .. } => {
+                self.store.begin(plan.groups());
+                self.store.keep_head(ws.unpacked())?;
+                if !modulated {
+                    model.modulate(ws, None)?;
+                }
+                self.probe_latents(ProbePoint::ComputedLatents)?;
+                walk.enter(&mut self.store)?;
+                walk.blocks(self.store.head()..model.anatomy().blocks(), Some(&mut self.store))?;
+                walk.leave(&self.z, &mut self.store)?;
+            }
+            Plan::Reuse => self.store.unfold(ws.x())?,
+        }
+        model.finish(ws)?;
+        if let (true, Some(probe)) = (plan.is_computed(), self.store.probe_at(ProbePoint::Prediction)) {
+            self.store.probe(probe, ws.prediction(), None)?;
+        }
+        let update = ops::sampler::Step {
+            cfg_scale: ws.geometry().guided.then_some(options.cfg_scale),
+            row: self.clock.row(),
+            history: self.history.as_ref(),
+            frame_mask: self.frames.as_ref().map(|f| &f.mask),
+            x0: None,
+        };
+        ops::sampler::step(&self.z, ws.prediction(), &update)?;
+        Ok(())
+    }
+
+    /// Measures the latents, where they are probed.
+    fn probe_latents(&mut self, point: ProbePoint) -> Result<(), SampleError> {
+        match self.store.probe_at(point) {
+            Some(probe) => Ok(self.store.probe(probe, &self.z, None)?),
+            None => Ok(()),
+        }
+    }
+}
