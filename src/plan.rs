@@ -371,8 +371,8 @@ mod tests {
         assert_eq!((n.caption, n.cache), (e.memory.caption, e.memory.cache));
         // 24 MiB of sums and 16 KiB of counters: the caption's products have few tiles.
         assert_eq!(n.scratch, (24 << 20) + (16 << 10));
-        // The walk has a table of 3 steps, two numbers each, the generation one of 100.
-        assert_eq!(n.activations, e.memory.activations + 97 * 8);
+        // The walk has a table of 3 steps, fourteen numbers each, the generation one of 100.
+        assert_eq!(n.activations, e.memory.activations + 97 * 14 * 4);
         // In memory of the autoencoder what its test says: 0.79 GB of weights, 1.02 GB of activations at least.
         assert!(
             (0.75e9..0.85e9).contains(&(n.decoder as f64)) && (1.0e9..1.2e9).contains(&(n.decoding as f64)),

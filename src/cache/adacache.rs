@@ -5,7 +5,13 @@
 
 use crate::ops::decide::{DecisionRule, Distance, MotionRule};
 
-use super::{AdaCacheConfig, Decision, Measurement, Metric, MotionRegularization, Plan, Policy, ProbePoint, Probes};
+use super::adacache_config::{AdaCacheConfig, Metric, MotionRegularization, ResidualKind};
+use super::anatomy::Anatomy;
+use super::block::Span;
+use super::measurement::{Measurement, ratio};
+use super::point::ProbePoint;
+use super::policy::{Decision, Plan, Policy, Probes};
+use super::settings::{CacheError, Settings, invalid};
 
 /// The AdaCache policy of one generation. State starts fresh with every generation.
 #[derive(Clone, Debug)]
@@ -42,10 +48,10 @@ impl AdaCache {
 
     fn distance(&self, m: &Measurement) -> f64 {
         match self.config.metric {
-            Metric::L1 => super::ratio(m.abs_diff, m.abs_kept),
-            Metric::L2 => super::ratio(m.sq_diff, m.sq_kept).sqrt(),
+            Metric::L1 => ratio(m.abs_diff, m.abs_kept),
+            Metric::L2 => ratio(m.sq_diff, m.sq_kept).sqrt(),
             // Rounding can push the cosine of equal residuals past 1.
-            Metric::Cosine => (1.0 - super::ratio(m.dot, (m.sq_fresh * m.sq_kept).sqrt())).max(0.0),
+            Metric::Cosine => (1.0 - ratio(m.dot, (m.sq_fresh * m.sq_kept).sqrt())).max(0.0),
         }
     }
 
@@ -60,6 +66,47 @@ impl AdaCache {
         let gradient = moreg.gradient * (factor - self.motion_previous[probe]) / self.planned_rate as f64;
         self.motion_previous[probe] = factor;
         (factor + gradient.abs(), gradient)
+    }
+}
+
+impl Settings for AdaCacheConfig {
+    fn validate(&self) -> Result<(), CacheError> {
+        if self.blocks.is_empty() {
+            return invalid("no probed block: `blocks` needs at least one block index");
+        }
+        if self.blocks.windows(2).any(|w| w[0] >= w[1]) {
+            return invalid(format!("probed blocks {:?} must ascend without repeats", self.blocks));
+        }
+        self.moreg.as_ref().map_or(Ok(()), MotionRegularization::validate)
+    }
+
+    fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        if !self.residual.is_of(anatomy) {
+            let has = Span::ALL.into_iter().filter(|span| anatomy.has(*span)).map(Span::name);
+            return invalid(format!(
+                "no residual `{}` in this model, whose blocks are named {}: take {}",
+                self.residual.name(),
+                has.collect::<Vec<_>>().join(" and "),
+                ResidualKind::of(anatomy).name()
+            ));
+        }
+        if let Some(block) = self.blocks.iter().find(|layer| **layer >= anatomy.layers()) {
+            let last = anatomy.layers() - 1;
+            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {last}"));
+        }
+        if let Some(moreg) = &self.moreg
+            && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
+        {
+            return invalid(format!(
+                "moreg stride {stride} needs more than {stride} frames, and this run has {frames}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(AdaCache::new(self.clone(), timesteps.len()))
     }
 }
 

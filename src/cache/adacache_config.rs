@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{AdaCache, Anatomy, Policy, ProbePoint, Settings, Site, Span};
+use super::anatomy::Anatomy;
+use super::block::Span;
+use super::point::{ProbePoint, Site};
+use super::settings::{CacheError, invalid};
 
 /// How far the fresh residual is from the kept one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ impl ResidualKind {
         self.places().iter().all(|(span, _)| anatomy.has(*span))
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             ResidualKind::TAttn => "t-attn",
             ResidualKind::SAttn => "s-attn",
@@ -164,7 +166,7 @@ fn hyper_parameters<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
 }
 
 impl MotionRegularization {
-    fn validate(&self) -> Result<(), CacheError> {
+    pub(super) fn validate(&self) -> Result<(), CacheError> {
         let [scale, exponent, divisor] = self.hyper;
         if self.strides.is_empty() || self.strides.len() > 8 || self.strides.contains(&0) {
             return invalid(format!("moreg strides {:?}: give 1 to 8 strides of at least one frame", self.strides));
@@ -210,46 +212,5 @@ impl AdaCacheConfig {
         let places = self.residual.places();
         let at = |&block: &usize| places.iter().map(move |&(span, site)| ProbePoint::Residual { block, span, site });
         self.blocks.iter().flat_map(at).collect()
-    }
-}
-
-impl Settings for AdaCacheConfig {
-    fn validate(&self) -> Result<(), CacheError> {
-        if self.blocks.is_empty() {
-            return invalid("no probed block: `blocks` needs at least one block index");
-        }
-        if self.blocks.windows(2).any(|w| w[0] >= w[1]) {
-            return invalid(format!("probed blocks {:?} must ascend without repeats", self.blocks));
-        }
-        self.moreg.as_ref().map_or(Ok(()), MotionRegularization::validate)
-    }
-
-    fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
-        self.validate()?;
-        if !self.residual.is_of(anatomy) {
-            let has = Span::ALL.into_iter().filter(|span| anatomy.has(*span)).map(Span::name);
-            return invalid(format!(
-                "no residual `{}` in this model, whose blocks are named {}: take {}",
-                self.residual.name(),
-                has.collect::<Vec<_>>().join(" and "),
-                ResidualKind::of(anatomy).name()
-            ));
-        }
-        if let Some(block) = self.blocks.iter().find(|layer| **layer >= anatomy.layers()) {
-            let last = anatomy.layers() - 1;
-            return invalid(format!("probed block {block} does not exist: the model has blocks 0 to {last}"));
-        }
-        if let Some(moreg) = &self.moreg
-            && let Some(stride) = moreg.strides.iter().find(|s| **s >= frames)
-        {
-            return invalid(format!(
-                "moreg stride {stride} needs more than {stride} frames, and this run has {frames}"
-            ));
-        }
-        Ok(())
-    }
-
-    fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
-        Box::new(AdaCache::new(self.clone(), timesteps.len()))
     }
 }

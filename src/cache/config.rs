@@ -1,87 +1,23 @@
 //! The policies there are, in one table: what a TOML file can name, how its settings are read, checked, and made into a policy.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{
-    AdaCacheConfig, Anatomy, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig,
-    FewerStepsConfig, IntervalConfig, MagCacheConfig, PabConfig, Policy, TGateConfig, TaylorConfig, TeaCacheConfig,
-};
-
-/// Why a cache configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// A value is not one the algorithm is defined for.
-    #[error("invalid cache configuration: {0}")]
-    Invalid(String),
-    /// The TOML text does not parse.
-    #[error("cannot read the cache configuration {path}: {source}")]
-    Toml {
-        /// The file.
-        path: String,
-        /// What the parser said, with line and column.
-        source: Box<toml::de::Error>,
-    },
-    /// The file cannot be read.
-    #[error("cannot open the cache configuration {path}: {source}")]
-    Io {
-        /// The file.
-        path: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// No such preset.
-    #[error(
-        "unknown cache preset `{0}`; known: {names} (N a number of steps), what the model's codebooks.json calls `calibrated`, or the path of a .toml file; \
-         +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards",
-        names = super::presets::names()
-    )]
-    UnknownPreset(String),
-}
-
-pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
-    Err(CacheError::Invalid(message.into()))
-}
-
-/// The settings of a policy: what is checked before a run, and the policy of one generation that they make.
-///
-/// A policy from outside this crate is one more implementation, which [`CacheConfig::custom`] takes.
-pub trait Settings: fmt::Debug + Send + Sync {
-    /// Checks everything that can be checked without a model.
-    ///
-    /// # Errors
-    /// A value for which the policy is not defined.
-    fn validate(&self) -> Result<(), CacheError>;
-
-    /// Checks the settings against the anatomy of a model that generates `frames` frames of tokens.
-    ///
-    /// # Errors
-    /// As [`Settings::validate`]; something that the model does not have.
-    fn validate_for(&self, _anatomy: &Anatomy, _frames: usize) -> Result<(), CacheError> {
-        self.validate()
-    }
-
-    /// Whether the policy's plans depend on the timesteps, and not on their number alone.
-    fn looks_at_time(&self) -> bool {
-        false
-    }
-
-    /// Whether the policy reuses whole forwards, so that they can be extrapolated.
-    fn reuses_forwards(&self) -> bool {
-        true
-    }
-
-    /// Denoising steps that are run where `asked` were asked for.
-    fn steps(&self, asked: usize) -> usize {
-        asked
-    }
-
-    /// The policy of one generation by a model of this anatomy at the given timesteps, as many as [`Settings::steps`] says.
-    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy>;
-}
+use super::adacache_config::AdaCacheConfig;
+use super::anatomy::Anatomy;
+use super::delta_dit::DeltaDitConfig;
+use super::easycache::EasyCacheConfig;
+use super::fbcache::FbCacheConfig;
+use super::fixed::{ComputeAll, FewerStepsConfig, IntervalConfig};
+use super::magcache::MagCacheConfig;
+use super::pab::PabConfig;
+use super::policy::{Extrapolation, Policy};
+use super::settings::{CacheError, Settings, invalid};
+use super::taylor::Taylor;
+use super::teacache::TeaCacheConfig;
+use super::tgate::TGateConfig;
 
 /// Settings from outside this crate. Two are equal if they are one.
 #[derive(Clone, Debug)]
@@ -179,6 +115,68 @@ policies! {
     "delta-dit" => DeltaDit(DeltaDitConfig),
     /// T-GATE.
     "t-gate" => TGate(TGateConfig),
+}
+
+fn undamped() -> f64 {
+    Extrapolation::UNDAMPED
+}
+
+fn is_undamped(damping: &f64) -> bool {
+    *damping == Extrapolation::UNDAMPED
+}
+
+/// A policy of whole forwards, extrapolated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaylorConfig {
+    /// 1 or 2: the polynomial's order, and how many folds are kept beside the last one.
+    pub order: usize,
+    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1: the published one.
+    #[serde(default = "undamped", skip_serializing_if = "is_undamped")]
+    pub damping: f64,
+    /// When to compute.
+    pub of: Box<CacheConfig>,
+}
+
+impl TaylorConfig {
+    /// The polynomial.
+    pub fn extrapolation(&self) -> Extrapolation {
+        Extrapolation { order: self.order, damping: self.damping }
+    }
+}
+
+impl Settings for TaylorConfig {
+    fn validate(&self) -> Result<(), CacheError> {
+        if !(1..=2).contains(&self.order) {
+            return invalid(format!("taylor = {}: the order is 1 or 2", self.order));
+        }
+        if !(self.damping > 0.0 && self.damping <= 1.0) {
+            return invalid(format!(
+                "damping = {}: give a number above 0, at most 1, which damps nothing",
+                self.damping
+            ));
+        }
+        match *self.of {
+            CacheConfig::Taylor(_) => invalid("the policy extrapolates already: leave out +taylor"),
+            _ if !self.of.reuses_forwards() => invalid(
+                "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
+            ),
+            _ => self.of.validate(),
+        }
+    }
+
+    fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
+        self.validate()?;
+        self.of.validate_for(anatomy, frames)
+    }
+
+    fn looks_at_time(&self) -> bool {
+        self.of.looks_at_time()
+    }
+
+    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
+        Box::new(Taylor::new(self.extrapolation(), self.of.policy(anatomy, timesteps)))
+    }
 }
 
 /// The name of a policy in a file.

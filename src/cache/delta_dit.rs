@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, ModuleSchedule, Policy, Settings};
+use super::anatomy::Anatomy;
+use super::policy::Policy;
+use super::schedule::ModuleSchedule;
+use super::settings::{CacheError, Settings, invalid};
 
 /// What Δ-DiT is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

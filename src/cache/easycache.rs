@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, ratio};
+use super::anatomy::Anatomy;
+use super::measurement::{Measurement, ratio};
+use super::point::ProbePoint;
+use super::policy::{Decision, Plan, Policy, Probes};
+use super::settings::{CacheError, Settings, invalid};
 
 /// What EasyCache is told.
 ///

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, Site, ratio};
+use super::anatomy::Anatomy;
+use super::measurement::{Measurement, ratio};
+use super::point::{ProbePoint, Site};
+use super::policy::{Decision, Plan, Policy, Probes};
+use super::settings::{CacheError, Settings, invalid};
 
 /// What the first-block cache is told: the other blocks are reused while `‖r − kept‖₁ / ‖kept‖₁` of the first block's residual
 /// stays below the threshold; kept is that of the last computed step.

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, ProbePoint, Probes, Settings, Site, Span};
+use super::anatomy::Anatomy;
+use super::block::Span;
+use super::measurement::Measurement;
+use super::point::{ProbePoint, Site};
+use super::policy::{Decision, Plan, Policy, Probes};
+use super::settings::{CacheError, Settings, invalid};
 
 /// The policy that computes every step: the baseline. It may measure for others.
 #[derive(Clone, Debug, Default)]

@@ -2,12 +2,26 @@
 
 use std::ops::Range;
 
-use super::{Extrapolation, GroupSet, ModuleGroup, Shapes};
+use super::groups::{GroupSet, ModuleGroup};
+use super::policy::Extrapolation;
 use crate::device::Device;
 use crate::ops::decide::StepClock;
 use crate::ops::pack::Packed;
 use crate::ops::{self, OpError};
 use crate::tensor::{DType, Tensor};
+
+/// What the tensors of a step look like.
+#[derive(Clone, Debug)]
+pub struct Shapes {
+    /// Hidden states and residuals `[batch, frames, tokens, channels]`.
+    pub hidden: Vec<usize>,
+    /// Latents `[videos, channels, frames, height, width]` f32.
+    pub latents: Vec<usize>,
+    /// Predictions `[batch, channels, frames, height, width]` f32.
+    pub prediction: Vec<usize>,
+    /// The type of hidden states.
+    pub dtype: DType,
+}
 
 /// A kept residual.
 pub(super) enum Kept {

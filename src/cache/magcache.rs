@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Decision, Measurement, Plan, Policy, Probes, Settings};
+use super::anatomy::Anatomy;
+use super::measurement::Measurement;
+use super::policy::{Decision, Plan, Policy, Probes};
+use super::settings::{CacheError, Settings, invalid};
 
 /// What MagCache is told.
 ///

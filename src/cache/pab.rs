@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Module, ModuleSchedule, Policy, Settings, Span};
+use super::anatomy::Anatomy;
+use super::block::{Module, Span};
+use super::policy::Policy;
+use super::schedule::ModuleSchedule;
+use super::settings::{CacheError, Settings, invalid};
 
 /// What PAB is told.
 ///

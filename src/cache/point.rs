@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Module, Span};
+use super::block::{Module, Span};
 
 /// Which residual of a block is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,11 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{
-    AdaCacheConfig, Anatomy, CacheConfig, Codebook, DeltaDitConfig, EasyCacheConfig, FbCacheConfig, FewerStepsConfig,
-    IntervalConfig, MagCacheConfig, Metric, MotionRegularization, PabConfig, ResidualKind, TGateConfig, TeaCacheConfig,
-};
+use super::adacache_config::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
+use super::anatomy::Anatomy;
+use super::config::CacheConfig;
+use super::delta_dit::DeltaDitConfig;
+use super::easycache::EasyCacheConfig;
+use super::fbcache::FbCacheConfig;
+use super::fixed::{FewerStepsConfig, IntervalConfig};
+use super::magcache::MagCacheConfig;
+use super::pab::PabConfig;
+use super::settings::{CacheError, invalid};
+use super::teacache::TeaCacheConfig;
+use super::tgate::TGateConfig;
 
 /// The presets of one model, as `codebooks.json` holds them: AdaCache's codebooks `fast` and `slow` and `moreg`'s settings, made for
 /// `steps` steps, and what other policies need to know of a model.
@@ -237,7 +244,7 @@ impl Presets {
     /// The configuration `name` (as [`CacheError::UnknownPreset`] lists them) for a model of this anatomy and a run of `steps`
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
     pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
-        let unknown = || CacheError::UnknownPreset(name.into());
+        let unknown = || CacheError::UnknownPreset { name: name.into(), known: names() };
         let run = Run { presets: self, anatomy, steps, moreg };
         let numbered = || {
             let (name, number) = name.rsplit_once('-')?;

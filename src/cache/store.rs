@@ -4,8 +4,11 @@
 //! into one tensor: `fold = x_out − x_embed`. Kept are that fold and the probed residuals, nothing else, or for a policy of module groups
 //! what each of their runs adds; packed in 8 bits if asked for.
 
-use super::kept::{History, Kept, KeptRuns};
-use super::{Decision, Extrapolation, GroupSet, Measurement, ModuleGroup, ProbePoint, Probes};
+use super::groups::{GroupSet, ModuleGroup};
+use super::kept::{History, Kept, KeptRuns, Shapes};
+use super::measurement::Measurement;
+use super::point::ProbePoint;
+use super::policy::{Decision, Extrapolation, Probes};
 use crate::device::{Device, DeviceError, PendingRead};
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
 use crate::ops::pack::PackError;
@@ -31,19 +34,6 @@ pub struct StoreOptions {
     pub packed: bool,
     /// How the device decides; `None`: it only measures.
     pub rule: Option<DecisionRule>,
-}
-
-/// What the tensors of a step look like.
-#[derive(Clone, Debug)]
-pub struct Shapes {
-    /// Hidden states and residuals `[batch, frames, tokens, channels]`.
-    pub hidden: Vec<usize>,
-    /// Latents `[videos, channels, frames, height, width]` f32.
-    pub latents: Vec<usize>,
-    /// Predictions `[batch, channels, frames, height, width]` f32.
-    pub prediction: Vec<usize>,
-    /// The type of hidden states.
-    pub dtype: DType,
 }
 
 /// A tensor that is measured against the one kept from an earlier step.

@@ -3,92 +3,10 @@
 //! `F + x·D + x²/2·D²`, x steps (times the damping) after the last computed one, with finite differences of the folds for derivatives; the device
 //! makes the weights (`kernels/residual.cu`). Any policy that reuses whole forwards can be told to: when it computes stays as it is.
 
-use serde::{Deserialize, Serialize};
-
-use super::config::{CacheError, invalid};
-use super::{Anatomy, CacheConfig, Decision, Measurement, ModuleGroup, Plan, Policy, Probes, Settings};
+use super::groups::ModuleGroup;
+use super::measurement::Measurement;
+use super::policy::{Decision, Extrapolation, Plan, Policy, Probes};
 use crate::ops::decide::DecisionRule;
-
-/// The polynomial by which folds are extrapolated.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Extrapolation {
-    /// 1 or 2: how many folds are kept beside the last one.
-    pub order: usize,
-    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1.
-    pub damping: f64,
-}
-
-/// The whole way, as published.
-const UNDAMPED: f64 = 1.0;
-
-impl From<usize> for Extrapolation {
-    /// Of an order, undamped.
-    fn from(order: usize) -> Extrapolation {
-        Extrapolation { order, damping: UNDAMPED }
-    }
-}
-
-fn undamped() -> f64 {
-    UNDAMPED
-}
-
-fn is_undamped(damping: &f64) -> bool {
-    *damping == UNDAMPED
-}
-
-/// A policy of whole forwards, extrapolated.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaylorConfig {
-    /// 1 or 2: the polynomial's order, and how many folds are kept beside the last one.
-    pub order: usize,
-    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1: the published one.
-    #[serde(default = "undamped", skip_serializing_if = "is_undamped")]
-    pub damping: f64,
-    /// When to compute.
-    pub of: Box<CacheConfig>,
-}
-
-impl TaylorConfig {
-    /// The polynomial.
-    pub fn extrapolation(&self) -> Extrapolation {
-        Extrapolation { order: self.order, damping: self.damping }
-    }
-}
-
-impl Settings for TaylorConfig {
-    fn validate(&self) -> Result<(), CacheError> {
-        if !(1..=2).contains(&self.order) {
-            return invalid(format!("taylor = {}: the order is 1 or 2", self.order));
-        }
-        if !(self.damping > 0.0 && self.damping <= 1.0) {
-            return invalid(format!(
-                "damping = {}: give a number above 0, at most 1, which damps nothing",
-                self.damping
-            ));
-        }
-        match *self.of {
-            CacheConfig::Taylor(_) => invalid("the policy extrapolates already: leave out +taylor"),
-            _ if !self.of.reuses_forwards() => invalid(
-                "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
-            ),
-            _ => self.of.validate(),
-        }
-    }
-
-    fn validate_for(&self, anatomy: &Anatomy, frames: usize) -> Result<(), CacheError> {
-        self.validate()?;
-        self.of.validate_for(anatomy, frames)
-    }
-
-    fn looks_at_time(&self) -> bool {
-        self.of.looks_at_time()
-    }
-
-    fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
-        Box::new(Taylor::new(self.extrapolation(), self.of.policy(anatomy, timesteps)))
-    }
-}
 
 /// The policy of [`TaylorConfig`]: decides as the one it is made of.
 pub struct Taylor {
@@ -150,6 +68,7 @@ impl Policy for Taylor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::{CacheConfig, TaylorConfig};
     use crate::cache::{Interval, IntervalConfig, computed_steps, walk};
 
     #[test]

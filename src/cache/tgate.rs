@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{CacheError, invalid};
-use super::{Anatomy, Module, ModuleSchedule, Policy, Settings};
+use super::anatomy::Anatomy;
+use super::block::Module;
+use super::policy::Policy;
+use super::schedule::ModuleSchedule;
+use super::settings::{CacheError, Settings, invalid};
 
 /// What T-GATE is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

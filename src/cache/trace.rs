@@ -10,7 +10,11 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Anatomy, CacheConfig, Decision, Measurement, Plan, Policy, ProbePoint, computed_steps, walk};
+use super::anatomy::Anatomy;
+use super::config::CacheConfig;
+use super::measurement::Measurement;
+use super::point::ProbePoint;
+use super::policy::{Decision, Plan, Policy, computed_steps, walk};
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,60 +1,8 @@
-//! Parts of a forward that are kept and reused by themselves: single modules of blocks, or runs of many.
-//!
-//! Every module of a block only adds to the hidden state, so what modules side by side add is one tensor, however many they are. A policy
-//! names its [`ModuleGroup`]s once; from then on a plan is two small sets: the groups that are reused, and those that are kept.
+//! Policies of module groups whose plans are all known before the first step.
 
-use std::ops::Range;
-
-use super::{Decision, Measurement, Plan, Policy, Probes};
-
-/// Runs of modules that are reused in the same steps. What a run adds is kept as one tensor.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct ModuleGroup {
-    /// Ranges of module indices ([`Anatomy::module`](super::Anatomy::module)), ascending, none empty, none touching another.
-    pub runs: Vec<Range<usize>>,
-}
-
-impl ModuleGroup {
-    /// Whether module `index` belongs to it.
-    pub fn contains(&self, index: usize) -> bool {
-        self.runs.iter().any(|run| run.contains(&index))
-    }
-
-    fn meets(&self, other: &ModuleGroup) -> bool {
-        self.runs.iter().any(|a| other.runs.iter().any(|b| a.start < b.end && b.start < a.end))
-    }
-}
-
-/// Some of a policy's groups, by their index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct GroupSet(u32);
-
-impl GroupSet {
-    /// Adds group `index`, below 32.
-    pub fn insert(&mut self, index: usize) {
-        self.0 |= 1 << index;
-    }
-
-    /// Whether group `index` is one of them.
-    pub fn contains(self, index: usize) -> bool {
-        self.0 >> index & 1 == 1
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Those of either set.
-    pub fn union(self, other: GroupSet) -> GroupSet {
-        GroupSet(self.0 | other.0)
-    }
-
-    /// Whether all of them are in `other`.
-    pub fn is_within(self, other: GroupSet) -> bool {
-        self.0 & !other.0 == 0
-    }
-}
+use super::groups::{GroupSet, ModuleGroup};
+use super::measurement::Measurement;
+use super::policy::{Decision, Plan, Policy, Probes};
 
 /// A policy of module groups that measures nothing: all its plans are known before the first step.
 ///
@@ -182,15 +130,5 @@ mod tests {
         let schedule = ModuleSchedule::new("test", 6, vec![(front, at(6, &[3, 5])), (rear, at(6, &[2, 3, 5]))]);
         // Step 3 does not compute all of the front, and in the steps 4 and 6 only one of the two can be reused.
         assert_eq!(lines(&schedule), [".k.rkr", ".kr..."]);
-    }
-
-    #[test]
-    fn sets_of_groups() {
-        let blocks = Anatomy::spatial_temporal(2).all(1..2);
-        assert!(blocks.contains(6) && blocks.contains(11) && !blocks.contains(5) && !blocks.contains(12));
-        let mut set = GroupSet::default();
-        set.insert(31);
-        assert!(set.contains(31) && !set.contains(0) && !set.is_empty());
-        assert!(set.is_within(set.union(GroupSet(1))) && !set.is_within(GroupSet(1)));
     }
 }

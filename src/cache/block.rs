@@ -1,0 +1,42 @@
+//! What a transformer block is: what its self-attention spans, and its modules.
+
+/// What the self-attention of a block spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Span {
+    /// The tokens of one frame: a spatial block.
+    Frame,
+    /// The tokens of all frames at one location: a temporal block.
+    Time,
+    /// All tokens.
+    Everything,
+}
+
+impl Span {
+    /// All of them.
+    pub const ALL: [Span; 3] = [Span::Frame, Span::Time, Span::Everything];
+
+    /// Its name in traces, settings and messages: `spatial`, `temporal`, `block`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Span::Frame => "spatial",
+            Span::Time => "temporal",
+            Span::Everything => "block",
+        }
+    }
+}
+
+/// A part of a block that adds to the hidden state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// The gated self-attention.
+    Attention,
+    /// The cross-attention.
+    Cross,
+    /// The gated MLP.
+    Mlp,
+}
+
+impl Module {
+    /// A whole block, in execution order.
+    pub const ALL: [Module; 3] = [Module::Attention, Module::Cross, Module::Mlp];
+}
