@@ -1,6 +1,6 @@
 //! From a target to a codebook: searches over the recorded runs, real runs of the best, and both again until the target is met.
 
-use super::CalibrateError;
+use super::error::CalibrateError;
 use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};

@@ -4,6 +4,7 @@
 //! from a target to a codebook. `docs/calibrate.md` has the equations.
 
 mod drive;
+mod error;
 mod idle;
 mod proxy;
 mod runs;
@@ -11,60 +12,15 @@ mod search;
 mod tape;
 mod weights;
 
-use std::path::{Path, PathBuf};
-
 pub use drive::{
     Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, TOLERANCE, Target, Tried, calibrate, mean_outcome,
 };
+pub use error::CalibrateError;
 pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
 pub use runs::{Studio, Watch, hash};
 pub use search::{Bends, Candidate, Estimate, Probe, Search};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
-
-use crate::cache::trace::TraceError;
-use crate::media::ReadError;
-use crate::pipeline::PipelineError;
-use crate::quality::QualityError;
-
-/// Why there is no codebook.
-#[derive(Debug, thiserror::Error)]
-pub enum CalibrateError {
-    /// The target is none, or cannot be reached.
-    #[error("{0}")]
-    Target(String),
-    /// A run failed, or was stopped.
-    #[error(transparent)]
-    Pipeline(#[from] PipelineError),
-    /// A kept trace cannot be used.
-    #[error(transparent)]
-    Trace(#[from] TraceError),
-    /// Kept frames cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// Kept frames are not of the video's size.
-    #[error(transparent)]
-    Quality(#[from] QualityError),
-    /// A file of the work folder.
-    #[error("cannot use {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-}
-
-impl CalibrateError {
-    fn io(path: &Path, source: std::io::Error) -> CalibrateError {
-        CalibrateError::Io { path: path.to_owned(), source }
-    }
-
-    /// Whether the user stopped a run.
-    pub fn is_stop(&self) -> bool {
-        matches!(self, CalibrateError::Pipeline(error) if error.is_stop())
-    }
-}
 
 /// `a − b` of equally long lists, pair by pair: mean, and half the width of its 95 % interval.
 pub fn paired(a: &[f64], b: &[f64]) -> crate::compare::Mean {

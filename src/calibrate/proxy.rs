@@ -1,6 +1,7 @@
 //! Quality foretold from the error of a replay, and how well that ranks.
 
-use super::search::LEAST_ERROR;
+/// Errors below this are as good as none: ln needs something above 0.
+pub(super) const LEAST_ERROR: f64 = 1e-9;
 
 /// PSNR in dB = `at_zero` − `slope` · ln error, by least squares over real runs.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,8 +4,6 @@ use super::tape::{Bend, Tape};
 use crate::cache::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
 use crate::pipeline::FlopCount;
 
-/// Errors below this are as good as none: ln needs something above 0.
-pub(super) const LEAST_ERROR: f64 = 1e-9;
 /// What has to be gained for a step of the descent, in nepers of error at equal compute.
 const LEAST_GAIN: f64 = 1e-4;
 /// Walks over all neighbours of a codebook.

@@ -2,8 +2,7 @@
 
 use std::convert::Infallible;
 
-use super::proxy;
-use super::search::LEAST_ERROR;
+use super::proxy::{self, LEAST_ERROR};
 use crate::cache::trace::{Trace, TraceError};
 use crate::cache::{
     AdaCache, AdaCacheConfig, Decision, Extrapolation, Measurement, Plan, Policy, ProbePoint, computed_steps, ratio,

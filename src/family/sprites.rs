@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Family, presets_in, presets_of, that_take};
+use super::presets::{presets_in, presets_of};
+use super::row::Family;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::model::vae::{Progress, VaeConfig};
@@ -141,13 +142,6 @@ impl Settings {
     /// For videos of a size.
     fn sized(&self, options: &SizeOptions, vae: Option<&VaeConfig>) -> Result<PipelineConfig, PipelineError> {
         let (patch, mut sized) = (self.patch(), self.clone());
-        if options.resolution.is_some() || options.aspect.is_some() {
-            return Err(PipelineError::Setting(format!(
-                "--resolution and --aspect are for {}; give --size HxW for {}",
-                that_take(|inputs| inputs.resolution),
-                self.name
-            )));
-        }
         if options.pixels.is_some() || options.frames.is_some() {
             let [height, width] = options.pixels.unwrap_or([self.height, self.width]);
             let frames = options.frames.unwrap_or(self.video_frames.unwrap_or(self.latent[0]));

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use color_quant::NeuQuant;
 use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, Extension, Frame, Repeat};
 
+use super::frames::{Frames, Metadata};
 use super::picture::{STILL, opaque};
-use super::{Frames, Metadata};
 
 /// Hundredths of a second that players show a frame which asks for no time.
 const NO_DELAY: u16 = 10;

@@ -9,9 +9,9 @@ use rusty_h264_common::{BitWriter, NalUnit, NalUnitType, YuvFrame};
 use rusty_h264_decoder::Decoder;
 use rusty_h264_encoder::{Encoder, EncoderConfig, Preset, Sps};
 
-use super::Frames;
 use super::colours::Colours;
 use super::demux::Track;
+use super::frames::Frames;
 
 /// Quantiser: visually lossless on flat colours, and still only kilobytes a frame.
 const QUANTIZER: u8 = 16;

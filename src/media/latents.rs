@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Latents, Metadata};
+use super::frames::{Latents, Metadata};
 use crate::model::{ModelError, Weights};
 
 impl Latents {

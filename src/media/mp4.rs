@@ -1,6 +1,6 @@
 //! ISO base media file (MP4) around one H.264 track: the index before the data, so that it plays while loading.
 
-use super::Metadata;
+use super::frames::Metadata;
 use super::h264::H264Video;
 
 /// Ticks per frame; the track's timescale is frames per second times this.

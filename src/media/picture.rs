@@ -6,7 +6,7 @@ use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 
-use super::Frames;
+use super::frames::Frames;
 
 /// Frames per second of a picture, which has no time.
 pub(super) const STILL: f64 = 1.0;

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 
+use super::error::OutputError;
+use super::frames::{Frames, Metadata};
 use super::gif::Palette;
 use super::staging::Staged;
-use super::{Frames, Metadata, OutputError};
 
 fn is_frame_name(name: &str) -> bool {
     name.strip_prefix("frame_")
@@ -78,6 +79,16 @@ pub(super) fn strip(frames: &Frames) -> Result<Vec<u8>, String> {
     writer.write_image_data(&pixels).map_err(|e| e.to_string())?;
     writer.finish().map_err(|e| e.to_string())?;
     Ok(bytes)
+}
+
+impl Frames {
+    /// The frames one below the other as one PNG of at most 256 colours, small enough for a page of many.
+    ///
+    /// # Errors
+    /// There are no whole frames.
+    pub fn strip_png(&self) -> Result<Vec<u8>, String> {
+        strip(self)
+    }
 }
 
 #[cfg(test)]

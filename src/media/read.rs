@@ -5,7 +5,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{Frames, Latents, demux, gif, h264, picture};
+use super::frames::{Frames, Latents};
+use super::{demux, gif, h264, picture};
 use crate::model::ModelError;
 
 /// Why a video, a picture or latents cannot be read.

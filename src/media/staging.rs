@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::OutputError;
+use super::error::OutputError;
 
 /// Something being written. Dropped without a commit it takes its temporary file or folder with it.
 pub(super) struct Staged {

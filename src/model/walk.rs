@@ -3,7 +3,10 @@
 
 use std::ops::Range;
 
-use super::{Added, Caption, Flops, ModelError, Trace, Transformer, Workspace};
+use super::error::ModelError;
+use super::sizes::Flops;
+use super::transformer::{Added, Caption, Trace, Transformer};
+use super::workspace::Workspace;
 use crate::cache::{ProbePoint, ResidualStore, Site};
 use crate::tensor::Tensor;
 

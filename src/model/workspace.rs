@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::dit::arena::{ALWAYS, Arena, Layout, Slot, Stage};
-use super::{Geometry, ModelError};
+use super::error::ModelError;
+use super::sizes::Geometry;
 use crate::cache::{ModuleGroup, ProbePoint, Shapes, Site};
 use crate::device::Device;
 use crate::ops::attention::VideoDims;
@@ -161,7 +162,7 @@ impl Workspace {
         self.get(PREDICTION)
     }
 
-    /// `[batch · variants]` f32: the times that [`Transformer::embed_time`](super::Transformer::embed_time) embeds, those of one sample
+    /// `[batch · variants]` f32: the times that [`Transformer::embed_time`](crate::model::Transformer::embed_time) embeds, those of one sample
     /// side by side.
     pub fn time(&self) -> &Tensor {
         self.get(TIME)

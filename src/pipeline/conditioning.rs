@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::PipelineError;
+use super::error::PipelineError;
 use crate::media::Latents;
 
 /// Frames that the video autoencoder takes at a time, and the latent frames they become: such chunks know nothing of each other.

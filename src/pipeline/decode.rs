@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::PipelineError;
+use super::error::PipelineError;
 use crate::device::Device;
 use crate::model::vae::{Progress, VaeConfig, VideoVae};
 use crate::model::{ModelError, Weights};

@@ -1,26 +1,25 @@
 //! A prompt to latents and frames: ties text, noise, sampler and decoder together.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::conditioning::Given;
+use super::decode::Decoder;
+use super::error::PipelineError;
 use super::job::{Deciding, Job};
-use super::prompt::{Prompt, TextOptions};
+use super::noise::noise;
+use super::prompt::TextOptions;
 use super::report::{FlopCount, Report, Seconds, schedule_strip};
+use super::request::{Request, cache_config, check_settings};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
-use super::{Decoder, PipelineError, noise};
-use crate::cache::{CacheConfig, CacheError, ComputeAll, Named, Policy};
+use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::media::{Format, Frames, Latents, Metadata, Output};
 use crate::model::vae::Progress;
 use crate::model::{Caption, Transformer};
-use crate::sampler::{FrameConditioning, MOST_STEPS, Member, Sampler, SamplerOptions, ScheduleError, StepEvent};
+use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
-
-/// The largest guidance scale that is taken for one.
-const MAX_CFG_SCALE: f32 = 100.0;
 
 /// Bytes of a GPU's free memory that are left for the kernels' code, pages that allocations fill only in part, and other programs.
 pub const HEADROOM: usize = 512 << 20;
@@ -34,29 +33,6 @@ pub struct Pipeline {
     /// The bytes of device memory that were allowed.
     budget: Option<usize>,
     device: Device,
-}
-
-/// What to generate.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// The words and their embedding.
-    pub prompt: Prompt,
-    /// Denoising steps.
-    pub steps: usize,
-    /// Guidance scale.
-    pub cfg_scale: f32,
-    /// Seed of the initial noise.
-    pub seed: u64,
-    /// When to compute and when to reuse.
-    pub cache: CacheConfig,
-    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
-    pub packed_cache: bool,
-    /// Whether a run that computes every step measures what any policy would, for its trace.
-    pub record_all: bool,
-    /// Frames that are given: they stay as they are, or are edited.
-    pub given: Option<Given>,
-    /// Whether the latents become pixels.
-    pub decode: bool,
 }
 
 impl Request {
@@ -78,58 +54,6 @@ impl Request {
             decode: true,
         })
     }
-}
-
-/// The cache settings `name` stands for: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
-/// Regularization where the settings have none.
-///
-/// Everything that can be wrong with them is found here, before the model is loaded.
-pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
-    resolve_cache(source, source.config().latent[0], name, moreg, steps)
-}
-
-/// As [`cache_config`], for videos of `frames` latent frames.
-pub fn resolve_cache(
-    source: &ModelSource,
-    frames: usize,
-    name: &str,
-    moreg: bool,
-    steps: usize,
-) -> Result<CacheConfig, PipelineError> {
-    let Named { name, moreg: named, taylor } = Named::read(name);
-    let (moreg, presets, anatomy) = (moreg || named, source.presets(steps)?, source.anatomy());
-    let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
-        CacheConfig::from_file(Path::new(name))?
-    } else {
-        presets.resolve(name, moreg, anatomy, steps)?
-    };
-    if moreg {
-        let Some(adacache) = config.adacache_mut() else {
-            let reason = format!(
-                "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
-            );
-            return Err(CacheError::Invalid(reason).into());
-        };
-        adacache.moreg.get_or_insert_with(|| presets.moreg_for(steps));
-    }
-    if let Some(order) = taylor {
-        config = config.extrapolated(order);
-    }
-    config.validate_for(anatomy, frames.div_ceil(source.shape().patch_frames))?;
-    Ok(config)
-}
-
-/// Checks the numbers of a request that need no model.
-pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
-    if !(1..=MOST_STEPS).contains(&steps) {
-        return Err(ScheduleError::Steps(steps).into());
-    }
-    if !(cfg_scale.is_finite() && cfg_scale.abs() <= MAX_CFG_SCALE) {
-        return Err(PipelineError::Setting(format!(
-            "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance, 3 is usual"
-        )));
-    }
-    Ok(())
 }
 
 /// A generated video.

@@ -1,7 +1,8 @@
 //! One run of the pipeline, as far as its work and its memory depend on it: what is counted, planned and loaded for.
 
+use super::error::PipelineError;
+use super::request::Request;
 use super::source::ModelSource;
-use super::{PipelineError, Request};
 use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::model::Geometry;
 use crate::sampler::Row;

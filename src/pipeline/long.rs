@@ -3,8 +3,13 @@
 use std::ops::ControlFlow;
 
 use super::conditioning::{CHUNK, Given, MaskStrategy};
+use super::decode::Decoder;
+use super::error::PipelineError;
 use super::fit::fitted;
-use super::{Deciding, Decoder, Generation, Pipeline, PipelineConfig, PipelineError, Request};
+use super::generate::{Generation, Pipeline};
+use super::job::Deciding;
+use super::request::Request;
+use super::source::PipelineConfig;
 use crate::media::{Frames, Latents};
 use crate::model::vae::Progress;
 use crate::sampler::StepEvent;

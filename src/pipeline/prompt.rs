@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::PipelineError;
+use super::error::PipelineError;
 use crate::text::Embedding;
 
 /// Characters of a file name made from a prompt.

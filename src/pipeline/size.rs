@@ -1,6 +1,6 @@
 //! The size of a video, in pixels.
 
-use super::PipelineError;
+use super::error::PipelineError;
 
 /// Frames of the longest video that any model was published for.
 const MAX_FRAMES: usize = 408;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::PipelineError;
 use super::decode::{Decoder, DecoderShape};
+use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;

@@ -1,71 +1,22 @@
 //! How far one video is from another, and how calm one is in itself: PSNR and SSIM as scikit-image computes them, temporal flickering as
 //! VBench defines it, motion smoothness by pixels, all in f64 from 8-bit RGB; and the perceptual distances LPIPS and ST-LPIPS.
 
+mod error;
+mod form;
 mod perceptual;
 mod ssim;
 pub mod vbench;
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
+use error::{RANGE, mean, same_size};
+
 use crate::media::{Frames, Latents};
-use crate::model::ModelError;
 
-pub use perceptual::{Distance, Form, Networks, Perceived, Perceptual};
+pub use error::QualityError;
+pub use form::Form;
+pub use perceptual::{Distance, Networks, Perceived, Perceptual};
 pub use ssim::{SSIM_WINDOW, ssim};
-
-/// The largest value of a pixel.
-const RANGE: f64 = 255.0;
-
-/// Why two things cannot be compared.
-#[derive(Debug, thiserror::Error)]
-pub enum QualityError {
-    /// They are not of one size.
-    #[error("the first is {first}, the second {second}: only what has one size can be compared")]
-    Sizes {
-        /// Size of the first.
-        first: String,
-        /// Size of the second.
-        second: String,
-    },
-    /// The frames are too small for a measure.
-    #[error("frames of {width}x{height} pixels: {measure} needs at least {least}x{least}")]
-    TooSmall {
-        /// The measure.
-        measure: &'static str,
-        /// Pixels on a side that it needs.
-        least: usize,
-        /// Pixels across.
-        width: usize,
-        /// Pixels down.
-        height: usize,
-    },
-    /// The latents hold something that is no number.
-    #[error("the {which} latents hold {value} at element {index}")]
-    NotFinite {
-        /// Which of the two.
-        which: &'static str,
-        /// The value.
-        value: f32,
-        /// Its position.
-        index: usize,
-    },
-    /// The weights of a network are not there.
-    #[error("there are no weights of {} at {}; this makes them: {}", form.name(), path.display(), form.made_by())]
-    NoWeights {
-        /// The network.
-        form: Form,
-        /// Where they were looked for.
-        path: PathBuf,
-    },
-    /// The weights of a network cannot be used.
-    #[error(transparent)]
-    Weights(#[from] ModelError),
-    /// A network could not be computed.
-    #[error("the network failed: {0}")]
-    Network(#[from] candle_core::Error),
-}
 
 /// One video against another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -112,23 +63,9 @@ fn decibel(mean_square: f64) -> f64 {
     10.0 * (RANGE * RANGE / mean_square).log10()
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len() as f64;
-    values.sum::<f64>() / count
-}
-
 /// Mean of `of(difference)` over two slices of pixels.
 fn mean_difference(a: &[u8], b: &[u8], of: impl Fn(f64) -> f64) -> f64 {
     mean(a.iter().zip(b).map(|(a, b)| of(f64::from(*a) - f64::from(*b))))
-}
-
-/// Refuses two videos that differ in size or in the number of frames.
-fn same_size(a: &Frames, b: &Frames) -> Result<(), QualityError> {
-    let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
-    if (a.width, a.height, a.count()) == (b.width, b.height, b.count()) {
-        return Ok(());
-    }
-    Err(QualityError::Sizes { first: size(a), second: size(b) })
 }
 
 /// Compares the video `b` with `a`.

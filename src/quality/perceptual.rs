@@ -10,7 +10,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use super::QualityError;
+use super::error::{QualityError, mean, same_size};
+use super::form::Form;
 use crate::media::Frames;
 use crate::model::Weights;
 
@@ -19,77 +20,6 @@ const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Added to the length of a feature vector, which may be 0.
 const TINY: f64 = 1e-10;
-
-/// Which network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// LPIPS 0.1 on AlexNet. The file's names: torchvision's `features.0.weight` … `features.10.bias`, and `lin0.model.1.weight` …
-    /// `lin4.model.1.weight` of the package `lpips`.
-    Lpips,
-    /// ST-LPIPS on its own AlexNet. The file's names are those of the package `stlpips-pytorch`: `net.slice1.0.weight` …
-    /// `net.slice5.13.bias`, `lin0.model.1.weight` … `lin4.model.1.weight`.
-    ShiftTolerant,
-}
-
-impl Form {
-    /// Its name among people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Form::Lpips => "LPIPS",
-            Form::ShiftTolerant => "ST-LPIPS",
-        }
-    }
-
-    /// The name of its weights in the folder of models (see [`cache_dir`](crate::hub::cache_dir)).
-    pub fn file(self) -> &'static str {
-        match self {
-            Form::Lpips => "lpips.safetensors",
-            Form::ShiftTolerant => "stlpips.safetensors",
-        }
-    }
-
-    /// The shell commands that make its weights.
-    pub fn made_by(self) -> &'static str {
-        match self {
-            Form::Lpips => {
-                "pip install --no-deps lpips && python tools/perceptual_weights.py lpips --alexnet alexnet-owt-7be5be79.pth"
-            }
-            Form::ShiftTolerant => {
-                "pip install --no-deps stlpips-pytorch && python tools/perceptual_weights.py stlpips"
-            }
-        }
-    }
-
-    /// Where its convolutions are in the file.
-    fn convolutions(self) -> [&'static str; 5] {
-        match self {
-            Form::Lpips => ["features.0", "features.3", "features.6", "features.8", "features.10"],
-            Form::ShiftTolerant => ["net.slice1.0", "net.slice2.5", "net.slice3.9", "net.slice4.11", "net.slice5.13"],
-        }
-    }
-
-    /// What is constant and may lie in the file as well, since the package's own file has it.
-    fn constants(self) -> &'static [&'static str] {
-        match self {
-            Form::Lpips => &[],
-            Form::ShiftTolerant => &[
-                "scaling_layer.shift",
-                "scaling_layer.scale",
-                "net.slice1.1.filt",
-                "net.slice2.4.filt",
-                "net.slice3.8.filt",
-            ],
-        }
-    }
-
-    /// Pixels on the shorter side of the smallest picture that every layer has something to look at.
-    pub fn least(self) -> usize {
-        match self {
-            Form::Lpips => 31,
-            Form::ShiftTolerant => 21,
-        }
-    }
-}
 
 /// Side and padding of each convolution.
 const KERNELS: [(usize, usize); 5] = [(11, 2), (5, 2), (3, 1), (3, 1), (3, 1)];
@@ -217,7 +147,7 @@ impl Perceptual {
     /// # Errors
     /// Two sizes, or frames that are smaller than [`Form::least`].
     pub fn distances(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Distance>, QualityError> {
-        b.iter().try_for_each(|b| super::same_size(a, b))?;
+        b.iter().try_for_each(|b| same_size(a, b))?;
         let (width, height, least) = (a.width, a.height, self.form.least());
         if width.min(height) < least {
             return Err(QualityError::TooSmall { measure: self.form.name(), least, width, height });
@@ -239,7 +169,7 @@ impl Perceptual {
                 frames.push(layers.map(|(layer, (a, b))| apart(a, &b, &layer.lin)).sum::<f64>());
             }
         }
-        let distance = |frames: Vec<f64>| Distance { mean: super::mean(frames.iter().copied()), frames };
+        let distance = |frames: Vec<f64>| Distance { mean: mean(frames.iter().copied()), frames };
         Ok(frames.into_iter().map(distance).collect())
     }
 

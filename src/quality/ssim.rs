@@ -1,7 +1,7 @@
 //! SSIM (Wang et al. 2004) as scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
 //! use_sample_covariance=False, data_range=255, channel_axis=-1`.
 
-use super::RANGE;
+use super::error::RANGE;
 
 /// σ of the gaussian window.
 const SIGMA: f64 = 1.5;

@@ -1,6 +1,6 @@
 //! Frames that are held at a given value, and begin to move at a time of their own.
 
-use super::SampleError;
+use super::error::SampleError;
 use super::rflow::TRAIN_STEPS;
 use crate::model::Transformer;
 use crate::ops;

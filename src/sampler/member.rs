@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::error::SampleError;
 use super::frames::{FrameConditioning, FrameState};
-use super::{Member, Row, SampleError, SamplerOptions};
+use super::options::{Member, SamplerOptions};
+use super::solver::Row;
 use crate::cache::{
     Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, StoreOptions,
     computed_steps, partial_steps, trace,

@@ -3,6 +3,7 @@
 mod error;
 mod frames;
 mod member;
+mod options;
 mod pace;
 mod rflow;
 mod run;
@@ -11,8 +12,9 @@ mod solver;
 pub use error::SampleError;
 pub use frames::FrameConditioning;
 pub use member::MemberOutput;
+pub use options::{Member, SamplerOptions};
 pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
-pub use run::{Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
+pub use run::{SampleOutput, Sampler, StepEvent};
 pub use solver::{
     Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, HISTORY, Kept, Pndm, Row, Solver, SolverError, UniPc,
 };

@@ -12,37 +12,15 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::error::check_finite;
+use super::error::{SampleError, check_finite};
 use super::frames::{FrameConditioning, split_conditioning};
 use super::member::{MemberOutput, MemberState, Setup};
+use super::options::{Member, SamplerOptions};
 use super::pace::Pace;
-use super::{Row, SampleError};
+use super::solver::Row;
 use crate::cache::{Decision, Plan, Policy, ProbePoint};
 use crate::device::Event;
-use crate::model::{Caption, Flops, Geometry, ResidualRoom, Transformer, Walk, Workspace};
-
-/// How to sample.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplerOptions {
-    /// What a [`Solver`](super::Solver) says of every step: one for each evaluation of the model.
-    pub rows: Vec<Row>,
-    /// Guidance scale s: `v = v_u + s·(v_c − v_u)`. Ignored for an unguided geometry.
-    pub cfg_scale: f32,
-    /// Steps (from 1, ascending) after which the latents are copied to the host, beside the final ones.
-    pub snapshots: Vec<usize>,
-    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
-    pub packed_cache: bool,
-    /// Whether the trace compares the fold of each computed step with those of all before, where there is a fold: on the host, which keeps all of them.
-    pub compare_folds: bool,
-}
-
-/// Videos that are decided about together: all of a batch, as published, or one.
-pub struct Member<'a> {
-    /// The captions of its videos, then their unconditional ones.
-    pub caption: &'a Caption,
-    /// When its steps are computed.
-    pub policy: Box<dyn Policy>,
-}
+use crate::model::{Flops, Geometry, ResidualRoom, Transformer, Walk, Workspace};
 
 /// One finished step, for progress displays.
 #[derive(Clone, Debug)]

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use half::bf16;
 
 pub use self::prompt::prepare_prompt;
-use super::{Family, Measured, presets_in};
+use super::presets::presets_in;
+use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, OPENSORA, Part, cache_dir};

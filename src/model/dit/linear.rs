@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use crate::device::Device;
-use crate::model::{ModelError, Weights};
+use crate::model::error::ModelError;
+use crate::model::weights::Weights;
 use crate::tensor::{DType, Tensor};
 
 /// A linear layer's weights: `[out, in]` and `[out]`.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::model::{ModelError, Weights};
+use crate::model::error::ModelError;
+use crate::model::weights::Weights;
 use crate::tensor::{DType, Tensor, TensorError};
 
 /// Where the parts of a block start in its memory; what the kernels' widest accesses ask for, and a cache line.

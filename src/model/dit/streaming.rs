@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use super::linear::Loader;
 use super::parts::Parts;
 use crate::device::HostMemory;
-use crate::model::{ModelError, WeightBytes};
+use crate::model::error::ModelError;
+use crate::model::sizes::WeightBytes;
 use crate::tensor::{DType, Tensor};
 
 /// Blocks that have room on the device in turn, where not all of them stay there: one computes, one arrives.

@@ -1,0 +1,23 @@
+//! Cache presets that a model brings along.
+
+use std::path::Path;
+
+use crate::cache::Presets;
+use crate::model::ModelError;
+use crate::pipeline::PipelineError;
+
+/// The cache presets in a model's `codebooks.json`, or the published ones of Open-Sora for `steps` steps where there is none.
+pub(super) fn presets_in(path: &Path, steps: usize) -> Result<Presets, PipelineError> {
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => presets_of(&text, file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Presets::opensora(steps)),
+        Err(source) => Err(ModelError::Io { file, source }.into()),
+    }
+}
+
+/// The cache presets that `text`, the content of `file`, holds.
+pub(super) fn presets_of(text: &str, file: String) -> Result<Presets, PipelineError> {
+    serde_json::from_str(text)
+        .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())
+}

@@ -1,0 +1,70 @@
+//! The rows of all families, and how a model is found by its name or its folder.
+
+use std::path::Path;
+
+use super::opensora::OpenSora;
+use super::row::Family;
+use super::sprites::Sprites;
+use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
+
+/// Every family. A folder belongs to the first that recognises it.
+pub static FAMILIES: [&dyn Family; 2] = [&OpenSora, &Sprites];
+
+/// The family whose own model has this name.
+pub fn named(name: &str) -> Option<&'static dyn Family> {
+    FAMILIES.into_iter().find(|family| family.name() == name)
+}
+
+/// The family of the model `name`: the name of a family's own model, or the path of a folder, which is given too.
+fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineError> {
+    let folder = Path::new(name);
+    let holds = || FAMILIES.into_iter().find(|family| family.recognises(folder));
+    match named(name) {
+        Some(family) => Ok((family, None)),
+        None => Ok((holds().ok_or_else(|| PipelineError::UnknownModel(name.into()))?, Some(folder))),
+    }
+}
+
+/// Refuses a size in words that the family does not know.
+fn check(family: &dyn Family, size: &SizeOptions) -> Result<(), PipelineError> {
+    if family.inputs().resolution || size.resolution.is_none() && size.aspect.is_none() {
+        return Ok(());
+    }
+    let takes = that_take(|inputs| inputs.resolution);
+    let name = family.name();
+    Err(PipelineError::Setting(format!("--resolution and --aspect are for {takes}; give --size HxW for {name}")))
+}
+
+/// Opens the model `name`, as `--model` takes it, for videos of a size.
+///
+/// # Errors
+/// [`PipelineError::UnknownModel`], and as [`Family::open`].
+pub fn open(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    let (family, folder) = find(name)?;
+    check(family, size)?;
+    family.open(folder, size)
+}
+
+/// As [`open`], but a family's own model as it was published, without its files.
+///
+/// # Errors
+/// As [`open`].
+pub fn published(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    let (family, folder) = find(name)?;
+    check(family, size)?;
+    match folder {
+        None => family.published(size),
+        folder => family.open(folder, size),
+    }
+}
+
+/// The model inside the program: 16 frames of 64×64 pixels from six words.
+pub fn sprites() -> ModelSource {
+    Sprites.open(None, &SizeOptions::default()).expect("the model inside the program is whole")
+}
+
+/// The families that take an input, for messages.
+pub fn that_take(input: fn(&Inputs) -> bool) -> String {
+    let names = FAMILIES.into_iter().filter(|family| input(&family.inputs())).map(Family::name);
+    names.collect::<Vec<_>>().join(", ")
+}

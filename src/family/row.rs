@@ -1,0 +1,67 @@
+//! What a family says of itself.
+
+use std::path::Path;
+
+use crate::hub::Checkpoint;
+use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
+
+/// A family of models: how one is recognised and opened, and what is known of it without its files.
+pub trait Family: Sync {
+    /// The name by which `--model` knows the family's own model.
+    fn name(&self) -> &'static str;
+
+    /// Whether `folder` holds a model of this family.
+    fn recognises(&self, folder: &Path) -> bool;
+
+    /// Opens the model in `folder`, or the family's own, for videos of a size. Weights are not read yet.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged; a size that the model does not make.
+    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError>;
+
+    /// The family's own model as it was published, without any of its files: enough to count with.
+    ///
+    /// # Errors
+    /// A size that the model does not make.
+    fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+        self.open(None, size)
+    }
+
+    /// What a generation can be given beside the prompt.
+    fn inputs(&self) -> Inputs;
+
+    /// Where the family's own model lies in the folder of models `cache`; `None`: inside the program.
+    fn checkpoint(&self, _cache: &Path) -> Option<Checkpoint> {
+        None
+    }
+
+    /// Resolutions that were published, the usual ones.
+    fn resolutions(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What `adacache plan` plans where it is told nothing: resolution and steps.
+    fn planned(&self) -> Option<(&'static str, usize)> {
+        None
+    }
+
+    /// Runs whose seconds were published.
+    fn measured(&self) -> &'static [Measured] {
+        &[]
+    }
+}
+
+/// A published run on one A100 80 GB, in the default aspect ratio.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// The resolution's name.
+    pub resolution: &'static str,
+    /// Frames.
+    pub frames: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// What ran.
+    pub what: &'static str,
+    /// Seconds it took.
+    pub seconds: f64,
+}

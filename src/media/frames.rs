@@ -1,0 +1,90 @@
+//! A video and latents in memory, and what is said about how they were made.
+
+/// The side below which a picture is enlarged when the format is for looking at (see [`Frames::viewing_scale`]).
+const VIEWING_SIDE: usize = 256;
+
+/// A video in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frames {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// `[frames, height, width, 3]`, full-range sRGB.
+    pub rgb: Vec<u8>,
+}
+
+impl Frames {
+    /// How many frames there are.
+    pub fn count(&self) -> usize {
+        self.rgb.len().checked_div(self.width * self.height * 3).unwrap_or(0)
+    }
+
+    /// The frames one after the other, each `[height, width, 3]`.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.rgb.chunks_exact((self.width * self.height * 3).max(1))
+    }
+
+    /// The whole-number enlargement at which small pictures become visible: the smallest that brings the shorter side to 256
+    /// pixels, at most 8; 1 for anything larger.
+    pub fn viewing_scale(&self) -> usize {
+        VIEWING_SIDE.div_ceil(self.width.min(self.height).max(1)).clamp(1, 8)
+    }
+
+    /// Every pixel repeated `scale` times in both directions.
+    pub fn enlarged(&self, scale: usize) -> Frames {
+        let mut rgb = Vec::with_capacity(self.rgb.len() * scale * scale);
+        for line in self.rgb.chunks_exact((self.width * 3).max(1)) {
+            let start = rgb.len();
+            for pixel in line.chunks_exact(3) {
+                for _ in 0..scale {
+                    rgb.extend_from_slice(pixel);
+                }
+            }
+            let end = rgb.len();
+            for _ in 1..scale {
+                rgb.extend_from_within(start..end);
+            }
+        }
+        Frames { width: self.width * scale, height: self.height * scale, fps: self.fps, rgb }
+    }
+
+    /// Whether these are whole frames of a size, at a rate.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
+        if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {
+            return Err(format!("{} bytes are not whole frames of {}x{} RGB", self.rgb.len(), self.width, self.height));
+        }
+        if !(self.fps.is_finite() && (0.01..=1000.0).contains(&self.fps)) {
+            return Err(format!("{} frames per second is not a frame rate", self.fps));
+        }
+        Ok(())
+    }
+}
+
+/// Latents on the host, `[channels, frames, height, width]` in f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latents {
+    /// Channels, frames, height, width.
+    pub shape: [usize; 4],
+    /// Row-major values.
+    pub values: Vec<f32>,
+}
+
+/// What is written into the file about how it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// The prompt: the title.
+    pub prompt: String,
+    /// Further facts by name, in order: seed, steps, schedule …
+    pub facts: Vec<(String, String)>,
+}
+
+impl Metadata {
+    /// The facts on one line: `seed 7; steps 14 of 30; …`.
+    pub fn comment(&self) -> String {
+        self.facts.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join("; ")
+    }
+}

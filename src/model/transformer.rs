@@ -1,0 +1,115 @@
+//! What a family of models says of its transformer: how its pieces run, and nothing about caching.
+
+use super::dit::streaming::BlockWeights;
+use super::error::ModelError;
+use super::sizes::{Geometry, TransformerShape, WeightBytes};
+use super::workspace::{ResidualRoom, Workspace};
+use crate::cache::Anatomy;
+use crate::device::Device;
+use crate::tensor::{DType, Tensor};
+
+/// A diffusion transformer on a device. It is immutable: a generation's memory is a [`Workspace`]. Every piece runs on the device; the host
+/// only orders launches.
+///
+/// Hidden states are `[batch, frames, tokens, channels]`, latents `[videos, channels, frames, height, width]` f32. With guidance the batch is
+/// [conditional…, unconditional…].
+pub trait Transformer: Send + Sync {
+    /// The device the weights are on.
+    fn device(&self) -> &Device;
+
+    /// The element type the model runs in.
+    fn dtype(&self) -> DType;
+
+    /// What its blocks are made of.
+    fn anatomy(&self) -> &Anatomy;
+
+    /// Its sizes, as far as others have to know them.
+    fn shape(&self) -> TransformerShape;
+
+    /// The weights of its blocks, and the bytes of all others.
+    fn weights(&self) -> &BlockWeights;
+
+    /// Bytes of its weights.
+    fn weight_bytes(&self) -> WeightBytes;
+
+    /// The learned caption `[tokens, caption_channels]` of the unconditional half; empty where the model has none.
+    fn null_caption(&self) -> &[f32];
+
+    /// Shape `[batch, frames, tokens, C]` of the hidden state.
+    fn hidden_shape(&self, geometry: &Geometry) -> [usize; 4];
+
+    /// Allocates a generation's memory and fills what does not change from step to step; `room` for residuals and their probes.
+    ///
+    /// # Errors
+    /// Sizes that the model does not take; out of memory.
+    fn workspace(&self, geometry: Geometry, room: &ResidualRoom) -> Result<Workspace, ModelError>;
+
+    /// Encodes captions `y` (`[batch, length, caption_channels]`, f32) for every block.
+    ///
+    /// `mask` (`[batch, length]`) keeps a sample's tokens where it is true; without it all are kept.
+    ///
+    /// # Errors
+    /// Sizes that do not fit, values that are not finite; out of memory.
+    fn caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError>;
+
+    /// Embeds the times in [`Workspace::time`], for all that comes.
+    fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError>;
+
+    /// Makes what the blocks need of the time. A step that runs no block does not need it.
+    fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError>;
+
+    /// Embeds the latents `z` in `x`, which is shaped as the hidden state. With guidance both halves of the batch share `z`.
+    fn embed(&self, ws: &Workspace, z: &Tensor, x: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError>;
+
+    /// The first block's normed and modulated input, in `out`.
+    fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError>;
+
+    /// Runs the module with index `module` ([`Anatomy::at`]) on the hidden state, in place. What it adds goes to `added` too. The weights of
+    /// its block are on the device.
+    fn module(
+        &self,
+        ws: &Workspace,
+        caption: &Caption,
+        module: usize,
+        added: Option<Added<'_>>,
+    ) -> Result<(), ModelError>;
+
+    /// The final layer on the hidden state (which it may overwrite): gives the prediction in [`Workspace::prediction`].
+    fn finish(&self, ws: &Workspace) -> Result<(), ModelError>;
+
+    /// FLOPs of a step that runs the modules for which `runs` holds, from the shapes (matrix products and attention; 2 per multiply-add).
+    fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64;
+}
+
+/// Where a module's residual goes, beside the hidden state.
+#[derive(Clone, Copy)]
+pub struct Added<'a> {
+    /// Shaped as the hidden state.
+    pub to: &'a Tensor,
+    /// Whether it is added to what is there.
+    pub accumulate: bool,
+}
+
+/// The caption's keys and values for every block: they do not depend on time, so they are made once a generation.
+pub struct Caption {
+    /// `[batch*length, 2, heads, head_dim]` a block.
+    pub(super) kv: Vec<Tensor>,
+    /// `[batch]` i32
+    pub(super) lengths: Tensor,
+    length: usize,
+}
+
+impl Caption {
+    /// Of `batch` captions of at most `length` tokens: the keys and values of every block that reads them, and how many tokens each has.
+    pub fn new(kv: Vec<Tensor>, lengths: Tensor, length: usize) -> Caption {
+        Caption { kv, lengths, length }
+    }
+
+    /// Tokens of the longest caption of the batch.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// Hidden states after named stages, recorded for parity tests: `spatial.0`, `temporal.0`, …
+pub type Trace = Vec<(String, Vec<f32>)>;

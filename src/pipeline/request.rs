@@ -1,0 +1,88 @@
+//! What to generate, and whether its settings are ones that can be.
+
+use std::path::Path;
+
+use super::conditioning::Given;
+use super::error::PipelineError;
+use super::prompt::Prompt;
+use super::source::ModelSource;
+use crate::cache::{CacheConfig, CacheError, Named};
+use crate::sampler::{MOST_STEPS, ScheduleError};
+
+/// The largest guidance scale that is taken for one.
+const MAX_CFG_SCALE: f32 = 100.0;
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The words and their embedding.
+    pub prompt: Prompt,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub cfg_scale: f32,
+    /// Seed of the initial noise.
+    pub seed: u64,
+    /// When to compute and when to reuse.
+    pub cache: CacheConfig,
+    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
+    pub packed_cache: bool,
+    /// Whether a run that computes every step measures what any policy would, for its trace.
+    pub record_all: bool,
+    /// Frames that are given: they stay as they are, or are edited.
+    pub given: Option<Given>,
+    /// Whether the latents become pixels.
+    pub decode: bool,
+}
+
+/// The cache settings `name` stands for: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
+/// Regularization where the settings have none.
+///
+/// Everything that can be wrong with them is found here, before the model is loaded.
+pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
+    resolve_cache(source, source.config().latent[0], name, moreg, steps)
+}
+
+/// As [`cache_config`], for videos of `frames` latent frames.
+pub fn resolve_cache(
+    source: &ModelSource,
+    frames: usize,
+    name: &str,
+    moreg: bool,
+    steps: usize,
+) -> Result<CacheConfig, PipelineError> {
+    let Named { name, moreg: named, taylor } = Named::read(name);
+    let (moreg, presets, anatomy) = (moreg || named, source.presets(steps)?, source.anatomy());
+    let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
+        CacheConfig::from_file(Path::new(name))?
+    } else {
+        presets.resolve(name, moreg, anatomy, steps)?
+    };
+    if moreg {
+        let Some(adacache) = config.adacache_mut() else {
+            let reason = format!(
+                "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
+            );
+            return Err(CacheError::Invalid(reason).into());
+        };
+        adacache.moreg.get_or_insert_with(|| presets.moreg_for(steps));
+    }
+    if let Some(order) = taylor {
+        config = config.extrapolated(order);
+    }
+    config.validate_for(anatomy, frames.div_ceil(source.shape().patch_frames))?;
+    Ok(config)
+}
+
+/// Checks the numbers of a request that need no model.
+pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
+    if !(1..=MOST_STEPS).contains(&steps) {
+        return Err(ScheduleError::Steps(steps).into());
+    }
+    if !(cfg_scale.is_finite() && cfg_scale.abs() <= MAX_CFG_SCALE) {
+        return Err(PipelineError::Setting(format!(
+            "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance, 3 is usual"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! What all measures share: why two things cannot be compared, and means.
+
+use std::path::PathBuf;
+
+use super::form::Form;
+use crate::media::Frames;
+use crate::model::ModelError;
+
+/// The largest value of a pixel.
+pub(super) const RANGE: f64 = 255.0;
+
+/// Why two things cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum QualityError {
+    /// They are not of one size.
+    #[error("the first is {first}, the second {second}: only what has one size can be compared")]
+    Sizes {
+        /// Size of the first.
+        first: String,
+        /// Size of the second.
+        second: String,
+    },
+    /// The frames are too small for a measure.
+    #[error("frames of {width}x{height} pixels: {measure} needs at least {least}x{least}")]
+    TooSmall {
+        /// The measure.
+        measure: &'static str,
+        /// Pixels on a side that it needs.
+        least: usize,
+        /// Pixels across.
+        width: usize,
+        /// Pixels down.
+        height: usize,
+    },
+    /// The latents hold something that is no number.
+    #[error("the {which} latents hold {value} at element {index}")]
+    NotFinite {
+        /// Which of the two.
+        which: &'static str,
+        /// The value.
+        value: f32,
+        /// Its position.
+        index: usize,
+    },
+    /// The weights of a network are not there.
+    #[error("there are no weights of {} at {}; this makes them: {}", form.name(), path.display(), form.made_by())]
+    NoWeights {
+        /// The network.
+        form: Form,
+        /// Where they were looked for.
+        path: PathBuf,
+    },
+    /// The weights of a network cannot be used.
+    #[error(transparent)]
+    Weights(#[from] ModelError),
+    /// A network could not be computed.
+    #[error("the network failed: {0}")]
+    Network(#[from] candle_core::Error),
+}
+
+/// Refuses two videos that differ in size or in the number of frames.
+pub(super) fn same_size(a: &Frames, b: &Frames) -> Result<(), QualityError> {
+    let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
+    if (a.width, a.height, a.count()) == (b.width, b.height, b.count()) {
+        return Ok(());
+    }
+    Err(QualityError::Sizes { first: size(a), second: size(b) })
+}
+
+pub(super) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
+}
