@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The sums over one tensor, usually a residual, that every metric and the motion score follow from.
 ///
-/// `fresh` is the tensor of this step, `kept` the one of an earlier step: see [`ProbePoint`].
+/// `fresh` is the tensor of this step, `kept` the one of an earlier step: see [`ProbePoint`](super::ProbePoint).
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Measurement {
     /// Σ|fresh − kept|

@@ -46,7 +46,7 @@ pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
 
 /// The settings of a policy: what is checked before a run, and the policy of one generation that they make.
 ///
-/// A policy from outside this crate is one more implementation, which [`CacheConfig::custom`] takes.
+/// A policy from outside this crate is one more implementation, which [`CacheConfig::custom`](super::CacheConfig::custom) takes.
 pub trait Settings: fmt::Debug + Send + Sync {
     /// Checks everything that can be checked without a model.
     ///

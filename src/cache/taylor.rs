@@ -8,7 +8,7 @@ use super::measurement::Measurement;
 use super::policy::{Decision, Extrapolation, Plan, Policy, Probes};
 use crate::ops::decide::DecisionRule;
 
-/// The policy of [`TaylorConfig`]: decides as the one it is made of.
+/// The policy of [`TaylorConfig`](super::TaylorConfig): decides as the one it is made of.
 pub struct Taylor {
     name: String,
     extrapolation: Extrapolation,

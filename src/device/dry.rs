@@ -1,7 +1,10 @@
 //! A device that runs nothing. Memory has addresses and sizes but no content, launches have shapes but no effect: the code above
 //! takes the same path as on a GPU of the given size, and an observer counts it.
 
-use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, LaunchStats, MemoryInfo, Read, Result};
+use super::backend::{Backend, Handle, Read, Result, lock};
+use super::error::DeviceError;
+use super::info::{DeviceInfo, DeviceKind, Launch, MemoryInfo};
+use ptx_vm::LaunchStats;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, atomic::AtomicU64, atomic::Ordering};
 use std::time::Duration;
@@ -46,7 +49,7 @@ impl DryBackend {
     }
 
     fn used(&self) -> usize {
-        super::lock(&self.living).values().sum()
+        lock(&self.living).values().sum()
     }
 }
 
@@ -57,12 +60,12 @@ impl Backend for DryBackend {
             return Err(DeviceError::OutOfMemory { device: ID.into(), asked: bytes, free });
         }
         let ptr = self.next.fetch_add((bytes as u64).next_multiple_of(ALIGNMENT), Ordering::Relaxed);
-        super::lock(&self.living).insert(ptr, bytes);
+        lock(&self.living).insert(ptr, bytes);
         Ok(ptr)
     }
 
     fn free(&self, ptr: u64, _bytes: usize) {
-        super::lock(&self.living).remove(&ptr);
+        lock(&self.living).remove(&ptr);
     }
 
     fn upload(&self, _dst: u64, _src: &[u8]) -> Result<()> {

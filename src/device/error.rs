@@ -1,6 +1,6 @@
 //! What can go wrong on a device. Every message says where, and what to do where that is known.
 
-use super::Launch;
+use super::info::Launch;
 
 /// An error of a device.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,9 @@
 //! Copies from the host that run beside the work: weights that do not fit on the device come while what is before them still computes.
 
-use super::{Device, DeviceError, Handle, Memory, Result, graph};
+use super::backend::{Handle, Result};
+use super::core::{Device, Memory};
+use super::error::DeviceError;
+use super::recording::Command;
 use std::sync::atomic::Ordering;
 
 /// Host memory that a device copies from while it computes: page-locked where there is a GPU.
@@ -48,7 +51,7 @@ impl Device {
             return Err(DeviceError::ForeignMemory { device: self.0.info.id.clone(), owner });
         }
         let (dst, bytes) = (self.address(dst, offset, src.bytes)?, src.bytes);
-        if bytes == 0 || self.recorded(|| graph::Command::Fetch { dst, src: src.handle.clone(), bytes }) {
+        if bytes == 0 || self.recorded(|| Command::Fetch { dst, src: src.handle.clone(), bytes }) {
             return Ok(());
         }
         self.going()?;
@@ -61,7 +64,7 @@ impl Device {
     /// As [`Device::fetch`].
     pub fn fetched(&self, dst: &Memory, offset: usize) -> Result<()> {
         let dst = self.address(dst, offset, 0)?;
-        if self.recorded(|| graph::Command::Fetched { dst }) {
+        if self.recorded(|| Command::Fetched { dst }) {
             return Ok(());
         }
         self.0.backend.fetched(dst)

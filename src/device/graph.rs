@@ -1,46 +1,13 @@
 //! Recorded work: launches, copies, fills and fetches written down once and replayed many times. A GPU gets them as CUDA graphs, one submission
 //! for hundreds of kernels; the virtual GPU, and any device that is being observed, replays the list.
 
-use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Backend, Device, DeviceError, Handle, Kernel, Launch, Result, Work};
-
-/// What a thread is writing down: which device's work (by address), and the graphs so far, the last one unfinished.
-struct Recording {
-    device: usize,
-    parts: Vec<Vec<Command>>,
-}
-
-thread_local! {
-    /// A thread records what it does itself; what others do on the same device goes on as ever.
-    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
-}
-
-/// One thing a device was told to do, while it was only writing down.
-pub(super) enum Command {
-    Launch { kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: u32, work: Work, params: Box<[u8]> },
-    Copy { dst: u64, src: u64, bytes: usize },
-    Fill { dst: u64, byte: u8, bytes: usize },
-    Fetch { dst: u64, src: Handle, bytes: usize },
-    Fetched { dst: u64 },
-}
-
-impl Command {
-    fn submit(&self, backend: &dyn Backend) -> Result<()> {
-        match self {
-            Command::Launch { kernel, grid, block, shared, work, params } => {
-                let launch = Launch { kernel: kernel.name(), grid: *grid, block: *block, shared: *shared, work: *work };
-                backend.launch(&kernel.0.handle, &launch, params).map(drop)
-            }
-            Command::Copy { dst, src, bytes } => backend.copy(*dst, *src, *bytes),
-            Command::Fill { dst, byte, bytes } => backend.fill(*dst, *byte, *bytes),
-            Command::Fetch { dst, src, .. } => backend.fetch(*dst, src),
-            Command::Fetched { dst } => backend.fetched(*dst),
-        }
-    }
-}
+use super::backend::{Handle, Result};
+use super::core::Device;
+use super::error::DeviceError;
+use super::info::Launch;
+use super::recording::{Command, RECORDING, Recording};
 
 /// What [`Device::record_graphs`] wrote down: the launches with their arguments as they were.
 ///
@@ -155,35 +122,6 @@ impl Device {
                 self.info().id
             );
         }
-    }
-
-    /// Ends the graph being recorded and begins the next; false, and nothing happens, when none is being recorded.
-    pub fn cut(&self) -> bool {
-        self.recording(|parts| parts.push(vec![])).is_some()
-    }
-
-    /// Writes a command down, if a recording is on.
-    pub(super) fn recorded(&self, command: impl FnOnce() -> Command) -> bool {
-        self.recording(|parts| parts.last_mut().map(|part| part.push(command()))).is_some()
-    }
-
-    pub(super) fn not_recording(&self, call: &'static str) -> Result<()> {
-        match self.recording(|_| ()) {
-            Some(()) => Err(DeviceError::Recording { call }),
-            None => Ok(()),
-        }
-    }
-
-    /// What this thread has recorded of this device, if it is recording.
-    fn recording<T>(&self, use_it: impl FnOnce(&mut Vec<Vec<Command>>) -> T) -> Option<T> {
-        RECORDING.with_borrow_mut(|recording| {
-            let recording = recording.as_mut().filter(|recording| recording.device == self.identity())?;
-            Some(use_it(&mut recording.parts))
-        })
-    }
-
-    fn identity(&self) -> usize {
-        Arc::as_ptr(&self.0).addr()
     }
 
     /// Does what a command says, seen by the observer if there is one.

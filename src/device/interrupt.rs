@@ -1,6 +1,6 @@
 //! Stopping a device from outside: from a signal handler's thread, or one that watches a clock.
 
-use super::{Device, DeviceError, Result, lock};
+use super::backend::lock;
 use ptx_vm::Vm;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -14,6 +14,11 @@ pub(super) struct Interruption {
 }
 
 impl Interruption {
+    /// Whether it was asked for.
+    pub(super) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Adds a virtual GPU, if it is one.
     pub(super) fn includes(&self, vm: Weak<Vm>) {
         let mut vms = lock(&self.vms);
@@ -29,10 +34,10 @@ impl Interruption {
 
 /// Interrupts a device. It does not keep the device alive, and may outlive it.
 #[derive(Clone)]
-pub struct Interrupter(Arc<Interruption>);
+pub struct Interrupter(pub(super) Arc<Interruption>);
 
 impl Interrupter {
-    /// From now on the device begins nothing: every call that would is answered with [`DeviceError::Interrupted`], in whatever thread. A launch
+    /// From now on the device begins nothing: every call that would is answered with [`DeviceError::Interrupted`](super::DeviceError::Interrupted), in whatever thread. A launch
     /// that runs on the virtual GPU ends within milliseconds, its results undefined. A GPU finishes what was queued on it, which nothing can
     /// take back; freeing memory waits for that.
     pub fn interrupt(&self) {
@@ -55,20 +60,5 @@ impl Interrupter {
 impl std::fmt::Debug for Interrupter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Interrupter({})", if self.is_interrupted() { "interrupted" } else { "not interrupted" })
-    }
-}
-
-impl Device {
-    /// What interrupts this device, for other threads.
-    pub fn interrupter(&self) -> Interrupter {
-        Interrupter(self.0.interruption.clone())
-    }
-
-    /// Nothing is begun on a device that is interrupted.
-    pub(super) fn going(&self) -> Result<()> {
-        if self.0.interruption.asked.load(Ordering::Relaxed) {
-            return Err(DeviceError::Interrupted { device: self.0.info.id.clone() });
-        }
-        Ok(())
     }
 }

@@ -1,9 +1,11 @@
 //! The virtual GPU as a backend. Launches run to their end before they return, so that the stream is always idle.
 
-use super::{Backend, DeviceError, DeviceInfo, DeviceKind, Handle, Launch, MemoryInfo, Read, Result, cpu_name, lock};
+use super::backend::{Backend, Handle, Read, Result, lock};
+use super::error::DeviceError;
+use super::info::{DeviceInfo, DeviceKind, Launch, MemoryInfo};
 use ptx_vm::{FaultKind, Kernel, LaunchStats, Module, Vm, VmConfig};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 const ID: &str = "vm";
@@ -187,4 +189,15 @@ impl Read for Done {
     fn wait(self: Box<Self>) -> Result<Vec<u8>> {
         Ok(self.0)
     }
+}
+
+/// The CPU's name, for the VM's label.
+fn cpu_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model =
+            text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+        model.unwrap_or(std::env::consts::ARCH).to_owned()
+    })
 }

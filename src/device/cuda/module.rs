@@ -1,9 +1,12 @@
 //! PTX on a GPU: which driver it needs, what of a module is compiled, and the functions that come of it.
 
-use super::Shared;
 use super::driver::{Code, Failure};
 use super::fault;
-use crate::device::{DeviceError, Result, module, ptx_version};
+use super::shared::{Owned, Shared};
+use crate::device::backend::Result;
+use crate::device::error::DeviceError;
+use crate::device::kernel::ptx_version;
+use crate::device::module;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUjit_option, CUmodule};
 use std::ffi::{CString, c_int, c_void};
 use std::sync::Arc;
@@ -207,6 +210,18 @@ fn only_entry(ptx: &str, entry: &str) -> String {
     kept
 }
 
+impl Owned for Module {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Owned for Function {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +254,6 @@ mod tests {
         assert_eq!(kept.matches(".visible .entry").count(), 1);
         assert!(!kept.contains("a_long"));
         assert_eq!(kept.matches('}').count(), 1);
-        assert_eq!(crate::device::param_bytes(&kept, "a"), Some(8));
+        assert_eq!(crate::device::kernel::param_bytes(&kept, "a"), Some(8));
     }
 }
