@@ -1,4 +1,4 @@
-//! Embeds the kernels: every `ptx/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes.
+//! Embeds the kernels: every `ptx/ARCHITECTURE/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes.
 //!
 //! The build never needs CUDA: PTX is checked in, and `ptx/manifest.json` holds a hash of the sources it was made from. A
 //! hash that differs fails the build, because a kernel and the struct that Rust hands it would silently disagree.
@@ -47,7 +47,12 @@ fn run(root: &Path, out: &Path) -> Result<()> {
         compile(root)?;
     }
     check_fresh(&sources, &ptx.join("manifest.json"))?;
-    embed(&files(&ptx, &["ptx"])?, &out.join("ptx.rs"))
+    let mut modules = vec![];
+    for folder in folders(&ptx)? {
+        println!("cargo::rerun-if-changed={}", folder.display());
+        modules.extend(files(&folder, &["ptx"])?);
+    }
+    embed(&modules, &out.join("ptx.rs"))
 }
 
 /// The files of a folder with one of the extensions, sorted by name.
@@ -58,6 +63,15 @@ fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
         .filter(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| extensions.contains(&e)))
         .collect();
     paths.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    Ok(paths)
+}
+
+/// The folders in a folder, sorted by name.
+fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    paths.sort();
     Ok(paths)
 }
 
@@ -110,15 +124,17 @@ fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
     Err(format!("{problem}\n  {advice}"))
 }
 
-/// Writes `EMBEDDED`: (module name, PTX text), sorted by name.
+/// Writes `EMBEDDED`: (architecture, module name, PTX text), sorted.
 fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
     let mut text = String::from(
-        "/// Every module of ptx/: name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str)] = &[\n",
+        "/// Every module of ptx/: architecture, name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str, &str)] = &[\n",
     );
     for path in modules {
-        let name =
-            path.file_stem().and_then(|s| s.to_str()).ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
-        let _ = writeln!(text, "    ({name:?}, include_str!({:?})),", path.display().to_string());
+        let utf8 = |part: Option<&std::ffi::OsStr>| {
+            part.and_then(|s| s.to_str()).map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
+        };
+        let (folder, name) = (utf8(path.parent().and_then(Path::file_name))?, utf8(path.file_stem())?);
+        let _ = writeln!(text, "    ({folder:?}, {name:?}, include_str!({:?})),", path.display().to_string());
     }
     text.push_str("];\n");
     fs::write(to, text).map_err(|e| format!("cannot write {}: {e}", to.display()))

@@ -1,4 +1,4 @@
-"""Compiles kernels/*.cu to ptx/*.ptx with NVRTC and writes ptx/manifest.json. Run it through tools/compile_ptx.sh.
+"""Compiles kernels/*.cu to ptx/sm_80/*.ptx with NVRTC and writes ptx/manifest.json. Run it through tools/compile_ptx.sh.
 
 Only the standard library is used; the compilers come from the wheels of tools/ptx-requirements.txt.
 
@@ -33,6 +33,8 @@ import sass
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
 PTX = ROOT / "ptx"
+# The architecture that every kernel is compiled for. Kernels of a newer one alone get a folder of their own beside it, sm_90a.
+COMPILED = PTX / "sm_80"
 # --device-as-default-execution-space: generic lambdas count as host functions otherwise.
 FLAGS = ["--gpu-architecture=compute_80", "--std=c++17", "--device-as-default-execution-space"]
 TARGETS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
@@ -246,7 +248,7 @@ def compile_all(names, want_ptxas, known, keep=lambda name, ptx: None):
             made[name] = (
                 ptx,
                 {
-                    "ptx": f"{name}.ptx",
+                    "ptx": f"{COMPILED.name}/{name}.ptx",
                     "sha256": hashlib.sha256(ptx.encode()).hexdigest(),
                     "inputs_hash": inputs[name],
                     "ptx_isa": f"{version[0]}.{version[1]}",
@@ -299,27 +301,27 @@ def read_manifest():
 def is_fresh(name, record, need_figures):
     if not record or record.get("inputs_hash") != hash_files(inputs_of(KERNELS / f"{name}.cu")):
         return False
-    path = PTX / f"{name}.ptx"
+    path = COMPILED / f"{name}.ptx"
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
         return False
     return not need_figures or all(record["entries"].values())
 
 
 def update(names, arguments):
-    PTX.mkdir(exist_ok=True)
+    COMPILED.mkdir(parents=True, exist_ok=True)
     known = read_manifest().get("files", {})
     wanted = arguments.only or names
     stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
     made, errors = {}, []
     if stale:
-        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(PTX / f"{name}.ptx", ptx))
+        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(COMPILED / f"{name}.ptx", ptx))
     # Another run may have written its own records meanwhile.
     manifest = read_manifest()
     files = {n: r for n, r in manifest.get("files", {}).items() if n in names}
     files.update({name: record for name, (_, record) in made.items()})
     complete = all(is_fresh(n, files.get(n), False) for n in names)
     if complete:
-        for path in PTX.glob("*.ptx"):
+        for path in COMPILED.glob("*.ptx"):
             if path.stem not in names:
                 path.unlink()
     write_whole(
@@ -357,7 +359,7 @@ def check(names, arguments):
     fresh, errors = compile_all(arguments.only or names, not arguments.no_ptxas, {})
     differences += errors
     for name, (ptx, record) in sorted(fresh.items()):
-        path = PTX / f"{name}.ptx"
+        path = COMPILED / f"{name}.ptx"
         there = path.read_text() if path.exists() else ""
         if there != ptx:
             lines = list(difflib.unified_diff(there.splitlines(), ptx.splitlines(), "ptx/", "fresh", lineterm="", n=0))
@@ -365,7 +367,7 @@ def check(names, arguments):
         if not arguments.no_ptxas and manifest.get("files", {}).get(name) != record:
             differences.append(f"manifest.json: the record of {name} differs")
     if not arguments.only:
-        differences += [f"{p.name} has no source" for p in sorted(PTX.glob("*.ptx")) if p.stem not in names]
+        differences += [f"{p.name} has no source" for p in sorted(COMPILED.glob("*.ptx")) if p.stem not in names]
     if differences:
         raise CompileError("ptx/ is stale; run tools/compile_ptx.sh and commit ptx/:\n  " + "\n  ".join(differences))
     print("ptx/ is what kernels/ compile to", file=sys.stderr)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles kernels/*.cu to ptx/*.ptx and writes ptx/manifest.json. Needs only Python 3.9 and PyPI: no GPU, no CUDA toolkit.
+# Compiles kernels/*.cu to ptx/sm_80/*.ptx and writes ptx/manifest.json. Needs only Python 3.9 and PyPI: no GPU, no CUDA toolkit.
 #
 #   tools/compile_ptx.sh             compile what changed, ask ptxas about every GPU generation, write ptx/
 #   tools/compile_ptx.sh --check     compile everything into a temporary folder and compare with ptx/

@@ -272,7 +272,7 @@ impl Device {
         let name = module.name();
         let ptx = module.ptx().ok_or_else(|| DeviceError::Load {
             module: name.into(),
-            reason: format!("this build embedded no ptx/{name}.ptx"),
+            reason: format!("this build embedded no ptx/{}/{name}.ptx", module.architecture().name),
         })?;
         // Held while loading: two threads must not compile one module twice.
         let mut modules = lock(&self.0.modules);

@@ -1,9 +1,31 @@
-//! The PTX modules compiled into this crate: one for each `kernels/*.cu`.
+//! The PTX modules compiled into this crate: one for each `kernels/*.cu`, and what they run on.
+
+/// What a module was compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Architecture {
+    /// Its folder in `ptx/`.
+    pub name: &'static str,
+    /// The oldest compute capability that runs it.
+    pub oldest: (u32, u32),
+    /// Whether it uses what no other compute capability has, newer ones included.
+    pub only: bool,
+}
+
+impl Architecture {
+    /// Every GPU since Ampere.
+    pub const SM_80: Architecture = Architecture { name: "sm_80", oldest: (8, 0), only: false };
+
+    /// Whether a GPU of this compute capability runs it.
+    pub const fn runs_on(&self, (major, minor): (u32, u32)) -> bool {
+        let (oldest, least) = self.oldest;
+        if self.only { major == oldest && minor == least } else { major > oldest || major == oldest && minor >= least }
+    }
+}
 
 include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 macro_rules! modules {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $architecture:ident $name:literal,)*) => {
         /// An embedded PTX module, named as its source in `kernels/`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Module { $($(#[$doc])* $variant,)* }
@@ -12,9 +34,14 @@ macro_rules! modules {
             /// Every module.
             pub const ALL: &[Module] = &[$(Module::$variant),*];
 
-            /// The file name without extension: `kernels/NAME.cu`, `ptx/NAME.ptx`.
+            /// The file name without extension: `kernels/NAME.cu`, `ptx/ARCHITECTURE/NAME.ptx`.
             pub const fn name(self) -> &'static str {
                 match self { $(Module::$variant => $name,)* }
+            }
+
+            /// What it runs on.
+            pub const fn architecture(self) -> Architecture {
+                match self { $(Module::$variant => Architecture::$architecture,)* }
             }
         }
     };
@@ -22,39 +49,40 @@ macro_rules! modules {
 
 modules! {
     /// GEMM with fused prologues and epilogues.
-    Linear = "linear",
+    Linear = SM_80 "linear",
     /// The same for products of few tiles.
-    LinearFew = "linear_few",
+    LinearFew = SM_80 "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.
-    Attention = "attention",
+    Attention = SM_80 "attention",
     /// LayerNorm statistics and modulation.
-    Norm = "norm",
+    Norm = SM_80 "norm",
     /// AdaCache's probe, and the fold of residuals.
-    Residual = "residual",
+    Residual = SM_80 "residual",
     /// Frame differences by themselves.
-    Motion = "motion",
+    Motion = SM_80 "motion",
     /// Patches, positions, timesteps, captions.
-    Embed = "embed",
+    Embed = SM_80 "embed",
     /// Guidance and the step update.
-    Sampler = "sampler",
+    Sampler = SM_80 "sampler",
     /// The scalars of a step, and AdaCache's decision.
-    Decide = "decide",
+    Decide = SM_80 "decide",
     /// Kept residuals in 8 bits.
-    Pack = "pack",
+    Pack = SM_80 "pack",
     /// The decoder of the sprites model, and pixels to bytes.
-    Decode = "decode",
+    Decode = SM_80 "decode",
     /// Convolution in time and space.
-    Conv = "conv",
+    Conv = SM_80 "conv",
     /// GroupNorm with SiLU.
-    GroupNorm = "group_norm",
+    GroupNorm = SM_80 "group_norm",
     /// Softmax of long rows.
-    Softmax = "softmax",
+    Softmax = SM_80 "softmax",
 }
 
 impl Module {
     /// The PTX text; `None` when this build embedded no such file.
     pub fn ptx(self) -> Option<&'static str> {
-        EMBEDDED.iter().find(|(name, _)| *name == self.name()).map(|(_, ptx)| *ptx)
+        let its = |(folder, name, _): &&(&str, &str, &str)| (*folder, *name) == (self.architecture().name, self.name());
+        EMBEDDED.iter().find(its).map(|(.., ptx)| *ptx)
     }
 }
 
@@ -67,12 +95,28 @@ mod tests {
         for module in Module::ALL {
             assert!(
                 module.ptx().is_some_and(|ptx| ptx.contains(".visible .entry")),
-                "ptx/{}.ptx is missing",
+                "ptx/{}/{}.ptx is missing",
+                module.architecture().name,
                 module.name()
             );
         }
-        for (name, _) in EMBEDDED {
-            assert!(Module::ALL.iter().any(|m| m.name() == *name), "ptx/{name}.ptx has no Module variant");
+        for (folder, name, _) in EMBEDDED {
+            let known = |m: &Module| (m.architecture().name, m.name()) == (*folder, *name);
+            assert!(Module::ALL.iter().any(known), "ptx/{folder}/{name}.ptx has no Module variant");
+        }
+    }
+
+    #[test]
+    fn architectures_run_on_newer_ones_or_on_one_alone() {
+        let hopper = Architecture { name: "sm_90a", oldest: (9, 0), only: true };
+        for (capability, ampere, alone) in [
+            ((7, 5), false, false),
+            ((8, 0), true, false),
+            ((8, 9), true, false),
+            ((9, 0), true, true),
+            ((10, 0), true, false),
+        ] {
+            assert_eq!((Architecture::SM_80.runs_on(capability), hopper.runs_on(capability)), (ampere, alone));
         }
     }
 }

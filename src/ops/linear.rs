@@ -345,7 +345,10 @@ pub fn choose(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Ch
 pub(crate) fn choices(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Vec<(f64, Choice)> {
     let few = !kind.starts_with("ln_") && shape.into_iter().fold(1, usize::saturating_mul) >= FEW_LEAST;
     let fits = |tile: &&Tile| {
-        tile.element >= dtype.size() && tile.shared <= target.block_shared && (tile.module == Module::Linear || few)
+        target.runs(tile.module)
+            && tile.element >= dtype.size()
+            && tile.shared <= target.block_shared
+            && (tile.module == Module::Linear || few)
     };
     let cuts = TILES.iter().filter(fits).flat_map(|tile| {
         (1..=tile.parts(target, dtype, shape)).map(move |parts| (tile.time(target, dtype, shape, parts), tile, parts))

@@ -135,10 +135,12 @@ pub struct Modulation<'a> {
     pub rows: RowMap,
 }
 
-/// What the choice of a kernel depends on. [`linear::choose`] and [`attention::choose`] look it up for every launch in small tables;
-/// a kernel family for one generation of GPUs is more rows in them, with the compute capabilities it runs on.
+/// What the choice of a kernel depends on, beside the shape. [`linear::choose`], [`attention::choose`] and [`conv::conv`] look it up for every
+/// launch in small tables; a row names the module, and with it the compute capabilities it runs on ([`Target::runs`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
+    /// Compute capability.
+    pub capability: (u32, u32),
     /// Streaming multiprocessors.
     pub units: usize,
     /// Bytes of shared memory that one block can have.
@@ -162,12 +164,18 @@ impl Target {
     pub fn new(units: usize, capability: (u32, u32)) -> Self {
         let sm = Multiprocessor::of(capability);
         Self {
+            capability,
             units,
             block_shared: sm.block_shared,
             fma: sm.half_fma().round() as usize,
             l2_bytes: sm.l2_bytes.round() as usize,
             l2: sm.l2,
         }
+    }
+
+    /// Whether it runs the kernels of this module.
+    pub fn runs(&self, module: Module) -> bool {
+        module.architecture().runs_on(self.capability)
     }
 }
 
