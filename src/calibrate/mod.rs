@@ -9,6 +9,7 @@ mod idle;
 mod proxy;
 mod runs;
 mod search;
+mod session;
 mod tape;
 mod weights;
 
@@ -20,6 +21,7 @@ pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
 pub use runs::{Studio, Watch, hash};
 pub use search::{Bends, Candidate, Estimate, Probe, Search};
+pub use session::{Probing, Session, Verdict};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
 
 /// `a − b` of equally long lists, pair by pair: mean, and half the width of its 95 % interval.

@@ -173,7 +173,7 @@ impl Pipeline {
     }
 
     /// Where the model comes from.
-    pub(super) fn source(&self) -> &ModelSource {
+    pub fn source(&self) -> &ModelSource {
         &self.source
     }
 

@@ -5,19 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::{
-    AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Extrapolation, Metric, ProbePoint, ResidualKind, Settings,
-    trace::Trace,
-};
+use adacache::cache::{CacheConfig, Extrapolation, Metric, ResidualKind};
 use adacache::calibrate::{
-    Bench, CalibrateError, Calibrated, Effort, Outcome, Run, Studio, TOLERANCE, Tape, Target, Tried, Watch, calibrate,
-    hash, idle, mean_outcome, paired,
+    Calibrated, Effort, Outcome, Probing, Run, Session, TOLERANCE, Target, Tried, Verdict, Watch, hash, idle,
+    mean_outcome, paired,
 };
 use adacache::compare::Mean;
 use adacache::family;
 use adacache::media::{check_file_writable, write_file};
 use adacache::pipeline::{self, ModelSource, Prompt, Request, SizeOptions, TextOptions};
-use adacache::sampler::Row;
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
@@ -139,9 +135,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     target.check(steps)?;
     let names = ["adacache-fast", "adacache-slow", "adacache-fast+moreg", "adacache-slow+moreg"];
+    let probing = Probing { blocks: args.blocks.clone(), residual: args.residual, metric: args.metric };
     let mut presets = vec![];
     for name in &names[..if args.moreg { 4 } else { 2 }] {
-        presets.extend(with_probes(args, &source, name, steps)?);
+        presets.extend(probing.of(&source, name, steps)?);
     }
     let against = pipeline::cache_config(&source, &args.against, false, steps)?;
     if against.adacache().is_none() {
@@ -173,30 +170,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         prompts.iter().map(request).collect()
     };
-    let anatomy = source.anatomy();
-    let points = points(anatomy, &presets);
-    let strides =
-        presets.iter().find_map(|preset| preset.moreg.as_ref()).map_or_else(|| vec![1], |moreg| moreg.strides.clone());
-    let recorder = ComputeAll::recording_at(anatomy, &points, if config.latent[0] > 1 { &strides } else { &[] });
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
-    let facts = format!("{} {}", args.runs.model, args.runs.dtype.name());
-    let mut progress = Progress { quiet: args.quiet, rounds: 0 };
-
-    let result = (|| -> Result<_, CalibrateError> {
-        let opened = Studio::open(&pipeline, requests(&learning), &recorder, &work, &facts, &mut progress)?;
-        let (mut studio, traces, flops) = opened;
-        let tapes = tapes(&traces, &points, &source.solver(steps).map_err(CalibrateError::from)?.rows())?;
-        let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
-        drop(studio);
-        let mut judged = None;
-        if !held_out.is_empty() {
-            let (mut studio, ..) =
-                Studio::open(&pipeline, requests(&held_out), &recorder, &work, &facts, &mut progress)?;
-            judged = Some((studio.run(&found.best.cache())?, studio.run(&against)?));
-        }
-        Ok((found, judged, flops))
-    })();
-    let (found, judged, flops) = match result {
+    let session = Session {
+        pipeline: &pipeline,
+        learning: requests(&learning),
+        held_out: requests(&held_out),
+        presets,
+        target,
+        effort,
+        against,
+        work: &work,
+        facts: format!("{} {}", args.runs.model, args.runs.dtype.name()),
+    };
+    let result = session.run(&mut Progress { quiet: args.quiet, rounds: 0 });
+    let Verdict { found, judged, flops } = match result {
         Ok(result) => result,
         Err(error) => {
             if error.is_stop() {
@@ -235,44 +222,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The preset `name` with every probe that is asked for or tried, its own first.
-fn with_probes(args: &Args, source: &ModelSource, name: &str, steps: usize) -> anyhow::Result<Vec<AdaCacheConfig>> {
-    let CacheConfig::AdaCache(preset) = pipeline::cache_config(source, name, false, steps)? else {
-        bail!("the preset `{name}` of {} is not AdaCache's", args.runs.model);
-    };
-    let anatomy = source.anatomy();
-    let frames = source.config().latent[0].div_ceil(source.shape().patch_frames);
-    let blocks = match &args.blocks[..] {
-        [] => vec![preset.blocks.clone(), vec![0], vec![anatomy.layers() - 1]],
-        asked => vec![asked.to_vec()],
-    };
-    // Cross-attention and MLP are measured where the others are: one recording has either.
-    let attentions = [ResidualKind::TAttn, ResidualKind::SAttn, ResidualKind::Attn];
-    let residuals = args
-        .residual
-        .map_or_else(|| attentions.into_iter().filter(|kind| kind.is_of(anatomy)).collect(), |asked| vec![asked]);
-    let metrics = args.metric.map_or_else(|| vec![Metric::L1, Metric::L2, Metric::Cosine], |asked| vec![asked]);
-    let mut all: Vec<AdaCacheConfig> = vec![];
-    for blocks in &blocks {
-        for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
-            let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
-            config.validate_for(anatomy, frames)?;
-            if !all.contains(&config) {
-                all.push(config);
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// All that `configs` probe, in the order in which a forward comes to it.
-fn points(anatomy: &Anatomy, configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
-    let mut points: Vec<ProbePoint> = configs.iter().flat_map(AdaCacheConfig::points).collect();
-    points.sort_by_key(|point| anatomy.block_of(*point));
-    points.dedup();
-    points
-}
-
 /// Prompts, each with its place in the file.
 type Numbered = Vec<(u64, Prompt)>;
 
@@ -299,14 +248,6 @@ fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbe
         }
     };
     Ok((learning, held_out))
-}
-
-/// The recorded runs, ready for replays.
-fn tapes(traces: &[Trace], points: &[ProbePoint], rows: &[Row]) -> Result<Vec<Tape>, CalibrateError> {
-    // How much of the way from noise to clean each step goes.
-    let ends = rows.iter().skip(1).map(|row| row.time).chain([0.0]);
-    let deltas: Vec<f64> = rows.iter().zip(ends).map(|(row, end)| f64::from((row.time - end) / 1000.0)).collect();
-    Ok(traces.iter().map(|trace| Tape::new(trace, points, &deltas)).collect::<Result<_, _>>()?)
 }
 
 /// The command without the folders of this machine.

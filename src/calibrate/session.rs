@@ -1,0 +1,133 @@
+//! From a preset and prompts to a codebook: what is probed, the recorded runs, the search, and its verdict on prompts that were held out.
+
+use std::path::Path;
+
+use super::drive::{Bench, Calibrated, Effort, Run, Target, calibrate};
+use super::error::CalibrateError;
+use super::runs::{Studio, Watch};
+use super::tape::Tape;
+use crate::cache::trace::Trace;
+use crate::cache::{AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, Settings};
+use crate::pipeline::{FlopCount, ModelSource, Pipeline, PipelineError, Request, cache_config};
+use crate::sampler::Row;
+
+/// What AdaCache may probe; what is empty stands for all that is tried.
+#[derive(Clone, Debug, Default)]
+pub struct Probing {
+    /// The probed layers; tried are the preset's, the first, and the last.
+    pub blocks: Vec<usize>,
+    /// The residual; tried are the self-attentions that the model has.
+    pub residual: Option<ResidualKind>,
+    /// The metric; tried are all.
+    pub metric: Option<Metric>,
+}
+
+impl Probing {
+    /// The preset `name` of `source` with every probe that is asked for or tried, its own first.
+    ///
+    /// # Errors
+    /// A preset that is not AdaCache's; a probe that the model does not have.
+    pub fn of(&self, source: &ModelSource, name: &str, steps: usize) -> Result<Vec<AdaCacheConfig>, CalibrateError> {
+        let CacheConfig::AdaCache(preset) = cache_config(source, name, false, steps)? else {
+            let model = &source.config().name;
+            return Err(CalibrateError::Target(format!("the preset `{name}` of {model} is not AdaCache's")));
+        };
+        let anatomy = source.anatomy();
+        let frames = source.config().latent[0].div_ceil(source.shape().patch_frames);
+        let blocks = match &self.blocks[..] {
+            [] => vec![preset.blocks.clone(), vec![0], vec![anatomy.layers() - 1]],
+            asked => vec![asked.to_vec()],
+        };
+        // Cross-attention and MLP are measured where the others are: one recording has either.
+        let attentions = [ResidualKind::TAttn, ResidualKind::SAttn, ResidualKind::Attn];
+        let residuals = self
+            .residual
+            .map_or_else(|| attentions.into_iter().filter(|kind| kind.is_of(anatomy)).collect(), |asked| vec![asked]);
+        let metrics = self.metric.map_or_else(|| vec![Metric::L1, Metric::L2, Metric::Cosine], |asked| vec![asked]);
+        let mut all: Vec<AdaCacheConfig> = vec![];
+        for blocks in &blocks {
+            for (&residual, &metric) in residuals.iter().flat_map(|r| metrics.iter().map(move |m| (r, m))) {
+                let config = AdaCacheConfig { blocks: blocks.clone(), residual, metric, ..preset.clone() };
+                config.validate_for(anatomy, frames).map_err(PipelineError::from)?;
+                if !all.contains(&config) {
+                    all.push(config);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// One calibration.
+pub struct Session<'a> {
+    /// The model.
+    pub pipeline: &'a Pipeline,
+    /// What is learned from: every request computes every step.
+    pub learning: Vec<Request>,
+    /// What the result is judged on; may be empty.
+    pub held_out: Vec<Request>,
+    /// Where the search begins, and what it may probe ([`Probing::of`]).
+    pub presets: Vec<AdaCacheConfig>,
+    /// What is looked for.
+    pub target: Target,
+    /// How hard.
+    pub effort: Effort,
+    /// What the result is compared with on what was held out.
+    pub against: CacheConfig,
+    /// The folder where runs are kept.
+    pub work: &'a Path,
+    /// What the runs depend on beside their requests: the model and the element type.
+    pub facts: String,
+}
+
+/// What a calibration found.
+pub struct Verdict {
+    /// The codebook and what was tried.
+    pub found: Calibrated,
+    /// On what was held out: the runs of the codebook, and those that it is compared with.
+    pub judged: Option<(Vec<Run>, Vec<Run>)>,
+    /// Work of a step.
+    pub flops: FlopCount,
+}
+
+impl Session<'_> {
+    /// Records, searches and judges. What is finished is kept, and not made again.
+    ///
+    /// # Errors
+    /// A target that cannot be reached; a run that failed or was stopped.
+    pub fn run(self, watch: &mut dyn Watch) -> Result<Verdict, CalibrateError> {
+        let Session { pipeline, learning, held_out, presets, target, effort, against, work, facts } = self;
+        let (source, steps) = (pipeline.source(), learning.first().map_or(0, |request| request.steps));
+        let points = points(source.anatomy(), &presets);
+        let strides = presets.iter().find_map(|preset| preset.moreg.as_ref());
+        let strides = strides.map_or_else(|| vec![1], |moreg| moreg.strides.clone());
+        let moves = source.config().latent[0] > 1;
+        let recorder = ComputeAll::recording_at(source.anatomy(), &points, if moves { &strides } else { &[] });
+        let (mut studio, traces, flops) = Studio::open(pipeline, learning, &recorder, work, &facts, watch)?;
+        let tapes = tapes(&traces, &points, &source.solver(steps)?.rows())?;
+        let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
+        drop(studio);
+        let mut judged = None;
+        if !held_out.is_empty() {
+            let (mut studio, ..) = Studio::open(pipeline, held_out, &recorder, work, &facts, watch)?;
+            judged = Some((studio.run(&found.best.cache())?, studio.run(&against)?));
+        }
+        Ok(Verdict { found, judged, flops })
+    }
+}
+
+/// All that `configs` probe, in the order in which a forward comes to it.
+fn points(anatomy: &Anatomy, configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
+    let mut points: Vec<ProbePoint> = configs.iter().flat_map(AdaCacheConfig::points).collect();
+    points.sort_by_key(|point| anatomy.block_of(*point));
+    points.dedup();
+    points
+}
+
+/// The recorded runs, ready for replays.
+fn tapes(traces: &[Trace], points: &[ProbePoint], rows: &[Row]) -> Result<Vec<Tape>, CalibrateError> {
+    // How much of the way from noise to clean each step goes.
+    let ends = rows.iter().skip(1).map(|row| row.time).chain([0.0]);
+    let deltas: Vec<f64> = rows.iter().zip(ends).map(|(row, end)| f64::from((row.time - end) / 1000.0)).collect();
+    Ok(traces.iter().map(|trace| Tape::new(trace, points, &deltas)).collect::<Result<_, _>>()?)
+}
