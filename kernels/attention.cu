@@ -64,13 +64,13 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
   static constexpr int D_TILES = HEAD_DIM / 8;             // n-tiles of O
   static constexpr int INVERSE_AT = 2 * KEYS * ROW;        // in a stage: behind K and V, LARGE
   static constexpr int STAGE = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
-  static constexpr bool Q_IN_STAGE = KIND == LARGE && SIXTEEN;
-  static constexpr bool PAIRS = KIND == LARGE && SIXTEEN;  // a loop for whole tiles: see Pairs
-  static constexpr int Q_AT = Q_IN_STAGE ? STAGE : STAGES * STAGE;
-  static constexpr int WEIGHTS_AT = STAGES * STAGE + (Q_IN_STAGE ? 0 : QUERIES * ROW);
+  // Q shares a stage with a tile, and whole tiles have a loop of their own: see Pairs.
+  static constexpr bool WHOLE_TILES = KIND == LARGE && SIXTEEN;
+  static constexpr int Q_AT = WHOLE_TILES ? STAGE : STAGES * STAGE;
+  static constexpr int WEIGHTS_AT = STAGES * STAGE + (WHOLE_TILES ? 0 : QUERIES * ROW);
   static constexpr int SOURCE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
   static constexpr int SHARED = SOURCE_AT + 32; // of a team; not of CROSS
-  static_assert(HEAD_DIM % 8 == 0 && (!Q_IN_STAGE || QUERIES <= 2 * KEYS), "tile");
+  static_assert(HEAD_DIM % 8 == 0 && (!WHOLE_TILES || QUERIES <= 2 * KEYS), "tile");
 
   static __device__ __forceinline__ int team_thread() { return KIND == SHORT ? threadIdx.x & 31 : threadIdx.x; }
   static __device__ __forceinline__ void team_sync() {
@@ -192,8 +192,9 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     unsigned to;           // in the first stage
     int chunk;             // of the first pass: -1, 0, 1
 
-    __device__ __forceinline__ Pairs(const AttentionParams& p, unsigned shared, const D* k, long long stride, int tile) {
-      const D* const row = k + ((long long)tile * KEYS + key()) * stride;
+    // From the second tile on: the first is loaded with Q.
+    __device__ __forceinline__ Pairs(const AttentionParams& p, unsigned shared, const D* k, long long stride) {
+      const D* const row = k + ((long long)KEYS + key()) * stride;
       chunk = (int)(threadIdx.x & 1) - (CHUNKS % 2 != 0 && !aligned(row, 32));
       from = row + chunk * CHUNK;
       v_bytes = k_to_v(p) * (long long)sizeof(D);
@@ -533,7 +534,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     const bool score_norm = KIND == LARGE && p.k_norm && !p.rope;
     const bool touch_k = !score_norm && (p.k_norm || p.rope), touch_q = p.q_norm || p.rope || score_norm;
     // Whole tiles followed by whole ones, which the main loop takes.
-    int plain = PAIRS && place.vector_kv && chunks == CHUNKS && !touch_k ? max(place.kv_len / KEYS - 1, 0) : 0;
+    int plain = WHOLE_TILES && place.vector_kv && chunks == CHUNKS && !touch_k ? max(place.kv_len / KEYS - 1, 0) : 0;
 
     // Where the keys come from lies in shared memory: the main loop needs it once a tile and its registers for other things.
     const unsigned source = shared + SOURCE_AT;
@@ -590,9 +591,9 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       state.start();
     }
     const float scale = p.scale * 1.4426950408889634f;
-    if constexpr (PAIRS) {
+    if constexpr (WHOLE_TILES) {
       unsigned stage = 0;
-      Pairs pairs(p, shared, place.k, place.kv_stride, 1);
+      Pairs pairs(p, shared, place.k, place.kv_stride);
 #pragma unroll 1
       for (; plain > 0; plain--) {
         cp_async_wait<0>();

@@ -107,12 +107,6 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
   const unsigned w_store = a_store + TILE_M * LINEAR_K_BYTES;
   // What this thread's slots take next. Beyond the last row stands the last one again: what comes of it is not written.
   const D *a_from[A_SLOTS], *w_from[W_SLOTS];
-  auto slots_from = [&](int k0) {
-#pragma unroll
-    for (int i = 0; i < A_SLOTS; i++) a_from[i] = a + (long long)min(m0 + slot_row + i * SLOT_ROWS, p.m - 1) * p.k + k0 + slot_chunk * CHUNK;
-#pragma unroll
-    for (int i = 0; i < W_SLOTS; i++) w_from[i] = w + (long long)min(n0 + column_of(slot_row + i * SLOT_ROWS), p.n - 1) * p.k + k0 + slot_chunk * CHUNK;
-  };
 
   // _ln: mean and rstd of the tile's rows lie behind the stages: registers are short. The fast path needs the rows of this thread to share scale and shift (one
   // batch, one variant): true but for threads that straddle two frames.
@@ -275,7 +269,11 @@ __device__ __forceinline__ void linear(const LinearParams& p, float* partial = n
   if (vector) {
     auto next = [](unsigned stage) { return stage == (STAGES - 1) * STAGE_BYTES ? 0u : stage + STAGE_BYTES; };
     int left = min(p.k, tiles * K_TILE) - first * K_TILE; // elements of k
-    slots_from(first * K_TILE);
+    const int k0 = first * K_TILE + slot_chunk * CHUNK;
+#pragma unroll
+    for (int i = 0; i < A_SLOTS; i++) a_from[i] = a + (long long)min(m0 + slot_row + i * SLOT_ROWS, p.m - 1) * p.k + k0;
+#pragma unroll
+    for (int i = 0; i < W_SLOTS; i++) w_from[i] = w + (long long)min(n0 + column_of(slot_row + i * SLOT_ROWS), p.n - 1) * p.k + k0;
 #pragma unroll 1
     for (int s = 0; s < STAGES; s++) {
       load_tile(left - s * K_TILE, s * STAGE_BYTES);
