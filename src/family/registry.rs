@@ -19,9 +19,10 @@ pub fn named(name: &str) -> Option<&'static dyn Family> {
 fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineError> {
     let folder = Path::new(name);
     let holds = || FAMILIES.into_iter().find(|family| family.recognises(folder));
+    let unknown = || PipelineError::UnknownModel { name: name.into(), known: that_take(|_| true) };
     match named(name) {
         Some(family) => Ok((family, None)),
-        None => Ok((holds().ok_or_else(|| PipelineError::UnknownModel(name.into()))?, Some(folder))),
+        None => Ok((holds().ok_or_else(unknown)?, Some(folder))),
     }
 }
 

@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(source.anatomy().layers(), 5);
         source.presets(30).unwrap();
         let unknown = family::open("no/such", &SizeOptions::default());
-        assert!(matches!(unknown, Err(PipelineError::UnknownModel(_))));
+        assert!(matches!(unknown, Err(PipelineError::UnknownModel { .. })));
     }
 
     #[test]

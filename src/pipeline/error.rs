@@ -16,9 +16,15 @@ use crate::text::{EncoderError, TextError};
 pub enum PipelineError {
     /// Neither the embedded model nor a folder.
     #[error(
-        "no model `{0}`: use `sprites`, `opensora-v1.2`, or a folder with config.json, model.safetensors, decoder.safetensors and text.safetensors"
+        "no model `{name}`: use {known}, or a folder with one of them: as `adacache pull` fills it, or with config.json, model.safetensors, \
+         decoder.safetensors and text.safetensors"
     )]
-    UnknownModel(String),
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// A setting is out of its range.
     #[error("{0}")]
     Setting(String),
