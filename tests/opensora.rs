@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
-use adacache::family;
+use adacache::family::{self, opensora::PUBLISHED};
 use adacache::hub::{Checkpoint, Part, Pull};
 use adacache::media::{Frames, Latents, Media};
 use adacache::model::Weights;
@@ -141,7 +141,7 @@ fn with_weights(weights: &[(&str, &[u8])]) -> (tempfile::TempDir, Checkpoint) {
     for (name, bytes) in weights {
         fs::write(text.join(name), bytes).unwrap();
     }
-    let checkpoint = Checkpoint::at(dir.path());
+    let checkpoint = Checkpoint::at(&PUBLISHED, dir.path());
     (dir, checkpoint)
 }
 
@@ -795,14 +795,14 @@ fn downloads_resume_and_are_checked() {
     let folder = dir.path();
     let source = repositories(folder);
     let mut files = Files::new();
-    for part in Part::ALL {
-        let short = part.repo().rsplit('/').next().unwrap();
+    for part in PUBLISHED.parts {
+        let short = part.repo.rsplit('/').next().unwrap();
         for name in names(&source.join(short))
             .into_iter()
             .filter(|name| !name.starts_with("reference") && name != "tokenizer.json")
         {
             let bytes = fs::read(source.join(short).join(&name)).unwrap();
-            files.insert((part.repo().to_owned(), name), bytes);
+            files.insert((part.repo.to_owned(), name), bytes);
         }
     }
     let tokenizer = fs::read(source.join("t5-v1_1-xxl/tokenizer.json")).unwrap();
@@ -820,19 +820,19 @@ fn downloads_resume_and_are_checked() {
     let output = pull(&endpoint, &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("SHA-256"), "{}", text(&output.stderr));
-    let left = Pull { cache: Some(folder.join("cache")), offline: true, ..Pull::default() }.run();
+    let left = Pull { cache: Some(folder.join("cache")), offline: true, ..Pull::new(&PUBLISHED) }.run();
     assert!(left.is_err(), "nothing unchecked is kept");
 
     let (hub, endpoint) = Hub::serve(files.clone(), false);
     let output = pull(&endpoint, &[]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let log = hub.log.lock().unwrap();
-    for part in Part::ALL {
-        let path = format!("/{}/resolve/main/model.safetensors", part.repo());
-        let size = files[&(part.repo().to_owned(), "model.safetensors".to_owned())].len();
+    for part in PUBLISHED.parts {
+        let path = format!("/{}/resolve/main/model.safetensors", part.repo);
+        let size = files[&(part.repo.to_owned(), "model.safetensors".to_owned())].len();
         let starts: Vec<usize> = log.iter().filter(|(p, _)| *p == path).map(|(_, first)| *first).collect();
         assert_eq!(starts, [0, size / 2], "{path} was resumed where it broke off");
-        assert!(fs::read(folder.join(MODEL).join(part.name()).join("model.safetensors")).unwrap().len() == size);
+        assert!(fs::read(folder.join(MODEL).join(part.part.name()).join("model.safetensors")).unwrap().len() == size);
     }
     // Downloaded once, it is there without the hub.
     fs::remove_dir_all(folder.join(MODEL)).unwrap();

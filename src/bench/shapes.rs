@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::family;
-use crate::hub::OPENSORA;
+use crate::family::opensora::OPENSORA;
 use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
 use crate::model::{Geometry, StDiT3Config};
 use crate::ops::conv::{self, CHANNELS};

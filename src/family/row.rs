@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::hub::Checkpoint;
+use crate::hub::Published as PublishedCheckpoint;
 use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
 
 /// A family of models: how one is recognised and opened, and what is known of it without its files.
@@ -30,8 +30,8 @@ pub trait Family: Sync {
     /// What a generation can be given beside the prompt.
     fn inputs(&self) -> Inputs;
 
-    /// Where the family's own model lies in the folder of models `cache`; `None`: inside the program.
-    fn checkpoint(&self, _cache: &Path) -> Option<Checkpoint> {
+    /// The checkpoint of the family's own model; `None`: it is inside the program.
+    fn checkpoint(&self) -> Option<&'static PublishedCheckpoint> {
         None
     }
 

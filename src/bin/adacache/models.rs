@@ -52,8 +52,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn model(family: &'static dyn Family, cache: &Path) -> anyhow::Result<Model> {
-    let files = family.checkpoint(cache).map(|checkpoint| {
-        let status = Part::ALL.into_iter().flat_map(|part| checkpoint.status(part)).collect();
+    let files = family.checkpoint().map(|published| {
+        let checkpoint = Checkpoint::in_cache(published, cache);
+        let status = checkpoint.parts().flat_map(|part| checkpoint.status(part)).collect();
         (checkpoint, status)
     });
     let needs = match family.resolutions() {

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use adacache::cache::trace::Trace;
 use adacache::chips::{CHIPS, Chip};
+use adacache::family::opensora::OPENSORA;
 use adacache::family::{self, Family};
-use adacache::hub::OPENSORA;
 use adacache::pipeline::{self, Deciding, Job, MemorySize, SizeOptions, VideoSize};
 use adacache::plan::{Estimate, Expected};
 use adacache::profile::{Efficiency, Share};

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adacache::hub::{Checkpoint, OPENSORA, Part, Pull, cache_dir};
+use adacache::family::{self, FAMILIES};
+use adacache::hub::{Checkpoint, Published, Pull, cache_dir};
+use anyhow::Context;
 
 /// Fetch a published checkpoint: transformer, video autoencoder, text encoder
 ///
@@ -13,7 +15,7 @@ use adacache::hub::{Checkpoint, OPENSORA, Part, Pull, cache_dir};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to fetch
-    #[arg(value_parser = [OPENSORA])]
+    #[arg(value_parser = names())]
     model: String,
     /// Take the files from this folder, which holds the repositories side by side; nothing is downloaded or copied
     #[arg(long, value_name = "DIR", conflicts_with = "offline")]
@@ -35,8 +37,16 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
+/// The models that can be pulled.
+fn names() -> Vec<&'static str> {
+    FAMILIES.into_iter().filter_map(|family| Some(family.checkpoint()?.name)).collect()
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let published =
+        family::named(&args.model).and_then(|family| family.checkpoint()).context("clap knows the names")?;
     let pull = Pull {
+        published,
         cache: args.dir.clone(),
         from: args.from.clone(),
         offline: args.offline,
@@ -47,19 +57,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let checkpoint = pull.run()?;
     if !args.quiet {
         // A closed pipe is no failure of ours.
-        let _ = write!(std::io::stdout(), "{}", describe(&checkpoint, &args.model));
+        let _ = write!(std::io::stdout(), "{}", describe(&checkpoint, published));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is there now, and how to use it.
-fn describe(checkpoint: &Checkpoint, model: &str) -> String {
+fn describe(checkpoint: &Checkpoint, published: &'static Published) -> String {
+    let model = published.name;
     let mut text = String::new();
-    for file in Part::ALL.into_iter().flat_map(|part| checkpoint.status(part)) {
+    for file in checkpoint.parts().flat_map(|part| checkpoint.status(part)) {
         let size = file.bytes.map_or_else(|| "missing".into(), |bytes| indicatif::HumanBytes(bytes).to_string());
         text += &format!("{size:>12}  {}/{}\n", file.part.name(), file.file);
     }
-    let ours = *checkpoint == Checkpoint::in_cache(&cache_dir());
+    let ours = *checkpoint == Checkpoint::in_cache(published, &cache_dir());
     let name = if ours { model.to_owned() } else { checkpoint.folder().display().to_string() };
     text + &format!(
         "{model} is complete: adacache generate --model {name} \"a white cat walking through tall grass at sunset\"\n"

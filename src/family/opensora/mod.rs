@@ -15,7 +15,7 @@ use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::hub::{Checkpoint, OPENSORA, Part, cache_dir};
+use crate::hub::{Checkpoint, Part, Published, PublishedPart, cache_dir};
 use crate::model::vae::{Progress, VaeConfig};
 use crate::model::{StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
@@ -24,6 +24,23 @@ use crate::pipeline::{
 };
 use crate::sampler::{Schedule, Solver};
 use crate::tensor::DType;
+
+/// The name under which the model is pulled and generated with.
+pub const OPENSORA: &str = "opensora-v1.2";
+
+/// Its checkpoint.
+pub static PUBLISHED: Published = Published {
+    name: OPENSORA,
+    parts: &[
+        PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", tokenizer: None },
+        PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", tokenizer: None },
+        PublishedPart {
+            part: Part::Text,
+            repo: "DeepFloyd/t5-v1_1-xxl",
+            tokenizer: Some(("lmz/mt5-tokenizers", "t5-v1_1-xxl.tokenizer.json")),
+        },
+    ],
+};
 
 /// Frames per second of the model's videos, and what a single picture counts as.
 const FPS: (f64, f64) = (24.0, 120.0);
@@ -62,7 +79,10 @@ impl Family for OpenSora {
     }
 
     fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
-        let checkpoint = folder.map_or_else(|| Checkpoint::in_cache(&cache_dir()), Checkpoint::at);
+        let checkpoint = match folder {
+            Some(folder) => Checkpoint::at(&PUBLISHED, folder),
+            None => Checkpoint::in_cache(&PUBLISHED, &cache_dir()),
+        };
         let file = checkpoint.file(Part::Transformer, "config.json");
         if !file.exists() {
             checkpoint.require(&[Part::Transformer, Part::Text])?;
@@ -79,8 +99,8 @@ impl Family for OpenSora {
         Inputs { text: true, resolution: true, frames: true }
     }
 
-    fn checkpoint(&self, cache: &Path) -> Option<Checkpoint> {
-        Some(Checkpoint::in_cache(cache))
+    fn checkpoint(&self) -> Option<&'static Published> {
+        Some(&PUBLISHED)
     }
 
     fn resolutions(&self) -> &'static [&'static str] {

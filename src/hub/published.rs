@@ -1,0 +1,59 @@
+//! What a family says of its published checkpoint.
+
+use serde::Serialize;
+
+/// A published checkpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The name under which the model is pulled and generated with.
+    pub name: &'static str,
+    /// Its parts.
+    pub parts: &'static [PublishedPart],
+}
+
+/// Where a part was published.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PublishedPart {
+    /// The part.
+    pub part: Part,
+    /// Its repository.
+    pub repo: &'static str,
+    /// Repository and name of a tokenizer.json, for a part whose own repository has only another library's format.
+    pub tokenizer: Option<(&'static str, &'static str)>,
+}
+
+impl Published {
+    /// Where `part` was published.
+    ///
+    /// # Panics
+    /// If the checkpoint has no such part.
+    pub(super) fn part(&self, part: Part) -> &'static PublishedPart {
+        self.parts.iter().find(|published| published.part == part).expect("a checkpoint is asked for its own parts")
+    }
+}
+
+/// A part of a checkpoint: a folder of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The diffusion transformer.
+    Transformer,
+    /// The video autoencoder.
+    Vae,
+    /// The text encoder and its tokenizer.
+    Text,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 3] = [Part::Transformer, Part::Vae, Part::Text];
+
+    /// The name of its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Transformer => "transformer",
+            Part::Vae => "vae",
+            Part::Text => "text",
+        }
+    }
+}
