@@ -375,7 +375,7 @@ fn rows_are_gathered() {
 /// The conditioning of a forward against the published PyTorch code: t_block(SiLU(t_embedder(t) + fps_embedder(fps))).
 #[test]
 fn conditioning_of_the_published_code() {
-    // From the root of the repository, as in tests/parity.rs.
+    // From the root of the repository, as in tests/generation/parity.rs.
     let folder = Path::new("tests/goldens/stdit3_a");
     let read = |name: &str| std::fs::read(folder.join(name)).expect("a reference file");
     let (weights, io) = (read("model.safetensors"), read("forward_plain/io.safetensors"));

@@ -1,7 +1,5 @@
-//! The video autoencoder beyond its reference case (tests/parity.rs): cuts change no bit, budgets are kept and explained, files and inputs that
+//! The video autoencoder beyond its reference case (tests/generation/parity.rs): cuts change no bit, budgets are kept and explained, files and inputs that
 //! do not fit are named.
-
-mod common;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -47,7 +45,7 @@ fn on(_: usize, _: usize) -> ControlFlow<()> {
 /// The most memory, and the least: everything at once, and a frame at a time in bands of a row.
 #[test]
 fn a_tight_budget_gives_the_same_bits_and_is_kept() {
-    for device in common::checked_devices() {
+    for device in crate::common::checked_devices() {
         tight_budget(&device);
     }
 }
@@ -90,7 +88,7 @@ fn tight_budget(device: &Device) {
 /// Bytes are the values, rounded.
 #[test]
 fn bytes_are_the_values_rounded() {
-    let vae = load(&common::device(), DType::Bf16);
+    let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let (_, pixels) = vae.decode_values(&latents, shape, 22, None).unwrap();
     let bytes = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
@@ -103,7 +101,7 @@ fn bytes_are_the_values_rounded() {
 
 #[test]
 fn progress_is_told_and_can_stop() {
-    let vae = load(&common::device(), DType::Bf16);
+    let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let mut told = vec![];
     vae.decode(&latents, shape, 22, None, &mut |done, all| {
@@ -122,7 +120,7 @@ fn progress_is_told_and_can_stop() {
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
-    let vae = load(&common::device(), DType::Bf16);
+    let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let decode = |shape, frames| vae.decode(&latents, shape, frames, None, &mut on).unwrap_err().to_string();
     // 7 latent frames are 22 frames, not 30.
@@ -142,7 +140,7 @@ fn loading(change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>,
     change(&mut tensors);
     let views = tensors.iter().map(|(n, d, s, b)| (n.as_str(), TensorView::new(*d, s.clone(), b).unwrap()));
     let bytes = safetensors::serialize(views, None).unwrap();
-    let device = common::device();
+    let device = crate::common::device();
     match VideoVae::load(&device, config(), Weights::from_bytes("vae.safetensors", &bytes).unwrap(), DType::Bf16) {
         Ok(_) => "loaded".into(),
         Err(error) => error.to_string(),
@@ -240,7 +238,7 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     safetensors::serialize_to_file([("embedding.weight", view)], None, &folder.path().join("text.safetensors"))
         .unwrap();
 
-    let device = common::device();
+    let device = crate::common::device();
     let source = |size: &SizeOptions| family::open(folder.path().to_str().unwrap(), size).unwrap();
     let generate = |source: ModelSource| {
         let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();

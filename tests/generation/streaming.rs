@@ -1,8 +1,6 @@
 //! Weights that do not fit on the device stay in the host's memory and come when they are needed: within any budget that is large
 //! enough the result is that of resident weights, to the bit, and the device never holds more than the budget.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
@@ -15,7 +13,7 @@ use adacache::family;
 use adacache::pipeline::{Deciding, Generation, Job, ModelSource, Pipeline, PipelineError, Request, SizeOptions};
 use adacache::tensor::DType;
 // One of its own for every pipeline: budgets are bounds of a device.
-use common::device;
+use crate::common::device;
 
 const STEPS: usize = 6;
 const PROMPT: &str = "large red square spinning fast checkerboard";

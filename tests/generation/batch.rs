@@ -1,8 +1,6 @@
 //! Videos made together: decided about one by one they are what each would be alone, decided about together they share one schedule.
 //! And residuals kept in 8 bits.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
@@ -15,7 +13,7 @@ const STEPS: usize = 8;
 
 fn pipeline() -> &'static Pipeline {
     static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
-    PIPELINE.get_or_init(|| Pipeline::load(&family::sprites(), &common::device(), DType::Bf16).unwrap())
+    PIPELINE.get_or_init(|| Pipeline::load(&family::sprites(), &crate::common::device(), DType::Bf16).unwrap())
 }
 
 /// A codebook whose one threshold lies between the changes of a calm and of a busy video.

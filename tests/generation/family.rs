@@ -1,8 +1,6 @@
 //! A family of models from outside the crate, in this one file: its transformer, its source and its row. It generates with every cache
 //! policy, and writes no line about caching.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -204,7 +202,7 @@ impl Family for ToyFamily {
     fn open(&self, _folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
         let [height, width] = size.pixels.unwrap_or([16, 24]);
         Ok(Arc::new(ToySource {
-            anatomy: Toy::new(&common::device(), DType::F32)?.anatomy,
+            anatomy: Toy::new(&crate::common::device(), DType::F32)?.anatomy,
             config: PipelineConfig {
                 name: "toy".into(),
                 prompt_length: 1,
@@ -297,7 +295,7 @@ fn generate(pipeline: &Pipeline, cache: CacheConfig) -> Generation {
 #[test]
 fn a_family_in_one_file_generates_with_every_policy() {
     let source = ToyFamily.open(None, &SizeOptions::default()).unwrap();
-    let device = common::device();
+    let device = crate::common::device();
     let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
     let preset = |name: &str| cache_config(&source, name, false, STEPS).unwrap();
     let whole = generate(&pipeline, CacheConfig::None);

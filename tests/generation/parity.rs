@@ -4,8 +4,6 @@
 //! steps; bf16 and f16 to 2e-2 on a forward, and compute the same steps wherever no decision lies
 //! closer to a threshold than their rounding.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use adacache::check::{CheckResult, check};
@@ -18,7 +16,7 @@ fn golden(case: &str) -> PathBuf {
 
 fn run(case: &str, dtype: DType) -> CheckResult {
     // ADACACHE_DEVICE=vm:checked runs the whole models under the checks.
-    check(&golden(case), &common::device(), dtype).unwrap_or_else(|e| panic!("{case} {dtype}: {e}"))
+    check(&golden(case), &crate::common::device(), dtype).unwrap_or_else(|e| panic!("{case} {dtype}: {e}"))
 }
 
 fn passes(case: &str, dtype: DType) -> CheckResult {

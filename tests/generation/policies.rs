@@ -1,14 +1,14 @@
 //! Every cache policy in whole runs: a policy that reuses nothing gives the bits of a run without one, a policy that reuses all it
 //! can gives the bits of another that does, and a recorded trace gives the plan of the run that recorded it.
 
-mod common;
 #[allow(dead_code)]
-#[path = "../examples/own_policy.rs"]
+#[path = "../../examples/own_policy.rs"]
 mod own_policy;
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
+use crate::common::device;
 use adacache::cache::{
     Anatomy, CacheConfig, ComputeAll, DeltaDitConfig, EasyCacheConfig, Extrapolation, FbCacheConfig, FewerStepsConfig,
     IntervalConfig, MagCacheConfig, PabConfig, ProbePoint, Probes, ResidualStore, Shapes, StoreOptions, TGateConfig,
@@ -19,7 +19,6 @@ use adacache::family;
 use adacache::ops::decide::{StepClock, StepRow};
 use adacache::pipeline::{Deciding, Generation, Pipeline, Request};
 use adacache::tensor::{DType, Tensor};
-use common::device;
 
 const STEPS: usize = 8;
 /// Blocks of the sprites model.

@@ -1,7 +1,5 @@
 //! Solvers against the published ones, step by step: tests/goldens/samplers. The predictions are given there, no model runs.
 
-mod common;
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -227,7 +225,7 @@ fn the_kernel_gives_the_bits_of_the_rows() {
     let mut solvers: Vec<Box<dyn Solver>> = vec![Box::new(Schedule::shifted(5, 3.0).unwrap())];
     solvers.extend(flow_solvers(FlowGrid::unipc(6, 5.0).unwrap()));
     solvers.extend(diffusion_solvers(20, false));
-    for device in common::devices() {
+    for device in crate::common::devices() {
         for (n, solver) in solvers.iter().enumerate() {
             let (mut z, slots) = (noise(1), solver.history());
             let shape = [1, 1, 1, 1, z.len()];
@@ -419,7 +417,7 @@ fn a_generation_with_a_history_is_its_rows_one_by_one() {
     let count: usize = shape.iter().product();
     let z: Vec<f32> = (0..count).map(|i| (1.0 + 0.7 * (i as f64).powf(1.3)).sin() as f32).collect();
     let scale = 5.0f32;
-    for device in common::devices() {
+    for device in crate::common::devices() {
         let weights = Weights::from_bytes("model.safetensors", &bytes).unwrap();
         let model = StDiT3::load(&device, config.clone(), weights, DType::F32).unwrap();
         let y: Vec<f32> = (0..2 * 3 * config.caption_channels).map(|i| (0.3 * i as f32).cos()).collect();

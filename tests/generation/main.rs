@@ -1,0 +1,13 @@
+//! Whole models and whole runs, in one binary: families, policies, solvers, batches, streamed weights, the autoencoder, and all of it
+//! against published code.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod batch;
+mod family;
+mod parity;
+mod policies;
+mod solver;
+mod streaming;
+mod vae;

@@ -1,0 +1,131 @@
+//! The text encoder against the reference, whole and quantised.
+
+use std::fs;
+
+use adacache::family::opensora::PUBLISHED;
+use adacache::hub::{Checkpoint, Part};
+use adacache::text::T5;
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::common::names;
+use crate::golden;
+
+/// What the reference has of the text encoder.
+struct Reference {
+    /// Prompts and their tokens.
+    prompts: Vec<(String, Vec<u32>)>,
+    /// `[prompts, tokens, channels]`, padded and masked.
+    hidden: Vec<f32>,
+    shape: Vec<usize>,
+}
+
+fn reference() -> Reference {
+    let cases: Vec<Value> = serde_json::from_slice(&fs::read(golden("t5-v1_1-xxl/reference.json")).unwrap()).unwrap();
+    let ids = |case: &Value| case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let prompts = cases.iter().map(|case| (case["prompt"].as_str().unwrap().to_owned(), ids(case))).collect();
+    let bytes = fs::read(golden("t5-v1_1-xxl/reference.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor("hidden").unwrap();
+    let hidden = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    Reference { prompts, hidden, shape: view.shape().to_vec() }
+}
+
+/// The relative error of the encoder in `folder`'s checkpoint against the reference; tokens have to be the same.
+fn error_of(checkpoint: &Checkpoint) -> f64 {
+    let Reference { prompts, hidden, shape } = reference();
+    let (length, channels) = (shape[1], shape[2]);
+    let mut t5 = T5::load(checkpoint, 300).unwrap();
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (i, (prompt, ids)) in prompts.iter().enumerate() {
+        assert_eq!(t5.tokens(prompt).unwrap(), *ids, "{prompt}");
+        let embedding = t5.encode(prompt).unwrap();
+        assert_eq!((embedding.tokens, embedding.values.len()), (ids.len(), ids.len() * channels));
+        for (ours, theirs) in embedding.values.iter().zip(&hidden[i * length * channels..]) {
+            difference += f64::from(ours - theirs).powi(2);
+            norm += f64::from(*theirs).powi(2);
+        }
+    }
+    (difference / norm).sqrt()
+}
+
+/// A text encoder's folder with other weights.
+fn with_weights(weights: &[(&str, &[u8])]) -> (tempfile::TempDir, Checkpoint) {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text");
+    fs::create_dir(&text).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(golden("t5-v1_1-xxl").join(name), text.join(name)).unwrap();
+    }
+    for (name, bytes) in weights {
+        fs::write(text.join(name), bytes).unwrap();
+    }
+    let checkpoint = Checkpoint::at(&PUBLISHED, dir.path());
+    (dir, checkpoint)
+}
+
+#[test]
+fn the_text_encoder_agrees_with_the_reference() {
+    let bytes = fs::read(golden("t5-v1_1-xxl/model.safetensors")).unwrap();
+    let (_dir, checkpoint) = with_weights(&[("model.safetensors", &bytes)]);
+    let error = error_of(&checkpoint);
+    assert!(error <= 1e-4, "safetensors: {error:.1e}");
+
+    let shards: Vec<(String, Vec<u8>)> = names(&golden("t5-bin"))
+        .into_iter()
+        .map(|n| (n.clone(), fs::read(golden("t5-bin").join(n)).unwrap()))
+        .collect();
+    let shards: Vec<(&str, &[u8])> = shards.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let (_dir, checkpoint) = with_weights(&shards);
+    let error = error_of(&checkpoint);
+    assert!(error <= 1e-4, "shards of torch.save: {error:.1e}");
+}
+
+#[test]
+fn quantised_text_encoders_come_close() {
+    let tensors =
+        candle_core::safetensors::load(golden("t5-v1_1-xxl/model.safetensors"), &candle_core::Device::Cpu).unwrap();
+    let llama = |name: &str| -> String {
+        let parts = [
+            ("shared.", "token_embd."),
+            ("encoder.final_layer_norm", "enc.output_norm"),
+            ("encoder.block.", "enc.blk."),
+            ("layer.0.SelfAttention.relative_attention_bias", "attn_rel_b"),
+            ("layer.0.SelfAttention.", "attn_"),
+            ("layer.0.layer_norm", "attn_norm"),
+            ("layer.1.layer_norm", "ffn_norm"),
+            ("layer.1.DenseReluDense.wi_0", "ffn_gate"),
+            ("layer.1.DenseReluDense.wi_1", "ffn_up"),
+            ("layer.1.DenseReluDense.wo", "ffn_down"),
+        ];
+        parts.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+    };
+    let plain = |name: &str| name.to_owned();
+    for (names, dtype, bound) in [
+        (&plain as &dyn Fn(&str) -> String, GgmlDType::Q8_0, 2e-2),
+        (&llama, GgmlDType::Q8_0, 2e-2),
+        (&llama, GgmlDType::F16, 2e-3),
+    ] {
+        let quantised: Vec<(String, QTensor)> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
+                // Norms and the few biases of positions stay as they are, as everybody's converters leave them.
+                let keep = name.contains("norm") || name.contains("relative");
+                (names(name), QTensor::quantize(&tensor, if keep { GgmlDType::F32 } else { dtype }).unwrap())
+            })
+            .collect();
+        let all: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let mut bytes = std::io::Cursor::new(vec![]);
+        gguf_file::write(&mut bytes, &[], &all).unwrap();
+        let bytes = bytes.into_inner();
+        let (dir, checkpoint) = with_weights(&[("t5.gguf", &bytes)]);
+        let error = error_of(&checkpoint);
+        assert!(error > 0.0 && error <= bound, "{dtype:?}: {error:.1e}");
+
+        fs::write(dir.path().join("text/t5.gguf"), &bytes[..bytes.len() - 100]).unwrap();
+        let error = checkpoint.require(&[Part::Text]).unwrap_err().to_string();
+        assert!(error.contains("t5.gguf") && error.contains("ends after"), "{error}");
+    }
+}
