@@ -10,11 +10,13 @@ use super::presets::{presets_in, presets_of};
 use super::row::Family;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::model::vae::{Progress, VaeConfig};
-use crate::model::{ModelError, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
+use crate::model::vae::{VaeConfig, VideoVae};
+use crate::model::{
+    Autoencoder, ModelError, PatchDecoder, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights,
+};
 use crate::pipeline::{
-    Content, Decoder, DecoderShape, Inputs, ModelSource, PatchDecoder, PipelineConfig, PipelineError, Prompt,
-    PromptText, SizeOptions, Source, TextOptions, VideoSize, vae_config,
+    Content, Inputs, ModelSource, PipelineConfig, PipelineError, Prompt, PromptText, SizeOptions, Source, TextOptions,
+    VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::tensor::DType;
@@ -243,7 +245,7 @@ impl Opened {
         let (text, file) = (place.text("config.json")?, place.name_of("config.json"));
         let settings = Settings::from_json(&text, &file)?;
         let model = StDiT3Config::from_json(&text, &file)?;
-        let vae = place.vae().map(|folder| vae_config(&folder)).transpose()?;
+        let vae = place.vae().map(|folder| VaeConfig::of_folder(&folder)).transpose()?;
         if settings.prompt_length > model.model_max_length {
             let reason = format!(
                 "prompt_length {} is above the model's model_max_length {}",
@@ -330,27 +332,36 @@ impl Source for Opened {
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
-    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
-        match self.place.vae() {
-            Some(folder) => Ok(DecoderShape::Video(vae_config(&folder)?)),
-            None => Ok(DecoderShape::Patch(self.patch)),
-        }
+    fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {
+        Ok(match self.place.vae() {
+            Some(folder) => VaeConfig::of_folder(&folder)?.latent_frames(frames),
+            None => frames,
+        })
     }
 
-    fn decoder(&self, device: &Device, dtype: DType) -> Result<Decoder, PipelineError> {
-        match self.place.vae() {
-            Some(folder) => Decoder::video(device, &folder, dtype),
-            None => {
-                let weights = self.place.weights("decoder.safetensors")?;
-                Ok(Decoder::Patch(PatchDecoder::load(device, weights, self.model.in_channels, self.patch)?))
-            }
-        }
+    fn autoencoder(
+        &self,
+        device: &Device,
+        dtype: DType,
+        content: Content,
+    ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
+        let vae = self.place.vae();
+        let weights = match (content, &vae) {
+            (Content::Zeros, _) => Weights::zeros(),
+            (Content::Files, Some(folder)) => Weights::open(&folder.join("model.safetensors"))?,
+            (Content::Files, None) => self.place.weights("decoder.safetensors")?,
+        };
+        Ok(Some(match vae {
+            Some(folder) => Box::new(VideoVae::load(device, VaeConfig::of_folder(&folder)?, weights, dtype)?),
+            None => Box::new(PatchDecoder::load(device, weights, self.model.in_channels, self.patch)?),
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DryConfig;
     use crate::family;
 
     #[test]
@@ -358,7 +369,10 @@ mod tests {
         let source = family::sprites();
         let config = source.config();
         assert_eq!((config.latent, config.prompt_length), ([16, 8, 8], 8));
-        assert_eq!(source.decoder_shape().unwrap(), DecoderShape::Patch(8));
+        let dry = Device::dry(DryConfig { name: "x".into(), memory: 1 << 30, units: 1, compute_capability: (8, 0) });
+        let decoder = source.autoencoder(&dry, DType::Bf16, Content::Files).unwrap().unwrap();
+        // Latents in f32 and pixels of 8x8 patches in bytes.
+        assert_eq!(decoder.least_decode_bytes(1, [16, 8, 8], 16).unwrap(), 16 * 64 * (16 * 4 + 8 * 8 * 3));
         assert_eq!(vocabulary().len(), Settings::read(&Place::Program).unwrap().vocabulary.len());
         assert_eq!(source.anatomy().layers(), 5);
         source.presets(30).unwrap();

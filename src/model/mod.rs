@@ -1,6 +1,7 @@
 //! Diffusion transformers and what belongs to them. A [`Transformer`] says how its pieces run and nothing about caching; [`Walk`] puts them
 //! together to a forward. Autoencoders are in [`vae`].
 
+mod autoencoder;
 mod dit;
 mod error;
 mod sizes;
@@ -11,6 +12,7 @@ mod walk;
 mod weights;
 mod workspace;
 
+pub use autoencoder::{Autoencoder, PatchDecoder, Progress};
 pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;

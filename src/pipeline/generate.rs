@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::conditioning::Given;
-use super::decode::Decoder;
 use super::error::PipelineError;
 use super::job::{Deciding, Job};
 use super::noise::noise;
@@ -16,8 +15,7 @@ use super::source::{Content, ModelSource, Parts, PipelineConfig};
 use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::media::{Format, Frames, Latents, Metadata, Output};
-use crate::model::vae::Progress;
-use crate::model::{Caption, Transformer};
+use crate::model::{Autoencoder, Caption, Progress, Transformer};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
 
@@ -154,7 +152,7 @@ impl Pipeline {
     fn check_decoder(&self) -> Result<(), PipelineError> {
         if self.decodable.get().is_none() {
             let units = self.device.info().units;
-            self.decoder(&Device::dry(DryConfig {
+            self.autoencoder(&Device::dry(DryConfig {
                 name: "check".into(),
                 memory: usize::MAX >> 1,
                 units,
@@ -165,11 +163,14 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Loads the decoder.
-    pub(super) fn decoder(&self, device: &Device) -> Result<Decoder, PipelineError> {
+    /// Loads the autoencoder.
+    pub(super) fn autoencoder(&self, device: &Device) -> Result<Box<dyn Autoencoder>, PipelineError> {
         // Tells what is missing, and how to get it.
         self.source.require(Parts { decoder: true, ..Parts::default() })?;
-        self.source.decoder(device, self.model.dtype())
+        let name = &self.config().name;
+        self.source.autoencoder(device, self.model.dtype(), Content::Files)?.ok_or_else(|| {
+            PipelineError::Setting(format!("{name} has no autoencoder: its latents are all there is, decode nothing"))
+        })
     }
 
     /// Where the model comes from.
@@ -289,7 +290,8 @@ impl Pipeline {
         let video_frames = config.frames();
         let mut decode = || {
             // Only now: while denoising its weights would lie idle on the device.
-            self.decoder(&self.device)?.decode(&output.latents, output.shape, video_frames, on_frame)
+            let autoencoder = self.autoencoder(&self.device)?;
+            Ok::<_, PipelineError>(autoencoder.decode(&output.latents, output.shape, video_frames, on_frame)?)
         };
         let rgb = request.decode.then(&mut decode).transpose()?;
         let seconds = Seconds {

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use super::conditioning::{CHUNK, Given, MaskStrategy};
-use super::decode::Decoder;
 use super::error::PipelineError;
 use super::fit::fitted;
 use super::generate::{Generation, Pipeline};
@@ -11,7 +10,7 @@ use super::job::Deciding;
 use super::request::Request;
 use super::source::PipelineConfig;
 use crate::media::{Frames, Latents};
-use crate::model::vae::Progress;
+use crate::model::Progress;
 use crate::sampler::StepEvent;
 
 /// How a long video is made of parts.
@@ -72,9 +71,7 @@ impl Pipeline {
     /// A model without a video autoencoder; its files are missing or damaged; no memory; `progress` asked to stop.
     pub fn encode(&self, videos: &[&Frames], progress: Progress<'_>) -> Result<Vec<Latents>, PipelineError> {
         let config = self.config();
-        let Decoder::Video(vae) = self.decoder(self.device())? else {
-            return Err(PipelineError::Setting(format!("{} has no autoencoder to read pictures with", config.name)));
-        };
+        let autoencoder = self.autoencoder(self.device())?;
         let (size, kept) = (self.source().picture_size(), [config.height, config.width]);
         let all: usize = videos.iter().map(|frames| frames.count()).sum();
         let mut before = 0;
@@ -82,15 +79,10 @@ impl Pipeline {
             frames.check().map_err(PipelineError::Setting)?;
             let count = frames.count();
             let mut told = |done, _: usize| -> ControlFlow<()> { progress(before + done, all) };
-            let values = vae.encode(&fitted(frames, size, kept), [3, count, kept[0], kept[1]], None, &mut told)?;
+            let pixels = fitted(frames, size, kept);
+            let (values, shape) = autoencoder.encode(&pixels, [3, count, kept[0], kept[1]], &mut told)?;
             before += count;
-            let side = vae.config().spatial_factor();
-            let [height, width] = kept.map(|side_in_pixels| side_in_pixels / side);
-            let latent_frames = vae.config().latent_frames(count);
-            Ok(Latents {
-                shape: [values.len() / (latent_frames * height * width), latent_frames, height, width],
-                values,
-            })
+            Ok(Latents { shape, values })
         };
         videos.iter().map(encode).collect()
     }

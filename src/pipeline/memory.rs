@@ -1,6 +1,5 @@
 //! What a job needs of the device's memory, counted before anything is uploaded: it is set up on a device that runs nothing.
 
-use super::decode::Decoder;
 use super::error::PipelineError;
 use super::job::Job;
 use super::needs::Needs;
@@ -63,25 +62,26 @@ impl Job {
         drop(sampler);
 
         drop(captions);
-        let [decoder, decoding, reading] = self.decoder_bytes(dry, channels)?;
+        let [decoder, decoding, reading] = self.autoencoder_bytes(dry)?;
         Ok(Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
     }
 
-    /// What the decoder's weights, decoding and encoding take, where the job does either.
-    fn decoder_bytes(&self, dry: &Device, channels: usize) -> Result<[usize; 3], PipelineError> {
+    /// What the autoencoder's weights, decoding and encoding take, where the job does either.
+    fn autoencoder_bytes(&self, dry: &Device) -> Result<[usize; 3], PipelineError> {
         if !self.decodes && !self.encodes {
             return Ok([0; 3]);
         }
-        let (shape, loaded) = (self.source.decoder_shape()?, dry.allocated_bytes());
-        let Some(decoder) = Decoder::counted(dry, &shape, channels, self.dtype)? else { return Ok([0; 3]) };
+        let loaded = dry.allocated_bytes();
+        let Some(autoencoder) = self.source.autoencoder(dry, self.dtype, Content::Zeros)? else { return Ok([0; 3]) };
         let weights = dry.allocated_bytes() - loaded;
         let config = self.source.config();
-        let decoding =
-            if self.decodes { decoder.least_bytes(self.videos, config.latent, config.frames())? } else { 0 };
-        let reading = match &decoder {
-            Decoder::Video(vae) if self.encodes => vae.least_encode_bytes([config.latent[1], config.latent[2]])?,
-            _ => 0,
+        let decoding = if self.decodes {
+            autoencoder.least_decode_bytes(self.videos, config.latent, config.frames())?
+        } else {
+            0
         };
+        let sides = [config.latent[1], config.latent[2]];
+        let reading = if self.encodes { autoencoder.least_encode_bytes(sides)? } else { 0 };
         Ok([weights, decoding, reading])
     }
 

@@ -19,7 +19,6 @@
 //! ```
 
 mod conditioning;
-mod decode;
 mod error;
 mod fit;
 mod generate;
@@ -36,7 +35,6 @@ mod source;
 
 pub(crate) use conditioning::CHUNK;
 pub use conditioning::{Given, MaskStrategy};
-pub use decode::{Decoder, DecoderShape, PatchDecoder, vae_config};
 pub use error::PipelineError;
 pub use generate::{Generation, HEADROOM, Pipeline};
 pub use job::{Deciding, Job};

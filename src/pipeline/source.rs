@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use super::decode::{Decoder, DecoderShape};
 use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::model::vae::Progress;
-use crate::model::{Geometry, Transformer, TransformerShape};
+use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape};
 use crate::sampler::Solver;
 use crate::tensor::DType;
 
@@ -79,17 +77,24 @@ pub trait Source: Send + Sync {
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError>;
 
-    /// The sizes of what makes frames of the latents.
+    /// Latent frames of `frames` frames.
     ///
     /// # Errors
     /// A configuration that cannot be read.
-    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError>;
+    fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {
+        Ok(frames)
+    }
 
-    /// Loads what makes frames of the latents.
+    /// Loads what makes frames of the latents. `None`: there is nothing, latents are all that is wanted.
     ///
     /// # Errors
     /// As [`Source::transformer`].
-    fn decoder(&self, device: &Device, dtype: DType) -> Result<Decoder, PipelineError>;
+    fn autoencoder(
+        &self,
+        device: &Device,
+        dtype: DType,
+        content: Content,
+    ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError>;
 
     /// Height and width in pixels that pictures are brought to before they are encoded, of which the upper left is the video's.
     fn picture_size(&self) -> [usize; 2] {

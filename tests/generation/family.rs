@@ -9,14 +9,14 @@ use adacache::cache::{Anatomy, CacheConfig, ComputeAll, Module, Presets, Span, c
 use adacache::device::Device;
 use adacache::family::Family;
 use adacache::model::{
-    Added, BlockWeights, Caption, Geometry, Layout, ModelError, PREDICTION, ResidualRoom, Slot, Stage, Trace,
-    Transformer, TransformerShape, WeightBytes, Workspace, X, vae::Progress,
+    Added, Autoencoder, BlockWeights, Caption, Geometry, Layout, ModelError, PREDICTION, Progress, ResidualRoom, Slot,
+    Stage, Trace, Transformer, TransformerShape, WeightBytes, Workspace, X,
 };
 use adacache::ops::linear::{Activation, linear, linear_residual};
 use adacache::ops::{embed, norm};
 use adacache::pipeline::{
-    Content, Decoder, DecoderShape, Generation, Inputs, Job, ModelSource, Pipeline, PipelineConfig, PipelineError,
-    Prompt, PromptText, Request, SizeOptions, Source, TextOptions, cache_config,
+    Content, Generation, Inputs, Job, ModelSource, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText,
+    Request, SizeOptions, Source, TextOptions, cache_config,
 };
 use adacache::sampler::{FlowGrid, Solver, UniPc};
 use adacache::tensor::{DType, Tensor};
@@ -278,12 +278,13 @@ impl Source for ToySource {
         Ok(Box::new(Toy::new(device, dtype)?))
     }
 
-    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
-        Ok(DecoderShape::None)
-    }
-
-    fn decoder(&self, _device: &Device, _dtype: DType) -> Result<Decoder, PipelineError> {
-        Err(PipelineError::Setting("toy has no decoder: ask for latents".into()))
+    fn autoencoder(
+        &self,
+        _device: &Device,
+        _dtype: DType,
+        _content: Content,
+    ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
+        Ok(None)
     }
 }
 

@@ -70,17 +70,17 @@ fn tight_budget(device: &Device) {
     let tight = vae.decode_cut(22, [h, w], least).unwrap();
     assert!(tight.frames == 1 && tight.bytes <= least && tight.bytes < ample.bytes, "{tight:?} {ample:?}");
 
-    let whole = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
+    let whole = vae.decode_within(&latents, shape, 22, None, &mut on).unwrap();
     assert_eq!(whole.len(), 22 * 32 * 48 * 3);
     device.reset_peak();
     let weights = device.allocated_bytes();
-    let cut = vae.decode(&latents, shape, 22, Some(least), &mut on).unwrap();
+    let cut = vae.decode_within(&latents, shape, 22, Some(least), &mut on).unwrap();
     assert!(cut == whole);
     // Beside the activations only one slice of finished bytes is on the device.
     assert!(device.peak_bytes() - weights <= least + 32 * 48 * 3, "{} of {least}", device.peak_bytes() - weights);
 
     let (pixel_shape, pixels) = values("pixels");
-    let encode = |budget| vae.encode(&pixels, pixel_shape, budget, &mut on).unwrap();
+    let encode = |budget| vae.encode_within(&pixels, pixel_shape, budget, &mut on).unwrap();
     let least = vae.encode_cut(22, [h, w], usize::MAX).unwrap().bytes * 3 / 4;
     assert_eq!(encode(None), encode(Some(least)));
 }
@@ -91,7 +91,7 @@ fn bytes_are_the_values_rounded() {
     let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let (_, pixels) = vae.decode_values(&latents, shape, 22, None).unwrap();
-    let bytes = vae.decode(&latents, shape, 22, None, &mut on).unwrap();
+    let bytes = vae.decode_within(&latents, shape, 22, None, &mut on).unwrap();
     let plane = 22 * 32 * 48;
     for (i, &byte) in bytes.iter().enumerate() {
         let exact = (f64::from(pixels[i % 3 * plane + i / 3]) + 1.0).clamp(0.0, 2.0) * 127.5;
@@ -104,14 +104,14 @@ fn progress_is_told_and_can_stop() {
     let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
     let mut told = vec![];
-    vae.decode(&latents, shape, 22, None, &mut |done, all| {
+    vae.decode_within(&latents, shape, 22, None, &mut |done, all| {
         told.push((done, all));
         ControlFlow::Continue(())
     })
     .unwrap();
     assert!(told.is_sorted() && told.last() == Some(&(22, 22)), "{told:?}");
     let mut calls = 0;
-    let stopped = vae.decode(&latents, shape, 22, None, &mut |_, _| {
+    let stopped = vae.decode_within(&latents, shape, 22, None, &mut |_, _| {
         calls += 1;
         ControlFlow::Break(())
     });
@@ -122,12 +122,12 @@ fn progress_is_told_and_can_stop() {
 fn inputs_that_do_not_fit_are_refused() {
     let vae = load(&crate::common::device(), DType::Bf16);
     let (shape, latents) = values("latent");
-    let decode = |shape, frames| vae.decode(&latents, shape, frames, None, &mut on).unwrap_err().to_string();
+    let decode = |shape, frames| vae.decode_within(&latents, shape, frames, None, &mut on).unwrap_err().to_string();
     // 7 latent frames are 22 frames, not 30.
     assert!(decode(shape, 30).contains("expected [4, 9, 4, 6]"));
     assert!(decode([4, 7, 6, 5], 22).contains("do not decode to 22 frames"));
     assert!(decode([4, 0, 4, 6], 0).contains("no axis empty"));
-    let error = vae.encode(&[0.0; 3 * 30 * 48], [3, 1, 30, 48], None, &mut on).unwrap_err().to_string();
+    let error = vae.encode_within(&[0.0; 3 * 30 * 48], [3, 1, 30, 48], None, &mut on).unwrap_err().to_string();
     assert!(error.contains("multiples of 8"), "{error}");
 }
 
@@ -258,7 +258,7 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     let generation = generate(source(&SizeOptions::default()));
     assert_eq!(generation.latents.shape, [4, 7, 4, 6]);
     let expected =
-        load(&device, DType::Bf16).decode(&generation.latents.values, [4, 7, 4, 6], 22, None, &mut on).unwrap();
+        load(&device, DType::Bf16).decode_within(&generation.latents.values, [4, 7, 4, 6], 22, None, &mut on).unwrap();
     assert!(generation.frames.unwrap().rgb == expected);
     // The decoder is read before the steps, and takes its room after them.
     let pipeline = Pipeline::load(&source(&SizeOptions::default()), &device, DType::Bf16).unwrap();

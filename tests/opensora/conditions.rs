@@ -111,7 +111,7 @@ fn encoded(folder: &Path, frames: &Frames) -> Latents {
     let pixel = |i: usize| f32::from(frames.rgb[(i % (count * plane)) * 3 + i / (count * plane)]);
     let pixels: Vec<f32> = (0..3 * count * plane).map(|i| (f64::from(pixel(i)) / 255.0 * 2.0 - 1.0) as f32).collect();
     let shape = [3, count, frames.height, frames.width];
-    let values = vae.encode(&pixels, shape, None, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
+    let values = vae.encode_within(&pixels, shape, None, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
     Latents { shape: [4, vae.config().latent_frames(count), frames.height / 8, frames.width / 8], values }
 }
 

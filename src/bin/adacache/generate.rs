@@ -319,18 +319,17 @@ fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Conditions> {
     }
     let channels = source.shape().channels;
     let [frames, height, width] = source.config().latent;
-    let decoder = source.decoder_shape()?;
     let strategy = match args.image.len() {
         0 if references.is_empty() => MaskStrategy::default(),
         0 => args.mask_strategy.clone(),
         count => MaskStrategy::pictures(count, frames)?,
     };
     let shape = |media: &Media| match media {
-        Media::Latents(latents) => latents.shape,
+        Media::Latents(latents) => Ok(latents.shape),
         // As large as the video, once it is encoded.
-        Media::Frames(given) => [channels, decoder.latent_frames(given.count()), height, width],
+        Media::Frames(given) => Ok([channels, source.latent_frames(given.count())?, height, width]),
     };
-    let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect();
+    let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect::<Result<_, PipelineError>>()?;
     strategy.check(&shapes, [channels, frames, height, width], looping.parts)?;
     Ok(Conditions { references, strategy, looping })
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::prepare_prompt;
 use crate::hub::{Checkpoint, Part};
 use crate::media::write_file;
-use crate::model::vae::Progress;
+use crate::model::Progress;
 use crate::model::{ModelError, TransformerShape};
 use crate::pipeline::{PipelineError, Prompt, PromptText, TextOptions};
 use crate::text::{Embedding, EncoderError, T5, fingerprint};

@@ -16,11 +16,11 @@ use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, Part, Published, PublishedPart, cache_dir};
-use crate::model::vae::{Progress, VaeConfig};
-use crate::model::{StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
+use crate::model::vae::{VaeConfig, VideoVae};
+use crate::model::{Autoencoder, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
-    Content, Decoder, DecoderShape, Inputs, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
-    SizeOptions, Source, TextOptions, VideoSize, vae_config,
+    Content, Inputs, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText, SizeOptions, Source,
+    TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::tensor::DType;
@@ -133,6 +133,13 @@ impl Opened {
         Ok(Opened { config, size, anatomy: model.anatomy(), model, checkpoint })
     }
 
+    fn vae_config(&self) -> Result<VaeConfig, PipelineError> {
+        Ok(match &self.checkpoint {
+            Some(checkpoint) => VaeConfig::of_folder(&checkpoint.folder().join(Part::Vae.name()))?,
+            None => VaeConfig::default(),
+        })
+    }
+
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
         let none = || PipelineError::Setting(format!("{OPENSORA} as published has no files here"));
         self.checkpoint.as_ref().ok_or_else(none)
@@ -201,15 +208,21 @@ impl Source for Opened {
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
-    fn decoder_shape(&self) -> Result<DecoderShape, PipelineError> {
-        Ok(DecoderShape::Video(match &self.checkpoint {
-            Some(checkpoint) => vae_config(&checkpoint.folder().join(Part::Vae.name()))?,
-            None => VaeConfig::default(),
-        }))
+    fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {
+        Ok(self.vae_config()?.latent_frames(frames))
     }
 
-    fn decoder(&self, device: &Device, dtype: DType) -> Result<Decoder, PipelineError> {
-        Decoder::video(device, &self.files()?.folder().join(Part::Vae.name()), dtype)
+    fn autoencoder(
+        &self,
+        device: &Device,
+        dtype: DType,
+        content: Content,
+    ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
+        let weights = match content {
+            Content::Files => Weights::open(&self.files()?.file(Part::Vae, "model.safetensors"))?,
+            Content::Zeros => Weights::zeros(),
+        };
+        Ok(Some(Box::new(VideoVae::load(device, self.vae_config()?, weights, dtype)?)))
     }
 
     fn picture_size(&self) -> [usize; 2] {

@@ -5,6 +5,7 @@
 //! a device that only counts. What does not fit the budget is cut, first into fewer frames at a time, then into bands of rows; neither
 //! changes a bit of the result.
 
+mod config;
 mod heap;
 mod layers;
 mod spatial;
@@ -12,8 +13,7 @@ mod temporal;
 
 use std::ops::ControlFlow;
 
-use serde::Deserialize;
-
+pub use config::VaeConfig;
 pub use spatial::SpatialConfig;
 pub use temporal::TemporalConfig;
 
@@ -21,127 +21,12 @@ use self::heap::Heap;
 use self::layers::{Loader, Run, padded};
 use self::spatial::Spatial;
 use self::temporal::Temporal;
-use super::{ModelError, Weights};
+use super::{Autoencoder, ModelError, Progress, Weights};
 use crate::device::{Device, DryConfig};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
-
-/// Shape of the whole autoencoder. The default, also of each part a file does not name, is the published one.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct VaeConfig {
-    /// The autoencoder of images.
-    pub spatial: SpatialConfig,
-    /// The autoencoder of time.
-    pub temporal: TemporalConfig,
-    /// Frames of a chunk.
-    pub micro_frame_size: usize,
-    /// Factor between the spatial autoencoder's latents and the temporal one's input.
-    pub spatial_scaling: f32,
-}
-
-impl Default for VaeConfig {
-    fn default() -> Self {
-        VaeConfig {
-            spatial: SpatialConfig::default(),
-            temporal: TemporalConfig::default(),
-            micro_frame_size: 17,
-            spatial_scaling: 0.18215,
-        }
-    }
-}
-
-impl VaeConfig {
-    /// Reads a config.json; fields it does not know are left alone, fields that are missing are the published ones.
-    ///
-    /// # Errors
-    /// [`ModelError::Config`] with the field that makes no sense.
-    pub fn from_json(text: &str, file: &str) -> Result<VaeConfig> {
-        let error = |reason: String| ModelError::Config { file: file.into(), reason };
-        let config: VaeConfig = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
-        config.validate().map_err(error)?;
-        Ok(config)
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        let (s, t) = (&self.spatial, &self.temporal);
-        let normed = |name: &str, channels: usize, groups: usize| {
-            if (1..=1024).contains(&groups)
-                && (1..=1024).contains(&channels)
-                && channels.is_multiple_of(groups)
-                && channels.is_multiple_of(8)
-            {
-                return Ok(());
-            }
-            Err(format!(
-                "{name}: {channels} channels in {groups} groups; channels have to be a multiple of 8 and of the groups, at most 1024"
-            ))
-        };
-        for (name, length) in
-            [("block_out_channels", s.block_out_channels.len()), ("channel_multipliers", t.channel_multipliers.len())]
-        {
-            if !(1..=8).contains(&length) {
-                return Err(format!("{name} has {length} entries, expected 1 to 8"));
-            }
-        }
-        if t.temporal_downsample.len() + 1 != t.channel_multipliers.len() {
-            return Err("temporal_downsample needs one entry less than channel_multipliers".into());
-        }
-        s.block_out_channels.iter().try_for_each(|&c| normed("block_out_channels", c, s.norm_num_groups))?;
-        t.channel_multipliers
-            .iter()
-            .try_for_each(|m| normed("filters × channel_multipliers", m.saturating_mul(t.filters), t.num_groups))?;
-        for (name, value) in [
-            ("layers_per_block", s.layers_per_block),
-            ("num_res_blocks", t.num_res_blocks),
-            ("in_channels", s.in_channels),
-            ("out_channels", s.out_channels),
-            ("latent_channels", s.latent_channels),
-            ("in_out_channels", t.in_out_channels),
-            ("latent_embed_dim", t.latent_embed_dim),
-            ("embed_dim", t.embed_dim),
-            ("micro_frame_size", self.micro_frame_size),
-        ] {
-            if !(1..=64).contains(&value) {
-                return Err(format!("{name} is {value}, expected 1 to 64"));
-            }
-        }
-        if s.in_channels != 3 || s.out_channels != 3 {
-            return Err(format!("{} channels in and {} out; images have 3", s.in_channels, s.out_channels));
-        }
-        if padded(2 * s.latent_channels) != padded(t.in_out_channels) {
-            return Err(format!("latent_channels is {}, expected at most 4", s.latent_channels));
-        }
-        if s.latent_channels != t.in_out_channels {
-            return Err(format!("latent_channels {} is not in_out_channels {}", s.latent_channels, t.in_out_channels));
-        }
-        if !(self.spatial_scaling.is_finite() && self.spatial_scaling > 0.0) {
-            return Err(format!("spatial_scaling is {}, expected a positive number", self.spatial_scaling));
-        }
-        Ok(())
-    }
-
-    /// Pixels on the side of the square that becomes one latent position.
-    pub fn spatial_factor(&self) -> usize {
-        1 << (self.spatial.block_out_channels.len() - 1)
-    }
-
-    /// Latent frames of `frames` frames.
-    pub fn latent_frames(&self, frames: usize) -> usize {
-        self.chunks(frames).map(|(_, latents)| latents).sum()
-    }
-
-    /// Frames and latent frames of every chunk.
-    fn chunks(&self, frames: usize) -> impl Iterator<Item = (usize, usize)> {
-        let (size, factor) = (self.micro_frame_size, self.temporal.factor());
-        (0..frames).step_by(size).map(move |start| {
-            let n = size.min(frames - start);
-            (n, n.div_ceil(factor))
-        })
-    }
-}
 
 /// How the work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,9 +45,6 @@ const CUTS: [(usize, usize); 7] =
 
 /// Without a budget one part in so many of the free memory is left alone.
 const SPARE: usize = 16;
-
-/// What is told between slices: frames done, and all of them; whether to go on.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
 /// The autoencoder on a device.
 pub struct VideoVae {
@@ -210,7 +92,7 @@ impl VideoVae {
     ///
     /// # Errors
     /// Shapes that do not fit, a budget that is too small (the error says what it takes), [`ModelError::Stopped`].
-    pub fn decode(
+    pub fn decode_within(
         &self,
         latents: &[f32],
         shape: [usize; 4],
@@ -229,11 +111,11 @@ impl VideoVae {
         Ok(rgb)
     }
 
-    /// As [`VideoVae::decode`], without rounding: what the temporal autoencoder gives, `[channels, frames, h, w]`, and pixels
+    /// As [`VideoVae::decode_within`], without rounding: what the temporal autoencoder gives, `[channels, frames, h, w]`, and pixels
     /// `[3, frames, H, W]` around [−1, 1].
     ///
     /// # Errors
-    /// As [`VideoVae::decode`].
+    /// As [`VideoVae::decode_within`].
     pub fn decode_values(
         &self,
         latents: &[f32],
@@ -322,8 +204,8 @@ impl VideoVae {
     /// * `pixels` `[3, frames, H, W]` in [−1, 1], H and W multiples of 8 (in general: [`VaeConfig::spatial_factor`]).
     ///
     /// # Errors
-    /// As [`VideoVae::decode`].
-    pub fn encode(
+    /// As [`VideoVae::decode_within`].
+    pub fn encode_within(
         &self,
         pixels: &[f32],
         shape: [usize; 4],
@@ -420,22 +302,7 @@ impl VideoVae {
         self.cut(direction, frames, sides, budget)
     }
 
-    /// The least memory in which decoding latents of `h` × `w` to `frames` frames works without a budget, spare memory included.
-    ///
-    /// # Errors
-    /// Shapes that the kernels refuse.
-    pub fn least_decode_bytes(&self, frames: usize, sides: [usize; 2]) -> Result<usize> {
-        self.least(Direction::Decode, frames, sides)
-    }
-
-    /// As [`VideoVae::least_decode_bytes`], for encoding any number of frames: no chunk is larger than a whole one.
-    ///
-    /// # Errors
-    /// As [`VideoVae::least_decode_bytes`].
-    pub fn least_encode_bytes(&self, sides: [usize; 2]) -> Result<usize> {
-        self.least(Direction::Encode, self.config.micro_frame_size, sides)
-    }
-
+    /// The least memory in which it works without a budget, spare memory included.
     fn least(&self, direction: Direction, frames: usize, sides: [usize; 2]) -> Result<usize> {
         let mut least = usize::MAX;
         self.cuts(direction, frames, sides, &mut |cut| {
@@ -501,6 +368,36 @@ impl VideoVae {
             }
         }
         Ok(None)
+    }
+}
+
+impl Autoencoder for VideoVae {
+    fn least_decode_bytes(&self, _videos: usize, latent: [usize; 3], frames: usize) -> Result<usize> {
+        // One video after the other.
+        self.least(Direction::Decode, frames, [latent[1], latent[2]])
+    }
+
+    fn decode(&self, latents: &[f32], shape: [usize; 5], frames: usize, progress: Progress<'_>) -> Result<Vec<u8>> {
+        let [videos, shape @ ..] = shape;
+        let mut rgb = vec![];
+        for (i, latents) in latents.chunks(shape.iter().product()).enumerate() {
+            let mut told = |done, _: usize| -> ControlFlow<()> { progress(i * frames + done, videos * frames) };
+            rgb.extend(self.decode_within(latents, shape, frames, None, &mut told)?);
+        }
+        Ok(rgb)
+    }
+
+    fn least_encode_bytes(&self, sides: [usize; 2]) -> Result<usize> {
+        // Any number of frames: no chunk is larger than a whole one.
+        self.least(Direction::Encode, self.config.micro_frame_size, sides)
+    }
+
+    fn encode(&self, pixels: &[f32], shape: [usize; 4], progress: Progress<'_>) -> Result<(Vec<f32>, [usize; 4])> {
+        let [_, frames, height, width] = shape;
+        let latents = self.encode_within(pixels, shape, None, progress)?;
+        let side = self.config.spatial_factor();
+        let channels = self.config.spatial.latent_channels;
+        Ok((latents, [channels, self.config.latent_frames(frames), height / side, width / side]))
     }
 }
 

@@ -1,0 +1,146 @@
+//! What stands between latents and pixels: the trait, and the simplest decoder, where every latent position becomes a patch of pixels by one
+//! small matrix. The video autoencoder is in [`vae`](super::vae).
+
+use std::ops::ControlFlow;
+
+use super::{ModelError, Weights};
+use crate::device::Device;
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// What is told between slices: frames done, and all of them; whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// Makes frames of a model's latents and, where it can, latents of frames. Each bounds its own memory.
+pub trait Autoencoder {
+    /// The least device memory that [`Autoencoder::decode`] takes beside the weights, for `videos` of `latent` (frames, height, width)
+    /// that become `frames` frames each.
+    ///
+    /// # Errors
+    /// Shapes that the kernels refuse.
+    fn least_decode_bytes(&self, videos: usize, latent: [usize; 3], frames: usize) -> Result<usize, ModelError>;
+
+    /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` of them for each video, which
+    /// is more than the latent frames where time is compressed. `progress` hears of finished frames of all videos.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, no memory, [`ModelError::Stopped`] if `progress` asks to stop.
+    fn decode(
+        &self,
+        latents: &[f32],
+        shape: [usize; 5],
+        frames: usize,
+        progress: Progress<'_>,
+    ) -> Result<Vec<u8>, ModelError>;
+
+    /// As [`Autoencoder::least_decode_bytes`], for encoding any number of frames whose latents have these sides. 0 where it cannot encode.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::least_decode_bytes`].
+    fn least_encode_bytes(&self, _sides: [usize; 2]) -> Result<usize, ModelError> {
+        Ok(0)
+    }
+
+    /// Pixels `[3, frames, H, W]` in [−1, 1] to latents, with their shape `[channels, frames, height, width]`.
+    ///
+    /// # Errors
+    /// As [`Autoencoder::decode`]; always where it only decodes.
+    fn encode(
+        &self,
+        _pixels: &[f32],
+        _shape: [usize; 4],
+        _progress: Progress<'_>,
+    ) -> Result<(Vec<f32>, [usize; 4]), ModelError> {
+        Err(ModelError::Input("this model only decodes: it has no autoencoder to read pictures with".into()))
+    }
+}
+
+/// A linear patch decoder on a device: `pixels = clamp((((z·scale)·basis + mean) + 1)/2)`. A latent frame is a frame.
+pub struct PatchDecoder {
+    /// `[channels, patch·patch·3]`
+    basis: Tensor,
+    /// `[patch·patch·3]`
+    mean: Tensor,
+    /// `[channels]`
+    scale: Tensor,
+    patch: usize,
+}
+
+impl PatchDecoder {
+    /// Takes `basis`, `mean` and `scale` out of `decoder.safetensors`.
+    ///
+    /// # Errors
+    /// Tensors that are missing, damaged or of another shape; no memory.
+    pub fn load(
+        device: &Device,
+        weights: Weights<'_>,
+        channels: usize,
+        patch: usize,
+    ) -> Result<PatchDecoder, ModelError> {
+        let pixels = patch * patch * 3;
+        let decoder = PatchDecoder {
+            basis: weights.tensor(device, "basis", &[channels, pixels], DType::F32)?,
+            mean: weights.tensor(device, "mean", &[pixels], DType::F32)?,
+            scale: weights.tensor(device, "scale", &[channels], DType::F32)?,
+            patch,
+        };
+        weights.finish(&[])?;
+        Ok(decoder)
+    }
+}
+
+impl Autoencoder for PatchDecoder {
+    fn least_decode_bytes(&self, videos: usize, latent: [usize; 3], _frames: usize) -> Result<usize, ModelError> {
+        let positions = videos * latent.iter().product::<usize>();
+        Ok(positions * (self.scale.elements() * DType::F32.size() + self.mean.elements()))
+    }
+
+    fn decode(
+        &self,
+        latents: &[f32],
+        shape: [usize; 5],
+        _frames: usize,
+        _progress: Progress<'_>,
+    ) -> Result<Vec<u8>, ModelError> {
+        let [videos, _, frames, height, width] = shape;
+        let device = self.basis.device();
+        let z = Tensor::from_f32(device, &shape, latents, DType::F32)?;
+        let out = Tensor::empty(device, &[videos, frames, height * self.patch, width * self.patch, 3], DType::U8)?;
+        ops::decode::patch_decode(&z, &self.basis, &self.mean, &self.scale, &out)?;
+        Ok(out.to_vec::<u8>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel against the formula written out, on the shipped decoder.
+    #[test]
+    fn pixels_follow_the_formula() {
+        let bytes = include_bytes!("../../models/sprites/decoder.safetensors");
+        let weights = || Weights::from_bytes("decoder.safetensors", bytes).unwrap();
+        let read = weights();
+        let basis = read.values("basis", &[16, 192]).unwrap();
+        let mean = read.values("mean", &[192]).unwrap();
+        let scale = read.values("scale", &[16]).unwrap();
+        let device = Device::open("vm").unwrap();
+        let decoder = PatchDecoder::load(&device, weights(), 16, 8).unwrap();
+        let shape = [1, 16, 2, 3, 2];
+        let z: Vec<f32> = (0..shape.iter().product()).map(|i: usize| 2.0 * (i as f32 * 0.7).sin()).collect();
+        let pixels = decoder.decode(&z, shape, 2, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert_eq!(pixels.len(), 2 * 24 * 16 * 3);
+        for (i, &pixel) in pixels.iter().enumerate() {
+            let (rgb, x, y, frame) = (i % 3, i / 3 % 16, i / 48 % 24, i / 48 / 24);
+            let k = (y % 8 * 8 + x % 8) * 3 + rgb;
+            let sum: f64 = (0..16)
+                .map(|c| {
+                    let z = f64::from(z[((c * 2 + frame) * 3 + y / 8) * 2 + x / 8]);
+                    z * f64::from(scale[c]) * f64::from(basis[c * 192 + k])
+                })
+                .sum();
+            let expected = ((sum + f64::from(mean[k]) + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0;
+            assert!((expected - f64::from(pixel)).abs() <= 0.51, "byte {i}: {pixel}, expected {expected}");
+        }
+    }
+}

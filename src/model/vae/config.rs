@@ -1,0 +1,137 @@
+//! The shape of the video autoencoder.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::layers::padded;
+use super::{SpatialConfig, TemporalConfig};
+use crate::model::ModelError;
+
+/// Shape of the whole autoencoder. The default, also of each part a file does not name, is the published one.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// The autoencoder of images.
+    pub spatial: SpatialConfig,
+    /// The autoencoder of time.
+    pub temporal: TemporalConfig,
+    /// Frames of a chunk.
+    pub micro_frame_size: usize,
+    /// Factor between the spatial autoencoder's latents and the temporal one's input.
+    pub spatial_scaling: f32,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig {
+            spatial: SpatialConfig::default(),
+            temporal: TemporalConfig::default(),
+            micro_frame_size: 17,
+            spatial_scaling: 0.18215,
+        }
+    }
+}
+
+impl VaeConfig {
+    /// Reads a config.json; fields it does not know are left alone, fields that are missing are the published ones.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with the field that makes no sense.
+    pub fn from_json(text: &str, file: &str) -> Result<VaeConfig, ModelError> {
+        let error = |reason: String| ModelError::Config { file: file.into(), reason };
+        let config: VaeConfig = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+        config.validate().map_err(error)?;
+        Ok(config)
+    }
+
+    /// The configuration of the autoencoder in `folder`: `config.json`, or the published one where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or describes no autoencoder.
+    pub fn of_folder(folder: &Path) -> Result<VaeConfig, ModelError> {
+        let file = folder.join("config.json");
+        match std::fs::read_to_string(&file) {
+            Ok(text) => VaeConfig::from_json(&text, &file.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(VaeConfig::default()),
+            Err(source) => Err(ModelError::Io { file: file.display().to_string(), source }),
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let (s, t) = (&self.spatial, &self.temporal);
+        let normed = |name: &str, channels: usize, groups: usize| {
+            if (1..=1024).contains(&groups)
+                && (1..=1024).contains(&channels)
+                && channels.is_multiple_of(groups)
+                && channels.is_multiple_of(8)
+            {
+                return Ok(());
+            }
+            Err(format!(
+                "{name}: {channels} channels in {groups} groups; channels have to be a multiple of 8 and of the groups, at most 1024"
+            ))
+        };
+        for (name, length) in
+            [("block_out_channels", s.block_out_channels.len()), ("channel_multipliers", t.channel_multipliers.len())]
+        {
+            if !(1..=8).contains(&length) {
+                return Err(format!("{name} has {length} entries, expected 1 to 8"));
+            }
+        }
+        if t.temporal_downsample.len() + 1 != t.channel_multipliers.len() {
+            return Err("temporal_downsample needs one entry less than channel_multipliers".into());
+        }
+        s.block_out_channels.iter().try_for_each(|&c| normed("block_out_channels", c, s.norm_num_groups))?;
+        t.channel_multipliers
+            .iter()
+            .try_for_each(|m| normed("filters × channel_multipliers", m.saturating_mul(t.filters), t.num_groups))?;
+        for (name, value) in [
+            ("layers_per_block", s.layers_per_block),
+            ("num_res_blocks", t.num_res_blocks),
+            ("in_channels", s.in_channels),
+            ("out_channels", s.out_channels),
+            ("latent_channels", s.latent_channels),
+            ("in_out_channels", t.in_out_channels),
+            ("latent_embed_dim", t.latent_embed_dim),
+            ("embed_dim", t.embed_dim),
+            ("micro_frame_size", self.micro_frame_size),
+        ] {
+            if !(1..=64).contains(&value) {
+                return Err(format!("{name} is {value}, expected 1 to 64"));
+            }
+        }
+        if s.in_channels != 3 || s.out_channels != 3 {
+            return Err(format!("{} channels in and {} out; images have 3", s.in_channels, s.out_channels));
+        }
+        if padded(2 * s.latent_channels) != padded(t.in_out_channels) {
+            return Err(format!("latent_channels is {}, expected at most 4", s.latent_channels));
+        }
+        if s.latent_channels != t.in_out_channels {
+            return Err(format!("latent_channels {} is not in_out_channels {}", s.latent_channels, t.in_out_channels));
+        }
+        if !(self.spatial_scaling.is_finite() && self.spatial_scaling > 0.0) {
+            return Err(format!("spatial_scaling is {}, expected a positive number", self.spatial_scaling));
+        }
+        Ok(())
+    }
+
+    /// Pixels on the side of the square that becomes one latent position.
+    pub fn spatial_factor(&self) -> usize {
+        1 << (self.spatial.block_out_channels.len() - 1)
+    }
+
+    /// Latent frames of `frames` frames.
+    pub fn latent_frames(&self, frames: usize) -> usize {
+        self.chunks(frames).map(|(_, latents)| latents).sum()
+    }
+
+    /// Frames and latent frames of every chunk.
+    pub(super) fn chunks(&self, frames: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (size, factor) = (self.micro_frame_size, self.temporal.factor());
+        (0..frames).step_by(size).map(move |start| {
+            let n = size.min(frames - start);
+            (n, n.div_ceil(factor))
+        })
+    }
+}
