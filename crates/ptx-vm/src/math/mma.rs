@@ -206,7 +206,7 @@ macro_rules! int8_row {
 }
 use int8_row;
 
-/// The kernels of the best instruction set this machine has; `PTX_VM_ISA` (`base`, `avx2`) lowers it for tests.
+/// The kernels of the best instruction set this machine has; `PTX_VM_ISA` (`base`, `avx2`, `avx512`) lowers it for tests.
 pub fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<Kernels> = OnceLock::new();
     CHOSEN.get_or_init(|| {
@@ -214,6 +214,7 @@ pub fn kernels() -> &'static Kernels {
         match std::env::var("PTX_VM_ISA").unwrap_or_default().as_str() {
             "base" => sets.truncate(1),
             "avx2" => sets.truncate(2),
+            "avx512" => sets.truncate(3),
             _ => {}
         }
         sets.pop().unwrap_or(portable::KERNELS)
