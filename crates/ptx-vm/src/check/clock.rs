@@ -4,11 +4,14 @@
 //! an agent did at time `t` is ordered before whoever knows it beyond `t`. Lanes of a warp that know the same share one clock, and a
 //! barrier of the whole block is a floor under all clocks, so that kernels which use nothing else pay nothing.
 
-use crate::exec::op::{FULL, WARP, lanes_of};
+use crate::ir::{FULL, WARP, lanes_of};
 use std::collections::{HashMap, VecDeque};
 
 /// Whoever touches memory: the threads of the block by number, then each thread's `cp.async` copies, then whatever [`Tracked`] names.
 pub(super) type Agent = u16;
+
+/// A thread of another block that has released: block and thread.
+pub(super) type Releaser = (u64, u32);
 
 /// What completes bulk copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,7 +21,7 @@ pub(super) enum Tracked {
     /// The bulk groups of this thread.
     Thread(u32),
     /// Not copies: the releases of a thread of another block. Its time is their number.
-    Release(super::global::Releaser),
+    Release(Releaser),
 }
 
 /// For each agent the time up to which it is known; agents beyond the end are not.
@@ -151,7 +154,7 @@ impl Clocks {
     }
 
     /// The agents that stand for releasing threads of other blocks.
-    pub(super) fn all_releasers(&self) -> impl Iterator<Item = (super::global::Releaser, Agent)> {
+    pub(super) fn all_releasers(&self) -> impl Iterator<Item = (Releaser, Agent)> {
         self.agents.iter().filter_map(|(what, agent)| match what {
             Tracked::Release(releaser) => Some((*releaser, *agent)),
             _ => None,
@@ -159,7 +162,7 @@ impl Clocks {
     }
 
     /// Those of one block.
-    pub(super) fn releasers(&self, block: u64) -> impl Iterator<Item = (super::global::Releaser, Agent)> {
+    pub(super) fn releasers(&self, block: u64) -> impl Iterator<Item = (Releaser, Agent)> {
         self.all_releasers().filter(move |((of, _), _)| *of == block)
     }
 

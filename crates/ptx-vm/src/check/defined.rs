@@ -7,11 +7,10 @@
 //! Almost all registers are defined almost always. A flag for each says whether it may be otherwise; as long as none of an instruction's
 //! sources is marked, nothing is computed.
 
-use crate::exec::alu::NO_SLOT;
-use crate::exec::block::Buffer;
-use crate::exec::control::operand_counts;
-use crate::exec::op::*;
-use crate::ir::{Kernel, Meta};
+use crate::ir::*;
+use crate::ir::{Kernel, Meta, NO_SLOT};
+use crate::memory::Buffer;
+use crate::step::tensor::operand_counts;
 
 /// Bytes of the smallest register slot.
 const UNIT: usize = 128;
@@ -539,7 +538,7 @@ impl Defined {
                 return;
             }
             let bits = self.get(warp, a, 4);
-            let sources = crate::exec::control::sources((*op).imm as u8, &cx.get::<u32>(b), &cx.get::<u32>(c));
+            let sources = crate::step::warp::sources((*op).imm as u8, &cx.get::<u32>(b), &cx.get::<u32>(c));
             let sets = sets(cx, members);
             let out = std::array::from_fn(|i| {
                 let from = sources.0[i] as usize & 31;

@@ -12,12 +12,12 @@ mod shared;
 
 use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
-use crate::exec::mbarrier::{Event, Happened};
-use crate::exec::mem::resolve;
-use crate::exec::op::{Cx, Op, Rule, WARP, guarded, lanes_of};
-use crate::ir::{Access, AccessKind, Class, Kernel, Meta};
+use crate::ir::{
+    Access, AccessKind, Class, Cx, Event, Happened, Kernel, Meta, Op, Rule, WARP, addresses, guarded, lanes_of,
+};
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
+use crate::step::find::resolve;
 use arrays::Arrays;
 use clock::Tracked;
 use defined::Defined;
@@ -196,20 +196,6 @@ impl Watch {
 /// What is wrong: the kind, the lane, the address if there is one, and in words.
 type Verdict = Result<(), (FaultKind, u32, Option<u64>, String)>;
 
-/// The addresses of an access, lane by lane.
-///
-/// # Safety
-/// `access` belongs to the instruction about to run.
-pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
-    // SAFETY: the operand's width is the one noted.
-    let raw =
-        unsafe { if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) } };
-    raw.map(|a| {
-        let a = a.wrapping_add(access.offset as u64);
-        if access.wide { a } else { a & 0xffff_ffff }
-    })
-}
-
 impl Check {
     /// Checks an instruction that is about to run and notes what it does.
     unsafe fn look(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op, index: usize) -> Verdict {
@@ -382,7 +368,7 @@ impl Check {
         // SAFETY: the membermask is 32 bits wide.
         unsafe {
             let members = (*op).r[0];
-            if members == crate::exec::alu::NO_SLOT || cx.joint {
+            if members == crate::ir::NO_SLOT || cx.joint {
                 // Joint lanes wait for the same ones.
                 clocks.warp_sync(warp, cx.mask, cx.alive);
                 return;
@@ -656,7 +642,7 @@ impl Check {
             let from = cx.get::<u64>(cx.list(op, 1));
             let size = cx.list(op, 2);
             let n = u64::from(access.bytes);
-            let sizes = if size == crate::exec::alu::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
+            let sizes = if size == crate::ir::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
             let warp = cx.warp as usize;
             let unsized_lanes = self.defined.lanes(warp, size, 4);
             let astray = self.defined.lanes(warp, cx.list(op, 1), 8);
