@@ -58,7 +58,7 @@ class Crate:
             module = parts[:-1] if parts[-1] in ("mod", "lib") else parts
             self.files[module] = (path, TESTS.sub(blank, TOKEN.sub(blank, path.read_text())))
         tests = {m + (name,) for m, (_, text) in self.files.items() for name in TEST_FILE.findall(text)}
-        self.files = {m: file for m, file in self.files.items() if m not in tests}
+        self.files = {m: file for m, file in self.files.items() if not any(m[:len(t)] == t for t in tests)}
         for module, (_, text) in self.files.items():
             self.uses[module] = [
                 (bool(match[1]), parts, name, text.count("\n", 0, match.start(2)) + 1)

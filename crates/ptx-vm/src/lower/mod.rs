@@ -15,8 +15,11 @@ mod isa;
 mod module;
 mod operands;
 mod print;
+mod slots;
 mod stage;
 mod statements;
+mod table;
+mod tidy;
 
 pub use isa::{Coverage, coverage};
 pub use module::Module;

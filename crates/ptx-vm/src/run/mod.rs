@@ -2,8 +2,11 @@
 
 mod adverse;
 mod block;
+mod config;
+mod launch;
 mod order;
 mod pool;
 mod vm;
 
-pub use vm::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
+pub use config::{Launch, LaunchStats, MmaRounding, VmConfig};
+pub use vm::Vm;
