@@ -31,6 +31,8 @@
 // A fault says much and happens once.
 #![allow(clippy::result_large_err)]
 
+// Layers, from the lowest up: math; memory; parse; ir, what a kernel is made of; step, what its instructions do; lower, how it comes of text;
+// counters and check, which observe it; run, which runs it; case. No file uses one of a layer above (`tools/arrows.py`).
 mod arch;
 pub mod case;
 mod check;

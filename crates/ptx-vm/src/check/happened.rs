@@ -54,47 +54,7 @@ impl Check {
                 object(self, Touch::StrongRead)?;
                 self.shared.clocks.mbarrier_waited(warp, lanes, at, acquire);
             }
-            Happened::Bulk { to, from, bytes, reduce } => {
-                // A copy out of shared memory is waited for by its groups, any other by the mbarrier.
-                let out = to >= GLOBAL_BASE;
-                let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
-                let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), ..actor };
-                for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
-                    if address >= GLOBAL_BASE {
-                        self.not_pending(address, u64::from(bytes), lane, touch)?;
-                        continue;
-                    }
-                    let offset = address - SHARED_WINDOW;
-                    // SAFETY: the copy has checked both ranges.
-                    unsafe { self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, none)? };
-                    if address == from
-                        && let Some((byte, writer)) = self.shared.untold(offset as usize, bytes as usize, thread)
-                    {
-                        let message = || {
-                            format!(
-                                "shared memory at offset {byte:#x} is read here by a bulk copy, and was written by {} with no `fence.proxy.async` in between",
-                                self.shared.clocks.name(writer)
-                            )
-                        };
-                        self.report(FaultKind::Race, lane, Some(byte as u64), message)?;
-                    }
-                }
-                // SAFETY: the copy has checked both ranges.
-                unsafe {
-                    let size = [u64::from(bytes); 2];
-                    let found = self.memory.copy(cx, (false, to), (false, from), size, lane as usize, reduce);
-                    if found && out {
-                        self.memory.found(index);
-                        self.memory.leak(cx, index, lane, to, u64::from(bytes), kernel);
-                    }
-                }
-                if out {
-                    let group = self.groups.get(&thread).copied().unwrap_or(0);
-                    self.pending.push(Pending { first: to, end: to + u64::from(bytes), thread, group });
-                } else {
-                    self.shared.clocks.mbarrier_bulk(at);
-                }
-            }
+            Happened::Bulk { .. } => self.bulk(cx, event, kernel, index)?,
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
                 for lane in lanes_of(lanes) {
@@ -113,6 +73,54 @@ impl Check {
                     });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A bulk copy has been issued, and has copied.
+    fn bulk(&mut self, cx: &Cx, event: &Event, kernel: &Kernel, index: usize) -> Verdict {
+        let Event { what, lanes, at } = *event;
+        let Happened::Bulk { to, from, bytes, reduce } = what else { return Ok(()) };
+        let lane = lanes.trailing_zeros();
+        let thread = cx.warp * WARP as u32 + lane;
+        // A copy out of shared memory is waited for by its groups, any other by the mbarrier.
+        let out = to >= GLOBAL_BASE;
+        let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
+        let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), warp: cx.warp as usize, lanes };
+        for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
+            if address >= GLOBAL_BASE {
+                self.not_pending(address, u64::from(bytes), lane, touch)?;
+                continue;
+            }
+            let offset = address - SHARED_WINDOW;
+            // SAFETY: the copy has checked both ranges.
+            unsafe { self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, std::ptr::null())? };
+            if address == from
+                && let Some((byte, writer)) = self.shared.untold(offset as usize, bytes as usize, thread)
+            {
+                let message = || {
+                    format!(
+                        "shared memory at offset {byte:#x} is read here by a bulk copy, and was written by {} with no `fence.proxy.async` in between",
+                        self.shared.clocks.name(writer)
+                    )
+                };
+                self.report(FaultKind::Race, lane, Some(byte as u64), message)?;
+            }
+        }
+        // SAFETY: the copy has checked both ranges.
+        unsafe {
+            let size = [u64::from(bytes); 2];
+            let found = self.memory.copy(cx, (false, to), (false, from), size, lane as usize, reduce);
+            if found && out {
+                self.memory.found(index);
+                self.memory.leak(cx, index, lane, to, u64::from(bytes), kernel);
+            }
+        }
+        if out {
+            let group = self.groups.get(&thread).copied().unwrap_or(0);
+            self.pending.push(Pending { first: to, end: to + u64::from(bytes), thread, group });
+        } else {
+            self.shared.clocks.mbarrier_bulk(at);
         }
         Ok(())
     }

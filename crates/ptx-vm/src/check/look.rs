@@ -48,73 +48,104 @@ impl Check {
                 AccessKind::Commit => self.shared.clocks.commit(warp, cx.mask),
                 AccessKind::Wait(n) => self.shared.clocks.wait(warp, cx.mask, n),
                 AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => {
-                    // Each row's address comes from one lane, but the row is read (or written) by the warp as one.
-                    let addr = addresses(cx, access);
-                    for (lane, &a) in addr.iter().enumerate().take(rows as usize) {
-                        let touch = match access.kind {
-                            AccessKind::RowsStore(_, trans) => Touch::Write(Values::Row(lane as u32, trans)),
-                            _ => Touch::Read,
-                        };
-                        if a + 16 <= u64::from(cx.shared_len) {
-                            self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
-                        }
-                    }
-                    match access.kind {
-                        AccessKind::RowsStore(_, trans) => {
-                            self.memory.store_rows(&self.defined, cx, op, access, trans);
-                        }
-                        _ => {
-                            let trans = access.order & Access::TRANSPOSED != 0;
-                            self.memory.load_rows(&mut self.defined, cx, op, index, access, trans);
-                        }
-                    }
+                    self.look_at_rows(cx, access, op, index, rows as usize)?;
                 }
                 AccessKind::CopyAsync => self.look_at_copy(cx, kernel, access, op)?,
                 // Told as an event when it has happened.
                 AccessKind::Bulk { .. } => {}
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
-                    let addr = addresses(cx, access);
-                    let row = addr
-                        .windows(2)
-                        .all(|w| w[0] != w[1] && w[1].wrapping_sub(w[0]) == addr[1].wrapping_sub(addr[0]));
-                    let mut left = cx.mask;
-                    while left != 0 {
-                        let lane = left.trailing_zeros();
-                        let a = addr[lane as usize];
-                        // Lanes that read the same are looked at as one.
-                        let mut lanes = 1 << lane;
-                        if access.kind == AccessKind::Load && !row {
-                            let same = (0..WARP).fold(0, |m, i| m | u32::from(addr[i] == a) << i);
-                            lanes = same & left;
-                        }
-                        left &= !lanes;
-                        self.look_at_lanes(cx, access, op, lanes, a)?;
-                    }
-                    if access.order & Access::STRONG != 0 {
-                        self.order(cx, access, &addr);
-                        if access.wide {
-                            self.order_blocks(cx, access, &addr);
-                        }
-                    }
-                    if access.order & Access::CONSTANT != 0
-                        && let Some((lane, a, message)) = self.memory.constant(cx, access)
-                    {
-                        self.report(FaultKind::Race, lane, Some(a), || message)?;
-                    }
-                    match (access.kind, meta.rule) {
-                        (AccessKind::Load, _) => self.memory.load(&mut self.defined, cx, op, index, access),
-                        (AccessKind::Store, _) => {
-                            self.memory.store(&self.defined, cx, op, index, access, kernel);
-                        }
-                        (_, rule) => {
-                            let wide = rule == Rule::Atomic128;
-                            self.memory.atomic(&mut self.defined, cx, op, index, access, wide);
-                        }
-                    }
+                    self.look_at_access(cx, kernel, access, op, index)?;
                 }
             }
             Ok(())
         }
+    }
+
+    /// Rows of matrices in shared memory.
+    unsafe fn look_at_rows(
+        &mut self,
+        cx: &mut Cx,
+        access: &Access,
+        op: *const Op,
+        index: usize,
+        rows: usize,
+    ) -> Verdict {
+        let warp = cx.warp as usize;
+        // SAFETY: as above.
+        unsafe {
+            // Each row's address comes from one lane, but the row is read (or written) by the warp as one.
+            let addr = addresses(cx, access);
+            for (lane, &a) in addr.iter().enumerate().take(rows) {
+                let touch = match access.kind {
+                    AccessKind::RowsStore(_, trans) => Touch::Write(Values::Row(lane as u32, trans)),
+                    _ => Touch::Read,
+                };
+                if a + 16 <= u64::from(cx.shared_len) {
+                    self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
+                }
+            }
+            match access.kind {
+                AccessKind::RowsStore(_, trans) => {
+                    self.memory.store_rows(&self.defined, cx, op, access, trans);
+                }
+                _ => {
+                    let trans = access.order & Access::TRANSPOSED != 0;
+                    self.memory.load_rows(&mut self.defined, cx, op, index, access, trans);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A load, a store or an atomic.
+    unsafe fn look_at_access(
+        &mut self,
+        cx: &mut Cx,
+        kernel: &Kernel,
+        access: &Access,
+        op: *const Op,
+        index: usize,
+    ) -> Verdict {
+        // SAFETY: as above.
+        unsafe {
+            let addr = addresses(cx, access);
+            let row = addr.windows(2).all(|w| w[0] != w[1] && w[1].wrapping_sub(w[0]) == addr[1].wrapping_sub(addr[0]));
+            let mut left = cx.mask;
+            while left != 0 {
+                let lane = left.trailing_zeros();
+                let a = addr[lane as usize];
+                // Lanes that read the same are looked at as one.
+                let mut lanes = 1 << lane;
+                if access.kind == AccessKind::Load && !row {
+                    let same = (0..WARP).fold(0, |m, i| m | u32::from(addr[i] == a) << i);
+                    lanes = same & left;
+                }
+                left &= !lanes;
+                self.look_at_lanes(cx, access, op, lanes, a)?;
+            }
+            if access.order & Access::STRONG != 0 {
+                self.order(cx, access, &addr);
+                if access.wide {
+                    self.order_blocks(cx, access, &addr);
+                }
+            }
+            if access.order & Access::CONSTANT != 0
+                && let Some((lane, a, message)) = self.memory.constant(cx, access)
+            {
+                self.report(FaultKind::Race, lane, Some(a), || message)?;
+            }
+            match (access.kind, kernel.meta[index].rule) {
+                (AccessKind::Load, _) => self.memory.load(&mut self.defined, cx, op, index, access),
+                (AccessKind::Store, _) => {
+                    self.memory.store(&self.defined, cx, op, index, access, kernel);
+                }
+                (_, rule) => {
+                    let wide = rule == Rule::Atomic128;
+                    self.memory.atomic(&mut self.defined, cx, op, index, access, wide);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Matrix instructions need all threads of the warp; a barrier does not wait for those that have exited.

@@ -1,4 +1,4 @@
-//! Syntax to straight code over virtual registers: names are resolved, constants collected, device functions put in place.
+//! What straight code over virtual registers is built with: names, constants, and instructions one after the other.
 
 use super::calls::Plan;
 use super::form::R;
@@ -35,6 +35,18 @@ pub(crate) struct Unit {
     pub(crate) preds: std::ops::Range<u32>,
     /// Bytes of its frame.
     pub(crate) local: usize,
+}
+
+impl Unit {
+    /// Bytes of its frame as calls stack them.
+    pub(super) fn frame_bytes(&self) -> usize {
+        Unit::rounded(self.local)
+    }
+
+    /// Frames and what is saved between them take multiples of 32 bytes.
+    pub(super) fn rounded(bytes: usize) -> usize {
+        bytes.next_multiple_of(32)
+    }
 }
 
 #[derive(Default)]

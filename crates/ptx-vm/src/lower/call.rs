@@ -5,9 +5,12 @@ use super::calls;
 use super::emit::memory::spill;
 use super::form::R;
 use crate::ir::{Access, AccessKind, Class, Flow, Val, Where, handler, width};
-use crate::parse::{Operand, Space, Ty};
+use crate::parse::{Operand, ParamDecl, Space, Ty};
 use crate::step::alu::SetpOp;
 use crate::step::{call, ops, runtime};
+
+/// What a function declares, what the call gives for it, and whether that is a result.
+type Pair<'a, 'o> = (&'a ParamDecl<'a>, &'o Operand<'a>, bool);
 
 impl<'a> Lower<'a> {
     pub(crate) fn branch(&mut self, operand: &Operand<'a>) -> R {
@@ -95,57 +98,58 @@ impl<'a> Lower<'a> {
         }
         let pairs = function.params.iter().zip(arguments).map(|(d, o)| (d, o, false));
         let pairs: Vec<_> = pairs.chain(function.returns.iter().zip(returns).map(|(d, o)| (d, o, true))).collect();
+        if self.plan.nodes[node].own { self.call_unit(node, pairs) } else { self.call_in_place(node, pairs) }
+    }
+
+    fn call_unit(&mut self, node: usize, pairs: Vec<Pair<'a, '_>>) -> R {
         let mut copies_out = Vec::new();
-        if self.plan.nodes[node].own {
-            let unit = self.unit_of(node);
-            let mut list = Vec::new();
-            for (decl, operand, out) in pairs {
-                let at = if decl.register {
-                    // Registers pass through the caller's frame.
-                    if decl.ty == Ty::Pred {
-                        return self.error("predicates as parameters are not supported here");
-                    }
-                    let w = width(decl.ty);
-                    self.local = self.local.next_multiple_of(w.bytes());
-                    let var = Var {
-                        space: Space::Local,
-                        at: self.local as u64,
-                        element: w.bytes(),
-                        base: self.frame,
-                        array: 0,
-                    };
-                    self.local += w.bytes();
-                    let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
-                    if out {
-                        let (to, own) = self.dst_any(operand, w)?;
-                        copies_out.push((to, own, w, base, var.at));
-                    } else {
-                        let value = self.src(operand, decl.ty)?;
-                        spill(self, false, w, value, base, var.at);
-                    }
-                    self.place_of(var, 0)
+        let unit = self.unit_of(node);
+        let mut list = Vec::new();
+        for (decl, operand, out) in pairs {
+            let at = if decl.register {
+                // Registers pass through the caller's frame.
+                if decl.ty == Ty::Pred {
+                    return self.error("predicates as parameters are not supported here");
+                }
+                let w = width(decl.ty);
+                self.local = self.local.next_multiple_of(w.bytes());
+                let var =
+                    Var { space: Space::Local, at: self.local as u64, element: w.bytes(), base: self.frame, array: 0 };
+                self.local += w.bytes();
+                let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
+                if out {
+                    let (to, own) = self.dst_any(operand, w)?;
+                    copies_out.push((to, own, w, base, var.at));
                 } else {
-                    self.argument(operand)?
-                };
-                list.push(Val::Reg(self.units[unit].args[list.len() / 2]));
-                list.push(at);
-            }
-            let saves = self.plan.nested(self.node, node);
-            self.flow(Flow::Call(unit));
-            if let Some(raw) = self.raw.last_mut() {
-                let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
-                raw.uses = list.iter().skip(1).step_by(2).filter_map(reg).collect();
-                raw.list = list;
-                raw.imm = i64::from(saves);
-            }
-            for (to, own, w, base, at) in copies_out {
-                let value = Val::Reg(self.fresh(w));
-                spill(self, true, w, value, base, at);
-                let value = self.convert(value, w, own, false);
-                self.copy(to, value, own);
-            }
-            return Ok(());
+                    let value = self.src(operand, decl.ty)?;
+                    spill(self, false, w, value, base, var.at);
+                }
+                self.place_of(var, 0)
+            } else {
+                self.argument(operand)?
+            };
+            list.push(Val::Reg(self.units[unit].args[list.len() / 2]));
+            list.push(at);
         }
+        let saves = self.plan.nested(self.node, node);
+        self.flow(Flow::Call(unit));
+        if let Some(raw) = self.raw.last_mut() {
+            let reg = |v: &Val| if let Val::Reg(id) = v { Some(*id) } else { None };
+            raw.uses = list.iter().skip(1).step_by(2).filter_map(reg).collect();
+            raw.list = list;
+            raw.imm = i64::from(saves);
+        }
+        for (to, own, w, base, at) in copies_out {
+            let value = Val::Reg(self.fresh(w));
+            spill(self, true, w, value, base, at);
+            let value = self.convert(value, w, own, false);
+            self.copy(to, value, own);
+        }
+        Ok(())
+    }
+
+    fn call_in_place(&mut self, node: usize, pairs: Vec<Pair<'a, '_>>) -> R {
+        let mut copies_out = Vec::new();
         // Stands for the call in reports.
         self.flow(Flow::Next);
         let mut scope = Scope::default();
@@ -155,7 +159,7 @@ impl<'a> Lower<'a> {
                 scope.regs.insert(decl.name, (decl.ty, id));
                 if out {
                     let (to, w) = self.dst_any(operand, width(decl.ty))?;
-                    copies_out.push((to, w, width(decl.ty), Val::Reg(id), 0));
+                    copies_out.push((to, w, width(decl.ty), Val::Reg(id)));
                 } else {
                     let from = self.src(operand, decl.ty)?;
                     self.copy(Val::Reg(id), from, width(decl.ty));
@@ -182,7 +186,7 @@ impl<'a> Lower<'a> {
         (self.floor, self.ret, self.line, self.inst_text, self.loc) = (floor, ret, line, text, loc);
         (self.node, self.opcode) = (outer, opcode);
         self.place(end);
-        for (to, own, w, value, _) in copies_out {
+        for (to, own, w, value) in copies_out {
             let value = self.convert(value, w, own, false);
             self.copy(to, value, own);
         }

@@ -1,4 +1,4 @@
-//! The instruction set: one table of names, modifiers, types, operands and meanings, which decoding, printing and the coverage list follow.
+//! How an instruction is found in the table; decoding, printing and the coverage list all go by it.
 
 use super::builder::Lower;
 use super::form::{Form, R};

@@ -12,6 +12,7 @@ mod finish;
 mod flow;
 mod form;
 mod isa;
+mod layout;
 mod module;
 mod operands;
 mod print;

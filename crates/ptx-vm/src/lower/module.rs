@@ -1,4 +1,4 @@
-//! Modules and decoded kernels.
+//! Modules: their text, their variables, and the kernels that have been asked for.
 
 use super::calls;
 use crate::error::{LoadError, LoadErrorKind};

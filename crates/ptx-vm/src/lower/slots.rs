@@ -1,6 +1,6 @@
 //! Where registers and constants lie.
 
-use super::builder::Lower;
+use super::builder::{Lower, Unit};
 use super::flow::Graph;
 use crate::ir::*;
 
@@ -81,13 +81,75 @@ pub(super) fn pool<'r>(
     (image, launch)
 }
 
+/// Where the operands of a kernel lie.
+pub(super) struct Places<'l> {
+    widths: &'l [Where],
+    slots: Vec<u32>,
+    const_slots: Vec<u32>,
+    /// The registers of each unit that a call saves.
+    pub(super) saved: Vec<Vec<(u32, Where)>>,
+    /// Registers that may be read before anything has written them.
+    pub(super) unwritten: Vec<u32>,
+    /// Bytes of all registers.
+    pub(super) bytes: usize,
+}
+
+impl<'l> Places<'l> {
+    /// Places the registers from unit `free` on. Every unit of code has registers of its own: lanes of one warp may be in several.
+    pub(super) fn new<'u>(
+        widths: &'l [Where],
+        const_slots: Vec<u32>,
+        units: impl Iterator<Item = (&'u Unit, &'u Graph)>,
+        mut free: usize,
+    ) -> Places<'l> {
+        let slots = vec![NO_SLOT; widths.len()];
+        let mut places = Places { widths, slots, const_slots, saved: Vec::new(), unwritten: Vec::new(), bytes: 0 };
+        for (unit, graph) in units {
+            let (used, first) = allocate(&unit.code, graph, widths, free, &mut places.slots);
+            // The frame and the arguments are what the caller puts there.
+            let given = |id: &u32| *id == unit.frame || unit.args.contains(id);
+            let unwritten: Vec<u32> = first.into_iter().filter(|id| !given(id)).map(|id| places.flow(id)).collect();
+            places.unwritten.extend(unwritten);
+            let place = |i: usize, role: &Option<(Where, usize)>| match role {
+                Some((w, 0)) => Some((((free + i) * UNIT) as u32, *w)),
+                _ => None,
+            };
+            places.saved.push(used.iter().enumerate().filter_map(|(i, role)| place(i, role)).collect());
+            free += used.len();
+        }
+        places.bytes = free * UNIT;
+        places
+    }
+
+    /// Where an operand lies, or what it is.
+    pub(super) fn of(&self, val: &Val) -> u32 {
+        match val {
+            Val::Reg(id) => self.register(*id),
+            Val::Pred(id) | Val::Raw(id) => *id,
+            Val::Const(id) => self.const_slots[*id as usize],
+            Val::None => NO_SLOT,
+        }
+    }
+
+    pub(super) fn register(&self, id: u32) -> u32 {
+        self.slots[id as usize]
+    }
+
+    /// A register as [`Kernel::flows`] has it.
+    ///
+    /// [`Kernel::flows`]: crate::ir::Kernel::flows
+    pub(super) fn flow(&self, id: u32) -> u32 {
+        self.register(id) | self.widths[id as usize].bytes() as u32
+    }
+}
+
 /// Gives every register of a piece of code a slot (in bytes): liveness over the control-flow graph, then a linear scan. Returns the units
 /// used, from `first`, and the registers that may be read before they are written.
 ///
 /// Liveness is that of one thread: on one side of a divergent branch a register may be dead whose lanes on the other side have
 /// yet to run. Sharing a slot is safe all the same as long as lane i of every register in it is the same bytes, so units
 /// belong to one lane width for good, and pairs of units stay pairs.
-pub(super) fn allocate(
+fn allocate(
     code: &[Raw],
     graph: &Graph,
     widths: &[Where],

@@ -1,4 +1,4 @@
-//! The instruction set: a row for every form of every instruction.
+//! The instruction set: one table of names, modifiers, types, operands and meanings.
 
 use super::builder::Lower;
 use super::emit::*;

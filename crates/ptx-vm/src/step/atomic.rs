@@ -1,4 +1,4 @@
-//! Atomic operations.
+//! Atomic operations, of lanes one after the other.
 
 use crate::ir::*;
 use crate::memory::GLOBAL_BASE;

@@ -1,4 +1,4 @@
-//! Branches, reconvergence, exits, barriers, guards, and what the lanes of a warp tell each other.
+//! Branches and where paths meet, guards, barriers of the block, and what does next to nothing.
 
 use crate::error::FaultKind;
 use crate::ir::*;

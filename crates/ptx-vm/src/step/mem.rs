@@ -1,7 +1,4 @@
-//! Loads, stores, atomics, `ldmatrix`, `cp.async`: 32 addresses at a time.
-//!
-//! The common shapes get a fast path: neighbouring lanes on neighbouring addresses are one block copy, equal addresses one
-//! access. Bounds are checked against the allocation this instruction touched last; only a miss searches the table.
+//! Loads and stores.
 
 use crate::ir::*;
 use crate::step::find::{Found, Place, Pointers, find};

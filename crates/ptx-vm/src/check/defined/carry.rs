@@ -48,35 +48,12 @@ impl Defined {
                     return;
                 }
                 Rule::Compare => {
-                    let mut lanes = if used(self) { wrong(self) } else { 0 };
-                    let imm = (*op).imm;
-                    if imm != 0 {
-                        let c = cx.pred((*op).aux) ^ if imm & 8 != 0 { FULL } else { 0 };
-                        let other = self.pred(warp, (*op).aux);
-                        // What is defined may decide by itself.
-                        let open = match imm & 3 {
-                            1 => c | other,
-                            2 => !c | other,
-                            _ => FULL,
-                        };
-                        lanes = lanes & open | other;
-                    }
-                    self.set_pred(warp, r0, lanes, mask);
-                    self.set_pred(warp, r1, lanes, mask);
+                    let lanes = if used(self) { wrong(self) } else { 0 };
+                    self.compare(cx, op, lanes);
                     return;
                 }
                 Rule::Predicates => {
-                    let imm = (*op).imm;
-                    let value = |p: u32, negated: i64| cx.pred(p) ^ if imm & negated != 0 { FULL } else { 0 };
-                    let (a, b) = (value(r1, 16), value(r2, 32));
-                    let (ua, ub) = (self.pred(warp, r1), self.pred(warp, r2));
-                    let lanes = match imm & 15 {
-                        1 => ua & (b | ub) | ub & (a | ua),
-                        2 => ua & (!b | ub) | ub & (!a | ua),
-                        3 => ua | ub,
-                        _ => ua,
-                    };
-                    self.set_pred(warp, r0, lanes, mask);
+                    self.predicates(cx, op);
                     return;
                 }
                 Rule::Constant => {
@@ -121,30 +98,7 @@ impl Defined {
                 }
                 Rule::Bits(table) if used(self) => {
                     let [Some(to)] = [defs.first()] else { return };
-                    let (d, bytes) = part(*to);
-                    let table = table.unwrap_or((*op).imm as u8);
-                    let mut out = [0; WARP];
-                    let real = |slot: u32| -> Bits {
-                        match (slot, bytes) {
-                            (NO_SLOT, _) => [0; WARP],
-                            (_, 2) => cx.get::<u16>(slot).map(u64::from),
-                            (_, 4) => cx.get::<u32>(slot).map(u64::from),
-                            _ => cx.get::<u64>(slot),
-                        }
-                    };
-                    let sources = [r1, r2, r3].map(|slot| (real(slot), self.get(warp, slot, bytes)));
-                    for (lane, out) in out.iter_mut().enumerate() {
-                        // Which of the eight combinations of inputs a bit may have, and which results.
-                        let may = sources.each_ref().map(|(v, u)| (v[lane] | u[lane], !v[lane] | u[lane]));
-                        let (mut one, mut zero) = (0, 0);
-                        for i in 0..8u8 {
-                            let input = |k: usize, bit: u8| if i >> bit & 1 != 0 { may[k].0 } else { may[k].1 };
-                            let possible = input(0, 2) & input(1, 1) & input(2, 0);
-                            *(if table >> i & 1 != 0 { &mut one } else { &mut zero }) |= possible;
-                        }
-                        *out = one & zero;
-                    }
-                    self.put(warp, d, bytes, &out, mask);
+                    self.bits(cx, op, *to, table.unwrap_or((*op).imm as u8));
                     return;
                 }
                 Rule::Halves if used(self) => {
@@ -197,17 +151,7 @@ impl Defined {
                     }
                 }
                 Rule::Call => {
-                    let [about, _, arguments, _] = (*op).r;
-                    let values: Vec<(u32, Bits)> = (0..arguments as usize)
-                        .map(|i| (cx.list(op, 2 * i), self.get(warp, cx.list(op, 2 * i + 1), 8)))
-                        .collect();
-                    for (to, bits) in values {
-                        self.put(warp, to, 8, &bits, mask);
-                    }
-                    let frame = *cx.lists.add(about as usize);
-                    if frame != NO_SLOT {
-                        self.define(warp, frame, 8, mask);
-                    }
+                    self.call(cx, op);
                     return;
                 }
                 Rule::Shuffle => {
@@ -228,15 +172,7 @@ impl Defined {
                 Rule::Match | Rule::Redux => {
                     let members = if meta.rule == Rule::Match { r3 } else { r2 };
                     demand(self.lanes(warp, members, 4), "the membermask");
-                    let lanes =
-                        self.lanes(warp, r1, if (*op).imm & 2 != 0 && meta.rule == Rule::Match { 8 } else { 4 });
-                    let sets = sets(cx, members);
-                    let out: Bits = std::array::from_fn(|i| if sets[i] & lanes != 0 { ones(4) } else { 0 });
-                    let wrong = out.iter().enumerate().fold(0, |m, (i, bits)| m | u32::from(*bits != 0) << i);
-                    self.staged.push((r0 | 4, out));
-                    if meta.rule == Rule::Match {
-                        self.staged_preds.push((r2, wrong));
-                    }
+                    self.matched(cx, op, meta.rule);
                     return;
                 }
                 Rule::Multiply => {
@@ -263,6 +199,118 @@ impl Defined {
             for flow in defs {
                 let (slot, bytes) = part(*flow);
                 self.define(warp, slot, bytes, mask);
+            }
+        }
+    }
+
+    /// The predicates of a comparison some of whose `lanes` are undefined.
+    unsafe fn compare(&mut self, cx: &Cx, op: *const Op, mut lanes: u32) {
+        let (warp, mask) = (cx.warp as usize, cx.mask);
+        // SAFETY: operands have the widths that handlers of this rule have.
+        unsafe {
+            let [r0, r1, _, _] = (*op).r;
+            let imm = (*op).imm;
+            if imm != 0 {
+                let c = cx.pred((*op).aux) ^ if imm & 8 != 0 { FULL } else { 0 };
+                let other = self.pred(warp, (*op).aux);
+                // What is defined may decide by itself.
+                let open = match imm & 3 {
+                    1 => c | other,
+                    2 => !c | other,
+                    _ => FULL,
+                };
+                lanes = lanes & open | other;
+            }
+            self.set_pred(warp, r0, lanes, mask);
+            self.set_pred(warp, r1, lanes, mask);
+        }
+    }
+
+    /// A function of two predicates.
+    unsafe fn predicates(&mut self, cx: &Cx, op: *const Op) {
+        let (warp, mask) = (cx.warp as usize, cx.mask);
+        // SAFETY: operands have the widths that handlers of this rule have.
+        unsafe {
+            let [r0, r1, r2, _] = (*op).r;
+            let imm = (*op).imm;
+            let value = |p: u32, negated: i64| cx.pred(p) ^ if imm & negated != 0 { FULL } else { 0 };
+            let (a, b) = (value(r1, 16), value(r2, 32));
+            let (ua, ub) = (self.pred(warp, r1), self.pred(warp, r2));
+            let lanes = match imm & 15 {
+                1 => ua & (b | ub) | ub & (a | ua),
+                2 => ua & (!b | ub) | ub & (!a | ua),
+                3 => ua | ub,
+                _ => ua,
+            };
+            self.set_pred(warp, r0, lanes, mask);
+        }
+    }
+
+    /// A function of bits in the same place, by its table.
+    unsafe fn bits(&mut self, cx: &Cx, op: *const Op, to: u32, table: u8) {
+        let (warp, mask) = (cx.warp as usize, cx.mask);
+        // SAFETY: operands have the widths that handlers of this rule have.
+        unsafe {
+            let [_, r1, r2, r3] = (*op).r;
+            let (d, bytes) = part(to);
+            let mut out = [0; WARP];
+            let real = |slot: u32| -> Bits {
+                match (slot, bytes) {
+                    (NO_SLOT, _) => [0; WARP],
+                    (_, 2) => cx.get::<u16>(slot).map(u64::from),
+                    (_, 4) => cx.get::<u32>(slot).map(u64::from),
+                    _ => cx.get::<u64>(slot),
+                }
+            };
+            let sources = [r1, r2, r3].map(|slot| (real(slot), self.get(warp, slot, bytes)));
+            for (lane, out) in out.iter_mut().enumerate() {
+                // Which of the eight combinations of inputs a bit may have, and which results.
+                let may = sources.each_ref().map(|(v, u)| (v[lane] | u[lane], !v[lane] | u[lane]));
+                let (mut one, mut zero) = (0, 0);
+                for i in 0..8u8 {
+                    let input = |k: usize, bit: u8| if i >> bit & 1 != 0 { may[k].0 } else { may[k].1 };
+                    let possible = input(0, 2) & input(1, 1) & input(2, 0);
+                    *(if table >> i & 1 != 0 { &mut one } else { &mut zero }) |= possible;
+                }
+                *out = one & zero;
+            }
+            self.put(warp, d, bytes, &out, mask);
+        }
+    }
+
+    /// The arguments of a call go to the registers of the callee.
+    unsafe fn call(&mut self, cx: &Cx, op: *const Op) {
+        let (warp, mask) = (cx.warp as usize, cx.mask);
+        // SAFETY: operands have the widths that handlers of this rule have.
+        unsafe {
+            let [about, _, arguments, _] = (*op).r;
+            let values: Vec<(u32, Bits)> = (0..arguments as usize)
+                .map(|i| (cx.list(op, 2 * i), self.get(warp, cx.list(op, 2 * i + 1), 8)))
+                .collect();
+            for (to, bits) in values {
+                self.put(warp, to, 8, &bits, mask);
+            }
+            let frame = *cx.lists.add(about as usize);
+            if frame != NO_SLOT {
+                self.define(warp, frame, 8, mask);
+            }
+        }
+    }
+
+    /// `match` and `redux`: one undefined lane makes the result of all its company undefined.
+    unsafe fn matched(&mut self, cx: &Cx, op: *const Op, rule: Rule) {
+        let warp = cx.warp as usize;
+        // SAFETY: operands have the widths that handlers of this rule have.
+        unsafe {
+            let [r0, r1, r2, r3] = (*op).r;
+            let members = if rule == Rule::Match { r3 } else { r2 };
+            let lanes = self.lanes(warp, r1, if (*op).imm & 2 != 0 && rule == Rule::Match { 8 } else { 4 });
+            let sets = sets(cx, members);
+            let out: Bits = std::array::from_fn(|i| if sets[i] & lanes != 0 { ones(4) } else { 0 });
+            let wrong = out.iter().enumerate().fold(0, |m, (i, bits)| m | u32::from(*bits != 0) << i);
+            self.staged.push((r0 | 4, out));
+            if rule == Rule::Match {
+                self.staged_preds.push((r2, wrong));
             }
         }
     }

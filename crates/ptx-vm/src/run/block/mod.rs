@@ -99,6 +99,92 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Makes room for the blocks of a launch, with the constants and parameters in place.
+    fn reserve(&mut self, kernel: &Kernel, info: &LaunchInfo<'_>, warps: usize, params: &[u8]) -> Room {
+        let own_shared = kernel.static_shared as u32 + info.dynamic_shared;
+        let asks = kernel.launch_consts.iter().any(|(_, _, source)| source.is_reserved());
+        let shared_len = if asks { own_shared.next_multiple_of(16) + RESERVED } else { own_shared };
+        // A stack is no power of two long, or its lanes would fall on the same cache lines.
+        let stack = info.stack.next_multiple_of(64) + 32;
+        let local_bytes = if kernel.stack { kernel.local_bytes + stack } else { kernel.local_bytes };
+        let room = Room {
+            regs: self.regs.reserve(kernel.reg_bytes * warps),
+            consts: self.consts.reserve(kernel.const_image.len()),
+            stage: self.stage.reserve(kernel.stage_bytes * if info.adverse.is_some() { warps } else { 1 }),
+            shared: self.shared.reserve(shared_len as usize),
+            shared_len,
+            own_shared,
+            local: self.local.reserve(local_bytes * WARP * warps),
+            local_bytes,
+        };
+        self.preds.clear();
+        self.preds.resize(kernel.preds * warps, 0);
+        self.caches.clear();
+        self.caches.resize(kernel.caches, Cache::EMPTY);
+        self.params.clear();
+        self.params.extend_from_slice(params);
+        self.params.resize(params.len().max(kernel.param_bytes), 0);
+        // SAFETY: room was made for the whole image.
+        unsafe { std::ptr::copy_nonoverlapping(kernel.const_image.as_ptr(), room.consts, kernel.const_image.len()) };
+        room
+    }
+
+    /// What the handlers work on, before any warp runs.
+    fn context(&mut self, room: &Room, kernel: &Kernel, info: &LaunchInfo<'_>, table: &Table) -> Cx {
+        Cx {
+            base: [room.regs, room.consts],
+            preds: self.preds.as_mut_ptr(),
+            mask: 0,
+            alive: 0,
+            began: 0,
+            fuel: 0,
+            code: kernel.code.as_ptr(),
+            lists: kernel.lists.as_ptr(),
+            stage: room.stage,
+            caches: self.caches.as_mut_ptr(),
+            shared: room.shared,
+            shared_len: room.shared_len,
+            local: room.local,
+            local_len: room.local_bytes as u32,
+            top: 0,
+            staged: Vec::new(),
+            params: self.params.as_ptr(),
+            params_len: self.params.len() as u32,
+            paths: Vec::new(),
+            pc: std::ptr::null(),
+            stop: Stop::Exit,
+            arrival: Arrival::default(),
+            wanted: [0; WARP],
+            joint: false,
+            trap: None,
+            printed: Vec::new(),
+            heap: info.heap,
+            table,
+            globals: &kernel.globals.table,
+            warp: 0,
+            checked: info.checked,
+            strict: info.strict,
+            tensor_core: info.tensor_core,
+            poll: None,
+            changes: 0,
+            events: Vec::new(),
+        }
+    }
+}
+
+/// Where the memory of a launch's blocks lies; see [`Runner`].
+struct Room {
+    regs: *mut u8,
+    consts: *mut u8,
+    stage: *mut u8,
+    shared: *mut u8,
+    shared_len: u32,
+    own_shared: u32,
+    local: *mut u8,
+    local_bytes: usize,
+}
+
 thread_local! {
     static IDLE: std::cell::RefCell<Vec<Worker>> = const { std::cell::RefCell::new(Vec::new()) };
 }
@@ -161,64 +247,8 @@ impl<'a> Runner<'a> {
         let mut worker = IDLE.with_borrow_mut(Vec::pop).unwrap_or_else(Worker::new);
         let threads = info.block.iter().product::<u32>();
         let warps = threads.div_ceil(WARP as u32) as usize;
-        let regs = worker.regs.reserve(kernel.reg_bytes * warps);
-        let consts = worker.consts.reserve(kernel.const_image.len());
-        let own_shared = kernel.static_shared as u32 + info.dynamic_shared;
-        let asks = kernel.launch_consts.iter().any(|(_, _, source)| source.is_reserved());
-        let shared_len = if asks { own_shared.next_multiple_of(16) + RESERVED } else { own_shared };
-        let shared = worker.shared.reserve(shared_len as usize);
-        // A stack is no power of two long, or its lanes would fall on the same cache lines.
-        let stack = info.stack.next_multiple_of(64) + 32;
-        let local_bytes = if kernel.stack { kernel.local_bytes + stack } else { kernel.local_bytes };
-        let local = worker.local.reserve(local_bytes * WARP * warps);
-        worker.preds.clear();
-        worker.preds.resize(kernel.preds * warps, 0);
-        worker.caches.clear();
-        worker.caches.resize(kernel.caches, Cache::EMPTY);
-        worker.params.clear();
-        worker.params.extend_from_slice(params);
-        worker.params.resize(params.len().max(kernel.param_bytes), 0);
-        // SAFETY: room was made for the whole image.
-        unsafe { std::ptr::copy_nonoverlapping(kernel.const_image.as_ptr(), consts, kernel.const_image.len()) };
-        let cx = Cx {
-            base: [regs, consts],
-            preds: worker.preds.as_mut_ptr(),
-            mask: 0,
-            alive: 0,
-            began: 0,
-            fuel: 0,
-            code: kernel.code.as_ptr(),
-            lists: kernel.lists.as_ptr(),
-            stage: worker.stage.reserve(kernel.stage_bytes * if info.adverse.is_some() { warps } else { 1 }),
-            caches: worker.caches.as_mut_ptr(),
-            shared,
-            shared_len,
-            local,
-            local_len: local_bytes as u32,
-            top: 0,
-            staged: Vec::new(),
-            params: worker.params.as_ptr(),
-            params_len: worker.params.len() as u32,
-            paths: Vec::new(),
-            pc: std::ptr::null(),
-            stop: Stop::Exit,
-            arrival: Arrival::default(),
-            wanted: [0; WARP],
-            joint: false,
-            trap: None,
-            printed: Vec::new(),
-            heap: info.heap,
-            table,
-            globals: &kernel.globals.table,
-            warp: 0,
-            checked: info.checked,
-            strict: info.strict,
-            tensor_core: info.tensor_core,
-            poll: None,
-            changes: 0,
-            events: Vec::new(),
-        };
-        let barriers = [BarrierState::default(); 16];
+        let room = worker.reserve(kernel, info, warps, params);
+        let cx = worker.context(&room, kernel, info, table);
         let mut runner = Runner {
             worker,
             kernel,
@@ -227,15 +257,15 @@ impl<'a> Runner<'a> {
             warps,
             threads,
             sm,
-            regs,
-            local,
-            local_bytes,
-            own_shared,
+            regs: room.regs,
+            local: room.local,
+            local_bytes: room.local_bytes,
+            own_shared: room.own_shared,
             watch,
             adverse: info.adverse.map(|seed| Box::new(Adversary::new(seed, !info.checked))),
             number: 0,
             block: [0; 3],
-            barriers,
+            barriers: [BarrierState::default(); 16],
             left: 0,
             spent: 0,
             told: 0,
@@ -250,14 +280,21 @@ impl<'a> Runner<'a> {
                 runner.splat(*at, *w, value);
             }
         }
-        for warp in 0..warps {
+        runner.place_threads();
+        runner
+    }
+
+    /// Fills in what differs from warp to warp or from lane to lane.
+    fn place_threads(&mut self) {
+        let kernel = self.kernel;
+        for warp in 0..self.warps {
             for (at, w, special) in &kernel.warp_consts {
                 // SAFETY: the slot lies inside the registers of this warp.
                 unsafe {
-                    let to = regs.add(warp * kernel.reg_bytes + *at as usize);
+                    let to = self.regs.add(warp * kernel.reg_bytes + *at as usize);
                     for lane in 0..WARP {
                         let thread = (warp * WARP + lane) as u32;
-                        let [x, y, z] = thread_index(thread, info.block);
+                        let [x, y, z] = thread_index(thread, self.info.block);
                         let value = match special {
                             Special::Tid(0) => x,
                             Special::Tid(1) => y,
@@ -273,7 +310,6 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-        runner
     }
 
     fn launch_value(&self, source: ConstSource, block: [u32; 3]) -> u64 {

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 /// Instructions a strand may execute before the others get their turn; fewer once lanes or blocks have waited for each other.
 const QUANTUM: i64 = 200_000;
-
 const SHORT_QUANTUM: i64 = 20_000;
 
 /// Instructions between two looks at whether the launch is interrupted: a few milliseconds of checked and counted ones.
@@ -37,6 +36,14 @@ const TELL: u64 = 100_000;
 
 /// What sleeping counts for in that.
 const NAP: u64 = 1_000;
+
+/// How a strand has stopped, after how many instructions, and whether turns were short.
+#[derive(Clone, Copy)]
+struct Turn {
+    stop: Stop,
+    used: i64,
+    hasty: bool,
+}
 
 impl Runner<'_> {
     /// Runs the block to its end, or until it seems to wait for another block: then false.
@@ -79,94 +86,8 @@ impl Runner<'_> {
                     continue;
                 }
                 ran = true;
-                if let Some((kind, message)) = self.info.ended() {
-                    self.cut = true;
-                    self.cx.pc = self.worker.strands[index].pc;
-                    let message = match kind {
-                        FaultKind::Interrupted => "the device was interrupted while the warp was here".to_owned(),
-                        _ => message + "; the warp was here",
-                    };
-                    return Err(self.fault(index, kind, None, None, message));
-                }
-                let hasty = self.info.hasty.load(Ordering::Relaxed);
-                let quantum = if hasty { SHORT_QUANTUM } else { QUANTUM };
-                let stop = self.resume(index, quantum);
-                let used = quantum - self.cx.fuel;
-                self.spent += used.max(1) as u64;
-                if self.spent - self.told > TELL {
-                    self.tell();
-                }
-                if stop != Stop::Exit && stop != Stop::Fault {
-                    if self.spent > self.info.budget {
-                        let message = format!("the block has executed more than {} instructions", self.info.budget);
-                        return Err(self.fault(index, FaultKind::Budget, None, None, message));
-                    }
-                    if self.info.failed.load(Ordering::Relaxed) < self.number {
-                        return Ok(true);
-                    }
-                }
-                let idles = stop == Stop::Yield || stop == Stop::Poll && used <= IDLE_STEPS;
-                if !idles || self.cx.changes != self.changes {
-                    (self.period, self.polls, self.changes) = (self.period + 1, 0, self.cx.changes);
-                }
-                let strand = &mut self.worker.strands[index];
-                let warp = strand.warp;
-                match stop {
-                    Stop::Exit => {
-                        if let Some(adverse) = &mut self.adverse {
-                            adverse.meet(warp);
-                        }
-                        strand.state = State::Done;
-                        self.worker.warps[warp].strands -= 1;
-                        if self.worker.warps[warp].strands == 0 {
-                            self.left -= 1;
-                            (0..16).for_each(|id| self.release(id));
-                        } else {
-                            self.settle(warp)?;
-                        }
-                        waited = 0;
-                    }
-                    Stop::Quantum | Stop::Yield | Stop::Poll => {
-                        strand.spins += 1;
-                        if stop == Stop::Poll {
-                            strand.polled = self.period;
-                            self.polls += 1;
-                            let stuck = |s: &Strand| s.state != State::Ready || s.polled == self.period;
-                            if self.polls > POLLS * self.left as u64 && self.worker.strands.iter().all(stuck) {
-                                return Err(self.starved(index));
-                            }
-                        }
-                        waited += used.max(1) as u64 + if stop == Stop::Quantum { 0 } else { NAP };
-                        if let Some(adverse) = &mut self.adverse {
-                            adverse.rest(warp);
-                            if adverse.once_in(PARTING) {
-                                self.detach(index);
-                            }
-                        } else {
-                            let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
-                            if self.worker.strands[index].spins >= patience
-                                && self.detach(index)
-                                && stop == Stop::Quantum
-                            {
-                                self.info.hasty.store(true, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                    Stop::Barrier => {
-                        self.arrive(index)?;
-                        waited = 0;
-                    }
-                    Stop::Sync => {
-                        self.detach(index);
-                        self.group(index);
-                        self.settle(warp)?;
-                        waited = 0;
-                    }
-                    Stop::Fault => return Err(self.trapped(index)),
-                }
-                if self.worker.warps[warp].strands > 1 {
-                    self.settle(warp)?;
-                }
+                let Some(turn) = self.strand_turn(index)? else { return Ok(true) };
+                waited = self.stopped(index, turn)?.map_or(0, |more| waited + more);
                 index += 1;
             }
             if !ran && !yielded {
@@ -182,6 +103,112 @@ impl Runner<'_> {
             adverse.finish(&mut self.cx, &self.info.late);
         }
         Ok(true)
+    }
+
+    /// A strand runs until it stops; none when a block before this one has failed.
+    fn strand_turn(&mut self, index: usize) -> Result<Option<Turn>, Box<Fault>> {
+        if let Some((kind, message)) = self.info.ended() {
+            self.cut = true;
+            self.cx.pc = self.worker.strands[index].pc;
+            let message = match kind {
+                FaultKind::Interrupted => "the device was interrupted while the warp was here".to_owned(),
+                _ => message + "; the warp was here",
+            };
+            return Err(self.fault(index, kind, None, None, message));
+        }
+        let hasty = self.info.hasty.load(Ordering::Relaxed);
+        let quantum = if hasty { SHORT_QUANTUM } else { QUANTUM };
+        let stop = self.resume(index, quantum);
+        let used = quantum - self.cx.fuel;
+        self.spent += used.max(1) as u64;
+        if self.spent - self.told > TELL {
+            self.tell();
+        }
+        if stop != Stop::Exit && stop != Stop::Fault {
+            if self.spent > self.info.budget {
+                let message = format!("the block has executed more than {} instructions", self.info.budget);
+                return Err(self.fault(index, FaultKind::Budget, None, None, message));
+            }
+            if self.info.failed.load(Ordering::Relaxed) < self.number {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Turn { stop, used, hasty }))
+    }
+
+    /// What follows from why a strand has stopped. Gives how long it has waited; none when it has done more than that.
+    fn stopped(&mut self, index: usize, turn: Turn) -> Result<Option<u64>, Box<Fault>> {
+        let Turn { stop, used, .. } = turn;
+        let idles = stop == Stop::Yield || stop == Stop::Poll && used <= IDLE_STEPS;
+        if !idles || self.cx.changes != self.changes {
+            (self.period, self.polls, self.changes) = (self.period + 1, 0, self.cx.changes);
+        }
+        let warp = self.worker.strands[index].warp;
+        let waited = match stop {
+            Stop::Exit => {
+                self.exited(index, warp)?;
+                None
+            }
+            Stop::Quantum | Stop::Yield | Stop::Poll => {
+                self.spun(index, warp, turn)?;
+                Some(used.max(1) as u64 + if stop == Stop::Quantum { 0 } else { NAP })
+            }
+            Stop::Barrier => {
+                self.arrive(index)?;
+                None
+            }
+            Stop::Sync => {
+                self.detach(index);
+                self.group(index);
+                self.settle(warp)?;
+                None
+            }
+            Stop::Fault => return Err(self.trapped(index)),
+        };
+        if self.worker.warps[warp].strands > 1 {
+            self.settle(warp)?;
+        }
+        Ok(waited)
+    }
+
+    fn exited(&mut self, index: usize, warp: usize) -> Result<(), Box<Fault>> {
+        if let Some(adverse) = &mut self.adverse {
+            adverse.meet(warp);
+        }
+        self.worker.strands[index].state = State::Done;
+        self.worker.warps[warp].strands -= 1;
+        if self.worker.warps[warp].strands > 0 {
+            return self.settle(warp);
+        }
+        self.left -= 1;
+        (0..16).for_each(|id| self.release(id));
+        Ok(())
+    }
+
+    /// A strand could go on and lets others run. One that does so again and again goes on by itself.
+    fn spun(&mut self, index: usize, warp: usize, Turn { stop, hasty, .. }: Turn) -> Result<(), Box<Fault>> {
+        let strand = &mut self.worker.strands[index];
+        strand.spins += 1;
+        if stop == Stop::Poll {
+            strand.polled = self.period;
+            self.polls += 1;
+            let stuck = |s: &Strand| s.state != State::Ready || s.polled == self.period;
+            if self.polls > POLLS * self.left as u64 && self.worker.strands.iter().all(stuck) {
+                return Err(self.starved(index));
+            }
+        }
+        if let Some(adverse) = &mut self.adverse {
+            adverse.rest(warp);
+            if adverse.once_in(PARTING) {
+                self.detach(index);
+            }
+        } else {
+            let patience = if hasty || stop != Stop::Quantum { 1 } else { PATIENCE };
+            if self.worker.strands[index].spins >= patience && self.detach(index) && stop == Stop::Quantum {
+                self.info.hasty.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// Makes a warp the one the handlers work on.

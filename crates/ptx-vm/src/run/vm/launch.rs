@@ -13,7 +13,7 @@ use crate::run::launch::{INTERRUPTED, LaunchInfo};
 use crate::run::order::Order;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Bytes of stack a thread may have. A GPU has less: all local memory of a thread is 512 KiB.
@@ -21,16 +21,6 @@ const MOST_STACK: usize = 16 << 20;
 
 /// Memory of the blocks a worker thread may hold while they wait for others.
 const RESIDENT_BYTES: usize = 256 << 20;
-
-/// Adds what a worker has counted.
-fn count(totals: &Mutex<Option<Tally>>, runner: &mut Runner<'_>) {
-    if let Some(tally) = runner.watch.take().and_then(|watch| watch.tally) {
-        match &mut *totals.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(sum) => sum.add(&tally),
-            none => *none = Some(tally),
-        }
-    }
-}
 
 /// Refuses launches no GPU would accept.
 fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> Result<(), Fault> {
@@ -98,16 +88,7 @@ impl Vm {
         let races = (self.config.checked && self.config.global_races).then(Arc::<Mutex<Races>>::default);
         let helpers = if races.is_some() { 0 } else { self.helpers };
         let helpers = (blocks.saturating_sub(1)).min(helpers as u64) as usize;
-        // `grid.sync()` counts in a workspace of the launch: its size, and the barrier.
-        let mut table = self.table();
-        let mut workspace = 0;
-        if kernel.launch_consts.iter().any(|(_, _, source)| source.is_workspace()) {
-            let name = "the grid's workspace";
-            let refused = || Fault::at_launch(kernel, "there is no memory for the grid's workspace".to_owned());
-            let allocation = Allocation::new(8, true, self.config.checked, name).ok_or_else(refused)?;
-            workspace = allocation.base;
-            Arc::make_mut(&mut table).insert(allocation);
-        }
+        let (table, workspace) = self.with_workspace(kernel)?;
         static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         let info = LaunchInfo {
             grid: launch.grid,
@@ -137,118 +118,181 @@ impl Vm {
             interrupts: &self.interrupts,
             uninterrupted,
         };
-        let table: &Table = &table;
-        let order = Order::new(blocks, self.config.block_order.or(self.config.adverse), info.launch);
-        let workers = AtomicU32::new(0);
-        let fault: Mutex<Option<Fault>> = Mutex::new(None);
-        // Where the launch was ended before its end, and whether it was between blocks.
-        let interrupted: Mutex<Option<Fault>> = Mutex::new(None);
-        let cut = AtomicBool::new(false);
-        let counting = self.config.counters || self.config.profile;
-        let totals: Mutex<Option<Tally>> = Mutex::default();
-        let leaks: Mutex<Leaks> = Mutex::default();
-        let work = || {
-            let sm = workers.fetch_add(1, Ordering::Relaxed);
-            let mut free: Option<Runner<'_>> = None;
-            // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
-            let mut waiting: VecDeque<Runner<'_>> = VecDeque::new();
-            loop {
-                if info.ended().is_some() {
-                    if !waiting.is_empty() || !order.is_empty() {
-                        cut.store(true, Ordering::Relaxed);
-                    }
-                    break;
-                }
-                let room =
-                    waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
-                let mut runner = match if room { order.take(&info.failed) } else { None } {
-                    Some(number) => {
-                        let mut runner = free.take().unwrap_or_else(|| {
-                            let warps = launch.block.iter().product::<u32>().div_ceil(32) as usize;
-                            let tally = counting.then(|| Tally::new(kernel));
-                            let id = info.grid_id as u32 + 1;
-                            let checks = self
-                                .config
-                                .checked
-                                .then(|| Checks { report: self.config.report, races: races.clone() });
-                            let watch = Watch::new(kernel, warps, id, checks, tally);
-                            Runner::new(kernel, &info, table, params, watch, sm)
-                        });
-                        runner.start(number);
-                        runner
-                    }
-                    None => match waiting.pop_front() {
-                        Some(runner) => runner,
-                        None => break,
-                    },
-                };
-                let outcome = runner.advance();
-                if !matches!(outcome, Ok(false)) {
-                    for (range, index, fault) in runner.leaks() {
-                        let mut leaks = leaks.lock().unwrap_or_else(PoisonError::into_inner);
-                        let known = leaks.entry(index).or_insert_with(|| (runner.number, range.clone(), fault.clone()));
-                        known.1 = known.1.start.min(range.start)..known.1.end.max(range.end);
-                        if runner.number < known.0 {
-                            (known.0, known.2) = (runner.number, fault);
-                        }
-                    }
-                }
-                match outcome {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        info.hasty.store(true, Ordering::Relaxed);
-                        waiting.push_back(runner);
-                        continue;
-                    }
-                    Err(found) if runner.cut => {
-                        interrupted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(*found);
-                    }
-                    Err(found) => {
-                        let mut slot = fault.lock().unwrap_or_else(PoisonError::into_inner);
-                        if runner.number < info.failed.load(Ordering::Relaxed) {
-                            info.failed.store(runner.number, Ordering::Relaxed);
-                            *slot = Some(*found);
-                        }
-                    }
-                }
-                if free.is_none() {
-                    free = Some(runner);
-                } else {
-                    count(&totals, &mut runner);
-                }
-            }
-            free.iter_mut().for_each(|runner| count(&totals, runner));
+        let work = Work {
+            vm: self,
+            kernel,
+            params,
+            info: &info,
+            table: &table,
+            order: Order::new(blocks, self.config.block_order.or(self.config.adverse), info.launch),
+            races,
+            workers: AtomicU32::new(0),
+            fault: Mutex::default(),
+            interrupted: Mutex::default(),
+            cut: AtomicBool::new(false),
+            totals: Mutex::default(),
+            leaks: Mutex::default(),
         };
         let in_use = self.heap.enter();
-        self.pool.run(helpers, &work);
-        info.late.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|store| store.write());
+        self.pool.run(helpers, &|| work.run());
+        taken(&info.late).drain(..).for_each(|store| store.write());
         drop(in_use);
-        self.remember(leaks.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let mut texts = std::mem::take(&mut *info.printed.lock().unwrap_or_else(PoisonError::into_inner));
+        let seconds = start.elapsed().as_secs_f64();
+        let (counters, profile) = work.end()?;
+        Ok(LaunchStats { seconds, counters, profile })
+    }
+
+    /// The memory that a launch sees. `grid.sync()` counts in a workspace of the launch: its size, and the barrier.
+    fn with_workspace(&self, kernel: &Kernel) -> Result<(Arc<Table>, u64), Fault> {
+        let mut table = self.table();
+        if !kernel.launch_consts.iter().any(|(_, _, source)| source.is_workspace()) {
+            return Ok((table, 0));
+        }
+        let refused = || Fault::at_launch(kernel, "there is no memory for the grid's workspace".to_owned());
+        let allocation = Allocation::new(8, true, self.config.checked, "the grid's workspace").ok_or_else(refused)?;
+        let base = allocation.base;
+        Arc::make_mut(&mut table).insert(allocation);
+        Ok((table, base))
+    }
+}
+
+fn taken<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A launch while it runs: what its workers share.
+struct Work<'l> {
+    vm: &'l Vm,
+    kernel: &'l Kernel,
+    params: &'l [u8],
+    info: &'l LaunchInfo<'l>,
+    table: &'l Table,
+    order: Order,
+    races: Option<Arc<Mutex<Races>>>,
+    workers: AtomicU32,
+    fault: Mutex<Option<Fault>>,
+    /// Where the launch was ended before its end.
+    interrupted: Mutex<Option<Fault>>,
+    /// It was ended between blocks.
+    cut: AtomicBool,
+    totals: Mutex<Option<Tally>>,
+    leaks: Mutex<Leaks>,
+}
+
+impl<'l> Work<'l> {
+    /// The work of one worker: blocks, until there are no more.
+    fn run(&self) {
+        let sm = self.workers.fetch_add(1, Ordering::Relaxed);
+        let mut free: Option<Runner<'l>> = None;
+        // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
+        let mut waiting: VecDeque<Runner<'l>> = VecDeque::new();
+        loop {
+            if self.info.ended().is_some() {
+                if !waiting.is_empty() || !self.order.is_empty() {
+                    self.cut.store(true, Ordering::Relaxed);
+                }
+                break;
+            }
+            let room =
+                waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
+            let mut runner = match if room { self.order.take(&self.info.failed) } else { None } {
+                Some(number) => {
+                    let mut runner = free.take().unwrap_or_else(|| self.runner(sm));
+                    runner.start(number);
+                    runner
+                }
+                None => match waiting.pop_front() {
+                    Some(runner) => runner,
+                    None => break,
+                },
+            };
+            match runner.advance() {
+                Ok(false) => {
+                    self.info.hasty.store(true, Ordering::Relaxed);
+                    waiting.push_back(runner);
+                    continue;
+                }
+                outcome => self.ended(&mut runner, outcome.err()),
+            }
+            if free.is_none() {
+                free = Some(runner);
+            } else {
+                self.count(&mut runner);
+            }
+        }
+        free.iter_mut().for_each(|runner| self.count(runner));
+    }
+
+    fn runner(&self, sm: u32) -> Runner<'l> {
+        let config = &self.vm.config;
+        let warps = self.info.block.iter().product::<u32>().div_ceil(32) as usize;
+        let tally = (config.counters || config.profile).then(|| Tally::new(self.kernel));
+        let id = self.info.grid_id as u32 + 1;
+        let checks = config.checked.then(|| Checks { report: config.report, races: self.races.clone() });
+        let watch = Watch::new(self.kernel, warps, id, checks, tally);
+        Runner::new(self.kernel, self.info, self.table, self.params, watch, sm)
+    }
+
+    /// A block has ended, or failed.
+    fn ended(&self, runner: &mut Runner<'_>, found: Option<Box<Fault>>) {
+        for (range, index, fault) in runner.leaks() {
+            let mut leaks = taken(&self.leaks);
+            let known = leaks.entry(index).or_insert_with(|| (runner.number, range.clone(), fault.clone()));
+            known.1 = known.1.start.min(range.start)..known.1.end.max(range.end);
+            if runner.number < known.0 {
+                (known.0, known.2) = (runner.number, fault);
+            }
+        }
+        let Some(found) = found else { return };
+        if runner.cut {
+            taken(&self.interrupted).get_or_insert(*found);
+            return;
+        }
+        let mut slot = taken(&self.fault);
+        if runner.number < self.info.failed.load(Ordering::Relaxed) {
+            self.info.failed.store(runner.number, Ordering::Relaxed);
+            *slot = Some(*found);
+        }
+    }
+
+    /// Adds what a worker has counted.
+    fn count(&self, runner: &mut Runner<'_>) {
+        if let Some(tally) = runner.watch.take().and_then(|watch| watch.tally) {
+            match &mut *taken(&self.totals) {
+                Some(sum) => sum.add(&tally),
+                none => *none = Some(tally),
+            }
+        }
+    }
+
+    /// What has come of it all.
+    fn end(self) -> Result<(Option<Counters>, Option<Profile>), Fault> {
+        let (vm, kernel, info) = (self.vm, self.kernel, self.info);
+        vm.remember(std::mem::take(&mut taken(&self.leaks)));
+        let mut texts = std::mem::take(&mut *taken(&info.printed));
         texts.sort_by_key(|(block, _)| *block);
         if !texts.is_empty() {
-            let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut printed = taken(&vm.printed);
             texts.iter().for_each(|(_, text)| *printed += &String::from_utf8_lossy(text));
         }
-        if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(fault) = taken(&self.fault).take() {
             return Err(fault);
         }
-        if let Some(fault) = interrupted.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(fault) = taken(&self.interrupted).take() {
             return Err(fault);
         }
         // Blocks tell in the end what they have executed.
-        if cut.load(Ordering::Relaxed) || info.spent.load(Ordering::Relaxed) > info.launch_budget {
+        if self.cut.load(Ordering::Relaxed) || info.spent.load(Ordering::Relaxed) > info.launch_budget {
             let (kind, message) = info.ended().unwrap_or((FaultKind::Interrupted, INTERRUPTED.to_owned()));
             return Err(Fault::cut(kernel, kind, &message));
         }
-        let seconds = start.elapsed().as_secs_f64();
-        let tally = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let tally = taken(&self.totals).take();
         let counters = tally.as_ref().map(|tally| {
             let mut sum = Counters::default();
             tally.visit(kernel, |_, counters| sum.add(counters));
             sum
         });
-        let profile = tally.filter(|_| self.config.profile).map(|tally| Profile::new(kernel, &tally));
-        Ok(LaunchStats { seconds, counters, profile })
+        let profile = tally.filter(|_| vm.config.profile).map(|tally| Profile::new(kernel, &tally));
+        Ok((counters, profile))
     }
 }

@@ -1,4 +1,4 @@
-//! The device: memory calls and launches.
+//! The device: memory calls, and what it keeps from launch to launch.
 
 mod launch;
 
@@ -29,6 +29,12 @@ pub struct Vm {
     pool: Pool,
     helpers: usize,
 }
+
+/// The stores of undefined values of a launch, by instruction: the lowest block that did it, where all went, and that block's report.
+type Leaks = BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>;
+
+/// Stores of undefined values remembered for reports.
+const LEAKS: usize = 1024;
 
 impl Vm {
     /// A device with no memory allocated.
@@ -268,9 +274,3 @@ impl Vm {
         all.drain(..old);
     }
 }
-
-/// The stores of undefined values of a launch, by instruction: the lowest block that did it, where all went, and that block's report.
-type Leaks = BTreeMap<usize, (u64, Range<u64>, Box<Fault>)>;
-
-/// Stores of undefined values remembered for reports.
-const LEAKS: usize = 1024;
