@@ -61,11 +61,11 @@ fn axpy(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
     Ok(Work { vm, kernel: module.kernel("axpy")?, launch, params: params(&parts) })
 }
 
-/// A product of 512^3 in f16 by `mma`, whose result is looked at.
-fn gemm(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+/// A product of 512^3 by `mma`, whose result is looked at; `one` is the number in the format of the operands.
+fn gemm(module: &Module, vm: Vm, one: u16) -> Result<Work, Box<dyn Error>> {
     let d = 512usize;
     let (a, b, c) = (vm.alloc(d * d * 2)?, vm.alloc(d * d * 2)?, vm.alloc(d * d * 4)?);
-    let ones: Vec<u8> = (0..d * d).flat_map(|_| 0x3c00u16.to_le_bytes()).collect();
+    let ones: Vec<u8> = (0..d * d).flat_map(|_| one.to_le_bytes()).collect();
     vm.write(a, &ones)?;
     vm.write(b, &ones)?;
     let i = (d as i32).to_le_bytes();
@@ -79,10 +79,21 @@ fn gemm(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
     Ok(work)
 }
 
+fn gemm_f16(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+    gemm(module, vm, 0x3c00)
+}
+
+/// The kernel for f16 with another kind of `mma`.
+fn gemm_bf16(_: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
+    gemm(&Module::parse("bench.ptx", &PTX.replace(".f16.f16.f32", ".bf16.bf16.f32"))?, vm, 0x3f80)
+}
+
+const PTX: &str = include_str!("ptx/bench.ptx");
+
 type Prepare = fn(&Module, Vm) -> Result<Work, Box<dyn Error>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let module = Module::parse("bench.ptx", include_str!("ptx/bench.ptx"))?;
+    let module = Module::parse("bench.ptx", PTX)?;
     let plain = || VmConfig { threads: 1, ..VmConfig::default() };
     let modes = [
         ("counting", VmConfig { counters: true, ..plain() }),
@@ -91,10 +102,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("adverse", VmConfig { threads: 1, ..VmConfig::adverse(1) }),
         ("all cores", VmConfig::default()),
     ];
-    let kernels: [(&str, Prepare, f64, &str); 3] = [
+    let gemm_gflop = 2.0 * 512f64.powi(3) / 1e9;
+    let kernels: [(&str, Prepare, f64, &str); 4] = [
         ("fma chain", chain, 64.0 * 128.0 * 200.0 * 32.0 / 1e9, "G lane operations/s"),
         ("axpy of 4M", axpy, f64::from(4 << 20) / 1e9, "G elements/s"),
-        ("f16 mma GEMM 512^3", gemm, 2.0 * 512f64.powi(3) / 1e9, "GFLOP/s"),
+        ("f16 mma GEMM 512^3", gemm_f16, gemm_gflop, "GFLOP/s"),
+        ("bf16 mma GEMM 512^3", gemm_bf16, gemm_gflop, "GFLOP/s"),
     ];
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     // Those that a word names a part of; all when there are none.

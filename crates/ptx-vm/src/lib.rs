@@ -31,27 +31,30 @@
 // A fault says much and happens once.
 #![allow(clippy::result_large_err)]
 
+// Layers, from the lowest up: math; memory; parse; ir, what a kernel is made of; step, what its instructions do; lower, how it comes of text;
+// counters and check, which observe it; run, which runs it; case. No file uses one of a layer above (`tools/arrows.py`).
 mod arch;
 pub mod case;
 mod check;
 mod counters;
 mod error;
-mod exec;
 mod ir;
+mod lower;
 /// For the tests and benchmarks of this crate: no part of its interface.
 #[doc(hidden)]
 pub mod math;
 mod memory;
 mod parse;
+mod run;
+mod step;
 
-pub use counters::{
-    ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceLine, SourceProfile, Traffic,
-};
-pub use error::{Fault, FaultKind, FaultKinds, LoadError, LoadErrorKind, MemoryError};
-pub use exec::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
-pub use ir::{Class, Coverage, Kernel, Module, Param, coverage};
+pub use counters::{ByClass, Counters, LineProfile, Profile, Ratios, SharedTraffic, SourceProfile, Traffic};
+pub use error::{Fault, FaultKind, FaultKinds, LoadError, LoadErrorKind};
+pub use ir::{Class, Kernel, Param, SourceLine};
+pub use lower::{Coverage, Module, coverage};
 pub use math::mma::TensorCore;
-pub use memory::{DevicePtr, Live, Region};
+pub use memory::{DevicePtr, Live, MemoryError, Region};
+pub use run::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
 
 /// The examples of the README, as tests.
 #[cfg(doctest)]

@@ -4,7 +4,7 @@
 //! address from the name it was taken of, through sums, moves and selections of one address with what is none. Where it gets lost, in
 //! memory or among several addresses, nothing is said.
 
-use crate::exec::op::*;
+use crate::ir::*;
 use crate::ir::{Class, Kernel, Meta};
 
 const UNIT: u32 = 128;

@@ -5,12 +5,9 @@
 //! number. To the acquiring block each releasing thread of another one is one more agent of its clocks, so that barriers, fences and
 //! releases hand on what is known of it.
 
-use super::clock::{Clock, Clocks, Tracked};
-use crate::exec::op::WARP;
+use super::clock::{Clock, Clocks, Releaser, Tracked};
+use crate::ir::WARP;
 use std::collections::HashMap;
-
-/// A thread of another block that has released: block and thread.
-pub(super) type Releaser = (u64, u32);
 
 /// Who touched a byte: the number of a [`Stamp`] plus one, times 32, plus the lane; 0 for nobody.
 type Touch = u32;

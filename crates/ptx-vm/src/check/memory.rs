@@ -1,13 +1,10 @@
 //! Which bits of memory are defined, and how they come into registers and out of them.
 
-use super::addresses;
 use super::defined::{Bits, Defined};
-use crate::exec::alu::NO_SLOT;
-use crate::exec::mem::Atom;
-use crate::exec::op::{Cx, FULL, Op, WARP, lanes_of};
-use crate::ir::{Access, Kernel};
+use crate::ir::{Access, Cx, FULL, Kernel, NO_SLOT, Op, WARP, addresses, lanes_of};
 use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
 use crate::parse::Space;
+use crate::step::atomic::Atom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,7 +1,7 @@
 //! The shadow of shared memory: who touched each byte last, and whether that is ordered before now.
 
 use super::clock::{Agent, Clocks};
-use crate::exec::op::WARP;
+use crate::ir::WARP;
 
 /// What an access collides with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

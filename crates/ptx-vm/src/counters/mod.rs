@@ -7,7 +7,7 @@
 mod profile;
 mod tally;
 
-pub use profile::{LineProfile, Profile, SourceLine, SourceProfile};
+pub use profile::{LineProfile, Profile, SourceProfile};
 pub(crate) use tally::Tally;
 
 use crate::ir::Class;

@@ -1,7 +1,7 @@
 //! Counts line by line: of the PTX, and of the source it was compiled from.
 
 use super::{Counters, Tally};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, SourceLine};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,18 +31,6 @@ pub struct LineProfile {
     pub source: Vec<SourceLine>,
     /// What all instructions of the line did.
     pub counters: Counters,
-}
-
-/// A place in the source the PTX was compiled from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[non_exhaustive]
-pub struct SourceLine {
-    /// File name, as the compiler wrote it.
-    pub file: String,
-    /// Line, from 1.
-    pub line: u32,
-    /// Column, from 1; 0 when not known.
-    pub column: u32,
 }
 
 impl fmt::Display for SourceLine {

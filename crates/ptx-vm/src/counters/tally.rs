@@ -3,9 +3,7 @@
 //! While a kernel runs, only what cannot be known beforehand is noted; classes, operations and lines are put together at the end.
 
 use super::{Counters, SharedTraffic, Traffic};
-use crate::check::addresses;
-use crate::exec::op::{Cx, FULL, Op, WARP};
-use crate::ir::{Access, AccessKind, Class, Kernel, Meta};
+use crate::ir::{Access, AccessKind, Class, Cx, FULL, Kernel, Meta, Op, WARP, addresses};
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
 use crate::parse::Space;
 
@@ -87,8 +85,7 @@ impl Tally {
                 // SAFETY: the list holds the global addresses and the source sizes; their offset stands in place.
                 let (from, offset, sizes) = unsafe {
                     let size = cx.list(op, 2);
-                    let sizes =
-                        if size == crate::exec::alu::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
+                    let sizes = if size == crate::ir::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
                     (cx.get::<u64>(cx.list(op, 1)), (*op).r[0] as i32, sizes)
                 };
                 let from = from.map(|a| a.wrapping_add(i64::from(offset) as u64));

@@ -1,17 +1,27 @@
-//! From syntax to kernels: the instruction set table, lowering, control flow, register slots.
+//! The representation of kernels: instructions over virtual registers, what they become, the state they work on, and what is known about
+//! them. No instruction is executed here, and no text is read.
 
-pub(crate) mod calls;
-mod emit;
-mod finish;
-mod flow;
-mod isa;
-mod lower;
-mod module;
-mod print;
-pub(crate) mod stage;
+mod access;
+mod class;
+mod constant;
+mod event;
+mod handler;
+mod kernel;
+mod lanes;
+mod meta;
+mod op;
+mod raw;
 
-pub use isa::{Coverage, coverage};
-pub use lower::Class;
-pub(crate) use lower::{Access, AccessKind, Meta, RESERVED};
-pub(crate) use module::{ConstSource, Special, Where};
-pub use module::{Kernel, Module, Param};
+pub(crate) use access::{Access, AccessKind, addresses};
+pub use class::Class;
+pub(crate) use constant::{ConstSource, RESERVED, Special, Where, width};
+pub(crate) use event::{Event, Happened};
+pub(crate) use handler::{Exec, handler};
+pub(crate) use kernel::Globals;
+pub use kernel::{Kernel, Param, SourceLine};
+pub(crate) use lanes::{FULL, L, Lanes, WARP, lanes, lanes_of, set_lane};
+pub(crate) use meta::{Loc, Meta};
+pub(crate) use op::{
+    Arrival, CONST_BIT, Cache, Cx, Handler, NO_FRAME, NO_SLOT, Object, Op, Path, Poll, Reduce, Rule, Stop, guarded,
+};
+pub(crate) use raw::{Flow, Raw, Val, negation};

@@ -6,18 +6,7 @@
 
 use super::soft;
 
-/// Rounding of a floating-point result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Round {
-    /// `.rn`: to nearest even.
-    Nearest,
-    /// `.rz`: toward zero.
-    Zero,
-    /// `.rm`: toward minus infinity.
-    Down,
-    /// `.rp`: toward plus infinity.
-    Up,
-}
+pub use super::round::Round;
 
 /// NaN as PTX's f32 instructions return it.
 pub const NAN_F32: f32 = f32::from_bits(0x7fff_ffff);

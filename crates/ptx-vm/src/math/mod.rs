@@ -11,6 +11,7 @@ pub mod float;
 pub mod int;
 pub mod matrix;
 pub mod mma;
+mod round;
 mod soft;
 pub mod special;
 pub mod video;

@@ -1,6 +1,6 @@
 //! f64 arithmetic in integers for the directed roundings, which no portable instruction offers.
 
-use super::float::Round;
+use super::round::Round;
 
 /// A finite nonzero number `(-1)^negative * mantissa * 2^exponent`.
 #[derive(Clone, Copy)]

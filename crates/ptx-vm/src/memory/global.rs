@@ -1,7 +1,8 @@
 //! Global memory: a table of allocations at addresses that are never reused, so that a stale pointer always misses. Host memory that
 //! kernels may use stands in it at its own addresses, which no allocation gets.
 
-use crate::error::MemoryError;
+use super::error::MemoryError;
+use super::live::Live;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -54,30 +55,6 @@ pub(crate) struct Allocation {
     pub(crate) stored: Option<Box<[AtomicU32]>>,
     /// What it is called in reports: empty for anonymous allocations, else the PTX variable or the host program's label.
     pub(crate) name: String,
-}
-
-/// An allocation that has not been freed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Live {
-    /// Its address.
-    pub ptr: u64,
-    /// Its size in bytes.
-    pub bytes: usize,
-    /// How many allocations the device had made before it.
-    pub number: u64,
-    /// What [`crate::Vm::alloc_labelled`] called it, else empty.
-    pub label: String,
-}
-
-impl std::fmt::Display for Live {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes at {:#x} (allocation {}", self.bytes, self.ptr, self.number)?;
-        if !self.label.is_empty() {
-            write!(f, ", `{}`", self.label)?;
-        }
-        f.write_str(")")
-    }
 }
 
 /// Freed allocations and unmapped memory remembered for reports.

@@ -1,12 +1,17 @@
 //! Device memory: bounds-checked allocations behind virtual addresses.
 
+mod buffer;
+mod error;
 mod global;
 mod heap;
+mod live;
 mod region;
 
-pub use global::Live;
+pub(crate) use buffer::Buffer;
+pub use error::MemoryError;
 pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
 pub(crate) use heap::Heap;
+pub use live::Live;
 pub use region::Region;
 
 /// A device address. Null is 0; every allocation starts at a multiple of 256. Host memory that is mapped has its own addresses.

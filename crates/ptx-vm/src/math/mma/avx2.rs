@@ -5,7 +5,8 @@
 //! are those of `portable::flushing_step`), and only assembly may change that register. It also keeps the sums in registers, which
 //! the compiler does not manage: two multiply-adds a cycle are near.
 
-use super::{Fragments, Kernels, Lanes, Prepared, STAGED_A, STAGED_B, Staged, int8_row, portable};
+use super::kernel::{Fragments, Kernels, Lanes, Prepared, STAGED_A, STAGED_B, Staged, int8_row};
+use super::portable;
 use std::arch::x86_64::*;
 
 pub(super) const KERNELS: Kernels = Kernels {

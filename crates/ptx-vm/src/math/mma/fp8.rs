@@ -3,7 +3,8 @@
 //! A word holds elements `k = 4t..4t+3` of a row or column. The order of summation is free, so the low pair of each word may stand
 //! where m16n8k16 f16 has `k 2t,2t+1` and the high pair where it has `k 2t+8,2t+9`, in A and B alike.
 
-use super::{Fragments, Kernel, Lanes, kernels};
+use super::choose::kernels;
+use super::kernel::{Fragments, Kernel, Lanes};
 use crate::math::cvt::{F8, f8_to_f16};
 use crate::math::f16::{f16_to_f32, f32_to_f16};
 

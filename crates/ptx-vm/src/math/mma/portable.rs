@@ -1,7 +1,7 @@
 //! The kernels without intrinsics. Their bodies are inlined, so a caller with more target features gets faster code
 //! of the same bits.
 
-use super::{Fragments, Kernel, Kernels, int8_row};
+use super::kernel::{Fragments, Kernel, Kernels, int8_row};
 use crate::math::f16::{bf16_to_f32, f16_to_f32, f32_to_f16};
 
 pub(super) const KERNELS: Kernels = Kernels {

@@ -12,7 +12,7 @@
 //!
 //! The numbers are those of the larger f16 shapes. No vector kernels: current compilers do not emit this shape.
 
-use super::{Fragments, Kernel, Lanes};
+use super::kernel::{Fragments, Kernel, Lanes};
 use crate::math::f16::{f16_to_f32, f32_to_f16};
 use crate::math::float::canonical;
 

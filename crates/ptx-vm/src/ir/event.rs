@@ -1,0 +1,47 @@
+//! What instructions tell checked mode, besides their accesses.
+
+/// Something that orders or moves memory, told to checked mode after it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) what: Happened,
+    /// The lanes that did it.
+    pub(crate) lanes: u32,
+    /// Shared-memory offset of the mbarrier.
+    pub(crate) at: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happened {
+    /// Of memory; whether other blocks see it too.
+    Fence {
+        wide: bool,
+    },
+    /// `fence.proxy.async`: what was written before may be read by asynchronous copies.
+    Proxy,
+    Init,
+    Invalidate,
+    /// Its counts were changed without an arrival.
+    Count,
+    Arrive {
+        release: bool,
+    },
+    CopiesArrive,
+    /// Its phase completed.
+    Complete,
+    Waited {
+        acquire: bool,
+    },
+    /// A bulk copy, of generic addresses. One to shared memory is counted by the mbarrier.
+    Bulk {
+        to: u64,
+        from: u64,
+        bytes: u32,
+        reduce: bool,
+    },
+    BulkCommit,
+    /// At most so many bulk groups stay pending; or, of the others, only the sources have been read.
+    BulkWait {
+        pending: u32,
+        read: bool,
+    },
+}

@@ -1,0 +1,98 @@
+//! Fences, barriers in shared memory, and the bulk copies they count.
+
+use super::super::builder::Lower;
+use super::super::form::{Form, R};
+use super::memory::atomic_kind;
+use crate::ir::{Access, AccessKind, Val, Where, handler};
+use crate::memory::SHARED_WINDOW;
+use crate::parse::{Operand, Space, Ty};
+use crate::step::alu::BinOp;
+use crate::step::mbarrier::{Act, Bulk, BulkGroup, Fence, Mbarrier};
+use crate::step::ops::{Add64, And32};
+
+pub(crate) fn fence<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let scope = if f.has("proxy") { 2 } else { i64::from(!f.has("cta")) };
+    l.effect(handler::<Fence>(), [Val::None; 4], scope)
+}
+
+/// Everything but `pending_count`.
+pub(crate) fn mbarrier<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, act: Act) -> R {
+    let has_result = matches!(act, Act::Arrive | Act::Drop | Act::Wait);
+    let rest = &f.ops[usize::from(has_result)..];
+    let (addr, offset, symbol) = l.address(&rest[0], false)?;
+    let shared = ["shared", "shared::cta", "shared::cluster"].iter().any(|m| f.has(m)) || symbol == Some(Space::Shared);
+    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let mut flags = act as u32;
+    for (name, flag) in [
+        ("relaxed", Act::RELAXED),
+        ("noComplete", Act::NO_COMPLETE),
+        ("expect_tx", Act::EXPECT),
+        ("parity", Act::PARITY),
+    ] {
+        flags |= if f.has(name) { flag } else { 0 };
+    }
+    let operand = match rest.get(1) {
+        Some(o) if act == Act::Wait && !f.has("parity") => l.src(o, Ty::B64)?,
+        Some(o) => l.src(o, Ty::U32)?,
+        None => Val::None,
+    };
+    let d = match act {
+        Act::Wait => l.pred(&f.ops[0])?.0,
+        Act::Arrive | Act::Drop if !matches!(f.ops[0], Operand::Name("_")) => l.dst(&f.ops[0], Ty::B64)?,
+        _ => Val::None,
+    };
+    let raw = l.push_list(handler::<Mbarrier>(), vec![d, addr, operand], 1, offset);
+    raw.aux = Val::Raw(flags);
+    Ok(())
+}
+
+/// The low 20 bits of a state: the arrivals that were pending.
+pub(crate) fn pending_count<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let state = l.src(&f.ops[1], Ty::B64)?;
+    let state = l.convert(state, Where::W64, Where::W32, false);
+    let mask = l.imm(Where::W32, 0xf_ffff);
+    let d = l.dst(&f.ops[0], Ty::B32)?;
+    l.op::<BinOp<And32>>(d, &[state, mask], 0);
+    Ok(())
+}
+
+/// An address as one generic 64-bit value.
+fn generic<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, shared: bool) -> R<Val> {
+    let (addr, offset, _) = l.address(operand, false)?;
+    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let offset = l.imm(Where::W64, offset as u64);
+    let sum = Val::Reg(l.fresh(Where::W64));
+    l.op::<BinOp<Add64>>(sum, &[addr, offset], 0);
+    Ok(sum)
+}
+
+/// `cp.async.bulk` and `cp.reduce.async.bulk`. The block is its cluster, so `.shared::cluster` is its own shared memory.
+pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let out = f.has("bulk_group");
+    let to = generic(l, &f.ops[0], !out)?;
+    let from = generic(l, &f.ops[1], out || !f.has("global"))?;
+    let size = l.src(&f.ops[2], Ty::U32)?;
+    let barrier = if out { Val::None } else { generic(l, &f.ops[3], true)? };
+    let how = if f.has("reduce") {
+        let (atom, ty) = atomic_kind(f);
+        i64::from(atom) | i64::from(ty) << 8
+    } else {
+        -1
+    };
+    let kind = AccessKind::Bulk { reduce: how >= 0 };
+    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how).meta.access = Some(Access::bare(kind));
+    Ok(())
+}
+
+pub(crate) fn bulk_commit<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
+    l.effect(handler::<BulkGroup>(), [Val::None; 4], -1)
+}
+
+pub(crate) fn bulk_wait<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    match f.ops[0] {
+        Operand::Int(n) if (0..1 << 31).contains(&n) => {
+            l.effect(handler::<BulkGroup>(), [Val::None; 4], n as i64 | i64::from(f.has("read")) << 32)
+        }
+        _ => l.unknown("expected a number of groups"),
+    }
+}

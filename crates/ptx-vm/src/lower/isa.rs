@@ -1,0 +1,226 @@
+//! How an instruction is found in the table; decoding, printing and the coverage list all go by it.
+
+use super::builder::Lower;
+use super::form::{Form, R};
+use super::table::{Row, TABLE};
+use crate::ir::Class;
+use crate::parse::{Inst, Operand, Ty};
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// An entry of the coverage list.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct Coverage {
+    /// Instruction.
+    pub name: &'static str,
+    /// Modifier groups in order; `!` marks those that must be present, `type` the place of the types when it is not the end.
+    pub modifiers: &'static str,
+    /// Types, one column for each type of the opcode.
+    pub types: &'static str,
+    /// Operands: `d` is written, `p` and `q` are predicates, `[a]` an address, `n` a constant, `{,c}` may be missing.
+    pub operands: &'static str,
+    /// What it does, in a few words.
+    pub meaning: &'static str,
+    /// Class for the counters.
+    pub class: Class,
+}
+
+/// Everything the decoder accepts, from the table it decodes by.
+pub fn coverage() -> Vec<Coverage> {
+    let entry = |r: &Row| Coverage {
+        name: r.name,
+        modifiers: r.mods,
+        types: r.types,
+        operands: r.operands,
+        meaning: r.meaning,
+        class: r.class,
+    };
+    TABLE.iter().map(entry).collect()
+}
+
+/// How many modifiers of an instruction a row took before it failed, and why.
+type Miss = (usize, String);
+
+/// A row taken apart for matching.
+struct Pattern {
+    row: &'static Row,
+    groups: Vec<(Vec<&'static str>, bool)>,
+    /// How many groups stand before the types.
+    before: usize,
+    columns: Vec<Vec<&'static str>>,
+    /// Number of operands, least and most.
+    operands: (usize, usize),
+    /// Which operands are addresses.
+    addresses: Vec<bool>,
+    /// Lanes wait for each other there.
+    waits: bool,
+}
+
+impl Pattern {
+    fn new(row: &'static Row) -> Pattern {
+        let group = |g: &'static str| (g.trim_end_matches('!').split('|').collect(), g.ends_with('!'));
+        let (mut depth, mut required, mut most) =
+            (0, usize::from(!row.operands.is_empty()), usize::from(!row.operands.is_empty()));
+        for c in row.operands.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' => {
+                    most += 1;
+                    required += usize::from(depth == 0);
+                }
+                _ => {}
+            }
+        }
+        Pattern {
+            row,
+            groups: row.mods.split_whitespace().filter(|g| *g != "type").map(group).collect(),
+            before: row.mods.split_whitespace().take_while(|g| *g != "type").count(),
+            columns: row.types.split(',').filter(|c| !c.is_empty()).map(|c| c.split('|').collect()).collect(),
+            operands: (required, most),
+            addresses: row.operands.split(',').map(|o| o.contains('[')).collect(),
+            waits: row.class == Class::Barrier || row.mods.split_whitespace().any(|g| g == "sync!"),
+        }
+    }
+
+    /// Matches an instruction's modifiers and operands; the error says what stood in the way.
+    fn accept<'a>(&self, parts: &[&'a str], operands: &[Operand<'a>]) -> Result<Match<'a>, Miss> {
+        // How far it came, and what it missed.
+        let fail = |mods: &[Option<&str>], message| Err((mods.iter().flatten().count(), message));
+        let mut types = Vec::new();
+        let mut columns = self.columns.iter();
+        let mut mods = vec![None; self.groups.len()];
+        for &part in parts {
+            if let Some(i) = (0..mods.len()).find(|&i| mods[i].is_none() && self.groups[i].0.contains(&part)) {
+                mods[i] = Some(part);
+                continue;
+            }
+            let Some(ty) = Ty::parse(part) else { return fail(&mods, format!("modifier `.{part}` is not supported")) };
+            match columns.next() {
+                Some(column) if column.contains(&part) => types.push(ty),
+                _ => return fail(&mods, format!("type `.{part}` is not supported")),
+            }
+        }
+        if columns.next().is_some() {
+            return fail(&mods, "a type is missing".to_owned());
+        }
+        if let Some(((group, _), _)) = self.groups.iter().zip(&mods).find(|((_, must), m)| *must && m.is_none()) {
+            return fail(&mods, format!("one of `.{}` is missing", group.join(" .")));
+        }
+        if !(self.operands.0..=self.operands.1).contains(&operands.len()) {
+            return fail(&mods, format!("{} operands, {} expected", operands.len(), self.operands.0));
+        }
+        for (operand, address) in operands.iter().zip(&self.addresses) {
+            if matches!(operand, Operand::Address(..)) != *address {
+                return fail(&mods, format!("the operands are `{}`", self.row.operands));
+            }
+        }
+        Ok(Match { mods, types })
+    }
+}
+
+/// What of an opcode belongs to which group and column of its row.
+struct Match<'a> {
+    mods: Vec<Option<&'a str>>,
+    types: Vec<Ty>,
+}
+
+fn index() -> &'static HashMap<&'static str, Vec<Pattern>> {
+    static INDEX: OnceLock<HashMap<&'static str, Vec<Pattern>>> = OnceLock::new();
+    INDEX.get_or_init(|| {
+        let mut index: HashMap<&'static str, Vec<Pattern>> = HashMap::new();
+        for row in TABLE {
+            index.entry(row.name).or_default().push(Pattern::new(row));
+        }
+        index
+    })
+}
+
+/// The feature an instruction belongs to, if it is one that is left out as a whole.
+fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
+    let any = |list: &[&str]| parts.iter().any(|p| list.contains(p));
+    Some(match name {
+        "wgmma" => "warpgroup matrix instructions (wgmma) are",
+        "tcgen05" => "tensor memory instructions (tcgen05) are",
+        "setmaxnreg" => "register reallocation (setmaxnreg) is",
+        "tensormap" => "tensor maps (tensormap) are",
+        "cp" if any(&["tensor"]) => "tensor maps (cp.async.bulk.tensor) are",
+        "prefetch" if any(&["tensormap"]) => "tensor maps (prefetch.tensormap) are",
+        "fence" if any(&["tensormap::generic"]) => "tensor maps (fence.proxy.tensormap) are",
+        "mapa" | "getctarank" | "clusterlaunchcontrol" => "thread block clusters are",
+        "barrier" if any(&["cluster"]) => "thread block clusters (barrier.cluster) are",
+        "multimem" => "multicast memory (multimem) is",
+        "tex" | "tld4" | "txq" | "suld" | "sust" | "sured" | "suq" | "istypep" => "textures and surfaces are",
+        "mma" if any(&["sp", "sp::ordered_metadata"]) => "sparse mma (mma.sp) is",
+        "mma" if any(&["block_scale"]) => "block-scaled mma is",
+        "mma" | "wmma" if any(&["s4", "u4"]) => "4-bit integer mma is",
+        "mma" | "wmma" if any(&["b1"]) => "single-bit mma is",
+        "mma" if any(&["kind::f8f6f4", "e3m2", "e2m3", "e2m1"]) => "4-, 6- and 8-bit floating-point mma is",
+        _ if any(&["shared::cluster"]) => "shared memory of other blocks of a cluster (.shared::cluster) is",
+        _ => return None,
+    })
+}
+
+/// The row an instruction belongs to; the error says why it belongs to none.
+fn find<'a>(inst: &Inst<'a>) -> Result<(&'static Pattern, Match<'a>), String> {
+    let mut parts = inst.opcode.split('.');
+    let name = parts.next().unwrap_or("");
+    let parts: Vec<&str> = parts.collect();
+    let unsupported = |what| format!("{what} not supported");
+    let Some(patterns) = index().get(name) else {
+        return Err(missing(name, &parts).map_or_else(|| format!("unknown instruction `{name}`"), unsupported));
+    };
+    // Of all rows, the one that came furthest says best what is missing.
+    let mut why = None;
+    for pattern in patterns {
+        match pattern.accept(&parts, &inst.operands) {
+            Ok(found) => return Ok((pattern, found)),
+            Err((far, message)) if why.as_ref().is_none_or(|(most, _)| far > *most) => why = Some((far, message)),
+            Err(_) => {}
+        }
+    }
+    let form = || format!("unsupported form of `{name}`: {}", why.map_or_else(String::new, |(_, text)| text));
+    Err(missing(name, &parts).map_or_else(form, unsupported))
+}
+
+/// The opcode of an instruction with its modifiers in the manual's order; none when the table does not have it.
+pub(crate) fn canonical(inst: &Inst<'_>) -> Option<String> {
+    let (pattern, found) = find(inst).ok()?;
+    let (before, after) = found.mods.split_at(pattern.before);
+    let types = found.types.iter().map(|ty| ty.name());
+    let parts = before.iter().flatten().copied().chain(types).chain(after.iter().flatten().copied());
+    Some(parts.fold(pattern.row.name.to_owned(), |opcode, part| opcode + "." + part))
+}
+
+/// Emits the code of one instruction.
+pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
+    match find(inst) {
+        Ok((pattern, Match { mods, types })) => {
+            let row = pattern.row;
+            let mods = mods.into_iter().flatten().collect();
+            let form = Form { name: row.name, mods, types, ops: &inst.operands };
+            let emit = |l: &mut Lower<'a>| {
+                l.class = row.class;
+                let start = l.raw.len();
+                (row.emit)(l, &form)?;
+                l.lead(start, row.class, flops(row, form.ty()));
+                l.raw[start..].iter_mut().for_each(|raw| raw.meta.aligned = form.aligned());
+                Ok(())
+            };
+            if pattern.waits { l.around(emit) } else { emit(l) }
+        }
+        Err(message) => l.unknown(message),
+    }
+}
+
+/// Floating-point operations of one lane, as the counters know them.
+fn flops(row: &Row, ty: Ty) -> u32 {
+    let each = match row.name {
+        _ if !matches!(row.class, Class::Float | Class::Double | Class::Half) => 0,
+        "add" | "sub" | "mul" | "div" => 1,
+        "fma" | "mad" => 2,
+        _ => 0,
+    };
+    each * if matches!(ty, Ty::F16x2 | Ty::Bf16x2) { 2 } else { 1 }
+}

@@ -1,0 +1,268 @@
+//! Operands: from what is written to registers, constants and addresses.
+
+use super::builder::{Lower, Var};
+use super::calls;
+use super::form::R;
+use crate::ir::{Class, ConstSource, RESERVED, Special, Val, Where, handler, width};
+use crate::parse::{Operand, Space, Ty};
+use crate::step::alu::{BinOp, PredConst, UnOp};
+use crate::step::{control, ops};
+
+impl<'a> Lower<'a> {
+    /// A source operand, converted to the width of `ty` if its register has another.
+    pub(crate) fn src(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
+        if let Some(value) = self.literal(operand, ty) {
+            return Ok(self.imm(width(ty), value));
+        }
+        let (val, w) = self.any(operand, ty.signed())?;
+        Ok(self.convert(val, w, width(ty), ty.signed()))
+    }
+
+    /// A source operand in its own width.
+    pub(crate) fn any(&mut self, operand: &Operand<'a>, _signed: bool) -> R<(Val, Where)> {
+        match operand {
+            Operand::Name(name) => {
+                if let Some((ty, id)) = self.register(name) {
+                    if ty == Ty::Pred {
+                        return self.error(format!("`{name}` is a predicate where a register is expected"));
+                    }
+                    if ty == Ty::B128 {
+                        return self.error(format!("`{name}` has 128 bits"));
+                    }
+                    return Ok((Val::Reg(id), self.regs[id as usize]));
+                }
+                if matches!(
+                    *name,
+                    "%clock" | "%clock64" | "%clock_hi" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi"
+                ) {
+                    let wide = matches!(*name, "%clock64" | "%globaltimer");
+                    let w = if wide { Where::W64 } else { Where::W32 };
+                    let d = self.fresh(w);
+                    self.push(
+                        handler::<control::Clock>(),
+                        [Val::Reg(d), Val::None, Val::None, Val::None],
+                        1,
+                        i64::from(wide) | i64::from(name.ends_with("_hi")) << 1,
+                    );
+                    self.impure();
+                    return Ok((Val::Reg(d), w));
+                }
+                if let Some((w, source)) = self.special(name) {
+                    return Ok((self.constant(w, source), w));
+                }
+                self.symbol(name, 0)
+            }
+            Operand::NameOffset(name, offset) => self.symbol(name, *offset),
+            Operand::Element(name, index) => match self.variable(name) {
+                Some(var) => Ok((self.place_of(var, index.wrapping_mul(var.element as i64)), Where::W64)),
+                None => self.error(format!("unknown array `{name}`")),
+            },
+            Operand::Int(v) => Ok((self.imm(Where::W64, *v as u64), Where::W64)),
+            _ => self.error("operand of this form is not allowed here"),
+        }
+    }
+
+    /// The address of a variable, in its own space, or of a function.
+    pub(super) fn symbol(&mut self, name: &str, offset: i64) -> R<(Val, Where)> {
+        match self.variable(name) {
+            Some(var) => Ok((self.place_of(var, offset), Where::W64)),
+            None => match calls::find(self.top, name) {
+                Some(function) if offset == 0 => Ok((self.imm(Where::W64, calls::address(function)), Where::W64)),
+                _ => self.error(format!("unknown name `{name}`")),
+            },
+        }
+    }
+
+    /// The number of an array of shared memory.
+    pub(super) fn array(&mut self, name: &str, at: usize, size: usize) -> u8 {
+        let new = (name.to_owned(), at as u64, at.saturating_add(size) as u64);
+        let known = self.arrays.iter().position(|array| *array == new);
+        let index = known.unwrap_or_else(|| {
+            self.arrays.push(new);
+            self.arrays.len() - 1
+        });
+        // More than can be told apart are not.
+        u8::try_from(index + 1).unwrap_or(0)
+    }
+
+    pub(super) fn place_of(&mut self, var: Var, offset: i64) -> Val {
+        let at = ConstSource::Imm(var.at.wrapping_add(offset as u64), var.array);
+        let at = self.constant(Where::W64, at);
+        match var.base {
+            None => at,
+            Some(base) => {
+                let sum = Val::Reg(self.fresh(Where::W64));
+                let guard = self.guard.take();
+                self.op::<BinOp<ops::Add64>>(sum, &[Val::Reg(base), at], 0);
+                self.guard = guard;
+                sum
+            }
+        }
+    }
+
+    /// Changes the width of a value by zero or sign extension or truncation.
+    pub(crate) fn convert(&mut self, val: Val, from: Where, to: Where, signed: bool) -> Val {
+        if from == to || val == Val::None {
+            return val;
+        }
+        if let Val::Const(i) = val
+            && let (_, ConstSource::Imm(v, array)) = self.consts[i as usize]
+        {
+            let v = match (from, signed) {
+                (Where::W16, true) => v as i16 as u64,
+                (Where::W32, true) => v as i32 as u64,
+                _ => v,
+            };
+            return self.constant(to, ConstSource::Imm(v, array));
+        }
+        let run = match (from, to, signed) {
+            (Where::W16, Where::W32, false) => handler::<UnOp<ops::Zext16To32>>(),
+            (Where::W16, Where::W32, true) => handler::<UnOp<ops::Sext16To32>>(),
+            (Where::W16, Where::W64, false) => handler::<UnOp<ops::Zext16To64>>(),
+            (Where::W16, Where::W64, true) => handler::<UnOp<ops::Sext16To64>>(),
+            (Where::W32, Where::W64, false) => handler::<UnOp<ops::Zext32To64>>(),
+            (Where::W32, Where::W64, true) => handler::<UnOp<ops::Sext32To64>>(),
+            (Where::W64, Where::W32, _) => handler::<UnOp<ops::Trunc64To32>>(),
+            (Where::W64, _, _) => handler::<UnOp<ops::Trunc64To16>>(),
+            (_, _, _) => handler::<UnOp<ops::Trunc32To16>>(),
+        };
+        let d = self.fresh(to);
+        let class = std::mem::replace(&mut self.class, Class::Convert);
+        self.push(run, [Val::Reg(d), val, Val::None, Val::None], 1, 0);
+        self.class = class;
+        Val::Reg(d)
+    }
+
+    /// A destination register that must have the width of `ty`; `_` gives a scratch register.
+    pub(crate) fn dst(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
+        let (val, w) = self.dst_any(operand, width(ty))?;
+        if w == width(ty) {
+            Ok(val)
+        } else {
+            self.error(format!("destination register does not have the size of .{}", ty.name()))
+        }
+    }
+
+    /// The halves of a 128-bit register.
+    pub(crate) fn pair(&mut self, operand: &Operand<'a>) -> R<[Val; 2]> {
+        match operand {
+            Operand::Name("_") => Ok([(); 2].map(|()| Val::Reg(self.fresh(Where::W64)))),
+            Operand::Name(name) => match self.register(name) {
+                Some((Ty::B128, id)) => Ok([Val::Reg(id), Val::Reg(id + 1)]),
+                _ => self.error(format!("`{name}` is not a 128-bit register")),
+            },
+            _ => self.error("expected a 128-bit register"),
+        }
+    }
+
+    /// A destination register in its own width.
+    pub(crate) fn dst_any(&mut self, operand: &Operand<'a>, w: Where) -> R<(Val, Where)> {
+        match operand {
+            Operand::Name("_") => Ok((Val::Reg(self.fresh(w)), w)),
+            Operand::Name(name) => match self.register(name) {
+                Some((Ty::Pred, _)) => self.error(format!("`{name}` is a predicate where a register is expected")),
+                Some((Ty::B128, _)) => self.error(format!("`{name}` has 128 bits")),
+                Some((_, id)) => Ok((Val::Reg(id), self.regs[id as usize])),
+                None => self.error(format!("unknown register `{name}`")),
+            },
+            _ => self.error("the destination is not a register"),
+        }
+    }
+
+    /// A predicate and whether it is negated.
+    pub(crate) fn pred(&mut self, operand: &Operand<'a>) -> R<(Val, bool)> {
+        let (name, negated) = match operand {
+            Operand::Name("_") => return Ok((Val::Raw(0), false)),
+            Operand::Name("%is_explicit_cluster") => return self.pred(&Operand::Int(0)),
+            Operand::Name(name) => (*name, false),
+            Operand::Not(name) => (*name, true),
+            Operand::Int(v) => {
+                let p = self.fresh_pred();
+                self.push(
+                    handler::<PredConst>(),
+                    [Val::Pred(p), Val::None, Val::None, Val::None],
+                    0,
+                    i64::from(*v != 0),
+                );
+                self.impure();
+                return Ok((Val::Pred(p), false));
+            }
+            _ => return self.error("expected a predicate"),
+        };
+        match self.register(name) {
+            Some((Ty::Pred, id)) => Ok((Val::Pred(id), negated)),
+            _ => self.error(format!("`{name}` is not a predicate")),
+        }
+    }
+
+    /// An address operand: base value (in 64 bits, or 32 when `narrow`) and offset. The symbol's space is checked by the caller.
+    pub(crate) fn address(&mut self, operand: &Operand<'a>, narrow: bool) -> R<(Val, i64, Option<Space>)> {
+        let w = if narrow { Where::W32 } else { Where::W64 };
+        match operand {
+            Operand::Address(None, offset) => Ok((self.imm(w, 0), *offset, None)),
+            Operand::Address(Some(name), offset) => {
+                if let Some((ty, id)) = self.register(name) {
+                    if ty == Ty::Pred {
+                        return self.error("a predicate is not an address");
+                    }
+                    let own = self.regs[id as usize];
+                    return Ok((self.convert(Val::Reg(id), own, w, false), *offset, None));
+                }
+                match self.variable(name) {
+                    Some(var) => {
+                        let base = var.base.map_or_else(|| self.constant(w, ConstSource::Imm(0, var.array)), Val::Reg);
+                        Ok((base, (var.at as i64).wrapping_add(*offset), Some(var.space)))
+                    }
+                    None => self.error(format!("unknown name `{name}`")),
+                }
+            }
+            _ => self.error("expected an address"),
+        }
+    }
+
+    pub(super) fn special(&mut self, name: &str) -> Option<(Where, ConstSource)> {
+        let (stem, axis) = match name.rsplit_once('.') {
+            Some((stem, "x")) => (stem, 0),
+            Some((stem, "y")) => (stem, 1),
+            Some((stem, "z")) => (stem, 2),
+            _ => (name, 0),
+        };
+        let s = |s| ConstSource::Special(s);
+        let source = match stem {
+            "%tid" => s(Special::Tid(axis)),
+            "%ntid" => s(Special::Ntid(axis)),
+            "%ctaid" => s(Special::Ctaid(axis)),
+            "%nctaid" => s(Special::Nctaid(axis)),
+            "%laneid" => ConstSource::Lane { group: 4, thread: 1 },
+            "%warpid" => s(Special::WarpId),
+            "%nwarpid" => s(Special::NWarpId),
+            "%lanemask_eq" => ConstSource::LaneMask(0),
+            "%lanemask_le" => ConstSource::LaneMask(1),
+            "%lanemask_lt" => ConstSource::LaneMask(2),
+            "%lanemask_ge" => ConstSource::LaneMask(3),
+            "%lanemask_gt" => ConstSource::LaneMask(4),
+            "%dynamic_smem_size" => s(Special::DynamicShared),
+            "%total_smem_size" | "%aggr_smem_size" => s(Special::TotalShared),
+            "%smid" => s(Special::SmId),
+            "%nsmid" => s(Special::NSm),
+            "%gridid" => s(Special::GridId),
+            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0, 0),
+            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1, 0),
+            // Counters nobody has set up, and no graph.
+            _ if stem.starts_with("%pm") => ConstSource::Imm(0, 0),
+            "%current_graph_exec" => ConstSource::Imm(0, 0),
+            // Behind the block's own here, 1 KiB as on hardware; cooperative groups keep barriers at the second of the two places.
+            "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => s(Special::Reserved(0)),
+            "%reserved_smem_offset_1" => s(Special::Reserved(RESERVED / 2)),
+            "%reserved_smem_offset_end" => s(Special::Reserved(RESERVED)),
+            "%reserved_smem_offset_cap" => ConstSource::Imm(u64::from(RESERVED), 0),
+            "%envreg1" => s(Special::Workspace(true)),
+            "%envreg2" => s(Special::Workspace(false)),
+            // Set up by the driver for launches of kinds there are none of here.
+            _ if stem.starts_with("%envreg") => ConstSource::Imm(0, 0),
+            _ => return None,
+        };
+        let wide = matches!(stem, "%gridid" | "%current_graph_exec") || stem.ends_with("_64");
+        Some((if wide { Where::W64 } else { Where::W32 }, source))
+    }
+}

@@ -1,0 +1,12 @@
+//! Running kernels: warps and blocks, the worker threads, the device.
+
+mod adverse;
+mod block;
+mod config;
+mod launch;
+mod order;
+mod pool;
+mod vm;
+
+pub use config::{Launch, LaunchStats, MmaRounding, VmConfig};
+pub use vm::Vm;

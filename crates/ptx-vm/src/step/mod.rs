@@ -1,0 +1,15 @@
+//! The instructions: what executes each of them for the lanes of a warp.
+
+pub(crate) mod alu;
+pub(crate) mod atomic;
+pub(crate) mod call;
+pub(crate) mod control;
+pub(crate) mod copy;
+pub(crate) mod find;
+pub(crate) mod matrix;
+pub(crate) mod mbarrier;
+pub(crate) mod mem;
+pub(crate) mod ops;
+pub(crate) mod runtime;
+pub(crate) mod tensor;
+pub(crate) mod warp;
