@@ -13,36 +13,37 @@ use serde_json::json;
 
 use crate::device;
 
-/// Measure single operations: attention, linear, residual, norm, sampler
+/// Time single operations: attention, linear, residual, norm, sampler and the autoencoder's
 ///
-/// Each is warmed up and timed cold (alone, caches flushed on a GPU) and batched (one after the other). Without --shapes the sizes are
-/// those of a step of Open-Sora 1.2 at 720p on a GPU, and of the built-in model on the virtual GPU, whose times are the CPU's.
+/// Each operation is warmed up, then timed cold (alone; on a GPU with flushed caches) and batched (many in a row). Without --shapes the
+/// sizes are those of one step of Open-Sora 1.2 at 720p on a GPU, and of the built-in model on the virtual GPU. The virtual GPU runs on
+/// the CPU, so its times are the CPU's.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which operations
+    /// Operations to time, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = op, default_values_t = Op::ALL.map(|op| op.name().to_owned()))]
     ops: Vec<String>,
-    /// Shapes to measure, as src/bench/example.toml
+    /// File of shapes to time; src/bench/example.toml is an example
     #[arg(long, value_name = "FILE.toml")]
     shapes: Option<PathBuf>,
     #[command(flatten)]
     device: device::Choice,
-    /// bf16, f16 or f32
+    /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
-    /// Instead of times: how the results differ from another device's, in bits and units in the last place
+    /// Compare the results with another device's instead of timing: differences in bits and in units in the last place
     #[arg(long, value_name = "DEVICE", conflicts_with_all = ["csv", "markdown", "quick"])]
     compare: Option<String>,
-    /// Few samples: to see that everything runs
+    /// Take few samples, to see that everything runs
     #[arg(long)]
     quick: bool,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long, group = "format")]
     json: bool,
-    /// Comma-separated values
+    /// Print comma-separated values
     #[arg(long, group = "format")]
     csv: bool,
-    /// A Markdown table
+    /// Print a Markdown table
     #[arg(long, group = "format")]
     markdown: bool,
 }

@@ -19,66 +19,67 @@ use serde::de::DeserializeOwned;
 
 use crate::{generate, interrupt, runs};
 
-/// Find AdaCache's codebook for a speed-up or a quality, on prompts of your own
+/// Find AdaCache's codebook for a target speed-up or quality, on your own prompts
 ///
-/// Every prompt is made once with every step computed and all measurements recorded; codebooks are searched over these recordings
-/// without the model; the best are verified by real runs and adjusted until the target is met. Speed-up is counted in operations of
-/// the denoising loop: those of computing every step over those with the cache. All runs are kept in the work folder, so that a stopped
-/// calibration goes on where it was.
+/// The command generates every prompt once with every step computed and records all measurements. It searches codebooks over these
+/// recordings without running the model, verifies the best ones with real runs, and adjusts them until the target is met. Speed-up
+/// is the ratio of operations in the denoising loop: every step computed over the run with the cache. The work folder keeps all runs;
+/// a stopped calibration resumes from it.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["target_speedup", "target_psnr"]))]
 pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// The speed-up to come to, within 5 %
+    /// Target speed-up, met within 5 %
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     target_speedup: Option<f64>,
-    /// The mean PSNR in dB against every step computed that is to be kept, with the least compute
+    /// Target mean PSNR in dB against every step computed; the search minimises compute
     #[arg(long, value_name = "DB", allow_negative_numbers = true)]
     target_psnr: Option<f64>,
-    /// Where the settings go, for --cache FILE.toml
+    /// File to write the settings to, for `generate --cache FILE.toml`
     #[arg(long, value_name = "FILE.toml")]
     out: PathBuf,
-    /// Folder of the runs [default: the name of --out with .work]
+    /// Work folder for the runs [default: the name of --out, ending in .work]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
-    /// Prompts that the result is judged on and was not calibrated on
+    /// File of prompts to judge the result on; they are not calibrated on
     #[arg(long, value_name = "FILE", conflicts_with = "split")]
     held_out: Option<PathBuf>,
-    /// The share of --prompts, from the first on, that is calibrated on; the others are held out
+    /// Share of --prompts to calibrate on, counted from the first; the rest is held out
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     split: Option<f64>,
-    /// The AdaCache preset or FILE.toml that the result is compared with on the held-out prompts
+    /// AdaCache preset or FILE.toml to compare the result with on the held-out prompts
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg][+taylor]|FILE.toml")]
     against: String,
-    /// Also with motion regularization, whose settings are searched too
+    /// Search with motion regularization, and search its settings too
     #[arg(long)]
     moreg: bool,
-    /// Order of the polynomial that extrapolates reused steps, each a tensor more to keep; 0: none [default: all are tried with the preset]
+    /// Order of the polynomial that extrapolates reused steps; each order keeps one more tensor, 0 extrapolates nothing [default: all are
+    /// tried with the preset]
     #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2))]
     taylor: Option<u8>,
     #[command(flatten)]
     runs: runs::Options,
-    /// Blocks to probe, ascending, with commas [default: the preset's, the first and the last are tried]
+    /// Blocks to probe, ascending, separated by commas [default: the preset's, the first and the last are tried]
     #[arg(long, value_delimiter = ',', value_name = "N,…")]
     blocks: Vec<usize>,
     /// l1, l2 or cosine [default: all are tried]
     #[arg(long, value_parser = by_name::<Metric>)]
     metric: Option<Metric>,
-    /// What is probed: t-attn, s-attn or ca-mlp [default: t-attn and s-attn are tried]
+    /// Module to probe: t-attn, s-attn or ca-mlp [default: t-attn and s-attn are tried]
     #[arg(long, value_parser = by_name::<ResidualKind>)]
     residual: Option<ResidualKind>,
-    /// Seed of the first prompt's noise; each further prompt has the next
+    /// Seed of the first prompt's noise; each further prompt takes the next one
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Codebooks that are verified by real runs, beside the scaled preset
+    /// Codebooks to verify with real runs, besides the scaled preset
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
     verify: u8,
-    /// Times that all prompts are really run, at most; the preset takes one for each order of --taylor that is tried
+    /// Most rounds of real runs over all prompts; the preset takes one round for each order of --taylor tried
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
     rounds: u8,
-    /// Print warnings, errors and the result only
+    /// Print only warnings, errors and the result
     #[arg(long, short)]
     quiet: bool,
 }

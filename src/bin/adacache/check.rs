@@ -10,12 +10,12 @@ use serde_json::json;
 
 use crate::device;
 
-/// Run reference cases of the published PyTorch code and compare
+/// Run reference cases recorded from the published PyTorch code, and compare
 ///
-/// Exits with 1 if a case fails and with 2 if one cannot be read.
+/// The exit status is 1 if a case fails and 2 if one cannot be read.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folders with a case.json, or folders of such folders
+    /// Folders with a case.json, or folders that contain such folders
     #[arg(value_name = "CASE_DIR", required = true)]
     cases: Vec<PathBuf>,
     #[command(flatten)]

@@ -23,15 +23,16 @@ const ORIGINAL: &str = "none";
 
 /// Compare cache policies on the same prompts: work, PSNR, SSIM, flickering
 ///
-/// Every policy makes every prompt with every seed; each video is measured against the one with every step computed. What is finished
-/// is kept in the folder, so that a stopped comparison goes on where it was. Writes index.html (one self-contained page: videos in step,
-/// schedules, quality against work, tables), results.json (means with 95 % intervals, and every run) and results.csv (every run).
+/// Every policy generates every prompt with every seed, and each video is measured against the one with every step computed. The folder
+/// keeps finished runs; a stopped comparison resumes from it. The command writes index.html (one self-contained page with synchronised
+/// videos, schedules, quality against work, and tables), results.json (means with 95 % intervals, and every run) and results.csv (every
+/// run).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// What `generate` takes for --cache, with commas
+    /// Policies, as for `generate --cache`, separated by commas
     #[arg(
         long,
         default_value = "adacache-fast,adacache-fast+moreg,adacache-slow,teacache-fast,fbcache,magcache-slow,interval-2",
@@ -39,17 +40,17 @@ pub(crate) struct Args {
         value_delimiter = ','
     )]
     cache: Vec<String>,
-    /// Seeds of each prompt: 0, 1, …
+    /// Number of seeds for each prompt, counted from 0
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// Folder of the runs and the results
+    /// Folder for the runs and the results
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
     runs: runs::Options,
     #[command(flatten)]
     weights: Weights,
-    /// Print warnings, errors and the table only
+    /// Print only warnings, errors and the table
     #[arg(long, short)]
     quiet: bool,
 }

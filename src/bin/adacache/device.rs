@@ -8,7 +8,7 @@ use crate::interrupt;
 #[derive(clap::Args)]
 #[group(id = "device_choice")]
 pub(crate) struct Choice {
-    /// auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N
+    /// Device to run on: auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N
     #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
     device: String,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Choice {
 pub(crate) struct Options {
     #[command(flatten)]
     choice: Choice,
-    /// Queue every launch by itself, without CUDA graphs: the results are the same. For drivers with trouble, and to find out
+    /// Submit every launch on its own, without CUDA graphs. The results are the same; try it if a driver has trouble with graphs
     #[arg(long)]
     no_graphs: bool,
 }

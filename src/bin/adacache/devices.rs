@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use adacache::device::{Device, DeviceInfo, DeviceKind};
 
-/// List the devices: GPUs a CUDA driver answers for, and the virtual GPU
+/// List the devices: the GPUs that a CUDA driver reports, and the virtual GPU
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 

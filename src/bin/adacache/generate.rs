@@ -25,20 +25,20 @@ use crate::{device, interrupt};
 
 /// Generate a video from a prompt
 ///
-/// The built-in model `sprites` takes six words: size, color, shape, motion, speed and background, as in
-/// `adacache generate "large red circle bouncing fast navy"`. Open-Sora takes any words, once `adacache pull opensora-v1.2` has
-/// fetched it: `adacache generate --model opensora-v1.2 --resolution 480p "a white cat walking through tall grass at sunset"`.
+/// The built-in model `sprites` takes six words: size, color, shape, motion, speed and background. Example:
+/// `adacache generate "large red circle bouncing fast navy"`. Open-Sora takes any text. Fetch it once with
+/// `adacache pull opensora-v1.2`, then run `adacache generate --model opensora-v1.2 --resolution 480p "a white cat walking through tall grass at sunset"`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The prompt; its words may be given unquoted
+    /// Prompt; quotes are optional
     #[arg(required_unless_present = "prompts")]
     prompt: Vec<String>,
-    /// The model: `sprites`, `opensora-v1.2`, or the path of a folder with one of them
+    /// Model: `sprites`, `opensora-v1.2`, or the path of a folder with one of them
     #[arg(long, default_value = "sprites")]
     model: String,
     /// Size of the video in pixels, multiples of 8 [default: the model's]
     ///
-    /// The built-in model was trained on 64x64 and 16 frames; it runs at other sizes, but does not draw well there.
+    /// The built-in model was trained on 64x64 pixels and 16 frames. It runs at other sizes, but draws badly there.
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
     /// 240p, 360p, 480p or 720p (Open-Sora) [default: 240p]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     frames: Option<usize>,
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml", help = cache_help())]
     cache: String,
-    /// Motion regularization: videos that move more are computed more often
+    /// Motion regularization: compute more steps of videos with more motion
     #[arg(long)]
     moreg: bool,
     /// Denoising steps [default: the model's]
@@ -69,87 +69,86 @@ pub(crate) struct Args {
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
-    /// FILE.mp4, FILE.gif, FILE.safetensors (latents) or FOLDER/ (PNG frames) [default: PROMPT.mp4]
+    /// Output: FILE.mp4, FILE.gif, FILE.safetensors (latents) or FOLDER/ (PNG frames) [default: PROMPT.mp4]
     ///
-    /// With --prompts a pattern in which {} becomes the line number and the prompt, as in videos/{}.gif, or a FOLDER/ for .mp4
+    /// With --prompts, a pattern such as videos/{}.gif, where {} stands for the line number and the prompt, or a FOLDER/ for .mp4
     /// files [default: {}.mp4].
     #[arg(long, value_name = "PATH")]
     out: Option<String>,
-    /// Write what the run did as JSON (with --prompts or --loop: a list)
+    /// Write a report of the run as JSON (with --prompts or --loop: a list of reports)
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
-    /// Record every measurement of the run, to replay cache policies offline; with --cache none what any policy would measure
+    /// Record every measurement of the run, for `adacache replay`; with --cache none, the measurements of all policies
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts")]
     trace: Option<PathBuf>,
-    /// Record every launch, step and decision as a Chrome trace, for ui.perfetto.dev (on a GPU with power and clocks)
+    /// Record every launch, step and decision as a Chrome trace for ui.perfetto.dev; on a GPU also power and clocks
     #[arg(long, value_name = "FILE.json", conflicts_with = "prompts")]
     profile: Option<PathBuf>,
-    /// One prompt per line; empty lines and lines starting with # are skipped, and so are prompts whose output exists
+    /// File with one prompt per line; empty lines, lines starting with # and prompts whose output exists are skipped
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompts: Option<PathBuf>,
-    /// Videos of --prompts that are made together
+    /// Number of videos of --prompts to generate together
     #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Decide for each video of a batch by itself; by default the batch is computed or reused as one, as published
+    /// Decide for each video of a batch separately; by default the whole batch is computed or reused, as published
     #[arg(long, requires = "prompts")]
     per_sample: bool,
-    /// The prompt's embedding, in place of the text encoder (Open-Sora): tensor `embedding` [tokens, channels]
+    /// Embedding of the prompt, instead of running the text encoder (Open-Sora): tensor `embedding` [tokens, channels]
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts")]
     embeddings: Option<PathBuf>,
-    /// Aesthetic score that is appended to the prompt, or `none` (Open-Sora)
+    /// Aesthetic score to append to the prompt, or `none` (Open-Sora)
     #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score)]
     aesthetic: Score,
-    /// Motion score that is appended to the prompt, or `none` (Open-Sora)
+    /// Motion score to append to the prompt, or `none` (Open-Sora)
     #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score)]
     motion: Score,
-    /// Camera motion that is appended to the prompt, as `pan left` (Open-Sora)
+    /// Camera motion to append to the prompt, such as `pan left` (Open-Sora)
     #[arg(long, value_name = "WORDS")]
     camera: Option<String>,
-    /// A picture (.png, .jpg, .webp) that the video begins with (Open-Sora)
+    /// Picture (.png, .jpg, .webp) that the video begins with (Open-Sora)
     ///
-    /// With a second --image the last 17 frames begin with that; more are spread between them.
+    /// The last 17 frames begin with the second --image; further ones are spread in between.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "mask_strategy"])]
     image: Vec<PathBuf>,
-    /// A video (.mp4, .gif, a folder of pictures), picture or latents (.safetensors) to take frames from; may be given more than once
-    /// (Open-Sora)
+    /// Video (.mp4, .gif, folder of pictures), picture or latents (.safetensors) to take frames from; repeatable (Open-Sora)
     ///
-    /// What is no latents is enlarged or reduced until it fills the video, cut off on both sides, and encoded.
+    /// Pictures and videos are scaled to fill the frame, cropped equally on both sides, and encoded. Latents are used as they are.
     #[arg(long, value_name = "FILE")]
     reference: Vec<PathBuf>,
-    /// Where they stand: PART,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames, several behind semicolons
+    /// Where the references go: PART,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames; separate several by semicolons
     ///
     /// `0` gives the first frame of the first reference: image to video. `0,0,-5,0,5` continues a video from its last 5 latent frames (17
-    /// frames), `0;0,1,0,-1,1` connects two pictures. An edit above 0 makes given frames anew, the more the nearer to 1. Starts are brought
-    /// to a multiple of 5; PART is 0 but with --loop.
+    /// frames), `0;0,1,0,-1,1` connects two pictures. EDIT above 0 regenerates the given frames, fully at 1. Starts are rounded to
+    /// a multiple of 5. PART is 0 except with --loop.
     #[arg(long, value_name = "LIST", default_value = "0", requires = "reference")]
     mask_strategy: MaskStrategy,
-    /// Make a long video of N parts of --frames each, every part beginning with the end of the one before (Open-Sora)
+    /// Generate a long video of N parts of --frames each; every part begins with the end of the one before (Open-Sora)
     #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000),
           conflicts_with_all = ["trace", "profile"])]
     parts: u16,
-    /// Latent frames that a part of --loop takes over, a multiple of 5 [default: 5, which is 17 frames]
+    /// Latent frames that a part of --loop takes from the one before, a multiple of 5 [default: 5, which is 17 frames]
     #[arg(long, value_name = "N", requires = "parts")]
     loop_frames: Option<usize>,
-    /// How much of them is made anew: 0 keeps them [default: 0]
+    /// How much of these frames is regenerated: 0 keeps them, 1 regenerates them fully [default: 0]
     #[arg(long, value_name = "EDIT", requires = "parts")]
     loop_edit: Option<f32>,
-    /// Keep residuals in 8 bits (e4m3 with a scale a token); the report says what that loses
+    /// Keep residuals in 8 bits (e4m3, one scale per token); the report gives the error
     #[arg(long)]
     fp8_cache: bool,
-    /// Device memory to stay within, as 8GiB or 6000MiB [default: on a GPU what is free]
+    /// Limit on device memory, such as 8GiB or 6000MiB [default: on a GPU, the free memory]
     ///
-    /// Where the model does not fit, weights of its blocks stay in the host's memory and are copied while other blocks compute; the video
-    /// is the same. What the driver takes for itself, some hundred MiB, comes on top.
+    /// If the model does not fit, the weights of some blocks stay in host memory and are copied while other blocks compute; the video is
+    /// the same. The driver's own memory, a few hundred MiB, comes on top.
     #[arg(long, value_name = "SIZE")]
     vram_budget: Option<MemorySize>,
-    /// Print warnings and errors only
+    /// Print only warnings and errors
     #[arg(long, short)]
     quiet: bool,
 }
 
 fn cache_help() -> String {
     format!(
-        "When to reuse: {}; or the path of a .toml file. Behind the name +taylor or +taylor2 extrapolates what is reused, +moreg is --moreg",
+        "When to reuse residuals: {}; or the path of a .toml file. Append +taylor or +taylor2 to extrapolate what is reused, +moreg for --moreg",
         preset_names()
     )
 }

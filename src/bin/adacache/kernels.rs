@@ -14,16 +14,16 @@ use serde_json::json;
 /// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, Open-Sora's operations (modelled), VM counters
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// GPU generations (sm_80, sm_86, sm_89, sm_90, sm_100, sm_120) or the names of GPUs that `plan` knows, such as h200
+    /// Architectures (sm_80, sm_86, sm_89, sm_90, sm_100, sm_120) or names of GPUs that `plan` knows, such as h200
     #[arg(long, value_delimiter = ',', default_value = "sm_80")]
     arch: Vec<String>,
-    /// One JSON object instead of tables
+    /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Also the main loops of other kernels: a file of tools/compare_triton.py
+    /// Show the main loops of other kernels too: a file written by tools/compare_triton.py
     #[arg(long, value_name = "FILE")]
     figures: Option<PathBuf>,
-    /// Leave the VM's counters out
+    /// Skip the VM's counters
     #[arg(long)]
     no_counters: bool,
 }

@@ -16,19 +16,19 @@ use serde_json::{Value, json};
 
 /// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
-/// PSNR and SSIM are those of scikit-image (gaussian window, σ 1.5), flickering is VBench's, smoothness its definition with the mean of
-/// two frames in place of a network. LPIPS and ST-LPIPS (AlexNet; 0: no difference) run on the CPU where their weights are:
-/// tools/perceptual_weights.py makes them. With --vbench the package of that name scores videos by themselves.
+/// PSNR and SSIM match scikit-image (gaussian window, σ 1.5). Flickering is VBench's; smoothness is VBench's definition, with the mean
+/// of two frames instead of an interpolation network. LPIPS and ST-LPIPS (AlexNet; 0 means no difference) run on the CPU if their weights
+/// are there; tools/perceptual_weights.py makes these. With --vbench the `vbench` package scores each video on its own.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, latents (.safetensors), or a run of `adacache compare`
+    /// Original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, latents (.safetensors), or a run of `adacache compare`
     ///
-    /// An .mp4 or .gif has lost something when it was written: `generate --out FOLDER/` keeps every pixel.
+    /// .mp4 and .gif are lossy; `generate --out FOLDER/` keeps every pixel.
     #[arg(required_unless_present = "vbench")]
     a: Option<PathBuf>,
-    /// What is compared with it; without it the first alone is measured
+    /// Video to compare with it; without B, A is measured on its own
     b: Option<PathBuf>,
-    /// What `generate --report` wrote of A and of B: their operations and seconds are told too. Runs of `adacache compare` bring theirs
+    /// Reports of A and B from `generate --report`, to print operations and seconds too; runs of `adacache compare` have theirs
     #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, requires = "b")]
     reports: Vec<PathBuf>,
     #[command(flatten)]
@@ -36,16 +36,16 @@ pub(crate) struct Args {
     /// Score videos with the `vbench` command: videos, folders of .mp4 files or of pictures, or folders of `adacache compare`
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "reports", "lpips", "stlpips"])]
     vbench: Vec<PathBuf>,
-    /// With --vbench: what to score
+    /// With --vbench: dimensions to score
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "vbench", default_values_t = vbench::DIMENSIONS.map(String::from))]
     dimensions: Vec<String>,
-    /// With --vbench: the new folder of the videos as VBench wants them, and of its results
+    /// With --vbench: new folder for the videos as VBench expects them, and for its results
     #[arg(long, value_name = "FOLDER", requires = "vbench", default_value = "vbench")]
     out: PathBuf,
     /// With --vbench: frames per second of folders of pictures
     #[arg(long, value_name = "N", requires = "vbench", default_value_t = 8.0)]
     fps: f64,
-    /// Tell every frame (with --vbench: every video)
+    /// Print every frame (with --vbench: every video)
     #[arg(long)]
     frames: bool,
     /// Print one JSON object

@@ -17,7 +17,7 @@ use serde_json::json;
 /// List the models: what is on disk, what is missing, and the memory each needs
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder of models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
+    /// Folder of the models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
     #[arg(long, value_name = "CACHE")]
     dir: Option<PathBuf>,
     /// Print one JSON object

@@ -19,40 +19,40 @@ use serde_json::json;
 /// Bytes a second from page-locked memory over PCIe 4.0 x16: 31.5 GB/s by the standard, less what packets cost.
 const PCIE_BANDWIDTH: f64 = 25e9;
 
-/// Tell what a video takes on a GPU: operations, memory, and modelled seconds
+/// Estimate what a video takes on a GPU: operations, memory and modelled seconds
 ///
-/// The generation is walked launch by launch without running anything, so operations, bytes and memory are exact. Seconds are
-/// modelled: the longer of arithmetic and memory traffic of each launch, at the stated shares of the GPU's peaks.
+/// The command walks the generation launch by launch without running it, so operations, bytes and memory are exact. Seconds are
+/// modelled: each launch takes the longer of its arithmetic and its memory traffic, at the stated shares of the GPU's peaks.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// opensora-v1.2, sprites, or a folder laid out like models/sprites
+    /// Model: opensora-v1.2, sprites, or a folder laid out like models/sprites
     #[arg(long, default_value = OPENSORA)]
     model: String,
-    /// 240p, 360p, 480p or 720p (opensora-v1.2) [default: 720p]
+    /// Resolution: 240p, 360p, 480p or 720p (Open-Sora) [default: 720p]
     #[arg(long)]
     resolution: Option<String>,
     /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66
     #[arg(long, value_name = "H:W")]
     aspect: Option<String>,
-    /// Any size in pixels, in place of a resolution and an aspect ratio
+    /// Size in pixels, instead of a resolution and an aspect ratio
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
-    /// Frames [default: the model's]
+    /// Frames of each video [default: the model's]
     #[arg(long)]
     frames: Option<usize>,
-    /// Videos generated together
+    /// Number of videos generated together
     #[arg(long, default_value_t = 1)]
     videos: usize,
     /// Denoising steps [default: 100, or the model's]
     #[arg(long)]
     steps: Option<usize>,
-    /// The GPU
+    /// GPU to model
     #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(CHIPS.iter().map(|chip| chip.id)))]
     gpu: String,
-    /// bf16 or f16
+    /// Element type to compute in: bf16 or f16
     #[arg(long, default_value = "bf16")]
     dtype: DType,
-    /// What `generate` takes for --cache
+    /// Policy, as for `generate --cache`
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
     /// Motion regularization
@@ -61,17 +61,17 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits
     #[arg(long)]
     fp8_cache: bool,
-    /// Device memory to stay within, as 8GiB: tells what `generate` would stream from the host's memory
+    /// Limit on device memory, such as 8GiB: shows what `generate` would stream from host memory
     #[arg(long, value_name = "SIZE")]
     vram_budget: Option<MemorySize>,
-    /// Steps computed of all steps [default: the fewest and the most that the policy allows]
+    /// Number of computed steps [default: the fewest and the most that the policy allows]
     #[arg(long, value_name = "N", conflicts_with = "trace")]
     computed: Option<usize>,
-    /// The steps that the policy computes on a trace recorded by `generate --trace`
+    /// Trace recorded by `generate --trace`: plan the steps that the policy computes on it
     #[arg(long, value_name = "FILE.jsonl")]
     trace: Option<PathBuf>,
-    /// Shares of the peaks that the kernels reach, as in linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; of the tensor peak at most what
-    /// mma.sync reaches
+    /// Shares of the GPU's peaks that the kernels reach, such as linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; the tensor peak is
+    /// the one that mma.sync reaches
     #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',')]
     efficiency: Vec<String>,
     /// Print one JSON object

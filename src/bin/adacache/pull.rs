@@ -10,29 +10,29 @@ use anyhow::Context;
 
 /// Fetch a published checkpoint: transformer, video autoencoder, text encoder
 ///
-/// Downloads are resumed where they stopped, checked, and kept in the cache folder, where `generate --model opensora-v1.2` finds them.
+/// Downloads resume where they stopped, are checked, and go to the cache folder, where `generate --model opensora-v1.2` finds them.
 /// opensora-v1.2 comes from hpcai-tech/OpenSora-STDiT-v3 (2 GB), hpcai-tech/OpenSora-VAE-v1.2 (1.5 GB) and DeepFloyd/t5-v1_1-xxl (19 GB).
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to fetch
+    /// Model to fetch
     #[arg(value_parser = names())]
     model: String,
-    /// Take the files from this folder, which holds the repositories side by side; nothing is downloaded or copied
+    /// Use the files in this folder, which holds the repositories side by side; nothing is downloaded or copied
     #[arg(long, value_name = "DIR", conflicts_with = "offline")]
     from: Option<PathBuf>,
-    /// Use what was downloaded before, also by other programs; ask no server
+    /// Use only files that were downloaded before, also by other programs; contact no server
     #[arg(long)]
     offline: bool,
-    /// Folder of models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
+    /// Folder of the models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
     #[arg(long, value_name = "CACHE")]
     dir: Option<PathBuf>,
-    /// Another repository of the T5 v1.1 XXL encoder: as safetensors, or quantised as GGUF
+    /// Another repository of the T5 v1.1 XXL encoder, as safetensors or quantised as GGUF
     #[arg(long, value_name = "REPO")]
     text_repo: Option<String>,
-    /// The file of weights in that repository, where it has several
+    /// File of weights in that repository, if it has several
     #[arg(long, value_name = "FILE")]
     text_file: Option<String>,
-    /// Print warnings and errors only
+    /// Print only warnings and errors
     #[arg(long, short)]
     quiet: bool,
 }

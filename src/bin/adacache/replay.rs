@@ -12,15 +12,15 @@ use adacache::pipeline::{self, SizeOptions, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
 
-/// Tell which steps cache policies would have computed in a recorded run
+/// Show which steps cache policies would compute on a recorded run
 ///
-/// The measurements come from `generate --trace`; a run with `--cache none` records what every policy needs. Where a policy
-/// compares other steps than those recorded, the changes in between are added up, so that what it would have seen is estimated from above.
+/// The measurements come from `generate --trace`; a run with `--cache none` records what every policy needs. If a policy compares other
+/// steps than the recorded ones, the changes in between are added up, which overestimates the change that it would have seen.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The trace
+    /// Trace to replay
     trace: PathBuf,
-    /// What `generate` takes for --cache; several with commas
+    /// Policies, as for `generate --cache`, separated by commas
     #[arg(
         long,
         default_value = "adacache-fast,adacache-slow",
@@ -28,7 +28,7 @@ pub(crate) struct Args {
         value_delimiter = ','
     )]
     cache: Vec<String>,
-    /// The model whose presets hold: sprites, opensora-v1.2, or a folder laid out like models/sprites
+    /// Model whose presets apply: sprites, opensora-v1.2, or a folder laid out like models/sprites
     #[arg(long, default_value = "sprites")]
     model: String,
     /// Motion regularization (AdaCache)
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Print MagCache's `ratios` for this model instead, as TOML
     #[arg(long)]
     ratios: bool,
-    /// Tell every decision, and which entries of AdaCache's codebook no change came to
+    /// Print every decision, and the entries of AdaCache's codebook that no change reached
     #[arg(long)]
     decisions: bool,
     /// Print one JSON list

@@ -10,7 +10,7 @@ use crate::device;
 /// The model and how it runs.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The model: `sprites`, or a folder laid out like models/sprites
+    /// Model: `sprites`, or a folder laid out like models/sprites
     #[arg(long, default_value = "sprites")]
     pub(crate) model: String,
     /// Denoising steps [default: the model's]
