@@ -260,7 +260,7 @@ impl Job {
             }
             Expected::Trace(trace) => {
                 if trace.steps != self.steps {
-                    let message = format!("the trace is of {} steps, the plan of {}", trace.steps, self.steps);
+                    let message = format!("the trace has {} steps, the plan {}", trace.steps, self.steps);
                     return Err(PipelineError::Setting(message));
                 }
                 let computed = trace

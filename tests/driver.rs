@@ -133,7 +133,7 @@ fn a_machine_without_a_driver_is_nothing_to_warn_of() {
 #[test]
 fn the_stub_of_a_toolkit_is_told_by_its_answer() {
     let folder = driver(&[("cuInit", "return 34;")]);
-    is_told(folder.path(), &["libcuda.so.1 is the stub", "CUDA_ERROR_STUB_LIBRARY", "LD_LIBRARY_PATH"], true);
+    is_told(folder.path(), &["libcuda.so.1 is a toolkit's stub", "CUDA_ERROR_STUB_LIBRARY", "LD_LIBRARY_PATH"], true);
 }
 
 #[test]

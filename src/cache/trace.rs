@@ -96,12 +96,10 @@ pub enum TraceError {
         at: ProbePoint,
     },
     /// The policy looks at timesteps that the trace does not have.
-    #[error(
-        "the policy looks at the timesteps, which this trace does not hold: record it again with `generate --trace`"
-    )]
+    #[error("the policy needs timesteps, which this trace does not have: record it again with `generate --trace`")]
     Times,
     /// The policy looks at the motion between frames that the trace has no sums of.
-    #[error("the policy looks at frames {wanted:?} apart, the trace has the motion of frames {recorded:?} apart")]
+    #[error("the policy measures motion between frames {wanted:?} apart, the trace between frames {recorded:?} apart")]
     Strides {
         /// The policy's strides.
         wanted: Vec<usize>,

@@ -177,7 +177,7 @@ impl Origin {
         let path = repo.download(name).map_err(|e| self.failed(name, &e))?;
         let wrong = match checksum(&path, metadata.etag()) {
             Ok(true) if fs::metadata(&path).is_ok_and(|m| m.len() == metadata.size() as u64) => return Ok(path),
-            Ok(_) => "what arrived is not what the hub has (size or SHA-256 differ); it was removed".to_owned(),
+            Ok(_) => "the download differs from the hub's file (size or SHA-256); it was removed".to_owned(),
             Err(error) => error.to_string(),
         };
         let blob = path.canonicalize().unwrap_or_else(|_| path.clone());

@@ -90,7 +90,7 @@ fn file(path: &Path) -> Result<Frames, String> {
         file if demux::is_one(file) => demux::read(file)
             .and_then(|track| h264::decode(&track))
             .map_err(|problem| format!("{problem}; {}", conversion(path))),
-        _ => Err(format!("it is nothing that is read here: {KINDS}; {}", conversion(path))),
+        _ => Err(format!("unknown kind of file: {KINDS}; {}", conversion(path))),
     }
 }
 
@@ -195,8 +195,8 @@ mod tests {
         assert!(message(&dir.path().join("no")).contains("no such file"));
         assert!(message(dir.path()).contains("no .png"));
         for (name, bytes, parts) in [
-            ("x.mp4", &b"x"[..], &["x.mp4", "nothing that is read", "ffmpeg -i"][..]),
-            ("empty.gif", b"", &["empty.gif", "nothing that is read"]),
+            ("x.mp4", &b"x"[..], &["x.mp4", "unknown kind of file", "ffmpeg -i"][..]),
+            ("empty.gif", b"", &["empty.gif", "unknown kind of file"]),
             ("x.safetensors", b"x", &["x.safetensors", "not a complete"]),
             ("y.mp4", b"\0\0\0\x10ftypisom\0\0\0\0", &["no box `moov`", "ffmpeg -i", "y/frame_%04d.png"]),
             ("frame_0000.png", b"x", &["frame_0000.png"]),

@@ -119,7 +119,9 @@ impl MaskStrategy {
         }
         (0..parts).try_for_each(|part| self.spans(references, video, part).map(drop))?;
         match (0..references.len()).find(|i| self.0.iter().all(|p| p.reference != *i)) {
-            Some(unused) => Err(wrong(format!("reference {unused} (counted from 0) stands nowhere"))),
+            Some(unused) => {
+                Err(wrong(format!("reference {unused} (counted from 0) is not placed by the mask strategy")))
+            }
             None => Ok(()),
         }
     }
@@ -150,10 +152,7 @@ impl MaskStrategy {
         let span = |p: &Placement| {
             let Some(&found) = references.get(p.reference) else {
                 let given = references.len();
-                return Err(wrong(format!(
-                    "there is no reference {} (counted from 0), given are {given}",
-                    p.reference
-                )));
+                return Err(wrong(format!("there is no reference {} (counted from 0): {given} given", p.reference)));
             };
             let there = found[1];
             if found != [channels, there, height, width] {
@@ -179,7 +178,7 @@ impl MaskStrategy {
         let mut kept = vec![false; frames];
         spans.iter().for_each(|span| kept[span.to..span.to + span.length].fill(span.edit == 0.0));
         if kept.iter().all(|kept| *kept) {
-            return Err(wrong(format!("all {frames} latent frames are given: nothing is left to make")));
+            return Err(wrong(format!("all {frames} latent frames are given: nothing is left to generate")));
         }
         Ok(spans)
     }
@@ -292,6 +291,6 @@ mod tests {
         assert_eq!(given(mask(&strategy.continued(1, 1, 5, 0.0), 1)), [0, 1, 2, 3, 4]);
         let all = "0,0,0,0,5".parse::<MaskStrategy>().unwrap();
         let error = all.apply(&references, &mut latents(5, 0.0), 0).unwrap_err().to_string();
-        assert!(error.contains("nothing is left to make"), "{error}");
+        assert!(error.contains("nothing is left to generate"), "{error}");
     }
 }

@@ -169,7 +169,7 @@ impl Pipeline {
         self.source.require(Parts { decoder: true, ..Parts::default() })?;
         let name = &self.config().name;
         self.source.autoencoder(device, self.model.dtype(), Content::Files)?.ok_or_else(|| {
-            PipelineError::Setting(format!("{name} has no autoencoder: its latents are all there is, decode nothing"))
+            PipelineError::Setting(format!("{name} has no autoencoder, so its latents cannot be decoded: set `decode` to false and write .safetensors"))
         })
     }
 

@@ -48,7 +48,7 @@ impl Looping {
                 CHUNK.1, CHUNK.0
             ),
             Looping { overlap, .. } if *overlap >= config.latent[0] => format!(
-                "{overlap} latent frames from the part before in parts of {}: nothing is left to make; give fewer, or more --frames",
+                "{overlap} latent frames from the part before in parts of {}: nothing is left to generate; give fewer, or more --frames",
                 config.latent[0]
             ),
             Looping { edit, .. } if !(0.0..=1.0).contains(edit) => format!("an edit of {edit}: give 0 to 1"),

@@ -17,7 +17,7 @@ pub struct MemorySize(pub usize);
 
 /// Why a text is no [`MemorySize`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no size: write a number above 0 and its unit (MiB, GiB, MB or GB), as in 8GiB or 6000MiB")]
+#[error("`{0}` is not a size: write a number above 0 and its unit (MiB, GiB, MB or GB), as in 8GiB or 6000MiB")]
 pub struct SizeError(String);
 
 impl FromStr for MemorySize {

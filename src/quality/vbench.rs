@@ -40,7 +40,7 @@ pub enum VBenchError {
     #[error("the folder {} is not empty: name another, or remove it", .0.display())]
     Occupied(PathBuf),
     /// A name that the command's shell would not read as one.
-    #[error("`{0}` is no dimension of VBench: names are letters and underscores")]
+    #[error("`{0}` is not a VBench dimension: names have letters and underscores")]
     Dimension(String),
     /// A video cannot be read.
     #[error(transparent)]

@@ -119,8 +119,7 @@ impl<'a> Sampler<'a> {
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
         let slots = options.rows.iter().map(Row::slots).max().unwrap_or(0);
         if slots > 0 && parts.iter().any(Option::is_some) {
-            let reason =
-                "frames cannot be held with a solver that keeps a history: what it keeps of them would be of no step";
+            let reason = "frames cannot be held with a solver that keeps a history: theirs would belong to no step";
             return Err(SampleError::Input(reason.into()));
         }
         let setup = Setup { model, rows: &options.rows, slots, room: &room, workspace: &workspace, shape };
@@ -245,7 +244,7 @@ fn room(
     let beyond = room.groups.iter().flat_map(|group| &group.runs).any(|run| run.end > modules);
     if beyond || !room.groups.is_empty() && (policy.reuses() || room.head > 0 || !room.probes.is_empty()) {
         return Err(SampleError::Input(format!(
-            "policy `{name}`: groups of the model's {modules} modules cannot be had beside probes or reused forwards"
+            "policy `{name}` reuses groups of the model's {modules} modules, so it can neither probe nor reuse whole forwards"
         )));
     }
     let residual = |point: &&ProbePoint| matches!(point, ProbePoint::Residual { .. });
@@ -254,7 +253,8 @@ fn room(
             return Err(SampleError::Input(format!("policy `{name}` probes `{point}`, which the model does not have")));
         };
         if room.head > 0 && block >= room.head {
-            let reason = format!("policy `{name}` plans after {} blocks, and probes `{point}` behind them", room.head);
+            let reason =
+                format!("policy `{name}` plans after {} blocks, but probes `{point}`, which comes later", room.head);
             return Err(SampleError::Input(reason));
         }
     }

@@ -68,7 +68,7 @@ impl Vocabulary {
         }
         for (i, word) in words.iter().enumerate().skip(1) {
             if !KINDS.iter().any(|(_, known)| known.contains(&word.as_str())) {
-                return bad(format!("entry {i}, `{word}`, is of no known kind"));
+                return bad(format!("entry {i}, `{word}`, has no known kind"));
             }
             if words[..i].contains(word) {
                 return bad(format!("`{word}` occurs twice"));

@@ -34,5 +34,5 @@ fn bench_prints_every_format_and_whose_times_they_are() {
     assert!(bench(&["--markdown"]).contains("| linear | bias m=65 n=48 k=32 |"));
     assert!(bench(&[]).contains("probe batch=2 frames=3 tokens=5 channels=64"));
     fails(dir.path(), &["bench", "--shapes", "none.toml"], 1, &["none.toml"]);
-    fails(dir.path(), &["bench", "--ops", "magic"], 2, &["known are linear"]);
+    fails(dir.path(), &["bench", "--ops", "magic"], 2, &["known: linear"]);
 }

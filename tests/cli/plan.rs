@@ -46,7 +46,7 @@ fn a_plan_counts_and_calls_its_seconds_modelled() {
     let budget = 7 << 29;
     assert!(taken <= budget && taken + block > budget, "{taken}");
     for (args, part) in [
-        (&["--resolution", "9p"][..], "known are 240p"),
+        (&["--resolution", "9p"][..], "known: 240p"),
         (&["--aspect", "7:3"], "9:16"),
         (&["--frames", "0"], "1 to 408"),
         (&["--vram-budget", "1GiB"], "activations of a step"),

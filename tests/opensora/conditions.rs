@@ -189,14 +189,14 @@ fn conditions_that_make_no_sense_are_told_before_anything_is_loaded() {
     for (more, parts) in [
         (&["--frames", "34", "--image", clip][..], &["main.mp4 is a video of 12 frames", "--reference"][..]),
         (&["--frames", "34", "--image", photo, "--image", photo, "--image", photo], &["3 pictures", "places for 2"]),
-        (&["--frames", "1", "--image", photo], &["nothing is left to make"]),
+        (&["--frames", "1", "--image", photo], &["nothing is left to generate"]),
         (&["--frames", "34", "--image", "none.png"], &["none.png", "no such file"]),
         (&["--frames", "34", "--reference", "cut.mp4"], &["cut.mp4", "ffmpeg -i"]),
-        (&["--frames", "34", "--reference", photo, "--reference", clip], &["reference 1", "stands nowhere"]),
+        (&["--frames", "34", "--reference", photo, "--reference", clip], &["reference 1", "is not placed"]),
         (&["--frames", "34", "--reference", photo, "--mask-strategy", "1"], &["part 1 of a video of 1", "--loop"]),
         (&["--frames", "34", "--reference", clip, "--mask-strategy", "0,0,5,0,1"], &["starts 5 of 3"]),
         (&["--frames", "20", "--loop", "2"], &["20 frames", "multiple of 17"]),
-        (&["--frames", "17", "--loop", "2"], &["nothing is left to make"]),
+        (&["--frames", "17", "--loop", "2"], &["nothing is left to generate"]),
         (&["--frames", "34", "--loop", "2", "--loop-frames", "3"], &["multiple of 5"]),
         (&["--frames", "34", "--loop", "2", "--loop-edit", "2"], &["an edit of 2"]),
     ] {

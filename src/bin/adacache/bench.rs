@@ -50,7 +50,7 @@ pub(crate) struct Args {
 
 fn op(name: &str) -> Result<String, String> {
     let known: Vec<&str> = Op::ALL.iter().map(|op| op.name()).collect();
-    if known.contains(&name) { Ok(name.into()) } else { Err(format!("known are {}", known.join(", "))) }
+    if known.contains(&name) { Ok(name.into()) } else { Err(format!("known: {}", known.join(", "))) }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {

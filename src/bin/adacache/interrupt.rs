@@ -40,7 +40,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
 fn signalled() {
     match ASKED.fetch_add(1, Ordering::SeqCst) {
         0 => DEVICES.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Interrupter::interrupt),
-        1 => log::say("interrupted", "waiting for what has begun; once more ends the program at once"),
+        1 => log::say("interrupted", "waiting for the work in progress; interrupt again to stop at once"),
         _ if WRITING.load(Ordering::SeqCst) => {}
         // SAFETY: it ends the process; nothing of this program runs any more.
         _ => unsafe { libc::_exit(i32::from(EXIT_STATUS)) },

@@ -95,7 +95,7 @@ impl Work {
     fn read(file: &Path) -> anyhow::Result<Work> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let report: Report = serde_json::from_str(&text)
-            .with_context(|| format!("{} is no report of one video by `generate --report`", file.display()))?;
+            .with_context(|| format!("{} is not the report of one video from `generate --report`", file.display()))?;
         Ok(Work { flops: report.flops.total, seconds: report.seconds.denoise, device: report.device })
     }
 

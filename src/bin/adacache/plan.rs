@@ -172,7 +172,7 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
                 continue;
             }
             _ => {
-                bail!("--efficiency {setting}: known are linear, attention, memory (0 to 1) and launch_us (0 to 1000)")
+                bail!("--efficiency {setting}: known: linear, attention, memory (0 to 1) and launch_us (0 to 1000)")
             }
         };
         *share = Share { value, origin: "given with --efficiency".into() };

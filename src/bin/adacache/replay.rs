@@ -80,7 +80,7 @@ fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     let config = pipeline::resolve_cache(&source, frames, name, args.moreg, steps)?;
     if let CacheConfig::FewerSteps(_) = config {
         bail!(
-            "`{name}` runs another number of steps than the trace, whose measurements do not hold for it: generate with it"
+            "`{name}` runs another number of steps than the trace, so the measurements do not apply to it: run `generate` with it"
         );
     }
     let replay = || trace.replay(&mut *trace.policy(&config, source.anatomy())?);

@@ -235,7 +235,7 @@ fn open() -> Result<Driver, Absent> {
         Some((name, text)) => Err(Absent { reason: format!("{name} cannot be loaded: {text}"), ordinary: false }),
         None if kernel_driver() => {
             let reason = format!(
-                "the kernel's part of an NVIDIA driver is loaded, but there is no {} (a container without the driver's libraries?)",
+                "the kernel's part of an NVIDIA driver is loaded, but there is no {} (is this a container without the driver's libraries?)",
                 LIBRARIES[0]
             );
             Err(Absent { reason, ordinary: false })
@@ -257,7 +257,7 @@ fn whole(library: Library, path: Option<String>) -> Result<Driver, Absent> {
         };
         let missing = missing[..missing.len().min(3)].join(", ");
         let reason = format!(
-            "{name} lacks {missing}{more}: it is not a whole driver, but the stub of a toolkit, half of a container's, or a very old one"
+            "{name} lacks {missing}{more}: it is not a complete driver but a toolkit's stub, part of a container's driver, or a very old one"
         );
         Absent { reason, ordinary: false }
     })

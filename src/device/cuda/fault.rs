@@ -40,7 +40,7 @@ pub(super) fn cause(code: Code) -> Option<Cause> {
 pub(super) fn advice(cause: Cause) -> &'static str {
     match cause {
         Cause::Kernel => "run with --device vm to find the instruction",
-        Cause::Hardware => "that is the hardware's: see nvidia-smi -q and the system's log, and begin again",
+        Cause::Hardware => "this is a hardware fault: see nvidia-smi -q and the system's log, then restart",
     }
 }
 

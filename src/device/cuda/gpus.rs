@@ -27,7 +27,7 @@ pub(super) fn no_answer(driver: &Driver, failure: Failure) -> driver::Absent {
     let library = driver.library();
     if failure.code == Code::STUB_LIBRARY {
         let reason = format!(
-            "{library} is the stub that a toolkit has for linking (CUDA_ERROR_STUB_LIBRARY): take its folder off LD_LIBRARY_PATH"
+            "{library} is a toolkit's stub for linking (CUDA_ERROR_STUB_LIBRARY): remove its folder from LD_LIBRARY_PATH"
         );
         return driver::Absent { reason, ordinary: false };
     }

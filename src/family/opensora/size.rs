@@ -46,13 +46,13 @@ const TEMPORAL_FACTOR: usize = 4;
 pub(super) fn published(resolution: &str, aspect: &str, frames: usize) -> Result<VideoSize, PipelineError> {
     let table = PIXELS.iter().find(|(name, _)| *name == resolution).ok_or_else(|| {
         let known: Vec<&str> = PIXELS.iter().map(|(name, _)| *name).collect();
-        PipelineError::Setting(format!("unknown resolution `{resolution}`: known are {}", known.join(", ")))
+        PipelineError::Setting(format!("unknown resolution `{resolution}`: known: {}", known.join(", ")))
     })?;
     let index =
         ASPECTS.iter().position(|(name, others)| *name == aspect || others.contains(&aspect)).ok_or_else(|| {
             let known = ASPECTS.iter().map(|(name, others)| others.first().unwrap_or(name));
             let known: Vec<&str> = known.copied().collect();
-            PipelineError::Setting(format!("unknown aspect ratio `{aspect}`: known are {}", known.join(", ")))
+            PipelineError::Setting(format!("unknown aspect ratio `{aspect}`: known: {}", known.join(", ")))
         })?;
     let (height, width) = table.1[index];
     VideoSize::new(frames, height, width)
