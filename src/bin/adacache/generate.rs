@@ -1,5 +1,8 @@
 //! `adacache generate`: one prompt, or a file of prompts, to videos.
 
+mod conditions;
+mod results;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,19 +11,20 @@ use std::time::Duration;
 
 use adacache::cache::preset_names;
 use adacache::family;
-use adacache::media::{Format, Frames, Latents, Media, Output, check_file_writable, write_file};
+use adacache::media::{Format, Output, check_file_writable};
 use adacache::pipeline::{
-    self, Deciding, Generation, Given, Job, Looping, MaskStrategy, MemorySize, ModelSource, Parts, Pipeline,
-    PipelineError, Prompt, PromptText, Report, Request, Scores, SizeOptions, TextOptions, VideoSize, schedule_strip,
+    self, Deciding, Generation, Given, Job, Looping, MaskStrategy, MemorySize, ModelSource, Parts, Pipeline, Prompt,
+    PromptText, Request, Scores, SizeOptions, TextOptions, VideoSize, schedule_strip,
 };
-use adacache::profile::{Marker, Point, Profile, Span, Trace};
+use adacache::profile::{Point, Profile};
 use adacache::sampler::StepEvent;
 use adacache::tensor::DType;
 use adacache::text::Embedding;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
 
+use self::conditions::{conditions, given};
+use self::results::{summaries, timeline, write};
 use crate::{device, interrupt};
 
 /// Generate a video from a prompt
@@ -273,98 +277,6 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
     Ok(source)
 }
 
-/// What is given of the videos besides their prompts.
-struct Conditions {
-    references: Vec<Media>,
-    strategy: MaskStrategy,
-    looping: Looping,
-}
-
-impl Conditions {
-    fn need_the_autoencoder(&self) -> bool {
-        self.looping.parts > 1 || self.references.iter().any(|media| matches!(media, Media::Frames(_)))
-    }
-}
-
-/// Reads what is given, and finds out whether it can stand where it shall.
-fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Conditions> {
-    let looping = Looping::new(usize::from(args.parts));
-    let looping = Looping {
-        overlap: args.loop_frames.unwrap_or(looping.overlap),
-        edit: args.loop_edit.unwrap_or(looping.edit),
-        ..looping
-    };
-    if !source.inputs().frames {
-        let used = [
-            ("--image", !args.image.is_empty()),
-            ("--reference", !args.reference.is_empty()),
-            ("--loop", args.parts > 1),
-        ];
-        if let Some((option, _)) = used.iter().find(|(_, used)| *used) {
-            let takes = family::that_take(|inputs| inputs.frames);
-            bail!("{option} is for {takes}: {} was not trained to continue given frames", args.model);
-        }
-    }
-    looping.check(source.config())?;
-    let files = if args.image.is_empty() { &args.reference } else { &args.image };
-    let references = files.iter().map(|file| Media::read(file)).collect::<Result<Vec<_>, _>>()?;
-    for (file, media) in args.image.iter().zip(&references) {
-        let what = match media {
-            Media::Frames(frames) if frames.count() == 1 => continue,
-            Media::Frames(frames) => format!("a video of {} frames", frames.count()),
-            Media::Latents(_) => "latents".into(),
-        };
-        bail!("--image {} is {what}, not a picture: give it as --reference, with a --mask-strategy", file.display());
-    }
-    let channels = source.shape().channels;
-    let [frames, height, width] = source.config().latent;
-    let strategy = match args.image.len() {
-        0 if references.is_empty() => MaskStrategy::default(),
-        0 => args.mask_strategy.clone(),
-        count => MaskStrategy::pictures(count, frames)?,
-    };
-    let shape = |media: &Media| match media {
-        Media::Latents(latents) => Ok(latents.shape),
-        // As large as the video, once it is encoded.
-        Media::Frames(given) => Ok([channels, source.latent_frames(given.count())?, height, width]),
-    };
-    let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect::<Result<_, PipelineError>>()?;
-    strategy.check(&shapes, [channels, frames, height, width], looping.parts)?;
-    Ok(Conditions { references, strategy, looping })
-}
-
-/// The frames that are given, as latents.
-fn given(pipeline: &Pipeline, conditions: Conditions, quiet: bool) -> anyhow::Result<Option<Given>> {
-    let Conditions { references, strategy, .. } = conditions;
-    if references.is_empty() {
-        return Ok(None);
-    }
-    let videos: Vec<&Frames> = references
-        .iter()
-        .filter_map(|media| if let Media::Frames(frames) = media { Some(frames) } else { None })
-        .collect();
-    let mut encoded = vec![].into_iter();
-    if !videos.is_empty() {
-        let bar = ProgressBar::with_draw_target(None, target(quiet));
-        bar.set_style(ProgressStyle::with_template("{spinner} encoding frame {pos}/{len}  {elapsed}")?);
-        let result = pipeline.encode(&videos, &mut |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            interrupt::go_on()
-        });
-        bar.finish_and_clear();
-        encoded = result.context("cannot encode what is given")?.into_iter();
-    }
-    let references: Option<Vec<Latents>> = references
-        .into_iter()
-        .map(|media| match media {
-            Media::Frames(_) => encoded.next(),
-            Media::Latents(latents) => Some(latents),
-        })
-        .collect();
-    Ok(references.map(|references| Given { references, strategy, part: 0 }))
-}
-
 /// The embeddings of the jobs' prompts.
 fn embed(args: &Args, source: &ModelSource, jobs: &[Video]) -> anyhow::Result<Vec<Prompt>> {
     if let Some(path) = &args.embeddings {
@@ -498,73 +410,4 @@ fn generate(
         Err(error) if error.is_stop() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
     }
-}
-
-/// What all parts of a video did, for people.
-fn summaries(generation: &Generation) -> String {
-    if generation.later.is_empty() {
-        return generation.report.summary().to_string();
-    }
-    let part = |(i, report): (usize, &Report)| format!("part {i}\n{}", report.summary());
-    (1..).zip(reports(generation)).map(part).collect::<Vec<_>>().join("\n")
-}
-
-/// The reports of all parts of a video.
-fn reports(generation: &Generation) -> impl Iterator<Item = &Report> {
-    std::iter::once(&generation.report).chain(&generation.later)
-}
-
-/// The launches, with the run's steps above them and its decisions at the end of the steps they were measured in.
-fn timeline(profile: Profile, points: &[Point], report: &Report) -> anyhow::Result<Trace> {
-    let steps = (1..).zip(points).zip(&report.seconds.per_step);
-    let spans = steps.map(|((step, end), seconds)| {
-        let what = match step {
-            step if report.computed_steps.contains(&step) => "computed",
-            step if report.partial_steps.contains(&step) => "in part",
-            _ => "reused",
-        };
-        Span { name: format!("step {step} {what}"), end: *end, seconds: *seconds, facts: json!({ "step": step }) }
-    });
-    let markers = report.decisions.iter().map(|decision| Marker {
-        name: match decision.rate {
-            Some(rate) => format!("rate {rate}"),
-            None => format!("change {:.4}", decision.distance),
-        },
-        at: points[decision.step - 1],
-        facts: json!(decision),
-    });
-    Ok(profile.finish(&spans.collect::<Vec<_>>(), &markers.collect::<Vec<_>>())?)
-}
-
-/// Writes everything that was asked for.
-fn write(args: &Args, generation: &Generation, timeline: Option<&Trace>, output: &Output) -> anyhow::Result<()> {
-    generation.write(output)?;
-    if let (Some(path), Some(timeline)) = (&args.profile, timeline) {
-        write_file(path, &serde_json::to_vec(timeline)?).map_err(PipelineError::from)?;
-    }
-    if let Some(path) = &args.report {
-        let json = if args.prompts.is_some() {
-            serde_json::to_string_pretty(&merged_reports(path, generation))?
-        } else if generation.later.is_empty() {
-            serde_json::to_string_pretty(&generation.report)?
-        } else {
-            serde_json::to_string_pretty(&reports(generation).collect::<Vec<_>>())?
-        };
-        write_file(path, (json + "\n").as_bytes()).map_err(PipelineError::from)?;
-    }
-    if let Some(path) = &args.trace {
-        let mut text = vec![];
-        generation.trace.write(&mut text)?;
-        write_file(path, &text)?;
-    }
-    Ok(())
-}
-
-/// The reports of a batch so far, an interrupted one's included, with those of `generation` in their place.
-fn merged_reports(path: &Path, generation: &Generation) -> Vec<Report> {
-    let earlier = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
-    let mut merged = earlier.unwrap_or_default();
-    merged.retain(|r| reports(generation).all(|report| (&r.prompt, r.seed) != (&report.prompt, report.seed)));
-    merged.extend(reports(generation).cloned());
-    merged
 }
