@@ -6,7 +6,7 @@ use adacache::pipeline::{Given, Looping, MaskStrategy, ModelSource, Pipeline, Pi
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Args, target};
+use super::args::{Args, target};
 use crate::interrupt;
 
 /// What is given of the videos besides their prompts.

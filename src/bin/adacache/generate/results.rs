@@ -8,7 +8,7 @@ use adacache::pipeline::{Generation, PipelineError, Report};
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use serde_json::json;
 
-use super::Args;
+use super::args::Args;
 
 /// What all parts of a video did, for people.
 pub(super) fn summaries(generation: &Generation) -> String {
