@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::shapes::{Case, Op};
+use super::case::Case;
+use super::shapes::Op;
 use crate::device::Device;
 use crate::ops::OpError;
 use crate::tensor::{DType, Tensor};

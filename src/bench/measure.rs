@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::shapes::{Case, Op};
+use super::case::Case;
+use super::shapes::Op;
 use crate::chips::Chip;
 use crate::device::{Device, Event, Launch, LaunchObserver, LaunchStats, Work};
 use crate::ops::OpError;

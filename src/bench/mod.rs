@@ -1,16 +1,19 @@
 //! Microbenchmarks of single operations, in the manner of nvbench: warm-up, cold and batched times, median and noise, the share of
 //! what the chip could do. On the virtual GPU there are counters and the CPU's wall clock, labelled as such.
 
+mod case;
 mod differ;
 mod measure;
+mod models;
 mod prepare;
 mod shapes;
 
+pub use case::Case;
 pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
 pub use prepare::Prepared;
 pub use shapes::{
-    AttentionKind, AttentionShape, Case, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
+    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
     NormShape, Op, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, Shapes, ShapesError, SoftmaxShape,
 };
 

@@ -1,7 +1,8 @@
 //! Operations with their arguments on a device.
 
+use super::case::Case;
 use super::shapes::{
-    AttentionKind, AttentionShape, Case, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
+    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
     NormShape, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, SoftmaxShape,
 };
 use crate::device::Device;
