@@ -318,7 +318,7 @@ part_facts() {
 }
 
 # Those of `adacache bench`, which says what it knows when it is asked for something else.
-operations() { "$bin" bench --ops '?' 2>&1 | sed -n 's/.*known are //p' | tr -d ,; }
+operations() { "$bin" bench --ops '?' 2>&1 | sed -n 's/.*known: //p' | tr -d ,; }
 
 # The driver compiles each module when a program first needs it. Modules at the same time, as only the first program waits in practice.
 part_jit() {

@@ -4,13 +4,13 @@ use super::error::CalibrateError;
 use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};
+use super::target::{
+    Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, Target, Tried, extrapolated, mean_outcome, too_fast,
+};
 use super::weights;
-use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation};
+use crate::cache::{AdaCacheConfig, Extrapolation};
 use crate::pipeline::FlopCount;
 
-/// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
-/// every step of a few videos, which then are equal, would have the best mean with all others spoilt.
-pub const MOST_PSNR: f64 = 60.0;
 /// How far from the asked speed-up the result may be.
 pub const TOLERANCE: f64 = 0.05;
 /// What is near enough not to spend further runs.
@@ -23,173 +23,8 @@ const MOST_MOVE: f64 = 0.5;
 /// Codebooks that a search descends from: the best of all that it begins with.
 const DESCENTS: usize = 10;
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Target {
-    /// Operations of computing every step over those with the cache, in sum over the prompts.
-    SpeedUp(f64),
-    /// Mean PSNR in dB of the pixels against the runs that compute every step; with the least compute.
-    Psnr(f64),
-}
-
-/// Steps that AdaCache computes whatever it measures: the first two and the last two.
-const FORCED: usize = 4;
-
-fn too_fast(speed_up: f64, steps: usize, most: f64) -> CalibrateError {
-    CalibrateError::Target(format!(
-        "a speed-up of {speed_up} cannot be reached in {steps} steps: AdaCache always computes the first two and the last two, which allows {most:.2}; \
-         ask for less, or take more --steps"
-    ))
-}
-
-impl Target {
-    /// Checks what can be checked before anything has run.
-    ///
-    /// # Errors
-    /// The target is no sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
-    pub fn check(self, steps: usize) -> Result<(), CalibrateError> {
-        let error = |text: String| Err(CalibrateError::Target(text));
-        match self {
-            Target::SpeedUp(speed_up) if !(speed_up > 1.0 && speed_up.is_finite()) => {
-                error(format!("a speed-up of {speed_up}: give a number above 1, as 2.5"))
-            }
-            Target::Psnr(psnr) if !(psnr > 0.0 && psnr < MOST_PSNR) => {
-                error(format!("a PSNR of {psnr} dB: give a number between 0 and {MOST_PSNR}, as 28"))
-            }
-            _ if steps <= FORCED => error(format!(
-                "in {steps} steps there is nothing to reuse: AdaCache always computes the first two and the last two"
-            )),
-            Target::SpeedUp(speed_up) if speed_up * FORCED as f64 > steps as f64 => {
-                Err(too_fast(speed_up, steps, steps as f64 / FORCED as f64))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// One prompt, made with a codebook.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Run {
-    /// The steps that were computed.
-    pub computed: Vec<usize>,
-    /// What was decided.
-    pub decisions: Vec<Decision>,
-    /// dB of the pixels against the run that computes every step; infinite where they are equal.
-    pub psnr: f64,
-}
-
-impl Run {
-    /// dB, at most [`MOST_PSNR`].
-    pub fn bounded_psnr(&self) -> f64 {
-        self.psnr.min(MOST_PSNR)
-    }
-}
-
-/// What `runs` did in the mean, where steps cost `flops`.
-pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
-    let steps = flops.all_computed / flops.computed_step.max(1);
-    let total = |run: &Run| {
-        let computed = run.computed.len() as u64;
-        (computed * flops.computed_step + (steps - computed) * flops.reused_step) as f64
-    };
-    let mean = |of: &dyn Fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
-    Outcome { compute: mean(&total) / flops.all_computed as f64, psnr: Some(mean(&Run::bounded_psnr)) }
-}
-
-/// Makes real runs.
-pub trait Bench {
-    /// Makes every prompt with `cache`; gives the runs in the order of the tapes.
-    ///
-    /// # Errors
-    /// A run failed, or the user stopped it.
-    fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError>;
-
-    /// Hears of every codebook that was tried.
-    fn tried(&mut self, _tried: &Tried) {}
-}
-
-/// Means over the prompts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
-    /// Operations over those of the runs that compute every step.
-    pub compute: f64,
-    /// dB; `None` where nothing is known yet to foretell it by.
-    pub psnr: Option<f64>,
-}
-
-impl Outcome {
-    /// Operations of computing every step over those with the cache.
-    pub fn speed_up(&self) -> f64 {
-        1.0 / self.compute
-    }
-}
-
-/// A codebook and its real runs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tried {
-    /// The settings.
-    pub config: AdaCacheConfig,
-    /// How reused steps extrapolate the fold; `None`: the last one is taken as it is.
-    pub extrapolation: Option<Extrapolation>,
-    /// Which codebook this is a scaling of, from 0: the present preset, once for each order of extrapolation that is tried.
-    pub shape: usize,
-    /// What was foretold before the runs.
-    pub predicted: Outcome,
-    /// What the runs did.
-    pub achieved: Outcome,
-    /// The runs, by prompt.
-    pub runs: Vec<Run>,
-}
-
-impl Tried {
-    /// The whole cache policy.
-    pub fn cache(&self) -> CacheConfig {
-        extrapolated(&self.config, self.extrapolation)
-    }
-
-    fn psnr(&self) -> f64 {
-        self.achieved.psnr.unwrap_or(MOST_PSNR)
-    }
-}
-
-fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrapolation>) -> CacheConfig {
-    let config = CacheConfig::AdaCache(config.clone());
-    match extrapolation {
-        Some(extrapolation) => config.extrapolated(extrapolation),
-        None => config,
-    }
-}
-
 /// Dampings that are compared by replays; of equal ones the first is taken.
 const DAMPINGS: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
-
-/// How much is tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effort {
-    /// Orders of extrapolation that are tried with the present preset; the best is searched with. None: no extrapolation.
-    pub orders: Vec<usize>,
-    /// Codebooks of the search that are verified by real runs, beside the present preset.
-    pub verify: usize,
-    /// Real runs of every prompt at most.
-    pub rounds: usize,
-}
-
-/// The result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Calibrated {
-    /// The settings found, with what was foretold of them and what they did.
-    pub best: Tried,
-    /// Whether they meet the target.
-    pub met: bool,
-    /// Every codebook that was tried, in order.
-    pub tried: Vec<Tried>,
-    /// How the error of the replays ranks the real PSNR over all runs that extrapolate as the best one, both from the mean of their prompt; `None` with too few.
-    pub rank_correlation: Option<f64>,
-    /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
-    pub bend: Bend,
-    /// What the error of each step counts for: see [`Tape::error`].
-    pub weights: Vec<f64>,
-}
 
 /// Finds a codebook for `target`. `presets`: the present settings to begin with, the first is what the result has to beat.
 ///
@@ -512,6 +347,7 @@ fn next(known: &[(f64, f64)], goal: f64, slope: f64) -> f64 {
 mod tests {
     use super::super::synthetic::{AT, config, flops, tapes, trace};
     use super::*;
+    use crate::cache::CacheConfig;
 
     /// Runs that bend more than a replay without bend tells, with a quality that falls with the error, by another amount for each prompt.
     struct Fake {

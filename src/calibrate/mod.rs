@@ -11,11 +11,10 @@ mod runs;
 mod search;
 mod session;
 mod tape;
+mod target;
 mod weights;
 
-pub use drive::{
-    Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, TOLERANCE, Target, Tried, calibrate, mean_outcome,
-};
+pub use drive::{TOLERANCE, calibrate};
 pub use error::CalibrateError;
 pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
@@ -23,6 +22,7 @@ pub use runs::{Studio, Watch, hash};
 pub use search::{Bends, Candidate, Estimate, Probe, Search};
 pub use session::{Probing, Session, Verdict};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
+pub use target::{Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, Target, Tried, mean_outcome};
 
 /// `a − b` of equally long lists, pair by pair: mean, and half the width of its 95 % interval.
 pub fn paired(a: &[f64], b: &[f64]) -> crate::compare::Mean {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use super::drive::{Bench, Run, Tried};
 use super::error::CalibrateError;
+use super::target::{Bench, Run, Tried};
 use crate::cache::trace::Trace;
 use crate::cache::{CacheConfig, ComputeAll, Decision, Policy};
 use crate::media::{Frames, Media, Output, write_file};

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::drive::{Bench, Calibrated, Effort, Run, Target, calibrate};
+use super::drive::calibrate;
 use super::error::CalibrateError;
 use super::runs::{Studio, Watch};
 use super::tape::Tape;
+use super::target::{Bench, Calibrated, Effort, Run, Target};
 use crate::cache::trace::Trace;
 use crate::cache::{AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Metric, ProbePoint, ResidualKind, Settings};
 use crate::pipeline::{FlopCount, ModelSource, Pipeline, PipelineError, Request, cache_config};
