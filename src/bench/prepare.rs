@@ -42,150 +42,190 @@ impl Case {
     /// # Errors
     /// They do not fit the device's memory.
     pub fn prepare(&self, device: &Device, dtype: DType) -> Result<Prepared, OpError> {
-        let values = |shape: &[usize]| noise(device, shape, dtype);
-        let floats = |shape: &[usize]| noise(device, shape, DType::F32);
-        let empty = |shape: &[usize]| Tensor::empty(device, shape, dtype);
-        Ok(match *self {
-            Case::Linear(LinearShape { m, n, k, epilogue, modulate }) => {
-                let (a, w, bias) = (values(&[m, k])?, values(&[n, k])?, values(&[n])?);
-                let rows = RowMap { frames: 1, rows_per_frame: m };
-                let (stats, table) = (floats(&[m, 2])?, floats(&[1, 1, 6, k.max(n)])?);
-                let channels = if epilogue == Epilogue::Residual { n } else { k };
-                let table =
-                    table.reshape(&[6 * k.max(n)])?.slice_rows(0, 6 * channels)?.reshape(&[1, 1, 6, channels])?;
-                if epilogue == Epilogue::Residual {
-                    let x = values(&[m, n])?;
-                    return Ok(Prepared::new(&[&x.clone()], move || {
-                        let gate = Gate { modulation: Modulation { table: &table, frame_mask: None, rows }, chunk: 2 };
-                        linear_residual(&a, &w, Some(&bias), Some(&gate), &x, None)
-                    }));
-                }
-                let out = empty(&[m, n])?;
-                let activation = if epilogue == Epilogue::Gelu { Activation::GeluTanh } else { Activation::None };
-                Prepared::new(&[&out.clone()], move || {
-                    let modulation = Modulation { table: &table, frame_mask: None, rows };
-                    let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });
-                    linear(&a, &w, Some(&bias), modulation.as_ref(), activation, &out)
-                })
-            }
-            Case::Attention(AttentionShape { kind, batch, frames, tokens, heads, head_dim, text }) => {
-                let dims = VideoDims { batch, frames, tokens };
-                let out = empty(&[dims.rows(), heads * head_dim])?;
-                if kind == AttentionKind::Cross {
-                    let (q, kv) =
-                        (values(&[dims.rows(), heads, head_dim])?, values(&[batch * text, 2, heads, head_dim])?);
-                    let lengths = Tensor::from_slice(device, &[batch], &vec![text as i32; batch])?;
-                    return Ok(Prepared::new(&[&out.clone()], move || {
-                        attention::cross(&q, &kv, &lengths, &dims, &out)
-                    }));
-                }
-                let qkv = values(&[dims.rows(), 3, heads, head_dim])?;
-                let (q, k, rope) = (values(&[head_dim])?, values(&[head_dim])?, floats(&[frames, head_dim / 2, 2])?);
-                Prepared::new(&[&out.clone()], move || {
-                    let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
-                    match kind {
-                        AttentionKind::Temporal => attention::temporal(&qkv, &dims, norm, Some(&rope), &out),
-                        _ => attention::spatial(&qkv, &dims, norm, None, &out),
-                    }
-                })
-            }
-            Case::Residual(ResidualShape { kind, batch, frames, tokens, channels, strides }) => {
-                let shape = [batch, frames, tokens, channels];
-                let (a, b) = (values(&shape)?, values(&shape)?);
-                let buffers = ProbeBuffers::new(device, batch, strides)?;
-                let strides: Vec<usize> = (1..=strides).collect();
-                let outputs = match kind {
-                    ResidualKind::Probe => vec![b.clone(), buffers.sums().clone()],
-                    ResidualKind::Fold => vec![b.clone()],
-                    ResidualKind::Unfold => vec![a.clone()],
-                };
-                Prepared::new(&outputs.iter().collect::<Vec<_>>(), move || match kind {
-                    ResidualKind::Probe => residual::probe(&a, &b, false, &strides, &buffers).map(drop),
-                    ResidualKind::Fold => residual::fold(&a, &b, &b),
-                    ResidualKind::Unfold => residual::unfold(&a, &b, &a),
-                })
-            }
-            Case::Norm(NormShape { kind, rows, channels }) => {
-                let (x, stats) = (values(&[rows, channels])?, floats(&[rows, 2])?);
-                let (table, out) = (floats(&[1, 1, 2, channels])?, empty(&[rows, channels])?);
-                let rows = RowMap { frames: 1, rows_per_frame: rows };
-                let written = if kind == NormKind::RowStats { stats.clone() } else { out.clone() };
-                Prepared::new(&[&written], move || match kind {
-                    NormKind::RowStats => norm::row_stats(&x, 1e-6, &stats),
-                    NormKind::Modulate => {
-                        let modulation = Modulation { table: &table, frame_mask: None, rows };
-                        norm::modulate(&x, &modulation, 0, 1, 0, false, 1e-6, &out)
-                    }
-                })
-            }
-            Case::Sampler(SamplerShape { videos, channels, frames, height, width }) => {
-                let z = floats(&[videos, channels, frames, height, width])?;
-                let prediction = floats(&[2 * videos, 2 * channels, frames, height, width])?;
-                // Short, so that many of them stay finite.
-                let row = Row::euler(0.0, 1e-3).words();
-                let row = Tensor::from_slice(device, &[row.len()], &row)?;
-                Prepared::new(&[&z.clone()], move || {
-                    let step =
-                        sampler::Step { cfg_scale: Some(7.0), row: &row, history: None, frame_mask: None, x0: None };
-                    sampler::step(&z, &prediction, &step)
-                })
-            }
-            Case::Conv(shape) => {
-                let ConvShape { frames, height, width, channels, n, kernel_t, kernel, residual, .. } = shape;
-                let geometry = shape.geometry();
-                let x = values(&[frames, height, width, channels])?;
-                let (w, bias) = (values(&[n, kernel_t, kernel, kernel, channels])?, values(&[n])?);
-                let made = geometry.output([frames, height, width], [n, kernel_t, kernel, kernel], kernel / 2);
-                let out = if residual { values(&made)? } else { empty(&made)? };
-                // Small, so that many additions stay finite.
-                let alpha = if residual { 1e-3 } else { 1.0 };
-                let band = Band { first: 0, rows: made[1] };
-                Prepared::new(&[&out.clone()], move || {
-                    let residual = residual.then_some(&out);
-                    conv(&Input::whole(&x), &w, Some(&bias), alpha, &geometry, residual, band, &out)
-                })
-            }
-            Case::GroupNorm(GroupNormShape { kind, frames, height, width, channels, groups, by_frame }) => {
-                let x = values(&[frames, height, width, channels])?;
-                let (weight, bias) = (values(&[channels])?, values(&[channels])?);
-                let (samples, per_sample) = if by_frame { (frames, 1) } else { (1, frames) };
-                let affine = floats(&[samples, channels, 2])?;
-                let whole = Band { first: 0, rows: height };
-                match kind {
-                    GroupNormKind::Statistics => {
-                        let blocks = group_norm::blocks(per_sample * height * width);
-                        let partial = Tensor::empty(device, &[samples, blocks, channels, 2], DType::F32)?;
-                        Prepared::new(&[&affine.clone()], move || {
-                            group_norm::statistics(&x, &weight, &bias, groups, 1e-6, &partial, &affine)
-                        })
-                    }
-                    GroupNormKind::Apply => {
-                        let out = empty(&[frames, height, width, channels])?;
-                        Prepared::new(&[&out.clone()], move || group_norm::apply(&x, &affine, true, whole, &out))
-                    }
-                }
-            }
-            Case::Softmax(SoftmaxShape { rows, columns }) => {
-                let pitch = columns.next_multiple_of(CHANNELS);
-                let (x, out) = (floats(&[rows, pitch])?, empty(&[rows, pitch])?);
-                Prepared::new(&[&out.clone()], move || softmax::softmax(&x, columns, 1.0, &out))
-            }
-            Case::Pack(PackShape { kind, rows, channels }) => {
-                let (x, out) = (values(&[rows, channels])?, values(&[rows, channels])?);
-                let (packed, error) = (Packed::new(device, &[rows, channels])?, PackError::new(device)?);
-                packed.pack(&x, &error)?;
-                let written: Vec<Tensor> = match kind {
-                    PackKind::Pack => packed.parts().map(Tensor::clone).into(),
-                    _ => vec![out.clone()],
-                };
-                Prepared::new(&written.iter().collect::<Vec<_>>(), move || match kind {
-                    PackKind::Pack => packed.pack(&x, &error),
-                    PackKind::Unpack => packed.unpack(&out, false),
-                    PackKind::Add => packed.unpack(&out, true),
-                })
-            }
-        })
+        let on = On { device, dtype };
+        match *self {
+            Case::Linear(shape) => prepare_linear(on, shape),
+            Case::Attention(shape) => prepare_attention(on, shape),
+            Case::Residual(shape) => prepare_residual(on, shape),
+            Case::Norm(shape) => prepare_norm(on, shape),
+            Case::Sampler(shape) => prepare_sampler(on, shape),
+            Case::Conv(shape) => prepare_conv(on, shape),
+            Case::GroupNorm(shape) => prepare_group_norm(on, shape),
+            Case::Softmax(shape) => prepare_softmax(on, shape),
+            Case::Pack(shape) => prepare_pack(on, shape),
+        }
     }
+}
+
+/// Where arguments are allocated, and in which element type.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl On<'_> {
+    fn values(self, shape: &[usize]) -> Result<Tensor, OpError> {
+        noise(self.device, shape, self.dtype)
+    }
+
+    fn floats(self, shape: &[usize]) -> Result<Tensor, OpError> {
+        noise(self.device, shape, DType::F32)
+    }
+
+    fn empty(self, shape: &[usize]) -> Result<Tensor, OpError> {
+        Ok(Tensor::empty(self.device, shape, self.dtype)?)
+    }
+}
+
+fn prepare_linear(on: On<'_>, shape: LinearShape) -> Result<Prepared, OpError> {
+    let LinearShape { m, n, k, epilogue, modulate } = shape;
+    let (a, w, bias) = (on.values(&[m, k])?, on.values(&[n, k])?, on.values(&[n])?);
+    let rows = RowMap { frames: 1, rows_per_frame: m };
+    let (stats, table) = (on.floats(&[m, 2])?, on.floats(&[1, 1, 6, k.max(n)])?);
+    let channels = if epilogue == Epilogue::Residual { n } else { k };
+    let table = table.reshape(&[6 * k.max(n)])?.slice_rows(0, 6 * channels)?.reshape(&[1, 1, 6, channels])?;
+    if epilogue == Epilogue::Residual {
+        let x = on.values(&[m, n])?;
+        return Ok(Prepared::new(&[&x.clone()], move || {
+            let gate = Gate { modulation: Modulation { table: &table, frame_mask: None, rows }, chunk: 2 };
+            linear_residual(&a, &w, Some(&bias), Some(&gate), &x, None)
+        }));
+    }
+    let out = on.empty(&[m, n])?;
+    let activation = if epilogue == Epilogue::Gelu { Activation::GeluTanh } else { Activation::None };
+    Ok(Prepared::new(&[&out.clone()], move || {
+        let modulation = Modulation { table: &table, frame_mask: None, rows };
+        let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });
+        linear(&a, &w, Some(&bias), modulation.as_ref(), activation, &out)
+    }))
+}
+
+fn prepare_attention(on: On<'_>, shape: AttentionShape) -> Result<Prepared, OpError> {
+    let AttentionShape { kind, batch, frames, tokens, heads, head_dim, text } = shape;
+    let dims = VideoDims { batch, frames, tokens };
+    let out = on.empty(&[dims.rows(), heads * head_dim])?;
+    if kind == AttentionKind::Cross {
+        let (q, kv) = (on.values(&[dims.rows(), heads, head_dim])?, on.values(&[batch * text, 2, heads, head_dim])?);
+        let lengths = Tensor::from_slice(on.device, &[batch], &vec![text as i32; batch])?;
+        return Ok(Prepared::new(&[&out.clone()], move || attention::cross(&q, &kv, &lengths, &dims, &out)));
+    }
+    let qkv = on.values(&[dims.rows(), 3, heads, head_dim])?;
+    let (q, k, rope) = (on.values(&[head_dim])?, on.values(&[head_dim])?, on.floats(&[frames, head_dim / 2, 2])?);
+    Ok(Prepared::new(&[&out.clone()], move || {
+        let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
+        match kind {
+            AttentionKind::Temporal => attention::temporal(&qkv, &dims, norm, Some(&rope), &out),
+            _ => attention::spatial(&qkv, &dims, norm, None, &out),
+        }
+    }))
+}
+
+fn prepare_residual(on: On<'_>, shape: ResidualShape) -> Result<Prepared, OpError> {
+    let ResidualShape { kind, batch, frames, tokens, channels, strides } = shape;
+    let shape = [batch, frames, tokens, channels];
+    let (a, b) = (on.values(&shape)?, on.values(&shape)?);
+    let buffers = ProbeBuffers::new(on.device, batch, strides)?;
+    let strides: Vec<usize> = (1..=strides).collect();
+    let outputs = match kind {
+        ResidualKind::Probe => vec![b.clone(), buffers.sums().clone()],
+        ResidualKind::Fold => vec![b.clone()],
+        ResidualKind::Unfold => vec![a.clone()],
+    };
+    Ok(Prepared::new(&outputs.iter().collect::<Vec<_>>(), move || match kind {
+        ResidualKind::Probe => residual::probe(&a, &b, false, &strides, &buffers).map(drop),
+        ResidualKind::Fold => residual::fold(&a, &b, &b),
+        ResidualKind::Unfold => residual::unfold(&a, &b, &a),
+    }))
+}
+
+fn prepare_norm(on: On<'_>, shape: NormShape) -> Result<Prepared, OpError> {
+    let NormShape { kind, rows, channels } = shape;
+    let (x, stats) = (on.values(&[rows, channels])?, on.floats(&[rows, 2])?);
+    let (table, out) = (on.floats(&[1, 1, 2, channels])?, on.empty(&[rows, channels])?);
+    let rows = RowMap { frames: 1, rows_per_frame: rows };
+    let written = if kind == NormKind::RowStats { stats.clone() } else { out.clone() };
+    Ok(Prepared::new(&[&written], move || match kind {
+        NormKind::RowStats => norm::row_stats(&x, 1e-6, &stats),
+        NormKind::Modulate => {
+            let modulation = Modulation { table: &table, frame_mask: None, rows };
+            norm::modulate(&x, &modulation, 0, 1, 0, false, 1e-6, &out)
+        }
+    }))
+}
+
+fn prepare_sampler(on: On<'_>, shape: SamplerShape) -> Result<Prepared, OpError> {
+    let SamplerShape { videos, channels, frames, height, width } = shape;
+    let z = on.floats(&[videos, channels, frames, height, width])?;
+    let prediction = on.floats(&[2 * videos, 2 * channels, frames, height, width])?;
+    // Short, so that many of them stay finite.
+    let row = Row::euler(0.0, 1e-3).words();
+    let row = Tensor::from_slice(on.device, &[row.len()], &row)?;
+    Ok(Prepared::new(&[&z.clone()], move || {
+        let step = sampler::Step { cfg_scale: Some(7.0), row: &row, history: None, frame_mask: None, x0: None };
+        sampler::step(&z, &prediction, &step)
+    }))
+}
+
+fn prepare_conv(on: On<'_>, shape: ConvShape) -> Result<Prepared, OpError> {
+    let ConvShape { frames, height, width, channels, n, kernel_t, kernel, residual, .. } = shape;
+    let geometry = shape.geometry();
+    let x = on.values(&[frames, height, width, channels])?;
+    let (w, bias) = (on.values(&[n, kernel_t, kernel, kernel, channels])?, on.values(&[n])?);
+    let made = geometry.output([frames, height, width], [n, kernel_t, kernel, kernel], kernel / 2);
+    let out = if residual { on.values(&made)? } else { on.empty(&made)? };
+    // Small, so that many additions stay finite.
+    let alpha = if residual { 1e-3 } else { 1.0 };
+    let band = Band { first: 0, rows: made[1] };
+    Ok(Prepared::new(&[&out.clone()], move || {
+        let residual = residual.then_some(&out);
+        conv(&Input::whole(&x), &w, Some(&bias), alpha, &geometry, residual, band, &out)
+    }))
+}
+
+fn prepare_group_norm(on: On<'_>, shape: GroupNormShape) -> Result<Prepared, OpError> {
+    let GroupNormShape { kind, frames, height, width, channels, groups, by_frame } = shape;
+    let x = on.values(&[frames, height, width, channels])?;
+    let (weight, bias) = (on.values(&[channels])?, on.values(&[channels])?);
+    let (samples, per_sample) = if by_frame { (frames, 1) } else { (1, frames) };
+    let affine = on.floats(&[samples, channels, 2])?;
+    let whole = Band { first: 0, rows: height };
+    Ok(match kind {
+        GroupNormKind::Statistics => {
+            let blocks = group_norm::blocks(per_sample * height * width);
+            let partial = Tensor::empty(on.device, &[samples, blocks, channels, 2], DType::F32)?;
+            Prepared::new(&[&affine.clone()], move || {
+                group_norm::statistics(&x, &weight, &bias, groups, 1e-6, &partial, &affine)
+            })
+        }
+        GroupNormKind::Apply => {
+            let out = on.empty(&[frames, height, width, channels])?;
+            Prepared::new(&[&out.clone()], move || group_norm::apply(&x, &affine, true, whole, &out))
+        }
+    })
+}
+
+fn prepare_softmax(on: On<'_>, shape: SoftmaxShape) -> Result<Prepared, OpError> {
+    let SoftmaxShape { rows, columns } = shape;
+    let pitch = columns.next_multiple_of(CHANNELS);
+    let (x, out) = (on.floats(&[rows, pitch])?, on.empty(&[rows, pitch])?);
+    Ok(Prepared::new(&[&out.clone()], move || softmax::softmax(&x, columns, 1.0, &out)))
+}
+
+fn prepare_pack(on: On<'_>, shape: PackShape) -> Result<Prepared, OpError> {
+    let PackShape { kind, rows, channels } = shape;
+    let (x, out) = (on.values(&[rows, channels])?, on.values(&[rows, channels])?);
+    let (packed, error) = (Packed::new(on.device, &[rows, channels])?, PackError::new(on.device)?);
+    packed.pack(&x, &error)?;
+    let written: Vec<Tensor> = match kind {
+        PackKind::Pack => packed.parts().map(Tensor::clone).into(),
+        _ => vec![out.clone()],
+    };
+    Ok(Prepared::new(&written.iter().collect::<Vec<_>>(), move || match kind {
+        PackKind::Pack => packed.pack(&x, &error),
+        PackKind::Unpack => packed.unpack(&out, false),
+        PackKind::Add => packed.unpack(&out, true),
+    }))
 }
 
 /// Values that look like noise: what a chip draws depends on the bits it moves. A small block of them is repeated on the device.
