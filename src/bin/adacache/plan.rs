@@ -1,5 +1,6 @@
 //! `adacache plan`: what a video would take on a GPU, without a GPU.
 
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::PathBuf;
@@ -209,124 +210,149 @@ fn as_json(
 }
 
 fn for_people(args: &Args, job: &Job, e: &Estimate, streamed: Option<usize>, published: &[(&str, f64)]) -> String {
-    use std::fmt::Write;
-    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-    let g = &job.geometry();
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = (|| {
-        let [t, s] = e.tokens;
-        writeln!(
-            text,
-            "{}  {} × {t} × {s} tokens (latents {} × {} × {}), {} steps, {}",
-            args.model, e.batch, g.frames, g.height, g.width, job.steps, job.dtype
-        )?;
-        writeln!(
-            text,
-            "{}: {:.0} TFLOP/s dense{}, {:.0} GB/s, {:.0} GiB ({})\n",
-            e.gpu.name,
-            e.gpu.tensor_flops / 1e12,
-            match e.gpu.sm.mma_share {
-                1.0 => String::new(),
-                share => format!(" ({:.0} by mma.sync)", e.gpu.tensor_flops * share / 1e12),
-            },
-            e.gpu.bandwidth / 1e9,
-            gib(e.memory.available),
-            e.gpu.source
-        )?;
-
-        writeln!(text, "memory, counted (GiB)")?;
-        let m = &e.memory;
-        for (name, bytes) in [
-            ("weights", m.weights),
-            ("caption keys and values", m.caption),
-            ("activations of a step", m.activations),
-            ("cache: kept from step to step", m.cache),
-            ("peak of the steps", m.peak),
-            ("decoder's weights, afterwards", m.needs.decoder),
-            ("decoding, at the least", m.needs.decoding),
-            ("all, weights on the device", m.resident),
-            ("all, blocks streamed (--vram-budget)", m.least),
-        ] {
-            writeln!(text, "  {name:<36} {:>8.2}", gib(bytes))?;
-        }
-        if m.resident > m.available {
-            let streams = if m.least > m.available { "not even streamed" } else { "unless blocks are streamed" };
-            writeln!(text, "  does NOT fit: {:.2} GiB too much, {streams}", gib(m.resident - m.available))?;
-        }
-        if let (Some(blocks), Some(MemorySize(budget))) = (streamed, args.vram_budget) {
-            let bytes = blocks * m.needs.block;
-            writeln!(
-                text,
-                "  within {:.2}: {blocks} of {} blocks streamed, {:.2} copied in every computed step ({:.0} ms modelled at {:.0} GB/s, PCIe 4.0 \
-                 x16, beside the blocks that compute; not in the seconds below)",
-                gib(budget),
-                m.needs.blocks,
-                gib(bytes),
-                bytes as f64 / PCIE_BANDWIDTH * 1e3,
-                PCIE_BANDWIDTH / 1e9
-            )?;
-        }
-        // Single modules are kept one by one: there is no fold to compare with them.
-        if m.cache > 0 && e.partial_step.is_none() {
-            writeln!(text, "  (one tensor per residual would keep {:.2})", gib(m.cache_unfolded))?;
-        }
-
-        let steps = [
-            ("computed step", Some(&e.computed_step)),
-            ("reused step", e.reused_step.as_ref()),
-            ("smallest step", e.partial_step.as_ref()),
-        ];
-        for (name, cost) in steps {
-            let Some(cost) = cost else { continue };
-            writeln!(text, "\n{name:<18} {:>9} {:>11} {:>10} {:>14}", "launches", "TFLOP", "GB", "modelled ms")?;
-            for f in &cost.families {
-                writeln!(
-                    text,
-                    "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}",
-                    f.family.name(),
-                    f.launches,
-                    f.flops as f64 / 1e12,
-                    f.bytes as f64 / 1e9,
-                    f.modelled_seconds * 1e3
-                )?;
-            }
-            writeln!(
-                text,
-                "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}   (at the peaks: {:.3} modelled ms)",
-                "all",
-                cost.launches,
-                cost.flops as f64 / 1e12,
-                cost.bytes as f64 / 1e9,
-                cost.modelled_seconds * 1e3,
-                cost.roofline_seconds * 1e3
-            )?;
-        }
-
-        writeln!(text, "\nshares of the peaks")?;
-        for (name, share) in
-            [("linear", &e.efficiency.linear), ("attention", &e.efficiency.attention), ("memory", &e.efficiency.memory)]
-        {
-            writeln!(text, "  {name:<10} {:.2}  {}", share.value, share.origin)?;
-        }
-        writeln!(text, "  {:<10} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
-
-        writeln!(text, "\n{} steps, denoising only", job.steps)?;
-        for total in &e.totals {
-            writeln!(
-                text,
-                "  {:<34} {:>4} computed {:>10.2} s modelled   {:>6.2}x modelled",
-                total.schedule, total.computed_steps, total.modelled_seconds, total.modelled_speedup
-            )?;
-            if total.partial_steps > 0 {
-                writeln!(text, "  {:<34} {:>4} in part", "", total.partial_steps)?;
-            }
-        }
-        for (what, seconds) in published {
-            writeln!(text, "  {:<34} {:>13} {seconds:>10.2} s published  (A100 80 GB, arXiv 2411.02397)", what, "")?;
-        }
-        Ok::<(), std::fmt::Error>(())
-    })();
+    let _ = head(&mut text, args, job, e)
+        .and_then(|()| memory(&mut text, args, e, streamed))
+        .and_then(|()| steps(&mut text, e))
+        .and_then(|()| shares(&mut text, e))
+        .and_then(|()| totals(&mut text, job, e, published));
     text.truncate(text.trim_end().len());
     text
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+/// The video and the GPU.
+fn head(text: &mut String, args: &Args, job: &Job, e: &Estimate) -> fmt::Result {
+    let g = &job.geometry();
+    let [t, s] = e.tokens;
+    writeln!(
+        text,
+        "{}  {} × {t} × {s} tokens (latents {} × {} × {}), {} steps, {}",
+        args.model, e.batch, g.frames, g.height, g.width, job.steps, job.dtype
+    )?;
+    writeln!(
+        text,
+        "{}: {:.0} TFLOP/s dense{}, {:.0} GB/s, {:.0} GiB ({})\n",
+        e.gpu.name,
+        e.gpu.tensor_flops / 1e12,
+        match e.gpu.sm.mma_share {
+            1.0 => String::new(),
+            share => format!(" ({:.0} by mma.sync)", e.gpu.tensor_flops * share / 1e12),
+        },
+        e.gpu.bandwidth / 1e9,
+        gib(e.memory.available),
+        e.gpu.source
+    )?;
+    Ok(())
+}
+
+/// The device memory, and what of the weights is streamed.
+fn memory(text: &mut String, args: &Args, e: &Estimate, streamed: Option<usize>) -> fmt::Result {
+    writeln!(text, "memory, counted (GiB)")?;
+    let m = &e.memory;
+    for (name, bytes) in [
+        ("weights", m.weights),
+        ("caption keys and values", m.caption),
+        ("activations of a step", m.activations),
+        ("cache: kept from step to step", m.cache),
+        ("peak of the steps", m.peak),
+        ("decoder's weights, afterwards", m.needs.decoder),
+        ("decoding, at the least", m.needs.decoding),
+        ("all, weights on the device", m.resident),
+        ("all, blocks streamed (--vram-budget)", m.least),
+    ] {
+        writeln!(text, "  {name:<36} {:>8.2}", gib(bytes))?;
+    }
+    if m.resident > m.available {
+        let streams = if m.least > m.available { "not even streamed" } else { "unless blocks are streamed" };
+        writeln!(text, "  does NOT fit: {:.2} GiB too much, {streams}", gib(m.resident - m.available))?;
+    }
+    if let (Some(blocks), Some(MemorySize(budget))) = (streamed, args.vram_budget) {
+        let bytes = blocks * m.needs.block;
+        writeln!(
+            text,
+            "  within {:.2}: {blocks} of {} blocks streamed, {:.2} copied in every computed step ({:.0} ms modelled at {:.0} GB/s, PCIe 4.0 \
+             x16, beside the blocks that compute; not in the seconds below)",
+            gib(budget),
+            m.needs.blocks,
+            gib(bytes),
+            bytes as f64 / PCIE_BANDWIDTH * 1e3,
+            PCIE_BANDWIDTH / 1e9
+        )?;
+    }
+    // Single modules are kept one by one: there is no fold to compare with them.
+    if m.cache > 0 && e.partial_step.is_none() {
+        writeln!(text, "  (one tensor per residual would keep {:.2})", gib(m.cache_unfolded))?;
+    }
+    Ok(())
+}
+
+/// What each kind of step launches.
+fn steps(text: &mut String, e: &Estimate) -> fmt::Result {
+    let steps = [
+        ("computed step", Some(&e.computed_step)),
+        ("reused step", e.reused_step.as_ref()),
+        ("smallest step", e.partial_step.as_ref()),
+    ];
+    for (name, cost) in steps {
+        let Some(cost) = cost else { continue };
+        writeln!(text, "\n{name:<18} {:>9} {:>11} {:>10} {:>14}", "launches", "TFLOP", "GB", "modelled ms")?;
+        for f in &cost.families {
+            writeln!(
+                text,
+                "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}",
+                f.family.name(),
+                f.launches,
+                f.flops as f64 / 1e12,
+                f.bytes as f64 / 1e9,
+                f.modelled_seconds * 1e3
+            )?;
+        }
+        writeln!(
+            text,
+            "  {:<16} {:>9} {:>11.3} {:>10.2} {:>14.3}   (at the peaks: {:.3} modelled ms)",
+            "all",
+            cost.launches,
+            cost.flops as f64 / 1e12,
+            cost.bytes as f64 / 1e9,
+            cost.modelled_seconds * 1e3,
+            cost.roofline_seconds * 1e3
+        )?;
+    }
+    Ok(())
+}
+
+/// The assumed shares of the GPU's peaks, and where they are from.
+fn shares(text: &mut String, e: &Estimate) -> fmt::Result {
+    writeln!(text, "\nshares of the peaks")?;
+    for (name, share) in
+        [("linear", &e.efficiency.linear), ("attention", &e.efficiency.attention), ("memory", &e.efficiency.memory)]
+    {
+        writeln!(text, "  {name:<10} {:.2}  {}", share.value, share.origin)?;
+    }
+    writeln!(text, "  {:<10} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
+    Ok(())
+}
+
+/// Seconds of the denoising loop, modelled and published.
+fn totals(text: &mut String, job: &Job, e: &Estimate, published: &[(&str, f64)]) -> fmt::Result {
+    writeln!(text, "\n{} steps, denoising only", job.steps)?;
+    for total in &e.totals {
+        writeln!(
+            text,
+            "  {:<34} {:>4} computed {:>10.2} s modelled   {:>6.2}x modelled",
+            total.schedule, total.computed_steps, total.modelled_seconds, total.modelled_speedup
+        )?;
+        if total.partial_steps > 0 {
+            writeln!(text, "  {:<34} {:>4} in part", "", total.partial_steps)?;
+        }
+    }
+    for (what, seconds) in published {
+        writeln!(text, "  {:<34} {:>13} {seconds:>10.2} s published  (A100 80 GB, arXiv 2411.02397)", what, "")?;
+    }
+    Ok(())
 }
