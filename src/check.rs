@@ -14,8 +14,9 @@ use crate::cache::{
     AdaCache, AdaCacheConfig, CacheError, Codebook, Decision, Metric, MotionRegularization, ResidualKind, Settings,
 };
 use crate::device::Device;
+use crate::family::{self, opensora::OPENSORA};
 use crate::model::vae::{VaeConfig, VideoVae};
-use crate::model::{Geometry, ModelError, ResidualRoom, StDiT3, StDiT3Config, Trace, Transformer, Walk, Weights};
+use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
 use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError, Solver};
 use crate::tensor::{DType, Tensor};
 
@@ -111,9 +112,16 @@ fn own_weights() -> PathBuf {
     "model.safetensors".into()
 }
 
+fn stdit3() -> String {
+    OPENSORA.into()
+}
+
 #[derive(Deserialize)]
 struct Case {
     kind: String,
+    /// Whose architecture the model has.
+    #[serde(default = "stdit3")]
+    family: String,
     model: PathBuf,
     config: serde_json::Map<String, serde_json::Value>,
     fps: f32,
@@ -195,11 +203,12 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let case: Case = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let weights_path = dir.join(&case.model);
     let config = merged_config(&case, &weights_path).map_err(bad)?;
-    let model = StDiT3::load(device, config, Weights::open(&weights_path)?, dtype)?;
+    let family = family::named(&case.family).ok_or_else(|| bad(format!("there is no family `{}`", case.family)))?;
+    let model = family.reference(device, &config, Weights::open(&weights_path)?, dtype)?;
     let io = Weights::open(&dir.join("io.safetensors"))?;
     match (case.kind.as_str(), &case.rollout) {
-        ("forward", _) => forward(&case, &model, &io, &mut result)?,
-        ("rollout", Some(rollout)) => run_rollout(&case, rollout, &model, &io, &mut result)?,
+        ("forward", _) => forward(&case, &*model, &io, &mut result)?,
+        ("rollout", Some(rollout)) => run_rollout(&case, rollout, &*model, &io, &mut result)?,
         ("rollout", None) => {
             return Err(bad("a rollout needs steps, cfg_scale, num_frames, cache and expected".into()));
         }
@@ -228,14 +237,14 @@ fn judged(mut result: CheckResult, bound: f64) -> CheckResult {
 }
 
 /// The model folder's config.json, overridden by the case's own fields.
-fn merged_config(case: &Case, weights: &Path) -> Result<StDiT3Config, String> {
+fn merged_config(case: &Case, weights: &Path) -> Result<String, String> {
     let path = weights.with_file_name("config.json");
     let mut fields = match std::fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
         Err(_) => serde_json::Map::new(),
     };
     fields.extend(case.config.clone());
-    StDiT3Config::from_json(&serde_json::Value::Object(fields).to_string(), "case.json").map_err(|e| e.to_string())
+    Ok(serde_json::Value::Object(fields).to_string())
 }
 
 /// ‖out − reference‖ / ‖reference‖

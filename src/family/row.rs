@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use crate::device::Device;
 use crate::hub::Published as PublishedCheckpoint;
+use crate::model::{ModelError, Transformer, Weights};
 use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
+use crate::tensor::DType;
 
 /// A family of models: how one is recognised and opened, and what is known of it without its files.
 pub trait Family: Sync {
@@ -25,6 +28,20 @@ pub trait Family: Sync {
     /// A size that the model does not make.
     fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
         self.open(None, size)
+    }
+
+    /// A transformer of the family's architecture with a configuration and weights of its own, as reference cases have them.
+    ///
+    /// # Errors
+    /// A configuration or weights that do not fit; a family without reference cases.
+    fn reference(
+        &self,
+        _device: &Device,
+        _config: &str,
+        _weights: Weights<'_>,
+        _dtype: DType,
+    ) -> Result<Box<dyn Transformer>, ModelError> {
+        Err(ModelError::Input(format!("`adacache check` has no reference cases of {}", self.name())))
     }
 
     /// What a generation can be given beside the prompt.

@@ -17,7 +17,7 @@ use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, Part, Published, PublishedPart, cache_dir};
 use crate::model::vae::{VaeConfig, VideoVae};
-use crate::model::{Autoencoder, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
+use crate::model::{Autoencoder, ModelError, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
     Content, Inputs, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText, SizeOptions, Source,
     TextOptions, VideoSize,
@@ -93,6 +93,17 @@ impl Family for OpenSora {
 
     fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
         Ok(Arc::new(Opened::new(StDiT3Config::opensora_v1_2(), None, size)?))
+    }
+
+    fn reference(
+        &self,
+        device: &Device,
+        config: &str,
+        weights: Weights<'_>,
+        dtype: DType,
+    ) -> Result<Box<dyn Transformer>, ModelError> {
+        let config = StDiT3Config::from_json(config, "case.json")?;
+        Ok(Box::new(StDiT3::load(device, config, weights, dtype)?))
     }
 
     fn inputs(&self) -> Inputs {
