@@ -190,20 +190,8 @@ impl Job {
         let partial_step = partial().min_by_key(|cost| cost.flops).cloned();
         let [_, t, s, _] = model.hidden_shape(&geometry);
 
-        let reused_seconds = reused_step.as_ref().map_or(0.0, |c| c.modelled_seconds);
-        let all = self.steps as f64 * computed_step.modelled_seconds;
-        let total = |(schedule, computed_steps): (String, usize)| {
-            let modelled_seconds = computed_steps as f64 * computed_step.modelled_seconds
-                + self.steps.saturating_sub(computed_steps) as f64 * reused_seconds;
-            Total {
-                schedule,
-                computed_steps,
-                partial_steps: 0,
-                modelled_seconds,
-                modelled_speedup: all / modelled_seconds,
-            }
-        };
-        let mut totals: Vec<Total> = self.schedules(expected)?.into_iter().map(total).collect();
+        let reused = reused_step.as_ref().map_or(0.0, |cost| cost.modelled_seconds);
+        let mut totals = self.totals(computed_step.modelled_seconds, reused, expected)?;
         let partial_steps = partial().count();
         if partial_steps > 0 {
             let modelled_seconds = costs.iter().map(|cost| cost.modelled_seconds).sum();
@@ -212,7 +200,7 @@ impl Job {
                 computed_steps: computed_steps(plans).len(),
                 partial_steps,
                 modelled_seconds,
-                modelled_speedup: all / modelled_seconds,
+                modelled_speedup: totals[0].modelled_seconds / modelled_seconds,
             });
         }
         Ok(Estimate {
@@ -237,6 +225,18 @@ impl Job {
             totals,
             efficiency,
         })
+    }
+
+    /// The denoising loop by each expected schedule, every step computed first, where a computed step and a reused one take these seconds.
+    fn totals(&self, computed: f64, reused: f64, expected: &Expected) -> Result<Vec<Total>, PipelineError> {
+        let all = self.steps as f64 * computed;
+        let total = |(schedule, computed_steps): (String, usize)| {
+            let modelled_seconds =
+                computed_steps as f64 * computed + self.steps.saturating_sub(computed_steps) as f64 * reused;
+            let modelled_speedup = all / modelled_seconds;
+            Total { schedule, computed_steps, partial_steps: 0, modelled_seconds, modelled_speedup }
+        };
+        Ok(self.schedules(expected)?.into_iter().map(total).collect())
     }
 
     /// Numbers of computed steps, each with its reason; all of them first.

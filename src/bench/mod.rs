@@ -170,7 +170,7 @@ mod tests {
             caption_channels: 16,
             ..StDiT3Config::opensora_v1_2()
         };
-        let shapes = Shapes::of_model(&config, &Geometry::guided(1, [3, 6, 10], 64.0, 8.0), 5);
+        let shapes = Shapes::of_stdit3(&config, &Geometry::guided(1, [3, 6, 10], 64.0, 8.0), 5);
         let vae = VaeConfig {
             spatial: SpatialConfig { block_out_channels: vec![8, 16], norm_num_groups: 8, ..Default::default() },
             temporal: TemporalConfig { filters: 8, num_groups: 8, ..Default::default() },

@@ -23,7 +23,7 @@ impl Shapes {
     pub fn small() -> Result<Shapes, PipelineError> {
         let source = family::sprites();
         let model =
-            Shapes::of_model(&family::sprites::shape(), &source.config().geometry(1), source.config().prompt_length);
+            Shapes::of_stdit3(&family::sprites::shape(), &source.config().geometry(1), source.config().prompt_length);
         let vae = VaeConfig {
             spatial: SpatialConfig { block_out_channels: vec![32, 64], norm_num_groups: 8, ..Default::default() },
             temporal: TemporalConfig {
@@ -47,13 +47,13 @@ impl Shapes {
         let model = StDiT3Config::opensora_v1_2();
         let source = family::published(OPENSORA, &SizeOptions::published(resolution, 51))?;
         let [_, height, width] = source.config().latent;
-        let steps = Shapes::of_model(&model, &source.config().geometry(1), model.model_max_length);
+        let steps = Shapes::of_stdit3(&model, &source.config().geometry(1), model.model_max_length);
         Ok(steps.and(Shapes::of_autoencoder(&VaeConfig::default(), [height, width])))
     }
 
-    /// Everything a step of `model` launches at `geometry` that takes time. Where time has so few frames that a kernel of its own takes them,
+    /// Everything a step of an STDiT3 launches at `geometry` that takes time. Where time has so few frames that a kernel of its own takes them,
     /// attention along many frames is there too, over as many rows.
-    pub fn of_model(model: &StDiT3Config, geometry: &Geometry, text: usize) -> Shapes {
+    pub fn of_stdit3(model: &StDiT3Config, geometry: &Geometry, text: usize) -> Shapes {
         let [pt, ph, pw] = model.patch_size;
         let (frames, tokens) =
             (geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph) * geometry.width.div_ceil(pw));

@@ -103,6 +103,7 @@ pub fn conv(
     band: Band,
     out: &Tensor,
 ) -> Result<()> {
+    // Long, but a list: every argument is checked under its name, then becomes a field of the parameters.
     let op = Op::new("conv", out);
     let Input { x, height, first } = *input;
     let dtype = op.compute_dtype("x", x)?;

@@ -36,6 +36,7 @@ impl Job {
         let scratch = self.scratch(dry, &*model, &y)?;
         let loaded = dry.allocated_bytes();
         dry.reset_peak();
+        // Encoded once more than needed: only with all scratch there is the peak that of every batch, not of the first alone.
         let encode = |_| model.caption(&y, geometry.batch(), None);
         let captions = (0..members).map(encode).collect::<Result<Vec<_>, _>>()?;
         let caption = dry.allocated_bytes() - loaded;
