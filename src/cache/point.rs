@@ -14,12 +14,12 @@ pub enum Site {
     Attention,
     /// The cross-attention residual plus the gated MLP residual.
     CrossMlp,
-    /// All that the block adds.
+    /// The sum that the block adds.
     Whole,
 }
 
 impl Site {
-    /// All of them, the largest first.
+    /// All sites, the largest first.
     pub const ALL: [Site; 3] = [Site::Whole, Site::CrossMlp, Site::Attention];
 
     /// Whether `module` adds to this residual.
