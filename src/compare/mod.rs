@@ -1,4 +1,4 @@
-//! Cache policies side by side: a row for each run against the run that computed every step, and their means.
+//! Side-by-side comparison of cache policies: one row per run, against the run that computed every step, and their means.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -19,23 +19,23 @@ pub struct Row {
     pub cache: String,
     /// Denoising steps.
     pub steps: usize,
-    /// Those that were computed.
+    /// The computed steps.
     pub computed_steps: Vec<usize>,
-    /// Those that computed some modules and reused others.
+    /// The steps that computed some modules and reused others.
     pub partial_steps: Vec<usize>,
-    /// Work of every step over that of a computed one.
+    /// Work of every step relative to a computed one.
     pub step_shares: Vec<f64>,
-    /// What the policy concluded on its way.
+    /// The policy's decisions.
     pub decisions: Vec<Decision>,
-    /// Work of the denoising loop over that of the original.
+    /// Work of the denoising loop relative to the original's.
     pub compute: f64,
     /// Seconds of the denoising loop on `device`.
     pub seconds: f64,
-    /// The device whose seconds they are.
+    /// The device that the seconds were measured on.
     pub device: String,
     /// Bytes kept from step to step.
     pub cache_bytes: usize,
-    /// dB of all pixels of all frames; `null` where they are equal.
+    /// PSNR over all pixels of all frames in dB; `null` if they are equal.
     pub psnr: f64,
     /// SSIM, mean of the frames.
     pub ssim: f64,
@@ -45,7 +45,7 @@ pub struct Row {
     pub motion_smoothness_pixels: f64,
     /// ‖z − z_original‖₂ / ‖z_original‖₂ of the final latents.
     pub latents_relative_l2: f64,
-    /// LPIPS, mean of the frames; only where its weights are.
+    /// LPIPS, mean of the frames; only if its weights are available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lpips: Option<f64>,
     /// ST-LPIPS, likewise.
@@ -53,10 +53,10 @@ pub struct Row {
     pub stlpips: Option<f64>,
 }
 
-/// A finished run: what it did, its video and its latents.
+/// A finished run: its report, its video and its latents.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// What it did.
+    /// The report.
     pub report: Report,
     /// The decoded video.
     pub frames: crate::media::Frames,
@@ -65,10 +65,10 @@ pub struct Finished {
 }
 
 impl Row {
-    /// Measures `run` under the name `cache` against `original`. What perceptual networks say is set by [`Row::perceived`].
+    /// Measures `run` under the name `cache` against `original`. [`Row::perceived`] adds the perceptual distances.
     ///
     /// # Errors
-    /// They are not of one size.
+    /// Their sizes differ.
     pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
         let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
         let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
@@ -98,14 +98,14 @@ impl Row {
         })
     }
 
-    /// The same with what the networks say.
+    /// The same row with the networks' distances.
     pub fn perceived(self, Perceived { lpips, stlpips }: Perceived) -> Row {
         let mean = |distance: Option<Distance>| distance.map(|distance| distance.mean);
         Row { lpips: mean(lpips), stlpips: mean(stlpips), ..self }
     }
 }
 
-/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for one value or none that is finite.
+/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for a single value or for infinite ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mean {
     /// The mean.
