@@ -1,4 +1,4 @@
-//! From a target to a codebook: searches over the recorded runs, real runs of the best, and both again until the target is met.
+//! From a target to a codebook: searches over the recorded runs, real runs of the best candidates, repeated until the target is met.
 
 use super::error::CalibrateError;
 use super::proxy::{self, Proxy};
@@ -8,31 +8,32 @@ use super::weights;
 use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation};
 use crate::pipeline::FlopCount;
 
-/// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
-/// every step of a few videos, which then are equal, would have the best mean with all others spoilt.
+/// The maximum PSNR in dB counted for a video: about the level of rounding to 8 bits, so that any improvement beyond it is invisible.
+/// Without this limit a codebook that computes every step of a few videos, which are then equal, would have the best mean with all others
+/// spoilt.
 pub const MOST_PSNR: f64 = 60.0;
-/// How far from the asked speed-up the result may be.
+/// The accepted relative deviation from the requested speed-up.
 pub const TOLERANCE: f64 = 0.05;
-/// What is near enough not to spend further runs.
+/// Within this deviation no further runs are spent.
 const NEAR: f64 = 0.02;
-/// The same above an asked PSNR, in dB.
+/// The same above a requested PSNR, in dB.
 const NEAR_PSNR: f64 = 0.2;
-/// The farthest that one run moves the compute, in nepers.
+/// The maximum change of compute between two runs, in nepers.
 const MOST_MOVE: f64 = 0.5;
 
-/// Codebooks that a search descends from: the best of all that it begins with.
+/// The number of codebooks that a search descends from: the best of all starting points.
 const DESCENTS: usize = 10;
 
-/// What is asked for.
+/// The target of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// Operations of computing every step over those with the cache, in sum over the prompts.
+    /// Operations of computing every step over those with the cache, summed over the prompts.
     SpeedUp(f64),
-    /// Mean PSNR in dB of the pixels against the runs that compute every step; with the least compute.
+    /// Mean PSNR in dB of the pixels against the runs that compute every step, with minimal compute.
     Psnr(f64),
 }
 
-/// Steps that AdaCache computes whatever it measures: the first two and the last two.
+/// Steps that AdaCache always computes: the first two and the last two.
 const FORCED: usize = 4;
 
 fn too_fast(speed_up: f64, steps: usize, most: f64) -> CalibrateError {
@@ -46,7 +47,7 @@ impl Target {
     /// Checks what can be checked before anything has run.
     ///
     /// # Errors
-    /// The target is no sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
+    /// The target is not a sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
     pub fn check(self, steps: usize) -> Result<(), CalibrateError> {
         let error = |text: String| Err(CalibrateError::Target(text));
         match self {
@@ -67,25 +68,25 @@ impl Target {
     }
 }
 
-/// One prompt, made with a codebook.
+/// One prompt, generated with a codebook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// The steps that were computed.
+    /// The computed steps.
     pub computed: Vec<usize>,
-    /// What was decided.
+    /// The decisions.
     pub decisions: Vec<Decision>,
-    /// dB of the pixels against the run that computes every step; infinite where they are equal.
+    /// PSNR in dB of the pixels against the run that computes every step; infinite if they are equal.
     pub psnr: f64,
 }
 
 impl Run {
-    /// dB, at most [`MOST_PSNR`].
+    /// PSNR in dB, at most [`MOST_PSNR`].
     pub fn bounded_psnr(&self) -> f64 {
         self.psnr.min(MOST_PSNR)
     }
 }
 
-/// What `runs` did in the mean, where steps cost `flops`.
+/// The mean outcome of `runs`, if steps cost `flops`.
 pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
     let steps = flops.all_computed / flops.computed_step.max(1);
     let total = |run: &Run| {
@@ -98,22 +99,22 @@ pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
 
 /// Makes real runs.
 pub trait Bench {
-    /// Makes every prompt with `cache`; gives the runs in the order of the tapes.
+    /// Generates every prompt with `cache`; returns the runs in the order of the tapes.
     ///
     /// # Errors
     /// A run failed, or the user stopped it.
     fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError>;
 
-    /// Hears of every codebook that was tried.
+    /// Called for every codebook that was tried.
     fn tried(&mut self, _tried: &Tried) {}
 }
 
 /// Means over the prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Operations over those of the runs that compute every step.
+    /// Operations relative to those of the runs that compute every step.
     pub compute: f64,
-    /// dB; `None` where nothing is known yet to foretell it by.
+    /// PSNR in dB; `None` if there is no basis for a prediction yet.
     pub psnr: Option<f64>,
 }
 
@@ -129,13 +130,13 @@ impl Outcome {
 pub struct Tried {
     /// The settings.
     pub config: AdaCacheConfig,
-    /// How reused steps extrapolate the fold; `None`: the last one is taken as it is.
+    /// How reused steps extrapolate the fold; `None` if they use the last one unchanged.
     pub extrapolation: Option<Extrapolation>,
-    /// Which codebook this is a scaling of, from 0: the present preset, once for each order of extrapolation that is tried.
+    /// The codebook that this one is scaled from, from 0: the current preset, once for each order of extrapolation that is tried.
     pub shape: usize,
-    /// What was foretold before the runs.
+    /// The prediction before the runs.
     pub predicted: Outcome,
-    /// What the runs did.
+    /// The outcome of the runs.
     pub achieved: Outcome,
     /// The runs, by prompt.
     pub runs: Vec<Run>,
@@ -160,38 +161,39 @@ fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrapolation>) -
     }
 }
 
-/// Dampings that are compared by replays; of equal ones the first is taken.
+/// Dampings that are compared by replays; among equals the first is chosen.
 const DAMPINGS: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
 
-/// How much is tried.
+/// The effort of a calibration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Orders of extrapolation that are tried with the present preset; the best is searched with. None: no extrapolation.
+    /// Orders of extrapolation to try with the current preset; the search uses the best. None: no extrapolation.
     pub orders: Vec<usize>,
-    /// Codebooks of the search that are verified by real runs, beside the present preset.
+    /// Codebooks of the search that are verified by real runs, besides the current preset.
     pub verify: usize,
-    /// Real runs of every prompt at most.
+    /// The maximum number of real runs per prompt.
     pub rounds: usize,
 }
 
 /// The result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibrated {
-    /// The settings found, with what was foretold of them and what they did.
+    /// The best settings, with their predicted and achieved outcomes.
     pub best: Tried,
     /// Whether they meet the target.
     pub met: bool,
     /// Every codebook that was tried, in order.
     pub tried: Vec<Tried>,
-    /// How the error of the replays ranks the real PSNR over all runs that extrapolate as the best one, both from the mean of their prompt; `None` with too few.
+    /// Rank correlation of the replays' error and the real PSNR over all runs that extrapolate like the best one, both relative to the mean
+    /// of their prompt; `None` if there are too few.
     pub rank_correlation: Option<f64>,
-    /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
+    /// How far real distances of the best one's probe over several steps fell short of the sum of the recorded ones.
     pub bend: Bend,
-    /// What the error of each step counts for: see [`Tape::error`].
+    /// The weight of each step's error: see [`Tape::error`].
     pub weights: Vec<f64>,
 }
 
-/// Finds a codebook for `target`. `presets`: the present settings to begin with, the first is what the result has to beat.
+/// Finds a codebook for `target`. `presets`: the current settings to start from; the result must beat the first.
 ///
 /// # Errors
 /// The target cannot be reached at all, or a run failed.
@@ -264,9 +266,9 @@ pub fn calibrate(
 
 struct Drive<'a> {
     search: Search,
-    /// What steps count for until real runs tell.
+    /// The weights of steps until there are real runs.
     prior: Vec<f64>,
-    /// What is searched with: runs of another err otherwise, and say nothing of this one's weights.
+    /// The extrapolation of the search: runs with another one have other errors, and do not inform this one's weights.
     extrapolation: Option<Extrapolation>,
     target: Target,
     bench: &'a mut dyn Bench,
@@ -274,7 +276,7 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    /// The compute to begin with.
+    /// The compute to start from.
     fn first_compute(&self, preset: &AdaCacheConfig, least: f64) -> Result<f64, CalibrateError> {
         let steps = self.search.tapes[0].steps();
         self.target.check(steps)?;
@@ -285,7 +287,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The best codebook at `compute` that has not been tried.
+    /// The best codebook at `compute` that has not been tried yet.
     fn search(&self, presets: &[AdaCacheConfig], compute: f64) -> Option<Candidate> {
         let starts = presets.iter().flat_map(|preset| self.search.starts(preset));
         let mut starts: Vec<Candidate> = starts.filter_map(|start| self.search.at(&start, compute)).collect();
@@ -296,7 +298,7 @@ impl Drive<'_> {
         new.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute))
     }
 
-    /// Real runs of `shape`, scaled to the replayed compute `compute` as well as it goes.
+    /// Real runs of `shape`, scaled to the replayed compute `compute` as closely as possible.
     fn try_at(&mut self, shape: &AdaCacheConfig, number: usize, compute: f64) -> Result<(), CalibrateError> {
         let (config, estimate) = match self.search.at(shape, compute) {
             Some(candidate) => (candidate.config, candidate.estimate),
@@ -316,7 +318,8 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// The extrapolation of `order` with the damping for which replays of `shape` err least, before any run was made so; `None` for order 0.
+    /// The extrapolation of `order` with the damping that minimises the error of replays of `shape`, before any real run with it; `None`
+    /// for order 0.
     fn damped(&mut self, order: usize, shape: &AdaCacheConfig, compute: f64) -> Option<Extrapolation> {
         if order == 0 {
             return None;
@@ -335,7 +338,7 @@ impl Drive<'_> {
         best.map(|(damping, _)| Extrapolation { order, damping })
     }
 
-    /// Searches with reused steps extrapolated so, as the real runs made so say that they err.
+    /// Searches with this extrapolation from now on, using the errors of the real runs made with it.
     fn extrapolate(&mut self, extrapolation: Option<Extrapolation>) {
         self.extrapolation = extrapolation;
         self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(extrapolation));
@@ -351,12 +354,12 @@ impl Drive<'_> {
         }
     }
 
-    /// What was tried with the present extrapolation.
+    /// The codebooks tried with the current extrapolation.
     fn alike(&self) -> impl Iterator<Item = &Tried> {
         self.tried.iter().filter(|tried| tried.extrapolation == self.extrapolation)
     }
 
-    /// What all real runs so far say of changes over several steps.
+    /// The bends estimated from all real runs so far.
     fn bends(&self) -> Bends {
         let rows = |tried: &Tried| {
             let runs = self.search.tapes.iter().zip(&tried.runs);
@@ -375,7 +378,7 @@ impl Drive<'_> {
         Bends { known, others }
     }
 
-    /// What `of` makes of the real runs with the present extrapolation, by prompt.
+    /// `of` applied to the real runs with the current extrapolation, by prompt.
     fn by_prompt<T>(&self, of: impl Fn(&Tape, &Run) -> T) -> Vec<Vec<T>> {
         let tapes = self.search.tapes.iter().enumerate();
         tapes.map(|(i, tape)| self.alike().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
@@ -394,7 +397,7 @@ impl Drive<'_> {
         Proxy::fit(&self.points())
     }
 
-    /// dB a neper of compute, foretold for `shape` around `compute`.
+    /// Predicted dB per neper of compute, for `shape` around `compute`.
     fn slope(&self, shape: &AdaCacheConfig, compute: f64) -> f64 {
         const STEP: f64 = 1.1;
         let error = |compute: f64| self.search.at(shape, compute).map(|candidate| candidate.at_compute);
@@ -406,7 +409,7 @@ impl Drive<'_> {
         if slope > 0.0 { slope } else { self.proxy().slope }
     }
 
-    /// What is aimed at, rising with compute; and whether `tried` is near enough.
+    /// The targeted value, which rises with compute; and whether `tried` is close enough.
     fn value(&self, tried: &Tried) -> f64 {
         match self.target {
             Target::SpeedUp(_) => tried.achieved.compute.ln(),
@@ -432,7 +435,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The replayed compute to try `shape` at next.
+    /// The replayed compute at which to try `shape` next.
     fn next_compute(&self, shape: &AdaCacheConfig, number: usize, least: f64) -> f64 {
         let of_shape = self.tried.iter().filter(|tried| tried.shape == number);
         let known: Vec<(f64, f64)> =
@@ -444,7 +447,7 @@ impl Drive<'_> {
         next(&known, self.goal(), slope).exp().clamp(least, 1.0)
     }
 
-    /// PSNR of `tried`, carried over to another compute.
+    /// PSNR of `tried`, extrapolated to another compute.
     fn psnr_at(&self, tried: &Tried, compute: f64) -> f64 {
         let moved = (compute / tried.achieved.compute).ln();
         let slope =
@@ -491,8 +494,8 @@ impl Drive<'_> {
     }
 }
 
-/// Where to look next for the x at which a rising function comes to `goal`, where some of its points are known: between the nearest around it, or
-/// beyond the nearest by `slope`.
+/// The next x to try at which a rising function may reach `goal`, given some of its points: between the nearest points around it, or beyond
+/// the nearest by `slope`.
 fn next(known: &[(f64, f64)], goal: f64, slope: f64) -> f64 {
     let below = known.iter().filter(|(_, y)| *y < goal).max_by(|a, b| a.0.total_cmp(&b.0));
     let above = known.iter().filter(|(_, y)| *y >= goal).min_by(|a, b| a.0.total_cmp(&b.0));

@@ -115,7 +115,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Of at least one value.
+    /// The mean of at least one value.
     pub fn of(values: &[f64]) -> Mean {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -130,17 +130,17 @@ impl Mean {
 pub struct Summary {
     /// The policy's name in the comparison.
     pub cache: String,
-    /// Its runs.
+    /// The number of runs.
     pub runs: usize,
     /// Computed steps.
     pub computed_steps: Mean,
-    /// Work over that of the original.
+    /// Work relative to the original's.
     pub compute: Mean,
     /// Seconds of the denoising loop.
     pub seconds: Mean,
-    /// Runs whose video is equal to the original's, to the bit.
+    /// Runs whose video is bit-identical to the original.
     pub equal: usize,
-    /// dB of the others; `null` where all are equal.
+    /// PSNR of the other runs in dB; `null` if all are equal.
     pub psnr: Mean,
     /// SSIM.
     pub ssim: Mean,
@@ -150,7 +150,7 @@ pub struct Summary {
     pub motion_smoothness_pixels: Mean,
     /// Relative distance of the latents.
     pub latents_relative_l2: Mean,
-    /// LPIPS; only where every run has one.
+    /// LPIPS; only if every run has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lpips: Option<Mean>,
     /// ST-LPIPS, likewise.
@@ -158,7 +158,7 @@ pub struct Summary {
     pub stlpips: Option<Mean>,
 }
 
-/// The policies' means, in the order in which the rows name them first.
+/// The policies' means, in the order of their first rows.
 pub fn summarize(rows: &[Row]) -> Vec<Summary> {
     let mut names: Vec<&str> = vec![];
     for row in rows {
@@ -234,8 +234,8 @@ pub fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// One self-contained HTML page of `results`: what `results.json` holds, `video` (`width`, `height`, `frames`, `fps`), and in each run a
-/// `strip`, the video's frames one below the other as a PNG in base64.
+/// One self-contained HTML page of `results`: the content of `results.json`, `video` (`width`, `height`, `frames`, `fps`), and in each run
+/// a `strip`, the video's frames in one column as a base64 PNG.
 pub fn page(results: &Value) -> String {
     // Within a script element the text must not look like its end.
     include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))
