@@ -1,14 +1,14 @@
-//! Video generation with diffusion transformers on hand-written CUDA kernels, with Adaptive Caching (AdaCache,
-//! arXiv 2411.02397): at each denoising step the runtime decides, from how fast one residual changes and how much the frames
-//! move, whether the transformer is computed again or the residuals kept on the device still serve.
+//! Video generation with diffusion transformers on hand-written CUDA kernels, with Adaptive Caching (AdaCache, arXiv 2411.02397): at each
+//! denoising step the runtime decides, from how fast one residual changes and how much the frames move, whether to compute the transformer
+//! again or to reuse the residuals kept on the device.
 //!
-//! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`]
-//! (one typed launcher a kernel, chosen by what [`chips`] says of the GPU), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step loop), [`pipeline`] (a prompt
-//! becomes a video). [`profile`] watches a device, [`plan`] tells beforehand what a video takes, [`quality`] measures one video
-//! against another, [`compare`] policies, [`calibrate`] finds codebooks, [`check`] holds everything against reference data of the published
-//! code, [`evidence`] says what a GPU could make of the kernels.
+//! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`] (one typed
+//! launcher per kernel, chosen by the properties of the GPU in [`chips`]), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step
+//! loop), [`pipeline`] (from prompt to video). [`profile`] records what a device does, [`plan`] predicts what a video needs, [`quality`]
+//! measures one video against another, [`compare`] compares policies, [`calibrate`] finds codebooks, [`check`] compares results with
+//! reference data from the published code, [`evidence`] estimates what a GPU could achieve with the kernels.
 //!
-//! A policy is a pure state machine, so it can be run without a model:
+//! A policy is a pure state machine, so it can run without a model:
 //!
 //! ```
 //! use adacache::cache::{AdaCache, CacheConfig, Measurement, Plan, Policy};

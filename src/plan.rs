@@ -1,5 +1,5 @@
-//! What a job would take: the generation itself is walked on a device that runs nothing, and its launches are priced
-//! by the roofline model. Work and memory are exact; every second is modelled.
+//! The resources that a job would need: the generation itself runs on a device that executes nothing, and the roofline model gives the time
+//! of its launches. Work and memory are exact; all times are modelled.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -24,28 +24,28 @@ pub struct Memory {
     pub weights: usize,
     /// The caption's keys and values for every block.
     pub caption: usize,
-    /// What one step needs while it runs, the latents and the prediction included.
+    /// The working memory of one step, latents and prediction included.
     pub activations: usize,
-    /// The fold and the probed residuals: what is kept from step to step.
+    /// The memory kept from step to step: the fold and the probed residuals.
     pub cache: usize,
-    /// What one tensor for every residual would take in its place.
+    /// The bytes that one tensor per residual would need instead.
     pub cache_unfolded: usize,
-    /// The most that is allocated at once by the steps, all weights resident and no decoder loaded.
+    /// The peak of allocated memory during the steps, with all weights resident and no decoder loaded.
     pub peak: usize,
     /// The whole generation, decoder included, with all weights on the device.
     pub resident: usize,
-    /// The least in which it works: the weights of every block streamed from the host.
+    /// The minimum for the whole generation, with the weights of every block streamed from the host.
     pub least: usize,
-    /// What both are made of.
+    /// The summands of both.
     pub needs: Needs,
-    /// What the GPU has.
+    /// The memory of the GPU.
     pub available: usize,
 }
 
-/// A number of computed steps, why that number, and what it comes to.
+/// A number of computed steps, the reason for it, and the resulting time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Total {
-    /// Why this many.
+    /// The reason for this number.
     pub schedule: String,
     /// Steps that run all of the transformer.
     pub computed_steps: usize,
@@ -53,41 +53,41 @@ pub struct Total {
     pub partial_steps: usize,
     /// Modelled seconds of all steps.
     pub modelled_seconds: f64,
-    /// Against computing every step.
+    /// Speed-up over computing every step.
     pub modelled_speedup: f64,
 }
 
-/// What a generation would take.
+/// The resources that a generation would need.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// The GPU it is about.
+    /// The GPU that the estimate is for.
     pub gpu: Chip,
-    /// What was assumed about the kernels.
+    /// The assumptions about the kernels.
     pub efficiency: Efficiency,
-    /// Frames and tokens of a frame, as the transformer sees them.
+    /// Frames and tokens per frame in the transformer.
     pub tokens: [usize; 2],
-    /// Samples of a forward, guidance's second half included.
+    /// Samples per forward pass, guidance's second half included.
     pub batch: usize,
     /// Memory.
     pub memory: Memory,
     /// A step that runs the transformer.
     pub computed_step: Cost,
-    /// A step that reuses the residuals; without a cache policy there is none.
+    /// A step that reuses the residuals; `None` without a cache policy.
     pub reused_step: Option<Cost>,
-    /// Of a policy that reuses single modules, the step that reuses the most.
+    /// For a policy that reuses single modules: the step that reuses the most.
     pub partial_step: Option<Cost>,
     /// Whole generations.
     pub totals: Vec<Total>,
 }
 
-/// Whose number of computed steps a total is for.
+/// The source of the number of computed steps in a total.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
-    /// Nobody's: the fewest and the most that the policy allows.
+    /// None: the fewest and the most that the policy allows.
     Bounds,
-    /// The user's.
+    /// A number given by the user.
     Steps(usize),
-    /// That of the policy on a recorded trace.
+    /// The policy's number on a recorded trace.
     Trace(trace::Trace),
 }
 
@@ -129,10 +129,11 @@ impl Policy for Walk {
 }
 
 impl Job {
-    /// Prices the job on `gpu`, with every part of it on the device.
+    /// Estimates the job's resources on `gpu`, with every part of it on the device.
     ///
     /// # Errors
-    /// Settings that the generation itself would refuse, shares that no kernel reaches, more memory than the GPU has, a trace that lacks a measurement.
+    /// Settings that the generation itself would reject, efficiencies that no kernel reaches, more memory than the GPU has, a trace that
+    /// lacks a measurement.
     pub fn estimate(&self, gpu: &Chip, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
         efficiency.check(gpu)?;
         let memory = gpu.memory as usize;
@@ -239,7 +240,7 @@ impl Job {
         Ok(self.schedules(expected)?.into_iter().map(total).collect())
     }
 
-    /// Numbers of computed steps, each with its reason; all of them first.
+    /// Numbers of computed steps, each with its reason; the case of all steps comes first.
     fn schedules(&self, expected: &Expected) -> Result<Vec<(String, usize)>, PipelineError> {
         let mut schedules = vec![("every step computed".to_owned(), self.steps)];
         match &self.cache {
@@ -279,7 +280,7 @@ impl Job {
         Ok(schedules)
     }
 
-    /// Steps computed when every measurement says that the residual has changed by `change`.
+    /// The number of computed steps if every measurement reports that the residual has changed by `change`.
     fn constant(&self, change: f64) -> Result<usize, PipelineError> {
         let mut policy = self.policy()?;
         let Probes { strides, .. } = policy.probes();

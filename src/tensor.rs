@@ -1,7 +1,7 @@
 //! A dense array on a device: memory, shape and element type.
 //!
-//! A [`Tensor`] is a contiguous row-major view (last axis fastest). Clones, reshapes and row slices share the memory, as they
-//! do on the device; kernels write through any of them.
+//! A [`Tensor`] is a contiguous row-major view (last axis fastest). Clones, reshapes and row slices share device memory; kernels write
+//! through any of them.
 
 use crate::device::{Device, DeviceError, HostMemory, Memory, PendingRead};
 use bytemuck::Pod;
@@ -28,7 +28,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The types that models compute in.
+    /// The types that models can compute in.
     pub const COMPUTE: [DType; 3] = [DType::Bf16, DType::F16, DType::F32];
 
     /// Bytes of one element.
@@ -41,7 +41,7 @@ impl DType {
         }
     }
 
-    /// The name in kernel entries and options: `bf16`.
+    /// The name used in kernel entries and options: `bf16`.
     pub const fn name(self) -> &'static str {
         match self {
             DType::Bf16 => "bf16",
@@ -53,7 +53,7 @@ impl DType {
         }
     }
 
-    /// Whether models compute in it: bf16, f16, f32.
+    /// Whether models can compute in it: bf16, f16, f32.
     pub const fn is_compute(self) -> bool {
         matches!(self, DType::Bf16 | DType::F16 | DType::F32)
     }
@@ -68,14 +68,14 @@ impl fmt::Display for DType {
 impl std::str::FromStr for DType {
     type Err = TensorError;
 
-    /// `bf16`, `f16` or `f32`: the types that models compute in.
+    /// `bf16`, `f16` or `f32`: the types that models can compute in.
     fn from_str(name: &str) -> Result<Self, TensorError> {
         let found = DType::COMPUTE.into_iter().find(|dtype| dtype.name() == name);
         found.ok_or_else(|| TensorError::UnknownDType { name: name.into() })
     }
 }
 
-/// A Rust type that is a tensor's element.
+/// A Rust type that can be a tensor's element.
 pub trait Element: Pod {
     /// Its dtype.
     const DTYPE: DType;
@@ -90,10 +90,10 @@ elements!(bf16 = Bf16, f16 = F16, f32 = F32, u8 = U8, i32 = I32, f64 = F64);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorError {
-    /// The device's own.
+    /// An error of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A shape that needs more bytes than an address counts.
+    /// A shape whose size in bytes overflows an address.
     #[error("a {dtype} tensor of shape {shape:?} is larger than memory can be")]
     TooLarge {
         /// The shape.
@@ -106,9 +106,9 @@ pub enum TensorError {
     Elements {
         /// The shape.
         shape: Vec<usize>,
-        /// Its elements.
+        /// Its number of elements.
         expected: usize,
-        /// What was given.
+        /// The given number of elements.
         got: usize,
     },
     /// Rows outside the first axis.
@@ -116,20 +116,20 @@ pub enum TensorError {
     Rows {
         /// First row.
         start: usize,
-        /// How many.
+        /// Number of rows.
         len: usize,
         /// The shape.
         shape: Vec<usize>,
     },
-    /// Another element type than the operation takes.
+    /// An element type that the operation does not support.
     #[error("the tensor is {got}, {expected} is needed")]
     DType {
-        /// What it is.
+        /// The actual type.
         got: DType,
-        /// What is needed.
+        /// The required type.
         expected: &'static str,
     },
-    /// A name that is no compute type.
+    /// A name that is not a compute type.
     #[error("unknown dtype {name:?}: use bf16, f16 or f32")]
     UnknownDType {
         /// The name.
@@ -140,7 +140,7 @@ pub enum TensorError {
 type Result<T, E = TensorError> = std::result::Result<T, E>;
 
 impl TensorError {
-    /// Whether the work was interrupted, rather than went wrong.
+    /// Whether the work was interrupted, rather than failed.
     pub fn is_stop(&self) -> bool {
         matches!(self, TensorError::Device(error) if error.is_stop())
     }
@@ -199,7 +199,7 @@ impl Tensor {
         Self::from_bytes(device, shape, bytemuck::cast_slice(values), T::DTYPE)
     }
 
-    /// A copy of raw little-endian bytes, a file's say.
+    /// A copy of raw little-endian bytes, for example from a file.
     ///
     /// # Errors
     /// A length that does not fill the shape, or as [`Tensor::empty`].
@@ -214,10 +214,10 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// The values as f32, after everything queued before. Exact for bf16, f16, f32, u8; f64 and i32 are rounded.
+    /// The values as f32, after all work queued before. Exact for bf16, f16, f32, u8; f64 and i32 are rounded.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let bytes = self.to_bytes()?;
         Ok(match self.dtype {
@@ -230,10 +230,10 @@ impl Tensor {
         })
     }
 
-    /// The values in the tensor's own type, after everything queued before.
+    /// The values in the tensor's own type, after all work queued before.
     ///
     /// # Errors
-    /// [`TensorError::DType`] when `T` is another type; faults of kernels that ran before.
+    /// [`TensorError::DType`] if `T` is another type; faults of earlier kernels.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype {
             return Err(TensorError::DType { got: self.dtype, expected: T::DTYPE.name() });
@@ -241,10 +241,10 @@ impl Tensor {
         Ok(convert(&self.to_bytes()?, |v: T| v))
     }
 
-    /// The raw bytes, after everything queued before.
+    /// The raw bytes, after all work queued before.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.bytes()];
         self.device().download(&self.memory, self.offset, &mut bytes)?;
@@ -259,10 +259,10 @@ impl Tensor {
         self.device().read_async(&self.memory, self.offset, self.bytes())
     }
 
-    /// Overwrites the values, converted as by [`Tensor::from_f32`].
+    /// Overwrites the values, converted as in [`Tensor::from_f32`].
     ///
     /// # Errors
-    /// A count that is not the tensor's, or an integer dtype.
+    /// A count that does not match the tensor, or an integer dtype.
     pub fn write_f32(&self, values: &[f32]) -> Result<()> {
         self.write_bytes(&f32_to_bytes(values, self.dtype)?)
     }
@@ -270,7 +270,7 @@ impl Tensor {
     /// Overwrites the values.
     ///
     /// # Errors
-    /// [`TensorError::DType`] when `T` is another type; a count that is not the tensor's.
+    /// [`TensorError::DType`] if `T` is another type; a count that does not match the tensor.
     pub fn write_slice<T: Element>(&self, values: &[T]) -> Result<()> {
         if T::DTYPE != self.dtype {
             return Err(TensorError::DType { got: self.dtype, expected: T::DTYPE.name() });
@@ -286,10 +286,10 @@ impl Tensor {
         Ok(self.device().upload(&self.memory, self.offset, bytes)?)
     }
 
-    /// Overwrites the values by those of a tensor of the same shape, type and device.
+    /// Overwrites the values with those of a tensor of the same shape, type and device.
     ///
     /// # Errors
-    /// When they differ, or the two overlap.
+    /// These differ, or the two tensors overlap.
     pub fn copy_from(&self, src: &Tensor) -> Result<()> {
         if src.dtype != self.dtype {
             return Err(TensorError::DType { got: src.dtype, expected: self.dtype.name() });
@@ -312,7 +312,7 @@ impl Tensor {
         self.device().fetch(&self.memory, self.offset, src)
     }
 
-    /// What is queued from now on sees what was fetched to this tensor; see [`Device::fetched`].
+    /// Work queued from now on sees the data fetched to this tensor; see [`Device::fetched`].
     ///
     /// # Errors
     /// As [`Device::fetch`].
@@ -320,10 +320,10 @@ impl Tensor {
         self.device().fetched(&self.memory, self.offset)
     }
 
-    /// Sets every byte: 0 for zeros, 0xff to poison (NaN in every float type) what a kernel has to overwrite.
+    /// Sets every byte: 0 for zeros, 0xff to poison memory (NaN in every float type) that a kernel must overwrite.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn fill_bytes(&self, byte: u8) -> Result<()> {
         Ok(self.device().fill(&self.memory, self.offset..self.offset + self.bytes(), byte)?)
     }
@@ -331,7 +331,7 @@ impl Tensor {
     /// The same elements in another shape, sharing the memory.
     ///
     /// # Errors
-    /// [`TensorError::Elements`] when the counts differ.
+    /// [`TensorError::Elements`] if the counts differ.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         match element_count(shape) {
             Some(expected) if expected == self.elements() => Ok(Self { shape: shape.to_vec(), ..self.clone() }),
@@ -346,7 +346,7 @@ impl Tensor {
     /// Rows `start..start + len` of the first axis, sharing the memory.
     ///
     /// # Errors
-    /// [`TensorError::Rows`] when there are not that many, or the tensor has no axis.
+    /// [`TensorError::Rows`] if the tensor has fewer rows, or no axis.
     pub fn slice_rows(&self, start: usize, len: usize) -> Result<Self> {
         let fits = self.shape.first().is_some_and(|&rows| start.checked_add(len).is_some_and(|end| end <= rows));
         if !fits {
@@ -359,10 +359,10 @@ impl Tensor {
         Ok(Self { memory: self.memory.clone(), offset, shape, dtype: self.dtype })
     }
 
-    /// A tensor in this one's memory, `offset` bytes from its start: its shape and type are its own.
+    /// A tensor in this one's memory, `offset` bytes from its start, with a shape and type of its own.
     ///
     /// # Errors
-    /// [`TensorError::Rows`], in bytes, when it does not lie within this one.
+    /// [`TensorError::Rows`], in bytes, if it does not lie within this one.
     pub fn carve(&self, offset: usize, shape: &[usize], dtype: DType) -> Result<Self> {
         let too_large = || TensorError::TooLarge { shape: shape.to_vec(), dtype };
         let bytes = element_count(shape).and_then(|n| n.checked_mul(dtype.size())).ok_or_else(too_large)?;
@@ -397,7 +397,7 @@ impl Tensor {
         self.elements() * self.dtype.size()
     }
 
-    /// The device that holds it.
+    /// The device that the tensor is on.
     pub fn device(&self) -> &Device {
         self.memory.device()
     }

@@ -1,7 +1,7 @@
 //! Adaptive Caching (arXiv 2411.02397) with Motion Regularization, as the published code computes it.
 //!
-//! Where paper and code differ the code is followed: there is one global rate; the first, the last but one and the last step
-//! are always computed and, like every computed step, restart the count; all norms run over the whole guidance batch.
+//! Where paper and code differ, this module follows the code: there is one global rate; the first step and the last two are always computed
+//! and, like every computed step, restart the count; all norms run over the whole guidance batch.
 
 use crate::ops::decide::{DecisionRule, Distance, MotionRule};
 
@@ -13,18 +13,18 @@ use super::point::ProbePoint;
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// The AdaCache policy of one generation. State starts fresh with every generation.
+/// The AdaCache policy of one generation. Every generation starts with fresh state.
 #[derive(Clone, Debug)]
 pub struct AdaCache {
     config: AdaCacheConfig,
     points: Vec<ProbePoint>,
     steps: usize,
-    /// Steps from one computed step to the next, chosen by the last decision.
+    /// Steps from one computed step to the next, set by the last decision.
     rate: usize,
-    /// The rate in force when the current computed step was planned: every probe of a forward divides by it.
+    /// The rate in force when the current computed step was planned: every probe of a forward pass divides by it.
     planned_rate: usize,
     previous_compute: usize,
-    /// Running mean of the distances of this forward's probes, before the motion factor.
+    /// Running mean of the distances of this forward pass's probes, before the motion factor.
     mean: f64,
     /// The motion factor each probe saw last.
     motion_previous: Vec<f64>,
@@ -110,15 +110,15 @@ impl Settings for AdaCacheConfig {
     }
 }
 
-/// The largest exponent that is multiplied out.
+/// The largest exponent that is evaluated by repeated multiplication.
 const MOST_MULTIPLIED: f64 = 64.0;
 
-/// The exponent as a whole number, where it is a small one.
+/// The exponent as an integer, if it is a small integer.
 fn whole(exponent: f64) -> Option<u32> {
     ((0.0..=MOST_MULTIPLIED).contains(&exponent) && exponent.fract() == 0.0).then_some(exponent as u32)
 }
 
-/// `x^exponent`; whole exponents are multiplied out as `power` in `kernels/decide.cu` does, so that both give the same bits.
+/// `x^exponent`; integer exponents are multiplied out like `power` in `kernels/decide.cu`, so that both give the same bits.
 fn power(mut x: f64, exponent: f64) -> f64 {
     let Some(mut n) = whole(exponent) else { return x.powf(exponent) };
     let mut y = 1.0;

@@ -1,4 +1,4 @@
-//! What AdaCache is told.
+//! The settings of AdaCache.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub enum Metric {
     Cosine,
 }
 
-/// Which residual is probed, in the published names.
+/// The probed residual, by its published name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResidualKind {
@@ -31,17 +31,17 @@ pub enum ResidualKind {
     SAttn,
     /// Cross-attention plus gated MLP residual of the spatial and of the temporal block.
     CaMlp,
-    /// The gated self-attention residual of a block that spans everything.
+    /// The gated self-attention residual of a block that attends to all tokens.
     Attn,
 }
 
 impl ResidualKind {
-    /// The one that is probed by default in a model of this anatomy.
+    /// The residual that is probed by default in a model of this anatomy.
     pub fn of(anatomy: &Anatomy) -> ResidualKind {
         if anatomy.has(Span::Time) { ResidualKind::TAttn } else { ResidualKind::Attn }
     }
 
-    /// Whether a model of this anatomy has it.
+    /// Whether a model of this anatomy has this residual.
     pub fn is_of(self, anatomy: &Anatomy) -> bool {
         self.places().iter().all(|(span, _)| anatomy.has(*span))
     }
@@ -55,7 +55,7 @@ impl ResidualKind {
         }
     }
 
-    /// What it measures of one layer, in execution order.
+    /// The residuals it measures in one layer, in execution order.
     fn places(self) -> &'static [(Span, Site)] {
         match self {
             ResidualKind::TAttn => &[(Span::Time, Site::Attention)],
@@ -66,8 +66,8 @@ impl ResidualKind {
     }
 }
 
-/// Threshold → rate: the first entry whose threshold is greater than the measured rate of change gives the number of steps
-/// until the next computed one; past the last threshold the last rate applies.
+/// Threshold → rate: the first entry whose threshold exceeds the measured rate of change gives the number of steps until the next computed
+/// one; past the last threshold the last rate applies.
 ///
 /// Thresholds are finite and strictly ascending, rates at least 1, and there is at least one entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl ResidualKind {
 pub struct Codebook(Vec<(f64, usize)>);
 
 impl Codebook {
-    /// Checks and takes `(threshold, rate)` pairs.
+    /// Builds a codebook from `(threshold, rate)` pairs after checking them.
     pub fn new(entries: Vec<(f64, usize)>) -> Result<Codebook, CacheError> {
         if entries.is_empty() {
             return invalid("the codebook is empty; give at least one [threshold, rate] pair");
@@ -98,12 +98,12 @@ impl Codebook {
         Ok(Codebook(entries))
     }
 
-    /// The pairs, thresholds ascending.
+    /// The pairs, in ascending order of threshold.
     pub fn entries(&self) -> &[(f64, usize)] {
         &self.0
     }
 
-    /// The rate for a measured rate of change `distance` (strictly below a threshold selects it).
+    /// The rate for the measured rate of change `distance`; a threshold applies to distances strictly below it.
     pub fn rate(&self, distance: f64) -> usize {
         self.0.iter().find(|(threshold, _)| distance < *threshold).unwrap_or(&self.0[self.0.len() - 1]).1
     }
@@ -135,18 +135,18 @@ impl From<Codebook> for Vec<(f64, f64)> {
 
 /// Motion Regularization: residuals that move more between frames are recomputed sooner.
 ///
-/// In the window of steps, `M = (m/scale)^exponent / divisor` of the motion score m, otherwise 1; its gradient
-/// `g = gradient·(M − M_prev)/rate` is added by magnitude, and the distance is multiplied by the result.
+/// Within the window of steps, `M = (m/scale)^exponent / divisor` of the motion score m, otherwise 1; the magnitude of its gradient `g =
+/// gradient·(M − M_prev)/rate` is added, and the distance is multiplied by the result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MotionRegularization {
     /// Frame strides whose motion scores are averaged (`moreg_strides`).
     #[serde(alias = "moreg_strides")]
     pub strides: Vec<usize>,
-    /// First and last step, from 1, at which the motion is looked at (`moreg_steps`).
+    /// First and last step, from 1, at which motion is measured (`moreg_steps`).
     #[serde(alias = "moreg_steps")]
     pub steps: (usize, usize),
-    /// (scale, exponent, divisor); a fourth entry is accepted and unused, as in the published tuples (`moreg_hyp`).
+    /// (scale, exponent, divisor); a fourth entry, found in the published tuples, is accepted and ignored (`moreg_hyp`).
     #[serde(alias = "moreg_hyp", deserialize_with = "hyper_parameters")]
     pub hyper: [f64; 3],
     /// Factor on the motion gradient (`mograd_mul`).
@@ -187,7 +187,7 @@ impl MotionRegularization {
     }
 }
 
-/// Everything AdaCache is told: see `docs/adacache.md` for the formulas.
+/// All settings of AdaCache; `docs/adacache.md` has the formulas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaCacheConfig {
@@ -201,7 +201,7 @@ pub struct AdaCacheConfig {
     pub blocks: Vec<usize>,
     /// Rate of change → steps until the next computed one.
     pub codebook: Codebook,
-    /// Motion Regularization, or none.
+    /// Motion Regularization, if used.
     #[serde(default)]
     pub moreg: Option<MotionRegularization>,
 }

@@ -1,4 +1,4 @@
-//! What a model's transformer blocks are made of, as data: policies, probes, plans and traces ask it instead of knowing a model.
+//! The structure of a model's transformer blocks, as data: policies, probes, plans and traces query it and need no knowledge of the model.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::point::{ProbePoint, Site};
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Block {
     span: Span,
-    /// How many blocks of its span come before it.
+    /// The number of blocks of its span before it.
     layer: usize,
     modules: Vec<Module>,
     /// The index of its first module among all modules of the model.
@@ -18,9 +18,9 @@ struct Block {
 
 /// The blocks of a model in execution order, and the modules of each.
 ///
-/// A block has two numbers: its *index* among all blocks, in execution order, and its *layer*, which counts the blocks of its own span only.
-/// Settings and the names of probes use the layer, as published code does: `temporal.13` is the 14th temporal block. Modules have an index
-/// among all modules of the model.
+/// A block has two numbers: its *index* among all blocks, in execution order, and its *layer*, which counts only the blocks of its own
+/// span. Settings and probe names use the layer, as published code does: `temporal.13` is the 14th temporal block. Modules are indexed
+/// across the whole model.
 ///
 /// ```
 /// use adacache::cache::{Anatomy, Module, Site, Span};
@@ -38,7 +38,7 @@ pub struct Anatomy {
 }
 
 impl Anatomy {
-    /// Of these blocks, in execution order: what each spans, and its modules in execution order, at least one.
+    /// Builds an anatomy from blocks in execution order: the span of each, and its modules in execution order, at least one.
     pub fn new<'a>(blocks: impl IntoIterator<Item = (Span, &'a [Module])>) -> Anatomy {
         let mut anatomy = Anatomy { blocks: vec![] };
         for (span, modules) in blocks {
@@ -49,28 +49,28 @@ impl Anatomy {
         anatomy
     }
 
-    /// Of `layers` layers, each a spatial block and then a temporal one, all with all modules: Open-Sora 1.2 and sprites.
+    /// An anatomy of `layers` layers, each a spatial block followed by a temporal one, all with all modules: Open-Sora 1.2 and sprites.
     pub fn spatial_temporal(layers: usize) -> Anatomy {
         let layer = [(Span::Frame, &Module::ALL[..]), (Span::Time, &Module::ALL[..])];
         Anatomy::new(std::iter::repeat_n(layer, layers).flatten())
     }
 
-    /// How many blocks there are.
+    /// The number of blocks.
     pub fn blocks(&self) -> usize {
         self.blocks.len()
     }
 
-    /// How many layers there are: as many as blocks of the span that has the most.
+    /// The number of layers: the number of blocks of the most frequent span.
     pub fn layers(&self) -> usize {
         self.blocks.iter().map(|block| block.layer + 1).max().unwrap_or(0)
     }
 
-    /// How many modules all blocks have.
+    /// The number of modules in all blocks.
     pub fn modules(&self) -> usize {
         self.blocks.last().map_or(0, |block| block.first + block.modules.len())
     }
 
-    /// What block `block` spans.
+    /// The span of block `block`.
     pub fn span(&self, block: usize) -> Span {
         self.blocks[block].span
     }
@@ -80,7 +80,7 @@ impl Anatomy {
         self.blocks[block].layer
     }
 
-    /// Whether any block spans this.
+    /// Whether any block has this span.
     pub fn has(&self, span: Span) -> bool {
         self.blocks.iter().any(|block| block.span == span)
     }
@@ -90,13 +90,13 @@ impl Anatomy {
         &self.blocks[block].modules
     }
 
-    /// The indices of all modules of the blocks `blocks`.
+    /// The indices of all modules of `blocks`.
     pub fn run(&self, blocks: Range<usize>) -> Range<usize> {
         let first = |block: usize| self.blocks.get(block).map_or(self.modules(), |block| block.first);
         first(blocks.start)..first(blocks.end)
     }
 
-    /// The block and the kind of the module with index `module`.
+    /// The block and kind of the module with index `module`.
     ///
     /// # Panics
     /// If there is no such module.
@@ -111,18 +111,18 @@ impl Anatomy {
         Some(block.first + block.modules.iter().position(|known| *known == module)?)
     }
 
-    /// The indices of the blocks that belong to the layers `layers`.
+    /// The indices of the blocks of `layers`.
     pub fn layer_blocks(&self, layers: Range<usize>) -> impl Iterator<Item = usize> {
         (0..self.blocks.len()).filter(move |&block| layers.contains(&self.blocks[block].layer))
     }
 
-    /// `module` of each of `blocks` (ascending) that has it, as runs of one module.
+    /// `module` of each block in `blocks` (ascending) that has it, as runs of one module.
     pub fn each(&self, module: Module, blocks: impl IntoIterator<Item = usize>) -> ModuleGroup {
         let runs = blocks.into_iter().filter_map(|block| self.module(block, module));
         ModuleGroup { runs: runs.map(|module| module..module + 1).collect() }
     }
 
-    /// All modules of the layers `layers`, each stretch of neighbours as one run.
+    /// All modules of `layers`, each contiguous stretch as one run.
     pub fn all(&self, layers: Range<usize>) -> ModuleGroup {
         let mut runs: Vec<Range<usize>> = vec![];
         for block in self.layer_blocks(layers) {
@@ -141,7 +141,7 @@ impl Anatomy {
         ProbePoint::Residual { block: layer, span, site }
     }
 
-    /// The block whose residual `point` is; `None` where it is none, or the model has no such block.
+    /// The block that has the residual `point`; `None` if `point` is not a block residual or the model has no such block.
     pub fn block_of(&self, point: ProbePoint) -> Option<usize> {
         let ProbePoint::Residual { block: layer, span, .. } = point else { return None };
         self.blocks.iter().position(|block| block.span == span && block.layer == layer)

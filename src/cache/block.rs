@@ -1,6 +1,6 @@
-//! What a transformer block is: what its self-attention spans, and its modules.
+//! The transformer block: the span of its self-attention, and its modules.
 
-/// What the self-attention of a block spans.
+/// The tokens that a block's self-attention spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
     /// The tokens of one frame: a spatial block.
@@ -12,7 +12,7 @@ pub enum Span {
 }
 
 impl Span {
-    /// All of them.
+    /// All spans.
     pub const ALL: [Span; 3] = [Span::Frame, Span::Time, Span::Everything];
 
     /// Its name in traces, settings and messages: `spatial`, `temporal`, `block`.
@@ -37,6 +37,6 @@ pub enum Module {
 }
 
 impl Module {
-    /// A whole block, in execution order.
+    /// All modules of a block, in execution order.
     pub const ALL: [Module; 3] = [Module::Attention, Module::Cross, Module::Mlp];
 }

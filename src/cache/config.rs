@@ -1,4 +1,4 @@
-//! The policies there are, in one table: what a TOML file can name, how its settings are read, checked, and made into a policy.
+//! All policies in one table: their names in TOML files, and how their settings are read, checked and turned into a policy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::taylor::Taylor;
 use super::teacache::TeaCacheConfig;
 use super::tgate::TGateConfig;
 
-/// Settings from outside this crate. Two are equal if they are one.
+/// Settings from outside this crate. Two values are equal only if they share the same allocation.
 #[derive(Clone, Debug)]
 pub struct Custom(Arc<dyn Settings>);
 
@@ -51,10 +51,10 @@ impl Settings for Everything {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// A row for every policy that a file can name: its name there, and its settings.
+/// One row per policy that a file can name: its name there, and its settings.
 macro_rules! policies {
     ($($(#[doc = $doc:literal])* $name:literal => $variant:ident($settings:ty),)*) => {
-        /// A policy by name, as a TOML file or a preset describes it.
+        /// A policy and its settings, as given in a TOML file or a preset.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "policy")]
         pub enum CacheConfig {
@@ -62,15 +62,15 @@ macro_rules! policies {
             #[serde(rename = "none")]
             None,
             $($(#[doc = $doc])* #[serde(rename = $name)] $variant($settings),)*
-            /// Another policy, with reused steps extrapolated.
+            /// Another policy whose reused steps are extrapolated.
             #[serde(rename = "taylor")]
             Taylor(TaylorConfig),
-            /// A policy from outside this crate; no file can name it.
+            /// A policy from outside this crate; files cannot name it.
             #[serde(skip)]
             Custom(Custom),
         }
 
-        /// What `policy = "…"` can be in a file.
+        /// The valid values of `policy = "…"` in a file.
         const NAMES: &[&str] = &["none", $($name),*];
 
         impl CacheConfig {
@@ -99,7 +99,7 @@ policies! {
     "adacache" => AdaCache(AdaCacheConfig),
     /// Compute every n-th step.
     "interval" => Interval(IntervalConfig),
-    /// Compute every one of fewer steps.
+    /// Run fewer steps, all of them computed.
     "fewer-steps" => FewerSteps(FewerStepsConfig),
     /// TeaCache.
     "teacache" => TeaCache(TeaCacheConfig),
@@ -125,16 +125,16 @@ fn is_undamped(damping: &f64) -> bool {
     *damping == Extrapolation::UNDAMPED
 }
 
-/// A policy of whole forwards, extrapolated.
+/// A policy that reuses whole forward passes, with extrapolation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaylorConfig {
-    /// 1 or 2: the polynomial's order, and how many folds are kept beside the last one.
+    /// The order of the polynomial, 1 or 2, and the number of folds kept besides the last one.
     pub order: usize,
-    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1: the published one.
+    /// The fraction of the distance from the last fold to the current step that is extrapolated: above 0, at most 1, the published value.
     #[serde(default = "undamped", skip_serializing_if = "is_undamped")]
     pub damping: f64,
-    /// When to compute.
+    /// The policy that decides when to compute.
     pub of: Box<CacheConfig>,
 }
 
@@ -226,7 +226,7 @@ impl CacheConfig {
         Ok(config)
     }
 
-    /// The policy's own table is read by itself: as a tagged enum it would lose the lines that errors point at.
+    /// The policy's own table is parsed separately: a tagged enum would lose the line numbers for errors.
     fn parse_toml(text: &str) -> Result<CacheConfig, toml::de::Error> {
         #[derive(Deserialize)]
         struct Tag {
@@ -251,7 +251,7 @@ impl CacheConfig {
         })
     }
 
-    /// The same with reused steps extrapolated; by an order, 1 or 2, the whole way.
+    /// The same policy with reused steps extrapolated; an order alone, 1 or 2, means no damping.
     pub fn extrapolated(self, extrapolation: impl Into<Extrapolation>) -> CacheConfig {
         let Extrapolation { order, damping } = extrapolation.into();
         CacheConfig::Taylor(TaylorConfig { order, damping, of: Box::new(self) })

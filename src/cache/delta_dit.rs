@@ -1,5 +1,5 @@
-//! Δ-DiT: what a run of blocks adds, `F(x) − x`, is kept in place of their features. Front blocks draw the outline and rear ones the
-//! details, so the rear ones are skipped early, while the outline is made, and the front ones late.
+//! Δ-DiT: caches the deviation that a run of blocks adds, `F(x) − x`, instead of features. Front blocks shape the outline and rear blocks
+//! the details, so the rear blocks are skipped early, while the outline forms, and the front blocks late.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,15 +8,15 @@ use super::policy::Policy;
 use super::schedule::ModuleSchedule;
 use super::settings::{CacheError, Settings, invalid};
 
-/// What Δ-DiT is told.
+/// The settings of Δ-DiT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeltaDitConfig {
-    /// Every how many steps all blocks are computed (N).
+    /// All blocks are computed every so many steps (N).
     pub every: usize,
-    /// How many layers side by side are skipped in between (Nc), each with its spatial and its temporal block.
+    /// The number of adjacent layers skipped in between (Nc), each with its spatial and its temporal block.
     pub blocks: usize,
-    /// The timestep (0 to 1000) above which they are the rear ones, and from which on the front ones (b).
+    /// The timestep (0 to 1000) above which the rear layers are skipped, and from which on the front ones (b).
     pub boundary: f64,
 }
 

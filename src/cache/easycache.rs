@@ -1,4 +1,4 @@
-//! EasyCache: how strongly the prediction answers to a change of the latents is measured as the steps run.
+//! EasyCache: measures during the run how strongly the prediction responds to a change of the latents.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::point::ProbePoint;
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// What EasyCache is told.
+/// The settings of EasyCache.
 ///
 /// With `k = ‖Δprediction‖₁ / ‖Δlatents‖₁` between the last two computed steps, every step adds `k·‖Δlatents‖₁ / ‖prediction‖₁` to an error
 /// (means over the elements); steps are reused while it stays below the threshold.
@@ -17,7 +17,7 @@ use super::settings::{CacheError, Settings, invalid};
 pub struct EasyCacheConfig {
     /// The error at which a step is computed (published: 0.025).
     pub threshold: f64,
-    /// Steps at the beginning that are computed.
+    /// The number of initial steps that are always computed.
     #[serde(default = "first")]
     pub first: usize,
 }
@@ -27,7 +27,7 @@ fn first() -> usize {
 }
 
 impl EasyCacheConfig {
-    /// With the published 5 steps at the beginning.
+    /// Settings with the published 5 initial steps.
     pub fn new(threshold: f64) -> EasyCacheConfig {
         EasyCacheConfig { threshold, first: first() }
     }

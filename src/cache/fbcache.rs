@@ -1,4 +1,4 @@
-//! First-block cache: the first block is computed at every step; how far its residual has moved decides about all others.
+//! First-block cache: the first block is computed at every step; the change of its residual decides whether the others are.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,8 @@ use super::point::{ProbePoint, Site};
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// What the first-block cache is told: the other blocks are reused while `‖r − kept‖₁ / ‖kept‖₁` of the first block's residual
-/// stays below the threshold; kept is that of the last computed step.
+/// The settings of the first-block cache: the other blocks are reused while `‖r − kept‖₁ / ‖kept‖₁` of the first block's residual stays
+/// below the threshold, where `kept` is the residual of the last computed step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FbCacheConfig {
@@ -36,7 +36,7 @@ pub struct FbCache {
     config: FbCacheConfig,
     /// The first block's residual.
     first: ProbePoint,
-    /// How far the first block's residual has moved; infinite before anything is kept.
+    /// The change of the first block's residual; infinite before a residual is kept.
     change: f64,
 }
 

@@ -9,15 +9,15 @@ use super::point::{ProbePoint, Site};
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// The policy that computes every step: the baseline. It may measure for others.
+/// The policy that computes every step: the baseline. It can also record measurements for other policies.
 #[derive(Clone, Debug, Default)]
 pub struct ComputeAll {
     probes: Probes,
 }
 
 impl ComputeAll {
-    /// Measures at every step all that the other policies measure, with the motion of neighbouring frames: a trace of such a run
-    /// serves every policy. `layers`: those whose temporal attention AdaCache probes, or the one that spans everything.
+    /// Measures at every step what any other policy measures, with the motion between adjacent frames: a trace of such a run serves every
+    /// policy. `layers` are those whose temporal attention (or attention over all tokens) AdaCache probes.
     pub fn recording(anatomy: &Anatomy, layers: &[usize], frames: usize) -> ComputeAll {
         let span = if anatomy.has(Span::Time) { Span::Time } else { Span::Everything };
         let residual = |&block: &usize| ProbePoint::Residual { block, span, site: Site::Attention };
@@ -25,8 +25,8 @@ impl ComputeAll {
         ComputeAll::recording_at(anatomy, &residuals, if frames > 1 { &[1] } else { &[] })
     }
 
-    /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` (in execution order) and looks at frames `strides` apart. One
-    /// residual of a block can be measured: the first-block cache's gives way.
+    /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` (in execution order) and measures motion between frames
+    /// `strides` apart. Only one residual per block can be measured: AdaCache's replaces that of the first-block cache.
     pub fn recording_at(anatomy: &Anatomy, residuals: &[ProbePoint], strides: &[usize]) -> ComputeAll {
         let mut points = vec![ProbePoint::Latents, ProbePoint::Modulated, ProbePoint::ComputedLatents];
         if residuals.iter().all(|point| anatomy.block_of(*point) != Some(0)) {
@@ -60,7 +60,7 @@ impl Policy for ComputeAll {
     }
 }
 
-/// Every n-th step is computed, as FORA does.
+/// Compute every n-th step, as FORA does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntervalConfig {
@@ -85,7 +85,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// The policy.
+    /// Builds the policy.
     pub fn new(config: IntervalConfig) -> Interval {
         Interval { config }
     }
@@ -113,7 +113,7 @@ impl Policy for Interval {
     }
 }
 
-/// Fewer denoising steps, each computed: what every policy must beat at equal compute.
+/// Fewer denoising steps, each computed: the baseline that every policy must beat at equal compute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FewerStepsConfig {

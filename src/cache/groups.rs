@@ -1,19 +1,19 @@
-//! Parts of a forward that are kept and reused by themselves: single modules of blocks, or runs of many.
+//! Parts of a forward pass that are kept and reused separately: single modules, or runs of modules.
 //!
-//! Every module of a block only adds to the hidden state, so what modules side by side add is one tensor, however many they are. A policy
-//! names its [`ModuleGroup`]s once; from then on a plan is two small sets: the groups that are reused, and those that are kept.
+//! Every module of a block only adds to the hidden state, so the sum of adjacent modules is one tensor, however many they are. A policy
+//! names its [`ModuleGroup`]s once; after that a plan is two small sets: the groups to reuse and the groups to keep.
 
 use std::ops::Range;
 
-/// Runs of modules that are reused in the same steps. What a run adds is kept as one tensor.
+/// Runs of modules that are reused in the same steps. The sum that a run adds is kept as one tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ModuleGroup {
-    /// Ranges of module indices ([`Anatomy::module`](super::Anatomy::module)), ascending, none empty, none touching another.
+    /// Ranges of module indices ([`Anatomy::module`](super::Anatomy::module)), ascending, non-empty and non-adjacent.
     pub runs: Vec<Range<usize>>,
 }
 
 impl ModuleGroup {
-    /// Whether module `index` belongs to it.
+    /// Whether module `index` belongs to the group.
     pub fn contains(&self, index: usize) -> bool {
         self.runs.iter().any(|run| run.contains(&index))
     }
@@ -23,32 +23,32 @@ impl ModuleGroup {
     }
 }
 
-/// Some of a policy's groups, by their index.
+/// A subset of a policy's groups, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct GroupSet(u32);
 
 impl GroupSet {
-    /// Adds group `index`, below 32.
+    /// Adds group `index`, which must be below 32.
     pub fn insert(&mut self, index: usize) {
         self.0 |= 1 << index;
     }
 
-    /// Whether group `index` is one of them.
+    /// Whether the set contains group `index`.
     pub fn contains(self, index: usize) -> bool {
         self.0 >> index & 1 == 1
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Those of either set.
+    /// The groups in either set.
     pub fn union(self, other: GroupSet) -> GroupSet {
         GroupSet(self.0 | other.0)
     }
 
-    /// Whether all of them are in `other`.
+    /// Whether the set is a subset of `other`.
     pub fn is_within(self, other: GroupSet) -> bool {
         self.0 & !other.0 == 0
     }

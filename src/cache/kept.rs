@@ -1,4 +1,4 @@
-//! What is kept of a forward, as tensors on the device.
+//! The tensors kept from a forward pass on the device.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::ops::pack::Packed;
 use crate::ops::{self, OpError};
 use crate::tensor::{DType, Tensor};
 
-/// What the tensors of a step look like.
+/// The shapes of a step's tensors.
 #[derive(Clone, Debug)]
 pub struct Shapes {
     /// Hidden states and residuals `[batch, frames, tokens, channels]`.
@@ -19,7 +19,7 @@ pub struct Shapes {
     pub latents: Vec<usize>,
     /// Predictions `[batch, channels, frames, height, width]` f32.
     pub prediction: Vec<usize>,
-    /// The type of hidden states.
+    /// The element type of hidden states.
     pub dtype: DType,
 }
 
@@ -55,14 +55,14 @@ impl Kept {
     }
 }
 
-/// What a run of modules adds, kept.
+/// The kept sum of a run of modules.
 pub(super) struct KeptRun {
     pub(super) modules: Range<usize>,
     group: usize,
     pub(super) kept: Kept,
 }
 
-/// All runs of a policy's groups, and which of them the step at hand reuses and keeps.
+/// All runs of a policy's groups, and which of them the current step reuses and keeps.
 pub(super) struct KeptRuns {
     runs: Vec<KeptRun>,
     reused: GroupSet,
@@ -95,7 +95,7 @@ impl KeptRuns {
         self.runs.iter().find(|run| self.reused.contains(run.group) && run.modules.start == module)
     }
 
-    /// The run to keep that is `module` alone.
+    /// The run to keep that consists of `module` alone.
     pub(super) fn single_at(&self, module: usize) -> Option<&Kept> {
         self.to_keep(|modules| *modules == (module..module + 1))
     }
@@ -119,9 +119,9 @@ impl KeptRuns {
 /// Folds of computed steps before the last one, for extrapolation.
 pub(super) struct History {
     damping: f32,
-    /// The newest first.
+    /// Newest first.
     older: Vec<Tensor>,
-    /// `[3]` i32: the steps of the last fold and of the older ones; 0: there is none yet.
+    /// `[3]` i32: the steps of the last fold and of the older ones; 0 if there is none yet.
     computed: Tensor,
 }
 
@@ -143,7 +143,7 @@ impl History {
         self.older.iter().map(Tensor::bytes).sum()
     }
 
-    /// Before `fold`, the last one if there is any, is overwritten by that of the step that `clock` began: it becomes an older one.
+    /// Saves `fold`, the last one if there is any, as an older fold before the step that `clock` began overwrites it.
     pub(super) fn shift(&self, fold: Option<&Tensor>, clock: &StepClock) -> Result<(), OpError> {
         if let Some(fold) = fold {
             let step = |i: usize| self.computed.slice_rows(i, 1);
@@ -155,7 +155,7 @@ impl History {
         Ok(self.computed.slice_rows(0, 1)?.copy_from(clock.cursor())?)
     }
 
-    /// `x +=` the fold expected at the step that `clock` began.
+    /// `x +=` the extrapolated fold for the step that `clock` began.
     pub(super) fn unfold(&self, fold: &Tensor, clock: &StepClock, x: &Tensor) -> Result<(), OpError> {
         let folds: Vec<&Tensor> = std::iter::once(fold).chain(&self.older).collect();
         ops::residual::extrapolate(x, &folds, &self.computed, clock.cursor(), self.damping, x)

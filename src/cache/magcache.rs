@@ -1,4 +1,4 @@
-//! MagCache: how the norm of the blocks' sum shrinks from step to step is much the same for every prompt, so a table of it decides.
+//! MagCache: the norm of the blocks' sum shrinks from step to step in much the same way for every prompt, so a table of ratios decides.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,21 +7,21 @@ use super::measurement::Measurement;
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// What MagCache is told.
+/// The settings of MagCache.
 ///
-/// From a computed step on `s *= γ[step]; E += |1 − s|` at every step; it is reused while `E ≤ threshold` and at most `most` steps in a
-/// row were.
+/// After a computed step, every step applies `s *= γ[step]; E += |1 − s|`; the step is reused while `E ≤ threshold` and at most `most`
+/// steps in a row have been reused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MagCacheConfig {
     /// The error up to which a step is reused (published for Open-Sora: 0.12 slow, 0.24 fast).
     pub threshold: f64,
-    /// The most steps in a row that are reused (published: 3 slow, 5 fast).
+    /// The maximum number of consecutive reused steps (published: 3 slow, 5 fast).
     pub most: usize,
-    /// The share of steps at the beginning that are computed.
+    /// The fraction of steps at the beginning that are always computed.
     #[serde(default = "retention")]
     pub retention: f64,
-    /// γ: ‖fold‖ of a step over that of the step before, from the second step on. A run of another number of steps takes the nearest.
+    /// γ: ‖fold‖ of a step over that of the step before, from the second step on. Runs with another number of steps use the nearest entry.
     pub ratios: Vec<f64>,
 }
 
@@ -37,7 +37,7 @@ const OPENSORA_SQUARED: [f64; 29] = [
 ];
 
 impl MagCacheConfig {
-    /// With the published share of 0.2 at the beginning.
+    /// Settings with the published initial fraction of 0.2.
     pub fn new(threshold: f64, most: usize, ratios: Vec<f64>) -> MagCacheConfig {
         MagCacheConfig { threshold, most, retention: retention(), ratios }
     }

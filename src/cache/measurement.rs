@@ -1,8 +1,8 @@
-//! What is measured of a tensor against that of an earlier step, and the numbers that every metric follows from.
+//! Measurements of a tensor against that of an earlier step: the sums from which every metric is computed.
 
 use serde::{Deserialize, Serialize};
 
-/// The sums over one tensor, usually a residual, that every metric and the motion score follow from.
+/// The sums over one tensor, usually a residual, from which every metric and the motion score are computed.
 ///
 /// `fresh` is the tensor of this step, `kept` the one of an earlier step: see [`ProbePoint`](super::ProbePoint).
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Measurement {
     pub dot: f64,
     /// Σ fresh²
     pub sq_fresh: f64,
-    /// The frame-difference sums, one entry a stride, in the order of the configured strides.
+    /// The frame-difference sums, one entry per stride, in the order of the configured strides.
     pub motion: Vec<MotionSums>,
 }
 
@@ -35,15 +35,15 @@ pub struct MotionSums {
 }
 
 impl MotionSums {
-    /// The motion score of this stride, in \[0, 1\]; 0 where nothing was summed.
+    /// The motion score of this stride, in \[0, 1\]; 0 if nothing was summed.
     pub fn score(&self) -> f64 {
         ratio(self.abs_diff, self.abs_later + self.abs_earlier)
     }
 }
 
 impl Measurement {
-    /// Reads the sums in the order of the kernel (`PROBE_SUMS`, then `MOTION_SUMS` a stride) and adds up the batch:
-    /// the published code decides once for the whole guidance batch.
+    /// Reads the sums in the order of the kernel (`PROBE_SUMS`, then `MOTION_SUMS` per stride) and adds them over the batch: the published
+    /// code decides once for the whole guidance batch.
     pub fn from_sums(sums: &[f64], batch: usize, strides: usize) -> Measurement {
         let count = 6 + 3 * strides;
         let total = |i: usize| (0..batch).map(|b| sums[b * count + i]).sum::<f64>();
@@ -64,7 +64,7 @@ impl Measurement {
         }
     }
 
-    /// Of two tensors on the host, of the same size; without motion.
+    /// Measures two host tensors of the same size, without motion.
     pub fn of(fresh: &[f32], kept: &[f32]) -> Measurement {
         let mut m = Measurement::default();
         for (fresh, kept) in fresh.iter().zip(kept).map(|(f, k)| (f64::from(*f), f64::from(*k))) {
@@ -79,7 +79,7 @@ impl Measurement {
         m
     }
 
-    /// The measurement over both ways, this one and then `later`, where nobody compared the two ends: as if all changes went one way.
+    /// An estimate over both intervals, this one and then `later`, whose ends were not compared: it assumes that all changes add up.
     pub(crate) fn then(&self, later: &Measurement) -> Measurement {
         let sq_diff = (self.sq_diff.sqrt() + later.sq_diff.sqrt()).powi(2);
         Measurement {

@@ -1,8 +1,8 @@
 //! Caching policies: which denoising steps run the transformer and which reuse the residuals of an earlier step.
 //!
-//! A [`Policy`] is a pure state machine on the host. It owns no memory and launches nothing: the sampler asks it for a
-//! [`Plan`], measures what [`Policy::probes`] names, and tells it what was measured. A recorded [`trace`] therefore replays
-//! any policy without a model. What is kept on the device lives in [`ResidualStore`].
+//! A [`Policy`] is a pure state machine on the host. It owns no memory and launches nothing: the sampler asks it for a [`Plan`], measures
+//! what [`Policy::probes`] lists, and passes the measurements to it. A recorded [`trace`] can therefore replay any policy without a model.
+//! [`ResidualStore`] holds the residuals kept on the device.
 
 mod adacache;
 mod adacache_config;

@@ -1,5 +1,6 @@
-//! Pyramid attention broadcast: what an attention adds changes less than the whole, the more so the further its context is from the
-//! pixels: spatial, temporal, cross. Each kind is computed every few steps of its own number while the timestep is in a window.
+//! Pyramid attention broadcast: the output of an attention changes less than that of the whole model, and less still the further its
+//! context is from the pixels: spatial, temporal, cross. Each kind has its own interval of steps, applied while the timestep is in a
+//! window.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::policy::Policy;
 use super::schedule::ModuleSchedule;
 use super::settings::{CacheError, Settings, invalid};
 
-/// What PAB is told.
+/// The settings of PAB.
 ///
 /// Step i (from 0) of timestep t reuses an attention of range n where `i mod n ≠ 0` and `window[0] < ⌊t⌋ < window[1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,20 +18,20 @@ use super::settings::{CacheError, Settings, invalid};
 pub struct PabConfig {
     /// The timesteps (0 to 1000) between which attention is reused.
     pub window: [f64; 2],
-    /// Range of the spatial self-attention, and of one that spans everything; 1 never reuses.
+    /// Range of the spatial self-attention, or of self-attention over all tokens; 1 disables reuse.
     pub spatial: usize,
     /// Range of the temporal self-attention.
     pub temporal: usize,
     /// Range of the cross-attention of all blocks.
     pub cross: usize,
-    /// Timesteps whose MLPs serve the next [`PabConfig::mlp_steps`] steps too. The step nearest to each is meant: published ones are those
-    /// of one schedule.
+    /// Timesteps whose MLPs are reused in the following [`PabConfig::mlp_steps`] steps. Each entry selects the nearest step: published
+    /// values belong to one particular schedule.
     #[serde(default)]
     pub mlp: Vec<f64>,
-    /// Steps for which an MLP is reused.
+    /// The number of steps for which an MLP is reused.
     #[serde(default = "mlp_steps")]
     pub mlp_steps: usize,
-    /// How many layers do so with their MLPs, from the first on.
+    /// The number of layers, from the first on, whose MLPs are reused.
     #[serde(default)]
     pub mlp_blocks: usize,
 }
@@ -40,7 +41,7 @@ fn mlp_steps() -> usize {
 }
 
 impl PabConfig {
-    /// As published for Open-Sora 1.2.
+    /// The published settings for Open-Sora 1.2.
     pub fn opensora() -> PabConfig {
         PabConfig {
             window: [450.0, 930.0],
@@ -53,19 +54,19 @@ impl PabConfig {
         }
     }
 
-    /// As published for Latte.
+    /// The published settings for Latte.
     pub fn latte() -> PabConfig {
         let mlp = vec![720.0, 640.0, 560.0, 480.0, 400.0];
         PabConfig { window: [100.0, 800.0], temporal: 3, mlp, ..PabConfig::opensora() }
     }
 
-    /// As published for Open-Sora-Plan 1.1.
+    /// The published settings for Open-Sora-Plan 1.1.
     pub fn opensora_plan() -> PabConfig {
         let mlp = (0..14).map(|i| f64::from(738 - 24 * i)).collect();
         PabConfig { window: [100.0, 850.0], mlp, mlp_blocks: 7, ..PabConfig::opensora() }
     }
 
-    /// With other ranges: spatial, temporal, cross.
+    /// The same settings with other ranges: spatial, temporal, cross.
     pub fn with_ranges(self, [spatial, temporal, cross]: [usize; 3]) -> PabConfig {
         PabConfig { spatial, temporal, cross, ..self }
     }
@@ -88,7 +89,7 @@ impl PabConfig {
         ModuleSchedule::new("pab", timesteps.len(), groups)
     }
 
-    /// The steps that reuse MLPs: those behind a listed one that are not listed themselves.
+    /// The steps that reuse MLPs: those that follow a listed step and are not listed themselves.
     fn mlp_reused(&self, timesteps: &[f32]) -> Vec<bool> {
         let distance = |i: usize, t: f64| (f64::from(timesteps[i]) - t).abs();
         let nearest = |&t: &f64| (0..timesteps.len()).min_by(|&a, &b| distance(a, t).total_cmp(&distance(b, t)));

@@ -1,4 +1,4 @@
-//! The places in a step where a tensor is compared with that of an earlier step.
+//! The points in a step where a tensor is compared with that of an earlier step.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ pub enum Site {
     Attention,
     /// The cross-attention residual plus the gated MLP residual.
     CrossMlp,
-    /// All that the block adds.
+    /// The sum that the block adds.
     Whole,
 }
 
 impl Site {
-    /// All of them, the largest first.
+    /// All sites, the largest first.
     pub const ALL: [Site; 3] = [Site::Whole, Site::CrossMlp, Site::Attention];
 
     /// Whether `module` adds to this residual.
@@ -32,7 +32,7 @@ impl Site {
     }
 }
 
-/// One place in a step where a tensor is compared with the one kept from an earlier step. In traces it goes by its name, as in
+/// One point in a step where a tensor is compared with the one kept from an earlier step. Traces identify it by name, such as
 /// `temporal.13.attention`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -52,9 +52,9 @@ pub enum ProbePoint {
         /// The residual measured there.
         site: Site,
     },
-    /// `fold`: all that the blocks behind the head add, against that of the last computed step.
+    /// `fold`: the sum that the blocks after the head add, against that of the last computed step.
     Fold,
-    /// `prediction`: what the model predicts, both halves of guidance, against that of the last computed step.
+    /// `prediction`: the model's prediction, both halves of guidance, against that of the last computed step.
     Prediction,
 }
 
@@ -83,17 +83,17 @@ impl ProbePoint {
         matches!(self, ProbePoint::Latents | ProbePoint::Modulated)
     }
 
-    /// Whether this is a residual of the first `head` blocks: a policy with a head probes no block behind it.
+    /// Whether this is a residual of the first `head` blocks: a policy with a head probes no later block.
     pub(super) fn in_head(self, head: usize) -> bool {
         head > 0 && matches!(self, ProbePoint::Residual { .. })
     }
 
-    /// Whether it is measured before a step is planned, where the first `head` blocks run in every step.
+    /// Whether it is measured before a step is planned, if the first `head` blocks run in every step.
     pub fn before_plan(self, head: usize) -> bool {
         self.in_every_step() || self.in_head(head)
     }
 
-    /// The step that `step` is compared with here, when the last one computed before it was `computed`; `None`: there is none yet.
+    /// The step to compare `step` with at this point, given the last step `computed` before it; `None` if there is none yet.
     pub fn compared_with(self, step: usize, computed: Option<usize>) -> Option<usize> {
         if self.in_every_step() { (step > 1).then(|| step - 1) } else { computed }
     }

@@ -1,4 +1,4 @@
-//! Policies: pure state machines that say of every step whether it is computed. They own no memory and launch nothing.
+//! Policies: pure state machines that decide for each step whether it is computed. They own no memory and launch nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,18 @@ use super::measurement::Measurement;
 use super::point::ProbePoint;
 use crate::ops::decide::DecisionRule;
 
-/// What a step does.
+/// The plan for one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Plan {
     /// Run every transformer block and keep its residuals.
     Compute,
     /// Add the kept residuals to the step's own embedding.
     Reuse,
-    /// Run the blocks, but for some modules add what they added in an earlier step. The sets are of [`Policy::groups`].
+    /// Run the blocks, but replace the output of some modules with that of an earlier step. The sets refer to [`Policy::groups`].
     Partial {
-        /// Groups that are reused; where there are none, the step is a computed one.
+        /// Groups to reuse; if empty, the step counts as computed.
         reused: GroupSet,
-        /// Groups that are computed and kept.
+        /// Groups to compute and keep.
         kept: GroupSet,
     },
 }
@@ -38,7 +38,7 @@ impl Plan {
         matches!(self, Plan::Partial { .. }) && !self.is_computed()
     }
 
-    /// The groups that are (reused, kept).
+    /// The groups, as (reused, kept).
     pub fn groups(&self) -> (GroupSet, GroupSet) {
         match *self {
             Plan::Partial { reused, kept } => (reused, kept),
@@ -52,36 +52,36 @@ impl Plan {
 pub struct Decision {
     /// The step that was measured, from 1.
     pub step: usize,
-    /// The number compared with the policy's thresholds. AdaCache: distance per step, after the motion factor; the others: the change, or
-    /// the error summed up since the last computed step.
+    /// The number compared with the policy's thresholds. AdaCache: distance per step, after the motion factor; other policies: the change,
+    /// or the error accumulated since the last computed step.
     pub distance: f64,
     /// The motion factor M (after its gradient was added); 1 without motion regularization.
     pub motion: f64,
     /// The motion gradient; 0 without motion regularization.
     pub motion_gradient: f64,
-    /// The rate chosen: the next computed step is this many steps away. `None` where a policy decides step by step.
+    /// The chosen rate: the next computed step is this many steps away. `None` if the policy decides step by step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<usize>,
 }
 
 impl Decision {
-    /// A decision about step `step` alone, on the number `distance`.
+    /// A decision about step `step` alone, based on `distance`.
     pub fn about(step: usize, distance: f64) -> Decision {
         Decision { step, distance, motion: 1.0, motion_gradient: 0.0, rate: None }
     }
 }
 
-/// What has to be measured.
+/// The measurements that a policy needs.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Probes {
-    /// The places, in execution order.
+    /// The probe points, in execution order.
     pub points: Vec<ProbePoint>,
-    /// The frame strides whose differences are summed; empty when the policy does not look at motion.
+    /// The frame strides whose differences are summed; empty if the policy does not use motion.
     pub strides: Vec<usize>,
 }
 
 impl Probes {
-    /// Probes at `points` that do not look at motion.
+    /// Probes at `points`, without motion.
     pub fn at(points: impl Into<Vec<ProbePoint>>) -> Probes {
         Probes { points: points.into(), strides: vec![] }
     }
@@ -90,50 +90,51 @@ impl Probes {
 /// A caching policy for one generation.
 ///
 /// For steps 1, 2, … in order the sampler calls `observe` for each probe point that is measured before a step is planned
-/// ([`ProbePoint::before_plan`]), then `plan`, and after a computed step `observe` for each of the other points, in order, before
-/// anything of the next step. What has nothing to compare with yet is not observed. [`walk`] does the same without a model.
+/// ([`ProbePoint::before_plan`]), then `plan`, and after a computed step `observe` for each of the other points, in order, before any call
+/// for the next step. A point without an earlier tensor to compare with is not observed. [`walk`] does the same without a model.
 pub trait Policy: Send {
-    /// The name shown in reports.
+    /// The policy's name in reports.
     fn name(&self) -> &str;
-    /// What to do at `step` (from 1).
+    /// The plan for `step` (from 1).
     fn plan(&mut self, step: usize) -> Plan;
-    /// What to measure; constant over a generation.
+    /// The measurements the policy needs; constant over a generation.
     fn probes(&self) -> Probes;
-    /// Whether `plan` can ever answer [`Plan::Reuse`]: only then is the fold kept.
+    /// Whether `plan` can ever return [`Plan::Reuse`]: the fold is kept only then.
     fn reuses(&self) -> bool;
-    /// What [`Plan::Partial`] speaks of, each kept at least once; constant over a generation. Such a policy measures nothing.
+    /// The groups that [`Plan::Partial`] refers to, each kept at least once; constant over a generation. A policy with groups measures
+    /// nothing.
     fn groups(&self) -> Vec<ModuleGroup> {
         vec![]
     }
-    /// Whether a step that reuses groups runs the conditional half alone, without guidance: of the groups then only that half is kept.
+    /// Whether a step that reuses groups runs the conditional half alone, without guidance; then only that half of the groups is kept.
     fn ends_guidance(&self) -> bool {
         false
     }
-    /// How a reused step extrapolates the fold; `None`: it is taken as it is.
+    /// How a reused step extrapolates the fold; `None` if it uses the fold unchanged.
     fn extrapolates(&self) -> Option<Extrapolation> {
         None
     }
-    /// How many blocks, in execution order, run in every step before it is planned; a reused step reuses the others. Where there are any,
-    /// residuals of those blocks alone can be probed.
+    /// The number of blocks, in execution order, that run in every step before it is planned; a reused step reuses the others. If it is not
+    /// 0, only residuals of these blocks can be probed.
     fn head(&self) -> usize {
         0
     }
-    /// Takes the measurement of probe point `probe` at `step`; gives what it decides, if this point decides anything.
+    /// Takes the measurement of probe point `probe` at `step`; returns the decision, if this point leads to one.
     fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision>;
-    /// The rule by which the device can decide in this policy's place, before its first step; `None`: it cannot.
+    /// The rule by which the device can decide for this policy, before its first step; `None` if it cannot.
     fn device_rule(&self) -> Option<DecisionRule> {
         None
     }
-    /// Takes over a decision that the device took by [`Policy::device_rule`], in place of [`Policy::observe`].
+    /// Adopts a decision that the device made by [`Policy::device_rule`], in place of [`Policy::observe`].
     fn adopt(&mut self, _probe: usize, _decision: &Decision) {}
 }
 
-/// Runs `policy` over `steps` steps without a model; gives the plan of every step and the decisions.
+/// Runs `policy` over `steps` steps without a model; returns the plan of every step and the decisions.
 ///
-/// `measure(step, since, point)` gives the measurement at `point` between the steps `since` and `step`.
+/// `measure(step, since, point)` returns the measurement at `point` between the steps `since` and `step`.
 ///
 /// # Errors
-/// What `measure` says.
+/// The errors of `measure`.
 pub fn walk<E>(
     policy: &mut dyn Policy,
     steps: usize,
@@ -161,7 +162,7 @@ pub fn walk<E>(
     Ok((plans, decisions))
 }
 
-/// The steps (from 1) that `plans` compute with all their modules.
+/// The steps (from 1) that `plans` compute with all modules.
 pub fn computed_steps(plans: &[Plan]) -> Vec<usize> {
     (1..).zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(step, _)| step).collect()
 }
@@ -171,22 +172,22 @@ pub fn partial_steps(plans: &[Plan]) -> Vec<usize> {
     (1..).zip(plans).filter(|(_, plan)| plan.is_partial()).map(|(step, _)| step).collect()
 }
 
-/// The polynomial by which folds are extrapolated.
+/// The polynomial that extrapolates folds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Extrapolation {
-    /// 1 or 2: how many folds are kept beside the last one.
+    /// The order, 1 or 2: the number of folds kept besides the last one.
     pub order: usize,
-    /// Of the way from the last fold to the step at hand this part is extrapolated, above 0, at most 1.
+    /// The fraction of the distance from the last fold to the current step that is extrapolated, above 0, at most 1.
     pub damping: f64,
 }
 
 impl Extrapolation {
-    /// The whole way, as published.
+    /// No damping, as published.
     pub const UNDAMPED: f64 = 1.0;
 }
 
 impl From<usize> for Extrapolation {
-    /// Of an order, undamped.
+    /// An undamped extrapolation of this order.
     fn from(order: usize) -> Extrapolation {
         Extrapolation { order, damping: Extrapolation::UNDAMPED }
     }

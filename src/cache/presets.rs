@@ -1,4 +1,4 @@
-//! The settings that were published or measured for a model, by name.
+//! Settings published or measured for a model, by name.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,20 @@ use super::settings::{CacheError, invalid};
 use super::teacache::TeaCacheConfig;
 use super::tgate::TGateConfig;
 
-/// The presets of one model, as `codebooks.json` holds them: AdaCache's codebooks `fast` and `slow` and `moreg`'s settings, made for
-/// `steps` steps, and what other policies need to know of a model.
+/// The presets of one model, as stored in `codebooks.json`: AdaCache's codebooks `fast` and `slow` and the settings for `moreg`, made for
+/// `steps` steps, and the model-specific constants of other policies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Presets {
     /// The fast codebook.
     pub fast: Codebook,
     /// The slow (more faithful) codebook.
     pub slow: Codebook,
-    /// Motion Regularization for either.
+    /// Motion Regularization for both codebooks.
     pub moreg: MotionRegularization,
     /// The number of steps the motion window was made for.
     #[serde(default = "preset_steps")]
     pub steps: usize,
-    /// The probed blocks; by default the middle one.
+    /// The probed blocks; the middle one by default.
     #[serde(default)]
     pub blocks: Option<Vec<usize>>,
     /// TeaCache's polynomial and its two thresholds.
@@ -42,16 +42,16 @@ pub struct Presets {
     /// The threshold of EasyCache.
     #[serde(default = "easycache")]
     pub easycache: f64,
-    /// MagCache's γ of every step but the first; empty where nobody has measured it.
+    /// MagCache's γ of every step but the first; empty if it was not measured.
     #[serde(default)]
     pub magcache: Vec<f64>,
-    /// Pyramid attention broadcast as `pab` has it; by default as published for Open-Sora, with the same share of its blocks' MLPs.
+    /// Pyramid attention broadcast for `pab`; by default as published for Open-Sora, with the same fraction of the blocks' MLPs.
     #[serde(default)]
     pub pab: Option<PabConfig>,
     /// Δ-DiT.
     #[serde(default)]
     pub delta_dit: DeltaDitPreset,
-    /// Policies under names of the model's own, such as `adacache calibrate` finds.
+    /// Policies under model-specific names, such as those that `adacache calibrate` finds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub calibrated: BTreeMap<String, CacheConfig>,
 }
@@ -60,22 +60,22 @@ pub struct Presets {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeltaDitPreset {
-    /// Every how many steps all blocks are computed.
+    /// All blocks are computed every so many steps.
     pub every: usize,
-    /// The share of the blocks that is skipped in between.
+    /// The fraction of the blocks that is skipped in between.
     pub share: f64,
-    /// The timestep at which the rear blocks give way to the front ones.
+    /// The timestep at which skipping changes from the rear blocks to the front ones.
     pub boundary: f64,
 }
 
 impl Default for DeltaDitPreset {
-    /// Half of the blocks every second step; the boundary is about half-way through the steps of a schedule bent as Open-Sora's is.
+    /// Half of the blocks every second step; the boundary is about half-way through the steps of a schedule shifted like Open-Sora's.
     fn default() -> DeltaDitPreset {
         DeltaDitPreset { every: 2, share: 0.5, boundary: 800.0 }
     }
 }
 
-/// What a preset is made for.
+/// The run that a preset is resolved for.
 struct Run<'a> {
     presets: &'a Presets,
     anatomy: &'a Anatomy,
@@ -109,7 +109,7 @@ impl Run<'_> {
     }
 }
 
-/// A preset's name, and what it stands for.
+/// A preset's name, and the policy it selects.
 type Preset = (&'static str, fn(&Run) -> CacheConfig);
 
 /// Every preset, in the order in which messages and the help list them.
@@ -129,7 +129,7 @@ const PRESETS: [Preset; 13] = [
     ("t-gate", |run| CacheConfig::TGate(TGateConfig::scaled(run.steps))),
 ];
 
-/// A preset whose name ends in a number, `interval-3`, and what it stands for.
+/// A preset whose name ends in a number, such as `interval-3`, and the policy it selects.
 type NumberedPreset = (&'static str, fn(usize) -> CacheConfig);
 
 const NUMBERED: [NumberedPreset; 2] = [
@@ -144,7 +144,7 @@ pub fn names() -> String {
     plain.chain(numbered).collect::<Vec<_>>().join(", ")
 }
 
-/// A policy's name without what is said behind it.
+/// A policy's name, with its suffixes parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Named<'a> {
     /// The preset or the path.
@@ -241,7 +241,7 @@ impl Presets {
         }
     }
 
-    /// The configuration `name` (as [`CacheError::UnknownPreset`] lists them) for a model of this anatomy and a run of `steps`
+    /// The configuration `name` (one of those that [`CacheError::UnknownPreset`] lists) for a model of this anatomy and a run of `steps`
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
     pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
         let unknown = || CacheError::UnknownPreset { name: name.into(), known: names() };

@@ -1,12 +1,12 @@
-//! Policies of module groups whose plans are all known before the first step.
+//! Module-group policies whose plans are all known before the first step.
 
 use super::groups::{GroupSet, ModuleGroup};
 use super::measurement::Measurement;
 use super::policy::{Decision, Plan, Policy, Probes};
 
-/// A policy of module groups that measures nothing: all its plans are known before the first step.
+/// A module-group policy that measures nothing: all its plans are known before the first step.
 ///
-/// A group is kept by the last step that computes all of it before one that reuses it, and by no other.
+/// Only the last step that computes a whole group before a step that reuses it keeps the group.
 #[derive(Clone, Debug)]
 pub struct ModuleSchedule {
     name: &'static str,
@@ -16,8 +16,8 @@ pub struct ModuleSchedule {
 }
 
 impl ModuleSchedule {
-    /// Of `wanted` groups (at most 32), each with the steps at which it is to be reused (index 0 is step 1). One that was not computed
-    /// before is computed in spite of that, and so is one whose modules partly belong to another that is reused.
+    /// A schedule for `wanted` groups (at most 32), each with the steps that should reuse it (index 0 is step 1). A group that was not
+    /// computed before is computed nonetheless, and so is one that shares some of its modules with another reused group.
     pub(super) fn new(name: &'static str, steps: usize, mut wanted: Vec<(ModuleGroup, Vec<bool>)>) -> ModuleSchedule {
         wanted.retain(|(group, reused)| !group.runs.is_empty() && reused.iter().skip(1).any(|reused| *reused));
         let mut sets = vec![(GroupSet::default(), GroupSet::default()); steps];
@@ -46,7 +46,7 @@ impl ModuleSchedule {
         ModuleSchedule { name, groups, plans: sets.into_iter().map(plan).collect(), ends_guidance: false }
     }
 
-    /// The same, where every step that reuses a group runs the conditional half alone.
+    /// The same schedule, where every step that reuses a group runs the conditional half alone.
     pub(super) fn ending_guidance(self) -> ModuleSchedule {
         ModuleSchedule { ends_guidance: true, ..self }
     }

@@ -1,4 +1,4 @@
-//! The settings of a policy, and why they cannot be used.
+//! The settings of a policy, and the errors in them.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::policy::Policy;
 /// Why a cache configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// A value is not one the algorithm is defined for.
+    /// The algorithm is not defined for a value.
     #[error("invalid cache configuration: {0}")]
     Invalid(String),
     /// The TOML text does not parse.
@@ -16,7 +16,7 @@ pub enum CacheError {
     Toml {
         /// The file.
         path: String,
-        /// What the parser said, with line and column.
+        /// The parser's message, with line and column.
         source: Box<toml::de::Error>,
     },
     /// The file cannot be read.
@@ -24,18 +24,18 @@ pub enum CacheError {
     Io {
         /// The file.
         path: String,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// No such preset.
+    /// There is no such preset.
     #[error(
         "unknown cache preset `{name}`; known: {known} (N a number of steps), what the model's codebooks.json calls `calibrated`, or the path of a .toml file; \
          +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards"
     )]
     UnknownPreset {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
 }
@@ -44,9 +44,9 @@ pub(super) fn invalid<T>(message: impl Into<String>) -> Result<T, CacheError> {
     Err(CacheError::Invalid(message.into()))
 }
 
-/// The settings of a policy: what is checked before a run, and the policy of one generation that they make.
+/// The settings of a policy: they are checked before a run, and make the policy of one generation.
 ///
-/// A policy from outside this crate is one more implementation, which [`CacheConfig::custom`](super::CacheConfig::custom) takes.
+/// A policy from outside this crate implements this trait; [`CacheConfig::custom`](super::CacheConfig::custom) accepts it.
 pub trait Settings: fmt::Debug + Send + Sync {
     /// Checks everything that can be checked without a model.
     ///
@@ -62,21 +62,21 @@ pub trait Settings: fmt::Debug + Send + Sync {
         self.validate()
     }
 
-    /// Whether the policy's plans depend on the timesteps, and not on their number alone.
+    /// Whether the policy's plans depend on the timesteps, not only on their number.
     fn looks_at_time(&self) -> bool {
         false
     }
 
-    /// Whether the policy reuses whole forwards, so that they can be extrapolated.
+    /// Whether the policy reuses whole forward passes, so that they can be extrapolated.
     fn reuses_forwards(&self) -> bool {
         true
     }
 
-    /// Denoising steps that are run where `asked` were asked for.
+    /// The number of denoising steps to run when `asked` were requested.
     fn steps(&self, asked: usize) -> usize {
         asked
     }
 
-    /// The policy of one generation by a model of this anatomy at the given timesteps, as many as [`Settings::steps`] says.
+    /// The policy of one generation, for a model of this anatomy and these timesteps; their number follows from [`Settings::steps`].
     fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy>;
 }

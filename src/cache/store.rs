@@ -1,8 +1,8 @@
 //! The residuals kept on the device, and their measurement.
 //!
-//! Everything between the embedding and the final layer only adds to the hidden state, so the residuals of a whole forward fold
-//! into one tensor: `fold = x_out − x_embed`. Kept are that fold and the probed residuals, nothing else, or for a policy of module groups
-//! what each of their runs adds; packed in 8 bits if asked for.
+//! Everything between the embedding and the final layer only adds to the hidden state, so the residuals of a whole forward pass fold into
+//! one tensor: `fold = x_out − x_embed`. The store keeps only that fold and the probed residuals, or, for a policy with module groups, the
+//! sum that each of their runs adds; on request they are packed into 8 bits.
 
 use super::groups::{GroupSet, ModuleGroup};
 use super::kept::{History, Kept, KeptRuns, Shapes};
@@ -15,24 +15,24 @@ use crate::ops::pack::PackError;
 use crate::ops::{self, OpError, residual::ProbeBuffers};
 use crate::tensor::{DType, Tensor};
 
-/// What a store keeps.
+/// What a store keeps and measures.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// What is measured.
+    /// The probes to measure.
     pub probes: Probes,
-    /// How many blocks run in every step before it is planned.
+    /// The number of blocks that run in every step before it is planned.
     pub head: usize,
-    /// Whether steps will be reused at all: only then is there a fold.
+    /// Whether any step will be reused: the fold is kept only then.
     pub fold: bool,
-    /// How the fold is extrapolated, if it is: as many older folds are kept as the order says.
+    /// How the fold is extrapolated, if at all: the order is the number of older folds kept.
     pub extrapolates: Option<Extrapolation>,
-    /// What is kept by itself, run by run.
+    /// The module groups that are kept separately, run by run.
     pub groups: Vec<ModuleGroup>,
-    /// Whether of these only the first half of the batch is kept, which is the conditional one.
+    /// Whether only the first (conditional) half of the batch is kept of the groups.
     pub conditional: bool,
-    /// Whether residuals are kept as e4m3 with a scale a row.
+    /// Whether residuals are kept as e4m3 with one scale per row.
     pub packed: bool,
-    /// How the device decides; `None`: it only measures.
+    /// The rule by which the device decides; `None` if it only measures.
     pub rule: Option<DecisionRule>,
 }
 
@@ -55,34 +55,34 @@ pub struct ResidualStore {
     fold: Option<Kept>,
     history: Option<History>,
     runs: KeptRuns,
-    /// The part of the batch that `runs` keep: 1 or 2 for the first half.
+    /// The divisor of the batch that `runs` keep: 1, or 2 for the first half.
     part: usize,
     /// In execution order.
     probes: Vec<Probe>,
     error: Option<PackError>,
     decider: Option<Decider>,
     clock: StepClock,
-    /// The sums of all probes `[batch, count]`, then what the device decided `[probes, 4]`, flat: one copy reads them.
+    /// The sums of all probes `[batch, count]`, then the device's decisions `[probes, 4]`, flat: one copy reads them.
     results: Tensor,
     /// `[probes, 4]`: the second part of `results`.
     decisions: Tensor,
-    /// The copy of this step's results, once the last probe of a computed step was measured.
+    /// The copy of this step's results, started when the last probe of a computed step has been measured.
     reading: Option<PendingRead>,
     /// Whether `fold` holds the residuals of a computed step.
     folded: bool,
 }
 
-/// Measurements on their way from the device; awaited when they are needed to plan a step.
+/// Measurements in flight from the device; awaited when a step cannot be planned without them.
 pub struct PendingMeasurements {
     read: PendingRead,
-    /// (probe, first of its sums, batch, strides) of those measured.
+    /// (probe, first of its sums, batch, strides) of each measured probe.
     probes: Vec<(usize, usize, usize, usize)>,
-    /// Where the decisions begin, if the device takes them.
+    /// The offset of the decisions, if the device makes them.
     decisions: Option<usize>,
 }
 
 impl PendingMeasurements {
-    /// Waits for the copy and gives (probe, measurement) for each; with it the decision about step `step`, if the device took one.
+    /// Waits for the copy and returns (probe, measurement) for each probe, with the decision about step `step` if the device made one.
     pub fn wait(self, step: usize) -> Result<Vec<(usize, Measurement, Option<Decision>)>, DeviceError> {
         let values: Vec<f64> = self.read.wait_as()?;
         let decision = |probe: usize| {
@@ -98,7 +98,7 @@ impl PendingMeasurements {
 }
 
 impl ResidualStore {
-    /// Allocates what `options` need for tensors of the given shapes; `clock` counts the steps.
+    /// Allocates the memory that `options` require for tensors of the given shapes; `clock` counts the steps.
     pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
         let StoreOptions {
             probes: Probes { points, strides },
@@ -159,23 +159,23 @@ impl ResidualStore {
         })
     }
 
-    /// Bytes held from one step to the next.
+    /// Bytes kept from one step to the next.
     pub fn bytes(&self) -> usize {
         let tensors = self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept));
         tensors.map(Kept::bytes).sum::<usize>() + self.runs.bytes() + self.history.as_ref().map_or(0, History::bytes)
     }
 
-    /// Begins a step that reuses and keeps these groups; without any a step does neither.
+    /// Begins a step that reuses and keeps these groups; either set may be empty.
     pub fn begin(&mut self, (reused, kept): (GroupSet, GroupSet)) {
         self.runs.begin(reused, kept);
     }
 
-    /// If a reused run begins at module `module`: the module behind it.
+    /// If a reused run begins at module `module`: the index of the first module after it.
     pub fn reused_until(&self, module: usize) -> Option<usize> {
         Some(self.runs.reused_at(module)?.modules.end)
     }
 
-    /// If a reused run begins at module `module`: adds to `x` what it keeps and gives the module behind it.
+    /// If a reused run begins at module `module`: adds its kept sum to `x` and returns the index of the first module after it.
     pub fn reuse_run(&self, module: usize, x: &Tensor) -> Result<Option<usize>, OpError> {
         let Some(run) = self.runs.reused_at(module) else { return Ok(None) };
         run.kept.add_to(x)?;
@@ -187,8 +187,8 @@ impl ResidualStore {
         Ok(x.slice_rows(0, x.shape()[0] / self.part)?)
     }
 
-    /// Where the residual of module `module` goes, if it is kept by itself: to be given to [`ResidualStore::keep_module`] then. `fresh` is
-    /// room for one that is kept packed or in part.
+    /// The tensor for the residual of module `module`, if that module is kept on its own; pass it to [`ResidualStore::keep_module`]
+    /// afterwards. `fresh` is scratch space for a residual that is kept packed or in part.
     pub fn module_residual(&self, module: usize, fresh: Option<&Tensor>) -> Result<Option<Tensor>, OpError> {
         match (self.runs.single_at(module), fresh) {
             (None, _) => Ok(None),
@@ -198,7 +198,7 @@ impl ResidualStore {
         }
     }
 
-    /// Keeps the residual of module `module`, which is in the tensor that [`ResidualStore::module_residual`] gave.
+    /// Keeps the residual of module `module`, which was written to the tensor from [`ResidualStore::module_residual`].
     pub fn keep_module(&self, module: usize, residual: &Tensor) -> Result<(), OpError> {
         match (self.runs.single_at(module), &self.error) {
             (Some(Kept::Packed(packed)), Some(error)) => packed.pack(&self.kept_part(residual)?, error),
@@ -207,7 +207,7 @@ impl ResidualStore {
         }
     }
 
-    /// Before module `module`: remembers `x`, if a run of several modules that is kept begins here. `copy` is room where it is kept packed.
+    /// Before module `module`: saves `x` if a kept run of several modules begins here. `copy` is scratch space for packed runs.
     pub fn enter_run(&self, module: usize, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
         match (self.runs.entered_at(module), copy) {
             (None, _) => Ok(()),
@@ -217,8 +217,8 @@ impl ResidualStore {
         }
     }
 
-    /// Behind module `module`: keeps what the run that ends here has added since [`ResidualStore::enter_run`], if one does. `entered`, its
-    /// copy of then, is overwritten.
+    /// After module `module`: if a kept run of several modules ends here, keeps what it has added since [`ResidualStore::enter_run`].
+    /// `entered`, the copy made then, is overwritten.
     pub fn leave_run(&self, module: usize, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
         match self.runs.left_at(module) {
             Some(kept) => {
@@ -229,17 +229,17 @@ impl ResidualStore {
         }
     }
 
-    /// What packing lost so far, Σ|x − kept x| / Σ|x|; `None` when nothing is packed. Waits for the device.
+    /// The packing error so far, Σ|x − kept x| / Σ|x|; `None` if nothing is packed. Waits for the device.
     pub fn pack_error(&self) -> Result<Option<f64>, OpError> {
         self.error.as_ref().map(PackError::relative).transpose()
     }
 
-    /// Which probe, if any, looks at `point`.
+    /// The probe at `point`, if there is one.
     pub fn probe_at(&self, point: ProbePoint) -> Option<usize> {
         self.probes.iter().position(|p| p.point == point)
     }
 
-    /// How many blocks run in every step before it is planned.
+    /// The number of blocks that run in every step before it is planned.
     pub fn head(&self) -> usize {
         self.head
     }
@@ -249,16 +249,16 @@ impl ResidualStore {
         self.probes.iter().any(|p| p.point.before_plan(self.head))
     }
 
-    /// Whether all that is measured before a step is planned has something to be compared with.
+    /// Whether every measurement made before a step is planned has an earlier tensor to compare with.
     pub fn can_look_ahead(&self) -> bool {
         self.probes.iter().all(|p| p.filled || !p.point.before_plan(self.head))
     }
 
-    /// Measures `fresh` against what `probe` has kept, keeps `fresh` in its place, and lets the device decide if it does.
-    /// `unpacked` is room for a residual that is kept packed, or in the head: there the residual waits for [`ResidualStore::keep_head`].
+    /// Measures `fresh` against the tensor `probe` has kept, keeps `fresh` in its place, and lets the device decide if it does. `unpacked`
+    /// is scratch space for a residual that is kept packed, or in the head, where it waits for [`ResidualStore::keep_head`].
     ///
-    /// After the last probe of a computed step the results start on their way to the host ([`ResidualStore::measurements`]), while the
-    /// forward goes on; in a recording the graph ends here, and whoever replays it calls [`ResidualStore::read_results`] between its parts.
+    /// After the last probe of a computed step the copy of the results to the host starts ([`ResidualStore::measurements`]), while the
+    /// forward pass goes on; in a recording the graph ends here, and its replayer calls [`ResidualStore::read_results`] between the parts.
     pub fn probe(&mut self, probe: usize, fresh: &Tensor, unpacked: Option<&Tensor>) -> Result<(), OpError> {
         let last = probe + 1 == self.probes.len();
         let Probe { point, kept, filled, compared, buffers, strides } = &mut self.probes[probe];
@@ -297,7 +297,7 @@ impl ResidualStore {
         Ok(())
     }
 
-    /// In a computed step: keeps the head's residual that was measured, still in `unpacked`.
+    /// In a computed step: keeps the measured residual of the head, which is still in `unpacked`.
     pub fn keep_head(&mut self, unpacked: Option<&Tensor>) -> Result<(), OpError> {
         let Some(probe) = self.probes.iter().position(|p| p.point.in_head(self.head)) else { return Ok(()) };
         let Some(unpacked) = unpacked else { return Err(self.no_room("ResidualStore::keep_head", "unpacked")) };
@@ -320,8 +320,8 @@ impl ResidualStore {
         Ok(())
     }
 
-    /// What was measured `before` this step was planned, or in it, on its way; `None` if nothing is. What had nothing to be compared
-    /// with is left out.
+    /// The measurements in flight, made either `before` this step was planned or in it; `None` if there are none. Probes without an earlier
+    /// tensor to compare with are left out.
     pub fn measurements(&mut self, before: bool) -> Option<PendingMeasurements> {
         let read = self.reading.take()?;
         let mut start = 0;
@@ -336,7 +336,7 @@ impl ResidualStore {
         Some(PendingMeasurements { read, probes, decisions: self.decider.is_some().then_some(start) })
     }
 
-    /// Remembers `x` that enters the blocks behind the head: in the fold, or where the fold is packed in `copy`, if it is given.
+    /// Saves `x` as it enters the blocks after the head: in the fold, or, if the fold is packed, in `copy` where that is given.
     pub fn enter(&mut self, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
         if let (Some(history), Some(Kept::Whole(fold))) = (&self.history, &self.fold) {
             history.shift(self.folded.then_some(fold), &self.clock)?;
@@ -348,12 +348,12 @@ impl ResidualStore {
         }
     }
 
-    /// Whether [`ResidualStore::leave`] has to be given what entered the blocks.
+    /// Whether [`ResidualStore::leave`] needs the tensor that entered the blocks.
     pub fn needs_entered(&self) -> bool {
         matches!(self.fold, Some(Kept::Packed(_)))
     }
 
-    /// Folds the blocks' residuals: `fold = x − entered`, where `x` has left the last block. `entered` is overwritten.
+    /// Folds the blocks' residuals: `fold = x − entered`, where `x` is the output of the last block. `entered` is overwritten.
     pub fn leave(&mut self, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
         self.folded = true;
         match &self.fold {
@@ -362,7 +362,7 @@ impl ResidualStore {
         }
     }
 
-    /// `kept = x − entered`; what entered is in `kept` itself, or where that is packed in `entered`, which is overwritten.
+    /// `kept = x − entered`; the input is in `kept` itself, or, if `kept` is packed, in `entered`, which is overwritten.
     fn keep_fold(&self, kept: &Kept, x: &Tensor, entered: Option<&Tensor>, call: &'static str) -> Result<(), OpError> {
         match (kept, entered, &self.error) {
             (Kept::Whole(kept), ..) => ops::residual::fold(x, kept, kept),
@@ -374,7 +374,7 @@ impl ResidualStore {
         }
     }
 
-    /// The fold of the last computed step, in f32; `None` where there is none, or it is packed. Waits for the device.
+    /// The fold of the last computed step, in f32; `None` if there is none or it is packed. Waits for the device.
     pub fn fold_values(&self) -> Result<Option<Vec<f32>>, OpError> {
         match &self.fold {
             Some(Kept::Whole(fold)) if self.folded => Ok(Some(fold.to_f32()?)),
@@ -382,7 +382,7 @@ impl ResidualStore {
         }
     }
 
-    /// Measures the fold just made, where it is probed.
+    /// Measures the new fold, if it is probed.
     pub fn probe_fold(&mut self) -> Result<(), OpError> {
         match (self.probe_at(ProbePoint::Fold), &self.fold) {
             (Some(probe), Some(Kept::Whole(fold))) => self.probe(probe, &fold.clone(), None),
@@ -396,7 +396,7 @@ impl ResidualStore {
         self.fold.is_some() && self.folded
     }
 
-    /// A reused step: `x = x_embed + fold`, in place, or with the fold expected at this step. Does nothing unless
+    /// A reused step: `x = x_embed + fold`, in place, or with the fold extrapolated to this step. Does nothing unless
     /// [`ResidualStore::can_unfold`].
     pub fn unfold(&self, x: &Tensor) -> Result<(), OpError> {
         match (&self.fold, &self.history) {

@@ -1,14 +1,15 @@
-//! TaylorSeer: a reused step takes not the last fold but the one expected by now, extrapolated from the last computed ones.
+//! TaylorSeer: a reused step uses a fold extrapolated from the last computed ones instead of the last fold itself.
 //!
-//! `F + x·D + x²/2·D²`, x steps (times the damping) after the last computed one, with finite differences of the folds for derivatives; the device
-//! makes the weights (`kernels/residual.cu`). Any policy that reuses whole forwards can be told to: when it computes stays as it is.
+//! `F + x·D + x²/2·D²`, x steps (times the damping) after the last computed one, with finite differences of the folds for derivatives; the
+//! device computes the weights (`kernels/residual.cu`). Any policy that reuses whole forward passes can be extrapolated; its schedule stays
+//! the same.
 
 use super::groups::ModuleGroup;
 use super::measurement::Measurement;
 use super::policy::{Decision, Extrapolation, Plan, Policy, Probes};
 use crate::ops::decide::DecisionRule;
 
-/// The policy of [`TaylorConfig`](super::TaylorConfig): decides as the one it is made of.
+/// The policy of [`TaylorConfig`](super::TaylorConfig): decides like the policy it wraps.
 pub struct Taylor {
     name: String,
     extrapolation: Extrapolation,

@@ -1,4 +1,4 @@
-//! TeaCache: the change of the first block's modulated input foretells the change of the model's output.
+//! TeaCache: the change of the first block's modulated input predicts the change of the model's output.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +8,10 @@ use super::point::ProbePoint;
 use super::policy::{Decision, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
-/// What TeaCache is told.
+/// The settings of TeaCache.
 ///
-/// At every step `x = ‖m − m_prev‖₁ / ‖m_prev‖₁` of block 0's modulated input m; a polynomial of x is summed up, and the step is
-/// computed when the sum reaches the threshold, as are the first and the last.
+/// At every step `x = ‖m − m_prev‖₁ / ‖m_prev‖₁` of block 0's modulated input m; a polynomial of x is accumulated, and the step is computed
+/// when the sum reaches the threshold. The first and the last step are always computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeaCacheConfig {
@@ -30,7 +30,7 @@ impl TeaCacheConfig {
     /// The published polynomial of Open-Sora-Plan 1.1.
     pub const OPENSORA_PLAN: [f64; 5] = [205943.668, -14875.9286, 306.085986, 1.31418080, 0.00239658469];
 
-    /// The polynomial x: for models that none was fitted for.
+    /// The polynomial x: for models without a fitted one.
     pub(super) fn plain() -> [f64; 5] {
         [0.0, 0.0, 0.0, 1.0, 0.0]
     }

@@ -1,5 +1,5 @@
-//! T-GATE: once the outline stands the caption says nothing new, so from a step on what the cross-attention adds is frozen. Nothing else tells
-//! the two halves of guidance apart, so from then on the conditional half runs alone.
+//! T-GATE: once the outline has formed the caption adds nothing new, so from some step on the output of the cross-attention is frozen.
+//! Nothing else distinguishes the two halves of guidance, so from then on the conditional half runs alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::policy::Policy;
 use super::schedule::ModuleSchedule;
 use super::settings::{CacheError, Settings, invalid};
 
-/// What T-GATE is told.
+/// The settings of T-GATE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TGateConfig {

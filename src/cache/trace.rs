@@ -1,10 +1,10 @@
-//! Recorded measurements, one JSON object a line, and their replay through any policy without a model.
+//! Recorded measurements, one JSON object per line, and their replay through any policy without a model.
 //!
-//! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`), each other line one measurement: at `step`, against the step
-//! `since`, of the probe point `at`. A policy can be replayed when the trace measures its points. Where the policy compares other
-//! steps than those recorded, the changes of the steps between are added up: with a trace that computed every step
-//! (`generate --cache none --trace FILE`, which measures for every policy) any policy can be replayed, and what it would have seen is
-//! estimated from above.
+//! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`); each other line is one measurement: at
+//! `step`, against the step `since`, of the probe point `at`. A policy can be replayed if the trace measures its points. If the policy
+//! compares other steps than the recorded ones, the changes of the steps between are added up: with a trace that computed every step
+//! (`generate --cache none --trace FILE`, which measures for every policy) any policy can be replayed, and the estimate is an upper bound
+//! of what it would have measured.
 
 use std::io::{BufRead, Write};
 
@@ -25,7 +25,7 @@ pub struct TraceRecord {
     pub since: usize,
     /// What was measured.
     pub at: ProbePoint,
-    /// What the kernel summed up.
+    /// The sums computed by the kernel.
     #[serde(flatten)]
     pub measurement: Measurement,
 }
@@ -41,7 +41,7 @@ pub struct Trace {
     pub computed: Vec<usize>,
     /// The steps that computed some modules and reused others.
     pub partial: Vec<usize>,
-    /// The timestep of every step; empty in a trace of before they were written.
+    /// The timestep of every step; empty in a trace from before timesteps were written.
     pub timesteps: Vec<f32>,
     /// The frame strides of the motion sums.
     pub strides: Vec<usize>,
@@ -64,15 +64,15 @@ struct Header {
 /// Why a trace cannot be read or replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// A line is not what the format says.
+    /// A line does not follow the format.
     #[error("trace line {line}: {source}")]
     Parse {
         /// Line number, from 1.
         line: usize,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// A line says something impossible.
+    /// A line contains an impossible value.
     #[error("trace line {line}: {reason}")]
     Invalid {
         /// Line number, from 1.
@@ -83,7 +83,7 @@ pub enum TraceError {
     /// Reading or writing failed.
     #[error("trace: {0}")]
     Io(#[from] std::io::Error),
-    /// The policy asks for a measurement that cannot be made of those in the trace.
+    /// The policy needs a measurement that cannot be derived from the trace.
     #[error(
         "the trace does not measure `{at}` between the steps {since} and {step}; `generate --cache none --trace FILE` records one that serves every policy"
     )]
@@ -95,21 +95,21 @@ pub enum TraceError {
         /// The probe point.
         at: ProbePoint,
     },
-    /// The policy looks at timesteps that the trace does not have.
+    /// The policy depends on timesteps that the trace does not have.
     #[error("the policy needs timesteps, which this trace does not have: record it again with `generate --trace`")]
     Times,
-    /// The policy looks at the motion between frames that the trace has no sums of.
+    /// The policy measures motion at strides that the trace does not have.
     #[error("the policy measures motion between frames {wanted:?} apart, the trace between frames {recorded:?} apart")]
     Strides {
         /// The policy's strides.
         wanted: Vec<usize>,
-        /// The trace's.
+        /// The trace's strides.
         recorded: Vec<usize>,
     },
 }
 
 impl Trace {
-    /// Writes the trace as JSON lines.
+    /// Writes the trace as JSON Lines.
     pub fn write(&self, mut out: impl Write) -> Result<(), TraceError> {
         let Trace { steps, cache, computed, partial, timesteps, strides, records } = self.clone();
         let header = Header { steps, cache, computed, partial, timesteps, strides };
@@ -120,7 +120,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Reads a trace of JSON lines.
+    /// Reads a trace in JSON Lines format.
     pub fn read(input: impl BufRead) -> Result<Trace, TraceError> {
         let mut lines = (1..).zip(input.lines());
         let Some((line, header)) = lines.next() else {
@@ -159,10 +159,10 @@ impl Trace {
         Ok(trace)
     }
 
-    /// The policy that `config` describes, for a model of this anatomy in a run as the recorded one.
+    /// The policy that `config` describes, for a model of this anatomy in a run like the recorded one.
     ///
     /// # Errors
-    /// It looks at the timesteps, and the trace is from before they were written.
+    /// The policy depends on the timesteps, and the trace is from before they were written.
     pub fn policy(&self, config: &CacheConfig, anatomy: &Anatomy) -> Result<Box<dyn Policy>, TraceError> {
         if !self.timesteps.is_empty() {
             return Ok(config.policy(anatomy, &self.timesteps));
@@ -173,10 +173,10 @@ impl Trace {
         Ok(config.policy(anatomy, &vec![0.0; self.steps]))
     }
 
-    /// Runs `policy` over the trace; gives the plan of every step and the decisions.
+    /// Runs `policy` over the trace; returns the plan of every step and the decisions.
     ///
     /// # Errors
-    /// A measurement that the policy asks for cannot be made of the recorded ones.
+    /// A measurement that the policy needs cannot be derived from the recorded ones.
     pub fn replay(&self, policy: &mut dyn Policy) -> Result<(Vec<Plan>, Vec<Decision>), TraceError> {
         let wanted = policy.probes().strides;
         if !wanted.is_empty() && wanted != self.strides {
@@ -193,7 +193,7 @@ impl Trace {
         Ok(computed_steps(&self.replay(policy)?.0))
     }
 
-    /// The measurement at `at` between the steps `since` and `step`: the recorded one, or one made of those in between.
+    /// The measurement at `at` between the steps `since` and `step`: the recorded one, or one derived from the steps between.
     ///
     /// # Errors
     /// There is none.

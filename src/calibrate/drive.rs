@@ -1,4 +1,4 @@
-//! From a target to a codebook: searches over the recorded runs, real runs of the best, and both again until the target is met.
+//! From a target to a codebook: searches over the recorded runs, real runs of the best candidates, repeated until the target is met.
 
 use super::error::CalibrateError;
 use super::proxy::{self, Proxy};
@@ -11,22 +11,22 @@ use super::weights;
 use crate::cache::{AdaCacheConfig, Extrapolation};
 use crate::pipeline::FlopCount;
 
-/// How far from the asked speed-up the result may be.
+/// The accepted relative deviation from the requested speed-up.
 pub const TOLERANCE: f64 = 0.05;
-/// What is near enough not to spend further runs.
+/// Within this deviation no further runs are spent.
 const NEAR: f64 = 0.02;
-/// The same above an asked PSNR, in dB.
+/// The same above a requested PSNR, in dB.
 const NEAR_PSNR: f64 = 0.2;
-/// The farthest that one run moves the compute, in nepers.
+/// The maximum change of compute between two runs, in nepers.
 const MOST_MOVE: f64 = 0.5;
 
-/// Codebooks that a search descends from: the best of all that it begins with.
+/// The number of codebooks that a search descends from: the best of all starting points.
 const DESCENTS: usize = 10;
 
-/// Dampings that are compared by replays; of equal ones the first is taken.
+/// Dampings that are compared by replays; among equals the first is chosen.
 const DAMPINGS: [f64; 11] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5];
 
-/// Finds a codebook for `target`. `presets`: the present settings to begin with, the first is what the result has to beat.
+/// Finds a codebook for `target`. `presets`: the current settings to start from; the result must beat the first.
 ///
 /// # Errors
 /// The target cannot be reached at all, or a run failed.
@@ -99,9 +99,9 @@ pub fn calibrate(
 
 struct Drive<'a> {
     search: Search,
-    /// What steps count for until real runs tell.
+    /// The weights of steps until there are real runs.
     prior: Vec<f64>,
-    /// What is searched with: runs of another err otherwise, and say nothing of this one's weights.
+    /// The extrapolation of the search: runs with another one have other errors, and do not inform this one's weights.
     extrapolation: Option<Extrapolation>,
     target: Target,
     bench: &'a mut dyn Bench,
@@ -109,7 +109,7 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    /// The compute to begin with.
+    /// The compute to start from.
     fn first_compute(&self, preset: &AdaCacheConfig, least: f64) -> Result<f64, CalibrateError> {
         let steps = self.search.tapes[0].steps();
         self.target.check(steps)?;
@@ -120,7 +120,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The best codebook at `compute` that has not been tried.
+    /// The best codebook at `compute` that has not been tried yet.
     fn search(&self, presets: &[AdaCacheConfig], compute: f64) -> Option<Candidate> {
         let starts = presets.iter().flat_map(|preset| self.search.starts(preset));
         let mut starts: Vec<Candidate> = starts.filter_map(|start| self.search.at(&start, compute)).collect();
@@ -131,7 +131,7 @@ impl Drive<'_> {
         new.min_by(|a, b| a.at_compute.total_cmp(&b.at_compute))
     }
 
-    /// Real runs of `shape`, scaled to the replayed compute `compute` as well as it goes.
+    /// Real runs of `shape`, scaled to the replayed compute `compute` as closely as possible.
     fn try_at(&mut self, shape: &AdaCacheConfig, number: usize, compute: f64) -> Result<(), CalibrateError> {
         let (config, estimate) = match self.search.at(shape, compute) {
             Some(candidate) => (candidate.config, candidate.estimate),
@@ -151,7 +151,8 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// The extrapolation of `order` with the damping for which replays of `shape` err least, before any run was made so; `None` for order 0.
+    /// The extrapolation of `order` with the damping that minimises the error of replays of `shape`, before any real run with it; `None`
+    /// for order 0.
     fn damped(&mut self, order: usize, shape: &AdaCacheConfig, compute: f64) -> Option<Extrapolation> {
         if order == 0 {
             return None;
@@ -170,7 +171,7 @@ impl Drive<'_> {
         best.map(|(damping, _)| Extrapolation { order, damping })
     }
 
-    /// Searches with reused steps extrapolated so, as the real runs made so say that they err.
+    /// Searches with this extrapolation from now on, using the errors of the real runs made with it.
     fn extrapolate(&mut self, extrapolation: Option<Extrapolation>) {
         self.extrapolation = extrapolation;
         self.search.tapes.iter_mut().for_each(|tape| tape.extrapolate(extrapolation));
@@ -186,12 +187,12 @@ impl Drive<'_> {
         }
     }
 
-    /// What was tried with the present extrapolation.
+    /// The codebooks tried with the current extrapolation.
     fn alike(&self) -> impl Iterator<Item = &Tried> {
         self.tried.iter().filter(|tried| tried.extrapolation == self.extrapolation)
     }
 
-    /// What all real runs so far say of changes over several steps.
+    /// The bends estimated from all real runs so far.
     fn bends(&self) -> Bends {
         let rows = |tried: &Tried| {
             let runs = self.search.tapes.iter().zip(&tried.runs);
@@ -210,7 +211,7 @@ impl Drive<'_> {
         Bends { known, others }
     }
 
-    /// What `of` makes of the real runs with the present extrapolation, by prompt.
+    /// `of` applied to the real runs with the current extrapolation, by prompt.
     fn by_prompt<T>(&self, of: impl Fn(&Tape, &Run) -> T) -> Vec<Vec<T>> {
         let tapes = self.search.tapes.iter().enumerate();
         tapes.map(|(i, tape)| self.alike().map(|tried| of(tape, &tried.runs[i])).collect()).collect()
@@ -229,7 +230,7 @@ impl Drive<'_> {
         Proxy::fit(&self.points())
     }
 
-    /// dB a neper of compute, foretold for `shape` around `compute`.
+    /// Predicted dB per neper of compute, for `shape` around `compute`.
     fn slope(&self, shape: &AdaCacheConfig, compute: f64) -> f64 {
         const STEP: f64 = 1.1;
         let error = |compute: f64| self.search.at(shape, compute).map(|candidate| candidate.at_compute);
@@ -241,7 +242,7 @@ impl Drive<'_> {
         if slope > 0.0 { slope } else { self.proxy().slope }
     }
 
-    /// What is aimed at, rising with compute; and whether `tried` is near enough.
+    /// The targeted value, which rises with compute; and whether `tried` is close enough.
     fn value(&self, tried: &Tried) -> f64 {
         match self.target {
             Target::SpeedUp(_) => tried.achieved.compute.ln(),
@@ -267,7 +268,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The replayed compute to try `shape` at next.
+    /// The replayed compute at which to try `shape` next.
     fn next_compute(&self, shape: &AdaCacheConfig, number: usize, least: f64) -> f64 {
         let of_shape = self.tried.iter().filter(|tried| tried.shape == number);
         let known: Vec<(f64, f64)> =
@@ -279,7 +280,7 @@ impl Drive<'_> {
         next(&known, self.goal(), slope).exp().clamp(least, 1.0)
     }
 
-    /// PSNR of `tried`, carried over to another compute.
+    /// PSNR of `tried`, extrapolated to another compute.
     fn psnr_at(&self, tried: &Tried, compute: f64) -> f64 {
         let moved = (compute / tried.achieved.compute).ln();
         let slope =
@@ -326,8 +327,8 @@ impl Drive<'_> {
     }
 }
 
-/// Where to look next for the x at which a rising function comes to `goal`, where some of its points are known: between the nearest around it, or
-/// beyond the nearest by `slope`.
+/// The next x to try at which a rising function may reach `goal`, given some of its points: between the nearest points around it, or beyond
+/// the nearest by `slope`.
 fn next(known: &[(f64, f64)], goal: f64, slope: f64) -> f64 {
     let below = known.iter().filter(|(_, y)| *y < goal).max_by(|a, b| a.0.total_cmp(&b.0));
     let above = known.iter().filter(|(_, y)| *y >= goal).min_by(|a, b| a.0.total_cmp(&b.0));

@@ -1,4 +1,4 @@
-//! Why there is no codebook.
+//! Why no codebook was found.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use crate::media::ReadError;
 use crate::pipeline::PipelineError;
 use crate::quality::QualityError;
 
-/// Why there is no codebook.
+/// Why no codebook was found.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrateError {
-    /// The target is none, or cannot be reached.
+    /// The target is invalid, or cannot be reached.
     #[error("{0}")]
     Target(String),
     /// A run failed, or was stopped.
@@ -22,15 +22,15 @@ pub enum CalibrateError {
     /// Kept frames cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Kept frames are not of the video's size.
+    /// Kept frames do not have the size of the video.
     #[error(transparent)]
     Quality(#[from] QualityError),
-    /// A file of the work folder.
+    /// A file of the work folder cannot be used.
     #[error("cannot use {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }

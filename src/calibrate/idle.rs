@@ -1,4 +1,4 @@
-//! Entries of a codebook that no decision of the recorded runs came to.
+//! Entries of a codebook that no decision of the recorded runs used.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::cache::Codebook;
 /// Why an entry is never used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Why {
-    /// No distance is as large as the threshold before it.
+    /// No distance is as large as the previous threshold.
     Above {
         /// The largest distance.
         largest: f64,
@@ -17,13 +17,13 @@ pub enum Why {
         /// The smallest distance.
         smallest: f64,
     },
-    /// No distance lies between the threshold before it and its own.
+    /// No distance lies between the previous threshold and its own.
     Between,
-    /// The entry behind it has the same rate: its threshold changes nothing.
+    /// The next entry has the same rate, so its threshold has no effect.
     Same,
 }
 
-/// An entry that can go.
+/// An entry that can be removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Idle {
     /// Its threshold.
@@ -34,7 +34,7 @@ pub struct Idle {
     pub why: Why,
 }
 
-/// The entries of `codebook` that none of `distances` comes to, and those that make no difference.
+/// The entries of `codebook` that none of `distances` selects, and those that make no difference.
 pub fn idle(codebook: &Codebook, distances: &[f64]) -> Vec<Idle> {
     let entries = codebook.entries();
     let largest = distances.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -1,7 +1,7 @@
 //! A codebook for a model and a target: recorded runs of prompts, a search over them without the model, and real runs of the best.
 //!
-//! [`Studio`] makes and keeps runs, [`Tape`] is a recorded run ready for many replays, [`Search`] looks for codebooks over tapes, [`calibrate`] goes
-//! from a target to a codebook. `docs/calibrate.md` has the equations.
+//! [`Studio`] makes and keeps runs, [`Tape`] is a recorded run prepared for many replays, [`Search`] searches for codebooks over tapes, and
+//! [`calibrate`] goes from a target to a codebook. `docs/calibrate.md` has the equations.
 
 mod drive;
 mod error;
@@ -24,7 +24,7 @@ pub use session::{Probing, Session, Verdict};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
 pub use target::{Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, Target, Tried, mean_outcome};
 
-/// `a − b` of equally long lists, pair by pair: mean, and half the width of its 95 % interval.
+/// `a − b` of lists of equal length, pair by pair: mean, and half the width of its 95 % interval.
 pub fn paired(a: &[f64], b: &[f64]) -> crate::compare::Mean {
     crate::compare::Mean::of(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
 }

@@ -1,6 +1,6 @@
-//! Quality foretold from the error of a replay, and how well that ranks.
+//! Prediction of quality from the error of a replay, and the quality of that ranking.
 
-/// Errors below this are as good as none: ln needs something above 0.
+/// Lower bound of errors, which are as good as none: ln needs a positive argument.
 pub(super) const LEAST_ERROR: f64 = 1e-9;
 
 /// PSNR in dB = `at_zero` − `slope` · ln error, by least squares over real runs.
@@ -8,16 +8,16 @@ pub(super) const LEAST_ERROR: f64 = 1e-9;
 pub struct Proxy {
     /// dB at an error of 1.
     pub at_zero: f64,
-    /// dB a neper of error; 20/ln 10 = 8.7 where the pixels' error is in proportion.
+    /// dB per neper of error; 20/ln 10 = 8.7 if the pixels' error is proportional to it.
     pub slope: f64,
 }
 
-/// dB a neper where the pixels' error is in proportion to the error of the replay.
+/// dB per neper if the pixels' error is proportional to the error of the replay.
 const PROPORTIONAL: f64 = 20.0 / std::f64::consts::LN_10;
 
 impl Proxy {
-    /// Through (ln error, PSNR) of real runs: by prompt, so that a prompt that is harder than another does not bend the line. `runs`: for each prompt its
-    /// runs. Where no prompt ran twice, or the line would rise, the pixels' error is taken to be in proportion.
+    /// Fits (ln error, PSNR) of real runs: by prompt, so that prompts of different difficulty do not bias the slope. `runs`: the runs of
+    /// each prompt. If no prompt ran twice, or the line would rise, the pixels' error is assumed to be proportional.
     pub fn fit(runs: &[Vec<(f64, f64)>]) -> Proxy {
         let (mut xy, mut xx, mut count, mut sums) = (0.0, 0.0, 0.0, (0.0, 0.0));
         for prompt in runs.iter().filter(|runs| !runs.is_empty()) {
@@ -34,7 +34,7 @@ impl Proxy {
         Proxy { at_zero: (sums.1 + slope * sums.0) / count, slope }
     }
 
-    /// dB for a mean of ln errors.
+    /// PSNR in dB for a mean of ln errors.
     pub fn psnr(&self, ln_error: f64) -> f64 {
         self.at_zero - self.slope * ln_error
     }
@@ -46,18 +46,18 @@ pub(super) fn mean(runs: &[(f64, f64)]) -> (f64, f64) {
     runs.iter().fold((0.0, 0.0), |mean, run| (mean.0 + run.0 / count, mean.1 + run.1 / count))
 }
 
-/// `runs` from their mean.
+/// `runs` relative to their mean.
 pub(super) fn centered(runs: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mean = mean(runs);
     runs.iter().map(|run| (run.0 - mean.0, run.1 - mean.1)).collect()
 }
 
-/// ln of an error, which may be none.
+/// ln of an error, which may be zero.
 pub(super) fn ln_error(error: f64) -> f64 {
     error.max(LEAST_ERROR).ln()
 }
 
-/// Spearman's rank correlation of two equally long lists; ties get their mean rank. `None` where one of them is all alike.
+/// Spearman's rank correlation of two lists of equal length; ties get their mean rank. `None` if all values of either list are equal.
 pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
     let n = a.len() as f64;

@@ -1,7 +1,8 @@
-//! Real runs, kept in a folder: what is there already is not made again.
+//! Real runs, kept in a folder: existing ones are not repeated.
 //!
-//! Each prompt has a folder named by it and by a hash of all that its video depends on: `trace.jsonl`, `frames/`, `flops.json` of the run with every
-//! step computed, and `<hash of the settings>.json` for each codebook it was made with. A file is there whole or not at all, `flops.json` is written last.
+//! Each prompt has a folder named after it and a hash of everything that its video depends on: `trace.jsonl`, `frames/` and `flops.json` of
+//! the run with every step computed, and `<hash of the settings>.json` for each codebook it was generated with. Files are written
+//! atomically, `flops.json` last.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -37,9 +38,9 @@ pub struct Studio<'a> {
     watch: &'a mut dyn Watch,
 }
 
-/// Hears of progress.
+/// Receives progress.
 pub trait Watch {
-    /// Another video of `what` is finished, or was there already.
+    /// Another video of `what` is finished, or already existed.
     fn finished(&mut self, what: &str, done: usize, all: usize);
     /// A codebook was tried with all prompts.
     fn tried(&mut self, tried: &Tried);
@@ -47,16 +48,16 @@ pub trait Watch {
     fn stop(&mut self) -> bool;
 }
 
-/// A run as it is kept.
+/// A run in its stored form.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     computed: Vec<usize>,
     decisions: Vec<Decision>,
-    /// dB; none where the videos are equal.
+    /// PSNR in dB; `None` if the videos are equal.
     psnr: Option<f64>,
 }
 
-/// What `text` hashes to, short.
+/// A short hash of `text`.
 pub fn hash(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     let mut hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -65,8 +66,8 @@ pub fn hash(text: &str) -> String {
 }
 
 impl<'a> Studio<'a> {
-    /// Makes every one of `requests` with every step computed, measuring what `recorder` probes, unless it is in `folder` already; gives the studio, the
-    /// traces and the work of a run. `facts`: what the videos depend on beside the requests, as the model's name.
+    /// Generates each of `requests` with every step computed, measuring the probes of `recorder`, unless it is in `folder` already; returns
+    /// the studio, the traces and the work of a run. `facts`: what the videos depend on besides the requests, such as the model's name.
     ///
     /// # Errors
     /// A run failed or was stopped; a file cannot be written or read.
@@ -121,7 +122,7 @@ impl<'a> Studio<'a> {
         Ok((read, frames, read_json(&flops)?))
     }
 
-    /// Makes the prompt `i` with `cache`, or reads what it did.
+    /// Generates prompt `i` with `cache`, or reads the stored run.
     fn one(&mut self, i: usize, cache: &CacheConfig) -> Result<Run, CalibrateError> {
         let Original { request, folder, frames } = &self.originals[i];
         let path = folder.join(format!("{}.json", hash(&String::from_utf8_lossy(&json(cache)))));
@@ -163,7 +164,7 @@ fn stopping(watch: &mut dyn Watch) -> impl FnMut(&StepEvent) -> ControlFlow<()> 
     move |_| if watch.stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// Of types that always have a JSON form.
+/// JSON of types that always have a JSON form.
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }

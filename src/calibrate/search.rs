@@ -4,36 +4,36 @@ use super::tape::{Bend, Tape};
 use crate::cache::{AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind};
 use crate::pipeline::FlopCount;
 
-/// What has to be gained for a step of the descent, in nepers of error at equal compute.
+/// The minimum gain of a step of the descent, in nepers of error at equal compute.
 const LEAST_GAIN: f64 = 1e-4;
-/// Walks over all neighbours of a codebook.
+/// The maximum number of passes over all neighbours of a codebook.
 const MOST_SWEEPS: usize = 12;
-/// Entries of a codebook: as many as the published ones have.
+/// The maximum number of entries of a codebook, as in the published ones.
 const MOST_ENTRIES: usize = 6;
 /// Factors on one threshold.
 const NUDGES: [f64; 6] = [0.7, 0.87, 0.95, 1.05, 1.15, 1.4];
-/// Steps of ln scale beyond which no scale is looked for.
+/// The largest change of ln scale that is tried.
 const MOST_REACH: f64 = 8.0;
 /// Halvings of an interval of scales: to 1/1000 of it.
 const HALVINGS: usize = 10;
 
-/// The replays of many prompts, and what their steps cost.
+/// The replays of many prompts, and the cost of their steps.
 #[derive(Clone, Debug)]
 pub struct Search {
-    /// One a prompt, of the same number of steps; at least one.
+    /// One per prompt, with the same number of steps; at least one.
     pub tapes: Vec<Tape>,
-    /// What steps cost.
+    /// The cost of steps.
     pub flops: FlopCount,
     /// How far changes over several steps fall short of the sum of the changes between.
     pub bends: Bends,
 }
 
-/// Bends by what is probed: that of the settings' own probe and metric, and one for those that no real run has used yet.
+/// Bends by probe: those of known probes and metrics, and one for those that no real run has used yet.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Bends {
-    /// Of a probe and a metric.
+    /// The bends of known probes and metrics.
     pub known: Vec<(Probe, Bend)>,
-    /// Of all others.
+    /// The bend of all others.
     pub others: Bend,
 }
 
@@ -45,7 +45,7 @@ impl Bends {
     }
 }
 
-/// What settings look at: distances of two that differ here cannot be compared.
+/// What settings measure: distances of settings that differ here are not comparable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     metric: Metric,
@@ -54,7 +54,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// That of `config`.
+    /// The probe of `config`.
     pub fn of(config: &AdaCacheConfig) -> Probe {
         Probe { metric: config.metric, residual: config.residual, blocks: config.blocks.clone() }
     }
@@ -63,7 +63,7 @@ impl Probe {
 /// Means over the prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// Operations over those of the runs that compute every step.
+    /// Operations relative to those of the runs that compute every step.
     pub compute: f64,
     /// Mean of ln error ([`Tape::error`]).
     pub ln_error: f64,
@@ -74,14 +74,14 @@ pub struct Estimate {
 pub struct Candidate {
     /// The settings, with thresholds of four digits.
     pub config: AdaCacheConfig,
-    /// What they are estimated to do.
+    /// Their estimated outcome.
     pub estimate: Estimate,
-    /// ln error at exactly the compute asked for, between the two scales that lie around it.
+    /// ln error at exactly the requested compute, interpolated between the two nearest scales.
     pub at_compute: f64,
 }
 
 impl Search {
-    /// Operations of `computed` computed steps over those of computing every step.
+    /// Operations with `computed` computed steps, relative to computing every step.
     pub fn compute(&self, computed: f64) -> f64 {
         let steps = self.tapes[0].steps() as f64;
         let (c, r) = (self.flops.computed_step as f64, self.flops.reused_step as f64);
@@ -101,13 +101,13 @@ impl Search {
         Estimate { compute: self.compute(computed / count), ln_error: ln_error / count }
     }
 
-    /// The least compute AdaCache can come to: the steps that it computes whatever it measures.
+    /// The minimum compute of AdaCache: the steps that it always computes.
     pub fn least_compute(&self, config: &AdaCacheConfig) -> f64 {
         let never = Codebook::new(vec![(1.0, self.tapes[0].steps().max(1))]).expect("one entry, a rate of at least 1");
         self.estimate(&AdaCacheConfig { codebook: never, moreg: None, ..config.clone() }).compute
     }
 
-    /// `shape` with its thresholds scaled so that the replays come to `compute`; nothing if no scale does.
+    /// `shape` with its thresholds scaled so that the replays reach `compute`; `None` if no scale does.
     pub fn at(&self, shape: &AdaCacheConfig, compute: f64) -> Option<Candidate> {
         let at = |ln_scale: f64| {
             let config = scaled(shape, ln_scale.exp());
@@ -149,8 +149,8 @@ impl Search {
         Some(Candidate { config, estimate, at_compute: y0 + part * (y1 - y0) })
     }
 
-    /// The best codebook at `compute` that a descent from `start` finds: one threshold, rate, entry or motion setting at a time is changed,
-    /// all thresholds are scaled to the compute, and what lowers the error is kept.
+    /// The best codebook at `compute` that a descent from `start` finds: it changes one threshold, rate, entry or motion setting at a time,
+    /// scales all thresholds to the compute, and keeps changes that lower the error.
     pub fn descend(&self, start: &AdaCacheConfig, compute: f64) -> Option<Candidate> {
         let mut best = self.at(start, compute)?;
         for _ in 0..MOST_SWEEPS {
@@ -172,8 +172,8 @@ impl Search {
         Some(best)
     }
 
-    /// Codebooks to begin with, in the settings of `config`: its own, and some whose thresholds are quantiles of the changes from step to step; with
-    /// motion regularization also all of them with one factor for all late steps.
+    /// Codebooks to start from, in the settings of `config`: its own, and some whose thresholds are quantiles of the changes from step to
+    /// step; with motion regularization also all of them with one factor for all late steps.
     pub fn starts(&self, config: &AdaCacheConfig) -> Vec<AdaCacheConfig> {
         let every = AdaCacheConfig { codebook: Codebook::new(vec![(1.0, 1)]).expect("one entry"), ..config.clone() };
         let bend = self.bends.of(config);
@@ -209,7 +209,7 @@ impl Search {
     }
 }
 
-/// `codebook` without the entries whose rate is that of the next.
+/// `codebook` without the entries whose rate equals that of the next.
 fn tidy(codebook: &Codebook) -> Codebook {
     let entries = codebook.entries();
     let differs = |i: &usize| entries.get(i + 1).is_none_or(|next| next.1 != entries[*i].1);
@@ -217,7 +217,7 @@ fn tidy(codebook: &Codebook) -> Codebook {
     Codebook::new(kept).expect("the last entry stays, and the order")
 }
 
-/// To four digits, which is what files show.
+/// Rounds to four digits, the precision in files.
 fn round(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }

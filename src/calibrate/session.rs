@@ -1,4 +1,4 @@
-//! From a preset and prompts to a codebook: what is probed, the recorded runs, the search, and its verdict on prompts that were held out.
+//! From a preset and prompts to a codebook: the probes, the recorded runs, the search, and its verdict on held-out prompts.
 
 use std::path::Path;
 
@@ -12,19 +12,19 @@ use crate::cache::{AdaCacheConfig, Anatomy, CacheConfig, ComputeAll, Metric, Pro
 use crate::pipeline::{FlopCount, ModelSource, Pipeline, PipelineError, Request, cache_config};
 use crate::sampler::Row;
 
-/// What AdaCache may probe; what is empty stands for all that is tried.
+/// The allowed probes of AdaCache; an empty field allows all candidates.
 #[derive(Clone, Debug, Default)]
 pub struct Probing {
-    /// The probed layers; tried are the preset's, the first, and the last.
+    /// The probed layers; the candidates are the preset's, the first, and the last.
     pub blocks: Vec<usize>,
-    /// The residual; tried are the self-attentions that the model has.
+    /// The residual; the candidates are the model's self-attentions.
     pub residual: Option<ResidualKind>,
-    /// The metric; tried are all.
+    /// The metric; all are candidates.
     pub metric: Option<Metric>,
 }
 
 impl Probing {
-    /// The preset `name` of `source` with every probe that is asked for or tried, its own first.
+    /// The preset `name` of `source` with every requested or candidate probe, its own first.
     ///
     /// # Errors
     /// A preset that is not AdaCache's; a probe that the model does not have.
@@ -63,36 +63,36 @@ impl Probing {
 pub struct Session<'a> {
     /// The model.
     pub pipeline: &'a Pipeline,
-    /// What is learned from: every request computes every step.
+    /// The requests to learn from: each computes every step.
     pub learning: Vec<Request>,
-    /// What the result is judged on; may be empty.
+    /// The requests to judge the result on; may be empty.
     pub held_out: Vec<Request>,
-    /// Where the search begins, and what it may probe ([`Probing::of`]).
+    /// The settings to start from, with all allowed probes ([`Probing::of`]).
     pub presets: Vec<AdaCacheConfig>,
-    /// What is looked for.
+    /// The target.
     pub target: Target,
-    /// How hard.
+    /// The effort.
     pub effort: Effort,
-    /// What the result is compared with on what was held out.
+    /// The policy that the result is compared with on the held-out requests.
     pub against: CacheConfig,
     /// The folder where runs are kept.
     pub work: &'a Path,
-    /// What the runs depend on beside their requests: the model and the element type.
+    /// What the runs depend on besides their requests: the model and the element type.
     pub facts: String,
 }
 
-/// What a calibration found.
+/// The result of a calibration.
 pub struct Verdict {
     /// The codebook and what was tried.
     pub found: Calibrated,
-    /// On what was held out: the runs of the codebook, and those that it is compared with.
+    /// On the held-out requests: the runs of the codebook, and those of the policy it is compared with.
     pub judged: Option<(Vec<Run>, Vec<Run>)>,
     /// Work of a step.
     pub flops: FlopCount,
 }
 
 impl Session<'_> {
-    /// Records, searches and judges. What is finished is kept, and not made again.
+    /// Records, searches and judges. Finished runs are kept and not repeated.
     ///
     /// # Errors
     /// A target that cannot be reached; a run that failed or was stopped.
@@ -117,7 +117,7 @@ impl Session<'_> {
     }
 }
 
-/// All that `configs` probe, in the order in which a forward comes to it.
+/// All probes of `configs`, in the execution order of a forward pass.
 fn points(anatomy: &Anatomy, configs: &[AdaCacheConfig]) -> Vec<ProbePoint> {
     let mut points: Vec<ProbePoint> = configs.iter().flat_map(AdaCacheConfig::points).collect();
     points.sort_by_key(|point| anatomy.block_of(*point));

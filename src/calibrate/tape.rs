@@ -1,4 +1,4 @@
-//! What a search needs of a recorded run, made ready for many replays.
+//! The data of a recorded run that a search needs, prepared for many replays.
 
 use std::convert::Infallible;
 
@@ -9,11 +9,11 @@ use crate::cache::{
     walk,
 };
 
-/// A run with every step computed: the change of each probed residual between any two steps, and the distances of all its folds.
+/// A run with every step computed: the change of each probed residual between any two steps, and the distances between all its folds.
 #[derive(Clone, Debug)]
 pub struct Tape {
     steps: usize,
-    /// By probed place, by [`pair`]: chained over the steps between.
+    /// By probe point, by [`pair`]: chained over the steps between.
     changes: Vec<(ProbePoint, Vec<Measurement>)>,
     /// By [`pair`]: ‖fold − earlier fold‖₂².
     apart: Vec<f64>,
@@ -21,28 +21,28 @@ pub struct Tape {
     norms: Vec<f64>,
     /// How reused steps extrapolate the fold, if they do.
     extrapolation: Option<Extrapolation>,
-    /// What a reused step counts for: see [`Tape::error`].
+    /// The weight of a reused step: see [`Tape::error`].
     weights: Vec<f64>,
-    /// ln of the error below which the video is as good as equal.
+    /// ln of the error below which the video is practically equal.
     least: f64,
 }
 
-/// How much more early steps count where no real runs have shown it: dt · t^3, t the way that is left.
+/// The emphasis on early steps before there are real runs: dt · t^3, where t is the remaining way.
 pub const EMPHASIS: f64 = 3.0;
 
 /// A replay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Played {
-    /// The steps it computes.
+    /// The computed steps.
     pub computed: Vec<usize>,
     /// Its error: see [`Tape::error`].
     pub error: f64,
-    /// What it decides on its way.
+    /// Its decisions.
     pub decisions: Vec<Decision>,
 }
 
-/// How far the change over a gap of several steps falls short of the sum of the changes between: changes do not all go one way. Over a
-/// gap of `n` steps the sum counts for `n^−bend` of itself; 0 takes the sum.
+/// How far the change over a gap of several steps falls short of the sum of the changes between, because these do not all go one way. Over
+/// a gap of `n` steps the sum is multiplied by `n^−bend`; 0 keeps the sum.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Bend(pub f64);
 
@@ -51,8 +51,8 @@ impl Bend {
         (gap as f64).powf(-self.0)
     }
 
-    /// The bend that real runs show: least squares of ln(real distance / replayed distance) = −bend · ln gap, with the distances of `played`
-    /// made without bend at the same (gap, step). No gap above 1 gives 0.
+    /// The bend of real runs: least squares of ln(real distance / replayed distance) = −bend · ln gap, with replayed distances without bend
+    /// at the same (gap, step). Returns 0 if there is no gap above 1.
     pub fn fit(gaps: impl IntoIterator<Item = (usize, f64, f64)>) -> Bend {
         let (mut above, mut below) = (0.0, 0.0);
         for (gap, real, replayed) in gaps {
@@ -66,13 +66,14 @@ impl Bend {
     }
 }
 
-/// Where the pair of `since` and the later `step` lies among all pairs.
+/// The index of the pair of `since` and the later `step` among all pairs.
 fn pair(step: usize, since: usize) -> usize {
     (step - 1) * (step - 2) / 2 + since - 1
 }
 
 impl Tape {
-    /// Takes from `trace` what a policy with probes at `points` sees; `deltas`: how far each step moves the latents (the schedule's dt).
+    /// Extracts from `trace` the data for a policy with probes at `points`; `deltas`: how far each step moves the latents (the schedule's
+    /// dt).
     ///
     /// # Errors
     /// The trace lacks a measurement of a step against the step before.
@@ -93,27 +94,27 @@ impl Tape {
         })
     }
 
-    /// What a reused step counts for.
+    /// The weights of reused steps.
     pub fn weights(&self) -> &[f64] {
         &self.weights
     }
 
-    /// Lets reused steps count for other `weights`.
+    /// Sets the weights of reused steps.
     pub fn weigh(&mut self, weights: &[f64]) {
         self.weights = weights.to_vec();
     }
 
-    /// Lets reused steps extrapolate the fold, or take it as it is.
+    /// Sets the extrapolation of reused steps; `None` uses the fold unchanged.
     pub fn extrapolate(&mut self, extrapolation: Option<Extrapolation>) {
         self.extrapolation = extrapolation;
     }
 
-    /// Lets no error count for less than `ln_error`.
+    /// Sets the lower bound of ln errors.
     pub fn bound(&mut self, ln_error: f64) {
         self.least = ln_error.max(LEAST_ERROR.ln());
     }
 
-    /// ln of an `error` of this tape, as far down as it matters.
+    /// ln of an `error` of this tape, with its lower bound.
     pub fn ln_error(&self, error: f64) -> f64 {
         proxy::ln_error(error).max(self.least)
     }
@@ -123,7 +124,7 @@ impl Tape {
         self.steps
     }
 
-    /// What AdaCache with these settings would do. Its probes are among those of the tape.
+    /// The behaviour of AdaCache with these settings, whose probes must be among those of the tape.
     pub fn play(&self, config: &AdaCacheConfig, bend: Bend) -> Played {
         let mut policy = AdaCache::new(config.clone(), self.steps);
         let Ok::<_, Infallible>((plans, decisions)) =
@@ -132,8 +133,8 @@ impl Tape {
         Played { error: self.error(&computed), computed, decisions }
     }
 
-    /// Puts the decisions of a real run beside those that would have been taken on this tape at the same steps with the same rates, without bend:
-    /// (steps since the last computed one, real distance, replayed distance).
+    /// Pairs the decisions of a real run with those on this tape at the same steps with the same rates, without bend: (steps since the last
+    /// computed one, real distance, replayed distance).
     pub fn follow(&self, config: &AdaCacheConfig, real: &[Decision]) -> Vec<(usize, f64, f64)> {
         let mut policy = AdaCache::new(config.clone(), self.steps);
         let points = config.points();
@@ -155,7 +156,7 @@ impl Tape {
         rows
     }
 
-    /// The change at `at` between two steps; none where the tape does not know the place.
+    /// The change at `at` between two steps; zero if the tape does not have this point.
     pub fn change(&self, step: usize, since: usize, at: ProbePoint, bend: Bend) -> Measurement {
         let Some((_, changes)) = self.changes.iter().find(|(known, _)| *known == at) else {
             return Measurement::default();
@@ -170,14 +171,14 @@ impl Tape {
         Measurement { abs_diff: m.abs_diff * share, sq_diff, dot, ..m.clone() }
     }
 
-    /// The error of computing only the steps `computed`: Σ weight · ‖fold − reused fold‖₂ / ‖last fold‖₂ over the reused steps, where the reused fold is
-    /// the last one or the polynomial through the last ones, all of them as they were recorded. Weights are dt · t^3 with the noise level t (1 at the
-    /// first step, 0 behind the last) until real runs show others.
+    /// The error of computing only the steps `computed`: Σ weight · ‖fold − reused fold‖₂ / ‖last fold‖₂ over the reused steps, where the
+    /// reused fold is the last one or the polynomial through the last ones, all as recorded. Weights are dt · t^3 with the noise level t (1
+    /// at the first step, 0 after the last) until real runs provide others.
     pub fn error(&self, computed: &[usize]) -> f64 {
         self.shares(computed).zip(&self.weights).map(|(share, weight)| share * weight).sum()
     }
 
-    /// How far the reused fold of each step is from its own, relative to the last one; 0 at computed steps.
+    /// The distance of each step's reused fold from its own, relative to the last one; 0 at computed steps.
     pub fn shares(&self, computed: &[usize]) -> impl Iterator<Item = f64> {
         // The steps computed last, the last one first.
         let mut known = vec![];
@@ -196,8 +197,8 @@ impl Tape {
         })
     }
 
-    /// ‖fold − Σ a·known fold‖₂ at `step` with the polynomial's coefficients a, whose sum is 1, of distances alone:
-    /// ‖Σ b·F‖² = −Σ over pairs of b·b'·‖F − F'‖² where the b sum up to 0.
+    /// ‖fold − Σ a·known fold‖₂ at `step` with the polynomial's coefficients a, whose sum is 1, computed from distances alone: ‖Σ b·F‖² =
+    /// −Σ over pairs of b·b'·‖F − F'‖² if the b sum to 0.
     fn distance(&self, step: usize, known: &[usize], damping: f64) -> f64 {
         let a = coefficients(step, known, damping);
         let mut square = 0.0;
@@ -211,7 +212,8 @@ impl Tape {
     }
 }
 
-/// What the folds of the steps `known`, one to three with the last one first, count for in the fold expected at `step`: as `kernels/residual.cu` has it.
+/// The coefficients of the folds of the steps `known`, one to three, newest first, in the fold extrapolated to `step`: as in
+/// `kernels/residual.cu`.
 fn coefficients(step: usize, known: &[usize], damping: f64) -> [f64; 3] {
     let way = |from: usize, to: usize| (to - from) as f64;
     let x = damping * way(known[0], step);
@@ -230,7 +232,7 @@ fn coefficients(step: usize, known: &[usize], damping: f64) -> [f64; 3] {
     a
 }
 
-/// dt · t^[`EMPHASIS`] of each step; t is the way that is left.
+/// dt · t^[`EMPHASIS`] of each step; t is the remaining way.
 fn weights(deltas: &[f64]) -> Vec<f64> {
     let mut weights: Vec<f64> = deltas
         .iter()

@@ -5,20 +5,21 @@ use super::tape::Bend;
 use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation};
 use crate::pipeline::FlopCount;
 
-/// dB that a video counts for at most: about what rounding to 8 bits costs, so that nothing better can be seen. Without a bound a codebook that computes
-/// every step of a few videos, which then are equal, would have the best mean with all others spoilt.
+/// The maximum PSNR in dB counted for a video: about the level of rounding to 8 bits, so that any improvement beyond it is invisible.
+/// Without this limit a codebook that computes every step of a few videos, which are then equal, would have the best mean with all others
+/// spoilt.
 pub const MOST_PSNR: f64 = 60.0;
 
-/// What is asked for.
+/// The target of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// Operations of computing every step over those with the cache, in sum over the prompts.
+    /// Operations of computing every step over those with the cache, summed over the prompts.
     SpeedUp(f64),
-    /// Mean PSNR in dB of the pixels against the runs that compute every step; with the least compute.
+    /// Mean PSNR in dB of the pixels against the runs that compute every step, with minimal compute.
     Psnr(f64),
 }
 
-/// Steps that AdaCache computes whatever it measures: the first two and the last two.
+/// Steps that AdaCache always computes: the first two and the last two.
 pub(super) const FORCED: usize = 4;
 
 pub(super) fn too_fast(speed_up: f64, steps: usize, most: f64) -> CalibrateError {
@@ -32,7 +33,7 @@ impl Target {
     /// Checks what can be checked before anything has run.
     ///
     /// # Errors
-    /// The target is no sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
+    /// The target is not a sensible number, or out of reach in `steps` steps even if a reused step cost nothing.
     pub fn check(self, steps: usize) -> Result<(), CalibrateError> {
         let error = |text: String| Err(CalibrateError::Target(text));
         match self {
@@ -53,25 +54,25 @@ impl Target {
     }
 }
 
-/// One prompt, made with a codebook.
+/// One prompt, generated with a codebook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// The steps that were computed.
+    /// The computed steps.
     pub computed: Vec<usize>,
-    /// What was decided.
+    /// The decisions.
     pub decisions: Vec<Decision>,
-    /// dB of the pixels against the run that computes every step; infinite where they are equal.
+    /// PSNR in dB of the pixels against the run that computes every step; infinite if they are equal.
     pub psnr: f64,
 }
 
 impl Run {
-    /// dB, at most [`MOST_PSNR`].
+    /// PSNR in dB, at most [`MOST_PSNR`].
     pub fn bounded_psnr(&self) -> f64 {
         self.psnr.min(MOST_PSNR)
     }
 }
 
-/// What `runs` did in the mean, where steps cost `flops`.
+/// The mean outcome of `runs`, if steps cost `flops`.
 pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
     let steps = flops.all_computed / flops.computed_step.max(1);
     let total = |run: &Run| {
@@ -84,22 +85,22 @@ pub fn mean_outcome(runs: &[Run], flops: FlopCount) -> Outcome {
 
 /// Makes real runs.
 pub trait Bench {
-    /// Makes every prompt with `cache`; gives the runs in the order of the tapes.
+    /// Generates every prompt with `cache`; returns the runs in the order of the tapes.
     ///
     /// # Errors
     /// A run failed, or the user stopped it.
     fn run(&mut self, cache: &CacheConfig) -> Result<Vec<Run>, CalibrateError>;
 
-    /// Hears of every codebook that was tried.
+    /// Called for every codebook that was tried.
     fn tried(&mut self, _tried: &Tried) {}
 }
 
 /// Means over the prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
-    /// Operations over those of the runs that compute every step.
+    /// Operations relative to those of the runs that compute every step.
     pub compute: f64,
-    /// dB; `None` where nothing is known yet to foretell it by.
+    /// PSNR in dB; `None` if there is no basis for a prediction yet.
     pub psnr: Option<f64>,
 }
 
@@ -115,13 +116,13 @@ impl Outcome {
 pub struct Tried {
     /// The settings.
     pub config: AdaCacheConfig,
-    /// How reused steps extrapolate the fold; `None`: the last one is taken as it is.
+    /// How reused steps extrapolate the fold; `None` if they use the last one unchanged.
     pub extrapolation: Option<Extrapolation>,
-    /// Which codebook this is a scaling of, from 0: the present preset, once for each order of extrapolation that is tried.
+    /// The codebook that this one is scaled from, from 0: the current preset, once for each order of extrapolation that is tried.
     pub shape: usize,
-    /// What was foretold before the runs.
+    /// The prediction before the runs.
     pub predicted: Outcome,
-    /// What the runs did.
+    /// The outcome of the runs.
     pub achieved: Outcome,
     /// The runs, by prompt.
     pub runs: Vec<Run>,
@@ -147,30 +148,31 @@ pub(super) fn extrapolated(config: &AdaCacheConfig, extrapolation: Option<Extrap
     }
 }
 
-/// How much is tried.
+/// The effort of a calibration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Orders of extrapolation that are tried with the present preset; the best is searched with. None: no extrapolation.
+    /// Orders of extrapolation to try with the current preset; the search uses the best. None: no extrapolation.
     pub orders: Vec<usize>,
-    /// Codebooks of the search that are verified by real runs, beside the present preset.
+    /// Codebooks of the search that are verified by real runs, besides the current preset.
     pub verify: usize,
-    /// Real runs of every prompt at most.
+    /// The maximum number of real runs per prompt.
     pub rounds: usize,
 }
 
 /// The result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibrated {
-    /// The settings found, with what was foretold of them and what they did.
+    /// The best settings, with their predicted and achieved outcomes.
     pub best: Tried,
     /// Whether they meet the target.
     pub met: bool,
     /// Every codebook that was tried, in order.
     pub tried: Vec<Tried>,
-    /// How the error of the replays ranks the real PSNR over all runs that extrapolate as the best one, both from the mean of their prompt; `None` with too few.
+    /// Rank correlation of the replays' error and the real PSNR over all runs that extrapolate like the best one, both relative to the mean
+    /// of their prompt; `None` if there are too few.
     pub rank_correlation: Option<f64>,
-    /// How real distances of the best one's probe over several steps fell short of the recorded ones in sum.
+    /// How far real distances of the best one's probe over several steps fell short of the sum of the recorded ones.
     pub bend: Bend,
-    /// What the error of each step counts for: see [`Tape::error`].
+    /// The weight of each step's error: see [`Tape::error`].
     pub weights: Vec<f64>,
 }

@@ -1,21 +1,22 @@
-//! What the error of each step counts for, learned from real runs.
+//! The weight of each step's error, learned from real runs.
 
 use super::proxy::{centered, ln_error};
 
-/// Nepers of pixel error a dB of PSNR stands for: PSNR = −20 log₁₀ of the error.
+/// Nepers of pixel error per dB of PSNR: PSNR = −20 log₁₀ of the error.
 const NEPERS: f64 = std::f64::consts::LN_10 / 20.0;
-/// How strongly ln weights are held to a smooth curve beside the prior: on the mean square of their second differences.
+/// The strength of the smoothness term on ln weights relative to the prior: on the mean square of their second differences.
 const SMOOTH: f64 = 0.3;
-/// The same for their size, so that steps that no run says anything of keep the prior.
+/// The strength of the term on their size, so that steps without information from runs keep the prior.
 const NEAR_PRIOR: f64 = 1e-4;
-/// Steps of Levenberg and Marquardt at most; it stops sooner where nothing is gained.
+/// The maximum number of Levenberg–Marquardt steps; it stops earlier if there is no gain.
 const MOST_STEPS: usize = 60;
 
-/// A real run: what each step reused wrongly (0 where it was computed), and the PSNR in dB.
+/// A real run: the reuse error of each step (0 if it was computed), and the PSNR in dB.
 pub(super) type Sample = (Vec<f64>, f64);
 
-/// Weights w of the steps such that a line over ln Σ w·share tells the PSNR of the real runs of each prompt best, but for a constant of the prompt: least
-/// squares in nepers, with ln (w / prior) held smooth. `runs`: by prompt. Without two runs of one prompt that differ these are the `prior`'s.
+/// The weights w of the steps for which a line over ln Σ w·share best predicts the PSNR of each prompt's real runs, up to a constant per
+/// prompt: least squares in nepers, with ln (w / prior) kept smooth. `runs`: by prompt. Without two different runs of a prompt the result
+/// is `prior`.
 pub(super) fn fit(prior: &[f64], runs: &[Vec<Sample>]) -> Vec<f64> {
     let weigh = |delta: &[f64]| prior.iter().zip(delta).map(|(w, d)| w * d.exp()).collect::<Vec<f64>>();
     // ln (w / prior), and behind them ln of the line's slope, which is 1 where pixels err in proportion.
@@ -47,7 +48,7 @@ pub(super) fn fit(prior: &[f64], runs: &[Vec<Sample>]) -> Vec<f64> {
     weigh(&delta)
 }
 
-/// The sum to make small at `weights` = prior · exp `delta`, and the normal equations of a step from there.
+/// The objective at `weights` = prior · exp `delta`, and the normal equations of a step from there.
 fn normal(weights: &[f64], delta: &[f64], runs: &[Vec<Sample>]) -> (f64, Vec<Vec<f64>>, Vec<f64>) {
     let (n, steepness) = (weights.len(), delta[weights.len()].exp());
     let (mut value, mut matrix, mut slope) = (0.0, vec![vec![0.0; n + 1]; n + 1], vec![0.0; n + 1]);
@@ -95,7 +96,7 @@ fn normal(weights: &[f64], delta: &[f64], runs: &[Vec<Sample>]) -> (f64, Vec<Vec
     (value, matrix, slope)
 }
 
-/// x of a symmetric positive definite `a` x = b, by Cholesky; none where it is not definite.
+/// x of a symmetric positive definite `a` x = b, by Cholesky; `None` if it is not definite.
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
     let n = b.len();
     for i in 0..n {

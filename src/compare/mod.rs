@@ -1,4 +1,4 @@
-//! Cache policies side by side: a row for each run against the run that computed every step, and their means.
+//! Side-by-side comparison of cache policies: one row per run, against the run that computed every step, and their means.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -19,23 +19,23 @@ pub struct Row {
     pub cache: String,
     /// Denoising steps.
     pub steps: usize,
-    /// Those that were computed.
+    /// The computed steps.
     pub computed_steps: Vec<usize>,
-    /// Those that computed some modules and reused others.
+    /// The steps that computed some modules and reused others.
     pub partial_steps: Vec<usize>,
-    /// Work of every step over that of a computed one.
+    /// Work of every step relative to a computed one.
     pub step_shares: Vec<f64>,
-    /// What the policy concluded on its way.
+    /// The policy's decisions.
     pub decisions: Vec<Decision>,
-    /// Work of the denoising loop over that of the original.
+    /// Work of the denoising loop relative to the original's.
     pub compute: f64,
     /// Seconds of the denoising loop on `device`.
     pub seconds: f64,
-    /// The device whose seconds they are.
+    /// The device that the seconds were measured on.
     pub device: String,
     /// Bytes kept from step to step.
     pub cache_bytes: usize,
-    /// dB of all pixels of all frames; `null` where they are equal.
+    /// PSNR over all pixels of all frames in dB; `null` if they are equal.
     pub psnr: f64,
     /// SSIM, mean of the frames.
     pub ssim: f64,
@@ -45,7 +45,7 @@ pub struct Row {
     pub motion_smoothness_pixels: f64,
     /// ‖z − z_original‖₂ / ‖z_original‖₂ of the final latents.
     pub latents_relative_l2: f64,
-    /// LPIPS, mean of the frames; only where its weights are.
+    /// LPIPS, mean of the frames; only if its weights are available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lpips: Option<f64>,
     /// ST-LPIPS, likewise.
@@ -53,10 +53,10 @@ pub struct Row {
     pub stlpips: Option<f64>,
 }
 
-/// A finished run: what it did, its video and its latents.
+/// A finished run: its report, its video and its latents.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// What it did.
+    /// The report.
     pub report: Report,
     /// The decoded video.
     pub frames: crate::media::Frames,
@@ -65,10 +65,10 @@ pub struct Finished {
 }
 
 impl Row {
-    /// Measures `run` under the name `cache` against `original`. What perceptual networks say is set by [`Row::perceived`].
+    /// Measures `run` under the name `cache` against `original`. [`Row::perceived`] adds the perceptual distances.
     ///
     /// # Errors
-    /// They are not of one size.
+    /// Their sizes differ.
     pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
         let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
         let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
@@ -98,14 +98,14 @@ impl Row {
         })
     }
 
-    /// The same with what the networks say.
+    /// The same row with the networks' distances.
     pub fn perceived(self, Perceived { lpips, stlpips }: Perceived) -> Row {
         let mean = |distance: Option<Distance>| distance.map(|distance| distance.mean);
         Row { lpips: mean(lpips), stlpips: mean(stlpips), ..self }
     }
 }
 
-/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for one value or none that is finite.
+/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for a single value or for infinite ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mean {
     /// The mean.
@@ -115,7 +115,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Of at least one value.
+    /// The mean of at least one value.
     pub fn of(values: &[f64]) -> Mean {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -130,17 +130,17 @@ impl Mean {
 pub struct Summary {
     /// The policy's name in the comparison.
     pub cache: String,
-    /// Its runs.
+    /// The number of runs.
     pub runs: usize,
     /// Computed steps.
     pub computed_steps: Mean,
-    /// Work over that of the original.
+    /// Work relative to the original's.
     pub compute: Mean,
     /// Seconds of the denoising loop.
     pub seconds: Mean,
-    /// Runs whose video is equal to the original's, to the bit.
+    /// Runs whose video is bit-identical to the original.
     pub equal: usize,
-    /// dB of the others; `null` where all are equal.
+    /// PSNR of the other runs in dB; `null` if all are equal.
     pub psnr: Mean,
     /// SSIM.
     pub ssim: Mean,
@@ -150,7 +150,7 @@ pub struct Summary {
     pub motion_smoothness_pixels: Mean,
     /// Relative distance of the latents.
     pub latents_relative_l2: Mean,
-    /// LPIPS; only where every run has one.
+    /// LPIPS; only if every run has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lpips: Option<Mean>,
     /// ST-LPIPS, likewise.
@@ -158,7 +158,7 @@ pub struct Summary {
     pub stlpips: Option<Mean>,
 }
 
-/// The policies' means, in the order in which the rows name them first.
+/// The policies' means, in the order of their first rows.
 pub fn summarize(rows: &[Row]) -> Vec<Summary> {
     let mut names: Vec<&str> = vec![];
     for row in rows {
@@ -234,8 +234,8 @@ pub fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// One self-contained HTML page of `results`: what `results.json` holds, `video` (`width`, `height`, `frames`, `fps`), and in each run a
-/// `strip`, the video's frames one below the other as a PNG in base64.
+/// One self-contained HTML page of `results`: the content of `results.json`, `video` (`width`, `height`, `frames`, `fps`), and in each run
+/// a `strip`, the video's frames in one column as a base64 PNG.
 pub fn page(results: &Value) -> String {
     // Within a script element the text must not look like its end.
     include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))

@@ -1,4 +1,4 @@
-//! What differs between a GPU, the virtual GPU and a device that runs nothing.
+//! The differences between a GPU, the virtual GPU and a device that runs nothing.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,13 +11,13 @@ use super::info::{Launch, MemoryInfo};
 
 pub(super) type Result<T, E = DeviceError> = std::result::Result<T, E>;
 
-/// What a backend keeps of a loaded entry, an event or a read-back: only the backend that made it can look inside.
+/// A backend's data for a loaded entry, an event or a read-back, opaque to everything but that backend.
 pub(super) type Handle = Arc<dyn Any + Send + Sync>;
 
-/// The whole of what differs between a GPU and the VM. Addresses are device pointers; every range has been checked.
+/// The interface that a GPU and the VM each implement. Addresses are device pointers; every range has been checked.
 pub(super) trait Backend: Send + Sync {
     fn alloc(&self, bytes: usize) -> Result<u64>;
-    /// Frees what [`Backend::alloc`] gave for so many bytes; a failure has nowhere to go but the log.
+    /// Frees memory from [`Backend::alloc`] of this size; failures are only logged.
     fn free(&self, ptr: u64, bytes: usize);
     /// Blocks until `src` may be reused.
     fn upload(&self, dst: u64, src: &[u8]) -> Result<()>;
@@ -25,7 +25,7 @@ pub(super) trait Backend: Send + Sync {
     fn download(&self, src: u64, dst: &mut [u8]) -> Result<()>;
     fn copy(&self, dst: u64, src: u64, bytes: usize) -> Result<()>;
     fn fill(&self, dst: u64, byte: u8, bytes: usize) -> Result<()>;
-    /// Loads PTX text; `name` is for messages.
+    /// Loads PTX text; `name` appears in messages.
     fn load(&self, name: &str, ptx: &str) -> Result<Handle>;
     fn entry(&self, module: &Handle, entry: &str) -> Result<Handle>;
     /// `params` has exactly the size of the entry's parameter block.
@@ -40,15 +40,15 @@ pub(super) trait Backend: Send + Sync {
     fn elapsed(&self, start: &Handle, end: &Handle) -> Result<Duration>;
     /// Starts a copy to pinned host memory and returns at once.
     fn read_async(&self, src: u64, bytes: usize) -> Result<Box<dyn Read>>;
-    /// Host memory with this content that [`Backend::fetch`] copies from.
+    /// Host memory with this content, as a source for [`Backend::fetch`].
     fn pin(&self, content: Vec<u8>) -> Result<Handle>;
-    /// Starts a copy of all of `src` behind what is queued now; what is queued later does not wait for it.
+    /// Starts a copy of all of `src` after the work queued now; work queued later does not wait for it.
     fn fetch(&self, dst: u64, src: &Handle) -> Result<()>;
-    /// What is queued from now on waits for the last fetch to `dst`, if there is one under way.
+    /// Work queued from now on waits for the last fetch to `dst`, if it is still in flight.
     fn fetched(&self, dst: u64) -> Result<()>;
     fn synchronize(&self) -> Result<()>;
     fn memory(&self) -> Result<MemoryInfo>;
-    /// Makes a graph of what `submit` queues, which is queued into the graph alone; `None` where the backend has no graphs.
+    /// Makes a graph of the work that `submit` queues, which goes into the graph only; `None` if the backend has no graphs.
     fn instantiate(&self, _submit: &dyn Fn() -> Result<()>) -> Result<Option<Handle>> {
         Ok(None)
     }
@@ -62,13 +62,13 @@ pub(super) trait Backend: Send + Sync {
     }
 }
 
-/// A read-back under way.
+/// A read-back in flight.
 pub(super) trait Read: Send + Sync {
     fn ready(&self) -> Result<bool>;
     fn wait(self: Box<Self>) -> Result<Vec<u8>>;
 }
 
-/// The lock's content, also after a panic elsewhere: everything behind our locks stays whole between statements.
+/// The lock's content, even after a panic elsewhere: the data in our locks is consistent between statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

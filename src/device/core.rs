@@ -1,5 +1,5 @@
-//! The one device type: checked memory, launches and read-backs on a backend. The types here hold one another (memory frees itself on its
-//! device, an event is waited for on it), which is why they share a file.
+//! The device type: checked memory, launches and read-backs on a backend. The types refer to one another (memory frees itself on its
+//! device, an event is waited for on it), so they share a file.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,13 +18,13 @@ use super::kernel::{Kernel, KernelInner, param_bytes};
 use super::module::Module;
 use super::recording::{Command, RECORDING};
 
-/// Sees everything a device is told to do: the hook of profilers. Called on the launching thread, after the work was queued.
+/// Observes all work of a device: the hook for profilers. Called on the launching thread, after the work was queued.
 ///
-/// Copies between the host and the device, copies on the device and fills are seen under the names `upload`, `download`,
-/// `copy` and `fill`, with an empty grid; so is a `fetch`, whose copy runs beside the stream: the time seen is that of queueing it.
+/// Copies between host and device, copies on the device and fills are reported under the names `upload`, `download`, `copy` and `fill`,
+/// with an empty grid; so is a `fetch`, whose copy runs alongside the stream: its reported time is that of queueing it.
 pub trait LaunchObserver: Send + Sync {
-    /// `start` and `end` were recorded on the stream around the launch; reading the time between them waits for the kernel, so
-    /// do that later. `stats` comes from a VM opened with counters.
+    /// `start` and `end` were recorded on the stream around the launch; reading the time between them waits for the kernel, so do that
+    /// later. `stats` comes from a VM opened with counters.
     fn launched(&self, launch: &Launch<'_>, start: Event, end: Event, stats: Option<LaunchStats>);
 }
 
@@ -40,11 +40,11 @@ pub(super) struct Inner {
     pub(super) observer: RwLock<Option<Arc<dyn LaunchObserver>>>,
     pub(super) allocated: AtomicUsize,
     pub(super) peak: AtomicUsize,
-    /// The most that may be allocated.
+    /// The maximum of allocated bytes.
     pub(super) limit: AtomicUsize,
-    /// Address of [`Device::scratch`], once somebody asked for it.
+    /// Address of [`Device::scratch`], once it has been requested.
     pub(super) scratch: Mutex<Option<u64>>,
-    /// Whether recorded work is given to the backend as graphs.
+    /// Whether recorded work is submitted to the backend as graphs.
     pub(super) graphs: AtomicBool,
     pub(super) interruption: Arc<Interruption>,
 }
@@ -85,7 +85,7 @@ impl Device {
         self.0.info.kind == DeviceKind::Vm
     }
 
-    /// Whether two handles mean the same opened device, so that memory of one can be used with the other.
+    /// Whether two handles refer to the same opened device, so that memory of one can be used with the other.
     pub fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -93,7 +93,7 @@ impl Device {
     /// Allocates uninitialised memory, aligned to 256 bytes. A length of 0 is allowed.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`] with what was asked and what was free.
+    /// [`DeviceError::OutOfMemory`] with the requested and the free bytes.
     pub fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.not_recording("an allocation")?;
         self.going()?;
@@ -101,7 +101,7 @@ impl Device {
         Ok(Memory { device: self.clone(), ptr, bytes })
     }
 
-    /// Takes memory from the backend and counts it.
+    /// Allocates memory from the backend and counts it.
     fn claim(&self, bytes: usize) -> Result<u64> {
         let allocated = &self.0.allocated;
         let before = allocated.fetch_add(bytes, Ordering::Relaxed);
@@ -119,13 +119,13 @@ impl Device {
         Ok(ptr)
     }
 
-    /// Bytes of [`Device::scratch`], and how many of the first are zeros.
+    /// Bytes of [`Device::scratch`]; the first [`Device::SCRATCH_ZEROS`] of them are zeros.
     pub(crate) const SCRATCH: usize = Self::SCRATCH_ZEROS + (24 << 20);
     pub(crate) const SCRATCH_ZEROS: usize = 16 << 10;
 
-    /// Memory for what the blocks of one kernel leave each other; a kernel that changes the zeros at its beginning sets them back. One is
-    /// enough, because kernels follow one another. Allocated when first asked for, also while recording, and kept as long as the device:
-    /// graphs may hold its address.
+    /// Scratch memory through which the blocks of one kernel exchange data; a kernel that changes the zeros at its beginning resets them.
+    /// One buffer is enough, because kernels run one after the other. Allocated at the first request, even while recording, and kept as
+    /// long as the device: graphs may hold its address.
     ///
     /// # Errors
     /// As [`Device::alloc`].
@@ -144,22 +144,22 @@ impl Device {
         Ok(ptr)
     }
 
-    /// Bytes of [`Device::scratch`], once it has been asked for.
+    /// Bytes of [`Device::scratch`], once it has been requested.
     pub(crate) fn scratch_bytes(&self) -> usize {
         lock(&self.0.scratch).map_or(0, |_| Self::SCRATCH)
     }
 
-    /// Bytes in living allocations of this device.
+    /// Bytes of all live allocations on this device.
     pub fn allocated_bytes(&self) -> usize {
         self.0.allocated.load(Ordering::Relaxed)
     }
 
-    /// The most that [`Device::allocated_bytes`] ever was.
+    /// The peak of [`Device::allocated_bytes`].
     pub fn peak_bytes(&self) -> usize {
         self.0.peak.load(Ordering::Relaxed)
     }
 
-    /// Starts [`Device::peak_bytes`] afresh from what is allocated now.
+    /// Resets [`Device::peak_bytes`] to the bytes allocated now.
     pub fn reset_peak(&self) {
         self.0.peak.store(self.allocated_bytes(), Ordering::Relaxed);
     }
@@ -167,7 +167,7 @@ impl Device {
     /// Free and total memory.
     ///
     /// # Errors
-    /// When the driver does not answer.
+    /// The driver does not answer.
     pub fn memory(&self) -> Result<MemoryInfo> {
         let MemoryInfo { free, total } = self.0.backend.memory()?;
         let limit = self.0.limit.load(Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl Device {
     /// Copies bytes to `dst[offset..]`; `src` may be reused on return.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
+    /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or errors of the driver.
     pub fn upload(&self, dst: &Memory, offset: usize, src: &[u8]) -> Result<()> {
         self.not_recording("an upload")?;
         self.going()?;
@@ -185,7 +185,7 @@ impl Device {
         if src.is_empty() { Ok(()) } else { self.observed("upload", 0, src.len(), || self.0.backend.upload(dst, src)) }
     }
 
-    /// Copies `src[offset..]` to the host, after everything queued before.
+    /// Copies `src[offset..]` to the host, after all work queued before.
     ///
     /// # Errors
     /// As [`Device::upload`].
@@ -230,7 +230,7 @@ impl Device {
         self.observed("fill", 0, bytes, || self.0.backend.fill(dst, byte, bytes))
     }
 
-    /// Runs a memory operation, seen by the observer if there is one.
+    /// Runs a memory operation, reported to the observer if there is one.
     pub(super) fn observed(
         &self,
         name: &str,
@@ -260,7 +260,7 @@ impl Device {
         }
     }
 
-    /// An entry of an embedded module, loaded when first asked for and kept.
+    /// An entry of an embedded module, loaded at the first request and cached.
     ///
     /// # Errors
     /// [`DeviceError::DriverTooOld`], [`DeviceError::Load`], or [`DeviceError::NoEntry`].
@@ -307,13 +307,13 @@ impl Device {
         Ok(Kernel(Arc::new(KernelInner { name: entry.into(), param_bytes, handle })))
     }
 
-    /// Queues a kernel. `params` is the one struct that the entry takes.
+    /// Queues a kernel. `params` is the struct that the entry takes as its only parameter.
     ///
-    /// The struct holds device addresses: whoever fills it answers for their being valid while the kernel runs.
+    /// The struct holds device addresses: the caller must ensure that they are valid while the kernel runs.
     ///
     /// # Errors
-    /// [`DeviceError::ParamSize`] when the struct is not the entry's; [`DeviceError::Launch`] when the driver refuses;
-    /// [`DeviceError::Fault`] when the VM found a fault. A GPU reports faults of a kernel at a later call.
+    /// [`DeviceError::ParamSize`] if the struct does not match the entry; [`DeviceError::Launch`] if the driver refuses;
+    /// [`DeviceError::Fault`] if the VM found a fault. A GPU reports faults of a kernel at a later call.
     pub fn launch<P: Pod>(
         &self,
         kernel: &Kernel,
@@ -325,7 +325,7 @@ impl Device {
         self.launch_counted(kernel, grid, block, shared, params, Work::default())
     }
 
-    /// As [`Device::launch`], with what the launch does, for observers.
+    /// As [`Device::launch`], with the launch's work for observers.
     ///
     /// # Errors
     /// As [`Device::launch`].
@@ -361,7 +361,7 @@ impl Device {
         self.submit(kernel, &launch, params)
     }
 
-    /// Queues a launch whose arguments were checked, seen by the observer if there is one.
+    /// Queues a launch whose arguments were checked, reported to the observer if there is one.
     pub(super) fn submit(&self, kernel: &Kernel, launch: &Launch<'_>, params: &[u8]) -> Result<()> {
         self.going()?;
         let handle = &kernel.0.handle;
@@ -374,7 +374,7 @@ impl Device {
         Ok(())
     }
 
-    /// Sets who sees the launches from now on; `None`: nobody.
+    /// Sets the observer of later launches; `None` removes it.
     pub fn observe(&self, observer: Option<Arc<dyn LaunchObserver>>) {
         *self.0.observer.write().unwrap_or_else(PoisonError::into_inner) = observer;
     }
@@ -383,15 +383,15 @@ impl Device {
         self.0.observer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records an event on the stream: a point in time that [`Event::seconds_since`] measures between.
+    /// Records an event on the stream: a point in time for [`Event::seconds_since`].
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     pub fn record(&self) -> Result<Event> {
         Ok(Event { handle: self.0.backend.record()?, device: self.clone() })
     }
 
-    /// Starts copying `src[offset..offset + bytes]` to pinned host memory and returns at once; it is ordered on the stream.
+    /// Starts copying `src[offset..offset + bytes]` to page-locked host memory and returns at once; the copy is ordered on the stream.
     ///
     /// # Errors
     /// As [`Device::upload`].
@@ -402,20 +402,20 @@ impl Device {
         Ok(PendingRead { read: self.0.backend.read_async(src, bytes)?, _device: self.clone() })
     }
 
-    /// Waits until everything queued is done.
+    /// Waits until all queued work is done.
     ///
     /// # Errors
-    /// Faults of kernels that ran meanwhile.
+    /// Faults of kernels that ran in the meantime.
     pub fn synchronize(&self) -> Result<()> {
         self.0.backend.synchronize()
     }
 
-    /// What interrupts this device, for other threads.
+    /// A handle with which other threads can interrupt this device.
     pub fn interrupter(&self) -> Interrupter {
         Interrupter(self.0.interruption.clone())
     }
 
-    /// Nothing is begun on a device that is interrupted.
+    /// An interrupted device starts no work.
     pub(super) fn going(&self) -> Result<()> {
         if self.0.interruption.asked() {
             return Err(DeviceError::Interrupted { device: self.0.info.id.clone() });
@@ -423,12 +423,12 @@ impl Device {
         Ok(())
     }
 
-    /// Ends the graph being recorded and begins the next; false, and nothing happens, when none is being recorded.
+    /// Ends the graph being recorded and begins the next; returns false, without effect, if none is being recorded.
     pub fn cut(&self) -> bool {
         self.recording(|parts| parts.push(vec![])).is_some()
     }
 
-    /// Writes a command down, if a recording is on.
+    /// Records a command, if a recording is on.
     pub(super) fn recorded(&self, command: impl FnOnce() -> Command) -> bool {
         self.recording(|parts| parts.last_mut().map(|part| part.push(command()))).is_some()
     }
@@ -440,7 +440,7 @@ impl Device {
         }
     }
 
-    /// What this thread has recorded of this device, if it is recording.
+    /// This thread's recording of this device, if there is one.
     fn recording<T>(&self, use_it: impl FnOnce(&mut Vec<Vec<Command>>) -> T) -> Option<T> {
         RECORDING.with_borrow_mut(|recording| {
             let recording = recording.as_mut().filter(|recording| recording.device == self.identity())?;
@@ -477,7 +477,7 @@ impl Memory {
         self.bytes
     }
 
-    /// The device that holds it.
+    /// The device that the memory is on.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -507,23 +507,23 @@ impl Event {
     /// Whether it has happened.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn ready(&self) -> Result<bool> {
         self.device.0.backend.happened(&self.handle)
     }
 
-    /// Waits until it has happened, not for what was queued after it.
+    /// Waits until it has happened, but not for work queued after it.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn wait(&self) -> Result<()> {
         self.device.0.backend.await_event(&self.handle)
     }
 
-    /// Seconds from `start` to this event, both of one device; waits until both have happened.
+    /// Seconds from `start` to this event, both of the same device; waits until both have happened.
     ///
     /// # Errors
-    /// Events of two devices, or what the driver says.
+    /// Events of two devices, or errors of the driver.
     pub fn seconds_since(&self, start: &Event) -> Result<f64> {
         Ok(self.device.0.backend.elapsed(&start.handle, &self.handle)?.as_secs_f64())
     }
@@ -535,7 +535,7 @@ impl fmt::Debug for Event {
     }
 }
 
-/// Bytes on their way from the device. Dropping it unread is fine.
+/// Bytes in flight from the device. It may be dropped unread.
 pub struct PendingRead {
     // Declared before the device: pinned memory goes back to a backend that still lives.
     read: Box<dyn Read>,
@@ -546,20 +546,20 @@ impl PendingRead {
     /// Whether [`PendingRead::wait`] would return at once.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn ready(&self) -> Result<bool> {
         self.read.ready()
     }
 
-    /// Waits for the copy, not for what was queued after it.
+    /// Waits for the copy, but not for work queued after it.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn wait(self) -> Result<Vec<u8>> {
         self.read.wait()
     }
 
-    /// As [`PendingRead::wait`], as values: `f64` sums, say. A trailing partial value is dropped.
+    /// As [`PendingRead::wait`], as values, such as `f64` sums. A trailing partial value is dropped.
     ///
     /// # Errors
     /// As [`PendingRead::wait`].

@@ -1,5 +1,5 @@
-//! A device that runs nothing. Memory has addresses and sizes but no content, launches have shapes but no effect: the code above
-//! takes the same path as on a GPU of the given size, and an observer counts it.
+//! A device that runs nothing. Memory has addresses and sizes but no content, launches have shapes but no effect: callers take the same
+//! path as on a GPU of the given size, and an observer counts the work.
 
 use super::backend::{Backend, Handle, Read, Result, lock};
 use super::error::DeviceError;
@@ -12,14 +12,14 @@ use std::time::Duration;
 const ID: &str = "dry";
 const ALIGNMENT: u64 = 256;
 
-/// The GPU that a dry device pretends to be, as far as launches depend on it.
+/// The GPU that a dry device imitates, as far as launches depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DryConfig {
     /// Its name.
     pub name: String,
     /// Bytes of memory; allocating more is an error.
     pub memory: usize,
-    /// Streaming multiprocessors: tiles are chosen by it.
+    /// Streaming multiprocessors, which determine the choice of tiles.
     pub units: usize,
     /// Compute capability.
     pub compute_capability: (u32, u32),
@@ -138,7 +138,7 @@ impl Backend for DryBackend {
     }
 }
 
-/// What is read back from memory without content.
+/// The result of a read-back from memory without content.
 struct Zeros(usize);
 
 impl Read for Zeros {

@@ -1,4 +1,4 @@
-//! What can go wrong on a device. Every message says where, and what to do where that is known.
+//! Device errors. Every message says where the error occurred, and what to do about it if that is known.
 
 use super::info::Launch;
 
@@ -9,21 +9,21 @@ pub enum DeviceError {
     /// A name that [`Device::open`](super::Device::open) does not know.
     #[error("unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N")]
     UnknownDevice {
-        /// What was asked for.
+        /// The requested name.
         spec: String,
     },
     /// No NVIDIA driver answers on this machine.
     #[error("no CUDA driver: {reason}; install an NVIDIA driver (525 or newer) or use --device vm")]
     NoDriver {
-        /// What the search found.
+        /// The result of the search.
         reason: String,
     },
     /// The driver has no such GPU.
     #[error("no device cuda:{ordinal}: the driver has {count}; `adacache devices` lists what is there")]
     NoDevice {
-        /// The one asked for.
+        /// The requested ordinal.
         ordinal: usize,
-        /// How many there are.
+        /// The number of GPUs.
         count: usize,
     },
     /// The GPU is too old for the kernels.
@@ -51,10 +51,10 @@ pub enum DeviceError {
         /// The oldest driver branch that has it.
         needed: String,
     },
-    /// Something that is no part of a graph, while one is being recorded.
+    /// An operation that cannot be part of a graph, while one is being recorded.
     #[error("{call} cannot be recorded into a graph")]
     Recording {
-        /// What was asked for.
+        /// The operation.
         call: &'static str,
     },
     /// A module that does not load.
@@ -62,7 +62,7 @@ pub enum DeviceError {
     Load {
         /// Module name.
         module: String,
-        /// What the loader says, with the line where it knows.
+        /// The loader's message, with the line if known.
         reason: String,
     },
     /// A module without that entry.
@@ -70,7 +70,7 @@ pub enum DeviceError {
     NoEntry {
         /// Module name.
         module: String,
-        /// The entry asked for.
+        /// The requested entry.
         entry: String,
     },
     /// An allocation that does not fit.
@@ -78,7 +78,7 @@ pub enum DeviceError {
     OutOfMemory {
         /// Device id.
         device: String,
-        /// Bytes asked for.
+        /// Requested bytes.
         asked: usize,
         /// Bytes free at that moment.
         free: usize,
@@ -111,7 +111,7 @@ pub enum DeviceError {
         /// The device that owns it.
         owner: String,
     },
-    /// A parameter struct that is not the entry's.
+    /// A parameter struct that does not match the entry.
     #[error("{kernel} takes {expected} parameter bytes, {given} were given")]
     ParamSize {
         /// Entry name.
@@ -139,7 +139,7 @@ pub enum DeviceError {
         /// Why.
         reason: String,
     },
-    /// A kernel that went wrong on the virtual GPU.
+    /// A kernel failed on the virtual GPU.
     #[error("{kernel} failed on vm with grid {grid:?}, block {block:?}: {fault}")]
     Fault {
         /// Entry name.
@@ -154,7 +154,7 @@ pub enum DeviceError {
     /// Memory misused on the virtual GPU.
     #[error("memory error on vm: {0}")]
     VmMemory(ptx_vm::MemoryError),
-    /// A GPU that failed at work queued earlier: a driver tells of that at whatever call comes next, and at every call from then on.
+    /// A GPU failed in work queued earlier: the driver reports this at the next call, and at every call from then on.
     #[error(transparent)]
     GpuFault(Box<GpuFault>),
     /// [`Interrupter::interrupt`](super::Interrupter::interrupt) was called.
@@ -177,7 +177,7 @@ pub enum DeviceError {
     },
 }
 
-/// What a GPU failed at, as far as it can be known.
+/// The failure of a GPU, as far as it is known.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "{device} failed at work queued earlier: {name}: {text} (found by {call}; what was queued last before it is {last}, but it may have been \
@@ -186,7 +186,7 @@ pub enum DeviceError {
 pub struct GpuFault {
     /// Device id.
     pub device: String,
-    /// The driver function that found it.
+    /// The driver function that reported it.
     pub call: &'static str,
     /// The driver's name for the error.
     pub name: String,
@@ -194,7 +194,7 @@ pub struct GpuFault {
     pub text: String,
     /// The last kernel queued before, or the last graph. Not necessarily the culprit.
     pub last: String,
-    /// What to do next.
+    /// Whether the work was interrupted, rather than failed.
     pub advice: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Copies from the host that run beside the work: weights that do not fit on the device come while what is before them still computes.
+//! Copies from the host that run alongside other work: weights that do not fit on the device arrive while earlier layers still compute.
 
 use super::backend::{Handle, Result};
 use super::core::{Device, Memory};
@@ -6,11 +6,11 @@ use super::error::DeviceError;
 use super::recording::Command;
 use std::sync::atomic::Ordering;
 
-/// Host memory that a device copies from while it computes: page-locked where there is a GPU.
+/// Host memory that a device copies from while it computes: page-locked if there is a GPU.
 pub struct HostMemory {
     handle: Handle,
     bytes: usize,
-    /// Behind the handle: page-locked memory goes back to a driver that still lives.
+    /// Declared after the handle: page-locked memory must be freed while the driver is still alive.
     device: Device,
 }
 
@@ -31,20 +31,21 @@ impl Device {
     /// Host memory with this content, for [`Device::fetch`].
     ///
     /// # Errors
-    /// When the driver cannot lock so much of the host's memory.
+    /// The driver cannot page-lock this much host memory.
     pub fn pin(&self, content: Vec<u8>) -> Result<HostMemory> {
         self.going()?;
         let bytes = content.len();
         Ok(HostMemory { handle: self.0.backend.pin(content)?, bytes, device: self.clone() })
     }
 
-    /// Starts copying all of `src` to `dst[offset..]`: behind everything queued so far, beside what is queued from now on, until
-    /// [`Device::fetched`] makes what follows wait for it. Meanwhile `dst` holds nothing: the virtual GPU fills it with NaN.
+    /// Starts copying all of `src` to `dst[offset..]`: after everything queued so far, and concurrently with later work, until
+    /// [`Device::fetched`] makes later work wait for it. In the meantime the content of `dst` is undefined: the virtual GPU fills it with
+    /// NaN.
     ///
-    /// It may be recorded. A graph is done when what it fetches is there.
+    /// A fetch may be recorded. A graph is done only when its fetches have arrived.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or what the driver says.
+    /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or errors of the driver.
     pub fn fetch(&self, dst: &Memory, offset: usize, src: &HostMemory) -> Result<()> {
         if !self.same(&src.device) {
             let owner = src.device.0.info.id.clone();
@@ -58,7 +59,7 @@ impl Device {
         self.observed("fetch", bytes, bytes, || self.0.backend.fetch(dst, &src.handle))
     }
 
-    /// What is queued from now on sees what was last fetched to `dst[offset..]`. Does nothing if that is there already.
+    /// Work queued from now on sees the data last fetched to `dst[offset..]`. Does nothing if it has already arrived.
     ///
     /// # Errors
     /// As [`Device::fetch`].
@@ -70,9 +71,9 @@ impl Device {
         self.0.backend.fetched(dst)
     }
 
-    /// Bounds what may be allocated on this device at once, in bytes; `None`: what there is. [`Device::memory`] counts within it.
+    /// Limits the bytes allocated on this device at once; `None` removes the limit. [`Device::memory`] reports memory within it.
     ///
-    /// What the driver takes for itself (its context, the kernels' code) is not counted.
+    /// Memory that the driver uses itself (its context, kernel code) is not counted.
     pub fn limit_memory(&self, bytes: Option<usize>) {
         self.0.limit.store(bytes.unwrap_or(usize::MAX), Ordering::Relaxed);
     }

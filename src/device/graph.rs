@@ -1,5 +1,5 @@
-//! Recorded work: launches, copies, fills and fetches written down once and replayed many times. A GPU gets them as CUDA graphs, one submission
-//! for hundreds of kernels; the virtual GPU, and any device that is being observed, replays the list.
+//! Recorded work: launches, copies, fills and fetches recorded once and replayed many times. A GPU receives them as CUDA graphs, one
+//! submission for hundreds of kernels; the virtual GPU, and any observed device, replays the list.
 
 use std::sync::atomic::Ordering;
 
@@ -9,28 +9,29 @@ use super::error::DeviceError;
 use super::info::Launch;
 use super::recording::{Command, RECORDING, Recording};
 
-/// What [`Device::record_graphs`] wrote down: the launches with their arguments as they were.
+/// A recording of [`Device::record_graphs`]: the launches with their arguments at that time.
 ///
-/// It holds addresses, not device memory: whoever replays it keeps every tensor alive that it was recorded with.
+/// It holds addresses, not device memory: the caller must keep every tensor alive that it was recorded with.
 pub struct Graph {
-    /// The backend's own form, where it has one. Before the commands: it goes before the kernels and the host memory that it uses.
+    /// The backend's native form, if it has one. Declared before the commands: it is dropped before the kernels and host memory that it
+    /// uses.
     native: Option<Handle>,
     commands: Vec<Command>,
     device: Device,
 }
 
 impl Graph {
-    /// Launches and memory operations in it.
+    /// The number of launches and memory operations.
     pub fn len(&self) -> usize {
         self.commands.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no operations.
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty()
     }
 
-    /// Queues everything in it once more.
+    /// Queues the whole recording once more.
     ///
     /// # Errors
     /// As [`Device::launch`].
@@ -56,15 +57,15 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Device {
-    /// Writes down what `body` launches, copies and fills on this device instead of doing it. [`Device::cut`] ends one graph and begins
+    /// Records the launches, copies and fills of `body` on this device instead of executing them. [`Device::cut`] ends one graph and begins
     /// the next. Other threads are not recorded.
     ///
-    /// Allocating, uploading and reading back are errors meanwhile: they are no part of a graph.
+    /// Meanwhile allocations, uploads and read-backs are errors: they cannot be part of a graph.
     ///
     /// # Errors
-    /// What `body` says; a recording within a recording; a fault of earlier work.
+    /// The errors of `body`; a recording within a recording; a fault of earlier work.
     pub fn record_graphs<E: From<DeviceError>>(&self, body: impl FnOnce() -> Result<(), E>) -> Result<Vec<Graph>, E> {
-        /// Ends the recording also when `body` panics.
+        /// Ends the recording even if `body` panics.
         struct End;
         impl Drop for End {
             fn drop(&mut self) {
@@ -86,8 +87,8 @@ impl Device {
         Ok(parts.into_iter().map(graph).collect::<Result<_>>()?)
     }
 
-    /// The backend's own form of these commands; `None` where there is none, it is not wanted, or the driver refuses it: then they are queued one
-    /// by one, which gives the same results.
+    /// The backend's native form of these commands; `None` if there is none, graphs are off, or the driver refuses it: the commands are
+    /// then queued one by one, with the same results.
     fn native(&self, commands: &[Command]) -> Result<Option<Handle>> {
         self.going()?;
         if !self.uses_graphs() {
@@ -103,18 +104,18 @@ impl Device {
         }
     }
 
-    /// Whether recorded work goes to the driver as graphs (the default), or one launch after the other: to find out whether they are to blame
-    /// for something. The results are the same. A driver that refuses a graph is given no more, and a warning says so.
+    /// Whether recorded work is submitted to the driver as graphs (the default), or as single launches, for example to rule out graphs as
+    /// the cause of a problem. The results are the same. After a driver refuses a graph, no more are submitted, and a warning says so.
     pub fn use_graphs(&self, on: bool) {
         self.0.graphs.store(on, Ordering::Relaxed);
     }
 
-    /// Whether recorded work goes to the driver as graphs, where the device has any: see [`Device::use_graphs`].
+    /// Whether recorded work is submitted to the driver as graphs, if the device supports them: see [`Device::use_graphs`].
     pub fn uses_graphs(&self) -> bool {
         self.0.graphs.load(Ordering::Relaxed)
     }
 
-    /// Goes on without graphs. The first refusal is told.
+    /// Continues without graphs. Only the first refusal is reported.
     fn refused(&self, error: &DeviceError) {
         if self.0.graphs.swap(false, Ordering::Relaxed) {
             tracing::warn!(
@@ -124,7 +125,7 @@ impl Device {
         }
     }
 
-    /// Does what a command says, seen by the observer if there is one.
+    /// Executes a command, reported to the observer if there is one.
     fn run(&self, command: &Command) -> Result<()> {
         self.going()?;
         match command {

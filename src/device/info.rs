@@ -1,8 +1,8 @@
-//! What is known of a device, and of one launch on it.
+//! Information about a device, and about one launch on it.
 
 use serde::Serialize;
 
-/// Which backend a device has.
+/// The backend of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
     /// The virtual GPU on this machine's CPU.
@@ -13,26 +13,26 @@ pub enum DeviceKind {
     Dry,
 }
 
-/// What is known about a device without running anything on it.
+/// Facts about a device that are known without running anything on it.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// What [`Device::open`](super::Device::open) takes: `vm`, `cuda:0`.
+    /// The name for [`Device::open`](super::Device::open): `vm`, `cuda:0`.
     pub id: String,
     /// Which backend.
     pub kind: DeviceKind,
     /// The product name, or the CPU of the VM.
     pub name: String,
-    /// Total memory in bytes; for the VM that of the host.
+    /// Total memory in bytes; for the VM, that of the host.
     pub memory: usize,
     /// Compute capability. The VM's is that of the PTX it runs.
     pub compute_capability: Option<(u32, u32)>,
-    /// The newest CUDA version that the driver knows.
+    /// The newest CUDA version that the driver supports.
     pub driver: Option<(u32, u32)>,
-    /// Streaming multiprocessors; of the VM, threads.
+    /// Streaming multiprocessors; for the VM, threads.
     pub units: usize,
-    /// PCI bus id of a GPU: what other tools of the driver know it by.
+    /// PCI bus id of a GPU, by which other driver tools identify it.
     pub pci: Option<String>,
-    /// Why the device cannot be used; `None` when it can.
+    /// Why the device cannot be used; `None` if it can.
     pub unavailable: Option<String>,
 }
 
@@ -46,31 +46,31 @@ impl DeviceInfo {
 /// Free and total memory, in bytes: the device's, or within [`Device::limit_memory`](super::Device::limit_memory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryInfo {
-    /// What can still be allocated.
+    /// Memory that can still be allocated.
     pub free: usize,
-    /// What there is.
+    /// Total memory.
     pub total: usize,
 }
 
-/// What a launch does, from the shapes of its arguments: a figure of the task, not of the kernel.
+/// The work of a launch, from the shapes of its arguments: a property of the task, not of the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Work {
-    /// Operations of its matrix products, two a multiply-add. What surrounds them is not counted.
+    /// Operations of its matrix products, two per multiply-add. Fused operations around them are not counted.
     pub flops: u64,
-    /// The least it has to read: every argument once.
+    /// The minimum it must read: every argument once.
     pub bytes_read: u64,
-    /// The least it has to write.
+    /// The minimum it must write.
     pub bytes_written: u64,
 }
 
 impl Work {
-    /// The least it has to move.
+    /// The minimum it must move.
     pub fn bytes(&self) -> u64 {
         self.bytes_read + self.bytes_written
     }
 }
 
-/// One launch, as errors and observers see it.
+/// One launch, as reported in errors and to observers.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// Entry name.
@@ -81,6 +81,6 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
-    /// What it does, where the launcher said so.
+    /// Its work, if the launcher specified it.
     pub work: Work,
 }

@@ -5,21 +5,21 @@ use ptx_vm::Vm;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Who is interrupted together.
+/// Devices that are interrupted together.
 #[derive(Default)]
 pub(super) struct Interruption {
     asked: AtomicBool,
-    /// The virtual GPUs, whose launches end early.
+    /// The virtual GPUs, whose launches are cut short.
     vms: Mutex<Vec<Weak<Vm>>>,
 }
 
 impl Interruption {
-    /// Whether it was asked for.
+    /// Whether an interruption was requested.
     pub(super) fn asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Adds a virtual GPU, if it is one.
+    /// Adds the device's virtual GPU, if it has one.
     pub(super) fn includes(&self, vm: Weak<Vm>) {
         let mut vms = lock(&self.vms);
         vms.retain(|vm| vm.strong_count() > 0);
@@ -37,9 +37,9 @@ impl Interruption {
 pub struct Interrupter(pub(super) Arc<Interruption>);
 
 impl Interrupter {
-    /// From now on the device begins nothing: every call that would is answered with [`DeviceError::Interrupted`](super::DeviceError::Interrupted), in whatever thread. A launch
-    /// that runs on the virtual GPU ends within milliseconds, its results undefined. A GPU finishes what was queued on it, which nothing can
-    /// take back; freeing memory waits for that.
+    /// From now on the device starts no work: every call that would start any fails with
+    /// [`DeviceError::Interrupted`](super::DeviceError::Interrupted), in any thread. A launch that runs on the virtual GPU ends within
+    /// milliseconds, with undefined results. A GPU finishes its queued work, which cannot be cancelled; freeing memory waits for that.
     pub fn interrupt(&self) {
         self.0.asked.store(true, Ordering::SeqCst);
         lock(&self.0.vms).iter().filter_map(Weak::upgrade).for_each(|vm| vm.interrupt());

@@ -1,4 +1,4 @@
-//! Entries of PTX modules, and what their text says of them.
+//! Entries of PTX modules, and the information parsed from their text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,9 +40,9 @@ pub(super) fn ptx_version(ptx: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?))
 }
 
-/// Size of an entry's parameter block from its `.param` declarations; `None` when there is no such entry.
+/// Size of an entry's parameter block from its `.param` declarations; `None` if there is no such entry.
 ///
-/// The driver reads that many bytes from what a launch hands it, so that the size has to be known before.
+/// The driver reads that many bytes from the parameters of a launch, so the size must be known before.
 pub(super) fn param_bytes(ptx: &str, entry: &str) -> Option<usize> {
     let list = ptx.match_indices(".entry").find_map(|(at, keyword)| {
         let rest = ptx[at + keyword.len()..].trim_start().strip_prefix(entry)?.trim_start();

@@ -1,13 +1,13 @@
-//! The PTX modules compiled into this crate: one for each `kernels/*.cu`, and what they run on.
+//! The PTX modules compiled into this crate, one for each `kernels/*.cu`, and the GPUs they run on.
 
-/// What a module was compiled for.
+/// The architecture a module was compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
     /// Its folder in `ptx/`.
     pub name: &'static str,
     /// The oldest compute capability that runs it.
     pub oldest: (u32, u32),
-    /// Whether it uses what no other compute capability has, newer ones included.
+    /// Whether it uses features that no other compute capability has, newer ones included.
     pub only: bool,
 }
 
@@ -26,7 +26,7 @@ include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 macro_rules! modules {
     ($($(#[$doc:meta])* $variant:ident = $architecture:ident $name:literal,)*) => {
-        /// An embedded PTX module, named as its source in `kernels/`.
+        /// An embedded PTX module, named after its source in `kernels/`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Module { $($(#[$doc])* $variant,)* }
 
@@ -39,7 +39,7 @@ macro_rules! modules {
                 match self { $(Module::$variant => $name,)* }
             }
 
-            /// What it runs on.
+            /// The architecture it was compiled for.
             pub const fn architecture(self) -> Architecture {
                 match self { $(Module::$variant => Architecture::$architecture,)* }
             }
@@ -50,7 +50,7 @@ macro_rules! modules {
 modules! {
     /// GEMM with fused prologues and epilogues.
     Linear = SM_80 "linear",
-    /// The same for products of few tiles.
+    /// The same for products with few tiles.
     LinearFew = SM_80 "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.
     Attention = SM_80 "attention",
@@ -58,7 +58,7 @@ modules! {
     Norm = SM_80 "norm",
     /// AdaCache's probe, and the fold of residuals.
     Residual = SM_80 "residual",
-    /// Frame differences by themselves.
+    /// Frame differences alone.
     Motion = SM_80 "motion",
     /// Patches, positions, timesteps, captions.
     Embed = SM_80 "embed",
@@ -79,7 +79,7 @@ modules! {
 }
 
 impl Module {
-    /// The PTX text; `None` when this build embedded no such file.
+    /// The PTX text; `None` if this build did not embed it.
     pub fn ptx(self) -> Option<&'static str> {
         let its = |(folder, name, _): &&(&str, &str, &str)| (*folder, *name) == (self.architecture().name, self.name());
         EMBEDDED.iter().find(its).map(|(.., ptx)| *ptx)

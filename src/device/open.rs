@@ -13,15 +13,15 @@ use super::interrupt::Interruption;
 use super::{cuda, vm};
 
 impl Device {
-    /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races,
-    /// uninitialised reads and divergent barriers, several times slower), `vm:truncate` (whose tensor cores add as hardware's do, cut off
-    /// instead of rounded), `vm:adverse:SEED` (which takes every liberty that hardware has: warps and blocks out of order, copies and stores as
-    /// late as they may be, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`.
+    /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races, uninitialised reads
+    /// and divergent barriers, several times slower), `vm:truncate` (whose tensor cores truncate sums as hardware does, instead of
+    /// rounding), `vm:adverse:SEED` (which takes every liberty that hardware has: warps and blocks out of order, copies and stores as late
+    /// as allowed, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`.
     ///
     /// # Errors
-    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`], [`DeviceError::NoDevice`],
-    /// [`DeviceError::Unsupported`] or [`DeviceError::Driver`] when the GPU asked for cannot be used. `auto` and `vm` always succeed; where
-    /// there should be a GPU and `auto` cannot use it, a warning (of `tracing`) says why.
+    /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`],
+    /// [`DeviceError::NoDevice`], [`DeviceError::Unsupported`] or [`DeviceError::Driver`] if the requested GPU cannot be used. `auto` and
+    /// `vm` always succeed; if a GPU is expected and `auto` cannot use it, a warning (of `tracing`) says why.
     pub fn open(spec: &str) -> Result<Self> {
         match spec {
             "auto" => Ok(Self::usable_gpu().unwrap_or_else(|reason| {
@@ -45,7 +45,7 @@ impl Device {
         }
     }
 
-    /// The first GPU that opens, or why there is none: nothing where none is to be expected.
+    /// The first GPU that opens, or the reason why there is none: nothing if none is expected.
     fn usable_gpu() -> Result<Self, Option<String>> {
         let mut reason = None;
         for ordinal in cuda::usable()? {
@@ -62,7 +62,7 @@ impl Device {
         Self::vm_with(config, Arc::default())
     }
 
-    /// As [`Device::vm`], for work beside this device's: whoever interrupts one interrupts the other.
+    /// As [`Device::vm`], for work alongside this device's: interrupting one interrupts the other.
     pub fn vm_beside(&self, config: VmConfig) -> Self {
         Self::vm_with(config, self.0.interruption.clone())
     }
@@ -81,14 +81,14 @@ impl Device {
         Ok(Self::new(Box::new(backend), info, Arc::default()))
     }
 
-    /// A device that runs nothing: memory is only counted, launches are only shown to the observer, and what is read back is
-    /// zero. With it the same code that generates a video tells what that would take.
+    /// A device that runs nothing: memory is only counted, launches are only reported to the observer, and read-backs return zeros. With
+    /// it, the same code that generates a video reports the resources that this would need.
     pub fn dry(config: DryConfig) -> Self {
         let (backend, info) = dry::DryBackend::new(config);
         Self::new(Box::new(backend), info, Arc::default())
     }
 
-    /// Every device of this machine: the GPUs, or one entry that says why there is none, then the VM.
+    /// Every device of this machine: the GPUs, or one entry with the reason why there is none, then the VM.
     pub fn list() -> Vec<DeviceInfo> {
         let mut devices = cuda::list();
         devices.push(vm::info(&VmConfig::default()));

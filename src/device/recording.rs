@@ -1,4 +1,4 @@
-//! What a thread writes down instead of doing it: the commands of graphs in the making.
+//! Commands that a thread records instead of executing: graphs under construction.
 
 use std::cell::RefCell;
 
@@ -6,18 +6,18 @@ use super::backend::{Backend, Handle, Result};
 use super::info::{Launch, Work};
 use super::kernel::Kernel;
 
-/// What a thread is writing down: which device's work (by address), and the graphs so far, the last one unfinished.
+/// A thread's recording: the device (by address) and the graphs so far, the last one unfinished.
 pub(super) struct Recording {
     pub(super) device: usize,
     pub(super) parts: Vec<Vec<Command>>,
 }
 
 thread_local! {
-    /// A thread records what it does itself; what others do on the same device goes on as ever.
+    /// A thread records only its own work; the work of other threads on the same device executes as usual.
     pub(super) static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
 }
 
-/// One thing a device was told to do, while it was only writing down.
+/// One recorded operation of a device.
 pub(super) enum Command {
     Launch { kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: u32, work: Work, params: Box<[u8]> },
     Copy { dst: u64, src: u64, bytes: usize },

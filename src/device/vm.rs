@@ -1,4 +1,4 @@
-//! The virtual GPU as a backend. Launches run to their end before they return, so that the stream is always idle.
+//! The virtual GPU as a backend. Launches finish before they return, so the stream is always idle.
 
 use super::backend::{Backend, Handle, Read, Result, lock};
 use super::error::DeviceError;
@@ -13,7 +13,7 @@ const ID: &str = "vm";
 pub(super) struct VmBackend {
     vm: Arc<Vm>,
     memory_limit: Option<usize>,
-    /// What was fetched and not waited for yet, by its destination.
+    /// Fetches not yet waited for, by destination.
     fetching: Mutex<HashMap<u64, Handle>>,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn info(config: &VmConfig) -> DeviceInfo {
     }
 }
 
-/// The host's memory. Where it cannot be read, nothing is refused beforehand.
+/// The host's memory. If it cannot be read, nothing is refused in advance.
 fn host_memory() -> MemoryInfo {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
@@ -145,8 +145,8 @@ impl Backend for VmBackend {
         Ok(Arc::new(content))
     }
 
-    /// The copy of a GPU may come at any time from now until it is waited for. Here it destroys what is there at once and arrives as late
-    /// as it may, so that work on the wrong side of it meets NaN.
+    /// On a GPU the copy may arrive at any time from now until it is waited for. Here the old content is destroyed at once and the copy
+    /// arrives as late as possible, so that wrongly ordered work reads NaN.
     fn fetch(&self, dst: u64, src: &Handle) -> Result<()> {
         let content = downcast::<Vec<u8>>(src, "host memory")?;
         self.vm.fill(dst, 0xff, content.len())?;
@@ -178,7 +178,7 @@ impl Backend for VmBackend {
     }
 }
 
-/// A read-back that was done at once.
+/// A read-back that has already completed.
 struct Done(Vec<u8>);
 
 impl Read for Done {

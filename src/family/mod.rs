@@ -1,4 +1,4 @@
-//! The families of models there are: one row each. Nothing below this room knows a family by name.
+//! All families of models, one row each. The layers below know no family by name.
 
 pub mod opensora;
 mod presets;

@@ -1,4 +1,4 @@
-//! Cache presets that a model brings along.
+//! Cache presets that belong to a model.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::cache::Presets;
 use crate::model::ModelError;
 use crate::pipeline::PipelineError;
 
-/// The cache presets in a model's `codebooks.json`, or the published ones of Open-Sora for `steps` steps where there is none.
+/// The cache presets in a model's `codebooks.json`, or the published ones of Open-Sora for `steps` steps if there is no such file.
 pub(super) fn presets_in(path: &Path, steps: usize) -> Result<Presets, PipelineError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
@@ -16,7 +16,7 @@ pub(super) fn presets_in(path: &Path, steps: usize) -> Result<Presets, PipelineE
     }
 }
 
-/// The cache presets that `text`, the content of `file`, holds.
+/// The cache presets in `text`, the content of `file`.
 pub(super) fn presets_of(text: &str, file: String) -> Result<Presets, PipelineError> {
     serde_json::from_str(text)
         .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())

@@ -1,4 +1,4 @@
-//! The rows of all families, and how a model is found by its name or its folder.
+//! The rows of all families, and the lookup of a model by its name or folder.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub fn named(name: &str) -> Option<&'static dyn Family> {
     FAMILIES.into_iter().find(|family| family.name() == name)
 }
 
-/// The family of the model `name`: the name of a family's own model, or the path of a folder, which is given too.
+/// The family of the model `name`: the name of a family's own model, or the path of a folder, which is also returned.
 fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineError> {
     let folder = Path::new(name);
     let holds = || FAMILIES.into_iter().find(|family| family.recognises(folder));
@@ -26,7 +26,7 @@ fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineErro
     }
 }
 
-/// Refuses a size in words that the family does not know.
+/// Rejects a named size that the family does not have.
 fn check(family: &dyn Family, size: &SizeOptions) -> Result<(), PipelineError> {
     if family.inputs().resolution || size.resolution.is_none() && size.aspect.is_none() {
         return Ok(());
@@ -36,7 +36,7 @@ fn check(family: &dyn Family, size: &SizeOptions) -> Result<(), PipelineError> {
     Err(PipelineError::Setting(format!("--resolution and --aspect are for {takes}; give --size HxW for {name}")))
 }
 
-/// Opens the model `name`, as `--model` takes it, for videos of a size.
+/// Opens the model `name`, as passed to `--model`, for videos of a size.
 ///
 /// # Errors
 /// [`PipelineError::UnknownModel`], and as [`Family::open`].
@@ -46,7 +46,7 @@ pub fn open(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError
     family.open(folder, size)
 }
 
-/// As [`open`], but a family's own model as it was published, without its files.
+/// As [`open`], but for a family's own model as published, without its files.
 ///
 /// # Errors
 /// As [`open`].
@@ -59,12 +59,12 @@ pub fn published(name: &str, size: &SizeOptions) -> Result<ModelSource, Pipeline
     }
 }
 
-/// The model inside the program: 16 frames of 64×64 pixels from six words.
+/// The built-in model: 16 frames of 64×64 pixels from six words.
 pub fn sprites() -> ModelSource {
     Sprites.open(None, &SizeOptions::default()).expect("the model inside the program is whole")
 }
 
-/// The families that take an input, for messages.
+/// The families that accept an input, for messages.
 pub fn that_take(input: fn(&Inputs) -> bool) -> String {
     let names = FAMILIES.into_iter().filter(|family| input(&family.inputs())).map(Family::name);
     names.collect::<Vec<_>>().join(", ")

@@ -1,4 +1,4 @@
-//! What a family says of itself.
+//! The description of a family.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use crate::model::{ModelError, Transformer, Weights};
 use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
 use crate::tensor::DType;
 
-/// A family of models: how one is recognised and opened, and what is known of it without its files.
+/// A family of models: how it is recognised and opened, and what is known of it without files.
 pub trait Family: Sync {
-    /// The name by which `--model` knows the family's own model.
+    /// The name by which `--model` selects the family's own model.
     fn name(&self) -> &'static str;
 
     /// Whether `folder` holds a model of this family.
@@ -19,13 +19,13 @@ pub trait Family: Sync {
     /// Opens the model in `folder`, or the family's own, for videos of a size. Weights are not read yet.
     ///
     /// # Errors
-    /// Files that are missing or damaged; a size that the model does not make.
+    /// Files that are missing or damaged; a size that the model does not support.
     fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError>;
 
-    /// The family's own model as it was published, without any of its files: enough to count with.
+    /// The family's own model as published, without any of its files: enough for counting.
     ///
     /// # Errors
-    /// A size that the model does not make.
+    /// A size that the model does not support.
     fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
         self.open(None, size)
     }
@@ -44,25 +44,25 @@ pub trait Family: Sync {
         Err(ModelError::Input(format!("`adacache check` has no reference cases of {}", self.name())))
     }
 
-    /// What a generation can be given beside the prompt.
+    /// The inputs a generation accepts besides the prompt.
     fn inputs(&self) -> Inputs;
 
-    /// The checkpoint of the family's own model; `None`: it is inside the program.
+    /// The checkpoint of the family's own model; `None` if it is built in.
     fn checkpoint(&self) -> Option<&'static PublishedCheckpoint> {
         None
     }
 
-    /// Resolutions that were published, the usual ones.
+    /// The common published resolutions.
     fn resolutions(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// What `adacache plan` plans where it is told nothing: resolution and steps.
+    /// The defaults of `adacache plan`: resolution and steps.
     fn planned(&self) -> Option<(&'static str, usize)> {
         None
     }
 
-    /// Runs whose seconds were published.
+    /// Runs with published times.
     fn measured(&self) -> &'static [Measured] {
         &[]
     }
@@ -77,7 +77,7 @@ pub struct Measured {
     pub frames: usize,
     /// Denoising steps.
     pub steps: usize,
-    /// What ran.
+    /// The variant that ran.
     pub what: &'static str,
     /// Seconds it took.
     pub seconds: f64,

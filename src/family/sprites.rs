@@ -1,4 +1,4 @@
-//! The model inside the program, which takes six words, and folders laid out like it, with words of their own.
+//! The built-in model, which takes six words, and folders with the same layout, with vocabularies of their own.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::sampler::{Schedule, Solver};
 use crate::tensor::DType;
 use crate::text::{TextEncoder, TextError, Vocabulary};
 
-/// The files of `models/sprites`, in the program.
+/// The files of `models/sprites`, embedded in the program.
 macro_rules! embedded {
     ($file:literal) => {
         include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/sprites/", $file))
@@ -51,7 +51,7 @@ impl Family for Sprites {
     }
 }
 
-/// The words that `sprites` knows.
+/// The vocabulary of `sprites`.
 pub fn vocabulary() -> Vocabulary {
     Settings::read(&Place::Program).and_then(|settings| settings.words(&Place::Program)).expect("checked by a test")
 }
@@ -62,7 +62,7 @@ pub fn shape() -> StDiT3Config {
     Place::Program.text("config.json").and_then(read).expect("checked by a test")
 }
 
-/// What `config.json` says beside the transformer's shape.
+/// The settings in `config.json` besides the transformer's shape.
 #[derive(Clone, Debug, Deserialize)]
 struct Settings {
     #[serde(default = "Settings::stdit3")]
@@ -73,7 +73,7 @@ struct Settings {
     prompt_length: usize,
     /// Latent frames, height, width.
     latent: [usize; 3],
-    /// Frames of the video, where they are not the latent ones.
+    /// Frames of the video, if they differ from the latent ones.
     #[serde(default)]
     video_frames: Option<usize>,
     height: usize,
@@ -131,7 +131,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Pixels on the side of the patch that one latent position becomes.
+    /// Side in pixels of the patch decoded from one latent position.
     fn patch(&self) -> usize {
         self.height / self.latent[1]
     }
@@ -141,7 +141,7 @@ impl Settings {
         Vocabulary::new(self.vocabulary.clone()).map_err(in_file)
     }
 
-    /// For videos of a size.
+    /// The configuration for videos of a size.
     fn sized(&self, options: &SizeOptions, vae: Option<&VaeConfig>) -> Result<PipelineConfig, PipelineError> {
         let (patch, mut sized) = (self.patch(), self.clone());
         if options.pixels.is_some() || options.frames.is_some() {
@@ -176,7 +176,7 @@ impl Settings {
     }
 }
 
-/// Where the model's files are.
+/// The location of the model's files.
 #[derive(Clone, Debug)]
 enum Place {
     Program,
@@ -184,7 +184,7 @@ enum Place {
 }
 
 impl Place {
-    /// The name of one of the files in messages.
+    /// The name of one of the files for messages.
     fn name_of(&self, file: &str) -> String {
         match self {
             Place::Program => format!("sprites/{file}"),
@@ -192,7 +192,7 @@ impl Place {
         }
     }
 
-    /// One of the files in the program.
+    /// One of the embedded files.
     fn embedded(file: &str) -> &'static [u8] {
         match file {
             "config.json" => embedded!("config.json"),
@@ -234,7 +234,7 @@ struct Opened {
     config: PipelineConfig,
     words: Vocabulary,
     timestep_shift: f64,
-    /// Pixels on the side of the patch that one latent position becomes.
+    /// Side in pixels of the patch decoded from one latent position.
     patch: usize,
     model: StDiT3Config,
     anatomy: Anatomy,

@@ -1,4 +1,4 @@
-//! A checkpoint's folder: which files it is made of, and whether they are there and whole.
+//! The folder of a checkpoint: its files, and whether they are present and complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::published::{Part, Published};
 pub enum TextWeights {
     /// One file or shards.
     Safetensors(Vec<PathBuf>),
-    /// As `torch.save` writes them, one file or shards.
+    /// In the format of `torch.save`, one file or shards.
     Pickle(Vec<PathBuf>),
     /// Quantised.
     Gguf(PathBuf),
@@ -30,21 +30,21 @@ impl TextWeights {
     }
 }
 
-/// What is known about one file of a checkpoint without reading all of it.
+/// The status of one checkpoint file, determined without reading all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileStatus {
-    /// What it belongs to.
+    /// The part it belongs to.
     pub part: Part,
     /// Its name in the part's folder.
     pub file: String,
-    /// Its size; `None`: it is missing.
+    /// Its size; `None` if it is missing.
     pub bytes: Option<u64>,
-    /// What is wrong with it, if it is there.
+    /// The problem with it, if it is present.
     pub problem: Option<String>,
 }
 
 impl FileStatus {
-    /// Whether it is there and whole.
+    /// Whether it is present and complete.
     pub fn is_ok(&self) -> bool {
         self.bytes.is_some() && self.problem.is_none()
     }
@@ -64,12 +64,12 @@ pub fn cache_dir() -> PathBuf {
 }
 
 impl Checkpoint {
-    /// The one at `folder`.
+    /// The checkpoint at `folder`.
     pub fn at(published: &'static Published, folder: impl Into<PathBuf>) -> Checkpoint {
         Checkpoint { published, folder: folder.into() }
     }
 
-    /// The one that was pulled into the folder of models `cache` (see [`cache_dir`]).
+    /// The checkpoint pulled into the folder of models `cache` (see [`cache_dir`]).
     pub fn in_cache(published: &'static Published, cache: &Path) -> Checkpoint {
         Checkpoint::at(published, cache.join(published.name))
     }
@@ -84,7 +84,7 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// Whether a folder looks like one.
+    /// Whether a folder looks like a checkpoint.
     pub fn is_one(folder: &Path) -> bool {
         folder.join(Part::Transformer.name()).is_dir()
     }
@@ -94,7 +94,7 @@ impl Checkpoint {
         self.folder.join(part.name()).join(name)
     }
 
-    /// The command that fetches what is missing here.
+    /// The command that fetches the missing files.
     fn command(&self) -> String {
         let model = self.published.name;
         let plain = format!("adacache pull {model}");
@@ -106,7 +106,7 @@ impl Checkpoint {
         }
     }
 
-    /// Every file of `part`: whether it is there, and whether it is whole as far as its header tells.
+    /// Every file of `part`: whether it is present, and whether it is complete according to its header.
     pub fn status(&self, part: Part) -> Vec<FileStatus> {
         let folder = self.folder.join(part.name());
         let names = files_in(&folder);
@@ -124,10 +124,10 @@ impl Checkpoint {
         files.into_iter().map(status).collect()
     }
 
-    /// Whether the files of `parts` are there and whole as far as their headers tell.
+    /// Checks that the files of `parts` are present and complete according to their headers.
     ///
     /// # Errors
-    /// [`CheckpointError::Missing`] with everything that is missing, or [`CheckpointError::Damaged`].
+    /// [`CheckpointError::Missing`] with all missing files, or [`CheckpointError::Damaged`].
     pub fn require(&self, parts: &[Part]) -> Result<(), CheckpointError> {
         let status: Vec<FileStatus> = parts.iter().flat_map(|part| self.status(*part)).collect();
         let missing = status.iter().filter(|s| s.bytes.is_none());
@@ -146,7 +146,7 @@ impl Checkpoint {
         }
     }
 
-    /// The files of the text encoder's weights, which [`Checkpoint::require`] has found.
+    /// The files of the text encoder's weights; call [`Checkpoint::require`] first.
     pub fn text_weights(&self) -> Result<TextWeights, CheckpointError> {
         self.require(&[Part::Text])?;
         let files = self.status(Part::Text).into_iter().map(|s| self.file(Part::Text, &s.file));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Why a checkpoint is not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// Files are not there.
+    /// Files are missing.
     #[error("{model} is not complete in {}; missing: {}\nfetch it: {command}\nor take files you have: {command} --from DIR", folder.display(), files.join(", "))]
     Missing {
         /// The model.
@@ -17,26 +17,26 @@ pub enum CheckpointError {
         /// The command that fetches them.
         command: String,
     },
-    /// A file is there and cannot be right.
+    /// A file is present but invalid.
     #[error("{}: {reason}\nfetch it again: {command}", file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         reason: String,
         /// The command that fetches it.
         command: String,
     },
-    /// `--from` names a folder without a file that is needed.
+    /// The folder given with `--from` lacks a required file.
     #[error("{} has no {file} of {repo}; looked in {}", from.display(), places.join(", "))]
     NotInFolder {
         /// The folder given.
         from: PathBuf,
         /// The file.
         file: String,
-        /// The repository it was published in.
+        /// The repository in which it was published.
         repo: String,
-        /// Where it was looked for.
+        /// The paths that were searched.
         places: Vec<String>,
     },
     /// Offline, and never downloaded.
@@ -51,7 +51,7 @@ pub enum CheckpointError {
         /// Its repository.
         repo: String,
     },
-    /// The hub did not give a file.
+    /// The download of a file failed.
     #[error(
         "cannot download {file} of {repo}: {reason}\nthe same command resumes where it stopped; without a network: adacache pull {model} --from DIR"
     )]
@@ -62,17 +62,17 @@ pub enum CheckpointError {
         file: String,
         /// Its repository.
         repo: String,
-        /// What the client says.
+        /// The client's message.
         reason: String,
     },
-    /// The file system said no.
+    /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }

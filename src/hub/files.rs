@@ -1,4 +1,4 @@
-//! Files of weights: which there are, and whether they are whole as far as their headers tell.
+//! Weight files: which ones a part has, and whether they are complete according to their headers.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,15 +11,15 @@ use sha2::{Digest, Sha256};
 use super::published::Part;
 use crate::model::Weights;
 
-/// The names of the files in a folder; none where there is no folder.
+/// The names of the files in a folder; none if there is no folder.
 pub(super) fn files_in(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return vec![] };
     let files = entries.flatten().filter(|entry| entry.path().is_file());
     files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Whether a file has the content its etag names. Large files have their SHA-256 there; others a hash of another kind, which
-/// tells nothing here.
+/// Whether a file's content matches its etag. Large files have their SHA-256 as etag; others have a hash of another kind, which cannot be
+/// checked here.
 pub(super) fn checksum(path: &Path, etag: &str) -> std::io::Result<bool> {
     if etag.len() != 64 || !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(true);
@@ -36,7 +36,7 @@ pub(super) fn checksum(path: &Path, etag: &str) -> std::io::Result<bool> {
     Ok(hash.eq_ignore_ascii_case(etag))
 }
 
-/// The files that hold the weights of `part`, of those in `names`; `text` reads an index. With none the usual name is asked for.
+/// The weight files of `part` among `names`; `text` reads an index. If there are none, the result is the usual name.
 pub(super) fn weight_files(part: Part, names: &[String], text: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     const SAFETENSORS: &str = "model.safetensors";
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -68,7 +68,7 @@ pub(super) fn weight_files(part: Part, names: &[String], text: &dyn Fn(&str) -> 
     vec![weights.map_or(SAFETENSORS, String::as_str).to_owned()]
 }
 
-/// What is wrong with a file, as far as can be told without reading all of it.
+/// The problem with a file, as far as it can be detected without reading all of it.
 pub(super) fn problem(path: &Path) -> Option<String> {
     let result = match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => Weights::open(path).map(drop).map_err(|e| e.to_string()),
@@ -86,7 +86,7 @@ pub(super) fn problem(path: &Path) -> Option<String> {
     result.err()
 }
 
-/// Whether a GGUF file has the bytes that its header speaks of.
+/// Whether a GGUF file has the size that its header implies.
 fn gguf(path: &Path) -> Result<(), String> {
     let mut file = File::open(path).map_err(|e| e.to_string())?;
     let content = gguf_file::Content::read(&mut file).map_err(|e| format!("not a GGUF file: {e}"))?;

@@ -1,7 +1,7 @@
-//! Published checkpoints: the files they are made of, where they lie on disk, and how they get there.
+//! Published checkpoints: their files, where they are stored on disk, and how they are downloaded.
 //!
-//! A checkpoint is a folder with others, one a part. [`Pull`] fills it with links to files that the hub's client downloaded, or to files that
-//! are there already, so nothing lies on disk twice.
+//! A checkpoint is a folder with one subfolder per part. [`Pull`] fills it with links to files that the hub's client downloaded, or to
+//! existing files, so nothing is stored twice.
 
 mod checkpoint;
 mod error;

@@ -1,17 +1,17 @@
-//! What a family says of its published checkpoint.
+//! A family's description of its published checkpoint.
 
 use serde::Serialize;
 
 /// A published checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Published {
-    /// The name under which the model is pulled and generated with.
+    /// The name by which the model is pulled and used.
     pub name: &'static str,
     /// Its parts.
     pub parts: &'static [PublishedPart],
 }
 
-/// Where a part was published.
+/// The place where a part was published.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PublishedPart {
     /// The part.
@@ -23,7 +23,7 @@ pub struct PublishedPart {
 }
 
 impl Published {
-    /// Where `part` was published.
+    /// The place where `part` was published.
     ///
     /// # Panics
     /// If the checkpoint has no such part.
@@ -32,7 +32,7 @@ impl Published {
     }
 }
 
-/// A part of a checkpoint: a folder of its own.
+/// A part of a checkpoint, with a folder of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -45,7 +45,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Part; 3] = [Part::Transformer, Part::Vae, Part::Text];
 
     /// The name of its folder.

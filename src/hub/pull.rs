@@ -1,4 +1,4 @@
-//! Fills a checkpoint's folder with links to files that the hub's client downloaded, or that are there already.
+//! Fills a checkpoint's folder with links to files that the hub's client downloaded, or to existing files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,30 +11,30 @@ use super::error::{CheckpointError, io};
 use super::files::{checksum, files_in, problem, read, weight_files};
 use super::published::{Part, Published};
 
-/// Downloads that are tried again when the connection breaks.
+/// The maximum number of retries of a download when the connection breaks.
 const RETRIES: usize = 5;
 
 /// Fills a checkpoint's folder.
 #[derive(Clone, Debug)]
 pub struct Pull {
-    /// Which.
+    /// The checkpoint.
     pub published: &'static Published,
-    /// Where models lie; `None`: [`cache_dir`].
+    /// The folder of models; `None`: [`cache_dir`].
     pub cache: Option<PathBuf>,
-    /// A folder that holds the published repositories: take files from there, not from the hub.
+    /// A folder that holds the published repositories: files are taken from it instead of the hub.
     pub from: Option<PathBuf>,
-    /// Take what was downloaded earlier; ask nobody.
+    /// Use only files that were downloaded earlier, without network access.
     pub offline: bool,
     /// The repository of the text encoder; `None`: the published one.
     pub text_repo: Option<String>,
-    /// Its file of weights, where it has several (quantised ones of different sizes).
+    /// Its weight file, if it has several (quantised ones of different sizes).
     pub text_file: Option<String>,
     /// Show no progress.
     pub quiet: bool,
 }
 
 impl Pull {
-    /// All of it, into the folder of models.
+    /// The whole checkpoint, into the default folder of models.
     pub fn new(published: &'static Published) -> Pull {
         Pull { published, cache: None, from: None, offline: false, text_repo: None, text_file: None, quiet: false }
     }
@@ -42,7 +42,7 @@ impl Pull {
     /// Finds or downloads every file, checks it, and links it into the checkpoint.
     ///
     /// # Errors
-    /// The first file that cannot be had or is damaged; what was linked before it stays, and the next run goes on from there.
+    /// The first file that is unavailable or damaged; files linked before it stay, and the next run continues from there.
     pub fn run(&self) -> Result<Checkpoint, CheckpointError> {
         let cache = self.cache.clone().unwrap_or_else(cache_dir);
         let checkpoint = Checkpoint::in_cache(self.published, &cache);
@@ -67,7 +67,7 @@ impl Pull {
         Ok(checkpoint)
     }
 
-    /// The files of `part` by the names they have in a checkpoint.
+    /// The files of `part`, by their names in a checkpoint.
     fn files(&self, cache: &Path, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
         let own = self.published.part(part);
         let repo = self.text_repo.as_deref().filter(|_| part == Part::Text).unwrap_or(own.repo);
@@ -109,7 +109,7 @@ impl Pull {
     }
 }
 
-/// Where the files of one repository come from.
+/// The source of one repository's files.
 struct Origin {
     published: &'static Published,
     repo: Repo,
@@ -133,7 +133,7 @@ impl Origin {
         places
     }
 
-    /// The names of the repository's files, as far as they can be told.
+    /// The names of the repository's files, as far as they are known.
     fn names(&self) -> Result<Vec<String>, CheckpointError> {
         if let Some(from) = &self.from {
             let places = self.places(from);
@@ -148,7 +148,7 @@ impl Origin {
         Ok(info.siblings.into_iter().map(|file| file.rfilename).collect())
     }
 
-    /// The path of the repository's file `name`, downloaded if need be.
+    /// The path of the repository's file `name`, downloaded if necessary.
     fn fetch(&self, name: &str) -> Result<PathBuf, CheckpointError> {
         if let Some(from) = &self.from {
             let places = self.places(from);
@@ -210,7 +210,7 @@ fn snapshot(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
     Some(cache.repo(repo.clone()).pointer_path(commit.trim()))
 }
 
-/// Makes `folder/name` stand for the file at `path`; an earlier link is replaced in one step.
+/// Makes `folder/name` a link to the file at `path`; an earlier link is replaced in one step.
 fn link(path: &Path, folder: &Path, name: &str) -> Result<(), CheckpointError> {
     let (target, place) = (path.canonicalize().map_err(io("find", path))?, folder.join(name));
     if place.canonicalize().is_ok_and(|there| there == target) {

@@ -1,9 +1,9 @@
-//! What the numbers of a decoded picture mean: the matrix and the range, and the way to RGB.
+//! Colour spaces of decoded pictures: the matrix, the range, and the conversion to RGB.
 
 use rusty_h264_common::bit_reader::OutOfData;
 use rusty_h264_common::{BitReader, YuvFrame};
 
-/// What luma and chroma mean (ITU-T H.273).
+/// The interpretation of luma and chroma (ITU-T H.273).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Colours {
     /// The shares of red and blue in luma.
@@ -14,10 +14,10 @@ pub(super) struct Colours {
 }
 
 impl Colours {
-    /// For files that do not say: BT.601, which ffmpeg takes them for.
+    /// For files without this information: BT.601, which ffmpeg assumes too.
     pub(super) const UNNAMED: Colours = Colours { red: 0.299, blue: 0.114, full_range: false };
 
-    /// By the code point of the matrix.
+    /// From the code point of the matrix.
     pub(super) fn coded(matrix: usize, full_range: bool) -> Colours {
         let (red, blue) = match matrix {
             1 => (0.2126, 0.0722),
@@ -28,12 +28,12 @@ impl Colours {
         Colours { red, blue, full_range }
     }
 
-    /// As a sequence parameter set says, if it does.
+    /// From a sequence parameter set, if it has this information.
     pub(super) fn of_sps(bits: &[u8]) -> Option<Colours> {
         signal_type(&mut BitReader::new(bits)).ok().flatten()
     }
 
-    /// 4:2:0 to full-range RGB, every chroma sample for its 2x2 pixels.
+    /// 4:2:0 to full-range RGB; each chroma sample applies to its 2x2 pixels.
     pub(super) fn to_rgb(self, frame: &YuvFrame, rgb: &mut Vec<u8>) {
         let Colours { red, blue, full_range } = self;
         let (black, luma, chroma) = if full_range { (0.0, 1.0, 1.0) } else { (16.0, 255.0 / 219.0, 255.0 / 224.0) };
@@ -51,7 +51,7 @@ impl Colours {
     }
 }
 
-/// Reads a sequence parameter set (ITU-T H.264 7.3.2.1.1) up to its video signal type (E.1.1), which the decoder has no use for.
+/// Parses a sequence parameter set (ITU-T H.264 7.3.2.1.1) up to its video signal type (E.1.1), which the decoder does not use.
 fn signal_type(r: &mut BitReader<'_>) -> Result<Option<Colours>, OutOfData> {
     let profile = r.read_bits(8)?;
     r.skip_bits(16)?; // constraints and level

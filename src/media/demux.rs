@@ -1,5 +1,5 @@
-//! The H.264 track of an MP4 or MOV file: what decoding needs of the index (ISO/IEC 14496-12 and 14496-15). Nothing in a file is believed:
-//! every offset and count is held against the bytes there are.
+//! The H.264 track of an MP4 or MOV file: the parts of the index that decoding needs (ISO/IEC 14496-12 and 14496-15). Nothing in a file is
+//! trusted: every offset and count is checked against the file's size.
 
 use super::colours::Colours;
 
@@ -10,16 +10,16 @@ pub(super) struct Track<'a> {
     pub(super) parameter_sets: Vec<&'a [u8]>,
     /// The NAL units of each frame, in decoding order.
     pub(super) samples: Vec<Vec<&'a [u8]>>,
-    /// Frames per second, the mean.
+    /// Mean frames per second.
     pub(super) fps: f64,
-    /// What the samples' numbers mean, as the container says.
+    /// The colour space according to the container.
     pub(super) colours: Option<Colours>,
 }
 
 /// A box's name and content.
 type Named<'a> = ([u8; 4], &'a [u8]);
 
-/// Whether a file begins like one of this family.
+/// Whether a file begins like one of this format.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.get(4..8).is_some_and(|name| [b"ftyp", b"moov", b"mdat", b"wide", b"free"].iter().any(|known| name == *known))
 }
@@ -27,7 +27,7 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 /// Reads the index of `file`.
 ///
 /// # Errors
-/// No H.264 track, one that players turn, fragments, or an index that contradicts the file.
+/// No H.264 track, a rotated one, fragments, or an index that contradicts the file.
 pub(super) fn read(file: &[u8]) -> Result<Track<'_>, String> {
     let moov = child(file, b"moov")?;
     let mut media = None;
@@ -82,7 +82,7 @@ fn be64(bytes: &[u8], at: usize) -> Result<usize, String> {
     usize::try_from(u64::from_be_bytes(*eight)).map_err(|_| SHORT.into())
 }
 
-/// The boxes that `bytes` is made of.
+/// The boxes in `bytes`.
 fn boxes(mut bytes: &[u8]) -> Result<Vec<Named<'_>>, String> {
     let mut found = vec![];
     // QuickTime ends some lists with four zeros.
@@ -105,7 +105,7 @@ fn child<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Result<&'a [u8], String> {
     found.map(|(_, content)| content).ok_or_else(|| format!("it has no box `{}`", name.escape_ascii()))
 }
 
-/// Phones note how the camera was held; such a video has to be turned, which is not done here.
+/// Phones record how the camera was held; such a video must be rotated, which is not supported here.
 fn upright(tkhd: &[u8]) -> Result<(), String> {
     let at = if tkhd.first() == Some(&1) { 52 } else { 40 };
     let [a, b, c, d] = [be32(tkhd, at)?, be32(tkhd, at + 4)?, be32(tkhd, at + 12)?, be32(tkhd, at + 16)?];
@@ -114,7 +114,7 @@ fn upright(tkhd: &[u8]) -> Result<(), String> {
     if b == 0 && c == 0 && positive(a) && positive(d) { Ok(()) } else { Err("it is to be turned for viewing".into()) }
 }
 
-/// Bytes of the length in front of a NAL unit, and the parameter sets.
+/// The size of the length before a NAL unit, and the parameter sets.
 fn configuration(avcc: &[u8]) -> Result<(usize, Vec<&[u8]>), String> {
     let [length, count] = [avcc.get(4).ok_or(SHORT)?, avcc.get(5).ok_or(SHORT)?];
     let (mut at, mut sets) = (6, vec![]);
@@ -143,7 +143,7 @@ fn colours(colr: &[u8]) -> Option<Colours> {
     }
 }
 
-/// Where in the file the samples lie.
+/// The positions of the samples in the file.
 fn samples(stbl: &[u8], file: usize) -> Result<Vec<(usize, usize)>, String> {
     let (sizes, runs) = (child(stbl, b"stsz")?, child(stbl, b"stsc")?);
     let (same, count) = (be32(sizes, 4)?, be32(sizes, 8)?);
@@ -176,7 +176,7 @@ fn samples(stbl: &[u8], file: usize) -> Result<Vec<(usize, usize)>, String> {
     }
 }
 
-/// The NAL units of a sample, each behind its length.
+/// The NAL units of a sample, each preceded by its length.
 fn units(mut sample: &[u8], length_size: usize) -> Result<Vec<&[u8]>, String> {
     let mut units = vec![];
     while !sample.is_empty() {

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 /// Why a result could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// The path's ending names no format.
+    /// The path's extension does not match a format.
     #[error(
         "cannot tell what to write to `{}`: end it in .mp4 or .gif (video), .safetensors (latents) or / (a folder of PNG frames)",
         .0.display()
     )]
     UnknownFormat(PathBuf),
-    /// The folder that should hold the output is missing.
+    /// The parent folder of the output does not exist.
     #[error("cannot write `{}`: the folder `{}` does not exist; create it or choose another path", path.display(), parent.display())]
     NoParent {
         /// The output path.
@@ -19,28 +19,28 @@ pub enum OutputError {
         /// Its missing folder.
         parent: PathBuf,
     },
-    /// A folder stands where a file should go, or the other way round.
+    /// There is a folder in place of a file, or the other way round.
     #[error("cannot write `{}`: {problem}", path.display())]
     Occupied {
         /// The output path.
         path: PathBuf,
-        /// What is in the way.
+        /// The obstacle.
         problem: &'static str,
     },
-    /// The file system said no.
+    /// A file operation failed.
     #[error("cannot write `{}`: {source}", path.display())]
     Io {
         /// The path that failed.
         path: PathBuf,
-        /// What the system answered.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The frames do not suit the format.
+    /// The format cannot hold these frames.
     #[error("cannot encode `{}`: {problem}", path.display())]
     Encode {
         /// The output path.
         path: PathBuf,
-        /// What the encoder complains about.
+        /// The encoder's message.
         problem: String,
     },
 }

@@ -1,14 +1,14 @@
-//! A video and latents in memory, and what is said about how they were made.
+//! Videos and latents in memory, and metadata about how they were made.
 
-/// The side below which a picture is enlarged when the format is for looking at (see [`Frames::viewing_scale`]).
+/// Pictures with a shorter side are enlarged in formats for viewing (see [`Frames::viewing_scale`]).
 const VIEWING_SIDE: usize = 256;
 
 /// A video in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frames {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: usize,
     /// Frames per second.
     pub fps: f64,
@@ -17,7 +17,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// How many frames there are.
+    /// The number of frames.
     pub fn count(&self) -> usize {
         self.rgb.len().checked_div(self.width * self.height * 3).unwrap_or(0)
     }
@@ -27,8 +27,8 @@ impl Frames {
         self.rgb.chunks_exact((self.width * self.height * 3).max(1))
     }
 
-    /// The whole-number enlargement at which small pictures become visible: the smallest that brings the shorter side to 256
-    /// pixels, at most 8; 1 for anything larger.
+    /// The integer enlargement that makes small pictures visible: the smallest that brings the shorter side to 256 pixels, at most 8; 1 for
+    /// anything larger.
     pub fn viewing_scale(&self) -> usize {
         VIEWING_SIDE.div_ceil(self.width.min(self.height).max(1)).clamp(1, 8)
     }
@@ -51,7 +51,7 @@ impl Frames {
         Frames { width: self.width * scale, height: self.height * scale, fps: self.fps, rgb }
     }
 
-    /// Whether these are whole frames of a size, at a rate.
+    /// Checks that these are whole frames with a valid size and rate.
     pub(crate) fn check(&self) -> Result<(), String> {
         let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
         if pixels == 0 || self.rgb.is_empty() || !self.rgb.len().is_multiple_of(pixels) {
@@ -73,10 +73,10 @@ pub struct Latents {
     pub values: Vec<f32>,
 }
 
-/// What is written into the file about how it was made.
+/// Metadata written into the file about how it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// The prompt: the title.
+    /// The prompt, used as the title.
     pub prompt: String,
     /// Further facts by name, in order: seed, steps, schedule …
     pub facts: Vec<(String, String)>,

@@ -9,7 +9,7 @@ use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, Extension, Frame,
 use super::frames::{Frames, Metadata};
 use super::picture::{STILL, opaque};
 
-/// Hundredths of a second that players show a frame which asks for no time.
+/// The delay, in hundredths of a second, that players use for a frame without one.
 const NO_DELAY: u16 = 10;
 
 /// The file's bytes, every pixel repeated `scale` times in both directions.
@@ -50,7 +50,7 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
     Ok(bytes)
 }
 
-/// The frames as they look one after the other, each drawn over what the former left. Where nothing is drawn it is black.
+/// The frames as they are displayed, each drawn over the previous one. Undrawn areas are black.
 pub(super) fn decode(bytes: &[u8]) -> Result<Frames, String> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::RGBA);
@@ -88,7 +88,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Frames, String> {
     Ok(Frames { width, height, fps, rgb })
 }
 
-/// At most 256 colours and the way from a pixel to one of them.
+/// At most 256 colours and the mapping from a pixel to one of them.
 pub(super) struct Palette {
     pub(super) rgb: Vec<u8>,
     exact: HashMap<[u8; 3], u8>,
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(&first[5 * 4..6 * 4], [90, 90, 90, 255]);
     }
 
-    /// Parts of a canvas, transparent pixels and what is left behind: worked out by hand.
+    /// Partial frames, transparent pixels and remaining content: computed by hand.
     #[test]
     fn frames_are_drawn_over_one_another() {
         let mut bytes = vec![];

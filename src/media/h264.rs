@@ -1,8 +1,7 @@
-//! Frames to H.264 and back. Written is Constrained Baseline, 4:2:0, BT.709 limited range, which every player and browser decodes.
+//! H.264 encoding and decoding. The output is Constrained Baseline, 4:2:0, BT.709 limited range, which every player and browser decodes.
 //!
-//! The coding itself is `rusty_h264`, chosen because it is Rust throughout (the usual OpenH264 bindings build C++).
-//! Its encoder writes no VUI, without which players guess the colour matrix from the picture size; so the sequence parameter
-//! set is written here.
+//! The codec is `rusty_h264`, chosen because it is pure Rust (the usual OpenH264 bindings build C++). Its encoder writes no VUI, without
+//! which players guess the colour matrix from the picture size, so this module writes the sequence parameter set itself.
 
 use rusty_h264_common::nal::emulation_unprevent;
 use rusty_h264_common::{BitWriter, NalUnit, NalUnitType, YuvFrame};
@@ -13,9 +12,9 @@ use super::colours::Colours;
 use super::demux::Track;
 use super::frames::Frames;
 
-/// Quantiser: visually lossless on flat colours, and still only kilobytes a frame.
+/// Quantiser: visually lossless on flat colours, and still only kilobytes per frame.
 const QUANTIZER: u8 = 16;
-/// A keyframe at least this often, so that seeking works in long videos.
+/// The maximum distance between keyframes, so that seeking works in long videos.
 const KEYFRAME_INTERVAL: u32 = 48;
 
 /// An encoded video, ready for a container: NAL units without start codes.
@@ -30,17 +29,17 @@ pub(super) struct H264Video {
     pub(super) sps: Vec<u8>,
     /// Picture parameter set.
     pub(super) pps: Vec<u8>,
-    /// The frames in decoding order, which is display order here.
+    /// The frames in decoding order, which equals display order.
     pub(super) samples: Vec<Sample>,
 }
 
-/// One frame: its NAL units, each behind its 4-byte length.
+/// One frame: its NAL units, each preceded by its 4-byte length.
 pub(super) struct Sample {
     pub(super) data: Vec<u8>,
     pub(super) is_keyframe: bool,
 }
 
-/// Encodes. Odd sides are extended by one repeated line, since 4:2:0 has none.
+/// Encodes the frames. Odd sides are extended by one repeated line, since 4:2:0 requires even sides.
 pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
     let (width, height) = (frames.width.next_multiple_of(2), frames.height.next_multiple_of(2));
     if width > 4096 || height > 2304 {
@@ -103,13 +102,13 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
     frame
 }
 
-/// The pixels of a picture with more are not decoded: level 6.2 ends there.
+/// Larger pictures are not decoded: this is the limit of level 6.2.
 const MAX_PIXELS: usize = 139_264 * 256;
 
-/// Decodes all frames, in the order in which they are shown.
+/// Decodes all frames, in display order.
 ///
 /// # Errors
-/// What the decoder does not know, damage, frames that are missing or of several sizes.
+/// Features that the decoder does not support, damage, missing frames or frames of several sizes.
 pub(super) fn decode(track: &Track<'_>) -> Result<Frames, String> {
     let (mut stream, mut colours) = (vec![], track.colours);
     for nal in track.parameter_sets.iter().chain(track.samples.iter().flatten()) {

@@ -1,4 +1,4 @@
-//! Latents as a safetensors file: written so that the bytes depend on nothing but the latents and the metadata, and read.
+//! Latents as a safetensors file: reading, and writing whose bytes depend on nothing but the latents and the metadata.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ impl Latents {
     /// Reads tensor `latents` `[channels, frames, height, width]` of F32, F16 or BF16, as `generate --out FILE.safetensors` writes it.
     ///
     /// # Errors
-    /// A file without it, another number of axes or an empty one, values that are no numbers.
+    /// No such tensor, another number of axes or an empty one, values that are not numbers.
     pub fn open(path: &Path) -> Result<Latents, ModelError> {
         const TENSOR: &str = "latents";
         let weights = Weights::open(path)?;
@@ -28,7 +28,7 @@ impl Latents {
 
 /// The file's bytes: header length, JSON header padded with spaces to 8 bytes, values in little endian.
 ///
-/// Written here because the `safetensors` crate takes its metadata as a hash map, whose order changes from run to run.
+/// Implemented here because the `safetensors` crate takes its metadata as a hash map, whose order changes from run to run.
 pub(super) fn serialize(latents: &Latents, metadata: &Metadata) -> Result<Vec<u8>, String> {
     let expected = latents.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if expected != Some(latents.values.len()) {

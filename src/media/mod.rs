@@ -1,7 +1,8 @@
-//! Writing what was generated: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors; and reading these and
-//! what people have lying about.
+//! Writing of results: H.264 in MP4, animated GIF, a folder of PNG frames, or the latents as safetensors; and reading of these and other
+//! common formats.
 //!
-//! Every writer first writes under a temporary name in the folder of its target and renames at the end, so a target path
+//! Every writer first writes under a temporary name in the target's folder and renames at the end, so a target path holds either the
+//! finished file or its previous content. Everything is plain Rust: a machine with `cargo` can build it.
 //! either holds a finished file or what it held before. All of it is plain Rust: a machine with `cargo` can build it.
 
 mod colours;

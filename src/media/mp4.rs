@@ -1,4 +1,4 @@
-//! ISO base media file (MP4) around one H.264 track: the index before the data, so that it plays while loading.
+//! ISO base media file (MP4) around one H.264 track: the index precedes the data, so that the file plays while loading.
 
 use super::frames::Metadata;
 use super::h264::H264Video;
@@ -117,7 +117,7 @@ fn sample_table(video: &H264Video, data_offset: u32) -> Vec<u8> {
     })
 }
 
-/// Title, comment and tool, in the form iTunes introduced and every player reads.
+/// Title, comment and tool, in the iTunes form, which every player reads.
 fn user_data(metadata: &Metadata) -> Vec<u8> {
     let text = |name: &[u8; 4], value: &str| {
         boxed(name, |b| {
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::media::{Frames, h264};
 
-    /// The content of the box at a path of names, looked up the way a player does.
+    /// The content of the box at a path of names, looked up as a player does.
     fn find<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], usize)]) -> &'a [u8] {
         'level: for &(name, header) in path {
             while !bytes.is_empty() {

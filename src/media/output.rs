@@ -1,4 +1,4 @@
-//! A place a result goes to: the format follows from its ending.
+//! The destination of a result; its extension determines the format.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use super::frames::{Frames, Latents, Metadata};
 use super::staging::Staged;
 use super::{gif, h264, latents, mp4, png};
 
-/// What the ending of an output path asks for.
+/// The format given by an output path's extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// H.264 (Constrained Baseline, 4:2:0, BT.709) in MP4.
     Mp4,
     /// Animated GIF, looping, one palette.
     Gif,
-    /// A folder of `frame_0000.png` …, lossless, in the model's own resolution.
+    /// A folder of `frame_0000.png` …, lossless, at the model's own resolution.
     PngFolder,
     /// The final latents, undecoded.
     Safetensors,
 }
 
-/// A place a result goes to, and its format.
+/// The destination of a result, and its format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Takes the format from the path: `.mp4`, `.gif`, `.safetensors`, or a trailing `/`.
+    /// Derives the format from the path: `.mp4`, `.gif`, `.safetensors`, or a trailing `/`.
     pub fn new(path: impl AsRef<Path>) -> Result<Output, OutputError> {
         let path = path.as_ref();
         let text = path.as_os_str().to_string_lossy();
@@ -54,7 +54,7 @@ impl Output {
         self.format
     }
 
-    /// Whether a finished result stands at the path already.
+    /// Whether a finished result already exists at the path.
     pub fn is_finished(&self) -> bool {
         match self.format {
             Format::PngFolder => png::is_frames_folder(&self.path),
@@ -62,8 +62,7 @@ impl Output {
         }
     }
 
-    /// Finds out now, before anything expensive, whether the output can be written: really creates and removes a temporary
-    /// file beside it.
+    /// Checks, before anything expensive, whether the output can be written: it creates and removes a temporary file beside it.
     pub fn check_writable(&self) -> Result<(), OutputError> {
         match self.format {
             Format::PngFolder => {
@@ -77,7 +76,7 @@ impl Output {
 
     /// Writes the frames, enlarged `scale` times (`None`: [`Frames::viewing_scale`] for MP4 and GIF, 1 for PNG).
     ///
-    /// An output of [`Format::Safetensors`] takes [`Output::write_latents`] and is an error here.
+    /// For [`Format::Safetensors`] this is an error: use [`Output::write_latents`].
     pub fn write_frames(&self, frames: &Frames, metadata: &Metadata, scale: Option<usize>) -> Result<(), OutputError> {
         let encode_error = |problem: String| OutputError::Encode { path: self.path.clone(), problem };
         frames.check().map_err(encode_error)?;
@@ -116,12 +115,12 @@ impl fmt::Display for Output {
     }
 }
 
-/// Writes `bytes` to `path` by way of a temporary file and a rename.
+/// Writes `bytes` to `path` through a temporary file and a rename.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     Staged::file(path)?.commit_bytes(bytes)
 }
 
-/// Whether a file can be written at `path`; nothing is left behind.
+/// Checks whether a file can be written at `path`; nothing is left there.
 pub fn check_file_writable(path: &Path) -> Result<(), OutputError> {
     Staged::file(path).map(drop)
 }

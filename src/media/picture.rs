@@ -8,7 +8,7 @@ use zune_core::options::DecoderOptions;
 
 use super::frames::Frames;
 
-/// Frames per second of a picture, which has no time.
+/// The frame rate given to a picture, which has none.
 pub(super) const STILL: f64 = 1.0;
 
 /// A PNG.

@@ -23,7 +23,7 @@ pub(super) fn is_frames_folder(path: &Path) -> bool {
     })
 }
 
-/// A folder may be replaced if it is empty or holds nothing but frames: never delete what is not ours.
+/// A folder may be replaced only if it is empty or holds nothing but frames: foreign files are never deleted.
 pub(super) fn check_replaceable(path: &Path) -> Result<(), OutputError> {
     let occupied = |problem| Err(OutputError::Occupied { path: path.to_owned(), problem });
     if path.is_dir() {
@@ -85,7 +85,7 @@ impl Frames {
     /// The frames one below the other as one PNG of at most 256 colours, small enough for a page of many.
     ///
     /// # Errors
-    /// There are no whole frames.
+    /// There are no complete frames.
     pub fn strip_png(&self) -> Result<Vec<u8>, String> {
         strip(self)
     }

@@ -1,4 +1,4 @@
-//! Reading videos, pictures and latents: what was generated, and what a generation is to go on from.
+//! Reading of videos, pictures and latents: generated ones, and inputs of a generation.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,7 +17,7 @@ pub enum ReadError {
     Frames {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong, and what can be done about it.
+        /// The problem, and how to solve it.
         problem: String,
     },
     /// Latents.
@@ -25,27 +25,27 @@ pub enum ReadError {
     Latents(#[from] ModelError),
 }
 
-/// What was read.
+/// The content of a file or folder.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Media {
-    /// A video, or a picture as a video of one frame. Pictures say nothing about time: they get one frame a second.
+    /// A video, or a picture as a video of one frame. Pictures have no frame rate: they count as one frame per second.
     Frames(Frames),
     /// Latents.
     Latents(Latents),
 }
 
-/// What can be read.
+/// The supported formats.
 const KINDS: &str = "a video is .mp4 (H.264), .gif, .webp or a folder of pictures, a picture .png, .jpg or .webp, latents are .safetensors";
 
 impl Media {
-    /// Reads a video (MP4 or MOV with H.264, GIF, WebP), a picture (PNG, JPEG, WebP), a folder of pictures of one size in the order of
-    /// their names, or a `.safetensors` file with one tensor `latents`. What a file holds decides, not what it is called.
+    /// Reads a video (MP4 or MOV with H.264, GIF, WebP), a picture (PNG, JPEG, WebP), a folder of pictures of one size in name order, or a
+    /// `.safetensors` file with one tensor `latents`. The content determines the format, not the name.
     ///
-    /// MP4 takes what the decoder can: Baseline, Main and most of High profile, 8 bits, 4:2:0, no fields. Colours follow the
-    /// stream or its container; where neither says, they are BT.601 of limited range.
+    /// MP4 is limited to the decoder's features: Baseline, Main and most of High profile, 8 bits, 4:2:0, no fields. Colours follow the
+    /// stream or its container; if neither specifies them, they are BT.601 with limited range.
     ///
     /// # Errors
-    /// Anything else, with the command that converts a video; a file that is damaged, or pictures of several sizes.
+    /// Any other format (the error includes the command that converts a video); a damaged file, or pictures of several sizes.
     pub fn read(path: &Path) -> Result<Media, ReadError> {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir() {
             return Ok(Media::Latents(Latents::open(path)?));
@@ -76,7 +76,7 @@ fn folder(folder: &Path) -> Result<Frames, String> {
     if files.is_empty() { Err("the folder holds no .png, .jpg or .webp files".into()) } else { Ok(video) }
 }
 
-/// A video or a picture, told apart by how it begins.
+/// A video or a picture, distinguished by its first bytes.
 fn file(path: &Path) -> Result<Frames, String> {
     let bytes = fs::read(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => "there is no such file or folder".to_owned(),
@@ -94,7 +94,7 @@ fn file(path: &Path) -> Result<Frames, String> {
     }
 }
 
-/// How a video that is not read becomes one that is.
+/// The command that converts an unsupported video.
 fn conversion(path: &Path) -> String {
     let (file, stem) = (path.display(), path.file_stem().unwrap_or_default().to_string_lossy());
     format!(
@@ -173,7 +173,7 @@ mod tests {
         assert!(frames(&path).rgb.iter().zip(&flat.rgb).all(|(a, b)| a.abs_diff(*b) <= 2), "colours stay");
     }
 
-    /// Against what ffmpeg and Pillow make of the same files (tools/media_goldens.py).
+    /// Compares with the output of ffmpeg and Pillow for the same files (tools/media_goldens.py).
     #[test]
     fn files_of_other_programs_are_read_as_they_read_them() {
         for (name, bound) in
@@ -212,7 +212,7 @@ mod tests {
         assert!(sideways.contains("turned") && sideways.contains("ffmpeg"), "{sideways}");
     }
 
-    /// Every file cut anywhere, and with any byte changed, is an error or a video; nothing panics.
+    /// Every file, truncated anywhere or with any byte changed, gives an error or a video; nothing panics.
     #[test]
     fn damaged_files_do_not_panic() {
         let dir = tempfile::tempdir().unwrap();

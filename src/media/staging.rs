@@ -1,4 +1,4 @@
-//! A file or folder under a temporary name beside its target, which becomes the target in one rename or disappears.
+//! A file or folder under a temporary name beside its target, which either becomes the target in one rename or is removed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::error::OutputError;
 
-/// Something being written. Dropped without a commit it takes its temporary file or folder with it.
+/// A file or folder being written. If dropped without a commit, it is removed.
 pub(super) struct Staged {
     temporary: PathBuf,
     target: PathBuf,
@@ -58,12 +58,12 @@ impl Staged {
         Ok(Staged { temporary, target: target.to_owned(), is_folder })
     }
 
-    /// Where to write.
+    /// The temporary path.
     pub(super) fn path(&self) -> &Path {
         &self.temporary
     }
 
-    /// Fills the temporary file with `bytes` and puts it in the target's place.
+    /// Writes `bytes` to the temporary file and moves it to the target.
     pub(super) fn commit_bytes(self, bytes: &[u8]) -> Result<(), OutputError> {
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&self.temporary)?;
@@ -74,7 +74,7 @@ impl Staged {
         self.commit()
     }
 
-    /// Puts what was written in the target's place.
+    /// Moves the temporary file or folder to the target.
     pub(super) fn commit(self) -> Result<(), OutputError> {
         // A folder that is there (its contents checked by the caller) cannot be renamed over: move it aside first.
         if self.is_folder && self.target.is_dir() {

@@ -1,5 +1,5 @@
-//! What stands between latents and pixels: the trait, and the simplest decoder, where every latent position becomes a patch of pixels by one
-//! small matrix. The video autoencoder is in [`vae`](super::vae).
+//! Conversion between latents and pixels: the trait, and the simplest decoder, which turns every latent position into a patch of pixels
+//! with one small matrix. The video autoencoder is in [`vae`](super::vae).
 
 use std::ops::ControlFlow;
 
@@ -8,23 +8,23 @@ use crate::device::Device;
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
-/// What is told between slices: frames done, and all of them; whether to go on.
+/// A callback between slices: it takes the finished frames and their total, and returns whether to go on.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
-/// Makes frames of a model's latents and, where it can, latents of frames. Each bounds its own memory.
+/// Decodes a model's latents to frames and, if it can, encodes frames to latents. Each implementation bounds its own memory.
 pub trait Autoencoder {
-    /// The least device memory that [`Autoencoder::decode`] takes beside the weights, for `videos` of `latent` (frames, height, width)
-    /// that become `frames` frames each.
+    /// The minimum device memory for [`Autoencoder::decode`] besides the weights, for `videos` of `latent` (frames, height, width) that
+    /// become `frames` frames each.
     ///
     /// # Errors
-    /// Shapes that the kernels refuse.
+    /// Shapes that the kernels do not support.
     fn least_decode_bytes(&self, videos: usize, latent: [usize; 3], frames: usize) -> Result<usize, ModelError>;
 
-    /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` of them for each video, which
-    /// is more than the latent frames where time is compressed. `progress` hears of finished frames of all videos.
+    /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` frames for each video, more
+    /// than the latent ones if time is compressed. `progress` is called with the finished frames of all videos.
     ///
     /// # Errors
-    /// Shapes that do not fit, no memory, [`ModelError::Stopped`] if `progress` asks to stop.
+    /// Shapes that do not fit, out of memory, [`ModelError::Stopped`] if `progress` asks to stop.
     fn decode(
         &self,
         latents: &[f32],
@@ -33,7 +33,7 @@ pub trait Autoencoder {
         progress: Progress<'_>,
     ) -> Result<Vec<u8>, ModelError>;
 
-    /// As [`Autoencoder::least_decode_bytes`], for encoding any number of frames whose latents have these sides. 0 where it cannot encode.
+    /// As [`Autoencoder::least_decode_bytes`], for encoding any number of frames whose latents have these sides. 0 if it cannot encode.
     ///
     /// # Errors
     /// As [`Autoencoder::least_decode_bytes`].
@@ -44,7 +44,7 @@ pub trait Autoencoder {
     /// Pixels `[3, frames, H, W]` in [−1, 1] to latents, with their shape `[channels, frames, height, width]`.
     ///
     /// # Errors
-    /// As [`Autoencoder::decode`]; always where it only decodes.
+    /// As [`Autoencoder::decode`]; always if it only decodes.
     fn encode(
         &self,
         _pixels: &[f32],
@@ -55,7 +55,7 @@ pub trait Autoencoder {
     }
 }
 
-/// A linear patch decoder on a device: `pixels = clamp((((z·scale)·basis + mean) + 1)/2)`. A latent frame is a frame.
+/// A linear patch decoder on a device: `pixels = clamp((((z·scale)·basis + mean) + 1)/2)`. Every latent frame becomes one frame.
 pub struct PatchDecoder {
     /// `[channels, patch·patch·3]`
     basis: Tensor,
@@ -67,10 +67,10 @@ pub struct PatchDecoder {
 }
 
 impl PatchDecoder {
-    /// Takes `basis`, `mean` and `scale` out of `decoder.safetensors`.
+    /// Loads `basis`, `mean` and `scale` from `decoder.safetensors`.
     ///
     /// # Errors
-    /// Tensors that are missing, damaged or of another shape; no memory.
+    /// Tensors that are missing, damaged or of another shape; out of memory.
     pub fn load(
         device: &Device,
         weights: Weights<'_>,
@@ -115,7 +115,7 @@ impl Autoencoder for PatchDecoder {
 mod tests {
     use super::*;
 
-    /// The kernel against the formula written out, on the shipped decoder.
+    /// Checks the kernel against the formula, with the shipped decoder.
     #[test]
     fn pixels_follow_the_formula() {
         let bytes = include_bytes!("../../models/sprites/decoder.safetensors");

@@ -12,15 +12,15 @@ pub enum ModelError {
     Io {
         /// The file.
         file: String,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// config.json does not describe a model this crate can run.
+    /// config.json does not describe a supported model.
     #[error("{file}: {reason}")]
     Config {
         /// The file.
         file: String,
-        /// What is wrong and what is expected.
+        /// The error and the expected value.
         reason: String,
     },
     /// The safetensors container is broken (truncated, bad header).
@@ -28,7 +28,7 @@ pub enum ModelError {
     Container {
         /// The file.
         file: String,
-        /// What the reader found.
+        /// The reader's message.
         reason: String,
     },
     /// An expected tensor is not in the file.
@@ -74,7 +74,7 @@ pub enum ModelError {
         tensor: String,
         /// The offending value.
         value: f32,
-        /// Its position.
+        /// The index of the element.
         index: usize,
     },
     /// A value cannot be represented in the element type the model runs in.
@@ -88,12 +88,12 @@ pub enum ModelError {
         tensor: String,
         /// The offending value.
         value: f32,
-        /// Its position.
+        /// The index of the element.
         index: usize,
         /// The run's element type.
         dtype: String,
     },
-    /// The file holds tensors the architecture has no place for.
+    /// The file holds tensors that the architecture does not use.
     #[error("{file} holds tensors this model has no place for: {names}; is config.json the right one?")]
     Leftovers {
         /// The file.
@@ -104,13 +104,13 @@ pub enum ModelError {
     /// An input does not fit the model.
     #[error("{0}")]
     Input(String),
-    /// The caller's progress callback asked for it.
+    /// The caller's progress callback asked to stop.
     #[error("stopped")]
     Stopped,
-    /// A kernel launcher refused.
+    /// A kernel launcher rejected its arguments.
     #[error(transparent)]
     Op(#[from] OpError),
-    /// A tensor could not be made or read.
+    /// A tensor could not be created or read.
     #[error(transparent)]
     Tensor(#[from] TensorError),
     /// The device failed.
@@ -119,7 +119,7 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// Whether the work was stopped, by a callback or an interruption, rather than went wrong.
+    /// Whether the work was stopped by a callback or an interruption, rather than failed.
     pub fn is_stop(&self) -> bool {
         match self {
             ModelError::Stopped => true,

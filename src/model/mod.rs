@@ -1,5 +1,5 @@
-//! Diffusion transformers and what belongs to them. A [`Transformer`] says how its pieces run and nothing about caching; [`Walk`] puts them
-//! together to a forward. Autoencoders are in [`vae`].
+//! Diffusion transformers and their parts. A [`Transformer`] defines how its pieces run and knows nothing about caching; [`Walk`] combines
+//! them into a forward pass. Autoencoders are in [`vae`].
 
 mod autoencoder;
 mod dit;

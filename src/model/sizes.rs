@@ -7,18 +7,18 @@ pub struct TransformerShape {
     pub channels: usize,
     /// Latent frames that one token spans.
     pub patch_frames: usize,
-    /// Width of a caption's token.
+    /// Width of a caption token.
     pub caption_channels: usize,
-    /// Tokens of a caption at most.
+    /// Maximum number of caption tokens.
     pub caption_tokens: usize,
 }
 
-/// Sizes of one generation. Latent sizes that are no multiple of the patch are padded with zeros on the right and bottom.
+/// Sizes of one generation. Latent sizes that are not multiples of the patch are padded with zeros on the right and bottom.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Geometry {
-    /// Videos generated together.
+    /// The number of videos generated together.
     pub videos: usize,
-    /// Whether every video runs twice, conditional and unconditional.
+    /// Whether every video runs twice, conditionally and unconditionally.
     pub guided: bool,
     /// Latent frames.
     pub frames: usize,
@@ -30,28 +30,28 @@ pub struct Geometry {
     pub resolution: f64,
     /// Frames per second of the video, a conditioning input.
     pub fps: f32,
-    /// Whether single frames may be frozen at their clean value (x_mask).
+    /// Whether single frames may be frozen at their clean values (x_mask).
     pub frame_masked: bool,
 }
 
 impl Geometry {
-    /// `videos` videos of `latent` (frames, height, width), with guidance and no frame held.
+    /// `videos` videos of `latent` (frames, height, width), with guidance and no frozen frames.
     pub fn guided(videos: usize, latent: [usize; 3], resolution: f64, fps: f32) -> Geometry {
         let [frames, height, width] = latent;
         Geometry { videos, guided: true, frames, height, width, resolution, fps, frame_masked: false }
     }
 
-    /// Samples in a forward.
+    /// Samples in a forward pass.
     pub fn batch(&self) -> usize {
         self.videos * if self.guided { 2 } else { 1 }
     }
 
-    /// Times of one sample: the step's, and with a frame mask time 0.
+    /// The number of times per sample: the step's, and time 0 with a frame mask.
     pub fn variants(&self) -> usize {
         if self.frame_masked { 2 } else { 1 }
     }
 
-    /// Times of a forward.
+    /// The number of times per forward pass.
     pub fn conditions(&self) -> usize {
         self.batch() * self.variants()
     }
@@ -66,15 +66,15 @@ pub struct Flops {
     pub reused: u64,
 }
 
-/// Bytes of a model's weights, by where they are.
+/// Bytes of a model's weights, by location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightBytes {
-    /// On the device for as long as the model lives, room for streamed blocks included.
+    /// On the device for the lifetime of the model, room for streamed blocks included.
     pub resident: usize,
-    /// In the host's memory: what every computed step copies to the device.
+    /// In host memory, copied to the device in every computed step.
     pub streamed: usize,
-    /// Those of one block.
+    /// The weights of one block.
     pub block: usize,
-    /// Those outside the blocks, part of the resident ones.
+    /// The weights outside the blocks, part of the resident ones.
     pub ends: usize,
 }

@@ -1,4 +1,4 @@
-//! What a family of models says of its transformer: how its pieces run, and nothing about caching.
+//! The interface of a family's transformer: how its pieces run, without any knowledge of caching.
 
 use super::dit::streaming::BlockWeights;
 use super::error::ModelError;
@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::tensor::{DType, Tensor};
 
 /// A diffusion transformer on a device. It is immutable: a generation's memory is a [`Workspace`]. Every piece runs on the device; the host
-/// only orders launches.
+/// only queues launches.
 ///
 /// Hidden states are `[batch, frames, tokens, channels]`, latents `[videos, channels, frames, height, width]` f32. With guidance the batch is
 /// [conditional…, unconditional…].
@@ -20,52 +20,52 @@ pub trait Transformer: Send + Sync {
     /// The element type the model runs in.
     fn dtype(&self) -> DType;
 
-    /// What its blocks are made of.
+    /// The structure of its blocks.
     fn anatomy(&self) -> &Anatomy;
 
-    /// Its sizes, as far as others have to know them.
+    /// The sizes that other modules need.
     fn shape(&self) -> TransformerShape;
 
-    /// The weights of its blocks, and the bytes of all others.
+    /// The weights of its blocks.
     fn weights(&self) -> &BlockWeights;
 
     /// Bytes of its weights.
     fn weight_bytes(&self) -> WeightBytes;
 
-    /// The learned caption `[tokens, caption_channels]` of the unconditional half; empty where the model has none.
+    /// The learned caption `[tokens, caption_channels]` of the unconditional half; empty if the model has none.
     fn null_caption(&self) -> &[f32];
 
     /// Shape `[batch, frames, tokens, C]` of the hidden state.
     fn hidden_shape(&self, geometry: &Geometry) -> [usize; 4];
 
-    /// Allocates a generation's memory and fills what does not change from step to step; `room` for residuals and their probes.
+    /// Allocates a generation's memory and fills the parts that are constant over the steps; `room` describes residuals and their probes.
     ///
     /// # Errors
-    /// Sizes that the model does not take; out of memory.
+    /// Sizes that the model does not support; out of memory.
     fn workspace(&self, geometry: Geometry, room: &ResidualRoom) -> Result<Workspace, ModelError>;
 
     /// Encodes captions `y` (`[batch, length, caption_channels]`, f32) for every block.
     ///
-    /// `mask` (`[batch, length]`) keeps a sample's tokens where it is true; without it all are kept.
+    /// `mask` (`[batch, length]`) is true for the tokens of a sample to keep; without it all are kept.
     ///
     /// # Errors
     /// Sizes that do not fit, values that are not finite; out of memory.
     fn caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError>;
 
-    /// Embeds the times in [`Workspace::time`], for all that comes.
+    /// Embeds the times in [`Workspace::time`], for the calls that follow.
     fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError>;
 
-    /// Makes what the blocks need of the time. A step that runs no block does not need it.
+    /// Computes the blocks' modulation from the time. A step that runs no block does not need it.
     fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError>;
 
-    /// Embeds the latents `z` in `x`, which is shaped as the hidden state. With guidance both halves of the batch share `z`.
+    /// Embeds the latents `z` into `x`, which has the shape of the hidden state. With guidance both halves of the batch share `z`.
     fn embed(&self, ws: &Workspace, z: &Tensor, x: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError>;
 
     /// The first block's normed and modulated input, in `out`.
     fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError>;
 
-    /// Runs the module with index `module` ([`Anatomy::at`]) on the hidden state, in place. What it adds goes to `added` too. The weights of
-    /// its block are on the device.
+    /// Runs the module with index `module` ([`Anatomy::at`]) on the hidden state, in place. Its output also goes to `added`. The weights of
+    /// its block must be on the device.
     fn module(
         &self,
         ws: &Workspace,
@@ -74,25 +74,25 @@ pub trait Transformer: Send + Sync {
         added: Option<Added<'_>>,
     ) -> Result<(), ModelError>;
 
-    /// The final layer on the hidden state (which it may overwrite): gives the prediction in [`Workspace::prediction`].
+    /// Applies the final layer to the hidden state (which it may overwrite) and writes the prediction to [`Workspace::prediction`].
     fn finish(&self, ws: &Workspace) -> Result<(), ModelError>;
 
-    /// FLOPs of a step that runs the modules for which `runs` holds, from the shapes (matrix products and attention; 2 per multiply-add).
+    /// FLOPs of a step that runs the modules for which `runs` is true, from the shapes (matrix products and attention; 2 per multiply-add).
     fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64;
 }
 
-/// Where a module's residual goes, beside the hidden state.
+/// An additional destination of a module's residual, besides the hidden state.
 #[derive(Clone, Copy)]
 pub struct Added<'a> {
-    /// Shaped as the hidden state.
+    /// A tensor with the shape of the hidden state.
     pub to: &'a Tensor,
-    /// Whether it is added to what is there.
+    /// Whether the residual is added to the tensor's content.
     pub accumulate: bool,
 }
 
-/// The caption's keys and values for every block: they do not depend on time, so they are made once a generation.
+/// The caption's keys and values for every block: they do not depend on time, so they are computed once per generation.
 pub struct Caption {
-    /// `[batch*length, 2, heads, head_dim]` a block.
+    /// `[batch*length, 2, heads, head_dim]` per block.
     pub(super) kv: Vec<Tensor>,
     /// `[batch]` i32
     pub(super) lengths: Tensor,
@@ -100,7 +100,8 @@ pub struct Caption {
 }
 
 impl Caption {
-    /// Of `batch` captions of at most `length` tokens: the keys and values of every block that reads them, and how many tokens each has.
+    /// From `batch` captions of at most `length` tokens: the keys and values of every block that reads them, and the number of tokens of
+    /// each.
     pub fn new(kv: Vec<Tensor>, lengths: Tensor, length: usize) -> Caption {
         Caption { kv, lengths, length }
     }

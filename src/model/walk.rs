@@ -1,5 +1,5 @@
-//! The only place that runs a forward: module by module, with what the residual store reuses, keeps and measures on the way, and with the
-//! weights of each block on the device when its turn comes. A model says how one module runs and knows nothing of this.
+//! Runs forward passes, and is the only module that does: module by module, with the residual store's reuse, storage and measurements in
+//! between, and with the weights of each block on the device when it runs. A model defines how one module runs and knows nothing of this.
 
 use std::ops::Range;
 
@@ -17,13 +17,13 @@ pub struct Walk<'a> {
     pub model: &'a dyn Transformer,
     /// The memory of its forwards.
     pub ws: &'a Workspace,
-    /// What it generates.
+    /// The captions of the videos it generates.
     pub caption: &'a Caption,
 }
 
 impl Walk<'_> {
-    /// Sets this step's time: `timesteps` (`[batch]`, 0 to 1000), and with a frame-masked geometry `frame_mask`
-    /// (`[batch, frames]`): frames that are false take the modulation of time 0.
+    /// Sets this step's time: `timesteps` (`[batch]`, 0 to 1000), and with a frame-masked geometry `frame_mask` (`[batch, frames]`): frames
+    /// that are false use the modulation of time 0.
     pub fn set_time(&self, timesteps: &[f32], frame_mask: Option<&[bool]>) -> Result<(), ModelError> {
         let (batch, variants) = (self.ws.geometry().batch(), self.ws.variants());
         if timesteps.len() != batch || timesteps.iter().any(|t| !t.is_finite()) {
@@ -41,7 +41,7 @@ impl Walk<'_> {
         self.model.embed(self.ws, z, self.ws.x(), None)
     }
 
-    /// Measures the first block's normed and modulated input, if `residuals` has a probe there. The blocks' modulation has been made.
+    /// Measures the first block's normed and modulated input, if `residuals` has a probe there. The blocks' modulation must be computed.
     pub fn probe_input(&self, residuals: &mut ResidualStore) -> Result<(), ModelError> {
         if let (Some(probe), Some(fresh)) = (residuals.probe_at(ProbePoint::Modulated), self.ws.fresh()) {
             self.model.modulated_input(self.ws, fresh)?;
@@ -50,12 +50,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Before the blocks behind the head: `residuals` remembers what enters them.
+    /// Before the blocks after the head: `residuals` saves their input.
     pub fn enter(&self, residuals: &mut ResidualStore) -> Result<(), ModelError> {
         Ok(residuals.enter(self.ws.x(), self.ws.entered().filter(|_| residuals.head() > 0))?)
     }
 
-    /// After the last block, while `z` is still what was embedded: folds the blocks' residuals into `residuals`.
+    /// After the last block, while `z` still holds the embedded latents: folds the blocks' residuals into `residuals`.
     pub fn leave(&self, z: &Tensor, residuals: &mut ResidualStore) -> Result<(), ModelError> {
         let entered = self.ws.entered().filter(|_| residuals.needs_entered());
         if let (Some(entered), 0) = (entered, residuals.head()) {
@@ -66,13 +66,13 @@ impl Walk<'_> {
         Ok(residuals.probe_fold()?)
     }
 
-    /// Runs the blocks `range`, in execution order, on the hidden state, in place, once their modulation has been made. `residuals` measures
-    /// and keeps what its probes and groups ask for, and reuses what its step says.
+    /// Runs the blocks `range`, in execution order, on the hidden state, in place; their modulation must be computed. `residuals` measures
+    /// and keeps what its probes and groups require, and reuses the groups of its step.
     pub fn blocks(&self, range: Range<usize>, residuals: Option<&mut ResidualStore>) -> Result<(), ModelError> {
         self.blocks_traced(range, residuals, None)
     }
 
-    /// A whole forward: latents `z` to the prediction. `trace`, when given, receives the hidden state after every stage.
+    /// A whole forward pass: latents `z` to the prediction. `trace`, if given, receives the hidden state after every stage.
     pub fn forward(&self, z: &Tensor, mut trace: Option<&mut Trace>) -> Result<(), ModelError> {
         self.model.embed(self.ws, z, self.ws.x(), trace.as_deref_mut())?;
         self.model.modulate(self.ws, trace.as_deref_mut())?;
@@ -114,7 +114,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Runs module `module`; its residual goes on to the probe of its block, or to where it is kept.
+    /// Runs module `module`; its residual goes to the probe of its block, or to its place in the store.
     fn module(&self, module: usize, store: &mut ResidualStore) -> Result<(), ModelError> {
         let Walk { model, ws, caption } = *self;
         let anatomy = model.anatomy();
@@ -143,7 +143,7 @@ impl Walk<'_> {
         Ok(store.leave_run(module, ws.x(), ws.entered())?)
     }
 
-    /// The blocks of which any of `modules` runs; the others are reused as a whole, and their weights are not needed.
+    /// The blocks of which any of `modules` runs; the others are reused entirely, and their weights are not needed.
     fn running(&self, modules: &Range<usize>, residuals: Option<&ResidualStore>) -> Vec<usize> {
         let mut blocks = vec![];
         let mut module = modules.start;
@@ -159,7 +159,7 @@ impl Walk<'_> {
         blocks
     }
 
-    /// FLOPs of a computed and of a reused step, which runs the first `head` blocks too.
+    /// FLOPs of a computed and of a reused step; the latter also runs the first `head` blocks.
     pub fn flops(&self, head: usize) -> Flops {
         let anatomy = self.model.anatomy();
         let (head, geometry) = (anatomy.run(0..head).end, self.ws.geometry());

@@ -1,4 +1,4 @@
-//! Weights from a safetensors file: every expected name and shape is asserted, every value checked, leftovers are an error.
+//! Weights from a safetensors file: every expected name and shape and every value is checked; leftover tensors are an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -36,12 +36,12 @@ struct Container<'a> {
     data_start: usize,
 }
 
-/// An open safetensors file; tensors are taken out by name and the rest is reported by [`Weights::finish`].
+/// An open safetensors file; tensors are taken by name, and [`Weights::finish`] reports the rest.
 pub struct Weights<'a> {
     file: String,
-    /// `None`: whatever is asked for is there and zero.
+    /// `None`: every requested tensor exists and is zero.
     container: Option<Container<'a>>,
-    /// What was taken out, by name, with its shape.
+    /// The tensors taken so far, by name, with their shapes.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Weights<'a> {
         Weights::new(file, Source::Mapped(map))
     }
 
-    /// Reads a file that is already in memory; `name` stands for it in errors.
+    /// Parses a file that is already in memory; `name` identifies it in errors.
     pub fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Weights<'a>, ModelError> {
         Weights::new(name.into(), Source::Embedded(bytes))
     }
@@ -69,8 +69,7 @@ impl<'a> Weights<'a> {
         Ok(Weights { file, container: Some(container), taken: RefCell::default() })
     }
 
-    /// No file: every tensor is there in the shape asked for, filled with zeros. For a model whose sizes count but not its
-    /// values.
+    /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
         Weights { file: "zeros".into(), container: None, taken: RefCell::default() }
     }
@@ -137,7 +136,7 @@ impl<'a> Weights<'a> {
         self.taken.borrow_mut().insert(name.into(), shape.to_vec());
     }
 
-    /// What was taken so far, by name, with its shape.
+    /// The tensors taken so far, by name, with their shapes.
     pub(super) fn taken(self) -> BTreeMap<String, Vec<usize>> {
         self.taken.into_inner()
     }
@@ -147,7 +146,7 @@ impl<'a> Weights<'a> {
         self.arranged(device, name, shape, shape, dtype, |values| values)
     }
 
-    /// Uploads tensor `name`, which must have exactly `shape`, as `dtype` in another arrangement: `arrange` makes the elements of `as_shape`
+    /// Uploads tensor `name`, which must have exactly `shape`, as `dtype` in another layout: `arrange` computes the elements of `as_shape`
     /// from those of the file.
     pub fn arranged(
         &self,
@@ -165,8 +164,8 @@ impl<'a> Weights<'a> {
         Ok(Tensor::from_f32(device, as_shape, &arrange(self.values_for(name, shape, dtype)?), dtype)?)
     }
 
-    /// Writes tensor `name`, which must have exactly `shape`, into `out`, which has the bytes of that shape in `dtype`. Without a file
-    /// `out` stays as it is.
+    /// Writes tensor `name`, which must have exactly `shape`, into `out`, which has the size of that shape in `dtype`. Without a file `out`
+    /// stays unchanged.
     pub(super) fn write(&self, name: &str, shape: &[usize], dtype: DType, out: &mut [u8]) -> Result<(), ModelError> {
         if self.container.is_none() {
             self.take(name, shape);
@@ -176,7 +175,7 @@ impl<'a> Weights<'a> {
         Ok(())
     }
 
-    /// As [`Weights::values`]; all of them have to be finite in `dtype` too.
+    /// As [`Weights::values`]; all of them must also be finite in `dtype`.
     fn values_for(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Vec<f32>, ModelError> {
         let values = self.values(name, shape)?;
         if dtype == DType::F16
@@ -193,7 +192,7 @@ impl<'a> Weights<'a> {
         Ok(values)
     }
 
-    /// Ends loading: tensors that nobody took are an error, except those named in `ignored`.
+    /// Finishes loading: tensors that were not taken are an error, except those in `ignored`.
     pub fn finish(self, ignored: &[&str]) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
         let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };

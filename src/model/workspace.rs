@@ -1,4 +1,4 @@
-//! The device memory of a generation's forwards: one allocation, in which what never lives at the same time shares its bytes.
+//! The device memory of a generation's forward passes: one allocation, in which buffers that never live at the same time share bytes.
 
 use std::ops::RangeInclusive;
 
@@ -11,41 +11,41 @@ use crate::ops::attention::VideoDims;
 use crate::ops::{Modulation, RowMap};
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// The hidden state `[batch, frames, tokens, C]`: every model asks for it.
+/// The hidden state `[batch, frames, tokens, C]`; every model has it.
 pub const X: Slot = Slot("x");
-/// The prediction `[batch, out_channels, frames, height, width]` f32: every model asks for it.
+/// The prediction `[batch, out_channels, frames, height, width]` f32; every model has it.
 pub const PREDICTION: Slot = Slot("prediction");
-/// The times that are embedded.
+/// The times to embed.
 const TIME: Slot = Slot("time");
-/// `[batch, frames]` u8, where single frames may be held: which of them move.
+/// `[batch, frames]` u8, if single frames may be frozen: which frames move.
 const FRAME_MASK: Slot = Slot("frame_mask");
 /// A residual on its way to its probe.
 const FRESH: Slot = Slot("fresh");
-/// Where a residual that is kept packed is unpacked for its probe, or waits for its step to be planned.
+/// A packed residual, unpacked for its probe, or a residual that waits until its step is planned.
 const UNPACKED: Slot = Slot("unpacked");
-/// A residual on its way to where it is kept packed or in part.
+/// A residual on its way to the store, if it is kept packed or in part.
 const MODULE_RESIDUAL: Slot = Slot("module_residual");
-/// What entered the blocks, where the fold is kept packed: behind a head or where a run of modules begins a copy, otherwise the embedding
-/// made once more.
+/// The input of the blocks, if the fold is kept packed: a copy after a head or where a run of modules begins, otherwise the embedding
+/// computed again.
 const ENTERED: Slot = Slot("entered");
 
-/// What a workspace has room for beside the forward itself.
+/// The buffers of a workspace besides those of the forward pass itself.
 #[derive(Clone, Debug, Default)]
 pub struct ResidualRoom {
-    /// The residuals that are measured.
+    /// The measured residuals.
     pub probes: Vec<ProbePoint>,
     /// Whether residuals are kept packed.
     pub packed: bool,
-    /// How many blocks run in every step before it is planned.
+    /// The number of blocks that run in every step before it is planned.
     pub head: usize,
-    /// What is kept by itself.
+    /// The module groups that are kept separately.
     pub groups: Vec<ModuleGroup>,
-    /// Whether of these only the conditional half is kept.
+    /// Whether only the conditional half of the groups is kept.
     pub conditional: bool,
 }
 
 impl ResidualRoom {
-    /// Whether any run that is kept has one module, or several, as `fits` says of its length.
+    /// Whether any kept run has a length for which `fits` is true.
     fn keeps(&self, fits: fn(usize) -> bool) -> bool {
         self.groups.iter().flat_map(|group| &group.runs).any(|run| fits(run.len()))
     }
@@ -54,13 +54,13 @@ impl ResidualRoom {
         self.packed && self.groups.is_empty()
     }
 
-    /// The stage until which a model has to be able to embed the latents: a packed fold is made of the embedding once more, when the blocks
-    /// are done; a head's output is copied.
+    /// The last stage in which a model must be able to embed the latents: a packed fold needs the embedding again after the last block; the
+    /// output of a head is copied.
     pub fn embeds_until(&self) -> Stage {
         if self.folds_packed() && self.head == 0 { Stage::Leave } else { Stage::Embed }
     }
 
-    /// Asks for the buffers of residuals shaped `hidden`.
+    /// Adds the buffers for residuals of shape `hidden`.
     ///
     /// # Errors
     /// As [`Layout::add`].
@@ -83,7 +83,7 @@ impl ResidualRoom {
     }
 }
 
-/// The stages in which a probed residual is on its way; none without probes.
+/// The stages in which a probed residual is in flight; `None` without probes.
 fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
     let stages = probes.iter().filter_map(|probe| match probe {
         ProbePoint::Modulated => Some(Stage::Modulation..=Stage::Modulation),
@@ -95,10 +95,10 @@ fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
     stages.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()))
 }
 
-/// All device memory a generation's forwards use. A model asks for its buffers by name; some are every model's.
+/// All device memory of a generation's forward passes. A model requests its buffers by name; some belong to every model.
 pub struct Workspace {
     geometry: Geometry,
-    /// Samples, frames and tokens of a frame, as the hidden state has them.
+    /// Samples, frames and tokens per frame of the hidden state.
     dims: VideoDims,
     /// Tokens along (time, height, width).
     tokens: [usize; 3],
@@ -128,7 +128,7 @@ impl Workspace {
     /// The buffer `slot`.
     ///
     /// # Panics
-    /// If the model did not ask for it.
+    /// If the model did not request it.
     pub fn get(&self, slot: Slot) -> &Tensor {
         self.arena.find(slot).unwrap_or_else(|| panic!("the workspace has no buffer `{}`", slot.0))
     }
@@ -136,13 +136,13 @@ impl Workspace {
     /// `tensor` as rows of its last axis.
     ///
     /// # Errors
-    /// None of a buffer of the workspace.
+    /// `tensor` is not a buffer of the workspace.
     pub fn rows(&self, tensor: &Tensor) -> Result<Tensor, TensorError> {
         let width = *tensor.shape().last().unwrap_or(&1);
         tensor.reshape(&[tensor.elements() / width.max(1), width])
     }
 
-    /// Samples, frames and tokens of a frame.
+    /// Samples, frames and tokens per frame.
     pub fn dims(&self) -> &VideoDims {
         &self.dims
     }
@@ -162,43 +162,43 @@ impl Workspace {
         self.get(PREDICTION)
     }
 
-    /// `[batch · variants]` f32: the times that [`Transformer::embed_time`](crate::model::Transformer::embed_time) embeds, those of one sample
-    /// side by side.
+    /// `[batch · variants]` f32: the times that [`Transformer::embed_time`](crate::model::Transformer::embed_time) embeds, those of one
+    /// sample adjacent.
     pub fn time(&self) -> &Tensor {
         self.get(TIME)
     }
 
-    /// Times of one sample: the step's, and with a frame mask time 0.
+    /// The number of times per sample: the step's, and time 0 with a frame mask.
     pub fn variants(&self) -> usize {
         self.geometry.variants()
     }
 
-    /// Which frames move `[batch, frames]` u8, where single frames may be held.
+    /// Which frames move `[batch, frames]` u8, if single frames may be frozen.
     pub(super) fn frame_mask(&self) -> Option<&Tensor> {
         self.arena.find(FRAME_MASK)
     }
 
-    /// Room for a residual on its way to its probe.
+    /// Scratch space for a residual on its way to its probe.
     pub(super) fn fresh(&self) -> Option<&Tensor> {
         self.arena.find(FRESH)
     }
 
-    /// Room for a residual that is kept packed, or that waits for its step to be planned.
+    /// Scratch space for a packed residual, or for one that waits until its step is planned.
     pub fn unpacked(&self) -> Option<&Tensor> {
         self.arena.find(UNPACKED)
     }
 
-    /// Room for a residual on its way to where it is kept packed or in part.
+    /// Scratch space for a residual that is kept packed or in part.
     pub(super) fn module_residual(&self) -> Option<&Tensor> {
         self.arena.find(MODULE_RESIDUAL)
     }
 
-    /// Room for what entered the blocks.
+    /// Scratch space for the input of the blocks.
     pub(super) fn entered(&self) -> Option<&Tensor> {
         self.arena.find(ENTERED)
     }
 
-    /// The shapes of what can be kept of a step.
+    /// The shapes of the tensors that can be kept from a step.
     pub fn shapes(&self, z: &[usize]) -> Shapes {
         Shapes {
             hidden: self.x().shape().to_vec(),
@@ -208,20 +208,20 @@ impl Workspace {
         }
     }
 
-    /// The sizes it was made for.
+    /// The sizes it was allocated for.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// Bytes of its allocation: the most that a step needs at a time.
+    /// Bytes of its allocation: the peak of a step.
     pub fn bytes(&self) -> usize {
         self.arena.bytes()
     }
 
-    /// The same memory for the conditional half of a guided batch alone, which is the first one.
+    /// The same memory for the conditional half of a guided batch alone, which is the first half.
     ///
     /// # Errors
-    /// A batch that has no halves.
+    /// A batch that cannot be halved.
     pub fn conditional(&self) -> Result<Workspace, ModelError> {
         if !self.geometry.guided {
             return Err(ModelError::Input("a batch without guidance has no conditional half".into()));
@@ -234,13 +234,13 @@ impl Workspace {
         })
     }
 
-    /// The modulation by `table` `[batch, variants, chunks, C]`, each frame's as the frame mask says.
+    /// The modulation by `table` `[batch, variants, chunks, C]`, selected per frame by the frame mask.
     pub fn modulation<'a>(&'a self, table: &'a Tensor) -> Modulation<'a> {
         let rows = RowMap { frames: self.dims.frames, rows_per_frame: self.dims.tokens };
         Modulation { table, frame_mask: self.frame_mask(), rows }
     }
 
-    /// Sets which frames of a frame-masked geometry move (`[batch, frames]`); there is none for another.
+    /// Sets which frames of a frame-masked geometry move (`[batch, frames]`); other geometries take `None`.
     pub fn set_frame_mask(&self, frame_mask: Option<&[bool]>) -> Result<(), ModelError> {
         match (self.frame_mask(), frame_mask) {
             (Some(tensor), Some(mask)) if mask.len() == tensor.elements() => {

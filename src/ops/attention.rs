@@ -12,7 +12,7 @@ pub struct VideoDims {
     pub batch: usize,
     /// Latent frames (after temporal patches).
     pub frames: usize,
-    /// Tokens of a frame.
+    /// Tokens per frame.
     pub tokens: usize,
 }
 
@@ -54,9 +54,9 @@ pub fn spatial(
     self_attention("attention::spatial", qkv, dims, norm, rope, out, sequences, dims.tokens, layout)
 }
 
-/// Self-attention along time: as [`spatial`], over the frames of one (batch, token). Nothing is transposed or copied.
+/// Self-attention along time: like [`spatial`], over the frames of one (batch, token). Nothing is transposed or copied.
 ///
-/// * `rope` has a position for each frame.
+/// * `rope` has one position per frame.
 ///
 /// # Errors
 /// As [`spatial`].
@@ -77,7 +77,7 @@ pub fn temporal(
 /// Cross-attention: every token of a sample attends to that sample's caption.
 ///
 /// * `q` `[rows, heads, head_dim]` D, `kv` `[batch·length, 2, heads, head_dim]` D, `out` `[rows, heads·head_dim]` D.
-/// * `kv_lengths` `[batch]` i32: how many of a sample's `length` caption tokens count, at most `length`; 0 gives zeros.
+/// * `kv_lengths` `[batch]` i32: the number of valid caption tokens of each sample, at most `length`; 0 gives zeros.
 ///
 /// # Errors
 /// As [`spatial`].
@@ -114,7 +114,7 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
     launch(&op, dtype, head_dim, heads, dims.batch, q_len, kv_len, params)
 }
 
-/// Where the rows of a sequence are; see `SequenceLayout` in `kernels/params.h`.
+/// The location of a sequence's rows; see `SequenceLayout` in `kernels/params.h`.
 #[derive(Clone, Copy)]
 struct Layout {
     outer_stride: usize,
@@ -188,30 +188,30 @@ fn self_attention(
     launch(&op, dtype, head_dim, heads, sequences, length, length, params)
 }
 
-/// What of a call decides which kernel takes it.
+/// The properties of a call that determine its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Channels of a head: 32 to 128 in steps of 8.
     pub head_dim: usize,
     /// Heads.
     pub heads: usize,
-    /// Sequences.
+    /// Number of sequences.
     pub sequences: usize,
-    /// Queries of a sequence.
+    /// Queries per sequence.
     pub q_len: usize,
-    /// Keys of a sequence, at most.
+    /// Maximum number of keys per sequence.
     pub kv_len: usize,
     /// Neither norm nor RoPE.
     pub plain: bool,
 }
 
-/// Head dimensions with kernels of their own; the others take the next.
+/// Head dimensions with their own kernels; the others use the next larger one.
 const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
-/// Keys of a tile of the kernel that keeps them in shared memory, and the least tiles of queries that make it worth loading them all.
+/// Keys per tile of the kernel that keeps them in shared memory, and the minimum number of query tiles for which loading them all pays off.
 const CROSS_KEYS: usize = 32;
 const CROSS_TILES: usize = 4;
 
-/// The kernel for a shape, or `None` where head_dim is none of 32 to 128 in steps of 8. The sizes are those of `kernels/launch_tiles.h`.
+/// The kernel for a shape, or `None` if head_dim is not 32 to 128 in steps of 8. The sizes are those of `kernels/launch_tiles.h`.
 pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     let Shape { head_dim, heads, sequences, q_len, kv_len, plain } = shape;
     let compiled = *HEAD_DIMS.iter().find(|&&d| head_dim <= d && head_dim >= 32 && head_dim.is_multiple_of(8))?;

@@ -5,23 +5,23 @@ use super::{Op, Result, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
-/// Channels come in multiples of this: whole 16-byte chunks in every element type.
+/// Channel counts are multiples of this: whole 16-byte chunks in every element type.
 pub const CHANNELS: usize = 8;
 
-/// How the kernel's taps lie over the input. The pad is zeros; behind, it is as much as the output needs.
+/// How the kernel's taps map to the input. Padding is zeros; at the end of an axis, it is as much as the output needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Geometry {
     /// Input frames from one output frame to the next.
     pub stride_t: usize,
     /// The same in rows and columns.
     pub stride: usize,
-    /// Frames of zeros ahead of the first.
+    /// Frames of zeros before the first.
     pub pad_t: usize,
     /// Rows above, and columns left of, the input.
     pub pad: usize,
-    /// Rows and columns of the input are doubled first (nearest).
+    /// Whether the rows and columns of the input are doubled first (nearest).
     pub upsample: bool,
-    /// The output's channels are this many groups, each a frame of its own: group j of frame t becomes frame `t·time_factor + j`.
+    /// The output's channels form this many groups, each a separate frame: group j of frame t becomes frame `t·time_factor + j`.
     pub time_factor: usize,
 }
 
@@ -32,15 +32,15 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// With the pads of the autoencoders, for a kernel of `taps` in time and space: those that keep an unstrided convolution's size, all of time's
-    /// in front. A strided one is padded only behind in space.
+    /// The padding of the autoencoders, for a kernel of `taps` in time and space: it keeps the size of an unstrided convolution, with all
+    /// padding in time at the front. A strided convolution is padded only at the end in space.
     pub fn padded(self, [kernel_t, kernel]: [usize; 2]) -> Self {
         let pad = if self.stride > 1 { 0 } else { kernel / 2 };
         Self { pad, pad_t: kernel_t.saturating_sub(self.stride_t), ..self }
     }
 
-    /// The output's `[frames, height, width, channels]` for an input's `[frames, height, width]`, weights `[n, kernel_t, kernel_h, kernel_w]` and
-    /// `behind` rows and columns of zeros below and right.
+    /// The output's `[frames, height, width, channels]` for an input `[frames, height, width]`, weights `[n, kernel_t, kernel_h, kernel_w]`
+    /// and `behind` rows and columns of zeros below and on the right.
     pub fn output(
         &self,
         [frames, height, width]: [usize; 3],
@@ -56,23 +56,23 @@ impl Geometry {
     }
 }
 
-/// Some rows of every frame.
+/// A range of rows of every frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Band {
-    /// The first.
+    /// The first row.
     pub first: usize,
-    /// How many.
+    /// The number of rows.
     pub rows: usize,
 }
 
-/// The input: whole frames, or a band of each.
+/// The input: whole frames, or a band of rows of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     /// `[frames, rows, width, channels]` D.
     pub x: &'a Tensor,
-    /// Rows of a whole frame; beyond them is the pad.
+    /// Rows of a whole frame; beyond them is padding.
     pub height: usize,
-    /// Where the rows of `x` are in it.
+    /// The index of the first row of `x` in a whole frame.
     pub first: usize,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Input<'a> {
 /// * `w` `[n, kernel_t, kernel_h, kernel_w, channels]` D, `bias` `[n]` D.
 /// * `out` `[frames·time_factor, height, width, n/time_factor]` D or, without a residual, f32. `residual` as `out`; it may be `out` itself.
 /// * `channels` and `n/time_factor` are multiples of [`CHANNELS`]; sums are f32 (f32 inputs: 3×TF32).
-/// * Every row of the input that the band needs has to be in `input.x`.
+/// * Every row of the input that the band needs must be in `input.x`.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input.
@@ -201,7 +201,7 @@ pub fn conv(
     op.launch(Module::Conv, &format!("conv_{dtype}_{}", tile.n), grid, tile.threads, tile.shared, &params)
 }
 
-/// The rows of a `height`-row input that the rows `band` of the output are made of, for a kernel of `kernel_h` rows.
+/// The rows of a `height`-row input that the rows `band` of the output depend on, for a kernel of `kernel_h` rows.
 pub fn needed_rows(geometry: &Geometry, kernel_h: usize, height: usize, band: Band) -> Band {
     if band.rows == 0 || height == 0 {
         return Band { first: 0, rows: 0 };

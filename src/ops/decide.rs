@@ -5,17 +5,17 @@ use super::{Op, Result};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
 
-/// The scalars of a step as the kernels take them: the time, the coefficients of the new latents, the slot of the history that is written (−1:
-/// none), the coefficients of what is written there.
+/// The scalars of a step in kernel format: the time, the coefficients of the new latents, the history slot that is written (−1: none), the
+/// coefficients of its new value.
 pub type StepRow = [f32; STEP_WORDS];
 
-/// What changes from step to step, in a table on the device, with the cursor that says which step is next.
+/// The values that change from step to step, in a table on the device, with a cursor to the next step.
 #[derive(Debug, Clone)]
 pub struct StepClock {
     steps: usize,
     /// `[steps, STEP_WORDS]` f32
     table: Tensor,
-    /// `[1]` i32: steps begun.
+    /// `[1]` i32: the number of steps begun.
     cursor: Tensor,
     /// `[STEP_WORDS]` f32
     row: Tensor,
@@ -42,25 +42,25 @@ impl StepClock {
         })
     }
 
-    /// `[STEP_WORDS]` f32: the row of the step begun last.
+    /// `[STEP_WORDS]` f32: the row of the last step begun.
     pub fn row(&self) -> &Tensor {
         &self.row
     }
 
-    /// `[1]` i32: how many steps were begun.
+    /// `[1]` i32: the number of steps begun.
     pub fn cursor(&self) -> &Tensor {
         &self.cursor
     }
 
-    /// Steps in the table. Beginning more of them reads beyond it.
+    /// Steps in the table. Beginning more steps reads out of bounds.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Begins the next step: writes its time to `time`, takes its row, counts the cursor up, and before a `computed` step gets the
-    /// decision's state ready.
+    /// Begins the next step: writes its time to `time`, loads its row, advances the cursor, and before a `computed` step prepares the
+    /// decision's state.
     ///
-    /// * `time` `[conditions]` f32: condition i gets the time step where `i % variants` is 0, and 0 elsewhere.
+    /// * `time` `[conditions]` f32: condition i receives the step's time if `i % variants` is 0, and 0 otherwise.
     ///
     /// # Errors
     /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
@@ -99,10 +99,10 @@ pub enum Distance {
     Cosine,
 }
 
-/// Motion regularization with a whole exponent.
+/// Motion regularization with an integer exponent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MotionRule {
-    /// First and last step at which the motion counts.
+    /// First and last step at which motion is used.
     pub steps: (usize, usize),
     /// `M = (m / scale)^exponent / divisor`
     pub scale: f64,
@@ -114,21 +114,21 @@ pub struct MotionRule {
     pub gradient: f64,
 }
 
-/// How a probe's sums become a rate.
+/// How a rate follows from a probe's sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecisionRule {
     /// The distance.
     pub distance: Distance,
-    /// (threshold, rate), thresholds ascending.
+    /// (threshold, rate), in ascending order of threshold.
     pub codebook: Vec<(f64, usize)>,
     /// Motion regularization, if any.
     pub motion: Option<MotionRule>,
 }
 
-/// Values of one decision on the device.
+/// The number of values per decision on the device.
 pub const DECISION_VALUES: usize = 4;
 
-/// A rule on the device, with what it remembers of each probe.
+/// A rule on the device, with its state for each probe.
 #[derive(Debug, Clone)]
 pub struct Decider {
     rule: DecisionRule,
@@ -139,7 +139,7 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// For `probes` probes a forward; the state is that before the first step.
+    /// For `probes` probes per forward pass; the state is that before the first step.
     ///
     /// # Errors
     /// An empty codebook, or out of memory.
@@ -156,7 +156,7 @@ impl Decider {
         })
     }
 
-    /// Decides from the sums of probe `probe` in the step that `clock` began last.
+    /// Decides from the sums of probe `probe` in the last step that `clock` began.
     ///
     /// * `sums` `[batch, count]` f64 as of [`super::residual::ProbeBuffers::sums`]; `decision` `[4]` f64 receives the rate of change
     ///   compared with the codebook, the motion factor, its gradient, and the rate.

@@ -1,4 +1,4 @@
-//! Everything between latents and tokens that is no large product: `kernels/embed.cu`. Formulas from the published Open-Sora 1.2
+//! All operations between latents and tokens except large products: `kernels/embed.cu`. The formulas are from the published Open-Sora 1.2
 //! code.
 
 use super::params::{
@@ -11,8 +11,9 @@ use crate::tensor::{DType, Tensor};
 
 /// Latents to patches, ready for the patch embedding as a [`super::linear::linear`].
 ///
-/// * `z` `[z_batch, channels, frames, height, width]` f32; sample b reads `z[b % z_batch]`, so that guidance shares one latent.
-/// * `patch` (time, height, width); `tokens` = the latent's sizes over the patch's, rounded up: zeros fill the rest.
+/// * `z` `[z_batch, channels, frames, height, width]` f32; sample b reads `z[b % z_batch]`, so that both halves of guidance share one
+///   latent.
+/// * `patch` (time, height, width); `tokens` = the latent's sizes over the patch's, rounded up: the rest is filled with zeros.
 /// * `out` `[batch · tokens, channels · patch volume]` D, a row's elements ordered (channel, kt, kh, kw).
 ///
 /// # Errors
@@ -49,7 +50,7 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
     op.launch(Module::Embed, &format!("patchify_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
-/// Tokens back to latents; what was padding is cropped.
+/// Tokens back to latents; padding is cropped.
 ///
 /// * `rows` `[batch · tokens, patch volume · channels]` D, a row's elements ordered (kt, kh, kw, channel).
 /// * `out` `[batch, channels, frames, height, width]` f32; `patch` and `tokens` as for [`patchify`].
@@ -86,14 +87,14 @@ pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Te
 
 const LATENT_AXES: [&str; 5] = ["batch", "channels", "frames", "height", "width"];
 
-/// How latents fall into patches: what [`patchify`] and [`unpatchify`] both check and hand to their kernels.
+/// The division of latents into patches, which [`patchify`] and [`unpatchify`] check and pass to their kernels.
 struct PatchGrid {
     channels: i32,
     /// Frames, height, width of a latent; of a patch; and tokens along each.
     latent: [i32; 3],
     patch: [i32; 3],
     counts: [i32; 3],
-    /// Tokens of a sample.
+    /// Tokens per sample.
     tokens: usize,
     /// Elements of a patch over all channels.
     elements: usize,
@@ -199,7 +200,7 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
     op.launch(Module::Embed, &format!("position_add_{dtype}"), [blocks, repeats], ELEMENTWISE_THREADS, 0, &params)
 }
 
-/// Sinusoids: `out[i] = [cos(t_i·f_k), sin(t_i·f_k)]` with `f_k = max_period^(−k/(dim/2))`; a last odd column is 0.
+/// Sinusoids: `out[i] = [cos(t_i·f_k), sin(t_i·f_k)]` with `f_k = max_period^(−k/(dim/2))`; the last column of an odd dim is 0.
 ///
 /// * `t` `[count]` f32, `out` `[count, dim]` f32.
 ///
@@ -227,7 +228,7 @@ pub fn timestep_embed(t: &Tensor, max_period: f32, out: &Tensor) -> Result<()> {
     op.launch(Module::Embed, "timestep_embed", grid, ELEMENTWISE_THREADS, 0, &params)
 }
 
-/// `out = act(a)·wᵀ + bias (+ add)` for a few rows of f32 activations; `silu`: act is SiLU, else nothing.
+/// `out = act(a)·wᵀ + bias (+ add)` for a few rows of f32 activations; with `silu`, act is SiLU, otherwise the identity.
 ///
 /// * `a` `[m, k]` f32, `w` `[n, k]` D, `bias` `[n]` D, `add` and `out` `[m, n]` f32 (leading axes are flattened).
 ///

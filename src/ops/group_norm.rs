@@ -6,15 +6,15 @@ use super::{Op, Result, chunk_elements};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
-/// Blocks that share the positions of a sample: how many sums by channel `partial` of [`statistics`] holds for each.
+/// The number of blocks that share the positions of a sample: `partial` of [`statistics`] holds one sum per channel for each.
 pub fn blocks(positions: usize) -> usize {
     positions.div_ceil(params::GROUP_POSITIONS).clamp(1, params::GROUP_MAX_BLOCKS)
 }
 
-/// The norm of every sample as a factor and a term for each channel, for [`apply`].
+/// The norm of every sample as a scale and a shift for each channel, for [`apply`].
 ///
-/// * `x` `[samples, positions, channels]` D, channels a multiple of `groups` and of 8, at most 1024; leading axes that multiply to
-///   samples · positions will do. `weight`, `bias` `[channels]` D.
+/// * `x` `[samples, positions, channels]` D, channels a multiple of `groups` and of 8, at most 1024; the leading axes may be any that
+///   multiply to samples · positions. `weight`, `bias` `[channels]` D.
 /// * `partial` f32, room for `samples · blocks(positions) · channels · 2` sums; `affine` `[samples, channels, 2]` f32.
 ///
 /// # Errors
@@ -78,7 +78,7 @@ pub fn statistics(
     op.launch(Module::GroupNorm, &format!("group_affine_{dtype}"), grid, params::ROW_THREADS, 0, &params)
 }
 
-/// `out = x·scale + shift` by channel, with SiLU or without, for the rows `band` of every frame.
+/// `out = x·scale + shift` per channel, with or without SiLU, for the rows `band` of every frame.
 ///
 /// * `x` `[frames, height, width, channels]` D, `out` `[frames, band.rows, width, channels]` D, `affine` `[samples, channels, 2]` f32 from
 ///   [`statistics`], where a sample is `frames/samples` frames.

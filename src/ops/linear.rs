@@ -1,38 +1,38 @@
-//! Matrix products with what surrounds them fused in: `kernels/linear.cu`, and `kernels/linear_few.cu` where there are few tiles.
+//! Matrix products with fused prologues and epilogues: `kernels/linear.cu`, and `kernels/linear_few.cu` for few tiles.
 
 use super::params::{self, LinearFewParams, LinearParams};
 use super::{Choice, Modulation, Op, Result, Target, ptr};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
 
-/// What follows the product.
+/// The activation after the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// Nothing.
+    /// None.
     None,
     /// GELU in its tanh form: `x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))`.
     GeluTanh,
 }
 
-/// LayerNorm and adaLN ahead of the product: `a' = (a − mean)·rstd·(1 + scale) + shift`, row by row.
+/// LayerNorm and adaLN before the product: `a' = (a − mean)·rstd·(1 + scale) + shift`, row by row.
 #[derive(Debug, Clone, Copy)]
 pub struct Modulate<'a> {
     /// `[rows, 2]` f32: mean and 1/√(var + eps) of each row, from [`super::norm::row_stats`].
     pub stats: &'a Tensor,
     /// The tables.
     pub modulation: Modulation<'a>,
-    /// Which chunk is the shift.
+    /// The chunk that holds the shift.
     pub shift: usize,
-    /// Which chunk is the scale.
+    /// The chunk that holds the scale.
     pub scale: usize,
 }
 
-/// adaLN's gate behind the product.
+/// adaLN's gate after the product.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a> {
     /// The tables.
     pub modulation: Modulation<'a>,
-    /// Which chunk is the gate.
+    /// The chunk that holds the gate.
     pub chunk: usize,
 }
 
@@ -75,7 +75,7 @@ pub fn linear(
 /// `x += r` with `r = gate · (a · wᵀ + bias)`, the end of a residual branch.
 ///
 /// * `a` `[m, k]` D, `w` `[n, k]` D, `bias` `[n]` D, `x` `[m, n]` D, read and written; without `gate` the gate is 1.
-/// * `residual`: a tensor `[m, n]` D that receives r itself, and whether r is added to what it holds (else it overwrites).
+/// * `residual`: a tensor `[m, n]` D that receives r itself, and whether r is added to its content (otherwise it is overwritten).
 ///
 /// # Errors
 /// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `x` or the residual overlap another argument.
@@ -176,7 +176,7 @@ fn base(
     })
 }
 
-/// Fills in the modulation; gives the number of its chunks.
+/// Fills in the modulation; returns the number of its chunks.
 fn set_modulation(
     op: &Op<'_>,
     params: &mut LinearParams,
@@ -198,33 +198,33 @@ fn set_modulation(
 /// A tile variant of `kernels/launch_tiles.h`.
 struct Tile {
     suffix: &'static str,
-    /// [`Module::LinearFew`] can split k.
+    /// [`Module::LinearFew`] can use split-k.
     module: Module,
     m: usize,
     n: usize,
-    /// Of 16-bit types and of f32.
+    /// For 16-bit types and for f32.
     threads: [usize; 2],
     shared: usize,
-    /// Bytes of an element at most.
+    /// Maximum bytes per element.
     element: usize,
-    /// How fast a full multiprocessor works on such tiles, against the best: of warps that hide each other's latencies.
+    /// The speed of a full multiprocessor on such tiles, relative to the best: it depends on how well warps hide each other's latencies.
     rate: f64,
-    /// Multiply-adds for each clock that fragments from shared memory are enough for, and for each byte from L2: of the main loop's machine
-    /// code (`ptx/manifest.json`), without LayerNorm.
+    /// The multiply-adds per clock that fragments from shared memory can feed, and per byte from L2: from the machine code of the main loop
+    /// (`ptx/manifest.json`), without LayerNorm.
     shared_fma: f64,
     byte_fma: f64,
-    /// The epilogue's time, in elements of k, where it stands alone: of tiles that fill a multiprocessor each by itself.
+    /// The epilogue's time, in elements of k, if nothing overlaps it: for tiles that each fill a multiprocessor.
     alone: usize,
 }
 
-/// Multiply-adds below which a product takes what [`Module::Linear`] has: a GPU is done with it in the time of a launch, and the VM would load
-/// another module for nothing.
+/// Below this number of multiply-adds a product uses the kernels of [`Module::Linear`]: a GPU finishes it within the time of a launch, and
+/// the VM would load another module for nothing.
 const FEW_LEAST: usize = 1 << 29;
 
-/// [`Module::LinearFew`] has to promise more than the table is sure of.
+/// The predicted gain of [`Module::LinearFew`] must exceed the uncertainty of the table.
 const FEW_MARGIN: f64 = 1.1;
 
-/// Every variant; of equals the first is taken.
+/// Every variant; among equals the first is chosen.
 const TILES: [Tile; 5] = [
     Tile {
         suffix: "256",
@@ -298,7 +298,7 @@ impl Tile {
         m.div_ceil(self.m) * n.div_ceil(self.n)
     }
 
-    /// How many blocks may share a tile: whole stages of k, and sums that stay in L2.
+    /// The maximum number of blocks that share a tile: whole stages of k, and split-k partial sums that stay in L2.
     fn parts(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> usize {
         let tiles = self.count(m, n);
         if self.module == Module::Linear || tiles * size_of::<u32>() > Device::SCRATCH_ZEROS {
@@ -309,8 +309,8 @@ impl Tile {
         most.clamp(1, params::LINEAR_PARTS)
     }
 
-    /// Time of the whole product, in products that a multiprocessor makes: whole tiles, on the multiprocessor that has most of them.
-    /// Where `parts` blocks share a tile, each writes its sums and the last to come reads all: nothing is taken to hide that.
+    /// The time of the whole product, in products on one multiprocessor: whole tiles, on the multiprocessor with the most of them. If
+    /// `parts` blocks share a tile, each writes its partial sums and the last one reads them all; no overlap is assumed for that.
     fn time(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3], parts: usize) -> f64 {
         // f32 is multiplied three times at half the speed, and has twice the bytes.
         let fma = target.fma as f64 / if dtype == DType::F32 { 3.0 } else { 1.0 };
@@ -329,19 +329,19 @@ impl Tile {
     }
 }
 
-/// Elements of k in a stage.
+/// Elements of k per stage.
 const fn stage(dtype: DType) -> usize {
     params::LINEAR_K_BYTES / dtype.size()
 }
 
-/// The kernel for `kind` (`bias`, `gelu`, `residual`, `ln_bias`, `ln_gelu`) and m, n, k: the tile with the least time. Rows of the grid: the
-/// blocks that share a tile.
+/// The kernel for `kind` (`bias`, `gelu`, `residual`, `ln_bias`, `ln_gelu`) and m, n, k: the tile with the least time. The rows of the grid
+/// are the blocks that share a tile.
 pub fn choose(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Choice {
     let all = choices(target, kind, dtype, shape).into_iter();
     all.min_by(|a, b| a.0.total_cmp(&b.0)).expect("the smallest tile fits every device").1
 }
 
-/// Every kernel that fits, with its time.
+/// Every suitable kernel, with its time.
 pub(crate) fn choices(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Vec<(f64, Choice)> {
     let few = !kind.starts_with("ln_") && shape.into_iter().fold(1, usize::saturating_mul) >= FEW_LEAST;
     let fits = |tile: &&Tile| {
@@ -403,7 +403,7 @@ mod tests {
         }
     }
 
-    /// The embedded model's largest product, on any number of the VM's threads.
+    /// The built-in model's largest product, on any number of the VM's threads.
     #[test]
     fn sprites_needs_no_second_module() {
         for units in 1..=128 {

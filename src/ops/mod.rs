@@ -1,11 +1,10 @@
 //! Typed launchers of the kernels: one file for each `kernels/*.cu`, and the only callers of [`Device::launch`].
 //!
-//! Every launcher checks devices, element types and shapes, and returns an [`OpError`] that names the operation, the argument,
-//! what it got and what it expected. Then it queues the kernel on the tensors' device and returns: nothing here waits.
+//! Every launcher checks devices, element types and shapes, and returns an [`OpError`] that names the operation, the argument, the actual
+//! and the expected value. Then it queues the kernel on the tensors' device and returns without waiting.
 //!
-//! D stands for the model's element type: bf16, f16 or f32. Shapes are row-major, last axis fastest. Hidden states are
-//! `[batch, frames, tokens, channels]`; a *row* is one (batch, frame, token). Outputs are given by the caller, so that a step
-//! allocates nothing.
+//! D is the model's element type: bf16, f16 or f32. Shapes are row-major, last axis fastest. Hidden states are `[batch, frames, tokens,
+//! channels]`; a *row* is one (batch, frame, token). The caller provides outputs, so a step allocates nothing.
 
 pub mod attention;
 pub mod conv;
@@ -17,7 +16,7 @@ pub mod linear;
 pub mod motion;
 pub mod norm;
 pub mod pack;
-/// The parameter structs and launch sizes of the kernels, made from `kernels/*.h`.
+/// The parameter structs and launch sizes of the kernels, generated from `kernels/*.h`.
 #[allow(missing_docs, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 #[rustfmt::skip]
 pub mod params;
@@ -35,10 +34,10 @@ use std::fmt::Write as _;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpError {
-    /// The device's own.
+    /// An error of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A tensor could not be made or viewed.
+    /// A tensor could not be created or viewed.
     #[error(transparent)]
     Tensor(#[from] TensorError),
     /// An argument of the wrong shape.
@@ -50,7 +49,7 @@ pub enum OpError {
         argument: &'static str,
         /// Its shape.
         got: Vec<usize>,
-        /// The shape needed, with its axes named.
+        /// The required shape, with its axes named.
         expected: String,
     },
     /// An argument of the wrong element type.
@@ -62,7 +61,7 @@ pub enum OpError {
         argument: &'static str,
         /// Its type.
         got: DType,
-        /// The type needed.
+        /// The required type.
         expected: &'static str,
     },
     /// An argument on another device than the output.
@@ -74,9 +73,9 @@ pub enum OpError {
         op: &'static str,
         /// The argument.
         argument: &'static str,
-        /// Where it is.
+        /// The argument's device.
         got: String,
-        /// Where the output is.
+        /// The output's device.
         expected: String,
     },
     /// An output that shares memory with an input that other blocks of the grid still read.
@@ -87,7 +86,7 @@ pub enum OpError {
         /// The argument.
         argument: &'static str,
     },
-    /// A number out of its range.
+    /// A number that is out of range.
     #[error("{op}: {argument} is {got}, expected {expected}")]
     Value {
         /// The operation.
@@ -96,7 +95,7 @@ pub enum OpError {
         argument: &'static str,
         /// Its value.
         got: String,
-        /// The range.
+        /// The valid range.
         expected: String,
     },
 }
@@ -104,7 +103,7 @@ pub enum OpError {
 type Result<T, E = OpError> = std::result::Result<T, E>;
 
 impl OpError {
-    /// Whether the work was interrupted, rather than went wrong.
+    /// Whether the work was interrupted, rather than failed.
     pub fn is_stop(&self) -> bool {
         match self {
             OpError::Device(error) => error.is_stop(),
@@ -118,49 +117,49 @@ impl OpError {
 /// `(r / rows_per_frame) % frames` of batch member `r / (rows_per_frame · frames)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowMap {
-    /// Frames of a batch member.
+    /// Frames per batch member.
     pub frames: usize,
-    /// Tokens of a frame.
+    /// Tokens per frame.
     pub rows_per_frame: usize,
 }
 
-/// adaLN: shifts, scales and gates by batch member, chosen frame by frame.
+/// adaLN: shifts, scales and gates per batch member, selected frame by frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Modulation<'a> {
-    /// `[batch, variants, chunks, channels]` f32. Variant 0 is of the step's time; variant 1, when there, of time 0.
+    /// `[batch, variants, chunks, channels]` f32. Variant 0 is for the step's time; variant 1, if present, for time 0.
     pub table: &'a Tensor,
-    /// `[batch, frames]` u8: frames with 1 take variant 0, frames with 0 variant 1. `None`: all take variant 0.
+    /// `[batch, frames]` u8: frames with 1 use variant 0, frames with 0 variant 1. `None`: all use variant 0.
     pub frame_mask: Option<&'a Tensor>,
     /// How rows map to batch members and frames.
     pub rows: RowMap,
 }
 
-/// What the choice of a kernel depends on, beside the shape. [`linear::choose`], [`attention::choose`] and [`conv::conv`] look it up for every
-/// launch in small tables; a row names the module, and with it the compute capabilities it runs on ([`Target::runs`]).
+/// The properties, besides the shape, that determine the choice of a kernel. [`linear::choose`], [`attention::choose`] and [`conv::conv`]
+/// search small tables for every launch; a row names the module, and with it the compute capabilities it runs on ([`Target::runs`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// Compute capability.
     pub capability: (u32, u32),
     /// Streaming multiprocessors.
     pub units: usize,
-    /// Bytes of shared memory that one block can have.
+    /// Maximum bytes of shared memory per block.
     pub block_shared: usize,
-    /// 16-bit multiply-adds of a multiprocessor's tensor cores by `mma.sync`, for each clock.
+    /// 16-bit multiply-adds per clock of a multiprocessor's tensor cores with `mma.sync`.
     pub fma: usize,
-    /// Bytes from L2, for each multiprocessor and clock.
+    /// Bytes from L2 per multiprocessor and clock.
     pub l2_bytes: usize,
-    /// Bytes of L2 that the smallest chip of the generation has.
+    /// Bytes of L2 of the smallest chip of the generation.
     pub l2: usize,
 }
 
 impl Target {
-    /// The device's. The VM is an A100 in everything but its units, which are threads.
+    /// The target of a device. The VM counts as an A100 in everything but its units, which are threads.
     pub fn of(device: &Device) -> Self {
         let info = device.info();
         Self::new(info.units.max(1), info.compute_capability.unwrap_or((8, 0)))
     }
 
-    /// A chip with so many multiprocessors of a compute capability.
+    /// A chip with `units` multiprocessors of a compute capability.
     pub fn new(units: usize, capability: (u32, u32)) -> Self {
         let sm = Multiprocessor::of(capability);
         Self {
@@ -179,7 +178,7 @@ impl Target {
     }
 }
 
-/// The kernel that a call launches, and how.
+/// The kernel for a call, and its launch parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The module.
@@ -188,7 +187,7 @@ pub struct Choice {
     pub entry: String,
     /// Blocks in x and y.
     pub grid: [usize; 2],
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: usize,
     /// Bytes of dynamic shared memory.
     pub shared: usize,
@@ -210,13 +209,13 @@ impl<'a> Op<'a> {
         Self { name, device, work: Work::default() }
     }
 
-    /// Says what the next launch does: operations of its matrix products, the tensors it has to read and those it has to write.
+    /// Sets the work of the next launch: operations of its matrix products, the tensors it must read and those it must write.
     fn counted(self, flops: usize, read: &[Option<&Tensor>], written: &[Option<&Tensor>]) -> Self {
         let bytes = |tensors: &[Option<&Tensor>]| tensors.iter().flatten().map(|t| t.bytes() as u64).sum();
         Self { work: Work { flops: flops as u64, bytes_read: bytes(read), bytes_written: bytes(written) }, ..self }
     }
 
-    /// Shape (axes named), element type and device of an argument. No axes: any shape.
+    /// Checks shape (axes named), element type and device of an argument. No axes: any shape.
     fn check(&self, argument: &'static str, tensor: &Tensor, dtype: DType, axes: &[(&str, usize)]) -> Result<()> {
         self.placed(argument, tensor)?;
         if tensor.dtype() != dtype {
@@ -228,7 +227,7 @@ impl<'a> Op<'a> {
         Err(self.shape_error(argument, tensor, axes))
     }
 
-    /// As [`Op::check`], where the tensor may have more axes: they are flattened to `rows` × `columns`.
+    /// As [`Op::check`], for tensors that may have more axes: they are flattened to `rows` × `columns`.
     fn check_rows(
         &self,
         argument: &'static str,
@@ -255,7 +254,7 @@ impl<'a> Op<'a> {
         OpError::Shape { op: self.name, argument, got: tensor.shape().to_vec(), expected }
     }
 
-    /// An argument's shape as a fixed number of axes, named in the error.
+    /// An argument's shape as a fixed number of axes, which errors name.
     fn axes<const N: usize>(&self, argument: &'static str, tensor: &Tensor, names: [&str; N]) -> Result<[usize; N]> {
         tensor.shape().try_into().map_err(|_| OpError::Shape {
             op: self.name,
@@ -288,7 +287,7 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// A count as the 32-bit integer that the kernel takes.
+    /// A count as the 32-bit integer for the kernel.
     fn int(&self, argument: &'static str, value: usize) -> Result<i32> {
         i32::try_from(value).map_err(|_| self.value(argument, value, format_args!("at most {}", i32::MAX)))
     }
@@ -330,13 +329,13 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Launches what was chosen.
+    /// Launches the chosen kernel.
     fn launch_choice<P: Pod>(&self, choice: &Choice, params: &P) -> Result<()> {
         let Choice { module, entry, grid, threads, shared } = choice;
         self.launch(*module, entry, *grid, *threads, *shared, params)
     }
 
-    /// Launches, unless there is nothing to do. Blocks are one-dimensional.
+    /// Launches, unless the grid is empty. Blocks are one-dimensional.
     fn launch<P: Pod>(
         &self,
         module: Module,

@@ -1,4 +1,4 @@
-//! Frame differences by themselves: `kernels/motion.cu`.
+//! Frame differences alone: `kernels/motion.cu`.
 
 use super::params::{self, MOTION_SUMS, MotionParams};
 use super::residual::{ProbeBuffers, probe_blocks, stride_list};
@@ -6,12 +6,12 @@ use super::{Op, Result, chunk_elements};
 use crate::device::Module;
 use crate::tensor::Tensor;
 
-/// For each stride k and sample: `Σ|x[t+k]−x[t]|, Σ|x[t+k]|, Σ|x[t]|`, from which AdaCache's motion score follows as
-/// `Σ|x[t+k]−x[t]| / (Σ|x[t+k]| + Σ|x[t]|)`.
+/// For each stride k and sample: `Σ|x[t+k]−x[t]|, Σ|x[t+k]|, Σ|x[t]|`, from which AdaCache's motion score is computed as `Σ|x[t+k]−x[t]| /
+/// (Σ|x[t+k]| + Σ|x[t]|)`.
 ///
 /// * `x` `[batch, …, frames, …]` D, with the frames on axis `frame_axis`: 1 for residuals `[batch, frames, tokens, channels]`,
 ///   2 for latents `[batch, channels, frames, height, width]`.
-/// * `buffers` from [`ProbeBuffers::for_motion`]; gives its sums `[batch, 3·strides]` f64. The same input gives the same bits.
+/// * `buffers` from [`ProbeBuffers::for_motion`]; returns its sums `[batch, 3·strides]` f64. Equal inputs give bit-identical sums.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) when shapes, types, devices, strides or buffers do not fit.

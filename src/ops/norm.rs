@@ -33,9 +33,9 @@ pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
 
 /// `out = LN(x)·(1 + scale) + shift` with one variant of the modulation for every row.
 ///
-/// * `x`, `out` `[rows, channels]` D; they may be one tensor.
-/// * `shift`, `scale`: chunks of the table. `variant`: which variant is applied.
-/// * `only_masked_out`: only rows of frames whose mask is 0 are written, the others are left alone (all rows, without a mask).
+/// * `x`, `out` `[rows, channels]` D; they may be the same tensor.
+/// * `shift`, `scale`: chunks of the table. `variant`: the variant to apply.
+/// * `only_masked_out`: only rows of frames whose mask is 0 are written, the others stay unchanged (all rows, without a mask).
 ///
 /// # Errors
 /// [`OpError`](super::OpError) when shapes, types or devices do not fit.

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Tensor};
 /// The largest e4m3 number.
 pub const E4M3_MAX: f32 = 448.0;
 
-/// What all packed tensors of a generation share: room for a pass's error, and the sum of all passes'.
+/// Shared by all packed tensors of a generation: scratch space for the error of one pass, and the total over all passes.
 #[derive(Debug, Clone)]
 pub struct PackError {
     /// `[blocks, 2]` f32
@@ -18,7 +18,7 @@ pub struct PackError {
 }
 
 impl PackError {
-    /// Nothing packed yet.
+    /// No error so far.
     ///
     /// # Errors
     /// Out of memory.
@@ -29,17 +29,17 @@ impl PackError {
         })
     }
 
-    /// Σ|x − packed x| / Σ|x| over everything packed so far; 0 when that was nothing. Waits for the device.
+    /// Σ|x − packed x| / Σ|x| over everything packed so far; 0 if nothing was. Waits for the device.
     ///
     /// # Errors
-    /// Faults of kernels that ran before.
+    /// Faults of earlier kernels.
     pub fn relative(&self) -> Result<f64> {
         let totals: Vec<f64> = self.totals.to_vec()?;
         Ok(if totals[1] > 0.0 { totals[0] / totals[1] } else { 0.0 })
     }
 }
 
-/// A tensor kept as e4m3 with one scale a row of its last axis: a quarter of f32, half of bf16, and 4 bytes a row.
+/// A tensor kept as e4m3 with one scale per row of its last axis: a quarter of f32 or half of bf16, plus 4 bytes per row.
 #[derive(Debug, Clone)]
 pub struct Packed {
     rows: usize,
@@ -69,7 +69,7 @@ impl Packed {
         })
     }
 
-    /// Bytes held.
+    /// Bytes of device memory.
     pub fn bytes(&self) -> usize {
         self.bytes.bytes() + self.scale.bytes()
     }
@@ -79,7 +79,8 @@ impl Packed {
         [&self.bytes, &self.scale]
     }
 
-    /// Keeps `x`: each row over its largest magnitude times 448, rounded to the nearest e4m3. What that loses is added to `error`.
+    /// Packs `x`: each row is divided by its largest magnitude and multiplied by 448, and rounded to the nearest e4m3. The error is added
+    /// to `error`.
     ///
     /// # Errors
     /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
@@ -111,7 +112,7 @@ impl Packed {
         op.launch(Module::Pack, "pack_error", [1, 1], 64, 0, &params)
     }
 
-    /// `out` = what was packed; with `add`, `out` += it.
+    /// `out` = the unpacked tensor; with `add`, `out` += it.
     ///
     /// # Errors
     /// [`OpError`](super::OpError) when shapes, types or devices do not fit.

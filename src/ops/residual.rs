@@ -7,7 +7,7 @@ use super::{Op, Result, chunk_elements};
 use crate::device::{Device, Module, Work};
 use crate::tensor::{DType, Tensor};
 
-/// Device memory for the sums of one probe; made once, used every step.
+/// Device memory for the sums of one probe; allocated once, used in every step.
 #[derive(Debug, Clone)]
 pub struct ProbeBuffers {
     partial: Tensor,
@@ -31,9 +31,9 @@ impl ProbeBuffers {
         Self::sized(device, "ProbeBuffers", batch, strides, 0)
     }
 
-    /// For several measurements of one step, each of `(batch, strides)` as [`ProbeBuffers::new`]. Their sums lie one behind the other in the
-    /// flat f64 tensor given with them, and then `more` values, so that one copy reads all of them; the scratch is shared, as the
-    /// stream runs one measurement after the other.
+    /// For several measurements of one step, each of `(batch, strides)` as in [`ProbeBuffers::new`]. Their sums are adjacent in the
+    /// returned flat f64 tensor, followed by `more` values, so that one copy reads all of them; they share scratch memory, as the stream
+    /// runs one measurement after the other.
     ///
     /// # Errors
     /// As [`ProbeBuffers::new`].
@@ -53,7 +53,7 @@ impl ProbeBuffers {
         Ok((all, buffers))
     }
 
-    /// Sums of one sample in a measurement with `strides` frame strides.
+    /// The number of sums per sample in a measurement with `strides` frame strides.
     pub fn count(strides: usize) -> usize {
         PROBE_SUMS + MOTION_SUMS * strides
     }
@@ -70,9 +70,8 @@ impl ProbeBuffers {
         })
     }
 
-    /// `[batch, count]` f64: what the last measurement gave. By sample:
-    /// `Σ|new−kept|, Σ|kept|, Σ(new−kept)², Σkept², Σnew·kept, Σnew²` (not in a motion buffer), then for each stride k
-    /// `Σ|r[t+k]−r[t]|, Σ|r[t+k]|, Σ|r[t]|`.
+    /// `[batch, count]` f64: the result of the last measurement. For each sample: `Σ|new−kept|, Σ|kept|, Σ(new−kept)², Σkept², Σnew·kept,
+    /// Σnew²` (not in a motion buffer), then for each stride k `Σ|r[t+k]−r[t]|, Σ|r[t+k]|, Σ|r[t]|`.
     pub fn sums(&self) -> &Tensor {
         &self.sums
     }
@@ -103,7 +102,7 @@ impl ProbeBuffers {
     }
 }
 
-/// Frame strides as the kernels take them.
+/// Frame strides in kernel format.
 pub(super) fn stride_list(op: &Op<'_>, strides: &[usize]) -> Result<[i32; MAX_STRIDES]> {
     if strides.len() > MAX_STRIDES {
         return Err(op.value("strides", strides.len(), format_args!("at most {MAX_STRIDES} of them")));
@@ -118,19 +117,19 @@ pub(super) fn stride_list(op: &Op<'_>, strides: &[usize]) -> Result<[i32; MAX_ST
     Ok(list)
 }
 
-/// Blocks that a measurement over `columns` chunks takes: a function of the shape alone, so that one input gives the same bits
-/// on every device.
+/// The number of blocks for a measurement over `chunks` chunks: it depends on the shape alone, so that the same input gives bit-identical
+/// sums on every device.
 pub(super) fn probe_blocks(chunks: usize) -> usize {
     chunks.div_ceil(params::PROBE_THREADS).clamp(1, params::PROBE_MAX_BLOCKS)
 }
 
 /// Measures how far `fresh` has moved from `kept` and how its frames differ, then keeps it: `kept := fresh`. One pass.
 ///
-/// * `fresh`, `kept` `[batch, frames, …]` D. `first`: `kept` holds nothing yet, is not read, and the sums with it are 0.
+/// * `fresh`, `kept` `[batch, frames, …]` D. `first`: `kept` has no content yet; it is not read, and the sums that involve it are 0.
 /// * `strides` in frames; a stride of `frames` or more gives zero sums.
-/// * Gives [`ProbeBuffers::sums`], on the device; see [`Tensor::read_async`]. The same input gives the same bits.
+/// * Returns [`ProbeBuffers::sums`], on the device; see [`Tensor::read_async`]. Equal inputs give bit-identical sums.
 ///
-/// From the published AdaCache code: distance, motion score and its gradient follow from these sums (`specs`, `src/cache`).
+/// From the published AdaCache code: distance, motion score and its gradient are computed from these sums (`specs`, `src/cache`).
 ///
 /// # Errors
 /// [`OpError`](super::OpError) when shapes, types, devices, strides or buffers do not fit.
@@ -176,7 +175,7 @@ pub fn probe<'b>(
     Ok(&buffers.sums)
 }
 
-/// `out = a − b`: what the blocks added to the hidden state. `out` may be `a` or `b`.
+/// `out = a − b`: the sum that the blocks added to the hidden state. `out` may be `a` or `b`.
 ///
 /// * All of one shape and type D. Computed in f32, rounded once.
 ///
@@ -194,14 +193,14 @@ pub fn unfold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     elementwise("residual::unfold", "residual_unfold", a, b, out)
 }
 
-/// `out = a +` the fold expected at the step at hand, a Taylor polynomial through `folds`. `out` may be `a`.
+/// `out = a +` the fold extrapolated to the current step, a Taylor polynomial through `folds`. `out` may be `a`.
 ///
-/// * `folds`: 2 or 3 tensors, the newest first, of the shape and type D of `a` and `out`; the polynomial's order is one less. Those that were
-///   not made yet are not read, and lower the order; with one alone the result has the bits of [`unfold`].
-/// * `computed` `[3]` i32: the steps that made them, from 1, descending; 0: not made yet. `cursor` `[1]` i32: the step at hand.
-/// * `damping`: of the way from the last fold to the step at hand this part is extrapolated; 1 is published.
+/// * `folds`: 2 or 3 tensors, newest first, of the shape and type D of `a` and `out`; the polynomial's order is one less. Folds that do not
+///   exist yet are not read, and lower the order; with a single one the result has the bits of [`unfold`].
+/// * `computed` `[3]` i32: the steps of the folds, from 1, descending; 0 if there is none yet. `cursor` `[1]` i32: the current step.
+/// * `damping`: the fraction of the distance from the last fold to the current step that is extrapolated; 1 is the published value.
 ///
-/// From TaylorSeer (arXiv 2503.06923): finite differences of neighbouring computed steps stand for derivatives.
+/// From TaylorSeer (arXiv 2503.06923): finite differences between successive computed steps approximate the derivatives.
 ///
 /// # Errors
 /// As [`fold`], or another number of folds.

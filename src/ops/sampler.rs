@@ -12,15 +12,15 @@ pub struct Step<'a> {
     pub cfg_scale: Option<f32>,
     /// `[STEP_WORDS]` f32: the step's scalars ([`StepRow`](super::decide::StepRow)), read when the step runs.
     pub row: &'a Tensor,
-    /// `[slots, …z]` f32: what the solver keeps, at least as many slots as any row names. `None`: no row names one.
+    /// `[slots, …z]` f32: the solver's history, with at least as many slots as any row uses. `None`: no row uses one.
     pub history: Option<&'a Tensor>,
-    /// `[batch, frames]` u8: frames with 0 do not move. `None`: all move.
+    /// `[batch, frames]` u8: frames with 0 are frozen. `None`: all move.
     pub frame_mask: Option<&'a Tensor>,
-    /// What frames that do not move are set to, shaped as z; `None` leaves them as they are.
+    /// The values of frozen frames, with the shape of z; `None` leaves them unchanged.
     pub x0: Option<&'a Tensor>,
 }
 
-/// The latents `z` and one slot of the history become the sums that the step's row says, in place, with v from the prediction by guidance.
+/// Updates the latents `z` and one history slot in place to the sums defined by the step's row, with v from the prediction by guidance.
 ///
 /// * `z` `[batch, channels, frames, height, width]` f32.
 /// * `prediction` `[2·batch, v_channels, frames, height, width]` f32, conditional half first; `[batch, …]` without guidance.
@@ -82,7 +82,7 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
     launch(&op, "sampler_step", z, batch, height * width, &params)
 }
 
-/// Frames that begin to move: where `select` is 1, `z = (1 − t)·x0 + t·noise`; other frames are left alone.
+/// Starts moving frames: where `select` is 1, `z = (1 − t)·x0 + t·noise`; other frames stay unchanged.
 ///
 /// * `z`, `x0`, `noise` `[batch, channels, frames, height, width]` f32 (x0 may be z), `select` `[batch, frames]` u8, t in 0..=1.
 ///
@@ -130,7 +130,7 @@ fn latents(op: &Op<'_>, z: &Tensor) -> Result<Latents> {
     Ok(Latents { batch, channels, frames, height, width })
 }
 
-/// An argument shaped as z: z itself, or no byte of it in common.
+/// Checks an argument with the shape of z: it must be z itself, or not overlap it.
 fn same_latents(op: &Op<'_>, argument: &'static str, tensor: &Tensor, z: &Tensor) -> Result<()> {
     let axes: Vec<(&str, usize)> = AXES.into_iter().zip(z.shape().iter().copied()).collect();
     op.check(argument, tensor, DType::F32, &axes)?;

@@ -1,30 +1,30 @@
-//! Frames that are given: image to video, extension, connecting, editing, by mask strategies as published.
+//! Given frames: image to video, extension, connection and editing, by the published mask strategies.
 
 use std::str::FromStr;
 
 use super::error::PipelineError;
 use crate::media::Latents;
 
-/// Frames that the video autoencoder takes at a time, and the latent frames they become: such chunks know nothing of each other.
+/// Frames that the video autoencoder processes at a time, and the latent frames they become; chunks are independent of each other.
 pub(crate) const CHUNK: (usize, usize) = (17, 5);
-/// Given frames begin at a multiple of the latent frames of a chunk.
+/// Given frames begin at a multiple of the latent frames in a chunk.
 const ALIGNMENT: usize = CHUNK.1;
 
-/// `part,reference,reference start,target start,length,edit`: which latent frames of which reference stand where.
+/// `part,reference,reference start,target start,length,edit`: where the latent frames of a reference are placed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Placement {
     /// The part of a long video.
     part: usize,
     reference: usize,
-    /// From the end where negative.
+    /// Counted from the end if negative.
     reference_start: isize,
     target_start: isize,
     length: usize,
-    /// 0 keeps the frames, 1 makes new ones.
+    /// 0 keeps the frames, 1 generates new ones.
     edit: f32,
 }
 
-/// A placement once the sizes are known: latent frames `from..from + length` of a reference become those from `to`.
+/// A placement once the sizes are known: latent frames `from..from + length` of a reference replace those from `to` on.
 struct Span {
     reference: usize,
     from: usize,
@@ -33,18 +33,18 @@ struct Span {
     edit: f32,
 }
 
-/// What is given of a video.
+/// The given frames of a video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Given {
     /// Latents to take frames from.
     pub references: Vec<Latents>,
-    /// Where they stand.
+    /// Where they are placed.
     pub strategy: MaskStrategy,
-    /// Which part of a long video is made, from 0; the strategy's placements in others do not count.
+    /// Which part of a long video is generated, from 0; the strategy's placements in other parts are ignored.
     pub part: usize,
 }
 
-/// Placements, as `0,0,0,0,1;0,1,0,-5,1`. What is left out behind a comma is 0, a length is 1.
+/// Placements, such as `0,0,0,0,1;0,1,0,-5,1`. An empty field is 0; an empty length is 1.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MaskStrategy(Vec<Placement>);
 
@@ -77,8 +77,8 @@ impl FromStr for MaskStrategy {
 }
 
 impl MaskStrategy {
-    /// Spreads `count` pictures over a video of `frames` latent frames, the first in front, the last as near to the end as a given frame
-    /// can stand: one is image to video, two are connected.
+    /// Spreads `count` pictures over a video of `frames` latent frames, the first at the start, the last as near to the end as a given
+    /// frame can be: one picture is image to video, two are connected.
     ///
     /// # Errors
     /// More pictures than there are places.
@@ -97,19 +97,19 @@ impl MaskStrategy {
         Ok(MaskStrategy((0..count).map(placement).collect()))
     }
 
-    /// The same with the last `length` latent frames of `reference` in front of part `part`, as published for long videos.
+    /// The same strategy with the last `length` latent frames of `reference` at the start of part `part`, as published for long videos.
     pub(super) fn continued(&self, part: usize, reference: usize, length: usize, edit: f32) -> MaskStrategy {
         let reference_start = -(length as isize);
         let last = Placement { part, reference, reference_start, target_start: 0, length, edit };
         MaskStrategy(self.0.iter().copied().chain([last]).collect())
     }
 
-    /// Finds out before anything is loaded whether all placements of a video of `parts` parts can be.
+    /// Checks, before anything is loaded, that all placements of a video of `parts` parts are possible.
     ///
     /// * `references`, `video`: channels, latent frames, height, width.
     ///
     /// # Errors
-    /// As [`MaskStrategy::apply`]; a reference that is not used, a part that is not made.
+    /// As [`MaskStrategy::apply`]; a reference that is not used, a part that is not generated.
     pub fn check(&self, references: &[[usize; 4]], video: [usize; 4], parts: usize) -> Result<(), PipelineError> {
         if let Some(p) = self.0.iter().find(|p| p.part >= parts) {
             return Err(wrong(format!(
@@ -126,11 +126,11 @@ impl MaskStrategy {
         }
     }
 
-    /// Puts the given frames of part `part` into `latents` and gives the mask `[frames]`: 1 for frames to make, the edit ratio for given
-    /// ones.
+    /// Puts the given frames of part `part` into `latents` and returns the mask `[frames]`: 1 for frames to generate, the edit ratio for
+    /// given ones.
     ///
     /// # Errors
-    /// A reference that does not exist or has another size, a start outside of it, a video of which every frame is given.
+    /// A reference that does not exist or has another size, a start outside it, a video whose frames are all given.
     pub fn apply(&self, references: &[Latents], latents: &mut Latents, part: usize) -> Result<Vec<f32>, PipelineError> {
         let [channels, frames, height, width] = latents.shape;
         let shapes: Vec<[usize; 4]> = references.iter().map(|reference| reference.shape).collect();
@@ -188,7 +188,7 @@ fn wrong(reason: String) -> PipelineError {
     PipelineError::Setting(format!("mask strategy: {reason}"))
 }
 
-/// The multiple of [`ALIGNMENT`] nearest to `frame`, the lower one at half way and past the last whole chunk.
+/// The multiple of [`ALIGNMENT`] nearest to `frame`; the lower one at half way and past the last whole chunk.
 fn nearest(frame: usize, count: usize) -> usize {
     let chunk = frame / ALIGNMENT;
     let up = 2 * (frame % ALIGNMENT) > ALIGNMENT && chunk + 1 < count / ALIGNMENT;

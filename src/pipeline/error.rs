@@ -1,4 +1,4 @@
-//! Why a prompt does not become a video.
+//! Errors on the way from a prompt to a video.
 
 use super::needs::BudgetError;
 use crate::cache::CacheError;
@@ -14,39 +14,39 @@ use crate::text::{EncoderError, TextError};
 /// Why a prompt did not become a video.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    /// Neither the embedded model nor a folder.
+    /// The name is neither a built-in model nor a model folder.
     #[error(
         "no model `{name}`: use {known}, or a folder with one of them: as `adacache pull` fills it, or with config.json, model.safetensors, \
          decoder.safetensors and text.safetensors"
     )]
     UnknownModel {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
     /// A setting is out of its range.
     #[error("{0}")]
     Setting(String),
-    /// Kernels were to be faster than they can be.
+    /// Kernels were asked to be faster than they can be.
     #[error(transparent)]
     Share(#[from] crate::profile::ShareError),
-    /// The prompt cannot be understood.
+    /// The model does not understand the prompt.
     #[error(transparent)]
     Text(#[from] TextError),
     /// The text encoder has no embedding for it.
     #[error(transparent)]
     Encoder(#[from] EncoderError),
-    /// The model's files are not all there.
+    /// Files of the model are missing.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The device memory is too little.
+    /// There is not enough device memory.
     #[error(transparent)]
     Budget(#[from] BudgetError),
     /// The cache settings are invalid.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The number of steps makes no schedule.
+    /// There is no schedule for the number of steps.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
     /// The model cannot be loaded or run, the device failed, or sampling was stopped.
@@ -57,7 +57,7 @@ pub enum PipelineError {
     Output(#[from] OutputError),
 }
 
-/// What goes wrong in the rooms below is a failure of the run.
+/// Errors of the layers below are failures of the run.
 macro_rules! failures_of_the_run {
     ($($error:ty),*) => { $(impl From<$error> for PipelineError {
         fn from(error: $error) -> Self {
@@ -68,7 +68,7 @@ macro_rules! failures_of_the_run {
 failures_of_the_run!(ModelError, OpError, TensorError, DeviceError);
 
 impl PipelineError {
-    /// Whether the run ended because the caller's callback asked for it, or the device was interrupted.
+    /// Whether the run ended because the caller's callback asked it to, or the device was interrupted.
     pub fn is_stop(&self) -> bool {
         matches!(self, PipelineError::Sample(error) if error.is_stop())
     }

@@ -1,26 +1,26 @@
-//! Pictures and videos of any size to the size of the video that is made: enlarged or reduced until they fill it, the rest cut off on both
-//! sides. Pictures as Pillow does it (bicubic over the area of a pixel, 8 bits between the directions), videos as torch does it (bilinear
-//! between the nearest pixels): the published pipeline reads the two in these two ways.
+//! Fits pictures and videos of any size to the size of the generated video: they are scaled until they fill it, and the rest is cut off on
+//! both sides. Pictures are resampled like in Pillow (bicubic over the area of a pixel, 8 bits between the directions), videos like in
+//! torch (bilinear between the nearest pixels): the published pipeline reads the two in these two ways.
 
 use crate::media::Frames;
 
-/// Pillow holds a weight in 22 bits behind the point.
+/// Pillow stores a weight with 22 fractional bits.
 const WEIGHT: f64 = (1 << 22) as f64;
 /// The sharpness of the bicubic kernel.
 const A: f64 = -0.5;
 
-/// What one pixel is made of: the first of its sources, and the weights of them and the following.
+/// The sources of one pixel: the index of the first, and the weights of it and the following ones.
 type Taps = Vec<(usize, Vec<f64>)>;
 
-/// How pixels are made of others.
+/// The resampling kernel.
 #[derive(Clone, Copy, PartialEq)]
 enum Kernel {
     Pillow,
     Torch,
 }
 
-/// `[3, frames, kept height, kept width]` in [−1, 1] of frames that are brought to `size`, of which the upper left is `kept` (both height,
-/// width). Frames that are as large as what is kept stay as they are.
+/// `[3, frames, kept height, kept width]` in [−1, 1]: the frames scaled to `size`, of which the upper left `kept` is returned (both height,
+/// width). Frames that already have the size `kept` stay unchanged.
 pub(super) fn fitted(frames: &Frames, size: [usize; 2], kept: [usize; 2]) -> Vec<f32> {
     let kernel = if frames.count() == 1 { Kernel::Pillow } else { Kernel::Torch };
     let size = if [frames.height, frames.width] == kept { kept } else { size };
@@ -73,7 +73,7 @@ fn taps(kernel: Kernel, from: [usize; 2], size: [usize; 2], kept: [usize; 2]) ->
     })
 }
 
-/// The tap of pixel `at` of `out` made of `from`.
+/// The tap of pixel `at` of `out` pixels resampled from `from`.
 fn tap(kernel: Kernel, from: usize, out: usize, at: usize) -> (usize, Vec<f64>) {
     let scale = from as f64 / out as f64;
     let centre = (at as f64 + 0.5) * scale;

@@ -1,4 +1,4 @@
-//! A prompt to latents and frames: ties text, noise, sampler and decoder together.
+//! From a prompt to latents and frames: connects text, noise, sampler and decoder.
 
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
@@ -19,16 +19,16 @@ use crate::model::{Autoencoder, Caption, Progress, Transformer};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
 
-/// Bytes of a GPU's free memory that are left for the kernels' code, pages that allocations fill only in part, and other programs.
+/// Bytes of a GPU's free memory reserved for kernel code, pages that allocations fill only in part, and other programs.
 pub const HEADROOM: usize = 512 << 20;
 
 /// A model on a device, ready to generate.
 pub struct Pipeline {
     source: ModelSource,
     model: Box<dyn Transformer>,
-    /// Set once the decoder's files were found whole.
+    /// Set once the decoder's files have been verified.
     decodable: OnceLock<()>,
-    /// The bytes of device memory that were allowed.
+    /// The device memory budget in bytes.
     budget: Option<usize>,
     device: Device,
 }
@@ -59,18 +59,18 @@ impl Request {
 pub struct Generation {
     /// Final latents.
     pub latents: Latents,
-    /// The decoded video, if that was asked for.
+    /// The decoded video, if requested.
     pub frames: Option<Frames>,
-    /// What the run did.
+    /// The report of the run.
     pub report: Report,
-    /// What the runs did that made the further parts of a long video ([`Pipeline::generate_long`]).
+    /// The reports of the further parts of a long video ([`Pipeline::generate_long`]).
     pub later: Vec<Report>,
     /// Every measurement of the (first) run, for replaying policies offline.
     pub trace: crate::cache::trace::Trace,
 }
 
 impl Generation {
-    /// What is written into the output about how it was made. It holds no times, so that equal runs give equal files.
+    /// The metadata written into the output. It holds no times, so that equal runs give equal files.
     pub fn metadata(&self) -> Metadata {
         let r = &self.report;
         // Of a long video one for each part.
@@ -90,7 +90,7 @@ impl Generation {
         Metadata { prompt: r.prompt.clone(), facts: facts.map(|(name, value)| (name.to_owned(), value)).into() }
     }
 
-    /// Writes frames or latents, as the output's format says.
+    /// Writes frames or latents, depending on the output's format.
     pub fn write(&self, output: &Output) -> Result<(), PipelineError> {
         match output.format() {
             Format::Safetensors => output.write_latents(&self.latents, &self.metadata())?,
@@ -112,11 +112,12 @@ impl Pipeline {
         Pipeline::load_streaming(source, device, dtype, 0)
     }
 
-    /// As [`Pipeline::load`], within `budget` bytes of device memory: where `job`, the most demanding of those to come, does not fit,
-    /// weights of the transformer's blocks stay in the host's memory and are copied whenever they are needed. What is generated is the
-    /// same to the bit. From here on the device allocates no more than the budget; what the driver takes for itself is not counted.
+    /// As [`Pipeline::load`], within `budget` bytes of device memory: if `job`, the most demanding of those to come, does not fit, weights
+    /// of the transformer's blocks stay in host memory and are copied when they are needed. The result is bit-identical. From here on the
+    /// device allocates no more than the budget; memory that the driver allocates for itself is not counted.
     ///
-    /// Without a budget it is what is free on a GPU, less [`HEADROOM`], and not enforced; the virtual GPU then keeps everything.
+    /// Without a budget the limit is the free memory of a GPU, less [`HEADROOM`], and it is not enforced; the virtual GPU then keeps
+    /// everything.
     ///
     /// # Errors
     /// [`PipelineError::Budget`] with every summand, before anything is uploaded; as [`Pipeline::load`].
@@ -148,7 +149,7 @@ impl Pipeline {
         Ok(Pipeline { source, model, decodable: OnceLock::new(), budget: None, device })
     }
 
-    /// Says what of the decoder is missing or damaged, without taking room on the device: all of it is read for one that holds nothing.
+    /// Reports which decoder files are missing or damaged, without using device memory: reads them all for a device that stores nothing.
     fn check_decoder(&self) -> Result<(), PipelineError> {
         if self.decodable.get().is_none() {
             let units = self.device.info().units;
@@ -173,12 +174,12 @@ impl Pipeline {
         })
     }
 
-    /// Where the model comes from.
+    /// The source of the model.
     pub fn source(&self) -> &ModelSource {
         &self.source
     }
 
-    /// Where it runs.
+    /// The device it runs on.
     pub(super) fn device(&self) -> &Device {
         &self.device
     }
@@ -188,7 +189,7 @@ impl Pipeline {
         self.source.config()
     }
 
-    /// Generates one video. `on_step` hears of every finished step and may stop the run.
+    /// Generates one video. `on_step` is called after every step and may stop the run.
     pub fn generate(
         &self,
         request: &Request,
@@ -198,7 +199,7 @@ impl Pipeline {
         Ok(generations.swap_remove(0))
     }
 
-    /// Generates several videos in one run; all but their prompts and seeds has to be the same.
+    /// Generates several videos in one run; everything but their prompts and seeds must be the same.
     pub fn generate_batch(
         &self,
         requests: &[Request],
@@ -208,7 +209,7 @@ impl Pipeline {
         self.generate_telling(requests, deciding, on_step, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    /// As [`Pipeline::generate_batch`]; `on_frame` hears of decoded frames, and of how many there are, and may stop the run too.
+    /// As [`Pipeline::generate_batch`]; `on_frame` is called with the number of decoded frames and the total, and may stop the run too.
     pub fn generate_telling(
         &self,
         requests: &[Request],
@@ -219,8 +220,8 @@ impl Pipeline {
         self.run(requests, deciding, None, on_step, on_frame)
     }
 
-    /// Generates one video with every step computed, whatever its request says of caches, and measures what `recorder` probes; the trace also
-    /// compares each fold with all before, which the host keeps.
+    /// Generates one video with every step computed, whatever cache its request names, and measures the probes of `recorder`; the trace
+    /// also compares each fold with all earlier ones, which are kept on the host.
     pub fn record(
         &self,
         request: &Request,
@@ -346,7 +347,7 @@ impl Pipeline {
         Ok(videos.map(|(i, (request, latents))| generation(i, request, latents)).collect())
     }
 
-    /// The latents that sampling begins with: noise, and the frames that are given.
+    /// The initial latents: noise, and the given frames.
     fn initial(&self, requests: &[Request]) -> Result<(Vec<f32>, Option<FrameConditioning>), PipelineError> {
         let [frames, height, width] = self.config().latent;
         let shape = [self.model.shape().channels, frames, height, width];
@@ -365,8 +366,8 @@ impl Pipeline {
         Ok((all, if mask.is_empty() { None } else { Some(FrameConditioning { mask, noise: fresh }) }))
     }
 
-    /// The captions of requests: guidance runs their prompts and as many null captions, in this order, side by side. A null caption is
-    /// as long as the prompt it goes with.
+    /// The captions of requests: guidance runs their prompts and then as many null captions, in this order, in one batch. A null caption is
+    /// as long as the prompt it is paired with.
     fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
         let channels = self.model.shape().caption_channels;
         let null = self.model.null_caption();

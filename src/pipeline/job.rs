@@ -1,4 +1,4 @@
-//! One run of the pipeline, as far as its work and its memory depend on it: what is counted, planned and loaded for.
+//! One run of the pipeline: everything that its work and its memory depend on, for counting, planning and loading.
 
 use super::error::PipelineError;
 use super::request::Request;
@@ -8,28 +8,28 @@ use crate::model::Geometry;
 use crate::sampler::Row;
 use crate::tensor::DType;
 
-/// For whom a policy decides in a batch.
+/// The scope of a policy's decisions in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Deciding {
-    /// For all videos together, as published: norms run over the whole batch.
+    /// One decision for all videos together, as published: norms run over the whole batch.
     #[default]
     Together,
-    /// For each video by itself: each is computed and reused as it would be alone.
+    /// One decision per video: each is computed and reused as it would be alone.
     Apart,
 }
 
-/// Videos that are made together.
+/// Videos generated together.
 #[derive(Clone)]
 pub struct Job {
     /// The model, for videos of one size.
     pub source: ModelSource,
     /// Element type of weights and activations.
     pub dtype: DType,
-    /// Videos made together.
+    /// The number of videos generated together.
     pub videos: usize,
-    /// How they are decided about.
+    /// Whether decisions are made for all videos together or for each.
     pub deciding: Deciding,
-    /// Denoising steps, as asked for.
+    /// Denoising steps, as requested.
     pub steps: usize,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
@@ -37,18 +37,18 @@ pub struct Job {
     pub packed_cache: bool,
     /// Whether a run that computes every step measures what any policy would.
     pub record_all: bool,
-    /// Caption tokens of each sample, at most.
+    /// The maximum number of caption tokens per sample.
     pub caption_tokens: usize,
-    /// Whether frames are given.
+    /// Whether there are given frames.
     pub given: bool,
-    /// Whether pixels are encoded: pictures or videos that are given, or the end of a part of a long video.
+    /// Whether pixels are encoded: given pictures or videos, or the end of a part of a long video.
     pub encodes: bool,
-    /// Whether the latents become pixels.
+    /// Whether the latents are decoded to pixels.
     pub decodes: bool,
 }
 
 impl Job {
-    /// One video as `request` says, by `source` in `dtype`.
+    /// A job for one video as in `request`, by `source` in `dtype`.
     pub fn new(source: &ModelSource, dtype: DType, request: &Request) -> Job {
         Job {
             source: source.clone(),
@@ -66,7 +66,7 @@ impl Job {
         }
     }
 
-    /// Members that are decided about one by one.
+    /// Members with separate decisions.
     pub fn members(&self) -> usize {
         match self.deciding {
             Deciding::Together => 1,
@@ -79,12 +79,12 @@ impl Job {
         Geometry { frame_masked: self.given, ..self.source.config().geometry(self.videos / self.members()) }
     }
 
-    /// Denoising steps that are run.
+    /// Denoising steps that actually run.
     pub fn steps(&self) -> usize {
         self.cache.steps(self.steps)
     }
 
-    /// What the model's solver says of every step.
+    /// The values of every step from the model's solver.
     ///
     /// # Errors
     /// A number of steps for which there is no schedule.

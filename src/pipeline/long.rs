@@ -1,4 +1,4 @@
-//! Pixels that a generation is to go on from, and long videos, made in parts that each begin with the end of the former.
+//! Encoding of given pixels, and long videos, made in parts that each begin with the end of the previous one.
 
 use std::ops::ControlFlow;
 
@@ -13,14 +13,14 @@ use crate::media::{Frames, Latents};
 use crate::model::Progress;
 use crate::sampler::StepEvent;
 
-/// How a long video is made of parts.
+/// How a long video is divided into parts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Looping {
-    /// Parts, each a video of the model's size.
+    /// The number of parts, each a video of the model's size.
     pub parts: usize,
-    /// Latent frames that a part takes over from the end of the former.
+    /// Latent frames that a part takes over from the end of the previous one.
     pub overlap: usize,
-    /// How much of them is made anew: 0 keeps them, 1 would make all.
+    /// The share of their content that is regenerated: 0 keeps them, 1 would replace them.
     pub edit: f32,
 }
 
@@ -30,10 +30,10 @@ impl Looping {
         Looping { parts, overlap: CHUNK.1, edit: 0.0 }
     }
 
-    /// Whether a video of `config`'s size can be looped on so.
+    /// Checks that a video of `config`'s size can be continued in this way.
     ///
     /// # Errors
-    /// Parts whose end is not on the border of a chunk, or of which nothing would be new.
+    /// Parts whose end is not on a chunk boundary, or that would contain nothing new.
     pub fn check(&self, config: &PipelineConfig) -> Result<(), PipelineError> {
         let frames = config.frames();
         let reason = match self {
@@ -64,11 +64,12 @@ impl Looping {
 }
 
 impl Pipeline {
-    /// Pictures and videos to latents for [`Given`]: brought to the size of the video (filled, the rest cut off on both sides; frames that
-    /// have the size of the pipeline's own videos stay as they are) and encoded. `progress` hears of encoded frames, of all there are.
+    /// Encodes pictures and videos to latents for [`Given`], after scaling them to the size of the video (filled, the rest cut off on both
+    /// sides; frames that have the size of the pipeline's own videos stay unchanged). `progress` is called with the encoded frames and the
+    /// total.
     ///
     /// # Errors
-    /// A model without a video autoencoder; its files are missing or damaged; no memory; `progress` asked to stop.
+    /// A model without a video autoencoder; its files are missing or damaged; out of memory; `progress` asked to stop.
     pub fn encode(&self, videos: &[&Frames], progress: Progress<'_>) -> Result<Vec<Latents>, PipelineError> {
         let config = self.config();
         let autoencoder = self.autoencoder(self.device())?;
@@ -87,10 +88,10 @@ impl Pipeline {
         videos.iter().map(encode).collect()
     }
 
-    /// Generates long videos: each part but the first begins with the last frames of the one before, as its autoencoder reads them, and part
-    /// `i` begins with the noise of seed + i. The frames that two parts have in common are there once in the results.
+    /// Generates long videos: each part but the first begins with the last frames of the previous one, re-encoded by the autoencoder, and
+    /// part `i` begins with the noise of seed + i. Frames that two parts share appear once in the results.
     ///
-    /// `on_step` and `on_frame` hear of the parts one after the other, `on_frame` also of frames that are encoded.
+    /// `on_step` and `on_frame` are called for the parts in order, `on_frame` also for encoded frames.
     ///
     /// # Errors
     /// As [`Looping::check`], [`Pipeline::encode`] and [`Pipeline::generate_telling`].
@@ -140,7 +141,7 @@ impl Pipeline {
 }
 
 impl Generation {
-    /// Puts the next part behind, without what it took over.
+    /// Appends the next part, without the frames it took over.
     fn append(&mut self, next: Generation, looping: &Looping) {
         let [channels, frames, height, width] = self.latents.shape;
         let (plane, added) = (height * width, next.latents.shape[1] - looping.overlap);

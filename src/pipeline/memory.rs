@@ -1,4 +1,4 @@
-//! What a job needs of the device's memory, counted before anything is uploaded: it is set up on a device that runs nothing.
+//! The device memory a job needs, counted before anything is uploaded: the job is set up on a device that runs nothing.
 
 use super::error::PipelineError;
 use super::job::Job;
@@ -11,10 +11,10 @@ use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions};
 use crate::tensor::{DType, Tensor};
 
 impl Job {
-    /// Counts the bytes: the generation is set up on a device like `device` that holds nothing.
+    /// Counts the bytes: sets the generation up on a device like `device` that stores nothing.
     ///
     /// # Errors
-    /// What the generation itself would refuse.
+    /// The errors of the generation itself.
     pub fn needs(&self, device: &Device) -> Result<Needs, PipelineError> {
         let info = device.info();
         let dry = Device::dry(DryConfig {
@@ -67,7 +67,7 @@ impl Job {
         Ok(Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
     }
 
-    /// What the autoencoder's weights, decoding and encoding take, where the job does either.
+    /// The bytes of the autoencoder's weights, of decoding and of encoding, as far as the job uses them.
     fn autoencoder_bytes(&self, dry: &Device) -> Result<[usize; 3], PipelineError> {
         if !self.decodes && !self.encodes {
             return Ok([0; 3]);
@@ -86,7 +86,7 @@ impl Job {
         Ok([weights, decoding, reading])
     }
 
-    /// Makes every launch of a forward once: what kernels share is allocated by the first that needs it, and stays.
+    /// Makes every launch of a forward pass once: scratch memory shared by kernels is allocated by the first that needs it, and stays.
     fn scratch(&self, dry: &Device, model: &dyn Transformer, y: &[f32]) -> Result<usize, PipelineError> {
         let geometry @ Geometry { videos, frames, height, width, .. } = self.geometry();
         let caption = model.caption(y, geometry.batch(), None)?;
@@ -108,7 +108,7 @@ mod tests {
     use crate::model::SLOTS;
     use crate::pipeline::{Deciding, SizeOptions};
 
-    /// Open-Sora at 480p on a device with exactly so much memory: what was counted is what it takes.
+    /// Open-Sora at 480p on a device with exactly the counted memory: the count matches the allocation.
     #[test]
     fn the_count_is_what_is_allocated() {
         let source = family::published("opensora-v1.2", &SizeOptions::published("480p", 51)).unwrap();

@@ -1,4 +1,4 @@
-//! From a prompt to a video: sampling, decoding, memory and the report of a run. A [`Source`] is what a family of models gives it.
+//! From a prompt to a video: sampling, decoding, memory and the report of a run. Each family of models provides a [`Source`].
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;

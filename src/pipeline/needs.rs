@@ -1,5 +1,4 @@
-//! Bytes of device memory by what they are for, and how a generation fits into less: blocks of the transformer whose weights stay in the
-//! host's memory.
+//! Device memory by purpose, and how a generation fits into less: the weights of some transformer blocks stay in host memory.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,11 +10,11 @@ use crate::model::SLOTS;
 
 const MIB: usize = 1 << 20;
 
-/// A size as people write it: `8GiB`, `6000MiB`, `7.5GB`.
+/// A memory size in common notation: `8GiB`, `6000MiB`, `7.5GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySize(pub usize);
 
-/// Why a text is no [`MemorySize`].
+/// Why a text is not a [`MemorySize`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a size: write a number above 0 and its unit (MiB, GiB, MB or GB), as in 8GiB or 6000MiB")]
 pub struct SizeError(String);
@@ -45,35 +44,35 @@ impl FromStr for MemorySize {
     }
 }
 
-/// Bytes of device memory, by what they are for.
+/// Bytes of device memory, by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// The transformer's weights outside its blocks.
     pub ends: usize,
-    /// What matrix products of few tiles share for their sums, where there are any.
+    /// Scratch memory for the split-k partial sums of matrix products with few tiles, if there are any.
     pub scratch: usize,
     /// The weights of one block.
     pub block: usize,
-    /// How many blocks there are.
+    /// The number of blocks.
     pub blocks: usize,
-    /// The decoder's weights, with the encoder's; they are on the device only while it is used.
+    /// The weights of decoder and encoder; they are on the device only while in use.
     pub decoder: usize,
     /// The captions' keys and values for every block.
     pub caption: usize,
-    /// What encoding the captions takes before the steps begin.
+    /// Encoding the captions, before the steps begin.
     pub encoding: usize,
-    /// What one step takes while it runs, latents and prediction included.
+    /// One step while it runs, latents and prediction included.
     pub activations: usize,
-    /// What is kept from step to step: the fold and the probed residuals.
+    /// Memory kept from step to step: the fold and the probed residuals.
     pub cache: usize,
-    /// The least that decoding takes beside the decoder's weights, when the steps are done.
+    /// The minimum for decoding besides the decoder's weights, after the steps.
     pub decoding: usize,
-    /// The least that encoding given pixels takes beside them, before there are captions.
+    /// The minimum for encoding given pixels besides those weights, before there are captions.
     pub reading: usize,
 }
 
 impl Needs {
-    /// What the phases need in turn, with their names; the most of them is needed.
+    /// The needs of each phase, with its name; the largest counts.
     fn phases(&self) -> [(usize, &'static str); 4] {
         let with_decoder = |bytes: usize| if bytes > 0 { self.decoder + bytes } else { 0 };
         [
@@ -94,12 +93,12 @@ impl Needs {
         self.with_blocks(self.blocks)
     }
 
-    /// With the weights of every block in the host's memory: the smallest budget that does.
+    /// With the weights of every block in host memory: the smallest possible budget.
     pub fn least(&self) -> usize {
         self.with_blocks(self.blocks.min(SLOTS))
     }
 
-    /// How many blocks have to be streamed for all to fit into `budget` bytes.
+    /// The number of blocks that must be streamed so that everything fits into `budget` bytes.
     ///
     /// # Errors
     /// When streaming all of them is not enough.
@@ -116,12 +115,12 @@ impl Needs {
     }
 }
 
-/// A budget of memory that is too small.
+/// A memory budget that is too small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetError {
-    /// The bytes there are.
+    /// The available bytes.
     pub budget: usize,
-    /// The bytes there have to be.
+    /// The required bytes.
     pub needs: Needs,
 }
 

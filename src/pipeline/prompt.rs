@@ -1,4 +1,4 @@
-//! A prompt on its way to the model: first read, which is cheap and finds what is wrong with it, then embedded.
+//! A prompt on its way to the model: first parsed, which is cheap and detects errors, then embedded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::error::PipelineError;
 use crate::text::Embedding;
 
-/// Characters of a file name made from a prompt.
+/// The maximum length of a file name made from a prompt, in characters.
 const SLUG_LENGTH: usize = 60;
 
-/// A prompt that was read: words the model knows, or text.
+/// A parsed prompt: words from the model's vocabulary, or free text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptText {
     text: String,
@@ -52,26 +52,26 @@ impl fmt::Display for PromptText {
     }
 }
 
-/// What is said about the video beside the prompt's own words.
+/// Attributes of the video besides the prompt's own words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// Aesthetic score, 4 (plain) to 7 (beautiful).
     pub aesthetic: Option<f32>,
     /// Motion score, 0 (still) and up.
     pub motion: Option<f32>,
-    /// Camera motion, as `pan left`.
+    /// Camera motion, such as `pan left`.
     pub camera: Option<String>,
 }
 
 impl Default for Scores {
-    /// The published pipeline's: aesthetic score 6.5, nothing else.
+    /// The published pipeline's default: aesthetic score 6.5, nothing else.
     fn default() -> Self {
         Scores { aesthetic: Some(6.5), motion: None, camera: None }
     }
 }
 
 impl Scores {
-    /// Whether the scores are numbers one could mean.
+    /// Checks that the scores are plausible.
     ///
     /// # Errors
     /// A score that is not from 0 to 100.
@@ -85,14 +85,14 @@ impl Scores {
     }
 }
 
-/// What besides the prompt itself decides its embedding.
+/// Everything besides the prompt itself that its embedding depends on.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct TextOptions {
-    /// What is said about the video behind the prompt (Open-Sora).
+    /// Attributes of the video, appended to the prompt (Open-Sora).
     pub scores: Scores,
 }
 
-/// A prompt the model can be given.
+/// A prompt in the form the model takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
     text: PromptText,
@@ -105,7 +105,7 @@ impl Prompt {
         Prompt { text, embedding: Arc::new(embedding) }
     }
 
-    /// `[tokens, channels]`, without filling.
+    /// `[tokens, channels]`, without padding.
     pub fn embedding(&self) -> &Embedding {
         &self.embedding
     }

@@ -1,4 +1,4 @@
-//! What a run did, as JSON for programs and as a few lines for people.
+//! The report of a run, as JSON for programs and as a few lines for people.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::model::Flops;
 pub struct Report {
     /// The model's name.
     pub model: String,
-    /// The device's id and name: every time below is its time.
+    /// The device's id and name: all times below are measured on it.
     pub device: String,
     /// Element type of weights and activations.
     pub dtype: String,
@@ -20,52 +20,52 @@ pub struct Report {
     pub steps: usize,
     /// The steps, from 1, that ran the whole transformer.
     pub computed_steps: Vec<usize>,
-    /// The steps that ran some of its modules and reused others; those in neither list reused the residuals of a whole forward.
+    /// The steps that ran some modules and reused others; steps in neither list reused the residuals of a whole forward pass.
     #[serde(default)]
     pub partial_steps: Vec<usize>,
-    /// Work of every step over that of a computed one.
+    /// Work of every step relative to a computed one.
     #[serde(default)]
     pub step_shares: Vec<f64>,
-    /// What the cache policy measured and chose after each computed step but the first.
+    /// The measurements and choices of the cache policy after each computed step but the first.
     pub decisions: Vec<Decision>,
-    /// Wall-clock times, of all videos made in the same run.
+    /// Wall-clock times, for all videos of the run together.
     pub seconds: Seconds,
-    /// Videos made in the same run.
+    /// The number of videos in the run.
     #[serde(default = "one")]
     pub videos: usize,
-    /// Videos that were decided about together with this one, itself included.
+    /// The number of videos that shared this one's decisions, itself included.
     #[serde(default = "one")]
     pub decided_together: usize,
     /// Bytes of residuals kept on the device, for all videos.
     pub cache_bytes: usize,
-    /// Bytes that one kept tensor for every residual would have taken.
+    /// The bytes that one kept tensor per residual would have taken.
     pub cache_bytes_unfolded: usize,
-    /// What keeping them in 8 bits lost, Σ|x − kept x| / Σ|x|; `null` when they are kept as they are.
+    /// The error of keeping them in 8 bits, Σ|x − kept x| / Σ|x|; `null` if they are not packed.
     #[serde(default)]
     pub cache_error: Option<f64>,
-    /// Bytes of a forward's activations, which share one allocation.
+    /// Bytes of a forward pass's activations, which share one allocation.
     #[serde(default)]
     pub activation_bytes: usize,
-    /// The most device memory allocated at once.
+    /// Peak device memory allocated at once.
     pub peak_device_bytes: usize,
     /// Bytes of the transformer's weights that stay on the device, room for streamed blocks included.
     #[serde(default)]
     pub resident_weight_bytes: usize,
-    /// Bytes of its weights in the host's memory, which every computed step copies to the device; 0 when all are resident.
+    /// Bytes of its weights in host memory, which every computed step copies to the device; 0 if all are resident.
     #[serde(default)]
     pub streamed_weight_bytes: usize,
-    /// The device memory that was allowed, if a budget was set.
+    /// The device memory budget, if one was set.
     #[serde(default)]
     pub memory_budget: Option<usize>,
     /// Seed of the initial noise.
     pub seed: u64,
-    /// The prompt as the model got it.
+    /// The prompt as passed to the model.
     pub prompt: String,
     /// The cache policy's name.
     pub cache: String,
     /// Guidance scale.
     pub cfg_scale: f32,
-    /// Floating-point operations of the videos decided about together, counted from the shapes (a multiply-add is two).
+    /// Floating-point operations of the videos that share decisions, counted from the shapes (a multiply-add is two).
     pub flops: FlopCount,
 }
 
@@ -80,7 +80,7 @@ pub struct Seconds {
     pub total: f64,
     /// The denoising loop.
     pub denoise: f64,
-    /// Every step by the device's clock.
+    /// The time of every step by the device's clock.
     pub per_step: Vec<f64>,
 }
 
@@ -93,7 +93,7 @@ pub struct FlopCount {
     pub reused_step: u64,
     /// All steps as they ran.
     pub total: u64,
-    /// All steps, had each been computed.
+    /// All steps, if each had been computed.
     pub all_computed: u64,
 }
 
@@ -109,7 +109,7 @@ impl FlopCount {
     }
 }
 
-/// The schedule at a glance, a character a step: `█` computed, `▒` computed in part, `·` reused.
+/// The schedule as one character per step: `█` computed, `▒` partly computed, `·` reused.
 ///
 /// ```
 /// # use adacache::pipeline::schedule_strip;
@@ -125,9 +125,9 @@ pub fn schedule_strip(steps: usize, computed: &[usize], partial: &[usize]) -> St
 }
 
 impl Report {
-    /// Mean seconds of a computed and of another step, where there were any.
+    /// Mean seconds of a computed step and of any other step, if there were any.
     ///
-    /// The first step is left out if there are others: it also pays for loading kernels.
+    /// The first step is left out if there are others, since it includes the loading of kernels.
     pub fn step_seconds(&self) -> (Option<f64>, Option<f64>) {
         let mean = |computed: bool| {
             let times: Vec<f64> = (1..)
@@ -141,7 +141,7 @@ impl Report {
         (mean(true), mean(false))
     }
 
-    /// The report in a few lines for people.
+    /// The report as a few lines for people.
     pub fn summary(&self) -> Summary<'_> {
         Summary(self)
     }
@@ -233,14 +233,14 @@ pub(super) fn bytes(n: usize) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// `n` with a decimal prefix, as in `3.1 GFLOP`.
+/// `n` with a decimal prefix, such as `3.1 GFLOP`.
 pub fn count(n: f64, what: &str) -> String {
     const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
     let (value, unit) = scaled(n, 1000.0, &UNITS);
     format!("{value:.1} {}{what}", UNITS[unit])
 }
 
-/// Seconds in a unit that suits them, as in `3.1 ms`.
+/// Seconds in a suitable unit, such as `3.1 ms`.
 pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s >= 1.0 => format!("{s:.2} s"),

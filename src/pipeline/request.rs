@@ -1,4 +1,4 @@
-//! What to generate, and whether its settings are ones that can be.
+//! What to generate, and the checks of its settings.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::source::ModelSource;
 use crate::cache::{CacheConfig, CacheError, Named};
 use crate::sampler::{MOST_STEPS, ScheduleError};
 
-/// The largest guidance scale that is taken for one.
+/// The largest accepted guidance scale.
 const MAX_CFG_SCALE: f32 = 100.0;
 
 /// What to generate.
@@ -25,20 +25,20 @@ pub struct Request {
     pub seed: u64,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
-    /// Whether residuals are kept in 8 bits (e4m3 with a scale a token) instead of the model's type.
+    /// Whether residuals are kept in 8 bits (e4m3 with one scale per token) instead of the model's type.
     pub packed_cache: bool,
     /// Whether a run that computes every step measures what any policy would, for its trace.
     pub record_all: bool,
-    /// Frames that are given: they stay as they are, or are edited.
+    /// Given frames, which are kept or edited.
     pub given: Option<Given>,
-    /// Whether the latents become pixels.
+    /// Whether the latents are decoded to pixels.
     pub decode: bool,
 }
 
-/// The cache settings `name` stands for: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
-/// Regularization where the settings have none.
+/// The cache settings that `name` refers to: a preset of the model, or the path of a `.toml` file. `moreg` adds the preset's Motion
+/// Regularization if the settings have none.
 ///
-/// Everything that can be wrong with them is found here, before the model is loaded.
+/// All errors in them are found here, before the model is loaded.
 pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize) -> Result<CacheConfig, PipelineError> {
     resolve_cache(source, source.config().latent[0], name, moreg, steps)
 }
@@ -74,7 +74,7 @@ pub fn resolve_cache(
     Ok(config)
 }
 
-/// Checks the numbers of a request that need no model.
+/// Checks the numbers of a request that do not depend on the model.
 pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
     if !(1..=MOST_STEPS).contains(&steps) {
         return Err(ScheduleError::Steps(steps).into());

@@ -2,9 +2,9 @@
 
 use super::error::PipelineError;
 
-/// Frames of the longest video that any model was published for.
+/// Frames of the longest published video of any model.
 const MAX_FRAMES: usize = 408;
-/// The shortest and the longest side in pixels; the shortest is one latent position.
+/// The minimum and maximum side in pixels; the minimum is one latent position.
 const SIDES: (usize, usize) = (8, 8192);
 
 /// The size of one video.
@@ -19,7 +19,7 @@ pub struct VideoSize {
 }
 
 impl VideoSize {
-    /// A size of one's own.
+    /// A custom size.
     ///
     /// # Errors
     /// A side shorter than one latent position, or no or too many frames.
@@ -35,10 +35,10 @@ impl VideoSize {
         Ok(VideoSize { frames, height, width })
     }
 
-    /// Reads the sides in `HEIGHTxWIDTH`.
+    /// Parses the sides in `HEIGHTxWIDTH`.
     ///
     /// # Errors
-    /// Another text.
+    /// Any other text.
     pub fn sides(text: &str) -> Result<[usize; 2], PipelineError> {
         let sides = text.split_once(['x', '×']).and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
         let (height, width) = sides.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! What a family of models gives the pipeline: one model, its sizes and defaults, and how its parts are loaded.
+//! The interface between a family of models and the pipeline: one model, its sizes and defaults, and how its parts are loaded.
 
 use std::sync::Arc;
 
@@ -13,40 +13,40 @@ use crate::tensor::DType;
 /// A model, opened for videos of one size. Weights are read when a part is loaded.
 pub type ModelSource = Arc<dyn Source>;
 
-/// A model as its family knows it.
+/// A model as its family provides it.
 pub trait Source: Send + Sync {
     /// Sizes and defaults.
     fn config(&self) -> &PipelineConfig;
 
-    /// What the transformer's blocks are made of.
+    /// The structure of the transformer's blocks.
     fn anatomy(&self) -> &Anatomy;
 
     /// The transformer's sizes.
     fn shape(&self) -> TransformerShape;
 
-    /// What a generation can be given beside the prompt.
+    /// The inputs a generation accepts besides the prompt.
     fn inputs(&self) -> Inputs;
 
     /// The cache presets for a run of `steps` steps.
     ///
     /// # Errors
-    /// A file of presets that cannot be read.
+    /// A presets file that cannot be read.
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError>;
 
-    /// How the latents move in `steps` steps.
+    /// The solver that updates the latents in `steps` steps.
     ///
     /// # Errors
     /// A number of steps for which there is no schedule.
     fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError>;
 
-    /// Reads a prompt.
+    /// Parses a prompt.
     ///
     /// # Errors
     /// A prompt that the model does not understand.
     fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError>;
 
-    /// Embeds prompts. `progress` hears of embedded prompts, of all there are, and may stop it. A text encoder is loaded if an embedding is not
-    /// on disk already, and gone when this returns.
+    /// Embeds prompts. `progress` is called with the embedded prompts and the total, and may stop the work. A text encoder is loaded only
+    /// if an embedding is not yet on disk, and released before this returns.
     ///
     /// # Errors
     /// Files of the encoder that are missing or damaged; `progress` asked to stop.
@@ -57,7 +57,7 @@ pub trait Source: Send + Sync {
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError>;
 
-    /// Says what is missing of the files of these parts, and how to get it, without reading weights.
+    /// Checks that the files of these parts are there, without reading weights; the error says how to get them.
     ///
     /// # Errors
     /// Files that are missing or damaged.
@@ -65,10 +65,10 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// Loads the transformer, with the weights of `streamed` blocks in the host's memory.
+    /// Loads the transformer, with the weights of `streamed` blocks in host memory.
     ///
     /// # Errors
-    /// Files that are missing, damaged or do not belong together; no memory.
+    /// Files that are missing, damaged or do not belong together; out of memory.
     fn transformer(
         &self,
         device: &Device,
@@ -77,7 +77,7 @@ pub trait Source: Send + Sync {
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError>;
 
-    /// Latent frames of `frames` frames.
+    /// The number of latent frames for `frames` frames.
     ///
     /// # Errors
     /// A configuration that cannot be read.
@@ -85,7 +85,7 @@ pub trait Source: Send + Sync {
         Ok(frames)
     }
 
-    /// Loads what makes frames of the latents. `None`: there is nothing, latents are all that is wanted.
+    /// Loads the decoder from latents to frames. `None`: there is none, the latents are the result.
     ///
     /// # Errors
     /// As [`Source::transformer`].
@@ -96,22 +96,22 @@ pub trait Source: Send + Sync {
         content: Content,
     ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError>;
 
-    /// Height and width in pixels that pictures are brought to before they are encoded, of which the upper left is the video's.
+    /// Height and width in pixels to which pictures are scaled before encoding; the upper left part is the size of the video.
     fn picture_size(&self) -> [usize; 2] {
         [self.config().height, self.config().width]
     }
 }
 
-/// Where weights come from.
+/// The origin of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// The model's files.
     Files,
-    /// Nowhere: they are zeros, to count with.
+    /// No files: zeros, for counting.
     Zeros,
 }
 
-/// Parts of a model beside the transformer.
+/// Parts of a model besides the transformer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     /// The text encoder.
@@ -120,10 +120,10 @@ pub struct Parts {
     pub decoder: bool,
 }
 
-/// What a generation can be given beside the prompt.
+/// The inputs a generation accepts besides the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
-    /// Any text as a prompt, which an encoder reads that takes its time; or an embedding in its place.
+    /// Free text as the prompt, for a separate text encoder; or an embedding in its place.
     pub text: bool,
     /// A published resolution and an aspect ratio.
     pub resolution: bool,
@@ -131,7 +131,7 @@ pub struct Inputs {
     pub frames: bool,
 }
 
-/// What was asked of a video's size; what was not is the model's own.
+/// The requested size of a video; anything left out is the model's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SizeOptions {
     /// Height and width in pixels.
@@ -161,11 +161,11 @@ impl SizeOptions {
 pub struct PipelineConfig {
     /// The model's name in reports.
     pub name: String,
-    /// Caption tokens the model is given.
+    /// Caption tokens the model takes.
     pub prompt_length: usize,
     /// Latent frames, height, width.
     pub latent: [usize; 3],
-    /// Frames of the video, where they are not the latent ones: a video autoencoder makes several of one.
+    /// Frames of the video, if they differ from the latent ones: a video autoencoder makes several from one.
     pub video_frames: Option<usize>,
     /// Height of the video in pixels.
     pub height: usize,
@@ -173,11 +173,11 @@ pub struct PipelineConfig {
     pub width: usize,
     /// Frames per second.
     pub fps: f64,
-    /// What the position embedding is scaled by: √(height · width), as the model rounds it.
+    /// The scale of the position embedding: √(height · width), rounded as in the model.
     pub resolution: f64,
-    /// Steps when the user names none.
+    /// The default number of steps.
     pub default_steps: usize,
-    /// Guidance when the user names none.
+    /// The default guidance scale.
     pub default_cfg_scale: f32,
 }
 

@@ -1,5 +1,5 @@
-//! What a device was told to do, and what that costs: a timeline of measured launches, and a model of launches that were only
-//! counted. It observes `device` and knows nothing above it.
+//! The work of a device and its cost: a timeline of measured launches, and a model for launches that were only counted. It observes
+//! `device` and knows nothing of the layers above it.
 
 mod nvml;
 mod roofline;
@@ -12,11 +12,11 @@ pub use timeline::{Marker, Point, Profile, Span, Trace};
 
 use serde::Serialize;
 
-/// Kernels that are limited by the same thing and reach a like share of it.
+/// Kernels with the same bottleneck that reach a similar share of its peak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// Matrix products, convolutions among them.
+    /// Matrix products, including convolutions.
     Linear,
     /// Attention.
     Attention,

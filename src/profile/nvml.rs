@@ -1,5 +1,5 @@
-//! Power, clocks, temperature and memory of a GPU while it works, from NVML. The library is looked for at run time; where it is
-//! absent there are simply no samples.
+//! Power, clocks, temperature and memory of a GPU during a run, from NVML. The library is looked up at run time; if it is missing, there
+//! are no samples.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Values at one moment, each under the name it is shown by.
+/// Values at one moment, each with its display name.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
@@ -26,7 +26,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Begins to sample the GPU at this PCI bus id; nothing where NVML, the GPU or the thread cannot be had.
+    /// Starts sampling the GPU at this PCI bus id; `None` if NVML, the GPU or the thread is unavailable.
     pub(super) fn start(pci: &str) -> Option<Sampler> {
         let nvml = Nvml::init().inspect_err(|error| tracing::info!("no NVML samples: {error}")).ok()?;
         if let Err(error) = nvml.device_by_pci_bus_id(pci) {
@@ -64,7 +64,7 @@ impl Drop for Sampler {
     }
 }
 
-/// What the GPU answers now; figures that it does not have are left out.
+/// The GPU's current values; unsupported ones are left out.
 fn sample(nvml: &Nvml, pci: &str) -> Option<Sample> {
     let gpu = nvml.device_by_pci_bus_id(pci).ok()?;
     let values = [

@@ -1,15 +1,15 @@
 //! A model of time: each launch takes the longer of its arithmetic and its memory traffic, at a stated share of the chip's peaks.
 //!
-//! `t = max(flops / (peak · share), bytes / (bandwidth · share)) + launch overhead`, summed over launches that follow one another on
-//! one stream. The work comes from the launches themselves, the peaks from [`chips`](crate::chips), the shares are inputs that carry
-//! their origin. Nothing here is measured: whoever prints a figure calls it modelled.
+//! `t = max(flops / (peak · share), bytes / (bandwidth · share)) + launch overhead`, summed over successive launches on one stream. The
+//! work comes from the launches themselves, the peaks from [`chips`](crate::chips); the shares are inputs with a stated origin. Nothing
+//! here is measured: output must label these times as modelled.
 
 use serde::Serialize;
 
 use super::{Family, TallyEntry};
 use crate::chips::Chip;
 
-/// A share of a peak, and where the figure comes from.
+/// A share of a peak, and its origin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Share {
     /// 0 to 1.
@@ -29,7 +29,7 @@ pub struct ShareError {
     gpu: &'static str,
 }
 
-/// What the model takes for granted about the kernels.
+/// The model's assumptions about the kernels.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Efficiency {
     /// Share of the tensor peak that matrix products reach.
@@ -43,8 +43,8 @@ pub struct Efficiency {
 }
 
 impl Efficiency {
-    /// What is assumed of `chip`. Tensor cores: a share of what `mma.sync`, the instruction of the kernels, can reach there.
-    /// No measurements: they stand until somebody runs the microbenchmarks on a GPU.
+    /// The assumptions for `chip`. Tensor cores: a share of the peak of `mma.sync`, the kernels' instruction, on that chip. These are not
+    /// measurements; microbenchmarks on a GPU would replace them.
     pub fn assumed(chip: &Chip) -> Self {
         let tensor = |share: f64, what: &str| {
             let most = chip.sm.mma_share;
@@ -67,7 +67,7 @@ impl Efficiency {
         }
     }
 
-    /// Whether `chip` could be as fast.
+    /// Checks that `chip` could be this fast.
     ///
     /// # Errors
     /// A share that is not above 0, or above what `mma.sync` reaches of the tensor peak, or above 1 of the bandwidth.
@@ -90,7 +90,7 @@ impl Efficiency {
         Efficiency { linear: all(), attention: all(), memory: all(), launch_seconds: 0.0 }
     }
 
-    /// Seconds that `entry`'s launches take in the model.
+    /// Modelled seconds of `entry`'s launches.
     pub fn seconds(&self, chip: &Chip, entry: &TallyEntry) -> f64 {
         let arithmetic = match Family::of(&entry.kernel) {
             Family::Linear => entry.work.flops as f64 / (chip.tensor_flops * self.linear.value),
@@ -103,33 +103,33 @@ impl Efficiency {
     }
 }
 
-/// What a number of launches cost in the model.
+/// The modelled cost of a number of launches.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cost {
     /// Launches and memory operations.
     pub launches: u64,
     /// Operations of their matrix products.
     pub flops: u64,
-    /// Bytes they move at least.
+    /// Minimum bytes they move.
     pub bytes: u64,
     /// Modelled seconds.
     pub modelled_seconds: f64,
     /// Seconds if every launch reached the chip's peaks: no kernel can be faster.
     pub roofline_seconds: f64,
-    /// The same by family.
+    /// The cost by family.
     pub families: Vec<FamilyCost>,
 }
 
 /// One family's part of a [`Cost`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FamilyCost {
-    /// Which.
+    /// The family.
     pub family: Family,
     /// Launches.
     pub launches: u64,
     /// Operations of matrix products.
     pub flops: u64,
-    /// Bytes moved at least.
+    /// Minimum bytes moved.
     pub bytes: u64,
     /// Modelled seconds.
     pub modelled_seconds: f64,

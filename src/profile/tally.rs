@@ -1,4 +1,4 @@
-//! An observer that counts launches and their work without asking for times.
+//! An observer that counts launches and their work without measuring time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,23 +10,23 @@ use crate::device::{Event, Launch, LaunchObserver, LaunchStats, Work};
 pub struct TallyEntry {
     /// The kernel's entry, or the memory operation.
     pub kernel: String,
-    /// What one launch does.
+    /// The work of one launch.
     pub work: Work,
-    /// How many there were.
+    /// The number of launches.
     pub launches: u64,
 }
 
-/// Counts launches; hand it to [`Device::observe`](crate::device::Device::observe).
+/// Counts launches; pass it to [`Device::observe`](crate::device::Device::observe).
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<BTreeMap<(String, u64, u64, u64), u64>>);
 
 impl Tally {
-    /// An empty one.
+    /// An empty tally.
     pub fn new() -> Arc<Tally> {
         Arc::default()
     }
 
-    /// What was counted since the last call.
+    /// The launches counted since the last call.
     pub fn take(&self) -> Vec<TallyEntry> {
         let counts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let entry = |((kernel, flops, bytes_read, bytes_written), launches)| TallyEntry {

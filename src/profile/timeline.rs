@@ -1,4 +1,4 @@
-//! A timeline of everything a device was told to do, as a Chrome trace: open the file in <https://ui.perfetto.dev> or `chrome://tracing`.
+//! A timeline of all work of a device, as a Chrome trace: open the file in <https://ui.perfetto.dev> or `chrome://tracing`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -15,7 +15,7 @@ const LAUNCHES: u32 = 1;
 const SPANS: u32 = 2;
 const MARKERS: u32 = 3;
 
-/// Watches a device from [`Profile::start`] to [`Profile::finish`].
+/// Observes a device from [`Profile::start`] to [`Profile::finish`].
 pub struct Profile {
     device: Device,
     recorder: Arc<Recorder>,
@@ -29,27 +29,27 @@ pub struct Profile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point(usize);
 
-/// A stretch of time to show above the launches: a step, say.
+/// A span of time shown above the launches, such as a step.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// What to call it.
+    /// Its label.
     pub name: String,
-    /// When it ended.
+    /// Its end.
     pub end: Point,
-    /// How long it took.
+    /// Its duration in seconds.
     pub seconds: f64,
-    /// What else to show.
+    /// Further facts to show.
     pub facts: Value,
 }
 
-/// A moment to show: a decision, say.
+/// A moment to show, such as a decision.
 #[derive(Debug, Clone)]
 pub struct Marker {
-    /// What to call it.
+    /// Its label.
     pub name: String,
-    /// When.
+    /// Its time.
     pub at: Point,
-    /// What else to show.
+    /// Further facts to show.
     pub facts: Value,
 }
 
@@ -79,10 +79,10 @@ impl LaunchObserver for Recorder {
 }
 
 impl Profile {
-    /// Begins to watch `device`. On a GPU, power, clocks and memory are sampled too where NVML answers.
+    /// Starts observing `device`. On a GPU, power, clocks and memory are sampled too if NVML is available.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn start(device: &Device) -> Result<Profile, DeviceError> {
         device.synchronize()?;
         let origin = (device.record()?, Instant::now());
@@ -92,17 +92,17 @@ impl Profile {
         Ok(Profile { device: device.clone(), recorder, origin, points: Mutex::default(), sampler })
     }
 
-    /// Remembers a moment of the device's stream: the end of a step, say.
+    /// Records a moment of the device's stream, such as the end of a step.
     pub fn point(&self, event: &Event) -> Point {
         let mut points = lock(&self.points);
         points.push(event.clone());
         Point(points.len() - 1)
     }
 
-    /// Ends watching, waits for the device, and gives the trace.
+    /// Stops observing, waits for the device, and returns the trace.
     ///
     /// # Errors
-    /// Faults of kernels that ran meanwhile.
+    /// Faults of kernels that ran in the meantime.
     pub fn finish(mut self, spans: &[Span], markers: &[Marker]) -> Result<Trace, DeviceError> {
         self.device.observe(None);
         self.device.synchronize()?;
@@ -141,7 +141,7 @@ impl Profile {
         Ok(Trace { trace_events: events, display_time_unit: "ms", other_data: other })
     }
 
-    /// Names of the tracks. The device's carries whose time it is.
+    /// Names of the tracks. The device's name states on which device the times were measured.
     fn names(&self) -> Vec<Value> {
         let info = self.device.info();
         let process = format!("{}: {}", info.label(), clock(info.kind));
@@ -192,7 +192,7 @@ fn facts(record: &Record, seconds: f64) -> Map<String, Value> {
     facts
 }
 
-/// A finished trace; its JSON is what trace viewers read.
+/// A finished trace; its JSON is the format of trace viewers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trace {
     #[serde(rename = "traceEvents")]

@@ -1,4 +1,4 @@
-//! What all measures share: why two things cannot be compared, and means.
+//! Common parts of all measures: why two inputs cannot be compared, and means.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use crate::model::ModelError;
 /// The largest value of a pixel.
 pub(super) const RANGE: f64 = 255.0;
 
-/// Why two things cannot be compared.
+/// Why two inputs cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum QualityError {
-    /// They are not of one size.
+    /// Their sizes differ.
     #[error("the first is {first}, the second {second}: only what has one size can be compared")]
     Sizes {
         /// Size of the first.
@@ -25,29 +25,29 @@ pub enum QualityError {
     TooSmall {
         /// The measure.
         measure: &'static str,
-        /// Pixels on a side that it needs.
+        /// The minimum side in pixels.
         least: usize,
-        /// Pixels across.
+        /// Width in pixels.
         width: usize,
-        /// Pixels down.
+        /// Height in pixels.
         height: usize,
     },
-    /// The latents hold something that is no number.
+    /// The latents contain a value that is not finite.
     #[error("the {which} latents hold {value} at element {index}")]
     NotFinite {
-        /// Which of the two.
+        /// Which of the two inputs.
         which: &'static str,
         /// The value.
         value: f32,
-        /// Its position.
+        /// The index of the element.
         index: usize,
     },
-    /// The weights of a network are not there.
+    /// The weights of a network are missing.
     #[error("there are no weights of {} at {}; this makes them: {}", form.name(), path.display(), form.made_by())]
     NoWeights {
         /// The network.
         form: Form,
-        /// Where they were looked for.
+        /// The path that was searched.
         path: PathBuf,
     },
     /// The weights of a network cannot be used.
@@ -58,7 +58,7 @@ pub enum QualityError {
     Network(#[from] candle_core::Error),
 }
 
-/// Refuses two videos that differ in size or in the number of frames.
+/// Rejects two videos that differ in size or in the number of frames.
 pub(super) fn same_size(a: &Frames, b: &Frames) -> Result<(), QualityError> {
     let size = |f: &Frames| format!("{} frames of {}x{} pixels", f.count(), f.width, f.height);
     if (a.width, a.height, a.count()) == (b.width, b.height, b.count()) {

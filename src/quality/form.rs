@@ -1,18 +1,18 @@
-//! The perceptual networks there are.
+//! The perceptual networks.
 
-/// Which network.
+/// A perceptual network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// LPIPS 0.1 on AlexNet. The file's names: torchvision's `features.0.weight` … `features.10.bias`, and `lin0.model.1.weight` …
+    /// LPIPS 0.1 on AlexNet. Tensor names in the file: torchvision's `features.0.weight` … `features.10.bias`, and `lin0.model.1.weight` …
     /// `lin4.model.1.weight` of the package `lpips`.
     Lpips,
-    /// ST-LPIPS on its own AlexNet. The file's names are those of the package `stlpips-pytorch`: `net.slice1.0.weight` …
+    /// ST-LPIPS on its own AlexNet. Tensor names in the file are those of the package `stlpips-pytorch`: `net.slice1.0.weight` …
     /// `net.slice5.13.bias`, `lin0.model.1.weight` … `lin4.model.1.weight`.
     ShiftTolerant,
 }
 
 impl Form {
-    /// Its name among people.
+    /// Its usual name.
     pub fn name(self) -> &'static str {
         match self {
             Form::Lpips => "LPIPS",
@@ -20,7 +20,7 @@ impl Form {
         }
     }
 
-    /// The name of its weights in the folder of models (see [`cache_dir`](crate::hub::cache_dir)).
+    /// The file name of its weights in the folder of models (see [`cache_dir`](crate::hub::cache_dir)).
     pub fn file(self) -> &'static str {
         match self {
             Form::Lpips => "lpips.safetensors",
@@ -28,7 +28,7 @@ impl Form {
         }
     }
 
-    /// The shell commands that make its weights.
+    /// The shell commands that create its weights.
     pub fn made_by(self) -> &'static str {
         match self {
             Form::Lpips => {
@@ -40,7 +40,7 @@ impl Form {
         }
     }
 
-    /// Where its convolutions are in the file.
+    /// The names of its convolutions in the file.
     pub(super) fn convolutions(self) -> [&'static str; 5] {
         match self {
             Form::Lpips => ["features.0", "features.3", "features.6", "features.8", "features.10"],
@@ -48,7 +48,7 @@ impl Form {
         }
     }
 
-    /// What is constant and may lie in the file as well, since the package's own file has it.
+    /// Constant tensors that the file may contain as well, since the package's own file does.
     pub(super) fn constants(self) -> &'static [&'static str] {
         match self {
             Form::Lpips => &[],
@@ -62,7 +62,7 @@ impl Form {
         }
     }
 
-    /// Pixels on the shorter side of the smallest picture that every layer has something to look at.
+    /// The shorter side in pixels of the smallest picture for which no layer is empty.
     pub fn least(self) -> usize {
         match self {
             Form::Lpips => 31,

@@ -1,5 +1,5 @@
-//! How far one video is from another, and how calm one is in itself: PSNR and SSIM as scikit-image computes them, temporal flickering as
-//! VBench defines it, motion smoothness by pixels, all in f64 from 8-bit RGB; and the perceptual distances LPIPS and ST-LPIPS.
+//! Differences between two videos, and the steadiness of one: PSNR and SSIM as in scikit-image, temporal flickering as defined by VBench,
+//! motion smoothness by pixels, all in f64 from 8-bit RGB; and the perceptual distances LPIPS and ST-LPIPS.
 
 mod error;
 mod form;
@@ -21,11 +21,11 @@ pub use ssim::{SSIM_WINDOW, ssim};
 /// One video against another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
-    /// dB of each frame; infinite (`null` in JSON) where the frames are equal.
+    /// PSNR of each frame in dB; infinite (`null` in JSON) if the frames are equal.
     pub psnr_frames: Vec<f64>,
-    /// Mean of the frames' dB.
+    /// Mean PSNR of the frames in dB.
     pub psnr_mean: f64,
-    /// dB of all pixels of all frames.
+    /// PSNR over all pixels of all frames in dB.
     pub psnr: f64,
     /// SSIM of each frame.
     pub ssim_frames: Vec<f64>,
@@ -35,13 +35,13 @@ pub struct Compared {
     pub mean_absolute: f64,
 }
 
-/// One video by itself; a video of one frame neither flickers nor moves.
+/// Measures of a single video; a video of one frame neither flickers nor moves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Calm {
-    /// VBench's temporal flickering: (255 − mean absolute difference of neighbouring frames) / 255. Meant for still scenes.
+    /// VBench's temporal flickering: (255 − mean absolute difference of adjacent frames) / 255. Meant for still scenes.
     pub temporal_flickering: f64,
-    /// VBench's motion smoothness with the mean of the two neighbours in place of its interpolation network:
-    /// (255 − mean absolute difference of every second frame from it) / 255.
+    /// VBench's motion smoothness with the mean of the two adjacent frames instead of its interpolation network: (255 − mean absolute
+    /// difference of every second frame from it) / 255.
     pub motion_smoothness_pixels: f64,
 }
 
@@ -54,7 +54,7 @@ pub struct LatentsCompared {
     pub relative_l1: f64,
     /// The largest difference of two elements.
     pub max_absolute: f64,
-    /// Whether they are equal to the bit.
+    /// Whether they are bit-identical.
     pub same_bits: bool,
 }
 
@@ -71,7 +71,7 @@ fn mean_difference(a: &[u8], b: &[u8], of: impl Fn(f64) -> f64) -> f64 {
 /// Compares the video `b` with `a`.
 ///
 /// # Errors
-/// Two sizes, or frames smaller than SSIM's window.
+/// Videos of different sizes, or frames smaller than SSIM's window.
 pub fn compare(a: &Frames, b: &Frames) -> Result<Compared, QualityError> {
     same_size(a, b)?;
     let (width, height) = (a.width, a.height);
@@ -92,7 +92,7 @@ pub fn compare(a: &Frames, b: &Frames) -> Result<Compared, QualityError> {
     })
 }
 
-/// How calm a video is.
+/// Measures the steadiness of a video.
 pub fn calm(video: &Frames) -> Calm {
     let frames: Vec<&[u8]> = video.iter().collect();
     let score = |differences: Vec<f64>| {
@@ -111,7 +111,7 @@ pub fn calm(video: &Frames) -> Calm {
 /// Compares the latents `b` with `a`.
 ///
 /// # Errors
-/// Two shapes, or an element that is no finite number.
+/// Latents of different shapes, or an element that is not finite.
 pub fn compare_latents(a: &Latents, b: &Latents) -> Result<LatentsCompared, QualityError> {
     if a.shape != b.shape {
         return Err(QualityError::Sizes { first: format!("{:?}", a.shape), second: format!("{:?}", b.shape) });

@@ -1,9 +1,10 @@
-//! How far two pictures are apart for people, by the features of a network: LPIPS (Zhang et al. 2018, version 0.1, AlexNet) and
-//! its shift-tolerant form ST-LPIPS (Ghildyal and Liu 2022, AlexNet), on the CPU by candle.
+//! Perceptual distance of two pictures, from the features of a network: LPIPS (Zhang et al. 2018, version 0.1, AlexNet) and its
+//! shift-tolerant form ST-LPIPS (Ghildyal and Liu 2022, AlexNet), on the CPU with candle.
 //!
-//! Pixels go from −1 to 1, are shifted and scaled by channel, and run through five convolutions. After each, every position's features
-//! are made one long; the squared differences of the two pictures are weighed by channel, averaged over the positions and summed over
-//! the five. The shift-tolerant network strides nowhere but in blurs, so that a picture moved by a pixel is no other picture.
+//! Pixels range from −1 to 1, are shifted and scaled per channel, and run through five convolutions. After each, every position's feature
+//! vector is normalised to length one; the squared differences of the two pictures are weighted per channel, averaged over the positions
+//! and summed over the five. The shift-tolerant network has strides only in blurs, so that moving a picture by a pixel hardly changes its
+//! features.
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use super::form::Form;
 use crate::media::Frames;
 use crate::model::Weights;
 
-/// What the colours of a pixel, from −1 to 1, are shifted and divided by: the statistics of the pictures that AlexNet was trained with.
+/// Shift and scale of pixel colours from −1 to 1: the statistics of AlexNet's training pictures.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Added to the length of a feature vector, which may be 0.
@@ -23,17 +24,17 @@ const TINY: f64 = 1e-10;
 
 /// Side and padding of each convolution.
 const KERNELS: [(usize, usize); 5] = [(11, 2), (5, 2), (3, 1), (3, 1), (3, 1)];
-/// Before these convolutions (from 0) the picture shrinks.
+/// Whether the picture is downsampled before each convolution (from 0).
 const SHRINKS: [bool; 5] = [false, true, true, false, false];
 
-/// A convolution with what weighs its features.
+/// A convolution with the weights of its features.
 #[derive(Debug)]
 struct Layer {
     /// `[out, in, side, side]`
     weight: Tensor,
     /// `[1, out, 1, 1]`
     bias: Tensor,
-    /// A weight for each channel that comes out.
+    /// One weight per output channel.
     lin: Vec<f32>,
 }
 
@@ -55,11 +56,11 @@ pub struct Perceptual {
 pub struct Distance {
     /// Mean of the frames' distances.
     pub mean: f64,
-    /// That of each pair of frames; 0 where they are equal.
+    /// The distance of each pair of frames; 0 if they are equal.
     pub frames: Vec<f64>,
 }
 
-/// The networks that there are weights of.
+/// The networks whose weights are available.
 #[derive(Debug, Default)]
 pub struct Networks {
     /// LPIPS.
@@ -68,7 +69,7 @@ pub struct Networks {
     pub stlpips: Option<Perceptual>,
 }
 
-/// What each network says of two videos.
+/// The distance of two videos by each network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Perceived {
     /// LPIPS.
@@ -80,10 +81,10 @@ pub struct Perceived {
 }
 
 impl Networks {
-    /// Opens the named files; where none is named, [`Form::file`] in `folder` if it is there.
+    /// Opens the given files; if one is not given, [`Form::file`] in `folder` if it exists.
     ///
     /// # Errors
-    /// A named file is not there; weights that cannot be used.
+    /// A given file does not exist; weights that cannot be used.
     pub fn open(lpips: Option<&Path>, stlpips: Option<&Path>, folder: &Path) -> Result<Networks, QualityError> {
         let network = |form: Form, named: Option<&Path>| {
             let path = named.map_or_else(|| folder.join(form.file()), Path::to_owned);
@@ -92,10 +93,10 @@ impl Networks {
         Ok(Networks { lpips: network(Form::Lpips, lpips)?, stlpips: network(Form::ShiftTolerant, stlpips)? })
     }
 
-    /// What they say of each of the videos `b` beside `a`.
+    /// The distances of each of the videos `b` from `a`.
     ///
     /// # Errors
-    /// Those of [`Perceptual::distances`].
+    /// As [`Perceptual::distances`].
     pub fn perceive(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Perceived>, QualityError> {
         let of = |network: &Option<Perceptual>| match network {
             Some(network) => Ok(network.distances(a, b)?.into_iter().map(Some).collect()),
@@ -107,10 +108,10 @@ impl Networks {
 }
 
 impl Perceptual {
-    /// Reads the weights of `form` from a safetensors file. The widths of the layers are the file's.
+    /// Reads the weights of `form` from a safetensors file. The widths of the layers are those of the file.
     ///
     /// # Errors
-    /// No such file; tensors that are missing, superfluous, damaged, or of shapes that do not follow one another.
+    /// No such file; tensors that are missing, superfluous, damaged, or whose shapes do not match each other.
     pub fn open(form: Form, path: &Path) -> Result<Perceptual, QualityError> {
         if !path.exists() {
             return Err(QualityError::NoWeights { form, path: path.to_owned() });
@@ -141,11 +142,11 @@ impl Perceptual {
         self.form
     }
 
-    /// The distance of every frame of each of `b` from that of `a`. Takes some 60 (ST-LPIPS) or 11 (LPIPS) billion operations for a frame of
+    /// The distance of every frame of each of `b` from that of `a`. Takes about 60 (ST-LPIPS) or 11 (LPIPS) billion operations per frame of
     /// 854x480 pixels of each video, `a` once.
     ///
     /// # Errors
-    /// Two sizes, or frames that are smaller than [`Form::least`].
+    /// Videos of different sizes, or frames smaller than [`Form::least`].
     pub fn distances(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Distance>, QualityError> {
         b.iter().try_for_each(|b| same_size(a, b))?;
         let (width, height, least) = (a.width, a.height, self.form.least());
@@ -209,8 +210,8 @@ impl Perceptual {
     }
 }
 
-/// Every second value of `x` `[1, channels, height, width]`, blurred by the weights 1, 2, 1 in both directions, beginning two values
-/// before the first: the border reflects.
+/// Every second value of `x` `[1, channels, height, width]`, blurred with the weights 1, 2, 1 in both directions, starting two values
+/// before the first, with reflected borders.
 fn blurred_half(x: &Tensor) -> candle_core::Result<Tensor> {
     const BEFORE: usize = 2;
     let along = |x: &Tensor, dim: usize| {
@@ -225,7 +226,7 @@ fn blurred_half(x: &Tensor) -> candle_core::Result<Tensor> {
     along(&along(x, 2)?, 3)
 }
 
-/// Where the place `at` of a line of `n` values lies that is continued by `before` reflected ones on both sides, the ends not repeated.
+/// The source index of the place `at` in a line of `n` values padded with `before` reflected values on both sides, the ends not repeated.
 fn reflected(at: usize, before: usize, n: usize) -> usize {
     let from_first = at.abs_diff(before);
     if from_first < n { from_first } else { 2 * (n - 1) - from_first }

@@ -1,16 +1,16 @@
-//! SSIM (Wang et al. 2004) as scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
+//! SSIM (Wang et al. 2004), like scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
 //! use_sample_covariance=False, data_range=255, channel_axis=-1`.
 
 use super::error::RANGE;
 
 /// σ of the gaussian window.
 const SIGMA: f64 = 1.5;
-/// The window ends here: ⌊3.5·σ + 0.5⌋ pixels from its centre.
+/// The radius of the window: ⌊3.5·σ + 0.5⌋ pixels from its centre.
 const RADIUS: usize = 5;
-/// Pixels across the window: the smallest frame there is an SSIM of.
+/// Side of the window in pixels: the smallest frame for which SSIM is defined.
 pub const SSIM_WINDOW: usize = 2 * RADIUS + 1;
 
-/// The window's weights, which sum up to 1.
+/// The window's weights, which sum to 1.
 fn window() -> [f64; SSIM_WINDOW] {
     let weight = |i: usize| (-0.5 * ((i as f64 - RADIUS as f64) / SIGMA).powi(2)).exp();
     let weights: [f64; SSIM_WINDOW] = std::array::from_fn(weight);
@@ -28,7 +28,7 @@ fn blurred(image: &[f64], width: usize, window: &[f64; SSIM_WINDOW]) -> Vec<f64>
     (0..height * inner).map(|at| dot(&|i| along[at + i * inner])).collect()
 }
 
-/// Mean structural similarity of two frames `[height, width, 3]`, the mean of that of their channels.
+/// Mean structural similarity of two frames `[height, width, 3]`, averaged over their channels.
 ///
 /// # Panics
 /// Frames smaller than [`SSIM_WINDOW`], or not of the given size.

@@ -1,7 +1,7 @@
-//! Files laid out as the package `vbench` (0.1) wants them for videos of one's own, the call of its command, and what it found.
+//! Prepares files for the custom-input mode of the package `vbench` (0.1), runs its command, and reads its results.
 //!
-//! Its custom-input mode takes a folder of mp4 files and a JSON object of their prompts. The command ends with status 0 even when it
-//! failed, so what counts is whether it wrote results.
+//! The custom-input mode takes a folder of mp4 files and a JSON object of their prompts. The command exits with status 0 even if it failed,
+//! so success is judged by whether it wrote results.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::media::{Media, Metadata, Output, OutputError, ReadError, write_file};
 use crate::pipeline::Report;
 
-/// What custom input is scored by unless others are named: the dimensions that look at the video alone.
+/// The default dimensions for custom input: those that depend on the video alone.
 pub const DIMENSIONS: [&str; 6] = [
     "subject_consistency",
     "background_consistency",
@@ -25,7 +25,7 @@ pub const DIMENSIONS: [&str; 6] = [
     "imaging_quality",
 ];
 
-/// Names inside the folder. They are relative and hold no blanks: the command joins its arguments for a shell.
+/// Names inside the folder. They are relative and contain no spaces: the command joins its arguments for a shell.
 const VIDEOS: &str = "videos";
 const PROMPTS: &str = "prompts.json";
 const RESULTS: &str = "results";
@@ -33,13 +33,13 @@ const RESULTS: &str = "results";
 /// Why there are no scores.
 #[derive(Debug, thiserror::Error)]
 pub enum VBenchError {
-    /// An argument holds no video.
+    /// An argument contains no video.
     #[error("{} is neither a video, a folder of .mp4 files or of pictures, nor the folder of a comparison", .0.display())]
     NoVideo(PathBuf),
     /// The folder is in use.
     #[error("the folder {} is not empty: name another, or remove it", .0.display())]
     Occupied(PathBuf),
-    /// A name that the command's shell would not read as one.
+    /// A name that the command's shell would split or interpret.
     #[error("`{0}` is not a VBench dimension: names have letters and underscores")]
     Dimension(String),
     /// A video cannot be read.
@@ -48,57 +48,57 @@ pub enum VBenchError {
     /// A video cannot be written.
     #[error(transparent)]
     Write(#[from] OutputError),
-    /// A file or folder.
+    /// A file or folder cannot be used.
     #[error("{}: {source}", path.display())]
     Io {
         /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The command is not there.
+    /// The command is not installed.
     #[error(
         "the command `vbench` is not installed: pip install vbench (it needs PyTorch and an NVIDIA GPU). The videos are laid out in {}", .0.display()
     )]
     NotInstalled(PathBuf),
-    /// It ran and left no results.
+    /// The command ran and left no results.
     #[error("`vbench` left no results in {} (it ended with {status}); its messages are above", folder.display())]
     Failed {
-        /// Where they should be.
+        /// The folder where they should be.
         folder: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: String,
     },
-    /// Its results are not what they should be.
+    /// Its results do not have the expected form.
     #[error("the results of `vbench` in {} cannot be read: {problem}", file.display())]
     Results {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
 
-/// A video to be scored.
+/// A video to score.
 struct Video {
-    /// What it belongs to: the policy in a comparison, else the argument's name.
+    /// Its group: the policy in a comparison, otherwise the argument's name.
     group: String,
-    /// Its name among the others, unique.
+    /// Its name, unique among the videos.
     name: String,
-    /// What it shows; two of VBench's dimensions read it.
+    /// Its prompt; two of VBench's dimensions use it.
     prompt: String,
-    /// An .mp4 file, or what [`Media::read`] reads.
+    /// An .mp4 file, or a path that [`Media::read`] accepts.
     path: PathBuf,
 }
 
-/// The scores of one video, from 0 to 1, more is better (of `dynamic_degree`: more moves).
+/// The scores of one video, from 0 to 1, higher is better (for `dynamic_degree`: more motion).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scores {
-    /// What it belongs to: the policy in a comparison, else the argument's name.
+    /// Its group: the policy in a comparison, otherwise the argument's name.
     pub group: String,
-    /// Its name among the others, unique.
+    /// Its name, unique among the videos.
     pub name: String,
-    /// Score by dimension.
+    /// Scores by dimension.
     pub scores: BTreeMap<String, f64>,
 }
 
@@ -106,7 +106,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> VBenchError {
     move |source| VBenchError::Io { path: path.to_owned(), source }
 }
 
-/// What lies in a folder, by name.
+/// The entries of a folder, by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, VBenchError> {
     let paths: io::Result<Vec<PathBuf>> =
         fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
@@ -123,12 +123,12 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| "video".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
-/// Scores the videos in `inputs` (what [`Media::read`] reads, folders of .mp4 files, folders that `adacache compare` has written) by
-/// `dimensions`. The new or empty `folder` takes the videos as .mp4, with `fps` frames per second where they are folders of pictures, and
-/// VBench's results.
+/// Scores the videos in `inputs` (paths that [`Media::read`] accepts, folders of .mp4 files, folders written by `adacache compare`) by
+/// `dimensions`. The new or empty `folder` receives the videos as .mp4, with `fps` frames per second for folders of pictures, and VBench's
+/// results.
 ///
 /// # Errors
-/// An input with no video in it or one that cannot be read, a folder that holds something; the command is not installed, or left no results.
+/// An input that contains no video or cannot be read, a folder that is not empty; the command is not installed, or left no results.
 pub fn score(inputs: &[PathBuf], dimensions: &[String], folder: &Path, fps: f64) -> Result<Vec<Scores>, VBenchError> {
     let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     if let Some(name) = dimensions.iter().find(|name| !is_name(name)) {
@@ -203,7 +203,7 @@ fn lay_out(videos: &[Video], folder: &Path, fps: f64) -> Result<(), VBenchError>
     Ok(write_file(&folder.join(PROMPTS), Value::Object(prompts).to_string().as_bytes())?)
 }
 
-/// Runs the command on what lies in `folder`.
+/// Runs the command on the content of `folder`.
 fn evaluate(videos: &[Video], folder: &Path, dimensions: &[String]) -> Result<Vec<Scores>, VBenchError> {
     let mut command = Command::new("vbench");
     command.current_dir(folder).arg("evaluate").args(["--videos_path", VIDEOS, "--output_path", RESULTS]);

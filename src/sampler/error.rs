@@ -8,7 +8,7 @@ use crate::tensor::TensorError;
 /// Why sampling stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
-    /// The model refused its input, or a kernel, a tensor or the device failed.
+    /// The model rejected its input, or a kernel, a tensor or the device failed.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// An input has the wrong size or value.
@@ -20,19 +20,19 @@ pub enum SampleError {
         /// The last finished step.
         step: usize,
     },
-    /// The latents left the range of numbers.
+    /// The latents are no longer finite.
     #[error(
         "the latents became {value} (element {index}): try --dtype f32, a smaller --cfg-scale, or check the weights"
     )]
     NotFinite {
         /// The value found.
         value: f32,
-        /// Its position.
+        /// The index of the element.
         index: usize,
     },
 }
 
-/// Everything that runs on the device runs for the model.
+/// Device errors during a run are failures of the model.
 macro_rules! failures_of_the_model {
     ($($error:ty),*) => { $(impl From<$error> for SampleError {
         fn from(error: $error) -> Self {
@@ -43,7 +43,7 @@ macro_rules! failures_of_the_model {
 failures_of_the_model!(OpError, TensorError, DeviceError);
 
 impl SampleError {
-    /// Whether the run was stopped, by the callback or by [`Interrupter`](crate::device::Interrupter), rather than went wrong.
+    /// Whether the run was stopped, by the callback or by [`Interrupter`](crate::device::Interrupter), rather than failed.
     pub fn is_stop(&self) -> bool {
         match self {
             SampleError::Stopped { .. } => true,
@@ -53,7 +53,7 @@ impl SampleError {
     }
 }
 
-/// Refuses latents that left the range of numbers.
+/// Rejects latents that are not finite.
 pub(super) fn check_finite(latents: &[f32]) -> Result<(), SampleError> {
     match latents.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(SampleError::NotFinite { value: latents[index], index }),

@@ -1,4 +1,4 @@
-//! Frames that are held at a given value, and begin to move at a time of their own.
+//! Frames that are frozen at a given value, and begin to move at their own times.
 
 use super::error::SampleError;
 use super::rflow::TRAIN_STEPS;
@@ -6,24 +6,24 @@ use crate::model::Transformer;
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
-/// Frames held at a given value: image to video, extension, editing.
+/// Frames frozen at a given value: image to video, extension, editing.
 ///
-/// At time t the frames with `mask·1000 ≥ t` are denoised, the others stay; a frame that starts to move is first noised to t.
+/// At time t the frames with `mask·1000 ≥ t` are denoised, the others stay; a frame that begins to move is first noised to t.
 #[derive(Clone, Debug)]
 pub struct FrameConditioning {
-    /// `[videos, frames]`: 1 generates the frame, 0 keeps it, between: edits it from that time on.
+    /// `[videos, frames]`: 1 generates the frame, 0 keeps it; a value between edits it from that time on.
     pub mask: Vec<f32>,
-    /// Noise for frames that start to move, shaped as the latents.
+    /// Noise for frames that begin to move, with the shape of the latents.
     pub noise: Vec<f32>,
 }
 
-/// What a run keeps of them.
+/// The state of frozen frames in a run.
 pub(super) struct FrameState {
     conditioning: FrameConditioning,
     noise: Tensor,
     pub(super) mask: Tensor,
     select: Tensor,
-    /// Which frames are already noise.
+    /// Which frames have already been noised.
     noised: Vec<bool>,
 }
 
@@ -51,7 +51,7 @@ impl FrameState {
         })
     }
 
-    /// Noises the frames that begin to move at `timestep`; gives which frames move.
+    /// Noises the frames that begin to move at `timestep`; returns which frames move.
     pub(super) fn advance(&mut self, timestep: f32, z: &Tensor) -> Result<Vec<bool>, SampleError> {
         let moving: Vec<bool> = self.conditioning.mask.iter().map(|m| m * TRAIN_STEPS as f32 >= timestep).collect();
         let starting: Vec<u8> = moving.iter().zip(&self.noised).map(|(m, n)| (*m && !*n) as u8).collect();
@@ -65,7 +65,7 @@ impl FrameState {
     }
 }
 
-/// The conditioning of each of `parts` members, of `frames` mask entries and `elements` noise values each.
+/// The conditioning of each of `parts` members, with `frames` mask entries and `elements` noise values each.
 pub(super) fn split_conditioning(
     conditioning: Option<FrameConditioning>,
     parts: usize,

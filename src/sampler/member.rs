@@ -16,10 +16,10 @@ use crate::ops;
 use crate::ops::decide::StepClock;
 use crate::tensor::{DType, Tensor};
 
-/// What was decided for the videos of one [`Member`].
+/// The plans, decisions and measurements for the videos of one [`Member`].
 #[derive(Clone, Debug, Default)]
 pub struct MemberOutput {
-    /// What each step did; index 0 is step 1.
+    /// The plan of each step; index 0 is step 1.
     pub plans: Vec<Plan>,
     /// Every decision, in order.
     pub decisions: Vec<Decision>,
@@ -41,58 +41,58 @@ impl MemberOutput {
     }
 }
 
-/// A member in a run.
+/// The state of a member during a run.
 pub(super) struct MemberState<'a> {
     pub(super) caption: &'a Caption,
     pub(super) policy: Box<dyn Policy>,
     pub(super) store: ResidualStore,
     clock: StepClock,
     pub(super) z: Tensor,
-    /// What the solver keeps: `[slots, …z]` f32.
+    /// The solver's history: `[slots, …z]` f32.
     history: Option<Tensor>,
-    /// Noise and the frames' states, with frame conditioning.
+    /// Noise and frame states, with frame conditioning.
     frames: Option<FrameState>,
     recorded: HashMap<Part, Vec<Graph>>,
-    /// The computed step whose measurements are on their way, and the one before it.
+    /// The computed step whose measurements are in flight, and the computed step before it.
     pending: Option<(usize, Option<usize>, PendingMeasurements)>,
     points: Vec<ProbePoint>,
     /// The last step that ran blocks.
     last_computed: Option<usize>,
     /// The groups kept so far.
     kept: GroupSet,
-    /// Folds to be compared with later ones, each with its step.
+    /// Folds to compare with later ones, each with its step.
     folds: Vec<(usize, Vec<f32>)>,
     pub(super) output: MemberOutput,
 }
 
-/// Parts of steps recorded at most, for each member: plans of many module groups may all differ.
+/// The maximum number of recorded step parts per member: the plans of many module groups may all differ.
 const MOST_RECORDED: usize = 16;
 
-/// What is recorded by itself.
+/// A part of a step that is recorded separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Part {
-    /// A whole step, where nothing is measured before it is planned.
+    /// A whole step, if nothing is measured before it is planned.
     Step(Plan),
-    /// The beginning of every step, up to what is measured before it is planned.
+    /// The beginning of every step, up to the measurements made before it is planned.
     Lead,
-    /// The rest of it.
+    /// The rest of the step.
     Rest(Plan),
 }
 
-/// What all members of a run have in common.
+/// The settings shared by all members of a run.
 pub(super) struct Setup<'a> {
     pub(super) model: &'a dyn Transformer,
     pub(super) rows: &'a [Row],
-    /// Slots that the solver keeps.
+    /// The solver's history slots.
     pub(super) slots: usize,
     pub(super) room: &'a ResidualRoom,
     pub(super) workspace: &'a Workspace,
-    /// Of one member's latents.
+    /// The shape of one member's latents.
     pub(super) shape: [usize; 5],
 }
 
 impl<'a> MemberState<'a> {
-    /// Before its first step: all that it keeps is allocated.
+    /// The state before the first step, with all memory that is kept allocated.
     pub(super) fn new(
         setup: &Setup<'_>,
         Member { caption, policy }: Member<'a>,
@@ -142,7 +142,7 @@ impl<'a> MemberState<'a> {
 }
 
 impl MemberState<'_> {
-    /// Hands what was decided or measured in the last computed step to the policy; waits for it if it is still on its way.
+    /// Passes the decisions or measurements of the last computed step to the policy; waits if they are still in flight.
     pub(super) fn observe_computed(&mut self) -> Result<(), SampleError> {
         match self.pending.take() {
             Some((step, computed, measurements)) => self.observe(step, computed, measurements),
@@ -150,7 +150,7 @@ impl MemberState<'_> {
         }
     }
 
-    /// Hands measurements of `step` to the policy; `computed` is the last step computed before it.
+    /// Passes measurements of `step` to the policy; `computed` is the last step computed before it.
     fn observe(
         &mut self,
         step: usize,
@@ -173,7 +173,7 @@ impl MemberState<'_> {
         Ok(())
     }
 
-    /// Plans and queues step `step`; gives the plan.
+    /// Plans and queues step `step`; returns the plan.
     pub(super) fn step(&mut self, walk: Walk<'_>, options: &SamplerOptions, step: usize) -> Result<Plan, SampleError> {
         self.observe_computed()?;
         if let Some(frames) = &mut self.frames {
@@ -224,7 +224,7 @@ impl MemberState<'_> {
         Ok(plan)
     }
 
-    /// Compares the fold of `step`, just computed, with all before but the last one, with which the device compares it.
+    /// Compares the fold of `step`, just computed, with all earlier ones except the last, with which the device compares it.
     fn compare_folds(&mut self, step: usize) -> Result<(), SampleError> {
         let Some(fresh) = self.store.fold_values()? else { return Ok(()) };
         let at = ProbePoint::Fold;
@@ -254,7 +254,7 @@ impl MemberState<'_> {
         self.output.plans.iter().map(of).collect()
     }
 
-    /// Replays this part of a step; records it when there is no recording yet and it is `recordable`.
+    /// Replays this part of a step; records it if there is no recording yet and it is `recordable`.
     fn queue_or_replay(
         &mut self,
         walk: Walk<'_>,
@@ -286,7 +286,7 @@ impl MemberState<'_> {
         geometry.guided && plan.is_partial() && self.policy.ends_guidance()
     }
 
-    /// Launches a part of a step. Nothing in it depends on which step it is.
+    /// Launches a part of a step. Its launches do not depend on the step number.
     fn queue(&mut self, walk: Walk<'_>, options: &SamplerOptions, part: Part) -> Result<(), SampleError> {
         match part {
             Part::Lead => self.lead(walk),
@@ -300,14 +300,14 @@ impl MemberState<'_> {
         }
     }
 
-    /// The step's time, and its latents embedded.
+    /// Sets the step's time and embeds its latents.
     fn begin(&mut self, walk: Walk<'_>, computed: bool) -> Result<(), SampleError> {
         self.clock.begin(walk.ws.time(), walk.ws.variants(), computed)?;
         walk.model.embed_time(walk.ws)?;
         Ok(walk.embed(&self.z)?)
     }
 
-    /// The beginning of a step that is planned by what is measured here.
+    /// The beginning of a step whose plan depends on the measurements made here.
     fn lead(&mut self, walk: Walk<'_>) -> Result<(), SampleError> {
         self.begin(walk, false)?;
         self.probe_latents(ProbePoint::Latents)?;
@@ -316,7 +316,7 @@ impl MemberState<'_> {
         Ok(walk.blocks(0..self.store.head(), Some(&mut self.store))?)
     }
 
-    /// The blocks behind the head, or what is reused in their place; the final layer, guidance and update.
+    /// The blocks after the head, or the residuals reused in their place; then the final layer, guidance and update.
     fn rest(
         &mut self,
         walk: Walk<'_>,
@@ -354,7 +354,7 @@ impl MemberState<'_> {
         Ok(())
     }
 
-    /// Measures the latents, where they are probed.
+    /// Measures the latents, if they are probed.
     fn probe_latents(&mut self, point: ProbePoint) -> Result<(), SampleError> {
         match self.store.probe_at(point) {
             Some(probe) => Ok(self.store.probe(probe, &self.z, None)?),

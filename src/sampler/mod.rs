@@ -1,4 +1,4 @@
-//! Rectified-flow sampling, with a cache policy that says which steps run the transformer; and the solvers that other models take.
+//! Rectified-flow sampling, with a cache policy that decides which steps run the transformer; and the solvers of other models.
 
 mod error;
 mod frames;

@@ -1,24 +1,24 @@
-//! How far the host is ahead of the device, and when a step is told of.
+//! How far the host may run ahead of the device, and when a step is reported.
 
 use crate::cache::Plan;
 use crate::device::{Device, DeviceError, Event};
 
-/// A computed step that takes longer is waited for before the next one is queued: the pause this makes is nothing beside it, and who
-/// stops the run has not to wait for a second one.
+/// A computed step longer than this is waited for before the next one is queued: the resulting pause is negligible for such a step, and
+/// stopping the run does not have to wait for a second one.
 const LONG_SECONDS: f64 = 0.5;
 
-/// How far the host may be ahead of the device, and what it is told of.
+/// Limits how far the host runs ahead of the device, and tracks the reported steps.
 ///
-/// Two steps are queued at most, so that the device has the next one when it is done with one; of long steps it is one. How long they are is
-/// not known before a computed step has been measured, the first one left out, which loads the kernels: so long it is one too.
+/// At most two steps are queued, so that the device has the next one when it finishes one; of long steps, only one. The length is unknown
+/// until a computed step has been measured (the first, which loads the kernels, does not count); until then the limit is also one.
 pub(super) struct Pace {
-    /// The start, then the end of each step that is queued.
+    /// The start, then the end of each queued step.
     pub(super) ends: Vec<Event>,
-    /// What the queued steps do, by member.
+    /// The plans of the queued steps, by member.
     plans: Vec<Vec<Plan>>,
-    /// The steps that were told of.
+    /// The number of reported steps.
     told: usize,
-    /// Seconds of the longest computed step but the first.
+    /// Seconds of the longest computed step, not counting the first.
     longest: Option<f64>,
 }
 
@@ -27,14 +27,14 @@ impl Pace {
         Ok(Pace { ends: vec![device.record()?], plans: vec![], told: 0, longest: None })
     }
 
-    /// A step of these plans has been queued.
+    /// Registers a step with these plans that has been queued.
     pub(super) fn queued(&mut self, device: &Device, plans: Vec<Plan>) -> Result<(), DeviceError> {
         self.ends.push(device.record()?);
         self.plans.push(plans);
         Ok(())
     }
 
-    /// The next step to be told of, if it is finished; of `steps` in all. Waits for it if too much is queued, or nothing will be queued any more.
+    /// The next step to report, if it is finished; `steps` is the total. Waits for it if too much is queued or nothing more will be queued.
     pub(super) fn finished(&mut self, steps: usize) -> Result<Option<usize>, DeviceError> {
         let (queued, step) = (self.plans.len(), self.told + 1);
         if step > queued {
@@ -53,7 +53,7 @@ impl Pace {
         Ok(Some(step))
     }
 
-    /// Steps that may be unfinished while the next one is being queued.
+    /// The number of steps that may be unfinished while the next one is being queued.
     fn ahead(&self) -> usize {
         usize::from(self.longest.is_some_and(|seconds| seconds < LONG_SECONDS))
     }

@@ -1,15 +1,15 @@
 //! The rectified-flow schedule of Open-Sora 1.2 and of the sprites model.
 //!
-//! `t_i = 1000·(1 − i/N)`, bent towards noise: `t' = 1000·r·u/(1 + (r−1)·u)` with `u = t/1000`. Open-Sora takes
-//! `r = √(H·W/512²) · √(⌊frames/17⌋·5)` (the second factor 1 for a single frame), sprites a constant. A step moves the latent by
-//! `v·(t_i − t_{i+1})/1000`; the last one by `v·t_last/1000`.
+//! `t_i = 1000·(1 − i/N)`, shifted towards noise: `t' = 1000·r·u/(1 + (r−1)·u)` with `u = t/1000`. Open-Sora uses `r = √(H·W/512²) ·
+//! √(⌊frames/17⌋·5)` (the second factor 1 for a single frame), sprites a constant. A step moves the latents by `v·(t_i − t_{i+1})/1000`;
+//! the last one by `v·t_last/1000`.
 
 use super::solver::{Row, Solver};
 
 /// Timesteps run from [`TRAIN_STEPS`] (noise) to 0 (clean).
 pub(crate) const TRAIN_STEPS: f64 = 1000.0;
 
-/// The most denoising steps that are taken.
+/// The maximum number of denoising steps.
 pub const MOST_STEPS: usize = 10_000;
 
 /// The timesteps of one generation, from noise to clean.
@@ -18,7 +18,7 @@ pub struct Schedule {
     timesteps: Vec<f32>,
 }
 
-/// Why no schedule can be made.
+/// Why a schedule cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// Too few or too many steps.
@@ -30,7 +30,7 @@ pub enum ScheduleError {
     /// Given timesteps do not descend from at most 1000 to above 0.
     #[error("timestep {index} is {value}: timesteps must descend, from at most 1000 to above 0")]
     Timesteps {
-        /// Position of the first that does not.
+        /// Position of the first invalid one.
         index: usize,
         /// Its value.
         value: f32,
@@ -38,7 +38,7 @@ pub enum ScheduleError {
 }
 
 impl Schedule {
-    /// `steps` timesteps shifted by the constant ratio `shift` (1 leaves them even).
+    /// `steps` timesteps shifted by the constant ratio `shift` (1 keeps them evenly spaced).
     pub fn shifted(steps: usize, shift: f64) -> Result<Schedule, ScheduleError> {
         if !(1..=MOST_STEPS).contains(&steps) {
             return Err(ScheduleError::Steps(steps));
@@ -60,7 +60,7 @@ impl Schedule {
         Schedule::shifted(steps, space * time)
     }
 
-    /// A schedule of given timesteps.
+    /// A schedule with the given timesteps.
     pub fn from_timesteps(timesteps: Vec<f32>) -> Result<Schedule, ScheduleError> {
         if timesteps.is_empty() || timesteps.len() > MOST_STEPS {
             return Err(ScheduleError::Steps(timesteps.len()));
@@ -85,7 +85,7 @@ impl Schedule {
         &self.timesteps
     }
 
-    /// How far step `step` (from 1) moves the latent along the predicted velocity.
+    /// How far step `step` (from 1) moves the latents along the predicted velocity.
     pub fn delta(&self, step: usize) -> f32 {
         let next = self.timesteps.get(step).copied().unwrap_or(0.0);
         (self.timesteps[step - 1] - next) / TRAIN_STEPS as f32

@@ -1,13 +1,12 @@
 //! The step loop: plan, embed, compute or reuse, final layer, guidance and update. Nothing in it allocates device memory.
 //!
-//! A computed and a reused step are each recorded once and then replayed: what changes from step to step lies in a table on the device
-//! ([`StepClock`]), and the policy's decision is taken there too where it can be. The host reads it back while the rest of
-//! the step runs, and so has the next step queued before the device is done. A policy that measures before it plans has a third part
-//! recorded, the lead of every step, and the host waits for it. Steps that reuse single modules are recorded
-//! by the sets of them that come again.
+//! A computed and a reused step are each recorded once and then replayed: values that change from step to step are in a table on the device
+//! ([`StepClock`]), and the policy's decision is also made there if possible. The host reads it back while the rest of the step runs, and
+//! so can queue the next step before the device is done. A policy that measures before it plans adds a third recorded part, the lead of
+//! every step, for which the host waits. Steps that reuse single modules are recorded once per combination of modules, if it recurs.
 //!
-//! The host is never more than two steps ahead: before it queues a step it waits until the one before the last is finished. So a step is told of
-//! when it is finished and not when it is queued, and whoever stops a run need not wait for all of it ([`Pace`]).
+//! The host is never more than two steps ahead: before it queues a step it waits until the one before the last is finished. A step is
+//! therefore reported when it is finished, not when it is queued, and stopping a run need not wait for all of it ([`Pace`]).
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -27,50 +26,50 @@ use crate::model::{Flops, Geometry, ResidualRoom, Transformer, Walk, Workspace};
 pub struct StepEvent<'a> {
     /// The step, from 1.
     pub step: usize,
-    /// Of how many.
+    /// The total number of steps.
     pub steps: usize,
-    /// What it did: the plan of the member that had the most computed.
+    /// The plan of the member that computed the most.
     pub plan: Plan,
-    /// For how many members blocks were run.
+    /// The number of members that ran blocks.
     pub computed: usize,
-    /// The rate in force for the first member after its last known decision, if its policy has one.
+    /// The rate in force for the first member after its last known decision, if its policy has rates.
     pub rate: Option<usize>,
     /// Seconds of the step by the device's clock.
     pub seconds: f64,
     /// The end of the step on the device's stream.
     pub end: Event,
-    /// The first member's decisions so far: this step's own may still be on its way, those of the next two may be here.
+    /// The first member's decisions so far: this step's own may still be in flight, and those of the next two may already be included.
     pub decisions: &'a [Decision],
 }
 
-/// What a generation gives.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 pub struct SampleOutput {
     /// Final latents `[videos, channels, frames, height, width]`.
     pub latents: Vec<f32>,
     /// Their shape.
     pub shape: [usize; 5],
-    /// Copies after the steps asked for.
+    /// The latents after the requested steps.
     pub snapshots: Vec<Vec<f32>>,
-    /// By member: one for the whole batch, or one a video.
+    /// By member: one for the whole batch, or one per video.
     pub members: Vec<MemberOutput>,
-    /// Seconds of each step, measured on the device's clock where it has one.
+    /// Seconds of each step, by the device's clock if it has one.
     pub seconds_per_step: Vec<f64>,
     /// Seconds of the whole loop.
     pub seconds: f64,
     /// Bytes all members keep between steps.
     pub cache_bytes: usize,
-    /// What one tensor a residual (two a block) would have held.
+    /// The bytes that one tensor per residual (two per block) would need.
     pub cache_bytes_unfolded: usize,
-    /// What packing the kept residuals lost, Σ|x − kept x| / Σ|x|; `None` when they are not packed.
+    /// The packing error of the kept residuals, Σ|x − kept x| / Σ|x|; `None` if they are not packed.
     pub cache_error: Option<f64>,
-    /// Bytes of a forward's activations.
+    /// Bytes of a forward pass's activations.
     pub activation_bytes: usize,
     /// Work of a computed and of a reused step of one member.
     pub flops: Flops,
 }
 
-/// A generation: all device memory is allocated when it is made, [`Sampler::run`] then only launches.
+/// A generation: all device memory is allocated up front; [`Sampler::run`] only launches.
 pub struct Sampler<'a> {
     model: &'a dyn Transformer,
     options: SamplerOptions,
@@ -81,8 +80,8 @@ pub struct Sampler<'a> {
 impl<'a> Sampler<'a> {
     /// Allocates a generation of `geometry` from the initial `latents` `[videos, channels, frames, height, width]`.
     ///
-    /// `members`: one that decides for all videos together, as published, or one for each video. Then each is computed or reused on
-    /// its own, exactly as it would be alone.
+    /// `members`: one that decides for all videos together, as published, or one per video. In the latter case each video is computed or
+    /// reused on its own, exactly as it would be alone.
     pub fn new(
         model: &'a dyn Transformer,
         members: Vec<Member<'a>>,
@@ -134,11 +133,11 @@ impl<'a> Sampler<'a> {
         self.members.iter().map(|m| m.store.bytes()).sum()
     }
 
-    /// Runs every step. `on_step` hears of each as soon as the host sees that it is finished, and may stop the run: then the device still
-    /// finishes what is queued, a step or two of less than half a second, or the rest of one that takes longer.
+    /// Runs every step. `on_step` is called for each step as soon as the host sees that it is finished, and may stop the run: the device
+    /// still finishes the queued work, at most two steps of less than half a second, or the rest of a longer one.
     ///
     /// # Errors
-    /// As [`SampleError`] says. A device that is interrupted stops the run within the step.
+    /// See [`SampleError`]. Interrupting the device stops the run within the step.
     pub fn run(mut self, on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>) -> Result<SampleOutput, SampleError> {
         let (model, ws) = (self.model, &self.workspace);
         let device = model.device().clone();
@@ -190,7 +189,7 @@ impl<'a> Sampler<'a> {
         })
     }
 
-    /// Tells `on_step` of every step that is finished, and waits for those that the host may not leave behind.
+    /// Reports every finished step to `on_step`, and waits for those that the host must not run ahead of.
     fn tell(
         &self,
         pace: &mut Pace,
@@ -225,7 +224,7 @@ impl<'a> Sampler<'a> {
     }
 }
 
-/// What a workspace has to have room for, with the policy of the first member: every other probes the same residuals.
+/// The buffers a workspace needs with the policy of the first member: all others probe the same residuals.
 fn room(
     model: &dyn Transformer,
     policy: &dyn Policy,

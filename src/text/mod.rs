@@ -16,7 +16,7 @@ use crate::model::{ModelError, Weights};
 pub struct Embedding {
     /// `[tokens, channels]`
     pub values: Vec<f32>,
-    /// Tokens, the end of sentence among them.
+    /// The number of tokens, the end-of-sentence token included.
     pub tokens: usize,
 }
 
@@ -24,10 +24,10 @@ impl Embedding {
     /// The tensor's name in files.
     pub const TENSOR: &'static str = "embedding";
 
-    /// Reads tensor `embedding` `[tokens, channels]`, also with axes of size 1 before them, from a safetensors file.
+    /// Reads tensor `embedding` `[tokens, channels]`, optionally with leading axes of size 1, from a safetensors file.
     ///
     /// # Errors
-    /// Another shape, more than `max_tokens` tokens, values that are no numbers.
+    /// Another shape, more than `max_tokens` tokens, values that are not numbers.
     pub fn open(path: &Path, channels: usize, max_tokens: usize) -> Result<Embedding, ModelError> {
         let weights = Weights::open(path)?;
         let shape = weights.shape(Self::TENSOR).unwrap_or_default();

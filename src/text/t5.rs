@@ -1,7 +1,7 @@
-//! The T5 v1.1 encoder that reads Open-Sora's prompts. It runs on the CPU, and only until its embeddings are there.
+//! The T5 v1.1 encoder for Open-Sora's prompts. It runs on the CPU, and is released once its embeddings are computed.
 //!
-//! The published pipeline fills every prompt up to 300 tokens and masks the filling out of the attention. Masked tokens have no weight
-//! in it at all and positions are relative, so the prompt alone, without filling, has the same embedding: that is what is computed.
+//! The published pipeline pads every prompt to 300 tokens and masks the padding out of the attention. Masked tokens have no weight in it at
+//! all and positions are relative, so the unpadded prompt has the same embedding, and only that is computed.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,20 +20,20 @@ use crate::hub::{Checkpoint, CheckpointError, Part, TextWeights};
 /// Why a prompt has no embedding.
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
-    /// A file of the encoder is not what it should be.
+    /// A file of the encoder is invalid.
     #[error("the text encoder cannot be used: {}: {reason}", file.display())]
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// The encoder failed on a prompt.
     #[error("the text encoder failed on `{prompt}`: {reason}")]
     Prompt {
-        /// The prompt as it was given to it.
+        /// The prompt as passed to the encoder.
         prompt: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// Files are missing.
@@ -54,12 +54,12 @@ pub struct T5 {
 }
 
 impl T5 {
-    /// Loads the encoder of `checkpoint` for prompts of at most `max_tokens` tokens, the end of sentence among them.
+    /// Loads the encoder of `checkpoint` for prompts of at most `max_tokens` tokens, the end-of-sentence token included.
     ///
-    /// Weights stay in the element type they are stored in; everything is computed in f32.
+    /// Weights keep the element type in which they are stored; everything is computed in f32.
     ///
     /// # Errors
-    /// Missing or damaged files, tensors that are missing or have another shape than config.json says.
+    /// Missing or damaged files, tensors that are missing or have another shape than config.json implies.
     pub fn load(checkpoint: &Checkpoint, max_tokens: usize) -> Result<T5, EncoderError> {
         let weights = checkpoint.text_weights()?;
         let path = checkpoint.file(Part::Text, "tokenizer.json");
@@ -102,7 +102,7 @@ impl T5 {
         self.channels
     }
 
-    /// The tokens of a prompt, cut to the most there may be, with the end of sentence.
+    /// The tokens of a prompt, truncated to the maximum, with the end-of-sentence token.
     pub fn tokens(&self, prompt: &str) -> Result<Vec<u32>, EncoderError> {
         let encoding = self.tokenizer.encode(prompt, true).map_err(failed(prompt))?;
         Ok(encoding.get_ids().to_vec())
@@ -129,7 +129,7 @@ impl T5 {
     }
 }
 
-/// What stands for the encoder in the names of cached embeddings: the ends of its files and their sizes, not gigabytes in between.
+/// The encoder's identity in the names of cached embeddings: the ends of its files and their sizes, without the gigabytes between.
 pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderError> {
     const END: u64 = 1 << 16;
     let mut hash = Sha256::new();
@@ -152,7 +152,7 @@ pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderErr
 /// The encoder's tensors by name.
 type Tensors = HashMap<String, Tensor>;
 
-/// Some files hold the decoder too.
+/// Whether a tensor belongs to the encoder: some files hold the decoder too.
 fn is_encoders(name: &str) -> bool {
     name == "shared.weight" || name.starts_with("encoder.")
 }
@@ -187,7 +187,7 @@ fn full(config: &t5::Config, tensors: Tensors, file: &Path) -> Result<Encoder, E
     Ok(Encoder::Full(t5::T5EncoderModel::load(weights, config).map_err(fault(file))?))
 }
 
-/// The bytes of a GGUF file with the tensors' names as published, if llama.cpp has given them its own.
+/// The bytes of a GGUF file with the published tensor names, if it uses those of llama.cpp.
 fn published_names(path: &Path) -> Result<Option<Vec<u8>>, EncoderError> {
     let mut file = File::open(path).map_err(fault(path))?;
     let content = gguf_file::Content::read(&mut file).map_err(fault(path))?;

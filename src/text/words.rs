@@ -14,7 +14,7 @@ const KINDS: [(&str, &[&str]); 6] = [
     ("speed", &["slowly", "fast"]),
     ("background", &["black", "gray", "navy", "gradient", "checkerboard", "striped"]),
 ];
-/// The token that fills the prompt up to its fixed length: the vocabulary's first entry.
+/// The token that pads a prompt to its fixed length: the vocabulary's first entry.
 const PAD: &str = "<pad>";
 
 /// Why a prompt, or a vocabulary, cannot be used.
@@ -25,12 +25,12 @@ pub enum TextError {
     UnknownWord {
         /// The word as given.
         word: String,
-        /// The known word most like it, if any is.
+        /// The most similar known word, if there is one.
         nearest: Option<String>,
         /// The vocabulary by kind.
         help: String,
     },
-    /// No word of some kind.
+    /// Words of some kinds are missing.
     #[error("the prompt names no {}\n{help}", .kinds.join(", no "))]
     Missing {
         /// The kinds without a word.
@@ -43,14 +43,14 @@ pub enum TextError {
     Twice {
         /// The kind.
         kind: &'static str,
-        /// The word that came first.
+        /// The first word of this kind.
         first: String,
-        /// The other.
+        /// The second.
         second: String,
         /// The vocabulary by kind.
         help: String,
     },
-    /// The model's vocabulary is not one of sprites.
+    /// The model's vocabulary is not valid for sprites.
     #[error("the model's vocabulary cannot be used: {0}")]
     Vocabulary(String),
 }
@@ -60,7 +60,7 @@ pub enum TextError {
 pub struct Vocabulary(Vec<String>);
 
 impl Vocabulary {
-    /// Takes the list of `config.json`: `<pad>` first, then known words without repeats, at least one of every kind.
+    /// Checks the list from `config.json`: `<pad>` first, then known words without repeats, at least one of every kind.
     pub fn new(words: Vec<String>) -> Result<Vocabulary, TextError> {
         let bad = |reason: String| Err(TextError::Vocabulary(reason));
         if words.first().map(String::as_str) != Some(PAD) {
@@ -81,18 +81,18 @@ impl Vocabulary {
         }
     }
 
-    /// Number of tokens, `<pad>` among them.
+    /// Number of tokens, including `<pad>`.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Never: a vocabulary has at least `<pad>` and one word of every kind.
+    /// Always false: a vocabulary has at least `<pad>` and one word of every kind.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads a prompt: one word of each kind, in any order (the model gets them in its own order), any case, separated by spaces
-    /// or commas.
+    /// Parses a prompt: one word of each kind, in any order (the model receives them in its own order), any case, separated by spaces or
+    /// commas.
     ///
     /// ```
     /// # use adacache::family;
@@ -127,7 +127,7 @@ impl Vocabulary {
         self.0.iter().map(String::as_str).filter(move |word| known.contains(word))
     }
 
-    /// The word most like `word`, if it is like it at all.
+    /// The known word most similar to `word`, if any is similar enough.
     fn nearest(&self, word: &str) -> Option<String> {
         let scored = self.0[1..].iter().map(|known| (strsim::jaro_winkler(known, word), known));
         scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.75).map(|(_, known)| known.clone())
@@ -135,7 +135,7 @@ impl Vocabulary {
 }
 
 impl fmt::Display for Vocabulary {
-    /// The words by kind, a line each.
+    /// The words by kind, one line each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a prompt is one word of each kind:")?;
         for (kind, known) in KINDS {
@@ -168,7 +168,7 @@ impl fmt::Display for Words {
     }
 }
 
-/// The fixed table that stands in the place of a text encoder.
+/// The fixed table that replaces a text encoder.
 pub struct TextEncoder {
     /// `[words, channels]`
     table: Vec<f32>,
@@ -177,7 +177,7 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Takes `embedding.weight [words, channels]` out of `text.safetensors`.
+    /// Loads `embedding.weight [words, channels]` from `text.safetensors`.
     pub fn load(
         weights: Weights<'_>,
         words: usize,
@@ -189,7 +189,7 @@ impl TextEncoder {
         Ok(TextEncoder { table, channels, prompt_length })
     }
 
-    /// The prompt's embedding `[prompt_length, channels]`, filled up with `<pad>`.
+    /// The prompt's embedding `[prompt_length, channels]`, padded with `<pad>`.
     pub fn encode(&self, prompt: &Words) -> Embedding {
         let ids = prompt.ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
         let values = ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect();

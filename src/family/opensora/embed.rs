@@ -1,4 +1,4 @@
-//! Open-Sora's prompts to embeddings, kept on disk.
+//! Embeddings of Open-Sora's prompts, cached on disk.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::model::{ModelError, TransformerShape};
 use crate::pipeline::{PipelineError, Prompt, PromptText, TextOptions};
 use crate::text::{Embedding, EncoderError, T5, fingerprint};
 
-/// The embeddings of prompts, from the folder where they are kept, or by the encoder.
+/// The embeddings of prompts, from the cache folder or from the encoder.
 pub(super) fn embed(
     checkpoint: &Checkpoint,
     model: TransformerShape,
@@ -64,7 +64,7 @@ fn load(checkpoint: &Checkpoint, channels: usize, most: usize) -> Result<T5, Enc
     Ok(t5)
 }
 
-/// Where the embedding of a prepared prompt is kept: by the prompt and the encoder that reads it.
+/// The file in which the embedding of a prepared prompt is cached: it depends on the prompt and the encoder.
 fn kept(checkpoint: &Checkpoint, encoder: &[u8], most: usize, text: &str) -> PathBuf {
     let hash = Sha256::new().chain_update(encoder).chain_update(most.to_le_bytes()).chain_update(text).finalize();
     let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -25,7 +25,7 @@ use crate::pipeline::{
 use crate::sampler::{Schedule, Solver};
 use crate::tensor::DType;
 
-/// The name under which the model is pulled and generated with.
+/// The name by which the model is pulled and used.
 pub const OPENSORA: &str = "opensora-v1.2";
 
 /// Its checkpoint.
@@ -42,16 +42,16 @@ pub static PUBLISHED: Published = Published {
     ],
 };
 
-/// Frames per second of the model's videos, and what a single picture counts as.
+/// Frames per second of the model's videos, and the value for a single picture.
 const FPS: (f64, f64) = (24.0, 120.0);
-/// Pixels on the side of the square that becomes one latent position.
+/// Side in pixels of the square that becomes one latent position.
 const SIDE: usize = 8;
-/// Frames below which only a single picture can be made: the published schedule shrinks to nothing.
+/// With fewer frames only a single picture can be generated: the published schedule shrinks to nothing.
 const MIN_FRAMES: usize = 17;
 /// The size of the published examples.
 const EXAMPLE: (&str, &str, usize) = ("240p", "9:16", 51);
 
-/// What the published runs took.
+/// The times of the published runs.
 const MEASURED: [Measured; 6] = {
     const fn run(resolution: &'static str, steps: usize, what: &'static str, seconds: f64) -> Measured {
         Measured { resolution, frames: 51, steps, what, seconds }
@@ -127,7 +127,7 @@ impl Family for OpenSora {
     }
 }
 
-/// A checkpoint, or what is known of the published one.
+/// A checkpoint, or the known facts of the published one.
 struct Opened {
     config: PipelineConfig,
     size: VideoSize,
@@ -241,7 +241,7 @@ impl Source for Opened {
     }
 }
 
-/// The size that was asked for.
+/// The requested size.
 fn sized(options: &SizeOptions) -> Result<VideoSize, PipelineError> {
     let frames = options.frames.unwrap_or(EXAMPLE.2);
     let Some([height, width]) = options.pixels else {
@@ -283,13 +283,13 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
     })
 }
 
-/// To bf16: the published pipeline holds sizes in it, and calculates with them in it.
+/// Rounds to bf16: the published pipeline stores sizes in bf16 and calculates with them.
 fn rounded(value: f64) -> f64 {
     bf16::from_f64(value).to_f64()
 }
 
-/// The ratio by which timesteps are bent: √(height·width/512²) · √(⌊frames/17⌋·5), the second factor 1 for one frame; rounded as published
-/// after every operation.
+/// The timestep shift: √(height·width/512²) · √(⌊frames/17⌋·5), the second factor 1 for one frame; rounded after every operation, as
+/// published.
 fn timestep_shift(VideoSize { frames, height, width }: VideoSize) -> f64 {
     let area = rounded(rounded(height as f64) * rounded(width as f64));
     let space = rounded(rounded(area / (512.0 * 512.0)).sqrt());

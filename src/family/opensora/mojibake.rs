@@ -1,23 +1,23 @@
-//! Text that was written as UTF-8 and read as Latin-1 or Windows-1252 (`â€œ` for `“`), repaired; and the plainer characters that come
-//! with it. The published cleaning has the `ftfy` library do this; here is as much of it as lower-case captions can need.
+//! Repairs text that was written as UTF-8 and read as Latin-1 or Windows-1252 (`â€œ` for `“`), and simplifies the characters that come with
+//! it. The published cleaning uses the `ftfy` library for this; this module implements as much of it as lower-case captions can need.
 //!
-//! Of UTF-8's first bytes only those of three and four bytes (E0 to F4) are lower-case letters in both encodings: sequences of two bytes
-//! are lost once a caption is lower-case, with `ftfy` too.
+//! Of the lead bytes of UTF-8 only those of three- and four-byte sequences (E0 to F4) are lower-case letters in both encodings: two-byte
+//! sequences are lost once a caption is lower-case, with `ftfy` too.
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Bytes 80 to 9F in Windows-1252; the five it does not know are themselves.
+/// Bytes 80 to 9F in Windows-1252; its five undefined bytes map to themselves.
 #[rustfmt::skip]
 const WINDOWS: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
     '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
-/// Characters that next to an accented letter are a sign of a wrong encoding.
+/// Characters that indicate a wrong encoding next to an accented letter.
 const TELLING: &str = "¢£¥€¦¤¬¯¸ƒˆ˜†‡‰";
-/// Text that was read wrongly several times is repaired as often, but not without end.
+/// The maximum number of repairs for text that was decoded wrongly several times.
 const ROUNDS: usize = 16;
 
-/// The text repaired, with straight quotes, letters instead of ligatures and of full width, composed accents, and no control characters.
+/// The repaired text, with straight quotes, ligatures and full-width letters replaced, accents composed, and control characters removed.
 pub(super) fn repaired(text: &str) -> String {
     let mut text = text.to_owned();
     for _ in 0..ROUNDS {
@@ -41,7 +41,7 @@ fn round(text: &str) -> String {
     plain.nfc().collect()
 }
 
-/// The byte that a character stands for in either encoding.
+/// The byte that a character has in either encoding.
 fn byte(c: char) -> Option<u8> {
     match WINDOWS.iter().position(|w| *w == c) {
         Some(i) => Some(0x80 + i as u8),
@@ -49,7 +49,7 @@ fn byte(c: char) -> Option<u8> {
     }
 }
 
-/// The sequence of UTF-8 that `chars` begin with, if they do: how many they are, and the character.
+/// The UTF-8 sequence at the start of `chars`, if there is one: its length and the character.
 fn sequence(chars: &[char]) -> Option<(usize, char)> {
     let lead = byte(*chars.first()?)?;
     let length = match lead {
@@ -75,7 +75,7 @@ fn told(lead: u8, second: char) -> bool {
         && (('\u{80}'..='\u{9f}').contains(&second) || TELLING.contains(second))
 }
 
-/// One character in the form in which the model saw it.
+/// Appends one character in the form the model was trained with.
 fn simplify(c: char, plain: &mut String) {
     // Controls above ASCII are letters of Windows-1252.
     let c = if ('\u{80}'..='\u{9f}').contains(&c) { WINDOWS[(u32::from(c) - 0x80) as usize] } else { c };

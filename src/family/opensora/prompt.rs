@@ -1,6 +1,6 @@
-//! What becomes of a prompt before the text encoder reads it: scores appended, then the caption cleaning that the model was trained with.
+//! Preparation of a prompt for the text encoder: appends the scores, then applies the caption cleaning that the model was trained with.
 //!
-//! The rules are those of the published pipeline, in its order; the model saw captions only in this form.
+//! The rules and their order are those of the published pipeline; the model was trained on captions in this form only.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use fancy_regex::Regex;
 use super::mojibake::repaired;
 use crate::pipeline::Scores;
 
-/// The prompt with the scores behind it, without those it names itself.
+/// The prompt with the scores appended, except those it contains already.
 fn appended(scores: &Scores, prompt: &str) -> String {
     let mut text = prompt.to_owned();
     let mut add = |name: &str, value: Option<String>| {
@@ -28,7 +28,7 @@ pub fn prepare_prompt(prompt: &str, scores: &Scores) -> String {
     clean(&clean(&appended(scores, prompt)))
 }
 
-/// A pattern and what takes its place.
+/// A pattern and its replacement.
 type Rule = (Regex, &'static str);
 
 fn rules(list: &[(&str, &'static str)]) -> Vec<Rule> {
@@ -46,7 +46,7 @@ macro_rules! address {
     };
 }
 
-/// Before markup is taken out.
+/// Applied before markup is removed.
 static ADDRESSES: LazyLock<Vec<Rule>> =
     LazyLock::new(|| rules(&[("<person>", "person"), (address!("https?"), ""), (address!("www"), "")]));
 
@@ -86,9 +86,9 @@ static SYMBOLS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     ])
 });
 
-/// What holds words-like-these together.
+/// The joints in words-like-these.
 static JOINTS: LazyLock<Regex> = LazyLock::new(|| Regex::new("[-_]").expect("the pattern is a constant"));
-/// With more than these, the joints become spaces.
+/// With more than this many, the joints become spaces.
 const MAX_JOINTS: usize = 3;
 
 /// From article numbers to the ends of the text.

@@ -1,8 +1,8 @@
-//! The sizes that Open-Sora 1.2 was published for: pixels by resolution and aspect ratio, latents by pixels and frames.
+//! The published sizes of Open-Sora 1.2: pixels by resolution and aspect ratio, latents by pixels and frames.
 
 use crate::pipeline::{CHUNK, PipelineError, VideoSize};
 
-/// Height over width, as the published tables name it, and the names people use for some of them.
+/// Height over width, as the published tables name it, and the common names of some.
 const ASPECTS: [(&str, &[&str]); 15] = [
     ("0.39", &[]),
     ("0.42", &[]),
@@ -34,12 +34,12 @@ const PIXELS: [(&str, [(usize, usize); 15]); 4] = [
               (1108, 834), (1184, 778), (1280, 720), (1330, 692), (1358, 679), (1392, 662)]),
 ];
 
-/// Pixels on the side of the square that becomes one latent position.
+/// Side in pixels of the square that becomes one latent position.
 const SPATIAL_FACTOR: usize = 8;
 /// Frames in one latent frame of a chunk.
 const TEMPORAL_FACTOR: usize = 4;
-/// The published size of a resolution (`240p`, `360p`, `480p`, `720p`) and an aspect ratio, height to width (`9:16` is landscape;
-/// or the tables' own names, as `0.56`).
+/// The published size of a resolution (`240p`, `360p`, `480p`, `720p`) and an aspect ratio, height to width (`9:16` is landscape; or the
+/// names of the tables, such as `0.56`).
 ///
 /// # Errors
 /// An unknown name, or no or too many frames.

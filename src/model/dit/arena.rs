@@ -1,63 +1,63 @@
-//! Activations in one allocation: each buffer has a lifetime within a step, and buffers that never live at the same time may share
-//! their bytes.
+//! Activations in one allocation: each buffer has a lifetime within a step, and buffers that are never live at the same time may share
+//! bytes.
 
 use std::ops::RangeInclusive;
 
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// The stages of a step, in order; those of a block, from [`Stage::Qkv`] to [`Stage::Fc2`], repeat with every block. A module's residual lives
-/// from its last stage on.
+/// The stages of a step, in order; those of a block, from [`Stage::Qkv`] to [`Stage::Fc2`], repeat for every block. A module's residual is
+/// live from its last stage on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Times are embedded.
     Time,
     /// Latents are embedded.
     Embed,
-    /// What the blocks need of the time is made.
+    /// The blocks' modulation is computed from the time.
     Modulation,
     /// The self-attention's queries, keys and values.
     Qkv,
     /// The self-attention itself.
     Attention,
-    /// Its end, which adds to the hidden state.
+    /// The self-attention's output projection, added to the hidden state.
     Proj,
     /// The cross-attention's queries.
     CrossQ,
     /// The cross-attention itself.
     Cross,
-    /// Its end, which adds to the hidden state.
+    /// The cross-attention's output projection, added to the hidden state.
     CrossProj,
     /// The MLP's first layer.
     Fc1,
-    /// Its last, which adds to the hidden state.
+    /// The MLP's last layer, added to the hidden state.
     Fc2,
-    /// The blocks are done.
+    /// All blocks are done.
     Leave,
     /// The final layer.
     Final,
-    /// Its tokens become a prediction.
+    /// The final layer's tokens become a prediction.
     Unpatchify,
     /// The latents are updated.
     Update,
 }
 
-/// The lifetime of what is kept from step to step.
+/// The lifetime of buffers kept from step to step.
 pub const ALWAYS: RangeInclusive<Stage> = Stage::Time..=Stage::Update;
 
-/// Where buffers start; what the kernels' widest accesses ask for, and a cache line.
+/// Alignment of buffers: that of the kernels' widest accesses and of a cache line.
 const ALIGNMENT: usize = 256;
 
-/// The name of a buffer: a model's activations are known by theirs.
+/// The name of a buffer, by which a model refers to its activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub &'static str);
 
-/// How a buffer holds the samples of a batch.
+/// How a buffer stores the samples of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Samples {
-    /// Side by side along this axis.
+    /// Adjacent along this axis.
     Axis(usize),
-    /// Not at all: it is the same for every batch.
+    /// Not at all: it is the same for all samples.
     None,
 }
 
@@ -82,15 +82,15 @@ impl Buffer {
     }
 }
 
-/// The table of a step's buffers, each with its name, its shape and its life.
+/// The table of a step's buffers, each with its name, shape and lifetime.
 #[derive(Default)]
 pub struct Layout(Vec<Buffer>);
 
 impl Layout {
-    /// Asks for a buffer that lives in the stages `life`, with the batch along its first axis.
+    /// Adds a buffer that is live in the stages `life`, with the batch along its first axis.
     ///
     /// # Errors
-    /// A size that cannot be counted.
+    /// A size that overflows.
     pub fn add(
         &mut self,
         slot: Slot,
@@ -101,7 +101,7 @@ impl Layout {
         self.add_with(slot, Samples::Axis(0), shape, dtype, life)
     }
 
-    /// As [`Layout::add`], with the batch as `samples` says.
+    /// As [`Layout::add`], with the batch stored as `samples` describes.
     ///
     /// # Errors
     /// As [`Layout::add`].
@@ -120,7 +120,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Places every buffer, the largest first, at the lowest offset where nothing lives that it meets; gives the end of the last.
+    /// Places every buffer, the largest first, at the lowest offset that is free during its lifetime; returns the end of the highest one.
     fn place(&mut self) -> usize {
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(self.0[i].bytes));
@@ -156,7 +156,7 @@ impl Layout {
     }
 }
 
-/// A buffer in its place; its tensor keeps the whole allocation alive.
+/// A placed buffer; its tensor keeps the whole allocation alive.
 struct Placed {
     slot: Slot,
     samples: Samples,
@@ -170,7 +170,7 @@ pub(in crate::model) struct Arena {
 }
 
 impl Arena {
-    /// The buffer `slot`, if it was asked for.
+    /// The buffer `slot`, if it was requested.
     pub(in crate::model) fn find(&self, slot: Slot) -> Option<&Tensor> {
         self.placed.iter().find(|placed| placed.slot == slot).map(|placed| &placed.tensor)
     }
@@ -191,7 +191,7 @@ impl Arena {
         Ok(Arena { bytes: self.bytes, placed: self.placed.iter().map(half).collect::<Result<_, TensorError>>()? })
     }
 
-    /// Bytes of the allocation: the most that lives at a time, and what could not be packed tighter.
+    /// Bytes of the allocation: the most that is live at a time, plus packing losses.
     pub(in crate::model) fn bytes(&self) -> usize {
         self.bytes
     }

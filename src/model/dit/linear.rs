@@ -23,12 +23,12 @@ impl Linear {
     }
 }
 
-/// Where tensors come from, how they are stored, and what they take.
+/// The source of tensors, how they are stored, and the bytes they use.
 pub(in crate::model) struct Loader<'a> {
     pub(in crate::model) device: &'a Device,
     pub(in crate::model) weights: &'a Weights<'a>,
     pub(in crate::model) dtype: DType,
-    /// Bytes of all tensors given so far.
+    /// Bytes of all tensors loaded so far.
     pub(in crate::model) bytes: Cell<usize>,
 }
 
@@ -37,7 +37,7 @@ impl Loader<'_> {
         Ok(self.count(self.weights.tensor(self.device, name, shape, self.dtype)?))
     }
 
-    /// A tensor of values that were read before.
+    /// A tensor of values that were already read.
     pub(in crate::model) fn values(&self, shape: &[usize], values: &[f32], dtype: DType) -> Result<Tensor, ModelError> {
         Ok(self.count(Tensor::from_f32(self.device, shape, values, dtype)?))
     }

@@ -1,4 +1,4 @@
-//! What diffusion transformers have in common: linear layers, block weights that stream through the device, activations in one allocation.
+//! Common parts of diffusion transformers: linear layers, block weights streamed through the device, activations in one allocation.
 
 pub(super) mod arena;
 pub(super) mod linear;

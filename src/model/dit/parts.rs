@@ -1,4 +1,4 @@
-//! The weights of one block in one piece of memory: which tensors it has, and where each of them lies.
+//! The weights of one block in contiguous memory: its tensors and their offsets.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use crate::model::error::ModelError;
 use crate::model::weights::Weights;
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// Where the parts of a block start in its memory; what the kernels' widest accesses ask for, and a cache line.
+/// Alignment of a block's parts in its memory: that of the kernels' widest accesses and of a cache line.
 const ALIGNMENT: usize = 256;
 
 struct Part {
@@ -15,7 +15,7 @@ struct Part {
     bytes: Range<usize>,
 }
 
-/// The tensors of a block, one behind the other.
+/// The tensors of a block, one after the other.
 pub(in crate::model) struct Parts {
     dtype: DType,
     parts: Vec<Part>,
@@ -27,7 +27,7 @@ impl Parts {
         Parts { dtype, parts: vec![], bytes: 0 }
     }
 
-    /// Gives the tensor `name` (its published name within the block) the next place.
+    /// Assigns the next offset to the tensor `name` (its published name within the block).
     pub(in crate::model) fn add(&mut self, name: &str, shape: &[usize]) -> Result<(), TensorError> {
         let bytes = shape.iter().try_fold(self.dtype.size(), |product, &axis| product.checked_mul(axis));
         let start = self.bytes;
@@ -55,7 +55,7 @@ impl Parts {
         Ok(content)
     }
 
-    /// The tensors in `memory`, which is arranged as [`Parts::content`] says, in the order in which they were added.
+    /// The tensors in `memory`, laid out as by [`Parts::content`], in the order in which they were added.
     pub(in crate::model) fn tensors(&self, memory: &Tensor) -> impl Iterator<Item = Result<Tensor, TensorError>> {
         self.parts.iter().map(|part| memory.carve(part.bytes.start, &part.shape, self.dtype))
     }

@@ -1,5 +1,5 @@
-//! The weights of a transformer's blocks: those that lie on the device, and those that come from the host's memory while the blocks before
-//! them compute.
+//! The weights of a transformer's blocks: some resident on the device, the others streamed from host memory while the blocks before them
+//! compute.
 
 use std::collections::VecDeque;
 
@@ -10,37 +10,37 @@ use crate::model::error::ModelError;
 use crate::model::sizes::WeightBytes;
 use crate::tensor::{DType, Tensor};
 
-/// Blocks that have room on the device in turn, where not all of them stay there: one computes, one arrives.
+/// Device buffers for streamed blocks: one block computes, one arrives.
 pub const SLOTS: usize = 2;
 
 /// The memory of all blocks, in execution order.
 pub struct BlockWeights {
-    /// Where each block is when it computes.
+    /// The location of each block's weights while it computes.
     memory: Vec<Tensor>,
-    /// What each of them takes.
+    /// Bytes of one block.
     bytes: usize,
-    /// Room for the streamed ones, which use it in turn; none where all are resident.
+    /// Buffers that streamed blocks use in turn; none if all blocks are resident.
     slots: Vec<Tensor>,
-    /// The streamed ones: which, and their weights.
+    /// The streamed blocks: index and weights.
     streamed: Vec<(usize, HostMemory)>,
 }
 
 /// Whether block `index` of `count` is one of the `streamed` that do not stay on the device. They are spread evenly: the more blocks
-/// compute between two of them, the longer the copy of the second may take unseen.
+/// compute between two of them, the more of the second one's copy is hidden.
 fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
     (index + 1) * streamed / count > index * streamed / count
 }
 
 impl BlockWeights {
-    /// Of a model whose weights all stay where it put them.
+    /// For a model whose weights are all resident and managed by the model itself.
     pub fn resident() -> BlockWeights {
         BlockWeights { memory: vec![], bytes: 0, slots: vec![], streamed: vec![] }
     }
 
-    /// Loads the blocks `names`, each made of `parts`, `streamed` of them into the host's memory.
+    /// Loads the blocks `names`, each made of `parts`, `streamed` of them into host memory.
     ///
     /// # Errors
-    /// More blocks to stream than there are; what reading the weights says.
+    /// More blocks to stream than there are; errors from reading the weights.
     pub(in crate::model) fn load(
         source: &Loader,
         names: &[String],
@@ -68,7 +68,7 @@ impl BlockWeights {
         Ok(all)
     }
 
-    /// Where each block's weights are when it computes.
+    /// The location of each block's weights while it computes.
     pub(in crate::model) fn memory(&self) -> &[Tensor] {
         &self.memory
     }
@@ -84,7 +84,7 @@ impl BlockWeights {
         }
     }
 
-    /// The blocks `needed` (ascending), which arrive one after the other.
+    /// Streams the blocks `needed` (ascending), one after the other.
     pub(in crate::model) fn stream(&self, needed: impl IntoIterator<Item = usize>) -> Result<Stream<'_>, ModelError> {
         let mut waiting: [VecDeque<usize>; SLOTS] = Default::default();
         let mut first = vec![];
@@ -99,24 +99,25 @@ impl BlockWeights {
         Ok(stream)
     }
 
-    /// Which of the streamed blocks this one is.
+    /// The position of this block among the streamed ones.
     fn position(&self, index: usize) -> Option<usize> {
         self.streamed.binary_search_by_key(&index, |(i, _)| *i).ok()
     }
 }
 
-/// Blocks on their way through the device. A streamed block's copy starts as soon as the block that had its room before is done; every
-/// copy that was started has been waited for when the last block was taken.
+/// Blocks in flight to the device. A streamed block's copy starts as soon as the block that used its buffer before is done; once the last
+/// block has been taken, every copy that was started has been waited for.
 pub(in crate::model) struct Stream<'a> {
     weights: &'a BlockWeights,
-    /// The streamed ones whose copies have not started, by their room.
+    /// The streamed blocks whose copies have not started, by buffer.
     waiting: [VecDeque<usize>; SLOTS],
-    /// The block taken last.
+    /// The last block taken.
     current: Option<usize>,
 }
 
 impl Stream<'_> {
-    /// Has block `index` on the device: one of those asked for and none before the one taken last, whose work has been queued.
+    /// Brings block `index` to the device: it must be one of the requested ones and not precede the last one taken, whose work has been
+    /// queued.
     pub(in crate::model) fn take(&mut self, index: usize) -> Result<(), ModelError> {
         let weights = self.weights;
         if self.current != Some(index) {
@@ -131,7 +132,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Starts the copy of the next block that waits for room `slot`.
+    /// Starts the copy of the next block that waits for buffer `slot`.
     fn fetch(&mut self, slot: usize) -> Result<(), ModelError> {
         if let Some(k) = self.waiting[slot].pop_front() {
             self.weights.slots[slot].fetch(&self.weights.streamed[k].1)?;

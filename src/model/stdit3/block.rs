@@ -16,7 +16,7 @@ pub(super) struct Block {
     pub(super) fc2: Linear,
 }
 
-/// The tensors of a block: name and shape, in the order in which they lie in memory.
+/// The tensors of a block: name and shape, in memory order.
 fn tensors(config: &StDiT3Config) -> Vec<(String, Vec<usize>)> {
     let (c, hidden, d) = (config.hidden_size, config.mlp_hidden(), config.head_dim());
     let linears = [
@@ -34,7 +34,7 @@ fn tensors(config: &StDiT3Config) -> Vec<(String, Vec<usize>)> {
     linears.into_iter().flat_map(linear).chain(norms.into_iter().filter(|_| config.qk_norm)).collect()
 }
 
-/// Where they lie.
+/// Their offsets.
 pub(super) fn parts(config: &StDiT3Config, dtype: DType) -> Result<Parts, TensorError> {
     let mut parts = Parts::new(dtype);
     for (name, shape) in tensors(config) {
@@ -44,7 +44,7 @@ pub(super) fn parts(config: &StDiT3Config, dtype: DType) -> Result<Parts, Tensor
 }
 
 impl Block {
-    /// The block whose weights lie in `memory` as `parts` says.
+    /// The block whose weights are in `memory`, laid out as `parts`.
     pub(super) fn at(memory: &Tensor, parts: &Parts) -> Result<Block, TensorError> {
         let mut tensors = parts.tensors(memory).collect::<Result<Vec<_>, _>>()?.into_iter();
         let mut next = || tensors.next().expect("every part has a tensor");

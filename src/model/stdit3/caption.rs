@@ -1,4 +1,4 @@
-//! Captions: projected once a generation, and made into every block's keys and values.
+//! Captions: projected once per generation, then turned into every block's keys and values.
 
 use super::{Linear, StDiT3};
 use crate::model::{Caption, ModelError};
@@ -8,7 +8,7 @@ use crate::tensor::Tensor;
 impl StDiT3 {
     /// Encodes captions `y` (`[batch, length, caption_channels]`, f32) for every block.
     ///
-    /// `mask` (`[batch, length]`) keeps a sample's tokens where it is true; without it all are kept.
+    /// `mask` (`[batch, length]`) is true for the tokens of a sample to keep; without it all are kept.
     pub(super) fn encode_caption(&self, y: &[f32], batch: usize, mask: Option<&[bool]>) -> Result<Caption, ModelError> {
         let width = self.config.caption_channels;
         if batch == 0 || y.is_empty() || !y.len().is_multiple_of(batch * width) {

@@ -1,4 +1,4 @@
-//! `config.json` of an STDiT3 checkpoint, in the published field names.
+//! `config.json` of an STDiT3 checkpoint, with the published field names.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::cache::Anatomy;
 use crate::model::{ModelError, TransformerShape};
 
-/// The shape of an STDiT3. Fields that only matter in training are ignored.
+/// The shape of an STDiT3. Fields that matter only in training are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct StDiT3Config {
     /// Pairs of a spatial and a temporal block.
@@ -22,7 +22,7 @@ pub struct StDiT3Config {
     /// Width of a caption token's embedding.
     #[serde(default = "default::caption_channels")]
     pub caption_channels: usize,
-    /// Caption tokens L at most.
+    /// Maximum number L of caption tokens.
     #[serde(default = "default::model_max_length")]
     pub model_max_length: usize,
     /// Patch size in (time, height, width).
@@ -37,7 +37,7 @@ pub struct StDiT3Config {
     /// Whether q and k are RMS-normalised.
     #[serde(default = "default::yes")]
     pub qk_norm: bool,
-    /// Side of the square the position embedding was made for, in pixels.
+    /// Side in pixels of the square for which the position embedding was designed.
     #[serde(default = "default::input_sq_size")]
     pub input_sq_size: usize,
 }
@@ -137,12 +137,12 @@ impl StDiT3Config {
         Ok(())
     }
 
-    /// Its blocks: `depth` spatial and `depth` temporal ones in turn.
+    /// Its blocks: `depth` spatial and `depth` temporal ones, alternating.
     pub fn anatomy(&self) -> Anatomy {
         Anatomy::spatial_temporal(self.depth)
     }
 
-    /// The sizes that others have to know.
+    /// The sizes that other modules need.
     pub fn shape(&self) -> TransformerShape {
         TransformerShape {
             channels: self.in_channels,
@@ -162,7 +162,7 @@ impl StDiT3Config {
         (self.hidden_size as f64 * self.mlp_ratio) as usize
     }
 
-    /// Channels of the prediction: the latent's, twice that with a predicted variance.
+    /// Channels of the prediction: those of the latent, doubled with a predicted variance.
     pub fn out_channels(&self) -> usize {
         self.in_channels * if self.pred_sigma { 2 } else { 1 }
     }

@@ -1,4 +1,4 @@
-//! The maths of a forward, piece by piece.
+//! The maths of a forward pass, piece by piece.
 
 use super::block::Block;
 use super::{
@@ -46,7 +46,7 @@ impl StDiT3 {
         Ok(())
     }
 
-    /// The blocks' modulation at the time set: Linear(SiLU(t)) plus each block's table.
+    /// The blocks' modulation at the current time: Linear(SiLU(t)) plus each block's table.
     pub(super) fn make_modulation(&self, ws: &Workspace) -> Result<(), ModelError> {
         let (conditions, c) = (ws.geometry().conditions(), self.config.hidden_size);
         let Linear { weight, bias } = &self.time_block;
@@ -165,7 +165,7 @@ impl StDiT3 {
     }
 }
 
-/// `x += gate · (a · wᵀ + bias)`, the end of a module; what it adds goes to `added` too.
+/// `x += gate · (a · wᵀ + bias)`, the end of a module; the added term also goes to `added`.
 fn add_residual(
     ws: &Workspace,
     a: &Tensor,

@@ -1,4 +1,4 @@
-//! STDiT3, the transformer of Open-Sora 1.2: spatial and temporal blocks in turn, adaLN-modulated by time and frame rate, with
+//! STDiT3, the transformer of Open-Sora 1.2: alternating spatial and temporal blocks, adaLN-modulated by time and frame rate, with
 //! cross-attention to the caption.
 
 mod block;
@@ -34,7 +34,7 @@ const MAX_PERIOD: f32 = 10000.0;
 
 /// Chunks of a block's modulation: shift, scale and gate for the attention, then for the MLP.
 const BLOCK_CHUNKS: usize = 6;
-/// Chunks of the final layer's: shift and scale.
+/// Chunks of the final layer's modulation: shift and scale.
 const FINAL_CHUNKS: usize = 2;
 
 // The buffers of a forward, beside those that every model has.
@@ -49,7 +49,7 @@ const Q: Slot = Slot("q");
 const HIDDEN: Slot = Slot("hidden");
 const STATS: Slot = Slot("stats");
 const PATCHES: Slot = Slot("patches");
-/// Output of the final layer, by tokens.
+/// Output of the final layer, per token.
 const FINAL_TOKENS: Slot = Slot("final_tokens");
 const POSITION: Slot = Slot("position");
 const ROPE: Slot = Slot("rope");
@@ -78,9 +78,9 @@ pub struct StDiT3 {
     weights: BlockWeights,
     /// In execution order: spatial 0, temporal 0, spatial 1, …
     blocks: Vec<Block>,
-    /// Bytes of the other weights.
+    /// Bytes of the weights outside the blocks.
     end_bytes: usize,
-    /// `[2*depth, 6, C]`, one scale-shift table a block, in execution order.
+    /// `[2*depth, 6, C]`, one scale-shift table per block, in execution order.
     block_tables: Tensor,
     /// `[1, 2, C]`
     final_table: Tensor,
@@ -90,8 +90,8 @@ pub struct StDiT3 {
 impl StDiT3 {
     /// Loads the model's weights onto `device`, stored and computed as `dtype` (bf16, f16 or f32).
     ///
-    /// Fails when a tensor is missing, has another shape or type than the configuration implies, holds NaN or infinity, or when
-    /// tensors are left over.
+    /// Fails if a tensor is missing, has another shape or type than the configuration implies, or holds NaN or infinity, or if tensors are
+    /// left over.
     pub fn load(
         device: &Device,
         config: StDiT3Config,
@@ -101,8 +101,8 @@ impl StDiT3 {
         StDiT3::load_streaming(device, config, weights, dtype, 0)
     }
 
-    /// As [`StDiT3::load`], with the weights of `streamed` blocks (at most all of them, 2·depth) in the host's memory. They come to the
-    /// device whenever they are needed, into room for [`SLOTS`](super::SLOTS) blocks; what is computed is the same to the bit.
+    /// As [`StDiT3::load`], with the weights of `streamed` blocks (at most all of them, 2·depth) in host memory. They are copied to the
+    /// device when they are needed, into buffers for [`SLOTS`](super::SLOTS) blocks; the result is bit-identical.
     pub fn load_streaming(
         device: &Device,
         config: StDiT3Config,
@@ -116,10 +116,10 @@ impl StDiT3 {
         Ok(model)
     }
 
-    /// The names and shapes of all tensors that a checkpoint of this shape has to hold.
+    /// The names and shapes of all tensors that a checkpoint of this shape must hold.
     ///
     /// # Errors
-    /// A configuration whose sizes cannot be counted.
+    /// A configuration whose sizes overflow.
     pub fn tensors(config: &StDiT3Config) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
         let (memory, compute_capability) = (isize::MAX as usize, (8, 0));
         let dry = Device::dry(DryConfig { name: "list".into(), memory, units: 1, compute_capability });
@@ -203,7 +203,7 @@ impl StDiT3 {
         [geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph), geometry.width.div_ceil(pw)]
     }
 
-    /// Refuses sizes that no kernel takes.
+    /// Rejects sizes that the kernels do not support.
     fn check(&self, geometry: &Geometry) -> Result<(), ModelError> {
         let Geometry { videos, frames, height, width, .. } = *geometry;
         let sizes = [("videos", videos), ("latent frames", frames), ("latent height", height), ("latent width", width)];

@@ -8,7 +8,7 @@ use super::layers::padded;
 use super::{SpatialConfig, TemporalConfig};
 use crate::model::ModelError;
 
-/// Shape of the whole autoencoder. The default, also of each part a file does not name, is the published one.
+/// The shape of the whole autoencoder. The default is the published one; it also replaces fields missing in a file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
@@ -16,7 +16,7 @@ pub struct VaeConfig {
     pub spatial: SpatialConfig,
     /// The autoencoder of time.
     pub temporal: TemporalConfig,
-    /// Frames of a chunk.
+    /// Frames per chunk.
     pub micro_frame_size: usize,
     /// Factor between the spatial autoencoder's latents and the temporal one's input.
     pub spatial_scaling: f32,
@@ -34,10 +34,10 @@ impl Default for VaeConfig {
 }
 
 impl VaeConfig {
-    /// Reads a config.json; fields it does not know are left alone, fields that are missing are the published ones.
+    /// Parses a config.json; unknown fields are ignored, missing fields have the published values.
     ///
     /// # Errors
-    /// [`ModelError::Config`] with the field that makes no sense.
+    /// [`ModelError::Config`] with the invalid field.
     pub fn from_json(text: &str, file: &str) -> Result<VaeConfig, ModelError> {
         let error = |reason: String| ModelError::Config { file: file.into(), reason };
         let config: VaeConfig = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
@@ -45,10 +45,10 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// The configuration of the autoencoder in `folder`: `config.json`, or the published one where there is none.
+    /// The configuration of the autoencoder in `folder`: `config.json`, or the published one if there is no such file.
     ///
     /// # Errors
-    /// A file that cannot be read, or describes no autoencoder.
+    /// A file that cannot be read, or does not describe an autoencoder.
     pub fn of_folder(folder: &Path) -> Result<VaeConfig, ModelError> {
         let file = folder.join("config.json");
         match std::fs::read_to_string(&file) {
@@ -116,12 +116,12 @@ impl VaeConfig {
         Ok(())
     }
 
-    /// Pixels on the side of the square that becomes one latent position.
+    /// Side in pixels of the square that becomes one latent position.
     pub fn spatial_factor(&self) -> usize {
         1 << (self.spatial.block_out_channels.len() - 1)
     }
 
-    /// Latent frames of `frames` frames.
+    /// The number of latent frames for `frames` frames.
     pub fn latent_frames(&self, frames: usize) -> usize {
         self.chunks(frames).map(|(_, latents)| latents).sum()
     }

@@ -1,5 +1,5 @@
-//! Activations in one allocation, first fit: what a decoder or encoder takes and gives back as it goes. Work is queued on one stream,
-//! so a range can be given to the next taker at once.
+//! Activations in one allocation, first fit: a decoder or encoder takes and releases memory as it runs. Work is queued on one stream, so a
+//! range can be reused at once.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -7,18 +7,18 @@ use std::ops::Deref;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, TensorError};
 
-/// Where tensors start; what the kernels' widest accesses ask for, and a cache line.
+/// Alignment of tensors: that of the kernels' widest accesses and of a cache line.
 const ALIGNMENT: usize = 256;
 
 /// Memory of a fixed size, lent out in pieces.
 pub(super) struct Heap {
     memory: Tensor,
-    /// (start, end) of what is lent, in order.
+    /// The (start, end) of every lent range, in order.
     lent: RefCell<Vec<(usize, usize)>>,
     peak: RefCell<usize>,
 }
 
-/// A tensor of the heap; dropping it gives its bytes back.
+/// A tensor in the heap; dropping it releases its bytes.
 pub(super) struct Lent<'a> {
     heap: &'a Heap,
     start: usize,
@@ -31,10 +31,10 @@ impl Heap {
         Ok(Heap { memory, lent: RefCell::default(), peak: RefCell::new(0) })
     }
 
-    /// Uninitialised memory of a shape, at the lowest place it fits.
+    /// Uninitialised memory of a shape, at the lowest offset where it fits.
     ///
     /// # Errors
-    /// When it fits nowhere.
+    /// It fits nowhere.
     pub(super) fn take(&self, shape: &[usize], dtype: DType) -> Result<Lent<'_>, TensorError> {
         let mut lent = self.lent.borrow_mut();
         let bytes = shape.iter().try_fold(dtype.size(), |product, &axis| product.checked_mul(axis));
@@ -52,7 +52,7 @@ impl Heap {
         Ok(Lent { heap: self, start, tensor })
     }
 
-    /// The end of the highest piece ever lent: a heap of so many bytes serves the same takers.
+    /// The highest end of any range ever lent: a heap of this size is enough for the same requests.
     pub(super) fn peak(&self) -> usize {
         *self.peak.borrow()
     }

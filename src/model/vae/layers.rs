@@ -1,5 +1,5 @@
-//! What both autoencoders are built of: convolutions, norms, residual blocks, attention over one frame's pixels. Tensors are `[frames, height,
-//! width, channels]`, channels padded with zeros to whole chunks.
+//! Common layers of both autoencoders: convolutions, norms, residual blocks, attention over one frame's pixels. Tensors are `[frames,
+//! height, width, channels]`, with channels padded with zeros to whole chunks.
 
 use super::heap::{Heap, Lent};
 use crate::device::Device;
@@ -11,37 +11,37 @@ use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
 
-/// Where the weights come from and where they go.
+/// The source of the weights and their destination.
 pub(super) struct Loader<'a> {
     pub(super) device: &'a Device,
     pub(super) weights: &'a Weights<'a>,
     pub(super) dtype: DType,
 }
 
-/// Where a forward computes.
+/// The context of a forward pass.
 pub(super) struct Run<'a> {
     pub(super) heap: &'a Heap,
     pub(super) dtype: DType,
-    /// Norms run over each frame by itself; else over all frames together.
+    /// Whether norms run over each frame separately, or over all frames together.
     pub(super) by_frame: bool,
-    /// About how many bytes a band of normalised activations, or of attention scores, may take.
+    /// Approximate bytes that a band of normalised activations, or of attention scores, may use.
     pub(super) band_bytes: usize,
 }
 
-/// Channels as they are kept.
+/// The stored number of channels.
 pub(super) fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNELS)
 }
 
-/// A convolution's weights and the way its taps lie.
+/// A convolution's weights and the layout of its taps.
 pub(super) struct Conv {
     /// `[n, kernel_t, kernel_h, kernel_w, channels]`
     w: Tensor,
     bias: Option<Tensor>,
     geometry: Geometry,
-    /// Zeros below and right.
+    /// Zero padding below and on the right.
     behind: usize,
-    /// Factor of the input.
+    /// Factor applied to the input.
     alpha: f32,
 }
 
@@ -50,14 +50,14 @@ pub(super) struct Conv {
 pub(super) struct Taps {
     pub(super) channels: usize,
     pub(super) n: usize,
-    /// `None`: an image convolution, whose weights have no axis for time.
+    /// `None`: an image convolution, whose weights have no time axis.
     pub(super) time: Option<usize>,
     pub(super) space: usize,
 }
 
 impl Conv {
-    /// Loads `name.weight` `[n, channels, (time,) space, space]` and, if it has one, `name.bias`. Strides and upsampling are set by the caller;
-    /// pads are those that keep an unstrided convolution's size, all of time's in front.
+    /// Loads `name.weight` `[n, channels, (time,) space, space]` and, if it has one, `name.bias`. The caller sets strides and upsampling;
+    /// the padding keeps the size of an unstrided convolution, with all padding in time at the front.
     pub(super) fn load(from: &Loader<'_>, name: &str, taps: Taps, bias: bool, geometry: Geometry) -> Result<Conv> {
         let Taps { channels, n, time, space } = taps;
         let (t, factor) = (time.unwrap_or(1), geometry.time_factor);
@@ -93,23 +93,23 @@ impl Conv {
         Ok(Conv { w, bias, geometry: geometry.padded([t, space]), behind: space / 2, alpha: 1.0 })
     }
 
-    /// The same for inputs that are to be multiplied by `alpha` first.
+    /// The same convolution for inputs that are first multiplied by `alpha`.
     pub(super) fn scaled(self, alpha: f32) -> Conv {
         Conv { alpha, ..self }
     }
 
-    /// The output's shape for an input's.
+    /// The output shape for an input shape.
     fn output(&self, x: &[usize]) -> [usize; 4] {
         let w = self.w.shape();
         self.geometry.output([x[0], x[1], x[2]], [w[0], w[1], w[2], w[3]], self.behind)
     }
 
-    /// The convolution by itself.
+    /// The convolution alone.
     pub(super) fn forward<'a>(&self, run: &Run<'a>, x: &Tensor) -> Result<Lent<'a>> {
         self.forward_as(run, x, run.dtype)
     }
 
-    /// As [`Conv::forward`], with results of another type.
+    /// As [`Conv::forward`], with output of another type.
     pub(super) fn forward_as<'a>(&self, run: &Run<'a>, x: &Tensor, dtype: DType) -> Result<Lent<'a>> {
         let shape = self.output(x.shape());
         let out = run.heap.take(&shape, dtype)?;
@@ -136,7 +136,7 @@ impl Norm {
         Ok(Norm { weight: tensor("weight")?, bias: tensor("bias")?, groups, eps })
     }
 
-    /// The norm of `x` as a factor and a term for each channel of each sample.
+    /// The norm of `x` as a scale and a shift for each channel of each sample.
     fn statistics<'a>(&self, run: &Run<'a>, x: &Tensor) -> Result<Lent<'a>> {
         let &[frames, height, width, channels] = x.shape() else { unreachable!("activations have four axes") };
         let (samples, per_sample) = if run.by_frame { (frames, 1) } else { (1, frames) };
@@ -147,7 +147,7 @@ impl Norm {
         Ok(affine)
     }
 
-    /// `out = conv(silu(norm(x))) (+ residual)`. What is between the norm and the convolution exists for a band of rows at a time.
+    /// `out = conv(silu(norm(x))) (+ residual)`. The normalised activations exist for one band of rows at a time.
     pub(super) fn then_conv(
         &self,
         run: &Run<'_>,
@@ -173,7 +173,7 @@ impl Norm {
         Ok(())
     }
 
-    /// As [`Norm::then_conv`] into memory of its own, of type `dtype`.
+    /// As [`Norm::then_conv`], into newly allocated memory of type `dtype`.
     pub(super) fn then_conv_as<'a>(&self, run: &Run<'a>, x: &Tensor, conv: &Conv, dtype: DType) -> Result<Lent<'a>> {
         let out = run.heap.take(&conv.output(x.shape()), dtype)?;
         self.then_conv(run, x, conv, None, &out)?;
@@ -181,7 +181,7 @@ impl Norm {
     }
 }
 
-/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, x through a convolution of one tap where the channels differ.
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`; x passes through a one-tap convolution if the channels differ.
 pub(super) struct ResBlock {
     norm1: Norm,
     conv1: Conv,
@@ -190,14 +190,14 @@ pub(super) struct ResBlock {
     shortcut: Option<Conv>,
 }
 
-/// What the two autoencoders' residual blocks differ in.
+/// The differences between the residual blocks of the two autoencoders.
 #[derive(Clone, Copy)]
 pub(super) struct BlockStyle {
     /// Taps in time; `None` for images.
     pub(super) time: Option<usize>,
     pub(super) groups: usize,
     pub(super) eps: f32,
-    /// What follows a convolution's name.
+    /// The suffix of a convolution's name.
     pub(super) suffix: &'static str,
     pub(super) shortcut: &'static str,
     pub(super) bias: bool,
@@ -236,7 +236,7 @@ impl ResBlock {
     }
 }
 
-/// Attention of every pixel of a frame to all of that frame's, one head as wide as the channels.
+/// Attention among all pixels of a frame, with one head as wide as the channels.
 pub(super) struct Attention {
     norm: Norm,
     /// Query, key, value, output: weight `[channels, channels]` and bias.
@@ -257,9 +257,9 @@ impl Attention {
         })
     }
 
-    /// `x += out(softmax(q·kᵀ/√channels)·v)`, normed by frame. The scores of some queries exist at a time, in f32: matrix products on both sides of a
-    /// softmax. The values are made transposed, as the weights of the second product; their bias is added behind it, because the
-    /// probabilities of a query sum to one.
+    /// `x += out(softmax(q·kᵀ/√channels)·v)`, normed by frame. The scores of some queries exist at a time, in f32: a matrix product, a
+    /// softmax and another matrix product. The values are computed transposed, as the weights of the second product; their bias is added
+    /// afterwards, since the probabilities of a query sum to one.
     pub(super) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<()> {
         let &[frames, height, width, channels] = x.shape() else { unreachable!("activations have four axes") };
         let tokens = height * width;
@@ -328,7 +328,7 @@ mod tests {
         a.chunks(channels).flat_map(|row| (0..channels).map(move |n| dot(row, n))).collect()
     }
 
-    /// 15 pixels, so that keys are filled up to 16; all queries at once, and one after the other.
+    /// 15 pixels, so that keys are padded to 16; all queries at once, and one at a time.
     #[test]
     fn attention_against_f64() {
         let (frames, height, width, channels, groups) = (2, 3, 5, 32, 8);

@@ -1,9 +1,9 @@
-//! Open-Sora's video autoencoder: pixels to latents and back, as published: the spatial one frame by frame, the temporal one in chunks of
-//! 17 frames (5 latent frames), and a scale and shift by channel.
+//! Open-Sora's video autoencoder: pixels to latents and back, as published: the spatial autoencoder frame by frame, the temporal one in
+//! chunks of 17 frames (5 latent frames), and a scale and shift per channel.
 //!
-//! Memory is bounded: all activations lie in one allocation whose size is known before it is made, because the same code first runs on
-//! a device that only counts. What does not fit the budget is cut, first into fewer frames at a time, then into bands of rows; neither
-//! changes a bit of the result.
+//! Memory is bounded: all activations share one allocation whose size is known in advance, because the same code first runs on a device
+//! that only counts. Work that exceeds the budget is split, first into fewer frames at a time, then into bands of rows; neither changes a
+//! bit of the result.
 
 mod config;
 mod heap;
@@ -28,22 +28,22 @@ use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
 
-/// How the work is cut.
+/// How the work is split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Frames that the spatial autoencoder takes at a time.
+    /// Frames that the spatial autoencoder processes at a time.
     pub frames: usize,
-    /// About how many bytes of a band of rows are normalised, or of attention scores made, at a time.
+    /// Approximate bytes per band of normalised rows, or of attention scores.
     pub band_bytes: usize,
-    /// Bytes of all activations at their peak.
+    /// Peak bytes of all activations.
     pub bytes: usize,
 }
 
-/// The cuts that are tried, the fastest first: (frames, band bytes).
+/// The cuts to try, fastest first: (frames, band bytes).
 const CUTS: [(usize, usize); 7] =
     [(4, 1 << 30), (4, 1 << 28), (2, 1 << 28), (1, 1 << 28), (1, 1 << 26), (1, 1 << 24), (1, 1 << 20)];
 
-/// Without a budget one part in so many of the free memory is left alone.
+/// Without a budget, this fraction (one part in so many) of the free memory stays free.
 const SPARE: usize = 16;
 
 /// The autoencoder on a device.
@@ -51,14 +51,14 @@ pub struct VideoVae {
     config: VaeConfig,
     spatial: Spatial,
     temporal: Temporal,
-    /// By latent channel.
+    /// Per latent channel.
     scale: Vec<f32>,
     shift: Vec<f32>,
     device: Device,
     dtype: DType,
 }
 
-/// The work of one direction, as [`VideoVae::cut`] has to count it.
+/// The work of one direction, for counting in [`VideoVae::cut`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Decode,
@@ -66,10 +66,10 @@ enum Direction {
 }
 
 impl VideoVae {
-    /// Loads the published tensors, all of which have to be there in the shapes that `config` implies, and no others.
+    /// Loads the published tensors: all must be there in the shapes that `config` implies, and no others.
     ///
     /// # Errors
-    /// A tensor that is missing, wrong, damaged or too many; no memory.
+    /// A tensor that is missing, wrong, damaged or superfluous; out of memory.
     pub fn load(device: &Device, config: VaeConfig, weights: Weights<'_>, dtype: DType) -> Result<VideoVae> {
         let from = Loader { device, weights: &weights, dtype };
         let spatial = Spatial::load(&from, "spatial_vae.module", &config.spatial, config.spatial_scaling)?;
@@ -87,11 +87,11 @@ impl VideoVae {
 
     /// Latents to RGB bytes `[frames, H, W, 3]`.
     ///
-    /// * `latents` `[channels, T, h, w]`, as the sampler leaves them; T has to be that of `frames`.
-    /// * `budget`: bytes that activations may take; `None`: what is free on the device.
+    /// * `latents` `[channels, T, h, w]`, as the sampler returns them; T must match `frames`.
+    /// * `budget`: bytes that activations may use; `None`: the free memory of the device.
     ///
     /// # Errors
-    /// Shapes that do not fit, a budget that is too small (the error says what it takes), [`ModelError::Stopped`].
+    /// Shapes that do not fit, a budget that is too small (the error states the required size), [`ModelError::Stopped`].
     pub fn decode_within(
         &self,
         latents: &[f32],
@@ -111,7 +111,7 @@ impl VideoVae {
         Ok(rgb)
     }
 
-    /// As [`VideoVae::decode_within`], without rounding: what the temporal autoencoder gives, `[channels, frames, h, w]`, and pixels
+    /// As [`VideoVae::decode_within`], without rounding: the output of the temporal autoencoder, `[channels, frames, h, w]`, and pixels
     /// `[3, frames, H, W]` around [−1, 1].
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl VideoVae {
         Ok((planes(&middle, channels, frames * h * w), planes(&pixels, 3, frames * h * w * side * side)))
     }
 
-    /// Gives `each` the temporal autoencoder's frames and the pixels made of them, slice by slice.
+    /// Passes the temporal autoencoder's frames and the pixels decoded from them to `each`, slice by slice.
     fn decode_slices(
         &self,
         latents: &[f32],
@@ -199,7 +199,7 @@ impl VideoVae {
         Ok(())
     }
 
-    /// Pixels to latents `[channels, T, h, w]`: the posterior's means.
+    /// Pixels to latents `[channels, T, h, w]`: the means of the posterior.
     ///
     /// * `pixels` `[3, frames, H, W]` in [−1, 1], H and W multiples of 8 (in general: [`VaeConfig::spatial_factor`]).
     ///
@@ -277,15 +277,15 @@ impl VideoVae {
         Ok(self.temporal.encode(&run(false), &all)?.to_f32()?)
     }
 
-    /// How decoding latents of `h` × `w` to `frames` frames is cut, and what it takes, for activations of at most `budget` bytes.
+    /// The cut for decoding latents of `h` × `w` to `frames` frames, and its memory, for activations of at most `budget` bytes.
     ///
     /// # Errors
-    /// [`ModelError::Input`] with the bytes of the smallest cut, when the budget is below.
+    /// [`ModelError::Input`] with the bytes of the smallest cut, if the budget is smaller.
     pub fn decode_cut(&self, frames: usize, [h, w]: [usize; 2], budget: usize) -> Result<Cut> {
         self.cut(Direction::Decode, frames, [h, w], budget)
     }
 
-    /// As [`VideoVae::decode_cut`], for encoding to such latents.
+    /// As [`VideoVae::decode_cut`], for encoding to latents of this size.
     ///
     /// # Errors
     /// As [`VideoVae::decode_cut`].
@@ -302,7 +302,7 @@ impl VideoVae {
         self.cut(direction, frames, sides, budget)
     }
 
-    /// The least memory in which it works without a budget, spare memory included.
+    /// The minimum memory in which it works without a budget, spare memory included.
     fn least(&self, direction: Direction, frames: usize, sides: [usize; 2]) -> Result<usize> {
         let mut least = usize::MAX;
         self.cuts(direction, frames, sides, &mut |cut| {
@@ -333,7 +333,7 @@ impl VideoVae {
         )))
     }
 
-    /// Counts every cut, the fastest first; gives the first that is `taken`.
+    /// Counts every cut, fastest first; returns the first for which `taken` is true.
     fn cuts(
         &self,
         direction: Direction,

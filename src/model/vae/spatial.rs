@@ -1,4 +1,4 @@
-//! The autoencoder of images (diffusers' AutoencoderKL), frame by frame: 8×8 pixels to one latent position.
+//! The image autoencoder (diffusers' AutoencoderKL), frame by frame: 8×8 pixels to one latent position.
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
 
-/// Shape of the spatial autoencoder, as diffusers' config.json names it. The default is the published one.
+/// The shape of the spatial autoencoder, with the names of diffusers' config.json. The default is the published one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SpatialConfig {
@@ -24,7 +24,7 @@ pub struct SpatialConfig {
     pub layers_per_block: usize,
     /// Channels of a latent.
     pub latent_channels: usize,
-    /// Groups of its norms.
+    /// Groups of its GroupNorms.
     pub norm_num_groups: usize,
 }
 
@@ -61,7 +61,7 @@ impl Scale {
     }
 }
 
-/// The coarsest scale's middle: block, attention, block.
+/// The middle at the coarsest scale: block, attention, block.
 struct Middle {
     blocks: [ResBlock; 2],
     attention: Attention,
@@ -81,7 +81,7 @@ impl Middle {
     }
 }
 
-/// One direction: a convolution, the scales with the middle before or behind them, norm, SiLU and a convolution.
+/// One direction: a convolution, the scales with the middle before or after them, norm, SiLU and a convolution.
 struct Path {
     conv_in: Conv,
     scales: Vec<Scale>,
@@ -90,7 +90,7 @@ struct Path {
     conv_out: Conv,
 }
 
-/// The two directions with the convolutions on the latent side.
+/// Both directions, with the convolutions on the latent side.
 pub(super) struct Spatial {
     encoder: Path,
     quant_conv: Conv,
@@ -99,7 +99,7 @@ pub(super) struct Spatial {
 }
 
 impl Spatial {
-    /// `scaling`: the factor between its own latents and those that are handed on.
+    /// `scaling`: the factor between its own latents and those it passes on.
     pub(super) fn load(from: &Loader<'_>, prefix: &str, config: &SpatialConfig, scaling: f32) -> Result<Spatial> {
         let SpatialConfig { in_channels, out_channels, layers_per_block, latent_channels, norm_num_groups, .. } =
             *config;

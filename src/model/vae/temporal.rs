@@ -1,4 +1,4 @@
-//! The autoencoder of time: causal convolutions over chunks of latent frames, 4 frames to one.
+//! The temporal autoencoder: causal convolutions over chunks of frames, 4 frames to one latent frame.
 
 use serde::Deserialize;
 
@@ -10,25 +10,25 @@ use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
 
-/// Shape of the temporal autoencoder, as the published code names it. The default is the published one.
+/// The shape of the temporal autoencoder, with the names of the published code. The default is the published one.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TemporalConfig {
     /// Channels on the spatial autoencoder's side.
     pub in_out_channels: usize,
-    /// Channels of the encoder's result.
+    /// Channels of the encoder's output.
     pub latent_embed_dim: usize,
     /// Channels of the latents.
     pub embed_dim: usize,
     /// Channels of the finest scale.
     pub filters: usize,
-    /// Residual blocks of a scale.
+    /// Residual blocks per scale.
     pub num_res_blocks: usize,
-    /// Channels of each scale, in `filters`.
+    /// Channels of each scale, as multiples of `filters`.
     pub channel_multipliers: Vec<usize>,
-    /// Between which scales time is halved.
+    /// The transitions between scales at which time is halved.
     pub temporal_downsample: Vec<bool>,
-    /// Groups of its norms.
+    /// Groups of its GroupNorms.
     pub num_groups: usize,
 }
 
@@ -48,7 +48,7 @@ impl Default for TemporalConfig {
 }
 
 impl TemporalConfig {
-    /// Frames that become one.
+    /// The number of frames that become one latent frame.
     pub fn factor(&self) -> usize {
         1 << self.temporal_downsample.iter().filter(|halved| **halved).count()
     }
@@ -58,7 +58,7 @@ const EPS: f32 = 1e-5;
 /// Taps in every direction.
 const KERNEL: usize = 3;
 
-/// Residual blocks at one scale, and the convolution to the next where time is resampled.
+/// Residual blocks at one scale, and the convolution to the next if time is resampled.
 struct Scale {
     blocks: Vec<ResBlock>,
     resample: Option<Conv>,
@@ -81,7 +81,7 @@ impl Scale {
     }
 }
 
-/// One direction. The encoder has its blocks of one scale behind the scales, the decoder ahead of them.
+/// One direction. The encoder has its blocks of one scale after the scales, the decoder before them.
 struct Path {
     conv_in: Conv,
     /// In the order they run.
@@ -91,7 +91,7 @@ struct Path {
     conv_out: Conv,
 }
 
-/// The two directions with the convolutions on the latent side.
+/// Both directions, with the convolutions on the latent side.
 pub(super) struct Temporal {
     encoder: Path,
     quant_conv: Conv,
@@ -100,7 +100,7 @@ pub(super) struct Temporal {
 }
 
 impl Temporal {
-    /// `scaling`: the factor by which the encoder's input is multiplied first.
+    /// `scaling`: the factor applied to the encoder's input.
     pub(super) fn load(from: &Loader<'_>, prefix: &str, config: &TemporalConfig, scaling: f32) -> Result<Temporal> {
         let groups = config.num_groups;
         let channels: Vec<usize> = config.channel_multipliers.iter().map(|m| m * config.filters).collect();

@@ -12,7 +12,7 @@ use crate::sampler::rflow::TRAIN_STEPS;
 /// Training steps.
 pub(super) const TRAINED: usize = TRAIN_STEPS as usize;
 
-/// How much of the signal is left after each of the 1000 training steps: ā_t, the product of 1 − β up to t, β growing linearly.
+/// The signal left after each of the 1000 training steps: ā_t, the product of 1 − β up to t, with β growing linearly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alphas {
     products: Vec<f64>,
@@ -20,8 +20,8 @@ pub struct Alphas {
 }
 
 impl Alphas {
-    /// β grows from `start` to `end`; Latte and Open-Sora-Plan have 1e-4 and 0.02. `to_one` (`set_alpha_to_one` in scheduler_config.json):
-    /// whether the last step ends at ā = 1, not at ā₀.
+    /// β grows from `start` to `end`; Latte and Open-Sora-Plan have 1e-4 and 0.02. `to_one` (`set_alpha_to_one` in scheduler_config.json)
+    /// is whether the last step ends at ā = 1 instead of ā₀.
     ///
     /// # Errors
     /// [`SolverError::Betas`].
@@ -41,12 +41,12 @@ impl Alphas {
         Ok(Alphas { last: if to_one { 1.0 } else { products[0] }, products })
     }
 
-    /// ā at time `t`, or behind the last step.
+    /// ā at time `t`, or after the last step.
     pub(super) fn at(&self, t: Option<usize>) -> f64 {
         t.and_then(|t| self.products.get(t)).copied().unwrap_or(self.last)
     }
 
-    /// The step from `t` to `p` by the noise e, as factors of x and e.
+    /// The step from `t` to `p` with the noise e, as factors of x and e.
     pub(super) fn transfer(&self, t: usize, p: Option<usize>) -> (f64, f64) {
         let (from, to) = (self.at(Some(t)), self.at(p));
         let x = (to / from).sqrt();
@@ -54,7 +54,7 @@ impl Alphas {
     }
 }
 
-/// DDIM with η = 0, nothing clipped. Times are spaced from 0 ("leading"): multiples of 1000/N, rounded down.
+/// DDIM with η = 0, without clipping. Times are spaced from 0 ("leading"): multiples of 1000/N, rounded down.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ddim {
     alphas: Alphas,
@@ -62,7 +62,7 @@ pub struct Ddim {
 }
 
 impl Ddim {
-    /// `steps` steps.
+    /// A solver of `steps` steps.
     ///
     /// # Errors
     /// [`SolverError::Steps`]: 1 to 1000.

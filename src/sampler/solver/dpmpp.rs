@@ -1,4 +1,4 @@
-//! DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2, midpoint form) on a flow, as Wan publishes it.
+//! DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2, midpoint form) on a flow, as in Wan's published code.
 //!
 //! With the clean latents m = x − σ·v, λ = ln α − ln σ, h = λ' − λ, E = e^(−h) − 1 and r = (λ − λ₋₁)/h:
 //!

@@ -9,9 +9,9 @@ const MOST_STEPS: usize = 10_000;
 
 /// The noise levels σ of a generation and the times that the model sees.
 ///
-/// The published programs differ in where σ starts and ends before the shift, and in whether the model sees 1000·σ or its whole part.
-/// All are computed in f64 in the published order of operations: the whole parts sit on knife edges. Then σ is rounded to f32, as
-/// published, and coefficients follow from the rounded one: near 1 the rounding changes 1 − σ by a percent.
+/// The published programs differ in where σ starts and ends before the shift, and in whether the model sees 1000·σ or its integer part. All
+/// are computed in f64 in the published order of operations, because the integer parts are sensitive to rounding. Then σ is rounded to f32,
+/// as published, and coefficients are computed from the rounded value: near 1 the rounding changes 1 − σ by a percent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowGrid {
     sigmas: Vec<f32>,
@@ -19,16 +19,16 @@ pub struct FlowGrid {
 }
 
 impl FlowGrid {
-    /// Wan's own for UniPC: from 0.999, the level of the first training step, to 0; whole times.
+    /// Wan's own levels for UniPC: from 0.999, the level of the first training step, to 0; integer times.
     ///
     /// # Errors
-    /// As all of them: [`SolverError::Steps`] (1 to 10000), [`SolverError::Shift`] or [`SolverError::Levels`].
+    /// As for all of them: [`SolverError::Steps`] (1 to 10000), [`SolverError::Shift`] or [`SolverError::Levels`].
     pub fn unipc(steps: usize, shift: f64) -> Result<FlowGrid, SolverError> {
         // The published table of training levels is f32.
         FlowGrid::new(steps, shift, Levels { first: f64::from(0.999f32), ..Levels::whole(steps) })
     }
 
-    /// Wan's own for DPM++: from 1 to 0; whole times.
+    /// Wan's own levels for DPM++: from 1 to 0; integer times.
     ///
     /// # Errors
     /// As [`FlowGrid::unipc`].
@@ -36,7 +36,7 @@ impl FlowGrid {
         FlowGrid::new(steps, shift, Levels::whole(steps))
     }
 
-    /// Of diffusers' WanPipeline (UniPC): from just below 1, where λ is finite, towards 0.001; whole times.
+    /// The levels of diffusers' WanPipeline (UniPC): from just below 1, where λ is finite, towards 0.001; integer times.
     ///
     /// # Errors
     /// As [`FlowGrid::unipc`].
@@ -44,7 +44,7 @@ impl FlowGrid {
         FlowGrid::new(steps, shift, Levels { last: 0.001, highest: 1.0 - 1e-6, ..Levels::whole(steps) })
     }
 
-    /// For [`Euler`]: the levels of [`FlowGrid::dpmpp`]; times with their fractions.
+    /// For [`Euler`]: the levels of [`FlowGrid::dpmpp`]; fractional times.
     ///
     /// # Errors
     /// As [`FlowGrid::unipc`].
@@ -52,8 +52,8 @@ impl FlowGrid {
         FlowGrid::new(steps, shift, Levels { seen: |time| time, ..Levels::whole(steps) })
     }
 
-    /// Of diffusers' FlowMatchEuler: from 1 to the *shifted* last training level, which step N − 1 has and the shift then meets again;
-    /// times with their fractions.
+    /// The levels of diffusers' FlowMatchEuler: from 1 to the *shifted* last training level, which step N − 1 has before it is shifted
+    /// again; fractional times.
     ///
     /// # Errors
     /// As [`FlowGrid::unipc`].
@@ -63,7 +63,7 @@ impl FlowGrid {
         FlowGrid::new(steps, shift, levels)
     }
 
-    /// The levels: one for each step and the 0 behind the last, descending from at most 1.
+    /// The levels: one for each step and the 0 after the last, descending from at most 1.
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas
     }
@@ -90,27 +90,27 @@ impl FlowGrid {
         }
     }
 
-    /// Every step: its time, the level it starts from, and the one it goes to.
+    /// Every step: its time, its start level and its end level.
     pub(super) fn steps(&self) -> impl Iterator<Item = (f32, Level, Level)> {
         let levels = self.sigmas.windows(2).map(|pair| (Level::new(pair[0].into()), Level::new(pair[1].into())));
         self.times.iter().zip(levels).map(|(&time, (from, to))| (time, from, to))
     }
 }
 
-/// Evenly spaced levels before the shift, and what becomes of them.
+/// Evenly spaced levels before the shift, and how they are transformed.
 struct Levels {
     first: f64,
-    /// The level `intervals` behind the first.
+    /// The level `intervals` after the first.
     last: f64,
     intervals: usize,
-    /// The shifted levels are not above it; without it, a shift below 1 could round 1 to more.
+    /// An upper bound for the shifted levels; without it, a shift below 1 could round 1 up.
     highest: f64,
-    /// What the model sees of 1000·σ.
+    /// The time that the model sees for 1000·σ.
     seen: fn(f64) -> f64,
 }
 
 impl Levels {
-    /// From 1 to 0, whole times.
+    /// From 1 to 0, integer times.
     fn whole(intervals: usize) -> Levels {
         Levels { first: 1.0, last: 0.0, intervals, highest: 1.0, seen: f64::trunc }
     }
@@ -124,9 +124,9 @@ impl Levels {
 /// A noise level.
 #[derive(Clone, Copy)]
 pub(super) struct Level {
-    /// Of noise.
+    /// Fraction of noise.
     pub(super) sigma: f64,
-    /// Of the clean latents: 1 − σ.
+    /// Fraction of the clean latents: 1 − σ.
     pub(super) alpha: f64,
     /// Half the logarithm of the signal-to-noise ratio, ln(α/σ): −∞ at σ = 1, +∞ at σ = 0.
     pub(super) lambda: f64,
@@ -138,7 +138,7 @@ impl Level {
         Level { sigma, alpha, lambda: alpha.ln() - sigma.ln() }
     }
 
-    /// The clean latents that velocity v at x means: m = x − σ·v.
+    /// The clean latents implied by velocity v at x: m = x − σ·v.
     pub(super) fn clean(&self) -> Form {
         Form::LATENTS - Form::PREDICTION * self.sigma
     }

@@ -1,4 +1,4 @@
-//! Solvers: how the latents move from one evaluation of the model to the next.
+//! Solvers: how the latents change from one evaluation of the model to the next.
 //!
 //! # The form
 //! Every solver here is deterministic and linear. With x the latents that the model saw, v what it predicted (after guidance) and
@@ -9,12 +9,12 @@
 //! h_s' = b₀·x + b₁·v + b₂·h₀ + b₃·h₁ + b₄·h₂ + b₅·h₃      (for at most one slot s)
 //! ```
 //!
-//! element by element, from the old values on the right. The coefficients depend on the schedule alone, so all of them are known before
-//! the first step: a solver is a table with one [`Row`] for each evaluation of the model. Two facts keep the form that small:
+//! element by element, with the old values on the right. The coefficients depend on the schedule alone, so all of them are known before the
+//! first step: a solver is a table with one [`Row`] for each evaluation of the model. Two facts keep the form that small:
 //!
-//! * A history is a ring: the newest entry goes where the oldest was, and the rows name the slots in turn. Nothing is shifted.
-//! * What a step started from is not kept where x and the history still tell it: it enters linearly, so it can be solved for. UniPC's
-//!   corrector becomes x plus a correction ([`UniPc`]); a Runge-Kutta group of PNDM needs one slot for its sums ([`Pndm`]).
+//! * A history is a ring: the newest entry replaces the oldest, and the rows address the slots in turn. Nothing is shifted.
+//! * The start of a step is not stored if it follows from x and the history: it enters linearly, so it can be solved for. UniPC's corrector
+//!   becomes x plus a correction ([`UniPc`]); a Runge-Kutta group of PNDM needs one slot for its sums ([`Pndm`]).
 //!
 //! | solver | prediction | slots | rows | source |
 //! |--|--|--|--|--|
@@ -25,11 +25,11 @@
 //! | [`Ddim`] | noise | 0 | N | arXiv 2010.02502 |
 //! | [`Pndm`] | noise | 4 | N + 9 | arXiv 2202.09778 |
 //!
-//! A step whose prediction is reused feeds the history like any other. Elements are independent: those that something else holds at a
-//! value (frames of an image) cannot disturb others.
+//! A step whose prediction is reused feeds the history like any other. Elements are independent: frozen elements (frames of an image)
+//! cannot disturb others.
 //!
-//! Coefficients are computed in f64 and rounded once, to f32. A sum starts with its first product, the others are added in order by fused
-//! multiply-adds; a term whose coefficient is 0 is left out, so a slot is not read before it is written. With a₀ = 1 and a₁ = dt
+//! Coefficients are computed in f64 and rounded once, to f32. A sum starts with its first product, and the others are added in order by
+//! fused multiply-adds; a term whose coefficient is 0 is left out, so a slot is not read before it is written. With a₀ = 1 and a₁ = dt
 //! alone that is `fma(dt, v, x)`.
 
 mod ddim;
@@ -50,7 +50,7 @@ pub use unipc::UniPc;
 use crate::ops::decide::StepRow;
 use crate::ops::params::{SOLVER_HISTORY, SOLVER_TERMS, STEP_KEPT, STEP_LATENTS, STEP_SLOT, STEP_WORDS};
 
-/// History slots that a solver uses at most.
+/// The maximum number of history slots of any solver.
 pub const HISTORY: usize = SOLVER_HISTORY;
 
 /// Coefficients of the latents, the prediction and the history slots, in this order.
@@ -61,49 +61,49 @@ pub trait Solver {
     /// One row for each evaluation of the model, in order; at least one.
     fn rows(&self) -> Vec<Row>;
 
-    /// History slots that the rows use: the first so many.
+    /// The number of history slots that the rows use, counted from slot 0.
     fn history(&self) -> usize {
         self.rows().iter().map(Row::slots).max().unwrap_or(0)
     }
 }
 
-/// One evaluation of the model and the update behind it.
+/// One evaluation of the model and the update after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
     /// The time that the model sees, from 1000 (noise) to 0 (clean).
     pub time: f32,
     /// The new latents.
     pub latents: Coefficients,
-    /// What is kept for later steps.
+    /// The history entry kept for later steps, if any.
     pub kept: Option<Kept>,
 }
 
 /// A history entry that a step writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kept {
-    /// Where it goes, below [`HISTORY`].
+    /// The slot it is written to, below [`HISTORY`].
     pub slot: usize,
-    /// Its value, from the same old values as the new latents.
+    /// Its value, computed from the same old values as the new latents.
     pub value: Coefficients,
 }
 
-/// Why there is no solver with these settings, or why a row cannot be applied.
+/// Why a solver cannot have these settings, or why a row cannot be applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SolverError {
     /// Too few or too many steps.
     #[error("{steps} steps: give {least} to {most}")]
     Steps {
-        /// How many were asked for.
+        /// The requested number.
         steps: usize,
-        /// The fewest that this solver takes.
+        /// The minimum for this solver.
         least: usize,
-        /// The most.
+        /// The maximum.
         most: usize,
     },
     /// The shift is not a positive number.
     #[error("the shift {0} must be a positive number")]
     Shift(f64),
-    /// The shift crowds the noise levels so that two of them are one number.
+    /// The shift compresses the noise levels so much that two of them are equal.
     #[error("noise level {index} is {value}, not below the one before: take fewer steps or a shift nearer to 1")]
     Levels {
         /// Position of the first that does not descend.
@@ -111,7 +111,7 @@ pub enum SolverError {
         /// Its value.
         value: f32,
     },
-    /// The noise schedule's β are no variances, or leave nothing of the signal.
+    /// The noise schedule's β are not variances, or leave none of the signal.
     #[error("beta from {start} to {end}: both must lie between 0 and 1, and leave some signal after 1000 steps")]
     Betas {
         /// β of the first training step.
@@ -122,25 +122,25 @@ pub enum SolverError {
     /// The prediction or a history slot is not as long as the latents.
     #[error("{found} values of {what}, expected {expected} as of the latents")]
     Length {
-        /// What.
+        /// The tensor.
         what: &'static str,
         /// Its length.
         found: usize,
-        /// That of the latents.
+        /// The length of the latents.
         expected: usize,
     },
     /// There are too few history slots.
     #[error("{found} history slots, the row uses {needed}")]
     History {
-        /// How many there are.
+        /// The available slots.
         found: usize,
-        /// How many the row uses: the first so many.
+        /// The slots that the row uses, counted from slot 0.
         needed: usize,
     },
 }
 
 impl Row {
-    /// `x + dt·v`, nothing kept.
+    /// `x + dt·v`, without a history entry.
     pub fn euler(time: f32, dt: f32) -> Row {
         let mut latents = Coefficients::default();
         (latents[0], latents[1]) = (1.0, dt);
@@ -155,7 +155,7 @@ impl Row {
         Row { kept: Some(Kept { slot, value: value.rounded() }), ..self }
     }
 
-    /// The row as `kernels/sampler.cu` takes it.
+    /// The row in the format of `kernels/sampler.cu`.
     pub fn words(&self) -> StepRow {
         let mut words = [0.0; STEP_WORDS];
         words[0] = self.time;
@@ -167,13 +167,13 @@ impl Row {
         words
     }
 
-    /// Takes the step on the host: the new latents, and the history entry if there is one, in place.
+    /// Applies the step on the host: the new latents, and the history entry if there is one, in place.
     ///
-    /// All slices have the latents' length; `history` is the first slots, at least as many as [`Solver::history`] says. What they hold
-    /// before the first step does not matter.
+    /// All slices have the latents' length; `history` holds the first slots, at least [`Solver::history`] of them. Their content before the
+    /// first step does not matter.
     ///
     /// # Errors
-    /// [`SolverError::Length`] and [`SolverError::History`]; then nothing is changed.
+    /// [`SolverError::Length`] and [`SolverError::History`]; nothing is changed in that case.
     pub fn apply(&self, latents: &mut [f32], prediction: &[f32], history: &mut [Vec<f32>]) -> Result<(), SolverError> {
         let expected = latents.len();
         let lengths = history.iter().map(|slot| ("a history slot", slot.len()));
@@ -200,7 +200,7 @@ impl Row {
         Ok(())
     }
 
-    /// History slots that the row reads or writes: the first so many.
+    /// The number of history slots that the row reads or writes, counted from slot 0.
     pub fn slots(&self) -> usize {
         let read =
             |terms: &Coefficients| terms.iter().skip(2).rposition(|term| *term != 0.0).map_or(0, |slot| slot + 1);
@@ -209,7 +209,7 @@ impl Row {
     }
 }
 
-/// Σ coefficient·term as the head of this module says.
+/// Σ coefficient·term, as defined at the top of this module.
 fn combine(coefficients: &Coefficients, terms: &Coefficients) -> f32 {
     let mut pairs = coefficients.iter().zip(terms).filter(|(coefficient, _)| **coefficient != 0.0);
     let first = pairs.next().map_or(0.0, |(coefficient, term)| coefficient * term);

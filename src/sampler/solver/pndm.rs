@@ -1,8 +1,8 @@
-//! PNDM (arXiv 2202.09778, algorithm 2) with its Runge-Kutta warm-up, as diffusers' PNDMScheduler with its defaults runs it.
+//! PNDM (arXiv 2202.09778, algorithm 2) with its Runge-Kutta warm-up, like diffusers' PNDMScheduler with default settings.
 //!
-//! A step from t to p by noise e is that of [`Ddim`](super::Ddim), x' = A·x + C·e (equation 11; the paper's fraction is the same number).
+//! A step from t to p with noise e is that of [`Ddim`](super::Ddim), x' = A·x + C·e (equation 11; the paper's fraction is the same number).
 //! With N steps of r = ⌊1000/N⌋ and half = ⌊r/2⌋, the first three steps are Runge-Kutta groups of four evaluations, the other N − 3 linear
-//! multistep (PLMS): N + 9 evaluations. A group from time t takes its steps from the latents S at its start:
+//! multistep (PLMS): N + 9 evaluations. All steps of a group from time t start from its initial latents S:
 //!
 //! | call | time seen | goes to | by |
 //! |--|--|--|--|
@@ -11,20 +11,20 @@
 //! | 2 | t − r + half | t − r | e₂ |
 //! | 3 | t − r | t − r | e₀/6 + e₁/3 + e₂/3 + e₃/6 |
 //!
-//! S is not kept: call 1 finds it from x = A·S + C·e₀, with e₀ in the history; call 2 from x = A·S + C·e₁, with e₁ in slot 3, where it leaves
-//! A·S + C·(e₁ + e₂)/3 for call 3. A PLMS step goes from t to t − r by (55·e − 59·e₋₁ + 37·e₋₂ − 9·e₋₃)/24; slots 0 to 2 hold the last
-//! three e in turn.
+//! S is not stored: call 1 derives it from x = A·S + C·e₀, with e₀ in the history; call 2 from x = A·S + C·e₁, with e₁ in slot 3, where it
+//! stores A·S + C·(e₁ + e₂)/3 for call 3. A PLMS step goes from t to t − r by (55·e − 59·e₋₁ + 37·e₋₂ − 9·e₋₃)/24; slots 0 to 2 hold the
+//! last three e in turn.
 
 use super::ddim::{Alphas, TRAINED, checked_steps};
 use super::{Form, Row, Solver, SolverError};
 
-/// Runge-Kutta groups; then the history is full.
+/// The number of Runge-Kutta groups; after them the history is full.
 const GROUPS: usize = 3;
 
-/// The slot for what a group sums up.
+/// The slot for a group's partial sum.
 const SUM: usize = GROUPS;
 
-/// PNDM of order 4. Times are spaced from 0 ("leading"): multiples of 1000/N, rounded down, and those of the warm-up between them.
+/// PNDM of order 4. Times are spaced from 0 ("leading"): multiples of 1000/N, rounded down, with those of the warm-up between them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pndm {
     alphas: Alphas,
@@ -32,7 +32,7 @@ pub struct Pndm {
 }
 
 impl Pndm {
-    /// `steps` steps: `steps + 9` evaluations of the model.
+    /// A solver of `steps` steps, with `steps + 9` evaluations of the model.
     ///
     /// # Errors
     /// [`SolverError::Steps`]: 4 to 1000.

@@ -50,14 +50,14 @@ impl Solver for UniPc {
     }
 }
 
-/// What prediction and correction of a step share.
+/// Common terms of a step's prediction and correction.
 #[derive(Clone, Copy)]
 struct Step {
     from: Level,
     h: f64,
     /// α'·E
     weight: f64,
-    /// None for a step of first order.
+    /// `None` for a step of first order.
     r: Option<f64>,
 }
 
@@ -68,8 +68,8 @@ impl Step {
         Step { from, h, weight: to.alpha * (-h).exp_m1(), r: before.map(|step| (step.from.lambda - from.lambda) / h) }
     }
 
-    /// What the corrected latents are below the predicted ones, when the model says `fresh` there; `m` was fresh when this step was
-    /// predicted, `earlier` before that.
+    /// The predicted minus the corrected latents, if the model predicts `fresh` there; `m` was the fresh value when this step was
+    /// predicted, `earlier` the one before that.
     fn correction(&self, fresh: Form, m: Form, earlier: Form) -> Form {
         let Some(r) = self.r else { return (fresh - m) * (0.5 * self.weight) };
         let (e, g) = ((-self.h).exp_m1(), -self.h);
