@@ -24,7 +24,6 @@ PACKAGES = ["numba==0.68.1", "numba-cuda==0.30.4", "cuda-bindings==12.9.10", "cu
 KNOWN = [
     ("numba stream callback", "numba-cuda 0.30.4 asks the stream's handle for a `value` that it does not have"),
     ("numba cooperative groups", "numba's grid synchronisation is in libcudadevrt.a, which holds machine code alone"),
-    ("core cooperative launch", "grid.sync() finds its barrier through %envreg1 and %envreg2, which are 0 here"),
 ]
 
 

@@ -173,6 +173,6 @@ pub struct Calibrated {
     pub rank_correlation: Option<f64>,
     /// How far real distances of the best one's probe over several steps fell short of the sum of the recorded ones.
     pub bend: Bend,
-    /// The weight of each step's error: see [`Tape::error`].
+    /// The weight of each step's error: see [`Tape::error`](super::Tape::error).
     pub weights: Vec<f64>,
 }
