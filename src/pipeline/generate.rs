@@ -245,16 +245,7 @@ impl Pipeline {
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
-        let places = |r: &Request| r.given.as_ref().map(|given| (given.strategy.clone(), given.part));
-        let alike = |r: &Request| {
-            let (prompt, given) = (request.prompt.clone(), request.given.clone());
-            places(r) == places(request) && Request { prompt, seed: request.seed, given, ..r.clone() } == *request
-        };
-        if !requests.iter().all(alike) {
-            return Err(PipelineError::Setting(
-                "the videos of a batch differ in more than prompt, seed and references".into(),
-            ));
-        }
+        check_alike(request, requests)?;
         let start = Instant::now();
         self.device.reset_peak();
         let shape = self.model.shape();
@@ -391,4 +382,17 @@ impl Pipeline {
         }
         Ok(self.model.caption(&captions, 2 * requests.len(), Some(&mask))?)
     }
+}
+
+/// Whether the videos can be made together with the first.
+fn check_alike(first: &Request, requests: &[Request]) -> Result<(), PipelineError> {
+    let places = |r: &Request| r.given.as_ref().map(|given| (given.strategy.clone(), given.part));
+    let alike = |r: &Request| {
+        let (prompt, given) = (first.prompt.clone(), first.given.clone());
+        places(r) == places(first) && Request { prompt, seed: first.seed, given, ..r.clone() } == *first
+    };
+    if requests.iter().all(alike) {
+        return Ok(());
+    }
+    Err(PipelineError::Setting("the videos of a batch differ in more than prompt, seed and references".into()))
 }
