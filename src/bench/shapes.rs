@@ -1,4 +1,4 @@
-//! What to measure: operations and their shapes, from a file or from a model.
+//! The operations and shapes to measure, from a file or from a model.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct ShapesError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Matrix products with what is fused into them.
+    /// Matrix products with their fused operations.
     Linear,
     /// Fused attention.
     Attention,
@@ -72,7 +72,7 @@ impl Op {
     }
 }
 
-/// What follows a matrix product.
+/// The operations after a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Epilogue {
@@ -95,12 +95,12 @@ pub struct LinearShape {
     pub k: usize,
     #[serde(default)]
     pub epilogue: Epilogue,
-    /// LayerNorm and adaLN in front.
+    /// Whether LayerNorm and adaLN precede the product.
     #[serde(default)]
     pub modulate: bool,
 }
 
-/// Which attention.
+/// The kind of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttentionKind {
@@ -132,7 +132,7 @@ fn default_text() -> usize {
     300
 }
 
-/// Which pass over a residual.
+/// The pass over a residual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResidualKind {
@@ -159,11 +159,11 @@ pub struct ResidualShape {
     pub strides: usize,
 }
 
-/// Which pass of a LayerNorm.
+/// The pass of a LayerNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// Mean and deviation of each row.
+    /// Mean and standard deviation of each row.
     RowStats,
     /// The whole normalisation and modulation.
     Modulate,
@@ -191,8 +191,8 @@ pub struct SamplerShape {
     pub width: usize,
 }
 
-/// A convolution of `[frames, height, width, channels]` with `[n, kernel_t, kernel, kernel, channels]`, padded as the autoencoders do: space on all
-/// sides (behind only, where it is strided), time in front.
+/// A convolution of `[frames, height, width, channels]` with `[n, kernel_t, kernel, kernel, channels]`, padded as in the autoencoders:
+/// space on all sides (only at the end if strided), time at the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -205,20 +205,20 @@ pub struct ConvShape {
     /// Taps in time.
     #[serde(default = "one")]
     pub kernel_t: usize,
-    /// Taps in each direction of space.
+    /// Taps in each spatial direction.
     #[serde(default = "three")]
     pub kernel: usize,
     #[serde(default = "one")]
     pub stride_t: usize,
     #[serde(default = "one")]
     pub stride: usize,
-    /// Rows and columns are doubled first.
+    /// Whether rows and columns are doubled first.
     #[serde(default)]
     pub upsample: bool,
-    /// Groups of channels that become a frame each.
+    /// Groups of channels, each of which becomes a frame.
     #[serde(default = "one")]
     pub time_factor: usize,
-    /// Added to what is there.
+    /// Whether the result is added to a residual.
     #[serde(default)]
     pub residual: bool,
 }
@@ -257,11 +257,11 @@ impl ConvShape {
     }
 }
 
-/// Which pass of a GroupNorm.
+/// The pass of a GroupNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupNormKind {
-    /// Factor and term of every channel.
+    /// Scale and shift of every channel.
     Statistics,
     /// The normalisation and SiLU.
     Apply,
@@ -279,7 +279,7 @@ pub struct GroupNormShape {
     pub channels: usize,
     #[serde(default = "thirty_two")]
     pub groups: usize,
-    /// Each frame by itself, as in an autoencoder of images; else all together.
+    /// Whether each frame is normalised separately, as in an image autoencoder, or all together.
     #[serde(default)]
     pub by_frame: bool,
 }
@@ -288,7 +288,7 @@ fn thirty_two() -> usize {
     32
 }
 
-/// Softmax of `rows` rows of f32, as a frame's pixels attend to each other.
+/// Softmax of `rows` rows of f32, as for attention among a frame's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -297,7 +297,7 @@ pub struct SoftmaxShape {
     pub columns: usize,
 }
 
-/// Which way between a residual and its 8 bits.
+/// The direction of packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackKind {
@@ -305,7 +305,7 @@ pub enum PackKind {
     Pack,
     /// Back.
     Unpack,
-    /// Back, and added to what is there.
+    /// Back, and added to the output.
     Add,
 }
 
@@ -319,7 +319,7 @@ pub struct PackShape {
     pub channels: usize,
 }
 
-/// A list of what to measure. `src/bench/example.toml` shows the file format.
+/// A list of operations to measure. `src/bench/example.toml` shows the file format.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -344,14 +344,14 @@ pub struct Shapes {
     pub pack: Vec<PackShape>,
 }
 
-/// Latent frames of the longest video that is published: what attention along time is measured on where the model's own frames are few.
+/// Latent frames of the longest published video: temporal attention is also measured at this length if the model's own frames are few.
 const LONG_FRAMES: usize = 120;
 
-/// Frames that the autoencoder of images has at a time.
+/// Frames that the image autoencoder processes at a time.
 const SLICE: usize = 4;
 
 impl Shapes {
-    /// Reads TOML; `path` names it in errors.
+    /// Parses TOML; `path` names it in errors.
     pub fn from_toml(text: &str, path: &str) -> Result<Shapes, ShapesError> {
         let error = |reason: String| ShapesError { path: path.into(), reason };
         let shapes: Shapes = toml::from_str(text).map_err(|e| error(e.to_string()))?;
@@ -367,10 +367,10 @@ impl Shapes {
         Ok(shapes)
     }
 
-    /// What the virtual GPU gets through: a step of `sprites`, and an autoencoder with few channels.
+    /// A workload that the virtual GPU can handle: a step of `sprites`, and an autoencoder with few channels.
     ///
     /// # Errors
-    /// None, unless the embedded model is damaged.
+    /// None, unless the built-in model is damaged.
     pub fn small() -> Result<Shapes, PipelineError> {
         let source = family::sprites();
         let model =
@@ -393,7 +393,7 @@ impl Shapes {
     /// A step of Open-Sora 1.2 at a published resolution, 9:16 and 51 frames, and its autoencoder.
     ///
     /// # Errors
-    /// A resolution that is none.
+    /// An unknown resolution.
     pub fn opensora(resolution: &str) -> Result<Shapes, PipelineError> {
         let model = StDiT3Config::opensora_v1_2();
         let source = family::published(OPENSORA, &SizeOptions::published(resolution, 51))?;
@@ -402,8 +402,8 @@ impl Shapes {
         Ok(steps.and(Shapes::of_autoencoder(&VaeConfig::default(), [height, width])))
     }
 
-    /// Everything a step of `model` launches at `geometry` that takes time. Where time has so few frames that a kernel of its own takes them,
-    /// attention along many frames is there too, over as many rows.
+    /// Every relevant launch of a step of `model` at `geometry`. If there are so few frames that a special kernel handles them, attention
+    /// along many frames is included too, over the same number of rows.
     pub fn of_model(model: &StDiT3Config, geometry: &Geometry, text: usize) -> Shapes {
         let [pt, ph, pw] = model.patch_size;
         let (frames, tokens) =
@@ -449,8 +449,8 @@ impl Shapes {
         }
     }
 
-    /// What decoding latents of `height` × `width` launches most, and the encoder's way down: a chunk of the temporal autoencoder, a few frames of
-    /// the spatial one.
+    /// The most frequent launches of decoding latents of `height` × `width`, and the encoder's downsampling: a chunk of the temporal
+    /// autoencoder, a few frames of the spatial one.
     pub fn of_autoencoder(config: &VaeConfig, [height, width]: [usize; 2]) -> Shapes {
         let (spatial, temporal) = (&config.spatial, &config.temporal);
         let latents = config.latent_frames(config.micro_frame_size);
@@ -499,7 +499,7 @@ impl Shapes {
         }
     }
 
-    /// Those of the named operations alone.
+    /// The shapes of the given operations alone.
     pub fn only(mut self, ops: &[Op]) -> Shapes {
         if !ops.contains(&Op::Linear) {
             self.linear.clear();
@@ -545,7 +545,7 @@ impl Shapes {
         self
     }
 
-    /// One case a shape.
+    /// One case per shape.
     pub fn cases(&self) -> Vec<Case> {
         let mut cases: Vec<Case> = self.linear.iter().copied().map(Case::Linear).collect();
         cases.extend(self.attention.iter().copied().map(Case::Attention));
@@ -584,7 +584,7 @@ pub enum Case {
 }
 
 impl Case {
-    /// Which operation.
+    /// The operation.
     pub fn op(&self) -> Op {
         match self {
             Case::Linear(_) => Op::Linear,
@@ -599,7 +599,7 @@ impl Case {
         }
     }
 
-    /// Variant and sizes in a few words.
+    /// A short description of variant and sizes.
     pub fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes().iter().map(|(name, size)| format!("{name}={size}")).collect();
         let variant = match self {
