@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(halved.work.flops, 2 * (2 * 4 * 4) * 24 * 9 * 16);
     }
 
-    /// What is measured on a GPU: every operation of Open-Sora, each with memory of its own, also along more frames than 51 make.
+    /// The GPU workload: every operation of Open-Sora, each with memory of its own, including more frames than those of 51.
     #[test]
     fn the_shapes_of_opensora_are_accepted_and_fit_a_gpu() {
         let gpu = DryConfig { name: "H200".into(), memory: 40 << 30, units: 132, compute_capability: (9, 0) };

@@ -38,7 +38,7 @@ mod synthetic {
 
     use super::Tape;
 
-    /// What [`config`] probes.
+    /// The probe of [`config`].
     pub(super) const AT: ProbePoint =
         ProbePoint::Residual { block: 0, span: crate::cache::Span::Time, site: Site::Attention };
 
