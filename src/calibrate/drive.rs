@@ -516,7 +516,8 @@ mod tests {
     use super::super::synthetic::{AT, config, flops, tapes, trace};
     use super::*;
 
-    /// Runs that bend more than a replay without bend tells, with a quality that falls with the error, by another amount for each prompt.
+    /// Runs that bend more than a replay without bend predicts, with a quality that falls with the error, by a different amount for each
+    /// prompt.
     struct Fake {
         tapes: Vec<Tape>,
         /// dB that an order of extrapolation gains.
@@ -593,7 +594,7 @@ mod tests {
         assert!(found.best.achieved.compute <= slow.compute, "{slow:?}: {:?}", found.best.achieved);
     }
 
-    /// The order that is best with the preset is searched with, and its own runs teach its weights.
+    /// The search uses the order that is best with the preset, and learns its weights from that order's own runs.
     #[test]
     fn the_best_order_is_found() {
         let without = calibrated(Target::SpeedUp(2.0), &[0]).unwrap();
@@ -611,7 +612,7 @@ mod tests {
         assert!(found.met && order(&found.best) == 1 && found.best.achieved.compute < without.best.achieved.compute);
     }
 
-    /// Folds that move on evenly are extrapolated the whole way, however little they move.
+    /// Evenly changing folds are extrapolated without damping, however little they change.
     #[test]
     fn the_damping_that_errs_least() {
         for change in [0.05, 1e-6] {
@@ -628,7 +629,7 @@ mod tests {
         }
     }
 
-    /// The first rounds are the preset's, and no target may make more than asked for.
+    /// The first rounds are the preset's, and no target may exceed the given number of rounds.
     #[test]
     fn rounds_are_not_exceeded() {
         for target in [Target::SpeedUp(2.0), Target::Psnr(30.0), Target::Psnr(59.0)] {
