@@ -1,7 +1,7 @@
-//! Reference cases: folders with inputs and outputs of the published PyTorch code, run through our kernels and compared.
+//! Reference cases: folders with inputs and outputs of the published PyTorch code, which are run through our kernels and compared.
 //!
-//! A case has `case.json` and `io.safetensors`; the weights it names have the published tensor names. `forward` cases compare one
-//! prediction, `rollout` cases a whole sampling run with AdaCache: the latents after some steps and the list of computed steps; `vae` cases
+//! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
+//! `rollout` cases compare a whole sampling run with AdaCache: the latents after some steps and the list of computed steps; `vae` cases
 //! encode and decode a video.
 
 use std::ops::ControlFlow;
@@ -28,7 +28,7 @@ pub enum CheckError {
     Case {
         /// The file.
         file: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// The model or the inputs cannot be loaded.
@@ -40,13 +40,13 @@ pub enum CheckError {
     /// The case's cache settings are invalid.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The case's timesteps are no schedule.
+    /// The case's timesteps do not form a schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
 }
 
 impl CheckError {
-    /// Whether the case was interrupted, rather than went wrong.
+    /// Whether the case was interrupted, rather than failed.
     pub fn is_stop(&self) -> bool {
         match self {
             CheckError::Model(error) => error.is_stop(),
@@ -56,25 +56,25 @@ impl CheckError {
     }
 }
 
-/// What came out of one case.
+/// The result of one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckResult {
     /// The case's folder.
     pub case: String,
-    /// Whether everything is within its bound.
+    /// Whether all errors are within their bounds.
     pub ok: bool,
     /// The largest ‖out − ref‖ / ‖ref‖ over everything compared.
     pub max_rel_err: f64,
     /// The steps computed (rollouts).
     pub computed_steps: Vec<usize>,
-    /// The steps the reference computed.
+    /// The steps that the reference computed.
     pub expected_steps: Vec<usize>,
     /// Wall-clock seconds of the run on the device, weights not counted.
     pub seconds: f64,
-    /// Why it failed, in words.
+    /// Why it failed, as text.
     #[serde(skip)]
     pub reason: Option<String>,
-    /// Every decision beside the reference's.
+    /// Every decision, paired with the reference's.
     #[serde(skip)]
     pub decisions: Vec<(Decision, ExpectedDecision)>,
     /// Relative error of every compared tensor, by name.
@@ -141,7 +141,7 @@ struct RolloutCase {
     expected: Expected,
 }
 
-/// The cache settings in the published vocabulary.
+/// The cache settings, with the published names.
 #[derive(Deserialize)]
 struct CaseCache {
     residual: ResidualKind,
@@ -160,13 +160,13 @@ struct Expected {
     latent_steps: Vec<usize>,
 }
 
-/// What a case must keep to.
+/// The bounds of a case.
 struct Bounds {
-    /// Relative error of a forward.
+    /// Relative error of a forward pass.
     forward: f64,
     /// Relative error of latents in a rollout.
     latents: f64,
-    /// The threshold margin below which the computed steps need not agree.
+    /// The threshold margin below which the computed steps may differ.
     margin: f64,
 }
 
@@ -221,7 +221,7 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     Ok(judged(result, bound))
 }
 
-/// The verdict: whether everything compared is within `bound`.
+/// The verdict: whether all errors are within `bound`.
 fn judged(mut result: CheckResult, bound: f64) -> CheckResult {
     for (name, error) in &result.errors {
         // NaN must count as the largest error there is.
@@ -258,7 +258,7 @@ fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     if diff == 0.0 { 0.0 } else { (diff / norm).sqrt() }
 }
 
-/// A tensor of the case with the shape it has.
+/// A tensor of the case, with its shape.
 fn input(io: &Weights, name: &str, axes: &[usize]) -> Result<(Vec<usize>, Vec<f32>), CheckError> {
     let bad = |reason| CheckError::Case { file: io.file().into(), reason };
     let shape = io.shape(name).ok_or_else(|| bad(format!("tensor `{name}` is missing")))?;
@@ -357,7 +357,7 @@ fn forward(case: &Case, model: &dyn Transformer, io: &Weights, result: &mut Chec
     Ok(())
 }
 
-/// Our decisions beside the reference's, step by step. With several probes in a forward the reference recorded the last ones.
+/// Our decisions paired with the reference's, step by step. With several probes per forward pass the reference recorded only the last ones.
 fn paired(ours: &[Decision], reference: &[ExpectedDecision]) -> Vec<(Decision, ExpectedDecision)> {
     let mut pairs = vec![];
     for theirs in reference.chunk_by(|a, b| a.step == b.step) {

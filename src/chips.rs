@@ -1,20 +1,20 @@
-//! The GPUs that there are figures for, in one table: by it `ops` chooses kernels, `plan` prices launches, `bench` rates times and
-//! `evidence` bounds main loops. Sources and assumptions: `docs/kernel-model.md`.
+//! All GPUs with known figures, in one table: `ops` chooses kernels by it, `plan` estimates launches, `bench` rates times and `evidence`
+//! bounds main loops. Sources and assumptions: `docs/kernel-model.md`.
 
 use serde::Serialize;
 
 use crate::device::{DeviceInfo, DeviceKind};
 
-/// What a multiprocessor does, and has room for. Rates are for one clock.
+/// The rates and capacities of a multiprocessor. Rates are per clock.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Multiprocessor {
     /// Compilation target, as in `ptx/manifest.json`.
     pub target: &'static str,
     /// Compute capability.
     pub compute_capability: (u32, u32),
-    /// 16-bit multiply-adds with f32 sums by the fastest tensor instruction there is.
+    /// 16-bit multiply-adds with f32 sums by the fastest tensor instruction.
     pub half_fma_peak: f64,
-    /// The largest part of that which `mma.sync` reaches, the instruction of all kernels here.
+    /// The largest share of that peak that `mma.sync`, the instruction of all kernels here, can reach.
     pub mma_share: f64,
     /// f32 lanes.
     pub fma_lanes: f64,
@@ -28,11 +28,11 @@ pub struct Multiprocessor {
     pub shared_bytes: f64,
     /// Bytes from L2.
     pub l2_bytes: f64,
-    /// Bytes of L2 that the smallest chip with such multiprocessors has.
+    /// Bytes of L2 of the smallest chip with such multiprocessors.
     pub l2: usize,
-    /// Bytes of shared memory of a multiprocessor.
+    /// Bytes of shared memory per multiprocessor.
     pub unit_shared: usize,
-    /// Bytes of shared memory of a block.
+    /// Maximum bytes of shared memory per block.
     pub block_shared: usize,
     /// Resident warps.
     pub warps: usize,
@@ -41,7 +41,7 @@ pub struct Multiprocessor {
 }
 
 impl Multiprocessor {
-    /// That of a compute capability; of one that is not known the most careful.
+    /// The multiprocessor of a compute capability; for an unknown one, the most conservative.
     pub const fn of(compute_capability: (u32, u32)) -> Multiprocessor {
         match compute_capability {
             (8, 0) => SM_80,
@@ -150,14 +150,14 @@ pub struct Chip {
     pub memory: u64,
     /// Streaming multiprocessors.
     pub units: usize,
-    /// The clock at which they reach `tensor_flops`, in Hz: the boost clock.
+    /// The clock at which the multiprocessors reach `tensor_flops`, in Hz: the boost clock.
     pub clock: f64,
-    /// What each of them does.
+    /// Its multiprocessor.
     #[serde(flatten)]
     pub sm: Multiprocessor,
-    /// Where the figures are from.
+    /// The source of the figures.
     pub source: &'static str,
-    /// Words that the driver's name for it has.
+    /// Words in the driver's name for it.
     #[serde(skip)]
     words: &'static [&'static str],
 }
@@ -178,7 +178,7 @@ const A100_SHEET: &str = "NVIDIA A100 data sheet";
 const H100_SHEET: &str = "NVIDIA H100 data sheet (half of the sparse figure)";
 const H200_SHEET: &str = "NVIDIA H200 data sheet (half of the sparse figure)";
 
-/// The GPUs known by name; of each compilation target the first stands for all. Peaks are the dense ones.
+/// The GPUs known by name; the first of each compilation target represents it. Peaks are the dense ones.
 #[rustfmt::skip]
 pub const CHIPS: &[Chip] = &[
     chip(("a100", "A100 SXM 80 GB", &["A100", "80GB"]), SM_80, 108, (312.0, 2039.0, 80), A100_SHEET),
@@ -197,17 +197,17 @@ pub const CHIPS: &[Chip] = &[
 ];
 
 impl Chip {
-    /// The GPU of this name in options.
+    /// The GPU with this name in options.
     pub fn named(id: &str) -> Option<&'static Chip> {
         CHIPS.iter().find(|chip| chip.id == id)
     }
 
-    /// The GPU that stands for a compilation target, as `sm_90`.
+    /// The GPU that represents a compilation target, such as `sm_90`.
     pub fn of_target(target: &str) -> Option<&'static Chip> {
         CHIPS.iter().find(|chip| chip.sm.target == target)
     }
 
-    /// The GPU that a device is, if it is one of [`CHIPS`].
+    /// The chip of a device, if it is one of [`CHIPS`].
     pub fn of_device(device: &DeviceInfo) -> Option<&'static Chip> {
         let words: Vec<&str> = device.name.split([' ', '-']).collect();
         let fits = |chip: &&Chip| device.kind == DeviceKind::Cuda && chip.words.iter().all(|word| words.contains(word));
@@ -220,7 +220,8 @@ impl Chip {
 mod tests {
     use super::*;
 
-    /// A sheet's peak, its multiprocessors and their rate give the boost clock: a slip in one of the three shows. In GHz, as NVIDIA states it.
+    /// A data sheet's peak, its multiprocessors and their rate imply the boost clock, which reveals an error in any of the three. In GHz,
+    /// as stated by NVIDIA.
     #[test]
     fn peaks_are_what_the_multiprocessors_make_at_the_boost_clock() {
         for (id, boost) in [
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(CHIPS.len(), 13);
     }
 
-    /// What docs/kernel-model.md says of `mma.sync`, also where the capability is all that is known.
+    /// The statements of docs/kernel-model.md about `mma.sync`, including when only the capability is known.
     #[test]
     fn mma_sync_reaches_the_peak_but_on_hopper_and_its_successor() {
         for chip in CHIPS {

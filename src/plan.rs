@@ -91,7 +91,7 @@ pub enum Expected {
     Trace(trace::Trace),
 }
 
-/// A policy that computes two steps and reuses one, with the probes of another.
+/// A policy that computes two steps and reuses one, with the probes of another policy.
 struct Walk(Box<dyn Policy>);
 
 impl Policy for Walk {

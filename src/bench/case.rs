@@ -26,7 +26,7 @@ pub enum Case {
 }
 
 impl Case {
-    /// Which operation.
+    /// The operation.
     pub fn op(&self) -> Op {
         match self {
             Case::Linear(_) => Op::Linear,
@@ -41,7 +41,7 @@ impl Case {
         }
     }
 
-    /// Variant and sizes in a few words.
+    /// A short description of variant and sizes.
     pub fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes().iter().map(|(name, size)| format!("{name}={size}")).collect();
         let variant = match self {
@@ -122,7 +122,7 @@ impl Case {
 }
 
 impl Shapes {
-    /// One case a shape.
+    /// One case per shape.
     pub fn cases(&self) -> Vec<Case> {
         let mut cases: Vec<Case> = self.linear.iter().copied().map(Case::Linear).collect();
         cases.extend(self.attention.iter().copied().map(Case::Attention));

@@ -1,4 +1,4 @@
-//! The same operation on the same bits on two devices: how far the results are apart.
+//! Runs the same operation on the same bits on two devices, and measures the difference between the results.
 
 use serde::Serialize;
 
@@ -8,22 +8,22 @@ use crate::device::Device;
 use crate::ops::OpError;
 use crate::tensor::{DType, Tensor};
 
-/// How the results of one operation differ.
+/// The difference between the results of one operation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Which operation.
+    /// The operation.
     pub op: Op,
     /// Variant and sizes.
     pub shape: String,
     /// Element type.
     pub dtype: String,
-    /// Elements written.
+    /// Elements in the outputs.
     pub elements: usize,
-    /// How many of them have other bits.
+    /// Elements whose bits differ.
     pub different: usize,
-    /// The largest distance, in representable numbers of the output's type; a number against NaN is the largest there is.
+    /// The largest distance, in representable numbers of the output's type; a number against NaN counts as the maximum.
     pub max_ulp: u64,
-    /// The largest |a − b| over the largest |b| of that output.
+    /// The largest |a − b| over the largest |b| of the same output.
     pub max_relative: f64,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn differ(device: &Device, reference: &Device, dtype: DType, case: &C
     Ok(difference)
 }
 
-/// Every element's value, and its place among all numbers of its type.
+/// Every element's value, and its rank among all numbers of its type.
 fn values(tensor: &Tensor) -> Result<Vec<(f64, i64)>, OpError> {
     let bytes = tensor.to_bytes()?;
     // Negative numbers count downwards from zero; both zeros have one place.

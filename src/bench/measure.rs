@@ -12,29 +12,29 @@ use crate::ops::OpError;
 use crate::profile::{Cost, Efficiency, Tally};
 use crate::tensor::DType;
 
-/// Larger than the L2 cache of every GPU: filling it leaves nothing of an operation's arguments there.
+/// Larger than the L2 cache of every GPU: filling it evicts all arguments of an operation.
 const FLUSH_BYTES: usize = 256 << 20;
 
-/// How long to measure.
+/// Limits of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
     /// Seconds for the cold samples of a case, and again for its batches.
     pub seconds: f64,
-    /// Cold samples at least, also beyond the seconds.
+    /// The minimum number of cold samples, even beyond the time limit.
     pub least: usize,
-    /// Cold samples at most.
+    /// The maximum number of cold samples.
     pub most: usize,
-    /// Batches.
+    /// The number of batches.
     pub batches: usize,
 }
 
 impl Budget {
-    /// Half a second a case and mode.
+    /// Half a second per case and mode.
     pub fn usual() -> Budget {
         Budget { seconds: 0.5, least: 5, most: 200, batches: 5 }
     }
 
-    /// As little as gives a number.
+    /// The minimum that gives a result.
     pub fn quick() -> Budget {
         Budget { seconds: 0.0, least: 2, most: 2, batches: 1 }
     }
@@ -49,11 +49,11 @@ pub struct Timing {
     pub noise: f64,
     /// Samples: single operations when cold, batches when batched.
     pub samples: usize,
-    /// Operations in a sample.
+    /// Operations per sample.
     pub operations: usize,
 }
 
-/// What the virtual GPU counted in one operation.
+/// The virtual GPU's counters of one operation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Counted {
@@ -62,16 +62,16 @@ pub struct Counted {
     pub ordinary_flops: u64,
     /// Bytes that lanes loaded from and stored to global memory.
     pub global_bytes: u64,
-    /// 32-byte sectors a request to global memory touched, on average.
+    /// 32-byte sectors touched per request to global memory, on average.
     pub sectors_per_request: f64,
-    /// Passes through shared memory beyond those that the accesses' width needs: what bank conflicts cost.
+    /// Shared-memory passes beyond those that the access width requires: the cost of bank conflicts.
     pub bank_conflicts: u64,
 }
 
-/// One operation, measured.
+/// The measurements of one operation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchResult {
-    /// Which operation.
+    /// The operation.
     pub op: Op,
     /// Variant and sizes.
     pub shape: String,
@@ -79,13 +79,13 @@ pub struct BenchResult {
     pub dtype: String,
     /// The entries launched.
     pub kernels: Vec<String>,
-    /// What it does, from the shapes.
+    /// Its work, from the shapes.
     pub work: Work,
-    /// Alone, with nothing of its arguments in the cache (on a GPU).
+    /// Alone, with none of its arguments in the cache (on a GPU).
     pub cold: Timing,
-    /// One after the other without a pause.
+    /// Back to back.
     pub batched: Timing,
-    /// The roofline's time over the batched median, where the chip's peaks are known.
+    /// The roofline's time over the batched median, if the chip's peaks are known.
     pub percent_of_peak: Option<f64>,
     /// Counters, on the virtual GPU.
     pub counted: Option<Counted>,
@@ -97,7 +97,7 @@ impl BenchResult {
         self.work.flops as f64 / self.batched.median_seconds
     }
 
-    /// Least bytes per second, batched.
+    /// Minimum bytes per second, batched.
     pub fn bytes_per_second(&self) -> f64 {
         self.work.bytes() as f64 / self.batched.median_seconds
     }
@@ -165,7 +165,7 @@ pub(super) fn measure(device: &Device, dtype: DType, case: &Case, budget: &Budge
     })
 }
 
-/// Adds up what the launches counted; beside it sectors and requests of global memory.
+/// The sum of the launches' counters, with sectors and requests of global memory.
 #[derive(Default)]
 struct Sum(Mutex<(Counted, [u64; 2])>);
 
@@ -183,7 +183,7 @@ impl LaunchObserver for Sum {
     }
 }
 
-/// What one operation makes a VM with counters count.
+/// The counters of one operation on a VM.
 pub(super) fn count(device: &Device, dtype: DType, case: &Case) -> Result<Counted, OpError> {
     let prepared = case.prepare(device, dtype)?;
     let sum = Arc::new(Sum::default());

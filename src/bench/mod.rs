@@ -1,5 +1,5 @@
-//! Microbenchmarks of single operations, in the manner of nvbench: warm-up, cold and batched times, median and noise, the share of
-//! what the chip could do. On the virtual GPU there are counters and the CPU's wall clock, labelled as such.
+//! Microbenchmarks of single operations, similar to nvbench: warm-up, cold and batched times, median and noise, and the share of the chip's
+//! peak. On the virtual GPU the results are counters and the CPU's wall clock, labelled as such.
 
 mod case;
 mod differ;
@@ -21,10 +21,10 @@ use crate::device::{Device, VmConfig};
 use crate::ops::OpError;
 use crate::tensor::DType;
 
-/// Measures every operation of `shapes` on `device`, one after the other; `on_result` hears of each.
+/// Measures every operation of `shapes` on `device`, one after the other; `on_result` is called with each result.
 ///
 /// # Errors
-/// Shapes that a launcher refuses, or that do not fit the device's memory.
+/// Shapes that a launcher rejects, or that do not fit the device's memory.
 pub fn run(
     device: &Device,
     dtype: DType,
@@ -112,7 +112,7 @@ mod tests {
         }
     }
 
-    /// The work of a case is that of its launches: at Open-Sora's size nothing needs to run for it.
+    /// The work of a case is that of its launches: at Open-Sora's size nothing needs to run to determine it.
     #[test]
     fn work_comes_from_the_launches() {
         let gpu = DryConfig { name: "A100".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) };
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(halved.work.flops, 2 * (2 * 4 * 4) * 24 * 9 * 16);
     }
 
-    /// What is measured on a GPU: every operation of Open-Sora, each with memory of its own, also along more frames than 51 make.
+    /// The GPU workload: every operation of Open-Sora, each with memory of its own, including more frames than those of 51.
     #[test]
     fn the_shapes_of_opensora_are_accepted_and_fit_a_gpu() {
         let gpu = DryConfig { name: "H200".into(), memory: 40 << 30, units: 132, compute_capability: (9, 0) };

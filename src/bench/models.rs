@@ -9,17 +9,17 @@ use crate::ops::conv::CHANNELS;
 use crate::ops::params::ATTENTION_SHORT_QUERIES;
 use crate::pipeline::{PipelineError, SizeOptions};
 
-/// Latent frames of the longest video that is published: what attention along time is measured on where the model's own frames are few.
+/// Latent frames of the longest published video: temporal attention is also measured at this length if the model's own frames are few.
 const LONG_FRAMES: usize = 120;
 
-/// Frames that the autoencoder of images has at a time.
+/// Frames that the image autoencoder processes at a time.
 const SLICE: usize = 4;
 
 impl Shapes {
-    /// What the virtual GPU gets through: a step of `sprites`, and an autoencoder with few channels.
+    /// A workload that the virtual GPU can handle: a step of `sprites`, and an autoencoder with few channels.
     ///
     /// # Errors
-    /// None, unless the embedded model is damaged.
+    /// None, unless the built-in model is damaged.
     pub fn small() -> Result<Shapes, PipelineError> {
         let source = family::sprites();
         let model =
@@ -42,7 +42,7 @@ impl Shapes {
     /// A step of Open-Sora 1.2 at a published resolution, 9:16 and 51 frames, and its autoencoder.
     ///
     /// # Errors
-    /// A resolution that is none.
+    /// An unknown resolution.
     pub fn opensora(resolution: &str) -> Result<Shapes, PipelineError> {
         let model = StDiT3Config::opensora_v1_2();
         let source = family::published(OPENSORA, &SizeOptions::published(resolution, 51))?;
@@ -51,8 +51,8 @@ impl Shapes {
         Ok(steps.and(Shapes::of_autoencoder(&VaeConfig::default(), [height, width])))
     }
 
-    /// Everything a step of an STDiT3 launches at `geometry` that takes time. Where time has so few frames that a kernel of its own takes them,
-    /// attention along many frames is there too, over as many rows.
+    /// Every relevant launch of a step of an STDiT3 at `geometry`. If there are so few frames that a special kernel handles them, attention
+    /// along many frames is included too, over the same number of rows.
     pub fn of_stdit3(model: &StDiT3Config, geometry: &Geometry, text: usize) -> Shapes {
         let [pt, ph, pw] = model.patch_size;
         let (frames, tokens) =
@@ -98,8 +98,8 @@ impl Shapes {
         }
     }
 
-    /// What decoding latents of `height` × `width` launches most, and the encoder's way down: a chunk of the temporal autoencoder, a few frames of
-    /// the spatial one.
+    /// The most frequent launches of decoding latents of `height` × `width`, and the encoder's downsampling: a chunk of the temporal
+    /// autoencoder, a few frames of the spatial one.
     pub fn of_autoencoder(config: &VaeConfig, [height, width]: [usize; 2]) -> Shapes {
         let (spatial, temporal) = (&config.spatial, &config.temporal);
         let latents = config.latent_frames(config.micro_frame_size);

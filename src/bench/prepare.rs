@@ -15,10 +15,10 @@ use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, sampler, softmax
 use crate::sampler::Row;
 use crate::tensor::{DType, Tensor};
 
-/// An operation with its arguments on a device, ready to be launched again and again.
+/// An operation with its arguments on a device, ready for repeated launches.
 pub struct Prepared {
     run: Box<dyn Fn() -> Result<(), OpError>>,
-    /// What it writes.
+    /// The tensors it writes.
     pub(super) outputs: Vec<Tensor>,
 }
 
@@ -26,7 +26,7 @@ impl Prepared {
     /// Queues the operation's launches.
     ///
     /// # Errors
-    /// A launcher refuses the shape, or the device fails.
+    /// A launcher rejects the shape, or the device fails.
     pub fn run(&self) -> Result<(), OpError> {
         (self.run)()
     }
@@ -228,7 +228,7 @@ fn prepare_pack(on: On<'_>, shape: PackShape) -> Result<Prepared, OpError> {
     }))
 }
 
-/// Values that look like noise: what a chip draws depends on the bits it moves. A small block of them is repeated on the device.
+/// Pseudo-random values, because a chip's power depends on the bits it moves. A small block of them is repeated on the device.
 fn noise(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor, OpError> {
     const BLOCK: usize = 1 << 16;
     let tensor = Tensor::empty(device, shape, dtype)?;

@@ -16,7 +16,7 @@ pub struct ShapesError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Matrix products with what is fused into them.
+    /// Matrix products with their fused operations.
     Linear,
     /// Fused attention.
     Attention,
@@ -66,7 +66,7 @@ impl Op {
     }
 }
 
-/// What follows a matrix product.
+/// The operations after a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Epilogue {
@@ -89,12 +89,12 @@ pub struct LinearShape {
     pub k: usize,
     #[serde(default)]
     pub epilogue: Epilogue,
-    /// LayerNorm and adaLN in front.
+    /// Whether LayerNorm and adaLN precede the product.
     #[serde(default)]
     pub modulate: bool,
 }
 
-/// Which attention.
+/// The kind of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttentionKind {
@@ -126,7 +126,7 @@ fn default_text() -> usize {
     300
 }
 
-/// Which pass over a residual.
+/// The pass over a residual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResidualKind {
@@ -153,11 +153,11 @@ pub struct ResidualShape {
     pub strides: usize,
 }
 
-/// Which pass of a LayerNorm.
+/// The pass of a LayerNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// Mean and deviation of each row.
+    /// Mean and standard deviation of each row.
     RowStats,
     /// The whole normalisation and modulation.
     Modulate,
@@ -185,8 +185,8 @@ pub struct SamplerShape {
     pub width: usize,
 }
 
-/// A convolution of `[frames, height, width, channels]` with `[n, kernel_t, kernel, kernel, channels]`, padded as the autoencoders do: space on all
-/// sides (behind only, where it is strided), time in front.
+/// A convolution of `[frames, height, width, channels]` with `[n, kernel_t, kernel, kernel, channels]`, padded as in the autoencoders:
+/// space on all sides (only at the end if strided), time at the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -199,20 +199,20 @@ pub struct ConvShape {
     /// Taps in time.
     #[serde(default = "one")]
     pub kernel_t: usize,
-    /// Taps in each direction of space.
+    /// Taps in each spatial direction.
     #[serde(default = "three")]
     pub kernel: usize,
     #[serde(default = "one")]
     pub stride_t: usize,
     #[serde(default = "one")]
     pub stride: usize,
-    /// Rows and columns are doubled first.
+    /// Whether rows and columns are doubled first.
     #[serde(default)]
     pub upsample: bool,
-    /// Groups of channels that become a frame each.
+    /// Groups of channels, each of which becomes a frame.
     #[serde(default = "one")]
     pub time_factor: usize,
-    /// Added to what is there.
+    /// Whether the result is added to a residual.
     #[serde(default)]
     pub residual: bool,
 }
@@ -251,11 +251,11 @@ impl ConvShape {
     }
 }
 
-/// Which pass of a GroupNorm.
+/// The pass of a GroupNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupNormKind {
-    /// Factor and term of every channel.
+    /// Scale and shift of every channel.
     Statistics,
     /// The normalisation and SiLU.
     Apply,
@@ -273,7 +273,7 @@ pub struct GroupNormShape {
     pub channels: usize,
     #[serde(default = "thirty_two")]
     pub groups: usize,
-    /// Each frame by itself, as in an autoencoder of images; else all together.
+    /// Whether each frame is normalised separately, as in an image autoencoder, or all together.
     #[serde(default)]
     pub by_frame: bool,
 }
@@ -282,7 +282,7 @@ fn thirty_two() -> usize {
     32
 }
 
-/// Softmax of `rows` rows of f32, as a frame's pixels attend to each other.
+/// Softmax of `rows` rows of f32, as for attention among a frame's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -291,7 +291,7 @@ pub struct SoftmaxShape {
     pub columns: usize,
 }
 
-/// Which way between a residual and its 8 bits.
+/// The direction of packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackKind {
@@ -299,7 +299,7 @@ pub enum PackKind {
     Pack,
     /// Back.
     Unpack,
-    /// Back, and added to what is there.
+    /// Back, and added to the output.
     Add,
 }
 
@@ -313,7 +313,7 @@ pub struct PackShape {
     pub channels: usize,
 }
 
-/// A list of what to measure. `src/bench/example.toml` shows the file format.
+/// A list of operations to measure. `src/bench/example.toml` shows the file format.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -339,7 +339,7 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Reads TOML; `path` names it in errors.
+    /// Parses TOML; `path` names it in errors.
     pub fn from_toml(text: &str, path: &str) -> Result<Shapes, ShapesError> {
         let error = |reason: String| ShapesError { path: path.into(), reason };
         let shapes: Shapes = toml::from_str(text).map_err(|e| error(e.to_string()))?;
@@ -355,7 +355,7 @@ impl Shapes {
         Ok(shapes)
     }
 
-    /// Those of the named operations alone.
+    /// The shapes of the given operations alone.
     pub fn only(mut self, ops: &[Op]) -> Shapes {
         if !ops.contains(&Op::Linear) {
             self.linear.clear();

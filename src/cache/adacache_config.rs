@@ -112,7 +112,7 @@ impl Codebook {
 impl TryFrom<Vec<(f64, f64)>> for Codebook {
     type Error = CacheError;
 
-    /// Accepts rates written as whole numbers of any type (`6` or `6.0`).
+    /// Accepts rates written as integers of any type (`6` or `6.0`).
     fn try_from(pairs: Vec<(f64, f64)>) -> Result<Codebook, CacheError> {
         let entries = pairs.into_iter().enumerate().map(|(i, (threshold, rate))| {
             if rate.fract() != 0.0 || !(1.0..=1e6).contains(&rate) {

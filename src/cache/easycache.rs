@@ -55,7 +55,7 @@ pub struct EasyCache {
     config: EasyCacheConfig,
     steps: usize,
     error: f64,
-    /// Σ|Δlatents| between the last two computed steps, on its way to `answer`.
+    /// Σ|Δlatents| between the last two computed steps, needed for `answer`.
     moved: f64,
     /// k, and Σ|prediction| of the last computed step.
     answer: Option<(f64, f64)>,

@@ -121,7 +121,7 @@ pub trait Policy: Send {
     }
     /// Takes the measurement of probe point `probe` at `step`; returns the decision, if this point leads to one.
     fn observe(&mut self, step: usize, probe: usize, measurement: &Measurement) -> Option<Decision>;
-    /// The rule by which the device can decide for this policy, before its first step; `None` if it cannot.
+    /// The rule by which the device can decide for this policy; `None` if it cannot. Read before the first step.
     fn device_rule(&self) -> Option<DecisionRule> {
         None
     }

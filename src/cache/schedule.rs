@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::cache::{Anatomy, Module};
 
-    /// The plans as text, a line a group: `k` kept, `r` reused, `.` computed.
+    /// The plans as text, one line per group: `k` kept, `r` reused, `.` computed.
     fn lines(schedule: &ModuleSchedule) -> Vec<String> {
         let letter = |plan: &Plan, group| match plan {
             Plan::Partial { reused, .. } if reused.contains(group) => 'r',

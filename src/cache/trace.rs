@@ -23,7 +23,7 @@ pub struct TraceRecord {
     pub step: usize,
     /// The earlier step it was compared with.
     pub since: usize,
-    /// What was measured.
+    /// The probe point.
     pub at: ProbePoint,
     /// The sums computed by the kernel.
     #[serde(flatten)]
@@ -77,7 +77,7 @@ pub enum TraceError {
     Invalid {
         /// Line number, from 1.
         line: usize,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// Reading or writing failed.

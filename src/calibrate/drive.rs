@@ -242,7 +242,7 @@ impl Drive<'_> {
         if slope > 0.0 { slope } else { self.proxy().slope }
     }
 
-    /// The targeted value, which rises with compute; and whether `tried` is close enough.
+    /// The targeted value of `tried`, which rises with compute.
     fn value(&self, tried: &Tried) -> f64 {
         match self.target {
             Target::SpeedUp(_) => tried.achieved.compute.ln(),

@@ -1,4 +1,5 @@
-//! A codebook for a model and a target: recorded runs of prompts, a search over them without the model, and real runs of the best.
+//! A codebook for a model and a target: recorded runs of prompts, a search over them without the model, and real runs of the best
+//! candidates.
 //!
 //! [`Studio`] makes and keeps runs, [`Tape`] is a recorded run prepared for many replays, [`Search`] searches for codebooks over tapes, and
 //! [`calibrate`] goes from a target to a codebook. `docs/calibrate.md` has the equations.
@@ -29,7 +30,7 @@ pub fn paired(a: &[f64], b: &[f64]) -> crate::compare::Mean {
     crate::compare::Mean::of(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
 }
 
-/// Traces that nobody recorded, for tests.
+/// Synthetic traces, for tests.
 #[cfg(test)]
 mod synthetic {
     use crate::cache::trace::{Trace, TraceRecord};
@@ -38,7 +39,7 @@ mod synthetic {
 
     use super::Tape;
 
-    /// What [`config`] probes.
+    /// The probe of [`config`].
     pub(super) const AT: ProbePoint =
         ProbePoint::Residual { block: 0, span: crate::cache::Span::Time, site: Site::Attention };
 
@@ -53,7 +54,7 @@ mod synthetic {
         }
     }
 
-    /// A run whose residual and fold change from each step to the next by these parts of their norms.
+    /// A run whose residual and fold change from each step to the next by these fractions of their norms.
     pub(super) fn trace(residual: &[f64], fold: &[f64]) -> Trace {
         let record = |step: usize, at, change: f64| TraceRecord {
             step,
@@ -82,7 +83,8 @@ mod synthetic {
         }
     }
 
-    /// `count` runs of `steps` steps that change fast at both ends and slowly between, each otherwise. The fold does not change just as the residual does.
+    /// `count` runs of `steps` steps that change fast at both ends and slowly between, each differently. The fold does not change exactly
+    /// like the residual.
     pub(super) fn tapes(count: usize, steps: usize) -> Vec<Tape> {
         let mut state = 7u64;
         let mut draw = || {

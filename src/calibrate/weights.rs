@@ -122,7 +122,7 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
 mod tests {
     use super::*;
 
-    /// Runs that reuse other steps each, whose pixels have an error of Σ w·share, times a constant of the prompt.
+    /// Runs that each reuse different steps, whose pixels have an error of Σ w·share, times a constant of the prompt.
     fn runs(weights: &[f64]) -> Vec<Vec<Sample>> {
         let run = |prompt: usize, run: usize| {
             let share = |step: usize| {

@@ -174,7 +174,7 @@ impl Device {
         Ok(MemoryInfo { free: free.min(limit.saturating_sub(self.allocated_bytes())), total: total.min(limit) })
     }
 
-    /// Copies bytes to `dst[offset..]`; `src` may be reused on return.
+    /// Copies bytes to `dst[offset..]`; `src` may be reused after the call returns.
     ///
     /// # Errors
     /// [`DeviceError::OutOfRange`], [`DeviceError::ForeignMemory`], or errors of the driver.

@@ -6,7 +6,7 @@ use super::info::Launch;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// A name that [`Device::open`](super::Device::open) does not know.
+    /// A name that is not valid for [`Device::open`](super::Device::open).
     #[error("unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N")]
     UnknownDevice {
         /// The requested name.
@@ -211,7 +211,7 @@ impl DeviceError {
         matches!(self, DeviceError::Interrupted { .. })
     }
 
-    /// Whether the same work has no chance when it is tried in another way.
+    /// Whether retrying the same work in another way cannot succeed.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, DeviceError::Interrupted { .. } | DeviceError::GpuFault(_) | DeviceError::Fault { .. })
     }

@@ -1,4 +1,4 @@
-//! Stopping a device from outside: from a signal handler's thread, or one that watches a clock.
+//! Interruption of a device by another thread, such as that of a signal handler or a timer.
 
 use super::backend::lock;
 use ptx_vm::Vm;

@@ -1,7 +1,7 @@
-//! Where kernels run: one [`Device`] type over two backends, a CUDA GPU and the virtual GPU `ptx-vm`.
+//! Devices that run kernels: one [`Device`] type over two backends, a CUDA GPU and the virtual GPU `ptx-vm`.
 //!
-//! Both run the same PTX. A device owns one stream: uploads, launches and read-backs happen in the order in which they were
-//! asked for. Handles are cheap to clone, free what they own when the last clone goes, and may be used from any thread.
+//! Both run the same PTX. A device owns one stream: uploads, launches and read-backs execute in the order in which they were
+//! requested. Handles are cheap to clone, free their resources when the last clone is dropped, and may be used from any thread.
 //!
 //! ```
 //! use adacache::device::Device;

@@ -1,5 +1,5 @@
-//! What the VM counts when it runs a few blocks of an operation: counters are sums over blocks, so a block of a small grid counts what a
-//! block of the whole one does.
+//! The VM's counters for a few blocks of an operation: counters are sums over blocks, so a block of a small grid has the same counts as a
+//! block of the whole grid.
 
 use super::workload::{FRAMES, HEAD_DIM, TEXT, Work, WorkKind};
 use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
@@ -7,24 +7,24 @@ use crate::ops::params::{AttentionParams, LinearFewParams, LinearParams, Sequenc
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counters of a reduced grid, and what they say against the least there could be. "Least" counts each input byte the blocks need and
-/// each output byte once, and the FLOP of the results.
+/// Counters of a reduced grid, and their ratios to the possible minimum. The minimum counts each input byte that the blocks need and each
+/// output byte once, and the FLOP of the results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Counted {
     /// Entry.
     pub entry: String,
-    /// What was run.
+    /// The shape that was run.
     pub shape: String,
-    /// 32-byte sectors for each warp instruction to global memory; 16 for whole 16-byte accesses.
+    /// 32-byte sectors per warp instruction to global memory; 16 for full 16-byte accesses.
     pub sectors_per_request: f64,
-    /// Bytes asked of global memory over the least.
+    /// Bytes requested from global memory over the minimum.
     pub bytes_ratio: f64,
-    /// Bytes of the touched sectors over bytes asked.
+    /// Bytes of the touched sectors over requested bytes.
     pub sector_ratio: f64,
-    /// Tensor FLOP over the least.
+    /// Tensor FLOP over the minimum.
     pub flop_ratio: f64,
-    /// Passes of shared memory in main loops over those without bank conflicts: two runs, one with twice the passes through the loop,
-    /// subtracted.
+    /// Shared-memory passes in main loops over those without bank conflicts: the difference of two runs, one with twice the passes through
+    /// the loop.
     pub loop_conflicts: f64,
     /// The same over the whole kernel.
     pub all_conflicts: f64,
@@ -42,7 +42,7 @@ impl LaunchObserver for Last {
 /// Runs a few blocks of `work` on a VM.
 ///
 /// # Errors
-/// When the kernel faults.
+/// The kernel faults.
 pub fn count(work: &Work) -> Result<Counted, DeviceError> {
     let device = Device::vm(VmConfig { counters: true, ..VmConfig::default() });
     let last = Arc::new(Last::default());
@@ -75,14 +75,14 @@ pub fn count(work: &Work) -> Result<Counted, DeviceError> {
     })
 }
 
-/// Zeros: what is computed does not matter here.
+/// Zeros: the values do not matter here.
 fn zeros(device: &Device, bytes: usize) -> Result<crate::device::Memory, DeviceError> {
     let memory = device.alloc(bytes)?;
     device.fill(&memory, 0..bytes, 0)?;
     Ok(memory)
 }
 
-/// Two tiles side by side, k as it is and split as it is. Gives the FLOP and bytes they need.
+/// Two adjacent tiles, with k and its split unchanged. Returns the required FLOP and bytes.
 fn run_linear(
     device: &Device,
     work: &Work,
@@ -130,7 +130,7 @@ fn run_linear(
     Ok((2.0 * (m * n * k) as f64, bytes as f64, format!("{m} x {n} x {k}, {} blocks", 2 * parts)))
 }
 
-/// One block's queries of spatial and cross attention, with a part of the keys; all heads of a few sequences of temporal attention.
+/// One block's queries of spatial and cross attention, with some of the keys; all heads of a few sequences of temporal attention.
 fn run_attention(device: &Device, work: &Work, kv_len: usize, long: bool) -> Result<(f64, f64, String), DeviceError> {
     let kind = work.choice.entry.rsplit('_').next().unwrap_or_default();
     let (sequences, heads, q_len, keys) = match kind {

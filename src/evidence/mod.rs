@@ -1,10 +1,10 @@
-//! What can be said of the kernels' speed without a GPU: figures of their machine code, a model of the chip, the VM's counters.
+//! Evidence of the kernels' speed without a GPU: figures of their machine code, a model of the chip, and the VM's counters.
 //!
-//! Three layers, each usable by itself:
-//! * [`figures`]: what the compiler made of every entry for every GPU generation, recorded in `ptx/manifest.json` when ptx/ is made;
+//! Three layers, each usable on its own:
+//! * [`figures`]: the compiler's figures of every entry for every GPU generation, recorded in `ptx/manifest.json` when ptx/ is generated;
 //! * [`MainLoop::bound`] and [`Work::bound`]: how fast a chip whose pipes never wait for each other could run a main loop or a whole
-//!   operation of Open-Sora. The equations and where the constants come from: `docs/kernel-model.md`;
-//! * [`count`]: what the VM counts when it runs a few blocks of that operation.
+//!   operation of Open-Sora. The equations and the sources of the constants: `docs/kernel-model.md`;
+//! * [`count`]: the VM's counters for a few blocks of that operation.
 //!
 //! Nothing here is a measurement of a GPU.
 
@@ -20,22 +20,22 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-/// What compiler and disassembler say of one entry for one target. Fields that are absent are 0.
+/// The figures of one entry for one target, from the compiler and the disassembler. Absent fields are 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Figures {
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: u64,
-    /// Bytes a thread stores to local memory because registers were short.
+    /// Bytes per thread of spill stores to local memory.
     pub spill_stores: u64,
-    /// Bytes it loads back.
+    /// Bytes per thread of spill loads.
     pub spill_loads: u64,
     /// Bytes of stack frame.
     pub stack: u64,
     /// Bytes of static shared memory.
     pub shared: u64,
-    /// Threads of a block and bytes of dynamic shared memory, where the file that the figures come from has them; for this crate's kernels
-    /// a [`Choice`](crate::ops::Choice) says so.
+    /// Threads per block and bytes of dynamic shared memory, if the source file has them; for this crate's kernels they are in a
+    /// [`Choice`](crate::ops::Choice).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch: Option<(usize, usize)>,
     /// The main loop; `None` for straight-line code.
@@ -43,7 +43,7 @@ pub struct Figures {
     pub main_loop: Option<MainLoop>,
 }
 
-/// One pass of one warp through a main loop, counted by pipe (`tools/sass.py`).
+/// One pass of one warp through a main loop, with instructions counted by pipe (`tools/sass.py`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MainLoop {
@@ -79,28 +79,28 @@ pub struct MainLoop {
     pub local: u64,
     /// Bytes that go through the shared-memory pipe, without bank conflicts.
     pub shared_bytes: u64,
-    /// Bytes asked of L2, if every lane takes part.
+    /// Bytes requested from L2, if every lane is active.
     pub global_bytes: u64,
-    /// Instructions in loops inside this one, which are not counted: the paths for odd shapes.
+    /// Instructions in nested loops, which are not counted: the paths for odd shapes.
     pub nested: u64,
 }
 
 /// Figures of every entry by target: entry → `sm_80` … → figures.
 pub type Table = BTreeMap<String, BTreeMap<String, Figures>>;
 
-/// The embedded record of this build's kernels.
+/// The embedded figures of this build's kernels.
 ///
 /// # Panics
-/// When `ptx/manifest.json` has no such record: a test reads it.
+/// `ptx/manifest.json` has no such record: a test reads it.
 pub fn figures() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| parse(include_str!("../../ptx/manifest.json")).expect("tools/compile_ptx.sh wrote it"))
 }
 
-/// Reads figures of kernels: a manifest, or what `tools/compare_triton.py` writes.
+/// Parses figures of kernels: a manifest, or the output of `tools/compare_triton.py`.
 ///
 /// # Errors
-/// When the text is not such a file.
+/// The text has another format.
 pub fn parse(text: &str) -> Result<Table, serde_json::Error> {
     #[derive(Deserialize)]
     struct Manifest {
@@ -122,7 +122,7 @@ mod tests {
     use crate::ops::linear;
     use crate::tensor::DType;
 
-    /// Spilling is how a tile shows that it has grown too large.
+    /// Spills indicate that a tile has grown too large.
     #[test]
     fn no_entry_spills_on_any_target() {
         for (entry, targets) in figures() {
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// Kernels for few tiles are taken only where this model, which knows the chip better than the table they are chosen by, agrees.
+    /// Kernels for few tiles are chosen only if this model, which is more detailed than the table used for the choice, agrees.
     #[test]
     fn few_tiles_and_split_k_pay_where_they_are_chosen() {
         let mut split = 0;
@@ -164,7 +164,7 @@ mod tests {
         assert!(split > 0);
     }
 
-    /// The goal for an A100: what the pipes allow of the tensor peak.
+    /// The goal for an A100: the share of the tensor peak that the pipes allow.
     #[test]
     fn open_sora_is_bound_by_the_tensor_cores_on_sm_80() {
         let chip = Chip::of_target("sm_80").unwrap();

@@ -1,11 +1,11 @@
-//! The model: cycles by pipe, occupancy, and what they allow. The equations are those of `docs/kernel-model.md`.
+//! The model: cycles by pipe, occupancy, and the resulting bounds. The equations are those of `docs/kernel-model.md`.
 
 use super::workload::{Work, WorkKind};
 use super::{Figures, MainLoop};
 use crate::chips::Chip;
 use serde::Serialize;
 
-/// What a multiprocessor does one thing at a time with.
+/// A unit of a multiprocessor that does one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipe {
@@ -21,18 +21,18 @@ pub enum Pipe {
     Alu,
     /// Special functions.
     Mufu,
-    /// The way from L2.
+    /// The path from L2.
     L2,
 }
 
-/// One pass of one block through a main loop, in cycles of a multiprocessor that does nothing else.
+/// One pass of one block through a main loop, in cycles of an otherwise idle multiprocessor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bound {
     /// Cycles of every pipe.
     pub cycles: Vec<(Pipe, f64)>,
-    /// Tensor cycles over those of the busiest pipe: the part of the tensor cores' time (by `mma.sync`) that the others allow.
+    /// Tensor cycles over those of the busiest pipe: the share of the tensor cores' time (with `mma.sync`) that the other pipes allow.
     pub fraction: f64,
-    /// The same against the fastest tensor instruction of the chip.
+    /// The same relative to the fastest tensor instruction of the chip.
     pub of_peak: f64,
 }
 
@@ -83,7 +83,7 @@ impl MainLoop {
     }
 }
 
-/// Multiply-adds for each clock by this instruction and by the fastest, and multiply-adds of the instruction for each warp.
+/// Multiply-adds per clock with this instruction and with the fastest, and multiply-adds of the instruction per warp.
 /// Names: HMMA.16816.F32.BF16 (m16 n8 k16), HMMA.1688.F32.TF32, HGMMA.64x128x16.F32.BF16 (of a warp group).
 fn tensor_rate(chip: &Chip, name: &str) -> (f64, f64, f64) {
     // TF32 has half the rate on every chip.
@@ -97,7 +97,7 @@ fn tensor_rate(chip: &Chip, name: &str) -> (f64, f64, f64) {
     (mma, peak, 16.0 * 8.0 * k)
 }
 
-/// How many blocks a multiprocessor holds at once.
+/// The number of blocks that a multiprocessor holds at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Occupancy {
     /// Blocks.
@@ -107,8 +107,8 @@ pub struct Occupancy {
 }
 
 impl Figures {
-    /// Occupancy with `threads` a block and `dynamic` bytes of dynamic shared memory. Registers go to warps in steps of 256, shared memory
-    /// in blocks that each cost 1 KiB more.
+    /// Occupancy with `threads` per block and `dynamic` bytes of dynamic shared memory. Registers are allocated to warps in steps of 256;
+    /// shared memory costs 1 KiB extra per block.
     pub fn occupancy(&self, chip: &Chip, threads: usize, dynamic: usize) -> Occupancy {
         let warps = threads.div_ceil(32);
         let registers = (self.registers as usize * 32).next_multiple_of(256) * warps.next_multiple_of(4);
@@ -119,23 +119,23 @@ impl Figures {
     }
 }
 
-/// What the model says of a whole operation. Modelled, not measured.
+/// The model's result for a whole operation. Modelled, not measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorkBound {
-    /// Seconds at least.
+    /// Minimum seconds.
     pub seconds: f64,
     /// Useful FLOP in that time over the chip's tensor peak.
     pub of_peak: f64,
-    /// Least bytes in that time over the memory bandwidth.
+    /// Minimum bytes in that time over the memory bandwidth.
     pub of_bandwidth: f64,
     /// Useful FLOP over those of whole tiles on equally loaded multiprocessors.
     pub filled: f64,
 }
 
 impl Work {
-    /// The least time: the multiprocessor with most blocks runs their main loops at the speed of its busiest pipe, and its epilogues
-    /// besides where it holds one block at a time; memory gives every byte once. Where blocks share a tile, each writes its sums and the last
-    /// block of all reads those of its tile; nothing hides that.
+    /// The minimum time: the multiprocessor with the most blocks runs their main loops at the speed of its busiest pipe, plus its epilogues
+    /// if it holds only one block at a time; memory transfers every byte once. If blocks share a tile, each writes its partial sums and the
+    /// last block reads those of its tile, without overlap.
     pub fn bound(&self, chip: &Chip, figures: &Figures) -> WorkBound {
         let blocks = self.choice.grid.iter().product::<usize>();
         let most = blocks.div_ceil(chip.units);

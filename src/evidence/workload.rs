@@ -1,11 +1,11 @@
-//! What Open-Sora asks of the kernels: every tensor-core operation of a pair of blocks, with the kernel that is chosen for it.
+//! Open-Sora's workload: every tensor-core operation of a pair of blocks, with the kernel chosen for it.
 
 use crate::chips::Chip;
 use crate::ops::{Choice, Target, attention, linear};
 use crate::tensor::DType;
 use serde::Serialize;
 
-/// Shape of an operation.
+/// The shape of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkKind {
@@ -22,9 +22,9 @@ pub enum WorkKind {
         sequences: usize,
         /// Heads.
         heads: usize,
-        /// Queries of a sequence.
+        /// Queries per sequence.
         q_len: usize,
-        /// Keys of a sequence.
+        /// Keys per sequence.
         kv_len: usize,
     },
 }
@@ -41,13 +41,13 @@ pub struct Work {
     pub choice: Choice,
     /// FLOP that the result needs.
     pub flop: f64,
-    /// Bytes of memory that have to move once: inputs read, outputs written.
+    /// Bytes of memory that must be moved once: inputs read, outputs written.
     pub bytes: f64,
-    /// Part of the tiles' area that is result.
+    /// The fraction of the tiles' area that belongs to the result.
     pub useful: f64,
-    /// Passes of a block through its main loop.
+    /// A block's passes through its main loop.
     pub passes: f64,
-    /// Bytes of the epilogue for each output element.
+    /// Bytes of the epilogue per output element.
     pub out_bytes: f64,
 }
 
@@ -55,12 +55,12 @@ pub struct Work {
 pub(super) const HEAD_DIM: usize = 72;
 /// Caption tokens.
 pub(super) const TEXT: usize = 300;
-/// Latent frames of 51 frames.
+/// Latent frames of a video of 51 frames.
 pub(super) const FRAMES: usize = 15;
 /// With guidance.
 const BATCH: usize = 2;
 
-/// What chooses kernels on this chip.
+/// The target for choosing kernels on this chip.
 pub(super) fn target(chip: &Chip) -> Target {
     Target::new(chip.units, chip.sm.compute_capability)
 }

@@ -69,7 +69,7 @@ struct Settings {
     name: String,
     /// Words by token id.
     vocabulary: Vec<String>,
-    /// Caption tokens the model is given.
+    /// Caption tokens the model takes.
     prompt_length: usize,
     /// Latent frames, height, width.
     latent: [usize; 3],

@@ -216,7 +216,7 @@ mod tests {
         Frames { width, height, fps: 8.0, rgb }
     }
 
-    /// Reads the file by its index, decodes it, and compares with what went in.
+    /// Reads the file by its index, decodes it, and compares it with the input.
     #[test]
     fn what_went_in_comes_out() {
         let frames = clip(64, 48, 10).enlarged(2);

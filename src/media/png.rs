@@ -64,7 +64,7 @@ pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result
     staged.commit()
 }
 
-/// The frames one below the other as one PNG of at most 256 colours.
+/// The frames in one column as one PNG of at most 256 colours.
 pub(super) fn strip(frames: &Frames) -> Result<Vec<u8>, String> {
     frames.check()?;
     let palette = Palette::new(&frames.rgb);
@@ -82,7 +82,7 @@ pub(super) fn strip(frames: &Frames) -> Result<Vec<u8>, String> {
 }
 
 impl Frames {
-    /// The frames one below the other as one PNG of at most 256 colours, small enough for a page of many.
+    /// The frames in one column as one PNG of at most 256 colours, small enough for a page of many.
     ///
     /// # Errors
     /// There are no complete frames.

@@ -37,10 +37,10 @@ pub struct QkNorm<'a> {
 /// Self-attention within each frame: `out = softmax(q·kᵀ/√head_dim)·v` over the tokens of one (batch, frame).
 ///
 /// * `qkv` `[rows, 3, heads, head_dim]` D, `out` `[rows, heads·head_dim]` D; head_dim 32 to 128 in steps of 8.
-/// * `norm`: RMSNorm on q and k; then `rope` `[positions ≥ tokens, head_dim/2, 2]` f32 (cos, sin) turns interleaved pairs.
+/// * `norm`: RMSNorm on q and k; then `rope` `[positions ≥ tokens, head_dim/2, 2]` f32 (cos, sin) rotates interleaved pairs.
 ///
 /// # Errors
-/// [`OpError`] when shapes, types or devices do not fit, or `out` overlaps an input.
+/// [`OpError`] if shapes, types or devices do not match, or `out` overlaps an input.
 pub fn spatial(
     qkv: &Tensor,
     dims: &VideoDims,

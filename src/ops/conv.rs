@@ -91,7 +91,7 @@ impl<'a> Input<'a> {
 /// * Every row of the input that the band needs must be in `input.x`.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input.
 #[allow(clippy::too_many_arguments)]
 pub fn conv(
     input: &Input<'_>,

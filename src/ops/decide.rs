@@ -63,7 +63,7 @@ impl StepClock {
     /// * `time` `[conditions]` f32: condition i receives the step's time if `i % variants` is 0, and 0 otherwise.
     ///
     /// # Errors
-    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    /// [`OpError`](super::OpError) if shapes, types or devices do not match.
     pub fn begin(&self, time: &Tensor, variants: usize, computed: bool) -> Result<()> {
         let op = Op::new("step_begin", time);
         let conditions = time.elements();
@@ -162,7 +162,7 @@ impl Decider {
     ///   compared with the codebook, the motion factor, its gradient, and the rate.
     ///
     /// # Errors
-    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    /// [`OpError`](super::OpError) if shapes, types or devices do not match.
     pub fn decide(&self, clock: &StepClock, probe: usize, sums: &Tensor, decision: &Tensor) -> Result<()> {
         let op = Op::new("decide", decision);
         op.check("decision", decision, DType::F64, &[("values", DECISION_VALUES)])?;

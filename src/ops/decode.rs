@@ -12,7 +12,7 @@ use crate::tensor::{DType, Tensor};
 /// * `out` `[batch, frames, height·patch, width·patch, 3]` u8.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("patch_decode", out);
     let [batch, channels, frames, height, width] =
@@ -52,7 +52,7 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
 ///   width, 3]` u8.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn pixels(x: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("pixels", out);
     let [frames, height, width, channels] = op.axes("x", x, ["frames", "height", "width", "channels"])?;

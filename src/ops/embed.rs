@@ -17,7 +17,7 @@ use crate::tensor::{DType, Tensor};
 /// * `out` `[batch · tokens, channels · patch volume]` D, a row's elements ordered (channel, kt, kh, kw).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3], out: &Tensor) -> Result<()> {
     let op = Op::new("patchify", out);
     let dtype = op.compute_dtype("out", out)?;
@@ -56,7 +56,7 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
 /// * `out` `[batch, channels, frames, height, width]` f32; `patch` and `tokens` as for [`patchify`].
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Tensor) -> Result<()> {
     let op = Op::new("unpatchify", out);
     let dtype = op.compute_dtype("rows", rows)?;
@@ -140,7 +140,7 @@ impl PatchGrid {
 /// * `scale` = √(pixels)/input_sq_size, `base_size` = round(√tokens).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or numbers do not fit.
+/// [`OpError`](super::OpError) if shapes, types or numbers are invalid.
 pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f32, out: &Tensor) -> Result<()> {
     let op = Op::new("position_table", out);
     let [tokens, channels] = op.axes("out", out, ["tokens", "channels"])?;
@@ -172,7 +172,7 @@ pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f
 /// * `x` `[rows, channels]` D (leading axes are flattened), rows a multiple of tokens; `table` `[tokens, channels]` f32.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
     let op = Op::new("position_add", x);
     let dtype = op.compute_dtype("x", x)?;
@@ -205,7 +205,7 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
 /// * `t` `[count]` f32, `out` `[count, dim]` f32.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn timestep_embed(t: &Tensor, max_period: f32, out: &Tensor) -> Result<()> {
     let op = Op::new("timestep_embed", out);
     let [_, dim] = op.axes("out", out, ["count", "dim"])?;
@@ -233,7 +233,7 @@ pub fn timestep_embed(t: &Tensor, max_period: f32, out: &Tensor) -> Result<()> {
 /// * `a` `[m, k]` f32, `w` `[n, k]` D, `bias` `[n]` D, `add` and `out` `[m, n]` f32 (leading axes are flattened).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps `a`.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps `a`.
 pub fn small_linear(
     a: &Tensor,
     w: &Tensor,
@@ -282,7 +282,7 @@ pub fn small_linear(
 ///   `out` `[layers, rows, chunks, channels]` f32; rows = batch · variants.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input.
 pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("modulation", out);
     let dtype = op.compute_dtype("table", table)?;
@@ -317,7 +317,7 @@ pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
 /// * `freqs` `[half]` D (read from the checkpoint), `out` `[positions, half, 2]` f32.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("rope_table", out);
     let dtype = op.compute_dtype("freqs", freqs)?;
@@ -341,7 +341,7 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
 /// * `src` `[batch, src_rows, channels]` D, `index` `[batch, dst_rows]` i32 below src_rows, `out` `[batch, dst_rows, channels]` D.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps `src`.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps `src`.
 pub fn gather_rows(src: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("gather_rows", out);
     let dtype = op.compute_dtype("src", src)?;

@@ -18,7 +18,7 @@ pub fn blocks(positions: usize) -> usize {
 /// * `partial` f32, room for `samples · blocks(positions) · channels · 2` sums; `affine` `[samples, channels, 2]` f32.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn statistics(
     x: &Tensor,
     weight: &Tensor,
@@ -84,7 +84,7 @@ pub fn statistics(
 ///   [`statistics`], where a sample is `frames/samples` frames.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn apply(x: &Tensor, affine: &Tensor, silu: bool, band: Band, out: &Tensor) -> Result<()> {
     let op = Op::new("group_norm::apply", out);
     let dtype = op.compute_dtype("x", x)?;

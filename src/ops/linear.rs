@@ -42,7 +42,7 @@ pub struct Gate<'a> {
 /// * Leading axes of `a` and `out` are flattened to rows.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input.
 pub fn linear(
     a: &Tensor,
     w: &Tensor,
@@ -78,7 +78,7 @@ pub fn linear(
 /// * `residual`: a tensor `[m, n]` D that receives r itself, and whether r is added to its content (otherwise it is overwritten).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `x` or the residual overlap another argument.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `x` or the residual overlap another argument.
 pub fn linear_residual(
     a: &Tensor,
     w: &Tensor,

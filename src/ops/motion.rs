@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 /// * `buffers` from [`ProbeBuffers::for_motion`]; returns its sums `[batch, 3·strides]` f64. Equal inputs give bit-identical sums.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types, devices, strides or buffers do not fit.
+/// [`OpError`](super::OpError) if shapes, types, devices, strides or buffers do not match.
 pub fn motion<'b>(x: &Tensor, frame_axis: usize, strides: &[usize], buffers: &'b ProbeBuffers) -> Result<&'b Tensor> {
     let op = Op::new("motion", buffers.sums());
     let dtype = op.compute_dtype("x", x)?;

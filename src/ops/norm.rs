@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 /// * `x` `[rows, channels]` D (leading axes are flattened), `stats` `[rows, 2]` f32. The variance is the biased one.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
     let op = Op::new("row_stats", stats);
     let dtype = op.compute_dtype("x", x)?;
@@ -38,7 +38,7 @@ pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
 /// * `only_masked_out`: only rows of frames whose mask is 0 are written, the others stay unchanged (all rows, without a mask).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 #[allow(clippy::too_many_arguments)]
 pub fn modulate(
     x: &Tensor,

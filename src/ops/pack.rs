@@ -83,7 +83,7 @@ impl Packed {
     /// to `error`.
     ///
     /// # Errors
-    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    /// [`OpError`](super::OpError) if shapes, types or devices do not match.
     pub fn pack(&self, x: &Tensor, error: &PackError) -> Result<()> {
         let op = Op::new("residual_pack", &self.bytes);
         let dtype = op.compute_dtype("x", x)?;
@@ -115,7 +115,7 @@ impl Packed {
     /// `out` = the unpacked tensor; with `add`, `out` += it.
     ///
     /// # Errors
-    /// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+    /// [`OpError`](super::OpError) if shapes, types or devices do not match.
     pub fn unpack(&self, out: &Tensor, add: bool) -> Result<()> {
         let op = Op::new("residual_unpack", out);
         let dtype = op.compute_dtype("out", out)?;

@@ -132,7 +132,7 @@ pub(super) fn probe_blocks(chunks: usize) -> usize {
 /// From the published AdaCache code: distance, motion score and its gradient are computed from these sums (`specs`, `src/cache`).
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types, devices, strides or buffers do not fit.
+/// [`OpError`](super::OpError) if shapes, types, devices, strides or buffers do not match.
 pub fn probe<'b>(
     fresh: &Tensor,
     kept: &Tensor,
@@ -180,7 +180,7 @@ pub fn probe<'b>(
 /// * All of one shape and type D. Computed in f32, rounded once.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps an input in part.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input in part.
 pub fn fold(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
     elementwise("residual::fold", "residual_fold", a, b, out)
 }

@@ -27,7 +27,7 @@ pub struct Step<'a> {
 ///   Only its first `channels` channels are used.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
 pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
     let op = Op::new("sampler::step", z);
     let Latents { batch, channels, frames, height, width } = latents(&op, z)?;
@@ -87,7 +87,7 @@ pub fn step(z: &Tensor, prediction: &Tensor, step: &Step<'_>) -> Result<()> {
 /// * `z`, `x0`, `noise` `[batch, channels, frames, height, width]` f32 (x0 may be z), `select` `[batch, frames]` u8, t in 0..=1.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types, devices or t do not fit.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match or t is out of range.
 pub fn noise(z: &Tensor, x0: &Tensor, noise: &Tensor, select: &Tensor, t: f32) -> Result<()> {
     let op = Op::new("sampler::noise", z);
     let Latents { batch, channels, frames, height, width } = latents(&op, z)?;

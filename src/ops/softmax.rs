@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 /// * `x` `[rows, pitch]` f32, `out` `[rows, pitch]` D; pitch a multiple of 8, `count` 1 to pitch.
 ///
 /// # Errors
-/// [`OpError`](super::OpError) when shapes, types or devices do not fit, or `out` overlaps `x`.
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps `x`.
 pub fn softmax(x: &Tensor, count: usize, scale: f32, out: &Tensor) -> Result<()> {
     let op = Op::new("softmax", out);
     let dtype = op.compute_dtype("out", out)?;

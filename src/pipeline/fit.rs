@@ -57,7 +57,7 @@ fn settled(kernel: Kernel, value: f64) -> f64 {
     if kernel == Kernel::Pillow { (value + 0.5).floor().clamp(0.0, 255.0) } else { value }
 }
 
-/// The taps of rows and of columns for pictures of `from`, filled into `size`, of which `kept` is kept.
+/// The taps of rows and columns for scaling pictures of size `from` to fill `size`, of which `kept` is kept.
 fn taps(kernel: Kernel, from: [usize; 2], size: [usize; 2], kept: [usize; 2]) -> [Taps; 2] {
     let ratios = [0, 1].map(|i| size[i] as f64 / from[i] as f64);
     // The side that has to grow more (or shrink less) fits exactly, the other is cut.
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(bytes(&fitted(&picture, [48, 64], [40, 56])), picture.rgb, "as large as what is kept");
     }
 
-    /// By hand: align_corners is off, and nothing is smoothed when pictures shrink.
+    /// Computed by hand: align_corners is off, and shrinking does not smooth.
     #[test]
     fn videos_are_resized_as_published() {
         let grey = |values: &[u8]| values.iter().flat_map(|v| [*v; 3]).collect::<Vec<u8>>();

@@ -195,7 +195,7 @@ mod tests {
         assert!(cost.roofline_seconds < cost.modelled_seconds);
     }
 
-    /// What is assumed leaves room below the ceiling of `mma.sync`, which `docs/kernel-model.md` states, and says so.
+    /// The assumed efficiency is below the ceiling of `mma.sync` stated in `docs/kernel-model.md`, and its origin says so.
     #[test]
     fn no_chip_is_modelled_faster_than_mma_sync_allows() {
         for chip in CHIPS {

@@ -299,7 +299,7 @@ mod tests {
     /// Changes a tensor's shape or bytes, by its name.
     type Change = dyn Fn(&str, &mut Vec<usize>, &mut Vec<u8>);
 
-    /// The small weights of `tools/perceptual_reference.py` as a file, each tensor as `change` leaves it.
+    /// The small weights of `tools/perceptual_reference.py` as a file, with each tensor modified by `change`.
     fn small(form: Form, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>)) -> Vec<u8> {
         let (mut numbers, mut before, mut tensors) = (Numbers(7), 3, vec![]);
         for ((name, width), (side, _)) in form.convolutions().into_iter().zip(WIDTHS).zip(KERNELS) {
@@ -351,7 +351,7 @@ mod tests {
         }
     }
 
-    /// With the weights that `tools/perceptual_weights.py` makes, where ADACACHE_STLPIPS names them.
+    /// With the weights from `tools/perceptual_weights.py`, if ADACACHE_STLPIPS names them.
     #[test]
     fn equal_to_the_package_with_its_own_weights() {
         let Some(path) = std::env::var_os("ADACACHE_STLPIPS") else { return };

@@ -205,7 +205,7 @@ fn published_names(path: &Path) -> Result<Option<Vec<u8>>, EncoderError> {
     Ok(Some(bytes.into_inner()))
 }
 
-/// The published name of one of llama.cpp's tensors; `None` for the decoder's.
+/// The published name of one of llama.cpp's tensors; `None` for those of the decoder.
 fn published_name(name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("shared.weight".into()),

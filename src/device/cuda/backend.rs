@@ -1,4 +1,4 @@
-//! The backend itself: everything that a device is told to do, through the driver.
+//! The backend itself: all device operations, through the driver.
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -20,7 +20,7 @@ use crate::device::backend::{Backend, Handle, Read, Result, lock};
 use crate::device::error::DeviceError;
 use crate::device::info::{DeviceInfo, Launch, MemoryInfo};
 
-/// An event that keeps the time.
+/// A timing event.
 struct Recorded {
     shared: Arc<Shared>,
     event: Event,
@@ -70,7 +70,7 @@ impl CudaBackend {
         Ok((Self(Arc::new(shared)), info))
     }
 
-    /// Binds the context and does something in it.
+    /// Binds the context and runs a closure in it.
     fn in_context(&self, run: impl FnOnce(&'static Driver, &Shared) -> Result<(), Failure>) -> Result<()> {
         let shared = &*self.0;
         shared.bind()?;
@@ -290,7 +290,7 @@ impl Backend for CudaBackend {
 mod tests {
     use super::*;
 
-    /// The GPU that `ADACACHE_DEVICE` names, if it names one; then it has to open.
+    /// The GPU named by `ADACACHE_DEVICE`, if any; it must open in that case.
     fn gpu() -> Option<CudaBackend> {
         let name = std::env::var("ADACACHE_DEVICE").unwrap_or_default();
         let ordinal = name.strip_prefix("cuda")?.trim_start_matches(':');
@@ -298,7 +298,7 @@ mod tests {
         Some(CudaBackend::open(ordinal).unwrap().0)
     }
 
-    /// Whatever becomes of a graph in the making, its thread submits to the device again afterwards, and the next graph succeeds.
+    /// However the construction of a graph fails, its thread submits to the device again afterwards, and the next graph succeeds.
     #[test]
     fn a_graph_that_fails_in_the_making_leaves_nothing() {
         let Some(gpu) = gpu() else { return };

@@ -1,4 +1,4 @@
-//! Copies from the host that nobody waits for at once: weights that are fetched beside the work.
+//! Asynchronous copies from the host: weights that are fetched alongside other work.
 
 use super::driver::Failure;
 use super::handles::{Context, Event, EventKind, Pinned, Stream};
@@ -6,13 +6,13 @@ use cudarc::driver::sys::CUstream;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A stream for copies from the host beside the work, and the events that tie the two together.
+/// A stream for copies from the host, and the events that synchronise it with the main stream.
 pub(super) struct Copies {
     context: Arc<Context>,
     stream: Stream,
-    /// Recorded behind the work that a copy has to wait for.
+    /// Recorded after the work that a copy must wait for.
     forked: Event,
-    /// Recorded behind the last copy to an address; whether nobody has waited for it yet.
+    /// The event recorded after the last copy to an address, and whether nothing has waited for it yet.
     done: HashMap<u64, (Event, bool)>,
 }
 
@@ -26,10 +26,11 @@ impl Copies {
         })
     }
 
-    /// Copies `bytes` bytes, all of `src`, behind what is queued on `main` now. Where `main` is being captured, this stream joins the capture by waiting for it.
+    /// Copies `bytes` bytes, all of `src`, after the work queued on `main` now. If `main` is being captured, this stream joins the capture
+    /// by waiting for it.
     ///
     /// # Safety
-    /// `main` lives, and so does the memory at `dst`; `src` stays until the copy is done.
+    /// `main` and the memory at `dst` must be alive; `src` must stay valid until the copy is done.
     pub(super) unsafe fn fetch(&mut self, main: CUstream, dst: u64, src: &Pinned, bytes: usize) -> Result<(), Failure> {
         let event = match self.done.remove(&dst) {
             Some((event, _)) => event,
@@ -46,10 +47,10 @@ impl Copies {
         Ok(())
     }
 
-    /// What comes next on `main` waits for the copy to `dst`, if there is one under way.
+    /// Later work on `main` waits for the copy to `dst`, if one is in flight.
     ///
     /// # Safety
-    /// `main` lives.
+    /// `main` must be alive.
     pub(super) unsafe fn join(&mut self, main: CUstream, dst: u64) -> Result<(), Failure> {
         match self.done.get_mut(&dst) {
             Some((event, flying @ true)) => {
@@ -62,7 +63,7 @@ impl Copies {
         }
     }
 
-    /// As [`Copies::join`], for every copy under way.
+    /// As [`Copies::join`], for every copy in flight.
     ///
     /// # Safety
     /// As [`Copies::join`].
@@ -76,7 +77,7 @@ impl Copies {
         })
     }
 
-    /// Waits until every copy is done. What was copied to is forgotten: that memory may be freed.
+    /// Waits until every copy is done. The destinations are forgotten: that memory may be freed.
     pub(super) fn finish(&mut self) -> Result<(), Failure> {
         self.stream.synchronize()?;
         self.done.clear();

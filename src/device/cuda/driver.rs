@@ -1,9 +1,9 @@
-//! The CUDA driver as a table of functions, looked up once in the library that the driver brings (`libcuda.so.1`).
+//! The CUDA driver as a table of functions, looked up once in the driver's library (`libcuda.so.1`).
 //!
-//! This table is the one way to the driver, for two reasons. A library may lack functions: the stub of a toolkit, a container with half a
-//! driver, a driver of long ago. Here that is found out at once, and said in one line. And a function's answer is a number: drivers are
-//! newer than any list of answers, so that one of them made a Rust enum could be undefined behaviour. The types of handles and arguments
-//! are cudarc's; that the table's signatures are those of its bindings is checked when this is compiled.
+//! All driver calls go through this table, for two reasons. A library may lack functions: the stub of a toolkit, a container with an
+//! incomplete driver, a very old driver. The lookup detects this at once and reports it in one line. And a function returns a numeric code:
+//! drivers are newer than any list of codes, so converting one to a Rust enum could be undefined behaviour. The types of handles and
+//! arguments are cudarc's; the compiler checks the table's signatures against those of its bindings.
 
 use cudarc::driver::sys::{
     self, CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph,
@@ -15,7 +15,7 @@ use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What a driver function answers. 0 is success.
+/// The return code of a driver function. 0 is success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Code(pub(super) u32);
 
@@ -27,7 +27,7 @@ impl Code {
     pub(super) const NOT_READY: Code = Code(600);
 }
 
-/// A driver function that did not succeed.
+/// A failed call of a driver function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// The function.
@@ -41,12 +41,12 @@ impl Failure {
     }
 }
 
-/// Why there is no driver to call.
+/// Why there is no usable driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Absent {
-    /// In words, in one line.
+    /// The reason, in one line.
     pub(super) reason: String,
-    /// Whether that is how a machine without a GPU looks. Otherwise somebody meant to have one here.
+    /// Whether this is normal for a machine without a GPU. Otherwise a GPU was probably intended to be available.
     pub(super) ordinary: bool,
 }
 
@@ -59,7 +59,7 @@ macro_rules! functions {
         pub(super) struct Driver {
             $($name: unsafe extern "C" fn($($type),*) -> u32,)*
             $($own_name: unsafe extern "C" fn($($own_type),*) -> u32,)*
-            /// Where the library is, if that is known.
+            /// The path of the library, if known.
             path: Option<String>,
         }
 
@@ -71,7 +71,7 @@ macro_rules! functions {
             #[cfg(test)]
             pub(super) const SYMBOLS: &[&str] = &[$(stringify!($symbol),)* $(stringify!($own_symbol)),*];
 
-            /// Looks everything up, or tells what is missing.
+            /// Looks up all functions, or returns the names of the missing ones.
             fn look_up(library: &Library, path: Option<String>) -> Result<Driver, Vec<&'static str>> {
                 let mut missing = vec![];
                 $(let $name = function(library, stringify!($symbol), &mut missing);)*
@@ -84,7 +84,7 @@ macro_rules! functions {
 
             $(
                 /// # Safety
-                /// The driver's documentation says what this function expects.
+                /// See the driver's documentation of this function.
                 #[allow(clippy::too_many_arguments)]
                 pub(super) unsafe fn $name(&self, $($argument: $type),*) -> Result<(), Failure> {
                     // SAFETY: by the caller; the function was found under its name and has this signature.
@@ -160,7 +160,7 @@ functions! {
     executable_destroy = cuGraphExecDestroy(executable: CUgraphExec);
 }
 
-/// A function by its name; a missing one is added to `missing`. `F` has to be its type.
+/// Looks up a function by name; adds it to `missing` if it does not exist. `F` must be its type.
 fn function<F: Copy>(library: &Library, name: &'static str, missing: &mut Vec<&'static str>) -> Option<F> {
     // SAFETY: the caller, the table above, states the function's type as the bindings have it.
     let found = unsafe { library.get::<F>(name) }.ok().map(|symbol| *symbol);
@@ -171,7 +171,7 @@ fn function<F: Copy>(library: &Library, name: &'static str, missing: &mut Vec<&'
 }
 
 impl Driver {
-    /// The driver of this machine, opened when first asked for.
+    /// The driver of this machine, opened at the first call.
     pub(super) fn get() -> Result<&'static Driver, &'static Absent> {
         static DRIVER: OnceLock<Result<Driver, Absent>> = OnceLock::new();
         DRIVER.get_or_init(open).as_ref()
@@ -187,12 +187,12 @@ impl Driver {
         self.ask(self.error_name, code).unwrap_or_else(|| format!("error {}", code.0))
     }
 
-    /// The driver's words for a code.
+    /// The driver's description of a code.
     pub(super) fn text(&self, code: Code) -> String {
         self.ask(self.error_text, code).unwrap_or_else(|| "the driver has no words for it".into())
     }
 
-    /// Name and words.
+    /// Name and description.
     pub(super) fn words(&self, failure: Failure) -> String {
         format!("{}: {}: {}", failure.call, self.name(failure.code), self.text(failure.code))
     }
@@ -209,8 +209,8 @@ impl Driver {
     }
 }
 
-/// The names under which drivers install their library, the first one first. `libcuda.so` is for linking, and where a toolkit has put its
-/// stub that is what it finds.
+/// The names under which drivers install their library, in order of preference. `libcuda.so` is for linking, and resolves to a toolkit's
+/// stub if one is installed.
 const LIBRARIES: &[&str] = if cfg!(windows) {
     &["nvcuda.dll"]
 } else if cfg!(target_vendor = "apple") {
@@ -244,7 +244,7 @@ fn open() -> Result<Driver, Absent> {
     }
 }
 
-/// The table of a library, if that has every function.
+/// The table of a library, if it has every function.
 fn whole(library: Library, path: Option<String>) -> Result<Driver, Absent> {
     let name = path.clone().unwrap_or_else(|| LIBRARIES[0].into());
     let found = Driver::look_up(&library, path);
@@ -263,12 +263,12 @@ fn whole(library: Library, path: Option<String>) -> Result<Driver, Absent> {
     })
 }
 
-/// Whether the kernel's part of an NVIDIA driver runs: then a GPU is expected here.
+/// Whether the kernel module of an NVIDIA driver is loaded: a GPU is expected in that case.
 pub(super) fn kernel_driver() -> bool {
     ["/proc/driver/nvidia/version", "/dev/nvidiactl"].iter().any(|path| Path::new(path).exists())
 }
 
-/// Where the loaded library lies; `None` where the system does not tell.
+/// The path of the loaded library; `None` if the system does not provide it.
 fn loaded_path() -> Option<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
@@ -280,7 +280,7 @@ fn loaded_path() -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Any other library is none of a driver.
+    /// Any other library is not a driver.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_library_without_the_functions_is_named_with_what_it_lacks() {
@@ -294,7 +294,7 @@ mod tests {
         assert!(reason.contains("stub") && !reason.contains('\n') && !ordinary, "{reason}");
     }
 
-    /// What this crate calls without asking the table could be missing, and would end the program.
+    /// A function that is called without the table could be missing, and would end the program.
     #[test]
     fn nothing_goes_past_the_table() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

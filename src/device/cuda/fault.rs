@@ -1,11 +1,11 @@
-//! Codes that tell of earlier work. A kernel runs long after its launch returned: what goes wrong in it is told by whichever call comes next,
-//! and by every call after that, because the context is lost.
+//! Codes that report earlier work. A kernel runs long after its launch has returned: its failure is reported by the next call, whichever it
+//! is, and by every call after that, because the context is lost.
 
 use super::driver::Code;
 use std::fmt;
 use std::sync::Arc;
 
-/// What was to blame.
+/// The cause of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// A kernel.
@@ -14,7 +14,7 @@ pub(super) enum Cause {
     Hardware,
 }
 
-/// Every such code, by number (cuda.h), newer ones than our bindings know among them.
+/// All such codes, by number (cuda.h), including ones newer than our bindings.
 const FAULTS: &[(u32, Cause)] = &[
     (214, Cause::Hardware), // ECC_UNCORRECTABLE
     (220, Cause::Hardware), // NVLINK_UNCORRECTABLE
@@ -31,12 +31,12 @@ const FAULTS: &[(u32, Cause)] = &[
     (721, Cause::Kernel),   // TENSOR_MEMORY_LEAK
 ];
 
-/// Who is to blame for a code that tells of earlier work; `None` for any other code: that is about the call itself.
+/// The cause for a code that reports earlier work; `None` for any other code, which is about the call itself.
 pub(super) fn cause(code: Code) -> Option<Cause> {
     FAULTS.iter().find(|(number, _)| *number == code.0).map(|(_, cause)| *cause)
 }
 
-/// What to do about it.
+/// Advice for the user.
 pub(super) fn advice(cause: Cause) -> &'static str {
     match cause {
         Cause::Kernel => "run with --device vm to find the instruction",
@@ -55,12 +55,12 @@ pub(super) enum Queued {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Kernels {
     pub(super) count: usize,
-    /// The names of the first and the last one.
+    /// The names of the first and the last kernel.
     pub(super) ends: Option<(Arc<str>, Arc<str>)>,
 }
 
 impl Kernels {
-    /// Adds one behind the others.
+    /// Appends a kernel.
     pub(super) fn add(&mut self, name: &Arc<str>) {
         self.count += 1;
         let first = self.ends.take().map_or_else(|| name.clone(), |(first, _)| first);

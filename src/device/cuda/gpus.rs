@@ -11,7 +11,7 @@ use crate::device::info::{DeviceInfo, DeviceKind};
 /// The oldest GPU that has `mma` on bf16 and `cp.async`.
 const OLDEST: (u32, u32) = (8, 0);
 
-/// The driver, initialised, and the `(major, minor)` of the CUDA version that it knows.
+/// The initialised driver, and the `(major, minor)` of the CUDA version that it supports.
 pub(super) fn driver() -> Result<(&'static Driver, (u32, u32)), driver::Absent> {
     let driver = Driver::get().map_err(Clone::clone)?;
     let mut version = 0;
@@ -22,7 +22,7 @@ pub(super) fn driver() -> Result<(&'static Driver, (u32, u32)), driver::Absent> 
     Ok((driver, (version / 1000, version % 1000 / 10)))
 }
 
-/// Why a driver that is there does not begin.
+/// Why an installed driver does not initialise.
 pub(super) fn no_answer(driver: &Driver, failure: Failure) -> driver::Absent {
     let library = driver.library();
     if failure.code == Code::STUB_LIBRARY {
@@ -37,7 +37,7 @@ pub(super) fn no_answer(driver: &Driver, failure: Failure) -> driver::Absent {
     driver::Absent { reason: format!("{library} is there, but {}", driver.words(failure)), ordinary }
 }
 
-/// Every GPU, or one entry that says why there is none.
+/// Every GPU, or one entry with the reason why there is none.
 pub(in crate::device) fn list() -> Vec<DeviceInfo> {
     gpus().unwrap_or_else(|driver::Absent { reason, .. }| {
         vec![DeviceInfo {
@@ -54,7 +54,7 @@ pub(in crate::device) fn list() -> Vec<DeviceInfo> {
     })
 }
 
-/// The ordinals of the GPUs that can be used, in order. Where there are none: why, unless that is how a machine without a GPU looks.
+/// The ordinals of the usable GPUs, in order. If there are none: the reason, unless this is normal for a machine without a GPU.
 pub(in crate::device) fn usable() -> Result<Vec<usize>, Option<String>> {
     let gpus = gpus().map_err(|driver::Absent { reason, ordinary }| (!ordinary).then_some(reason))?;
     let ordinals: Vec<usize> =
@@ -82,7 +82,7 @@ pub(super) fn count(driver: &Driver) -> Result<usize, Failure> {
     Ok(count.max(0) as usize)
 }
 
-/// Facts about a GPU, without a context on it. The driver answered before.
+/// Facts about a GPU, determined without a context on it. The driver must be initialised.
 pub(super) fn info(driver: &Driver, ordinal: usize, version: (u32, u32)) -> DeviceInfo {
     let unknown = DeviceInfo {
         id: format!("cuda:{ordinal}"),
@@ -133,7 +133,7 @@ pub(super) fn device(driver: &Driver, ordinal: usize) -> Result<CUdevice, Failur
     Ok(device)
 }
 
-/// A text that the driver writes where it is told to, with at most so many characters and a NUL at its end.
+/// A text that the driver writes to a buffer of at most this many characters, with a terminating NUL.
 pub(super) fn text(write: impl FnOnce(*mut std::ffi::c_char, i32) -> Result<(), Failure>) -> Result<String, Failure> {
     let mut text = [0 as std::ffi::c_char; 256];
     write(text.as_mut_ptr(), text.len() as i32)?;
@@ -141,7 +141,7 @@ pub(super) fn text(write: impl FnOnce(*mut std::ffi::c_char, i32) -> Result<(), 
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What keeps a GPU from running our kernels.
+/// Why a GPU cannot run our kernels, if so.
 pub(super) fn unsuitable(info: &DeviceInfo) -> Option<DeviceError> {
     if let Some((major, minor)) = info.compute_capability.filter(|&capability| capability < OLDEST) {
         return Some(DeviceError::Unsupported { device: info.label(), major, minor });

@@ -1,7 +1,7 @@
-//! CUDA graphs: what a thread submits while it captures goes into a graph, on streams of the capture's own, so that other threads go on using the
-//! device's.
+//! CUDA graphs: work that a thread submits while it captures goes into a graph, on streams of the capture's own, so that other threads can
+//! continue to use the device's stream.
 //!
-//! Whatever fails on the way, or panics, the capture ends and everything made for it is given back.
+//! On any failure or panic, the capture ends and everything created for it is released.
 
 use super::fault::Kernels;
 use super::shared::{CAPTURING, Capture, Owned, Shared};
@@ -21,13 +21,13 @@ unsafe impl Send for Executable {}
 unsafe impl Sync for Executable {}
 
 impl Executable {
-    /// Makes a graph of what `submit` queues. The context is bound.
+    /// Makes a graph of the work that `submit` queues. The context is bound.
     pub(super) fn new(shared: &Arc<Shared>, submit: &dyn Fn() -> Result<()>) -> Result<Executable> {
         let failed = |failure| shared.failed(failure);
         let mut capture = Capture::new(shared).map_err(failed)?;
         capture.begin().map_err(failed)?;
 
-        /// Takes the capture off this thread, also when `submit` panics.
+        /// Removes the capture from this thread, even if `submit` panics.
         struct Leave;
         impl Drop for Leave {
             fn drop(&mut self) {

@@ -1,15 +1,16 @@
-//! What the driver gives out (the context, streams, events, page-locked memory), each given back once, when its owner goes.
+//! Owners of driver resources (the context, streams, events, page-locked memory), each of which is released once, when its owner is
+//! dropped.
 //!
-//! Every call needs the context to be current on its thread: the backend binds it at each entrance, and whatever is dropped binds it itself.
-//! A driver that refuses that is going down, or the process is, and takes everything with it; nothing is said of it, as a destructor's
-//! caller has an error in hand already or has no use for one.
+//! Every call needs the context to be current on its thread: the backend binds it at each entry point, and destructors bind it themselves.
+//! If the driver refuses that, it or the process is shutting down, which releases everything; this is not reported, because a destructor's
+//! caller either has an error already or has no use for one.
 
 use super::driver::{Code, Driver, Failure};
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream};
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-/// A device's primary context, which all users of the device in this process share. Everything made in it holds it.
+/// A device's primary context, shared by all users of the device in this process. Everything created in it keeps it alive.
 pub(super) struct Context {
     driver: &'static Driver,
     device: CUdevice,
@@ -21,7 +22,7 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
-    /// Makes the context, or takes part in the one there is, and binds it to this thread.
+    /// Creates the context, or shares the existing one, and binds it to this thread.
     pub(super) fn retain(driver: &'static Driver, device: CUdevice) -> Result<Arc<Context>, Failure> {
         let mut context = std::ptr::null_mut();
         // SAFETY: `context` is a valid place, `device` comes from the driver.
@@ -41,8 +42,8 @@ impl Context {
         unsafe { self.driver.context_bind(self.context) }
     }
 
-    /// As [`Context::bind`], for a destructor: whether there is a driver to give things back to. A refusal may tell of something that went wrong
-    /// before, so that it is asked once more.
+    /// As [`Context::bind`], for a destructor: whether resources can still be released. A refusal may report an earlier failure, so the
+    /// call is repeated once.
     pub(super) fn bind_for_drop(&self) -> bool {
         self.bind().or_else(|_| self.bind()).is_ok()
     }
@@ -75,7 +76,7 @@ impl Drop for Context {
     }
 }
 
-/// A fact about a device; negative ones there are none.
+/// An attribute of a device; none of them is negative.
 pub(super) fn device_attribute(
     driver: &Driver,
     device: CUdevice,
@@ -110,7 +111,7 @@ impl Stream {
         self.stream
     }
 
-    /// Waits until everything queued on it is done.
+    /// Waits until all work queued on it is done.
     pub(super) fn synchronize(&self) -> Result<(), Failure> {
         // SAFETY: the stream lives.
         unsafe { self.context.driver.stream_synchronize(self.stream) }
@@ -126,16 +127,16 @@ impl Drop for Stream {
     }
 }
 
-/// What an event is for.
+/// The purpose of an event.
 #[derive(Clone, Copy)]
 pub(super) enum EventKind {
-    /// Keeps the time. Waiting for it may take long, and leaves the core to others.
+    /// Records the time. Waiting for it may take long, and yields the core to others.
     Time,
-    /// Keeps no time, and whoever waits for it wants to know at once.
+    /// Records no time; waiting for it has low latency.
     Order,
 }
 
-/// A point of a stream.
+/// A point in a stream.
 pub(super) struct Event {
     context: Arc<Context>,
     event: CUevent,
@@ -157,16 +158,16 @@ impl Event {
         Ok(Event { context: context.clone(), event })
     }
 
-    /// Puts it behind what is queued on `stream`.
+    /// Records it after the work queued on `stream`.
     ///
     /// # Safety
-    /// `stream` lives, and belongs to the event's context.
+    /// `stream` must be alive and belong to the event's context.
     pub(super) unsafe fn record(&self, stream: CUstream) -> Result<(), Failure> {
         // SAFETY: by the caller; the event lives.
         unsafe { self.context.driver.event_record(self.event, stream) }
     }
 
-    /// What is queued on `stream` from now on waits for it, as it was recorded last.
+    /// Work queued on `stream` from now on waits for the last recording of this event.
     ///
     /// # Safety
     /// As [`Event::record`].
@@ -191,7 +192,7 @@ impl Event {
         }
     }
 
-    /// Milliseconds from `start` to it; both have kept the time and have happened.
+    /// Milliseconds from `start` to this event; both must be timing events and have happened.
     pub(super) fn milliseconds_since(&self, start: &Event) -> Result<f32, Failure> {
         let mut milliseconds = 0.0;
         // SAFETY: `milliseconds` is a valid place, the events live.
@@ -209,7 +210,7 @@ impl Drop for Event {
     }
 }
 
-/// Page-locked host memory. Whoever has copies under way with it waits before it is dropped, or forgets it.
+/// Page-locked host memory. The owner must wait for copies in flight before dropping it, or forget it.
 pub(super) struct Pinned {
     context: Arc<Context>,
     ptr: *mut u8,
@@ -221,7 +222,7 @@ unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    /// At least `bytes` bytes, whose content is undefined.
+    /// At least `bytes` bytes with undefined content.
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Pinned, Failure> {
         // Sizes of a kind can be used again for each other, and none is empty.
         let bytes = bytes.max(1).next_multiple_of(256);
@@ -231,7 +232,7 @@ impl Pinned {
         Ok(Pinned { context: context.clone(), ptr: ptr.cast(), bytes })
     }
 
-    /// With this content at its beginning.
+    /// Page-locked memory that begins with this content.
     pub(super) fn holding(context: &Arc<Context>, content: &[u8]) -> Result<Pinned, Failure> {
         let pinned = Pinned::new(context, content.len())?;
         // SAFETY: the memory has at least so many bytes, and nobody else knows it yet.
@@ -246,8 +247,8 @@ impl Pinned {
     /// Starts copying its first `bytes` bytes to the device.
     ///
     /// # Safety
-    /// Those bytes are initialised and stay as they are until the copy is done; `dst` has room for them and is not used before; `stream`
-    /// lives and belongs to the memory's context.
+    /// These bytes must be initialised and stay unchanged until the copy is done; `dst` must have room for them and not be used before;
+    /// `stream` must be alive and belong to the memory's context.
     pub(super) unsafe fn copy_to(&self, dst: CUdeviceptr, bytes: usize, stream: CUstream) -> Result<(), Failure> {
         debug_assert!(bytes <= self.bytes);
         // SAFETY: by the caller.
@@ -257,7 +258,8 @@ impl Pinned {
     /// Starts copying `bytes` bytes from the device to its beginning.
     ///
     /// # Safety
-    /// Nobody uses the memory until the copy is done; `src` has so many bytes; `stream` lives and belongs to the memory's context.
+    /// The memory must not be used until the copy is done; `src` must have this many bytes; `stream` must be alive and belong to the
+    /// memory's context.
     pub(super) unsafe fn copy_from(&self, src: CUdeviceptr, bytes: usize, stream: CUstream) -> Result<(), Failure> {
         debug_assert!(bytes <= self.bytes);
         // SAFETY: by the caller.
@@ -267,7 +269,7 @@ impl Pinned {
     /// Its first `bytes` bytes.
     ///
     /// # Safety
-    /// They are initialised: a copy has filled them, and is done.
+    /// They must be initialised by a completed copy.
     pub(super) unsafe fn content(&self, bytes: usize) -> &[u8] {
         debug_assert!(bytes <= self.bytes);
         // SAFETY: by the caller.

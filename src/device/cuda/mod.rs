@@ -1,8 +1,8 @@
-//! A CUDA GPU as a backend, through the driver API. The driver is looked for at run time: a machine without one builds and runs this
-//! file, and gets an error that says so.
+//! A CUDA GPU as a backend, through the driver API. The driver is looked up at run time: a machine without one can build and run this
+//! module, and receives an error that says so.
 //!
-//! `driver` is the table of the driver's functions, `handles` owns what they give out, `module` compiles PTX, `copies` and `graph` are what
-//! their names say, `fault` reads the codes that tell of earlier work.
+//! `driver` is the table of the driver's functions, `handles` owns the resources they return, `module` compiles PTX, `copies` and `graph`
+//! implement fetches and CUDA graphs, `fault` interprets codes that report earlier work.
 
 mod backend;
 mod copies;

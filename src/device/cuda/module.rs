@@ -1,4 +1,4 @@
-//! PTX on a GPU: which driver it needs, what of a module is compiled, and the functions that come of it.
+//! PTX on a GPU: the driver version it needs, the compiled part of a module, and the resulting functions.
 
 use super::driver::{Code, Failure};
 use super::fault;
@@ -11,9 +11,9 @@ use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUjit_option, CUmodu
 use std::ffi::{CString, c_int, c_void};
 use std::sync::Arc;
 
-/// Dynamic shared memory that needs no opting in.
+/// The maximum dynamic shared memory without opt-in.
 const DEFAULT_SHARED: u32 = 48 << 10;
-/// Bytes for what the compiler has to say.
+/// Bytes of the buffer for compiler messages.
 const LOG: usize = 8 << 10;
 
 /// PTX text. The driver compiles it entry by entry.
@@ -29,7 +29,7 @@ pub(super) struct Function {
     pub(super) name: Arc<str>,
     module: CUmodule,
     function: CUfunction,
-    /// The most dynamic shared memory a launch can have.
+    /// The maximum dynamic shared memory of a launch.
     most_shared: u32,
 }
 // SAFETY: the driver's handles may be used from any thread to which the context is bound.
@@ -103,8 +103,8 @@ impl Module {
     }
 }
 
-/// Lets a function have all the dynamic shared memory that its static one leaves, and gives how much that is. It is a limit, no
-/// reservation, so that it can be set once for every launch to come: setting it at launches would let one thread lower it under another's.
+/// Allows a function all the dynamic shared memory that its static one leaves, and returns that size. It is a limit, not a reservation, so
+/// it can be set once for all launches: setting it per launch would let one thread lower it under another's.
 fn opt_in(shared: &Shared, function: CUfunction) -> Result<u32, Failure> {
     use CUfunction_attribute::{CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES};
     let mut fixed: c_int = 0;
@@ -122,7 +122,7 @@ fn opt_in(shared: &Shared, function: CUfunction) -> Result<u32, Failure> {
     Ok(most)
 }
 
-/// What brought a version of the PTX ISA. From the release notes of the PTX ISA and of CUDA.
+/// The versions that introduced a PTX ISA version. From the release notes of the PTX ISA and of CUDA.
 struct Release {
     ptx: (u32, u32),
     cuda: (u32, u32),
@@ -157,10 +157,10 @@ const RELEASES: &[Release] = &[
     release((9, 0), (13, 0), 580),
 ];
 
-/// Whether the driver runs the modules of this crate: one that does not is no use, and better known before the first kernel.
+/// Checks that the driver can run the modules of this crate: this is better known before the first kernel.
 ///
 /// # Errors
-/// [`DeviceError::DriverTooOld`] with the module that needs the newest.
+/// [`DeviceError::DriverTooOld`] with the module that needs the newest driver.
 pub(super) fn check_driver(driver: (u32, u32)) -> Result<()> {
     let versions = module::Module::ALL.iter().filter_map(|module| Some((ptx_version(module.ptx()?)?, module)));
     match versions.max_by_key(|(version, _)| *version) {

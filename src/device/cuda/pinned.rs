@@ -1,4 +1,4 @@
-//! Page-locked memory: what fetches copy from, and what read-backs copy to.
+//! Page-locked memory: the source of fetches and the destination of read-backs.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use super::handles::{Event, EventKind, Pinned};
 use super::shared::{Owned, Shared};
 use crate::device::backend::{Read, Result, lock};
 
-/// Page-locked memory that fetches copy from.
+/// Page-locked memory as the source of fetches.
 pub(super) struct PinnedBlock {
     pub(super) shared: Arc<Shared>,
-    /// Dropped or forgotten by hand.
+    /// Dropped or forgotten manually.
     pub(super) memory: std::mem::ManuallyDrop<Pinned>,
     pub(super) bytes: usize,
 }
 
 impl PinnedBlock {
-    /// Memory with this content. The context is bound.
+    /// Page-locked memory with this content. The context is bound.
     pub(super) fn new(shared: &Arc<Shared>, content: &[u8]) -> Result<PinnedBlock> {
         let memory = Pinned::holding(&shared.context, content).map_err(|failure| shared.failed(failure))?;
         let memory = std::mem::ManuallyDrop::new(memory);
@@ -33,7 +33,7 @@ impl Drop for PinnedBlock {
     }
 }
 
-/// A copy to page-locked memory, and the event behind it.
+/// A copy to page-locked memory, and the event recorded after it.
 pub(super) struct Reading {
     shared: Arc<Shared>,
     event: Event,
@@ -43,7 +43,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Starts copying `bytes` bytes at `src`, behind what is queued. The context is bound.
+    /// Starts copying `bytes` bytes at `src`, after the work queued so far. The context is bound.
     pub(super) fn begin(shared: &Arc<Shared>, src: u64, bytes: usize) -> Result<Reading> {
         let mut pool = lock(&shared.pinned);
         let fitting = pool.iter().position(|pinned| pinned.bytes() >= bytes);

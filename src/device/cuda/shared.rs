@@ -1,4 +1,4 @@
-//! What everything that a context makes keeps alive: the context, its stream, what it failed at, and the graph that a thread is making in it.
+//! The state that all objects of a context keep alive: the context, its stream, its fault, and the graph that a thread is capturing in it.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -12,22 +12,22 @@ use super::handles::{Context, Pinned, Stream};
 use crate::device::backend::{Handle, Result, lock};
 use crate::device::error::{DeviceError, GpuFault};
 
-/// What read-backs and events keep alive: the context and its one stream.
+/// The state that read-backs and events keep alive: the context and its one stream.
 pub(super) struct Shared {
-    /// Page-locked buffers to use again: allocating one stalls the GPU.
+    /// Page-locked buffers for reuse: allocating one stalls the GPU.
     pub(super) pinned: Mutex<Vec<Pinned>>,
-    /// Fetches that are no part of a graph.
+    /// Fetches that are not part of a graph.
     pub(super) copies: Mutex<Copies>,
     pub(super) stream: Stream,
     pub(super) id: String,
     pub(super) driver: (u32, u32),
     /// Bytes of the device's memory.
     pub(super) memory: usize,
-    /// The most shared memory that a block can have.
+    /// Maximum shared memory per block.
     pub(super) largest_shared: u32,
-    /// What was queued last, for faults that surface at a later call.
+    /// The last work queued, for faults that are reported by a later call.
     pub(super) last: Mutex<Option<Queued>>,
-    /// What the device failed at. It does nothing any more.
+    /// The fault of the device, after which it does no more work.
     pub(super) fault: OnceLock<GpuFault>,
     // Behind everything that is made in it.
     pub(super) context: Arc<Context>,
@@ -38,12 +38,12 @@ impl Shared {
         self.context.driver()
     }
 
-    /// Where work goes: the one stream, or the graph that this thread is making.
+    /// The stream for work: the main stream, or that of the graph that this thread is capturing.
     pub(super) fn target(&self) -> sys::CUstream {
         capturing(|capture| capture.map_or(self.stream.raw(), |capture| capture.stream()))
     }
 
-    /// Lets `run` have the stream where work goes, and the copies beside it.
+    /// Runs `run` with the stream for work and its copies.
     pub(super) fn with_copies(
         &self,
         run: impl FnOnce(sys::CUstream, &mut Copies) -> Result<(), Failure>,
@@ -62,20 +62,20 @@ impl Shared {
         self.context.bind().map_err(|failure| self.failed(failure))
     }
 
-    /// Waits until the work queued so far is done, and every copy beside it.
+    /// Waits until the work queued so far and every copy alongside it are done.
     pub(super) fn wait(&self) -> Result<(), Failure> {
         self.context.bind()?;
         self.stream.synchronize()?;
         lock(&self.copies).finish()
     }
 
-    /// As [`Shared::wait`], for a destructor. A refusal may tell of something that went wrong before, so that it is asked once more.
+    /// As [`Shared::wait`], for a destructor. A refusal may report an earlier failure, so the call is repeated once.
     pub(super) fn settle(&self) -> Result<(), Failure> {
         self.wait().or_else(|_| self.wait())
     }
 
-    /// Turns a driver's answer into an error. One that tells of earlier work names that, as far as it is known, and the device says the same from
-    /// then on: its context is lost.
+    /// Converts a driver code to an error. A code about earlier work names that work, as far as it is known, and the device reports the
+    /// same error from then on: its context is lost.
     pub(super) fn failed(&self, failure: Failure) -> DeviceError {
         let (driver, Failure { call, code }) = (self.driver(), failure);
         let (name, text) = (driver.name(code), driver.text(code));
@@ -96,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// What `handle` holds, when this very context made it.
+    /// The content of `handle`, if this context created it.
     pub(super) fn own<'a, T: Owned>(&self, handle: &'a Handle) -> Result<&'a T> {
         let foreign = |owner: &str| DeviceError::ForeignMemory { device: self.id.clone(), owner: owner.into() };
         let found: &T = handle.downcast_ref().ok_or_else(|| foreign("another device"))?;
@@ -105,12 +105,12 @@ impl Shared {
     }
 }
 
-/// Something made by a context.
+/// An object created by a context.
 pub(super) trait Owned: 'static {
     fn shared(&self) -> &Shared;
 }
 
-/// A graph in the making: where its work and its copies from the host go. Dropped before [`Capture::end`], it is abandoned.
+/// A graph being captured: the streams for its work and its copies from the host. If dropped before [`Capture::end`], it is abandoned.
 pub(super) struct Capture {
     shared: Arc<Shared>,
     // Before the main stream: what has joined a capture goes before its origin.
@@ -132,7 +132,7 @@ impl Capture {
         Ok(Capture { shared: shared.clone(), copies, stream, kernels: Kernels::default(), begun: false })
     }
 
-    /// Begins to capture. Calls that could break a capture stay forbidden to this thread alone.
+    /// Begins the capture. Only this thread is forbidden to make calls that could break a capture.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives and is not capturing.
@@ -141,7 +141,7 @@ impl Capture {
         Ok(())
     }
 
-    /// The graph of what was captured.
+    /// The captured graph.
     pub(super) fn end(mut self) -> Result<(CapturedGraph, Kernels), Failure> {
         // A capture ends where it began: with every copy behind it. What follows the graph needs not wait for any.
         // SAFETY: the stream lives.
@@ -151,7 +151,7 @@ impl Capture {
         Ok((graph?, std::mem::take(&mut self.kernels)))
     }
 
-    /// Ends the capture, whatever has become of it: a stream whose capture was invalidated has to be told too.
+    /// Ends the capture in any state: even a stream whose capture was invalidated must end it.
     fn finish(&mut self) -> Result<CapturedGraph, Failure> {
         self.begun = false;
         let mut graph = std::ptr::null_mut();
@@ -171,18 +171,18 @@ impl Drop for Capture {
     }
 }
 
-/// What this thread captures, if it is capturing.
+/// This thread's capture, if there is one.
 pub(super) fn capturing<T>(use_it: impl FnOnce(Option<&mut Capture>) -> T) -> T {
     CAPTURING.with_borrow_mut(|capture| use_it(capture.as_mut()))
 }
 
 impl Capture {
-    /// Where work goes.
+    /// The stream for work.
     pub(super) fn stream(&self) -> CUstream {
         self.stream.raw()
     }
 
-    /// The same with the copies beside it.
+    /// The same, with its copies.
     pub(super) fn with_copies(&mut self) -> (CUstream, &mut Copies) {
         (self.stream.raw(), &mut self.copies)
     }

@@ -1,4 +1,4 @@
-//! The model in parts: the conditional half alone, and modules reused against sums made by hand.
+//! The model in parts: the conditional half alone, and reused modules against manually computed sums.
 
 use super::*;
 use crate::cache::{GroupSet, ModuleGroup, Probes, ResidualStore, StoreOptions};
@@ -64,7 +64,7 @@ fn off(a: &[f32], b: &[f32]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
 }
 
-/// A forward of the conditional half alone has the bits that half has in one of both, with single frames held or not.
+/// A forward pass of the conditional half alone is bit-identical to that half in a pass of both, with or without frozen frames.
 #[test]
 fn the_conditional_half_is_the_same_alone() {
     let device = Device::open("vm").unwrap();

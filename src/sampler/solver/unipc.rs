@@ -12,11 +12,11 @@
 //! x̂' = (σ'/σ)·x̂ − α'·E·m − α'·E·(ρ₀·(m₋₁ − m)/r + ρ₁·(m' − m))
 //! ```
 //!
-//! with ρ₀ + ρ₁ = b₁ and ρ₀·r + ρ₁ = b₂, g = −h, b₁ = (E/g − 1)/E, b₂ = 2·((E/g − 1)/g − ½)/E; behind a step of first order ρ₀ = 0 and
+//! with ρ₀ + ρ₁ = b₁ and ρ₀·r + ρ₁ = b₂, g = −h, b₁ = (E/g − 1)/E, b₂ = 2·((E/g − 1)/g − ½)/E; after a step of first order ρ₀ = 0 and
 //! ρ₁ = ½. The first two terms are those of the prediction, so that x̂ need not be kept:
 //!
 //! ```text
-//! x̂' = x' − α'·E·((ρ₀ − ½)·(m₋₁ − m)/r + ρ₁·(m' − m))    behind a step of first order: x̂' = x' − ½·α'·E·(m' − m)
+//! x̂' = x' − α'·E·((ρ₀ − ½)·(m₋₁ − m)/r + ρ₁·(m' − m))    after a step of first order: x̂' = x' − ½·α'·E·(m' − m)
 //! ```
 //!
 //! A row corrects with the step before and predicts. Slots 0 and 1 hold the last two m in turn.
