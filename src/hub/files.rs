@@ -36,7 +36,7 @@ pub(super) fn checksum(path: &Path, etag: &str) -> std::io::Result<bool> {
     Ok(hash.eq_ignore_ascii_case(etag))
 }
 
-/// The weight files of `part` among `names`; `text` reads an index. If there are none, the result is the usual name.
+/// The weight files of `part`, given the `names` of the existing files; `text` reads an index. Without any, the usual name.
 pub(super) fn weight_files(part: Part, names: &[String], text: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     const SAFETENSORS: &str = "model.safetensors";
     let has = |name: &str| names.iter().any(|n| n == name);

@@ -44,7 +44,7 @@ pub struct Given {
     pub part: usize,
 }
 
-/// Placements, such as `0,0,0,0,1;0,1,0,-5,1`. An empty field is 0; an empty length is 1.
+/// Placements, such as `0,0,0,0,1;0,1,0,-5,1`. Omitted trailing fields are 0, except the length, which is 1.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MaskStrategy(Vec<Placement>);
 
