@@ -17,7 +17,7 @@ use crate::device::Device;
 use crate::family::{self, opensora::OPENSORA};
 use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
-use crate::sampler::{Member, SampleError, Sampler, SamplerOptions, Schedule, ScheduleError, Solver};
+use crate::sampler::{Member, SampleError, SampleOutput, Sampler, SamplerOptions, Schedule, ScheduleError, Solver};
 use crate::tensor::{DType, Tensor};
 
 /// Why a case could not be run at all.
@@ -427,30 +427,58 @@ fn run_rollout(
     let policy = AdaCache::new(cache, options.rows.len());
     let members = vec![Member { caption: &caption, policy: Box::new(policy.clone()) }];
     let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
+    compare_rollout(rollout, &output, policy, model.dtype(), result);
+    compare_latents(rollout, &output, z.len(), io, result)
+}
+
+/// The first step that only one of the two runs computed.
+fn first_difference(result: &CheckResult) -> Option<usize> {
+    let CheckResult { computed_steps, expected_steps, .. } = result;
+    let last = computed_steps.iter().chain(expected_steps).copied().max()?;
+    (1..=last).find(|step| computed_steps.contains(step) != expected_steps.contains(step))
+}
+
+/// Compares what was computed and decided with the reference's.
+fn compare_rollout(
+    rollout: &RolloutCase,
+    output: &SampleOutput,
+    mut policy: AdaCache,
+    dtype: DType,
+    result: &mut CheckResult,
+) {
     let member = &output.members[0];
 
     result.seconds = output.seconds;
     result.computed_steps = member.computed_steps();
     result.expected_steps = rollout.expected.computed_steps.clone();
     result.decisions = paired(&member.decisions, &rollout.expected.decisions);
-    let differ = (1..=rollout.steps)
-        .find(|s| result.computed_steps.contains(s) != result.expected_steps.contains(s))
-        .unwrap_or(usize::MAX);
-    if differ != usize::MAX && rollout.expected.threshold_margin > bounds(model.dtype()).margin {
+    if let Some(differ) = first_difference(result)
+        && rollout.expected.threshold_margin > bounds(dtype).margin
+    {
         result.reason = Some(format!("the computed steps differ from the reference's, first at step {differ}"));
     }
     // The device decided; the policy on the host has to come to the very same from the same sums.
-    match member.trace.replay(&mut policy.clone()) {
+    match member.trace.replay(&mut policy) {
         Ok((plans, decisions)) if plans == member.plans && decisions == member.decisions => {}
         Ok(_) => result.reason = Some("the device's decisions are not those of the policy on the host".into()),
         Err(error) => result.reason = Some(error.to_string()),
     }
+}
+
+/// Compares the latents `[elements]` after some steps.
+fn compare_latents(
+    rollout: &RolloutCase,
+    output: &SampleOutput,
+    elements: usize,
+    io: &Weights,
+    result: &mut CheckResult,
+) -> Result<(), CheckError> {
     let (_, reference) = input(io, "latents", &[6])?;
     for ((step, latents), reference) in
-        rollout.expected.latent_steps.iter().zip(&output.snapshots).zip(reference.chunks(z.len()))
+        rollout.expected.latent_steps.iter().zip(&output.snapshots).zip(reference.chunks(elements))
     {
         // Where the margin excuses another schedule, latents can be compared up to the first different step only.
-        if *step < differ || result.reason.is_some() {
+        if first_difference(result).is_none_or(|differ| *step < differ) || result.reason.is_some() {
             result.errors.push((format!("latents after step {step}"), relative_error(latents, reference)));
         }
     }

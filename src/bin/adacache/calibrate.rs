@@ -84,6 +84,28 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
+impl Args {
+    fn target(&self) -> Target {
+        match (self.target_speedup, self.target_psnr) {
+            (Some(speed_up), _) => Target::SpeedUp(speed_up),
+            (None, psnr) => Target::Psnr(psnr.unwrap_or(f64::NAN)),
+        }
+    }
+
+    fn effort(&self) -> anyhow::Result<Effort> {
+        let orders = self.taylor.map_or_else(|| vec![0, 1, 2], |order| vec![order.into()]);
+        let effort = Effort { orders, verify: self.verify.into(), rounds: self.rounds.into() };
+        if effort.rounds <= effort.orders.len() {
+            bail!(
+                "--rounds {} leaves none for a search, as the preset takes {}: give more, or name the one with --taylor",
+                effort.rounds,
+                effort.orders.len()
+            );
+        }
+        Ok(effort)
+    }
+}
+
 /// A value by the name it has in TOML files.
 fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_value(name.into()).map_err(|error| error.to_string())
@@ -129,11 +151,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = family::open(&args.runs.model, &SizeOptions::default())?;
     let config = source.config();
     let settings = args.runs.settings(&source)?;
-    let runs::Settings { steps, cfg_scale } = settings;
-    let target = match (args.target_speedup, args.target_psnr) {
-        (Some(speed_up), _) => Target::SpeedUp(speed_up),
-        (None, psnr) => Target::Psnr(psnr.unwrap_or(f64::NAN)),
-    };
+    let steps = settings.steps;
+    let target = args.target();
     target.check(steps)?;
     let names = ["adacache-fast", "adacache-slow", "adacache-fast+moreg", "adacache-slow+moreg"];
     let probing = Probing { blocks: args.blocks.clone(), residual: args.residual, metric: args.metric };
@@ -154,16 +173,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     check_file_writable(&args.out)?;
     let (learning, held_out) = prompts(args, &source)?;
 
-    let orders = args.taylor.map_or_else(|| vec![0, 1, 2], |order| vec![order.into()]);
-    let effort = Effort { orders, verify: args.verify.into(), rounds: args.rounds.into() };
-    if effort.rounds <= effort.orders.len() {
-        bail!(
-            "--rounds {} leaves none for a search, as the preset takes {}: give more, or name the one with --taylor",
-            effort.rounds,
-            effort.orders.len()
-        );
-    }
-
+    let effort = args.effort()?;
     let (_device, pipeline) = args.runs.open(&source)?;
     let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
         let request = |(number, prompt): &(u64, Prompt)| {
@@ -194,15 +204,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
 
-    let texts: Vec<String> = learning.iter().map(|(_, prompt)| prompt.to_string()).collect();
-    let mut text = format!(
-        "model      {}, {steps} steps, guidance {cfg_scale}, {}; {} prompts (sha256 {}…), seeds from {}\n",
-        config.name,
-        args.runs.dtype.name(),
-        texts.len(),
-        hash(&texts.join("\n")),
-        args.seed
-    );
+    let mut text = facts(args, &config.name, settings, &learning);
     let _ = writeln!(text, "predicted  {}\nachieved   {}", say(&found.best.predicted), say(&found.best.achieved));
     if let Some((ours, theirs)) = &judged {
         text += &verdict(args, held_out.len(), &mean_outcome(ours, flops), &mean_outcome(theirs, flops), ours, theirs);
@@ -221,6 +223,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The settings under which the codebook holds.
+fn facts(args: &Args, model: &str, settings: runs::Settings, learning: &Numbered) -> String {
+    let runs::Settings { steps, cfg_scale } = settings;
+    let texts: Vec<String> = learning.iter().map(|(_, prompt)| prompt.to_string()).collect();
+    format!(
+        "model      {model}, {steps} steps, guidance {cfg_scale}, {}; {} prompts (sha256 {}…), seeds from {}\n",
+        args.runs.dtype.name(),
+        texts.len(),
+        hash(&texts.join("\n")),
+        args.seed
+    )
 }
 
 /// Prompts, each with its place in the file.
