@@ -42,20 +42,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
     let cache = pipeline::cache_config(&source, &args.cache, args.moreg, steps)?;
-    let jobs = match &args.prompts {
-        Some(file) => batch(&source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
-        None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
-    };
-    let all = jobs.len();
-    let jobs: Vec<Video> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
-    if jobs.len() < all && !args.quiet {
-        eprintln!("{} of {all} videos are finished already", all - jobs.len());
-    }
+    let jobs = unfinished(args, &source)?;
     if jobs.is_empty() {
         return Ok(ExitCode::SUCCESS);
-    }
-    for job in &jobs {
-        job.output.check_writable()?;
     }
     let conditions = conditions(args, &source)?;
     let decoder =
@@ -120,6 +109,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The videos asked for that are not finished already, each with an output that can be written.
+fn unfinished(args: &Args, source: &ModelSource) -> anyhow::Result<Vec<Video>> {
+    let jobs = match &args.prompts {
+        Some(file) => batch(source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
+        None => single(source, &args.prompt.join(" "), args.out.as_deref())?,
+    };
+    let all = jobs.len();
+    let jobs: Vec<Video> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
+    if jobs.len() < all && !args.quiet {
+        eprintln!("{} of {all} videos are finished already", all - jobs.len());
+    }
+    for job in &jobs {
+        job.output.check_writable()?;
+    }
+    Ok(jobs)
 }
 
 /// The model, for videos of the size asked for.
