@@ -16,7 +16,7 @@ use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::media::{Format, Frames, Latents, Metadata, Output};
 use crate::model::{Autoencoder, Caption, Progress, Transformer};
-use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions, StepEvent};
+use crate::sampler::{FrameConditioning, Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
 
 /// Bytes of a GPU's free memory reserved for kernel code, pages that allocations fill only in part, and other programs.
@@ -248,9 +248,7 @@ impl Pipeline {
         check_alike(request, requests)?;
         let start = Instant::now();
         self.device.reset_peak();
-        let shape = self.model.shape();
         let config = self.config();
-        let [frames, height, width] = config.latent;
         if request.decode {
             // Before the steps: what is missing or damaged is said now.
             self.check_decoder()?;
@@ -266,7 +264,6 @@ impl Pipeline {
         let member = |caption| Ok(Member { caption, policy: policy()? });
         let members = captions.iter().map(member).collect::<Result<Vec<_>, PipelineError>>()?;
         let cache = members[0].policy.name().to_owned();
-        let elements = shape.channels * frames * height * width;
         let (latents, conditioning) = self.initial(requests)?;
         let options = SamplerOptions {
             rows: rows.clone(),
@@ -291,51 +288,8 @@ impl Pipeline {
             denoise: output.seconds,
             per_step: output.seconds_per_step.clone(),
         };
-        let weights = self.model.weight_bytes();
-        let generation = |i: usize, request: &Request, latents: &[f32]| {
-            let member = &output.members[i / decided];
-            let report = Report {
-                model: config.name.clone(),
-                device: self.device.info().label(),
-                dtype: self.model.dtype().to_string(),
-                steps: rows.len(),
-                decisions: member.decisions.clone(),
-                seconds: seconds.clone(),
-                videos: requests.len(),
-                decided_together: decided,
-                cache_bytes: output.cache_bytes,
-                cache_bytes_unfolded: output.cache_bytes_unfolded,
-                cache_error: output.cache_error,
-                activation_bytes: output.activation_bytes,
-                peak_device_bytes: self.device.peak_bytes(),
-                resident_weight_bytes: weights.resident,
-                streamed_weight_bytes: weights.streamed,
-                memory_budget: self.budget,
-                seed: request.seed,
-                prompt: request.prompt.to_string(),
-                cache: cache.clone(),
-                cfg_scale: request.cfg_scale,
-                flops: FlopCount::new(output.flops, &member.flops),
-                computed_steps: member.computed_steps(),
-                partial_steps: member.partial_steps(),
-                step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
-            };
-            let shape = [shape.channels, frames, height, width];
-            let (width, height, fps) = (config.width, config.height, config.fps);
-            let frames = rgb.as_ref().map(|rgb| {
-                let bytes = rgb.len() / requests.len();
-                Frames { width, height, fps, rgb: rgb[i * bytes..][..bytes].to_vec() }
-            });
-            Generation {
-                latents: Latents { shape, values: latents.to_vec() },
-                frames,
-                report,
-                later: vec![],
-                trace: member.trace.clone(),
-            }
-        };
-        let videos = requests.iter().zip(output.latents.chunks(elements)).enumerate();
-        Ok(videos.map(|(i, (request, latents))| generation(i, request, latents)).collect())
+        let made = Made { pipeline: self, requests, decided, steps: rows.len(), cache, output, rgb, seconds };
+        Ok((0..requests.len()).map(|i| made.generation(i)).collect())
     }
 
     /// The initial latents: noise, and the given frames.
@@ -381,6 +335,75 @@ impl Pipeline {
             mask.extend((0..longest).map(|token| token < tokens));
         }
         Ok(self.model.caption(&captions, 2 * requests.len(), Some(&mask))?)
+    }
+}
+
+/// A batch that has run.
+struct Made<'a> {
+    pipeline: &'a Pipeline,
+    requests: &'a [Request],
+    /// Videos that are decided about together.
+    decided: usize,
+    steps: usize,
+    /// The policy's name.
+    cache: String,
+    output: SampleOutput,
+    /// The pixels of all videos, where they are wanted.
+    rgb: Option<Vec<u8>>,
+    seconds: Seconds,
+}
+
+impl Made<'_> {
+    /// Video `i` of the batch.
+    fn generation(&self, i: usize) -> Generation {
+        let [_, channels, frames, height, width] = self.output.shape;
+        let config = self.pipeline.config();
+        let elements = channels * frames * height * width;
+        let frames_of = |rgb: &Vec<u8>| {
+            let bytes = rgb.len() / self.requests.len();
+            let rgb = rgb[i * bytes..][..bytes].to_vec();
+            Frames { width: config.width, height: config.height, fps: config.fps, rgb }
+        };
+        let values = self.output.latents[i * elements..][..elements].to_vec();
+        Generation {
+            latents: Latents { shape: [channels, frames, height, width], values },
+            frames: self.rgb.as_ref().map(frames_of),
+            report: self.report(i),
+            later: vec![],
+            trace: self.output.members[i / self.decided].trace.clone(),
+        }
+    }
+
+    fn report(&self, i: usize) -> Report {
+        let Made { pipeline, output, .. } = self;
+        let (request, member) = (&self.requests[i], &output.members[i / self.decided]);
+        let weights = pipeline.model.weight_bytes();
+        Report {
+            model: pipeline.config().name.clone(),
+            device: pipeline.device.info().label(),
+            dtype: pipeline.model.dtype().to_string(),
+            steps: self.steps,
+            decisions: member.decisions.clone(),
+            seconds: self.seconds.clone(),
+            videos: self.requests.len(),
+            decided_together: self.decided,
+            cache_bytes: output.cache_bytes,
+            cache_bytes_unfolded: output.cache_bytes_unfolded,
+            cache_error: output.cache_error,
+            activation_bytes: output.activation_bytes,
+            peak_device_bytes: pipeline.device.peak_bytes(),
+            resident_weight_bytes: weights.resident,
+            streamed_weight_bytes: weights.streamed,
+            memory_budget: pipeline.budget,
+            seed: request.seed,
+            prompt: request.prompt.to_string(),
+            cache: self.cache.clone(),
+            cfg_scale: request.cfg_scale,
+            flops: FlopCount::new(output.flops, &member.flops),
+            computed_steps: member.computed_steps(),
+            partial_steps: member.partial_steps(),
+            step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
+        }
     }
 }
 
