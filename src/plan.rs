@@ -135,6 +135,7 @@ impl Job {
     /// Settings that the generation itself would reject, efficiencies that no kernel reaches, more memory than the GPU has, a trace that
     /// lacks a measurement.
     pub fn estimate(&self, gpu: &Chip, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
+        // Long, but in one order: the job is set up on a device that only counts, its steps are tallied, each tally is priced.
         efficiency.check(gpu)?;
         let memory = gpu.memory as usize;
         let device = Device::dry(DryConfig {
