@@ -129,7 +129,7 @@ pub(super) fn probe_blocks(chunks: usize) -> usize {
 /// * `strides` in frames; a stride of `frames` or more gives zero sums.
 /// * Returns [`ProbeBuffers::sums`], on the device; see [`Tensor::read_async`]. Equal inputs give bit-identical sums.
 ///
-/// From the published AdaCache code: distance, motion score and its gradient are computed from these sums (`specs`, `src/cache`).
+/// From the published AdaCache code: distance, motion score and its gradient are computed from these sums (`src/cache/adacache.rs`).
 ///
 /// # Errors
 /// [`OpError`](super::OpError) if shapes, types, devices, strides or buffers do not match.
