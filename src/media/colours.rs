@@ -53,6 +53,7 @@ impl Colours {
 
 /// Parses a sequence parameter set (ITU-T H.264 7.3.2.1.1) up to its video signal type (E.1.1), which the decoder does not use.
 fn signal_type(r: &mut BitReader<'_>) -> Result<Option<Colours>, OutOfData> {
+    // Long, but a list: the fields in the order of the standard.
     let profile = r.read_bits(8)?;
     r.skip_bits(16)?; // constraints and level
     r.read_ue()?; // id

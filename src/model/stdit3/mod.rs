@@ -135,6 +135,7 @@ impl StDiT3 {
         dtype: DType,
         streamed: usize,
     ) -> Result<StDiT3, ModelError> {
+        // Long, but a list: one entry for each part of the network.
         let source = Loader { device, weights, dtype, bytes: Cell::new(0) };
         let anatomy = config.anatomy();
         let (c, d) = (config.hidden_size, config.head_dim());

@@ -101,6 +101,7 @@ pub(super) struct Spatial {
 impl Spatial {
     /// `scaling`: the factor between its own latents and those it passes on.
     pub(super) fn load(from: &Loader<'_>, prefix: &str, config: &SpatialConfig, scaling: f32) -> Result<Spatial> {
+        // Long, but a list: one entry for each part of the network.
         let SpatialConfig { in_channels, out_channels, layers_per_block, latent_channels, norm_num_groups, .. } =
             *config;
         let channels = &config.block_out_channels;
