@@ -238,6 +238,8 @@ struct Opened {
     patch: usize,
     model: StDiT3Config,
     anatomy: Anatomy,
+    /// Folder and configuration of the video autoencoder, if the model has one.
+    vae: Option<(PathBuf, VaeConfig)>,
 }
 
 impl Opened {
@@ -245,7 +247,7 @@ impl Opened {
         let (text, file) = (place.text("config.json")?, place.name_of("config.json"));
         let settings = Settings::from_json(&text, &file)?;
         let model = StDiT3Config::from_json(&text, &file)?;
-        let vae = place.vae().map(|folder| VaeConfig::of_folder(&folder)).transpose()?;
+        let vae = place.vae().map(|folder| VaeConfig::of_folder(&folder).map(|config| (folder, config))).transpose()?;
         if settings.prompt_length > model.model_max_length {
             let reason = format!(
                 "prompt_length {} is above the model's model_max_length {}",
@@ -254,12 +256,13 @@ impl Opened {
             return Err(ModelError::Config { file, reason }.into());
         }
         Ok(Opened {
-            config: settings.sized(size, vae.as_ref())?,
+            config: settings.sized(size, vae.as_ref().map(|(_, config)| config))?,
             words: settings.words(&place)?,
             timestep_shift: settings.timestep_shift,
             patch: settings.patch(),
             anatomy: model.anatomy(),
             model,
+            vae,
             place,
         })
     }
@@ -325,18 +328,12 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let weights = match content {
-            Content::Files => self.place.weights("model.safetensors")?,
-            Content::Zeros => Weights::zeros(),
-        };
+        let weights = content.weights(|| self.place.weights("model.safetensors"))?;
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
     fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {
-        Ok(match self.place.vae() {
-            Some(folder) => VaeConfig::of_folder(&folder)?.latent_frames(frames),
-            None => frames,
-        })
+        Ok(self.vae.as_ref().map_or(frames, |(_, config)| config.latent_frames(frames)))
     }
 
     fn autoencoder(
@@ -345,15 +342,15 @@ impl Source for Opened {
         dtype: DType,
         content: Content,
     ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
-        let vae = self.place.vae();
-        let weights = match (content, &vae) {
-            (Content::Zeros, _) => Weights::zeros(),
-            (Content::Files, Some(folder)) => Weights::open(&folder.join("model.safetensors"))?,
-            (Content::Files, None) => self.place.weights("decoder.safetensors")?,
-        };
-        Ok(Some(match vae {
-            Some(folder) => Box::new(VideoVae::load(device, VaeConfig::of_folder(&folder)?, weights, dtype)?),
-            None => Box::new(PatchDecoder::load(device, weights, self.model.in_channels, self.patch)?),
+        Ok(Some(match &self.vae {
+            Some((folder, config)) => {
+                let weights = content.weights(|| Weights::open(&folder.join("model.safetensors")))?;
+                Box::new(VideoVae::load(device, config.clone(), weights, dtype)?)
+            }
+            None => {
+                let weights = content.weights(|| self.place.weights("decoder.safetensors"))?;
+                Box::new(PatchDecoder::load(device, weights, self.model.in_channels, self.patch)?)
+            }
         }))
     }
 }

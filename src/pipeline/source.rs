@@ -6,7 +6,7 @@ use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape};
+use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape, Weights};
 use crate::sampler::Solver;
 use crate::tensor::DType;
 
@@ -109,6 +109,19 @@ pub enum Content {
     Files,
     /// No files: zeros, for counting.
     Zeros,
+}
+
+impl Content {
+    /// The weights that `open` reads from files, or zeros in their place.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn weights<'a, E>(self, open: impl FnOnce() -> Result<Weights<'a>, E>) -> Result<Weights<'a>, E> {
+        match self {
+            Content::Files => open(),
+            Content::Zeros => Ok(Weights::zeros()),
+        }
+    }
 }
 
 /// Parts of a model besides the transformer.

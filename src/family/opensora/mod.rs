@@ -151,6 +151,10 @@ impl Opened {
         })
     }
 
+    fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
+        Ok(Weights::open(&self.files()?.file(part, "model.safetensors"))?)
+    }
+
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
         let none = || PipelineError::Setting(format!("{OPENSORA} as published has no files here"));
         self.checkpoint.as_ref().ok_or_else(none)
@@ -212,10 +216,7 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let weights = match content {
-            Content::Files => Weights::open(&self.files()?.file(Part::Transformer, "model.safetensors"))?,
-            Content::Zeros => Weights::zeros(),
-        };
+        let weights = content.weights(|| self.weights(Part::Transformer))?;
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
@@ -229,10 +230,7 @@ impl Source for Opened {
         dtype: DType,
         content: Content,
     ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
-        let weights = match content {
-            Content::Files => Weights::open(&self.files()?.file(Part::Vae, "model.safetensors"))?,
-            Content::Zeros => Weights::zeros(),
-        };
+        let weights = content.weights(|| self.weights(Part::Vae))?;
         Ok(Some(Box::new(VideoVae::load(device, self.vae_config()?, weights, dtype)?)))
     }
 
