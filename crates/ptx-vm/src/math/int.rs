@@ -232,17 +232,16 @@ pub fn shf_r(a: u32, b: u32, n: u32, wrap: bool) -> u32 {
     (both >> funnel_amount(n, wrap)) as u32
 }
 
-/// `lop3.b32`: bit `i` of `lut` answers for the bits `a b c` of `i`.
+/// `lop3.b32`: bit `4a+2b+c` of `lut` is the result for the bits `a b c`.
 #[inline(always)]
 pub fn lop3(a: u32, b: u32, c: u32, lut: u8) -> u32 {
-    // The eight minterms; with a constant table all but the used ones vanish.
-    let mut d = 0;
-    for i in 0..8 {
-        let term =
-            (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
-        d |= if lut >> i & 1 != 0 { term } else { 0 };
-    }
-    d
+    let pick = |i: u8| if lut >> i & 1 != 0 { !0u32 } else { 0 };
+    let mux = |s: u32, one: u32, zero: u32| s & one | !s & zero;
+    mux(
+        a,
+        mux(b, mux(c, pick(7), pick(6)), mux(c, pick(5), pick(4))),
+        mux(b, mux(c, pick(3), pick(2)), mux(c, pick(1), pick(0))),
+    )
 }
 
 /// The modes of `prmt`.

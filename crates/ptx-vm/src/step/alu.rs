@@ -1,6 +1,7 @@
 //! Arithmetic handlers: an operation on one lane, lifted to 32.
 
 use crate::ir::*;
+use crate::math::int::lop3;
 use std::marker::PhantomData;
 
 /// `d = f(a)`.
@@ -387,18 +388,6 @@ impl<T: Bits> Exec for Carry<T> {
     }
 }
 
-/// Bitwise function of three inputs; bit `4a+2b+c` of the table is the result for those inputs.
-#[inline(always)]
-pub(crate) fn lop3(table: u8, a: u32, b: u32, c: u32) -> u32 {
-    let pick = |i: u8| if table >> i & 1 != 0 { !0u32 } else { 0 };
-    let mux = |s: u32, one: u32, zero: u32| s & one | !s & zero;
-    mux(
-        a,
-        mux(b, mux(c, pick(7), pick(6)), mux(c, pick(5), pick(4))),
-        mux(b, mux(c, pick(3), pick(2)), mux(c, pick(1), pick(0))),
-    )
-}
-
 /// `lop3` with any table: imm.
 pub(crate) struct Lop3Any;
 impl Exec for Lop3Any {
@@ -411,7 +400,7 @@ impl Exec for Lop3Any {
             let [d, a, b, c] = (*op).r;
             let table = (*op).imm as u8;
             let (a, b, c) = (&*cx.at::<u32>(a), &*cx.at::<u32>(b), &*cx.at::<u32>(c));
-            let out = lanes!(i => lop3(table, a[i], b[i], c[i]));
+            let out = lanes!(i => lop3(a[i], b[i], c[i], table));
             cx.put(d, &out.0);
             op.add(1)
         }

@@ -2,7 +2,8 @@
 
 use crate::ir::Rule;
 use crate::math;
-use crate::step::alu::{Bin, Tri, Un, halves1, halves2, lop3};
+use crate::math::int::lop3;
+use crate::step::alu::{Bin, Tri, Un, halves1, halves2};
 
 bin! {
     Add16(a: u16, b: u16) -> u16 = a.wrapping_add(b);
@@ -228,6 +229,6 @@ impl<const T: u8> Tri for Lop3<T> {
     type D = u32;
     #[inline(always)]
     fn f(a: u32, b: u32, c: u32) -> u32 {
-        lop3(T, a, b, c)
+        lop3(a, b, c, T)
     }
 }
