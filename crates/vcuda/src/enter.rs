@@ -1,11 +1,12 @@
 //! The way into every function: failures on demand, what has to be there, no panic across the border; and the macro that exports functions.
 
 use crate::code::{Answer, Code};
-use crate::world::{self, Id, Made, THREAD, World};
-use std::backtrace::Backtrace;
-use std::ops::{Deref, DerefMut};
+use crate::driver::Driver;
+use crate::made::Id;
+use crate::thread::{THREAD, capture_mode, forked};
+use crate::work::{GLOBAL, RELAXED};
+use crate::{report, world};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::MutexGuard;
 
 /// What a function needs before it can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,81 +21,18 @@ pub(crate) enum Needs {
     Unsafe,
 }
 
-/// One call: the world, locked, and who calls.
-pub(crate) struct Driver {
-    world: Option<MutexGuard<'static, World>>,
-    pub(crate) call: &'static str,
-    pub(crate) number: u64,
-    /// The newest handle when the call began: operations above were queued since.
-    pub(crate) before: Id,
-    /// Whether null means the thread's own default stream.
-    pub(crate) per_thread: bool,
-}
-
-impl Deref for Driver {
-    type Target = World;
-    fn deref(&self) -> &World {
-        // `unlocked` alone takes it away, and puts it back before it returns.
-        self.world.as_ref().expect("the lock is held")
-    }
-}
-
-impl DerefMut for Driver {
-    fn deref_mut(&mut self) -> &mut World {
-        self.world.as_mut().expect("the lock is held")
-    }
-}
-
 impl Driver {
-    /// A call of the driver's own threads.
-    pub(crate) fn internal() -> Driver {
-        Driver { world: Some(world::lock()), call: "driver", number: 0, before: 0, per_thread: false }
-    }
-
-    /// Runs `body` with the lock released.
-    pub(crate) fn unlocked<T>(&mut self, body: impl FnOnce() -> T) -> T {
-        self.world = None;
-        let result = body();
-        self.world = Some(world::lock());
-        result
-    }
-
-    /// Waits until something has changed.
-    pub(crate) fn wait(&mut self) {
-        if let Some(guard) = self.world.take() {
-            self.world = Some(world::CHANGED.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner));
-        }
-    }
-
-    /// Who makes something now.
-    pub(crate) fn made(&self) -> Made {
-        let trace = self.settings.report.is_some().then(Backtrace::force_capture);
-        Made { call: self.call, number: self.number, trace }
-    }
-
-    /// The stream of a handle, in the current context where work is submitted to it.
-    pub(crate) fn own_stream(&mut self, handle: Id) -> Answer<Id> {
-        let stream = self.any_stream(handle)?;
-        if self.streams[&stream].context == self.current()? { Ok(stream) } else { Err(Code::INVALID_HANDLE) }
-    }
-
-    /// The stream of a handle, of any context.
-    pub(crate) fn any_stream(&mut self, handle: Id) -> Answer<Id> {
-        let (per_thread, call, number) = (self.per_thread, self.call, self.number);
-        (**self).stream(handle, per_thread, || Made { call, number, trace: None })
-    }
-
     /// Refuses what may wait or allocate while a capture forbids it, and spoils that capture.
     pub(crate) fn forbid_in_capture(&mut self) -> Answer {
-        let mode = THREAD.with(|thread| thread.capture_mode.get());
+        let mode = capture_mode();
         let me = std::thread::current().id();
         let spoilt: Vec<Id> = self
             .captures
             .iter()
             .filter(|(_, c)| {
-                let own = c.thread == me && c.mode != crate::graph::RELAXED;
-                let others = c.mode == crate::graph::GLOBAL && mode == crate::graph::GLOBAL;
-                c.active && mode != crate::graph::RELAXED && (own || others)
+                let own = c.thread == me && c.mode != RELAXED;
+                let others = c.mode == GLOBAL && mode == GLOBAL;
+                c.active && mode != RELAXED && (own || others)
             })
             .map(|(id, _)| *id)
             .collect();
@@ -106,9 +44,29 @@ impl Driver {
         }
         Err(Code::STREAM_CAPTURE_UNSUPPORTED)
     }
+
+    /// Fails if the settings say that this call shall.
+    fn fail_on_demand(&mut self) -> Answer {
+        let (name, number) = (self.call, self.number);
+        let failures = &mut self.settings.failures;
+        // Every pattern counts its calls, also when an earlier one strikes.
+        let struck: Vec<Code> = failures.iter_mut().filter_map(|f| f.strikes(name).then_some(f.code)).collect();
+        let Some(&code) = struck.first() else { return Ok(()) };
+        // A call that "fails" with success is left out: what a program does without it is what tests of that program should notice.
+        let what = if code == Code::SUCCESS { "was left out".into() } else { format!("was made to fail: {code}") };
+        if self.injected.len() < MOST_INJECTED {
+            self.injected.push(format!("{name}, call {number} of the process, {what}"));
+        }
+        if code.is_sticky()
+            && let Ok(context) = self.current()
+        {
+            self.fault(context, code, format!("{name} was made to fail with {code}: the context is lost"));
+        }
+        Err(code)
+    }
 }
 
-/// Failures on demand that the report names.
+/// The most failures on demand that the report names.
 const MOST_INJECTED: usize = 1000;
 
 /// Runs the body of a function. Not generic, or there would be three hundred copies of it.
@@ -120,36 +78,18 @@ pub(crate) fn call(
 ) -> u32 {
     let run = || {
         // What else is bare needs nothing of the driver.
-        if world::forked() && (needs != Needs::Bare || name == "cuInit") {
+        if forked() && (needs != Needs::Bare || name == "cuInit") {
             return Err(Code::NOT_INITIALIZED);
         }
         if THREAD.with(|thread| thread.in_callback.get()) && needs != Needs::Bare {
             return Err(Code::NOT_PERMITTED);
         }
-        let world = world::lock();
-        let before = world.newest();
-        let mut driver = Driver { world: Some(world), call: name, number: 0, before, per_thread };
-        let d = &mut driver;
+        report::at_exit();
+        let d = &mut Driver::new(name, per_thread);
         d.total += 1;
         d.number = d.total;
         *d.calls.entry(name).or_default() += 1;
-        let failures = &mut d.settings.failures;
-        // Every pattern counts its calls, also when an earlier one strikes.
-        let struck: Vec<Code> = failures.iter_mut().filter_map(|f| f.strikes(name).then_some(f.code)).collect();
-        if let Some(code) = struck.first() {
-            // A call that "fails" with success is left out: what a program does without it is what tests of that program should notice.
-            let what = if *code == Code::SUCCESS { "was left out".into() } else { format!("was made to fail: {code}") };
-            let line = format!("{name}, call {} of the process, {what}", d.number);
-            if d.injected.len() < MOST_INJECTED {
-                d.injected.push(line);
-            }
-            if code.is_sticky()
-                && let Ok(context) = d.current()
-            {
-                d.fault(context, *code, format!("{name} was made to fail with {code}: the context is lost"));
-            }
-            return Err(*code);
-        }
+        d.fail_on_demand()?;
         if needs != Needs::Bare && !d.initialised {
             return Err(Code::NOT_INITIALIZED);
         }
@@ -180,9 +120,10 @@ pub(crate) fn call(
 
 /// A function that is not there.
 pub(crate) fn unsupported(name: &'static str) -> u32 {
-    if world::forked() {
+    if forked() {
         return Code::NOT_SUPPORTED.0;
     }
+    report::at_exit();
     let mut world = world::lock();
     world.total += 1;
     *world.calls.entry(name).or_default() += 1;
@@ -204,7 +145,7 @@ macro_rules! api {
         #[unsafe(no_mangle)]
         pub(crate) unsafe extern "C" fn $exported($($arg: $ty),*) -> u32 {
             let needs = $crate::enter::Needs::$needs;
-            let mut body = |$d: &mut $crate::enter::Driver| -> $crate::code::Answer {
+            let mut body = |$d: &mut $crate::driver::Driver| -> $crate::code::Answer {
                 let _ = &$d;
                 $body
             };

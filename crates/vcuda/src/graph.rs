@@ -1,118 +1,12 @@
 //! Graphs: nodes and what they depend on; made by hand or by capturing streams; instantiated, updated, launched.
 
 use crate::code::{Answer, Code};
-use crate::enter::Driver;
-use crate::schedule::{HostFn, Work};
-use crate::world::{EventState, Id, Made, THREAD, World};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::c_void;
-use std::sync::Arc;
-use std::thread::ThreadId;
-
-pub(crate) const GLOBAL: u32 = 0;
-pub(crate) const RELAXED: u32 = 2;
-
-/// One node.
-#[derive(Clone)]
-pub(crate) struct Node {
-    pub(crate) work: Work,
-    pub(crate) waits: Vec<Id>,
-}
-
-pub(crate) type Nodes = BTreeMap<Id, Node>;
-
-/// Something of the program that graphs keep alive. Its destructor runs on a thread of the driver when the last reference is gone.
-pub(crate) struct UserObject {
-    pub(crate) destroy: HostFn,
-    pub(crate) data: usize,
-    pub(crate) made: Made,
-}
-
-impl Drop for UserObject {
-    fn drop(&mut self) {
-        let (destroy, data) = (self.destroy, self.data);
-        let started = std::thread::Builder::new().name("vcuda user object".into()).spawn(move || {
-            THREAD.with(|thread| thread.in_callback.set(true));
-            // SAFETY: the program gave the function and its argument, for one call.
-            unsafe { destroy(data as *mut c_void) };
-        });
-        if let Err(error) = started {
-            eprintln!("vcuda: no thread for a user object's destructor: {error}");
-        }
-    }
-}
-
-/// References to user objects, with how many of each.
-pub(crate) type Objects = BTreeMap<Id, (Arc<UserObject>, u32)>;
-
-pub(crate) struct Graph {
-    pub(crate) nodes: Nodes,
-    pub(crate) objects: Objects,
-    /// Being captured: owned by its capture until that ends.
-    pub(crate) captured_by: Option<Id>,
-    pub(crate) made: Made,
-}
-
-/// A stream capture under way.
-pub(crate) struct Capture {
-    pub(crate) context: Id,
-    pub(crate) origin: Id,
-    pub(crate) mode: u32,
-    pub(crate) thread: ThreadId,
-    pub(crate) graph: Id,
-    pub(crate) active: bool,
-    pub(crate) streams: Vec<Id>,
-    /// A number of its own, which programs may ask for.
-    pub(crate) number: u64,
-}
-
-/// An instantiated graph.
-pub(crate) struct Exec {
-    pub(crate) context: Id,
-    /// In an order in which every node stands behind what it depends on.
-    pub(crate) nodes: Vec<(Id, Node)>,
-    pub(crate) objects: Objects,
-    /// Nodes that are switched off.
-    pub(crate) disabled: HashSet<Id>,
-    /// The end of its last launch: launches of one graph follow one another.
-    pub(crate) last: Option<Id>,
-    /// As it was instantiated; they change nothing here.
-    pub(crate) flags: u64,
-    pub(crate) made: Made,
-}
-
-/// Nodes in an order that respects what they depend on; an error when they depend on each other in a circle.
-pub(crate) fn sorted(nodes: &Nodes) -> Answer<Vec<(Id, Node)>> {
-    let mut done = HashSet::new();
-    let mut order = Vec::with_capacity(nodes.len());
-    while order.len() < nodes.len() {
-        let before = order.len();
-        for (id, node) in nodes {
-            if !done.contains(id) && node.waits.iter().all(|wait| done.contains(wait)) {
-                done.insert(*id);
-                order.push((*id, node.clone()));
-            }
-        }
-        if order.len() == before {
-            return Err(Code::INVALID_VALUE);
-        }
-    }
-    Ok(order)
-}
-
-/// What `from` depends on, itself included.
-pub(crate) fn closure(nodes: &Nodes, from: &[Id]) -> HashSet<Id> {
-    let mut found = HashSet::new();
-    let mut open = from.to_vec();
-    while let Some(id) = open.pop() {
-        if found.insert(id)
-            && let Some(node) = nodes.get(&id)
-        {
-            open.extend(&node.waits);
-        }
-    }
-    found
-}
+use crate::driver::Driver;
+use crate::made::Id;
+use crate::object::EventState;
+use crate::work::{Capture, Exec, Graph, Node, Nodes, Objects, RELAXED, Work, closure, node_type, sorted};
+use crate::world::World;
+use std::collections::{HashMap, HashSet};
 
 impl World {
     /// A capture is spoilt: what follows in it fails, and its end too.
@@ -496,23 +390,3 @@ impl Driver {
 
 pub(crate) const TOPOLOGY_CHANGED: u32 = 2;
 pub(crate) const NODE_TYPE_CHANGED: u32 = 3;
-
-/// `CUgraphNodeType`.
-pub(crate) fn node_type(work: &Work) -> u32 {
-    match work {
-        Work::Launch(_) => 0,
-        Work::Copy(_) => 1,
-        Work::Fill(_) => 2,
-        Work::Host(..) | Work::Callback(_) => 3,
-        Work::Child(_) => 4,
-        Work::Nothing | Work::Keep(_) => 5,
-        Work::Await(_) => 6,
-        Work::Record(_) => 7,
-        Work::Free(_) => 11,
-    }
-}
-
-/// Whether this thread has set its capture mode to relaxed.
-pub(crate) fn thread_mode() -> u32 {
-    THREAD.with(|thread| thread.capture_mode.get())
-}

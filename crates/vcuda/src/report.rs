@@ -1,46 +1,19 @@
 //! What the process leaves behind: at its end, as JSON, where `VCUDA_REPORT` says.
 
+use crate::made::Made;
+use crate::object::Kind;
 use crate::settings::Schedule;
-use crate::world::{self, Made, World};
+use crate::thread::forked;
+use crate::world::{self, World};
 use serde_json::{Value, json};
-
-/// What leaked: its kind, who made it, and from where.
-pub(crate) fn entry(kind: &str, made: &Made, bytes: Option<usize>) -> Value {
-    let mut entry = json!({ "kind": kind, "call": made.call, "number": made.number });
-    if let Some(bytes) = bytes {
-        entry["bytes"] = bytes.into();
-    }
-    if let Some(trace) = &made.trace {
-        entry["made_at"] = frames(&trace.to_string()).into();
-    }
-    entry
-}
-
-/// The program's frames of a backtrace, innermost first: without this library's and Rust's.
-fn frames(trace: &str) -> Vec<String> {
-    let own_folder = file!().trim_end_matches("report.rs");
-    let mut out: Vec<String> = Vec::new();
-    let mut lines = trace.lines().map(str::trim).peekable();
-    while let Some(line) = lines.next() {
-        let name = line.split_once(": ").map_or(line, |(_, name)| name);
-        let at = lines.next_if(|line| line.starts_with("at ")).map(|line| &line[3..]);
-        let own = ["vcuda::", "std::", "core::", "__rust", "<vcuda", "<core", "<std", "<alloc"];
-        let ours = own.iter().any(|own| name.starts_with(own))
-            || at.is_some_and(|at| at.contains("/rustc/") || at.contains(own_folder))
-            || out.is_empty() && name.starts_with("cu");
-        if !ours && out.len() < 12 {
-            out.push(at.map_or_else(|| name.to_owned(), |at| format!("{name} at {at}")));
-        }
-    }
-    out
-}
+use std::sync::Once;
 
 impl World {
     /// What is there that the program should have given back.
     fn leaks(&self) -> Vec<Value> {
         let faulted = |context: u64| self.contexts.get(&context).is_some_and(|context| context.error.is_some());
         let mut leaks = vec![];
-        let mut add = |kind: &str, made: &Made, bytes| leaks.push(entry(kind, made, bytes));
+        let mut add = |kind: &str, made: &Made, bytes| leaks.push(made.leak(kind, bytes));
         for context in self.contexts.values().filter(|context| context.error.is_none()) {
             add(if context.primary { "primary context" } else { "context" }, &context.made, None);
         }
@@ -73,7 +46,7 @@ impl World {
             add("pool", &pool.made, None);
         }
         for range in self.memory.values().filter(|range| !faulted(range.context)) {
-            if !matches!(range.kind, world::Kind::Variable | world::Kind::Pooled { freed: true, .. }) {
+            if !matches!(range.kind, Kind::Variable | Kind::Pooled { freed: true, .. }) {
                 add(range.kind.name(), &range.made, Some(range.bytes));
             }
         }
@@ -101,11 +74,12 @@ impl World {
     }
 }
 
-/// Writes the report when the process ends, if one was asked for.
+/// Writes the report when the process ends, if one was asked for. Only the first call counts.
 pub(crate) fn at_exit() {
+    static BEGUN: Once = Once::new();
     extern "C" fn write() {
         // What a fork leaves is not this process's.
-        if world::forked() {
+        if forked() {
             return;
         }
         let Ok(world) = std::panic::catch_unwind(world::lock) else { return };
@@ -117,6 +91,8 @@ pub(crate) fn at_exit() {
             eprintln!("vcuda: cannot write the report {path}: {error}");
         }
     }
-    // SAFETY: a function of this library, which stays loaded: the process opened it for good.
-    unsafe { libc::atexit(write) };
+    BEGUN.call_once(|| {
+        // SAFETY: a function of this library, which stays loaded: the process opened it for good.
+        unsafe { libc::atexit(write) };
+    });
 }

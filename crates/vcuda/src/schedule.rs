@@ -2,74 +2,16 @@
 //! before somebody waits, or in random order. One runs at a time, with the lock released; host functions run on threads of their own.
 
 use crate::code::{Answer, Code};
-use crate::enter::Driver;
-use crate::memory::{Copy, Fill};
+use crate::driver::Driver;
+use crate::made::Id;
+use crate::object::EventState;
 use crate::settings::Schedule;
-use crate::world::{self, EventState, Id, THREAD, World};
-use ptx_vm::{Fault, FaultKind, Kernel, Vm};
+use crate::thread::call_back;
+use crate::work::{Launch, Op, Work};
+use crate::world::{self, World};
+use ptx_vm::{Fault, FaultKind, Vm};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-
-/// A launch as it will run: everything in it was copied when it was queued.
-#[derive(Clone)]
-pub(crate) struct Launch {
-    pub(crate) kernel: Arc<Kernel>,
-    pub(crate) function: Id,
-    pub(crate) shape: ptx_vm::Launch,
-    pub(crate) params: Vec<u8>,
-}
-
-pub(crate) type HostFn = unsafe extern "C" fn(*mut c_void);
-
-/// A function of `cuStreamAddCallback`: it is called after faults too, and told of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Callback {
-    pub(crate) function: unsafe extern "C" fn(Id, u32, *mut c_void),
-    pub(crate) stream: Id,
-    pub(crate) data: usize,
-}
-
-impl Callback {
-    fn run(self, status: Code) {
-        // SAFETY: the program gave the function and its argument, for one call.
-        unsafe { (self.function)(self.stream, status.0, self.data as *mut c_void) };
-    }
-}
-
-/// What an operation does.
-#[derive(Clone)]
-pub(crate) enum Work {
-    /// Only ties others together.
-    Nothing,
-    /// The same, and keeps what a graph needs until it has run.
-    Keep(#[allow(dead_code)] crate::graph::Objects), // Given back when it is dropped.
-    Record(Id),
-    /// In graphs: waits for an event as it is when the graph is launched.
-    Await(Id),
-    Launch(Launch),
-    Copy(Copy),
-    Fill(Fill),
-    Host(HostFn, usize),
-    Callback(Callback),
-    /// A graph within a graph.
-    Child(Box<crate::graph::Nodes>),
-    /// Gives memory of a pool back.
-    Free(u64),
-}
-
-pub(crate) struct Op {
-    pub(crate) context: Id,
-    /// What had to be done before when it was queued; what is not queued any more is done.
-    pub(crate) waits: Vec<Id>,
-    pub(crate) work: Work,
-    pub(crate) running: bool,
-    /// How many of `waits` are still queued.
-    unmet: usize,
-    /// Who waits for it.
-    followers: Vec<Id>,
-}
 
 impl World {
     /// What the next operation on a stream has to wait for.
@@ -312,15 +254,6 @@ impl Driver {
         }
     }
 
-    /// Runs something that takes long with the lock released, alone. A panic of it is a fault of this library and ends as one of the context.
-    pub(crate) fn alone<T>(&mut self, body: impl FnOnce() -> Result<T, (Code, String)>) -> Result<T, (Code, String)> {
-        self.busy = true;
-        let result = self.unlocked(|| catch_unwind(AssertUnwindSafe(body)));
-        self.busy = false;
-        world::CHANGED.notify_all();
-        result.unwrap_or_else(|_| Err((Code::UNKNOWN, "a panic: this is a fault of vcuda".into())))
-    }
-
     fn launch_now(&mut self, context: Id, launch: Launch) -> Result<(), (Code, String)> {
         let Some(device) = self.contexts.get(&context).map(|context| context.device) else { return Ok(()) };
         if !self.functions.contains_key(&launch.function) {
@@ -339,7 +272,6 @@ impl Driver {
 /// Calls a function of the program on a thread of its own; then the operation is done.
 fn on_thread(op: Option<Id>, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let run = move || {
-        THREAD.with(|thread| thread.in_callback.set(true));
         body();
         if let Some(op) = op {
             let mut driver = Driver::internal();
@@ -347,8 +279,7 @@ fn on_thread(op: Option<Id>, body: impl FnOnce() + Send + 'static) -> Result<(),
             driver.progress();
         }
     };
-    let started = std::thread::Builder::new().name("vcuda host function".into()).spawn(run);
-    started.map(drop).map_err(|error| format!("no thread for a host function: {error}"))
+    call_back("vcuda host function", run).map_err(|error| format!("no thread for a host function: {error}"))
 }
 
 /// What kernels have printed goes to stdout.

@@ -1,43 +1,19 @@
 //! All that the driver knows, behind one lock: devices, contexts and what was made in them.
 
 use crate::code::{Answer, Code};
-use crate::graph::{Capture, Exec, Graph, UserObject};
-use crate::module::{Function, Library, Link, Module};
-use crate::schedule::Op;
+use crate::host;
+use crate::made::{Id, Made};
+use crate::object::{Context, Device, Event, Function, Kind, Library, Link, Module, Pool, Range, Stream};
 use crate::settings::{Schedule, Settings};
-use crate::spec::Spec;
-use ptx_vm::{Region, Vm, VmConfig};
-use std::backtrace::Backtrace;
-use std::cell::{Cell, RefCell};
+use crate::thread::{THREAD, forked, note_forks};
+use crate::work::{Capture, Exec, Graph, Op, UserObject};
+use ptx_vm::{Vm, VmConfig};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
-use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 use std::time::Instant;
 
-/// A handle. Handles are numbers that are never used again, so that a stale one is known.
-pub(crate) type Id = u64;
-
-/// What a thread is to the driver.
-pub(crate) struct Thread {
-    /// The stack of current contexts. [`Goodbye`] empties it; without a destructor of its own it can be used until the thread has ended.
-    pub(crate) contexts: ManuallyDrop<RefCell<Vec<Id>>>,
-    /// Inside a host function of a stream: no driver calls from there.
-    pub(crate) in_callback: Cell<bool>,
-    /// `cuThreadExchangeStreamCaptureMode`.
-    pub(crate) capture_mode: Cell<u32>,
-}
-
 thread_local! {
-    pub(crate) static THREAD: Thread = const {
-        Thread {
-            contexts: ManuallyDrop::new(RefCell::new(Vec::new())),
-            in_callback: Cell::new(false),
-            capture_mode: Cell::new(0),
-        }
-    };
     static GOODBYE: Goodbye = const { Goodbye };
 }
 
@@ -63,143 +39,6 @@ pub(crate) fn push_context(context: Id) {
     // A thread that is about to end has said goodbye already.
     let _ = GOODBYE.try_with(|_| ());
     THREAD.with(|thread| thread.contexts.borrow_mut().push(context));
-}
-
-static FORKED: AtomicBool = AtomicBool::new(false);
-
-/// Whether this is a copy that `fork` made of a process that had used the driver: as on a GPU, nothing of the driver works in it.
-pub(crate) fn forked() -> bool {
-    FORKED.load(Relaxed)
-}
-
-/// Who made something: for the report of leaks.
-pub(crate) struct Made {
-    pub(crate) call: &'static str,
-    /// Number of the call in the process.
-    pub(crate) number: u64,
-    pub(crate) trace: Option<Backtrace>,
-}
-
-pub(crate) struct Device {
-    pub(crate) spec: Spec,
-    /// Made with the first context.
-    pub(crate) vm: Option<Arc<Vm>>,
-    pub(crate) primary: Option<Id>,
-    pub(crate) primary_uses: u32,
-    pub(crate) primary_flags: u32,
-    pub(crate) default_pool: Id,
-    pub(crate) pool: Id,
-}
-
-pub(crate) struct Context {
-    pub(crate) device: usize,
-    pub(crate) flags: u32,
-    pub(crate) primary: bool,
-    /// The legacy default stream.
-    pub(crate) legacy: Id,
-    pub(crate) per_thread: HashMap<ThreadId, Id>,
-    /// The last operations of blocking streams that were destroyed meanwhile: the legacy stream waits for them still.
-    pub(crate) orphans: Vec<Id>,
-    /// The fault that it died of.
-    pub(crate) error: Option<Code>,
-    /// Contexts whose memory kernels of this one may use, and their devices.
-    pub(crate) peers: HashMap<Id, usize>,
-    pub(crate) limits: HashMap<u32, usize>,
-    pub(crate) cache_config: u32,
-    pub(crate) shared_config: u32,
-    pub(crate) made: Made,
-}
-
-pub(crate) struct Stream {
-    pub(crate) context: Id,
-    pub(crate) flags: u32,
-    pub(crate) priority: i32,
-    /// What the next operation waits for.
-    pub(crate) tail: Vec<Id>,
-    pub(crate) capture: Option<Id>,
-    /// In a capture: the nodes that the next one depends on.
-    pub(crate) captured_tail: Vec<Id>,
-    /// The default streams belong to their context and are no leaks.
-    pub(crate) default: bool,
-    pub(crate) made: Made,
-}
-
-impl Stream {
-    /// Whether it takes turns with the legacy default stream.
-    pub(crate) fn blocks(&self) -> bool {
-        self.flags & 1 == 0
-    }
-}
-
-pub(crate) enum EventState {
-    Never,
-    Recorded {
-        op: Id,
-    },
-    /// Recorded in a capture, and what was captured there so far.
-    Captured {
-        capture: Id,
-        nodes: Vec<Id>,
-    },
-}
-
-pub(crate) struct Event {
-    pub(crate) context: Id,
-    pub(crate) flags: u32,
-    pub(crate) state: EventState,
-    /// When the last record happened, in seconds.
-    pub(crate) time: Option<f64>,
-    /// Queries in vain since the last record.
-    pub(crate) queries: u32,
-    pub(crate) made: Made,
-}
-
-/// Memory by its address.
-pub(crate) enum Kind {
-    Device,
-    /// Of a pool; `freed` once a free is queued.
-    Pooled {
-        pool: Id,
-        freed: bool,
-    },
-    /// A variable of a module.
-    Variable,
-    /// Host memory that the driver allocated.
-    Pinned,
-    /// Host memory of the program.
-    Registered,
-    Managed,
-}
-
-pub(crate) struct Range {
-    pub(crate) id: Id,
-    pub(crate) bytes: usize,
-    pub(crate) kind: Kind,
-    pub(crate) context: Id,
-    /// The device whose memory it is; of host memory, the one that was current.
-    pub(crate) device: usize,
-    pub(crate) flags: u32,
-    /// Of host memory: how the virtual GPUs know it.
-    pub(crate) region: Option<Region>,
-    pub(crate) made: Made,
-}
-
-impl Range {
-    pub(crate) fn on_host(&self) -> bool {
-        matches!(self.kind, Kind::Pinned | Kind::Registered | Kind::Managed)
-    }
-}
-
-pub(crate) struct Pool {
-    pub(crate) device: usize,
-    pub(crate) default: bool,
-    pub(crate) threshold: u64,
-    /// Other devices whose kernels may use its memory.
-    pub(crate) shared_with: BTreeSet<usize>,
-    pub(crate) reuse: [u32; 3],
-    pub(crate) used: u64,
-    pub(crate) used_high: u64,
-    pub(crate) made: Made,
 }
 
 pub(crate) struct World {
@@ -245,10 +84,7 @@ pub(crate) struct World {
     pub(crate) lost: Vec<serde_json::Value>,
 }
 
-static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
-    crate::report::at_exit();
-    Mutex::new(World::new(Settings::from_env()))
-});
+static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| Mutex::new(World::new(Settings::from_env())));
 /// Something was done, or the turn to run is free.
 pub(crate) static CHANGED: Condvar = Condvar::new();
 
@@ -339,13 +175,9 @@ impl World {
         if self.initialised {
             return Ok(());
         }
-        extern "C" fn in_child() {
-            FORKED.store(true, Relaxed);
-        }
         if !self.began_once {
             self.began_once = true;
-            // SAFETY: a function of this library, which stays loaded.
-            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+            note_forks();
         }
         if self.settings.devices.is_empty() {
             return Err(Code::NO_DEVICE);
@@ -404,7 +236,7 @@ impl World {
     pub(crate) fn new_context(&mut self, device: usize, flags: u32, primary: bool, made: impl Fn() -> Made) -> Id {
         self.vm(device);
         let (context, legacy) = (self.id(), self.id());
-        self.add_stream(legacy, context, 0, 0, true, made());
+        self.streams.insert(legacy, Stream::default_of(context, made()));
         let new = Context {
             device,
             flags,
@@ -421,12 +253,6 @@ impl World {
         };
         self.contexts.insert(context, new);
         context
-    }
-
-    pub(crate) fn add_stream(&mut self, id: Id, context: Id, flags: u32, priority: i32, default: bool, made: Made) {
-        let stream =
-            Stream { context, flags, priority, tail: vec![], capture: None, captured_tail: vec![], default, made };
-        self.streams.insert(id, stream);
     }
 
     /// A stream is destroyed; what is queued on it goes on, and a capture that it is in is spoilt.
@@ -480,7 +306,7 @@ impl World {
                 }
                 let _ = GOODBYE.try_with(|_| ());
                 let id = self.id();
-                self.add_stream(id, context, 0, 0, true, made());
+                self.streams.insert(id, Stream::default_of(context, made()));
                 self.contexts.get_mut(&context).ok_or(Code::INVALID_CONTEXT)?.per_thread.insert(thread, id);
                 Ok(id)
             }
@@ -511,7 +337,7 @@ impl World {
         let mut note = |kind: &str, made: &Made, bytes: Option<usize>| {
             // After a fault nothing can be given back one by one.
             if !faulted {
-                lost.push(crate::report::entry(kind, made, bytes));
+                lost.push(made.leak(kind, bytes));
             }
         };
         for (_, stream) in self.streams.iter().filter(|(_, s)| s.context == id && !s.default) {
@@ -578,7 +404,7 @@ impl World {
                     let _ = vm.free(address);
                 }
             }
-            Kind::Pinned | Kind::Managed => crate::memory::unmap_host(address, range.bytes),
+            Kind::Pinned | Kind::Managed => host::unmap(address, range.bytes),
             Kind::Registered | Kind::Variable => {}
         }
         true
@@ -596,18 +422,5 @@ impl World {
             context.error.get_or_insert(code);
         }
         self.drop_ops(context, code);
-    }
-}
-
-impl Kind {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Kind::Device => "device memory",
-            Kind::Pooled { .. } => "pool memory",
-            Kind::Variable => "variable",
-            Kind::Pinned => "pinned host memory",
-            Kind::Registered => "registered host memory",
-            Kind::Managed => "managed memory",
-        }
     }
 }

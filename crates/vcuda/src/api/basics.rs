@@ -2,6 +2,7 @@
 
 use crate::code::{Answer, Code};
 use crate::enter::{api, put, put_if, text};
+use crate::made::Made;
 use crate::symbols::{Found, find};
 use std::ffi::{c_char, c_void};
 
@@ -32,7 +33,7 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         let (call, number) = (d.call, d.number);
-        d.initialise(|| crate::world::Made { call, number, trace: None })
+        d.initialise(|| Made { call, number, trace: None })
     }
     Bare fn cuDriverGetVersion(d, version: *mut i32) {
         put(version, d.settings.version as i32)

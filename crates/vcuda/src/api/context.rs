@@ -1,8 +1,11 @@
 //! Contexts: primary ones and own ones, the stack of each thread, limits.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if};
-use crate::world::{Id, Made, THREAD, push_context};
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if};
+use crate::made::{Id, Made};
+use crate::thread::THREAD;
+use crate::world::push_context;
 use std::ffi::c_void;
 
 fn create(d: &mut Driver, out: *mut Id, flags: u32, device: i32) -> Answer {

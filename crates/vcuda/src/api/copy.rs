@@ -1,11 +1,11 @@
 //! Copies and fills. The synchronous ones wait for as much as the documentation ("API synchronization behavior") says, and no more.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api};
-use crate::memory::{Copy, Extent, Fill, Place, Side, span};
-use crate::schedule::Work;
+use crate::driver::Driver;
+use crate::enter::api;
+use crate::made::Id;
 use crate::settings::Schedule;
-use crate::world::Id;
+use crate::work::{Copy, Extent, Fill, Place, Side, Work, span};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -196,8 +196,7 @@ impl Driver {
         pitch: usize,
         value: u32,
         size: usize,
-        width: usize,
-        height: usize,
+        [width, height]: [usize; 2],
     ) -> Answer<Fill> {
         let bytes = width.checked_mul(size).ok_or(Code::INVALID_VALUE)?;
         if !dst.is_multiple_of(size as u64) || height > 1 && (pitch < bytes || !pitch.is_multiple_of(size)) {
@@ -329,39 +328,39 @@ api! {
         d.copy_async(copy, stream)
     }
     Unsafe fn cuMemsetD8_v2 / cuMemsetD8_v2_ptds (d, dst: u64, value: u8, count: usize) {
-        let fill = d.fill_of(dst, 0, u32::from(value), 1, count, 1)?;
+        let fill = d.fill_of(dst, 0, u32::from(value), 1, [count, 1])?;
         d.fill(fill)
     }
     Unsafe fn cuMemsetD16_v2 / cuMemsetD16_v2_ptds (d, dst: u64, value: u16, count: usize) {
-        let fill = d.fill_of(dst, 0, u32::from(value), 2, count, 1)?;
+        let fill = d.fill_of(dst, 0, u32::from(value), 2, [count, 1])?;
         d.fill(fill)
     }
     Unsafe fn cuMemsetD32_v2 / cuMemsetD32_v2_ptds (d, dst: u64, value: u32, count: usize) {
-        let fill = d.fill_of(dst, 0, value, 4, count, 1)?;
+        let fill = d.fill_of(dst, 0, value, 4, [count, 1])?;
         d.fill(fill)
     }
     Unsafe fn cuMemsetD2D8_v2 / cuMemsetD2D8_v2_ptds (d, dst: u64, pitch: usize, value: u8, width: usize, height: usize) {
-        let fill = d.fill_of(dst, pitch, u32::from(value), 1, width, height)?;
+        let fill = d.fill_of(dst, pitch, u32::from(value), 1, [width, height])?;
         d.fill(fill)
     }
     Unsafe fn cuMemsetD2D16_v2 / cuMemsetD2D16_v2_ptds (d, dst: u64, pitch: usize, value: u16, width: usize, height: usize) {
-        let fill = d.fill_of(dst, pitch, u32::from(value), 2, width, height)?;
+        let fill = d.fill_of(dst, pitch, u32::from(value), 2, [width, height])?;
         d.fill(fill)
     }
     Unsafe fn cuMemsetD2D32_v2 / cuMemsetD2D32_v2_ptds (d, dst: u64, pitch: usize, value: u32, width: usize, height: usize) {
-        let fill = d.fill_of(dst, pitch, value, 4, width, height)?;
+        let fill = d.fill_of(dst, pitch, value, 4, [width, height])?;
         d.fill(fill)
     }
     Context fn cuMemsetD8Async / cuMemsetD8Async_ptsz (d, dst: u64, value: u8, count: usize, stream: Id) {
-        let fill = d.fill_of(dst, 0, u32::from(value), 1, count, 1)?;
+        let fill = d.fill_of(dst, 0, u32::from(value), 1, [count, 1])?;
         d.fill_async(fill, stream)
     }
     Context fn cuMemsetD16Async / cuMemsetD16Async_ptsz (d, dst: u64, value: u16, count: usize, stream: Id) {
-        let fill = d.fill_of(dst, 0, u32::from(value), 2, count, 1)?;
+        let fill = d.fill_of(dst, 0, u32::from(value), 2, [count, 1])?;
         d.fill_async(fill, stream)
     }
     Context fn cuMemsetD32Async / cuMemsetD32Async_ptsz (d, dst: u64, value: u32, count: usize, stream: Id) {
-        let fill = d.fill_of(dst, 0, value, 4, count, 1)?;
+        let fill = d.fill_of(dst, 0, value, 4, [count, 1])?;
         d.fill_async(fill, stream)
     }
     Context fn cuMemsetD2D8Async / cuMemsetD2D8Async_ptsz (
@@ -373,7 +372,7 @@ api! {
         height: usize,
         stream: Id,
     ) {
-        let fill = d.fill_of(dst, pitch, u32::from(value), 1, width, height)?;
+        let fill = d.fill_of(dst, pitch, u32::from(value), 1, [width, height])?;
         d.fill_async(fill, stream)
     }
     Context fn cuMemsetD2D16Async / cuMemsetD2D16Async_ptsz (
@@ -385,7 +384,7 @@ api! {
         height: usize,
         stream: Id,
     ) {
-        let fill = d.fill_of(dst, pitch, u32::from(value), 2, width, height)?;
+        let fill = d.fill_of(dst, pitch, u32::from(value), 2, [width, height])?;
         d.fill_async(fill, stream)
     }
     Context fn cuMemsetD2D32Async / cuMemsetD2D32Async_ptsz (
@@ -397,7 +396,7 @@ api! {
         height: usize,
         stream: Id,
     ) {
-        let fill = d.fill_of(dst, pitch, value, 4, width, height)?;
+        let fill = d.fill_of(dst, pitch, value, 4, [width, height])?;
         d.fill_async(fill, stream)
     }
 }

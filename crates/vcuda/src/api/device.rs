@@ -2,8 +2,8 @@
 
 use crate::code::Code;
 use crate::enter::{api, put, put_if, text};
+use crate::made::Id;
 use crate::spec::Chip;
-use crate::world::Id;
 use std::ffi::{c_char, c_void};
 
 #[repr(C)]

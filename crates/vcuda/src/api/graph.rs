@@ -1,11 +1,12 @@
 //! Graphs: nodes by hand, instantiation, updates, launches.
 
 use crate::api::copy::{Memcpy3D, read_copy};
+use crate::api::launch::Arguments;
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if, text};
-use crate::graph::{Graph, Node, Nodes, Objects, UserObject, closure, node_type};
-use crate::schedule::{HostFn, Work};
-use crate::world::Id;
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if, text};
+use crate::made::Id;
+use crate::work::{Graph, HostFn, Node, Nodes, Objects, UserObject, Work, closure, node_type};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
@@ -86,7 +87,8 @@ fn add(d: &mut Driver, out: *mut Id, graph: Id, waits: *const Id, count: usize, 
 
 fn kernel_work(d: &mut Driver, params: KernelParams) -> Answer<Work> {
     let KernelParams { function, grid, block, shared, params, extra } = params;
-    d.launch_of(function, grid, block, shared, params, extra).map(Work::Launch)
+    let shape = ptx_vm::Launch { grid, block, dynamic_shared: shared };
+    d.launch_of(function, shape, Arguments { params, extra }).map(Work::Launch)
 }
 
 fn kernel_work2(d: &mut Driver, params: KernelParams2) -> Answer<Work> {
@@ -99,7 +101,7 @@ fn fill_work(d: &Driver, params: MemsetParams) -> Answer<Work> {
     if !matches!(element, 1 | 2 | 4) || height == 0 {
         return Err(Code::INVALID_VALUE);
     }
-    d.fill_of(dst, pitch, value, element as usize, width, height).map(Work::Fill)
+    d.fill_of(dst, pitch, value, element as usize, [width, height]).map(Work::Fill)
 }
 
 fn node_mut(d: &mut Driver, node: Id) -> Answer<&mut Node> {

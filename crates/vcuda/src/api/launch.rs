@@ -1,10 +1,12 @@
 //! Functions: their attributes and limits, launches, occupancy.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if};
-use crate::schedule::{Launch, Work};
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if};
+use crate::made::Id;
 use crate::spec::Chip;
-use crate::world::Id;
+use crate::work::{Launch, Work};
+use ptx_vm::Kernel;
 use std::ffi::{c_char, c_void};
 
 #[repr(C)]
@@ -114,15 +116,8 @@ impl Driver {
     }
 
     /// A launch with its arguments copied, held against every limit.
-    pub(crate) fn launch_of(
-        &mut self,
-        handle: Id,
-        grid: [u32; 3],
-        block: [u32; 3],
-        shared: u32,
-        params: *const *const c_void,
-        extra: *const *const c_void,
-    ) -> Answer<Launch> {
+    pub(crate) fn launch_of(&mut self, handle: Id, shape: ptx_vm::Launch, arguments: Arguments) -> Answer<Launch> {
+        let ptx_vm::Launch { grid, block, dynamic_shared: shared } = shape;
         let function = self.launchable(handle)?;
         let known = &self.functions[&function];
         if known.context != self.current()? {
@@ -148,31 +143,7 @@ impl Driver {
         {
             return Err(Code::LAUNCH_OUT_OF_RESOURCES);
         }
-        let params = if !params.is_null() {
-            if !extra.is_null() {
-                return Err(Code::INVALID_VALUE);
-            }
-            let mut bytes = vec![0; kernel.param_bytes()];
-            for (i, param) in kernel.params().iter().enumerate() {
-                // SAFETY: the program gives a pointer for each parameter, to as many bytes as it has.
-                unsafe {
-                    let from = *params.add(i);
-                    if from.is_null() {
-                        return Err(Code::INVALID_VALUE);
-                    }
-                    let to = bytes.as_mut_ptr().add(param.offset);
-                    std::ptr::copy_nonoverlapping(from.cast::<u8>(), to, param.size);
-                }
-            }
-            bytes
-        } else if !extra.is_null() {
-            packed(extra, kernel.param_bytes())?
-        } else if kernel.param_bytes() == 0 {
-            vec![]
-        } else {
-            return Err(Code::INVALID_VALUE);
-        };
-        let shape = ptx_vm::Launch { grid, block, dynamic_shared: shared };
+        let params = arguments.copied(&kernel)?;
         Ok(Launch { kernel, function, shape, params })
     }
 
@@ -238,6 +209,44 @@ impl Driver {
         put(block, best.1 as i32)?;
         put(grid, (best.2 * units) as i32)
     }
+}
+
+/// The arguments of a launch as programs give them: one by one, or packed.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments {
+    pub(crate) params: *const *const c_void,
+    pub(crate) extra: *const *const c_void,
+}
+
+impl Arguments {
+    /// The parameter block, copied.
+    fn copied(self, kernel: &Kernel) -> Answer<Vec<u8>> {
+        let Arguments { params, extra } = self;
+        match (params.is_null(), extra.is_null()) {
+            (false, false) => Err(Code::INVALID_VALUE),
+            (false, true) => one_by_one(params, kernel),
+            (true, false) => packed(extra, kernel.param_bytes()),
+            (true, true) if kernel.param_bytes() == 0 => Ok(vec![]),
+            (true, true) => Err(Code::INVALID_VALUE),
+        }
+    }
+}
+
+/// The parameters that a list points to.
+fn one_by_one(params: *const *const c_void, kernel: &Kernel) -> Answer<Vec<u8>> {
+    let mut bytes = vec![0; kernel.param_bytes()];
+    for (i, param) in kernel.params().iter().enumerate() {
+        // SAFETY: the program gives a pointer for each parameter, to as many bytes as it has.
+        unsafe {
+            let from = *params.add(i);
+            if from.is_null() {
+                return Err(Code::INVALID_VALUE);
+            }
+            let to = bytes.as_mut_ptr().add(param.offset);
+            std::ptr::copy_nonoverlapping(from.cast::<u8>(), to, param.size);
+        }
+    }
+    Ok(bytes)
 }
 
 /// The packed parameters of `extra`: a list of names and values that ends with null.
@@ -310,7 +319,8 @@ api! {
         params: *const *const c_void,
         extra: *const *const c_void,
     ) {
-        let launch = d.launch_of(function, [gx, gy, gz], [bx, by, bz], shared, params, extra)?;
+        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let launch = d.launch_of(function, shape, Arguments { params, extra })?;
         d.submit_launch(launch, stream, false)
     }
     Context fn cuLaunchKernelEx / cuLaunchKernelEx_ptsz (
@@ -326,7 +336,8 @@ api! {
         // SAFETY: the program's structure.
         let config = unsafe { config.read_unaligned() };
         let cooperative = attributes(&config)?;
-        let launch = d.launch_of(function, config.grid, config.block, config.shared, params, extra)?;
+        let shape = ptx_vm::Launch { grid: config.grid, block: config.block, dynamic_shared: config.shared };
+        let launch = d.launch_of(function, shape, Arguments { params, extra })?;
         d.submit_launch(launch, config.stream, cooperative)
     }
     Context fn cuLaunchCooperativeKernel / cuLaunchCooperativeKernel_ptsz (
@@ -342,7 +353,8 @@ api! {
         stream: Id,
         params: *const *const c_void,
     ) {
-        let launch = d.launch_of(function, [gx, gy, gz], [bx, by, bz], shared, params, std::ptr::null())?;
+        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let launch = d.launch_of(function, shape, Arguments { params, extra: std::ptr::null() })?;
         d.submit_launch(launch, stream, true)
     }
     Context fn cuFuncGetAttribute(d, value: *mut i32, attribute: u32, function: Id) {

@@ -1,10 +1,13 @@
 //! Memory: of devices, page-locked, registered, managed; and what addresses are.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if};
-use crate::memory::{is_mapped, map_host};
-use crate::schedule::Work;
-use crate::world::{Id, Kind, Range, World};
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if};
+use crate::host;
+use crate::made::Id;
+use crate::object::{Kind, Range};
+use crate::work::Work;
+use crate::world::World;
 use ptx_vm::Region;
 use std::ffi::c_void;
 
@@ -69,7 +72,7 @@ impl Driver {
         if bytes as u64 > host_free() {
             return Err(Code::OUT_OF_MEMORY);
         }
-        let at = map_host(bytes).ok_or(Code::OUT_OF_MEMORY)?;
+        let at = host::map(bytes).ok_or(Code::OUT_OF_MEMORY)?;
         self.adopt_host(at, bytes, kind, flags)?;
         Ok(at)
     }
@@ -278,7 +281,7 @@ api! {
         if overlaps {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        if !is_mapped(at, bytes) {
+        if !host::is_mapped(at, bytes) {
             return Err(Code::INVALID_VALUE);
         }
         d.adopt_host(at, bytes, Kind::Registered, flags)

@@ -1,9 +1,11 @@
 //! Modules, libraries and the linker.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if, text};
-use crate::module::{Library, Link, Log, ptx_of};
-use crate::world::Id;
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if, text};
+use crate::image::{Log, ptx_of};
+use crate::made::Id;
+use crate::object::{Library, Link};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
 

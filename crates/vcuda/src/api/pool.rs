@@ -1,9 +1,11 @@
 //! Memory pools, and allocations in the order of a stream.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put};
-use crate::schedule::Work;
-use crate::world::{Id, Kind, Pool};
+use crate::driver::Driver;
+use crate::enter::{api, put};
+use crate::made::Id;
+use crate::object::{Kind, Pool};
+use crate::work::Work;
 use std::ffi::c_void;
 
 #[repr(C)]

@@ -1,11 +1,13 @@
 //! Streams and events, host functions, and the capture of streams.
 
 use crate::code::{Answer, Code};
-use crate::enter::{Driver, api, put, put_if};
-use crate::graph::thread_mode;
-use crate::schedule::{Callback, HostFn, Work};
+use crate::driver::Driver;
+use crate::enter::{api, put, put_if};
+use crate::made::Id;
+use crate::object::{Event, EventState, Kind, Stream};
 use crate::settings::Schedule;
-use crate::world::{Event, EventState, Id, THREAD};
+use crate::thread::{THREAD, capture_mode};
+use crate::work::{Callback, HostFn, RELAXED, Work};
 use std::ffi::c_void;
 
 const TIMING_DISABLED: u32 = 2;
@@ -17,7 +19,8 @@ fn create(d: &mut Driver, out: *mut Id, flags: u32, priority: i32) -> Answer {
         return Err(Code::INVALID_VALUE);
     }
     let (context, id, made) = (d.current()?, d.id(), d.made());
-    d.add_stream(id, context, flags, priority.clamp(-5, 0), false, made);
+    let priority = priority.clamp(-5, 0);
+    d.streams.insert(id, Stream { flags, priority, default: false, ..Stream::default_of(context, made) });
     put(out, id)
 }
 
@@ -169,7 +172,7 @@ api! {
     Context fn cuStreamAttachMemAsync / cuStreamAttachMemAsync_ptsz (d, stream: Id, address: u64, bytes: usize, flags: u32) {
         let _ = (bytes, flags);
         let stream = d.own_stream(stream)?;
-        if d.range(address).is_none_or(|(_, range)| !matches!(range.kind, crate::world::Kind::Managed)) {
+        if d.range(address).is_none_or(|(_, range)| !matches!(range.kind, Kind::Managed)) {
             return Err(Code::INVALID_VALUE);
         }
         d.submit(stream, Work::Nothing).map(drop)
@@ -344,10 +347,10 @@ api! {
         }
         // SAFETY: the program's variable.
         let new = unsafe { mode.read_unaligned() };
-        if new > crate::graph::RELAXED {
+        if new > RELAXED {
             return Err(Code::INVALID_VALUE);
         }
-        let old = thread_mode();
+        let old = capture_mode();
         THREAD.with(|thread| thread.capture_mode.set(new));
         put(mode, old)
     }
