@@ -4,7 +4,7 @@
 mod common;
 
 use adacache::device::Device;
-use adacache::ops::attention::{self, QkNorm, VideoDims};
+use adacache::ops::attention::{self, QkNorm, SelfAttention, VideoDims};
 use adacache::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
 use adacache::ops::params::STEP_WORDS;
 use adacache::ops::residual::{self, ProbeBuffers};
@@ -171,12 +171,13 @@ fn self_attention_runs_over_tokens_or_frames() {
         };
         let norm = Some(QkNorm { q: &q_norm, k: &k_norm, eps: 1e-6 });
         let out = poisoned(&device, &[ROWS, WIDTH], DType::F32);
-        attention::spatial(&qkv, &DIMS, norm, None, &out).unwrap();
+        let call = SelfAttention { qkv: &qkv, dims: DIMS, norm, rope: None };
+        attention::spatial(&call, &out).unwrap();
         let frames: Vec<Vec<usize>> = (0..BATCH * FRAMES).map(|f| (f * TOKENS..(f + 1) * TOKENS).collect()).collect();
         assert_close("spatial", &out, &expected(&frames, None));
 
         out.fill_bytes(0xff).unwrap();
-        attention::temporal(&qkv, &DIMS, norm, Some(&rope), &out).unwrap();
+        attention::temporal(&SelfAttention { rope: Some(&rope), ..call }, &out).unwrap();
         let along_time = |s: usize| (0..FRAMES).map(|t| (s / TOKENS * FRAMES + t) * TOKENS + s % TOKENS).collect();
         let columns: Vec<Vec<usize>> = (0..BATCH * TOKENS).map(along_time).collect();
         assert_close("temporal", &out, &expected(&columns, Some(&rope_host)));
@@ -259,16 +260,20 @@ fn refusals(device: &Device) {
     // Attention.
     let dims = VideoDims { batch: 1, frames: 2, tokens: 2 };
     let spatial = |head_dim: usize| {
-        attention::spatial(&empty(&[4, 3, 2, head_dim]), &dims, None, None, &empty(&[4, 2 * head_dim]))
+        let qkv = empty(&[4, 3, 2, head_dim]);
+        let call = SelfAttention { qkv: &qkv, dims, norm: None, rope: None };
+        attention::spatial(&call, &empty(&[4, 2 * head_dim]))
     };
     for head_dim in [24, 36, 136] {
         assert_refused(spatial(head_dim), &["head_dim", "32 to 128 in steps of 8"]);
     }
     let qkv = empty(&[4, 3, 2, 32]);
-    assert_refused(attention::spatial(&qkv, &dims, None, None, &empty(&[4, 32])), &["out", "heads*head_dim 64"]);
+    let call = SelfAttention { qkv: &qkv, dims, norm: None, rope: None };
+    assert_refused(attention::spatial(&call, &empty(&[4, 32])), &["out", "heads*head_dim 64"]);
     let short_rope = f32s(&[1, 16, 2]);
     let heads = empty(&[4, 64]);
-    assert_refused(attention::temporal(&qkv, &dims, None, Some(&short_rope), &heads), &["rope", "positions 2"]);
+    let call = SelfAttention { rope: Some(&short_rope), ..call };
+    assert_refused(attention::temporal(&call, &heads), &["rope", "positions 2"]);
 
     // The rest.
     assert_refused(norm::row_stats(&a, f32::NAN, &f32s(&[4, 2])), &["row_stats: eps", "NaN"]);
@@ -306,6 +311,7 @@ fn nothing_to_do_is_fine() {
         linear(&empty(&[0, 8]), &empty(&[6, 8]), None, None, Activation::None, &empty(&[0, 6])).unwrap();
         residual::fold(&empty(&[0]), &empty(&[0]), &empty(&[0])).unwrap();
         let dims = VideoDims { batch: 1, frames: 0, tokens: 4 };
-        attention::spatial(&empty(&[0, 3, 2, 32]), &dims, None, None, &empty(&[0, 64])).unwrap();
+        let call = SelfAttention { qkv: &empty(&[0, 3, 2, 32]), dims, norm: None, rope: None };
+        attention::spatial(&call, &empty(&[0, 64])).unwrap();
     }
 }

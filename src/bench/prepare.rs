@@ -6,8 +6,9 @@ use super::shapes::{
     NormShape, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, SoftmaxShape,
 };
 use crate::device::Device;
-use crate::ops::attention::{self, QkNorm, VideoDims};
-use crate::ops::conv::{Band, CHANNELS, Input, conv};
+use crate::ops::attention::{self, QkNorm, SelfAttention, VideoDims};
+use crate::ops::conv::{Band, CHANNELS, Conv, Input, conv};
+use crate::ops::group_norm::GroupNorm;
 use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
 use crate::ops::pack::{PackError, Packed};
 use crate::ops::residual::{self, ProbeBuffers};
@@ -115,8 +116,10 @@ fn prepare_attention(on: On<'_>, shape: AttentionShape) -> Result<Prepared, OpEr
     Ok(Prepared::new(&[&out.clone()], move || {
         let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
         match kind {
-            AttentionKind::Temporal => attention::temporal(&qkv, &dims, norm, Some(&rope), &out),
-            _ => attention::spatial(&qkv, &dims, norm, None, &out),
+            AttentionKind::Temporal => {
+                attention::temporal(&SelfAttention { qkv: &qkv, dims, norm, rope: Some(&rope) }, &out)
+            }
+            _ => attention::spatial(&SelfAttention { qkv: &qkv, dims, norm, rope: None }, &out),
         }
     }))
 }
@@ -149,7 +152,9 @@ fn prepare_norm(on: On<'_>, shape: NormShape) -> Result<Prepared, OpError> {
         NormKind::RowStats => norm::row_stats(&x, 1e-6, &stats),
         NormKind::Modulate => {
             let modulation = Modulation { table: &table, frame_mask: None, rows };
-            norm::modulate(&x, &modulation, 0, 1, 0, false, 1e-6, &out)
+            let modulate =
+                norm::Modulate { modulation, shift: 0, scale: 1, variant: 0, only_masked_out: false, eps: 1e-6 };
+            norm::modulate(&x, &modulate, &out)
         }
     }))
 }
@@ -178,8 +183,8 @@ fn prepare_conv(on: On<'_>, shape: ConvShape) -> Result<Prepared, OpError> {
     let alpha = if residual { 1e-3 } else { 1.0 };
     let band = Band { first: 0, rows: made[1] };
     Ok(Prepared::new(&[&out.clone()], move || {
-        let residual = residual.then_some(&out);
-        conv(&Input::whole(&x), &w, Some(&bias), alpha, &geometry, residual, band, &out)
+        let (input, residual) = (Input::whole(&x), residual.then_some(&out));
+        conv(&Conv { input, w: &w, bias: Some(&bias), alpha, geometry, residual, band }, &out)
     }))
 }
 
@@ -195,7 +200,8 @@ fn prepare_group_norm(on: On<'_>, shape: GroupNormShape) -> Result<Prepared, OpE
             let blocks = group_norm::blocks(per_sample * height * width);
             let partial = Tensor::empty(on.device, &[samples, blocks, channels, 2], DType::F32)?;
             Prepared::new(&[&affine.clone()], move || {
-                group_norm::statistics(&x, &weight, &bias, groups, 1e-6, &partial, &affine)
+                let norm = GroupNorm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
+                group_norm::statistics(&x, &norm, &partial, &affine)
             })
         }
         GroupNormKind::Apply => {

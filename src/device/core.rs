@@ -322,23 +322,14 @@ impl Device {
         shared: u32,
         params: &P,
     ) -> Result<()> {
-        self.launch_counted(kernel, grid, block, shared, params, Work::default())
+        let launch = Launch { kernel: kernel.name(), grid, block, shared, work: Work::default() };
+        self.launch_counted(kernel, &launch, params)
     }
 
     /// As [`Device::launch`], with the launch's work for observers.
-    ///
-    /// # Errors
-    /// As [`Device::launch`].
-    pub fn launch_counted<P: Pod>(
-        &self,
-        kernel: &Kernel,
-        grid: [u32; 3],
-        block: [u32; 3],
-        shared: u32,
-        params: &P,
-        work: Work,
-    ) -> Result<()> {
+    pub(crate) fn launch_counted<P: Pod>(&self, kernel: &Kernel, launch: &Launch<'_>, params: &P) -> Result<()> {
         let inner = &*kernel.0;
+        let &Launch { grid, block, shared, work, .. } = launch;
         let params = bytemuck::bytes_of(params);
         if params.len() != inner.param_bytes {
             return Err(DeviceError::ParamSize {
@@ -347,18 +338,17 @@ impl Device {
                 expected: inner.param_bytes,
             });
         }
-        let launch = Launch { kernel: &inner.name, grid, block, shared, work };
         if grid.contains(&0) || block.contains(&0) {
-            return Err(DeviceError::launch(&launch, &self.0.info.id, "grid and block must not be empty"));
+            return Err(DeviceError::launch(launch, &self.0.info.id, "grid and block must not be empty"));
         }
         if [grid[1], grid[2]].iter().any(|&n| n > 65535) {
-            return Err(DeviceError::launch(&launch, &self.0.info.id, "grid y and z can be 65535 at most"));
+            return Err(DeviceError::launch(launch, &self.0.info.id, "grid y and z can be 65535 at most"));
         }
         let command = || Command::Launch { kernel: kernel.clone(), grid, block, shared, work, params: params.into() };
         if self.recorded(command) {
             return Ok(());
         }
-        self.submit(kernel, &launch, params)
+        self.submit(kernel, launch, params)
     }
 
     /// Queues a launch whose arguments were checked, reported to the observer if there is one.

@@ -20,5 +20,5 @@ pub use sizes::{Flops, Geometry, TransformerShape, WeightBytes};
 pub use stdit3::{StDiT3, StDiT3Config};
 pub use transformer::{Added, Caption, Trace, Transformer};
 pub use walk::Walk;
-pub use weights::Weights;
+pub use weights::{Arrangement, Weights};
 pub use workspace::{PREDICTION, ResidualRoom, Workspace, X};

@@ -28,6 +28,15 @@ impl Source<'_> {
     }
 }
 
+/// The two shapes of a weight whose layout changes when it is loaded: see [`Weights::arranged`].
+#[derive(Clone, Copy)]
+pub struct Arrangement<'a> {
+    /// In the file: exactly this.
+    pub file: &'a [usize],
+    /// On the device.
+    pub tensor: &'a [usize],
+}
+
 /// A safetensors file's content.
 struct Container<'a> {
     source: Source<'a>,
@@ -143,25 +152,23 @@ impl<'a> Weights<'a> {
 
     /// Uploads tensor `name`, which must have exactly `shape`, as `dtype`.
     pub fn tensor(&self, device: &Device, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
-        self.arranged(device, name, shape, shape, dtype, |values| values)
+        self.arranged(device, name, Arrangement { file: shape, tensor: shape }, dtype, |values| values)
     }
 
-    /// Uploads tensor `name`, which must have exactly `shape`, as `dtype` in another layout: `arrange` computes the elements of `as_shape`
-    /// from those of the file.
+    /// Uploads tensor `name` as `dtype` in another layout: `arrange` computes the elements of the tensor from those of the file.
     pub fn arranged(
         &self,
         device: &Device,
         name: &str,
-        shape: &[usize],
-        as_shape: &[usize],
+        shapes: Arrangement<'_>,
         dtype: DType,
         arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
     ) -> Result<Tensor, ModelError> {
         if self.container.is_none() {
-            self.take(name, shape);
-            return Ok(Tensor::zeros(device, as_shape, dtype)?);
+            self.take(name, shapes.file);
+            return Ok(Tensor::zeros(device, shapes.tensor, dtype)?);
         }
-        Ok(Tensor::from_f32(device, as_shape, &arrange(self.values_for(name, shape, dtype)?), dtype)?)
+        Ok(Tensor::from_f32(device, shapes.tensor, &arrange(self.values_for(name, shapes.file, dtype)?), dtype)?)
     }
 
     /// Writes tensor `name`, which must have exactly `shape`, into `out`, which has the size of that shape in `dtype`. Without a file `out`

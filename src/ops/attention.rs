@@ -34,44 +34,42 @@ pub struct QkNorm<'a> {
     pub eps: f32,
 }
 
+/// The arguments of a self-attention.
+#[derive(Debug, Clone, Copy)]
+pub struct SelfAttention<'a> {
+    /// `[rows, 3, heads, head_dim]` D; head_dim 32 to 128 in steps of 8.
+    pub qkv: &'a Tensor,
+    /// How rows map to samples, frames and tokens.
+    pub dims: VideoDims,
+    /// RMSNorm on q and k. `None`: they stay as they are.
+    pub norm: Option<QkNorm<'a>>,
+    /// `[positions ≥ length, head_dim/2, 2]` f32 (cos, sin), for sequences of `length` rows: rotates interleaved pairs of q and k after the
+    /// norm. `None`: no rotation.
+    pub rope: Option<&'a Tensor>,
+}
+
 /// Self-attention within each frame: `out = softmax(q·kᵀ/√head_dim)·v` over the tokens of one (batch, frame).
 ///
-/// * `qkv` `[rows, 3, heads, head_dim]` D, `out` `[rows, heads·head_dim]` D; head_dim 32 to 128 in steps of 8.
-/// * `norm`: RMSNorm on q and k; then `rope` `[positions ≥ tokens, head_dim/2, 2]` f32 (cos, sin) rotates interleaved pairs.
+/// * `out` `[rows, heads·head_dim]` D.
 ///
 /// # Errors
 /// [`OpError`] if shapes, types or devices do not match, or `out` overlaps an input.
-pub fn spatial(
-    qkv: &Tensor,
-    dims: &VideoDims,
-    norm: Option<QkNorm<'_>>,
-    rope: Option<&Tensor>,
-    out: &Tensor,
-) -> Result<()> {
+pub fn spatial(call: &SelfAttention<'_>, out: &Tensor) -> Result<()> {
+    let VideoDims { batch, frames, tokens } = call.dims;
     // Sequence s = (batch, frame) has its tokens in consecutive rows.
-    let sequences = dims.batch * dims.frames;
-    let layout = Layout { outer_stride: dims.tokens, inner_stride: 0, step: 1, inner: 1 };
-    self_attention("attention::spatial", qkv, dims, norm, rope, out, sequences, dims.tokens, layout)
+    let layout = Layout { outer_stride: tokens, inner_stride: 0, step: 1, inner: 1 };
+    self_attention("attention::spatial", call, Sequences { count: batch * frames, length: tokens, layout }, out)
 }
 
 /// Self-attention along time: like [`spatial`], over the frames of one (batch, token). Nothing is transposed or copied.
 ///
-/// * `rope` has one position per frame.
-///
 /// # Errors
 /// As [`spatial`].
-pub fn temporal(
-    qkv: &Tensor,
-    dims: &VideoDims,
-    norm: Option<QkNorm<'_>>,
-    rope: Option<&Tensor>,
-    out: &Tensor,
-) -> Result<()> {
+pub fn temporal(call: &SelfAttention<'_>, out: &Tensor) -> Result<()> {
+    let VideoDims { batch, frames, tokens } = call.dims;
     // Sequence s = (batch, token): its frames are `tokens` rows apart.
-    let sequences = dims.batch * dims.tokens;
-    let layout =
-        Layout { outer_stride: dims.frames * dims.tokens, inner_stride: 1, step: dims.tokens, inner: dims.tokens };
-    self_attention("attention::temporal", qkv, dims, norm, rope, out, sequences, dims.frames, layout)
+    let layout = Layout { outer_stride: frames * tokens, inner_stride: 1, step: tokens, inner: tokens };
+    self_attention("attention::temporal", call, Sequences { count: batch * tokens, length: frames, layout }, out)
 }
 
 /// Cross-attention: every token of a sample attends to that sample's caption.
@@ -111,7 +109,7 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
         ..Default::default()
     };
     let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths)], &[Some(out)]);
-    launch(&op, dtype, head_dim, heads, dims.batch, q_len, kv_len, params)
+    launch(&op, dtype, Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true }, params)
 }
 
 /// The location of a sequence's rows; see `SequenceLayout` in `kernels/params.h`.
@@ -137,17 +135,19 @@ impl Layout {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn self_attention(
-    name: &'static str,
-    qkv: &Tensor,
-    dims: &VideoDims,
-    norm: Option<QkNorm<'_>>,
-    rope: Option<&Tensor>,
-    out: &Tensor,
-    sequences: usize,
+/// The sequences whose rows attend to each other.
+#[derive(Clone, Copy)]
+struct Sequences {
+    count: usize,
     length: usize,
     layout: Layout,
+}
+
+fn self_attention(
+    name: &'static str,
+    &SelfAttention { qkv, ref dims, norm, rope }: &SelfAttention<'_>,
+    Sequences { count, length, layout }: Sequences,
+    out: &Tensor,
 ) -> Result<()> {
     let op = Op::new(name, out);
     let dtype = op.compute_dtype("qkv", qkv)?;
@@ -185,7 +185,9 @@ fn self_attention(
         ..params
     };
     let op = op.counted(4 * rows * length * width, &[Some(qkv), rope], &[Some(out)]);
-    launch(&op, dtype, head_dim, heads, sequences, length, length, params)
+    let plain = norm.is_none() && rope.is_none();
+    let shape = Shape { head_dim, heads, sequences: count, q_len: length, kv_len: length, plain };
+    launch(&op, dtype, shape, params)
 }
 
 /// The properties of a call that determine its kernel.
@@ -251,19 +253,8 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn launch(
-    op: &Op<'_>,
-    dtype: DType,
-    head_dim: usize,
-    heads: usize,
-    sequences: usize,
-    q_len: usize,
-    kv_len: usize,
-    params: AttentionParams,
-) -> Result<()> {
-    let plain = params.rope == 0 && params.q_norm == 0 && params.k_norm == 0;
-    let shape = Shape { head_dim, heads, sequences, q_len, kv_len, plain };
+fn launch(op: &Op<'_>, dtype: DType, shape: Shape, params: AttentionParams) -> Result<()> {
+    let Shape { head_dim, heads, sequences, q_len, kv_len, .. } = shape;
     let Some(choice) = choose(Target::of(op.device), dtype, shape) else {
         return Err(OpError::Value {
             op: op.name,

@@ -1,7 +1,7 @@
 //! Convolution in time and space, channels last: `kernels/conv.cu`.
 
 use super::params::{self, ConvParams};
-use super::{Op, Result, ptr};
+use super::{Choice, Op, Result, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
@@ -83,29 +83,36 @@ impl<'a> Input<'a> {
     }
 }
 
+/// The arguments of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv<'a> {
+    /// The input: every row that the band needs must be in it.
+    pub input: Input<'a>,
+    /// `[n, kernel_t, kernel_h, kernel_w, channels]` D.
+    pub w: &'a Tensor,
+    /// `[n]` D.
+    pub bias: Option<&'a Tensor>,
+    /// The factor of the sums, before bias and residual.
+    pub alpha: f32,
+    /// How taps map to the input.
+    pub geometry: Geometry,
+    /// Added to the result; shape and type of the output, and may be the output itself.
+    pub residual: Option<&'a Tensor>,
+    /// The rows of every frame of the output that are computed.
+    pub band: Band,
+}
+
 /// `out = alpha · conv(x, w) + bias (+ residual)` for the rows `band` of every frame of `out`.
 ///
-/// * `w` `[n, kernel_t, kernel_h, kernel_w, channels]` D, `bias` `[n]` D.
-/// * `out` `[frames·time_factor, height, width, n/time_factor]` D or, without a residual, f32. `residual` as `out`; it may be `out` itself.
+/// * `out` `[frames·time_factor, height, width, n/time_factor]` D or, without a residual, f32.
 /// * `channels` and `n/time_factor` are multiples of [`CHANNELS`]; sums are f32 (f32 inputs: 3×TF32).
-/// * Every row of the input that the band needs must be in `input.x`.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input.
-#[allow(clippy::too_many_arguments)]
-pub fn conv(
-    input: &Input<'_>,
-    w: &Tensor,
-    bias: Option<&Tensor>,
-    alpha: f32,
-    geometry: &Geometry,
-    residual: Option<&Tensor>,
-    band: Band,
-    out: &Tensor,
-) -> Result<()> {
+pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
     // Long, but a list: every argument is checked under its name, then becomes a field of the parameters.
     let op = Op::new("conv", out);
-    let Input { x, height, first } = *input;
+    let &Conv { input: Input { x, height, first }, w, bias, alpha, geometry, residual, band } = call;
     let dtype = op.compute_dtype("x", x)?;
     let [frames, in_rows, width, channels] = op.axes("x", x, ["frames", "rows", "width", "channels"])?;
     op.check("x", x, dtype, &[])?;
@@ -118,7 +125,7 @@ pub fn conv(
     if let Some(bias) = bias {
         op.check("bias", bias, dtype, &[("n", n)])?;
     }
-    let Geometry { stride_t, stride, pad_t, pad, upsample, time_factor } = *geometry;
+    let Geometry { stride_t, stride, pad_t, pad, upsample, time_factor } = geometry;
     for (argument, value) in [("stride_t", stride_t), ("stride", stride), ("time_factor", time_factor), ("taps", taps)]
     {
         if value == 0 {
@@ -149,7 +156,7 @@ pub fn conv(
         }
     }
     op.not_aliased(out, &[("x", Some(x)), ("w", Some(w)), ("bias", bias)])?;
-    let needed = needed_rows(geometry, kernel_h, height, band);
+    let needed = needed_rows(&geometry, kernel_h, height, band);
     if needed.rows > 0 && (needed.first < first || needed.first + needed.rows > first + in_rows) {
         let expected = format!("rows {}..{} for this band", needed.first, needed.first + needed.rows);
         return Err(op.value("x", format!("rows {first}..{}", first + in_rows), expected));
@@ -197,8 +204,14 @@ pub fn conv(
     op.int("m", m + params::CONV_M)?;
     let op = op.counted(2 * m * n * taps * channels, &[Some(x), Some(w), bias, residual], &[Some(out)]);
     let tile = if n > 2 * NARROW.n { WIDE } else { NARROW };
-    let grid = [m.div_ceil(params::CONV_M) * n.div_ceil(tile.n), 1];
-    op.launch(Module::Conv, &format!("conv_{dtype}_{}", tile.n), grid, tile.threads, tile.shared, &params)
+    let choice = Choice {
+        module: Module::Conv,
+        entry: format!("conv_{dtype}_{}", tile.n),
+        grid: [m.div_ceil(params::CONV_M) * n.div_ceil(tile.n), 1],
+        threads: tile.threads,
+        shared: tile.shared,
+    };
+    op.launch_choice(&choice, &params)
 }
 
 /// The rows of a `height`-row input that the rows `band` of the output depend on, for a kernel of `kernel_h` rows.

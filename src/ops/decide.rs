@@ -84,7 +84,7 @@ impl StepClock {
             reserved: 0,
         };
         let op = op.counted(0, &[Some(&self.cursor)], &[Some(time), Some(&self.row), Some(&self.cursor)]);
-        op.launch(Module::Decide, "step_begin", [1, 1], params::STEP_THREADS, 0, &params)
+        op.launch(Module::Decide, "step_begin", [1, 1], params::STEP_THREADS, &params)
     }
 }
 
@@ -205,7 +205,7 @@ impl Decider {
             (params.first_step, params.last_step) = (step(motion.steps.0), step(motion.steps.1));
         }
         let op = op.counted(0, &[Some(sums), Some(&self.codebook)], &[Some(decision)]);
-        op.launch(Module::Decide, "decide", [1, 1], 1, 0, &params)
+        op.launch(Module::Decide, "decide", [1, 1], 1, &params)
     }
 }
 

@@ -43,7 +43,7 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
     };
     let grid = [(batch * frames * height * width).div_ceil(params::DECODE_WARPS), 1];
     let op = op.counted(2 * out.elements() * channels, &[Some(z), Some(basis), Some(mean), Some(scale)], &[Some(out)]);
-    op.launch(Module::Decode, "patch_decode", grid, params::DECODE_THREADS, 0, &params)
+    op.launch(Module::Decode, "patch_decode", grid, params::DECODE_THREADS, &params)
 }
 
 /// RGB in [−1, 1] to bytes: `byte = 255 · clamp((x + 1)/2, 0, 1)`, rounded.
@@ -71,5 +71,5 @@ pub fn pixels(x: &Tensor, out: &Tensor) -> Result<()> {
     };
     let op = op.counted(0, &[Some(x)], &[Some(out)]);
     let grid = [count.div_ceil(params::ELEMENTWISE_THREADS), 1];
-    op.launch(Module::Decode, "pixels", grid, params::ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Decode, "pixels", grid, params::ELEMENTWISE_THREADS, &params)
 }

@@ -47,7 +47,7 @@ pub fn patchify(z: &Tensor, patch: [usize; 3], batch: usize, tokens: [usize; 3],
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
     let op = op.counted(0, &[Some(z)], &[Some(out)]);
-    op.launch(Module::Embed, &format!("patchify_{dtype}"), grid, params::ROW_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("patchify_{dtype}"), grid, params::ROW_THREADS, &params)
 }
 
 /// Tokens back to latents; padding is cropped.
@@ -82,7 +82,7 @@ pub fn unpatchify(rows: &Tensor, patch: [usize; 3], tokens: [usize; 3], out: &Te
     };
     let grid = [grid.sample.div_ceil(ELEMENTWISE_THREADS), batch];
     let op = op.counted(0, &[Some(rows)], &[Some(out)]);
-    op.launch(Module::Embed, &format!("unpatchify_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("unpatchify_{dtype}"), grid, ELEMENTWISE_THREADS, &params)
 }
 
 const LATENT_AXES: [&str; 5] = ["batch", "channels", "frames", "height", "width"];
@@ -164,7 +164,7 @@ pub fn position_table(tokens_h: usize, tokens_w: usize, scale: f32, base_size: f
     };
     let grid = [(tokens * channels / 4).div_ceil(ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[], &[Some(out)]);
-    op.launch(Module::Embed, "position_table", grid, ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, "position_table", grid, ELEMENTWISE_THREADS, &params)
 }
 
 /// `x[row] += table[row % tokens]`, in place.
@@ -197,7 +197,7 @@ pub fn position_add(x: &Tensor, table: &Tensor) -> Result<()> {
     // Frames share a read of the table; enough of them go apart to give every multiprocessor a few blocks.
     let repeats = (8 * op.device.info().units).div_ceil(blocks).clamp(1, (rows / tokens).clamp(1, 65535));
     let op = op.counted(0, &[Some(x), Some(table)], &[Some(x)]);
-    op.launch(Module::Embed, &format!("position_add_{dtype}"), [blocks, repeats], ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("position_add_{dtype}"), [blocks, repeats], ELEMENTWISE_THREADS, &params)
 }
 
 /// Sinusoids: `out[i] = [cos(t_i·f_k), sin(t_i·f_k)]` with `f_k = max_period^(−k/(dim/2))`; the last column of an odd dim is 0.
@@ -225,7 +225,7 @@ pub fn timestep_embed(t: &Tensor, max_period: f32, out: &Tensor) -> Result<()> {
     };
     let grid = [(count * dim.div_ceil(2)).div_ceil(ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[Some(t)], &[Some(out)]);
-    op.launch(Module::Embed, "timestep_embed", grid, ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, "timestep_embed", grid, ELEMENTWISE_THREADS, &params)
 }
 
 /// `out = act(a)·wᵀ + bias (+ add)` for a few rows of f32 activations; with `silu`, act is SiLU, otherwise the identity.
@@ -273,7 +273,7 @@ pub fn small_linear(
     let blocks = n.div_ceil(params::SMALL_LINEAR_WARPS * params::SMALL_LINEAR_COLUMNS);
     let grid = [if m == 0 { 0 } else { blocks }, 1];
     let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, add], &[Some(out)]);
-    op.launch(Module::Embed, &format!("small_linear_{dtype}"), grid, params::SMALL_LINEAR_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("small_linear_{dtype}"), grid, params::SMALL_LINEAR_THREADS, &params)
 }
 
 /// The scale-shift tables of all layers at one time: `out[layer, row, chunk] = table[layer, chunk] + t[row, chunk % t_chunks]`.
@@ -309,7 +309,7 @@ pub fn modulation(table: &Tensor, t: &Tensor, out: &Tensor) -> Result<()> {
     };
     let grid = [(chunks * channels).div_ceil(4).div_ceil(ELEMENTWISE_THREADS), layers];
     let op = op.counted(0, &[Some(table), Some(t)], &[Some(out)]);
-    op.launch(Module::Embed, &format!("modulation_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("modulation_{dtype}"), grid, ELEMENTWISE_THREADS, &params)
 }
 
 /// RoPE's table: `out[position, i] = (cos, sin)(position · freqs[i])`.
@@ -333,7 +333,7 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
     };
     let grid = [(positions * half).div_ceil(ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[Some(freqs)], &[Some(out)]);
-    op.launch(Module::Embed, &format!("rope_table_{dtype}"), grid, ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("rope_table_{dtype}"), grid, ELEMENTWISE_THREADS, &params)
 }
 
 /// `out[b, j] = src[b, index[b, j]]`, zeros where the index is negative: packs the valid tokens of a caption.
@@ -362,5 +362,5 @@ pub fn gather_rows(src: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
     };
     let grid = [(batch * dst_rows).div_ceil(params::ROW_WARPS), 1];
     let op = op.counted(0, &[Some(index), Some(out)], &[Some(out)]);
-    op.launch(Module::Embed, &format!("gather_rows_{dtype}"), grid, params::ROW_THREADS, 0, &params)
+    op.launch(Module::Embed, &format!("gather_rows_{dtype}"), grid, params::ROW_THREADS, &params)
 }

@@ -11,23 +11,29 @@ pub fn blocks(positions: usize) -> usize {
     positions.div_ceil(params::GROUP_POSITIONS).clamp(1, params::GROUP_MAX_BLOCKS)
 }
 
+/// A GroupNorm.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNorm<'a> {
+    /// `[channels]` D
+    pub weight: &'a Tensor,
+    /// `[channels]` D
+    pub bias: &'a Tensor,
+    /// Groups of channels: a divisor of them.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 /// The norm of every sample as a scale and a shift for each channel, for [`apply`].
 ///
 /// * `x` `[samples, positions, channels]` D, channels a multiple of `groups` and of 8, at most 1024; the leading axes may be any that
-///   multiply to samples · positions. `weight`, `bias` `[channels]` D.
+///   multiply to samples · positions.
 /// * `partial` f32, room for `samples · blocks(positions) · channels · 2` sums; `affine` `[samples, channels, 2]` f32.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) if shapes, types or devices do not match.
-pub fn statistics(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    groups: usize,
-    eps: f32,
-    partial: &Tensor,
-    affine: &Tensor,
-) -> Result<()> {
+pub fn statistics(x: &Tensor, norm: &GroupNorm<'_>, partial: &Tensor, affine: &Tensor) -> Result<()> {
+    let &GroupNorm { weight, bias, groups, eps } = norm;
     let op = Op::new("group_norm", affine);
     let dtype = op.compute_dtype("x", x)?;
     let [samples, channels, _] = op.axes("affine", affine, ["samples", "channels", "scale, shift"])?;
@@ -54,11 +60,10 @@ pub fn statistics(
     op.not_aliased(affine, &[("x", Some(x)), ("partial", Some(partial))])?;
     op.not_aliased(partial, &[("x", Some(x))])?;
     let (channels, groups) = (op.int("channels", channels)?, op.int("groups", groups)?);
-    let (x, partial) = (x, partial);
     let sums = GroupSumsParams { x: x.ptr(), partial: partial.ptr(), positions: positions as i64, channels, groups };
     let counted = Op::new("group_norm", affine).counted(0, &[Some(x)], &[Some(partial)]);
     let entry = format!("group_sums_{dtype}");
-    counted.launch(Module::GroupNorm, &entry, [blocks, samples], params::GROUP_THREADS, 0, &sums)?;
+    counted.launch(Module::GroupNorm, &entry, [blocks, samples], params::GROUP_THREADS, &sums)?;
     let params = GroupAffineParams {
         x: x.ptr(),
         partial: partial.ptr(),
@@ -75,7 +80,7 @@ pub fn statistics(
     };
     let grid = [(samples * groups as usize).div_ceil(params::ROW_WARPS), 1];
     let op = op.counted(0, &[Some(partial)], &[Some(affine)]);
-    op.launch(Module::GroupNorm, &format!("group_affine_{dtype}"), grid, params::ROW_THREADS, 0, &params)
+    op.launch(Module::GroupNorm, &format!("group_affine_{dtype}"), grid, params::ROW_THREADS, &params)
 }
 
 /// `out = x·scale + shift` per channel, with or without SiLU, for the rows `band` of every frame.
@@ -117,7 +122,7 @@ pub fn apply(x: &Tensor, affine: &Tensor, silu: bool, band: Band, out: &Tensor) 
     };
     let grid = [(out.elements() / chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[Some(out), Some(affine)], &[Some(out)]);
-    op.launch(Module::GroupNorm, &format!("group_apply_{dtype}"), grid, params::ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::GroupNorm, &format!("group_apply_{dtype}"), grid, params::ELEMENTWISE_THREADS, &params)
 }
 
 fn check_channels(op: &Op<'_>, channels: usize) -> Result<()> {

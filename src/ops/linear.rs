@@ -52,9 +52,10 @@ pub fn linear(
     out: &Tensor,
 ) -> Result<()> {
     let op = Op::new("linear", out);
-    let Sizes { dtype, m, n, k } = sizes(&op, a, w, bias, "out", out)?;
+    let sizes = sizes(&op, a, w, bias, "out", out)?;
+    let Sizes { dtype, m, n, k } = sizes;
     op.not_aliased(out, &[("a", Some(a)), ("w", Some(w)), ("bias", bias), ("stats", modulate.map(|m| m.stats))])?;
-    let mut params = base(&op, a, w, bias, out, m, n, k)?;
+    let mut params = sizes.params(&op, a, w, bias, out)?;
     if let Some(Modulate { stats, modulation, shift, scale }) = modulate {
         op.check("stats", stats, DType::F32, &[("rows", m), ("mean, rstd", 2)])?;
         params.row_stats = stats.ptr();
@@ -88,10 +89,11 @@ pub fn linear_residual(
     residual: Option<(&Tensor, bool)>,
 ) -> Result<()> {
     let op = Op::new("linear_residual", x);
-    let Sizes { dtype, m, n, k } = sizes(&op, a, w, bias, "x", x)?;
+    let sizes = sizes(&op, a, w, bias, "x", x)?;
+    let Sizes { dtype, m, n, k } = sizes;
     let inputs = [("a", Some(a)), ("w", Some(w)), ("bias", bias)];
     op.not_aliased(x, &inputs)?;
-    let mut params = base(&op, a, w, bias, x, m, n, k)?;
+    let mut params = sizes.params(&op, a, w, bias, x)?;
     if let Some((residual, accumulate)) = residual {
         op.check_rows("residual", residual, dtype, [("m", m), ("n", n)])?;
         op.not_aliased(residual, &inputs)?;
@@ -119,11 +121,32 @@ fn launch(op: &Op<'_>, choice: &Choice, product: LinearParams) -> Result<()> {
     op.launch_choice(choice, &LinearFewParams { product, partial, arrived })
 }
 
+#[derive(Clone, Copy)]
 struct Sizes {
     dtype: DType,
     m: usize,
     n: usize,
     k: usize,
+}
+
+impl Sizes {
+    /// The parameters of a product without modulation.
+    fn params(self, op: &Op<'_>, a: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor) -> Result<LinearParams> {
+        Ok(LinearParams {
+            a: a.ptr(),
+            w: w.ptr(),
+            bias: ptr(bias),
+            out: out.ptr(),
+            m: op.int("m", self.m)?,
+            n: op.int("n", self.n)?,
+            k: op.int("k", self.k)?,
+            // Divisors, also where there is no modulation.
+            frames: 1,
+            rows_per_frame: 1,
+            gate_chunk: -1,
+            ..Default::default()
+        })
+    }
 }
 
 fn sizes(
@@ -147,33 +170,6 @@ fn sizes(
         op.check("bias", bias, dtype, &[("n", n)])?;
     }
     Ok(Sizes { dtype, m, n, k })
-}
-
-#[allow(clippy::too_many_arguments)]
-fn base(
-    op: &Op<'_>,
-    a: &Tensor,
-    w: &Tensor,
-    bias: Option<&Tensor>,
-    out: &Tensor,
-    m: usize,
-    n: usize,
-    k: usize,
-) -> Result<LinearParams> {
-    Ok(LinearParams {
-        a: a.ptr(),
-        w: w.ptr(),
-        bias: ptr(bias),
-        out: out.ptr(),
-        m: op.int("m", m)?,
-        n: op.int("n", n)?,
-        k: op.int("k", k)?,
-        // Divisors, also where there is no modulation.
-        frames: 1,
-        rows_per_frame: 1,
-        gate_chunk: -1,
-        ..Default::default()
-    })
 }
 
 /// Fills in the modulation; returns the number of its chunks.

@@ -25,7 +25,7 @@ pub mod sampler;
 pub mod softmax;
 
 use crate::chips::Multiprocessor;
-use crate::device::{Device, DeviceError, Module, Work};
+use crate::device::{Device, DeviceError, Launch, Module, Work};
 use crate::tensor::{DType, Tensor, TensorError};
 use bytemuck::Pod;
 use std::fmt::Write as _;
@@ -329,30 +329,26 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Launches the chosen kernel.
-    fn launch_choice<P: Pod>(&self, choice: &Choice, params: &P) -> Result<()> {
-        let Choice { module, entry, grid, threads, shared } = choice;
-        self.launch(*module, entry, *grid, *threads, *shared, params)
+    /// Launches a kernel that has no dynamic shared memory.
+    fn launch<P: Pod>(&self, module: Module, entry: &str, grid: [usize; 2], threads: usize, params: &P) -> Result<()> {
+        self.launch_choice(&Choice { module, entry: entry.into(), grid, threads, shared: 0 }, params)
     }
 
-    /// Launches, unless the grid is empty. Blocks are one-dimensional.
-    fn launch<P: Pod>(
-        &self,
-        module: Module,
-        entry: &str,
-        grid: [usize; 2],
-        threads: usize,
-        shared: usize,
-        params: &P,
-    ) -> Result<()> {
-        if grid.contains(&0) {
+    /// Launches the chosen kernel, unless its grid is empty. Blocks are one-dimensional.
+    fn launch_choice<P: Pod>(&self, choice: &Choice, params: &P) -> Result<()> {
+        let &Choice { module, ref entry, grid: [x, y], threads, shared } = choice;
+        if x == 0 || y == 0 {
             return Ok(());
         }
         let kernel = self.device.kernel(module, entry)?;
-        let [x, y] = grid;
-        let grid = [self.int("grid", x)? as u32, self.int("grid", y)? as u32, 1];
-        let block = [threads as u32, 1, 1];
-        Ok(self.device.launch_counted(&kernel, grid, block, shared as u32, params, self.work)?)
+        let launch = Launch {
+            kernel: entry,
+            grid: [self.int("grid", x)? as u32, self.int("grid", y)? as u32, 1],
+            block: [threads as u32, 1, 1],
+            shared: shared as u32,
+            work: self.work,
+        };
+        Ok(self.device.launch_counted(&kernel, &launch, params)?)
     }
 }
 

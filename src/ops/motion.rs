@@ -43,7 +43,7 @@ pub fn motion<'b>(x: &Tensor, frame_axis: usize, strides: &[usize], buffers: &'b
         return Ok(buffers.sums());
     }
     let op = op.counted(0, &[Some(x)], &[]);
-    op.launch(Module::Motion, &format!("motion_{dtype}"), [blocks, batch], params::PROBE_THREADS, 0, &params)?;
+    op.launch(Module::Motion, &format!("motion_{dtype}"), [blocks, batch], params::PROBE_THREADS, &params)?;
     buffers.reduce(&op, batch, blocks, count)?;
     Ok(buffers.sums())
 }

@@ -28,28 +28,34 @@ pub fn row_stats(x: &Tensor, eps: f32, stats: &Tensor) -> Result<()> {
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
     let op = op.counted(0, &[Some(x)], &[Some(stats)]);
-    op.launch(Module::Norm, &format!("row_stats_{dtype}"), grid, params::ROW_THREADS, 0, &params)
+    op.launch(Module::Norm, &format!("row_stats_{dtype}"), grid, params::ROW_THREADS, &params)
 }
 
-/// `out = LN(x)·(1 + scale) + shift` with one variant of the modulation for every row.
+/// LayerNorm and adaLN with one variant of the modulation for every row.
+#[derive(Debug, Clone, Copy)]
+pub struct Modulate<'a> {
+    /// The tables.
+    pub modulation: Modulation<'a>,
+    /// The chunk that holds the shift.
+    pub shift: usize,
+    /// The chunk that holds the scale.
+    pub scale: usize,
+    /// The variant that is applied.
+    pub variant: usize,
+    /// Only rows of frames whose mask is 0 are written, the others stay unchanged (all rows, without a mask).
+    pub only_masked_out: bool,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// `out = LN(x)·(1 + scale) + shift`.
 ///
 /// * `x`, `out` `[rows, channels]` D; they may be the same tensor.
-/// * `shift`, `scale`: chunks of the table. `variant`: the variant to apply.
-/// * `only_masked_out`: only rows of frames whose mask is 0 are written, the others stay unchanged (all rows, without a mask).
 ///
 /// # Errors
 /// [`OpError`](super::OpError) if shapes, types or devices do not match.
-#[allow(clippy::too_many_arguments)]
-pub fn modulate(
-    x: &Tensor,
-    modulation: &Modulation<'_>,
-    shift: usize,
-    scale: usize,
-    variant: usize,
-    only_masked_out: bool,
-    eps: f32,
-    out: &Tensor,
-) -> Result<()> {
+pub fn modulate(x: &Tensor, modulate: &Modulate<'_>, out: &Tensor) -> Result<()> {
+    let &Modulate { ref modulation, shift, scale, variant, only_masked_out, eps } = modulate;
     let op = Op::new("modulate", out);
     let dtype = op.compute_dtype("x", x)?;
     op.check("x", x, dtype, &[])?;
@@ -79,7 +85,7 @@ pub fn modulate(
     };
     let grid = [rows.div_ceil(params::ROW_WARPS), 1];
     let op = op.counted(0, &[Some(x), Some(modulation.table)], &[Some(out)]);
-    op.launch(Module::Norm, &format!("modulate_{dtype}"), grid, params::ROW_THREADS, 0, &params)
+    op.launch(Module::Norm, &format!("modulate_{dtype}"), grid, params::ROW_THREADS, &params)
 }
 
 /// A tensor as rows of its last axis.

@@ -101,7 +101,7 @@ impl Packed {
         };
         let op = op.counted(0, &[Some(x)], &[Some(&self.bytes), Some(&self.scale)]);
         let entry = format!("residual_pack_{dtype}");
-        op.launch(Module::Pack, &entry, [blocks, 1], params::PACK_THREADS, 0, &params)?;
+        op.launch(Module::Pack, &entry, [blocks, 1], params::PACK_THREADS, &params)?;
         let params = PackErrorParams {
             error: error.partial.ptr(),
             totals: error.totals.ptr(),
@@ -109,7 +109,7 @@ impl Packed {
             reserved: 0,
         };
         let op = op.counted(0, &[Some(&error.partial)], &[Some(&error.totals)]);
-        op.launch(Module::Pack, "pack_error", [1, 1], 64, 0, &params)
+        op.launch(Module::Pack, "pack_error", [1, 1], 64, &params)
     }
 
     /// `out` = the unpacked tensor; with `add`, `out` += it.
@@ -132,6 +132,6 @@ impl Packed {
         let op = op.counted(0, &[Some(&self.bytes), Some(&self.scale), add.then_some(out)], &[Some(out)]);
         let blocks = out.elements().div_ceil(params::ELEMENTWISE_THREADS);
         let entry = format!("residual_unpack_{dtype}");
-        op.launch(Module::Pack, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
+        op.launch(Module::Pack, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, &params)
     }
 }

@@ -98,7 +98,7 @@ impl ProbeBuffers {
         let grid = [count.div_ceil(params::REDUCE_WARPS), batch];
         let bytes_read = (batch * blocks * count * DType::F32.size()) as u64;
         let work = Work { flops: 0, bytes_read, bytes_written: self.sums.bytes() as u64 };
-        Op { work, ..*op }.launch(Module::Residual, "reduce_partials", grid, params::REDUCE_THREADS, 0, &params)
+        Op { work, ..*op }.launch(Module::Residual, "reduce_partials", grid, params::REDUCE_THREADS, &params)
     }
 }
 
@@ -170,7 +170,7 @@ pub fn probe<'b>(
     }
     let entry = format!("residual_probe_{dtype}");
     let op = op.counted(0, &[Some(fresh), (!first).then_some(kept)], &[Some(kept)]);
-    op.launch(Module::Residual, &entry, [blocks, batch], params::PROBE_THREADS, 0, &params)?;
+    op.launch(Module::Residual, &entry, [blocks, batch], params::PROBE_THREADS, &params)?;
     buffers.reduce(&op, batch, blocks, count)?;
     Ok(&buffers.sums)
 }
@@ -244,7 +244,7 @@ pub fn extrapolate(
     let read: Vec<Option<&Tensor>> = std::iter::once(a).chain(folds.iter().copied()).map(Some).collect();
     let op = op.counted(0, &read, &[Some(out)]);
     let entry = format!("residual_extrapolate_{dtype}");
-    op.launch(Module::Residual, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Residual, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, &params)
 }
 
 fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
@@ -260,5 +260,5 @@ fn elementwise(name: &'static str, entry: &str, a: &Tensor, b: &Tensor, out: &Te
     let params = FoldParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: out.elements() as i64 };
     let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS);
     let op = op.counted(0, &[Some(a), Some(b)], &[Some(out)]);
-    op.launch(Module::Residual, &format!("{entry}_{dtype}"), [blocks, 1], params::ELEMENTWISE_THREADS, 0, &params)
+    op.launch(Module::Residual, &format!("{entry}_{dtype}"), [blocks, 1], params::ELEMENTWISE_THREADS, &params)
 }

@@ -148,5 +148,5 @@ fn launch<P: bytemuck::Pod>(
     // Four neighbours an access, where a frame is made of fours.
     let elements = z.elements() / batch.max(1) / if spatial.is_multiple_of(4) { 4 } else { 1 };
     let grid = [elements.div_ceil(ELEMENTWISE_THREADS), batch];
-    op.launch(Module::Sampler, entry, grid, ELEMENTWISE_THREADS, 0, params)
+    op.launch(Module::Sampler, entry, grid, ELEMENTWISE_THREADS, params)
 }

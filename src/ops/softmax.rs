@@ -31,5 +31,5 @@ pub fn softmax(x: &Tensor, count: usize, scale: f32, out: &Tensor) -> Result<()>
         reserved: 0,
     };
     let op = op.counted(0, &[Some(x)], &[Some(out)]);
-    op.launch(Module::Softmax, &format!("softmax_{dtype}"), [rows, 1], params::SOFTMAX_THREADS, 0, &params)
+    op.launch(Module::Softmax, &format!("softmax_{dtype}"), [rows, 1], params::SOFTMAX_THREADS, &params)
 }

@@ -82,7 +82,8 @@ impl Toy {
     /// `out = LN(x) · (1 + scale) + shift` with the time's shift and scale.
     fn normed(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError> {
         let modulation = ws.modulation(ws.get(MODULATION));
-        Ok(norm::modulate(&ws.rows(ws.x())?, &modulation, 0, 1, 0, false, 1e-6, &ws.rows(out)?)?)
+        let modulate = norm::Modulate { modulation, shift: 0, scale: 1, variant: 0, only_masked_out: false, eps: 1e-6 };
+        Ok(norm::modulate(&ws.rows(ws.x())?, &modulate, &ws.rows(out)?)?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::harness::{
     Random, add_cut, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor, tf32_loss,
 };
 use adacache::device::Device;
-use adacache::ops::conv::{Band, Geometry, Input, conv, needed_rows};
+use adacache::ops::conv::{Band, Conv, Geometry, Input, conv, needed_rows};
 use adacache::tensor::{DType, Tensor};
 
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +152,8 @@ fn run(device: &Device, dtype: DType, case: &Case, data: &Data) -> Tensor {
         let x = tensor(device, &[frames, rows.rows, width, channels], &held, dtype);
         let input = Input { x: &x, height, first: rows.first };
         let residual = case.residual.then_some(&out);
-        conv(&input, &w, bias.as_ref(), case.alpha, &case.geometry, residual, band, &out).unwrap();
+        let &Case { alpha, geometry, .. } = case;
+        conv(&Conv { input, w: &w, bias: bias.as_ref(), alpha, geometry, residual, band }, &out).unwrap();
     }
     out
 }
@@ -266,7 +267,8 @@ fn what_does_not_fit_is_refused() {
         let geometry = Geometry { pad: 1, ..Geometry::default() };
         let whole = Band { first: 0, rows: 4 };
         let call = |input: &Input<'_>, w: &Tensor, band, out: &Tensor| {
-            conv(input, w, None, 1.0, &geometry, None, band, out).map_err(|e| e.to_string())
+            let call = Conv { input: *input, w, bias: None, alpha: 1.0, geometry, residual: None, band };
+            conv(&call, out).map_err(|e| e.to_string())
         };
         call(&Input::whole(&x), &w, whole, &out).unwrap();
         let error = call(&Input { x: &x, height: 8, first: 2 }, &w, whole, &out).unwrap_err();

@@ -3,7 +3,7 @@
 use super::harness::{Random, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor};
 use adacache::device::Device;
 use adacache::ops::conv::Band;
-use adacache::ops::group_norm::{apply, blocks, statistics};
+use adacache::ops::group_norm::{GroupNorm, apply, blocks, statistics};
 use adacache::tensor::{DType, Tensor};
 
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,8 @@ fn run(device: &Device, dtype: DType, case: &Case, data: &Data) -> Tensor {
     let positions = case.frames_per_sample * case.height * case.width;
     let partial = poisoned(device, &[case.samples * blocks(positions) * case.channels * 2], DType::F32);
     let affine = poisoned(device, &[case.samples, case.channels, 2], DType::F32);
-    statistics(&x, &weight, &bias, case.groups, EPS, &partial, &affine).unwrap();
+    let norm = GroupNorm { weight: &weight, bias: &bias, groups: case.groups, eps: EPS };
+    statistics(&x, &norm, &partial, &affine).unwrap();
     let [frames, _, width, channels] = case.shape();
     let out = poisoned(device, &[frames, case.band.rows, width, channels], dtype);
     apply(&x, &affine, case.silu, case.band, &out).unwrap();

@@ -49,7 +49,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(m: usize, n: usize, k: usize, dtype: DType, tile: usize, layer_norm: bool, epilogue: Epilogue) -> Self {
+    fn new([m, n, k]: [usize; 3], dtype: DType, tile: usize, layer_norm: bool, epilogue: Epilogue) -> Self {
         let (frames, rows_per_frame) = (3, 700);
         Self {
             m,
@@ -277,7 +277,7 @@ fn every_shape_and_dtype() {
         for (m, n, k) in SHAPES {
             for dtype in DType::COMPUTE {
                 for &tile in tiles(dtype) {
-                    run(device, Case::new(m, n, k, dtype, tile, false, Epilogue::Bias));
+                    run(device, Case::new([m, n, k], dtype, tile, false, Epilogue::Bias));
                 }
             }
         }
@@ -291,14 +291,14 @@ fn every_prologue_and_epilogue() {
             for dtype in DType::COMPUTE {
                 for &tile in tiles(dtype) {
                     for layer_norm in [false, true] {
-                        run(device, Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Gelu));
+                        run(device, Case::new([m, n, k], dtype, tile, layer_norm, Epilogue::Gelu));
                         run(
                             device,
-                            Case { bias: false, ..Case::new(m, n, k, dtype, tile, layer_norm, Epilogue::Bias) },
+                            Case { bias: false, ..Case::new([m, n, k], dtype, tile, layer_norm, Epilogue::Bias) },
                         );
                     }
                     for epilogue in RESIDUALS {
-                        run(device, Case::new(m, n, k, dtype, tile, false, epilogue));
+                        run(device, Case::new([m, n, k], dtype, tile, false, epilogue));
                     }
                 }
             }
@@ -317,7 +317,7 @@ fn frames_choose_their_variant() {
                         frames,
                         rows_per_frame,
                         frame_mask: true,
-                        ..Case::new(150, 56, 56, dtype, tile, layer_norm, epilogue)
+                        ..Case::new([150, 56, 56], dtype, tile, layer_norm, epilogue)
                     };
                     run(device, shape(true, Epilogue::Bias));
                     run(device, shape(false, RESIDUALS[2]));
@@ -336,7 +336,7 @@ fn any_alignment() {
                     for (layer_norm, epilogue) in
                         [(false, Epilogue::Gelu), (true, Epilogue::Bias), (false, RESIDUALS[1])]
                     {
-                        run(device, Case { misalign, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+                        run(device, Case { misalign, ..Case::new([m, n, k], dtype, tile, layer_norm, epilogue) });
                     }
                 }
             }
@@ -351,7 +351,7 @@ fn sprites_shapes() {
         let sprites = |m, n, k, layer_norm, epilogue| {
             run(
                 device,
-                Case { frames: 16, rows_per_frame: 16, ..Case::new(m, n, k, DType::Bf16, 128, layer_norm, epilogue) },
+                Case { frames: 16, rows_per_frame: 16, ..Case::new([m, n, k], DType::Bf16, 128, layer_norm, epilogue) },
             )
         };
         sprites(512, 432, 144, true, Epilogue::Bias);
@@ -367,7 +367,7 @@ fn all_tiles_give_the_same_bits() {
     for device in unchecked_devices() {
         for dtype in DType::COMPUTE {
             for (layer_norm, epilogue) in [(false, RESIDUALS[2]), (true, Epilogue::Gelu)] {
-                let bits = |tile| run(device, Case::new(70, 100, 90, dtype, tile, layer_norm, epilogue));
+                let bits = |tile| run(device, Case::new([70, 100, 90], dtype, tile, layer_norm, epilogue));
                 for &tile in &tiles(dtype)[1..] {
                     assert_eq!(bits(tiles(dtype)[0]), bits(tile), "{dtype} {epilogue:?} {tile}");
                 }
@@ -385,7 +385,7 @@ fn clean_in_checked_mode() {
                     for (layer_norm, epilogue) in
                         [(false, Epilogue::Bias), (true, Epilogue::Gelu), (false, RESIDUALS[2])]
                     {
-                        let case = Case::new(m, n, k, dtype, tile, layer_norm, epilogue);
+                        let case = Case::new([m, n, k], dtype, tile, layer_norm, epilogue);
                         run(device, Case { misalign, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
                     }
                 }
@@ -420,7 +420,7 @@ fn few_tiles_and_parts_of_k() {
                     (96, false, RESIDUALS[1]),
                     (96, false, Epilogue::Gelu),
                 ] {
-                    run(device, Case { parts, ..Case::new(m, n, k, dtype, tile, layer_norm, epilogue) });
+                    run(device, Case { parts, ..Case::new([m, n, k], dtype, tile, layer_norm, epilogue) });
                 }
             }
         }
@@ -433,7 +433,7 @@ fn one_part_gives_the_bits_of_linear() {
     for device in unchecked_devices() {
         for dtype in HALF {
             for epilogue in [RESIDUALS[2], Epilogue::Gelu] {
-                let case = Case::new(70, 100, 90, dtype, 64, false, epilogue);
+                let case = Case::new([70, 100, 90], dtype, 64, false, epilogue);
                 let bits = run(device, case);
                 for tile in [96, 128] {
                     assert_eq!(bits, run(device, Case { tile, parts: 1, ..case }), "{dtype} {epilogue:?} {tile}");
@@ -452,7 +452,7 @@ fn parts_are_clean_in_checked_mode() {
             for (tile, layer_norm, epilogue) in
                 [(128, false, RESIDUALS[2]), (96, false, Epilogue::Gelu), (96, false, RESIDUALS[3])]
             {
-                let case = Case::new(m, n, k, DType::Bf16, tile, layer_norm, epilogue);
+                let case = Case::new([m, n, k], DType::Bf16, tile, layer_norm, epilogue);
                 run(device, Case { misalign, parts, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
             }
         }

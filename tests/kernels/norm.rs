@@ -1,7 +1,7 @@
 //! norm.cu against f64: LayerNorm statistics and LayerNorm + adaLN modulate, any channel count, any alignment.
 
 use super::harness::{Random, assert_close, assert_same_bits, epsilon, for_each, placed, poisoned, poisoned_at, round};
-use adacache::ops::norm::{modulate, row_stats};
+use adacache::ops::norm::{Modulate, modulate, row_stats};
 use adacache::ops::{Modulation, RowMap};
 use adacache::tensor::{DType, Tensor};
 
@@ -126,7 +126,8 @@ fn check_modulate(device: &adacache::device::Device, dtype: DType, case: &Case) 
     let run = || {
         let x = placed(device, &[rows, channels], &values, dtype, misalign);
         let out = if in_place { x.clone() } else { poisoned_at(device, &[rows, channels], dtype, misalign) };
-        modulate(&x, &modulation, SHIFT, SCALE, variant, only_masked_out, EPS, &out).unwrap();
+        let call = Modulate { modulation, shift: SHIFT, scale: SCALE, variant, only_masked_out, eps: EPS };
+        modulate(&x, &call, &out).unwrap();
         out
     };
     let got = run().to_f32().unwrap();

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::cache::Span;
 use crate::model::{Added, Caption, ModelError, Trace, Workspace};
-use crate::ops::attention::QkNorm;
+use crate::ops::attention::{QkNorm, SelfAttention};
 use crate::ops::linear::{Activation, Gate, Modulate};
-use crate::ops::{self, Modulation};
+use crate::ops::{self, Modulation, norm};
 use crate::tensor::Tensor;
 
 // Chunks of a block's modulation.
@@ -81,9 +81,10 @@ impl StDiT3 {
         let (x, input) = (ws.rows(ws.x())?, ws.rows(out)?);
         let table = block_table(ws, 0)?;
         let modulation = ws.modulation(&table);
-        ops::norm::modulate(&x, &modulation, SHIFT_ATTN, SCALE_ATTN, 0, false, NORM_EPS, &input)?;
+        let moving = for_moving(modulation, SHIFT_ATTN, SCALE_ATTN);
+        norm::modulate(&x, &moving, &input)?;
         if ws.geometry().frame_masked {
-            ops::norm::modulate(&x, &modulation, SHIFT_ATTN, SCALE_ATTN, 1, true, NORM_EPS, &input)?;
+            norm::modulate(&x, &for_held(moving), &input)?;
         }
         Ok(())
     }
@@ -93,13 +94,17 @@ impl StDiT3 {
         let Block { qkv, proj, qk_norm, .. } = &self.blocks[index];
         let table = block_table(ws, index)?;
         let modulation = ws.modulation(&table);
-        self.modulated(ws, qkv, modulation, [SHIFT_ATTN, SCALE_ATTN], Activation::None, ws.get(QKV))?;
+        let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
+        modulated(ws, qkv, &modulate, Activation::None, ws.get(QKV))?;
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
         let qkv = ws.get(QKV).reshape(&[ws.get(STATS).shape()[0], 3, heads, d])?;
         let norm = qk_norm.as_ref().map(|(q, k)| QkNorm { q, k, eps: NORM_EPS });
+        let call = SelfAttention { qkv: &qkv, dims: *ws.dims(), norm, rope: None };
         match self.anatomy.span(index) {
-            Span::Time => ops::attention::temporal(&qkv, ws.dims(), norm, Some(ws.get(ROPE)), ws.get(ATTENDED))?,
-            _ => ops::attention::spatial(&qkv, ws.dims(), norm, None, ws.get(ATTENDED))?,
+            Span::Time => {
+                ops::attention::temporal(&SelfAttention { rope: Some(ws.get(ROPE)), ..call }, ws.get(ATTENDED))?;
+            }
+            _ => ops::attention::spatial(&call, ws.get(ATTENDED))?,
         }
         add_residual(ws, ws.get(ATTENDED), proj, Some(&Gate { modulation, chunk: GATE_ATTN }), added)
     }
@@ -125,24 +130,9 @@ impl StDiT3 {
         let Block { fc1, fc2, .. } = &self.blocks[index];
         let table = block_table(ws, index)?;
         let modulation = ws.modulation(&table);
-        self.modulated(ws, fc1, modulation, [SHIFT_MLP, SCALE_MLP], Activation::GeluTanh, ws.get(HIDDEN))?;
+        let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
+        modulated(ws, fc1, &modulate, Activation::GeluTanh, ws.get(HIDDEN))?;
         add_residual(ws, ws.get(HIDDEN), fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
-    }
-
-    /// `out = activation(layer(LN(x)·(1+scale)+shift))`
-    fn modulated(
-        &self,
-        ws: &Workspace,
-        Linear { weight, bias }: &Linear,
-        modulation: Modulation<'_>,
-        [shift, scale]: [usize; 2],
-        activation: Activation,
-        out: &Tensor,
-    ) -> Result<(), ModelError> {
-        let (x, stats) = (ws.rows(ws.x())?, ws.get(STATS));
-        ops::norm::row_stats(&x, NORM_EPS, stats)?;
-        let modulate = Modulate { stats, modulation, shift, scale };
-        Ok(ops::linear::linear(&x, weight, Some(bias), Some(&modulate), activation, out)?)
     }
 
     /// The final layer on the hidden state.
@@ -153,16 +143,40 @@ impl StDiT3 {
             // The published code modulates every frame by t first, then normalises and modulates the held frames once more.
             let (x, normed) = (ws.rows(ws.x())?, ws.get(NORMED));
             let Linear { weight, bias } = &self.final_linear;
-            ops::norm::modulate(&x, &modulation, SHIFT_FINAL, SCALE_FINAL, 0, false, NORM_EPS, normed)?;
-            ops::norm::modulate(normed, &modulation, SHIFT_FINAL, SCALE_FINAL, 1, true, NORM_EPS, normed)?;
+            let moving = for_moving(modulation, SHIFT_FINAL, SCALE_FINAL);
+            norm::modulate(&x, &moving, normed)?;
+            norm::modulate(normed, &for_held(moving), normed)?;
             ops::linear::linear(normed, weight, Some(bias), None, Activation::None, tokens)?;
         } else {
-            let chunks = [SHIFT_FINAL, SCALE_FINAL];
-            self.modulated(ws, &self.final_linear, modulation, chunks, Activation::None, tokens)?;
+            let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
+            modulated(ws, &self.final_linear, &modulate, Activation::None, tokens)?;
         }
         ops::embed::unpatchify(tokens, self.config.patch_size, ws.tokens(), ws.get(PREDICTION))?;
         Ok(())
     }
+}
+
+/// adaLN of every frame with the step's time.
+fn for_moving(modulation: Modulation<'_>, shift: usize, scale: usize) -> norm::Modulate<'_> {
+    norm::Modulate { modulation, shift, scale, variant: 0, only_masked_out: false, eps: NORM_EPS }
+}
+
+/// The same of held frames alone, with time 0.
+fn for_held(moving: norm::Modulate<'_>) -> norm::Modulate<'_> {
+    norm::Modulate { variant: 1, only_masked_out: true, ..moving }
+}
+
+/// `out = activation(layer(LN(x)·(1+scale)+shift))`; makes the statistics of x.
+fn modulated(
+    ws: &Workspace,
+    Linear { weight, bias }: &Linear,
+    modulate: &Modulate<'_>,
+    activation: Activation,
+    out: &Tensor,
+) -> Result<(), ModelError> {
+    let x = ws.rows(ws.x())?;
+    norm::row_stats(&x, NORM_EPS, modulate.stats)?;
+    Ok(ops::linear::linear(&x, weight, Some(bias), Some(modulate), activation, out)?)
 }
 
 /// `x += gate · (a · wᵀ + bias)`, the end of a module; the added term also goes to `added`.

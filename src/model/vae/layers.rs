@@ -3,7 +3,7 @@
 
 use super::heap::{Heap, Lent};
 use crate::device::Device;
-use crate::model::{ModelError, Weights};
+use crate::model::{Arrangement, ModelError, Weights};
 use crate::ops;
 use crate::ops::conv::{Band, CHANNELS, Geometry, Input};
 use crate::ops::linear::Activation;
@@ -67,23 +67,18 @@ impl Conv {
         let (taps, kept, made) = (t * space * space, padded(channels), padded(n / factor) * factor);
         // Channel c·factor + j of the file belongs to channel c of frame j.
         let place = |i: usize| i % factor * (made / factor) + i / factor;
-        let w = from.weights.arranged(
-            from.device,
-            &format!("{name}.weight"),
-            &shape,
-            &[made, t, space, space, kept],
-            from.dtype,
-            |values| {
-                let mut w = vec![0.0; made * taps * kept];
-                for (i, &value) in values.iter().enumerate() {
-                    let (tap, c, n) = (i % taps, i / taps % channels, i / taps / channels);
-                    w[(place(n) * taps + tap) * kept + c] = value;
-                }
-                w
-            },
-        )?;
+        let shapes = Arrangement { file: &shape, tensor: &[made, t, space, space, kept] };
+        let w = from.weights.arranged(from.device, &format!("{name}.weight"), shapes, from.dtype, |values| {
+            let mut w = vec![0.0; made * taps * kept];
+            for (i, &value) in values.iter().enumerate() {
+                let (tap, c, n) = (i % taps, i / taps % channels, i / taps / channels);
+                w[(place(n) * taps + tap) * kept + c] = value;
+            }
+            w
+        })?;
         let load_bias = || {
-            from.weights.arranged(from.device, &format!("{name}.bias"), &[n], &[made], from.dtype, |values| {
+            let shapes = Arrangement { file: &[n], tensor: &[made] };
+            from.weights.arranged(from.device, &format!("{name}.bias"), shapes, from.dtype, |values| {
                 let mut bias = vec![0.0; made];
                 values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = value);
                 bias
@@ -118,7 +113,16 @@ impl Conv {
     }
 
     fn rows(&self, input: &Input<'_>, residual: Option<&Tensor>, band: Band, out: &Tensor) -> Result<()> {
-        Ok(ops::conv::conv(input, &self.w, self.bias.as_ref(), self.alpha, &self.geometry, residual, band, out)?)
+        let call = ops::conv::Conv {
+            input: *input,
+            w: &self.w,
+            bias: self.bias.as_ref(),
+            alpha: self.alpha,
+            geometry: self.geometry,
+            residual,
+            band,
+        };
+        Ok(ops::conv::conv(&call, out)?)
     }
 }
 
@@ -143,7 +147,9 @@ impl Norm {
         let blocks = ops::group_norm::blocks(per_sample * height * width);
         let affine = run.heap.take(&[samples, channels, 2], DType::F32)?;
         let partial = run.heap.take(&[samples * blocks * channels * 2], DType::F32)?;
-        ops::group_norm::statistics(x, &self.weight, &self.bias, self.groups, self.eps, &partial, &affine)?;
+        let Norm { weight, bias, groups, eps } = self;
+        let norm = ops::group_norm::GroupNorm { weight, bias, groups: *groups, eps: *eps };
+        ops::group_norm::statistics(x, &norm, &partial, &affine)?;
         Ok(affine)
     }
 
@@ -292,16 +298,17 @@ impl Attention {
             for first in (0..tokens).step_by(queries) {
                 let rows = queries.min(tokens - first);
                 let (scores, shares) = (take(rows, keys, DType::F32)?, take(rows, keys, run.dtype)?);
-                ops::conv::conv(
-                    &Input::whole(&q.slice_rows(first, rows)?.reshape(&[1, 1, rows, channels])?),
-                    &k.reshape(&[keys, 1, 1, 1, channels])?,
-                    None,
-                    1.0,
-                    &Geometry::default(),
-                    None,
-                    Band { first: 0, rows: 1 },
-                    &scores.reshape(&[1, 1, rows, keys])?,
-                )?;
+                let q = q.slice_rows(first, rows)?.reshape(&[1, 1, rows, channels])?;
+                let product = ops::conv::Conv {
+                    input: Input::whole(&q),
+                    w: &k.reshape(&[keys, 1, 1, 1, channels])?,
+                    bias: None,
+                    alpha: 1.0,
+                    geometry: Geometry::default(),
+                    residual: None,
+                    band: Band { first: 0, rows: 1 },
+                };
+                ops::conv::conv(&product, &scores.reshape(&[1, 1, rows, keys])?)?;
                 ops::softmax::softmax(&scores, tokens, 1.0 / (channels as f32).sqrt(), &shares)?;
                 linear(&shares, &v, Some(v_b), &mixed.slice_rows(first, rows)?)?;
             }
@@ -326,6 +333,39 @@ mod tests {
             f64::from(b[n]) + row.iter().zip(w).map(|(a, &w)| a * f64::from(w)).sum::<f64>()
         };
         a.chunks(channels).flat_map(|row| (0..channels).map(move |n| dot(row, n))).collect()
+    }
+
+    /// GroupNorm of a frame `[tokens, channels]`.
+    fn normalised(frame: &[f64], weight: &[f32], bias: &[f32], groups: usize) -> Vec<f64> {
+        let channels = weight.len();
+        let size = channels / groups;
+        let mut normal = frame.to_vec();
+        for group in 0..groups {
+            let of_group = |i: &usize| i % channels / size == group;
+            let members: Vec<usize> = (0..frame.len()).filter(of_group).collect();
+            let mean = members.iter().map(|&i| frame[i]).sum::<f64>() / members.len() as f64;
+            let variance = members.iter().map(|&i| (frame[i] - mean).powi(2)).sum::<f64>() / members.len() as f64;
+            for i in members {
+                let (weight, bias) = (f64::from(weight[i % channels]), f64::from(bias[i % channels]));
+                normal[i] = (frame[i] - mean) / (variance + 1e-6).sqrt() * weight + bias;
+            }
+        }
+        normal
+    }
+
+    /// Attention among the tokens `[tokens, channels]`, with one head.
+    fn attended(q: &[f64], k: &[f64], v: &[f64], channels: usize) -> Vec<f64> {
+        let row = |of: &[f64], i: usize| of[i * channels..][..channels].to_vec();
+        let mut mixed = vec![0.0; q.len()];
+        for (i, mixed) in mixed.chunks_mut(channels).enumerate() {
+            let dot = |j: usize| row(q, i).iter().zip(row(k, j)).map(|(q, k)| q * k).sum::<f64>();
+            let shares: Vec<f64> = (0..v.len() / channels).map(|j| (dot(j) / (channels as f64).sqrt()).exp()).collect();
+            let sum: f64 = shares.iter().sum();
+            for (j, share) in shares.iter().enumerate() {
+                mixed.iter_mut().zip(row(v, j)).for_each(|(mixed, v)| *mixed += share / sum * v);
+            }
+        }
+        mixed
     }
 
     /// 15 pixels, so that keys are padded to 16; all queries at once, and one at a time.

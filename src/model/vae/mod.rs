@@ -65,6 +65,26 @@ enum Direction {
     Encode,
 }
 
+/// The input of a decoding.
+#[derive(Clone, Copy)]
+struct Latents<'a> {
+    values: &'a [f32],
+    /// channels, T, h, w
+    shape: [usize; 4],
+    /// Frames that they decode to.
+    frames: usize,
+}
+
+/// The latents of a chunk, `z` `[t, h, w, channels]`, scaled and shifted.
+#[derive(Clone, Copy)]
+struct Chunk<'a> {
+    z: &'a [f32],
+    /// t, h, w
+    shape: [usize; 3],
+    /// Frames that it decodes to.
+    frames: usize,
+}
+
 impl VideoVae {
     /// Loads the published tensors: all must be there in the shapes that `config` implies, and no others.
     ///
@@ -101,7 +121,7 @@ impl VideoVae {
         progress: Progress<'_>,
     ) -> Result<Vec<u8>> {
         let mut rgb = vec![];
-        self.decode_slices(latents, shape, frames, budget, progress, &mut |_, pixels| {
+        self.decode_slices(Latents { values: latents, shape, frames }, budget, progress, &mut |_, pixels| {
             let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
             let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
             ops::decode::pixels(pixels, &bytes)?;
@@ -125,7 +145,7 @@ impl VideoVae {
     ) -> Result<(Vec<f32>, Vec<f32>)> {
         let (mut middle, mut pixels) = (vec![], vec![]);
         let mut go_on = |_, _| ControlFlow::Continue(());
-        self.decode_slices(latents, shape, frames, budget, &mut go_on, &mut |x, out| {
+        self.decode_slices(Latents { values: latents, shape, frames }, budget, &mut go_on, &mut |x, out| {
             middle.extend(x.to_f32()?);
             pixels.extend(out.to_f32()?);
             Ok(())
@@ -139,9 +159,7 @@ impl VideoVae {
     /// Passes the temporal autoencoder's frames and the pixels decoded from them to `each`, slice by slice.
     fn decode_slices(
         &self,
-        latents: &[f32],
-        shape: [usize; 4],
-        frames: usize,
+        Latents { values: latents, shape, frames }: Latents<'_>,
         budget: Option<usize>,
         progress: Progress<'_>,
         each: &mut dyn FnMut(&Tensor, &Tensor) -> Result<()>,
@@ -164,7 +182,7 @@ impl VideoVae {
                     *z = latents[(c * made + start) * h * w + i] * self.scale[c] + self.shift[c];
                 }
             }
-            self.decode_chunk(&heap, cut, &z, [t, h, w], n, &mut |middle, pixels| {
+            self.decode_chunk(&heap, cut, Chunk { z: &z, shape: [t, h, w], frames: n }, &mut |middle, pixels| {
                 each(middle, pixels)?;
                 done += pixels.shape()[0];
                 stopped(progress(done, frames))
@@ -174,14 +192,12 @@ impl VideoVae {
         Ok(())
     }
 
-    /// One chunk: `z` `[t, h, w, channels]`, scaled and shifted, to `n` frames.
+    /// One chunk to its frames.
     fn decode_chunk(
         &self,
         heap: &Heap,
         cut: Cut,
-        z: &[f32],
-        [t, h, w]: [usize; 3],
-        n: usize,
+        Chunk { z, shape: [t, h, w], frames: n }: Chunk<'_>,
         each: &mut dyn FnMut(&Tensor, &Tensor) -> Result<()>,
     ) -> Result<()> {
         let run = |by_frame| Run { heap, dtype: self.dtype, by_frame, band_bytes: cut.band_bytes };
@@ -355,7 +371,8 @@ impl VideoVae {
                 match direction {
                     Direction::Decode => {
                         let z = vec![0.0; t * h * w * padded(self.config.temporal.embed_dim)];
-                        counter.decode_chunk(&heap, cut, &z, [t, h, w], n, &mut |_, _| Ok(()))?;
+                        let chunk = Chunk { z: &z, shape: [t, h, w], frames: n };
+                        counter.decode_chunk(&heap, cut, chunk, &mut |_, _| Ok(()))?;
                     }
                     Direction::Encode => {
                         counter.encode_chunk(&heap, cut, [n, h, w], &mut |_, _| Ok(()))?;
