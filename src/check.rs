@@ -16,7 +16,7 @@ use crate::cache::{
 use crate::device::Device;
 use crate::family::{self, opensora::OPENSORA};
 use crate::model::vae::{VaeConfig, VideoVae};
-use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
+use crate::model::{Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
 use crate::sampler::{Member, SampleError, SampleOutput, Sampler, SamplerOptions, Schedule, ScheduleError, Solver};
 use crate::tensor::{DType, Tensor};
 
@@ -388,17 +388,7 @@ fn run_rollout(
     };
     result.errors.push(("timesteps".into(), relative_error(own.timesteps(), &timesteps)));
 
-    // Both halves of the guidance batch: the captions of every video, then the null caption as often.
-    let batched = |name: &str| -> Result<Vec<f32>, CheckError> {
-        let (shape, values) = input(io, name, &[2, 3])?;
-        Ok(if shape.len() == 2 { values.repeat(videos) } else { values })
-    };
-    let y = [batched("y")?, batched("y_null")?].concat();
-    let mask = optional_mask(io, "mask")?.map(|mask| {
-        let length = y.len() / (2 * videos * model.shape().caption_channels);
-        mask.repeat(2 * videos * length / mask.len().max(1))
-    });
-    let caption = model.caption(&y, 2 * videos, mask.as_deref())?;
+    let caption = caption_of(model, io, videos)?;
     let cache = AdaCacheConfig {
         metric: rollout.cache.metric,
         residual: rollout.cache.residual,
@@ -429,6 +419,20 @@ fn run_rollout(
     let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
     compare_rollout(rollout, &output, policy, model.dtype(), result);
     compare_latents(rollout, &output, z.len(), io, result)
+}
+
+/// The caption of a case, for both halves of the guidance batch: the captions of every video, then the null caption as often.
+fn caption_of(model: &dyn Transformer, io: &Weights, videos: usize) -> Result<Caption, CheckError> {
+    let batched = |name: &str| -> Result<Vec<f32>, CheckError> {
+        let (shape, values) = input(io, name, &[2, 3])?;
+        Ok(if shape.len() == 2 { values.repeat(videos) } else { values })
+    };
+    let y = [batched("y")?, batched("y_null")?].concat();
+    let mask = optional_mask(io, "mask")?.map(|mask| {
+        let length = y.len() / (2 * videos * model.shape().caption_channels);
+        mask.repeat(2 * videos * length / mask.len().max(1))
+    });
+    Ok(model.caption(&y, 2 * videos, mask.as_deref())?)
 }
 
 /// The first step that only one of the two runs computed.

@@ -232,7 +232,15 @@ pub(super) fn scaled(shape: &AdaCacheConfig, scale: f64) -> AdaCacheConfig {
 
 /// The settings one change away.
 fn neighbours(config: &AdaCacheConfig, steps: usize) -> Vec<AdaCacheConfig> {
-    let entries = config.codebook.entries();
+    let codebooks = codebooks_beside(&config.codebook, steps);
+    let moregs = config.moreg.iter().flat_map(|moreg| moregs_beside(moreg, steps));
+    let with_codebook = codebooks.into_iter().map(|codebook| AdaCacheConfig { codebook, ..config.clone() });
+    with_codebook.chain(moregs.map(|moreg| AdaCacheConfig { moreg: Some(moreg), ..config.clone() })).collect()
+}
+
+/// The codebooks one change away: a threshold, a rate, an entry more or less.
+fn codebooks_beside(codebook: &Codebook, steps: usize) -> Vec<Codebook> {
+    let entries = codebook.entries();
     let mut books: Vec<Vec<(f64, usize)>> = vec![];
     let with = |i: usize, entry: (f64, usize)| {
         let mut book = entries.to_vec();
@@ -269,30 +277,30 @@ fn neighbours(config: &AdaCacheConfig, steps: usize) -> Vec<AdaCacheConfig> {
             }
         }
     }
-    let codebooks = books.into_iter().filter_map(|book| Codebook::new(book).ok());
-    let mut all: Vec<AdaCacheConfig> =
-        codebooks.map(|codebook| AdaCacheConfig { codebook, ..config.clone() }).collect();
-    if let Some(moreg) = &config.moreg {
-        let [scale, exponent, divisor] = moreg.hyper;
-        let hyper = |hyper| MotionRegularization { hyper, ..moreg.clone() };
-        let (first, last) = moreg.steps;
-        let windows = [1, 4].into_iter().flat_map(|by| {
-            [(first + by, last), (first.saturating_sub(by), last), (first, last + by), (first, last.saturating_sub(by))]
-        });
-        let windows = windows.filter(|(first, last)| 1 <= *first && first <= last && *last <= steps);
-        let mut changed = vec![
-            hyper([scale, (exponent - 1.0).max(0.0), divisor]),
-            hyper([scale, exponent + 1.0, divisor]),
-            hyper([scale, exponent, round(divisor / 1.5)]),
-            hyper([scale, exponent, round(divisor * 1.5)]),
-            MotionRegularization { gradient: round(moreg.gradient / 2.0), ..moreg.clone() },
-            MotionRegularization { gradient: round(moreg.gradient * 2.0), ..moreg.clone() },
-            MotionRegularization { gradient: 0.0, ..moreg.clone() },
-        ];
-        changed.extend(windows.map(|steps| MotionRegularization { steps, ..moreg.clone() }));
-        all.extend(changed.into_iter().map(|moreg| AdaCacheConfig { moreg: Some(moreg), ..config.clone() }));
-    }
-    all
+    books.into_iter().filter_map(|book| Codebook::new(book).ok()).collect()
+}
+
+/// The motion regularizations one change away: an exponent, a divisor, a gradient, an end of the window.
+fn moregs_beside(moreg: &MotionRegularization, steps: usize) -> Vec<MotionRegularization> {
+    let [scale, exponent, divisor] = moreg.hyper;
+    let hyper = |hyper| MotionRegularization { hyper, ..moreg.clone() };
+    let gradient = |gradient| MotionRegularization { gradient, ..moreg.clone() };
+    let (first, last) = moreg.steps;
+    let windows = [1, 4].into_iter().flat_map(|by| {
+        [(first + by, last), (first.saturating_sub(by), last), (first, last + by), (first, last.saturating_sub(by))]
+    });
+    let windows = windows.filter(|(first, last)| 1 <= *first && first <= last && *last <= steps);
+    let mut changed = vec![
+        hyper([scale, (exponent - 1.0).max(0.0), divisor]),
+        hyper([scale, exponent + 1.0, divisor]),
+        hyper([scale, exponent, round(divisor / 1.5)]),
+        hyper([scale, exponent, round(divisor * 1.5)]),
+        gradient(round(moreg.gradient / 2.0)),
+        gradient(round(moreg.gradient * 2.0)),
+        gradient(0.0),
+    ];
+    changed.extend(windows.map(|steps| MotionRegularization { steps, ..moreg.clone() }));
+    changed
 }
 
 #[cfg(test)]

@@ -150,18 +150,25 @@ impl Report {
 /// Displays a [`Report`] for people.
 pub struct Summary<'a>(&'a Report);
 
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Summary<'_> {
+    /// What the steps did.
+    fn schedule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let r = self.0;
-        let (computed, others) = (r.computed_steps.len(), r.steps - r.computed_steps.len());
-        let partial = r.partial_steps.len();
+        let (computed, partial) = (r.computed_steps.len(), r.partial_steps.len());
         writeln!(f, "schedule  {}", schedule_strip(r.steps, &r.computed_steps, &r.partial_steps))?;
         write!(f, "          {computed} steps computed")?;
         if partial > 0 {
             let work: f64 = r.partial_steps.iter().filter_map(|step| r.step_shares.get(step - 1)).sum();
             write!(f, ", {partial} in part ({:.0} % of the work)", 100.0 * work / partial as f64)?;
         }
-        writeln!(f, ", {} reused of {} ({})", others - partial, r.steps, r.cache)?;
+        writeln!(f, ", {} reused of {} ({})", r.steps - computed - partial, r.steps, r.cache)
+    }
+
+    /// What that saved: counted, and measured.
+    fn speed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.0;
+        let computed = r.computed_steps.len();
+        let others = r.steps - computed;
         write!(f, "speed-up  ")?;
         if others == 0 {
             write!(f, "none: every step was computed ({})", count(r.flops.total as f64, "FLOP"))?;
@@ -178,7 +185,7 @@ impl fmt::Display for Summary<'_> {
             (Some(c), Some(u)) => {
                 let measured = r.steps as f64 * c / (computed as f64 * c + others as f64 * u);
                 let share = u / c * 100.0;
-                let other = if partial > 0 { "another" } else { "a reused one" };
+                let other = if r.partial_steps.is_empty() { "a reused one" } else { "another" };
                 writeln!(
                     f,
                     ", {measured:.2}x measured\n          {} a computed step, {} {other} ({share:.1} %)",
@@ -189,17 +196,31 @@ impl fmt::Display for Summary<'_> {
             (Some(c), None) => writeln!(f, "\n          {} a computed step", duration(c))?,
             _ => writeln!(f)?,
         }
+        Ok(())
+    }
+
+    /// What it cost.
+    fn cache(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.0;
         if r.cache_bytes == 0 {
-            writeln!(f, "cache     nothing kept")?;
-        } else {
-            let packed = r.cache_error.map_or_else(String::new, |e| format!(" in 8 bits (relative error {e:.2e})"));
-            write!(f, "cache     {} held{packed}", bytes(r.cache_bytes))?;
-            // Single modules are kept one by one: there is no fold to compare with them.
-            if partial == 0 {
-                write!(f, "; one tensor per residual would hold {}", bytes(r.cache_bytes_unfolded))?;
-            }
-            writeln!(f)?;
+            return writeln!(f, "cache     nothing kept");
         }
+        let packed = r.cache_error.map_or_else(String::new, |e| format!(" in 8 bits (relative error {e:.2e})"));
+        write!(f, "cache     {} held{packed}", bytes(r.cache_bytes))?;
+        // Single modules are kept one by one: there is no fold to compare with them.
+        if r.partial_steps.is_empty() {
+            write!(f, "; one tensor per residual would hold {}", bytes(r.cache_bytes_unfolded))?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self.0;
+        self.schedule(f)?;
+        self.speed(f)?;
+        self.cache(f)?;
         writeln!(f, "time      {} in all, {} of it denoising", duration(r.seconds.total), duration(r.seconds.denoise))?;
         if r.videos > 1 {
             let how = if r.decided_together > 1 { "decided about together" } else { "decided about one by one" };

@@ -98,6 +98,17 @@ fn the_conditional_half_is_the_same_alone() {
     }
 }
 
+/// What each module of a state adds to the hidden state, one by one.
+fn additions(walk: Walk<'_>, modules: std::ops::Range<usize>) -> Vec<Vec<f32>> {
+    let mut x = walk.ws.x().to_f32().unwrap();
+    let added = modules.map(|module| {
+        run_module(walk, module);
+        let before = std::mem::replace(&mut x, walk.ws.x().to_f32().unwrap());
+        x.iter().zip(&before).map(|(after, x)| after - x).collect()
+    });
+    added.collect()
+}
+
 /// Each module's residual by itself, two side by side in one run, and two whole blocks in another: kept in one state of the model and
 /// reused in another, against modules run one by one and sums made on the host.
 #[test]
@@ -118,14 +129,8 @@ fn modules_are_reused_as_sums_by_hand_say() {
         let walk = Walk { model: &model, ws: &ws, caption: &caption };
         // What each module adds in the first state.
         embed(walk, 0.3, 700.0);
-        let mut added: Vec<Vec<f32>> = vec![];
-        let mut x = ws.x().to_f32().unwrap();
-        for module in model.anatomy.run(0..last) {
-            run_module(walk, module);
-            let after = ws.x().to_f32().unwrap();
-            added.push(after.iter().zip(&x).map(|(after, x)| after - x).collect());
-            x = after;
-        }
+        let added = additions(walk, model.anatomy.run(0..last));
+        let x = ws.x().to_f32().unwrap();
 
         let mut store = store(&model, &ws, &groups, packed);
         let hidden = x.len();

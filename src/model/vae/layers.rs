@@ -394,29 +394,9 @@ mod tests {
 
         let mut exact: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
         for frame in exact.chunks_mut(tokens * channels) {
-            let size = channels / groups;
-            let mut normal = frame.to_vec();
-            for group in 0..groups {
-                let of_group = |i: &usize| i % channels / size == group;
-                let members: Vec<usize> = (0..frame.len()).filter(of_group).collect();
-                let mean = members.iter().map(|&i| frame[i]).sum::<f64>() / members.len() as f64;
-                let variance = members.iter().map(|&i| (frame[i] - mean).powi(2)).sum::<f64>() / members.len() as f64;
-                for i in members {
-                    let (weight, bias) = (f64::from(values[0][i % channels]), f64::from(values[1][i % channels]));
-                    normal[i] = (frame[i] - mean) / (variance + 1e-6).sqrt() * weight + bias;
-                }
-            }
+            let normal = normalised(frame, &values[0], &values[1], groups);
             let [q, k, v] = [0, 1, 2].map(|part| product(&normal, &values[2 + 2 * part], &values[3 + 2 * part]));
-            let mut mixed = vec![0.0; frame.len()];
-            for i in 0..tokens {
-                let dot = |j: usize| (0..channels).map(|c| q[i * channels + c] * k[j * channels + c]).sum::<f64>();
-                let shares: Vec<f64> = (0..tokens).map(|j| (dot(j) / (channels as f64).sqrt()).exp()).collect();
-                let sum: f64 = shares.iter().sum();
-                for (j, share) in shares.iter().enumerate() {
-                    (0..channels).for_each(|c| mixed[i * channels + c] += share / sum * v[j * channels + c]);
-                }
-            }
-            let out = product(&mixed, &values[8], &values[9]);
+            let out = product(&attended(&q, &k, &v, channels), &values[8], &values[9]);
             frame.iter_mut().zip(out).for_each(|(x, out)| *x += out);
         }
 
