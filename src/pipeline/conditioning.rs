@@ -4,10 +4,9 @@ use std::str::FromStr;
 
 use super::error::PipelineError;
 use crate::media::Latents;
+use crate::model::vae::CHUNK;
 
-/// Frames that the video autoencoder processes at a time, and the latent frames they become; chunks are independent of each other.
-pub(crate) const CHUNK: (usize, usize) = (17, 5);
-/// Given frames begin at a multiple of the latent frames in a chunk.
+/// Given frames begin at a multiple of the latent frames in a chunk, as Open-Sora's mask strategies do.
 const ALIGNMENT: usize = CHUNK.1;
 
 /// `part,reference,reference start,target start,length,edit`: where the latent frames of a reference are placed.

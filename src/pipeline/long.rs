@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::conditioning::{CHUNK, Given, MaskStrategy};
+use super::conditioning::{Given, MaskStrategy};
 use super::error::PipelineError;
 use super::fit::fitted;
 use super::generate::{Generation, Pipeline};
@@ -11,6 +11,7 @@ use super::request::Request;
 use super::source::PipelineConfig;
 use crate::media::{Frames, Latents};
 use crate::model::Progress;
+use crate::model::vae::CHUNK;
 use crate::sampler::StepEvent;
 
 /// How a long video is divided into parts.

@@ -33,7 +33,6 @@ mod request;
 mod size;
 mod source;
 
-pub(crate) use conditioning::CHUNK;
 pub use conditioning::{Given, MaskStrategy};
 pub use error::PipelineError;
 pub use generate::{Generation, HEADROOM, Pipeline};

@@ -1,6 +1,7 @@
 //! The published sizes of Open-Sora 1.2: pixels by resolution and aspect ratio, latents by pixels and frames.
 
-use crate::pipeline::{CHUNK, PipelineError, VideoSize};
+use crate::model::vae::CHUNK;
+use crate::pipeline::{PipelineError, VideoSize};
 
 /// Height over width, as the published tables name it, and the common names of some.
 const ASPECTS: [(&str, &[&str]); 15] = [

@@ -8,6 +8,10 @@ use super::layers::padded;
 use super::{SpatialConfig, TemporalConfig};
 use crate::model::ModelError;
 
+/// Frames that Open-Sora's autoencoder processes at a time as published, and the latent frames they become; chunks are independent of each
+/// other.
+pub const CHUNK: (usize, usize) = (17, 5);
+
 /// The shape of the whole autoencoder. The default is the published one; it also replaces fields missing in a file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
@@ -27,7 +31,7 @@ impl Default for VaeConfig {
         VaeConfig {
             spatial: SpatialConfig::default(),
             temporal: TemporalConfig::default(),
-            micro_frame_size: 17,
+            micro_frame_size: CHUNK.0,
             spatial_scaling: 0.18215,
         }
     }

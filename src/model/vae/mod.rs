@@ -13,7 +13,7 @@ mod temporal;
 
 use std::ops::ControlFlow;
 
-pub use config::VaeConfig;
+pub use config::{CHUNK, VaeConfig};
 pub use spatial::SpatialConfig;
 pub use temporal::TemporalConfig;
 
