@@ -210,37 +210,6 @@ fn preset_steps() -> usize {
 }
 
 impl Presets {
-    /// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
-    pub fn opensora(steps: usize) -> Presets {
-        let codebook =
-            |pairs: &[(f64, usize)]| Codebook::new(pairs.to_vec()).expect("the published codebooks are valid");
-        let moreg =
-            |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
-        let others = |fast, slow, moreg, steps| Presets {
-            fast,
-            slow,
-            moreg,
-            steps,
-            blocks: None,
-            teacache: TeaCachePreset { coefficients: TeaCacheConfig::OPENSORA, ..TeaCachePreset::default() },
-            fbcache: fbcache(),
-            easycache: easycache(),
-            magcache: MagCacheConfig::opensora_ratios(),
-            pab: None,
-            delta_dit: DeltaDitPreset::default(),
-            calibrated: BTreeMap::new(),
-        };
-        if steps < 65 {
-            let fast = codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]);
-            let slow = codebook(&[(0.08, 3), (0.16, 2), (0.24, 1), (0.32, 1), (0.40, 1), (1.0, 1)]);
-            others(fast, slow, moreg((4, 26)), 30)
-        } else {
-            // One codebook was published for 100 steps; it serves under both names.
-            let hundred = codebook(&[(0.03, 12), (0.05, 10), (0.07, 8), (0.09, 6), (0.11, 4), (1.0, 3)]);
-            others(hundred.clone(), hundred, moreg((10, 90)), 100)
-        }
-    }
-
     /// The configuration `name` (one of those that [`CacheError::UnknownPreset`] lists) for a model of this anatomy and a run of `steps`
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
     pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
@@ -347,7 +316,9 @@ mod tests {
 
     #[test]
     fn presets_of_single_modules() {
-        let presets = Presets::opensora(30);
+        let text = r#"{ "fast": [[0.1, 3], [1, 1]], "slow": [[0.1, 2], [1, 1]],
+            "moreg": { "strides": [1], "steps": [4, 26], "hyper": [0.4, 2, 1], "gradient": 2 } }"#;
+        let presets: Presets = serde_json::from_str(text).unwrap();
         let of = |name, depth| presets.resolve(name, false, &Anatomy::spatial_temporal(depth), 30).unwrap();
         assert_eq!(of("pab", 28), CacheConfig::Pab(PabConfig::opensora()));
         let CacheConfig::Pab(fast) = of("pab-fast", 5) else { panic!() };

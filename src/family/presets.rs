@@ -6,12 +6,12 @@ use crate::cache::Presets;
 use crate::model::ModelError;
 use crate::pipeline::PipelineError;
 
-/// The cache presets in a model's `codebooks.json`, or the published ones of Open-Sora for `steps` steps if there is no such file.
-pub(super) fn presets_in(path: &Path, steps: usize) -> Result<Presets, PipelineError> {
+/// The cache presets in a model's `codebooks.json`, or `otherwise` if there is no such file.
+pub(super) fn presets_in(path: &Path, otherwise: Presets) -> Result<Presets, PipelineError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => presets_of(&text, file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Presets::opensora(steps)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(otherwise),
         Err(source) => Err(ModelError::Io { file, source }.into()),
     }
 }

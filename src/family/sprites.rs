@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::opensora;
 use super::presets::{presets_in, presets_of};
 use super::row::Family;
 use crate::cache::{Anatomy, Presets};
@@ -291,7 +292,7 @@ impl Source for Opened {
                 let file = self.place.name_of("codebooks.json");
                 presets_of(&self.place.text("codebooks.json")?, file)
             }
-            Place::Folder(folder) => presets_in(&folder.join("codebooks.json"), steps),
+            Place::Folder(folder) => presets_in(&folder.join("codebooks.json"), opensora::presets(steps)),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use adacache::cache::{Anatomy, CacheConfig, ComputeAll, Module, Presets, Span, computed_steps};
 use adacache::device::Device;
-use adacache::family::Family;
+use adacache::family::{Family, opensora};
 use adacache::model::{
     Added, Autoencoder, BlockWeights, Caption, Geometry, Layout, ModelError, PREDICTION, Progress, ResidualRoom, Slot,
     Stage, Trace, Transformer, TransformerShape, WeightBytes, Workspace, X,
@@ -247,7 +247,7 @@ impl Source for ToySource {
     }
 
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
-        Ok(Presets::opensora(steps))
+        Ok(opensora::presets(steps))
     }
 
     fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError> {

@@ -2,6 +2,7 @@
 
 mod embed;
 mod mojibake;
+mod presets;
 mod prompt;
 mod size;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
+pub use self::presets::presets;
 pub use self::prompt::prepare_prompt;
 use super::presets::presets_in;
 use super::row::{Family, Measured};
@@ -180,8 +182,8 @@ impl Source for Opened {
 
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
         match &self.checkpoint {
-            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), steps),
-            None => Ok(Presets::opensora(steps)),
+            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), presets(steps)),
+            None => Ok(presets(steps)),
         }
     }
 

@@ -1,0 +1,37 @@
+//! The published cache settings.
+
+use std::collections::BTreeMap;
+
+use crate::cache::{
+    Codebook, DeltaDitPreset, MagCacheConfig, MotionRegularization, Presets, TeaCacheConfig, TeaCachePreset,
+};
+
+/// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
+pub fn presets(steps: usize) -> Presets {
+    let codebook = |pairs: &[(f64, usize)]| Codebook::new(pairs.to_vec()).expect("the published codebooks are valid");
+    let moreg =
+        |window| MotionRegularization { strides: vec![1], steps: window, hyper: [0.385, 8.0, 1.0], gradient: 10.0 };
+    let others = |fast, slow, moreg, steps| Presets {
+        fast,
+        slow,
+        moreg,
+        steps,
+        blocks: None,
+        teacache: TeaCachePreset { coefficients: TeaCacheConfig::OPENSORA, ..TeaCachePreset::default() },
+        fbcache: 0.1,
+        easycache: 0.025,
+        magcache: MagCacheConfig::opensora_ratios(),
+        pab: None,
+        delta_dit: DeltaDitPreset::default(),
+        calibrated: BTreeMap::new(),
+    };
+    if steps < 65 {
+        let fast = codebook(&[(0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)]);
+        let slow = codebook(&[(0.08, 3), (0.16, 2), (0.24, 1), (0.32, 1), (0.40, 1), (1.0, 1)]);
+        others(fast, slow, moreg((4, 26)), 30)
+    } else {
+        // One codebook was published for 100 steps; it serves under both names.
+        let hundred = codebook(&[(0.03, 12), (0.05, 10), (0.07, 8), (0.09, 6), (0.11, 4), (1.0, 3)]);
+        others(hundred.clone(), hundred, moreg((10, 90)), 100)
+    }
+}
