@@ -43,5 +43,6 @@ pub mod plan;
 pub mod profile;
 pub mod quality;
 pub mod sampler;
+pub mod shapes;
 pub mod tensor;
 pub mod text;

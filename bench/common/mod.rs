@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use adacache::bench::{Case, Op, Shapes};
 use adacache::device::Device;
+use adacache::family::FAMILIES;
 use adacache::profile::Tally;
 use adacache::tensor::DType;
 use divan::Bencher;
@@ -23,7 +24,7 @@ pub(crate) static DEVICE: LazyLock<Device> = LazyLock::new(|| {
 /// An operation at the size of a model.
 #[derive(Clone)]
 pub(crate) struct Sized {
-    model: &'static str,
+    model: String,
     case: Case,
 }
 
@@ -33,15 +34,18 @@ impl fmt::Display for Sized {
     }
 }
 
-/// The shapes of `op` in a step of `sprites` and a small autoencoder; on a GPU those of Open-Sora at 240p and 51 frames too, which would take the VM
-/// minutes.
+/// The shapes of `op` in a step of `sprites` and a small autoencoder; on a GPU those of every family at its smallest published resolution and 51
+/// frames too, which would take the VM minutes.
 pub(crate) fn shapes(op: Op) -> Vec<Sized> {
-    let mut models = vec![("sprites", Shapes::small().expect("built in"))];
-    if !DEVICE.is_vm() {
-        models.push(("opensora-240p", Shapes::opensora("240p").expect("published")));
-    }
-    let of = |(model, shapes): (&'static str, Shapes)| {
-        shapes.only(&[op]).cases().into_iter().map(move |case| Sized { model, case })
+    let mut models = vec![("sprites".to_owned(), Shapes::small().expect("built in"))];
+    let published = FAMILIES.iter().filter(|_| !DEVICE.is_vm());
+    models.extend(published.filter_map(|family| {
+        let resolution = family.resolutions().first()?;
+        let shapes = Shapes::published(family.name(), resolution).expect("published");
+        Some((format!("{} {resolution}", family.name()), shapes))
+    }));
+    let of = |(model, shapes): (String, Shapes)| {
+        shapes.only(&[op]).cases().into_iter().map(move |case| Sized { model: model.clone(), case })
     };
     models.into_iter().flat_map(of).collect()
 }

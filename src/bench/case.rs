@@ -1,6 +1,14 @@
-//! One operation on one shape: what is prepared, timed and compared.
+//! One operation on one shape: what is prepared, timed and compared; and the list of them in a file.
 
-use super::shapes::*;
+use crate::shapes::*;
+
+/// Why shapes cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the shapes {path}: {reason}")]
+pub struct ShapesError {
+    path: String,
+    reason: String,
+}
 
 /// An operation on a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +130,22 @@ impl Case {
 }
 
 impl Shapes {
+    /// Parses TOML; `path` names it in errors.
+    pub fn from_toml(text: &str, path: &str) -> Result<Shapes, ShapesError> {
+        let error = |reason: String| ShapesError { path: path.into(), reason };
+        let shapes: Shapes = toml::from_str(text).map_err(|e| error(e.to_string()))?;
+        let cases = shapes.cases();
+        if cases.is_empty() {
+            return Err(error("no shapes in it; [[linear]] with m, n and k is one".into()));
+        }
+        for case in &cases {
+            if let Some((name, value)) = case.sizes().into_iter().find(|(_, size)| !(1..=1 << 30).contains(size)) {
+                return Err(error(format!("{}: {name} is {value}, expected 1 to 2^30", case.name())));
+            }
+        }
+        Ok(shapes)
+    }
+
     /// One case per shape.
     pub fn cases(&self) -> Vec<Case> {
         let mut cases: Vec<Case> = self.linear.iter().copied().map(Case::Linear).collect();

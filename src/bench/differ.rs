@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::case::Case;
-use super::shapes::Op;
 use crate::device::Device;
 use crate::ops::OpError;
+use crate::shapes::Op;
 use crate::tensor::{DType, Tensor};
 
 /// The difference between the results of one operation.

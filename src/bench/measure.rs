@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::case::Case;
-use super::shapes::Op;
 use crate::chips::Chip;
 use crate::device::{Device, Event, Launch, LaunchObserver, LaunchStats, Work};
 use crate::ops::OpError;
 use crate::profile::{Cost, Efficiency, Tally};
+use crate::shapes::Op;
 use crate::tensor::DType;
 
 /// Larger than the L2 cache of every GPU: filling it evicts all arguments of an operation.

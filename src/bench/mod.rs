@@ -6,19 +6,18 @@ mod differ;
 mod measure;
 mod models;
 mod prepare;
-mod shapes;
 
-pub use case::Case;
+pub use case::{Case, ShapesError};
 pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
 pub use prepare::Prepared;
-pub use shapes::{
-    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
-    NormShape, Op, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, Shapes, ShapesError, SoftmaxShape,
-};
 
 use crate::device::{Device, VmConfig};
 use crate::ops::OpError;
+pub use crate::shapes::{
+    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
+    NormShape, Op, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, Shapes, SoftmaxShape,
+};
 use crate::tensor::DType;
 
 /// Measures every operation of `shapes` on `device`, one after the other; `on_result` is called with each result.
@@ -170,14 +169,14 @@ mod tests {
             caption_channels: 16,
             ..StDiT3Config::opensora_v1_2()
         };
-        let shapes = Shapes::of_stdit3(&config, &Geometry::guided(1, [3, 6, 10], 64.0, 8.0), 5);
+        let shapes = config.launches(&Geometry::guided(1, [3, 6, 10], 64.0, 8.0), 5);
         let vae = VaeConfig {
             spatial: SpatialConfig { block_out_channels: vec![8, 16], norm_num_groups: 8, ..Default::default() },
             temporal: TemporalConfig { filters: 8, num_groups: 8, ..Default::default() },
             micro_frame_size: 4,
             ..Default::default()
         };
-        let shapes = shapes.and(Shapes::of_autoencoder(&vae, [2, 3]));
+        let shapes = shapes.and(vae.launches([2, 3]));
         assert!(Op::ALL.iter().all(|op| shapes.cases().iter().any(|case| case.op() == *op)));
         let mut results = vec![];
         run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();

@@ -1,10 +1,6 @@
 //! Operations with their arguments on a device.
 
 use super::case::Case;
-use super::shapes::{
-    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
-    NormShape, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, SoftmaxShape,
-};
 use crate::device::Device;
 use crate::ops::attention::{self, QkNorm, SelfAttention, VideoDims};
 use crate::ops::conv::{Band, CHANNELS, Conv, Input, conv};
@@ -14,6 +10,10 @@ use crate::ops::pack::{PackError, Packed};
 use crate::ops::residual::{self, ProbeBuffers};
 use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, sampler, softmax};
 use crate::sampler::Row;
+use crate::shapes::{
+    AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
+    NormShape, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, SoftmaxShape,
+};
 use crate::tensor::{DType, Tensor};
 
 /// An operation with its arguments on a device, ready for repeated launches.

@@ -20,6 +20,7 @@ use crate::pipeline::{
     VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
+use crate::shapes::Shapes;
 use crate::tensor::DType;
 use crate::text::{TextEncoder, TextError, Vocabulary};
 
@@ -331,6 +332,15 @@ impl Source for Opened {
     ) -> Result<Box<dyn Transformer>, PipelineError> {
         let weights = content.weights(|| self.place.weights("model.safetensors"))?;
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
+    }
+
+    fn launches(&self) -> Result<Shapes, PipelineError> {
+        let [_, height, width] = self.config.latent;
+        let step = self.model.launches(&self.config.geometry(1), self.config.prompt_length);
+        Ok(match &self.vae {
+            Some((_, vae)) => step.and(vae.launches([height, width])),
+            None => step,
+        })
     }
 
     fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {

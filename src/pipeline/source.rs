@@ -8,6 +8,7 @@ use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape, Weights};
 use crate::sampler::Solver;
+use crate::shapes::Shapes;
 use crate::tensor::DType;
 
 /// A model, opened for videos of one size. Weights are read when a part is loaded.
@@ -76,6 +77,14 @@ pub trait Source: Send + Sync {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError>;
+
+    /// The launches of a step and of the autoencoder at this size, for benchmarks; empty if there is nothing to measure.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read.
+    fn launches(&self) -> Result<Shapes, PipelineError> {
+        Ok(Shapes::default())
+    }
 
     /// The number of latent frames for `frames` frames.
     ///

@@ -25,6 +25,7 @@ use crate::pipeline::{
     TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
+use crate::shapes::Shapes;
 use crate::tensor::DType;
 
 /// The name by which the model is pulled and used.
@@ -220,6 +221,12 @@ impl Source for Opened {
     ) -> Result<Box<dyn Transformer>, PipelineError> {
         let weights = content.weights(|| self.weights(Part::Transformer))?;
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
+    }
+
+    fn launches(&self) -> Result<Shapes, PipelineError> {
+        let [_, height, width] = self.config.latent;
+        let step = self.model.launches(&self.config.geometry(1), self.config.prompt_length);
+        Ok(step.and(self.vae_config()?.launches([height, width])))
     }
 
     fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {

@@ -5,6 +5,7 @@ mod block;
 mod caption;
 mod config;
 mod forward;
+mod launches;
 #[cfg(test)]
 mod tests;
 

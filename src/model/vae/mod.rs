@@ -7,6 +7,7 @@
 
 mod config;
 mod heap;
+mod launches;
 mod layers;
 mod spatial;
 mod temporal;

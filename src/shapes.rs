@@ -1,16 +1,8 @@
-//! What to measure: operations and their shapes, as a file lists them.
+//! Operations and their shapes: what models launch, and what benchmarks measure.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ops::conv;
-
-/// Why shapes cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the shapes {path}: {reason}")]
-pub struct ShapesError {
-    path: String,
-    reason: String,
-}
 
 /// Operations by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -244,7 +236,7 @@ impl ConvShape {
         }
     }
 
-    pub(super) fn geometry(&self) -> conv::Geometry {
+    pub(crate) fn geometry(&self) -> conv::Geometry {
         let ConvShape { kernel_t, kernel, stride_t, stride, upsample, time_factor, .. } = *self;
         let plain = conv::Geometry::default();
         conv::Geometry { stride_t, stride, upsample, time_factor, ..plain }.padded([kernel_t, kernel])
@@ -313,7 +305,7 @@ pub struct PackShape {
     pub channels: usize,
 }
 
-/// A list of operations to measure. `src/bench/example.toml` shows the file format.
+/// A list of operations. `src/bench/example.toml` shows the file format.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -339,22 +331,6 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Parses TOML; `path` names it in errors.
-    pub fn from_toml(text: &str, path: &str) -> Result<Shapes, ShapesError> {
-        let error = |reason: String| ShapesError { path: path.into(), reason };
-        let shapes: Shapes = toml::from_str(text).map_err(|e| error(e.to_string()))?;
-        let cases = shapes.cases();
-        if cases.is_empty() {
-            return Err(error("no shapes in it; [[linear]] with m, n and k is one".into()));
-        }
-        for case in &cases {
-            if let Some((name, value)) = case.sizes().into_iter().find(|(_, size)| !(1..=1 << 30).contains(size)) {
-                return Err(error(format!("{}: {name} is {value}, expected 1 to 2^30", case.name())));
-            }
-        }
-        Ok(shapes)
-    }
-
     /// The shapes of the given operations alone.
     pub fn only(mut self, ops: &[Op]) -> Shapes {
         if !ops.contains(&Op::Linear) {
