@@ -27,7 +27,7 @@
 //
 // Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
 // [2 stages]([K, V][KEYS] rows, 1/rms of the keys as f32); Q lies in the second stage until it is in registers (f32: behind the stages);
-// then the two norm weights as f32 [2][HEAD_DIM] and where the keys are. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
+// then the two norm weights as f32 [2][HEAD_DIM], where the keys are, and the last one's bias. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
 //
 // Work follows the lengths: groups of 16 keys beyond the length are skipped; rows up to the next multiple of 16 are zero-filled,
 // masked before the softmax. Any alignment: if rows are not 16-byte aligned, elements are copied one by one (uniform run-time
@@ -69,7 +69,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
   static constexpr int Q_AT = WHOLE_TILES ? STAGE : STAGES * STAGE;
   static constexpr int WEIGHTS_AT = STAGES * STAGE + (WHOLE_TILES ? 0 : QUERIES * ROW);
   static constexpr int SOURCE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
-  static constexpr int SHARED = SOURCE_AT + 32; // of a team; not of CROSS
+  static constexpr int SHARED = SOURCE_AT + 48; // of a team; not of CROSS
   static_assert(HEAD_DIM % 8 == 0 && (!WHOLE_TILES || QUERIES <= 2 * KEYS), "tile");
 
   static __device__ __forceinline__ int team_thread() { return KIND == SHORT ? threadIdx.x & 31 : threadIdx.x; }
@@ -277,6 +277,10 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       kv_len = p.kv_lengths ? min(p.kv_lengths[sequence], p.kv_len) : p.kv_len;
     }
   };
+  // What the score of the sequence's last key gets, before the scale.
+  static __device__ __forceinline__ float last_bias(const AttentionParams& p, int sequence) {
+    return p.last_bias ? p.last_bias[sequence] / p.scale : 0.0f;
+  }
   // Elements from a key to its value.
   static __device__ __forceinline__ long long k_to_v(const AttentionParams& p) { return static_cast<const D*>(p.v) - static_cast<const D*>(p.k); }
   // Which tile of queries this team has. Asked again behind the main loop, which has no register to keep it in: reads that the compiler
@@ -416,9 +420,9 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       }
     }
 
-    // One tile of keys. MASKED: only `keys` of them count, at least one; else all. `scale` includes log2 e. LARGE: scores are multiplied
-    // by the f32 [KEYS] behind K and V.
-    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, int keys, float scale) {
+    // One tile of keys. MASKED: only `keys` of them count, at least one, and the last one's score gets `last` added; else all. `scale`
+    // includes log2 e. LARGE: scores are multiplied by the f32 [KEYS] behind K and V.
+    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, int keys, float scale, float last = 0.0f) {
       const int lane = threadIdx.x & 31;
       float s[M_TILES][2 * GROUPS][4];
       float top[M_TILES][2];
@@ -442,8 +446,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
           for (int m = 0; m < M_TILES; m++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-              if ((e & 1) >= left) s[m][n][e] = float_of(0xff800000u);
-              if ((e & 1) + 8 >= left) s[m][n + 1][e] = float_of(0xff800000u);
+              s[m][n][e] = (e & 1) >= left ? float_of(0xff800000u) : s[m][n][e] + ((e & 1) + 1 == left ? last : 0.0f);
+              s[m][n + 1][e] = (e & 1) + 8 >= left ? float_of(0xff800000u) : s[m][n + 1][e] + ((e & 1) + 9 == left ? last : 0.0f);
             }
         }
 #pragma unroll
@@ -542,6 +546,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       const unsigned long long k = (unsigned long long)place.k, stride = (unsigned long long)place.kv_stride;
       store_shared16(source, make_uint4((unsigned)k, (unsigned)(k >> 32), (unsigned)stride, (unsigned)(stride >> 32)));
       store_shared16(source + 16, make_uint4(place.kv_len, chunks, place.vector_kv, plain));
+      store_shared<float>(source + 32, last_bias(p, item.sequence));
     }
     team_sync();
     // Tile `tile` of the keys into its stage.
@@ -639,7 +644,8 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     for (int round = first; round < rounds; round++) {
       prepare(round);
       const unsigned tile = shared + (round % STAGES) * STAGE;
-      if (active) state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale);
+      const float last = round == rounds - 1 ? float_of(load_shared4<32>(source)) : 0.0f;
+      if (active) state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale, last);
     }
     team_sync(); // Q's rows may be those of a stage
     const Item again(p);
@@ -682,10 +688,11 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       cp_async_wait<0>();
       __syncwarp();
       state.start();
-      const int left = kv_len % KEYS, whole = kv_len - left;
+      // The last key's own bias needs the masked way.
+      const int left = p.last_bias ? (kv_len - 1) % KEYS + 1 : kv_len % KEYS, whole = kv_len - left;
 #pragma unroll 1
       for (int key0 = 0; key0 < whole; key0 += KEYS) state.template attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, KEYS, scale);
-      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, left, scale);
+      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, left, scale, last_bias(p, sequence));
       __syncwarp();
       state.finish(warp_q, Output(p, sequence, blockIdx.y, q0), rows, chunks);
       __syncwarp();

@@ -49,13 +49,13 @@
 #define ATTENTION_CROSS_THREADS 256
 // Bytes from one row of a tile in shared memory to the next: an odd number of 16-byte chunks, so that 8 rows meet no bank twice.
 #define ATTENTION_ROW_BYTES(head_dim, element_bytes) ((((head_dim) * (element_bytes) / 16) | 1) * 16)
-// Two stages of K and V of 64 keys (f32: of 16) and 1/rms of the keys; f32: Q; the norm weights, and where the keys are.
+// Two stages of K and V of 64 keys (f32: of 16) and 1/rms of the keys; f32: Q; the norm weights, where the keys are, and the last one's bias.
 #define ATTENTION_LARGE_SHARED(head_dim, element_bytes) \
   (((element_bytes) == 2 ? 4 * 64 : 4 * 16 + 64) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + \
-   8 * ((element_bytes) == 2 ? 64 : 16) + 32)
+   8 * ((element_bytes) == 2 ? 64 : 16) + 48)
 // For each warp K, V and Q of 16 rows.
 #define ATTENTION_SHORT_SHARED(head_dim, element_bytes) \
-  (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 32))
+  (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 48))
 // All of K and V, and Q.
 #define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
   ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))

@@ -66,6 +66,7 @@ struct AttentionParams {
   DEVICE_PTR(const void) k_norm;
   DEVICE_PTR(const float) rope;         // [max(q_len, kv_len), head_dim/2, 2] cos, sin by position, or null
   DEVICE_PTR(const int) kv_lengths;     // [sequences], at most kv_len each, or null (all kv_len)
+  DEVICE_PTR(const float) last_bias;    // [sequences], added to the scaled score of each sequence's last key, or null
   struct SequenceLayout q_layout, kv_layout, out_layout;
   float scale, norm_eps;
   int sequences, heads, q_len, kv_len;
@@ -81,6 +82,18 @@ struct RowStatsParams {
   DEVICE_PTR(float) stats;              // [rows, 2]
   long long rows;
   int channels;
+  float eps;
+};
+// RMSNorm over whole rows, then RoPE of each head, of the first `parts` parts of packed projections, in place. Entries rms_rope_{dtype}.
+struct RmsRopeParams {
+  DEVICE_PTR(void) x;                   // [rows, row_stride] D; part p of a row: channels from p*channels on
+  DEVICE_PTR(const void) weight[2];     // of part 0 and 1: [channels] D
+  DEVICE_PTR(const float) rope;         // [positions, head_dim/2, 2] cos, sin, or null: no rotation
+  long long rows;                       // (sample, frame, height, width), width fastest
+  int row_stride, channels, parts;
+  int head_dim;
+  int frames, height, width;            // tokens of a sample
+  int frame_pairs, height_pairs;        // of a head: pairs that turn with the frame, then with the row; the others turn with the column
   float eps;
 };
 // out = LN(x)*(1+scale)+shift. Entries modulate_{dtype}. In place is allowed.

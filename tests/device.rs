@@ -479,6 +479,7 @@ layouts! {
     LinearFewParams: LinearFew ["linear_bias", "linear_gelu", "linear_residual"];
     AttentionParams: Attention ["attention"];
     RowStatsParams: Norm ["row_stats"];
+    RmsRopeParams: Norm ["rms_rope"];
     ModulateParams: Norm ["modulate"];
     ResidualProbeParams: Residual ["residual_probe"];
     ReduceParams: Residual ["reduce_partials"];

@@ -192,7 +192,7 @@ fn cross_attention_keeps_to_each_samples_caption() {
         let (kv, kv_host) = f32s(&device, &[BATCH * length, 2, HEADS, HEAD_DIM], 12);
         let counts = Tensor::from_slice(&device, &[BATCH], &lengths.map(|n| n as i32)).unwrap();
         let out = poisoned(&device, &[ROWS, WIDTH], DType::F32);
-        attention::cross(&q, &kv, &counts, &DIMS, &out).unwrap();
+        attention::cross(&q, &kv, &counts, None, &DIMS, &out).unwrap();
         let mut expected = vec![0.0; ROWS * WIDTH];
         for (row, head) in (0..ROWS).flat_map(|row| (0..HEADS).map(move |head| (row, head))) {
             let sample = row / (FRAMES * TOKENS);

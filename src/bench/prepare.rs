@@ -109,7 +109,7 @@ fn prepare_attention(on: On<'_>, shape: AttentionShape) -> Result<Prepared, OpEr
     if kind == AttentionKind::Cross {
         let (q, kv) = (on.values(&[dims.rows(), heads, head_dim])?, on.values(&[batch * text, 2, heads, head_dim])?);
         let lengths = Tensor::from_slice(on.device, &[batch], &vec![text as i32; batch])?;
-        return Ok(Prepared::new(&[&out.clone()], move || attention::cross(&q, &kv, &lengths, &dims, &out)));
+        return Ok(Prepared::new(&[&out.clone()], move || attention::cross(&q, &kv, &lengths, None, &dims, &out)));
     }
     let qkv = on.values(&[dims.rows(), 3, heads, head_dim])?;
     let (q, k, rope) = (on.values(&[head_dim])?, on.values(&[head_dim])?, on.floats(&[frames, head_dim / 2, 2])?);

@@ -96,6 +96,8 @@ pub struct Caption {
     pub(super) kv: Vec<Tensor>,
     /// `[batch]` i32
     pub(super) lengths: Tensor,
+    /// `[batch]` f32: what is added to the score of each sample's last token.
+    pub(super) last_bias: Option<Tensor>,
     length: usize,
 }
 
@@ -103,7 +105,13 @@ impl Caption {
     /// From `batch` captions of at most `length` tokens: the keys and values of every block that reads them, and the number of tokens of
     /// each.
     pub fn new(kv: Vec<Tensor>, lengths: Tensor, length: usize) -> Caption {
-        Caption { kv, lengths, length }
+        Caption { kv, lengths, last_bias: None, length }
+    }
+
+    /// With `bias` `[batch]` f32 added to the score of each sample's last token. The logarithm of a number makes it stand for as many equal
+    /// tokens.
+    pub fn with_last_bias(self, bias: Tensor) -> Caption {
+        Caption { last_bias: Some(bias), ..self }
     }
 
     /// Tokens of the longest caption of the batch.

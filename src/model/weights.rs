@@ -1,7 +1,7 @@
 //! Weights from a safetensors file: every expected name and shape and every value is checked; leftover tensors are an error.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
@@ -50,6 +50,8 @@ pub struct Weights<'a> {
     file: String,
     /// `None`: every requested tensor exists and is zero.
     container: Option<Container<'a>>,
+    /// The names in the file of tensors that go by others: see [`Weights::renamed`].
+    aliases: BTreeMap<String, String>,
     /// The tensors taken so far, by name, with their shapes.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
 }
@@ -75,16 +77,28 @@ impl<'a> Weights<'a> {
         let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
             .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
         let container = Container { source, metadata, data_start: 8 + header_bytes };
-        Ok(Weights { file, container: Some(container), taken: RefCell::default() })
+        Ok(Weights { file, container: Some(container), aliases: BTreeMap::new(), taken: RefCell::default() })
     }
 
     /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
-        Weights { file: "zeros".into(), container: None, taken: RefCell::default() }
+        Weights { file: "zeros".into(), container: None, aliases: BTreeMap::new(), taken: RefCell::default() }
+    }
+
+    /// The same tensors under other names: `rename` turns a name in the file into the one by which the tensor is asked for.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Weights<'a> {
+        let tensors = self.container.iter().flat_map(|container| container.metadata.tensors().into_keys());
+        let aliases = tensors.map(|name| (rename(&name), name)).collect();
+        Weights { aliases, ..self }
+    }
+
+    /// The name in the file of tensor `name`.
+    fn stored<'n>(&'n self, name: &'n str) -> &'n str {
+        self.aliases.get(name).map_or(name, String::as_str)
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.container.as_ref()?.metadata.info(name)
+        self.container.as_ref()?.metadata.info(self.stored(name))
     }
 
     /// The file's name for messages.
@@ -102,31 +116,35 @@ impl<'a> Weights<'a> {
         Some(self.info(name)?.shape.clone())
     }
 
-    /// The values of tensor `name`, which must have exactly `shape`, as f32.
-    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let file = || self.file.clone();
-        let Some(Container { source, metadata, data_start }) = &self.container else {
-            self.take(name, shape);
-            return Ok(vec![0.0; shape.iter().product()]);
+    /// The type and the bytes of tensor `name` of the file, which must have exactly `shape`.
+    fn data<'c>(
+        &self,
+        Container { source, metadata, data_start }: &'c Container<'a>,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(Dtype, &'c [u8]), ModelError> {
+        let (file, tensor, expected) = (self.file.clone(), name.to_owned(), shape.to_vec());
+        let Some(info) = metadata.info(self.stored(name)) else {
+            return Err(ModelError::MissingTensor { file, tensor, expected });
         };
-        let info = metadata.info(name).ok_or_else(|| ModelError::MissingTensor {
-            file: file(),
-            tensor: name.into(),
-            expected: shape.to_vec(),
-        })?;
         if info.shape != shape {
-            return Err(ModelError::WrongShape {
-                file: file(),
-                tensor: name.into(),
-                found: info.shape.clone(),
-                expected: shape.to_vec(),
-            });
+            return Err(ModelError::WrongShape { file, tensor, found: info.shape.clone(), expected });
         }
         let (start, end) = info.data_offsets;
         // read_metadata has checked that every tensor lies inside the file.
-        let data = &source.bytes()[data_start + start..data_start + end];
+        Ok((info.dtype, &source.bytes()[data_start + start..data_start + end]))
+    }
+
+    /// The values of tensor `name`, which must have exactly `shape`, as f32.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let file = || self.file.clone();
+        let Some(container) = &self.container else {
+            self.take(name, shape);
+            return Ok(vec![0.0; shape.iter().product()]);
+        };
+        let (dtype, data) = self.data(container, name, shape)?;
         let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let values: Vec<f32> = match info.dtype {
+        let values: Vec<f32> = match dtype {
             Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
             Dtype::F16 => halves().map(|b| f16::from_bits(b).to_f32()).collect(),
             Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
@@ -139,6 +157,18 @@ impl<'a> Weights<'a> {
         }
         self.take(name, shape);
         Ok(values)
+    }
+
+    /// The values of tensor `name` of 64-bit integers, which must have exactly `shape`. Zeros without a file.
+    pub fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>, ModelError> {
+        self.take(name, shape);
+        let Some(container) = &self.container else { return Ok(vec![0; shape.iter().product()]) };
+        match self.data(container, name, shape)? {
+            (Dtype::I64, data) => Ok(data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
+            (other, _) => {
+                Err(ModelError::WrongType { file: self.file.clone(), tensor: name.into(), found: format!("{other:?}") })
+            }
+        }
     }
 
     fn take(&self, name: &str, shape: &[usize]) {
@@ -204,8 +234,9 @@ impl<'a> Weights<'a> {
         let taken = self.taken.borrow();
         let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };
         let tensors = metadata.tensors();
+        let taken: BTreeSet<&str> = taken.keys().map(|name| self.stored(name)).collect();
         let mut names: Vec<&str> =
-            tensors.keys().map(String::as_str).filter(|n| !taken.contains_key(*n) && !ignored.contains(n)).collect();
+            tensors.keys().map(String::as_str).filter(|n| !taken.contains(n) && !ignored.contains(n)).collect();
         if names.is_empty() {
             return Ok(());
         }

@@ -76,10 +76,18 @@ pub fn temporal(call: &SelfAttention<'_>, out: &Tensor) -> Result<()> {
 ///
 /// * `q` `[rows, heads, head_dim]` D, `kv` `[batch·length, 2, heads, head_dim]` D, `out` `[rows, heads·head_dim]` D.
 /// * `kv_lengths` `[batch]` i32: the number of valid caption tokens of each sample, at most `length`; 0 gives zeros.
+/// * `last_bias` `[batch]` f32: added to the score of each sample's last valid token. With ln(n) that token stands for n equal ones.
 ///
 /// # Errors
 /// As [`spatial`].
-pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out: &Tensor) -> Result<()> {
+pub fn cross(
+    q: &Tensor,
+    kv: &Tensor,
+    kv_lengths: &Tensor,
+    last_bias: Option<&Tensor>,
+    dims: &VideoDims,
+    out: &Tensor,
+) -> Result<()> {
     let op = Op::new("attention::cross", out);
     let dtype = op.compute_dtype("q", q)?;
     let [_, heads, head_dim] = op.axes("q", q, ["rows", "heads", "head_dim"])?;
@@ -92,8 +100,12 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
         return Err(op.value("kv", format!("{kv_rows} rows"), format!("a multiple of batch {}", dims.batch)));
     }
     op.check("kv_lengths", kv_lengths, DType::I32, &[("batch", dims.batch)])?;
+    if let Some(last_bias) = last_bias {
+        op.check("last_bias", last_bias, DType::F32, &[("batch", dims.batch)])?;
+    }
     op.check_rows("out", out, dtype, [("rows", rows), ("heads*head_dim", heads * head_dim)])?;
-    op.not_aliased(out, &[("q", Some(q)), ("kv", Some(kv)), ("kv_lengths", Some(kv_lengths))])?;
+    let inputs = [("q", Some(q)), ("kv", Some(kv)), ("kv_lengths", Some(kv_lengths)), ("last_bias", last_bias)];
+    op.not_aliased(out, &inputs)?;
 
     let (q_len, kv_len, width) = (dims.frames * dims.tokens, kv_rows / dims.batch, heads * head_dim);
     let sample = |length| Layout { outer_stride: length, inner_stride: 0, step: 1, inner: 1 };
@@ -103,12 +115,13 @@ pub fn cross(q: &Tensor, kv: &Tensor, kv_lengths: &Tensor, dims: &VideoDims, out
         v: kv.ptr() + (width * dtype.size()) as u64,
         out: out.ptr(),
         kv_lengths: kv_lengths.ptr(),
+        last_bias: ptr(last_bias),
         q_layout: sample(q_len).params(&op, width)?,
         kv_layout: sample(kv_len).params(&op, 2 * width)?,
         out_layout: sample(q_len).params(&op, width)?,
         ..Default::default()
     };
-    let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths)], &[Some(out)]);
+    let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths), last_bias], &[Some(out)]);
     launch(&op, dtype, Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true }, params)
 }
 
@@ -229,7 +242,7 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
             shared,
         })
     };
-    let short_shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 32);
+    let short_shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 48);
     if q_len <= params::ATTENTION_SHORT_QUERIES && short_shared <= target.block_shared {
         let blocks = (sequences * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
         return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
@@ -249,7 +262,7 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     let (queries, keys) = (if wide { 128 } else { 64 }, if element == 2 { 64 } else { 16 });
     // Two stages of K and V; in f32 also Q, which else shares a stage.
     let rows = 4 * keys + if element == 2 { 0 } else { queries };
-    let shared = rows * row + 8 * compiled + 8 * keys + 32;
+    let shared = rows * row + 8 * compiled + 8 * keys + 48;
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
 }
 
@@ -287,8 +300,8 @@ mod tests {
         let large = choice(DType::Bf16, spatial);
         assert_eq!((large.entry.as_str(), large.grid), ("attention_72_bf16_large", [30 * 29, 16]));
         // "K, V [64] rows in two stages, weights, 1/rms" of kernels/attention.cu.
-        assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 8 * 64 + 32);
-        assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 8 * 16 + 32);
+        assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 8 * 64 + 48);
+        assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 8 * 16 + 48);
         let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, ..spatial };
         assert_eq!(choice(DType::Bf16, temporal).grid, [7200 * 16 / 4, 1]);
         let cross = Shape { sequences: 2, q_len: 15 * 3600, kv_len: 300, plain: true, ..spatial };

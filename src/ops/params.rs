@@ -187,6 +187,8 @@ pub struct AttentionParams {
     pub rope: u64,
     /// [sequences], at most kv_len each, or null (all kv_len)
     pub kv_lengths: u64,
+    /// [sequences], added to the scaled score of each sequence's last key, or null
+    pub last_bias: u64,
     pub q_layout: SequenceLayout,
     pub kv_layout: SequenceLayout,
     pub out_layout: SequenceLayout,
@@ -202,7 +204,7 @@ pub struct AttentionParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 216usize];
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 224usize];
     ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::std::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::k"][::std::mem::offset_of!(AttentionParams, k) - 8usize];
@@ -212,17 +214,18 @@ const _: () = {
     ["Offset of field: AttentionParams::k_norm"][::std::mem::offset_of!(AttentionParams, k_norm) - 40usize];
     ["Offset of field: AttentionParams::rope"][::std::mem::offset_of!(AttentionParams, rope) - 48usize];
     ["Offset of field: AttentionParams::kv_lengths"][::std::mem::offset_of!(AttentionParams, kv_lengths) - 56usize];
-    ["Offset of field: AttentionParams::q_layout"][::std::mem::offset_of!(AttentionParams, q_layout) - 64usize];
-    ["Offset of field: AttentionParams::kv_layout"][::std::mem::offset_of!(AttentionParams, kv_layout) - 104usize];
-    ["Offset of field: AttentionParams::out_layout"][::std::mem::offset_of!(AttentionParams, out_layout) - 144usize];
-    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 184usize];
-    ["Offset of field: AttentionParams::norm_eps"][::std::mem::offset_of!(AttentionParams, norm_eps) - 188usize];
-    ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 192usize];
-    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 196usize];
-    ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 200usize];
-    ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 204usize];
-    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 208usize];
-    ["Offset of field: AttentionParams::reserved"][::std::mem::offset_of!(AttentionParams, reserved) - 212usize];
+    ["Offset of field: AttentionParams::last_bias"][::std::mem::offset_of!(AttentionParams, last_bias) - 64usize];
+    ["Offset of field: AttentionParams::q_layout"][::std::mem::offset_of!(AttentionParams, q_layout) - 72usize];
+    ["Offset of field: AttentionParams::kv_layout"][::std::mem::offset_of!(AttentionParams, kv_layout) - 112usize];
+    ["Offset of field: AttentionParams::out_layout"][::std::mem::offset_of!(AttentionParams, out_layout) - 152usize];
+    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 192usize];
+    ["Offset of field: AttentionParams::norm_eps"][::std::mem::offset_of!(AttentionParams, norm_eps) - 196usize];
+    ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 200usize];
+    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 204usize];
+    ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 208usize];
+    ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 212usize];
+    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 216usize];
+    ["Offset of field: AttentionParams::reserved"][::std::mem::offset_of!(AttentionParams, reserved) - 220usize];
 };
 /// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
 #[repr(C)]
@@ -245,6 +248,53 @@ const _: () = {
     ["Offset of field: RowStatsParams::rows"][::std::mem::offset_of!(RowStatsParams, rows) - 16usize];
     ["Offset of field: RowStatsParams::channels"][::std::mem::offset_of!(RowStatsParams, channels) - 24usize];
     ["Offset of field: RowStatsParams::eps"][::std::mem::offset_of!(RowStatsParams, eps) - 28usize];
+};
+/// RMSNorm over whole rows, then RoPE of each head, of the first `parts` parts of packed projections, in place. Entries rms_rope_{dtype}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct RmsRopeParams {
+    /// [rows, row_stride] D; part p of a row: channels from p*channels on
+    pub x: u64,
+    /// of part 0 and 1: [channels] D
+    pub weight: [u64; 2usize],
+    /// [positions, head_dim/2, 2] cos, sin, or null: no rotation
+    pub rope: u64,
+    /// (sample, frame, height, width), width fastest
+    pub rows: i64,
+    pub row_stride: i32,
+    pub channels: i32,
+    pub parts: i32,
+    pub head_dim: i32,
+    /// tokens of a sample
+    pub frames: i32,
+    /// tokens of a sample
+    pub height: i32,
+    /// tokens of a sample
+    pub width: i32,
+    /// of a head: pairs that turn with the frame, then with the row; the others turn with the column
+    pub frame_pairs: i32,
+    /// of a head: pairs that turn with the frame, then with the row; the others turn with the column
+    pub height_pairs: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsRopeParams"][::std::mem::size_of::<RmsRopeParams>() - 80usize];
+    ["Alignment of RmsRopeParams"][::std::mem::align_of::<RmsRopeParams>() - 8usize];
+    ["Offset of field: RmsRopeParams::x"][::std::mem::offset_of!(RmsRopeParams, x) - 0usize];
+    ["Offset of field: RmsRopeParams::weight"][::std::mem::offset_of!(RmsRopeParams, weight) - 8usize];
+    ["Offset of field: RmsRopeParams::rope"][::std::mem::offset_of!(RmsRopeParams, rope) - 24usize];
+    ["Offset of field: RmsRopeParams::rows"][::std::mem::offset_of!(RmsRopeParams, rows) - 32usize];
+    ["Offset of field: RmsRopeParams::row_stride"][::std::mem::offset_of!(RmsRopeParams, row_stride) - 40usize];
+    ["Offset of field: RmsRopeParams::channels"][::std::mem::offset_of!(RmsRopeParams, channels) - 44usize];
+    ["Offset of field: RmsRopeParams::parts"][::std::mem::offset_of!(RmsRopeParams, parts) - 48usize];
+    ["Offset of field: RmsRopeParams::head_dim"][::std::mem::offset_of!(RmsRopeParams, head_dim) - 52usize];
+    ["Offset of field: RmsRopeParams::frames"][::std::mem::offset_of!(RmsRopeParams, frames) - 56usize];
+    ["Offset of field: RmsRopeParams::height"][::std::mem::offset_of!(RmsRopeParams, height) - 60usize];
+    ["Offset of field: RmsRopeParams::width"][::std::mem::offset_of!(RmsRopeParams, width) - 64usize];
+    ["Offset of field: RmsRopeParams::frame_pairs"][::std::mem::offset_of!(RmsRopeParams, frame_pairs) - 68usize];
+    ["Offset of field: RmsRopeParams::height_pairs"][::std::mem::offset_of!(RmsRopeParams, height_pairs) - 72usize];
+    ["Offset of field: RmsRopeParams::eps"][::std::mem::offset_of!(RmsRopeParams, eps) - 76usize];
 };
 /// out = LN(x)*(1+scale)+shift. Entries modulate_{dtype}. In place is allowed.
 #[repr(C)]

@@ -69,6 +69,8 @@ struct Case {
     norm: bool,
     rope: bool,
     kv_lengths: bool,
+    /// Added to the score of each sequence's last key: this, and some more for every sequence.
+    last_bias: Option<f32>,
     /// Elements that every pointer is away from 16-byte alignment.
     misalign: usize,
     /// Multiplies q: large scores make softmax pick one key.
@@ -92,6 +94,7 @@ impl Case {
             norm: true,
             rope: false,
             kv_lengths: false,
+            last_bias: None,
             misalign: 0,
             temperature: 1.0,
         }
@@ -182,6 +185,8 @@ fn run(device: &Device, case: Case) {
     }
     let q_source = if case.packed { &kv_data } else { &q_data };
 
+    let biases: Vec<f32> = (0..sequences).map(|s| case.last_bias.unwrap_or(0.0) + 0.5 * s as f32).collect();
+
     // ---- the references
     let mut exact = vec![f64::NAN; q_rows * width];
     let mut naive = vec![f32::NAN; q_rows * width];
@@ -203,11 +208,15 @@ fn run(device: &Device, case: Case) {
                 let q = &q_source[at * q_stride + head * head_dim..][..head_dim];
                 let (q, q_low) = prepared(q, weight(0), angles(i), eps, dtype);
                 let dot = |k: &[f64]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() * f64::from(scale);
-                let scores: Vec<f64> = key_rows.iter().map(|((k, _), _)| dot(k)).collect();
+                let mut scores: Vec<f64> = key_rows.iter().map(|((k, _), _)| dot(k)).collect();
                 let low_dot = |k: &[f32]| {
                     q_low.iter().zip(k).fold(0.0f32, |sum, (&a, &b)| add_cut(sum, f64::from(a) * f64::from(b))) * scale
                 };
-                let low: Vec<f32> = key_rows.iter().map(|((_, k), _)| low_dot(k)).collect();
+                let mut low: Vec<f32> = key_rows.iter().map(|((_, k), _)| low_dot(k)).collect();
+                if let (Some(_), Some(last), Some(low)) = (case.last_bias, scores.last_mut(), low.last_mut()) {
+                    *last += f64::from(biases[s]);
+                    *low += biases[s];
+                }
                 magnitude = scores.iter().fold(magnitude, |m, s| m.max(s.abs()));
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let low_top = low.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -239,6 +248,7 @@ fn run(device: &Device, case: Case) {
     let rope = Buffer::new(device, &encode(&rope, DType::F32), 4 * case.misalign);
     let lengths: Vec<u8> = lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
     let lengths = Buffer::new(device, &lengths, 0);
+    let biases = Buffer::new(device, &encode(&biases, DType::F32), 0);
     let kernel = device.kernel(Module::Attention, &entry).unwrap();
     let launch = || {
         let out = Buffer::poisoned(device, q_rows * width * dtype.size(), offset);
@@ -252,6 +262,7 @@ fn run(device: &Device, case: Case) {
             k_norm: if case.norm { norms[1].ptr() } else { 0 },
             rope: if case.rope { rope.ptr() } else { 0 },
             kv_lengths: if case.kv_lengths { lengths.ptr() } else { 0 },
+            last_bias: if case.last_bias.is_some() { biases.ptr() } else { 0 },
             q_layout: case.q_layout.params(q_stride),
             kv_layout: case.kv_layout.params(kv_stride),
             out_layout: case.q_layout.params(width),
@@ -284,12 +295,12 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
     let (name, grid, threads, shared) = match kind {
         Large => {
             let rows = if sixteen { 4 * 64 } else { 4 * 16 + 64 };
-            let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 32;
+            let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
             ("large", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
         }
         Short => {
             let blocks = (sequences * q_len.div_ceil(16) * heads).div_ceil(4);
-            ("short", [blocks, 1], 128, 4 * (48 * row + 8 * compiled + 32))
+            ("short", [blocks, 1], 128, 4 * (48 * row + 8 * compiled + 48))
         }
         Cross(blocks) => {
             ("cross", [sequences * blocks, heads], 256, (2 * kv_len.next_multiple_of(32) + 128 * wide) * row)
@@ -382,6 +393,33 @@ fn cross_attention_with_resident_keys() {
                 run(device, Case { heads: 1, ..Case::cross(head_dim, dtype, Cross(1), 130, 40) });
             }
             run(device, Case { misalign: 1, ..Case::cross(72, dtype, Cross(1), 33, 20) });
+        }
+    }
+}
+
+/// The last key's own bias, as for a caption's padding: in tiles that are full and ones that are not, one and several, also where a
+/// sequence has no key.
+#[test]
+fn a_bias_on_the_last_key() {
+    for device in unchecked_devices() {
+        for dtype in DType::COMPUTE {
+            for (bias, kv_len) in
+                [(6.0, 1), (2.0, 16), (6.0, 32), (-3.0, 45), (1.0, 64), (6.0, 65), (3.0, 128), (2.0, 150)]
+            {
+                let cross = |head_dim, kind, q_len| Case {
+                    last_bias: Some(bias),
+                    ..Case::cross(head_dim, dtype, kind, q_len, kv_len)
+                };
+                run(device, cross(128, Large, 20));
+                run(device, cross(72, Short, 5));
+                run(device, Case { norm: true, ..cross(72, Large, 20) });
+                // All keys of every sequence, so that the last tile is full.
+                run(device, Case { kv_lengths: false, ..cross(64, Large, 3) });
+                if dtype.size() == 2 {
+                    run(device, cross(128, Cross(2), 70));
+                    run(device, Case { kv_lengths: false, ..cross(96, Cross(1), 20) });
+                }
+            }
         }
     }
 }

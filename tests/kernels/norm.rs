@@ -1,7 +1,7 @@
-//! norm.cu against f64: LayerNorm statistics and LayerNorm + adaLN modulate, any channel count, any alignment.
+//! norm.cu against f64: LayerNorm statistics, LayerNorm + adaLN modulate, RMSNorm + RoPE, any channel count, any alignment.
 
 use super::harness::{Random, assert_close, assert_same_bits, epsilon, for_each, placed, poisoned, poisoned_at, round};
-use adacache::ops::norm::{Modulate, modulate, row_stats};
+use adacache::ops::norm::{Modulate, Rope, modulate, rms_rope, row_stats};
 use adacache::ops::{Modulation, RowMap};
 use adacache::tensor::{DType, Tensor};
 
@@ -174,5 +174,91 @@ fn modulate_every_feature() {
                 );
             }
         }
+    });
+}
+
+/// RMSNorm over whole rows and RoPE over three axes, of one or two of three parts; what is behind them stays.
+#[test]
+fn rms_norm_and_rotation() {
+    // (samples, tokens, parts, normed parts, heads, head_dim, pairs, rotated)
+    let cases = [
+        (2, [3, 2, 5], 3, 2, 2, 128, [22, 21], true),
+        (1, [2, 3, 4], 3, 2, 3, 32, [6, 5], true),
+        (1, [1, 1, 7], 1, 1, 12, 128, [22, 21], false),
+        (2, [2, 2, 1], 2, 1, 2, 40, [8, 6], false),
+        (1, [4, 1, 3], 2, 2, 1, 6, [1, 1], true),
+        (1, [2, 1, 1], 3, 1, 1, 2, [0, 0], true),
+    ];
+    for_each(|device, dtype| {
+        for (samples, tokens, parts, normed, heads, head_dim, pairs, rotated) in cases {
+            for misalign in [0, 1] {
+                let (rows, channels) = (samples * tokens.iter().product::<usize>(), heads * head_dim);
+                let random = &mut Random::new((rows * channels) as u64);
+                let values = random.values(rows * parts * channels, 1.5, dtype);
+                let weights: Vec<Vec<f32>> = (0..normed).map(|_| random.values(channels, 1.0, dtype)).collect();
+                let positions = tokens.into_iter().max().unwrap();
+                let angles: Vec<f64> = (0..positions * head_dim / 2).map(|i| 0.37 * i as f64).collect();
+                let table: Vec<f32> = angles.iter().flat_map(|a| [a.cos() as f32, a.sin() as f32]).collect();
+
+                let (mut exact, mut naive): (Vec<f64>, Vec<f32>) =
+                    (values.iter().map(|v| f64::from(*v)).collect(), values.clone());
+                for (i, part) in (0..rows * parts).filter(|i| i % parts < normed).map(|i| (i, i % parts)) {
+                    let row = &values[i * channels..][..channels];
+                    let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / channels as f64;
+                    let inverse = 1.0 / (mean + f64::from(EPS)).sqrt();
+                    let scaled = |c: usize| f64::from(row[c]) * inverse * f64::from(weights[part][c]);
+                    let low = |c: usize| round(round(row[c] * inverse as f32, dtype) * weights[part][c], dtype);
+                    let at = i / parts;
+                    let [_, height, width] = tokens;
+                    let place = [at / width / height % tokens[0], at / width % height, at % width];
+                    for c in (0..channels).step_by(2) {
+                        let pair = c % head_dim / 2;
+                        let axis = if pair < pairs[0] { 0 } else { 1 + usize::from(pair >= pairs[0] + pairs[1]) };
+                        let turn = place[axis] * head_dim / 2 + pair;
+                        let (cos, sin) = if rotated { (table[2 * turn], table[2 * turn + 1]) } else { (1.0, 0.0) };
+                        let (x, y) = (scaled(c), scaled(c + 1));
+                        exact[i * channels + c] = x * f64::from(cos) - y * f64::from(sin);
+                        exact[i * channels + c + 1] = x * f64::from(sin) + y * f64::from(cos);
+                        let (x, y) = (low(c), low(c + 1));
+                        naive[i * channels + c] = round(x * cos - y * sin, dtype);
+                        naive[i * channels + c + 1] = round(x * sin + y * cos, dtype);
+                    }
+                }
+
+                let weights: Vec<Tensor> =
+                    weights.iter().map(|w| placed(device, &[channels], w, dtype, misalign)).collect();
+                let weights: Vec<&Tensor> = weights.iter().collect();
+                let table = Tensor::from_f32(device, &[positions, head_dim / 2, 2], &table, DType::F32).unwrap();
+                let run = || {
+                    let x = placed(device, &[rows, parts, heads, head_dim], &values, dtype, misalign);
+                    let rope = rotated.then_some(Rope { table: &table, tokens, pairs });
+                    rms_rope(&x, &weights, EPS, rope).unwrap();
+                    x
+                };
+                let what = format!("rms_rope {dtype} {tokens:?} {heads}×{head_dim} +{misalign}");
+                let floor = epsilon(dtype) * largest(&exact);
+                assert_close(&what, &run().to_f32().unwrap(), &exact, &naive, floor);
+                assert_same_bits(&what, run);
+            }
+        }
+    });
+}
+
+#[test]
+fn rms_rope_rejects_what_does_not_fit() {
+    for_each(|device, dtype| {
+        let tensor = |shape: &[usize], dtype| Tensor::zeros(device, shape, dtype).unwrap();
+        let (x, weight) = (tensor(&[6, 3, 2, 8], dtype), tensor(&[16], dtype));
+        let table = tensor(&[3, 4, 2], DType::F32);
+        let rope = |tokens, pairs| Some(Rope { table: &table, tokens, pairs });
+        let error = |weights: &[&Tensor], rope| rms_rope(&x, weights, EPS, rope).unwrap_err().to_string();
+        assert!(rms_rope(&x, &[&weight, &weight], EPS, rope([1, 2, 3], [1, 1])).is_ok());
+        assert!(error(&[], None).contains("weights is 0"));
+        assert!(error(&[&weight; 3], None).contains("weights is 3"));
+        assert!(error(&[&tensor(&[8], dtype)], None).contains("heads*head_dim 16"));
+        assert!(error(&[&weight], rope([1, 1, 4], [1, 1])).contains("positions 4"));
+        assert!(error(&[&weight], rope([1, 2, 2], [1, 1])).contains("a multiple of [1, 2, 2]"));
+        assert!(error(&[&weight], rope([1, 2, 0], [1, 1])).contains("none of them 0"));
+        assert!(error(&[&weight], rope([1, 2, 3], [3, 2])).contains("at most 4"));
     });
 }

@@ -15,7 +15,7 @@ pub(crate) struct Choice {
 
 /// Which device, for commands that run whole models.
 #[derive(clap::Args)]
-#[group(id = "device")]
+#[group(id = "device_options")]
 pub(crate) struct Options {
     #[command(flatten)]
     choice: Choice,

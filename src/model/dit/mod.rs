@@ -1,6 +1,9 @@
-//! Common parts of diffusion transformers: linear layers, block weights streamed through the device, activations in one allocation.
+//! Common parts of diffusion transformers: linear layers, block weights streamed through the device, activations in one allocation, and
+//! the maths that adaLN-modulated blocks share.
 
 pub(super) mod arena;
+pub(super) mod captions;
 pub(super) mod linear;
 pub(super) mod parts;
+pub(super) mod pieces;
 pub(super) mod streaming;

@@ -10,7 +10,9 @@ use crate::tensor::{DType, Tensor, TensorError};
 const ALIGNMENT: usize = 256;
 
 struct Part {
-    name: String,
+    /// The published tensors, one after the other along the first axis.
+    names: Vec<String>,
+    /// The shape of all of them together.
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -29,13 +31,20 @@ impl Parts {
 
     /// Assigns the next offset to the tensor `name` (its published name within the block).
     pub(in crate::model) fn add(&mut self, name: &str, shape: &[usize]) -> Result<(), TensorError> {
-        let bytes = shape.iter().try_fold(self.dtype.size(), |product, &axis| product.checked_mul(axis));
+        self.add_joined(&[name.into()], shape)
+    }
+
+    /// As [`Parts::add`], for tensors `names` of `shape` each that become one, joined along the first axis.
+    pub(in crate::model) fn add_joined(&mut self, names: &[String], shape: &[usize]) -> Result<(), TensorError> {
+        let mut joined = shape.to_vec();
+        joined[0] = joined[0].saturating_mul(names.len());
+        let bytes = joined.iter().try_fold(self.dtype.size(), |product, &axis| product.checked_mul(axis));
         let start = self.bytes;
         let end = bytes.and_then(|bytes| Some((bytes, start.checked_add(bytes)?.checked_next_multiple_of(ALIGNMENT)?)));
         let Some((bytes, end)) = end else {
-            return Err(TensorError::TooLarge { shape: shape.to_vec(), dtype: self.dtype });
+            return Err(TensorError::TooLarge { shape: joined, dtype: self.dtype });
         };
-        self.parts.push(Part { name: name.into(), shape: shape.to_vec(), bytes: start..start + bytes });
+        self.parts.push(Part { names: names.to_vec(), shape: joined, bytes: start..start + bytes });
         self.bytes = end;
         Ok(())
     }
@@ -50,7 +59,12 @@ impl Parts {
         let mut content = vec![0; self.bytes];
         for part in &self.parts {
             let bytes = &mut content[part.bytes.clone()];
-            weights.write(&format!("{name}.{}", part.name), &part.shape, self.dtype, bytes)?;
+            let mut shape = part.shape.clone();
+            shape[0] /= part.names.len();
+            let each = bytes.len() / part.names.len();
+            for (tensor, bytes) in part.names.iter().zip(bytes.chunks_mut(each.max(1))) {
+                weights.write(&format!("{name}.{tensor}"), &shape, self.dtype, bytes)?;
+            }
         }
         Ok(content)
     }

@@ -16,6 +16,7 @@ use self::block::Block;
 pub use self::config::StDiT3Config;
 use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 use super::dit::linear::{Linear, Loader};
+use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM, embed_scalar};
 use super::dit::streaming::BlockWeights;
 use super::workspace::{PREDICTION, X};
 use super::{
@@ -26,17 +27,6 @@ use crate::cache::{Anatomy, Module, Span};
 use crate::device::{Device, DryConfig};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
-
-/// Epsilon of every LayerNorm and RMSNorm.
-const NORM_EPS: f32 = 1e-6;
-/// Width of the sinusoidal embedding of time and frame rate.
-const FREQUENCY_DIM: usize = 256;
-const MAX_PERIOD: f32 = 10000.0;
-
-/// Chunks of a block's modulation: shift, scale and gate for the attention, then for the MLP.
-const BLOCK_CHUNKS: usize = 6;
-/// Chunks of the final layer's modulation: shift and scale.
-const FINAL_CHUNKS: usize = 2;
 
 // The buffers of a forward, beside those that every model has.
 const QKV: Slot = Slot("qkv");
@@ -61,6 +51,11 @@ const TIME_EMBED: Slot = Slot("time_embed");
 const TIME_CHUNKS: Slot = Slot("time_chunks");
 const BLOCK_MODULATION: Slot = Slot("block_modulation");
 const FINAL_MODULATION: Slot = Slot("final_modulation");
+
+/// The scratch space of [`embed_scalar`].
+fn scratch(ws: &Workspace) -> [&Tensor; 2] {
+    [ws.get(SINUSOID), ws.get(EMBED_HIDDEN)]
+}
 
 /// The model on a device.
 pub struct StDiT3 {
@@ -309,7 +304,7 @@ impl Transformer for StDiT3 {
         ops::embed::position_table(h, w, scale as f32, base as f32, ws.get(POSITION))?;
         ops::embed::rope_table(&self.rope_freqs, ws.get(ROPE))?;
         ws.time().write_slice(&vec![geometry.fps; geometry.conditions()])?;
-        self.embed_scalar(&ws, &self.fps_mlp, None, ws.get(FPS_EMBED))?;
+        embed_scalar(ws.time(), &self.fps_mlp, None, scratch(&ws), ws.get(FPS_EMBED))?;
         Ok(ws)
     }
 
@@ -318,7 +313,7 @@ impl Transformer for StDiT3 {
     }
 
     fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError> {
-        self.embed_scalar(ws, &self.time_mlp, Some(ws.get(FPS_EMBED)), ws.get(TIME_EMBED))?;
+        embed_scalar(ws.time(), &self.time_mlp, Some(ws.get(FPS_EMBED)), scratch(ws), ws.get(TIME_EMBED))?;
         let (conditions, c) = (ws.geometry().conditions(), self.config.hidden_size);
         let time = ws.get(TIME_EMBED).reshape(&[conditions, 1, c])?;
         let final_modulation = ws.get(FINAL_MODULATION).reshape(&[1, conditions, FINAL_CHUNKS, c])?;
