@@ -9,6 +9,7 @@ mod stdit3;
 mod transformer;
 pub mod vae;
 mod walk;
+mod wan;
 mod weights;
 mod workspace;
 
@@ -20,5 +21,6 @@ pub use sizes::{Flops, Geometry, TransformerShape, WeightBytes};
 pub use stdit3::{StDiT3, StDiT3Config};
 pub use transformer::{Added, Caption, Trace, Transformer};
 pub use walk::Walk;
+pub use wan::{Wan, WanConfig};
 pub use weights::{Arrangement, Weights};
 pub use workspace::{PREDICTION, ResidualRoom, Workspace, X};

@@ -36,6 +36,14 @@ fn forwards_agree_in_every_dtype() {
     }
 }
 
+/// Wan with a time for every frame: the first frame is held at time 0. Both captions end in padding.
+#[test]
+fn a_forward_of_wan_agrees_in_every_dtype() {
+    for dtype in DType::COMPUTE {
+        assert_eq!(passes("wan22_ti2v_a/forward_token_t", dtype).errors.len(), 3);
+    }
+}
+
 /// Encoder, temporal decoder and the whole decoder of the video autoencoder; a chunk of 17 frames and one of 5.
 #[test]
 fn video_autoencoder_agrees_in_every_dtype() {

@@ -1,0 +1,41 @@
+//! Reference cases: folders with inputs and outputs of the published PyTorch code, which are run through our kernels and compared.
+//!
+//! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
+//! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae`
+//! cases encode and decode a video. `model_family` says whose formats the files have; without it they are those of STDiT3.
+
+mod case;
+mod stdit3;
+mod wan;
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+pub use self::case::{CheckError, CheckResult, ExpectedDecision};
+use crate::device::Device;
+use crate::tensor::DType;
+
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(default)]
+    model_family: String,
+}
+
+/// Runs the case in folder `dir` on `device` in `dtype`.
+///
+/// # Errors
+/// Files that are missing or damaged, a kind of case that is not known, settings that are invalid; out of memory.
+pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, CheckError> {
+    let file = dir.join("case.json");
+    let bad = |reason: String| CheckError::Case { file: file.display().to_string(), reason };
+    let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
+    let Kind { model_family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let mut result = CheckResult::of(dir);
+    let bound = match model_family.as_str() {
+        "" => stdit3::check(dir, &text, device, dtype, &mut result)?,
+        family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
+        family => return Err(bad(format!("there are no cases of model family `{family}`; known: wan…"))),
+    };
+    Ok(result.judged(bound))
+}

@@ -1,0 +1,199 @@
+//! Cases of Wan: forwards, and sampling runs with and without a cache, of the published code.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::case::{
+    CheckError, CheckResult, Expected, bounds, compare_latents, compare_rollout, compare_trace, input, merged_config,
+    relative_error,
+};
+use crate::cache::{
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, MotionRegularization, Policy,
+    ResidualKind, Settings,
+};
+use crate::device::Device;
+use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
+use crate::sampler::{DpmPp, Euler, FlowGrid, Member, Sampler, SamplerOptions, Solver, SolverError, UniPc};
+use crate::tensor::{DType, Tensor};
+
+#[derive(Deserialize)]
+struct Case {
+    kind: String,
+    model: PathBuf,
+    config: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Rollout {
+    sampler: String,
+    steps: usize,
+    shift: f64,
+    cfg_scale: f32,
+    cache: Option<Cache>,
+    expected: Expected,
+}
+
+/// The cache of a run, with the published names.
+#[derive(Deserialize)]
+#[serde(tag = "policy", rename_all = "lowercase")]
+enum Cache {
+    AdaCache { blocks: Vec<usize>, codebook: Codebook, moreg: Option<MotionRegularization> },
+    EasyCache { threshold: f64, ret_steps: usize },
+}
+
+/// Runs the case in folder `dir`, whose case.json is `text`; returns the bound of its errors.
+pub(super) fn check(
+    dir: &Path,
+    text: &str,
+    device: &Device,
+    dtype: DType,
+    result: &mut CheckResult,
+) -> Result<f64, CheckError> {
+    let file = dir.join("case.json").display().to_string();
+    let bad = |reason: String| CheckError::Case { file: file.clone(), reason };
+    let case: Case = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let path = dir.join(&case.model);
+    let weights = Weights::open(&path)?;
+    let config = merged_config(&case.config, &path).map_err(bad)?;
+    let config = WanConfig::from_json(&config, "case.json", Some(&weights))?;
+    let model = Wan::load(device, config, weights, dtype)?;
+    let io = Weights::open(&dir.join("io.safetensors"))?;
+    match case.kind.as_str() {
+        "forward" => forward(&model, &io, result).map(|()| bounds(dtype).forward),
+        "rollout" => {
+            let rollout: Rollout = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+            run_rollout(&rollout, &model, &io, result).map(|()| bounds(dtype).latents)
+        }
+        kind => Err(bad(format!("cases of kind `{kind}` are not supported for Wan; known: forward, rollout"))),
+    }
+}
+
+fn geometry(shape: &[usize], guided: bool, frame_masked: bool) -> Geometry {
+    let (videos, frames, height, width) = (shape[0], shape[2], shape[3], shape[4]);
+    // Wan knows neither resolution nor frame rate.
+    Geometry { videos, guided, frames, height, width, resolution: 1.0, fps: 1.0, frame_masked }
+}
+
+/// A tensor of latents, whose channels must be the model's.
+fn latents(io: &Weights, name: &str, model: &Wan) -> Result<(Vec<usize>, Vec<f32>), CheckError> {
+    let (shape, values) = input(io, name, &[5])?;
+    let channels = model.config().channels;
+    if shape[1] != channels {
+        let reason = format!("{name} has {} channels, the model takes {channels}", shape[1]);
+        return Err(ModelError::Input(reason).into());
+    }
+    Ok((shape, values))
+}
+
+fn forward(model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
+    let bad = |reason: String| CheckError::Case { file: io.file().into(), reason };
+    let (shape, x) = latents(io, "x", model)?;
+    let (time_shape, times) = input(io, "timestep", &[1, 2])?;
+    let (y_shape, y) = input(io, "y", &[3])?;
+    let lengths = io.integers("y_lens", &shape[..1])?;
+    if time_shape[0] != shape[0] || y_shape[0] != shape[0] {
+        return Err(bad(format!("timestep {time_shape:?} and y {y_shape:?} for latents {shape:?}")));
+    }
+    let mask: Vec<bool> = lengths.iter().flat_map(|&n| (0..y_shape[1]).map(move |j| (j as i64) < n)).collect();
+    // A time for every token: frames at time 0 are held, the others have the sample's time.
+    let per_sample = times.len() / shape[0];
+    let moving = times.chunks(per_sample).map(|times| times.iter().copied().fold(0.0, f32::max)).collect::<Vec<_>>();
+    let masked = time_shape.len() == 2;
+    let frame_mask: Vec<bool> = times.chunks((per_sample / shape[2]).max(1)).map(|times| times[0] != 0.0).collect();
+
+    let caption = model.caption(&y, shape[0], Some(&mask))?;
+    let ws = model.workspace(geometry(&shape, false, masked), &ResidualRoom::default())?;
+    let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
+    let start = Instant::now();
+    let walk = Walk { model, ws: &ws, caption: &caption };
+    walk.set_time(&moving, masked.then_some(&frame_mask[..]))?;
+    let mut trace = Trace::new();
+    walk.forward(&z, Some(&mut trace))?;
+    let out = ws.prediction().to_f32().map_err(ModelError::from)?;
+    result.seconds = start.elapsed().as_secs_f64();
+    let (_, reference) = input(io, "out", &[5])?;
+    result.errors.push(("out".into(), relative_error(&out, &reference)));
+    // With held frames ours has two times for each sample, the reference one for each token.
+    let skipped = |name: &str| masked && name.starts_with("time_");
+    let trace = trace.into_iter().filter(|(name, _)| !skipped(name));
+    compare_trace(trace.map(|(name, values)| (name.replace("block.", "blocks."), values)), io, result)
+}
+
+/// Noise levels, and a solver over them.
+type Published = (FlowGrid, Box<dyn Solver>);
+
+/// The published sampler of this name: its noise levels, and its solver over them.
+fn sampler(name: &str, steps: usize, shift: f64) -> Result<Option<Published>, SolverError> {
+    let grid = match name {
+        "unipc" => FlowGrid::unipc(steps, shift),
+        "unipc-diffusers" => FlowGrid::unipc_diffusers(steps, shift),
+        "dpm++" => FlowGrid::dpmpp(steps, shift),
+        "euler" => FlowGrid::euler(steps, shift),
+        "euler-diffusers" => FlowGrid::euler_diffusers(steps, shift),
+        _ => return Ok(None),
+    }?;
+    let solver: Box<dyn Solver> = match name {
+        "unipc" | "unipc-diffusers" => Box::new(UniPc(grid.clone())),
+        "dpm++" => Box::new(DpmPp(grid.clone())),
+        _ => Box::new(Euler(grid.clone())),
+    };
+    Ok(Some((grid, solver)))
+}
+
+/// The policy of a run of `steps` steps.
+fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Result<Box<dyn Policy>, CheckError> {
+    Ok(match cache {
+        None => Box::new(ComputeAll::default()),
+        Some(Cache::AdaCache { blocks, codebook, moreg }) => {
+            let config = AdaCacheConfig {
+                metric: Metric::default(),
+                residual: ResidualKind::of(model.anatomy()),
+                blocks: blocks.clone(),
+                codebook: codebook.clone(),
+                moreg: moreg.clone(),
+            };
+            config.validate_for(model.anatomy(), frames)?;
+            Box::new(AdaCache::new(config, steps))
+        }
+        Some(Cache::EasyCache { threshold, ret_steps }) => {
+            let config = EasyCacheConfig { threshold: *threshold, first: *ret_steps };
+            config.validate()?;
+            Box::new(EasyCache::new(config, steps))
+        }
+    })
+}
+
+fn run_rollout(rollout: &Rollout, model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
+    let bad = |reason: String| CheckError::Case { file: io.file().into(), reason };
+    let (shape, z) = latents(io, "z", model)?;
+    let (grid, solver) = sampler(&rollout.sampler, rollout.steps, rollout.shift)?
+        .ok_or_else(|| bad(format!("there is no sampler `{}`", rollout.sampler)))?;
+    for (name, ours) in [("timesteps", grid.times()), ("sigmas", grid.sigmas())] {
+        let (_, reference) = input(io, name, &[1])?;
+        result.errors.push((name.into(), relative_error(ours, &reference)));
+    }
+    // Both halves of the guidance batch: the prompt and the negative prompt, each with its own number of tokens.
+    let (prompt, y) = input(io, "y", &[2])?;
+    let (negative, y_null) = input(io, "y_null", &[2])?;
+    let (length, width) = (prompt[0].max(negative[0]), model.config().text_dim);
+    let padded = |values: &[f32]| [values, &vec![0.0; length * width - values.len()]].concat();
+    let mask: Vec<bool> = [prompt[0], negative[0]].iter().flat_map(|&n| (0..length).map(move |j| j < n)).collect();
+    let caption = model.caption(&[padded(&y), padded(&y_null)].concat(), 2, Some(&mask))?;
+    let options = SamplerOptions {
+        rows: solver.rows(),
+        cfg_scale: rollout.cfg_scale,
+        snapshots: rollout.expected.latent_steps.clone(),
+        packed_cache: false,
+        compare_folds: false,
+    };
+    let make = || policy(rollout.cache.as_ref(), model, shape[2], options.rows.len());
+    let (members, mut host) = (vec![Member { caption: &caption, policy: make()? }], make()?);
+    let geometry = geometry(&shape, true, false);
+    let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
+    compare_rollout(&rollout.expected, &output, &mut *host, model.dtype(), result);
+    compare_latents(&rollout.expected, &output, z.len(), io, result)
+}
