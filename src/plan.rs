@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use crate::cache::{
-    CacheConfig, Decision, Extrapolation, Measurement, MotionSums, Plan, Policy, Probes, computed_steps, trace, walk,
+    CacheConfig, Decision, Extrapolation, Measurement, MotionSums, Plan, Policy, Probes, Reused, computed_steps, trace,
+    walk,
 };
 use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
@@ -109,6 +110,10 @@ impl Policy for Walk {
 
     fn reuses(&self) -> bool {
         self.0.reuses()
+    }
+
+    fn reused(&self) -> Reused {
+        self.0.reused()
     }
 
     fn head(&self) -> usize {

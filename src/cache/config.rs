@@ -159,7 +159,7 @@ impl Settings for TaylorConfig {
         match *self.of {
             CacheConfig::Taylor(_) => invalid("the policy extrapolates already: leave out +taylor"),
             _ if !self.of.reuses_forwards() => invalid(
-                "extrapolation needs a policy that reuses whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
+                "extrapolation needs a policy that reuses the fold of whole forwards, as adacache-fast+taylor or interval-3+taylor2 do",
             ),
             _ => self.of.validate(),
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::anatomy::Anatomy;
 use super::measurement::{Measurement, ratio};
 use super::point::ProbePoint;
-use super::policy::{Decision, Plan, Policy, Probes};
+use super::policy::{Decision, Plan, Policy, Probes, Reused};
 use super::settings::{CacheError, Settings, invalid};
 
 /// The settings of EasyCache.
@@ -20,6 +20,9 @@ pub struct EasyCacheConfig {
     /// The number of initial steps that are always computed.
     #[serde(default = "first")]
     pub first: usize,
+    /// What a reused step takes from the last computed one (published for Wan: the prediction).
+    #[serde(default)]
+    pub reused: Reused,
 }
 
 fn first() -> usize {
@@ -29,7 +32,7 @@ fn first() -> usize {
 impl EasyCacheConfig {
     /// Settings with the published 5 initial steps.
     pub fn new(threshold: f64) -> EasyCacheConfig {
-        EasyCacheConfig { threshold, first: first() }
+        EasyCacheConfig { threshold, first: first(), reused: Reused::default() }
     }
 }
 
@@ -42,6 +45,10 @@ impl Settings for EasyCacheConfig {
             return invalid("`first` 0: at least one step has to be computed before another can reuse it");
         }
         Ok(())
+    }
+
+    fn reuses_forwards(&self) -> bool {
+        self.reused == Reused::Fold
     }
 
     fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
@@ -94,6 +101,10 @@ impl Policy for EasyCache {
         true
     }
 
+    fn reused(&self) -> Reused {
+        self.config.reused
+    }
+
     fn observe(&mut self, step: usize, probe: usize, m: &Measurement) -> Option<Decision> {
         match probe {
             LATENTS => {
@@ -124,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_error_is_summed_up_from_the_measured_answer() {
-        let mut policy = EasyCache::new(EasyCacheConfig { threshold: 0.3, first: 2 }, 12);
+        let mut policy = EasyCache::new(EasyCacheConfig { first: 2, ..EasyCacheConfig::new(0.3) }, 12);
         // The latents move by 1 a step, the prediction by half as much, its norm is 4: k = 0.5, and a step adds 0.125.
         let Ok::<_, Infallible>((plans, decisions)) = walk(&mut policy, 12, |step, since, point| {
             let moved = (step - since) as f64;

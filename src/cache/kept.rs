@@ -19,6 +19,8 @@ pub struct Shapes {
     pub latents: Vec<usize>,
     /// Predictions `[batch, channels, frames, height, width]` f32.
     pub prediction: Vec<usize>,
+    /// The time's embedding and its projection, f32, the batch along the first axis; empty in a model without them.
+    pub time: [Vec<usize>; 2],
     /// The element type of hidden states.
     pub dtype: DType,
 }

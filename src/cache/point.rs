@@ -41,6 +41,10 @@ pub enum ProbePoint {
     Latents,
     /// `modulated`: the first block's normed and modulated input, against that of the step before.
     Modulated,
+    /// `time`: the embedding of the step's time, against that of the step before.
+    Time,
+    /// `time-projection`: the projection of the time from which the blocks' modulation is made, against that of the step before.
+    TimeProjection,
     /// `latents-computed`: the latents that enter a computed step, against those of the last computed step.
     ComputedLatents,
     /// `spatial.0.whole`, `temporal.2.attention`, `block.5.attention`, …: a block's residual, against that of the last computed step.
@@ -61,9 +65,11 @@ pub enum ProbePoint {
 /// (name, value)
 const SITES: [(&str, Site); 3] =
     [("attention", Site::Attention), ("cross-mlp", Site::CrossMlp), ("whole", Site::Whole)];
-const OTHERS: [(&str, ProbePoint); 5] = [
+const OTHERS: [(&str, ProbePoint); 7] = [
     ("latents", ProbePoint::Latents),
     ("modulated", ProbePoint::Modulated),
+    ("time", ProbePoint::Time),
+    ("time-projection", ProbePoint::TimeProjection),
     ("latents-computed", ProbePoint::ComputedLatents),
     ("fold", ProbePoint::Fold),
     ("prediction", ProbePoint::Prediction),
@@ -80,7 +86,8 @@ fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str
 impl ProbePoint {
     /// Whether the tensor exists in every step, so that it is always compared with that of the step before.
     fn in_every_step(self) -> bool {
-        matches!(self, ProbePoint::Latents | ProbePoint::Modulated)
+        use ProbePoint::{Latents, Modulated, Time, TimeProjection};
+        matches!(self, Latents | Modulated | Time | TimeProjection)
     }
 
     /// Whether this is a residual of the first `head` blocks: a policy with a head probes no later block.
@@ -129,7 +136,7 @@ impl FromStr for ProbePoint {
             parts.next().is_none().then_some(ProbePoint::Residual { block, span, site })
         };
         by_name(&OTHERS, text).or_else(residual).ok_or_else(|| {
-            format!("no probe point `{text}`: latents, modulated, latents-computed, fold, prediction, or as in temporal.2.attention")
+            format!("no probe point `{text}`: latents, modulated, time, time-projection, latents-computed, fold, prediction, or as in temporal.2.attention")
         })
     }
 }

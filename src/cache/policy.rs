@@ -87,6 +87,17 @@ impl Probes {
     }
 }
 
+/// What a reused step takes from the last computed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reused {
+    /// The sum that the blocks added to the hidden state: `x = x_embed + fold`. The final layer runs.
+    #[default]
+    Fold,
+    /// What the prediction was more than the latents: `prediction = z + (prediction_c − z_c)`. Nothing of the model runs.
+    Prediction,
+}
+
 /// A caching policy for one generation.
 ///
 /// For steps 1, 2, … in order the sampler calls `observe` for each probe point that is measured before a step is planned
@@ -101,6 +112,10 @@ pub trait Policy: Send {
     fn probes(&self) -> Probes;
     /// Whether `plan` can ever return [`Plan::Reuse`]: the fold is kept only then.
     fn reuses(&self) -> bool;
+    /// What a reused step takes from the last computed one.
+    fn reused(&self) -> Reused {
+        Reused::Fold
+    }
     /// The groups that [`Plan::Partial`] refers to, each kept at least once; constant over a generation. A policy with groups measures
     /// nothing.
     fn groups(&self) -> Vec<ModuleGroup> {

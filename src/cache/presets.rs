@@ -95,7 +95,7 @@ impl Run<'_> {
     }
 
     fn teacache(&self, threshold: f64) -> CacheConfig {
-        CacheConfig::TeaCache(TeaCacheConfig { threshold, coefficients: self.presets.teacache.coefficients })
+        CacheConfig::TeaCache(TeaCacheConfig::new(threshold, self.presets.teacache.coefficients))
     }
 
     fn magcache(&self, threshold: f64, most: usize) -> CacheConfig {

@@ -22,8 +22,10 @@ pub struct StoreOptions {
     pub probes: Probes,
     /// The number of blocks that run in every step before it is planned.
     pub head: usize,
-    /// Whether any step will be reused: the fold is kept only then.
+    /// Whether any step will reuse the fold: it is kept only then.
     pub fold: bool,
+    /// Whether any step will reuse the prediction: what it was more than the latents is kept only then.
+    pub offset: bool,
     /// How the fold is extrapolated, if at all: the order is the number of older folds kept.
     pub extrapolates: Option<Extrapolation>,
     /// The module groups that are kept separately, run by run.
@@ -53,6 +55,8 @@ pub struct ResidualStore {
     device: Device,
     head: usize,
     fold: Option<Kept>,
+    /// The prediction less the latents of the last computed step, in both halves.
+    offset: Option<Tensor>,
     history: Option<History>,
     runs: KeptRuns,
     /// The divisor of the batch that `runs` keep: 1, or 2 for the first half.
@@ -104,6 +108,7 @@ impl ResidualStore {
             probes: Probes { points, strides },
             head,
             fold,
+            offset,
             extrapolates,
             groups,
             conditional,
@@ -120,10 +125,27 @@ impl ResidualStore {
                 "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
             return Err(ops::Op::on("ResidualStore", device).value("order", order, reason));
         }
+        let unlike = offset && shapes.prediction[1..] != shapes.latents[1..];
+        if unlike
+            || shapes.time[0].is_empty()
+                && points.iter().any(|p| matches!(p, ProbePoint::Time | ProbePoint::TimeProjection))
+        {
+            let (argument, needs) = if unlike {
+                ("prediction", "the shape of the latents, for a policy that reuses the prediction")
+            } else {
+                ("time", "an embedding of the time that the model shows, for a policy that measures it")
+            };
+            return Err(ops::Op::on("ResidualStore", device).value(
+                argument,
+                format!("{:?}", shapes.prediction),
+                needs,
+            ));
+        }
         // Only hidden states have frames side by side.
         let layout = |point: &ProbePoint| match point {
             ProbePoint::Latents | ProbePoint::ComputedLatents => (shapes.latents[0], 0),
             ProbePoint::Prediction => (shapes.prediction[0], 0),
+            ProbePoint::Time | ProbePoint::TimeProjection => (shapes.time[0].first().copied().unwrap_or(1), 0),
             _ => (shapes.hidden[0], strides.len()),
         };
         let layouts: Vec<(usize, usize)> = points.iter().map(layout).collect();
@@ -136,6 +158,8 @@ impl ResidualStore {
             let kept = match point {
                 ProbePoint::Latents | ProbePoint::ComputedLatents => whole(&shapes.latents, DType::F32)?,
                 ProbePoint::Prediction => whole(&shapes.prediction, DType::F32)?,
+                ProbePoint::Time => whole(&shapes.time[0], DType::F32)?,
+                ProbePoint::TimeProjection => whole(&shapes.time[1], DType::F32)?,
                 _ => residual()?,
             };
             let strides = strides[..*count].to_vec();
@@ -146,6 +170,7 @@ impl ResidualStore {
             head,
             probes: probes.collect::<Result<_, OpError>>()?,
             fold: fold.then(residual).transpose()?,
+            offset: offset.then(|| Tensor::empty(device, &shapes.prediction, DType::F32)).transpose()?,
             history: extrapolates.map(|extrapolation| History::new(device, extrapolation, shapes)).transpose()?,
             runs: KeptRuns::new(groups, || Kept::new(device, &run_shape, shapes.dtype, packed))?,
             part,
@@ -162,7 +187,11 @@ impl ResidualStore {
     /// Bytes kept from one step to the next.
     pub fn bytes(&self) -> usize {
         let tensors = self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept));
-        tensors.map(Kept::bytes).sum::<usize>() + self.runs.bytes() + self.history.as_ref().map_or(0, History::bytes)
+        let offset = self.offset.as_ref().map_or(0, Tensor::bytes);
+        tensors.map(Kept::bytes).sum::<usize>()
+            + offset
+            + self.runs.bytes()
+            + self.history.as_ref().map_or(0, History::bytes)
     }
 
     /// Begins a step that reuses and keeps these groups; either set may be empty.
@@ -391,9 +420,35 @@ impl ResidualStore {
         }
     }
 
-    /// Whether there is a fold to reuse: one is kept, and a step has been computed.
+    /// Whether there is something to reuse: it is kept, and a step has been computed.
     pub fn can_unfold(&self) -> bool {
-        self.fold.is_some() && self.folded
+        (self.fold.is_some() || self.offset.is_some()) && self.folded
+    }
+
+    /// In a computed step, before the latents `z` are updated: keeps what `prediction` is more than they, if that is reused.
+    pub fn keep_prediction(&self, prediction: &Tensor, z: &Tensor) -> Result<(), OpError> {
+        self.each_half(prediction, z, |offset, prediction| ops::residual::fold(prediction, z, offset))?;
+        Ok(())
+    }
+
+    /// A reused step without the model: `prediction = z + offset`. Returns whether this is how steps are reused.
+    pub fn reuse_prediction(&self, prediction: &Tensor, z: &Tensor) -> Result<bool, OpError> {
+        self.each_half(prediction, z, |offset, prediction| ops::residual::unfold(z, offset, prediction))
+    }
+
+    /// Calls `each` with every part of the offset and of `prediction` that has the size of the latents; returns whether there is an offset.
+    fn each_half(
+        &self,
+        prediction: &Tensor,
+        z: &Tensor,
+        each: impl Fn(&Tensor, &Tensor) -> Result<(), OpError>,
+    ) -> Result<bool, OpError> {
+        let Some(offset) = &self.offset else { return Ok(false) };
+        let videos = z.shape()[0];
+        for first in (0..prediction.shape()[0]).step_by(videos) {
+            each(&offset.slice_rows(first, videos)?, &prediction.slice_rows(first, videos)?)?;
+        }
+        Ok(true)
     }
 
     /// A reused step: `x = x_embed + fold`, in place, or with the fold extrapolated to this step. Does nothing unless

@@ -296,7 +296,7 @@ mod tests {
     fn one_trace_serves_several_policies() {
         let trace = trace();
         let plain = [0.0, 0.0, 0.0, 1.0, 0.0];
-        let teacache = TeaCacheConfig { threshold: 0.125, coefficients: plain };
+        let teacache = TeaCacheConfig::new(0.125, plain);
         assert_eq!(trace.schedule(&mut TeaCache::new(teacache, 8)).unwrap(), [1, 3, 5, 7, 8]);
         // The first block is compared with the last computed step: the changes in between are added up, 0.0625 each.
         assert_eq!(

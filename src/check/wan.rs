@@ -13,7 +13,7 @@ use super::case::{
 };
 use crate::cache::{
     AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, MotionRegularization, Policy,
-    ResidualKind, Settings,
+    ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
 };
 use crate::device::Device;
 use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
@@ -39,10 +39,14 @@ struct Rollout {
 
 /// The cache of a run, with the published names.
 #[derive(Deserialize)]
-#[serde(tag = "policy", rename_all = "lowercase")]
+#[serde(tag = "policy")]
 enum Cache {
-    AdaCache { blocks: Vec<usize>, codebook: Codebook, moreg: Option<MotionRegularization> },
-    EasyCache { threshold: f64, ret_steps: usize },
+    #[serde(rename = "adacache")]
+    Ada { blocks: Vec<usize>, codebook: Codebook, moreg: Option<MotionRegularization> },
+    #[serde(rename = "easycache")]
+    Easy { threshold: f64, ret_steps: usize },
+    #[serde(rename = "teacache")]
+    Tea { coefficients: [f64; 5], threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
 }
 
 /// Runs the case in folder `dir`, whose case.json is `text`; returns the bound of its errors.
@@ -148,7 +152,7 @@ fn sampler(name: &str, steps: usize, shift: f64) -> Result<Option<Published>, So
 fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Result<Box<dyn Policy>, CheckError> {
     Ok(match cache {
         None => Box::new(ComputeAll::default()),
-        Some(Cache::AdaCache { blocks, codebook, moreg }) => {
+        Some(Cache::Ada { blocks, codebook, moreg }) => {
             let config = AdaCacheConfig {
                 metric: Metric::default(),
                 residual: ResidualKind::of(model.anatomy()),
@@ -159,10 +163,18 @@ fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Re
             config.validate_for(model.anatomy(), frames)?;
             Box::new(AdaCache::new(config, steps))
         }
-        Some(Cache::EasyCache { threshold, ret_steps }) => {
-            let config = EasyCacheConfig { threshold: *threshold, first: *ret_steps };
+        Some(Cache::Easy { threshold, ret_steps }) => {
+            let config = EasyCacheConfig { threshold: *threshold, first: *ret_steps, reused: Reused::Prediction };
             config.validate()?;
             Box::new(EasyCache::new(config, steps))
+        }
+        Some(&Cache::Tea { coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
+            let signal = if use_ret_steps { Signal::TimeProjection } else { Signal::Time };
+            let last = steps.saturating_sub(cutoff_step);
+            let config =
+                TeaCacheConfig { signal, first: ret_steps, last, ..TeaCacheConfig::new(threshold, coefficients) };
+            config.validate()?;
+            Box::new(TeaCache::new(config, steps))
         }
     })
 }

@@ -23,4 +23,4 @@ pub use transformer::{Added, Caption, Trace, Transformer};
 pub use walk::Walk;
 pub use wan::{Wan, WanConfig};
 pub use weights::{Arrangement, Weights};
-pub use workspace::{PREDICTION, ResidualRoom, Workspace, X};
+pub use workspace::{PREDICTION, ResidualRoom, TIME_CHUNKS, TIME_EMBED, Workspace, X};

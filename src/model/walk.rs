@@ -41,8 +41,14 @@ impl Walk<'_> {
         self.model.embed(self.ws, z, self.ws.x(), None)
     }
 
-    /// Measures the first block's normed and modulated input, if `residuals` has a probe there. The blocks' modulation must be computed.
+    /// Measures the first block's normed and modulated input and the time, if `residuals` has probes there. The blocks' modulation must be
+    /// computed.
     pub fn probe_input(&self, residuals: &mut ResidualStore) -> Result<(), ModelError> {
+        for point in [ProbePoint::Time, ProbePoint::TimeProjection] {
+            if let (Some(probe), Some(signal)) = (residuals.probe_at(point), self.ws.time_signal(point)) {
+                residuals.probe(probe, signal, None)?;
+            }
+        }
         if let (Some(probe), Some(fresh)) = (residuals.probe_at(ProbePoint::Modulated), self.ws.fresh()) {
             self.model.modulated_input(self.ws, fresh)?;
             residuals.probe(probe, fresh, self.ws.unpacked())?;

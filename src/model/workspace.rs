@@ -15,6 +15,10 @@ use crate::tensor::{DType, Tensor, TensorError};
 pub const X: Slot = Slot("x");
 /// The prediction `[batch, out_channels, frames, height, width]` f32; every model has it.
 pub const PREDICTION: Slot = Slot("prediction");
+/// The time's embedding `[conditions, C]` f32, in models modulated by the time.
+pub const TIME_EMBED: Slot = Slot("time_embed");
+/// Its projection `[conditions, chunks, C]` f32, from which the blocks' modulation is made.
+pub const TIME_CHUNKS: Slot = Slot("time_chunks");
 /// The times to embed.
 const TIME: Slot = Slot("time");
 /// `[batch, frames]` u8, if single frames may be frozen: which frames move.
@@ -90,7 +94,12 @@ fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
         ProbePoint::Residual { site: Site::Attention, .. } => Some(Stage::Proj..=Stage::Proj),
         ProbePoint::Residual { site: Site::CrossMlp, .. } => Some(Stage::CrossProj..=Stage::Fc2),
         ProbePoint::Residual { site: Site::Whole, .. } => Some(Stage::Proj..=Stage::Fc2),
-        ProbePoint::Latents | ProbePoint::ComputedLatents | ProbePoint::Fold | ProbePoint::Prediction => None,
+        ProbePoint::Latents
+        | ProbePoint::Time
+        | ProbePoint::TimeProjection
+        | ProbePoint::ComputedLatents
+        | ProbePoint::Fold
+        | ProbePoint::Prediction => None,
     });
     stages.reduce(|a, b| *a.start().min(b.start())..=*a.end().max(b.end()))
 }
@@ -178,6 +187,15 @@ impl Workspace {
         self.arena.find(FRAME_MASK)
     }
 
+    /// The time's embedding or its projection, if the model has them.
+    pub fn time_signal(&self, point: ProbePoint) -> Option<&Tensor> {
+        match point {
+            ProbePoint::Time => self.arena.find(TIME_EMBED),
+            ProbePoint::TimeProjection => self.arena.find(TIME_CHUNKS),
+            _ => None,
+        }
+    }
+
     /// Scratch space for a residual on its way to its probe.
     pub(super) fn fresh(&self) -> Option<&Tensor> {
         self.arena.find(FRESH)
@@ -204,6 +222,7 @@ impl Workspace {
             hidden: self.x().shape().to_vec(),
             latents: z.to_vec(),
             prediction: self.prediction().shape().to_vec(),
+            time: [TIME_EMBED, TIME_CHUNKS].map(|slot| self.arena.find(slot).map_or(vec![], |t| t.shape().to_vec())),
             dtype: self.x().dtype(),
         }
     }

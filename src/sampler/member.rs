@@ -7,8 +7,8 @@ use super::frames::{FrameConditioning, FrameState};
 use super::options::{Member, SamplerOptions};
 use super::solver::Row;
 use crate::cache::{
-    Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, StoreOptions,
-    computed_steps, partial_steps, trace,
+    Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, Reused,
+    StoreOptions, computed_steps, partial_steps, trace,
 };
 use crate::device::Graph;
 use crate::model::{Caption, Geometry, ResidualRoom, Transformer, Walk, Workspace};
@@ -111,7 +111,8 @@ impl<'a> MemberState<'a> {
             ..trace::Trace::default()
         };
         let kept = StoreOptions {
-            fold: policy.reuses() || points.contains(&ProbePoint::Fold),
+            fold: policy.reuses() && policy.reused() == Reused::Fold || points.contains(&ProbePoint::Fold),
+            offset: policy.reuses() && policy.reused() == Reused::Prediction,
             probes,
             head: policy.head(),
             extrapolates: policy.extrapolates(),
@@ -339,7 +340,12 @@ impl MemberState<'_> {
             }
             Plan::Reuse => self.store.unfold(ws.x())?,
         }
-        model.finish(ws)?;
+        if plan != Plan::Reuse || !self.store.reuse_prediction(ws.prediction(), &self.z)? {
+            model.finish(ws)?;
+        }
+        if plan.is_computed() {
+            self.store.keep_prediction(ws.prediction(), &self.z)?;
+        }
         if let (true, Some(probe)) = (plan.is_computed(), self.store.probe_at(ProbePoint::Prediction)) {
             self.store.probe(probe, ws.prediction(), None)?;
         }

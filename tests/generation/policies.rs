@@ -40,7 +40,7 @@ fn run(request: &Request) -> Generation {
 }
 
 fn teacache(threshold: f64) -> CacheConfig {
-    CacheConfig::TeaCache(TeaCacheConfig { threshold, coefficients: [0.0, 0.0, 0.0, 1.0, 0.0] })
+    CacheConfig::TeaCache(TeaCacheConfig::new(threshold, [0.0, 0.0, 0.0, 1.0, 0.0]))
 }
 
 fn fbcache(threshold: f64) -> CacheConfig {
@@ -48,7 +48,7 @@ fn fbcache(threshold: f64) -> CacheConfig {
 }
 
 fn easycache(threshold: f64) -> CacheConfig {
-    CacheConfig::EasyCache(EasyCacheConfig { threshold, first: 3 })
+    CacheConfig::EasyCache(EasyCacheConfig { first: 3, ..EasyCacheConfig::new(threshold) })
 }
 
 fn magcache(threshold: f64, most: usize) -> CacheConfig {
@@ -330,7 +330,8 @@ fn extrapolation_begins_with_the_second_computed_step() {
 fn a_store_extrapolates_what_it_was_shown() {
     let device = device();
     let shape = [1, 1, 2, 8];
-    let shapes = Shapes { hidden: shape.into(), latents: vec![1], prediction: vec![1], dtype: DType::F32 };
+    let (latents, prediction) = (vec![1], vec![1]);
+    let shapes = Shapes { hidden: shape.into(), latents, prediction, time: [vec![], vec![]], dtype: DType::F32 };
     let values = |seed: f32| -> Vec<f32> { (0..16).map(|i| (seed + 0.37 * i as f32).sin()).collect() };
     let tensor = |values: &[f32]| Tensor::from_f32(&device, &shape, values, DType::F32).unwrap();
     for (order, damping) in [(1, 1.0), (2, 1.0), (1, 0.7), (2, 0.5)] {
@@ -339,6 +340,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             probes: Probes::default(),
             head: 0,
             fold: true,
+            offset: false,
             extrapolates: Some(Extrapolation { order, damping }),
             groups: vec![],
             conditional: false,

@@ -89,8 +89,8 @@ fn same(a: &[Generation], b: &[Generation]) {
 #[test]
 fn every_kind_of_policy_gives_the_same_bits_with_streamed_weights() {
     let first_block = CacheConfig::FbCache(FbCacheConfig { threshold: 0.1 });
-    let input = CacheConfig::TeaCache(TeaCacheConfig { threshold: 0.1, coefficients: [0.0, 0.0, 0.0, 1.0, 0.0] });
-    let latents = CacheConfig::EasyCache(EasyCacheConfig { threshold: 0.05, first: 2 });
+    let input = CacheConfig::TeaCache(TeaCacheConfig::new(0.1, [0.0, 0.0, 0.0, 1.0, 0.0]));
+    let latents = CacheConfig::EasyCache(EasyCacheConfig { first: 2, ..EasyCacheConfig::new(0.05) });
     let interval = CacheConfig::Interval(IntervalConfig { every: 2 });
     // Whole blocks are reused in some steps, attention alone in others: fewer copies, and not in their usual turn.
     let blocks = CacheConfig::DeltaDit(DeltaDitConfig { every: 2, blocks: 3, boundary: 500.0 });

@@ -18,7 +18,7 @@ use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 use super::dit::linear::{Linear, Loader};
 use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM, embed_scalar};
 use super::dit::streaming::BlockWeights;
-use super::workspace::{PREDICTION, X};
+use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
 use super::{
     Added, Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes, Weights,
     Workspace,
@@ -47,8 +47,6 @@ const ROPE: Slot = Slot("rope");
 const SINUSOID: Slot = Slot("sinusoid");
 const EMBED_HIDDEN: Slot = Slot("embed_hidden");
 const FPS_EMBED: Slot = Slot("fps_embed");
-const TIME_EMBED: Slot = Slot("time_embed");
-const TIME_CHUNKS: Slot = Slot("time_chunks");
 const BLOCK_MODULATION: Slot = Slot("block_modulation");
 const FINAL_MODULATION: Slot = Slot("final_modulation");
 

@@ -43,6 +43,7 @@ fn store(model: &StDiT3, ws: &Workspace, groups: &[ModuleGroup], packed: bool) -
         probes: Probes::default(),
         head: 0,
         fold: false,
+        offset: false,
         extrapolates: None,
         groups: groups.to_vec(),
         conditional: false,

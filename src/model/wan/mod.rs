@@ -16,7 +16,7 @@ use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 use super::dit::linear::{Linear, Loader};
 use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM};
 use super::dit::streaming::BlockWeights;
-use super::workspace::{PREDICTION, X};
+use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
 use super::{
     Added, Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes, Weights,
     Workspace,
@@ -44,8 +44,6 @@ const FINAL_TOKENS: Slot = Slot("final_tokens");
 const ROPE: Slot = Slot("rope");
 const SINUSOID: Slot = Slot("sinusoid");
 const EMBED_HIDDEN: Slot = Slot("embed_hidden");
-const TIME_EMBED: Slot = Slot("time_embed");
-const TIME_CHUNKS: Slot = Slot("time_chunks");
 const BLOCK_MODULATION: Slot = Slot("block_modulation");
 const FINAL_MODULATION: Slot = Slot("final_modulation");
 
