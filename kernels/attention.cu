@@ -21,6 +21,7 @@
 //          grid (sequences * ceil(q_len / QUERIES), heads).
 //   short  four independent warps a CTA, each 16 queries of one (sequence, head): temporal attention has many thousands of them;
 //          neighbours are the heads of one token, whose rows lie side by side. grid ceil(sequences * ceil(q_len / 16) * heads / 4).
+//   biased as large, with a bias by head and distance from query to key added to q k: T5. HEAD_DIM 64 alone.
 //   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier.
 //          16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
 // S and O stay in registers, Q too (f32: loaded again from shared memory for each tile).
@@ -46,7 +47,7 @@ __device__ __forceinline__ long long sequence_row(const SequenceLayout& layout, 
   return (long long)(sequence / layout.inner) * layout.outer_stride + (long long)(sequence % layout.inner) * layout.inner_stride;
 }
 
-template <class D, int HEAD_DIM, Kind KIND> struct Attention {
+template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attention {
   static constexpr bool SIXTEEN = sizeof(D) == 2;
   static constexpr int M_TILES = KIND != SHORT && SIXTEEN && HEAD_DIM <= 72 ? 2 : 1; // of 16 queries, for each warp
   static constexpr int WARPS = KIND == CROSS ? 8 : 4;
@@ -65,7 +66,7 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
   static constexpr int INVERSE_AT = 2 * KEYS * ROW;        // in a stage: behind K and V, LARGE
   static constexpr int STAGE = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
   // Q shares a stage with a tile, and whole tiles have a loop of their own: see Pairs.
-  static constexpr bool WHOLE_TILES = KIND == LARGE && SIXTEEN;
+  static constexpr bool WHOLE_TILES = KIND == LARGE && SIXTEEN && !BIASED;
   static constexpr int Q_AT = WHOLE_TILES ? STAGE : STAGES * STAGE;
   static constexpr int WEIGHTS_AT = STAGES * STAGE + (WHOLE_TILES ? 0 : QUERIES * ROW);
   static constexpr int SOURCE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
@@ -277,6 +278,17 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       kv_len = p.kv_lengths ? min(p.kv_lengths[sequence], p.kv_len) : p.kv_len;
     }
   };
+  // A head's bias by distance from query to key; beyond the span, where nothing is kept, that of its end.
+  struct Bias {
+    const float* middle = nullptr;
+    int most = 0;
+    __device__ __forceinline__ float at(int distance) const { return middle[max(-most, min(most, distance))]; }
+  };
+  static __device__ __forceinline__ Bias bias_of(const AttentionParams& p, int head) {
+    Bias bias;
+    if constexpr (BIASED) bias.most = p.bias_span - 1, bias.middle = p.bias + (long long)head * (2 * p.bias_span - 1) + bias.most;
+    return bias;
+  }
   // What the score of the sequence's last key gets, before the scale.
   static __device__ __forceinline__ float last_bias(const AttentionParams& p, int sequence) {
     return p.last_bias ? p.last_bias[sequence] / p.scale : 0.0f;
@@ -421,8 +433,10 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
     }
 
     // One tile of keys. MASKED: only `keys` of them count, at least one, and the last one's score gets `last` added; else all. `scale`
-    // includes log2 e. LARGE: scores are multiplied by the f32 [KEYS] behind K and V.
-    template <bool MASKED> __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, int keys, float scale, float last = 0.0f) {
+    // includes log2 e. LARGE: scores are multiplied by the f32 [KEYS] behind K and V. BIASED: `distance` is that from the warp's first query
+    // to the tile's first key.
+    template <bool MASKED>
+    __device__ __forceinline__ void attend(unsigned k_tile, unsigned v_tile, int keys, float scale, float last = 0.0f, const Bias& bias = {}, int distance = 0) {
       const int lane = threadIdx.x & 31;
       float s[M_TILES][2 * GROUPS][4];
       float top[M_TILES][2];
@@ -439,6 +453,16 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
           for (int m = 0; m < M_TILES; m++)
 #pragma unroll
             for (int e = 0; e < 4; e++) s[m][n][e] *= e & 1 ? left.y : left.x, s[m][n + 1][e] *= e & 1 ? right.y : right.x;
+        }
+        if constexpr (BIASED) {
+          const int from = distance + group.value * 16 + 2 * (lane & 3) - (lane >> 2);
+#pragma unroll
+          for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              const int to = from - 16 * m + (e & 1) - 8 * (e >> 1);
+              s[m][n][e] += bias.at(to), s[m][n + 1][e] += bias.at(to + 8);
+            }
         }
         if (MASKED) {
           const int left = keys - group.value * 16 - 2 * (lane & 3); // columns of this lane: 0, 1, 8, 9
@@ -645,7 +669,9 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
       prepare(round);
       const unsigned tile = shared + (round % STAGES) * STAGE;
       const float last = round == rounds - 1 ? float_of(load_shared4<32>(source)) : 0.0f;
-      if (active) state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale, last);
+      if (active)
+        state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale, last, bias_of(p, item.head),
+                                    round * KEYS - q0 - warp_row);
     }
     team_sync(); // Q's rows may be those of a stage
     const Item again(p);
@@ -712,6 +738,10 @@ template <class D, int HEAD_DIM, Kind KIND> struct Attention {
   extern "C" __global__ void __launch_bounds__(ATTENTION_SHORT_THREADS, HEAD_DIM <= 96 ? 4 : 2) attention_##HEAD_DIM##_##D##_short(const AttentionParams p) { \
     Attention<D, HEAD_DIM, SHORT>::run(p);                                                                            \
   }
+#define ATTENTION_BIASED(HEAD_DIM, D)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_LARGE_THREADS, 2) attention_##HEAD_DIM##_##D##_biased(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, LARGE, true>::run(p);                                                                      \
+  }
 #define ATTENTION_CROSS(HEAD_DIM, D)                                                                                  \
   static_assert(Attention<D, HEAD_DIM, CROSS>::QUERIES == ATTENTION_CROSS_QUERIES(HEAD_DIM), "launch_tiles.h");       \
   extern "C" __global__ void __launch_bounds__(ATTENTION_CROSS_THREADS, 1) attention_##HEAD_DIM##_##D##_cross(const AttentionParams p) { \
@@ -730,4 +760,7 @@ ATTENTION_DTYPES(64)
 ATTENTION_DTYPES(72)
 ATTENTION_DTYPES(96)
 ATTENTION_DTYPES(128)
+ATTENTION_BIASED(64, bf16)
+ATTENTION_BIASED(64, f16)
+ATTENTION_BIASED(64, f32)
 #endif

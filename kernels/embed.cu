@@ -10,6 +10,7 @@
 //   modulation      out[layer, row] = table[layer] + t[row]: the scale_shift_tables of all blocks at once
 //   rope_table      (cos, sin)(position f_i)
 //   gather_rows     out[b, j] = src[b, index[b, j]] (zeros where index < 0): keeps the valid tokens of a caption
+//   multiply        out = a b: the gate of a text encoder's MLP
 //
 // Frequencies repeat PyTorch's f32 roundings (exponent, power and reciprocal each rounded to f32), because an angle of 1000
 // radians shows the last bit of its frequency.
@@ -222,6 +223,22 @@ template <class D> __device__ __forceinline__ void gather_rows_entry(const Gathe
   else gather_rows<D, 1>(p);
 }
 
+// ---- products, element by element: a thread per chunk ----------------------------------------------------------------------------
+template <class D, int N> __device__ __forceinline__ void multiply(const MultiplyParams& p) {
+  for (long long i = grid_thread() * N; i < p.count; i += grid_threads() * N) {
+    float a[N], b[N];
+    load_elements((const D*)p.a + i, a);
+    load_elements((const D*)p.b + i, b);
+#pragma unroll
+    for (int e = 0; e < N; ++e) a[e] *= b[e];
+    store_elements((D*)p.out + i, a);
+  }
+}
+template <class D> __device__ __forceinline__ void multiply_entry(const MultiplyParams& p) {
+  if (chunked<D>(p.count, p.a, p.b, p.out)) multiply<D, Chunk<D>::N>(p);
+  else multiply<D, 1>(p);
+}
+
 // 4 blocks: leaves small_linear the registers it needs not to spill.
 #define SMALL_LINEAR_THREADS_4_BLOCKS SMALL_LINEAR_THREADS, 4
 #define ENTRY(D, THREADS, NAME, PARAMS, BODY) \
@@ -233,6 +250,7 @@ template <class D> __device__ __forceinline__ void gather_rows_entry(const Gathe
   ENTRY(D, ELEMENTWISE_THREADS, rope_table, RopeTableParams, rope_table)                      \
   ENTRY(D, SMALL_LINEAR_THREADS_4_BLOCKS, small_linear, SmallLinearParams, small_linear_entry) \
   ENTRY(D, ELEMENTWISE_THREADS, modulation, ModulationParams, modulation_entry)               \
+  ENTRY(D, ELEMENTWISE_THREADS, multiply, MultiplyParams, multiply_entry)                     \
   ENTRY(D, ROW_THREADS, gather_rows, GatherRowsParams, gather_rows_entry)
 ENTRIES(bf16)
 ENTRIES(f16)

@@ -67,11 +67,12 @@ struct AttentionParams {
   DEVICE_PTR(const float) rope;         // [max(q_len, kv_len), head_dim/2, 2] cos, sin by position, or null
   DEVICE_PTR(const int) kv_lengths;     // [sequences], at most kv_len each, or null (all kv_len)
   DEVICE_PTR(const float) last_bias;    // [sequences], added to the scaled score of each sequence's last key, or null
+  DEVICE_PTR(const float) bias;         // biased: [heads, 2*bias_span - 1], added to q k before the scale, by key - query + bias_span - 1
   struct SequenceLayout q_layout, kv_layout, out_layout;
   float scale, norm_eps;
   int sequences, heads, q_len, kv_len;
   int head_dim;                         // at most the HEAD_DIM of the entry
-  int reserved;
+  int bias_span;                        // at least q_len and kv_len
 };
 
 // ---- norm.cu --------------------------------------------------------------------------------------------------------
@@ -236,6 +237,13 @@ struct GatherRowsParams {
   DEVICE_PTR(const int) index;          // [batch, dst_rows]
   DEVICE_PTR(void) out;                 // [batch, dst_rows, channels] D
   int batch, src_rows, dst_rows, channels;
+};
+// multiply_{dtype}: out = a * b, the gate of T5's MLP. out may be a or b.
+struct MultiplyParams {
+  DEVICE_PTR(const void) a;             // [count] D
+  DEVICE_PTR(const void) b;
+  DEVICE_PTR(void) out;
+  long long count;
 };
 
 // ---- sampler.cu -----------------------------------------------------------------------------------------------------

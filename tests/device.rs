@@ -494,6 +494,7 @@ layouts! {
     SmallLinearParams: Embed ["small_linear"];
     ModulationParams: Embed ["modulation"];
     RopeTableParams: Embed ["rope_table"];
+    MultiplyParams: Embed ["multiply"];
     GatherRowsParams: Embed ["gather_rows"];
     SamplerStepParams: Sampler ["sampler_step"];
     SamplerNoiseParams: Sampler ["sampler_noise"];
@@ -549,6 +550,7 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             "u64" | "i64" | "f64" => found.push((offset, 8)),
             "i32" | "f32" => found.push((offset, 4)),
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
+            "[u64; 2usize]" => found.extend((0..2).map(|i| (offset + 8 * i, 8))),
             "[u64; 3usize]" => found.extend((0..3).map(|i| (offset + 8 * i, 8))),
             inner @ ("SequenceLayout" | "LinearParams") => {
                 found.extend(fields(inner).into_iter().map(|(at, size)| (offset + at, size)))

@@ -2,10 +2,11 @@
 //!
 //! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
 //! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae`
-//! cases encode and decode a video. `model_family` says whose formats the files have; without it they are those of STDiT3.
+//! cases encode and decode a video; `text` cases encode prompts. `model_family` says whose formats the files have; without it they are those of STDiT3.
 
 mod case;
 mod stdit3;
+mod text;
 mod wan;
 
 use std::path::Path;
@@ -34,8 +35,9 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let mut result = CheckResult::of(dir);
     let bound = match model_family.as_str() {
         "" => stdit3::check(dir, &text, device, dtype, &mut result)?,
+        "t5" | "umt5" => text::check(dir, &text, device, dtype, &mut result)?,
         family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
-        family => return Err(bad(format!("there are no cases of model family `{family}`; known: wan…"))),
+        family => return Err(bad(format!("there are no cases of model family `{family}`; known: t5, umt5, wan…"))),
     };
     Ok(result.judged(bound))
 }

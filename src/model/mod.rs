@@ -6,6 +6,7 @@ mod dit;
 mod error;
 mod sizes;
 mod stdit3;
+pub mod text;
 mod transformer;
 pub mod vae;
 mod walk;

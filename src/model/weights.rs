@@ -137,12 +137,19 @@ impl<'a> Weights<'a> {
 
     /// The values of tensor `name`, which must have exactly `shape`, as f32.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let file = || self.file.clone();
         let Some(container) = &self.container else {
             self.take(name, shape);
             return Ok(vec![0.0; shape.iter().product()]);
         };
         let (dtype, data) = self.data(container, name, shape)?;
+        let values = self.floats(name, dtype, data)?;
+        self.take(name, shape);
+        Ok(values)
+    }
+
+    /// The bytes of a tensor, or of a part of it, as f32; they must be finite.
+    fn floats(&self, name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ModelError> {
+        let file = || self.file.clone();
         let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         let values: Vec<f32> = match dtype {
             Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
@@ -155,7 +162,6 @@ impl<'a> Weights<'a> {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(ModelError::NotFinite { file: file(), tensor: name.into(), value: values[index], index });
         }
-        self.take(name, shape);
         Ok(values)
     }
 
@@ -169,6 +175,19 @@ impl<'a> Weights<'a> {
                 Err(ModelError::WrongType { file: self.file.clone(), tensor: name.into(), found: format!("{other:?}") })
             }
         }
+    }
+
+    /// Rows of tensor `name`, which must have exactly the shape `[rows, width]`, as f32: `[indices, width]`. The others are not read.
+    pub fn rows(&self, name: &str, [rows, width]: [usize; 2], indices: &[u32]) -> Result<Vec<f32>, ModelError> {
+        self.take(name, &[rows, width]);
+        let Some(container) = &self.container else { return Ok(vec![0.0; indices.len() * width]) };
+        let (dtype, data) = self.data(container, name, &[rows, width])?;
+        let bytes = data.len() / rows.max(1);
+        let row = |&index: &u32| match data.get(index as usize * bytes..(index as usize + 1) * bytes) {
+            Some(row) => self.floats(name, dtype, row),
+            None => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
+        };
+        Ok(indices.iter().map(row).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     fn take(&self, name: &str, shape: &[usize]) {
@@ -230,11 +249,12 @@ impl<'a> Weights<'a> {
     }
 
     /// Finishes loading: tensors that were not taken are an error, except those in `ignored`.
-    pub fn finish(self, ignored: &[&str]) -> Result<(), ModelError> {
+    pub fn finish(&self, ignored: &[&str]) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
         let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };
         let tensors = metadata.tensors();
         let taken: BTreeSet<&str> = taken.keys().map(|name| self.stored(name)).collect();
+        let ignored: Vec<&str> = ignored.iter().map(|name| self.stored(name)).collect();
         let mut names: Vec<&str> =
             tensors.keys().map(String::as_str).filter(|n| !taken.contains(n) && !ignored.contains(n)).collect();
         if names.is_empty() {

@@ -125,6 +125,77 @@ pub fn cross(
     launch(&op, dtype, Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true }, params)
 }
 
+/// Self-attention of one sequence with a bias by distance, and scores that are not scaled: `out = softmax(q·kᵀ + bias)·v`, as in T5.
+///
+/// * `qkv` `[rows, 3, heads, head_dim]` D, head_dim 8 to 64 in steps of 8; `out` `[rows, heads·head_dim]` D.
+/// * `bias` `[heads, 2·rows − 1]` f32: of every head by key − query, from −(rows − 1) on.
+///
+/// # Errors
+/// As [`spatial`].
+pub fn biased(qkv: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new("attention::biased", out);
+    let dtype = op.compute_dtype("qkv", qkv)?;
+    let [rows, _, heads, head_dim] = op.axes("qkv", qkv, ["rows", "3", "heads", "head_dim"])?;
+    let qkv_axes = [("rows", rows), ("q, k, v", 3), ("heads", heads), ("head_dim", head_dim)];
+    op.check("qkv", qkv, dtype, &qkv_axes)?;
+    let distances = (2 * rows).saturating_sub(1);
+    op.check("bias", bias, DType::F32, &[("heads", heads), ("2*rows - 1", distances)])?;
+    op.check_rows("out", out, dtype, [("rows", rows), ("heads*head_dim", heads * head_dim)])?;
+    op.not_aliased(out, &[("qkv", Some(qkv)), ("bias", Some(bias))])?;
+    if !(8..=BIASED_HEAD_DIM).contains(&head_dim) || !head_dim.is_multiple_of(8) {
+        return Err(op.value("head_dim", head_dim, format_args!("8 to {BIASED_HEAD_DIM} in steps of 8")));
+    }
+    let width = heads * head_dim;
+    let part = (width * dtype.size()) as u64;
+    let layout = Layout { outer_stride: rows, inner_stride: 0, step: 1, inner: 1 };
+    let packed = layout.params(&op, 3 * width)?;
+    let length = op.int("rows", rows)?;
+    let params = AttentionParams {
+        q: qkv.ptr(),
+        k: qkv.ptr() + part,
+        v: qkv.ptr() + 2 * part,
+        out: out.ptr(),
+        bias: bias.ptr(),
+        bias_span: length,
+        q_layout: packed,
+        kv_layout: packed,
+        out_layout: layout.params(&op, width)?,
+        scale: 1.0,
+        sequences: 1,
+        heads: op.int("heads", heads)?,
+        q_len: length,
+        kv_len: length,
+        head_dim: op.int("head_dim", head_dim)?,
+        ..Default::default()
+    };
+    let (queries, shared) = streamed(BIASED_HEAD_DIM, dtype, true);
+    let op = op.counted(4 * rows * rows * width, &[Some(qkv), Some(bias)], &[Some(out)]);
+    op.launch_choice(
+        &Choice {
+            module: Module::Attention,
+            entry: format!("attention_{BIASED_HEAD_DIM}_{dtype}_biased"),
+            grid: [rows.div_ceil(queries), heads],
+            threads: params::ATTENTION_LARGE_THREADS,
+            shared,
+        },
+        &params,
+    )
+}
+
+/// Queries and shared memory of a block of the kernels that stream keys; `apart`: Q has shared memory of its own.
+fn streamed(compiled: usize, dtype: DType, apart: bool) -> (usize, usize) {
+    let wide = dtype.size() == 2 && compiled <= 72;
+    let (queries, keys) = (if wide { 128 } else { 64 }, if dtype.size() == 2 { 64 } else { 16 });
+    // Two stages of K and V; Q else shares a stage.
+    let rows = 4 * keys + if apart { queries } else { 0 };
+    (queries, rows * row_bytes(compiled, dtype) + 8 * compiled + 8 * keys + 48)
+}
+
+/// Bytes from row to row in shared memory: an odd number of 16-byte chunks, against bank conflicts.
+fn row_bytes(compiled: usize, dtype: DType) -> usize {
+    ((compiled * dtype.size() / 16) | 1) * 16
+}
+
 /// The location of a sequence's rows; see `SequenceLayout` in `kernels/params.h`.
 #[derive(Clone, Copy)]
 struct Layout {
@@ -220,6 +291,8 @@ pub struct Shape {
     pub plain: bool,
 }
 
+/// The largest head dimension of the kernels with a bias by distance.
+const BIASED_HEAD_DIM: usize = 64;
 /// Head dimensions with their own kernels; the others use the next larger one.
 const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
 /// Keys per tile of the kernel that keeps them in shared memory, and the minimum number of query tiles for which loading them all pays off.
@@ -231,8 +304,7 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     let Shape { head_dim, heads, sequences, q_len, kv_len, plain } = shape;
     let compiled = *HEAD_DIMS.iter().find(|&&d| head_dim <= d && head_dim >= 32 && head_dim.is_multiple_of(8))?;
     let element = dtype.size();
-    // 16-byte chunks from row to row in shared memory: an odd number, against bank conflicts.
-    let row = ((compiled * element / 16) | 1) * 16;
+    let row = row_bytes(compiled, dtype);
     let choice = |kind, grid, threads, shared| {
         Some(Choice {
             module: Module::Attention,
@@ -259,10 +331,7 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
         let blocks = (1..=tiles).min_by_key(|&blocks| time(blocks)).unwrap_or(1);
         return choice("cross", [sequences * blocks, heads], params::ATTENTION_CROSS_THREADS, cross_shared);
     }
-    let (queries, keys) = (if wide { 128 } else { 64 }, if element == 2 { 64 } else { 16 });
-    // Two stages of K and V; in f32 also Q, which else shares a stage.
-    let rows = 4 * keys + if element == 2 { 0 } else { queries };
-    let shared = rows * row + 8 * compiled + 8 * keys + 48;
+    let (queries, shared) = streamed(compiled, dtype, element == 4);
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
 }
 

@@ -2,7 +2,7 @@
 //! code.
 
 use super::params::{
-    self, ELEMENTWISE_THREADS, GatherRowsParams, ModulationParams, PatchifyParams, PositionAddParams,
+    self, ELEMENTWISE_THREADS, GatherRowsParams, ModulationParams, MultiplyParams, PatchifyParams, PositionAddParams,
     PositionTableParams, RopeTableParams, SmallLinearParams, TimestepEmbedParams, UnpatchifyParams,
 };
 use super::{Op, Result, chunk_elements, ptr};
@@ -334,6 +334,28 @@ pub fn rope_table(freqs: &Tensor, out: &Tensor) -> Result<()> {
     let grid = [(positions * half).div_ceil(ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[Some(freqs)], &[Some(out)]);
     op.launch(Module::Embed, &format!("rope_table_{dtype}"), grid, ELEMENTWISE_THREADS, &params)
+}
+
+/// `out = a · b`, element by element. `out` may be `a` or `b`.
+///
+/// * All of one shape and type D.
+///
+/// # Errors
+/// [`OpError`](super::OpError) if shapes, types or devices do not match, or `out` overlaps an input without being it.
+pub fn multiply(a: &Tensor, b: &Tensor, out: &Tensor) -> Result<()> {
+    let op = Op::new("multiply", out);
+    let dtype = op.compute_dtype("out", out)?;
+    let axes: Vec<(&str, usize)> = out.shape().iter().map(|&length| ("as out", length)).collect();
+    for (argument, tensor) in [("a", a), ("b", b)] {
+        op.check(argument, tensor, dtype, &axes)?;
+        if tensor.ptr() != out.ptr() {
+            op.not_aliased(out, &[(argument, Some(tensor))])?;
+        }
+    }
+    let params = MultiplyParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: out.elements() as i64 };
+    let blocks = out.elements().div_ceil(chunk_elements(dtype)).div_ceil(ELEMENTWISE_THREADS);
+    let op = op.counted(0, &[Some(a), Some(b)], &[Some(out)]);
+    op.launch(Module::Embed, &format!("multiply_{dtype}"), [blocks, 1], ELEMENTWISE_THREADS, &params)
 }
 
 /// `out[b, j] = src[b, index[b, j]]`, zeros where the index is negative: packs the valid tokens of a caption.

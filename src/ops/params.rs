@@ -189,6 +189,8 @@ pub struct AttentionParams {
     pub kv_lengths: u64,
     /// [sequences], added to the scaled score of each sequence's last key, or null
     pub last_bias: u64,
+    /// biased: [heads, 2*bias_span - 1], added to q k before the scale, by key - query + bias_span - 1
+    pub bias: u64,
     pub q_layout: SequenceLayout,
     pub kv_layout: SequenceLayout,
     pub out_layout: SequenceLayout,
@@ -200,11 +202,12 @@ pub struct AttentionParams {
     pub kv_len: i32,
     /// at most the HEAD_DIM of the entry
     pub head_dim: i32,
-    pub reserved: i32,
+    /// at least q_len and kv_len
+    pub bias_span: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 224usize];
+    ["Size of AttentionParams"][::std::mem::size_of::<AttentionParams>() - 232usize];
     ["Alignment of AttentionParams"][::std::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::std::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::k"][::std::mem::offset_of!(AttentionParams, k) - 8usize];
@@ -215,17 +218,18 @@ const _: () = {
     ["Offset of field: AttentionParams::rope"][::std::mem::offset_of!(AttentionParams, rope) - 48usize];
     ["Offset of field: AttentionParams::kv_lengths"][::std::mem::offset_of!(AttentionParams, kv_lengths) - 56usize];
     ["Offset of field: AttentionParams::last_bias"][::std::mem::offset_of!(AttentionParams, last_bias) - 64usize];
-    ["Offset of field: AttentionParams::q_layout"][::std::mem::offset_of!(AttentionParams, q_layout) - 72usize];
-    ["Offset of field: AttentionParams::kv_layout"][::std::mem::offset_of!(AttentionParams, kv_layout) - 112usize];
-    ["Offset of field: AttentionParams::out_layout"][::std::mem::offset_of!(AttentionParams, out_layout) - 152usize];
-    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 192usize];
-    ["Offset of field: AttentionParams::norm_eps"][::std::mem::offset_of!(AttentionParams, norm_eps) - 196usize];
-    ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 200usize];
-    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 204usize];
-    ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 208usize];
-    ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 212usize];
-    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 216usize];
-    ["Offset of field: AttentionParams::reserved"][::std::mem::offset_of!(AttentionParams, reserved) - 220usize];
+    ["Offset of field: AttentionParams::bias"][::std::mem::offset_of!(AttentionParams, bias) - 72usize];
+    ["Offset of field: AttentionParams::q_layout"][::std::mem::offset_of!(AttentionParams, q_layout) - 80usize];
+    ["Offset of field: AttentionParams::kv_layout"][::std::mem::offset_of!(AttentionParams, kv_layout) - 120usize];
+    ["Offset of field: AttentionParams::out_layout"][::std::mem::offset_of!(AttentionParams, out_layout) - 160usize];
+    ["Offset of field: AttentionParams::scale"][::std::mem::offset_of!(AttentionParams, scale) - 200usize];
+    ["Offset of field: AttentionParams::norm_eps"][::std::mem::offset_of!(AttentionParams, norm_eps) - 204usize];
+    ["Offset of field: AttentionParams::sequences"][::std::mem::offset_of!(AttentionParams, sequences) - 208usize];
+    ["Offset of field: AttentionParams::heads"][::std::mem::offset_of!(AttentionParams, heads) - 212usize];
+    ["Offset of field: AttentionParams::q_len"][::std::mem::offset_of!(AttentionParams, q_len) - 216usize];
+    ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 220usize];
+    ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 224usize];
+    ["Offset of field: AttentionParams::bias_span"][::std::mem::offset_of!(AttentionParams, bias_span) - 228usize];
 };
 /// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
 #[repr(C)]
@@ -755,6 +759,25 @@ const _: () = {
     ["Offset of field: GatherRowsParams::src_rows"][::std::mem::offset_of!(GatherRowsParams, src_rows) - 28usize];
     ["Offset of field: GatherRowsParams::dst_rows"][::std::mem::offset_of!(GatherRowsParams, dst_rows) - 32usize];
     ["Offset of field: GatherRowsParams::channels"][::std::mem::offset_of!(GatherRowsParams, channels) - 36usize];
+};
+/// multiply_{dtype}: out = a * b, the gate of T5's MLP. out may be a or b.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct MultiplyParams {
+    /// [count] D
+    pub a: u64,
+    pub b: u64,
+    pub out: u64,
+    pub count: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MultiplyParams"][::std::mem::size_of::<MultiplyParams>() - 32usize];
+    ["Alignment of MultiplyParams"][::std::mem::align_of::<MultiplyParams>() - 8usize];
+    ["Offset of field: MultiplyParams::a"][::std::mem::offset_of!(MultiplyParams, a) - 0usize];
+    ["Offset of field: MultiplyParams::b"][::std::mem::offset_of!(MultiplyParams, b) - 8usize];
+    ["Offset of field: MultiplyParams::out"][::std::mem::offset_of!(MultiplyParams, out) - 16usize];
+    ["Offset of field: MultiplyParams::count"][::std::mem::offset_of!(MultiplyParams, count) - 24usize];
 };
 /** v = v_u + cfg_scale*(v_c - v_u); z and one slot of the history become the sums that the step's row says, of the old values; frames whose
 mask is 0 go back to x0. Entry sampler_step.*/

@@ -44,6 +44,16 @@ fn a_forward_of_wan_agrees_in_every_dtype() {
     }
 }
 
+/// T5 v1.1 with one table of biases and umT5 with one a block, on prompts of several lengths: the end and the tokens after every block.
+#[test]
+fn text_encoders_agree_in_every_dtype() {
+    for case in ["t5_a/padded", "umt5_a/padded"] {
+        for dtype in DType::COMPUTE {
+            assert!(passes(case, dtype).errors.len() >= 2, "{case}");
+        }
+    }
+}
+
 /// Encoder, temporal decoder and the whole decoder of the video autoencoder; a chunk of 17 frames and one of 5.
 #[test]
 fn video_autoencoder_agrees_in_every_dtype() {

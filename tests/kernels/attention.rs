@@ -50,8 +50,10 @@ enum Kind {
     Short,
     /// With so many blocks for each sequence.
     Cross(usize),
+    /// With a bias by distance from query to key.
+    Biased,
 }
-use Kind::{Cross, Large, Short};
+use Kind::{Biased, Cross, Large, Short};
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -173,6 +175,8 @@ fn run(device: &Device, case: Case) {
         })
         .collect();
     let (scale, eps) = (1.0 / (head_dim as f32).sqrt(), 1e-6);
+    // Of every head, by key - query from -(positions - 1) on.
+    let distances: Vec<f32> = random.values(heads * (2 * positions - 1), 4.0, DType::F32);
     // What lies beyond a sequence's length must not matter.
     let (k_at, v_at) = if case.packed { (width, 2 * width) } else { (0, width) };
     let mut kv_data = if case.packed { std::mem::take(&mut q_data) } else { kv_data };
@@ -213,6 +217,13 @@ fn run(device: &Device, case: Case) {
                     q_low.iter().zip(k).fold(0.0f32, |sum, (&a, &b)| add_cut(sum, f64::from(a) * f64::from(b))) * scale
                 };
                 let mut low: Vec<f32> = key_rows.iter().map(|((_, k), _)| low_dot(k)).collect();
+                if case.kind == Biased {
+                    for (j, (score, low)) in scores.iter_mut().zip(&mut low).enumerate() {
+                        let bias = distances[head * (2 * positions - 1) + j + positions - 1 - i];
+                        *score += f64::from(bias) * f64::from(scale);
+                        *low += bias * scale;
+                    }
+                }
                 if let (Some(_), Some(last), Some(low)) = (case.last_bias, scores.last_mut(), low.last_mut()) {
                     *last += f64::from(biases[s]);
                     *low += biases[s];
@@ -249,6 +260,7 @@ fn run(device: &Device, case: Case) {
     let lengths: Vec<u8> = lengths.iter().flat_map(|x| x.to_le_bytes()).collect();
     let lengths = Buffer::new(device, &lengths, 0);
     let biases = Buffer::new(device, &encode(&biases, DType::F32), 0);
+    let distances = Buffer::new(device, &encode(&distances, DType::F32), 0);
     let kernel = device.kernel(Module::Attention, &entry).unwrap();
     let launch = || {
         let out = Buffer::poisoned(device, q_rows * width * dtype.size(), offset);
@@ -273,7 +285,8 @@ fn run(device: &Device, case: Case) {
             q_len: q_len as i32,
             kv_len: kv_len as i32,
             head_dim: head_dim as i32,
-            reserved: 0,
+            bias: if case.kind == Biased { distances.ptr() } else { 0 },
+            bias_span: positions as i32,
         };
         device.launch(&kernel, grid, [threads, 1, 1], shared, &params).unwrap();
         out.read()
@@ -289,6 +302,7 @@ fn run(device: &Device, case: Case) {
 fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
     let Case { head_dim, dtype, kind, sequences, heads, q_len, kv_len, .. } = *case;
     let compiled = [32, 48, 64, 72, 96, 128].into_iter().find(|&d| head_dim <= d).unwrap();
+    let compiled = if kind == Biased { 64 } else { compiled };
     let sixteen = dtype.size() == 2;
     let wide = if sixteen && compiled <= 72 { 2 } else { 1 };
     let row = ((compiled * dtype.size() / 16) | 1) * 16;
@@ -297,6 +311,11 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
             let rows = if sixteen { 4 * 64 } else { 4 * 16 + 64 };
             let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
             ("large", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
+        }
+        Biased => {
+            let rows = if sixteen { 4 * 64 + 128 } else { 4 * 16 + 64 };
+            let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
+            ("biased", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
         }
         Short => {
             let blocks = (sequences * q_len.div_ceil(16) * heads).div_ceil(4);
@@ -393,6 +412,21 @@ fn cross_attention_with_resident_keys() {
                 run(device, Case { heads: 1, ..Case::cross(head_dim, dtype, Cross(1), 130, 40) });
             }
             run(device, Case { misalign: 1, ..Case::cross(72, dtype, Cross(1), 33, 20) });
+        }
+    }
+}
+
+/// A bias by distance, over one tile and several, with head dimensions below the kernel's and lengths that leave tiles half empty.
+#[test]
+fn a_bias_by_distance() {
+    for device in unchecked_devices() {
+        for dtype in DType::COMPUTE {
+            for (head_dim, length) in [(64, 1), (64, 64), (16, 20), (40, 33), (64, 130), (8, 65), (64, 193)] {
+                let case = Case::spatial(head_dim, dtype, Biased, 2, length);
+                run(device, Case { norm: false, ..case });
+            }
+            run(device, Case { norm: false, misalign: 1, ..Case::spatial(24, dtype, Biased, 1, 50) });
+            run(device, Case { norm: false, ..Case::cross(64, dtype, Biased, 20, 70) });
         }
     }
 }

@@ -4,8 +4,8 @@ use super::harness::{
     Random, assert_close, assert_same_bits, devices, epsilon, for_each, placed, poisoned, poisoned_at, round, tensor,
 };
 use adacache::ops::embed::{
-    gather_rows, modulation, patchify, position_add, position_table, rope_table, small_linear, timestep_embed,
-    unpatchify,
+    gather_rows, modulation, multiply, patchify, position_add, position_table, rope_table, small_linear,
+    timestep_embed, unpatchify,
 };
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
@@ -408,4 +408,23 @@ fn conditioning_of_the_published_code() {
         let error = norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied());
         assert!(error < 1e-5, "relative error {error:.2e}");
     }
+}
+
+/// To the bit: one rounding of each product; also where `out` is an input.
+#[test]
+fn products_of_elements() {
+    for_each(|device, dtype| {
+        for (count, misalign) in [(1, 0), (7, 0), (1003, 0), (1003, 1), (4096, 3)] {
+            let random = &mut Random::new(count as u64);
+            let (a, b) = (random.values(count, 2.0, dtype), random.values(count, 3.0, dtype));
+            let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| round(a * b, dtype)).collect();
+            let make = |values: &[f32]| placed(device, &[count], values, dtype, misalign);
+            let out = poisoned_at(device, &[count], dtype, misalign);
+            multiply(&make(&a), &make(&b), &out).unwrap();
+            assert_eq!(out.to_f32().unwrap(), expected, "multiply {dtype} {count} +{misalign}");
+            let in_a = make(&a);
+            multiply(&in_a, &make(&b), &in_a).unwrap();
+            assert_eq!(in_a.to_f32().unwrap(), expected, "multiply {dtype} in a");
+        }
+    });
 }
