@@ -11,3 +11,4 @@ mod policies;
 mod solver;
 mod streaming;
 mod vae;
+mod wan;

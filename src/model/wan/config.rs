@@ -86,8 +86,8 @@ impl WanConfig {
         let fields: Fields =
             serde_json::from_str(text).map_err(|e| bad(format!("not the configuration of a Wan transformer: {e}")))?;
         let of_weights = || {
-            let shape = weights?.shape("text_embedding.0.weight")?;
-            shape.get(1).copied()
+            let names = ["text_embedding.0.weight", "condition_embedder.text_embedder.linear_1.weight"];
+            names.iter().find_map(|name| weights?.shape(name))?.get(1).copied()
         };
         let heads = fields.num_heads;
         let dim = fields.dim.or(fields.attention_head_dim.and_then(|width| width.checked_mul(heads)));

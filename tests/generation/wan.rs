@@ -1,0 +1,216 @@
+//! Wan's transformer beyond the published cases: names, streamed weights, sizes, and the ways to reuse a step that it brings.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use adacache::cache::{
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, Policy, ResidualKind, Reused,
+    Settings, Signal, TaylorConfig, TeaCache, TeaCacheConfig,
+};
+use adacache::device::Device;
+use adacache::model::{Caption, Geometry, ResidualRoom, Transformer, Wan, WanConfig, Weights};
+use adacache::sampler::{Euler, FlowGrid, Member, SampleOutput, Sampler, SamplerOptions, Solver};
+use adacache::tensor::DType;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+use crate::common::device;
+
+const FOLDER: &str = "tests/goldens/wan22_ti2v_a";
+const STEPS: usize = 12;
+const CFG: f32 = 3.0;
+
+fn bytes() -> Vec<u8> {
+    std::fs::read(Path::new(FOLDER).join("model.safetensors")).unwrap()
+}
+
+fn config(weights: &Weights<'_>) -> WanConfig {
+    let text = std::fs::read_to_string(Path::new(FOLDER).join("config.json")).unwrap();
+    WanConfig::from_json(&text, "config.json", Some(weights)).unwrap()
+}
+
+fn load(device: &Device, bytes: &[u8], streamed: usize) -> Wan {
+    let weights = Weights::from_bytes("model.safetensors", bytes).unwrap();
+    Wan::load_streaming(device, config(&weights), weights, DType::F32, streamed).unwrap()
+}
+
+/// Values without a pattern.
+fn waves(count: usize, step: f64) -> Vec<f32> {
+    (0..count).map(|i| (1.0 + step * (i as f64).powf(1.3)).sin() as f32).collect()
+}
+
+fn geometry() -> Geometry {
+    Geometry::guided(1, [2, 6, 8], 1.0, 1.0)
+}
+
+/// Both halves have captions of their own length.
+fn caption(model: &Wan) -> Caption {
+    let width = model.config().text_dim;
+    let mask: Vec<bool> = [5, 3].iter().flat_map(|&n| (0..5).map(move |j| j < n)).collect();
+    model.caption(&waves(2 * 5 * width, 0.7), 2, Some(&mask)).unwrap()
+}
+
+fn noise(model: &Wan, seed: f64) -> Vec<f32> {
+    waves(model.config().channels * 2 * 6 * 8, seed)
+}
+
+/// A run of [`STEPS`] Euler steps, with the latents after each.
+fn run(model: &Wan, policy: impl Policy + 'static, seed: f64) -> SampleOutput {
+    let rows = Euler(FlowGrid::euler(STEPS, 3.0).unwrap()).rows();
+    let snapshots = (1..=STEPS).collect();
+    let options = SamplerOptions { rows, cfg_scale: CFG, snapshots, packed_cache: false, compare_folds: false };
+    let caption = caption(model);
+    let members = vec![Member { caption: &caption, policy: Box::new(policy) }];
+    let sampler = Sampler::new(model, members, geometry(), &noise(model, seed), None, options).unwrap();
+    sampler.run(&mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+/// The published names as diffusers has them: see ../shared/goldens/wan/names_map.json, of which these are all.
+fn in_diffusers(name: &str) -> String {
+    let rules = [
+        ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+        ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+        ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+        ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+        ("time_projection.1", "condition_embedder.time_proj"),
+        ("head.modulation", "scale_shift_table"),
+        ("head.head", "proj_out"),
+        ("modulation", "scale_shift_table"),
+        ("self_attn.norm", "attn1.norm"),
+        ("cross_attn.norm", "attn2.norm"),
+        ("self_attn.q.", "attn1.to_q."),
+        ("self_attn.k.", "attn1.to_k."),
+        ("self_attn.v.", "attn1.to_v."),
+        ("self_attn.o.", "attn1.to_out.0."),
+        ("cross_attn.q.", "attn2.to_q."),
+        ("cross_attn.k.", "attn2.to_k."),
+        ("cross_attn.v.", "attn2.to_v."),
+        ("cross_attn.o.", "attn2.to_out.0."),
+        ("ffn.0", "ffn.net.0.proj"),
+        ("ffn.2", "ffn.net.2"),
+        ("norm3", "norm2"),
+    ];
+    rules.iter().fold(name.to_owned(), |name, (published, diffusers)| name.replace(published, diffusers))
+}
+
+#[test]
+fn names_of_diffusers_and_streamed_weights_give_the_same_bits() {
+    let device = device();
+    let bytes = bytes();
+    let original = run(&load(&device, &bytes, 0), ComputeAll::default(), 0.3).latents;
+
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let renamed: Vec<(String, TensorView<'_>)> =
+        tensors.tensors().into_iter().map(|(name, tensor)| (in_diffusers(&name), tensor)).collect();
+    assert!(renamed.iter().any(|(name, _)| name == "blocks.1.attn2.to_out.0.bias"));
+    let renamed = safetensors::serialize(renamed, None).unwrap();
+    assert!(run(&load(&device, &renamed, 0), ComputeAll::default(), 0.3).latents == original);
+
+    let model = load(&device, &bytes, 2);
+    assert!(model.weight_bytes().streamed > 0);
+    assert!(run(&model, ComputeAll::default(), 0.3).latents == original);
+}
+
+/// AdaCache probes a block that attends to all tokens; the device decides as the policy on the host does.
+#[test]
+fn adacache_decides_on_the_device() {
+    let model = load(&device(), &bytes(), 0);
+    let config = AdaCacheConfig {
+        metric: Metric::L1,
+        residual: ResidualKind::of(model.anatomy()),
+        blocks: vec![1],
+        codebook: Codebook::new(vec![(0.25, 3), (0.5, 2), (9.0, 1)]).unwrap(),
+        moreg: None,
+    };
+    config.validate_for(model.anatomy(), 2).unwrap();
+    let mut policy = AdaCache::new(config, STEPS);
+    let output = run(&model, policy.clone(), 0.3);
+    let member = &output.members[0];
+    assert!((3..STEPS).contains(&member.computed_steps().len()), "{:?}", member.decisions);
+    assert_eq!(member.trace.replay(&mut policy).unwrap(), (member.plans.clone(), member.decisions.clone()));
+}
+
+/// A signal of the time alone: every prompt and seed gets one schedule, and another signal another.
+#[test]
+fn teacache_on_the_time_has_one_schedule() {
+    let model = load(&device(), &bytes(), 0);
+    let with = |signal, seed| {
+        let config =
+            TeaCacheConfig { signal, first: 2, last: 1, ..TeaCacheConfig::new(0.3, [0.0, 0.0, 0.0, 1.0, 0.0]) };
+        let output = run(&model, TeaCache::new(config.clone(), STEPS), seed);
+        let member = &output.members[0];
+        let replayed = member.trace.schedule(&mut TeaCache::new(config, STEPS)).unwrap();
+        assert_eq!(replayed, member.computed_steps());
+        (member.computed_steps(), member.decisions.iter().map(|d| d.distance).collect::<Vec<f64>>())
+    };
+    for signal in [Signal::Time, Signal::TimeProjection] {
+        let (steps, distances) = with(signal, 0.3);
+        assert!(steps.starts_with(&[1, 2]) && steps.ends_with(&[STEPS]) && steps.len() < STEPS, "{steps:?}");
+        assert_eq!(with(signal, 0.8), (steps, distances));
+    }
+    assert_ne!(with(Signal::Time, 0.3).1, with(Signal::TimeProjection, 0.3).1);
+    assert_ne!(with(Signal::Modulated, 0.3).1, with(Signal::Modulated, 0.8).1);
+}
+
+/// A reused step predicts what the latents are and what the last prediction was more than they: v = z + (v_c − z_c). With Euler the guided
+/// prediction of a computed step follows from the latents around it, and so do all reused steps after it.
+#[test]
+fn easycache_reuses_the_prediction() {
+    let model = load(&device(), &bytes(), 0);
+    let config = EasyCacheConfig { first: 3, reused: Reused::Prediction, ..EasyCacheConfig::new(0.5) };
+    let output = run(&model, EasyCache::new(config.clone(), STEPS), 0.3);
+    let computed = output.members[0].computed_steps();
+    assert!(computed.len() < STEPS && computed.starts_with(&[1, 2, 3]), "{:?}", output.members[0].decisions);
+    let grid = FlowGrid::euler(STEPS, 3.0).unwrap();
+    let before = |step: usize| if step == 1 { noise(&model, 0.3) } else { output.snapshots[step - 2].clone() };
+    let width = |step: usize| grid.sigmas()[step] - grid.sigmas()[step - 1];
+    let mut offset: Vec<f32> = vec![];
+    for step in 1..=STEPS {
+        let (z, after) = (before(step), &output.snapshots[step - 1]);
+        let predicted: Vec<f32> = after.iter().zip(&z).map(|(after, z)| (after - z) / width(step)).collect();
+        if computed.contains(&step) {
+            offset = predicted.iter().zip(&z).map(|(v, z)| v - z).collect();
+            continue;
+        }
+        for ((v, z), offset) in predicted.iter().zip(&z).zip(&offset) {
+            // What cancels in a small step's difference, and rounding.
+            assert!((v - (z + offset)).abs() < 2e-4, "step {step}: {v} instead of {}", z + offset);
+        }
+    }
+    // The fold, the other way, is not kept; and without it nothing can be extrapolated.
+    let fold = run(&model, EasyCache::new(EasyCacheConfig { reused: Reused::Fold, ..config.clone() }, STEPS), 0.3);
+    assert_ne!(fold.latents, output.latents);
+    let of = Box::new(adacache::cache::CacheConfig::EasyCache(config));
+    assert!(TaylorConfig { order: 1, damping: 1.0, of }.validate().is_err());
+}
+
+#[test]
+fn sizes_and_captions_that_do_not_fit_are_errors() {
+    let model = load(&device(), &bytes(), 0);
+    let workspace = |latent| model.workspace(Geometry::guided(1, latent, 1.0, 1.0), &ResidualRoom::default());
+    let error = |latent| workspace(latent).err().unwrap().to_string();
+    assert!(workspace([1, 2, 2]).is_ok());
+    assert!(error([1, 3, 2]).contains("height is 3, expected a multiple of 2"));
+    assert!(error([1, 2, 0]).contains("width is 0"));
+    assert!(error([1025, 2, 2]).contains("frames is 1025"));
+    let WanConfig { text_dim, text_len, .. } = *model.config();
+    assert!(model.caption(&vec![0.5; text_len * text_dim], 1, None).is_ok());
+    let long = model.caption(&vec![0.5; (text_len + 1) * text_dim], 1, None).err().unwrap().to_string();
+    assert!(long.contains(&format!("{} tokens, the model takes {text_len}", text_len + 1)), "{long}");
+}
+
+#[test]
+fn configurations_of_other_networks_are_refused() {
+    let error = |change: (&str, &str)| {
+        let text = std::fs::read_to_string(Path::new(FOLDER).join("config.json")).unwrap();
+        let text = text.replace(change.0, change.1);
+        WanConfig::from_json(&text, "config.json", None).unwrap_err().to_string()
+    };
+    assert!(error(("\"ti2v\"", "\"i2v\"")).contains("text to video"));
+    assert!(error(("\"in_dim\": 48", "\"in_dim\": 52")).contains("52 input"));
+    assert!(error(("\"eps\": 1e-06", "\"eps\": 1e-05")).contains("eps"));
+    assert!(error(("\"num_heads\": 1", "\"num_heads\": 3")).contains("not a multiple"));
+    assert!(error(("\"num_layers\": 2", "\"num_layers\": 0")).contains("num_layers"));
+    assert!(error(("\"dim\": 128,", "")).contains("neither"));
+    assert!(error(("{", "[")).contains("not the configuration of a Wan transformer"));
+}
