@@ -35,6 +35,7 @@ pub mod device;
 pub mod evidence;
 pub mod family;
 pub mod hub;
+mod json;
 pub mod media;
 pub mod model;
 pub mod ops;

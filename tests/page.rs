@@ -40,20 +40,21 @@ fn shown(results: &Value) -> Option<String> {
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
-fn run(prompt: &str, cache: &str, psnr: Option<f64>, computed: &[usize], decisions: Value) -> Value {
+fn run(prompt: &str, cache: &str, psnr: f64, computed: &[usize], decisions: Value) -> Value {
     json!({
         "prompt": prompt, "seed": 0, "cache": cache, "steps": 4, "computed_steps": computed, "partial_steps": [],
         "step_shares": [], "decisions": decisions,
         "compute": computed.len() as f64 / 4.0, "seconds": 1.5, "device": "vm", "cache_bytes": 7, "psnr": psnr, "ssim": 0.9,
+        "equal_frames": if psnr == 60.0 { 4 } else if psnr == 31.25 { 1 } else { 0 }, "frames": 4,
         "temporal_flickering": 0.8, "motion_smoothness_pixels": 0.7, "latents_relative_l2": 0.1, "strip": STRIP,
     })
 }
 
-fn summary(cache: &str, compute: f64, psnr: Option<f64>) -> Value {
+fn summary(cache: &str, compute: f64, psnr: f64) -> Value {
     let mean = |value: f64| json!({ "mean": value, "interval": 0.25 });
     json!({
-        "cache": cache, "runs": 2, "equal": u8::from(psnr.is_none()) * 2, "computed_steps": mean(4.0 * compute), "compute": mean(compute),
-        "seconds": mean(1.5), "psnr": { "mean": psnr, "interval": psnr.map(|_| 0.5) }, "ssim": mean(0.9),
+        "cache": cache, "runs": 2, "equal": u8::from(psnr == 60.0) * 2, "computed_steps": mean(4.0 * compute), "compute": mean(compute),
+        "seconds": mean(1.5), "psnr": { "mean": psnr, "interval": 0.5 }, "ssim": mean(0.9),
         "temporal_flickering": mean(0.8), "motion_smoothness_pixels": mean(0.7), "latents_relative_l2": mean(0.1),
     })
 }
@@ -70,9 +71,9 @@ fn results() -> Value {
         .enumerate()
         .flat_map(|(i, prompt)| {
             [
-                run(prompt, "none", None, &[1, 2, 3, 4], json!([])),
-                run(prompt, "adacache", Some(20.5 + i as f64), &[1, 2, 4], decisions.clone()),
-                run(prompt, "interval-2", Some(31.25), &[1, 3], json!([])),
+                run(prompt, "none", 60.0, &[1, 2, 3, 4], json!([])),
+                run(prompt, "adacache", 20.5 + i as f64, &[1, 2, 4], decisions.clone()),
+                run(prompt, "interval-2", 31.25, &[1, 3], json!([])),
             ]
         })
         .collect();
@@ -81,8 +82,7 @@ fn results() -> Value {
         (run["partial_steps"], run["step_shares"]) = (json!([2]), json!([1.0, 0.25, 1.0, 0.0]));
     }
     let policies = ["none", "adacache", "interval-2"].map(|name| json!({ "name": name }));
-    let summaries =
-        [summary("none", 1.0, None), summary("adacache", 0.75, Some(21.0)), summary("interval-2", 0.5, Some(31.25))];
+    let summaries = [summary("none", 1.0, 60.0), summary("adacache", 0.75, 21.0), summary("interval-2", 0.5, 31.25)];
     json!({
         "model": "sprites", "steps": 4, "cfg_scale": 4.0, "dtype": "bf16", "device": "a device", "policies": policies,
         "summaries": summaries, "runs": runs, "video": { "width": 1, "height": 1, "frames": 1, "fps": 8.0 },
@@ -102,6 +102,7 @@ fn the_page_fills_itself() {
     assert_eq!(body.matches("<tr data-key=").count(), 6);
     assert_eq!(body.matches("class=\"chosen\"").count(), 3);
     assert!(body.contains("computed steps: 1 2 4") && body.contains("20.50 dB, SSIM 0.9000"));
+    assert!(body.contains("31.25 dB (1 of 4 frames equal), SSIM 0.9000"));
     assert!(
         body.contains("step 2: computed in part, 25 % of the work")
             && body.contains("2 of 4 computed, 1 in part, 50.0 % work")
@@ -119,11 +120,11 @@ fn the_page_shows_a_network_where_it_measured_and_bears_equal_runs() {
     let mut results = results();
     for (i, run) in results["runs"].as_array_mut().unwrap().iter_mut().enumerate() {
         run["stlpips"] = json!(0.0125 * (i % 3) as f64);
-        run["psnr"] = Value::Null;
+        (run["psnr"], run["equal_frames"]) = (json!(60.0), json!(4));
     }
     for summary in results["summaries"].as_array_mut().unwrap() {
         summary["stlpips"] = json!({ "mean": 0.0125, "interval": null });
-        summary["psnr"] = json!({ "mean": null, "interval": null });
+        summary["psnr"] = json!({ "mean": 60.0, "interval": 0.0 });
         summary["equal"] = json!(2);
     }
     let Some(html) = shown(&results) else { return };

@@ -147,7 +147,7 @@ def cases(args):
         if "error" in case:
             print(name, "FAILED", case["error"], sep="\t")
             continue
-        detail = f"relative error {case['max_rel_err']:.1e}, {case['seconds']:.2f} s"
+        detail = f"relative error {float(case['max_rel_err']):.1e}, {case['seconds']:.2f} s"
         if case["expected_steps"]:
             same = case["computed_steps"] == case["expected_steps"]
             detail += f", {len(case['computed_steps'])} steps computed, {'as' if same else 'NOT as'} the reference"

@@ -24,6 +24,7 @@ pub struct Difference {
     /// The largest distance, in representable numbers of the output's type; a number against NaN counts as the maximum.
     pub max_ulp: u64,
     /// The largest |a − b| over the largest |b| of the same output.
+    #[serde(with = "crate::json::float")]
     pub max_relative: f64,
 }
 

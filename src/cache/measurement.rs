@@ -8,16 +8,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Measurement {
     /// Σ|fresh − kept|
+    #[serde(with = "crate::json::float")]
     pub abs_diff: f64,
     /// Σ|kept|
+    #[serde(with = "crate::json::float")]
     pub abs_kept: f64,
     /// Σ(fresh − kept)²
+    #[serde(with = "crate::json::float")]
     pub sq_diff: f64,
     /// Σ kept²
+    #[serde(with = "crate::json::float")]
     pub sq_kept: f64,
     /// Σ fresh·kept
+    #[serde(with = "crate::json::float")]
     pub dot: f64,
     /// Σ fresh²
+    #[serde(with = "crate::json::float")]
     pub sq_fresh: f64,
     /// The frame-difference sums, one entry per stride, in the order of the configured strides.
     pub motion: Vec<MotionSums>,
@@ -27,10 +33,13 @@ pub struct Measurement {
 #[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct MotionSums {
     /// Σ|r\[t+k\] − r\[t\]|
+    #[serde(with = "crate::json::float")]
     pub abs_diff: f64,
     /// Σ|r\[t+k\]|
+    #[serde(with = "crate::json::float")]
     pub abs_later: f64,
     /// Σ|r\[t\]|
+    #[serde(with = "crate::json::float")]
     pub abs_earlier: f64,
 }
 

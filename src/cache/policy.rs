@@ -54,10 +54,13 @@ pub struct Decision {
     pub step: usize,
     /// The number compared with the policy's thresholds. AdaCache: distance per step, after the motion factor; other policies: the change,
     /// or the error accumulated since the last computed step.
+    #[serde(with = "crate::json::float")]
     pub distance: f64,
     /// The motion factor M (after its gradient was added); 1 without motion regularization.
+    #[serde(with = "crate::json::float")]
     pub motion: f64,
     /// The motion gradient; 0 without motion regularization.
+    #[serde(with = "crate::json::float")]
     pub motion_gradient: f64,
     /// The chosen rate: the next computed step is this many steps away. `None` if the policy decides step by step.
     #[serde(default, skip_serializing_if = "Option::is_none")]

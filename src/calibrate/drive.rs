@@ -4,12 +4,11 @@ use super::error::CalibrateError;
 use super::proxy::{self, Proxy};
 use super::search::{Bends, Candidate, Probe, Search};
 use super::tape::{Bend, Tape};
-use super::target::{
-    Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, Target, Tried, extrapolated, mean_outcome, too_fast,
-};
+use super::target::{Bench, Calibrated, Effort, Outcome, Run, Target, Tried, extrapolated, mean_outcome, too_fast};
 use super::weights;
 use crate::cache::{AdaCacheConfig, Extrapolation};
 use crate::pipeline::FlopCount;
+use crate::quality::MOST_PSNR;
 
 /// The accepted relative deviation from the requested speed-up.
 pub const TOLERANCE: f64 = 0.05;

@@ -23,7 +23,7 @@ pub use runs::{Studio, Watch, hash};
 pub use search::{Bends, Candidate, Estimate, Probe, Search};
 pub use session::{Probing, Session, Verdict};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
-pub use target::{Bench, Calibrated, Effort, MOST_PSNR, Outcome, Run, Target, Tried, mean_outcome};
+pub use target::{Bench, Calibrated, Effort, Outcome, Run, Target, Tried, mean_outcome};
 
 /// `a − b` of lists of equal length, pair by pair: mean, and half the width of its 95 % interval.
 pub fn paired(a: &[f64], b: &[f64]) -> crate::compare::Mean {

@@ -4,11 +4,7 @@ use super::error::CalibrateError;
 use super::tape::Bend;
 use crate::cache::{AdaCacheConfig, CacheConfig, Decision, Extrapolation};
 use crate::pipeline::FlopCount;
-
-/// The maximum PSNR in dB counted for a video: about the level of rounding to 8 bits, so that any improvement beyond it is invisible.
-/// Without this limit a codebook that computes every step of a few videos, which are then equal, would have the best mean with all others
-/// spoilt.
-pub const MOST_PSNR: f64 = 60.0;
+use crate::quality::MOST_PSNR;
 
 /// The target of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,7 +57,7 @@ pub struct Run {
     pub computed: Vec<usize>,
     /// The decisions.
     pub decisions: Vec<Decision>,
-    /// PSNR in dB of the pixels against the run that computes every step; infinite if they are equal.
+    /// PSNR in dB of the pixels against the run that computes every step, as [`quality::compare`](crate::quality::compare) gives it.
     pub psnr: f64,
 }
 

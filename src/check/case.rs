@@ -56,6 +56,7 @@ pub struct CheckResult {
     /// Whether all errors are within their bounds.
     pub ok: bool,
     /// The largest ‖out − ref‖ / ‖ref‖ over everything compared.
+    #[serde(with = "crate::json::float")]
     pub max_rel_err: f64,
     /// The steps computed (rollouts).
     pub computed_steps: Vec<usize>,

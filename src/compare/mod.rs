@@ -35,7 +35,7 @@ pub struct Row {
     pub device: String,
     /// Bytes kept from step to step.
     pub cache_bytes: usize,
-    /// PSNR over all pixels of all frames in dB; `null` if they are equal.
+    /// PSNR over all pixels of all frames in dB, at most [`MOST_PSNR`](quality::MOST_PSNR), which is that of equal videos.
     pub psnr: f64,
     /// SSIM, mean of the frames.
     pub ssim: f64,
@@ -51,6 +51,10 @@ pub struct Row {
     /// ST-LPIPS, likewise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stlpips: Option<f64>,
+    /// The number of frames that are equal to the original's.
+    pub equal_frames: usize,
+    /// The number of frames.
+    pub frames: usize,
 }
 
 /// A finished run: its report, its video and its latents.
@@ -70,7 +74,7 @@ impl Row {
     /// # Errors
     /// Their sizes differ.
     pub fn new(cache: &str, run: &Finished, original: &Finished) -> Result<Row, QualityError> {
-        let Compared { psnr, ssim, .. } = quality::compare(&original.frames, &run.frames)?;
+        let Compared { psnr, ssim, equal_frames, frames, .. } = quality::compare(&original.frames, &run.frames)?;
         let Calm { temporal_flickering, motion_smoothness_pixels } = quality::calm(&run.frames);
         let LatentsCompared { relative_l2, .. } = quality::compare_latents(&original.latents, &run.latents)?;
         let total = |flops: FlopCount| flops.total as f64;
@@ -95,6 +99,8 @@ impl Row {
             latents_relative_l2: relative_l2,
             lpips: None,
             stlpips: None,
+            equal_frames,
+            frames,
         })
     }
 
@@ -105,7 +111,7 @@ impl Row {
     }
 }
 
-/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for a single value or for infinite ones.
+/// A mean with half the width of its 95 % interval (normal approximation, 1.96·s/√n); no interval for a single value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mean {
     /// The mean.
@@ -121,7 +127,7 @@ impl Mean {
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
         let interval = 1.96 * (variance / n).sqrt();
-        Mean { mean, interval: interval.is_finite().then_some(interval) }
+        Mean { mean, interval: (values.len() > 1).then_some(interval) }
     }
 }
 
@@ -140,7 +146,7 @@ pub struct Summary {
     pub seconds: Mean,
     /// Runs whose video is bit-identical to the original.
     pub equal: usize,
-    /// PSNR of the other runs in dB; `null` if all are equal.
+    /// PSNR in dB; that of an equal run is [`MOST_PSNR`](quality::MOST_PSNR).
     pub psnr: Mean,
     /// SSIM.
     pub ssim: Mean,
@@ -178,11 +184,8 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
             computed_steps: mean(&|r| r.computed_steps.len() as f64),
             compute: mean(&|r| r.compute),
             seconds: mean(&|r| r.seconds),
-            equal: of.iter().filter(|row| row.psnr.is_infinite()).count(),
-            psnr: match of.iter().map(|row| row.psnr).filter(|psnr| psnr.is_finite()).collect::<Vec<_>>() {
-                finite if finite.is_empty() => Mean { mean: f64::INFINITY, interval: None },
-                finite => Mean::of(&finite),
-            },
+            equal: of.iter().filter(|row| row.equal_frames == row.frames).count(),
+            psnr: mean(&|r| r.psnr),
             ssim: mean(&|r| r.ssim),
             temporal_flickering: mean(&|r| r.temporal_flickering),
             motion_smoothness_pixels: mean(&|r| r.motion_smoothness_pixels),
@@ -198,7 +201,7 @@ pub fn summarize(rows: &[Row]) -> Vec<Summary> {
 pub fn csv(rows: &[Row]) -> String {
     let mut text =
         "prompt,seed,cache,steps,computed,schedule,compute,seconds,device,cache_bytes,psnr,ssim,temporal_flickering,\
-                    motion_smoothness_pixels,latents_relative_l2,lpips,stlpips\n"
+                    motion_smoothness_pixels,latents_relative_l2,lpips,stlpips,equal_frames,frames\n"
             .to_owned();
     let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
     let if_any = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
@@ -227,6 +230,8 @@ pub fn csv(rows: &[Row]) -> String {
             r.latents_relative_l2.to_string(),
             if_any(r.lpips),
             if_any(r.stlpips),
+            r.equal_frames.to_string(),
+            r.frames.to_string(),
         ];
         text += &fields.join(",");
         text.push('\n');
@@ -266,6 +271,8 @@ mod tests {
             latents_relative_l2: 0.1,
             lpips: None,
             stlpips: Some(0.25),
+            equal_frames: if psnr == quality::MOST_PSNR { 8 } else { 1 },
+            frames: 8,
         }
     }
 
@@ -277,11 +284,11 @@ mod tests {
         assert_eq!((b.cache.as_str(), b.runs, b.psnr.mean), ("b", 3, 23.0));
         assert!((b.psnr.interval.unwrap() - 1.96 * (13.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!((a.cache.as_str(), a.psnr), ("a", Mean { mean: 9.0, interval: None }));
-        let equal = summarize(&[row("none", f64::INFINITY), row("none", f64::INFINITY)]);
-        assert_eq!((equal[0].psnr, equal[0].equal), (Mean { mean: f64::INFINITY, interval: None }, 2));
-        // One equal run among others does not make their mean infinite.
-        let some = summarize(&[row("x", f64::INFINITY), row("x", 20.0), row("x", 22.0)]);
-        assert_eq!((some[0].psnr.mean, some[0].equal, some[0].runs), (21.0, 1, 3));
+        let equal = summarize(&[row("none", 60.0), row("none", 60.0)]);
+        assert_eq!((equal[0].psnr, equal[0].equal), (Mean { mean: 60.0, interval: Some(0.0) }, 2));
+        // One equal run among others counts 60 dB.
+        let some = summarize(&[row("x", 60.0), row("x", 20.0), row("x", 22.0)]);
+        assert_eq!((some[0].psnr.mean, some[0].equal, some[0].runs), (34.0, 1, 3));
         // A network that measured some of the runs alone has no mean, and no field of its own.
         let mixed = summarize(&[row("x", 20.0), Row { stlpips: None, lpips: Some(0.5), ..row("x", 22.0) }]);
         assert_eq!((mixed[0].lpips, mixed[0].stlpips, some[0].stlpips.unwrap().mean), (None, None, 0.25));
@@ -300,7 +307,10 @@ mod tests {
     fn csv_quotes_what_people_write() {
         let text = csv(&[row("x", 20.5)]);
         let [header, line] = text.lines().collect::<Vec<_>>()[..] else { panic!() };
-        assert_eq!(header.split(',').count(), 17);
-        assert_eq!(line, "\"a \"\"red\"\" one, large\",3,\"x\",4,2,Cp.C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1,,0.25");
+        assert_eq!(header.split(',').count(), 19);
+        assert_eq!(
+            line,
+            "\"a \"\"red\"\" one, large\",3,\"x\",4,2,Cp.C,0.5,1.5,\"vm\",7,20.5,0.9,0.8,0.7,0.1,,0.25,1,8"
+        );
     }
 }

@@ -42,6 +42,11 @@ pub enum QualityError {
         /// The index of the element.
         index: usize,
     },
+    /// The first latents are zero, so nothing is large or small for them.
+    #[error(
+        "the first latents are all 0: no difference can be given relative to them; give the two in the other order"
+    )]
+    Zero,
     /// The weights of a network are missing.
     #[error("there are no weights of {} at {}; this makes them: {}", form.name(), path.display(), form.made_by())]
     NoWeights {

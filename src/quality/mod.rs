@@ -18,15 +18,23 @@ pub use form::Form;
 pub use perceptual::{Distance, Networks, Perceived, Perceptual};
 pub use ssim::{SSIM_WINDOW, ssim};
 
+/// The largest PSNR in dB: about the level of rounding to 8 bits, so that any improvement beyond it is invisible. It stands for the infinite
+/// one of equal pixels too. Without this limit one equal frame, or one equal video, would make a mean infinite or outweigh all others.
+pub const MOST_PSNR: f64 = 60.0;
+
 /// One video against another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compared {
-    /// PSNR of each frame in dB; infinite (`null` in JSON) if the frames are equal.
+    /// PSNR of each frame in dB, at most [`MOST_PSNR`], which is that of equal frames.
     pub psnr_frames: Vec<f64>,
-    /// Mean PSNR of the frames in dB.
+    /// Mean of the frames' PSNR in dB.
     pub psnr_mean: f64,
-    /// PSNR over all pixels of all frames in dB.
+    /// PSNR over all pixels of all frames in dB, at most [`MOST_PSNR`].
     pub psnr: f64,
+    /// The number of frames that are equal to the other video's.
+    pub equal_frames: usize,
+    /// The number of frames.
+    pub frames: usize,
     /// SSIM of each frame.
     pub ssim_frames: Vec<f64>,
     /// Mean of the frames' SSIM.
@@ -58,9 +66,9 @@ pub struct LatentsCompared {
     pub same_bits: bool,
 }
 
-/// Peak signal-to-noise ratio in dB of a mean squared error of 8-bit values; infinite for 0.
+/// Peak signal-to-noise ratio in dB of a mean squared error of 8-bit values, at most [`MOST_PSNR`].
 fn decibel(mean_square: f64) -> f64 {
-    10.0 * (RANGE * RANGE / mean_square).log10()
+    (10.0 * (RANGE * RANGE / mean_square).log10()).min(MOST_PSNR)
 }
 
 /// Mean of `of(difference)` over two slices of pixels.
@@ -84,6 +92,8 @@ pub fn compare(a: &Frames, b: &Frames) -> Result<Compared, QualityError> {
     let ssim_frames: Vec<f64> = a.iter().zip(b.iter()).map(|(a, b)| ssim(a, b, width, height)).collect();
     Ok(Compared {
         psnr_mean: mean(psnr_frames.iter().copied()),
+        equal_frames: errors.iter().filter(|error| **error == 0.0).count(),
+        frames: errors.len(),
         psnr: decibel(mean(errors.into_iter())),
         ssim: mean(ssim_frames.iter().copied()),
         mean_absolute: mean_difference(&a.rgb, &b.rgb, f64::abs),
@@ -111,7 +121,7 @@ pub fn calm(video: &Frames) -> Calm {
 /// Compares the latents `b` with `a`.
 ///
 /// # Errors
-/// Latents of different shapes, or an element that is not finite.
+/// Latents of different shapes, an element that is not finite, or a first that is zero where the second is not.
 pub fn compare_latents(a: &Latents, b: &Latents) -> Result<LatentsCompared, QualityError> {
     if a.shape != b.shape {
         return Err(QualityError::Sizes { first: format!("{:?}", a.shape), second: format!("{:?}", b.shape) });
@@ -124,6 +134,9 @@ pub fn compare_latents(a: &Latents, b: &Latents) -> Result<LatentsCompared, Qual
     let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
         a.values.iter().zip(&b.values).map(|(a, b)| of(f64::from(*a), f64::from(*b))).sum()
     };
+    if a.values.iter().all(|v| *v == 0.0) && b.values.iter().any(|v| *v != 0.0) {
+        return Err(QualityError::Zero);
+    }
     let ratio = |difference: f64, norm: f64| if difference == 0.0 { 0.0 } else { difference / norm };
     let differences = a.values.iter().zip(&b.values).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
     Ok(LatentsCompared {
@@ -187,14 +200,32 @@ mod tests {
     fn equal_videos_are_perfect_and_other_sizes_are_refused() {
         let a = video(1);
         let c = compare(&a, &a).unwrap();
-        assert_eq!((c.psnr, c.ssim, c.mean_absolute), (f64::INFINITY, 1.0, 0.0));
-        assert!(serde_json::to_value(&c).unwrap()["psnr"].is_null());
+        assert_eq!((c.psnr, c.psnr_mean, c.ssim, c.mean_absolute), (MOST_PSNR, MOST_PSNR, 1.0, 0.0));
+        assert_eq!((c.equal_frames, c.frames), (FRAMES, FRAMES));
         let shorter = Frames { rgb: a.rgb[..a.rgb.len() / FRAMES].to_vec(), ..a.clone() };
         let message = compare(&a, &shorter).unwrap_err().to_string();
         assert!(message.contains("5 frames of 31x24") && message.contains("1 frames of 31x24"), "{message}");
         assert_eq!(calm(&shorter), Calm { temporal_flickering: 1.0, motion_smoothness_pixels: 1.0 });
         let tiny = Frames { width: 10, height: 10, fps: 8.0, rgb: vec![0; 300] };
         assert!(matches!(compare(&tiny, &tiny), Err(QualityError::TooSmall { .. })));
+    }
+
+    /// One equal frame among others, and one that differs by a single step in a single pixel, which is more than 80 dB: by hand.
+    #[test]
+    fn equal_frames_count_as_much_as_can_be_seen() {
+        let a = video(1);
+        let mut b = video(2);
+        let frame = a.rgb.len() / FRAMES;
+        b.rgb[..2 * frame].copy_from_slice(&a.rgb[..2 * frame]);
+        b.rgb[frame] ^= 1;
+        let (c, whole) = (compare(&a, &b).unwrap(), compare(&a, &video(2)).unwrap());
+        assert_eq!((c.equal_frames, c.frames, c.psnr_frames[0], c.psnr_frames[1]), (1, FRAMES, MOST_PSNR, MOST_PSNR));
+        let others = &whole.psnr_frames[2..];
+        assert_eq!(&c.psnr_frames[2..], others);
+        close(&[c.psnr_mean], &[(2.0 * MOST_PSNR + others.iter().sum::<f64>()) / 5.0]);
+        assert!(c.psnr.is_finite() && c.psnr > whole.psnr && c.psnr < MOST_PSNR);
+        let json = serde_json::to_value(&c).unwrap();
+        assert_eq!((json["psnr_frames"][0].as_f64(), json["equal_frames"].as_u64()), (Some(60.0), Some(1)));
     }
 
     #[test]
@@ -218,6 +249,7 @@ mod tests {
         assert_eq!((c.relative_l2, c.relative_l1, c.max_absolute, c.same_bits), (1.0, 1.0, 4.0, false));
         let same = compare_latents(&latents(vec![0.0]), &latents(vec![0.0])).unwrap();
         assert_eq!((same.relative_l2, same.same_bits), (0.0, true));
+        assert!(matches!(compare_latents(&latents(vec![0.0]), &latents(vec![1.0])), Err(QualityError::Zero)));
         assert!(compare_latents(&latents(vec![1.0]), &latents(vec![1.0, 2.0])).is_err());
         assert!(
             compare_latents(&latents(vec![1.0]), &latents(vec![f32::NAN])).unwrap_err().to_string().contains("second")

@@ -10,9 +10,11 @@ use adacache::hub::cache_dir;
 use adacache::media::{Frames, Media};
 use adacache::pipeline::{Report, count, duration};
 use adacache::quality::vbench::{self, Scores};
-use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, Networks, Perceived, QualityError};
+use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, MOST_PSNR, Networks, Perceived, QualityError};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+
+use crate::log;
 
 /// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
@@ -137,13 +139,31 @@ fn read(path: &Path) -> anyhow::Result<(Media, Option<Work>)> {
     Ok((Media::read(path)?, None))
 }
 
-fn media(args: &Args, a: &Path) -> anyhow::Result<String> {
-    let (a, work_a) = read(a)?;
+/// Tells that frames are compared by their number where their times differ. Pictures and folders of them have no rate.
+fn rates(a: &Frames, a_path: &Path, b: &Frames, b_path: &Path) {
+    let has_rate = |frames: &Frames, path: &Path| frames.count() > 1 && !path.is_dir();
+    if has_rate(a, a_path) && has_rate(b, b_path) && (a.fps - b.fps).abs() > 0.01 * a.fps {
+        let words = format!(
+            "{} has {:.2} frames a second, {} {:.2}: they are compared frame by frame, whatever their times",
+            a_path.display(),
+            a.fps,
+            b_path.display(),
+            b.fps
+        );
+        log::say("warning", &words);
+    }
+}
+
+fn media(args: &Args, a_path: &Path) -> anyhow::Result<String> {
+    let (a, work_a) = read(a_path)?;
     let (b, work_b) = args.b.as_deref().map(read).transpose()?.unzip();
     let work = match &args.reports[..] {
         [a, b] => Some((Work::read(a)?, Work::read(b)?)),
         _ => work_a.zip(work_b.flatten()),
     };
+    if let (Media::Frames(first), Some((Media::Frames(second), path))) = (&a, b.as_ref().zip(args.b.as_deref())) {
+        rates(first, a_path, second, path);
+    }
     match (&a, &b) {
         (Media::Frames(a), None) => one(args, a),
         (Media::Frames(a), Some(Media::Frames(b))) => two(args, a, b, work.as_ref()),
@@ -174,9 +194,12 @@ fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyh
         .into_iter()
         .filter_map(|(form, distance)| Some((form.name(), distance?)))
         .collect();
-    let Compared { psnr_frames, psnr_mean, psnr, ssim_frames, ssim, mean_absolute } = compared;
+    let Compared { psnr_frames, psnr_mean, psnr, ssim_frames, ssim, mean_absolute, equal_frames, frames } = compared;
     let mut lines = vec![
-        format!("PSNR                 {psnr:.2} dB (mean of the frames {psnr_mean:.2})"),
+        format!(
+            "PSNR                 {psnr:.2} dB (mean of the frames {psnr_mean:.2}; at most {MOST_PSNR}, as equal frames have)"
+        ),
+        format!("equal frames         {equal_frames} of {frames}"),
         format!("SSIM                 {ssim:.4}"),
     ];
     lines.extend(distances.iter().map(|(name, distance)| format!("{name:<20} {:.4}", distance.mean)));
