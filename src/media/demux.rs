@@ -1,7 +1,10 @@
 //! The H.264 track of an MP4 or MOV file: the parts of the index that decoding needs (ISO/IEC 14496-12 and 14496-15). Nothing in a file is
 //! trusted: every offset and count is checked against the file's size.
 
-use super::colours::Colours;
+use super::boxes::{SHORT, be16, be32, be64, boxes, child};
+use super::colours::Coded;
+use super::edits::{self, Timing};
+use super::turn::Turn;
 
 /// The first video track of a file.
 #[derive(Debug)]
@@ -10,14 +13,39 @@ pub(super) struct Track<'a> {
     pub(super) parameter_sets: Vec<&'a [u8]>,
     /// The NAL units of each frame, in decoding order.
     pub(super) samples: Vec<Vec<&'a [u8]>>,
-    /// Mean frames per second.
-    pub(super) fps: f64,
-    /// The colour space according to the container.
-    pub(super) colours: Option<Colours>,
+    /// Which frames are shown.
+    pub(super) timing: Timing,
+    /// What the container says of colours.
+    pub(super) colours: Coded,
+    /// How wide a pixel is for its height, according to the container.
+    pub(super) aspect: Option<(usize, usize)>,
+    /// The part of the pictures that is shown.
+    pub(super) aperture: Option<Aperture>,
+    /// How the frames are turned for viewing.
+    pub(super) turn: Turn,
+    /// What has to be said about how the file is read.
+    pub(super) remarks: Vec<String>,
 }
 
-/// A box's name and content.
-type Named<'a> = ([u8; 4], &'a [u8]);
+/// The clean aperture: a size, and how far its middle is from that of the picture.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aperture {
+    pub(super) size: [f64; 2],
+    pub(super) offset: [f64; 2],
+}
+
+impl Aperture {
+    /// Its first column and line in a picture of `width` and `height`; nothing if it does not lie on whole pixels in the picture.
+    pub(super) fn corner(self, width: usize, height: usize) -> Option<[usize; 2]> {
+        let first = |i: usize, side: usize| {
+            let first = (side as f64 - self.size[i]) / 2.0 + self.offset[i];
+            let whole = first.fract() == 0.0 && self.size[i].fract() == 0.0;
+            (whole && first >= 0.0 && self.size[i] > 0.0 && first + self.size[i] <= side as f64)
+                .then_some(first as usize)
+        };
+        Some([first(0, width)?, first(1, height)?])
+    }
+}
 
 /// Whether a file begins like one of this format.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
@@ -27,30 +55,24 @@ pub(super) fn is_one(bytes: &[u8]) -> bool {
 /// Reads the index of `file`.
 ///
 /// # Errors
-/// No H.264 track, a rotated one, fragments, or an index that contradicts the file.
+/// No H.264 track, one that is shown slanted, fragments, or an index that contradicts the file.
 pub(super) fn read(file: &[u8]) -> Result<Track<'_>, String> {
     let moov = child(file, b"moov")?;
-    let mut media = None;
-    for (_, track) in boxes(moov)?.iter().filter(|(name, _)| name == b"trak") {
-        let mdia = child(track, b"mdia")?;
-        if child(mdia, b"hdlr")?.get(8..12) == Some(b"vide") {
-            media = Some((*track, mdia));
-            break;
-        }
-    }
-    let (track, mdia) = media.ok_or("it has no video track")?;
-    upright(child(track, b"tkhd")?)?;
+    let mut remarks = vec![];
+    let (trak, mdia) = video(moov, &mut remarks)?;
     let stbl = child(child(mdia, b"minf")?, b"stbl")?;
-    let entry = boxes(child(stbl, b"stsd")?.get(8..).ok_or(SHORT)?)?.into_iter().next();
-    let (codec, entry) = entry.ok_or("its video track has no description")?;
+    let entries = boxes(child(stbl, b"stsd")?.get(8..).ok_or(SHORT)?)?;
+    let &(codec, entry) = entries.first().ok_or("its video track has no description")?;
     if codec != *b"avc1" && codec != *b"avc3" {
         return Err(format!("its video is `{}`, only H.264 (`avc1`) is decoded", codec.escape_ascii()));
+    }
+    if entries.len() > 1 {
+        return Err(format!("its video changes its form on the way, it has {} descriptions", entries.len()));
     }
     // What a picture needs besides these 78 bytes lies in boxes behind them.
     let description = boxes(entry.get(78..).ok_or(SHORT)?)?;
     let of = |name: &[u8; 4]| description.iter().find(|(n, _)| n == name).map(|(_, content)| *content);
     let (length_size, parameter_sets) = configuration(of(b"avcC").ok_or("its video has no box `avcC`")?)?;
-    let colours = of(b"colr").and_then(colours);
 
     let ranges = samples(stbl, file.len())?;
     if ranges.is_empty() {
@@ -61,57 +83,68 @@ pub(super) fn read(file: &[u8]) -> Result<Track<'_>, String> {
     }
     let units = |&(start, end): &(usize, usize)| units(&file[start..end], length_size);
     let samples = ranges.iter().map(units).collect::<Result<Vec<_>, _>>()?;
-    let fps = rate(child(mdia, b"mdhd")?, child(stbl, b"stts")?, samples.len())?;
-    Ok(Track { parameter_sets, samples, fps, colours })
-}
-
-const SHORT: &str = "its index is cut off";
-
-fn be16(bytes: &[u8], at: usize) -> Result<usize, String> {
-    let two = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(SHORT)?;
-    Ok(usize::from(u16::from_be_bytes(*two)))
-}
-
-fn be32(bytes: &[u8], at: usize) -> Result<usize, String> {
-    let four = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(SHORT)?;
-    Ok(u32::from_be_bytes(*four) as usize)
-}
-
-fn be64(bytes: &[u8], at: usize) -> Result<usize, String> {
-    let eight = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(SHORT)?;
-    usize::try_from(u64::from_be_bytes(*eight)).map_err(|_| SHORT.into())
-}
-
-/// The boxes in `bytes`.
-fn boxes(mut bytes: &[u8]) -> Result<Vec<Named<'_>>, String> {
-    let mut found = vec![];
-    // QuickTime ends some lists with four zeros.
-    while bytes.len() >= 8 {
-        let name = [bytes[4], bytes[5], bytes[6], bytes[7]];
-        let (header, size) = match be32(bytes, 0)? {
-            0 => (8, bytes.len()),
-            1 => (16, be64(bytes, 8)?),
-            size => (8, size),
-        };
-        let ends = || format!("the file ends within its box `{}`", name.escape_ascii());
-        found.push((name, bytes.get(header..size).ok_or_else(ends)?));
-        bytes = &bytes[size..];
+    let (turn, stretch) = matrix(child(moov, b"mvhd")?, child(trak, b"tkhd")?)?;
+    if (stretch - 1.0).abs() > 0.01 {
+        remarks.push(format!("its matrix stretches the pictures {stretch:.3} times across: read as they are stored"));
     }
-    Ok(found)
+    let timing = edits::timing(moov, trak, samples.len(), &mut remarks)?;
+    Ok(Track {
+        parameter_sets,
+        samples,
+        timing,
+        colours: of(b"colr").map(colours).unwrap_or_default(),
+        aspect: of(b"pasp").map(|pasp| Ok::<_, String>((be32(pasp, 0)?, be32(pasp, 4)?))).transpose()?,
+        aperture: of(b"clap").map(aperture).transpose()?,
+        turn,
+        remarks,
+    })
 }
 
-fn child<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Result<&'a [u8], String> {
-    let found = boxes(bytes)?.into_iter().find(|(n, _)| n == name);
-    found.map(|(_, content)| content).ok_or_else(|| format!("it has no box `{}`", name.escape_ascii()))
+/// The first video track that is enabled, or the first of all: the whole, and its media.
+fn video<'a>(moov: &'a [u8], remarks: &mut Vec<String>) -> Result<(&'a [u8], &'a [u8]), String> {
+    let mut tracks = vec![];
+    for (_, trak) in boxes(moov)?.into_iter().filter(|(name, _)| name == b"trak") {
+        let mdia = child(trak, b"mdia")?;
+        if child(mdia, b"hdlr")?.get(8..12) == Some(b"vide") {
+            let enabled = child(trak, b"tkhd")?.get(3).is_some_and(|flags| flags & 1 == 1);
+            tracks.push((enabled, trak, mdia));
+        }
+    }
+    let first = tracks.iter().position(|(enabled, ..)| *enabled).unwrap_or(0);
+    let &(_, trak, mdia) = tracks.get(first).ok_or("it has no video track")?;
+    if tracks.len() > 1 {
+        remarks.push(format!("it has {} video tracks: number {} is read", tracks.len(), first + 1));
+    }
+    Ok((trak, mdia))
 }
 
-/// Phones record how the camera was held; such a video must be rotated, which is not supported here.
-fn upright(tkhd: &[u8]) -> Result<(), String> {
-    let at = if tkhd.first() == Some(&1) { 52 } else { 40 };
-    let [a, b, c, d] = [be32(tkhd, at)?, be32(tkhd, at + 4)?, be32(tkhd, at + 12)?, be32(tkhd, at + 16)?];
-    // a·x + c·y, b·x + d·y in 16.16: sides may be stretched, not exchanged or mirrored.
-    let positive = |n: usize| n > 0 && n < 1 << 31;
-    if b == 0 && c == 0 && positive(a) && positive(d) { Ok(()) } else { Err("it is to be turned for viewing".into()) }
+/// How frames are turned by the matrices of the track and the movie (phones record there how the camera was held), and how much wider they
+/// become than higher.
+fn matrix(mvhd: &[u8], tkhd: &[u8]) -> Result<(Turn, f64), String> {
+    let read = |header: &[u8], at: usize| -> Result<[f64; 4], String> {
+        let at = at + if header.first() == Some(&1) { 12 } else { 0 };
+        // a, b, u, c, d, v, … in 16.16 with signs.
+        let number = |i: usize| Ok(f64::from(be32(header, at + 4 * i)? as u32 as i32) / 65536.0);
+        [number(0), number(1), number(3), number(4)]
+            .into_iter()
+            .collect::<Result<Vec<f64>, String>>()?
+            .try_into()
+            .map_err(|_| SHORT.into())
+    };
+    let ([a, b, c, d], [e, f, g, h]) = (read(tkhd, 40)?, read(mvhd, 36)?);
+    let whole = [a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h];
+    let turn = Turn::of_matrix(whole).ok_or("it is to be shown slanted")?;
+    let [a, b, c, d] = whole.map(f64::abs);
+    Ok((turn, if turn.exchanges() { c / b } else { a / d }))
+}
+
+/// `clap`: width, height and two offsets as fractions.
+fn aperture(clap: &[u8]) -> Result<Aperture, String> {
+    let fraction = |i: usize| -> Result<f64, String> {
+        let (of, by) = (be32(clap, 8 * i)?, be32(clap, 8 * i + 4)?);
+        Ok(f64::from(of as u32 as i32) / f64::from(by as u32 as i32))
+    };
+    Ok(Aperture { size: [fraction(0)?, fraction(1)?], offset: [fraction(2)?, fraction(3)?] })
 }
 
 /// The size of the length before a NAL unit, and the parameter sets.
@@ -133,14 +166,12 @@ fn configuration(avcc: &[u8]) -> Result<(usize, Vec<&[u8]>), String> {
     Ok((usize::from(length & 3) + 1, sets))
 }
 
-fn colours(colr: &[u8]) -> Option<Colours> {
-    let matrix = be16(colr, 8).ok()?;
-    match colr.get(..4)? {
-        b"nclx" => Some(Colours::coded(matrix, colr.get(10).is_some_and(|flags| flags >> 7 == 1))),
-        // QuickTime's form of it has no range.
-        b"nclc" => Some(Colours::coded(matrix, false)),
-        _ => None,
-    }
+/// `colr`; QuickTime's form of it has no range.
+fn colours(colr: &[u8]) -> Coded {
+    let known = matches!(colr.get(..4), Some(b"nclx" | b"nclc"));
+    let number = |at: usize| be16(colr, at).ok().filter(|_| known);
+    let full_range = colr.get(10).filter(|_| colr.starts_with(b"nclx")).map(|flags| flags >> 7 == 1);
+    Coded { transfer: number(6), matrix: number(8), full_range }
 }
 
 /// The positions of the samples in the file.
@@ -187,13 +218,4 @@ fn units(mut sample: &[u8], length_size: usize) -> Result<Vec<&[u8]>, String> {
         sample = &sample[length_size + length..];
     }
     Ok(units)
-}
-
-/// Frames per second: the frames over the sum of their durations.
-fn rate(mdhd: &[u8], stts: &[u8], frames: usize) -> Result<f64, String> {
-    let timescale = be32(mdhd, if mdhd.first() == Some(&1) { 20 } else { 12 })?;
-    let durations = (0..be32(stts, 4)?).map(|i| Ok(be32(stts, 8 + 8 * i)? as f64 * be32(stts, 12 + 8 * i)? as f64));
-    let duration: f64 = durations.sum::<Result<f64, String>>()?;
-    let fps = frames as f64 * timescale as f64 / duration;
-    if (0.01..=1000.0).contains(&fps) { Ok(fps) } else { Err(format!("{fps} frames per second is not a frame rate")) }
 }

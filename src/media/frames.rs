@@ -16,6 +16,13 @@ pub struct Frames {
     pub rgb: Vec<u8>,
 }
 
+/// A video or picture as viewers show it, and what has to be said about how it was read.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) frames: Frames,
+    pub(super) remarks: Vec<String>,
+}
+
 impl Frames {
     /// The number of frames.
     pub fn count(&self) -> usize {
@@ -49,6 +56,14 @@ impl Frames {
             }
         }
         Frames { width: self.width * scale, height: self.height * scale, fps: self.fps, rgb }
+    }
+
+    /// The same rectangle of every frame.
+    pub(super) fn cropped(&self, left: usize, top: usize, width: usize, height: usize) -> Frames {
+        let lines = |frame: &[u8]| -> Vec<u8> {
+            (top..top + height).flat_map(|y| &frame[(y * self.width + left) * 3..][..width * 3]).copied().collect()
+        };
+        Frames { width, height, fps: self.fps, rgb: self.iter().flat_map(lines).collect() }
     }
 
     /// Checks that these are whole frames with a valid size and rate.

@@ -6,11 +6,9 @@ use std::collections::HashMap;
 use color_quant::NeuQuant;
 use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, Extension, Frame, Repeat};
 
-use super::frames::{Frames, Metadata};
-use super::picture::{STILL, opaque};
-
-/// The delay, in hundredths of a second, that players use for a frame without one.
-const NO_DELAY: u16 = 10;
+use super::canvas::{After, Canvas, Patch};
+use super::frames::{Frames, Metadata, Shown};
+use super::{pace, picture};
 
 /// The file's bytes, every pixel repeated `scale` times in both directions.
 pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Result<Vec<u8>, String> {
@@ -50,42 +48,39 @@ pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Resu
     Ok(bytes)
 }
 
-/// The frames as they are displayed, each drawn over the previous one. Undrawn areas are black.
-pub(super) fn decode(bytes: &[u8]) -> Result<Frames, String> {
+/// The frames as they are displayed, each drawn over the previous one; what is transparent is white.
+pub(super) fn decode(bytes: &[u8]) -> Result<Shown, String> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::RGBA);
     let mut decoder = options.read_info(bytes).map_err(|e| e.to_string())?;
     let (width, height) = (usize::from(decoder.width()), usize::from(decoder.height()));
-    let mut canvas = vec![0; width * height * 4];
-    let (mut rgb, mut delays) = (vec![], vec![]);
+    let mut canvas = Canvas::new(width, height);
+    let (mut rgb, mut durations, mut transparent) = (vec![], vec![], false);
     while let Some(frame) = decoder.read_next_frame().map_err(|e| e.to_string())? {
-        let before = (frame.dispose == DisposalMethod::Previous).then(|| canvas.clone());
-        let left = usize::from(frame.left).min(width);
-        let across = usize::from(frame.width).min(width - left);
-        // What lies outside of the canvas is not seen.
-        let lines = canvas.chunks_exact_mut((width * 4).max(1)).skip(usize::from(frame.top));
-        let drawn = frame.buffer.chunks_exact((usize::from(frame.width) * 4).max(1));
-        for (line, drawn) in lines.zip(drawn) {
-            let pixels = line[left * 4..][..across * 4].chunks_exact_mut(4).zip(drawn.chunks_exact(4));
-            pixels.filter(|(_, pixel)| pixel[3] > 0).for_each(|(to, pixel)| to.copy_from_slice(pixel));
-        }
-        rgb.extend(opaque(&canvas));
-        delays.push(f64::from(if frame.delay == 0 { NO_DELAY } else { frame.delay }));
-        match (frame.dispose, before) {
-            (DisposalMethod::Background, _) => {
-                let lines = canvas.chunks_exact_mut((width * 4).max(1)).skip(usize::from(frame.top));
-                lines.take(usize::from(frame.height)).for_each(|line| line[left * 4..][..across * 4].fill(0));
-            }
-            (_, Some(before)) => canvas = before,
-            _ => {}
-        }
+        transparent |= canvas.show(
+            &Patch {
+                left: usize::from(frame.left),
+                top: usize::from(frame.top),
+                width: usize::from(frame.width),
+                rgba: &frame.buffer,
+                over: true,
+                after: match frame.dispose {
+                    DisposalMethod::Background => After::Clear,
+                    DisposalMethod::Previous => After::Restore,
+                    DisposalMethod::Any | DisposalMethod::Keep => After::Keep,
+                },
+            },
+            &mut rgb,
+        );
+        durations.push(if frame.delay == 0 { pace::NO_DELAY } else { f64::from(frame.delay) / 100.0 });
     }
-    let fps = match &delays[..] {
-        [] => return Err("the file ends before its first frame".into()),
-        [_] => STILL,
-        delays => (delays.len() as f64 * 100.0 / delays.iter().sum::<f64>()).clamp(0.01, 1000.0),
-    };
-    Ok(Frames { width, height, fps, rgb })
+    if durations.is_empty() {
+        return Err("the file ends before its first frame".into());
+    }
+    let mut remarks = vec![];
+    let fps = picture::rate(&durations, 0.01, &mut remarks)?;
+    remarks.extend(transparent.then(|| picture::TRANSPARENT.to_owned()));
+    Ok(Shown { frames: Frames { width, height, fps, rgb }, remarks })
 }
 
 /// At most 256 colours and the mapping from a pixel to one of them.
@@ -169,15 +164,16 @@ mod tests {
             encoder.write_frame(&frame).unwrap();
         }
         drop(encoder);
-        let frames = decode(&bytes).unwrap();
+        let Shown { frames, remarks } = decode(&bytes).unwrap();
         assert_eq!((frames.width, frames.height, frames.fps), (3, 1, 20.0));
         let grey: Vec<u8> = frames.rgb.chunks(3).map(|pixel| pixel[0]).collect();
-        // The second clears its two pixels, the third is taken back.
-        assert_eq!(grey, [[10, 10, 10], [10, 20, 10], [30, 0, 0], [10, 0, 20]].concat());
+        // The second clears its two pixels, the third is taken back; what is transparent is white.
+        assert_eq!(grey, [[10, 10, 10], [10, 20, 10], [30, 255, 255], [10, 255, 20]].concat());
+        assert_eq!(remarks, [picture::TRANSPARENT]);
         // What is cut off is an error, or what comes before the cut.
         for end in 0..bytes.len() {
             if let Ok(part) = decode(&bytes[..end]) {
-                assert!(frames.rgb.starts_with(&part.rgb), "cut at {end}");
+                assert!(frames.rgb.starts_with(&part.frames.rgb), "cut at {end}");
             }
         }
     }

@@ -8,9 +8,9 @@ use rusty_h264_common::{BitWriter, NalUnit, NalUnitType, YuvFrame};
 use rusty_h264_decoder::Decoder;
 use rusty_h264_encoder::{Encoder, EncoderConfig, Preset, Sps};
 
-use super::colours::Colours;
+use super::colours::{Colours, Usability};
 use super::demux::Track;
-use super::frames::Frames;
+use super::frames::{Frames, Shown};
 
 /// Quantiser: visually lossless on flat colours, and still only kilobytes per frame.
 const QUANTIZER: u8 = 16;
@@ -105,13 +105,14 @@ pub(super) fn to_yuv(rgb: &[u8], width: usize, height: usize) -> YuvFrame {
 /// Larger pictures are not decoded: this is the limit of level 6.2.
 const MAX_PIXELS: usize = 139_264 * 256;
 
-/// Decodes all frames, in display order.
+/// Decodes the frames that are shown, in the order in which they are, as they are viewed.
 ///
 /// # Errors
 /// Features that the decoder does not support, damage, missing frames or frames of several sizes.
-pub(super) fn decode(track: &Track<'_>) -> Result<Frames, String> {
-    let (mut stream, mut colours) = (vec![], track.colours);
-    for nal in track.parameter_sets.iter().chain(track.samples.iter().flatten()) {
+pub(super) fn decode(track: Track<'_>) -> Result<Shown, String> {
+    let Track { parameter_sets, samples, timing, mut remarks, .. } = track;
+    let (mut stream, mut said, mut cut) = (vec![], Usability::default(), None);
+    for nal in parameter_sets.iter().chain(samples.iter().flatten()) {
         // Before the decoder makes room for it.
         if nal[0] & 31 == 7 {
             let bits = emulation_unprevent(&nal[1..]);
@@ -120,26 +121,51 @@ pub(super) fn decode(track: &Track<'_>) -> Result<Frames, String> {
                 let (width, height) = (sps.coded_width(), sps.coded_height());
                 return Err(format!("pictures of {width}x{height} are larger than any level allows"));
             }
-            // A stream that speaks for itself is believed before its container.
-            colours = Colours::of_sps(&bits).or(colours);
+            said = Usability::of_sps(&bits);
+            // The decoder cuts on the right and below alone.
+            let corner = [2 * sps.frame_crop_left as usize, sps.crop_unit_y() * sps.frame_crop_top as usize];
+            if cut.replace(corner).is_some_and(|before| before != corner) {
+                return Err("its frames are of several sizes".into());
+            }
         }
         stream.extend([0, 0, 0, 1]);
         stream.extend_from_slice(nal);
     }
     let decoded = Decoder::new().decode_stream(&stream).map_err(|e| e.to_string())?;
-    if decoded.len() != track.samples.len() {
-        return Err(format!("{} of {} frames can be decoded", decoded.len(), track.samples.len()));
+    if decoded.len() != samples.len() {
+        return Err(format!("{} of {} frames can be decoded", decoded.len(), samples.len()));
     }
     let (width, height) = decoded.first().map_or((0, 0), |frame| (frame.width, frame.height));
-    let mut frames =
-        Frames { width, height, fps: track.fps, rgb: Vec::with_capacity(decoded.len() * width * height * 3) };
-    for frame in decoded {
-        if (frame.width, frame.height) != (width, height) {
-            return Err("its frames are of several sizes".into());
-        }
-        colours.unwrap_or(Colours::UNNAMED).to_rgb(&frame, &mut frames.rgb);
+    if decoded.iter().any(|frame| (frame.width, frame.height) != (width, height)) {
+        return Err("its frames are of several sizes".into());
     }
-    Ok(frames)
+    // A stream that speaks for itself is believed before its container.
+    let colours = Colours::new(said.coded.or(track.colours), height, &mut remarks)?;
+    let mut frames = Frames { width, height, fps: timing.fps, rgb: vec![] };
+    for place in timing.shown {
+        colours.to_rgb(&decoded[place], &mut frames.rgb);
+    }
+    let [left, top] = cut.unwrap_or([0, 0]);
+    if left + top > 0 {
+        frames = frames.cropped(left, top, width - left, height - top);
+    }
+    if let Some(aperture) = track.aperture {
+        let (width, height) = (frames.width, frames.height);
+        match aperture.corner(width, height) {
+            Some([left, top]) => {
+                frames = frames.cropped(left, top, aperture.size[0] as usize, aperture.size[1] as usize);
+            }
+            None => remarks.push("its clean aperture is not one of whole pixels: read without it".into()),
+        }
+    }
+    if let Some((across, down)) =
+        track.aspect.or(said.aspect).filter(|(across, down)| across != down && across * down > 0)
+    {
+        remarks.push(format!(
+            "its pixels are {across}:{down} as wide as high: read as squares, not stretched as players do"
+        ));
+    }
+    Ok(Shown { frames: track.turn.applied(frames), remarks })
 }
 
 /// The NAL units between the start codes of an Annex B stream.

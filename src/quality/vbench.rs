@@ -12,7 +12,7 @@ use std::process::Command;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::media::{Media, Metadata, Output, OutputError, ReadError, write_file};
+use crate::media::{self, Media, Metadata, Output, OutputError, ReadError, write_file};
 use crate::pipeline::Report;
 
 /// The default dimensions for custom input: those that depend on the video alone.
@@ -106,13 +106,9 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> VBenchError {
     move |source| VBenchError::Io { path: path.to_owned(), source }
 }
 
-/// The entries of a folder, by name.
+/// The entries of a folder, in natural order.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, VBenchError> {
-    let paths: io::Result<Vec<PathBuf>> =
-        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut paths = paths.map_err(at(folder))?;
-    paths.sort();
-    Ok(paths)
+    media::entries(folder).map_err(at(folder))
 }
 
 fn ends_in(path: &Path, ending: &str) -> bool {
@@ -152,7 +148,7 @@ fn collect(inputs: &[PathBuf]) -> Result<Vec<Video>, VBenchError> {
         }
         let inside = if input.is_dir() { entries(input)? } else { vec![] };
         let mut found = false;
-        if inside.iter().any(|path| ["png", "jpg", "jpeg", "webp"].iter().any(|ending| ends_in(path, ending))) {
+        if inside.iter().any(|path| media::is_picture(path)) {
             add(stem(input), stem(input), stem(input), input.clone());
             found = true;
         }
@@ -182,7 +178,7 @@ fn collect(inputs: &[PathBuf]) -> Result<Vec<Video>, VBenchError> {
 
 fn lay_out(videos: &[Video], folder: &Path, fps: f64) -> Result<(), VBenchError> {
     let inside = folder.join(VIDEOS);
-    if folder.is_dir() && !entries(folder)?.is_empty() {
+    if folder.is_dir() && fs::read_dir(folder).map_err(at(folder))?.next().is_some() {
         return Err(VBenchError::Occupied(folder.to_owned()));
     }
     fs::create_dir_all(&inside).map_err(at(&inside))?;

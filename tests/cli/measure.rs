@@ -26,7 +26,19 @@ fn videos_and_latents_are_measured() {
     assert_eq!(other["compared"]["ssim_frames"].as_array().unwrap().len(), 16);
     assert_eq!(other["a"], json(&["a"]));
     let same = json(&["a", "a"]);
-    assert!(same["compared"]["psnr"].is_null() && same["compared"]["ssim"] == 1.0, "{same}");
+    let compared = &same["compared"];
+    assert!(compared["psnr"] == 60.0 && compared["psnr_mean"] == 60.0 && compared["ssim"] == 1.0, "{same}");
+    assert_eq!((&compared["equal_frames"], &compared["frames"]), (&16.into(), &16.into()));
+    // One equal frame is a number like the others, in both forms.
+    succeeds(dir.path(), &["generate", PROMPT, "--steps", "4", "--cache", "interval-4", "--out", "c/"]);
+    fs::copy(dir.path().join("a/frame_0007.png"), dir.path().join("c/frame_0007.png")).unwrap();
+    let one = json(&["a", "c"])["compared"].clone();
+    let frames: Vec<f64> = one["psnr_frames"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
+    let mean = one["psnr_mean"].as_f64().unwrap();
+    assert!(one["equal_frames"] == 1 && frames[7] == 60.0 && (mean - frames.iter().sum::<f64>() / 16.0).abs() < 1e-9);
+    let people = text(&succeeds(dir.path(), &["measure", "a", "c"]).stdout);
+    assert!(people.contains(&format!("mean of the frames {mean:.2}; at most 60")), "{people}");
+    assert!(people.contains("equal frames         1 of 16"), "{people}");
     assert_eq!(json(&["a.safetensors", "a.safetensors"])["same_bits"], true);
     assert!(json(&["a.safetensors", "b.safetensors"])["relative_l2"].as_f64().unwrap() > 0.0);
     let people = text(&succeeds(dir.path(), &["measure", "a", "b", "--frames"]).stdout);
@@ -74,6 +86,53 @@ fn videos_and_latents_are_measured() {
     fails(dir.path(), &["measure", "a", "c"], 1, &["no such file"]);
     fs::remove_file(dir.path().join("b/frame_0003.png")).unwrap();
     fails(dir.path(), &["measure", "a", "b"], 1, &["16 frames", "15 frames"]);
+}
+
+/// Pictures and videos of other programs: what has to be said of them is said, and the numbers are those of what is shown.
+#[test]
+fn what_a_viewer_shows_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let media = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/media");
+    let golden = |name: &str| media.join(name).display().to_string();
+    let measured = |a: &str, b: &str| {
+        let output = succeeds(dir.path(), &["measure", "--json", a, b]);
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (json["compared"]["equal_frames"].clone(), text(&output.stderr))
+    };
+    assert_eq!(measured(&golden("turned.png"), &golden("turned.png.png")), (1.into(), String::new()));
+    let (equal, told) = measured(&golden("clear.png"), &golden("clear.png"));
+    assert_eq!(equal, 1);
+    assert!(told.contains("warning: ") && told.contains("clear.png: it is transparent in places: read over white"));
+
+    // Twice as many ticks in a second.
+    let mut bytes = fs::read(golden("main.mp4")).unwrap();
+    let at = bytes.windows(4).position(|name| name == b"mdhd").unwrap() + 16;
+    let ticks = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    bytes[at..at + 4].copy_from_slice(&(2 * ticks).to_be_bytes());
+    fs::write(dir.path().join("fast.mp4"), bytes).unwrap();
+    let (equal, told) = measured(&golden("main.mp4"), "fast.mp4");
+    assert_eq!(equal, 12);
+    assert!(
+        told.contains("main.mp4 has 24.00 frames a second, fast.mp4 48.00: they are compared frame by frame"),
+        "{told}"
+    );
+
+    // Folders in natural order: the same pictures by other names.
+    for (folder, name) in [("a", "deep.png"), ("b", "deep.png")] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        for i in 8..12 {
+            let picture = if i % 2 == 0 { name } else { "interlaced.png" };
+            let number = if folder == "a" { format!("{i:04}") } else { i.to_string() };
+            fs::copy(golden(picture), dir.path().join(format!("{folder}/{number}.png"))).unwrap();
+        }
+    }
+    let (equal, told) = measured("a", "b");
+    assert!(equal == 4 && told.matches("16 bits").count() == 2, "{equal}: {told}");
+    fs::copy(golden("deep.png"), dir.path().join("b/cover.png")).unwrap();
+    fails(dir.path(), &["measure", "a", "b"], 1, &["2 series", "cover.png"]);
+    // A name that a shell would take apart.
+    fs::write(dir.path().join("-my clip.mp4"), "x").unwrap();
+    fails(dir.path(), &["measure", "--", "-my clip.mp4"], 1, &["ffmpeg -i './-my clip.mp4'", "'./-my clip-h264.mp4'"]);
 }
 
 /// Small weights of ST-LPIPS by the published names: every value is small, and not the same everywhere.

@@ -143,6 +143,11 @@ fn pictures_and_videos_are_what_a_video_goes_on_from() {
         cut(&first, 0, 1)
     );
 
+    // What a viewer shows is what is taken: EXIF data turn this picture to what Pillow made of it.
+    let media = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/media");
+    let shown = |name: &str, out: &str| latents(&run(out, &["--image", media.join(name).to_str().unwrap()]));
+    assert_eq!(shown("turned.png", "turned.safetensors"), shown("turned.png.png", "upright.safetensors"));
+
     // A video goes on from the last 17 frames of another, be it pixels or their latents.
     let strategy = ["--mask-strategy", "0,0,-5,0,5", "--seed", "6"];
     let next = latents(&run("next.safetensors", &[&["--reference", "clip"][..], &strategy].concat()));
@@ -185,7 +190,13 @@ fn conditions_that_make_no_sense_are_told_before_anything_is_loaded() {
     let media = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/media");
     let [photo, clip] = ["photo.jpg", "main.mp4"].map(|name| media.join(name).to_str().unwrap().to_owned());
     let [photo, clip] = [photo.as_str(), clip.as_str()];
-    fs::write(folder.join("cut.mp4"), &fs::read(clip).unwrap()[..2000]).unwrap();
+    let mut bytes = fs::read(clip).unwrap();
+    fs::write(folder.join("cut.mp4"), &bytes[..2000]).unwrap();
+    // Twice as many ticks in a second.
+    let at = bytes.windows(4).position(|name| name == b"mdhd").unwrap() + 16;
+    let ticks = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    bytes[at..at + 4].copy_from_slice(&(2 * ticks).to_be_bytes());
+    fs::write(folder.join("fast.mp4"), bytes).unwrap();
     for (more, parts) in [
         (&["--frames", "34", "--image", clip][..], &["main.mp4 is a video of 12 frames", "--reference"][..]),
         (&["--frames", "34", "--image", photo, "--image", photo, "--image", photo], &["3 pictures", "places for 2"]),
@@ -195,6 +206,10 @@ fn conditions_that_make_no_sense_are_told_before_anything_is_loaded() {
         (&["--frames", "34", "--reference", photo, "--reference", clip], &["reference 1", "is not placed"]),
         (&["--frames", "34", "--reference", photo, "--mask-strategy", "1"], &["part 1 of a video of 1", "--loop"]),
         (&["--frames", "34", "--reference", clip, "--mask-strategy", "0,0,5,0,1"], &["starts 5 of 3"]),
+        (
+            &["--frames", "34", "--reference", "fast.mp4", "--mask-strategy", "0,0,5,0,1"],
+            &["fast.mp4 has 48.00 frames a second, the video 24", "0.50 times as fast", "starts 5 of 3"],
+        ),
         (&["--frames", "20", "--loop", "2"], &["20 frames", "multiple of 17"]),
         (&["--frames", "17", "--loop", "2"], &["nothing is left to generate"]),
         (&["--frames", "34", "--loop", "2", "--loop-frames", "3"], &["multiple of 5"]),

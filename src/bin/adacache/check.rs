@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::check::{CheckResult, check};
+use adacache::media::natural_order;
 use adacache::tensor::DType;
 use serde_json::json;
 
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let line = match check(&case, &device, args.dtype) {
             Ok(result) => {
                 failed |= !result.ok;
-                if args.json { as_json(&result) } else { for_people(&result) }
+                if args.json { serde_json::to_string(&result)? } else { for_people(&result) }
             }
             Err(error) if error.is_stop() => return Err(error.into()),
             Err(error) => {
@@ -62,18 +63,10 @@ fn cases_in(path: &Path, depth: usize) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
         .map(|entries| entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect())
         .unwrap_or_default();
-    folders.sort();
+    folders.sort_by(|a, b| natural_order(a, b));
     let found: Vec<PathBuf> =
         folders.iter().flat_map(|p| cases_in(p, depth - 1)).filter(|p| p.join("case.json").exists()).collect();
     if found.is_empty() { itself } else { found }
-}
-
-fn as_json(r: &CheckResult) -> String {
-    json!({
-        "case": r.case, "ok": r.ok, "max_rel_err": r.max_rel_err, "computed_steps": r.computed_steps,
-        "expected_steps": r.expected_steps, "seconds": r.seconds,
-    })
-    .to_string()
 }
 
 fn for_people(r: &CheckResult) -> String {

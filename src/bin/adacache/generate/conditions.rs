@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{Args, target};
-use crate::interrupt;
+use crate::{interrupt, log};
 
 /// What is given of the videos besides their prompts.
 pub(super) struct Conditions {
@@ -51,6 +51,19 @@ pub(super) fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Co
             Media::Latents(_) => "latents".into(),
         };
         bail!("--image {} is {what}, not a picture: give it as --reference, with a --mask-strategy", file.display());
+    }
+    let fps = source.config().fps;
+    for (file, media) in args.reference.iter().zip(&references) {
+        let Media::Frames(frames) = media else { continue };
+        if frames.count() > 1 && !file.is_dir() && (frames.fps - fps).abs() > 0.01 * fps {
+            let words = format!(
+                "{} has {:.2} frames a second, the video {fps}: its frames are taken one by one, so it plays {:.2} times as fast",
+                file.display(),
+                frames.fps,
+                fps / frames.fps
+            );
+            log::say("warning", &words);
+        }
     }
     let channels = source.shape().channels;
     let [frames, height, width] = source.config().latent;
