@@ -86,8 +86,9 @@ fn compile(root: &Path) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", script.display())) }
 }
 
-/// SHA-256 over every source, in name order: name, NUL, length in decimal, NUL, content. `tools/compile_ptx.py` writes the same.
-fn source_hash(sources: &[PathBuf]) -> Result<String> {
+/// SHA-256 over every file, in the given order: name, NUL, length in decimal, NUL, content. `tools/compile_ptx.py` writes the same of the
+/// sources in name order.
+fn hash(sources: &[PathBuf]) -> Result<String> {
     let mut hasher = Sha256::new();
     for path in sources {
         let content = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
@@ -104,7 +105,7 @@ fn source_hash(sources: &[PathBuf]) -> Result<String> {
 }
 
 fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
-    let actual = source_hash(sources)?;
+    let actual = hash(sources)?;
     let recorded = fs::read_to_string(manifest).map_err(|e| e.to_string()).and_then(|text| {
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
         json["source_hash"].as_str().map(str::to_owned).ok_or_else(|| "it has no \"source_hash\"".into())
@@ -124,11 +125,11 @@ fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
     Err(format!("{problem}\n  {advice}"))
 }
 
-/// Writes `EMBEDDED`: (architecture, module name, PTX text), sorted.
+/// Writes `KERNELS`, a hash of all modules, and `EMBEDDED`: (architecture, module name, PTX text), sorted.
 fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
-    let mut text = String::from(
-        "/// Every module of ptx/: architecture, name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str, &str)] = &[\n",
-    );
+    let mut text =
+        format!("/// SHA-256 of all embedded PTX modules.\npub const KERNELS: &str = {:?};\n", hash(modules)?);
+    text += "/// Every module of ptx/: architecture, name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str, &str)] = &[\n";
     for path in modules {
         let utf8 = |part: Option<&std::ffi::OsStr>| {
             part.and_then(|s| s.to_str()).map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))

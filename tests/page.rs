@@ -81,10 +81,12 @@ fn results() -> Value {
     for run in runs.iter_mut().skip(2).step_by(3) {
         (run["partial_steps"], run["step_shares"]) = (json!([2]), json!([1.0, 0.25, 1.0, 0.0]));
     }
-    let policies = ["none", "adacache", "interval-2"].map(|name| json!({ "name": name }));
+    let policies = ["none", "adacache", "interval-2"]
+        .map(|name| json!({ "name": name, "settings": { "policy": name, "every": 7 } }));
     let summaries = [summary("none", 1.0, 60.0), summary("adacache", 0.75, 21.0), summary("interval-2", 0.5, 31.25)];
     json!({
         "model": "sprites", "steps": 4, "cfg_scale": 4.0, "dtype": "bf16", "device": "a device", "policies": policies,
+        "program": "1.2.3", "kernels": "0a1b", "weights": "c0ffee",
         "summaries": summaries, "runs": runs, "video": { "width": 1, "height": 1, "frames": 1, "fps": 8.0 },
     })
 }
@@ -95,6 +97,11 @@ fn the_page_fills_itself() {
     assert!(html.contains("<title>Cache policies compared</title>"), "an error of the script: {html:.300}");
     let body = html.split("<script").next().unwrap();
     assert!(body.contains("3 policies on 2 prompts; model sprites, 4 steps, bf16, on a device."));
+    assert!(body.contains("adacache 1.2.3, kernels 0a1b. Model sprites, weights c0ffee."));
+    assert!(body.contains("1 × 1 pixels, 1 frame at 8 frames per second"));
+    assert!(
+        body.contains(r#"{"policy":"interval-2","every":7}"#) || body.contains(r#"{"every":7,"policy":"interval-2"}"#)
+    );
     assert!(body.contains("&lt;/script&gt;&lt;i&gt;b &amp; c, seed 0"), "the prompt is text");
     // A video for each policy of the chosen prompt, a curve for the one that decides, a row for each run.
     assert_eq!(body.matches("<canvas").count(), 3);

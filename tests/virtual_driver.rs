@@ -1,6 +1,8 @@
 //! The `cuda` backend on the virtual NVIDIA driver (`crates/vcuda`): the program as its users run it, with a driver that is late, that runs things in
 //! any order, that is old, that lacks functions, or that fails at any call.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -163,6 +165,7 @@ fn a_profile_has_power_and_clocks() {
     let done = run(folder.path(), &with(&args, &["--device", "cuda", "--profile", "profile.json"]), &[]);
     assert!(done.status.success(), "{}", done.stderr);
     let profile: Value = serde_json::from_slice(&fs::read(folder.path().join("profile.json")).unwrap()).unwrap();
+    common::assert_nests(&profile);
     let names: BTreeSet<&str> =
         profile["traceEvents"].as_array().unwrap().iter().filter_map(|event| event["name"].as_str()).collect();
     for name in ["power (W)", "SM clock (MHz)"] {

@@ -12,6 +12,8 @@ pub use differ::Difference;
 pub use measure::{BenchResult, Budget, Counted, Timing};
 pub use prepare::Prepared;
 
+use std::ops::ControlFlow;
+
 use crate::device::{Device, VmConfig};
 use crate::ops::OpError;
 pub use crate::shapes::{
@@ -20,7 +22,7 @@ pub use crate::shapes::{
 };
 use crate::tensor::DType;
 
-/// Measures every operation of `shapes` on `device`, one after the other; `on_result` is called with each result.
+/// Measures every operation of `shapes` on `device`, one after the other; `on_result` is called with each result, and may end the run.
 ///
 /// # Errors
 /// Shapes that a launcher rejects, or that do not fit the device's memory.
@@ -29,7 +31,7 @@ pub fn run(
     dtype: DType,
     shapes: &Shapes,
     budget: &Budget,
-    on_result: &mut dyn FnMut(&BenchResult),
+    on_result: &mut dyn FnMut(&BenchResult) -> ControlFlow<()>,
 ) -> Result<(), OpError> {
     // Counting slows the VM down, so that it happens on another one.
     let counting = device.is_vm().then(|| device.vm_beside(VmConfig { counters: true, ..VmConfig::default() }));
@@ -38,7 +40,9 @@ pub fn run(
         if let Some(counting) = &counting {
             result.counted = Some(measure::count(counting, dtype, &case)?);
         }
-        on_result(&result);
+        if on_result(&result).is_break() {
+            break;
+        }
     }
     Ok(())
 }
@@ -55,6 +59,13 @@ pub fn compare(device: &Device, reference: &Device, dtype: DType, shapes: &Shape
 mod tests {
     use super::*;
     use crate::device::DryConfig;
+
+    fn keep(results: &mut Vec<BenchResult>) -> impl FnMut(&BenchResult) -> ControlFlow<()> {
+        |result| {
+            results.push(result.clone());
+            ControlFlow::Continue(())
+        }
+    }
     use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
     use crate::model::{Geometry, StDiT3Config};
 
@@ -123,7 +134,7 @@ mod tests {
             ..Default::default()
         };
         let mut results = vec![];
-        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
+        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut keep(&mut results)).unwrap();
         let [linear, causal, halved] = &results[..] else { panic!() };
         assert_eq!(linear.work.flops, 2 * 1000 * 300 * 200);
         assert_eq!(linear.work.bytes(), 2 * (1000 * 200 + 300 * 200 + 300 + 1000 * 300));
@@ -144,7 +155,7 @@ mod tests {
         let device = Device::dry(gpu);
         let mut results = vec![];
         let shapes = Shapes::opensora("720p").unwrap();
-        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
+        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut keep(&mut results)).unwrap();
         assert_eq!(results.len(), shapes.cases().len());
         let kernels = |shape: &str| -> Vec<&str> {
             let of_shape = results.iter().filter(|r| r.shape.starts_with(shape));
@@ -179,7 +190,7 @@ mod tests {
         let shapes = shapes.and(vae.launches([2, 3]));
         assert!(Op::ALL.iter().all(|op| shapes.cases().iter().any(|case| case.op() == *op)));
         let mut results = vec![];
-        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut |r| results.push(r.clone())).unwrap();
+        run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut keep(&mut results)).unwrap();
         assert_eq!(results.len(), shapes.cases().len());
         for r in &results {
             assert!(r.cold.median_seconds > 0.0 && r.batched.median_seconds > 0.0, "{r:?}");

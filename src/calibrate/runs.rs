@@ -1,7 +1,7 @@
 //! Real runs, kept in a folder: existing ones are not repeated.
 //!
-//! Each prompt has a folder named after it and a hash of everything that its video depends on: `trace.jsonl`, `frames/` and `flops.json` of
-//! the run with every step computed, and `<hash of the settings>.json` for each codebook it was generated with. Files are written
+//! Each prompt has a folder named after it and a hash of everything that its video depends on: `trace.jsonl`, `frames/`, `settings.json` and
+//! `flops.json` of the run with every step computed, and `<hash of the settings>.json` for each codebook it was generated with. Files are written
 //! atomically, `flops.json` last.
 
 use std::fs::{self, File};
@@ -17,12 +17,16 @@ use super::target::{Bench, Run, Tried};
 use crate::cache::trace::Trace;
 use crate::cache::{CacheConfig, ComputeAll, Decision, Policy};
 use crate::media::{Frames, Media, Output, write_file};
-use crate::pipeline::{FlopCount, Pipeline, PipelineError, Request};
+use crate::pipeline::{FlopCount, Pipeline, PipelineError, Request, Settings};
 use crate::quality;
 use crate::sampler::StepEvent;
 
 /// Hexadecimal digits of the hashes in names.
 const DIGITS: usize = 12;
+/// The file that says what a run depends on.
+const SETTINGS: &str = "settings.json";
+/// Settings that change without anybody asking for other videos.
+const BEHIND: [&str; 6] = ["weights", "model", "kernels", "results", "embedding", "device"];
 
 /// A prompt with every step computed.
 struct Original {
@@ -67,7 +71,7 @@ pub fn hash(text: &str) -> String {
 
 impl<'a> Studio<'a> {
     /// Generates each of `requests` with every step computed, measuring the probes of `recorder`, unless it is in `folder` already; returns
-    /// the studio, the traces and the work of a run. `facts`: what the videos depend on besides the requests, such as the model's name.
+    /// the studio, the traces and the work of a run. `weights`: [`weights_hash`](crate::pipeline::weights_hash) of the model.
     ///
     /// # Errors
     /// A run failed or was stopped; a file cannot be written or read.
@@ -76,21 +80,24 @@ impl<'a> Studio<'a> {
         requests: Vec<Request>,
         recorder: &ComputeAll,
         folder: &Path,
-        facts: &str,
+        weights: &str,
         watch: &'a mut dyn Watch,
     ) -> Result<(Studio<'a>, Vec<Trace>, FlopCount), CalibrateError> {
         let all = requests.len();
         let mut studio = Studio { pipeline, originals: vec![], watch };
         let (mut traces, mut flops) = (vec![], None);
         for request in requests {
-            let Request { prompt, steps, cfg_scale, seed, .. } = &request;
-            let depends =
-                format!("{facts}\n{prompt}\n{steps}\n{cfg_scale}\n{seed}\n{:?}\nall folds", recorder.probes());
-            let folder = folder.join(format!("{}-{}", prompt.slug(), hash(&depends)));
-            let (trace, frames, count) = studio.original(&request, recorder, &folder)?;
+            let settings = pipeline.settings(weights, "none", &request);
+            let depends = format!("{}\n{:?}\nall folds", settings.key(), recorder.probes());
+            let slug = request.prompt.slug();
+            let kept = folder.join(format!("{slug}-{}", hash(&depends)));
+            if !kept.is_dir() {
+                tell_unused(folder, slug, &settings);
+            }
+            let (trace, frames, count) = studio.original(&request, recorder, &settings, &kept)?;
             traces.push(trace);
             flops = Some(count);
-            studio.originals.push(Original { request, folder, frames });
+            studio.originals.push(Original { request, folder: kept, frames });
             studio.watch.finished("every step computed", traces.len(), all);
         }
         let flops = flops.ok_or_else(|| CalibrateError::Target("there are no prompts".into()))?;
@@ -101,6 +108,7 @@ impl<'a> Studio<'a> {
         &mut self,
         request: &Request,
         recorder: &ComputeAll,
+        settings: &Settings,
         folder: &Path,
     ) -> Result<(Trace, Frames, FlopCount), CalibrateError> {
         let (trace, frames, flops) = (folder.join("trace.jsonl"), folder.join("frames"), folder.join("flops.json"));
@@ -112,6 +120,7 @@ impl<'a> Studio<'a> {
             generation.trace.write(&mut text)?;
             generation.write(&Output::new(format!("{}/", frames.display())).map_err(PipelineError::from)?)?;
             write(&trace, &text)?;
+            write(&folder.join(SETTINGS), settings.to_json().as_bytes())?;
             write(&flops, &json(&generation.report.flops))?;
         }
         let file = File::open(&trace).map_err(|source| CalibrateError::io(&trace, source))?;
@@ -157,6 +166,34 @@ impl Bench for Studio<'_> {
 
     fn tried(&mut self, tried: &Tried) {
         self.watch.tried(tried);
+    }
+}
+
+/// Says which kept runs of a prompt are not used although nothing else was asked for: those of other weights or of an older version.
+fn tell_unused(folder: &Path, slug: &str, asked: &Settings) {
+    for kept in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = kept.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let is_its = name.strip_prefix(slug).and_then(|rest| rest.strip_prefix('-')).is_some_and(|h| h.len() == DIGITS);
+        if !is_its || !kept.join("flops.json").is_file() {
+            continue;
+        }
+        match fs::read_to_string(kept.join(SETTINGS)).ok().as_deref().and_then(Settings::read) {
+            None => tracing::warn!(
+                "{} is not used: it is of an older version, which does not say what it depends on",
+                kept.display()
+            ),
+            Some(made) => {
+                let differences = made.differences(asked);
+                let words: Vec<&str> = differences.iter().map(|(_, words)| &words[..]).collect();
+                if differences.iter().all(|(field, _)| BEHIND.contains(&&field[..])) && !words.is_empty() {
+                    tracing::warn!(
+                        "{} is not used: it was made with other settings ({})",
+                        kept.display(),
+                        words.join("; ")
+                    );
+                }
+            }
+        }
     }
 }
 

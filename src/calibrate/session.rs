@@ -77,8 +77,8 @@ pub struct Session<'a> {
     pub against: CacheConfig,
     /// The folder where runs are kept.
     pub work: &'a Path,
-    /// What the runs depend on besides their requests: the model and the element type.
-    pub facts: String,
+    /// [`weights_hash`](crate::pipeline::weights_hash) of the model.
+    pub weights: String,
 }
 
 /// The result of a calibration.
@@ -97,20 +97,20 @@ impl Session<'_> {
     /// # Errors
     /// A target that cannot be reached; a run that failed or was stopped.
     pub fn run(self, watch: &mut dyn Watch) -> Result<Verdict, CalibrateError> {
-        let Session { pipeline, learning, held_out, presets, target, effort, against, work, facts } = self;
+        let Session { pipeline, learning, held_out, presets, target, effort, against, work, weights } = self;
         let (source, steps) = (pipeline.source(), learning.first().map_or(0, |request| request.steps));
         let points = points(source.anatomy(), &presets);
         let strides = presets.iter().find_map(|preset| preset.moreg.as_ref());
         let strides = strides.map_or_else(|| vec![1], |moreg| moreg.strides.clone());
         let moves = source.config().latent[0] > 1;
         let recorder = ComputeAll::recording_at(source.anatomy(), &points, if moves { &strides } else { &[] });
-        let (mut studio, traces, flops) = Studio::open(pipeline, learning, &recorder, work, &facts, watch)?;
+        let (mut studio, traces, flops) = Studio::open(pipeline, learning, &recorder, work, &weights, watch)?;
         let tapes = tapes(&traces, &points, &source.solver(steps)?.rows())?;
         let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
         drop(studio);
         let mut judged = None;
         if !held_out.is_empty() {
-            let (mut studio, ..) = Studio::open(pipeline, held_out, &recorder, work, &facts, watch)?;
+            let (mut studio, ..) = Studio::open(pipeline, held_out, &recorder, work, &weights, watch)?;
             judged = Some((studio.run(&found.best.cache())?, studio.run(&against)?));
         }
         Ok(Verdict { found, judged, flops })

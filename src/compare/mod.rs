@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cache::Decision;
 use crate::media::Latents;
-use crate::pipeline::{FlopCount, Report};
+use crate::pipeline::{FlopCount, Report, seed};
 use crate::quality::{self, Calm, Compared, Distance, LatentsCompared, Perceived, QualityError};
 
 /// One run, measured against the run of the same prompt and seed that computed every step.
@@ -13,7 +13,8 @@ use crate::quality::{self, Calm, Compared, Distance, LatentsCompared, Perceived,
 pub struct Row {
     /// The prompt.
     pub prompt: String,
-    /// Seed of the initial noise.
+    /// Seed of the initial noise; in JSON text above 2^53.
+    #[serde(serialize_with = "seed::serialize")]
     pub seed: u64,
     /// The policy's name in the comparison.
     pub cache: String,
@@ -239,8 +240,7 @@ pub fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// One self-contained HTML page of `results`: the content of `results.json`, `video` (`width`, `height`, `frames`, `fps`), and in each run
-/// a `strip`, the video's frames in one column as a base64 PNG.
+/// One self-contained HTML page of `results`: the content of `results.json`, and in each run a `strip`, the video's frames in one column as a base64 PNG.
 pub fn page(results: &Value) -> String {
     // Within a script element the text must not look like its end.
     include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))

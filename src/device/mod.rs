@@ -39,5 +39,5 @@ pub use graph::Graph;
 pub use info::{DeviceInfo, DeviceKind, Launch, MemoryInfo, Work};
 pub use interrupt::Interrupter;
 pub use kernel::Kernel;
-pub use module::{Architecture, Module};
+pub use module::{Architecture, KERNELS, Module};
 pub use ptx_vm::{LaunchStats, MmaRounding, VmConfig};

@@ -16,8 +16,8 @@ use crate::model::{
     Autoencoder, ModelError, PatchDecoder, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights,
 };
 use crate::pipeline::{
-    Content, Inputs, ModelSource, PipelineConfig, PipelineError, Prompt, PromptText, SizeOptions, Source, TextOptions,
-    VideoSize,
+    Content, FileContent, Inputs, ModelFile, ModelSource, PipelineConfig, PipelineError, Prompt, PromptText,
+    SizeOptions, Source, TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::shapes::Shapes;
@@ -221,6 +221,15 @@ impl Place {
         }
     }
 
+    /// One of the files, if it is there.
+    fn file(&self, name: &str) -> Option<ModelFile> {
+        let content = match self {
+            Place::Program => FileContent::Embedded(Place::embedded(name)),
+            Place::Folder(folder) => FileContent::OnDisk(Some(folder.join(name)).filter(|path| path.is_file())?),
+        };
+        Some(ModelFile { name: name.into(), content })
+    }
+
     /// The folder of the video autoencoder, if the model has one.
     fn vae(&self) -> Option<PathBuf> {
         match self {
@@ -321,6 +330,15 @@ impl Source for Opened {
             embedded.push(Prompt::new(prompt.clone(), table.encode(&self.words.parse(&prompt.to_string())?)));
         }
         Ok(embedded)
+    }
+
+    fn files(&self) -> Vec<ModelFile> {
+        let names = ["config.json", "model.safetensors", "text.safetensors"];
+        let decoder: &[&str] = match &self.vae {
+            Some(_) => &["vae/config.json", "vae/model.safetensors"],
+            None => &["decoder.safetensors"],
+        };
+        names.iter().chain(decoder).filter_map(|name| self.place.file(name)).collect()
     }
 
     fn transformer(

@@ -27,6 +27,9 @@ pub enum OutputError {
         /// The obstacle.
         problem: &'static str,
     },
+    /// The file would be larger than this process may write, or than the file system can hold.
+    #[error("cannot write `{}`: it is larger than the limit on file sizes; raise that (ulimit -f) or choose another place", .0.display())]
+    TooLarge(PathBuf),
     /// A file operation failed.
     #[error("cannot write `{}`: {source}", path.display())]
     Io {
@@ -35,6 +38,9 @@ pub enum OutputError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// The caller's callback asked to stop; nothing was written.
+    #[error("stopped before the video was written")]
+    Stopped,
     /// The format cannot hold these frames.
     #[error("cannot encode `{}`: {problem}", path.display())]
     Encode {

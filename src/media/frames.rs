@@ -1,5 +1,7 @@
 //! Videos and latents in memory, and metadata about how they were made.
 
+use sha2::{Digest, Sha256};
+
 /// Pictures with a shorter side are enlarged in formats for viewing (see [`Frames::viewing_scale`]).
 const VIEWING_SIDE: usize = 256;
 
@@ -66,6 +68,11 @@ impl Frames {
         Frames { width, height, fps: self.fps, rgb: self.iter().flat_map(lines).collect() }
     }
 
+    /// SHA-256 of size and pixels, in hexadecimal.
+    pub fn hash(&self) -> String {
+        hex(Sha256::new_with_prefix(format!("{}x{} ", self.height, self.width)).chain_update(&self.rgb))
+    }
+
     /// Checks that these are whole frames with a valid size and rate.
     pub(crate) fn check(&self) -> Result<(), String> {
         let pixels = self.width.checked_mul(self.height).and_then(|n| n.checked_mul(3)).unwrap_or(0);
@@ -88,6 +95,18 @@ pub struct Latents {
     pub values: Vec<f32>,
 }
 
+impl Latents {
+    /// SHA-256 of shape and values, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let hash = Sha256::new_with_prefix(format!("{:?} ", self.shape));
+        hex(self.values.iter().fold(hash, |hash, value| hash.chain_update(value.to_le_bytes())))
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Metadata written into the file about how it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
@@ -95,6 +114,8 @@ pub struct Metadata {
     pub prompt: String,
     /// Further facts by name, in order: seed, steps, schedule …
     pub facts: Vec<(String, String)>,
+    /// Everything that the content depends on, for programs; empty: not known. [`Output::settings`](super::Output::settings) reads it back.
+    pub settings: String,
 }
 
 impl Metadata {

@@ -2,47 +2,81 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use color_quant::NeuQuant;
-use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, Extension, Frame, Repeat};
+use gif::{ColorOutput, DecodeOptions, DisposalMethod, Encoder, EncodingError, Extension, Frame, Repeat};
 
 use super::canvas::{After, Canvas, Patch};
 use super::frames::{Frames, Metadata, Shown};
-use super::{pace, picture};
+use super::pool::{Failure, Pool, Ticker};
+use super::{pace, picture, settings};
+use crate::model::Progress;
 
-/// The file's bytes, every pixel repeated `scale` times in both directions.
-pub(super) fn encode(frames: &Frames, scale: usize, metadata: &Metadata) -> Result<Vec<u8>, String> {
+/// The file's bytes, every pixel repeated `scale` times in both directions. Pictures are compressed several at once.
+pub(super) fn encode(
+    frames: &Frames,
+    scale: usize,
+    metadata: &Metadata,
+    progress: Progress<'_>,
+) -> Result<Vec<u8>, Failure> {
     let side = |n: usize| {
-        n.checked_mul(scale)
-            .and_then(|n| u16::try_from(n).ok())
-            .ok_or_else(|| format!("a GIF has at most 65535 pixels on a side, not {n} x {scale}"))
+        let side = n.checked_mul(scale).and_then(|n| u16::try_from(n).ok());
+        side.ok_or_else(|| Failure::Encode(format!("a GIF has at most 65535 pixels on a side, not {n} x {scale}")))
     };
     let (width, height) = (side(frames.width)?, side(frames.height)?);
-    let palette = Palette::new(&frames.rgb);
+    let palette = Arc::new(Palette::new(&frames.rgb));
+    let (colours, across) = (palette.clone(), frames.width);
+    let mut pool = Pool::new(move |rgb: &[u8], ticker: &Ticker| {
+        let buffer = indices(rgb, across, scale, &colours);
+        let mut frame = Frame { width, height, buffer: Cow::Owned(buffer), ..Frame::default() };
+        frame.make_lzw_pre_encoded();
+        ticker.frame().ok_or("stopped")?;
+        Ok(frame)
+    });
+    frames.iter().for_each(|rgb| pool.push(rgb.to_vec()));
+    let pictures = pool.finish(frames.count(), progress)?;
+    assemble(pictures, frames.fps, &palette, metadata).map_err(|error| Failure::Encode(error.to_string()))
+}
 
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, width, height, &palette.rgb).map_err(|e| e.to_string())?;
-    encoder.set_repeat(Repeat::Infinite).map_err(|e| e.to_string())?;
-    let comment = format!("{} ({})", metadata.prompt, metadata.comment());
-    let blocks: Vec<&[u8]> = comment.as_bytes().chunks(255).collect();
-    encoder.write_raw_extension(Extension::Comment.into(), &blocks).map_err(|e| e.to_string())?;
-    for (i, rgb) in frames.iter().enumerate() {
-        // Delays are hundredths of a second: carry the rounding so that 8 fps alternates 12 and 13.
-        let at = |frame: usize| (frame as f64 * 100.0 / frames.fps).round();
-        let delay = (at(i + 1) - at(i)).clamp(1.0, 65535.0) as u16;
-        let mut buffer = Vec::with_capacity(usize::from(width) * usize::from(height));
-        for line in rgb.chunks_exact(frames.width * 3) {
-            let start = buffer.len();
-            for pixel in line.chunks_exact(3) {
-                buffer.resize(buffer.len() + scale, palette.index(pixel));
-            }
-            let end = buffer.len();
-            for _ in 1..scale {
-                buffer.extend_from_within(start..end);
-            }
+/// The colours of a picture by their numbers in the palette, every pixel repeated.
+fn indices(rgb: &[u8], width: usize, scale: usize, palette: &Palette) -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(rgb.len() / 3 * scale * scale);
+    for line in rgb.chunks_exact(width * 3) {
+        let start = buffer.len();
+        for pixel in line.chunks_exact(3) {
+            buffer.resize(buffer.len() + scale, palette.index(pixel));
         }
-        let frame = Frame { delay, width, height, buffer: Cow::Owned(buffer), ..Frame::default() };
-        encoder.write_frame(&frame).map_err(|e| e.to_string())?;
+        let end = buffer.len();
+        for _ in 1..scale {
+            buffer.extend_from_within(start..end);
+        }
+    }
+    buffer
+}
+
+/// The file of compressed pictures.
+fn assemble(
+    pictures: Vec<Frame<'static>>,
+    fps: f64,
+    palette: &Palette,
+    metadata: &Metadata,
+) -> Result<Vec<u8>, EncodingError> {
+    let (width, height) = pictures.first().map_or((0, 0), |first| (first.width, first.height));
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, width, height, &palette.rgb)?;
+    encoder.set_repeat(Repeat::Infinite)?;
+    let people = format!("{} ({})", metadata.prompt, metadata.comment());
+    let programs = format!("{}{}", settings::COMMENT, metadata.settings);
+    for comment in [people, programs].iter().take(if metadata.settings.is_empty() { 1 } else { 2 }) {
+        let blocks: Vec<&[u8]> = comment.as_bytes().chunks(255).collect();
+        encoder.write_raw_extension(Extension::Comment.into(), &blocks)?;
+    }
+    for (i, picture) in pictures.into_iter().enumerate() {
+        // Delays are hundredths of a second: carry the rounding so that 8 fps alternates 12 and 13.
+        let at = |frame: usize| (frame as f64 * 100.0 / fps).round();
+        let delay = (at(i + 1) - at(i)).clamp(1.0, 65535.0) as u16;
+        encoder.write_lzw_pre_encoded_frame(&Frame { delay, ..picture })?;
     }
     drop(encoder);
     Ok(bytes)
@@ -123,6 +157,11 @@ impl Palette {
 mod tests {
     use super::*;
 
+    fn encoded(frames: &Frames, scale: usize) -> Vec<u8> {
+        let mut go_on = |_, _| std::ops::ControlFlow::Continue(());
+        encode(frames, scale, &Metadata::default(), &mut go_on).ok().unwrap()
+    }
+
     fn frames_of(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
         let mut options = gif::DecodeOptions::new();
         options.set_color_output(gif::ColorOutput::RGBA);
@@ -138,7 +177,7 @@ mod tests {
     fn few_colours_survive_exactly_and_delays_add_up() {
         let rgb: Vec<u8> = (0..4 * 6).map(|i| (i / 3 * 30) as u8).collect();
         let frames = Frames { width: 2, height: 1, fps: 8.0, rgb };
-        let decoded = frames_of(&encode(&frames, 3, &Metadata::default()).unwrap());
+        let decoded = frames_of(&encoded(&frames, 3));
         assert_eq!(decoded.iter().map(|f| f.0).collect::<Vec<_>>(), [13, 12, 13, 12]);
         let first = &decoded[1].1;
         assert_eq!(first.len(), 6 * 3 * 4);
@@ -185,7 +224,7 @@ mod tests {
             rgb.extend([(i % 64 * 4) as u8, (i / 64 % 64 * 4) as u8, 128]);
         }
         let frames = Frames { width: 64, height: 64, fps: 8.0, rgb };
-        let decoded = frames_of(&encode(&frames, 1, &Metadata::default()).unwrap());
+        let decoded = frames_of(&encoded(&frames, 1));
         let error: f64 = decoded[0]
             .1
             .chunks_exact(4)

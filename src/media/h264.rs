@@ -11,11 +11,12 @@ use rusty_h264_encoder::{Encoder, EncoderConfig, Preset, Sps};
 use super::colours::{Colours, Usability};
 use super::demux::Track;
 use super::frames::{Frames, Shown};
+use super::pool::Ticker;
 
 /// Quantiser: visually lossless on flat colours, and still only kilobytes per frame.
 const QUANTIZER: u8 = 16;
-/// The maximum distance between keyframes, so that seeking works in long videos.
-const KEYFRAME_INTERVAL: u32 = 48;
+/// Frames from one keyframe to the next: seeking works in long videos, and two seconds of video keep two threads busy.
+const KEYFRAME_INTERVAL: u32 = 24;
 
 /// An encoded video, ready for a container: NAL units without start codes.
 pub(super) struct H264Video {
@@ -39,41 +40,102 @@ pub(super) struct Sample {
     pub(super) is_keyframe: bool,
 }
 
-/// Encodes the frames. Odd sides are extended by one repeated line, since 4:2:0 requires even sides.
-pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
-    let (width, height) = (frames.width.next_multiple_of(2), frames.height.next_multiple_of(2));
-    if width > 4096 || height > 2304 {
-        return Err(format!("{width}x{height} is larger than H.264 level 5.2 allows; write PNG frames instead"));
+/// How the frames of a video are encoded: every [`KEYFRAME_INTERVAL`] of them by themselves, by an encoder of their own, so that threads can
+/// share the work. The result does not depend on how they do.
+#[derive(Clone)]
+pub(super) struct Sequence {
+    /// The raw frames' size.
+    raw: Frames,
+    /// Their enlargement.
+    scale: usize,
+    config: EncoderConfig,
+}
+
+/// Frames from one keyframe to the next, encoded.
+pub(super) struct Gop {
+    pps: Vec<u8>,
+    samples: Vec<Sample>,
+}
+
+impl Sequence {
+    /// Of frames like `frames`, which may be none, enlarged. Odd sides are extended by one repeated line, since 4:2:0 requires even sides.
+    pub(super) fn new(frames: &Frames, scale: usize) -> Result<Sequence, String> {
+        let side = |n: usize| n.checked_mul(scale).and_then(|n| n.checked_next_multiple_of(2)).unwrap_or(usize::MAX);
+        let (width, height) = (side(frames.width), side(frames.height));
+        if width > 4096 || height > 2304 {
+            return Err(format!("{width}x{height} is larger than H.264 level 5.2 allows; write PNG frames instead"));
+        }
+        let mut config = EncoderConfig::baseline(width, height);
+        config.preset = Preset::Quality;
+        config.qp = QUANTIZER;
+        config.gop_size = KEYFRAME_INTERVAL;
+        config.framerate = frames.fps as f32;
+        Ok(Sequence { raw: Frames { rgb: vec![], ..*frames }, scale, config })
     }
-    let mut config = EncoderConfig::baseline(width, height);
-    config.preset = Preset::Quality;
-    config.qp = QUANTIZER;
-    config.gop_size = KEYFRAME_INTERVAL;
-    config.framerate = frames.fps as f32;
-    let sps = sps_with_vui(&Sps::from_config(&config), frames.fps);
-    let mut encoder = Encoder::new(config).map_err(|e| e.to_string())?;
-    let mut video = H264Video { width, height, fps: frames.fps, sps, pps: vec![], samples: vec![] };
-    for rgb in frames.iter() {
-        let unit = encoder.try_encode(&to_yuv(rgb, frames.width, frames.height)).map_err(|e| e.to_string())?;
-        let mut sample = Sample { data: vec![], is_keyframe: false };
-        for nal in nal_units(&unit) {
-            match nal[0] & 31 {
-                7 => {}
-                8 => video.pps = nal.to_vec(),
-                kind => {
-                    sample.is_keyframe |= kind == 5;
-                    sample.data.extend((nal.len() as u32).to_be_bytes());
-                    sample.data.extend_from_slice(nal);
+
+    /// Bytes of a raw frame.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.raw.width * self.raw.height * 3
+    }
+
+    /// Bytes of the raw frames from one keyframe to the next.
+    pub(super) fn gop_bytes(&self) -> usize {
+        self.frame_bytes() * KEYFRAME_INTERVAL as usize
+    }
+
+    /// Encodes raw frames that follow each other; the first becomes a keyframe.
+    pub(super) fn encode(&self, rgb: &[u8], ticker: &Ticker) -> Result<Gop, String> {
+        let mut encoder = Encoder::new(self.config.clone()).map_err(|e| e.to_string())?;
+        let mut gop = Gop { pps: vec![], samples: vec![] };
+        for rgb in rgb.chunks_exact(self.frame_bytes()) {
+            let frame = Frames { rgb: rgb.to_vec(), ..self.raw }.enlarged(self.scale);
+            let unit = encoder.try_encode(&to_yuv(&frame.rgb, frame.width, frame.height)).map_err(|e| e.to_string())?;
+            let mut sample = Sample { data: vec![], is_keyframe: false };
+            for nal in nal_units(&unit) {
+                match nal[0] & 31 {
+                    7 => {}
+                    8 => gop.pps = nal.to_vec(),
+                    kind => {
+                        sample.is_keyframe |= kind == 5;
+                        sample.data.extend((nal.len() as u32).to_be_bytes());
+                        sample.data.extend_from_slice(nal);
+                    }
                 }
             }
+            gop.samples.push(sample);
+            ticker.frame().ok_or("stopped")?;
         }
-        video.samples.push(sample);
+        // One unit per frame is what this configuration (no look-ahead) promises; a container with other counts would not play.
+        if gop.pps.is_empty() || gop.samples.iter().any(|s| s.data.is_empty()) || !gop.samples[0].is_keyframe {
+            return Err("the H.264 encoder returned an incomplete stream".into());
+        }
+        Ok(gop)
     }
-    // One unit per frame is what this configuration (no look-ahead) promises; a container with other counts would not play.
-    if video.pps.is_empty() || video.samples.iter().any(|s| s.data.is_empty()) {
-        return Err("the H.264 encoder returned an incomplete stream".into());
+
+    /// The video of these parts, in order.
+    pub(super) fn video(&self, gops: Vec<Gop>) -> Result<H264Video, String> {
+        let pps = gops.first().map(|gop| gop.pps.clone()).ok_or("a video has at least one frame")?;
+        // One parameter set stands for all.
+        if gops.iter().any(|gop| gop.pps != pps) {
+            return Err("the H.264 encoder changed its parameters within the video".into());
+        }
+        Ok(H264Video {
+            width: self.config.width,
+            height: self.config.height,
+            fps: self.raw.fps,
+            sps: sps_with_vui(&Sps::from_config(&self.config), self.raw.fps),
+            pps,
+            samples: gops.into_iter().flat_map(|gop| gop.samples).collect(),
+        })
     }
-    Ok(video)
+}
+
+/// Encodes all frames, one after the other.
+#[cfg(test)]
+pub(super) fn encode(frames: &Frames) -> Result<H264Video, String> {
+    let sequence = Sequence::new(frames, 1)?;
+    let gops = frames.rgb.chunks(sequence.gop_bytes()).map(|rgb| sequence.encode(rgb, &Ticker::default()));
+    sequence.video(gops.collect::<Result<_, _>>()?)
 }
 
 /// Full-range RGB to limited-range BT.709 4:2:0, chroma averaged over 2x2 pixels.

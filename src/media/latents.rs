@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::frames::{Latents, Metadata};
+use super::settings;
 use crate::model::{ModelError, Weights};
 
 impl Latents {
@@ -37,6 +38,9 @@ pub(super) fn serialize(latents: &Latents, metadata: &Metadata) -> Result<Vec<u8
     let mut facts: BTreeMap<&str, &str> =
         metadata.facts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     facts.insert("prompt", &metadata.prompt);
+    if !metadata.settings.is_empty() {
+        facts.insert(settings::NAME, &metadata.settings);
+    }
     let tensor = serde_json::json!({
         "dtype": "F32", "shape": latents.shape, "data_offsets": [0, latents.values.len() * 4],
     });
@@ -55,7 +59,8 @@ mod tests {
     #[test]
     fn the_safetensors_crate_reads_it_back() {
         let latents = Latents { shape: [2, 1, 1, 3], values: vec![0.5, -1.0, 2.0, f32::MIN, 0.0, 1e-7] };
-        let metadata = Metadata { prompt: "a \"b\"".into(), facts: vec![("seed".into(), "7".into())] };
+        let metadata =
+            Metadata { prompt: "a \"b\"".into(), facts: vec![("seed".into(), "7".into())], ..Metadata::default() };
         let bytes = serialize(&latents, &metadata).unwrap();
         assert_eq!(bytes, serialize(&latents, &metadata).unwrap());
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();

@@ -2,6 +2,7 @@
 
 use super::frames::Metadata;
 use super::h264::H264Video;
+use super::settings;
 
 /// Ticks per frame; the track's timescale is frames per second times this.
 const FRAME_TICKS: u32 = 1000;
@@ -119,14 +120,13 @@ fn sample_table(video: &H264Video, data_offset: u32) -> Vec<u8> {
 
 /// Title, comment and tool, in the iTunes form, which every player reads.
 fn user_data(metadata: &Metadata) -> Vec<u8> {
-    let text = |name: &[u8; 4], value: &str| {
-        boxed(name, |b| {
-            b.extend(boxed(b"data", |b| {
-                u32s(b, &[1, 0]); // UTF-8, any locale
-                b.extend(value.as_bytes());
-            }));
+    let data = |value: &str| {
+        boxed(b"data", |b| {
+            u32s(b, &[1, 0]); // UTF-8, any locale
+            b.extend(value.as_bytes());
         })
     };
+    let text = |name: &[u8; 4], value: &str| boxed(name, |b| b.extend(data(value)));
     boxed(b"udta", |b| {
         b.extend(full_box(b"meta", 0, 0, |b| {
             b.extend(handler(b"mdir", b"\0"));
@@ -134,6 +134,14 @@ fn user_data(metadata: &Metadata) -> Vec<u8> {
                 b.extend(text(b"\xA9nam", &metadata.prompt));
                 b.extend(text(b"\xA9cmt", &metadata.comment()));
                 b.extend(text(b"\xA9too", concat!("adacache ", env!("CARGO_PKG_VERSION"))));
+                if !metadata.settings.is_empty() {
+                    // A field with a name of its own.
+                    b.extend(boxed(b"----", |b| {
+                        b.extend(full_box(b"mean", 0, 0, |b| b.extend(settings::OWNER)));
+                        b.extend(full_box(b"name", 0, 0, |b| b.extend(settings::NAME.as_bytes())));
+                        b.extend(data(&metadata.settings));
+                    }));
+                }
             }));
         }));
     })
@@ -220,7 +228,8 @@ mod tests {
     #[test]
     fn what_went_in_comes_out() {
         let frames = clip(64, 48, 10).enlarged(2);
-        let metadata = Metadata { prompt: "a disc".into(), facts: vec![("seed".into(), "7".into())] };
+        let metadata =
+            Metadata { prompt: "a disc".into(), facts: vec![("seed".into(), "7".into())], settings: "{}".into() };
         let file = mux(&h264::encode(&frames).unwrap(), &metadata);
 
         let table: &[(&[u8; 4], usize)] = &[(b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0)];

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::OutputError;
-use super::frames::{Frames, Latents, Metadata};
+use super::frames::{Latents, Metadata};
 use super::staging::Staged;
-use super::{gif, h264, latents, mp4, png};
+use super::{latents, png, settings};
 
 /// The format given by an output path's extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,17 @@ impl Output {
         }
     }
 
+    /// The settings in the metadata of the result at the path, as [`Metadata::settings`] was when it was written; `None` if it holds none
+    /// or cannot be read.
+    pub fn settings(&self) -> Option<String> {
+        match self.format {
+            Format::Mp4 => settings::mp4(&self.path),
+            Format::Gif => settings::gif(&self.path),
+            Format::PngFolder => settings::png(&self.path),
+            Format::Safetensors => settings::safetensors(&self.path),
+        }
+    }
+
     /// Checks, before anything expensive, whether the output can be written: it creates and removes a temporary file beside it.
     pub fn check_writable(&self) -> Result<(), OutputError> {
         match self.format {
@@ -72,30 +83,6 @@ impl Output {
             _ => drop(Staged::file(&self.path)?),
         }
         Ok(())
-    }
-
-    /// Writes the frames, enlarged `scale` times (`None`: [`Frames::viewing_scale`] for MP4 and GIF, 1 for PNG).
-    ///
-    /// For [`Format::Safetensors`] this is an error: use [`Output::write_latents`].
-    pub fn write_frames(&self, frames: &Frames, metadata: &Metadata, scale: Option<usize>) -> Result<(), OutputError> {
-        let encode_error = |problem: String| OutputError::Encode { path: self.path.clone(), problem };
-        frames.check().map_err(encode_error)?;
-        let scale = scale.unwrap_or(if self.format == Format::PngFolder { 1 } else { frames.viewing_scale() });
-        if scale == 0 {
-            return Err(encode_error("an enlargement of 0 leaves nothing".into()));
-        }
-        match self.format {
-            Format::Mp4 => {
-                let video = h264::encode(&frames.enlarged(scale)).map_err(encode_error)?;
-                Staged::file(&self.path)?.commit_bytes(&mp4::mux(&video, metadata))
-            }
-            Format::Gif => {
-                let bytes = gif::encode(frames, scale, metadata).map_err(encode_error)?;
-                Staged::file(&self.path)?.commit_bytes(&bytes)
-            }
-            Format::PngFolder => png::write(&self.path, &frames.enlarged(scale), metadata),
-            Format::Safetensors => Err(encode_error("this is where latents go, not frames".into())),
-        }
     }
 
     /// Writes the latents as a safetensors file with one tensor, `latents`. Equal latents and metadata give equal bytes.
@@ -128,6 +115,7 @@ pub fn check_file_writable(path: &Path) -> Result<(), OutputError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::Frames;
 
     #[test]
     fn formats_follow_the_ending() {

@@ -1,13 +1,15 @@
 //! A folder of lossless PNG frames, `frame_0000.png` and so on.
 
 use std::fs;
-use std::io::BufWriter;
 use std::path::Path;
 
 use super::error::OutputError;
 use super::frames::{Frames, Metadata};
 use super::gif::Palette;
-use super::staging::Staged;
+use super::pool::{Failure, Pool, Ticker};
+use super::settings;
+use super::staging::{Staged, io};
+use crate::model::Progress;
 
 fn is_frame_name(name: &str) -> bool {
     name.strip_prefix("frame_")
@@ -38,28 +40,48 @@ pub(super) fn check_replaceable(path: &Path) -> Result<(), OutputError> {
     Ok(())
 }
 
-/// Writes all frames into a temporary folder and renames it.
-pub(super) fn write(path: &Path, frames: &Frames, metadata: &Metadata) -> Result<(), OutputError> {
+/// The frames as files, several at once.
+pub(super) fn encode(
+    frames: &Frames,
+    scale: usize,
+    metadata: &Metadata,
+    progress: Progress<'_>,
+) -> Result<Vec<Vec<u8>>, Failure> {
+    let (metadata, shape) = (metadata.clone(), Frames { rgb: vec![], ..*frames });
+    let mut pool = Pool::new(move |rgb: &[u8], ticker: &Ticker| {
+        let frame = Frames { rgb: rgb.to_vec(), ..shape }.enlarged(scale);
+        let bytes = file(&frame, &metadata).map_err(|error| error.to_string())?;
+        ticker.frame().ok_or("stopped")?;
+        Ok(bytes)
+    });
+    frames.iter().for_each(|rgb| pool.push(rgb.to_vec()));
+    pool.finish(frames.count(), progress)
+}
+
+/// One frame as a file.
+fn file(frame: &Frames, metadata: &Metadata) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = vec![];
+    let mut encoder = png::Encoder::new(&mut bytes, frame.width as u32, frame.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+    encoder.add_itxt_chunk("Title".into(), metadata.prompt.clone())?;
+    encoder.add_itxt_chunk("Comment".into(), metadata.comment())?;
+    if !metadata.settings.is_empty() {
+        encoder.add_itxt_chunk(settings::NAME.into(), metadata.settings.clone())?;
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&frame.rgb)?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+/// Writes the files of all frames into a temporary folder and renames it.
+pub(super) fn write(path: &Path, files: &[Vec<u8>]) -> Result<(), OutputError> {
     check_replaceable(path)?;
     let staged = Staged::folder(path)?;
-    for (i, rgb) in frames.iter().enumerate() {
-        let file = staged.path().join(format!("frame_{i:04}.png"));
-        let write = || -> Result<(), png::EncodingError> {
-            let mut encoder =
-                png::Encoder::new(BufWriter::new(fs::File::create(&file)?), frames.width as u32, frames.height as u32);
-            encoder.set_color(png::ColorType::Rgb);
-            encoder.set_depth(png::BitDepth::Eight);
-            encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
-            encoder.add_itxt_chunk("Title".into(), metadata.prompt.clone())?;
-            encoder.add_itxt_chunk("Comment".into(), metadata.comment())?;
-            let mut writer = encoder.write_header()?;
-            writer.write_image_data(rgb)?;
-            writer.finish()
-        };
-        write().map_err(|error| match error {
-            png::EncodingError::IoError(source) => OutputError::Io { path: path.to_owned(), source },
-            other => OutputError::Encode { path: path.to_owned(), problem: other.to_string() },
-        })?;
+    for (i, bytes) in files.iter().enumerate() {
+        fs::write(staged.path().join(format!("frame_{i:04}.png")), bytes).map_err(io(path))?;
     }
     staged.commit()
 }
@@ -95,6 +117,10 @@ impl Frames {
 mod tests {
     use super::*;
 
+    fn save(path: &Path, frames: &Frames) -> Result<(), OutputError> {
+        crate::media::Output::new(path.join("")).unwrap().write_frames(frames, &Metadata::default(), None)
+    }
+
     #[test]
     fn a_strip_of_few_colours_is_exact() {
         let frames = Frames { width: 3, height: 2, fps: 8.0, rgb: (0..3 * 2 * 3 * 2).collect() };
@@ -115,7 +141,7 @@ mod tests {
         let rgb: Vec<u8> = (0..3 * 2 * 3 * 2).collect();
         let frames = Frames { width: 3, height: 2, fps: 8.0, rgb };
         for _ in 0..2 {
-            write(&target, &frames, &Metadata { prompt: "p".into(), facts: vec![] }).unwrap();
+            save(&target, &frames).unwrap();
             assert!(is_frames_folder(&target));
         }
         for (i, expected) in frames.iter().enumerate() {
@@ -128,11 +154,11 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary folder stays");
 
         fs::write(target.join("notes.txt"), b"mine").unwrap();
-        assert!(matches!(write(&target, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
+        assert!(matches!(save(&target, &frames), Err(OutputError::Occupied { .. })));
         assert_eq!(fs::read(target.join("notes.txt")).unwrap(), b"mine");
 
         fs::write(dir.path().join("file"), b"x").unwrap();
         let blocked = dir.path().join("file/");
-        assert!(matches!(write(&blocked, &frames, &Metadata::default()), Err(OutputError::Occupied { .. })));
+        assert!(matches!(save(&blocked, &frames), Err(OutputError::Occupied { .. })));
     }
 }

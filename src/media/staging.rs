@@ -1,7 +1,7 @@
 //! A file or folder under a temporary name beside its target, which either becomes the target in one rename or is removed.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,8 +14,11 @@ pub(super) struct Staged {
     is_folder: bool,
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError + '_ {
-    |source| OutputError::Io { path: path.to_owned(), source }
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError + '_ {
+    |source| match source.kind() {
+        ErrorKind::FileTooLarge => OutputError::TooLarge(path.to_owned()),
+        _ => OutputError::Io { path: path.to_owned(), source },
+    }
 }
 
 impl Staged {

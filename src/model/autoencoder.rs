@@ -11,6 +11,9 @@ use crate::tensor::{DType, Tensor};
 /// A callback between slices: it takes the finished frames and their total, and returns whether to go on.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
+/// Takes finished frames, `[frames, H, W, 3]` in RGB bytes, one batch of them after the other, and returns whether to go on.
+pub type Pixels<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
+
 /// Decodes a model's latents to frames and, if it can, encodes frames to latents. Each implementation bounds its own memory.
 pub trait Autoencoder {
     /// The minimum device memory for [`Autoencoder::decode`] besides the weights, for `videos` of `latent` (frames, height, width) that
@@ -20,18 +23,12 @@ pub trait Autoencoder {
     /// Shapes that the kernels do not support.
     fn least_decode_bytes(&self, videos: usize, latent: [usize; 3], frames: usize) -> Result<usize, ModelError>;
 
-    /// Latents `[videos, channels, frames, height, width]` to RGB bytes `[videos, frames, H, W, 3]`; `frames` frames for each video, more
-    /// than the latent ones if time is compressed. `progress` is called with the finished frames of all videos.
+    /// Latents `[videos, channels, frames, height, width]` to frames, `frames` for each video, more than the latent ones if time is
+    /// compressed. `pixels` receives them as soon as they are finished, in order, the videos one after the other.
     ///
     /// # Errors
-    /// Shapes that do not fit, out of memory, [`ModelError::Stopped`] if `progress` asks to stop.
-    fn decode(
-        &self,
-        latents: &[f32],
-        shape: [usize; 5],
-        frames: usize,
-        progress: Progress<'_>,
-    ) -> Result<Vec<u8>, ModelError>;
+    /// Shapes that do not fit, out of memory, [`ModelError::Stopped`] if `pixels` asks to stop.
+    fn decode(&self, latents: &[f32], shape: [usize; 5], frames: usize, pixels: Pixels<'_>) -> Result<(), ModelError>;
 
     /// As [`Autoencoder::least_decode_bytes`], for encoding any number of frames whose latents have these sides. 0 if it cannot encode.
     ///
@@ -95,19 +92,16 @@ impl Autoencoder for PatchDecoder {
         Ok(positions * (self.scale.elements() * DType::F32.size() + self.mean.elements()))
     }
 
-    fn decode(
-        &self,
-        latents: &[f32],
-        shape: [usize; 5],
-        _frames: usize,
-        _progress: Progress<'_>,
-    ) -> Result<Vec<u8>, ModelError> {
+    fn decode(&self, latents: &[f32], shape: [usize; 5], _frames: usize, pixels: Pixels<'_>) -> Result<(), ModelError> {
         let [videos, _, frames, height, width] = shape;
         let device = self.basis.device();
         let z = Tensor::from_f32(device, &shape, latents, DType::F32)?;
         let out = Tensor::empty(device, &[videos, frames, height * self.patch, width * self.patch, 3], DType::U8)?;
         ops::decode::patch_decode(&z, &self.basis, &self.mean, &self.scale, &out)?;
-        Ok(out.to_vec::<u8>()?)
+        match pixels(&out.to_vec::<u8>()?) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ModelError::Stopped),
+        }
     }
 }
 
@@ -128,7 +122,12 @@ mod tests {
         let decoder = PatchDecoder::load(&device, weights(), 16, 8).unwrap();
         let shape = [1, 16, 2, 3, 2];
         let z: Vec<f32> = (0..shape.iter().product()).map(|i: usize| 2.0 * (i as f32 * 0.7).sin()).collect();
-        let pixels = decoder.decode(&z, shape, 2, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let mut pixels = vec![];
+        let mut keep = |rgb: &[u8]| {
+            pixels.extend_from_slice(rgb);
+            ControlFlow::Continue(())
+        };
+        decoder.decode(&z, shape, 2, &mut keep).unwrap();
         assert_eq!(pixels.len(), 2 * 24 * 16 * 3);
         for (i, &pixel) in pixels.iter().enumerate() {
             let (rgb, x, y, frame) = (i % 3, i / 3 % 16, i / 48 % 24, i / 48 / 24);

@@ -14,7 +14,7 @@ mod wan;
 mod weights;
 mod workspace;
 
-pub use autoencoder::{Autoencoder, PatchDecoder, Progress};
+pub use autoencoder::{Autoencoder, PatchDecoder, Pixels, Progress};
 pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;

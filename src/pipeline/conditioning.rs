@@ -1,6 +1,9 @@
 //! Given frames: image to video, extension, connection and editing, by the published mask strategies.
 
+use std::fmt;
 use std::str::FromStr;
+
+use serde_json::{Value, json};
 
 use super::error::PipelineError;
 use crate::media::Latents;
@@ -43,6 +46,15 @@ pub struct Given {
     pub part: usize,
 }
 
+impl Given {
+    /// What a video depends on of it: hashes and places.
+    pub(super) fn facts(&self) -> Value {
+        let Given { references, strategy, part } = self;
+        let references: Vec<String> = references.iter().map(Latents::hash).collect();
+        json!({ "references": references, "places": strategy.to_string(), "part": part })
+    }
+}
+
 /// Placements, such as `0,0,0,0,1;0,1,0,-5,1`. Omitted trailing fields are 0, except the length, which is 1.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MaskStrategy(Vec<Placement>);
@@ -72,6 +84,17 @@ impl FromStr for MaskStrategy {
             })
         };
         parts.map(placement).collect::<Result<_, _>>().map(MaskStrategy)
+    }
+}
+
+impl fmt::Display for MaskStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, p) in self.0.iter().enumerate() {
+            let Placement { part, reference, reference_start, target_start, length, edit } = p;
+            let before = if i == 0 { "" } else { ";" };
+            write!(f, "{before}{part},{reference},{reference_start},{target_start},{length},{edit}")?;
+        }
+        Ok(())
     }
 }
 
@@ -210,6 +233,8 @@ mod tests {
         let second = Placement { part: 1, reference: 2, reference_start: -5, target_start: 10, length: 3, edit: 0.25 };
         assert_eq!(strategy, MaskStrategy(vec![first, second]));
         assert_eq!("".parse::<MaskStrategy>().unwrap(), MaskStrategy::default());
+        assert_eq!(strategy.to_string(), "0,0,0,0,1,0;1,2,-5,10,3,0.25");
+        assert_eq!(strategy.to_string().parse::<MaskStrategy>().unwrap(), strategy);
         for bad in ["x", "0,0,0,0,1,2", "0,0,0,0,1,0,0", "-1", "0,,0", "0,0,0,0,1,NaN"] {
             let error = bad.parse::<MaskStrategy>().unwrap_err().to_string();
             assert!(error.contains("PART,REFERENCE"), "{bad}: {error}");

@@ -70,6 +70,10 @@ failures_of_the_run!(ModelError, OpError, TensorError, DeviceError);
 impl PipelineError {
     /// Whether the run ended because the caller's callback asked it to, or the device was interrupted.
     pub fn is_stop(&self) -> bool {
-        matches!(self, PipelineError::Sample(error) if error.is_stop())
+        match self {
+            PipelineError::Sample(error) => error.is_stop(),
+            PipelineError::Output(error) => matches!(error, OutputError::Stopped),
+            _ => false,
+        }
     }
 }

@@ -1,21 +1,25 @@
 //! From a prompt to latents and frames: connects text, noise, sampler and decoder.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
+use super::generation::{Decoded, Generation, OnFrame};
 use super::job::{Deciding, Job};
 use super::noise::noise;
 use super::prompt::TextOptions;
-use super::report::{FlopCount, Report, Seconds, schedule_strip};
+use super::provenance::{How, embedding_hash};
+use super::report::{FlopCount, Report, Seconds};
 use super::request::{Request, cache_config, check_settings};
+use super::settings::{Settings, codebook};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
 use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
-use crate::media::{Format, Frames, Latents, Metadata, Output};
-use crate::model::{Autoencoder, Caption, Progress, Transformer};
+use crate::media::{Frames, Latents};
+use crate::model::{Autoencoder, Caption, Transformer};
 use crate::sampler::{FrameConditioning, Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
 
@@ -51,58 +55,6 @@ impl Request {
             given: None,
             decode: true,
         })
-    }
-}
-
-/// A generated video.
-#[derive(Clone, Debug)]
-pub struct Generation {
-    /// Final latents.
-    pub latents: Latents,
-    /// The decoded video, if requested.
-    pub frames: Option<Frames>,
-    /// The report of the run.
-    pub report: Report,
-    /// The reports of the further parts of a long video ([`Pipeline::generate_long`]).
-    pub later: Vec<Report>,
-    /// Every measurement of the (first) run, for replaying policies offline.
-    pub trace: crate::cache::trace::Trace,
-}
-
-impl Generation {
-    /// The metadata written into the output. It holds no times, so that equal runs give equal files.
-    pub fn metadata(&self) -> Metadata {
-        let r = &self.report;
-        // Of a long video one for each part.
-        let each = |fact: &dyn Fn(&Report) -> String| {
-            std::iter::once(r).chain(&self.later).map(fact).collect::<Vec<_>>().join(" ")
-        };
-        let facts = [
-            ("model", r.model.clone()),
-            ("seed", r.seed.to_string()),
-            ("steps", r.steps.to_string()),
-            ("computed", each(&|r| r.computed_steps.len().to_string())),
-            ("cache", r.cache.clone()),
-            ("schedule", each(&|r| schedule_strip(r.steps, &r.computed_steps, &r.partial_steps))),
-            ("cfg_scale", r.cfg_scale.to_string()),
-            ("dtype", r.dtype.clone()),
-        ];
-        Metadata { prompt: r.prompt.clone(), facts: facts.map(|(name, value)| (name.to_owned(), value)).into() }
-    }
-
-    /// Writes frames or latents, depending on the output's format.
-    pub fn write(&self, output: &Output) -> Result<(), PipelineError> {
-        match output.format() {
-            Format::Safetensors => output.write_latents(&self.latents, &self.metadata())?,
-            _ => {
-                let frames = self.frames.as_ref();
-                let frames = frames.ok_or_else(|| {
-                    PipelineError::Setting(format!("`{output}` needs pixels, and the latents were not decoded"))
-                })?;
-                output.write_frames(frames, &self.metadata(), None)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -184,6 +136,21 @@ impl Pipeline {
         &self.device
     }
 
+    /// What the video of `request` depends on, this device included. `weights`: [`weights_hash`](super::weights_hash) of the source;
+    /// `preset`: the name by which the cache policy was chosen.
+    pub fn settings(&self, weights: &str, preset: &str, request: &Request) -> Settings {
+        let Request { prompt, steps, cfg_scale, seed, cache, packed_cache, given, .. } = request;
+        let dtype = self.model.dtype();
+        let how = How { seed: *seed, steps: *steps, cfg_scale: *cfg_scale, dtype, preset, cache };
+        Settings {
+            embedding: Some(embedding_hash(prompt.embedding())),
+            packed_cache: *packed_cache,
+            given: given.as_ref().map(Given::facts),
+            device: Some(self.device.info().label()),
+            ..Settings::new(&self.source, weights, prompt.to_string(), &how)
+        }
+    }
+
     /// Sizes and defaults.
     pub fn config(&self) -> &PipelineConfig {
         self.source.config()
@@ -206,16 +173,16 @@ impl Pipeline {
         deciding: Deciding,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>, PipelineError> {
-        self.generate_telling(requests, deciding, on_step, &mut |_, _| ControlFlow::Continue(()))
+        self.generate_telling(requests, deciding, on_step, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`Pipeline::generate_batch`]; `on_frame` is called with the number of decoded frames and the total, and may stop the run too.
+    /// As [`Pipeline::generate_batch`]; `on_frame` is called with decoded frames, and may stop the run too.
     pub fn generate_telling(
         &self,
         requests: &[Request],
         deciding: Deciding,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
-        on_frame: Progress<'_>,
+        on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         self.run(requests, deciding, None, on_step, on_frame)
     }
@@ -231,7 +198,7 @@ impl Pipeline {
         let request = Request { cache: CacheConfig::None, ..request.clone() };
         let deciding = Deciding::Together;
         let mut generations =
-            self.run(&[request], deciding, Some(recorder), on_step, &mut |_, _| ControlFlow::Continue(()))?;
+            self.run(&[request], deciding, Some(recorder), on_step, &mut |_| ControlFlow::Continue(()))?;
         Ok(generations.swap_remove(0))
     }
 
@@ -241,7 +208,7 @@ impl Pipeline {
         deciding: Deciding,
         recorder: Option<&ComputeAll>,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
-        on_frame: Progress<'_>,
+        on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(request.steps, request.cfg_scale)?;
@@ -276,20 +243,36 @@ impl Pipeline {
             Sampler::new(&*self.model, members, config.geometry(requests.len()), &latents, conditioning, options)?
                 .run(on_step)?;
 
-        let video_frames = config.frames();
-        let mut decode = || {
-            // Only now: while denoising its weights would lie idle on the device.
-            let autoencoder = self.autoencoder(&self.device)?;
-            Ok::<_, PipelineError>(autoencoder.decode(&output.latents, output.shape, video_frames, on_frame)?)
-        };
-        let rgb = request.decode.then(&mut decode).transpose()?;
+        let rgb = if request.decode { Some(self.decode(&output, on_frame)?) } else { None };
         let seconds = Seconds {
             total: start.elapsed().as_secs_f64(),
             denoise: output.seconds,
+            encode: 0.0,
             per_step: output.seconds_per_step.clone(),
         };
         let made = Made { pipeline: self, requests, decided, steps: rows.len(), cache, output, rgb, seconds };
         Ok((0..requests.len()).map(|i| made.generation(i)).collect())
+    }
+
+    /// The pixels of all videos.
+    fn decode(&self, output: &SampleOutput, on_frame: OnFrame<'_>) -> Result<Vec<u8>, PipelineError> {
+        let config = self.config();
+        let frame = config.width * config.height * 3;
+        let (video, all) = (frame * config.frames(), output.shape[0] * config.frames());
+        let mut rgb: Vec<u8> = Vec::with_capacity(all * frame);
+        let mut pixels = |mut new: &[u8]| {
+            while !new.is_empty() {
+                let (its, rest) = new.split_at(new.len().min(video - rgb.len() % video));
+                let index = rgb.len() / video;
+                rgb.extend_from_slice(its);
+                on_frame(&Decoded { done: rgb.len() / frame, all, video: index, pixels: its })?;
+                new = rest;
+            }
+            ControlFlow::Continue(())
+        };
+        // Only now: while denoising its weights would lie idle on the device.
+        self.autoencoder(&self.device)?.decode(&output.latents, output.shape, config.frames(), &mut pixels)?;
+        Ok(rgb)
     }
 
     /// The initial latents: noise, and the given frames.
@@ -377,9 +360,9 @@ impl Made<'_> {
     fn report(&self, i: usize) -> Report {
         let Made { pipeline, output, .. } = self;
         let (request, member) = (&self.requests[i], &output.members[i / self.decided]);
-        let weights = pipeline.model.weight_bytes();
+        let (config, weights) = (pipeline.config(), pipeline.model.weight_bytes());
         Report {
-            model: pipeline.config().name.clone(),
+            model: config.name.clone(),
             device: pipeline.device.info().label(),
             dtype: pipeline.model.dtype().to_string(),
             steps: self.steps,
@@ -399,6 +382,17 @@ impl Made<'_> {
             prompt: request.prompt.to_string(),
             cache: self.cache.clone(),
             cfg_scale: request.cfg_scale,
+            program: env!("CARGO_PKG_VERSION").into(),
+            width: config.width,
+            height: config.height,
+            frames: config.frames(),
+            fps: config.fps,
+            codebook: codebook(&request.cache),
+            preset: None,
+            weights: None,
+            settings: None,
+            arguments: BTreeMap::new(),
+            output: None,
             flops: FlopCount::new(output.flops, &member.flops),
             computed_steps: member.computed_steps(),
             partial_steps: member.partial_steps(),

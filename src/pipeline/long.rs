@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use super::conditioning::{Given, MaskStrategy};
 use super::error::PipelineError;
 use super::fit::fitted;
-use super::generate::{Generation, Pipeline};
+use super::generate::Pipeline;
+use super::generation::{Decoded, Generation, OnFrame};
 use super::job::Deciding;
 use super::request::Request;
 use super::source::PipelineConfig;
@@ -102,7 +103,7 @@ impl Pipeline {
         deciding: Deciding,
         looping: &Looping,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
-        on_frame: Progress<'_>,
+        on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         looping.check(self.config())?;
         let mut parts: Vec<Request> = requests.to_vec();
@@ -119,7 +120,9 @@ impl Pipeline {
                 let Some(before) = videos.get(i).and_then(|video| video.frames.as_ref()) else { continue };
                 let end = &before.rgb[(before.count() - looping.frames()) * before.width * before.height * 3..];
                 let end = Frames { rgb: end.to_vec(), ..*before };
-                let latents = self.encode(&[&end], on_frame)?.swap_remove(0);
+                let latents = self
+                    .encode(&[&end], &mut |done, all| on_frame(&Decoded { done, all, video: 0, pixels: &[] }))?
+                    .swap_remove(0);
                 let given = asked.given.clone();
                 let mut given = given.unwrap_or(Given { references: vec![], strategy: MaskStrategy::default(), part });
                 given.part = part;

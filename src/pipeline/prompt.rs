@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::PipelineError;
 use crate::text::Embedding;
 
@@ -53,7 +55,7 @@ impl fmt::Display for PromptText {
 }
 
 /// Attributes of the video besides the prompt's own words.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Aesthetic score, 4 (plain) to 7 (beautiful).
     pub aesthetic: Option<f32>,

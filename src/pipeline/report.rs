@@ -1,9 +1,12 @@
 //! The report of a run, as JSON for programs and as a few lines for people.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::settings::Settings;
 use crate::cache::Decision;
 use crate::model::Flops;
 
@@ -57,7 +60,8 @@ pub struct Report {
     /// The device memory budget, if one was set.
     #[serde(default)]
     pub memory_budget: Option<usize>,
-    /// Seed of the initial noise.
+    /// Seed of the initial noise; in JSON text above 2^53.
+    #[serde(with = "super::seed")]
     pub seed: u64,
     /// The prompt as passed to the model.
     pub prompt: String,
@@ -65,6 +69,39 @@ pub struct Report {
     pub cache: String,
     /// Guidance scale.
     pub cfg_scale: f32,
+    /// Version of the program.
+    #[serde(default)]
+    pub program: String,
+    /// Width of the video in pixels.
+    #[serde(default)]
+    pub width: usize,
+    /// Height of the video in pixels.
+    #[serde(default)]
+    pub height: usize,
+    /// Frames of the video; of a long one of each part.
+    #[serde(default)]
+    pub frames: usize,
+    /// Frames per second.
+    #[serde(default)]
+    pub fps: f64,
+    /// The cache policy with all its settings.
+    #[serde(default)]
+    pub codebook: Value,
+    /// The name by which the policy was chosen: a preset or a file.
+    #[serde(default)]
+    pub preset: Option<String>,
+    /// SHA-256 of the model's files ([`weights_hash`](super::weights_hash)).
+    #[serde(default)]
+    pub weights: Option<String>,
+    /// Everything that the video depends on.
+    #[serde(default)]
+    pub settings: Option<Settings>,
+    /// The options of `adacache generate` that make the video again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arguments: BTreeMap<String, Vec<String>>,
+    /// Where the video was written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// Floating-point operations of the videos that share decisions, counted from the shapes (a multiply-add is two).
     pub flops: FlopCount,
 }
@@ -76,10 +113,13 @@ fn one() -> usize {
 /// Wall-clock seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
-    /// From the request to decoded frames (weights already loaded).
+    /// From the request to the written video (weights already loaded); to decoded frames, if it was not written yet.
     pub total: f64,
     /// The denoising loop.
     pub denoise: f64,
+    /// Encoding and writing this video, as far as it was not done while frames were decoded.
+    #[serde(default)]
+    pub encode: f64,
     /// The time of every step by the device's clock.
     pub per_step: Vec<f64>,
 }
@@ -139,6 +179,13 @@ impl Report {
             (!times.is_empty()).then(|| times.iter().sum::<f64>() / times.len() as f64)
         };
         (mean(true), mean(false))
+    }
+
+    /// Says what the video depends on. The video's metadata hold it too.
+    pub fn identify(&mut self, settings: &Settings) {
+        self.preset = Some(settings.preset.clone());
+        self.weights = Some(settings.weights.clone());
+        self.settings = Some(settings.clone());
     }
 
     /// The report as a few lines for people.
@@ -221,7 +268,12 @@ impl fmt::Display for Summary<'_> {
         self.schedule(f)?;
         self.speed(f)?;
         self.cache(f)?;
-        writeln!(f, "time      {} in all, {} of it denoising", duration(r.seconds.total), duration(r.seconds.denoise))?;
+        let Seconds { total, denoise, encode, .. } = r.seconds;
+        write!(f, "time      {} in all, {} of it denoising", duration(total), duration(denoise))?;
+        if encode > 0.0 {
+            write!(f, ", {} encoding and writing", duration(encode))?;
+        }
+        writeln!(f)?;
         if r.videos > 1 {
             let how = if r.decided_together > 1 { "decided about together" } else { "decided about one by one" };
             writeln!(f, "batch     {} videos in this run, {how}; times and memory are the run's", r.videos)?;
@@ -284,7 +336,7 @@ mod tests {
             partial_steps: vec![],
             step_shares: vec![1.0, 0.001, 1.0, 1.0],
             decisions: vec![Decision { step: 3, distance: 0.1, motion: 1.0, motion_gradient: 0.0, rate: Some(2) }],
-            seconds: Seconds { total: 3.5, denoise: 3.2, per_step: vec![2.0, 0.01, 0.5, 0.5] },
+            seconds: Seconds { total: 3.5, denoise: 3.2, encode: 0.25, per_step: vec![2.0, 0.01, 0.5, 0.5] },
             videos: 1,
             decided_together: 1,
             cache_bytes: 2 << 20,
@@ -299,6 +351,17 @@ mod tests {
             prompt: "p".into(),
             cache: "adacache".into(),
             cfg_scale: 3.0,
+            program: "0.2.0".into(),
+            width: 64,
+            height: 48,
+            frames: 16,
+            fps: 8.0,
+            codebook: Value::Null,
+            preset: None,
+            weights: None,
+            settings: None,
+            arguments: BTreeMap::new(),
+            output: None,
             flops: FlopCount::new(
                 Flops { computed: 1_000_000_000, reused: 1_000_000 },
                 &[1_000_000_000, 1_000_000, 1_000_000_000, 1_000_000_000],
@@ -322,13 +385,22 @@ mod tests {
             "peak_device_bytes",
             "seed",
             "prompt",
+            "program",
+            "width",
+            "height",
+            "frames",
+            "fps",
+            "codebook",
+            "preset",
+            "weights",
+            "settings",
         ] {
             assert!(json.get(field).is_some(), "{field}");
         }
         for field in ["step", "distance", "motion", "motion_gradient", "rate"] {
             assert!(json["decisions"][0].get(field).is_some(), "{field}");
         }
-        for field in ["total", "denoise", "per_step"] {
+        for field in ["total", "denoise", "encode", "per_step"] {
             assert!(json["seconds"].get(field).is_some(), "{field}");
         }
         assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report());
@@ -345,7 +417,7 @@ mod tests {
             "500.0 ms a computed step, 10.0 ms a reused one (2.0 %)",
             "2.0 MiB held; one tensor per residual would hold 20.0 MiB",
             "vm (test CPU), bf16, peak memory 123 B, 77 B of it activations",
-            "3.50 s in all, 3.20 s of it denoising",
+            "3.50 s in all, 3.20 s of it denoising, 250.0 ms encoding and writing",
         ] {
             assert!(text.contains(part), "`{part}` is missing in:\n{text}");
         }

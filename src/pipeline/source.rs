@@ -1,5 +1,6 @@
 //! The interface between a family of models and the pipeline: one model, its sizes and defaults, and how its parts are loaded.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::PipelineError;
@@ -66,6 +67,10 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
+    /// The files that the model's videos depend on, as far as they are there: the weights, configurations and tokenizers of all parts. Two
+    /// models whose files have other contents are not the same model, whatever their paths.
+    fn files(&self) -> Vec<ModelFile>;
+
     /// Loads the transformer, with the weights of `streamed` blocks in host memory.
     ///
     /// # Errors
@@ -131,6 +136,24 @@ impl Content {
             Content::Zeros => Ok(Weights::zeros()),
         }
     }
+}
+
+/// A file of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFile {
+    /// Its name within the model, such as `transformer/model.safetensors`.
+    pub name: String,
+    /// Its content.
+    pub content: FileContent,
+}
+
+/// The content of a model's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileContent {
+    /// Embedded in the program.
+    Embedded(&'static [u8]),
+    /// On disk at this path.
+    OnDisk(PathBuf),
 }
 
 /// Parts of a model besides the transformer.

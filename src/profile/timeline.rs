@@ -1,4 +1,7 @@
 //! A timeline of all work of a device, as a Chrome trace: open the file in <https://ui.perfetto.dev> or `chrome://tracing`.
+//!
+//! Viewers demand that the slices of a track nest: two of them are apart, or one lies within the other, to the nanosecond. So the time of an
+//! event is read once and serves as the end of one slice and the start of the next, and it is a whole number of [`Ticks`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -106,28 +109,29 @@ impl Profile {
     pub fn finish(mut self, spans: &[Span], markers: &[Marker]) -> Result<Trace, DeviceError> {
         self.device.observe(None);
         self.device.synchronize()?;
-        let microseconds = |event: &Event| Ok::<f64, DeviceError>(event.seconds_since(&self.origin.0)? * 1e6);
         let mut events = self.names();
+        let mut clock = Clock::new(&self.origin.0);
         for record in std::mem::take(&mut *lock(&self.recorder.0)) {
-            let (ts, seconds) = (microseconds(&record.start)?, record.end.seconds_since(&record.start)?);
+            let (start, end) = (clock.at(&record.start)?, clock.at(&record.end)?);
             let cat = if record.grid == [0; 3] { "memory" } else { "kernel" };
-            let (dur, args) = (seconds * 1e6, facts(&record, seconds));
-            events.push(json!({
-                "ph": "X", "cat": cat, "name": record.kernel, "pid": DEVICE, "tid": LAUNCHES, "ts": ts, "dur": dur, "args": args,
-            }));
+            let args = facts(&record, record.end.seconds_since(&record.start)?);
+            events.push(slice(LAUNCHES, cat, &record.kernel, (start, end), json!(args)));
         }
         let points = std::mem::take(&mut *lock(&self.points));
-        let at = |point: Point| microseconds(&points[point.0]);
+        let mut clock = Clock::new(&self.origin.0);
+        let points = points.iter().map(|event| clock.at(event)).collect::<Result<Vec<Ticks>, _>>()?;
+        // A span begins where the one before ends, if its duration says so too.
+        let mut before = Ticks(0);
         for Span { name, end, seconds, facts } in spans {
-            let dur = seconds * 1e6;
-            let ts = (at(*end)? - dur).max(0.0);
-            events.push(json!({
-                "ph": "X", "cat": "span", "name": name, "pid": DEVICE, "tid": SPANS, "ts": ts, "dur": dur, "args": facts,
-            }));
+            let end = points[end.0].max(before);
+            let start = Ticks(end.0.saturating_sub(Ticks::of(*seconds).0)).max(before);
+            events.push(slice(SPANS, "span", name, (start, end), facts.clone()));
+            before = end;
         }
-        for Marker { name, at: point, facts } in markers {
+        for Marker { name, at, facts } in markers {
+            let ts = points[at.0].microseconds();
             events.push(json!({
-                "ph": "i", "s": "p", "cat": "marker", "name": name, "pid": DEVICE, "tid": MARKERS, "ts": at(*point)?, "args": facts,
+                "ph": "i", "s": "p", "cat": "marker", "name": name, "pid": DEVICE, "tid": MARKERS, "ts": ts, "args": facts,
             }));
         }
         for sample in self.sampler.take().map(Sampler::stop).unwrap_or_default() {
@@ -137,14 +141,14 @@ impl Profile {
                 events.push(json!({ "ph": "C", "name": name, "pid": DEVICE, "ts": ts, "args": { "value": value } }));
             }
         }
-        let other = json!({ "device": self.device.info().label(), "clock": clock(self.device.info().kind) });
+        let other = json!({ "device": self.device.info().label(), "clock": whose(self.device.info().kind) });
         Ok(Trace { trace_events: events, display_time_unit: "ms", other_data: other })
     }
 
     /// Names of the tracks. The device's name states on which device the times were measured.
     fn names(&self) -> Vec<Value> {
         let info = self.device.info();
-        let process = format!("{}: {}", info.label(), clock(info.kind));
+        let process = format!("{}: {}", info.label(), whose(info.kind));
         let name = |what: &str, tid: u32, name: &str| json!({ "ph": "M", "name": what, "pid": DEVICE, "tid": tid, "args": { "name": name } });
         vec![
             name("process_name", 0, &process),
@@ -161,7 +165,47 @@ impl Drop for Profile {
     }
 }
 
-fn clock(kind: DeviceKind) -> &'static str {
+/// Time since the start in eighths of a microsecond. Their number of microseconds is exact in f64, and so is a thousand times that: what a
+/// viewer makes nanoseconds of it does not move slices against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Ticks(u64);
+
+impl Ticks {
+    fn of(seconds: f64) -> Ticks {
+        Ticks((seconds * 8e6).max(0.0) as u64)
+    }
+
+    fn microseconds(self) -> f64 {
+        self.0 as f64 / 8.0
+    }
+}
+
+/// Tells the times of events in the order of the stream. Each is measured from the one before: drivers measure in f32, which is exact to
+/// microseconds over seconds alone.
+struct Clock {
+    last: Event,
+    seconds: f64,
+}
+
+impl Clock {
+    fn new(origin: &Event) -> Clock {
+        Clock { last: origin.clone(), seconds: 0.0 }
+    }
+
+    fn at(&mut self, event: &Event) -> Result<Ticks, DeviceError> {
+        self.seconds += event.seconds_since(&self.last)?.max(0.0);
+        self.last = event.clone();
+        Ok(Ticks::of(self.seconds))
+    }
+}
+
+/// A slice of a track.
+fn slice(track: u32, cat: &str, name: &str, (start, end): (Ticks, Ticks), facts: Value) -> Value {
+    let (ts, dur) = (start.microseconds(), Ticks(end.0 - start.0).microseconds());
+    json!({ "ph": "X", "cat": cat, "name": name, "pid": DEVICE, "tid": track, "ts": ts, "dur": dur, "args": facts })
+}
+
+fn whose(kind: DeviceKind) -> &'static str {
     match kind {
         DeviceKind::Cuda => "times by CUDA events",
         DeviceKind::Vm => "VM, wall-clock times of the CPU, not a GPU's",

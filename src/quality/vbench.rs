@@ -192,7 +192,11 @@ fn lay_out(videos: &[Video], folder: &Path, fps: f64) -> Result<(), VBenchError>
             if path.is_dir() {
                 frames.fps = fps;
             }
-            Output::new(&file)?.write_frames(&frames, &Metadata { prompt: prompt.clone(), facts: vec![] }, None)?;
+            Output::new(&file)?.write_frames(
+                &frames,
+                &Metadata { prompt: prompt.clone(), ..Metadata::default() },
+                None,
+            )?;
         }
         prompts.insert(format!("{name}.mp4"), prompt.clone().into());
     }

@@ -5,7 +5,6 @@ mod words;
 
 use std::path::Path;
 
-pub(crate) use t5::fingerprint;
 pub use t5::{EncoderError, T5};
 pub use words::{TextEncoder, TextError, Vocabulary, Words};
 

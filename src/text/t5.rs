@@ -5,13 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
 use candle_transformers::models::{quantized_t5, t5};
-use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::Embedding;
@@ -127,26 +125,6 @@ impl T5 {
             Encoder::Quantised(model) => model.forward(&ids),
         }
     }
-}
-
-/// The encoder's identity in the names of cached embeddings: the ends of its files and their sizes, without the gigabytes between.
-pub(crate) fn fingerprint(checkpoint: &Checkpoint) -> Result<Vec<u8>, EncoderError> {
-    const END: u64 = 1 << 16;
-    let mut hash = Sha256::new();
-    let json = ["config.json", "tokenizer.json"].map(|name| checkpoint.file(Part::Text, name));
-    for path in json.iter().chain(checkpoint.text_weights()?.files()) {
-        let ends = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(path)?;
-            let size = file.metadata()?.len();
-            let mut bytes = size.to_le_bytes().to_vec();
-            (&mut file).take(END).read_to_end(&mut bytes)?;
-            file.seek(SeekFrom::Start(size.saturating_sub(END)))?;
-            file.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        hash.update(ends().map_err(fault(path))?);
-    }
-    Ok(hash.finalize().to_vec())
 }
 
 /// The encoder's tensors by name.

@@ -5,8 +5,9 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::common::{command, text};
-use crate::{PROMPT, fails, succeeds};
+use crate::common::{command, names, text};
+use crate::kept::{change_weights, sprites_in};
+use crate::{PROMPT, adacache, fails, succeeds};
 
 /// Two prompts, 8 steps: killed on the way, gone on with, and the file serves `generate`.
 #[test]
@@ -52,12 +53,51 @@ fn a_codebook_is_calibrated_and_a_killed_calibration_goes_on() {
     let mut speed_ups = vec![];
     for (seed, prompt) in ["0", "1"].into_iter().zip([PROMPT, "small white circle still slowly black"]) {
         let run = ["generate", prompt, "--steps", "8", "--seed", seed, "--cache", "c.toml", "--out", "x.safetensors"];
-        succeeds(dir.path(), &[&run[..], &["--report", "r.json"]].concat());
+        succeeds(dir.path(), &[&run[..], &["--report", "r.json", "--overwrite"]].concat());
         let report: Value = serde_json::from_slice(&fs::read(dir.path().join("r.json")).unwrap()).unwrap();
         speed_ups.push(report["flops"]["total"].as_f64().unwrap() / report["flops"]["all_computed"].as_f64().unwrap());
     }
     let achieved = format!("achieved   speed-up {:.3}", 2.0 / (speed_ups[0] + speed_ups[1]));
     assert!(told.contains(&achieved), "{achieved}: {told}");
+}
+
+/// Runs are kept for the model that made them: other weights behind the same path begin anew, and say so.
+#[test]
+fn other_weights_are_another_calibration() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = sprites_in(&dir.path().join("model"));
+    fs::write(dir.path().join("p.txt"), PROMPT).unwrap();
+    let args = [
+        &["calibrate", "--prompts", "p.txt", "--target-speedup", "1.4", "--steps", "6", "--verify", "1"][..],
+        &["--rounds", "2", "--taylor", "0", "--model", "model", "--out", "c.toml", "--work", "w", "--quiet"],
+    ]
+    .concat();
+    let run = || {
+        // The target may be missed: the runs are what this is about.
+        let output = adacache(dir.path(), &args);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let recorded = || names(&dir.path().join("w")).len();
+    assert!(!run().contains("not used"));
+    assert_eq!(recorded(), 1);
+    let toml = fs::read_to_string(dir.path().join("c.toml")).unwrap();
+    assert!(toml.contains("(weights ") && toml.contains("adacache 0."), "{toml}");
+    change_weights(&model);
+    let told = run();
+    assert!(told.contains("is not used: it was made with other settings (weights "), "{told}");
+    assert_eq!(recorded(), 2);
+    assert!(!run().contains("not used"), "now there is one of these weights");
+    // An older version's folder says nothing of what it depends on.
+    fs::remove_dir_all(dir.path().join("w").join(&names(&dir.path().join("w"))[0])).unwrap();
+    let left = dir.path().join("w").join(&names(&dir.path().join("w"))[0]);
+    fs::remove_file(left.join("settings.json")).unwrap();
+    let older = dir
+        .path()
+        .join("w")
+        .join(names(&dir.path().join("w"))[0].rsplit_once('-').unwrap().0.to_owned() + "-0123456789ab");
+    fs::rename(&left, &older).unwrap();
+    assert!(run().contains("-0123456789ab is not used: it is of an older version"));
 }
 
 #[test]

@@ -195,11 +195,11 @@ fn a_batch_resumes_where_it_stopped() {
     // What is finished is not touched, what is missing comes back the same.
     let bytes = fs::read(videos.join(second)).unwrap();
     fs::remove_file(videos.join(second)).unwrap();
-    fs::write(videos.join(first), "finished").unwrap();
+    let made = fs::metadata(videos.join(first)).unwrap().modified().unwrap();
     let output = succeeds(dir.path(), &args);
     assert!(text(&output.stderr).contains("1 of 2 videos are finished already"));
     assert_eq!(fs::read(videos.join(second)).unwrap(), bytes);
-    assert_eq!(fs::read(videos.join(first)).unwrap(), b"finished");
+    assert_eq!(fs::metadata(videos.join(first)).unwrap().modified().unwrap(), made);
     assert_eq!(reports().len(), 2);
 
     fs::write(dir.path().join("prompts.txt"), "small blue ring left slowly black\nsmall bleu ring left slowly black\n")
@@ -243,6 +243,7 @@ fn a_profile_holds_every_launch_step_and_decision() {
     let json = |name: &str| serde_json::from_slice::<Value>(&fs::read(dir.path().join(name)).unwrap()).unwrap();
     let (profile, report) = (json("p.json"), json("r.json"));
     assert_eq!(profile["otherData"]["device"], report["device"]);
+    common::assert_nests(&profile);
     let events = profile["traceEvents"].as_array().unwrap();
     let of = |phase: &str, cat: &str| -> Vec<&Value> {
         events.iter().filter(|e| e["ph"] == phase && (cat.is_empty() || e["cat"] == cat)).collect()
@@ -293,4 +294,37 @@ fn a_profile_holds_every_launch_step_and_decision() {
         assert_eq!(&marker["args"], decision);
         assert_eq!(marker["name"], format!("rate {}", decision["rate"]));
     }
+}
+
+/// Slices nest in the profile of whatever a step can be: replayed, split, in part, streamed.
+#[test]
+fn slices_of_every_profile_nest() {
+    let dir = tempfile::tempdir().unwrap();
+    for more in [
+        &["--cache", "none"][..],
+        &["--cache", "none", "--no-graphs"],
+        &["--cache", "fbcache"],
+        &["--cache", "teacache-fast", "--no-graphs"],
+        &["--cache", "pab"],
+        &["--cache", "adacache-fast+taylor", "--moreg"],
+        &["--cache", "adacache-fast", "--vram-budget", "12MiB"],
+        &["--cache", "interval-2", "--trace", "t.jsonl", "--device", "vm:checked", "--size", "16x16", "--frames", "4"],
+    ] {
+        let args = ["generate", PROMPT, "--steps", "5", "--out", "x.gif", "--overwrite", "--profile", "p.json"];
+        succeeds(dir.path(), &[&args[..], more].concat());
+        let profile: Value = serde_json::from_slice(&fs::read(dir.path().join("p.json")).unwrap()).unwrap();
+        common::assert_nests(&profile);
+    }
+}
+
+/// What is not nested is found.
+#[test]
+#[should_panic(expected = "overlaps")]
+fn slices_that_overlap_are_found() {
+    let slice = |tid: u64, ts: f64, dur: f64| serde_json::json!({ "ph": "X", "name": "s", "pid": 1, "tid": tid, "ts": ts, "dur": dur });
+    let nested =
+        [slice(1, 0.0, 10.0), slice(1, 0.0, 5.0), slice(1, 5.0, 5.0), slice(1, 10.0, 0.125), slice(2, 3.0, 50.0)];
+    common::assert_nests(&serde_json::json!({ "traceEvents": nested }));
+    let overlapping = [slice(1, 0.0, 10.0), slice(1, 9.999, 5.0), slice(2, 0.0, 1.0)];
+    common::assert_nests(&serde_json::json!({ "traceEvents": overlapping }));
 }

@@ -10,8 +10,10 @@ mod compare;
 mod devices;
 mod generate;
 mod gpu_first;
+mod kept;
 mod measure;
 mod model;
+mod output;
 mod plan;
 mod replay;
 

@@ -15,6 +15,7 @@
 // Shared; not every test needs all of it.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -124,4 +125,37 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// Begin, end and name of a slice of a trace.
+type Slice<'a> = (i64, i64, &'a str);
+
+/// Whether the slices of every track of a Chrome trace nest, as viewers demand: two of them are apart, or one lies within the other. Times
+/// are compared in whole nanoseconds, which is what Perfetto keeps of them.
+#[track_caller]
+pub(crate) fn assert_nests(profile: &serde_json::Value) {
+    let events = profile["traceEvents"].as_array().expect("a trace has events");
+    let mut tracks: BTreeMap<(u64, u64), Vec<Slice<'_>>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        let nanoseconds = |field: &str| (event[field].as_f64().expect("a slice has times") * 1000.0) as i64;
+        let (start, duration) = (nanoseconds("ts"), nanoseconds("dur"));
+        assert!(start >= 0 && duration >= 0, "{event}");
+        let track = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+        tracks.entry(track).or_default().push((start, start + duration, event["name"].as_str().unwrap()));
+    }
+    assert!(tracks.len() >= 2, "launches and steps");
+    for (track, mut slices) in tracks {
+        // A slice before those within it.
+        slices.sort_by_key(|(start, end, _)| (*start, -end));
+        let mut open: Vec<Slice<'_>> = vec![];
+        for slice in slices {
+            while open.last().is_some_and(|outer| outer.1 <= slice.0) {
+                open.pop();
+            }
+            if let Some(outer) = open.last() {
+                assert!(slice.1 <= outer.1, "track {track:?}: {slice:?} overlaps {outer:?}");
+            }
+            open.push(slice);
+        }
+    }
 }

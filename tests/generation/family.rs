@@ -15,8 +15,8 @@ use adacache::model::{
 use adacache::ops::linear::{Activation, linear, linear_residual};
 use adacache::ops::{embed, norm};
 use adacache::pipeline::{
-    Content, Generation, Inputs, Job, ModelSource, Pipeline, PipelineConfig, PipelineError, Prompt, PromptText,
-    Request, SizeOptions, Source, TextOptions, cache_config,
+    Content, Generation, Inputs, Job, ModelFile, ModelSource, Pipeline, PipelineConfig, PipelineError, Prompt,
+    PromptText, Request, SizeOptions, Source, TextOptions, cache_config,
 };
 use adacache::sampler::{FlowGrid, Solver, UniPc};
 use adacache::tensor::{DType, Tensor};
@@ -267,6 +267,11 @@ impl Source for ToySource {
     ) -> Result<Vec<Prompt>, PipelineError> {
         let embedding = || Embedding { values: vec![1.0], tokens: 1 };
         Ok(prompts.iter().map(|prompt| Prompt::new(prompt.clone(), embedding())).collect())
+    }
+
+    fn files(&self) -> Vec<ModelFile> {
+        // All of it is in this file.
+        vec![]
     }
 
     fn transformer(

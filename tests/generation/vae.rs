@@ -246,8 +246,8 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
         let request = Request { steps: 2, cache: CacheConfig::None, ..request };
         let mut told = vec![];
         let generations = pipeline
-            .generate_telling(&[request], Default::default(), &mut |_| ControlFlow::Continue(()), &mut |done, all| {
-                told.push((done, all));
+            .generate_telling(&[request], Default::default(), &mut |_| ControlFlow::Continue(()), &mut |decoded| {
+                told.push((decoded.done, decoded.all));
                 ControlFlow::Continue(())
             })
             .unwrap();

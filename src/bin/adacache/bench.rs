@@ -1,6 +1,6 @@
 //! `adacache bench`: times of single operations.
 
-use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
 
-use crate::device;
+use crate::{device, out};
 
 /// Time single operations: attention, linear, residual, norm, sampler and the autoencoder's
 ///
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long, group = "format")]
     json: bool,
-    /// Print comma-separated values
+    /// Print comma-separated values; a line about the device goes to standard error
     #[arg(long, group = "format")]
     csv: bool,
     /// Print a Markdown table
@@ -78,16 +78,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let budget = if args.quick { Budget::quick() } else { Budget::usual() };
 
     let table = Table::new(args, &device);
-    // A closed pipe is no failure of ours.
-    let print = |text: String| drop(write!(std::io::stdout(), "{text}"));
-    print(table.head());
-    let mut results = vec![];
+    if args.csv {
+        out::note(format_args!("{}, {}", table.facts(), args.dtype));
+    }
+    out::print(table.head())?;
+    let (mut results, mut printed) = (vec![], Ok(()));
     bench::run(&device, args.dtype, &shapes, &budget, &mut |result| {
-        print(table.row(result));
+        printed = out::print(table.row(result));
         results.push(result.clone());
+        if printed.is_err() || out::is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    printed?;
     if args.json {
-        print(table.json(&results)?);
+        out::print(table.json(&results)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -108,7 +111,7 @@ fn compare(args: &Args, device: &Device, reference: &Device, shapes: Shapes) -> 
         });
         format!("{ours} against {theirs}, {}\n{}{}", args.dtype, line(&head), rows.collect::<String>())
     };
-    let _ = write!(std::io::stdout(), "{text}");
+    out::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -177,7 +180,7 @@ impl<'a> Table<'a> {
         if self.args.json {
             String::new()
         } else if self.args.csv {
-            format!("# {}\n{}\n", self.facts(), columns.join(","))
+            columns.join(",") + "\n"
         } else if self.args.markdown {
             format!(
                 "{}, {}\n\n| {} |\n|{}\n",
@@ -197,7 +200,7 @@ impl<'a> Table<'a> {
         if self.args.json {
             String::new()
         } else if self.args.csv {
-            cells.join(",") + "\n"
+            cells.iter().map(|cell| csv(cell)).collect::<Vec<_>>().join(",") + "\n"
         } else if self.args.markdown {
             format!("| {} |\n", cells.join(" | "))
         } else {
@@ -214,6 +217,11 @@ impl<'a> Table<'a> {
         });
         Ok(serde_json::to_string_pretty(&json!({ "device": device, "results": results }))? + "\n")
     }
+}
+
+/// A field of comma-separated values.
+fn csv(cell: &str) -> String {
+    if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
 }
 
 fn line(cells: &[String]) -> String {

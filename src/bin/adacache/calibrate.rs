@@ -1,7 +1,6 @@
 //! `adacache calibrate`: a codebook for a model and a speed-up or a quality.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,7 +16,7 @@ use adacache::pipeline::{self, ModelSource, Prompt, Request, SizeOptions, TextOp
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
-use crate::{generate, interrupt, runs};
+use crate::{generate, interrupt, log, out, runs};
 
 /// Find AdaCache's codebook for a target speed-up or quality, on your own prompts
 ///
@@ -125,20 +124,20 @@ struct Progress {
 impl Watch for Progress {
     fn finished(&mut self, what: &str, done: usize, all: usize) {
         if !self.quiet {
-            eprintln!("{what}: {done}/{all}");
+            out::note(format_args!("{what}: {done}/{all}"));
         }
     }
 
     fn tried(&mut self, tried: &Tried) {
         self.rounds += 1;
         if !self.quiet {
-            eprintln!(
+            out::note(format_args!(
                 "round {}: {}\n  predicted {}\n  achieved  {}",
                 self.rounds,
                 entries(tried),
                 say(&tried.predicted),
                 say(&tried.achieved)
-            );
+            ));
         }
     }
 
@@ -174,6 +173,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (learning, held_out) = prompts(args, &source)?;
 
     let effort = args.effort()?;
+    let weights = runs::weights_hash(&source, args.quiet)?;
     let (_device, pipeline) = args.runs.open(&source)?;
     let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
         let request = |(number, prompt): &(u64, Prompt)| {
@@ -191,7 +191,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         effort,
         against,
         work: &work,
-        facts: format!("{} {}", args.runs.model, args.runs.dtype.name()),
+        weights: weights.clone(),
     };
     let result = session.run(&mut Progress { quiet: args.quiet, rounds: 0 });
     let Verdict { found, judged, flops } = match result {
@@ -204,7 +204,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
 
-    let mut text = facts(args, &config.name, settings, &learning);
+    let model = format!("{} (weights {:.12}…)", config.name, weights);
+    let mut text = facts(args, &model, settings, &learning);
     let _ = writeln!(text, "predicted  {}\nachieved   {}", say(&found.best.predicted), say(&found.best.achieved));
     if let Some((ours, theirs)) = &judged {
         text += &verdict(args, held_out.len(), &mean_outcome(ours, flops), &mean_outcome(theirs, flops), ours, theirs);
@@ -212,14 +213,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = found.best.cache().to_toml()?;
     let header: String = format!("{}\n{text}", command_line()).lines().map(|line| format!("# {line}\n")).collect();
     interrupt::shielded(|| write_file(&args.out, (header + "\n" + &settings).as_bytes()))?;
-    // A closed pipe is no failure: the file is written.
-    let _ = writeln!(std::io::stdout(), "{}\n{text}{}", entries(&found.best), about(&found));
+    out::line(format_args!("{}\n{text}{}", entries(&found.best), about(&found)))?;
     if !found.met {
-        eprintln!(
-            "error: {} misses the target; it is the nearest of {} tried (--rounds, --verify)",
-            args.out.display(),
-            found.tried.len()
-        );
+        let (file, tried) = (args.out.display(), found.tried.len());
+        let words = format!("{file} misses the target; it is the nearest of {tried} tried (--rounds, --verify)");
+        log::say("error", &words);
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -230,8 +228,9 @@ fn facts(args: &Args, model: &str, settings: runs::Settings, learning: &Numbered
     let runs::Settings { steps, cfg_scale } = settings;
     let texts: Vec<String> = learning.iter().map(|(_, prompt)| prompt.to_string()).collect();
     format!(
-        "model      {model}, {steps} steps, guidance {cfg_scale}, {}; {} prompts (sha256 {}…), seeds from {}\n",
+        "model      {model}, {steps} steps, guidance {cfg_scale}, {}; adacache {}; {} prompts (sha256 {}…), seeds from {}\n",
         args.runs.dtype.name(),
+        env!("CARGO_PKG_VERSION"),
         texts.len(),
         hash(&texts.join("\n")),
         args.seed

@@ -1,6 +1,5 @@
 //! `adacache check`: reference cases, a line each.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use adacache::media::natural_order;
 use adacache::tensor::DType;
 use serde_json::json;
 
-use crate::device;
+use crate::{device, log, out};
 
 /// Run reference cases recorded from the published PyTorch code, and compare
 ///
@@ -41,15 +40,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Err(error) if error.is_stop() => return Err(error.into()),
             Err(error) => {
                 unreadable = true;
-                eprintln!("error: {}: {error}", case.display());
+                log::say("error", &format!("{}: {error}", case.display()));
                 if !args.json {
                     continue;
                 }
                 json!({ "case": case.display().to_string(), "ok": false, "error": error.to_string() }).to_string()
             }
         };
-        // A closed pipe must not turn the verdict into a panic.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        out::line(line)?;
     }
     Ok(ExitCode::from(if unreadable { 2 } else { u8::from(failed) }))
 }

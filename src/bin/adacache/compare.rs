@@ -1,22 +1,24 @@
 //! `adacache compare`: cache policies side by side, on the same prompts and seeds.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
+use adacache::device::KERNELS;
 use adacache::family;
 use adacache::media::{Frames, Media, Output, write_file};
-use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, PromptText, Report, Request, SizeOptions, TextOptions};
+use adacache::pipeline::{
+    self, ModelSource, Pipeline, PromptText, Report, Request, Settings, SizeOptions, TextOptions,
+};
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use crate::measure::Weights;
-use crate::{generate, interrupt, runs};
+use crate::{generate, interrupt, out, runs};
 
 /// The policy that every other is measured against.
 const ORIGINAL: &str = "none";
@@ -69,6 +71,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policies = policies(args, &source, steps)?;
     let prompts = generate::read_prompts(&source, &args.prompts)?;
     let networks = args.weights.open()?;
+    let weights = runs::weights_hash(&source, args.quiet)?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
     let (device, pipeline) = args.runs.open(&source)?;
@@ -83,7 +86,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let folder =
                     args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
                 let request = settings.request(prompt.clone(), seed, policy.config.clone());
-                let Some(finished) = finish(&pipeline, &request, args, &folder)? else {
+                let asked = pipeline.settings(&weights, &policy.name, &request);
+                let Some(finished) = finish(&pipeline, &request, &asked, &folder)? else {
                     let work = format!("{done} of {all} runs are finished in {}", args.out.display());
                     return Ok(interrupt::ended(&work));
                 };
@@ -92,10 +96,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 done += 1;
                 if !args.quiet {
                     let (computed, steps) = (row.computed_steps.len(), row.steps);
-                    eprintln!(
+                    out::note(format_args!(
                         "{done}/{all}  {prompt}, seed {seed}, {}: {computed} of {steps} computed, {:.2} dB",
                         row.cache, row.psnr
-                    );
+                    ));
                 }
                 let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
                 strips.push(BASE64_STANDARD.encode(&strip));
@@ -113,17 +117,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.runs.dtype.name(), "device": device.info().label(),
         "policies": policies.iter().map(|p| json!({ "name": p.name, "settings": p.config })).collect::<Vec<_>>(),
         "summaries": summaries, "runs": rows,
+        "program": env!("CARGO_PKG_VERSION"), "kernels": KERNELS, "weights": weights,
+        "video": { "width": config.width, "height": config.height, "frames": config.frames(), "fps": config.fps },
     });
     write_file(&args.out.join("results.json"), (serde_json::to_string_pretty(&results)? + "\n").as_bytes())?;
     write_file(&args.out.join("results.csv"), csv(&rows).as_bytes())?;
-    results["video"] =
-        json!({ "width": config.width, "height": config.height, "frames": config.latent[0], "fps": config.fps });
     for (run, strip) in results["runs"].as_array_mut().into_iter().flatten().zip(strips) {
         run["strip"] = Value::String(strip);
     }
     write_file(&args.out.join("index.html"), page(&results).as_bytes())?;
-    // A closed pipe is no failure: the results are written.
-    let _ = writeln!(std::io::stdout(), "{}", table(&summaries, &device.info().label()));
+    out::line(table(&summaries, &device.info().label()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -144,28 +147,26 @@ fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<V
 }
 
 /// The finished run in `folder`, made now if it is not there; nothing if the user stopped it.
-fn finish(pipeline: &Pipeline, request: &Request, args: &Args, folder: &Path) -> anyhow::Result<Option<Finished>> {
+fn finish(pipeline: &Pipeline, request: &Request, asked: &Settings, folder: &Path) -> anyhow::Result<Option<Finished>> {
     let (report, settings) = (folder.join("report.json"), folder.join("settings.json"));
     let frames = folder.join("frames");
     let latents = folder.join("latents.safetensors");
-    let asked = settings_of(request, args);
     // The report is written last.
     if report.is_file() {
         let made = fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
-        if made != asked {
-            bail!("{} was made with other settings; choose another --out folder, or remove it", folder.display());
-        }
+        check_kept(folder, &made, asked)?;
     } else {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let result = pipeline.generate(request, &mut |_| interrupt::go_on());
-        let generation = match result {
+        let mut generation = match result {
             Err(error) if error.is_stop() => return Ok(None),
             other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,
         };
+        generation.report.identify(asked);
         interrupt::shielded(|| -> anyhow::Result<()> {
             generation.write(&Output::new(format!("{}/", frames.display()))?)?;
             generation.write(&Output::new(&latents)?)?;
-            write_file(&settings, asked.as_bytes())?;
+            write_file(&settings, asked.to_json().as_bytes())?;
             Ok(write_file(&report, serde_json::to_string_pretty(&generation.report)?.as_bytes())?)
         })?;
     }
@@ -177,15 +178,17 @@ fn finish(pipeline: &Pipeline, request: &Request, args: &Args, folder: &Path) ->
     }
 }
 
-/// What a run depends on.
-fn settings_of(request: &Request, args: &Args) -> String {
-    let Request { prompt, steps, cfg_scale, seed, cache, .. } = request;
-    let prompt: &Prompt = prompt;
-    json!({
-        "model": args.runs.model, "prompt": prompt.to_string(), "steps": steps, "cfg_scale": cfg_scale, "seed": seed, "cache": cache,
-        "dtype": args.runs.dtype.name(),
-    })
-    .to_string()
+/// Whether the run in `folder`, made with the settings in `made`, is the one asked for.
+fn check_kept(folder: &Path, made: &str, asked: &Settings) -> anyhow::Result<()> {
+    let (folder, advice) = (folder.display(), "choose another --out folder, or remove it");
+    let Some(made) = Settings::read(made) else {
+        bail!("{folder} is of an older version and does not say what its run depends on, so it is not used: {advice}");
+    };
+    let differences: Vec<String> = made.differences(asked).into_iter().map(|(_, words)| words).collect();
+    if !differences.is_empty() {
+        bail!("{folder} was made with other settings ({}): {advice}", differences.join("; "));
+    }
+    Ok(())
 }
 
 fn table(summaries: &[Summary], device: &str) -> String {

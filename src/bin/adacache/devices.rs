@@ -1,19 +1,18 @@
 //! `adacache devices`: what there is to run on.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use adacache::device::{Device, DeviceInfo, DeviceKind};
+
+use crate::out;
 
 /// List the devices: the GPUs that a CUDA driver reports, and the virtual GPU
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
 pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
     for device in Device::list() {
-        // A closed pipe is no failure of ours.
-        let _ = writeln!(out, "{:<8} {}", device.id, describe(&device));
+        out::line(format_args!("{:<8} {}", device.id, describe(&device)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

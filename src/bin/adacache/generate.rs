@@ -2,19 +2,21 @@
 
 mod args;
 mod conditions;
+mod kept;
+mod like;
 mod results;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use adacache::device::Device;
 use adacache::family;
-use adacache::media::{Format, Output, check_file_writable};
+use adacache::media::{Encoding, Format, Frames, Output};
 use adacache::pipeline::{
-    self, Deciding, Generation, Given, Job, Looping, MemorySize, ModelSource, Parts, Pipeline, Prompt, PromptText,
-    Request, Scores, SizeOptions, TextOptions, VideoSize, schedule_strip,
+    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, Parts, Pipeline, Prompt,
+    PromptText, Request, SizeOptions, TextOptions, VideoSize, schedule_strip,
 };
 use adacache::profile::{Point, Profile};
 use adacache::sampler::StepEvent;
@@ -24,43 +26,56 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) use self::args::Args;
 use self::args::target;
-use self::conditions::{conditions, given};
+use self::conditions::{Conditions, conditions, given};
+use self::kept::{Asked, Video};
+use self::like::Like;
 use self::results::{summaries, timeline, write};
-use crate::interrupt;
-
-/// One video to make.
-struct Video {
-    prompt: PromptText,
-    output: Output,
-}
+use crate::{device, interrupt, out};
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.like {
+        Some(like) => {
+            let (args, like) = like::resolve(args, like)?;
+            make(&args, Some(&like))
+        }
+        None => make(args, None),
+    }
+}
+
+fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     // Everything that can be wrong is found before anything expensive starts.
     let source = source(args)?;
     let config = source.config();
     let steps = args.steps.unwrap_or(config.default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
-    let cache = pipeline::cache_config(&source, &args.cache, args.moreg, steps)?;
-    let jobs = unfinished(args, &source)?;
-    if jobs.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
+    let cache = match like.and_then(|like| like.cache.clone()) {
+        Some(cache) => {
+            cache.validate_for(source.anatomy(), config.latent[0].div_ceil(source.shape().patch_frames))?;
+            cache
+        }
+        None => pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+    };
+    let jobs = match &args.prompts {
+        Some(file) => batch(&source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
+        None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
+    };
+    jobs.iter().filter(|(_, output)| !output.is_finished()).try_for_each(|(_, output)| output.check_writable())?;
+    results::check(args)?;
     let conditions = conditions(args, &source)?;
-    let decoder =
-        conditions.need_the_autoencoder() || jobs.iter().any(|job| job.output.format() != Format::Safetensors);
+    let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
     source.require(Parts { decoder, ..Parts::default() })?;
-    for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
-        check_file_writable(file)?;
+    let embedding = embedding(args, &source)?;
+    let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &args.cache, cache: &cache };
+    let asked = Asked { args, source: &source, how, given: conditions.facts(), embedding: embedding.as_ref(), like };
+    let groups = asked.unfinished(jobs)?;
+    if groups.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
 
     let device = args.device.open()?;
-    let prompts = embed(args, &source, &jobs)?;
-    let looping = conditions.looping;
-    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
-    let jobs: Vec<(Prompt, Output)> = prompts.into_iter().zip(jobs.into_iter().map(|job| job.output)).collect();
-    let needs_pixels = |jobs: &[(Prompt, Output)]| jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
-    let request = |prompt: &Prompt, decode: bool, given: &Option<Given>| Request {
+    let groups = embed(args, &source, groups, embedding.as_ref())?;
+    let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
         cfg_scale,
@@ -68,40 +83,67 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         cache: cache.clone(),
         packed_cache: args.fp8_cache,
         record_all: args.trace.is_some(),
-        given: given.clone(),
+        given: None,
         decode,
     };
-    let batch = usize::from(args.batch);
+    run_all(args, &device, &source, conditions, &groups, &request)
+}
+
+/// A video to make, with its prompt embedded.
+type Embedded = (Prompt, Video);
+
+/// Makes the videos, batch after batch.
+fn run_all(
+    args: &Args,
+    device: &Device,
+    source: &ModelSource,
+    conditions: Conditions,
+    groups: &[Vec<Embedded>],
+    request: &dyn Fn(&Prompt, bool) -> Request,
+) -> anyhow::Result<ExitCode> {
+    let looping = conditions.looping;
+    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
+    let needs_pixels = |group: &[Embedded]| group.iter().any(|(_, v)| v.output.format() != Format::Safetensors);
     // All runs have to fit: the longest prompt in the fullest batch, and a part of a long video that is decoded for the next.
     let parts = looping.parts > 1;
-    let longest = jobs.iter().max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
-    let largest = request(&longest.0, needs_pixels(&jobs) || parts, &None);
+    let all = || groups.iter().flatten();
+    let longest = all().max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
+    let largest = request(&longest.0, groups.iter().any(|group| needs_pixels(group)) || parts);
     let job = Job {
-        videos: batch.min(jobs.len()),
+        videos: groups.iter().map(Vec::len).max().unwrap_or(1),
         deciding,
         given: parts || !conditions.references.is_empty(),
         encodes: parts || conditions.need_the_autoencoder(),
-        ..Job::new(&source, args.dtype, &largest)
+        ..Job::new(source, args.dtype, &largest)
     };
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
-    let pipeline = Pipeline::load_within(&job, &device, budget)?;
+    let pipeline = Pipeline::load_within(&job, device, budget)?;
     let given = given(&pipeline, conditions, args.quiet)?;
-    for jobs in jobs.chunks(batch) {
-        let decode = needs_pixels(jobs);
-        let requests: Vec<Request> = jobs.iter().map(|(prompt, _)| request(prompt, decode, &given)).collect();
-        let profile = args.profile.as_ref().map(|_| Profile::start(&device)).transpose()?;
-        let Some((generations, points)) =
-            generate(&pipeline, &requests, deciding, &looping, profile.as_ref(), args.quiet)?
-        else {
-            let outputs: Vec<String> = jobs.iter().map(|(_, output)| format!("`{output}`")).collect();
-            return Ok(interrupt::ended(&format!("{} was not written", outputs.join(", "))));
+    for group in groups {
+        let decode = needs_pixels(group);
+        let requests: Vec<Request> =
+            group.iter().map(|(prompt, _)| Request { given: given.clone(), ..request(prompt, decode) }).collect();
+        let not_written = |videos: &[Embedded]| {
+            let outputs: Vec<String> = videos.iter().map(|(_, video)| format!("`{}`", video.output)).collect();
+            Ok(interrupt::ended(&format!("{} was not written", outputs.join(", "))))
+        };
+        let profile = args.profile.as_ref().map(|_| Profile::start(device)).transpose()?;
+        let mut encodings = begin(&pipeline, group, parts)?;
+        let run =
+            Run { pipeline: &pipeline, deciding, looping: &looping, profile: profile.as_ref(), quiet: args.quiet };
+        let Some((mut generations, points)) = run.generate(&requests, &mut encodings)? else {
+            return not_written(group);
         };
         let timeline = profile.map(|profile| timeline(profile, &points, &generations[0].report)).transpose()?;
-        for ((prompt, output), generation) in jobs.iter().zip(&generations) {
-            interrupt::shielded(|| write(args, generation, timeline.as_ref(), output))?;
+        for (i, ((prompt, video), generation)) in group.iter().zip(&mut generations).enumerate() {
+            results::identify(args, generation, video);
+            let begun = encodings[i].take();
+            match interrupt::shielded(|| write(args, generation, timeline.as_ref(), &video.output, begun)) {
+                Err(error) if device::is_stop(&error) => return not_written(&group[i..]),
+                other => other?,
+            }
             if !args.quiet {
-                // A closed pipe is no failure: the video is written.
-                let _ = writeln!(std::io::stdout(), "{prompt} -> {output}\n{}", summaries(generation));
+                out::line(format_args!("{prompt} -> {}\n{}", video.output, summaries(generation)))?;
             }
         }
         if interrupt::asked() {
@@ -109,23 +151,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The videos asked for that are not finished already, each with an output that can be written.
-fn unfinished(args: &Args, source: &ModelSource) -> anyhow::Result<Vec<Video>> {
-    let jobs = match &args.prompts {
-        Some(file) => batch(source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
-        None => single(source, &args.prompt.join(" "), args.out.as_deref())?,
-    };
-    let all = jobs.len();
-    let jobs: Vec<Video> = jobs.into_iter().filter(|job| args.prompts.is_none() || !job.output.is_finished()).collect();
-    if jobs.len() < all && !args.quiet {
-        eprintln!("{} of {all} videos are finished already", all - jobs.len());
-    }
-    for job in &jobs {
-        job.output.check_writable()?;
-    }
-    Ok(jobs)
 }
 
 /// The model, for videos of the size asked for.
@@ -145,30 +170,40 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
     Ok(source)
 }
 
-/// The embeddings of the jobs' prompts.
-fn embed(args: &Args, source: &ModelSource, jobs: &[Video]) -> anyhow::Result<Vec<Prompt>> {
-    if let Some(path) = &args.embeddings {
-        let model = source.shape();
-        let embedding = Embedding::open(path, model.caption_channels, model.caption_tokens)?;
-        return Ok(jobs.iter().map(|job| Prompt::new(job.prompt.clone(), embedding.clone())).collect());
-    }
-    let prompts: Vec<PromptText> = jobs.iter().map(|job| job.prompt.clone()).collect();
-    let camera = args.camera.clone();
-    let scores = Scores { aesthetic: args.aesthetic.0, motion: args.motion.0, camera };
-    if source.inputs().text && !args.quiet {
-        eprintln!(
-            "embedding {}",
-            if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) }
-        );
-    }
-    Ok(source.embed(&prompts, &TextOptions { scores }, &mut |_, _| interrupt::go_on())?)
+/// The embedding that is given.
+fn embedding(args: &Args, source: &ModelSource) -> anyhow::Result<Option<Embedding>> {
+    let model = source.shape();
+    let open = |path| Embedding::open(path, model.caption_channels, model.caption_tokens);
+    Ok(args.embeddings.as_deref().map(open).transpose()?)
+}
+
+/// The videos with their prompts embedded.
+fn embed(
+    args: &Args,
+    source: &ModelSource,
+    groups: Vec<Vec<Video>>,
+    given: Option<&Embedding>,
+) -> anyhow::Result<Vec<Vec<Embedded>>> {
+    let prompts: Vec<PromptText> = groups.iter().flatten().map(|video| video.prompt.clone()).collect();
+    let prompts: Vec<Prompt> = match given {
+        Some(embedding) => prompts.into_iter().map(|prompt| Prompt::new(prompt, embedding.clone())).collect(),
+        None => {
+            if source.inputs().text && !args.quiet {
+                let what = if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) };
+                out::note(format_args!("embedding {what}"));
+            }
+            source.embed(&prompts, &TextOptions { scores: args.scores() }, &mut |_, _| interrupt::go_on())?
+        }
+    };
+    let mut prompts = prompts.into_iter();
+    Ok(groups.into_iter().map(|group| prompts.by_ref().take(group.len()).zip(group).collect()).collect())
 }
 
 /// The job of a prompt on the command line.
-fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<Video>> {
+fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<(PromptText, Output)>> {
     let prompt = source.read_prompt(prompt)?;
     let output = Output::new(out.map_or_else(|| format!("{}.mp4", prompt.slug()), str::to_owned))?;
-    Ok(vec![Video { prompt, output }])
+    Ok(vec![(prompt, output)])
 }
 
 /// The prompts of a file with the numbers of their lines.
@@ -189,7 +224,7 @@ pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<
 }
 
 /// The jobs of a file of prompts.
-fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Video>> {
+fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<(PromptText, Output)>> {
     let pattern = match out.strip_suffix('/') {
         Some(_) if !out.contains("{}") => format!("{out}{{}}.mp4"),
         _ => out.to_owned(),
@@ -201,76 +236,97 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<Vid
     }
     let jobs = read_prompts(source, file)?.into_iter().map(|(number, prompt)| {
         let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
-        Ok(Video { prompt, output })
+        Ok((prompt, output))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
-    if let Some(folder) = jobs[0].output.path().parent().filter(|p| !p.as_os_str().is_empty()) {
+    if let Some(folder) = jobs[0].1.path().parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     Ok(jobs)
 }
 
-/// Runs requests together behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
-fn generate(
-    pipeline: &Pipeline,
-    requests: &[Request],
+/// Begins what can be encoded while frames are decoded: not the parts of a long video, which overlap.
+fn begin(pipeline: &Pipeline, group: &[Embedded], parts: bool) -> anyhow::Result<Vec<Option<Encoding>>> {
+    let config = pipeline.config();
+    let like = Frames { width: config.width, height: config.height, fps: config.fps, rgb: vec![] };
+    let begin = |(_, video): &Embedded| if parts { Ok(None) } else { video.output.begin(&like, None) };
+    Ok(group.iter().map(begin).collect::<Result<_, _>>()?)
+}
+
+/// How requests are run together.
+struct Run<'a> {
+    pipeline: &'a Pipeline,
     deciding: Deciding,
-    looping: &Looping,
-    profile: Option<&Profile>,
+    looping: &'a Looping,
+    profile: Option<&'a Profile>,
     quiet: bool,
-) -> anyhow::Result<Option<(Vec<Generation>, Vec<Point>)>> {
-    let request = &requests[0];
-    let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target(quiet));
-    // Nobody can tell how long it takes before the first step.
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
-    let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
-    bar.set_message("loading kernels");
-    bar.enable_steady_tick(Duration::from_millis(120));
-    let (mut computed, mut partial, mut points) = (vec![], vec![], vec![]);
-    // (Between the parts of a long video some are encoded again.)
-    let coding = if looping.parts > 1 { "coding" } else { "decoding" };
-    let decoding = format!("{{spinner}} {coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
-    let decoding = ProgressStyle::with_template(&decoding)?;
-    let mut part = 0;
-    let mut on_step = |event: &StepEvent| {
-        if event.step == 1 {
-            part += 1;
-            (computed, partial) = (vec![], vec![]);
-            bar.set_length(event.steps as u64);
-            bar.set_style(stepping.clone());
-        }
-        if event.plan.is_computed() {
-            computed.push(event.step);
-        } else if event.plan.is_partial() {
-            partial.push(event.step);
-        }
-        points.extend(profile.map(|profile| profile.point(&event.end)));
-        bar.set_position(event.step as u64);
-        let strip = schedule_strip(event.step, &computed, &partial);
-        let left = "-".repeat(event.steps - event.step);
-        let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
-        let done = match () {
-            () if event.plan.is_computed() => "computed",
-            () if event.plan.is_partial() => "in part",
-            () => "reused",
+}
+
+impl Run<'_> {
+    /// Runs requests together behind a progress bar; nothing if the user stopped it. With a profile the end of each step is remembered.
+    /// `encodings` receive the frames of their videos as they are decoded.
+    fn generate(
+        &self,
+        requests: &[Request],
+        encodings: &mut [Option<Encoding>],
+    ) -> anyhow::Result<Option<(Vec<Generation>, Vec<Point>)>> {
+        let Run { pipeline, deciding, looping, profile, quiet } = *self;
+        let request = &requests[0];
+        let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target(quiet));
+        // Nobody can tell how long it takes before the first step.
+        bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
+        let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
+        bar.set_message("loading kernels");
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let (mut computed, mut partial, mut points) = (vec![], vec![], vec![]);
+        // (Between the parts of a long video some are encoded again.)
+        let coding = if looping.parts > 1 { "coding" } else { "decoding" };
+        let decoding = format!("{{spinner}} {coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
+        let decoding = ProgressStyle::with_template(&decoding)?;
+        let mut part = 0;
+        let mut on_step = |event: &StepEvent| {
+            if event.step == 1 {
+                part += 1;
+                (computed, partial) = (vec![], vec![]);
+                bar.set_length(event.steps as u64);
+                bar.set_style(stepping.clone());
+            }
+            if event.plan.is_computed() {
+                computed.push(event.step);
+            } else if event.plan.is_partial() {
+                partial.push(event.step);
+            }
+            points.extend(profile.map(|profile| profile.point(&event.end)));
+            bar.set_position(event.step as u64);
+            let strip = schedule_strip(event.step, &computed, &partial);
+            let left = "-".repeat(event.steps - event.step);
+            let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
+            let done = match () {
+                () if event.plan.is_computed() => "computed",
+                () if event.plan.is_partial() => "in part",
+                () => "reused",
+            };
+            // Beyond a line's width the strip would wrap.
+            let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
+            let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
+            bar.set_message(format!("{part}{strip}  {done:<8}{rate}"));
+            interrupt::go_on()
         };
-        // Beyond a line's width the strip would wrap.
-        let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
-        let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
-        bar.set_message(format!("{part}{strip}  {done:<8}{rate}"));
-        interrupt::go_on()
-    };
-    let mut on_frame = |done: usize, all: usize| {
-        bar.set_style(decoding.clone());
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-        interrupt::go_on()
-    };
-    let result = pipeline.generate_long(requests, deciding, looping, &mut on_step, &mut on_frame);
-    bar.finish_and_clear();
-    match result {
-        Ok(generations) => Ok(Some((generations, points))),
-        Err(error) if error.is_stop() => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
+        let mut on_frame = |decoded: &Decoded<'_>| {
+            if let Some(Some(encoding)) = encodings.get_mut(decoded.video) {
+                encoding.push(decoded.pixels);
+            }
+            bar.set_style(decoding.clone());
+            bar.set_length(decoded.all as u64);
+            bar.set_position(decoded.done as u64);
+            interrupt::go_on()
+        };
+        let result = pipeline.generate_long(requests, deciding, looping, &mut on_step, &mut on_frame);
+        bar.finish_and_clear();
+        match result {
+            Ok(generations) => Ok(Some((generations, points))),
+            Err(error) if error.is_stop() => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
+        }
     }
 }

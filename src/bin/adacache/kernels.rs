@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +9,8 @@ use adacache::chips::{CHIPS, Chip};
 use adacache::evidence::{self, Counted, Figures, Pipe, Work};
 use anyhow::Context as _;
 use serde_json::json;
+
+use crate::out;
 
 /// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, Open-Sora's operations (modelled), VM counters
 #[derive(clap::Args)]
@@ -95,8 +96,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else if !args.no_counters {
         counters(&mut text, counted.values());
     }
-    // A closed pipe is no failure of ours.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    out::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

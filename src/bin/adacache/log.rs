@@ -1,12 +1,13 @@
 //! The library's warnings and errors that are no results: they go to standard error, a line each.
 
 use std::fmt::{Debug, Write as _};
-use std::io::{IsTerminal, Write as _};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::out;
 
 /// Listens from now on.
 pub(crate) fn install() {
@@ -47,12 +48,9 @@ impl Subscriber for StandardError {
     fn exit(&self, _: &Id) {}
 }
 
-/// A line on standard error; on a terminal in the place of a progress bar, which comes again below.
+/// A line on standard error.
 pub(crate) fn say(kind: &str, words: &str) {
-    let mut out = std::io::stderr().lock();
-    let clear = if out.is_terminal() { "\r\x1b[2K" } else { "" };
-    // Nobody is there to hear that nobody listens.
-    let _ = writeln!(out, "{clear}{kind}: {words}");
+    out::note(format_args!("{kind}: {words}"));
 }
 
 /// A message, then its fields.

@@ -1,5 +1,7 @@
 //! The `adacache` command: argument parsing and printing around the library.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod bench;
 mod calibrate;
 mod check;
@@ -12,6 +14,7 @@ mod kernels;
 mod log;
 mod measure;
 mod models;
+mod out;
 mod plan;
 mod pull;
 mod replay;
@@ -46,9 +49,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    out::install();
     log::install();
-    let result = match cli.command {
+    run().unwrap_or_else(|error| {
+        if device::is_stop(&error) {
+            return interrupt::ended("nothing was written");
+        }
+        log::say("error", &describe(&error));
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return out::usage(&said),
+    };
+    match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Devices(args) => devices::run(&args),
@@ -61,14 +78,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Kernels(args) => kernels::run(&args),
-    };
-    result.unwrap_or_else(|error| {
-        if device::is_stop(&error) {
-            return interrupt::ended("nothing was written");
-        }
-        eprintln!("error: {}", describe(&error));
-        ExitCode::FAILURE
-    })
+    }
 }
 
 /// The error and its causes. Many messages tell their cause already: nothing is said twice.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,7 +13,7 @@ use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, MOST_PSNR, 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::log;
+use crate::{log, out};
 
 /// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
@@ -78,8 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(a) => media(args, a)?,
         None => scored(args)?,
     };
-    // A closed pipe is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    out::line(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,5 @@
 //! `adacache models`: the models there are, what of them is on disk, and the memory they need.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +12,8 @@ use adacache::profile::Efficiency;
 use adacache::tensor::DType;
 use indicatif::HumanBytes;
 use serde_json::json;
+
+use crate::out;
 
 /// List the models: what is on disk, what is missing, and the memory each needs
 #[derive(clap::Args)]
@@ -46,8 +47,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         FAMILIES.into_iter().map(|family| model(family, &cache)).collect::<anyhow::Result<Vec<Model>>>()?;
     models.sort_by_key(|model| model.files.is_some());
     let text = if args.json { as_json(&models)? } else { for_people(&models) };
-    // A closed pipe is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    out::line(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

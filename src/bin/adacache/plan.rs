@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,6 +16,8 @@ use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
 use anyhow::{Context, bail};
 use serde_json::json;
+
+use crate::out;
 
 /// Bytes a second from page-locked memory over PCIe 4.0 x16: 31.5 GB/s by the standard, less what packets cost.
 const PCIE_BANDWIDTH: f64 = 25e9;
@@ -104,8 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         for_people(args, &job, &estimate, streamed, &published)
     };
-    // A closed pipe is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    out::line(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

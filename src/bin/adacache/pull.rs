@@ -1,12 +1,13 @@
 //! `adacache pull`: a published checkpoint onto this machine.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adacache::family::{self, FAMILIES};
 use adacache::hub::{Checkpoint, Published, Pull, cache_dir};
 use anyhow::Context;
+
+use crate::out;
 
 /// Fetch a published checkpoint: transformer, video autoencoder, text encoder
 ///
@@ -56,8 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let checkpoint = pull.run()?;
     if !args.quiet {
-        // A closed pipe is no failure of ours.
-        let _ = write!(std::io::stdout(), "{}", describe(&checkpoint, published));
+        out::print(describe(&checkpoint, published))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `adacache replay`: what cache policies would have done in a recorded run.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +11,8 @@ use adacache::family;
 use adacache::pipeline::{self, SizeOptions, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
+
+use crate::out;
 
 /// Show which steps cache policies would compute on a recorded run
 ///
@@ -67,8 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let replayed = args.cache.iter().map(|name| replay(args, &trace, name)).collect::<anyhow::Result<Vec<_>>>()?;
         if args.json { as_json(&trace, &replayed)? } else { for_people(args, &trace, &replayed) }
     };
-    // A closed pipe is no failure of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    out::line(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,11 +1,14 @@
-//! What the commands that make many videos with one model share: its options, and a plain request.
+//! What the commands that make videos share: the options of many with one model, a plain request, the weights' hash.
+
+use std::time::Duration;
 
 use adacache::cache::CacheConfig;
 use adacache::device::Device;
 use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request};
 use adacache::tensor::DType;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::device;
+use crate::{device, interrupt};
 
 /// The model and how it runs.
 #[derive(clap::Args)]
@@ -60,4 +63,21 @@ impl Settings {
         let (packed_cache, record_all) = (false, false);
         Request { prompt, steps, cfg_scale, seed, cache, packed_cache, record_all, given: None, decode: true }
     }
+}
+
+/// SHA-256 of the model's files. That of gigabytes takes a while, and says so.
+pub(crate) fn weights_hash(source: &ModelSource, quiet: bool) -> anyhow::Result<String> {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    bar.set_style(ProgressStyle::with_template(
+        "{spinner} hashing the weights, once  {bytes}/{total_bytes}  {eta} left",
+    )?);
+    let hash = pipeline::weights_hash(source, &mut |done, all| {
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        interrupt::go_on()
+    });
+    bar.finish_and_clear();
+    Ok(hash?)
 }

@@ -7,12 +7,12 @@ use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
 use super::prepare_prompt;
-use crate::hub::{Checkpoint, Part};
+use crate::hub::{Checkpoint, Part, hex, sha256};
 use crate::media::write_file;
 use crate::model::Progress;
 use crate::model::{ModelError, TransformerShape};
-use crate::pipeline::{PipelineError, Prompt, PromptText, TextOptions};
-use crate::text::{Embedding, EncoderError, T5, fingerprint};
+use crate::pipeline::{PipelineError, Prompt, PromptText, RESULTS, TextOptions};
+use crate::text::{Embedding, EncoderError, T5};
 
 /// The embeddings of prompts, from the cache folder or from the encoder.
 pub(super) fn embed(
@@ -24,7 +24,7 @@ pub(super) fn embed(
 ) -> Result<Vec<Prompt>, PipelineError> {
     options.scores.check()?;
     let (channels, most) = (model.caption_channels, model.caption_tokens);
-    let encoder = fingerprint(checkpoint)?;
+    let encoder = fingerprint(checkpoint, &mut |_, _| progress(0, prompts.len()))?;
     let mut loaded = None;
     let mut embedding = |prompt: &PromptText| -> Result<Prompt, PipelineError> {
         let text = prepare_prompt(&prompt.to_string(), &options.scores);
@@ -64,11 +64,18 @@ fn load(checkpoint: &Checkpoint, channels: usize, most: usize) -> Result<T5, Enc
     Ok(t5)
 }
 
-/// The file in which the embedding of a prepared prompt is cached: it depends on the prompt and the encoder.
-fn kept(checkpoint: &Checkpoint, encoder: &[u8], most: usize, text: &str) -> PathBuf {
-    let hash = Sha256::new().chain_update(encoder).chain_update(most.to_le_bytes()).chain_update(text).finalize();
-    let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    checkpoint.folder().join("embeddings").join(name + ".safetensors")
+/// The encoder's identity: the hashes of its files.
+fn fingerprint(checkpoint: &Checkpoint, progress: Progress<'_>) -> Result<String, PipelineError> {
+    let mut files = vec![checkpoint.file(Part::Text, "config.json"), checkpoint.file(Part::Text, "tokenizer.json")];
+    files.extend_from_slice(checkpoint.text_weights()?.files());
+    Ok(sha256(&files, progress)?.concat())
+}
+
+/// The file in which the embedding of a prepared prompt is cached: it depends on the prompt, the encoder and how this program runs it.
+fn kept(checkpoint: &Checkpoint, encoder: &str, most: usize, text: &str) -> PathBuf {
+    let versions = [most as u64, u64::from(RESULTS)].map(u64::to_le_bytes).concat();
+    let hash = Sha256::new().chain_update(encoder).chain_update(versions).chain_update(text);
+    checkpoint.folder().join("embeddings").join(hex(hash) + ".safetensors")
 }
 
 fn keep(path: &Path, embedding: &Embedding) -> Result<(), Box<dyn std::error::Error>> {

@@ -17,12 +17,12 @@ use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::hub::{Checkpoint, Part, Published, PublishedPart, cache_dir};
+use crate::hub::{Checkpoint, FileStatus, Part, Published, PublishedPart, cache_dir};
 use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Autoencoder, ModelError, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
-    Content, Inputs, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText, SizeOptions, Source,
-    TextOptions, VideoSize,
+    Content, FileContent, Inputs, ModelFile, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
+    SizeOptions, Source, TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::shapes::Shapes;
@@ -210,6 +210,16 @@ impl Source for Opened {
         let wanted = [(true, Part::Transformer), (parts.text, Part::Text), (parts.decoder, Part::Vae)];
         let wanted: Vec<Part> = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, part)| part).collect();
         Ok(checkpoint.require(&wanted)?)
+    }
+
+    fn files(&self) -> Vec<ModelFile> {
+        let Some(checkpoint) = &self.checkpoint else { return vec![] };
+        let there = checkpoint.parts().flat_map(|part| checkpoint.status(part)).filter(|file| file.bytes.is_some());
+        let file = |status: FileStatus| ModelFile {
+            name: format!("{}/{}", status.part.name(), status.file),
+            content: FileContent::OnDisk(checkpoint.file(status.part, &status.file)),
+        };
+        there.map(file).collect()
     }
 
     fn transformer(

@@ -22,7 +22,7 @@ use self::heap::Heap;
 use self::layers::{Loader, Run, padded};
 use self::spatial::Spatial;
 use self::temporal::Temporal;
-use super::{Autoencoder, ModelError, Progress, Weights};
+use super::{Autoencoder, ModelError, Pixels, Progress, Weights};
 use crate::device::{Device, DryConfig};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
@@ -123,13 +123,18 @@ impl VideoVae {
     ) -> Result<Vec<u8>> {
         let mut rgb = vec![];
         self.decode_slices(Latents { values: latents, shape, frames }, budget, progress, &mut |_, pixels| {
-            let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
-            let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
-            ops::decode::pixels(pixels, &bytes)?;
-            rgb.extend(bytes.to_vec::<u8>()?);
+            rgb.extend(self.rgb(pixels)?);
             Ok(())
         })?;
         Ok(rgb)
+    }
+
+    /// Decoded images as RGB bytes on the host.
+    fn rgb(&self, pixels: &Tensor) -> Result<Vec<u8>> {
+        let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
+        let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
+        ops::decode::pixels(pixels, &bytes)?;
+        Ok(bytes.to_vec::<u8>()?)
     }
 
     /// As [`VideoVae::decode_within`], without rounding: the output of the temporal autoencoder, `[channels, frames, h, w]`, and pixels
@@ -395,14 +400,14 @@ impl Autoencoder for VideoVae {
         self.least(Direction::Decode, frames, [latent[1], latent[2]])
     }
 
-    fn decode(&self, latents: &[f32], shape: [usize; 5], frames: usize, progress: Progress<'_>) -> Result<Vec<u8>> {
-        let [videos, shape @ ..] = shape;
-        let mut rgb = vec![];
-        for (i, latents) in latents.chunks(shape.iter().product()).enumerate() {
-            let mut told = |done, _: usize| -> ControlFlow<()> { progress(i * frames + done, videos * frames) };
-            rgb.extend(self.decode_within(latents, shape, frames, None, &mut told)?);
+    fn decode(&self, latents: &[f32], shape: [usize; 5], frames: usize, pixels: Pixels<'_>) -> Result<()> {
+        let [_, shape @ ..] = shape;
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        let mut each = |_: &Tensor, images: &Tensor| stopped(pixels(&self.rgb(images)?));
+        for latents in latents.chunks(shape.iter().product()) {
+            self.decode_slices(Latents { values: latents, shape, frames }, None, &mut go_on, &mut each)?;
         }
-        Ok(rgb)
+        Ok(())
     }
 
     fn least_encode_bytes(&self, sides: [usize; 2]) -> Result<usize> {

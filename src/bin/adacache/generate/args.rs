@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use adacache::cache::preset_names;
-use adacache::pipeline::{MaskStrategy, MemorySize};
+use adacache::pipeline::{MaskStrategy, MemorySize, Scores};
 use adacache::tensor::DType;
 use indicatif::ProgressDrawTarget;
 
@@ -17,7 +17,7 @@ use crate::device;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Prompt; quotes are optional
-    #[arg(required_unless_present = "prompts")]
+    #[arg(required_unless_present_any = ["prompts", "like"])]
     pub(super) prompt: Vec<String>,
     /// Model: `sprites`, `opensora-v1.2`, or the path of a folder with one of them
     #[arg(long, default_value = "sprites")]
@@ -61,6 +61,12 @@ pub(crate) struct Args {
     /// files [default: {}.mp4].
     #[arg(long, value_name = "PATH")]
     pub(super) out: Option<String>,
+    /// Replace outputs that are there and were made with other settings; without it they are an error
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    /// Repeat the run of a report (of a list of reports, number N); options given beside it take the place of the report's
+    #[arg(long, value_name = "REPORT.json[#N]", conflicts_with = "prompts")]
+    pub(super) like: Option<String>,
     /// Write a report of the run as JSON (with --prompts or --loop: a list of reports)
     #[arg(long, value_name = "FILE.json")]
     pub(super) report: Option<PathBuf>,
@@ -70,7 +76,8 @@ pub(crate) struct Args {
     /// Record every launch, step and decision as a Chrome trace for ui.perfetto.dev; on a GPU also power and clocks
     #[arg(long, value_name = "FILE.json", conflicts_with = "prompts")]
     pub(super) profile: Option<PathBuf>,
-    /// File with one prompt per line; empty lines, lines starting with # and prompts whose output exists are skipped
+    /// File with one prompt per line; empty lines, lines starting with # and prompts whose video is finished with the same settings are
+    /// skipped
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub(super) prompts: Option<PathBuf>,
     /// Number of videos of --prompts to generate together
@@ -130,6 +137,13 @@ pub(crate) struct Args {
     /// Print only warnings and errors
     #[arg(long, short)]
     pub(super) quiet: bool,
+}
+
+impl Args {
+    /// What is appended to the prompt.
+    pub(super) fn scores(&self) -> Scores {
+        Scores { aesthetic: self.aesthetic.0, motion: self.motion.0, camera: self.camera.clone() }
+    }
 }
 
 fn cache_help() -> String {

@@ -5,6 +5,7 @@ use adacache::media::{Frames, Latents, Media};
 use adacache::pipeline::{Given, Looping, MaskStrategy, ModelSource, Pipeline, PipelineError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::args::{Args, target};
 use crate::{interrupt, log};
@@ -17,6 +18,22 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
+    /// What a video depends on of all this: `None`, if nothing is given and it has one part.
+    pub(super) fn facts(&self) -> Option<Value> {
+        let Conditions { references, strategy, looping } = self;
+        if references.is_empty() && looping.parts == 1 {
+            return None;
+        }
+        let hash = |media: &Media| match media {
+            Media::Frames(frames) => frames.hash(),
+            Media::Latents(latents) => latents.hash(),
+        };
+        Some(json!({
+            "references": references.iter().map(hash).collect::<Vec<_>>(), "places": strategy.to_string(),
+            "parts": looping.parts, "overlap": looping.overlap, "edit": looping.edit,
+        }))
+    }
+
     pub(super) fn need_the_autoencoder(&self) -> bool {
         self.looping.parts > 1 || self.references.iter().any(|media| matches!(media, Media::Frames(_)))
     }

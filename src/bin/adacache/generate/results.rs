@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
-use adacache::media::{Output, write_file};
+use adacache::media::{Encoding, Output, check_file_writable, write_file};
 use adacache::pipeline::{Generation, PipelineError, Report};
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::args::Args;
+use super::args::{Args, target};
+use super::kept::Video;
+use super::like;
+use crate::interrupt;
 
 /// What all parts of a video did, for people.
 pub(super) fn summaries(generation: &Generation) -> String {
@@ -46,20 +52,61 @@ pub(super) fn timeline(profile: Profile, points: &[Point], report: &Report) -> a
     Ok(profile.finish(&spans.collect::<Vec<_>>(), &markers.collect::<Vec<_>>())?)
 }
 
+/// Whether everything besides the videos can be written.
+pub(super) fn check(args: &Args) -> anyhow::Result<()> {
+    for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
+        check_file_writable(file)?;
+    }
+    if let Some(file) = args.report.as_ref().filter(|file| args.prompts.is_some() && file.exists()) {
+        earlier_reports(file)?;
+    }
+    Ok(())
+}
+
+/// Says in the reports of a video what it depends on, and how it can be made again.
+pub(super) fn identify(args: &Args, generation: &mut Generation, video: &Video) {
+    for report in std::iter::once(&mut generation.report).chain(&mut generation.later) {
+        report.identify(&video.settings);
+        report.arguments = like::arguments(args, &video.settings);
+        report.output = Some(video.output.to_string());
+    }
+}
+
+/// Writes the video behind a progress bar; the report has its seconds.
+fn encode(generation: &mut Generation, output: &Output, begun: Option<Encoding>, quiet: bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let bar = ProgressBar::with_draw_target(None, target(quiet));
+    bar.set_style(ProgressStyle::with_template("{spinner} encoding frame {pos}/{len}  {elapsed}, {eta} left")?);
+    let written = generation.write_telling(output, begun, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        interrupt::go_on()
+    });
+    bar.finish_and_clear();
+    written?;
+    // Of a long video the last part has them.
+    let seconds = &mut generation.later.last_mut().unwrap_or(&mut generation.report).seconds;
+    seconds.encode = start.elapsed().as_secs_f64();
+    seconds.total += seconds.encode;
+    Ok(())
+}
+
 /// Writes everything that was asked for.
 pub(super) fn write(
     args: &Args,
-    generation: &Generation,
+    generation: &mut Generation,
     timeline: Option<&Trace>,
     output: &Output,
+    begun: Option<Encoding>,
 ) -> anyhow::Result<()> {
-    generation.write(output)?;
+    encode(generation, output, begun, args.quiet)?;
+    let generation = &*generation;
     if let (Some(path), Some(timeline)) = (&args.profile, timeline) {
         write_file(path, &serde_json::to_vec(timeline)?).map_err(PipelineError::from)?;
     }
     if let Some(path) = &args.report {
         let json = if args.prompts.is_some() {
-            serde_json::to_string_pretty(&merged_reports(path, generation))?
+            serde_json::to_string_pretty(&merged_reports(path, generation)?)?
         } else if generation.later.is_empty() {
             serde_json::to_string_pretty(&generation.report)?
         } else {
@@ -76,10 +123,23 @@ pub(super) fn write(
 }
 
 /// The reports of a batch so far, an interrupted one's included, with those of `generation` in their place.
-fn merged_reports(path: &Path, generation: &Generation) -> Vec<Report> {
-    let earlier = fs::read_to_string(path).ok().and_then(|text| serde_json::from_str::<Vec<Report>>(&text).ok());
-    let mut merged = earlier.unwrap_or_default();
-    merged.retain(|r| reports(generation).all(|report| (&r.prompt, r.seed) != (&report.prompt, report.seed)));
+fn merged_reports(path: &Path, generation: &Generation) -> anyhow::Result<Vec<Report>> {
+    let mut merged = if path.exists() { earlier_reports(path)? } else { vec![] };
+    let same = |a: &Report, b: &Report| match &a.output {
+        Some(output) => Some(output) == b.output.as_ref(),
+        // Older reports do not say where their video is.
+        None => (&a.prompt, a.seed) == (&b.prompt, b.seed),
+    };
+    merged.retain(|earlier| !reports(generation).any(|report| same(earlier, report)));
     merged.extend(reports(generation).cloned());
-    merged
+    Ok(merged)
+}
+
+/// The reports in the file of a batch.
+fn earlier_reports(path: &Path) -> anyhow::Result<Vec<Report>> {
+    let file = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {file}"))?;
+    serde_json::from_str(&text).with_context(|| {
+        format!("{file} is there and is no list of reports: name another file with --report, or remove it")
+    })
 }
