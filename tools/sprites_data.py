@@ -80,6 +80,14 @@ class Clips:
     radius: torch.Tensor
     angle: torch.Tensor
 
+    def geometry(self):
+        """What a frame shows and when it is, each about within [-1, 1]: time, x, y, radius, cosine and sine of the visible turn; `[batch, frames, 6]`."""
+        time = torch.linspace(-1, 1, FRAMES).expand_as(self.x)
+        spins = (self.attributes[:, 3] == MOTIONS.index("spinning"))[:, None]
+        # After how much of a turn a shape looks the same: the circle and the ring have a spot.
+        turn = self.angle * torch.tensor([1.0, 4.0, 3.0, 1.0])[self.attributes[:, 2]][:, None]
+        return torch.stack([time, self.x, self.y, (self.radius - 0.33) * 5, spins * turn.cos(), spins * turn.sin()], 2)
+
     def tokens(self):
         """Caption token ids `[batch, PROMPT_LENGTH]`, padded with 0."""
         tokens = torch.zeros(len(self.attributes), PROMPT_LENGTH, dtype=torch.long)
@@ -88,8 +96,12 @@ class Clips:
         return tokens
 
 
-def random_attributes(batch, generator):
-    return torch.stack([torch.randint(len(words), (batch,), generator=generator) for words in ATTRIBUTES], 1)
+def random_attributes(batch, generator, motions=None):
+    """Words evenly at random, `[batch, 6]`; `motions`: how often each motion is drawn against the others."""
+    attributes = torch.stack([torch.randint(len(words), (batch,), generator=generator) for words in ATTRIBUTES], 1)
+    if motions is not None:
+        attributes[:, 3] = torch.multinomial(torch.tensor(motions), batch, replacement=True, generator=generator)
+    return attributes
 
 
 def parse(prompt):
@@ -211,7 +223,7 @@ class PatchCodec:
         return ((patches.reshape(b, t, h * PATCH, w * PATCH, 3) + 1) / 2).clamp(0, 1)
 
 
-def random_clips(batch, codec, generator):
-    """A random batch: latents `[batch, 16, 16, 8, 8]` and caption tokens `[batch, 8]`."""
-    clips = place(random_attributes(batch, generator), generator)
-    return codec.encode(draw(clips)), clips.tokens()
+def random_clips(batch, codec, generator, motions=None):
+    """A random batch: latents `[batch, 16, 16, 8, 8]`, caption tokens `[batch, 8]` and geometry `[batch, frames, 6]`."""
+    clips = place(random_attributes(batch, generator, motions), generator)
+    return codec.encode(draw(clips)), clips.tokens(), clips.geometry()

@@ -10,6 +10,7 @@ Needs torch, numpy and safetensors; a CPU is enough. The text table and the deco
 
 Objective: rectified flow, x_t = (1-t) x0 + t noise, target x0 - noise, mean squared error weighted per latent channel by what the
 decoder makes of it; t = s(sigmoid(1.1 normal)) with the sampler's own shift s, since structure is decided at high noise.
+A guide (--guide) asks hidden states for the frame's number and the shape's place besides; see the class `Guide` for why. It is not shipped.
 Optimiser: Muon for the matrices inside the blocks, AdamW for the rest; warm-up, constant rate, linear decay to zero. The decay
 takes the last --decay of the budget (--steps or --minutes), or starts when a file `decay` with a number of minutes
 appears in the run's folder: `echo 30 > checkpoints/sprites/decay`. What is shipped is the moving average (EMA).
@@ -28,6 +29,8 @@ import time
 import zlib
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from safetensors.torch import load_file, save
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -35,6 +38,10 @@ import sprites_data
 from stdit3 import Config, STDiT3
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# How often each motion is drawn: what is harder to learn, more often; one that stands still is learnt with every other.
+MOTION_WEIGHTS = [{"still": 0.5, "spinning": 2.0, "growing": 1.5, "shrinking": 1.5}.get(m, 1.0) for m in sprites_data.MOTIONS]
+# Weights of what the guide reads: time, x, y, radius, cosine and sine of the turn.
+GUIDED = torch.tensor([1.0, 0.3, 0.3, 0.3, 0.2, 0.2])
 HELD_OUT_SEED = 777_000_001
 PREVIEW_PROMPTS = [
     "large red circle bouncing fast navy",
@@ -115,22 +122,24 @@ class Sprites:
         normal = torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4))
         return self.shift(torch.sigmoid(1.1 * normal))
 
-    def batch(self, size, seed):
+    def batch(self, size, seed, motions=None):
         """`(x0, tokens, noise, t)`, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        x0, tokens = sprites_data.random_clips(size, self.codec, generator)
-        return x0, tokens, torch.randn(x0.shape, generator=generator), self.random_t(size, generator)
+        x0, tokens, geometry = sprites_data.random_clips(size, self.codec, generator, motions)
+        return x0, tokens, torch.randn(x0.shape, generator=generator), self.random_t(size, generator), geometry
 
-    def loss(self, model, batch, dropout=None):
-        """Per-sample loss `[batch]`; `dropout [batch]` is true where the caption gives way to the null caption."""
-        x0, tokens, noise, t = batch
+    def loss(self, model, batch, dropout=None, guide=None):
+        """Per-sample loss `[batch]`; `dropout [batch]` is true where the caption gives way to the null caption. With a guide, its loss too."""
+        x0, tokens, noise, t, geometry = batch
         y = self.table[tokens]
         if dropout is not None:
             y = torch.where(dropout[:, None, None], model.y_embedder.y_embedding, y)
         mix = t[:, None, None, None, None]
-        out = model(torch.lerp(x0, noise, mix), 1000 * t, y, **self.conditioning)
+        hidden = {}
+        out = model(torch.lerp(x0, noise, mix), 1000 * t, y, **self.conditioning, trace=None if guide is None else hidden.__setitem__)
         error = out[:, : x0.shape[1]] - (x0 - noise)
-        return (error.square() * self.channel_weight).mean(dim=(1, 2, 3, 4))
+        loss = (error.square() * self.channel_weight).mean(dim=(1, 2, 3, 4))
+        return loss if guide is None else (loss, guide(hidden, geometry))
 
     @torch.no_grad()
     def preview(self, model, path):
@@ -163,6 +172,32 @@ def write_png(path, image):
     pathlib.Path(path).write_bytes(png)
 
 
+class Guide(nn.Module):
+    """Reads time and place of the shape from the hidden states of single blocks, in training only.
+
+    Rotary positions tell distances in time, never the frame's number: in pure noise all frames are alike, and a model that cannot tell
+    the first from the last cannot grow a shape or move it left. It can work the number out (whose neighbours lie on one side only is an
+    end), but 3,746 steps of the denoising loss did not teach it: asked for the number, two blocks know it after 100 steps. The same head asks
+    for place, radius and turn of the shape.
+    """
+
+    def __init__(self, config, tokens, blocks=(1, 3)):
+        super().__init__()
+        self.names = [f"temporal_blocks.{i}" for i in blocks]
+        self.heads = nn.ModuleList(nn.Linear(tokens * config.hidden_size, 6) for _ in blocks)
+        for head in self.heads:
+            nn.init.zeros_(head.weight)
+
+    def forward(self, hidden, geometry):
+        """Mean squared error of each number, `[6]`: the mean over samples, frames and blocks."""
+        error = 0.0
+        for name, head in zip(self.names, self.heads):
+            u = hidden[name]
+            u = F.layer_norm(u, u.shape[-1:]).flatten(2)
+            error = error + (head(u).float() - geometry).square().mean(dim=(0, 1))
+        return error / len(self.heads)
+
+
 class Run:
     """A training run in a folder: model, moving average, optimisers, schedule; resumes from its checkpoint."""
 
@@ -176,6 +211,9 @@ class Run:
         self.checkpoint = self.folder / "checkpoint.pt"
         torch.manual_seed(args.seed)
         self.model = STDiT3(self.sprites.config)
+        _, h, w = self.sprites.fields["latent"]
+        tokens = h // 2 * (w // 2)
+        self.guide = Guide(self.sprites.config, tokens) if args.guide else None
         self.ema = STDiT3(self.sprites.config).requires_grad_(False)
         self.step, self.minutes, self.decay_from, self.decay_minutes, self.trained_before = 0, 0.0, None, None, 0
         if args.init and not self.checkpoint.exists():
@@ -185,12 +223,14 @@ class Run:
         in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
         others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name)]
         self.muon = Muon(in_blocks, args.lr_muon, torch.bfloat16 if args.precision == "bf16" else torch.float32)
+        others += [] if self.guide is None else self.guide.parameters()
         self.adamw = torch.optim.AdamW(others, args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.ema.load_state_dict(self.model.state_dict())
         if self.checkpoint.exists():
             self._restore()
         if args.compile:
             self.model.compile(dynamic=False)
+        self.guided = torch.zeros(6)
         self.held_out = [self.sprites.batch(args.batch, HELD_OUT_SEED + i) for i in range(-(-args.held_out // args.batch))]
 
     @staticmethod
@@ -209,6 +249,8 @@ class Run:
         state = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        if self.guide is not None and "guide" in state:
+            self.guide.load_state_dict(state["guide"])
         self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])
         for key in self.COUNTERS:
@@ -220,6 +262,8 @@ class Run:
         state = {key: getattr(self, key) for key in self.COUNTERS}
         for key in ("model", "ema", "muon", "adamw"):
             state[key] = getattr(self, key).state_dict()
+        if self.guide is not None:
+            state["guide"] = self.guide.state_dict()
         atomically(self.checkpoint, lambda path: torch.save(state, path))
 
     def export(self, folder):
@@ -259,12 +303,18 @@ class Run:
     def train_step(self, factor):
         args = self.args
         seed = args.seed * 1_000_003 + self.step
-        batch = self.sprites.batch(args.batch, seed)
+        batch = self.sprites.batch(args.batch, seed, MOTION_WEIGHTS)
         dropout = torch.rand(args.batch, generator=torch.Generator().manual_seed(~seed & 0xFFFFFFFF)) < self.sprites.config.class_dropout_prob
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = self.sprites.loss(self.model, batch, dropout).mean()
+            loss = self.sprites.loss(self.model, batch, dropout, self.guide)
+        if self.guide is not None:
+            loss, guided = loss
+            self.guided.lerp_(guided.detach(), 0.05)
+        loss = loss.mean()
+        # Beside the rate it fades out: the last steps serve the objective alone.
+        total = loss if self.guide is None else loss + args.guide * factor * (guided * GUIDED).sum()
         self.model.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not torch.isfinite(norm):
             self.log(f"step {self.step}: the gradient is not finite; skipped")
@@ -300,7 +350,8 @@ class Run:
                 recent = [x for x in losses[-self.args.log_every :] if not math.isnan(x)]
                 speed = (self.step - steps_at_start) / (now - began)
                 mean = sum(recent) / max(1, len(recent))
-                self.log(f"step {self.step}  loss {mean:.5f}  rate {factor:.3f}  {speed:.2f} it/s  {self.minutes:.1f} min")
+                guided = "" if self.guide is None else "  guide " + " ".join(f"{g:.2f}" for g in self.guided.tolist())
+                self.log(f"step {self.step}  loss {mean:.5f}  rate {factor:.3f}  {speed:.2f} it/s  {self.minutes:.1f} min{guided}")
             if self.step % self.args.eval_every == 0:
                 self.report()
             if now - saved > 60 * self.args.save_minutes:
@@ -333,6 +384,7 @@ def arguments():
     parser.add_argument("--lr-muon", type=float, default=0.02)
     parser.add_argument("--lr-adamw", type=float, default=2e-3)
     parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--guide", type=float, default=0.5, help="weight of the auxiliary loss on time and place; 0: none")
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="of the matrix products")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a fifth faster after minutes of compiling")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
