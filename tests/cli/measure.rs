@@ -30,13 +30,13 @@ fn videos_and_latents_are_measured() {
     assert!(compared["psnr"] == 60.0 && compared["psnr_mean"] == 60.0 && compared["ssim"] == 1.0, "{same}");
     assert_eq!((&compared["equal_frames"], &compared["frames"]), (&16.into(), &16.into()));
     // One equal frame is a number like the others, in both forms.
-    succeeds(dir.path(), &["generate", PROMPT, "--steps", "4", "--cache", "interval-4", "--out", "c/"]);
-    fs::copy(dir.path().join("a/frame_0007.png"), dir.path().join("c/frame_0007.png")).unwrap();
-    let one = json(&["a", "c"])["compared"].clone();
+    succeeds(dir.path(), &["generate", PROMPT, "--steps", "4", "--cache", "interval-4", "--out", "mixed/"]);
+    fs::copy(dir.path().join("a/frame_0007.png"), dir.path().join("mixed/frame_0007.png")).unwrap();
+    let one = json(&["a", "mixed"])["compared"].clone();
     let frames: Vec<f64> = one["psnr_frames"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
     let mean = one["psnr_mean"].as_f64().unwrap();
     assert!(one["equal_frames"] == 1 && frames[7] == 60.0 && (mean - frames.iter().sum::<f64>() / 16.0).abs() < 1e-9);
-    let people = text(&succeeds(dir.path(), &["measure", "a", "c"]).stdout);
+    let people = text(&succeeds(dir.path(), &["measure", "a", "mixed"]).stdout);
     assert!(people.contains(&format!("mean of the frames {mean:.2}; at most 60")), "{people}");
     assert!(people.contains("equal frames         1 of 16"), "{people}");
     assert_eq!(json(&["a.safetensors", "a.safetensors"])["same_bits"], true);
