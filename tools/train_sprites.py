@@ -223,14 +223,14 @@ class Run:
         in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
         others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name)]
         self.muon = Muon(in_blocks, args.lr_muon, torch.bfloat16 if args.precision == "bf16" else torch.float32)
-        others += [] if self.guide is None else self.guide.parameters()
         self.adamw = torch.optim.AdamW(others, args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.guide_adamw = self.guide and torch.optim.AdamW(self.guide.parameters(), args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0)
         self.ema.load_state_dict(self.model.state_dict())
         if self.checkpoint.exists():
             self._restore()
         if args.compile:
             self.model.compile(dynamic=False)
-        self.guided = torch.zeros(6)
+        self.guided = []
         self.held_out = [self.sprites.batch(args.batch, HELD_OUT_SEED + i) for i in range(-(-args.held_out // args.batch))]
 
     @staticmethod
@@ -251,6 +251,7 @@ class Run:
         self.ema.load_state_dict(state["ema"])
         if self.guide is not None and "guide" in state:
             self.guide.load_state_dict(state["guide"])
+            self.guide_adamw.load_state_dict(state["guide_adamw"])
         self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])
         for key in self.COUNTERS:
@@ -263,7 +264,7 @@ class Run:
         for key in ("model", "ema", "muon", "adamw"):
             state[key] = getattr(self, key).state_dict()
         if self.guide is not None:
-            state["guide"] = self.guide.state_dict()
+            state["guide"], state["guide_adamw"] = self.guide.state_dict(), self.guide_adamw.state_dict()
         atomically(self.checkpoint, lambda path: torch.save(state, path))
 
     def export(self, folder):
@@ -309,20 +310,22 @@ class Run:
             loss = self.sprites.loss(self.model, batch, dropout, self.guide)
         if self.guide is not None:
             loss, guided = loss
-            self.guided.lerp_(guided.detach(), 0.05)
+            self.guided.append(guided.detach())
         loss = loss.mean()
         # Beside the rate it fades out: the last steps serve the objective alone.
         total = loss if self.guide is None else loss + args.guide * factor * (guided * GUIDED).sum()
-        self.model.zero_grad(set_to_none=True)
+        for module in filter(None, (self.model, self.guide)):
+            module.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not torch.isfinite(norm):
             self.log(f"step {self.step}: the gradient is not finite; skipped")
             return math.nan
         self.muon.step(factor)
-        for group in self.adamw.param_groups:
-            group["lr"] = args.lr_adamw * factor
-        self.adamw.step()
+        for optimiser in filter(None, (self.adamw, self.guide_adamw)):
+            for group in optimiser.param_groups:
+                group["lr"] = args.lr_adamw * factor
+            optimiser.step()
         decay = min(args.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.ema.parameters()), [p.data for p in self.model.parameters()], 1 - decay)
         return loss.item()
@@ -350,7 +353,8 @@ class Run:
                 recent = [x for x in losses[-self.args.log_every :] if not math.isnan(x)]
                 speed = (self.step - steps_at_start) / (now - began)
                 mean = sum(recent) / max(1, len(recent))
-                guided = "" if self.guide is None else "  guide " + " ".join(f"{g:.2f}" for g in self.guided.tolist())
+                guided = "  guide " + " ".join(f"{g:.2f}" for g in torch.stack(self.guided).mean(0).tolist()) if self.guided else ""
+                self.guided.clear()
                 self.log(f"step {self.step}  loss {mean:.5f}  rate {factor:.3f}  {speed:.2f} it/s  {self.minutes:.1f} min{guided}")
             if self.step % self.args.eval_every == 0:
                 self.report()
