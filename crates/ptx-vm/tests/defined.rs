@@ -232,3 +232,88 @@ fn the_host_is_told_what_it_reads() {
     let error = vm.read(fresh, &mut [0; 8]).unwrap_err().to_string();
     assert!(error.contains("nobody has written"), "{error}");
 }
+
+/// A kernel that prints from a frame of local memory, after what the body does. `%rd1` points to what nobody has written.
+fn printing(format: &str, body: &str) -> String {
+    let bytes: Vec<String> = format.bytes().chain([0]).map(|b| b.to_string()).collect();
+    format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.extern .func (.param .b32 r) vprintf(.param .b64 f, .param .b64 v);
+        .extern .func (.param .b64 r) malloc(.param .b64 n); .extern .func free(.param .b64 p);
+        .global .align 1 .b8 text[{}] = {{{}}};
+        .visible .entry k(.param .u64 none) {{
+          .reg .pred %p<3>; .reg .b32 %r<9>; .reg .b64 %rd<9>; .reg .f32 %f<3>; .reg .f64 %d<3>; .local .align 8 .b8 frame[32];
+          .shared .align 8 .b8 tile[8];
+          ld.param.u64 %rd1, [none]; ld.global.u32 %r1, [%rd1]; mov.u32 %r2, 7; mov.u32 %r0, %tid.x;
+          mov.u64 %rd2, frame; cvta.local.u64 %rd3, %rd2; mov.u64 %rd4, text; cvta.global.u64 %rd4, %rd4;
+          {body}
+          {{ .param .b64 f; .param .b64 v; .param .b32 r; st.param.b64 [f], %rd4; st.param.b64 [v], %rd3;
+            call.uni (r), vprintf, (f, v); }}
+          ret; }}",
+        bytes.len(),
+        bytes.join(", ")
+    )
+}
+
+#[test]
+fn what_is_printed_has_to_be_defined() {
+    let share = "mov.u64 %rd5, tile; cvta.shared.u64 %rd5, %rd5; st.local.u64 [frame], %rd5;";
+    let malloc =
+        "{ .param .b64 n; .param .b64 q; st.param.b64 [n], %rd6; call.uni (q), malloc, (n); ld.param.b64 %rd7, [q]; }";
+    let free = "{ .param .b64 p; st.param.b64 [p], %rd7; call.uni free, (p); }";
+    let run = |format: &str, body: &str, report| {
+        let text = printing(format, body);
+        let kernel =
+            Module::parse("k.ptx", &text).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{body}"));
+        let vm = Vm::new(VmConfig { checked: true, report, ..VmConfig::default() });
+        let none = vm.alloc(64).unwrap();
+        let shape = Launch { grid: [1, 1, 1], block: [4, 1, 1], dynamic_shared: 0 };
+        (vm.launch(&kernel, &shape, &none.to_le_bytes()).map(|_| ()), vm.take_printed())
+    };
+    for (format, body, what) in [
+        ("%d\n", "st.local.u32 [frame], %r1;", "what `printf` prints"),
+        // Nothing was put there at all.
+        ("%d\n", "", "what `printf` prints"),
+        ("%d %d\n", "st.local.u32 [frame], %r2;", "what `printf` prints"),
+        ("%d %lld\n", "st.local.u32 [frame], %r2; st.local.u32 [frame + 8], %r2;", "what `printf` prints"),
+        ("%*d\n", "st.local.u32 [frame], %r1; st.local.u32 [frame + 4], %r2;", "what `printf` prints"),
+        (
+            "%f\n",
+            "mov.b32 %f1, %r1; cvt.f64.f32 %d1, %f1; st.local.f64 [frame], %d1;",
+            "what `printf` prints is undefined: nobody has written what line",
+        ),
+        ("%s\n", share, "a string"),
+        ("%s\n", "cvt.u64.u32 %rd5, %r1; st.local.u64 [frame], %rd5;", "what `printf` prints"),
+        // One thread alone.
+        (
+            "%d\n",
+            "st.local.u32 [frame], %r2; setp.eq.u32 %p1, %r0, 2; @%p1 st.local.u32 [frame], %r1;",
+            "thread (2, 0, 0)",
+        ),
+        // A register that is written in some threads only.
+        ("%d\n", "setp.ne.u32 %p1, %r0, 3; @%p1 mov.u32 %r5, 3; st.local.u32 [frame], %r5;", "thread (3, 0, 0)"),
+        ("x\n", "cvt.u64.u32 %rd6, %r1; and.b64 %rd4, %rd6, 0; mov.u64 %rd4, %rd6;", "the format"),
+        ("x\n", &format!("cvt.u64.u32 %rd6, %r1; {malloc}"), "the number of bytes"),
+        ("x\n", &format!("cvt.u64.u32 %rd7, %r1; {free}"), "the pointer"),
+    ] {
+        let fault = run(format, body, FaultKinds::ALL).0.expect_err(body);
+        assert_eq!(fault.kind, FaultKind::Uninitialised, "{format} {body}: {fault}");
+        assert!(fault.to_string().contains(what), "{format} {body}: {fault}");
+    }
+    for (format, body, printed) in [
+        ("%d %%\n", "st.local.u32 [frame], %r2;", "7 %\n"),
+        // What lies beside the arguments is not printed.
+        ("%d %lld\n", "st.local.u32 [frame], %r2; st.local.u64 [frame + 8], 5;", "7 5\n"),
+        ("%hhd\n", "and.b32 %r3, %r1, 0; mov.u32 %r3, 300; st.local.u32 [frame], %r3;", "44\n"),
+        ("%s\n", &format!("{share} mov.u32 %r3, 0x6f6f66; st.shared.u32 [tile], %r3;"), "foo\n"),
+        ("%s\n", "mov.u64 %rd5, 0; st.local.u64 [frame], %rd5;", "(null)\n"),
+        ("x\n", &format!("mov.u64 %rd6, 16; {malloc} st.u32 [%rd7], %r2; {free}"), "x\n"),
+    ] {
+        let (result, out) = run(format, body, FaultKinds::ALL.without(FaultKind::Race));
+        result.unwrap_or_else(|fault| panic!("{body}: {fault}"));
+        assert_eq!(out, printed.repeat(4), "{body}");
+    }
+    // Not asked for, it is not told.
+    let (result, out) = run("%d\n", "st.local.u32 [frame], %r1;", FaultKinds::ALL.without(FaultKind::Uninitialised));
+    result.unwrap();
+    assert_eq!(out.lines().count(), 4);
+}

@@ -9,7 +9,7 @@ use crate::ir::*;
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 
 impl Check {
-    /// Something that orders or moves memory has happened.
+    /// Something that orders or moves memory has happened: an arm for each kind of event.
     pub(super) unsafe fn happened(&mut self, cx: &Cx, event: &Event, kernel: &Kernel, index: usize) -> Verdict {
         let Event { what, lanes, at } = *event;
         let warp = cx.warp as usize;
@@ -55,6 +55,15 @@ impl Check {
                 self.shared.clocks.mbarrier_waited(warp, lanes, at, acquire);
             }
             Happened::Bulk { .. } => self.bulk(cx, event, kernel, index)?,
+            Happened::Read { from, bytes, what } => {
+                // SAFETY: the range is checked before it is looked at.
+                let wrong = lanes_of(lanes).filter(|lane| unsafe { self.memory.is_undefined(cx, from, bytes, *lane) });
+                let wrong = wrong.fold(0, |m, lane| m | 1 << lane);
+                if wrong != 0 {
+                    self.memory.found_if_none(index);
+                    self.undefined(kernel, (wrong, what))?;
+                }
+            }
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
                 for lane in lanes_of(lanes) {

@@ -1,5 +1,6 @@
 //! Which bits of memory are defined, and how they come into registers and out of them.
 
+use super::bytes::{is_zero, word};
 use super::defined::{Bits, Defined};
 use crate::ir::{Access, Cx, FULL, Kernel, NO_SLOT, Op, WARP, addresses, lanes_of};
 use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
@@ -126,6 +127,22 @@ impl Memory {
     pub(super) fn found(&mut self, index: usize) {
         if self.sources.len() < SOURCES && !self.sources.contains(&index) {
             self.sources.push(index);
+        }
+    }
+
+    /// An instruction has found undefined bits, which it has not loaded itself if another one is known.
+    pub(super) fn found_if_none(&mut self, index: usize) {
+        if self.sources.is_empty() {
+            self.found(index);
+        }
+    }
+
+    /// Whether any bit is undefined of what a lane finds at a generic address.
+    pub(super) unsafe fn is_undefined(&mut self, cx: &Cx, a: u64, bytes: u64, lane: usize) -> bool {
+        // SAFETY: `place` checks the range.
+        unsafe {
+            let at = self.place(cx, false, a, bytes, lane);
+            !at.is_null() && !is_zero(at, bytes as usize)
         }
     }
 
@@ -471,23 +488,5 @@ impl Memory {
         if let Some(bits) = self.shared.get_mut(at as usize..at as usize + bytes) {
             bits.fill(0);
         }
-    }
-}
-
-/// Up to eight bytes as a number.
-fn word(bytes: &[u8]) -> u64 {
-    let mut out = [0u8; 8];
-    let n = bytes.len().min(8);
-    out[..n].copy_from_slice(&bytes[..n]);
-    u64::from_le_bytes(out)
-}
-
-/// Whether all of `bytes` bytes are 0.
-unsafe fn is_zero(at: *const u8, bytes: usize) -> bool {
-    // SAFETY: the caller has as many bytes there. Other blocks may write them meanwhile, as they may write the memory they stand for.
-    unsafe {
-        let words = bytes / 8;
-        (0..words).all(|i| at.cast::<u64>().add(i).read_unaligned() == 0)
-            && (8 * words..bytes).all(|i| at.add(i).read() == 0)
     }
 }

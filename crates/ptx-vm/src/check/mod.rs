@@ -4,6 +4,7 @@
 //! it executes, so an unobserved one pays nothing.
 
 mod arrays;
+mod bytes;
 mod clock;
 mod defined;
 mod global;
@@ -15,7 +16,7 @@ mod touch;
 
 use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
-use crate::ir::{Cx, Kernel, Op, guarded};
+use crate::ir::{Cx, Happened, Kernel, Op, guarded};
 use arrays::Arrays;
 use defined::Defined;
 pub(crate) use global::Races;
@@ -173,10 +174,10 @@ impl Watch {
         // SAFETY: `op` belongs to the kernel.
         let index = unsafe { op.offset_from(cx.code) } as usize;
         let events = std::mem::take(&mut cx.events);
-        if let Some(check) = &mut self.check
-            && cx.trap.is_none()
-        {
-            for event in &events {
+        if let Some(check) = &mut self.check {
+            // Of what went wrong by an undefined value, that is told.
+            let trapped = cx.trap.is_some();
+            for event in events.iter().filter(|event| !trapped || matches!(event.what, Happened::Read { .. })) {
                 // SAFETY: the instruction has checked its addresses.
                 if let Err((kind, lane, address, message)) = unsafe { check.happened(cx, event, kernel, index) } {
                     return cx.fault(op, kind, Some(lane), address, message);

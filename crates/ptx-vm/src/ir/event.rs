@@ -39,6 +39,12 @@ pub(crate) enum Happened {
         reduce: bool,
     },
     BulkCommit,
+    /// A function of the device runtime took a value from a generic address: what decides what it does, or is printed.
+    Read {
+        from: u64,
+        bytes: u64,
+        what: &'static str,
+    },
     /// At most so many bulk groups stay pending; or, of the others, only the sources have been read.
     BulkWait {
         pending: u32,

@@ -4,7 +4,7 @@
 //! `op = (op.run)(cx, op)` until null. Functions are generic over the operation and compiled three times, for a plain CPU, for
 //! AVX2+FMA and for AVX-512, so that their loops over 32 lanes become a few vector instructions.
 
-use super::event::Event;
+use super::event::{Event, Happened};
 use super::lanes::{FULL, L, blend};
 use crate::error::FaultKind;
 use crate::math::mma::TensorCore;
@@ -347,6 +347,24 @@ impl Cx {
     pub(crate) unsafe fn list(&self, op: *const Op, i: usize) -> u32 {
         // SAFETY: forwarded.
         unsafe { *self.lists.add((*op).x as usize + i) }
+    }
+
+    /// Tells checked mode what a lane did; lanes that did the same in a row are one event.
+    pub(crate) fn happened(&mut self, what: Happened, lanes: u32, at: u32) {
+        if !self.checked {
+            return;
+        }
+        match self.events.last_mut() {
+            Some(last) if last.what == what && last.at == at && !matches!(what, Happened::Bulk { .. }) => {
+                last.lanes |= lanes
+            }
+            _ => self.events.push(Event { what, lanes, at }),
+        }
+    }
+
+    /// Tells checked mode that a function of the device runtime took a value of a lane from memory.
+    pub(crate) fn has_read(&mut self, lane: u32, from: u64, bytes: u64, what: &'static str) {
+        self.happened(Happened::Read { from, bytes, what }, 1 << lane, 0);
     }
 
     /// Stops the warp because of a fault at `op`.

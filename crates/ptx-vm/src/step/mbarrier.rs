@@ -89,19 +89,6 @@ impl Act {
 }
 
 impl Cx {
-    /// Tells checked mode what a lane did; lanes that did the same in a row are one event.
-    fn happened(&mut self, what: Happened, lanes: u32, at: u32) {
-        if !self.checked {
-            return;
-        }
-        match self.events.last_mut() {
-            Some(last) if last.what == what && last.at == at && !matches!(what, Happened::Bulk { .. }) => {
-                last.lanes |= lanes
-            }
-            _ => self.events.push(Event { what, lanes, at }),
-        }
-    }
-
     /// The memory of a lane's mbarrier.
     fn object(&mut self, op: *const Op, lane: usize, address: u64) -> Result<*mut u64, *const Op> {
         if address & 7 != 0 {
@@ -173,6 +160,7 @@ impl Exec for Mbarrier {
     }
 }
 
+/// All that is done to an mbarrier, by one lane after the other: long because the acts share most of their way.
 #[inline(never)]
 unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
     // SAFETY: operands were decoded with these widths; `object` checks addresses.

@@ -10,6 +10,7 @@ pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod mem;
 pub(crate) mod ops;
+mod printf;
 pub(crate) mod runtime;
 pub(crate) mod tensor;
 pub(crate) mod warp;
