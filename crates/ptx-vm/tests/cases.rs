@@ -1,8 +1,8 @@
 //! The launch cases under `tests/cases`: PTX of nvcc and Triton, planted faults, and expectations that do not hold (`oracle_`). All run
 //! in checked mode.
 
-use ptx_vm::VmConfig;
 use ptx_vm::case::run_case;
+use ptx_vm::{MmaRounding, VmConfig};
 use std::path::Path;
 
 #[test]
@@ -54,4 +54,22 @@ fn ordinary_cases_pass_unchecked_on_any_number_of_threads() {
             assert!(outcome.ok, "{}: {:?} {:?}", outcome.case, outcome.fault, outcome.message);
         }
     }
+}
+
+/// Tolerances belong to the formats: the sums of tensor cores, with as few bits as they keep, are as right as those in f32.
+#[test]
+fn products_pass_when_tensor_cores_truncate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut names = Vec::new();
+    for dir in std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir() && !wrong(p)) {
+        let ptx = std::fs::read_to_string(dir.join("kernel.ptx")).unwrap();
+        if !ptx.contains("mma.sync") {
+            continue;
+        }
+        let outcome = run_case(&dir, &VmConfig { mma: MmaRounding::Truncate, ..VmConfig::default() }).unwrap();
+        assert!(outcome.ok, "{}: {:?} {:?}", outcome.case, outcome.fault, outcome.message);
+        names.push(outcome.case);
+    }
+    // Among them sums of 8-bit floats, which keep 13 fraction bits.
+    assert!(names.len() >= 8 && names.iter().any(|name| name.contains("fp8e4")), "{names:?}");
 }
