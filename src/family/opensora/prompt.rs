@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use fancy_regex::Regex;
+use regex::Regex;
 
 use super::mojibake::repaired;
 use crate::pipeline::Scores;
@@ -35,20 +35,21 @@ fn rules(list: &[(&str, &'static str)]) -> Vec<Rule> {
     list.iter().map(|(pattern, by)| (Regex::new(pattern).expect("the patterns are constants"), *by)).collect()
 }
 
-/// An address: a scheme, or a name that ends in one of the domains; not before an @.
+/// An address: a scheme, or a name that ends in one of the domains; not before an @, which is asked for as what follows, outside of the groups.
 macro_rules! address {
     ($scheme:literal) => {
         concat!(
-            r"\b(?:(?:",
+            r"\b(?:(",
             $scheme,
-            r":(?:/{1,3}|[a-zA-Z0-9%])|[a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)))"
+            r":(?:/{1,3}|[a-zA-Z0-9%]))|([a-zA-Z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?)(?:[^@]|$))"
         )
     };
 }
 
-/// Applied before markup is removed.
-static ADDRESSES: LazyLock<Vec<Rule>> =
-    LazyLock::new(|| rules(&[("<person>", "person"), (address!("https?"), ""), (address!("www"), "")]));
+/// Cut out before markup is removed.
+static ADDRESSES: LazyLock<[Regex; 2]> = LazyLock::new(|| {
+    [address!("https?"), address!("www")].map(|pattern| Regex::new(pattern).expect("the patterns are constants"))
+});
 
 /// Tags, comments and declarations.
 static MARKUP: LazyLock<Vec<Rule>> =
@@ -118,7 +119,8 @@ static WORDS: LazyLock<Vec<Rule>> = LazyLock::new(|| {
 fn clean(caption: &str) -> String {
     let text = caption.replace('+', " ");
     let text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy();
-    let text = apply(&ADDRESSES, text.trim().to_lowercase());
+    let text = text.trim().to_lowercase().replace("<person>", "person");
+    let text = ADDRESSES.iter().fold(text, |text, address| without(address, &text));
     let text = htmlize::unescape(apply(&MARKUP, text)).into_owned();
     let mut text = apply(&SYMBOLS, text);
     if JOINTS.find_iter(&text).count() > MAX_JOINTS {
@@ -133,6 +135,16 @@ fn apply(rules: &[Rule], mut text: String) -> String {
         text = pattern.replace_all(&text, *by).into_owned();
     }
     text
+}
+
+/// The text without what the groups of a pattern match.
+fn without(pattern: &Regex, text: &str) -> String {
+    let (mut kept, mut at) = (String::new(), 0);
+    while let Some(group) = pattern.captures_at(text, at).and_then(|found| found.iter().skip(1).flatten().next()) {
+        kept += &text[at..group.start()];
+        at = group.end();
+    }
+    kept + &text[at..]
 }
 
 #[cfg(test)]
