@@ -60,7 +60,19 @@ pub struct Checkpoint {
 /// The folder that models are pulled into: `$ADACACHE_HOME`, or `adacache` in the user's cache folder.
 pub fn cache_dir() -> PathBuf {
     let named = std::env::var_os("ADACACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    named.or_else(|| Some(dirs::cache_dir()?.join("adacache"))).unwrap_or_else(|| PathBuf::from(".adacache"))
+    named.or_else(|| Some(user_cache()?.join("adacache"))).unwrap_or_else(|| PathBuf::from(".adacache"))
+}
+
+/// The user's folder for caches, as each system has it.
+fn user_cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if cfg!(windows) {
+        set("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        Some(std::env::home_dir()?.join("Library/Caches"))
+    } else {
+        set("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")))
+    }
 }
 
 impl Checkpoint {
@@ -106,29 +118,45 @@ impl Checkpoint {
         }
     }
 
+    /// The names of a part's weight files; all there are, if it is not known which ones are wanted.
+    fn weight_names(&self, part: Part) -> Result<Vec<String>, Vec<String>> {
+        let folder = self.folder.join(part.name());
+        weight_files(&files_in(&folder), &|name| read(&folder.join(name)))
+    }
+
     /// Every file of `part`: whether it is present, and whether it is complete according to its header.
     pub fn status(&self, part: Part) -> Vec<FileStatus> {
-        let folder = self.folder.join(part.name());
-        let names = files_in(&folder);
         let mut files = vec!["config.json".to_owned()];
         if part == Part::Text {
             files.push("tokenizer.json".to_owned());
         }
-        files.extend(weight_files(part, &names, &|name| read(&folder.join(name))));
-        let status = |file: String| {
-            let path = folder.join(&file);
+        let (weights, several) = match self.weight_names(part) {
+            Ok(names) => (names, false),
+            Err(names) => (names, true),
+        };
+        let named = files.len();
+        files.extend(weights);
+        let status = |(index, file): (usize, String)| {
+            let path = self.file(part, &file);
             let bytes = fs::metadata(&path).ok().map(|m| m.len());
-            let problem = bytes.and_then(|_| problem(&path));
+            let other = (several && index >= named).then(|| "one of several files of weights".to_owned());
+            let problem = bytes.and_then(|_| other.or_else(|| problem(&path)));
             FileStatus { part, file, bytes, problem }
         };
-        files.into_iter().map(status).collect()
+        files.into_iter().enumerate().map(status).collect()
     }
 
     /// Checks that the files of `parts` are present and complete according to their headers.
     ///
     /// # Errors
-    /// [`CheckpointError::Missing`] with all missing files, or [`CheckpointError::Damaged`].
+    /// [`CheckpointError::Missing`] with all missing files, [`CheckpointError::Several`], or [`CheckpointError::Damaged`].
     pub fn require(&self, parts: &[Part]) -> Result<(), CheckpointError> {
+        for part in parts {
+            if let Err(files) = self.weight_names(*part) {
+                let place = self.folder.join(part.name()).display().to_string();
+                return Err(several(place, *part, files, &self.command()));
+            }
+        }
         let status: Vec<FileStatus> = parts.iter().flat_map(|part| self.status(*part)).collect();
         let missing = status.iter().filter(|s| s.bytes.is_none());
         let files: Vec<String> = missing.map(|s| format!("{}/{}", s.part.name(), s.file)).collect();
@@ -146,11 +174,17 @@ impl Checkpoint {
         }
     }
 
-    /// The files of the text encoder's weights; call [`Checkpoint::require`] first.
+    /// The files of a part's weights; call [`Checkpoint::require`] first.
+    pub fn weights(&self, part: Part) -> Result<Vec<PathBuf>, CheckpointError> {
+        self.require(&[part])?;
+        let names = self.weight_names(part).unwrap_or_default();
+        let weights = names.iter().filter(|name| !name.ends_with(".json"));
+        Ok(weights.map(|name| self.file(part, name)).collect())
+    }
+
+    /// The text encoder's weights; call [`Checkpoint::require`] first.
     pub fn text_weights(&self) -> Result<TextWeights, CheckpointError> {
-        self.require(&[Part::Text])?;
-        let files = self.status(Part::Text).into_iter().map(|s| self.file(Part::Text, &s.file));
-        let files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e != "json")).collect();
+        let files = self.weights(Part::Text)?;
         let first = files[0].extension().unwrap_or_default().to_owned();
         Ok(match first.to_str() {
             Some("gguf") => TextWeights::Gguf(files[0].clone()),
@@ -158,4 +192,13 @@ impl Checkpoint {
             _ => TextWeights::Pickle(files),
         })
     }
+}
+
+/// The error about files of which one has to be chosen.
+pub(super) fn several(place: String, part: Part, files: Vec<String>, command: &str) -> CheckpointError {
+    let advice = match part {
+        Part::Text => format!("name the one to use: {command} --text-file FILE"),
+        _ => "keep the one to use there, and move the others away".to_owned(),
+    };
+    CheckpointError::Several { place, part: part.name(), files, advice }
 }

@@ -1,18 +1,17 @@
-//! Fills a checkpoint's folder with links to files that the hub's client downloaded, or to existing files.
+//! Fills a checkpoint's folder with links to files in the hub's cache, downloaded if necessary, or to existing files.
 
+use std::cell::{Cell, OnceCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder};
-use hf_hub::{Cache, Repo, RepoType};
-
-use super::checkpoint::{Checkpoint, cache_dir};
-use super::error::{CheckpointError, io};
-use super::files::{checksum, files_in, problem, read, weight_files};
+use super::checkpoint::{Checkpoint, cache_dir, several};
+use super::client::{Client, Listing};
+use super::download::Download;
+use super::error::{CheckpointError, HubError, io};
+use super::files::{files_in, is_weights, problem, read, weight_files};
 use super::published::{Part, Published};
-
-/// The maximum number of retries of a download when the connection breaks.
-const RETRIES: usize = 5;
+use super::settings::{hub_cache, offline, process};
+use super::store::Store;
 
 /// Fills a checkpoint's folder.
 #[derive(Clone, Debug)]
@@ -21,9 +20,9 @@ pub struct Pull {
     pub published: &'static Published,
     /// The folder of models; `None`: [`cache_dir`].
     pub cache: Option<PathBuf>,
-    /// A folder that holds the published repositories: files are taken from it instead of the hub.
+    /// A folder that holds the published repositories: files are taken from it instead of the hub, and no server is asked.
     pub from: Option<PathBuf>,
-    /// Use only files that were downloaded earlier, without network access.
+    /// Use only files that were downloaded earlier, without network access. `HF_HUB_OFFLINE` asks for the same.
     pub offline: bool,
     /// The repository of the text encoder; `None`: the published one.
     pub text_repo: Option<String>,
@@ -33,10 +32,40 @@ pub struct Pull {
     pub quiet: bool,
 }
 
+/// What all repositories of one pull share.
+struct Hub<'a> {
+    pull: &'a Pull,
+    /// The caches that files may be in; downloads go to the first.
+    caches: Vec<PathBuf>,
+    /// The option or the variable that forbids to ask a server.
+    offline: Option<&'static str>,
+    client: OnceCell<Client<'static>>,
+}
+
 impl Pull {
     /// The whole checkpoint, into the default folder of models.
     pub fn new(published: &'static Published) -> Pull {
         Pull { published, cache: None, from: None, offline: false, text_repo: None, text_file: None, quiet: false }
+    }
+
+    /// The cache that downloads go to: the one that a variable of the hub names; else `hub` in a folder of models that was chosen, as the disk
+    /// was chosen with it; else the one that all programs of this user share.
+    pub fn downloads(&self) -> PathBuf {
+        let shared = hub_cache(&process);
+        let chosen = self.cache.is_some() || process("ADACACHE_HOME").is_some();
+        if chosen && !shared.named { self.models().join("hub") } else { shared.folder }
+    }
+
+    fn models(&self) -> PathBuf {
+        self.cache.clone().unwrap_or_else(cache_dir)
+    }
+
+    fn hub(&self) -> Hub<'_> {
+        let mut caches = vec![self.downloads(), self.models().join("hub"), hub_cache(&process).folder];
+        // An earlier version downloaded there.
+        caches.push(cache_dir().join("hub"));
+        let offline = if self.offline { Some("--offline") } else { offline(&process) };
+        Hub { pull: self, caches, offline, client: OnceCell::new() }
     }
 
     /// Finds or downloads every file, checks it, and links it into the checkpoint.
@@ -44,15 +73,15 @@ impl Pull {
     /// # Errors
     /// The first file that is unavailable or damaged; files linked before it stay, and the next run continues from there.
     pub fn run(&self) -> Result<Checkpoint, CheckpointError> {
-        let cache = self.cache.clone().unwrap_or_else(cache_dir);
-        let checkpoint = Checkpoint::in_cache(self.published, &cache);
+        let checkpoint = Checkpoint::in_cache(self.published, &self.models());
+        let hub = self.hub();
         // What is complete stays, unless something else is asked for.
         let other =
             |part| self.from.is_some() || part == Part::Text && (self.text_repo.is_some() || self.text_file.is_some());
         for part in checkpoint.parts().filter(|part| other(*part) || checkpoint.require(&[*part]).is_err()) {
             let folder = checkpoint.folder.join(part.name());
             fs::create_dir_all(&folder).map_err(io("create", &folder))?;
-            let files = self.files(&cache, part)?;
+            let files = self.files(&hub, part)?;
             // Links of an earlier pull: the text encoder's weights come in different forms.
             for entry in fs::read_dir(&folder).map_err(io("read", &folder))?.flatten() {
                 if entry.path().is_symlink() && !files.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
@@ -68,146 +97,174 @@ impl Pull {
     }
 
     /// The files of `part`, by their names in a checkpoint.
-    fn files(&self, cache: &Path, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
+    fn files(&self, hub: &Hub<'_>, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
         let own = self.published.part(part);
         let repo = self.text_repo.as_deref().filter(|_| part == Part::Text).unwrap_or(own.repo);
-        let origin = self.origin(cache, repo);
+        let origin = hub.repo(repo);
         let mut names = origin.names()?;
         let has = |name: &str| names.iter().any(|n| n == name);
         // Repositories of quantised weights have no configuration of their own.
-        let published = self.origin(cache, own.repo);
+        let published = hub.repo(own.repo);
         let config = if has("config.json") { &origin } else { &published };
         let mut files = vec![("config.json".to_owned(), config.fetch("config.json")?)];
         if part == Part::Text {
             let tokenizer = match own.tokenizer.filter(|_| !has("tokenizer.json")) {
-                Some((repo, file)) => self.origin(cache, repo).fetch(file)?,
+                Some((repo, file)) => hub.repo(repo).fetch(file)?,
                 None => origin.fetch("tokenizer.json")?,
             };
             files.push(("tokenizer.json".to_owned(), tokenizer));
             names = self.text_file.clone().map_or(names, |file| vec![file]);
         }
-        for name in weight_files(part, &names, &|name| origin.fetch(name).ok().and_then(|path| read(&path))) {
+        let failed = Cell::new(None);
+        let fetched = |name: &str| origin.fetch(name).map_err(|error| failed.set(Some(error))).ok();
+        let weights = weight_files(&names, &|name| fetched(name).and_then(|path| read(&path)));
+        if let Some(error) = failed.take() {
+            return Err(error);
+        }
+        let weights = weights.map_err(|files| several(origin.place(), part, files, &self.command(repo)))?;
+        for name in weights {
             let path = origin.fetch(&name)?;
-            files.push((name, path));
+            let short = name.rsplit('/').next().unwrap_or(&name).to_owned();
+            files.push((short, path));
         }
         Ok(files)
     }
 
-    fn origin(&self, cache: &Path, repo: &str) -> Origin {
-        let hub = Repo::new(repo.to_owned(), RepoType::Model);
-        // Ours, then the one that other programs of this user share.
-        let caches = vec![Cache::new(cache.join("hub")), Cache::from_env()];
-        Origin {
-            published: self.published,
-            repo: hub,
-            name: repo.to_owned(),
-            caches,
-            from: self.from.clone(),
-            offline: self.offline,
-            quiet: self.quiet,
+    /// The command that this pull was, as far as weights of the text encoder are concerned.
+    fn command(&self, repo: &str) -> String {
+        let mut command = format!("adacache pull {}", self.published.name);
+        if let Some(from) = &self.from {
+            command += &format!(" --from {}", from.display());
         }
+        if self.text_repo.is_some() {
+            command += &format!(" --text-repo {repo}");
+        }
+        command
+    }
+}
+
+impl Hub<'_> {
+    fn repo<'a>(&'a self, name: &str) -> Origin<'a> {
+        let stores = self.caches.iter().map(|cache| Store::new(cache, name)).collect();
+        Origin { hub: self, name: name.to_owned(), stores, listing: OnceCell::new() }
+    }
+
+    fn client(&self) -> Result<&Client<'static>, HubError> {
+        if self.client.get().is_none() {
+            let client = Client::new(&process)?;
+            return Ok(self.client.get_or_init(|| client));
+        }
+        Ok(self.client.get().expect("it was just there"))
     }
 }
 
 /// The source of one repository's files.
-struct Origin {
-    published: &'static Published,
-    repo: Repo,
+struct Origin<'a> {
+    hub: &'a Hub<'a>,
     name: String,
-    caches: Vec<Cache>,
-    from: Option<PathBuf>,
-    offline: bool,
-    quiet: bool,
+    /// In every cache; downloads go to the first.
+    stores: Vec<Store>,
+    listing: OnceCell<Listing>,
 }
 
-impl Origin {
+impl Origin<'_> {
     /// The folders in which `--from DIR` may hold this repository.
     fn places(&self, from: &Path) -> Vec<PathBuf> {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name);
-        let own = self.published.parts.iter().find(|part| part.repo == self.name);
+        let own = self.hub.pull.published.parts.iter().find(|part| part.repo == self.name);
         let part = own.map(|own| from.join(own.part.name()));
         let mut places = vec![from.join(&self.name), from.join(short)];
         places.extend(part);
-        places.extend(snapshot(&Cache::new(from.to_owned()), &self.repo));
+        // A cache of the hub's client, or the folder of one.
+        places.extend([from.to_owned(), from.join("hub")].iter().filter_map(|c| Store::new(c, &self.name).snapshot()));
         places.push(from.to_owned());
         places
     }
 
-    /// The names of the repository's files, as far as they are known.
+    /// The place of its files, for messages.
+    fn place(&self) -> String {
+        let from = self.hub.pull.from.as_deref();
+        let found = from.and_then(|from| self.places(from).into_iter().find(|place| !files_in(place).is_empty()));
+        found.map_or_else(|| self.name.clone(), |place| place.display().to_string())
+    }
+
+    /// The names of the repository's files, as far as they are known, sorted.
     fn names(&self) -> Result<Vec<String>, CheckpointError> {
-        if let Some(from) = &self.from {
-            let places = self.places(from);
-            return Ok(places.iter().map(|place| files_in(place)).find(|files| !files.is_empty()).unwrap_or_default());
+        let mut names = if let Some(from) = &self.hub.pull.from {
+            self.places(from).iter().map(|place| files_in(place)).find(|files| !files.is_empty()).unwrap_or_default()
+        } else if self.hub.offline.is_some() {
+            self.cached()
+        } else {
+            match self.listing() {
+                Ok(listing) => listing.names(),
+                // As the hub's own client does.
+                Err(HubError::Gone { reason, .. }) if !self.cached().is_empty() => {
+                    tracing::warn!("{reason}: using what is in the cache of {}", self.name);
+                    self.cached()
+                }
+                Err(error) => return Err(self.failed("the list of files", error)),
+            }
+        };
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The files that were downloaded before.
+    fn cached(&self) -> Vec<String> {
+        self.stores.iter().filter_map(Store::snapshot).flat_map(|folder| files_in(&folder)).collect()
+    }
+
+    fn listing(&self) -> Result<&Listing, HubError> {
+        if self.listing.get().is_none() {
+            let listing = self.hub.client()?.list(&self.name)?;
+            return Ok(self.listing.get_or_init(|| listing));
         }
-        let earlier = self.caches.iter().filter_map(|cache| snapshot(cache, &self.repo)).flat_map(|p| files_in(&p));
-        let earlier: Vec<String> = earlier.collect();
-        if self.offline {
-            return Ok(earlier);
-        }
-        let info = self.api()?.repo(self.repo.clone()).info().map_err(|e| self.failed("the list of files", &e))?;
-        Ok(info.siblings.into_iter().map(|file| file.rfilename).collect())
+        Ok(self.listing.get().expect("it was just there"))
     }
 
     /// The path of the repository's file `name`, downloaded if necessary.
     fn fetch(&self, name: &str) -> Result<PathBuf, CheckpointError> {
-        if let Some(from) = &self.from {
-            let places = self.places(from);
-            let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
-            return found.ok_or_else(|| CheckpointError::NotInFolder {
-                from: from.clone(),
-                file: name.to_owned(),
-                repo: self.name.clone(),
-                places: places.iter().map(|p| p.display().to_string()).collect(),
-            });
+        let Pull { from, published, quiet, .. } = self.hub.pull;
+        if let Some(from) = from {
+            return self.given(from, name);
         }
-        let earlier = self.caches.iter().filter_map(|cache| cache.repo(self.repo.clone()).get(name));
+        // Files of two commits need not fit together.
+        let commit = self.listing.get().and_then(|listing| listing.sha.as_deref());
+        let earlier = self.stores.iter().filter_map(|store| store.find(commit, name));
         if let Some(path) = earlier.into_iter().find(|path| problem(path).is_none()) {
             return Ok(path);
         }
-        if self.offline {
+        if let Some(by) = self.hub.offline {
             return Err(CheckpointError::Offline {
-                model: self.published.name,
+                by,
+                model: published.name,
                 file: name.to_owned(),
                 repo: self.name.clone(),
             });
         }
-        let api = self.api()?;
-        let repo = api.repo(self.repo.clone());
-        let metadata = api.metadata(&repo.url(name)).map_err(|e| self.failed(name, &e))?;
-        let path = repo.download(name).map_err(|e| self.failed(name, &e))?;
-        let wrong = match checksum(&path, metadata.etag()) {
-            Ok(true) if fs::metadata(&path).is_ok_and(|m| m.len() == metadata.size() as u64) => return Ok(path),
-            Ok(_) => "the download differs from the hub's file (size or SHA-256); it was removed".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let blob = path.canonicalize().unwrap_or_else(|_| path.clone());
-        for path in [&path, &blob] {
-            // Best effort: the error tells in any case.
-            let _ = fs::remove_file(path);
-        }
-        Err(self.failed(name, &wrong))
+        let download =
+            |client| Download { client, store: &self.stores[0], repo: &self.name, name, commit, quiet: *quiet }.run();
+        self.hub.client().and_then(download).map_err(|e| self.failed(name, e))
     }
 
-    fn api(&self) -> Result<Api, CheckpointError> {
-        let builder = ApiBuilder::from_env().with_cache_dir(self.caches[0].path().clone());
-        let builder = builder.with_token(self.caches[1].token()).with_retries(RETRIES).with_progress(!self.quiet);
-        builder.build().map_err(|e| self.failed("anything", &e))
-    }
-
-    fn failed(&self, file: &str, reason: &dyn std::fmt::Display) -> CheckpointError {
-        CheckpointError::Download {
-            model: self.published.name,
-            file: file.to_owned(),
+    /// The file in the folder `from`.
+    fn given(&self, from: &Path, name: &str) -> Result<PathBuf, CheckpointError> {
+        let places = self.places(from);
+        let found = places.iter().map(|place| place.join(name)).find(|path| path.is_file());
+        found.ok_or_else(|| CheckpointError::NotInFolder {
+            from: from.to_owned(),
+            file: name.to_owned(),
             repo: self.name.clone(),
-            reason: reason.to_string(),
-        }
+            places: places.iter().map(|p| p.display().to_string()).collect(),
+            others: self.names().unwrap_or_default().into_iter().filter(|name| is_weights(name)).collect(),
+        })
     }
-}
 
-/// The folder of a repository's newest files in the hub client's cache.
-fn snapshot(cache: &Cache, repo: &Repo) -> Option<PathBuf> {
-    let commit = read(&cache.path().join(repo.folder_name()).join("refs").join(repo.revision()))?;
-    Some(cache.repo(repo.clone()).pointer_path(commit.trim()))
+    fn failed(&self, file: &str, source: HubError) -> CheckpointError {
+        let model = self.hub.pull.published.name;
+        CheckpointError::Download { model, file: file.to_owned(), repo: self.name.clone(), source }
+    }
 }
 
 /// Makes `folder/name` a link to the file at `path`; an earlier link is replaced in one step.

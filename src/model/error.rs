@@ -31,6 +31,16 @@ pub enum ModelError {
         /// The reader's message.
         reason: String,
     },
+    /// Weights in another format.
+    #[error(
+        "{file} is a file of torch.save, and only text encoders are read from those; convert it once: python3 -c \"import torch, \
+         safetensors.torch as s; w = torch.load('{file}', map_location='cpu', weights_only=True); w = w.get('ema', w.get('state_dict', w)); \
+         s.save_file({{k: v.contiguous() for k, v in w.items()}}, 'model.safetensors')\""
+    )]
+    NotSafetensors {
+        /// The file.
+        file: String,
+    },
     /// An expected tensor is not in the file.
     #[error("{file}: tensor `{tensor}` is missing; expected shape {expected:?}")]
     MissingTensor {

@@ -1,15 +1,16 @@
-//! Weights from a safetensors file: every expected name and shape and every value is checked; leftover tensors are an error.
+//! Weights from safetensors files: every expected name and shape and every value is checked; leftover tensors are an error.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use super::ModelError;
+use super::naming::Naming;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, f32_to_bytes};
 
@@ -39,19 +40,44 @@ pub struct Arrangement<'a> {
 
 /// A safetensors file's content.
 struct Container<'a> {
+    file: String,
     source: Source<'a>,
     metadata: Metadata,
     /// Where the tensor data begins: after the length and the header.
     data_start: usize,
 }
 
-/// An open safetensors file; tensors are taken by name, and [`Weights::finish`] reports the rest.
+impl Container<'_> {
+    fn open(path: &Path) -> Result<Container<'static>, ModelError> {
+        let file = path.display().to_string();
+        let io = |source| ModelError::Io { file: file.clone(), source };
+        let handle = File::open(path).map_err(io)?;
+        // SAFETY: the mapping is read-only; a file that another process truncates meanwhile is outside what we guard against,
+        // as with every mmap reader of checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&handle) }.map_err(io)?;
+        Container::new(file, Source::Mapped(map))
+    }
+
+    fn new(file: String, source: Source<'_>) -> Result<Container<'_>, ModelError> {
+        let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
+            .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
+        Ok(Container { file, source, metadata, data_start: 8 + header_bytes })
+    }
+
+    fn data(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        // read_metadata has checked that every tensor lies inside the file.
+        &self.source.bytes()[self.data_start + start..self.data_start + end]
+    }
+}
+
+/// Open safetensors files; tensors are taken by name, and [`Weights::finish`] reports the rest.
 pub struct Weights<'a> {
     file: String,
     /// `None`: every requested tensor exists and is zero.
-    container: Option<Container<'a>>,
-    /// The names in the file of tensors that go by others: see [`Weights::renamed`].
-    aliases: BTreeMap<String, String>,
+    containers: Option<Vec<Container<'a>>>,
+    /// Where a tensor is: the file's index, and its name there.
+    places: BTreeMap<String, (usize, String)>,
     /// The tensors taken so far, by name, with their shapes.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
 }
@@ -59,102 +85,119 @@ pub struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// Maps the file at `path`.
     pub fn open(path: &Path) -> Result<Weights<'static>, ModelError> {
-        let file = path.display().to_string();
-        let io = |source| ModelError::Io { file: file.clone(), source };
-        let handle = File::open(path).map_err(io)?;
-        // SAFETY: the mapping is read-only; a file that another process truncates meanwhile is outside what we guard against,
-        // as with every mmap reader of checkpoints.
-        let map = unsafe { memmap2::Mmap::map(&handle) }.map_err(io)?;
-        Weights::new(file, Source::Mapped(map))
+        Ok(Weights::of(vec![Container::open(path)?]))
+    }
+
+    /// Maps the files of a checkpoint, one or shards, as trainers write them: their names lose what stands before every name (`module.`,
+    /// `model.diffusion_model.`, …), and of several sets the averaged one is taken.
+    ///
+    /// # Errors
+    /// As [`Weights::open`]; and files that are no safetensors, or hold the same tensor.
+    pub fn open_checkpoint(files: &[PathBuf]) -> Result<Weights<'static>, ModelError> {
+        if let Some(file) = files.iter().find(|path| path.extension().is_none_or(|e| e != "safetensors")) {
+            return Err(ModelError::NotSafetensors { file: file.display().to_string() });
+        }
+        let containers = files.iter().map(|path| Container::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let mut weights = Weights::of(containers);
+        let naming = Naming::of(weights.places.keys().map(String::as_str));
+        if let Some(remark) = naming.remark() {
+            tracing::warn!("{}: {remark}", weights.file);
+        }
+        let named = |(name, place): (String, (usize, String))| Some((naming.plain(&name)?.to_owned(), place));
+        weights.places = std::mem::take(&mut weights.places).into_iter().filter_map(named).collect();
+        let tensors: usize = weights.containers.iter().flatten().map(|c| c.metadata.tensors().len()).sum();
+        match tensors == weights.places.len() + naming.left_out() {
+            true => Ok(weights),
+            false => {
+                Err(ModelError::Container { file: weights.file, reason: "two shards hold the same tensor".into() })
+            }
+        }
     }
 
     /// Parses a file that is already in memory; `name` identifies it in errors.
     pub fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Weights<'a>, ModelError> {
-        Weights::new(name.into(), Source::Embedded(bytes))
+        Ok(Weights::of(vec![Container::new(name.into(), Source::Embedded(bytes))?]))
     }
 
-    fn new(file: String, source: Source<'a>) -> Result<Self, ModelError> {
-        let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
-            .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
-        let container = Container { source, metadata, data_start: 8 + header_bytes };
-        Ok(Weights { file, container: Some(container), aliases: BTreeMap::new(), taken: RefCell::default() })
+    fn of(containers: Vec<Container<'a>>) -> Self {
+        let tensors = |(index, container): (usize, &Container<'_>)| -> Vec<_> {
+            container.metadata.tensors().into_keys().map(|name| (name.clone(), (index, name))).collect()
+        };
+        let places = containers.iter().enumerate().flat_map(tensors).collect();
+        let mut file = containers.first().map_or_else(String::new, |first| first.file.clone());
+        if containers.len() > 1 {
+            file += &format!(" and {} other shards", containers.len() - 1);
+        }
+        Weights { file, containers: Some(containers), places, taken: RefCell::default() }
     }
 
     /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
-        Weights { file: "zeros".into(), container: None, aliases: BTreeMap::new(), taken: RefCell::default() }
+        Weights { file: "zeros".into(), containers: None, places: BTreeMap::new(), taken: RefCell::default() }
     }
 
-    /// The same tensors under other names: `rename` turns a name in the file into the one by which the tensor is asked for.
+    /// The same tensors under other names: `rename` turns a name in the files into the one by which the tensor is asked for.
     pub fn renamed(self, rename: impl Fn(&str) -> String) -> Weights<'a> {
-        let tensors = self.container.iter().flat_map(|container| container.metadata.tensors().into_keys());
-        let aliases = tensors.map(|name| (rename(&name), name)).collect();
-        Weights { aliases, ..self }
+        let places = self.places.iter().map(|(name, place)| (rename(name), place.clone())).collect();
+        Weights { places, ..self }
     }
 
-    /// The name in the file of tensor `name`.
-    fn stored<'n>(&'n self, name: &'n str) -> &'n str {
-        self.aliases.get(name).map_or(name, String::as_str)
+    fn find(&self, name: &str) -> Option<(&Container<'a>, &TensorInfo)> {
+        let (index, name) = self.places.get(name)?;
+        let container = &self.containers.as_ref()?[*index];
+        Some((container, container.metadata.info(name)?))
     }
 
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.container.as_ref()?.metadata.info(self.stored(name))
-    }
-
-    /// The file's name for messages.
+    /// The file's name for messages; of several, the first.
     pub fn file(&self) -> &str {
         &self.file
     }
 
     /// Whether a tensor of this name exists.
     pub fn has(&self, name: &str) -> bool {
-        self.container.is_none() || self.info(name).is_some()
+        self.containers.is_none() || self.find(name).is_some()
     }
 
     /// The shape of a tensor, if it exists.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        Some(self.info(name)?.shape.clone())
+        Some(self.find(name)?.1.shape.clone())
     }
 
-    /// The type and the bytes of tensor `name` of the file, which must have exactly `shape`.
-    fn data<'c>(
-        &self,
-        Container { source, metadata, data_start }: &'c Container<'a>,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<(Dtype, &'c [u8]), ModelError> {
-        let (file, tensor, expected) = (self.file.clone(), name.to_owned(), shape.to_vec());
-        let Some(info) = metadata.info(self.stored(name)) else {
-            return Err(ModelError::MissingTensor { file, tensor, expected });
+    /// The file, the type and the bytes of tensor `name`, which must have exactly `shape`.
+    fn data(&self, name: &str, shape: &[usize]) -> Result<(&str, Dtype, &[u8]), ModelError> {
+        let (tensor, expected) = (name.to_owned(), shape.to_vec());
+        let Some((container, info)) = self.find(name) else {
+            return Err(ModelError::MissingTensor { file: self.file.clone(), tensor, expected });
         };
         if info.shape != shape {
-            return Err(ModelError::WrongShape { file, tensor, found: info.shape.clone(), expected });
+            let (file, found) = (container.file.clone(), info.shape.clone());
+            return Err(ModelError::WrongShape { file, tensor, found, expected });
         }
-        let (start, end) = info.data_offsets;
-        // read_metadata has checked that every tensor lies inside the file.
-        Ok((info.dtype, &source.bytes()[data_start + start..data_start + end]))
+        Ok((&container.file, info.dtype, container.data(info)))
     }
 
     /// The values of tensor `name`, which must have exactly `shape`, as f32.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let Some(container) = &self.container else {
+        if self.containers.is_none() {
             self.take(name, shape);
             return Ok(vec![0.0; shape.iter().product()]);
-        };
-        let (dtype, data) = self.data(container, name, shape)?;
-        let values = self.floats(name, dtype, data)?;
+        }
+        let (file, dtype, data) = self.data(name, shape)?;
+        let values = self.floats(name, file, dtype, data)?;
         self.take(name, shape);
         Ok(values)
     }
 
     /// The bytes of a tensor, or of a part of it, as f32; they must be finite.
-    fn floats(&self, name: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ModelError> {
-        let file = || self.file.clone();
+    fn floats(&self, name: &str, file: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ModelError> {
+        let file = || file.to_owned();
         let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         let values: Vec<f32> = match dtype {
             Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
             Dtype::F16 => halves().map(|b| f16::from_bits(b).to_f32()).collect(),
             Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F8_E4M3 => self.scaled(name, data.iter().map(|b| from_e4m3(*b)))?,
+            Dtype::F8_E5M2 => self.scaled(name, data.iter().map(|b| f16::from_bits(u16::from(*b) << 8).to_f32()))?,
             other => {
                 return Err(ModelError::WrongType { file: file(), tensor: name.into(), found: format!("{other:?}") });
             }
@@ -168,11 +211,13 @@ impl<'a> Weights<'a> {
     /// The values of tensor `name` of 64-bit integers, which must have exactly `shape`. Zeros without a file.
     pub fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>, ModelError> {
         self.take(name, shape);
-        let Some(container) = &self.container else { return Ok(vec![0; shape.iter().product()]) };
-        match self.data(container, name, shape)? {
-            (Dtype::I64, data) => Ok(data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
-            (other, _) => {
-                Err(ModelError::WrongType { file: self.file.clone(), tensor: name.into(), found: format!("{other:?}") })
+        if self.containers.is_none() {
+            return Ok(vec![0; shape.iter().product()]);
+        }
+        match self.data(name, shape)? {
+            (_, Dtype::I64, data) => Ok(data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
+            (file, other, _) => {
+                Err(ModelError::WrongType { file: file.into(), tensor: name.into(), found: format!("{other:?}") })
             }
         }
     }
@@ -180,14 +225,31 @@ impl<'a> Weights<'a> {
     /// Rows of tensor `name`, which must have exactly the shape `[rows, width]`, as f32: `[indices, width]`. The others are not read.
     pub fn rows(&self, name: &str, [rows, width]: [usize; 2], indices: &[u32]) -> Result<Vec<f32>, ModelError> {
         self.take(name, &[rows, width]);
-        let Some(container) = &self.container else { return Ok(vec![0.0; indices.len() * width]) };
-        let (dtype, data) = self.data(container, name, &[rows, width])?;
+        if self.containers.is_none() {
+            return Ok(vec![0.0; indices.len() * width]);
+        }
+        let (file, dtype, data) = self.data(name, &[rows, width])?;
         let bytes = data.len() / rows.max(1);
         let row = |&index: &u32| match data.get(index as usize * bytes..(index as usize + 1) * bytes) {
-            Some(row) => self.floats(name, dtype, row),
+            Some(row) => self.floats(name, file, dtype, row),
             None => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
         };
         Ok(indices.iter().map(row).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Values in eight bits times their factor, which is a tensor beside theirs, if there is one.
+    fn scaled(&self, name: &str, values: impl Iterator<Item = f32>) -> Result<Vec<f32>, ModelError> {
+        let beside = |ending: &str| Some(format!("{}.{ending}", name.strip_suffix(".weight")?));
+        // What activations are divided by is of no use here.
+        for unused in ["scale_input", "input_scale"].into_iter().filter_map(beside).filter(|name| self.has(name)) {
+            self.take(&unused, &[]);
+        }
+        let factor = ["scale_weight", "weight_scale"].into_iter().filter_map(beside).find(|name| self.has(name));
+        let Some(factor) = factor else { return Ok(values.collect()) };
+        let shape = self.shape(&factor).unwrap_or_default();
+        let shape = if shape.iter().product::<usize>() == 1 { shape } else { vec![] };
+        let factor = self.values(&factor, &shape)?[0];
+        Ok(values.map(|value| value * factor).collect())
     }
 
     fn take(&self, name: &str, shape: &[usize]) {
@@ -213,7 +275,7 @@ impl<'a> Weights<'a> {
         dtype: DType,
         arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
     ) -> Result<Tensor, ModelError> {
-        if self.container.is_none() {
+        if self.containers.is_none() {
             self.take(name, shapes.file);
             return Ok(Tensor::zeros(device, shapes.tensor, dtype)?);
         }
@@ -223,7 +285,7 @@ impl<'a> Weights<'a> {
     /// Writes tensor `name`, which must have exactly `shape`, into `out`, which has the size of that shape in `dtype`. Without a file `out`
     /// stays unchanged.
     pub(super) fn write(&self, name: &str, shape: &[usize], dtype: DType, out: &mut [u8]) -> Result<(), ModelError> {
-        if self.container.is_none() {
+        if self.containers.is_none() {
             self.take(name, shape);
         } else {
             out.copy_from_slice(&f32_to_bytes(&self.values_for(name, shape, dtype)?, dtype)?);
@@ -251,18 +313,84 @@ impl<'a> Weights<'a> {
     /// Finishes loading: tensors that were not taken are an error, except those in `ignored`.
     pub fn finish(&self, ignored: &[&str]) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
-        let Some(Container { metadata, .. }) = &self.container else { return Ok(()) };
-        let tensors = metadata.tensors();
-        let taken: BTreeSet<&str> = taken.keys().map(|name| self.stored(name)).collect();
-        let ignored: Vec<&str> = ignored.iter().map(|name| self.stored(name)).collect();
-        let mut names: Vec<&str> =
-            tensors.keys().map(String::as_str).filter(|n| !taken.contains(n) && !ignored.contains(n)).collect();
+        let names = self.places.keys().map(String::as_str);
+        let names: Vec<&str> = names.filter(|n| !taken.contains_key(*n) && !ignored.contains(n)).collect();
         if names.is_empty() {
             return Ok(());
         }
-        names.sort_unstable();
         let shown = names.len().min(10);
         let more = if names.len() > shown { format!(" and {} more", names.len() - shown) } else { String::new() };
         Err(ModelError::Leftovers { file: self.file.clone(), names: names[..shown].join(", ") + &more })
+    }
+}
+
+/// A value of four bits of exponent and three of mantissa, without infinities.
+fn from_e4m3(bits: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let magnitude = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if bits & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn written(path: &Path, tensors: &[(&str, Dtype, &[usize], &[u8])]) {
+        let views = tensors.iter().map(|(n, d, s, bytes)| (*n, TensorView::new(*d, s.to_vec(), bytes).unwrap()));
+        std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn eight_bit_floats_are_read_and_scaled() {
+        assert_eq!(
+            [0x00, 0x01, 0x08, 0x38, 0x7e, 0xb8].map(from_e4m3),
+            [0.0, 2f32.powi(-9), 2f32.powi(-6), 1.0, 448.0, -1.0]
+        );
+        assert!(from_e4m3(0x7f).is_nan());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let (two, half) = (2f32.to_le_bytes(), 0.5f32.to_le_bytes());
+        written(
+            &path,
+            &[
+                ("a.weight", Dtype::F8_E4M3, &[2], &[0x38, 0x7e]),
+                ("b.weight", Dtype::F8_E5M2, &[2], &[0x3c, 0xc0]),
+                ("b.scale_weight", Dtype::F32, &[], &half),
+                ("b.scale_input", Dtype::F32, &[], &two),
+                ("scaled_fp8", Dtype::F8_E4M3, &[2], &[0, 0]),
+            ],
+        );
+        let weights = Weights::open_checkpoint(std::slice::from_ref(&path)).unwrap();
+        assert_eq!(weights.values("a.weight", &[2]).unwrap(), [1.0, 448.0]);
+        assert_eq!(weights.values("b.weight", &[2]).unwrap(), [0.5, -1.0]);
+        weights.finish(&[]).unwrap();
+        // A factor for every row is not one for all.
+        let factors = [two, half].concat();
+        written(&path, &[("a.weight", Dtype::F8_E4M3, &[2], &[0, 0]), ("a.scale_weight", Dtype::F32, &[2], &factors)]);
+        let error = Weights::open(&path).unwrap().values("a.weight", &[2]).unwrap_err().to_string();
+        assert!(error.contains("a.scale_weight") && error.contains("[2]"), "{error}");
+    }
+
+    #[test]
+    fn shards_and_the_names_of_trainers_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let one = 1f32.to_le_bytes();
+        written(&path("1.safetensors"), &[("module.a", Dtype::F32, &[1], &one)]);
+        written(&path("2.safetensors"), &[("module.b", Dtype::F32, &[1], &2f32.to_le_bytes())]);
+        let weights = Weights::open_checkpoint(&[path("1.safetensors"), path("2.safetensors")]).unwrap();
+        assert_eq!((weights.values("a", &[1]).unwrap(), weights.values("b", &[1]).unwrap()), (vec![1.0], vec![2.0]));
+        weights.finish(&[]).unwrap();
+        let twice =
+            Weights::open_checkpoint(&[path("1.safetensors"), path("1.safetensors")]).err().unwrap().to_string();
+        assert!(twice.contains("the same tensor"), "{twice}");
+        let pickle = Weights::open_checkpoint(&[path("ema.pt")]).err().unwrap().to_string();
+        assert!(pickle.contains("ema.pt") && pickle.contains("torch.save"), "{pickle}");
     }
 }

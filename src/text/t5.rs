@@ -14,6 +14,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::Embedding;
 use crate::hub::{Checkpoint, CheckpointError, Part, TextWeights};
+use crate::model::Naming;
 
 /// Why a prompt has no embedding.
 #[derive(Debug, thiserror::Error)]
@@ -135,32 +136,51 @@ fn is_encoders(name: &str) -> bool {
     name == "shared.weight" || name.starts_with("encoder.")
 }
 
+/// The encoder's tensors among `names`, each with its published name.
+fn encoders(names: &[String]) -> Vec<(&String, String)> {
+    let naming = Naming::of(names.iter().map(String::as_str));
+    let plain = names.iter().filter_map(|name| Some((name, naming.plain(name)?.to_owned())));
+    plain.filter(|(_, plain)| is_encoders(plain)).collect()
+}
+
 fn safetensors(files: &[PathBuf]) -> Result<Tensors, EncoderError> {
     // SAFETY: the file is only read, and nobody changes checkpoints while a program uses them.
     let mapped = unsafe { MmapedSafetensors::multi(files) }.map_err(fault(&files[0]))?;
-    let names = mapped.tensors().into_iter().map(|(name, _)| name).filter(|name| is_encoders(name));
-    names.map(|name| Ok((name.clone(), mapped.load(&name, &Device::Cpu).map_err(fault(&files[0]))?))).collect()
+    let names: Vec<String> = mapped.tensors().into_iter().map(|(name, _)| name).collect();
+    let tensors = encoders(&names).into_iter();
+    tensors.map(|(name, plain)| Ok((plain, mapped.load(name, &Device::Cpu).map_err(fault(&files[0]))?))).collect()
 }
 
 fn pickles(files: &[PathBuf]) -> Result<Tensors, EncoderError> {
     let mut tensors = Tensors::new();
     for file in files {
         let shard = PthTensors::new(file, None).map_err(fault(file))?;
-        for name in shard.tensor_infos().keys().filter(|name| is_encoders(name)) {
+        let names: Vec<String> = shard.tensor_infos().keys().cloned().collect();
+        for (name, plain) in encoders(&names) {
             let tensor = shard.get(name).map_err(fault(file))?;
-            tensors.extend(tensor.map(|tensor| (name.clone(), tensor)));
+            tensors.extend(tensor.map(|tensor| (plain, tensor)));
         }
     }
     Ok(tensors)
 }
 
 fn full(config: &t5::Config, tensors: Tensors, file: &Path) -> Result<Encoder, EncoderError> {
-    let float = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+    let refused = |reason| Err(EncoderError::File { file: file.to_owned(), reason });
+    let float = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3);
     if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !float(tensor.dtype())) {
-        let reason = format!("tensor `{name}` has element type {:?}, expected F32, F16 or BF16", tensor.dtype());
-        return Err(EncoderError::File { file: file.to_owned(), reason });
+        return refused(format!(
+            "tensor `{name}` has element type {:?}, expected F32, F16, BF16 or F8_E4M3",
+            tensor.dtype()
+        ));
     }
-    let dtype = tensors.values().next().map_or(DType::F32, Tensor::dtype);
+    if let Some(name) = tensors.keys().find(|name| name.ends_with(".scale_weight") || name.ends_with(".weight_scale")) {
+        return refused(format!(
+            "it is in eight bits with factors (`{name}`), which are not read; take a file without, or GGUF"
+        ));
+    }
+    // Nothing is computed in eight bits; sixteen hold all their values.
+    let wide = |tensor: &Tensor| if tensor.dtype() == DType::F8E4M3 { DType::BF16 } else { tensor.dtype() };
+    let dtype = tensors.values().next().map_or(DType::F32, wide);
     let weights = candle_nn::VarBuilder::from_tensors(tensors, dtype, &Device::Cpu);
     Ok(Encoder::Full(t5::T5EncoderModel::load(weights, config).map_err(fault(file))?))
 }

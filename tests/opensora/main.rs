@@ -1,11 +1,15 @@
 //! Open-Sora's checkpoint from the hub or a folder to a generation, with a small random one in the published layout
 //! (tests/goldens/opensora_tiny, made by tools/tiny_opensora.py); and every way in which it can be incomplete.
 
+mod access;
 #[path = "../common/mod.rs"]
 mod common;
 mod conditions;
+mod downloads;
+mod formats;
 mod generate;
 mod pull;
+mod server;
 mod text;
 
 use std::fs;

@@ -11,20 +11,23 @@ use crate::out;
 
 /// Fetch a published checkpoint: transformer, video autoencoder, text encoder
 ///
-/// Downloads resume where they stopped, are checked, and go to the cache folder, where `generate --model opensora-v1.2` finds them.
+/// Downloads resume where they stopped, are checked, and are linked into the folder of models, where `generate --model opensora-v1.2` finds
+/// them. The variables of the Hugging Face hub are read: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE, …
 /// opensora-v1.2 comes from hpcai-tech/OpenSora-STDiT-v3 (2 GB), hpcai-tech/OpenSora-VAE-v1.2 (1.5 GB) and DeepFloyd/t5-v1_1-xxl (19 GB).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Model to fetch
     #[arg(value_parser = names())]
     model: String,
-    /// Use the files in this folder, which holds the repositories side by side; nothing is downloaded or copied
-    #[arg(long, value_name = "DIR", conflicts_with = "offline")]
+    /// Use the files in this folder, which holds the repositories side by side. Nothing is downloaded or copied and no server is asked: with
+    /// it --offline changes nothing, and a file that is not there is an error
+    #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// Use only files that were downloaded before, also by other programs; contact no server
+    /// Use only files that were downloaded before, also by other programs, and ask no server. With --from the files of that folder are used
     #[arg(long)]
     offline: bool,
-    /// Folder of the models [default: $ADACACHE_HOME, or adacache in the user's cache folder]
+    /// Folder of the models [default: $ADACACHE_HOME, or adacache in the user's cache folder]. Downloads go to its folder hub, or to
+    /// HF_HUB_CACHE if that is set
     #[arg(long, value_name = "CACHE")]
     dir: Option<PathBuf>,
     /// Another repository of the T5 v1.1 XXL encoder, as safetensors or quantised as GGUF

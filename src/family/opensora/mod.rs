@@ -155,7 +155,7 @@ impl Opened {
     }
 
     fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
-        Ok(Weights::open(&self.files()?.file(part, "model.safetensors"))?)
+        Ok(Weights::open_checkpoint(&self.files()?.weights(part)?)?)
     }
 
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
