@@ -120,6 +120,17 @@ fn the_page_fills_itself() {
     let fill = |colour: &str| plot.matches(&format!("r=\"5\" fill=\"var(--{colour})\"")).count();
     assert_eq!((fill("cool"), fill("accent")), (1, 1));
     assert!(!body.contains("ST-LPIPS"), "there were no weights");
+    // The quality stays in sight on a phone: a column of each table, heads included.
+    assert_eq!(body.matches("class=\"kept\"").count(), (1 + 3) + (1 + 6));
+}
+
+/// Without a browser: the style that keeps the quality in sight, and the cells it is for.
+#[test]
+fn the_quality_is_kept_in_sight_on_a_phone() {
+    let html = page(&results());
+    let narrow = html.split("@media (max-width: 48rem) {").nth(1).unwrap().split("\n}").next().unwrap();
+    assert!(narrow.contains("th.kept, td.kept { position: sticky; right: 0;"), "{narrow}");
+    assert_eq!(html.matches("kept(name)").count(), 4);
 }
 
 #[test]
