@@ -16,11 +16,9 @@ fn main() -> Result<(), DeviceError> {
 
     let embedding = [1.0f32, 2.0, 3.0, 4.0];
     let fold = [0.5f32, -0.5, 0.25, 0.0];
-    let bytes = size_of_val(&embedding);
     // Memory is freed when its last handle goes.
-    let (a, b, out) = (device.alloc(bytes)?, device.alloc(bytes)?, device.alloc(bytes)?);
-    device.upload(&a, 0, bytemuck::cast_slice(&embedding))?;
-    device.upload(&b, 0, bytemuck::cast_slice(&fold))?;
+    let (a, b) = (device.alloc_slice(&embedding)?, device.alloc_slice(&fold)?);
+    let out = device.alloc(size_of_val(&embedding))?;
 
     let kernel = device.kernel(Module::Residual, "residual_unfold_f32")?;
     let params = FoldParams { a: a.ptr(), b: b.ptr(), out: out.ptr(), count: embedding.len() as i64 };
@@ -28,8 +26,7 @@ fn main() -> Result<(), DeviceError> {
     device.launch(&kernel, [1, 1, 1], [ELEMENTWISE_THREADS as u32, 1, 1], 0, &params)?;
 
     // The download waits for the launch: both are on the device's one stream.
-    let mut result = [0.0f32; 4];
-    device.download(&out, 0, bytemuck::cast_slice_mut(&mut result))?;
+    let result: Vec<f32> = device.download_vec(&out, 0, embedding.len())?;
     println!("{}: {embedding:?} + {fold:?} = {result:?}", device.info().label());
     assert_eq!(result, [1.5, 1.5, 3.25, 4.0]);
     Ok(())

@@ -7,11 +7,8 @@
 //! use adacache::device::Device;
 //! # fn main() -> Result<(), adacache::device::DeviceError> {
 //! let device = Device::open("auto")?; // a GPU when a driver answers, else the virtual GPU
-//! let memory = device.alloc(4)?;
-//! device.upload(&memory, 0, &[1, 2, 3, 4])?;
-//! let mut back = [0; 4];
-//! device.download(&memory, 0, &mut back)?;
-//! assert_eq!(back, [1, 2, 3, 4]);
+//! let memory = device.alloc_slice(&[1.0f32, 2.0, 3.0, 4.0])?;
+//! assert_eq!(device.download_vec::<f32>(&memory, 1, 2)?, [2.0, 3.0]);
 //! # Ok(())
 //! # }
 //! ```
@@ -29,6 +26,7 @@ mod kernel;
 mod module;
 mod open;
 mod recording;
+mod typed;
 mod vm;
 
 pub use core::{Device, Event, LaunchObserver, Memory, PendingRead};
