@@ -70,7 +70,7 @@ impl Output {
         OutputError::Encode { path: self.path().to_owned(), problem }
     }
 
-    /// Writes the frames, enlarged `scale` times (`None`: [`Frames::viewing_scale`] for MP4 and GIF, 1 for PNG).
+    /// Writes the frames, enlarged `scale` times (`None`: [`Frames::viewing_scale`] for MP4 and GIF, 1 for PNG). Missing folders are made.
     ///
     /// For [`Format::Safetensors`] this is an error: use [`Output::write_latents`].
     ///
@@ -103,6 +103,7 @@ impl Output {
             Failure::Stopped => OutputError::Stopped,
             Failure::Encode(problem) => self.failed(problem),
         };
+        let _folders = self.make_folders()?;
         match format {
             Format::Mp4 => {
                 let encoding = match begun.filter(|begun| begun.frames == frames.count()) {

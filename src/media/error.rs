@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// Why a result could not be written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OutputError {
     /// The path's extension does not match a format.
     #[error(

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::error::OutputError;
 use super::frames::{Latents, Metadata};
-use super::staging::Staged;
+use super::staging::{Folders, Staged};
 use super::{latents, png, settings};
 
 /// The format given by an output path's extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// H.264 (Constrained Baseline, 4:2:0, BT.709) in MP4.
     Mp4,
@@ -73,8 +74,18 @@ impl Output {
         }
     }
 
-    /// Checks, before anything expensive, whether the output can be written: it creates and removes a temporary file beside it.
+    /// Makes the folders of the output that are missing, for as long as the result lives; those with something in them then stay.
+    ///
+    /// # Errors
+    /// A folder that cannot be made; those made before it are removed.
+    pub fn make_folders(&self) -> Result<Folders, OutputError> {
+        Folders::make(&self.path)
+    }
+
+    /// Checks, before anything expensive, whether the output can be written: it creates and removes a temporary file beside it, and the
+    /// folders that are missing.
     pub fn check_writable(&self) -> Result<(), OutputError> {
+        let _folders = self.make_folders()?;
         match self.format {
             Format::PngFolder => {
                 png::check_replaceable(&self.path)?;
@@ -85,13 +96,14 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the latents as a safetensors file with one tensor, `latents`. Equal latents and metadata give equal bytes.
+    /// Writes the latents as a safetensors file with one tensor, `latents`. Missing folders are made. Equal latents and metadata give equal bytes.
     pub fn write_latents(&self, latents: &Latents, metadata: &Metadata) -> Result<(), OutputError> {
         if self.format != Format::Safetensors {
             return Err(OutputError::Encode { path: self.path.clone(), problem: "latents need .safetensors".into() });
         }
         let bytes = latents::serialize(latents, metadata)
             .map_err(|problem| OutputError::Encode { path: self.path.clone(), problem })?;
+        let _folders = self.make_folders()?;
         Staged::file(&self.path)?.commit_bytes(&bytes)
     }
 }
@@ -163,5 +175,13 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "failures leave nothing");
         output.write_frames(&good, &Metadata::default(), None).unwrap();
         assert!(output.is_finished());
+        // Folders are made for what is written, and for nothing else.
+        for name in ["new/er/x.gif", "other/frames/"] {
+            let output = Output::new(format!("{}/{name}", dir.path().display())).unwrap();
+            output.check_writable().unwrap();
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), if name.starts_with("new") { 1 } else { 2 });
+            output.write_frames(&good, &Metadata::default(), None).unwrap();
+            assert!(output.is_finished(), "{name}");
+        }
     }
 }

@@ -14,6 +14,35 @@ pub(super) struct Staged {
     is_folder: bool,
 }
 
+/// Folders made for an output. Those that are still empty when it is dropped are removed.
+#[derive(Debug)]
+pub struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    /// Makes the folders of `target` that are missing.
+    pub(super) fn make(target: &Path) -> Result<Folders, OutputError> {
+        let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let mut folders = Folders(target.ancestors().skip(1).take_while(missing).map(Path::to_owned).collect());
+        // The outermost first; what could not be made is not removed.
+        for (made, folder) in folders.0.clone().iter().rev().enumerate() {
+            if let Err(error) = fs::create_dir(folder) {
+                folders.0.drain(..folders.0.len() - made);
+                return Err(io(target)(error));
+            }
+        }
+        Ok(folders)
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Somebody else's file in it keeps it, and nobody is told.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
 pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OutputError + '_ {
     |source| match source.kind() {
         ErrorKind::FileTooLarge => OutputError::TooLarge(path.to_owned()),
@@ -116,6 +145,25 @@ mod tests {
         Staged::file(&target).unwrap().commit_bytes(b"new").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folders_made_for_nothing_go_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a/b/c.mp4");
+        drop(Folders::make(&target).unwrap());
+        assert!(!dir.path().join("a").exists());
+        let folders = Folders::make(&target).unwrap();
+        fs::write(dir.path().join("a/mine"), "x").unwrap();
+        drop(folders);
+        assert!(dir.path().join("a/mine").exists() && !dir.path().join("a/b").exists());
+        let folders = Folders::make(&target).unwrap();
+        fs::write(&target, "x").unwrap();
+        drop(folders);
+        assert!(target.exists());
+        // A file where a folder has to be: nothing else is made.
+        assert!(Folders::make(&dir.path().join("a/mine/d/e.mp4")).is_err());
+        drop(Folders::make(Path::new("e.mp4")).unwrap());
     }
 
     #[test]
