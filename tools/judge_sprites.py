@@ -359,7 +359,8 @@ def read_video(path):
         number = lambda p: [int(n) for n in re.findall(r"\d+", p.name)]
         frames = [Image.open(p) for p in sorted(path.glob("*.png"), key=number)]
     else:
-        frames = list(ImageSequence.Iterator(Image.open(path)))
+        # The iterator gives the same picture again and again: keep copies.
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(path))]
     if len(frames) != data.FRAMES or frames[0].size != (data.SIZE, data.SIZE):
         raise SystemExit(f"{path}: {len(frames)} frames of {frames[0].size if frames else None}; expected {data.FRAMES} of {data.SIZE}x{data.SIZE}")
     pixels = [torch.frombuffer(bytearray(f.convert("RGB").tobytes()), dtype=torch.uint8) for f in frames]
