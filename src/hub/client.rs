@@ -359,6 +359,7 @@ fn unanswered(uri: &Uri, error: ureq::Error) -> Fault {
         }
         ureq::Error::Rustls(_) | ureq::Error::Tls(_) => Fault::Final(untrusted(&host, &words)),
         ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => Fault::Final(untrusted(&host, &words)),
+        ureq::Error::Io(io) => passing(format!("{host} cannot be reached: {io}")),
         _ => passing(format!("{host} cannot be reached: {words}")),
     }
 }

@@ -48,7 +48,7 @@ const USUAL: [&str; 8] = [
     "diffusion_pytorch_model.bin",
 ];
 
-/// The endings of others, the better first.
+/// The endings of others.
 const ENDINGS: [&str; 6] = [".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt"];
 
 /// The weight files of a part, given the `names` of its files; `text` reads an index. Without any, the usual name.
@@ -65,17 +65,12 @@ pub(super) fn weight_files(
             false => vec![usual.to_owned()],
         });
     }
-    for ending in ENDINGS {
-        let of_kind: Vec<String> = names.iter().filter(|name| name.ends_with(ending)).cloned().collect();
-        match of_kind.len() {
-            0 => {}
-            1 => return Ok(of_kind),
-            _ => {
-                return Err(names.iter().filter(|name| is_weights(name)).cloned().collect());
-            }
-        }
+    let others: Vec<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+    match others.len() {
+        0 => Ok(vec![USUAL[0].to_owned()]),
+        1 => Ok(others),
+        _ => Err(others),
     }
-    Ok(vec![USUAL[0].to_owned()])
 }
 
 /// Whether a name is that of weights.
@@ -217,7 +212,7 @@ mod tests {
                 "{names:?}"
             );
         }
-        for names in [["b.gguf", "a.gguf"], ["x.safetensors", "y.safetensors"]] {
+        for names in [["b.gguf", "a.gguf"], ["x.safetensors", "y.safetensors"], ["a.gguf", "x.safetensors"]] {
             assert_eq!(chosen(&names).unwrap_err(), names);
         }
     }

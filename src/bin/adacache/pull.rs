@@ -1,6 +1,6 @@
 //! `adacache pull`: a published checkpoint onto this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::family::{self, FAMILIES};
@@ -60,18 +60,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let checkpoint = pull.run()?;
     if !args.quiet {
-        out::print(describe(&checkpoint, published))?;
+        let downloads = args.from.is_none().then(|| pull.downloads());
+        out::print(describe(&checkpoint, published, downloads.as_deref()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is there now, and how to use it.
-fn describe(checkpoint: &Checkpoint, published: &'static Published) -> String {
+fn describe(checkpoint: &Checkpoint, published: &'static Published, downloads: Option<&Path>) -> String {
     let model = published.name;
     let mut text = String::new();
     for file in checkpoint.parts().flat_map(|part| checkpoint.status(part)) {
         let size = file.bytes.map_or_else(|| "missing".into(), |bytes| indicatif::HumanBytes(bytes).to_string());
         text += &format!("{size:>12}  {}/{}\n", file.part.name(), file.file);
+    }
+    if let Some(folder) = downloads.filter(|folder| folder.is_dir()) {
+        text += &format!("downloads are kept in {}, in the layout of the hub's own client\n", folder.display());
     }
     let ours = *checkpoint == Checkpoint::in_cache(published, &cache_dir());
     let name = if ours { model.to_owned() } else { checkpoint.folder().display().to_string() };
