@@ -1,6 +1,6 @@
 //! Runs cache policies alone, without a model or a device, on measurements recorded earlier.
 //!
-//! The recorded run computed every step and measured for every policy. Record your own with
+//! The recorded run computed every step and measured what the presets used here measure. Record your own with
 //! `adacache generate … --cache none --trace FILE.jsonl`; `adacache replay FILE.jsonl` does this from the command line.
 //!
 //! ```sh

@@ -37,6 +37,7 @@ pub mod family;
 pub mod hub;
 mod json;
 pub mod media;
+mod messages;
 pub mod model;
 pub mod ops;
 pub mod pipeline;

@@ -83,6 +83,7 @@ pub struct Estimate {
 
 /// The source of the number of computed steps in a total.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Expected {
     /// None: the fewest and the most that the policy allows.
     Bounds,
@@ -323,6 +324,7 @@ mod tests {
             dtype: DType::Bf16,
             videos: 1,
             deciding: Deciding::Together,
+            guided: true,
             packed_cache: false,
             record_all: false,
             steps,

@@ -7,6 +7,7 @@ use crate::ops::conv;
 /// Operations by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Op {
     /// Matrix products with their fused operations.
     Linear,
@@ -61,6 +62,7 @@ impl Op {
 /// The operations after a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Epilogue {
     /// The bias.
     #[default]
@@ -89,6 +91,7 @@ pub struct LinearShape {
 /// The kind of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum AttentionKind {
     /// Among the tokens of a frame.
     Spatial,
@@ -121,6 +124,7 @@ fn default_text() -> usize {
 /// The pass over a residual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ResidualKind {
     /// Measure and keep.
     Probe,
@@ -148,6 +152,7 @@ pub struct ResidualShape {
 /// The pass of a LayerNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum NormKind {
     /// Mean and standard deviation of each row.
     RowStats,
@@ -246,6 +251,7 @@ impl ConvShape {
 /// The pass of a GroupNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum GroupNormKind {
     /// Scale and shift of every channel.
     Statistics,
@@ -286,6 +292,7 @@ pub struct SoftmaxShape {
 /// The direction of packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PackKind {
     /// To 8 bits.
     Pack,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 /// Element types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// bfloat16.
     Bf16,

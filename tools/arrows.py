@@ -16,7 +16,7 @@ CRATES = {
     "crates/ptx-vm": ["arch", "math", "error", "memory", "parse", "ir", "step", "lower", "counters", "check", "run", "case"],
     "crates/vcuda": ["code", "spec", "settings", "symbols", "made", "thread", "host", "image", "object", "work", "world", "driver",
                      "memory", "module", "schedule", "graph", "report", "enter", "stubs", "api"],
-    ".": ["json", "device", "chips", "tensor", "ops", "shapes", "cache", "model", "sampler", "media", "hub", "text", "profile", "pipeline", "family", "plan",
+    ".": ["json", "messages", "device", "chips", "tensor", "ops", "shapes", "cache", "model", "sampler", "media", "hub", "text", "profile", "pipeline", "family", "plan",
           "quality", "compare", "calibrate", "check", "bench", "evidence"],
 }
 

@@ -92,8 +92,8 @@ prepare() {
   done
   echo "== modelled figures"
   modelled() { "$binary" "$@" --json >"$stage/modelled/$name.json" || exit 2; }
-  name=plan-none modelled plan --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache none
-  name=plan-interval modelled plan --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache interval-2
+  name=plan-none modelled plan --model opensora-v1.2 --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache none
+  name=plan-interval modelled plan --model opensora-v1.2 --gpu "$gpu" --resolution 720p --frames 51 --steps 4 --cache interval-2
   name=kernels modelled kernels --arch "$gpu" --no-counters
 
   {

@@ -12,6 +12,7 @@ pub struct ShapesError {
 
 /// An operation on a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Case {
     /// A matrix product.
     Linear(LinearShape),

@@ -10,6 +10,7 @@ use super::settings::{CacheError, invalid};
 /// How far the fresh residual is from the kept one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Metric {
     /// ‖kept − fresh‖₁ / ‖kept‖₁, the published default.
     #[default]
@@ -23,6 +24,7 @@ pub enum Metric {
 /// The probed residual, by its published name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ResidualKind {
     /// The gated self-attention residual of the temporal block.
     #[default]

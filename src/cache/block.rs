@@ -2,6 +2,7 @@
 
 /// The tokens that a block's self-attention spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Span {
     /// The tokens of one frame: a spatial block.
     Frame,
@@ -27,6 +28,7 @@ impl Span {
 
 /// A part of a block that adds to the hidden state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Module {
     /// The gated self-attention.
     Attention,

@@ -57,6 +57,7 @@ macro_rules! policies {
         /// A policy and its settings, as given in a TOML file or a preset.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "policy")]
+        #[non_exhaustive]
         pub enum CacheConfig {
             /// Compute every step.
             #[serde(rename = "none")]
@@ -218,9 +219,11 @@ impl CacheConfig {
     /// # Ok::<(), adacache::cache::CacheError>(())
     /// ```
     pub fn from_toml(text: &str, path: &str) -> Result<CacheConfig, CacheError> {
-        let config = Self::parse_toml(text).map_err(|mut source| {
-            source.set_input(Some(text));
-            CacheError::Toml { path: path.into(), source: Box::new(source) }
+        // Some editors put a byte-order mark before the first word.
+        let text = text.trim_start_matches('\u{feff}');
+        let config = Self::parse_toml(text).map_err(|mut error| {
+            error.set_input(Some(text));
+            CacheError::Toml { path: path.into(), reason: error.to_string() }
         })?;
         config.validate()?;
         Ok(config)
@@ -261,12 +264,13 @@ impl CacheConfig {
     ///
     /// # Errors
     /// A policy from outside this crate, which has no name.
-    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+    pub fn to_toml(&self) -> Result<String, CacheError> {
         match self {
             CacheConfig::Taylor(TaylorConfig { order, damping, of }) => {
                 Ok(format!("taylor = {order}\ndamping = {damping:?}\n{}", of.to_toml()?))
             }
-            other => toml::to_string(other),
+            CacheConfig::Custom(_) => invalid("a policy from outside this crate has no name in TOML"),
+            other => toml::to_string(other).map_err(|error| CacheError::Invalid(error.to_string())),
         }
     }
 

@@ -16,8 +16,9 @@ pub struct ComputeAll {
 }
 
 impl ComputeAll {
-    /// Measures at every step what any other policy measures, with the motion between adjacent frames: a trace of such a run serves every
-    /// policy. `layers` are those whose temporal attention (or attention over all tokens) AdaCache probes.
+    /// Measures at every step what the policies of this crate measure with their usual settings, with the motion between adjacent frames.
+    /// `layers` are those whose temporal attention (or attention over all tokens) AdaCache probes.
+    /// [`Presets::recorder`](super::Presets::recorder) measures for the presets of a model.
     pub fn recording(anatomy: &Anatomy, layers: &[usize], frames: usize) -> ComputeAll {
         let span = if anatomy.has(Span::Time) { Span::Time } else { Span::Everything };
         let residual = |&block: &usize| ProbePoint::Residual { block, span, site: Site::Attention };
@@ -25,16 +26,39 @@ impl ComputeAll {
         ComputeAll::recording_at(anatomy, &residuals, if frames > 1 { &[1] } else { &[] })
     }
 
-    /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` (in execution order) and measures motion between frames
-    /// `strides` apart. Only one residual per block can be measured: AdaCache's replaces that of the first-block cache.
+    /// As [`ComputeAll::recording`], for an AdaCache that probes `residuals` and measures motion between frames `strides` apart.
     pub fn recording_at(anatomy: &Anatomy, residuals: &[ProbePoint], strides: &[usize]) -> ComputeAll {
+        ComputeAll::recording_all(anatomy, Probes { points: residuals.to_vec(), strides: strides.to_vec() })
+    }
+
+    /// Measures at every step the residuals and strides of `wanted`, in execution order and each once, with all that is no residual, and the
+    /// residual of the first block. Of one block the whole residual and that of its cross-attention and MLP cannot both be measured:
+    /// the latter goes first.
+    pub(super) fn recording_all(anatomy: &Anatomy, wanted: Probes) -> ComputeAll {
+        let Probes { points, mut strides } = wanted;
+        let mut residuals: Vec<ProbePoint> =
+            points.into_iter().filter(|point| anatomy.block_of(*point).is_some()).collect();
+        residuals.push(anatomy.probe(0, Site::Whole));
+        let parts = residuals.clone();
+        residuals.retain(|point| match anatomy.block_of(*point) {
+            Some(block) if *point == anatomy.probe(block, Site::Whole) => {
+                !parts.contains(&anatomy.probe(block, Site::CrossMlp))
+            }
+            _ => true,
+        });
+        let place = |point: &ProbePoint| {
+            let block = anatomy.block_of(*point);
+            let site = [Site::Attention, Site::CrossMlp, Site::Whole];
+            (block, block.and_then(|block| site.iter().position(|site| *point == anatomy.probe(block, *site))))
+        };
+        residuals.sort_by_key(place);
+        residuals.dedup();
+        strides.sort_unstable();
+        strides.dedup();
         let mut points = vec![ProbePoint::Latents, ProbePoint::Modulated, ProbePoint::ComputedLatents];
-        if residuals.iter().all(|point| anatomy.block_of(*point) != Some(0)) {
-            points.push(anatomy.probe(0, Site::Whole));
-        }
         points.extend(residuals);
         points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
-        ComputeAll { probes: Probes { points, strides: strides.to_vec() } }
+        ComputeAll { probes: Probes { points, strides } }
     }
 }
 

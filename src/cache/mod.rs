@@ -1,7 +1,8 @@
 //! Caching policies: which denoising steps run the transformer and which reuse the residuals of an earlier step.
 //!
 //! A [`Policy`] is a pure state machine on the host. It owns no memory and launches nothing: the sampler asks it for a [`Plan`], measures
-//! what [`Policy::probes`] lists, and passes the measurements to it. A recorded [`trace`] can therefore replay any policy without a model.
+//! what [`Policy::probes`] lists, and passes the measurements to it. A recorded [`trace`] can therefore replay,
+//! without a model, any policy whose points it measures.
 //! [`ResidualStore`] holds the residuals kept on the device.
 
 mod adacache;
@@ -12,6 +13,7 @@ mod config;
 mod delta_dit;
 mod easycache;
 mod fbcache;
+mod fits;
 mod fixed;
 mod groups;
 mod kept;
@@ -37,6 +39,7 @@ pub use config::{CacheConfig, Custom, TaylorConfig};
 pub use delta_dit::DeltaDitConfig;
 pub use easycache::{EasyCache, EasyCacheConfig};
 pub use fbcache::{FbCache, FbCacheConfig};
+pub use fits::check_fits;
 pub use fixed::{ComputeAll, FewerStepsConfig, Interval, IntervalConfig};
 pub use groups::{GroupSet, ModuleGroup};
 pub use kept::Shapes;
@@ -46,7 +49,7 @@ pub use measurement::{Measurement, MotionSums};
 pub use pab::PabConfig;
 pub use point::{ProbePoint, Site};
 pub use policy::{Decision, Extrapolation, Plan, Policy, Probes, Reused, computed_steps, partial_steps, walk};
-pub use presets::{DeltaDitPreset, Named, Presets, TeaCachePreset, names as preset_names};
+pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
 pub use schedule::ModuleSchedule;
 pub use settings::{CacheError, Settings};
 pub use store::{PendingMeasurements, ResidualStore, StoreOptions};

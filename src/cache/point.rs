@@ -9,6 +9,7 @@ use super::block::{Module, Span};
 
 /// Which residual of a block is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Site {
     /// The gated self-attention residual.
     Attention,
@@ -36,6 +37,7 @@ impl Site {
 /// `temporal.13.attention`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
+#[non_exhaustive]
 pub enum ProbePoint {
     /// `latents`: the latents that enter a step, against those of the step before.
     Latents,

@@ -9,6 +9,7 @@ use crate::ops::decide::DecisionRule;
 
 /// The plan for one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Plan {
     /// Run every transformer block and keep its residuals.
     Compute,

@@ -10,12 +10,14 @@ use super::config::CacheConfig;
 use super::delta_dit::DeltaDitConfig;
 use super::easycache::EasyCacheConfig;
 use super::fbcache::FbCacheConfig;
-use super::fixed::{FewerStepsConfig, IntervalConfig};
+use super::fixed::{ComputeAll, FewerStepsConfig, IntervalConfig};
 use super::magcache::MagCacheConfig;
 use super::pab::PabConfig;
+use super::policy::Probes;
 use super::settings::{CacheError, invalid};
 use super::teacache::TeaCacheConfig;
 use super::tgate::TGateConfig;
+use crate::messages;
 
 /// The presets of one model, as stored in `codebooks.json`: AdaCache's codebooks `fast` and `slow` and the settings for `moreg`, made for
 /// `steps` steps, and the model-specific constants of other policies.
@@ -109,39 +111,54 @@ impl Run<'_> {
     }
 }
 
-/// A preset's name, and the policy it selects.
-type Preset = (&'static str, fn(&Run) -> CacheConfig);
+/// A preset: its name, what it does, and the policy it selects.
+type Preset = (&'static str, &'static str, fn(&Run) -> CacheConfig);
 
 /// Every preset, in the order in which messages and the help list them.
 const PRESETS: [Preset; 13] = [
-    ("none", |_| CacheConfig::None),
-    ("adacache-fast", |run| run.adacache(&run.presets.fast)),
-    ("adacache-slow", |run| run.adacache(&run.presets.slow)),
-    ("teacache-fast", |run| run.teacache(run.presets.teacache.fast)),
-    ("teacache-slow", |run| run.teacache(run.presets.teacache.slow)),
-    ("fbcache", |run| CacheConfig::FbCache(FbCacheConfig { threshold: run.presets.fbcache })),
-    ("easycache", |run| CacheConfig::EasyCache(EasyCacheConfig::new(run.presets.easycache))),
-    ("magcache-fast", |run| run.magcache(0.24, 5)),
-    ("magcache-slow", |run| run.magcache(0.12, 3)),
-    ("pab", |run| CacheConfig::Pab(run.presets.pab_for(run.anatomy))),
-    ("pab-fast", |run| CacheConfig::Pab(run.presets.pab_for(run.anatomy).with_ranges([5, 7, 9]))),
-    ("delta-dit", |run| run.delta_dit()),
-    ("t-gate", |run| CacheConfig::TGate(TGateConfig::scaled(run.steps))),
+    ("none", "computes every step", |_| CacheConfig::None),
+    ("adacache-fast", "AdaCache, the fast codebook", |run| run.adacache(&run.presets.fast)),
+    ("adacache-slow", "AdaCache, the more faithful codebook", |run| run.adacache(&run.presets.slow)),
+    ("teacache-fast", "TeaCache, the higher threshold", |run| run.teacache(run.presets.teacache.fast)),
+    ("teacache-slow", "TeaCache, the lower threshold", |run| run.teacache(run.presets.teacache.slow)),
+    ("fbcache", "first-block cache", |run| CacheConfig::FbCache(FbCacheConfig { threshold: run.presets.fbcache })),
+    ("easycache", "EasyCache", |run| CacheConfig::EasyCache(EasyCacheConfig::new(run.presets.easycache))),
+    ("magcache-fast", "MagCache, reusing 5 steps in a row at most", |run| run.magcache(0.24, 5)),
+    ("magcache-slow", "MagCache, reusing 3 steps in a row at most", |run| run.magcache(0.12, 3)),
+    ("pab", "pyramid attention broadcast", |run| CacheConfig::Pab(run.presets.pab_for(run.anatomy))),
+    ("pab-fast", "the same, with wider ranges", |run| {
+        CacheConfig::Pab(run.presets.pab_for(run.anatomy).with_ranges([5, 7, 9]))
+    }),
+    ("delta-dit", "Δ-DiT, half of the blocks every second step", |run| run.delta_dit()),
+    ("t-gate", "T-GATE, no cross-attention behind the gate", |run| CacheConfig::TGate(TGateConfig::scaled(run.steps))),
 ];
 
-/// A preset whose name ends in a number, such as `interval-3`, and the policy it selects.
-type NumberedPreset = (&'static str, fn(usize) -> CacheConfig);
+/// A preset whose name ends in a number, such as `interval-3`: its name, what it does, and the policy it selects.
+type NumberedPreset = (&'static str, &'static str, fn(usize) -> CacheConfig);
 
 const NUMBERED: [NumberedPreset; 2] = [
-    ("interval", |every| CacheConfig::Interval(IntervalConfig { every })),
-    ("fewer", |steps| CacheConfig::FewerSteps(FewerStepsConfig { steps })),
+    ("interval", "computes every N-th step", |every| CacheConfig::Interval(IntervalConfig { every })),
+    ("fewer", "runs N steps, all of them computed", |steps| CacheConfig::FewerSteps(FewerStepsConfig { steps })),
 ];
 
-/// The names of all presets, for messages and for the help: `none, adacache-fast, …, interval-N, fewer-N`.
+/// The names of the presets that every model has, for messages and for the help: `none, adacache-fast, …, interval-N, fewer-N`.
 pub fn names() -> String {
-    let plain = PRESETS.iter().map(|(name, _)| (*name).to_owned());
-    let numbered = NUMBERED.iter().map(|(name, _)| format!("{name}-N"));
+    let plain = PRESETS.iter().map(|(name, ..)| (*name).to_owned());
+    let numbered = NUMBERED.iter().map(|(name, ..)| format!("{name}-N"));
     plain.chain(numbered).collect::<Vec<_>>().join(", ")
+}
+
+/// A preset as lists show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Listed {
+    /// Its name; `N` in it stands for a number.
+    pub name: String,
+    /// What it does.
+    pub about: String,
+    /// Its settings; `None` if they depend on the number in its name, or if there is a problem.
+    pub settings: Option<CacheConfig>,
+    /// Why the model cannot run it.
+    pub problem: Option<String>,
 }
 
 /// A policy's name, with its suffixes parsed.
@@ -210,18 +227,71 @@ fn preset_steps() -> usize {
 }
 
 impl Presets {
+    /// The names of all presets of the model: those of every model, and its own.
+    pub fn names(&self) -> Vec<String> {
+        let plain = PRESETS.iter().map(|(name, ..)| (*name).to_owned());
+        let numbered = NUMBERED.iter().map(|(name, ..)| format!("{name}-N"));
+        plain.chain(self.calibrated.keys().cloned()).chain(numbered).collect()
+    }
+
+    /// All presets of the model, for a run of `steps` steps.
+    pub fn list(&self, anatomy: &Anatomy, steps: usize) -> Vec<Listed> {
+        let about = |name: &str| match (PRESETS.iter().find(|(known, ..)| *known == name), self.calibrated.get(name)) {
+            (Some((_, about, _)), _) => (*about).to_owned(),
+            (None, Some(CacheConfig::Taylor(_))) => {
+                "found by `adacache calibrate`; reused steps are extrapolated".into()
+            }
+            (None, Some(_)) => "found by `adacache calibrate`".into(),
+            (None, None) => {
+                let known = NUMBERED.iter().find(|(known, ..)| name.strip_prefix(known).is_some_and(|n| n == "-N"));
+                known.map_or_else(String::new, |(_, about, _)| (*about).to_owned())
+            }
+        };
+        let listed = |name: String| {
+            let resolved = (!name.ends_with("-N")).then(|| self.resolve(&name, false, anatomy, steps));
+            let (settings, problem) = match resolved {
+                Some(Err(error)) => (None, Some(error.to_string())),
+                settings => (settings.and_then(Result::ok), None),
+            };
+            Listed { about: about(&name), settings, problem, name }
+        };
+        self.names().into_iter().map(listed).collect()
+    }
+
+    /// A policy that computes every step and measures all that any preset of the model measures, with and without motion regularization, in
+    /// videos of `frames` frames of tokens: each of them can be replayed over its trace.
+    pub fn recorder(&self, anatomy: &Anatomy, steps: usize, frames: usize) -> ComputeAll {
+        let mut wanted = Probes::default();
+        for name in self.names().iter().filter(|name| !name.ends_with("-N")) {
+            // What cannot run is not replayed either.
+            let Ok(mut config) = self.resolve(name, false, anatomy, steps) else { continue };
+            if let Some(adacache) = config.adacache_mut() {
+                adacache.moreg.get_or_insert_with(|| self.moreg_for(steps));
+            }
+            // What a preset measures does not depend on the times.
+            let Probes { points, strides } = config.policy(anatomy, &vec![0.0; steps]).probes();
+            wanted.points.extend(points);
+            wanted.strides.extend(strides.iter().filter(|stride| **stride < frames));
+        }
+        ComputeAll::recording_all(anatomy, wanted)
+    }
+
     /// The configuration `name` (one of those that [`CacheError::UnknownPreset`] lists) for a model of this anatomy and a run of `steps`
     /// steps; the motion window is scaled to that number of steps. `moreg` adds Motion Regularization to AdaCache.
     pub fn resolve(&self, name: &str, moreg: bool, anatomy: &Anatomy, steps: usize) -> Result<CacheConfig, CacheError> {
-        let unknown = || CacheError::UnknownPreset { name: name.into(), known: names() };
+        let unknown = || {
+            let known = self.names();
+            let nearest = messages::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+            CacheError::UnknownPreset { name: name.into(), nearest, known: known.join(", ") }
+        };
         let run = Run { presets: self, anatomy, steps, moreg };
         let numbered = || {
             let (name, number) = name.rsplit_once('-')?;
-            let (_, preset) = NUMBERED.iter().find(|(known, _)| *known == name)?;
+            let (.., preset) = NUMBERED.iter().find(|(known, ..)| *known == name)?;
             Some(preset(number.parse().ok()?))
         };
-        let config = match (PRESETS.iter().find(|(known, _)| *known == name), self.calibrated.get(name)) {
-            (Some((_, preset)), _) => preset(&run),
+        let config = match (PRESETS.iter().find(|(known, ..)| *known == name), self.calibrated.get(name)) {
+            (Some((.., preset)), _) => preset(&run),
             (None, Some(calibrated)) => {
                 let mut config = calibrated.clone();
                 if let Some(adacache) = config.adacache_mut() {

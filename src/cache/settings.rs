@@ -4,20 +4,22 @@ use std::fmt;
 
 use super::anatomy::Anatomy;
 use super::policy::Policy;
+use crate::messages;
 
 /// Why a cache configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CacheError {
     /// The algorithm is not defined for a value.
     #[error("invalid cache configuration: {0}")]
     Invalid(String),
     /// The TOML text does not parse.
-    #[error("cannot read the cache configuration {path}: {source}")]
+    #[error("cannot read the cache configuration {path}: {reason}")]
     Toml {
         /// The file.
         path: String,
         /// The parser's message, with line and column.
-        source: Box<toml::de::Error>,
+        reason: String,
     },
     /// The file cannot be read.
     #[error("cannot open the cache configuration {path}: {source}")]
@@ -29,12 +31,15 @@ pub enum CacheError {
     },
     /// There is no such preset.
     #[error(
-        "unknown cache preset `{name}`; known: {known} (N a number of steps), what the model's codebooks.json calls `calibrated`, or the path of a .toml file; \
-         +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards"
+        "unknown cache preset `{name}`{}\nknown: {known} (N a number of steps), or the path of a .toml file; \
+         +moreg behind AdaCache, +taylor or +taylor2 behind a policy of whole forwards; `adacache presets` explains them",
+        messages::did_you_mean(nearest.as_deref())
     )]
     UnknownPreset {
         /// The requested name.
         name: String,
+        /// The known name that was probably meant, if there is one.
+        nearest: Option<String>,
         /// The known names.
         known: String,
     },

@@ -1,10 +1,10 @@
-//! Recorded measurements, one JSON object per line, and their replay through any policy without a model.
+//! Recorded measurements, one JSON object per line, and their replay through policies without a model.
 //!
 //! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`); each other line is one measurement: at
-//! `step`, against the step `since`, of the probe point `at`. A policy can be replayed if the trace measures its points. If the policy
-//! compares other steps than the recorded ones, the changes of the steps between are added up: with a trace that computed every step
-//! (`generate --cache none --trace FILE`, which measures for every policy) any policy can be replayed, and the estimate is an upper bound
-//! of what it would have measured.
+//! `step`, against the step `since`, of the probe point `at`. A policy can be replayed if the trace measures its points. A run that
+//! computes every step (`generate --cache none --trace FILE`) measures those of every preset of its model. If the policy compares other
+//! steps than the recorded ones, the changes of the steps between are added up, and the estimate is an upper bound of what it would have
+//! measured.
 
 use std::io::{BufRead, Write};
 
@@ -63,6 +63,7 @@ struct Header {
 
 /// Why a trace cannot be read or replayed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TraceError {
     /// A line does not follow the format.
     #[error("trace line {line}: {source}")]
@@ -85,7 +86,8 @@ pub enum TraceError {
     Io(#[from] std::io::Error),
     /// The policy needs a measurement that cannot be derived from the trace.
     #[error(
-        "the trace does not measure `{at}` between the steps {since} and {step}; `generate --cache none --trace FILE` records one that serves every policy"
+        "the trace does not measure `{at}` between the steps {since} and {step}; `generate --cache none --trace FILE` measures for every preset of the model, and a run with the \
+         policy itself for that policy"
     )]
     Missing {
         /// The step.
@@ -99,7 +101,9 @@ pub enum TraceError {
     #[error("the policy needs timesteps, which this trace does not have: record it again with `generate --trace`")]
     Times,
     /// The policy measures motion at strides that the trace does not have.
-    #[error("the policy measures motion between frames {wanted:?} apart, the trace between frames {recorded:?} apart")]
+    #[error(
+        "the policy measures motion between frames {wanted:?} apart, the trace between frames {recorded:?} apart: record a run with the policy itself"
+    )]
     Strides {
         /// The policy's strides.
         wanted: Vec<usize>,
@@ -179,10 +183,17 @@ impl Trace {
     /// A measurement that the policy needs cannot be derived from the recorded ones.
     pub fn replay(&self, policy: &mut dyn Policy) -> Result<(Vec<Plan>, Vec<Decision>), TraceError> {
         let wanted = policy.probes().strides;
-        if !wanted.is_empty() && wanted != self.strides {
+        let recorded = |wanted: &usize| self.strides.iter().position(|stride| stride == wanted);
+        let Some(places) = wanted.iter().map(recorded).collect::<Option<Vec<usize>>>() else {
             return Err(TraceError::Strides { wanted, recorded: self.strides.clone() });
-        }
-        walk(policy, self.steps, |step, since, at| self.between(step, since, at))
+        };
+        walk(policy, self.steps, |step, since, at| {
+            let mut measurement = self.between(step, since, at)?;
+            if !measurement.motion.is_empty() {
+                measurement.motion = places.iter().map(|place| measurement.motion[*place]).collect();
+            }
+            Ok(measurement)
+        })
     }
 
     /// The steps that `policy` would compute.

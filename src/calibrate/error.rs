@@ -9,6 +9,7 @@ use crate::quality::QualityError;
 
 /// Why no codebook was found.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalibrateError {
     /// The target is invalid, or cannot be reached.
     #[error("{0}")]

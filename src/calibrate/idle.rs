@@ -6,6 +6,7 @@ use crate::cache::Codebook;
 
 /// Why an entry is never used.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Why {
     /// No distance is as large as the previous threshold.
     Above {

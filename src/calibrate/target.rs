@@ -8,6 +8,7 @@ use crate::quality::MOST_PSNR;
 
 /// The target of a calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Target {
     /// Operations of computing every step over those with the cache, summed over the prompts.
     SpeedUp(f64),

@@ -11,6 +11,7 @@ use crate::tensor::DType;
 
 /// Why a case could not be run at all.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckError {
     /// `case.json` cannot be read.
     #[error("cannot read {file}: {reason}")]

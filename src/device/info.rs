@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// The backend of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DeviceKind {
     /// The virtual GPU on this machine's CPU.
     Vm,

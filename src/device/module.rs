@@ -28,6 +28,7 @@ macro_rules! modules {
     ($($(#[$doc:meta])* $variant:ident = $architecture:ident $name:literal,)*) => {
         /// An embedded PTX module, named after its source in `kernels/`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum Module { $($(#[$doc])* $variant,)* }
 
         impl Module {

@@ -8,6 +8,7 @@ use serde::Serialize;
 /// A unit of a multiprocessor that does one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Pipe {
     /// Tensor cores.
     Tensor,

@@ -8,6 +8,7 @@ use serde::Serialize;
 /// The shape of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum WorkKind {
     /// `[m, k] · [n, k]ᵀ` in tiles.
     Linear {

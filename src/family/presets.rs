@@ -18,6 +18,6 @@ pub(super) fn presets_in(path: &Path, otherwise: Presets) -> Result<Presets, Pip
 
 /// The cache presets in `text`, the content of `file`.
 pub(super) fn presets_of(text: &str, file: String) -> Result<Presets, PipelineError> {
-    serde_json::from_str(text)
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|e| ModelError::Config { file, reason: format!("not a set of codebooks: {e}") }.into())
 }

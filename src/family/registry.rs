@@ -5,6 +5,7 @@ use std::path::Path;
 use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::Sprites;
+use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
 
 /// Every family. A folder belongs to the first that recognises it.
@@ -19,11 +20,33 @@ pub fn named(name: &str) -> Option<&'static dyn Family> {
 fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineError> {
     let folder = Path::new(name);
     let holds = || FAMILIES.into_iter().find(|family| family.recognises(folder));
-    let unknown = || PipelineError::UnknownModel { name: name.into(), known: that_take(|_| true) };
     match named(name) {
         Some(family) => Ok((family, None)),
-        None => Ok((holds().ok_or_else(unknown)?, Some(folder))),
+        None => Ok((holds().ok_or_else(|| unknown(name))?, Some(folder))),
     }
+}
+
+/// No family has this name, and none recognises this folder.
+fn unknown(name: &str) -> PipelineError {
+    let folder = Path::new(name);
+    let found = match folder {
+        folder if folder.is_dir() => "the folder holds none of a model's files",
+        folder if folder.exists() => "it is a file, and a model is a folder",
+        _ => "neither a model nor a folder has this name",
+    };
+    // The published repositories side by side, as they were downloaded.
+    let published = FAMILIES.into_iter().filter_map(|family| family.checkpoint()).find(|published| {
+        let short = |repo: &str| repo.rsplit('/').next().unwrap_or_default().to_owned();
+        published.parts.iter().any(|part| folder.join(short(part.repo)).is_dir())
+    });
+    let tip = published.map_or_else(String::new, |published| {
+        let model = published.name;
+        let name = if name.contains(char::is_whitespace) { format!("{name:?}") } else { name.to_owned() };
+        format!("\ntip: it holds the files of {model}: `adacache pull {model} --from {name}`, then --model {model}")
+    });
+    let names = FAMILIES.into_iter().map(Family::name);
+    let nearest = messages::nearest(name, names).map(str::to_owned);
+    PipelineError::UnknownModel { name: name.into(), found: found.into(), nearest, known: that_take(|_| true), tip }
 }
 
 /// Rejects a named size that the family does not have.
@@ -33,7 +56,9 @@ fn check(family: &dyn Family, size: &SizeOptions) -> Result<(), PipelineError> {
     }
     let takes = that_take(|inputs| inputs.resolution);
     let name = family.name();
-    Err(PipelineError::Setting(format!("--resolution and --aspect are for {takes}; give --size HxW for {name}")))
+    Err(PipelineError::Setting(format!(
+        "--resolution and --aspect are for --model {takes}; give --size HxW for {name}"
+    )))
 }
 
 /// Opens the model `name`, as passed to `--model`, for videos of a size.

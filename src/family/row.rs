@@ -57,11 +57,6 @@ pub trait Family: Sync {
         &[]
     }
 
-    /// The defaults of `adacache plan`: resolution and steps.
-    fn planned(&self) -> Option<(&'static str, usize)> {
-        None
-    }
-
     /// Runs with published times.
     fn measured(&self) -> &'static [Measured] {
         &[]

@@ -41,7 +41,9 @@ impl Family for Sprites {
     }
 
     fn recognises(&self, folder: &Path) -> bool {
-        folder.is_dir()
+        const FILES: [&str; 5] =
+            ["config.json", "model.safetensors", "text.safetensors", "decoder.safetensors", "codebooks.json"];
+        FILES.iter().any(|file| folder.join(file).is_file())
     }
 
     fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
@@ -311,7 +313,11 @@ impl Source for Opened {
     }
 
     fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {
-        PromptText::new(&self.words.parse(prompt)?.to_string())
+        let words = self.words.parse(prompt)?;
+        for warning in words.rest().into_iter().chain(words.cut(self.config.prompt_length)) {
+            tracing::warn!("{warning}");
+        }
+        PromptText::new(&words.to_string())
     }
 
     fn embed(

@@ -11,6 +11,7 @@ use super::published::{Part, Published};
 
 /// The text encoder's weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TextWeights {
     /// One file or shards.
     Safetensors(Vec<PathBuf>),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::store::inside;
+use crate::messages;
 use crate::model::Weights;
 
 /// The names of the files in a folder, sorted; none if there is no folder.
@@ -110,7 +111,7 @@ pub(super) fn problem_of(path: &Path, name: &str) -> Option<String> {
         "json" => json(path, name),
         "bin" | "pt" | "pth" | "ckpt" => match candle_core::pickle::read_pth_tensor_info(path, false, None) {
             Ok(_) => Ok(()),
-            Err(e) => Err(format!("not a complete file of torch.save: {e}")),
+            Err(e) => Err(format!("not a complete file of torch.save: {}", messages::reason(e))),
         },
         "gguf" => gguf(path),
         _ => Ok(()),
@@ -168,7 +169,8 @@ fn json(path: &Path, name: &str) -> Result<(), String> {
 /// Whether a GGUF file has the size that its header implies.
 fn gguf(path: &Path) -> Result<(), String> {
     let mut file = File::open(path).map_err(|e| e.to_string())?;
-    let content = gguf_file::Content::read(&mut file).map_err(|e| format!("not a GGUF file: {e}"))?;
+    let content =
+        gguf_file::Content::read(&mut file).map_err(|e| format!("not a GGUF file: {}", messages::reason(e)))?;
     let ends = content.tensor_infos.values().map(|info| {
         let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
         content.tensor_data_offset + info.offset + (blocks * info.ggml_dtype.type_size()) as u64

@@ -35,6 +35,7 @@ impl Published {
 /// A part of a checkpoint, with a folder of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Part {
     /// The diffusion transformer.
     Transformer,

@@ -11,6 +11,7 @@ use crate::model::ModelError;
 
 /// Why a video, a picture or latents cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// A video or a picture.
     #[error("cannot read {}: {problem}", path.display())]

@@ -6,6 +6,7 @@ use crate::tensor::TensorError;
 
 /// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelError {
     /// A file cannot be opened or read.
     #[error("cannot read {file}: {source}")]

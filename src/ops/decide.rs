@@ -90,6 +90,7 @@ impl StepClock {
 
 /// Distance between a fresh and a kept residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Distance {
     /// ‖fresh − kept‖₁ / ‖kept‖₁
     L1,

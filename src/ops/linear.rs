@@ -7,6 +7,7 @@ use crate::tensor::{DType, Tensor};
 
 /// The activation after the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Activation {
     /// None.
     None,

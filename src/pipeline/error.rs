@@ -13,17 +13,25 @@ use crate::text::{EncoderError, TextError};
 
 /// Why a prompt did not become a video.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PipelineError {
     /// The name is neither a built-in model nor a model folder.
     #[error(
-        "no model `{name}`: use {known}, or a folder with one of them: as `adacache pull` fills it, or with config.json, model.safetensors, \
-         decoder.safetensors and text.safetensors"
+        "no model `{name}`: {found}{}\nthere are {known}, and the folders of models, which hold config.json, model.safetensors, \
+         decoder.safetensors (or vae/) and text.safetensors, like models/sprites, or transformer/, vae/ and text/, as `adacache pull` fills \
+         them{tip}", crate::messages::did_you_mean(nearest.as_deref())
     )]
     UnknownModel {
         /// The requested name.
         name: String,
+        /// What there is by this name.
+        found: String,
+        /// The known name that was probably meant, if there is one.
+        nearest: Option<String>,
         /// The known names.
         known: String,
+        /// How to make a model of what there is, as a line of its own; empty where nobody knows.
+        tip: String,
     },
     /// A setting is out of its range.
     #[error("{0}")]

@@ -13,13 +13,13 @@ use super::noise::noise;
 use super::prompt::TextOptions;
 use super::provenance::{How, embedding_hash};
 use super::report::{FlopCount, Report, Seconds};
-use super::request::{Request, cache_config, check_settings};
+use super::request::{Request, cache_config, check_settings, is_guided};
 use super::settings::{Settings, codebook};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
 use crate::cache::{CacheConfig, ComputeAll, Policy};
 use crate::device::{Device, DeviceKind, DryConfig};
 use crate::media::{Frames, Latents};
-use crate::model::{Autoencoder, Caption, Transformer};
+use crate::model::{Autoencoder, Caption, Geometry, Transformer, TransformerShape};
 use crate::sampler::{FrameConditioning, Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
 
@@ -239,9 +239,8 @@ impl Pipeline {
             packed_cache: request.packed_cache,
             compare_folds: recorder.is_some(),
         };
-        let output =
-            Sampler::new(&*self.model, members, config.geometry(requests.len()), &latents, conditioning, options)?
-                .run(on_step)?;
+        let geometry = Geometry { guided: job.guided, ..config.geometry(requests.len()) };
+        let output = Sampler::new(&*self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
 
         let rgb = if request.decode { Some(self.decode(&output, on_frame)?) } else { None };
         let seconds = Seconds {
@@ -294,30 +293,31 @@ impl Pipeline {
         Ok((all, if mask.is_empty() { None } else { Some(FrameConditioning { mask, noise: fresh }) }))
     }
 
-    /// The captions of requests: guidance runs their prompts and then as many null captions, in this order, in one batch. A null caption is
+    /// The captions of requests. Guidance runs their prompts and then as many null captions, in this order, in one batch; a null caption is
     /// as long as the prompt it is paired with.
     fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
-        let channels = self.model.shape().caption_channels;
+        let TransformerShape { caption_channels: channels, caption_tokens: most, .. } = self.model.shape();
         let null = self.model.null_caption();
         let longest = requests.iter().map(|r| r.prompt.embedding().tokens).max().unwrap_or(0);
         let prompts = requests.iter().map(|r| &r.prompt.embedding().values[..]);
-        let nulls = requests.iter().map(|r| &null[..null.len().min(r.prompt.embedding().tokens * channels)]);
+        let guided = requests.iter().any(|r| is_guided(r.cfg_scale));
+        let nulls = requests.iter().filter(|_| guided);
+        let nulls = nulls.map(|r| &null[..null.len().min(r.prompt.embedding().tokens * channels)]);
         let (mut captions, mut mask) = (vec![], vec![]);
         for (values, request) in prompts.chain(nulls).zip(requests.iter().cycle()) {
             let tokens = request.prompt.embedding().tokens;
-            if values.len() != tokens * channels {
+            if values.len() != tokens * channels || tokens > most {
                 return Err(PipelineError::Setting(format!(
-                    "`{}` has {} values in its embedding, the model takes at most {} tokens of {channels} channels",
+                    "`{}` has {} values in its embedding, the model takes at most {most} tokens of {channels} channels",
                     request.prompt,
                     request.prompt.embedding().values.len(),
-                    null.len() / channels
                 )));
             }
             captions.extend(values);
             captions.resize(captions.len() + (longest - tokens) * channels, 0.0);
             mask.extend((0..longest).map(|token| token < tokens));
         }
-        Ok(self.model.caption(&captions, 2 * requests.len(), Some(&mask))?)
+        Ok(self.model.caption(&captions, requests.len() * if guided { 2 } else { 1 }, Some(&mask))?)
     }
 }
 

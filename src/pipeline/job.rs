@@ -1,15 +1,16 @@
 //! One run of the pipeline: everything that its work and its memory depend on, for counting, planning and loading.
 
 use super::error::PipelineError;
-use super::request::Request;
+use super::request::{Request, is_guided};
 use super::source::ModelSource;
-use crate::cache::{CacheConfig, ComputeAll, Policy};
+use crate::cache::{CacheConfig, Policy, check_fits};
 use crate::model::Geometry;
 use crate::sampler::Row;
 use crate::tensor::DType;
 
 /// The scope of a policy's decisions in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Deciding {
     /// One decision for all videos together, as published: norms run over the whole batch.
     #[default]
@@ -31,11 +32,14 @@ pub struct Job {
     pub deciding: Deciding,
     /// Denoising steps, as requested.
     pub steps: usize,
+    /// Whether every step runs an unconditional half too. At scale 1 guidance leaves the conditional prediction as it is, so that half is
+    /// not run ([`is_guided`]).
+    pub guided: bool,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits.
     pub packed_cache: bool,
-    /// Whether a run that computes every step measures what any policy would.
+    /// Whether a run that computes every step measures what every preset of the model would.
     pub record_all: bool,
     /// The maximum number of caption tokens per sample.
     pub caption_tokens: usize,
@@ -56,6 +60,7 @@ impl Job {
             videos: 1,
             deciding: Deciding::Together,
             steps: request.steps,
+            guided: is_guided(request.cfg_scale),
             cache: request.cache.clone(),
             packed_cache: request.packed_cache,
             record_all: request.record_all,
@@ -76,7 +81,8 @@ impl Job {
 
     /// Sizes of one member's videos.
     pub fn geometry(&self) -> Geometry {
-        Geometry { frame_masked: self.given, ..self.source.config().geometry(self.videos / self.members()) }
+        let geometry = self.source.config().geometry(self.videos / self.members());
+        Geometry { guided: self.guided, frame_masked: self.given, ..geometry }
     }
 
     /// Denoising steps that actually run.
@@ -101,10 +107,11 @@ impl Job {
         let frames = self.source.config().latent[0].div_ceil(self.source.shape().patch_frames);
         self.cache.validate_for(anatomy, frames)?;
         if let (CacheConfig::None, true) = (&self.cache, self.record_all) {
-            let layers = self.source.presets(self.steps())?.probed_blocks(anatomy);
-            return Ok(Box::new(ComputeAll::recording(anatomy, &layers, frames)));
+            return Ok(Box::new(self.source.presets(self.steps())?.recorder(anatomy, self.steps(), frames)));
         }
         let times: Vec<f32> = self.rows()?.iter().map(|row| row.time).collect();
-        Ok(self.cache.policy(anatomy, &times))
+        let policy = self.cache.policy(anatomy, &times);
+        check_fits(&*policy, anatomy, frames)?;
+        Ok(policy)
     }
 }

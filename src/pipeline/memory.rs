@@ -118,6 +118,7 @@ mod tests {
             dtype: DType::Bf16,
             videos: 1,
             deciding: Deciding::Together,
+            guided: true,
             steps: 30,
             packed_cache: false,
             record_all: false,

@@ -39,7 +39,9 @@ impl PromptText {
         if slug.is_empty() {
             return Err(PipelineError::Setting("the prompt is empty: say what the video shows".into()));
         }
-        Ok(PromptText { text: text.trim().to_owned(), slug })
+        // A byte-order mark, which some editors put before the first word, belongs to no word.
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+        Ok(PromptText { text: text.to_owned(), slug })
     }
 
     /// The words joined for a file name: `large-red-circle-bouncing-fast-navy`.

@@ -27,7 +27,7 @@ pub struct Request {
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits (e4m3 with one scale per token) instead of the model's type.
     pub packed_cache: bool,
-    /// Whether a run that computes every step measures what any policy would, for its trace.
+    /// Whether a run that computes every step measures what every preset of the model would, for its trace.
     pub record_all: bool,
     /// Given frames, which are kept or edited.
     pub given: Option<Given>,
@@ -74,6 +74,11 @@ pub fn resolve_cache(
     Ok(config)
 }
 
+/// Whether guidance of this scale needs the unconditional half: in `v_u + s·(v_c − v_u)` a scale s of 1 leaves v_c.
+pub fn is_guided(cfg_scale: f32) -> bool {
+    cfg_scale != 1.0
+}
+
 /// Checks the numbers of a request that do not depend on the model.
 pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
     if !(1..=MOST_STEPS).contains(&steps) {
@@ -81,7 +86,7 @@ pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError>
     }
     if !(cfg_scale.is_finite() && cfg_scale.abs() <= MAX_CFG_SCALE) {
         return Err(PipelineError::Setting(format!(
-            "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance, 3 is usual"
+            "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance and half the work, 3 is usual"
         )));
     }
     Ok(())

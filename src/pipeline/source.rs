@@ -118,6 +118,7 @@ pub trait Source: Send + Sync {
 
 /// The origin of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Content {
     /// The model's files.
     Files,

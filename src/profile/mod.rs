@@ -15,6 +15,7 @@ use serde::Serialize;
 /// Kernels with the same bottleneck that reach a similar share of its peak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Family {
     /// Matrix products, including convolutions.
     Linear,

@@ -11,6 +11,7 @@ pub(super) const RANGE: f64 = 255.0;
 
 /// Why two inputs cannot be compared.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum QualityError {
     /// Their sizes differ.
     #[error("the first is {first}, the second {second}: only what has one size can be compared")]
@@ -60,7 +61,7 @@ pub enum QualityError {
     Weights(#[from] ModelError),
     /// A network could not be computed.
     #[error("the network failed: {0}")]
-    Network(#[from] candle_core::Error),
+    Network(String),
 }
 
 /// Rejects two videos that differ in size or in the number of frames.

@@ -2,6 +2,7 @@
 
 /// A perceptual network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Form {
     /// LPIPS 0.1 on AlexNet. Tensor names in the file: torchvision's `features.0.weight` … `features.10.bias`, and `lin0.model.1.weight` …
     /// `lin4.model.1.weight` of the package `lpips`.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::error::{QualityError, mean, same_size};
 use super::form::Form;
 use crate::media::Frames;
+use crate::messages;
 use crate::model::Weights;
 
 /// Shift and scale of pixel colours from −1 to 1: the statistics of AlexNet's training pictures.
@@ -107,6 +108,10 @@ impl Networks {
     }
 }
 
+fn failed(error: candle_core::Error) -> QualityError {
+    QualityError::Network(messages::reason(error))
+}
+
 impl Perceptual {
     /// Reads the weights of `form` from a safetensors file. The widths of the layers are those of the file.
     ///
@@ -127,8 +132,9 @@ impl Perceptual {
             let out = weights.shape(&weight).and_then(|shape| shape.first().copied()).unwrap_or(0);
             let shape = [out, channels, side, side];
             layers.push(Layer {
-                weight: Tensor::from_vec(weights.values(&weight, &shape)?, &shape, &Device::Cpu)?,
-                bias: Tensor::from_vec(weights.values(&format!("{name}.bias"), &[out])?, (1, out, 1, 1), &Device::Cpu)?,
+                weight: Tensor::from_vec(weights.values(&weight, &shape)?, &shape, &Device::Cpu).map_err(failed)?,
+                bias: Tensor::from_vec(weights.values(&format!("{name}.bias"), &[out])?, (1, out, 1, 1), &Device::Cpu)
+                    .map_err(failed)?,
                 lin: weights.values(&format!("lin{i}.model.1.weight"), &[1, out, 1, 1])?,
             });
             channels = out;
@@ -164,9 +170,10 @@ impl Perceptual {
                 }
                 let of_a = match &mut features {
                     Some(features) => features,
-                    none => none.insert(self.features(a, width, height)?),
+                    none => none.insert(self.features(a, width, height).map_err(failed)?),
                 };
-                let layers = self.layers.iter().zip(of_a.iter().zip(self.features(b, width, height)?));
+                let of_b = self.features(b, width, height).map_err(failed)?;
+                let layers = self.layers.iter().zip(of_a.iter().zip(of_b));
                 frames.push(layers.map(|(layer, (a, b))| apart(a, &b, &layer.lin)).sum::<f64>());
             }
         }

@@ -32,6 +32,7 @@ const RESULTS: &str = "results";
 
 /// Why there are no scores.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VBenchError {
     /// An argument contains no video.
     #[error("{} is neither a video, a folder of .mp4 files or of pictures, nor the folder of a comparison", .0.display())]

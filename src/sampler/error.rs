@@ -7,6 +7,7 @@ use crate::tensor::TensorError;
 
 /// Why sampling stopped.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SampleError {
     /// The model rejected its input, or a kernel, a tensor or the device failed.
     #[error(transparent)]

@@ -20,6 +20,7 @@ pub struct Schedule {
 
 /// Why a schedule cannot be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ScheduleError {
     /// Too few or too many steps.
     #[error("{0} steps: give 1 to 10000")]

@@ -17,7 +17,7 @@ use super::member::{MemberOutput, MemberState, Setup};
 use super::options::{Member, SamplerOptions};
 use super::pace::Pace;
 use super::solver::Row;
-use crate::cache::{Decision, Plan, Policy, ProbePoint};
+use crate::cache::{Decision, Plan, Policy, check_fits};
 use crate::device::Event;
 use crate::model::{Flops, Geometry, ResidualRoom, Transformer, Walk, Workspace};
 
@@ -239,24 +239,8 @@ fn room(
         groups,
         conditional: policy.ends_guidance() && geometry.guided,
     };
-    let modules = anatomy.modules();
-    let beyond = room.groups.iter().flat_map(|group| &group.runs).any(|run| run.end > modules);
-    if beyond || !room.groups.is_empty() && (policy.reuses() || room.head > 0 || !room.probes.is_empty()) {
-        return Err(SampleError::Input(format!(
-            "policy `{name}` reuses groups of the model's {modules} modules, so it can neither probe nor reuse whole forwards"
-        )));
-    }
-    let residual = |point: &&ProbePoint| matches!(point, ProbePoint::Residual { .. });
-    for point in room.probes.iter().filter(residual) {
-        let Some(block) = anatomy.block_of(*point) else {
-            return Err(SampleError::Input(format!("policy `{name}` probes `{point}`, which the model does not have")));
-        };
-        if room.head > 0 && block >= room.head {
-            let reason =
-                format!("policy `{name}` plans after {} blocks, but probes `{point}`, which comes later", room.head);
-            return Err(SampleError::Input(reason));
-        }
-    }
+    let frames = geometry.frames.div_ceil(model.shape().patch_frames);
+    check_fits(policy, anatomy, frames).map_err(|error| SampleError::Input(error.to_string()))?;
     if options.packed_cache && policy.extrapolates().is_some() {
         return Err(SampleError::Input(format!(
             "`{name}` extrapolates differences of residuals, for which 8 bits are too coarse: leave out --fp8-cache, or take a policy without +taylor"

@@ -1,12 +1,16 @@
 //! Text encoders: the fixed table of the sprites model, and T5.
 
+mod error;
 mod t5;
+mod tokens;
 mod words;
 
 use std::path::Path;
 
-pub use t5::{EncoderError, T5};
-pub use words::{TextEncoder, TextError, Vocabulary, Words};
+pub use error::EncoderError;
+pub use t5::T5;
+pub use tokens::{Cut, Tokenised, Tokens};
+pub use words::{TextEncoder, TextError, UnknownWord, Vocabulary, Words};
 
 use crate::model::{ModelError, Weights};
 

@@ -10,35 +10,12 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
 use candle_transformers::models::{quantized_t5, t5};
-use tokenizers::{Tokenizer, TruncationParams};
 
 use super::Embedding;
-use crate::hub::{Checkpoint, CheckpointError, Part, TextWeights};
+use super::error::{EncoderError, failed, fault};
+use super::tokens::{Tokenised, Tokens};
+use crate::hub::{Checkpoint, Part, TextWeights};
 use crate::model::Naming;
-
-/// Why a prompt has no embedding.
-#[derive(Debug, thiserror::Error)]
-pub enum EncoderError {
-    /// A file of the encoder is invalid.
-    #[error("the text encoder cannot be used: {}: {reason}", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// The problem.
-        reason: String,
-    },
-    /// The encoder failed on a prompt.
-    #[error("the text encoder failed on `{prompt}`: {reason}")]
-    Prompt {
-        /// The prompt as passed to the encoder.
-        prompt: String,
-        /// The problem.
-        reason: String,
-    },
-    /// Files are missing.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-}
 
 enum Encoder {
     Full(t5::T5EncoderModel),
@@ -47,7 +24,7 @@ enum Encoder {
 
 /// A loaded text encoder.
 pub struct T5 {
-    tokenizer: Tokenizer,
+    tokens: Tokens,
     encoder: Encoder,
     channels: usize,
 }
@@ -61,12 +38,7 @@ impl T5 {
     /// Missing or damaged files, tensors that are missing or have another shape than config.json implies.
     pub fn load(checkpoint: &Checkpoint, max_tokens: usize) -> Result<T5, EncoderError> {
         let weights = checkpoint.text_weights()?;
-        let path = checkpoint.file(Part::Text, "tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(fault(&path))?;
-        let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
-        tokenizer.with_truncation(Some(truncation)).map_err(fault(&path))?;
-        tokenizer.with_padding(None);
-
+        let tokens = Tokens::load(checkpoint, max_tokens)?;
         let path = checkpoint.file(Part::Text, "config.json");
         let text = fs::read_to_string(&path).map_err(fault(&path))?;
         let config: t5::Config = serde_json::from_str(&text).map_err(fault(&path))?;
@@ -85,15 +57,11 @@ impl T5 {
                 Encoder::Quantised(loaded.map_err(fault(file))?)
             }
         };
-        if tokenizer.get_vocab_size(true) > config.vocab_size {
-            let reason = format!(
-                "its tokenizer has {} tokens, the encoder {}",
-                tokenizer.get_vocab_size(true),
-                config.vocab_size
-            );
+        if tokens.vocabulary() > config.vocab_size {
+            let reason = format!("its tokenizer has {} tokens, the encoder {}", tokens.vocabulary(), config.vocab_size);
             return Err(EncoderError::File { file: path, reason });
         }
-        Ok(T5 { tokenizer, encoder, channels: config.d_model })
+        Ok(T5 { tokens, encoder, channels: config.d_model })
     }
 
     /// Width of an embedding.
@@ -103,13 +71,15 @@ impl T5 {
 
     /// The tokens of a prompt, truncated to the maximum, with the end-of-sentence token.
     pub fn tokens(&self, prompt: &str) -> Result<Vec<u32>, EncoderError> {
-        let encoding = self.tokenizer.encode(prompt, true).map_err(failed(prompt))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.tokens.of(prompt)?.ids)
     }
 
-    /// The embedding of a prompt.
+    /// The embedding of a prompt, of as many tokens as [`T5::tokens`] gives; a warning tells what is cut.
     pub fn encode(&mut self, prompt: &str) -> Result<Embedding, EncoderError> {
-        let ids = self.tokens(prompt)?;
+        let Tokenised { ids, cut } = self.tokens.of(prompt)?;
+        if let Some(cut) = cut {
+            tracing::warn!("{cut}");
+        }
         let tokens = ids.len();
         let values =
             self.forward(&ids).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>()).map_err(failed(prompt))?;
@@ -225,14 +195,4 @@ fn published_name(name: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("encoder.block.{block}.layer.{part}.weight"))
-}
-
-fn fault<E: std::fmt::Display>(file: &Path) -> impl FnOnce(E) -> EncoderError {
-    let file = file.to_owned();
-    move |error| EncoderError::File { file, reason: error.to_string() }
-}
-
-fn failed<E: std::fmt::Display>(prompt: &str) -> impl FnOnce(E) -> EncoderError {
-    let prompt = prompt.to_owned();
-    move |error| EncoderError::Prompt { prompt, reason: error.to_string() }
 }

@@ -15,4 +15,5 @@ fn check_tells_failed_from_unreadable() {
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((line["case"].as_str(), line["ok"].as_bool()), (Some("broken"), Some(false)));
     assert!(line["error"].as_str().is_some_and(|e| e.contains("case.json")));
+    fails(dir.path(), &["check"], 2, &["required", "adacache check tests/goldens"]);
 }

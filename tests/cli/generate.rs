@@ -19,6 +19,17 @@ fn unknown_words_are_answered_with_the_vocabulary() {
         ("large red circle bouncing fast", vec!["no background"]),
         ("red blue large circle bouncing fast navy", vec!["`red` and `blue` are both a color"]),
         ("", vec!["no size", "no speed"]),
+        ("large rde circle bouncing fast navy", vec!["`rde`; did you mean `red`?"]),
+        // What it can draw, an example, and how to get a model that takes any words.
+        (
+            "a cat on the moon",
+            vec![
+                "`a`, `cat`, `on`, `the`, `moon`",
+                "one moving shape, from six words",
+                "for example: large red circle bouncing fast navy",
+                "tip: for any words: `adacache pull opensora-v1.2`, then `adacache generate --model opensora-v1.2 \"",
+            ],
+        ),
     ] {
         fails(dir.path(), &["generate", prompt], 1, &[&parts[..], &vocabulary[..]].concat());
     }
@@ -46,7 +57,8 @@ fn absurd_numbers_are_refused() {
     for args in [&["--steps", "-1"][..], &["--steps", "many"], &["--seed", "-1"], &["--dtype", "f8"], &["--frames"]] {
         fails(dir.path(), &[&["generate", PROMPT], args].concat(), 2, &["error"]);
     }
-    fails(dir.path(), &["generate"], 2, &["required"]);
+    let examples = ["required", "tip: ", "adacache generate \"large red circle bouncing fast navy\"", "--prompts FILE"];
+    fails(dir.path(), &["generate"], 2, &examples);
     assert!(names(dir.path()).is_empty());
 }
 
@@ -60,18 +72,123 @@ fn unwritable_outputs_are_found_before_anything_runs() {
     for (out, part) in [
         ("movie.avi", ".mp4 or .gif"),
         ("movie", "cannot tell what to write"),
-        ("no/such/movie.mp4", "`no/such` does not exist"),
         ("taken.mp4", "it is a folder"),
         ("full/", "other files"),
         ("file/", "in the way"),
         ("file/movie.mp4", "cannot write"),
+        ("file/new/movie.mp4", "cannot write"),
         ("/proc/movie.mp4", "cannot write"),
     ] {
         // A model that does not exist on the device would fail later: the output has to be looked at first.
         fails(dir.path(), &["generate", PROMPT, "--out", out, "--steps", "5000"], 1, &[part]);
     }
     fails(dir.path(), &["generate", PROMPT, "--out", "a.mp4", "--report", "no/such/r.json"], 1, &["no/such"]);
+    // A folder that is made for a video goes again if there is none.
+    fails(dir.path(), &["generate", PROMPT, "--out", "new/er/a.mp4", "--trace", "no/such/t.jsonl"], 1, &["no/such"]);
     assert_eq!(fs::read_to_string(dir.path().join("full/thesis.txt")).unwrap(), "precious");
+}
+
+#[test]
+fn folders_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let args =
+        ["generate", PROMPT, "--steps", "1", "--out", "nodir/deep/x.safetensors", "--report", "nodir/deep/r.json"];
+    succeeds(dir.path(), &args);
+    assert_eq!(names(&dir.path().join("nodir/deep")), ["r.json", "x.safetensors"]);
+    succeeds(dir.path(), &["generate", PROMPT, "--steps", "1", "--out", "frames/of/it/"]);
+    assert_eq!(names(&dir.path().join("frames/of/it")).len(), 16);
+}
+
+/// The same words give the same video, whatever stands between them; what is behind them is cut, and said.
+#[test]
+fn prompts_are_read_as_people_write_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |out: &str, prompt: &[&str]| {
+        let output = succeeds(dir.path(), &[&["generate", "--steps", "1", "--out", out][..], prompt].concat());
+        (fs::read(dir.path().join(out)).unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let (plain, ..) = run("a.safetensors", &[PROMPT]);
+    let (marked, stdout, stderr) = run("b.safetensors", &["\u{feff}Large, RED circle: bouncing fast; navy."]);
+    assert!(marked == plain && stdout.starts_with("large red circle bouncing fast navy -> b.safetensors"), "{stdout}");
+    assert!(!stderr.contains("warning"), "{stderr}");
+    let (longer, _, stderr) = run("c.safetensors", &[PROMPT, "over the deep sea"]);
+    assert!(longer == plain && stderr.contains("warning: the prompt is longer than the six words"), "{stderr}");
+    assert!(stderr.contains("`over the deep sea` is cut"), "{stderr}");
+
+    // A byte-order mark at the beginning of a file belongs to no word, and to no comment.
+    for (i, (first, count)) in [(PROMPT, 2), ("# a comment", 1)].into_iter().enumerate() {
+        let prompts = format!("\u{feff}{first}\nsmall blue ring left slowly black\n");
+        fs::write(dir.path().join("p.txt"), prompts).unwrap();
+        let out = format!("{i}/{{}}.safetensors");
+        succeeds(dir.path(), &["generate", "--prompts", "p.txt", "--steps", "1", "--out", &out]);
+        assert_eq!(names(&dir.path().join(i.to_string())).len(), count, "{first}");
+    }
+    fs::write(dir.path().join("p.txt"), [0xff, 0xfe, b'l', 0]).unwrap();
+    fails(dir.path(), &["generate", "--prompts", "p.txt"], 1, &["p.txt", "UTF-16", "UTF-8"]);
+    fs::write(dir.path().join("p.txt"), [b'l', 0xe4]).unwrap();
+    fails(dir.path(), &["generate", "--prompts", "p.txt"], 1, &["p.txt", "UTF-8"]);
+    fs::write(dir.path().join("marked.toml"), format!("\u{feff}{EVERY_OTHER}")).unwrap();
+    run("d.safetensors", &[PROMPT, "--cache", "marked.toml"]);
+}
+
+/// Without the other half: what is planned is what is reported.
+#[test]
+fn guidance_of_one_is_half_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+    let facts = |scale: &str| {
+        let shared = ["--cfg-scale", scale, "--steps", "4", "--cache", "none"];
+        let run = ["generate", PROMPT, "--out", "x.safetensors", "--report", "r.json"];
+        succeeds(dir.path(), &[&run[..], &shared].concat());
+        let report = json(&fs::read(dir.path().join("r.json")).unwrap());
+        let plan = json(&succeeds(dir.path(), &[&["plan", "--json"][..], &shared].concat()).stdout);
+        let families = plan["computed_step"]["families"].as_array().unwrap();
+        let products = families.iter().filter(|f| f["family"] != "memory").map(|f| f["flops"].as_u64().unwrap());
+        assert_eq!(Some(products.sum::<u64>()), report["flops"]["computed_step"].as_u64(), "{scale}");
+        (plan, report)
+    };
+    let ((whole, two), (half, one)) = (facts("3"), facts("1"));
+    let ratio = |a: &Value, b: &Value, field: &str| a[field].as_f64().unwrap() / b[field].as_f64().unwrap();
+    assert_eq!((whole["batch"].as_u64(), half["batch"].as_u64()), (Some(2), Some(1)));
+    let flops = ratio(&one["flops"], &two["flops"], "total");
+    assert!((0.49..0.51).contains(&flops), "{flops}");
+    let seconds = ratio(&half["computed_step"], &whole["computed_step"], "roofline_seconds");
+    assert!((0.4..0.8).contains(&seconds), "{seconds}");
+    assert!(ratio(&one, &two, "activation_bytes") < 0.7);
+    let seconds = |plan: &Value| plan["totals"][0]["modelled_seconds"].as_f64().unwrap();
+    assert!(seconds(&half) < seconds(&whole));
+}
+
+#[test]
+fn a_batch_says_how_far_it_is_in_a_line_a_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = ["small blue ring left slowly black", PROMPT, "large green square up fast gray"];
+    fs::write(dir.path().join("p.txt"), lines.join("\n")).unwrap();
+    for batch in ["1", "2"] {
+        let out = format!("{batch}/{{}}.safetensors");
+        let args = ["generate", "--prompts", "p.txt", "--steps", "1", "--batch", batch, "--out", &out];
+        let told = text(&succeeds(dir.path(), &args).stdout);
+        let told: Vec<&str> = told.lines().collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (i, line) in told.iter().enumerate() {
+            assert!(line.starts_with(&format!("{} of 3  {} -> ", i + 1, lines[i])), "{line}");
+            assert!(line.contains("1 of 1 steps computed, "), "{line}");
+        }
+    }
+}
+
+/// What is asked of a variable is asked of it only if it says something.
+#[test]
+fn an_empty_device_variable_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |device: &str, program: &str| {
+        let mut command = command(dir.path(), &["generate", PROMPT, "--steps", "1", "--out", program]);
+        command.env("ADACACHE_DEVICE", device).output().unwrap()
+    };
+    let output = run("", "x.safetensors");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = run("tpu", "y.safetensors");
+    assert!(!output.status.success() && text(&output.stderr).contains("tpu"));
 }
 
 #[test]

@@ -136,3 +136,27 @@ fn edit(path: &Path, from: &str, to: &str) {
     assert!(text.contains(from), "{from}");
     fs::write(path, text.replace(from, to)).unwrap();
 }
+
+#[test]
+fn what_is_no_model_is_told_what_would_make_it_one() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    fs::create_dir_all(dir.path().join("tiny/OpenSora-STDiT-v3")).unwrap();
+    let layouts = [
+        "config.json, model.safetensors",
+        "text.safetensors",
+        "transformer/, vae/ and text/",
+        "opensora-v1.2, sprites",
+    ];
+    for (model, parts) in [
+        ("nothing", &["no model `nothing`", "neither a model nor a folder"][..]),
+        ("file", &["it is a file"]),
+        ("empty", &["holds none of a model's files"]),
+        ("tiny", &["tip: it holds the files of opensora-v1.2: `adacache pull opensora-v1.2 --from tiny`"]),
+        ("spirtes", &["did you mean `sprites`?"]),
+        ("opensora-v12", &["did you mean `opensora-v1.2`?"]),
+    ] {
+        fails(dir.path(), &["generate", PROMPT, "--model", model], 1, &[parts, &layouts].concat());
+    }
+}

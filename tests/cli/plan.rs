@@ -51,15 +51,21 @@ fn a_plan_counts_and_calls_its_seconds_modelled() {
         (&["--frames", "0"], "1 to 408"),
         (&["--vram-budget", "1GiB"], "activations of a step"),
         (&["--size", "720"], "HEIGHTxWIDTH"),
-        (&["--computed", "101"], "101 computed steps of 100"),
+        (&["--computed", "101"], "101 computed steps of 30"),
         (&["--efficiency", "linear=2"], "at most 1"),
         (&["--trace", "none.jsonl"], "none.jsonl"),
         (&["--dtype", "f32"], "reference mode"),
-        (&["--model", "sprites", "--cache", "no.toml"], "no.toml"),
+        (&["--cache", "no.toml"], "no.toml"),
     ] {
-        fails(dir.path(), &[&["plan"], args].concat(), 1, &[part]);
+        fails(dir.path(), &[&["plan", "--model", "opensora-v1.2"], args].concat(), 1, &[part]);
     }
     fails(dir.path(), &["plan", "--gpu", "gt730"], 2, &["a100"]);
+    // Nothing said: what `generate` does where nothing is said.
+    let json: Value = serde_json::from_slice(&succeeds(dir.path(), &["plan", "--json"]).stdout).unwrap();
+    assert_eq!((&json["model"], &json["steps"], &json["dtype"]), (&"sprites".into(), &30.into(), &"bf16".into()));
+    let json = succeeds(dir.path(), &["plan", "--model", "opensora-v1.2", "--json"]).stdout;
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((&json["latent"], &json["steps"]), (&serde_json::json!([15, 30, 53]), &30.into()));
 }
 
 /// A recorded trace gives the plan of the run that recorded it.

@@ -8,6 +8,7 @@ mod batch;
 mod family;
 mod parity;
 mod policies;
+mod requests;
 mod solver;
 mod streaming;
 mod vae;

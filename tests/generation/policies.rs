@@ -101,8 +101,8 @@ fn a_policy_that_reuses_nothing_gives_the_bits_of_no_policy() {
 fn measuring_everything_changes_no_bit() {
     let generation = run(&Request { record_all: true, ..request(CacheConfig::None) });
     assert!(generation.latents.values == none().latents.values);
-    // Seven probe points, at every step but the first.
-    assert_eq!(generation.trace.records.len(), 7 * (STEPS - 1));
+    // Eight probe points, at every step but the first: AdaCache's presets probe two blocks.
+    assert_eq!(generation.trace.records.len(), 8 * (STEPS - 1));
     for record in &generation.trace.records {
         let m = &record.measurement;
         assert_eq!(record.since, record.step - 1);
@@ -395,7 +395,7 @@ fn a_policy_from_outside_the_crate_is_one_of_them() {
     let mut policy = made.trace.policy(&drift(0.3), family::sprites().anatomy()).unwrap();
     let (plans, decisions) = made.trace.replay(&mut *policy).unwrap();
     assert_eq!((&computed_steps(&plans), decisions), (computed, made.report.decisions.clone()));
-    // Also over a trace that measured for every policy.
+    // Also over a trace that measured for every preset.
     let full = run(&Request { record_all: true, ..request(CacheConfig::None) });
     let mut policy = full.trace.policy(&drift(0.3), family::sprites().anatomy()).unwrap();
     assert!(full.trace.schedule(&mut *policy).unwrap().len() < STEPS);
@@ -406,6 +406,7 @@ fn a_policy_from_outside_the_crate_is_one_of_them() {
     };
     let row = Row::new("drift", &finished(&made), &finished(&all)).unwrap();
     assert_eq!(&row.computed_steps, computed);
+    assert_eq!(adacache::compare::summarize(std::slice::from_ref(&row))[0].cache, "drift");
     assert!(row.compute < 1.0 && row.psnr > 10.0, "{row:?}");
     let bad = drift(0.0).validate().unwrap_err().to_string();
     assert!(bad.contains("above 0") && drift(0.3).to_toml().is_err(), "{bad}");

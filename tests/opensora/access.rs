@@ -83,10 +83,30 @@ fn the_token_is_found_where_the_hubs_client_keeps_it() {
         hub.requests().first().and_then(|request| authorized(request).map(str::to_owned)).unwrap_or_default()
     };
     assert_eq!(sent(&|_| {}), "Bearer hf_file");
-    assert_eq!(sent(&|command| drop(command.env("HF_TOKEN_PATH", "other"))), "Bearer hf_other");
-    assert_eq!(sent(&|command| drop(command.env("HUGGING_FACE_HUB_TOKEN", "hf_old"))), "Bearer hf_old");
-    assert_eq!(sent(&|command| drop(command.env("HF_TOKEN", "hf_new"))), "Bearer hf_new");
-    assert_eq!(sent(&|command| drop(command.env("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"))), "");
+    assert_eq!(
+        sent(&|command| {
+            command.env("HF_TOKEN_PATH", "other");
+        }),
+        "Bearer hf_other"
+    );
+    assert_eq!(
+        sent(&|command| {
+            command.env("HUGGING_FACE_HUB_TOKEN", "hf_old");
+        }),
+        "Bearer hf_old"
+    );
+    assert_eq!(
+        sent(&|command| {
+            command.env("HF_TOKEN", "hf_new");
+        }),
+        "Bearer hf_new"
+    );
+    assert_eq!(
+        sent(&|command| {
+            command.env("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
+        }),
+        ""
+    );
 }
 
 #[test]

@@ -237,3 +237,55 @@ fn kept_embeddings_belong_to_their_encoder() {
     run("b.safetensors");
     assert_eq!(kept(), 2);
 }
+
+/// Cut at the model's limit, with a warning that shows where: also where the embedding is kept from an earlier run.
+#[test]
+fn long_prompts_are_cut_with_a_warning() {
+    let dir = pulled();
+    let folder = dir.path();
+    let prompt =
+        format!("{}a gull flies over the last snowy mountain", "two red boats on the sea in the rain, ".repeat(40));
+    let args = ["generate", "--model", "opensora-v1.2", "--size", "16x16", "--frames", "1", "--steps", "1"];
+    let run = |out: &str, prompt: &str| {
+        let output = adacache(folder, &[&args[..], &["--out", out, prompt]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (fs::read(folder.join(out)).unwrap(), text(&output.stderr))
+    };
+    let (first, warned) = run("a.safetensors", &prompt);
+    let (again, warned_again) = run("b.safetensors", &prompt);
+    for warned in [warned, warned_again] {
+        let line = warned.lines().find(|line| line.starts_with("warning: ")).unwrap();
+        assert!(line.contains("longer than the 300 tokens that the model reads"), "{warned}");
+        let (_, words) = line.split_once("from `").unwrap();
+        let words = words.trim_end_matches("` on").trim_end_matches(" …");
+        assert!(prompt.contains(words) && words.split(' ').count() == 8, "{words}");
+    }
+    let latents = |bytes: &[u8]| SafeTensors::deserialize(bytes).unwrap().tensor("latents").unwrap().data().to_vec();
+    assert_eq!(latents(&first), latents(&again));
+    // A byte-order mark is not part of the first word; a short prompt warns of nothing.
+    let ((plain, quiet), (marked, _)) = (run("c.safetensors", "rain"), run("d.safetensors", "\u{feff}rain"));
+    assert!(latents(&plain) == latents(&marked) && !quiet.contains("warning"), "{quiet}");
+}
+
+/// What is there is counted, not what was published; and what is missing is all of it.
+#[test]
+fn models_counts_what_is_there() {
+    let dir = pulled();
+    let folder = dir.path();
+    let listed = || -> Value { serde_json::from_str(&succeeds(folder, &["models", "--json"])).unwrap() };
+    let needs = |listed: &Value| listed["models"][1]["needs"][0]["device_memory"]["resident"].as_u64().unwrap();
+    let present = listed();
+    assert_eq!(present["models"][1]["needs_of"], "present");
+    fs::remove_file(folder.join(MODEL).join("vae/model.safetensors")).unwrap();
+    let published = listed();
+    assert_eq!(published["models"][1]["needs_of"], "published");
+    assert!(needs(&present) < needs(&published) / 2, "{} {}", needs(&present), needs(&published));
+    assert!(succeeds(folder, &["models"]).contains("as published, since transformer and autoencoder are not here"));
+
+    let args = ["generate", "--model", "opensora-v1.2", PROMPT, "--out", "x.mp4"];
+    fs::remove_file(folder.join(MODEL).join("text/tokenizer.json")).unwrap();
+    fails(folder, &args, &["text/tokenizer.json", "vae/model.safetensors"]);
+    fs::remove_dir_all(folder.join("cache")).unwrap();
+    let all = ["transformer/config.json", "text/config.json", "vae/config.json", "vae/model.safetensors"];
+    fails(folder, &args, &all);
+}

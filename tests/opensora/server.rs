@@ -21,7 +21,6 @@ pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// What a client asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub(crate) method: String,
     pub(crate) target: String,
     headers: BTreeMap<String, String>,
 }
@@ -176,12 +175,12 @@ fn serve<S: Read + Write>(
     let first = line()?;
     let mut words = first.split(' ');
     let mut word = || words.next().unwrap_or_default().to_owned();
-    let (method, target) = (word(), word());
+    let (_method, target) = (word(), word());
     let mut headers = BTreeMap::new();
     while let Some((name, value)) = line()?.split_once(": ") {
         headers.insert(name.to_lowercase(), value.to_owned());
     }
-    let request = Request { method, target, headers };
+    let request = Request { target, headers };
     let before = {
         let mut log = log.lock().unwrap();
         let alike =

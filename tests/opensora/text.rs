@@ -4,7 +4,7 @@ use std::fs;
 
 use adacache::family::opensora::PUBLISHED;
 use adacache::hub::{Checkpoint, Part};
-use adacache::text::T5;
+use adacache::text::{T5, Tokenised, Tokens};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -128,4 +128,29 @@ fn quantised_text_encoders_come_close() {
         let error = checkpoint.require(&[Part::Text]).unwrap_err().to_string();
         assert!(error.contains("t5.gguf") && error.contains("ends after"), "{error}");
     }
+}
+
+/// What is cut begins with the first word that does not fit whole.
+#[test]
+fn the_end_of_a_long_prompt_is_told() {
+    let bytes = fs::read(golden("t5-v1_1-xxl/model.safetensors")).unwrap();
+    let (_dir, checkpoint) = with_weights(&[("model.safetensors", &bytes)]);
+    let prompt = "a drone flies over a river between snowy mountains, two red boats on the sea in the mörning light";
+    let all = Tokens::load(&checkpoint, 300).unwrap().of(prompt).unwrap();
+    assert_eq!(all.cut, None);
+    for most in [5, 8, 13, 21, all.ids.len() - 1] {
+        let tokens = Tokens::load(&checkpoint, most).unwrap();
+        let Tokenised { ids, cut } = tokens.of(prompt).unwrap();
+        let cut = cut.unwrap();
+        // All but the end-of-sentence token, which stays.
+        assert_eq!((ids.len(), &ids[..most - 1], ids.last()), (most, &all.ids[..most - 1], all.ids.last()));
+        assert_eq!((cut.most, cut.tokens), (most, all.ids.len() - most));
+        let kept = prompt.strip_suffix(&cut.text).unwrap();
+        assert!(kept.is_empty() || kept.ends_with(' '), "{most}: {cut}");
+        assert_eq!(tokens.of(kept.trim()).unwrap().cut, None, "{most}: {cut}");
+        let more = format!("{kept}{}", cut.text.split(' ').next().unwrap());
+        assert!(tokens.of(&more).unwrap().cut.is_some(), "{most}: {cut}");
+        assert!(cut.to_string().contains(&format!("the {most} tokens that the model reads")), "{cut}");
+    }
+    assert_eq!(T5::load(&checkpoint, 8).unwrap().tokens(prompt).unwrap().len(), 8);
 }

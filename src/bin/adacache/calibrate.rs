@@ -25,6 +25,7 @@ use crate::{generate, interrupt, log, out, runs};
 /// is the ratio of operations in the denoising loop: every step computed over the run with the cache. The work folder keeps all runs;
 /// a stopped calibration resumes from it.
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache calibrate --help", after_long_help = "")]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["target_speedup", "target_psnr"]))]
 pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
@@ -40,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.toml")]
     out: PathBuf,
     /// Work folder for the runs [default: the name of --out, ending in .work]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     work: Option<PathBuf>,
     /// File of prompts to judge the result on; they are not calibrated on
     #[arg(long, value_name = "FILE", conflicts_with = "split")]
@@ -49,34 +50,39 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     split: Option<f64>,
     /// AdaCache preset or FILE.toml to compare the result with on the held-out prompts
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET[+moreg][+taylor]|FILE.toml")]
+    #[arg(
+        long,
+        default_value = "adacache-fast",
+        value_name = "PRESET[+moreg][+taylor]|FILE.toml",
+        hide_short_help = true
+    )]
     against: String,
     /// Search with motion regularization, and search its settings too
     #[arg(long)]
     moreg: bool,
     /// Order of the polynomial that extrapolates reused steps; each order keeps one more tensor, 0 extrapolates nothing [default: all are
     /// tried with the preset]
-    #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2), hide_short_help = true)]
     taylor: Option<u8>,
     #[command(flatten)]
     runs: runs::Options,
     /// Blocks to probe, ascending, separated by commas [default: the preset's, the first and the last are tried]
-    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    #[arg(long, value_delimiter = ',', value_name = "N,…", hide_short_help = true)]
     blocks: Vec<usize>,
     /// l1, l2 or cosine [default: all are tried]
-    #[arg(long, value_parser = by_name::<Metric>)]
+    #[arg(long, value_parser = by_name::<Metric>, hide_short_help = true)]
     metric: Option<Metric>,
     /// Module to probe: t-attn, s-attn or ca-mlp [default: t-attn and s-attn are tried]
-    #[arg(long, value_parser = by_name::<ResidualKind>)]
+    #[arg(long, value_parser = by_name::<ResidualKind>, hide_short_help = true)]
     residual: Option<ResidualKind>,
     /// Seed of the first prompt's noise; each further prompt takes the next one
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_short_help = true)]
     seed: u64,
     /// Codebooks to verify with real runs, besides the scaled preset
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=50), hide_short_help = true)]
     verify: u8,
     /// Most rounds of real runs over all prompts; the preset takes one round for each order of --taylor tried
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=100), hide_short_help = true)]
     rounds: u8,
     /// Print only warnings, errors and the result
     #[arg(long, short)]

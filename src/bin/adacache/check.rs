@@ -10,12 +10,17 @@ use serde_json::json;
 
 use crate::{device, log, out};
 
+/// Shown where no case is named.
+pub(crate) const EXAMPLE: &[&str] =
+    &["in a checkout of adacache: adacache check tests/goldens", "adacache check DIR, with a folder of your own cases"];
+
 /// Run reference cases recorded from the published PyTorch code, and compare
 ///
-/// The exit status is 1 if a case fails and 2 if one cannot be read.
+/// This project's cases are in tests/goldens; its README describes their format. The exit status is 1 if a case fails and 2 if one cannot be read.
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache check --help", after_long_help = "")]
 pub(crate) struct Args {
-    /// Folders with a case.json, or folders that contain such folders
+    /// Folders with a case.json, or folders that contain such folders, such as tests/goldens
     #[arg(value_name = "CASE_DIR", required = true)]
     cases: Vec<PathBuf>,
     #[command(flatten)]

@@ -30,6 +30,7 @@ const ORIGINAL: &str = "none";
 /// videos, schedules, quality against work, and tables), results.json (means with 95 % intervals, and every run) and results.csv (every
 /// run).
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache compare --help", after_long_help = "")]
 pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
     #[arg(long, value_name = "FILE")]

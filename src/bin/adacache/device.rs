@@ -4,12 +4,17 @@ use adacache::device::{Device, DeviceError};
 
 use crate::interrupt;
 
+/// What is taken where no device is named.
+const AUTO: &str = "auto";
+
 /// Which device.
 #[derive(clap::Args)]
 #[group(id = "device_choice")]
 pub(crate) struct Choice {
-    /// Device to run on: auto (a GPU if a driver answers, else the virtual GPU), vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N
-    #[arg(long, env = "ADACACHE_DEVICE", default_value = "auto")]
+    /// auto, vm, vm:checked, cuda, cuda:N
+    ///
+    /// auto takes a GPU if a driver answers, else the virtual GPU. There are also vm:truncate and vm:adverse:SEED. $ADACACHE_DEVICE takes the place of a missing --device.
+    #[arg(long, env = "ADACACHE_DEVICE", default_value = AUTO, hide_env = true)]
     device: String,
 }
 
@@ -20,13 +25,14 @@ pub(crate) struct Options {
     #[command(flatten)]
     choice: Choice,
     /// Submit every launch on its own, without CUDA graphs. The results are the same; try it if a driver has trouble with graphs
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_graphs: bool,
 }
 
 impl Choice {
     pub(crate) fn open(&self) -> anyhow::Result<Device> {
-        open(&self.device)
+        // An empty variable is none.
+        open(if self.device.is_empty() { AUTO } else { &self.device })
     }
 }
 

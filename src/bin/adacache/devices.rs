@@ -28,7 +28,7 @@ fn describe(device: &DeviceInfo) -> String {
     facts.push(format!("{:.1} GiB", device.memory as f64 / (1u64 << 30) as f64));
     facts.push(match device.kind {
         DeviceKind::Vm => format!("{} threads", device.units),
-        DeviceKind::Cuda | DeviceKind::Dry => format!("{} SMs", device.units),
+        _ => format!("{} SMs", device.units),
     });
     if let Some((major, minor)) = device.driver {
         facts.push(format!("driver for CUDA {major}.{minor}"));

@@ -12,24 +12,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adacache::device::Device;
-use adacache::family;
+use adacache::family::{self, FAMILIES};
 use adacache::media::{Encoding, Format, Frames, Output};
 use adacache::pipeline::{
-    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, Parts, Pipeline, Prompt,
-    PromptText, Request, SizeOptions, TextOptions, VideoSize, schedule_strip,
+    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, Parts, Pipeline, PipelineError,
+    Prompt, PromptText, Request, SizeOptions, TextOptions, VideoSize, schedule_strip,
 };
 use adacache::profile::{Point, Profile};
 use adacache::sampler::StepEvent;
 use adacache::text::Embedding;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(crate) use self::args::Args;
 use self::args::target;
+pub(crate) use self::args::{Args, EXAMPLE};
 use self::conditions::{Conditions, conditions, given};
 use self::kept::{Asked, Video};
 use self::like::Like;
-use self::results::{summaries, timeline, write};
+use self::results::{Places, in_a_line, summaries, timeline, write};
 use crate::{device, interrupt, out};
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -69,9 +69,9 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &args.cache, cache: &cache };
     let asked = Asked { args, source: &source, how, given: conditions.facts(), embedding: embedding.as_ref(), like };
     let groups = asked.unfinished(jobs)?;
-    if groups.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
+    let Some(video) = groups.iter().flatten().next() else { return Ok(ExitCode::SUCCESS) };
+    // They go again if nothing is written.
+    let _folders = video.output.make_folders()?;
 
     let device = args.device.open()?;
     let groups = embed(args, &source, groups, embedding.as_ref())?;
@@ -119,7 +119,10 @@ fn run_all(
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
     let pipeline = Pipeline::load_within(&job, device, budget)?;
     let given = given(&pipeline, conditions, args.quiet)?;
+    let places = Places { all: groups.iter().map(Vec::len).sum(), named: args.prompts.is_some() };
+    let mut first = 0;
     for group in groups {
+        let place = places.of_run(first, group.len());
         let decode = needs_pixels(group);
         let requests: Vec<Request> =
             group.iter().map(|(prompt, _)| Request { given: given.clone(), ..request(prompt, decode) }).collect();
@@ -129,8 +132,8 @@ fn run_all(
         };
         let profile = args.profile.as_ref().map(|_| Profile::start(device)).transpose()?;
         let mut encodings = begin(&pipeline, group, parts)?;
-        let run =
-            Run { pipeline: &pipeline, deciding, looping: &looping, profile: profile.as_ref(), quiet: args.quiet };
+        let (looping, profile_of, quiet) = (&looping, profile.as_ref(), args.quiet);
+        let run = Run { pipeline: &pipeline, deciding, looping, profile: profile_of, place: &place, quiet };
         let Some((mut generations, points)) = run.generate(&requests, &mut encodings)? else {
             return not_written(group);
         };
@@ -143,12 +146,17 @@ fn run_all(
                 other => other?,
             }
             if !args.quiet {
-                out::line(format_args!("{prompt} -> {}\n{}", video.output, summaries(generation)))?;
+                let output = &video.output;
+                out::line(match args.prompts {
+                    Some(_) => format!("{}{prompt} -> {output}  {}", places.of(first + i), in_a_line(generation)),
+                    None => format!("{prompt} -> {output}\n{}", summaries(generation)),
+                })?;
             }
         }
         if interrupt::asked() {
             return Ok(interrupt::ended("what was finished is written"));
         }
+        first += group.len();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -166,7 +174,9 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         let takes = family::that_take(|inputs| inputs.text);
         bail!("--embeddings is for {takes}: {} has words of its own", args.model);
     }
-    source.require(Parts { text: args.embeddings.is_none(), ..Parts::default() })?;
+    // Latents need no decoder. All that is missing is told at once.
+    let latents = args.out.as_ref().is_some_and(|out| out.to_lowercase().ends_with(".safetensors"));
+    source.require(Parts { text: args.embeddings.is_none(), decoder: !latents })?;
     Ok(source)
 }
 
@@ -201,20 +211,40 @@ fn embed(
 
 /// The job of a prompt on the command line.
 fn single(source: &ModelSource, prompt: &str, out: Option<&str>) -> anyhow::Result<Vec<(PromptText, Output)>> {
-    let prompt = source.read_prompt(prompt)?;
+    let prompt = read_prompt(source, prompt)?;
     let output = Output::new(out.map_or_else(|| format!("{}.mp4", prompt.slug()), str::to_owned))?;
     Ok(vec![(prompt, output)])
 }
 
+/// A prompt; where the model draws from few words, the error says how to get one that takes any.
+fn read_prompt(source: &ModelSource, prompt: &str) -> anyhow::Result<PromptText> {
+    source.read_prompt(prompt).map_err(|error| match (&error, FAMILIES.iter().find(|family| family.inputs().text)) {
+        (PipelineError::Text(words), Some(any)) => {
+            let name = any.name();
+            anyhow!(
+                "{words}\ntip: for any words: `adacache pull {name}`, then `adacache generate --model {name} \"a cat on the moon\"`"
+            )
+        }
+        _ => error.into(),
+    })
+}
+
 /// The prompts of a file with the numbers of their lines.
 pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<Vec<(usize, PromptText)>> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the prompts in {}", file.display()))?;
+    let named = || format!("cannot read the prompts in {}", file.display());
+    let bytes = fs::read(file).with_context(named)?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(anyhow!("it is UTF-16: save it as UTF-8")).with_context(named);
+    }
+    let text = String::from_utf8(bytes).context("it is not UTF-8: save it as such").with_context(named)?;
+    // Some editors put a byte-order mark before the first word.
+    let text = text.trim_start_matches('\u{feff}');
     let mut prompts = vec![];
     for (number, line) in (1..).zip(text.lines()) {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             continue;
         }
-        let prompt = source.read_prompt(line).with_context(|| format!("{}, line {number}", file.display()))?;
+        let prompt = read_prompt(source, line).with_context(|| format!("{}, line {number}", file.display()))?;
         prompts.push((number, prompt));
     }
     if prompts.is_empty() {
@@ -238,11 +268,7 @@ fn batch(source: &ModelSource, file: &Path, out: &str) -> anyhow::Result<Vec<(Pr
         let output = Output::new(pattern.replace("{}", &format!("{number:03}-{}", prompt.slug())))?;
         Ok((prompt, output))
     });
-    let jobs = jobs.collect::<anyhow::Result<Vec<_>>>()?;
-    if let Some(folder) = jobs[0].1.path().parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    Ok(jobs)
+    jobs.collect()
 }
 
 /// Begins what can be encoded while frames are decoded: not the parts of a long video, which overlap.
@@ -259,6 +285,8 @@ struct Run<'a> {
     deciding: Deciding,
     looping: &'a Looping,
     profile: Option<&'a Profile>,
+    /// Where they stand in the batch, before the bar.
+    place: &'a str,
     quiet: bool,
 }
 
@@ -270,18 +298,19 @@ impl Run<'_> {
         requests: &[Request],
         encodings: &mut [Option<Encoding>],
     ) -> anyhow::Result<Option<(Vec<Generation>, Vec<Point>)>> {
-        let Run { pipeline, deciding, looping, profile, quiet } = *self;
+        let Run { pipeline, deciding, looping, profile, place, quiet } = *self;
         let request = &requests[0];
         let bar = ProgressBar::with_draw_target(Some(request.cache.steps(request.steps) as u64), target(quiet));
         // Nobody can tell how long it takes before the first step.
-        bar.set_style(ProgressStyle::with_template("{spinner} {msg}  {elapsed}")?);
-        let stepping = ProgressStyle::with_template("{spinner} step {pos}/{len}  {msg}  {elapsed}, {eta} left")?;
+        bar.set_style(ProgressStyle::with_template(&format!("{{spinner}} {place}{{msg}}  {{elapsed}}"))?);
+        let stepping = format!("{{spinner}} {place}step {{pos}}/{{len}}  {{msg}}  {{elapsed}}, {{eta}} left");
+        let stepping = ProgressStyle::with_template(&stepping)?;
         bar.set_message("loading kernels");
         bar.enable_steady_tick(Duration::from_millis(120));
         let (mut computed, mut partial, mut points) = (vec![], vec![], vec![]);
         // (Between the parts of a long video some are encoded again.)
         let coding = if looping.parts > 1 { "coding" } else { "decoding" };
-        let decoding = format!("{{spinner}} {coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
+        let decoding = format!("{{spinner}} {place}{coding} frame {{pos}}/{{len}}  {{elapsed}}, {{eta}} left");
         let decoding = ProgressStyle::with_template(&decoding)?;
         let mut part = 0;
         let mut on_step = |event: &StepEvent| {

@@ -2,6 +2,8 @@
 
 use std::fmt::{Debug, Write as _};
 
+use anstream::{AutoStream, ColorChoice};
+use clap::builder::styling::{AnsiColor, Effects, Style};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -48,9 +50,31 @@ impl Subscriber for StandardError {
     fn exit(&self, _: &Id) {}
 }
 
-/// A line on standard error.
+/// What a line of a message begins with that tells what to do.
+const TIP: &str = "tip: ";
+
+/// A message on standard error, as clap's look; on a terminal in the place of a progress bar, which comes again below.
+/// Lines that begin with [`TIP`] stand below the others.
 pub(crate) fn say(kind: &str, words: &str) {
-    out::note(format_args!("{kind}: {words}"));
+    let colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    out::note(styled(kind, words, colours));
+}
+
+fn styled(kind: &str, words: &str, colours: bool) -> String {
+    let label = |name: &str, colour: AnsiColor, effects: Effects| {
+        let style = Style::new().fg_color(Some(colour.into())) | effects;
+        if colours { format!("{style}{name}:{style:#} ") } else { format!("{name}: ") }
+    };
+    let colour = if kind == "error" { AnsiColor::Red } else { AnsiColor::Yellow };
+    let (tips, lines): (Vec<&str>, Vec<&str>) = words.lines().partition(|line| line.starts_with(TIP));
+    let mut text = label(kind, colour, Effects::BOLD) + &lines.join("\n");
+    if !tips.is_empty() {
+        text.push('\n');
+    }
+    for tip in tips {
+        text += &format!("\n  {}{}", label("tip", AnsiColor::Green, Effects::new()), &tip[TIP.len()..]);
+    }
+    text
 }
 
 /// A message, then its fields.
@@ -62,5 +86,19 @@ impl Visit for Words {
             "message" => write!(self.0, "{value:?}"),
             name => write!(self.0, " ({name}: {value:?})"),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tips_stand_apart() {
+        let text = "no model `x`\nknown: y\ntip: one\ntip: two";
+        assert_eq!(styled("error", text, false), "error: no model `x`\nknown: y\n\n  tip: one\n  tip: two");
+        assert_eq!(styled("warning", "slow", false), "warning: slow");
+        let coloured = styled("error", "x\ntip: y", true);
+        assert!(coloured.starts_with("\x1b[1m\x1b[31merror:\x1b[0m x\n\n  \x1b[32mtip:\x1b[0m y"), "{coloured:?}");
     }
 }

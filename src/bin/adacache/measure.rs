@@ -21,6 +21,7 @@ use crate::{log, out};
 /// of two frames instead of an interpolation network. LPIPS and ST-LPIPS (AlexNet; 0 means no difference) run on the CPU if their weights
 /// are there; tools/perceptual_weights.py makes these. With --vbench the `vbench` package scores each video on its own.
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache measure --help", after_long_help = "")]
 pub(crate) struct Args {
     /// Original: a video (.mp4, .gif, .webp or a folder of pictures), a picture, latents (.safetensors), or a run of `adacache compare`
     ///
@@ -38,13 +39,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "reports", "lpips", "stlpips"])]
     vbench: Vec<PathBuf>,
     /// With --vbench: dimensions to score
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "vbench", default_values_t = vbench::DIMENSIONS.map(String::from))]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "vbench", default_values_t = vbench::DIMENSIONS.map(String::from), hide_short_help = true)]
     dimensions: Vec<String>,
     /// With --vbench: new folder for the videos as VBench expects them, and for its results
-    #[arg(long, value_name = "FOLDER", requires = "vbench", default_value = "vbench")]
+    #[arg(long, value_name = "FOLDER", requires = "vbench", default_value = "vbench", hide_short_help = true)]
     out: PathBuf,
     /// With --vbench: frames per second of folders of pictures
-    #[arg(long, value_name = "N", requires = "vbench", default_value_t = 8.0)]
+    #[arg(long, value_name = "N", requires = "vbench", default_value_t = 8.0, hide_short_help = true)]
     fps: f64,
     /// Print every frame (with --vbench: every video)
     #[arg(long)]
@@ -58,10 +59,10 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 pub(crate) struct Weights {
     /// Weights of LPIPS [default: lpips.safetensors in $ADACACHE_HOME, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     lpips: Option<PathBuf>,
     /// Weights of ST-LPIPS [default: stlpips.safetensors in $ADACACHE_HOME, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     stlpips: Option<PathBuf>,
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use adacache::chips::Chip;
 use adacache::family::{FAMILIES, Family};
 use adacache::hub::{Checkpoint, FileStatus, Part, cache_dir};
-use adacache::pipeline::{self, Deciding, Job, ModelSource, SizeOptions};
+use adacache::pipeline::{self, Deciding, Job, ModelSource, SizeOptions, is_guided};
 use adacache::plan::{Expected, Memory};
 use adacache::profile::Efficiency;
 use adacache::tensor::DType;
@@ -37,7 +37,27 @@ struct Model {
     name: &'static str,
     /// Its folder and what of it is on disk; `None`: it is in the program.
     files: Option<(Checkpoint, Vec<FileStatus>)>,
+    /// Of the files that are there, or of the published ones.
     needs: Vec<Need>,
+    of: Of,
+}
+
+/// Whose memory is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The transformer and the autoencoder on disk, or in the program.
+    Present,
+    /// The published ones, as they are not on disk.
+    Published,
+}
+
+impl Of {
+    fn name(self) -> &'static str {
+        match self {
+            Of::Present => "present",
+            Of::Published => "published",
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -57,22 +77,33 @@ fn model(family: &'static dyn Family, cache: &Path) -> anyhow::Result<Model> {
         let status = checkpoint.parts().flat_map(|part| checkpoint.status(part)).collect();
         (checkpoint, status)
     });
+    // What is on disk may be of another size than what was published.
+    let there = |(checkpoint, files): &(Checkpoint, Vec<FileStatus>)| {
+        let whole = files.iter().all(|f| f.part == Part::Text || f.is_ok());
+        whole.then(|| checkpoint.folder().to_owned())
+    };
+    let folder = files.as_ref().and_then(there);
+    let of = if files.is_none() || folder.is_some() { Of::Present } else { Of::Published };
+    let open = |size: &SizeOptions| match &folder {
+        Some(folder) => family.open(Some(folder), size),
+        None => family.published(size),
+    };
     let needs = match family.resolutions() {
         [] => {
-            let source = family.published(&SizeOptions::default())?;
+            let source = open(&SizeOptions::default())?;
             let config = source.config();
             vec![need(&source, format!("{}x{}, {} frames", config.height, config.width, config.frames()))?]
         }
         resolutions => {
             let named = |resolution: &&str| {
                 let size = SizeOptions { resolution: Some((*resolution).into()), ..SizeOptions::default() };
-                let source = family.published(&size)?;
+                let source = open(&size)?;
                 need(&source, format!("{resolution} 9:16, {} frames", source.config().frames()))
             };
             resolutions.iter().map(named).collect::<anyhow::Result<_>>()?
         }
     };
-    Ok(Model { name: family.name(), files, needs })
+    Ok(Model { name: family.name(), files, needs, of })
 }
 
 /// Counted as `adacache plan` does, in bf16 with the fast preset.
@@ -83,6 +114,7 @@ fn need(source: &ModelSource, video: String) -> anyhow::Result<Need> {
         dtype: DType::Bf16,
         videos: 1,
         deciding: Deciding::Together,
+        guided: is_guided(source.config().default_cfg_scale),
         cache: pipeline::cache_config(source, "adacache-fast", false, steps)?,
         steps,
         packed_cache: false,
@@ -109,13 +141,13 @@ fn as_json(models: &[Model]) -> anyhow::Result<String> {
     };
     let one = |model: &Model| {
         let Some((checkpoint, files)) = &model.files else {
-            return json!({ "name": model.name, "complete": true, "built_in": true, "needs": needs(model) });
+            return json!({ "name": model.name, "complete": true, "built_in": true, "needs": needs(model), "needs_of": model.of.name() });
         };
         let missing: Vec<String> =
             files.iter().filter(|f| !f.is_ok()).map(|f| format!("{}/{}", f.part.name(), f.file)).collect();
         json!({
             "name": model.name, "complete": missing.is_empty(), "built_in": false, "folder": checkpoint.folder(), "files": files,
-            "missing": missing, "needs": needs(model), "text_encoder_host_memory": encoder_bytes(files),
+            "missing": missing, "needs": needs(model), "needs_of": model.of.name(), "text_encoder_host_memory": encoder_bytes(files),
         })
     };
     let models: Vec<_> = models.iter().map(one).collect();
@@ -145,6 +177,9 @@ fn for_people(models: &[Model]) -> String {
             let size = f.bytes.map_or_else(|| "missing".into(), |bytes| HumanBytes(bytes).to_string());
             let problem = f.problem.as_ref().map_or(String::new(), |problem| format!("  DAMAGED: {problem}"));
             text += &format!("  {size:>12}  {}/{}{problem}\n", f.part.name(), f.file);
+        }
+        if model.of == Of::Published {
+            text += "  as published, since transformer and autoencoder are not here:\n";
         }
         model.needs.iter().for_each(|n| text += &line(n));
         if let bytes @ 1.. = encoder_bytes(files) {

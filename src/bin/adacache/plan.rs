@@ -8,9 +8,8 @@ use std::process::ExitCode;
 
 use adacache::cache::trace::Trace;
 use adacache::chips::{CHIPS, Chip};
-use adacache::family::opensora::OPENSORA;
-use adacache::family::{self, Family};
-use adacache::pipeline::{self, Deciding, Job, MemorySize, SizeOptions, VideoSize};
+use adacache::family;
+use adacache::pipeline::{self, Deciding, Job, MemorySize, SizeOptions, VideoSize, is_guided};
 use adacache::plan::{Estimate, Expected};
 use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
@@ -25,44 +24,49 @@ const PCIE_BANDWIDTH: f64 = 25e9;
 /// Estimate what a video takes on a GPU: operations, memory and modelled seconds
 ///
 /// The command walks the generation launch by launch without running it, so operations, bytes and memory are exact. Seconds are
-/// modelled: each launch takes the longer of its arithmetic and its memory traffic, at the stated shares of the GPU's peaks.
+/// modelled: each launch takes the longer of its arithmetic and its memory traffic, at the stated shares of the GPU's peaks. Options that
+/// `adacache generate` has too mean the same here and have the same defaults.
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache plan --help", after_long_help = "")]
 pub(crate) struct Args {
-    /// Model: opensora-v1.2, sprites, or a folder laid out like models/sprites
-    #[arg(long, default_value = OPENSORA)]
+    /// sprites, opensora-v1.2, a folder
+    #[arg(long, default_value = "sprites")]
     model: String,
-    /// Resolution: 240p, 360p, 480p or 720p (Open-Sora) [default: 720p]
-    #[arg(long)]
+    /// 240p, 360p, 480p or 720p (Open-Sora) [default: 240p]
+    #[arg(long, value_name = "NAME", conflicts_with = "size")]
     resolution: Option<String>,
-    /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66
-    #[arg(long, value_name = "H:W")]
+    /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66 (Open-Sora) [default: 9:16]
+    #[arg(long, value_name = "H:W", conflicts_with = "size", hide_short_help = true)]
     aspect: Option<String>,
-    /// Size in pixels, instead of a resolution and an aspect ratio
+    /// Size in pixels, multiples of 8 [default: the model's]
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
     /// Frames of each video [default: the model's]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     frames: Option<usize>,
     /// Number of videos generated together
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     videos: usize,
-    /// Denoising steps [default: 100, or the model's]
-    #[arg(long)]
+    /// Denoising steps [default: the model's]
+    #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// Guidance scale; 1 is none, half the work [default: the model's]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    cfg_scale: Option<f32>,
     /// GPU to model
     #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(CHIPS.iter().map(|chip| chip.id)))]
     gpu: String,
     /// Element type to compute in: bf16 or f16
-    #[arg(long, default_value = "bf16")]
+    #[arg(long, default_value = "bf16", hide_short_help = true)]
     dtype: DType,
     /// Policy, as for `generate --cache`
     #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
     cache: String,
     /// Motion regularization
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     moreg: bool,
     /// Keep residuals in 8 bits
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     fp8_cache: bool,
     /// Limit on device memory, such as 8GiB: shows what `generate` would stream from host memory
     #[arg(long, value_name = "SIZE")]
@@ -71,11 +75,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "trace")]
     computed: Option<usize>,
     /// Trace recorded by `generate --trace`: plan the steps that the policy computes on it
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE.jsonl", hide_short_help = true)]
     trace: Option<PathBuf>,
     /// Shares of the GPU's peaks that the kernels reach, such as linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; the tensor peak is
     /// the one that mma.sync reaches
-    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', hide_short_help = true)]
     efficiency: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -110,31 +114,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The family whose own model is planned, with what it plans where it is told nothing.
-fn planned(args: &Args) -> Option<(&'static dyn Family, &'static str, usize)> {
-    let family = family::named(&args.model)?;
-    let (resolution, steps) = family.planned()?;
-    Some((family, resolution, steps))
-}
-
 fn job(args: &Args) -> anyhow::Result<Job> {
-    let planned = planned(args);
-    let pixels = args.size.as_deref().map(VideoSize::sides).transpose()?;
-    let resolution = args.resolution.clone().or(planned.map(|(_, resolution, _)| resolution.to_owned()));
     let size = SizeOptions {
-        resolution: resolution.filter(|_| pixels.is_none()),
+        pixels: args.size.as_deref().map(VideoSize::sides).transpose()?,
+        resolution: args.resolution.clone(),
         aspect: args.aspect.clone(),
         frames: args.frames,
-        pixels,
     };
     let source = family::published(&args.model, &size)?;
-    let steps = args.steps.or(planned.map(|(.., steps)| steps)).unwrap_or(source.config().default_steps);
+    let steps = args.steps.unwrap_or(source.config().default_steps);
+    let cfg_scale = args.cfg_scale.unwrap_or(source.config().default_cfg_scale);
+    pipeline::check_settings(steps, cfg_scale)?;
     Ok(Job {
         cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
         dtype: args.dtype,
         videos: args.videos,
         deciding: Deciding::Together,
         steps,
+        guided: is_guided(cfg_scale),
         packed_cache: args.fp8_cache,
         record_all: false,
         caption_tokens: source.config().prompt_length,
@@ -147,11 +144,11 @@ fn job(args: &Args) -> anyhow::Result<Job> {
 
 /// The published runs of the same job, if there are any.
 fn published(args: &Args, job: &Job) -> Vec<(&'static str, f64)> {
-    let Some((family, planned, _)) = planned(args) else { return vec![] };
+    let Some(family) = family::named(&args.model) else { return vec![] };
     let usual = args.aspect.as_deref().is_none_or(|aspect| aspect == "9:16");
-    let (same, resolution) = (args.size.is_none() && usual && args.videos == 1, args.resolution.as_deref());
+    let same = usual && args.videos == 1 && job.guided;
     let runs = family.measured().iter().filter(|run| {
-        same && run.resolution == resolution.unwrap_or(planned)
+        same && Some(run.resolution) == args.resolution.as_deref()
             && run.frames == job.source.config().frames()
             && run.steps == job.steps
     });

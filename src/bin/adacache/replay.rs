@@ -12,12 +12,13 @@ use adacache::pipeline::{self, SizeOptions, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use crate::out;
+use crate::{describe, log, out};
 
 /// Show which steps cache policies would compute on a recorded run
 ///
-/// The measurements come from `generate --trace`; a run with `--cache none` records what every policy needs. If a policy compares other
-/// steps than the recorded ones, the changes in between are added up, which overestimates the change that it would have seen.
+/// The measurements come from `generate --trace`; a run with `--cache none` records what every preset of its model measures. Other policies
+/// can be replayed if they measure the same; the others are told. If a policy compares other steps than the recorded ones, the changes in
+/// between are added up, which overestimates the change that it would have seen.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Trace to replay
@@ -61,16 +62,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = args.trace.display();
     let file = File::open(&args.trace).with_context(|| format!("cannot open the trace {path}"))?;
     let trace = Trace::read(BufReader::new(file)).with_context(|| path.to_string())?;
-    let text = if args.ratios {
+    if args.ratios {
         let ratios = trace.fold_ratios().with_context(|| path.to_string())?;
         let rounded: Vec<String> = ratios.iter().map(|r| format!("{r:.5}")).collect();
-        format!("ratios = [{}]", rounded.join(", "))
-    } else {
-        let replayed = args.cache.iter().map(|name| replay(args, &trace, name)).collect::<anyhow::Result<Vec<_>>>()?;
-        if args.json { as_json(&trace, &replayed)? } else { for_people(args, &trace, &replayed) }
-    };
-    out::line(text)?;
-    Ok(ExitCode::SUCCESS)
+        out::line(format_args!("ratios = [{}]", rounded.join(", ")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let replayed: Vec<(&str, anyhow::Result<Replayed>)> =
+        args.cache.iter().map(|name| (name.as_str(), replay(args, &trace, name))).collect();
+    let done: Vec<&Replayed> = replayed.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    if args.json {
+        out::line(as_json(&trace, &replayed)?)?;
+    } else if !done.is_empty() {
+        out::line(for_people(args, &trace, &done))?;
+    }
+    // One that refuses hides no other.
+    let refused: Vec<&anyhow::Error> = replayed.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
+    refused.iter().for_each(|error| log::say("error", &describe(error)));
+    Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
@@ -92,12 +101,17 @@ fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     Ok(Replayed { name: name.to_owned(), computed, partial, decisions, idle })
 }
 
-fn as_json(trace: &Trace, replayed: &[Replayed]) -> anyhow::Result<String> {
-    let one = |r: &Replayed| json!({ "cache": r.name, "steps": trace.steps, "computed_steps": r.computed, "partial_steps": r.partial, "decisions": r.decisions });
+fn as_json(trace: &Trace, replayed: &[(&str, anyhow::Result<Replayed>)]) -> anyhow::Result<String> {
+    let one = |(name, result): &(&str, anyhow::Result<Replayed>)| match result {
+        Ok(r) => json!({
+            "cache": name, "steps": trace.steps, "computed_steps": r.computed, "partial_steps": r.partial, "decisions": r.decisions,
+        }),
+        Err(error) => json!({ "cache": name, "steps": trace.steps, "error": describe(error) }),
+    };
     Ok(serde_json::to_string_pretty(&replayed.iter().map(one).collect::<Vec<_>>())?)
 }
 
-fn for_people(args: &Args, trace: &Trace, replayed: &[Replayed]) -> String {
+fn for_people(args: &Args, trace: &Trace, replayed: &[&Replayed]) -> String {
     let wide = replayed.iter().map(|r| r.name.chars().count()).chain([8]).max().unwrap_or(0);
     let line = |name: &str, computed: &[usize], partial: &[usize]| {
         let strip = schedule_strip(trace.steps, computed, partial);

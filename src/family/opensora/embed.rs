@@ -12,7 +12,7 @@ use crate::media::write_file;
 use crate::model::Progress;
 use crate::model::{ModelError, TransformerShape};
 use crate::pipeline::{PipelineError, Prompt, PromptText, RESULTS, TextOptions};
-use crate::text::{Embedding, EncoderError, T5};
+use crate::text::{Embedding, EncoderError, T5, Tokens};
 
 /// The embeddings of prompts, from the cache folder or from the encoder.
 pub(super) fn embed(
@@ -31,6 +31,12 @@ pub(super) fn embed(
         let path = kept(checkpoint, &encoder, most, &text);
         // A damaged file is no reason to stop: it is made again.
         if let Ok(embedding) = Embedding::open(&path, channels, most) {
+            // As long as may be: perhaps of a longer text, which the encoder said when it made it.
+            if embedding.tokens == most
+                && let Some(cut) = Tokens::load(checkpoint, most)?.of(&text)?.cut
+            {
+                tracing::warn!("{cut}");
+            }
             return Ok(Prompt::new(prompt.clone(), embedding));
         }
         let t5 = match &mut loaded {

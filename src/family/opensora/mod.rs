@@ -88,7 +88,7 @@ impl Family for OpenSora {
         };
         let file = checkpoint.file(Part::Transformer, "config.json");
         if !file.exists() {
-            checkpoint.require(&[Part::Transformer, Part::Text])?;
+            checkpoint.require(&Part::ALL)?;
         }
         let model = StDiT3Config::from_file(&file)?;
         Ok(Arc::new(Opened::new(model, Some(checkpoint), size)?))
@@ -119,10 +119,6 @@ impl Family for OpenSora {
 
     fn resolutions(&self) -> &'static [&'static str] {
         &["240p", "480p", "720p"]
-    }
-
-    fn planned(&self) -> Option<(&'static str, usize)> {
-        Some(("720p", 100))
     }
 
     fn measured(&self) -> &'static [Measured] {

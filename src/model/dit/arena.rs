@@ -9,6 +9,7 @@ use crate::tensor::{DType, Tensor, TensorError};
 /// The stages of a step, in order; those of a block, from [`Stage::Qkv`] to [`Stage::Fc2`], repeat for every block. A module's residual is
 /// live from its last stage on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Stage {
     /// Times are embedded.
     Time,
@@ -54,6 +55,7 @@ pub struct Slot(pub &'static str);
 
 /// How a buffer stores the samples of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Samples {
     /// Adjacent along this axis.
     Axis(usize),

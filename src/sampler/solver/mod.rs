@@ -89,6 +89,7 @@ pub struct Kept {
 
 /// Why a solver cannot have these settings, or why a row cannot be applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SolverError {
     /// Too few or too many steps.
     #[error("{steps} steps: give {least} to {most}")]

@@ -3,11 +3,28 @@
 use std::path::PathBuf;
 
 use adacache::cache::preset_names;
-use adacache::pipeline::{MaskStrategy, MemorySize, Scores};
+use adacache::family::{self, FAMILIES};
+use adacache::pipeline::{MaskStrategy, MemorySize, PipelineConfig, Scores, SizeOptions};
 use adacache::tensor::DType;
 use indicatif::ProgressDrawTarget;
 
 use crate::device;
+
+/// The headings of the help.
+const VIDEO: &str = "Model and size";
+const STEPS: &str = "Steps and caching";
+const OUTPUT: &str = "Output";
+const BATCH: &str = "Many prompts";
+const TEXT: &str = "Prompt (Open-Sora)";
+const GIVEN: &str = "Given frames (Open-Sora)";
+const DEVICE: &str = "Device and memory";
+
+/// Shown where a prompt is missing.
+pub(crate) const EXAMPLE: &[&str] = &[
+    "for example: adacache generate \"large red circle bouncing fast navy\"",
+    "many at once: adacache generate --prompts FILE, with one prompt per line",
+    "any words: adacache pull opensora-v1.2, then adacache generate --model opensora-v1.2 \"a cat on the moon\"",
+];
 
 /// Generate a video from a prompt
 ///
@@ -15,127 +32,130 @@ use crate::device;
 /// `adacache generate "large red circle bouncing fast navy"`. Open-Sora takes any text. Fetch it once with
 /// `adacache pull opensora-v1.2`, then run `adacache generate --model opensora-v1.2 --resolution 480p "a white cat walking through tall grass at sunset"`.
 #[derive(clap::Args)]
+#[command(after_help = "All options: adacache generate --help", after_long_help = "")]
 pub(crate) struct Args {
     /// Prompt; quotes are optional
     #[arg(required_unless_present_any = ["prompts", "like"])]
     pub(super) prompt: Vec<String>,
-    /// Model: `sprites`, `opensora-v1.2`, or the path of a folder with one of them
-    #[arg(long, default_value = "sprites")]
+    /// sprites, opensora-v1.2, a folder
+    #[arg(long, default_value = "sprites", help_heading = VIDEO)]
     pub(super) model: String,
-    /// Size of the video in pixels, multiples of 8 [default: the model's]
+    /// Size in pixels, multiples of 8
     ///
-    /// The built-in model was trained on 64x64 pixels and 16 frames. It runs at other sizes, but draws badly there.
-    #[arg(long, value_name = "HxW")]
+    /// The built-in model was trained on 64x64 pixels and 16 frames. It runs at other sizes, but draws badly there. By default the model's
+    /// own size.
+    #[arg(long, value_name = "HxW", help_heading = VIDEO)]
     pub(super) size: Option<String>,
     /// 240p, 360p, 480p or 720p (Open-Sora) [default: 240p]
-    #[arg(long, conflicts_with = "size")]
+    #[arg(long, value_name = "NAME", conflicts_with = "size", help_heading = VIDEO)]
     pub(super) resolution: Option<String>,
     /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66 (Open-Sora) [default: 9:16]
-    #[arg(long, value_name = "H:W", conflicts_with = "size")]
+    #[arg(long, value_name = "H:W", conflicts_with = "size", help_heading = VIDEO, hide_short_help = true)]
     pub(super) aspect: Option<String>,
-    /// Frames of the video [default: the model's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = of_models("Frames of the video", |c| c.frames().to_string()), help_heading = VIDEO)]
     pub(super) frames: Option<usize>,
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml", help = cache_help())]
+    /// Which steps to reuse: a name that `adacache presets` lists, or FILE.toml
+    #[arg(long, default_value = "adacache-fast", value_name = "NAME", long_help = cache_help(), help_heading = STEPS)]
     pub(super) cache: String,
     /// Motion regularization: compute more steps of videos with more motion
-    #[arg(long)]
+    #[arg(long, help_heading = STEPS, hide_short_help = true)]
     pub(super) moreg: bool,
-    /// Denoising steps [default: the model's]
-    #[arg(long)]
+    #[arg(long, value_name = "N", help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
     pub(super) steps: Option<usize>,
-    /// Guidance scale [default: the model's]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
+          help = of_models("Guidance scale; 1 is none, half the work", |c| c.default_cfg_scale.to_string()))]
     pub(super) cfg_scale: Option<f32>,
     /// Seed of the initial noise
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = STEPS)]
     pub(super) seed: u64,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = DEVICE)]
     pub(super) device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
-    #[arg(long, default_value = "bf16")]
+    #[arg(long, default_value = "bf16", help_heading = DEVICE, hide_short_help = true)]
     pub(super) dtype: DType,
-    /// Output: FILE.mp4, FILE.gif, FILE.safetensors (latents) or FOLDER/ (PNG frames) [default: PROMPT.mp4]
+    /// FILE.mp4, FILE.gif, FOLDER/ (PNG) or FILE.safetensors (latents) [default: PROMPT.mp4]
     ///
-    /// With --prompts, a pattern such as videos/{}.gif, where {} stands for the line number and the prompt, or a FOLDER/ for .mp4
-    /// files [default: {}.mp4].
-    #[arg(long, value_name = "PATH")]
+    /// Folders that are missing are made. With --prompts, a pattern such as videos/{}.gif, where {} stands for the line number and the
+    /// prompt, or a FOLDER/ for .mp4 files [default: {}.mp4].
+    #[arg(long, value_name = "PATH", help_heading = OUTPUT)]
     pub(super) out: Option<String>,
     /// Replace outputs that are there and were made with other settings; without it they are an error
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(super) overwrite: bool,
     /// Repeat the run of a report (of a list of reports, number N); options given beside it take the place of the report's
-    #[arg(long, value_name = "REPORT.json[#N]", conflicts_with = "prompts")]
+    #[arg(long, value_name = "REPORT.json[#N]", conflicts_with = "prompts", help_heading = OUTPUT)]
     pub(super) like: Option<String>,
     /// Write a report of the run as JSON (with --prompts or --loop: a list of reports)
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json", help_heading = OUTPUT, hide_short_help = true)]
     pub(super) report: Option<PathBuf>,
-    /// Record every measurement of the run, for `adacache replay`; with --cache none, the measurements of all policies
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts")]
+    /// Record the policy's measurements, for `adacache replay`; with --cache none, those of every preset of the model
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "prompts", help_heading = OUTPUT, hide_short_help = true)]
     pub(super) trace: Option<PathBuf>,
     /// Record every launch, step and decision as a Chrome trace for ui.perfetto.dev; on a GPU also power and clocks
-    #[arg(long, value_name = "FILE.json", conflicts_with = "prompts")]
+    #[arg(long, value_name = "FILE.json", conflicts_with = "prompts", help_heading = OUTPUT, hide_short_help = true)]
     pub(super) profile: Option<PathBuf>,
-    /// File with one prompt per line; empty lines, lines starting with # and prompts whose video is finished with the same settings are
-    /// skipped
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    /// File with one prompt per line
+    ///
+    /// Empty lines, lines starting with # and prompts whose video is finished with the same settings are skipped.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", help_heading = BATCH)]
     pub(super) prompts: Option<PathBuf>,
     /// Number of videos of --prompts to generate together
-    #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", value_parser = clap::value_parser!(u16).range(1..),
+          help_heading = BATCH, hide_short_help = true)]
     pub(super) batch: u16,
     /// Decide for each video of a batch separately; by default the whole batch is computed or reused, as published
-    #[arg(long, requires = "prompts")]
+    #[arg(long, requires = "prompts", help_heading = BATCH, hide_short_help = true)]
     pub(super) per_sample: bool,
-    /// Embedding of the prompt, instead of running the text encoder (Open-Sora): tensor `embedding` [tokens, channels]
-    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts")]
+    /// Embedding of the prompt, instead of running the text encoder: tensor `embedding` [tokens, channels]
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts", help_heading = TEXT, hide_short_help = true)]
     pub(super) embeddings: Option<PathBuf>,
-    /// Aesthetic score to append to the prompt, or `none` (Open-Sora)
-    #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score)]
+    /// Aesthetic score to append to the prompt, or `none`
+    #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) aesthetic: Score,
-    /// Motion score to append to the prompt, or `none` (Open-Sora)
-    #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score)]
+    /// Motion score to append to the prompt, or `none`
+    #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) motion: Score,
-    /// Camera motion to append to the prompt, such as `pan left` (Open-Sora)
-    #[arg(long, value_name = "WORDS")]
+    /// Camera motion to append to the prompt, such as `pan left` [default: none]
+    #[arg(long, value_name = "WORDS", help_heading = TEXT, hide_short_help = true)]
     pub(super) camera: Option<String>,
-    /// Picture (.png, .jpg, .webp) that the video begins with (Open-Sora)
+    /// Picture (.png, .jpg, .webp) that the video begins with
     ///
     /// The last 17 frames begin with the second --image; further ones are spread in between.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "mask_strategy"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "mask_strategy"], help_heading = GIVEN, hide_short_help = true)]
     pub(super) image: Vec<PathBuf>,
-    /// Video (.mp4, .gif, folder of pictures), picture or latents (.safetensors) to take frames from; repeatable (Open-Sora)
+    /// Video (.mp4, .gif, folder of pictures), picture or latents (.safetensors) to take frames from; repeatable
     ///
     /// Pictures and videos are scaled to fill the frame, cropped equally on both sides, and encoded. Latents are used as they are.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = GIVEN, hide_short_help = true)]
     pub(super) reference: Vec<PathBuf>,
     /// Where the references go: PART,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT in latent frames; separate several by semicolons
     ///
     /// `0` gives the first frame of the first reference: image to video. `0,0,-5,0,5` continues a video from its last 5 latent frames (17
     /// frames), `0;0,1,0,-1,1` connects two pictures. EDIT above 0 regenerates the given frames, fully at 1. Starts are rounded to
     /// a multiple of 5. PART is 0 except with --loop.
-    #[arg(long, value_name = "LIST", default_value = "0", requires = "reference")]
+    #[arg(long, value_name = "LIST", default_value = "0", requires = "reference", help_heading = GIVEN, hide_short_help = true)]
     pub(super) mask_strategy: MaskStrategy,
-    /// Generate a long video of N parts of --frames each; every part begins with the end of the one before (Open-Sora)
+    /// Generate a long video of N parts of --frames each; every part begins with the end of the one before
     #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000),
-          conflicts_with_all = ["trace", "profile"])]
+          conflicts_with_all = ["trace", "profile"], help_heading = GIVEN, hide_short_help = true)]
     pub(super) parts: u16,
     /// Latent frames that a part of --loop takes from the one before, a multiple of 5 [default: 5, which is 17 frames]
-    #[arg(long, value_name = "N", requires = "parts")]
+    #[arg(long, value_name = "N", requires = "parts", help_heading = GIVEN, hide_short_help = true)]
     pub(super) loop_frames: Option<usize>,
     /// How much of these frames is regenerated: 0 keeps them, 1 regenerates them fully [default: 0]
-    #[arg(long, value_name = "EDIT", requires = "parts")]
+    #[arg(long, value_name = "EDIT", requires = "parts", help_heading = GIVEN, hide_short_help = true)]
     pub(super) loop_edit: Option<f32>,
     /// Keep residuals in 8 bits (e4m3, one scale per token); the report gives the error
-    #[arg(long)]
+    #[arg(long, help_heading = DEVICE, hide_short_help = true)]
     pub(super) fp8_cache: bool,
-    /// Limit on device memory, such as 8GiB or 6000MiB [default: on a GPU, the free memory]
+    /// Limit on device memory, such as 8GiB or 6000MiB
     ///
     /// If the model does not fit, the weights of some blocks stay in host memory and are copied while other blocks compute; the video is
-    /// the same. The driver's own memory, a few hundred MiB, comes on top.
-    #[arg(long, value_name = "SIZE")]
+    /// the same. The driver's own memory, a few hundred MiB, comes on top. By default the free memory of a GPU.
+    #[arg(long, value_name = "SIZE", help_heading = DEVICE, hide_short_help = true)]
     pub(super) vram_budget: Option<MemorySize>,
     /// Print only warnings and errors
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = OUTPUT)]
     pub(super) quiet: bool,
 }
 
@@ -146,10 +166,32 @@ impl Args {
     }
 }
 
+/// `about`, and the default that each model has.
+fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
+    let of = |model: &dyn family::Family| {
+        let source = model.published(&SizeOptions::default()).ok()?;
+        Some((model.name(), value(source.config())))
+    };
+    // The built-in model first.
+    let (built_in, published): (Vec<_>, Vec<_>) =
+        FAMILIES.into_iter().partition(|family| family.checkpoint().is_none());
+    let defaults: Vec<(&str, String)> = built_in.into_iter().chain(published).filter_map(of).collect();
+    let same = defaults.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    let text = match defaults.first() {
+        Some((_, value)) if same => value.clone(),
+        _ => defaults.iter().map(|(name, value)| format!("{value} for {name}")).collect::<Vec<_>>().join(", "),
+    };
+    format!("{about} [default: {text}]")
+}
+
 fn cache_help() -> String {
+    let source = family::sprites();
+    let own = source.presets(source.config().default_steps).map_or_else(|_| vec![], |presets| presets.names());
+    let names = if own.is_empty() { preset_names() } else { own.join(", ") };
     format!(
-        "When to reuse residuals: {}; or the path of a .toml file. Append +taylor or +taylor2 to extrapolate what is reused, +moreg for --moreg",
-        preset_names()
+        "Which steps to reuse, by a preset or by the path of a .toml file\n\nPresets of sprites: {names}, where N is a number of steps. \
+         `adacache presets --model MODEL` explains them, and those of other models. Append +taylor or +taylor2 to extrapolate what is \
+         reused, +moreg for --moreg."
     )
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use adacache::media::{Encoding, Output, check_file_writable, write_file};
-use adacache::pipeline::{Generation, PipelineError, Report};
+use adacache::pipeline::{Generation, PipelineError, Report, duration};
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +15,39 @@ use super::args::{Args, target};
 use super::kept::Video;
 use super::like;
 use crate::interrupt;
+
+/// Where the videos of a batch stand in it.
+pub(super) struct Places {
+    /// Videos to make.
+    pub(super) all: usize,
+    /// Whether there is a batch to speak of: many prompts.
+    pub(super) named: bool,
+}
+
+impl Places {
+    /// The video with this index: `2 of 12  `.
+    pub(super) fn of(&self, index: usize) -> String {
+        self.say(format!("{}", index + 1))
+    }
+
+    /// `count` videos from this index on, which run together: `3-4 of 12  `.
+    pub(super) fn of_run(&self, first: usize, count: usize) -> String {
+        self.say(if count == 1 { format!("{}", first + 1) } else { format!("{}-{}", first + 1, first + count) })
+    }
+
+    fn say(&self, place: String) -> String {
+        if self.named { format!("{place} of {}  ", self.all) } else { String::new() }
+    }
+}
+
+/// What a video of a batch did, in a line.
+pub(super) fn in_a_line(generation: &Generation) -> String {
+    let count = |of: fn(&Report) -> usize| reports(generation).map(of).sum::<usize>();
+    let (computed, partial) = (count(|r| r.computed_steps.len()), count(|r| r.partial_steps.len()));
+    let in_part = if partial > 0 { format!(", {partial} in part") } else { String::new() };
+    let seconds: f64 = reports(generation).map(|r| r.seconds.total).sum();
+    format!("{computed} of {} steps computed{in_part}, {}", count(|r| r.steps), duration(seconds))
+}
 
 /// What all parts of a video did, for people.
 pub(super) fn summaries(generation: &Generation) -> String {
