@@ -202,7 +202,7 @@ fn complain(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// Runs a command; gives its status, or why its output cannot be written.
+/// Runs a command, an arm for each; gives its status, or why its output cannot be written.
 fn command(command: Command, out: &mut impl Write) -> io::Result<u8> {
     match command {
         Command::Run {

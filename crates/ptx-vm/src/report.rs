@@ -76,24 +76,9 @@ fn ratio(x: Option<f64>) -> String {
     x.map_or_else(|| "-".to_owned(), |x| format!("{x:.2}"))
 }
 
-/// The totals in a few lines.
-pub(crate) fn totals(c: &Counters) -> String {
+/// The classes of instructions by their shares, in as many lines as they take.
+fn classes(c: &Counters) -> String {
     let mut out = String::new();
-    let r = c.ratios();
-    let _ = write!(
-        out,
-        "instructions  {} by warps, {} of 32 lanes each",
-        short(c.warp_instructions),
-        ratio(r.lanes_per_instruction)
-    );
-    if c.predicated_off_lanes > 0 {
-        let _ = write!(
-            out,
-            "; {} lanes predicated off, {} times all of a warp",
-            short(c.predicated_off_lanes),
-            short(c.predicated_off)
-        );
-    }
     let mut classes: Vec<_> = c.by_class.iter().collect();
     classes.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let share = |n: u64| 100.0 * n as f64 / c.warp_instructions.max(1) as f64;
@@ -113,8 +98,48 @@ pub(crate) fn totals(c: &Counters) -> String {
         line += " ";
         line += &name;
     }
-    let _ =
-        write!(out, "{line}\nflops         {} in tensor cores, {} elsewhere", short(c.tensor_flops), short(c.flops));
+    out + &line
+}
+
+/// The traffic of shared memory.
+fn shared(c: &Counters) -> String {
+    let mut out = String::new();
+    let s = c.shared;
+    let _ = write!(
+        out,
+        "\nshared memory {}B read, {}B written; {} requests of {} passes; ",
+        short(s.load_bytes),
+        short(s.store_bytes),
+        short(s.requests),
+        ratio(c.ratios().shared_passes_per_request)
+    );
+    out += &match s.conflicts {
+        0 => "no bank conflicts".to_owned(),
+        n => format!("{} passes for bank conflicts, the worst {}-way", short(n), s.ways),
+    };
+    out
+}
+
+/// The totals in a few lines.
+pub(crate) fn totals(c: &Counters) -> String {
+    let mut out = String::new();
+    let r = c.ratios();
+    let _ = write!(
+        out,
+        "instructions  {} by warps, {} of 32 lanes each",
+        short(c.warp_instructions),
+        ratio(r.lanes_per_instruction)
+    );
+    if c.predicated_off_lanes > 0 {
+        let _ = write!(
+            out,
+            "; {} lanes predicated off, {} times all of a warp",
+            short(c.predicated_off_lanes),
+            short(c.predicated_off)
+        );
+    }
+    out += &classes(c);
+    let _ = write!(out, "\nflops         {} in tensor cores, {} elsewhere", short(c.tensor_flops), short(c.flops));
     for (name, t, sectors) in [
         ("global memory", c.global, r.global_sectors_per_request),
         ("local memory ", c.local, r.local_sectors_per_request),
@@ -134,19 +159,7 @@ pub(crate) fn totals(c: &Counters) -> String {
         let _ = write!(out, "; {bytes:.3} bytes of global memory a flop");
     }
     if c.shared.requests > 0 {
-        let s = c.shared;
-        let _ = write!(
-            out,
-            "\nshared memory {}B read, {}B written; {} requests of {} passes; ",
-            short(s.load_bytes),
-            short(s.store_bytes),
-            short(s.requests),
-            ratio(r.shared_passes_per_request)
-        );
-        out += &match s.conflicts {
-            0 => "no bank conflicts".to_owned(),
-            n => format!("{} passes for bank conflicts, the worst {}-way", short(n), s.ways),
-        };
+        out += &shared(c);
     }
     let _ = write!(
         out,

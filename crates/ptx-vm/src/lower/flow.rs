@@ -134,7 +134,7 @@ impl Graph {
     }
 }
 
-/// Cooper, Harvey and Kennedy's algorithm.
+/// Cooper, Harvey and Kennedy's algorithm, in one piece as it was published.
 fn immediate_dominators(next: &[Vec<usize>], root: usize) -> Vec<usize> {
     let n = next.len();
     let mut order = Vec::with_capacity(n);

@@ -143,6 +143,84 @@ impl<'l> Places<'l> {
     }
 }
 
+/// Which registers are alive where each block begins and ends: bits of registers, `words` for each block.
+struct Live {
+    words: usize,
+    enter: Vec<u64>,
+    leave: Vec<u64>,
+}
+
+impl Live {
+    fn of(code: &[Raw], graph: &Graph, regs: usize) -> Live {
+        let words = regs.div_ceil(64);
+        let n = graph.blocks.len();
+        let mut enter: Vec<u64> = vec![0; n * words];
+        let mut kill: Vec<u64> = vec![0; n * words];
+        for (b, block) in graph.blocks.iter().enumerate() {
+            let (g, k) = (&mut enter[b * words..][..words], &mut kill[b * words..][..words]);
+            for raw in &code[block.start..block.end] {
+                for &u in &raw.uses {
+                    let (w, bit) = (u as usize / 64, 1u64 << (u % 64));
+                    if k[w] & bit == 0 {
+                        g[w] |= bit;
+                    }
+                }
+                for &d in &raw.defs {
+                    let (w, bit) = (d as usize / 64, 1u64 << (d % 64));
+                    if raw.guard.is_none() {
+                        k[w] |= bit;
+                    } else if k[w] & bit == 0 {
+                        g[w] |= bit;
+                    }
+                }
+            }
+        }
+        let mut leave = vec![0u64; n * words];
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for b in (0..n).rev() {
+                for &s in &graph.blocks[b].next {
+                    for w in 0..words {
+                        let more = enter[s * words + w] & !leave[b * words + w];
+                        if more != 0 {
+                            leave[b * words + w] |= more;
+                            enter[b * words + w] |= more & !kill[b * words + w];
+                            changed = true;
+                        }
+                    }
+                }
+            }
+        }
+        Live { words, enter, leave }
+    }
+
+    /// The first and the last place where each register is alive, two for each instruction; nowhere: `usize::MAX`.
+    fn spans(&self, code: &[Raw], graph: &Graph, regs: usize) -> Vec<(usize, usize)> {
+        let mut spans = vec![(usize::MAX, 0); regs];
+        let mut touch = |r: usize, at: usize| spans[r] = (spans[r].0.min(at), spans[r].1.max(at));
+        for (b, block) in graph.blocks.iter().enumerate() {
+            for w in 0..self.words {
+                let at = b * self.words + w;
+                for (set, at) in [(self.enter[at], block.start * 2), (self.leave[at], block.end * 2)] {
+                    let mut bits = set;
+                    while bits != 0 {
+                        touch(w * 64 + bits.trailing_zeros() as usize, at);
+                        bits &= bits - 1;
+                    }
+                }
+            }
+            for (i, raw) in code[block.start..block.end].iter().enumerate() {
+                let at = (block.start + i) * 2;
+                raw.uses.iter().for_each(|u| touch(*u as usize, at));
+                // A result may take the place of an operand read for the last time here.
+                raw.defs.iter().for_each(|d| touch(*d as usize, at + 1));
+            }
+        }
+        spans
+    }
+}
+
 /// Gives every register of a piece of code a slot (in bytes): liveness over the control-flow graph, then a linear scan. Returns the units
 /// used, from `first`, and the registers that may be read before they are written.
 ///
@@ -157,82 +235,17 @@ fn allocate(
     slots: &mut [u32],
 ) -> (Vec<Option<(Where, usize)>>, Vec<u32>) {
     let regs = widths.len();
-    let words = regs.div_ceil(64);
-    let n = graph.blocks.len();
-    let mut gen_: Vec<u64> = vec![0; n * words];
-    let mut kill: Vec<u64> = vec![0; n * words];
-    for (b, block) in graph.blocks.iter().enumerate() {
-        let (g, k) = (&mut gen_[b * words..][..words], &mut kill[b * words..][..words]);
-        for raw in &code[block.start..block.end] {
-            for &u in &raw.uses {
-                let (w, bit) = (u as usize / 64, 1u64 << (u % 64));
-                if k[w] & bit == 0 {
-                    g[w] |= bit;
-                }
-            }
-            for &d in &raw.defs {
-                let (w, bit) = (d as usize / 64, 1u64 << (d % 64));
-                if raw.guard.is_none() {
-                    k[w] |= bit;
-                } else if k[w] & bit == 0 {
-                    g[w] |= bit;
-                }
-            }
-        }
-    }
-    let mut live_in = gen_.clone();
-    let mut live_out = vec![0u64; n * words];
-    let mut changed = true;
-    while changed {
-        changed = false;
-        for b in (0..n).rev() {
-            for &s in &graph.blocks[b].next {
-                for w in 0..words {
-                    let more = live_in[s * words + w] & !live_out[b * words + w];
-                    if more != 0 {
-                        live_out[b * words + w] |= more;
-                        let new = more & !kill[b * words + w] & !live_in[b * words + w];
-                        if new != 0 {
-                            live_in[b * words + w] |= new;
-                        }
-                        changed = true;
-                    }
-                }
-            }
-        }
-    }
-    let mut from = vec![usize::MAX; regs];
-    let mut to = vec![0usize; regs];
-    let mut touch = |r: usize, at: usize| {
-        from[r] = from[r].min(at);
-        to[r] = to[r].max(at);
-    };
-    for (b, block) in graph.blocks.iter().enumerate() {
-        for w in 0..words {
-            for (set, at) in [(live_in[b * words + w], block.start * 2), (live_out[b * words + w], block.end * 2)] {
-                let mut bits = set;
-                while bits != 0 {
-                    touch(w * 64 + bits.trailing_zeros() as usize, at);
-                    bits &= bits - 1;
-                }
-            }
-        }
-        for (i, raw) in code[block.start..block.end].iter().enumerate() {
-            let at = (block.start + i) * 2;
-            raw.uses.iter().for_each(|u| touch(*u as usize, at));
-            // A result may take the place of an operand read for the last time here.
-            raw.defs.iter().for_each(|d| touch(*d as usize, at + 1));
-        }
-    }
-    let mut order: Vec<usize> = (0..regs).filter(|r| from[*r] != usize::MAX).collect();
-    order.sort_by_key(|r| from[*r]);
+    let live = Live::of(code, graph, regs);
+    let spans = live.spans(code, graph, regs);
+    let mut order: Vec<usize> = (0..regs).filter(|r| spans[*r].0 != usize::MAX).collect();
+    order.sort_by_key(|r| spans[*r].0);
     let mut busy: Vec<bool> = vec![true; first];
     // Which lane width a unit serves, and which half of a 64-bit slot it is.
     let mut role: Vec<Option<(Where, usize)>> = vec![None; first];
     let mut ends: std::collections::BinaryHeap<std::cmp::Reverse<(usize, usize)>> = Default::default();
     for r in order {
         while let Some(std::cmp::Reverse((end, old))) = ends.peek().copied() {
-            if end >= from[r] {
+            if end >= spans[r].0 {
                 break;
             }
             ends.pop();
@@ -257,8 +270,8 @@ fn allocate(
             role[unit + half] = Some((widths[r], half));
         }
         slots[r] = (unit * UNIT) as u32;
-        ends.push(std::cmp::Reverse((to[r], r)));
+        ends.push(std::cmp::Reverse((spans[r].1, r)));
     }
-    let entry = (0..regs as u32).filter(|r| live_in[*r as usize / 64] >> (r % 64) & 1 != 0);
+    let entry = (0..regs as u32).filter(|r| live.enter[*r as usize / 64] >> (r % 64) & 1 != 0);
     (role.split_off(first), entry.collect())
 }

@@ -5,7 +5,7 @@ use crate::ir::*;
 use crate::step::tensor::operand_counts;
 
 impl Defined {
-    /// As [`Defined::pass`]; what is wrong goes to `found`.
+    /// As [`Defined::pass`]; what is wrong goes to `found`. An arm for each rule.
     pub(super) unsafe fn carry(
         &mut self,
         cx: &mut Cx,
