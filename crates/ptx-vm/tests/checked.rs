@@ -651,7 +651,8 @@ const PLANTS: &[Plant] = &[
         thread: 0,
         at: At::None,
         says: &["48 threads", "multiple of 32"],
-        body: "- bar.sync 1, 48; // HERE
+        body: "mov.u32 %r9, 48;
+               - bar.sync 1, %r9; // HERE
                + bar.sync 1, 64;",
     },
     Plant {

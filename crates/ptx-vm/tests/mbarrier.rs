@@ -271,7 +271,7 @@ fn misuse_ends_the_launch_and_says_how() {
             &["past the end"],
         ),
         (
-            "cp.async.bulk.global.shared::cta.bulk_group [%rd1], [tile], 24;".to_owned(),
+            "mov.u32 %r5, 24; cp.async.bulk.global.shared::cta.bulk_group [%rd1], [tile], %r5;".to_owned(),
             1,
             FaultKind::Misaligned,
             12,

@@ -14,10 +14,14 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 pub(super) struct Var {
     pub(super) space: Space,
+    /// The space it was declared in: parameters of calls lie in local memory.
+    pub(super) declared: Space,
     /// Offset in the window, or address.
     pub(super) at: u64,
     /// Bytes of one element.
     pub(super) element: usize,
+    /// Bytes of all, of a parameter; 0: not known.
+    pub(super) size: usize,
     /// The register it is relative to, in functions with code of their own.
     pub(super) base: Option<u32>,
     /// Which array of shared memory it is, see [`Kernel::arrays`]; 0 for other variables.
@@ -152,6 +156,9 @@ impl<'a> Lower<'a> {
     // ---- names ------------------------------------------------------------------------------------------------------
 
     pub(super) fn declare(&mut self, name: &'a str, count: Option<u32>, ty: Ty) -> R {
+        if self.is_declared(name, count) {
+            return self.error(format!("`{name}` is declared twice"));
+        }
         match count {
             Some(n) => {
                 // A number of each register is reserved only when it is used.
@@ -163,6 +170,21 @@ impl<'a> Lower<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the innermost scope has a register of that name or, of a range, of the same prefix, or a variable.
+    pub(super) fn is_declared(&mut self, name: &str, count: Option<u32>) -> bool {
+        let scope = self.scope();
+        match count {
+            Some(_) => scope.ranges.contains_key(name),
+            None => {
+                let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+                let in_range = |(_, n): &(Ty, u32)| name[prefix.len()..].parse::<u32>().is_ok_and(|i| i < *n);
+                scope.regs.contains_key(name)
+                    || scope.vars.contains_key(name)
+                    || scope.ranges.get(prefix).is_some_and(in_range)
+            }
+        }
     }
 
     pub(super) fn scope(&mut self) -> &mut Scope<'a> {
@@ -223,8 +245,9 @@ impl<'a> Lower<'a> {
             }
         }
         if let Some(at) = self.globals.addresses.get(name) {
-            let element = self.top.variables.iter().find(|v| v.name == name).map_or(1, |v| v.element);
-            return Some(Var { space: Space::Global, at: *at, element, base: None, array: 0 });
+            let known = self.top.variables.iter().find(|v| v.name == name);
+            let (element, declared) = known.map_or((1, Space::Global), |v| (v.element, v.space));
+            return Some(Var { space: Space::Global, declared, at: *at, element, size: 0, base: None, array: 0 });
         }
         self.scopes.first().and_then(|s| s.vars.get(name)).copied().filter(|v| v.space == Space::Shared)
     }
@@ -271,19 +294,23 @@ impl<'a> Lower<'a> {
         self.constant(w, ConstSource::Imm(value, 0))
     }
 
-    /// The value of an immediate operand of type `ty`.
-    pub(crate) fn literal(&self, operand: &Operand<'a>, ty: Ty) -> Option<u64> {
-        Some(match (operand, ty) {
-            (Operand::Int(v), Ty::F32) => u64::from((*v as f32).to_bits()),
-            (Operand::Int(v), Ty::F64) => (*v as f64).to_bits(),
-            (Operand::Int(v), _) => *v as u64,
+    /// The value of an immediate operand of type `ty`; none when it is another operand.
+    pub(crate) fn literal(&self, operand: &Operand<'a>, ty: Ty) -> R<Option<u64>> {
+        Ok(Some(match (operand, ty) {
             (Operand::F32(bits), Ty::F64) => f64::from(f32::from_bits(*bits)).to_bits(),
-            (Operand::F32(bits), _) => u64::from(*bits),
+            (Operand::F32(bits), Ty::F32 | Ty::B32) => u64::from(*bits),
             (Operand::F64(bits), Ty::F32) => u64::from((f64::from_bits(*bits) as f32).to_bits()),
-            (Operand::F64(bits), _) => *bits,
+            (Operand::F64(bits), Ty::F64 | Ty::B64) => *bits,
+            (Operand::F32(_) | Operand::F64(_), _) => {
+                return self.error(format!("a floating-point constant where .{} is expected", ty.name()));
+            }
+            (Operand::Int(_), _) if ty.float() => {
+                return self.error(format!("an integer constant where .{} is expected", ty.name()));
+            }
+            (Operand::Int(v), _) => *v as u64,
             (Operand::Name("WARP_SZ"), _) => 32,
-            _ => return None,
-        })
+            _ => return Ok(None),
+        }))
     }
 
     // ---- emission ---------------------------------------------------------------------------------------------------

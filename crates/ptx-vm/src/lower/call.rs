@@ -113,12 +113,19 @@ impl<'a> Lower<'a> {
                 }
                 let w = width(decl.ty);
                 self.local = self.local.next_multiple_of(w.bytes());
-                let var =
-                    Var { space: Space::Local, at: self.local as u64, element: w.bytes(), base: self.frame, array: 0 };
+                let var = Var {
+                    space: Space::Local,
+                    declared: Space::Param,
+                    at: self.local as u64,
+                    element: w.bytes(),
+                    size: w.bytes(),
+                    base: self.frame,
+                    array: 0,
+                };
                 self.local += w.bytes();
                 let base = var.base.map_or_else(|| self.imm(Where::W64, 0), Val::Reg);
                 if out {
-                    let (to, own) = self.dst_any(operand, w)?;
+                    let (to, own) = self.wide_dst(operand, decl.ty)?;
                     copies_out.push((to, own, w, base, var.at));
                 } else {
                     let value = self.src(operand, decl.ty)?;
@@ -126,6 +133,7 @@ impl<'a> Lower<'a> {
                 }
                 self.place_of(var, 0)
             } else {
+                self.passed(decl, operand)?;
                 self.argument(operand)?
             };
             list.push(Val::Reg(self.units[unit].args[list.len() / 2]));
@@ -158,7 +166,7 @@ impl<'a> Lower<'a> {
                 let id = self.fresh_of(decl.ty);
                 scope.regs.insert(decl.name, (decl.ty, id));
                 if out {
-                    let (to, w) = self.dst_any(operand, width(decl.ty))?;
+                    let (to, w) = self.wide_dst(operand, decl.ty)?;
                     copies_out.push((to, w, width(decl.ty), Val::Reg(id)));
                 } else {
                     let from = self.src(operand, decl.ty)?;
@@ -166,13 +174,8 @@ impl<'a> Lower<'a> {
                 }
                 continue;
             }
-            let Operand::Name(name) = operand else { return self.error("arguments are `.param` variables") };
-            match self.variable(name) {
-                Some(var) if var.space == Space::Local => {
-                    scope.vars.insert(decl.name, var);
-                }
-                _ => return self.error(format!("`{name}` is not a `.param` variable")),
-            }
+            let var = self.passed(decl, operand)?;
+            scope.vars.insert(decl.name, var);
         }
         let (floor, ret, line, text, loc) = (self.floor, self.ret, self.line, self.inst_text, self.loc);
         let (outer, opcode) = (self.node, self.opcode);
@@ -193,13 +196,34 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
-    /// Where an argument or result lies in local memory.
-    pub(super) fn argument(&mut self, operand: &Operand<'a>) -> R<Val> {
+    /// The variable that is an argument or result.
+    fn parameter(&mut self, operand: &Operand<'a>) -> R<Var> {
         let Operand::Name(name) = operand else { return self.error("arguments are `.param` variables") };
         match self.variable(name) {
-            Some(var) if var.space == Space::Local => Ok(self.place_of(var, 0)),
+            Some(var) if var.space == Space::Local && var.declared == Space::Param => Ok(var),
             _ => self.error(format!("`{name}` is not a `.param` variable")),
         }
+    }
+
+    /// The same, of the size that the function declares.
+    fn passed(&mut self, decl: &ParamDecl<'a>, operand: &Operand<'a>) -> R<Var> {
+        let var = self.parameter(operand)?;
+        if var.size == decl.size || decl.size == 0 {
+            return Ok(var);
+        }
+        self.error(format!("`{operand}` has {} bytes, the parameter `{}` has {}", var.size, decl.name, decl.size))
+    }
+
+    /// Whether a function may be meant by a call with these arguments, or results.
+    fn suits(&mut self, decls: &[ParamDecl<'a>], operands: &[Operand<'a>]) -> bool {
+        decls.len() == operands.len()
+            && decls.iter().zip(operands).all(|(decl, operand)| decl.register || self.passed(decl, operand).is_ok())
+    }
+
+    /// Where an argument or result lies in local memory.
+    pub(super) fn argument(&mut self, operand: &Operand<'a>) -> R<Val> {
+        let var = self.parameter(operand)?;
+        Ok(self.place_of(var, 0))
     }
 
     /// A call by address: one masked call for each function it may be.
@@ -217,8 +241,8 @@ impl<'a> Lower<'a> {
         let end = self.fresh_label();
         for &node in &plan.targets {
             let function = &top.functions[plan.nodes[node].function];
-            if function.params.len() != arguments.len()
-                || function.returns.len() != returns.len()
+            if !self.suits(&function.params, arguments)
+                || !self.suits(&function.returns, returns)
                 || listed.as_ref().is_some_and(|names| !names.contains(&function.name))
             {
                 continue;
@@ -256,7 +280,12 @@ impl<'a> Lower<'a> {
             return self.error(format!("`{name}` takes another number of arguments"));
         }
         let mut list = Vec::new();
+        let declared = self.top.functions.iter().find(|f| f.name == name);
+        let mut decls = declared.iter().flat_map(|f| f.returns.iter().chain(&f.params)).filter(|decl| !decl.register);
         for operand in returns.iter().chain(arguments) {
+            if let Some(decl) = decls.next() {
+                self.passed(decl, operand)?;
+            }
             let at = self.argument(operand)?;
             list.push(at);
         }
@@ -317,7 +346,15 @@ impl<'a> Lower<'a> {
                     self.results.push((Val::Reg(id), width(decl.ty), arg));
                 }
             } else {
-                let var = Var { space: Space::Local, at: 0, element: decl.ty.bytes(), base: Some(arg), array: 0 };
+                let var = Var {
+                    space: Space::Local,
+                    declared: Space::Param,
+                    at: 0,
+                    element: decl.ty.bytes(),
+                    size: decl.size,
+                    base: Some(arg),
+                    array: 0,
+                };
                 self.scope().vars.insert(decl.name, var);
             }
         }

@@ -39,7 +39,7 @@ pub(crate) fn gaps<'a>(
     gaps.list
 }
 
-/// Decodes an entry. With `gaps` it goes on behind what it cannot decode, and lists that there; the kernel is worth nothing then.
+/// Decodes an entry: half of its length is the state it begins with. With `gaps` it goes on behind what it cannot decode, and lists that there; the kernel is worth nothing then.
 fn decode<'a>(
     file: &'a str,
     text: &'a Arc<str>,
@@ -113,10 +113,10 @@ fn decode<'a>(
     super::finish::finish(l, function, params, static_shared, text.clone(), globals.clone())
 }
 
-/// Lowers an entry and all it calls; gives its parameters and the bytes of its static shared memory.
-fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, usize)> {
+/// Places the shared arrays of the module: those of a fixed size first, then the dynamic ones, whose place it gives. They start behind all
+/// others, whose total is known only after the body: a first pass sizes them.
+fn shared_arrays(l: &mut Lower<'_>) -> R<usize> {
     let top = l.top;
-    // Dynamic shared arrays start behind all static ones, whose total is known only after the body: a first pass sizes them.
     for var in top.variables.iter().filter(|v| v.space == Space::Shared) {
         if var.size == 0 {
             l.dynamic.insert(var.name, ());
@@ -136,15 +136,43 @@ fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, us
     let array = if names.is_empty() { 0 } else { l.array("", dynamic_at, usize::MAX - dynamic_at) };
     for name in &names {
         let element = top.variables.iter().find(|v| v.name == *name).map_or(1, |v| v.element);
-        l.scope().vars.insert(name, Var { space: Space::Shared, at: dynamic_at as u64, element, base: None, array });
+        l.scope().vars.insert(
+            name,
+            Var {
+                space: Space::Shared,
+                declared: Space::Shared,
+                at: dynamic_at as u64,
+                element,
+                size: 0,
+                base: None,
+                array,
+            },
+        );
     }
+    Ok(dynamic_at)
+}
+
+/// Places the parameters of an entry.
+fn parameters<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<Vec<Param>> {
     let mut params = Vec::new();
     l.scopes.push(Scope::default());
     for p in &function.params {
+        if l.is_declared(p.name, None) {
+            (l.line, l.inst_text) = (function.line, p.name);
+            return l.error(format!("`{}` is declared twice", p.name));
+        }
         let offset = l.param_bytes.next_multiple_of(p.align.max(1));
         l.scope().vars.insert(
             p.name,
-            Var { space: Space::Param, at: offset as u64, element: p.ty.bytes(), base: None, array: 0 },
+            Var {
+                space: Space::Param,
+                declared: Space::Param,
+                at: offset as u64,
+                element: p.ty.bytes(),
+                size: p.size,
+                base: None,
+                array: 0,
+            },
         );
         params.push(Param { name: p.name.to_owned(), offset, size: p.size, align: p.align, ty: p.ty.name() });
         l.param_bytes = offset + p.size;
@@ -153,6 +181,13 @@ fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, us
             return l.error(format!("the parameters take more than {MOST_PARAMS} bytes"));
         }
     }
+    Ok(params)
+}
+
+/// Lowers an entry and all it calls; gives its parameters and the bytes of its static shared memory.
+fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, usize)> {
+    let dynamic_at = shared_arrays(l)?;
+    let params = parameters(l, function)?;
     if function.cluster.is_some_and(|n| n != [1; 3]) {
         let clusters = l.error("thread block clusters (.reqnctapercluster) are not supported");
         clusters.or_else(|error| l.note(error))?;

@@ -91,9 +91,17 @@ impl Pattern {
         let mut types = Vec::new();
         let mut columns = self.columns.iter();
         let mut mods = vec![None; self.groups.len()];
+        let mut last_space = 0;
         for &part in parts {
             if let Some(i) = (0..mods.len()).find(|&i| mods[i].is_none() && self.groups[i].0.contains(&part)) {
                 mods[i] = Some(part);
+                // From where to where a copy goes.
+                if is_space(part) {
+                    if i < last_space {
+                        return fail(&mods, format!("`.{part}` stands in another place"));
+                    }
+                    last_space = i;
+                }
                 continue;
             }
             let Some(ty) = Ty::parse(part) else { return fail(&mods, format!("modifier `.{part}` is not supported")) };
@@ -108,8 +116,13 @@ impl Pattern {
         if let Some(((group, _), _)) = self.groups.iter().zip(&mods).find(|((_, must), m)| *must && m.is_none()) {
             return fail(&mods, format!("one of `.{}` is missing", group.join(" .")));
         }
-        if !(self.operands.0..=self.operands.1).contains(&operands.len()) {
-            return fail(&mods, format!("{} operands, {} expected", operands.len(), self.operands.0));
+        let (mut least, mut most) = self.operands;
+        // A cache policy stands last if, and only if, `.L2::cache_hint` says so.
+        if self.groups.iter().any(|(group, _)| group[0] == HINT) && !mods.contains(&Some("cas")) {
+            (least, most) = if mods.contains(&Some(HINT)) { (least + 1, most) } else { (least, most - 1) };
+        }
+        if !(least..=most).contains(&operands.len()) {
+            return fail(&mods, format!("{} operands, {least} expected", operands.len()));
         }
         for (operand, address) in operands.iter().zip(&self.addresses) {
             if matches!(operand, Operand::Address(..)) != *address {
@@ -118,6 +131,12 @@ impl Pattern {
         }
         Ok(Match { mods, types })
     }
+}
+
+const HINT: &str = "L2::cache_hint";
+
+fn is_space(modifier: &str) -> bool {
+    modifier == "global" || modifier.starts_with("shared")
 }
 
 /// What of an opcode belongs to which group and column of its row.
@@ -203,6 +222,9 @@ pub(crate) fn lower<'a>(l: &mut Lower<'a>, inst: &Inst<'a>) -> R {
             let emit = |l: &mut Lower<'a>| {
                 l.class = row.class;
                 let start = l.raw.len();
+                if let (true, Some(policy)) = (form.has(HINT), form.ops.last()) {
+                    l.src(policy, Ty::B64)?;
+                }
                 (row.emit)(l, &form)?;
                 l.lead(start, row.class, flops(row, form.ty()));
                 l.raw[start..].iter_mut().for_each(|raw| raw.meta.aligned = form.aligned());

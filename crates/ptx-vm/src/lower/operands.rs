@@ -7,34 +7,85 @@ use crate::ir::{Class, ConstSource, RESERVED, Special, Val, Where, handler, widt
 use crate::parse::{Operand, Space, Ty};
 use crate::step::alu::{BinOp, PredConst, UnOp};
 use crate::step::{control, ops};
+use std::ops::RangeInclusive;
 
 impl<'a> Lower<'a> {
-    /// A source operand, converted to the width of `ty` if its register has another.
+    /// A source operand of an instruction of type `ty`: a constant or a register that goes with it.
     pub(crate) fn src(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
-        if let Some(value) = self.literal(operand, ty) {
+        if let Some(value) = self.literal(operand, ty)? {
             return Ok(self.imm(width(ty), value));
         }
-        let (val, w) = self.any(operand, ty.signed())?;
-        Ok(self.convert(val, w, width(ty), ty.signed()))
+        match operand {
+            Operand::Name(name) => match self.register(name) {
+                Some((own, id)) if ty.takes(own) => Ok(Val::Reg(id)),
+                Some((own, _)) => self.another_type(name, own, ty),
+                None if self.is_known(name) => {
+                    self.error(format!("`{name}` is no register: it has to be moved to one first"))
+                }
+                None => self.error(format!("unknown name `{name}`")),
+            },
+            Operand::NameOffset(name, _) | Operand::Element(name, _) => {
+                self.error(format!("the address of `{name}` has to be moved to a register first"))
+            }
+            _ => self.error("operand of this form is not allowed here"),
+        }
     }
 
-    /// A source operand in its own width.
-    pub(crate) fn any(&mut self, operand: &Operand<'a>, _signed: bool) -> R<(Val, Where)> {
+    /// A source operand of `ld`, `st` and `cvt`: the lower part of a register that may be wider, in the register's width.
+    pub(crate) fn wide_src(&mut self, operand: &Operand<'a>, ty: Ty) -> R<(Val, Where)> {
+        match operand {
+            Operand::Name(name) => match self.register(name) {
+                Some((Ty::B128, _)) => self.unknown(format!("`{name}` has 128 bits")),
+                Some((own, id)) if ty.fits(own) => Ok((Val::Reg(id), self.regs[id as usize])),
+                Some((own, _)) => self.another_type(name, own, ty),
+                None => self.src(operand, ty).map(|value| (value, width(ty))),
+            },
+            _ => self.src(operand, ty).map(|value| (value, width(ty))),
+        }
+    }
+
+    #[cold]
+    fn another_type<T>(&self, name: &str, own: Ty, ty: Ty) -> R<T> {
+        if own == Ty::Pred {
+            return self.error(format!("`{name}` is a predicate where a register is expected"));
+        }
+        self.error(format!("`{name}` is declared .{}, which does not go with .{}", own.name(), ty.name()))
+    }
+
+    /// A constant must lie in a range.
+    pub(crate) fn within(&self, operand: &Operand<'a>, range: RangeInclusive<i128>, what: &str) -> R {
+        match operand {
+            Operand::Int(n) if !range.contains(n) => {
+                self.error(format!("{what} is {n}, not one of {} to {}", range.start(), range.end()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A constant must be a multiple of a number.
+    pub(crate) fn multiple(&self, operand: &Operand<'a>, of: i128, what: &str) -> R {
+        match operand {
+            Operand::Int(n) if n % of != 0 => self.error(format!("{what} is {n}, which is no multiple of {of}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a name that is no register means something.
+    fn is_known(&mut self, name: &str) -> bool {
+        self.special(name).is_some() || clock(name) || self.symbol(name, 0).is_ok()
+    }
+
+    /// What `mov` and `cvt` read, in its own width: a special register too, or the address of a variable or a function.
+    pub(crate) fn any(&mut self, operand: &Operand<'a>, ty: Ty) -> R<(Val, Where)> {
         match operand {
             Operand::Name(name) => {
-                if let Some((ty, id)) = self.register(name) {
-                    if ty == Ty::Pred {
-                        return self.error(format!("`{name}` is a predicate where a register is expected"));
-                    }
-                    if ty == Ty::B128 {
-                        return self.error(format!("`{name}` has 128 bits"));
-                    }
-                    return Ok((Val::Reg(id), self.regs[id as usize]));
+                if self.register(name).is_some() {
+                    return self.src(operand, ty).map(|value| (value, width(ty)));
                 }
-                if matches!(
-                    *name,
-                    "%clock" | "%clock64" | "%clock_hi" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi"
-                ) {
+                if ty.float() {
+                    return self.src(operand, ty).map(|value| (value, width(ty)));
+                }
+                if clock(name) {
                     let wide = matches!(*name, "%clock64" | "%globaltimer");
                     let w = if wide { Where::W64 } else { Where::W32 };
                     let d = self.fresh(w);
@@ -57,8 +108,7 @@ impl<'a> Lower<'a> {
                 Some(var) => Ok((self.place_of(var, index.wrapping_mul(var.element as i64)), Where::W64)),
                 None => self.error(format!("unknown array `{name}`")),
             },
-            Operand::Int(v) => Ok((self.imm(Where::W64, *v as u64), Where::W64)),
-            _ => self.error("operand of this form is not allowed here"),
+            _ => self.src(operand, ty).map(|value| (value, width(ty))),
         }
     }
 
@@ -133,13 +183,16 @@ impl<'a> Lower<'a> {
         Val::Reg(d)
     }
 
-    /// A destination register that must have the width of `ty`; `_` gives a scratch register.
+    /// A destination register that goes with `ty`; `_` gives a scratch register.
     pub(crate) fn dst(&mut self, operand: &Operand<'a>, ty: Ty) -> R<Val> {
-        let (val, w) = self.dst_any(operand, width(ty))?;
-        if w == width(ty) {
-            Ok(val)
-        } else {
-            self.error(format!("destination register does not have the size of .{}", ty.name()))
+        match operand {
+            Operand::Name("_") => Ok(Val::Reg(self.fresh(width(ty)))),
+            Operand::Name(name) => match self.register(name) {
+                Some((own, id)) if ty.takes(own) => Ok(Val::Reg(id)),
+                Some((own, _)) => self.another_type(name, own, ty),
+                None => self.error(format!("unknown register `{name}`")),
+            },
+            _ => self.error("the destination is not a register"),
         }
     }
 
@@ -155,17 +208,23 @@ impl<'a> Lower<'a> {
         }
     }
 
-    /// A destination register in its own width.
-    pub(crate) fn dst_any(&mut self, operand: &Operand<'a>, w: Where) -> R<(Val, Where)> {
+    /// A destination register of `ld` and `cvt`, which may be wider than `ty`, in its own width.
+    pub(crate) fn wide_dst(&mut self, operand: &Operand<'a>, ty: Ty) -> R<(Val, Where)> {
         match operand {
-            Operand::Name("_") => Ok((Val::Reg(self.fresh(w)), w)),
             Operand::Name(name) => match self.register(name) {
-                Some((Ty::Pred, _)) => self.error(format!("`{name}` is a predicate where a register is expected")),
-                Some((Ty::B128, _)) => self.error(format!("`{name}` has 128 bits")),
-                Some((_, id)) => Ok((Val::Reg(id), self.regs[id as usize])),
-                None => self.error(format!("unknown register `{name}`")),
+                Some((Ty::B128, _)) => self.unknown(format!("`{name}` has 128 bits")),
+                Some((own, id)) if ty.fits(own) => Ok((Val::Reg(id), self.regs[id as usize])),
+                _ => self.dst(operand, ty).map(|d| (d, width(ty))),
             },
-            _ => self.error("the destination is not a register"),
+            _ => self.dst(operand, ty).map(|d| (d, width(ty))),
+        }
+    }
+
+    /// A destination predicate.
+    pub(crate) fn dst_pred(&mut self, operand: &Operand<'a>) -> R<Val> {
+        match operand {
+            Operand::Name(_) => self.pred(operand).map(|(p, _)| p),
+            _ => self.error("the destination is not a predicate"),
         }
     }
 
@@ -195,21 +254,33 @@ impl<'a> Lower<'a> {
         }
     }
 
-    /// An address operand: base value (in 64 bits, or 32 when `narrow`) and offset. The symbol's space is checked by the caller.
-    pub(crate) fn address(&mut self, operand: &Operand<'a>, narrow: bool) -> R<(Val, i64, Option<Space>)> {
+    /// An address operand in a state space: base value (in 64 bits, or 32 when `narrow`) and offset, and the space of the symbol it
+    /// names, if it does.
+    pub(crate) fn address(
+        &mut self,
+        operand: &Operand<'a>,
+        narrow: bool,
+        space: Space,
+    ) -> R<(Val, i64, Option<Space>)> {
         let w = if narrow { Where::W32 } else { Where::W64 };
         match operand {
-            Operand::Address(None, offset) => Ok((self.imm(w, 0), *offset, None)),
+            Operand::Address(None, offset) if space == Space::Local => Ok((self.imm(w, 0), *offset, None)),
+            Operand::Address(None, _) => self.error("only local memory has addresses that are constants"),
             Operand::Address(Some(name), offset) => {
                 if let Some((ty, id)) = self.register(name) {
-                    if ty == Ty::Pred {
-                        return self.error("a predicate is not an address");
+                    if ty == Ty::Pred || ty.float() && ty != Ty::F16x2 {
+                        return self.error(format!("`{name}` is declared .{}, which is not an address", ty.name()));
                     }
                     let own = self.regs[id as usize];
                     return Ok((self.convert(Val::Reg(id), own, w, false), *offset, None));
                 }
                 match self.variable(name) {
                     Some(var) => {
+                        let generic = matches!(var.declared, Space::Global | Space::Shared | Space::Local);
+                        if if space == Space::Generic { !generic } else { space != var.declared } {
+                            let (is, not) = (var.declared.name(), space.name());
+                            return self.error(format!("`{name}` lies in .{is}, which is no .{not} address"));
+                        }
                         let base = var.base.map_or_else(|| self.constant(w, ConstSource::Imm(0, var.array)), Val::Reg);
                         Ok((base, (var.at as i64).wrapping_add(*offset), Some(var.space)))
                     }
@@ -225,10 +296,17 @@ impl<'a> Lower<'a> {
             Some((stem, "x")) => (stem, 0),
             Some((stem, "y")) => (stem, 1),
             Some((stem, "z")) => (stem, 2),
-            _ => (name, 0),
+            // It is 0, or 1, or always the same.
+            Some((stem, "w")) if VECTORS.contains(&stem) => (stem, 3),
+            _ => (name, 4),
         };
+        if (axis == 4) == VECTORS.contains(&stem) {
+            return None;
+        }
         let s = |s| ConstSource::Special(s);
         let source = match stem {
+            "%tid" | "%ctaid" if axis == 3 => ConstSource::Imm(0, 0),
+            "%ntid" | "%nctaid" if axis == 3 => ConstSource::Imm(1, 0),
             "%tid" => s(Special::Tid(axis)),
             "%ntid" => s(Special::Ntid(axis)),
             "%ctaid" => s(Special::Ctaid(axis)),
@@ -265,4 +343,13 @@ impl<'a> Lower<'a> {
         let wide = matches!(stem, "%gridid" | "%current_graph_exec") || stem.ends_with("_64");
         Some((if wide { Where::W64 } else { Where::W32 }, source))
     }
+}
+
+/// Special registers with a value for each dimension.
+const VECTORS: [&str; 8] =
+    ["%tid", "%ntid", "%ctaid", "%nctaid", "%clusterid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"];
+
+/// Special registers that count time.
+fn clock(name: &str) -> bool {
+    matches!(name, "%clock" | "%clock64" | "%clock_hi" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi")
 }

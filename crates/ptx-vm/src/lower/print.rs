@@ -4,7 +4,7 @@
 
 use super::isa;
 use crate::error::LoadError;
-use crate::parse::{Function, Init, Inst, Loc, Operand, ParamDecl, Space, Stmt, Top, Ty, Var, parse_body};
+use crate::parse::{Function, Init, Inst, Loc, Operand, ParamDecl, Stmt, Top, Ty, Var, parse_body};
 use std::fmt::{self, Display, Formatter, Write};
 
 impl Display for Operand<'_> {
@@ -68,13 +68,7 @@ impl Display for Inst<'_> {
 
 impl Display for Var<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let space = match self.space {
-            Space::Shared => "shared",
-            Space::Local => "local",
-            Space::Const => "const",
-            Space::Param => "param",
-            Space::Global | Space::Generic => "global",
-        };
+        let space = self.space.name();
         if !self.linkage.is_empty() {
             write!(f, "{} ", self.linkage)?;
         }

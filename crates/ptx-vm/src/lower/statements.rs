@@ -41,11 +41,10 @@ impl<'a> Lower<'a> {
         Ok(())
     }
 
-    /// Lowers statements up to the end of the scope.
-    pub(super) fn block(&mut self, statements: &[Stmt<'a>], at: &mut usize) -> R {
-        // Labels may be used before they stand.
+    /// Names the labels and lists of targets of a scope: they may be used before they stand.
+    fn labels(&mut self, statements: &[Stmt<'a>]) -> R {
         let mut depth = 0;
-        for statement in &statements[*at..] {
+        for statement in statements {
             match statement {
                 Stmt::Open => depth += 1,
                 Stmt::Close if depth == 0 => break,
@@ -65,6 +64,12 @@ impl<'a> Lower<'a> {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Lowers statements up to the end of the scope.
+    pub(super) fn block(&mut self, statements: &[Stmt<'a>], at: &mut usize) -> R {
+        self.labels(&statements[*at..])?;
         while let Some(statement) = statements.get(*at) {
             *at += 1;
             match statement {
@@ -88,7 +93,15 @@ impl<'a> Lower<'a> {
                     if let Err(error) = self.variable_declared(var) {
                         self.note(error)?;
                         // What uses it is no gap of its own.
-                        let any = Var { space: var.space, at: 0, element: var.element, base: None, array: 0 };
+                        let any = Var {
+                            space: var.space,
+                            declared: var.space,
+                            at: 0,
+                            element: var.element,
+                            size: 0,
+                            base: None,
+                            array: 0,
+                        };
                         self.scope().vars.insert(var.name, any);
                     }
                 }
@@ -105,6 +118,9 @@ impl<'a> Lower<'a> {
     }
 
     pub(super) fn variable_declared(&mut self, var: &crate::parse::Var<'a>) -> R {
+        if self.is_declared(var.name, None) {
+            return self.error(format!("`{}` is declared twice", var.name));
+        }
         let at = match var.space {
             Space::Shared => {
                 // A function inlined twice still has one static variable.
@@ -132,13 +148,16 @@ impl<'a> Lower<'a> {
         if self.shared > 1 << 30 || self.local > 512 << 10 {
             return self.error("variable too large");
         }
-        let space = if var.space == Space::Param { Space::Local } else { var.space };
+        let (space, size) = if var.space == Space::Param { (Space::Local, var.size) } else { (var.space, 0) };
         let base = if space == Space::Local { self.frame } else { None };
         let array = match space {
             Space::Shared => self.array(var.name, at, var.size),
             _ => 0,
         };
-        self.scope().vars.insert(var.name, Var { space, at: at as u64, element: var.element, base, array });
+        self.scope().vars.insert(
+            var.name,
+            Var { space, declared: var.space, at: at as u64, element: var.element, size, base, array },
+        );
         Ok(())
     }
 

@@ -83,6 +83,33 @@ impl Ty {
         }
     }
 
+    /// Whether an operand of an instruction of this type may be a register declared with another type: of the same size, and
+    /// untyped, or of the same kind.
+    pub(crate) fn takes(self, register: Ty) -> bool {
+        self.bytes() == register.bytes() && self.kind_takes(register)
+    }
+
+    /// The same where the register may be wider: for `ld`, `st` and `cvt`.
+    pub(crate) fn fits(self, register: Ty) -> bool {
+        self.bytes() <= register.bytes() && self.kind_takes(register)
+    }
+
+    pub(crate) fn untyped(self) -> bool {
+        matches!(self, Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128)
+    }
+
+    fn kind_takes(self, register: Ty) -> bool {
+        let untyped = register.untyped() || register == Ty::F16x2;
+        let integer = |ty| matches!(ty, Ty::U8 | Ty::U16 | Ty::U32 | Ty::U64) || ty.signed();
+        match self {
+            _ if register == Ty::Pred => false,
+            _ if untyped => true,
+            _ if self.untyped() => true,
+            Ty::F16 | Ty::F32 | Ty::F64 => self == register,
+            _ => integer(self) && integer(register),
+        }
+    }
+
     pub(crate) fn signed(self) -> bool {
         matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
     }
@@ -101,6 +128,19 @@ pub(crate) enum Space {
     Local,
     Const,
     Param,
+}
+
+impl Space {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Space::Generic => "generic",
+            Space::Global => "global",
+            Space::Shared => "shared",
+            Space::Local => "local",
+            Space::Const => "const",
+            Space::Param => "param",
+        }
+    }
 }
 
 /// A variable declaration: `.shared .align 16 .b8 tile[2048]`.

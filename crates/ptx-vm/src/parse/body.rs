@@ -53,7 +53,7 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Parses one statement; true when it was the brace that ends the body.
+    /// Parses one statement, an arm for each directive; true when it was the brace that ends the body.
     fn statement(&mut self, p: &mut Parser<'a>) -> Result<bool> {
         let Body { out, depth, vars } = self;
         let token = p.next();
@@ -193,6 +193,7 @@ fn instruction<'a>(
     Ok(Inst { line: first.line, text: p.lexer.slice(first.start, end.start), guard, opcode, operands })
 }
 
+/// An operand: an arm for each form.
 fn operand<'a>(p: &mut Parser<'a>, depth: usize) -> Result<Operand<'a>> {
     let token = p.next();
     if depth > 4 {

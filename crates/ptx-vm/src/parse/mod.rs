@@ -96,12 +96,11 @@ impl<'a> Parser<'a> {
         while !matches!(self.next().kind, Kind::Punct(b';') | Kind::End) {}
     }
 
-    /// A declaration after its space word: `.align 16 .b8 name[2048] = {…}` up to the `;`. Several names may follow.
-    fn variables(&mut self, space: Space, linkage: &'a str, out: &mut Vec<Var<'a>>) -> Result<()> {
+    /// The type of a declaration, how many of it are an element, and the alignment; 0: its own.
+    fn element(&mut self) -> Result<(Ty, usize, usize)> {
         let mut align = 0;
         let mut ty = None;
         let mut lanes = 1usize;
-        let line = self.lexer.peek().line;
         loop {
             let token = self.lexer.peek();
             match token.kind {
@@ -135,6 +134,13 @@ impl<'a> Parser<'a> {
             let token = self.next();
             return self.error(token, "expected a type");
         };
+        Ok((ty, lanes, align))
+    }
+
+    /// A declaration after its space word: `.align 16 .b8 name[2048] = {…}` up to the `;`. Several names may follow.
+    fn variables(&mut self, space: Space, linkage: &'a str, out: &mut Vec<Var<'a>>) -> Result<()> {
+        let line = self.lexer.peek().line;
+        let (ty, lanes, align) = self.element()?;
         loop {
             let name = self.word()?;
             let mut count = lanes;
@@ -158,6 +164,16 @@ impl<'a> Parser<'a> {
             if sized && init.len() > count {
                 let token = self.lexer.peek();
                 return self.error(token, format!("{} initial values for {count} elements", init.len()));
+            }
+            let token = self.lexer.peek();
+            if !init.is_empty() && !matches!(space, Space::Global | Space::Const) {
+                return self.error(token, format!("a variable in .{} has no initial value", space.name()));
+            }
+            if ty == Ty::Pred {
+                return self.error(token, "a predicate is a register");
+            }
+            if !sized && init.is_empty() && linkage != ".extern" {
+                return self.error(token, format!("`{name}` has no size and is not `.extern`"));
             }
             let size = if sized { count * ty.bytes() } else { init.len() * ty.bytes() };
             let align = if align == 0 { ty.bytes() * lanes } else { align };
@@ -193,10 +209,11 @@ impl<'a> Parser<'a> {
         let negative = self.eat(b'-');
         let token = self.next();
         let Kind::Word(w) = token.kind else { return self.error(token, "expected an initial value") };
+        let typed = |float: bool| if float { !ty.float() && !ty.untyped() } else { ty.float() };
         let value = match number(w) {
-            Some(Operand::Int(v)) if ty.float() => {
-                let v = if negative { -(v as f64) } else { v as f64 };
-                Init::Bits(if ty == Ty::F64 { v.to_bits() } else { u64::from((v as f32).to_bits()) })
+            Some(Operand::Int(_)) if typed(false) => return self.error(token, "an integer where a float is expected"),
+            Some(Operand::F32(_) | Operand::F64(_)) if typed(true) => {
+                return self.error(token, "a float where an integer is expected");
             }
             Some(Operand::Int(v)) => {
                 Init::Bits(if negative { -v } else { v } as u64 & u64::MAX >> (64 - 8 * ty.bytes().min(8)))

@@ -32,7 +32,7 @@ pub(crate) struct Top<'a> {
     pub(crate) files: Vec<(u32, &'a str)>,
 }
 
-/// Scans a module's top level.
+/// Scans a module's top level: an arm for each directive.
 pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
     let mut p = Parser::new(file, text, 0, 1);
     let mut top = Top::default();
@@ -105,7 +105,24 @@ pub(crate) fn parse_top<'a>(file: &'a str, text: &'a str) -> Result<Top<'a>> {
         let token = p.next();
         return p.error(token, "no .version directive: this is not PTX");
     }
-    Ok(top)
+    match twice(&top) {
+        None => Ok(top),
+        Some((name, line)) => Err(LoadError {
+            kind: LoadErrorKind::Invalid,
+            file: file.to_owned(),
+            line,
+            text: name.to_owned(),
+            message: "it is defined twice".to_owned(),
+        }),
+    }
+}
+
+/// A name that stands for two things of the module.
+fn twice<'a>(top: &Top<'a>) -> Option<(&'a str, u32)> {
+    let mut names = std::collections::HashSet::new();
+    let variables = top.variables.iter().filter(|v| v.linkage != ".extern").map(|v| (v.name, v.line));
+    let functions = top.functions.iter().filter(|f| f.body.is_some()).map(|f| (f.name, f.line));
+    variables.chain(functions).find(|(name, _)| !names.insert(*name))
 }
 
 fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) -> Result<Function<'a>> {
@@ -137,31 +154,18 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
         match token.kind {
             Kind::Punct(b';') => return Ok(f),
             Kind::Punct(b'{') => {
+                if f.reqntid.is_some() && f.maxntid.is_some() {
+                    return p.error(token, "`.maxntid` and `.reqntid` exclude each other");
+                }
                 f.body = Some((p.lexer.at, p.lexer.line));
                 if !p.lexer.skip_braces() {
                     return p.error(token, format!("the body of `{}` is not closed", f.name));
                 }
                 return Ok(f);
             }
-            Kind::Word(w @ (".reqntid" | ".maxntid" | ".reqnctapercluster")) => {
-                let mut n = [1u32; 3];
-                let mut at = 0;
-                loop {
-                    let v = p.int()?;
-                    if at < 3 {
-                        n[at] = v.clamp(0, 1 << 20) as u32;
-                    }
-                    at += 1;
-                    if !p.eat(b',') {
-                        break;
-                    }
-                }
-                match w {
-                    ".reqntid" => f.reqntid = Some(n),
-                    ".maxntid" => f.maxntid = Some(n.iter().map(|v| u64::from(*v)).product()),
-                    _ => f.cluster = Some(n),
-                }
-            }
+            Kind::Word(".reqntid") => f.reqntid = Some(sizes(p)?),
+            Kind::Word(".maxntid") => f.maxntid = Some(sizes(p)?.iter().map(|v| u64::from(*v)).product()),
+            Kind::Word(".reqnctapercluster") => f.cluster = Some(sizes(p)?),
             Kind::Word(".maxnreg" | ".minnctapersm" | ".maxnctapersm" | ".maxclusterrank") => {
                 p.int()?;
             }
@@ -171,6 +175,26 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
                 p.int()?;
             }
             _ => return p.error(token, "unexpected in a function header"),
+        }
+    }
+}
+
+/// Up to three sizes, each at least 1.
+fn sizes(p: &mut Parser<'_>) -> Result<[u32; 3]> {
+    let mut n = [1u32; 3];
+    let mut at = 0;
+    loop {
+        let token = p.lexer.peek();
+        let v = p.int()?;
+        if v < 1 {
+            return p.error(token, "a size of blocks or clusters is at least 1");
+        }
+        if at < 3 {
+            n[at] = v.min(1 << 20) as u32;
+        }
+        at += 1;
+        if !p.eat(b',') {
+            return Ok(n);
         }
     }
 }
@@ -209,6 +233,10 @@ fn params<'a>(p: &mut Parser<'a>) -> Result<Vec<ParamDecl<'a>>> {
             p.next();
         }
         decl.name = p.word()?;
+        if decl.ty == Ty::Pred && !decl.register {
+            let token = p.lexer.peek();
+            return p.error(token, "a predicate is a register");
+        }
         decl.size = decl.ty.bytes();
         if p.eat(b'[') {
             let token = p.lexer.peek();

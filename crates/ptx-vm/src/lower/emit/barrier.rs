@@ -4,13 +4,25 @@ use super::super::builder::Lower;
 use super::super::form::{Form, R};
 use super::warp::membermask;
 use crate::ir::{Access, AccessKind, Class, Val, handler};
-use crate::parse::{Space, Ty};
+use crate::parse::{Operand, Space, Ty};
 use crate::step::{control, warp};
 
+/// The number of a barrier.
+fn number<'a>(l: &mut Lower<'a>, operand: &Operand<'a>) -> R<Val> {
+    l.within(operand, 0..=15, "the number of the barrier")?;
+    l.src(operand, Ty::U32)
+}
+
+/// How many threads it waits for.
+fn count<'a>(l: &mut Lower<'a>, operand: &Operand<'a>) -> R<Val> {
+    l.multiple(operand, 32, "the number of threads")?;
+    l.src(operand, Ty::U32)
+}
+
 pub(crate) fn sync<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let id = l.src(&f.ops[0], Ty::U32)?;
+    let id = number(l, &f.ops[0])?;
     let threads = match f.ops.get(1) {
-        Some(n) => l.src(n, Ty::U32)?,
+        Some(n) => count(l, n)?,
         None if f.has("arrive") => return l.unknown("an arrival needs a thread count"),
         None => Val::None,
     };
@@ -29,8 +41,8 @@ pub(crate) fn warp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let id = l.src(&f.ops[1], Ty::U32)?;
-    let threads = if f.ops.len() == 4 { l.src(&f.ops[2], Ty::U32)? } else { Val::None };
+    let id = number(l, &f.ops[1])?;
+    let threads = if f.ops.len() == 4 { count(l, &f.ops[2])? } else { Val::None };
     let Some(last) = f.ops.last() else { return l.unknown("a predicate is missing") };
     let (p, negated) = l.pred(last)?;
     let mut imm = if f.has("popc") {
@@ -49,7 +61,7 @@ pub(crate) fn red<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             raw.defs.push(d);
         }
     } else {
-        let (d, _) = l.pred(&f.ops[0])?;
+        let d = l.dst_pred(&f.ops[0])?;
         l.push(handler::<control::Barrier>(), [id, threads, p, d], 0, imm);
     }
     l.impure();

@@ -8,7 +8,7 @@ use crate::step::alu::*;
 use crate::step::ops::FlushF32;
 use crate::step::ops::*;
 
-/// The handler of a comparison.
+/// The handler of a comparison: long because it is a table of types and comparisons.
 fn compare(l: &Lower<'_>, name: &str, ty: Ty, ftz: bool) -> R<Handler> {
     fn all<C: Cmp>() -> Handler {
         handler::<SetpOp<C>>()
@@ -143,8 +143,8 @@ fn combination<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R<(i64, Val)> {
 
 pub(crate) fn setp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (p, q) = match &f.ops[0] {
-        Operand::Pair(p, q) => (l.pred(p)?.0, l.pred(q)?.0),
-        p => (l.pred(p)?.0, Val::Raw(0)),
+        Operand::Pair(p, q) => (l.dst_pred(p)?, l.dst_pred(q)?),
+        p => (l.dst_pred(p)?, Val::Raw(0)),
     };
     let a = l.src(&f.ops[1], f.ty())?;
     let b = l.src(&f.ops[2], f.ty())?;
@@ -163,10 +163,10 @@ fn comparison<'a>(f: &Form<'_, 'a>) -> &'a str {
 }
 
 /// The halves of two packed operands: `[[low a, low b], [high a, high b]]`.
-fn halves<'a>(l: &mut Lower<'a>, a: &Operand<'a>, b: &Operand<'a>) -> R<[[Val; 2]; 2]> {
+fn halves<'a>(l: &mut Lower<'a>, a: &Operand<'a>, b: &Operand<'a>, ty: Ty) -> R<[[Val; 2]; 2]> {
     let mut out = [[Val::None; 2]; 2];
     for (i, operand) in [a, b].into_iter().enumerate() {
-        let v = l.src(operand, Ty::B32)?;
+        let v = l.src(operand, ty)?;
         let (low, high) = (Val::Reg(l.fresh(Where::W16)), Val::Reg(l.fresh(Where::W16)));
         l.push_list(handler::<Split<u32, u16, 2>>(), vec![low, high, v], 2, 0);
         (out[0][i], out[1][i]) = (low, high);
@@ -176,8 +176,8 @@ fn halves<'a>(l: &mut Lower<'a>, a: &Operand<'a>, b: &Operand<'a>) -> R<[[Val; 2
 
 pub(crate) fn setp_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Operand::Pair(p, q) = &f.ops[0] else { return l.unknown("two destinations expected: p|q") };
-    let targets = [l.pred(p)?.0, l.pred(q)?.0];
-    let halves = halves(l, &f.ops[1], &f.ops[2])?;
+    let targets = [l.dst_pred(p)?, l.dst_pred(q)?];
+    let halves = halves(l, &f.ops[1], &f.ops[2], f.ty())?;
     let (imm, c) = combination(l, f)?;
     let ty = if f.ty() == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
     let run = compare(l, comparison(f), ty, f.has("ftz"))?;
@@ -223,9 +223,9 @@ pub(crate) fn set<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// `set` of packed halves: a result for each half.
 pub(crate) fn set_half2<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let halves = halves(l, &f.ops[1], &f.ops[2])?;
+    let halves = halves(l, &f.ops[1], &f.ops[2], f.types[1])?;
     let (imm, c) = combination(l, f)?;
-    let d = l.dst(&f.ops[0], Ty::B32)?;
+    let d = l.dst(&f.ops[0], f.types[0])?;
     let ty = if f.types[1] == Ty::F16x2 { Ty::F16 } else { Ty::Bf16 };
     let run = compare(l, comparison(f), ty, f.has("ftz"))?;
     let (one, zero) = (l.imm(Where::W16, set_true(f.types[0])), l.imm(Where::W16, 0));

@@ -4,7 +4,7 @@ use super::super::builder::Lower;
 use super::super::form::{Form, R};
 use super::mode;
 use crate::ir::{Val, Where, handler, width};
-use crate::parse::Ty;
+use crate::parse::{Operand, Ty};
 use crate::step::alu::*;
 use crate::step::ops::*;
 
@@ -77,173 +77,162 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if f.ops.len() == 3 {
         return cvt_two(l, f, to, from);
     }
-    if matches!(from, Ty::E4m3x2 | Ty::E5m2x2) && to == Ty::F16x2 {
-        let a = l.src(&f.ops[1], Ty::B16)?;
-        let d = l.dst(&f.ops[0], Ty::B32)?;
-        l.push(f8_handler!(UnOp, UnpackF8, from, f.has("relu")), [d, a, Val::None, Val::None], 1, 0);
-        return Ok(());
+    let eight = |ty| matches!(ty, Ty::E4m3x2 | Ty::E5m2x2);
+    if eight(from) && to == Ty::F16x2 || eight(to) && from == Ty::F16x2 {
+        return cvt_eight(l, f, to, from);
     }
-    if matches!(to, Ty::E4m3x2 | Ty::E5m2x2) && from == Ty::F16x2 {
-        let a = l.src(&f.ops[1], Ty::B32)?;
-        let d = l.dst(&f.ops[0], Ty::B16)?;
-        l.push(f8_handler!(UnOp, NarrowF8, to, f.has("relu")), [d, a, Val::None, Val::None], 1, 0);
-        return Ok(());
-    }
-    let odd = |t| {
-        matches!(
-            t,
-            Ty::Pred
-                | Ty::B8
-                | Ty::B16
-                | Ty::B32
-                | Ty::B64
-                | Ty::B128
-                | Ty::F16x2
-                | Ty::Bf16x2
-                | Ty::U16x2
-                | Ty::S16x2
-                | Ty::E4m3
-                | Ty::E5m2
-                | Ty::E4m3x2
-                | Ty::E5m2x2
-        )
-    };
-    if odd(to) || odd(from) || from == Ty::Tf32 {
+    if !is_scalar(to) || !is_scalar(from) || from == Ty::Tf32 {
         return l.unknown(format!("no conversion from .{} to .{}", from.name(), to.name()));
     }
-    // The source in its type's natural lanes: 8-bit values are widened to 16 first.
-    let mut a = if matches!(from, Ty::U8 | Ty::S8) {
-        let raw = match l.literal(&f.ops[1], from) {
-            Some(v) => l.imm(Where::W16, v),
-            None => {
-                let (v, w) = l.any(&f.ops[1], false)?;
-                l.convert(v, w, Where::W16, false)
-            }
-        };
-        let wide = Val::Reg(l.fresh(Where::W16));
-        if from == Ty::S8 {
-            l.op::<UnOp<Sext8To16>>(wide, &[raw], 0)
-        } else {
-            l.op::<UnOp<Zext8To16>>(wide, &[raw], 0)
-        };
-        wide
-    } else {
-        // A wider register gives its low bits.
-        match l.literal(&f.ops[1], from) {
-            Some(v) => l.imm(width(from), v),
-            None => {
-                let (v, w) = l.any(&f.ops[1], from.signed())?;
-                l.convert(v, w, width(from), from.signed())
-            }
-        }
+    let a = natural_source(l, f, from)?;
+    let (d, w) = l.wide_dst(&f.ops[0], to)?;
+    let value = match (from.float(), to.float()) {
+        (false, false) => integer_to_integer(l, f, a)?,
+        (true, false) => float_to_integer(l, f, a)?,
+        (false, true) => integer_to_float(l, f, a)?,
+        (true, true) => cvt_float(l, f, a)?,
     };
-    let from = match from {
+    let value = finished(l, f, value)?;
+    let value = l.convert(value, width(natural(to)), w, to.signed());
+    into(l, d, value, w);
+    Ok(())
+}
+
+/// A pair of 8-bit numbers to f16x2, or the reverse.
+fn cvt_eight<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
+    let a = l.src(&f.ops[1], from)?;
+    let d = l.dst(&f.ops[0], to)?;
+    let run = match to {
+        Ty::F16x2 => f8_handler!(UnOp, UnpackF8, from, f.has("relu")),
+        _ => f8_handler!(UnOp, NarrowF8, to, f.has("relu")),
+    };
+    l.push(run, [d, a, Val::None, Val::None], 1, 0);
+    Ok(())
+}
+
+/// Whether values of a type are converted one by one.
+fn is_scalar(ty: Ty) -> bool {
+    match ty {
+        Ty::U8 | Ty::U16 | Ty::U32 | Ty::U64 | Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64 => true,
+        _ => matches!(ty, Ty::F16 | Ty::Bf16 | Ty::Tf32 | Ty::F32 | Ty::F64),
+    }
+}
+
+/// The type in whose lanes a value is computed: 8-bit integers in 16 bits.
+fn natural(ty: Ty) -> Ty {
+    match ty {
         Ty::U8 => Ty::U16,
         Ty::S8 => Ty::S16,
         other => other,
-    };
+    }
+}
+
+/// The source in its type's natural lanes, flushed where `.ftz` says so.
+fn natural_source<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, from: Ty) -> R<Val> {
+    let (v, w) = source(l, f, from)?;
+    if matches!(from, Ty::U8 | Ty::S8) {
+        let raw = l.convert(v, w, Where::W16, false);
+        return Ok(cut8(l, raw, from));
+    }
+    let a = l.convert(v, w, width(from), from.signed());
     if f.has("ftz") && from == Ty::F32 {
         let flushed = Val::Reg(l.fresh(Where::W32));
         l.op::<UnOp<FlushF32>>(flushed, &[a], 0);
-        a = flushed;
+        return Ok(flushed);
     }
-    let (d, w) = l.dst_any(&f.ops[0], width(to))?;
-    let int_from = !from.float();
-    let int_to = !to.float();
-    let m = mode(f);
-    let im = integer_mode(f);
-    // 8-bit results are made in 16 bits and cut (or clamped) below.
-    let small = matches!(to, Ty::U8 | Ty::S8);
-    let wide_to = match to {
-        Ty::U8 => Ty::U16,
-        Ty::S8 => Ty::S16,
-        other => other,
-    };
-    let value = if int_from && int_to {
-        if f.has("sat") {
-            let clamped = Val::Reg(l.fresh(width(wide_to)));
-            let a = l.convert(a, width(from), Where::W64, from.signed());
-            let run = match (from.signed(), to) {
-                (false, Ty::U8) => handler::<UnOp<ClampTo8<u64, false>>>(),
-                (false, Ty::S8) => handler::<UnOp<ClampTo8<u64, true>>>(),
-                (true, Ty::U8) => handler::<UnOp<ClampTo8<i64, false>>>(),
-                (true, Ty::S8) => handler::<UnOp<ClampTo8<i64, true>>>(),
-                (false, _) => {
-                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.unknown("bad destination"))
-                }
-                (true, _) => {
-                    by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.unknown("bad destination"))
-                }
-            };
-            l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
-            clamped
-        } else {
-            let v = l.convert(a, width(from), width(wide_to), from.signed());
-            if small { cut8(l, v, to) } else { v }
+    Ok(a)
+}
+
+fn integer_to_integer<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, a: Val) -> R<Val> {
+    let (to, from) = (f.types[0], natural(f.types[1]));
+    let wide_to = natural(to);
+    if !f.has("sat") {
+        let v = l.convert(a, width(from), width(wide_to), from.signed());
+        return Ok(if to != wide_to { cut8(l, v, to) } else { v });
+    }
+    let clamped = Val::Reg(l.fresh(width(wide_to)));
+    let a = l.convert(a, width(from), Where::W64, from.signed());
+    let run = match (from.signed(), to) {
+        (false, Ty::U8) => handler::<UnOp<ClampTo8<u64, false>>>(),
+        (false, Ty::S8) => handler::<UnOp<ClampTo8<u64, true>>>(),
+        (true, Ty::U8) => handler::<UnOp<ClampTo8<i64, false>>>(),
+        (true, Ty::S8) => handler::<UnOp<ClampTo8<i64, true>>>(),
+        (false, _) => {
+            by_int_type!(wide_to, D => handler::<UnOp<Clamp<u64, D>>>(), return l.unknown("bad destination"))
         }
-    } else if int_to {
-        let Some(im) = im else { return l.unknown("rounding to an integer is missing") };
-        let t = Val::Reg(l.fresh(width(wide_to)));
-        let source = match from {
-            Ty::F16 | Ty::Bf16 => {
-                let x = Val::Reg(l.fresh(Where::W32));
-                if from == Ty::F16 {
-                    l.op::<UnOp<F16ToF32>>(x, &[a], 0)
-                } else {
-                    l.op::<UnOp<Bf16ToF32>>(x, &[a], 0)
-                };
-                x
-            }
-            _ => a,
-        };
-        let run = if small {
-            match (to, from == Ty::F64) {
-                (Ty::U8, false) => by_mode!(im, F32To8, false),
-                (Ty::S8, false) => by_mode!(im, F32To8, true),
-                (Ty::U8, true) => by_mode!(im, F64To8, false),
-                _ => by_mode!(im, F64To8, true),
-            }
-        } else if from == Ty::F64 {
-            by_int_type!(wide_to, D => by_mode!(im, F64ToInt<D>,), return l.unknown("bad destination"))
-        } else {
-            by_int_type!(wide_to, D => by_mode!(im, F32ToInt<D>,), return l.unknown("bad destination"))
-        };
-        l.push(run, [t, source, Val::None, Val::None], 1, 0);
-        t
-    } else if int_from {
-        // Narrow integers are widened first: fewer conversions to compile, the same value.
-        let from = match (from, to) {
-            (Ty::U16, Ty::F32) => Ty::U32,
-            (Ty::S16, Ty::F32) => Ty::S32,
-            (other, Ty::F32) => other,
-            (other, _) if other.signed() => Ty::S64,
-            _ => Ty::U64,
-        };
-        let given = f.types[1];
-        let given = if given.bytes() == 1 { Where::W16 } else { width(given) };
-        let a = l.convert(a, given, width(from), from.signed());
-        let t = Val::Reg(l.fresh(width(to)));
-        let run = match to {
-            Ty::F32 => match from {
-                Ty::U32 => by_mode!(m, IntToF32<u32>,),
-                Ty::S32 => by_mode!(m, IntToF32<i32>,),
-                Ty::U64 => by_mode!(m, IntToF32<u64>,),
-                _ => by_mode!(m, IntToF32<i64>,),
-            },
-            Ty::F64 if from.signed() => by_mode!(m, IntToF64<i64>,),
-            Ty::F64 => by_mode!(m, IntToF64<u64>,),
-            Ty::F16 if from.signed() => by_mode!(m, IntToHalf<i64>, false),
-            Ty::F16 => by_mode!(m, IntToHalf<u64>, false),
-            Ty::Bf16 if from.signed() => by_mode!(m, IntToHalf<i64>, true),
-            Ty::Bf16 => by_mode!(m, IntToHalf<u64>, true),
-            _ => return l.unknown("no such conversion"),
-        };
-        l.push(run, [t, a, Val::None, Val::None], 1, 0);
-        t
-    } else {
-        cvt_float(l, f, to, from, a, m, im)?
+        (true, _) => {
+            by_int_type!(wide_to, D => handler::<UnOp<Clamp<i64, D>>>(), return l.unknown("bad destination"))
+        }
     };
-    let value = if f.has("sat") && to.float() {
+    l.push(run, [clamped, a, Val::None, Val::None], 1, 0);
+    Ok(clamped)
+}
+
+fn float_to_integer<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, a: Val) -> R<Val> {
+    let (to, from) = (f.types[0], f.types[1]);
+    let Some(im) = integer_mode(f) else { return l.unknown("rounding to an integer is missing") };
+    let t = Val::Reg(l.fresh(width(natural(to))));
+    let source = match from {
+        Ty::F16 | Ty::Bf16 => {
+            let x = Val::Reg(l.fresh(Where::W32));
+            if from == Ty::F16 {
+                l.op::<UnOp<F16ToF32>>(x, &[a], 0)
+            } else {
+                l.op::<UnOp<Bf16ToF32>>(x, &[a], 0)
+            };
+            x
+        }
+        _ => a,
+    };
+    let run = match (to, from == Ty::F64) {
+        (Ty::U8, false) => by_mode!(im, F32To8, false),
+        (Ty::S8, false) => by_mode!(im, F32To8, true),
+        (Ty::U8, true) => by_mode!(im, F64To8, false),
+        (Ty::S8, true) => by_mode!(im, F64To8, true),
+        (_, true) => by_int_type!(to, D => by_mode!(im, F64ToInt<D>,), return l.unknown("bad destination")),
+        (_, false) => by_int_type!(to, D => by_mode!(im, F32ToInt<D>,), return l.unknown("bad destination")),
+    };
+    l.push(run, [t, source, Val::None, Val::None], 1, 0);
+    Ok(t)
+}
+
+fn integer_to_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, a: Val) -> R<Val> {
+    let (to, given) = (f.types[0], natural(f.types[1]));
+    // Narrow integers are widened first: fewer conversions to compile, the same value.
+    let from = match (given, to) {
+        (Ty::U16, Ty::F32) => Ty::U32,
+        (Ty::S16, Ty::F32) => Ty::S32,
+        (other, Ty::F32) => other,
+        (other, _) if other.signed() => Ty::S64,
+        _ => Ty::U64,
+    };
+    let a = l.convert(a, width(given), width(from), from.signed());
+    let t = Val::Reg(l.fresh(width(to)));
+    let m = mode(f);
+    let run = match to {
+        Ty::F32 => match from {
+            Ty::U32 => by_mode!(m, IntToF32<u32>,),
+            Ty::S32 => by_mode!(m, IntToF32<i32>,),
+            Ty::U64 => by_mode!(m, IntToF32<u64>,),
+            _ => by_mode!(m, IntToF32<i64>,),
+        },
+        Ty::F64 if from.signed() => by_mode!(m, IntToF64<i64>,),
+        Ty::F64 => by_mode!(m, IntToF64<u64>,),
+        Ty::F16 if from.signed() => by_mode!(m, IntToHalf<i64>, false),
+        Ty::F16 => by_mode!(m, IntToHalf<u64>, false),
+        Ty::Bf16 if from.signed() => by_mode!(m, IntToHalf<i64>, true),
+        Ty::Bf16 => by_mode!(m, IntToHalf<u64>, true),
+        _ => return l.unknown("no such conversion"),
+    };
+    l.push(run, [t, a, Val::None, Val::None], 1, 0);
+    Ok(t)
+}
+
+/// A floating-point result saturated and flushed as the modifiers say.
+fn finished<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, value: Val) -> R<Val> {
+    let to = f.types[0];
+    let mut value = value;
+    if f.has("sat") && to.float() {
         let t = Val::Reg(l.fresh(width(to)));
         match to {
             Ty::F32 => l.op::<UnOp<SatF32>>(t, &[value], 0),
@@ -251,21 +240,24 @@ pub(crate) fn cvt<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             Ty::F16 => l.op::<UnOp<SatHalf>>(t, &[value], 0),
             _ => return l.unknown("`.sat` is not supported for this type"),
         };
-        t
-    } else {
-        value
-    };
-    let value = if f.has("ftz") && to == Ty::F32 {
+        value = t;
+    }
+    if f.has("ftz") && to == Ty::F32 {
         let t = Val::Reg(l.fresh(Where::W32));
         l.op::<UnOp<FlushF32>>(t, &[value], 0);
-        t
-    } else {
-        value
-    };
-    let natural = width(wide_to);
-    let value = l.convert(value, natural, w, to.signed());
-    into(l, d, value, w);
-    Ok(())
+        value = t;
+    }
+    Ok(value)
+}
+
+/// The source in its own width: a wider register gives its low bits.
+fn source<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, from: Ty) -> R<(Val, Where)> {
+    match &f.ops[1] {
+        Operand::Name(name) if l.reg_type(&f.ops[1]).is_none() && name.starts_with('%') && *name != "_" => {
+            l.any(&f.ops[1], from)
+        }
+        operand => l.wide_src(operand, from),
+    }
 }
 
 /// Puts a value into a destination: the instruction that made it writes there, if it is the last one.
@@ -299,7 +291,10 @@ fn cut8(l: &mut Lower<'_>, v: Val, to: Ty) -> Val {
     t
 }
 
-fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty, a: Val, m: u8, im: Option<u8>) -> R<Val> {
+/// Between floating-point types: long because it is a table of the pairs.
+fn cvt_float<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, a: Val) -> R<Val> {
+    let (to, from) = (f.types[0], f.types[1]);
+    let (m, im) = (mode(f), integer_mode(f));
     let t = Val::Reg(l.fresh(width(to)));
     let satfinite = f.has("satfinite");
     let run = match (to, from) {
@@ -409,12 +404,15 @@ fn cvt_two<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, to: Ty, from: Ty) -> R {
 }
 
 pub(crate) fn cvt_pack<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let a = l.src(&f.ops[1], Ty::S32)?;
-    let b = l.src(&f.ops[2], Ty::S32)?;
+    let [a, b] = [&f.ops[1], &f.ops[2]].map(|operand| l.wide_src(operand, Ty::S32));
+    let [a, b] = [a?, b?].map(|(value, w)| l.convert(value, w, Where::W32, true));
     let d = l.dst(&f.ops[0], Ty::B32)?;
     let zero = l.imm(Where::W32, 0);
     let c = match f.ops.get(3) {
-        Some(c) => l.src(c, Ty::B32)?,
+        Some(c) => {
+            let (c, w) = l.wide_src(c, Ty::B32)?;
+            l.convert(c, w, Where::W32, false)
+        }
         None => zero,
     };
     let small = ["u4", "s4", "u2", "s2"].into_iter().find(|m| f.has(m));

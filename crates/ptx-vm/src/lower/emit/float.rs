@@ -94,7 +94,7 @@ pub(crate) fn copysign<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn testp<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let (p, _) = l.pred(&f.ops[0])?;
+    let p = l.dst_pred(&f.ops[0])?;
     let a = l.src(&f.ops[1], f.ty())?;
     let wide = f.ty() == Ty::F64;
     macro_rules! pick {

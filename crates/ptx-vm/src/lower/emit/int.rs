@@ -159,6 +159,8 @@ pub(crate) fn bfind<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn bfe<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    l.within(&f.ops[2], 0..=255, "the first bit")?;
+    l.within(&f.ops[3], 0..=255, "the number of bits")?;
     let types = [f.ty(), Ty::U32, Ty::U32];
     match f.ty() {
         Ty::U32 => l.tri_of::<BfeU32>(f, Ty::U32, types),
@@ -230,7 +232,7 @@ pub(crate) fn brev<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn fns<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    l.tri_of::<Fns>(f, Ty::U32, [Ty::U32; 3])
+    l.tri_of::<Fns>(f, Ty::B32, [Ty::B32, Ty::B32, Ty::S32])
 }
 
 pub(crate) fn bmsk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {

@@ -59,7 +59,7 @@ pub(crate) fn lop3<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 /// `lop3.or` and `lop3.and`: also a predicate.
 pub(crate) fn lop3_or_and<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Operand::Pair(d, p) = &f.ops[0] else { return l.unknown("two destinations expected: d|p") };
-    let (d, (p, _), (q, negated)) = (l.dst(d, Ty::B32)?, l.pred(p)?, l.pred(&f.ops[5])?);
+    let (d, p, (q, negated)) = (l.dst(d, Ty::B32)?, l.dst_pred(p)?, l.pred(&f.ops[5])?);
     lop3_to(l, f, d)?;
     let zero = l.imm(Where::W32, 0);
     let how = if f.has("and") { 1 } else { 2 };

@@ -2,7 +2,7 @@
 
 use super::super::builder::Lower;
 use super::super::form::{Form, R};
-use super::memory::atomic_kind;
+use super::memory::{atomic_kind, ordered};
 use crate::ir::{Access, AccessKind, Val, Where, handler};
 use crate::memory::SHARED_WINDOW;
 use crate::parse::{Operand, Space, Ty};
@@ -18,8 +18,9 @@ pub(crate) fn fence<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 /// Everything but `pending_count`.
 pub(crate) fn mbarrier<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, act: Act) -> R {
     let has_result = matches!(act, Act::Arrive | Act::Drop | Act::Wait);
+    ordered(l, f)?;
     let rest = &f.ops[usize::from(has_result)..];
-    let (addr, offset, symbol) = l.address(&rest[0], false)?;
+    let (addr, offset, symbol) = l.address(&rest[0], false, Space::Shared)?;
     let shared = ["shared", "shared::cta", "shared::cluster"].iter().any(|m| f.has(m)) || symbol == Some(Space::Shared);
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
     let mut flags = act as u32;
@@ -37,7 +38,7 @@ pub(crate) fn mbarrier<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, act: Act) -> R {
         None => Val::None,
     };
     let d = match act {
-        Act::Wait => l.pred(&f.ops[0])?.0,
+        Act::Wait => l.dst_pred(&f.ops[0])?,
         Act::Arrive | Act::Drop if !matches!(f.ops[0], Operand::Name("_")) => l.dst(&f.ops[0], Ty::B64)?,
         _ => Val::None,
     };
@@ -58,7 +59,7 @@ pub(crate) fn pending_count<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// An address as one generic 64-bit value.
 fn generic<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, shared: bool) -> R<Val> {
-    let (addr, offset, _) = l.address(operand, false)?;
+    let (addr, offset, _) = l.address(operand, false, if shared { Space::Shared } else { Space::Global })?;
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
     let offset = l.imm(Where::W64, offset as u64);
     let sum = Val::Reg(l.fresh(Where::W64));
@@ -71,6 +72,7 @@ pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let out = f.has("bulk_group");
     let to = generic(l, &f.ops[0], !out)?;
     let from = generic(l, &f.ops[1], out || !f.has("global"))?;
+    l.multiple(&f.ops[2], 16, "the size")?;
     let size = l.src(&f.ops[2], Ty::U32)?;
     let barrier = if out { Val::None } else { generic(l, &f.ops[3], true)? };
     let how = if f.has("reduce") {

@@ -3,11 +3,11 @@
 use super::super::builder::Lower;
 use super::super::form::{Form, R};
 use super::data;
-use crate::ir::{Access, AccessKind, ConstSource, Handler, Val, Where, handler, width};
+use crate::ir::{Access, AccessKind, ConstSource, Handler, Val, Where, handler};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::parse::{Operand, Space, Ty};
 use crate::step::alu::*;
-use crate::step::ops::Sext8To16;
+use crate::step::ops::{Add64, Sext8To16};
 use crate::step::{atomic, copy, find, mem};
 
 pub(crate) fn space(f: &Form<'_, '_>) -> Space {
@@ -33,7 +33,7 @@ pub(crate) struct Target {
 }
 
 pub(crate) fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space) -> R<Target> {
-    let (addr, offset, symbol) = l.address(operand, space == Space::Shared)?;
+    let (addr, offset, symbol) = l.address(operand, space == Space::Shared, space)?;
     let (space, offset) = match (space, symbol) {
         // `.param` variables of calls live in local memory here; on the hardware they would be registers.
         (Space::Param, Some(Space::Local)) => (Space::Param, offset.wrapping_add(LOCAL_WINDOW as i64)),
@@ -100,27 +100,39 @@ fn natural(bytes: usize) -> Where {
     }
 }
 
+/// Loads from a parameter at a fixed place, which is a constant of the launch. Not, if it lies elsewhere: that is a fault when it is executed.
+fn parameter<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, regs: &[Operand<'a>]) -> R<bool> {
+    let ty = f.ty();
+    let bytes = regs.len() * ty.bytes();
+    let (Val::Const(_), offset, Some(Space::Param)) = l.address(&f.ops[1], false, Space::Param)? else {
+        return Ok(false);
+    };
+    let Ok(offset) = usize::try_from(offset) else { return Ok(false) };
+    if !offset.is_multiple_of(bytes) || offset.checked_add(bytes).is_none_or(|end| end > l.param_bytes) {
+        return Ok(false);
+    }
+    for (i, operand) in regs.iter().enumerate() {
+        if matches!(operand, Operand::Name("_")) {
+            continue;
+        }
+        let at = offset + i * ty.bytes();
+        let (d, w) = l.wide_dst(operand, ty)?;
+        let c = l.constant(w, ConstSource::Param(at as u32, ty));
+        l.copy(d, c, w);
+    }
+    Ok(true)
+}
+
 pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let ty = f.ty();
     let lanes = vector_lanes(f);
+    ordered(l, f)?;
     let regs = data(l, &f.ops[0], lanes)?;
     let wanted = space(f);
-    // A parameter at a fixed place is a constant of the launch; what lies elsewhere is a fault when it is executed.
-    if wanted == Space::Param
-        && let (Val::Const(_), offset, Some(Space::Param)) = l.address(&f.ops[1], false)?
-        && let Ok(offset) = usize::try_from(offset)
-        && offset.is_multiple_of(lanes * ty.bytes())
-        && offset.checked_add(lanes * ty.bytes()).is_some_and(|end| end <= l.param_bytes)
-    {
-        for (i, operand) in regs.iter().enumerate() {
-            if matches!(operand, Operand::Name("_")) {
-                continue;
-            }
-            let at = offset + i * ty.bytes();
-            let (d, w) = l.dst_any(operand, width(ty))?;
-            let c = l.constant(w, ConstSource::Param(at as u32, ty));
-            l.copy(d, c, w);
-        }
+    if f.has("nc") && wanted != Space::Global {
+        return l.unknown("`.nc` takes `.global`");
+    }
+    if wanted == Space::Param && parameter(l, f, regs)? {
         return Ok(());
     }
     let t = target(l, &f.ops[1], wanted)?;
@@ -135,7 +147,7 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             continue;
         }
         let own = natural(ty.bytes());
-        let (d, w) = l.dst_any(operand, width(ty))?;
+        let (d, w) = l.wide_dst(operand, ty)?;
         let byte_sign = ty == Ty::S8;
         if w == own && !byte_sign {
             dsts.push(d);
@@ -195,7 +207,7 @@ pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// `atom.exch.b128` and `atom.cas.b128`.
 pub(crate) fn atom_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let (addr, offset, symbol) = l.address(&f.ops[1], false)?;
+    let (addr, offset, symbol) = l.address(&f.ops[1], false, space(f))?;
     let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
     let b = l.pair(&f.ops[2])?;
@@ -213,6 +225,18 @@ pub(crate) fn atom_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     raw.meta.access = Some(a);
     raw.access_addr = addr;
     Ok(())
+}
+
+/// Whether the order of memory that an instruction asks for has a scope, and the scope an order.
+pub(crate) fn ordered(l: &Lower<'_>, f: &Form<'_, '_>) -> R {
+    let any = |list: &[&'static str]| list.iter().copied().find(|m| f.has(m));
+    match (any(&["relaxed", "acquire", "release", "acq_rel"]), any(&["cta", "cluster", "gpu", "sys"])) {
+        (Some(order), None) => l.unknown(format!("`.{order}` takes a scope")),
+        (None, Some(scope)) => {
+            l.unknown(format!("`.{scope}` takes an order: it is the scope of `.relaxed` and the like"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the modifiers of a load, store or atomic order.
@@ -283,20 +307,18 @@ pub(crate) fn spill(l: &mut Lower<'_>, load: bool, w: Where, reg: Val, base: Val
 pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let ty = f.ty();
     let lanes = vector_lanes(f);
+    ordered(l, f)?;
+    if let (Space::Param, (_, _, Some(Space::Param))) = (space(f), l.address(&f.ops[0], false, space(f))?) {
+        return l.error("a kernel's parameters are not written to");
+    }
     let t = target(l, &f.ops[0], space(f))?;
     let Some(run) = store_handler(t.space, ty.bytes(), lanes) else {
         return l.unknown("this vector store is not supported");
     };
     let mut regs = Vec::new();
     for operand in data(l, &f.ops[1], lanes)? {
-        let value = match l.literal(operand, ty) {
-            Some(v) => l.imm(natural(ty.bytes()), v),
-            None => {
-                let (v, w) = l.any(operand, false)?;
-                l.convert(v, w, natural(ty.bytes()), false)
-            }
-        };
-        regs.push(value);
+        let (value, w) = l.wide_src(operand, ty)?;
+        regs.push(l.convert(value, w, natural(ty.bytes()), false));
     }
     let mut access = access(AccessKind::Store, &t, (ty.bytes() * lanes) as u32);
     access.order = order(f);
@@ -304,10 +326,11 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+const ATOMICS: [&str; 10] = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"];
+
 /// The operation and type of an atomic or reduction, as their numbers.
 pub(crate) fn atomic_kind(f: &Form<'_, '_>) -> (u32, u32) {
-    let names = ["add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"];
-    let kind = names.iter().position(|m| f.has(m)).unwrap_or(0);
+    let kind = ATOMICS.iter().position(|m| f.has(m)).unwrap_or(0);
     let ty = match f.ty() {
         Ty::B16 => atomic::AtomTy::B16,
         Ty::B32 | Ty::U32 => atomic::AtomTy::U32,
@@ -338,6 +361,20 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if count > 1 && (!known || space(f) == Space::Shared) {
         return l.unknown("no such operation on vectors");
     }
+    let half = matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2);
+    let goes = match ATOMICS[kind as usize] {
+        "and" | "or" | "xor" | "exch" => matches!(ty, Ty::B32 | Ty::B64),
+        "cas" => matches!(ty, Ty::B16 | Ty::B32 | Ty::B64),
+        "inc" | "dec" => ty == Ty::U32,
+        "add" => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::F32 | Ty::F64) || half,
+        _ => matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) || half && count > 1,
+    };
+    if !goes {
+        return l.unknown(format!("`.{}` does not take .{}", ATOMICS[kind as usize], ty.name()));
+    }
+    if half && !f.has("noftz") {
+        return l.unknown(format!("`.noftz` is missing: subnormal .{} count", ty.name()));
+    }
     let rest = if red { f.ops } else { &f.ops[1..] };
     let mut list = vec![Val::None; count];
     if !red && !matches!(f.ops[0], Operand::Name("_")) {
@@ -346,7 +383,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         }
     }
     // Atomics always go by generic addresses.
-    let (addr, offset, symbol) = l.address(&rest[0], false)?;
+    let (addr, offset, symbol) = l.address(&rest[0], false, space(f))?;
     let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
     let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
     let c = match (f.has("cas"), rest.get(2)) {
@@ -373,6 +410,9 @@ pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let to = target(l, &f.ops[0], Space::Shared)?;
     let from = target(l, &f.ops[1], Space::Global)?;
     let Operand::Int(bytes) = f.ops[2] else { return l.unknown("the size is a constant") };
+    if f.has("cg") {
+        l.within(&f.ops[2], 16..=16, "the size")?;
+    }
     let mut size = Val::None;
     let rest = &f.ops[3..];
     let rest = if f.has("L2::cache_hint") && !rest.is_empty() { &rest[..rest.len() - 1] } else { rest };
@@ -386,6 +426,7 @@ pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
             l.op::<SelpOp<u32>>(d, &[zero, all, p], i64::from(negated));
             size = d;
         } else {
+            l.within(operand, 0..=bytes, "the size of the source")?;
             size = l.src(operand, Ty::U32)?;
         }
     }
@@ -395,10 +436,16 @@ pub(crate) fn cp_async<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         16 => handler::<copy::CpAsync<16>>(),
         _ => return l.unknown("4, 8 or 16 bytes can be copied"),
     };
-    let Ok(from_offset) = i32::try_from(from.offset) else {
-        return l.unknown("the global offset is too large");
+    // There is room for an offset of 32 bits: not for the place of a variable.
+    let (from_addr, from_offset) = match i32::try_from(from.offset) {
+        Ok(offset) => (from.addr, offset),
+        Err(_) => {
+            let (sum, offset) = (Val::Reg(l.fresh(Where::W64)), l.imm(Where::W64, from.offset as u64));
+            l.op::<BinOp<Add64>>(sum, &[from.addr, offset], 0);
+            (sum, 0)
+        }
     };
-    let raw = l.push_list(run, vec![to.addr, from.addr, size], 0, to.offset);
+    let raw = l.push_list(run, vec![to.addr, from_addr, size], 0, to.offset);
     raw.r[0] = Val::Raw(from_offset as u32);
     raw.cached = true;
     let mut a = access(AccessKind::CopyAsync, &to, bytes as u32);

@@ -169,7 +169,7 @@ impl<'a> Lower<'a> {
 
     /// Predicate logic: 0 copy, 1 and, 2 or, 3 xor, 4 not.
     pub(crate) fn logic(&mut self, f: &Form<'_, 'a>, how: i64) -> R {
-        let (d, _) = self.pred(&f.ops[0])?;
+        let d = self.dst_pred(&f.ops[0])?;
         let (a, na) = self.pred(&f.ops[1])?;
         let (b, nb) = if f.ops.len() > 2 { self.pred(&f.ops[2])? } else { (Val::Raw(0), false) };
         self.effect(handler::<PredOp>(), [d, a, b, Val::None], how | i64::from(na) << 4 | i64::from(nb) << 5)

@@ -18,62 +18,73 @@ pub(crate) fn mov<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     }
     let w = width(f.ty());
     match (&f.ops[0], &f.ops[1]) {
-        (d, Operand::Vector(parts)) => {
-            let part = f.ty().bytes() / parts.len().max(1);
-            if part == 1 {
-                let mut bytes = Vec::new();
-                for p in parts {
-                    let (byte, low) = (l.src(p, Ty::B8)?, Val::Reg(l.fresh(Where::W16)));
-                    l.op::<UnOp<Zext8To16>>(low, &[byte], 0);
-                    bytes.push(low);
-                }
-                let d = l.dst(d, f.ty())?;
-                join_bytes(l, d, &bytes);
-                return Ok(());
-            }
-            let run = match (w, parts.len()) {
-                (Where::W32, 2) => handler::<Join<u32, u16, 2>>(),
-                (Where::W64, 2) => handler::<Join<u64, u32, 2>>(),
-                (Where::W64, 4) => handler::<Join<u64, u16, 4>>(),
-                _ => return l.unknown("this many parts are not supported"),
-            };
-            let ty = part_type(part);
-            let mut list = vec![Val::None];
-            for p in parts {
-                list.push(l.src(p, ty)?);
-            }
-            list[0] = l.dst(d, f.ty())?;
-            l.push_list(run, list, 1, 0).pure_op = true;
-            Ok(())
-        }
-        (Operand::Vector(parts), a) => {
-            let part = f.ty().bytes() / parts.len().max(1);
-            if part == 1 {
-                return split_bytes(l, parts, a, f.ty());
-            }
-            let run = match (w, parts.len()) {
-                (Where::W32, 2) => handler::<Split<u32, u16, 2>>(),
-                (Where::W64, 2) => handler::<Split<u64, u32, 2>>(),
-                (Where::W64, 4) => handler::<Split<u64, u16, 4>>(),
-                _ => return l.unknown("this many parts are not supported"),
-            };
-            let a = l.src(a, f.ty())?;
-            let mut list = Vec::new();
-            for p in parts {
-                list.push(if matches!(p, Operand::Name("_")) { Val::None } else { l.dst(p, part_type(part))? });
-            }
-            let defs = list.len();
-            list.push(a);
-            l.push_list(run, list, defs, 0).pure_op = true;
-            Ok(())
-        }
+        (d, Operand::Vector(parts)) => join(l, d, parts, f.ty()),
+        (Operand::Vector(parts), a) => split(l, parts, a, f.ty()),
         (d, a) => {
-            let a = l.src(a, f.ty())?;
+            let (a, own) = l.any(a, f.ty())?;
+            let symbol = matches!(a, Val::Const(_)) && own == Where::W64;
+            if own != w && w != Where::W16 && !symbol {
+                return l.error(format!("the source has {} bits", 8 * own.bytes()));
+            }
+            let a = l.convert(a, own, w, f.ty().signed());
             let d = l.dst(d, f.ty())?;
             l.copy(d, a, w);
             Ok(())
         }
     }
+}
+
+/// `mov d, {a, b, …}`.
+fn join<'a>(l: &mut Lower<'a>, d: &Operand<'a>, parts: &[Operand<'a>], ty: Ty) -> R {
+    let part = ty.bytes() / parts.len().max(1);
+    if part == 1 {
+        let mut bytes = Vec::new();
+        for p in parts {
+            let (byte, low) = (l.src(p, Ty::B8)?, Val::Reg(l.fresh(Where::W16)));
+            l.op::<UnOp<Zext8To16>>(low, &[byte], 0);
+            bytes.push(low);
+        }
+        let d = l.dst(d, ty)?;
+        join_bytes(l, d, &bytes);
+        return Ok(());
+    }
+    let run = match (width(ty), parts.len()) {
+        (Where::W32, 2) => handler::<Join<u32, u16, 2>>(),
+        (Where::W64, 2) => handler::<Join<u64, u32, 2>>(),
+        (Where::W64, 4) => handler::<Join<u64, u16, 4>>(),
+        _ => return l.unknown("this many parts are not supported"),
+    };
+    let of = part_type(part);
+    let mut list = vec![Val::None];
+    for p in parts {
+        list.push(l.src(p, of)?);
+    }
+    list[0] = l.dst(d, ty)?;
+    l.push_list(run, list, 1, 0).pure_op = true;
+    Ok(())
+}
+
+/// `mov {a, b, …}, s`.
+fn split<'a>(l: &mut Lower<'a>, parts: &[Operand<'a>], a: &Operand<'a>, ty: Ty) -> R {
+    let part = ty.bytes() / parts.len().max(1);
+    if part == 1 {
+        return split_bytes(l, parts, a, ty);
+    }
+    let run = match (width(ty), parts.len()) {
+        (Where::W32, 2) => handler::<Split<u32, u16, 2>>(),
+        (Where::W64, 2) => handler::<Split<u64, u32, 2>>(),
+        (Where::W64, 4) => handler::<Split<u64, u16, 4>>(),
+        _ => return l.unknown("this many parts are not supported"),
+    };
+    let a = l.src(a, ty)?;
+    let mut list = Vec::new();
+    for p in parts {
+        list.push(if matches!(p, Operand::Name("_")) { Val::None } else { l.dst(p, part_type(part))? });
+    }
+    let defs = list.len();
+    list.push(a);
+    l.push_list(run, list, defs, 0).pure_op = true;
+    Ok(())
 }
 
 /// Two or four bytes, each in the low half of 16 bits, to a half or word.
@@ -160,8 +171,10 @@ fn window(f: &Form<'_, '_>) -> u64 {
 
 pub(crate) fn cvta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let base = window(f);
-    let a = l.src(&f.ops[1], Ty::U64)?;
-    let (d, w) = l.dst_any(&f.ops[0], Where::W64)?;
+    let (a, own) = l.any(&f.ops[1], f.ty())?;
+    let a = l.convert(a, own, Where::W64, false);
+    let d = l.dst(&f.ops[0], f.ty())?;
+    let w = width(f.ty());
     if base == 0 {
         let a = l.convert(a, Where::W64, w, false);
         l.copy(d, a, w);
@@ -180,8 +193,12 @@ pub(crate) fn cvta<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 }
 
 pub(crate) fn isspacep<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let (p, _) = l.pred(&f.ops[0])?;
-    let a = l.src(&f.ops[1], Ty::U64)?;
+    let p = l.dst_pred(&f.ops[0])?;
+    let (a, own) = match l.reg_type(&f.ops[1]) {
+        Some(ty) if ty.bytes() == 4 => (l.src(&f.ops[1], Ty::U32)?, Where::W32),
+        _ => (l.src(&f.ops[1], Ty::U64)?, Where::W64),
+    };
+    let a = l.convert(a, own, Where::W64, false);
     // Windows are 4 GiB wide at multiples of 64 GiB; global memory starts above them all.
     if f.has("global") || f.has("const") {
         let base = l.imm(Where::W64, crate::memory::GLOBAL_BASE);

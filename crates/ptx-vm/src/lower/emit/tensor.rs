@@ -111,7 +111,11 @@ pub(super) fn destinations<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, count: 
 
 /// The word in which fragments of a type are held.
 pub(super) fn word(ty: Ty) -> Ty {
-    if ty == Ty::F64 { Ty::B64 } else { Ty::B32 }
+    match ty {
+        Ty::F64 | Ty::F32 | Ty::S32 => ty,
+        Ty::F16 => Ty::F16x2,
+        _ => Ty::B32,
+    }
 }
 
 /// Where an instruction made of several steps may write: its own destinations, or temporaries (to be copied by [`deliver`]) when a

@@ -42,6 +42,40 @@ fn digits(l: &Lower<'_>, part: &str, below: u8) -> R<Vec<u8>> {
     if list.iter().any(|d| *d >= below) { l.unknown(format!("unknown selector `.{part}`")) } else { Ok(list) }
 }
 
+/// Which part of the result is written, and which parts of the sources are read.
+fn select<'a>(l: &Lower<'a>, f: &Form<'_, 'a>, video: &mut Video, [target, a_part, b_part]: [Option<&str>; 3]) -> R {
+    let lanes = video.lanes;
+    if lanes == 1 {
+        video.target = scalar_part(l, target)?;
+        video.select[0][0] = scalar_part(l, a_part)?;
+        video.select[1][0] = scalar_part(l, b_part)?;
+        if video.target != WORD && (video.second != 0 || f.ops.len() < 4) {
+            return l.unknown("a merge takes a third source and no second operation");
+        }
+        if video.second != 0 && f.ops.len() < 4 {
+            return l.unknown("the second operation lacks its source");
+        }
+    } else {
+        video.target = match target {
+            None => (1 << lanes) - 1,
+            Some(part) => digits(l, part, lanes)?.iter().fold(0, |mask, d| mask | 1 << d),
+        };
+        for (i, part) in [a_part, b_part].into_iter().enumerate() {
+            let list = match part {
+                None => (0..lanes).rev().map(|n| n + lanes * i as u8).collect(),
+                Some(part) => digits(l, part, 2 * lanes)?,
+            };
+            if list.len() != usize::from(lanes) {
+                return l.unknown("a selector names every element");
+            }
+            for (slot, digit) in video.select[i].iter_mut().zip(list.iter().rev()) {
+                *slot = *digit;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Emits any of them.
 pub(crate) fn emit<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let lanes = match f.name.as_bytes().last() {
@@ -92,34 +126,7 @@ pub(crate) fn emit<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         target: 0,
         select: [[0; 4]; 2],
     };
-    if lanes == 1 {
-        video.target = scalar_part(l, target)?;
-        video.select[0][0] = scalar_part(l, a_part)?;
-        video.select[1][0] = scalar_part(l, b_part)?;
-        if video.target != WORD && (video.second != 0 || f.ops.len() < 4) {
-            return l.unknown("a merge takes a third source and no second operation");
-        }
-        if video.second != 0 && f.ops.len() < 4 {
-            return l.unknown("the second operation lacks its source");
-        }
-    } else {
-        video.target = match target {
-            None => (1 << lanes) - 1,
-            Some(part) => digits(l, part, lanes)?.iter().fold(0, |mask, d| mask | 1 << d),
-        };
-        for (i, part) in [a_part, b_part].into_iter().enumerate() {
-            let list = match part {
-                None => (0..lanes).rev().map(|n| n + lanes * i as u8).collect(),
-                Some(part) => digits(l, part, 2 * lanes)?,
-            };
-            if list.len() != usize::from(lanes) {
-                return l.unknown("a selector names every element");
-            }
-            for (slot, digit) in video.select[i].iter_mut().zip(list.iter().rev()) {
-                *slot = *digit;
-            }
-        }
-    }
+    select(l, f, &mut video, [target, a_part, b_part])?;
     let sources = [l.src(&a, Ty::U32)?, l.src(&b, Ty::U32)?, l.src(&c, Ty::U32)?];
     let mut list = vec![l.dst(&d, Ty::U32)?];
     list.extend(sources);

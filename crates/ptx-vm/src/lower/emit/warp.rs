@@ -17,12 +17,12 @@ pub(crate) fn membermask<'a>(l: &mut Lower<'a>, operand: Option<&Operand<'a>>) -
 
 pub(crate) fn shfl<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (d, p) = match &f.ops[0] {
-        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.pred(p)?.0),
+        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.dst_pred(p)?),
         d => (l.dst(d, Ty::B32)?, Val::Raw(0)),
     };
     let a = l.src(&f.ops[1], Ty::B32)?;
-    let b = l.src(&f.ops[2], Ty::U32)?;
-    let c = l.src(&f.ops[3], Ty::U32)?;
+    let b = l.src(&f.ops[2], Ty::B32)?;
+    let c = l.src(&f.ops[3], Ty::B32)?;
     let (run, mode) = if f.has("up") {
         (handler::<warp::Shuffle<0>>(), 0)
     } else if f.has("down") {
@@ -45,7 +45,7 @@ pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         let d = l.dst(&f.ops[0], Ty::B32)?;
         l.op::<warp::Vote>(d, &[p, members], 3 | negated);
     } else {
-        let (d, _) = l.pred(&f.ops[0])?;
+        let d = l.dst_pred(&f.ops[0])?;
         let how = if f.has("all") {
             0
         } else if f.has("any") {
@@ -62,7 +62,7 @@ pub(crate) fn vote<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 pub(crate) fn elect<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let Operand::Pair(d, p) = &f.ops[0] else { return l.unknown("two destinations expected: d|p") };
     let d = if matches!(**d, Operand::Name("_")) { Val::None } else { l.dst(d, Ty::B32)? };
-    let (p, _) = l.pred(p)?;
+    let p = l.dst_pred(p)?;
     let members = membermask(l, f.ops.get(1))?;
     l.push(handler::<warp::Elect>(), [d, p, members, Val::None], 1, 0);
     l.impure();
@@ -71,7 +71,7 @@ pub(crate) fn elect<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 pub(crate) fn matching<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let (d, p) = match &f.ops[0] {
-        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.pred(p)?.0),
+        Operand::Pair(d, p) => (l.dst(d, Ty::B32)?, l.dst_pred(p)?),
         d => (l.dst(d, Ty::B32)?, Val::Raw(0)),
     };
     let a = l.src(&f.ops[1], f.ty())?;
