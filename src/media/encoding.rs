@@ -130,3 +130,63 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disc that moves, in more frames than two groups of pictures have.
+    fn clip() -> Frames {
+        let pixel = |t: usize, y: usize, x: usize| {
+            let inside = (x as f64 - 3.0 - 0.5 * t as f64).hypot(y as f64 - 12.0) < 6.0;
+            if inside { [230, 38, 38] } else { [(x * 5) as u8, (y * 5) as u8, 90] }
+        };
+        let rgb = (0..60 * 24 * 32).flat_map(|i| pixel(i / (24 * 32), i / 32 % 24, i % 32)).collect();
+        Frames { width: 32, height: 24, fps: 24.0, rgb }
+    }
+
+    #[test]
+    fn frames_that_come_piece_by_piece_make_the_same_file() {
+        let (dir, frames) = (tempfile::tempdir().unwrap(), clip());
+        let output = |name: &str| Output::new(dir.path().join(name)).unwrap();
+        let metadata = Metadata { prompt: "a disc".into(), ..Metadata::default() };
+        output("whole.mp4").write_frames(&frames, &metadata, None).unwrap();
+        let whole = std::fs::read(dir.path().join("whole.mp4")).unwrap();
+        for pieces in [1, 7, 24, 25, 60] {
+            let like = Frames { rgb: vec![], ..frames };
+            let mut begun = output("parts.mp4").begin(&like, None).unwrap();
+            for rgb in frames.rgb.chunks(pieces * 32 * 24 * 3) {
+                begun.as_mut().unwrap().push(rgb);
+            }
+            let mut told = vec![];
+            let mut tell = |done, all| {
+                told.push((done, all));
+                ControlFlow::Continue(())
+            };
+            output("parts.mp4").write_frames_telling(&frames, &metadata, None, begun, &mut tell).unwrap();
+            assert!(std::fs::read(dir.path().join("parts.mp4")).unwrap() == whole, "{pieces} at a time");
+            assert!(told.is_sorted() && told.last() == Some(&(60, 60)), "{told:?}");
+        }
+        // One that has not had all of the frames is of no use.
+        let mut begun = output("parts.mp4").begin(&frames, None).unwrap();
+        begun.as_mut().unwrap().push(&frames.rgb[..32 * 24 * 3]);
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        output("parts.mp4").write_frames_telling(&frames, &metadata, None, begun, &mut go_on).unwrap();
+        assert!(std::fs::read(dir.path().join("parts.mp4")).unwrap() == whole);
+        assert!(output("a.gif").begin(&frames, None).unwrap().is_none());
+        let large = Frames { width: 5000, ..clip() };
+        assert!(matches!(output("b.mp4").begin(&large, None), Err(OutputError::Encode { .. })));
+    }
+
+    #[test]
+    fn encoding_can_be_stopped_and_leaves_nothing() {
+        let (dir, frames) = (tempfile::tempdir().unwrap(), clip());
+        for name in ["a.mp4", "a.gif", "a/"] {
+            let output = Output::new(dir.path().join(name)).unwrap();
+            let mut stop = |_, _| ControlFlow::Break(());
+            let stopped = output.write_frames_telling(&frames, &Metadata::default(), None, None, &mut stop);
+            assert!(matches!(stopped, Err(OutputError::Stopped)), "{name}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub struct Generation {
     pub frames: Option<Frames>,
     /// The report of the run.
     pub report: Report,
-    /// The reports of the further parts of a long video ([`Pipeline::generate_long`]).
+    /// The reports of the further parts of a long video ([`Pipeline::generate_long`](super::Pipeline::generate_long)).
     pub later: Vec<Report>,
     /// Every measurement of the (first) run, for replaying policies offline.
     pub trace: crate::cache::trace::Trace,

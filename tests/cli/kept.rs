@@ -48,7 +48,6 @@ fn a_video_of_other_settings_is_no_finished_one() {
         let file = out.replace("{}", "001-large-red-circle-bouncing-fast-navy");
         for (more, words) in [
             (&["--seed", "7"][..], "seed 0, now 7"),
-            (&["--steps", "3"], "steps 2, now 3"),
             (&["--cache", "none"], "cache adacache-fast, now none"),
             (&["--cfg-scale", "2"], "cfg scale "),
             (&["--dtype", "f32"], "dtype bf16, now f32"),
@@ -59,6 +58,8 @@ fn a_video_of_other_settings_is_no_finished_one() {
             fails(folder, &[&run[..], more].concat(), 1, &[&file, words, "--overwrite"]);
         }
     }
+    let steps = [&args[..2], &["p.txt", "--model", "model", "--steps", "3", "--out", "a-{}.mp4"]].concat();
+    fails(folder, &steps, 1, &["a-001-large", "steps 2, now 3", "--overwrite"]);
     // Other weights behind the same path.
     let run = [&args[..], &["--out", "a-{}.mp4"]].concat();
     change_weights(&model);

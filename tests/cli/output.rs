@@ -12,7 +12,7 @@ use crate::{PROMPT, adacache, succeeds};
 
 /// Every command that writes to standard output, as short as can be.
 fn commands() -> Vec<Vec<&'static str>> {
-    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/samplers");
+    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/stdit3_a/forward_plain");
     let lines = [
         "generate|large red circle bouncing fast navy|--steps|1|--out|again.gif|--overwrite",
         "plan",

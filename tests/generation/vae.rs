@@ -244,15 +244,17 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
         let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
         let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
         let request = Request { steps: 2, cache: CacheConfig::None, ..request };
-        let mut told = vec![];
+        let (mut told, mut pixels) = (vec![], vec![]);
         let generations = pipeline
             .generate_telling(&[request], Default::default(), &mut |_| ControlFlow::Continue(()), &mut |decoded| {
                 told.push((decoded.done, decoded.all));
+                pixels.extend_from_slice(decoded.pixels);
                 ControlFlow::Continue(())
             })
             .unwrap();
         let frames = generations[0].frames.as_ref().unwrap().rgb.len() / (48 * 32 * 3);
         assert_eq!(told.last(), Some(&(frames, frames)));
+        assert!(told.len() > 1 && pixels == generations[0].frames.as_ref().unwrap().rgb, "handed over on the way");
         generations.into_iter().next().unwrap()
     };
     let generation = generate(source(&SizeOptions::default()));

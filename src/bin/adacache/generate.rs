@@ -66,7 +66,8 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
     source.require(Parts { decoder, ..Parts::default() })?;
     let embedding = embedding(args, &source)?;
-    let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &args.cache, cache: &cache };
+    let preset = args.preset();
+    let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &preset, cache: &cache };
     let asked = Asked { args, source: &source, how, given: conditions.facts(), embedding: embedding.as_ref(), like };
     let groups = asked.unfinished(jobs)?;
     let Some(video) = groups.iter().flatten().next() else { return Ok(ExitCode::SUCCESS) };

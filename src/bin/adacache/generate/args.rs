@@ -1,6 +1,6 @@
 //! The options of `adacache generate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
@@ -160,6 +160,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The name of the cache policy: a preset, or a file without the folders of this machine.
+    pub(super) fn preset(&self) -> String {
+        let name = Path::new(&self.cache).file_name().map_or(self.cache.as_str().into(), |name| name.to_string_lossy());
+        if self.moreg && !name.contains("+moreg") { format!("{name}+moreg") } else { name.into_owned() }
+    }
+
     /// What is appended to the prompt.
     pub(super) fn scores(&self) -> Scores {
         Scores { aesthetic: self.aesthetic.0, motion: self.motion.0, camera: self.camera.clone() }
