@@ -429,3 +429,25 @@ fn what_is_reserved_of_shared_memory_lies_behind_the_blocks_own() {
         assert_eq!(words, [64, 64 + 1024, 49, 1024, 64 + 512, 0]);
     }
 }
+
+#[test]
+fn cp_async_copies_from_a_variable_of_the_module() {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.global .align 16 .b32 glo[4] = {1, 2, 3, 4};
+        .visible .entry k(.param .u64 out) {
+          .reg .b32 %r<9>; .reg .b64 %rd<9>; .shared .align 16 .b8 sha[16];
+          ld.param.u64 %rd1, [out];
+          cp.async.ca.shared.global [sha], [glo], 16; cp.async.wait_all;
+          ld.shared.u32 %r1, [sha]; ld.shared.u32 %r2, [sha + 12];
+          st.global.u32 [%rd1], %r1; st.global.u32 [%rd1 + 4], %r2; ret; }";
+    let kernel = Module::parse("k.ptx", text).unwrap().kernel("k").unwrap();
+    let plain = VmConfig::default();
+    for config in [plain.clone(), VmConfig { checked: true, ..plain }, VmConfig::adverse(3)] {
+        let vm = Vm::new(config);
+        let out = vm.alloc(8).unwrap();
+        let shape = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+        vm.launch(&kernel, &shape, &out.to_le_bytes()).unwrap();
+        let mut bytes = [0; 8];
+        vm.read(out, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 0, 0, 0, 4, 0, 0, 0]);
+    }
+}
