@@ -15,5 +15,8 @@ fn check_tells_failed_from_unreadable() {
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((line["case"].as_str(), line["ok"].as_bool()), (Some("broken"), Some(false)));
     assert!(line["error"].as_str().is_some_and(|e| e.contains("case.json")));
+    // Of this project's cases, those of solvers are for tests: that is said, and alone they check nothing.
+    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/samplers");
+    fails(dir.path(), &["check", goldens], 2, &["left out: 23 cases of solvers", "nothing was checked"]);
     fails(dir.path(), &["check"], 2, &["required", "adacache check tests/goldens"]);
 }
