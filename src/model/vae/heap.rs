@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ops::Deref;
+use std::rc::Rc;
 
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, TensorError};
@@ -18,10 +19,15 @@ pub(super) struct Heap {
     peak: RefCell<usize>,
 }
 
-/// A tensor in the heap; dropping it releases its bytes.
-pub(super) struct Lent<'a> {
+/// Bytes that nobody else gets until this is dropped.
+struct Range<'a> {
     heap: &'a Heap,
     start: usize,
+}
+
+/// A tensor in the heap, or some of its frames; its bytes are released when nothing of it is left.
+pub(super) struct Lent<'a> {
+    range: Rc<Range<'a>>,
     tensor: Tensor,
 }
 
@@ -49,12 +55,19 @@ impl Heap {
         lent.insert(index, (start, start + bytes));
         let mut peak = self.peak.borrow_mut();
         *peak = (*peak).max(start + bytes);
-        Ok(Lent { heap: self, start, tensor })
+        Ok(Lent { range: Rc::new(Range { heap: self, start }), tensor })
     }
 
     /// The highest end of any range ever lent: a heap of this size is enough for the same requests.
     pub(super) fn peak(&self) -> usize {
         *self.peak.borrow()
+    }
+}
+
+impl Lent<'_> {
+    /// `count` frames from `first` on, in the same memory.
+    pub(super) fn frames(&self, first: usize, count: usize) -> Result<Self, TensorError> {
+        Ok(Lent { range: self.range.clone(), tensor: self.tensor.slice_rows(first, count)? })
     }
 }
 
@@ -66,7 +79,7 @@ impl Deref for Lent<'_> {
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Range<'_> {
     fn drop(&mut self) {
         self.heap.lent.borrow_mut().retain(|(start, _)| *start != self.start);
     }
@@ -90,7 +103,11 @@ mod tests {
         let d = take(100).unwrap();
         assert_eq!(d.ptr(), at);
         assert!(take(300).is_err() && take(256).is_ok());
+        let part = d.frames(90, 10).unwrap();
+        assert!(part.overlaps(&d));
         drop((a, c, d));
+        assert!(take(1024).is_err(), "a part of it is in use");
+        drop(part);
         assert!(take(1024).is_ok() && heap.peak() == 1024);
     }
 }

@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
-use super::heap::Lent;
-use super::layers::{Attention, BlockStyle, Conv, Loader, Norm, ResBlock, Run, Taps};
+use super::layers::{Attention, BlockStyle, Norm, NormStyle, ResBlock};
 use crate::model::ModelError;
+use crate::model::vae::heap::Lent;
+use crate::model::vae::layers::{Conv, Loader, Run, Taps};
 use crate::ops::conv::Geometry;
 use crate::tensor::{DType, Tensor};
 
@@ -70,7 +71,7 @@ struct Middle {
 impl Middle {
     fn load(from: &Loader<'_>, name: &str, channels: usize, style: BlockStyle) -> Result<Middle> {
         let block = |i| ResBlock::load(from, &format!("{name}.resnets.{i}"), channels, channels, style);
-        let attention = Attention::load(from, &format!("{name}.attentions.0"), channels, style.groups, EPS)?;
+        let attention = Attention::load(from, &format!("{name}.attentions.0"), channels, style.norm)?;
         Ok(Middle { blocks: [block(0)?, block(1)?], attention })
     }
 
@@ -106,14 +107,8 @@ impl Spatial {
             *config;
         let channels = &config.block_out_channels;
         let (finest, coarsest) = (channels[0], channels[channels.len() - 1]);
-        let style = BlockStyle {
-            time: None,
-            groups: norm_num_groups,
-            eps: EPS,
-            suffix: "",
-            shortcut: "conv_shortcut",
-            bias: true,
-        };
+        let norm = NormStyle { groups: norm_num_groups, eps: EPS, by_frame: true };
+        let style = BlockStyle { time: None, norm, suffix: "", shortcut: "conv_shortcut", bias: true };
         let conv = |name: &str, channels, n, space, geometry| {
             let taps = Taps { channels, n, time: None, space };
             Conv::load(from, &format!("{prefix}.{name}"), taps, true, geometry)
@@ -128,7 +123,7 @@ impl Spatial {
             let resample = resample.map(|(end, geometry)| conv(&format!("{name}.{end}.0.conv"), n, n, 3, geometry));
             Ok(Scale { blocks, resample: resample.transpose()? })
         };
-        let norm = |name: &str, channels| Norm::load(from, &format!("{prefix}.{name}"), channels, norm_num_groups, EPS);
+        let norm = |name: &str, channels| Norm::load(from, &format!("{prefix}.{name}"), channels, norm);
         let plain = Geometry::default();
         let down = ("downsamplers", Geometry { stride: 2, ..plain });
         let up = ("upsamplers", Geometry { upsample: true, ..plain });

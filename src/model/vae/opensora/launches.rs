@@ -1,6 +1,6 @@
 //! The launches of the autoencoder, for benchmarks.
 
-use super::VaeConfig;
+use super::config::VaeConfig;
 use crate::ops::conv::CHANNELS;
 use crate::shapes::{ConvShape, GroupNormKind, GroupNormShape, Shapes, SoftmaxShape};
 

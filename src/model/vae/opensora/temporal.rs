@@ -2,9 +2,10 @@
 
 use serde::Deserialize;
 
-use super::heap::Lent;
-use super::layers::{BlockStyle, Conv, Loader, Norm, ResBlock, Run, Taps};
+use super::layers::{BlockStyle, Norm, NormStyle, ResBlock};
 use crate::model::ModelError;
+use crate::model::vae::heap::Lent;
+use crate::model::vae::layers::{Conv, Loader, Run, Taps};
 use crate::ops::conv::Geometry;
 use crate::tensor::{DType, Tensor};
 
@@ -102,12 +103,11 @@ pub(super) struct Temporal {
 impl Temporal {
     /// `scaling`: the factor applied to the encoder's input.
     pub(super) fn load(from: &Loader<'_>, prefix: &str, config: &TemporalConfig, scaling: f32) -> Result<Temporal> {
-        let groups = config.num_groups;
+        let norm = NormStyle { groups: config.num_groups, eps: EPS, by_frame: false };
         let channels: Vec<usize> = config.channel_multipliers.iter().map(|m| m * config.filters).collect();
         let last = channels.len() - 1;
         let (finest, coarsest) = (channels[0], channels[last]);
-        let style =
-            BlockStyle { time: Some(KERNEL), groups, eps: EPS, suffix: ".conv", shortcut: "conv3", bias: false };
+        let style = BlockStyle { time: Some(KERNEL), norm, suffix: ".conv", shortcut: "conv3", bias: false };
         let conv = |name: &str, channels, n, taps, bias, geometry| {
             let taps = Taps { channels, n, time: Some(taps), space: taps };
             Conv::load(from, &format!("{prefix}.{name}.conv"), taps, bias, geometry)
@@ -120,7 +120,7 @@ impl Temporal {
             };
             (0..config.num_res_blocks).map(block).collect()
         };
-        let norm = |name: &str, channels| Norm::load(from, &format!("{prefix}.{name}"), channels, groups, EPS);
+        let norm = |name: &str, channels| Norm::load(from, &format!("{prefix}.{name}"), channels, norm);
         let plain = Geometry::default();
         let halved = |i: usize| config.temporal_downsample.get(i).copied().unwrap_or(false);
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::layers::padded;
-use super::{SpatialConfig, TemporalConfig};
+use super::spatial::SpatialConfig;
+use super::temporal::TemporalConfig;
 use crate::model::ModelError;
+use crate::model::vae::layers::padded;
 
 /// Frames that Open-Sora's autoencoder processes at a time as published, and the latent frames they become; chunks are independent of each
 /// other.
