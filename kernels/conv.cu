@@ -7,6 +7,9 @@
 // one-sided pads are all the same to the kernel. kernel_t = 1 makes frames independent: a convolution of images; all kernel sizes 1:
 // a matrix product. Channels come last everywhere and are multiples of 8: a tap's channels are whole 16-byte chunks.
 //
+// Chunks. Frames before those of in may lie in a tensor of their own (before): what a causal convolution keeps of one chunk of a video for the
+// next. Zeros are before those.
+//
 // Bands. in may hold only some rows of each frame (in_first, in_rows) and out may be asked for only some (out_first, out_rows):
 // what does not fit in memory at once is made band by band, with the very same bits.
 //
@@ -22,9 +25,11 @@
 //   is made anew only when the tap changes. Pixels in the pad are filled with zeros by cp.async itself.
 //   w's rows are stored as in linear.cu, so that a lane ends with 4 consecutive columns of out.
 //
-// Entries conv_{bf16,f16,f32}_{128,16}: _128 128 x 128, eight warps of 64 x 32; _16 128 x 16, four warps of 32 x 16, for the few channels
-// of latents and pixels. The order of additions is that of k in both: the tile does not change a bit.
-// Expected: _128 at most 128 registers (f32 about 200), 65536 bytes of dynamic shared memory; _16 below 100, 36864 bytes.
+// Entries conv_{bf16,f16,f32}_{128,96,16}: _128 128 x 128, eight warps of 64 x 32; _96 128 x 96, four warps of 64 x 48, for channels that
+// are multiples of 96; _16 128 x 16, four warps of 32 x 16, for the few channels of latents and pixels. The order of additions is that of
+// k in all: the tile does not change a bit.
+// Expected: _128 at most 128 registers (f32 about 200), 65536 bytes of dynamic shared memory; _96 at most 168 (f32 about 200), 57344 bytes; _16
+// below 100, 36864 bytes.
 #include "params.h"
 #include "launch_tiles.h"
 #include "tile.cuh"
@@ -104,9 +109,10 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
 #pragma unroll
     for (int i = 0; i < A_SLOTS; i++) {
       const int t = first[i].t + tap_t, y = (first[i].y + tap_y) >> p.upsample, x = (first[i].x + tap_x) >> p.upsample;
-      const bool inside = tap_t < p.kernel_t && (unsigned)t < (unsigned)p.frames && (unsigned)y < (unsigned)p.height && (unsigned)x < (unsigned)p.width;
+      const bool inside = tap_t < p.kernel_t && t >= -p.frames_before && t < p.frames && (unsigned)y < (unsigned)p.height && (unsigned)x < (unsigned)p.width;
       a_bytes[i] = inside ? 16 : 0;
-      a_slot[i] = static_cast<const D*>(p.x) + (long long)((t * p.in_rows + y - p.in_first) * p.width + x) * p.channels;
+      const D* const frames = static_cast<const D*>(t < 0 ? p.before : p.x);
+      a_slot[i] = frames + (long long)(((t < 0 ? t + p.frames_before : t) * p.in_rows + y - p.in_first) * p.width + x) * p.channels;
     }
   };
   carry();
@@ -229,6 +235,9 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
 #define CONV_TILES(D)                                                                                                        \
   extern "C" __global__ void __launch_bounds__(CONV_128_THREADS, sizeof(D) == 2 ? 2 : 1) conv_##D##_128(const ConvParams p) { \
     conv<D, CONV_M, 128, 64, 32, CONV_STAGES>(p);                                                                            \
+  }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(CONV_96_THREADS, sizeof(D) == 2 ? 3 : 2) conv_##D##_96(const ConvParams p) {   \
+    conv<D, CONV_M, 96, 64, 48, CONV_STAGES>(p);                                                                             \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(CONV_16_THREADS) conv_##D##_16(const ConvParams p) {                          \
     conv<D, CONV_M, 16, 32, 16, CONV_STAGES>(p);                                                                             \

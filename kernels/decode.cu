@@ -1,6 +1,7 @@
 // From what a decoder leaves to bytes.
 //
-// pixels: RGB in [-1, 1], the first three of `pitch` f32 channels, to bytes: a thread per pixel.
+// pixels: RGB in [-1, 1], in f32, to bytes: a thread per pixel. A position of x is a square of `patch` x `patch` pixels, whose channels are in
+// the order (rgb, column, row); one pixel with patch 1.
 //
 // patch_decode, the sprites decoder: every latent pixel becomes a patch of RGB bytes by one small matrix.
 //
@@ -48,9 +49,12 @@ extern "C" __global__ void __launch_bounds__(DECODE_THREADS) patch_decode(const 
 
 extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) pixels(const PixelsParams p) {
   for (long long i = grid_thread(); i < p.count; i += grid_threads()) {
+    const long long row = i / p.width;
+    const int column = (int)(i % p.width);
+    const float* const x = p.x + (row / p.patch * (p.width / p.patch) + column / p.patch) * p.pitch + column % p.patch * p.patch + (int)(row % p.patch);
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-      const float unit = fminf(fmaxf(fmaf(p.x[i * p.pitch + c], 0.5f, 0.5f), 0.0f), 1.0f);
+      const float unit = fminf(fmaxf(fmaf(x[c * p.patch * p.patch], 0.5f, 0.5f), 0.0f), 1.0f);
       p.out[i * 3 + c] = (unsigned char)(unsigned)fmaf(unit, 255.0f, 0.5f);
     }
   }

@@ -11,8 +11,6 @@
 // Sums run in a fixed order that depends on the shape alone. Shared memory: 16 KB (group_sums).
 #include "common.cuh"
 
-__device__ __forceinline__ float silu(float x) { return x * reciprocal(1.0f + exp2_fast(-1.4426950408889634f * x)); }
-
 template <class D> __device__ __forceinline__ void group_sums(const GroupSumsParams& p) {
   constexpr int N = Chunk<D>::N;
   __shared__ float sums[2][GROUP_THREADS * N];

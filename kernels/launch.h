@@ -56,4 +56,6 @@
 // softmax: a block per row.
 #define SOFTMAX_THREADS 256
 
-// pixels: ceil(count / ELEMENTWISE_THREADS).
+// pixels: ceil(count / ELEMENTWISE_THREADS). dup_up, avg_down: ceil(chunks of out / ELEMENTWISE_THREADS).
+
+// rms_norm: `lanes` threads for a row. Grid ceil(rows * lanes / ROW_THREADS).

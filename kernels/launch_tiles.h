@@ -30,11 +30,13 @@
 #define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * LINEAR_K_BYTES + 8 * LINEAR_64_M) // 29184
 
 // ---- conv ------------------------------------------------------------------------------------------------------------------
-// Entry suffix _128: 128 x 128 tiles; _16: 128 x 16. grid = (ceil(m / CONV_M) * ceil(n / 128 or 16), 1, 1), the same for all dtypes.
+// Entry suffix _128: 128 x 128 tiles; _96: 128 x 96; _16: 128 x 16. grid = (ceil(m / CONV_M) * ceil(n / 128, 96 or 16), 1, 1), the same for all dtypes.
 #define CONV_M 128
 #define CONV_STAGES 4
 #define CONV_128_THREADS 256
 #define CONV_128_SHARED (CONV_STAGES * (CONV_M + 128) * 64) // 65536
+#define CONV_96_THREADS 128
+#define CONV_96_SHARED (CONV_STAGES * (CONV_M + 96) * 64) // 57344
 #define CONV_16_THREADS 128
 #define CONV_16_SHARED (CONV_STAGES * (CONV_M + 16) * 64) // 36864
 

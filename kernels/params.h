@@ -295,12 +295,13 @@ struct PatchDecodeParams {
   int batch, channels, frames, height, width, patch;
 };
 
-// RGB planes to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
+// RGB to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
 struct PixelsParams {
-  DEVICE_PTR(const float) x;            // [count, pitch], the first three channels are r, g, b
-  DEVICE_PTR(unsigned char) out;        // [count, 3]
-  long long count;
-  int pitch, reserved;
+  DEVICE_PTR(const float) x;            // [rows/patch, width/patch, pitch], of which 3*patch*patch channels (rgb, column, row) are a square
+  DEVICE_PTR(unsigned char) out;        // [rows, width, 3]
+  long long count;                      // rows * width
+  int pitch, width, patch;
+  int reserved;
 };
 
 // ---- conv.cu --------------------------------------------------------------------------------------------------------
@@ -308,6 +309,7 @@ struct PixelsParams {
 // Convolution in time and space, channels last. Entries conv_{dtype}_{128,16}.
 struct ConvParams {
   DEVICE_PTR(const void) x;             // [frames, in_rows, width, channels] D: rows in_first.. of height
+  DEVICE_PTR(const void) before;        // [frames_before, in_rows, width, channels] D: the frames before those of x, or null
   DEVICE_PTR(const void) w;             // [n, kernel_t, kernel_h, kernel_w, channels] D
   DEVICE_PTR(const void) bias;          // [n] D, or null
   DEVICE_PTR(const void) residual;      // as out, D, added; or null. May be out
@@ -323,7 +325,7 @@ struct ConvParams {
   int time_factor;
   int out_f32;
   float alpha;                          // factor of the sums, not of the bias
-  int reserved;
+  int frames_before;
 };
 
 // ---- group_norm.cu --------------------------------------------------------------------------------------------------
@@ -355,6 +357,34 @@ struct GroupApplyParams {
   int frames, frames_per_sample, height, width, channels;
   int first, rows;
   int silu;                             // 1: SiLU follows
+};
+
+// ---- rms_norm.cu ----------------------------------------------------------------------------------------------------
+
+// out = act(x / max(|x|, 1e-12) * scale * gamma) for each row. Entries rms_norm_{dtype}. out may be x.
+struct RmsNormParams {
+  DEVICE_PTR(const void) x;             // [rows, channels] D
+  DEVICE_PTR(const void) gamma;         // [channels] D
+  DEVICE_PTR(void) out;                 // [rows, channels] D
+  long long rows;
+  int channels;
+  int lanes;                            // of a row: a power of two, at most 32
+  float scale;
+  int silu;                             // 1: SiLU follows
+};
+
+// ---- resample.cu ----------------------------------------------------------------------------------------------------
+
+// Channels to frames, rows and columns, and back. Entries dup_up_{dtype}, avg_down_{dtype}: both add to out.
+struct ResampleParams {
+  DEVICE_PTR(const void) x;             // [frames, height, width, pitch] D
+  DEVICE_PTR(void) out;                 // [out_frames, out_height, out_width, out_pitch] D
+  int frames, height, width, pitch;
+  int out_frames, out_height, out_width, out_pitch;
+  int channels, out_channels;           // without padding
+  int bits_t, bits;                     // log2 of the factor in time, and in both directions of space
+  int shift;                            // dup_up: frames dropped in front; avg_down: frames of zeros in front
+  int share;                            // dup_up: how often a channel is repeated; avg_down: how many are averaged
 };
 
 // ---- softmax.cu -----------------------------------------------------------------------------------------------------

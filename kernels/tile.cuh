@@ -179,6 +179,7 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   float u = x * fmaf(c * 0.044715f, x * x, c);
   return x * reciprocal(1.0f + exp2_fast(u));
 }
+__device__ __forceinline__ float silu(float x) { return x * reciprocal(1.0f + exp2_fast(-1.4426950408889634f * x)); }
 
 // ---- reductions over lanes -----------------------------------------------------------------------------------------------
 __device__ __forceinline__ float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }

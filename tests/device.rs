@@ -510,6 +510,8 @@ layouts! {
     GroupAffineParams: GroupNorm ["group_affine"];
     GroupApplyParams: GroupNorm ["group_apply"];
     SoftmaxParams: Softmax ["softmax"];
+    RmsNormParams: RmsNorm ["rms_norm"];
+    ResampleParams: Resample ["dup_up", "avg_down"];
 }
 
 fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {

@@ -77,6 +77,10 @@ modules! {
     GroupNorm = SM_80 "group_norm",
     /// Softmax of long rows.
     Softmax = SM_80 "softmax",
+    /// RMSNorm over the channels of every position, with SiLU.
+    RmsNorm = SM_80 "rms_norm",
+    /// Shortcuts without weights around a change of resolution.
+    Resample = SM_80 "resample",
 }
 
 impl Module {

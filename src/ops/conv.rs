@@ -70,6 +70,8 @@ pub struct Band {
 pub struct Input<'a> {
     /// `[frames, rows, width, channels]` D.
     pub x: &'a Tensor,
+    /// The frames before those of `x`, of the same rows. Zeros are before them.
+    pub before: Option<&'a Tensor>,
     /// Rows of a whole frame; beyond them is padding.
     pub height: usize,
     /// The index of the first row of `x` in a whole frame.
@@ -79,7 +81,12 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// Whole frames.
     pub fn whole(x: &'a Tensor) -> Self {
-        Self { x, height: x.shape().get(1).copied().unwrap_or(0), first: 0 }
+        Self { x, before: None, height: x.shape().get(1).copied().unwrap_or(0), first: 0 }
+    }
+
+    /// The same, with the frames before them.
+    pub fn after(self, before: Option<&'a Tensor>) -> Self {
+        Self { before, ..self }
     }
 }
 
@@ -112,10 +119,15 @@ pub struct Conv<'a> {
 pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
     // Long, but a list: every argument is checked under its name, then becomes a field of the parameters.
     let op = Op::new("conv", out);
-    let &Conv { input: Input { x, height, first }, w, bias, alpha, geometry, residual, band } = call;
+    let &Conv { input: Input { x, before, height, first }, w, bias, alpha, geometry, residual, band } = call;
     let dtype = op.compute_dtype("x", x)?;
     let [frames, in_rows, width, channels] = op.axes("x", x, ["frames", "rows", "width", "channels"])?;
     op.check("x", x, dtype, &[])?;
+    let frames_before = before.and_then(|before| before.shape().first()).copied().unwrap_or(0);
+    if let Some(before) = before {
+        let axes = [("frames", frames_before), ("rows", in_rows), ("width", width), ("channels", channels)];
+        op.check("before", before, dtype, &axes)?;
+    }
     let [n, kernel_t, kernel_h, kernel_w, _] =
         op.axes("w", w, ["n", "kernel_t", "kernel_h", "kernel_w", "channels"])?;
     let taps = kernel_t * kernel_h * kernel_w;
@@ -155,21 +167,22 @@ pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
             op.not_aliased(out, &[("residual", Some(residual))])?;
         }
     }
-    op.not_aliased(out, &[("x", Some(x)), ("w", Some(w)), ("bias", bias)])?;
+    op.not_aliased(out, &[("x", Some(x)), ("before", before), ("w", Some(w)), ("bias", bias)])?;
     let needed = needed_rows(&geometry, kernel_h, height, band);
     if needed.rows > 0 && (needed.first < first || needed.first + needed.rows > first + in_rows) {
         let expected = format!("rows {}..{} for this band", needed.first, needed.first + needed.rows);
         return Err(op.value("x", format!("rows {first}..{}", first + in_rows), expected));
     }
-    let aligned = [Some(x), Some(w), bias, residual, Some(out)];
+    let aligned = [Some(x), before, Some(w), bias, residual, Some(out)];
     if aligned.iter().flatten().any(|t| !t.ptr().is_multiple_of(params::CHUNK_BYTES as u64)) {
         return Err(op.value("alignment", "a tensor off a 16-byte boundary", "all on 16-byte boundaries"));
     }
     let m = frames_made * band.rows * out_width;
-    op.int("positions", frames * in_rows * width)?;
+    op.int("positions", frames.max(frames_before) * in_rows * width)?;
     op.int("taps*channels", taps * channels)?;
     let params = ConvParams {
         x: x.ptr(),
+        before: ptr(before),
         w: w.ptr(),
         bias: ptr(bias),
         residual: ptr(residual),
@@ -197,13 +210,13 @@ pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
         time_factor: op.int("time_factor", time_factor)?,
         out_f32: (out.dtype() == DType::F32).into(),
         alpha,
-        reserved: 0,
+        frames_before: op.int("frames", frames_before)?,
     };
     // The kernel doubles and adds a tile's end to these.
     op.int("positions of out", 2 * out_frames * out_height * out_width + 2 * params::CONV_M)?;
     op.int("m", m + params::CONV_M)?;
-    let op = op.counted(2 * m * n * taps * channels, &[Some(x), Some(w), bias, residual], &[Some(out)]);
-    let tile = if n > 2 * NARROW.n { WIDE } else { NARROW };
+    let op = op.counted(2 * m * n * taps * channels, &[Some(x), before, Some(w), bias, residual], &[Some(out)]);
+    let tile = tile(n);
     let choice = Choice {
         module: Module::Conv,
         entry: format!("conv_{dtype}_{}", tile.n),
@@ -226,6 +239,17 @@ pub fn needed_rows(geometry: &Geometry, kernel_h: usize, height: usize, band: Ba
     Band { first, rows: end.saturating_sub(first) }
 }
 
+/// The tile for n output channels: of the two large ones the one that makes fewer columns in vain.
+fn tile(n: usize) -> Tile {
+    if n <= 2 * NARROW.n {
+        NARROW
+    } else if n.next_multiple_of(MIDDLE.n) < n.next_multiple_of(WIDE.n) {
+        MIDDLE
+    } else {
+        WIDE
+    }
+}
+
 /// A tile of `kernels/launch_tiles.h`.
 #[derive(Clone, Copy)]
 struct Tile {
@@ -235,11 +259,19 @@ struct Tile {
 }
 
 const WIDE: Tile = Tile { n: 128, threads: params::CONV_128_THREADS, shared: params::CONV_128_SHARED };
+const MIDDLE: Tile = Tile { n: 96, threads: params::CONV_96_THREADS, shared: params::CONV_96_SHARED };
 const NARROW: Tile = Tile { n: 16, threads: params::CONV_16_THREADS, shared: params::CONV_16_SHARED };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tile_that_fits() {
+        let widths = [8, 32, 40, 96, 100, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024];
+        let tiles = [16, 16, 96, 96, 128, 128, 96, 96, 128, 128, 128, 128, 128, 128, 128];
+        assert_eq!(widths.map(|n| tile(n).n), tiles);
+    }
 
     #[test]
     fn rows_a_band_needs() {

@@ -48,25 +48,32 @@ pub fn patch_decode(z: &Tensor, basis: &Tensor, mean: &Tensor, scale: &Tensor, o
 
 /// RGB in [−1, 1] to bytes: `byte = 255 · clamp((x + 1)/2, 0, 1)`, rounded.
 ///
-/// * `x` `[frames, height, width, channels]` f32, of which the first three channels are red, green and blue; `out` `[frames, height,
-///   width, 3]` u8.
+/// * `x` `[frames, height, width, channels]` f32. A position holds `patch`·`patch` pixels: channel `(c·patch + column)·patch + row` is their
+///   red, green or blue; channels beyond are not read.
+/// * `out` `[frames, height·patch, width·patch, 3]` u8.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) if shapes, types or devices do not match.
-pub fn pixels(x: &Tensor, out: &Tensor) -> Result<()> {
+pub fn pixels(x: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
     let op = Op::new("pixels", out);
     let [frames, height, width, channels] = op.axes("x", x, ["frames", "height", "width", "channels"])?;
     op.check("x", x, DType::F32, &[])?;
-    if channels < 3 {
-        return Err(op.value("channels", channels, "at least 3"));
+    if !(1..=16).contains(&patch) {
+        return Err(op.value("patch", patch, "1 to 16"));
     }
-    op.check("out", out, DType::U8, &[("frames", frames), ("height", height), ("width", width), ("rgb", 3)])?;
-    let count = frames * height * width;
+    if channels < 3 * patch * patch {
+        return Err(op.value("channels", channels, format!("at least {}", 3 * patch * patch)));
+    }
+    let (rows, width) = (height * patch, width * patch);
+    op.check("out", out, DType::U8, &[("frames", frames), ("height", rows), ("width", width), ("rgb", 3)])?;
+    let count = frames * rows * width;
     let params = PixelsParams {
         x: x.ptr(),
         out: out.ptr(),
         count: count as i64,
         pitch: op.int("channels", channels)?,
+        width: op.int("width", width)?,
+        patch: op.int("patch", patch)?,
         reserved: 0,
     };
     let op = op.counted(0, &[Some(x)], &[Some(out)]);

@@ -20,7 +20,9 @@ pub mod pack;
 #[allow(missing_docs, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 #[rustfmt::skip]
 pub mod params;
+pub mod resample;
 pub mod residual;
+pub mod rms_norm;
 pub mod sampler;
 pub mod softmax;
 

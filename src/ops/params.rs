@@ -54,6 +54,8 @@ pub const LINEAR_64_SHARED: usize = 29184;
 pub const CONV_M: usize = 128;
 pub const CONV_128_THREADS: usize = 256;
 pub const CONV_128_SHARED: usize = 65536;
+pub const CONV_96_THREADS: usize = 128;
+pub const CONV_96_SHARED: usize = 57344;
 pub const CONV_16_THREADS: usize = 128;
 pub const CONV_16_SHARED: usize = 36864;
 pub const ATTENTION_LARGE_THREADS: usize = 128;
@@ -893,27 +895,32 @@ const _: () = {
     ["Offset of field: PatchDecodeParams::width"][::std::mem::offset_of!(PatchDecodeParams, width) - 56usize];
     ["Offset of field: PatchDecodeParams::patch"][::std::mem::offset_of!(PatchDecodeParams, patch) - 60usize];
 };
-/// RGB planes to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
+/// RGB to bytes: byte = clamp((x+1)/2, 0, 1) * 255 + 1/2. Entry pixels.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
 pub struct PixelsParams {
-    /// [count, pitch], the first three channels are r, g, b
+    /// [rows/patch, width/patch, pitch], of which 3*patch*patch channels (rgb, column, row) are a square
     pub x: u64,
-    /// [count, 3]
+    /// [rows, width, 3]
     pub out: u64,
+    /// rows * width
     pub count: i64,
     pub pitch: i32,
+    pub width: i32,
+    pub patch: i32,
     pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PixelsParams"][::std::mem::size_of::<PixelsParams>() - 32usize];
+    ["Size of PixelsParams"][::std::mem::size_of::<PixelsParams>() - 40usize];
     ["Alignment of PixelsParams"][::std::mem::align_of::<PixelsParams>() - 8usize];
     ["Offset of field: PixelsParams::x"][::std::mem::offset_of!(PixelsParams, x) - 0usize];
     ["Offset of field: PixelsParams::out"][::std::mem::offset_of!(PixelsParams, out) - 8usize];
     ["Offset of field: PixelsParams::count"][::std::mem::offset_of!(PixelsParams, count) - 16usize];
     ["Offset of field: PixelsParams::pitch"][::std::mem::offset_of!(PixelsParams, pitch) - 24usize];
-    ["Offset of field: PixelsParams::reserved"][::std::mem::offset_of!(PixelsParams, reserved) - 28usize];
+    ["Offset of field: PixelsParams::width"][::std::mem::offset_of!(PixelsParams, width) - 28usize];
+    ["Offset of field: PixelsParams::patch"][::std::mem::offset_of!(PixelsParams, patch) - 32usize];
+    ["Offset of field: PixelsParams::reserved"][::std::mem::offset_of!(PixelsParams, reserved) - 36usize];
 };
 /// Convolution in time and space, channels last. Entries conv_{dtype}_{128,16}.
 #[repr(C)]
@@ -921,6 +928,8 @@ const _: () = {
 pub struct ConvParams {
     /// [frames, in_rows, width, channels] D: rows in_first.. of height
     pub x: u64,
+    /// [frames_before, in_rows, width, channels] D: the frames before those of x, or null
+    pub before: u64,
     /// [n, kernel_t, kernel_h, kernel_w, channels] D
     pub w: u64,
     /// [n] D, or null
@@ -964,41 +973,42 @@ pub struct ConvParams {
     pub out_f32: i32,
     /// factor of the sums, not of the bias
     pub alpha: f32,
-    pub reserved: i32,
+    pub frames_before: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 136usize];
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 144usize];
     ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
     ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
-    ["Offset of field: ConvParams::w"][::std::mem::offset_of!(ConvParams, w) - 8usize];
-    ["Offset of field: ConvParams::bias"][::std::mem::offset_of!(ConvParams, bias) - 16usize];
-    ["Offset of field: ConvParams::residual"][::std::mem::offset_of!(ConvParams, residual) - 24usize];
-    ["Offset of field: ConvParams::out"][::std::mem::offset_of!(ConvParams, out) - 32usize];
-    ["Offset of field: ConvParams::frames"][::std::mem::offset_of!(ConvParams, frames) - 40usize];
-    ["Offset of field: ConvParams::height"][::std::mem::offset_of!(ConvParams, height) - 44usize];
-    ["Offset of field: ConvParams::width"][::std::mem::offset_of!(ConvParams, width) - 48usize];
-    ["Offset of field: ConvParams::channels"][::std::mem::offset_of!(ConvParams, channels) - 52usize];
-    ["Offset of field: ConvParams::in_first"][::std::mem::offset_of!(ConvParams, in_first) - 56usize];
-    ["Offset of field: ConvParams::in_rows"][::std::mem::offset_of!(ConvParams, in_rows) - 60usize];
-    ["Offset of field: ConvParams::out_frames"][::std::mem::offset_of!(ConvParams, out_frames) - 64usize];
-    ["Offset of field: ConvParams::out_height"][::std::mem::offset_of!(ConvParams, out_height) - 68usize];
-    ["Offset of field: ConvParams::out_width"][::std::mem::offset_of!(ConvParams, out_width) - 72usize];
-    ["Offset of field: ConvParams::n"][::std::mem::offset_of!(ConvParams, n) - 76usize];
-    ["Offset of field: ConvParams::out_first"][::std::mem::offset_of!(ConvParams, out_first) - 80usize];
-    ["Offset of field: ConvParams::out_rows"][::std::mem::offset_of!(ConvParams, out_rows) - 84usize];
-    ["Offset of field: ConvParams::kernel_t"][::std::mem::offset_of!(ConvParams, kernel_t) - 88usize];
-    ["Offset of field: ConvParams::kernel_h"][::std::mem::offset_of!(ConvParams, kernel_h) - 92usize];
-    ["Offset of field: ConvParams::kernel_w"][::std::mem::offset_of!(ConvParams, kernel_w) - 96usize];
-    ["Offset of field: ConvParams::stride_t"][::std::mem::offset_of!(ConvParams, stride_t) - 100usize];
-    ["Offset of field: ConvParams::stride"][::std::mem::offset_of!(ConvParams, stride) - 104usize];
-    ["Offset of field: ConvParams::pad_t"][::std::mem::offset_of!(ConvParams, pad_t) - 108usize];
-    ["Offset of field: ConvParams::pad"][::std::mem::offset_of!(ConvParams, pad) - 112usize];
-    ["Offset of field: ConvParams::upsample"][::std::mem::offset_of!(ConvParams, upsample) - 116usize];
-    ["Offset of field: ConvParams::time_factor"][::std::mem::offset_of!(ConvParams, time_factor) - 120usize];
-    ["Offset of field: ConvParams::out_f32"][::std::mem::offset_of!(ConvParams, out_f32) - 124usize];
-    ["Offset of field: ConvParams::alpha"][::std::mem::offset_of!(ConvParams, alpha) - 128usize];
-    ["Offset of field: ConvParams::reserved"][::std::mem::offset_of!(ConvParams, reserved) - 132usize];
+    ["Offset of field: ConvParams::before"][::std::mem::offset_of!(ConvParams, before) - 8usize];
+    ["Offset of field: ConvParams::w"][::std::mem::offset_of!(ConvParams, w) - 16usize];
+    ["Offset of field: ConvParams::bias"][::std::mem::offset_of!(ConvParams, bias) - 24usize];
+    ["Offset of field: ConvParams::residual"][::std::mem::offset_of!(ConvParams, residual) - 32usize];
+    ["Offset of field: ConvParams::out"][::std::mem::offset_of!(ConvParams, out) - 40usize];
+    ["Offset of field: ConvParams::frames"][::std::mem::offset_of!(ConvParams, frames) - 48usize];
+    ["Offset of field: ConvParams::height"][::std::mem::offset_of!(ConvParams, height) - 52usize];
+    ["Offset of field: ConvParams::width"][::std::mem::offset_of!(ConvParams, width) - 56usize];
+    ["Offset of field: ConvParams::channels"][::std::mem::offset_of!(ConvParams, channels) - 60usize];
+    ["Offset of field: ConvParams::in_first"][::std::mem::offset_of!(ConvParams, in_first) - 64usize];
+    ["Offset of field: ConvParams::in_rows"][::std::mem::offset_of!(ConvParams, in_rows) - 68usize];
+    ["Offset of field: ConvParams::out_frames"][::std::mem::offset_of!(ConvParams, out_frames) - 72usize];
+    ["Offset of field: ConvParams::out_height"][::std::mem::offset_of!(ConvParams, out_height) - 76usize];
+    ["Offset of field: ConvParams::out_width"][::std::mem::offset_of!(ConvParams, out_width) - 80usize];
+    ["Offset of field: ConvParams::n"][::std::mem::offset_of!(ConvParams, n) - 84usize];
+    ["Offset of field: ConvParams::out_first"][::std::mem::offset_of!(ConvParams, out_first) - 88usize];
+    ["Offset of field: ConvParams::out_rows"][::std::mem::offset_of!(ConvParams, out_rows) - 92usize];
+    ["Offset of field: ConvParams::kernel_t"][::std::mem::offset_of!(ConvParams, kernel_t) - 96usize];
+    ["Offset of field: ConvParams::kernel_h"][::std::mem::offset_of!(ConvParams, kernel_h) - 100usize];
+    ["Offset of field: ConvParams::kernel_w"][::std::mem::offset_of!(ConvParams, kernel_w) - 104usize];
+    ["Offset of field: ConvParams::stride_t"][::std::mem::offset_of!(ConvParams, stride_t) - 108usize];
+    ["Offset of field: ConvParams::stride"][::std::mem::offset_of!(ConvParams, stride) - 112usize];
+    ["Offset of field: ConvParams::pad_t"][::std::mem::offset_of!(ConvParams, pad_t) - 116usize];
+    ["Offset of field: ConvParams::pad"][::std::mem::offset_of!(ConvParams, pad) - 120usize];
+    ["Offset of field: ConvParams::upsample"][::std::mem::offset_of!(ConvParams, upsample) - 124usize];
+    ["Offset of field: ConvParams::time_factor"][::std::mem::offset_of!(ConvParams, time_factor) - 128usize];
+    ["Offset of field: ConvParams::out_f32"][::std::mem::offset_of!(ConvParams, out_f32) - 132usize];
+    ["Offset of field: ConvParams::alpha"][::std::mem::offset_of!(ConvParams, alpha) - 136usize];
+    ["Offset of field: ConvParams::frames_before"][::std::mem::offset_of!(ConvParams, frames_before) - 140usize];
 };
 /// Entries group_sums_{dtype}; grid (blocks, samples).
 #[repr(C)]
@@ -1096,6 +1106,87 @@ const _: () = {
     ["Offset of field: GroupApplyParams::first"][::std::mem::offset_of!(GroupApplyParams, first) - 44usize];
     ["Offset of field: GroupApplyParams::rows"][::std::mem::offset_of!(GroupApplyParams, rows) - 48usize];
     ["Offset of field: GroupApplyParams::silu"][::std::mem::offset_of!(GroupApplyParams, silu) - 52usize];
+};
+/// out = act(x / max(|x|, 1e-12) * scale * gamma) for each row. Entries rms_norm_{dtype}. out may be x.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct RmsNormParams {
+    /// [rows, channels] D
+    pub x: u64,
+    /// [channels] D
+    pub gamma: u64,
+    /// [rows, channels] D
+    pub out: u64,
+    pub rows: i64,
+    pub channels: i32,
+    /// of a row: a power of two, at most 32
+    pub lanes: i32,
+    pub scale: f32,
+    /// 1: SiLU follows
+    pub silu: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormParams"][::std::mem::size_of::<RmsNormParams>() - 48usize];
+    ["Alignment of RmsNormParams"][::std::mem::align_of::<RmsNormParams>() - 8usize];
+    ["Offset of field: RmsNormParams::x"][::std::mem::offset_of!(RmsNormParams, x) - 0usize];
+    ["Offset of field: RmsNormParams::gamma"][::std::mem::offset_of!(RmsNormParams, gamma) - 8usize];
+    ["Offset of field: RmsNormParams::out"][::std::mem::offset_of!(RmsNormParams, out) - 16usize];
+    ["Offset of field: RmsNormParams::rows"][::std::mem::offset_of!(RmsNormParams, rows) - 24usize];
+    ["Offset of field: RmsNormParams::channels"][::std::mem::offset_of!(RmsNormParams, channels) - 32usize];
+    ["Offset of field: RmsNormParams::lanes"][::std::mem::offset_of!(RmsNormParams, lanes) - 36usize];
+    ["Offset of field: RmsNormParams::scale"][::std::mem::offset_of!(RmsNormParams, scale) - 40usize];
+    ["Offset of field: RmsNormParams::silu"][::std::mem::offset_of!(RmsNormParams, silu) - 44usize];
+};
+/// Channels to frames, rows and columns, and back. Entries dup_up_{dtype}, avg_down_{dtype}: both add to out.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct ResampleParams {
+    /// [frames, height, width, pitch] D
+    pub x: u64,
+    /// [out_frames, out_height, out_width, out_pitch] D
+    pub out: u64,
+    pub frames: i32,
+    pub height: i32,
+    pub width: i32,
+    pub pitch: i32,
+    pub out_frames: i32,
+    pub out_height: i32,
+    pub out_width: i32,
+    pub out_pitch: i32,
+    /// without padding
+    pub channels: i32,
+    /// without padding
+    pub out_channels: i32,
+    /// log2 of the factor in time, and in both directions of space
+    pub bits_t: i32,
+    /// log2 of the factor in time, and in both directions of space
+    pub bits: i32,
+    /// dup_up: frames dropped in front; avg_down: frames of zeros in front
+    pub shift: i32,
+    /// dup_up: how often a channel is repeated; avg_down: how many are averaged
+    pub share: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResampleParams"][::std::mem::size_of::<ResampleParams>() - 72usize];
+    ["Alignment of ResampleParams"][::std::mem::align_of::<ResampleParams>() - 8usize];
+    ["Offset of field: ResampleParams::x"][::std::mem::offset_of!(ResampleParams, x) - 0usize];
+    ["Offset of field: ResampleParams::out"][::std::mem::offset_of!(ResampleParams, out) - 8usize];
+    ["Offset of field: ResampleParams::frames"][::std::mem::offset_of!(ResampleParams, frames) - 16usize];
+    ["Offset of field: ResampleParams::height"][::std::mem::offset_of!(ResampleParams, height) - 20usize];
+    ["Offset of field: ResampleParams::width"][::std::mem::offset_of!(ResampleParams, width) - 24usize];
+    ["Offset of field: ResampleParams::pitch"][::std::mem::offset_of!(ResampleParams, pitch) - 28usize];
+    ["Offset of field: ResampleParams::out_frames"][::std::mem::offset_of!(ResampleParams, out_frames) - 32usize];
+    ["Offset of field: ResampleParams::out_height"][::std::mem::offset_of!(ResampleParams, out_height) - 36usize];
+    ["Offset of field: ResampleParams::out_width"][::std::mem::offset_of!(ResampleParams, out_width) - 40usize];
+    ["Offset of field: ResampleParams::out_pitch"][::std::mem::offset_of!(ResampleParams, out_pitch) - 44usize];
+    ["Offset of field: ResampleParams::channels"][::std::mem::offset_of!(ResampleParams, channels) - 48usize];
+    ["Offset of field: ResampleParams::out_channels"][::std::mem::offset_of!(ResampleParams, out_channels) - 52usize];
+    ["Offset of field: ResampleParams::bits_t"][::std::mem::offset_of!(ResampleParams, bits_t) - 56usize];
+    ["Offset of field: ResampleParams::bits"][::std::mem::offset_of!(ResampleParams, bits) - 60usize];
+    ["Offset of field: ResampleParams::shift"][::std::mem::offset_of!(ResampleParams, shift) - 64usize];
+    ["Offset of field: ResampleParams::share"][::std::mem::offset_of!(ResampleParams, share) - 68usize];
 };
 /// Entries softmax_{dtype}; a block for each row.
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! conv.cu against an f64 convolution written out: pads, strides, upsampling, frames out of channels, bands, both tiles.
+//! conv.cu against an f64 convolution written out: pads, strides, upsampling, frames out of channels, bands, every tile.
 
 use super::harness::{
     Random, add_cut, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor, tf32_loss,
@@ -150,7 +150,7 @@ fn run(device: &Device, dtype: DType, case: &Case, data: &Data) -> Tensor {
         let held: Vec<f32> =
             (0..frames).flat_map(|t| &data.x[(t * height + rows.first) * row..][..rows.rows * row]).copied().collect();
         let x = tensor(device, &[frames, rows.rows, width, channels], &held, dtype);
-        let input = Input { x: &x, height, first: rows.first };
+        let input = Input { x: &x, before: None, height, first: rows.first };
         let residual = case.residual.then_some(&out);
         let &Case { alpha, geometry, .. } = case;
         conv(&Conv { input, w: &w, bias: bias.as_ref(), alpha, geometry, residual, band }, &out).unwrap();
@@ -167,12 +167,14 @@ fn check(device: &Device, dtype: DType, case: Case) {
 #[test]
 fn images_of_every_size() {
     for_each(|device, dtype| {
-        // One pixel; a tile of positions and one more; odd sides; channels below, at and above a stage of k; both tiles.
+        // One pixel; a tile of positions and one more; odd sides; channels below, at and above a stage of k; every tile.
         for (input, n) in [
             ([1, 1, 1, 8], 8),
             ([2, 7, 9, 24], 40),
             ([1, 8, 16, 32], 128),
             ([1, 3, 43, 40], 136),
+            ([1, 9, 15, 24], 96),
+            ([1, 2, 3, 8], 160),
             ([3, 5, 5, 8], 16),
             ([1, 11, 13, 64], 24),
         ] {
@@ -249,6 +251,48 @@ fn bands_give_the_same_bits() {
     });
 }
 
+/// A video chunk by chunk, the last frames of one before the next, gives the bits of the whole.
+#[test]
+fn frames_before_are_as_in_one_piece() {
+    let strided = Geometry { stride_t: 2, pad_t: 1, ..Geometry::default() };
+    let in_time = Case { kernel: [3, 1, 1], pad_behind: (0, 0), ..Case::causal([7, 3, 5, 8], 48) };
+    // Each with the frames that the first chunk has, and how many are seen again.
+    let cases = [
+        (Case::causal([5, 4, 6, 16], 40), 1, 1),
+        (Case::causal([5, 4, 6, 16], 8), 3, 2),
+        (Case { geometry: Geometry { time_factor: 2, pad_t: 2, ..Geometry::default() }, ..in_time }, 4, 2),
+        (Case { geometry: strided, ..Case { input: [6, 3, 5, 8], ..in_time } }, 2, 1),
+    ];
+    for_each(|device, dtype| {
+        for (case, start, seen) in cases {
+            let (data, geometry) = (data(&case, dtype), case.geometry);
+            let whole = run(device, dtype, &case, &data).to_bytes().unwrap();
+            let [frames, height, width, channels] = case.input;
+            let w = tensor(device, &[case.n, case.kernel[0], case.kernel[1], case.kernel[2], channels], &data.w, dtype);
+            let bias = tensor(device, &[case.n], &data.bias, dtype);
+            let x = tensor(device, &case.input, &data.x, dtype);
+            let out = poisoned(device, &case.output(), dtype);
+            let made = |frames: usize| frames / case.geometry.stride_t * case.geometry.time_factor;
+            for (first, count, seen) in [(0, start, 0), (start, frames - start, seen)] {
+                let (part, before) = (x.slice_rows(first, count).unwrap(), x.slice_rows(first - seen, seen).unwrap());
+                let to = out.slice_rows(made(first), made(count)).unwrap();
+                let band = Band { first: 0, rows: case.output()[1] };
+                let input = Input { before: (seen > 0).then_some(&before), x: &part, height, first: 0 };
+                conv(&Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, band }, &to)
+                    .unwrap();
+            }
+            assert!(out.to_bytes().unwrap() == whole, "{dtype} {case:?} from {start} on");
+            let wrong =
+                tensor(device, &[1, height, width + 1, channels], &vec![0.0; height * (width + 1) * channels], dtype);
+            let input = Input::whole(&x).after(Some(&wrong));
+            let band = Band { first: 0, rows: case.output()[1] };
+            let call = Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, band };
+            let error = conv(&call, &out).unwrap_err().to_string();
+            assert!(error.contains("before has shape"), "{error}");
+        }
+    });
+}
+
 #[test]
 fn runs_give_the_same_bits() {
     for device in devices() {
@@ -271,7 +315,7 @@ fn what_does_not_fit_is_refused() {
             conv(&call, out).map_err(|e| e.to_string())
         };
         call(&Input::whole(&x), &w, whole, &out).unwrap();
-        let error = call(&Input { x: &x, height: 8, first: 2 }, &w, whole, &out).unwrap_err();
+        let error = call(&Input { x: &x, before: None, height: 8, first: 2 }, &w, whole, &out).unwrap_err();
         assert!(error.contains("rows 0..5 for this band"), "{error}");
         let error = call(&Input::whole(&x), &w, Band { first: 3, rows: 2 }, &out).unwrap_err();
         assert!(error.contains("within 4 rows"), "{error}");

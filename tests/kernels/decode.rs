@@ -74,8 +74,28 @@ fn pixels_to_bytes() {
                 .collect();
             let x = tensor(device, &shape, &x, DType::F32);
             let out = poisoned(device, &[frames, height, width, 3], DType::U8);
-            pixels(&x, &out).unwrap();
+            pixels(&x, 1, &out).unwrap();
             for (i, (byte, exact)) in out.to_vec::<u8>().unwrap().into_iter().zip(exact).enumerate() {
+                assert!((f64::from(byte) - exact).abs() <= 0.5001, "byte {i}: {byte}, expected {exact}");
+            }
+        }
+    }
+}
+
+/// Squares of pixels, whose channels are (rgb, column, row).
+#[test]
+fn squares_of_pixels_to_bytes() {
+    for device in devices() {
+        for (shape, patch) in [([2, 3, 5, 16], 2), ([1, 2, 2, 32], 3)] {
+            let [frames, height, width, channels] = shape;
+            let x = Random::new(9).values(shape.iter().product(), 0.8, DType::F32);
+            let out = poisoned(device, &[frames, height * patch, width * patch, 3], DType::U8);
+            pixels(&tensor(device, &shape, &x, DType::F32), patch, &out).unwrap();
+            for (i, byte) in out.to_vec::<u8>().unwrap().into_iter().enumerate() {
+                let (rgb, column, line) = (i % 3, i / 3 % (width * patch), i / 3 / (width * patch));
+                let position = line / patch * width + column / patch;
+                let channel = (rgb * patch + column % patch) * patch + line % patch;
+                let exact = (f64::from(x[position * channels + channel]) + 1.0).clamp(0.0, 2.0) * 127.5;
                 assert!((f64::from(byte) - exact).abs() <= 0.5001, "byte {i}: {byte}, expected {exact}");
             }
         }

@@ -21,6 +21,8 @@ mod linear;
 mod motion;
 mod norm;
 mod pack;
+mod resample;
 mod residual;
+mod rms_norm;
 mod sampler;
 mod softmax;

@@ -66,7 +66,7 @@ impl Norm {
             let needed = ops::conv::needed_rows(conv.geometry(), kernel_rows, height, band);
             let normal = run.heap.take(&[frames, needed.rows, width, channels], run.dtype)?;
             ops::group_norm::apply(x, &affine, true, needed, &normal)?;
-            conv.rows(&Input { x: &normal, height, first: needed.first }, residual, band, out)?;
+            conv.rows(&Input { x: &normal, before: None, height, first: needed.first }, residual, band, out)?;
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ impl VideoVae {
     fn rgb(&self, pixels: &Tensor) -> Result<Vec<u8>> {
         let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
         let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
-        ops::decode::pixels(pixels, &bytes)?;
+        ops::decode::pixels(pixels, 1, &bytes)?;
         Ok(bytes.to_vec::<u8>()?)
     }
 
