@@ -25,13 +25,17 @@ pub enum Op {
     GroupNorm,
     /// Softmax of long rows.
     Softmax,
+    /// RMSNorm over channels with SiLU.
+    RmsNorm,
+    /// Shortcuts around a change of resolution.
+    Resample,
     /// Residuals to 8 bits and back.
     Pack,
 }
 
 impl Op {
     /// Every operation.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 11] = [
         Op::Linear,
         Op::Attention,
         Op::Residual,
@@ -40,6 +44,8 @@ impl Op {
         Op::Conv,
         Op::GroupNorm,
         Op::Softmax,
+        Op::RmsNorm,
+        Op::Resample,
         Op::Pack,
     ];
 
@@ -54,6 +60,8 @@ impl Op {
             Op::Conv => "conv",
             Op::GroupNorm => "group_norm",
             Op::Softmax => "softmax",
+            Op::RmsNorm => "rms_norm",
+            Op::Resample => "resample",
             Op::Pack => "pack",
         }
     }
@@ -289,6 +297,40 @@ pub struct SoftmaxShape {
     pub columns: usize,
 }
 
+/// RMSNorm of `rows` rows of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct RmsNormShape {
+    pub rows: usize,
+    pub channels: usize,
+}
+
+/// The direction of a change of resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResampleKind {
+    /// Channels become frames, rows and columns.
+    Up,
+    /// The reverse.
+    Down,
+}
+
+/// The shortcut around a change by `time` and by 2 in rows and columns, for an input `[frames, height, width, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ResampleShape {
+    pub kind: ResampleKind,
+    pub frames: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub out_channels: usize,
+    #[serde(default = "one")]
+    pub time: usize,
+}
+
 /// The direction of packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -334,6 +376,10 @@ pub struct Shapes {
     #[serde(default)]
     pub softmax: Vec<SoftmaxShape>,
     #[serde(default)]
+    pub rms_norm: Vec<RmsNormShape>,
+    #[serde(default)]
+    pub resample: Vec<ResampleShape>,
+    #[serde(default)]
     pub pack: Vec<PackShape>,
 }
 
@@ -364,6 +410,12 @@ impl Shapes {
         if !ops.contains(&Op::Softmax) {
             self.softmax.clear();
         }
+        if !ops.contains(&Op::RmsNorm) {
+            self.rms_norm.clear();
+        }
+        if !ops.contains(&Op::Resample) {
+            self.resample.clear();
+        }
         if !ops.contains(&Op::Pack) {
             self.pack.clear();
         }
@@ -380,6 +432,8 @@ impl Shapes {
         self.conv.extend(other.conv);
         self.group_norm.extend(other.group_norm);
         self.softmax.extend(other.softmax);
+        self.rms_norm.extend(other.rms_norm);
+        self.resample.extend(other.resample);
         self.pack.extend(other.pack);
         self
     }

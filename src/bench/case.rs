@@ -30,6 +30,10 @@ pub enum Case {
     GroupNorm(GroupNormShape),
     /// A softmax.
     Softmax(SoftmaxShape),
+    /// An RMSNorm.
+    RmsNorm(RmsNormShape),
+    /// A shortcut around a change of resolution.
+    Resample(ResampleShape),
     /// A residual to 8 bits or back.
     Pack(PackShape),
 }
@@ -46,6 +50,8 @@ impl Case {
             Case::Conv(_) => Op::Conv,
             Case::GroupNorm(_) => Op::GroupNorm,
             Case::Softmax(_) => Op::Softmax,
+            Case::RmsNorm(_) => Op::RmsNorm,
+            Case::Resample(_) => Op::Resample,
             Case::Pack(_) => Op::Pack,
         }
     }
@@ -69,6 +75,8 @@ impl Case {
             }
             Case::GroupNorm(s) => format!("{:?}{}", s.kind, if s.by_frame { " by frame" } else { "" }).to_lowercase(),
             Case::Softmax(_) => "rows".into(),
+            Case::RmsNorm(_) => "positions".into(),
+            Case::Resample(s) => format!("{:?}", s.kind).to_lowercase(),
             Case::Pack(s) => format!("{:?}", s.kind).to_lowercase(),
         };
         format!("{variant} {}", sizes.join(" "))
@@ -125,6 +133,15 @@ impl Case {
                 ("groups", groups),
             ],
             Case::Softmax(SoftmaxShape { rows, columns }) => vec![("rows", rows), ("columns", columns)],
+            Case::RmsNorm(RmsNormShape { rows, channels }) => vec![("rows", rows), ("channels", channels)],
+            Case::Resample(ResampleShape { frames, height, width, channels, out_channels, time, .. }) => vec![
+                ("frames", frames),
+                ("height", height),
+                ("width", width),
+                ("channels", channels),
+                ("out_channels", out_channels),
+                ("time", time),
+            ],
             Case::Pack(PackShape { rows, channels, .. }) => vec![("rows", rows), ("channels", channels)],
         }
     }
@@ -157,6 +174,8 @@ impl Shapes {
         cases.extend(self.conv.iter().copied().map(Case::Conv));
         cases.extend(self.group_norm.iter().copied().map(Case::GroupNorm));
         cases.extend(self.softmax.iter().copied().map(Case::Softmax));
+        cases.extend(self.rms_norm.iter().copied().map(Case::RmsNorm));
+        cases.extend(self.resample.iter().copied().map(Case::Resample));
         cases.extend(self.pack.iter().copied().map(Case::Pack));
         cases
     }

@@ -18,7 +18,8 @@ use crate::device::{Device, VmConfig};
 use crate::ops::OpError;
 pub use crate::shapes::{
     AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
-    NormShape, Op, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, Shapes, SoftmaxShape,
+    NormShape, Op, PackKind, PackShape, ResampleKind, ResampleShape, ResidualKind, ResidualShape, RmsNormShape,
+    SamplerShape, Shapes, SoftmaxShape,
 };
 use crate::tensor::DType;
 
@@ -66,14 +67,14 @@ mod tests {
             ControlFlow::Continue(())
         }
     }
-    use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
+    use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig, WanVaeConfig};
     use crate::model::{Geometry, StDiT3Config};
 
     #[test]
     fn a_file_of_shapes_is_read_and_malformed_ones_are_named() {
         let shapes = Shapes::from_toml(include_str!("example.toml"), "example.toml").unwrap();
         let names: Vec<String> = shapes.cases().iter().map(|c| c.name()).collect();
-        assert_eq!(names.len(), 18, "{names:?}");
+        assert_eq!(names.len(), 21, "{names:?}");
         for op in Op::ALL {
             assert!(shapes.cases().iter().any(|case| case.op() == op), "{op:?} has no example");
         }
@@ -89,6 +90,8 @@ mod tests {
                 "groups is 0",
             ),
             ("[[softmax]]\nrows = 1", "columns"),
+            ("[[resample]]\nkind = 'sideways'", "sideways"),
+            ("[[rms_norm]]\nrows = 1\nchannels = 0", "channels is 0"),
             ("[[pack]]\nkind = 'zip'\nrows = 1\nchannels = 1", "zip"),
             ("", "no shapes"),
         ] {
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn operations_are_chosen_by_name() {
-        let shapes = Shapes::opensora("720p").unwrap();
+        let shapes = Shapes::opensora("720p").unwrap().and(WanVaeConfig::wan22().launches([44, 80]));
         let all = shapes.cases().len();
         let only = shapes.clone().only(&[Op::Attention, Op::Residual]);
         assert!(only.cases().iter().all(|c| matches!(c.op(), Op::Attention | Op::Residual)));
@@ -115,7 +118,7 @@ mod tests {
         );
         let shapes = Shapes::from_toml(include_str!("example.toml"), "example.toml").unwrap();
         let differences = compare(&one, &other, DType::F16, &shapes).unwrap();
-        assert_eq!(differences.len(), 18);
+        assert_eq!(differences.len(), 21);
         for d in &differences {
             assert!(d.elements > 0, "{d:?}");
             assert_eq!((d.different, d.max_ulp, d.max_relative), (0, 0, 0.0), "{d:?}");
@@ -187,7 +190,8 @@ mod tests {
             micro_frame_size: 4,
             ..Default::default()
         };
-        let shapes = shapes.and(vae.launches([2, 3]));
+        let wan = WanVaeConfig::sized([8, 8], 8, true);
+        let shapes = shapes.and(vae.launches([2, 3])).and(wan.launches([1, 2]));
         assert!(Op::ALL.iter().all(|op| shapes.cases().iter().any(|case| case.op() == *op)));
         let mut results = vec![];
         run(&device, DType::Bf16, &shapes, &Budget::quick(), &mut keep(&mut results)).unwrap();

@@ -2,12 +2,12 @@
 
 use crate::family;
 use crate::family::opensora::OPENSORA;
-use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig};
+use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig, WanVaeConfig};
 use crate::pipeline::{PipelineError, SizeOptions};
 use crate::shapes::Shapes;
 
 impl Shapes {
-    /// A workload that the virtual GPU can handle: a step of `sprites`, and an autoencoder with few channels.
+    /// A workload that the virtual GPU can handle: a step of `sprites`, and autoencoders with few channels.
     ///
     /// # Errors
     /// None, unless the built-in model is damaged.
@@ -24,7 +24,8 @@ impl Shapes {
             micro_frame_size: 4,
             ..Default::default()
         };
-        Ok(family::sprites().launches()?.and(vae.launches([8, 8])))
+        let wan = WanVaeConfig::sized([16, 16], 16, true);
+        Ok(family::sprites().launches()?.and(vae.launches([8, 8])).and(wan.launches([4, 4])))
     }
 
     /// The launches of a family's own model as published, at a published resolution, 9:16 and 51 frames.

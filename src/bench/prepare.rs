@@ -8,11 +8,12 @@ use crate::ops::group_norm::GroupNorm;
 use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
 use crate::ops::pack::{PackError, Packed};
 use crate::ops::residual::{self, ProbeBuffers};
-use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, sampler, softmax};
+use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, resample, rms_norm, sampler, softmax};
 use crate::sampler::Row;
 use crate::shapes::{
     AttentionKind, AttentionShape, ConvShape, Epilogue, GroupNormKind, GroupNormShape, LinearShape, NormKind,
-    NormShape, PackKind, PackShape, ResidualKind, ResidualShape, SamplerShape, SoftmaxShape,
+    NormShape, PackKind, PackShape, ResampleKind, ResampleShape, ResidualKind, ResidualShape, RmsNormShape,
+    SamplerShape, SoftmaxShape,
 };
 use crate::tensor::{DType, Tensor};
 
@@ -53,6 +54,8 @@ impl Case {
             Case::Conv(shape) => prepare_conv(on, shape),
             Case::GroupNorm(shape) => prepare_group_norm(on, shape),
             Case::Softmax(shape) => prepare_softmax(on, shape),
+            Case::RmsNorm(shape) => prepare_rms_norm(on, shape),
+            Case::Resample(shape) => prepare_resample(on, shape),
             Case::Pack(shape) => prepare_pack(on, shape),
         }
     }
@@ -216,6 +219,28 @@ fn prepare_softmax(on: On<'_>, shape: SoftmaxShape) -> Result<Prepared, OpError>
     let pitch = columns.next_multiple_of(CHANNELS);
     let (x, out) = (on.floats(&[rows, pitch])?, on.empty(&[rows, pitch])?);
     Ok(Prepared::new(&[&out.clone()], move || softmax::softmax(&x, columns, 1.0, &out)))
+}
+
+fn prepare_rms_norm(on: On<'_>, shape: RmsNormShape) -> Result<Prepared, OpError> {
+    let RmsNormShape { rows, channels } = shape;
+    let (x, gamma, out) = (on.values(&[rows, channels])?, on.values(&[channels])?, on.empty(&[rows, channels])?);
+    let scale = (channels as f32).sqrt();
+    Ok(Prepared::new(&[&out.clone()], move || rms_norm::rms_norm(&x, &gamma, scale, true, &out)))
+}
+
+fn prepare_resample(on: On<'_>, shape: ResampleShape) -> Result<Prepared, OpError> {
+    let ResampleShape { kind, frames, height, width, channels, out_channels, time } = shape;
+    let by = resample::Resample { channels, out_channels, time, space: 2 };
+    let x = on.values(&[frames, height, width, channels.next_multiple_of(CHANNELS)])?;
+    let made = match kind {
+        ResampleKind::Up => [frames.saturating_mul(time), height.saturating_mul(2), width.saturating_mul(2)],
+        ResampleKind::Down => [frames / time.max(1), height / 2, width / 2],
+    };
+    let out = on.values(&[made[0], made[1], made[2], out_channels.next_multiple_of(CHANNELS)])?;
+    Ok(Prepared::new(&[&out.clone()], move || match kind {
+        ResampleKind::Up => resample::dup_up(&x, by, 0, &out),
+        ResampleKind::Down => resample::avg_down(&x, by, 0, &out),
+    }))
 }
 
 fn prepare_pack(on: On<'_>, shape: PackShape) -> Result<Prepared, OpError> {

@@ -1,9 +1,10 @@
 //! Reference cases: folders with inputs and outputs of the published PyTorch code, which are run through our kernels and compared.
 //!
 //! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
-//! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae`
-//! cases encode and decode a video; `text` cases encode prompts. `model_family` says whose formats the files have; without it they are those of STDiT3.
+//! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae` and
+//! `autoencoder` cases encode and decode a video; `text` cases encode prompts. `model_family` says whose formats the files have; without it they are those of STDiT3.
 
+mod autoencoder;
 mod case;
 mod stdit3;
 mod text;
@@ -19,6 +20,7 @@ use crate::tensor::DType;
 
 #[derive(Deserialize)]
 struct Kind {
+    kind: String,
     #[serde(default)]
     model_family: String,
 }
@@ -31,11 +33,14 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let file = dir.join("case.json");
     let bad = |reason: String| CheckError::Case { file: file.display().to_string(), reason };
     let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
-    let Kind { model_family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let Kind { kind, model_family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let mut result = CheckResult::of(dir);
     let bound = match model_family.as_str() {
         "" => stdit3::check(dir, &text, device, dtype, &mut result)?,
         "t5" | "umt5" => text::check(dir, &text, device, dtype, &mut result)?,
+        family if family.starts_with("wan") && kind == "autoencoder" => {
+            autoencoder::check(dir, &text, device, dtype, &mut result)?
+        }
         family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
         family => return Err(bad(format!("there are no cases of model family `{family}`; known: t5, umt5, wan…"))),
     };

@@ -1,5 +1,5 @@
 //! Conversion between latents and pixels: the trait, and the simplest decoder, which turns every latent position into a patch of pixels
-//! with one small matrix. The video autoencoder is in [`vae`](super::vae).
+//! with one small matrix. Video autoencoders are in [`vae`](super::vae).
 
 use std::ops::ControlFlow;
 

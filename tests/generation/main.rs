@@ -13,3 +13,4 @@ mod solver;
 mod streaming;
 mod vae;
 mod wan;
+mod wan_vae;

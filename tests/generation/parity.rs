@@ -62,6 +62,18 @@ fn video_autoencoder_agrees_in_every_dtype() {
     }
 }
 
+/// Wan's autoencoders, 2.1 with the published names and 2.2 with those of diffusers: channels that are no multiples of 8, several chunks.
+#[test]
+fn wan_autoencoders_agree_in_every_dtype() {
+    for case in ["wan_vae_21", "wan_vae_22"] {
+        for dtype in DType::COMPUTE {
+            let result = passes(case, dtype);
+            assert_eq!(result.errors.len(), 2);
+            assert!(dtype != DType::F32 || result.max_rel_err < 1e-5, "{:?}", result.errors);
+        }
+    }
+}
+
 /// The decisions themselves: distance, motion factor and gradient, not only the steps that follow from them.
 fn decisions_agree(case: &str) {
     let result = passes(case, DType::F32);
