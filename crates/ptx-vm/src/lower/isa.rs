@@ -133,9 +133,9 @@ impl Pattern {
     }
 }
 
-const HINT: &str = "L2::cache_hint";
+pub(super) const HINT: &str = "L2::cache_hint";
 
-fn is_space(modifier: &str) -> bool {
+pub(super) fn is_space(modifier: &str) -> bool {
     modifier == "global" || modifier.starts_with("shared")
 }
 

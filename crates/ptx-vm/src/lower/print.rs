@@ -327,8 +327,12 @@ mod tests {
         for group in row.modifiers.split_whitespace().filter(|g| *g != "type") {
             let all: Vec<&str> = group.trim_end_matches('!').split('|').collect();
             if group.ends_with('!') || pick(2) == 0 {
-                let at = pick(parts.len() + 1);
-                parts.insert(at, all[pick(all.len())]);
+                let part = all[pick(all.len())];
+                // Spaces keep their order: from where to where.
+                let last = parts.iter().rposition(|p| isa::is_space(p)).filter(|_| isa::is_space(part));
+                let first = last.map_or(0, |at| at + 1);
+                let at = first + pick(parts.len() - first + 1);
+                parts.insert(at, part);
             }
         }
         let mut at = 0;
@@ -338,8 +342,9 @@ mod tests {
             parts.insert(at, all[pick(all.len())]);
             at += 1;
         }
-        // Optional operands come in full or not at all.
-        let optional = pick(2) == 0;
+        // Optional operands come in full or not at all; a cache policy comes with its modifier.
+        let hinted = row.modifiers.contains(isa::HINT) && !parts.contains(&"cas");
+        let optional = if hinted { parts.contains(&isa::HINT) } else { pick(2) == 0 };
         let (mut operands, mut depth) = (String::new(), 0);
         for c in row.operands.chars() {
             match c {
