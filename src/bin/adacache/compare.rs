@@ -114,21 +114,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let summaries = summarize(&rows);
-    let mut results = json!({
+    let results = json!({
         "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.runs.dtype.name(), "device": device.info().label(),
         "policies": policies.iter().map(|p| json!({ "name": p.name, "settings": p.config })).collect::<Vec<_>>(),
         "summaries": summaries, "runs": rows,
         "program": env!("CARGO_PKG_VERSION"), "kernels": KERNELS, "weights": weights,
         "video": { "width": config.width, "height": config.height, "frames": config.frames(), "fps": config.fps },
     });
-    write_file(&args.out.join("results.json"), (serde_json::to_string_pretty(&results)? + "\n").as_bytes())?;
-    write_file(&args.out.join("results.csv"), csv(&rows).as_bytes())?;
+    write(&args.out, results, &rows, strips)?;
+    out::line(table(&summaries, &device.info().label()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the results in every form; `strips` are the videos of the page.
+fn write(folder: &Path, mut results: Value, rows: &[Row], strips: Vec<String>) -> anyhow::Result<()> {
+    write_file(&folder.join("results.json"), (serde_json::to_string_pretty(&results)? + "\n").as_bytes())?;
+    write_file(&folder.join("results.csv"), csv(rows).as_bytes())?;
     for (run, strip) in results["runs"].as_array_mut().into_iter().flatten().zip(strips) {
         run["strip"] = Value::String(strip);
     }
-    write_file(&args.out.join("index.html"), page(&results).as_bytes())?;
-    out::line(table(&summaries, &device.info().label()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(write_file(&folder.join("index.html"), page(&results).as_bytes())?)
 }
 
 /// The policies by name, the original first.

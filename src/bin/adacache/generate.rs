@@ -328,18 +328,8 @@ impl Run<'_> {
             }
             points.extend(profile.map(|profile| profile.point(&event.end)));
             bar.set_position(event.step as u64);
-            let strip = schedule_strip(event.step, &computed, &partial);
-            let left = "-".repeat(event.steps - event.step);
-            let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
-            let done = match () {
-                () if event.plan.is_computed() => "computed",
-                () if event.plan.is_partial() => "in part",
-                () => "reused",
-            };
-            // Beyond a line's width the strip would wrap.
-            let strip = if event.steps <= 60 { strip + &left } else { format!("{} computed", computed.len()) };
             let part = if looping.parts > 1 { format!("part {part}/{}  ", looping.parts) } else { String::new() };
-            bar.set_message(format!("{part}{strip}  {done:<8}{rate}"));
+            bar.set_message(part + &told(event, &computed, &partial));
             interrupt::go_on()
         };
         let mut on_frame = |decoded: &Decoded<'_>| {
@@ -359,4 +349,21 @@ impl Run<'_> {
             Err(error) => Err(error).with_context(|| format!("cannot generate `{}`", request.prompt)),
         }
     }
+}
+
+/// A finished step in the progress bar.
+fn told(event: &StepEvent, computed: &[usize], partial: &[usize]) -> String {
+    let rate = event.rate.map_or_else(String::new, |rate| format!("  rate {rate}"));
+    let done = match () {
+        () if event.plan.is_computed() => "computed",
+        () if event.plan.is_partial() => "in part",
+        () => "reused",
+    };
+    // Beyond a line's width the strip would wrap.
+    let strip = if event.steps <= 60 {
+        schedule_strip(event.step, computed, partial) + &"-".repeat(event.steps - event.step)
+    } else {
+        format!("{} computed", computed.len())
+    };
+    format!("{strip}  {done:<8}{rate}")
 }
