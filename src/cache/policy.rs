@@ -94,6 +94,7 @@ impl Probes {
 /// What a reused step takes from the last computed one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Reused {
     /// The sum that the blocks added to the hidden state: `x = x_embed + fold`. The final layer runs.
     #[default]

@@ -366,7 +366,7 @@ mod tests {
                 .resolve("mine", false, &Anatomy::spatial_temporal(5), 30)
                 .unwrap_err()
                 .to_string()
-                .contains("calibrated")
+                .contains("mine-2.2x")
         );
         // Presets go to JSON and back.
         let again: Presets = serde_json::from_value(serde_json::to_value(&presets).unwrap()).unwrap();

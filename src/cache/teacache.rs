@@ -34,6 +34,7 @@ pub struct TeaCacheConfig {
 /// What TeaCache measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Signal {
     /// Block 0's normed and modulated input, which depends on the latents: as published for Open-Sora.
     #[default]

@@ -150,6 +150,7 @@ pub struct ModelFile {
 
 /// The content of a model's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileContent {
     /// Embedded in the program.
     Embedded(&'static [u8]),

@@ -138,7 +138,7 @@ fn guidance_of_one_is_half_the_work() {
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
     let facts = |scale: &str| {
         let shared = ["--cfg-scale", scale, "--steps", "4", "--cache", "none"];
-        let run = ["generate", PROMPT, "--out", "x.safetensors", "--report", "r.json"];
+        let run = ["generate", PROMPT, "--out", "x.safetensors", "--overwrite", "--report", "r.json"];
         succeeds(dir.path(), &[&run[..], &shared].concat());
         let report = json(&fs::read(dir.path().join("r.json")).unwrap());
         let plan = json(&succeeds(dir.path(), &[&["plan", "--json"][..], &shared].concat()).stdout);

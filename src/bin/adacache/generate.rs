@@ -61,6 +61,8 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
         None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
     };
     jobs.iter().filter(|(_, output)| !output.is_finished()).try_for_each(|(_, output)| output.check_writable())?;
+    // They go again if nothing is written.
+    let _folders = jobs.first().map(|(_, output)| output.make_folders()).transpose()?;
     results::check(args)?;
     let conditions = conditions(args, &source)?;
     let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
@@ -70,9 +72,9 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &preset, cache: &cache };
     let asked = Asked { args, source: &source, how, given: conditions.facts(), embedding: embedding.as_ref(), like };
     let groups = asked.unfinished(jobs)?;
-    let Some(video) = groups.iter().flatten().next() else { return Ok(ExitCode::SUCCESS) };
-    // They go again if nothing is written.
-    let _folders = video.output.make_folders()?;
+    if groups.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
 
     let device = args.device.open()?;
     let groups = embed(args, &source, groups, embedding.as_ref())?;

@@ -80,10 +80,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", help_heading = OUTPUT)]
     pub(super) out: Option<String>,
     /// Replace outputs that are there and were made with other settings; without it they are an error
-    #[arg(long, help_heading = OUTPUT)]
+    #[arg(long, help_heading = OUTPUT, hide_short_help = true)]
     pub(super) overwrite: bool,
     /// Repeat the run of a report (of a list of reports, number N); options given beside it take the place of the report's
-    #[arg(long, value_name = "REPORT.json[#N]", conflicts_with = "prompts", help_heading = OUTPUT)]
+    #[arg(long, value_name = "REPORT.json[#N]", conflicts_with = "prompts", help_heading = OUTPUT, hide_short_help = true)]
     pub(super) like: Option<String>,
     /// Write a report of the run as JSON (with --prompts or --loop: a list of reports)
     #[arg(long, value_name = "FILE.json", help_heading = OUTPUT, hide_short_help = true)]
