@@ -83,6 +83,7 @@ impl Case {
     }
 
     pub(super) fn sizes(&self) -> Vec<(&'static str, usize)> {
+        // Long, but a table: the sizes of every operation.
         match *self {
             Case::Linear(LinearShape { m, n, k, .. }) => vec![("m", m), ("n", n), ("k", k)],
             Case::Attention(AttentionShape { kind, batch, frames, tokens, heads, head_dim, text }) => {

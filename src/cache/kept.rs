@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::groups::{GroupSet, ModuleGroup};
+use super::point::ProbePoint;
 use super::policy::Extrapolation;
 use crate::device::Device;
 use crate::ops::decide::StepClock;
@@ -23,6 +24,19 @@ pub struct Shapes {
     pub time: [Vec<usize>; 2],
     /// The element type of hidden states.
     pub dtype: DType,
+}
+
+impl Shapes {
+    /// The shape of the f32 tensor that is measured at `point`; `None`: a residual.
+    pub(super) fn at(&self, point: ProbePoint) -> Option<&[usize]> {
+        match point {
+            ProbePoint::Latents | ProbePoint::ComputedLatents => Some(&self.latents),
+            ProbePoint::Prediction => Some(&self.prediction),
+            ProbePoint::Time => Some(&self.time[0]),
+            ProbePoint::TimeProjection => Some(&self.time[1]),
+            ProbePoint::Modulated | ProbePoint::Residual { .. } | ProbePoint::Fold => None,
+        }
+    }
 }
 
 /// A kept residual.

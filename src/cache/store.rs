@@ -38,6 +38,28 @@ pub struct StoreOptions {
     pub rule: Option<DecisionRule>,
 }
 
+impl StoreOptions {
+    /// Whether tensors of these shapes can be kept and measured as the options say.
+    fn check(&self, device: &Device, shapes: &Shapes) -> Result<(), OpError> {
+        let refused =
+            |argument, got: String, expected| Err(ops::Op::on("ResidualStore", device).value(argument, got, expected));
+        if let (true, Some(Extrapolation { order, .. })) = (self.packed, self.extrapolates) {
+            let reason =
+                "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
+            return refused("order", order.to_string(), reason);
+        }
+        if self.offset && shapes.prediction[1..] != shapes.latents[1..] {
+            let reason = "the shape of the latents, for a policy that reuses the prediction";
+            return refused("prediction", format!("{:?}", shapes.prediction), reason);
+        }
+        if self.probes.points.iter().any(|point| shapes.at(*point).is_some_and(<[usize]>::is_empty)) {
+            let reason = "an embedding of the time that the model shows, for a policy that measures it";
+            return refused("time", "no tensor".into(), reason);
+        }
+        Ok(())
+    }
+}
+
 /// A tensor that is measured against the one kept from an earlier step.
 struct Probe {
     point: ProbePoint,
@@ -104,6 +126,7 @@ impl PendingMeasurements {
 impl ResidualStore {
     /// Allocates the memory that `options` require for tensors of the given shapes; `clock` counts the steps.
     pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
+        options.check(device, shapes)?;
         let StoreOptions {
             probes: Probes { points, strides },
             head,
@@ -115,38 +138,14 @@ impl ResidualStore {
             packed,
             rule,
         } = options;
-        let whole = |shape: &[usize], dtype| Ok::<_, OpError>(Kept::Whole(Tensor::empty(device, shape, dtype)?));
         let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
         let part = if conditional { 2 } else { 1 };
         let mut run_shape = shapes.hidden.clone();
         run_shape[0] /= part;
-        if let (true, Some(Extrapolation { order, .. })) = (packed, extrapolates) {
-            let reason =
-                "0: 8 bits are too coarse for the differences between folds, keep them whole or do not extrapolate";
-            return Err(ops::Op::on("ResidualStore", device).value("order", order, reason));
-        }
-        let unlike = offset && shapes.prediction[1..] != shapes.latents[1..];
-        if unlike
-            || shapes.time[0].is_empty()
-                && points.iter().any(|p| matches!(p, ProbePoint::Time | ProbePoint::TimeProjection))
-        {
-            let (argument, needs) = if unlike {
-                ("prediction", "the shape of the latents, for a policy that reuses the prediction")
-            } else {
-                ("time", "an embedding of the time that the model shows, for a policy that measures it")
-            };
-            return Err(ops::Op::on("ResidualStore", device).value(
-                argument,
-                format!("{:?}", shapes.prediction),
-                needs,
-            ));
-        }
         // Only hidden states have frames side by side.
-        let layout = |point: &ProbePoint| match point {
-            ProbePoint::Latents | ProbePoint::ComputedLatents => (shapes.latents[0], 0),
-            ProbePoint::Prediction => (shapes.prediction[0], 0),
-            ProbePoint::Time | ProbePoint::TimeProjection => (shapes.time[0].first().copied().unwrap_or(1), 0),
-            _ => (shapes.hidden[0], strides.len()),
+        let layout = |point: &ProbePoint| match shapes.at(*point) {
+            Some(shape) => (shape[0], 0),
+            None => (shapes.hidden[0], strides.len()),
         };
         let layouts: Vec<(usize, usize)> = points.iter().map(layout).collect();
         let (results, buffers) = ProbeBuffers::several(device, &layouts, points.len() * DECISION_VALUES)?;
@@ -155,13 +154,8 @@ impl ResidualStore {
         let decisions =
             results.slice_rows(sums, points.len() * DECISION_VALUES)?.reshape(&[points.len(), DECISION_VALUES])?;
         let probes = points.into_iter().zip(buffers).zip(&layouts).map(|((point, buffers), (_, count))| {
-            let kept = match point {
-                ProbePoint::Latents | ProbePoint::ComputedLatents => whole(&shapes.latents, DType::F32)?,
-                ProbePoint::Prediction => whole(&shapes.prediction, DType::F32)?,
-                ProbePoint::Time => whole(&shapes.time[0], DType::F32)?,
-                ProbePoint::TimeProjection => whole(&shapes.time[1], DType::F32)?,
-                _ => residual()?,
-            };
+            let whole = |shape: &[usize]| Ok(Kept::Whole(Tensor::empty(device, shape, DType::F32)?));
+            let kept = shapes.at(point).map_or_else(residual, whole)?;
             let strides = strides[..*count].to_vec();
             Ok(Probe { point, kept, filled: false, compared: false, buffers, strides })
         });

@@ -37,6 +37,7 @@ pub fn calibrate(
     effort: &Effort,
     bench: &mut dyn Bench,
 ) -> Result<Calibrated, CalibrateError> {
+    // Long, as its phases share what was found before: the present preset, searches, scales of the winner.
     let prior = tapes[0].weights().to_vec();
     let search = Search { tapes, flops, bends: Bends::default() };
     let mut drive = Drive { search, prior, extrapolation: None, target, bench, tried: vec![] };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::{CacheConfig, Extrapolation, Metric, ResidualKind};
+use adacache::cache::{AdaCacheConfig, CacheConfig, Extrapolation, Metric, ResidualKind};
 use adacache::calibrate::{
     Calibrated, Effort, Outcome, Probing, Run, Session, TOLERANCE, Target, Tried, Verdict, Watch, hash, idle,
     mean_outcome, paired,
@@ -159,19 +159,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let steps = settings.steps;
     let target = args.target();
     target.check(steps)?;
-    let names = ["adacache-fast", "adacache-slow", "adacache-fast+moreg", "adacache-slow+moreg"];
-    let probing = Probing { blocks: args.blocks.clone(), residual: args.residual, metric: args.metric };
-    let mut presets = vec![];
-    for name in &names[..if args.moreg { 4 } else { 2 }] {
-        presets.extend(probing.of(&source, name, steps)?);
-    }
-    let against = pipeline::cache_config(&source, &args.against, false, steps)?;
-    if against.adacache().is_none() {
-        bail!(
-            "--against {}: the result is compared with AdaCache's settings; `compare` takes any policy",
-            args.against
-        );
-    }
+    let presets = presets(args, &source, steps)?;
+    let against = against(args, &source, steps)?;
     if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("toml")) {
         bail!("--out {}: --cache reads files whose names end in .toml", args.out.display());
     }
@@ -181,17 +170,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let effort = args.effort()?;
     let weights = runs::weights_hash(&source, args.quiet)?;
     let (_device, pipeline) = args.runs.open(&source)?;
-    let requests = |prompts: &[(u64, Prompt)]| -> Vec<Request> {
-        let request = |(number, prompt): &(u64, Prompt)| {
-            settings.request(prompt.clone(), args.seed.wrapping_add(*number), CacheConfig::None)
-        };
-        prompts.iter().map(request).collect()
-    };
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
     let session = Session {
         pipeline: &pipeline,
-        learning: requests(&learning),
-        held_out: requests(&held_out),
+        learning: requests(args, settings, &learning),
+        held_out: requests(args, settings, &held_out),
         presets,
         target,
         effort,
@@ -227,6 +210,37 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The current settings, from which the search starts.
+fn presets(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<Vec<AdaCacheConfig>> {
+    let names = ["adacache-fast", "adacache-slow", "adacache-fast+moreg", "adacache-slow+moreg"];
+    let probing = Probing { blocks: args.blocks.clone(), residual: args.residual, metric: args.metric };
+    let mut presets = vec![];
+    for name in &names[..if args.moreg { 4 } else { 2 }] {
+        presets.extend(probing.of(source, name, steps)?);
+    }
+    Ok(presets)
+}
+
+/// The settings with which the result is compared.
+fn against(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<CacheConfig> {
+    let against = pipeline::cache_config(source, &args.against, false, steps)?;
+    if against.adacache().is_none() {
+        bail!(
+            "--against {}: the result is compared with AdaCache's settings; `compare` takes any policy",
+            args.against
+        );
+    }
+    Ok(against)
+}
+
+/// What is generated of these prompts; each has a seed of its own.
+fn requests(args: &Args, settings: runs::Settings, prompts: &Numbered) -> Vec<Request> {
+    let request = |(number, prompt): &(u64, Prompt)| {
+        settings.request(prompt.clone(), args.seed.wrapping_add(*number), CacheConfig::None)
+    };
+    prompts.iter().map(request).collect()
 }
 
 /// The settings under which the codebook holds.

@@ -96,11 +96,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let row = Row::new(&policy.name, &finished, original).with_context(|| folder.display().to_string())?;
                 done += 1;
                 if !args.quiet {
-                    let (computed, steps) = (row.computed_steps.len(), row.steps);
-                    out::note(format_args!(
-                        "{done}/{all}  {prompt}, seed {seed}, {}: {computed} of {steps} computed, {:.2} dB",
-                        row.cache, row.psnr
-                    ));
+                    out::note(format_args!("{done}/{all}  {prompt}, seed {seed}, {}", in_a_line(&row)));
                 }
                 let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
                 strips.push(BASE64_STANDARD.encode(&strip));
@@ -124,6 +120,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     write(&args.out, results, &rows, strips)?;
     out::line(table(&summaries, &device.info().label()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a run did, in a line.
+fn in_a_line(row: &Row) -> String {
+    format!("{}: {} of {} computed, {:.2} dB", row.cache, row.computed_steps.len(), row.steps, row.psnr)
 }
 
 /// Writes the results in every form; `strips` are the videos of the page.

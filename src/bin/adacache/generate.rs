@@ -95,6 +95,39 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
 /// A video to make, with its prompt embedded.
 type Embedded = (Prompt, Video);
 
+fn needs_pixels(group: &[Embedded]) -> bool {
+    group.iter().any(|(_, video)| video.output.format() != Format::Safetensors)
+}
+
+fn deciding(args: &Args) -> Deciding {
+    if args.per_sample { Deciding::Apart } else { Deciding::Together }
+}
+
+/// The pipeline, in which all runs have to fit: the longest prompt in the fullest batch, and a part of a long video that is decoded for the
+/// next.
+fn load(
+    args: &Args,
+    device: &Device,
+    source: &ModelSource,
+    conditions: &Conditions,
+    groups: &[Vec<Embedded>],
+    request: &dyn Fn(&Prompt, bool) -> Request,
+) -> anyhow::Result<Pipeline> {
+    let parts = conditions.looping.parts > 1;
+    let all = groups.iter().flatten();
+    let longest = all.max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
+    let largest = request(&longest.0, groups.iter().any(|group| needs_pixels(group)) || parts);
+    let job = Job {
+        videos: groups.iter().map(Vec::len).max().unwrap_or(1),
+        deciding: deciding(args),
+        given: parts || !conditions.references.is_empty(),
+        encodes: parts || conditions.need_the_autoencoder(),
+        ..Job::new(source, args.dtype, &largest)
+    };
+    let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
+    Ok(Pipeline::load_within(&job, device, budget)?)
+}
+
 /// Makes the videos, batch after batch.
 fn run_all(
     args: &Args,
@@ -105,22 +138,8 @@ fn run_all(
     request: &dyn Fn(&Prompt, bool) -> Request,
 ) -> anyhow::Result<ExitCode> {
     let looping = conditions.looping;
-    let deciding = if args.per_sample { Deciding::Apart } else { Deciding::Together };
-    let needs_pixels = |group: &[Embedded]| group.iter().any(|(_, v)| v.output.format() != Format::Safetensors);
-    // All runs have to fit: the longest prompt in the fullest batch, and a part of a long video that is decoded for the next.
-    let parts = looping.parts > 1;
-    let all = || groups.iter().flatten();
-    let longest = all().max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
-    let largest = request(&longest.0, groups.iter().any(|group| needs_pixels(group)) || parts);
-    let job = Job {
-        videos: groups.iter().map(Vec::len).max().unwrap_or(1),
-        deciding,
-        given: parts || !conditions.references.is_empty(),
-        encodes: parts || conditions.need_the_autoencoder(),
-        ..Job::new(source, args.dtype, &largest)
-    };
-    let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
-    let pipeline = Pipeline::load_within(&job, device, budget)?;
+    let (parts, deciding) = (looping.parts > 1, deciding(args));
+    let pipeline = load(args, device, source, &conditions, groups, request)?;
     let given = given(&pipeline, conditions, args.quiet)?;
     let places = Places { all: groups.iter().map(Vec::len).sum(), named: args.prompts.is_some() };
     let mut first = 0;

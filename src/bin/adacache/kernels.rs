@@ -49,12 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut documents = Vec::new();
     let mut counted = BTreeMap::new();
     for name in &args.arch {
-        let chip = Chip::of_target(name).or_else(|| Chip::named(name)).with_context(|| {
-            let mut known: Vec<&str> = CHIPS.iter().map(|chip| chip.sm.target).collect();
-            known.dedup();
-            known.extend(CHIPS.iter().map(|chip| chip.id));
-            format!("no figures for {name}; there are: {}", known.join(", "))
-        })?;
+        let chip = chip(name)?;
         let work = evidence::open_sora(chip);
         let figures_of = |entry: &str| {
             let targets = evidence::figures().get(entry);
@@ -98,6 +93,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     out::print(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The chip of this name, or the first of this target.
+fn chip(name: &str) -> anyhow::Result<&'static Chip> {
+    Chip::of_target(name).or_else(|| Chip::named(name)).with_context(|| {
+        let mut known: Vec<&str> = CHIPS.iter().map(|chip| chip.sm.target).collect();
+        known.dedup();
+        known.extend(CHIPS.iter().map(|chip| chip.id));
+        format!("no figures for {name}; there are: {}", known.join(", "))
+    })
 }
 
 fn main_loops(text: &mut String, chip: &Chip, rows: &[Row<'_>]) {

@@ -10,6 +10,7 @@ use crate::ir::{ConstSource, Flow, Globals, Kernel, Meta, NO_SLOT, Param};
 use crate::parse::Function;
 use std::sync::Arc;
 
+/// Puts the kernel together. Long, as its steps number the same instructions, slots and labels.
 pub(crate) fn finish(
     mut l: Lower<'_>,
     function: &Function<'_>,

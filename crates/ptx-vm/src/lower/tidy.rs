@@ -30,7 +30,7 @@ pub(super) fn exits(code: &mut [Raw], labels: u32) {
 }
 
 /// Replaces registers that are mere copies. A copy may go when source and destination are each defined once and the copy comes
-/// before every use on every path; a constant may always stand for a register defined once.
+/// before every use on every path; a constant may always stand for a register defined once. Long, as its passes share their tables.
 pub(super) fn dissolve_copies(code: &mut [Raw], labels: u32, regs: usize) {
     let mut defs = vec![0u32; regs];
     let mut def_at = vec![0usize; regs];

@@ -13,6 +13,7 @@ impl<const N: usize> Exec for CpAsync<N> {
 
     #[inline(always)]
     unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // Long, as it is inlined whole into its handlers.
         // SAFETY: both ends are checked; a source size of zero reads nothing.
         unsafe {
             let to = cx.get::<u32>(cx.list(op, 0));
