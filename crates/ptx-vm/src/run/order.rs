@@ -67,9 +67,17 @@ impl Order {
     }
 }
 
-/// A permutation of `0..n`: a Feistel network over the next even number of bits, applied until the result is below `n`.
+/// Blocks that lie side by side in memory more often than not: they stay near each other, in another order, so that caches and pages still
+/// serve them.
+const NEIGHBOURS: u64 = 16;
+
+/// A permutation of `0..n`: a Feistel network over the next even number of bits, applied until the result is below `n`. In large launches it
+/// permutes groups of neighbours, and each group has an order of its own.
 pub(crate) struct Shuffle {
     n: u64,
+    /// Blocks of a group: a power of two.
+    group: u64,
+    groups: u64,
     /// Bits of each half.
     half: u32,
     keys: [u64; 4],
@@ -77,29 +85,42 @@ pub(crate) struct Shuffle {
 
 impl Shuffle {
     fn new(n: u64, seed: u64) -> Shuffle {
-        let bits = 64 - n.saturating_sub(1).leading_zeros();
+        let group = if n >= NEIGHBOURS * NEIGHBOURS { NEIGHBOURS } else { 1 };
+        let groups = n.div_ceil(group);
+        let bits = 64 - groups.saturating_sub(1).leading_zeros();
         // Halves of a few bits at least: smaller networks make too few permutations.
         let half = bits.div_ceil(2).max(4);
-        Shuffle { n, half, keys: [1, 2, 3, 4].map(|i: u64| mix(seed ^ i << 56)) }
+        Shuffle { n, group, groups, half, keys: [1, 2, 3, 4].map(|i: u64| mix(seed ^ i << 56)) }
     }
 
     /// The block at a place of the order.
     fn number(&self, place: u64) -> u64 {
-        self.walk(place, |at| {
-            let (left, right) = (at >> self.half, at & self.mask());
-            let (left, right) = self.keys.iter().fold((left, right), |(l, r), key| (r, l ^ self.scramble(r, *key)));
-            left << self.half | right
+        walk(place, self.n, |at| {
+            let group = walk(at / self.group, self.groups, |at| {
+                let (left, right) = (at >> self.half, at & self.mask());
+                let (left, right) = self.keys.iter().fold((left, right), |(l, r), key| (r, l ^ self.scramble(r, *key)));
+                left << self.half | right
+            });
+            self.within(group, at)
         })
     }
 
     /// The place of a block in the order.
     fn place(&self, number: u64) -> u64 {
-        self.walk(number, |at| {
-            let (left, right) = (at >> self.half, at & self.mask());
-            let (left, right) =
-                self.keys.iter().rev().fold((left, right), |(l, r), key| (r ^ self.scramble(l, *key), l));
-            left << self.half | right
+        walk(number, self.n, |at| {
+            let group = walk(at / self.group, self.groups, |at| {
+                let (left, right) = (at >> self.half, at & self.mask());
+                let (left, right) =
+                    self.keys.iter().rev().fold((left, right), |(l, r), key| (r ^ self.scramble(l, *key), l));
+                left << self.half | right
+            });
+            group * self.group + self.within(at / self.group, at) % self.group
         })
+    }
+
+    /// The block of `group` whose turn is that of `at` in its own group. The turns of a group are its own inverse.
+    fn within(&self, group: u64, at: u64) -> u64 {
+        group * self.group + ((at ^ mix(group ^ self.keys[0])) & (self.group - 1))
     }
 
     fn mask(&self) -> u64 {
@@ -109,15 +130,15 @@ impl Shuffle {
     fn scramble(&self, half: u64, key: u64) -> u64 {
         mix(half ^ key) & self.mask()
     }
+}
 
-    /// Steps along the cycle to the next number below `n`. There is one: the start.
-    fn walk(&self, start: u64, step: impl Fn(u64) -> u64) -> u64 {
-        let mut at = step(start);
-        while at >= self.n {
-            at = step(at);
-        }
-        at
+/// Steps along the cycle of a permutation to the next number below `n`. There is one: the start.
+fn walk(start: u64, n: u64, step: impl Fn(u64) -> u64) -> u64 {
+    let mut at = step(start);
+    while at >= n {
+        at = step(at);
     }
+    at
 }
 
 /// SplitMix64: every bit of the result depends on every bit of the argument.
@@ -171,6 +192,21 @@ mod tests {
             // They go everywhere.
             assert!((0..8).all(|eighth| numbers.iter().any(|x| x / (n / 8) == eighth)), "{n}");
         }
+    }
+
+    /// Two blocks come in either order, near or far; and what follows a block is often near it.
+    #[test]
+    fn neighbours_stay_near_and_any_two_may_change_places() {
+        let n = 5000;
+        for (a, b) in [(0, 1), (15, 16), (7, 4000), (4998, 4999), (0, 4999)] {
+            let first = (0..200).filter(|seed| {
+                let shuffle = Shuffle::new(n, *seed);
+                shuffle.place(a) < shuffle.place(b)
+            });
+            assert!((40..160).contains(&first.count()), "{a} and {b}");
+        }
+        let near = order(n, 9, 0).windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 16).count();
+        assert!(near > 4000, "{near}");
     }
 
     #[test]
