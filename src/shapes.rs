@@ -309,6 +309,7 @@ pub struct RmsNormShape {
 /// The direction of a change of resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ResampleKind {
     /// Channels become frames, rows and columns.
     Up,

@@ -599,7 +599,7 @@ part_drills() {
     # The smallest of these that the device cannot hold.
     memory=$("$bin" devices | grep "^${device%%:*}" | grep -v "not available" | sed -n 's/.* \([0-9.]*\) GiB.*/\1/p' | head -n 1)
     for size in "1024x1024 16" "2048x2048 16" "4096x4096 16" "8192x8192 16" "8192x8192 63" none; do
-      need=$("${large[@]}" --size "${size% *}" --frames "${size#* }" --vram-budget 1MiB --out "$work/none.safetensors" 2>&1 | first least)
+      need=$("${large[@]}" --size "${size% *}" --frames "${size#* }" --vram-budget 1MiB --out "$work/drill.safetensors" 2>&1 | first least)
       awk -v need="$need" -v memory="${memory:-0}" 'BEGIN { exit !(need / 1024 > memory) }' && break
     done
   fi

@@ -2,6 +2,7 @@
 
 /// Whose names a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Names {
     /// The published code's.
     Official,
