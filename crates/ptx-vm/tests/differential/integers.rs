@@ -123,7 +123,7 @@ pub(crate) fn add(t: &mut Table) {
                 });
             }
             if bits != 16 {
-                let field = if bits == 32 { "rrr" } else { "drr" };
+                let field = if bits == 32 { "rcc" } else { "dcc" };
                 t.add(format!("bfe.{ty}"), d, field, move |s| {
                     let (pos, len, msb) = (s[1] & 0xff, s[2] & 0xff, bits as u64 - 1);
                     let bit = |i: u64| s[0] >> i & 1;
@@ -211,7 +211,7 @@ pub(crate) fn add(t: &mut Table) {
             t.add(format!("brev.b{bits}"), d, d, move |s| {
                 (0..bits).fold(0, |r, i| r | (s[0] >> i & 1) << (bits - 1 - i))
             });
-            let insert = if bits == 32 { "rrrr" } else { "ddrr" };
+            let insert = if bits == 32 { "rrcc" } else { "ddcc" };
             t.add(format!("bfi.b{bits}"), d, insert, move |s| {
                 let (pos, len) = (s[2] & 0xff, s[3] & 0xff);
                 (0..len)
@@ -436,9 +436,15 @@ pub(crate) fn add(t: &mut Table) {
             (s[2] << (2 * bits) | one(s[0]) << bits | one(s[1])) & 0xffff_ffff
         });
     }
-    t.add("mov.b16 $d0, {$0, $1};", "H", "HH", |s| (s[1] & 0xff) << 8 | s[0] & 0xff);
-    t.multi("mov.b16 {$d0, $d1}, $0;", "HH", "H", |s| [s[0] & 0xff, s[0] >> 8, 0]);
-    t.add("mov.b32 $d0, {$0, $1, $2, $3};", "R", "HHHH", |s| (0..4).map(|i| (s[i] & 0xff) << (8 * i)).sum());
+    // Bytes have registers of their own.
+    let (bytes, two) = (".reg .b8 %b0, %b1, %b2, %b3;", "cvt.u8.u16 %b0, $0; cvt.u8.u16 %b1, $1;");
+    let pack = format!("{{ {bytes} {two} mov.b16 $d0, {{%b0, %b1}}; }}");
+    t.add(pack, "H", "HH", |s| (s[1] & 0xff) << 8 | s[0] & 0xff);
+    let unpack = format!("{{ {bytes} mov.b16 {{%b0, %b1}}, $0; cvt.u16.u8 $d0, %b0; cvt.u16.u8 $d1, %b1; }}");
+    t.multi(unpack, "HH", "H", |s| [s[0] & 0xff, s[0] >> 8, 0]);
+    let four = format!("{two} cvt.u8.u16 %b2, $2; cvt.u8.u16 %b3, $3;");
+    let pack = format!("{{ {bytes} {four} mov.b32 $d0, {{%b0, %b1, %b2, %b3}}; }}");
+    t.add(pack, "R", "HHHH", |s| (0..4).map(|i| (s[i] & 0xff) << (8 * i)).sum());
     t.add("and.pred", "P", "PP", |s| s[0] & s[1]);
     t.add("or.pred", "P", "PP", |s| s[0] | s[1]);
     t.add("xor.pred", "P", "PP", |s| s[0] ^ s[1]);

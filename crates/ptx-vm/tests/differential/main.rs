@@ -38,7 +38,7 @@ impl State {
         match kind.to_ascii_uppercase() {
             'P' => &mut self.p,
             'H' => &mut self.h,
-            'R' | 'F' => &mut self.r,
+            'R' | 'F' | 'C' => &mut self.r,
             _ => &mut self.d,
         }
     }
@@ -46,7 +46,7 @@ impl State {
 
 fn register(kind: char) -> char {
     match kind.to_ascii_uppercase() {
-        'F' => 'r',
+        'F' | 'C' => 'r',
         'G' => 'd',
         other => other.to_ascii_lowercase(),
     }
@@ -56,7 +56,7 @@ fn mask(kind: char) -> u64 {
     match kind.to_ascii_uppercase() {
         'P' => 1,
         'H' => 0xffff,
-        'R' | 'F' => 0xffff_ffff,
+        'R' | 'F' | 'C' => 0xffff_ffff,
         _ => u64::MAX,
     }
 }
@@ -65,7 +65,7 @@ fn mask(kind: char) -> u64 {
 type Eval = Box<dyn Fn(&[u64]) -> [u64; 3] + Send + Sync>;
 
 /// An instruction: its text, its destinations and sources (`P H R D`; lower case may be an immediate integer, `f` and `g` an
-/// immediate float), and what it computes.
+/// immediate float, `c` one of 0 to 255 in place of `R`), and what it computes.
 struct Row {
     text: String,
     dst: &'static str,
@@ -153,7 +153,7 @@ impl Choice {
             7 => top.wrapping_sub(x & 1),
             _ => x,
         };
-        value & mask(kind)
+        value & if kind == 'c' { 0xff } else { mask(kind) }
     }
 }
 
