@@ -84,7 +84,10 @@ impl Pull {
             let files = self.files(&hub, part)?;
             // Links of an earlier pull: the text encoder's weights come in different forms.
             for entry in fs::read_dir(&folder).map_err(io("read", &folder))?.flatten() {
-                if entry.path().is_symlink() && !files.iter().any(|(name, _)| entry.file_name() == name.as_str()) {
+                // Those that begin with a dot are another process's, which it is about to rename.
+                let theirs = entry.file_name().as_encoded_bytes().starts_with(b".");
+                let wanted = files.iter().any(|(name, _)| entry.file_name() == name.as_str());
+                if entry.path().is_symlink() && !theirs && !wanted {
                     fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
                 }
             }
@@ -274,6 +277,8 @@ fn link(path: &Path, folder: &Path, name: &str) -> Result<(), CheckpointError> {
         return Ok(());
     }
     let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    // Of a process of the same number that was killed.
+    let _ = fs::remove_file(&temporary);
     #[cfg(unix)]
     let made = std::os::unix::fs::symlink(&target, &temporary);
     #[cfg(not(unix))]
