@@ -474,7 +474,7 @@ impl Spec {
     /// What the virtual driver cannot do is 0. Textures and arrays have the limits that all GPUs of today have.
     pub fn attribute(&self, attribute: i32) -> Option<i32> {
         let chip = self.chip;
-        // Sizes and counts fit: the largest is a clock.
+        // Long, as it is a table. Sizes and counts fit: the largest is a clock.
         let value = match attribute {
             1 => Chip::THREADS_PER_BLOCK,      // MAX_THREADS_PER_BLOCK
             2 | 3 => 1024,                     // MAX_BLOCK_DIM_X, _Y

@@ -70,6 +70,7 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> R
 
 impl Vm {
     /// Runs a kernel to its end. `params` are the parameter bytes, laid out as the PTX `.param` list says.
+    // Over 60 lines: one step after the other, each with what the one before made.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
         let arch = self.config.arch.unwrap_or(kernel.arch);
