@@ -310,12 +310,12 @@ mod tests {
     use super::*;
     use crate::family;
     use crate::model::SLOTS;
-    use crate::pipeline::{Deciding, SizeOptions};
+    use crate::pipeline::{Deciding, OpenOptions};
     use crate::profile::Family;
     use crate::tensor::DType;
 
     fn opensora(resolution: &str, steps: usize, cache: &str) -> Job {
-        let source = family::published("opensora-v1.2", &SizeOptions::published(resolution, 51)).unwrap();
+        let source = family::published("opensora-v1.2", &OpenOptions::published(resolution, 51)).unwrap();
         let presets = source.presets(steps).unwrap();
         Job {
             cache: presets.resolve(cache, false, source.anatomy(), steps).unwrap(),

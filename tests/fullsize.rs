@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use adacache::family;
 use adacache::model::{Caption, Geometry, ResidualRoom, StDiT3, StDiT3Config, Transformer, Walk, Weights, Workspace};
-use adacache::pipeline::{SizeOptions, noise};
+use adacache::pipeline::{OpenOptions, noise};
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -178,7 +178,7 @@ fn a_full_size_checkpoint_loads_and_a_pair_of_blocks_runs() {
     assert_eq!((weights.streamed, weights.resident), (0, device.allocated_bytes()));
 
     // 240p, 51 frames: T 15, S 405.
-    let source = family::published("opensora-v1.2", &SizeOptions::published("240p", 51)).unwrap();
+    let source = family::published("opensora-v1.2", &OpenOptions::published("240p", 51)).unwrap();
     let [frames, height, width] = source.config().latent;
     let whole_size = Geometry { guided: false, ..source.config().geometry(1) };
     assert_eq!(model.hidden_shape(&whole_size), [1, 15, 405, 1152]);

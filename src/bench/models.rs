@@ -3,7 +3,7 @@
 use crate::family;
 use crate::family::opensora::OPENSORA;
 use crate::model::vae::{SpatialConfig, TemporalConfig, VaeConfig, WanVaeConfig};
-use crate::pipeline::{PipelineError, SizeOptions};
+use crate::pipeline::{OpenOptions, PipelineError};
 use crate::shapes::Shapes;
 
 impl Shapes {
@@ -33,7 +33,7 @@ impl Shapes {
     /// # Errors
     /// An unknown model or resolution.
     pub fn published(model: &str, resolution: &str) -> Result<Shapes, PipelineError> {
-        family::published(model, &SizeOptions::published(resolution, 51))?.launches()
+        family::published(model, &OpenOptions::published(resolution, 51))?.launches()
     }
 
     /// [`Shapes::published`] of Open-Sora 1.2, the usual workload on a GPU.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{CacheError, Decision, Policy};
 use crate::model::{ModelError, Weights};
+use crate::pipeline::PipelineError;
 use crate::sampler::{SampleError, SampleOutput, ScheduleError, SolverError};
 use crate::tensor::DType;
 
@@ -36,6 +37,9 @@ pub enum CheckError {
     /// The case's solver cannot have these settings.
     #[error(transparent)]
     Solver(#[from] SolverError),
+    /// The repository does not make a video.
+    #[error(transparent)]
+    Pipeline(Box<PipelineError>),
 }
 
 impl CheckError {
@@ -44,6 +48,7 @@ impl CheckError {
         match self {
             CheckError::Model(error) => error.is_stop(),
             CheckError::Sample(error) => error.is_stop(),
+            CheckError::Pipeline(error) => error.is_stop(),
             _ => false,
         }
     }

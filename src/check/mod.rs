@@ -2,10 +2,12 @@
 //!
 //! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
 //! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae` and
-//! `autoencoder` cases encode and decode a video; `text` cases encode prompts. `model_family` says whose formats the files have; without it they are those of STDiT3.
+//! `autoencoder` cases encode and decode a video; `text` cases encode prompts; `generate`
+//! cases go from the tokens of a prompt to pixels, in a whole repository. `model_family` says whose formats the files have; without it they are those of STDiT3.
 
 mod autoencoder;
 mod case;
+mod generate;
 mod stdit3;
 mod text;
 mod wan;
@@ -40,6 +42,9 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         "t5" | "umt5" => text::check(dir, &text, device, dtype, &mut result)?,
         family if family.starts_with("wan") && kind == "autoencoder" => {
             autoencoder::check(dir, &text, device, dtype, &mut result)?
+        }
+        family if family.starts_with("wan") && kind == "generate" => {
+            generate::check(dir, &text, device, dtype, &mut result)?
         }
         family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
         family => return Err(bad(format!("there are no cases of model family `{family}`; known: t5, umt5, wan…"))),

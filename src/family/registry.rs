@@ -5,11 +5,12 @@ use std::path::Path;
 use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::Sprites;
+use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B};
 use crate::messages;
-use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
+use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
-/// Every family. A folder belongs to the first that recognises it.
-pub static FAMILIES: [&dyn Family; 2] = [&OpenSora, &Sprites];
+/// Every family. A folder belongs to the first that recognises it: Wan's checkpoints say in their configuration what they are.
+pub static FAMILIES: [&dyn Family; 5] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &OpenSora, &Sprites];
 
 /// The family whose own model has this name.
 pub fn named(name: &str) -> Option<&'static dyn Family> {
@@ -49,23 +50,37 @@ fn unknown(name: &str) -> PipelineError {
     PipelineError::UnknownModel { name: name.into(), found: found.into(), nearest, known: that_take(|_| true), tip }
 }
 
-/// Rejects a named size that the family does not have.
-fn check(family: &dyn Family, size: &SizeOptions) -> Result<(), PipelineError> {
-    if family.inputs().resolution || size.resolution.is_none() && size.aspect.is_none() {
-        return Ok(());
+/// Rejects options that the family does not have.
+fn check(family: &dyn Family, options: &OpenOptions) -> Result<(), PipelineError> {
+    let (inputs, name) = (family.inputs(), family.name());
+    if !inputs.resolution && (options.resolution.is_some() || options.aspect.is_some()) {
+        let takes = that_take(|inputs| inputs.resolution);
+        let reason = format!("--resolution and --aspect are for --model {takes}; give --size HxW for {name}");
+        return Err(PipelineError::Setting(reason));
     }
-    let takes = that_take(|inputs| inputs.resolution);
-    let name = family.name();
-    Err(PipelineError::Setting(format!(
-        "--resolution and --aspect are for --model {takes}; give --size HxW for {name}"
-    )))
+    let of_sampling = [
+        ("--sampler", options.sampler.is_some()),
+        ("--shift", options.shift.is_some()),
+        ("--sigmas", options.sigmas.is_some()),
+        ("--max-sequence-length", options.caption_tokens.is_some()),
+    ];
+    if let (false, Some((option, _))) = (inputs.sampler, of_sampling.iter().find(|(_, used)| *used)) {
+        let takes = that_take(|inputs| inputs.sampler);
+        let reason = format!("{option} is for --model {takes}, not for {name}");
+        return Err(PipelineError::Setting(reason));
+    }
+    if !inputs.loras && !options.loras.is_empty() {
+        let takes = that_take(|inputs| inputs.loras);
+        return Err(PipelineError::Setting(format!("--lora is for --model {takes}, not for {name}")));
+    }
+    Ok(())
 }
 
 /// Opens the model `name`, as passed to `--model`, for videos of a size.
 ///
 /// # Errors
 /// [`PipelineError::UnknownModel`], and as [`Family::open`].
-pub fn open(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+pub fn open(name: &str, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
     let (family, folder) = find(name)?;
     check(family, size)?;
     family.open(folder, size)
@@ -75,7 +90,7 @@ pub fn open(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError
 ///
 /// # Errors
 /// As [`open`].
-pub fn published(name: &str, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+pub fn published(name: &str, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
     let (family, folder) = find(name)?;
     check(family, size)?;
     match folder {
@@ -86,7 +101,7 @@ pub fn published(name: &str, size: &SizeOptions) -> Result<ModelSource, Pipeline
 
 /// The built-in model: 16 frames of 64×64 pixels from six words.
 pub fn sprites() -> ModelSource {
-    Sprites.open(None, &SizeOptions::default()).expect("the model inside the program is whole")
+    Sprites.open(None, &OpenOptions::default()).expect("the model inside the program is whole")
 }
 
 /// The families that accept an input, for messages.

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::device::Device;
 use crate::hub::Published as PublishedCheckpoint;
 use crate::model::{ModelError, Transformer, Weights};
-use crate::pipeline::{Inputs, ModelSource, PipelineError, SizeOptions};
+use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 use crate::tensor::DType;
 
 /// A family of models: how it is recognised and opened, and what is known of it without files.
@@ -20,13 +20,13 @@ pub trait Family: Sync {
     ///
     /// # Errors
     /// Files that are missing or damaged; a size that the model does not support.
-    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError>;
+    fn open(&self, folder: Option<&Path>, size: &OpenOptions) -> Result<ModelSource, PipelineError>;
 
     /// The family's own model as published, without any of its files: enough for counting.
     ///
     /// # Errors
     /// A size that the model does not support.
-    fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    fn published(&self, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
         self.open(None, size)
     }
 

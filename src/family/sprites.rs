@@ -16,8 +16,8 @@ use crate::model::{
     Autoencoder, ModelError, PatchDecoder, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights,
 };
 use crate::pipeline::{
-    Content, FileContent, Inputs, ModelFile, ModelSource, PipelineConfig, PipelineError, Prompt, PromptText,
-    SizeOptions, Source, TextOptions, VideoSize,
+    Content, FileContent, Inputs, ModelFile, ModelSource, OpenOptions, PipelineConfig, PipelineError, Prompt,
+    PromptText, Source, TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::shapes::Shapes;
@@ -46,7 +46,7 @@ impl Family for Sprites {
         FILES.iter().any(|file| folder.join(file).is_file())
     }
 
-    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    fn open(&self, folder: Option<&Path>, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
         Ok(Arc::new(Opened::new(folder.map_or(Place::Program, |folder| Place::Folder(folder.into())), size)?))
     }
 
@@ -146,7 +146,7 @@ impl Settings {
     }
 
     /// The configuration for videos of a size.
-    fn sized(&self, options: &SizeOptions, vae: Option<&VaeConfig>) -> Result<PipelineConfig, PipelineError> {
+    fn sized(&self, options: &OpenOptions, vae: Option<&VaeConfig>) -> Result<PipelineConfig, PipelineError> {
         let (patch, mut sized) = (self.patch(), self.clone());
         if options.pixels.is_some() || options.frames.is_some() {
             let [height, width] = options.pixels.unwrap_or([self.height, self.width]);
@@ -176,6 +176,8 @@ impl Settings {
             resolution: ((sized.height * sized.width) as f64).sqrt(),
             default_steps: sized.default_steps,
             default_cfg_scale: sized.default_cfg_scale,
+            sampling: None,
+            negative_prompt: None,
         })
     }
 }
@@ -256,7 +258,7 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(place: Place, size: &SizeOptions) -> Result<Opened, PipelineError> {
+    fn new(place: Place, size: &OpenOptions) -> Result<Opened, PipelineError> {
         let (text, file) = (place.text("config.json")?, place.name_of("config.json"));
         let settings = Settings::from_json(&text, &file)?;
         let model = StDiT3Config::from_json(&text, &file)?;
@@ -408,7 +410,7 @@ mod tests {
         assert_eq!(vocabulary().len(), Settings::read(&Place::Program).unwrap().vocabulary.len());
         assert_eq!(source.anatomy().layers(), 5);
         source.presets(30).unwrap();
-        let unknown = family::open("no/such", &SizeOptions::default());
+        let unknown = family::open("no/such", &OpenOptions::default());
         assert!(matches!(unknown, Err(PipelineError::UnknownModel { .. })));
     }
 

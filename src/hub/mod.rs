@@ -20,5 +20,5 @@ pub use checkpoint::{Checkpoint, FileStatus, TextWeights, cache_dir};
 pub(crate) use digest::hex;
 pub use digest::sha256;
 pub use error::{CheckpointError, HubError};
-pub use published::{Part, Published, PublishedPart};
+pub use published::{Part, Published, PublishedFile, PublishedPart};
 pub use pull::Pull;

@@ -18,8 +18,21 @@ pub struct PublishedPart {
     pub part: Part,
     /// Its repository.
     pub repo: &'static str,
-    /// Repository and name of a tokenizer.json, for a part whose own repository has only another library's format.
-    pub tokenizer: Option<(&'static str, &'static str)>,
+    /// Its folder there; empty for the repository's root.
+    pub folder: &'static str,
+    /// Where its tokenizer.json is, if not beside its weights.
+    pub tokenizer: Option<PublishedFile>,
+}
+
+/// The place where a file was published.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PublishedFile {
+    /// Its repository.
+    pub repo: &'static str,
+    /// Its folder there; empty for the repository's root.
+    pub folder: &'static str,
+    /// Its name in that folder.
+    pub name: &'static str,
 }
 
 impl Published {

@@ -9,9 +9,12 @@ use super::client::{Client, Listing};
 use super::download::Download;
 use super::error::{CheckpointError, HubError, io};
 use super::files::{files_in, is_weights, problem, read, weight_files};
-use super::published::{Part, Published};
+use super::published::{Part, Published, PublishedFile};
 use super::settings::{hub_cache, offline, process};
 use super::store::Store;
+
+/// The tokenizer's file.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Fills a checkpoint's folder.
 #[derive(Clone, Debug)]
@@ -95,27 +98,36 @@ impl Pull {
                 link(&path, &folder, &name)?;
             }
         }
-        checkpoint.require(&checkpoint.parts().collect::<Vec<_>>())?;
+        let readable = |part: &Part| *part != Part::Text || checkpoint.file(*part, TOKENIZER).exists();
+        checkpoint.require(&checkpoint.parts().filter(readable).collect::<Vec<_>>())?;
         Ok(checkpoint)
     }
 
     /// The files of `part`, by their names in a checkpoint.
     fn files(&self, hub: &Hub<'_>, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
         let own = self.published.part(part);
-        let repo = self.text_repo.as_deref().filter(|_| part == Part::Text).unwrap_or(own.repo);
-        let origin = hub.repo(repo);
+        // Only the published repository has the published folders.
+        let other = self.text_repo.as_deref().filter(|repo| part == Part::Text && *repo != own.repo);
+        let repo = other.unwrap_or(own.repo);
+        let origin = hub.repo(repo, if other.is_some() { "" } else { own.folder });
         let mut names = origin.names()?;
         let has = |name: &str| names.iter().any(|n| n == name);
         // Repositories of quantised weights have no configuration of their own.
-        let published = hub.repo(own.repo);
+        let published = hub.repo(own.repo, own.folder);
         let config = if has("config.json") { &origin } else { &published };
         let mut files = vec![("config.json".to_owned(), config.fetch("config.json")?)];
         if part == Part::Text {
-            let tokenizer = match own.tokenizer.filter(|_| !has("tokenizer.json")) {
-                Some((repo, file)) => hub.repo(repo).fetch(file)?,
-                None => origin.fetch("tokenizer.json")?,
+            let tokenizer = match own.tokenizer.as_ref().filter(|_| !has(TOKENIZER)) {
+                Some(PublishedFile { repo, folder, name }) => hub.repo(repo, folder).fetch(name),
+                None => origin.fetch(TOKENIZER),
             };
-            files.push(("tokenizer.json".to_owned(), tokenizer));
+            match tokenizer {
+                Ok(path) => files.push((TOKENIZER.to_owned(), path)),
+                Err(error @ CheckpointError::NotInFolder { .. }) => {
+                    tracing::warn!("{error}\nwithout it no prompt can be read, only --embeddings");
+                }
+                Err(error) => return Err(error),
+            }
             names = self.text_file.clone().map_or(names, |file| vec![file]);
         }
         let failed = Cell::new(None);
@@ -147,9 +159,9 @@ impl Pull {
 }
 
 impl Hub<'_> {
-    fn repo<'a>(&'a self, name: &str) -> Origin<'a> {
+    fn repo<'a>(&'a self, name: &str, folder: &'static str) -> Origin<'a> {
         let stores = self.caches.iter().map(|cache| Store::new(cache, name)).collect();
-        Origin { hub: self, name: name.to_owned(), stores, listing: OnceCell::new() }
+        Origin { hub: self, name: name.to_owned(), folder, stores, listing: OnceCell::new() }
     }
 
     fn client(&self) -> Result<&Client<'static>, HubError> {
@@ -161,10 +173,12 @@ impl Hub<'_> {
     }
 }
 
-/// The source of one repository's files.
+/// The source of the files in one folder of a repository.
 struct Origin<'a> {
     hub: &'a Hub<'a>,
     name: String,
+    /// Empty for the repository's root.
+    folder: &'static str,
     /// In every cache; downloads go to the first.
     stores: Vec<Store>,
     listing: OnceCell<Listing>,
@@ -174,14 +188,26 @@ impl Origin<'_> {
     /// The folders in which `--from DIR` may hold this repository.
     fn places(&self, from: &Path) -> Vec<PathBuf> {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name);
-        let own = self.hub.pull.published.parts.iter().find(|part| part.repo == self.name);
+        let own = self.hub.pull.published.parts.iter().find(|p| p.repo == self.name && p.folder == self.folder);
         let part = own.map(|own| from.join(own.part.name()));
-        let mut places = vec![from.join(&self.name), from.join(short)];
+        let mut places = vec![self.inside(&from.join(&self.name)), self.inside(&from.join(short))];
         places.extend(part);
         // A cache of the hub's client, or the folder of one.
-        places.extend([from.to_owned(), from.join("hub")].iter().filter_map(|c| Store::new(c, &self.name).snapshot()));
-        places.push(from.to_owned());
+        let caches = [from.to_owned(), from.join("hub")];
+        let snapshots = caches.iter().filter_map(|cache| Store::new(cache, &self.name).snapshot());
+        places.extend(snapshots.map(|snapshot| self.inside(&snapshot)));
+        places.push(self.inside(from));
         places
+    }
+
+    /// The folder in a copy of the repository.
+    fn inside(&self, repository: &Path) -> PathBuf {
+        if self.folder.is_empty() { repository.to_owned() } else { repository.join(self.folder) }
+    }
+
+    /// The name in the repository of a file in the folder.
+    fn full(&self, name: &str) -> String {
+        if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) }
     }
 
     /// The place of its files, for messages.
@@ -199,7 +225,10 @@ impl Origin<'_> {
             self.cached()
         } else {
             match self.listing() {
-                Ok(listing) => listing.names(),
+                Ok(listing) => {
+                    let start = self.full("");
+                    listing.names().iter().filter_map(|name| Some(name.strip_prefix(&start)?.to_owned())).collect()
+                }
                 // As the hub's own client does.
                 Err(HubError::Gone { reason, .. }) if !self.cached().is_empty() => {
                     tracing::warn!("{reason}: using what is in the cache of {}", self.name);
@@ -215,7 +244,7 @@ impl Origin<'_> {
 
     /// The files that were downloaded before.
     fn cached(&self) -> Vec<String> {
-        self.stores.iter().filter_map(Store::snapshot).flat_map(|folder| files_in(&folder)).collect()
+        self.stores.iter().filter_map(Store::snapshot).flat_map(|root| files_in(&self.inside(&root))).collect()
     }
 
     fn listing(&self) -> Result<&Listing, HubError> {
@@ -234,6 +263,8 @@ impl Origin<'_> {
         }
         // Files of two commits need not fit together.
         let commit = self.listing.get().and_then(|listing| listing.sha.as_deref());
+        let full = self.full(name);
+        let name = full.as_str();
         let earlier = self.stores.iter().filter_map(|store| store.find(commit, name));
         if let Some(path) = earlier.into_iter().find(|path| problem(path).is_none()) {
             return Ok(path);

@@ -42,6 +42,14 @@ pub enum ModelError {
         /// The file.
         file: String,
     },
+    /// A LoRA does not belong to the model.
+    #[error("{file}: {reason}")]
+    Lora {
+        /// The file.
+        file: String,
+        /// The problem.
+        reason: String,
+    },
     /// An expected tensor is not in the file.
     #[error("{file}: tensor `{tensor}` is missing; expected shape {expected:?}")]
     MissingTensor {

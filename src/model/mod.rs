@@ -4,6 +4,7 @@
 mod autoencoder;
 mod dit;
 mod error;
+mod lora;
 mod naming;
 mod sizes;
 mod stdit3;
@@ -19,6 +20,7 @@ pub use autoencoder::{Autoencoder, PatchDecoder, Pixels, Progress};
 pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;
+pub use lora::LoraFile;
 pub(crate) use naming::Naming;
 pub use sizes::{Flops, Geometry, TransformerShape, WeightBytes};
 pub use stdit3::{StDiT3, StDiT3Config};

@@ -10,6 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use super::ModelError;
+use super::lora::{Lora, LoraFile};
 use super::naming::Naming;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, f32_to_bytes};
@@ -80,6 +81,8 @@ pub struct Weights<'a> {
     places: BTreeMap<String, (usize, String)>,
     /// The tensors taken so far, by name, with their shapes.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
+    /// What is added to tensors when they are read.
+    loras: Vec<Lora>,
 }
 
 impl<'a> Weights<'a> {
@@ -128,18 +131,40 @@ impl<'a> Weights<'a> {
         if containers.len() > 1 {
             file += &format!(" and {} other shards", containers.len() - 1);
         }
-        Weights { file, containers: Some(containers), places, taken: RefCell::default() }
+        Weights { file, containers: Some(containers), places, taken: RefCell::default(), loras: vec![] }
     }
 
     /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
-        Weights { file: "zeros".into(), containers: None, places: BTreeMap::new(), taken: RefCell::default() }
+        let (places, taken) = (BTreeMap::new(), RefCell::default());
+        Weights { file: "zeros".into(), containers: None, places, taken, loras: vec![] }
     }
 
     /// The same tensors under other names: `rename` turns a name in the files into the one by which the tensor is asked for.
     pub fn renamed(self, rename: impl Fn(&str) -> String) -> Weights<'a> {
         let places = self.places.iter().map(|(name, place)| (rename(name), place.clone())).collect();
         Weights { places, ..self }
+    }
+
+    /// The same tensors, with LoRAs added when they are read, in this order. `published` turns the name of a tensor in another spelling
+    /// into that of one of these.
+    ///
+    /// # Errors
+    /// As [`Lora::open`].
+    pub(super) fn adapted(
+        mut self,
+        loras: &[LoraFile],
+        published: &dyn Fn(&str) -> String,
+    ) -> Result<Weights<'a>, ModelError> {
+        let names: Vec<&str> = self.names().collect();
+        let opened = loras.iter().map(|lora| Lora::open(lora, &names, published)).collect::<Result<Vec<_>, _>>()?;
+        self.loras.extend(opened);
+        Ok(self)
+    }
+
+    /// The names of all tensors, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
     }
 
     fn find(&self, name: &str) -> Option<(&Container<'a>, &TensorInfo)> {
@@ -183,8 +208,9 @@ impl<'a> Weights<'a> {
             return Ok(vec![0.0; shape.iter().product()]);
         }
         let (file, dtype, data) = self.data(name, shape)?;
-        let values = self.floats(name, file, dtype, data)?;
+        let mut values = self.floats(name, file, dtype, data)?;
         self.take(name, shape);
+        self.loras.iter().try_for_each(|lora| lora.add(name, shape, &mut values))?;
         Ok(values)
     }
 

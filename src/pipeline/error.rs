@@ -7,7 +7,7 @@ use crate::hub::CheckpointError;
 use crate::media::OutputError;
 use crate::model::ModelError;
 use crate::ops::OpError;
-use crate::sampler::{SampleError, ScheduleError};
+use crate::sampler::{SampleError, ScheduleError, SolverError};
 use crate::tensor::TensorError;
 use crate::text::{EncoderError, TextError};
 
@@ -57,6 +57,9 @@ pub enum PipelineError {
     /// There is no schedule for the number of steps.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// The solver has no noise levels for these steps and this shift.
+    #[error(transparent)]
+    Solver(#[from] SolverError),
     /// The model cannot be loaded or run, the device failed, or sampling was stopped.
     #[error(transparent)]
     Sample(#[from] SampleError),

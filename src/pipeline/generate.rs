@@ -49,6 +49,7 @@ impl Request {
             steps,
             cfg_scale,
             seed: 0,
+            noise: None,
             cache: cache_config(&pipeline.source, "adacache-fast", false, steps)?,
             packed_cache: false,
             record_all: false,
@@ -139,11 +140,12 @@ impl Pipeline {
     /// What the video of `request` depends on, this device included. `weights`: [`weights_hash`](super::weights_hash) of the source;
     /// `preset`: the name by which the cache policy was chosen.
     pub fn settings(&self, weights: &str, preset: &str, request: &Request) -> Settings {
-        let Request { prompt, steps, cfg_scale, seed, cache, packed_cache, given, .. } = request;
+        let Request { prompt, steps, cfg_scale, seed, noise, cache, packed_cache, given, .. } = request;
         let dtype = self.model.dtype();
         let how = How { seed: *seed, steps: *steps, cfg_scale: *cfg_scale, dtype, preset, cache };
         Settings {
-            embedding: Some(embedding_hash(prompt.embedding())),
+            embedding: Some(embedding_hash(prompt.embedding(), prompt.negative())),
+            noise: noise.as_ref().map(|latents| latents.hash()),
             packed_cache: *packed_cache,
             given: given.as_ref().map(Given::facts),
             device: Some(self.device.info().label()),
@@ -284,7 +286,16 @@ impl Pipeline {
             // The second half is for given frames that start to move.
             let mut values = noise(request.seed, if request.given.is_some() { 2 * elements } else { elements });
             fresh.extend(values.split_off(elements));
-            let mut latents = Latents { shape, values };
+            let mut latents = match &request.noise {
+                Some(noise) if noise.shape == shape => Latents::clone(noise),
+                Some(noise) => {
+                    let found = noise.shape;
+                    return Err(PipelineError::Setting(format!(
+                        "the initial noise has the shape {found:?} (channels, frames, height, width), the video {shape:?}"
+                    )));
+                }
+                None => Latents { shape, values },
+            };
             if let Some(Given { references, strategy, part }) = &request.given {
                 mask.extend(strategy.apply(references, &mut latents, *part)?);
             }
@@ -293,31 +304,37 @@ impl Pipeline {
         Ok((all, if mask.is_empty() { None } else { Some(FrameConditioning { mask, noise: fresh }) }))
     }
 
-    /// The captions of requests. Guidance runs their prompts and then as many null captions, in this order, in one batch; a null caption is
-    /// as long as the prompt it is paired with.
+    /// The captions of requests. Guidance runs their prompts and then as many captions of the unconditional half, in this order, in one batch:
+    /// the negative prompt, or the model's null caption, as long as the prompt it is paired with.
     fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
         let TransformerShape { caption_channels: channels, caption_tokens: most, .. } = self.model.shape();
         let null = self.model.null_caption();
-        let longest = requests.iter().map(|r| r.prompt.embedding().tokens).max().unwrap_or(0);
-        let prompts = requests.iter().map(|r| &r.prompt.embedding().values[..]);
-        let guided = requests.iter().any(|r| is_guided(r.cfg_scale));
-        let nulls = requests.iter().filter(|_| guided);
-        let nulls = nulls.map(|r| &null[..null.len().min(r.prompt.embedding().tokens * channels)]);
-        let (mut captions, mut mask) = (vec![], vec![]);
-        for (values, request) in prompts.chain(nulls).zip(requests.iter().cycle()) {
-            let tokens = request.prompt.embedding().tokens;
-            if values.len() != tokens * channels || tokens > most {
+        let prompts = requests.iter().map(|r| &r.prompt);
+        let conditional = prompts.clone().map(|p| (p.embedding().tokens, &p.embedding().values[..]));
+        let unconditional = prompts.clone().filter(|_| requests.iter().any(|r| is_guided(r.cfg_scale))).map(|p| {
+            let nulls = null.len().min(p.embedding().tokens * channels);
+            p.negative().map_or((nulls / channels, &null[..nulls]), |negative| (negative.tokens, &negative.values[..]))
+        });
+        let captions: Vec<(usize, &[f32])> = conditional.chain(unconditional).collect();
+        let longest = captions.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0);
+        let (mut rows, mut mask) = (vec![], vec![]);
+        for ((tokens, values), prompt) in captions.iter().zip(prompts.cycle()) {
+            if *tokens == 0 {
                 return Err(PipelineError::Setting(format!(
-                    "`{}` has {} values in its embedding, the model takes at most {most} tokens of {channels} channels",
-                    request.prompt,
-                    request.prompt.embedding().values.len(),
+                    "`{prompt}` has no negative prompt, and the model has no null caption of its own: give one, or set the guidance scale to 1"
                 )));
             }
-            captions.extend(values);
-            captions.resize(captions.len() + (longest - tokens) * channels, 0.0);
-            mask.extend((0..longest).map(|token| token < tokens));
+            if values.len() != tokens * channels || *tokens > most {
+                return Err(PipelineError::Setting(format!(
+                    "`{prompt}` has an embedding of {} values, the model takes at most {most} tokens of {channels} channels",
+                    values.len(),
+                )));
+            }
+            rows.extend_from_slice(values);
+            rows.resize(rows.len() + (longest - tokens) * channels, 0.0);
+            mask.extend((0..longest).map(|token| token < *tokens));
         }
-        Ok(self.model.caption(&captions, requests.len() * if guided { 2 } else { 1 }, Some(&mask))?)
+        Ok(self.model.caption(&rows, captions.len(), Some(&mask))?)
     }
 }
 
@@ -405,11 +422,11 @@ impl Made<'_> {
 fn check_alike(first: &Request, requests: &[Request]) -> Result<(), PipelineError> {
     let places = |r: &Request| r.given.as_ref().map(|given| (given.strategy.clone(), given.part));
     let alike = |r: &Request| {
-        let (prompt, given) = (first.prompt.clone(), first.given.clone());
-        places(r) == places(first) && Request { prompt, seed: first.seed, given, ..r.clone() } == *first
+        let (prompt, noise, given) = (first.prompt.clone(), first.noise.clone(), first.given.clone());
+        places(r) == places(first) && Request { prompt, seed: first.seed, noise, given, ..r.clone() } == *first
     };
     if requests.iter().all(alike) {
         return Ok(());
     }
-    Err(PipelineError::Setting("the videos of a batch differ in more than prompt, seed and references".into()))
+    Err(PipelineError::Setting("the videos of a batch differ in more than prompt, noise and references".into()))
 }

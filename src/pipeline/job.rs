@@ -64,7 +64,7 @@ impl Job {
             cache: request.cache.clone(),
             packed_cache: request.packed_cache,
             record_all: request.record_all,
-            caption_tokens: request.prompt.embedding().tokens.max(1),
+            caption_tokens: request.prompt.tokens().max(1),
             given: request.given.is_some(),
             encodes: false,
             decodes: request.decode,

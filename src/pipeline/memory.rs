@@ -106,12 +106,12 @@ mod tests {
     use super::*;
     use crate::family;
     use crate::model::SLOTS;
-    use crate::pipeline::{Deciding, SizeOptions};
+    use crate::pipeline::{Deciding, OpenOptions};
 
     /// Open-Sora at 480p on a device with exactly the counted memory: the count matches the allocation.
     #[test]
     fn the_count_is_what_is_allocated() {
-        let source = family::published("opensora-v1.2", &SizeOptions::published("480p", 51)).unwrap();
+        let source = family::published("opensora-v1.2", &OpenOptions::published("480p", 51)).unwrap();
         let load = Job {
             cache: source.presets(30).unwrap().resolve("adacache-fast", false, source.anatomy(), 30).unwrap(),
             source,

@@ -51,4 +51,6 @@ pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_
 pub use request::{Request, cache_config, check_settings, is_guided, resolve_cache};
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
-pub use source::{Content, FileContent, Inputs, ModelFile, ModelSource, Parts, PipelineConfig, SizeOptions, Source};
+pub use source::{
+    Content, FileContent, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Sampling, Source,
+};

@@ -94,6 +94,8 @@ impl Scores {
 pub struct TextOptions {
     /// Attributes of the video, appended to the prompt (Open-Sora).
     pub scores: Scores,
+    /// The prompt of the unconditional half, for models without a null caption of their own (Wan); `None`: the model's default.
+    pub negative: Option<String>,
 }
 
 /// A prompt in the form the model takes.
@@ -101,17 +103,33 @@ pub struct TextOptions {
 pub struct Prompt {
     text: PromptText,
     embedding: Arc<Embedding>,
+    negative: Option<Arc<Embedding>>,
 }
 
 impl Prompt {
     /// A prompt with its embedding.
     pub fn new(text: PromptText, embedding: Embedding) -> Prompt {
-        Prompt { text, embedding: Arc::new(embedding) }
+        Prompt { text, embedding: Arc::new(embedding), negative: None }
+    }
+
+    /// The same prompt with the embedding of a negative prompt, which the unconditional half reads.
+    pub fn against(self, negative: Arc<Embedding>) -> Prompt {
+        Prompt { negative: Some(negative), ..self }
     }
 
     /// `[tokens, channels]`, without padding.
     pub fn embedding(&self) -> &Embedding {
         &self.embedding
+    }
+
+    /// The embedding of the negative prompt, `[tokens, channels]`, without padding; `None`: the model has a null caption of its own.
+    pub fn negative(&self) -> Option<&Embedding> {
+        self.negative.as_deref()
+    }
+
+    /// The tokens of the longer of the two embeddings.
+    pub fn tokens(&self) -> usize {
+        self.embedding.tokens.max(self.negative().map_or(0, |negative| negative.tokens))
     }
 
     /// The words joined for a file name.

@@ -1,6 +1,6 @@
 //! Identifies what a video is made of: the model's files, an embedding, and the settings of a plain run.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::PipelineError;
@@ -41,8 +41,11 @@ impl Settings {
             weights: weights.into(),
             prompt,
             embedding: None,
+            negative: None,
             scores: Value::Null,
             seed: how.seed,
+            noise: None,
+            sampling: json!(config.sampling),
             steps: how.steps,
             cfg_scale: how.cfg_scale,
             preset: how.preset.into(),
@@ -84,10 +87,13 @@ pub fn weights_hash(source: &ModelSource, progress: Progress<'_>) -> Result<Stri
     Ok(hex(named.iter().fold(Sha256::new(), |hash, (name, digest)| hash.chain_update(format!("{name}\0{digest}\n")))))
 }
 
-/// SHA-256 of an embedding: its number of tokens and its values.
-pub fn embedding_hash(embedding: &Embedding) -> String {
-    let mut hash = Sha256::new_with_prefix((embedding.tokens as u64).to_le_bytes());
-    embedding.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+/// SHA-256 of the embedding of a prompt and, if there is one, of its negative prompt: number of tokens and values.
+pub fn embedding_hash(embedding: &Embedding, negative: Option<&Embedding>) -> String {
+    let mut hash = Sha256::new();
+    for embedding in std::iter::once(embedding).chain(negative) {
+        hash.update((embedding.tokens as u64).to_le_bytes());
+        embedding.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    }
     hex(hash)
 }
 

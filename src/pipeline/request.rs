@@ -1,12 +1,14 @@
 //! What to generate, and the checks of its settings.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
 use super::prompt::Prompt;
 use super::source::ModelSource;
 use crate::cache::{CacheConfig, CacheError, Named};
+use crate::media::Latents;
 use crate::sampler::{MOST_STEPS, ScheduleError};
 
 /// The largest accepted guidance scale.
@@ -23,6 +25,8 @@ pub struct Request {
     pub cfg_scale: f32,
     /// Seed of the initial noise.
     pub seed: u64,
+    /// Initial noise in place of the seed's.
+    pub noise: Option<Arc<Latents>>,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits (e4m3 with one scale per token) instead of the model's type.

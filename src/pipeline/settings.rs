@@ -33,15 +33,25 @@ pub struct Settings {
     pub weights: String,
     /// The prompt as passed to the model.
     pub prompt: String,
-    /// [`embedding_hash`](super::embedding_hash) of the prompt's embedding, where it is known; otherwise the embedding follows from prompt, scores and weights.
+    /// [`embedding_hash`](super::embedding_hash) of the embeddings of prompt and negative prompt, where they are known; otherwise they follow
+    /// from the prompts, scores and weights.
     #[serde(default)]
     pub embedding: Option<String>,
+    /// The negative prompt, of models that have one, unless its embedding is given.
+    #[serde(default)]
+    pub negative: Option<String>,
     /// What is appended to the prompt; `null`: nothing.
     #[serde(default)]
     pub scores: Value,
     /// Seed of the initial noise; in JSON text above 2^53.
     #[serde(with = "super::seed")]
     pub seed: u64,
+    /// Hash of initial noise in place of the seed's.
+    #[serde(default)]
+    pub noise: Option<String>,
+    /// Sampler and timestep shift, of models that have several.
+    #[serde(default)]
+    pub sampling: Value,
     /// Denoising steps, as requested.
     pub steps: usize,
     /// Guidance scale.
@@ -176,8 +186,11 @@ mod tests {
             weights: "cd".repeat(32),
             prompt: "a cat".into(),
             embedding: None,
+            negative: None,
             scores: Value::Null,
             seed: u64::MAX,
+            noise: None,
+            sampling: Value::Null,
             steps: 30,
             cfg_scale: 7.5,
             preset: "adacache-fast".into(),
@@ -227,6 +240,9 @@ mod tests {
             (json!({ "weights": "ef".repeat(32) }), "weights cdcdcdcdcdcd…, now efefefefefef…"),
             (json!({ "prompt": "a dog" }), "prompt a cat, now a dog"),
             (json!({ "embedding": "x" }), "embedding none, now x"),
+            (json!({ "negative": "x" }), "negative none, now x"),
+            (json!({ "noise": "x" }), "noise none, now x"),
+            (json!({ "sampling": "euler" }), "sampling none, now euler"),
             (json!({ "seed": 3 }), "seed 18446744073709551615, now 3"),
             (json!({ "steps": 20 }), "steps 30, now 20"),
             (json!({ "cfg_scale": 1.0 }), "cfg scale 7.5, now 1.0"),

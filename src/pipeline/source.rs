@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape, Weights};
-use crate::sampler::Solver;
+use crate::hub::{Checkpoint, FileStatus, Part};
+use crate::model::{Autoencoder, Geometry, LoraFile, Progress, Transformer, TransformerShape, Weights};
+use crate::sampler::{FlowSampler, Solver};
 use crate::shapes::Shapes;
 use crate::tensor::DType;
 
@@ -148,6 +151,18 @@ pub struct ModelFile {
     pub content: FileContent,
 }
 
+impl ModelFile {
+    /// The files of a checkpoint, as far as they are there.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Vec<ModelFile> {
+        let there = checkpoint.parts().flat_map(|part| checkpoint.status(part)).filter(|file| file.bytes.is_some());
+        let file = |status: FileStatus| ModelFile {
+            name: format!("{}/{}", status.part.name(), status.file),
+            content: FileContent::OnDisk(checkpoint.file(status.part, &status.file)),
+        };
+        there.map(file).collect()
+    }
+}
+
 /// The content of a model's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -167,6 +182,14 @@ pub struct Parts {
     pub decoder: bool,
 }
 
+impl Parts {
+    /// The parts of a checkpoint: the transformer, and these.
+    pub fn listed(self) -> Vec<Part> {
+        let wanted = [(true, Part::Transformer), (self.text, Part::Text), (self.decoder, Part::Vae)];
+        wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, part)| part).collect()
+    }
+}
+
 /// The inputs a generation accepts besides the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
@@ -176,11 +199,15 @@ pub struct Inputs {
     pub resolution: bool,
     /// Frames: pictures, videos, the end of a part of a long video.
     pub frames: bool,
+    /// A sampler, a timestep shift and a number of caption tokens.
+    pub sampler: bool,
+    /// LoRAs.
+    pub loras: bool,
 }
 
-/// The requested size of a video; anything left out is the model's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SizeOptions {
+/// What a model is opened for: the size of the video, and how it is sampled. Anything left out is the model's default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OpenOptions {
     /// Height and width in pixels.
     pub pixels: Option<[usize; 2]>,
     /// A published resolution, by name.
@@ -189,17 +216,27 @@ pub struct SizeOptions {
     pub aspect: Option<String>,
     /// Frames.
     pub frames: Option<usize>,
+    /// The sampler, of models that have several.
+    pub sampler: Option<FlowSampler>,
+    /// The timestep shift, of models that have a constant one.
+    pub shift: Option<f64>,
+    /// The number of caption tokens that a prompt is cut or padded to, of models that attend to padding.
+    pub caption_tokens: Option<usize>,
+    /// Noise levels from at most 1 down, one for each step, of models that have several samplers.
+    pub sigmas: Option<Vec<f64>>,
+    /// LoRAs to add to the weights, of models that take some.
+    pub loras: Vec<LoraFile>,
 }
 
-impl SizeOptions {
+impl OpenOptions {
     /// `frames` frames of `height` × `width` pixels.
-    pub fn exactly(frames: usize, height: usize, width: usize) -> SizeOptions {
-        SizeOptions { pixels: Some([height, width]), frames: Some(frames), ..SizeOptions::default() }
+    pub fn exactly(frames: usize, height: usize, width: usize) -> OpenOptions {
+        OpenOptions { pixels: Some([height, width]), frames: Some(frames), ..OpenOptions::default() }
     }
 
     /// A published resolution with `frames` frames, 9:16.
-    pub fn published(resolution: &str, frames: usize) -> SizeOptions {
-        SizeOptions { resolution: Some(resolution.into()), frames: Some(frames), ..SizeOptions::default() }
+    pub fn published(resolution: &str, frames: usize) -> OpenOptions {
+        OpenOptions { resolution: Some(resolution.into()), frames: Some(frames), ..OpenOptions::default() }
     }
 }
 
@@ -226,6 +263,28 @@ pub struct PipelineConfig {
     pub default_steps: usize,
     /// The default guidance scale.
     pub default_cfg_scale: f32,
+    /// The sampler and the timestep shift, of models that have several.
+    pub sampling: Option<Sampling>,
+    /// The prompt of the unconditional half, of models without a null caption of their own.
+    pub negative_prompt: Option<&'static str>,
+}
+
+/// How a flow model is sampled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sampling {
+    /// The solver, and the noise levels before the shift.
+    #[serde(serialize_with = "by_name")]
+    pub sampler: FlowSampler,
+    /// The shift s: levels σ become sσ/(1 + (s − 1)σ).
+    pub shift: f64,
+    /// Noise levels in place of the sampler's, which no shift changes.
+    pub sigmas: Option<Vec<f64>>,
+    /// Caption tokens that a prompt is cut or padded to.
+    pub caption_tokens: usize,
+}
+
+fn by_name<S: serde::Serializer>(sampler: &FlowSampler, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(sampler.name())
 }
 
 impl PipelineConfig {

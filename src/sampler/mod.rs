@@ -16,5 +16,6 @@ pub use options::{Member, SamplerOptions};
 pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
 pub use run::{SampleOutput, Sampler, StepEvent};
 pub use solver::{
-    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, HISTORY, Kept, Pndm, Row, Solver, SolverError, UniPc,
+    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, FlowSampler, HISTORY, Kept, Pndm, Row, Solver, SolverError,
+    UniPc, UnknownSampler,
 };

@@ -17,6 +17,7 @@ mod model;
 mod output;
 mod plan;
 mod replay;
+mod wan;
 
 use std::path::Path;
 use std::process::Output;

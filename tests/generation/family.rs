@@ -15,8 +15,8 @@ use adacache::model::{
 use adacache::ops::linear::{Activation, linear, linear_residual};
 use adacache::ops::{embed, norm};
 use adacache::pipeline::{
-    Content, Generation, Inputs, Job, ModelFile, ModelSource, Pipeline, PipelineConfig, PipelineError, Prompt,
-    PromptText, Request, SizeOptions, Source, TextOptions, cache_config,
+    Content, Generation, Inputs, Job, ModelFile, ModelSource, OpenOptions, Pipeline, PipelineConfig, PipelineError,
+    Prompt, PromptText, Request, Source, TextOptions, cache_config,
 };
 use adacache::sampler::{FlowGrid, Solver, UniPc};
 use adacache::tensor::{DType, Tensor};
@@ -200,7 +200,7 @@ impl Family for ToyFamily {
         folder.join("toy.json").exists()
     }
 
-    fn open(&self, _folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    fn open(&self, _folder: Option<&Path>, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
         let [height, width] = size.pixels.unwrap_or([16, 24]);
         Ok(Arc::new(ToySource {
             anatomy: Toy::new(&crate::common::device(), DType::F32)?.anatomy,
@@ -215,6 +215,8 @@ impl Family for ToyFamily {
                 resolution: ((height * width) as f64).sqrt(),
                 default_steps: STEPS,
                 default_cfg_scale: 2.0,
+                sampling: None,
+                negative_prompt: None,
             },
         }))
     }
@@ -301,7 +303,7 @@ fn generate(pipeline: &Pipeline, cache: CacheConfig) -> Generation {
 
 #[test]
 fn a_family_in_one_file_generates_with_every_policy() {
-    let source = ToyFamily.open(None, &SizeOptions::default()).unwrap();
+    let source = ToyFamily.open(None, &OpenOptions::default()).unwrap();
     let device = crate::common::device();
     let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
     let preset = |name: &str| cache_config(&source, name, false, STEPS).unwrap();
@@ -341,7 +343,7 @@ fn a_family_in_one_file_generates_with_every_policy() {
 
 #[test]
 fn settings_of_other_models_are_refused() {
-    let source = ToyFamily.open(None, &SizeOptions::default()).unwrap();
+    let source = ToyFamily.open(None, &OpenOptions::default()).unwrap();
     let settings = "policy = 'adacache'\nresidual = 't-attn'\nblocks = [1]\ncodebook = [[0.1, 2], [1.0, 1]]";
     let config = CacheConfig::from_toml(settings, "a.toml").unwrap();
     let refused = config.validate_for(source.anatomy(), 3).unwrap_err().to_string();

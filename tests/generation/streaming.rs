@@ -10,7 +10,7 @@ use adacache::cache::{
 };
 use adacache::device::Device;
 use adacache::family;
-use adacache::pipeline::{Deciding, Generation, Job, ModelSource, Pipeline, PipelineError, Request, SizeOptions};
+use adacache::pipeline::{Deciding, Generation, Job, ModelSource, OpenOptions, Pipeline, PipelineError, Request};
 use adacache::tensor::DType;
 // One of its own for every pipeline: budgets are bounds of a device.
 use crate::common::device;
@@ -20,7 +20,7 @@ const PROMPT: &str = "large red square spinning fast checkerboard";
 
 /// Small videos: it is weights that matter here.
 fn source() -> ModelSource {
-    family::open("sprites", &SizeOptions::exactly(8, 32, 32)).unwrap()
+    family::open("sprites", &OpenOptions::exactly(8, 32, 32)).unwrap()
 }
 
 fn resident() -> &'static Pipeline {

@@ -9,7 +9,7 @@ use adacache::device::{Device, DryConfig};
 use adacache::family;
 use adacache::model::vae::{VaeConfig, VideoVae};
 use adacache::model::{ModelError, Weights};
-use adacache::pipeline::{ModelSource, Pipeline, Request, SizeOptions};
+use adacache::pipeline::{ModelSource, OpenOptions, Pipeline, Request};
 use adacache::tensor::DType;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -239,7 +239,7 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
         .unwrap();
 
     let device = crate::common::device();
-    let source = |size: &SizeOptions| family::open(folder.path().to_str().unwrap(), size).unwrap();
+    let source = |size: &OpenOptions| family::open(folder.path().to_str().unwrap(), size).unwrap();
     let generate = |source: ModelSource| {
         let pipeline = Pipeline::load(&source, &device, DType::Bf16).unwrap();
         let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
@@ -257,13 +257,13 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
         assert!(told.len() > 1 && pixels == generations[0].frames.as_ref().unwrap().rgb, "handed over on the way");
         generations.into_iter().next().unwrap()
     };
-    let generation = generate(source(&SizeOptions::default()));
+    let generation = generate(source(&OpenOptions::default()));
     assert_eq!(generation.latents.shape, [4, 7, 4, 6]);
     let expected =
         load(&device, DType::Bf16).decode_within(&generation.latents.values, [4, 7, 4, 6], 22, None, &mut on).unwrap();
     assert!(generation.frames.unwrap().rgb == expected);
     // The decoder is read before the steps, and takes its room after them.
-    let pipeline = Pipeline::load(&source(&SizeOptions::default()), &device, DType::Bf16).unwrap();
+    let pipeline = Pipeline::load(&source(&OpenOptions::default()), &device, DType::Bf16).unwrap();
     let request = Request::new(&pipeline, "large red circle bouncing fast navy").unwrap();
     let while_denoising = |decode| {
         let request = Request { steps: 1, cache: CacheConfig::None, decode, ..request.clone() };
@@ -279,7 +279,7 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     let weights = folder.path().join("vae/model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &whole[..whole.len() - 2]).unwrap();
-    let damaged = Pipeline::load(&source(&SizeOptions::default()), &device, DType::Bf16).unwrap();
+    let damaged = Pipeline::load(&source(&OpenOptions::default()), &device, DType::Bf16).unwrap();
     let mut steps = 0;
     let mut on_step = |_: &adacache::sampler::StepEvent| {
         steps += 1;
@@ -288,6 +288,6 @@ fn a_model_folder_with_an_autoencoder_generates_its_frames() {
     assert!(damaged.generate(&request, &mut on_step).unwrap_err().to_string().contains("not a complete safetensors"));
     assert_eq!(steps, 0);
     std::fs::write(&weights, whole).unwrap();
-    let shorter = generate(source(&SizeOptions::exactly(5, 32, 48)));
+    let shorter = generate(source(&OpenOptions::exactly(5, 32, 48)));
     assert_eq!((shorter.latents.shape, shorter.frames.unwrap().rgb.len()), ([4, 2, 4, 6], 5 * 32 * 48 * 3));
 }

@@ -12,7 +12,7 @@ use adacache::calibrate::{
 use adacache::compare::Mean;
 use adacache::family;
 use adacache::media::{check_file_writable, write_file};
-use adacache::pipeline::{self, ModelSource, Prompt, Request, SizeOptions, TextOptions};
+use adacache::pipeline::{self, ModelSource, OpenOptions, Prompt, Request, TextOptions};
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
@@ -153,7 +153,7 @@ impl Watch for Progress {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = family::open(&args.runs.model, &SizeOptions::default())?;
+    let source = family::open(&args.runs.model, &OpenOptions::default())?;
     let config = source.config();
     let settings = args.runs.settings(&source)?;
     let steps = settings.steps;

@@ -10,7 +10,7 @@ use adacache::device::KERNELS;
 use adacache::family;
 use adacache::media::{Frames, Media, Output, write_file};
 use adacache::pipeline::{
-    self, ModelSource, Pipeline, PromptText, Report, Request, Settings, SizeOptions, TextOptions,
+    self, ModelSource, OpenOptions, Pipeline, PromptText, Report, Request, Settings, TextOptions,
 };
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
@@ -65,7 +65,7 @@ struct Policy {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = family::open(&args.runs.model, &SizeOptions::default())?;
+    let source = family::open(&args.runs.model, &OpenOptions::default())?;
     let config = source.config();
     let settings = args.runs.settings(&source)?;
     let runs::Settings { steps, cfg_scale } = settings;

@@ -9,14 +9,15 @@ mod results;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adacache::device::Device;
 use adacache::family::{self, FAMILIES};
-use adacache::media::{Encoding, Format, Frames, Output};
+use adacache::media::{Encoding, Format, Frames, Latents, Output};
 use adacache::pipeline::{
-    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, Parts, Pipeline, PipelineError,
-    Prompt, PromptText, Request, SizeOptions, TextOptions, VideoSize, schedule_strip,
+    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, OpenOptions, Parts, Pipeline,
+    PipelineError, Prompt, PromptText, Request, TextOptions, VideoSize, embedding_hash, schedule_strip,
 };
 use adacache::profile::{Point, Profile};
 use adacache::sampler::StepEvent;
@@ -54,8 +55,13 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
             cache.validate_for(source.anatomy(), config.latent[0].div_ceil(source.shape().patch_frames))?;
             cache
         }
-        None => pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+        None => pipeline::cache_config(&source, args.cache(config, steps), args.moreg, steps)?,
     };
+    if args.skips_caching(config, steps) && like.is_none() && !args.quiet {
+        out::note(format_args!(
+            "{steps} steps are all computed: from one to the next too much changes to reuse anything; --cache NAME asks for a cache"
+        ));
+    }
     let jobs = match &args.prompts {
         Some(file) => batch(&source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,
         None => single(&source, &args.prompt.join(" "), args.out.as_deref())?,
@@ -67,22 +73,32 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let conditions = conditions(args, &source)?;
     let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
     source.require(Parts { decoder, ..Parts::default() })?;
-    let embedding = embedding(args, &source)?;
-    let preset = args.preset();
+    let embeddings = given_embeddings(args, &source, cfg_scale)?;
+    let noise = args.noise.as_deref().map(Latents::open).transpose()?.map(Arc::new);
+    let preset = args.preset(config, steps);
     let how = How { seed: args.seed, steps, cfg_scale, dtype: args.dtype, preset: &preset, cache: &cache };
-    let asked = Asked { args, source: &source, how, given: conditions.facts(), embedding: embedding.as_ref(), like };
+    let asked = Asked {
+        args,
+        source: &source,
+        how,
+        given: conditions.facts(),
+        embedding: embeddings.as_ref().map(Embeddings::hash),
+        noise: noise.as_ref().map(|latents| latents.hash()),
+        like,
+    };
     let groups = asked.unfinished(jobs)?;
     if groups.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
 
     let device = args.device.open()?;
-    let groups = embed(args, &source, groups, embedding.as_ref())?;
+    let groups = embed(args, &source, groups, embeddings.as_ref())?;
     let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
         cfg_scale,
         seed: args.seed,
+        noise: noise.clone(),
         cache: cache.clone(),
         packed_cache: args.fp8_cache,
         record_all: args.trace.is_some(),
@@ -115,7 +131,7 @@ fn load(
 ) -> anyhow::Result<Pipeline> {
     let parts = conditions.looping.parts > 1;
     let all = groups.iter().flatten();
-    let longest = all.max_by_key(|(prompt, _)| prompt.embedding().tokens).context("there is no prompt")?;
+    let longest = all.max_by_key(|(prompt, _)| prompt.tokens()).context("there is no prompt")?;
     let largest = request(&longest.0, groups.iter().any(|group| needs_pixels(group)) || parts);
     let job = Job {
         videos: groups.iter().map(Vec::len).max().unwrap_or(1),
@@ -185,16 +201,28 @@ fn run_all(
 
 /// The model, for videos of the size asked for.
 fn source(args: &Args) -> anyhow::Result<ModelSource> {
-    let size = SizeOptions {
+    let size = OpenOptions {
         pixels: args.size.as_deref().map(VideoSize::sides).transpose()?,
         resolution: args.resolution.clone(),
         aspect: args.aspect.clone(),
         frames: args.frames,
+        sampler: args.sampler,
+        shift: args.shift,
+        caption_tokens: args.max_sequence_length,
+        sigmas: args.sigmas.clone(),
+        loras: args.lora.clone(),
     };
     let source = family::open(&args.model, &size)?;
     if args.embeddings.is_some() && !source.inputs().text {
         let takes = family::that_take(|inputs| inputs.text);
         bail!("--embeddings is for {takes}: {} has words of its own", args.model);
+    }
+    let negative = [
+        ("--negative-prompt", args.negative_prompt.is_some()),
+        ("--negative-embeddings", args.negative_embeddings.is_some()),
+    ];
+    if let (Some((option, _)), None) = (negative.iter().find(|(_, used)| *used), source.config().negative_prompt) {
+        bail!("{option} is for the models of Wan: {} has a null caption of its own", args.model);
     }
     // Latents need no decoder. All that is missing is told at once.
     let latents = args.out.as_ref().is_some_and(|out| out.to_lowercase().ends_with(".safetensors"));
@@ -202,11 +230,33 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
     Ok(source)
 }
 
-/// The embedding that is given.
-fn embedding(args: &Args, source: &ModelSource) -> anyhow::Result<Option<Embedding>> {
+/// The embeddings that are given, of the prompt and of the negative prompt.
+fn given_embeddings(args: &Args, source: &ModelSource, cfg_scale: f32) -> anyhow::Result<Option<Embeddings>> {
     let model = source.shape();
     let open = |path| Embedding::open(path, model.caption_channels, model.caption_tokens);
-    Ok(args.embeddings.as_deref().map(open).transpose()?)
+    let Some(prompt) = args.embeddings.as_deref().map(open).transpose()? else { return Ok(None) };
+    let negative = args.negative_embeddings.as_deref().map(open).transpose()?.map(Arc::new);
+    if negative.is_none() && source.config().negative_prompt.is_some() && pipeline::is_guided(cfg_scale) {
+        bail!("--embeddings alone: give --negative-embeddings too, or --cfg-scale 1, which reads no negative prompt");
+    }
+    Ok(Some(Embeddings { prompt, negative }))
+}
+
+/// Embeddings in place of a text encoder's.
+struct Embeddings {
+    prompt: Embedding,
+    negative: Option<Arc<Embedding>>,
+}
+
+impl Embeddings {
+    fn of(&self, text: PromptText) -> Prompt {
+        let prompt = Prompt::new(text, self.prompt.clone());
+        self.negative.iter().cloned().fold(prompt, Prompt::against)
+    }
+
+    fn hash(&self) -> String {
+        embedding_hash(&self.prompt, self.negative.as_deref())
+    }
 }
 
 /// The videos with their prompts embedded.
@@ -214,17 +264,18 @@ fn embed(
     args: &Args,
     source: &ModelSource,
     groups: Vec<Vec<Video>>,
-    given: Option<&Embedding>,
+    given: Option<&Embeddings>,
 ) -> anyhow::Result<Vec<Vec<Embedded>>> {
     let prompts: Vec<PromptText> = groups.iter().flatten().map(|video| video.prompt.clone()).collect();
     let prompts: Vec<Prompt> = match given {
-        Some(embedding) => prompts.into_iter().map(|prompt| Prompt::new(prompt, embedding.clone())).collect(),
+        Some(embeddings) => prompts.into_iter().map(|prompt| embeddings.of(prompt)).collect(),
         None => {
             if source.inputs().text && !args.quiet {
                 let what = if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) };
                 out::note(format_args!("embedding {what}"));
             }
-            source.embed(&prompts, &TextOptions { scores: args.scores() }, &mut |_, _| interrupt::go_on())?
+            let negative = args.negative_prompt.clone();
+            source.embed(&prompts, &TextOptions { scores: args.scores(), negative }, &mut |_, _| interrupt::go_on())?
         }
     };
     let mut prompts = prompts.into_iter();

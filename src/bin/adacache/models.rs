@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use adacache::chips::Chip;
 use adacache::family::{FAMILIES, Family};
 use adacache::hub::{Checkpoint, FileStatus, Part, cache_dir};
-use adacache::pipeline::{self, Deciding, Job, ModelSource, SizeOptions, is_guided};
+use adacache::pipeline::{self, Deciding, Job, ModelSource, OpenOptions, is_guided};
 use adacache::plan::{Expected, Memory};
 use adacache::profile::Efficiency;
 use adacache::tensor::DType;
@@ -84,19 +84,19 @@ fn model(family: &'static dyn Family, cache: &Path) -> anyhow::Result<Model> {
     };
     let folder = files.as_ref().and_then(there);
     let of = if files.is_none() || folder.is_some() { Of::Present } else { Of::Published };
-    let open = |size: &SizeOptions| match &folder {
+    let open = |size: &OpenOptions| match &folder {
         Some(folder) => family.open(Some(folder), size),
         None => family.published(size),
     };
     let needs = match family.resolutions() {
         [] => {
-            let source = open(&SizeOptions::default())?;
+            let source = open(&OpenOptions::default())?;
             let config = source.config();
             vec![need(&source, format!("{}x{}, {} frames", config.height, config.width, config.frames()))?]
         }
         resolutions => {
             let named = |resolution: &&str| {
-                let size = SizeOptions { resolution: Some((*resolution).into()), ..SizeOptions::default() };
+                let size = OpenOptions { resolution: Some((*resolution).into()), ..OpenOptions::default() };
                 let source = open(&size)?;
                 need(&source, format!("{resolution} 9:16, {} frames", source.config().frames()))
             };
@@ -163,17 +163,19 @@ fn for_people(models: &[Model]) -> String {
     let mut text = String::new();
     for model in models {
         let Some((checkpoint, files)) = &model.files else {
-            text += &format!("{:<13}  built in\n", model.name);
+            text += &format!("{:<15}  built in\n", model.name);
             model.needs.iter().for_each(|n| text += &line(n));
             text += "\n";
             continue;
         };
         let state = match files.iter().filter(|f| !f.is_ok()).count() {
             0 => "complete".to_owned(),
+            _ if files.iter().all(|f| f.bytes.is_none()) => format!("missing: adacache pull {}", model.name),
             bad => format!("{bad} of {} files are missing or damaged: adacache pull {}", files.len(), model.name),
         };
-        text += &format!("{:<13}  {state}\n  {}\n", model.name, checkpoint.folder().display());
-        for f in files {
+        text += &format!("{:<15}  {state}\n  {}\n", model.name, checkpoint.folder().display());
+        // Of a model that is not here at all nothing is listed.
+        for f in files.iter().filter(|_| files.iter().any(|f| f.bytes.is_some())) {
             let size = f.bytes.map_or_else(|| "missing".into(), |bytes| HumanBytes(bytes).to_string());
             let problem = f.problem.as_ref().map_or(String::new(), |problem| format!("  DAMAGED: {problem}"));
             text += &format!("  {size:>12}  {}/{}{problem}\n", f.part.name(), f.file);

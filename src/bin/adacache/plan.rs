@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use adacache::cache::trace::Trace;
 use adacache::chips::{CHIPS, Chip};
 use adacache::family;
-use adacache::pipeline::{self, Deciding, Job, MemorySize, SizeOptions, VideoSize, is_guided};
+use adacache::pipeline::{self, Deciding, Job, MemorySize, OpenOptions, VideoSize, is_guided};
 use adacache::plan::{Estimate, Expected};
 use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
@@ -115,11 +115,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn job(args: &Args) -> anyhow::Result<Job> {
-    let size = SizeOptions {
+    let size = OpenOptions {
         pixels: args.size.as_deref().map(VideoSize::sides).transpose()?,
         resolution: args.resolution.clone(),
         aspect: args.aspect.clone(),
         frames: args.frames,
+        ..OpenOptions::default()
     };
     let source = family::published(&args.model, &size)?;
     let steps = args.steps.unwrap_or(source.config().default_steps);

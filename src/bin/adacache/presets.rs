@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use adacache::cache::Listed;
 use adacache::family;
-use adacache::pipeline::{SizeOptions, check_settings};
+use adacache::pipeline::{OpenOptions, check_settings};
 use serde_json::json;
 
 use crate::out;
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Presets need none of a published model's files.
-    let source = family::published(&args.model, &SizeOptions::default())?;
+    let source = family::published(&args.model, &OpenOptions::default())?;
     let steps = args.steps.unwrap_or(source.config().default_steps);
     check_settings(steps, source.config().default_cfg_scale)?;
     let presets = source.presets(steps)?.list(source.anatomy(), steps);

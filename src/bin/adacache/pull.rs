@@ -13,6 +13,7 @@ use crate::out;
 ///
 /// Downloads resume where they stopped, are checked, and are linked into the folder of models, where `generate --model opensora-v1.2` finds
 /// them. The variables of the Hugging Face hub are read: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE, …
+/// Wan's models come from the repositories of Wan-AI in the layout of diffusers (wan2.1-t2v-1.3b 17 GB, most of it the text encoder);
 /// opensora-v1.2 comes from hpcai-tech/OpenSora-STDiT-v3 (2 GB), hpcai-tech/OpenSora-VAE-v1.2 (1.5 GB) and DeepFloyd/t5-v1_1-xxl (19 GB).
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -79,6 +80,9 @@ fn describe(checkpoint: &Checkpoint, published: &'static Published, downloads: O
     }
     let ours = *checkpoint == Checkpoint::in_cache(published, &cache_dir());
     let name = if ours { model.to_owned() } else { checkpoint.folder().display().to_string() };
+    if checkpoint.require(&checkpoint.parts().collect::<Vec<_>>()).is_err() {
+        return text + &format!("{model} takes no prompts yet, only --embeddings: its tokenizer is missing\n");
+    }
     text + &format!(
         "{model} is complete: adacache generate --model {name} \"a white cat walking through tall grass at sunset\"\n"
     )

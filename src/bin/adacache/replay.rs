@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use adacache::cache::{CacheConfig, Decision, computed_steps, partial_steps, trace::Trace};
 use adacache::calibrate::{Idle, idle};
 use adacache::family;
-use adacache::pipeline::{self, SizeOptions, schedule_strip};
+use adacache::pipeline::{self, OpenOptions, schedule_strip};
 use anyhow::{Context, bail};
 use serde_json::json;
 
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
     let steps = trace.steps;
-    let source = family::published(&args.model, &SizeOptions::default())?;
+    let source = family::published(&args.model, &OpenOptions::default())?;
     // The recorded videos may be longer than the model's own.
     let frames = trace.strides.iter().map(|stride| stride + 1).fold(source.config().latent[0], usize::max);
     let config = pipeline::resolve_cache(&source, frames, name, args.moreg, steps)?;

@@ -61,7 +61,18 @@ impl Settings {
     pub(crate) fn request(self, prompt: Prompt, seed: u64, cache: CacheConfig) -> Request {
         let Settings { steps, cfg_scale } = self;
         let (packed_cache, record_all) = (false, false);
-        Request { prompt, steps, cfg_scale, seed, cache, packed_cache, record_all, given: None, decode: true }
+        Request {
+            prompt,
+            steps,
+            cfg_scale,
+            seed,
+            cache,
+            packed_cache,
+            record_all,
+            noise: None,
+            given: None,
+            decode: true,
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Open-Sora 1.2: sizes and settings as published, its prompts, and its checkpoint.
 
-mod embed;
-mod mojibake;
 mod presets;
 mod prompt;
 mod size;
@@ -13,16 +11,17 @@ use half::bf16;
 
 pub use self::presets::presets;
 pub use self::prompt::prepare_prompt;
+use super::embed::embed;
 use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::hub::{Checkpoint, FileStatus, Part, Published, PublishedPart, cache_dir};
+use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
 use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Autoencoder, ModelError, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
-    Content, FileContent, Inputs, ModelFile, ModelSource, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
-    SizeOptions, Source, TextOptions, VideoSize,
+    Content, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
+    Source, TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::shapes::Shapes;
@@ -35,12 +34,18 @@ pub const OPENSORA: &str = "opensora-v1.2";
 pub static PUBLISHED: Published = Published {
     name: OPENSORA,
     parts: &[
-        PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", tokenizer: None },
-        PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", tokenizer: None },
+        PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", folder: "", tokenizer: None },
+        PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", folder: "", tokenizer: None },
         PublishedPart {
             part: Part::Text,
             repo: "DeepFloyd/t5-v1_1-xxl",
-            tokenizer: Some(("lmz/mt5-tokenizers", "t5-v1_1-xxl.tokenizer.json")),
+            folder: "",
+            // Its own repository has another library's format only.
+            tokenizer: Some(PublishedFile {
+                repo: "lmz/mt5-tokenizers",
+                folder: "",
+                name: "t5-v1_1-xxl.tokenizer.json",
+            }),
         },
     ],
 };
@@ -81,7 +86,7 @@ impl Family for OpenSora {
         Checkpoint::is_one(folder)
     }
 
-    fn open(&self, folder: Option<&Path>, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    fn open(&self, folder: Option<&Path>, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
         let checkpoint = match folder {
             Some(folder) => Checkpoint::at(&PUBLISHED, folder),
             None => Checkpoint::in_cache(&PUBLISHED, &cache_dir()),
@@ -94,7 +99,7 @@ impl Family for OpenSora {
         Ok(Arc::new(Opened::new(model, Some(checkpoint), size)?))
     }
 
-    fn published(&self, size: &SizeOptions) -> Result<ModelSource, PipelineError> {
+    fn published(&self, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
         Ok(Arc::new(Opened::new(StDiT3Config::opensora_v1_2(), None, size)?))
     }
 
@@ -110,7 +115,7 @@ impl Family for OpenSora {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, resolution: true, frames: true }
+        Inputs { text: true, resolution: true, frames: true, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {
@@ -137,7 +142,7 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(model: StDiT3Config, checkpoint: Option<Checkpoint>, size: &SizeOptions) -> Result<Opened, PipelineError> {
+    fn new(model: StDiT3Config, checkpoint: Option<Checkpoint>, size: &OpenOptions) -> Result<Opened, PipelineError> {
         let size = sized(size)?;
         let config = pipeline_config(size, model.model_max_length)?;
         Ok(Opened { config, size, anatomy: model.anatomy(), model, checkpoint })
@@ -198,24 +203,19 @@ impl Source for Opened {
         options: &TextOptions,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
-        embed::embed(self.files()?, self.model.shape(), prompts, options, progress)
+        options.scores.check()?;
+        let prepare = |prompt: &PromptText| prepare_prompt(&prompt.to_string(), &options.scores);
+        let texts: Vec<String> = prompts.iter().map(prepare).collect();
+        let embedded = embed(self.files()?, self.model.shape(), &texts, progress)?;
+        Ok(prompts.iter().cloned().zip(embedded).map(|(prompt, embedding)| Prompt::new(prompt, embedding)).collect())
     }
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
-        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
-        let wanted = [(true, Part::Transformer), (parts.text, Part::Text), (parts.decoder, Part::Vae)];
-        let wanted: Vec<Part> = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, part)| part).collect();
-        Ok(checkpoint.require(&wanted)?)
+        Ok(self.checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.require(&parts.listed()))?)
     }
 
     fn files(&self) -> Vec<ModelFile> {
-        let Some(checkpoint) = &self.checkpoint else { return vec![] };
-        let there = checkpoint.parts().flat_map(|part| checkpoint.status(part)).filter(|file| file.bytes.is_some());
-        let file = |status: FileStatus| ModelFile {
-            name: format!("{}/{}", status.part.name(), status.file),
-            content: FileContent::OnDisk(checkpoint.file(status.part, &status.file)),
-        };
-        there.map(file).collect()
+        self.checkpoint.as_ref().map_or_else(Vec::new, ModelFile::of_checkpoint)
     }
 
     fn transformer(
@@ -255,7 +255,7 @@ impl Source for Opened {
 }
 
 /// The requested size.
-fn sized(options: &SizeOptions) -> Result<VideoSize, PipelineError> {
+fn sized(options: &OpenOptions) -> Result<VideoSize, PipelineError> {
     let frames = options.frames.unwrap_or(EXAMPLE.2);
     let Some([height, width]) = options.pixels else {
         let (resolution, aspect) = (options.resolution.as_deref(), options.aspect.as_deref());
@@ -293,6 +293,8 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
         resolution: (rounded(height as f64) * rounded(width as f64)).sqrt(),
         default_steps: 30,
         default_cfg_scale: 7.0,
+        sampling: None,
+        negative_prompt: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::mojibake::repaired;
+use crate::family::mojibake::repaired;
 use crate::pipeline::Scores;
 
 /// The prompt with the scores appended, except those it contains already.

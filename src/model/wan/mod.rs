@@ -18,8 +18,8 @@ use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM};
 use super::dit::streaming::BlockWeights;
 use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
 use super::{
-    Added, Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes, Weights,
-    Workspace,
+    Added, Caption, Geometry, LoraFile, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes,
+    Weights, Workspace,
 };
 use crate::cache::{Anatomy, Module};
 use crate::device::Device;
@@ -79,6 +79,14 @@ impl Wan {
     /// over; out of memory.
     pub fn load(device: &Device, config: WanConfig, weights: Weights<'_>, dtype: DType) -> Result<Wan, ModelError> {
         Wan::load_streaming(device, config, weights, dtype, 0)
+    }
+
+    /// `weights` with LoRAs added, for [`Wan::load`]. Their names may be the published ones, those of diffusers or kohya's.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that does not belong to these weights.
+    pub fn adapted<'a>(weights: Weights<'a>, loras: &[LoraFile]) -> Result<Weights<'a>, ModelError> {
+        names::published(weights).adapted(loras, &names::of_either)
     }
 
     /// As [`Wan::load`], with the weights of `streamed` blocks in host memory. They are copied to the device when they are needed, into

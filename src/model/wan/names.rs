@@ -27,12 +27,23 @@ pub(super) fn published(weights: Weights<'_>) -> Weights<'_> {
     if !weights.has("condition_embedder.time_proj.weight") {
         return weights;
     }
-    weights.renamed(|name| match name {
+    weights.renamed(of_diffusers)
+}
+
+/// The published name of a tensor of diffusers.
+fn of_diffusers(name: &str) -> String {
+    match name {
         // The table of the head; those of the blocks have the block's name before it.
         "scale_shift_table" => "head.modulation".into(),
         name => {
             let name = name.replace(".scale_shift_table", ".modulation");
             PARTS.iter().fold(name, |name, (published, diffusers)| name.replace(diffusers, published))
         }
-    })
+    }
+}
+
+/// The published name of a tensor in either spelling.
+pub(super) fn of_either(name: &str) -> String {
+    let marks = ["attn1", "attn2", "ffn.net", "condition_embedder", "scale_shift_table", "proj_out"];
+    if marks.iter().any(|mark| name.contains(mark)) { of_diffusers(name) } else { name.to_owned() }
 }

@@ -63,6 +63,20 @@ impl FlowGrid {
         FlowGrid::new(steps, shift, levels)
     }
 
+    /// Levels of one's own, as distilled models are published with, without the 0 behind the last.
+    ///
+    /// # Errors
+    /// [`SolverError::Steps`] or [`SolverError::Levels`]: they must descend from at most 1 and stay above 0.
+    pub fn custom(levels: &[f64]) -> Result<FlowGrid, SolverError> {
+        if !(1..=MOST_STEPS).contains(&levels.len()) {
+            return Err(SolverError::Steps { steps: levels.len(), least: 1, most: MOST_STEPS });
+        }
+        if let Some(first) = levels.first().filter(|first| !(**first <= 1.0)) {
+            return Err(SolverError::Levels { index: 0, value: *first as f32 });
+        }
+        FlowGrid::of(levels.iter().copied(), |time| time)
+    }
+
     /// The levels: one for each step and the 0 after the last, descending from at most 1.
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas
@@ -81,8 +95,13 @@ impl FlowGrid {
             return Err(SolverError::Shift(shift));
         }
         let exact = (0..steps).map(|i| shifted(shift, levels.at(i)).min(levels.highest));
+        FlowGrid::of(exact, levels.seen)
+    }
+
+    /// These levels and a 0; the model sees `seen(1000·σ)`.
+    fn of(levels: impl Iterator<Item = f64>, seen: fn(f64) -> f64) -> Result<FlowGrid, SolverError> {
         let (times, mut sigmas): (Vec<f32>, Vec<f32>) =
-            exact.map(|sigma| ((levels.seen)(TRAIN_STEPS * sigma) as f32, sigma as f32)).unzip();
+            levels.map(|sigma| (seen(TRAIN_STEPS * sigma) as f32, sigma as f32)).unzip();
         sigmas.push(0.0);
         match (1..).zip(sigmas.windows(2)).find(|(_, pair)| !(pair[1] < pair[0])) {
             Some((index, pair)) => Err(SolverError::Levels { index, value: pair[1] }),

@@ -35,6 +35,7 @@
 mod ddim;
 mod dpmpp;
 mod flow;
+mod named;
 mod pndm;
 mod unipc;
 
@@ -44,6 +45,7 @@ use std::ops::{Add, Mul, Sub};
 pub use ddim::{Alphas, Ddim};
 pub use dpmpp::DpmPp;
 pub use flow::{Euler, FlowGrid};
+pub use named::{FlowSampler, UnknownSampler};
 pub use pndm::Pndm;
 pub use unipc::UniPc;
 

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
-use adacache::pipeline::{MaskStrategy, MemorySize, PipelineConfig, Scores, SizeOptions};
+use adacache::model::LoraFile;
+use adacache::pipeline::{MaskStrategy, MemorySize, OpenOptions, PipelineConfig, Scores};
+use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 use indicatif::ProgressDrawTarget;
 
@@ -15,9 +17,12 @@ const VIDEO: &str = "Model and size";
 const STEPS: &str = "Steps and caching";
 const OUTPUT: &str = "Output";
 const BATCH: &str = "Many prompts";
-const TEXT: &str = "Prompt (Open-Sora)";
+const TEXT: &str = "Prompt (Open-Sora, Wan)";
 const GIVEN: &str = "Given frames (Open-Sora)";
 const DEVICE: &str = "Device and memory";
+
+/// Up to so many steps a checkpoint is taken for a distilled one: from step to step everything changes, and a cache only harms.
+const FEW_STEPS: usize = 8;
 
 /// Shown where a prompt is missing.
 pub(crate) const EXAMPLE: &[&str] = &[
@@ -31,16 +36,17 @@ pub(crate) const EXAMPLE: &[&str] = &[
 /// The built-in model `sprites` takes six words: size, color, shape, motion, speed and background. Example:
 /// `adacache generate "large red circle bouncing fast navy"`. Open-Sora takes any text. Fetch it once with
 /// `adacache pull opensora-v1.2`, then run `adacache generate --model opensora-v1.2 --resolution 480p "a white cat walking through tall grass at sunset"`.
+/// Wan does too: `adacache pull wan2.1-t2v-1.3b`, `adacache generate --model wan2.1-t2v-1.3b --size 480x832 --frames 81 "two cats box on a stage"`.
 #[derive(clap::Args)]
 #[command(after_help = "All options: adacache generate --help", after_long_help = "")]
 pub(crate) struct Args {
     /// Prompt; quotes are optional
     #[arg(required_unless_present_any = ["prompts", "like"])]
     pub(super) prompt: Vec<String>,
-    /// sprites, opensora-v1.2, a folder
+    /// sprites, wan2.1-t2v-1.3b, opensora-v1.2, a folder, …: `adacache models` lists them
     #[arg(long, default_value = "sprites", help_heading = VIDEO)]
     pub(super) model: String,
-    /// Size in pixels, multiples of 8
+    /// Size in pixels, multiples of 8 (Wan: 16)
     ///
     /// The built-in model was trained on 64x64 pixels and 16 frames. It runs at other sizes, but draws badly there. By default the model's
     /// own size.
@@ -54,9 +60,12 @@ pub(crate) struct Args {
     pub(super) aspect: Option<String>,
     #[arg(long, value_name = "N", help = of_models("Frames of the video", |c| c.frames().to_string()), help_heading = VIDEO)]
     pub(super) frames: Option<usize>,
-    /// Which steps to reuse: a name that `adacache presets` lists, or FILE.toml
-    #[arg(long, default_value = "adacache-fast", value_name = "NAME", long_help = cache_help(), help_heading = STEPS)]
-    pub(super) cache: String,
+    /// LoRA to add to the weights (Wan), by the spelling of diffusers, kohya or Wan; repeatable [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]", help_heading = VIDEO, hide_short_help = true)]
+    pub(super) lora: Vec<LoraFile>,
+    #[arg(long, value_name = "NAME", help = "Which steps to reuse: a name that `adacache presets` lists, or FILE.toml [default: adacache-fast]",
+          long_help = cache_help(), help_heading = STEPS)]
+    cache: Option<String>,
     /// Motion regularization: compute more steps of videos with more motion
     #[arg(long, help_heading = STEPS, hide_short_help = true)]
     pub(super) moreg: bool,
@@ -65,9 +74,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
           help = of_models("Guidance scale; 1 is none, half the work", |c| c.default_cfg_scale.to_string()))]
     pub(super) cfg_scale: Option<f32>,
+    /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
+    #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
+    pub(super) sampler: Option<FlowSampler>,
+    /// Timestep shift (Wan): the higher, the more steps go into the structure [default: 5]
+    #[arg(long, value_name = "X", help_heading = STEPS, hide_short_help = true)]
+    pub(super) shift: Option<f64>,
+    /// Noise levels in place of the sampler's, from at most 1 down, one for each step, as distilled checkpoints are published with (Wan)
+    #[arg(long, value_name = "X,…", value_delimiter = ',', conflicts_with_all = ["steps", "shift"], help_heading = STEPS, hide_short_help = true)]
+    pub(super) sigmas: Option<Vec<f64>>,
     /// Seed of the initial noise
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = STEPS)]
     pub(super) seed: u64,
+    /// Initial noise in place of the seed's: tensor `latents` [channels, frames, height, width]
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with_all = ["prompts", "parts"], help_heading = STEPS, hide_short_help = true)]
+    pub(super) noise: Option<PathBuf>,
     #[command(flatten, next_help_heading = DEVICE)]
     pub(super) device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
@@ -109,13 +130,23 @@ pub(crate) struct Args {
     /// Embedding of the prompt, instead of running the text encoder: tensor `embedding` [tokens, channels]
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts", help_heading = TEXT, hide_short_help = true)]
     pub(super) embeddings: Option<PathBuf>,
-    /// Aesthetic score to append to the prompt, or `none`
+    /// What the video shall not show (Wan) [default: the official text]
+    #[arg(long, value_name = "TEXT", help_heading = TEXT, hide_short_help = true)]
+    pub(super) negative_prompt: Option<String>,
+    /// Embedding of the negative prompt (Wan), beside --embeddings: tensor `embedding` [tokens, channels]
+    #[arg(long, value_name = "FILE.safetensors", requires = "embeddings", conflicts_with = "negative_prompt",
+          help_heading = TEXT, hide_short_help = true)]
+    pub(super) negative_embeddings: Option<PathBuf>,
+    /// Caption tokens that a prompt is cut or padded to (Wan); the model attends to the padding too [default: 512]
+    #[arg(long, value_name = "N", help_heading = TEXT, hide_short_help = true)]
+    pub(super) max_sequence_length: Option<usize>,
+    /// Aesthetic score to append to the prompt (Open-Sora), or `none`
     #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) aesthetic: Score,
-    /// Motion score to append to the prompt, or `none`
+    /// Motion score to append to the prompt (Open-Sora), or `none`
     #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) motion: Score,
-    /// Camera motion to append to the prompt, such as `pan left` [default: none]
+    /// Camera motion to append to the prompt (Open-Sora), such as `pan left` [default: none]
     #[arg(long, value_name = "WORDS", help_heading = TEXT, hide_short_help = true)]
     pub(super) camera: Option<String>,
     /// Picture (.png, .jpg, .webp) that the video begins with
@@ -160,9 +191,24 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The cache policy asked for: a preset or a file. Few steps of a model that can be distilled are all computed unless one is named.
+    pub(super) fn cache(&self, config: &PipelineConfig, steps: usize) -> &str {
+        match &self.cache {
+            Some(name) => name,
+            None if self.skips_caching(config, steps) => "none",
+            None => "adacache-fast",
+        }
+    }
+
+    /// Whether no cache is used because the steps are few.
+    pub(super) fn skips_caching(&self, config: &PipelineConfig, steps: usize) -> bool {
+        self.cache.is_none() && config.sampling.is_some() && steps <= FEW_STEPS
+    }
+
     /// The name of the cache policy: a preset, or a file without the folders of this machine.
-    pub(super) fn preset(&self) -> String {
-        let name = Path::new(&self.cache).file_name().map_or(self.cache.as_str().into(), |name| name.to_string_lossy());
+    pub(super) fn preset(&self, config: &PipelineConfig, steps: usize) -> String {
+        let cache = self.cache(config, steps);
+        let name = Path::new(cache).file_name().map_or(cache.into(), |name| name.to_string_lossy());
         if self.moreg && !name.contains("+moreg") { format!("{name}+moreg") } else { name.into_owned() }
     }
 
@@ -175,17 +221,27 @@ impl Args {
 /// `about`, and the default that each model has.
 fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
     let of = |model: &dyn family::Family| {
-        let source = model.published(&SizeOptions::default()).ok()?;
+        let source = model.published(&OpenOptions::default()).ok()?;
         Some((model.name(), value(source.config())))
     };
     // The built-in model first.
     let (built_in, published): (Vec<_>, Vec<_>) =
         FAMILIES.into_iter().partition(|family| family.checkpoint().is_none());
-    let defaults: Vec<(&str, String)> = built_in.into_iter().chain(published).filter_map(of).collect();
-    let same = defaults.windows(2).all(|pair| pair[0].1 == pair[1].1);
-    let text = match defaults.first() {
-        Some((_, value)) if same => value.clone(),
-        _ => defaults.iter().map(|(name, value)| format!("{value} for {name}")).collect::<Vec<_>>().join(", "),
+    let mut groups: Vec<(String, Vec<&str>)> = vec![];
+    for (name, value) in built_in.into_iter().chain(published).filter_map(of) {
+        match groups.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((value, vec![name])),
+        }
+    }
+    // The largest group is that of the others, behind them.
+    let largest = groups.iter().map(|(_, names)| names.len()).max().unwrap_or(0);
+    let others = groups.iter().position(|(_, names)| names.len() == largest && largest > 1);
+    let rest = others.map(|others| groups.remove(others).0);
+    let named = groups.iter().map(|(value, names)| format!("{value} for {}", names.join(", ")));
+    let text = match rest {
+        Some(rest) if groups.is_empty() => rest,
+        rest => named.chain(rest.map(|rest| format!("else {rest}"))).collect::<Vec<_>>().join(", "),
     };
     format!("{about} [default: {text}]")
 }

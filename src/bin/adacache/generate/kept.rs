@@ -1,8 +1,7 @@
 //! Which videos are there already: a file is taken for finished if it says that it was made with the settings asked for now.
 
 use adacache::media::Output;
-use adacache::pipeline::{Batch, How, ModelSource, PromptText, Settings, embedding_hash};
-use adacache::text::Embedding;
+use adacache::pipeline::{Batch, How, ModelSource, PromptText, Settings};
 use anyhow::bail;
 use serde_json::{Value, json};
 
@@ -24,7 +23,10 @@ pub(super) struct Asked<'a> {
     pub(super) how: How<'a>,
     /// Given frames and parts, by hashes and places.
     pub(super) given: Option<Value>,
-    pub(super) embedding: Option<&'a Embedding>,
+    /// Hash of embeddings that are given.
+    pub(super) embedding: Option<String>,
+    /// Hash of initial noise that is given.
+    pub(super) noise: Option<String>,
     /// The report that is repeated.
     pub(super) like: Option<&'a Like>,
 }
@@ -85,10 +87,13 @@ impl Asked<'_> {
 
     fn settings(&self, weights: &str, prompt: &PromptText) -> Settings {
         let args = self.args;
-        let has_scores = self.source.inputs().text && self.embedding.is_none();
+        let default = self.source.config().negative_prompt;
+        let (embeds, scored) = (self.source.inputs().text && self.embedding.is_none(), default.is_none());
         Settings {
-            embedding: self.embedding.map(embedding_hash),
-            scores: if has_scores { json!(args.scores()) } else { Value::Null },
+            embedding: self.embedding.clone(),
+            negative: args.negative_prompt.clone().or(default.map(str::to_owned)).filter(|_| embeds),
+            noise: self.noise.clone(),
+            scores: if embeds && scored { json!(args.scores()) } else { Value::Null },
             packed_cache: args.fp8_cache,
             given: self.given.clone(),
             ..Settings::new(self.source, weights, prompt.to_string(), &self.how)

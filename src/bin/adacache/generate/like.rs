@@ -15,8 +15,15 @@ use super::args::Args;
 use crate::{Cli, Command, log, out};
 
 /// Options that stand for one thing: who gives one of them leaves out the report's.
-const ALTERNATIVES: [&[&str]; 3] =
-    [&["size", "resolution", "aspect"], &["image", "reference", "mask-strategy"], &["cache", "moreg"]];
+const ALTERNATIVES: [&[&str]; 7] = [
+    &["size", "resolution", "aspect"],
+    &["image", "reference", "mask-strategy"],
+    &["cache", "moreg"],
+    &["seed", "noise"],
+    &["steps", "sigmas"],
+    &["shift", "sigmas"],
+    &["negative-prompt", "embeddings", "negative-embeddings"],
+];
 
 /// A report that is repeated.
 pub(super) struct Like {
@@ -45,12 +52,24 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Ve
     add("size", if_any(&args.size));
     add("resolution", if_any(&args.resolution));
     add("aspect", if_any(&args.aspect));
+    add("lora", args.lora.iter().map(|lora| format!("{}:{}", absolute(&lora.path), lora.strength)).collect());
     add("frames", one(&settings.frames));
-    add("steps", one(&settings.steps));
+    // Levels say how many steps there are.
+    if args.sigmas.is_none() {
+        add("steps", one(&settings.steps));
+    }
     add("cfg-scale", one(&settings.cfg_scale));
+    add("sampler", args.sampler.iter().map(ToString::to_string).collect());
+    add("shift", args.shift.iter().map(ToString::to_string).collect());
     add("seed", one(&settings.seed));
+    let list = |levels: &Vec<f64>| levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    add("sigmas", args.sigmas.iter().map(list).collect());
+    add("max-sequence-length", args.max_sequence_length.iter().map(ToString::to_string).collect());
+    add("noise", args.noise.iter().map(|path| absolute(path)).collect());
     add("dtype", one(&settings.dtype));
     add("embeddings", args.embeddings.iter().map(|path| absolute(path)).collect());
+    add("negative-embeddings", args.negative_embeddings.iter().map(|path| absolute(path)).collect());
+    add("negative-prompt", if_any(&args.negative_prompt));
     let score = |score: Option<f32>| vec![score.map_or_else(|| "none".into(), |score| score.to_string())];
     if args.scores() != Scores::default() {
         add("aesthetic", score(args.aesthetic.0));
@@ -87,7 +106,7 @@ pub(super) fn resolve(given: &Args, like: &str) -> anyhow::Result<(Args, Like)> 
     let (mut line, mut taken): (Vec<OsString>, Vec<String>) = (words[..2].to_vec(), vec![]);
     for (name, values) in report.arguments.iter().filter(|(name, _)| !instead(name)) {
         // A given prompt has no embedding of another one.
-        if name == "embeddings" && !given.prompt.is_empty() {
+        if matches!(&name[..], "embeddings" | "negative-embeddings") && !given.prompt.is_empty() {
             continue;
         }
         for value in values {

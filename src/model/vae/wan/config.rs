@@ -1,5 +1,7 @@
 //! The shape of Wan's autoencoders, read off the tensors of a checkpoint.
 
+use std::path::Path;
+
 use serde::Deserialize;
 
 use super::names::{Names, Naming, Part, Side};
@@ -155,6 +157,20 @@ impl WanVaeConfig {
         config.validate().map_err(|reason| bad(weights.file(), reason))?;
         config.agrees(&fields).map_err(|reason| bad(file, reason))?;
         Ok(config)
+    }
+
+    /// As [`WanVaeConfig::of`], with the `config.json` in `folder`, if there is one.
+    ///
+    /// # Errors
+    /// As [`WanVaeConfig::of`], or a config.json that cannot be read.
+    pub fn of_folder(folder: &Path, weights: &Weights<'_>) -> Result<WanVaeConfig> {
+        let file = folder.join("config.json");
+        let name = file.display().to_string();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => WanVaeConfig::of(weights, Some((&text, &name))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => WanVaeConfig::of(weights, None),
+            Err(source) => Err(ModelError::Io { file: name, source }),
+        }
     }
 
     /// The published autoencoder of Wan 2.1: 4 frames × 8 × 8 pixels to 16 channels.

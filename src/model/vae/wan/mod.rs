@@ -77,15 +77,9 @@ impl WanVae {
     /// The autoencoder of a folder with `weights`: its shape follows from the tensors and, where there is one, from `config.json`.
     ///
     /// # Errors
-    /// As [`WanVaeConfig::of`] and [`WanVae::load`], or a config.json that cannot be read.
+    /// As [`WanVaeConfig::of_folder`] and [`WanVae::load`].
     pub fn of_folder(device: &Device, folder: &Path, weights: Weights<'_>, dtype: DType) -> Result<WanVae> {
-        let file = folder.join("config.json");
-        let name = file.display().to_string();
-        let config = match std::fs::read_to_string(&file) {
-            Ok(text) => WanVaeConfig::of(&weights, Some((&text, &name)))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => WanVaeConfig::of(&weights, None)?,
-            Err(source) => return Err(ModelError::Io { file: name, source }),
-        };
+        let config = WanVaeConfig::of_folder(folder, &weights)?;
         WanVae::load(device, config, weights, dtype)
     }
 

@@ -2,7 +2,8 @@
 //! it. The published cleaning uses the `ftfy` library for this; this module implements as much of it as lower-case captions can need.
 //!
 //! Of the lead bytes of UTF-8 only those of three- and four-byte sequences (E0 to F4) are lower-case letters in both encodings: two-byte
-//! sequences are lost once a caption is lower-case, with `ftfy` too.
+//! sequences are lost once a caption is lower-case, with `ftfy` too. Captions that keep their case (Wan's) may have them, and there they stay
+//! as they are, where `ftfy` repairs some.
 
 use unicode_normalization::UnicodeNormalization;
 

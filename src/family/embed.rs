@@ -1,4 +1,4 @@
-//! Embeddings of Open-Sora's prompts, cached on disk.
+//! Embeddings of free text by a T5 encoder, cached on disk.
 
 use std::path::{Path, PathBuf};
 
@@ -6,55 +6,51 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
-use super::prepare_prompt;
 use crate::hub::{Checkpoint, Part, hex, sha256};
 use crate::media::write_file;
 use crate::model::Progress;
 use crate::model::{ModelError, TransformerShape};
-use crate::pipeline::{PipelineError, Prompt, PromptText, RESULTS, TextOptions};
+use crate::pipeline::{PipelineError, RESULTS};
 use crate::text::{Embedding, EncoderError, T5, Tokens};
 
-/// The embeddings of prompts, from the cache folder or from the encoder.
+/// The embeddings of texts that the encoder reads as they are, from the cache folder or from the encoder.
 pub(super) fn embed(
     checkpoint: &Checkpoint,
     model: TransformerShape,
-    prompts: &[PromptText],
-    options: &TextOptions,
+    texts: &[String],
     progress: Progress<'_>,
-) -> Result<Vec<Prompt>, PipelineError> {
-    options.scores.check()?;
+) -> Result<Vec<Embedding>, PipelineError> {
     let (channels, most) = (model.caption_channels, model.caption_tokens);
-    let encoder = fingerprint(checkpoint, &mut |_, _| progress(0, prompts.len()))?;
+    let encoder = fingerprint(checkpoint, &mut |_, _| progress(0, texts.len()))?;
     let mut loaded = None;
-    let mut embedding = |prompt: &PromptText| -> Result<Prompt, PipelineError> {
-        let text = prepare_prompt(&prompt.to_string(), &options.scores);
-        let path = kept(checkpoint, &encoder, most, &text);
+    let mut embedding = |text: &String| -> Result<Embedding, PipelineError> {
+        let path = kept(checkpoint, &encoder, most, text);
         // A damaged file is no reason to stop: it is made again.
         if let Ok(embedding) = Embedding::open(&path, channels, most) {
             // As long as may be: perhaps of a longer text, which the encoder said when it made it.
             if embedding.tokens == most
-                && let Some(cut) = Tokens::load(checkpoint, most)?.of(&text)?.cut
+                && let Some(cut) = Tokens::load(checkpoint, most)?.of(text)?.cut
             {
                 tracing::warn!("{cut}");
             }
-            return Ok(Prompt::new(prompt.clone(), embedding));
+            return Ok(embedding);
         }
         let t5 = match &mut loaded {
             Some(t5) => t5,
             none => none.insert(load(checkpoint, channels, most)?),
         };
-        let embedding = t5.encode(&text)?;
+        let embedding = t5.encode(text)?;
         if let Err(error) = keep(&path, &embedding) {
             tracing::warn!("the embedding of `{text}` is not kept: {error}");
         }
-        Ok(Prompt::new(prompt.clone(), embedding))
+        Ok(embedding)
     };
     let mut embedded = vec![];
-    for prompt in prompts {
-        if progress(embedded.len(), prompts.len()).is_break() {
+    for text in texts {
+        if progress(embedded.len(), texts.len()).is_break() {
             return Err(ModelError::Stopped.into());
         }
-        embedded.push(embedding(prompt)?);
+        embedded.push(embedding(text)?);
     }
     Ok(embedded)
 }
@@ -77,7 +73,7 @@ fn fingerprint(checkpoint: &Checkpoint, progress: Progress<'_>) -> Result<String
     Ok(sha256(&files, progress)?.concat())
 }
 
-/// The file in which the embedding of a prepared prompt is cached: it depends on the prompt, the encoder and how this program runs it.
+/// The file in which the embedding of a text is cached: it depends on the text, the encoder and how this program runs it.
 fn kept(checkpoint: &Checkpoint, encoder: &str, most: usize, text: &str) -> PathBuf {
     let versions = [most as u64, u64::from(RESULTS)].map(u64::to_le_bytes).concat();
     let hash = Sha256::new().chain_update(encoder).chain_update(versions).chain_update(text);

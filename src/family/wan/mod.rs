@@ -1,0 +1,361 @@
+//! Wan 2.1 and 2.2: sizes and settings as published, prompts, and the checkpoints in the layout of diffusers.
+
+mod presets;
+mod prompt;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+pub use self::presets::presets;
+pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
+use super::embed::embed;
+use super::presets::presets_in;
+use super::row::Family;
+use crate::cache::{Anatomy, Presets};
+use crate::device::Device;
+use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
+use crate::model::vae::{WanVae, WanVaeConfig};
+use crate::model::{
+    Autoencoder, LoraFile, ModelError, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights,
+};
+use crate::pipeline::{
+    Content, FileContent, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, PipelineError, Prompt,
+    PromptText, Sampling, Source, TextOptions, VideoSize,
+};
+use crate::sampler::{FlowGrid, Solver};
+use crate::shapes::Shapes;
+use crate::tensor::DType;
+
+/// Latent positions that become one token, along height and along width.
+const PATCH: usize = 2;
+
+/// A published model.
+pub struct WanModel(&'static Facts);
+
+/// What is known of a model without its files.
+struct Facts {
+    published: Published,
+    /// The transformer's shape.
+    shape: fn() -> WanConfig,
+    /// The autoencoder's shape.
+    vae: fn() -> WanVaeConfig,
+    /// Default height, width and frames.
+    size: [usize; 3],
+    fps: f64,
+}
+
+/// The official settings, which all models share.
+const STEPS: usize = 50;
+const SHIFT: f64 = 5.0;
+const CFG_SCALE: f32 = 5.0;
+/// The number of caption tokens that the models were trained with, which is the most that they read.
+const MOST_CAPTION_TOKENS: usize = 512;
+
+/// The parts of a repository in the layout of diffusers.
+const fn parts(repo: &'static str) -> [PublishedPart; 3] {
+    const fn part(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
+        PublishedPart { part, repo, folder, tokenizer: None }
+    }
+    let tokenizer = Some(PublishedFile { repo, folder: "tokenizer", name: "tokenizer.json" });
+    [
+        part(Part::Transformer, repo, "transformer"),
+        part(Part::Vae, repo, "vae"),
+        PublishedPart { part: Part::Text, repo, folder: "text_encoder", tokenizer },
+    ]
+}
+
+/// Wan 2.1 T2V-1.3B.
+pub static WAN21_1_3B: WanModel = WanModel(&Facts {
+    published: Published { name: "wan2.1-t2v-1.3b", parts: &parts("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") },
+    shape: WanConfig::t2v_1_3b,
+    vae: WanVaeConfig::wan21,
+    size: [480, 832, 81],
+    fps: 16.0,
+});
+
+/// Wan 2.1 T2V-14B.
+pub static WAN21_14B: WanModel = WanModel(&Facts {
+    published: Published { name: "wan2.1-t2v-14b", parts: &parts("Wan-AI/Wan2.1-T2V-14B-Diffusers") },
+    shape: WanConfig::t2v_14b,
+    vae: WanVaeConfig::wan21,
+    size: [480, 832, 81],
+    fps: 16.0,
+});
+
+/// Wan 2.2 TI2V-5B, from text alone.
+pub static WAN22_5B: WanModel = WanModel(&Facts {
+    published: Published { name: "wan2.2-ti2v-5b", parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers") },
+    shape: WanConfig::ti2v_5b,
+    vae: WanVaeConfig::wan22,
+    size: [704, 1280, 121],
+    fps: 24.0,
+});
+
+/// What tells the configuration of one of these transformers from others, and from each other.
+#[derive(Deserialize)]
+struct Marks {
+    #[serde(rename = "_class_name")]
+    class: Option<String>,
+    #[serde(alias = "num_layers")]
+    layers: Option<usize>,
+    #[serde(alias = "in_dim")]
+    in_channels: Option<usize>,
+}
+
+impl Marks {
+    fn read(folder: &Path) -> Option<Marks> {
+        let text = fs::read_to_string(folder.join(Part::Transformer.name()).join("config.json")).ok()?;
+        let marks: Marks = serde_json::from_str(&text).ok()?;
+        marks.class.as_deref().is_some_and(|class| class.starts_with("Wan")).then_some(marks)
+    }
+
+    /// The model whose defaults serve a folder: of a shape of its own, the smallest with as many channels.
+    fn model(&self) -> &'static WanModel {
+        match (self.in_channels, self.layers) {
+            (Some(48), _) => &WAN22_5B,
+            (_, Some(40)) => &WAN21_14B,
+            _ => &WAN21_1_3B,
+        }
+    }
+}
+
+impl Family for WanModel {
+    fn name(&self) -> &'static str {
+        self.0.published.name
+    }
+
+    fn recognises(&self, folder: &Path) -> bool {
+        Marks::read(folder).is_some_and(|marks| marks.model().name() == self.name())
+    }
+
+    fn open(&self, folder: Option<&Path>, options: &OpenOptions) -> Result<ModelSource, PipelineError> {
+        let facts = self.0;
+        let checkpoint = match folder {
+            Some(folder) => Checkpoint::at(&facts.published, folder),
+            None => Checkpoint::in_cache(&facts.published, &cache_dir()),
+        };
+        let weights = Weights::open_checkpoint(&checkpoint.weights(Part::Transformer)?)?;
+        let file = checkpoint.file(Part::Transformer, "config.json");
+        let name = file.display().to_string();
+        let text = fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;
+        let shape = WanConfig::from_json(&text, &name, Some(&weights))?;
+        let vae = match checkpoint.weights(Part::Vae) {
+            Ok(files) => {
+                let folder = checkpoint.folder().join(Part::Vae.name());
+                WanVaeConfig::of_folder(&folder, &Weights::open_checkpoint(&files)?)?
+            }
+            // Latents can be made without it; what needs it asks for it.
+            Err(_) => (facts.vae)(),
+        };
+        Ok(Arc::new(Opened::new(self, shape, vae, Some(checkpoint), options)?))
+    }
+
+    fn published(&self, options: &OpenOptions) -> Result<ModelSource, PipelineError> {
+        Ok(Arc::new(Opened::new(self, (self.0.shape)(), (self.0.vae)(), None, options)?))
+    }
+
+    fn inputs(&self) -> Inputs {
+        Inputs { text: true, sampler: true, loras: true, ..Inputs::default() }
+    }
+
+    fn checkpoint(&self) -> Option<&'static Published> {
+        Some(&self.0.published)
+    }
+}
+
+/// A checkpoint, or the known facts of the published one.
+struct Opened {
+    config: PipelineConfig,
+    sampling: Sampling,
+    model: WanConfig,
+    vae: WanVaeConfig,
+    anatomy: Anatomy,
+    loras: Vec<LoraFile>,
+    /// `None`: the published one, without its files.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Opened {
+    fn new(
+        family: &WanModel,
+        model: WanConfig,
+        vae: WanVaeConfig,
+        checkpoint: Option<Checkpoint>,
+        options: &OpenOptions,
+    ) -> Result<Opened, PipelineError> {
+        let Facts { size: [height, width, frames], fps, .. } = *family.0;
+        let model = WanConfig { text_len: options.caption_tokens.unwrap_or(model.text_len), ..model };
+        if !(1..=MOST_CAPTION_TOKENS).contains(&model.text_len) {
+            let reason = format!("--max-sequence-length {} must be from 1 to {MOST_CAPTION_TOKENS}", model.text_len);
+            return Err(PipelineError::Setting(reason));
+        }
+        let [height, width] = options.pixels.unwrap_or([height, width]);
+        let size = VideoSize::new(options.frames.unwrap_or(frames), height, width)?;
+        let shift = options.shift.unwrap_or(SHIFT);
+        let sampler = options.sampler.unwrap_or_default();
+        let sigmas = options.sigmas.clone();
+        let default_steps = sigmas.as_ref().map_or(STEPS, Vec::len);
+        let sampling = Sampling { sampler, shift, sigmas, caption_tokens: model.text_len };
+        if !(shift.is_finite() && shift > 0.0) {
+            return Err(PipelineError::Setting(format!("--shift {shift} must be a positive number; {SHIFT} is usual")));
+        }
+        let config = PipelineConfig {
+            name: family.name().into(),
+            prompt_length: model.text_len,
+            latent: latent(size, &vae)?,
+            video_frames: Some(size.frames),
+            height,
+            width,
+            fps,
+            // Positions do not depend on the size.
+            resolution: ((height * width) as f64).sqrt(),
+            default_steps,
+            default_cfg_scale: CFG_SCALE,
+            sampling: Some(sampling.clone()),
+            negative_prompt: Some(NEGATIVE_PROMPT),
+        };
+        let loras = options.loras.clone();
+        Ok(Opened { config, sampling, anatomy: model.anatomy(), model, vae, loras, checkpoint })
+    }
+
+    fn files(&self) -> Result<&Checkpoint, PipelineError> {
+        let none = || PipelineError::Setting(format!("{} as published has no files here", self.config.name));
+        self.checkpoint.as_ref().ok_or_else(none)
+    }
+
+    fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
+        Ok(Weights::open_checkpoint(&self.files()?.weights(part)?)?)
+    }
+}
+
+/// Latent frames, height and width of a video.
+///
+/// # Errors
+/// A size of which nothing whole is left: frames that are not 4·n + 1, sides that are no multiples of 16 (Wan 2.2 TI2V: 32).
+fn latent(size: VideoSize, vae: &WanVaeConfig) -> Result<[usize; 3], PipelineError> {
+    let VideoSize { frames, height, width } = size;
+    let (every, side) = (vae.temporal_factor(), vae.spatial_factor());
+    let Some(latent) = vae.latent_frames(frames) else {
+        let below = (frames.max(1) - 1) / every * every + 1;
+        let above = below + every;
+        return Err(PipelineError::Setting(format!(
+            "{frames} frames: Wan makes a multiple of {every} and one more; the nearest are --frames {below} and {above}"
+        )));
+    };
+    let multiple = side * PATCH;
+    if !(height.is_multiple_of(multiple) && width.is_multiple_of(multiple)) {
+        let nearest = |side: usize| (side + multiple / 2).max(multiple) / multiple * multiple;
+        return Err(PipelineError::Setting(format!(
+            "--size {height}x{width}: both sides have to be multiples of {multiple}, as in {}x{}",
+            nearest(height),
+            nearest(width)
+        )));
+    }
+    Ok([latent, height / side, width / side])
+}
+
+impl Source for Opened {
+    fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    fn anatomy(&self) -> &Anatomy {
+        &self.anatomy
+    }
+
+    fn shape(&self) -> TransformerShape {
+        self.model.shape()
+    }
+
+    fn inputs(&self) -> Inputs {
+        WAN21_1_3B.inputs()
+    }
+
+    fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+        let published = presets(&self.model, steps);
+        match &self.checkpoint {
+            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), published),
+            None => Ok(published),
+        }
+    }
+
+    fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError> {
+        let Sampling { sampler, shift, sigmas, .. } = &self.sampling;
+        let grid = match sigmas {
+            Some(sigmas) if sigmas.len() == steps => FlowGrid::custom(sigmas)?,
+            Some(sigmas) => {
+                let reason =
+                    format!("--sigmas lists {} levels, one for each step, and {steps} steps run", sigmas.len());
+                return Err(PipelineError::Setting(reason));
+            }
+            None => sampler.grid(steps, *shift)?,
+        };
+        Ok(sampler.solver(grid))
+    }
+
+    fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {
+        PromptText::new(prompt)
+    }
+
+    fn embed(
+        &self,
+        prompts: &[PromptText],
+        options: &TextOptions,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Prompt>, PipelineError> {
+        let mut texts: Vec<String> = prompts.iter().map(|prompt| prepare_prompt(&prompt.to_string())).collect();
+        texts.push(prepare_prompt(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
+        let mut embedded = embed(self.files()?, self.model.shape(), &texts, progress)?;
+        let negative = Arc::new(embedded.pop().expect("every text has an embedding"));
+        let pairs = prompts.iter().cloned().zip(embedded);
+        Ok(pairs.map(|(prompt, embedding)| Prompt::new(prompt, embedding).against(negative.clone())).collect())
+    }
+
+    fn require(&self, parts: Parts) -> Result<(), PipelineError> {
+        Ok(self.checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.require(&parts.listed()))?)
+    }
+
+    fn files(&self) -> Vec<ModelFile> {
+        let lora = |(i, lora): (usize, &LoraFile)| ModelFile {
+            name: format!("lora {i}, strength {}", lora.strength),
+            content: FileContent::OnDisk(lora.path.clone()),
+        };
+        let own = self.checkpoint.as_ref().map_or_else(Vec::new, ModelFile::of_checkpoint);
+        own.into_iter().chain(self.loras.iter().enumerate().map(lora)).collect()
+    }
+
+    fn transformer(
+        &self,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        let adapted = || Ok::<_, PipelineError>(Wan::adapted(self.weights(Part::Transformer)?, &self.loras)?);
+        let weights = content.weights(adapted)?;
+        Ok(Box::new(Wan::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
+    }
+
+    fn launches(&self) -> Result<Shapes, PipelineError> {
+        let [_, height, width] = self.config.latent;
+        Ok(self.vae.launches([height, width]))
+    }
+
+    fn latent_frames(&self, frames: usize) -> Result<usize, PipelineError> {
+        let size = VideoSize { frames, height: self.config.height, width: self.config.width };
+        Ok(latent(size, &self.vae)?[0])
+    }
+
+    fn autoencoder(
+        &self,
+        device: &Device,
+        dtype: DType,
+        content: Content,
+    ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
+        let weights = content.weights(|| self.weights(Part::Vae))?;
+        Ok(Some(Box::new(WanVae::load(device, self.vae.clone(), weights, dtype)?)))
+    }
+}

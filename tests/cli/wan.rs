@@ -1,0 +1,254 @@
+//! Wan's checkpoints, with a small random repository in the published layout of diffusers (tests/goldens/wan_repo): pulled from a folder, and
+//! run to the reference's pixels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use adacache::media::Media;
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+
+use crate::common::{names, text};
+use crate::{fails, succeeds};
+
+const MODEL: &str = "wan2.1-t2v-1.3b";
+/// Settings of the reference case.
+const REFERENCE: [&str; 16] = [
+    "--size",
+    "48x32",
+    "--frames",
+    "5",
+    "--steps",
+    "8",
+    "--sampler",
+    "unipc-diffusers",
+    "--shift",
+    "3",
+    "--max-sequence-length",
+    "24",
+    "--cache",
+    "none",
+    "--dtype",
+    "f32",
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/wan_repo")
+}
+
+/// The repository without a tokenizer, pulled into `folder`; the name of the model for `--model`.
+fn pulled(folder: &Path) -> String {
+    let from = repository().display().to_string();
+    let output = succeeds(folder, &["pull", MODEL, "--from", &from, "--dir", "models"]);
+    let warning = text(&output.stderr);
+    assert!(warning.contains("tokenizer.json") && warning.contains("only --embeddings"), "{warning}");
+    assert_eq!(names(&folder.join("models").join(MODEL)), ["text", "transformer", "vae"]);
+    format!("models/{MODEL}")
+}
+
+/// Embeddings and noise of the reference case as files in `folder`.
+fn inputs(folder: &Path) {
+    let bytes = fs::read(repository().join("case/io.safetensors")).unwrap();
+    let io = SafeTensors::deserialize(&bytes).unwrap();
+    let mask = io.tensor("mask").unwrap();
+    let real = |row: usize| {
+        let values = mask.data().chunks_exact(8).map(|v| i64::from_le_bytes(v.try_into().unwrap()));
+        values.skip(row * mask.shape()[1]).take(mask.shape()[1]).sum::<i64>() as usize
+    };
+    let context = io.tensor("context").unwrap();
+    let [_, length, width] = context.shape() else { panic!("{:?}", context.shape()) };
+    let write = |file: &str, name: &str, shape: Vec<usize>, bytes: &[u8]| {
+        let view = TensorView::new(Dtype::F32, shape, bytes).unwrap();
+        fs::write(folder.join(file), serialize([(name, view)], None).unwrap()).unwrap();
+    };
+    for (row, file) in ["prompt.safetensors", "negative.safetensors"].into_iter().enumerate() {
+        let values = &context.data()[4 * row * length * width..][..4 * real(row) * width];
+        write(file, "embedding", vec![real(row), *width], values);
+    }
+    let z = io.tensor("z").unwrap();
+    write("z.safetensors", "latents", z.shape()[1..].to_vec(), z.data());
+}
+
+/// The reference's video as RGB bytes in [0, 255], not rounded.
+fn reference() -> Vec<f32> {
+    let bytes = fs::read(repository().join("case/io.safetensors")).unwrap();
+    let io = SafeTensors::deserialize(&bytes).unwrap();
+    let video = io.tensor("video").unwrap();
+    let values: Vec<f32> =
+        video.data().chunks_exact(4).map(|v| (f32::from_le_bytes(v.try_into().unwrap()) + 1.0) * 127.5).collect();
+    let pixels = values.len() / 3;
+    (0..values.len()).map(|i| values[i % 3 * pixels + i / 3]).collect()
+}
+
+/// The pixels of a folder of pictures.
+fn rgb(folder: &Path) -> Vec<u8> {
+    match Media::read(folder) {
+        Ok(Media::Frames(frames)) => frames.rgb,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pulled_repository_makes_the_references_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = pulled(folder);
+    inputs(folder);
+    let given = [
+        "--embeddings",
+        "prompt.safetensors",
+        "--negative-embeddings",
+        "negative.safetensors",
+        "--noise",
+        "z.safetensors",
+    ];
+    let run = |out: &str, more: &[&str]| {
+        let args = ["generate", "--model", &model, "a cat", "--out", out, "--report", "r.json"];
+        succeeds(folder, &[&args[..], &REFERENCE, &given, more].concat());
+    };
+    run("video/", &[]);
+    let made = rgb(&folder.join("video"));
+    let reference = reference();
+    assert_eq!(made.len(), reference.len());
+    let most = made.iter().zip(&reference).map(|(a, b)| (f32::from(*a) - b).abs()).fold(0.0, f32::max);
+    assert!(most <= 2.0, "a pixel is {most} steps of 255 from the reference");
+
+    // The report repeats it; another sampler or shift is another video, which does not take its place.
+    let report = fs::read_to_string(folder.join("r.json")).unwrap();
+    assert!(report.contains("unipc-diffusers"), "{report}");
+    succeeds(folder, &["generate", "--like", "r.json", "--out", "again/"]);
+    assert_eq!(rgb(&folder.join("again")), made);
+    let other = [&["generate", "--model", &model, "a cat", "--out", "video/"][..], &REFERENCE, &given].concat();
+    let other: Vec<&str> = other.iter().map(|arg| if *arg == "3" { "4" } else { arg }).collect();
+    fails(folder, &other, 1, &["sampling", "--overwrite"]);
+    // One half alone reads no negative prompt.
+    let one =
+        [&["generate", "--model", &model, "a cat", "--out", "one.safetensors"][..], &REFERENCE, &given[..2]].concat();
+    fails(folder, &one, 1, &["--negative-embeddings", "--cfg-scale 1"]);
+    succeeds(folder, &[&one[..], &["--cfg-scale", "1"]].concat());
+}
+
+/// A LoRA of rank 2 for one weight of block 1, by these names.
+fn lora(path: &Path, [down, up]: [&str; 2]) {
+    let values = |count: usize, scale: f32| -> Vec<u8> {
+        (0..count).flat_map(|i| (scale * ((i * 7 % 11) as f32 - 5.0)).to_le_bytes()).collect()
+    };
+    let (low, high) = (values(2 * 128, 0.05), values(192 * 2, 0.05));
+    let views = [
+        (down, TensorView::new(Dtype::F32, vec![2, 128], &low).unwrap()),
+        (up, TensorView::new(Dtype::F32, vec![192, 2], &high).unwrap()),
+    ];
+    fs::write(path, serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn loras_are_added_in_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = pulled(folder);
+    inputs(folder);
+    let args = [
+        "generate",
+        "--model",
+        &model,
+        "a cat",
+        "--embeddings",
+        "prompt.safetensors",
+        "--cfg-scale",
+        "1",
+        "--steps",
+        "2",
+    ];
+    let size = ["--size", "32x32", "--frames", "1", "--dtype", "f32", "--cache", "none", "--out"];
+    let run = |out: &str, more: &[&str]| {
+        succeeds(folder, &[&args[..], &size, &[out], more].concat());
+        let file = fs::read(folder.join(out)).unwrap();
+        SafeTensors::deserialize(&file).unwrap().tensor("latents").unwrap().data().to_vec()
+    };
+    let plain = run("plain.safetensors", &[]);
+    let module = "blocks.1.ffn.net.0.proj";
+    let spellings = [
+        [format!("transformer.{module}.lora_A.weight"), format!("transformer.{module}.lora_B.weight")],
+        [
+            "diffusion_model.blocks.1.ffn.0.lora_down.weight".into(),
+            "diffusion_model.blocks.1.ffn.0.lora_up.weight".into(),
+        ],
+        ["lora_unet_blocks_1_ffn_0.lora_down.weight".into(), "lora_unet_blocks_1_ffn_0.lora_up.weight".into()],
+    ];
+    let made: Vec<Vec<u8>> = spellings
+        .iter()
+        .enumerate()
+        .map(|(i, names)| {
+            let file = format!("{i}.lora.safetensors");
+            lora(&folder.join(&file), names.each_ref().map(String::as_str));
+            run(&format!("{i}.safetensors"), &["--lora", &format!("{file}:0.5")])
+        })
+        .collect();
+    assert_ne!(made[0], plain);
+    assert!(made[1] == made[0] && made[2] == made[0]);
+    // Half the strength twice is the whole, and none is nothing; weights that are streamed get it too.
+    let twice = run("twice.safetensors", &["--lora", "0.lora.safetensors:0.25", "--lora", "1.lora.safetensors:0.25"]);
+    let close = |a: &[u8], b: &[u8]| {
+        let values =
+            |bytes: &[u8]| -> Vec<f32> { bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect() };
+        values(a).iter().zip(values(b)).all(|(a, b)| (a - b).abs() < 1e-4)
+    };
+    assert!(close(&twice, &made[0]) && !close(&twice, &plain));
+    assert_eq!(run("none.safetensors", &["--lora", "0.lora.safetensors:0"]), plain);
+
+    lora(&folder.join("other.safetensors"), ["blocks.7.ffn.0.lora_A.weight", "blocks.7.ffn.0.lora_B.weight"]);
+    let refused = [&args[..], &size, &["x.safetensors", "--lora", "other.safetensors"]].concat();
+    fails(folder, &refused, 1, &["other.safetensors", "blocks.7.ffn.0", "a LoRA for another one"]);
+    fails(
+        folder,
+        &["generate", "large red circle bouncing fast navy", "--lora", "0.lora.safetensors"],
+        1,
+        &["--lora", MODEL],
+    );
+}
+
+#[test]
+fn sizes_and_settings_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = pulled(folder);
+    inputs(folder);
+    let refused = |more: &[&str], parts: &[&str]| {
+        let args = ["generate", "--model", &model, "a cat", "--embeddings", "prompt.safetensors", "--cfg-scale", "1"];
+        fails(folder, &[&args[..], more].concat(), 1, parts);
+    };
+    refused(&["--size", "48x32", "--frames", "6"], &["6 frames", "--frames 5 and 9"]);
+    refused(&["--size", "40x32", "--frames", "5"], &["multiples of 16", "48x32"]);
+    refused(&["--shift", "0"], &["--shift 0", "positive"]);
+    refused(&["--resolution", "480p"], &["--size HxW"]);
+    refused(&["--max-sequence-length", "513"], &["513", "512"]);
+    refused(&["--size", "32x32", "--frames", "1", "--sigmas", "0.5,0.7"], &["noise level", "not below"]);
+    refused(&["--size", "32x32", "--frames", "1", "--noise", "z.safetensors"], &["[16, 2, 6, 4]", "[16, 1, 4, 4]"]);
+    for option in [["--sampler", "euler"], ["--shift", "3"], ["--sigmas", "1"], ["--negative-prompt", "dull"]] {
+        fails(folder, &[&["generate", "large red circle bouncing fast navy"][..], &option].concat(), 1, &[option[0]]);
+    }
+    // A few steps are not cached unless it is asked for; levels of one's own say how many there are.
+    let few = [
+        "generate",
+        "--model",
+        &model,
+        "a cat",
+        "--embeddings",
+        "prompt.safetensors",
+        "--cfg-scale",
+        "1",
+        "--size",
+        "32x32",
+    ];
+    let few =
+        [&few[..], &["--frames", "1", "--sigmas", "1,0.8,0.4", "--out", "few.safetensors", "--report", "few.json"]]
+            .concat();
+    let told = text(&succeeds(folder, &few).stderr);
+    assert!(told.contains("3 steps are all computed"), "{told}");
+    let report = fs::read_to_string(folder.join("few.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(
+        (&report["computed_steps"], &report["preset"]),
+        (&serde_json::json!([1, 2, 3]), &serde_json::json!("none"))
+    );
+}
