@@ -111,10 +111,9 @@ def spread_table(std):
     return bytes(sign << 7 | (e + 127 >> 1) - (i >= share) for sign in (0, 1) for i in range(128))
 
 
-def full_transformer(path, seed):
-    """Streams the checkpoint to `path`, a slice of a tensor at a time; renamed when it is whole."""
+def write_random(path, tensors, seed):
+    """Streams a checkpoint of `(name, shape, values)` to `path`, a slice of a tensor at a time; renamed when it is whole."""
     header, end = {}, 0
-    tensors = list(full_tensors())
     for name, shape, _ in tensors:
         bytes_of = 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + bytes_of]}
@@ -377,7 +376,7 @@ def main():
         folder = args.folder / "OpenSora-STDiT-v3"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"model_type": "STDiT3", **FULL}, indent=1) + "\n")
-        full_transformer(folder / "model.safetensors", args.seed)
+        write_random(folder / "model.safetensors", list(full_tensors()), args.seed)
         return
     if missing := [name for name in ("torch", "transformers", "tokenizers", "safetensors") if find_spec(name) is None]:
         parser.error(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}; --full needs Python alone")

@@ -11,7 +11,7 @@ use super::error::{CheckpointError, HubError, io};
 use super::files::{files_in, is_weights, problem, read, weight_files};
 use super::published::{Part, Published, PublishedFile};
 use super::settings::{hub_cache, offline, process};
-use super::store::Store;
+use super::store::{Store, replaced};
 
 /// The tokenizer's file.
 const TOKENIZER: &str = "tokenizer.json";
@@ -307,12 +307,11 @@ fn link(path: &Path, folder: &Path, name: &str) -> Result<(), CheckpointError> {
     if place.canonicalize().is_ok_and(|there| there == target) {
         return Ok(());
     }
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    // Of a process of the same number that was killed.
-    let _ = fs::remove_file(&temporary);
-    #[cfg(unix)]
-    let made = std::os::unix::fs::symlink(&target, &temporary);
-    #[cfg(not(unix))]
-    let made = fs::copy(&target, &temporary).map(drop);
-    made.and_then(|()| fs::rename(&temporary, &place)).map_err(io("link", &place))
+    replaced(&place, |temporary| {
+        #[cfg(unix)]
+        return std::os::unix::fs::symlink(&target, temporary);
+        #[cfg(not(unix))]
+        return fs::copy(&target, temporary).map(drop);
+    })
+    .map_err(io("link", &place))
 }

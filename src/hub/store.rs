@@ -86,7 +86,7 @@ impl Store {
         let (place, up) = (root.join(&below), below.components().count() - 1);
         let target: PathBuf = std::iter::repeat_n("..", up).collect::<PathBuf>().join("blobs").join(file_name(etag));
         if fs::read_link(&place).ok().as_deref() != Some(&*target) {
-            replaced(&place, |temporary| {
+            stored(&place, |temporary| {
                 #[cfg(unix)]
                 return std::os::unix::fs::symlink(&target, temporary);
                 // Links need a right there that few users have.
@@ -97,16 +97,22 @@ impl Store {
         }
         let newest = root.join("refs").join(REVISION);
         if fs::read_to_string(&newest).ok().as_deref() != Some(commit) {
-            replaced(&newest, |temporary| fs::write(temporary, commit))?;
+            stored(&newest, |temporary| fs::write(temporary, commit))?;
         }
         Ok(place)
     }
 }
 
-/// Writes `place` in one step: somebody else may read it at any time.
-fn replaced(place: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
+/// As [`replaced`], in a folder that need not be there yet.
+fn stored(place: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
     let folder = place.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(hub_io("create", folder))?;
+    replaced(place, write).map_err(hub_io("write", place))
+}
+
+/// Writes `place` in one step: somebody else may read it at any time.
+pub(super) fn replaced(place: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("."));
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
     // Of a process of the same number that was killed.
@@ -115,7 +121,7 @@ fn replaced(place: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> R
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written.map_err(hub_io("write", place))
+    written
 }
 
 /// A name from outside as a path that stays inside.

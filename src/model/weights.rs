@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::ModelError;
 use super::lora::{Lora, LoraFile};
 use super::naming::Naming;
-use crate::device::Device;
+use crate::device::{Device, DryConfig};
 use crate::tensor::{DType, Tensor, f32_to_bytes};
 
 /// Bytes of a safetensors file, mapped or embedded.
@@ -138,6 +138,17 @@ impl<'a> Weights<'a> {
     pub fn zeros() -> Weights<'static> {
         let (places, taken) = (BTreeMap::new(), RefCell::default());
         Weights { file: "zeros".into(), containers: None, places, taken, loras: vec![] }
+    }
+
+    /// The tensors that `load` takes, by name, with their shapes: it runs on a device that stores nothing.
+    pub(super) fn taken_by<T>(
+        load: impl FnOnce(&Device, &Weights<'_>) -> Result<T, ModelError>,
+    ) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        let (memory, compute_capability) = (isize::MAX as usize, (8, 0));
+        let dry = Device::dry(DryConfig { name: "list".into(), memory, units: 1, compute_capability });
+        let weights = Weights::zeros();
+        load(&dry, &weights)?;
+        Ok(weights.taken())
     }
 
     /// The same tensors under other names: `rename` turns a name in the files into the one by which the tensor is asked for.

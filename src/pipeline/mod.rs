@@ -52,5 +52,6 @@ pub use request::{Request, cache_config, check_settings, is_guided, resolve_cach
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
 pub use source::{
-    Content, FileContent, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Sampling, Source,
+    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Sampling,
+    Source,
 };

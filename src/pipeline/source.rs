@@ -197,12 +197,25 @@ pub struct Inputs {
     pub text: bool,
     /// A published resolution and an aspect ratio.
     pub resolution: bool,
-    /// Frames: pictures, videos, the end of a part of a long video.
-    pub frames: bool,
+    /// Frames.
+    pub frames: FrameInputs,
     /// A sampler, a timestep shift and a number of caption tokens.
     pub sampler: bool,
     /// LoRAs.
     pub loras: bool,
+}
+
+/// The frames that can be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameInputs {
+    /// None.
+    #[default]
+    None,
+    /// A picture that the video begins with.
+    First,
+    /// Pictures, videos, the end of a part of a long video, anywhere.
+    Any,
 }
 
 /// What a model is opened for: the size of the video, and how it is sampled. Anything left out is the model's default.

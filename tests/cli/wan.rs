@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use adacache::media::Media;
+use adacache::model::vae::{WanVae, WanVaeConfig};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
@@ -251,4 +252,95 @@ fn sizes_and_settings_that_do_not_fit_are_refused() {
         (&report["computed_steps"], &report["preset"]),
         (&serde_json::json!([1, 2, 3]), &serde_json::json!("none"))
     );
+}
+
+/// A small random TI2V in `folder`, whose autoencoder makes latents of 48 channels; the name of the model for `--model`.
+fn image_to_video(folder: &Path) -> &'static str {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/wan22_ti2v_a");
+    for part in ["ti2v/transformer", "ti2v/vae"] {
+        fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden.join(file), folder.join("ti2v/transformer").join(file)).unwrap();
+    }
+    let tensors = WanVae::tensors(&WanVaeConfig::sized([4, 6], 48, true)).unwrap();
+    let values = |seed: usize, shape: &[usize]| -> Vec<u8> {
+        let count: usize = shape.iter().product();
+        let scale = 1.0 / (count / shape[0]).max(1) as f32;
+        (0..count).flat_map(|i| (scale * (((i + seed) * 37 % 101) as f32 / 25.0 - 2.0)).to_le_bytes()).collect()
+    };
+    let bytes: Vec<Vec<u8>> = tensors.values().enumerate().map(|(i, shape)| values(i, shape)).collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape), bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    fs::write(folder.join("ti2v/vae/model.safetensors"), serialize(views, None).unwrap()).unwrap();
+    fs::write(folder.join("ti2v/vae/config.json"), "{}").unwrap();
+    let width = {
+        let weights = fs::read(golden.join("model.safetensors")).unwrap();
+        SafeTensors::deserialize(&weights).unwrap().tensor("text_embedding.0.weight").unwrap().shape()[1]
+    };
+    let text = values(3, &[4, width]);
+    let view = TensorView::new(Dtype::F32, vec![4, width], &text).unwrap();
+    fs::write(folder.join("text.safetensors"), serialize([("embedding", view)], None).unwrap()).unwrap();
+    "ti2v"
+}
+
+/// A picture of one colour's shades.
+fn picture(path: &Path, red: u8) {
+    let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), 64, 32);
+    encoder.set_color(png::ColorType::Rgb);
+    let rgb: Vec<u8> = (0..64 * 32).flat_map(|i| [red, (i % 64 * 4) as u8, (i / 64 * 8) as u8]).collect();
+    encoder.write_header().unwrap().write_image_data(&rgb).unwrap();
+}
+
+#[test]
+fn a_picture_begins_the_video() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = image_to_video(folder);
+    picture(&folder.join("a.png"), 200);
+    picture(&folder.join("b.png"), 20);
+    let args =
+        ["generate", "--model", model, "a cat", "--embeddings", "text.safetensors", "--cfg-scale", "1", "--steps", "3"];
+    let size = [
+        "--size",
+        "32x64",
+        "--frames",
+        "9",
+        "--max-sequence-length",
+        "24",
+        "--dtype",
+        "f32",
+        "--cache",
+        "none",
+        "--out",
+    ];
+    let run = |out: &str, more: &[&str]| {
+        succeeds(folder, &[&args[..], &size, &[out], more].concat());
+        let file = fs::read(folder.join(out)).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let latents = file.tensor("latents").unwrap();
+        assert_eq!(latents.shape(), [48, 3, 2, 4]);
+        // The first latent frame of every channel, and the others.
+        let frame = 2 * 4 * 4;
+        let (first, rest): (Vec<_>, Vec<_>) =
+            latents.data().chunks_exact(frame).enumerate().partition(|(i, _)| i % 3 == 0);
+        [first, rest].map(|frames| frames.into_iter().map(|(_, frame)| frame.to_vec()).collect::<Vec<_>>())
+    };
+    let [first, rest] = run("a.safetensors", &["--image", "a.png"]);
+    // The picture is held, whatever the noise; the rest follows both.
+    let [same, other] = run("seed.safetensors", &["--image", "a.png", "--seed", "1"]);
+    assert!(same == first && other != rest);
+    let [other, moved] = run("b.safetensors", &["--image", "b.png"]);
+    assert!(other != first && moved != rest);
+    let [free, _] = run("free.safetensors", &[]);
+    assert!(free != first);
+
+    let refused = |more: &[&str], parts: &[&str]| {
+        fails(folder, &[&args[..], &size, &["x.safetensors"], more].concat(), 1, parts);
+    };
+    refused(&["--image", "a.png", "--image", "b.png"], &["2 images", "takes one"]);
+    refused(&["--reference", "a.png"], &["--reference", "opensora-v1.2"]);
+    refused(&["--loop", "2"], &["--loop", "opensora-v1.2"]);
 }

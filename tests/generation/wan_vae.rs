@@ -156,10 +156,11 @@ fn inputs_that_do_not_fit_are_refused() {
     let encode = |shape: [usize; 4]| {
         vae.encode_within(&vec![0.0; shape.iter().product()], shape, None, &mut on).unwrap_err().to_string()
     };
-    for shape in [[3, 4, 24, 40], [3, 0, 24, 40], [3, 5, 20, 40], [4, 5, 24, 40]] {
+    for shape in [[3, 0, 24, 40], [3, 5, 20, 40], [4, 5, 24, 40]] {
         let error = encode(shape);
-        assert!(error.contains("frames a multiple of 4 and one more, both sides multiples of 8"), "{error}");
+        assert!(error.contains("both sides multiples of 8"), "{error}");
     }
+    assert!(encode([3, 4, 24, 40]).contains("4 frames cannot be encoded; expected a multiple of 4 and one more"));
     let decode = |shape: [usize; 4]| {
         vae.decode_within(&vec![0.0; shape.iter().product()], shape, None, &mut on).unwrap_err().to_string()
     };

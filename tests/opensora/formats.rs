@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use crate::common::text;
-use crate::{MODEL, PROMPT, adacache, fails, repositories, succeeds};
+use crate::{GENERATE, MODEL, adacache, fails, repositories, succeeds};
 
 /// Tensors: name, type, shape, bytes.
 type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
@@ -42,21 +42,10 @@ impl Scene {
         Scene { dir, model: files.join("OpenSora-STDiT-v3"), t5: files.join("t5-v1_1-xxl") }
     }
 
-    const GENERATE: [&str; 13] = [
-        "generate",
-        "--model",
-        "opensora-v1.2",
-        PROMPT,
-        "--size",
-        "16x16",
-        "--frames",
-        "1",
-        "--steps",
-        "1",
-        "--dtype",
-        "f32",
-        "--out",
-    ];
+    /// What the run of the changed repositories is asked for.
+    fn generate() -> Vec<&'static str> {
+        [&GENERATE[..], &["x.safetensors", "--dtype", "f32"]].concat()
+    }
 
     /// What the changed repositories generate, and what is said.
     #[track_caller]
@@ -64,7 +53,7 @@ impl Scene {
         let folder = self.dir.path();
         let _ = fs::remove_dir_all(folder.join(MODEL));
         succeeds(folder, &["pull", "opensora-v1.2", "--from", "files"]);
-        let output = adacache(folder, &[&Scene::GENERATE[..], &["x.safetensors"]].concat());
+        let output = adacache(folder, &Scene::generate());
         assert!(output.status.success(), "{}", text(&output.stderr));
         let bytes = fs::read(folder.join("x.safetensors")).unwrap();
         fs::remove_file(folder.join("x.safetensors")).unwrap();
@@ -173,7 +162,7 @@ fn eight_bit_checkpoints_give_what_their_values_give() {
     write(&files[1], &factors);
     let folder = scene.dir.path();
     succeeds(folder, &["pull", "opensora-v1.2", "--from", "files"]);
-    fails(folder, &[&Scene::GENERATE[..], &["x.safetensors"]].concat(), &["eight bits", "scale_weight"]);
+    fails(folder, &Scene::generate(), &["eight bits", "scale_weight"]);
 }
 
 #[test]
@@ -197,11 +186,7 @@ fn other_formats_are_named_for_what_they_are() {
     let pickle = crate::golden("t5-bin/pytorch_model-00001-of-00002.bin");
     fs::copy(pickle, scene.model.join("ema.pt")).unwrap();
     succeeds(folder, &pull);
-    fails(
-        folder,
-        &[&Scene::GENERATE[..], &["x.safetensors"]].concat(),
-        &["ema.pt", "torch.save", "convert it once", "save_file"],
-    );
+    fails(folder, &Scene::generate(), &["ema.pt", "torch.save", "convert it once", "save_file"]);
     // Two of them: which one is meant is not guessed.
     fs::copy(scene.model.join("ema.pt"), scene.model.join("last.pt")).unwrap();
     fails(folder, &pull, &["several files of weights", "ema.pt, last.pt"]);
@@ -251,11 +236,7 @@ fn of_several_gguf_files_none_is_guessed() {
 
     // Nor when a folder with several is used as it is.
     fs::copy(scene.t5.join("t5.Q2_K.gguf"), folder.join(MODEL).join("text/t5.Q2_K.gguf")).unwrap();
-    fails(
-        folder,
-        &[&Scene::GENERATE[..], &["x.safetensors"]].concat(),
-        &["several files of weights", "t5.Q2_K.gguf, t5.Q8_0.gguf"],
-    );
+    fails(folder, &Scene::generate(), &["several files of weights", "t5.Q2_K.gguf, t5.Q8_0.gguf"]);
     assert!(succeeds(folder, &["models"]).contains("one of several"));
     // One is no question.
     fs::remove_dir_all(folder.join(MODEL)).unwrap();

@@ -21,6 +21,10 @@ use common::{names, text};
 pub(crate) const MODEL: &str = "cache/opensora-v1.2";
 pub(crate) const PROMPT: &str = "A white cat walking through tall grass at sunset.";
 
+/// A picture of one step, without the name of its file.
+pub(crate) const GENERATE: [&str; 11] =
+    ["generate", "--model", "opensora-v1.2", PROMPT, "--size", "16x16", "--frames", "1", "--steps", "1", "--out"];
+
 pub(crate) fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/opensora_tiny").join(path)
 }

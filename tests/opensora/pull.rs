@@ -16,26 +16,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::common::{names, text};
-use crate::{MODEL, PROMPT, fails, repositories, succeeds};
+use crate::{GENERATE, MODEL, PROMPT, fails, repositories, succeeds};
 
 #[test]
 fn incomplete_checkpoints_name_the_file_and_the_command() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
-    let generate = [
-        "generate",
-        "--model",
-        "opensora-v1.2",
-        PROMPT,
-        "--size",
-        "16x16",
-        "--frames",
-        "1",
-        "--steps",
-        "1",
-        "--out",
-        "x.safetensors",
-    ];
+    let generate = [&GENERATE[..], &["x.safetensors"]].concat();
     let command = "adacache pull opensora-v1.2";
     fails(
         folder,

@@ -20,8 +20,8 @@ use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cach
 use crate::model::vae::{VaeConfig, VideoVae};
 use crate::model::{Autoencoder, ModelError, Progress, StDiT3, StDiT3Config, Transformer, TransformerShape, Weights};
 use crate::pipeline::{
-    Content, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, PipelineError, Prompt, PromptText,
-    Source, TextOptions, VideoSize,
+    Content, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, PipelineError, Prompt,
+    PromptText, Source, TextOptions, VideoSize,
 };
 use crate::sampler::{Schedule, Solver};
 use crate::shapes::Shapes;
@@ -115,7 +115,7 @@ impl Family for OpenSora {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, resolution: true, frames: true, ..Inputs::default() }
+        Inputs { text: true, resolution: true, frames: FrameInputs::Any, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {

@@ -22,8 +22,8 @@ use crate::model::{
     Autoencoder, LoraFile, ModelError, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights,
 };
 use crate::pipeline::{
-    Content, FileContent, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, PipelineError, Prompt,
-    PromptText, Sampling, Source, TextOptions, VideoSize,
+    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig,
+    PipelineError, Prompt, PromptText, Sampling, Source, TextOptions, VideoSize,
 };
 use crate::sampler::{FlowGrid, Solver};
 use crate::shapes::Shapes;
@@ -45,6 +45,8 @@ struct Facts {
     /// Default height, width and frames.
     size: [usize; 3],
     fps: f64,
+    /// The frames that can be given.
+    frames: FrameInputs,
 }
 
 /// The official settings, which all models share.
@@ -74,6 +76,7 @@ pub static WAN21_1_3B: WanModel = WanModel(&Facts {
     vae: WanVaeConfig::wan21,
     size: [480, 832, 81],
     fps: 16.0,
+    frames: FrameInputs::None,
 });
 
 /// Wan 2.1 T2V-14B.
@@ -83,15 +86,17 @@ pub static WAN21_14B: WanModel = WanModel(&Facts {
     vae: WanVaeConfig::wan21,
     size: [480, 832, 81],
     fps: 16.0,
+    frames: FrameInputs::None,
 });
 
-/// Wan 2.2 TI2V-5B, from text alone.
+/// Wan 2.2 TI2V-5B, from text, or from text and a picture.
 pub static WAN22_5B: WanModel = WanModel(&Facts {
     published: Published { name: "wan2.2-ti2v-5b", parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers") },
     shape: WanConfig::ti2v_5b,
     vae: WanVaeConfig::wan22,
     size: [704, 1280, 121],
     fps: 24.0,
+    frames: FrameInputs::First,
 });
 
 /// What tells the configuration of one of these transformers from others, and from each other.
@@ -158,7 +163,7 @@ impl Family for WanModel {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, sampler: true, loras: true, ..Inputs::default() }
+        Inputs { text: true, frames: self.0.frames, sampler: true, loras: true, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {
@@ -174,6 +179,7 @@ struct Opened {
     vae: WanVaeConfig,
     anatomy: Anatomy,
     loras: Vec<LoraFile>,
+    inputs: Inputs,
     /// `None`: the published one, without its files.
     checkpoint: Option<Checkpoint>,
 }
@@ -202,6 +208,12 @@ impl Opened {
         if !(shift.is_finite() && shift > 0.0) {
             return Err(PipelineError::Setting(format!("--shift {shift} must be a positive number; {SHIFT} is usual")));
         }
+        if vae.latent_channels != model.channels {
+            return Err(PipelineError::Setting(format!(
+                "the transformer has latents of {} channels and the autoencoder of {}: they are of different models",
+                model.channels, vae.latent_channels
+            )));
+        }
         let config = PipelineConfig {
             name: family.name().into(),
             prompt_length: model.text_len,
@@ -218,7 +230,8 @@ impl Opened {
             negative_prompt: Some(NEGATIVE_PROMPT),
         };
         let loras = options.loras.clone();
-        Ok(Opened { config, sampling, anatomy: model.anatomy(), model, vae, loras, checkpoint })
+        let (inputs, anatomy) = (family.inputs(), model.anatomy());
+        Ok(Opened { config, sampling, anatomy, model, vae, loras, inputs, checkpoint })
     }
 
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
@@ -271,7 +284,7 @@ impl Source for Opened {
     }
 
     fn inputs(&self) -> Inputs {
-        WAN21_1_3B.inputs()
+        self.inputs
     }
 
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {

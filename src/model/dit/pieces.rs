@@ -16,9 +16,9 @@ pub(in crate::model) const BLOCK_CHUNKS: usize = 6;
 pub(in crate::model) const SHIFT_ATTN: usize = 0;
 pub(in crate::model) const SCALE_ATTN: usize = 1;
 pub(in crate::model) const GATE_ATTN: usize = 2;
-pub(in crate::model) const SHIFT_MLP: usize = 3;
-pub(in crate::model) const SCALE_MLP: usize = 4;
-pub(in crate::model) const GATE_MLP: usize = 5;
+const SHIFT_MLP: usize = 3;
+const SCALE_MLP: usize = 4;
+const GATE_MLP: usize = 5;
 /// Chunks of the final layer's modulation: shift and scale.
 pub(in crate::model) const FINAL_CHUNKS: usize = 2;
 pub(in crate::model) const SHIFT_FINAL: usize = 0;
@@ -66,6 +66,19 @@ pub(in crate::model) fn modulated(
     let x = ws.rows(ws.x())?;
     norm::row_stats(&x, NORM_EPS, modulate.stats)?;
     Ok(ops::linear::linear(&x, weight, Some(bias), Some(modulate), activation, out)?)
+}
+
+/// `x += gate · fc2(GELU(fc1(LN(x)·(1 + scale) + shift)))` with the MLP's chunks of `modulation`; `stats` and `hidden` are scratch.
+pub(in crate::model) fn mlp(
+    ws: &Workspace,
+    [fc1, fc2]: [&Linear; 2],
+    modulation: Modulation<'_>,
+    [stats, hidden]: [&Tensor; 2],
+    added: Option<Added<'_>>,
+) -> Result<(), ModelError> {
+    let modulate = Modulate { stats, modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
+    modulated(ws, fc1, &modulate, Activation::GeluTanh, hidden)?;
+    add_residual(ws, hidden, fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
 }
 
 /// `x += gate · (a · wᵀ + bias)`, the end of a module; the added term also goes to `added`.

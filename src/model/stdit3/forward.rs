@@ -7,8 +7,8 @@ use super::{
 };
 use crate::cache::Span;
 use crate::model::dit::pieces::{
-    BLOCK_CHUNKS, GATE_ATTN, GATE_MLP, NORM_EPS, SCALE_ATTN, SCALE_FINAL, SCALE_MLP, SHIFT_ATTN, SHIFT_FINAL,
-    SHIFT_MLP, add_residual, block_table, for_held, for_moving, modulated,
+    self, BLOCK_CHUNKS, GATE_ATTN, NORM_EPS, SCALE_ATTN, SCALE_FINAL, SHIFT_ATTN, SHIFT_FINAL, add_residual,
+    block_table, for_held, for_moving, modulated,
 };
 use crate::model::{Added, Caption, ModelError, Trace, Workspace};
 use crate::ops::attention::{QkNorm, SelfAttention};
@@ -100,10 +100,7 @@ impl StDiT3 {
     pub(super) fn mlp(&self, ws: &Workspace, index: usize, added: Option<Added<'_>>) -> Result<(), ModelError> {
         let Block { fc1, fc2, .. } = &self.blocks[index];
         let table = block_table(ws.get(BLOCK_MODULATION), index)?;
-        let modulation = ws.modulation(&table);
-        let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
-        modulated(ws, fc1, &modulate, Activation::GeluTanh, ws.get(HIDDEN))?;
-        add_residual(ws, ws.get(HIDDEN), fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
+        pieces::mlp(ws, [fc1, fc2], ws.modulation(&table), [ws.get(STATS), ws.get(HIDDEN)], added)
     }
 
     /// The final layer on the hidden state.

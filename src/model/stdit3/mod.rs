@@ -24,7 +24,7 @@ use super::{
     Workspace,
 };
 use crate::cache::{Anatomy, Module, Span};
-use crate::device::{Device, DryConfig};
+use crate::device::Device;
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -115,11 +115,7 @@ impl StDiT3 {
     /// # Errors
     /// A configuration whose sizes overflow.
     pub fn tensors(config: &StDiT3Config) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
-        let (memory, compute_capability) = (isize::MAX as usize, (8, 0));
-        let dry = Device::dry(DryConfig { name: "list".into(), memory, units: 1, compute_capability });
-        let weights = Weights::zeros();
-        StDiT3::take(&dry, config.clone(), &weights, DType::Bf16, 0)?;
-        Ok(weights.taken())
+        Weights::taken_by(|dry, weights| StDiT3::take(dry, config.clone(), weights, DType::Bf16, 0))
     }
 
     fn take(

@@ -32,6 +32,19 @@ pub(super) fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNELS)
 }
 
+/// Rejects pixels that are not `[3, frames, H, W]` with H and W multiples of `side`.
+pub(super) fn check_pixels(pixels: &[f32], shape: [usize; 4], side: usize) -> Result<()> {
+    let [rgb, _, height, width] = shape;
+    let fits = rgb == 3 && height.is_multiple_of(side) && width.is_multiple_of(side);
+    if fits && !shape.contains(&0) && pixels.len() == shape.iter().product::<usize>() {
+        return Ok(());
+    }
+    Err(ModelError::Input(format!(
+        "pixels of shape {shape:?} ({} values) cannot be encoded; expected [3, frames, height, width], both sides multiples of {side}",
+        pixels.len()
+    )))
+}
+
 /// A convolution's weights and the layout of its taps.
 pub(super) struct Conv {
     /// `[n, kernel_t, kernel_h, kernel_w, channels]`

@@ -6,8 +6,8 @@ use super::{
     PATCH, PATCHES, PREDICTION, Q, QKV, ROPE, SINUSOID, STATS, TIME_CHUNKS, TIME_EMBED, Wan,
 };
 use crate::model::dit::pieces::{
-    BLOCK_CHUNKS, FINAL_CHUNKS, GATE_ATTN, GATE_MLP, NORM_EPS, SCALE_ATTN, SCALE_FINAL, SCALE_MLP, SHIFT_ATTN,
-    SHIFT_FINAL, SHIFT_MLP, add_residual, block_table, embed_scalar, for_held, for_moving, modulated,
+    self, BLOCK_CHUNKS, FINAL_CHUNKS, GATE_ATTN, NORM_EPS, SCALE_ATTN, SCALE_FINAL, SHIFT_ATTN, SHIFT_FINAL,
+    add_residual, block_table, embed_scalar, for_held, for_moving, modulated,
 };
 use crate::model::{Added, Caption, ModelError, Workspace};
 use crate::ops::attention::{SelfAttention, VideoDims};
@@ -104,10 +104,7 @@ impl Wan {
     pub(super) fn mlp(&self, ws: &Workspace, index: usize, added: Option<Added<'_>>) -> Result<(), ModelError> {
         let Block { fc1, fc2, .. } = &self.blocks[index];
         let table = block_table(ws.get(BLOCK_MODULATION), index)?;
-        let modulation = ws.modulation(&table);
-        let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
-        modulated(ws, fc1, &modulate, Activation::GeluTanh, ws.get(HIDDEN))?;
-        add_residual(ws, ws.get(HIDDEN), fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
+        pieces::mlp(ws, [fc1, fc2], ws.modulation(&table), [ws.get(STATS), ws.get(HIDDEN)], added)
     }
 
     /// The final layer on the hidden state.

@@ -8,6 +8,7 @@ mod forward;
 mod names;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use self::block::Block;
 pub use self::config::WanConfig;
@@ -79,6 +80,14 @@ impl Wan {
     /// over; out of memory.
     pub fn load(device: &Device, config: WanConfig, weights: Weights<'_>, dtype: DType) -> Result<Wan, ModelError> {
         Wan::load_streaming(device, config, weights, dtype, 0)
+    }
+
+    /// Every tensor that a checkpoint of this shape holds, by its published name.
+    ///
+    /// # Errors
+    /// A shape that overflows.
+    pub fn tensors(config: &WanConfig) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        Weights::taken_by(|dry, weights| Wan::take(dry, config.clone(), weights, DType::Bf16, 0))
     }
 
     /// `weights` with LoRAs added, for [`Wan::load`]. Their names may be the published ones, those of diffusers or kohya's.

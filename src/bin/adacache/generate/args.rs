@@ -18,7 +18,7 @@ const STEPS: &str = "Steps and caching";
 const OUTPUT: &str = "Output";
 const BATCH: &str = "Many prompts";
 const TEXT: &str = "Prompt (Open-Sora, Wan)";
-const GIVEN: &str = "Given frames (Open-Sora)";
+const GIVEN: &str = "Given frames (Open-Sora; Wan 2.2 TI2V: one --image)";
 const DEVICE: &str = "Device and memory";
 
 /// Up to so many steps a checkpoint is taken for a distilled one: from step to step everything changes, and a cache only harms.

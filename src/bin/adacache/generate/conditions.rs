@@ -2,7 +2,7 @@
 
 use adacache::family;
 use adacache::media::{Frames, Latents, Media};
-use adacache::pipeline::{Given, Looping, MaskStrategy, ModelSource, Pipeline, PipelineError};
+use adacache::pipeline::{FrameInputs, Given, Looping, MaskStrategy, ModelSource, Pipeline, PipelineError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -47,17 +47,7 @@ pub(super) fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Co
         edit: args.loop_edit.unwrap_or(looping.edit),
         ..looping
     };
-    if !source.inputs().frames {
-        let used = [
-            ("--image", !args.image.is_empty()),
-            ("--reference", !args.reference.is_empty()),
-            ("--loop", args.parts > 1),
-        ];
-        if let Some((option, _)) = used.iter().find(|(_, used)| *used) {
-            let takes = family::that_take(|inputs| inputs.frames);
-            bail!("{option} is for {takes}: {} was not trained to continue given frames", args.model);
-        }
-    }
+    check_inputs(args, source)?;
     looping.check(source.config())?;
     let files = if args.image.is_empty() { &args.reference } else { &args.image };
     let references = files.iter().map(|file| Media::read(file)).collect::<Result<Vec<_>, _>>()?;
@@ -97,6 +87,30 @@ pub(super) fn conditions(args: &Args, source: &ModelSource) -> anyhow::Result<Co
     let shapes: Vec<[usize; 4]> = references.iter().map(shape).collect::<Result<_, PipelineError>>()?;
     strategy.check(&shapes, [channels, frames, height, width], looping.parts)?;
     Ok(Conditions { references, strategy, looping })
+}
+
+/// Rejects given frames that the model takes none of.
+fn check_inputs(args: &Args, source: &ModelSource) -> anyhow::Result<()> {
+    let takes = source.inputs().frames;
+    let used = [
+        ("--image", !args.image.is_empty(), FrameInputs::First),
+        ("--reference", !args.reference.is_empty(), FrameInputs::Any),
+        ("--loop", args.parts > 1, FrameInputs::Any),
+    ];
+    let refused = |(_, used, needs): &&(&str, bool, FrameInputs)| {
+        *used && takes != FrameInputs::Any && (*needs == FrameInputs::Any || takes == FrameInputs::None)
+    };
+    if let Some((option, _, needs)) = used.iter().find(refused) {
+        let known = match needs {
+            FrameInputs::Any => family::that_take(|inputs| inputs.frames == FrameInputs::Any),
+            _ => family::that_take(|inputs| inputs.frames != FrameInputs::None),
+        };
+        bail!("{option} is for {known}: {} was not trained to continue such frames", args.model);
+    }
+    if takes == FrameInputs::First && args.image.len() > 1 {
+        bail!("{} images: {} takes one, which the video begins with", args.image.len(), args.model);
+    }
+    Ok(())
 }
 
 /// The frames that are given, as latents.

@@ -17,7 +17,7 @@ use self::spatial::Spatial;
 use self::temporal::Temporal;
 use super::cut::{self, Cut, Direction};
 use super::heap::Heap;
-use super::layers::{Loader, Run, padded, stopped};
+use super::layers::{Loader, Run, check_pixels, padded, stopped};
 use crate::device::Device;
 use crate::model::{Autoencoder, ModelError, Pixels, Progress, Weights};
 use crate::ops;
@@ -205,15 +205,9 @@ impl VideoVae {
         budget: Option<usize>,
         progress: Progress<'_>,
     ) -> Result<Vec<f32>> {
-        let [rgb, frames, height, width] = shape;
+        let [_, frames, height, width] = shape;
         let side = self.config.spatial_factor();
-        let fits = rgb == 3 && height.is_multiple_of(side) && width.is_multiple_of(side);
-        if !fits || shape.contains(&0) || pixels.len() != shape.iter().product::<usize>() {
-            return Err(ModelError::Input(format!(
-                "pixels of shape {shape:?} ({} values) cannot be encoded; expected [3, frames, height, width], both sides multiples of {side}",
-                pixels.len()
-            )));
-        }
+        check_pixels(pixels, shape, side)?;
         let (h, w) = (height / side, width / side);
         let cut = self.cut(Direction::Encode, frames, [h, w], budget)?;
         let heap = Heap::new(&self.device, cut.bytes)?;

@@ -22,6 +22,7 @@ mod network;
 mod published;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -32,7 +33,7 @@ use self::layers::{Kept, Pass, Source};
 use self::network::{Decoder, Encoder};
 use super::cut::{self, Cut, Direction};
 use super::heap::Heap;
-use super::layers::{Loader, Run, padded, stopped};
+use super::layers::{Loader, Run, check_pixels, padded, stopped};
 use crate::device::Device;
 use crate::model::{Autoencoder, ModelError, Pixels, Progress, Weights};
 use crate::ops;
@@ -72,6 +73,14 @@ impl WanVae {
         let from = Source { loader: Loader { device, weights, dtype }, causal: Cell::new(0) };
         let (decoder, encoder) = (Decoder::load(&from, &config)?, Encoder::load(&from, &config)?);
         Ok(WanVae { config, decoder, encoder, causal: from.causal.get(), device: device.clone(), dtype })
+    }
+
+    /// Every tensor that a file of this shape holds, by its name.
+    ///
+    /// # Errors
+    /// A shape that overflows.
+    pub fn tensors(config: &WanVaeConfig) -> Result<BTreeMap<String, Vec<usize>>> {
+        Weights::taken_by(|dry, weights| WanVae::take(dry, config.clone(), weights, DType::Bf16))
     }
 
     /// The autoencoder of a folder with `weights`: its shape follows from the tensors and, where there is one, from `config.json`.
@@ -211,19 +220,12 @@ impl WanVae {
         budget: Option<usize>,
         progress: Progress<'_>,
     ) -> Result<Vec<f32>> {
-        let [rgb, frames, height, width] = shape;
+        let [_, frames, height, width] = shape;
         let (side, time) = (self.config.spatial_factor(), self.config.temporal_factor());
-        let made = self.config.latent_frames(frames);
-        let fits = rgb == 3 && height.is_multiple_of(side) && width.is_multiple_of(side);
-        let (Some(t), true, false) =
-            (made, fits && pixels.len() == shape.iter().product::<usize>(), shape.contains(&0))
-        else {
-            return Err(ModelError::Input(format!(
-                "pixels of shape {shape:?} ({} values) cannot be encoded; expected [3, frames, height, width], frames a multiple of {time} and \
-                 one more, both sides multiples of {side}",
-                pixels.len()
-            )));
-        };
+        check_pixels(pixels, shape, side)?;
+        let t = self.config.latent_frames(frames).ok_or_else(|| {
+            ModelError::Input(format!("{frames} frames cannot be encoded; expected a multiple of {time} and one more"))
+        })?;
         let (h, w) = (height / side, width / side);
         let (cut, room) = self.room(Direction::Encode, t, [h, w], budget)?;
         let mut pass = self.pass(&room, cut, t);
@@ -391,10 +393,7 @@ mod tests {
     /// The published files hold these numbers of tensors and parameters.
     #[test]
     fn the_published_shape() {
-        let device = cut::counting(&Device::open("vm").unwrap());
-        let weights = Weights::zeros();
-        WanVae::take(&device, WanVaeConfig::wan21(), &weights, DType::Bf16).unwrap();
-        let taken = weights.taken();
+        let taken = WanVae::tensors(&WanVaeConfig::wan21()).unwrap();
         let parameters: usize = taken.values().map(|shape| shape.iter().product::<usize>()).sum();
         assert_eq!((taken.len(), parameters), (194, 126_892_531));
         assert_eq!(taken["decoder.upsamples.7.time_conv.weight"], [768, 384, 3, 1, 1]);

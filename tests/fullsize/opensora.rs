@@ -4,8 +4,6 @@
 //! `ADACACHE_LONG=1 cargo test --release --test fullsize -- --nocapture` needs Python 3, 3 GB of disk and 6 GB of memory. A checkpoint
 //! that is there already is taken from `ADACACHE_FULL=DIR` (as `python tools/tiny_opensora.py DIR --full` writes it).
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +15,8 @@ use adacache::pipeline::{OpenOptions, noise};
 use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
+
+use crate::common;
 
 /// Names and shapes of STDiT3-XL/2 as published; {} is the number of a block, and a bias follows its weight's first axis.
 const TABLE: &[(&str, &[usize], bool)] = &[
