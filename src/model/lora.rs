@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread;
 
+use super::weights::Addition;
 use super::{ModelError, Weights};
 
 /// What stands before a module's name.
@@ -65,8 +66,24 @@ impl FromStr for LoraFile {
     }
 }
 
+/// `weights` with LoRAs added when they are read, in this order. `published` turns the name of a tensor in another spelling into that of one
+/// of these.
+///
+/// # Errors
+/// As [`Lora::open`].
+pub(super) fn adapted<'a>(
+    weights: Weights<'a>,
+    loras: &[LoraFile],
+    published: &dyn Fn(&str) -> String,
+) -> Result<Weights<'a>, ModelError> {
+    let names: Vec<&str> = weights.names().collect();
+    let open = |lora| Ok::<_, ModelError>(Box::new(Lora::open(lora, &names, published)?) as Box<dyn Addition>);
+    let additions = loras.iter().map(open).collect::<Result<_, _>>()?;
+    Ok(weights.with(additions))
+}
+
 /// A LoRA file, resolved to the tensors of one checkpoint.
-pub(super) struct Lora {
+struct Lora {
     weights: Weights<'static>,
     strength: f32,
     /// The names of its parts in the file, by module.
@@ -78,7 +95,7 @@ impl Lora {
     ///
     /// # Errors
     /// A file that cannot be read, names that are no LoRA's or of no weight that the checkpoint has, parts without their other half.
-    pub(super) fn open(
+    fn open(
         LoraFile { path, strength }: &LoraFile,
         names: &[&str],
         published: &dyn Fn(&str) -> String,
@@ -123,28 +140,6 @@ impl Lora {
         Ok(Lora { weights, strength, modules })
     }
 
-    /// Adds to the values of tensor `name` of the given shape.
-    ///
-    /// # Errors
-    /// Matrices that do not fit.
-    pub(super) fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), ModelError> {
-        let Some((module, kind)) = name.rsplit_once('.') else { return Ok(()) };
-        let Some(parts) = self.modules.get(module) else { return Ok(()) };
-        let difference = match kind {
-            "weight" => parts.get(&Part::Weight),
-            "bias" => parts.get(&Part::Bias),
-            _ => None,
-        };
-        if let Some(difference) = difference {
-            let added = self.weights.values(difference, shape)?;
-            values.iter_mut().zip(added).for_each(|(value, added)| *value += self.strength * added);
-        }
-        if let ("weight", Some(down), Some(up)) = (kind, parts.get(&Part::Down), parts.get(&Part::Up)) {
-            self.multiply([down, up], parts.get(&Part::Alpha), shape, values)?;
-        }
-        Ok(())
-    }
-
     /// Adds `strength · alpha/rank · up · down`.
     fn multiply(
         &self,
@@ -183,6 +178,26 @@ impl Lora {
                 });
             }
         });
+        Ok(())
+    }
+}
+
+impl Addition for Lora {
+    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), ModelError> {
+        let Some((module, kind)) = name.rsplit_once('.') else { return Ok(()) };
+        let Some(parts) = self.modules.get(module) else { return Ok(()) };
+        let difference = match kind {
+            "weight" => parts.get(&Part::Weight),
+            "bias" => parts.get(&Part::Bias),
+            _ => None,
+        };
+        if let Some(difference) = difference {
+            let added = self.weights.values(difference, shape)?;
+            values.iter_mut().zip(added).for_each(|(value, added)| *value += self.strength * added);
+        }
+        if let ("weight", Some(down), Some(up)) = (kind, parts.get(&Part::Down), parts.get(&Part::Up)) {
+            self.multiply([down, up], parts.get(&Part::Alpha), shape, values)?;
+        }
         Ok(())
     }
 }

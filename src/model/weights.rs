@@ -10,7 +10,6 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
 use super::ModelError;
-use super::lora::{Lora, LoraFile};
 use super::naming::Naming;
 use crate::device::{Device, DryConfig};
 use crate::tensor::{DType, Tensor, f32_to_bytes};
@@ -72,6 +71,15 @@ impl Container<'_> {
     }
 }
 
+/// Something that is added to tensors when they are read.
+pub(super) trait Addition {
+    /// Adds to the values of tensor `name` of the given shape.
+    ///
+    /// # Errors
+    /// What is added does not fit.
+    fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), ModelError>;
+}
+
 /// Open safetensors files; tensors are taken by name, and [`Weights::finish`] reports the rest.
 pub struct Weights<'a> {
     file: String,
@@ -81,8 +89,8 @@ pub struct Weights<'a> {
     places: BTreeMap<String, (usize, String)>,
     /// The tensors taken so far, by name, with their shapes.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
-    /// What is added to tensors when they are read.
-    loras: Vec<Lora>,
+    /// What is added to tensors when they are read, in this order.
+    additions: Vec<Box<dyn Addition>>,
 }
 
 impl<'a> Weights<'a> {
@@ -131,13 +139,13 @@ impl<'a> Weights<'a> {
         if containers.len() > 1 {
             file += &format!(" and {} other shards", containers.len() - 1);
         }
-        Weights { file, containers: Some(containers), places, taken: RefCell::default(), loras: vec![] }
+        Weights { file, containers: Some(containers), places, taken: RefCell::default(), additions: vec![] }
     }
 
     /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
         let (places, taken) = (BTreeMap::new(), RefCell::default());
-        Weights { file: "zeros".into(), containers: None, places, taken, loras: vec![] }
+        Weights { file: "zeros".into(), containers: None, places, taken, additions: vec![] }
     }
 
     /// The tensors that `load` takes, by name, with their shapes: it runs on a device that stores nothing.
@@ -157,20 +165,10 @@ impl<'a> Weights<'a> {
         Weights { places, ..self }
     }
 
-    /// The same tensors, with LoRAs added when they are read, in this order. `published` turns the name of a tensor in another spelling
-    /// into that of one of these.
-    ///
-    /// # Errors
-    /// As [`Lora::open`].
-    pub(super) fn adapted(
-        mut self,
-        loras: &[LoraFile],
-        published: &dyn Fn(&str) -> String,
-    ) -> Result<Weights<'a>, ModelError> {
-        let names: Vec<&str> = self.names().collect();
-        let opened = loras.iter().map(|lora| Lora::open(lora, &names, published)).collect::<Result<Vec<_>, _>>()?;
-        self.loras.extend(opened);
-        Ok(self)
+    /// The same tensors, with something added when they are read.
+    pub(super) fn with(mut self, additions: Vec<Box<dyn Addition>>) -> Weights<'a> {
+        self.additions.extend(additions);
+        self
     }
 
     /// The names of all tensors, sorted.
@@ -221,7 +219,7 @@ impl<'a> Weights<'a> {
         let (file, dtype, data) = self.data(name, shape)?;
         let mut values = self.floats(name, file, dtype, data)?;
         self.take(name, shape);
-        self.loras.iter().try_for_each(|lora| lora.add(name, shape, &mut values))?;
+        self.additions.iter().try_for_each(|addition| addition.add(name, shape, &mut values))?;
         Ok(values)
     }
 

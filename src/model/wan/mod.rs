@@ -17,6 +17,7 @@ use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 use super::dit::linear::{Linear, Loader};
 use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM};
 use super::dit::streaming::BlockWeights;
+use super::lora;
 use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
 use super::{
     Added, Caption, Geometry, LoraFile, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes,
@@ -95,7 +96,7 @@ impl Wan {
     /// # Errors
     /// A file that cannot be read, or that does not belong to these weights.
     pub fn adapted<'a>(weights: Weights<'a>, loras: &[LoraFile]) -> Result<Weights<'a>, ModelError> {
-        names::published(weights).adapted(loras, &names::of_either)
+        lora::adapted(names::published(weights), loras, &names::of_either)
     }
 
     /// As [`Wan::load`], with the weights of `streamed` blocks in host memory. They are copied to the device when they are needed, into
