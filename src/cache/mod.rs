@@ -48,7 +48,9 @@ pub(crate) use measurement::ratio;
 pub use measurement::{Measurement, MotionSums};
 pub use pab::PabConfig;
 pub use point::{ProbePoint, Site};
-pub use policy::{Decision, Extrapolation, Plan, Policy, Probes, Reused, computed_steps, partial_steps, walk};
+pub use policy::{
+    Decision, Extrapolation, Half, Plan, Policy, Probes, Reused, computed_steps, computed_steps_of, partial_steps, walk,
+};
 pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
 pub use schedule::ModuleSchedule;
 pub use settings::{CacheError, Settings};

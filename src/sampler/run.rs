@@ -238,6 +238,7 @@ fn room(
         head: policy.head(),
         groups,
         conditional: policy.ends_guidance() && geometry.guided,
+        halves: policy.decides_halves() && geometry.guided,
     };
     let frames = geometry.frames.div_ceil(model.shape().patch_frames);
     check_fits(policy, anatomy, frames).map_err(|error| SampleError::Input(error.to_string()))?;
