@@ -12,8 +12,8 @@ use super::case::{
     relative_error,
 };
 use crate::cache::{
-    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, MotionRegularization, Policy,
-    ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Half, MagCache, MagCacheConfig, Metric,
+    MotionRegularization, Policy, ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
 };
 use crate::device::Device;
 use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
@@ -45,6 +45,8 @@ enum Cache {
     Ada { blocks: Vec<usize>, codebook: Codebook, moreg: Option<MotionRegularization> },
     #[serde(rename = "easycache")]
     Easy { threshold: f64, ret_steps: usize },
+    #[serde(rename = "magcache")]
+    Mag { threshold: f64, max_skips: usize, retention_ratio: f64, mag_ratios: Vec<f64> },
     #[serde(rename = "teacache")]
     Tea { coefficients: [f64; 5], threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
 }
@@ -167,6 +169,17 @@ fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Re
             let config = EasyCacheConfig { threshold: *threshold, first: *ret_steps, reused: Reused::Prediction };
             config.validate()?;
             Box::new(EasyCache::new(config, steps))
+        }
+        Some(Cache::Mag { threshold, max_skips, retention_ratio, mag_ratios }) => {
+            // Conditional and unconditional in turn; the first step has none.
+            let half = |half: Half| mag_ratios.iter().skip(2 + half.index()).step_by(2).copied().collect();
+            let config = MagCacheConfig {
+                retention: *retention_ratio,
+                unconditional: half(Half::Unconditional),
+                ..MagCacheConfig::new(*threshold, *max_skips, half(Half::Conditional))
+            };
+            config.validate()?;
+            Box::new(MagCache::new(config, steps))
         }
         Some(&Cache::Tea { coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
             let signal = if use_ret_steps { Signal::TimeProjection } else { Signal::Time };

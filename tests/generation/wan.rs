@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adacache::cache::{
-    AdaCache, AdaCacheConfig, Codebook, ComputeAll, Decision, EasyCache, EasyCacheConfig, Half, Measurement, Metric,
-    Plan, Policy, Probes, ResidualKind, Reused, Settings, Signal, TaylorConfig, TeaCache, TeaCacheConfig,
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, Decision, EasyCache, EasyCacheConfig, Extrapolation, Half,
+    MagCache, MagCacheConfig, Measurement, Metric, Plan, Policy, Probes, ResidualKind, Reused, Settings, Signal,
+    Taylor, TaylorConfig, TeaCache, TeaCacheConfig, computed_steps_of,
 };
 use adacache::device::Device;
 use adacache::model::{Caption, Geometry, ResidualRoom, Transformer, Wan, WanConfig, Weights};
@@ -244,6 +245,31 @@ fn a_step_computes_one_half_of_guidance() {
     let sampler = Sampler::new(&model, members, geometry(), &noise(&model, 0.3), None, options).unwrap();
     let refused = sampler.run(&mut |_| ControlFlow::Continue(())).err().unwrap().to_string();
     assert!(refused.contains("nothing was kept"), "{refused}");
+}
+
+/// MagCache with one table for both halves, given twice, gives the bits of the table given once; each half has a polynomial of its own.
+#[test]
+fn magcache_decides_about_each_half() {
+    let model = load(&device(), &bytes(), 0);
+    let ratios = vec![0.96; STEPS - 1];
+    let together = MagCacheConfig { retention: 0.25, ..MagCacheConfig::new(0.13, 3, ratios.clone()) };
+    let apart = |unconditional| MagCache::new(MagCacheConfig { unconditional, ..together.clone() }, STEPS);
+    for order in [None, Some(1), Some(2)] {
+        let run = |policy: MagCache| match order {
+            Some(order) => run(&model, Taylor::new(Extrapolation::from(order), Box::new(policy)), 0.3),
+            None => run(&model, policy, 0.3),
+        };
+        let once = run(MagCache::new(together.clone(), STEPS));
+        assert_eq!(once.members[0].computed_steps(), [1, 2, 3, 6, 9, 12]);
+        let twice = run(apart(ratios.clone()));
+        assert_eq!(twice.members[0].plans, once.members[0].plans);
+        assert!(twice.latents == once.latents && twice.cache_bytes == once.cache_bytes);
+        let other = run(apart(vec![0.9; STEPS - 1]));
+        let [conditional, unconditional] = Half::BOTH.map(|half| computed_steps_of(&other.members[0].plans, half));
+        assert_eq!(conditional, [1, 2, 3, 6, 9, 12]);
+        assert_eq!(unconditional, [1, 2, 3, 5, 7, 9, 11]);
+        assert!(other.latents != once.latents);
+    }
 }
 
 #[test]
