@@ -23,6 +23,7 @@ mod pab;
 mod point;
 mod policy;
 mod presets;
+mod published;
 mod schedule;
 mod settings;
 mod store;
@@ -52,6 +53,7 @@ pub use policy::{
     Decision, Extrapolation, Half, Plan, Policy, Probes, Reused, computed_steps, computed_steps_of, partial_steps, walk,
 };
 pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
+pub use published::{FittedTo, Published};
 pub use schedule::ModuleSchedule;
 pub use settings::{CacheError, Settings};
 pub use store::{PendingMeasurements, ResidualStore, StoreOptions};

@@ -50,7 +50,7 @@ enum Cache {
     #[serde(rename = "magcache")]
     Mag { threshold: f64, max_skips: usize, retention_ratio: f64, mag_ratios: Vec<f64> },
     #[serde(rename = "teacache")]
-    Tea { coefficients: [f64; 5], threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
+    Tea { coefficients: Vec<f64>, threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
 }
 
 /// Runs the case in folder `dir`, whose case.json is `text`; returns the bound of its errors.
@@ -183,11 +183,15 @@ fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Re
             config.validate()?;
             Box::new(MagCache::new(config, steps))
         }
-        Some(&Cache::Tea { coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
+        Some(&Cache::Tea { ref coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
             let signal = if use_ret_steps { Signal::TimeProjection } else { Signal::Time };
             let last = steps.saturating_sub(cutoff_step);
-            let config =
-                TeaCacheConfig { signal, first: ret_steps, last, ..TeaCacheConfig::new(threshold, coefficients) };
+            let config = TeaCacheConfig {
+                signal,
+                first: ret_steps,
+                last,
+                ..TeaCacheConfig::new(threshold, coefficients.clone())
+            };
             config.validate()?;
             Box::new(TeaCache::new(config, steps))
         }

@@ -5,6 +5,7 @@ mod presets;
 mod registry;
 mod row;
 pub mod sprites;
+pub mod wan;
 
 pub use registry::{FAMILIES, named, open, published, sprites, that_take};
 pub use row::{Family, Measured};

@@ -54,7 +54,10 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
             cache.validate_for(source.anatomy(), config.latent[0].div_ceil(source.shape().patch_frames))?;
             cache
         }
-        None => pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+        None => {
+            pipeline::cache_caution(&source, &args.cache, steps)?.into_iter().for_each(out::note);
+            pipeline::cache_config(&source, &args.cache, args.moreg, steps)?
+        }
     };
     let jobs = match &args.prompts {
         Some(file) => batch(&source, file, args.out.as_deref().unwrap_or("{}.mp4"))?,

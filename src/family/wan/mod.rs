@@ -1,0 +1,4 @@
+//! Wan 2.1 and 2.2.
+
+mod magcache;
+pub mod presets;
