@@ -134,6 +134,11 @@ impl Policy for Walk {
     }
 }
 
+/// Whether the policy's plans are known without measurements, and some steps may be computed in part.
+fn has_own_schedule(policy: &dyn Policy) -> bool {
+    !policy.groups().is_empty() || policy.decides_halves()
+}
+
 impl Job {
     /// Estimates the job's resources on `gpu`, with every part of it on the device.
     ///
@@ -162,11 +167,11 @@ impl Job {
 
         let policy = self.policy()?;
         let needs = self.needs(&device)?;
-        let reuses = policy.reuses();
-        // The plans of single modules are known; of whole forwards three steps stand for all.
-        let (rows, policy): (_, Box<dyn Policy>) = match policy.groups().is_empty() {
-            true => (self.source.solver(3)?.rows(), Box::new(Walk(policy))),
-            false => (self.rows()?, policy),
+        let halves = policy.decides_halves();
+        // The plans of single modules and of halves are known; of whole forwards three steps stand for all.
+        let (rows, policy): (_, Box<dyn Policy>) = match has_own_schedule(&*policy) {
+            true => (self.rows()?, policy),
+            false => (self.source.solver(3)?.rows(), Box::new(Walk(policy))),
         };
         let Geometry { videos, frames, height, width, .. } = geometry;
         let latents = vec![0.0; videos * channels * frames * height * width];
@@ -194,14 +199,14 @@ impl Job {
         // The first computed step has nothing to be compared with; the second stands for all.
         let computed = costs.iter().zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(cost, _)| cost);
         let computed_step = computed.take(2).last().unwrap_or(&costs[0]).clone();
-        let reused_step = reuses.then(|| costs[2].clone());
+        let reused_step = costs.iter().zip(plans).find(|(_, plan)| **plan == Plan::Reuse).map(|(cost, _)| cost.clone());
         let partial_step = partial().min_by_key(|cost| cost.flops).cloned();
         let [_, t, s, _] = model.hidden_shape(&geometry);
 
         let reused = reused_step.as_ref().map_or(0.0, |cost| cost.modelled_seconds);
         let mut totals = self.totals(computed_step.modelled_seconds, reused, expected)?;
         let partial_steps = partial().count();
-        if partial_steps > 0 {
+        if partial_steps > 0 || halves {
             let modelled_seconds = costs.iter().map(|cost| cost.modelled_seconds).sum();
             totals.push(Total {
                 schedule: "the policy's own".into(),
@@ -258,7 +263,7 @@ impl Job {
             }
             _ => {}
         }
-        if !self.policy()?.groups().is_empty() {
+        if has_own_schedule(&*self.policy()?) {
             return Ok(schedules);
         }
         match expected {

@@ -3,7 +3,7 @@
 use super::anatomy::Anatomy;
 use super::block::Span;
 use super::point::{ProbePoint, Site};
-use super::policy::{Policy, Probes};
+use super::policy::{Policy, Probes, Reused};
 use super::settings::{CacheError, invalid};
 
 /// Checks the probes, the head and the groups of `policy` against a model of this anatomy that generates `frames` frames of tokens.
@@ -40,6 +40,12 @@ pub fn check_fits(policy: &dyn Policy, anatomy: &Anatomy, frames: usize) -> Resu
     if !groups.is_empty() && (policy.reuses() || head > 0 || !points.is_empty()) {
         return invalid(format!(
             "policy `{name}` reuses groups of the model's {modules} modules, so it can neither probe nor reuse whole forwards"
+        ));
+    }
+    let whole = policy.reuses() && policy.reused() == Reused::Fold && groups.is_empty() && head == 0;
+    if policy.decides_halves() && !(whole && points.is_empty()) {
+        return invalid(format!(
+            "policy `{name}` decides about each half of guidance, so it can reuse folds of whole forwards only, and not probe"
         ));
     }
     Ok(())

@@ -31,11 +31,13 @@ impl ComputeAll {
         ComputeAll::recording_all(anatomy, Probes { points: residuals.to_vec(), strides: strides.to_vec() })
     }
 
-    /// Measures at every step the residuals and strides of `wanted`, in execution order and each once, with all that is no residual, and the
-    /// residual of the first block. Of one block the whole residual and that of its cross-attention and MLP cannot both be measured:
-    /// the latter goes first.
+    /// Measures at every step the residuals and strides of `wanted`, in execution order and each once, with all that is no residual (signals
+    /// of the time only where they are wanted), and the residual of the first block. Of one block the whole residual
+    /// and that of its cross-attention and MLP cannot both be measured: the latter goes first.
     pub(super) fn recording_all(anatomy: &Anatomy, wanted: Probes) -> ComputeAll {
         let Probes { points, mut strides } = wanted;
+        let signals = [ProbePoint::Time, ProbePoint::TimeProjection].into_iter().filter(|point| points.contains(point));
+        let signals: Vec<ProbePoint> = signals.collect();
         let mut residuals: Vec<ProbePoint> =
             points.into_iter().filter(|point| anatomy.block_of(*point).is_some()).collect();
         residuals.push(anatomy.probe(0, Site::Whole));
@@ -55,7 +57,9 @@ impl ComputeAll {
         residuals.dedup();
         strides.sort_unstable();
         strides.dedup();
-        let mut points = vec![ProbePoint::Latents, ProbePoint::Modulated, ProbePoint::ComputedLatents];
+        let mut points = vec![ProbePoint::Latents];
+        points.extend(signals);
+        points.extend([ProbePoint::Modulated, ProbePoint::ComputedLatents]);
         points.extend(residuals);
         points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
         ComputeAll { probes: Probes { points, strides } }

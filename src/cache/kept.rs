@@ -132,8 +132,50 @@ impl KeptRuns {
     }
 }
 
+/// What the blocks after the head add, of a batch or of a half of it.
+pub(super) struct Fold {
+    pub(super) kept: Kept,
+    history: Option<History>,
+}
+
+impl Fold {
+    /// Room for a fold of this shape, and for the older ones that are needed to extrapolate it.
+    pub(super) fn new(
+        device: &Device,
+        shape: &[usize],
+        dtype: DType,
+        packed: bool,
+        extrapolates: Option<Extrapolation>,
+    ) -> Result<Fold, OpError> {
+        let history =
+            extrapolates.map(|extrapolation| History::new(device, extrapolation, shape, dtype)).transpose()?;
+        Ok(Fold { kept: Kept::new(device, shape, dtype, packed)?, history })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.kept.bytes() + self.history.as_ref().map_or(0, History::bytes)
+    }
+
+    /// Before the blocks that add to `x`: saves it in place of the fold, unless that is packed. `folded`: there is a fold of an earlier step.
+    pub(super) fn enter(&self, x: &Tensor, folded: bool, clock: &StepClock) -> Result<(), OpError> {
+        let Kept::Whole(fold) = &self.kept else { return Ok(()) };
+        if let Some(history) = &self.history {
+            history.shift(folded.then_some(fold), clock)?;
+        }
+        Ok(fold.copy_from(x)?)
+    }
+
+    /// `x +=` the fold, or the one extrapolated to the step that `clock` began.
+    pub(super) fn unfold(&self, x: &Tensor, clock: &StepClock) -> Result<(), OpError> {
+        match (&self.kept, &self.history) {
+            (Kept::Whole(fold), Some(history)) => history.unfold(fold, clock, x),
+            (kept, _) => kept.add_to(x),
+        }
+    }
+}
+
 /// Folds of computed steps before the last one, for extrapolation.
-pub(super) struct History {
+struct History {
     damping: f32,
     /// Newest first.
     older: Vec<Tensor>,
@@ -142,12 +184,13 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(
+    fn new(
         device: &Device,
         Extrapolation { order, damping }: Extrapolation,
-        shapes: &Shapes,
+        shape: &[usize],
+        dtype: DType,
     ) -> Result<History, OpError> {
-        let older = (0..order).map(|_| Tensor::empty(device, &shapes.hidden, shapes.dtype));
+        let older = (0..order).map(|_| Tensor::empty(device, shape, dtype));
         Ok(History {
             damping: damping as f32,
             older: older.collect::<Result<_, _>>()?,
@@ -155,12 +198,12 @@ impl History {
         })
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.older.iter().map(Tensor::bytes).sum()
     }
 
     /// Saves `fold`, the last one if there is any, as an older fold before the step that `clock` began overwrites it.
-    pub(super) fn shift(&self, fold: Option<&Tensor>, clock: &StepClock) -> Result<(), OpError> {
+    fn shift(&self, fold: Option<&Tensor>, clock: &StepClock) -> Result<(), OpError> {
         if let Some(fold) = fold {
             let step = |i: usize| self.computed.slice_rows(i, 1);
             for i in (0..self.older.len()).rev() {
@@ -172,7 +215,7 @@ impl History {
     }
 
     /// `x +=` the extrapolated fold for the step that `clock` began.
-    pub(super) fn unfold(&self, fold: &Tensor, clock: &StepClock, x: &Tensor) -> Result<(), OpError> {
+    fn unfold(&self, fold: &Tensor, clock: &StepClock, x: &Tensor) -> Result<(), OpError> {
         let folds: Vec<&Tensor> = std::iter::once(fold).chain(&self.older).collect();
         ops::residual::extrapolate(x, &folds, &self.computed, clock.cursor(), self.damping, x)
     }

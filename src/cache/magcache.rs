@@ -4,13 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::anatomy::Anatomy;
 use super::measurement::Measurement;
-use super::policy::{Decision, Plan, Policy, Probes};
+use super::policy::{Decision, Half, Plan, Policy, Probes};
 use super::settings::{CacheError, Settings, invalid};
 
 /// The settings of MagCache.
 ///
 /// After a computed step, every step applies `s *= γ[step]; E += |1 − s|`; the step is reused while `E ≤ threshold` and at most `most`
-/// steps in a row have been reused.
+/// steps in a row have been reused. With a table of its own for the unconditional half of guidance, as published for Wan, each half does
+/// this for itself, and a step may compute one half alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MagCacheConfig {
@@ -18,11 +19,15 @@ pub struct MagCacheConfig {
     pub threshold: f64,
     /// The maximum number of consecutive reused steps (published: 3 slow, 5 fast).
     pub most: usize,
-    /// The fraction of steps at the beginning that are always computed.
+    /// The fraction of steps at the beginning that are always computed; of forwards, conditional and unconditional in turn, if the halves
+    /// are decided apart.
     #[serde(default = "retention")]
     pub retention: f64,
     /// γ: ‖fold‖ of a step over that of the step before, from the second step on. Runs with another number of steps use the nearest entry.
     pub ratios: Vec<f64>,
+    /// γ of the unconditional half of guidance; empty: `ratios` stand for both, and both are decided together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unconditional: Vec<f64>,
 }
 
 fn retention() -> f64 {
@@ -39,7 +44,7 @@ const OPENSORA_SQUARED: [f64; 29] = [
 impl MagCacheConfig {
     /// Settings with the published initial fraction of 0.2.
     pub fn new(threshold: f64, most: usize, ratios: Vec<f64>) -> MagCacheConfig {
-        MagCacheConfig { threshold, most, retention: retention(), ratios }
+        MagCacheConfig { threshold, most, retention: retention(), ratios, unconditional: vec![] }
     }
 
     /// The published table of Open-Sora 1.2.
@@ -56,7 +61,8 @@ impl Settings for MagCacheConfig {
         if !(0.0..=1.0).contains(&self.retention) {
             return invalid(format!("retention {} must be a share from 0 to 1", self.retention));
         }
-        if self.ratios.is_empty() || self.ratios.iter().any(|r| !(r.is_finite() && *r > 0.0)) {
+        if self.ratios.is_empty() || self.ratios.iter().chain(&self.unconditional).any(|r| !(r.is_finite() && *r > 0.0))
+        {
             return invalid(
                 "`ratios` needs positive numbers, one for each step but the first; `adacache replay TRACE --ratios` makes them",
             );
@@ -74,22 +80,56 @@ impl Settings for MagCacheConfig {
 pub struct MagCache {
     config: MagCacheConfig,
     steps: usize,
+    /// Of each half of guidance; of both if they are decided together.
+    errors: Vec<Error>,
+}
+
+/// What has added up since the last computed step.
+#[derive(Clone, Copy, Debug)]
+struct Error {
     scale: f64,
-    error: f64,
+    sum: f64,
     skipped: usize,
+}
+
+impl Error {
+    const NONE: Error = Error { scale: 1.0, sum: 0.0, skipped: 0 };
 }
 
 impl MagCache {
     /// A policy for a generation of `steps` steps.
     pub fn new(config: MagCacheConfig, steps: usize) -> MagCache {
-        MagCache { config, steps, scale: 1.0, error: 0.0, skipped: 0 }
+        let halves = if config.unconditional.is_empty() { 1 } else { Half::BOTH.len() };
+        MagCache { config, steps, errors: vec![Error::NONE; halves] }
     }
 
-    /// γ of `step` (from 2): the nearest entry of the table.
-    fn ratio(&self, step: usize) -> f64 {
-        let last = self.config.ratios.len() - 1;
-        let place = (step - 2) as f64 * last as f64 / (self.steps.max(3) - 2) as f64;
-        self.config.ratios[(place.round() as usize).min(last)]
+    /// γ of `step` (from 2): the nearest entry of the table, in which the first step has 1.
+    fn ratio(&self, half: Half, step: usize) -> f64 {
+        let table = if half == Half::Conditional { &self.config.ratios } else { &self.config.unconditional };
+        let place = ((step - 1) * table.len()) as f64 / (self.steps.max(2) - 1) as f64;
+        match place.round_ties_even() as usize {
+            0 => 1.0,
+            place => table[place.min(table.len()) - 1],
+        }
+    }
+
+    /// Whether `half`, or the whole batch if both are decided together, is computed at `step`.
+    fn computes(&mut self, half: Half, step: usize) -> bool {
+        let halves = self.errors.len();
+        let retained = ((halves * self.steps) as f64 * self.config.retention) as usize;
+        if step == 1 || halves * (step - 1) + half.index() < retained {
+            return true;
+        }
+        let ratio = self.ratio(half, step);
+        let error = &mut self.errors[half.index()];
+        error.scale *= ratio;
+        error.sum += (1.0 - error.scale).abs();
+        error.skipped += 1;
+        if error.sum <= self.config.threshold && error.skipped <= self.config.most {
+            return false;
+        }
+        *error = Error::NONE;
+        true
     }
 }
 
@@ -99,18 +139,18 @@ impl Policy for MagCache {
     }
 
     fn plan(&mut self, step: usize) -> Plan {
-        let retained = (self.steps as f64 * self.config.retention) as usize;
-        if step == 1 || step <= retained {
-            return Plan::Compute;
+        let conditional = self.computes(Half::Conditional, step);
+        let unconditional = if self.decides_halves() { self.computes(Half::Unconditional, step) } else { conditional };
+        match (conditional, unconditional) {
+            (true, true) => Plan::Compute,
+            (false, false) => Plan::Reuse,
+            (true, false) => Plan::Half(Half::Conditional),
+            (false, true) => Plan::Half(Half::Unconditional),
         }
-        self.scale *= self.ratio(step);
-        self.error += (1.0 - self.scale).abs();
-        self.skipped += 1;
-        if self.error <= self.config.threshold && self.skipped <= self.config.most {
-            return Plan::Reuse;
-        }
-        (self.scale, self.error, self.skipped) = (1.0, 0.0, 0);
-        Plan::Compute
+    }
+
+    fn decides_halves(&self) -> bool {
+        self.errors.len() > 1
     }
 
     fn probes(&self) -> Probes {
@@ -131,7 +171,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::cache::{computed_steps, walk};
+    use crate::cache::{computed_steps, computed_steps_of, walk};
 
     fn schedule(config: MagCacheConfig, steps: usize) -> Vec<usize> {
         let mut policy = MagCache::new(config, steps);
@@ -157,7 +197,33 @@ mod tests {
 
     #[test]
     fn another_number_of_steps_takes_the_nearest_entry() {
-        let policy = MagCache::new(MagCacheConfig::new(0.1, 3, vec![0.1, 0.2, 0.3, 0.4, 0.5]), 4);
-        assert_eq!([2, 3, 4].map(|step| policy.ratio(step)), [0.1, 0.3, 0.5]);
+        let ratios = |entries, steps| {
+            let policy = MagCache::new(MagCacheConfig::new(0.1, 3, entries), steps);
+            (2..=steps).map(|step| policy.ratio(Half::Conditional, step)).collect::<Vec<_>>()
+        };
+        // The entries 0 (always 1) to 5 at 5/3, 10/3, 5; then 1/4, 1/2 (to even), 3/4, 1.
+        assert_eq!(ratios(vec![0.1, 0.2, 0.3, 0.4, 0.5], 4), [0.2, 0.3, 0.5]);
+        assert_eq!(ratios(vec![0.1], 5), [1.0, 1.0, 0.1, 0.1]);
+    }
+
+    #[test]
+    fn each_half_has_errors_of_its_own() {
+        // 0.05 a step and 0.1 a step: errors 0.05, 0.1475 and 0.1, 0.29. The first 5 of 12 forwards are computed.
+        let config = MagCacheConfig {
+            retention: 5.0 / 12.0,
+            unconditional: vec![0.9; 5],
+            ..MagCacheConfig::new(0.12, 9, vec![0.95; 5])
+        };
+        let mut policy = MagCache::new(config, 6);
+        assert!(policy.decides_halves());
+        let plans: Vec<Plan> = (1..=6).map(|step| policy.plan(step)).collect();
+        // Conditional 1, 2, 3, 5; unconditional 1, 2, 4, 6.
+        let [conditional, unconditional] = Half::BOTH.map(Plan::Half);
+        assert_eq!(plans, [Plan::Compute, Plan::Compute, conditional, unconditional, conditional, unconditional]);
+        assert_eq!(computed_steps_of(&plans, Half::Conditional), [1, 2, 3, 5]);
+        assert_eq!(computed_steps_of(&plans, Half::Unconditional), [1, 2, 4, 6]);
+        // A batch without guidance follows the conditional half.
+        let alone: Vec<Plan> = plans.iter().map(|plan| plan.unguided()).collect();
+        assert_eq!(computed_steps(&alone), [1, 2, 3, 5]);
     }
 }

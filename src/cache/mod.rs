@@ -23,6 +23,7 @@ mod pab;
 mod point;
 mod policy;
 mod presets;
+mod published;
 mod schedule;
 mod settings;
 mod store;
@@ -48,8 +49,11 @@ pub(crate) use measurement::ratio;
 pub use measurement::{Measurement, MotionSums};
 pub use pab::PabConfig;
 pub use point::{ProbePoint, Site};
-pub use policy::{Decision, Extrapolation, Plan, Policy, Probes, Reused, computed_steps, partial_steps, walk};
+pub use policy::{
+    Decision, Extrapolation, Half, Plan, Policy, Probes, Reused, computed_steps, computed_steps_of, partial_steps, walk,
+};
 pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
+pub use published::{FittedTo, Published};
 pub use schedule::ModuleSchedule;
 pub use settings::{CacheError, Settings};
 pub use store::{PendingMeasurements, ResidualStore, StoreOptions};

@@ -7,6 +7,33 @@ use super::measurement::Measurement;
 use super::point::ProbePoint;
 use crate::ops::decide::DecisionRule;
 
+/// A half of a guided batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// The samples with the prompt: the first half of the batch.
+    Conditional,
+    /// The samples without it, or with the negative prompt.
+    Unconditional,
+}
+
+impl Half {
+    /// Both halves, in the order of the batch.
+    pub const BOTH: [Half; 2] = [Half::Conditional, Half::Unconditional];
+
+    /// The other half.
+    pub fn other(self) -> Half {
+        match self {
+            Half::Conditional => Half::Unconditional,
+            Half::Unconditional => Half::Conditional,
+        }
+    }
+
+    /// Its place in the batch: 0 or 1.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// The plan for one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -22,6 +49,9 @@ pub enum Plan {
         /// Groups to compute and keep.
         kept: GroupSet,
     },
+    /// Run every block for one half of guidance, and add the kept residuals of the other half to its embedding. Without guidance there is
+    /// the conditional half only.
+    Half(Half),
 }
 
 impl Plan {
@@ -29,21 +59,38 @@ impl Plan {
     pub fn is_computed(&self) -> bool {
         match self {
             Plan::Compute => true,
-            Plan::Reuse => false,
+            Plan::Reuse | Plan::Half(_) => false,
             Plan::Partial { reused, .. } => reused.is_empty(),
         }
     }
 
-    /// Whether some modules run and others are reused.
+    /// Whether some modules run and others are reused, or one half of guidance is computed and the other reused.
     pub fn is_partial(&self) -> bool {
-        matches!(self, Plan::Partial { .. }) && !self.is_computed()
+        matches!(self, Plan::Partial { .. } | Plan::Half(_)) && !self.is_computed()
+    }
+
+    /// Whether every module runs for `half` of guidance.
+    pub fn computes(&self, half: Half) -> bool {
+        match self {
+            Plan::Half(computed) => *computed == half,
+            whole => whole.is_computed(),
+        }
+    }
+
+    /// The plan for a batch without guidance, which is a conditional half.
+    pub fn unguided(self) -> Plan {
+        match self {
+            Plan::Half(Half::Conditional) => Plan::Compute,
+            Plan::Half(Half::Unconditional) => Plan::Reuse,
+            whole => whole,
+        }
     }
 
     /// The groups, as (reused, kept).
     pub fn groups(&self) -> (GroupSet, GroupSet) {
         match *self {
             Plan::Partial { reused, kept } => (reused, kept),
-            Plan::Compute | Plan::Reuse => Default::default(),
+            Plan::Compute | Plan::Reuse | Plan::Half(_) => Default::default(),
         }
     }
 }
@@ -130,6 +177,11 @@ pub trait Policy: Send {
     fn ends_guidance(&self) -> bool {
         false
     }
+    /// Whether `plan` can answer [`Plan::Half`]: the fold of each half is then kept on its own. Such a policy reuses the folds of whole
+    /// forwards and measures nothing.
+    fn decides_halves(&self) -> bool {
+        false
+    }
     /// How a reused step extrapolates the fold; `None` if it uses the fold unchanged.
     fn extrapolates(&self) -> Option<Extrapolation> {
         None
@@ -187,7 +239,12 @@ pub fn computed_steps(plans: &[Plan]) -> Vec<usize> {
     (1..).zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(step, _)| step).collect()
 }
 
-/// The steps (from 1) in which some modules are computed and others reused.
+/// The steps (from 1) that `plans` compute for `half` of guidance.
+pub fn computed_steps_of(plans: &[Plan], half: Half) -> Vec<usize> {
+    (1..).zip(plans).filter(|(_, plan)| plan.computes(half)).map(|(step, _)| step).collect()
+}
+
+/// The steps (from 1) in which some modules, or one half of guidance, are computed and others reused.
 pub fn partial_steps(plans: &[Plan]) -> Vec<usize> {
     (1..).zip(plans).filter(|(_, plan)| plan.is_partial()).map(|(step, _)| step).collect()
 }

@@ -14,6 +14,7 @@ use super::fixed::{ComputeAll, FewerStepsConfig, IntervalConfig};
 use super::magcache::MagCacheConfig;
 use super::pab::PabConfig;
 use super::policy::Probes;
+use super::published::Published;
 use super::settings::{CacheError, invalid};
 use super::teacache::TeaCacheConfig;
 use super::tgate::TGateConfig;
@@ -53,6 +54,12 @@ pub struct Presets {
     /// Δ-DiT.
     #[serde(default)]
     pub delta_dit: DeltaDitPreset,
+    /// Policies as published for this model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
+    /// The shift of the run's noise levels, with which [`Presets::caution`] compares that of published constants; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
     /// Policies under model-specific names, such as those that `adacache calibrate` finds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub calibrated: BTreeMap<String, CacheConfig>,
@@ -97,7 +104,7 @@ impl Run<'_> {
     }
 
     fn teacache(&self, threshold: f64) -> CacheConfig {
-        CacheConfig::TeaCache(TeaCacheConfig::new(threshold, self.presets.teacache.coefficients))
+        CacheConfig::TeaCache(TeaCacheConfig::new(threshold, self.presets.teacache.coefficients.clone()))
     }
 
     fn magcache(&self, threshold: f64, most: usize) -> CacheConfig {
@@ -199,8 +206,8 @@ impl Named<'_> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeaCachePreset {
-    /// The polynomial, from x⁴ to 1.
-    pub coefficients: [f64; 5],
+    /// The polynomial, from the highest power to 1.
+    pub coefficients: Vec<f64>,
     /// The threshold of `teacache-fast`.
     pub fast: f64,
     /// The threshold of `teacache-slow`.
@@ -230,19 +237,36 @@ impl Presets {
     /// The names of all presets of the model: those of every model, and its own.
     pub fn names(&self) -> Vec<String> {
         let plain = PRESETS.iter().map(|(name, ..)| (*name).to_owned());
+        let own = self.published.iter().map(|own| own.name.clone());
+        let own = own.filter(|name| !PRESETS.iter().any(|(known, ..)| known == name));
         let numbered = NUMBERED.iter().map(|(name, ..)| format!("{name}-N"));
-        plain.chain(self.calibrated.keys().cloned()).chain(numbered).collect()
+        plain.chain(own).chain(self.calibrated.keys().cloned()).chain(numbered).collect()
+    }
+
+    /// The published policy of this name.
+    fn published(&self, name: &str) -> Option<&Published> {
+        self.published.iter().find(|own| own.name == name)
+    }
+
+    /// What to tell about the preset `name` in a run of `steps` steps, if its constants were fitted to another schedule.
+    pub fn caution(&self, name: &str, steps: usize) -> Option<String> {
+        self.published(name)?.fitted_to?.caution(name, steps, self.shift)
     }
 
     /// All presets of the model, for a run of `steps` steps.
     pub fn list(&self, anatomy: &Anatomy, steps: usize) -> Vec<Listed> {
-        let about = |name: &str| match (PRESETS.iter().find(|(known, ..)| *known == name), self.calibrated.get(name)) {
-            (Some((_, about, _)), _) => (*about).to_owned(),
-            (None, Some(CacheConfig::Taylor(_))) => {
+        let about = |name: &str| match (
+            self.published(name),
+            PRESETS.iter().find(|(known, ..)| *known == name),
+            self.calibrated.get(name),
+        ) {
+            (Some(published), ..) => published.about.clone(),
+            (None, Some((_, about, _)), _) => (*about).to_owned(),
+            (None, None, Some(CacheConfig::Taylor(_))) => {
                 "found by `adacache calibrate`; reused steps are extrapolated".into()
             }
-            (None, Some(_)) => "found by `adacache calibrate`".into(),
-            (None, None) => {
+            (None, None, Some(_)) => "found by `adacache calibrate`".into(),
+            (None, None, None) => {
                 let known = NUMBERED.iter().find(|(known, ..)| name.strip_prefix(known).is_some_and(|n| n == "-N"));
                 known.map_or_else(String::new, |(_, about, _)| (*about).to_owned())
             }
@@ -290,17 +314,19 @@ impl Presets {
             let (.., preset) = NUMBERED.iter().find(|(known, ..)| *known == name)?;
             Some(preset(number.parse().ok()?))
         };
-        let config = match (PRESETS.iter().find(|(known, ..)| *known == name), self.calibrated.get(name)) {
-            (Some((.., preset)), _) => preset(&run),
-            (None, Some(calibrated)) => {
-                let mut config = calibrated.clone();
+        let plain = PRESETS.iter().find(|(known, ..)| *known == name);
+        let own = self.published(name).map(|own| &own.cache);
+        let config = match (own, plain, self.calibrated.get(name)) {
+            (None, Some((.., preset)), _) => preset(&run),
+            (Some(own), ..) | (None, None, Some(own)) => {
+                let mut config = own.clone();
                 if let Some(adacache) = config.adacache_mut() {
                     let own = adacache.moreg.as_ref().map(|own| self.scaled(own, steps));
                     adacache.moreg = own.or_else(|| moreg.then(|| self.moreg_for(steps)));
                 }
                 config
             }
-            (None, None) => numbered().ok_or_else(unknown)?,
+            (None, None, None) => numbered().ok_or_else(unknown)?,
         };
         if moreg && config.adacache().is_none() {
             return invalid(format!(

@@ -4,11 +4,11 @@
 //! one tensor: `fold = x_out − x_embed`. The store keeps only that fold and the probed residuals, or, for a policy with module groups, the
 //! sum that each of their runs adds; on request they are packed into 8 bits.
 
-use super::groups::{GroupSet, ModuleGroup};
-use super::kept::{History, Kept, KeptRuns, Shapes};
+use super::groups::ModuleGroup;
+use super::kept::{Fold, Kept, KeptRuns, Shapes};
 use super::measurement::Measurement;
 use super::point::ProbePoint;
-use super::policy::{Decision, Extrapolation, Probes};
+use super::policy::{Decision, Extrapolation, Half, Plan, Probes};
 use crate::device::{Device, DeviceError, PendingRead};
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
 use crate::ops::pack::PackError;
@@ -24,6 +24,8 @@ pub struct StoreOptions {
     pub head: usize,
     /// Whether any step will reuse the fold: it is kept only then.
     pub fold: bool,
+    /// Whether the fold of each half of guidance is kept on its own.
+    pub halves: bool,
     /// Whether any step will reuse the prediction: what it was more than the latents is kept only then.
     pub offset: bool,
     /// How the fold is extrapolated, if at all: the order is the number of older folds kept.
@@ -76,10 +78,12 @@ struct Probe {
 pub struct ResidualStore {
     device: Device,
     head: usize,
-    fold: Option<Kept>,
+    /// The fold of the batch, or of each half of it; empty if it is not kept.
+    folds: Vec<Fold>,
+    /// The half of guidance that this step computes; `None`: the whole batch.
+    half: Option<Half>,
     /// The prediction less the latents of the last computed step, in both halves.
     offset: Option<Tensor>,
-    history: Option<History>,
     runs: KeptRuns,
     /// The divisor of the batch that `runs` keep: 1, or 2 for the first half.
     part: usize,
@@ -94,7 +98,7 @@ pub struct ResidualStore {
     decisions: Tensor,
     /// The copy of this step's results, started when the last probe of a computed step has been measured.
     reading: Option<PendingRead>,
-    /// Whether `fold` holds the residuals of a computed step.
+    /// Whether `folds` hold the residuals of a computed step.
     folded: bool,
 }
 
@@ -131,6 +135,7 @@ impl ResidualStore {
             probes: Probes { points, strides },
             head,
             fold,
+            halves,
             offset,
             extrapolates,
             groups,
@@ -139,9 +144,13 @@ impl ResidualStore {
             rule,
         } = options;
         let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
+        let rows_in = |parts: usize| [&[shapes.hidden[0] / parts], &shapes.hidden[1..]].concat();
         let part = if conditional { 2 } else { 1 };
-        let mut run_shape = shapes.hidden.clone();
-        run_shape[0] /= part;
+        let run_shape = rows_in(part);
+        let parts = if halves { Half::BOTH.len() } else { 1 };
+        let fold_shape = rows_in(parts);
+        let folds = (0..if fold { parts } else { 0 })
+            .map(|_| Fold::new(device, &fold_shape, shapes.dtype, packed, extrapolates));
         // Only hidden states have frames side by side.
         let layout = |point: &ProbePoint| match shapes.at(*point) {
             Some(shape) => (shape[0], 0),
@@ -163,9 +172,9 @@ impl ResidualStore {
             device: device.clone(),
             head,
             probes: probes.collect::<Result<_, OpError>>()?,
-            fold: fold.then(residual).transpose()?,
+            folds: folds.collect::<Result<_, OpError>>()?,
+            half: None,
             offset: offset.then(|| Tensor::empty(device, &shapes.prediction, DType::F32)).transpose()?,
-            history: extrapolates.map(|extrapolation| History::new(device, extrapolation, shapes)).transpose()?,
             runs: KeptRuns::new(groups, || Kept::new(device, &run_shape, shapes.dtype, packed))?,
             part,
             error: if packed { Some(PackError::new(device)?) } else { None },
@@ -180,17 +189,16 @@ impl ResidualStore {
 
     /// Bytes kept from one step to the next.
     pub fn bytes(&self) -> usize {
-        let tensors = self.fold.iter().chain(self.probes.iter().map(|probe| &probe.kept));
-        let offset = self.offset.as_ref().map_or(0, Tensor::bytes);
-        tensors.map(Kept::bytes).sum::<usize>()
-            + offset
-            + self.runs.bytes()
-            + self.history.as_ref().map_or(0, History::bytes)
+        let folds: usize = self.folds.iter().map(Fold::bytes).sum();
+        let probed: usize = self.probes.iter().map(|probe| probe.kept.bytes()).sum();
+        folds + probed + self.offset.as_ref().map_or(0, Tensor::bytes) + self.runs.bytes()
     }
 
-    /// Begins a step that reuses and keeps these groups; either set may be empty.
-    pub fn begin(&mut self, (reused, kept): (GroupSet, GroupSet)) {
+    /// Begins a step of this plan, which runs blocks.
+    pub fn begin(&mut self, plan: Plan) {
+        let (reused, kept) = plan.groups();
         self.runs.begin(reused, kept);
+        self.half = if let Plan::Half(half) = plan { Some(half) } else { None };
     }
 
     /// If a reused run begins at module `module`: the index of the first module after it.
@@ -359,30 +367,40 @@ impl ResidualStore {
         Some(PendingMeasurements { read, probes, decisions: self.decider.is_some().then_some(start) })
     }
 
+    /// The folds of `half`, or of the whole batch, with their parts of `x`, which has the samples of that half or of the batch.
+    fn parts(&self, half: Option<Half>, x: &Tensor) -> Result<Vec<(&Fold, Tensor)>, OpError> {
+        let folds = match half {
+            Some(half) => self.folds.get(half.index()..=half.index()).unwrap_or_default(),
+            None => &self.folds[..],
+        };
+        let samples = x.shape()[0] / folds.len().max(1);
+        folds.iter().enumerate().map(|(i, fold)| Ok((fold, x.slice_rows(i * samples, samples)?))).collect()
+    }
+
     /// Saves `x` as it enters the blocks after the head: in the fold, or, if the fold is packed, in `copy` where that is given.
     pub fn enter(&mut self, x: &Tensor, copy: Option<&Tensor>) -> Result<(), OpError> {
-        if let (Some(history), Some(Kept::Whole(fold))) = (&self.history, &self.fold) {
-            history.shift(self.folded.then_some(fold), &self.clock)?;
+        for (fold, x) in self.parts(self.half, x)? {
+            fold.enter(&x, self.folded, &self.clock)?;
         }
-        match (&self.fold, copy) {
-            (Some(Kept::Whole(fold)), _) => Ok(fold.copy_from(x)?),
-            (Some(Kept::Packed(_)), Some(copy)) => Ok(copy.copy_from(x)?),
+        match copy {
+            Some(copy) if self.needs_entered() => Ok(copy.copy_from(x)?),
             _ => Ok(()),
         }
     }
 
     /// Whether [`ResidualStore::leave`] needs the tensor that entered the blocks.
     pub fn needs_entered(&self) -> bool {
-        matches!(self.fold, Some(Kept::Packed(_)))
+        self.folds.iter().any(|fold| matches!(fold.kept, Kept::Packed(_)))
     }
 
     /// Folds the blocks' residuals: `fold = x − entered`, where `x` is the output of the last block. `entered` is overwritten.
     pub fn leave(&mut self, x: &Tensor, entered: Option<&Tensor>) -> Result<(), OpError> {
-        self.folded = true;
-        match &self.fold {
-            Some(fold) => self.keep_fold(fold, x, entered, "ResidualStore::leave"),
-            None => Ok(()),
+        let entered = entered.map(|entered| self.parts(self.half, entered)).transpose()?.unwrap_or_default();
+        for (i, (fold, x)) in self.parts(self.half, x)?.into_iter().enumerate() {
+            self.keep_fold(&fold.kept, &x, entered.get(i).map(|(_, entered)| entered), "ResidualStore::leave")?;
         }
+        self.folded = true;
+        Ok(())
     }
 
     /// `kept = x − entered`; the input is in `kept` itself, or, if `kept` is packed, in `entered`, which is overwritten.
@@ -397,18 +415,18 @@ impl ResidualStore {
         }
     }
 
-    /// The fold of the last computed step, in f32; `None` if there is none or it is packed. Waits for the device.
+    /// The fold of the last computed step, in f32; `None` if there is none, or it is packed or kept by halves. Waits for the device.
     pub fn fold_values(&self) -> Result<Option<Vec<f32>>, OpError> {
-        match &self.fold {
-            Some(Kept::Whole(fold)) if self.folded => Ok(Some(fold.to_f32()?)),
+        match &self.folds[..] {
+            [Fold { kept: Kept::Whole(fold), .. }] if self.folded => Ok(Some(fold.to_f32()?)),
             _ => Ok(None),
         }
     }
 
     /// Measures the new fold, if it is probed.
     pub fn probe_fold(&mut self) -> Result<(), OpError> {
-        match (self.probe_at(ProbePoint::Fold), &self.fold) {
-            (Some(probe), Some(Kept::Whole(fold))) => self.probe(probe, &fold.clone(), None),
+        match (self.probe_at(ProbePoint::Fold), &self.folds[..]) {
+            (Some(probe), [Fold { kept: Kept::Whole(fold), .. }]) => self.probe(probe, &fold.clone(), None),
             (Some(_), _) => Err(self.no_room("ResidualStore::probe_fold", "fold")),
             (None, _) => Ok(()),
         }
@@ -416,7 +434,7 @@ impl ResidualStore {
 
     /// Whether there is something to reuse: it is kept, and a step has been computed.
     pub fn can_unfold(&self) -> bool {
-        (self.fold.is_some() || self.offset.is_some()) && self.folded
+        (!self.folds.is_empty() || self.offset.is_some()) && self.folded
     }
 
     /// In a computed step, before the latents `z` are updated: keeps what `prediction` is more than they, if that is reused.
@@ -445,13 +463,14 @@ impl ResidualStore {
         Ok(true)
     }
 
-    /// A reused step: `x = x_embed + fold`, in place, or with the fold extrapolated to this step. Does nothing unless
-    /// [`ResidualStore::can_unfold`].
-    pub fn unfold(&self, x: &Tensor) -> Result<(), OpError> {
-        match (&self.fold, &self.history) {
-            (Some(Kept::Whole(fold)), Some(history)) if self.folded => history.unfold(fold, &self.clock, x),
-            (Some(fold), _) if self.folded => fold.add_to(x),
-            _ => Ok(()),
+    /// A reused step: `x = x_embed + fold`, in place, or with the fold extrapolated to this step. With a `half` of guidance, `x` holds the
+    /// samples of that half. Does nothing unless [`ResidualStore::can_unfold`].
+    pub fn unfold(&self, half: Option<Half>, x: &Tensor) -> Result<(), OpError> {
+        if self.folded {
+            for (fold, x) in self.parts(half, x)? {
+                fold.unfold(&x, &self.clock)?;
+            }
         }
+        Ok(())
     }
 }

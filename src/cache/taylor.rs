@@ -49,6 +49,10 @@ impl Policy for Taylor {
         self.of.groups()
     }
 
+    fn decides_halves(&self) -> bool {
+        self.of.decides_halves()
+    }
+
     fn extrapolates(&self) -> Option<Extrapolation> {
         Some(self.extrapolation)
     }

@@ -26,9 +26,9 @@ pub struct TeaCacheConfig {
     /// The number of steps at the end that are always computed.
     #[serde(default = "one")]
     pub last: usize,
-    /// The polynomial, from x⁴ to 1: fitted for each model.
+    /// The polynomial, from the highest power to 1: fitted for each model. Published are x⁴ to 1, for Wan's TI2V-5B x⁵ to 1.
     #[serde(default = "TeaCacheConfig::plain")]
-    pub coefficients: [f64; 5],
+    pub coefficients: Vec<f64>,
 }
 
 /// What TeaCache measures.
@@ -61,7 +61,8 @@ fn one() -> usize {
 
 impl TeaCacheConfig {
     /// Settings that measure the modulated input and always compute the first and the last step.
-    pub fn new(threshold: f64, coefficients: [f64; 5]) -> TeaCacheConfig {
+    pub fn new(threshold: f64, coefficients: impl Into<Vec<f64>>) -> TeaCacheConfig {
+        let coefficients = coefficients.into();
         TeaCacheConfig { threshold, signal: Signal::default(), first: one(), last: one(), coefficients }
     }
 
@@ -73,8 +74,8 @@ impl TeaCacheConfig {
     pub const OPENSORA_PLAN: [f64; 5] = [205943.668, -14875.9286, 306.085986, 1.31418080, 0.00239658469];
 
     /// The polynomial x: for models without a fitted one.
-    pub(super) fn plain() -> [f64; 5] {
-        [0.0, 0.0, 0.0, 1.0, 0.0]
+    pub(super) fn plain() -> Vec<f64> {
+        vec![0.0, 0.0, 0.0, 1.0, 0.0]
     }
 }
 
@@ -86,8 +87,8 @@ impl Settings for TeaCacheConfig {
         if self.first < 1 {
             return invalid("`first` 0: at least one step has to be computed before another can reuse it");
         }
-        if self.coefficients.iter().any(|c| !c.is_finite()) {
-            return invalid(format!("coefficients {:?} must be finite numbers", self.coefficients));
+        if self.coefficients.is_empty() || self.coefficients.iter().any(|c| !c.is_finite()) {
+            return invalid(format!("coefficients {:?} must be finite numbers, at least one", self.coefficients));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{CacheError, Decision, Policy};
+use crate::cache::{CacheError, Decision, Half, Policy, computed_steps_of};
 use crate::model::{ModelError, Weights};
 use crate::pipeline::PipelineError;
 use crate::sampler::{SampleError, SampleOutput, ScheduleError, SolverError};
@@ -103,7 +103,10 @@ fn still() -> f64 {
 
 #[derive(Deserialize)]
 pub(super) struct Expected {
+    /// Of the conditional half, if the halves of guidance are decided apart.
     pub(super) computed_steps: Vec<usize>,
+    /// Of the unconditional half, where that differs.
+    computed_steps_uncond: Option<Vec<usize>>,
     #[serde(default)]
     pub(super) decisions: Vec<ExpectedDecision>,
     /// Absent where nothing was decided.
@@ -256,13 +259,20 @@ pub(super) fn compare_rollout(
     let member = &output.members[0];
 
     result.seconds = output.seconds;
-    result.computed_steps = member.computed_steps();
+    result.computed_steps = computed_steps_of(&member.plans, Half::Conditional);
     result.expected_steps = expected.computed_steps.clone();
+    let other = computed_steps_of(&member.plans, Half::Unconditional);
     result.decisions = paired(&member.decisions, &expected.decisions);
     if let Some(differ) = first_difference(result)
         && expected.threshold_margin > bounds(dtype).margin
     {
         result.reason = Some(format!("the computed steps differ from the reference's, first at step {differ}"));
+    }
+    if expected.computed_steps_uncond.as_ref().is_some_and(|steps| *steps != other)
+        && expected.threshold_margin > bounds(dtype).margin
+    {
+        result.reason =
+            Some(format!("the unconditional half was computed in the steps {other:?}, unlike the reference's"));
     }
     // The device decided; the policy on the host has to come to the very same from the same sums.
     match member.trace.replay(policy) {

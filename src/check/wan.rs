@@ -12,12 +12,14 @@ use super::case::{
     relative_error,
 };
 use crate::cache::{
-    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, MotionRegularization, Policy,
-    ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Half, MagCache, MagCacheConfig, Metric,
+    MotionRegularization, Policy, ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
 };
 use crate::device::Device;
 use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
-use crate::sampler::{DpmPp, Euler, FlowGrid, Member, Sampler, SamplerOptions, Solver, SolverError, UniPc};
+use crate::sampler::{
+    DpmPp, Euler, FlowGrid, FrameConditioning, Member, Sampler, SamplerOptions, Solver, SolverError, UniPc,
+};
 use crate::tensor::{DType, Tensor};
 
 #[derive(Deserialize)]
@@ -45,8 +47,10 @@ enum Cache {
     Ada { blocks: Vec<usize>, codebook: Codebook, moreg: Option<MotionRegularization> },
     #[serde(rename = "easycache")]
     Easy { threshold: f64, ret_steps: usize },
+    #[serde(rename = "magcache")]
+    Mag { threshold: f64, max_skips: usize, retention_ratio: f64, mag_ratios: Vec<f64> },
     #[serde(rename = "teacache")]
-    Tea { coefficients: [f64; 5], threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
+    Tea { coefficients: Vec<f64>, threshold: f64, use_ret_steps: bool, ret_steps: usize, cutoff_step: usize },
 }
 
 /// Runs the case in folder `dir`, whose case.json is `text`; returns the bound of its errors.
@@ -168,20 +172,61 @@ fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Re
             config.validate()?;
             Box::new(EasyCache::new(config, steps))
         }
-        Some(&Cache::Tea { coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
+        Some(Cache::Mag { threshold, max_skips, retention_ratio, mag_ratios }) => {
+            // Conditional and unconditional in turn; the first step has none.
+            let half = |half: Half| mag_ratios.iter().skip(2 + half.index()).step_by(2).copied().collect();
+            let config = MagCacheConfig {
+                retention: *retention_ratio,
+                unconditional: half(Half::Unconditional),
+                ..MagCacheConfig::new(*threshold, *max_skips, half(Half::Conditional))
+            };
+            config.validate()?;
+            Box::new(MagCache::new(config, steps))
+        }
+        Some(&Cache::Tea { ref coefficients, threshold, use_ret_steps, ret_steps, cutoff_step }) => {
             let signal = if use_ret_steps { Signal::TimeProjection } else { Signal::Time };
             let last = steps.saturating_sub(cutoff_step);
-            let config =
-                TeaCacheConfig { signal, first: ret_steps, last, ..TeaCacheConfig::new(threshold, coefficients) };
+            let config = TeaCacheConfig {
+                signal,
+                first: ret_steps,
+                last,
+                ..TeaCacheConfig::new(threshold, coefficients.clone())
+            };
             config.validate()?;
             Box::new(TeaCache::new(config, steps))
         }
     })
 }
 
+/// With a given picture: its latents in place of the first frame of the noise `z`, held at every step. Wan 2.2's TI2V-5B, image to video.
+fn hold_image(
+    io: &Weights,
+    model: &Wan,
+    shape: &[usize],
+    z: &mut [f32],
+) -> Result<Option<FrameConditioning>, CheckError> {
+    if !io.has("image_latent") {
+        return Ok(None);
+    }
+    let (image_shape, image) = latents(io, "image_latent", model)?;
+    let mut expected = shape.to_vec();
+    expected[2] = 1;
+    if image_shape != expected {
+        let reason = format!("image_latent has shape {image_shape:?}, expected {expected:?}");
+        return Err(ModelError::Input(reason).into());
+    }
+    let (frames, frame) = (shape[2], shape[3] * shape[4]);
+    for (channel, image) in z.chunks_mut(frames * frame).zip(image.chunks(frame)) {
+        channel[..frame].copy_from_slice(image);
+    }
+    let mask = (0..shape[0] * frames).map(|i| if i % frames == 0 { 0.0 } else { 1.0 }).collect();
+    Ok(Some(FrameConditioning { mask, noise: z.to_vec() }))
+}
+
 fn run_rollout(rollout: &Rollout, model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
     let bad = |reason: String| CheckError::Case { file: io.file().into(), reason };
-    let (shape, z) = latents(io, "z", model)?;
+    let (shape, mut z) = latents(io, "z", model)?;
+    let held = hold_image(io, model, &shape, &mut z)?;
     let (grid, solver) = sampler(&rollout.sampler, rollout.steps, rollout.shift)?
         .ok_or_else(|| bad(format!("there is no sampler `{}`", rollout.sampler)))?;
     for (name, ours) in [("timesteps", grid.times()), ("sigmas", grid.sigmas())] {
@@ -204,8 +249,8 @@ fn run_rollout(rollout: &Rollout, model: &Wan, io: &Weights, result: &mut CheckR
     };
     let make = || policy(rollout.cache.as_ref(), model, shape[2], options.rows.len());
     let (members, mut host) = (vec![Member { caption: &caption, policy: make()? }], make()?);
-    let geometry = geometry(&shape, true, false);
-    let output = Sampler::new(model, members, geometry, &z, None, options)?.run(&mut |_| ControlFlow::Continue(()))?;
+    let geometry = geometry(&shape, true, held.is_some());
+    let output = Sampler::new(model, members, geometry, &z, held, options)?.run(&mut |_| ControlFlow::Continue(()))?;
     compare_rollout(&rollout.expected, &output, &mut *host, model.dtype(), result);
     compare_latents(&rollout.expected, &output, z.len(), io, result)
 }

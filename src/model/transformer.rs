@@ -4,7 +4,7 @@ use super::dit::streaming::BlockWeights;
 use super::error::ModelError;
 use super::sizes::{Geometry, TransformerShape, WeightBytes};
 use super::workspace::{ResidualRoom, Workspace};
-use crate::cache::Anatomy;
+use crate::cache::{Anatomy, Half};
 use crate::device::Device;
 use crate::tensor::{DType, Tensor};
 
@@ -112,6 +112,24 @@ impl Caption {
     /// tokens.
     pub fn with_last_bias(self, bias: Tensor) -> Caption {
         Caption { last_bias: Some(bias), ..self }
+    }
+
+    /// The captions of a half of a guided batch, in the same memory.
+    ///
+    /// # Errors
+    /// Captions of a batch that has no halves.
+    pub fn half(&self, half: Half) -> Result<Caption, ModelError> {
+        let samples = self.lengths.elements();
+        if !samples.is_multiple_of(2) {
+            return Err(ModelError::Input(format!("captions of {samples} samples have no halves")));
+        }
+        let part = |tensor: &Tensor| tensor.slice_rows(half.index() * tensor.shape()[0] / 2, tensor.shape()[0] / 2);
+        Ok(Caption {
+            kv: self.kv.iter().map(part).collect::<Result<_, _>>()?,
+            lengths: part(&self.lengths)?,
+            last_bias: self.last_bias.as_ref().map(part).transpose()?,
+            length: self.length,
+        })
     }
 
     /// Tokens of the longest caption of the batch.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::dit::arena::{ALWAYS, Arena, Layout, Slot, Stage};
 use super::error::ModelError;
 use super::sizes::Geometry;
-use crate::cache::{ModuleGroup, ProbePoint, Shapes, Site};
+use crate::cache::{Half, ModuleGroup, ProbePoint, Shapes, Site};
 use crate::device::Device;
 use crate::ops::attention::VideoDims;
 use crate::ops::{Modulation, RowMap};
@@ -46,6 +46,8 @@ pub struct ResidualRoom {
     pub groups: Vec<ModuleGroup>,
     /// Whether only the conditional half of the groups is kept.
     pub conditional: bool,
+    /// Whether the fold of each half of guidance is kept on its own.
+    pub halves: bool,
 }
 
 impl ResidualRoom {
@@ -237,19 +239,19 @@ impl Workspace {
         self.arena.bytes()
     }
 
-    /// The same memory for the conditional half of a guided batch alone, which is the first half.
+    /// The same memory for a half of a guided batch alone: its hidden state, prediction and times are those of that half.
     ///
     /// # Errors
-    /// A batch that cannot be halved.
-    pub fn conditional(&self) -> Result<Workspace, ModelError> {
+    /// A batch without guidance, which has no halves.
+    pub fn half(&self, half: Half) -> Result<Workspace, ModelError> {
         if !self.geometry.guided {
-            return Err(ModelError::Input("a batch without guidance has no conditional half".into()));
+            return Err(ModelError::Input("a batch without guidance has no halves".into()));
         }
         Ok(Workspace {
             geometry: Geometry { guided: false, ..self.geometry },
             dims: VideoDims { batch: self.dims.batch / 2, ..self.dims },
             tokens: self.tokens,
-            arena: self.arena.half()?,
+            arena: self.arena.half(half)?,
         })
     }
 

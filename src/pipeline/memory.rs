@@ -5,6 +5,7 @@ use super::job::Job;
 use super::needs::Needs;
 use super::noise::noise;
 use super::source::Content;
+use crate::cache::Half;
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, ResidualRoom, Transformer, TransformerShape, Walk, WeightBytes};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions};
@@ -93,9 +94,10 @@ impl Job {
         let workspace = model.workspace(geometry, &ResidualRoom::default())?;
         let z = Tensor::empty(dry, &[videos, model.shape().channels, frames, height, width], DType::F32)?;
         Walk { model, ws: &workspace, caption: &caption }.forward(&z, None)?;
-        if geometry.guided && self.policy()?.ends_guidance() {
-            let caption = model.caption(&y[..y.len() / 2], geometry.batch() / 2, None)?;
-            Walk { model, ws: &workspace.conditional()?, caption: &caption }.forward(&z, None)?;
+        let policy = self.policy()?;
+        if geometry.guided && (policy.ends_guidance() || policy.decides_halves()) {
+            let half = Half::Conditional;
+            Walk { model, ws: &workspace.half(half)?, caption: &caption.half(half)? }.forward(&z, None)?;
         }
         Ok(dry.scratch_bytes())
     }

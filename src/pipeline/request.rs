@@ -47,6 +47,14 @@ pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize)
     resolve_cache(source, source.config().latent[0], name, moreg, steps)
 }
 
+/// What to tell about the preset `name` in a run of `steps` steps, if its constants were fitted to another number of steps or another shift.
+///
+/// # Errors
+/// A presets file that cannot be read.
+pub fn cache_caution(source: &ModelSource, name: &str, steps: usize) -> Result<Option<String>, PipelineError> {
+    Ok(source.presets(steps)?.caution(Named::read(name).name, steps))
+}
+
 /// As [`cache_config`], for videos of `frames` latent frames.
 pub fn resolve_cache(
     source: &ModelSource,

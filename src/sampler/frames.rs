@@ -8,13 +8,21 @@ use crate::tensor::{DType, Tensor};
 
 /// Frames frozen at a given value: image to video, extension, editing.
 ///
-/// At time t the frames with `mask·1000 ≥ t` are denoised, the others stay; a frame that begins to move is first noised to t.
+/// At time t the frames with `mask·1000 ≥ t` are denoised, the others stay; a frame that begins to move is first noised to t. A solver that
+/// keeps a history takes a mask of 0 and 1 only: what is held never reads it.
 #[derive(Clone, Debug)]
 pub struct FrameConditioning {
     /// `[videos, frames]`: 1 generates the frame, 0 keeps it; a value between edits it from that time on.
     pub mask: Vec<f32>,
     /// Noise for frames that begin to move, with the shape of the latents.
     pub noise: Vec<f32>,
+}
+
+impl FrameConditioning {
+    /// Whether some frames begin to move during the run.
+    pub(super) fn edits(&self) -> bool {
+        self.mask.iter().any(|m| *m > 0.0 && *m < 1.0)
+    }
 }
 
 /// The state of frozen frames in a run.
@@ -53,7 +61,9 @@ impl FrameState {
 
     /// Noises the frames that begin to move at `timestep`; returns which frames move.
     pub(super) fn advance(&mut self, timestep: f32, z: &Tensor) -> Result<Vec<bool>, SampleError> {
-        let moving: Vec<bool> = self.conditioning.mask.iter().map(|m| m * TRAIN_STEPS as f32 >= timestep).collect();
+        // A time of 0, to which Wan's last one may be rounded, moves no frame that is kept.
+        let moves = |m: &f32| *m > 0.0 && m * TRAIN_STEPS as f32 >= timestep;
+        let moving: Vec<bool> = self.conditioning.mask.iter().map(moves).collect();
         let starting: Vec<u8> = moving.iter().zip(&self.noised).map(|(m, n)| (*m && !*n) as u8).collect();
         if starting.contains(&1) {
             self.select.write_slice(&starting)?;

@@ -7,7 +7,7 @@ use super::frames::{FrameConditioning, FrameState};
 use super::options::{Member, SamplerOptions};
 use super::solver::Row;
 use crate::cache::{
-    Decision, GroupSet, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, Reused,
+    Decision, GroupSet, Half, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, Reused,
     StoreOptions, computed_steps, partial_steps, trace,
 };
 use crate::device::Graph;
@@ -112,6 +112,7 @@ impl<'a> MemberState<'a> {
         };
         let kept = StoreOptions {
             fold: policy.reuses() && policy.reused() == Reused::Fold || points.contains(&ProbePoint::Fold),
+            halves: room.halves,
             offset: policy.reuses() && policy.reused() == Reused::Prediction,
             probes,
             head: policy.head(),
@@ -192,10 +193,18 @@ impl MemberState<'_> {
             }
         }
         let plan = self.policy.plan(step);
+        let plan = if walk.ws.geometry().guided { plan } else { plan.unguided() };
         let (reused, kept) = plan.groups();
-        if plan == Plan::Reuse && !self.store.can_unfold() || !reused.is_within(self.kept) {
+        let unfolds = matches!(plan, Plan::Reuse | Plan::Half(_));
+        if unfolds && !self.store.can_unfold() || !reused.is_within(self.kept) {
             let policy = self.policy.name();
             return Err(SampleError::Input(format!("policy `{policy}` reuses at step {step}, but nothing was kept")));
+        }
+        if matches!(plan, Plan::Half(_)) && !self.policy.decides_halves() {
+            let policy = self.policy.name();
+            return Err(SampleError::Input(format!(
+                "policy `{policy}` computes a half of guidance at step {step}, but does not say that it decides about halves"
+            )));
         }
         let part = if looks_ahead { Part::Rest(plan) } else { Part::Step(plan) };
         let recordable = match plan {
@@ -203,7 +212,7 @@ impl MemberState<'_> {
             // The first computed step loads the kernels and measures nothing: it is like no other.
             Plan::Compute => self.last_computed.is_some(),
             // It may load kernels, and never come again.
-            Plan::Partial { .. } => self.output.plans.contains(&plan),
+            Plan::Partial { .. } | Plan::Half(_) => self.output.plans.contains(&plan),
         };
         self.queue_or_replay(walk, options, part, recordable)?;
         if let Some(measurements) = self.store.measurements(false) {
@@ -245,6 +254,7 @@ impl MemberState<'_> {
         let of = |plan: &Plan| match plan {
             Plan::Compute => whole.computed,
             Plan::Reuse => whole.reused,
+            Plan::Half(_) => (whole.computed + whole.reused) / 2,
             Plan::Partial { reused, .. } => {
                 let geometry = Geometry { guided: geometry.guided && !self.runs_half(geometry, plan), ..*geometry };
                 walk.model.flops(&geometry, self.caption.length(), &|module| {
@@ -293,7 +303,8 @@ impl MemberState<'_> {
             Part::Lead => self.lead(walk),
             Part::Rest(plan) => self.rest(walk, options, plan, true),
             Part::Step(plan) => {
-                let half = self.runs_half(walk.ws.geometry(), &plan).then(|| walk.ws.conditional()).transpose()?;
+                let half =
+                    self.runs_half(walk.ws.geometry(), &plan).then(|| walk.ws.half(Half::Conditional)).transpose()?;
                 let walk = Walk { ws: half.as_ref().unwrap_or(walk.ws), ..walk };
                 self.begin(walk, plan != Plan::Reuse)?;
                 self.rest(walk, options, plan, false)
@@ -327,18 +338,14 @@ impl MemberState<'_> {
     ) -> Result<(), SampleError> {
         let Walk { model, ws, .. } = walk;
         match plan {
-            Plan::Compute | Plan::Partial { .. } => {
-                self.store.begin(plan.groups());
-                self.store.keep_head(ws.unpacked())?;
-                if !modulated {
-                    model.modulate(ws, None)?;
-                }
-                self.probe_latents(ProbePoint::ComputedLatents)?;
-                walk.enter(&mut self.store)?;
-                walk.blocks(self.store.head()..model.anatomy().blocks(), Some(&mut self.store))?;
-                walk.leave(&self.z, &mut self.store)?;
+            Plan::Compute | Plan::Partial { .. } => self.blocks(walk, plan, modulated)?,
+            Plan::Half(half) => {
+                let (own, caption) = (ws.half(half)?, walk.caption.half(half)?);
+                self.blocks(Walk { ws: &own, caption: &caption, ..walk }, plan, false)?;
+                let other = half.other();
+                self.store.unfold(Some(other), ws.half(other)?.x())?;
             }
-            Plan::Reuse => self.store.unfold(ws.x())?,
+            Plan::Reuse => self.store.unfold(None, ws.x())?,
         }
         if plan != Plan::Reuse || !self.store.reuse_prediction(ws.prediction(), &self.z)? {
             model.finish(ws)?;
@@ -358,6 +365,20 @@ impl MemberState<'_> {
         };
         ops::sampler::step(&self.z, ws.prediction(), &update)?;
         Ok(())
+    }
+
+    /// The blocks after the head, on all samples of `walk`.
+    fn blocks(&mut self, walk: Walk<'_>, plan: Plan, modulated: bool) -> Result<(), SampleError> {
+        let Walk { model, ws, .. } = walk;
+        self.store.begin(plan);
+        self.store.keep_head(ws.unpacked())?;
+        if !modulated {
+            model.modulate(ws, None)?;
+        }
+        self.probe_latents(ProbePoint::ComputedLatents)?;
+        walk.enter(&mut self.store)?;
+        walk.blocks(self.store.head()..model.anatomy().blocks(), Some(&mut self.store))?;
+        Ok(walk.leave(&self.z, &mut self.store)?)
     }
 
     /// Measures the latents, if they are probed.

@@ -117,8 +117,8 @@ impl<'a> Sampler<'a> {
         let workspace = model.workspace(geometry, &room)?;
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
         let slots = options.rows.iter().map(Row::slots).max().unwrap_or(0);
-        if slots > 0 && parts.iter().any(Option::is_some) {
-            let reason = "frames cannot be held with a solver that keeps a history: theirs would belong to no step";
+        if slots > 0 && parts.iter().flatten().any(FrameConditioning::edits) {
+            let reason = "frames cannot begin to move with a solver that keeps a history, which they would lack: give a frame mask of 0 and 1";
             return Err(SampleError::Input(reason.into()));
         }
         let setup = Setup { model, rows: &options.rows, slots, room: &room, workspace: &workspace, shape };
@@ -238,6 +238,7 @@ fn room(
         head: policy.head(),
         groups,
         conditional: policy.ends_guidance() && geometry.guided,
+        halves: policy.decides_halves() && geometry.guided,
     };
     let frames = geometry.frames.div_ceil(model.shape().patch_frames);
     check_fits(policy, anatomy, frames).map_err(|error| SampleError::Input(error.to_string()))?;

@@ -44,6 +44,16 @@ fn a_forward_of_wan_agrees_in_every_dtype() {
     }
 }
 
+/// Wan with a given picture: the first latent frame is held while UniPC moves the others.
+#[test]
+fn a_rollout_of_wan_from_a_picture_agrees_in_every_dtype() {
+    for dtype in DType::COMPUTE {
+        let result = passes("wan22_ti2v_a/rollout_image", dtype);
+        // Times and noise levels, and the latents after three steps.
+        assert_eq!(result.errors.len(), 5);
+    }
+}
+
 /// T5 v1.1 with one table of biases and umT5 with one a block, on prompts of several lengths: the end and the tokens after every block.
 #[test]
 fn text_encoders_agree_in_every_dtype() {

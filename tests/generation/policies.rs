@@ -344,6 +344,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             offset: false,
             extrapolates: Some(Extrapolation { order, damping }),
             groups: vec![],
+            halves: false,
             conditional: false,
             packed: false,
             rule: None,
@@ -365,7 +366,7 @@ fn a_store_extrapolates_what_it_was_shown() {
                 continue;
             }
             let hidden = tensor(&x);
-            store.unfold(&hidden).unwrap();
+            store.unfold(None, &hidden).unwrap();
             let expected = (0..16).map(|i| {
                 let f = |k: usize| folds[k].1[i];
                 let slope = |k: usize| (f(k) - f(k + 1)) / (folds[k].0 - folds[k + 1].0);

@@ -453,10 +453,18 @@ fn a_generation_with_a_history_is_its_rows_one_by_one() {
             for (step, (ours, by_hand)) in (1..).zip(output.snapshots.iter().zip(&after)) {
                 assert_eq!(bits(ours), bits(by_hand), "step {step}");
             }
-            // A held frame would keep a history of no step.
-            let held = FrameConditioning { mask: vec![1.0; 2], noise: z.clone() };
-            let refused = Sampler::new(&model, member(), geometry, &z, Some(held), options).err().unwrap();
+            // A frame that begins to move has a history of no step; one that is held needs none.
+            let with = |mask: [f32; 2]| {
+                let given = FrameConditioning { mask: mask.into(), noise: z.clone() };
+                Sampler::new(&model, member(), geometry, &z, Some(given), options.clone())
+            };
+            let refused = with([0.5, 1.0]).err().unwrap();
             assert!(refused.to_string().contains("keeps a history"), "{refused}");
+            let output = with([0.0, 1.0]).unwrap().run(&mut |_| ControlFlow::Continue(())).unwrap();
+            let frame = geometry.height * geometry.width;
+            for (i, (latents, z)) in output.latents.chunks(frame).zip(z.chunks(frame)).enumerate() {
+                assert_eq!(latents == z, i % 2 == 0, "frame {}", i % 2);
+            }
         }
     }
 }

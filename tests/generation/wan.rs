@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use adacache::cache::{
-    AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Metric, Policy, ResidualKind, Reused,
-    Settings, Signal, TaylorConfig, TeaCache, TeaCacheConfig,
+    AdaCache, AdaCacheConfig, Codebook, ComputeAll, Decision, EasyCache, EasyCacheConfig, Extrapolation, Half,
+    MagCache, MagCacheConfig, Measurement, Metric, Plan, Policy, Probes, ResidualKind, Reused, Settings, Signal,
+    Taylor, TaylorConfig, TeaCache, TeaCacheConfig, computed_steps_of,
 };
 use adacache::device::Device;
 use adacache::model::{Caption, Geometry, ResidualRoom, Transformer, Wan, WanConfig, Weights};
@@ -56,9 +57,14 @@ fn noise(model: &Wan, seed: f64) -> Vec<f32> {
 
 /// A run of [`STEPS`] Euler steps, with the latents after each.
 fn run(model: &Wan, policy: impl Policy + 'static, seed: f64) -> SampleOutput {
+    run_packed(model, policy, seed, false)
+}
+
+/// The same, with what is kept in 8 bits or not.
+fn run_packed(model: &Wan, policy: impl Policy + 'static, seed: f64, packed_cache: bool) -> SampleOutput {
     let rows = Euler(FlowGrid::euler(STEPS, 3.0).unwrap()).rows();
     let snapshots = (1..=STEPS).collect();
-    let options = SamplerOptions { rows, cfg_scale: CFG, snapshots, packed_cache: false, compare_folds: false };
+    let options = SamplerOptions { rows, cfg_scale: CFG, snapshots, packed_cache, compare_folds: false };
     let caption = caption(model);
     let members = vec![Member { caption: &caption, policy: Box::new(policy) }];
     let sampler = Sampler::new(model, members, geometry(), &noise(model, seed), None, options).unwrap();
@@ -182,6 +188,88 @@ fn easycache_reuses_the_prediction() {
     assert_ne!(fold.latents, output.latents);
     let of = Box::new(adacache::cache::CacheConfig::EasyCache(config));
     assert!(TaylorConfig { order: 1, damping: 1.0, of }.validate().is_err());
+}
+
+/// A schedule that is given.
+struct Given(Vec<Plan>);
+
+impl Policy for Given {
+    fn name(&self) -> &str {
+        "given"
+    }
+    fn plan(&mut self, step: usize) -> Plan {
+        self.0.get(step - 1).copied().unwrap_or(Plan::Compute)
+    }
+    fn probes(&self) -> Probes {
+        Probes::default()
+    }
+    fn reuses(&self) -> bool {
+        true
+    }
+    fn decides_halves(&self) -> bool {
+        true
+    }
+    fn observe(&mut self, _step: usize, _probe: usize, _measurement: &Measurement) -> Option<Decision> {
+        None
+    }
+}
+
+/// Guidance is linear: what the two steps that compute one half each change is what a computed and a reused step change.
+#[test]
+fn a_step_computes_one_half_of_guidance() {
+    let model = load(&device(), &bytes(), 1);
+    for packed in [false, true] {
+        let after = |second: Plan| {
+            let output = run_packed(&model, Given(vec![Plan::Compute, second]), 0.3, packed);
+            (output.snapshots[1].clone(), output.members[0].flops[1])
+        };
+        let [both, neither] = [Plan::Compute, Plan::Reuse].map(after);
+        let [conditional, unconditional] = Half::BOTH.map(|half| after(Plan::Half(half)));
+        for i in 0..both.0.len() {
+            let (halves, whole) = (conditional.0[i] + unconditional.0[i], both.0[i] + neither.0[i]);
+            assert!((halves - whole).abs() < 1e-4, "{i}: {halves} instead of {whole}");
+        }
+        assert!(conditional.0 != both.0 && conditional.0 != neither.0);
+        assert_eq!(conditional.1 + unconditional.1, both.1 + neither.1);
+    }
+    let early = Given(vec![Plan::Half(Half::Conditional)]);
+    let options = SamplerOptions {
+        rows: Euler(FlowGrid::euler(STEPS, 3.0).unwrap()).rows(),
+        cfg_scale: CFG,
+        snapshots: vec![],
+        packed_cache: false,
+        compare_folds: false,
+    };
+    let caption = caption(&model);
+    let members = vec![Member { caption: &caption, policy: Box::new(early) }];
+    let sampler = Sampler::new(&model, members, geometry(), &noise(&model, 0.3), None, options).unwrap();
+    let refused = sampler.run(&mut |_| ControlFlow::Continue(())).err().unwrap().to_string();
+    assert!(refused.contains("nothing was kept"), "{refused}");
+}
+
+/// MagCache with one table for both halves, given twice, gives the bits of the table given once; each half has a polynomial of its own.
+#[test]
+fn magcache_decides_about_each_half() {
+    let model = load(&device(), &bytes(), 0);
+    let ratios = vec![0.96; STEPS - 1];
+    let together = MagCacheConfig { retention: 0.25, ..MagCacheConfig::new(0.13, 3, ratios.clone()) };
+    let apart = |unconditional| MagCache::new(MagCacheConfig { unconditional, ..together.clone() }, STEPS);
+    for order in [None, Some(1), Some(2)] {
+        let run = |policy: MagCache| match order {
+            Some(order) => run(&model, Taylor::new(Extrapolation::from(order), Box::new(policy)), 0.3),
+            None => run(&model, policy, 0.3),
+        };
+        let once = run(MagCache::new(together.clone(), STEPS));
+        assert_eq!(once.members[0].computed_steps(), [1, 2, 3, 6, 9, 12]);
+        let twice = run(apart(ratios.clone()));
+        assert_eq!(twice.members[0].plans, once.members[0].plans);
+        assert!(twice.latents == once.latents && twice.cache_bytes == once.cache_bytes);
+        let other = run(apart(vec![0.9; STEPS - 1]));
+        let [conditional, unconditional] = Half::BOTH.map(|half| computed_steps_of(&other.members[0].plans, half));
+        assert_eq!(conditional, [1, 2, 3, 6, 9, 12]);
+        assert_eq!(unconditional, [1, 2, 3, 5, 7, 9, 11]);
+        assert!(other.latents != once.latents);
+    }
 }
 
 #[test]

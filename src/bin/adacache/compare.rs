@@ -142,6 +142,7 @@ fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<V
     let names = std::iter::once(ORIGINAL).chain(args.cache.iter().map(String::as_str).filter(|name| *name != ORIGINAL));
     let mut policies: Vec<Policy> = vec![];
     for text in names {
+        pipeline::cache_caution(source, text, steps)?.into_iter().for_each(out::note);
         let config = pipeline::cache_config(source, text, false, steps)?;
         let stem = Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy());
         let name = stem.replace(".toml", "");

@@ -55,7 +55,11 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
             cache.validate_for(source.anatomy(), config.latent[0].div_ceil(source.shape().patch_frames))?;
             cache
         }
-        None => pipeline::cache_config(&source, args.cache(config, steps), args.moreg, steps)?,
+        None => {
+            let name = args.cache(config, steps);
+            pipeline::cache_caution(&source, name, steps)?.into_iter().for_each(out::note);
+            pipeline::cache_config(&source, name, args.moreg, steps)?
+        }
     };
     if args.skips_caching(config, steps) && like.is_none() && !args.quiet {
         out::note(format_args!(

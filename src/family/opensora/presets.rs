@@ -17,12 +17,14 @@ pub fn presets(steps: usize) -> Presets {
         moreg,
         steps,
         blocks: None,
-        teacache: TeaCachePreset { coefficients: TeaCacheConfig::OPENSORA, ..TeaCachePreset::default() },
+        teacache: TeaCachePreset { coefficients: TeaCacheConfig::OPENSORA.into(), ..TeaCachePreset::default() },
         fbcache: 0.1,
         easycache: 0.025,
         magcache: MagCacheConfig::opensora_ratios(),
         pab: None,
         delta_dit: DeltaDitPreset::default(),
+        published: vec![],
+        shift: None,
         calibrated: BTreeMap::new(),
     };
     if steps < 65 {

@@ -1,6 +1,7 @@
 //! Wan 2.1 and 2.2: sizes and settings as published, prompts, and the checkpoints in the layout of diffusers.
 
-mod presets;
+mod magcache;
+pub mod presets;
 mod prompt;
 
 use std::fs;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-pub use self::presets::presets;
+use self::presets::presets;
 pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
 use super::embed::embed;
 use super::presets::presets_in;
@@ -288,7 +289,7 @@ impl Source for Opened {
     }
 
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
-        let published = presets(&self.model, steps);
+        let published = presets(&self.model, 1, self.sampling.shift);
         match &self.checkpoint {
             Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), published),
             None => Ok(published),

@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use crate::cache::Half;
 use crate::device::Device;
 use crate::tensor::{DType, Tensor, TensorError};
 
@@ -177,20 +178,20 @@ impl Arena {
         self.placed.iter().find(|placed| placed.slot == slot).map(|placed| &placed.tensor)
     }
 
-    /// The same buffers for the first half of the batch.
-    pub(in crate::model) fn half(&self) -> Result<Arena, TensorError> {
-        let half = |Placed { slot, samples, tensor }: &Placed| {
+    /// The same buffers for a half of the batch, in the memory of that half.
+    pub(in crate::model) fn half(&self, half: Half) -> Result<Arena, TensorError> {
+        let part = |Placed { slot, samples, tensor }: &Placed| {
             let tensor = match *samples {
                 Samples::None => tensor.clone(),
                 Samples::Axis(axis) => {
                     let mut shape = tensor.shape().to_vec();
                     shape[axis] /= 2;
-                    tensor.carve(0, &shape, tensor.dtype())?
+                    tensor.carve(half.index() * tensor.bytes() / 2, &shape, tensor.dtype())?
                 }
             };
             Ok(Placed { slot: *slot, samples: *samples, tensor })
         };
-        Ok(Arena { bytes: self.bytes, placed: self.placed.iter().map(half).collect::<Result<_, TensorError>>()? })
+        Ok(Arena { bytes: self.bytes, placed: self.placed.iter().map(part).collect::<Result<_, TensorError>>()? })
     }
 
     /// Bytes of the allocation: the most that is live at a time, plus packing losses.

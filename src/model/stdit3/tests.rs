@@ -1,7 +1,7 @@
-//! The model in parts: the conditional half alone, and reused modules against manually computed sums.
+//! The model in parts: each half of guidance alone, and reused modules against manually computed sums.
 
 use super::*;
-use crate::cache::{GroupSet, ModuleGroup, Probes, ResidualStore, StoreOptions};
+use crate::cache::{GroupSet, Half, ModuleGroup, Plan, Probes, ResidualStore, StoreOptions};
 use crate::model::Walk;
 use crate::ops::decide::{StepClock, StepRow};
 
@@ -46,6 +46,7 @@ fn store(model: &StDiT3, ws: &Workspace, groups: &[ModuleGroup], packed: bool) -
         offset: false,
         extrapolates: None,
         groups: groups.to_vec(),
+        halves: false,
         conditional: false,
         packed,
         rule: None,
@@ -65,18 +66,16 @@ fn off(a: &[f32], b: &[f32]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b))) / norm(&mut b.iter().map(|b| f64::from(*b)))
 }
 
-/// A forward pass of the conditional half alone is bit-identical to that half in a pass of both, with or without frozen frames.
+/// A forward pass of one half of guidance alone is bit-identical to that half in a pass of both, with or without frozen frames.
 #[test]
-fn the_conditional_half_is_the_same_alone() {
+fn each_half_is_the_same_alone() {
     let device = Device::open("vm").unwrap();
     let (model, caption, geometry) = sprites(&device);
-    let y = waves(3 * model.config.caption_channels, 0.7);
-    let alone = model.caption(&y, 1, None).unwrap();
-    for frame_masked in [false, true] {
+    for (half, frame_masked) in Half::BOTH.into_iter().flat_map(|half| [(half, false), (half, true)]) {
         let geometry = Geometry { frame_masked, ..geometry };
         let ws = model.workspace(geometry, &ResidualRoom::default()).unwrap();
-        let half = ws.conditional().unwrap();
-        assert_eq!(half.geometry().batch(), 1);
+        let (part, alone) = (ws.half(half).unwrap(), caption.half(half).unwrap());
+        assert_eq!(part.geometry().batch(), 1);
         let shape = [1, model.config.in_channels, geometry.frames, geometry.height, geometry.width];
         let z = waves(shape.iter().product(), 0.3);
         let z = Tensor::from_f32(&device, &shape, &z, DType::F32).unwrap();
@@ -86,16 +85,16 @@ fn the_conditional_half_is_the_same_alone() {
         walk.set_time(&[700.0; 2], mask(2).as_deref()).unwrap();
         walk.forward(&z, None).unwrap();
         let both = ws.prediction().to_f32().unwrap();
-        let (conditional, other) = both.split_at(both.len() / 2);
-        assert!(conditional != other);
+        let halves: Vec<&[f32]> = both.chunks(both.len() / 2).collect();
+        assert!(halves[0] != halves[1]);
         // Nothing of before may be left over.
         ws.prediction().write_f32(&vec![0.0; both.len()]).unwrap();
         ws.x().write_f32(&vec![0.0; ws.x().elements()]).unwrap();
-        let walk = Walk { model: &model, ws: &half, caption: &alone };
+        let walk = Walk { model: &model, ws: &part, caption: &alone };
         walk.set_time(&[700.0], mask(1).as_deref()).unwrap();
         walk.forward(&z, None).unwrap();
-        assert!(half.prediction().to_f32().unwrap() == conditional, "frames held: {frame_masked}");
-        assert!(half.conditional().is_err());
+        assert!(part.prediction().to_f32().unwrap() == halves[half.index()], "{half:?}, frames held: {frame_masked}");
+        assert!(part.half(half).is_err() && alone.half(half).is_err());
     }
 }
 
@@ -139,7 +138,7 @@ fn modules_are_reused_as_sums_by_hand_say() {
         assert_eq!(store.bytes(), (2 + 2 + 1 + 2) * bytes);
         // Keeping changes no bit.
         embed(walk, 0.3, 700.0);
-        store.begin((set(&[]), set(&[0, 1, 2, 3])));
+        store.begin(Plan::Partial { reused: set(&[]), kept: set(&[0, 1, 2, 3]) });
         walk.blocks(0..last, Some(&mut store)).unwrap();
         assert!(ws.x().to_f32().unwrap() == x);
 
@@ -155,7 +154,7 @@ fn modules_are_reused_as_sums_by_hand_say() {
             }
             let expected = ws.x().to_f32().unwrap();
             embed(walk, 0.9, 400.0);
-            store.begin((set(reused), set(&[])));
+            store.begin(Plan::Partial { reused: set(reused), kept: set(&[]) });
             walk.blocks(0..last, Some(&mut store)).unwrap();
             let error = off(&ws.x().to_f32().unwrap(), &expected);
             println!("packed {packed}, groups {reused:?}: off by {error:.1e}");
