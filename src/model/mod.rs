@@ -2,6 +2,7 @@
 //! them into a forward pass. Autoencoders are in [`vae`].
 
 mod autoencoder;
+mod container;
 mod dit;
 mod error;
 mod naming;

@@ -18,7 +18,7 @@ const WRAPPERS: [&str; 10] = [
 ];
 
 /// What stands before the names to take, if others are there too, the first one the better.
-const SETS: [&str; 3] = ["ema.", "ema_model.", "model.diffusion_model."];
+const SETS: [&str; 4] = ["ema.", "ema_model.", "state_dict.", "model.diffusion_model."];
 
 /// What is before the names of a checkpoint.
 #[derive(Debug)]

@@ -27,12 +27,14 @@ pub(super) fn published(weights: Weights<'_>) -> Weights<'_> {
     if !weights.has("condition_embedder.time_proj.weight") {
         return weights;
     }
-    weights.renamed(|name| match name {
-        // The table of the head; those of the blocks have the block's name before it.
-        "scale_shift_table" => "head.modulation".into(),
-        name => {
-            let name = name.replace(".scale_shift_table", ".modulation");
-            PARTS.iter().fold(name, |name, (published, diffusers)| name.replace(diffusers, published))
-        }
+    weights.renamed(|name| {
+        Some(match name {
+            // The table of the head; those of the blocks have the block's name before it.
+            "scale_shift_table" => "head.modulation".into(),
+            name => {
+                let name = name.replace(".scale_shift_table", ".modulation");
+                PARTS.iter().fold(name, |name, (published, diffusers)| name.replace(diffusers, published))
+            }
+        })
     })
 }
