@@ -20,7 +20,6 @@ pub use autoencoder::{Autoencoder, PatchDecoder, Pixels, Progress};
 pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;
-pub(crate) use naming::Naming;
 pub use sizes::{Flops, Geometry, TransformerShape, WeightBytes};
 pub use stdit3::{StDiT3, StDiT3Config};
 pub use transformer::{Added, Caption, Trace, Transformer};

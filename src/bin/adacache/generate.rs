@@ -77,7 +77,8 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     }
 
     let device = args.device.open()?;
-    let groups = embed(args, &source, groups, embedding.as_ref())?;
+    device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
+    let groups = embed(args, &device, &source, groups, embedding.as_ref())?;
     let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
@@ -212,6 +213,7 @@ fn embedding(args: &Args, source: &ModelSource) -> anyhow::Result<Option<Embeddi
 /// The videos with their prompts embedded.
 fn embed(
     args: &Args,
+    device: &Device,
     source: &ModelSource,
     groups: Vec<Vec<Video>>,
     given: Option<&Embedding>,
@@ -224,7 +226,8 @@ fn embed(
                 let what = if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) };
                 out::note(format_args!("embedding {what}"));
             }
-            source.embed(&prompts, &TextOptions { scores: args.scores() }, &mut |_, _| interrupt::go_on())?
+            let options = TextOptions { scores: args.scores() };
+            source.embed(&prompts, &options, device, args.dtype, &mut |_, _| interrupt::go_on())?
         }
     };
     let mut prompts = prompts.into_iter();

@@ -1,6 +1,5 @@
 //! Open-Sora 1.2: sizes and settings as published, its prompts, and its checkpoint.
 
-mod embed;
 mod mojibake;
 mod presets;
 mod prompt;
@@ -13,6 +12,7 @@ use half::bf16;
 
 pub use self::presets::presets;
 pub use self::prompt::prepare_prompt;
+use super::embed::Encoder;
 use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
@@ -196,9 +196,15 @@ impl Source for Opened {
         &self,
         prompts: &[PromptText],
         options: &TextOptions,
+        device: &Device,
+        dtype: DType,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
-        embed::embed(self.files()?, self.model.shape(), prompts, options, progress)
+        options.scores.check()?;
+        let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
+        let prepare = |prompt: &PromptText| prepare_prompt(&prompt.to_string(), &options.scores);
+        let embedded = encoder.embed(&prompts.iter().map(prepare).collect::<Vec<_>>(), progress)?;
+        Ok(prompts.iter().cloned().zip(embedded).map(|(prompt, embedding)| Prompt::new(prompt, embedding)).collect())
     }
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
