@@ -3,8 +3,12 @@
 use super::backend::{Handle, Result};
 use super::core::{Device, Memory};
 use super::error::DeviceError;
+use super::info::DeviceKind;
 use super::recording::Command;
 use std::sync::atomic::Ordering;
+
+/// Bytes of a GPU's free memory reserved for kernel code, pages that allocations fill only in part, and other programs.
+pub const HEADROOM: usize = 512 << 20;
 
 /// Host memory that a device copies from while it computes: page-locked if there is a GPU.
 pub struct HostMemory {
@@ -76,5 +80,18 @@ impl Device {
     /// Memory that the driver uses itself (its context, kernel code) is not counted.
     pub fn limit_memory(&self, bytes: Option<usize>) {
         self.0.limit.store(bytes.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// The bytes that may still be allocated: within the limit, else the free memory of a GPU, less [`HEADROOM`]. `None`: the virtual GPU without
+    /// a limit, which keeps everything.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn available(&self) -> Result<Option<usize>> {
+        match self.0.limit.load(Ordering::Relaxed) {
+            usize::MAX if self.info().kind != DeviceKind::Cuda => Ok(None),
+            usize::MAX => Ok(Some(self.memory()?.free.saturating_sub(HEADROOM))),
+            limit => Ok(Some(limit.saturating_sub(self.allocated_bytes()))),
+        }
     }
 }

@@ -32,7 +32,7 @@ mod vm;
 pub use core::{Device, Event, LaunchObserver, Memory, PendingRead};
 pub use dry::DryConfig;
 pub use error::{DeviceError, GpuFault};
-pub use fetch::HostMemory;
+pub use fetch::{HEADROOM, HostMemory};
 pub use graph::Graph;
 pub use info::{DeviceInfo, DeviceKind, Launch, MemoryInfo, Work};
 pub use interrupt::Interrupter;

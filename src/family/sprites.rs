@@ -326,6 +326,8 @@ impl Source for Opened {
         &self,
         prompts: &[PromptText],
         _options: &TextOptions,
+        _device: &Device,
+        _dtype: DType,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
         let (channels, length) = (self.model.caption_channels, self.config.prompt_length);

@@ -9,28 +9,6 @@ use super::error::CheckpointError;
 use super::files::{files_in, problem, read, weight_files};
 use super::published::{Part, Published};
 
-/// The text encoder's weights.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TextWeights {
-    /// One file or shards.
-    Safetensors(Vec<PathBuf>),
-    /// In the format of `torch.save`, one file or shards.
-    Pickle(Vec<PathBuf>),
-    /// Quantised.
-    Gguf(PathBuf),
-}
-
-impl TextWeights {
-    /// The files.
-    pub fn files(&self) -> &[PathBuf] {
-        match self {
-            TextWeights::Safetensors(files) | TextWeights::Pickle(files) => files,
-            TextWeights::Gguf(file) => std::slice::from_ref(file),
-        }
-    }
-}
-
 /// The status of one checkpoint file, determined without reading all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileStatus {
@@ -181,17 +159,6 @@ impl Checkpoint {
         let names = self.weight_names(part).unwrap_or_default();
         let weights = names.iter().filter(|name| !name.ends_with(".json"));
         Ok(weights.map(|name| self.file(part, name)).collect())
-    }
-
-    /// The text encoder's weights; call [`Checkpoint::require`] first.
-    pub fn text_weights(&self) -> Result<TextWeights, CheckpointError> {
-        let files = self.weights(Part::Text)?;
-        let first = files[0].extension().unwrap_or_default().to_owned();
-        Ok(match first.to_str() {
-            Some("gguf") => TextWeights::Gguf(files[0].clone()),
-            Some("safetensors") => TextWeights::Safetensors(files),
-            _ => TextWeights::Pickle(files),
-        })
     }
 }
 

@@ -5,12 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::store::inside;
-use crate::messages;
 use crate::model::Weights;
 
 /// The names of the files in a folder, sorted; none if there is no folder.
@@ -107,13 +105,8 @@ pub(super) fn problem_of(path: &Path, name: &str) -> Option<String> {
         return Some(other);
     }
     let result = match ending {
-        "safetensors" => Weights::open(path).map(drop).map_err(|e| e.to_string()),
         "json" => json(path, name),
-        "bin" | "pt" | "pth" | "ckpt" => match candle_core::pickle::read_pth_tensor_info(path, false, None) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(format!("not a complete file of torch.save: {}", messages::reason(e))),
-        },
-        "gguf" => gguf(path),
+        _ if is_weights(name) => Weights::open(path).map(drop).map_err(|e| e.to_string()),
         _ => Ok(()),
     };
     result.err()
@@ -138,7 +131,8 @@ fn other_kind(start: &[u8], ending: &str) -> Option<String> {
     if begins.starts_with("<?xml") {
         return Some("it is an XML message, saved in place of the file".into());
     }
-    let torch = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02") || start.starts_with(b"\x80\x04");
+    // A zip archive, or the number with which older versions begin.
+    let torch = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02\x8a\x0al\xfc");
     match ending {
         "json" => None,
         _ if begins.starts_with("{\"error") => {
@@ -148,6 +142,8 @@ fn other_kind(start: &[u8], ending: &str) -> Option<String> {
         "safetensors" | "bin" | "pt" | "pth" | "ckpt" if start.starts_with(b"GGUF") => {
             Some("it is a GGUF file under another name: rename it to end with .gguf".into())
         }
+        "bin" | "pt" | "pth" | "ckpt" if !torch => Some("it is no file of torch.save".into()),
+        "gguf" if !start.starts_with(b"GGUF") => Some("it is no GGUF file".into()),
         _ => None,
     }
 }
@@ -164,19 +160,6 @@ fn json(path: &Path, name: &str) -> Result<(), String> {
         Some(file) => Err(format!("its shard {file} is no file of this folder")),
         None => Ok(()),
     }
-}
-
-/// Whether a GGUF file has the size that its header implies.
-fn gguf(path: &Path) -> Result<(), String> {
-    let mut file = File::open(path).map_err(|e| e.to_string())?;
-    let content =
-        gguf_file::Content::read(&mut file).map_err(|e| format!("not a GGUF file: {}", messages::reason(e)))?;
-    let ends = content.tensor_infos.values().map(|info| {
-        let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-        content.tensor_data_offset + info.offset + (blocks * info.ggml_dtype.type_size()) as u64
-    });
-    let (needed, there) = (ends.max().unwrap_or(0), file.metadata().map_err(|e| e.to_string())?.len());
-    if there < needed { Err(format!("the file ends after {there} of {needed} bytes")) } else { Ok(()) }
 }
 
 pub(super) fn read(path: &Path) -> Option<String> {
@@ -232,6 +215,11 @@ mod tests {
             ("t5.gguf", b"{\"error\":\"Repository not found\"}", "Repository not found"),
             ("model.safetensors", b"PK\x03\x04....", "torch.save"),
             ("model.safetensors", b"GGUF....", "GGUF"),
+            ("t5.gguf", b"something", "no GGUF file"),
+            ("t5.gguf", b"GGUF\x03\0\0\0", "ends after 8 bytes"),
+            ("t5.pt", b"something", "no file of torch.save"),
+            ("t5.pt", b"PK\x03\x04....", "the file is cut"),
+            ("t5.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "before PyTorch 1.6"),
             ("model.safetensors", b"", "empty"),
             ("model.safetensors.index.json", b"{\"weight_map\": {\"a\": \"../b\"}}", "../b"),
             ("model.safetensors.index.json", b"{}", "weight_map"),

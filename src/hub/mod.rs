@@ -16,7 +16,7 @@ mod pull;
 mod settings;
 mod store;
 
-pub use checkpoint::{Checkpoint, FileStatus, TextWeights, cache_dir};
+pub use checkpoint::{Checkpoint, FileStatus, cache_dir};
 pub(crate) use digest::hex;
 pub use digest::sha256;
 pub use error::{CheckpointError, HubError};

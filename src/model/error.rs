@@ -24,22 +24,39 @@ pub enum ModelError {
         /// The error and the expected value.
         reason: String,
     },
-    /// The safetensors container is broken (truncated, bad header).
-    #[error("{file} is not a complete safetensors file: {reason}; download it again or restore it from its source")]
+    /// A file of weights is broken (truncated, bad header).
+    #[error("{file} is not a complete {kind}: {reason}; download it again or restore it from its source")]
     Container {
         /// The file.
         file: String,
+        /// What it is by its first bytes: `safetensors file`, `GGUF file` or `file of torch.save`.
+        kind: &'static str,
         /// The reader's message.
         reason: String,
     },
-    /// Weights in another format.
-    #[error(
-        "{file} is a file of torch.save, and only text encoders are read from those; convert it once: python3 -c \"import torch, \
-         safetensors.torch as s; w = torch.load('{file}', map_location='cpu', weights_only=True); w = w.get('ema', w.get('state_dict', w)); \
-         s.save_file({{k: v.contiguous() for k, v in w.items()}}, 'model.safetensors')\""
-    )]
-    NotSafetensors {
+    /// A file of weights is whole, and holds what is not read here.
+    #[error("{file} is a {kind} that is not read here: {reason}")]
+    Unsupported {
         /// The file.
+        file: String,
+        /// What it is by its first bytes, as in [`ModelError::Container`].
+        kind: &'static str,
+        /// What it holds.
+        reason: String,
+    },
+    /// Weights in the form that PyTorch wrote before version 1.6.
+    #[error(
+        "{file} is a file of torch.save from before PyTorch 1.6; convert it once: python3 -c \"import torch; \
+         torch.save(torch.load('{file}', map_location='cpu', weights_only=True), '{file}')\""
+    )]
+    OldTorch {
+        /// The file.
+        file: String,
+    },
+    /// Two shards hold the same tensor.
+    #[error("{file}: two shards hold the same tensor; is its index the right one?")]
+    SameTensor {
+        /// The files.
         file: String,
     },
     /// A LoRA does not belong to the model.

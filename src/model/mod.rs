@@ -2,6 +2,7 @@
 //! them into a forward pass. Autoencoders are in [`vae`].
 
 mod autoencoder;
+mod container;
 mod dit;
 mod error;
 mod lora;
@@ -21,7 +22,6 @@ pub use dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 pub use dit::streaming::{BlockWeights, SLOTS};
 pub use error::ModelError;
 pub use lora::LoraFile;
-pub(crate) use naming::Naming;
 pub use sizes::{Flops, Geometry, TransformerShape, WeightBytes};
 pub use stdit3::{StDiT3, StDiT3Config};
 pub use transformer::{Added, Caption, Trace, Transformer};

@@ -18,11 +18,11 @@ const WRAPPERS: [&str; 10] = [
 ];
 
 /// What stands before the names to take, if others are there too, the first one the better.
-const SETS: [&str; 3] = ["ema.", "ema_model.", "model.diffusion_model."];
+const SETS: [&str; 4] = ["ema.", "ema_model.", "state_dict.", "model.diffusion_model."];
 
 /// What is before the names of a checkpoint.
 #[derive(Debug)]
-pub(crate) struct Naming {
+pub(super) struct Naming {
     prefix: String,
     /// An example of the names that are left out.
     other: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Naming {
 
 impl Naming {
     /// Finds out what is before `names`.
-    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Naming {
+    pub(super) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Naming {
         let all: Vec<&str> = names.collect();
         let mut rest: Vec<&str> = all.iter().copied().filter(|name| !is_mark(name)).collect();
         let (mut prefix, mut other) = (String::new(), None);
@@ -52,17 +52,17 @@ impl Naming {
     }
 
     /// The plain name; `None` if the tensor is left out.
-    pub(crate) fn plain<'a>(&self, name: &'a str) -> Option<&'a str> {
+    pub(super) fn plain<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&*self.prefix).filter(|_| !is_mark(name))
     }
 
     /// The tensors that are left out.
-    pub(crate) fn left_out(&self) -> usize {
+    pub(super) fn left_out(&self) -> usize {
         self.left_out
     }
 
     /// What a user should know.
-    pub(crate) fn remark(&self) -> Option<String> {
+    pub(super) fn remark(&self) -> Option<String> {
         let other = self.other.as_ref()?;
         Some(format!("of its sets of weights `{}*` is taken; `{other}` and others are left out", self.prefix))
     }

@@ -1,33 +1,17 @@
-//! Weights from safetensors files: every expected name and shape and every value is checked; leftover tensors are an error.
+//! Weights from files: every expected name and shape and every value is checked; leftover tensors are an error.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensors};
+use half::f16;
 
 use super::ModelError;
+use super::container::{Container, Encoding, Stored};
 use super::naming::Naming;
 use crate::device::{Device, DryConfig};
 use crate::tensor::{DType, Tensor, f32_to_bytes};
-
-/// Bytes of a safetensors file, mapped or embedded.
-enum Source<'a> {
-    Mapped(memmap2::Mmap),
-    Embedded(&'a [u8]),
-}
-
-impl Source<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Source::Mapped(map) => map,
-            Source::Embedded(bytes) => bytes,
-        }
-    }
-}
 
 /// The two shapes of a weight whose layout changes when it is loaded: see [`Weights::arranged`].
 #[derive(Clone, Copy)]
@@ -36,39 +20,6 @@ pub struct Arrangement<'a> {
     pub file: &'a [usize],
     /// On the device.
     pub tensor: &'a [usize],
-}
-
-/// A safetensors file's content.
-struct Container<'a> {
-    file: String,
-    source: Source<'a>,
-    metadata: Metadata,
-    /// Where the tensor data begins: after the length and the header.
-    data_start: usize,
-}
-
-impl Container<'_> {
-    fn open(path: &Path) -> Result<Container<'static>, ModelError> {
-        let file = path.display().to_string();
-        let io = |source| ModelError::Io { file: file.clone(), source };
-        let handle = File::open(path).map_err(io)?;
-        // SAFETY: the mapping is read-only; a file that another process truncates meanwhile is outside what we guard against,
-        // as with every mmap reader of checkpoints.
-        let map = unsafe { memmap2::Mmap::map(&handle) }.map_err(io)?;
-        Container::new(file, Source::Mapped(map))
-    }
-
-    fn new(file: String, source: Source<'_>) -> Result<Container<'_>, ModelError> {
-        let (header_bytes, metadata) = SafeTensors::read_metadata(source.bytes())
-            .map_err(|e| ModelError::Container { file: file.clone(), reason: e.to_string() })?;
-        Ok(Container { file, source, metadata, data_start: 8 + header_bytes })
-    }
-
-    fn data(&self, info: &TensorInfo) -> &[u8] {
-        let (start, end) = info.data_offsets;
-        // read_metadata has checked that every tensor lies inside the file.
-        &self.source.bytes()[self.data_start + start..self.data_start + end]
-    }
 }
 
 /// Something that is added to tensors when they are read.
@@ -80,7 +31,7 @@ pub(super) trait Addition {
     fn add(&self, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), ModelError>;
 }
 
-/// Open safetensors files; tensors are taken by name, and [`Weights::finish`] reports the rest.
+/// Open files of weights (safetensors, GGUF, `torch.save`); tensors are taken by name, and [`Weights::finish`] reports the rest.
 pub struct Weights<'a> {
     file: String,
     /// `None`: every requested tensor exists and is zero.
@@ -94,7 +45,10 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Maps the file at `path`.
+    /// Maps the file at `path`. Its first bytes tell its form: safetensors, GGUF, or a zip archive of `torch.save`.
+    ///
+    /// # Errors
+    /// A file that is cut or damaged, or holds what is not read.
     pub fn open(path: &Path) -> Result<Weights<'static>, ModelError> {
         Ok(Weights::of(vec![Container::open(path)?]))
     }
@@ -103,11 +57,8 @@ impl<'a> Weights<'a> {
     /// `model.diffusion_model.`, …), and of several sets the averaged one is taken.
     ///
     /// # Errors
-    /// As [`Weights::open`]; and files that are no safetensors, or hold the same tensor.
+    /// As [`Weights::open`]; and files that hold the same tensor.
     pub fn open_checkpoint(files: &[PathBuf]) -> Result<Weights<'static>, ModelError> {
-        if let Some(file) = files.iter().find(|path| path.extension().is_none_or(|e| e != "safetensors")) {
-            return Err(ModelError::NotSafetensors { file: file.display().to_string() });
-        }
         let containers = files.iter().map(|path| Container::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut weights = Weights::of(containers);
         let naming = Naming::of(weights.places.keys().map(String::as_str));
@@ -116,23 +67,21 @@ impl<'a> Weights<'a> {
         }
         let named = |(name, place): (String, (usize, String))| Some((naming.plain(&name)?.to_owned(), place));
         weights.places = std::mem::take(&mut weights.places).into_iter().filter_map(named).collect();
-        let tensors: usize = weights.containers.iter().flatten().map(|c| c.metadata.tensors().len()).sum();
+        let tensors: usize = weights.containers.iter().flatten().map(|c| c.tensors.len()).sum();
         match tensors == weights.places.len() + naming.left_out() {
             true => Ok(weights),
-            false => {
-                Err(ModelError::Container { file: weights.file, reason: "two shards hold the same tensor".into() })
-            }
+            false => Err(ModelError::SameTensor { file: weights.file }),
         }
     }
 
     /// Parses a file that is already in memory; `name` identifies it in errors.
     pub fn from_bytes(name: &str, bytes: &'a [u8]) -> Result<Weights<'a>, ModelError> {
-        Ok(Weights::of(vec![Container::new(name.into(), Source::Embedded(bytes))?]))
+        Ok(Weights::of(vec![Container::embedded(name.into(), bytes)?]))
     }
 
     fn of(containers: Vec<Container<'a>>) -> Self {
         let tensors = |(index, container): (usize, &Container<'_>)| -> Vec<_> {
-            container.metadata.tensors().into_keys().map(|name| (name.clone(), (index, name))).collect()
+            container.tensors.keys().map(|name| (name.clone(), (index, name.clone()))).collect()
         };
         let places = containers.iter().enumerate().flat_map(tensors).collect();
         let mut file = containers.first().map_or_else(String::new, |first| first.file.clone());
@@ -159,9 +108,10 @@ impl<'a> Weights<'a> {
         Ok(weights.taken())
     }
 
-    /// The same tensors under other names: `rename` turns a name in the files into the one by which the tensor is asked for.
-    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Weights<'a> {
-        let places = self.places.iter().map(|(name, place)| (rename(name), place.clone())).collect();
+    /// The same tensors under other names: `rename` turns a name in the files into the one by which the tensor is asked for; `None` leaves the
+    /// tensor out.
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Weights<'a> {
+        let places = self.places.iter().filter_map(|(name, place)| Some((rename(name)?, place.clone()))).collect();
         Weights { places, ..self }
     }
 
@@ -176,10 +126,10 @@ impl<'a> Weights<'a> {
         self.places.keys().map(String::as_str)
     }
 
-    fn find(&self, name: &str) -> Option<(&Container<'a>, &TensorInfo)> {
+    fn find(&self, name: &str) -> Option<(&Container<'a>, &Stored)> {
         let (index, name) = self.places.get(name)?;
         let container = &self.containers.as_ref()?[*index];
-        Some((container, container.metadata.info(name)?))
+        Some((container, container.tensors.get(name)?))
     }
 
     /// The file's name for messages; of several, the first.
@@ -197,8 +147,8 @@ impl<'a> Weights<'a> {
         Some(self.find(name)?.1.shape.clone())
     }
 
-    /// The file, the type and the bytes of tensor `name`, which must have exactly `shape`.
-    fn data(&self, name: &str, shape: &[usize]) -> Result<(&str, Dtype, &[u8]), ModelError> {
+    /// The file, the encoding and the bytes of tensor `name`, which must have exactly `shape`.
+    fn data(&self, name: &str, shape: &[usize]) -> Result<(&str, &Encoding, Cow<'_, [u8]>), ModelError> {
         let (tensor, expected) = (name.to_owned(), shape.to_vec());
         let Some((container, info)) = self.find(name) else {
             return Err(ModelError::MissingTensor { file: self.file.clone(), tensor, expected });
@@ -207,7 +157,7 @@ impl<'a> Weights<'a> {
             let (file, found) = (container.file.clone(), info.shape.clone());
             return Err(ModelError::WrongShape { file, tensor, found, expected });
         }
-        Ok((&container.file, info.dtype, container.data(info)))
+        Ok((&container.file, &info.encoding, container.data(info)))
     }
 
     /// The values of tensor `name`, which must have exactly `shape`, as f32.
@@ -216,27 +166,22 @@ impl<'a> Weights<'a> {
             self.take(name, shape);
             return Ok(vec![0.0; shape.iter().product()]);
         }
-        let (file, dtype, data) = self.data(name, shape)?;
-        let mut values = self.floats(name, file, dtype, data)?;
+        let (file, encoding, data) = self.data(name, shape)?;
+        let mut values = self.floats(name, file, encoding, &data)?;
         self.take(name, shape);
         self.additions.iter().try_for_each(|addition| addition.add(name, shape, &mut values))?;
         Ok(values)
     }
 
     /// The bytes of a tensor, or of a part of it, as f32; they must be finite.
-    fn floats(&self, name: &str, file: &str, dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ModelError> {
+    fn floats(&self, name: &str, file: &str, encoding: &Encoding, data: &[u8]) -> Result<Vec<f32>, ModelError> {
         let file = || file.to_owned();
-        let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let values: Vec<f32> = match dtype {
-            Dtype::BF16 => halves().map(|b| bf16::from_bits(b).to_f32()).collect(),
-            Dtype::F16 => halves().map(|b| f16::from_bits(b).to_f32()).collect(),
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F8_E4M3 => self.scaled(name, data.iter().map(|b| from_e4m3(*b)))?,
-            Dtype::F8_E5M2 => self.scaled(name, data.iter().map(|b| f16::from_bits(u16::from(*b) << 8).to_f32()))?,
-            other => {
-                return Err(ModelError::WrongType { file: file(), tensor: name.into(), found: format!("{other:?}") });
-            }
+        let Some(mut values) = encoding.floats(data) else {
+            return Err(ModelError::WrongType { file: file(), tensor: name.into(), found: encoding.name() });
         };
+        if matches!(encoding, Encoding::F8E4M3 | Encoding::F8E5M2) {
+            self.scale(name, &mut values)?;
+        }
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(ModelError::NotFinite { file: file(), tensor: name.into(), value: values[index], index });
         }
@@ -250,9 +195,9 @@ impl<'a> Weights<'a> {
             return Ok(vec![0; shape.iter().product()]);
         }
         match self.data(name, shape)? {
-            (_, Dtype::I64, data) => Ok(data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
+            (_, Encoding::I64, data) => Ok(data.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()),
             (file, other, _) => {
-                Err(ModelError::WrongType { file: file.into(), tensor: name.into(), found: format!("{other:?}") })
+                Err(ModelError::WrongType { file: file.into(), tensor: name.into(), found: other.name() })
             }
         }
     }
@@ -263,28 +208,29 @@ impl<'a> Weights<'a> {
         if self.containers.is_none() {
             return Ok(vec![0.0; indices.len() * width]);
         }
-        let (file, dtype, data) = self.data(name, &[rows, width])?;
+        let (file, encoding, data) = self.data(name, &[rows, width])?;
         let bytes = data.len() / rows.max(1);
         let row = |&index: &u32| match data.get(index as usize * bytes..(index as usize + 1) * bytes) {
-            Some(row) => self.floats(name, file, dtype, row),
+            Some(row) => self.floats(name, file, encoding, row),
             None => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
         };
         Ok(indices.iter().map(row).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// Values in eight bits times their factor, which is a tensor beside theirs, if there is one.
-    fn scaled(&self, name: &str, values: impl Iterator<Item = f32>) -> Result<Vec<f32>, ModelError> {
+    /// Multiplies values in eight bits by their factor, which is a tensor beside theirs, if there is one.
+    fn scale(&self, name: &str, values: &mut [f32]) -> Result<(), ModelError> {
         let beside = |ending: &str| Some(format!("{}.{ending}", name.strip_suffix(".weight")?));
         // What activations are divided by is of no use here.
         for unused in ["scale_input", "input_scale"].into_iter().filter_map(beside).filter(|name| self.has(name)) {
             self.take(&unused, &[]);
         }
         let factor = ["scale_weight", "weight_scale"].into_iter().filter_map(beside).find(|name| self.has(name));
-        let Some(factor) = factor else { return Ok(values.collect()) };
+        let Some(factor) = factor else { return Ok(()) };
         let shape = self.shape(&factor).unwrap_or_default();
         let shape = if shape.iter().product::<usize>() == 1 { shape } else { vec![] };
         let factor = self.values(&factor, &shape)?[0];
-        Ok(values.map(|value| value * factor).collect())
+        values.iter_mut().for_each(|value| *value *= factor);
+        Ok(())
     }
 
     fn take(&self, name: &str, shape: &[usize]) {
@@ -359,19 +305,9 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A value of four bits of exponent and three of mantissa, without infinities.
-fn from_e4m3(bits: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
-    let magnitude = match (exponent, bits & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa * 2f32.powi(-9),
-        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
-    };
-    if bits & 0x80 == 0 { magnitude } else { -magnitude }
-}
-
 #[cfg(test)]
 mod tests {
+    use safetensors::Dtype;
     use safetensors::tensor::TensorView;
 
     use super::*;
@@ -383,11 +319,6 @@ mod tests {
 
     #[test]
     fn eight_bit_floats_are_read_and_scaled() {
-        assert_eq!(
-            [0x00, 0x01, 0x08, 0x38, 0x7e, 0xb8].map(from_e4m3),
-            [0.0, 2f32.powi(-9), 2f32.powi(-6), 1.0, 448.0, -1.0]
-        );
-        assert!(from_e4m3(0x7f).is_nan());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.safetensors");
         let (two, half) = (2f32.to_le_bytes(), 0.5f32.to_le_bytes());
@@ -425,7 +356,8 @@ mod tests {
         let twice =
             Weights::open_checkpoint(&[path("1.safetensors"), path("1.safetensors")]).err().unwrap().to_string();
         assert!(twice.contains("the same tensor"), "{twice}");
-        let pickle = Weights::open_checkpoint(&[path("ema.pt")]).err().unwrap().to_string();
-        assert!(pickle.contains("ema.pt") && pickle.contains("torch.save"), "{pickle}");
+        std::fs::write(path("old.pt"), b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").unwrap();
+        let old = Weights::open_checkpoint(&[path("old.pt")]).err().unwrap().to_string();
+        assert!(old.contains("old.pt") && old.contains("torch.save"), "{old}");
     }
 }

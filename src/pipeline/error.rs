@@ -83,6 +83,7 @@ impl PipelineError {
     pub fn is_stop(&self) -> bool {
         match self {
             PipelineError::Sample(error) => error.is_stop(),
+            PipelineError::Encoder(error) => error.is_stop(),
             PipelineError::Output(error) => matches!(error, OutputError::Stopped),
             _ => false,
         }

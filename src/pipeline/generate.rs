@@ -17,14 +17,11 @@ use super::request::{Request, cache_config, check_settings, is_guided};
 use super::settings::{Settings, codebook};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
 use crate::cache::{CacheConfig, ComputeAll, Policy};
-use crate::device::{Device, DeviceKind, DryConfig};
+use crate::device::{Device, DryConfig};
 use crate::media::{Frames, Latents};
 use crate::model::{Autoencoder, Caption, Geometry, Transformer, TransformerShape};
 use crate::sampler::{FrameConditioning, Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
 use crate::tensor::DType;
-
-/// Bytes of a GPU's free memory reserved for kernel code, pages that allocations fill only in part, and other programs.
-pub const HEADROOM: usize = 512 << 20;
 
 /// A model on a device, ready to generate.
 pub struct Pipeline {
@@ -42,8 +39,9 @@ impl Request {
     pub fn new(pipeline: &Pipeline, prompt: &str) -> Result<Request, PipelineError> {
         let PipelineConfig { default_steps: steps, default_cfg_scale: cfg_scale, .. } = *pipeline.config();
         let prompt = pipeline.source.read_prompt(prompt)?;
-        let embedded =
-            pipeline.source.embed(&[prompt], &TextOptions::default(), &mut |_, _| ControlFlow::Continue(()))?;
+        let (device, dtype) = (&pipeline.device, pipeline.model.dtype());
+        let go_on = &mut |_, _| ControlFlow::Continue(());
+        let embedded = pipeline.source.embed(&[prompt], &TextOptions::default(), device, dtype, go_on)?;
         Ok(Request {
             prompt: embedded.into_iter().next().expect("a prompt has an embedding"),
             steps,
@@ -69,16 +67,15 @@ impl Pipeline {
     /// of the transformer's blocks stay in host memory and are copied when they are needed. The result is bit-identical. From here on the
     /// device allocates no more than the budget; memory that the driver allocates for itself is not counted.
     ///
-    /// Without a budget the limit is the free memory of a GPU, less [`HEADROOM`], and it is not enforced; the virtual GPU then keeps
-    /// everything.
+    /// Without a budget the limit is [`Device::available`]: the free memory of a GPU, less [`HEADROOM`](crate::device::HEADROOM), which is not
+    /// enforced; the virtual GPU then keeps everything.
     ///
     /// # Errors
     /// [`PipelineError::Budget`] with every summand, before anything is uploaded; as [`Pipeline::load`].
     pub fn load_within(job: &Job, device: &Device, budget: Option<usize>) -> Result<Pipeline, PipelineError> {
         let available = match budget {
             Some(budget) => Some(budget),
-            None if device.info().kind == DeviceKind::Cuda => Some(device.memory()?.free.saturating_sub(HEADROOM)),
-            None => None,
+            None => device.available()?,
         };
         let streamed = match available {
             Some(available) => job.needs(device)?.streamed(available)?,

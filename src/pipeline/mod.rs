@@ -39,7 +39,7 @@ mod source;
 
 pub use conditioning::{Given, MaskStrategy};
 pub use error::PipelineError;
-pub use generate::{HEADROOM, Pipeline};
+pub use generate::Pipeline;
 pub use generation::{Decoded, Generation, OnFrame};
 pub use job::{Deciding, Job};
 pub use long::Looping;

@@ -50,15 +50,17 @@ pub trait Source: Send + Sync {
     /// A prompt that the model does not understand.
     fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError>;
 
-    /// Embeds prompts. `progress` is called with the embedded prompts and the total, and may stop the work. A text encoder is loaded only
-    /// if an embedding is not yet on disk, and released before this returns.
+    /// Embeds prompts. `progress` is called with the embedded prompts and the total, and may stop the work. A text encoder is loaded onto
+    /// `device`, for a model that runs in `dtype`, only if an embedding is not yet on disk, and released before this returns.
     ///
     /// # Errors
-    /// Files of the encoder that are missing or damaged; `progress` asked to stop.
+    /// Files of the encoder that are missing or damaged; out of memory; `progress` asked to stop.
     fn embed(
         &self,
         prompts: &[PromptText],
         options: &TextOptions,
+        device: &Device,
+        dtype: DType,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError>;
 

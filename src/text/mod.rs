@@ -1,4 +1,4 @@
-//! Text encoders: the fixed table of the sprites model, and T5.
+//! Text encoders: the fixed table of the sprites model, T5 and umT5.
 
 mod error;
 mod t5;
@@ -8,7 +8,7 @@ mod words;
 use std::path::Path;
 
 pub use error::EncoderError;
-pub use t5::T5;
+pub use t5::{T5, T5Files};
 pub use tokens::{Cut, Tokenised, Tokens};
 pub use words::{TextEncoder, TextError, UnknownWord, Vocabulary, Words};
 

@@ -1,11 +1,11 @@
 //! T5's tokens of a prompt, as many as the model reads, and what of a longer prompt is cut.
 
 use std::fmt;
+use std::path::Path;
 
 use tokenizers::Tokenizer;
 
 use super::error::{EncoderError, failed, fault};
-use crate::hub::{Checkpoint, Part};
 
 /// Words of what is cut that a message shows.
 const SHOWN: usize = 8;
@@ -51,15 +51,14 @@ impl fmt::Display for Cut {
 }
 
 impl Tokens {
-    /// The tokenizer of `checkpoint` for prompts of at most `most` tokens, the end-of-sentence token included.
+    /// The tokenizer in the file `path` (`tokenizer.json`), for prompts of at most `most` tokens, the end-of-sentence token included.
     ///
     /// # Errors
     /// A file that is missing or no tokenizer.
-    pub fn load(checkpoint: &Checkpoint, most: usize) -> Result<Tokens, EncoderError> {
-        let path = checkpoint.file(Part::Text, "tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(fault(&path))?;
+    pub fn load(path: &Path, most: usize) -> Result<Tokens, EncoderError> {
+        let mut tokenizer = Tokenizer::from_file(path).map_err(fault(path))?;
         // Cut here: a tokenizer that cuts does not look at the rest.
-        tokenizer.with_truncation(None).map_err(fault(&path))?;
+        tokenizer.with_truncation(None).map_err(fault(path))?;
         tokenizer.with_padding(None);
         Ok(Tokens { tokenizer, most })
     }

@@ -265,6 +265,8 @@ impl Source for ToySource {
         &self,
         prompts: &[PromptText],
         _options: &TextOptions,
+        _device: &Device,
+        _dtype: DType,
         _progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
         let embedding = || Embedding { values: vec![1.0], tokens: 1 };

@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use crate::common::text;
+use crate::written::{self, Kind};
 use crate::{GENERATE, MODEL, adacache, fails, repositories, succeeds};
 
 /// Tensors: name, type, shape, bytes.
@@ -154,15 +155,33 @@ fn eight_bit_checkpoints_give_what_their_values_give() {
     let (expected, _) = scene.generated();
     write(&files[0], &forms[0][0]);
     assert!(scene.generated().0 == expected, "the transformer in eight bits");
-    // The text encoder's are computed in f32 from either.
     write(&files[1], &named(&forms[1][0], |name| format!("module.{name}")));
     assert!(scene.generated().0 == expected, "the text encoder in eight bits");
-    let mut factors = forms[1][0].clone();
-    factors.push(("encoder.block.0.layer.0.SelfAttention.q.scale_weight".into(), Dtype::F32, vec![], vec![0; 4]));
+    // One tensor with a factor, and its products.
+    let name = "encoder.block.0.layer.0.SelfAttention.q";
+    let [mut factors, mut products] = forms[1].clone();
+    let product = products.iter_mut().find(|(tensor, ..)| *tensor == format!("{name}.weight")).unwrap();
+    for value in product.3.as_chunks_mut().0 {
+        *value = (2.0 * f32::from_le_bytes(*value)).to_le_bytes();
+    }
+    write(&files[1], &products);
+    let (expected, _) = scene.generated();
+    factors.push((format!("{name}.scale_weight"), Dtype::F32, vec![], 2f32.to_le_bytes().to_vec()));
+    factors.push(("scaled_fp8".into(), Dtype::F8_E4M3, vec![2], vec![0; 2]));
     write(&files[1], &factors);
-    let folder = scene.dir.path();
-    succeeds(folder, &["pull", "opensora-v1.2", "--from", "files"]);
-    fails(folder, &Scene::generate(), &["eight bits", "scale_weight"]);
+    assert!(scene.generated().0 == expected, "the text encoder in eight bits with factors");
+}
+
+/// The transformer from a training state that torch.save has written.
+#[test]
+fn files_of_torch_are_read() {
+    let scene = Scene::new();
+    let (expected, _) = scene.generated();
+    let path = scene.model.join("model.safetensors");
+    let tensors = written::read(&path);
+    fs::remove_file(&path).unwrap();
+    fs::write(scene.model.join("last.ckpt"), written::torch("state_dict", &tensors)).unwrap();
+    assert!(scene.generated().0 == expected);
 }
 
 #[test]
@@ -181,12 +200,12 @@ fn other_formats_are_named_for_what_they_are() {
         fs::write(&path, bytes).unwrap();
         fails(folder, &pull, &["transformer/model.safetensors", words]);
     }
-    // A pickle is one by its name too: it is complete, and the transformer is not read from it.
+    // Older files of torch.save are named too, and how to convert them.
     fs::remove_file(&path).unwrap();
-    let pickle = crate::golden("t5-bin/pytorch_model-00001-of-00002.bin");
-    fs::copy(pickle, scene.model.join("ema.pt")).unwrap();
-    succeeds(folder, &pull);
-    fails(folder, &Scene::generate(), &["ema.pt", "torch.save", "convert it once", "save_file"]);
+    fs::write(scene.model.join("ema.pt"), b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").unwrap();
+    fails(folder, &pull, &["ema.pt", "before PyTorch 1.6", "convert it once", "torch.load"]);
+    fs::write(scene.model.join("ema.pt"), b"something else").unwrap();
+    fails(folder, &pull, &["ema.pt", "no file of torch.save"]);
     // Two of them: which one is meant is not guessed.
     fs::copy(scene.model.join("ema.pt"), scene.model.join("last.pt")).unwrap();
     fails(folder, &pull, &["several files of weights", "ema.pt, last.pt"]);
@@ -203,12 +222,8 @@ fn of_several_gguf_files_none_is_guessed() {
     }
     // Whole files, as far as headers tell.
     let gguf = |name: &str| {
-        let tensor = candle_core::Tensor::zeros(32, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let tensor =
-            candle_core::quantized::QTensor::quantize(&tensor, candle_core::quantized::GgmlDType::F32).unwrap();
-        let mut bytes = std::io::Cursor::new(vec![]);
-        candle_core::quantized::gguf_file::write(&mut bytes, &[], &[(name, &tensor)]).unwrap();
-        fs::write(scene.t5.join(name), bytes.into_inner()).unwrap();
+        let tensor = (name.to_owned(), vec![32], vec![0.0; 32]);
+        fs::write(scene.t5.join(name), written::gguf(&[(tensor, Kind::F32)])).unwrap();
     };
     // In no order.
     ["t5.Q8_0.gguf", "t5.Q2_K.gguf", "t5.Q4_0.gguf"].into_iter().for_each(gguf);

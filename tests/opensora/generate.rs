@@ -89,7 +89,8 @@ fn a_memory_budget_streams_weights_and_changes_no_bit() {
     let folder = dir.path();
     let source = family::open(folder.join(MODEL).to_str().unwrap(), &OpenOptions::exactly(17, 32, 48)).unwrap();
     let prompt = source.read_prompt(PROMPT).unwrap();
-    let mut embedded = source.embed(&[prompt], &TextOptions::default(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let (device, go_on) = (crate::common::device(), &mut |_, _| ControlFlow::Continue(()));
+    let mut embedded = source.embed(&[prompt], &TextOptions::default(), &device, DType::Bf16, go_on).unwrap();
     let prompt = embedded.swap_remove(0);
     let request = |cache: &str| Request {
         prompt: prompt.clone(),

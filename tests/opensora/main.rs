@@ -11,6 +11,7 @@ mod generate;
 mod pull;
 mod server;
 mod text;
+mod written;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,9 +10,10 @@ use adacache::calibrate::{
     mean_outcome, paired,
 };
 use adacache::compare::Mean;
+use adacache::device::Device;
 use adacache::family;
 use adacache::media::{check_file_writable, write_file};
-use adacache::pipeline::{self, ModelSource, OpenOptions, Prompt, Request, TextOptions};
+use adacache::pipeline::{self, ModelSource, OpenOptions, Prompt, PromptText, Request};
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
@@ -165,11 +166,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("--out {}: --cache reads files whose names end in .toml", args.out.display());
     }
     check_file_writable(&args.out)?;
-    let (learning, held_out) = prompts(args, &source)?;
+    let texts = texts(args, &source)?;
 
     let effort = args.effort()?;
     let weights = runs::weights_hash(&source, args.quiet)?;
-    let (_device, pipeline) = args.runs.open(&source)?;
+    let device = args.runs.device()?;
+    let [learning, held_out] = texts.map(|texts| embedded(args, &source, &device, &texts));
+    let (learning, held_out) = (learning?, held_out?);
+    let pipeline = args.runs.load(&source, &device)?;
     let work = args.work.clone().unwrap_or_else(|| args.out.with_extension("work"));
     let session = Session {
         pipeline: &pipeline,
@@ -260,12 +264,22 @@ fn facts(args: &Args, model: &str, settings: runs::Settings, learning: &Numbered
 /// Prompts, each with its place in the file.
 type Numbered = Vec<(u64, Prompt)>;
 
-/// The prompts to calibrate on and those held out.
-fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbered)> {
-    let read = |file: &Path| -> anyhow::Result<Numbered> {
-        let texts: Vec<_> = generate::read_prompts(source, file)?.into_iter().map(|(_, text)| text).collect();
-        let embedded = source.embed(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
-        Ok((0..).zip(embedded).collect())
+/// `texts`, embedded.
+fn embedded(
+    args: &Args,
+    source: &ModelSource,
+    device: &Device,
+    texts: &[(u64, PromptText)],
+) -> anyhow::Result<Numbered> {
+    let (numbers, texts): (Vec<u64>, Vec<PromptText>) = texts.iter().cloned().unzip();
+    Ok(numbers.into_iter().zip(args.runs.embed(source, device, &texts)?).collect())
+}
+
+/// The prompts to calibrate on and those held out, each with its place in the file.
+fn texts(args: &Args, source: &ModelSource) -> anyhow::Result<[Vec<(u64, PromptText)>; 2]> {
+    let read = |file: &Path| -> anyhow::Result<Vec<(u64, PromptText)>> {
+        let texts = generate::read_prompts(source, file)?.into_iter().map(|(_, text)| text);
+        Ok((0..).zip(texts).collect())
     };
     let mut learning = read(&args.prompts)?;
     let held_out = match (&args.held_out, args.split) {
@@ -282,7 +296,7 @@ fn prompts(args: &Args, source: &ModelSource) -> anyhow::Result<(Numbered, Numbe
             learning.split_off(first)
         }
     };
-    Ok((learning, held_out))
+    Ok([learning, held_out])
 }
 
 /// The command without the folders of this machine.

@@ -9,9 +9,7 @@ use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
 use adacache::device::KERNELS;
 use adacache::family;
 use adacache::media::{Frames, Media, Output, write_file};
-use adacache::pipeline::{
-    self, ModelSource, OpenOptions, Pipeline, PromptText, Report, Request, Settings, TextOptions,
-};
+use adacache::pipeline::{self, ModelSource, OpenOptions, Pipeline, PromptText, Report, Request, Settings};
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -75,11 +73,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let weights = runs::weights_hash(&source, args.quiet)?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
-    let (device, pipeline) = args.runs.open(&source)?;
+    let device = args.runs.device()?;
+    let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
+    let embedded = args.runs.embed(&source, &device, &texts)?;
+    let pipeline = args.runs.load(&source, &device)?;
     let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
     let mut done = 0;
-    let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
-    let embedded = source.embed(&texts, &TextOptions::default(), &mut |_, _| interrupt::go_on())?;
     for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
             let (mut finished_runs, first): (Vec<Finished>, _) = (vec![], rows.len());

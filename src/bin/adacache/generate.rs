@@ -96,7 +96,8 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     }
 
     let device = args.device.open()?;
-    let groups = embed(args, &source, groups, embeddings.as_ref())?;
+    device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
+    let groups = embed(args, &device, &source, groups, embeddings.as_ref())?;
     let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
@@ -266,6 +267,7 @@ impl Embeddings {
 /// The videos with their prompts embedded.
 fn embed(
     args: &Args,
+    device: &Device,
     source: &ModelSource,
     groups: Vec<Vec<Video>>,
     given: Option<&Embeddings>,
@@ -278,8 +280,8 @@ fn embed(
                 let what = if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) };
                 out::note(format_args!("embedding {what}"));
             }
-            let negative = args.negative_prompt.clone();
-            source.embed(&prompts, &TextOptions { scores: args.scores(), negative }, &mut |_, _| interrupt::go_on())?
+            let options = TextOptions { scores: args.scores(), negative: args.negative_prompt.clone() };
+            source.embed(&prompts, &options, device, args.dtype, &mut |_, _| interrupt::go_on())?
         }
     };
     let mut prompts = prompts.into_iter();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use adacache::cache::CacheConfig;
 use adacache::device::Device;
-use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, Request};
+use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, PromptText, Request, TextOptions};
 use adacache::tensor::DType;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -48,11 +48,24 @@ impl Options {
         Ok(Settings { steps, cfg_scale })
     }
 
-    /// Opens the device and loads the model onto it.
-    pub(crate) fn open(&self, source: &ModelSource) -> anyhow::Result<(Device, Pipeline)> {
-        let device = self.device.open()?;
-        let pipeline = Pipeline::load(source, &device, self.dtype)?;
-        Ok((device, pipeline))
+    /// Opens the device.
+    pub(crate) fn device(&self) -> anyhow::Result<Device> {
+        self.device.open()
+    }
+
+    /// Embeds prompts on `device`: before the model is loaded, which the text encoder makes room for.
+    pub(crate) fn embed(
+        &self,
+        source: &ModelSource,
+        device: &Device,
+        prompts: &[PromptText],
+    ) -> anyhow::Result<Vec<Prompt>> {
+        Ok(source.embed(prompts, &TextOptions::default(), device, self.dtype, &mut |_, _| interrupt::go_on())?)
+    }
+
+    /// Loads the model onto `device`.
+    pub(crate) fn load(&self, source: &ModelSource, device: &Device) -> anyhow::Result<Pipeline> {
+        Ok(Pipeline::load(source, device, self.dtype)?)
     }
 }
 

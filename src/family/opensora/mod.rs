@@ -11,7 +11,7 @@ use half::bf16;
 
 pub use self::presets::presets;
 pub use self::prompt::prepare_prompt;
-use super::embed::embed;
+use super::embed::Encoder;
 use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
@@ -201,12 +201,14 @@ impl Source for Opened {
         &self,
         prompts: &[PromptText],
         options: &TextOptions,
+        device: &Device,
+        dtype: DType,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
         options.scores.check()?;
+        let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
         let prepare = |prompt: &PromptText| prepare_prompt(&prompt.to_string(), &options.scores);
-        let texts: Vec<String> = prompts.iter().map(prepare).collect();
-        let embedded = embed(self.files()?, self.model.shape(), &texts, progress)?;
+        let embedded = encoder.embed(&prompts.iter().map(prepare).collect::<Vec<_>>(), progress)?;
         Ok(prompts.iter().cloned().zip(embedded).map(|(prompt, embedding)| Prompt::new(prompt, embedding)).collect())
     }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use self::presets::presets;
 pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
-use super::embed::embed;
+use super::embed::Encoder;
 use super::presets::presets_in;
 use super::row::Family;
 use crate::cache::{Anatomy, Presets};
@@ -288,7 +288,7 @@ impl Source for Opened {
         self.inputs
     }
 
-    fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+    fn presets(&self, _steps: usize) -> Result<Presets, PipelineError> {
         let published = presets(&self.model, 1, self.sampling.shift);
         match &self.checkpoint {
             Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), published),
@@ -318,11 +318,14 @@ impl Source for Opened {
         &self,
         prompts: &[PromptText],
         options: &TextOptions,
+        device: &Device,
+        dtype: DType,
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
+        let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
         let mut texts: Vec<String> = prompts.iter().map(|prompt| prepare_prompt(&prompt.to_string())).collect();
         texts.push(prepare_prompt(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
-        let mut embedded = embed(self.files()?, self.model.shape(), &texts, progress)?;
+        let mut embedded = encoder.embed(&texts, progress)?;
         let negative = Arc::new(embedded.pop().expect("every text has an embedding"));
         let pairs = prompts.iter().cloned().zip(embedded);
         Ok(pairs.map(|(prompt, embedding)| Prompt::new(prompt, embedding).against(negative.clone())).collect())

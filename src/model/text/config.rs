@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
-use crate::model::ModelError;
+use super::names::TOKENS;
 use crate::model::dit::pieces::NORM_EPS;
+use crate::model::{ModelError, Weights};
 
 /// The shape of a T5 v1.1 encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,31 @@ impl T5Config {
             return Err(bad(format!("layer_norm_epsilon is {eps}, expected {NORM_EPS:e}")));
         }
         config.validate().map_err(bad)?;
+        Ok(config)
+    }
+
+    /// The sizes of an encoder without a `config.json`, as the shapes of its tensors tell them; `weights` have the names of transformers (see
+    /// [`published`](super::published)).
+    ///
+    /// # Errors
+    /// Tensors that are missing or have other axes; sizes that this runtime has no kernels for.
+    pub fn from_weights(weights: &Weights<'_>) -> Result<T5Config, ModelError> {
+        let file = weights.file().to_owned();
+        let matrix = |name: &str| match weights.shape(name).as_deref() {
+            Some([rows, columns]) => Ok([*rows, *columns]),
+            Some(_) => Err(ModelError::Config { file: file.clone(), reason: format!("`{name}` is no matrix") }),
+            None => Err(ModelError::MissingTensor { file: file.clone(), tensor: name.into(), expected: vec![] }),
+        };
+        let block = |index: usize, name: &str| format!("encoder.block.{index}.layer.{name}.weight");
+        let [vocabulary, width] = matrix(TOKENS)?;
+        let [buckets, heads] = matrix(&block(0, "0.SelfAttention.relative_attention_bias"))?;
+        let [inner, _] = matrix(&block(0, "0.SelfAttention.q"))?;
+        let [hidden, _] = matrix(&block(0, "1.DenseReluDense.wi_0"))?;
+        let layers = (0..).take_while(|index| weights.has(&block(*index, "0.SelfAttention.q"))).count();
+        let head_dim = inner.checked_div(heads).unwrap_or(0);
+        let max_distance = max_distance();
+        let config = T5Config { vocabulary, width, head_dim, heads, hidden, layers, buckets, max_distance };
+        config.validate().map_err(|reason| ModelError::Config { file: file.clone(), reason })?;
         Ok(config)
     }
 

@@ -27,7 +27,7 @@ pub(super) fn published(weights: Weights<'_>) -> Weights<'_> {
     if !weights.has("condition_embedder.time_proj.weight") {
         return weights;
     }
-    weights.renamed(of_diffusers)
+    weights.renamed(|name| Some(of_diffusers(name)))
 }
 
 /// The published name of a tensor of diffusers.
