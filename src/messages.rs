@@ -1,6 +1,4 @@
-//! What messages are made of: the word that was probably meant, and errors of other crates in their first words.
-
-use std::fmt::Display;
+//! What messages are made of: the word that was probably meant.
 
 /// The word of `known` that differs least from `word` by typing errors (a letter too few, too many, wrong, or two swapped), if it differs
 /// by few of them.
@@ -21,15 +19,6 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 /// `; did you mean …?` if there is such a word.
 pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"))
-}
-
-/// What an error of another crate says, without the backtrace that candle appends to it where RUST_BACKTRACE is set.
-pub(crate) fn reason(error: impl Display) -> String {
-    let mut text = error.to_string();
-    if let Some(frames) = text.find("\n   0: ") {
-        text.truncate(frames);
-    }
-    text
 }
 
 #[cfg(test)]

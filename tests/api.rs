@@ -14,7 +14,7 @@ use common::checked_devices as devices;
 /// Enums that hold all there can be: a match of them may be complete.
 const CLOSED: [&str; 1] = ["Media"];
 /// Crates before 1.0, or of which only one version can be used: their types would tie ours to them.
-const PRIVATE: [&str; 3] = ["candle_core", "toml", "tokenizers"];
+const PRIVATE: [&str; 2] = ["toml", "tokenizers"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];

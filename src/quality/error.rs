@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::form::Form;
 use crate::media::Frames;
 use crate::model::ModelError;
+use crate::ops::OpError;
 
 /// The largest value of a pixel.
 pub(super) const RANGE: f64 = 255.0;
@@ -61,7 +62,14 @@ pub enum QualityError {
     Weights(#[from] ModelError),
     /// A network could not be computed.
     #[error("the network failed: {0}")]
-    Network(String),
+    Network(#[from] OpError),
+}
+
+impl QualityError {
+    /// Whether the work was interrupted, rather than failed.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, QualityError::Network(error) if error.is_stop())
+    }
 }
 
 /// Rejects two videos that differ in size or in the number of frames.

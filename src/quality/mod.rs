@@ -2,6 +2,7 @@
 //! motion smoothness by pixels, all in f64 from 8-bit RGB; and the perceptual distances LPIPS and ST-LPIPS.
 
 mod error;
+mod features;
 mod form;
 mod perceptual;
 mod ssim;

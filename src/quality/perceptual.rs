@@ -1,5 +1,5 @@
 //! Perceptual distance of two pictures, from the features of a network: LPIPS (Zhang et al. 2018, version 0.1, AlexNet) and its
-//! shift-tolerant form ST-LPIPS (Ghildyal and Liu 2022, AlexNet), on the CPU with candle.
+//! shift-tolerant form ST-LPIPS (Ghildyal and Liu 2022, AlexNet), with the convolutions on a device.
 //!
 //! Pixels range from −1 to 1, are shifted and scaled per channel, and run through five convolutions. After each, every position's feature
 //! vector is normalised to length one; the squared differences of the two pictures are weighted per channel, averaged over the positions
@@ -8,48 +8,28 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use super::error::{QualityError, mean, same_size};
+use super::features::{Layer, Loaded};
 use super::form::Form;
+use crate::device::Device;
 use crate::media::Frames;
-use crate::messages;
 use crate::model::Weights;
 
-/// Shift and scale of pixel colours from −1 to 1: the statistics of AlexNet's training pictures.
-const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
-const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Added to the length of a feature vector, which may be 0.
 const TINY: f64 = 1e-10;
 
-/// Side and padding of each convolution.
-const KERNELS: [(usize, usize); 5] = [(11, 2), (5, 2), (3, 1), (3, 1), (3, 1)];
-/// Whether the picture is downsampled before each convolution (from 0).
-const SHRINKS: [bool; 5] = [false, true, true, false, false];
-
-/// A convolution with the weights of its features.
-#[derive(Debug)]
-struct Layer {
-    /// `[out, in, side, side]`
-    weight: Tensor,
-    /// `[1, out, 1, 1]`
-    bias: Tensor,
-    /// One weight per output channel.
-    lin: Vec<f32>,
-}
-
-/// The features of one picture after one layer, `[channels, positions]`.
-struct Features {
-    values: Vec<f32>,
-    positions: usize,
-}
+/// Pixels that run through a network at a time: small pictures together, so that a device has enough to do, and large ones one by one.
+const PIXELS: usize = 1 << 18;
 
 /// A network with its weights.
 #[derive(Debug)]
 pub struct Perceptual {
     form: Form,
     layers: Vec<Layer>,
+    /// Of each layer, one weight per output channel.
+    lins: Vec<Vec<f32>>,
 }
 
 /// The distance of two videos.
@@ -94,22 +74,23 @@ impl Networks {
         Ok(Networks { lpips: network(Form::Lpips, lpips)?, stlpips: network(Form::ShiftTolerant, stlpips)? })
     }
 
-    /// The distances of each of the videos `b` from `a`.
+    /// Whether there is no network.
+    pub fn is_empty(&self) -> bool {
+        self.lpips.is_none() && self.stlpips.is_none()
+    }
+
+    /// The distances of each of the videos `b` from `a`, computed on `device`.
     ///
     /// # Errors
     /// As [`Perceptual::distances`].
-    pub fn perceive(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Perceived>, QualityError> {
+    pub fn perceive(&self, device: &Device, a: &Frames, b: &[&Frames]) -> Result<Vec<Perceived>, QualityError> {
         let of = |network: &Option<Perceptual>| match network {
-            Some(network) => Ok(network.distances(a, b)?.into_iter().map(Some).collect()),
+            Some(network) => Ok(network.distances(device, a, b)?.into_iter().map(Some).collect()),
             None => Ok::<_, QualityError>(vec![None; b.len()]),
         };
         let pairs = of(&self.lpips)?.into_iter().zip(of(&self.stlpips)?);
         Ok(pairs.map(|(lpips, stlpips)| Perceived { lpips, stlpips }).collect())
     }
-}
-
-fn failed(error: candle_core::Error) -> QualityError {
-    QualityError::Network(messages::reason(error))
 }
 
 impl Perceptual {
@@ -125,22 +106,15 @@ impl Perceptual {
     }
 
     fn load(form: Form, weights: Weights) -> Result<Perceptual, QualityError> {
-        let mut channels = 3;
-        let mut layers = vec![];
-        for (i, (name, (side, _))) in form.convolutions().into_iter().zip(KERNELS).enumerate() {
-            let weight = format!("{name}.weight");
-            let out = weights.shape(&weight).and_then(|shape| shape.first().copied()).unwrap_or(0);
-            let shape = [out, channels, side, side];
-            layers.push(Layer {
-                weight: Tensor::from_vec(weights.values(&weight, &shape)?, &shape, &Device::Cpu).map_err(failed)?,
-                bias: Tensor::from_vec(weights.values(&format!("{name}.bias"), &[out])?, (1, out, 1, 1), &Device::Cpu)
-                    .map_err(failed)?,
-                lin: weights.values(&format!("lin{i}.model.1.weight"), &[1, out, 1, 1])?,
-            });
+        let (mut channels, mut layers, mut lins) = (3, vec![], vec![]);
+        for i in 0..form.convolutions().len() {
+            let (layer, out) = Layer::read(&weights, form, i, channels)?;
+            lins.push(weights.values(&format!("lin{i}.model.1.weight"), &[1, out, 1, 1])?);
+            layers.push(layer);
             channels = out;
         }
         weights.finish(form.constants())?;
-        Ok(Perceptual { form, layers })
+        Ok(Perceptual { form, layers, lins })
     }
 
     /// Which network it is.
@@ -148,125 +122,76 @@ impl Perceptual {
         self.form
     }
 
-    /// The distance of every frame of each of `b` from that of `a`. Takes about 60 (ST-LPIPS) or 11 (LPIPS) billion operations per frame of
-    /// 854x480 pixels of each video, `a` once.
+    /// The distance of every frame of each of `b` from that of `a`, computed on `device`. Takes about 60 (ST-LPIPS) or 11 (LPIPS) billion
+    /// operations per frame of 854x480 pixels of each video, `a` once.
     ///
     /// # Errors
-    /// Videos of different sizes, or frames smaller than [`Form::least`].
-    pub fn distances(&self, a: &Frames, b: &[&Frames]) -> Result<Vec<Distance>, QualityError> {
+    /// Videos of different sizes, or frames smaller than [`Form::least`]; what the device cannot do.
+    pub fn distances(&self, device: &Device, a: &Frames, b: &[&Frames]) -> Result<Vec<Distance>, QualityError> {
         b.iter().try_for_each(|b| same_size(a, b))?;
         let (width, height, least) = (a.width, a.height, self.form.least());
         if width.min(height) < least {
             return Err(QualityError::TooSmall { measure: self.form.name(), least, width, height });
         }
-        let mut frames = vec![vec![]; b.len()];
-        for (i, a) in a.iter().enumerate() {
-            let mut features = None;
-            for (b, frames) in b.iter().zip(&mut frames) {
-                let b = b.iter().nth(i).unwrap_or(a);
-                if a == b {
-                    frames.push(0.0);
+        let network = Loaded::new(self.form, &self.layers, device)?;
+        let of_a: Vec<&[u8]> = a.iter().collect();
+        let of_b: Vec<Vec<&[u8]>> = b.iter().map(|b| b.iter().collect()).collect();
+        let differing: Vec<usize> = (0..of_a.len()).filter(|i| of_b.iter().any(|b| b[*i] != of_a[*i])).collect();
+        let mut frames = vec![vec![0.0; of_a.len()]; b.len()];
+        for some in differing.chunks((PIXELS / (width * height)).max(1)) {
+            let pictures: Vec<&[u8]> = some.iter().map(|i| of_a[*i]).collect();
+            let features = network.features(&pictures, width, height)?;
+            for (b, frames) in of_b.iter().zip(&mut frames) {
+                let pairs: Vec<(usize, usize)> =
+                    some.iter().copied().enumerate().filter(|(_, i)| b[*i] != of_a[*i]).collect();
+                if pairs.is_empty() {
                     continue;
                 }
-                let of_a = match &mut features {
-                    Some(features) => features,
-                    none => none.insert(self.features(a, width, height).map_err(failed)?),
-                };
-                let of_b = self.features(b, width, height).map_err(failed)?;
-                let layers = self.layers.iter().zip(of_a.iter().zip(of_b));
-                frames.push(layers.map(|(layer, (a, b))| apart(a, &b, &layer.lin)).sum::<f64>());
+                let pictures: Vec<&[u8]> = pairs.iter().map(|(_, i)| b[*i]).collect();
+                let others = network.features(&pictures, width, height)?;
+                for ((a, b), lin) in features.iter().zip(&others).zip(&self.lins) {
+                    for (place, (of_a, frame)) in pairs.iter().enumerate() {
+                        frames[*frame] += apart(a.picture(*of_a), b.picture(place), a.channels(), lin);
+                    }
+                }
             }
         }
         let distance = |frames: Vec<f64>| Distance { mean: mean(frames.iter().copied()), frames };
         Ok(frames.into_iter().map(distance).collect())
     }
 
-    /// The distance of every frame of `b` from that of `a`.
+    /// The distance of every frame of `b` from that of `a`, computed on `device`.
     ///
     /// # Errors
     /// As [`Perceptual::distances`].
-    pub fn distance(&self, a: &Frames, b: &Frames) -> Result<Distance, QualityError> {
-        Ok(self.distances(a, &[b])?.swap_remove(0))
-    }
-
-    fn features(&self, rgb: &[u8], width: usize, height: usize) -> candle_core::Result<Vec<Features>> {
-        let channel =
-            |c: usize| rgb.iter().skip(c).step_by(3).map(move |v| (f32::from(*v) / 127.5 - 1.0 - SHIFT[c]) / SCALE[c]);
-        let pixels: Vec<f32> = (0..3).flat_map(channel).collect();
-        let mut x = Tensor::from_vec(pixels, (1, 3, height, width), &Device::Cpu)?;
-        let mut features = vec![];
-        for (i, (layer, (_, padding))) in self.layers.iter().zip(KERNELS).enumerate() {
-            let shift_tolerant = self.form == Form::ShiftTolerant;
-            if SHRINKS[i] {
-                x = if shift_tolerant {
-                    blurred_half(&x.max_pool2d_with_stride(3, 1)?)?
-                } else {
-                    x.max_pool2d_with_stride(3, 2)?
-                };
-            }
-            let stride = if i == 0 && !shift_tolerant { 4 } else { 1 };
-            x = x.conv2d(&layer.weight, padding, stride, 1, 1)?.broadcast_add(&layer.bias)?;
-            if i == 0 && shift_tolerant {
-                x = blurred_half(&x)?;
-            }
-            x = x.relu()?;
-            let (_, _, height, width) = x.dims4()?;
-            features.push(Features { values: x.flatten_all()?.to_vec1()?, positions: height * width });
-        }
-        Ok(features)
+    pub fn distance(&self, device: &Device, a: &Frames, b: &Frames) -> Result<Distance, QualityError> {
+        Ok(self.distances(device, a, &[b])?.swap_remove(0))
     }
 }
 
-/// Every second value of `x` `[1, channels, height, width]`, blurred with the weights 1, 2, 1 in both directions, starting two values
-/// before the first, with reflected borders.
-fn blurred_half(x: &Tensor) -> candle_core::Result<Tensor> {
-    const BEFORE: usize = 2;
-    let along = |x: &Tensor, dim: usize| {
-        let n = x.dim(dim)?;
-        let out = (n + 2 * BEFORE - 3) / 2 + 1;
-        let tap = |k: usize| {
-            let places: Vec<u32> = (0..out).map(|o| reflected(2 * o + k, BEFORE, n) as u32).collect();
-            x.index_select(&Tensor::from_vec(places, out, x.device())?, dim)
-        };
-        (tap(0)? + (tap(1)? * 2.0)? + tap(2)?)? / 4.0
-    };
-    along(&along(x, 2)?, 3)
-}
-
-/// The source index of the place `at` in a line of `n` values padded with `before` reflected values on both sides, the ends not repeated.
-fn reflected(at: usize, before: usize, n: usize) -> usize {
-    let from_first = at.abs_diff(before);
-    if from_first < n { from_first } else { 2 * (n - 1) - from_first }
-}
-
-/// The mean over all positions of Σ lin · (a/‖a‖ − b/‖b‖)² over the channels.
-fn apart(a: &Features, b: &Features, lin: &[f32]) -> f64 {
-    let positions = a.positions;
-    let lengths = |features: &Features| {
-        let mut squares = vec![0.0; positions];
-        for channel in features.values.chunks_exact(positions) {
-            squares.iter_mut().zip(channel).for_each(|(sum, v)| *sum += f64::from(*v) * f64::from(*v));
-        }
-        squares.into_iter().map(|square| square.sqrt() + TINY).collect::<Vec<f64>>()
-    };
-    let (of_a, of_b) = (lengths(a), lengths(b));
-    let channels = a.values.chunks_exact(positions).zip(b.values.chunks_exact(positions));
-    let total: f64 = channels
-        .zip(lin)
-        .map(|((a, b), lin)| {
-            let units = a.iter().zip(&of_a).zip(b.iter().zip(&of_b));
-            let squares = units.map(|((a, of_a), (b, of_b))| (f64::from(*a) / of_a - f64::from(*b) / of_b).powi(2));
-            f64::from(*lin) * squares.sum::<f64>()
+/// The mean over all positions of Σ lin · (a/‖a‖ − b/‖b‖)² over the channels, for features `[positions, channels]`; those without a weight
+/// are 0.
+fn apart(a: &[f32], b: &[f32], channels: usize, lin: &[f32]) -> f64 {
+    let length = |values: &[f32]| values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt() + TINY;
+    let positions = a.chunks_exact(channels).zip(b.chunks_exact(channels));
+    let total: f64 = positions
+        .map(|(a, b)| {
+            let (per_a, per_b) = (1.0 / length(a), 1.0 / length(b));
+            let unit = |a: &f32, b: &f32| f64::from(*a) * per_a - f64::from(*b) * per_b;
+            let squares = a.iter().zip(b).zip(lin).map(|((a, b), lin)| f64::from(*lin) * unit(a, b).powi(2));
+            squares.sum::<f64>()
         })
         .sum();
-    total / positions as f64
+    total / (a.len() / channels) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use safetensors::tensor::{Dtype, TensorView};
 
+    use super::super::features::KERNELS;
     use super::*;
+    use crate::device::VmConfig;
 
     const FRAMES: usize = 2;
     const HEIGHT: usize = 34;
@@ -330,6 +255,10 @@ mod tests {
         Perceptual::load(form, Weights::from_bytes("small.safetensors", bytes).unwrap())
     }
 
+    fn vm() -> Device {
+        Device::vm(VmConfig::default())
+    }
+
     fn close(ours: &[f64], theirs: &[f64]) {
         assert_eq!(ours.len(), theirs.len());
         for (a, b) in ours.iter().zip(theirs) {
@@ -348,13 +277,19 @@ mod tests {
             (Form::ShiftTolerant, [0.050950393080711365, 0.2773986756801605]),
         ] {
             let network = loaded(form, &small(form, |_, _, _| {})).unwrap();
-            let distance = network.distance(&a, &b).unwrap();
+            let distance = network.distance(&vm(), &a, &b).unwrap();
             close(&distance.frames, &expected);
             close(&[distance.mean], &[(expected[0] + expected[1]) / 2.0]);
             // Several at once, with the equal one among them.
-            let several = network.distances(&a, &[&a, &b, &a]).unwrap();
+            let several = network.distances(&vm(), &a, &[&a, &b, &a]).unwrap();
             assert_eq!((&several[1], &several[2]), (&distance, &several[0]));
             assert_eq!(several[0].frames, [0.0, 0.0]);
+            // One frame is equal, and only in one of two videos.
+            let frame = a.rgb.len() / FRAMES;
+            let mixed = Frames { rgb: [&a.rgb[..frame], &b.rgb[frame..]].concat(), ..a.clone() };
+            let several = network.distances(&vm(), &a, &[&mixed, &b]).unwrap();
+            assert_eq!(several[0].frames, [0.0, distance.frames[1]]);
+            assert_eq!(several[1], distance);
         }
     }
 
@@ -363,7 +298,10 @@ mod tests {
     fn equal_to_the_package_with_its_own_weights() {
         let Some(path) = std::env::var_os("ADACACHE_STLPIPS") else { return };
         let network = Perceptual::open(Form::ShiftTolerant, Path::new(&path)).unwrap();
-        close(&network.distance(&video(1), &video(2)).unwrap().frames, &[0.0013042972423136234, 0.03320591524243355]);
+        close(
+            &network.distance(&vm(), &video(1), &video(2)).unwrap().frames,
+            &[0.0013042972423136234, 0.03320591524243355],
+        );
     }
 
     #[test]
@@ -376,12 +314,20 @@ mod tests {
                 fps: 1.0,
                 rgb: vec![value; 3 * side * (side + 9)],
             };
-            assert!(network.distance(&grey(form.least(), 10), &grey(form.least(), 200)).unwrap().mean > 0.0);
-            let small = network.distance(&grey(form.least() - 1, 10), &grey(form.least() - 1, 200)).unwrap_err();
+            assert!(network.distance(&vm(), &grey(form.least(), 10), &grey(form.least(), 200)).unwrap().mean > 0.0);
+            let small = network.distance(&vm(), &grey(form.least() - 1, 10), &grey(form.least() - 1, 200)).unwrap_err();
             assert!(small.to_string().contains(form.name()), "{small}");
-            let other = network.distance(&grey(40, 1), &grey(41, 1)).unwrap_err();
+            let other = network.distance(&vm(), &grey(40, 1), &grey(41, 1)).unwrap_err();
             assert!(other.to_string().contains("1 frames of 40x49") && other.to_string().contains("41x50"), "{other}");
         }
+    }
+
+    #[test]
+    fn an_interrupted_device_stops_it() {
+        let network = loaded(Form::Lpips, &small(Form::Lpips, |_, _, _| {})).unwrap();
+        let device = vm();
+        device.interrupter().interrupt();
+        assert!(network.distance(&device, &video(1), &video(2)).unwrap_err().is_stop());
     }
 
     #[test]
@@ -409,12 +355,5 @@ mod tests {
             missing.contains("/nowhere/st.safetensors") && missing.contains("perceptual_weights.py stlpips"),
             "{missing}"
         );
-    }
-
-    #[test]
-    fn a_line_is_reflected_at_both_ends() {
-        let line = |n: usize| (0..n + 4).map(|at| reflected(at, 2, n)).collect::<Vec<_>>();
-        assert_eq!(line(3), [2, 1, 0, 1, 2, 1, 0]);
-        assert_eq!(line(5), [2, 1, 0, 1, 2, 3, 4, 3, 2]);
     }
 }

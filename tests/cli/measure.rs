@@ -180,6 +180,8 @@ fn perceptual_distances_are_told_where_their_weights_are() {
     assert!(status == Some(1) && message.contains("no.safetensors") && message.contains("pip install"), "{message}");
 
     small_networks(&dir.path().join("w.safetensors"));
+    let (status, _, message) = run(&["measure", "a", "b", "--stlpips", "w.safetensors", "--device", "gpu"]);
+    assert!(status == Some(1) && message.contains("gpu"), "{message}");
     let named = json(&["a", "b", "--stlpips", "w.safetensors"])["perceived"].clone();
     let frames: Vec<f64> = named["stlpips"]["frames"].as_array().unwrap().iter().map(|d| d.as_f64().unwrap()).collect();
     assert!(frames.len() == 16 && frames.iter().all(|d| *d > 0.0), "{frames:?}");

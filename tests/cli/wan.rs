@@ -33,13 +33,13 @@ const REFERENCE: [&str; 16] = [
     "f32",
 ];
 
-fn repository() -> PathBuf {
+fn repository_in_tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/wan_repo")
 }
 
 /// The repository without a tokenizer, pulled into `folder`; the name of the model for `--model`.
 fn pulled(folder: &Path) -> String {
-    let from = repository().display().to_string();
+    let from = repository_in_tests().display().to_string();
     let output = succeeds(folder, &["pull", MODEL, "--from", &from, "--dir", "models"]);
     let warning = text(&output.stderr);
     assert!(warning.contains("tokenizer.json") && warning.contains("only --embeddings"), "{warning}");
@@ -49,7 +49,7 @@ fn pulled(folder: &Path) -> String {
 
 /// Embeddings and noise of the reference case as files in `folder`.
 fn inputs(folder: &Path) {
-    let bytes = fs::read(repository().join("case/io.safetensors")).unwrap();
+    let bytes = fs::read(repository_in_tests().join("case/io.safetensors")).unwrap();
     let io = SafeTensors::deserialize(&bytes).unwrap();
     let mask = io.tensor("mask").unwrap();
     let real = |row: usize| {
@@ -72,7 +72,7 @@ fn inputs(folder: &Path) {
 
 /// The reference's video as RGB bytes in [0, 255], not rounded.
 fn reference() -> Vec<f32> {
-    let bytes = fs::read(repository().join("case/io.safetensors")).unwrap();
+    let bytes = fs::read(repository_in_tests().join("case/io.safetensors")).unwrap();
     let io = SafeTensors::deserialize(&bytes).unwrap();
     let video = io.tensor("video").unwrap();
     let values: Vec<f32> =
@@ -343,4 +343,71 @@ fn a_picture_begins_the_video() {
     refused(&["--image", "a.png", "--image", "b.png"], &["2 images", "takes one"]);
     refused(&["--reference", "a.png"], &["--reference", "opensora-v1.2"]);
     refused(&["--loop", "2"], &["--loop", "opensora-v1.2"]);
+}
+
+/// A tokenizer of a few words, which ends every text with `</s>`.
+fn tokenizer() -> serde_json::Value {
+    let words = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "runs", "sits", "dull", "gray"];
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+    let special = |id: usize| serde_json::json!({ "id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+    serde_json::json!({
+        "version": "1.0", "added_tokens": [special(0), special(1), special(2)], "pre_tokenizer": { "type": "Whitespace" },
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "</s>", "type_id": 0 } }],
+            "pair": [], "special_tokens": { "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] } },
+        },
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
+    })
+}
+
+/// All files of a folder and of its folders.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from) {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() {
+            copy_all(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn prompts_are_read_by_the_repositorys_own_encoder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    // In the place where a folder of repositories has it.
+    let repository = folder.join("files/Wan2.1-T2V-1.3B-Diffusers");
+    copy_all(&repository_in_tests(), &repository);
+    fs::create_dir_all(repository.join("tokenizer")).unwrap();
+    fs::write(repository.join("tokenizer/tokenizer.json"), tokenizer().to_string()).unwrap();
+    let output = succeeds(folder, &["pull", MODEL, "--from", "files", "--dir", "models"]);
+    assert!(text(&output.stdout).contains("is complete"), "{}", text(&output.stdout));
+    let model = format!("models/{MODEL}");
+    let run = |prompt: &str, out: &str, more: &[&str]| {
+        let args = [
+            "generate", "--model", &model, prompt, "--size", "32x32", "--frames", "1", "--steps", "2", "--dtype", "f32",
+        ];
+        let output = succeeds(
+            folder,
+            &[&args[..], &["--max-sequence-length", "6", "--cache", "none", "--out", out], more].concat(),
+        );
+        let file = fs::read(folder.join(out)).unwrap();
+        (SafeTensors::deserialize(&file).unwrap().tensor("latents").unwrap().data().to_vec(), text(&output.stderr))
+    };
+    let (cat, _) = run("a cat runs", "a.safetensors", &[]);
+    // What is read is kept: two prompts, the negative one among them.
+    let kept = folder.join("models").join(MODEL).join("embeddings");
+    assert_eq!(names(&kept).len(), 2);
+    assert!(run("a cat runs", "b.safetensors", &[]).0 == cat);
+    assert!(run("a dog runs", "c.safetensors", &[]).0 != cat);
+    assert!(run("a cat runs", "d.safetensors", &["--negative-prompt", "dull gray"]).0 != cat);
+    // One half reads none.
+    let alone = run("a cat runs", "e.safetensors", &["--cfg-scale", "1"]).0;
+    assert!(run("a cat runs", "f.safetensors", &["--cfg-scale", "1", "--negative-prompt", "dull"]).0 == alone);
+    // A prompt that is too long is cut, and says where.
+    let (_, told) = run("a cat runs a dog sits", "g.safetensors", &[]);
+    assert!(told.contains("longer than the 6 tokens") && told.contains("`sits`"), "{told}");
 }

@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 finished_runs.push(finished);
             }
             let frames: Vec<&Frames> = finished_runs.iter().map(|finished| &finished.frames).collect();
-            let perceived = networks.perceive(frames[0], &frames)?;
+            let perceived = networks.perceive(&device, frames[0], &frames)?;
             let of_prompt = rows.split_off(first).into_iter().zip(perceived);
             rows.extend(of_prompt.map(|(row, perceived): (Row, _)| row.perceived(perceived)));
         }

@@ -59,8 +59,9 @@ pub(crate) fn is_stop(error: &anyhow::Error) -> bool {
     use adacache::model::ModelError;
     use adacache::ops::OpError;
     use adacache::pipeline::PipelineError;
+    use adacache::quality::QualityError;
     macro_rules! any_of {
         ($($kind:ty),*) => { $(error.downcast_ref::<$kind>().is_some_and(<$kind>::is_stop))||* };
     }
-    any_of!(PipelineError, CalibrateError, CheckError, ModelError, OpError, DeviceError)
+    any_of!(PipelineError, CalibrateError, CheckError, QualityError, ModelError, OpError, DeviceError)
 }

@@ -13,13 +13,13 @@ use adacache::quality::{self, Calm, Compared, Form, LatentsCompared, MOST_PSNR, 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::{log, out};
+use crate::{device, log, out};
 
 /// Measure how far one video is from another: PSNR, SSIM, LPIPS, ST-LPIPS, flickering and smoothness
 ///
 /// PSNR and SSIM match scikit-image (gaussian window, σ 1.5). Flickering is VBench's; smoothness is VBench's definition, with the mean
-/// of two frames instead of an interpolation network. LPIPS and ST-LPIPS (AlexNet; 0 means no difference) run on the CPU if their weights
-/// are there; tools/perceptual_weights.py makes these. With --vbench the `vbench` package scores each video on its own.
+/// of two frames instead of an interpolation network. LPIPS and ST-LPIPS (AlexNet; 0 means no difference) run on the device if their
+/// weights are there; tools/perceptual_weights.py makes these. With --vbench the `vbench` package scores each video on its own.
 #[derive(clap::Args)]
 #[command(after_help = "All options: adacache measure --help", after_long_help = "")]
 pub(crate) struct Args {
@@ -35,6 +35,8 @@ pub(crate) struct Args {
     reports: Vec<PathBuf>,
     #[command(flatten)]
     weights: Weights,
+    #[command(flatten)]
+    device: device::Choice,
     /// Score videos with the `vbench` command: videos, folders of .mp4 files or of pictures, or folders of `adacache compare`
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["a", "b", "reports", "lpips", "stlpips"])]
     vbench: Vec<PathBuf>,
@@ -184,7 +186,11 @@ fn one(args: &Args, a: &Frames) -> anyhow::Result<String> {
 fn two(args: &Args, a: &Frames, b: &Frames, work: Option<&(Work, Work)>) -> anyhow::Result<String> {
     let compared = quality::compare(a, b)?;
     let (calm_a, calm_b) = (quality::calm(a), quality::calm(b));
-    let perceived = args.weights.open()?.perceive(a, &[b])?.swap_remove(0);
+    let networks = args.weights.open()?;
+    let perceived = match networks.is_empty() {
+        true => Perceived::default(),
+        false => networks.perceive(&args.device.open()?, a, &[b])?.swap_remove(0),
+    };
     if args.json {
         return as_json(json!({ "compared": compared, "perceived": perceived, "a": calm_a, "b": calm_b }), work);
     }
