@@ -225,9 +225,10 @@ fn a_step_computes_one_half_of_guidance() {
         };
         let [both, neither] = [Plan::Compute, Plan::Reuse].map(after);
         let [conditional, unconditional] = Half::BOTH.map(|half| after(Plan::Half(half)));
-        for i in 0..both.0.len() {
-            let (halves, whole) = (conditional.0[i] + unconditional.0[i], both.0[i] + neither.0[i]);
-            assert!((halves - whole).abs() < 1e-4, "{i}: {halves} instead of {whole}");
+        let sum = |(a, b): (&f32, &f32)| a + b;
+        let halves = conditional.0.iter().zip(&unconditional.0).map(sum);
+        for (halves, whole) in halves.zip(both.0.iter().zip(&neither.0).map(sum)) {
+            assert!((halves - whole).abs() < 1e-4, "{halves} instead of {whole}");
         }
         assert!(conditional.0 != both.0 && conditional.0 != neither.0);
         assert_eq!(conditional.1 + unconditional.1, both.1 + neither.1);
