@@ -53,6 +53,11 @@
 // A thread keeps one chunk of the channels.
 #define GROUP_MAX_CHANNELS (GROUP_THREADS * 4)
 
+// circulant: grid outer * ceil(inner / tile); a block has the columns of a tile in shared memory.
+#define CIRCULANT_THREADS 256
+#define CIRCULANT_ELEMENTS 8192
+#define CIRCULANT_LENGTH 1024
+
 // softmax: a block per row.
 #define SOFTMAX_THREADS 256
 

@@ -373,6 +373,18 @@ struct RmsNormParams {
   int silu;                             // 1: SiLU follows
 };
 
+// ---- circulant.cu ---------------------------------------------------------------------------------------------------
+
+// x[o,i,c] := sum over j of w[(i - j) mod length] x[o,j,c]. Entries circulant_{dtype}; grid outer * ceil(inner / tile).
+struct CirculantParams {
+  DEVICE_PTR(void) x;                   // [outer, length, inner] D; read, then overwritten
+  DEVICE_PTR(const float) table;        // [steps, row]: w of step s begins at (s - 1)*row + first
+  DEVICE_PTR(const int) cursor;         // s, the step at hand, from 1
+  long long inner;
+  int length, tile;                     // length * tile <= CIRCULANT_ELEMENTS
+  int row, first;
+};
+
 // ---- resample.cu ----------------------------------------------------------------------------------------------------
 
 // Channels to frames, rows and columns, and back. Entries dup_up_{dtype}, avg_down_{dtype}: both add to out.

@@ -509,6 +509,7 @@ layouts! {
     GroupSumsParams: GroupNorm ["group_sums"];
     GroupAffineParams: GroupNorm ["group_affine"];
     GroupApplyParams: GroupNorm ["group_apply"];
+    CirculantParams: Circulant ["circulant"];
     SoftmaxParams: Softmax ["softmax"];
     RmsNormParams: RmsNorm ["rms_norm"];
     ResampleParams: Resample ["dup_up", "avg_down"];

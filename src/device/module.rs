@@ -75,6 +75,8 @@ modules! {
     Conv = SM_80 "conv",
     /// GroupNorm with SiLU.
     GroupNorm = SM_80 "group_norm",
+    /// Circular filters along an axis.
+    Circulant = SM_80 "circulant",
     /// Softmax of long rows.
     Softmax = SM_80 "softmax",
     /// RMSNorm over the channels of every position, with SiLU.

@@ -7,6 +7,7 @@
 //! channels]`; a *row* is one (batch, frame, token). The caller provides outputs, so a step allocates nothing.
 
 pub mod attention;
+pub mod circulant;
 pub mod conv;
 pub mod decide;
 pub mod decode;

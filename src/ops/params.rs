@@ -33,6 +33,9 @@ pub const GROUP_THREADS: usize = 256;
 pub const GROUP_POSITIONS: usize = 64;
 pub const GROUP_MAX_BLOCKS: usize = 512;
 pub const GROUP_MAX_CHANNELS: usize = 1024;
+pub const CIRCULANT_THREADS: usize = 256;
+pub const CIRCULANT_ELEMENTS: usize = 8192;
+pub const CIRCULANT_LENGTH: usize = 1024;
 pub const SOFTMAX_THREADS: usize = 256;
 pub const LINEAR_K_BYTES: usize = 64;
 pub const LINEAR_256_M: usize = 256;
@@ -1137,6 +1140,37 @@ const _: () = {
     ["Offset of field: RmsNormParams::lanes"][::std::mem::offset_of!(RmsNormParams, lanes) - 36usize];
     ["Offset of field: RmsNormParams::scale"][::std::mem::offset_of!(RmsNormParams, scale) - 40usize];
     ["Offset of field: RmsNormParams::silu"][::std::mem::offset_of!(RmsNormParams, silu) - 44usize];
+};
+/// x[o,i,c] := sum over j of w[(i - j) mod length] x[o,j,c]. Entries circulant_{dtype}; grid outer * ceil(inner / tile).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct CirculantParams {
+    /// [outer, length, inner] D; read, then overwritten
+    pub x: u64,
+    /// [steps, row]: w of step s begins at (s - 1)*row + first
+    pub table: u64,
+    /// s, the step at hand, from 1
+    pub cursor: u64,
+    pub inner: i64,
+    /// length * tile <= CIRCULANT_ELEMENTS
+    pub length: i32,
+    /// length * tile <= CIRCULANT_ELEMENTS
+    pub tile: i32,
+    pub row: i32,
+    pub first: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CirculantParams"][::std::mem::size_of::<CirculantParams>() - 48usize];
+    ["Alignment of CirculantParams"][::std::mem::align_of::<CirculantParams>() - 8usize];
+    ["Offset of field: CirculantParams::x"][::std::mem::offset_of!(CirculantParams, x) - 0usize];
+    ["Offset of field: CirculantParams::table"][::std::mem::offset_of!(CirculantParams, table) - 8usize];
+    ["Offset of field: CirculantParams::cursor"][::std::mem::offset_of!(CirculantParams, cursor) - 16usize];
+    ["Offset of field: CirculantParams::inner"][::std::mem::offset_of!(CirculantParams, inner) - 24usize];
+    ["Offset of field: CirculantParams::length"][::std::mem::offset_of!(CirculantParams, length) - 32usize];
+    ["Offset of field: CirculantParams::tile"][::std::mem::offset_of!(CirculantParams, tile) - 36usize];
+    ["Offset of field: CirculantParams::row"][::std::mem::offset_of!(CirculantParams, row) - 40usize];
+    ["Offset of field: CirculantParams::first"][::std::mem::offset_of!(CirculantParams, first) - 44usize];
 };
 /// Channels to frames, rows and columns, and back. Entries dup_up_{dtype}, avg_down_{dtype}: both add to out.
 #[repr(C)]

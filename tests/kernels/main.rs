@@ -12,6 +12,7 @@ mod harness;
 mod numbers;
 
 mod attention;
+mod circulant;
 mod conv;
 mod decide;
 mod decode;
