@@ -14,6 +14,7 @@ use super::fixed::{ComputeAll, FewerStepsConfig, IntervalConfig};
 use super::magcache::MagCacheConfig;
 use super::pab::PabConfig;
 use super::policy::{Extrapolation, Policy};
+use super::seacache::SeaCacheConfig;
 use super::settings::{CacheError, Settings, invalid};
 use super::taylor::Taylor;
 use super::teacache::TeaCacheConfig;
@@ -104,6 +105,8 @@ policies! {
     "fewer-steps" => FewerSteps(FewerStepsConfig),
     /// TeaCache.
     "teacache" => TeaCache(TeaCacheConfig),
+    /// SeaCache.
+    "seacache" => SeaCache(SeaCacheConfig),
     /// First-block cache.
     "fbcache" => FbCache(FbCacheConfig),
     /// EasyCache.

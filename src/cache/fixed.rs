@@ -32,12 +32,13 @@ impl ComputeAll {
     }
 
     /// Measures at every step the residuals and strides of `wanted`, in execution order and each once, with all that is no residual (signals
-    /// of the time only where they are wanted), and the residual of the first block. Of one block the whole residual
+    /// of the time and the filtered input only where they are wanted), and the residual of the first block. Of one block the whole residual
     /// and that of its cross-attention and MLP cannot both be measured: the latter goes first.
     pub(super) fn recording_all(anatomy: &Anatomy, wanted: Probes) -> ComputeAll {
         let Probes { points, mut strides } = wanted;
         let signals = [ProbePoint::Time, ProbePoint::TimeProjection].into_iter().filter(|point| points.contains(point));
         let signals: Vec<ProbePoint> = signals.collect();
+        let filtered = points.contains(&ProbePoint::Filtered).then_some(ProbePoint::Filtered);
         let mut residuals: Vec<ProbePoint> =
             points.into_iter().filter(|point| anatomy.block_of(*point).is_some()).collect();
         residuals.push(anatomy.probe(0, Site::Whole));
@@ -59,7 +60,9 @@ impl ComputeAll {
         strides.dedup();
         let mut points = vec![ProbePoint::Latents];
         points.extend(signals);
-        points.extend([ProbePoint::Modulated, ProbePoint::ComputedLatents]);
+        points.push(ProbePoint::Modulated);
+        points.extend(filtered);
+        points.push(ProbePoint::ComputedLatents);
         points.extend(residuals);
         points.extend([ProbePoint::Fold, ProbePoint::Prediction]);
         ComputeAll { probes: Probes { points, strides } }

@@ -22,6 +22,8 @@ pub struct Shapes {
     pub prediction: Vec<usize>,
     /// The time's embedding and its projection, f32, the batch along the first axis; empty in a model without them.
     pub time: [Vec<usize>; 2],
+    /// Tokens along (time, height, width).
+    pub grid: [usize; 3],
     /// The element type of hidden states.
     pub dtype: DType,
 }
@@ -34,7 +36,7 @@ impl Shapes {
             ProbePoint::Prediction => Some(&self.prediction),
             ProbePoint::Time => Some(&self.time[0]),
             ProbePoint::TimeProjection => Some(&self.time[1]),
-            ProbePoint::Modulated | ProbePoint::Residual { .. } | ProbePoint::Fold => None,
+            ProbePoint::Modulated | ProbePoint::Filtered | ProbePoint::Residual { .. } | ProbePoint::Fold => None,
         }
     }
 }

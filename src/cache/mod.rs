@@ -25,6 +25,7 @@ mod policy;
 mod presets;
 mod published;
 mod schedule;
+mod seacache;
 mod settings;
 mod store;
 mod taylor;
@@ -55,6 +56,7 @@ pub use policy::{
 pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
 pub use published::{FittedTo, Published};
 pub use schedule::ModuleSchedule;
+pub use seacache::{SeaCache, SeaCacheConfig};
 pub use settings::{CacheError, Settings};
 pub use store::{PendingMeasurements, ResidualStore, StoreOptions};
 pub use taylor::Taylor;

@@ -43,6 +43,8 @@ pub enum ProbePoint {
     Latents,
     /// `modulated`: the first block's normed and modulated input, against that of the step before.
     Modulated,
+    /// `filtered`: that input filtered by frequencies for the step's noise level, as SeaCache does, against that of the step before.
+    Filtered,
     /// `time`: the embedding of the step's time, against that of the step before.
     Time,
     /// `time-projection`: the projection of the time from which the blocks' modulation is made, against that of the step before.
@@ -67,9 +69,10 @@ pub enum ProbePoint {
 /// (name, value)
 const SITES: [(&str, Site); 3] =
     [("attention", Site::Attention), ("cross-mlp", Site::CrossMlp), ("whole", Site::Whole)];
-const OTHERS: [(&str, ProbePoint); 7] = [
+const OTHERS: [(&str, ProbePoint); 8] = [
     ("latents", ProbePoint::Latents),
     ("modulated", ProbePoint::Modulated),
+    ("filtered", ProbePoint::Filtered),
     ("time", ProbePoint::Time),
     ("time-projection", ProbePoint::TimeProjection),
     ("latents-computed", ProbePoint::ComputedLatents),
@@ -88,8 +91,8 @@ fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: &T) -> &'static str
 impl ProbePoint {
     /// Whether the tensor exists in every step, so that it is always compared with that of the step before.
     fn in_every_step(self) -> bool {
-        use ProbePoint::{Latents, Modulated, Time, TimeProjection};
-        matches!(self, Latents | Modulated | Time | TimeProjection)
+        use ProbePoint::{Filtered, Latents, Modulated, Time, TimeProjection};
+        matches!(self, Latents | Modulated | Filtered | Time | TimeProjection)
     }
 
     /// Whether this is a residual of the first `head` blocks: a policy with a head probes no later block.
@@ -138,7 +141,7 @@ impl FromStr for ProbePoint {
             parts.next().is_none().then_some(ProbePoint::Residual { block, span, site })
         };
         by_name(&OTHERS, text).or_else(residual).ok_or_else(|| {
-            format!("no probe point `{text}`: latents, modulated, time, time-projection, latents-computed, fold, prediction, or as in temporal.2.attention")
+            format!("no probe point `{text}`: latents, modulated, filtered, time, time-projection, latents-computed, fold, prediction, or as in temporal.2.attention")
         })
     }
 }

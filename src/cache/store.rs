@@ -9,11 +9,16 @@ use super::kept::{Fold, Kept, KeptRuns, Shapes};
 use super::measurement::Measurement;
 use super::point::ProbePoint;
 use super::policy::{Decision, Extrapolation, Half, Plan, Probes};
+use super::seacache;
 use crate::device::{Device, DeviceError, PendingRead};
+use crate::ops::circulant::Circulant;
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
 use crate::ops::pack::PackError;
 use crate::ops::{self, OpError, residual::ProbeBuffers};
 use crate::tensor::{DType, Tensor};
+
+/// The time of noise alone.
+const TRAIN_STEPS: f64 = 1000.0;
 
 /// What a store keeps and measures.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub struct StoreOptions {
     pub conditional: bool,
     /// Whether residuals are kept as e4m3 with one scale per row.
     pub packed: bool,
+    /// The time of every step, 0 to 1000, for the filter of [`ProbePoint::Filtered`].
+    pub times: Vec<f32>,
     /// The rule by which the device decides; `None` if it only measures.
     pub rule: Option<DecisionRule>,
 }
@@ -91,6 +98,8 @@ pub struct ResidualStore {
     probes: Vec<Probe>,
     error: Option<PackError>,
     decider: Option<Decider>,
+    /// The filter of [`ProbePoint::Filtered`].
+    filter: Option<Circulant>,
     clock: StepClock,
     /// The sums of all probes `[batch, count]`, then the device's decisions `[probes, 4]`, flat: one copy reads them.
     results: Tensor,
@@ -127,6 +136,16 @@ impl PendingMeasurements {
     }
 }
 
+/// SeaCache's filter for every step.
+fn filter(device: &Device, times: &[f32], shapes: &Shapes, clock: &StepClock) -> Result<Circulant, OpError> {
+    let axis = |&length: &usize, time: f32| {
+        let weights = seacache::weights(length, f64::from(time) / TRAIN_STEPS);
+        weights.into_iter().map(|weight| weight as f32).collect()
+    };
+    let step = |&time: &f32| shapes.grid.iter().map(|length| axis(length, time)).collect();
+    Circulant::new(device, &shapes.grid, &times.iter().map(step).collect::<Vec<_>>(), clock)
+}
+
 impl ResidualStore {
     /// Allocates the memory that `options` require for tensors of the given shapes; `clock` counts the steps.
     pub fn new(device: &Device, options: StoreOptions, clock: &StepClock, shapes: &Shapes) -> Result<Self, OpError> {
@@ -141,6 +160,7 @@ impl ResidualStore {
             groups,
             conditional,
             packed,
+            times,
             rule,
         } = options;
         let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
@@ -159,6 +179,8 @@ impl ResidualStore {
         let layouts: Vec<(usize, usize)> = points.iter().map(layout).collect();
         let (results, buffers) = ProbeBuffers::several(device, &layouts, points.len() * DECISION_VALUES)?;
         let sums = results.elements() - points.len() * DECISION_VALUES;
+        let filter =
+            points.contains(&ProbePoint::Filtered).then(|| filter(device, &times, shapes, clock)).transpose()?;
         let decider = rule.map(|rule| Decider::new(device, rule, points.len())).transpose()?;
         let decisions =
             results.slice_rows(sums, points.len() * DECISION_VALUES)?.reshape(&[points.len(), DECISION_VALUES])?;
@@ -179,6 +201,7 @@ impl ResidualStore {
             part,
             error: if packed { Some(PackError::new(device)?) } else { None },
             decider,
+            filter,
             clock: clock.clone(),
             decisions,
             results,
@@ -326,6 +349,11 @@ impl ResidualStore {
             self.read_results()?;
         }
         Ok(())
+    }
+
+    /// Filters `x`, the first block's modulated input, in place for [`ProbePoint::Filtered`], if that is measured.
+    pub fn filter(&self, x: &Tensor) -> Result<(), OpError> {
+        self.filter.as_ref().map_or(Ok(()), |filter| filter.apply(x))
     }
 
     /// In a computed step: keeps the measured residual of the head, which is still in `unpacked`.

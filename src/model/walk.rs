@@ -41,7 +41,7 @@ impl Walk<'_> {
         self.model.embed(self.ws, z, self.ws.x(), None)
     }
 
-    /// Measures the first block's normed and modulated input and the time, if `residuals` has probes there. The blocks' modulation must be
+    /// Measures the first block's normed and modulated input, as it is and filtered, and the time, if `residuals` has probes there. The blocks' modulation must be
     /// computed.
     pub fn probe_input(&self, residuals: &mut ResidualStore) -> Result<(), ModelError> {
         for point in [ProbePoint::Time, ProbePoint::TimeProjection] {
@@ -49,8 +49,15 @@ impl Walk<'_> {
                 residuals.probe(probe, signal, None)?;
             }
         }
-        if let (Some(probe), Some(fresh)) = (residuals.probe_at(ProbePoint::Modulated), self.ws.fresh()) {
-            self.model.modulated_input(self.ws, fresh)?;
+        let [modulated, filtered] =
+            [ProbePoint::Modulated, ProbePoint::Filtered].map(|point| residuals.probe_at(point));
+        let (true, Some(fresh)) = (modulated.or(filtered).is_some(), self.ws.fresh()) else { return Ok(()) };
+        self.model.modulated_input(self.ws, fresh)?;
+        if let Some(probe) = modulated {
+            residuals.probe(probe, fresh, self.ws.unpacked())?;
+        }
+        if let Some(probe) = filtered {
+            residuals.filter(fresh)?;
             residuals.probe(probe, fresh, self.ws.unpacked())?;
         }
         Ok(())

@@ -92,7 +92,7 @@ impl ResidualRoom {
 /// The stages in which a probed residual is in flight; `None` without probes.
 fn probed_stages(probes: &[ProbePoint]) -> Option<RangeInclusive<Stage>> {
     let stages = probes.iter().filter_map(|probe| match probe {
-        ProbePoint::Modulated => Some(Stage::Modulation..=Stage::Modulation),
+        ProbePoint::Modulated | ProbePoint::Filtered => Some(Stage::Modulation..=Stage::Modulation),
         ProbePoint::Residual { site: Site::Attention, .. } => Some(Stage::Proj..=Stage::Proj),
         ProbePoint::Residual { site: Site::CrossMlp, .. } => Some(Stage::CrossProj..=Stage::Fc2),
         ProbePoint::Residual { site: Site::Whole, .. } => Some(Stage::Proj..=Stage::Fc2),
@@ -225,6 +225,7 @@ impl Workspace {
             latents: z.to_vec(),
             prediction: self.prediction().shape().to_vec(),
             time: [TIME_EMBED, TIME_CHUNKS].map(|slot| self.arena.find(slot).map_or(vec![], |t| t.shape().to_vec())),
+            grid: self.tokens,
             dtype: self.x().dtype(),
         }
     }

@@ -120,6 +120,7 @@ impl<'a> MemberState<'a> {
             groups: policy.groups(),
             conditional: room.conditional,
             packed: room.packed,
+            times: rows.iter().map(|row| row.time).collect(),
             rule: policy.device_rule(),
         };
         // What is in a slot before it is written does not matter: no row reads it.

@@ -207,6 +207,27 @@ fn a_trace_gives_the_plan_of_its_run() {
     }
 }
 
+/// With thresholds at which nothing is reused, and others.
+fn reuses_nothing_or_as_its_trace_tells(policy: impl Fn(f64) -> CacheConfig, threshold: f64) {
+    let generation = run(&request(policy(0.0)));
+    assert_eq!(generation.report.computed_steps, (1..=STEPS).collect::<Vec<_>>());
+    assert!(generation.latents.values == none().latents.values);
+    let cache = policy(threshold);
+    let generation = run(&request(cache.clone()));
+    let computed = &generation.report.computed_steps;
+    assert!((2..STEPS).contains(&computed.len()), "{computed:?}");
+    let policy = || generation.trace.policy(&cache, &Anatomy::spatial_temporal(DEPTH)).unwrap();
+    assert_eq!(generation.trace.schedule(&mut *policy()).unwrap(), *computed);
+    let (_, decisions) = generation.trace.replay(&mut *policy()).unwrap();
+    assert_eq!(decisions, generation.report.decisions);
+}
+
+#[test]
+fn seacache_reuses_nothing_or_as_its_trace_tells() {
+    let seacache = |threshold| CacheConfig::SeaCache(adacache::cache::SeaCacheConfig::new(threshold));
+    reuses_nothing_or_as_its_trace_tells(seacache, 0.3);
+}
+
 #[test]
 fn fewer_steps_are_a_run_of_that_many_steps() {
     let fewer = run(&request(CacheConfig::FewerSteps(FewerStepsConfig { steps: 5 })));
@@ -332,7 +353,14 @@ fn a_store_extrapolates_what_it_was_shown() {
     let device = device();
     let shape = [1, 1, 2, 8];
     let (latents, prediction) = (vec![1], vec![1]);
-    let shapes = Shapes { hidden: shape.into(), latents, prediction, time: [vec![], vec![]], dtype: DType::F32 };
+    let shapes = Shapes {
+        hidden: shape.into(),
+        latents,
+        prediction,
+        time: [vec![], vec![]],
+        grid: [1, 1, 2],
+        dtype: DType::F32,
+    };
     let values = |seed: f32| -> Vec<f32> { (0..16).map(|i| (seed + 0.37 * i as f32).sin()).collect() };
     let tensor = |values: &[f32]| Tensor::from_f32(&device, &shape, values, DType::F32).unwrap();
     for (order, damping) in [(1, 1.0), (2, 1.0), (1, 0.7), (2, 0.5)] {
@@ -347,6 +375,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             halves: false,
             conditional: false,
             packed: false,
+            times: vec![],
             rule: None,
         };
         let mut store = ResidualStore::new(&device, options, &clock, &shapes).unwrap();

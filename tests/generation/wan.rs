@@ -5,13 +5,13 @@ use std::path::Path;
 
 use adacache::cache::{
     AdaCache, AdaCacheConfig, Codebook, ComputeAll, Decision, EasyCache, EasyCacheConfig, Extrapolation, Half,
-    MagCache, MagCacheConfig, Measurement, Metric, Plan, Policy, Probes, ResidualKind, Reused, Settings, Signal,
-    Taylor, TaylorConfig, TeaCache, TeaCacheConfig, computed_steps_of,
+    MagCache, MagCacheConfig, Measurement, Metric, Plan, Policy, ProbePoint, Probes, ResidualKind, Reused, SeaCache,
+    SeaCacheConfig, Settings, Signal, Taylor, TaylorConfig, TeaCache, TeaCacheConfig, computed_steps_of,
 };
 use adacache::device::Device;
-use adacache::model::{Caption, Geometry, ResidualRoom, Transformer, Wan, WanConfig, Weights};
+use adacache::model::{Caption, Geometry, ResidualRoom, Transformer, Walk, Wan, WanConfig, Weights};
 use adacache::sampler::{Euler, FlowGrid, Member, SampleOutput, Sampler, SamplerOptions, Solver};
-use adacache::tensor::DType;
+use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -188,6 +188,70 @@ fn easycache_reuses_the_prediction() {
     assert_ne!(fold.latents, output.latents);
     let of = Box::new(adacache::cache::CacheConfig::EasyCache(config));
     assert!(TaylorConfig { order: 1, damping: 1.0, of }.validate().is_err());
+}
+
+/// The published filter of SeaCache on `x` `[outer, n, inner]` along the middle axis, by discrete Fourier transforms in f64.
+fn filtered(x: &[f64], n: usize, inner: usize, noise: f64) -> Vec<f64> {
+    let (a, b) = (1.0 - noise, noise);
+    let gain = |k: usize| {
+        let frequency = (k.min(n - k) as f64 / n as f64).powi(3);
+        let power = 1.0 / (frequency + 1e-16);
+        a * power / (a * a * power + b * b + 1e-16)
+    };
+    let mean = (0..n).map(gain).sum::<f64>() / n as f64;
+    let turn = |k: usize, i: usize| std::f64::consts::TAU * (k * i % n) as f64 / n as f64;
+    let mut out = vec![0.0; x.len()];
+    for first in (0..x.len()).filter(|i| i / inner % n == 0) {
+        for k in 0..n {
+            let (re, im) = (0..n).fold((0.0, 0.0), |(re, im), i| {
+                let v = x[first + i * inner];
+                (re + v * turn(k, i).cos(), im - v * turn(k, i).sin())
+            });
+            for i in 0..n {
+                out[first + i * inner] += gain(k) / mean * (re * turn(k, i).cos() - im * turn(k, i).sin()) / n as f64;
+            }
+        }
+    }
+    out
+}
+
+/// What SeaCache measures between the first two steps, against the model's input filtered on the host.
+#[test]
+fn seacache_measures_through_its_filter() {
+    let model = load(&device(), &bytes(), 0);
+    let policy = SeaCache::new(SeaCacheConfig::new(0.0), STEPS);
+    let output = run(&model, policy, 0.3);
+    let ws = model.workspace(geometry(), &ResidualRoom::default()).unwrap();
+    let caption = caption(&model);
+    let walk = Walk { model: &model, ws: &ws, caption: &caption };
+    let rows = Euler(FlowGrid::euler(STEPS, 3.0).unwrap()).rows();
+    let input = |time: f32, z: &[f32]| {
+        let z = Tensor::from_f32(model.device(), &[1, model.config().channels, 2, 6, 8], z, DType::F32).unwrap();
+        walk.set_time(&[time; 2], None).unwrap();
+        walk.embed(&z).unwrap();
+        model.modulate(&ws, None).unwrap();
+        let out = Tensor::zeros(model.device(), ws.x().shape(), DType::F32).unwrap();
+        model.modulated_input(&ws, &out).unwrap();
+        let mut x: Vec<f64> = out.to_f32().unwrap().into_iter().map(f64::from).collect();
+        let ([frames, height, width], channels) = (ws.tokens(), model.config().dim);
+        let axes = [(frames, height * width * channels), (height, width * channels), (width, channels)];
+        for (n, inner) in axes {
+            x = filtered(&x, n, inner, f64::from(time / 1000.0).clamp(1e-6, 1.0 - 1e-6));
+        }
+        x
+    };
+    let before = input(rows[0].time, &noise(&model, 0.3));
+    let after = input(rows[1].time, &output.snapshots[0]);
+    let diff: f64 = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).sum();
+    let exact = diff / before.iter().map(|v| v.abs()).sum::<f64>();
+    let record = &output.members[0].trace.records[0];
+    assert_eq!((record.step, record.since, record.at), (2, 1, ProbePoint::Filtered));
+    let measured = record.measurement.abs_diff / record.measurement.abs_kept;
+    assert!((measured / exact - 1.0).abs() < 1e-3, "{measured} instead of {exact}");
+    // It is computed with threshold 0, and never but at the ends with a threshold that nothing reaches.
+    assert_eq!(output.members[0].computed_steps().len(), STEPS);
+    let lazy = run(&model, SeaCache::new(SeaCacheConfig::new(1e9), STEPS), 0.3);
+    assert_eq!(lazy.members[0].computed_steps(), [1, STEPS]);
 }
 
 /// A schedule that is given.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::magcache;
 use crate::cache::{
     AdaCacheConfig, CacheConfig, Codebook, DeltaDitPreset, EasyCacheConfig, FbCacheConfig, FittedTo, MagCacheConfig,
-    Metric, MotionRegularization, Presets, Published, ResidualKind, Reused, Signal, TeaCacheConfig, TeaCachePreset,
+    Metric, MotionRegularization, Presets, Published, ResidualKind, Reused, SeaCacheConfig, Signal, TeaCacheConfig,
+    TeaCachePreset,
 };
 use crate::model::WanConfig;
 
@@ -131,6 +132,8 @@ fn t2v_1b() -> Vec<Published> {
         magcache("magcache-slow", "T2V-1.3B", table, 0.12, 2),
         magcache("magcache-fast", "T2V-1.3B", table, 0.12, 4),
         magcache("magcache-faster", "T2V-1.3B", table, 0.24, 6),
+        seacache("seacache-slow", "2.1 times as fast on T2V-1.3B", 0.2),
+        seacache("seacache-fast", "3.1 times as fast on T2V-1.3B", 0.35),
         fbcache("first-block cache, threshold 0.02 (LightX2V f8aee98, T2V-1.3B)", 0.02),
     ]);
     all
@@ -146,6 +149,8 @@ fn t2v_14b() -> Vec<Published> {
     all.extend([
         magcache("magcache-slow", "T2V-14B, with the bounds of the slow setting of T2V-1.3B", table, 0.12, 2),
         magcache("magcache-fast", "T2V-14B", table, 0.24, 6),
+        seacache("seacache-slow", "2.0 times as fast on T2V-14B, 480p", 0.2),
+        seacache("seacache-fast", "3.1 times as fast on T2V-14B, 480p", 0.4),
         fbcache(
             "first-block cache, threshold 0.07 (DiffSynth-Studio#443, T2V-14B: 1.85 times as fast on a 4090)",
             0.07,
@@ -209,6 +214,12 @@ fn magcache(name: &str, of: &str, table: &magcache::Table, threshold: f64, most:
     let config = MagCacheConfig { unconditional: half(1), ..MagCacheConfig::new(threshold, most, half(0)) };
     let about = format!("MagCache, threshold {threshold}, reusing {most} steps in a row at most (df81cb1, {of})");
     published(name, about, Some(OFFICIAL), CacheConfig::MagCache(config))
+}
+
+/// SeaCache, which has no constants but the threshold.
+fn seacache(name: &str, published_speed: &str, threshold: f64) -> Published {
+    let about = format!("SeaCache, threshold {threshold} (arXiv 2602.18993: {published_speed})");
+    published(name, about, None, CacheConfig::SeaCache(SeaCacheConfig::new(threshold)))
 }
 
 fn fbcache(about: &str, threshold: f64) -> Published {

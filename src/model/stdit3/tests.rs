@@ -49,6 +49,7 @@ fn store(model: &StDiT3, ws: &Workspace, groups: &[ModuleGroup], packed: bool) -
         halves: false,
         conditional: false,
         packed,
+        times: vec![],
         rule: None,
     };
     let clock = StepClock::new(&model.device, &[StepRow::default()]).unwrap();
