@@ -14,6 +14,7 @@ use super::fixed::{ComputeAll, FewerStepsConfig, IntervalConfig};
 use super::magcache::MagCacheConfig;
 use super::pab::PabConfig;
 use super::policy::{Extrapolation, Policy};
+use super::scaling::ScalingConfig;
 use super::seacache::SeaCacheConfig;
 use super::settings::{CacheError, Settings, invalid};
 use super::taylor::Taylor;
@@ -111,6 +112,8 @@ policies! {
     "fbcache" => FbCache(FbCacheConfig),
     /// EasyCache.
     "easycache" => EasyCache(EasyCacheConfig),
+    /// Scaled extrapolation.
+    "scaling" => Scaling(ScalingConfig),
     /// MagCache.
     "magcache" => MagCache(MagCacheConfig),
     /// Pyramid attention broadcast.

@@ -24,6 +24,7 @@ mod point;
 mod policy;
 mod presets;
 mod published;
+mod scaling;
 mod schedule;
 mod seacache;
 mod settings;
@@ -55,6 +56,7 @@ pub use policy::{
 };
 pub use presets::{DeltaDitPreset, Listed, Named, Presets, TeaCachePreset, names as preset_names};
 pub use published::{FittedTo, Published};
+pub use scaling::{Scaling, ScalingConfig};
 pub use schedule::ModuleSchedule;
 pub use seacache::{SeaCache, SeaCacheConfig};
 pub use settings::{CacheError, Settings};

@@ -21,7 +21,7 @@ pub use idle::{Idle, Why, idle};
 pub use proxy::{Proxy, rank_correlation};
 pub use runs::{Studio, Watch, hash};
 pub use search::{Bends, Candidate, Estimate, Probe, Search};
-pub use session::{Probing, Session, Verdict};
+pub use session::{INTERVALS, Probing, Session, Verdict};
 pub use tape::{Bend, EMPHASIS, Played, Tape};
 pub use target::{Bench, Calibrated, Effort, Outcome, Run, Target, Tried, mean_outcome};
 

@@ -89,7 +89,12 @@ pub struct Verdict {
     pub judged: Option<(Vec<Run>, Vec<Run>)>,
     /// Work of a step.
     pub flops: FlopCount,
+    /// α of scaled extrapolation, for intervals of up to [`INTERVALS`] steps ([`Tape::factor`]).
+    pub factor: Option<f64>,
 }
+
+/// The longest interval for which [`Verdict::factor`] is estimated.
+pub const INTERVALS: usize = 10;
 
 impl Session<'_> {
     /// Records, searches and judges. Finished runs are kept and not repeated.
@@ -106,6 +111,7 @@ impl Session<'_> {
         let recorder = ComputeAll::recording_at(source.anatomy(), &points, if moves { &strides } else { &[] });
         let (mut studio, traces, flops) = Studio::open(pipeline, learning, &recorder, work, &weights, watch)?;
         let tapes = tapes(&traces, &points, &source.solver(steps)?.rows())?;
+        let factor = Tape::factor(&tapes, INTERVALS);
         let found = calibrate(tapes, flops, &presets, target, &effort, &mut studio)?;
         drop(studio);
         let mut judged = None;
@@ -113,7 +119,7 @@ impl Session<'_> {
             let (mut studio, ..) = Studio::open(pipeline, held_out, &recorder, work, &weights, watch)?;
             judged = Some((studio.run(&found.best.cache())?, studio.run(&against)?));
         }
-        Ok(Verdict { found, judged, flops })
+        Ok(Verdict { found, judged, flops, factor })
     }
 }
 

@@ -197,6 +197,29 @@ impl Tape {
         })
     }
 
+    /// The factor α of scaled extrapolation that fits these runs: least squares of `F(s) − F₀ = α·x·(F₀ − F₁)/d`, relative to ‖F₀‖, over all
+    /// steps s whose last computed step is x < `most` steps before and the one before it d ≤ `most` further. `None` if no fold changes; 0 to
+    /// 1, as the policy takes it.
+    pub fn factor(tapes: &[Tape], most: usize) -> Option<f64> {
+        let (mut above, mut below) = (0.0, 0.0);
+        for tape in tapes {
+            let far = |step: usize, since: usize| tape.apart[pair(step, since)];
+            for last in 2..tape.steps {
+                let size = tape.norms[last - 1].powi(2).max(f64::MIN_POSITIVE);
+                for before in last.saturating_sub(most).max(1)..last {
+                    for step in last + 1..=tape.steps.min(last + most.saturating_sub(1)) {
+                        let way = (step - last) as f64 / (last - before) as f64;
+                        // (F(s) − F₀)·(F₀ − F₁), from the three distances.
+                        let product = (far(step, before) - far(step, last) - far(last, before)) / 2.0;
+                        above += way * product / size;
+                        below += way * way * far(last, before) / size;
+                    }
+                }
+            }
+        }
+        (below > 0.0).then(|| (above / below).clamp(0.0, 1.0))
+    }
+
     /// ‖fold − Σ a·known fold‖₂ at `step` with the polynomial's coefficients a, whose sum is 1, computed from distances alone: ‖Σ b·F‖² =
     /// −Σ over pairs of b·b'·‖F − F'‖² if the b sum to 0.
     fn distance(&self, step: usize, known: &[usize], damping: f64) -> f64 {
@@ -268,6 +291,7 @@ mod tests {
     use super::super::synthetic::{AT, config, tapes, trace};
     use super::*;
     use crate::cache::MotionRegularization;
+    use crate::cache::trace::TraceRecord;
 
     #[test]
     fn the_error_by_hand() {
@@ -338,6 +362,48 @@ mod tests {
         assert!((Bend::fit(tape.follow(&config, &real)).0 - 0.25).abs() < 1e-9);
         assert_eq!(Bend::fit([]), Bend(0.0));
         assert_eq!(Bend::fit([(1, 0.2, 0.1), (2, 0.0, 0.1)]), Bend(0.0));
+    }
+
+    /// Against least squares over the folds themselves.
+    #[test]
+    fn the_factor_of_scaled_extrapolation() {
+        let (steps, most) = (9usize, 4usize);
+        let factor = |fold: &dyn Fn(usize) -> Vec<f32>| {
+            let pairs = (2..=steps).flat_map(|step| (1..step).map(move |since| (step, since)));
+            let record = |(step, since)| TraceRecord {
+                step,
+                since,
+                at: ProbePoint::Fold,
+                measurement: Measurement::of(&fold(step), &fold(since)),
+            };
+            let trace = Trace { steps, records: pairs.map(record).collect(), ..Trace::default() };
+            Tape::factor(&[Tape::new(&trace, &[], &[0.1; 9]).unwrap()], most)
+        };
+        let bent = |step: usize| {
+            let s = step as f32;
+            vec![7.0 + s, 0.25 * s * s, (1.3 * s).sin()]
+        };
+        let less =
+            |a: usize, b: usize| -> Vec<f64> { bent(a).iter().zip(bent(b)).map(|(a, b)| f64::from(a - b)).collect() };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let (mut above, mut below) = (0.0, 0.0);
+        for last in 2..steps {
+            let size: f64 = bent(last).iter().map(|v| f64::from(v * v)).sum();
+            for before in (1..last).filter(|before| last - before <= most) {
+                for step in (last + 1..=steps).filter(|step| step - last < most) {
+                    let way = (step - last) as f64 / (last - before) as f64;
+                    let line: Vec<f64> = less(last, before).iter().map(|v| way * v).collect();
+                    above += dot(&less(step, last), &line) / size;
+                    below += dot(&line, &line) / size;
+                }
+            }
+        }
+        let exact = above / below;
+        assert!(exact > 0.1 && exact < 0.99, "{exact}");
+        assert!((factor(&bent).unwrap() - exact).abs() < 1e-5, "{:?} {exact}", factor(&bent));
+        // A straight way is gone to its end; without a change there is no way.
+        assert!((factor(&|step| vec![2.0, step as f32]).unwrap() - 1.0).abs() < 1e-6);
+        assert_eq!(factor(&|_| vec![1.0, 2.0]), None);
     }
 
     #[test]

@@ -229,6 +229,12 @@ fn seacache_reuses_nothing_or_as_its_trace_tells() {
 }
 
 #[test]
+fn scaled_extrapolation_reuses_nothing_or_as_its_trace_tells() {
+    let scaling = |threshold| CacheConfig::Scaling(adacache::cache::ScalingConfig::new(threshold, 4, 0.5));
+    reuses_nothing_or_as_its_trace_tells(scaling, 0.9);
+}
+
+#[test]
 fn fewer_steps_are_a_run_of_that_many_steps() {
     let fewer = run(&request(CacheConfig::FewerSteps(FewerStepsConfig { steps: 5 })));
     assert_eq!((fewer.report.steps, fewer.report.computed_steps.len()), (5, 5));

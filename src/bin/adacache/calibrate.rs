@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use adacache::cache::{AdaCacheConfig, CacheConfig, Extrapolation, Metric, ResidualKind};
 use adacache::calibrate::{
-    Calibrated, Effort, Outcome, Probing, Run, Session, TOLERANCE, Target, Tried, Verdict, Watch, hash, idle,
-    mean_outcome, paired,
+    Calibrated, Effort, INTERVALS, Outcome, Probing, Run, Session, TOLERANCE, Target, Tried, Verdict, Watch, hash,
+    idle, mean_outcome, paired,
 };
 use adacache::compare::Mean;
 use adacache::device::Device;
@@ -187,7 +187,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         weights: weights.clone(),
     };
     let result = session.run(&mut Progress { quiet: args.quiet, rounds: 0 });
-    let Verdict { found, judged, flops } = match result {
+    let Verdict { found, judged, flops, factor } = match result {
         Ok(result) => result,
         Err(error) => {
             if error.is_stop() {
@@ -200,6 +200,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let model = format!("{} (weights {:.12}…)", config.name, weights);
     let mut text = facts(args, &model, settings, &learning);
     let _ = writeln!(text, "predicted  {}\nachieved   {}", say(&found.best.predicted), say(&found.best.achieved));
+    if let Some(factor) = factor {
+        let _ = writeln!(
+            text,
+            "factor     {factor:.3}, for `policy = \"scaling\"` with intervals of up to {INTERVALS} steps"
+        );
+    }
     if let Some((ours, theirs)) = &judged {
         text += &verdict(args, held_out.len(), &mean_outcome(ours, flops), &mean_outcome(theirs, flops), ours, theirs);
     }
