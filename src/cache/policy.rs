@@ -9,6 +9,7 @@ use crate::ops::decide::DecisionRule;
 
 /// A half of a guided batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Half {
     /// The samples with the prompt: the first half of the batch.
     Conditional,

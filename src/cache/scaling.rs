@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_interval_follows_the_change() {
-        // 0.125 a step, then 0.25 from step 8 on; 0.5 is the bound: 4 steps; 6 to 10 changes by 2·0.125 + 2·… = 0.875, a pace of 0.21875.
+        // 0.125 a step, 0.25 from step 8 on: 0.5 is 4 steps away, then 2; from 6 to 10 the pace is 0.875 / 4.
         let pace = |step| if step < 8 { 0.125 } else { 0.25 };
         let (computed, rates) = schedule(ScalingConfig::new(0.5, 9, 0.6), 16, pace);
         assert_eq!(computed, [1, 2, 6, 10, 12, 14, 16]);

@@ -381,7 +381,7 @@ mod tests {
         };
         let bent = |step: usize| {
             let s = step as f32;
-            vec![7.0 + s, 0.25 * s * s, (1.3 * s).sin()]
+            vec![7.0 + s, 2.0 * s.sqrt(), (1.3 * s).sin()]
         };
         let less =
             |a: usize, b: usize| -> Vec<f64> { bent(a).iter().zip(bent(b)).map(|(a, b)| f64::from(a - b)).collect() };

@@ -28,8 +28,8 @@ fn a_short_help_fits_one_screen_and_a_long_one_has_everything() {
         "Steps and caching:",
         "Output:",
         "Many prompts:",
-        "Prompt (Open-Sora):",
-        "Given frames (Open-Sora):",
+        "Prompt (Open-Sora, Wan):",
+        "Given frames (Open-Sora; Wan 2.2 TI2V: one --image):",
         "Device and memory:",
     ];
     for heading in headings {
@@ -38,9 +38,9 @@ fn a_short_help_fits_one_screen_and_a_long_one_has_everything() {
     // Defaults are numbers, of each model where they differ.
     let flat = long.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
-        "Denoising steps [default: 30]",
-        "[default: 3 for sprites, 7 for opensora-v1.2]",
-        "[default: 16 for sprites, 51 for opensora-v1.2]",
+        "Denoising steps [default: 30 for sprites, opensora-v1.2, else 50]",
+        "[default: 3 for sprites, 7 for opensora-v1.2, else 5]",
+        "[default: 16 for sprites, 121 for wan2.2-ti2v-5b, 51 for opensora-v1.2, else 81]",
         "[default: adacache-fast]",
         "calibrated-2.2x",
         "interval-N, fewer-N",

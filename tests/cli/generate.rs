@@ -27,7 +27,7 @@ fn unknown_words_are_answered_with_the_vocabulary() {
                 "`a`, `cat`, `on`, `the`, `moon`",
                 "one moving shape, from six words",
                 "for example: large red circle bouncing fast navy",
-                "tip: for any words: `adacache pull opensora-v1.2`, then `adacache generate --model opensora-v1.2 \"",
+                "tip: for any words: `adacache pull wan2.1-t2v-1.3b`, then `adacache generate --model wan2.1-t2v-1.3b \"",
             ],
         ),
     ] {
