@@ -201,7 +201,7 @@ fn filtered(x: &[f64], n: usize, inner: usize, noise: f64) -> Vec<f64> {
     let mean = (0..n).map(gain).sum::<f64>() / n as f64;
     let turn = |k: usize, i: usize| std::f64::consts::TAU * (k * i % n) as f64 / n as f64;
     let mut out = vec![0.0; x.len()];
-    for first in (0..x.len()).filter(|i| i / inner % n == 0) {
+    for first in (0..x.len()).filter(|i| (i / inner).is_multiple_of(n)) {
         for k in 0..n {
             let (re, im) = (0..n).fold((0.0, 0.0), |(re, im), i| {
                 let v = x[first + i * inner];

@@ -11,9 +11,8 @@ use adacache::calibrate::{
 };
 use adacache::compare::Mean;
 use adacache::device::Device;
-use adacache::family;
 use adacache::media::{check_file_writable, write_file};
-use adacache::pipeline::{self, ModelSource, OpenOptions, Prompt, PromptText, Request};
+use adacache::pipeline::{self, ModelSource, Prompt, PromptText, Request};
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 
@@ -154,7 +153,7 @@ impl Watch for Progress {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = family::open(&args.runs.model, &OpenOptions::default())?;
+    let source = args.runs.source()?;
     let config = source.config();
     let settings = args.runs.settings(&source)?;
     let steps = settings.steps;

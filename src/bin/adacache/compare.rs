@@ -7,9 +7,8 @@ use std::process::ExitCode;
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
 use adacache::device::KERNELS;
-use adacache::family;
 use adacache::media::{Frames, Media, Output, write_file};
-use adacache::pipeline::{self, ModelSource, OpenOptions, Pipeline, PromptText, Report, Request, Settings};
+use adacache::pipeline::{self, ModelSource, Pipeline, PromptText, Report, Request, Settings};
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -63,7 +62,7 @@ struct Policy {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = family::open(&args.runs.model, &OpenOptions::default())?;
+    let source = args.runs.source()?;
     let config = source.config();
     let settings = args.runs.settings(&source)?;
     let runs::Settings { steps, cfg_scale } = settings;

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use adacache::cache::CacheConfig;
 use adacache::device::Device;
-use adacache::pipeline::{self, ModelSource, Pipeline, Prompt, PromptText, Request, TextOptions};
+use adacache::family;
+use adacache::pipeline::{
+    self, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Request, TextOptions, VideoSize,
+};
+use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -13,9 +17,21 @@ use crate::{device, interrupt};
 /// The model and how it runs.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Model: `sprites`, or a folder laid out like models/sprites
+    /// Model: sprites, wan2.1-t2v-1.3b, opensora-v1.2, a folder, …
     #[arg(long, default_value = "sprites")]
     pub(crate) model: String,
+    /// Size in pixels [default: the model's]
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// Frames of each video [default: the model's]
+    #[arg(long, value_name = "N")]
+    frames: Option<usize>,
+    /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<FlowSampler>,
+    /// Timestep shift (Wan) [default: 5]
+    #[arg(long, value_name = "X")]
+    shift: Option<f64>,
     /// Denoising steps [default: the model's]
     #[arg(long)]
     steps: Option<usize>,
@@ -39,6 +55,18 @@ pub(crate) struct Settings {
 }
 
 impl Options {
+    /// Opens the model for videos of the size asked for.
+    pub(crate) fn source(&self) -> anyhow::Result<ModelSource> {
+        let options = OpenOptions {
+            pixels: self.size.as_deref().map(VideoSize::sides).transpose()?,
+            frames: self.frames,
+            sampler: self.sampler,
+            shift: self.shift,
+            ..OpenOptions::default()
+        };
+        Ok(family::open(&self.model, &options)?)
+    }
+
     /// Steps and guidance: those asked for, else those of `source`.
     pub(crate) fn settings(&self, source: &ModelSource) -> anyhow::Result<Settings> {
         let config = source.config();
