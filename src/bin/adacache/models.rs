@@ -129,7 +129,7 @@ fn need(source: &ModelSource, video: String) -> anyhow::Result<Need> {
     Ok(Need { video, memory: job.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds)?.memory })
 }
 
-/// Bytes of the text encoder's weights: what it takes in the host's memory.
+/// Bytes of the text encoder's weights. They are on the device while prompts are read, as far as they fit.
 fn encoder_bytes(files: &[FileStatus]) -> u64 {
     let weights = files.iter().filter(|f| f.part == Part::Text && !f.file.ends_with(".json"));
     weights.filter_map(|f| f.bytes).sum()
@@ -147,7 +147,7 @@ fn as_json(models: &[Model]) -> anyhow::Result<String> {
             files.iter().filter(|f| !f.is_ok()).map(|f| format!("{}/{}", f.part.name(), f.file)).collect();
         json!({
             "name": model.name, "complete": missing.is_empty(), "built_in": false, "folder": checkpoint.folder(), "files": files,
-            "missing": missing, "needs": needs(model), "needs_of": model.of.name(), "text_encoder_host_memory": encoder_bytes(files),
+            "missing": missing, "needs": needs(model), "needs_of": model.of.name(), "text_encoder_weights": encoder_bytes(files),
         })
     };
     let models: Vec<_> = models.iter().map(one).collect();
@@ -185,7 +185,10 @@ fn for_people(models: &[Model]) -> String {
         }
         model.needs.iter().for_each(|n| text += &line(n));
         if let bytes @ 1.. = encoder_bytes(files) {
-            text += &format!("  text encoder: {} of the host's memory while prompts are read\n", HumanBytes(bytes));
+            text += &format!(
+                "  text encoder: {} of weights, on the device while prompts are read, as far as they fit\n",
+                HumanBytes(bytes)
+            );
         }
     }
     text.truncate(text.trim_end().len());

@@ -251,7 +251,7 @@ fn cache_help() -> String {
     let own = source.presets(source.config().default_steps).map_or_else(|_| vec![], |presets| presets.names());
     let names = if own.is_empty() { preset_names() } else { own.join(", ") };
     format!(
-        "Which steps to reuse, by a preset or by the path of a .toml file\n\nPresets of sprites: {names}, where N is a number of steps. \
+        "Which steps to reuse, by a preset or by the path of a .toml file [default: adacache-fast]\n\nPresets of sprites: {names}, where N is a number of steps. \
          `adacache presets --model MODEL` explains them, and those of other models. Append +taylor or +taylor2 to extrapolate what is \
          reused, +moreg for --moreg."
     )
