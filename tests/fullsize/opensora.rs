@@ -16,7 +16,7 @@ use adacache::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::common;
+use crate::{common, relative};
 
 /// Names and shapes of STDiT3-XL/2 as published; {} is the number of a block, and a bias follows its weight's first axis.
 const TABLE: &[(&str, &[usize], bool)] = &[
@@ -110,13 +110,6 @@ fn first_pair(whole: &SafeTensors<'_>, folder: &Path) -> PathBuf {
     let path = folder.join("pair.safetensors");
     safetensors::serialize_to_file(views, None, &path).unwrap();
     path
-}
-
-fn relative(ours: &[f32], reference: &[f32]) -> f64 {
-    assert_eq!(ours.len(), reference.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-    let difference = square(&mut ours.iter().zip(reference).map(|(a, b)| f64::from(a - b)));
-    (difference / square(&mut reference.iter().map(|v| f64::from(*v)))).sqrt()
 }
 
 /// Sets the time and the blocks' modulation, so that blocks can run on any hidden state.

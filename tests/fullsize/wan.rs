@@ -15,7 +15,7 @@ use adacache::model::{Geometry, ResidualRoom, Transformer, Walk, Wan, WanConfig,
 use adacache::pipeline::{OpenOptions, noise};
 use adacache::tensor::{DType, Tensor};
 
-use crate::common;
+use crate::{common, relative};
 
 const EPS: f32 = 1e-6;
 const TIME: f32 = 700.0;
@@ -219,13 +219,6 @@ fn block(
     let added = linear(&hidden, weights, &name("ffn.2"), [c, config.ffn_dim]);
     x.iter_mut().zip(added).zip(chunk(5).iter().cycle()).for_each(|((x, added), gate)| *x += gate * added);
     x
-}
-
-fn relative(ours: &[f32], reference: &[f32]) -> f64 {
-    assert_eq!(ours.len(), reference.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-    let difference = square(&mut ours.iter().zip(reference).map(|(a, b)| f64::from(a - b)));
-    (difference / square(&mut reference.iter().map(|v| f64::from(*v)))).sqrt()
 }
 
 #[test]
