@@ -48,7 +48,7 @@ pub use noise::noise;
 pub use prompt::{Prompt, PromptText, Scores, TextOptions};
 pub use provenance::{How, embedding_hash, weights_hash};
 pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
-pub use request::{Request, cache_caution, cache_config, check_settings, is_guided, resolve_cache};
+pub use request::{Request, cache_caution, cache_config, check_settings, default_cache, is_guided, resolve_cache};
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
 pub use source::{

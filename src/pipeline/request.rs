@@ -6,10 +6,13 @@ use std::sync::Arc;
 use super::conditioning::Given;
 use super::error::PipelineError;
 use super::prompt::Prompt;
-use super::source::ModelSource;
+use super::source::{ModelSource, PipelineConfig};
 use crate::cache::{CacheConfig, CacheError, Named};
 use crate::media::Latents;
 use crate::sampler::{MOST_STEPS, ScheduleError};
+
+/// Up to so many steps, a checkpoint of a family that has distilled ones is taken for one of them.
+const FEW_STEPS: usize = 8;
 
 /// The largest accepted guidance scale.
 const MAX_CFG_SCALE: f32 = 100.0;
@@ -53,6 +56,12 @@ pub fn cache_config(source: &ModelSource, name: &str, moreg: bool, steps: usize)
 /// A presets file that cannot be read.
 pub fn cache_caution(source: &ModelSource, name: &str, steps: usize) -> Result<Option<String>, PipelineError> {
     Ok(source.presets(steps)?.caution(Named::read(name).name, steps))
+}
+
+/// The cache of a run of `steps` steps for which none is named: the fast AdaCache preset, or none where a checkpoint is taken for a distilled
+/// one, whose few steps leave nothing to reuse.
+pub fn default_cache(config: &PipelineConfig, steps: usize) -> &'static str {
+    if config.sampling.is_some() && steps <= FEW_STEPS { "none" } else { "adacache-fast" }
 }
 
 /// As [`cache_config`], for videos of `frames` latent frames.

@@ -59,9 +59,9 @@ pub(crate) struct Args {
     /// Element type to compute in: bf16 or f16
     #[arg(long, default_value = "bf16", hide_short_help = true)]
     dtype: DType,
-    /// Policy, as for `generate --cache`
-    #[arg(long, default_value = "adacache-fast", value_name = "PRESET|FILE.toml")]
-    cache: String,
+    /// Policy, as for `generate --cache` [default: adacache-fast]
+    #[arg(long, value_name = "PRESET|FILE.toml")]
+    cache: Option<String>,
     /// Motion regularization
     #[arg(long, hide_short_help = true)]
     moreg: bool,
@@ -126,8 +126,9 @@ fn job(args: &Args) -> anyhow::Result<Job> {
     let steps = args.steps.unwrap_or(source.config().default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(source.config().default_cfg_scale);
     pipeline::check_settings(steps, cfg_scale)?;
+    let cache = args.cache.as_deref().unwrap_or_else(|| pipeline::default_cache(source.config(), steps));
     Ok(Job {
-        cache: pipeline::cache_config(&source, &args.cache, args.moreg, steps)?,
+        cache: pipeline::cache_config(&source, cache, args.moreg, steps)?,
         dtype: args.dtype,
         videos: args.videos,
         deciding: Deciding::Together,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
 use adacache::model::LoraFile;
-use adacache::pipeline::{MaskStrategy, MemorySize, OpenOptions, PipelineConfig, Scores};
+use adacache::pipeline::{MaskStrategy, MemorySize, OpenOptions, PipelineConfig, Scores, default_cache};
 use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 use indicatif::ProgressDrawTarget;
@@ -20,9 +20,6 @@ const BATCH: &str = "Many prompts";
 const TEXT: &str = "Prompt (Open-Sora, Wan)";
 const GIVEN: &str = "Given frames (Open-Sora; Wan 2.2 TI2V: one --image)";
 const DEVICE: &str = "Device and memory";
-
-/// Up to so many steps a checkpoint is taken for a distilled one: from step to step everything changes, and a cache only harms.
-const FEW_STEPS: usize = 8;
 
 /// Shown where a prompt is missing.
 pub(crate) const EXAMPLE: &[&str] = &[
@@ -191,18 +188,14 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The cache policy asked for: a preset or a file. Few steps of a model that can be distilled are all computed unless one is named.
+    /// The cache policy asked for, a preset or a file, or the default one.
     pub(super) fn cache(&self, config: &PipelineConfig, steps: usize) -> &str {
-        match &self.cache {
-            Some(name) => name,
-            None if self.skips_caching(config, steps) => "none",
-            None => "adacache-fast",
-        }
+        self.cache.as_deref().unwrap_or_else(|| default_cache(config, steps))
     }
 
     /// Whether no cache is used because the steps are few.
     pub(super) fn skips_caching(&self, config: &PipelineConfig, steps: usize) -> bool {
-        self.cache.is_none() && config.sampling.is_some() && steps <= FEW_STEPS
+        self.cache.is_none() && default_cache(config, steps) == "none"
     }
 
     /// The name of the cache policy: a preset, or a file without the folders of this machine.
