@@ -206,6 +206,13 @@ pub(super) fn input(io: &Weights, name: &str, axes: &[usize]) -> Result<(Vec<usi
     Ok((shape, values))
 }
 
+/// The tokens of one text, without the padding behind them.
+pub(super) fn real_tokens(ids: &[i64], mask: &[i64], io: &Weights) -> Result<Vec<u32>, CheckError> {
+    let real = ids.iter().zip(mask).filter(|(_, real)| **real != 0).map(|(id, _)| u32::try_from(*id));
+    let bad = |_| CheckError::Case { file: io.file().into(), reason: "a token is no number from 0 on".into() };
+    real.collect::<Result<_, _>>().map_err(bad)
+}
+
 pub(super) fn optional_mask(io: &Weights, name: &str) -> Result<Option<Vec<bool>>, CheckError> {
     if !io.has(name) {
         return Ok(None);

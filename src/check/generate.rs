@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::case::{CheckError, CheckResult, bounds, input, relative_error};
+use super::case::{CheckError, CheckResult, bounds, input, real_tokens, relative_error};
 use crate::cache::CacheConfig;
 use crate::device::Device;
 use crate::family;
@@ -15,8 +15,9 @@ use crate::media::Latents;
 use crate::model::text::{T5Config, T5Encoder};
 use crate::model::{ModelError, Weights};
 use crate::pipeline::{OpenOptions, Pipeline, PipelineError, Prompt, PromptText, Request};
+use crate::sampler::UnknownSampler;
 use crate::tensor::DType;
-use crate::text::Embedding;
+use crate::text::{Embedding, T5};
 
 /// The largest difference of a pixel in f32, in steps of 8 bits.
 const STEPS_OF_8_BITS: f64 = 2.0;
@@ -47,7 +48,7 @@ pub(super) fn check(
     let case: Case = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
     let repository = dir.join(&case.model);
     let io = Weights::open(&dir.join("io.safetensors"))?;
-    let sampler = case.sampler.parse().map_err(|e: crate::sampler::UnknownSampler| bad(e.to_string()))?;
+    let sampler = case.sampler.parse().map_err(|e: UnknownSampler| bad(e.to_string()))?;
     let options = OpenOptions {
         sampler: Some(sampler),
         shift: Some(case.shift),
@@ -108,14 +109,12 @@ fn context(
     let name = file.display().to_string();
     let text = std::fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;
     let weights = Weights::open(&folder.join("model.safetensors"))?;
-    // The residual stream of these encoders leaves the range of f16.
-    let dtype = if dtype == DType::F16 { DType::Bf16 } else { dtype };
-    let encoder = T5Encoder::load(device, T5Config::from_json(&text, &name)?, weights, dtype, 0)?;
+    let encoder = T5Encoder::load(device, T5Config::from_json(&text, &name)?, weights, T5::dtype(dtype), 0)?;
     let (ids, mask) = (io.integers("ids", &[2, length])?, io.integers("mask", &[2, length])?);
     let (_, reference) = input(io, "context", &[3])?;
     let half = |i: usize| -> Result<Embedding, CheckError> {
-        let real = ids.iter().zip(&mask).skip(i * length).take(length).filter(|(_, real)| **real != 0);
-        let real: Vec<u32> = real.map(|(id, _)| *id as u32).collect();
+        let row = i * length..(i + 1) * length;
+        let real = real_tokens(&ids[row.clone()], &mask[row], io)?;
         Ok(Embedding { values: encoder.encode(&real, None)?, tokens: real.len() })
     };
     let both = [half(0)?, half(1)?];

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::case::{CheckError, CheckResult, bounds, compare_trace, input, merged_config, relative_error};
+use super::case::{CheckError, CheckResult, bounds, compare_trace, input, merged_config, real_tokens, relative_error};
 use crate::device::Device;
 use crate::model::text::{T5Config, T5Encoder};
 use crate::model::{Trace, Weights};
@@ -45,9 +45,7 @@ pub(super) fn check(
     let mut traces = Trace::new();
     for (ids, mask) in ids.chunks(length).zip(mask.chunks(length)) {
         // What is padded is behind the real tokens, and the model never sees it.
-        let real = ids.iter().zip(mask).filter(|(_, real)| **real != 0).map(|(id, _)| u32::try_from(*id));
-        let real: Vec<u32> =
-            real.collect::<Result<_, _>>().map_err(|_| bad("a token is no number from 0 on".into()))?;
+        let real = real_tokens(ids, mask, &io)?;
         let padded = |mut values: Vec<f32>| {
             values.resize(length * width, 0.0);
             values

@@ -17,9 +17,7 @@ use crate::cache::{
 };
 use crate::device::Device;
 use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
-use crate::sampler::{
-    DpmPp, Euler, FlowGrid, FrameConditioning, Member, Sampler, SamplerOptions, Solver, SolverError, UniPc,
-};
+use crate::sampler::{FlowSampler, FrameConditioning, Member, Sampler, SamplerOptions, UnknownSampler};
 use crate::tensor::{DType, Tensor};
 
 #[derive(Deserialize)]
@@ -131,27 +129,6 @@ fn forward(model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), Ch
     compare_trace(trace.map(|(name, values)| (name.replace("block.", "blocks."), values)), io, result)
 }
 
-/// Noise levels, and a solver over them.
-type Published = (FlowGrid, Box<dyn Solver>);
-
-/// The published sampler of this name: its noise levels, and its solver over them.
-fn sampler(name: &str, steps: usize, shift: f64) -> Result<Option<Published>, SolverError> {
-    let grid = match name {
-        "unipc" => FlowGrid::unipc(steps, shift),
-        "unipc-diffusers" => FlowGrid::unipc_diffusers(steps, shift),
-        "dpm++" => FlowGrid::dpmpp(steps, shift),
-        "euler" => FlowGrid::euler(steps, shift),
-        "euler-diffusers" => FlowGrid::euler_diffusers(steps, shift),
-        _ => return Ok(None),
-    }?;
-    let solver: Box<dyn Solver> = match name {
-        "unipc" | "unipc-diffusers" => Box::new(UniPc(grid.clone())),
-        "dpm++" => Box::new(DpmPp(grid.clone())),
-        _ => Box::new(Euler(grid.clone())),
-    };
-    Ok(Some((grid, solver)))
-}
-
 /// The policy of a run of `steps` steps.
 fn policy(cache: Option<&Cache>, model: &Wan, frames: usize, steps: usize) -> Result<Box<dyn Policy>, CheckError> {
     Ok(match cache {
@@ -227,12 +204,13 @@ fn run_rollout(rollout: &Rollout, model: &Wan, io: &Weights, result: &mut CheckR
     let bad = |reason: String| CheckError::Case { file: io.file().into(), reason };
     let (shape, mut z) = latents(io, "z", model)?;
     let held = hold_image(io, model, &shape, &mut z)?;
-    let (grid, solver) = sampler(&rollout.sampler, rollout.steps, rollout.shift)?
-        .ok_or_else(|| bad(format!("there is no sampler `{}`", rollout.sampler)))?;
+    let sampler: FlowSampler = rollout.sampler.parse().map_err(|e: UnknownSampler| bad(e.to_string()))?;
+    let grid = sampler.grid(rollout.steps, rollout.shift)?;
     for (name, ours) in [("timesteps", grid.times()), ("sigmas", grid.sigmas())] {
         let (_, reference) = input(io, name, &[1])?;
         result.errors.push((name.into(), relative_error(ours, &reference)));
     }
+    let solver = sampler.solver(grid);
     // Both halves of the guidance batch: the prompt and the negative prompt, each with its own number of tokens.
     let (prompt, y) = input(io, "y", &[2])?;
     let (negative, y_null) = input(io, "y_null", &[2])?;

@@ -88,6 +88,17 @@ impl Device {
         Self::new(Box::new(backend), info, Arc::default())
     }
 
+    /// A dry device like this one, of endless memory: to count what something needs here.
+    pub fn counting(&self) -> Self {
+        let info = self.info();
+        Self::dry(DryConfig {
+            name: "count".into(),
+            memory: isize::MAX as usize,
+            units: info.units,
+            compute_capability: info.compute_capability.unwrap_or((8, 0)),
+        })
+    }
+
     /// Every device of this machine: the GPUs, or one entry with the reason why there is none, then the VM.
     pub fn list() -> Vec<DeviceInfo> {
         let mut devices = cuda::list();

@@ -6,7 +6,7 @@ use super::needs::Needs;
 use super::noise::noise;
 use super::source::Content;
 use crate::cache::Half;
-use crate::device::{Device, DryConfig};
+use crate::device::Device;
 use crate::model::{Geometry, ResidualRoom, Transformer, TransformerShape, Walk, WeightBytes};
 use crate::sampler::{FrameConditioning, Member, Sampler, SamplerOptions};
 use crate::tensor::{DType, Tensor};
@@ -17,13 +17,7 @@ impl Job {
     /// # Errors
     /// The errors of the generation itself.
     pub fn needs(&self, device: &Device) -> Result<Needs, PipelineError> {
-        let info = device.info();
-        let dry = Device::dry(DryConfig {
-            name: "count".into(),
-            memory: isize::MAX as usize,
-            units: info.units,
-            compute_capability: info.compute_capability.unwrap_or((8, 0)),
-        });
+        let dry = device.counting();
         self.set_up(&dry, 0)
     }
 
@@ -106,6 +100,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DryConfig;
     use crate::family;
     use crate::model::SLOTS;
     use crate::pipeline::{Deciding, OpenOptions};

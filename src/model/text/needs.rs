@@ -2,7 +2,7 @@
 
 use super::config::T5Config;
 use super::encoder::T5Encoder;
-use crate::device::{Device, DryConfig};
+use crate::device::Device;
 use crate::model::dit::streaming::SLOTS;
 use crate::model::{ModelError, Weights};
 use crate::tensor::DType;
@@ -24,13 +24,7 @@ impl T5Needs {
     /// # Errors
     /// The errors of the encoder itself.
     pub fn count(config: &T5Config, device: &Device, dtype: DType, tokens: usize) -> Result<T5Needs, ModelError> {
-        let info = device.info();
-        let dry = Device::dry(DryConfig {
-            name: "count".into(),
-            memory: isize::MAX as usize,
-            units: info.units,
-            compute_capability: info.compute_capability.unwrap_or((8, 0)),
-        });
+        let dry = device.counting();
         let encoder = T5Encoder::load(&dry, config.clone(), Weights::zeros(), dtype, 0)?;
         encoder.encode(&vec![0; tokens], None)?;
         let (block, blocks) = (encoder.weight_bytes().block, config.layers);
@@ -61,6 +55,7 @@ impl T5Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DryConfig;
 
     /// On a device with exactly the counted memory.
     #[test]
