@@ -1,4 +1,5 @@
-//! Embeds the kernels: every `ptx/ARCHITECTURE/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes.
+//! Embeds the kernels: every `ptx/ARCHITECTURE/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes, compressed, since
+//! PTX is a fifth as long then.
 //!
 //! The build never needs CUDA: PTX is checked in, and `ptx/manifest.json` holds a hash of the sources it was made from. A
 //! hash that differs fails the build, because a kernel and the struct that Rust hands it would silently disagree.
@@ -10,6 +11,7 @@
 //!
 //! Nothing here looks for a GPU, a driver or nvidia-smi.
 
+use flate2::{Compression, write::ZlibEncoder};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -125,20 +127,30 @@ fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
     Err(format!("{problem}\n  {advice}"))
 }
 
-/// Writes `KERNELS`, a hash of all modules, and `EMBEDDED`: (architecture, module name, PTX text), sorted.
+/// Writes `KERNELS`, a hash of all modules, and `EMBEDDED`: (architecture, module name, PTX text as zlib), sorted; each text beside `to`.
 fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
     let mut text =
         format!("/// SHA-256 of all embedded PTX modules.\npub const KERNELS: &str = {:?};\n", hash(modules)?);
-    text += "/// Every module of ptx/: architecture, name and PTX text.\npub(crate) static EMBEDDED: &[(&str, &str, &str)] = &[\n";
+    text += "/// Every module of ptx/: architecture, name and PTX text as zlib.\npub(crate) static EMBEDDED: &[(&str, &str, &[u8])] = &[\n";
     for path in modules {
         let utf8 = |part: Option<&std::ffi::OsStr>| {
             part.and_then(|s| s.to_str()).map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
         };
         let (folder, name) = (utf8(path.parent().and_then(Path::file_name))?, utf8(path.file_stem())?);
-        let _ = writeln!(text, "    ({folder:?}, {name:?}, include_str!({:?})),", path.display().to_string());
+        let packed = to.with_file_name(format!("{folder}-{name}.zlib"));
+        pack(path, &packed)?;
+        let _ = writeln!(text, "    ({folder:?}, {name:?}, include_bytes!({:?})),", packed.display().to_string());
     }
     text.push_str("];\n");
     fs::write(to, text).map_err(|e| format!("cannot write {}: {e}", to.display()))
+}
+
+/// Compresses a file. Build scripts are not optimised: the fastest level saves seconds and costs little.
+fn pack(from: &Path, to: &Path) -> Result<()> {
+    let mut text = fs::File::open(from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+    let cannot = |e| format!("cannot write {}: {e}", to.display());
+    let mut packed = ZlibEncoder::new(fs::File::create(to).map_err(cannot)?, Compression::fast());
+    std::io::copy(&mut text, &mut packed).and_then(|_| packed.finish()).map(|_| ()).map_err(cannot)
 }
 
 #[cfg(not(feature = "bindgen"))]

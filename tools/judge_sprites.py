@@ -1,11 +1,12 @@
 """Judges clips of the sprites vocabulary by their pixels alone: for each word of a prompt, is it what one sees?
 
     python tools/judge_sprites.py --weights models/sprites/model.safetensors     # samples the 80 prompts and judges them
+    python tools/judge_sprites.py --model-dir models/sprites-wan                 # the same with the small Wan
     python tools/judge_sprites.py --run checkpoints/sprites                      # the same with the EMA of a training run
     python tools/judge_sprites.py --videos clips                                 # what `adacache generate` wrote
     python tools/judge_sprites.py --self-test                                    # the judge on drawn clips: true ones, and of other prompts
 
-Needs torch and safetensors; Pillow for --videos. A folder of videos holds one folder of pictures or one .gif for each prompt, named by the
+Needs torch and safetensors; gguf for the small Wan; Pillow for --videos. A folder of videos holds one folder of pictures or one .gif for each prompt, named by the
 prompt with `_`, `-` or spaces between the words, perhaps behind a number: `adacache generate --prompts FILE --out 'clips/{}/'` writes that.
 
 How: the background is the one of the six that most pixels agree with; what differs from it is the shape. The color is the palette's
@@ -331,26 +332,6 @@ def read_prompts(path):
     return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
 
 
-@torch.no_grad()
-def sample(sprites, model, prompts, seed=1, steps=None, cfg_scale=None):
-    """Clips `[N, 16, 64, 64, 3]` of prompts by every step of the sampler, in batches."""
-    steps, cfg_scale = steps or sprites.fields["default_steps"], cfg_scale or sprites.fields["default_cfg_scale"]
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.zeros(len(prompts), sprites.fields["prompt_length"], dtype=torch.long)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt.split())] = torch.tensor([data.TOKEN[word] for word in prompt.split()])
-    z = torch.randn(len(prompts), sprites.config.in_channels, *sprites.fields["latent"], generator=generator)
-    times = [float(sprites.shift(torch.tensor(1 - i / steps))) for i in range(steps)] + [0.0]
-    null = model.y_embedder.y_embedding.expand(len(prompts), -1, -1)
-    for part in torch.arange(len(prompts)).split(16):
-        y = torch.cat([sprites.table[tokens[part]], null[part]])
-        for now, after in zip(times, times[1:]):
-            out = model(z[part].repeat(2, 1, 1, 1, 1), torch.full((2 * len(part),), 1000 * now), y, **sprites.conditioning)
-            cond, uncond = out[:, : z.shape[1]].chunk(2)
-            z[part] += (uncond + cfg_scale * (cond - uncond)) * (now - after)
-    return sprites.codec.decode(z)
-
-
 def read_video(path):
     """Frames `[16, 64, 64, 3]` of a folder of pictures or an animation."""
     from PIL import Image, ImageSequence
@@ -437,13 +418,12 @@ def main():
     else:
         prompts = read_prompts(args.prompts)[: args.limit]
         if args.run:
-            model = train_sprites.STDiT3(sprites.config)
-            model.load_state_dict(torch.load(args.run / "checkpoint.pt", weights_only=True)["ema"])
+            weights = torch.load(args.run / "checkpoint.pt", weights_only=True)["ema"]
         else:
-            from stdit3 import load
-
-            model = load(sprites.config, args.weights or args.model_dir / "model.safetensors")
-        videos = sample(sprites, model, prompts, args.seed, args.sampling_steps, args.cfg_scale)
+            weights = train_sprites.read_weights(args.weights or args.model_dir / sprites.network.file)
+        model = sprites.network.model()
+        model.load_state_dict(weights)
+        videos = sprites.sample(model, prompts, args.seed, args.sampling_steps, args.cfg_scale)
     seen = measure(videos)
     rows = verdicts(prompts, seen)
     if args.verbose:

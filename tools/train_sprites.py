@@ -1,12 +1,13 @@
-"""Trains the embedded sprites model, a small STDiT3, from scratch or onwards from given weights.
+"""Trains the embedded models, a small STDiT3 and a small Wan, from scratch or onwards from given weights.
 
     python tools/train_sprites.py --minutes 120                                   # from scratch into checkpoints/sprites
+    python tools/train_sprites.py --minutes 120 --architecture wan                # the small Wan, into checkpoints/sprites-wan
     python tools/train_sprites.py --init models/sprites/model.safetensors         # continue from the shipped weights
     python tools/train_sprites.py --run checkpoints/sprites                       # the same run again: resumes where it stopped
     python tools/train_sprites.py --export out/sprites                            # only write the EMA weights of a run
     python tools/train_sprites.py --steps 20 --run /tmp/smoke --batch 4           # a smoke test
 
-Needs torch, numpy and safetensors; a CPU is enough. The text table and the decoder of --model-dir are inputs and stay as they are.
+Needs torch, numpy and safetensors, and gguf for the Wan; a CPU is enough. The text table and the decoder of --model-dir are inputs and stay as they are.
 
 Objective: rectified flow, x_t = (1-t) x0 + t noise, target x0 - noise, mean squared error weighted per latent channel by what the
 decoder makes of it; t = s(sigmoid(1.1 normal)) with the sampler's own shift s, since structure is decided at high noise.
@@ -35,13 +36,16 @@ from safetensors.torch import load_file, save
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import sprites_data
-from stdit3 import Config, STDiT3
+import stdit3
+import wan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # How often each motion is drawn: what is harder to learn, more often; one that stands still is learnt with every other.
 MOTION_WEIGHTS = [{"still": 0.5, "spinning": 2.0, "growing": 1.5, "shrinking": 1.5}.get(m, 1.0) for m in sprites_data.MOTIONS]
 # Weights of what the guide reads: time, x, y, radius, cosine and sine of the turn.
 GUIDED = torch.tensor([1.0, 0.3, 0.3, 0.3, 0.2, 0.2])
+# The share of captions that give way to none.
+CAPTION_DROPOUT = 0.1
 HELD_OUT_SEED = 777_000_001
 PREVIEW_PROMPTS = [
     "large red circle bouncing fast navy",
@@ -98,6 +102,57 @@ class Muon:
             velocity.copy_(kept)
 
 
+class OfSTDiT3:
+    """How the STDiT3 of `sprites` is built and asked. `guided`: the blocks whose hidden states the guide reads."""
+
+    name = "sprites"
+    guided = ("temporal_blocks.1", "temporal_blocks.3")
+    file = "model.safetensors"
+
+    def __init__(self, fields):
+        self.config = stdit3.Config.from_dict(fields)
+        self.channels, self.width = self.config.in_channels, self.config.hidden_size
+        self.conditioning = {key: float(fields[key]) for key in ("fps", "height", "width")}
+
+    def model(self):
+        return stdit3.STDiT3(self.config)
+
+    def null(self, model):
+        """The caption `[L, C]` of no caption."""
+        return model.y_embedder.y_embedding
+
+    def predict(self, model, x, t, y, trace=None):
+        """Clip minus noise at times t `[B]` in [0, 1]; the channels of the published variance, which nothing reads, are left out."""
+        return model(x, 1000 * t, y, **self.conditioning, trace=trace)[:, : self.channels]
+
+
+class OfWan:
+    """The same of the Wan of `sprites-wan`. No caption is a caption of padding."""
+
+    name = "sprites-wan"
+    guided = ("blocks.1", "blocks.3")
+    # Matrices of 8 bits: half the size.
+    file = "model.gguf"
+
+    def __init__(self, fields):
+        self.config = wan.Config.from_dict(fields)
+        self.channels, self.width = self.config.in_dim, self.config.dim
+        self.length, self.text_dim = fields["prompt_length"], self.config.text_dim
+
+    def model(self):
+        return wan.Wan(self.config)
+
+    def null(self, model):
+        return torch.zeros(self.length, self.text_dim)
+
+    def predict(self, model, x, t, y, trace=None):
+        # The model predicts noise minus clip.
+        return -model(x, 1000 * t, y, trace=trace)
+
+
+ARCHITECTURES = {"stdit3": OfSTDiT3, "wan": OfWan}
+
+
 class Sprites:
     """What training reads and never changes: configuration, text table, decoder."""
 
@@ -105,10 +160,9 @@ class Sprites:
         self.fields = json.loads((folder / "config.json").read_text())
         if self.fields["vocabulary"] != sprites_data.WORDS:
             raise SystemExit(f"{folder}/config.json: the vocabulary differs from tools/sprites_data.py")
-        self.config = Config.from_dict(self.fields)
+        self.network = (OfWan if self.fields.get("_class_name") == "WanModel" else OfSTDiT3)(self.fields)
         self.table = load_file(str(folder / "text.safetensors"))["embedding.weight"].float()
         self.codec = sprites_data.PatchCodec(load_file(str(folder / "decoder.safetensors")))
-        self.conditioning = {key: float(self.fields[key]) for key in ("fps", "height", "width")}
         scale = self.codec.scale
         self.channel_weight = (scale / scale.mean())[:, None, None, None]
 
@@ -133,29 +187,38 @@ class Sprites:
         x0, tokens, noise, t, geometry = batch
         y = self.table[tokens]
         if dropout is not None:
-            y = torch.where(dropout[:, None, None], model.y_embedder.y_embedding, y)
+            y = torch.where(dropout[:, None, None], self.network.null(model), y)
         mix = t[:, None, None, None, None]
         hidden = {}
-        out = model(torch.lerp(x0, noise, mix), 1000 * t, y, **self.conditioning, trace=None if guide is None else hidden.__setitem__)
-        error = out[:, : x0.shape[1]] - (x0 - noise)
+        trace = None if guide is None else hidden.__setitem__
+        error = self.network.predict(model, torch.lerp(x0, noise, mix), t, y, trace) - (x0 - noise)
         loss = (error.square() * self.channel_weight).mean(dim=(1, 2, 3, 4))
         return loss if guide is None else (loss, guide(hidden, geometry))
 
     @torch.no_grad()
+    def sample(self, model, prompts, seed=1, steps=None, cfg_scale=None):
+        """Clips `[N, 16, 64, 64, 3]` of prompts by every step of Euler's sampler with guidance, in batches."""
+        steps, cfg_scale = steps or self.fields["default_steps"], cfg_scale or self.fields["default_cfg_scale"]
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.zeros(len(prompts), self.fields["prompt_length"], dtype=torch.long)
+        for row, prompt in zip(tokens, prompts):
+            row[: len(prompt.split())] = torch.tensor([sprites_data.TOKEN[word] for word in prompt.split()])
+        z = torch.randn(len(prompts), self.network.channels, *self.fields["latent"], generator=generator)
+        times = [float(self.shift(torch.tensor(1 - i / steps))) for i in range(steps)] + [0.0]
+        null = self.network.null(model).expand(len(prompts), -1, -1)
+        for part in torch.arange(len(prompts)).split(16):
+            y = torch.cat([self.table[tokens[part]], null[part]])
+            for now, after in zip(times, times[1:]):
+                out = self.network.predict(model, z[part].repeat(2, 1, 1, 1, 1), torch.full((2 * len(part),), now), y)
+                cond, uncond = out.chunk(2)
+                z[part] += (uncond + cfg_scale * (cond - uncond)) * (now - after)
+        return self.codec.decode(z)
+
+    @torch.no_grad()
     def preview(self, model, path):
         """Samples the preview prompts and writes every other frame of each as one row of a PNG."""
-        generator = torch.Generator().manual_seed(1)
-        steps = self.fields["default_steps"]
-        timesteps = [1000 * float(self.shift(torch.tensor(1 - i / steps))) for i in range(steps)]
-        rows = []
-        for prompt in PREVIEW_PROMPTS:
-            ids = torch.zeros(self.fields["prompt_length"], dtype=torch.long)
-            ids[: len(prompt.split())] = torch.tensor([sprites_data.TOKEN[word] for word in prompt.split()])
-            z = torch.randn(1, self.config.in_channels, *self.fields["latent"], generator=generator)
-            null = model.y_embedder.y_embedding
-            z = model.sample(z, self.table[ids], null, timesteps, cfg_scale=self.fields["default_cfg_scale"], **self.conditioning)
-            rows.append(self.codec.decode(z)[0, ::2].permute(1, 0, 2, 3).flatten(1, 2))
-        write_png(path, torch.cat(rows))
+        videos = self.sample(model, PREVIEW_PROMPTS)
+        write_png(path, torch.cat([video[::2].permute(1, 0, 2, 3).flatten(1, 2) for video in videos]))
 
 
 def write_png(path, image):
@@ -181,10 +244,10 @@ class Guide(nn.Module):
     for place, radius and turn of the shape.
     """
 
-    def __init__(self, config, tokens, blocks=(1, 3)):
+    def __init__(self, network, tokens):
         super().__init__()
-        self.names = [f"temporal_blocks.{i}" for i in blocks]
-        self.heads = nn.ModuleList(nn.Linear(tokens * config.hidden_size, 6) for _ in blocks)
+        self.names = network.guided
+        self.heads = nn.ModuleList(nn.Linear(tokens * network.width, 6) for _ in self.names)
         for head in self.heads:
             nn.init.zeros_(head.weight)
 
@@ -193,7 +256,7 @@ class Guide(nn.Module):
         error = 0.0
         for name, head in zip(self.names, self.heads):
             u = hidden[name]
-            u = F.layer_norm(u, u.shape[-1:]).flatten(2)
+            u = F.layer_norm(u, u.shape[-1:]).reshape(len(u), sprites_data.FRAMES, -1)
             error = error + (head(u).float() - geometry).square().mean(dim=(0, 1))
         return error / len(self.heads)
 
@@ -210,18 +273,17 @@ class Run:
         self.folder = args.run
         self.checkpoint = self.folder / "checkpoint.pt"
         torch.manual_seed(args.seed)
-        self.model = STDiT3(self.sprites.config)
+        self.model = self.sprites.network.model()
         _, h, w = self.sprites.fields["latent"]
         tokens = h // 2 * (w // 2)
-        self.guide = Guide(self.sprites.config, tokens) if args.guide else None
-        self.ema = STDiT3(self.sprites.config).requires_grad_(False)
+        self.guide = Guide(self.sprites.network, tokens) if args.guide else None
+        self.ema = self.sprites.network.model().requires_grad_(False)
         self.step, self.minutes, self.decay_from, self.decay_minutes, self.trained_before = 0, 0.0, None, None, 0
         if args.init and not self.checkpoint.exists():
             self.trained_before = self._iterations_of(args.init)
-            weights = {name: tensor.float() for name, tensor in load_file(str(args.init)).items()}
-            self.model.load_state_dict(weights)
-        in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name)]
-        others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name)]
+            self.model.load_state_dict(read_weights(args.init))
+        in_blocks = [p for name, p in self.model.named_parameters() if self._is_matrix(name, p)]
+        others = [p for name, p in self.model.named_parameters() if not self._is_matrix(name, p)]
         self.muon = Muon(in_blocks, args.lr_muon, torch.bfloat16 if args.precision == "bf16" else torch.float32)
         self.adamw = torch.optim.AdamW(others, args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.guide_adamw = self.guide and torch.optim.AdamW(self.guide.parameters(), args.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0)
@@ -242,8 +304,8 @@ class Run:
             return 0
 
     @staticmethod
-    def _is_matrix(name):
-        return "_blocks." in name and name.endswith(".weight") and "_norm" not in name
+    def _is_matrix(name, parameter):
+        return "blocks." in name and name.endswith(".weight") and parameter.ndim == 2
 
     def _restore(self):
         state = torch.load(self.checkpoint, weights_only=True)
@@ -268,11 +330,10 @@ class Run:
         atomically(self.checkpoint, lambda path: torch.save(state, path))
 
     def export(self, folder):
-        """Writes the moving average as a published checkpoint: bf16, published names, beside an updated config.json."""
+        """Writes the moving average under the published names, beside an updated config.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.bfloat16().contiguous() for name, tensor in self.ema.state_dict().items()}
-        # save_file would leave a file that only its owner can read.
-        atomically(folder / "model.safetensors", lambda path: path.write_bytes(save(weights)))
+        file = self.sprites.network.file
+        atomically(folder / file, lambda path: write_weights(path, self.ema.state_dict(), file.endswith(".gguf")))
         fields = dict(self.sprites.fields)
         fields["trained_iterations"] = self.trained_before + self.step
         atomically(folder / "config.json", lambda path: path.write_text(json.dumps(fields, indent=1)))
@@ -305,7 +366,7 @@ class Run:
         args = self.args
         seed = args.seed * 1_000_003 + self.step
         batch = self.sprites.batch(args.batch, seed, MOTION_WEIGHTS)
-        dropout = torch.rand(args.batch, generator=torch.Generator().manual_seed(~seed & 0xFFFFFFFF)) < self.sprites.config.class_dropout_prob
+        dropout = torch.rand(args.batch, generator=torch.Generator().manual_seed(~seed & 0xFFFFFFFF)) < CAPTION_DROPOUT
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
             loss = self.sprites.loss(self.model, batch, dropout, self.guide)
         if self.guide is not None:
@@ -365,6 +426,36 @@ class Run:
         self.report()
 
 
+def write_weights(path, tensors, as_gguf):
+    """Writes a safetensors file in bf16, or a GGUF file whose matrices have the type Q8_0 and whose other tensors have 32 bits."""
+    if not as_gguf:
+        # save_file would leave a file that only its owner can read.
+        path.write_bytes(save({name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}))
+        return
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+    writer = GGUFWriter(path, "wan")
+    for name, tensor in tensors.items():
+        matrix = tensor.ndim == 2 and tensor.shape[1] % 32 == 0
+        kind = GGMLQuantizationType.Q8_0 if matrix else GGMLQuantizationType.F32
+        writer.add_tensor(name, quants.quantize(tensor.float().numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_weights(path):
+    """The tensors of such a file as f32."""
+    if pathlib.Path(path).suffix != ".gguf":
+        return {name: tensor.float() for name, tensor in load_file(str(path)).items()}
+    from gguf import GGUFReader, quants
+
+    # The reader gives sizes with the innermost first.
+    values = lambda t: torch.from_numpy(quants.dequantize(t.data, t.tensor_type).copy()).view(*t.shape[::-1].tolist())
+    return {t.name: values(t) for t in GGUFReader(path).tensors}
+
+
 def atomically(path, write):
     """Writes beside `path` and renames, so that a file is there whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
@@ -375,8 +466,9 @@ def atomically(path, write):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     path = pathlib.Path
-    parser.add_argument("--run", type=path, default=ROOT / "checkpoints/sprites", help="folder of checkpoint.pt")
-    parser.add_argument("--model-dir", type=path, default=ROOT / "models/sprites", help="config, text table and decoder")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="stdit3", help="which of the embedded models: sprites or sprites-wan")
+    parser.add_argument("--run", type=path, help="folder of checkpoint.pt; default: checkpoints/sprites or checkpoints/sprites-wan")
+    parser.add_argument("--model-dir", type=path, help="config, text table and decoder; default: those of the architecture")
     parser.add_argument("--init", type=path, help="start from these weights instead of random ones")
     parser.add_argument("--export", type=path, metavar="DIR", help="write the EMA weights; alone: of the run as it is")
     parser.add_argument("--preview", type=path, metavar="PNG", help="sample ten prompts from the EMA; alone: of the run as it is")
@@ -397,7 +489,11 @@ def arguments():
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--save-minutes", type=float, default=5)
-    return parser.parse_args()
+    args = parser.parse_args()
+    name = ARCHITECTURES[args.architecture].name
+    args.run = args.run or ROOT / "checkpoints" / name
+    args.model_dir = args.model_dir or ROOT / "models" / name
+    return args
 
 
 def main():

@@ -1,5 +1,10 @@
 //! The PTX modules compiled into this crate, one for each `kernels/*.cu`, and the GPUs they run on.
 
+use std::io::Read as _;
+use std::sync::OnceLock;
+
+use flate2::read::ZlibDecoder;
+
 /// The architecture a module was compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
@@ -86,10 +91,18 @@ modules! {
 }
 
 impl Module {
-    /// The PTX text; `None` if this build did not embed it.
+    /// The PTX text; `None` if this build did not embed it. It is unpacked once.
     pub fn ptx(self) -> Option<&'static str> {
-        let its = |(folder, name, _): &&(&str, &str, &str)| (*folder, *name) == (self.architecture().name, self.name());
-        EMBEDDED.iter().find(its).map(|(.., ptx)| *ptx)
+        static TEXTS: [OnceLock<Option<String>>; Module::ALL.len()] = [const { OnceLock::new() }; Module::ALL.len()];
+        TEXTS[self as usize].get_or_init(|| self.unpack()).as_deref()
+    }
+
+    fn unpack(self) -> Option<String> {
+        let its = |(folder, name, _): &&(&str, &str, &[u8])| (*folder, *name) == (self.architecture().name, self.name());
+        let (.., packed) = EMBEDDED.iter().find(its)?;
+        let mut text = String::new();
+        ZlibDecoder::new(*packed).read_to_string(&mut text).expect("the build script packed it");
+        Some(text)
     }
 }
 

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::opensora::OpenSora;
 use super::row::Family;
-use super::sprites::Sprites;
+use super::sprites::{SPRITES, SPRITES_WAN};
 use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B};
 use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
 /// Every family. A folder belongs to the first that recognises it: Wan's checkpoints say in their configuration what they are.
-pub static FAMILIES: [&dyn Family; 5] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &OpenSora, &Sprites];
+pub static FAMILIES: [&dyn Family; 6] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &OpenSora, &SPRITES, &SPRITES_WAN];
 
 /// The family whose own model has this name.
 pub fn named(name: &str) -> Option<&'static dyn Family> {
@@ -101,7 +101,7 @@ pub fn published(name: &str, size: &OpenOptions) -> Result<ModelSource, Pipeline
 
 /// The built-in model: 16 frames of 64×64 pixels from six words.
 pub fn sprites() -> ModelSource {
-    Sprites.open(None, &OpenOptions::default()).expect("the model inside the program is whole")
+    SPRITES.open(None, &OpenOptions::default()).expect("the model inside the program is whole")
 }
 
 /// The families that accept an input, for messages.

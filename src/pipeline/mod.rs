@@ -32,6 +32,7 @@ mod prompt;
 mod provenance;
 mod report;
 mod request;
+mod sampling;
 pub mod seed;
 mod settings;
 mod size;
@@ -49,9 +50,9 @@ pub use prompt::{Prompt, PromptText, Scores, TextOptions};
 pub use provenance::{How, embedding_hash, weights_hash};
 pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
 pub use request::{Request, cache_caution, cache_config, check_settings, default_cache, is_guided, resolve_cache};
+pub use sampling::Sampling;
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
 pub use source::{
-    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Sampling,
-    Source,
+    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Source,
 };

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
+use super::sampling::Sampling;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, FileStatus, Part};
@@ -282,24 +281,6 @@ pub struct PipelineConfig {
     pub sampling: Option<Sampling>,
     /// The prompt of the unconditional half, of models without a null caption of their own.
     pub negative_prompt: Option<&'static str>,
-}
-
-/// How a flow model is sampled.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sampling {
-    /// The solver, and the noise levels before the shift.
-    #[serde(serialize_with = "by_name")]
-    pub sampler: FlowSampler,
-    /// The shift s: levels σ become sσ/(1 + (s − 1)σ).
-    pub shift: f64,
-    /// Noise levels in place of the sampler's, which no shift changes.
-    pub sigmas: Option<Vec<f64>>,
-    /// Caption tokens that a prompt is cut or padded to.
-    pub caption_tokens: usize,
-}
-
-fn by_name<S: serde::Serializer>(sampler: &FlowSampler, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(sampler.name())
 }
 
 impl PipelineConfig {

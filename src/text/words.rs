@@ -255,7 +255,16 @@ impl TextEncoder {
 
     /// The prompt's embedding `[prompt_length, channels]`, padded with `<pad>`.
     pub fn encode(&self, prompt: &Words) -> Embedding {
-        let ids = prompt.ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
+        self.rows(&prompt.ids)
+    }
+
+    /// The embedding `[prompt_length, channels]` of no words.
+    pub fn padding(&self) -> Embedding {
+        self.rows(&[])
+    }
+
+    fn rows(&self, ids: &[usize]) -> Embedding {
+        let ids = ids.iter().copied().chain(std::iter::repeat(0)).take(self.prompt_length);
         let values = ids.flat_map(|id| &self.table[id * self.channels..][..self.channels]).copied().collect();
         Embedding { values, tokens: self.prompt_length }
     }
@@ -347,6 +356,7 @@ mod tests {
         let encoder = TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 3, 2, 4).unwrap();
         let prompt = Words { words: Default::default(), ids: vec![2, 1], rest: vec![] };
         assert_eq!(encoder.encode(&prompt).values, [4.0, 5.0, 2.0, 3.0, 0.0, 1.0, 0.0, 1.0]);
+        assert_eq!(encoder.padding().values, [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
         assert!(TextEncoder::load(Weights::from_bytes("t", &bytes).unwrap(), 4, 2, 4).is_err());
     }
 }

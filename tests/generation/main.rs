@@ -10,6 +10,7 @@ mod parity;
 mod policies;
 mod requests;
 mod solver;
+mod sprites_wan;
 mod streaming;
 mod vae;
 mod wan;

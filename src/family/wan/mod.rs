@@ -26,7 +26,7 @@ use crate::pipeline::{
     Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig,
     PipelineError, Prompt, PromptText, Sampling, Source, TextOptions, VideoSize,
 };
-use crate::sampler::{FlowGrid, Solver};
+use crate::sampler::Solver;
 use crate::shapes::Shapes;
 use crate::tensor::DType;
 
@@ -201,14 +201,7 @@ impl Opened {
         }
         let [height, width] = options.pixels.unwrap_or([height, width]);
         let size = VideoSize::new(options.frames.unwrap_or(frames), height, width)?;
-        let shift = options.shift.unwrap_or(SHIFT);
-        let sampler = options.sampler.unwrap_or_default();
-        let sigmas = options.sigmas.clone();
-        let default_steps = sigmas.as_ref().map_or(STEPS, Vec::len);
-        let sampling = Sampling { sampler, shift, sigmas, caption_tokens: model.text_len };
-        if !(shift.is_finite() && shift > 0.0) {
-            return Err(PipelineError::Setting(format!("--shift {shift} must be a positive number; {SHIFT} is usual")));
-        }
+        let sampling = Sampling::asked(options, SHIFT, model.text_len)?;
         if vae.latent_channels != model.channels {
             return Err(PipelineError::Setting(format!(
                 "the transformer has latents of {} channels and the autoencoder of {}: they are of different models",
@@ -225,7 +218,7 @@ impl Opened {
             fps,
             // Positions do not depend on the size.
             resolution: ((height * width) as f64).sqrt(),
-            default_steps,
+            default_steps: sampling.steps().unwrap_or(STEPS),
             default_cfg_scale: CFG_SCALE,
             sampling: Some(sampling.clone()),
             negative_prompt: Some(NEGATIVE_PROMPT),
@@ -297,17 +290,7 @@ impl Source for Opened {
     }
 
     fn solver(&self, steps: usize) -> Result<Box<dyn Solver>, PipelineError> {
-        let Sampling { sampler, shift, sigmas, .. } = &self.sampling;
-        let grid = match sigmas {
-            Some(sigmas) if sigmas.len() == steps => FlowGrid::custom(sigmas)?,
-            Some(sigmas) => {
-                let reason =
-                    format!("--sigmas lists {} levels, one for each step, and {steps} steps run", sigmas.len());
-                return Err(PipelineError::Setting(reason));
-            }
-            None => sampler.grid(steps, *shift)?,
-        };
-        Ok(sampler.solver(grid))
+        self.sampling.solver(steps)
     }
 
     fn read_prompt(&self, prompt: &str) -> Result<PromptText, PipelineError> {

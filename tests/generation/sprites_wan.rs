@@ -1,0 +1,90 @@
+//! `sprites-wan`, the small Wan inside the program: it takes the words of `sprites`, and the samplers, caches and precisions of Wan serve it.
+
+use std::ops::ControlFlow;
+
+use adacache::cache::CacheConfig;
+use adacache::family;
+use adacache::pipeline::{Generation, ModelSource, OpenOptions, Pipeline, PipelineError, Request, cache_config};
+use adacache::sampler::FlowSampler;
+use adacache::tensor::DType;
+
+use crate::common::device;
+
+const PROMPT: &str = "large red circle right fast navy";
+
+fn source(options: OpenOptions) -> Result<ModelSource, PipelineError> {
+    family::open("sprites-wan", &options)
+}
+
+fn run(options: OpenOptions, dtype: DType, steps: usize, change: impl FnOnce(Request) -> Request) -> Generation {
+    let pipeline = Pipeline::load(&source(options).unwrap(), &device(), dtype).unwrap();
+    let request = Request { steps, cache: CacheConfig::None, decode: false, ..Request::new(&pipeline, PROMPT).unwrap() };
+    pipeline.generate(&change(request), &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn difference(a: &Generation, b: &Generation) -> f64 {
+    let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
+        let pairs = a.latents.values.iter().zip(&b.latents.values);
+        pairs.map(|(a, b)| of(f64::from(*a), f64::from(*b))).sum()
+    };
+    (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt()
+}
+
+#[test]
+fn samplers_agree_where_steps_are_many_and_differ_where_they_are_few() {
+    let latents = |sampler: FlowSampler, steps| {
+        run(OpenOptions { sampler: Some(sampler), ..OpenOptions::default() }, DType::F32, steps, |request| request)
+    };
+    let [few, many] = [3, 24].map(|steps| {
+        let of = |sampler| latents(sampler, steps);
+        difference(&of(FlowSampler::default()), &of(FlowSampler::Euler))
+    });
+    assert!(many < 0.15 && few > many, "{few} {many}");
+}
+
+#[test]
+fn the_unconditional_half_reads_a_caption_of_padding() {
+    let scaled = |cfg_scale| run(OpenOptions::default(), DType::F32, 3, |request| Request { cfg_scale, ..request });
+    let (half, beside, guided) = (scaled(1.0), scaled(1.0f32.next_up()), scaled(3.0));
+    assert!(difference(&half, &beside) < 1e-4);
+    assert!(difference(&half, &guided) > 1e-3);
+    let work = |run: &Generation| run.report.flops.computed_step as f64;
+    assert!((0.49..0.51).contains(&(work(&half) / work(&guided))));
+}
+
+#[test]
+fn precisions_agree() {
+    let of = |dtype| run(OpenOptions::default(), dtype, 6, |request| request);
+    let exact = of(DType::F32);
+    for dtype in [DType::Bf16, DType::F16] {
+        let error = difference(&exact, &of(dtype));
+        assert!(error < 0.05, "{dtype:?}: {error}");
+    }
+}
+
+#[test]
+fn a_step_is_reused_under_every_named_cache() {
+    let steps = 12;
+    let presets = source(OpenOptions::default()).unwrap().presets(steps).unwrap();
+    for name in presets.names().iter().filter(|name| !name.contains('N') && *name != "none") {
+        let cached = run(OpenOptions::default(), DType::Bf16, steps, |request| Request {
+            cache: cache_config(&source(OpenOptions::default()).unwrap(), name, false, steps).unwrap(),
+            ..request
+        });
+        assert!(cached.latents.values.iter().all(|value| value.is_finite()), "{name}");
+        assert!(cached.report.step_shares[0] > 0.0, "{name}: the first step has nothing to reuse");
+    }
+}
+
+#[test]
+fn options_of_free_text_are_refused_and_those_of_sampling_taken() {
+    let refused = source(OpenOptions { caption_tokens: Some(64), ..OpenOptions::default() }).err().unwrap();
+    assert!(refused.to_string().contains("six words"), "{refused}");
+    let zero = source(OpenOptions { shift: Some(0.0), ..OpenOptions::default() }).err().unwrap();
+    assert!(zero.to_string().contains("3 is usual"), "{zero}");
+    let levels = OpenOptions { sigmas: Some(vec![1.0, 0.7, 0.3]), ..OpenOptions::default() };
+    assert_eq!(source(levels).unwrap().config().default_steps, 3);
+    // The other built-in model offers no choice.
+    let sprites = family::open("sprites", &OpenOptions { shift: Some(5.0), ..OpenOptions::default() });
+    assert!(sprites.err().unwrap().to_string().contains("sprites-wan"));
+}
