@@ -82,7 +82,7 @@ prepare() {
   # What the programs read when they run: kernels and the sprites model are inside them.
   cp tools/{gpu_first.sh,gpu_first.py,gpu_compare.py,compare_triton.py,compile_ptx.py,sass.py,tiny_opensora.py} "$stage/tools"
   cp src/bench/example.toml "$stage/shapes/small.toml"
-  git ls-files -z tests/goldens/{sprites_a,stdit3_a,opensora_vae_a,opensora_tiny/OpenSora-STDiT-v3} | xargs -0 cp --parents -t "$stage" || exit 2
+  git ls-files -z tests/goldens/{stdit3_a,opensora_vae_a,opensora_tiny/OpenSora-STDiT-v3} | xargs -0 cp --parents -t "$stage" || exit 2
 
   echo "$steps" >"$stage/reference/steps"
   for dtype in f32 bf16; do
@@ -387,7 +387,7 @@ streams() {
 }
 
 part_goldens() {
-  local dtype status cases=("$work"/tests/goldens/{stdit3_a,sprites_a,opensora_vae_a})
+  local dtype status cases=("$work"/tests/goldens/{stdit3_a,opensora_vae_a})
   [ "$quick" = no ] || cases=("$work/tests/goldens/stdit3_a/forward_plain")
   for dtype in bf16 f32 f16; do
     inner 40 "$bin" check "${cases[@]}" --dtype "$dtype" --json >"$results/check-$dtype.jsonl"

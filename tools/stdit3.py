@@ -3,7 +3,7 @@
 The forward follows the published one to the last detail, so that weights move freely between this file, published checkpoints
 and the Rust runtime. Run as a program it holds itself against reference cases:
 
-    python tools/stdit3.py tests/goldens/stdit3_a/forward_* tests/goldens/sprites_a/rollout_*
+    python tools/stdit3.py tests/goldens/stdit3_a/forward_*
 
 Shapes: B samples, T frames, S tokens per frame, C hidden channels, L caption tokens.
 """

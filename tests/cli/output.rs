@@ -37,6 +37,11 @@ fn commands() -> Vec<Vec<&'static str>> {
         "kernels|--arch|sm_80|--no-counters|--json",
         "models",
         "models|--json",
+        "presets",
+        "presets|--toml",
+        "presets|--json",
+        "calibrate|--prompts|p.txt|--target-speedup|1.4|--steps|4|--verify|1|--rounds|1|--taylor|0|--out|c.toml|--work|w|--quiet",
+        "completions|bash",
         "--help",
         "--version",
         "generate|--help",
@@ -45,6 +50,8 @@ fn commands() -> Vec<Vec<&'static str>> {
     let mut all: Vec<Vec<&str>> = lines.iter().map(|line| line.split('|').collect()).collect();
     all.push(vec!["check", "nothing-here", "--json"]);
     all.push(vec!["check", case]);
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/wan_repo");
+    all.push(vec!["pull", "wan2.1-t2v-1.3b", "--from", repository, "--dir", "models"]);
     all
 }
 
@@ -88,8 +95,9 @@ fn a_closed_pipe_is_quiet() {
     for args in commands() {
         let output = into_closed_pipe(dir.path(), &args, false);
         let message = text(&output.stderr);
-        let expected = if args.contains(&"nothing-here") { 2 } else { 0 };
-        assert_eq!(output.status.code(), Some(expected), "{args:?}: {message}");
+        // A calibration may miss its target, which is 1.
+        let expected = if args.contains(&"nothing-here") { 2..=2 } else { 0..=i32::from(args[0] == "calibrate") };
+        assert!(output.status.code().is_some_and(|code| expected.contains(&code)), "{args:?}: {message}");
         assert!(!message.contains("standard output") && !message.contains("panicked"), "{args:?}: {message}");
     }
     // Standard error that nobody reads, or that is full, changes nothing.

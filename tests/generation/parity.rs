@@ -156,25 +156,6 @@ fn other_probes_in_half_precision() {
     }
 }
 
-const SPRITES: [&str; 4] =
-    ["rollout_fast_bounce", "rollout_fast_moreg_orbit", "rollout_fast_still", "rollout_slow_left"];
-
-#[test]
-fn sprites_rollouts() {
-    for case in SPRITES {
-        decisions_agree(&format!("sprites_a/{case}"));
-    }
-}
-
-#[test]
-fn sprites_rollouts_in_half_precision() {
-    for case in SPRITES {
-        for dtype in [DType::Bf16, DType::F16] {
-            passes(&format!("sprites_a/{case}"), dtype);
-        }
-    }
-}
-
 #[test]
 fn one_seed_gives_the_same_bits() {
     let latents = || run("stdit3_a/rollout_fast30", DType::Bf16).errors;

@@ -5,7 +5,8 @@ use super::stored::{Encoding, Refusal, Stored, Tensors, unsupported};
 
 pub(super) const MAGIC: &[u8] = b"GGUF";
 
-const MOST_AXES: u32 = 4;
+// ggml itself has four; the kernels of Wan's patch embedding have five in files of their converters.
+const MOST_AXES: u32 = 5;
 const DEFAULT_ALIGNMENT: usize = 32;
 
 /// The types of metadata that are looked at.

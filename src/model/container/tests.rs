@@ -88,7 +88,7 @@ fn gguf_files_that_cannot_be_are_named() {
         (&[("a", &[32], 8, 8)], "no multiple of 32"),
         (&[("a", &[32], 23, 0)], "`a` has type 23 (IQ4_XS); take a file of F32"),
         (&[("a", &[32], 99, 0)], "`a` has type 99 (unknown)"),
-        (&[("a", &[1, 1, 1, 1, 1], 0, 0)], "5 axes"),
+        (&[("a", &[1, 1, 1, 1, 1, 1], 0, 0)], "6 axes"),
         (&[("a", &[big, big], 0, 0)], "impossible shape"),
         (&[("a", &[big], 0, 0)], "the file ends after"),
         (&[("a", &[4], 0, !31)], "`a` lies beyond every file"),
