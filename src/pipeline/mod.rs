@@ -21,6 +21,7 @@
 mod conditioning;
 mod error;
 mod fit;
+mod flow;
 mod generate;
 mod generation;
 mod job;
@@ -32,7 +33,6 @@ mod prompt;
 mod provenance;
 mod report;
 mod request;
-mod sampling;
 pub mod seed;
 mod settings;
 mod size;
@@ -40,6 +40,7 @@ mod source;
 
 pub use conditioning::{Given, MaskStrategy};
 pub use error::PipelineError;
+pub use flow::Sampling;
 pub use generate::Pipeline;
 pub use generation::{Decoded, Generation, OnFrame};
 pub use job::{Deciding, Job};
@@ -50,7 +51,6 @@ pub use prompt::{Prompt, PromptText, Scores, TextOptions};
 pub use provenance::{How, embedding_hash, weights_hash};
 pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
 pub use request::{Request, cache_caution, cache_config, check_settings, default_cache, is_guided, resolve_cache};
-pub use sampling::Sampling;
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
 pub use source::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::PipelineError;
 use super::prompt::{Prompt, PromptText, TextOptions};
-use super::sampling::Sampling;
+use super::flow::Sampling;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, FileStatus, Part};
