@@ -98,7 +98,8 @@ impl Module {
     }
 
     fn unpack(self) -> Option<String> {
-        let its = |(folder, name, _): &&(&str, &str, &[u8])| (*folder, *name) == (self.architecture().name, self.name());
+        let its =
+            |(folder, name, _): &&(&str, &str, &[u8])| (*folder, *name) == (self.architecture().name, self.name());
         let (.., packed) = EMBEDDED.iter().find(its)?;
         let mut text = String::new();
         ZlibDecoder::new(*packed).read_to_string(&mut text).expect("the build script packed it");

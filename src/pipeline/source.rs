@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::PipelineError;
-use super::prompt::{Prompt, PromptText, TextOptions};
 use super::flow::Sampling;
+use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, FileStatus, Part};

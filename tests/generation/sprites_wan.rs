@@ -18,7 +18,8 @@ fn source(options: OpenOptions) -> Result<ModelSource, PipelineError> {
 
 fn run(options: OpenOptions, dtype: DType, steps: usize, change: impl FnOnce(Request) -> Request) -> Generation {
     let pipeline = Pipeline::load(&source(options).unwrap(), &device(), dtype).unwrap();
-    let request = Request { steps, cache: CacheConfig::None, decode: false, ..Request::new(&pipeline, PROMPT).unwrap() };
+    let request =
+        Request { steps, cache: CacheConfig::None, decode: false, ..Request::new(&pipeline, PROMPT).unwrap() };
     pipeline.generate(&change(request), &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
