@@ -175,7 +175,7 @@ impl Settings {
             fps: sized.fps,
             resolution: ((sized.height * sized.width) as f64).sqrt(),
             default_steps: sized.default_steps,
-            default_cfg_scale: sized.default_cfg_scale,
+            default_cfg_scale: sized.default_cfg_scale.into(),
             sampling: None,
             negative_prompt: None,
         })

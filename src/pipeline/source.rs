@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::error::PipelineError;
+use super::guidance::Guidance;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
@@ -76,6 +77,26 @@ pub trait Source: Send + Sync {
     /// models whose files have other contents are not the same model, whatever their paths.
     fn files(&self) -> Vec<ModelFile>;
 
+    /// The transformers that take turns, in the order in which they run; most models have one.
+    fn experts(&self) -> &[Expert] {
+        const { &[Expert::ONLY] }
+    }
+
+    /// Loads the transformer of this index in [`Source::experts`], as [`Source::transformer`] does the first.
+    ///
+    /// # Errors
+    /// As [`Source::transformer`].
+    fn expert(
+        &self,
+        _index: usize,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        self.transformer(device, dtype, streamed, content)
+    }
+
     /// Loads the transformer, with the weights of `streamed` blocks in host memory.
     ///
     /// # Errors
@@ -119,6 +140,20 @@ pub trait Source: Send + Sync {
     fn picture_size(&self) -> [usize; 2] {
         [self.config().height, self.config().width]
     }
+}
+
+/// A transformer of a model. Several take turns: each runs the steps from its time on down to that of the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expert {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// The lowest time, from 1000 (noise) to 0 (clean), of its steps. That of the last expert is not looked at.
+    pub least_time: f32,
+}
+
+impl Expert {
+    /// The transformer of a model of one.
+    pub const ONLY: Expert = Expert { name: "", least_time: 0.0 };
 }
 
 /// The origin of weights.
@@ -276,8 +311,8 @@ pub struct PipelineConfig {
     pub resolution: f64,
     /// The default number of steps.
     pub default_steps: usize,
-    /// The default guidance scale.
-    pub default_cfg_scale: f32,
+    /// The default guidance scales.
+    pub default_cfg_scale: Guidance,
     /// The sampler and the timestep shift, of models that have several.
     pub sampling: Option<Sampling>,
     /// The prompt of the unconditional half, of models without a null caption of their own.
@@ -296,6 +331,9 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     /// Caption tokens that a prompt is cut or padded to.
     pub caption_tokens: usize,
+    /// The share of 1000 from which on times belong to the first of two experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<f64>,
 }
 
 fn by_name<S: serde::Serializer>(sampler: &FlowSampler, serializer: S) -> Result<S::Ok, S::Error> {

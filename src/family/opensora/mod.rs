@@ -294,7 +294,7 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
         fps: if frames == 1 { FPS.1 } else { FPS.0 },
         resolution: (rounded(height as f64) * rounded(width as f64)).sqrt(),
         default_steps: 30,
-        default_cfg_scale: 7.0,
+        default_cfg_scale: 7.0.into(),
         sampling: None,
         negative_prompt: None,
     })

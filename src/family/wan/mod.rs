@@ -205,7 +205,7 @@ impl Opened {
         let sampler = options.sampler.unwrap_or_default();
         let sigmas = options.sigmas.clone();
         let default_steps = sigmas.as_ref().map_or(STEPS, Vec::len);
-        let sampling = Sampling { sampler, shift, sigmas, caption_tokens: model.text_len };
+        let sampling = Sampling { sampler, shift, sigmas, caption_tokens: model.text_len, boundary: None };
         if !(shift.is_finite() && shift > 0.0) {
             return Err(PipelineError::Setting(format!("--shift {shift} must be a positive number; {SHIFT} is usual")));
         }
@@ -226,7 +226,7 @@ impl Opened {
             // Positions do not depend on the size.
             resolution: ((height * width) as f64).sqrt(),
             default_steps,
-            default_cfg_scale: CFG_SCALE,
+            default_cfg_scale: CFG_SCALE.into(),
             sampling: Some(sampling.clone()),
             negative_prompt: Some(NEGATIVE_PROMPT),
         };
