@@ -5,12 +5,12 @@ use std::path::Path;
 use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::Sprites;
-use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B};
+use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B, WAN22_A14B};
 use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
 /// Every family. A folder belongs to the first that recognises it: Wan's checkpoints say in their configuration what they are.
-pub static FAMILIES: [&dyn Family; 5] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &OpenSora, &Sprites];
+pub static FAMILIES: [&dyn Family; 6] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &WAN22_A14B, &OpenSora, &Sprites];
 
 /// The family whose own model has this name.
 pub fn named(name: &str) -> Option<&'static dyn Family> {
