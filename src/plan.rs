@@ -14,14 +14,14 @@ use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, TransformerShape};
 use crate::ops::decide::DecisionRule;
-use crate::pipeline::{Content, Job, Needs, PipelineError};
+use crate::pipeline::{Content, Job, Needs, PipelineError, Stage, is_guided};
 use crate::profile::{Cost, Efficiency, Tally};
 use crate::sampler::{Member, Sampler, SamplerOptions};
 
 /// Bytes of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// The transformer's weights.
+    /// The transformer's weights; of several experts those of one.
     pub weights: usize,
     /// The caption's keys and values for every block.
     pub caption: usize,
@@ -35,6 +35,8 @@ pub struct Memory {
     pub peak: usize,
     /// The whole generation, decoder included, with all weights on the device.
     pub resident: usize,
+    /// The same with the weights of all experts on the device.
+    pub together: usize,
     /// The minimum for the whole generation, with the weights of every block streamed from the host.
     pub least: usize,
     /// The summands of both.
@@ -79,6 +81,20 @@ pub struct Estimate {
     pub partial_step: Option<Cost>,
     /// Whole generations.
     pub totals: Vec<Total>,
+    /// The experts that take turns, if the model has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Turn>,
+}
+
+/// The steps of one expert.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Turn {
+    /// Its name.
+    pub expert: &'static str,
+    /// Its steps.
+    pub steps: usize,
+    /// Its guidance scale.
+    pub cfg_scale: f32,
 }
 
 /// The source of the number of computed steps in a total.
@@ -134,6 +150,56 @@ impl Policy for Walk {
     }
 }
 
+/// A stage whose steps were tallied.
+struct Tallied {
+    tokens: [usize; 2],
+    batch: usize,
+    weights: usize,
+    caption: usize,
+    activations: usize,
+    cache: usize,
+    cache_unfolded: usize,
+    peak: usize,
+    /// By step, and their plans.
+    costs: Vec<Cost>,
+    plans: Vec<Plan>,
+    /// Whether the policy decides about each half of guidance.
+    halves: bool,
+}
+
+impl Tallied {
+    /// The first step of such a plan.
+    fn step(&self, is: impl Fn(&Plan) -> bool) -> Option<&Cost> {
+        self.costs.iter().zip(&self.plans).find(|(_, plan)| is(plan)).map(|(cost, _)| cost)
+    }
+
+    /// A computed step. The first has nothing to be compared with; the second stands for all.
+    fn computed(&self) -> &Cost {
+        let computed = self.costs.iter().zip(&self.plans).filter(|(_, plan)| plan.is_computed());
+        computed.map(|(cost, _)| cost).take(2).last().unwrap_or(&self.costs[0])
+    }
+
+    fn partial(&self) -> impl Iterator<Item = &Cost> {
+        self.costs.iter().zip(&self.plans).filter(|(_, plan)| plan.is_partial()).map(|(cost, _)| cost)
+    }
+}
+
+/// A device like this GPU that executes nothing.
+fn counting(gpu: &Chip) -> Device {
+    Device::dry(DryConfig {
+        name: gpu.name.into(),
+        // What does not fit is to be reported with its size, not stopped at the first byte too many.
+        memory: (gpu.memory as usize).saturating_mul(64),
+        units: gpu.units,
+        compute_capability: gpu.sm.compute_capability,
+    })
+}
+
+/// The steps of each stage.
+fn lengths(stages: &[Stage]) -> Vec<f64> {
+    stages.iter().map(|stage| stage.rows.len() as f64).collect()
+}
+
 /// Whether the policy's plans are known without measurements, and some steps may be computed in part.
 fn has_own_schedule(policy: &dyn Policy) -> bool {
     !policy.groups().is_empty() || policy.decides_halves()
@@ -146,32 +212,59 @@ impl Job {
     /// Settings that the generation itself would reject, efficiencies that no kernel reaches, more memory than the GPU has, a trace that
     /// lacks a measurement.
     pub fn estimate(&self, gpu: &Chip, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
-        // Long, but in one order: the job is set up on a device that only counts, its steps are tallied, each tally is priced.
         efficiency.check(gpu)?;
-        let memory = gpu.memory as usize;
-        let device = Device::dry(DryConfig {
-            name: gpu.name.into(),
-            // What does not fit is to be reported with its size, not stopped at the first byte too many.
-            memory: memory.saturating_mul(64),
-            units: gpu.units,
-            compute_capability: gpu.sm.compute_capability,
-        });
-        let model = self.source.transformer(&device, self.dtype, 0, Content::Zeros)?;
+        let stages = self.stages()?;
+        let tallied = stages.iter().map(|stage| self.tallied(gpu, &efficiency, stage));
+        let tallied = tallied.collect::<Result<Vec<Tallied>, PipelineError>>()?;
+        let first = tallied.first().ok_or_else(|| PipelineError::Setting("there are no steps".into()))?;
+        let needs = self.needs(&counting(gpu))?;
+        let named = stages.iter().filter(|stage| !stage.name.is_empty());
+        let turn = |s: &Stage| Turn { expert: s.name, steps: s.rows.len(), cfg_scale: s.cfg_scale };
+        let most = |bytes: fn(&Tallied) -> usize| tallied.iter().map(bytes).max().unwrap_or(0);
+        Ok(Estimate {
+            gpu: *gpu,
+            tokens: first.tokens,
+            batch: first.batch,
+            memory: Memory {
+                weights: first.weights,
+                caption: most(|stage| stage.caption),
+                activations: most(|stage| stage.activations),
+                cache: most(|stage| stage.cache),
+                cache_unfolded: most(|stage| stage.cache_unfolded),
+                peak: most(|stage| stage.peak),
+                resident: needs.resident(),
+                together: needs.together(),
+                least: needs.least(),
+                needs,
+                available: gpu.memory as usize,
+            },
+            computed_step: first.computed().clone(),
+            reused_step: first.step(|plan| *plan == Plan::Reuse).cloned(),
+            partial_step: first.partial().min_by_key(|cost| cost.flops).cloned(),
+            totals: self.totals(&stages, &tallied, expected)?,
+            stages: named.map(turn).collect(),
+            efficiency,
+        })
+    }
+
+    /// Sets a stage up on a device that only counts, tallies its steps and prices each tally.
+    fn tallied(&self, gpu: &Chip, efficiency: &Efficiency, stage: &Stage) -> Result<Tallied, PipelineError> {
+        let device = counting(gpu);
+        let model = self.source.expert(stage.expert, &device, self.dtype, 0, Content::Zeros)?;
         let weights = device.allocated_bytes();
-        let geometry = self.geometry();
+        let geometry = self.geometry(stage);
         let batch = geometry.batch();
         let TransformerShape { channels, caption_channels, .. } = model.shape();
         let caption = model.caption(&vec![0.0; batch * self.caption_tokens * caption_channels], batch, None)?;
         let with_caption = device.allocated_bytes();
         let caption_bytes = with_caption - device.scratch_bytes() - weights;
 
-        let policy = self.policy()?;
-        let needs = self.needs(&device)?;
+        let policy = self.policy(stage)?;
         let halves = policy.decides_halves();
         // The plans of single modules and of halves are known; of whole forwards three steps stand for all.
         let (rows, policy): (_, Box<dyn Policy>) = match has_own_schedule(&*policy) {
-            true => (self.rows()?, policy),
-            false => (self.source.solver(3)?.rows(), Box::new(Walk(policy))),
+            true => (stage.rows.clone(), policy),
+            false => (stage.rows.iter().cycle().take(3).copied().collect(), Box::new(Walk(policy))),
         };
         let Geometry { videos, frames, height, width, .. } = geometry;
         let latents = vec![0.0; videos * channels * frames * height * width];
@@ -189,112 +282,106 @@ impl Job {
         let tally = Tally::new();
         device.observe(Some(tally.clone()));
         let mut steps = vec![];
-        let output = sampler.run(&mut |_| {
+        let mut output = sampler.run(&mut |_| {
             steps.push(tally.take());
             ControlFlow::Continue(())
         })?;
-        let costs: Vec<Cost> = steps.iter().map(|step| Cost::new(gpu, &efficiency, step)).collect();
-        let plans = &output.members[0].plans;
-        let partial = || costs.iter().zip(plans).filter(|(_, plan)| plan.is_partial()).map(|(cost, _)| cost);
-        // The first computed step has nothing to be compared with; the second stands for all.
-        let computed = costs.iter().zip(plans).filter(|(_, plan)| plan.is_computed()).map(|(cost, _)| cost);
-        let computed_step = computed.take(2).last().unwrap_or(&costs[0]).clone();
-        let reused_step = costs.iter().zip(plans).find(|(_, plan)| **plan == Plan::Reuse).map(|(cost, _)| cost.clone());
-        let partial_step = partial().min_by_key(|cost| cost.flops).cloned();
         let [_, t, s, _] = model.hidden_shape(&geometry);
-
-        let reused = reused_step.as_ref().map_or(0.0, |cost| cost.modelled_seconds);
-        let mut totals = self.totals(computed_step.modelled_seconds, reused, expected)?;
-        let partial_steps = partial().count();
-        if partial_steps > 0 || halves {
-            let modelled_seconds = costs.iter().map(|cost| cost.modelled_seconds).sum();
-            totals.push(Total {
-                schedule: "the policy's own".into(),
-                computed_steps: computed_steps(plans).len(),
-                partial_steps,
-                modelled_seconds,
-                modelled_speedup: totals[0].modelled_seconds / modelled_seconds,
-            });
-        }
-        Ok(Estimate {
-            gpu: *gpu,
+        Ok(Tallied {
             tokens: [t, s],
             batch,
-            memory: Memory {
-                weights,
-                caption: caption_bytes,
-                activations: allocated - output.cache_bytes,
-                cache: output.cache_bytes,
-                cache_unfolded: output.cache_bytes_unfolded,
-                peak: device.peak_bytes(),
-                resident: needs.resident(),
-                least: needs.least(),
-                needs,
-                available: memory,
-            },
-            computed_step,
-            reused_step,
-            partial_step,
-            totals,
-            efficiency,
+            weights,
+            caption: caption_bytes,
+            activations: allocated - output.cache_bytes,
+            cache: output.cache_bytes,
+            cache_unfolded: output.cache_bytes_unfolded,
+            peak: device.peak_bytes(),
+            costs: steps.iter().map(|step| Cost::new(gpu, efficiency, step)).collect(),
+            plans: output.members.swap_remove(0).plans,
+            halves,
         })
     }
 
-    /// The denoising loop by each expected schedule, every step computed first, where a computed step and a reused one take these seconds.
-    fn totals(&self, computed: f64, reused: f64, expected: &Expected) -> Result<Vec<Total>, PipelineError> {
-        let all = self.steps as f64 * computed;
-        let total = |(schedule, computed_steps): (String, usize)| {
-            let modelled_seconds =
-                computed_steps as f64 * computed + self.steps.saturating_sub(computed_steps) as f64 * reused;
-            let modelled_speedup = all / modelled_seconds;
-            Total { schedule, computed_steps, partial_steps: 0, modelled_seconds, modelled_speedup }
+    /// The denoising loop by each expected schedule, every step computed first.
+    fn totals(&self, stages: &[Stage], tallied: &[Tallied], expected: &Expected) -> Result<Vec<Total>, PipelineError> {
+        let whole = Job { cache: CacheConfig::None, ..self.clone() }.stages()?;
+        let price = |(stage, computed): (&Stage, f64)| {
+            // Experts of one shape cost the same, with and without guidance.
+            let is_guided = |stage: &Stage| is_guided(stage.cfg_scale);
+            let alike = stages.iter().position(|other| is_guided(other) == is_guided(stage));
+            let Some(costs) = tallied.get(alike.unwrap_or(0)) else { return 0.0 };
+            let reused = costs.step(|plan| *plan == Plan::Reuse).map_or(0.0, |cost| cost.modelled_seconds);
+            computed * costs.computed().modelled_seconds + (stage.rows.len() as f64 - computed) * reused
         };
-        Ok(self.schedules(expected)?.into_iter().map(total).collect())
+        let all: f64 = whole.iter().map(|stage| price((stage, stage.rows.len() as f64))).sum();
+        let total = |(schedule, computed, of): (String, Vec<f64>, &[Stage])| Total {
+            schedule,
+            computed_steps: computed.iter().sum::<f64>().round() as usize,
+            partial_steps: 0,
+            modelled_seconds: of.iter().zip(computed.iter().copied()).map(price).sum(),
+            modelled_speedup: 1.0,
+        };
+        let every = ("every step computed".to_owned(), lengths(&whole), &whole[..]);
+        let others = self.schedules(stages, expected)?.into_iter().map(|(why, computed)| (why, computed, stages));
+        let mut totals: Vec<Total> = std::iter::once(every).chain(others).map(total).collect();
+        let partial_steps = tallied.iter().map(|stage| stage.partial().count()).sum();
+        if partial_steps > 0 || tallied.iter().any(|stage| stage.halves) {
+            let computed = tallied.iter().map(|stage| computed_steps(&stage.plans).len());
+            totals.push(Total {
+                schedule: "the policy's own".into(),
+                computed_steps: computed.sum(),
+                partial_steps,
+                modelled_seconds: tallied.iter().flat_map(|stage| &stage.costs).map(|cost| cost.modelled_seconds).sum(),
+                modelled_speedup: 1.0,
+            });
+        }
+        totals.iter_mut().for_each(|total| total.modelled_speedup = all / total.modelled_seconds);
+        Ok(totals)
     }
 
-    /// Numbers of computed steps, each with its reason; the case of all steps comes first.
-    fn schedules(&self, expected: &Expected) -> Result<Vec<(String, usize)>, PipelineError> {
-        let mut schedules = vec![("every step computed".to_owned(), self.steps)];
+    /// Numbers of computed steps of each stage, each with its reason, besides that of all steps.
+    fn schedules(&self, stages: &[Stage], expected: &Expected) -> Result<Vec<(String, Vec<f64>)>, PipelineError> {
         match &self.cache {
-            CacheConfig::None => return Ok(schedules),
-            CacheConfig::FewerSteps(fewer) => {
-                schedules.push(("of fewer steps".into(), fewer.steps));
-                return Ok(schedules);
-            }
+            CacheConfig::None => return Ok(vec![]),
+            CacheConfig::FewerSteps(_) => return Ok(vec![("of fewer steps".into(), lengths(stages))]),
             _ => {}
         }
-        if has_own_schedule(&*self.policy()?) {
-            return Ok(schedules);
+        for stage in stages {
+            if has_own_schedule(&*self.policy(stage)?) {
+                return Ok(vec![]);
+            }
         }
         match expected {
-            Expected::Steps(n) if (1..=self.steps).contains(n) => schedules.push(("as given".into(), *n)),
-            Expected::Steps(n) => {
-                return Err(PipelineError::Setting(format!("{n} computed steps of {}", self.steps)));
+            Expected::Steps(n) if (1..=self.steps).contains(n) => {
+                let share = *n as f64 / self.steps as f64;
+                Ok(vec![("as given".into(), lengths(stages).into_iter().map(|steps| share * steps).collect())])
             }
+            Expected::Steps(n) => Err(PipelineError::Setting(format!("{n} computed steps of {}", self.steps))),
             Expected::Trace(trace) => {
                 if trace.steps != self.steps {
                     let message = format!("the trace has {} steps, the plan {}", trace.steps, self.steps);
                     return Err(PipelineError::Setting(message));
                 }
-                let computed = trace
-                    .schedule(&mut *self.policy()?)
-                    .map_err(|error| PipelineError::Setting(error.to_string()))?
-                    .len();
-                schedules.push(("the policy on the trace".into(), computed));
+                let played = trace.play(&self.cache, self.source.anatomy());
+                let (plans, _) = played.map_err(|error| PipelineError::Setting(error.to_string()))?;
+                let of = |stage: &Stage| plans.get(stage.steps()).map_or(0, |plans| computed_steps(plans).len()) as f64;
+                Ok(vec![("the policy on the trace".into(), stages.iter().map(of).collect())])
             }
             Expected::Bounds => {
                 // Residuals that never change, and residuals that change beyond every threshold.
-                for (reason, change) in [("most", f64::MAX), ("fewest", 0.0)] {
-                    schedules.push((format!("{reason} that the policy allows"), self.constant(change)?));
-                }
+                let bound = |(reason, change): (&str, f64)| {
+                    let computed = stages.iter().map(|stage| Ok(self.constant(stage, change)? as f64));
+                    let computed = computed.collect::<Result<_, PipelineError>>()?;
+                    Ok((format!("{reason} that the policy allows"), computed))
+                };
+                [("most", f64::MAX), ("fewest", 0.0)].into_iter().map(bound).collect()
             }
         }
-        Ok(schedules)
     }
 
     /// The number of computed steps if every measurement reports that the residual has changed by `change`.
-    fn constant(&self, change: f64) -> Result<usize, PipelineError> {
-        let mut policy = self.policy()?;
+    fn constant(&self, stage: &Stage, change: f64) -> Result<usize, PipelineError> {
+        let mut policy = self.policy(stage)?;
         let Probes { strides, .. } = policy.probes();
         let motion = vec![MotionSums { abs_diff: 1.0, abs_later: 1.0, abs_earlier: 1.0 }; strides.len()];
         let measurement = Measurement {
@@ -305,162 +392,10 @@ impl Job {
             motion,
             ..Measurement::default()
         };
-        let Ok::<_, Infallible>((plans, _)) = walk(&mut *policy, self.steps, |_, _, _| Ok(measurement.clone()));
+        let Ok::<_, Infallible>((plans, _)) = walk(&mut *policy, stage.rows.len(), |_, _, _| Ok(measurement.clone()));
         Ok(computed_steps(&plans).len())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::family;
-    use crate::model::SLOTS;
-    use crate::pipeline::{Deciding, OpenOptions};
-    use crate::profile::Family;
-    use crate::tensor::DType;
-
-    fn opensora(resolution: &str, steps: usize, cache: &str) -> Job {
-        let source = family::published("opensora-v1.2", &OpenOptions::published(resolution, 51)).unwrap();
-        let presets = source.presets(steps).unwrap();
-        Job {
-            cache: presets.resolve(cache, false, source.anatomy(), steps).unwrap(),
-            caption_tokens: source.shape().caption_tokens,
-            source,
-            dtype: DType::Bf16,
-            videos: 1,
-            deciding: Deciding::Together,
-            guided: true,
-            packed_cache: false,
-            record_all: false,
-            steps,
-            given: false,
-            encodes: false,
-            decodes: true,
-        }
-    }
-
-    fn estimate(job: &Job) -> Estimate {
-        let gpu = Chip::named("a100").unwrap();
-        job.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds).unwrap()
-    }
-
-    #[test]
-    fn a_720p_step_by_hand() {
-        let e = estimate(&opensora("720p", 100, "adacache-fast"));
-        assert_eq!((e.tokens, e.batch), ([15, 3600], 2));
-        // rows = 2·15·3600; a block has products of 3C², C² (attention), C², C² (cross-attention), 4C² and 4C² (MLP).
-        let (rows, c) = (2 * 15 * 3600u64, 1152u64);
-        let products = 56 * 2 * rows * 14 * c * c;
-        let ends = 2 * rows * c * 16 + 2 * rows * c * 32;
-        let attention = 28 * 4 * rows * c * (3600 + 15) + 56 * 4 * rows * c * 300;
-        let by = |family| e.computed_step.families.iter().find(|f| f.family == family).unwrap().clone();
-        assert_eq!(by(Family::Linear).flops, products + ends);
-        assert_eq!(by(Family::Attention).flops, attention);
-        assert!((e.computed_step.flops as f64 / 284e12 - 1.0).abs() < 0.02, "{}", e.computed_step.flops);
-        // A reused step: patch embedding, one addition, final layer.
-        let reused = e.reused_step.unwrap();
-        let linear = reused.families.iter().find(|f| f.family == Family::Linear).unwrap();
-        assert_eq!((linear.launches, linear.flops), (2, ends));
-        assert!(reused.launches < 30 && reused.modelled_seconds < 0.01 * e.computed_step.modelled_seconds);
-    }
-
-    #[test]
-    fn memory_by_hand() {
-        let e = estimate(&opensora("720p", 100, "adacache-fast"));
-        let (rows, c) = (2 * 15 * 3600usize, 1152usize);
-        // The fold and one probed residual, in two bytes; 112 residuals without the fold.
-        assert_eq!(e.memory.cache, 2 * rows * c * 2);
-        assert_eq!(e.memory.cache_unfolded, 112 * rows * c * 2);
-        // Keys and values of 300 tokens for two samples and 56 blocks, and two lengths.
-        assert_eq!(e.memory.caption, 56 * 600 * 2 * c * 2 + 2 * 4);
-        // Weights from the table of shapes: products and biases of a block, its norms and its table.
-        // The two norms of 72 take 256 bytes each, as everything in a block begins at a multiple of that.
-        let (products, tables) = (16 * c * c + (3 + 1 + 1 + 2 + 1 + 4 + 1) * c + 2 * 128, 6 * c);
-        let block = products + tables;
-        let mlp = |inputs: usize| c * inputs + c + c * c + c;
-        let rest = c * 16 + c + 2 * mlp(256) + mlp(4096) + 6 * c * c + 6 * c + 2 * c + 32 * c + 32;
-        assert_eq!(e.memory.weights, 2 * (56 * block + rest) + 36 * 4);
-        let n = e.memory.needs;
-        assert_eq!((n.block, n.blocks, n.ends), (2 * products, 56, e.memory.weights - 56 * 2 * products));
-        assert_eq!((n.caption, n.cache), (e.memory.caption, e.memory.cache));
-        // 24 MiB of sums and 16 KiB of counters: the caption's products have few tiles.
-        assert_eq!(n.scratch, (24 << 20) + (16 << 10));
-        // The walk has a table of 3 steps, fourteen numbers each, the generation one of 100.
-        assert_eq!(n.activations, e.memory.activations + 97 * 14 * 4);
-        // In memory of the autoencoder what its test says: 0.79 GB of weights, 1.02 GB of activations at least.
-        assert!(
-            (0.75e9..0.85e9).contains(&(n.decoder as f64)) && (1.0e9..1.2e9).contains(&(n.decoding as f64)),
-            "{n:?}"
-        );
-        // The decoder's weights come when the steps are done: here they and its smallest cut take the most.
-        assert!(n.decoder + n.decoding > n.activations + n.cache, "{n:?}");
-        let all = e.memory.weights + n.scratch + n.caption + n.decoder + n.decoding;
-        assert_eq!((e.memory.resident, e.memory.least), (all, all - (56 - SLOTS) * n.block));
-        let parts = e.memory.weights + e.memory.caption + e.memory.activations + e.memory.cache;
-        assert!(e.memory.peak >= parts && e.memory.peak < 24 << 30, "{:?}", e.memory);
-    }
-
-    #[test]
-    fn totals_follow_the_schedule() {
-        let task = opensora("720p", 100, "adacache-fast");
-        let e = estimate(&task);
-        let [all, most, fewest] = &e.totals[..] else { panic!("{:?}", e.totals) };
-        assert_eq!((all.computed_steps, all.modelled_speedup), (100, 1.0));
-        // Step 1, then 2; from there every 3rd step, or every 12th; then the last two: 99 and 100.
-        assert_eq!(most.computed_steps, 2 + (2..99).step_by(3).skip(1).count() + 2);
-        assert_eq!(fewest.computed_steps, 2 + (2..99).step_by(12).skip(1).count() + 2);
-        let (c, r) = (e.computed_step.modelled_seconds, e.reused_step.as_ref().unwrap().modelled_seconds);
-        assert!((fewest.modelled_seconds - (12.0 * c + 88.0 * r)).abs() < 1e-9 * c);
-        let given = task.estimate(&e.gpu, e.efficiency.clone(), &Expected::Steps(21)).unwrap();
-        assert_eq!(given.totals[1].computed_steps, 21);
-        assert!(task.estimate(&e.gpu, e.efficiency.clone(), &Expected::Steps(101)).is_err());
-    }
-
-    #[test]
-    fn without_a_cache_nothing_is_kept_or_reused() {
-        let e = estimate(&opensora("240p", 30, "none"));
-        assert_eq!((e.memory.cache, e.reused_step, e.totals.len()), (0, None, 1));
-        assert_eq!(e.tokens, [15, 405]);
-    }
-
-    #[test]
-    fn single_modules_are_priced_by_their_own_schedule() {
-        let task = opensora("240p", 30, "pab");
-        let e = estimate(&task);
-        let [all, own] = &e.totals[..] else { panic!("{:?}", e.totals) };
-        assert_eq!((all.computed_steps, own.schedule.as_str()), (30, "the policy's own"));
-        assert!(own.partial_steps > 10 && own.computed_steps + own.partial_steps == 30, "{own:?}");
-        let partial = e.partial_step.unwrap();
-        assert!(e.reused_step.is_none() && partial.flops < e.computed_step.flops);
-        assert!(own.modelled_seconds < all.modelled_seconds);
-        // The walk counts what the launches say, the model what its shapes say.
-        let device =
-            Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
-        let model = task.source.transformer(&device, task.dtype, 0, Content::Zeros).unwrap();
-        let mut policy = task.policy().unwrap();
-        let groups = policy.groups();
-        let reused = |plan: Plan, module| {
-            groups.iter().enumerate().any(|(i, g)| plan.groups().0.contains(i) && g.contains(module))
-        };
-        let flops = (1..=30).map(|step| policy.plan(step)).filter(Plan::is_partial);
-        let least = flops.map(|plan| model.flops(&task.geometry(), 300, &|module| !reused(plan, module))).min();
-        let families = partial.families.iter().filter(|f| f.family != Family::Memory);
-        assert_eq!(Some(families.map(|f| f.flops).sum()), least);
-        // Kept are 56 attentions, 56 cross-attentions and 10 MLPs.
-        assert_eq!(e.memory.cache, (56 + 56 + 10) * 2 * 15 * 405 * 1152 * 2);
-    }
-
-    #[test]
-    fn the_walk_and_the_report_count_the_same_operations() {
-        let task = opensora("480p", 30, "adacache-slow");
-        let e = estimate(&task);
-        let device =
-            Device::dry(DryConfig { name: "x".into(), memory: 1 << 40, units: 108, compute_capability: (8, 0) });
-        let model = task.source.transformer(&device, task.dtype, 0, Content::Zeros).unwrap();
-        let flops = |runs: bool| model.flops(&task.geometry(), 300, &|_| runs);
-        let products =
-            |cost: &Cost| cost.families.iter().filter(|f| f.family != Family::Memory).map(|f| f.flops).sum::<u64>();
-        assert_eq!(products(&e.computed_step), flops(true));
-        assert_eq!(products(&e.reused_step.unwrap()), flops(false));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! All policies in one table: their names in TOML files, and how their settings are read, checked and turned into a policy.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -321,6 +322,19 @@ impl CacheConfig {
     /// As [`Settings::steps`].
     pub fn steps(&self, asked: usize) -> usize {
         self.settings().steps(asked)
+    }
+
+    /// The settings for the steps `steps` (from 0) of a run of `all`, which a policy of their own decides about: what is listed step by step is
+    /// cut to them.
+    pub fn part(&self, steps: Range<usize>, all: usize) -> CacheConfig {
+        match self {
+            whole if steps == (0..all) => whole.clone(),
+            CacheConfig::MagCache(config) => CacheConfig::MagCache(config.part(steps, all)),
+            CacheConfig::Taylor(config) => {
+                CacheConfig::Taylor(TaylorConfig { of: Box::new(config.of.part(steps, all)), ..config.clone() })
+            }
+            other => other.clone(),
+        }
     }
 
     /// As [`Settings::policy`].

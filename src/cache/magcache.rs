@@ -1,5 +1,7 @@
 //! MagCache: the norm of the blocks' sum shrinks from step to step in much the same way for every prompt, so a table of ratios decides.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::anatomy::Anatomy;
@@ -47,6 +49,16 @@ impl MagCacheConfig {
         MagCacheConfig { threshold, most, retention: retention(), ratios, unconditional: vec![] }
     }
 
+    /// The settings for the steps `steps` (from 0) of a run of `all`: the tables are cut to them, with an entry for each but the first, and one
+    /// at least.
+    pub fn part(&self, steps: Range<usize>, all: usize) -> MagCacheConfig {
+        let cut = |table: &Vec<f64>| {
+            let own = if table.is_empty() { 0 } else { steps.len().saturating_sub(1).max(1) };
+            (steps.start + 2..).take(own).map(|step| entry(table, step, all)).collect()
+        };
+        MagCacheConfig { ratios: cut(&self.ratios), unconditional: cut(&self.unconditional), ..self.clone() }
+    }
+
     /// The published table of Open-Sora 1.2.
     pub fn opensora_ratios() -> Vec<f64> {
         OPENSORA_SQUARED.iter().map(|square| square.sqrt()).collect()
@@ -72,6 +84,15 @@ impl Settings for MagCacheConfig {
 
     fn policy(&self, _anatomy: &Anatomy, timesteps: &[f32]) -> Box<dyn Policy> {
         Box::new(MagCache::new(self.clone(), timesteps.len()))
+    }
+}
+
+/// γ of `step` (from 2) in a run of `steps`: the nearest entry of the table, in which the first step has 1.
+fn entry(table: &[f64], step: usize, steps: usize) -> f64 {
+    let place = ((step - 1) * table.len()) as f64 / (steps.max(2) - 1) as f64;
+    match place.round_ties_even() as usize {
+        0 => 1.0,
+        place => table.get(place.min(table.len()).saturating_sub(1)).copied().unwrap_or(1.0),
     }
 }
 
@@ -106,11 +127,7 @@ impl MagCache {
     /// γ of `step` (from 2): the nearest entry of the table, in which the first step has 1.
     fn ratio(&self, half: Half, step: usize) -> f64 {
         let table = if half == Half::Conditional { &self.config.ratios } else { &self.config.unconditional };
-        let place = ((step - 1) * table.len()) as f64 / (self.steps.max(2) - 1) as f64;
-        match place.round_ties_even() as usize {
-            0 => 1.0,
-            place => table[place.min(table.len()) - 1],
-        }
+        entry(table, step, self.steps)
     }
 
     /// Whether `half`, or the whole batch if both are decided together, is computed at `step`.
@@ -204,6 +221,23 @@ mod tests {
         // The entries 0 (always 1) to 5 at 5/3, 10/3, 5; then 1/4, 1/2 (to even), 3/4, 1.
         assert_eq!(ratios(vec![0.1, 0.2, 0.3, 0.4, 0.5], 4), [0.2, 0.3, 0.5]);
         assert_eq!(ratios(vec![0.1], 5), [1.0, 1.0, 0.1, 0.1]);
+    }
+
+    /// A part of a run takes the entries that its steps have in the whole: here a run of 6 whose last 3 steps are another model's.
+    #[test]
+    fn a_part_of_a_run_has_a_part_of_the_table() {
+        let config = MagCacheConfig {
+            unconditional: vec![0.6, 0.7, 0.8, 0.9, 1.0],
+            ..MagCacheConfig::new(0.1, 3, vec![0.1, 0.2, 0.3, 0.4, 0.5])
+        };
+        let last = config.part(3..6, 6);
+        assert_eq!((last.ratios, last.unconditional), (vec![0.4, 0.5], vec![0.9, 1.0]));
+        assert_eq!(config.part(0..3, 6).ratios, [0.1, 0.2]);
+        // Of a run of 11 steps each entry stands for two.
+        assert_eq!(config.part(6..11, 11).ratios, [0.4, 0.4, 0.4, 0.5]);
+        // One step alone needs none; a table stays a table, and halves that are decided apart stay so.
+        assert_eq!(config.part(2..3, 6).unconditional, [0.8]);
+        assert!(MagCacheConfig::new(0.1, 3, vec![0.5]).part(0..1, 2).unconditional.is_empty());
     }
 
     #[test]

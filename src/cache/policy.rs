@@ -117,6 +117,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The same decision in a run with `before` steps before the first of this one.
+    pub fn after(self, before: usize) -> Decision {
+        Decision { step: self.step + before, ..self }
+    }
+
     /// A decision about step `step` alone, based on `distance`.
     pub fn about(step: usize, distance: f64) -> Decision {
         Decision { step, distance, motion: 1.0, motion_gradient: 0.0, rate: None }

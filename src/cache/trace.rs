@@ -1,12 +1,13 @@
 //! Recorded measurements, one JSON object per line, and their replay through policies without a model.
 //!
-//! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`); each other line is one measurement: at
-//! `step`, against the step `since`, of the probe point `at`. A policy can be replayed if the trace measures its points. A run that
+//! The first line is the header (`steps`, `cache`, `computed`, `partial`, `timesteps`, `strides`, and `stages` where experts take turns); each
+//! other line is one measurement: at `step`, against the step `since`, of the probe point `at`. A policy can be replayed if the trace measures its points. A run that
 //! computes every step (`generate --cache none --trace FILE`) measures those of every preset of its model. If the policy compares other
 //! steps than the recorded ones, the changes of the steps between are added up, and the estimate is an upper bound of what it would have
 //! measured.
 
 use std::io::{BufRead, Write};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,8 +46,19 @@ pub struct Trace {
     pub timesteps: Vec<f32>,
     /// The frame strides of the motion sums.
     pub strides: Vec<usize>,
+    /// The experts that took turns, if the model has several. Each stage has a policy of its own.
+    pub stages: Vec<Stage>,
     /// The measurements in the order they were taken.
     pub records: Vec<TraceRecord>,
+}
+
+/// Consecutive steps of one of a model's experts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The expert's name.
+    pub expert: String,
+    /// Its steps.
+    pub steps: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +71,8 @@ struct Header {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     timesteps: Vec<f32>,
     strides: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stages: Vec<Stage>,
 }
 
 /// Why a trace cannot be read or replayed.
@@ -115,8 +129,8 @@ pub enum TraceError {
 impl Trace {
     /// Writes the trace as JSON Lines.
     pub fn write(&self, mut out: impl Write) -> Result<(), TraceError> {
-        let Trace { steps, cache, computed, partial, timesteps, strides, records } = self.clone();
-        let header = Header { steps, cache, computed, partial, timesteps, strides };
+        let Trace { steps, cache, computed, partial, timesteps, strides, stages, records } = self.clone();
+        let header = Header { steps, cache, computed, partial, timesteps, strides, stages };
         writeln!(out, "{}", serde_json::to_string(&header).map_err(std::io::Error::from)?)?;
         for record in &records {
             writeln!(out, "{}", serde_json::to_string(record).map_err(std::io::Error::from)?)?;
@@ -133,13 +147,18 @@ impl Trace {
                 reason: "the file is empty, a trace begins with a header".into(),
             });
         };
-        let Header { steps, cache, computed, partial, timesteps, strides } =
+        let Header { steps, cache, computed, partial, timesteps, strides, stages } =
             serde_json::from_str(&header?).map_err(|source| TraceError::Parse { line, source })?;
+        let counted = stages.iter().fold(0usize, |sum, stage| sum.saturating_add(stage.steps));
+        if !stages.is_empty() && counted != steps {
+            let reason = format!("stages of {counted} steps in a run of {steps} steps");
+            return Err(TraceError::Invalid { line, reason });
+        }
         if !timesteps.is_empty() && timesteps.len() != steps {
             let reason = format!("{} timesteps in a run of {steps} steps", timesteps.len());
             return Err(TraceError::Invalid { line, reason });
         }
-        let mut trace = Trace { steps, cache, computed, partial, timesteps, strides, records: vec![] };
+        let mut trace = Trace { steps, cache, computed, partial, timesteps, strides, stages, records: vec![] };
         for (line, text) in lines {
             let text = text?;
             if text.trim().is_empty() {
@@ -161,6 +180,66 @@ impl Trace {
             trace.records.push(record);
         }
         Ok(trace)
+    }
+
+    /// The steps (from 0) of each stage: of one if the model has no experts.
+    pub fn spans(&self) -> Vec<Range<usize>> {
+        if self.stages.is_empty() {
+            return std::iter::once(0..self.steps).collect();
+        }
+        let mut end = 0;
+        let span = |stage: &Stage| {
+            end += stage.steps;
+            end - stage.steps..end
+        };
+        self.stages.iter().map(span).collect()
+    }
+
+    /// The part of these steps (from 0), as a trace of its own.
+    fn part(&self, span: &Range<usize>) -> Trace {
+        let within = |step: &usize| (span.start + 1..=span.end).contains(step);
+        let shifted =
+            |steps: &[usize]| steps.iter().filter(|step| within(step)).map(|step| step - span.start).collect();
+        let records = self.records.iter().filter(|r| within(&r.step) && within(&r.since)).cloned();
+        let shift = |r: TraceRecord| TraceRecord { step: r.step - span.start, since: r.since - span.start, ..r };
+        Trace {
+            steps: span.len(),
+            cache: self.cache.clone(),
+            computed: shifted(&self.computed),
+            partial: shifted(&self.partial),
+            timesteps: self.timesteps.get(span.clone()).unwrap_or_default().to_vec(),
+            strides: self.strides.clone(),
+            stages: vec![],
+            records: records.map(shift).collect(),
+        }
+    }
+
+    /// This trace and that of the steps after it, counted on; `stages` stay those of this one.
+    pub fn then(mut self, next: Trace) -> Trace {
+        let before = self.steps;
+        let shift = |step: usize| step + before;
+        self.computed.extend(next.computed.into_iter().map(shift));
+        self.partial.extend(next.partial.into_iter().map(shift));
+        self.timesteps.extend(next.timesteps);
+        let records = next.records.into_iter();
+        self.records.extend(records.map(|r| TraceRecord { step: shift(r.step), since: shift(r.since), ..r }));
+        Trace { steps: before + next.steps, ..self }
+    }
+
+    /// Runs the policy that `config` describes over the trace, in every stage a new one; returns the plan of every step and the decisions.
+    ///
+    /// # Errors
+    /// As [`Trace::policy`] and [`Trace::replay`].
+    pub fn play(&self, config: &CacheConfig, anatomy: &Anatomy) -> Result<(Vec<Plan>, Vec<Decision>), TraceError> {
+        let (mut plans, mut decisions) = (vec![], vec![]);
+        for span in self.spans() {
+            let part = self.part(&span);
+            let mut policy = part.policy(&config.part(span.clone(), self.steps), anatomy)?;
+            let (planned, decided) = part.replay(&mut *policy)?;
+            plans.extend(planned);
+            decisions.extend(decided.into_iter().map(|decision| decision.after(span.start)));
+        }
+        Ok((plans, decisions))
     }
 
     /// The policy that `config` describes, for a model of this anatomy in a run like the recorded one.
@@ -223,12 +302,16 @@ impl Trace {
         whole.filter(|_| from == since).ok_or_else(missing)
     }
 
-    /// MagCache's table: ‖fold‖₂ of each step over that of the step before.
+    /// MagCache's table: ‖fold‖₂ of each step over that of the step before; 1 where another expert begins.
     ///
     /// # Errors
     /// The trace does not measure the fold at every step.
     pub fn fold_ratios(&self) -> Result<Vec<f64>, TraceError> {
+        let begins: Vec<usize> = self.spans().iter().map(|span| span.start + 1).collect();
         let ratio = |step| {
+            if begins.contains(&step) {
+                return Ok(1.0);
+            }
             let m = self.between(step, step - 1, ProbePoint::Fold)?;
             Ok(super::ratio(m.sq_fresh, m.sq_kept).sqrt())
         };
@@ -282,6 +365,33 @@ mod tests {
             lines.lines().nth(1).unwrap().starts_with(r#"{"step":2,"since":1,"at":"modulated","abs_diff":0.0625,"#)
         );
         assert_eq!(Trace::read(&text[..]).unwrap(), trace);
+    }
+
+    /// Two stages: each is replayed by a policy of its own, and nothing is compared across them.
+    #[test]
+    fn every_stage_is_replayed_anew() {
+        let whole = trace();
+        let stage = |expert: &str, steps| Stage { expert: expert.into(), steps };
+        let parts = [0..5, 5..8].map(|span| whole.part(&span));
+        assert_eq!((parts[1].steps, &parts[1].computed[..]), (3, &[1, 2, 3][..]));
+        let [first, second] = parts.clone();
+        let stages = vec![stage("high-noise", 5), stage("low-noise", 3)];
+        let joined = Trace { stages, ..first.then(second) };
+        assert_eq!(joined.spans(), [0..5, 5..8]);
+        assert!(joined.records.iter().all(|r| (r.step <= 5) == (r.since <= 5)));
+        let mut text = vec![];
+        joined.write(&mut text).unwrap();
+        assert_eq!(Trace::read(&text[..]).unwrap(), joined);
+        let config = CacheConfig::FbCache(FbCacheConfig { threshold: 0.15 });
+        let anatomy = Anatomy::spatial_temporal(5);
+        let computed = |trace: &Trace| computed_steps(&trace.play(&config, &anatomy).unwrap().0);
+        assert_eq!((computed(&whole), computed(&joined)), (vec![1, 4, 7], vec![1, 4, 6]));
+        let decisions = joined.play(&config, &anatomy).unwrap().1;
+        assert!(decisions.iter().any(|d| d.step > 5) && decisions.is_sorted_by_key(|d| d.step));
+        let cut = Trace { stages: vec![stage("high-noise", 5)], ..joined };
+        let mut text = vec![];
+        cut.write(&mut text).unwrap();
+        assert!(Trace::read(&text[..]).unwrap_err().to_string().contains("stages of 5 steps"));
     }
 
     #[test]

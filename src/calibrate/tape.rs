@@ -1,6 +1,7 @@
 //! The data of a recorded run that a search needs, prepared for many replays.
 
 use std::convert::Infallible;
+use std::ops::Range;
 
 use super::proxy::{self, LEAST_ERROR};
 use crate::cache::trace::{Trace, TraceError};
@@ -13,6 +14,8 @@ use crate::cache::{
 #[derive(Clone, Debug)]
 pub struct Tape {
     steps: usize,
+    /// The steps (from 0) of each expert: nothing is reused from one to the next, and what lies between them is not measured.
+    spans: Vec<Range<usize>>,
     /// By probe point, by [`pair`]: chained over the steps between.
     changes: Vec<(ProbePoint, Vec<Measurement>)>,
     /// By [`pair`]: ‖fold − earlier fold‖₂².
@@ -66,6 +69,11 @@ impl Bend {
     }
 }
 
+/// Whether two steps belong to the same expert.
+fn together(spans: &[Range<usize>], step: usize, since: usize) -> bool {
+    spans.iter().any(|span| span.contains(&(step - 1)) && span.contains(&(since - 1)))
+}
+
 /// The index of the pair of `since` and the later `step` among all pairs.
 fn pair(step: usize, since: usize) -> usize {
     (step - 1) * (step - 2) / 2 + since - 1
@@ -79,15 +87,18 @@ impl Tape {
     /// The trace lacks a measurement of a step against the step before.
     pub fn new(trace: &Trace, points: &[ProbePoint], deltas: &[f64]) -> Result<Tape, TraceError> {
         let changes = points.iter().map(|&at| Ok((at, pairs(trace, at)?))).collect::<Result<_, TraceError>>()?;
-        let fold = |step, since| trace.between(step, since, ProbePoint::Fold);
+        let spans = trace.spans();
+        let fold = |step, since| measured(trace, &spans, step, since, ProbePoint::Fold);
         let all = (2..=trace.steps).flat_map(|step| (1..step).map(move |since| (step, since)));
         let apart = all.map(|(step, since)| Ok(fold(step, since)?.sq_diff)).collect::<Result<_, TraceError>>()?;
         let norms = (1..trace.steps).map(|step| Ok(fold(step + 1, step)?.sq_kept.sqrt()));
+        let norms = norms.collect::<Result<_, TraceError>>()?;
         Ok(Tape {
             steps: trace.steps,
+            spans,
             changes,
             apart,
-            norms: norms.collect::<Result<_, TraceError>>()?,
+            norms,
             extrapolation: None,
             weights: weights(deltas),
             least: LEAST_ERROR.ln(),
@@ -126,9 +137,15 @@ impl Tape {
 
     /// The behaviour of AdaCache with these settings, whose probes must be among those of the tape.
     pub fn play(&self, config: &AdaCacheConfig, bend: Bend) -> Played {
-        let mut policy = AdaCache::new(config.clone(), self.steps);
-        let Ok::<_, Infallible>((plans, decisions)) =
-            walk(&mut policy, self.steps, |step, since, at| Ok(self.change(step, since, at, bend)));
+        let (mut plans, mut decisions) = (vec![], vec![]);
+        for Range { start, end } in self.spans.iter().cloned() {
+            let mut policy = AdaCache::new(config.clone(), end - start);
+            let change = |step, since, at| self.change(step + start, since + start, at, bend);
+            let Ok::<_, Infallible>((planned, decided)) =
+                walk(&mut policy, end - start, |step, since, at| Ok(change(step, since, at)));
+            plans.extend(planned);
+            decisions.extend(decided.into_iter().map(|decision| decision.after(start)));
+        }
         let computed = computed_steps(&plans);
         Played { error: self.error(&computed), computed, decisions }
     }
@@ -136,18 +153,25 @@ impl Tape {
     /// Pairs the decisions of a real run with those on this tape at the same steps with the same rates, without bend: (steps since the last
     /// computed one, real distance, replayed distance).
     pub fn follow(&self, config: &AdaCacheConfig, real: &[Decision]) -> Vec<(usize, f64, f64)> {
-        let mut policy = AdaCache::new(config.clone(), self.steps);
+        self.spans.iter().flat_map(|span| self.follow_within(span, config, real)).collect()
+    }
+
+    /// As [`Tape::follow`], in the steps of one expert.
+    fn follow_within(&self, span: &Range<usize>, config: &AdaCacheConfig, real: &[Decision]) -> Vec<(usize, f64, f64)> {
+        let mut policy = AdaCache::new(config.clone(), span.len());
         let points = config.points();
         let (mut since, mut rows) = (None, vec![]);
-        for step in 1..=self.steps {
+        // Steps are those of the policy, which counts from the first of the expert.
+        for step in 1..=span.len() {
             if policy.plan(step) == Plan::Reuse {
                 continue;
             }
-            let decisions = real.iter().filter(|d| d.step == step);
+            let decisions = real.iter().filter(|d| d.step == step + span.start);
             if let Some(since) = since {
                 for (probe, (&at, real)) in points.iter().zip(decisions).enumerate() {
-                    let replayed = policy.observe(step, probe, &self.change(step, since, at, Bend(0.0)));
-                    policy.adopt(probe, real);
+                    let change = self.change(step + span.start, since + span.start, at, Bend(0.0));
+                    let replayed = policy.observe(step, probe, &change);
+                    policy.adopt(probe, &Decision { step, ..*real });
                     rows.extend(replayed.map(|d| (step - since, real.distance, d.distance)));
                 }
             }
@@ -184,6 +208,9 @@ impl Tape {
         let mut known = vec![];
         let Extrapolation { order, damping } = self.extrapolation.unwrap_or(Extrapolation { order: 0, damping: 0.0 });
         (1..=self.steps).map(move |step| {
+            if self.spans.iter().any(|span| span.start + 1 == step) {
+                known.clear();
+            }
             if computed.contains(&step) {
                 known.insert(0, step);
                 known.truncate(order + 1);
@@ -207,7 +234,8 @@ impl Tape {
             for last in 2..tape.steps {
                 let size = tape.norms[last - 1].powi(2).max(f64::MIN_POSITIVE);
                 for before in last.saturating_sub(most).max(1)..last {
-                    for step in last + 1..=tape.steps.min(last + most.saturating_sub(1)) {
+                    let later = last + 1..=tape.steps.min(last + most.saturating_sub(1));
+                    for step in later.filter(|step| together(&tape.spans, *step, before)) {
                         let way = (step - last) as f64 / (last - before) as f64;
                         // (F(s) − F₀)·(F₀ − F₁), from the three distances.
                         let product = (far(step, before) - far(step, last) - far(last, before)) / 2.0;
@@ -269,10 +297,22 @@ fn weights(deltas: &[f64]) -> Vec<f64> {
     weights
 }
 
+/// The measurement at `at` between two steps; of two experts' there is none, and none is asked for.
+fn measured(
+    trace: &Trace,
+    spans: &[Range<usize>],
+    step: usize,
+    since: usize,
+    at: ProbePoint,
+) -> Result<Measurement, TraceError> {
+    if together(spans, step, since) { trace.between(step, since, at) } else { Ok(Measurement::default()) }
+}
+
 /// The changes at `at` between any two steps.
 fn pairs(trace: &Trace, at: ProbePoint) -> Result<Vec<Measurement>, TraceError> {
+    let spans = trace.spans();
     let neighbours: Vec<Measurement> =
-        (2..=trace.steps).map(|step| trace.between(step, step - 1, at)).collect::<Result<_, _>>()?;
+        (2..=trace.steps).map(|step| measured(trace, &spans, step, step - 1, at)).collect::<Result<_, _>>()?;
     let mut all = vec![];
     for last in 0..neighbours.len() {
         let mut whole = neighbours[last].clone();
@@ -290,8 +330,8 @@ fn pairs(trace: &Trace, at: ProbePoint) -> Result<Vec<Measurement>, TraceError> 
 mod tests {
     use super::super::synthetic::{AT, config, tapes, trace};
     use super::*;
-    use crate::cache::MotionRegularization;
-    use crate::cache::trace::TraceRecord;
+    use crate::cache::trace::{Stage, TraceRecord};
+    use crate::cache::{Anatomy, CacheConfig, MotionRegularization};
 
     #[test]
     fn the_error_by_hand() {
@@ -326,6 +366,26 @@ mod tests {
         tape.extrapolate(extrapolation(2, 0.5));
         let by_hand = 1.0 - (0.6 + 0.25 / 2.0 + 0.5 * (0.25 - 0.1) / 2.0 / 4.0);
         assert!((tape.shares(&[1, 2, 4]).last().unwrap() - by_hand).abs() < 1e-12);
+    }
+
+    /// What was recorded of two experts is replayed as two runs, and scaled and weighed as one.
+    #[test]
+    fn experts_share_nothing() {
+        let changes = [0.1, 0.2, 0.3, 0.4, 0.5];
+        let mut trace = trace(&changes, &changes);
+        trace.stages = [("high", 3), ("low", 3)].map(|(expert, steps)| Stage { expert: expert.into(), steps }).into();
+        trace.records.retain(|record| record.step != 4);
+        let tape = Tape::new(&trace, &[AT], &[1.0; 6]).unwrap();
+        // Steps 2, 3 since 1; 5 since 4; the change from 3 to 4 is not known, and not missed.
+        for (share, by_hand) in tape.shares(&[1, 4, 6]).zip([0.0, 0.1, 0.3, 0.0, 0.4, 0.0]) {
+            assert!((share - by_hand).abs() < 1e-12, "{share} {by_hand}");
+        }
+        let config = config(&[(0.25, 3), (1.0, 1)]);
+        let played = tape.play(&config, Bend(0.0));
+        assert!(played.computed.starts_with(&[1, 2]) && played.computed.contains(&4), "{played:?}");
+        let replayed = trace.play(&CacheConfig::AdaCache(config.clone()), &Anatomy::spatial_temporal(1)).unwrap();
+        assert_eq!((played.computed, &played.decisions), (computed_steps(&replayed.0), &replayed.1));
+        assert!(tape.follow(&config, &played.decisions).iter().all(|(_, real, replayed)| real == replayed));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn check(
     let request = Request {
         prompt: Prompt::new(PromptText::new("given as tokens")?, prompt).against(Arc::new(negative)),
         steps: case.steps,
-        cfg_scale: case.cfg_scale,
+        cfg_scale: case.cfg_scale.into(),
         seed: 0,
         noise: Some(Arc::new(Latents { shape, values: z })),
         cache: CacheConfig::None,

@@ -5,12 +5,13 @@ use std::path::Path;
 use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::{SPRITES, SPRITES_WAN};
-use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B};
+use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B, WAN22_A14B};
 use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
 /// Every family. A folder belongs to the first that recognises it: Wan's checkpoints say in their configuration what they are.
-pub static FAMILIES: [&dyn Family; 6] = [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &OpenSora, &SPRITES, &SPRITES_WAN];
+pub static FAMILIES: [&dyn Family; 7] =
+    [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &WAN22_A14B, &OpenSora, &SPRITES, &SPRITES_WAN];
 
 /// The family whose own model has this name.
 pub fn named(name: &str) -> Option<&'static dyn Family> {

@@ -9,6 +9,8 @@ pub struct Published {
     pub name: &'static str,
     /// Its parts.
     pub parts: &'static [PublishedPart],
+    /// A file that tells how the parts go together; it is left out where it is not.
+    pub index: Option<PublishedFile>,
 }
 
 /// The place where a part was published.
@@ -50,8 +52,11 @@ impl Published {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Part {
-    /// The diffusion transformer.
+    /// The diffusion transformer; of two experts the first.
     Transformer,
+    /// The second expert.
+    #[serde(rename = "transformer_2")]
+    Transformer2,
     /// The video autoencoder.
     Vae,
     /// The text encoder and its tokenizer.
@@ -60,12 +65,13 @@ pub enum Part {
 
 impl Part {
     /// All parts.
-    pub const ALL: [Part; 3] = [Part::Transformer, Part::Vae, Part::Text];
+    pub const ALL: [Part; 4] = [Part::Transformer, Part::Transformer2, Part::Vae, Part::Text];
 
     /// The name of its folder.
     pub fn name(self) -> &'static str {
         match self {
             Part::Transformer => "transformer",
+            Part::Transformer2 => "transformer_2",
             Part::Vae => "vae",
             Part::Text => "text",
         }

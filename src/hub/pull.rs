@@ -98,9 +98,24 @@ impl Pull {
                 link(&path, &folder, &name)?;
             }
         }
+        if let Some(index) = &self.published.index {
+            self.index(&hub, &checkpoint, index)?;
+        }
         let readable = |part: &Part| *part != Part::Text || checkpoint.file(*part, TOKENIZER).exists();
         checkpoint.require(&checkpoint.parts().filter(readable).collect::<Vec<_>>())?;
         Ok(checkpoint)
+    }
+
+    /// Links the file that tells how the parts go together. A folder that lacks it is as published.
+    fn index(&self, hub: &Hub<'_>, checkpoint: &Checkpoint, index: &PublishedFile) -> Result<(), CheckpointError> {
+        match hub.repo(index.repo, index.folder).fetch(index.name) {
+            Ok(path) => link(&path, checkpoint.folder(), index.name),
+            Err(CheckpointError::NotInFolder { .. } | CheckpointError::Offline { .. }) => {
+                let earlier = checkpoint.folder().join(index.name);
+                if earlier.is_symlink() { fs::remove_file(&earlier).map_err(io("remove", &earlier)) } else { Ok(()) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The files of `part`, by their names in a checkpoint.

@@ -47,20 +47,27 @@ pub struct LoraFile {
     pub path: PathBuf,
     /// What its product is multiplied by.
     pub strength: f32,
+    /// The expert that it is for, of models of several; `None`: all.
+    pub expert: Option<String>,
 }
 
 impl FromStr for LoraFile {
     type Err = String;
 
-    /// `FILE` or `FILE:STRENGTH`; the strength is 1 if it is left out.
+    /// `FILE` or `FILE:STRENGTH`, and `@EXPERT` behind either; the strength is 1 if it is left out.
     fn from_str(text: &str) -> Result<LoraFile, String> {
-        let (path, strength) = match text.rsplit_once(':') {
+        let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let (rest, expert) = match text.rsplit_once('@') {
+            Some((rest, name)) if !rest.is_empty() && is_name(name) => (rest, Some(name.to_owned())),
+            _ => (text, None),
+        };
+        let (path, strength) = match rest.rsplit_once(':') {
             Some((path, strength)) if !path.is_empty() && !strength.contains(['/', '\\']) => (path, strength),
-            _ => (text, "1"),
+            _ => (rest, "1"),
         };
         let strength = strength.parse().ok().filter(|strength: &f32| strength.is_finite());
         match strength {
-            Some(strength) => Ok(LoraFile { path: path.into(), strength }),
+            Some(strength) => Ok(LoraFile { path: path.into(), strength, expert }),
             None => Err(format!("`{text}`: write FILE or FILE:STRENGTH with a number, as in style.safetensors:0.8")),
         }
     }
@@ -96,7 +103,7 @@ impl Lora {
     /// # Errors
     /// A file that cannot be read, names that are no LoRA's or of no weight that the checkpoint has, parts without their other half.
     fn open(
-        LoraFile { path, strength }: &LoraFile,
+        LoraFile { path, strength, .. }: &LoraFile,
         names: &[&str],
         published: &dyn Fn(&str) -> String,
     ) -> Result<Lora, ModelError> {
@@ -229,7 +236,7 @@ mod tests {
     fn opened(tensors: &[(&str, &[usize])], strength: f32) -> Result<Lora, ModelError> {
         let published = |name: &str| name.replace("attn1.to_q", "self_attn.q");
         let file = file(tensors);
-        Lora::open(&LoraFile { path: file.path().into(), strength }, &BASE, &published)
+        Lora::open(&LoraFile { path: file.path().into(), strength, expert: None }, &BASE, &published)
     }
 
     #[test]
@@ -239,6 +246,9 @@ mod tests {
         assert_eq!(read("a.safetensors:-0.5"), Ok(("a.safetensors".into(), -0.5)));
         assert_eq!(read("C:/a.safetensors"), Ok(("C:/a.safetensors".into(), 1.0)));
         assert!(read("a.safetensors:much").is_err() && read("a:inf").is_err());
+        let expert = |text: &str| text.parse::<LoraFile>().map(|lora| (lora.path, lora.strength, lora.expert));
+        assert_eq!(expert("a.safetensors:0.5@low-noise"), Ok(("a.safetensors".into(), 0.5, Some("low-noise".into()))));
+        assert_eq!(expert("a@b/c.safetensors"), Ok(("a@b/c.safetensors".into(), 1.0, None)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Errors on the way from a prompt to a video.
 
+use std::path::PathBuf;
+
 use super::needs::BudgetError;
 use crate::cache::CacheError;
 use crate::device::DeviceError;
@@ -48,6 +50,16 @@ pub enum PipelineError {
     /// Files of the model are missing.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// One of the transformers that take turns is missing.
+    #[error("missing expert: the {expert} transformer is not in {}\n{reason}", folder.display())]
+    MissingExpert {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The expert's name.
+        expert: &'static str,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
     /// There is not enough device memory.
     #[error(transparent)]
     Budget(#[from] BudgetError),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::error::PipelineError;
-use super::source::OpenOptions;
+use super::options::OpenOptions;
 use crate::sampler::{FlowGrid, FlowSampler, Solver};
 
 /// How a flow model is sampled.
@@ -18,6 +18,9 @@ pub struct Sampling {
     pub sigmas: Option<Vec<f64>>,
     /// Caption tokens that a prompt is cut or padded to.
     pub caption_tokens: usize,
+    /// The share of 1000 from which on times belong to the first of two experts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<f64>,
 }
 
 fn by_name<S: serde::Serializer>(sampler: &FlowSampler, serializer: S) -> Result<S::Ok, S::Error> {
@@ -35,7 +38,7 @@ impl Sampling {
             return Err(PipelineError::Setting(format!("--shift {shift} must be a positive number; {usual} is usual")));
         }
         let sampler = options.sampler.unwrap_or_default();
-        Ok(Sampling { sampler, shift, sigmas: options.sigmas.clone(), caption_tokens })
+        Ok(Sampling { sampler, shift, sigmas: options.sigmas.clone(), caption_tokens, boundary: None })
     }
 
     /// The number of steps of a run that names none, if noise levels are given: one for each.

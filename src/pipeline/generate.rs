@@ -7,26 +7,29 @@ use std::time::Instant;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
+use super::experts::Experts;
 use super::generation::{Decoded, Generation, OnFrame};
 use super::job::{Deciding, Job};
 use super::noise::noise;
 use super::prompt::TextOptions;
 use super::provenance::{How, embedding_hash};
 use super::report::{FlopCount, Report, Seconds};
-use super::request::{Request, cache_config, check_settings, is_guided};
+use super::request::{Request, cache_config, check_settings};
+use super::sampling::Batch;
 use super::settings::{Settings, codebook};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
-use crate::cache::{CacheConfig, ComputeAll, Policy};
+use super::stages::{Stage, named};
+use crate::cache::{CacheConfig, ComputeAll};
 use crate::device::{Device, DryConfig};
 use crate::media::{Frames, Latents};
-use crate::model::{Autoencoder, Caption, Geometry, Transformer, TransformerShape};
-use crate::sampler::{FrameConditioning, Member, SampleOutput, Sampler, SamplerOptions, StepEvent};
+use crate::model::Autoencoder;
+use crate::sampler::{FrameConditioning, SampleOutput, StepEvent};
 use crate::tensor::DType;
 
 /// A model on a device, ready to generate.
 pub struct Pipeline {
     source: ModelSource,
-    model: Box<dyn Transformer>,
+    experts: Experts,
     /// Set once the decoder's files have been verified.
     decodable: OnceLock<()>,
     /// The device memory budget in bytes.
@@ -39,7 +42,7 @@ impl Request {
     pub fn new(pipeline: &Pipeline, prompt: &str) -> Result<Request, PipelineError> {
         let PipelineConfig { default_steps: steps, default_cfg_scale: cfg_scale, .. } = *pipeline.config();
         let prompt = pipeline.source.read_prompt(prompt)?;
-        let (device, dtype) = (&pipeline.device, pipeline.model.dtype());
+        let (device, dtype) = (&pipeline.device, pipeline.experts.dtype());
         let go_on = &mut |_, _| ControlFlow::Continue(());
         let embedded = pipeline.source.embed(&[prompt], &TextOptions::default(), device, dtype, go_on)?;
         Ok(Request {
@@ -58,14 +61,23 @@ impl Request {
 }
 
 impl Pipeline {
-    /// Loads all weights of `source` onto `device`, to compute in `dtype`.
+    /// Loads all weights of `source` onto `device`, to compute in `dtype`. Of several experts all stay there, if a video with the model's own
+    /// settings fits beside them; else each makes room for the next.
     pub fn load(source: &ModelSource, device: &Device, dtype: DType) -> Result<Pipeline, PipelineError> {
-        Pipeline::load_streaming(source, device, dtype, 0)
+        let together = match device.available()? {
+            Some(available) if source.experts().len() > 1 => {
+                Job::usual(source, dtype)?.needs(device)?.together() <= available
+            }
+            _ => true,
+        };
+        Pipeline::with(Experts::new(source, device, dtype, 0, together), source, device, 0)
     }
 
     /// As [`Pipeline::load`], within `budget` bytes of device memory: if `job`, the most demanding of those to come, does not fit, weights
     /// of the transformer's blocks stay in host memory and are copied when they are needed. The result is bit-identical. From here on the
     /// device allocates no more than the budget; memory that the driver allocates for itself is not counted.
+    ///
+    /// Of several experts one is on the device at a time, unless all fit without streaming.
     ///
     /// Without a budget the limit is [`Device::available`]: the free memory of a GPU, less [`HEADROOM`](crate::device::HEADROOM), which is not
     /// enforced; the virtual GPU then keeps everything.
@@ -77,26 +89,26 @@ impl Pipeline {
             Some(budget) => Some(budget),
             None => device.available()?,
         };
-        let streamed = match available {
-            Some(available) => job.needs(device)?.streamed(available)?,
-            None => 0,
+        let (streamed, together) = match available {
+            Some(available) => {
+                let needs = job.needs(device)?;
+                (needs.streamed(available)?, needs.together() <= available)
+            }
+            None => (0, true),
         };
         if budget.is_some() {
             device.limit_memory(budget);
         }
-        let pipeline = Pipeline::load_streaming(&job.source, device, job.dtype, streamed)?;
-        Ok(Pipeline { budget, ..pipeline })
+        let experts = Experts::new(&job.source, device, job.dtype, streamed, together);
+        let first = job.stages()?.first().map_or(0, |stage| stage.expert);
+        Ok(Pipeline { budget, ..Pipeline::with(experts, &job.source, device, first)? })
     }
 
-    fn load_streaming(
-        source: &ModelSource,
-        device: &Device,
-        dtype: DType,
-        streamed: usize,
-    ) -> Result<Pipeline, PipelineError> {
-        let model = source.transformer(device, dtype, streamed, Content::Files)?;
+    /// The pipeline, with the expert that comes first on the device.
+    fn with(experts: Experts, source: &ModelSource, device: &Device, first: usize) -> Result<Pipeline, PipelineError> {
+        experts.get(first)?;
         let (source, device) = (source.clone(), device.clone());
-        Ok(Pipeline { source, model, decodable: OnceLock::new(), budget: None, device })
+        Ok(Pipeline { source, experts, decodable: OnceLock::new(), budget: None, device })
     }
 
     /// Reports which decoder files are missing or damaged, without using device memory: reads them all for a device that stores nothing.
@@ -119,7 +131,7 @@ impl Pipeline {
         // Tells what is missing, and how to get it.
         self.source.require(Parts { decoder: true, ..Parts::default() })?;
         let name = &self.config().name;
-        self.source.autoencoder(device, self.model.dtype(), Content::Files)?.ok_or_else(|| {
+        self.source.autoencoder(device, self.experts.dtype(), Content::Files)?.ok_or_else(|| {
             PipelineError::Setting(format!("{name} has no autoencoder, so its latents cannot be decoded: set `decode` to false and write .safetensors"))
         })
     }
@@ -138,7 +150,7 @@ impl Pipeline {
     /// `preset`: the name by which the cache policy was chosen.
     pub fn settings(&self, weights: &str, preset: &str, request: &Request) -> Settings {
         let Request { prompt, steps, cfg_scale, seed, noise, cache, packed_cache, given, .. } = request;
-        let dtype = self.model.dtype();
+        let dtype = self.experts.dtype();
         let how = How { seed: *seed, steps: *steps, cfg_scale: *cfg_scale, dtype, preset, cache };
         Settings {
             embedding: Some(embedding_hash(prompt.embedding(), prompt.negative())),
@@ -210,36 +222,20 @@ impl Pipeline {
         on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
-        check_settings(request.steps, request.cfg_scale)?;
+        check_settings(&self.source, request.steps, request.cfg_scale)?;
         check_alike(request, requests)?;
         let start = Instant::now();
         self.device.reset_peak();
-        let config = self.config();
         if request.decode {
             // Before the steps: what is missing or damaged is said now.
             self.check_decoder()?;
         }
-        let job = Job { videos: requests.len(), deciding, ..Job::new(&self.source, self.model.dtype(), request) };
-        let (rows, decided) = (job.rows()?, requests.len() / job.members());
-        let captions =
-            requests.chunks(decided).map(|requests| self.captions(requests)).collect::<Result<Vec<_>, _>>()?;
-        let policy = || match recorder {
-            Some(recorder) => Ok(Box::new(recorder.clone()) as Box<dyn Policy>),
-            None => job.policy(),
-        };
-        let member = |caption| Ok(Member { caption, policy: policy()? });
-        let members = captions.iter().map(member).collect::<Result<Vec<_>, PipelineError>>()?;
-        let cache = members[0].policy.name().to_owned();
+        let job = Job { videos: requests.len(), deciding, ..Job::new(&self.source, self.experts.dtype(), request) };
+        let (stages, decided) = (job.stages()?, requests.len() / job.members());
         let (latents, conditioning) = self.initial(requests)?;
-        let options = SamplerOptions {
-            rows: rows.clone(),
-            cfg_scale: request.cfg_scale,
-            snapshots: vec![],
-            packed_cache: request.packed_cache,
-            compare_folds: recorder.is_some(),
-        };
-        let geometry = Geometry { guided: job.guided, ..config.geometry(requests.len()) };
-        let output = Sampler::new(&*self.model, members, geometry, &latents, conditioning, options)?.run(on_step)?;
+        let (experts, config) = (&self.experts, self.config());
+        let batch = Batch { experts, config, requests, job: &job, recorder, latents, conditioning };
+        let output = batch.sample(&stages, on_step)?;
 
         let rgb = if request.decode { Some(self.decode(&output, on_frame)?) } else { None };
         let seconds = Seconds {
@@ -248,7 +244,7 @@ impl Pipeline {
             encode: 0.0,
             per_step: output.seconds_per_step.clone(),
         };
-        let made = Made { pipeline: self, requests, decided, steps: rows.len(), cache, output, rgb, seconds };
+        let made = Made { pipeline: self, requests, decided, stages, output, rgb, seconds };
         Ok((0..requests.len()).map(|i| made.generation(i)).collect())
     }
 
@@ -276,7 +272,7 @@ impl Pipeline {
     /// The initial latents: noise, and the given frames.
     fn initial(&self, requests: &[Request]) -> Result<(Vec<f32>, Option<FrameConditioning>), PipelineError> {
         let [frames, height, width] = self.config().latent;
-        let shape = [self.model.shape().channels, frames, height, width];
+        let shape = [self.source.shape().channels, frames, height, width];
         let elements = shape.iter().product();
         let (mut all, mut fresh, mut mask) = (vec![], vec![], vec![]);
         for request in requests {
@@ -300,39 +296,6 @@ impl Pipeline {
         }
         Ok((all, if mask.is_empty() { None } else { Some(FrameConditioning { mask, noise: fresh }) }))
     }
-
-    /// The captions of requests. Guidance runs their prompts and then as many captions of the unconditional half, in this order, in one batch:
-    /// the negative prompt, or the model's null caption, as long as the prompt it is paired with.
-    fn captions(&self, requests: &[Request]) -> Result<Caption, PipelineError> {
-        let TransformerShape { caption_channels: channels, caption_tokens: most, .. } = self.model.shape();
-        let null = self.model.null_caption();
-        let prompts = requests.iter().map(|r| &r.prompt);
-        let conditional = prompts.clone().map(|p| (p.embedding().tokens, &p.embedding().values[..]));
-        let unconditional = prompts.clone().filter(|_| requests.iter().any(|r| is_guided(r.cfg_scale))).map(|p| {
-            let nulls = null.len().min(p.embedding().tokens * channels);
-            p.negative().map_or((nulls / channels, &null[..nulls]), |negative| (negative.tokens, &negative.values[..]))
-        });
-        let captions: Vec<(usize, &[f32])> = conditional.chain(unconditional).collect();
-        let longest = captions.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0);
-        let (mut rows, mut mask) = (vec![], vec![]);
-        for ((tokens, values), prompt) in captions.iter().zip(prompts.cycle()) {
-            if *tokens == 0 {
-                return Err(PipelineError::Setting(format!(
-                    "`{prompt}` has no negative prompt, and the model has no null caption of its own: give one, or set the guidance scale to 1"
-                )));
-            }
-            if values.len() != tokens * channels || *tokens > most {
-                return Err(PipelineError::Setting(format!(
-                    "`{prompt}` has an embedding of {} values, the model takes at most {most} tokens of {channels} channels",
-                    values.len(),
-                )));
-            }
-            rows.extend_from_slice(values);
-            rows.resize(rows.len() + (longest - tokens) * channels, 0.0);
-            mask.extend((0..longest).map(|token| token < *tokens));
-        }
-        Ok(self.model.caption(&rows, captions.len(), Some(&mask))?)
-    }
 }
 
 /// A batch that has run.
@@ -341,9 +304,7 @@ struct Made<'a> {
     requests: &'a [Request],
     /// Videos that are decided about together.
     decided: usize,
-    steps: usize,
-    /// The policy's name.
-    cache: String,
+    stages: Vec<Stage>,
     output: SampleOutput,
     /// The pixels of all videos, where they are wanted.
     rgb: Option<Vec<u8>>,
@@ -374,12 +335,14 @@ impl Made<'_> {
     fn report(&self, i: usize) -> Report {
         let Made { pipeline, output, .. } = self;
         let (request, member) = (&self.requests[i], &output.members[i / self.decided]);
-        let (config, weights) = (pipeline.config(), pipeline.model.weight_bytes());
+        let (config, [resident, streamed]) = (pipeline.config(), pipeline.experts.weight_bytes());
+        let computed = FlopCount::new(output.flops, &member.flops);
         Report {
             model: config.name.clone(),
             device: pipeline.device.info().label(),
-            dtype: pipeline.model.dtype().to_string(),
-            steps: self.steps,
+            dtype: pipeline.experts.dtype().to_string(),
+            steps: member.plans.len(),
+            stages: named(&self.stages),
             decisions: member.decisions.clone(),
             seconds: self.seconds.clone(),
             videos: self.requests.len(),
@@ -389,12 +352,12 @@ impl Made<'_> {
             cache_error: output.cache_error,
             activation_bytes: output.activation_bytes,
             peak_device_bytes: pipeline.device.peak_bytes(),
-            resident_weight_bytes: weights.resident,
-            streamed_weight_bytes: weights.streamed,
+            resident_weight_bytes: resident,
+            streamed_weight_bytes: streamed,
             memory_budget: pipeline.budget,
             seed: request.seed,
             prompt: request.prompt.to_string(),
-            cache: self.cache.clone(),
+            cache: member.trace.cache.clone(),
             cfg_scale: request.cfg_scale,
             program: env!("CARGO_PKG_VERSION").into(),
             width: config.width,
@@ -407,7 +370,7 @@ impl Made<'_> {
             settings: None,
             arguments: BTreeMap::new(),
             output: None,
-            flops: FlopCount::new(output.flops, &member.flops),
+            flops: FlopCount { all_computed: member.all_computed, ..computed },
             computed_steps: member.computed_steps(),
             partial_steps: member.partial_steps(),
             step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),

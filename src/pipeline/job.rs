@@ -1,10 +1,10 @@
 //! One run of the pipeline: everything that its work and its memory depend on, for counting, planning and loading.
 
 use super::error::PipelineError;
-use super::request::{Request, is_guided};
+use super::guidance::Guidance;
+use super::request::{Request, cache_config, default_cache};
 use super::source::ModelSource;
-use crate::cache::{CacheConfig, Policy, check_fits};
-use crate::model::Geometry;
+use crate::cache::CacheConfig;
 use crate::sampler::Row;
 use crate::tensor::DType;
 
@@ -32,9 +32,9 @@ pub struct Job {
     pub deciding: Deciding,
     /// Denoising steps, as requested.
     pub steps: usize,
-    /// Whether every step runs an unconditional half too. At scale 1 guidance leaves the conditional prediction as it is, so that half is
-    /// not run ([`is_guided`]).
-    pub guided: bool,
+    /// Guidance scales. At scale 1 guidance leaves the conditional prediction as it is, so the unconditional half is not run
+    /// ([`is_guided`](super::is_guided)).
+    pub guidance: Guidance,
     /// When to compute and when to reuse.
     pub cache: CacheConfig,
     /// Whether residuals are kept in 8 bits.
@@ -60,7 +60,7 @@ impl Job {
             videos: 1,
             deciding: Deciding::Together,
             steps: request.steps,
-            guided: is_guided(request.cfg_scale),
+            guidance: request.cfg_scale,
             cache: request.cache.clone(),
             packed_cache: request.packed_cache,
             record_all: request.record_all,
@@ -71,18 +71,36 @@ impl Job {
         }
     }
 
+    /// A job for one video by `source` with its own settings, and a prompt as long as it reads.
+    ///
+    /// # Errors
+    /// A presets file that cannot be read.
+    pub fn usual(source: &ModelSource, dtype: DType) -> Result<Job, PipelineError> {
+        let config = source.config();
+        let steps = config.default_steps;
+        Ok(Job {
+            source: source.clone(),
+            dtype,
+            videos: 1,
+            deciding: Deciding::Together,
+            steps,
+            guidance: config.default_cfg_scale,
+            cache: cache_config(source, default_cache(config, steps), false, steps)?,
+            packed_cache: false,
+            record_all: false,
+            caption_tokens: config.prompt_length,
+            given: false,
+            encodes: false,
+            decodes: true,
+        })
+    }
+
     /// Members with separate decisions.
     pub fn members(&self) -> usize {
         match self.deciding {
             Deciding::Together => 1,
             Deciding::Apart => self.videos,
         }
-    }
-
-    /// Sizes of one member's videos.
-    pub fn geometry(&self) -> Geometry {
-        let geometry = self.source.config().geometry(self.videos / self.members());
-        Geometry { guided: self.guided, frame_masked: self.given, ..geometry }
     }
 
     /// Denoising steps that actually run.
@@ -96,22 +114,5 @@ impl Job {
     /// A number of steps for which there is no schedule.
     pub fn rows(&self) -> Result<Vec<Row>, PipelineError> {
         Ok(self.source.solver(self.steps())?.rows())
-    }
-
-    /// A policy for one member.
-    ///
-    /// # Errors
-    /// Cache settings that do not fit the model, and as [`Job::rows`].
-    pub fn policy(&self) -> Result<Box<dyn Policy>, PipelineError> {
-        let anatomy = self.source.anatomy();
-        let frames = self.source.config().latent[0].div_ceil(self.source.shape().patch_frames);
-        self.cache.validate_for(anatomy, frames)?;
-        if let (CacheConfig::None, true) = (&self.cache, self.record_all) {
-            return Ok(Box::new(self.source.presets(self.steps())?.recorder(anatomy, self.steps(), frames)));
-        }
-        let times: Vec<f32> = self.rows()?.iter().map(|row| row.time).collect();
-        let policy = self.cache.policy(anatomy, &times);
-        check_fits(&*policy, anatomy, frames)?;
-        Ok(policy)
     }
 }

@@ -1,10 +1,13 @@
 //! The device memory a job needs, counted before anything is uploaded: the job is set up on a device that runs nothing.
 
+use std::collections::BTreeSet;
+
 use super::error::PipelineError;
 use super::job::Job;
 use super::needs::Needs;
 use super::noise::noise;
 use super::source::Content;
+use super::stages::Stage;
 use crate::cache::Half;
 use crate::device::Device;
 use crate::model::{Geometry, ResidualRoom, Transformer, TransformerShape, Walk, WeightBytes};
@@ -21,14 +24,25 @@ impl Job {
         self.set_up(&dry, 0)
     }
 
-    /// Sets the generation up on a device that runs nothing, with `streamed` blocks.
+    /// Sets the generation up on a device that runs nothing, with `streamed` blocks, stage by stage.
     fn set_up(&self, dry: &Device, streamed: usize) -> Result<Needs, PipelineError> {
-        let (geometry, members) = (self.geometry(), self.members());
-        let model = self.source.transformer(dry, self.dtype, streamed, Content::Zeros)?;
+        let stages = self.stages()?;
+        let needs = stages.iter().map(|stage| self.set_up_stage(dry, streamed, stage));
+        let most = needs.reduce(|most, needs| Ok(most?.or(needs?)));
+        let most = most.unwrap_or_else(|| Err(PipelineError::Setting("there are no steps".into())))?;
+        let [decoder, decoding, reading] = self.autoencoder_bytes(dry)?;
+        let experts: BTreeSet<usize> = stages.iter().map(|stage| stage.expert).collect();
+        Ok(Needs { experts: experts.len(), decoder, decoding, reading, ..most })
+    }
+
+    /// What a stage needs, but for the autoencoder.
+    fn set_up_stage(&self, dry: &Device, streamed: usize, stage: &Stage) -> Result<Needs, PipelineError> {
+        let (geometry, members) = (self.geometry(stage), self.members());
+        let model = self.source.expert(stage.expert, dry, self.dtype, streamed, Content::Zeros)?;
         let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.anatomy().blocks());
         let TransformerShape { channels, caption_channels, .. } = model.shape();
         let y = vec![0.0; geometry.batch() * self.caption_tokens * caption_channels];
-        let scratch = self.scratch(dry, &*model, &y)?;
+        let scratch = self.scratch(dry, &*model, &y, stage)?;
         let loaded = dry.allocated_bytes();
         dry.reset_peak();
         // Encoded once more than needed: only with all scratch there is the peak that of every batch, not of the first alone.
@@ -43,23 +57,33 @@ impl Job {
         let conditioning = frame_masked
             .then(|| FrameConditioning { mask: vec![1.0; members * videos * frames], noise: noise(0, elements) });
         let options = SamplerOptions {
-            rows: self.rows()?,
+            rows: stage.rows.clone(),
             cfg_scale: 1.0,
             snapshots: vec![],
             packed_cache: self.packed_cache,
             compare_folds: false,
         };
-        let member = |caption| Ok(Member { caption, policy: self.policy()? });
+        let member = |caption| Ok(Member { caption, policy: self.policy(stage)? });
         let deciding = captions.iter().map(member).collect::<Result<_, PipelineError>>()?;
         let all = Geometry { videos: videos * members, ..geometry };
         let sampler = Sampler::new(&*model, deciding, all, &vec![0.0; elements], conditioning, options)?;
         let cache = sampler.cache_bytes();
         let activations = dry.peak_bytes() - loaded - caption - cache;
-        drop(sampler);
-
-        drop(captions);
-        let [decoder, decoding, reading] = self.autoencoder_bytes(dry)?;
-        Ok(Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading })
+        let (decoder, decoding, reading, experts) = (0, 0, 0, 1);
+        Ok(Needs {
+            ends,
+            scratch,
+            block,
+            blocks,
+            experts,
+            decoder,
+            caption,
+            encoding,
+            activations,
+            cache,
+            decoding,
+            reading,
+        })
     }
 
     /// The bytes of the autoencoder's weights, of decoding and of encoding, as far as the job uses them.
@@ -82,13 +106,13 @@ impl Job {
     }
 
     /// Makes every launch of a forward pass once: scratch memory shared by kernels is allocated by the first that needs it, and stays.
-    fn scratch(&self, dry: &Device, model: &dyn Transformer, y: &[f32]) -> Result<usize, PipelineError> {
-        let geometry @ Geometry { videos, frames, height, width, .. } = self.geometry();
+    fn scratch(&self, dry: &Device, model: &dyn Transformer, y: &[f32], stage: &Stage) -> Result<usize, PipelineError> {
+        let geometry @ Geometry { videos, frames, height, width, .. } = self.geometry(stage);
         let caption = model.caption(y, geometry.batch(), None)?;
         let workspace = model.workspace(geometry, &ResidualRoom::default())?;
         let z = Tensor::empty(dry, &[videos, model.shape().channels, frames, height, width], DType::F32)?;
         Walk { model, ws: &workspace, caption: &caption }.forward(&z, None)?;
-        let policy = self.policy()?;
+        let policy = self.policy(stage)?;
         if geometry.guided && (policy.ends_guidance() || policy.decides_halves()) {
             let half = Half::Conditional;
             Walk { model, ws: &workspace.half(half)?, caption: &caption.half(half)? }.forward(&z, None)?;
@@ -115,7 +139,7 @@ mod tests {
             dtype: DType::Bf16,
             videos: 1,
             deciding: Deciding::Together,
-            guided: true,
+            guidance: 7.0.into(),
             steps: 30,
             packed_cache: false,
             record_all: false,

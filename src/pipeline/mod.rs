@@ -20,39 +20,47 @@
 
 mod conditioning;
 mod error;
+mod experts;
 mod fit;
 mod flow;
 mod generate;
 mod generation;
+mod guidance;
 mod job;
 mod long;
 mod memory;
 mod needs;
 mod noise;
+mod options;
 mod prompt;
 mod provenance;
 mod report;
 mod request;
+mod sampling;
 pub mod seed;
 mod settings;
 mod size;
 mod source;
+mod stages;
 
 pub use conditioning::{Given, MaskStrategy};
 pub use error::PipelineError;
 pub use flow::Sampling;
 pub use generate::Pipeline;
 pub use generation::{Decoded, Generation, OnFrame};
+pub use guidance::{Guidance, is_guided};
 pub use job::{Deciding, Job};
 pub use long::Looping;
 pub use needs::{BudgetError, MemorySize, Needs, SizeError};
 pub use noise::noise;
+pub use options::OpenOptions;
 pub use prompt::{Prompt, PromptText, Scores, TextOptions};
 pub use provenance::{How, embedding_hash, weights_hash};
 pub use report::{FlopCount, Report, Seconds, Summary, count, duration, schedule_strip};
-pub use request::{Request, cache_caution, cache_config, check_settings, default_cache, is_guided, resolve_cache};
+pub use request::{Request, cache_caution, cache_config, check_settings, default_cache, resolve_cache};
 pub use settings::{Batch, RESULTS, Settings};
 pub use size::VideoSize;
 pub use source::{
-    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig, Source,
+    Content, Expert, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, Parts, PipelineConfig, Source,
 };
+pub use stages::Stage;

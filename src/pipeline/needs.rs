@@ -55,6 +55,8 @@ pub struct Needs {
     pub block: usize,
     /// The number of blocks.
     pub blocks: usize,
+    /// The number of experts that take turns; the weights above are of one.
+    pub experts: usize,
     /// The weights of decoder and encoder; they are on the device only while in use.
     pub decoder: usize,
     /// The captions' keys and values for every block.
@@ -88,9 +90,32 @@ impl Needs {
         self.ends + self.scratch + blocks * self.block + most
     }
 
-    /// With all weights on the device.
+    /// With all weights on the device; of several experts those of the one at work.
     pub fn resident(&self) -> usize {
         self.with_blocks(self.blocks)
+    }
+
+    /// With the weights of all experts on the device, so that none is loaded again.
+    pub fn together(&self) -> usize {
+        self.resident() + self.experts.saturating_sub(1) * (self.ends + self.blocks * self.block)
+    }
+
+    /// The larger of each: what two stages need, of which one runs at a time.
+    pub(super) fn or(self, other: Needs) -> Needs {
+        Needs {
+            ends: self.ends.max(other.ends),
+            scratch: self.scratch.max(other.scratch),
+            block: self.block.max(other.block),
+            blocks: self.blocks.max(other.blocks),
+            experts: self.experts.max(other.experts),
+            decoder: self.decoder.max(other.decoder),
+            caption: self.caption.max(other.caption),
+            encoding: self.encoding.max(other.encoding),
+            activations: self.activations.max(other.activations),
+            cache: self.cache.max(other.cache),
+            decoding: self.decoding.max(other.decoding),
+            reading: self.reading.max(other.reading),
+        }
     }
 
     /// With the weights of every block in host memory: the smallest possible budget.
@@ -210,8 +235,21 @@ mod tests {
     fn needs() -> Needs {
         let (caption, encoding, activations, cache) = (30, 10, 300, 50);
         let (decoder, decoding, reading) = (20, 200, 0);
-        let (ends, scratch, block, blocks) = (1000, 0, 100, 8);
-        Needs { ends, scratch, block, blocks, decoder, caption, encoding, activations, cache, decoding, reading }
+        let (ends, scratch, block, blocks, experts) = (1000, 0, 100, 8, 1);
+        Needs {
+            ends,
+            scratch,
+            block,
+            blocks,
+            experts,
+            decoder,
+            caption,
+            encoding,
+            activations,
+            cache,
+            decoding,
+            reading,
+        }
     }
 
     #[test]
@@ -230,6 +268,9 @@ mod tests {
         // 1000 + 30 + 300 + 50
         assert_eq!((n.least(), n.resident()), (1380 + 200, 1380 + 800));
         assert_eq!((n.streamed(2180), n.streamed(usize::MAX)), (Ok(0), Ok(0)));
+        // Two experts: the weights of the second come on top if they are to stay.
+        let two = Needs { experts: 2, ..n };
+        assert_eq!((n.together(), two.resident(), two.together()), (2180, 2180, 2180 + 1000 + 800));
         for budget in 1580..2180 {
             let streamed = n.streamed(budget).unwrap();
             let used = |streamed: usize| 1380 + (8 - streamed + SLOTS) * 100;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::PipelineError;
+use super::guidance::Guidance;
 use super::settings::{RESULTS, Settings, codebook};
 use super::source::{FileContent, ModelSource};
 use crate::cache::CacheConfig;
@@ -19,8 +20,8 @@ pub struct How<'a> {
     pub seed: u64,
     /// Denoising steps, as requested.
     pub steps: usize,
-    /// Guidance scale.
-    pub cfg_scale: f32,
+    /// Guidance scales.
+    pub cfg_scale: Guidance,
     /// Element type of weights and activations.
     pub dtype: DType,
     /// The name of the cache policy.

@@ -6,8 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::guidance::Guidance;
 use super::settings::Settings;
 use crate::cache::Decision;
+use crate::cache::trace::Stage;
 use crate::model::Flops;
 
 /// The report of one generated video.
@@ -21,6 +23,9 @@ pub struct Report {
     pub dtype: String,
     /// Denoising steps.
     pub steps: usize,
+    /// The experts that took turns, with their steps, if the model has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
     /// The steps, from 1, that ran the whole transformer.
     pub computed_steps: Vec<usize>,
     /// The steps that ran some modules and reused others; steps in neither list reused the residuals of a whole forward pass.
@@ -67,8 +72,8 @@ pub struct Report {
     pub prompt: String,
     /// The cache policy's name.
     pub cache: String,
-    /// Guidance scale.
-    pub cfg_scale: f32,
+    /// Guidance scales.
+    pub cfg_scale: Guidance,
     /// Version of the program.
     #[serde(default)]
     pub program: String,
@@ -181,6 +186,16 @@ impl Report {
         (mean(true), mean(false))
     }
 
+    /// The name of the expert that ran `step` (from 1), if the model has several.
+    pub fn expert(&self, step: usize) -> Option<&str> {
+        let mut end = 0;
+        let stage = self.stages.iter().find(|stage| {
+            end += stage.steps;
+            step <= end
+        });
+        stage.map(|stage| stage.expert.as_str())
+    }
+
     /// Says what the video depends on. The video's metadata hold it too.
     pub fn identify(&mut self, settings: &Settings) {
         self.preset = Some(settings.preset.clone());
@@ -208,7 +223,16 @@ impl Summary<'_> {
             let work: f64 = r.partial_steps.iter().filter_map(|step| r.step_shares.get(step - 1)).sum();
             write!(f, ", {partial} in part ({:.0} % of the work)", 100.0 * work / partial as f64)?;
         }
-        writeln!(f, ", {} reused of {} ({})", r.steps - computed - partial, r.steps, r.cache)
+        writeln!(f, ", {} reused of {} ({})", r.steps - computed - partial, r.steps, r.cache)?;
+        if r.stages.is_empty() {
+            return Ok(());
+        }
+        let mut first = 1;
+        let stages = r.stages.iter().map(|Stage { expert, steps }| {
+            first += steps;
+            format!("{expert} steps {}-{}", first - steps, first - 1)
+        });
+        writeln!(f, "experts   {}", stages.collect::<Vec<_>>().join(", "))
     }
 
     /// What that saved: counted, and measured.
@@ -332,6 +356,7 @@ mod tests {
             device: "vm (test CPU)".into(),
             dtype: "bf16".into(),
             steps: 4,
+            stages: vec![],
             computed_steps: vec![1, 3, 4],
             partial_steps: vec![],
             step_shares: vec![1.0, 0.001, 1.0, 1.0],
@@ -350,7 +375,7 @@ mod tests {
             seed: 7,
             prompt: "p".into(),
             cache: "adacache".into(),
-            cfg_scale: 3.0,
+            cfg_scale: 3.0.into(),
             program: "0.2.0".into(),
             width: 64,
             height: 48,
@@ -421,6 +446,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}` is missing in:\n{text}");
         }
+        let stage = |expert: &str, steps| Stage { expert: expert.into(), steps };
+        let two = Report { stages: vec![stage("high-noise", 3), stage("low-noise", 1)], ..report() };
+        assert!(two.summary().to_string().contains("experts   high-noise steps 1-3, low-noise steps 4-4\n"));
+        assert_eq!([1, 3, 4].map(|step| two.expert(step).unwrap()), ["high-noise", "high-noise", "low-noise"]);
+        assert!(report().expert(1).is_none() && !text.contains("experts"));
         let all = Report { steps: 3, computed_steps: vec![1, 2, 3], cache_bytes: 0, ..report() };
         assert!(all.summary().to_string().contains("none: every step was computed"));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
+use super::guidance::Guidance;
 use super::prompt::Prompt;
 use super::source::{ModelSource, PipelineConfig};
 use crate::cache::{CacheConfig, CacheError, Named};
@@ -24,8 +25,8 @@ pub struct Request {
     pub prompt: Prompt,
     /// Denoising steps.
     pub steps: usize,
-    /// Guidance scale.
-    pub cfg_scale: f32,
+    /// Guidance scales.
+    pub cfg_scale: Guidance,
     /// Seed of the initial noise.
     pub seed: u64,
     /// Initial noise in place of the seed's.
@@ -95,19 +96,23 @@ pub fn resolve_cache(
     Ok(config)
 }
 
-/// Whether guidance of this scale needs the unconditional half: in `v_u + s·(v_c − v_u)` a scale s of 1 leaves v_c.
-pub fn is_guided(cfg_scale: f32) -> bool {
-    cfg_scale != 1.0
-}
-
-/// Checks the numbers of a request that do not depend on the model.
-pub fn check_settings(steps: usize, cfg_scale: f32) -> Result<(), PipelineError> {
+/// Checks the numbers of a request.
+///
+/// # Errors
+/// Steps or guidance scales out of their range; two scales for a model of one transformer.
+pub fn check_settings(source: &ModelSource, steps: usize, cfg_scale: Guidance) -> Result<(), PipelineError> {
     if !(1..=MOST_STEPS).contains(&steps) {
         return Err(ScheduleError::Steps(steps).into());
     }
-    if !(cfg_scale.is_finite() && cfg_scale.abs() <= MAX_CFG_SCALE) {
+    if let Some(scale) = cfg_scale.scales().iter().find(|scale| !(scale.is_finite() && scale.abs() <= MAX_CFG_SCALE)) {
         return Err(PipelineError::Setting(format!(
-            "the guidance scale {cfg_scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance and half the work, 3 is usual"
+            "the guidance scale {scale} must be a number from -{MAX_CFG_SCALE} to {MAX_CFG_SCALE}; 1 is no guidance and half the work, 3 is usual"
+        )));
+    }
+    let experts = source.experts().len();
+    if cfg_scale.scales().len() > 1 && experts != cfg_scale.scales().len() {
+        return Err(PipelineError::Setting(format!(
+            "the guidance scales {cfg_scale} are of two experts, and the model has {experts}: give one scale"
         )));
     }
     Ok(())

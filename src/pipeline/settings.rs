@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::guidance::Guidance;
 use crate::cache::CacheConfig;
 use crate::hub::hex;
 
@@ -54,8 +55,8 @@ pub struct Settings {
     pub sampling: Value,
     /// Denoising steps, as requested.
     pub steps: usize,
-    /// Guidance scale.
-    pub cfg_scale: f32,
+    /// Guidance scales.
+    pub cfg_scale: Guidance,
     /// The name by which the cache policy was chosen. The video depends on `codebook` instead.
     pub preset: String,
     /// The cache policy with all its settings.
@@ -192,7 +193,7 @@ mod tests {
             noise: None,
             sampling: Value::Null,
             steps: 30,
-            cfg_scale: 7.5,
+            cfg_scale: 7.5.into(),
             preset: "adacache-fast".into(),
             codebook: json!({ "policy": "adacache", "blocks": [2] }),
             packed_cache: false,
@@ -246,6 +247,7 @@ mod tests {
             (json!({ "seed": 3 }), "seed 18446744073709551615, now 3"),
             (json!({ "steps": 20 }), "steps 30, now 20"),
             (json!({ "cfg_scale": 1.0 }), "cfg scale 7.5, now 1.0"),
+            (json!({ "cfg_scale": [7.5, 3.0] }), "cfg scale 7.5, now [7.5,3.0]"),
             (json!({ "codebook": {} }), "cache adacache-fast with other settings"),
             (json!({ "codebook": {}, "preset": "none" }), "cache adacache-fast, now none"),
             (json!({ "packed_cache": true }), "packed cache false, now true"),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::error::PipelineError;
 use super::flow::Sampling;
+use super::guidance::Guidance;
 use super::prompt::{Prompt, PromptText, TextOptions};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, FileStatus, Part};
-use crate::model::{Autoencoder, Geometry, LoraFile, Progress, Transformer, TransformerShape, Weights};
-use crate::sampler::{FlowSampler, Solver};
+use crate::model::{Autoencoder, Geometry, Progress, Transformer, TransformerShape, Weights};
+use crate::sampler::Solver;
 use crate::shapes::Shapes;
 use crate::tensor::DType;
 
@@ -75,6 +76,26 @@ pub trait Source: Send + Sync {
     /// models whose files have other contents are not the same model, whatever their paths.
     fn files(&self) -> Vec<ModelFile>;
 
+    /// The transformers that take turns, in the order in which they run; most models have one.
+    fn experts(&self) -> &[Expert] {
+        const { &[Expert::ONLY] }
+    }
+
+    /// Loads the transformer of this index in [`Source::experts`], as [`Source::transformer`] does the first.
+    ///
+    /// # Errors
+    /// As [`Source::transformer`].
+    fn expert(
+        &self,
+        _index: usize,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        self.transformer(device, dtype, streamed, content)
+    }
+
     /// Loads the transformer, with the weights of `streamed` blocks in host memory.
     ///
     /// # Errors
@@ -118,6 +139,20 @@ pub trait Source: Send + Sync {
     fn picture_size(&self) -> [usize; 2] {
         [self.config().height, self.config().width]
     }
+}
+
+/// A transformer of a model. Several take turns: each runs the steps from its time on down to that of the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expert {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// The lowest time, from 1000 (noise) to 0 (clean), of its steps. That of the last expert is not looked at.
+    pub least_time: f32,
+}
+
+impl Expert {
+    /// The transformer of a model of one.
+    pub const ONLY: Expert = Expert { name: "", least_time: 0.0 };
 }
 
 /// The origin of weights.
@@ -219,41 +254,6 @@ pub enum FrameInputs {
     Any,
 }
 
-/// What a model is opened for: the size of the video, and how it is sampled. Anything left out is the model's default.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OpenOptions {
-    /// Height and width in pixels.
-    pub pixels: Option<[usize; 2]>,
-    /// A published resolution, by name.
-    pub resolution: Option<String>,
-    /// A published aspect ratio, height to width.
-    pub aspect: Option<String>,
-    /// Frames.
-    pub frames: Option<usize>,
-    /// The sampler, of models that have several.
-    pub sampler: Option<FlowSampler>,
-    /// The timestep shift, of models that have a constant one.
-    pub shift: Option<f64>,
-    /// The number of caption tokens that a prompt is cut or padded to, of models that attend to padding.
-    pub caption_tokens: Option<usize>,
-    /// Noise levels from at most 1 down, one for each step, of models that have several samplers.
-    pub sigmas: Option<Vec<f64>>,
-    /// LoRAs to add to the weights, of models that take some.
-    pub loras: Vec<LoraFile>,
-}
-
-impl OpenOptions {
-    /// `frames` frames of `height` × `width` pixels.
-    pub fn exactly(frames: usize, height: usize, width: usize) -> OpenOptions {
-        OpenOptions { pixels: Some([height, width]), frames: Some(frames), ..OpenOptions::default() }
-    }
-
-    /// A published resolution with `frames` frames, 9:16.
-    pub fn published(resolution: &str, frames: usize) -> OpenOptions {
-        OpenOptions { resolution: Some(resolution.into()), frames: Some(frames), ..OpenOptions::default() }
-    }
-}
-
 /// A model's sizes and defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PipelineConfig {
@@ -275,8 +275,8 @@ pub struct PipelineConfig {
     pub resolution: f64,
     /// The default number of steps.
     pub default_steps: usize,
-    /// The default guidance scale.
-    pub default_cfg_scale: f32,
+    /// The default guidance scales.
+    pub default_cfg_scale: Guidance,
     /// The sampler and the timestep shift, of models that have several.
     pub sampling: Option<Sampling>,
     /// The prompt of the unconditional half, of models without a null caption of their own.

@@ -35,11 +35,19 @@ pub(super) struct FrameState {
     noised: Vec<bool>,
 }
 
+/// Whether a frame with the mask `m` is denoised at `timestep`. A time of 0, to which Wan's last one may be rounded, moves no frame that is
+/// kept.
+fn moves(m: f32, timestep: f32) -> bool {
+    m > 0.0 && m * TRAIN_STEPS as f32 >= timestep
+}
+
 impl FrameState {
+    /// `before`: the time of the step before the first, in a run that goes on where another ended.
     pub(super) fn new(
         model: &dyn Transformer,
         conditioning: FrameConditioning,
         shape: &[usize; 5],
+        before: Option<f32>,
     ) -> Result<FrameState, SampleError> {
         let [videos, _, frames, ..] = *shape;
         if model.shape().patch_frames != 1 {
@@ -54,16 +62,14 @@ impl FrameState {
             noise: Tensor::from_f32(device, shape, &conditioning.noise, DType::F32)?,
             mask: flags()?,
             select: flags()?,
-            noised: conditioning.mask.iter().map(|m| *m == 1.0).collect(),
+            noised: conditioning.mask.iter().map(|m| *m == 1.0 || before.is_some_and(|time| moves(*m, time))).collect(),
             conditioning,
         })
     }
 
     /// Noises the frames that begin to move at `timestep`; returns which frames move.
     pub(super) fn advance(&mut self, timestep: f32, z: &Tensor) -> Result<Vec<bool>, SampleError> {
-        // A time of 0, to which Wan's last one may be rounded, moves no frame that is kept.
-        let moves = |m: &f32| *m > 0.0 && m * TRAIN_STEPS as f32 >= timestep;
-        let moving: Vec<bool> = self.conditioning.mask.iter().map(moves).collect();
+        let moving: Vec<bool> = self.conditioning.mask.iter().map(|m| moves(*m, timestep)).collect();
         let starting: Vec<u8> = moving.iter().zip(&self.noised).map(|(m, n)| (*m && !*n) as u8).collect();
         if starting.contains(&1) {
             self.select.write_slice(&starting)?;

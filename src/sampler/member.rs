@@ -27,6 +27,8 @@ pub struct MemberOutput {
     pub trace: trace::Trace,
     /// Work of each step as it ran, in FLOPs.
     pub flops: Vec<u64>,
+    /// Work of all steps, if each had been computed.
+    pub all_computed: u64,
 }
 
 impl MemberOutput {
@@ -38,6 +40,15 @@ impl MemberOutput {
     /// The steps (from 1) in which some modules were computed and others reused.
     pub fn partial_steps(&self) -> Vec<usize> {
         partial_steps(&self.plans)
+    }
+
+    /// This output and that of the steps after it, counted on.
+    pub(super) fn then(mut self, next: MemberOutput) -> MemberOutput {
+        let before = self.plans.len();
+        self.plans.extend(next.plans);
+        self.decisions.extend(next.decisions.into_iter().map(|decision| decision.after(before)));
+        self.flops.extend(next.flops);
+        MemberOutput { trace: self.trace.then(next.trace), all_computed: self.all_computed + next.all_computed, ..self }
     }
 }
 
@@ -89,6 +100,16 @@ pub(super) struct Setup<'a> {
     pub(super) workspace: &'a Workspace,
     /// The shape of one member's latents.
     pub(super) shape: [usize; 5],
+    /// The time of the step before the first, in a run that goes on where another ended.
+    pub(super) before: Option<f32>,
+}
+
+/// What a member begins with.
+pub(super) struct Begin<'a> {
+    pub(super) latents: &'a [f32],
+    /// The solver's history so far, slot by slot.
+    pub(super) history: Vec<&'a [f32]>,
+    pub(super) conditioning: Option<FrameConditioning>,
 }
 
 impl<'a> MemberState<'a> {
@@ -96,10 +117,9 @@ impl<'a> MemberState<'a> {
     pub(super) fn new(
         setup: &Setup<'_>,
         Member { caption, policy }: Member<'a>,
-        latents: &[f32],
-        conditioning: Option<FrameConditioning>,
+        Begin { latents, history, conditioning }: Begin<'_>,
     ) -> Result<MemberState<'a>, SampleError> {
-        let Setup { model, rows, slots, room, workspace, shape } = *setup;
+        let Setup { model, rows, slots, room, workspace, shape, before } = *setup;
         let (device, probes) = (model.device(), policy.probes());
         let clock = StepClock::new(device, &rows.iter().map(Row::words).collect::<Vec<_>>())?;
         let points = probes.points.clone();
@@ -123,8 +143,16 @@ impl<'a> MemberState<'a> {
             times: rows.iter().map(|row| row.time).collect(),
             rule: policy.device_rule(),
         };
-        // What is in a slot before it is written does not matter: no row reads it.
-        let history = || Tensor::empty(device, &[&[slots], &shape[..]].concat(), DType::F32);
+        let history = || {
+            let shape = [&[slots], &shape[..]].concat();
+            if history.is_empty() {
+                // What is in a slot before it is written does not matter: no row reads it.
+                return Tensor::empty(device, &shape, DType::F32);
+            }
+            let mut values = history.concat();
+            values.resize(slots * latents.len(), 0.0);
+            Tensor::from_f32(device, &shape, &values, DType::F32)
+        };
         Ok(MemberState {
             store: ResidualStore::new(device, kept, &clock, &workspace.shapes(&shape))?,
             caption,
@@ -132,7 +160,7 @@ impl<'a> MemberState<'a> {
             clock,
             z: Tensor::from_f32(device, &shape, latents, DType::F32)?,
             history: (slots > 0).then(history).transpose()?,
-            frames: conditioning.map(|part| FrameState::new(model, part, &shape)).transpose()?,
+            frames: conditioning.map(|part| FrameState::new(model, part, &shape, before)).transpose()?,
             recorded: HashMap::new(),
             pending: None,
             points,
@@ -145,6 +173,13 @@ impl<'a> MemberState<'a> {
 }
 
 impl MemberState<'_> {
+    /// The solver's history, slot by slot.
+    pub(super) fn history(&self) -> Result<Vec<Vec<f32>>, SampleError> {
+        let Some(history) = &self.history else { return Ok(vec![]) };
+        let slot = self.z.shape().iter().product();
+        Ok(history.to_f32()?.chunks(slot).map(<[f32]>::to_vec).collect())
+    }
+
     /// Passes the decisions or measurements of the last computed step to the policy; waits if they are still in flight.
     pub(super) fn observe_computed(&mut self) -> Result<(), SampleError> {
         match self.pending.take() {

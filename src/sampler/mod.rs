@@ -13,6 +13,7 @@ pub use error::SampleError;
 pub use frames::FrameConditioning;
 pub use member::MemberOutput;
 pub use options::{Member, SamplerOptions};
+pub(crate) use rflow::TRAIN_STEPS;
 pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
 pub use run::{SampleOutput, Sampler, StepEvent};
 pub use solver::{

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::error::{SampleError, check_finite};
 use super::frames::{FrameConditioning, split_conditioning};
-use super::member::{MemberOutput, MemberState, Setup};
+use super::member::{Begin, MemberOutput, MemberState, Setup};
 use super::options::{Member, SamplerOptions};
 use super::pace::Pace;
 use super::solver::Row;
@@ -67,6 +67,35 @@ pub struct SampleOutput {
     pub activation_bytes: usize,
     /// Work of a computed and of a reused step of one member.
     pub flops: Flops,
+    /// The solver's history behind the last step, slot by slot, each like `latents`; what no row ever wrote means nothing.
+    pub history: Vec<Vec<f32>>,
+}
+
+impl SampleOutput {
+    /// This output and that of the run that went on from here ([`Sampler::resume`]), as if of one run: its steps are counted on.
+    pub fn then(mut self, next: SampleOutput) -> SampleOutput {
+        self.snapshots.extend(next.snapshots);
+        self.seconds_per_step.extend(next.seconds_per_step);
+        SampleOutput {
+            latents: next.latents,
+            history: next.history,
+            members: self.members.into_iter().zip(next.members).map(|(member, next)| member.then(next)).collect(),
+            seconds: self.seconds + next.seconds,
+            cache_bytes: self.cache_bytes.max(next.cache_bytes),
+            cache_bytes_unfolded: self.cache_bytes_unfolded.max(next.cache_bytes_unfolded),
+            cache_error: self.cache_error.into_iter().chain(next.cache_error).reduce(f64::max),
+            activation_bytes: self.activation_bytes.max(next.activation_bytes),
+            ..self
+        }
+    }
+}
+
+/// Where a run begins.
+struct Start<'a> {
+    latents: &'a [f32],
+    history: &'a [Vec<f32>],
+    /// The time of the step before the first.
+    time: Option<f32>,
 }
 
 /// A generation: all device memory is allocated up front; [`Sampler::run`] only launches.
@@ -90,6 +119,32 @@ impl<'a> Sampler<'a> {
         conditioning: Option<FrameConditioning>,
         options: SamplerOptions,
     ) -> Result<Sampler<'a>, SampleError> {
+        Sampler::start(model, members, geometry, Start { latents, history: &[], time: None }, conditioning, options)
+    }
+
+    /// As [`Sampler::new`], from where `before` ended: with its latents and its solver's history, by any model of latents of this shape.
+    /// Policies, what they keep and what they measured begin anew.
+    pub fn resume(
+        model: &'a dyn Transformer,
+        members: Vec<Member<'a>>,
+        geometry: Geometry,
+        before: &SampleOutput,
+        conditioning: Option<FrameConditioning>,
+        options: SamplerOptions,
+    ) -> Result<Sampler<'a>, SampleError> {
+        let time = before.members.first().and_then(|member| member.trace.timesteps.last().copied());
+        let start = Start { latents: &before.latents, history: &before.history, time };
+        Sampler::start(model, members, geometry, start, conditioning, options)
+    }
+
+    fn start(
+        model: &'a dyn Transformer,
+        members: Vec<Member<'a>>,
+        geometry: Geometry,
+        Start { latents, history, time }: Start<'_>,
+        conditioning: Option<FrameConditioning>,
+        options: SamplerOptions,
+    ) -> Result<Sampler<'a>, SampleError> {
         let geometry = Geometry { frame_masked: conditioning.is_some(), ..geometry };
         let Geometry { videos, frames, height, width, .. } = geometry;
         if members.is_empty() || members.len() != 1 && members.len() != videos {
@@ -108,6 +163,13 @@ impl<'a> Sampler<'a> {
                 &shape[1..]
             )));
         }
+        if let Some(slot) = history.iter().find(|slot| slot.len() != latents.len()) {
+            let found = slot.len();
+            return Err(SampleError::Input(format!(
+                "{found} values in a slot of the history, expected {} as of the latents",
+                latents.len()
+            )));
+        }
         if !options.cfg_scale.is_finite() {
             return Err(SampleError::Input(format!("cfg scale {} must be a finite number", options.cfg_scale)));
         }
@@ -116,14 +178,21 @@ impl<'a> Sampler<'a> {
         let room = room(model, &*members[0].policy, &geometry, &options)?;
         let workspace = model.workspace(geometry, &room)?;
         let parts = split_conditioning(conditioning, members.len(), shape[0] * frames, elements)?;
-        let slots = options.rows.iter().map(Row::slots).max().unwrap_or(0);
+        // A slot that these rows do not touch may be read by those of a later run.
+        let slots = options.rows.iter().map(Row::slots).max().unwrap_or(0).max(history.len());
         if slots > 0 && parts.iter().flatten().any(FrameConditioning::edits) {
             let reason = "frames cannot begin to move with a solver that keeps a history, which they would lack: give a frame mask of 0 and 1";
             return Err(SampleError::Input(reason.into()));
         }
-        let setup = Setup { model, rows: &options.rows, slots, room: &room, workspace: &workspace, shape };
-        let members = members.into_iter().zip(latents.chunks(elements)).zip(parts);
-        let members = members.map(|((member, latents), part)| MemberState::new(&setup, member, latents, part));
+        let setup =
+            Setup { model, rows: &options.rows, slots, room: &room, workspace: &workspace, shape, before: time };
+        let begin = |i: usize, conditioning| Begin {
+            latents: &latents[i * elements..][..elements],
+            history: history.iter().map(|slot| &slot[i * elements..][..elements]).collect(),
+            conditioning,
+        };
+        let members = members.into_iter().zip(parts).enumerate();
+        let members = members.map(|(i, (member, part))| MemberState::new(&setup, member, begin(i, part)));
         let members = members.collect::<Result<_, SampleError>>()?;
         Ok(Sampler { model, options, workspace, members })
     }
@@ -173,7 +242,9 @@ impl<'a> Sampler<'a> {
             errors.extend(member.store.pack_error()?);
             let walk = Walk { model, ws, caption: member.caption };
             member.output.flops = member.flops(walk);
+            member.output.all_computed = walk.flops(member.store.head()).computed * steps as u64;
         }
+        let history = self.history()?;
         Ok(SampleOutput {
             latents,
             shape: [videos, channels, frames, height, width],
@@ -186,6 +257,7 @@ impl<'a> Sampler<'a> {
             activation_bytes: ws.bytes(),
             flops: Walk { model, ws, caption: self.members[0].caption }.flops(self.members[0].store.head()),
             members: self.members.into_iter().map(|m| m.output).collect(),
+            history,
         })
     }
 
@@ -215,6 +287,20 @@ impl<'a> Sampler<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The solver's history, slot by slot, of all videos.
+    fn history(&self) -> Result<Vec<Vec<f32>>, SampleError> {
+        let mut slots: Vec<Vec<f32>> = vec![];
+        for member in &self.members {
+            for (i, values) in member.history()?.into_iter().enumerate() {
+                match slots.get_mut(i) {
+                    Some(slot) => slot.extend(values),
+                    None => slots.push(values),
+                }
+            }
+        }
+        Ok(slots)
     }
 
     /// The latents of all videos.

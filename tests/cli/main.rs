@@ -8,6 +8,7 @@ mod calibrate;
 mod check;
 mod compare;
 mod devices;
+mod experts;
 mod face;
 mod generate;
 mod gpu_first;

@@ -9,7 +9,7 @@ use adacache::model::vae::{WanVae, WanVaeConfig};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 
-use crate::common::{names, text};
+use crate::common::{copy_all, names, text};
 use crate::{fails, succeeds};
 
 const MODEL: &str = "wan2.1-t2v-1.3b";
@@ -33,7 +33,7 @@ const REFERENCE: [&str; 16] = [
     "f32",
 ];
 
-fn repository_in_tests() -> PathBuf {
+pub(crate) fn repository_in_tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/wan_repo")
 }
 
@@ -48,7 +48,7 @@ fn pulled(folder: &Path) -> String {
 }
 
 /// Embeddings and noise of the reference case as files in `folder`.
-fn inputs(folder: &Path) {
+pub(crate) fn inputs(folder: &Path) {
     let bytes = fs::read(repository_in_tests().join("case/io.safetensors")).unwrap();
     let io = SafeTensors::deserialize(&bytes).unwrap();
     let mask = io.tensor("mask").unwrap();
@@ -130,7 +130,7 @@ fn a_pulled_repository_makes_the_references_video() {
 }
 
 /// A LoRA of rank 2 for one weight of block 1, by these names.
-fn lora(path: &Path, [down, up]: [&str; 2]) {
+pub(crate) fn lora(path: &Path, [down, up]: [&str; 2]) {
     let values = |count: usize, scale: f32| -> Vec<u8> {
         (0..count).flat_map(|i| (scale * ((i * 7 % 11) as f32 - 5.0)).to_le_bytes()).collect()
     };
@@ -359,19 +359,6 @@ fn tokenizer() -> serde_json::Value {
         },
         "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
     })
-}
-
-/// All files of a folder and of its folders.
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for name in names(from) {
-        let (from, to) = (from.join(&name), to.join(&name));
-        if from.is_dir() {
-            copy_all(&from, &to);
-        } else {
-            fs::copy(&from, &to).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl Family for ToyFamily {
                 fps: 8.0,
                 resolution: ((height * width) as f64).sqrt(),
                 default_steps: STEPS,
-                default_cfg_scale: 2.0,
+                default_cfg_scale: 2.0.into(),
                 sampling: None,
                 negative_prompt: None,
             },

@@ -312,7 +312,7 @@ fn a_gate_leaves_the_steps_before_it_as_they_are() {
 fn behind_the_gate_the_conditional_half_runs_alone() {
     let both = PabConfig { window: [0.0, 1001.0], ..PabConfig::opensora().with_ranges([1, 1, STEPS]) };
     let both = CacheConfig::Pab(PabConfig { mlp: vec![], ..both });
-    let unguided = |cache: &CacheConfig| Request { cfg_scale: 1.0 + f32::EPSILON, ..request(cache.clone()) };
+    let unguided = |cache: &CacheConfig| Request { cfg_scale: (1.0 + f32::EPSILON).into(), ..request(cache.clone()) };
     let (half, whole) = (run(&unguided(&tgate(1))), run(&unguided(&both)));
     assert_eq!(half.report.partial_steps, whole.report.partial_steps);
     assert_eq!(2 * half.report.cache_bytes, whole.report.cache_bytes);
@@ -322,13 +322,14 @@ fn behind_the_gate_the_conditional_half_runs_alone() {
     println!("the latents differ by {difference:.1e}");
     assert!(difference < 1e-5, "{difference}");
     // Only in the first step does a guidance scale say anything.
-    let scale = |cfg_scale, cache: CacheConfig| run(&Request { cfg_scale, ..request(cache) }).latents.values;
+    let scale =
+        |scale: f32, cache: CacheConfig| run(&Request { cfg_scale: scale.into(), ..request(cache) }).latents.values;
     let first = off(&scale(3.0, tgate(1)), &scale(1.0, tgate(1)));
     let all = off(&scale(3.0, both.clone()), &scale(1.0, both));
     assert!(0.0 < first && first < all / 2.0, "{first} {all}");
 
     // Two videos decided about together; kept in 8 bits.
-    let gated = Request { cfg_scale: 3.0, ..request(tgate(3)) };
+    let gated = Request { cfg_scale: 3.0.into(), ..request(tgate(3)) };
     let other = Request { prompt: Request::new(pipeline(), OTHER).unwrap().prompt, ..gated.clone() };
     let pair = [gated.clone(), other];
     let together = pipeline().generate_batch(&pair, Deciding::Together, &mut |_| ControlFlow::Continue(())).unwrap();

@@ -40,7 +40,8 @@ fn difference(a: &Generation, b: &Generation) -> f64 {
 /// v_u + 1·(v_c − v_u) is v_c: the other half is not run, and nothing but rounding changes.
 #[test]
 fn guidance_of_one_runs_one_half() {
-    let scaled = |cfg_scale, cache: CacheConfig| generate(Request { cfg_scale, ..request(cache) }).unwrap();
+    let scaled =
+        |scale: f32, cache: CacheConfig| generate(Request { cfg_scale: scale.into(), ..request(cache) }).unwrap();
     let (one, beside) = (scaled(1.0, CacheConfig::None), scaled(1.0f32.next_up(), CacheConfig::None));
     let apart = difference(&one, &beside);
     assert!(apart > 0.0 && apart < 1e-4, "{apart}");
@@ -52,7 +53,7 @@ fn guidance_of_one_runs_one_half() {
     assert_eq!(one.report.step_shares, [1.0; STEPS]);
     // In a batch as alone, and with each kind of cache: what is kept is of one half too.
     let two = [PROMPT, "small blue ring left slowly black"].map(|prompt| Request {
-        cfg_scale: 1.0,
+        cfg_scale: 1.0.into(),
         decode: false,
         steps: STEPS,
         cache: CacheConfig::None,

@@ -45,7 +45,9 @@ fn samplers_agree_where_steps_are_many_and_differ_where_they_are_few() {
 
 #[test]
 fn the_unconditional_half_reads_a_caption_of_padding() {
-    let scaled = |cfg_scale| run(OpenOptions::default(), DType::F32, 3, |request| Request { cfg_scale, ..request });
+    let scaled = |scale: f32| {
+        run(OpenOptions::default(), DType::F32, 3, |request| Request { cfg_scale: scale.into(), ..request })
+    };
     let (half, beside, guided) = (scaled(1.0), scaled(1.0f32.next_up()), scaled(3.0));
     assert!(difference(&half, &beside) < 1e-4);
     assert!(difference(&half, &guided) > 1e-3);

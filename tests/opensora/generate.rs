@@ -95,7 +95,7 @@ fn a_memory_budget_streams_weights_and_changes_no_bit() {
     let request = |cache: &str| Request {
         prompt: prompt.clone(),
         steps: 4,
-        cfg_scale: 7.0,
+        cfg_scale: 7.0.into(),
         seed: 0,
         noise: None,
         cache: adacache::pipeline::cache_config(&source, cache, false, 4).unwrap(),

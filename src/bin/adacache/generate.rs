@@ -16,8 +16,8 @@ use adacache::device::Device;
 use adacache::family::{self, FAMILIES};
 use adacache::media::{Encoding, Format, Frames, Latents, Output};
 use adacache::pipeline::{
-    self, Deciding, Decoded, Generation, How, Job, Looping, MemorySize, ModelSource, OpenOptions, Parts, Pipeline,
-    PipelineError, Prompt, PromptText, Request, TextOptions, VideoSize, embedding_hash, schedule_strip,
+    self, Deciding, Decoded, Generation, Guidance, How, Job, Looping, MemorySize, ModelSource, OpenOptions, Parts,
+    Pipeline, PipelineError, Prompt, PromptText, Request, TextOptions, VideoSize, embedding_hash, schedule_strip,
 };
 use adacache::profile::{Point, Profile};
 use adacache::sampler::StepEvent;
@@ -49,7 +49,7 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let config = source.config();
     let steps = args.steps.unwrap_or(config.default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(config.default_cfg_scale);
-    pipeline::check_settings(steps, cfg_scale)?;
+    pipeline::check_settings(&source, steps, cfg_scale)?;
     let cache = match like.and_then(|like| like.cache.clone()) {
         Some(cache) => {
             cache.validate_for(source.anatomy(), config.latent[0].div_ceil(source.shape().patch_frames))?;
@@ -236,12 +236,12 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
 }
 
 /// The embeddings that are given, of the prompt and of the negative prompt.
-fn given_embeddings(args: &Args, source: &ModelSource, cfg_scale: f32) -> anyhow::Result<Option<Embeddings>> {
+fn given_embeddings(args: &Args, source: &ModelSource, cfg_scale: Guidance) -> anyhow::Result<Option<Embeddings>> {
     let model = source.shape();
     let open = |path| Embedding::open(path, model.caption_channels, model.caption_tokens);
     let Some(prompt) = args.embeddings.as_deref().map(open).transpose()? else { return Ok(None) };
     let negative = args.negative_embeddings.as_deref().map(open).transpose()?.map(Arc::new);
-    if negative.is_none() && source.config().negative_prompt.is_some() && pipeline::is_guided(cfg_scale) {
+    if negative.is_none() && source.config().negative_prompt.is_some() && cfg_scale.is_guided() {
         bail!("--embeddings alone: give --negative-embeddings too, or --cfg-scale 1, which reads no negative prompt");
     }
     Ok(Some(Embeddings { prompt, negative }))

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use adacache::chips::Chip;
 use adacache::family::{FAMILIES, Family};
 use adacache::hub::{Checkpoint, FileStatus, Part, cache_dir};
-use adacache::pipeline::{self, Deciding, Job, ModelSource, OpenOptions, is_guided};
+use adacache::pipeline::{self, Job, ModelSource, OpenOptions};
 use adacache::plan::{Expected, Memory};
 use adacache::profile::Efficiency;
 use adacache::tensor::DType;
@@ -109,21 +109,8 @@ fn model(family: &'static dyn Family, cache: &Path) -> anyhow::Result<Model> {
 /// Counted as `adacache plan` does, in bf16 with the fast preset.
 fn need(source: &ModelSource, video: String) -> anyhow::Result<Need> {
     let steps = source.config().default_steps;
-    let job = Job {
-        source: source.clone(),
-        dtype: DType::Bf16,
-        videos: 1,
-        deciding: Deciding::Together,
-        guided: is_guided(source.config().default_cfg_scale),
-        cache: pipeline::cache_config(source, "adacache-fast", false, steps)?,
-        steps,
-        packed_cache: false,
-        record_all: false,
-        caption_tokens: source.config().prompt_length,
-        given: false,
-        encodes: false,
-        decodes: true,
-    };
+    let cache = pipeline::cache_config(source, "adacache-fast", false, steps)?;
+    let job = Job { cache, ..Job::usual(source, DType::Bf16)? };
     // Memory does not depend on the GPU.
     let gpu = Chip::named("a100").expect("a100 is in the table");
     Ok(Need { video, memory: job.estimate(gpu, Efficiency::assumed(gpu), &Expected::Bounds)?.memory })
@@ -157,8 +144,13 @@ fn as_json(models: &[Model]) -> anyhow::Result<String> {
 fn for_people(models: &[Model]) -> String {
     let line = |n: &Need| {
         let m = &n.memory;
-        let [resident, least] = [m.resident, m.least].map(|bytes| HumanBytes(bytes as u64).to_string());
-        format!("  {:<24} {resident:>12} on the device, counted; {least} with --vram-budget at the least\n", n.video)
+        let [resident, together, least] =
+            [m.resident, m.together, m.least].map(|bytes| HumanBytes(bytes as u64).to_string());
+        let both = if m.needs.experts > 1 { format!(", {together} with both experts") } else { String::new() };
+        format!(
+            "  {:<24} {resident:>12} on the device, counted{both}; {least} with --vram-budget at the least\n",
+            n.video
+        )
     };
     let mut text = String::new();
     for model in models {

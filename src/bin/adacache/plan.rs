@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use adacache::cache::trace::Trace;
 use adacache::chips::{CHIPS, Chip};
 use adacache::family;
-use adacache::pipeline::{self, Deciding, Job, MemorySize, OpenOptions, VideoSize, is_guided};
+use adacache::pipeline::{self, Deciding, Guidance, Job, MemorySize, OpenOptions, VideoSize};
 use adacache::plan::{Estimate, Expected};
 use adacache::profile::{Efficiency, Share};
 use adacache::tensor::DType;
@@ -50,9 +50,9 @@ pub(crate) struct Args {
     /// Denoising steps [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Guidance scale; 1 is none, half the work [default: the model's]
+    /// Guidance scale; 1 is none, half the work; of two experts both, or X,Y [default: the model's]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    cfg_scale: Option<f32>,
+    cfg_scale: Option<Guidance>,
     /// GPU to model
     #[arg(long, default_value = "a100", value_parser = clap::builder::PossibleValuesParser::new(CHIPS.iter().map(|chip| chip.id)))]
     gpu: String,
@@ -125,7 +125,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
     let source = family::published(&args.model, &size)?;
     let steps = args.steps.unwrap_or(source.config().default_steps);
     let cfg_scale = args.cfg_scale.unwrap_or(source.config().default_cfg_scale);
-    pipeline::check_settings(steps, cfg_scale)?;
+    pipeline::check_settings(&source, steps, cfg_scale)?;
     let cache = args.cache.as_deref().unwrap_or_else(|| pipeline::default_cache(source.config(), steps));
     Ok(Job {
         cache: pipeline::cache_config(&source, cache, args.moreg, steps)?,
@@ -133,7 +133,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
         videos: args.videos,
         deciding: Deciding::Together,
         steps,
-        guided: is_guided(cfg_scale),
+        guidance: cfg_scale,
         packed_cache: args.fp8_cache,
         record_all: false,
         caption_tokens: source.config().prompt_length,
@@ -148,7 +148,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
 fn published(args: &Args, job: &Job) -> Vec<(&'static str, f64)> {
     let Some(family) = family::named(&args.model) else { return vec![] };
     let usual = args.aspect.as_deref().is_none_or(|aspect| aspect == "9:16");
-    let same = usual && args.videos == 1 && job.guided;
+    let same = usual && args.videos == 1 && job.guidance.is_guided();
     let runs = family.measured().iter().filter(|run| {
         same && Some(run.resolution) == args.resolution.as_deref()
             && run.frames == job.source.config().frames()
@@ -189,7 +189,7 @@ fn as_json(
     streamed: Option<usize>,
     published: &[(&str, f64)],
 ) -> anyhow::Result<String> {
-    let g = &job.geometry();
+    let g = job.source.config().latent;
     let published: Vec<_> = published
         .iter()
         .map(|(what, seconds)| json!({ "run": what, "gpu": "A100 80 GB", "seconds": seconds }))
@@ -197,7 +197,7 @@ fn as_json(
     let mut json = serde_json::to_value(estimate)?;
     let fields = json.as_object_mut().expect("an estimate is an object");
     fields.insert("model".into(), json!(args.model));
-    fields.insert("latent".into(), json!([g.frames, g.height, g.width]));
+    fields.insert("latent".into(), json!(g));
     fields.insert("dtype".into(), json!(job.dtype.name()));
     fields.insert("steps".into(), json!(job.steps));
     if let Some(blocks) = streamed {
@@ -227,13 +227,19 @@ fn gib(bytes: usize) -> f64 {
 
 /// The video and the GPU.
 fn head(text: &mut String, args: &Args, job: &Job, e: &Estimate) -> fmt::Result {
-    let g = &job.geometry();
+    let [frames, height, width] = job.source.config().latent;
     let [t, s] = e.tokens;
     writeln!(
         text,
         "{}  {} × {t} × {s} tokens (latents {} × {} × {}), {} steps, {}",
-        args.model, e.batch, g.frames, g.height, g.width, job.steps, job.dtype
+        args.model, e.batch, frames, height, width, job.steps, job.dtype
     )?;
+    let mut first = 1;
+    for turn in &e.stages {
+        let last = first + turn.steps - 1;
+        writeln!(text, "{} expert: steps {first} to {last}, guidance {}", turn.expert, turn.cfg_scale)?;
+        first = last + 1;
+    }
     writeln!(
         text,
         "{}: {:.0} TFLOP/s dense{}, {:.0} GB/s, {:.0} GiB ({})\n",
@@ -263,9 +269,19 @@ fn memory(text: &mut String, args: &Args, e: &Estimate, streamed: Option<usize>)
         ("decoder's weights, afterwards", m.needs.decoder),
         ("decoding, at the least", m.needs.decoding),
         ("all, weights on the device", m.resident),
+        ("all, both experts on the device", if m.needs.experts > 1 { m.together } else { 0 }),
         ("all, blocks streamed (--vram-budget)", m.least),
     ] {
-        writeln!(text, "  {name:<36} {:>8.2}", gib(bytes))?;
+        if bytes > 0 || !name.contains("experts") {
+            writeln!(text, "  {name:<36} {:>8.2}", gib(bytes))?;
+        }
+    }
+    if m.needs.experts > 1 && m.together > m.available {
+        writeln!(
+            text,
+            "  one expert at a time: at the switch {:.2} GiB of weights are read and copied, and again before the next video",
+            gib(m.weights)
+        )?;
     }
     if m.resident > m.available {
         let streams = if m.least > m.available { "not even streamed" } else { "unless blocks are streamed" };

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Presets need none of a published model's files.
     let source = family::published(&args.model, &OpenOptions::default())?;
     let steps = args.steps.unwrap_or(source.config().default_steps);
-    check_settings(steps, source.config().default_cfg_scale)?;
+    check_settings(&source, steps, source.config().default_cfg_scale)?;
     let presets = source.presets(steps)?.list(source.anatomy(), steps);
     let text = if args.json {
         serde_json::to_string_pretty(&json!({ "model": args.model, "steps": steps, "presets": presets }))?

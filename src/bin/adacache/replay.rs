@@ -93,8 +93,8 @@ fn replay(args: &Args, trace: &Trace, name: &str) -> anyhow::Result<Replayed> {
             "`{name}` runs another number of steps than the trace, so the measurements do not apply to it: run `generate` with it"
         );
     }
-    let replay = || trace.replay(&mut *trace.policy(&config, source.anatomy())?);
-    let (plans, decisions) = replay().with_context(|| format!("cannot replay `{name}`"))?;
+    let replayed = trace.play(&config, source.anatomy());
+    let (plans, decisions) = replayed.with_context(|| format!("cannot replay `{name}`"))?;
     let distances: Vec<f64> = decisions.iter().map(|d| d.distance).collect();
     let idle = config.adacache().map_or_else(Vec::new, |config| idle(&config.codebook, &distances));
     let (computed, partial) = (computed_steps(&plans), partial_steps(&plans));

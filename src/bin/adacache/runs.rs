@@ -6,7 +6,7 @@ use adacache::cache::CacheConfig;
 use adacache::device::Device;
 use adacache::family;
 use adacache::pipeline::{
-    self, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Request, TextOptions, VideoSize,
+    self, Guidance, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Request, TextOptions, VideoSize,
 };
 use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
@@ -29,15 +29,15 @@ pub(crate) struct Options {
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
     #[arg(long, value_name = "NAME")]
     sampler: Option<FlowSampler>,
-    /// Timestep shift (Wan) [default: 5]
+    /// Timestep shift (Wan) [default: the model's]
     #[arg(long, value_name = "X")]
     shift: Option<f64>,
     /// Denoising steps [default: the model's]
     #[arg(long)]
     steps: Option<usize>,
-    /// Guidance scale [default: the model's]
+    /// Guidance scale; of two experts both, or X,Y [default: the model's]
     #[arg(long, allow_negative_numbers = true)]
-    cfg_scale: Option<f32>,
+    cfg_scale: Option<Guidance>,
     #[command(flatten)]
     device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
@@ -50,8 +50,8 @@ pub(crate) struct Options {
 pub(crate) struct Settings {
     /// Denoising steps.
     pub(crate) steps: usize,
-    /// Guidance scale.
-    pub(crate) cfg_scale: f32,
+    /// Guidance scales.
+    pub(crate) cfg_scale: Guidance,
 }
 
 impl Options {
@@ -72,7 +72,7 @@ impl Options {
         let config = source.config();
         let steps = self.steps.unwrap_or(config.default_steps);
         let cfg_scale = self.cfg_scale.unwrap_or(config.default_cfg_scale);
-        pipeline::check_settings(steps, cfg_scale)?;
+        pipeline::check_settings(source, steps, cfg_scale)?;
         Ok(Settings { steps, cfg_scale })
     }
 

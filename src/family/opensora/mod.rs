@@ -33,6 +33,7 @@ pub const OPENSORA: &str = "opensora-v1.2";
 /// Its checkpoint.
 pub static PUBLISHED: Published = Published {
     name: OPENSORA,
+    index: None,
     parts: &[
         PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", folder: "", tokenizer: None },
         PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", folder: "", tokenizer: None },
@@ -294,7 +295,7 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
         fps: if frames == 1 { FPS.1 } else { FPS.0 },
         resolution: (rounded(height as f64) * rounded(width as f64)).sqrt(),
         default_steps: 30,
-        default_cfg_scale: 7.0,
+        default_cfg_scale: 7.0.into(),
         sampling: None,
         negative_prompt: None,
     })

@@ -122,7 +122,7 @@ impl Settings {
             fps: sized.fps,
             resolution: ((sized.height * sized.width) as f64).sqrt(),
             default_steps: sampling.as_ref().and_then(Sampling::steps).unwrap_or(sized.default_steps),
-            default_cfg_scale: sized.default_cfg_scale,
+            default_cfg_scale: sized.default_cfg_scale.into(),
             sampling,
             negative_prompt: None,
         })

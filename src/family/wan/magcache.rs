@@ -1,8 +1,8 @@
-//! MagCache's published tables for Wan (github.com/Zehong-Ma/MagCache, df81cb1; Apache-2.0): γ of every step but the first of 50, the
+//! MagCache's published tables for Wan (github.com/Zehong-Ma/MagCache, df81cb1; Apache-2.0): γ of every step but the first, the
 //! conditional and the unconditional half in turn. Each is of one run of one prompt.
 
-/// A table: 49 pairs.
-pub(super) type Table = [f64; 98];
+/// A table for 50 steps: 49 pairs.
+type Table = [f64; 98];
 
 /// Wan 2.1 T2V-1.3B, 832×480 (MagCache4Wan2.1/magcache_generate.py, line 912).
 #[rustfmt::skip]
@@ -28,6 +28,19 @@ pub(super) const T2V_14B: Table = [
     0.98767, 0.98765, 0.98573, 0.9857, 0.98501, 0.98498, 0.9838, 0.98376, 0.98177, 0.98173, 0.98037, 0.98035, 0.97678,
     0.97677, 0.97546, 0.97543, 0.97184, 0.97183, 0.96711, 0.96708, 0.96349, 0.96345, 0.95629, 0.95625, 0.94926,
     0.94929, 0.93964, 0.93961, 0.92511, 0.92504, 0.90693, 0.90678, 0.8796, 0.87945, 0.86111, 0.86189,
+];
+
+/// Wan 2.2 T2V-A14B, 40 steps, both experts in one row: with the published shift the 27th step is the second one's first
+/// (MagCache4Wan2.2/magcache_generate.py, line 695).
+#[rustfmt::skip]
+pub(super) const T2V_A14B: [f64; 78] = [
+    1.00124, 1.00155, 0.99822, 0.99851, 0.99696, 0.99687, 0.99703, 0.99732, 0.9966, 0.99679, 0.99602, 0.99658,
+    0.99578, 0.99664, 0.99484, 0.9949, 0.99633, 0.996, 0.99659, 0.99683, 0.99534, 0.99549, 0.99584, 0.99577, 0.99681,
+    0.99694, 0.99563, 0.99554, 0.9944, 0.99473, 0.99594, 0.9964, 0.99466, 0.99461, 0.99453, 0.99481, 0.99389, 0.99365,
+    0.99391, 0.99406, 0.99354, 0.99361, 0.99283, 0.99278, 0.99268, 0.99263, 0.99057, 0.99091, 0.99125, 0.99126,
+    0.65523, 0.65252, 0.98808, 0.98852, 0.98765, 0.98736, 0.9851, 0.98535, 0.98311, 0.98339, 0.9805, 0.9806, 0.97776,
+    0.97771, 0.97278, 0.97286, 0.96731, 0.96728, 0.95857, 0.95855, 0.94385, 0.94385, 0.92118, 0.921, 0.88108, 0.88076,
+    0.80263, 0.80181,
 ];
 
 /// Wan 2.2 TI2V-5B, text alone (MagCache4Wan2.2/magcache_generate.py, line 736).

@@ -1,5 +1,6 @@
 //! Wan 2.1 and 2.2: sizes and settings as published, prompts, and the checkpoints in the layout of diffusers.
 
+mod experts;
 mod magcache;
 pub mod presets;
 mod prompt;
@@ -19,12 +20,10 @@ use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
 use crate::model::vae::{WanVae, WanVaeConfig};
-use crate::model::{
-    Autoencoder, LoraFile, ModelError, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights,
-};
+use crate::model::{Autoencoder, LoraFile, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights};
 use crate::pipeline::{
-    Content, FileContent, FrameInputs, Inputs, ModelFile, ModelSource, OpenOptions, Parts, PipelineConfig,
-    PipelineError, Prompt, PromptText, Sampling, Source, TextOptions, VideoSize,
+    Content, Expert, FileContent, FrameInputs, Guidance, Inputs, ModelFile, ModelSource, OpenOptions, Parts,
+    PipelineConfig, PipelineError, Prompt, PromptText, Sampling, Source, TextOptions, VideoSize,
 };
 use crate::sampler::Solver;
 use crate::shapes::Shapes;
@@ -48,56 +47,96 @@ struct Facts {
     fps: f64,
     /// The frames that can be given.
     frames: FrameInputs,
+    /// The official settings.
+    steps: usize,
+    shift: f64,
+    cfg_scale: Guidance,
+    /// Where the second of two experts takes over.
+    boundary: Option<f64>,
 }
 
-/// The official settings, which all models share.
-const STEPS: usize = 50;
-const SHIFT: f64 = 5.0;
-const CFG_SCALE: f32 = 5.0;
+impl Facts {
+    /// The settings that most models share.
+    const fn new(published: Published, shape: fn() -> WanConfig) -> Facts {
+        Facts {
+            published,
+            shape,
+            vae: WanVaeConfig::wan21,
+            size: [480, 832, 81],
+            fps: 16.0,
+            frames: FrameInputs::None,
+            steps: 50,
+            shift: 5.0,
+            cfg_scale: Guidance::All(5.0),
+            boundary: None,
+        }
+    }
+}
+
 /// The number of caption tokens that the models were trained with, which is the most that they read.
 const MOST_CAPTION_TOKENS: usize = 512;
 
-/// The parts of a repository in the layout of diffusers.
-const fn parts(repo: &'static str) -> [PublishedPart; 3] {
-    const fn part(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
-        PublishedPart { part, repo, folder, tokenizer: None }
-    }
-    let tokenizer = Some(PublishedFile { repo, folder: "tokenizer", name: "tokenizer.json" });
-    [
-        part(Part::Transformer, repo, "transformer"),
-        part(Part::Vae, repo, "vae"),
-        PublishedPart { part: Part::Text, repo, folder: "text_encoder", tokenizer },
-    ]
+/// A part of a repository in the layout of diffusers.
+const fn part(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
+    PublishedPart { part, repo, folder, tokenizer: None }
 }
 
+/// The text encoder of a repository, with its tokenizer.
+const fn text(repo: &'static str) -> PublishedPart {
+    let tokenizer = Some(PublishedFile { repo, folder: "tokenizer", name: "tokenizer.json" });
+    PublishedPart { tokenizer, ..part(Part::Text, repo, "text_encoder") }
+}
+
+/// The parts of a repository.
+const fn parts(repo: &'static str) -> [PublishedPart; 3] {
+    [part(Part::Transformer, repo, "transformer"), part(Part::Vae, repo, "vae"), text(repo)]
+}
+
+const T2V_A14B: &str = "Wan-AI/Wan2.2-T2V-A14B-Diffusers";
+
 /// Wan 2.1 T2V-1.3B.
-pub static WAN21_1_3B: WanModel = WanModel(&Facts {
-    published: Published { name: "wan2.1-t2v-1.3b", parts: &parts("Wan-AI/Wan2.1-T2V-1.3B-Diffusers") },
-    shape: WanConfig::t2v_1_3b,
-    vae: WanVaeConfig::wan21,
-    size: [480, 832, 81],
-    fps: 16.0,
-    frames: FrameInputs::None,
-});
+pub static WAN21_1_3B: WanModel = WanModel(&Facts::new(
+    Published { name: "wan2.1-t2v-1.3b", parts: &parts("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), index: None },
+    WanConfig::t2v_1_3b,
+));
 
 /// Wan 2.1 T2V-14B.
-pub static WAN21_14B: WanModel = WanModel(&Facts {
-    published: Published { name: "wan2.1-t2v-14b", parts: &parts("Wan-AI/Wan2.1-T2V-14B-Diffusers") },
-    shape: WanConfig::t2v_14b,
-    vae: WanVaeConfig::wan21,
-    size: [480, 832, 81],
-    fps: 16.0,
-    frames: FrameInputs::None,
-});
+pub static WAN21_14B: WanModel = WanModel(&Facts::new(
+    Published { name: "wan2.1-t2v-14b", parts: &parts("Wan-AI/Wan2.1-T2V-14B-Diffusers"), index: None },
+    WanConfig::t2v_14b,
+));
 
 /// Wan 2.2 TI2V-5B, from text, or from text and a picture.
 pub static WAN22_5B: WanModel = WanModel(&Facts {
-    published: Published { name: "wan2.2-ti2v-5b", parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers") },
-    shape: WanConfig::ti2v_5b,
     vae: WanVaeConfig::wan22,
     size: [704, 1280, 121],
     fps: 24.0,
     frames: FrameInputs::First,
+    ..Facts::new(
+        Published { name: "wan2.2-ti2v-5b", parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers"), index: None },
+        WanConfig::ti2v_5b,
+    )
+});
+
+/// Wan 2.2 T2V-A14B: two experts of 14B, one for the noisy steps and one for the others.
+pub static WAN22_A14B: WanModel = WanModel(&Facts {
+    steps: 40,
+    shift: 12.0,
+    cfg_scale: Guidance::Each([4.0, 3.0]),
+    boundary: Some(0.875),
+    ..Facts::new(
+        Published {
+            name: "wan2.2-t2v-a14b",
+            parts: &[
+                part(Part::Transformer, T2V_A14B, "transformer"),
+                part(Part::Transformer2, T2V_A14B, "transformer_2"),
+                part(Part::Vae, T2V_A14B, "vae"),
+                text(T2V_A14B),
+            ],
+            index: Some(PublishedFile { repo: T2V_A14B, folder: "", name: experts::INDEX }),
+        },
+        WanConfig::t2v_14b,
+    )
 });
 
 /// What tells the configuration of one of these transformers from others, and from each other.
@@ -109,12 +148,16 @@ struct Marks {
     layers: Option<usize>,
     #[serde(alias = "in_dim")]
     in_channels: Option<usize>,
+    /// Whether there is a second expert.
+    #[serde(skip)]
+    experts: bool,
 }
 
 impl Marks {
     fn read(folder: &Path) -> Option<Marks> {
         let text = fs::read_to_string(folder.join(Part::Transformer.name()).join("config.json")).ok()?;
         let marks: Marks = serde_json::from_str(&text).ok()?;
+        let marks = Marks { experts: experts::are_in(folder), ..marks };
         marks.class.as_deref().is_some_and(|class| class.starts_with("Wan")).then_some(marks)
     }
 
@@ -122,6 +165,7 @@ impl Marks {
     fn model(&self) -> &'static WanModel {
         match (self.in_channels, self.layers) {
             (Some(48), _) => &WAN22_5B,
+            _ if self.experts => &WAN22_A14B,
             (_, Some(40)) => &WAN21_14B,
             _ => &WAN21_1_3B,
         }
@@ -143,11 +187,8 @@ impl Family for WanModel {
             Some(folder) => Checkpoint::at(&facts.published, folder),
             None => Checkpoint::in_cache(&facts.published, &cache_dir()),
         };
-        let weights = Weights::open_checkpoint(&checkpoint.weights(Part::Transformer)?)?;
-        let file = checkpoint.file(Part::Transformer, "config.json");
-        let name = file.display().to_string();
-        let text = fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;
-        let shape = WanConfig::from_json(&text, &name, Some(&weights))?;
+        let boundary = facts.boundary.map(|usual| experts::boundary(checkpoint.folder(), usual)).transpose()?;
+        let shape = experts::shape(&checkpoint, experts::experts(boundary).len())?;
         let vae = match checkpoint.weights(Part::Vae) {
             Ok(files) => {
                 let folder = checkpoint.folder().join(Part::Vae.name());
@@ -156,11 +197,12 @@ impl Family for WanModel {
             // Latents can be made without it; what needs it asks for it.
             Err(_) => (facts.vae)(),
         };
-        Ok(Arc::new(Opened::new(self, shape, vae, Some(checkpoint), options)?))
+        Ok(Arc::new(Opened::new(self, Networks { shape, vae, boundary }, Some(checkpoint), options)?))
     }
 
     fn published(&self, options: &OpenOptions) -> Result<ModelSource, PipelineError> {
-        Ok(Arc::new(Opened::new(self, (self.0.shape)(), (self.0.vae)(), None, options)?))
+        let Facts { shape, vae, boundary, .. } = self.0;
+        Ok(Arc::new(Opened::new(self, Networks { shape: shape(), vae: vae(), boundary: *boundary }, None, options)?))
     }
 
     fn inputs(&self) -> Inputs {
@@ -172,9 +214,17 @@ impl Family for WanModel {
     }
 }
 
+/// The shapes of a model's networks, and where the second of two experts takes over.
+struct Networks {
+    shape: WanConfig,
+    vae: WanVaeConfig,
+    boundary: Option<f64>,
+}
+
 /// A checkpoint, or the known facts of the published one.
 struct Opened {
     config: PipelineConfig,
+    experts: Vec<Expert>,
     sampling: Sampling,
     model: WanConfig,
     vae: WanVaeConfig,
@@ -188,12 +238,11 @@ struct Opened {
 impl Opened {
     fn new(
         family: &WanModel,
-        model: WanConfig,
-        vae: WanVaeConfig,
+        Networks { shape: model, vae, boundary }: Networks,
         checkpoint: Option<Checkpoint>,
         options: &OpenOptions,
     ) -> Result<Opened, PipelineError> {
-        let Facts { size: [height, width, frames], fps, .. } = *family.0;
+        let Facts { size: [height, width, frames], fps, steps, shift: usual, cfg_scale, .. } = *family.0;
         let model = WanConfig { text_len: options.caption_tokens.unwrap_or(model.text_len), ..model };
         if !(1..=MOST_CAPTION_TOKENS).contains(&model.text_len) {
             let reason = format!("--max-sequence-length {} must be from 1 to {MOST_CAPTION_TOKENS}", model.text_len);
@@ -201,7 +250,7 @@ impl Opened {
         }
         let [height, width] = options.pixels.unwrap_or([height, width]);
         let size = VideoSize::new(options.frames.unwrap_or(frames), height, width)?;
-        let sampling = Sampling::asked(options, SHIFT, model.text_len)?;
+        let sampling = Sampling { boundary, ..Sampling::asked(options, usual, model.text_len)? };
         if vae.latent_channels != model.channels {
             return Err(PipelineError::Setting(format!(
                 "the transformer has latents of {} channels and the autoencoder of {}: they are of different models",
@@ -218,14 +267,15 @@ impl Opened {
             fps,
             // Positions do not depend on the size.
             resolution: ((height * width) as f64).sqrt(),
-            default_steps: sampling.steps().unwrap_or(STEPS),
-            default_cfg_scale: CFG_SCALE,
+            default_steps: sampling.steps().unwrap_or(steps),
+            default_cfg_scale: cfg_scale,
             sampling: Some(sampling.clone()),
             negative_prompt: Some(NEGATIVE_PROMPT),
         };
-        let loras = options.loras.clone();
+        let (loras, experts) = (options.loras.clone(), experts::experts(boundary));
+        experts::check_loras(&loras, &experts)?;
         let (inputs, anatomy) = (family.inputs(), model.anatomy());
-        Ok(Opened { config, sampling, anatomy, model, vae, loras, inputs, checkpoint })
+        Ok(Opened { config, experts, sampling, anatomy, model, vae, loras, inputs, checkpoint })
     }
 
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
@@ -282,7 +332,7 @@ impl Source for Opened {
     }
 
     fn presets(&self, _steps: usize) -> Result<Presets, PipelineError> {
-        let published = presets(&self.model, 1, self.sampling.shift);
+        let published = presets(&self.model, self.experts.len(), self.sampling.shift);
         match &self.checkpoint {
             Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), published),
             None => Ok(published),
@@ -315,12 +365,17 @@ impl Source for Opened {
     }
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
-        Ok(self.checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.require(&parts.listed()))?)
+        let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        let second = checkpoint.parts().filter(|part| *part == Part::Transformer2);
+        Ok(checkpoint.require(&parts.listed().into_iter().chain(second).collect::<Vec<_>>())?)
     }
 
     fn files(&self) -> Vec<ModelFile> {
         let lora = |(i, lora): (usize, &LoraFile)| ModelFile {
-            name: format!("lora {i}, strength {}", lora.strength),
+            name: match &lora.expert {
+                Some(expert) => format!("lora {i}, strength {}, {expert}", lora.strength),
+                None => format!("lora {i}, strength {}", lora.strength),
+            },
             content: FileContent::OnDisk(lora.path.clone()),
         };
         let own = self.checkpoint.as_ref().map_or_else(Vec::new, ModelFile::of_checkpoint);
@@ -334,7 +389,23 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let adapted = || Ok::<_, PipelineError>(Wan::adapted(self.weights(Part::Transformer)?, &self.loras)?);
+        self.expert(0, device, dtype, streamed, content)
+    }
+
+    fn experts(&self) -> &[Expert] {
+        &self.experts
+    }
+
+    fn expert(
+        &self,
+        index: usize,
+        device: &Device,
+        dtype: DType,
+        streamed: usize,
+        content: Content,
+    ) -> Result<Box<dyn Transformer>, PipelineError> {
+        let loras = experts::loras(&self.loras, index);
+        let adapted = || Ok::<_, PipelineError>(Wan::adapted(self.weights(experts::part(index))?, &loras)?);
         let weights = content.weights(adapted)?;
         Ok(Box::new(Wan::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }

@@ -11,8 +11,10 @@ use crate::cache::{
 };
 use crate::model::WanConfig;
 
-/// The schedule of the official code: 50 steps, shift 5.
+/// The schedule of the official code for models of one transformer: 50 steps, shift 5.
 const OFFICIAL: FittedTo = FittedTo { steps: 50, shift: 5.0 };
+/// That of Wan 2.2 T2V-A14B.
+const OFFICIAL_A14B: FittedTo = FittedTo { steps: 40, shift: 12.0 };
 /// The schedule of LightX2V's configurations for T2V-1.3B: that of the model's README.
 const LIGHTX2V: FittedTo = FittedTo { steps: 50, shift: 8.0 };
 
@@ -26,22 +28,23 @@ pub enum Checkpoint {
     T2v14B,
     /// Wan 2.2 TI2V-5B.
     Ti2v5B,
+    /// Wan 2.2 T2V-A14B.
+    T2vA14B,
 }
 
 impl Checkpoint {
     /// The checkpoint of this shape, with `experts` transformers; `None`: no constants are known. Wan 2.2's A14B has two experts of the shape
-    /// of T2V-14B and is another model: a cache for it has to start anew where one follows the other.
+    /// of T2V-14B and is another model.
     pub fn of(config: &WanConfig, experts: usize) -> Option<Checkpoint> {
         let known = [
-            (WanConfig::t2v_1_3b(), Checkpoint::T2v1B),
-            (WanConfig::t2v_14b(), Checkpoint::T2v14B),
-            (WanConfig::ti2v_5b(), Checkpoint::Ti2v5B),
+            (WanConfig::t2v_1_3b(), 1, Checkpoint::T2v1B),
+            (WanConfig::t2v_14b(), 1, Checkpoint::T2v14B),
+            (WanConfig::ti2v_5b(), 1, Checkpoint::Ti2v5B),
+            (WanConfig::t2v_14b(), 2, Checkpoint::T2vA14B),
         ];
-        let is = |other: &WanConfig| {
-            let of = |c: &WanConfig| (c.dim, c.ffn_dim, c.num_layers, c.channels);
-            experts == 1 && of(config) == of(other)
-        };
-        known.into_iter().find(|(other, _)| is(other)).map(|(_, checkpoint)| checkpoint)
+        let of = |c: &WanConfig| (c.dim, c.ffn_dim, c.num_layers, c.channels);
+        let is = |other: &WanConfig, count: usize| experts == count && of(config) == of(other);
+        known.into_iter().find(|(other, count, _)| is(other, *count)).map(|(.., checkpoint)| checkpoint)
     }
 }
 
@@ -112,6 +115,7 @@ fn of_checkpoint(checkpoint: Checkpoint) -> Vec<Published> {
         Checkpoint::T2v1B => t2v_1b(),
         Checkpoint::T2v14B => t2v_14b(),
         Checkpoint::Ti2v5B => ti2v_5b(),
+        Checkpoint::T2vA14B => t2v_a14b(),
     }
 }
 
@@ -172,6 +176,18 @@ fn ti2v_5b() -> Vec<Published> {
     ]
 }
 
+/// MagCache alone: each expert computes the first 40 % of its steps.
+fn t2v_a14b() -> Vec<Published> {
+    let of = |name| {
+        let of = "T2V-A14B: the first 40 % of each expert's steps are computed";
+        let published = magcache(name, of, &magcache::T2V_A14B, 0.06, 2);
+        let CacheConfig::MagCache(config) = published.cache else { return published };
+        let cache = CacheConfig::MagCache(MagCacheConfig { retention: 0.4, ..config });
+        Published { fitted_to: Some(OFFICIAL_A14B), cache, ..published }
+    };
+    vec![of("magcache-fast"), of("magcache-slow")]
+}
+
 /// TeaCache on the time's embedding: the first and the last step are computed.
 fn on_time(threshold: f64, coefficients: &[f64]) -> CacheConfig {
     CacheConfig::TeaCache(TeaCacheConfig { signal: Signal::Time, ..TeaCacheConfig::new(threshold, coefficients) })
@@ -209,7 +225,7 @@ fn teacache(
 }
 
 /// MagCache, each half of guidance with its own ratios.
-fn magcache(name: &str, of: &str, table: &magcache::Table, threshold: f64, most: usize) -> Published {
+fn magcache(name: &str, of: &str, table: &[f64], threshold: f64, most: usize) -> Published {
     let half = |first: usize| table.iter().skip(first).step_by(2).copied().collect();
     let config = MagCacheConfig { unconditional: half(1), ..MagCacheConfig::new(threshold, most, half(0)) };
     let about = format!("MagCache, threshold {threshold}, reusing {most} steps in a row at most (df81cb1, {of})");
@@ -253,10 +269,53 @@ mod tests {
         }
     }
 
+    /// The published schedule has 26 steps of the first expert and 14 of the second. R counts in each: the first int(0.4·2·26) = 20 and
+    /// int(0.4·2·14) = 11 forwards are computed; the factor 0.65 between the experts is not of either.
+    #[test]
+    fn magcache_begins_anew_with_the_second_expert() {
+        let config = WanConfig::t2v_14b();
+        let presets = presets(&config, 2, 12.0);
+        let cache = presets.resolve("magcache-fast", false, &config.anatomy(), 40).unwrap();
+        let computed = |steps: std::ops::Range<usize>| {
+            let mut policy = cache.part(steps.clone(), 40).policy(&config.anatomy(), &vec![500.0; steps.len()]);
+            let plans: Vec<Plan> = (1..=steps.len()).map(|step| policy.plan(step)).collect();
+            Half::BOTH.map(|half| computed_steps_of(&plans, half))
+        };
+        // By the published rule: A ← A·γ, e ← e + |1 − A|, reuse while e < 0.06 and at most 2 in a row.
+        let by_hand = |steps: std::ops::Range<usize>, half: Half| {
+            let retained = (2.0 * steps.len() as f64 * 0.4) as usize;
+            let (mut scale, mut error, mut skipped, mut computed) = (1.0, 0.0, 0, vec![]);
+            for step in steps.clone() {
+                if 2 * (step - steps.start) + half.index() >= retained {
+                    scale *= magcache::T2V_A14B[2 * (step - 1) + half.index()];
+                    error += f64::abs(1.0 - scale);
+                    skipped += 1;
+                    if error < 0.06 && skipped <= 2 {
+                        continue;
+                    }
+                }
+                (scale, error, skipped) = (1.0, 0.0, 0);
+                computed.push(step - steps.start + 1);
+            }
+            computed
+        };
+        for steps in [0..26, 26..40] {
+            assert_eq!(computed(steps.clone()), Half::BOTH.map(|half| by_hand(steps.clone(), half)));
+        }
+        assert!(
+            computed(26..40)[0].starts_with(&[1, 2, 3, 4, 5, 6]) && computed(26..40)[1].starts_with(&[1, 2, 3, 4, 5])
+        );
+        assert_eq!(presets.caution("magcache-fast", 40), None);
+        assert!(presets.caution("magcache-fast", 20).is_some());
+    }
+
     #[test]
     fn every_preset_fits_the_model() {
-        for config in [WanConfig::t2v_1_3b(), WanConfig::t2v_14b(), WanConfig::ti2v_5b()] {
-            let presets = presets(&config, 1, 5.0);
+        let fourteen = WanConfig::t2v_14b;
+        for (config, experts) in
+            [(WanConfig::t2v_1_3b(), 1), (fourteen(), 1), (WanConfig::ti2v_5b(), 1), (fourteen(), 2)]
+        {
+            let presets = presets(&config, experts, 5.0);
             for own in &presets.published {
                 let resolved = presets.resolve(&own.name, false, &config.anatomy(), 50).unwrap();
                 assert_eq!(resolved, own.cache, "{}", own.name);

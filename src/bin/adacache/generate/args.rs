@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
 use adacache::model::LoraFile;
-use adacache::pipeline::{MaskStrategy, MemorySize, OpenOptions, PipelineConfig, Scores, default_cache};
+use adacache::pipeline::{Guidance, MaskStrategy, MemorySize, OpenOptions, PipelineConfig, Scores, default_cache};
 use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 use indicatif::ProgressDrawTarget;
@@ -58,7 +58,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help = of_models("Frames of the video", |c| c.frames().to_string()), help_heading = VIDEO)]
     pub(super) frames: Option<usize>,
     /// LoRA to add to the weights (Wan), by the spelling of diffusers, kohya or Wan; repeatable [default strength: 1]
-    #[arg(long, value_name = "FILE[:STRENGTH]", help_heading = VIDEO, hide_short_help = true)]
+    ///
+    /// Of two experts both get it; @high-noise or @low-noise behind it names one.
+    #[arg(long, value_name = "FILE[:STRENGTH][@EXPERT]", help_heading = VIDEO, hide_short_help = true)]
     pub(super) lora: Vec<LoraFile>,
     #[arg(long, value_name = "NAME", help = "Which steps to reuse: a name that `adacache presets` lists, or FILE.toml [default: adacache-fast]",
           long_help = cache_help(), help_heading = STEPS)]
@@ -69,12 +71,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
     pub(super) steps: Option<usize>,
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
-          help = of_models("Guidance scale; 1 is none, half the work", |c| c.default_cfg_scale.to_string()))]
-    pub(super) cfg_scale: Option<f32>,
+          help = of_models("Guidance scale; 1 is none, half the work; of two experts both, or X,Y", |c| told(c.default_cfg_scale)))]
+    pub(super) cfg_scale: Option<Guidance>,
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
     #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
     pub(super) sampler: Option<FlowSampler>,
-    /// Timestep shift (Wan): the higher, the more steps go into the structure [default: 5]
+    /// Timestep shift (Wan): the higher, the more steps go into the structure [default: the model's, 5 or 12]
     #[arg(long, value_name = "X", help_heading = STEPS, hide_short_help = true)]
     pub(super) shift: Option<f64>,
     /// Noise levels in place of the sampler's, from at most 1 down, one for each step, as distilled checkpoints are published with (Wan)
@@ -237,6 +239,11 @@ fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
         rest => named.chain(rest.map(|rest| format!("else {rest}"))).collect::<Vec<_>>().join(", "),
     };
     format!("{about} [default: {text}]")
+}
+
+/// Guidance scales, in a list of defaults.
+fn told(cfg_scale: Guidance) -> String {
+    cfg_scale.to_string().replace(',', " and ")
 }
 
 fn cache_help() -> String {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use adacache::cache::CacheConfig;
+use adacache::model::LoraFile;
 use adacache::pipeline::{Report, Scores, Settings};
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
@@ -47,12 +48,16 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Ve
     let if_any = |value: &Option<String>| value.iter().cloned().collect::<Vec<_>>();
     // From wherever it is repeated.
     let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let lora = |lora: &LoraFile| {
+        let expert = lora.expert.as_ref().map_or_else(String::new, |expert| format!("@{expert}"));
+        format!("{}:{}{expert}", absolute(&lora.path), lora.strength)
+    };
     let is_folder = Path::new(&args.model).is_dir();
     add("model", vec![if is_folder { absolute(Path::new(&args.model)) } else { args.model.clone() }]);
     add("size", if_any(&args.size));
     add("resolution", if_any(&args.resolution));
     add("aspect", if_any(&args.aspect));
-    add("lora", args.lora.iter().map(|lora| format!("{}:{}", absolute(&lora.path), lora.strength)).collect());
+    add("lora", args.lora.iter().map(lora).collect());
     add("frames", one(&settings.frames));
     // Levels say how many steps there are.
     if args.sigmas.is_none() {

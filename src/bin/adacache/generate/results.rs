@@ -72,7 +72,13 @@ pub(super) fn timeline(profile: Profile, points: &[Point], report: &Report) -> a
             step if report.partial_steps.contains(&step) => "in part",
             _ => "reused",
         };
-        Span { name: format!("step {step} {what}"), end: *end, seconds: *seconds, facts: json!({ "step": step }) }
+        let mut facts = json!({ "step": step });
+        let expert = report.expert(step).map(|expert| {
+            facts["expert"] = json!(expert);
+            format!(", {expert}")
+        });
+        let name = format!("step {step} {what}{}", expert.unwrap_or_default());
+        Span { name, end: *end, seconds: *seconds, facts }
     });
     let markers = report.decisions.iter().map(|decision| Marker {
         name: match decision.rate {
