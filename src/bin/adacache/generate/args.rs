@@ -71,7 +71,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
     pub(super) steps: Option<usize>,
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
-          help = of_models("Guidance scale; 1 is none, half the work; of two experts both, or X,Y", |c| told(c.default_cfg_scale)))]
+          help = of_models("Guidance scale; 1 is none", |c| c.default_cfg_scale.to_string()),
+          long_help = of_models("Guidance scale; 1 is none, half the work; of two experts X is for both, X,Y for each", |c| c.default_cfg_scale.to_string()))]
     pub(super) cfg_scale: Option<Guidance>,
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
     #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
@@ -239,11 +240,6 @@ fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
         rest => named.chain(rest.map(|rest| format!("else {rest}"))).collect::<Vec<_>>().join(", "),
     };
     format!("{about} [default: {text}]")
-}
-
-/// Guidance scales, in a list of defaults.
-fn told(cfg_scale: Guidance) -> String {
-    cfg_scale.to_string().replace(',', " and ")
 }
 
 fn cache_help() -> String {
