@@ -19,16 +19,22 @@
 //          K normalized once a tile. In 16-bit types, without RoPE and for head_dim = HEAD_DIM, whole tiles that whole ones follow run in
 //          a loop without any test of lengths or alignment and with one barrier a tile; all other tiles are masked.
 //          grid (sequences * ceil(q_len / QUERIES), heads).
+//   plain  as large, for 128 in 16-bit types with neither norm nor RoPE, whole rows on 16-byte boundaries: Wan, whose RMSNorm is over all
+//          heads and has a pass of its own (norm.cu). A CTA of four warps takes 128 queries, each warp 32. Keys in tiles of 32, which
+//          leaves registers for all of O and most of Q; the rest of Q stays in shared memory. Whole tiles run in a loop without a test,
+//          the last one, whole or not, is masked behind it. grid (sequences * ceil(q_len / 128), heads).
 //   short  four independent warps a CTA, each 16 queries of one (sequence, head): temporal attention has many thousands of them;
 //          neighbours are the heads of one token, whose rows lie side by side. grid ceil(sequences * ceil(q_len / 16) * heads / 4).
 //   biased as large, with a bias by head and distance from query to key added to q k: T5. HEAD_DIM 64 alone.
 //   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier.
 //          16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
-// S and O stay in registers, Q too (f32: loaded again from shared memory for each tile).
+// S and O stay in registers, Q too (f32 and a part of plain's: loaded again from shared memory for each tile).
 //
 // Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
 // [2 stages]([K, V][KEYS] rows, 1/rms of the keys as f32); Q lies in the second stage until it is in registers (f32: behind the stages);
-// then the two norm weights as f32 [2][HEAD_DIM], where the keys are, and the last one's bias. short, for each warp: K, V, Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
+// then the two norm weights as f32 [2][HEAD_DIM], where the keys are, and the last one's bias. plain: [2 stages]([K, V][32] rows), where Q lies
+// first; the rest of Q as registers, [3 k-steps][2][128 threads] of 16 bytes; the last tile's length and bias. short, for each warp: K, V,
+// Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
 //
 // Work follows the lengths: groups of 16 keys beyond the length are skipped; rows up to the next multiple of 16 are zero-filled,
 // masked before the softmax. Any alignment: if rows are not 16-byte aligned, elements are copied one by one (uniform run-time
@@ -41,7 +47,7 @@
 
 extern __shared__ __align__(16) unsigned char dynamic_shared[];
 
-enum Kind { LARGE, SHORT, CROSS };
+enum Kind { LARGE, PLAIN, SHORT, CROSS };
 
 __device__ __forceinline__ long long sequence_row(const SequenceLayout& layout, int sequence) {
   return (long long)(sequence / layout.inner) * layout.outer_stride + (long long)(sequence % layout.inner) * layout.inner_stride;
@@ -49,11 +55,12 @@ __device__ __forceinline__ long long sequence_row(const SequenceLayout& layout, 
 
 template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attention {
   static constexpr bool SIXTEEN = sizeof(D) == 2;
-  static constexpr int M_TILES = KIND != SHORT && SIXTEEN && HEAD_DIM <= 72 ? 2 : 1; // of 16 queries, for each warp
+  static constexpr bool STREAMED = KIND == LARGE || KIND == PLAIN; // keys come tile by tile
+  static constexpr int M_TILES = KIND == PLAIN || (KIND != SHORT && SIXTEEN && HEAD_DIM <= 72) ? 2 : 1; // of 16 queries, for each warp
   static constexpr int WARPS = KIND == CROSS ? 8 : 4;
   static constexpr int TEAM = KIND == SHORT ? 32 : 32 * WARPS;   // threads that share K and V
-  static constexpr int KEYS = !SIXTEEN || KIND == SHORT ? 16 : KIND == CROSS ? 32 : 64; // of a tile
-  static constexpr int STAGES = KIND == LARGE ? 2 : 1;
+  static constexpr int KEYS = !SIXTEEN || KIND == SHORT ? 16 : KIND == LARGE ? 64 : 32; // of a tile
+  static constexpr int STAGES = STREAMED ? 2 : 1;
   static constexpr int WARP_QUERIES = 16 * M_TILES;
   static constexpr int QUERIES = KIND == SHORT ? 16 : WARP_QUERIES * WARPS;
   static constexpr int CHUNK = Chunk<D>::N;
@@ -65,13 +72,16 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
   static constexpr int D_TILES = HEAD_DIM / 8;             // n-tiles of O
   static constexpr int INVERSE_AT = 2 * KEYS * ROW;        // in a stage: behind K and V, LARGE
   static constexpr int STAGE = INVERSE_AT + (KIND == LARGE ? 4 * KEYS : 0);
-  // Q shares a stage with a tile, and whole tiles have a loop of their own: see Pairs.
-  static constexpr bool WHOLE_TILES = KIND == LARGE && SIXTEEN && !BIASED;
-  static constexpr int Q_AT = WHOLE_TILES ? STAGE : STAGES * STAGE;
+  // Q shares a stage with a tile, and whole tiles have a loop of their own: see Copies.
+  static constexpr bool WHOLE_TILES = STREAMED && SIXTEEN && !BIASED;
+  static constexpr int Q_AT = KIND == PLAIN ? 0 : WHOLE_TILES ? STAGE : STAGES * STAGE;
   static constexpr int WEIGHTS_AT = STAGES * STAGE + (WHOLE_TILES ? 0 : QUERIES * ROW);
-  static constexpr int SOURCE_AT = WEIGHTS_AT + 8 * HEAD_DIM;
-  static constexpr int SHARED = SOURCE_AT + 48; // of a team; not of CROSS
-  static_assert(HEAD_DIM % 8 == 0 && (!WHOLE_TILES || QUERIES <= 2 * KEYS), "tile");
+  // PLAIN: k-steps of Q that stay in shared memory, and the bytes of one.
+  static constexpr int PARKED = KIND == PLAIN ? ATTENTION_PLAIN_PARKED : 0, PARK = 16 * TEAM * M_TILES;
+  static constexpr int PARKED_AT = STAGES * STAGE;
+  static constexpr int SOURCE_AT = KIND == PLAIN ? PARKED_AT + PARKED * PARK : WEIGHTS_AT + 8 * HEAD_DIM;
+  static constexpr int SHARED = SOURCE_AT + (KIND == PLAIN ? 16 : 48); // of a team; not of CROSS
+  static_assert(HEAD_DIM % 8 == 0 && (!WHOLE_TILES || QUERIES * ROW <= STAGES * STAGE - Q_AT), "tile");
 
   static __device__ __forceinline__ int team_thread() { return KIND == SHORT ? threadIdx.x & 31 : threadIdx.x; }
   static __device__ __forceinline__ void team_sync() {
@@ -182,51 +192,64 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     }
   }
 
-  // What the main loop of LARGE does to a whole tile of keys before its products: two lanes have a key and take every other of its chunks. They
-  // copy them and find the key's 1/rms from what they copied themselves, so that one barrier a tile is enough. For an odd number of chunks the
-  // first is left out at one end, so that the two read a whole sector of 32 bytes. Four keys two apart meet no bank twice.
-  struct Pairs {
-    static constexpr int PASSES = CHUNKS / 2 + CHUNKS % 2;
+  struct Place;
+  // What the main loop does to a whole tile of keys before its products: LANES lanes have a key, and each takes every LANES-th of its chunks.
+  // They copy them and find the key's 1/rms from what they copied themselves, so that one barrier a tile is enough. For an odd number of
+  // chunks the first is left out at one end, so that two lanes read a whole sector of 32 bytes. The keys of eight lanes, two or four apart,
+  // meet no bank twice.
+  struct Copies {
+    static constexpr int LANES = TEAM / KEYS;
+    static constexpr int STEP = LANES * 16; // bytes from pass to pass
+    static constexpr int PASSES = CHUNKS / LANES + CHUNKS % LANES;
     const D* from;         // this lane's first chunk in the next tile
     long long v_bytes;     // from there to its value
     long long tile_bytes;  // from tile to tile
     unsigned to;           // in the first stage
-    int chunk;             // of the first pass: -1, 0, 1
+    int chunk;             // of the first pass: -1, 0, ...
+    int left;              // keys from this lane's of the next tile on
 
-    // From the second tile on: the first is loaded with Q.
-    __device__ __forceinline__ Pairs(const AttentionParams& p, unsigned shared, const D* k, long long stride) {
-      const D* const row = k + ((long long)KEYS + key()) * stride;
-      chunk = (int)(threadIdx.x & 1) - (CHUNKS % 2 != 0 && !aligned(row, 32));
+    // The first tile is `tile`.
+    __device__ __forceinline__ Copies(const AttentionParams& p, unsigned shared, const Place& place, int tile) {
+      static_assert(!WHOLE_TILES || LANES == 2 || (LANES == 4 && CHUNKS % 4 == 0), "lanes of a key");
+      const D* const row = place.k + ((long long)tile * KEYS + key()) * place.kv_stride;
+      chunk = (int)(threadIdx.x % LANES) - (CHUNKS % LANES != 0 && !aligned(row, 32));
       from = row + chunk * CHUNK;
       v_bytes = k_to_v(p) * (long long)sizeof(D);
-      tile_bytes = KEYS * stride * (long long)sizeof(D);
+      tile_bytes = KEYS * place.kv_stride * (long long)sizeof(D);
       to = shared + key() * ROW + chunk * 16;
+      left = place.kv_len - tile * KEYS - key();
       keep(from), keep(to), keep(chunk);
     }
     static __device__ __forceinline__ int key() { // of the tile
-      const int pair = threadIdx.x >> 1;
-      return (pair & ~7) + (pair & 3) * 2 + ((pair >> 2) & 1);
+      const int team = threadIdx.x / LANES;
+      return LANES == 2 ? (team & ~7) + (team & 3) * 2 + ((team >> 2) & 1) : (team & ~7) + (team & 1) * 4 + ((team >> 1) & 3);
     }
     template <int I> __device__ __forceinline__ bool has(Index<I>) const { // a chunk in pass I
-      return CHUNKS % 2 == 0 || ((I > 0 || chunk >= 0) && (I < PASSES - 1 || chunk <= 0));
+      return CHUNKS % LANES == 0 || ((I > 0 || chunk >= 0) && (I < PASSES - 1 || chunk <= 0));
     }
-    // Starts the copies of the next tile.
+    // Starts the copies of the next tile: a whole one, or, PLAIN, with zeros for keys that there are not.
     __device__ __forceinline__ void load(unsigned stage) {
       const char *k = reinterpret_cast<const char*>(from), *v = k + v_bytes;
       unrolled<PASSES>([&](auto i) {
         if (!has(i)) return;
-        cp_async16<i.value * 32, i.value * 32>(to + stage, k);
-        cp_async16<KEYS * ROW + i.value * 32, i.value * 32>(to + stage, v);
+        if constexpr (KIND == PLAIN) {
+          cp_async16<i.value * STEP, i.value * STEP>(to + stage, k, left > 0 ? 16 : 0);
+          cp_async16<KEYS * ROW + i.value * STEP, i.value * STEP>(to + stage, v, left > 0 ? 16 : 0);
+        } else {
+          cp_async16<i.value * STEP, i.value * STEP>(to + stage, k);
+          cp_async16<KEYS * ROW + i.value * STEP, i.value * STEP>(to + stage, v);
+        }
       });
+      left -= KEYS;
       from = reinterpret_cast<const D*>(k + tile_bytes);
       keep(from);
     }
-    // 1/rms of the keys of a tile whose copies by this thread have landed.
+    // 1/rms of the keys of a tile whose copies by this thread have landed. LARGE.
     __device__ __forceinline__ void inverse_rms(unsigned shared, unsigned stage, float eps) const {
       float squares = 0.0f;
       unrolled<PASSES>([&](auto i) {
         uint4 raw = make_uint4(0, 0, 0, 0);
-        if (has(i)) raw = load_shared16<i.value * 32>(to + stage);
+        if (has(i)) raw = load_shared16<i.value * STEP>(to + stage);
         float x[CHUNK];
         Chunk<D>::unpack(raw, x);
 #pragma unroll
@@ -239,12 +262,13 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 
   // 16 rows of Q as operand A: held in registers for 16-bit types, loaded again for every use in f32.
   struct Query {
-    FragmentA<D> step[SIXTEEN ? STEPS : 1];
+    static constexpr int HELD = SIXTEEN ? STEPS - PARKED : 1;
+    FragmentA<D> step[HELD];
     unsigned half[2];
-    unsigned at; // this lane's ldmatrix address
+    unsigned at; // this lane's ldmatrix address, or that of its parked registers
     __device__ __forceinline__ void load() {
       if constexpr (SIXTEEN) {
-        unrolled<STEPS>([&](auto s) { step[s.value] = fragment<s.value>(); });
+        unrolled<HELD>([&](auto s) { step[s.value] = fragment<s.value>(); });
         if constexpr (HALF_STEP) ldmatrix_x2<STEPS * 32>(half, at); // lanes 0-15: rows 0-15, the last chunk
       }
     }
@@ -254,8 +278,20 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
       return fragment_a<D>(x);
     }
     template <int STEP> __device__ __forceinline__ FragmentA<D> get() const {
-      if constexpr (SIXTEEN) return step[STEP];
-      else return fragment<STEP>();
+      if constexpr (!SIXTEEN) return fragment<STEP>();
+      else if constexpr (STEP < HELD) return step[STEP];
+      else {
+        const uint4 x = load_shared16<(STEP - HELD) * PARK>(at);
+        return {{x.x, x.y, x.z, x.w}};
+      }
+    }
+    // The last PARKED fragments go to shared memory, for which there are no registers.
+    __device__ __forceinline__ void park(unsigned to) {
+      unrolled<PARKED>([&](auto i) {
+        const FragmentA<D> f = fragment<HELD + i.value>();
+        store_shared16<i.value * PARK>(to, make_uint4(f.x[0], f.x[1], f.x[2], f.x[3]));
+      });
+      at = to;
     }
   };
 
@@ -622,13 +658,13 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     const float scale = p.scale * 1.4426950408889634f;
     if constexpr (WHOLE_TILES) {
       unsigned stage = 0;
-      Pairs pairs(p, shared, place.k, place.kv_stride);
+      Copies copies(p, shared, place, 1);
 #pragma unroll 1
       for (; plain > 0; plain--) {
         cp_async_wait<0>();
-        if (score_norm) pairs.inverse_rms(shared, stage, p.norm_eps);
+        if (score_norm) copies.inverse_rms(shared, stage, p.norm_eps);
         __syncthreads(); // the tile has landed; everyone is done with the one before
-        pairs.load(stage ^ STAGE);
+        copies.load(stage ^ STAGE);
         cp_async_commit();
         const unsigned tile = shared + stage;
         if (active) state.template attend<false>(tile, tile + KEYS * ROW, KEYS, scale);
@@ -677,6 +713,51 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     const Item again(p);
     const int rows = min(again.rows(p), WARP_QUERIES), row = again.warp * WARP_QUERIES;
     if (rows > 0) state.finish(shared + Q_AT + row * ROW, Output(p, again.sequence, again.head, again.q0 + row), rows, p.head_dim / CHUNK);
+  }
+
+  // PLAIN: one tile of queries. Whole rows of HEAD_DIM on 16-byte boundaries alone.
+  static __device__ __forceinline__ void run_plain(const AttentionParams& p) {
+    const Item item(p);
+    const int warp_row = item.warp * WARP_QUERIES;
+    const unsigned shared = shared_address(dynamic_shared);
+    const Place place(p, item.sequence, item.head);
+    const int kv_len = place.kv_len, q_rows = min(p.q_len - item.q0, QUERIES);
+    if (kv_len <= 0) return Output(p, item.sequence, item.head, item.q0).clear(q_rows, HEAD_DIM);
+
+    // What the last tile needs; the main loop has no register to keep it in.
+    if (threadIdx.x == 0)
+      store_shared8<SOURCE_AT>(shared, (unsigned)((kv_len - 1) % KEYS + 1), bits_of(last_bias(p, item.sequence)));
+    load_rows<QUERIES, TEAM>(shared, place.q + item.q0 * place.q_stride, place.q_stride, q_rows, CHUNKS, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    State state(shared + warp_row * ROW);
+    state.start();
+    unrolled<M_TILES>([&](auto m) { state.query[m.value].park(shared + PARKED_AT + m.value * TEAM * 16 + threadIdx.x * 16); });
+    __syncthreads(); // Q's rows become the stages
+
+    const float scale = p.scale * 1.4426950408889634f;
+    Copies copies(p, shared, place, 0);
+    copies.load(0);
+    cp_async_commit();
+    unsigned stage = 0;
+#pragma unroll 1
+    for (int whole = (kv_len - 1) / KEYS; whole > 0; whole--) {
+      cp_async_wait<0>();
+      __syncthreads(); // the tile has landed; everyone is done with the one before
+      copies.load(stage ^ STAGE);
+      cp_async_commit();
+      state.template attend<false>(shared + stage, shared + stage + KEYS * ROW, KEYS, scale);
+      stage ^= STAGE;
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+    state.template attend<true>(shared + stage, shared + stage + KEYS * ROW, (int)load_shared4<SOURCE_AT>(shared), scale,
+                                float_of(load_shared4<SOURCE_AT + 4>(shared)));
+    __syncthreads(); // the stages become Q's rows
+    const Item again(p);
+    const int row = again.warp * WARP_QUERIES, rows = min(again.rows(p), WARP_QUERIES);
+    if (rows > 0) state.finish(shared + row * ROW, Output(p, again.sequence, again.head, again.q0 + row), rows, CHUNKS);
   }
 
   // CROSS: all keys at once, then tiles of queries, each warp by itself.
@@ -738,6 +819,12 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
   extern "C" __global__ void __launch_bounds__(ATTENTION_SHORT_THREADS, HEAD_DIM <= 96 ? 4 : 2) attention_##HEAD_DIM##_##D##_short(const AttentionParams p) { \
     Attention<D, HEAD_DIM, SHORT>::run(p);                                                                            \
   }
+#define ATTENTION_PLAIN(HEAD_DIM, D)                                                                                  \
+  static_assert(Attention<D, HEAD_DIM, PLAIN>::SHARED == ATTENTION_PLAIN_SHARED(HEAD_DIM) &&                          \
+                    Attention<D, HEAD_DIM, PLAIN>::QUERIES == ATTENTION_PLAIN_QUERIES, "launch_tiles.h");             \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_PLAIN_THREADS, 2) attention_##HEAD_DIM##_##D##_plain(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, PLAIN>::run_plain(p);                                                                      \
+  }
 #define ATTENTION_BIASED(HEAD_DIM, D)                                                                                 \
   extern "C" __global__ void __launch_bounds__(ATTENTION_LARGE_THREADS, 2) attention_##HEAD_DIM##_##D##_biased(const AttentionParams p) { \
     Attention<D, HEAD_DIM, LARGE, true>::run(p);                                                                      \
@@ -760,6 +847,8 @@ ATTENTION_DTYPES(64)
 ATTENTION_DTYPES(72)
 ATTENTION_DTYPES(96)
 ATTENTION_DTYPES(128)
+ATTENTION_PLAIN(128, bf16)
+ATTENTION_PLAIN(128, f16)
 ATTENTION_BIASED(64, bf16)
 ATTENTION_BIASED(64, f16)
 ATTENTION_BIASED(64, f32)

@@ -25,11 +25,12 @@
 //   is made anew only when the tap changes. Pixels in the pad are filled with zeros by cp.async itself.
 //   w's rows are stored as in linear.cu, so that a lane ends with 4 consecutive columns of out.
 //
-// Entries conv_{bf16,f16,f32}_{128,96,16}: _128 128 x 128, eight warps of 64 x 32; _96 128 x 96, four warps of 64 x 48, for channels that
-// are multiples of 96; _16 128 x 16, four warps of 32 x 16, for the few channels of latents and pixels. The order of additions is that of
-// k in all: the tile does not change a bit.
-// Expected: _128 at most 128 registers (f32 about 200), 65536 bytes of dynamic shared memory; _96 at most 168 (f32 about 200), 57344 bytes; _16
-// below 100, 36864 bytes.
+// Entries conv_{bf16,f16}_{192,tall}, conv_f32_96, conv_{bf16,f16,f32}_{128,16}. For the 96, 192 and 384 channels of Wan's autoencoder: _192
+// 128 x 192 and _tall 256 x 96, eight warps of 64 x 48; _96 128 x 96, four such warps. _128: 128 x 128, eight warps of 64 x 32. _16: 128 x 16,
+// four warps of 32 x 16, for the few channels of latents and pixels. The order of additions is that of k in all: the tile does not change
+// a bit.
+// Expected registers and bytes of dynamic shared memory: _192 about 160, 81920; _tall about 175, 90112; _96 about 200, 57344; _128 at most
+// 128 (f32 about 200), 65536; _16 below 100, 36864.
 #include "params.h"
 #include "launch_tiles.h"
 #include "tile.cuh"
@@ -232,17 +233,32 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
 }
 
 // ---- entries -------------------------------------------------------------------------------------------------------------------
+#define CONV_WIDE(D)                                                                                                         \
+  extern "C" __global__ void __launch_bounds__(CONV_192_THREADS, 1) conv_##D##_192(const ConvParams p) {                      \
+    conv<D, CONV_M, 192, 64, 48, CONV_STAGES>(p);                                                                            \
+  }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(CONV_TALL_THREADS, 1) conv_##D##_tall(const ConvParams p) {                    \
+    conv<D, CONV_TALL_M, 96, 64, 48, CONV_STAGES>(p);                                                                        \
+  }
+#define CONV_96(D)                                                                                                           \
+  extern "C" __global__ void __launch_bounds__(CONV_96_THREADS, 2) conv_##D##_96(const ConvParams p) {                        \
+    conv<D, CONV_M, 96, 64, 48, CONV_STAGES>(p);                                                                             \
+  }
 #define CONV_TILES(D)                                                                                                        \
   extern "C" __global__ void __launch_bounds__(CONV_128_THREADS, sizeof(D) == 2 ? 2 : 1) conv_##D##_128(const ConvParams p) { \
     conv<D, CONV_M, 128, 64, 32, CONV_STAGES>(p);                                                                            \
-  }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(CONV_96_THREADS, sizeof(D) == 2 ? 3 : 2) conv_##D##_96(const ConvParams p) {   \
-    conv<D, CONV_M, 96, 64, 48, CONV_STAGES>(p);                                                                             \
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(CONV_16_THREADS) conv_##D##_16(const ConvParams p) {                          \
     conv<D, CONV_M, 16, 32, 16, CONV_STAGES>(p);                                                                             \
   }
 
+#ifdef ONE_ENTRY // for quick looks at the compiler's output
+ONE_ENTRY
+#else
+CONV_WIDE(bf16)
 CONV_TILES(bf16)
+CONV_WIDE(f16)
 CONV_TILES(f16)
+CONV_96(f32)
 CONV_TILES(f32)
+#endif

@@ -30,9 +30,15 @@
 #define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * LINEAR_K_BYTES + 8 * LINEAR_64_M) // 29184
 
 // ---- conv ------------------------------------------------------------------------------------------------------------------
-// Entry suffix _128: 128 x 128 tiles; _96: 128 x 96; _16: 128 x 16. grid = (ceil(m / CONV_M) * ceil(n / 128, 96 or 16), 1, 1), the same for all dtypes.
+// Entry suffix _192: 128 x 192 tiles; _tall: 256 x 96 (both of 16-bit types); _96: 128 x 96 (f32); _128: 128 x 128; _16: 128 x 16.
+// grid = (ceil(m / M) * ceil(n / N), 1, 1).
 #define CONV_M 128
+#define CONV_TALL_M 256
 #define CONV_STAGES 4
+#define CONV_192_THREADS 256
+#define CONV_192_SHARED (CONV_STAGES * (CONV_M + 192) * 64) // 81920
+#define CONV_TALL_THREADS 256
+#define CONV_TALL_SHARED (CONV_STAGES * (CONV_TALL_M + 96) * 64) // 90112
 #define CONV_128_THREADS 256
 #define CONV_128_SHARED (CONV_STAGES * (CONV_M + 128) * 64) // 65536
 #define CONV_96_THREADS 128
@@ -44,6 +50,9 @@
 // Entries exist for head dimensions 32, 48, 64, 72, 96 and 128 (HEAD_DIM here); others take the next. Grids: see attention.cu.
 #define ATTENTION_LARGE_QUERIES(head_dim, element_bytes) ((element_bytes) == 2 && (head_dim) <= 72 ? 128 : 64)
 #define ATTENTION_LARGE_THREADS 128
+#define ATTENTION_PLAIN_THREADS 128
+#define ATTENTION_PLAIN_QUERIES 128
+#define ATTENTION_PLAIN_PARKED 3 // k-steps of Q that stay in shared memory
 #define ATTENTION_SHORT_QUERIES 16
 #define ATTENTION_SHORT_WARPS 4 // each with queries of its own
 #define ATTENTION_SHORT_THREADS (32 * ATTENTION_SHORT_WARPS)
@@ -55,6 +64,10 @@
 #define ATTENTION_LARGE_SHARED(head_dim, element_bytes) \
   (((element_bytes) == 2 ? 4 * 64 : 4 * 16 + 64) * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + \
    8 * ((element_bytes) == 2 ? 64 : 16) + 48)
+// Two stages of K and V of 32 keys, where Q lies first; the parked part of Q, 16 bytes for every thread and 16 of its warp's queries; the length
+// of the last tile and its key's bias.
+#define ATTENTION_PLAIN_SHARED(head_dim) \
+  (4 * 32 * ATTENTION_ROW_BYTES(head_dim, 2) + ATTENTION_PLAIN_PARKED * 2 * 16 * ATTENTION_PLAIN_THREADS + 16)
 // For each warp K, V and Q of 16 rows.
 #define ATTENTION_SHORT_SHARED(head_dim, element_bytes) \
   (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 48))

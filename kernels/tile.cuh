@@ -264,6 +264,9 @@ template <class D> __device__ __forceinline__ void store_shared(unsigned address
 template <int OFFSET = 0> __device__ __forceinline__ void cp_async16(unsigned to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(OFFSET) : "memory");
 }
+template <int TO, int FROM> __device__ __forceinline__ void cp_async16(unsigned to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0+%3], [%1+%4], 16, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(TO), "n"(FROM) : "memory");
+}
 // A whole chunk.
 template <int TO, int FROM> __device__ __forceinline__ void cp_async16(unsigned to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;" ::"r"(to), "l"(from), "n"(TO), "n"(FROM) : "memory");

@@ -15,6 +15,7 @@ decides what an incremental run compiles again.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import ctypes
 import difflib
@@ -146,10 +147,12 @@ def compile_one(name):
 
 
 def tidy(ptx):
-    """Drops what nothing reads: the constants of NVRTC's <nv/target>, and the comments around inline assembly (a fifth of the text)."""
+    """Drops what nothing reads: constants (a class's, and those of NVRTC's <nv/target>), and the comments around inline assembly (a fifth of the
+    text)."""
     ptx = re.sub(r"^\s*// (?:begin|end) inline asm\n", "", ptx, flags=re.M)
-    constant = re.compile(r"^\.global \.align 8 \.(?:u64|b8) (\w+nv6target\w+)(?:\[8\])?(?: = .*)?;\n", re.M)
-    unused = {name for name in constant.findall(ptx) if len(re.findall(rf"\b{name}\b", ptx)) == 1}
+    constant = re.compile(r"^\.global \.align \d+ \.\w+ (_ZN\w+)(?:\[\d+\])?(?: = .*)?;\n", re.M)
+    uses = collections.Counter(re.findall(r"\b_ZN\w+", ptx))
+    unused = {name for name in constant.findall(ptx) if uses[name] == 1}
     return constant.sub(lambda found: "" if found[1] in unused else found[0], ptx).rstrip("\n") + "\n"
 
 

@@ -1,9 +1,9 @@
 //! The VM's counters for a few blocks of an operation: counters are sums over blocks, so a block of a small grid has the same counts as a
 //! block of the whole grid.
 
-use super::workload::{FRAMES, HEAD_DIM, TEXT, Work, WorkKind};
+use super::workload::{FRAMES, Work, WorkKind};
 use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
-use crate::ops::params::{AttentionParams, LinearFewParams, LinearParams, SequenceLayout};
+use crate::ops::params::{AttentionParams, ConvParams, LinearFewParams, LinearParams, SequenceLayout};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,7 +53,11 @@ pub fn count(work: &Work) -> Result<Counted, DeviceError> {
             WorkKind::Linear { shape: [_, _, k], tile } => {
                 run_linear(&device, work, tile, if long { k } else { k / 2 })?
             }
-            WorkKind::Attention { kv_len, .. } => run_attention(&device, work, kv_len, long)?,
+            WorkKind::Attention { kv_len, head_dim, .. } => run_attention(&device, work, [kv_len, head_dim], long)?,
+            WorkKind::Conv { shape: [_, _, k], taps, tile } => {
+                let channels = k / taps.iter().product::<usize>();
+                run_conv(&device, work, taps, tile, if long { channels } else { channels / 2 })?
+            }
         };
         Ok((take().expect("opened with counters"), flop, bytes, shape))
     };
@@ -131,20 +135,25 @@ fn run_linear(
 }
 
 /// One block's queries of spatial and cross attention, with some of the keys; all heads of a few sequences of temporal attention.
-fn run_attention(device: &Device, work: &Work, kv_len: usize, long: bool) -> Result<(f64, f64, String), DeviceError> {
+fn run_attention(
+    device: &Device,
+    work: &Work,
+    [kv_len, head_dim]: [usize; 2],
+    long: bool,
+) -> Result<(f64, f64, String), DeviceError> {
     let kind = work.choice.entry.rsplit('_').next().unwrap_or_default();
     let (sequences, heads, q_len, keys) = match kind {
         "short" => (if long { 4 } else { 2 }, 16, FRAMES, FRAMES),
-        "cross" => (1, 1, 512, if long { TEXT } else { TEXT - 160 }),
+        "cross" => (1, 1, 512, if long { kv_len } else { kv_len - 160 }),
         _ => (1, 1, 128, if long { kv_len.min(1280) } else { kv_len.min(1280) / 2 / 64 * 64 + kv_len.min(1280) % 64 }),
     };
-    let width = heads * HEAD_DIM;
+    let (width, plain) = (heads * head_dim, matches!(kind, "cross" | "plain"));
     let (q_rows, kv_rows) = (sequences * q_len, sequences * keys);
     let rows = q_rows.max(kv_rows);
     let qkv = zeros(device, 2 * rows * 3 * width)?;
     let out = zeros(device, 2 * q_rows * width)?;
-    let norm = zeros(device, 2 * HEAD_DIM)?;
-    let rope = zeros(device, 4 * rows * HEAD_DIM)?;
+    let norm = zeros(device, 2 * head_dim)?;
+    let rope = zeros(device, 4 * rows * head_dim)?;
     // Temporal sequences are interleaved: the frames of a token are all tokens apart.
     let layout = |length: usize, row_stride: usize| SequenceLayout {
         outer_stride: if kind == "short" { 0 } else { length as i64 },
@@ -159,8 +168,8 @@ fn run_attention(device: &Device, work: &Work, kv_len: usize, long: bool) -> Res
         k: qkv.ptr() + 2 * width as u64,
         v: qkv.ptr() + 4 * width as u64,
         out: out.ptr(),
-        q_norm: if kind == "cross" { 0 } else { norm.ptr() },
-        k_norm: if kind == "cross" { 0 } else { norm.ptr() },
+        q_norm: if plain { 0 } else { norm.ptr() },
+        k_norm: if plain { 0 } else { norm.ptr() },
         rope: if kind == "short" { rope.ptr() } else { 0 },
         q_layout: layout(q_len, 3 * width),
         kv_layout: layout(keys, 3 * width),
@@ -171,14 +180,56 @@ fn run_attention(device: &Device, work: &Work, kv_len: usize, long: bool) -> Res
         heads: heads as i32,
         q_len: q_len as i32,
         kv_len: keys as i32,
-        head_dim: HEAD_DIM as i32,
+        head_dim: head_dim as i32,
         ..Default::default()
     };
     let grid = if kind == "short" { [sequences * heads / 4, 1] } else { [1, heads] };
     launch(device, work, grid, &params)?;
-    let flop = 4.0 * (sequences * heads * q_len * keys * HEAD_DIM) as f64;
+    let flop = 4.0 * (sequences * heads * q_len * keys * head_dim) as f64;
     let bytes = 2 * width * (2 * q_rows + 2 * kv_rows);
     Ok((flop, bytes as f64, format!("{sequences} x {heads} heads, {q_len} x {keys}")))
+}
+
+/// A tile of positions in all channels of the output, of one frame, of which every tap lies in frames that there are.
+fn run_conv(
+    device: &Device,
+    work: &Work,
+    [kernel_t, kernel_h, kernel_w]: [usize; 3],
+    (tile_m, tile_n): (usize, usize),
+    channels: usize,
+) -> Result<(f64, f64, String), DeviceError> {
+    let (width, height, n) = (16, tile_m / 16, if tile_n == 16 { 8 } else { 2 * tile_n });
+    let k = kernel_t * kernel_h * kernel_w * channels;
+    let x = zeros(device, 2 * kernel_t * tile_m * channels)?;
+    let (w, bias, out) = (zeros(device, 2 * n * k)?, zeros(device, 2 * n)?, zeros(device, 2 * tile_m * n)?);
+    let params = ConvParams {
+        x: x.ptr(),
+        w: w.ptr(),
+        bias: bias.ptr(),
+        out: out.ptr(),
+        frames: kernel_t as i32,
+        height: height as i32,
+        width,
+        channels: channels as i32,
+        in_rows: height as i32,
+        out_frames: 1,
+        out_height: height as i32,
+        out_width: width,
+        n: n as i32,
+        out_rows: height as i32,
+        kernel_t: kernel_t as i32,
+        kernel_h: kernel_h as i32,
+        kernel_w: kernel_w as i32,
+        stride_t: 1,
+        stride: 1,
+        pad: (kernel_h / 2) as i32,
+        time_factor: 1,
+        alpha: 1.0,
+        ..Default::default()
+    };
+    launch(device, work, [n.div_ceil(tile_n), 1], &params)?;
+    let bytes = 2 * (kernel_t * tile_m * channels + n * k + tile_m * n);
+    Ok((2.0 * (tile_m * n * k) as f64, bytes as f64, format!("{tile_m} x {n} x {k}")))
 }
 
 fn launch<P: bytemuck::Pod>(device: &Device, work: &Work, grid: [usize; 2], params: &P) -> Result<(), DeviceError> {

@@ -3,7 +3,7 @@
 //! Three layers, each usable on its own:
 //! * [`figures`]: the compiler's figures of every entry for every GPU generation, recorded in `ptx/manifest.json` when ptx/ is generated;
 //! * [`MainLoop::bound`] and [`Work::bound`]: how fast a chip whose pipes never wait for each other could run a main loop or a whole
-//!   operation of Open-Sora. The equations and the sources of the constants: `docs/kernel-model.md`;
+//!   operation of Open-Sora or Wan. The equations and the sources of the constants: `docs/kernel-model.md`;
 //! * [`count`]: the VM's counters for a few blocks of that operation.
 //!
 //! Nothing here is a measurement of a GPU.
@@ -14,7 +14,7 @@ mod workload;
 
 pub use counters::{Counted, count};
 pub use model::{Bound, Occupancy, Pipe, WorkBound};
-pub use workload::{Work, WorkKind, open_sora};
+pub use workload::{Work, WorkKind, open_sora, wan};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -164,6 +164,77 @@ mod tests {
         assert!(split > 0);
     }
 
+    /// Wan's heads of 128 and its decoder's channels: tensor cores are the busiest pipe of every main loop that matters.
+    #[test]
+    fn wan_is_bound_by_the_tensor_cores() {
+        for target in ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"] {
+            let chip = Chip::of_target(target).unwrap();
+            for work in wan(chip) {
+                let figures = &figures()[&work.choice.entry][target];
+                let least = match (&work.kind, work.choice.entry.rsplit('_').next().unwrap()) {
+                    (WorkKind::Linear { .. }, _) => continue, // as for Open-Sora
+                    (_, "16") => continue,                    // the last convolution: 1 % of the operations
+                    (_, "plain") => 1.0,
+                    // An LDSM for two mma, as a warp has 16 queries: by capacity, all keys stay in shared memory.
+                    (_, "cross") => 0.75,
+                    _ => 0.95,
+                };
+                let bound = figures.main_loop.as_ref().unwrap().bound(chip, work.choice.threads / 32);
+                let (name, limit) = (&work.name, bound.limit());
+                assert!(
+                    bound.fraction >= least,
+                    "{target} {name}: {:.3} of the tensor peak, {limit:?}",
+                    bound.fraction
+                );
+                if let WorkKind::Conv { .. } = work.kind {
+                    assert!(work.useful > 0.99, "{target} {name}: {:.3} of the tiles is result", work.useful);
+                }
+            }
+        }
+    }
+
+    /// The machine code of the loop over keys that Wan's self-attention spends its time in: a fragment of K or V serves four products, two
+    /// blocks share a multiprocessor, and nothing is done to a key but copying and multiplying it.
+    #[test]
+    fn the_loop_over_keys_of_wan_does_nothing_twice() {
+        for entry in ["attention_128_bf16_plain", "attention_128_f16_plain"] {
+            for (target, figures) in &figures()[entry] {
+                let chip = Chip::of_target(target).unwrap();
+                let choice = wan(chip).into_iter().find(|work| work.choice.entry.ends_with("plain")).unwrap().choice;
+                assert_eq!(figures.occupancy(chip, choice.threads, choice.shared).blocks, 2, "{target}");
+                let body = figures.main_loop.as_ref().unwrap();
+                // 32 queries, 32 keys: 2 · 4 · 8 products for the scores, as many for the values.
+                assert_eq!((body.tensor_instructions(), body.ldsm, body.ldgsts), (128, 32, 8), "{target}");
+                // The fragments of Q that have no registers; no other load, no store, no inner loop.
+                assert_eq!(body.lds, 2 * crate::ops::params::ATTENTION_PLAIN_PARKED as u64, "{target}");
+                assert_eq!([body.ldg, body.stg, body.sts, body.local, body.nested], [0; 5], "{target}");
+                // An exponential of every score and one for every row's decay; a maximum of four rows by two exchanges.
+                assert_eq!((body.mufu, body.shfl, body.bar), (36, 8, 1), "{target}");
+                assert!(body.issue <= 4 * body.tensor_instructions(), "{target}: {} issue slots", body.issue);
+            }
+        }
+    }
+
+    /// Counted on the VM: shared memory without bank conflicts, and no operation that the results do not need.
+    #[test]
+    fn no_bank_conflicts_in_wan() {
+        let mut seen = std::collections::BTreeSet::new();
+        // Not the products: their tiles are those of Open-Sora.
+        for target in ["sm_80", "sm_90"] {
+            let works = wan(Chip::of_target(target).unwrap()).into_iter();
+            for work in works.filter(|work| !matches!(work.kind, WorkKind::Linear { .. })) {
+                if seen.insert(work.choice.entry.clone()) {
+                    let counted = count(&work).unwrap();
+                    assert_eq!(counted.loop_conflicts, 1.0, "{counted:?}");
+                    assert!(counted.flop_ratio < if counted.entry.ends_with("16") { 2.1 } else { 1.1 }, "{counted:?}");
+                }
+            }
+        }
+        for entry in ["attention_128_bf16_plain", "attention_128_bf16_cross", "conv_bf16_192", "conv_bf16_tall"] {
+            assert!(seen.contains(entry), "{entry} in {seen:?}");
+        }
+    }
+
     /// The goal for an A100: the share of the tensor peak that the pipes allow.
     #[test]
     fn open_sora_is_bound_by_the_tensor_cores_on_sm_80() {
@@ -173,7 +244,7 @@ mod tests {
             let least = match work.kind {
                 WorkKind::Linear { .. } => 0.85,
                 WorkKind::Attention { kv_len, .. } if kv_len > 16 => 0.65,
-                WorkKind::Attention { .. } => continue, // memory-bound at any speed
+                _ => continue, // memory-bound at any speed
             };
             let bound = figures.main_loop.as_ref().unwrap().bound(chip, work.choice.threads / 32);
             assert!(

@@ -152,7 +152,9 @@ impl Work {
                 let exposed = match self.kind {
                     _ if figures.occupancy(chip, self.choice.threads, self.choice.shared).blocks > 1 => 0.0,
                     // The output (and the residual stream) from and to L2.
-                    WorkKind::Linear { tile: (m, n), .. } => (m * n) as f64 * self.out_bytes / chip.sm.l2_bytes,
+                    WorkKind::Linear { tile: (m, n), .. } | WorkKind::Conv { tile: (m, n), .. } => {
+                        (m * n) as f64 * self.out_bytes / chip.sm.l2_bytes
+                    }
                     WorkKind::Attention { .. } => 0.0, // resident keys: the warps go their own ways
                 };
                 one + exposed

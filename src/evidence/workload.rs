@@ -1,7 +1,7 @@
-//! Open-Sora's workload: every tensor-core operation of a pair of blocks, with the kernel chosen for it.
+//! Workloads: every tensor-core operation of a pair of Open-Sora's blocks, of a block of Wan and of its decoder, with the kernel chosen for it.
 
 use crate::chips::Chip;
-use crate::ops::{Choice, Target, attention, linear};
+use crate::ops::{Choice, Target, attention, conv, linear};
 use crate::tensor::DType;
 use serde::Serialize;
 
@@ -27,6 +27,17 @@ pub enum WorkKind {
         q_len: usize,
         /// Keys per sequence.
         kv_len: usize,
+        /// Channels of a head.
+        head_dim: usize,
+    },
+    /// A convolution as a product of positions and channels, in tiles.
+    Conv {
+        /// Positions of the output, its channels, taps · channels of the input.
+        shape: [usize; 3],
+        /// Taps in time, rows and columns.
+        taps: [usize; 3],
+        /// Rows and columns of a tile.
+        tile: (usize, usize),
     },
 }
 
@@ -53,9 +64,9 @@ pub struct Work {
 }
 
 /// Channels of a head.
-pub(super) const HEAD_DIM: usize = 72;
+const HEAD_DIM: usize = 72;
 /// Caption tokens.
-pub(super) const TEXT: usize = 300;
+const TEXT: usize = 300;
 /// Latent frames of a video of 51 frames.
 pub(super) const FRAMES: usize = 15;
 /// With guidance.
@@ -89,16 +100,18 @@ pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choic
 }
 
 fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
-    let choice = attention::choose(target(chip), DType::Bf16, shape).expect("head_dim 72");
+    let choice = attention::choose(target(chip), DType::Bf16, shape).expect("a head dimension of the models");
     let attention::Shape { head_dim, heads, sequences, q_len, kv_len, .. } = shape;
     let all = (sequences * heads * q_len) as f64;
     let flop = 4.0 * all * kv_len as f64 * head_dim as f64;
     let kv =
         if shape.plain { 2 * sequences * heads * kv_len * head_dim } else { 2 * sequences * heads * q_len * head_dim };
     // Queries and keys of a pass of a block, and blocks for each sequence and head.
+    let wide = if head_dim <= 72 { 2.0 } else { 1.0 };
     let (queries, keys) = match choice.entry.rsplit('_').next() {
-        Some("cross") => (256.0, 32.0),
-        Some("large") => (128.0, 64.0),
+        Some("cross") => (128.0 * wide, 32.0),
+        Some("large") => (64.0 * wide, 64.0),
+        Some("plain") => (128.0, 32.0),
         _ => (16.0 * 4.0, 16.0),
     };
     let tiles = (q_len as f64 / queries).ceil();
@@ -107,7 +120,7 @@ fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
     let share = ((sequences * heads) as f64 * tiles / blocks).ceil().max(1.0);
     Work {
         name,
-        kind: WorkKind::Attention { sequences, heads, q_len, kv_len },
+        kind: WorkKind::Attention { sequences, heads, q_len, kv_len, head_dim },
         flop,
         bytes: 2.0 * (2.0 * all * head_dim as f64 + kv as f64),
         useful: all / (blocks * share * queries),
@@ -147,6 +160,7 @@ pub fn open_sora(chip: &Chip) -> Vec<Work> {
                 q_len,
                 kv_len,
                 plain,
+                aligned: true,
             };
             all.push(attend(chip, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
             all.push(attend(chip, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
@@ -154,4 +168,83 @@ pub fn open_sora(chip: &Chip) -> Vec<Work> {
         }
     }
     all
+}
+
+/// Text rows: as many as there can be, and those of a prompt of usual length with one for the padding.
+const WAN_TEXT: [usize; 2] = [512, 200];
+
+/// A block of Wan 2.1 (1.3B: 1536 channels, 12 heads; 14B: 5120, 40) in bf16, 81 frames, guidance batch 2, at 480p and, 14B, at 720p; and the
+/// decoder behind it, for the four frames of a latent frame at 480p.
+pub fn wan(chip: &Chip) -> Vec<Work> {
+    let mut all = Vec::new();
+    for (model, channels, inner, size, tokens) in [
+        ("1.3B", 1536, 8960, "480p", 21 * 30 * 52),
+        ("14B", 5120, 13824, "480p", 21 * 30 * 52),
+        ("14B", 5120, 13824, "720p", 21 * 45 * 80),
+    ] {
+        let m = BATCH * tokens;
+        let name = |operation: &str| format!("{model} {size} {operation}");
+        for (operation, kind, shape) in [
+            ("qkv", "ln_bias", [m, 3 * channels, channels]),
+            ("proj", "residual", [m, channels, channels]),
+            ("cross q", "ln_bias", [m, channels, channels]),
+            ("fc1", "ln_gelu", [m, inner, channels]),
+            ("fc2", "residual", [m, channels, inner]),
+        ] {
+            all.push(matrix(chip, name(operation), kind, shape));
+        }
+        let shape = attention::Shape {
+            head_dim: 128,
+            heads: channels / 128,
+            sequences: BATCH,
+            q_len: tokens,
+            kv_len: tokens,
+            plain: true,
+            aligned: true,
+        };
+        all.push(attend(chip, name("self"), shape));
+        for text in WAN_TEXT {
+            all.push(attend(chip, name(&format!("cross {text}")), attention::Shape { kv_len: text, ..shape }));
+        }
+    }
+    let [frames, height, width] = [4, 480, 832];
+    // Scale: frames, a fraction of the sides, channels in and out, taps.
+    for (scale, share, from, to, taps) in [
+        (frames / 4, 8, 384, 384, [3, 3, 3]),
+        (frames / 4, 8, 384, 1152, [1, 1, 1]), // q, k, v of the attention in the middle
+        (frames / 4, 8, 384, 768, [3, 1, 1]),
+        (frames / 2, 4, 384, 192, [1, 3, 3]),
+        (frames / 2, 4, 192, 384, [3, 3, 3]),
+        (frames / 2, 4, 384, 384, [3, 3, 3]),
+        (frames, 2, 384, 192, [1, 3, 3]),
+        (frames, 2, 192, 192, [3, 3, 3]),
+        (frames, 1, 192, 96, [1, 3, 3]),
+        (frames, 1, 96, 96, [3, 3, 3]),
+        (frames, 1, 96, 8, [3, 3, 3]), // 3 channels of pixels
+    ] {
+        all.push(convolve(chip, [scale, height / share, width / share], [from, to], taps));
+    }
+    all
+}
+
+/// A convolution that keeps the size of frames.
+fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3]) -> Work {
+    let (m, k) = (out.iter().product::<usize>(), from * taps.iter().product::<usize>());
+    let choice = conv::choose(target(chip), DType::Bf16, [m, n, k]);
+    let tile = conv::tile_of(&choice.entry).expect("a tile of the table");
+    let [frames, height, _] = out;
+    let [kt, kh, kw] = taps;
+    let (positions, channels, inner) = (m as f64, n as f64, k as f64);
+    // Of the input every position once; a kernel over rows and columns alone follows an upsampling.
+    let read = if kt == 1 && kh > 1 { positions / 4.0 } else { positions } * from as f64;
+    Work {
+        name: format!("decode {frames}x{height} {kt}x{kh}x{kw} {from}-{n}"),
+        kind: WorkKind::Conv { shape: [m, n, k], taps, tile },
+        flop: 2.0 * positions * channels * inner,
+        bytes: 2.0 * (read + channels * inner + positions * channels),
+        useful: positions * channels / (choice.grid[0] * tile.0 * tile.1) as f64,
+        passes: (inner / 32.0).ceil(),
+        out_bytes: 2.0,
+        choice,
+    }
 }

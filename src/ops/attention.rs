@@ -122,7 +122,8 @@ pub fn cross(
         ..Default::default()
     };
     let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths), last_bias], &[Some(out)]);
-    launch(&op, dtype, Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true }, params)
+    let shape = Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true, aligned: aligned(&params) };
+    launch(&op, dtype, shape, params)
 }
 
 /// Self-attention of one sequence with a bias by distance, and scores that are not scaled: `out = softmax(q·kᵀ + bias)·v`, as in T5.
@@ -270,7 +271,8 @@ fn self_attention(
     };
     let op = op.counted(4 * rows * length * width, &[Some(qkv), rope], &[Some(out)]);
     let plain = norm.is_none() && rope.is_none();
-    let shape = Shape { head_dim, heads, sequences: count, q_len: length, kv_len: length, plain };
+    let shape =
+        Shape { head_dim, heads, sequences: count, q_len: length, kv_len: length, plain, aligned: aligned(&params) };
     launch(&op, dtype, shape, params)
 }
 
@@ -289,19 +291,28 @@ pub struct Shape {
     pub kv_len: usize,
     /// Neither norm nor RoPE.
     pub plain: bool,
+    /// All tensors lie on 16-byte boundaries.
+    pub aligned: bool,
+}
+
+/// Whether q, k, v and out lie on 16-byte boundaries.
+fn aligned(params: &AttentionParams) -> bool {
+    [params.q, params.k, params.v, params.out].iter().all(|ptr| ptr.is_multiple_of(params::CHUNK_BYTES as u64))
 }
 
 /// The largest head dimension of the kernels with a bias by distance.
 const BIASED_HEAD_DIM: usize = 64;
 /// Head dimensions with their own kernels; the others use the next larger one.
 const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
+/// The head dimension with a kernel of its own for neither norm nor RoPE, in 16-bit types.
+const PLAIN_HEAD_DIM: usize = 128;
 /// Keys per tile of the kernel that keeps them in shared memory, and the minimum number of query tiles for which loading them all pays off.
 const CROSS_KEYS: usize = 32;
 const CROSS_TILES: usize = 4;
 
 /// The kernel for a shape, or `None` if head_dim is not 32 to 128 in steps of 8. The sizes are those of `kernels/launch_tiles.h`.
 pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
-    let Shape { head_dim, heads, sequences, q_len, kv_len, plain } = shape;
+    let Shape { head_dim, heads, sequences, q_len, kv_len, plain, aligned } = shape;
     let compiled = *HEAD_DIMS.iter().find(|&&d| head_dim <= d && head_dim >= 32 && head_dim.is_multiple_of(8))?;
     let element = dtype.size();
     let row = row_bytes(compiled, dtype);
@@ -330,6 +341,12 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
             |blocks: usize| (sequences * heads * blocks).div_ceil(target.units.max(1)) * (tiles.div_ceil(blocks) + 1);
         let blocks = (1..=tiles).min_by_key(|&blocks| time(blocks)).unwrap_or(1);
         return choice("cross", [sequences * blocks, heads], params::ATTENTION_CROSS_THREADS, cross_shared);
+    }
+    if plain && aligned && element == 2 && head_dim == PLAIN_HEAD_DIM {
+        // Two stages of K and V of 32 keys, and the part of Q that has no registers.
+        let parked = params::ATTENTION_PLAIN_PARKED * 2 * 16 * params::ATTENTION_PLAIN_THREADS;
+        let blocks = sequences * q_len.div_ceil(params::ATTENTION_PLAIN_QUERIES);
+        return choice("plain", [blocks, heads], params::ATTENTION_PLAIN_THREADS, 4 * 32 * row + parked + 16);
     }
     let (queries, shared) = streamed(compiled, dtype, element == 4);
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
@@ -364,7 +381,8 @@ mod tests {
     #[test]
     fn kernels_follow_the_shape() {
         let a100 = Target::new(108, (8, 0));
-        let spatial = Shape { head_dim: 72, heads: 16, sequences: 30, q_len: 3600, kv_len: 3600, plain: false };
+        let spatial =
+            Shape { head_dim: 72, heads: 16, sequences: 30, q_len: 3600, kv_len: 3600, plain: false, aligned: true };
         let choice = |dtype, shape| choose(a100, dtype, shape).unwrap();
         let large = choice(DType::Bf16, spatial);
         assert_eq!((large.entry.as_str(), large.grid), ("attention_72_bf16_large", [30 * 29, 16]));
@@ -383,6 +401,17 @@ mod tests {
         assert_eq!(choice(DType::F32, wide).entry, "attention_128_f32_short");
         assert_eq!(choose(a40, DType::F32, wide).unwrap().entry, "attention_128_f32_large");
         assert_eq!(choice(DType::F16, Shape { head_dim: 88, ..cross }).entry, "attention_96_f16_cross");
+        // Wan: 81 frames of 480p, self-attention and text that is too long to stay in shared memory.
+        let wan = Shape { head_dim: 128, heads: 12, sequences: 2, q_len: 32760, kv_len: 32760, ..cross };
+        let plain = choice(DType::Bf16, wan);
+        assert_eq!((plain.entry.as_str(), plain.grid), ("attention_128_bf16_plain", [2 * 256, 12]));
+        assert_eq!(plain.shared, 4 * 32 * 272 + 3 * 4096 + 16);
+        assert_eq!(choice(DType::F16, Shape { kv_len: 512, ..wan }).entry, "attention_128_f16_plain");
+        assert_eq!(choice(DType::Bf16, Shape { kv_len: 200, ..wan }).entry, "attention_128_bf16_cross");
+        for other in [Shape { aligned: false, ..wan }, Shape { plain: false, ..wan }, Shape { head_dim: 120, ..wan }] {
+            assert_eq!(choice(DType::Bf16, other).entry, "attention_128_bf16_large");
+        }
+        assert_eq!(choice(DType::F32, wan).entry, "attention_128_f32_large");
         for head_dim in [24, 36, 136] {
             assert_eq!(choose(a100, DType::Bf16, Shape { head_dim, ..cross }), None);
         }

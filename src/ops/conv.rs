@@ -1,7 +1,7 @@
 //! Convolution in time and space, channels last: `kernels/conv.cu`.
 
 use super::params::{self, ConvParams};
-use super::{Choice, Op, Result, ptr};
+use super::{Choice, Op, Result, Target, ptr};
 use crate::device::Module;
 use crate::tensor::{DType, Tensor};
 
@@ -213,18 +213,10 @@ pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
         frames_before: op.int("frames", frames_before)?,
     };
     // The kernel doubles and adds a tile's end to these.
-    op.int("positions of out", 2 * out_frames * out_height * out_width + 2 * params::CONV_M)?;
-    op.int("m", m + params::CONV_M)?;
+    op.int("positions of out", 2 * out_frames * out_height * out_width + 2 * params::CONV_TALL_M)?;
+    op.int("m", m + params::CONV_TALL_M)?;
     let op = op.counted(2 * m * n * taps * channels, &[Some(x), before, Some(w), bias, residual], &[Some(out)]);
-    let tile = tile(n);
-    let choice = Choice {
-        module: Module::Conv,
-        entry: format!("conv_{dtype}_{}", tile.n),
-        grid: [m.div_ceil(params::CONV_M) * n.div_ceil(tile.n), 1],
-        threads: tile.threads,
-        shared: tile.shared,
-    };
-    op.launch_choice(&choice, &params)
+    op.launch_choice(&choose(Target::of(op.device), dtype, [m, n, taps * channels]), &params)
 }
 
 /// The rows of a `height`-row input that the rows `band` of the output depend on, for a kernel of `kernel_h` rows.
@@ -239,38 +231,160 @@ pub fn needed_rows(geometry: &Geometry, kernel_h: usize, height: usize, band: Ba
     Band { first, rows: end.saturating_sub(first) }
 }
 
-/// The tile for n output channels: of the two large ones the one that makes fewer columns in vain.
-fn tile(n: usize) -> Tile {
-    if n <= 2 * NARROW.n {
-        NARROW
-    } else if n.next_multiple_of(MIDDLE.n) < n.next_multiple_of(WIDE.n) {
-        MIDDLE
-    } else {
-        WIDE
-    }
-}
-
-/// A tile of `kernels/launch_tiles.h`.
-#[derive(Clone, Copy)]
+/// A tile of `kernels/launch_tiles.h`. No tile changes a bit of the result.
 struct Tile {
+    suffix: &'static str,
+    m: usize,
     n: usize,
     threads: usize,
     shared: usize,
+    /// For 16-bit types, and for f32.
+    serves: [bool; 2],
+    /// The speed of a full multiprocessor on such tiles, relative to the best: it falls with the bytes from L2 for each FLOP.
+    rate: f64,
+    /// The multiply-adds per clock that shared memory (for the narrow tile: the issue slots) can feed, and per byte from L2: from the machine
+    /// code of the main loop (`ptx/manifest.json`), in 16-bit types.
+    shared_fma: f64,
+    byte_fma: f64,
+    /// The epilogue's time, in elements of k, if nothing overlaps it: for tiles that each fill a multiprocessor.
+    alone: usize,
 }
 
-const WIDE: Tile = Tile { n: 128, threads: params::CONV_128_THREADS, shared: params::CONV_128_SHARED };
-const MIDDLE: Tile = Tile { n: 96, threads: params::CONV_96_THREADS, shared: params::CONV_96_SHARED };
-const NARROW: Tile = Tile { n: 16, threads: params::CONV_16_THREADS, shared: params::CONV_16_SHARED };
+/// Every tile; among equals the first is chosen.
+const TILES: [Tile; 4] = [
+    Tile {
+        suffix: "192",
+        m: params::CONV_M,
+        n: 192,
+        threads: params::CONV_192_THREADS,
+        shared: params::CONV_192_SHARED,
+        serves: [true, false],
+        rate: 1.0,
+        shared_fma: 1293.0,
+        byte_fma: 38.4,
+        alone: 44,
+    },
+    Tile {
+        suffix: "tall",
+        m: params::CONV_TALL_M,
+        n: 96,
+        threads: params::CONV_TALL_THREADS,
+        shared: params::CONV_TALL_SHARED,
+        serves: [true, false],
+        rate: 1.0,
+        shared_fma: 1229.0,
+        byte_fma: 32.0,
+        alone: 44,
+    },
+    Tile {
+        suffix: "128",
+        m: params::CONV_M,
+        n: 128,
+        threads: params::CONV_128_THREADS,
+        shared: params::CONV_128_SHARED,
+        serves: [true, true],
+        rate: 0.98,
+        shared_fma: 1024.0,
+        byte_fma: 32.0,
+        alone: 0,
+    },
+    Tile {
+        suffix: "96",
+        m: params::CONV_M,
+        n: 96,
+        threads: params::CONV_96_THREADS,
+        shared: params::CONV_96_SHARED,
+        serves: [false, true],
+        rate: 0.95,
+        shared_fma: 1170.0,
+        byte_fma: 27.4,
+        alone: 0,
+    },
+];
+
+/// For the few channels of latents and pixels.
+const NARROW: Tile = Tile {
+    suffix: "16",
+    m: params::CONV_M,
+    n: 16,
+    threads: params::CONV_16_THREADS,
+    shared: params::CONV_16_SHARED,
+    serves: [true, true],
+    rate: 1.0,
+    shared_fma: 282.0,
+    byte_fma: 6.4,
+    alone: 0,
+};
+
+impl Tile {
+    fn count(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.m) * n.div_ceil(self.n)
+    }
+
+    /// The time of the whole product, in products on one multiprocessor: whole tiles, on the multiprocessor with the most of them.
+    fn time(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> f64 {
+        // f32 is multiplied three times at half the speed, and has twice the bytes.
+        let fma = target.fma as f64 / if dtype == DType::F32 { 3.0 } else { 1.0 };
+        let rate = self.rate.min(self.shared_fma / fma).min(self.byte_fma * target.l2_bytes as f64 / fma);
+        let rounds = self.count(m, n).div_ceil(target.units.max(1)) as f64;
+        rounds * (self.m * self.n * (k + self.alone)) as f64 / rate
+    }
+}
+
+/// The kernel for a product of `m` positions, `n` channels and k (taps · channels): the tile with the least time. A few channels take the
+/// narrow one.
+pub fn choose(target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> Choice {
+    let time = |tile: &&Tile| tile.time(target, dtype, [m, n, k]);
+    let of_type = usize::from(dtype.size() > 2);
+    let fits = TILES.iter().filter(|tile| tile.serves[of_type] && tile.shared <= target.block_shared);
+    let tile = match n <= 2 * NARROW.n {
+        true => &NARROW,
+        false => fits.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(&NARROW),
+    };
+    Choice {
+        module: Module::Conv,
+        entry: format!("conv_{dtype}_{}", tile.suffix),
+        grid: [tile.count(m, n), 1],
+        threads: tile.threads,
+        shared: tile.shared,
+    }
+}
+
+/// Positions and channels of a block's tile.
+pub(crate) fn tile_of(entry: &str) -> Option<(usize, usize)> {
+    let is = |tile: &&Tile| entry.rsplit('_').next() == Some(tile.suffix);
+    TILES.iter().chain([&NARROW]).find(is).map(|tile| (tile.m, tile.n))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Channels of the autoencoders, for many positions: those of Wan 2.1 fill their tiles.
     #[test]
     fn the_tile_that_fits() {
-        let widths = [8, 32, 40, 96, 100, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024];
-        let tiles = [16, 16, 96, 96, 128, 128, 96, 96, 128, 128, 128, 128, 128, 128, 128];
-        assert_eq!(widths.map(|n| tile(n).n), tiles);
+        let widths = [8, 32, 40, 96, 100, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1152];
+        let tiles = |capability| {
+            let target = Target::new(108, capability);
+            widths.map(|n| choose(target, DType::Bf16, [1 << 22, n, 27 * n]).entry.replace("conv_bf16_", ""))
+        };
+        let a100 = "16 16 tall tall 128 128 192 192 128 192 192 128 128 192 128 192";
+        assert_eq!(tiles((8, 0)).join(" "), a100);
+        for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
+            for n in [96, 192, 384, 768, 1152] {
+                let choice = choose(Target::new(108, capability), DType::Bf16, [1 << 22, n, 27 * n]);
+                assert!(n.is_multiple_of(tile_of(&choice.entry).unwrap().1), "{capability:?} {n}: {}", choice.entry);
+            }
+        }
+    }
+
+    /// The first scale of Wan 2.1 at 480p has few positions: tiles that leave the fewest multiprocessors idle.
+    #[test]
+    fn few_positions_take_smaller_tiles() {
+        let entry = |m, n| choose(Target::new(108, (8, 0)), DType::Bf16, [m, n, 27 * n]).entry;
+        assert_eq!(entry(60 * 104, 384), "conv_bf16_192");
+        assert_eq!(entry(128, 384), "conv_bf16_128");
+        assert_eq!(entry(30 * 52, 384), "conv_bf16_128");
     }
 
     #[test]

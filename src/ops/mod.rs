@@ -137,7 +137,7 @@ pub struct Modulation<'a> {
     pub rows: RowMap,
 }
 
-/// The properties, besides the shape, that determine the choice of a kernel. [`linear::choose`], [`attention::choose`] and [`conv::conv`]
+/// The properties, besides the shape, that determine the choice of a kernel. [`linear::choose`], [`attention::choose`] and [`conv::choose`]
 /// search small tables for every launch; a row names the module, and with it the compute capabilities it runs on ([`Target::runs`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {

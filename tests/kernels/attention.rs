@@ -47,13 +47,15 @@ impl Layout {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Large,
+    /// Neither norm nor RoPE, head_dim 128.
+    Plain,
     Short,
     /// With so many blocks for each sequence.
     Cross(usize),
     /// With a bias by distance from query to key.
     Biased,
 }
-use Kind::{Biased, Cross, Large, Short};
+use Kind::{Biased, Cross, Large, Plain, Short};
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -312,6 +314,10 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
             let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
             ("large", [sequences * q_len.div_ceil(64 * wide), heads], 128, shared)
         }
+        Plain => {
+            let blocks = sequences * q_len.div_ceil(128);
+            ("plain", [blocks, heads], 128, 4 * 32 * row + 3 * 2 * 16 * 128 + 16)
+        }
         Biased => {
             let rows = if sixteen { 4 * 64 + 128 } else { 4 * 16 + 64 };
             let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
@@ -416,6 +422,28 @@ fn cross_attention_with_resident_keys() {
     }
 }
 
+/// Head dimension 128 without norm and RoPE: lengths around its tiles of 128 queries and 32 keys, strides, lengths of 0 and 1 with NaN in the
+/// keys beyond, the last key's bias in full tiles and others, scores in the hundreds.
+#[test]
+fn plain_attention_of_whole_heads() {
+    for device in unchecked_devices() {
+        for dtype in [DType::Bf16, DType::F16] {
+            let own = |length| Case { norm: false, ..Case::spatial(128, dtype, Plain, 2, length) };
+            for length in [1, 2, 15, 16, 17, 31, 32, 33, 64, 65, 127, 128, 129, 193] {
+                run(device, Case { heads: 1, ..own(length) });
+            }
+            run(device, Case { heads: 3, temperature: 30.0, ..own(150) });
+            run(device, Case { norm: false, rope: false, ..Case::temporal(128, dtype, Plain, 3, 70) });
+            for (q_len, kv_len) in [(1, 1), (17, 32), (70, 8), (130, 300), (20, 64)] {
+                let cross = Case::cross(128, dtype, Plain, q_len, kv_len);
+                run(device, cross);
+                run(device, Case { last_bias: Some(6.0), ..cross });
+                run(device, Case { last_bias: Some(-3.0), kv_lengths: false, ..cross });
+            }
+        }
+    }
+}
+
 /// A bias by distance, over one tile and several, with head dimensions below the kernel's and lengths that leave tiles half empty.
 #[test]
 fn a_bias_by_distance() {
@@ -496,6 +524,8 @@ fn clean_in_checked_mode() {
             if dtype != DType::F32 {
                 run(device, Case::cross(72, dtype, Cross(2), 300, 75));
                 run(device, Case::cross(40, dtype, Cross(1), 20, 64));
+                run(device, Case { last_bias: Some(2.0), ..Case::cross(128, dtype, Plain, 40, 75) });
+                run(device, Case { norm: false, ..Case::spatial(128, dtype, Plain, 2, 140) });
             }
         }
     }

@@ -3,8 +3,9 @@
 use super::harness::{
     Random, add_cut, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor, tf32_loss,
 };
-use adacache::device::Device;
+use adacache::device::{Device, Module};
 use adacache::ops::conv::{Band, Conv, Geometry, Input, conv, needed_rows};
+use adacache::ops::params::{self, ConvParams};
 use adacache::tensor::{DType, Tensor};
 
 #[derive(Debug, Clone, Copy)]
@@ -225,6 +226,64 @@ fn products_and_epilogues() {
         check(device, dtype, Case { residual: true, alpha: 0.18215, ..product });
         check(device, dtype, Case { residual: true, bias: false, ..Case::image([2, 4, 5, 16], 16) });
         check(device, dtype, Case { out_f32: true, alpha: -3.0, ..Case::image([2, 4, 5, 16], 8) });
+    });
+}
+
+/// Every tile, by itself: one whole and a part of one in both directions, and the same bits as any other.
+#[test]
+fn every_tile_gives_the_same_bits() {
+    let tiles = [
+        ("192", 128, 192, params::CONV_192_THREADS, params::CONV_192_SHARED),
+        ("tall", 256, 96, params::CONV_TALL_THREADS, params::CONV_TALL_SHARED),
+        ("128", 128, 128, params::CONV_128_THREADS, params::CONV_128_SHARED),
+        ("96", 128, 96, params::CONV_96_THREADS, params::CONV_96_SHARED),
+        ("16", 128, 16, params::CONV_16_THREADS, params::CONV_16_SHARED),
+    ];
+    let case = Case { residual: true, ..Case::causal([2, 9, 17, 24], 200) };
+    let ([frames, height, width, channels], n) = (case.input, case.n);
+    for_each(|device, dtype| {
+        let data = data(&case, dtype);
+        let whole = run(device, dtype, &case, &data);
+        assert_close("tiles", &whole.to_f32().unwrap(), &data.exact, &data.naive, data.floor);
+        let x = tensor(device, &case.input, &data.x, dtype);
+        let w = tensor(device, &[n, 3, 3, 3, channels], &data.w, dtype);
+        let bias = tensor(device, &[n], &data.bias, dtype);
+        let has = |suffix: &str| dtype == DType::F32 || suffix != "96";
+        let wide = |suffix: &str| dtype != DType::F32 || !["192", "tall"].contains(&suffix);
+        for (suffix, tile_m, tile_n, threads, shared) in tiles.into_iter().filter(|tile| has(tile.0) && wide(tile.0)) {
+            let out = tensor(device, &case.output(), &data.residual, dtype);
+            let params = ConvParams {
+                x: x.ptr(),
+                w: w.ptr(),
+                bias: bias.ptr(),
+                residual: out.ptr(),
+                out: out.ptr(),
+                frames: frames as i32,
+                height: height as i32,
+                width: width as i32,
+                channels: channels as i32,
+                in_rows: height as i32,
+                out_frames: frames as i32,
+                out_height: height as i32,
+                out_width: width as i32,
+                n: n as i32,
+                out_rows: height as i32,
+                kernel_t: 3,
+                kernel_h: 3,
+                kernel_w: 3,
+                stride_t: 1,
+                stride: 1,
+                pad_t: 2,
+                pad: 1,
+                time_factor: 1,
+                alpha: 1.0,
+                ..Default::default()
+            };
+            let kernel = device.kernel(Module::Conv, &format!("conv_{dtype}_{suffix}")).unwrap();
+            let blocks = (frames * height * width).div_ceil(tile_m) * n.div_ceil(tile_n);
+            device.launch(&kernel, [blocks as u32, 1, 1], [threads as u32, 1, 1], shared as u32, &params).unwrap();
+            assert!(out.to_bytes().unwrap() == whole.to_bytes().unwrap(), "{dtype}: tile {suffix}");
+        }
     });
 }
 

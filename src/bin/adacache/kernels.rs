@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::out;
 
-/// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, Open-Sora's operations (modelled), VM counters
+/// Show what the kernels' machine code allows on a GPU: spills, occupancy, main loops by pipe, operations of Open-Sora and Wan (modelled), VM counters
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Architectures (sm_80, sm_86, sm_89, sm_90, sm_100, sm_120) or names of GPUs that `plan` knows, such as h200
@@ -50,13 +50,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut counted = BTreeMap::new();
     for name in &args.arch {
         let chip = chip(name)?;
-        let work = evidence::open_sora(chip);
+        let works = [evidence::open_sora(chip), evidence::wan(chip)];
         let figures_of = |entry: &str| {
             let targets = evidence::figures().get(entry);
             targets.and_then(|t| t.get(chip.sm.target)).with_context(|| format!("ptx/manifest.json lacks {entry}"))
         };
         let mut rows: Vec<Row<'_>> = Vec::new();
-        for item in &work {
+        for item in works.iter().flatten() {
             let choice = &item.choice;
             if rows.iter().all(|row| row.entry != choice.entry) {
                 let figures = figures_of(&choice.entry)?;
@@ -79,10 +79,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
         if args.json {
-            documents.push(document(chip, &rows, &work)?);
+            documents.push(document(chip, &rows, &works)?);
         } else {
             main_loops(&mut text, chip, &rows);
-            operations(&mut text, chip, &work)?;
+            let [open_sora, wan] = &works;
+            operations(&mut text, chip, "Open-Sora, bf16, 51 frames, batch 2", open_sora);
+            operations(&mut text, chip, "Wan 2.1, bf16, 81 frames, batch 2; decoder: 4 frames of 480p", wan);
         }
     }
     if args.json {
@@ -163,18 +165,18 @@ fn main_loops(text: &mut String, chip: &Chip, rows: &[Row<'_>]) {
     text.push('\n');
 }
 
-fn operations(text: &mut String, chip: &Chip, work: &[Work]) -> anyhow::Result<()> {
+fn operations(text: &mut String, chip: &Chip, title: &str, work: &[Work]) {
     let _ = writeln!(
         text,
-        "{} ({}): Open-Sora, bf16, 51 frames, batch 2; least time (modelled)\n\
-         {:<20} {:<28} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
+        "{} ({}): {title}; least time (modelled)\n\
+         {:<27} {:<28} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
         chip.sm.target, chip.name, "operation", "kernel", "blocks", "useful", "filled", "ms", "of peak", "of DRAM"
     );
     for item in work {
         let bound = item.bound(chip, &evidence::figures()[&item.choice.entry][chip.sm.target]);
         let _ = writeln!(
             text,
-            "{:<20} {:<28} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
+            "{:<27} {:<28} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
             item.name,
             item.choice.entry,
             item.choice.grid.iter().product::<usize>(),
@@ -186,7 +188,6 @@ fn operations(text: &mut String, chip: &Chip, work: &[Work]) -> anyhow::Result<(
         );
     }
     text.push('\n');
-    Ok(())
 }
 
 fn counters<'a>(text: &mut String, counted: impl Iterator<Item = &'a Counted>) {
@@ -212,7 +213,7 @@ fn counters<'a>(text: &mut String, counted: impl Iterator<Item = &'a Counted>) {
     }
 }
 
-fn document(chip: &Chip, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serde_json::Value> {
+fn document(chip: &Chip, rows: &[Row<'_>], works: &[Vec<Work>]) -> anyhow::Result<serde_json::Value> {
     let kernels: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -228,8 +229,9 @@ fn document(chip: &Chip, rows: &[Row<'_>], work: &[Work]) -> anyhow::Result<serd
             })
         })
         .collect();
-    let operations: Vec<_> = work
+    let operations: Vec<_> = works
         .iter()
+        .flatten()
         .map(|item| {
             let bound = item.bound(chip, &evidence::figures()[&item.choice.entry][chip.sm.target]);
             json!({ "operation": item, "entry": item.choice.entry, "bound": bound })
