@@ -202,3 +202,44 @@ fn fresh_memory_is_poison() {
     vm.read(fresh, &mut bytes).unwrap();
     assert_eq!(bytes, [0xff; 64]);
 }
+
+/// Whatever is late, of two stores to one place that a barrier orders the second one stays.
+#[test]
+fn stores_keep_their_order() {
+    let body = "add.u32 %r3, %r0, 1; st.global.u32 [%rd6], %r3;
+                bar.sync 0;
+                add.u32 %r3, %r0, 2; st.global.u32 [%rd6], %r3;
+                mov.u32 %r4, 0;
+                AGAIN: st.global.u32 [%rd6 + 128], %r4; add.u32 %r4, %r4, 1; setp.lt.u32 %p2, %r4, 40; @%p2 bra AGAIN;
+                ld.global.u32 %r9, [%rd6];";
+    let flaw = Flaw { what: "nothing", threads: 32, blocks: 1, body };
+    let right = run(&flaw, true, VmConfig::default());
+    for seed in 0..200 {
+        assert_eq!(run(&flaw, true, VmConfig::adverse(seed)), right, "seed {seed}");
+    }
+}
+
+/// A copy that cannot be made is told of as ever: its source may be outside memory, or its target.
+#[test]
+fn copies_are_checked() {
+    let fault = |address: &str, from: u64, config: VmConfig| {
+        let body = format!(
+            "mov.u64 %rd4, {from};\nmov.u32 %r1, {address};\ncp.async.ca.shared.global [%r1], [%rd4], 4;\n\
+             cp.async.wait_all;\nld.shared.u32 %r9, [%r1];"
+        );
+        let kernel = Module::parse("k.ptx", &source(&body, true)).and_then(|m| m.kernel("k")).unwrap();
+        let vm = Vm::new(config);
+        let out = vm.alloc(128).unwrap();
+        let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+        let params = [out, out, out].map(u64::to_le_bytes).concat();
+        let fault = vm.launch(&kernel, &launch, &params).unwrap_err();
+        (fault.kind, fault.line, fault.thread, fault.address)
+    };
+    // Outside memory, in the window of shared memory, and not aligned.
+    for (address, from) in [("tile", 64), ("tile", (1 << 36) + (1 << 20)), ("0x100000", 64), ("tile", 66), ("2", 64)] {
+        let plain = fault(address, from, VmConfig::default());
+        for seed in 0..8 {
+            assert_eq!(fault(address, from, VmConfig::adverse(seed)), plain, "{address}, {from}, seed {seed}");
+        }
+    }
+}

@@ -52,8 +52,8 @@ pub struct Kernel {
     pub(crate) code: Vec<Op>,
     pub(crate) lists: Vec<u32>,
     pub(crate) meta: Vec<Meta>,
-    /// Whether an instruction only computes: it neither touches memory nor orders anything, and guards nothing.
-    pub(crate) calm: Vec<bool>,
+    /// How many instructions from each one on are calm: they neither order anything nor touch memory that others see.
+    pub(crate) calm: Vec<u32>,
     /// The registers of the instructions, see [`Meta::flow`]: slots, which are multiples of 128, plus bytes of a lane.
     pub(crate) flows: Vec<u32>,
     /// The registers, as above, that may be read before anything has written them.

@@ -3,6 +3,7 @@
 use super::access::Access;
 use super::class::Class;
 use super::op::Rule;
+use crate::parse::Space;
 
 /// What reports need to know about an instruction.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +32,27 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// See [`super::Kernel::calm`].
-    pub(crate) fn calm(&self) -> bool {
+    /// Whether an instruction neither orders anything nor touches memory that others see, and guards nothing that does. A matrix is loaded
+    /// by all lanes together, who have waited for each other.
+    fn calm(&self) -> bool {
         let orders = matches!(self.rule, Rule::Bulk | Rule::BulkGroup | Rule::Mbarrier | Rule::Barrier | Rule::Fence);
-        self.access.is_none() && !orders && !self.guard
+        let own = |access: Access| match self.rule {
+            Rule::Load | Rule::Store => matches!(access.space, Space::Local | Space::Param),
+            rule => rule == Rule::LoadMatrix,
+        };
+        self.access.is_none_or(own) && !orders
+    }
+
+    /// See [`super::Kernel::calm`].
+    pub(crate) fn calm_runs(all: &[Meta]) -> Vec<u32> {
+        let mut runs = vec![0; all.len()];
+        for i in (0..all.len()).rev() {
+            let about = if all[i].guard { all.get(i + 1) } else { Some(&all[i]) };
+            if about.is_some_and(Meta::calm) {
+                runs[i] = 1 + runs.get(i + 1).copied().unwrap_or(0);
+            }
+        }
+        runs
     }
 }
 

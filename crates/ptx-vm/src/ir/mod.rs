@@ -16,7 +16,7 @@ pub(crate) use access::{Access, AccessKind, addresses};
 pub use class::Class;
 pub(crate) use constant::{ConstSource, RESERVED, Special, Where, width};
 pub(crate) use event::{Event, Happened};
-pub(crate) use handler::{Exec, handler};
+pub(crate) use handler::{Exec, Level, handler, level};
 pub(crate) use kernel::Globals;
 pub use kernel::{Kernel, Param, SourceLine};
 pub(crate) use lanes::{FULL, L, Lanes, WARP, lanes, lanes_of, set_lane};

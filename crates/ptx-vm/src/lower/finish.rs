@@ -52,7 +52,7 @@ pub(crate) fn finish(
         local_bytes: depth.unwrap_or(frame_bytes),
         stack: depth.is_none() || l.allocates,
         frame_bytes,
-        calm: layout.meta.iter().map(Meta::calm).collect(),
+        calm: Meta::calm_runs(&layout.meta),
         code: layout.code,
         lists: layout.lists,
         meta: layout.meta,

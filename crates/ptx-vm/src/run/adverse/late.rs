@@ -1,6 +1,8 @@
 //! What happens later than it could: stores, copies, and arrivals at mbarriers.
 
-use super::{Adversary, Bulk, Copy, MOST, STORES, Store};
+use super::copy::{Copies, inside};
+use super::store::{Span, Store};
+use super::{Adversary, Bulk};
 use crate::ir::*;
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
@@ -35,6 +37,7 @@ impl Adversary {
                 Rule::BulkGroup => self.bulk_group(cx, op),
                 _ => match meta.access.map(|access| access.kind) {
                     Some(AccessKind::Commit) => {
+                        self.warps[warp].commits += 1;
                         lanes_of(cx.mask).for_each(|lane| self.warps[warp].committed[lane] += 1);
                     }
                     Some(AccessKind::Wait(pending)) => self.arrived(cx, pending),
@@ -56,25 +59,36 @@ impl Adversary {
 
     /// Lanes read what they have stored themselves, and what has reached their block.
     pub(super) unsafe fn forward(&mut self, cx: &Cx, access: &Access) {
-        let stores = &self.warps[cx.warp as usize].stores;
-        if stores.is_empty() && self.near.is_empty() {
+        let own = &self.warps[cx.warp as usize].stores;
+        if own.is_empty() && self.near.is_empty() {
             return;
         }
-        // SAFETY: forwarded.
-        let addr = unsafe { addresses(cx, access) };
-        let bytes = u64::from(access.bytes);
-        let (first, last, _) = span(&addr, cx.mask);
-        let close = |store: &Store| first < store.end && store.first < last.saturating_add(bytes);
-        let meets = |store: &Store| {
-            lanes_of(store.mask & cx.mask)
-                .any(|i| addr[i] < store.addr[i] + store.bytes as u64 && store.addr[i] < addr[i] + bytes)
-        };
-        let reaches = |store: &Store| lanes_of(cx.mask).any(|i| addr[i] < store.end && store.first < addr[i] + bytes);
-        if stores.iter().any(|store| close(store) && meets(store))
-            || self.near.iter().any(|store| close(store) && reaches(store))
-        {
-            self.flush(cx.warp as usize);
+        // SAFETY: forwarded; the code is for this machine.
+        unsafe {
+            if !(self.sight.touches)(cx, access, &own.ranges, &self.near.ranges) {
+                return;
+            }
+            let span = (self.sight.reach)(cx, access);
+            if self.is_own(cx, access, &span) || self.is_near(cx, access, &span) {
+                self.flush(cx.warp as usize);
+            }
         }
+    }
+
+    /// Whether a lane reaches what it has stored itself.
+    fn is_own(&self, cx: &Cx, access: &Access, span: &Span) -> bool {
+        // SAFETY: the code is for this machine.
+        let meets = |store: &Store| unsafe { (self.sight.meets)(store, span, cx.mask, u64::from(access.bytes)) };
+        self.warps[cx.warp as usize].stores.iter().any(meets)
+    }
+
+    /// Whether a lane reaches what has been stored by its block.
+    fn is_near(&self, cx: &Cx, access: &Access, span: &Span) -> bool {
+        let bytes = u64::from(access.bytes);
+        let within = |store: &Store, a: u64| a < store.end && store.first < a.saturating_add(bytes);
+        let close = |store: &&Store| store.first < span.last.saturating_add(bytes) && span.first < store.end;
+        let reaches = |store: &Store| lanes_of(cx.mask).any(|i| within(store, span.addr.0[i]));
+        self.near.iter().filter(close).any(reaches)
     }
 
     /// A store: weak ones to memory that others see stay on their way for a while.
@@ -91,79 +105,63 @@ impl Adversary {
                 self.forward(cx, access);
                 return None;
             }
-            let addr = addresses(cx, access);
-            let bytes = access.bytes as usize;
-            let (first, last, bits) = span(&addr, cx.mask);
-            let end = last.checked_add(bytes as u64)?;
+            let span = (self.sight.reach)(cx, access);
+            let bytes = u64::from(access.bytes);
+            let (first, end) = (span.first, span.last.checked_add(bytes)?);
             let shared = first >= SHARED_WINDOW && end <= SHARED_WINDOW + u64::from(cx.shared_len);
-            if !(shared || first >= GLOBAL_BASE) || bits & (bytes as u64 - 1) != 0 {
+            let known = (shared || first >= GLOBAL_BASE) && span.bits & (bytes - 1) == 0;
+            let Some(to) = known.then(|| place(cx, op, access, first, end)).flatten() else {
+                // Of several allocations, and of what is wrong, the handler knows better.
+                self.forward(cx, access);
                 return None;
+            };
+            if self.is_near(cx, access, &span) {
+                // It must not arrive before those.
+                self.flush(warp);
             }
-            // Of several allocations the handler knows better.
-            let base = resolve(cx, first, end - first, true, 0)?;
-            let mut store = Box::new(Store {
-                mask: cx.mask,
-                bytes,
-                addr,
-                first,
-                end,
-                to: addr.map(|a| base.wrapping_add(a.wrapping_sub(first) as usize)),
-                value: [[0; MOST]; WARP],
-            });
-            let count = access.lanes.max(1) as usize;
-            let element = bytes / count;
-            for v in 0..count {
-                let slot = if count <= 2 { (*op).r[v] } else { cx.list(op, v) };
-                let from = cx.at::<u8>(slot).cast::<u8>();
-                for lane in lanes_of(cx.mask) {
-                    let at = from.add(lane * element.max(2));
-                    std::ptr::copy_nonoverlapping(at, store.value[lane].as_mut_ptr().add(v * element), element);
-                }
+            let mut store = self.spare.pop().unwrap_or_else(|| Box::new(Store::new()));
+            store.take(cx, op, access, &span, to);
+            if let Some(oldest) = self.warps[warp].stores.push(store) {
+                self.write(oldest);
             }
-            // As the handler: of lanes at one place the last one wins, because they are written in order.
-            let stores = &mut self.warps[warp].stores;
-            if stores.len() == STORES
-                && let Some(oldest) = stores.pop_front()
-            {
-                oldest.write();
-            }
-            stores.push_back(store);
             Some(op.add(1))
         }
     }
 
-    /// `cp.async`: is carried out, then taken back until somebody waits for it.
+    /// `cp.async`: copies to a place of its own until somebody waits for it.
     pub(super) unsafe fn copy(&mut self, cx: &mut Cx, op: *const Op, access: &Access) -> *const Op {
-        // SAFETY: ranges are checked against shared memory.
+        // SAFETY: the operands belong to the instruction, and nobody else uses them meanwhile; ranges are checked against shared memory.
         unsafe {
             self.flush(cx.warp as usize);
             if self.once_in(4) {
                 return ((*op).alone)(cx, op);
             }
-            let addr = addresses(cx, access);
-            let bytes = access.bytes as usize;
-            let offset = |lane: usize| (addr[lane] - SHARED_WINDOW) as usize;
-            let inside = |lane: usize| offset(lane) + bytes <= cx.shared_len as usize;
-            let mask = cx.mask;
-            let mut old = [[0u8; 16]; WARP];
-            for lane in lanes_of(mask).filter(|lane| inside(*lane)) {
-                std::ptr::copy_nonoverlapping(cx.shared.add(offset(lane)), old[lane].as_mut_ptr(), bytes);
+            let (to, size) = (cx.list(op, 0), cx.list(op, 2));
+            let (register, offset, bytes) = (cx.at::<u32>(to), (*op).imm as u32, access.bytes);
+            let old = *register;
+            let (mut places, mut own) = ([0; WARP], [0; WARP]);
+            for i in 0..WARP {
+                places[i] = old[i].wrapping_add(offset);
+                own[i] = (i as u32 * bytes).wrapping_sub(offset);
             }
+            if size == to || !inside(&places, cx.mask, bytes, cx.shared_len) {
+                return ((*op).alone)(cx, op);
+            }
+            let mut copies = self.spare_copies.pop().unwrap_or_else(|| Box::new(Copies::new()));
+            let (shared, shared_len) = (cx.shared, cx.shared_len);
+            // The handler finds the lanes side by side in memory that is this copy's own.
+            (cx.shared, cx.shared_len) = (copies.value.as_mut_ptr(), copies.value.len() as u32);
+            *register = own;
             let next = ((*op).alone)(cx, op);
+            (cx.shared, cx.shared_len, *register) = (shared, shared_len, old);
             if next.is_null() {
-                return next;
+                // Again, so that the report is of the memory there is.
+                return ((*op).alone)(cx, op);
             }
-            // All have arrived; in the order of lanes, as lanes may name the same place.
             let warp = &mut self.warps[cx.warp as usize];
-            for lane in lanes_of(mask) {
-                let mut value = [0; 16];
-                std::ptr::copy_nonoverlapping(cx.shared.add(offset(lane)), value.as_mut_ptr(), bytes);
-                let group = warp.committed[lane];
-                warp.copies.push(Copy { lane: lane as u32, group, to: offset(lane) as u32, bytes, value });
-            }
-            for lane in lanes_of(mask) {
-                std::ptr::copy_nonoverlapping(old[lane].as_ptr(), cx.shared.add(offset(lane)), bytes);
-            }
+            (copies.mask, copies.bytes, copies.to) = (cx.mask, bytes as usize, places);
+            (copies.group, copies.commits) = (warp.committed, warp.commits);
+            warp.copies.push(copies);
             next
         }
     }
@@ -171,19 +169,23 @@ impl Adversary {
     /// All but the last `pending` groups of the active lanes have arrived; `u32::MAX`: whatever was copied.
     pub(super) fn arrived(&mut self, cx: &Cx, pending: u32) {
         let warp = &mut self.warps[cx.warp as usize];
-        let (committed, mask, shared) = (warp.committed, cx.mask, cx.shared);
-        warp.copies.retain(|copy| {
-            let lane = copy.lane as usize;
-            let done = pending == u32::MAX || copy.group + pending < committed[lane];
-            let done = done && mask >> lane & 1 != 0;
-            if done {
-                // SAFETY: the range was checked when the copy was made.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(copy.value.as_ptr(), shared.add(copy.to as usize), copy.bytes);
+        let (mut left, mut lanes, mut known) = (0, FULL, None);
+        for at in 0..warp.copies.len() {
+            let copies = &mut warp.copies[at];
+            if pending != u32::MAX && known != Some(copies.commits) {
+                (lanes, known) = (0, Some(copies.commits));
+                for lane in 0..WARP {
+                    lanes |= u32::from(copies.group[lane] + pending < warp.committed[lane]) << lane;
                 }
             }
-            !done
-        });
+            // SAFETY: this is the block's shared memory.
+            unsafe { copies.arrive(cx.shared, lanes & cx.mask) };
+            if copies.mask != 0 {
+                warp.copies.swap(left, at);
+                left += 1;
+            }
+        }
+        self.spare_copies.extend(warp.copies.drain(left..));
     }
 
     /// Bulk copies wait for whoever waits for them.
@@ -313,21 +315,22 @@ impl Bulk {
     }
 }
 
-/// The least and the greatest address of some lanes, and all their bits.
-fn span(addr: &L<u64>, mask: u32) -> (u64, u64, u64) {
-    let any = addr[mask.trailing_zeros() as usize & 31];
-    let mut all = *addr;
-    if mask != FULL {
-        for (i, a) in all.iter_mut().enumerate() {
-            *a = if mask >> i & 1 != 0 { *a } else { any };
+/// Where a range lies that a store covers; none when it is not inside one allocation.
+///
+/// # Safety
+/// A range below [`GLOBAL_BASE`] lies in shared memory; `access` belongs to the store `op`.
+unsafe fn place(cx: &Cx, op: *const Op, access: &Access, first: u64, end: u64) -> Option<*mut u8> {
+    // SAFETY: a store to global memory has a cache; ranges are checked against what they lie in.
+    unsafe {
+        if first < GLOBAL_BASE {
+            return Some(cx.shared.add((first - SHARED_WINDOW) as usize));
         }
+        if access.space == Space::Global {
+            let cache = &*cx.caches.add((*op).aux as usize);
+            if first >= cache.base && end <= cache.end {
+                return Some(cache.host.add((first - cache.base) as usize));
+            }
+        }
+        resolve(cx, first, end - first, true, 0)
     }
-    all.iter().fold((u64::MAX, 0, 0), |(lo, hi, bits), a| (lo.min(*a), hi.max(*a), bits | a))
-}
-
-/// The generic addresses of an access.
-unsafe fn addresses(cx: &Cx, access: &Access) -> L<u64> {
-    // SAFETY: forwarded.
-    let addr = unsafe { crate::ir::addresses(cx, access) };
-    if access.wide { addr } else { addr.map(|a| a + SHARED_WINDOW) }
 }

@@ -5,49 +5,34 @@
 //! barrier or a release makes them, and whatever a block finds in its memory is poison. All of it follows from a seed, the launch and the
 //! block, so a run can be repeated. A correct kernel computes the same as ever; one that lacks a wait, a fence or a barrier mostly does not.
 
+mod copy;
 mod late;
+mod reach;
+mod store;
 
 use super::order::mix;
 use crate::ir::Kernel;
 use crate::ir::*;
-use crate::memory::GLOBAL_BASE;
+use copy::Copies;
+use reach::Sight;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+pub(crate) use store::Store;
+use store::{NEAR, Queue, STORES};
 
 /// What fresh memory holds: not a number in every floating-point format.
 pub(crate) const POISON: u8 = 0xff;
 /// The most instructions of a turn.
 const TURN: u64 = 50;
-/// Stores of a warp that are on their way.
-const STORES: usize = 4;
-/// Stores that have reached the block and not the others.
-const NEAR: usize = 16;
 /// Stores of blocks that are over and have not reached the others.
 const FAR: usize = 256;
-/// The most bytes of a lane's access.
-const MOST: usize = 32;
-
-/// A weak store that nobody but its own lanes, or its block, may have seen.
-pub(crate) struct Store {
-    mask: u32,
-    bytes: usize,
-    addr: L<u64>,
-    /// First address and end of all lanes.
-    first: u64,
-    end: u64,
-    to: [*mut u8; WARP],
-    value: [[u8; MOST]; WARP],
-}
-
-/// A `cp.async` that has not arrived.
-struct Copy {
-    lane: u32,
-    /// The number of its group among those of the lane.
-    group: u32,
-    to: u32,
-    bytes: usize,
-    value: [u8; 16],
-}
+/// One turn in so many ends with lanes that have parted going on by themselves, with the stores of the warp seen by its block, or with all
+/// that its block has seen seen by the others.
+const PARTING: u64 = 16;
+const MEETING: u64 = 32;
+const SPREADING: u64 = 512;
+/// After so many turns who lags changes.
+const CHANGE: u64 = 256;
 
 /// A bulk copy that has not arrived.
 struct Bulk {
@@ -63,24 +48,48 @@ struct Bulk {
     group: u32,
 }
 
-#[derive(Default)]
+/// What goes from place to place without its content, and is used again.
+type Pool<T> = Vec<Box<T>>;
+
 struct Warp {
-    stores: VecDeque<Box<Store>>,
-    copies: Vec<Copy>,
+    stores: Queue<STORES>,
+    copies: Pool<Copies>,
+    /// Groups that the lanes have committed, and how often any have.
     committed: L<u32>,
+    commits: u64,
     bulk_committed: L<u32>,
     bulk: Vec<Bulk>,
-    /// One turn in so many is taken.
+    /// One turn in so many is taken: a power of two.
     lag: u64,
+}
+
+impl Warp {
+    fn new() -> Warp {
+        Warp {
+            stores: Queue::new(),
+            copies: Vec::new(),
+            committed: [0; WARP],
+            commits: 0,
+            bulk_committed: [0; WARP],
+            bulk: Vec::new(),
+            lag: 1,
+        }
+    }
 }
 
 /// The adversary of a block.
 pub(crate) struct Adversary {
     seed: u64,
     state: u64,
+    /// What decides about the turn that is being taken, bit by bit.
+    drawn: u64,
     warps: Vec<Warp>,
     /// Stores to global memory that the block's threads see and other blocks do not.
-    near: VecDeque<Box<Store>>,
+    near: Queue<NEAR>,
+    /// Stores and copies that have arrived, to be used again.
+    spare: Pool<Store>,
+    spare_copies: Pool<Copies>,
+    sight: Sight,
     /// Whether memory is late too; checked mode looks at accesses when they are made.
     late: bool,
     /// Executes instructions by [`Op::alone`].
@@ -89,17 +98,33 @@ pub(crate) struct Adversary {
 
 impl Adversary {
     pub(crate) fn new(seed: u64, late: bool) -> Adversary {
-        Adversary { seed, state: 0, warps: Vec::new(), near: VecDeque::new(), late, alone: true }
+        Adversary {
+            seed,
+            state: 0,
+            drawn: 0,
+            warps: Vec::new(),
+            near: Queue::new(),
+            spare: Vec::new(),
+            spare_copies: Vec::new(),
+            sight: reach::sight(),
+            late,
+            alone: true,
+        }
     }
 
     /// A block begins.
     pub(crate) fn start(&mut self, launch: u64, block: u64, warps: usize) {
         self.state = mix(mix(self.seed ^ launch.rotate_left(32)) ^ block);
-        self.warps.clear();
-        self.near.clear();
-        for _ in 0..warps {
+        self.spare.extend(std::iter::from_fn(|| self.near.pop()));
+        self.warps.resize_with(warps, Warp::new);
+        for i in 0..warps {
             let lag = self.lag();
-            self.warps.push(Warp { lag, ..Warp::default() });
+            let warp = &mut self.warps[i];
+            // A block that was cut off leaves some.
+            self.spare.extend(std::iter::from_fn(|| warp.stores.pop()));
+            self.spare_copies.append(&mut warp.copies);
+            warp.bulk.clear();
+            (warp.committed, warp.bulk_committed, warp.lag) = ([0; WARP], [0; WARP], lag);
         }
     }
 
@@ -122,48 +147,63 @@ impl Adversary {
         self.below(n) == 0
     }
 
-    /// Whether a warp that could run does.
-    pub(crate) fn takes_turn(&mut self, warp: usize) -> bool {
+    /// Whether a warp that could run does; it does when it `must`.
+    pub(crate) fn takes_turn(&mut self, warp: usize, must: bool) -> bool {
+        self.drawn = self.next();
         // Who lags changes now and then.
-        if self.once_in(256) {
+        if self.drawn.is_multiple_of(CHANGE) {
             self.warps[warp].lag = self.lag();
         }
-        let lag = self.warps[warp].lag;
-        lag == 1 || self.once_in(lag)
+        must || self.drawn >> 8 & (self.warps[warp].lag - 1) == 0
     }
 
     /// Instructions of the next turn.
-    pub(crate) fn turn(&mut self) -> u64 {
-        1 + self.below(TURN)
+    pub(crate) fn turn(&self) -> u64 {
+        1 + ((self.drawn >> 32) * TURN >> 32)
     }
 
     /// A turn is over: what is on its way arrives some time.
     pub(crate) fn rest(&mut self, warp: usize) {
-        if !self.warps[warp].stores.is_empty() && self.once_in(32) {
+        if (self.drawn >> 14).is_multiple_of(MEETING) {
             self.meet(warp);
         }
-        if !self.near.is_empty() && self.once_in(512) {
-            self.near.drain(..).for_each(|store| store.write());
+        if (self.drawn >> 19).is_multiple_of(SPREADING) {
+            self.spread();
+        }
+    }
+
+    /// A turn is over: whether lanes that have parted go on by themselves.
+    pub(crate) fn parts(&self) -> bool {
+        (self.drawn >> 28).is_multiple_of(PARTING)
+    }
+
+    /// A store arrives.
+    fn write(&mut self, store: Box<Store>) {
+        store.write();
+        self.spare.push(store);
+    }
+
+    /// What the block has seen reaches memory.
+    fn spread(&mut self) {
+        while let Some(store) = self.near.pop() {
+            self.write(store);
         }
     }
 
     /// All stores of a warp, and all that its block has seen, reach memory.
     fn flush(&mut self, warp: usize) {
-        self.near.drain(..).chain(self.warps[warp].stores.drain(..)).for_each(|store| store.write());
+        self.spread();
+        while let Some(store) = self.warps[warp].stores.pop() {
+            self.write(store);
+        }
     }
 
     /// The stores of a warp reach its block.
     pub(crate) fn meet(&mut self, warp: usize) {
-        for store in std::mem::take(&mut self.warps[warp].stores) {
-            if store.is_global() {
-                if self.near.len() == NEAR
-                    && let Some(oldest) = self.near.pop_front()
-                {
-                    oldest.write();
-                }
-                self.near.push_back(store);
-            } else {
-                store.write();
+        while let Some(store) = self.warps[warp].stores.pop() {
+            let arrives = if store.is_global() { self.near.push(store) } else { Some(store) };
+            if let Some(store) = arrives {
+                self.write(store);
             }
         }
     }
@@ -179,49 +219,61 @@ impl Adversary {
         }
         if !self.near.is_empty() {
             let mut far = launch.lock().unwrap_or_else(PoisonError::into_inner);
-            far.extend(self.near.drain(..));
+            far.extend(std::iter::from_fn(|| self.near.pop()));
             let first = far.len().saturating_sub(FAR);
             far.drain(..first).for_each(|store| store.write());
         }
     }
 
-    /// Executes an instruction.
+    /// Executes at most `most` instructions. Gives the next one, null when the warp stops, and how many there were.
     ///
     /// # Safety
     /// As for a handler; `kernel` is the one `op` belongs to.
+    pub(crate) unsafe fn steps(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op, most: u64) -> (*const Op, u64) {
+        // SAFETY: `op` points into the kernel's code.
+        unsafe {
+            let calm = kernel.calm[op.offset_from(cx.code) as usize] as usize * size_of::<Op>();
+            if calm == 0 {
+                return (self.step(cx, kernel, op), 1);
+            }
+            // Wherever they lead: null is not among those that are calm.
+            let is_calm = |at: *const Op| at.addr().wrapping_sub(op.addr()) < calm;
+            let (mut at, mut left) = (op, most);
+            if self.alone {
+                while left > 0 && is_calm(at) {
+                    at = ((*at).alone)(cx, at);
+                    left -= 1;
+                }
+            } else {
+                while left > 0 && is_calm(at) {
+                    at = ((*at).run)(cx, at);
+                    left -= 1;
+                }
+            }
+            (at, most - left)
+        }
+    }
+
+    /// Executes an instruction by itself.
+    ///
+    /// # Safety
+    /// As above.
     pub(crate) unsafe fn step(&mut self, cx: &mut Cx, kernel: &Kernel, op: *const Op) -> *const Op {
         // SAFETY: `op` points into the kernel's code; a guard is followed by the instruction it guards.
         unsafe {
             let index = op.offset_from(cx.code) as usize;
-            if kernel.calm[index] {
-                return if self.alone { ((*op).alone)(cx, op) } else { ((*op).run)(cx, op) };
-            }
-            let meta = &kernel.meta[index];
-            if meta.guard {
-                return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
-            }
-            if self.late
-                && let Some(next) = self.late(cx, op, meta)
-            {
-                return next;
+            if kernel.calm[index] == 0 {
+                let meta = &kernel.meta[index];
+                if meta.guard {
+                    return guarded(cx, op, |cx, inner| self.step(cx, kernel, inner));
+                }
+                if self.late
+                    && let Some(next) = self.late(cx, op, meta)
+                {
+                    return next;
+                }
             }
             ((*op).alone)(cx, op)
-        }
-    }
-}
-
-// SAFETY: the places lie in allocations that outlive the launch; what blocks race on is the kernel's business.
-unsafe impl Send for Store {}
-
-impl Store {
-    fn is_global(&self) -> bool {
-        self.first >= GLOBAL_BASE
-    }
-
-    pub(crate) fn write(&self) {
-        for lane in lanes_of(self.mask) {
-            // SAFETY: the place was resolved when the store was executed, and outlives the block.
-            unsafe { std::ptr::copy_nonoverlapping(self.value[lane].as_ptr(), self.to[lane], self.bytes) };
         }
     }
 }

@@ -16,9 +16,6 @@ const SLICE: i64 = 5_000;
 /// Time slices a strand may use up while other lanes of its warp are pending, before they are split off.
 const PATIENCE: u32 = 5;
 
-/// One adverse turn in so many ends with lanes that have parted going on by themselves.
-const PARTING: u64 = 16;
-
 /// How often each strand polls an mbarrier in vain, while nothing else happens in the block, before that is a deadlock.
 const POLLS: u64 = 10_000;
 
@@ -79,8 +76,7 @@ impl Runner<'_> {
                     continue;
                 }
                 if let Some(adverse) = &mut self.adverse
-                    && !everybody
-                    && !adverse.takes_turn(self.worker.strands[index].warp)
+                    && !adverse.takes_turn(self.worker.strands[index].warp, everybody)
                 {
                     (yielded, index) = (true, index + 1);
                     continue;
@@ -199,7 +195,7 @@ impl Runner<'_> {
         }
         if let Some(adverse) = &mut self.adverse {
             adverse.rest(warp);
-            if adverse.once_in(PARTING) {
+            if adverse.parts() {
                 self.detach(index);
             }
         } else {
@@ -277,7 +273,7 @@ impl Runner<'_> {
         self.leave(index)
     }
 
-    /// A few instructions, one by one.
+    /// A few instructions.
     pub(super) fn adverse_turn(&mut self, mut op: *const Op, quantum: i64) {
         let Some(adverse) = &mut self.adverse else { return };
         let (cx, kernel) = (&mut self.cx, self.kernel);
@@ -287,13 +283,13 @@ impl Runner<'_> {
         cx.fuel = i64::MAX / 2;
         while !op.is_null() && done < turn {
             // SAFETY: `op` points into this kernel's code, decoded for the registers set up.
-            op = unsafe {
+            let (next, steps) = unsafe {
                 match &mut self.watch {
-                    None => adverse.step(cx, kernel, op),
-                    Some(watch) => watch.step(cx, kernel, op),
+                    None => adverse.steps(cx, kernel, op, turn - done),
+                    Some(watch) => (watch.step(cx, kernel, op), 1),
                 }
             };
-            done += 1;
+            (op, done) = (next, done + steps);
         }
         if !op.is_null() {
             cx.pause(Stop::Quantum, op);
