@@ -32,15 +32,13 @@ fn difference(a: &Generation, b: &Generation) -> f64 {
 }
 
 #[test]
-fn samplers_agree_where_steps_are_many_and_differ_where_they_are_few() {
+fn samplers_agree_but_for_the_error_of_their_steps() {
     let latents = |sampler: FlowSampler, steps| {
         run(OpenOptions { sampler: Some(sampler), ..OpenOptions::default() }, DType::F32, steps, |request| request)
     };
-    let [few, many] = [3, 24].map(|steps| {
-        let of = |sampler| latents(sampler, steps);
-        difference(&of(FlowSampler::default()), &of(FlowSampler::Euler))
-    });
-    assert!(many < 0.15 && few > many, "{few} {many}");
+    let (unipc, euler) = (latents(FlowSampler::default(), 12), latents(FlowSampler::Euler, 12));
+    let apart = difference(&unipc, &euler);
+    assert!((0.005..0.3).contains(&apart), "{apart}");
 }
 
 #[test]
@@ -67,9 +65,9 @@ fn precisions_agree() {
 
 #[test]
 fn a_step_is_reused_under_every_named_cache() {
-    let steps = 12;
+    let steps = 6;
     let presets = source(OpenOptions::default()).unwrap().presets(steps).unwrap();
-    for name in presets.names().iter().filter(|name| !name.contains('N') && *name != "none") {
+    for name in presets.names().iter().filter(|name| !name.contains('N') && !name.ends_with("slow")) {
         let cached = run(OpenOptions::default(), DType::Bf16, steps, |request| Request {
             cache: cache_config(&source(OpenOptions::default()).unwrap(), name, false, steps).unwrap(),
             ..request
