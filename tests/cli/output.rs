@@ -40,7 +40,7 @@ fn commands() -> Vec<Vec<&'static str>> {
         "presets",
         "presets|--toml",
         "presets|--json",
-        "calibrate|--prompts|p.txt|--target-speedup|1.4|--steps|4|--verify|1|--rounds|1|--taylor|0|--out|c.toml|--work|w|--quiet",
+        "calibrate|--prompts|p.txt|--target-speedup|1.4|--steps|6|--verify|1|--rounds|2|--taylor|0|--out|c.toml|--work|w|--quiet",
         "completions|bash",
         "--help",
         "--version",

@@ -224,7 +224,10 @@ fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
     let (built_in, published): (Vec<_>, Vec<_>) =
         FAMILIES.into_iter().partition(|family| family.checkpoint().is_none());
     let mut groups: Vec<(String, Vec<&str>)> = vec![];
-    for (name, value) in built_in.into_iter().chain(published).filter_map(of) {
+    // Of built-in models with the same default the first speaks for all.
+    let mut values: Vec<_> = built_in.into_iter().filter_map(of).collect();
+    values.dedup_by(|later, first| later.1 == first.1);
+    for (name, value) in values.into_iter().chain(published.into_iter().filter_map(of)) {
         match groups.iter_mut().find(|(known, _)| *known == value) {
             Some((_, names)) => names.push(name),
             None => groups.push((value, vec![name])),
