@@ -9,16 +9,14 @@ Shapes: B samples, N tokens (frame by frame, row by row), D channels of the hidd
 """
 
 import json
-import math
 import pathlib
-import sys
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stdit3 import RMSNorm, attend, modulate, sinusoid
+from stdit3 import RMSNorm, attend, check_arguments, modulate, sinusoid
 
 FREQUENCIES = 256
 
@@ -183,9 +181,4 @@ def check_case(folder):
 
 
 if __name__ == "__main__":
-    failed = False
-    for argument in sys.argv[1:]:
-        name, error = check_case(argument)
-        failed |= not error < 1e-4
-        print(f"{argument}: largest relative error {error:.2e} at {name}")
-    sys.exit(failed)
+    check_arguments(check_case)

@@ -29,7 +29,8 @@ fn generate(request: Request) -> Result<Generation, PipelineError> {
     pipeline().generate(&request, &mut |_| ControlFlow::Continue(()))
 }
 
-fn difference(a: &Generation, b: &Generation) -> f64 {
+/// How far apart the latents are, ‖a − b‖ / ‖a‖.
+pub(crate) fn difference(a: &Generation, b: &Generation) -> f64 {
     let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
         let pairs = a.latents.values.iter().zip(&b.latents.values);
         pairs.map(|(a, b)| of(f64::from(*a), f64::from(*b))).sum()

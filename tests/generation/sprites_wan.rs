@@ -9,6 +9,7 @@ use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 
 use crate::common::device;
+use crate::requests::difference;
 
 const PROMPT: &str = "large red circle right fast navy";
 
@@ -21,14 +22,6 @@ fn run(options: OpenOptions, dtype: DType, steps: usize, change: impl FnOnce(Req
     let request =
         Request { steps, cache: CacheConfig::None, decode: false, ..Request::new(&pipeline, PROMPT).unwrap() };
     pipeline.generate(&change(request), &mut |_| ControlFlow::Continue(())).unwrap()
-}
-
-fn difference(a: &Generation, b: &Generation) -> f64 {
-    let sum = |of: &dyn Fn(f64, f64) -> f64| -> f64 {
-        let pairs = a.latents.values.iter().zip(&b.latents.values);
-        pairs.map(|(a, b)| of(f64::from(*a), f64::from(*b))).sum()
-    };
-    (sum(&|a, b| (a - b).powi(2)) / sum(&|a, _| a * a)).sqrt()
 }
 
 #[test]
@@ -64,7 +57,7 @@ fn precisions_agree() {
 }
 
 #[test]
-fn a_step_is_reused_under_every_named_cache() {
+fn every_named_cache_runs() {
     let steps = 6;
     let presets = source(OpenOptions::default()).unwrap().presets(steps).unwrap();
     for name in presets.names().iter().filter(|name| !name.contains('N') && !name.ends_with("slow")) {
