@@ -342,7 +342,9 @@ def check_case(folder):
     errors = {}
 
     def compare(name, out):
-        ref = io[name]
+        if (ref := io.get(name)) is None:
+            # Some cases record hidden states of few blocks.
+            return
         errors[name] = ((out.reshape(ref.shape) - ref).norm() / ref.norm()).item()
 
     if case["kind"] == "forward":
