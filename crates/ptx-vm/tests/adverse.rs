@@ -219,6 +219,26 @@ fn stores_keep_their_order() {
     }
 }
 
+/// What a warp stores as a matrix goes behind what its lanes have stored before, also when only a `bar.warp.sync` stands between.
+#[test]
+fn matrices_are_stored_behind_what_was_stored_before() {
+    for order in ["", "bar.warp.sync -1;"] {
+        let body = format!(
+            "and.b32 %r3, %r0, 7; shl.b32 %r3, %r3, 4; add.u32 %r3, %r3, %r10;
+             st.shared.u32 [%r1], %r12; {order}
+             stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3], {{%r0}};
+             bar.warp.sync -1; ld.shared.u32 %r9, [%r1];"
+        );
+        let body = Box::leak(body.into_boxed_str());
+        let flaw = Flaw { what: "nothing", threads: 32, blocks: 1, body };
+        let right = run(&flaw, true, VmConfig::default());
+        assert_eq!(right, (0..32u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+        for seed in 0..100 {
+            assert_eq!(run(&flaw, true, VmConfig::adverse(seed)), right, "{order} seed {seed}");
+        }
+    }
+}
+
 /// A copy that cannot be made is told of as ever: its source may be outside memory, or its target.
 #[test]
 fn copies_are_checked() {

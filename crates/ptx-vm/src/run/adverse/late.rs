@@ -42,7 +42,7 @@ impl Adversary {
                     }
                     Some(AccessKind::Wait(pending)) => self.arrived(cx, pending),
                     Some(AccessKind::WarpSync) => self.meet(warp),
-                    Some(AccessKind::Store) => self.flush(warp),
+                    Some(AccessKind::Store | AccessKind::RowsStore(..)) => self.flush(warp),
                     _ => {}
                 },
             }
