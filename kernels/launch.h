@@ -61,6 +61,7 @@
 // softmax: a block per row.
 #define SOFTMAX_THREADS 256
 
-// pixels: ceil(count / ELEMENTWISE_THREADS). dup_up, avg_down: ceil(chunks of out / ELEMENTWISE_THREADS).
+// pixels: ceil(count / ELEMENTWISE_THREADS). dup_up, avg_down, time_up: ceil(chunks of out / ELEMENTWISE_THREADS).
+// permute: ceil(elements of out / ELEMENTWISE_THREADS).
 
 // rms_norm: `lanes` threads for a row. Grid ceil(rows * lanes / ROW_THREADS).

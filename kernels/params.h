@@ -399,6 +399,23 @@ struct ResampleParams {
   int share;                            // dup_up: how often a channel is repeated; avg_down: how many are averaged
 };
 
+// out = scale * x at twice the frames: the first one stays, those between are linear. Entries time_up_{dtype}; grid ceil(chunks of out / threads).
+struct TimeUpParams {
+  DEVICE_PTR(const void) x;             // [frames, chunks] chunks of 16 bytes of D
+  DEVICE_PTR(void) out;                 // [2*frames - 1, chunks]
+  long long chunks;
+  int frames;
+  float scale;
+};
+
+// out[i,j,k] = x[i*stride_i + j*stride_j + k*stride_k] for k < count, else 0. Entries permute_{dtype}; grid ceil(elements of out / threads).
+struct PermuteParams {
+  DEVICE_PTR(const void) x;             // D
+  DEVICE_PTR(void) out;                 // [rows, columns, pitch] D
+  long long stride_i, stride_j, stride_k;
+  int rows, columns, pitch, count;
+};
+
 // ---- softmax.cu -----------------------------------------------------------------------------------------------------
 
 // Entries softmax_{dtype}; a block for each row.

@@ -1,6 +1,6 @@
-// The shortcuts without weights around a change of resolution (Wan 2.2's autoencoder): channels become frames, rows and columns, or the reverse.
+// Changes of resolution without weights, and of the order of axes.
 //
-// By ft = 2^bits_t in time and f = 2^bits in rows and columns:
+// The shortcuts of Wan 2.2's autoencoder: channels become frames, rows and columns, or the reverse. By ft = 2^bits_t in time and f = 2^bits in rows and columns:
 //
 //   dup_up    out[t, y, x, c] += in[t'/ft, y/f, x/f, (((c ft + t'%ft) f + y%f) f + x%f) / share]            t' = t + shift
 //   avg_down  out[t, y, x, c] += mean of `share` neighbours from number c*share on, numbered (channel, dt, dy, dx): in[t ft + dt - shift, y f + dy,
@@ -8,6 +8,12 @@
 //
 // share = Cout ft f^2 / Cin and Cin ft f^2 / Cout. Channels last, padded to multiples of 8: the padding of out is left alone. A thread per 16-byte
 // chunk of out, grid-stride. Sums in f32, rounded once. No shared memory.
+//
+// time_up, Open-Sora-Plan's autoencoder: the first frame by itself, twice as many of the others, with half-pixel centres:
+//
+//   out[0] = s x[0]     out[2k-1] = s (1/4 x[k-1] + 3/4 x[k])     out[2k] = s (3/4 x[k] + 1/4 x[k+1])      neighbours clamped to 1 .. frames-1
+//
+// permute: any order of three axes, a thread per element of out; for tensors of a latent's size only, since it reads whatever stride it is given.
 #include "common.cuh"
 
 // Calls make(t, y, x, channel) for the elements of out and adds what it returns.
@@ -53,9 +59,36 @@ template <class D> __device__ __forceinline__ void avg_down(const ResampleParams
   });
 }
 
+template <class D> __device__ __forceinline__ void time_up(const TimeUpParams& p) {
+  constexpr int N = Chunk<D>::N;
+  const long long count = p.chunks * (2 * p.frames - 1);
+  for (long long i = grid_thread(); i < count; i += grid_threads()) {
+    const int t = (int)(i / p.chunks), near = (t + 1) / 2;
+    const int far = t == 0 ? 0 : min(max(near + (t % 2 ? -1 : 1), 1), p.frames - 1);
+    const D* const column = (const D*)p.x + i % p.chunks * N;
+    float out[N], other[N];
+    load_elements(column + near * p.chunks * N, out);
+    load_elements(column + far * p.chunks * N, other);
+#pragma unroll
+    for (int j = 0; j < N; ++j) out[j] = p.scale * fmaf(0.25f, other[j], 0.75f * out[j]);
+    store_elements((D*)p.out + i * N, out);
+  }
+}
+
+template <class D> __device__ __forceinline__ void permute(const PermuteParams& p) {
+  const long long count = (long long)p.rows * p.columns * p.pitch;
+  for (long long i = grid_thread(); i < count; i += grid_threads()) {
+    const long long line = i / p.pitch, k = i % p.pitch;
+    const D* const from = (const D*)p.x + line / p.columns * p.stride_i + line % p.columns * p.stride_j + k * p.stride_k;
+    ((D*)p.out)[i] = k < p.count ? *from : from_f32<D>(0.0f);
+  }
+}
+
 #define ENTRIES(D)                                                                                                             \
   extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) dup_up_##D(const ResampleParams p) { dup_up<D>(p); }       \
-  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) avg_down_##D(const ResampleParams p) { avg_down<D>(p); }
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) avg_down_##D(const ResampleParams p) { avg_down<D>(p); }   \
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) time_up_##D(const TimeUpParams p) { time_up<D>(p); }       \
+  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) permute_##D(const PermuteParams p) { permute<D>(p); }
 
 ENTRIES(bf16)
 ENTRIES(f16)

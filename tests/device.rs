@@ -513,6 +513,8 @@ layouts! {
     SoftmaxParams: Softmax ["softmax"];
     RmsNormParams: RmsNorm ["rms_norm"];
     ResampleParams: Resample ["dup_up", "avg_down"];
+    TimeUpParams: Resample ["time_up"];
+    PermuteParams: Resample ["permute"];
 }
 
 fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {

@@ -180,7 +180,7 @@ fn prepare_conv(on: On<'_>, shape: ConvShape) -> Result<Prepared, OpError> {
     let geometry = shape.geometry();
     let x = on.values(&[frames, height, width, channels])?;
     let (w, bias) = (on.values(&[n, kernel_t, kernel, kernel, channels])?, on.values(&[n])?);
-    let made = geometry.output([frames, height, width], [n, kernel_t, kernel, kernel], kernel / 2);
+    let made = geometry.output([frames, height, width], [n, kernel_t, kernel, kernel], [0, kernel / 2]);
     let out = if residual { on.values(&made)? } else { on.empty(&made)? };
     // Small, so that many additions stay finite.
     let alpha = if residual { 1e-3 } else { 1.0 };

@@ -7,6 +7,7 @@
 
 mod autoencoder;
 mod case;
+mod decoder;
 mod generate;
 mod stdit3;
 mod text;
@@ -23,7 +24,7 @@ use crate::tensor::DType;
 #[derive(Deserialize)]
 struct Kind {
     kind: String,
-    #[serde(default)]
+    #[serde(default, alias = "family")]
     model_family: String,
 }
 
@@ -45,6 +46,9 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         }
         family if family.starts_with("wan") && kind == "generate" => {
             generate::check(dir, &text, device, dtype, &mut result)?
+        }
+        "latte" | "open_sora_plan_v1.1" if kind == "autoencoder" => {
+            decoder::check(dir, &text, device, dtype, &mut result)?
         }
         family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
         family => return Err(bad(format!("there are no cases of model family `{family}`; known: t5, umt5, wan…"))),

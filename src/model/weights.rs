@@ -293,9 +293,14 @@ impl<'a> Weights<'a> {
 
     /// Finishes loading: tensors that were not taken are an error, except those in `ignored`.
     pub fn finish(&self, ignored: &[&str]) -> Result<(), ModelError> {
+        self.finish_but(&|name| ignored.contains(&name))
+    }
+
+    /// As [`Weights::finish`], except those that are `ignored`.
+    pub fn finish_but(&self, ignored: &dyn Fn(&str) -> bool) -> Result<(), ModelError> {
         let taken = self.taken.borrow();
         let names = self.places.keys().map(String::as_str);
-        let names: Vec<&str> = names.filter(|n| !taken.contains_key(*n) && !ignored.contains(n)).collect();
+        let names: Vec<&str> = names.filter(|n| !taken.contains_key(*n) && !ignored(n)).collect();
         if names.is_empty() {
             return Ok(());
         }

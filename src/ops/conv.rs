@@ -40,17 +40,17 @@ impl Geometry {
     }
 
     /// The output's `[frames, height, width, channels]` for an input `[frames, height, width]`, weights `[n, kernel_t, kernel_h, kernel_w]`
-    /// and `behind` rows and columns of zeros below and on the right.
+    /// and `behind` frames of zeros at the end, and rows and columns of zeros below and on the right.
     pub fn output(
         &self,
         [frames, height, width]: [usize; 3],
         [n, kernel_t, kernel_h, kernel_w]: [usize; 4],
-        behind: usize,
+        [behind_t, behind]: [usize; 2],
     ) -> [usize; 4] {
         let steps = |length: usize, taps: usize, stride: usize| length.saturating_sub(taps) / stride.max(1) + 1;
         let side =
             |length: usize, taps| steps((length << u32::from(self.upsample)) + self.pad + behind, taps, self.stride);
-        let made = steps(frames + self.pad_t, kernel_t, self.stride_t);
+        let made = steps(frames + self.pad_t + behind_t, kernel_t, self.stride_t);
         let factor = self.time_factor.max(1);
         [made * factor, side(height, kernel_h), side(width, kernel_w), n / factor]
     }

@@ -1230,6 +1230,58 @@ const _: () = {
     ["Offset of field: ResampleParams::shift"][::std::mem::offset_of!(ResampleParams, shift) - 64usize];
     ["Offset of field: ResampleParams::share"][::std::mem::offset_of!(ResampleParams, share) - 68usize];
 };
+/// out = scale * x at twice the frames: the first one stays, those between are linear. Entries time_up_{dtype}; grid ceil(chunks of out / threads).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct TimeUpParams {
+    /// [frames, chunks] chunks of 16 bytes of D
+    pub x: u64,
+    /// [2*frames - 1, chunks]
+    pub out: u64,
+    pub chunks: i64,
+    pub frames: i32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TimeUpParams"][::std::mem::size_of::<TimeUpParams>() - 32usize];
+    ["Alignment of TimeUpParams"][::std::mem::align_of::<TimeUpParams>() - 8usize];
+    ["Offset of field: TimeUpParams::x"][::std::mem::offset_of!(TimeUpParams, x) - 0usize];
+    ["Offset of field: TimeUpParams::out"][::std::mem::offset_of!(TimeUpParams, out) - 8usize];
+    ["Offset of field: TimeUpParams::chunks"][::std::mem::offset_of!(TimeUpParams, chunks) - 16usize];
+    ["Offset of field: TimeUpParams::frames"][::std::mem::offset_of!(TimeUpParams, frames) - 24usize];
+    ["Offset of field: TimeUpParams::scale"][::std::mem::offset_of!(TimeUpParams, scale) - 28usize];
+};
+/// out[i,j,k] = x[i*stride_i + j*stride_j + k*stride_k] for k < count, else 0. Entries permute_{dtype}; grid ceil(elements of out / threads).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct PermuteParams {
+    /// D
+    pub x: u64,
+    /// [rows, columns, pitch] D
+    pub out: u64,
+    pub stride_i: i64,
+    pub stride_j: i64,
+    pub stride_k: i64,
+    pub rows: i32,
+    pub columns: i32,
+    pub pitch: i32,
+    pub count: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PermuteParams"][::std::mem::size_of::<PermuteParams>() - 56usize];
+    ["Alignment of PermuteParams"][::std::mem::align_of::<PermuteParams>() - 8usize];
+    ["Offset of field: PermuteParams::x"][::std::mem::offset_of!(PermuteParams, x) - 0usize];
+    ["Offset of field: PermuteParams::out"][::std::mem::offset_of!(PermuteParams, out) - 8usize];
+    ["Offset of field: PermuteParams::stride_i"][::std::mem::offset_of!(PermuteParams, stride_i) - 16usize];
+    ["Offset of field: PermuteParams::stride_j"][::std::mem::offset_of!(PermuteParams, stride_j) - 24usize];
+    ["Offset of field: PermuteParams::stride_k"][::std::mem::offset_of!(PermuteParams, stride_k) - 32usize];
+    ["Offset of field: PermuteParams::rows"][::std::mem::offset_of!(PermuteParams, rows) - 40usize];
+    ["Offset of field: PermuteParams::columns"][::std::mem::offset_of!(PermuteParams, columns) - 44usize];
+    ["Offset of field: PermuteParams::pitch"][::std::mem::offset_of!(PermuteParams, pitch) - 48usize];
+    ["Offset of field: PermuteParams::count"][::std::mem::offset_of!(PermuteParams, count) - 52usize];
+};
 /// Entries softmax_{dtype}; a block for each row.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]

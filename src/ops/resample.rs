@@ -1,6 +1,6 @@
-//! The shortcuts without weights around a change of resolution: `kernels/resample.cu`.
+//! Changes of resolution without weights, and of the order of axes: `kernels/resample.cu`.
 
-use super::params::{self, ResampleParams};
+use super::params::{self, PermuteParams, ResampleParams, TimeUpParams};
 use super::{Op, Result, chunk_elements};
 use crate::device::Module;
 use crate::tensor::Tensor;
@@ -153,4 +153,76 @@ fn resample(
     let grid = [(out.elements() / chunk_elements(dtype)).div_ceil(params::ELEMENTWISE_THREADS), 1];
     let op = op.counted(0, &[Some(x), Some(out)], &[Some(out)]);
     op.launch(Module::Resample, &format!("{name}_{dtype}"), grid, params::ELEMENTWISE_THREADS, &params)
+}
+
+/// `out = scale·x` at twice the frames: the first frame stays, the others are interpolated with half-pixel centres.
+///
+/// * `x` `[frames, height, width, channels]` D, at least one frame; `out` `[2·frames − 1, height, width, channels]` D. A frame has a multiple
+///   of 16 bytes.
+///
+/// # Errors
+/// [`OpError`](super::OpError) if shapes, types or devices do not match.
+pub fn time_up(x: &Tensor, scale: f32, out: &Tensor) -> Result<()> {
+    let op = Op::new("time_up", out);
+    let dtype = op.compute_dtype("x", x)?;
+    let [frames, height, width, channels] = op.axes("x", x, ["frames", "height", "width", "channels"])?;
+    op.check("x", x, dtype, &[])?;
+    let elements = chunk_elements(dtype);
+    if frames == 0 || !(height * width * channels).is_multiple_of(elements) {
+        let got = format!("{frames} frames of {} elements", height * width * channels);
+        return Err(op.value("x", got, format!("at least one frame, of a multiple of {elements} elements")));
+    }
+    let axes = [("frames", 2 * frames - 1), ("height", height), ("width", width), ("channels", channels)];
+    op.check("out", out, dtype, &axes)?;
+    op.finite("scale", scale)?;
+    op.not_aliased(out, &[("x", Some(x))])?;
+    let chunks = height * width * channels / elements;
+    let params = TimeUpParams {
+        x: x.ptr(),
+        out: out.ptr(),
+        chunks: chunks as i64,
+        frames: op.int("frames", 2 * frames).map(|frames| frames / 2)?,
+        scale,
+    };
+    let grid = [(out.elements() / elements).div_ceil(params::ELEMENTWISE_THREADS), 1];
+    let op = op.counted(0, &[Some(x)], &[Some(out)]);
+    op.launch(Module::Resample, &format!("time_up_{dtype}"), grid, params::ELEMENTWISE_THREADS, &params)
+}
+
+/// `out[i, j, k] = x[i·strides[0] + j·strides[1] + k·strides[2]]` for k below `count`, and 0 from there on.
+///
+/// * `x` any shape, D; `out` `[rows, columns, pitch ≥ count]` D. It reads one element at a time: for small tensors.
+///
+/// # Errors
+/// [`OpError`](super::OpError) if types or devices do not match, or elements beyond `x` would be read.
+pub fn permute(x: &Tensor, strides: [usize; 3], count: usize, out: &Tensor) -> Result<()> {
+    let op = Op::new("permute", out);
+    let dtype = op.compute_dtype("x", x)?;
+    let [rows, columns, pitch] = op.axes("out", out, ["rows", "columns", "pitch"])?;
+    op.check("x", x, dtype, &[])?;
+    op.check("out", out, dtype, &[])?;
+    op.not_aliased(out, &[("x", Some(x))])?;
+    if count > pitch {
+        return Err(op.value("count", count, format!("at most the {pitch} columns of out")));
+    }
+    let read = [rows, columns, count];
+    let last: usize = read.iter().zip(strides).map(|(n, stride)| n.saturating_sub(1) * stride).sum();
+    if !read.contains(&0) && last >= x.elements() {
+        return Err(op.value("strides", format!("{strides:?}"), format!("steps within {} elements", x.elements())));
+    }
+    let [stride_i, stride_j, stride_k] = strides.map(|stride| stride as i64);
+    let params = PermuteParams {
+        x: x.ptr(),
+        out: out.ptr(),
+        stride_i,
+        stride_j,
+        stride_k,
+        rows: op.int("rows", rows)?,
+        columns: op.int("columns", columns)?,
+        pitch: op.int("pitch", pitch)?,
+        count: op.int("count", count)?,
+    };
+    let grid = [out.elements().div_ceil(params::ELEMENTWISE_THREADS), 1];
+    let op = op.counted(0, &[Some(x)], &[Some(out)]);
+    op.launch(Module::Resample, &format!("permute_{dtype}"), grid, params::ELEMENTWISE_THREADS, &params)
 }

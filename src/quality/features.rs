@@ -165,7 +165,7 @@ impl<'a> Loaded<'a> {
 fn convolved(x: &Maps, layer: &Layer, weight: &Tensor, bias: &Tensor) -> Result<Maps, OpError> {
     let [n, kernel_t, kernel_h, kernel_w, _] = layer.shape;
     let geometry = Geometry { pad: layer.pad, ..Geometry::default() };
-    let shape = geometry.output([x.count, x.height, x.width], [n, kernel_t, kernel_h, kernel_w], layer.pad);
+    let shape = geometry.output([x.count, x.height, x.width], [n, kernel_t, kernel_h, kernel_w], [0, layer.pad]);
     let [count, height, width, channels] = shape;
     let device = weight.device();
     let input = Tensor::from_slice(device, &[x.count, x.height, x.width, x.channels], &x.values)?;

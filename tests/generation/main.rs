@@ -5,6 +5,7 @@
 mod common;
 
 mod batch;
+mod decoders;
 mod experts;
 mod family;
 mod parity;

@@ -84,6 +84,15 @@ fn wan_autoencoders_agree_in_every_dtype() {
     }
 }
 
+/// Latte's decoder of videos: blocks over the frames behind those of images, a chunk of 14 frames and one of 2.
+#[test]
+fn the_decoder_of_latte_agrees_in_every_dtype() {
+    for dtype in DType::COMPUTE {
+        let result = passes("latte_vae/decode", dtype);
+        assert!(dtype != DType::F32 || result.max_rel_err < 1e-5, "{:?}", result.errors);
+    }
+}
+
 /// The decisions themselves: distance, motion factor and gradient, not only the steps that follow from them.
 fn decisions_agree(case: &str) {
     let result = passes(case, DType::F32);

@@ -1,8 +1,8 @@
-//! resample.cu against the published reshapes written out: repeat, view and permute; pad, view and mean.
+//! resample.cu against the published reshapes written out: repeat, view and permute; pad, view and mean; linear interpolation in time.
 
 use super::harness::{Random, assert_close, assert_same_bits, devices, epsilon, for_each, round, tensor};
 use adacache::device::Device;
-use adacache::ops::resample::{Resample, avg_down, dup_up};
+use adacache::ops::resample::{Resample, avg_down, dup_up, permute, time_up};
 use adacache::tensor::DType;
 
 /// Frames, height, width.
@@ -140,5 +140,77 @@ fn what_does_not_come_out_even_is_refused() {
         assert!(up(by(8, 8, 2, 2), 0, &[1, 4, 4, 8]).contains("frames 2"));
         let odd = avg_down(&zeros(&[1, 3, 2, 8]), by(8, 8, 1, 2), 0, &zeros(&[1, 1, 1, 8])).unwrap_err().to_string();
         assert!(odd.contains("multiples of the factors"), "{odd}");
+    }
+}
+
+/// PyTorch's `interpolate(scale_factor=(2, 1, 1), mode="trilinear", align_corners=False)` of all frames but the first.
+#[test]
+fn frames_double_behind_the_first() {
+    for_each(|device, dtype| {
+        for (frames, scale) in [(1, 1.0), (2, 1.0), (3, 0.625), (6, 1.0)] {
+            let (height, width, channels) = (2, 3, 16);
+            let plane = height * width * channels;
+            let values = Random::new(frames as u64).values(frames * plane, 1.0, dtype);
+            let x = tensor(device, &[frames, height, width, channels], &values, dtype);
+            let made = 2 * frames - 1;
+            let rest = frames as f64 - 1.0;
+            let exact: Vec<f64> = (0..made * plane)
+                .map(|i| {
+                    let (t, at) = (i / plane, i % plane);
+                    let frame = |k: f64| f64::from(values[(k as usize + 1) * plane + at]);
+                    let value = if t == 0 {
+                        f64::from(values[at])
+                    } else {
+                        let place = ((t as f64 - 0.5) / 2.0 - 0.5).clamp(0.0, rest - 1.0);
+                        let next = (place.floor() + 1.0).min(rest - 1.0);
+                        frame(place.floor()) * (1.0 - place.fract()) + frame(next) * place.fract()
+                    };
+                    value * f64::from(scale)
+                })
+                .collect();
+            let naive: Vec<f32> = exact.iter().map(|v| round(*v as f32, dtype)).collect();
+            let run = || {
+                let out = tensor(device, &[made, height, width, channels], &vec![9.0; made * plane], dtype);
+                time_up(&x, scale, &out).unwrap();
+                out
+            };
+            let got = run().to_f32().unwrap();
+            let name = format!("{dtype} {frames} frames");
+            assert_close(&name, &got, &exact, &naive, 2.0 * epsilon(dtype) + 2f64.powi(-22));
+            assert_same_bits("time_up", run);
+        }
+    });
+}
+
+#[test]
+fn axes_take_any_order_and_padding_is_zero() {
+    for_each(|device, dtype| {
+        let [a, b, c] = [3, 5, 7];
+        let values = Random::new(1).values(a * b * c, 1.0, dtype);
+        let x = tensor(device, &[a, b, c], &values, dtype);
+        // [c, a, b], padded to 8.
+        let out = tensor(device, &[c, a, 8], &vec![9.0; c * a * 8], dtype);
+        permute(&x, [1, b * c, c], b, &out).unwrap();
+        let got = out.to_f32().unwrap();
+        for (i, got) in got.iter().enumerate() {
+            let (k, j, i) = (i % 8, i / 8 % a, i / 8 / a);
+            assert_eq!(*got, if k < b { values[(j * b + k) * c + i] } else { 0.0 });
+        }
+        let beyond = permute(&x, [1, b * c, c + 1], b, &out).unwrap_err().to_string();
+        assert!(beyond.contains("strides"), "{beyond}");
+        let wide = permute(&x, [1, b * c, c], 9, &out).unwrap_err().to_string();
+        assert!(wide.contains("count"), "{wide}");
+    });
+}
+
+#[test]
+fn no_frames_do_not_double() {
+    for device in devices() {
+        let zeros = |shape: &[usize]| tensor(device, shape, &vec![0.0; shape.iter().product()], DType::F32);
+        let error = |x: &[usize], scale, out: &[usize]| time_up(&zeros(x), scale, &zeros(out)).unwrap_err().to_string();
+        assert!(error(&[0, 1, 1, 8], 1.0, &[1, 1, 1, 8]).contains("at least one frame"));
+        assert!(error(&[2, 1, 1, 8], 1.0, &[4, 1, 1, 8]).contains("frames"));
+        assert!(error(&[2, 1, 1, 8], f32::NAN, &[3, 1, 1, 8]).contains("scale"));
+        assert!(error(&[1, 1, 1, 2], 1.0, &[1, 1, 1, 2]).contains("multiple of 4"));
     }
 }

@@ -45,14 +45,67 @@ pub(super) fn check_pixels(pixels: &[f32], shape: [usize; 4], side: usize) -> Re
     )))
 }
 
+/// The type of an autoencoder that is published for f32 and f16: it takes f16 for bf16, which has as many bits and an eighth of the precision.
+pub(super) fn published(dtype: DType) -> DType {
+    if dtype == DType::Bf16 { DType::F16 } else { dtype }
+}
+
+/// Frames `first..first + count` of latents `[channels, T, h, w]` as `[count, h, w, padded channels]`.
+pub(super) fn positions(latents: &[f32], shape: [usize; 4], first: usize, count: usize) -> Vec<f32> {
+    let [channels, frames, h, w] = shape;
+    let (plane, pitch) = (h * w, padded(channels));
+    let mut z = vec![0.0; count * plane * pitch];
+    for (i, z) in z.chunks_mut(pitch).enumerate() {
+        z[..channels].iter_mut().enumerate().for_each(|(c, z)| *z = latents[(c * frames + first) * plane + i]);
+    }
+    z
+}
+
+/// `[positions, padded channels]` to `[channels, positions]`.
+pub(super) fn planes(values: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let pitch = padded(channels);
+    (0..channels * positions).map(|i| values[i % positions * pitch + i / positions]).collect()
+}
+
+/// Decoded images as RGB bytes on the host; a position holds `patch`·`patch` pixels.
+pub(super) fn rgb(pixels: &Tensor, patch: usize) -> Result<Vec<u8>> {
+    let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
+    let bytes = Tensor::empty(pixels.device(), &[n, height * patch, width * patch, 3], DType::U8)?;
+    ops::decode::pixels(pixels, patch, &bytes)?;
+    Ok(bytes.to_vec::<u8>()?)
+}
+
+/// Rejects latents that are not `[channels, T, h, w]`, no axis empty.
+pub(super) fn check_latents(latents: &[f32], shape: [usize; 4], channels: usize) -> Result<()> {
+    if shape[0] == channels && !shape.contains(&0) && latents.len() == shape.iter().product::<usize>() {
+        return Ok(());
+    }
+    Err(ModelError::Input(format!(
+        "latents of shape {shape:?} ({} values) cannot be decoded; expected [{channels}, frames, height, width], no axis empty",
+        latents.len()
+    )))
+}
+
+/// What a convolution in time finds beyond the first frame and the last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Edge {
+    /// Zeros, all of them before the first frame: causal.
+    Zeros,
+    /// The first frame again, before itself: causal.
+    First,
+    /// Zeros, half of them before the first frame and half behind the last.
+    Both,
+}
+
 /// A convolution's weights and the layout of its taps.
 pub(super) struct Conv {
     /// `[n, kernel_t, kernel_h, kernel_w, channels]`
     w: Tensor,
     bias: Option<Tensor>,
     geometry: Geometry,
-    /// Zero padding below and on the right.
-    behind: usize,
+    edge: Edge,
+    /// Zero padding behind the last frame, and below and on the right.
+    behind: [usize; 2],
     /// Factor applied to the input.
     alpha: f32,
 }
@@ -83,12 +136,35 @@ impl Conv {
         Conv::load_ordered(from, name, taps, bias, geometry, Order::FrameFastest)
     }
 
+    /// As [`Conv::load`], of a convolution with a bias, whose result is multiplied by `share`.
+    pub(super) fn load_share(
+        from: &Loader<'_>,
+        name: &str,
+        taps: Taps,
+        geometry: Geometry,
+        share: f32,
+    ) -> Result<Conv> {
+        Conv::load_all(from, name, taps, Some(share), geometry, Order::FrameFastest)
+    }
+
     /// As [`Conv::load`], with the channels of several frames in another order.
     pub(super) fn load_ordered(
         from: &Loader<'_>,
         name: &str,
         taps: Taps,
         bias: bool,
+        geometry: Geometry,
+        order: Order,
+    ) -> Result<Conv> {
+        Conv::load_all(from, name, taps, bias.then_some(1.0), geometry, order)
+    }
+
+    /// `bias`: the factor of the result, for a convolution with a bias.
+    fn load_all(
+        from: &Loader<'_>,
+        name: &str,
+        taps: Taps,
+        bias: Option<f32>,
         geometry: Geometry,
         order: Order,
     ) -> Result<Conv> {
@@ -114,16 +190,25 @@ impl Conv {
             }
             w
         })?;
-        let load_bias = || {
+        let load_bias = |share: f32| {
             let shapes = Arrangement { file: &[n], tensor: &[made] };
             from.weights.arranged(from.device, &format!("{name}.bias"), shapes, from.dtype, |values| {
                 let mut bias = vec![0.0; made];
-                values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = value);
+                values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = share * value);
                 bias
             })
         };
-        let bias = if bias { Some(load_bias()?) } else { None };
-        Ok(Conv { w, bias, geometry: geometry.padded([t, space]), behind: space / 2, alpha: 1.0 })
+        let (alpha, bias) = (bias.unwrap_or(1.0), bias.map(load_bias).transpose()?);
+        let geometry = geometry.padded([t, space]);
+        Ok(Conv { w, bias, geometry, edge: Edge::Zeros, behind: [0, space / 2], alpha })
+    }
+
+    /// The same convolution of an unstrided time axis, with these frames beyond its ends.
+    pub(super) fn with_edge(mut self, edge: Edge) -> Conv {
+        let around = self.w.shape()[1] - 1;
+        let behind = if edge == Edge::Both { around / 2 } else { 0 };
+        (self.edge, self.behind[0], self.geometry.pad_t) = (edge, behind, around - behind);
+        self
     }
 
     /// The same convolution for inputs that are first multiplied by `alpha`.
@@ -156,14 +241,23 @@ impl Conv {
     pub(super) fn forward_as<'a>(&self, run: &Run<'a>, x: &Tensor, dtype: DType) -> Result<Lent<'a>> {
         let shape = self.output(x.shape());
         let out = run.heap.take(&shape, dtype)?;
-        self.rows(&Input::whole(x), None, Band { first: 0, rows: shape[1] }, &out)?;
+        self.rows(run, &Input::whole(x), None, Band { first: 0, rows: shape[1] }, &out)?;
         Ok(out)
     }
 
     /// The rows `band` of `out`, which may be `residual`.
-    pub(super) fn rows(&self, input: &Input<'_>, residual: Option<&Tensor>, band: Band, out: &Tensor) -> Result<()> {
+    pub(super) fn rows(
+        &self,
+        run: &Run<'_>,
+        input: &Input<'_>,
+        residual: Option<&Tensor>,
+        band: Band,
+        out: &Tensor,
+    ) -> Result<()> {
+        let first = (self.edge == Edge::First && self.geometry.pad_t > 0).then(|| self.first_frames(run, input.x));
+        let first = first.transpose()?;
         let call = ops::conv::Conv {
-            input: *input,
+            input: input.after(first.as_deref().or(input.before)),
             w: &self.w,
             bias: self.bias.as_ref(),
             alpha: self.alpha,
@@ -172,6 +266,17 @@ impl Conv {
             band,
         };
         Ok(ops::conv::conv(&call, out)?)
+    }
+
+    /// The first frame of `x` as often as there is padding.
+    fn first_frames<'a>(&self, run: &Run<'a>, x: &Tensor) -> Result<Lent<'a>> {
+        let mut shape = x.shape().to_vec();
+        shape[0] = self.geometry.pad_t;
+        let frames = run.heap.take(&shape, x.dtype())?;
+        for i in 0..shape[0] {
+            frames.slice_rows(i, 1)?.copy_from(&x.slice_rows(0, 1)?)?;
+        }
+        Ok(frames)
     }
 }
 

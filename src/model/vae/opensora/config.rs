@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::spatial::SpatialConfig;
 use super::temporal::TemporalConfig;
 use crate::model::ModelError;
+use crate::model::vae::image::{SpatialConfig, normed, scales, small};
 use crate::model::vae::layers::padded;
 
 /// Frames that Open-Sora's autoencoder processes at a time as published, and the latent frames they become; chunks are independent of each
@@ -65,49 +65,22 @@ impl VaeConfig {
 
     fn validate(&self) -> Result<(), String> {
         let (s, t) = (&self.spatial, &self.temporal);
-        let normed = |name: &str, channels: usize, groups: usize| {
-            if (1..=1024).contains(&groups)
-                && (1..=1024).contains(&channels)
-                && channels.is_multiple_of(groups)
-                && channels.is_multiple_of(8)
-            {
-                return Ok(());
-            }
-            Err(format!(
-                "{name}: {channels} channels in {groups} groups; channels have to be a multiple of 8 and of the groups, at most 1024"
-            ))
-        };
-        for (name, length) in
-            [("block_out_channels", s.block_out_channels.len()), ("channel_multipliers", t.channel_multipliers.len())]
-        {
-            if !(1..=8).contains(&length) {
-                return Err(format!("{name} has {length} entries, expected 1 to 8"));
-            }
-        }
+        s.validate()?;
+        scales("channel_multipliers", t.channel_multipliers.len())?;
         if t.temporal_downsample.len() + 1 != t.channel_multipliers.len() {
             return Err("temporal_downsample needs one entry less than channel_multipliers".into());
         }
-        s.block_out_channels.iter().try_for_each(|&c| normed("block_out_channels", c, s.norm_num_groups))?;
         t.channel_multipliers
             .iter()
             .try_for_each(|m| normed("filters × channel_multipliers", m.saturating_mul(t.filters), t.num_groups))?;
         for (name, value) in [
-            ("layers_per_block", s.layers_per_block),
             ("num_res_blocks", t.num_res_blocks),
-            ("in_channels", s.in_channels),
-            ("out_channels", s.out_channels),
-            ("latent_channels", s.latent_channels),
             ("in_out_channels", t.in_out_channels),
             ("latent_embed_dim", t.latent_embed_dim),
             ("embed_dim", t.embed_dim),
             ("micro_frame_size", self.micro_frame_size),
         ] {
-            if !(1..=64).contains(&value) {
-                return Err(format!("{name} is {value}, expected 1 to 64"));
-            }
-        }
-        if s.in_channels != 3 || s.out_channels != 3 {
-            return Err(format!("{} channels in and {} out; images have 3", s.in_channels, s.out_channels));
+            small(name, value)?;
         }
         if padded(2 * s.latent_channels) != padded(t.in_out_channels) {
             return Err(format!("latent_channels is {}, expected at most 4", s.latent_channels));
@@ -123,7 +96,7 @@ impl VaeConfig {
 
     /// Side in pixels of the square that becomes one latent position.
     pub fn spatial_factor(&self) -> usize {
-        1 << (self.spatial.block_out_channels.len() - 1)
+        self.spatial.factor()
     }
 
     /// The number of latent frames for `frames` frames.

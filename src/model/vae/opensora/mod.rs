@@ -3,24 +3,20 @@
 
 mod config;
 mod launches;
-mod layers;
-mod spatial;
 mod temporal;
 
 use std::ops::ControlFlow;
 
 pub use config::{CHUNK, VaeConfig};
-pub use spatial::SpatialConfig;
 pub use temporal::TemporalConfig;
 
-use self::spatial::Spatial;
 use self::temporal::Temporal;
 use super::cut::{self, Cut, Direction};
 use super::heap::Heap;
-use super::layers::{Loader, Run, check_pixels, padded, stopped};
+use super::image::{Blocks, Decoder, Encoder};
+use super::layers::{Loader, Run, check_pixels, padded, planes, rgb, stopped};
 use crate::device::Device;
 use crate::model::{Autoencoder, ModelError, Pixels, Progress, Weights};
-use crate::ops;
 use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
@@ -28,7 +24,8 @@ type Result<T, E = ModelError> = std::result::Result<T, E>;
 /// The autoencoder on a device.
 pub struct VideoVae {
     config: VaeConfig,
-    spatial: Spatial,
+    encoder: Encoder,
+    decoder: Decoder,
     temporal: Temporal,
     /// Per latent channel.
     scale: Vec<f32>,
@@ -64,12 +61,14 @@ impl VideoVae {
     /// A tensor that is missing, wrong, damaged or superfluous; out of memory.
     pub fn load(device: &Device, config: VaeConfig, weights: Weights<'_>, dtype: DType) -> Result<VideoVae> {
         let from = Loader { device, weights: &weights, dtype };
-        let spatial = Spatial::load(&from, "spatial_vae.module", &config.spatial, config.spatial_scaling)?;
+        let (images, scaling) = ("spatial_vae.module.", config.spatial_scaling);
+        let encoder = Encoder::load(&from, images, &config.spatial)?;
+        let decoder = Decoder::load(&from, images, &config.spatial, Blocks::Images, scaling)?;
         let temporal = Temporal::load(&from, "temporal_vae", &config.temporal, config.spatial_scaling)?;
         let by_channel = |name| weights.values(name, &[1, config.temporal.embed_dim, 1, 1, 1]);
         let (scale, shift) = (by_channel("scale")?, by_channel("shift")?);
         weights.finish(&[])?;
-        Ok(VideoVae { config, spatial, temporal, scale, shift, device: device.clone(), dtype })
+        Ok(VideoVae { config, encoder, decoder, temporal, scale, shift, device: device.clone(), dtype })
     }
 
     /// Its shape.
@@ -92,20 +91,12 @@ impl VideoVae {
         budget: Option<usize>,
         progress: Progress<'_>,
     ) -> Result<Vec<u8>> {
-        let mut rgb = vec![];
+        let mut bytes = vec![];
         self.decode_slices(Latents { values: latents, shape, frames }, budget, progress, &mut |_, pixels| {
-            rgb.extend(self.rgb(pixels)?);
+            bytes.extend(rgb(pixels, 1)?);
             Ok(())
         })?;
-        Ok(rgb)
-    }
-
-    /// Decoded images as RGB bytes on the host.
-    fn rgb(&self, pixels: &Tensor) -> Result<Vec<u8>> {
-        let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
-        let bytes = Tensor::empty(&self.device, &[n, height, width, 3], DType::U8)?;
-        ops::decode::pixels(pixels, 1, &bytes)?;
-        Ok(bytes.to_vec::<u8>()?)
+        Ok(bytes)
     }
 
     /// As [`VideoVae::decode_within`], without rounding: the output of the temporal autoencoder, `[channels, frames, h, w]`, and pixels
@@ -186,7 +177,7 @@ impl VideoVae {
         let padding = frames.shape()[0] - n;
         for first in (0..n).step_by(cut.frames) {
             let slice = frames.slice_rows(padding + first, cut.frames.min(n - first))?;
-            let pixels = self.spatial.decode(&run, &slice)?;
+            let pixels = self.decoder.forward(&run, &slice)?;
             each(&slice, &pixels)?;
         }
         Ok(())
@@ -258,7 +249,7 @@ impl VideoVae {
             let count = cut.frames.min(n - first);
             let pixels = heap.take(&[count, h * side, w * side, padded(3)], self.dtype)?;
             fill(first, &pixels)?;
-            let latent = self.spatial.encode(&run, &pixels)?;
+            let latent = self.encoder.forward(&run, &pixels)?;
             all.slice_rows(padding + first, count)?.copy_from(&latent)?;
         }
         Ok(self.temporal.encode(&run, &all)?.to_f32()?)
@@ -325,7 +316,7 @@ impl Autoencoder for VideoVae {
     fn decode(&self, latents: &[f32], shape: [usize; 5], frames: usize, pixels: Pixels<'_>) -> Result<()> {
         let [_, shape @ ..] = shape;
         let mut go_on = |_, _| ControlFlow::Continue(());
-        let mut each = |_: &Tensor, images: &Tensor| stopped(pixels(&self.rgb(images)?));
+        let mut each = |_: &Tensor, images: &Tensor| stopped(pixels(&rgb(images, 1)?));
         for latents in latents.chunks(shape.iter().product()) {
             self.decode_slices(Latents { values: latents, shape, frames }, None, &mut go_on, &mut each)?;
         }
@@ -344,10 +335,4 @@ impl Autoencoder for VideoVae {
         let channels = self.config.spatial.latent_channels;
         Ok((latents, [channels, self.config.latent_frames(frames), height / side, width / side]))
     }
-}
-
-/// `[positions, padded channels]` to `[channels, positions]`.
-fn planes(values: &[f32], channels: usize, positions: usize) -> Vec<f32> {
-    let pitch = padded(channels);
-    (0..channels * positions).map(|i| values[i % positions * pitch + i / positions]).collect()
 }

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::layers::{BlockStyle, Norm, NormStyle, ResBlock};
 use crate::model::ModelError;
+use crate::model::vae::blocks::{BlockStyle, Norm, NormStyle, ResBlock};
 use crate::model::vae::heap::Lent;
 use crate::model::vae::layers::{Conv, Loader, Run, Taps};
 use crate::ops::conv::Geometry;
@@ -107,7 +107,8 @@ impl Temporal {
         let channels: Vec<usize> = config.channel_multipliers.iter().map(|m| m * config.filters).collect();
         let last = channels.len() - 1;
         let (finest, coarsest) = (channels[0], channels[last]);
-        let style = BlockStyle { time: Some(KERNEL), norm, suffix: ".conv", shortcut: "conv3", bias: false };
+        let (suffix, shortcut) = (".conv", "conv3");
+        let style = BlockStyle { time: Some(KERNEL), suffix, shortcut, bias: false, ..BlockStyle::image(norm) };
         let conv = |name: &str, channels, n, taps, bias, geometry| {
             let taps = Taps { channels, n, time: Some(taps), space: taps };
             Conv::load(from, &format!("{prefix}.{name}.conv"), taps, bias, geometry)

@@ -112,7 +112,7 @@ impl Causal {
     fn write(&self, pass: &Pass<'_>, x: &Tensor, residual: Option<&Tensor>, out: &Tensor) -> Result<()> {
         let before = pass.kept.as_ref().map_or(Ok(None), |kept| kept.before(self.number))?;
         let whole = Band { first: 0, rows: out.shape()[1] };
-        self.conv.rows(&Input::whole(x).after(before.as_ref()), residual, whole, out)?;
+        self.conv.rows(&pass.run, &Input::whole(x).after(before.as_ref()), residual, whole, out)?;
         self.keep(pass, x)
     }
 

@@ -33,10 +33,9 @@ use self::layers::{Kept, Pass, Source};
 use self::network::{Decoder, Encoder};
 use super::cut::{self, Cut, Direction};
 use super::heap::Heap;
-use super::layers::{Loader, Run, check_pixels, padded, stopped};
+use super::layers::{Loader, Run, check_latents, check_pixels, padded, rgb, stopped};
 use crate::device::Device;
 use crate::model::{Autoencoder, ModelError, Pixels, Progress, Weights};
-use crate::ops;
 use crate::tensor::{DType, Tensor};
 
 type Result<T, E = ModelError> = std::result::Result<T, E>;
@@ -111,21 +110,12 @@ impl WanVae {
         budget: Option<usize>,
         progress: Progress<'_>,
     ) -> Result<Vec<u8>> {
-        let mut rgb = vec![];
+        let mut bytes = vec![];
         self.decode_frames(latents, shape, budget, progress, &mut |pixels| {
-            rgb.extend(self.rgb(pixels)?);
+            bytes.extend(rgb(pixels, self.config.patch)?);
             Ok(())
         })?;
-        Ok(rgb)
-    }
-
-    /// Decoded images as RGB bytes on the host.
-    fn rgb(&self, pixels: &Tensor) -> Result<Vec<u8>> {
-        let patch = self.config.patch;
-        let &[n, height, width, _] = pixels.shape() else { unreachable!("images have four axes") };
-        let bytes = Tensor::empty(&self.device, &[n, height * patch, width * patch, 3], DType::U8)?;
-        ops::decode::pixels(pixels, patch, &bytes)?;
-        Ok(bytes.to_vec::<u8>()?)
+        Ok(bytes)
     }
 
     /// As [`WanVae::decode_within`], without rounding: pixels `[3, frames, H, W]` around [−1, 1].
@@ -159,13 +149,7 @@ impl WanVae {
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         let [channels, t, h, w] = shape;
-        let expected = self.config.latent_channels;
-        if channels != expected || shape.contains(&0) || latents.len() != shape.iter().product::<usize>() {
-            return Err(ModelError::Input(format!(
-                "latents of shape {shape:?} ({} values) cannot be decoded; expected [{expected}, frames, height, width], no axis empty",
-                latents.len()
-            )));
-        }
+        check_latents(latents, shape, self.config.latent_channels)?;
         let all = self.config.frames(t);
         let (cut, room) = self.room(Direction::Decode, t, [h, w], budget)?;
         let mut pass = self.pass(&room, cut, t);
@@ -365,7 +349,7 @@ impl Autoencoder for WanVae {
             return Err(ModelError::Input(format!("{t} latent frames decode to {made} frames, not {frames}")));
         }
         let mut go_on = |_, _| ControlFlow::Continue(());
-        let mut each = |images: &Tensor| stopped(pixels(&self.rgb(images)?));
+        let mut each = |images: &Tensor| stopped(pixels(&rgb(images, self.config.patch)?));
         for latents in latents.chunks(shape.iter().product::<usize>().max(1)) {
             self.decode_frames(latents, shape, None, &mut go_on, &mut each)?;
         }

@@ -1,9 +1,9 @@
-//! Common layers of Open-Sora's two autoencoders: GroupNorm, residual blocks, attention over one frame's pixels.
+//! Layers of autoencoders with GroupNorm: the norm, residual blocks, attention over one frame's pixels.
 
-use crate::model::ModelError;
-use crate::model::vae::attention::Attend;
-use crate::model::vae::heap::Lent;
-use crate::model::vae::layers::{Conv, Loader, Run, Taps};
+use super::attention::Attend;
+use super::heap::Lent;
+use super::layers::{Conv, Edge, Loader, Run, Taps};
+use crate::model::{Arrangement, ModelError};
 use crate::ops;
 use crate::ops::conv::{Band, Geometry, Input};
 use crate::tensor::{DType, Tensor};
@@ -66,7 +66,8 @@ impl Norm {
             let needed = ops::conv::needed_rows(conv.geometry(), kernel_rows, height, band);
             let normal = run.heap.take(&[frames, needed.rows, width, channels], run.dtype)?;
             ops::group_norm::apply(x, &affine, true, needed, &normal)?;
-            conv.rows(&Input { x: &normal, before: None, height, first: needed.first }, residual, band, out)?;
+            let input = Input { x: &normal, before: None, height, first: needed.first };
+            conv.rows(run, &input, residual, band, out)?;
         }
         Ok(())
     }
@@ -79,7 +80,7 @@ impl Norm {
     }
 }
 
-/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`; x passes through a one-tap convolution if the channels differ.
+/// `x + share·conv2(silu(norm2(conv1(silu(norm1(x))))))`; x passes through a one-tap convolution if the channels differ.
 pub(super) struct ResBlock {
     norm1: Norm,
     conv1: Conv,
@@ -88,16 +89,29 @@ pub(super) struct ResBlock {
     shortcut: Option<Conv>,
 }
 
-/// The differences between the residual blocks of the two autoencoders.
+/// The differences between the residual blocks of the autoencoders.
 #[derive(Clone, Copy)]
 pub(super) struct BlockStyle {
     /// Taps in time; `None` for images.
     pub(super) time: Option<usize>,
+    /// Taps in rows and columns.
+    pub(super) space: usize,
+    pub(super) edge: Edge,
     pub(super) norm: NormStyle,
     /// The suffix of a convolution's name.
     pub(super) suffix: &'static str,
     pub(super) shortcut: &'static str,
     pub(super) bias: bool,
+    /// The factor of what the block adds.
+    pub(super) share: f32,
+}
+
+impl BlockStyle {
+    /// Blocks of images in diffusers' names.
+    pub(super) fn image(norm: NormStyle) -> BlockStyle {
+        let (suffix, shortcut) = ("", "conv_shortcut");
+        BlockStyle { time: None, space: 3, edge: Edge::Zeros, norm, suffix, shortcut, bias: true, share: 1.0 }
+    }
 }
 
 impl ResBlock {
@@ -108,17 +122,25 @@ impl ResBlock {
         n: usize,
         style: BlockStyle,
     ) -> Result<ResBlock> {
-        let BlockStyle { time, norm, suffix, shortcut, bias } = style;
-        let conv = |end: &str, channels, space| {
-            let taps = Taps { channels, n, time: time.map(|t| if space == 1 { 1 } else { t }), space };
-            Conv::load(from, &format!("{name}.{end}{suffix}"), taps, bias, Geometry::default())
+        let BlockStyle { time, space, edge, norm, suffix, shortcut, bias, share } = style;
+        let through = Taps { channels, n, time: time.map(|_| 1), space: 1 };
+        let taps = |channels| Taps { channels, n, time, space };
+        let conv = |end: &str, taps| -> Result<Conv> {
+            let conv = Conv::load(from, &format!("{name}.{end}{suffix}"), taps, bias, Geometry::default())?;
+            Ok(conv.with_edge(edge))
+        };
+        let conv2 = if share == 1.0 {
+            conv("conv2", taps(n))?
+        } else {
+            let name = format!("{name}.conv2{suffix}");
+            Conv::load_share(from, &name, taps(n), Geometry::default(), share)?.with_edge(edge)
         };
         Ok(ResBlock {
             norm1: Norm::load(from, &format!("{name}.norm1"), channels, norm)?,
-            conv1: conv("conv1", channels, 3)?,
+            conv1: conv("conv1", taps(channels))?,
             norm2: Norm::load(from, &format!("{name}.norm2"), n, norm)?,
-            conv2: conv("conv2", n, 3)?,
-            shortcut: if channels == n { None } else { Some(conv(shortcut, channels, 1)?) },
+            conv2,
+            shortcut: if channels == n { None } else { Some(conv(shortcut, through)?) },
         })
     }
 
@@ -133,34 +155,71 @@ impl ResBlock {
     }
 }
 
-/// Attention among all pixels of a frame, normed by frame.
+/// Attention among all pixels of a frame.
 pub(super) struct Attention {
     norm: Norm,
     attend: Attend,
 }
 
+/// The names of an attention's norm and of its query, key, value and output, and the axes of length 1 behind those of a projection's weight.
+#[derive(Clone, Copy)]
+pub(super) struct AttentionNames {
+    pub(super) norm: &'static str,
+    pub(super) parts: [&'static str; 4],
+    pub(super) axes: usize,
+}
+
+impl AttentionNames {
+    /// diffusers' names.
+    pub(super) const DIFFUSERS: AttentionNames =
+        AttentionNames { norm: "group_norm", parts: ["to_q", "to_k", "to_v", "to_out.0"], axes: 0 };
+    /// diffusers' names before version 0.18.
+    pub(super) const EARLIER: AttentionNames =
+        AttentionNames { norm: "group_norm", parts: ["query", "key", "value", "proj_attn"], axes: 0 };
+}
+
 impl Attention {
-    pub(super) fn load(from: &Loader<'_>, name: &str, channels: usize, style: NormStyle) -> Result<Attention> {
+    pub(super) fn load(
+        from: &Loader<'_>,
+        name: &str,
+        channels: usize,
+        style: NormStyle,
+        names: AttentionNames,
+    ) -> Result<Attention> {
+        let mut shape = vec![channels, channels];
+        shape.resize(2 + names.axes, 1);
         let part = |part: &str| -> Result<(Tensor, Tensor)> {
-            let tensor = |end: &str, shape: &[usize]| {
-                from.weights.tensor(from.device, &format!("{name}.{part}.{end}"), shape, from.dtype)
-            };
-            Ok((tensor("weight", &[channels, channels])?, tensor("bias", &[channels])?))
+            let name = format!("{name}.{part}");
+            let shapes = Arrangement { file: &shape, tensor: &[channels, channels] };
+            let weight = from.weights.arranged(from.device, &format!("{name}.weight"), shapes, from.dtype, |v| v)?;
+            Ok((weight, from.weights.tensor(from.device, &format!("{name}.bias"), &[channels], from.dtype)?))
         };
+        let [q, k, v, out] = names.parts;
         Ok(Attention {
-            norm: Norm::load(from, &format!("{name}.group_norm"), channels, style)?,
-            attend: Attend { parts: [part("to_q")?, part("to_k")?, part("to_v")?, part("to_out.0")?], channels },
+            norm: Norm::load(from, &format!("{name}.{}", names.norm), channels, style)?,
+            attend: Attend { parts: [part(q)?, part(k)?, part(v)?, part(out)?], channels },
         })
     }
 
     /// `x += out(softmax(q·kᵀ/√channels)·v)` with q, k and v of the norm of x.
     pub(super) fn forward(&self, run: &Run<'_>, x: &Tensor) -> Result<()> {
         let affine = self.norm.statistics(run, x)?;
-        self.attend.forward(run, x, &|frame, image| {
-            let whole = Band { first: 0, rows: image.shape()[1] };
-            ops::group_norm::apply(&x.slice_rows(frame, 1)?, &affine.slice_rows(frame, 1)?, false, whole, image)?;
-            Ok(())
-        })
+        self.attend.forward(run, x, &|frame, image| self.write(x, &affine, frame, image))
+    }
+
+    /// As [`Attention::forward`], where q, k and v `[channels, frames, pixels]` are taken for `[frames, channels, pixels]`: the pixels of
+    /// several frames mix, as published.
+    pub(super) fn forward_mixed(&self, run: &Run<'_>, x: &Tensor) -> Result<()> {
+        let affine = self.norm.statistics(run, x)?;
+        self.attend.forward_mixed(run, x, &|frame, image| self.write(x, &affine, frame, image))
+    }
+
+    /// The norm of a frame.
+    fn write(&self, x: &Tensor, affine: &Tensor, frame: usize, image: &Tensor) -> Result<()> {
+        let whole = Band { first: 0, rows: image.shape()[1] };
+        let sample = if self.norm.style.by_frame { frame } else { 0 };
+        ops::group_norm::apply(&x.slice_rows(frame, 1)?, &affine.slice_rows(sample, 1)?, false, whole, image)?;
+        Ok(())
     }
 }
 
@@ -254,7 +313,7 @@ mod tests {
             let weights = Weights::from_bytes("attention", &file).unwrap();
             let from = Loader { device: &device, weights: &weights, dtype };
             let style = NormStyle { groups, eps: 1e-6, by_frame: true };
-            let attention = Attention::load(&from, "a", channels, style).unwrap();
+            let attention = Attention::load(&from, "a", channels, style, AttentionNames::DIFFUSERS).unwrap();
             let heap = Heap::new(&device, 1 << 20).unwrap();
             let run = |band_bytes| {
                 let run = Run { heap: &heap, dtype, band_bytes };
