@@ -1,7 +1,11 @@
 //! Side-by-side comparison of cache policies: one row per run, against the run that computed every step, and their means.
 
+mod ballot;
+
 use serde::Serialize;
 use serde_json::Value;
+
+pub use ballot::{Ballot, BallotError, Choice, Preference, Share, Tally, Vote, blind, blind_page, tally};
 
 use crate::cache::Decision;
 use crate::media::Latents;
@@ -250,7 +254,7 @@ pub fn page(results: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn row(cache: &str, psnr: f64) -> Row {
+    pub(super) fn row(cache: &str, psnr: f64) -> Row {
         Row {
             prompt: "a \"red\" one, large".into(),
             seed: 3,

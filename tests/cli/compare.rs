@@ -63,12 +63,19 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
     let kept = dir.path().join("o/runs").join(names(&dir.path().join("o/runs"))[0].clone()).join("none/report.json");
     let before = fs::metadata(&kept).unwrap().modified().unwrap();
     fs::remove_file(lost.join("report.json")).unwrap();
-    succeeds(dir.path(), &args);
+    assert!(!dir.path().join("o/blind.html").exists(), "only where it is asked for");
+    succeeds(dir.path(), &[&args[..], &["--blind"]].concat());
     assert_eq!(fs::metadata(&kept).unwrap().modified().unwrap(), before);
     let again = results();
     for (a, b) in again["runs"].as_array().unwrap().iter().zip(runs) {
         assert_eq!((&a["psnr"], &a["ssim"], &a["cache"]), (&b["psnr"], &b["ssim"], &b["cache"]));
     }
+    let blind = fs::read_to_string(dir.path().join("o/blind.html")).unwrap();
+    assert_eq!(blind.matches("\"strip\":\"iVBORw0KGgo").count(), 10);
+    let content = blind.split_once("const content = ").unwrap().1.split_once(";\n").unwrap().0;
+    let content: Value = serde_json::from_str(content).unwrap();
+    // Of each prompt ten pairs of five policies.
+    assert_eq!(content["pairs"].as_array().unwrap().len(), 20);
     fs::write(dir.path().join("mine.toml"), "policy = 'interval'\nevery = 3\n").unwrap();
     fails(dir.path(), &args, 1, &["mine", "other settings"]);
     fails(dir.path(), &["compare", "--prompts", "no.txt", "--out", "n"], 1, &["no.txt"]);
@@ -78,4 +85,36 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
         1,
         &["two policies"],
     );
+}
+
+#[test]
+fn votes_are_counted_and_what_is_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ballot = |file: &str, comparison: &str, voter: &str, choices: &[&str]| {
+        let vote =
+            |(pair, choice)| serde_json::json!({ "pair": pair, "first": "none", "second": "fast", "choice": choice });
+        let votes: Vec<Value> = choices.iter().enumerate().map(vote).collect();
+        let ballot = serde_json::json!({ "comparison": comparison, "voter": voter, "votes": votes });
+        fs::write(dir.path().join(file), ballot.to_string()).unwrap();
+    };
+    ballot("a.json", "c", "a", &["first", "first", "second", "equal"]);
+    ballot("b.json", "c", "b", &["first"]);
+    ballot("old.json", "c", "a", &["second"]);
+    ballot("other.json", "d", "a", &["second"]);
+    fs::write(dir.path().join("none.json"), "[]").unwrap();
+    let counted = succeeds(dir.path(), &["votes", "a.json", "b.json", "old.json"]);
+    let table = text(&counted.stdout);
+    // 1 of 4 for `fast`: Wilson's interval from 4.6 to 69.9 %.
+    assert!(
+        table.contains("fast over none") && table.contains("25 % (5 to 70)") && table.contains("2 people"),
+        "{table}"
+    );
+    assert!(text(&counted.stderr).contains("old.json is not counted"));
+    let json = succeeds(dir.path(), &["votes", "--json", "b.json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["voters"], &json["preferences"][0]["for_second"]), (&1.into(), &1.into()));
+    fails(dir.path(), &["votes", "a.json", "other.json"], 1, &["a.json and other.json", "different comparisons"]);
+    fails(dir.path(), &["votes", "none.json"], 1, &["none.json is no ballot", "export votes"]);
+    fails(dir.path(), &["votes", "missing.json"], 1, &["cannot read missing.json"]);
+    fails(dir.path(), &["votes"], 2, &["FILE"]);
 }

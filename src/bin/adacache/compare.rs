@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::cache::CacheConfig;
-use adacache::compare::{Finished, Mean, Row, Summary, csv, page, summarize};
+use adacache::compare::{Finished, Mean, Row, Summary, blind, blind_page, csv, page, summarize};
 use adacache::device::KERNELS;
 use adacache::media::{Frames, Media, Output, write_file};
 use adacache::pipeline::{self, ModelSource, Pipeline, PromptText, Report, Request, Settings};
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     runs: runs::Options,
     #[command(flatten)]
     weights: Weights,
+    /// Also write blind.html, which shows pairs without names and takes votes; `adacache votes` counts them
+    #[arg(long)]
+    blind: bool,
     /// Print only warnings, errors and the table
     #[arg(long, short)]
     quiet: bool,
@@ -115,6 +118,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "program": env!("CARGO_PKG_VERSION"), "kernels": KERNELS, "weights": weights,
         "video": { "width": config.width, "height": config.height, "frames": config.frames(), "fps": config.fps },
     });
+    if args.blind {
+        let (content, equal) = blind(&results, &rows, &strips);
+        write_file(&args.out.join("blind.html"), blind_page(&content).as_bytes())?;
+        if equal > 0 && !args.quiet {
+            out::note(format_args!("blind.html leaves out pairs of equal videos: {equal}"));
+        }
+    }
     write(&args.out, results, &rows, strips)?;
     out::line(table(&summaries, &device.info().label()))?;
     Ok(ExitCode::SUCCESS)

@@ -22,6 +22,7 @@ mod presets;
 mod pull;
 mod replay;
 mod runs;
+mod votes;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ enum Command {
     Replay(replay::Args),
     Measure(measure::Args),
     Compare(compare::Args),
+    Votes(votes::Args),
     Calibrate(calibrate::Args),
     Bench(bench::Args),
     Pull(pull::Args),
@@ -81,6 +83,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Measure(args) => measure::run(&args),
+        Command::Votes(args) => votes::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Bench(args) => bench::run(&args),
