@@ -1,6 +1,6 @@
 //! The autoencoders that only decode, Latte's and Open-Sora-Plan's, beyond their reference cases: cuts and tiles, names, and what is refused.
 
-use adacache::device::Device;
+use adacache::device::{Device, DryConfig};
 use adacache::model::vae::{CausalTiling, CausalVae, CausalVaeConfig, LatteVae, LatteVaeConfig};
 use adacache::model::{Autoencoder, Weights};
 use adacache::pipeline::noise;
@@ -145,4 +145,24 @@ fn encoders_are_left_alone_and_other_tensors_are_not() {
     let weights = Weights::from_bytes("vae", &bytes).unwrap();
     let error = CausalVae::load(&device, small(), weights, DType::F32).err().unwrap().to_string();
     assert!(error.contains("loss.logvar"), "{error}");
+}
+
+/// Memory of the published decoders at the published sizes, beside their weights: at most what docs/memory.md says.
+#[test]
+fn the_published_decoders_fit() {
+    let config = DryConfig { name: "d".into(), memory: 80 << 30, units: 108, compute_capability: (8, 0) };
+    let device = Device::dry(config);
+    let causal = CausalVae::load(&device, CausalVaeConfig::default(), Weights::zeros(), DType::F16).unwrap();
+    let whole = causal.least_decode_bytes(1, [17, 64, 64], 65).unwrap();
+    let tiled = causal.tiled(CausalTiling::default()).unwrap().least_decode_bytes(1, [17, 64, 64], 65).unwrap();
+    let latte = LatteVaeConfig::of(&Weights::zeros(), "{}", "config.json").unwrap();
+    let video = LatteVae::load(&device, latte.clone(), Weights::zeros(), DType::F16).unwrap();
+    let video = video.least_decode_bytes(1, [16, 64, 64], 16).unwrap();
+    let mut image = latte;
+    image.video = false;
+    let image = LatteVae::load(&device, image, Weights::zeros(), DType::F16).unwrap();
+    let image = image.least_decode_bytes(1, [16, 64, 64], 16).unwrap();
+    println!("Open-Sora-Plan {whole}, in tiles {tiled}; Latte {video}, of images {image}");
+    let within = |bytes: usize, gigabytes: f64| (bytes as f64) < gigabytes * 1e9;
+    assert!(within(whole, 18.7) && within(tiled, 4.7) && within(video, 4.4) && within(image, 0.35));
 }
