@@ -18,6 +18,7 @@ mod model;
 mod output;
 mod plan;
 mod replay;
+mod study;
 mod wan;
 
 use std::path::Path;

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use adacache::cache::CacheConfig;
 use adacache::compare::{Finished, Mean, Row, Summary, blind, blind_page, csv, page, summarize};
 use adacache::device::KERNELS;
-use adacache::media::{Frames, Media, Output, write_file};
-use adacache::pipeline::{self, ModelSource, Pipeline, PromptText, Report, Request, Settings};
+use adacache::media::{Frames, write_file};
+use adacache::pipeline::{self, ModelSource, PromptText};
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
                 let request = settings.request(prompt.clone(), seed, policy.config.clone());
                 let asked = pipeline.settings(&weights, &policy.name, &request);
-                let Some(finished) = finish(&pipeline, &request, &asked, &folder)? else {
+                let Some(finished) = runs::finish(&pipeline, &request, &asked, &folder)? else {
                     let work = format!("{done} of {all} runs are finished in {}", args.out.display());
                     return Ok(interrupt::ended(&work));
                 };
@@ -160,51 +160,6 @@ fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<V
         policies.push(Policy { name, config });
     }
     Ok(policies)
-}
-
-/// The finished run in `folder`, made now if it is not there; nothing if the user stopped it.
-fn finish(pipeline: &Pipeline, request: &Request, asked: &Settings, folder: &Path) -> anyhow::Result<Option<Finished>> {
-    let (report, settings) = (folder.join("report.json"), folder.join("settings.json"));
-    let frames = folder.join("frames");
-    let latents = folder.join("latents.safetensors");
-    // The report is written last.
-    if report.is_file() {
-        let made = fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
-        check_kept(folder, &made, asked)?;
-    } else {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let result = pipeline.generate(request, &mut |_| interrupt::go_on());
-        let mut generation = match result {
-            Err(error) if error.is_stop() => return Ok(None),
-            other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,
-        };
-        generation.report.identify(asked);
-        interrupt::shielded(|| -> anyhow::Result<()> {
-            generation.write(&Output::new(format!("{}/", frames.display()))?)?;
-            generation.write(&Output::new(&latents)?)?;
-            write_file(&settings, asked.to_json().as_bytes())?;
-            Ok(write_file(&report, serde_json::to_string_pretty(&generation.report)?.as_bytes())?)
-        })?;
-    }
-    let text = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
-    let report: Report = serde_json::from_str(&text).with_context(|| report.display().to_string())?;
-    match (Media::read(&frames)?, Media::read(&latents)?) {
-        (Media::Frames(frames), Media::Latents(latents)) => Ok(Some(Finished { report, frames, latents })),
-        _ => bail!("{} holds no video and latents: remove it", folder.display()),
-    }
-}
-
-/// Whether the run in `folder`, made with the settings in `made`, is the one asked for.
-fn check_kept(folder: &Path, made: &str, asked: &Settings) -> anyhow::Result<()> {
-    let (folder, advice) = (folder.display(), "choose another --out folder, or remove it");
-    let Some(made) = Settings::read(made) else {
-        bail!("{folder} is of an older version and does not say what its run depends on, so it is not used: {advice}");
-    };
-    let differences: Vec<String> = made.differences(asked).into_iter().map(|(_, words)| words).collect();
-    if !differences.is_empty() {
-        bail!("{folder} was made with other settings ({}): {advice}", differences.join("; "));
-    }
-    Ok(())
 }
 
 fn table(summaries: &[Summary], device: &str) -> String {

@@ -22,6 +22,7 @@ mod presets;
 mod pull;
 mod replay;
 mod runs;
+mod study;
 mod votes;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ enum Command {
     Measure(measure::Args),
     Compare(compare::Args),
     Votes(votes::Args),
+    Study(study::Args),
     Calibrate(calibrate::Args),
     Bench(bench::Args),
     Pull(pull::Args),
@@ -84,6 +86,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Votes(args) => votes::run(&args),
+        Command::Study(args) => study::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Bench(args) => bench::run(&args),

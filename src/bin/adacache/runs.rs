@@ -1,15 +1,21 @@
 //! What the commands that make videos share: the options of many with one model, a plain request, the weights' hash.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use adacache::cache::CacheConfig;
+use adacache::compare::Finished;
 use adacache::device::Device;
 use adacache::family;
+use adacache::media::{Media, Output, write_file};
 use adacache::pipeline::{
-    self, Guidance, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Request, TextOptions, VideoSize,
+    self, Guidance, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Report, Request, Settings as Kept,
+    TextOptions, VideoSize,
 };
 use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{device, interrupt};
@@ -115,6 +121,62 @@ impl Settings {
             decode: true,
         }
     }
+}
+
+/// The file with the trace of a kept run.
+pub(crate) const TRACE: &str = "trace.jsonl";
+
+/// The finished run in `folder`, made now if it is not there; nothing if the user stopped it.
+pub(crate) fn finish(
+    pipeline: &Pipeline,
+    request: &Request,
+    asked: &Kept,
+    folder: &Path,
+) -> anyhow::Result<Option<Finished>> {
+    let (report, settings) = (folder.join("report.json"), folder.join("settings.json"));
+    let frames = folder.join("frames");
+    let latents = folder.join("latents.safetensors");
+    // The report is written last.
+    if report.is_file() {
+        let made = fs::read_to_string(&settings).with_context(|| format!("cannot read {}", settings.display()))?;
+        check_kept(folder, &made, asked)?;
+    } else {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let result = pipeline.generate(request, &mut |_| interrupt::go_on());
+        let mut generation = match result {
+            Err(error) if error.is_stop() => return Ok(None),
+            other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,
+        };
+        generation.report.identify(asked);
+        interrupt::shielded(|| -> anyhow::Result<()> {
+            generation.write(&Output::new(format!("{}/", frames.display()))?)?;
+            generation.write(&Output::new(&latents)?)?;
+            let mut trace = vec![];
+            generation.trace.write(&mut trace)?;
+            write_file(&folder.join(TRACE), &trace)?;
+            write_file(&settings, asked.to_json().as_bytes())?;
+            Ok(write_file(&report, serde_json::to_string_pretty(&generation.report)?.as_bytes())?)
+        })?;
+    }
+    let text = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
+    let report: Report = serde_json::from_str(&text).with_context(|| report.display().to_string())?;
+    match (Media::read(&frames)?, Media::read(&latents)?) {
+        (Media::Frames(frames), Media::Latents(latents)) => Ok(Some(Finished { report, frames, latents })),
+        _ => bail!("{} holds no video and latents: remove it", folder.display()),
+    }
+}
+
+/// Whether the run in `folder`, made with the settings in `made`, is the one asked for.
+fn check_kept(folder: &Path, made: &str, asked: &Kept) -> anyhow::Result<()> {
+    let (folder, advice) = (folder.display(), "choose another --out folder, or remove it");
+    let Some(made) = Kept::read(made) else {
+        bail!("{folder} is of an older version and does not say what its run depends on, so it is not used: {advice}");
+    };
+    let differences: Vec<String> = made.differences(asked).into_iter().map(|(_, words)| words).collect();
+    if !differences.is_empty() {
+        bail!("{folder} was made with other settings ({}): {advice}", differences.join("; "));
+    }
+    Ok(())
 }
 
 /// SHA-256 of the model's files. That of gigabytes takes a while, and says so.
