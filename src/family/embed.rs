@@ -7,7 +7,7 @@ use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
 use crate::device::{Device, KERNELS};
-use crate::hub::{Checkpoint, Part, hex, sha256};
+use crate::hub::{Checkpoint, hex, sha256};
 use crate::media::write_file;
 use crate::model::{ModelError, Progress, TransformerShape};
 use crate::pipeline::{PipelineError, RESULTS};
@@ -67,13 +67,10 @@ impl Encoder<'_> {
         let (channels, most) = (self.model.caption_channels, self.model.caption_tokens);
         let t5 = T5::load(files, self.device, self.dtype, most)?;
         if t5.channels() != channels {
-            return Err(EncoderError::File {
-                file: self.checkpoint.file(Part::Text, "config.json"),
-                reason: format!(
-                    "d_model is {}, and the transformer takes captions of {channels} channels",
-                    t5.channels()
-                ),
-            });
+            let file = files.config.iter().chain(&files.weights).next().unwrap_or(&files.tokenizer).clone();
+            let width = t5.channels();
+            let reason = format!("d_model is {width}, and the transformer takes captions of {channels} channels");
+            return Err(EncoderError::File { file, reason });
         }
         Ok(t5)
     }

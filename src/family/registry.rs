@@ -6,6 +6,7 @@ use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::{SPRITES, SPRITES_WAN};
 use super::wan::{WAN21_1_3B, WAN21_14B, WAN22_5B, WAN22_A14B};
+use crate::hub::Checkpoint;
 use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
@@ -31,15 +32,20 @@ fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineErro
 /// No family has this name, and none recognises this folder.
 fn unknown(name: &str) -> PipelineError {
     let folder = Path::new(name);
-    let found = match folder {
-        folder if folder.is_dir() => "the folder holds none of a model's files",
-        folder if folder.exists() => "it is a file, and a model is a folder",
-        _ => "neither a model nor a folder has this name",
+    let checkpoints = || FAMILIES.into_iter().filter_map(|family| family.checkpoint());
+    let begun =
+        checkpoints().map(|published| Checkpoint::at(published, folder).there()).find(|files| !files.is_empty());
+    let found = match (folder, begun) {
+        (_, Some(files)) => format!("the folder has {}, and no transformer's config.json", files.join(", ")),
+        (folder, _) if folder.is_dir() => "the folder holds none of a model's files".into(),
+        (folder, _) if folder.exists() => "it is a file, and a model is a folder".into(),
+        _ => "neither a model nor a folder has this name".into(),
     };
     // The published repositories side by side, as they were downloaded.
-    let published = FAMILIES.into_iter().filter_map(|family| family.checkpoint()).find(|published| {
+    let published = checkpoints().find(|published| {
         let short = |repo: &str| repo.rsplit('/').next().unwrap_or_default().to_owned();
-        published.parts.iter().any(|part| folder.join(short(part.repo)).is_dir())
+        let others = published.other.iter().map(|other| other.repo);
+        published.parts.iter().map(|part| part.repo).chain(others).any(|repo| folder.join(short(repo)).is_dir())
     });
     let tip = published.map_or_else(String::new, |published| {
         let model = published.name;
@@ -48,7 +54,7 @@ fn unknown(name: &str) -> PipelineError {
     });
     let names = FAMILIES.into_iter().map(Family::name);
     let nearest = messages::nearest(name, names).map(str::to_owned);
-    PipelineError::UnknownModel { name: name.into(), found: found.into(), nearest, known: that_take(|_| true), tip }
+    PipelineError::UnknownModel { name: name.into(), found, nearest, known: that_take(|_| true), tip }
 }
 
 /// Rejects options that the family does not have.

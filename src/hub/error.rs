@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::model::ModelError;
+
 /// Why a checkpoint is not complete.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +18,21 @@ pub enum CheckpointError {
         /// The missing files, relative to it.
         files: Vec<String>,
         /// The command that fetches them.
+        command: String,
+    },
+    /// Files of several layouts are there, and none is whole.
+    #[error(
+        "{model} is not complete in {}, which holds files of two layouts{}\ncomplete one of them, or fetch the model: {command}",
+        folder.display(), halves.iter().map(Half::line).collect::<String>()
+    )]
+    Halves {
+        /// The model.
+        model: &'static str,
+        /// The folder.
+        folder: PathBuf,
+        /// What is there of each.
+        halves: Vec<Half>,
+        /// The command that fetches the model.
         command: String,
     },
     /// A file is present but invalid.
@@ -71,6 +88,9 @@ pub enum CheckpointError {
         /// How to choose one.
         advice: String,
     },
+    /// Weights do not go together.
+    #[error(transparent)]
+    Weights(#[from] ModelError),
     /// The download of a file failed.
     #[error("cannot download {file} of {repo}: {source}{}", source.advice(model))]
     Download {
@@ -93,6 +113,23 @@ pub enum CheckpointError {
         /// The operating system's error.
         source: std::io::Error,
     },
+}
+
+/// What a folder holds of one layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Half {
+    /// The repository with this layout.
+    pub layout: String,
+    /// Files that are there.
+    pub there: Vec<String>,
+    /// Files that are not.
+    pub missing: Vec<String>,
+}
+
+impl Half {
+    fn line(&self) -> String {
+        format!("\nas in {}: there is {}; missing: {}", self.layout, self.there.join(", "), self.missing.join(", "))
+    }
 }
 
 fn there(others: &[String]) -> String {

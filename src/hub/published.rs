@@ -11,6 +11,32 @@ pub struct Published {
     pub parts: &'static [PublishedPart],
     /// A file that tells how the parts go together; it is left out where it is not.
     pub index: Option<PublishedFile>,
+    /// Another repository of the same weights, in a layout of its own.
+    pub other: Option<OtherRepository>,
+}
+
+/// A repository that holds a whole checkpoint, not as the first one does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OtherRepository {
+    /// Its name.
+    pub repo: &'static str,
+    /// The parts, all of them.
+    pub parts: &'static [OtherPart],
+}
+
+/// The place of a part in another repository.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OtherPart {
+    /// The part.
+    pub part: Part,
+    /// Its folder; empty for the repository's root. Parts may share one.
+    pub folder: &'static str,
+    /// The name of its weights; in shards, of their index without `.index.json`.
+    pub weights: &'static str,
+    /// Whether the folder's `config.json` is this part's. A part without one tells its shape by its weights.
+    pub config: bool,
+    /// The folder of `tokenizer.json`, if it is the text encoder.
+    pub tokenizer: &'static str,
 }
 
 /// The place where a part was published.
@@ -27,7 +53,7 @@ pub struct PublishedPart {
 }
 
 /// The place where a file was published.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedFile {
     /// Its repository.
     pub repo: &'static str,
@@ -38,6 +64,12 @@ pub struct PublishedFile {
 }
 
 impl Published {
+    /// The repositories in which all parts are together, to choose from; none if there is no choice.
+    pub fn repositories(&self) -> impl Iterator<Item = &'static str> {
+        let both = self.other.as_ref().and_then(|other| Some([self.parts.first()?.repo, other.repo]));
+        both.into_iter().flatten()
+    }
+
     /// The place where `part` was published.
     ///
     /// # Panics

@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::{Checkpoint, cache_dir, several};
 use super::client::{Client, Listing};
 use super::download::Download;
-use super::error::{CheckpointError, HubError, io};
+use super::error::{CheckpointError, Half, HubError, io};
 use super::files::{files_in, is_weights, problem, read, weight_files};
+use super::layout::{CONFIG, Config, Layout, Place, TOKENIZER, in_folder, most};
 use super::published::{Part, Published, PublishedFile};
 use super::settings::{hub_cache, offline, process};
 use super::store::{Store, replaced};
-
-/// The tokenizer's file.
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Fills a checkpoint's folder.
 #[derive(Clone, Debug)]
@@ -27,6 +25,9 @@ pub struct Pull {
     pub from: Option<PathBuf>,
     /// Use only files that were downloaded earlier, without network access. `HF_HUB_OFFLINE` asks for the same.
     pub offline: bool,
+    /// The repository to take the parts from, of [`Published::repositories`]; `None`: of files that are here the one with the most parts, and
+    /// the first if a server is asked.
+    pub repo: Option<String>,
     /// The repository of the text encoder; `None`: the published one.
     pub text_repo: Option<String>,
     /// Its weight file, if it has several (quantised ones of different sizes).
@@ -48,7 +49,8 @@ struct Hub<'a> {
 impl Pull {
     /// The whole checkpoint, into the default folder of models.
     pub fn new(published: &'static Published) -> Pull {
-        Pull { published, cache: None, from: None, offline: false, text_repo: None, text_file: None, quiet: false }
+        let (cache, from, repo, text_repo, text_file) = (None, None, None, None, None);
+        Pull { published, cache, from, offline: false, repo, text_repo, text_file, quiet: false }
     }
 
     /// The cache that downloads go to: the one that a variable of the hub names; else `hub` in a folder of models that was chosen, as the disk
@@ -76,15 +78,21 @@ impl Pull {
     /// # Errors
     /// The first file that is unavailable or damaged; files linked before it stay, and the next run continues from there.
     pub fn run(&self) -> Result<Checkpoint, CheckpointError> {
-        let checkpoint = Checkpoint::in_cache(self.published, &self.models());
+        let there = Checkpoint::in_cache(self.published, &self.models());
+        let checkpoint = Checkpoint::to_pull(self.published, &self.models());
+        let asked = self.from.is_some() || self.repo.is_some();
+        // A copy of a repository in this place is as good.
+        if there != checkpoint && !asked && self.text_repo.is_none() && self.text_file.is_none() && there.is_whole() {
+            return Ok(there);
+        }
         let hub = self.hub();
+        let layout = self.layout(&hub);
         // What is complete stays, unless something else is asked for.
-        let other =
-            |part| self.from.is_some() || part == Part::Text && (self.text_repo.is_some() || self.text_file.is_some());
+        let other = |part| asked || part == Part::Text && (self.text_repo.is_some() || self.text_file.is_some());
         for part in checkpoint.parts().filter(|part| other(*part) || checkpoint.require(&[*part]).is_err()) {
             let folder = checkpoint.folder.join(part.name());
             fs::create_dir_all(&folder).map_err(io("create", &folder))?;
-            let files = self.files(&hub, part)?;
+            let files = self.files(&hub, layout, part).map_err(|error| self.halves(&hub, layout, error))?;
             // Links of an earlier pull: the text encoder's weights come in different forms.
             for entry in fs::read_dir(&folder).map_err(io("read", &folder))?.flatten() {
                 // Those that begin with a dot are another process's, which it is about to rename.
@@ -99,43 +107,103 @@ impl Pull {
             }
         }
         if let Some(index) = &self.published.index {
-            self.index(&hub, &checkpoint, index)?;
+            self.index(&hub, layout, &checkpoint, index)?;
         }
-        let readable = |part: &Part| *part != Part::Text || checkpoint.file(*part, TOKENIZER).exists();
+        let readable = |part: &Part| *part != Part::Text || checkpoint.tokenizer().exists();
         checkpoint.require(&checkpoint.parts().filter(readable).collect::<Vec<_>>())?;
         Ok(checkpoint)
     }
 
-    /// Links the file that tells how the parts go together. A folder that lacks it is as published.
-    fn index(&self, hub: &Hub<'_>, checkpoint: &Checkpoint, index: &PublishedFile) -> Result<(), CheckpointError> {
-        match hub.repo(index.repo, index.folder).fetch(index.name) {
-            Ok(path) => link(&path, checkpoint.folder(), index.name),
-            Err(CheckpointError::NotInFolder { .. } | CheckpointError::Offline { .. }) => {
+    /// The layout of the files to take.
+    fn layout(&self, hub: &Hub<'_>) -> Layout {
+        let asked = |layout: &Layout| self.repo.as_deref() == Some(self.published.repository(*layout));
+        if let Some(layout) = self.published.origins().find(asked) {
+            return layout;
+        }
+        if self.from.is_none() && hub.offline.is_none() {
+            return Layout::Published;
+        }
+        let parts = |layout| self.published.parts.iter().filter(|p| self.has_weights(hub, layout, p.part)).count();
+        most(self.published.origins(), parts)
+    }
+
+    /// Whether weights of a part are here in a layout.
+    fn has_weights(&self, hub: &Hub<'_>, layout: Layout, part: Part) -> bool {
+        let place = self.published.place(layout, part);
+        let names = hub.part(layout, &place).names().unwrap_or_default();
+        let weights = place.weights(&names, &|_| None).unwrap_or_else(|several| several);
+        weights.iter().any(|name| names.contains(name))
+    }
+
+    /// The same error about a file that is not in a folder, or what the folder holds of each of two layouts.
+    fn halves(&self, hub: &Hub<'_>, layout: Layout, error: CheckpointError) -> CheckpointError {
+        let (CheckpointError::NotInFolder { .. }, Some(from)) = (&error, &self.from) else { return error };
+        let half = |layout| {
+            let mut half = Half { layout: self.published.repository(layout).into(), there: vec![], missing: vec![] };
+            for published in self.published.parts {
+                let place = self.published.place(layout, published.part);
+                let origin = hub.part(layout, &place);
+                let names = origin.names().unwrap_or_default();
+                let given = |name: &str| origin.given(from, name).ok();
+                let weights = place.weights(&names, &|name| given(name).and_then(|path| read(&path)));
+                let config = (place.config == Config::Needed).then(|| CONFIG.to_owned());
+                for name in config.into_iter().chain(weights.unwrap_or_else(|several| several)) {
+                    let list = if given(&name).is_some() { &mut half.there } else { &mut half.missing };
+                    list.push(in_folder(place.folder, &name));
+                }
+            }
+            half
+        };
+        let others = self.published.origins().filter(|other| *other != layout);
+        let halves: Vec<Half> = std::iter::once(layout).chain(others).map(half).collect();
+        if halves.len() < 2 || halves.iter().any(|half| half.there.is_empty()) {
+            return error;
+        }
+        let (model, folder) = (self.published.name, from.clone());
+        CheckpointError::Halves { model, folder, halves, command: format!("adacache pull {model}") }
+    }
+
+    /// Links the file that tells how the parts go together. A folder that lacks it is as published, and so is another layout.
+    fn index(
+        &self,
+        hub: &Hub<'_>,
+        layout: Layout,
+        checkpoint: &Checkpoint,
+        index: &PublishedFile,
+    ) -> Result<(), CheckpointError> {
+        let found = (layout == Layout::Published).then(|| hub.repo(index.repo, index.folder).fetch(index.name));
+        match found {
+            Some(Ok(path)) => link(&path, checkpoint.folder(), index.name),
+            None | Some(Err(CheckpointError::NotInFolder { .. } | CheckpointError::Offline { .. })) => {
                 let earlier = checkpoint.folder().join(index.name);
                 if earlier.is_symlink() { fs::remove_file(&earlier).map_err(io("remove", &earlier)) } else { Ok(()) }
             }
-            Err(error) => Err(error),
+            Some(Err(error)) => Err(error),
         }
     }
 
     /// The files of `part`, by their names in a checkpoint.
-    fn files(&self, hub: &Hub<'_>, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
-        let own = self.published.part(part);
+    fn files(&self, hub: &Hub<'_>, layout: Layout, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
+        let own = self.published.place(layout, part);
+        let published = hub.part(layout, &own);
         // Only the published repository has the published folders.
         let other = self.text_repo.as_deref().filter(|repo| part == Part::Text && *repo != own.repo);
-        let repo = other.unwrap_or(own.repo);
-        let origin = hub.repo(repo, if other.is_some() { "" } else { own.folder });
+        let other = other.map(|repo| hub.repo(repo, ""));
+        let origin = other.as_ref().unwrap_or(&published);
         let mut names = origin.names()?;
         let has = |name: &str| names.iter().any(|n| n == name);
+        let mut files = vec![];
         // Repositories of quantised weights have no configuration of their own.
-        let published = hub.repo(own.repo, own.folder);
-        let config = if has("config.json") { &origin } else { &published };
-        let mut files = vec![("config.json".to_owned(), config.fetch("config.json")?)];
+        let config = match own.config {
+            _ if other.is_some() && has(CONFIG) => Some(origin.fetch(CONFIG)?),
+            Config::Needed => Some(published.fetch(CONFIG)?),
+            Config::Spare if other.is_none() && has(CONFIG) => Some(published.fetch(CONFIG)?),
+            Config::Spare | Config::None => None,
+        };
+        files.extend(config.map(|path| (CONFIG.to_owned(), path)));
         if part == Part::Text {
-            let tokenizer = match own.tokenizer.as_ref().filter(|_| !has(TOKENIZER)) {
-                Some(PublishedFile { repo, folder, name }) => hub.repo(repo, folder).fetch(name),
-                None => origin.fetch(TOKENIZER),
-            };
+            let PublishedFile { repo, folder, name } = own.tokenizer;
+            let tokenizer = if has(TOKENIZER) { origin.fetch(TOKENIZER) } else { hub.repo(repo, folder).fetch(name) };
             match tokenizer {
                 Ok(path) => files.push((TOKENIZER.to_owned(), path)),
                 Err(error @ CheckpointError::NotInFolder { .. }) => {
@@ -147,11 +215,16 @@ impl Pull {
         }
         let failed = Cell::new(None);
         let fetched = |name: &str| origin.fetch(name).map_err(|error| failed.set(Some(error))).ok();
-        let weights = weight_files(&names, &|name| fetched(name).and_then(|path| read(&path)));
+        let text = |name: &str| fetched(name).and_then(|path| read(&path));
+        // Another repository, or a file that is named, has names of its own.
+        let weights = match other.is_some() || self.text_file.is_some() && part == Part::Text {
+            true => weight_files(&names, &text),
+            false => own.weights(&names, &text),
+        };
         if let Some(error) = failed.take() {
             return Err(error);
         }
-        let weights = weights.map_err(|files| several(origin.place(), part, files, &self.command(repo)))?;
+        let weights = weights.map_err(|files| several(origin.place(), part, files, &self.command(&origin.name)))?;
         for name in weights {
             let path = origin.fetch(&name)?;
             let short = name.rsplit('/').next().unwrap_or(&name).to_owned();
@@ -176,7 +249,13 @@ impl Pull {
 impl Hub<'_> {
     fn repo<'a>(&'a self, name: &str, folder: &'static str) -> Origin<'a> {
         let stores = self.caches.iter().map(|cache| Store::new(cache, name)).collect();
-        Origin { hub: self, name: name.to_owned(), folder, stores, listing: OnceCell::new() }
+        Origin { hub: self, name: name.to_owned(), folder, pulled: None, stores, listing: OnceCell::new() }
+    }
+
+    /// The source of a part.
+    fn part<'a>(&'a self, layout: Layout, place: &Place) -> Origin<'a> {
+        let pulled = (layout == Layout::Published).then_some(place.part);
+        Origin { pulled, ..self.repo(place.repo, place.folder) }
     }
 
     fn client(&self) -> Result<&Client<'static>, HubError> {
@@ -194,6 +273,8 @@ struct Origin<'a> {
     name: String,
     /// Empty for the repository's root.
     folder: &'static str,
+    /// The part that it is, where a folder that was pulled may be in its place.
+    pulled: Option<Part>,
     /// In every cache; downloads go to the first.
     stores: Vec<Store>,
     listing: OnceCell<Listing>,
@@ -203,8 +284,7 @@ impl Origin<'_> {
     /// The folders in which `--from DIR` may hold this repository.
     fn places(&self, from: &Path) -> Vec<PathBuf> {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name);
-        let own = self.hub.pull.published.parts.iter().find(|p| p.repo == self.name && p.folder == self.folder);
-        let part = own.map(|own| from.join(own.part.name()));
+        let part = self.pulled.map(|part| from.join(part.name()));
         let mut places = vec![self.inside(&from.join(&self.name)), self.inside(&from.join(short))];
         places.extend(part);
         // A cache of the hub's client, or the folder of one.
@@ -222,7 +302,7 @@ impl Origin<'_> {
 
     /// The name in the repository of a file in the folder.
     fn full(&self, name: &str) -> String {
-        if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) }
+        in_folder(self.folder, name)
     }
 
     /// The place of its files, for messages.

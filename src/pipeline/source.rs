@@ -192,8 +192,8 @@ impl ModelFile {
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Vec<ModelFile> {
         let there = checkpoint.parts().flat_map(|part| checkpoint.status(part)).filter(|file| file.bytes.is_some());
         let file = |status: FileStatus| ModelFile {
-            name: format!("{}/{}", status.part.name(), status.file),
-            content: FileContent::OnDisk(checkpoint.file(status.part, &status.file)),
+            content: FileContent::OnDisk(checkpoint.folder().join(&status.file)),
+            name: status.file,
         };
         there.map(file).collect()
     }

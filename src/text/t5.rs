@@ -32,8 +32,7 @@ impl T5Files {
     /// # Errors
     /// Weights that are missing or damaged.
     pub fn of(checkpoint: &Checkpoint) -> Result<T5Files, EncoderError> {
-        let file = |name| checkpoint.file(Part::Text, name);
-        let (tokenizer, config) = (file("tokenizer.json"), Some(file("config.json")));
+        let (tokenizer, config) = (checkpoint.tokenizer(), checkpoint.config(Part::Text));
         Ok(T5Files { tokenizer, config, weights: checkpoint.weights(Part::Text)? })
     }
 }

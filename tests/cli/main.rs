@@ -15,6 +15,7 @@ mod gpu_first;
 mod kept;
 mod measure;
 mod model;
+mod official;
 mod output;
 mod plan;
 mod replay;

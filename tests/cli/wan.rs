@@ -82,7 +82,7 @@ fn reference() -> Vec<f32> {
 }
 
 /// The pixels of a folder of pictures.
-fn rgb(folder: &Path) -> Vec<u8> {
+pub(crate) fn rgb(folder: &Path) -> Vec<u8> {
     match Media::read(folder) {
         Ok(Media::Frames(frames)) => frames.rgb,
         other => panic!("{other:?}"),
@@ -346,7 +346,7 @@ fn a_picture_begins_the_video() {
 }
 
 /// A tokenizer of a few words, which ends every text with `</s>`.
-fn tokenizer() -> serde_json::Value {
+pub(crate) fn tokenizer() -> serde_json::Value {
     let words = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "runs", "sits", "dull", "gray"];
     let vocabulary: serde_json::Map<String, serde_json::Value> =
         words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();

@@ -15,6 +15,8 @@
 // Shared; not every test needs all of it.
 #![allow(dead_code)]
 
+pub(crate) mod written;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

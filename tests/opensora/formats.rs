@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use crate::common::text;
-use crate::written::{self, Kind};
+use crate::common::written::{self, Kind};
 use crate::{GENERATE, MODEL, adacache, fails, repositories, succeeds};
 
 /// Tensors: name, type, shape, bytes.
@@ -180,7 +180,7 @@ fn files_of_torch_are_read() {
     let path = scene.model.join("model.safetensors");
     let tensors = written::read(&path);
     fs::remove_file(&path).unwrap();
-    fs::write(scene.model.join("last.ckpt"), written::torch("state_dict", &tensors)).unwrap();
+    fs::write(scene.model.join("last.ckpt"), written::torch(Some("state_dict"), &tensors)).unwrap();
     assert!(scene.generated().0 == expected);
 }
 

@@ -11,7 +11,6 @@ mod generate;
 mod pull;
 mod server;
 mod text;
-mod written;
 
 use std::fs;
 use std::path::{Path, PathBuf};

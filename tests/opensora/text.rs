@@ -10,9 +10,9 @@ use adacache::text::{T5, T5Files, Tokenised, Tokens};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use crate::common::written::{self, Kind, Plain};
 use crate::common::{device, names};
 use crate::golden;
-use crate::written::{self, Kind, Plain};
 
 /// What the reference has of the text encoder.
 struct Reference {
@@ -136,7 +136,7 @@ fn the_encoder_of_wan_is_read_without_a_configuration() {
     let umt5 = golden("../umt5_a");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("models_t5_umt5-xxl-enc-bf16.pth");
-    fs::write(&file, written::torch("state_dict", &written::read(&umt5.join("model.safetensors")))).unwrap();
+    fs::write(&file, written::torch(Some("state_dict"), &written::read(&umt5.join("model.safetensors")))).unwrap();
     let bare = T5Files { tokenizer: golden("t5-v1_1-xxl/tokenizer.json"), config: None, weights: vec![file] };
     let config = umt5.join("config.json");
     let whole = T5Files { config: Some(config.clone()), weights: vec![umt5.join("model.safetensors")], ..bare.clone() };

@@ -130,8 +130,7 @@ fn as_json(models: &[Model]) -> anyhow::Result<String> {
         let Some((checkpoint, files)) = &model.files else {
             return json!({ "name": model.name, "complete": true, "built_in": true, "needs": needs(model), "needs_of": model.of.name() });
         };
-        let missing: Vec<String> =
-            files.iter().filter(|f| !f.is_ok()).map(|f| format!("{}/{}", f.part.name(), f.file)).collect();
+        let missing: Vec<&str> = files.iter().filter(|f| !f.is_ok()).map(|f| &*f.file).collect();
         json!({
             "name": model.name, "complete": missing.is_empty(), "built_in": false, "folder": checkpoint.folder(), "files": files,
             "missing": missing, "needs": needs(model), "needs_of": model.of.name(), "text_encoder_weights": encoder_bytes(files),
@@ -170,7 +169,7 @@ fn for_people(models: &[Model]) -> String {
         for f in files.iter().filter(|_| files.iter().any(|f| f.bytes.is_some())) {
             let size = f.bytes.map_or_else(|| "missing".into(), |bytes| HumanBytes(bytes).to_string());
             let problem = f.problem.as_ref().map_or(String::new(), |problem| format!("  DAMAGED: {problem}"));
-            text += &format!("  {size:>12}  {}/{}{problem}\n", f.part.name(), f.file);
+            text += &format!("  {size:>12}  {}{problem}\n", f.file);
         }
         if model.of == Of::Published {
             text += "  as published, since transformer and autoencoder are not here:\n";

@@ -20,8 +20,9 @@ pub(crate) struct Args {
     /// Model to fetch
     #[arg(value_parser = names())]
     model: String,
-    /// Use the files in this folder, which holds the repositories side by side. Nothing is downloaded or copied and no server is asked: with
-    /// it --offline changes nothing, and a file that is not there is an error
+    /// Use the files in this folder, which is the repository, holds the repositories side by side, or is a cache of the hub's client. Nothing
+    /// is downloaded or copied and no server is asked: with it --offline changes nothing, and a file that is not there is an error. Or the
+    /// name of the repository to fetch, for the models of Wan: Wan-AI/Wan2.1-T2V-1.3B is the official one of the 1.3B
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
     /// Use only files that were downloaded before, also by other programs, and ask no server. With --from the files of that folder are used
@@ -50,10 +51,14 @@ fn names() -> Vec<&'static str> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let published =
         family::named(&args.model).and_then(|family| family.checkpoint()).context("clap knows the names")?;
+    // A folder comes before a repository of the same name.
+    let named = args.from.as_deref().filter(|from| !from.exists()).and_then(Path::to_str);
+    let repo = published.repositories().find(|repo| Some(*repo) == named);
     let pull = Pull {
         published,
         cache: args.dir.clone(),
-        from: args.from.clone(),
+        from: args.from.clone().filter(|_| repo.is_none()),
+        repo: repo.map(str::to_owned),
         offline: args.offline,
         text_repo: args.text_repo.clone(),
         text_file: args.text_file.clone(),
@@ -61,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let checkpoint = pull.run()?;
     if !args.quiet {
-        let downloads = args.from.is_none().then(|| pull.downloads());
+        let downloads = pull.from.is_none().then(|| pull.downloads());
         out::print(describe(&checkpoint, published, downloads.as_deref()))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -73,14 +78,14 @@ fn describe(checkpoint: &Checkpoint, published: &'static Published, downloads: O
     let mut text = String::new();
     for file in checkpoint.parts().flat_map(|part| checkpoint.status(part)) {
         let size = file.bytes.map_or_else(|| "missing".into(), |bytes| indicatif::HumanBytes(bytes).to_string());
-        text += &format!("{size:>12}  {}/{}\n", file.part.name(), file.file);
+        text += &format!("{size:>12}  {}\n", file.file);
     }
     if let Some(folder) = downloads.filter(|folder| folder.is_dir()) {
         text += &format!("downloads are kept in {}, in the layout of the hub's own client\n", folder.display());
     }
     let ours = *checkpoint == Checkpoint::in_cache(published, &cache_dir());
     let name = if ours { model.to_owned() } else { checkpoint.folder().display().to_string() };
-    if checkpoint.require(&checkpoint.parts().collect::<Vec<_>>()).is_err() {
+    if !checkpoint.is_whole() {
         return text + &format!("{model} takes no prompts yet, only --embeddings: its tokenizer is missing\n");
     }
     text + &format!(

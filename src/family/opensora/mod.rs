@@ -34,6 +34,7 @@ pub const OPENSORA: &str = "opensora-v1.2";
 pub static PUBLISHED: Published = Published {
     name: OPENSORA,
     index: None,
+    other: None,
     parts: &[
         PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", folder: "", tokenizer: None },
         PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", folder: "", tokenizer: None },

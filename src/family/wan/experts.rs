@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::hub::{Checkpoint, CheckpointError, Part};
-use crate::model::{LoraFile, ModelError, WanConfig, Weights};
+use crate::model::{LoraFile, ModelError, WanConfig};
 use crate::pipeline::{Expert, PipelineError};
 use crate::sampler::TRAIN_STEPS;
 
 /// Names of the experts, in the order in which they run.
 const NAMES: [&str; 2] = ["high-noise", "low-noise"];
-/// Their folders.
+/// Their folders in an official repository.
+pub(super) const HIGH_NOISE: &str = "high_noise_model";
+pub(super) const LOW_NOISE: &str = "low_noise_model";
+/// Their parts.
 const PARTS: [Part; 2] = [Part::Transformer, Part::Transformer2];
 
 /// The transformers of a model with this boundary.
@@ -56,7 +59,7 @@ fn index(folder: &Path) -> Result<Option<Index>, PipelineError> {
 /// Whether a folder holds a model of two experts, or what is left of one.
 pub(super) fn are_in(folder: &Path) -> bool {
     let named = || index(folder).ok().flatten().is_some_and(|index| index.boundary_ratio.is_some());
-    folder.join(Part::Transformer2.name()).is_dir() || named()
+    [Part::Transformer2.name(), HIGH_NOISE, LOW_NOISE].iter().any(|expert| folder.join(expert).is_dir()) || named()
 }
 
 /// The boundary of a model in a folder: that of its index, or `usual`.
@@ -81,24 +84,25 @@ pub(super) fn boundary(folder: &Path, usual: f64) -> Result<f64, PipelineError> 
 /// # Errors
 /// An expert that is missing, or of another shape than the first; files that are damaged.
 pub(super) fn shape(checkpoint: &Checkpoint, count: usize) -> Result<WanConfig, PipelineError> {
-    let first = shape_of(checkpoint, Part::Transformer)?;
+    let first = shape_of(checkpoint, PARTS[0])?;
     if count > 1 {
-        checkpoint.weights(Part::Transformer2).map_err(|error| match error {
-            CheckpointError::Missing { .. } => PipelineError::MissingExpert {
-                folder: checkpoint.folder().to_owned(),
-                expert: NAMES[1],
-                reason: error.to_string(),
-            },
-            damaged => damaged.into(),
+        let second = shape_of(checkpoint, PARTS[1]).map_err(|error| match error {
+            PipelineError::Checkpoint(missing @ (CheckpointError::Missing { .. } | CheckpointError::Halves { .. })) => {
+                PipelineError::MissingExpert {
+                    folder: checkpoint.folder().to_owned(),
+                    expert: NAMES[1],
+                    reason: missing.to_string(),
+                }
+            }
+            other => other,
         })?;
-        let second = shape_of(checkpoint, Part::Transformer2)?;
         if second != first {
             return Err(PipelineError::Setting(format!(
                 "the experts in {} have different shapes, so they are of different models: {} has {}, {} {}",
                 checkpoint.folder().display(),
-                PARTS[0].name(),
+                NAMES[0],
                 told(&first),
-                PARTS[1].name(),
+                NAMES[1],
                 told(&second)
             )));
         }
@@ -107,7 +111,7 @@ pub(super) fn shape(checkpoint: &Checkpoint, count: usize) -> Result<WanConfig, 
 }
 
 fn shape_of(checkpoint: &Checkpoint, part: Part) -> Result<WanConfig, PipelineError> {
-    let weights = Weights::open_checkpoint(&checkpoint.weights(part)?)?;
+    let weights = checkpoint.open(part)?;
     let file = checkpoint.file(part, "config.json");
     let name = file.display().to_string();
     let text = fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;

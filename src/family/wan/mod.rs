@@ -1,4 +1,4 @@
-//! Wan 2.1 and 2.2: sizes and settings as published, prompts, and the checkpoints in the layout of diffusers.
+//! Wan 2.1 and 2.2: sizes and settings as published, prompts, and the checkpoints in the layout of diffusers and in the official one.
 
 mod experts;
 mod magcache;
@@ -18,7 +18,7 @@ use super::presets::presets_in;
 use super::row::Family;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
+use crate::hub::{Checkpoint, OtherPart, OtherRepository, Part, Published, PublishedFile, PublishedPart, cache_dir};
 use crate::model::vae::{WanVae, WanVaeConfig};
 use crate::model::{Autoencoder, LoraFile, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights};
 use crate::pipeline::{
@@ -92,17 +92,47 @@ const fn parts(repo: &'static str) -> [PublishedPart; 3] {
     [part(Part::Transformer, repo, "transformer"), part(Part::Vae, repo, "vae"), text(repo)]
 }
 
+/// A transformer in an official repository: one file, or shards with an index.
+const fn official(part: Part, folder: &'static str) -> OtherPart {
+    OtherPart { part, folder, weights: "diffusion_pytorch_model.safetensors", config: true, tokenizer: "" }
+}
+
+/// A file of `torch.save` beside it.
+const fn beside(part: Part, weights: &'static str, tokenizer: &'static str) -> OtherPart {
+    OtherPart { part, folder: "", weights, config: false, tokenizer }
+}
+
+/// The text encoder of every official repository.
+const OFFICIAL_TEXT: OtherPart = beside(Part::Text, "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl");
+
+/// The parts of an official repository of one transformer, with this autoencoder.
+const fn officials(vae: &'static str) -> [OtherPart; 3] {
+    [official(Part::Transformer, ""), beside(Part::Vae, vae, ""), OFFICIAL_TEXT]
+}
+
+const VAE21: &str = "Wan2.1_VAE.pth";
+
 const T2V_A14B: &str = "Wan-AI/Wan2.2-T2V-A14B-Diffusers";
 
 /// Wan 2.1 T2V-1.3B.
 pub static WAN21_1_3B: WanModel = WanModel(&Facts::new(
-    Published { name: "wan2.1-t2v-1.3b", parts: &parts("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), index: None },
+    Published {
+        name: "wan2.1-t2v-1.3b",
+        parts: &parts("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        index: None,
+        other: Some(OtherRepository { repo: "Wan-AI/Wan2.1-T2V-1.3B", parts: &officials(VAE21) }),
+    },
     WanConfig::t2v_1_3b,
 ));
 
 /// Wan 2.1 T2V-14B.
 pub static WAN21_14B: WanModel = WanModel(&Facts::new(
-    Published { name: "wan2.1-t2v-14b", parts: &parts("Wan-AI/Wan2.1-T2V-14B-Diffusers"), index: None },
+    Published {
+        name: "wan2.1-t2v-14b",
+        parts: &parts("Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+        index: None,
+        other: Some(OtherRepository { repo: "Wan-AI/Wan2.1-T2V-14B", parts: &officials(VAE21) }),
+    },
     WanConfig::t2v_14b,
 ));
 
@@ -113,7 +143,12 @@ pub static WAN22_5B: WanModel = WanModel(&Facts {
     fps: 24.0,
     frames: FrameInputs::First,
     ..Facts::new(
-        Published { name: "wan2.2-ti2v-5b", parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers"), index: None },
+        Published {
+            name: "wan2.2-ti2v-5b",
+            parts: &parts("Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
+            index: None,
+            other: Some(OtherRepository { repo: "Wan-AI/Wan2.2-TI2V-5B", parts: &officials("Wan2.2_VAE.pth") }),
+        },
         WanConfig::ti2v_5b,
     )
 });
@@ -134,6 +169,15 @@ pub static WAN22_A14B: WanModel = WanModel(&Facts {
                 text(T2V_A14B),
             ],
             index: Some(PublishedFile { repo: T2V_A14B, folder: "", name: experts::INDEX }),
+            other: Some(OtherRepository {
+                repo: "Wan-AI/Wan2.2-T2V-A14B",
+                parts: &[
+                    official(Part::Transformer, experts::HIGH_NOISE),
+                    official(Part::Transformer2, experts::LOW_NOISE),
+                    beside(Part::Vae, VAE21, ""),
+                    OFFICIAL_TEXT,
+                ],
+            }),
         },
         WanConfig::t2v_14b,
     )
@@ -154,10 +198,13 @@ struct Marks {
 }
 
 impl Marks {
-    fn read(folder: &Path) -> Option<Marks> {
-        let text = fs::read_to_string(folder.join(Part::Transformer.name()).join("config.json")).ok()?;
-        let marks: Marks = serde_json::from_str(&text).ok()?;
-        let marks = Marks { experts: experts::are_in(folder), ..marks };
+    /// What the transformers' configurations in a checkpoint's folder say, one of which may be missing.
+    fn read(checkpoint: &Checkpoint) -> Option<Marks> {
+        let two = checkpoint.parts().any(|part| part == Part::Transformer2);
+        let second = two.then(|| checkpoint.configs(Part::Transformer2)).into_iter().flatten();
+        let config = checkpoint.configs(Part::Transformer).chain(second).next()?;
+        let marks: Marks = serde_json::from_str(&fs::read_to_string(&config).ok()?).ok()?;
+        let marks = Marks { experts: experts::are_in(checkpoint.folder()), ..marks };
         marks.class.as_deref().is_some_and(|class| class.starts_with("Wan")).then_some(marks)
     }
 
@@ -178,7 +225,8 @@ impl Family for WanModel {
     }
 
     fn recognises(&self, folder: &Path) -> bool {
-        Marks::read(folder).is_some_and(|marks| marks.model().name() == self.name())
+        let marks = Marks::read(&Checkpoint::at(&self.0.published, folder));
+        marks.is_some_and(|marks| marks.model().name() == self.name())
     }
 
     fn open(&self, folder: Option<&Path>, options: &OpenOptions) -> Result<ModelSource, PipelineError> {
@@ -189,11 +237,8 @@ impl Family for WanModel {
         };
         let boundary = facts.boundary.map(|usual| experts::boundary(checkpoint.folder(), usual)).transpose()?;
         let shape = experts::shape(&checkpoint, experts::experts(boundary).len())?;
-        let vae = match checkpoint.weights(Part::Vae) {
-            Ok(files) => {
-                let folder = checkpoint.folder().join(Part::Vae.name());
-                WanVaeConfig::of_folder(&folder, &Weights::open_checkpoint(&files)?)?
-            }
+        let vae = match checkpoint.open(Part::Vae) {
+            Ok(weights) => WanVaeConfig::of_file(checkpoint.config(Part::Vae).as_deref(), &weights)?,
             // Latents can be made without it; what needs it asks for it.
             Err(_) => (facts.vae)(),
         };
@@ -284,7 +329,7 @@ impl Opened {
     }
 
     fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
-        Ok(Weights::open_checkpoint(&self.files()?.weights(part)?)?)
+        Ok(self.files()?.open(part)?)
     }
 }
 

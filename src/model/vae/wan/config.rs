@@ -159,16 +159,15 @@ impl WanVaeConfig {
         Ok(config)
     }
 
-    /// As [`WanVaeConfig::of`], with the `config.json` in `folder`, if there is one.
+    /// As [`WanVaeConfig::of`], with the config.json at `file`, if there is one.
     ///
     /// # Errors
     /// As [`WanVaeConfig::of`], or a config.json that cannot be read.
-    pub fn of_folder(folder: &Path, weights: &Weights<'_>) -> Result<WanVaeConfig> {
-        let file = folder.join("config.json");
+    pub fn of_file(file: Option<&Path>, weights: &Weights<'_>) -> Result<WanVaeConfig> {
+        let Some(file) = file else { return WanVaeConfig::of(weights, None) };
         let name = file.display().to_string();
-        match std::fs::read_to_string(&file) {
+        match std::fs::read_to_string(file) {
             Ok(text) => WanVaeConfig::of(weights, Some((&text, &name))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => WanVaeConfig::of(weights, None),
             Err(source) => Err(ModelError::Io { file: name, source }),
         }
     }

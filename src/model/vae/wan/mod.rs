@@ -24,7 +24,6 @@ mod published;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 pub use config::{WanPath, WanResample, WanScale, WanVaeConfig};
 pub use names::Names;
@@ -80,15 +79,6 @@ impl WanVae {
     /// A shape that overflows.
     pub fn tensors(config: &WanVaeConfig) -> Result<BTreeMap<String, Vec<usize>>> {
         Weights::taken_by(|dry, weights| WanVae::take(dry, config.clone(), weights, DType::Bf16))
-    }
-
-    /// The autoencoder of a folder with `weights`: its shape follows from the tensors and, where there is one, from `config.json`.
-    ///
-    /// # Errors
-    /// As [`WanVaeConfig::of_folder`] and [`WanVae::load`].
-    pub fn of_folder(device: &Device, folder: &Path, weights: Weights<'_>, dtype: DType) -> Result<WanVae> {
-        let config = WanVaeConfig::of_folder(folder, &weights)?;
-        WanVae::load(device, config, weights, dtype)
     }
 
     /// Its shape.

@@ -69,13 +69,14 @@ pub(crate) fn gguf(tensors: &[(Plain, Kind)]) -> Vec<u8> {
     [header, data].concat()
 }
 
-/// A file of `torch.save`: a dictionary of tensors in f32, in a dictionary under `key`.
-pub(crate) fn torch(key: &str, tensors: &[Plain]) -> Vec<u8> {
+/// A file of `torch.save`: a dictionary of tensors in f32, in a dictionary under `key` if there is one.
+pub(crate) fn torch(key: Option<&str>, tensors: &[Plain]) -> Vec<u8> {
     let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
     let number = |number: usize| [b"J", &(number as u32).to_le_bytes()[..]].concat();
     let tuple =
         |numbers: &[usize]| [b"(", &numbers.iter().flat_map(|n| number(*n)).collect::<Vec<_>>()[..], b"t"].concat();
-    let mut code = [b"\x80\x02}", &text(key)[..], b"}("].concat();
+    let outer = key.map_or(vec![], |key| [b"}", &text(key)[..]].concat());
+    let mut code = [b"\x80\x02", &outer[..], b"}("].concat();
     let mut entries = vec![];
     for (i, (name, shape, values)) in tensors.iter().enumerate() {
         let strides: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
@@ -87,7 +88,7 @@ pub(crate) fn torch(key: &str, tensors: &[Plain]) -> Vec<u8> {
         code.extend([&number(0)[..], &tuple(shape), &tuple(&strides), b"\x89NtR"].concat());
         entries.push((format!("m/data/{i}"), Kind::F32.bytes(values)));
     }
-    code.extend(b"us.");
+    code.extend(if key.is_some() { &b"us."[..] } else { b"u." });
     entries.push(("m/data.pkl".into(), code));
     zip(&entries)
 }
