@@ -83,8 +83,9 @@ pub(super) fn adapted<'a>(
     loras: &[LoraFile],
     published: &dyn Fn(&str) -> String,
 ) -> Result<Weights<'a>, ModelError> {
-    let names: Vec<&str> = weights.names().collect();
-    let open = |lora| Ok::<_, ModelError>(Box::new(Lora::open(lora, &names, published)?) as Box<dyn Addition>);
+    let tensors: BTreeMap<&str, Vec<usize>> =
+        weights.names().map(|name| (name, weights.shape(name).unwrap_or_default())).collect();
+    let open = |lora| Ok::<_, ModelError>(Box::new(Lora::open(lora, &tensors, published)?) as Box<dyn Addition>);
     let additions = loras.iter().map(open).collect::<Result<_, _>>()?;
     Ok(weights.with(additions))
 }
@@ -98,19 +99,21 @@ struct Lora {
 }
 
 impl Lora {
-    /// Opens a file for a checkpoint whose tensors have these `names`; `published` turns a tensor's name in another spelling into one of them.
+    /// Opens a file for a checkpoint whose `tensors` have these names and shapes; `published` turns a tensor's name in another spelling into
+    /// one of them.
     ///
     /// # Errors
-    /// A file that cannot be read, names that are no LoRA's or of no weight that the checkpoint has, parts without their other half.
+    /// A file that cannot be read, names that are no LoRA's or of no weight that the checkpoint has, parts without their other half, shapes
+    /// that do not fit.
     fn open(
         LoraFile { path, strength, .. }: &LoraFile,
-        names: &[&str],
+        tensors: &BTreeMap<&str, Vec<usize>>,
         published: &dyn Fn(&str) -> String,
     ) -> Result<Lora, ModelError> {
         let (weights, strength) = (Weights::open(path)?, *strength);
         let bad = |reason: String| ModelError::Lora { file: path.display().to_string(), reason };
         let underscored: BTreeMap<String, &str> =
-            names.iter().filter_map(|name| name.strip_suffix(".weight")).map(|m| (m.replace('.', "_"), m)).collect();
+            tensors.keys().filter_map(|name| name.strip_suffix(".weight")).map(|m| (m.replace('.', "_"), m)).collect();
         let mut modules: BTreeMap<String, BTreeMap<Part, String>> = BTreeMap::new();
         let mut unknown = vec![];
         for name in weights.names() {
@@ -124,7 +127,7 @@ impl Lora {
             let full = published(&format!("{plain}.weight"));
             let found = match underscored.get(plain) {
                 Some(module) => Some((*module).to_owned()),
-                None => full.strip_suffix(".weight").filter(|_| names.contains(&full.as_str())).map(str::to_owned),
+                None => full.strip_suffix(".weight").filter(|_| tensors.contains_key(&*full)).map(str::to_owned),
             };
             match found {
                 Some(module) => drop(modules.entry(module).or_default().insert(part, name.to_owned())),
@@ -144,7 +147,42 @@ impl Lora {
         if modules.is_empty() {
             return Err(bad("it holds no tensors".into()));
         }
-        Ok(Lora { weights, strength, modules })
+        let lora = Lora { weights, strength, modules };
+        lora.check_shapes(tensors).map_err(bad)?;
+        Ok(lora)
+    }
+
+    /// Checks that what is added has the shape of what it is added to.
+    fn check_shapes(&self, tensors: &BTreeMap<&str, Vec<usize>>) -> Result<(), String> {
+        for (module, parts) in &self.modules {
+            let target = |kind: &str| tensors.get(&*format!("{module}.{kind}")).map(Vec::as_slice);
+            let found = |name: &String| self.weights.shape(name).unwrap_or_default();
+            let refused = |kind: &str, name: &str, shape: &[usize]| {
+                let own = target(kind).map_or_else(|| "is not there".into(), |own| format!("has shape {own:?}"));
+                Err(format!(
+                    "tensor `{name}` of shape {shape:?} does not fit: `{module}.{kind}` of this model {own}; is it a LoRA for another one?"
+                ))
+            };
+            for (part, kind) in [(Part::Weight, "weight"), (Part::Bias, "bias")] {
+                if let Some(name) = parts.get(&part)
+                    && target(kind) != Some(&found(name))
+                {
+                    return refused(kind, name, &found(name));
+                }
+            }
+            let (Some(down), Some(up)) = (parts.get(&Part::Down), parts.get(&Part::Up)) else { continue };
+            let rank = found(down).first().copied().unwrap_or(0).max(1);
+            let own = target("weight").unwrap_or_default();
+            let rows = own.first().copied().unwrap_or(0);
+            let columns: usize = own.iter().skip(1).product();
+            for (name, sides) in [(down, [rank, columns]), (up, [rows, rank])] {
+                let shape = found(name);
+                if shape.first() != Some(&sides[0]) || shape.iter().product::<usize>() != sides[0] * sides[1] {
+                    return refused("weight", name, &shape);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds `strength · alpha/rank · up · down`.
@@ -158,13 +196,9 @@ impl Lora {
         let found = self.weights.shape(down).unwrap_or_default();
         let (rank, rows) = (found.first().copied().unwrap_or(0).max(1), shape.first().copied().unwrap_or(0));
         let columns = values.len() / rows.max(1);
-        // Convolutions are spelled with the axes of their kernels, or as matrices.
-        let matrix = |name: &str, sides: [usize; 2]| {
-            let found = self.weights.shape(name).unwrap_or_default();
-            let same = found.first() == Some(&sides[0]) && found.iter().product::<usize>() == sides[0] * sides[1];
-            self.weights.values(name, if same { &found } else { &sides })
-        };
-        let (down, up) = (matrix(down, [rank, columns])?, matrix(up, [rows, rank])?);
+        // Convolutions are spelled with the axes of their kernels, or as matrices; both were found to fit.
+        let matrix = |name: &str| self.weights.values(name, &self.weights.shape(name).unwrap_or_default());
+        let (down, up) = (matrix(down)?, matrix(up)?);
         let alpha = match alpha {
             Some(name) => self.weights.values(name, &self.weights.shape(name).unwrap_or_default())?.first().copied(),
             None => None,
@@ -232,11 +266,13 @@ mod tests {
     }
 
     const BASE: [&str; 3] = ["blocks.0.self_attn.q.weight", "blocks.0.self_attn.q.bias", "patch.weight"];
+    const SHAPES: [&[usize]; 3] = [&[2, 3], &[2], &[2, 3, 1]];
 
     fn opened(tensors: &[(&str, &[usize])], strength: f32) -> Result<Lora, ModelError> {
         let published = |name: &str| name.replace("attn1.to_q", "self_attn.q");
         let file = file(tensors);
-        Lora::open(&LoraFile { path: file.path().into(), strength, expert: None }, &BASE, &published)
+        let base = BASE.into_iter().zip(SHAPES.map(<[usize]>::to_vec)).collect();
+        Lora::open(&LoraFile { path: file.path().into(), strength, expert: None }, &base, &published)
     }
 
     #[test]
@@ -309,8 +345,15 @@ mod tests {
         assert!(message(&[("blocks.0.self_attn.q.lora_A.weight", &[2, 3])]).contains("without the other"));
         assert!(message(&[]).contains("no tensors"));
         let names = ["blocks.0.self_attn.q.lora_A.weight", "blocks.0.self_attn.q.lora_B.weight"];
-        let lora = opened(&[(names[0], &[2, 4]), (names[1], &[2, 2])], 1.0).unwrap();
-        let error = lora.add(BASE[0], &[2, 3], &mut [0.0; 6]).unwrap_err().to_string();
-        assert!(error.contains("lora_A") && error.contains("[2, 4]"), "{error}");
+        for (shapes, part, found) in [
+            ([&[2, 4][..], &[2, 2]], "lora_A", "[2, 4]"),
+            ([&[2, 3], &[3, 2]], "lora_B", "[3, 2]"),
+            ([&[2, 3], &[2, 1]], "lora_B", "[2, 1]"),
+        ] {
+            let error = message(&[(names[0], shapes[0]), (names[1], shapes[1])]);
+            assert!(error.contains(part) && error.contains(found) && error.contains("[2, 3]"), "{error}");
+        }
+        let bias = message(&[("patch.diff_b", &[2])]);
+        assert!(bias.contains("`patch.bias` of this model is not there"), "{bias}");
     }
 }

@@ -384,16 +384,30 @@ fn prompts_are_read_by_the_repositorys_own_encoder() {
         let file = fs::read(folder.join(out)).unwrap();
         (SafeTensors::deserialize(&file).unwrap().tensor("latents").unwrap().data().to_vec(), text(&output.stderr))
     };
+    let kept = folder.join("models").join(MODEL).join("embeddings");
+    // A LoRA that does not fit is told before anything is read.
+    let [unknown, shape, cut] = ["unknown", "shape", "cut"].map(|name| format!("{name}.safetensors"));
+    lora(&folder.join(&unknown), ["blocks.7.ffn.0.lora_A.weight", "blocks.7.ffn.0.lora_B.weight"]);
+    lora(&folder.join(&shape), ["blocks.1.attn1.to_q.lora_A.weight", "blocks.1.attn1.to_q.lora_B.weight"]);
+    fs::write(folder.join(&cut), &fs::read(folder.join(&shape)).unwrap()[..100]).unwrap();
+    for (file, parts) in [
+        (&unknown, ["blocks.7.ffn.0", "another one"]),
+        (&shape, ["lora_B", "[128, 128]"]),
+        (&cut, ["not a complete", "cut"]),
+    ] {
+        let refused = ["generate", "--model", &model, "a cat runs", "--size", "32x32", "--frames", "1", "--lora", file];
+        fails(folder, &refused, 1, &[&parts[..], &[file]].concat());
+        assert!(!kept.exists(), "{file}: a prompt was read");
+    }
+    // One half reads no negative prompt.
+    let alone = run("a cat runs", "e.safetensors", &["--cfg-scale", "1"]).0;
+    assert!(run("a cat runs", "f.safetensors", &["--cfg-scale", "1", "--negative-prompt", "dull"]).0 == alone);
     let (cat, _) = run("a cat runs", "a.safetensors", &[]);
     // What is read is kept: two prompts, the negative one among them.
-    let kept = folder.join("models").join(MODEL).join("embeddings");
     assert_eq!(names(&kept).len(), 2);
     assert!(run("a cat runs", "b.safetensors", &[]).0 == cat);
     assert!(run("a dog runs", "c.safetensors", &[]).0 != cat);
     assert!(run("a cat runs", "d.safetensors", &["--negative-prompt", "dull gray"]).0 != cat);
-    // One half reads none.
-    let alone = run("a cat runs", "e.safetensors", &["--cfg-scale", "1"]).0;
-    assert!(run("a cat runs", "f.safetensors", &["--cfg-scale", "1", "--negative-prompt", "dull"]).0 == alone);
     // A prompt that is too long is cut, and says where.
     let (_, told) = run("a cat runs a dog sits", "g.safetensors", &[]);
     assert!(told.contains("longer than the 6 tokens") && told.contains("`sits`"), "{told}");

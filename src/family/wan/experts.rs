@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::hub::{Checkpoint, CheckpointError, Part};
-use crate::model::{LoraFile, ModelError, WanConfig};
+use crate::model::{LoraFile, ModelError, Wan, WanConfig};
 use crate::pipeline::{Expert, PipelineError};
 use crate::sampler::TRAIN_STEPS;
 
@@ -79,14 +79,14 @@ pub(super) fn boundary(folder: &Path, usual: f64) -> Result<f64, PipelineError> 
     )))
 }
 
-/// The shape of the transformers of a checkpoint.
+/// The shape of the transformers of a checkpoint, which these LoRAs fit.
 ///
 /// # Errors
-/// An expert that is missing, or of another shape than the first; files that are damaged.
-pub(super) fn shape(checkpoint: &Checkpoint, count: usize) -> Result<WanConfig, PipelineError> {
-    let first = shape_of(checkpoint, PARTS[0])?;
+/// An expert that is missing, or of another shape than the first; files that are damaged; a LoRA that does not fit.
+pub(super) fn shape(checkpoint: &Checkpoint, count: usize, added: &[LoraFile]) -> Result<WanConfig, PipelineError> {
+    let first = shape_of(checkpoint, PARTS[0], &loras(added, 0))?;
     if count > 1 {
-        let second = shape_of(checkpoint, PARTS[1]).map_err(|error| match error {
+        let second = shape_of(checkpoint, PARTS[1], &loras(added, 1)).map_err(|error| match error {
             PipelineError::Checkpoint(missing @ (CheckpointError::Missing { .. } | CheckpointError::Halves { .. })) => {
                 PipelineError::MissingExpert {
                     folder: checkpoint.folder().to_owned(),
@@ -110,12 +110,17 @@ pub(super) fn shape(checkpoint: &Checkpoint, count: usize) -> Result<WanConfig, 
     Ok(first)
 }
 
-fn shape_of(checkpoint: &Checkpoint, part: Part) -> Result<WanConfig, PipelineError> {
+fn shape_of(checkpoint: &Checkpoint, part: Part, loras: &[LoraFile]) -> Result<WanConfig, PipelineError> {
     let weights = checkpoint.open(part)?;
     let file = checkpoint.file(part, "config.json");
     let name = file.display().to_string();
     let text = fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;
-    Ok(WanConfig::from_json(&text, &name, Some(&weights))?)
+    let config = WanConfig::from_json(&text, &name, Some(&weights))?;
+    // Now: the text encoder takes minutes before these are read.
+    if !loras.is_empty() {
+        Wan::adapted(weights, loras)?;
+    }
+    Ok(config)
 }
 
 fn told(shape: &WanConfig) -> String {

@@ -236,7 +236,7 @@ impl Family for WanModel {
             None => Checkpoint::in_cache(&facts.published, &cache_dir()),
         };
         let boundary = facts.boundary.map(|usual| experts::boundary(checkpoint.folder(), usual)).transpose()?;
-        let shape = experts::shape(&checkpoint, experts::experts(boundary).len())?;
+        let shape = experts::shape(&checkpoint, experts::experts(boundary).len(), &options.loras)?;
         let vae = match checkpoint.open(Part::Vae) {
             Ok(weights) => WanVaeConfig::of_file(checkpoint.config(Part::Vae).as_deref(), &weights)?,
             // Latents can be made without it; what needs it asks for it.
