@@ -96,6 +96,8 @@ pub struct TextOptions {
     pub scores: Scores,
     /// The prompt of the unconditional half, for models without a null caption of their own (Wan); `None`: the model's default.
     pub negative: Option<String>,
+    /// Whether the negative prompt is left out, as guidance of scale 1 reads none.
+    pub unguided: bool,
 }
 
 /// A prompt in the form the model takes.

@@ -402,6 +402,7 @@ fn prompts_are_read_by_the_repositorys_own_encoder() {
     // One half reads no negative prompt.
     let alone = run("a cat runs", "e.safetensors", &["--cfg-scale", "1"]).0;
     assert!(run("a cat runs", "f.safetensors", &["--cfg-scale", "1", "--negative-prompt", "dull"]).0 == alone);
+    assert_eq!(names(&kept).len(), 1);
     let (cat, _) = run("a cat runs", "a.safetensors", &[]);
     // What is read is kept: two prompts, the negative one among them.
     assert_eq!(names(&kept).len(), 2);

@@ -97,7 +97,7 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
 
     let device = args.device.open()?;
     device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
-    let groups = embed(args, &device, &source, groups, embeddings.as_ref())?;
+    let groups = embed(args, &device, &source, groups, embeddings.as_ref(), cfg_scale)?;
     let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
@@ -271,6 +271,7 @@ fn embed(
     source: &ModelSource,
     groups: Vec<Vec<Video>>,
     given: Option<&Embeddings>,
+    cfg_scale: Guidance,
 ) -> anyhow::Result<Vec<Vec<Embedded>>> {
     let prompts: Vec<PromptText> = groups.iter().flatten().map(|video| video.prompt.clone()).collect();
     let prompts: Vec<Prompt> = match given {
@@ -280,7 +281,8 @@ fn embed(
                 let what = if prompts.len() == 1 { "the prompt".into() } else { format!("{} prompts", prompts.len()) };
                 out::note(format_args!("embedding {what}"));
             }
-            let options = TextOptions { scores: args.scores(), negative: args.negative_prompt.clone() };
+            let (negative, unguided) = (args.negative_prompt.clone(), !cfg_scale.is_guided());
+            let options = TextOptions { scores: args.scores(), negative, unguided };
             source.embed(&prompts, &options, device, args.dtype, &mut |_, _| interrupt::go_on())?
         }
     };

@@ -94,7 +94,9 @@ impl Options {
         device: &Device,
         prompts: &[PromptText],
     ) -> anyhow::Result<Vec<Prompt>> {
-        Ok(source.embed(prompts, &TextOptions::default(), device, self.dtype, &mut |_, _| interrupt::go_on())?)
+        let unguided = !self.settings(source)?.cfg_scale.is_guided();
+        let options = TextOptions { unguided, ..TextOptions::default() };
+        Ok(source.embed(prompts, &options, device, self.dtype, &mut |_, _| interrupt::go_on())?)
     }
 
     /// Loads the model onto `device`.

@@ -402,11 +402,13 @@ impl Source for Opened {
     ) -> Result<Vec<Prompt>, PipelineError> {
         let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
         let mut texts: Vec<String> = prompts.iter().map(|prompt| prepare_prompt(&prompt.to_string())).collect();
-        texts.push(prepare_prompt(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
+        if !options.unguided {
+            texts.push(prepare_prompt(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
+        }
         let mut embedded = encoder.embed(&texts, progress)?;
-        let negative = Arc::new(embedded.pop().expect("every text has an embedding"));
-        let pairs = prompts.iter().cloned().zip(embedded);
-        Ok(pairs.map(|(prompt, embedding)| Prompt::new(prompt, embedding).against(negative.clone())).collect())
+        let negative = embedded.split_off(prompts.len()).pop().map(Arc::new);
+        let prompts = prompts.iter().cloned().zip(embedded).map(|(text, embedding)| Prompt::new(text, embedding));
+        Ok(prompts.map(|prompt| negative.iter().cloned().fold(prompt, Prompt::against)).collect())
     }
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
