@@ -1,6 +1,7 @@
 //! The options of `adacache generate`.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
@@ -71,8 +72,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
     pub(super) steps: Option<usize>,
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
-          help = of_models("Guidance scale; 1 is none", |c| c.default_cfg_scale.to_string()),
-          long_help = of_models("Guidance scale; 1 is none, half the work; of two experts X is for both, X,Y for each", |c| c.default_cfg_scale.to_string()))]
+          help = guidance_help("Guidance scale; 1 is none"),
+          long_help = guidance_help("Guidance scale; 1 is none, half the work; of two experts X is for both, X,Y for each"))]
     pub(super) cfg_scale: Option<Guidance>,
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
     #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
@@ -214,8 +215,20 @@ impl Args {
     }
 }
 
+/// The help of the guidance scale, of which there are a short and a long one.
+fn guidance_help(about: &str) -> String {
+    static DEFAULTS: OnceLock<String> = OnceLock::new();
+    let defaults = DEFAULTS.get_or_init(|| defaults(|config| config.default_cfg_scale.to_string()));
+    format!("{about} [default: {defaults}]")
+}
+
 /// `about`, and the default that each model has.
 fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
+    format!("{about} [default: {}]", defaults(value))
+}
+
+/// The default that each model has.
+fn defaults(value: fn(&PipelineConfig) -> String) -> String {
     let of = |model: &dyn family::Family| {
         let source = model.published(&OpenOptions::default()).ok()?;
         Some((model.name(), value(source.config())))
@@ -238,11 +251,10 @@ fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
     let others = groups.iter().position(|(_, names)| names.len() == largest && largest > 1);
     let rest = others.map(|others| groups.remove(others).0);
     let named = groups.iter().map(|(value, names)| format!("{value} for {}", names.join(", ")));
-    let text = match rest {
+    match rest {
         Some(rest) if groups.is_empty() => rest,
         rest => named.chain(rest.map(|rest| format!("else {rest}"))).collect::<Vec<_>>().join(", "),
-    };
-    format!("{about} [default: {text}]")
+    }
 }
 
 fn cache_help() -> String {
