@@ -19,13 +19,28 @@ pub(super) struct Experts {
     /// Whether one stays on the device when another takes over.
     together: bool,
     loaded: Mutex<BTreeMap<usize, Arc<dyn Transformer>>>,
+    /// Hears of every load in a run.
+    listener: Option<Box<OnLoad>>,
 }
+
+/// Is called with the name of an expert that is about to be loaded.
+pub type OnLoad = dyn Fn(&'static str) + Send + Sync;
 
 impl Experts {
     /// Transformers of `source`, none of them loaded.
     pub(super) fn new(source: &ModelSource, device: &Device, dtype: DType, streamed: usize, together: bool) -> Experts {
         let (source, device) = (source.clone(), device.clone());
-        Experts { source, device, dtype, streamed, together, loaded: Mutex::default() }
+        Experts { source, device, dtype, streamed, together, loaded: Mutex::default(), listener: None }
+    }
+
+    /// Tells `listener` of every load from now on.
+    pub(super) fn tell(&mut self, listener: Box<OnLoad>) {
+        self.listener = Some(listener);
+    }
+
+    /// Whether an expert is freed when another takes over.
+    pub(super) fn make_room(&self) -> bool {
+        self.source.experts().len() > 1 && !self.together
     }
 
     fn loaded(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<dyn Transformer>>> {
@@ -42,6 +57,9 @@ impl Experts {
             loaded.clear();
         }
         let Experts { source, device, dtype, streamed, .. } = self;
+        if let (Some(listener), Some(expert)) = (&self.listener, source.experts().get(index)) {
+            listener(expert.name);
+        }
         let model: Arc<dyn Transformer> = source.expert(index, device, *dtype, *streamed, Content::Files)?.into();
         loaded.insert(index, model.clone());
         Ok(model)

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
-use super::experts::Experts;
+use super::experts::{Experts, OnLoad};
 use super::generation::{Decoded, Generation, OnFrame};
 use super::job::{Deciding, Job};
 use super::noise::noise;
@@ -134,6 +134,16 @@ impl Pipeline {
         self.source.autoencoder(device, self.experts.dtype(), Content::Files)?.ok_or_else(|| {
             PipelineError::Setting(format!("{name} has no autoencoder, so its latents cannot be decoded: set `decode` to false and write .safetensors"))
         })
+    }
+
+    /// Tells `listener` of every expert that is loaded during runs: gigabytes are read between two steps.
+    pub fn on_load(&mut self, listener: Box<OnLoad>) {
+        self.experts.tell(listener);
+    }
+
+    /// Whether every run loads its experts anew, as they are not on the device together.
+    pub fn reloads(&self) -> bool {
+        self.experts.make_room()
     }
 
     /// The source of the model.

@@ -45,6 +45,7 @@ mod stages;
 
 pub use conditioning::{Given, MaskStrategy};
 pub use error::PipelineError;
+pub use experts::OnLoad;
 pub use flow::Sampling;
 pub use generate::Pipeline;
 pub use generation::{Decoded, Generation, OnFrame};

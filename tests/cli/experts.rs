@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use crate::common::{changed_weights, copy_all, names, text};
-use crate::wan::{inputs, lora, repository_in_tests};
+use crate::wan::{inputs, lora, repository_in_tests, tokenizer};
 use crate::{fails, succeeds};
 
 const MODEL: &str = "wan2.2-t2v-a14b";
@@ -92,6 +92,43 @@ fn two_experts_from_a_pull_to_a_report() {
     assert!(models.contains("transformer_2/config.json") && models.contains("with both experts"), "{models}");
     fs::remove_dir_all(pulled.join("transformer_2")).unwrap();
     refused(&[], &["missing expert", "low-noise", "transformer_2/config.json", "--from DIR"]);
+}
+
+/// A tokenizer for [`repository`], and two prompts.
+fn prompts(folder: &Path) {
+    let tokenizers = folder.join("files/Wan2.2-T2V-A14B-Diffusers/tokenizer");
+    fs::create_dir_all(&tokenizers).unwrap();
+    fs::write(tokenizers.join("tokenizer.json"), tokenizer().to_string()).unwrap();
+    fs::write(folder.join("p.txt"), "a cat runs\na dog sits\n").unwrap();
+}
+
+const SMALL: [&str; 6] = ["--model", "files/Wan2.2-T2V-A14B-Diffusers", "--size", "32x32", "--frames", "5"];
+
+#[test]
+fn experts_that_do_not_fit_together_say_when_they_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    repository(folder);
+    prompts(folder);
+    let run = |more: &[&str]| {
+        let args = [&["generate", "--prompts", "p.txt", "--steps", "4", "--cache", "none"][..], &SMALL].concat();
+        text(&succeeds(folder, &[&args[..], more].concat()).stderr)
+    };
+    let (warning, low, high) =
+        ("--batch N makes N videos", "loading the low-noise expert", "loading the high-noise expert");
+    let told = run(&["--out", "c/{}.safetensors", "--report", "r.json"]);
+    assert!(!told.contains(warning) && told.matches(low).count() == 1, "{told}");
+    // Half an expert too little for both.
+    let report = &read(&folder.join("r.json"))[0];
+    let bytes = |name: &str| report[name].as_u64().unwrap();
+    let budget = bytes("peak_device_bytes") - bytes("resident_weight_bytes") / 4;
+    let budget = ["--vram-budget", &format!("{}MB", budget as f64 / 1e6)];
+    let told = run(&[&budget[..], &["--out", "a/{}.safetensors"]].concat());
+    let count = |words: &str| told.matches(words).count();
+    // The first is there before the first run.
+    assert_eq!((count(warning), count(low), count(high)), (1, 2, 1), "{told}");
+    let told = run(&[&budget[..], &["--out", "b/{}.safetensors", "--batch", "2"]].concat());
+    assert!(!told.contains(warning) && told.matches(low).count() == 1, "{told}");
 }
 
 /// The published shapes: 14.3 billion parameters an expert, and the operations of T2V-14B.

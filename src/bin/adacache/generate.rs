@@ -31,7 +31,7 @@ use self::conditions::{Conditions, conditions, given};
 use self::kept::{Asked, Video};
 use self::like::Like;
 use self::results::{Places, in_a_line, summaries, timeline, write};
-use crate::{device, interrupt, out};
+use crate::{device, interrupt, log, out};
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.like {
@@ -146,7 +146,19 @@ fn load(
         ..Job::new(source, args.dtype, &largest)
     };
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
-    Ok(Pipeline::load_within(&job, device, budget)?)
+    let mut pipeline = Pipeline::load_within(&job, device, budget)?;
+    if job.stages()?.len() > 1 && !args.quiet {
+        pipeline.on_load(Box::new(|expert| out::note(format_args!("loading the {expert} expert"))));
+        if pipeline.reloads() && groups.len() > 1 {
+            let runs = groups.len();
+            let words = format!(
+                "the experts do not fit on the device together, so each of the {runs} runs loads both\n\
+                 tip: --batch N makes N videos with the same loads"
+            );
+            log::say("warning", &words);
+        }
+    }
+    Ok(pipeline)
 }
 
 /// Makes the videos, batch after batch.
