@@ -21,7 +21,7 @@ pub(super) const FORCED: usize = 4;
 
 pub(super) fn too_fast(speed_up: f64, steps: usize, most: f64) -> CalibrateError {
     CalibrateError::Target(format!(
-        "a speed-up of {speed_up} cannot be reached in {steps} steps: AdaCache always computes the first two and the last two, which allows {most:.2}; \
+        "a speed-up of {speed_up} cannot be reached in {steps} steps: AdaCache always computes the first two and the last two, of two experts those of each, which allows {most:.2}; \
          ask for less, or take more --steps"
     ))
 }

@@ -131,6 +131,34 @@ fn experts_that_do_not_fit_together_say_when_they_are_loaded() {
     assert!(!told.contains(warning) && told.matches(low).count() == 1, "{told}");
 }
 
+#[test]
+fn policies_are_compared_and_calibrated_for_two_experts() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    repository(folder);
+    prompts(folder);
+    let settings = [&SMALL[..], &["--prompts", "p.txt", "--steps", "16", "--dtype", "f32"]].concat();
+    succeeds(folder, &[&["compare", "--out", "o", "--cache", "adacache-fast,interval-4"][..], &settings].concat());
+    let results = read(&folder.join("o/results.json"));
+    assert_eq!((&results["cfg_scale"], &results["runs"][2]["cache"]), (&json!([4.0, 3.0]), &json!("interval-4")));
+    // 12u/(1 + 11u) ≥ 0.9 for u = 1, 15/16, … 7/16: every fourth of the first ten, and of the last six.
+    assert_eq!(results["runs"][2]["computed_steps"], json!([1, 5, 9, 11, 15]));
+    // Where none is named, those that nothing was published for are left out.
+    let usual = succeeds(folder, &[&["compare", "--out", "u"][..], &settings].concat());
+    let (told, table) = (text(&usual.stderr), text(&usual.stdout));
+    assert!(told.contains("magcache-slow is left out") && table.contains("teacache-fast"), "{told}{table}");
+    let calibrate = ["calibrate", "--target-speedup", "1.3", "--out", "c.toml", "--verify", "2", "--rounds", "12"];
+    let told = text(&succeeds(folder, &[&calibrate[..], &settings].concat()).stdout);
+    assert!(told.contains("guidance 4,3") && told.contains("achieved   speed-up"), "{told}");
+    // The file serves `generate`, where each expert begins anew.
+    let run = ["generate", "a cat runs", "--cache", "c.toml", "--out", "x.safetensors", "--report", "r.json"];
+    succeeds(folder, &[&run[..], &SMALL, &["--steps", "16", "--dtype", "f32"]].concat());
+    let report = read(&folder.join("r.json"));
+    let high = report["stages"][0]["steps"].as_u64().unwrap();
+    let computed: Vec<u64> = serde_json::from_value(report["computed_steps"].clone()).unwrap();
+    assert!(computed.contains(&1) && computed.contains(&(high + 1)) && computed.len() < 16, "{computed:?}");
+}
+
 /// The published shapes: 14.3 billion parameters an expert, and the operations of T2V-14B.
 #[test]
 fn a_plan_counts_both_experts() {

@@ -20,6 +20,17 @@ use crate::{generate, interrupt, out, runs};
 /// The policy that every other is measured against.
 const ORIGINAL: &str = "none";
 
+/// What is compared where nothing is named.
+const USUAL: [&str; 7] = [
+    "adacache-fast",
+    "adacache-fast+moreg",
+    "adacache-slow",
+    "teacache-fast",
+    "fbcache",
+    "magcache-slow",
+    "interval-2",
+];
+
 /// Compare cache policies on the same prompts: work, PSNR, SSIM, flickering
 ///
 /// Every policy generates every prompt with every seed, and each video is measured against the one with every step computed. The folder
@@ -32,12 +43,11 @@ pub(crate) struct Args {
     /// One prompt per line; empty lines and lines starting with # are skipped
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
-    /// Policies, as for `generate --cache`, separated by commas
     #[arg(
         long,
-        default_value = "adacache-fast,adacache-fast+moreg,adacache-slow,teacache-fast,fbcache,magcache-slow,interval-2",
         value_name = "PRESET|FILE.toml,…",
-        value_delimiter = ','
+        value_delimiter = ',',
+        help = format!("Policies, as for `generate --cache`, separated by commas [default, as far as the model has them: {}]", USUAL.join(","))
     )]
     cache: Vec<String>,
     /// Number of seeds for each prompt, counted from 0
@@ -147,11 +157,21 @@ fn write(folder: &Path, mut results: Value, rows: &[Row], strips: Vec<String>) -
 
 /// The policies by name, the original first.
 fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<Vec<Policy>> {
-    let names = std::iter::once(ORIGINAL).chain(args.cache.iter().map(String::as_str).filter(|name| *name != ORIGINAL));
+    let asked: Vec<&str> = args.cache.iter().map(String::as_str).collect();
+    let usual = asked.is_empty();
+    let names = if usual { USUAL.to_vec() } else { asked };
+    let names = std::iter::once(ORIGINAL).chain(names.into_iter().filter(|name| *name != ORIGINAL));
     let mut policies: Vec<Policy> = vec![];
     for text in names {
+        let config = match pipeline::cache_config(source, text, false, steps) {
+            // Not every model has all that are usual.
+            Err(error) if usual && text != ORIGINAL => {
+                out::note(format_args!("{text} is left out: {error}"));
+                continue;
+            }
+            config => config?,
+        };
         pipeline::cache_caution(source, text, steps)?.into_iter().for_each(out::note);
-        let config = pipeline::cache_config(source, text, false, steps)?;
         let stem = Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy());
         let name = stem.replace(".toml", "");
         if policies.iter().any(|p| p.name == name) {
