@@ -188,7 +188,7 @@ def attention(table):
         (f"cross {sizes} text={text}", b, t * s, text),
     ]
     if not args.quick:
-        # As src/model/stdit3/launches.rs: the longest video, over as many rows.
+        # As src/model/dit/launches.rs: the longest video, over as many rows.
         long, few = 120, -(-t * s // 120)
         kinds.append((f"temporal batch={b} frames={long} tokens={few} heads={h} head_dim={d}", b * few, long, long))
     for shape, sequences, queries, keys in kinds:

@@ -73,8 +73,10 @@ pub struct WeightBytes {
     pub resident: usize,
     /// In host memory, copied to the device in every computed step.
     pub streamed: usize,
-    /// The weights of one block.
+    /// The weights of one block; if they differ, of the largest.
     pub block: usize,
+    /// The weights of all blocks, wherever they are.
+    pub blocks: usize,
     /// The weights outside the blocks, part of the resident ones.
     pub ends: usize,
 }

@@ -129,11 +129,12 @@ pub fn cross(
 /// Self-attention of one sequence with a bias by distance, and scores that are not scaled: `out = softmax(q·kᵀ + bias)·v`, as in T5.
 ///
 /// * `qkv` `[rows, 3, heads, head_dim]` D, head_dim 8 to 64 in steps of 8; `out` `[rows, heads·head_dim]` D.
+/// * `keys`: all rows attend to the first so many, at least 1; the others are padding.
 /// * `bias` `[heads, 2·rows − 1]` f32: of every head by key − query, from −(rows − 1) on.
 ///
 /// # Errors
 /// As [`spatial`].
-pub fn biased(qkv: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
+pub fn biased(qkv: &Tensor, keys: usize, bias: &Tensor, out: &Tensor) -> Result<()> {
     let op = Op::new("attention::biased", out);
     let dtype = op.compute_dtype("qkv", qkv)?;
     let [rows, _, heads, head_dim] = op.axes("qkv", qkv, ["rows", "3", "heads", "head_dim"])?;
@@ -145,6 +146,9 @@ pub fn biased(qkv: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
     op.not_aliased(out, &[("qkv", Some(qkv)), ("bias", Some(bias))])?;
     if !(8..=BIASED_HEAD_DIM).contains(&head_dim) || !head_dim.is_multiple_of(8) {
         return Err(op.value("head_dim", head_dim, format_args!("8 to {BIASED_HEAD_DIM} in steps of 8")));
+    }
+    if !(1..=rows).contains(&keys) {
+        return Err(op.value("keys", keys, format_args!("1 to {rows}")));
     }
     let width = heads * head_dim;
     let part = (width * dtype.size()) as u64;
@@ -165,12 +169,12 @@ pub fn biased(qkv: &Tensor, bias: &Tensor, out: &Tensor) -> Result<()> {
         sequences: 1,
         heads: op.int("heads", heads)?,
         q_len: length,
-        kv_len: length,
+        kv_len: op.int("keys", keys)?,
         head_dim: op.int("head_dim", head_dim)?,
         ..Default::default()
     };
     let (queries, shared) = streamed(BIASED_HEAD_DIM, dtype, true);
-    let op = op.counted(4 * rows * rows * width, &[Some(qkv), Some(bias)], &[Some(out)]);
+    let op = op.counted(4 * rows * keys * width, &[Some(qkv), Some(bias)], &[Some(out)]);
     op.launch_choice(
         &Choice {
             module: Module::Attention,

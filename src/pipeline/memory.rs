@@ -39,7 +39,8 @@ impl Job {
     fn set_up_stage(&self, dry: &Device, streamed: usize, stage: &Stage) -> Result<Needs, PipelineError> {
         let (geometry, members) = (self.geometry(stage), self.members());
         let model = self.source.expert(stage.expert, dry, self.dtype, streamed, Content::Zeros)?;
-        let (WeightBytes { block, ends, .. }, blocks) = (model.weight_bytes(), model.anatomy().blocks());
+        let (weights, blocks) = (model.weight_bytes(), model.anatomy().blocks());
+        let WeightBytes { block, blocks: all_blocks, ends, .. } = weights;
         let TransformerShape { channels, caption_channels, .. } = model.shape();
         let y = vec![0.0; geometry.batch() * self.caption_tokens * caption_channels];
         let scratch = self.scratch(dry, &*model, &y, stage)?;
@@ -75,6 +76,7 @@ impl Job {
             scratch,
             block,
             blocks,
+            all_blocks,
             experts,
             decoder,
             caption,

@@ -51,10 +51,12 @@ pub struct Needs {
     pub ends: usize,
     /// Scratch memory for the split-k partial sums of matrix products with few tiles, if there are any.
     pub scratch: usize,
-    /// The weights of one block.
+    /// The weights of one block; if they differ, of the largest.
     pub block: usize,
     /// The number of blocks.
     pub blocks: usize,
+    /// The weights of all blocks.
+    pub all_blocks: usize,
     /// The number of experts that take turns; the weights above are of one.
     pub experts: usize,
     /// The weights of decoder and encoder; they are on the device only while in use.
@@ -87,7 +89,7 @@ impl Needs {
 
     fn with_blocks(&self, blocks: usize) -> usize {
         let most = self.phases().iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
-        self.ends + self.scratch + blocks * self.block + most
+        self.ends + self.scratch + (blocks * self.block).min(self.all_blocks) + most
     }
 
     /// With all weights on the device; of several experts those of the one at work.
@@ -97,7 +99,7 @@ impl Needs {
 
     /// With the weights of all experts on the device, so that none is loaded again.
     pub fn together(&self) -> usize {
-        self.resident() + self.experts.saturating_sub(1) * (self.ends + self.blocks * self.block)
+        self.resident() + self.experts.saturating_sub(1) * (self.ends + self.all_blocks)
     }
 
     /// The larger of each: what two stages need, of which one runs at a time.
@@ -107,6 +109,7 @@ impl Needs {
             scratch: self.scratch.max(other.scratch),
             block: self.block.max(other.block),
             blocks: self.blocks.max(other.blocks),
+            all_blocks: self.all_blocks.max(other.all_blocks),
             experts: self.experts.max(other.experts),
             decoder: self.decoder.max(other.decoder),
             caption: self.caption.max(other.caption),
@@ -137,6 +140,11 @@ impl Needs {
         // Less than all fit, and some of the room is for those that come and go.
         let fit = (budget - self.with_blocks(0)) / self.block;
         Ok(self.blocks - (fit - SLOTS))
+    }
+
+    /// The weights of `streamed` blocks, which are evenly spread: if blocks differ, those of as many average ones.
+    pub fn streamed_bytes(&self, streamed: usize) -> usize {
+        self.all_blocks * streamed / self.blocks.max(1)
     }
 }
 
@@ -235,12 +243,13 @@ mod tests {
     fn needs() -> Needs {
         let (caption, encoding, activations, cache) = (30, 10, 300, 50);
         let (decoder, decoding, reading) = (20, 200, 0);
-        let (ends, scratch, block, blocks, experts) = (1000, 0, 100, 8, 1);
+        let (ends, scratch, block, blocks, all_blocks, experts) = (1000, 0, 100, 8, 800, 1);
         Needs {
             ends,
             scratch,
             block,
             blocks,
+            all_blocks,
             experts,
             decoder,
             caption,
@@ -278,6 +287,10 @@ mod tests {
         }
         assert_eq!(n.streamed(1580), Ok(8));
         assert!(n.streamed(1579).is_err());
+        // Blocks of 100 and of 75 in turn: what is left on the device may all be of the larger ones.
+        let uneven = Needs { all_blocks: 700, ..n };
+        assert_eq!((uneven.least(), uneven.resident(), uneven.streamed_bytes(4)), (1580, 2080, 350));
+        assert_eq!((uneven.streamed(2080), uneven.streamed(2079)), (Ok(0), Ok(4)));
     }
 
     #[test]

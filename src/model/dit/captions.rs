@@ -1,8 +1,10 @@
-//! Captions on their way to a transformer: the tokens to keep, one after the other.
+//! Captions on their way to a transformer: the tokens to keep, one after the other, and their projection to the width of the model.
 
+use super::linear::Linear;
 use crate::device::Device;
 use crate::model::ModelError;
 use crate::ops;
+use crate::ops::linear::Activation;
 use crate::tensor::{DType, Tensor};
 
 /// The indices of the tokens to keep of each of `batch` captions `y` (`[batch, length, width]`): those for which `mask` (`[batch, length]`)
@@ -55,4 +57,17 @@ pub(in crate::model) fn pack(
     let packed = Tensor::empty(device, &[batch, longest, width], dtype)?;
     ops::embed::gather_rows(&source, &index, &packed)?;
     Ok(packed.reshape(&[batch * longest, width])?)
+}
+
+/// `second(GELU(first(y)))` of packed captions `y` `[rows, width]`, as `[rows, C]`.
+///
+/// # Errors
+/// Out of memory.
+pub(in crate::model) fn projected(y: &Tensor, [first, second]: &[Linear; 2]) -> Result<Tensor, ModelError> {
+    let shape = [y.shape()[0], first.bias.elements()];
+    let hidden = Tensor::empty(y.device(), &shape, y.dtype())?;
+    let text = Tensor::empty(y.device(), &shape, y.dtype())?;
+    ops::linear::linear(y, &first.weight, Some(&first.bias), None, Activation::GeluTanh, &hidden)?;
+    ops::linear::linear(&hidden, &second.weight, Some(&second.bias), None, Activation::None, &text)?;
+    Ok(text)
 }

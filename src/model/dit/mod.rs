@@ -2,8 +2,12 @@
 //! the maths that adaLN-modulated blocks share.
 
 pub(super) mod arena;
+pub(super) mod buffers;
 pub(super) mod captions;
+pub(super) mod launches;
 pub(super) mod linear;
 pub(super) mod parts;
 pub(super) mod pieces;
 pub(super) mod streaming;
+pub(super) mod time;
+pub(super) mod work;

@@ -49,6 +49,18 @@ impl Parts {
         Ok(())
     }
 
+    /// The weights `[out, inputs]` of linear layers `names` as one, then their biases `[out]`.
+    pub(in crate::model) fn add_linears(
+        &mut self,
+        names: &[&str],
+        out: usize,
+        inputs: usize,
+    ) -> Result<(), TensorError> {
+        let of = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
+        self.add_joined(&of("weight"), &[out, inputs])?;
+        self.add_joined(&of("bias"), &[out])
+    }
+
     /// Bytes of a block's memory.
     pub(in crate::model) fn bytes(&self) -> usize {
         self.bytes

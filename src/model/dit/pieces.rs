@@ -1,26 +1,27 @@
-//! Pieces of a forward pass that adaLN-modulated transformers share: the embedding of a time, a modulated linear layer, the end of a module.
+//! Pieces of a forward pass that adaLN-modulated transformers share: the embeddings of a time and of the latents, modules, the final layer.
 
+use super::buffers::{
+    ATTENDED, BLOCK_MODULATION, CROSSED, FINAL_MODULATION, FINAL_TOKENS, HIDDEN, PATCHES, Q, QKV, STATS,
+};
 use super::linear::Linear;
-use crate::model::{Added, ModelError, Workspace};
+use crate::cache::Span;
+use crate::model::{Added, Caption, ModelError, PREDICTION, Workspace};
+use crate::ops::attention::{QkNorm, SelfAttention};
 use crate::ops::linear::{Activation, Gate, Modulate};
 use crate::ops::{self, Modulation, norm};
 use crate::tensor::Tensor;
 
 /// Epsilon of every LayerNorm and RMSNorm.
 pub(in crate::model) const NORM_EPS: f32 = 1e-6;
-/// Width of the sinusoidal embedding of a time.
-pub(in crate::model) const FREQUENCY_DIM: usize = 256;
 
-/// Chunks of a block's modulation: shift, scale and gate for the attention, then for the MLP.
-pub(in crate::model) const BLOCK_CHUNKS: usize = 6;
+// The chunks of a block's modulation.
 pub(in crate::model) const SHIFT_ATTN: usize = 0;
 pub(in crate::model) const SCALE_ATTN: usize = 1;
 pub(in crate::model) const GATE_ATTN: usize = 2;
 const SHIFT_MLP: usize = 3;
 const SCALE_MLP: usize = 4;
 const GATE_MLP: usize = 5;
-/// Chunks of the final layer's modulation: shift and scale.
-pub(in crate::model) const FINAL_CHUNKS: usize = 2;
+// The chunks of the final layer's modulation.
 pub(in crate::model) const SHIFT_FINAL: usize = 0;
 pub(in crate::model) const SCALE_FINAL: usize = 1;
 
@@ -40,8 +41,9 @@ pub(in crate::model) fn embed_scalar(
     Ok(())
 }
 
-/// The modulation `[batch, variants, chunks, C]` of block `index` in that of all blocks.
-pub(in crate::model) fn block_table(all: &Tensor, index: usize) -> Result<Tensor, ModelError> {
+/// The modulation `[batch, variants, chunks, C]` of block `index`.
+pub(in crate::model) fn block_table(ws: &Workspace, index: usize) -> Result<Tensor, ModelError> {
+    let all = ws.get(BLOCK_MODULATION);
     Ok(all.slice_rows(index, 1)?.reshape(&all.shape()[1..])?)
 }
 
@@ -68,17 +70,98 @@ pub(in crate::model) fn modulated(
     Ok(ops::linear::linear(&x, weight, Some(bias), Some(modulate), activation, out)?)
 }
 
-/// `x += gate · fc2(GELU(fc1(LN(x)·(1 + scale) + shift)))` with the MLP's chunks of `modulation`; `stats` and `hidden` are scratch.
-pub(in crate::model) fn mlp(
+/// `x = patches(z)`
+pub(in crate::model) fn embed_patches(
     ws: &Workspace,
-    [fc1, fc2]: [&Linear; 2],
-    modulation: Modulation<'_>,
-    [stats, hidden]: [&Tensor; 2],
+    z: &Tensor,
+    patch: [usize; 3],
+    Linear { weight, bias }: &Linear,
+    x: &Tensor,
+) -> Result<(), ModelError> {
+    let patches = ws.get(PATCHES);
+    ops::embed::patchify(z, patch, ws.geometry().batch(), ws.tokens(), patches)?;
+    Ok(ops::linear::linear(patches, weight, Some(bias), None, Activation::None, x)?)
+}
+
+/// The first block's normed and modulated input.
+pub(in crate::model) fn modulated_input(ws: &Workspace, out: &Tensor) -> Result<(), ModelError> {
+    let (x, input) = (ws.rows(ws.x())?, ws.rows(out)?);
+    let table = block_table(ws, 0)?;
+    let modulation = ws.modulation(&table);
+    let moving = for_moving(modulation, SHIFT_ATTN, SCALE_ATTN);
+    norm::modulate(&x, &moving, &input)?;
+    if ws.geometry().frame_masked {
+        norm::modulate(&x, &for_held(moving), &input)?;
+    }
+    Ok(())
+}
+
+/// The weights and the heads of an attention, and what happens to its queries and keys.
+pub(in crate::model) struct Attention<'a> {
+    pub(in crate::model) qkv: &'a Linear,
+    pub(in crate::model) proj: &'a Linear,
+    pub(in crate::model) heads: usize,
+    pub(in crate::model) norm: Option<QkNorm<'a>>,
+    pub(in crate::model) rope: Option<&'a Tensor>,
+}
+
+/// `x += gate · attn(LN(x)·(1 + scale) + shift)` of block `index`, along time or within frames.
+pub(in crate::model) fn attention(
+    ws: &Workspace,
+    index: usize,
+    span: Span,
+    Attention { qkv: layer, proj, heads, norm, rope }: Attention<'_>,
     added: Option<Added<'_>>,
 ) -> Result<(), ModelError> {
-    let modulate = Modulate { stats, modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
+    let table = block_table(ws, index)?;
+    let modulation = ws.modulation(&table);
+    let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
+    modulated(ws, layer, &modulate, Activation::None, ws.get(QKV))?;
+    let [rows, width] = [ws.get(QKV).shape()[0], ws.get(ATTENDED).shape()[1]];
+    let qkv = ws.get(QKV).reshape(&[rows, 3, heads, width / heads])?;
+    let call = SelfAttention { qkv: &qkv, dims: *ws.dims(), norm, rope };
+    match span {
+        Span::Time => ops::attention::temporal(&call, ws.get(ATTENDED))?,
+        _ => ops::attention::spatial(&call, ws.get(ATTENDED))?,
+    }
+    add_residual(ws, ws.get(ATTENDED), proj, Some(&Gate { modulation, chunk: GATE_ATTN }), added)
+}
+
+/// `x += cross(x, caption)`, neither normed nor gated; `kv` are the block's keys and values of the caption.
+pub(in crate::model) fn cross(
+    ws: &Workspace,
+    [Linear { weight, bias }, proj]: [&Linear; 2],
+    heads: usize,
+    (caption, kv): (&Caption, &Tensor),
+    added: Option<Added<'_>>,
+) -> Result<(), ModelError> {
+    ops::linear::linear(&ws.rows(ws.x())?, weight, Some(bias), None, Activation::None, ws.get(Q))?;
+    let [rows, width] = [ws.get(Q).shape()[0], ws.get(Q).shape()[1]];
+    let q = ws.get(Q).reshape(&[rows, heads, width / heads])?;
+    ops::attention::cross(&q, kv, &caption.lengths, caption.last_bias.as_ref(), ws.dims(), ws.get(CROSSED))?;
+    add_residual(ws, ws.get(CROSSED), proj, None, added)
+}
+
+/// `x += gate · fc2(GELU(fc1(LN(x)·(1 + scale) + shift)))` of block `index`.
+pub(in crate::model) fn mlp(
+    ws: &Workspace,
+    index: usize,
+    [fc1, fc2]: [&Linear; 2],
+    added: Option<Added<'_>>,
+) -> Result<(), ModelError> {
+    let table = block_table(ws, index)?;
+    let (modulation, hidden) = (ws.modulation(&table), ws.get(HIDDEN));
+    let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
     modulated(ws, fc1, &modulate, Activation::GeluTanh, hidden)?;
     add_residual(ws, hidden, fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
+}
+
+/// The final layer on the hidden state.
+pub(in crate::model) fn final_layer(ws: &Workspace, patch: [usize; 3], layer: &Linear) -> Result<(), ModelError> {
+    let modulation = ws.modulation(ws.get(FINAL_MODULATION));
+    let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
+    modulated(ws, layer, &modulate, Activation::None, ws.get(FINAL_TOKENS))?;
+    Ok(ops::embed::unpatchify(ws.get(FINAL_TOKENS), patch, ws.tokens(), ws.get(PREDICTION))?)
 }
 
 /// `x += gate · (a · wᵀ + bias)`, the end of a module; the added term also goes to `added`.

@@ -17,8 +17,8 @@ pub const SLOTS: usize = 2;
 pub struct BlockWeights {
     /// The location of each block's weights while it computes.
     memory: Vec<Tensor>,
-    /// Bytes of one block.
-    bytes: usize,
+    /// Bytes of each block.
+    bytes: Vec<usize>,
     /// Buffers that streamed blocks use in turn; none if all blocks are resident.
     slots: Vec<Tensor>,
     /// The streamed blocks: index and weights.
@@ -34,34 +34,35 @@ fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
 impl BlockWeights {
     /// For a model whose weights are all resident and managed by the model itself.
     pub fn resident() -> BlockWeights {
-        BlockWeights { memory: vec![], bytes: 0, slots: vec![], streamed: vec![] }
+        BlockWeights { memory: vec![], bytes: vec![], slots: vec![], streamed: vec![] }
     }
 
-    /// Loads the blocks `names`, each made of `parts`, `streamed` of them into host memory.
+    /// Loads the blocks `named`, each with what it is made of, `streamed` of them into host memory.
     ///
     /// # Errors
     /// More blocks to stream than there are; errors from reading the weights.
     pub(in crate::model) fn load(
         source: &Loader,
-        names: &[String],
-        parts: &Parts,
+        named: &[(String, &Parts)],
         streamed: usize,
     ) -> Result<BlockWeights, ModelError> {
-        if streamed > names.len() {
-            return Err(ModelError::Input(format!("{streamed} blocks to stream of {}", names.len())));
+        if streamed > named.len() {
+            return Err(ModelError::Input(format!("{streamed} blocks to stream of {}", named.len())));
         }
-        let (device, bytes) = (source.device, parts.bytes());
-        let slot = |_| Tensor::empty(device, &[bytes], DType::U8);
+        let device = source.device;
+        let bytes: Vec<usize> = named.iter().map(|(_, parts)| parts.bytes()).collect();
+        let most = bytes.iter().copied().max().unwrap_or(0);
+        let slot = |_| Tensor::empty(device, &[most], DType::U8);
         let slots = (0..if streamed > 0 { SLOTS } else { 0 }).map(slot).collect::<Result<Vec<_>, _>>()?;
-        let mut all = BlockWeights { memory: Vec::with_capacity(names.len()), bytes, slots, streamed: vec![] };
-        for (i, name) in names.iter().enumerate() {
+        let mut all = BlockWeights { memory: Vec::with_capacity(named.len()), bytes, slots, streamed: vec![] };
+        for (i, (name, parts)) in named.iter().enumerate() {
             let content = parts.content(source.weights, name)?;
-            let memory = if is_streamed(i, names.len(), streamed) {
+            let memory = if is_streamed(i, named.len(), streamed) {
                 let slot = all.slots[all.streamed.len() % SLOTS].clone();
                 all.streamed.push((i, device.pin(content)?));
                 slot
             } else {
-                Tensor::from_bytes(device, &[bytes], &content, DType::U8)?
+                Tensor::from_bytes(device, &[content.len()], &content, DType::U8)?
             };
             all.memory.push(memory);
         }
@@ -75,13 +76,10 @@ impl BlockWeights {
 
     /// The bytes of all weights, with `ends` bytes outside the blocks.
     pub(in crate::model) fn with_ends(&self, ends: usize) -> WeightBytes {
-        let resident = self.memory.len() - self.streamed.len() + self.slots.len();
-        WeightBytes {
-            resident: ends + resident * self.bytes,
-            streamed: self.streamed.len() * self.bytes,
-            block: self.bytes,
-            ends,
-        }
+        let all: usize = self.bytes.iter().sum();
+        let streamed: usize = self.streamed.iter().map(|(index, _)| self.bytes[*index]).sum();
+        let block = self.bytes.iter().copied().max().unwrap_or(0);
+        WeightBytes { resident: ends + all - streamed + self.slots.len() * block, streamed, block, blocks: all, ends }
     }
 
     /// Streams the blocks `needed` (ascending), one after the other.

@@ -15,14 +15,9 @@ impl StDiT3 {
         let kept = captions::kept(y, batch, width, mask)?;
         let longest = kept.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let lengths: Vec<i32> = kept.iter().map(|k| k.len() as i32).collect();
-        let (c, device) = (self.config.hidden_size, &self.device);
+        let (c, device, rows) = (self.config.hidden_size, &self.device, batch * longest);
         let packed = captions::pack(device, y, width, &kept, longest, self.dtype)?;
-        let rows = batch * longest;
-        let hidden = Tensor::empty(device, &[rows, c], self.dtype)?;
-        let text = Tensor::empty(device, &[rows, c], self.dtype)?;
-        let [fc1, fc2] = &self.caption_mlp;
-        ops::linear::linear(&packed, &fc1.weight, Some(&fc1.bias), None, Activation::GeluTanh, &hidden)?;
-        ops::linear::linear(&hidden, &fc2.weight, Some(&fc2.bias), None, Activation::None, &text)?;
+        let text = captions::projected(&packed, &self.caption_mlp)?;
         let heads = [2, self.config.num_heads, self.config.head_dim()];
         let mut weights = self.weights.stream(0..self.blocks.len())?;
         let kv = (0..self.blocks.len()).map(|i| {

@@ -5,7 +5,11 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::cache::Anatomy;
-use crate::model::{ModelError, TransformerShape};
+use crate::model::dit::buffers::Sizes;
+use crate::model::dit::launches::launches;
+use crate::model::{Geometry, ModelError, TransformerShape};
+use crate::shapes::Shapes;
+use crate::tensor::DType;
 
 /// The shape of an STDiT3. Fields that matter only in training are ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -150,6 +154,30 @@ impl StDiT3Config {
             caption_channels: self.caption_channels,
             caption_tokens: self.model_max_length,
         }
+    }
+
+    /// Tokens along (time, height, width) for a latent of the given size.
+    pub(super) fn tokens(&self, geometry: &Geometry) -> [usize; 3] {
+        let [pt, ph, pw] = self.patch_size;
+        [geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph), geometry.width.div_ceil(pw)]
+    }
+
+    /// The sizes of a forward at a geometry.
+    pub(super) fn sizes(&self, geometry: &Geometry, dtype: DType) -> Sizes {
+        Sizes {
+            tokens: self.tokens(geometry),
+            width: self.hidden_size,
+            hidden: self.mlp_hidden(),
+            patch: self.patch_volume(),
+            channels: [self.in_channels, self.out_channels()],
+            blocks: 2 * self.depth,
+            dtype,
+        }
+    }
+
+    /// Every relevant launch of a step at `geometry`, with `text` caption tokens, for benchmarks.
+    pub fn launches(&self, geometry: &Geometry, text: usize) -> Shapes {
+        launches(&self.sizes(geometry, DType::Bf16), self.num_heads, geometry, text)
     }
 
     /// Width of one attention head.

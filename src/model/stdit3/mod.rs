@@ -5,7 +5,6 @@ mod block;
 mod caption;
 mod config;
 mod forward;
-mod launches;
 #[cfg(test)]
 mod tests;
 
@@ -15,45 +14,28 @@ use std::collections::BTreeMap;
 use self::block::Block;
 pub use self::config::StDiT3Config;
 use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
+use super::dit::buffers::{self, BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM, Sizes};
 use super::dit::linear::{Linear, Loader};
-use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM, embed_scalar};
+use super::dit::pieces::{embed_scalar, modulated_input};
 use super::dit::streaming::BlockWeights;
-use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
+use super::dit::time::{TimeWeights, scratch};
+use super::dit::work;
+use super::workspace::TIME_CHUNKS;
 use super::{
     Added, Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes, Weights,
     Workspace,
 };
-use crate::cache::{Anatomy, Module, Span};
+use crate::cache::{Anatomy, Module};
 use crate::device::Device;
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
-// The buffers of a forward, beside those that every model has.
-const QKV: Slot = Slot("qkv");
-/// Output of the self-attention, of the cross-attention, and the normalised input of the final layer: `[rows, C]`.
-const ATTENDED: Slot = Slot("attended");
-const CROSSED: Slot = Slot("crossed");
+// The buffers of a forward, beside those that all adaLN-modulated models have.
+/// The normalised input of the final layer `[rows, C]`, if frames may be held.
 const NORMED: Slot = Slot("normed");
-/// The cross-attention's q.
-const Q: Slot = Slot("q");
-/// The MLP's hidden state.
-const HIDDEN: Slot = Slot("hidden");
-const STATS: Slot = Slot("stats");
-const PATCHES: Slot = Slot("patches");
-/// Output of the final layer, per token.
-const FINAL_TOKENS: Slot = Slot("final_tokens");
 const POSITION: Slot = Slot("position");
 const ROPE: Slot = Slot("rope");
-const SINUSOID: Slot = Slot("sinusoid");
-const EMBED_HIDDEN: Slot = Slot("embed_hidden");
 const FPS_EMBED: Slot = Slot("fps_embed");
-const BLOCK_MODULATION: Slot = Slot("block_modulation");
-const FINAL_MODULATION: Slot = Slot("final_modulation");
-
-/// The scratch space of [`embed_scalar`].
-fn scratch(ws: &Workspace) -> [&Tensor; 2] {
-    [ws.get(SINUSOID), ws.get(EMBED_HIDDEN)]
-}
 
 /// The model on a device.
 pub struct StDiT3 {
@@ -62,9 +44,8 @@ pub struct StDiT3 {
     device: Device,
     dtype: DType,
     patch_embed: Linear,
-    time_mlp: [Linear; 2],
+    time: TimeWeights,
     fps_mlp: [Linear; 2],
-    time_block: Linear,
     caption_mlp: [Linear; 2],
     null_caption: Vec<f32>,
     /// `[half]` f32: tiny frequencies do not survive f16.
@@ -74,10 +55,6 @@ pub struct StDiT3 {
     blocks: Vec<Block>,
     /// Bytes of the weights outside the blocks.
     end_bytes: usize,
-    /// `[2*depth, 6, C]`, one scale-shift table per block, in execution order.
-    block_tables: Tensor,
-    /// `[1, 2, C]`
-    final_table: Tensor,
     final_linear: Linear,
 }
 
@@ -157,24 +134,28 @@ impl StDiT3 {
         let caption_mlp = mlp("y_embedder.y_proj", config.caption_channels, ["fc1", "fc2"])?;
         let null_caption = weights.values("y_embedder.y_embedding", &null_shape)?;
         let rope_freqs = source.values(&[d / 2], &rope_freqs, DType::F32)?;
+        let time = TimeWeights {
+            mlp: time_mlp,
+            projection: time_block,
+            block_tables: source.values(&[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
+            final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, dtype)?,
+        };
         let parts = block::parts(&config, dtype)?;
-        let block_weights = BlockWeights::load(&source, &names, &parts, streamed)?;
+        let named: Vec<_> = names.into_iter().map(|name| (name, &parts)).collect();
+        let block_weights = BlockWeights::load(&source, &named, streamed)?;
         let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
         let mut model = StDiT3 {
             device: device.clone(),
             dtype,
             patch_embed,
-            time_mlp,
+            time,
             fps_mlp,
-            time_block,
             caption_mlp,
             null_caption,
             rope_freqs,
             blocks: blocks.collect::<Result<_, _>>()?,
             weights: block_weights,
             end_bytes: 0,
-            block_tables: source.values(&[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
-            final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, dtype)?,
             final_linear: Linear::load(&source, "final_layer.linear", patch * config.out_channels(), c)?,
             anatomy,
             config,
@@ -190,8 +171,7 @@ impl StDiT3 {
 
     /// Tokens along (time, height, width) for a latent of the given size.
     fn tokens(&self, geometry: &Geometry) -> [usize; 3] {
-        let [pt, ph, pw] = self.config.patch_size;
-        [geometry.frames.div_ceil(pt), geometry.height.div_ceil(ph), geometry.width.div_ceil(pw)]
+        self.config.tokens(geometry)
     }
 
     /// Rejects sizes that the kernels do not support.
@@ -219,38 +199,21 @@ impl StDiT3 {
         Ok(())
     }
 
+    /// Its sizes at a geometry.
+    fn sizes(&self, geometry: &Geometry) -> Sizes {
+        self.config.sizes(geometry, self.dtype)
+    }
+
     /// The table of all buffers of a generation.
     fn layout(&self, geometry: &Geometry, room: &ResidualRoom) -> Result<Layout, ModelError> {
         let [t, h, w] = self.tokens(geometry);
-        let (batch, variants, conditions) = (geometry.batch(), geometry.variants(), geometry.conditions());
-        let (rows, c, out) = (batch * t * h * w, self.config.hidden_size, self.config.out_channels());
-        let (patch, hidden, half) = (self.config.patch_volume(), self.config.mlp_hidden(), self.config.head_dim() / 2);
-        let normed_rows = if geometry.frame_masked { rows } else { 0 };
-        let latents = [batch, out, geometry.frames, geometry.height, geometry.width];
-        let modulation = [self.anatomy.blocks(), batch, variants, BLOCK_CHUNKS, c];
-        let (d, f) = (self.dtype, DType::F32);
-        let mut table = Layout::default();
-        table.add(X, &[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
-        table.add(QKV, &[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
-        table.add(ATTENDED, &[rows, c], d, Stage::Attention..=Stage::Proj)?;
-        table.add(Q, &[rows, c], d, Stage::CrossQ..=Stage::Cross)?;
-        table.add(CROSSED, &[rows, c], d, Stage::Cross..=Stage::CrossProj)?;
-        table.add(HIDDEN, &[rows, hidden], d, Stage::Fc1..=Stage::Fc2)?;
-        table.add(NORMED, &[normed_rows, c], d, Stage::Final..=Stage::Final)?;
-        table.add(STATS, &[rows, 2], f, Stage::Qkv..=Stage::Final)?;
-        table.add(PATCHES, &[rows, self.config.in_channels * patch], d, Stage::Embed..=room.embeds_until())?;
-        table.add(FINAL_TOKENS, &[rows, out * patch], d, Stage::Final..=Stage::Unpatchify)?;
-        table.add(PREDICTION, &latents, f, Stage::Unpatchify..=Stage::Update)?;
+        let (c, half, f) = (self.config.hidden_size, self.config.head_dim() / 2, DType::F32);
+        let normed_rows = if geometry.frame_masked { geometry.batch() * t * h * w } else { 0 };
+        let mut table = buffers::layout(geometry, &self.sizes(geometry), room)?;
+        table.add(NORMED, &[normed_rows, c], self.dtype, Stage::Final..=Stage::Final)?;
         table.add_with(POSITION, Samples::None, &[h * w, c], f, ALWAYS)?;
         table.add_with(ROPE, Samples::None, &[t, half, 2], f, ALWAYS)?;
-        table.add(SINUSOID, &[conditions, FREQUENCY_DIM], f, Stage::Time..=Stage::Time)?;
-        table.add(EMBED_HIDDEN, &[conditions, c], f, Stage::Time..=Stage::Time)?;
-        table.add(FPS_EMBED, &[conditions, c], f, ALWAYS)?;
-        table.add(TIME_EMBED, &[conditions, c], f, Stage::Time..=Stage::Modulation)?;
-        table.add(TIME_CHUNKS, &[conditions, BLOCK_CHUNKS, c], f, Stage::Modulation..=Stage::Modulation)?;
-        table.add_with(BLOCK_MODULATION, Samples::Axis(1), &modulation, f, Stage::Modulation..=Stage::Fc2)?;
-        table.add(FINAL_MODULATION, &[batch, variants, FINAL_CHUNKS, c], f, Stage::Time..=Stage::Final)?;
-        room.add_to(&mut table, &[batch, t, h * w, c], d)?;
+        table.add(FPS_EMBED, &[geometry.conditions(), c], f, ALWAYS)?;
         Ok(table)
     }
 }
@@ -307,16 +270,11 @@ impl Transformer for StDiT3 {
     }
 
     fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError> {
-        embed_scalar(ws.time(), &self.time_mlp, Some(ws.get(FPS_EMBED)), scratch(ws), ws.get(TIME_EMBED))?;
-        let (conditions, c) = (ws.geometry().conditions(), self.config.hidden_size);
-        let time = ws.get(TIME_EMBED).reshape(&[conditions, 1, c])?;
-        let final_modulation = ws.get(FINAL_MODULATION).reshape(&[1, conditions, FINAL_CHUNKS, c])?;
-        ops::embed::modulation(&self.final_table, &time, &final_modulation)?;
-        Ok(())
+        self.time.embed(ws, Some(ws.get(FPS_EMBED)))
     }
 
     fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError> {
-        self.make_modulation(ws)?;
+        self.time.modulate(ws)?;
         if let Some(trace) = trace {
             trace.push(("t_block".into(), ws.get(TIME_CHUNKS).to_f32()?));
         }
@@ -328,7 +286,7 @@ impl Transformer for StDiT3 {
     }
 
     fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError> {
-        self.modulate_input(ws, out)
+        modulated_input(ws, out)
     }
 
     fn module(
@@ -351,23 +309,6 @@ impl Transformer for StDiT3 {
     }
 
     fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64 {
-        let [t, h, w] = self.tokens(geometry).map(|n| n as u64);
-        let (s, batch) = (h * w, geometry.batch() as u64);
-        let rows = batch * t * s;
-        let (c, hidden) = (self.config.hidden_size as u64, self.config.mlp_hidden() as u64);
-        let patch = self.config.patch_volume() as u64;
-        let ends = 2 * rows * c * patch * (self.config.in_channels + self.config.out_channels()) as u64;
-        let module = |index: usize| match self.anatomy.at(index) {
-            // qkv and proj; q·k and p·v.
-            (block, Module::Attention) => {
-                let keys = if self.anatomy.span(block) == Span::Frame { s } else { t };
-                2 * rows * c * 4 * c + 4 * rows * keys * c
-            }
-            // q and proj; q·k and p·v.
-            (_, Module::Cross) => 2 * rows * c * 2 * c + 4 * rows * caption_tokens as u64 * c,
-            // fc1 and fc2.
-            (_, Module::Mlp) => 2 * rows * c * 2 * hidden,
-        };
-        ends + (0..self.anatomy.modules()).filter(|index| runs(*index)).map(module).sum::<u64>()
+        work::flops(&self.anatomy, &self.sizes(geometry), geometry.batch(), caption_tokens, runs)
     }
 }

@@ -69,7 +69,8 @@ impl<'a> T5Encoder<'a> {
             return Err(ModelError::Config { file: file.file().into(), reason });
         }
         let parts = parts(&config, dtype)?;
-        let block_weights = BlockWeights::load(&source, &names, &parts, streamed)?;
+        let named: Vec<_> = names.into_iter().map(|name| (name, &parts)).collect();
+        let block_weights = BlockWeights::load(&source, &named, streamed)?;
         let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
         let blocks = blocks.collect::<Result<_, TensorError>>()?;
         let final_norm = source.tensor("encoder.final_layer_norm.weight", &[config.width])?;
@@ -102,7 +103,20 @@ impl<'a> T5Encoder<'a> {
     ///
     /// # Errors
     /// No token, or one that is not in the table; out of memory.
-    pub fn encode(&self, ids: &[u32], mut trace: Option<&mut Trace>) -> Result<Vec<f32>, ModelError> {
+    pub fn encode(&self, ids: &[u32], trace: Option<&mut Trace>) -> Result<Vec<f32>, ModelError> {
+        self.encode_padded(ids, ids.len(), trace)
+    }
+
+    /// As [`T5Encoder::encode`], where all but the first `real` tokens are padding: nothing attends to them.
+    ///
+    /// # Errors
+    /// As [`T5Encoder::encode`]; no real token, or more than there are.
+    pub fn encode_padded(
+        &self,
+        ids: &[u32],
+        real: usize,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>, ModelError> {
         let T5Config { vocabulary, width, heads, head_dim, hidden, .. } = self.config;
         let n = ids.len();
         if n == 0 {
@@ -120,7 +134,7 @@ impl<'a> T5Encoder<'a> {
             self.norm(&x, &block.norms[0], &normed)?;
             linear(&normed, &block.qkv, None, None, Activation::None, &qkv)?;
             let packed = qkv.reshape(&[n, 3, heads, head_dim])?;
-            attention::biased(&packed, &biases[i % biases.len()], &attended)?;
+            attention::biased(&packed, real, &biases[i % biases.len()], &attended)?;
             linear_residual(&attended, &block.proj, None, None, &x, None)?;
             self.norm(&x, &block.norms[1], &normed)?;
             linear(&normed, &block.gate_up[0], None, None, Activation::GeluTanh, &gate)?;

@@ -34,9 +34,7 @@ pub(super) fn parts(config: &WanConfig, dtype: DType) -> Result<Parts, TensorErr
     ];
     let mut parts = Parts::new(dtype);
     for (names, out, inputs) in linears {
-        let of = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
-        parts.add_joined(&of("weight"), &[out, inputs])?;
-        parts.add_joined(&of("bias"), &[out])?;
+        parts.add_linears(names, out, inputs)?;
     }
     for name in ["self_attn.norm_q", "self_attn.norm_k", "cross_attn.norm_q", "cross_attn.norm_k"] {
         parts.add(&format!("{name}.weight"), &[c])?;

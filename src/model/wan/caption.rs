@@ -29,11 +29,7 @@ impl Wan {
         let device = &self.device;
         let packed = captions::pack(device, y, width, &kept, longest, self.dtype)?;
         let (c, rows) = (self.config.dim, batch * longest);
-        let hidden = Tensor::empty(device, &[rows, c], self.dtype)?;
-        let text = Tensor::empty(device, &[rows, c], self.dtype)?;
-        let [first, second] = &self.caption_mlp;
-        ops::linear::linear(&packed, &first.weight, Some(&first.bias), None, Activation::GeluTanh, &hidden)?;
-        ops::linear::linear(&hidden, &second.weight, Some(&second.bias), None, Activation::None, &text)?;
+        let text = captions::projected(&packed, &self.caption_mlp)?;
         let mut weights = self.weights.stream(0..self.blocks.len())?;
         let kv = (0..self.blocks.len()).map(|i| {
             weights.take(i)?;

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use crate::cache::{Anatomy, Module, Span};
-use crate::model::dit::pieces::{FREQUENCY_DIM, NORM_EPS};
+use crate::model::dit::buffers::FREQUENCY_DIM;
+use crate::model::dit::pieces::NORM_EPS;
 use crate::model::{ModelError, TransformerShape, Weights};
 
 /// Patch size in (time, height, width).

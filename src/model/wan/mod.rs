@@ -13,12 +13,15 @@ use std::collections::BTreeMap;
 use self::block::Block;
 pub use self::config::WanConfig;
 use self::config::{PATCH, POSITIONS};
-use super::dit::arena::{ALWAYS, Layout, Samples, Slot, Stage};
+use super::dit::arena::{ALWAYS, Layout, Samples, Slot};
+use super::dit::buffers::{self, BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM, Sizes};
 use super::dit::linear::{Linear, Loader};
-use super::dit::pieces::{BLOCK_CHUNKS, FINAL_CHUNKS, FREQUENCY_DIM};
+use super::dit::pieces::{self, modulated_input};
 use super::dit::streaming::BlockWeights;
+use super::dit::time::TimeWeights;
+use super::dit::work;
 use super::lora;
-use super::workspace::{PREDICTION, TIME_CHUNKS, TIME_EMBED, X};
+use super::workspace::{TIME_CHUNKS, TIME_EMBED};
 use super::{
     Added, Caption, Geometry, LoraFile, ModelError, ResidualRoom, Trace, Transformer, TransformerShape, WeightBytes,
     Weights, Workspace,
@@ -30,24 +33,8 @@ use crate::tensor::{DType, Tensor};
 /// Chunks of an affine LayerNorm's table: shift and scale.
 const AFFINE_CHUNKS: usize = 2;
 
-// The buffers of a forward, beside those that every model has.
-const QKV: Slot = Slot("qkv");
-/// Output of the self-attention and of the cross-attention: `[rows, C]`.
-const ATTENDED: Slot = Slot("attended");
-const CROSSED: Slot = Slot("crossed");
-/// The cross-attention's q.
-const Q: Slot = Slot("q");
-/// The MLP's hidden state.
-const HIDDEN: Slot = Slot("hidden");
-const STATS: Slot = Slot("stats");
-const PATCHES: Slot = Slot("patches");
-/// Output of the final layer, per token.
-const FINAL_TOKENS: Slot = Slot("final_tokens");
+/// The rotations of queries and keys: a buffer besides those that all adaLN-modulated models have.
 const ROPE: Slot = Slot("rope");
-const SINUSOID: Slot = Slot("sinusoid");
-const EMBED_HIDDEN: Slot = Slot("embed_hidden");
-const BLOCK_MODULATION: Slot = Slot("block_modulation");
-const FINAL_MODULATION: Slot = Slot("final_modulation");
 
 /// The model on a device.
 pub struct Wan {
@@ -56,19 +43,14 @@ pub struct Wan {
     device: Device,
     dtype: DType,
     patch_embed: Linear,
-    time_mlp: [Linear; 2],
-    time_block: Linear,
+    time: TimeWeights,
     caption_mlp: [Linear; 2],
     weights: BlockWeights,
     blocks: Vec<Block>,
     /// Bytes of the weights outside the blocks' memory.
     end_bytes: usize,
-    /// `[blocks, 6, C]` f32: one scale-shift table per block.
-    block_tables: Tensor,
     /// `[blocks, 1, 1, 2, C]` f32: the LayerNorm before each cross-attention, as a modulation: its bias, and its weight less 1.
     cross_norms: Tensor,
-    /// `[1, 2, C]` f32
-    final_table: Tensor,
     final_linear: Linear,
 }
 
@@ -144,7 +126,8 @@ impl Wan {
         }
         let final_table = weights.values("head.modulation", &[1, FINAL_CHUNKS, c])?;
         let parts = block::parts(&config, dtype)?;
-        let block_weights = BlockWeights::load(&source, &names, &parts, streamed)?;
+        let named: Vec<_> = names.into_iter().map(|name| (name, &parts)).collect();
+        let block_weights = BlockWeights::load(&source, &named, streamed)?;
         let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
         let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
         let f32 = DType::F32;
@@ -152,14 +135,16 @@ impl Wan {
             device: device.clone(),
             dtype,
             patch_embed,
-            time_mlp: mlp("time_embedding", FREQUENCY_DIM)?,
-            time_block: Linear::load(&source, "time_projection.1", BLOCK_CHUNKS * c, c)?,
+            time: TimeWeights {
+                mlp: mlp("time_embedding", FREQUENCY_DIM)?,
+                projection: Linear::load(&source, "time_projection.1", BLOCK_CHUNKS * c, c)?,
+                block_tables: source.values(&[blocks.len(), BLOCK_CHUNKS, c], &tables, f32)?,
+                final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, f32)?,
+            },
             caption_mlp: mlp("text_embedding", config.text_dim)?,
             weights: block_weights,
             end_bytes: 0,
-            block_tables: source.values(&[blocks.len(), BLOCK_CHUNKS, c], &tables, f32)?,
             cross_norms: source.values(&[blocks.len(), 1, 1, AFFINE_CHUNKS, c], &norms, f32)?,
-            final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, f32)?,
             final_linear: Linear::load(&source, "head.head", patch, c)?,
             blocks,
             anatomy,
@@ -203,35 +188,24 @@ impl Wan {
         Ok(())
     }
 
+    /// Its sizes at a geometry.
+    fn sizes(&self, geometry: &Geometry) -> Sizes {
+        Sizes {
+            tokens: Wan::tokens(geometry),
+            width: self.config.dim,
+            hidden: self.config.ffn_dim,
+            patch: PATCH.iter().product(),
+            channels: [self.config.channels; 2],
+            blocks: self.anatomy.blocks(),
+            dtype: self.dtype,
+        }
+    }
+
     /// The table of all buffers of a generation.
     fn layout(&self, geometry: &Geometry, room: &ResidualRoom) -> Result<Layout, ModelError> {
-        let tokens @ [t, h, w] = Wan::tokens(geometry);
-        let (batch, variants, conditions) = (geometry.batch(), geometry.variants(), geometry.conditions());
-        let (rows, c, half) = (batch * t * h * w, self.config.dim, self.config.head_dim() / 2);
-        let patch = PATCH.iter().product::<usize>() * self.config.channels;
-        let latents = [batch, self.config.channels, geometry.frames, geometry.height, geometry.width];
-        let modulation = [self.anatomy.blocks(), batch, variants, BLOCK_CHUNKS, c];
-        let (d, f) = (self.dtype, DType::F32);
-        let mut table = Layout::default();
-        table.add(X, &[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
-        table.add(QKV, &[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
-        table.add(ATTENDED, &[rows, c], d, Stage::Attention..=Stage::Proj)?;
-        table.add(Q, &[rows, c], d, Stage::CrossQ..=Stage::Cross)?;
-        table.add(CROSSED, &[rows, c], d, Stage::Cross..=Stage::CrossProj)?;
-        table.add(HIDDEN, &[rows, self.config.ffn_dim], d, Stage::Fc1..=Stage::Fc2)?;
-        table.add(STATS, &[rows, 2], f, Stage::Qkv..=Stage::Final)?;
-        table.add(PATCHES, &[rows, patch], d, Stage::Embed..=room.embeds_until())?;
-        table.add(FINAL_TOKENS, &[rows, patch], d, Stage::Final..=Stage::Unpatchify)?;
-        table.add(PREDICTION, &latents, f, Stage::Unpatchify..=Stage::Update)?;
-        let positions = tokens.into_iter().max().unwrap_or(1);
-        table.add_with(ROPE, Samples::None, &[positions, half, 2], f, ALWAYS)?;
-        table.add(SINUSOID, &[conditions, FREQUENCY_DIM], f, Stage::Time..=Stage::Time)?;
-        table.add(EMBED_HIDDEN, &[conditions, c], f, Stage::Time..=Stage::Time)?;
-        table.add(TIME_EMBED, &[conditions, c], f, Stage::Time..=Stage::Modulation)?;
-        table.add(TIME_CHUNKS, &[conditions, BLOCK_CHUNKS, c], f, Stage::Modulation..=Stage::Modulation)?;
-        table.add_with(BLOCK_MODULATION, Samples::Axis(1), &modulation, f, Stage::Modulation..=Stage::Fc2)?;
-        table.add(FINAL_MODULATION, &[batch, variants, FINAL_CHUNKS, c], f, Stage::Time..=Stage::Final)?;
-        room.add_to(&mut table, &[batch, t, h * w, c], d)?;
+        let mut table = buffers::layout(geometry, &self.sizes(geometry), room)?;
+        let positions = Wan::tokens(geometry).into_iter().max().unwrap_or(1);
+        table.add_with(ROPE, Samples::None, &[positions, self.config.head_dim() / 2, 2], DType::F32, ALWAYS)?;
         Ok(table)
     }
 
@@ -299,11 +273,11 @@ impl Transformer for Wan {
     }
 
     fn embed_time(&self, ws: &Workspace) -> Result<(), ModelError> {
-        self.make_time(ws)
+        self.time.embed(ws, None)
     }
 
     fn modulate(&self, ws: &Workspace, trace: Option<&mut Trace>) -> Result<(), ModelError> {
-        self.make_modulation(ws)?;
+        self.time.modulate(ws)?;
         if let Some(trace) = trace {
             trace.push(("time_embedding".into(), ws.get(TIME_EMBED).to_f32()?));
             trace.push(("time_projection".into(), ws.get(TIME_CHUNKS).to_f32()?));
@@ -312,7 +286,7 @@ impl Transformer for Wan {
     }
 
     fn embed(&self, ws: &Workspace, z: &Tensor, x: &Tensor, trace: Option<&mut Trace>) -> Result<(), ModelError> {
-        self.embed_patches(ws, z, &ws.rows(x)?)?;
+        pieces::embed_patches(ws, z, PATCH, &self.patch_embed, &ws.rows(x)?)?;
         if let Some(trace) = trace {
             trace.push(("patch_embedding".into(), x.to_f32()?));
         }
@@ -320,7 +294,7 @@ impl Transformer for Wan {
     }
 
     fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError> {
-        self.modulate_input(ws, out)
+        modulated_input(ws, out)
     }
 
     fn module(
@@ -334,27 +308,18 @@ impl Transformer for Wan {
         match kind {
             Module::Attention => self.attention(ws, block, added),
             Module::Cross => self.cross(ws, block, caption, added),
-            Module::Mlp => self.mlp(ws, block, added),
+            Module::Mlp => {
+                let Block { fc1, fc2, .. } = &self.blocks[block];
+                pieces::mlp(ws, block, [fc1, fc2], added)
+            }
         }
     }
 
     fn finish(&self, ws: &Workspace) -> Result<(), ModelError> {
-        self.final_layer(ws)
+        pieces::final_layer(ws, PATCH, &self.final_linear)
     }
 
     fn flops(&self, geometry: &Geometry, caption_tokens: usize, runs: &dyn Fn(usize) -> bool) -> u64 {
-        let tokens: u64 = Wan::tokens(geometry).iter().map(|&n| n as u64).product();
-        let rows = geometry.batch() as u64 * tokens;
-        let (c, hidden) = (self.config.dim as u64, self.config.ffn_dim as u64);
-        let patch = PATCH.iter().product::<usize>() as u64 * self.config.channels as u64;
-        let module = |index: usize| match self.anatomy.at(index).1 {
-            // q, k, v and proj; q·k and p·v.
-            Module::Attention => 2 * rows * c * 4 * c + 4 * rows * tokens * c,
-            // q and proj; q·k and p·v.
-            Module::Cross => 2 * rows * c * 2 * c + 4 * rows * caption_tokens as u64 * c,
-            // fc1 and fc2.
-            Module::Mlp => 2 * rows * c * 2 * hidden,
-        };
-        2 * rows * c * 2 * patch + (0..self.anatomy.modules()).filter(|index| runs(*index)).map(module).sum::<u64>()
+        work::flops(&self.anatomy, &self.sizes(geometry), geometry.batch(), caption_tokens, runs)
     }
 }
