@@ -34,6 +34,10 @@ pub struct PabConfig {
     /// The number of layers, from the first on, whose MLPs are reused.
     #[serde(default)]
     pub mlp_blocks: usize,
+    /// The number of steps after which i begins again at 0, as the published code counts: the requested one, which a solver may exceed. None:
+    /// i goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
 }
 
 fn mlp_steps() -> usize {
@@ -51,6 +55,7 @@ impl PabConfig {
             mlp: vec![864.0, 788.0, 676.0],
             mlp_steps: mlp_steps(),
             mlp_blocks: 5,
+            count: None,
         }
     }
 
@@ -75,8 +80,9 @@ impl PabConfig {
     pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let [low, high] = self.window;
         let within = |t: f32| (low..high).contains(&f64::from(t.trunc())) && f64::from(t.trunc()) != low;
+        let counted = |i: usize| self.count.map_or(i, |count| i % count);
         let broadcast = |range: usize| -> Vec<bool> {
-            timesteps.iter().enumerate().map(|(i, &t)| !i.is_multiple_of(range) && within(t)).collect()
+            timesteps.iter().enumerate().map(|(i, &t)| !counted(i).is_multiple_of(range) && within(t)).collect()
         };
         let all = 0..anatomy.blocks();
         let along_time = |block: &usize| anatomy.span(*block) == Span::Time;
@@ -105,6 +111,9 @@ impl Settings for PabConfig {
             if range == 0 {
                 return invalid(format!("a {name} range of 0 steps: it is at least 1, which computes every step"));
             }
+        }
+        if self.count == Some(0) {
+            return invalid("a `count` of 0 steps: it is at least 1");
         }
         let [low, high] = self.window;
         if !(low.is_finite() && high.is_finite() && low < high) {
@@ -173,6 +182,15 @@ mod tests {
     }
 
     #[test]
+    fn the_count_may_begin_again() {
+        let timesteps: Vec<f32> = (0..12).map(|i| 900.0 - 50.0 * i as f32).collect();
+        let config = PabConfig { count: Some(7), mlp: vec![], ..PabConfig::latte().with_ranges([1, 3, 1]) };
+        // 0 1 2 3 4 5 6 0 1 2 3 4; 900, 850 and 800 lie above the window.
+        let policy = config.policy(&Anatomy::spatial_temporal(2), &timesteps);
+        assert_eq!(line(&policy, 0), "...krr.krrkr");
+    }
+
+    #[test]
     fn a_range_of_one_computes_everything() {
         let timesteps: Vec<f32> = (0..30).map(|i| 1000.0 - 30.0 * i as f32).collect();
         let config = PabConfig { mlp: vec![], ..PabConfig::opensora().with_ranges([1, 1, 1]) };
@@ -201,6 +219,7 @@ mod tests {
             (PabConfig { window: [5.0, 5.0], ..good() }, "window"),
             (PabConfig { mlp: vec![f64::NAN], ..good() }, "mlp timestep"),
             (PabConfig { mlp_blocks: 29, ..good() }, "28 blocks"),
+            (PabConfig { count: Some(0), ..good() }, "count"),
         ] {
             let message = config.validate_for(&Anatomy::spatial_temporal(28), 16).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");

@@ -1,14 +1,15 @@
 //! What the cases of all families share: their files, the results, and how numbers are compared.
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{CacheError, Decision, Half, Policy, computed_steps_of};
-use crate::model::{ModelError, Weights};
+use crate::model::{Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
 use crate::pipeline::PipelineError;
 use crate::sampler::{SampleError, SampleOutput, ScheduleError, SolverError};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// Why a case could not be run at all.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +104,8 @@ fn still() -> f64 {
 
 #[derive(Deserialize)]
 pub(super) struct Expected {
-    /// Of the conditional half, if the halves of guidance are decided apart.
+    /// Of the conditional half, if the halves of guidance are decided apart; absent where single modules are reused.
+    #[serde(default)]
     pub(super) computed_steps: Vec<usize>,
     /// Of the unconditional half, where that differs.
     computed_steps_uncond: Option<Vec<usize>>,
@@ -204,6 +206,46 @@ pub(super) fn input(io: &Weights, name: &str, axes: &[usize]) -> Result<(Vec<usi
     }
     let values = io.values(name, &shape)?;
     Ok((shape, values))
+}
+
+/// A tensor of latents, whose channels must be the model's.
+pub(super) fn latents(io: &Weights, name: &str, model: &dyn Transformer) -> Result<(Vec<usize>, Vec<f32>), CheckError> {
+    let (shape, values) = input(io, name, &[5])?;
+    let channels = model.shape().channels;
+    if shape[1] != channels {
+        let reason = format!("{name} has {} channels, the model takes {channels}", shape[1]);
+        return Err(ModelError::Input(reason).into());
+    }
+    Ok((shape, values))
+}
+
+/// The geometry of latents of a model that knows neither resolution nor frame rate.
+pub(super) fn geometry(shape: &[usize], guided: bool, frame_masked: bool) -> Geometry {
+    let (videos, frames, height, width) = (shape[0], shape[2], shape[3], shape[4]);
+    Geometry { videos, guided, frames, height, width, resolution: 1.0, fps: 1.0, frame_masked }
+}
+
+/// One forward pass of latents `x`, compared with the case's; returns the hidden states on the way.
+pub(super) fn predict(
+    (model, caption, geometry): (&dyn Transformer, &Caption, Geometry),
+    x: (&[usize], &[f32]),
+    times: &[f32],
+    frame_mask: Option<&[bool]>,
+    io: &Weights,
+    result: &mut CheckResult,
+) -> Result<Trace, CheckError> {
+    let ws = model.workspace(geometry, &ResidualRoom::default())?;
+    let z = Tensor::from_f32(model.device(), x.0, x.1, DType::F32).map_err(ModelError::from)?;
+    let start = Instant::now();
+    let walk = Walk { model, ws: &ws, caption };
+    walk.set_time(times, frame_mask)?;
+    let mut trace = Trace::new();
+    walk.forward(&z, Some(&mut trace))?;
+    let out = ws.prediction().to_f32().map_err(ModelError::from)?;
+    result.seconds = start.elapsed().as_secs_f64();
+    let (_, reference) = input(io, "out", &[5])?;
+    result.errors.push(("out".into(), relative_error(&out, &reference)));
+    Ok(trace)
 }
 
 /// The tokens of one text, without the padding behind them.

@@ -3,12 +3,14 @@
 //! A case has `case.json` and `io.safetensors`; its weights have the published tensor names. `forward` cases compare one prediction;
 //! `rollout` cases compare a whole sampling run, with a cache or without: the latents after some steps and the list of computed steps; `vae` and
 //! `autoencoder` cases encode and decode a video; `text` cases encode prompts; `generate`
-//! cases go from the tokens of a prompt to pixels, in a whole repository. `model_family` says whose formats the files have; without it they are those of STDiT3.
+//! cases go from the tokens of a prompt to pixels, in a whole repository. `model_family` or `family` says whose formats the files have; without it
+//! they are those of STDiT3.
 
 mod autoencoder;
 mod case;
 mod decoder;
 mod generate;
+mod latte;
 mod stdit3;
 mod text;
 mod wan;
@@ -26,6 +28,8 @@ struct Kind {
     kind: String,
     #[serde(default, alias = "family")]
     model_family: String,
+    #[serde(default)]
+    family: String,
 }
 
 /// Runs the case in folder `dir` on `device` in `dtype`.
@@ -36,9 +40,10 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let file = dir.join("case.json");
     let bad = |reason: String| CheckError::Case { file: file.display().to_string(), reason };
     let text = std::fs::read_to_string(&file).map_err(|e| bad(e.to_string()))?;
-    let Kind { kind, model_family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let Kind { kind, model_family, family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let mut result = CheckResult::of(dir);
     let bound = match model_family.as_str() {
+        "" if latte::kind(&family).is_some() => latte::check(dir, &text, device, dtype, &mut result)?,
         "" => stdit3::check(dir, &text, device, dtype, &mut result)?,
         "t5" | "umt5" => text::check(dir, &text, device, dtype, &mut result)?,
         family if family.starts_with("wan") && kind == "autoencoder" => {

@@ -7,16 +7,16 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::case::{
-    CheckError, CheckResult, Expected, bounds, compare_latents, compare_rollout, compare_trace, input, merged_config,
-    optional_mask, relative_error,
+    CheckError, CheckResult, Expected, bounds, compare_latents, compare_rollout, compare_trace, geometry, input,
+    latents, merged_config, optional_mask, predict, relative_error,
 };
 use crate::cache::{AdaCache, AdaCacheConfig, Codebook, Metric, MotionRegularization, ResidualKind, Settings};
 use crate::device::Device;
 use crate::family::{self, opensora::OPENSORA};
 use crate::model::vae::{VaeConfig, VideoVae};
-use crate::model::{Caption, Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Weights};
+use crate::model::{Caption, Geometry, Transformer, Weights};
 use crate::sampler::{Member, Sampler, SamplerOptions, Schedule, Solver};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 
 #[derive(Deserialize)]
 struct Kind {
@@ -138,37 +138,19 @@ fn video_autoencoder(
 }
 
 fn forward(case: &Case, model: &dyn Transformer, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
-    let (shape, x) = input(io, "x", &[5])?;
+    let (shape, x) = latents(io, "x", model)?;
     let (_, timesteps) = input(io, "timestep", &[1])?;
     let (_, y) = input(io, "y", &[3, 4])?;
     let mask = optional_mask(io, "mask")?;
     let frame_mask = optional_mask(io, "x_mask")?;
     let geometry = Geometry {
-        videos: shape[0],
-        guided: false,
-        frames: shape[2],
-        height: shape[3],
-        width: shape[4],
         resolution: (case.height * case.width).sqrt(),
         fps: case.fps,
-        frame_masked: frame_mask.is_some(),
+        ..geometry(&shape, false, frame_mask.is_some())
     };
-    if shape[1] != model.shape().channels {
-        let channels = model.shape().channels;
-        return Err(ModelError::Input(format!("x has {} channels, the model takes {channels}", shape[1])).into());
-    }
     let caption = model.caption(&y, shape[0], mask.as_deref())?;
-    let ws = model.workspace(geometry, &ResidualRoom::default())?;
-    let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
-    let start = Instant::now();
-    let walk = Walk { model, ws: &ws, caption: &caption };
-    walk.set_time(&timesteps, frame_mask.as_deref())?;
-    let mut trace = Trace::new();
-    walk.forward(&z, Some(&mut trace))?;
-    let out = ws.prediction().to_f32().map_err(ModelError::from)?;
-    result.seconds = start.elapsed().as_secs_f64();
-    let (_, reference) = input(io, "out", &[5])?;
-    result.errors.push(("out".into(), relative_error(&out, &reference)));
+    let run = (model, &caption, geometry);
+    let trace = predict(run, (&shape, &x), &timesteps, frame_mask.as_deref(), io, result)?;
     // In frame-masked runs ours hold both variants; the reference kept its last call only, the one of time 0.
     let trace = trace.into_iter().filter(|(name, _)| !(geometry.frame_masked && name == "t_block"));
     // The published modules' names.
@@ -183,12 +165,8 @@ fn run_rollout(
     io: &Weights,
     result: &mut CheckResult,
 ) -> Result<(), CheckError> {
-    let (shape, z) = input(io, "z", &[5])?;
+    let (shape, z) = latents(io, "z", model)?;
     let videos = shape[0];
-    if shape[1] != model.shape().channels {
-        let channels = model.shape().channels;
-        return Err(ModelError::Input(format!("z has {} channels, the model takes {channels}", shape[1])).into());
-    }
     let (_, timesteps) = input(io, "timesteps", &[1])?;
     let own = match rollout.timestep_shift {
         Some(shift) => Schedule::shifted(rollout.steps, shift)?,
@@ -205,16 +183,8 @@ fn run_rollout(
         moreg: rollout.cache.moreg.clone(),
     };
     cache.validate_for(model.anatomy(), shape[2])?;
-    let geometry = Geometry {
-        videos,
-        guided: true,
-        frames: shape[2],
-        height: shape[3],
-        width: shape[4],
-        resolution: (case.height * case.width).sqrt(),
-        fps: case.fps,
-        frame_masked: false,
-    };
+    let geometry =
+        Geometry { resolution: (case.height * case.width).sqrt(), fps: case.fps, ..geometry(&shape, true, false) };
     let options = SamplerOptions {
         rows: Schedule::from_timesteps(timesteps)?.rows(),
         cfg_scale: rollout.cfg_scale,

@@ -2,23 +2,22 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::case::{
-    CheckError, CheckResult, Expected, bounds, compare_latents, compare_rollout, compare_trace, input, merged_config,
-    relative_error,
+    CheckError, CheckResult, Expected, bounds, compare_latents, compare_rollout, compare_trace, geometry, input,
+    latents, merged_config, predict, relative_error,
 };
 use crate::cache::{
     AdaCache, AdaCacheConfig, Codebook, ComputeAll, EasyCache, EasyCacheConfig, Half, MagCache, MagCacheConfig, Metric,
     MotionRegularization, Policy, ResidualKind, Reused, Settings, Signal, TeaCache, TeaCacheConfig,
 };
 use crate::device::Device;
-use crate::model::{Geometry, ModelError, ResidualRoom, Trace, Transformer, Walk, Wan, WanConfig, Weights};
+use crate::model::{ModelError, Transformer, Wan, WanConfig, Weights};
 use crate::sampler::{FlowSampler, FrameConditioning, Member, Sampler, SamplerOptions, UnknownSampler};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 
 #[derive(Deserialize)]
 struct Case {
@@ -78,23 +77,6 @@ pub(super) fn check(
     }
 }
 
-fn geometry(shape: &[usize], guided: bool, frame_masked: bool) -> Geometry {
-    let (videos, frames, height, width) = (shape[0], shape[2], shape[3], shape[4]);
-    // Wan knows neither resolution nor frame rate.
-    Geometry { videos, guided, frames, height, width, resolution: 1.0, fps: 1.0, frame_masked }
-}
-
-/// A tensor of latents, whose channels must be the model's.
-fn latents(io: &Weights, name: &str, model: &Wan) -> Result<(Vec<usize>, Vec<f32>), CheckError> {
-    let (shape, values) = input(io, name, &[5])?;
-    let channels = model.config().channels;
-    if shape[1] != channels {
-        let reason = format!("{name} has {} channels, the model takes {channels}", shape[1]);
-        return Err(ModelError::Input(reason).into());
-    }
-    Ok((shape, values))
-}
-
 fn forward(model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), CheckError> {
     let bad = |reason: String| CheckError::Case { file: io.file().into(), reason };
     let (shape, x) = latents(io, "x", model)?;
@@ -112,17 +94,8 @@ fn forward(model: &Wan, io: &Weights, result: &mut CheckResult) -> Result<(), Ch
     let frame_mask: Vec<bool> = times.chunks((per_sample / shape[2]).max(1)).map(|times| times[0] != 0.0).collect();
 
     let caption = model.caption(&y, shape[0], Some(&mask))?;
-    let ws = model.workspace(geometry(&shape, false, masked), &ResidualRoom::default())?;
-    let z = Tensor::from_f32(model.device(), &shape, &x, DType::F32).map_err(ModelError::from)?;
-    let start = Instant::now();
-    let walk = Walk { model, ws: &ws, caption: &caption };
-    walk.set_time(&moving, masked.then_some(&frame_mask[..]))?;
-    let mut trace = Trace::new();
-    walk.forward(&z, Some(&mut trace))?;
-    let out = ws.prediction().to_f32().map_err(ModelError::from)?;
-    result.seconds = start.elapsed().as_secs_f64();
-    let (_, reference) = input(io, "out", &[5])?;
-    result.errors.push(("out".into(), relative_error(&out, &reference)));
+    let run = (model as &dyn Transformer, &caption, geometry(&shape, false, masked));
+    let trace = predict(run, (&shape, &x), &moving, masked.then_some(&frame_mask[..]), io, result)?;
     // With held frames ours has two times for each sample, the reference one for each token.
     let skipped = |name: &str| masked && name.starts_with("time_");
     let trace = trace.into_iter().filter(|(name, _)| !skipped(name));

@@ -64,6 +64,15 @@ pub trait Transformer: Send + Sync {
     /// The first block's normed and modulated input, in `out`.
     fn modulated_input(&self, ws: &Workspace, out: &Tensor) -> Result<(), ModelError>;
 
+    /// Adds to the hidden state what belongs to no module and is the same in every step, before module `module`; most models have nothing
+    /// like it. It is called wherever that module runs, and where a kept run of modules that begins with it is reused.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    fn before(&self, _ws: &Workspace, _module: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// Runs the module with index `module` ([`Anatomy::at`]) on the hidden state, in place. Its output also goes to `added`. The weights of
     /// its block must be on the device.
     fn module(

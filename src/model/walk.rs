@@ -105,6 +105,8 @@ impl Walk<'_> {
         let mut weights = model.weights().stream(self.running(&modules, residuals.as_deref()))?;
         let mut module = modules.start;
         while module < modules.end {
+            // In front of a run that begins here: what is kept of the run does not hold it.
+            model.before(ws, module)?;
             if let Some(store) = residuals.as_deref_mut() {
                 if let Some(behind) = store.reuse_run(module, ws.x())? {
                     module = behind;

@@ -17,6 +17,6 @@ pub(crate) use rflow::TRAIN_STEPS;
 pub use rflow::{MOST_STEPS, Schedule, ScheduleError};
 pub use run::{SampleOutput, Sampler, StepEvent};
 pub use solver::{
-    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, FlowSampler, HISTORY, Kept, Pndm, Row, Solver, SolverError,
-    UniPc, UnknownSampler,
+    Alphas, Coefficients, Ddim, DpmPp, Euler, FlowGrid, FlowSampler, HISTORY, Kept, NoiseMethod, Pndm, Row,
+    SchedulerConfig, Solver, SolverError, UniPc, UnknownSampler,
 };

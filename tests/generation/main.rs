@@ -8,6 +8,7 @@ mod batch;
 mod decoders;
 mod experts;
 mod family;
+mod latte;
 mod parity;
 mod policies;
 mod requests;

@@ -54,6 +54,29 @@ fn a_rollout_of_wan_from_a_picture_agrees_in_every_dtype() {
     }
 }
 
+/// Open-Sora-Plan on a grid that is not the native one: two samples, each with a time of its own.
+#[test]
+fn a_forward_of_open_sora_plan_agrees_in_every_dtype() {
+    for dtype in DType::COMPUTE {
+        // The prediction and the embedded latents.
+        assert_eq!(passes("osp_a/forward_b2_sizes", dtype).errors.len(), 2);
+    }
+}
+
+/// PNDM in 20 steps, 29 calls: AdaCache with motion regularization measures the first temporal block.
+#[test]
+fn a_rollout_of_open_sora_plan_with_adacache_agrees() {
+    let result = passes("osp_a/rollout_ada_moreg_20", DType::F32);
+    assert_eq!((result.errors.len(), result.computed_steps.len()), (9, 11));
+}
+
+/// PNDM in 150 steps, 159 calls, with PAB: the frames' positions are added where the first temporal block's attention is reused, too.
+#[test]
+fn a_rollout_of_open_sora_plan_with_pab_agrees() {
+    let result = passes("osp_a/rollout_pab_150", DType::F32);
+    assert_eq!((result.errors.len(), result.computed_steps.len()), (10, 39));
+}
+
 /// T5 v1.1 with one table of biases and umT5 with one a block, on prompts of several lengths: the end and the tokens after every block.
 #[test]
 fn text_encoders_agree_in_every_dtype() {

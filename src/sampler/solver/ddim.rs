@@ -59,6 +59,7 @@ impl Alphas {
 pub struct Ddim {
     alphas: Alphas,
     steps: usize,
+    offset: usize,
 }
 
 impl Ddim {
@@ -67,8 +68,23 @@ impl Ddim {
     /// # Errors
     /// [`SolverError::Steps`]: 1 to 1000.
     pub fn new(alphas: Alphas, steps: usize) -> Result<Ddim, SolverError> {
+        Ddim::with_offset(alphas, steps, 0)
+    }
+
+    /// A solver of `steps` steps whose times are all `offset` (`steps_offset` in scheduler_config.json) above those of [`Ddim::new`].
+    ///
+    /// # Errors
+    /// As [`Ddim::new`]; an offset by which the first time leaves the training steps.
+    pub fn with_offset(alphas: Alphas, steps: usize, offset: usize) -> Result<Ddim, SolverError> {
         checked_steps(steps, 1)?;
-        Ok(Ddim { alphas, steps })
+        let first = (steps - 1) * (TRAINED / steps);
+        if offset >= TRAINED - first {
+            return Err(SolverError::Scheduler(format!(
+                "steps_offset {offset} moves time {first} beyond {}",
+                TRAINED - 1
+            )));
+        }
+        Ok(Ddim { alphas, steps, offset })
     }
 }
 
@@ -86,6 +102,6 @@ impl Solver for Ddim {
             let (x, e) = self.alphas.transfer(t, t.checked_sub(interval));
             Row::new(t as f32, Form::LATENTS * x + Form::PREDICTION * e)
         };
-        (0..self.steps).rev().map(|i| row(i * interval)).collect()
+        (0..self.steps).rev().map(|i| row(i * interval + self.offset)).collect()
     }
 }

@@ -37,6 +37,7 @@ mod dpmpp;
 mod flow;
 mod named;
 mod pndm;
+mod scheduler;
 mod unipc;
 
 use std::array;
@@ -47,6 +48,7 @@ pub use dpmpp::DpmPp;
 pub use flow::{Euler, FlowGrid};
 pub use named::{FlowSampler, UnknownSampler};
 pub use pndm::Pndm;
+pub use scheduler::{NoiseMethod, SchedulerConfig};
 pub use unipc::UniPc;
 
 use crate::ops::decide::StepRow;
@@ -122,6 +124,9 @@ pub enum SolverError {
         /// β of the last.
         end: f64,
     },
+    /// A scheduler's configuration asks for something that its solver does not do.
+    #[error("the scheduler's configuration is not supported: {0}")]
+    Scheduler(String),
     /// The prediction or a history slot is not as long as the latents.
     #[error("{found} values of {what}, expected {expected} as of the latents")]
     Length {
