@@ -26,7 +26,7 @@ use crate::tensor::DType;
 #[derive(Deserialize)]
 struct Kind {
     kind: String,
-    #[serde(default, alias = "family")]
+    #[serde(default)]
     model_family: String,
     #[serde(default)]
     family: String,
@@ -43,6 +43,9 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
     let Kind { kind, model_family, family } = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let mut result = CheckResult::of(dir);
     let bound = match model_family.as_str() {
+        "" if latte::kind(&family).is_some() && kind == "autoencoder" => {
+            decoder::check(dir, &text, device, dtype, &mut result)?
+        }
         "" if latte::kind(&family).is_some() => latte::check(dir, &text, device, dtype, &mut result)?,
         "" => stdit3::check(dir, &text, device, dtype, &mut result)?,
         "t5" | "umt5" => text::check(dir, &text, device, dtype, &mut result)?,
@@ -51,9 +54,6 @@ pub fn check(dir: &Path, device: &Device, dtype: DType) -> Result<CheckResult, C
         }
         family if family.starts_with("wan") && kind == "generate" => {
             generate::check(dir, &text, device, dtype, &mut result)?
-        }
-        "latte" | "open_sora_plan_v1.1" if kind == "autoencoder" => {
-            decoder::check(dir, &text, device, dtype, &mut result)?
         }
         family if family.starts_with("wan") => wan::check(dir, &text, device, dtype, &mut result)?,
         family => return Err(bad(format!("there are no cases of model family `{family}`; known: t5, umt5, wan…"))),

@@ -14,6 +14,20 @@ use crate::pipeline::{PipelineError, RESULTS};
 use crate::tensor::DType;
 use crate::text::{Embedding, EncoderError, T5, T5Files, Tokens};
 
+/// A text that the encoder reads as it is.
+pub(super) struct Text {
+    pub(super) text: String,
+    /// How many places of the padded text are wanted; `None`: those of its tokens.
+    pub(super) places: Option<usize>,
+}
+
+impl Text {
+    /// A text without its padding.
+    pub(super) fn alone(text: String) -> Text {
+        Text { text, places: None }
+    }
+}
+
 /// The checkpoint's text encoder, and how it runs.
 pub(super) struct Encoder<'a> {
     pub(super) checkpoint: &'a Checkpoint,
@@ -25,18 +39,18 @@ pub(super) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// The embeddings of texts that the encoder reads as they are, from the cache folder or from the encoder.
-    pub(super) fn embed(&self, texts: &[String], progress: Progress<'_>) -> Result<Vec<Embedding>, PipelineError> {
+    /// The embeddings of texts, from the cache folder or from the encoder.
+    pub(super) fn embed(&self, texts: &[Text], progress: Progress<'_>) -> Result<Vec<Embedding>, PipelineError> {
         let files = T5Files::of(self.checkpoint)?;
         let (channels, most) = (self.model.caption_channels, self.model.caption_tokens);
         let identity = self.identity(&files, &mut |_, _| progress(0, texts.len()))?;
         let mut loaded = None;
-        let mut embedding = |text: &String| -> Result<Embedding, PipelineError> {
-            let path = self.kept(&identity, text);
+        let mut embedding = |text: &Text| -> Result<Embedding, PipelineError> {
+            let (path, Text { text, places }) = (self.kept(&identity, text), text);
             // A damaged file is no reason to stop: it is made again.
             if let Ok(embedding) = Embedding::open(&path, channels, most) {
                 // As long as may be: perhaps of a longer text, which the encoder said when it made it.
-                if embedding.tokens == most
+                if (embedding.tokens, *places) == (most, None)
                     && let Some(cut) = Tokens::load(&files.tokenizer, most)?.of(text)?.cut
                 {
                     tracing::warn!("{cut}");
@@ -47,7 +61,10 @@ impl Encoder<'_> {
                 Some(t5) => t5,
                 None => &*loaded.insert(self.load(&files)?),
             };
-            let embedding = t5.encode(text)?;
+            let embedding = match places {
+                Some(places) => t5.encode_to(text, *places)?,
+                None => t5.encode(text)?,
+            };
             if let Err(error) = keep(&path, &embedding) {
                 tracing::warn!("the embedding of `{text}` is not kept: {error}");
             }
@@ -61,6 +78,16 @@ impl Encoder<'_> {
             embedded.push(embedding(text)?);
         }
         Ok(embedded)
+    }
+
+    /// The number of tokens of each text, as far as the model reads them.
+    ///
+    /// # Errors
+    /// A tokenizer that is missing or damaged, text that it rejects.
+    pub(super) fn lengths(&self, texts: &[String]) -> Result<Vec<usize>, PipelineError> {
+        let files = T5Files::of(self.checkpoint)?;
+        let tokens = Tokens::load(&files.tokenizer, self.model.caption_tokens)?;
+        texts.iter().map(|text| Ok(tokens.of(text)?.ids.len())).collect()
     }
 
     fn load(&self, files: &T5Files) -> Result<T5, EncoderError> {
@@ -85,9 +112,10 @@ impl Encoder<'_> {
     }
 
     /// The file in which the embedding of a prepared prompt is cached.
-    fn kept(&self, identity: &str, text: &str) -> PathBuf {
+    fn kept(&self, identity: &str, Text { text, places }: &Text) -> PathBuf {
         let most = (self.model.caption_tokens as u64).to_le_bytes();
-        let hash = Sha256::new().chain_update(identity).chain_update(most).chain_update(text);
+        let places = places.map_or_else(String::new, |places| format!("{places} places of "));
+        let hash = Sha256::new().chain_update(identity).chain_update(most).chain_update(places).chain_update(text);
         self.checkpoint.folder().join("embeddings").join(hex(hash) + ".safetensors")
     }
 }

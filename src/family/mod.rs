@@ -1,6 +1,8 @@
 //! All families of models, one row each. The layers below know no family by name.
 
+mod clean;
 mod embed;
+pub mod latte;
 mod mojibake;
 pub mod opensora;
 mod presets;

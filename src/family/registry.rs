@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::latte::{LATTE, OPEN_SORA_PLAN_1_1};
 use super::opensora::OpenSora;
 use super::row::Family;
 use super::sprites::{SPRITES, SPRITES_WAN};
@@ -10,9 +11,9 @@ use crate::hub::Checkpoint;
 use crate::messages;
 use crate::pipeline::{Inputs, ModelSource, OpenOptions, PipelineError};
 
-/// Every family. A folder belongs to the first that recognises it: Wan's checkpoints say in their configuration what they are.
-pub static FAMILIES: [&dyn Family; 7] =
-    [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &WAN22_A14B, &OpenSora, &SPRITES, &SPRITES_WAN];
+/// Every family. A folder belongs to the first that recognises it: the configurations of all but the last three say what they are.
+pub static FAMILIES: [&dyn Family; 9] =
+    [&WAN21_1_3B, &WAN21_14B, &WAN22_5B, &WAN22_A14B, &LATTE, &OPEN_SORA_PLAN_1_1, &OpenSora, &SPRITES, &SPRITES_WAN];
 
 /// The family whose own model has this name.
 pub fn named(name: &str) -> Option<&'static dyn Family> {

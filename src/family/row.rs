@@ -66,8 +66,8 @@ pub trait Family: Sync {
 /// A published run on one A100 80 GB, in the default aspect ratio.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// The resolution's name.
-    pub resolution: &'static str,
+    /// The resolution's name; `None`: the model's own size.
+    pub resolution: Option<&'static str>,
     /// Frames.
     pub frames: usize,
     /// Denoising steps.

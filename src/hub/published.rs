@@ -9,7 +9,7 @@ pub struct Published {
     pub name: &'static str,
     /// Its parts.
     pub parts: &'static [PublishedPart],
-    /// A file that tells how the parts go together; it is left out where it is not.
+    /// A file of the whole, such as one that tells how the parts go together or has the sampler's settings; where it is not, it is left out.
     pub index: Option<PublishedFile>,
     /// Another repository of the same weights, in a layout of its own.
     pub other: Option<OtherRepository>,

@@ -163,7 +163,7 @@ impl Pull {
         CheckpointError::Halves { model, folder, halves, command: format!("adacache pull {model}") }
     }
 
-    /// Links the file that tells how the parts go together. A folder that lacks it is as published, and so is another layout.
+    /// Links the file of the whole. A folder that lacks it is as published, and so is another layout.
     fn index(
         &self,
         hub: &Hub<'_>,

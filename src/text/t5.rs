@@ -1,7 +1,8 @@
 //! T5 v1.1 and umT5 for prompts. The encoder runs on the pipeline's device, and is released once its embeddings are computed.
 //!
 //! Published pipelines pad every prompt and mask the padding out of the attention. Masked tokens have no weight in it at all and positions are
-//! relative, so the unpadded prompt has the same embedding, and only that is computed.
+//! relative, so the unpadded prompt has the same embedding, and only that is computed, unless a model reads what becomes of the padding
+//! ([`T5::encode_to`]).
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ use crate::hub::{Checkpoint, Part};
 use crate::model::Weights;
 use crate::model::text::{T5Config, T5Encoder, T5Needs, published};
 use crate::tensor::DType;
+
+/// The token that fills places behind a prompt.
+const PADDING: u32 = 0;
 
 /// The files of a text encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +107,26 @@ impl T5 {
         if let Some(cut) = cut {
             tracing::warn!("{cut}");
         }
-        let values = self.encoder.encode(&ids, None)?;
+        self.embedding(prompt, &ids, ids.len())
+    }
+
+    /// The first `tokens` places of the embedding of a prompt padded to any length, at least 1: what the encoder makes of padding is part of
+    /// it where the prompt is shorter.
+    ///
+    /// # Errors
+    /// As [`T5::encode`].
+    pub fn encode_to(&self, prompt: &str, tokens: usize) -> Result<Embedding, EncoderError> {
+        let Tokenised { mut ids, .. } = self.tokens.of(prompt)?;
+        let real = ids.len();
+        ids.resize(real.max(tokens), PADDING);
+        let mut embedding = self.embedding(prompt, &ids, real)?;
+        embedding.values.truncate(tokens * self.channels());
+        Ok(Embedding { tokens, ..embedding })
+    }
+
+    /// The embedding of tokens of which the first `real` are those of `prompt`.
+    fn embedding(&self, prompt: &str, ids: &[u32], real: usize) -> Result<Embedding, EncoderError> {
+        let values = self.encoder.encode_padded(ids, real, None)?;
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return Err(failed(prompt)(format!("its embedding holds {value}")));
         }

@@ -13,6 +13,7 @@ mod face;
 mod generate;
 mod gpu_first;
 mod kept;
+mod latte;
 mod measure;
 mod model;
 mod official;

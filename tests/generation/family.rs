@@ -109,7 +109,7 @@ impl Transformer for Toy {
     }
 
     fn weight_bytes(&self) -> WeightBytes {
-        WeightBytes { resident: 0, streamed: 0, block: 0, ends: 0 }
+        WeightBytes { resident: 0, streamed: 0, block: 0, blocks: 0, ends: 0 }
     }
 
     fn null_caption(&self) -> &[f32] {

@@ -48,6 +48,15 @@ fn error_of(checkpoint: &Checkpoint) -> f64 {
             difference += f64::from(ours - theirs).powi(2);
             norm += f64::from(*theirs).powi(2);
         }
+        // What the encoder makes of padding, and a part of the prompt alone.
+        for places in [length, 3] {
+            let padded = t5.encode_to(prompt, places).unwrap();
+            assert_eq!((padded.tokens, padded.values.len()), (places, places * channels));
+            for (ours, theirs) in padded.values.iter().zip(&hidden[i * length * channels..]) {
+                difference += f64::from(ours - theirs).powi(2);
+                norm += f64::from(*theirs).powi(2);
+            }
+        }
     }
     (difference / norm).sqrt()
 }

@@ -150,7 +150,8 @@ fn published(args: &Args, job: &Job) -> Vec<(&'static str, f64)> {
     let usual = args.aspect.as_deref().is_none_or(|aspect| aspect == "9:16");
     let same = usual && args.videos == 1 && job.guidance.is_guided();
     let runs = family.measured().iter().filter(|run| {
-        same && Some(run.resolution) == args.resolution.as_deref()
+        same && run.resolution == args.resolution.as_deref()
+            && args.size.is_none()
             && run.frames == job.source.config().frames()
             && run.steps == job.steps
     });
@@ -202,7 +203,7 @@ fn as_json(
     fields.insert("steps".into(), json!(job.steps));
     if let Some(blocks) = streamed {
         fields.insert("streamed_blocks".into(), json!(blocks));
-        fields.insert("streamed_weight_bytes".into(), json!(blocks * estimate.memory.needs.block));
+        fields.insert("streamed_weight_bytes".into(), json!(estimate.memory.needs.streamed_bytes(blocks)));
     }
     fields.insert("published".into(), json!(published));
     fields.insert("note".into(), json!("operations, bytes and memory are counted; every field with modelled or roofline in its name is a model, nothing was measured"));
@@ -288,7 +289,7 @@ fn memory(text: &mut String, args: &Args, e: &Estimate, streamed: Option<usize>)
         writeln!(text, "  does NOT fit: {:.2} GiB too much, {streams}", gib(m.resident - m.available))?;
     }
     if let (Some(blocks), Some(MemorySize(budget))) = (streamed, args.vram_budget) {
-        let bytes = blocks * m.needs.block;
+        let bytes = m.needs.streamed_bytes(blocks);
         writeln!(
             text,
             "  within {:.2}: {blocks} of {} blocks streamed, {:.2} copied in every computed step ({:.0} ms modelled at {:.0} GB/s, PCIe 4.0 \

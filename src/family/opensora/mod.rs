@@ -11,7 +11,7 @@ use half::bf16;
 
 pub use self::presets::presets;
 pub use self::prompt::prepare_prompt;
-use super::embed::Encoder;
+use super::embed::{Encoder, Text};
 use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
@@ -64,7 +64,7 @@ const EXAMPLE: (&str, &str, usize) = ("240p", "9:16", 51);
 /// The times of the published runs.
 const MEASURED: [Measured; 6] = {
     const fn run(resolution: &'static str, steps: usize, what: &'static str, seconds: f64) -> Measured {
-        Measured { resolution, frames: 51, steps, what, seconds }
+        Measured { resolution: Some(resolution), frames: 51, steps, what, seconds }
     }
     [
         run("720p", 100, "every step computed", 419.60),
@@ -209,7 +209,7 @@ impl Source for Opened {
     ) -> Result<Vec<Prompt>, PipelineError> {
         options.scores.check()?;
         let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
-        let prepare = |prompt: &PromptText| prepare_prompt(&prompt.to_string(), &options.scores);
+        let prepare = |prompt: &PromptText| Text::alone(prepare_prompt(&prompt.to_string(), &options.scores));
         let embedded = encoder.embed(&prompts.iter().map(prepare).collect::<Vec<_>>(), progress)?;
         Ok(prompts.iter().cloned().zip(embedded).map(|(prompt, embedding)| Prompt::new(prompt, embedding)).collect())
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use self::presets::presets;
 pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
-use super::embed::Encoder;
+use super::embed::{Encoder, Text};
 use super::presets::presets_in;
 use super::row::Family;
 use crate::cache::{Anatomy, Presets};
@@ -401,9 +401,10 @@ impl Source for Opened {
         progress: Progress<'_>,
     ) -> Result<Vec<Prompt>, PipelineError> {
         let encoder = Encoder { checkpoint: self.files()?, model: self.model.shape(), device, dtype };
-        let mut texts: Vec<String> = prompts.iter().map(|prompt| prepare_prompt(&prompt.to_string())).collect();
+        let prepare = |prompt: &str| Text::alone(prepare_prompt(prompt));
+        let mut texts: Vec<Text> = prompts.iter().map(|prompt| prepare(&prompt.to_string())).collect();
         if !options.unguided {
-            texts.push(prepare_prompt(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
+            texts.push(prepare(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT)));
         }
         let mut embedded = encoder.embed(&texts, progress)?;
         let negative = embedded.split_off(prompts.len()).pop().map(Arc::new);

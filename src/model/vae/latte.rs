@@ -35,29 +35,40 @@ pub struct LatteVaeConfig {
 #[derive(Deserialize)]
 #[serde(default)]
 struct Fields {
+    #[serde(rename = "_class_name")]
+    class: Option<String>,
     scaling_factor: f32,
 }
 
 impl Default for Fields {
     fn default() -> Self {
-        Fields { scaling_factor: 0.18215 }
+        Fields { class: None, scaling_factor: 0.18215 }
     }
 }
 
 impl LatteVaeConfig {
-    /// The shape that config.json (its text and name) states, of images or videos by the tensors.
+    /// The shape that config.json (its text and name) states; whether of images or videos, where it has no `_class_name`, the tensors say.
     ///
     /// # Errors
     /// Text that is no JSON, or a shape that cannot be.
     pub fn of(weights: &Weights<'_>, text: &str, file: &str) -> Result<LatteVaeConfig> {
         let bad = |reason: String| ModelError::Config { file: file.into(), reason };
         let image: SpatialConfig = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-        let Fields { scaling_factor } = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let Fields { class, scaling_factor } = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
         image.validate().map_err(bad)?;
         if !(scaling_factor.is_finite() && scaling_factor > 0.0) {
             return Err(bad(format!("scaling_factor is {scaling_factor}, expected a positive number")));
         }
-        Ok(LatteVaeConfig { image, video: weights.has("decoder.time_conv_out.weight"), scaling_factor })
+        let video = match class.as_deref() {
+            Some("AutoencoderKLTemporalDecoder") => true,
+            Some("AutoencoderKL") => false,
+            None => weights.has("decoder.time_conv_out.weight"),
+            Some(other) => {
+                let expected = "expected AutoencoderKLTemporalDecoder or AutoencoderKL";
+                return Err(bad(format!("_class_name is {other}; {expected}")));
+            }
+        };
+        Ok(LatteVaeConfig { image, video, scaling_factor })
     }
 
     /// As [`LatteVaeConfig::of`], with the config.json of a folder.
@@ -224,6 +235,7 @@ mod tests {
             (r#"{"block_out_channels": []}"#, "block_out_channels has 0 entries"),
             (r#"{"block_out_channels": [100]}"#, "100 channels in 32 groups"),
             (r#"{"out_channels": 4}"#, "images have 3"),
+            (r#"{"_class_name": "AutoencoderDC"}"#, "_class_name is AutoencoderDC"),
         ] {
             let error = of(text).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("config.json"), "{text}: {error}");

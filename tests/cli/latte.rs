@@ -1,0 +1,211 @@
+//! Latte and Open-Sora-Plan, with small random repositories in their published layouts: pulled from a folder and run from prompt to latents.
+
+use std::fs;
+use std::path::Path;
+
+use adacache::model::{Latte, LatteConfig, LatteKind};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize};
+use serde_json::{Value, json};
+
+use crate::common::{names, text};
+use crate::{fails, succeeds};
+
+/// A prompt of the text encoder's reference, which is as long as it is after cleaning, and the number of its tokens.
+const PROMPT: (&str, usize) = ("rain", 4);
+/// Rows of the reference: that of the prompt and that of no words.
+const ROWS: [usize; 2] = [1, 3];
+
+fn golden(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/opensora_tiny").join(name)
+}
+
+/// The configuration of a small transformer for `frames` latent frames, as its own code writes it.
+fn transformer(kind: LatteKind, frames: usize) -> Value {
+    let mut config = json!({
+        "num_attention_heads": 1, "attention_head_dim": 32, "in_channels": 4, "out_channels": 8, "num_layers": 2,
+        "cross_attention_dim": 32, "attention_bias": true, "sample_size": 8, "patch_size": 2,
+        "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_elementwise_affine": false,
+        "norm_eps": 1e-6, "caption_channels": 32, "video_length": frames, "_class_name": "LatteTransformer3DModel",
+    });
+    if kind == LatteKind::OpenSoraPlan {
+        config["_class_name"] = json!("LatteT2V");
+        config["sample_size"] = json!([8, 8]);
+        config["model_max_length"] = json!(300);
+    }
+    config
+}
+
+/// Writes a configuration and random weights of these shapes into `folder`.
+fn write(folder: &Path, config: &Value, shapes: &[(String, Vec<usize>)]) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let values = |seed: usize, shape: &[usize]| -> Vec<u8> {
+        let count: usize = shape.iter().product();
+        let scale = 1.0 / ((count / shape[0]).max(1) as f32).sqrt();
+        (0..count).flat_map(|i| (scale * (((i + seed) * 37 % 101) as f32 / 30.0 - 1.7)).to_le_bytes()).collect()
+    };
+    let bytes: Vec<Vec<u8>> = shapes.iter().enumerate().map(|(i, (_, shape))| values(i, shape)).collect();
+    let view = |(name, shape): &(String, Vec<usize>), bytes| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    };
+    let views = shapes.iter().zip(&bytes).map(|(tensor, bytes)| view(tensor, bytes));
+    fs::write(folder.join("diffusion_pytorch_model.safetensors"), serialize(views, None).unwrap()).unwrap();
+}
+
+fn write_transformer(folder: &Path, kind: LatteKind, frames: usize) {
+    let config = transformer(kind, frames);
+    let shapes = Latte::tensors(&LatteConfig::from_json(&config.to_string(), "config.json", kind).unwrap()).unwrap();
+    let mut shapes: Vec<_> = shapes.into_iter().collect();
+    if kind == LatteKind::OpenSoraPlan {
+        // As in the published files; nothing reads it.
+        shapes.push(("caption_projection.y_embedding".into(), vec![120, 32]));
+    }
+    write(folder, &config, &shapes);
+}
+
+/// Something in the place of an autoencoder.
+fn write_autoencoder(folder: &Path, class: &str) {
+    write(folder, &json!({ "_class_name": class }), &[("decoder.conv_in.bias".into(), vec![4])]);
+}
+
+fn copy_text(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(golden("t5-v1_1-xxl").join(name), folder.join(name)).unwrap();
+    }
+}
+
+/// Latte's repository in `folder`, with a tokenizer beside it.
+fn latte(folder: &Path) {
+    write_transformer(&folder.join("Latte-1/transformer"), LatteKind::Latte, 4);
+    write_autoencoder(&folder.join("Latte-1/vae"), "AutoencoderKL");
+    write_autoencoder(&folder.join("Latte-1/vae_temporal_decoder"), "AutoencoderKLTemporalDecoder");
+    copy_text(&folder.join("Latte-1/text_encoder"));
+    fs::copy(golden("t5-v1_1-xxl/tokenizer.json"), folder.join("t5-v1_1-xxl.tokenizer.json")).unwrap();
+    fs::create_dir_all(folder.join("Latte-1/scheduler")).unwrap();
+    let scheduler = json!({ "_class_name": "DDIMScheduler", "set_alpha_to_one": false, "clip_sample": true });
+    fs::write(folder.join("Latte-1/scheduler/scheduler_config.json"), scheduler.to_string()).unwrap();
+}
+
+/// Open-Sora-Plan's repository and that of its text encoder in `folder`.
+fn open_sora_plan(folder: &Path) {
+    let own = folder.join("Open-Sora-Plan-v1.1.0");
+    write_transformer(&own.join("65x512x512"), LatteKind::OpenSoraPlan, 3);
+    write_autoencoder(&own.join("vae"), "CausalVAEModel");
+    copy_text(&folder.join("t5-v1_1-xxl"));
+    fs::copy(golden("t5-v1_1-xxl/tokenizer.json"), folder.join("t5-v1_1-xxl/tokenizer.json")).unwrap();
+}
+
+/// The reference's embeddings of the prompt and of no words, each as many places as the prompt has tokens, as files in `folder`.
+fn embeddings(folder: &Path) {
+    let bytes = fs::read(golden("t5-v1_1-xxl/reference.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let hidden = file.tensor("hidden").unwrap();
+    let [_, length, width] = hidden.shape() else { panic!("{:?}", hidden.shape()) };
+    for (row, name) in ROWS.into_iter().zip(["prompt.safetensors", "negative.safetensors"]) {
+        let values = &hidden.data()[4 * row * length * width..][..4 * PROMPT.1 * width];
+        let view = TensorView::new(Dtype::F32, vec![PROMPT.1, *width], values).unwrap();
+        fs::write(folder.join(name), serialize([("embedding", view)], None).unwrap()).unwrap();
+    }
+}
+
+/// The latents in a file, with their shape.
+fn latents(path: &Path) -> (Vec<usize>, Vec<f32>) {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor("latents").unwrap();
+    let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    (view.shape().to_vec(), values)
+}
+
+fn off(a: &[f32], b: &[f32]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    (square(&mut a.iter().zip(b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())).sqrt()
+}
+
+/// What both models have to do: a prompt and the reference's embeddings of it make the same latents of `shape`.
+fn from_prompt_to_latents(model: &str, made: fn(&Path), shape: [usize; 4]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    made(&folder.join("from"));
+    succeeds(folder, &["pull", model, "--from", "from", "--dir", "models"]);
+    let folders = names(&folder.join("models").join(model));
+    assert!(["text", "transformer", "vae"].iter().all(|part| folders.iter().any(|name| name == part)), "{folders:?}");
+    embeddings(folder);
+    let name = format!("models/{model}");
+    let run = |out: &str, more: &[&str]| {
+        let settings = ["--size", "32x48", "--steps", "5", "--dtype", "f32", "--out", out];
+        succeeds(folder, &[&["generate", "--model", &name, PROMPT.0][..], &settings, more].concat());
+        latents(&folder.join(out))
+    };
+    let (found, own) = run("own.safetensors", &["--cache", "none"]);
+    assert_eq!(found, shape);
+    let given = ["--embeddings", "prompt.safetensors", "--negative-embeddings", "negative.safetensors"];
+    let (_, same) = run("given.safetensors", &[&given[..], &["--cache", "none"]].concat());
+    let error = off(&own, &same);
+    assert!(error < 1e-4, "the embeddings differ from the reference's: the latents by {error:.1e}");
+    // The negative prompt is read, and so is what the encoder makes of the padding behind it.
+    let (_, other) = run("other.safetensors", &["--negative-prompt", "snow", "--cache", "none"]);
+    assert!(off(&other, &own) > 1e-3);
+    for cache in ["adacache-fast", "adacache-slow+moreg", "pab", "teacache-slow"] {
+        let (_, cached) = run("cached.safetensors", &["--cache", cache, "--overwrite"]);
+        assert!(cached.iter().all(|value| value.is_finite()), "{cache}");
+    }
+    dir
+}
+
+#[test]
+fn a_pulled_latte_generates() {
+    let dir = from_prompt_to_latents("latte-1", latte, [4, 4, 4, 6]);
+    let folder = dir.path();
+    let args = ["generate", "--model", "models/latte-1", PROMPT.0, "--size", "32x48", "--steps", "5", "--dtype", "f32"];
+    let plain = [&args[..], &["--cache", "none", "--out"]].concat();
+    // The sampler's file says how the last step ends: it is one of the files on which the latents depend.
+    let scheduler = folder.join("models/latte-1/scheduler_config.json");
+    let own = latents(&folder.join("own.safetensors")).1;
+    fs::remove_file(&scheduler).unwrap();
+    fs::write(&scheduler, r#"{"set_alpha_to_one": true}"#).unwrap();
+    succeeds(folder, &[&plain[..], &["ends.safetensors"]].concat());
+    assert!(off(&latents(&folder.join("ends.safetensors")).1, &own) > 1e-6);
+    fs::write(&scheduler, r#"{"timestep_spacing": "trailing"}"#).unwrap();
+    fails(folder, &[&plain[..], &["x.safetensors"]].concat(), 1, &["scheduler_config.json", "trailing"]);
+    fs::remove_file(&scheduler).unwrap();
+
+    for (more, parts) in [
+        (&["--frames", "5"][..], &["5 frames", "videos of 4, or 1 for a picture"][..]),
+        (&["--size", "32x40"], &["multiples of 16"]),
+        (&["--sampler", "euler"], &["--sampler"]),
+        (&["--resolution", "480p"], &["--size HxW"]),
+    ] {
+        let args = ["generate", "--model", "models/latte-1", PROMPT.0, "--dtype", "f32", "--out", "x.safetensors"];
+        fails(folder, &[&args[..], more].concat(), 1, parts);
+    }
+    let picture = ["--frames", "1", "--cache", "none", "--out", "picture.safetensors"];
+    succeeds(folder, &[&args[..], &picture].concat());
+    assert_eq!(latents(&folder.join("picture.safetensors")).0, [4, 1, 4, 6]);
+}
+
+#[test]
+fn a_pulled_open_sora_plan_generates() {
+    let dir = from_prompt_to_latents("open-sora-plan-v1.1", open_sora_plan, [4, 3, 4, 6]);
+    let folder = dir.path();
+    let args =
+        ["generate", "--model", "models/open-sora-plan-v1.1", PROMPT.0, "--dtype", "f32", "--out", "x.safetensors"];
+    fails(folder, &[&args[..], &["--frames", "1"]].concat(), 1, &["1 frames", "videos of 9"]);
+    fails(folder, &[&args[..], &["--steps", "3"]].concat(), 1, &["3 steps", "4"]);
+}
+
+#[test]
+fn both_are_planned_without_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, parts) in
+        [("latte-1", ["50 steps", "32.45 s published"]), ("open-sora-plan-v1.1", ["150 steps", "129.67 s published"])]
+    {
+        let told = text(&succeeds(dir.path(), &["plan", "--model", model]).stdout);
+        println!("{told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    }
+    let listed = text(&succeeds(dir.path(), &["presets", "--model", "latte-1"]).stdout);
+    assert!(listed.contains("unpublished for Latte") && listed.contains("VideoSys"), "{listed}");
+}
