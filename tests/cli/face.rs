@@ -38,9 +38,9 @@ fn a_short_help_fits_one_screen_and_a_long_one_has_everything() {
     // Defaults are numbers, of each model where they differ.
     let flat = long.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
-        "Denoising steps [default: 30 for sprites, opensora-v1.2, 40 for wan2.2-t2v-a14b, else 50]",
-        "[default: 3 for sprites, 4,3 for wan2.2-t2v-a14b, 7 for opensora-v1.2, else 5]",
-        "[default: 16 for sprites, 121 for wan2.2-ti2v-5b, 51 for opensora-v1.2, else 81]",
+        "Denoising steps [default: 30 for sprites, opensora-v1.2, 40 for wan2.2-t2v-a14b, 150 for open-sora-plan-v1.1, else 50]",
+        "[default: 3 for sprites, 4,3 for wan2.2-t2v-a14b, 7.5 for latte-1, open-sora-plan-v1.1, 7 for opensora-v1.2, else 5]",
+        "[default: 16 for sprites, latte-1, 121 for wan2.2-ti2v-5b, 65 for open-sora-plan-v1.1, 51 for opensora-v1.2, else 81]",
         "[default: adacache-fast]",
         "calibrated-2.2x",
         "interval-N, fewer-N",

@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66 (Open-Sora) [default: 9:16]
     #[arg(long, value_name = "H:W", conflicts_with = "size", help_heading = VIDEO, hide_short_help = true)]
     pub(super) aspect: Option<String>,
-    #[arg(long, value_name = "N", help = of_models("Frames of the video", |c| c.frames().to_string()), help_heading = VIDEO)]
+    #[arg(long, value_name = "N", help = of_models("Frames", |c| c.frames().to_string()), help_heading = VIDEO)]
     pub(super) frames: Option<usize>,
     /// LoRA to add to the weights (Wan), by the spelling of diffusers, kohya or Wan; repeatable [default strength: 1]
     ///
