@@ -1,9 +1,10 @@
-//! Latte and Open-Sora-Plan, with small random repositories in their published layouts: pulled from a folder and run from prompt to latents.
+//! Latte and Open-Sora-Plan, with small random repositories in their published layouts: pulled from a folder and run from prompt to video.
 
 use std::fs;
 use std::path::Path;
 
-use adacache::model::{Latte, LatteConfig, LatteKind};
+use adacache::model::vae::{CausalVae, CausalVaeConfig, LatteVae, LatteVaeConfig};
+use adacache::model::{Latte, LatteConfig, LatteKind, Weights};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde_json::{Value, json};
@@ -64,9 +65,24 @@ fn write_transformer(folder: &Path, kind: LatteKind, frames: usize) {
     write(folder, &config, &shapes);
 }
 
-/// Something in the place of an autoencoder.
+/// A small autoencoder of Latte's: of images or of videos.
 fn write_autoencoder(folder: &Path, class: &str) {
-    write(folder, &json!({ "_class_name": class }), &[("decoder.conv_in.bias".into(), vec![4])]);
+    let config = json!({ "_class_name": class, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1 });
+    let none = serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
+    let none = Weights::from_bytes("vae", &none).unwrap();
+    let shape = LatteVaeConfig::of(&none, &config.to_string(), "config.json").unwrap();
+    let mut shapes: Vec<_> = LatteVae::tensors(&shape).unwrap().into_iter().collect();
+    // As in the published files; nothing reads it.
+    shapes.push(("quant_conv.bias".into(), vec![8]));
+    write(folder, &config, &shapes);
+}
+
+/// A small autoencoder of Open-Sora-Plan.
+fn write_causal_autoencoder(folder: &Path) {
+    let config = json!({ "_class_name": "CausalVAEModel", "hidden_size": 32, "hidden_size_mult": [1, 1, 1, 1], "num_res_blocks": 1 });
+    let shape = CausalVaeConfig::from_json(&config.to_string(), "config.json").unwrap();
+    let shapes: Vec<_> = CausalVae::tensors(&shape).unwrap().into_iter().collect();
+    write(folder, &config, &shapes);
 }
 
 fn copy_text(folder: &Path) {
@@ -92,7 +108,7 @@ fn latte(folder: &Path) {
 fn open_sora_plan(folder: &Path) {
     let own = folder.join("Open-Sora-Plan-v1.1.0");
     write_transformer(&own.join("65x512x512"), LatteKind::OpenSoraPlan, 3);
-    write_autoencoder(&own.join("vae"), "CausalVAEModel");
+    write_causal_autoencoder(&own.join("vae"));
     copy_text(&folder.join("t5-v1_1-xxl"));
     fs::copy(golden("t5-v1_1-xxl/tokenizer.json"), folder.join("t5-v1_1-xxl/tokenizer.json")).unwrap();
 }
@@ -181,6 +197,17 @@ fn a_pulled_latte_generates() {
         let args = ["generate", "--model", "models/latte-1", PROMPT.0, "--dtype", "f32", "--out", "x.safetensors"];
         fails(folder, &[&args[..], more].concat(), 1, parts);
     }
+    succeeds(folder, &[&plain[..], &["video/"]].concat());
+    assert_eq!(names(&folder.join("video")).iter().filter(|name| name.ends_with(".png")).count(), 4);
+    // The autoencoder of images in the place of that of videos.
+    let vae = folder.join("models/latte-1/vae");
+    fs::remove_dir_all(&vae).unwrap();
+    write_autoencoder(&vae, "AutoencoderKL");
+    succeeds(folder, &[&plain[..], &["video.gif"]].concat());
+    fs::write(vae.join("config.json"), r#"{"_class_name": "AutoencoderDC"}"#).unwrap();
+    fails(folder, &[&plain[..], &["x.gif"]].concat(), 1, &["AutoencoderDC", "AutoencoderKLTemporalDecoder"]);
+    fs::write(vae.join("config.json"), r#"{"block_out_channels": [32, 32]}"#).unwrap();
+    fails(folder, &[&plain[..], &["x.gif"]].concat(), 1, &["decodes to 2 × 2 pixels"]);
     let picture = ["--frames", "1", "--cache", "none", "--out", "picture.safetensors"];
     succeeds(folder, &[&args[..], &picture].concat());
     assert_eq!(latents(&folder.join("picture.safetensors")).0, [4, 1, 4, 6]);
@@ -190,6 +217,10 @@ fn a_pulled_latte_generates() {
 fn a_pulled_open_sora_plan_generates() {
     let dir = from_prompt_to_latents("open-sora-plan-v1.1", open_sora_plan, [4, 3, 4, 6]);
     let folder = dir.path();
+    let settings = ["--size", "32x48", "--steps", "5", "--dtype", "f32", "--cache", "none", "--out", "video/"];
+    succeeds(folder, &[&["generate", "--model", "models/open-sora-plan-v1.1", PROMPT.0][..], &settings].concat());
+    // Three latent frames.
+    assert_eq!(names(&folder.join("video")).iter().filter(|name| name.ends_with(".png")).count(), 9);
     let args =
         ["generate", "--model", "models/open-sora-plan-v1.1", PROMPT.0, "--dtype", "f32", "--out", "x.safetensors"];
     fails(folder, &[&args[..], &["--frames", "1"]].concat(), 1, &["1 frames", "videos of 9"]);

@@ -252,6 +252,18 @@ impl Facts {
         }
     }
 
+    /// Rejects an autoencoder of other factors in space and time.
+    fn decodes(&self, side: usize, every: usize) -> Result<(), PipelineError> {
+        if (side, every) == (SIDE, self.every) {
+            return Ok(());
+        }
+        let reason = format!(
+            "the autoencoder decodes to {side} × {side} pixels and {every} frames, {} needs {SIDE} × {SIDE} and {}: it is of another model",
+            self.published.name, self.every
+        );
+        Err(PipelineError::Setting(reason))
+    }
+
     /// The file of the sampler's settings, of models that have one; it may be missing.
     fn scheduler_file(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
         Some(checkpoint.folder().join(self.published.index.as_ref()?.name))
@@ -374,11 +386,13 @@ impl Source for Opened {
         Ok(Some(match self.facts.kind {
             LatteKind::OpenSoraPlan => {
                 let config = folder.map_or_else(|| Ok(CausalVaeConfig::default()), CausalVaeConfig::of_folder)?;
+                self.facts.decodes(config.spatial_factor(), config.temporal_factor())?;
                 Box::new(CausalVae::load(device, config, weights, dtype)?)
             }
             _ => {
                 let published = || LatteVaeConfig::of(&weights, "{}", "config.json");
                 let config = folder.map_or_else(published, |folder| LatteVaeConfig::of_folder(folder, &weights))?;
+                self.facts.decodes(config.spatial_factor(), 1)?;
                 Box::new(LatteVae::load(device, config, weights, dtype)?)
             }
         }))

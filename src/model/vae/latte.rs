@@ -82,6 +82,11 @@ impl LatteVaeConfig {
         LatteVaeConfig::of(weights, &text, &name)
     }
 
+    /// Side in pixels of the square that becomes one latent position.
+    pub fn spatial_factor(&self) -> usize {
+        self.image.factor()
+    }
+
     /// Frames that are decoded together.
     fn chunk(&self, cut: Cut) -> usize {
         if self.video { LATTE_CHUNK } else { cut.frames }

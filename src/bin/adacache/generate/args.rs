@@ -1,7 +1,6 @@
 //! The options of `adacache generate`.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use adacache::cache::preset_names;
 use adacache::family::{self, FAMILIES};
@@ -56,7 +55,8 @@ pub(crate) struct Args {
     /// Height to width: 9:16 (landscape), 16:9, 3:4, 4:3, 1:1, 1:2, 2:1, or a published ratio such as 0.66 (Open-Sora) [default: 9:16]
     #[arg(long, value_name = "H:W", conflicts_with = "size", help_heading = VIDEO, hide_short_help = true)]
     pub(super) aspect: Option<String>,
-    #[arg(long, value_name = "N", help = of_models("Frames", |c| c.frames().to_string()), help_heading = VIDEO)]
+    #[arg(long, value_name = "N", help = own("Frames", |c| c.frames().to_string()),
+          long_help = of_models("Frames", |c| c.frames().to_string()), help_heading = VIDEO)]
     pub(super) frames: Option<usize>,
     /// LoRA to add to the weights (Wan), by the spelling of diffusers, kohya or Wan; repeatable [default strength: 1]
     ///
@@ -69,11 +69,13 @@ pub(crate) struct Args {
     /// Motion regularization: compute more steps of videos with more motion
     #[arg(long, help_heading = STEPS, hide_short_help = true)]
     pub(super) moreg: bool,
-    #[arg(long, value_name = "N", help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
+    #[arg(long, value_name = "N", help = own("Denoising steps", |c| c.default_steps.to_string()),
+          long_help = of_models("Denoising steps", |c| c.default_steps.to_string()), help_heading = STEPS)]
     pub(super) steps: Option<usize>,
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS,
-          help = guidance_help("Guidance scale; 1 is none"),
-          long_help = guidance_help("Guidance scale; 1 is none, half the work; of two experts X is for both, X,Y for each"))]
+          help = own("Guidance scale; 1 is none", |c| c.default_cfg_scale.to_string()),
+          long_help = of_models("Guidance scale; 1 is none, half the work; of two experts X is for both, X,Y for each",
+                                |c| c.default_cfg_scale.to_string()))]
     pub(super) cfg_scale: Option<Guidance>,
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
     #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
@@ -215,11 +217,9 @@ impl Args {
     }
 }
 
-/// The help of the guidance scale, of which there are a short and a long one.
-fn guidance_help(about: &str) -> String {
-    static DEFAULTS: OnceLock<String> = OnceLock::new();
-    let defaults = DEFAULTS.get_or_init(|| defaults(|config| config.default_cfg_scale.to_string()));
-    format!("{about} [default: {defaults}]")
+/// `about`, and the default of the built-in model.
+fn own(about: &str, value: fn(&PipelineConfig) -> String) -> String {
+    format!("{about} [default: {} for sprites, else the model's]", value(family::sprites().config()))
 }
 
 /// `about`, and the default that each model has.
