@@ -191,6 +191,9 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Missing`] with all missing files, [`CheckpointError::Halves`], [`CheckpointError::Several`], or
     /// [`CheckpointError::Damaged`].
+    ///
+    /// # Panics
+    /// If the checkpoint has no such part.
     pub fn require(&self, parts: &[Part]) -> Result<(), CheckpointError> {
         self.require_except(parts, &|_| false)
     }
@@ -220,9 +223,17 @@ impl Checkpoint {
         }
     }
 
+    /// As [`Checkpoint::require`], for all of its parts.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::require`].
+    pub fn require_all(&self) -> Result<(), CheckpointError> {
+        self.require(&self.parts().collect::<Vec<_>>())
+    }
+
     /// Whether all of it is there.
     pub fn is_whole(&self) -> bool {
-        self.require(&self.parts().collect::<Vec<_>>()).is_ok()
+        self.require_all().is_ok()
     }
 
     /// The files of a part's weights; call [`Checkpoint::require`] first.

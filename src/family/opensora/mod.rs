@@ -95,7 +95,7 @@ impl Family for OpenSora {
         };
         let file = checkpoint.file(Part::Transformer, "config.json");
         if !file.exists() {
-            checkpoint.require(&Part::ALL)?;
+            checkpoint.require_all()?;
         }
         let model = StDiT3Config::from_file(&file)?;
         Ok(Arc::new(Opened::new(model, Some(checkpoint), size)?))
