@@ -153,7 +153,7 @@ impl Family for LatteModel {
         };
         let file = checkpoint.file(Part::Transformer, "config.json");
         if !file.exists() {
-            checkpoint.require(&checkpoint.parts().collect::<Vec<_>>())?;
+            checkpoint.require_all()?;
         }
         let name = file.display().to_string();
         let text = fs::read_to_string(&file).map_err(|source| ModelError::Io { file: name.clone(), source })?;
