@@ -164,6 +164,10 @@ fn from_prompt_to_latents(model: &str, made: fn(&Path), shape: [usize; 4]) -> te
     // The negative prompt is read, and so is what the encoder makes of the padding behind it.
     let (_, other) = run("other.safetensors", &["--negative-prompt", "snow", "--cache", "none"]);
     assert!(off(&other, &own) > 1e-3);
+    // Without guidance it is not.
+    let (_, alone) = run("alone.safetensors", &["--cfg-scale", "1", "--cache", "none"]);
+    let negative = ["--cfg-scale", "1", "--negative-prompt", "snow", "--cache", "none"];
+    assert!(run("alone-too.safetensors", &negative).1 == alone && off(&alone, &own) > 1e-3);
     for cache in ["adacache-fast", "adacache-slow+moreg", "pab", "teacache-slow"] {
         let (_, cached) = run("cached.safetensors", &["--cache", cache, "--overwrite"]);
         assert!(cached.iter().all(|value| value.is_finite()), "{cache}");

@@ -334,12 +334,13 @@ impl Source for Opened {
         let texts: Vec<String> = prompts.iter().map(|prompt| cleaned(&prompt.to_string())).collect();
         let negative = cleaned(options.negative.as_deref().unwrap_or(NEGATIVE_PROMPT));
         let against = |places: usize| Text { text: negative.clone(), places: Some(places) };
-        let negatives: Vec<Text> = encoder.lengths(&texts)?.into_iter().map(against).collect();
+        let lengths = if options.unguided { vec![] } else { encoder.lengths(&texts)? };
+        let negatives: Vec<Text> = lengths.into_iter().map(against).collect();
         let all: Vec<Text> = texts.into_iter().map(Text::alone).chain(negatives).collect();
         let mut embedded = encoder.embed(&all, progress)?;
-        let negatives = embedded.split_off(prompts.len());
-        let pairs = prompts.iter().cloned().zip(embedded.into_iter().zip(negatives));
-        Ok(pairs.map(|(prompt, (own, negative))| Prompt::new(prompt, own).against(Arc::new(negative))).collect())
+        let mut negatives = embedded.split_off(prompts.len()).into_iter().map(Arc::new);
+        let prompts = prompts.iter().cloned().zip(embedded).map(|(text, own)| Prompt::new(text, own));
+        Ok(prompts.map(|prompt| negatives.next().into_iter().fold(prompt, Prompt::against)).collect())
     }
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
