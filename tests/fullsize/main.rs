@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod host;
+mod latte;
 mod opensora;
 mod wan;
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::Instant;
 
 use adacache::family;
@@ -15,9 +14,9 @@ use adacache::model::{Geometry, ResidualRoom, Transformer, Walk, Wan, WanConfig,
 use adacache::pipeline::{OpenOptions, noise};
 use adacache::tensor::{DType, Tensor};
 
+use crate::host::{attend, dot, gelu, layer_norm, linear, silu, sinusoid};
 use crate::{common, relative};
 
-const EPS: f32 = 1e-6;
 const TIME: f32 = 700.0;
 /// Caption tokens; the rest of 512 are rows of zeros before the text's MLP.
 const WORDS: usize = 40;
@@ -48,59 +47,10 @@ fn the_loader_expects_what_the_tool_writes() {
     }
 }
 
-/// `x · wᵀ + b` for `x [rows, inputs]` and `w [out, inputs]`, on all cores.
-fn linear(x: &[f32], weights: &Weights<'_>, name: &str, [out, inputs]: [usize; 2]) -> Vec<f32> {
-    let w = weights.values(&format!("{name}.weight"), &[out, inputs]).unwrap();
-    let b = weights.values(&format!("{name}.bias"), &[out]).unwrap();
-    let rows = x.len() / inputs;
-    let mut y = vec![0.0; rows * out];
-    let band = rows.div_ceil(thread::available_parallelism().map_or(1, usize::from)).max(1);
-    thread::scope(|scope| {
-        for (y, x) in y.chunks_mut(band * out).zip(x.chunks(band * inputs)) {
-            let (w, b) = (&w, &b);
-            scope.spawn(move || {
-                // A few outputs for a few rows at a time, so that weights stay in the cache.
-                for (outs, (w, b)) in w.chunks(32 * inputs).zip(b.chunks(32)).enumerate() {
-                    for (y, x) in y.chunks_exact_mut(out).zip(x.chunks_exact(inputs)) {
-                        for (i, (w, b)) in w.chunks_exact(inputs).zip(b).enumerate() {
-                            y[32 * outs + i] = b + dot(x, w);
-                        }
-                    }
-                }
-            });
-        }
-    });
-    y
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (a, rest_a) = a.as_chunks::<16>();
-    let (b, rest_b) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..16 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
-}
-
-/// LayerNorm of every row, times `scale` plus `shift`.
-fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32]) -> Vec<f32> {
-    let c = scale.len();
-    let norm = |row: &[f32]| -> Vec<f32> {
-        let mean = row.iter().sum::<f32>() / c as f32;
-        let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / c as f32;
-        let factor = 1.0 / (variance + EPS).sqrt();
-        row.iter().zip(scale.iter().zip(shift)).map(|(v, (scale, shift))| (v - mean) * factor * scale + shift).collect()
-    };
-    x.chunks_exact(c).flat_map(norm).collect()
-}
-
 /// RMSNorm over whole rows, times `weight`.
 fn rms_norm(x: &mut [f32], weight: &[f32]) {
     for row in x.chunks_exact_mut(weight.len()) {
-        let factor = 1.0 / (dot(row, row) / weight.len() as f32 + EPS).sqrt();
+        let factor = 1.0 / (dot(row, row) / weight.len() as f32 + 1e-6).sqrt();
         row.iter_mut().zip(weight).for_each(|(v, weight)| *v *= factor * weight);
     }
 }
@@ -123,38 +73,6 @@ fn rotate(x: &mut [f32], c: usize, places: impl Iterator<Item = [usize; 3]>) {
     }
 }
 
-/// Attention of `q [rows, C]` to `k`, `v [keys, C]`, heads of 128; `last` is added to the last key's scores.
-fn attend(q: &[f32], k: &[f32], v: &[f32], c: usize, last: f32) -> Vec<f32> {
-    let (keys, mut out) = (k.len() / c, vec![0.0; q.len()]);
-    for (out, q) in out.chunks_exact_mut(c).zip(q.chunks_exact(c)) {
-        for head in (0..c).step_by(128) {
-            let score = |key: usize| {
-                let more = if key + 1 == keys { last } else { 0.0 };
-                dot(&q[head..head + 128], &k[key * c + head..][..128]) / 128f32.sqrt() + more
-            };
-            let scores: Vec<f32> = (0..keys).map(score).collect();
-            let most = scores.iter().copied().fold(f32::MIN, f32::max);
-            let weights: Vec<f32> = scores.iter().map(|score| (score - most).exp()).collect();
-            let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();
-            let mut total = [0.0f64; 128];
-            for (key, weight) in weights.iter().enumerate() {
-                let v = &v[key * c + head..][..128];
-                total.iter_mut().zip(v).for_each(|(total, v)| *total += f64::from(weight * v));
-            }
-            out[head..head + 128].iter_mut().zip(total).for_each(|(out, total)| *out = (total / sum) as f32);
-        }
-    }
-    out
-}
-
-fn silu(x: &mut [f32]) {
-    x.iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp());
-}
-
-fn gelu(x: &mut [f32]) {
-    x.iter_mut().for_each(|v| *v = 0.5 * *v * (1.0 + (0.797_884_6 * (*v + 0.044715 * v.powi(3))).tanh()));
-}
-
 /// What block 0 makes of the rows `sampled` of the hidden state `x [tokens, C]`.
 fn block(
     weights: &Weights<'_>,
@@ -166,12 +84,7 @@ fn block(
 ) -> Vec<f32> {
     let c = config.dim;
     let square = [c, c];
-    let mut time: Vec<f32> = vec![0.0; 256];
-    for i in 0..128 {
-        let angle = f64::from(TIME) * 10000f64.powf(-(i as f64) / 128.0);
-        (time[i], time[128 + i]) = (angle.cos() as f32, angle.sin() as f32);
-    }
-    let mut time = linear(&time, weights, "time_embedding.0", [c, 256]);
+    let mut time = linear(&sinusoid(TIME), weights, "time_embedding.0", [c, 256]);
     silu(&mut time);
     let mut time = linear(&time, weights, "time_embedding.2", square);
     silu(&mut time);
@@ -194,7 +107,7 @@ fn block(
     let mut q = linear(&pick(&y), weights, &name("self_attn.q"), square);
     rms_norm(&mut q, &values("self_attn.norm_q.weight"));
     rotate(&mut q, c, sampled.iter().map(|&token| place(token)));
-    let added = linear(&attend(&q, &k, &v, c, 0.0), weights, &name("self_attn.o"), square);
+    let added = linear(&attend(&q, &k, &v, [c, 128], 0.0), weights, &name("self_attn.o"), square);
     let mut x = pick(x);
     x.iter_mut().zip(added).zip(chunk(2).iter().cycle()).for_each(|((x, added), gate)| *x += gate * added);
 
@@ -210,7 +123,7 @@ fn block(
     rms_norm(&mut k, &values("cross_attn.norm_k.weight"));
     let v = linear(&text, weights, &name("cross_attn.v"), square);
     let padding = ((config.text_len - WORDS) as f32).ln();
-    let added = linear(&attend(&q, &k, &v, c, padding), weights, &name("cross_attn.o"), square);
+    let added = linear(&attend(&q, &k, &v, [c, 128], padding), weights, &name("cross_attn.o"), square);
     x.iter_mut().zip(added).for_each(|(x, added)| *x += added);
 
     let y = layer_norm(&x, &scale(4), chunk(3));
