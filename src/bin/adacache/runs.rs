@@ -33,10 +33,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
     /// Sampler (Wan): unipc, unipc-diffusers, dpm++, euler or euler-diffusers [default: unipc]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     sampler: Option<FlowSampler>,
     /// Timestep shift (Wan) [default: the model's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", hide_short_help = true)]
     shift: Option<f64>,
     /// Denoising steps [default: the model's]
     #[arg(long)]
