@@ -1,8 +1,13 @@
-//! Numbers that JSON has no form for.
+//! Numbers that JSON has no form for, and JSON in pages.
 //!
 //! `serde_json` writes infinite numbers and NaN as `null`, silently, and cannot read that back. Fields that may hold one are marked
 //! `#[serde(with = "crate::json::float")]` instead: such a number becomes one of the words `"Infinity"`, `"-Infinity"` and `"NaN"`, which
 //! JavaScript's and Python's functions for reading numbers know. All other numbers of our JSON are finite.
+
+/// A page with `data` in place of `mark`, in a script element, which no text may end.
+pub(crate) fn in_page(page: &str, mark: &str, data: &serde_json::Value) -> String {
+    page.replace(mark, &data.to_string().replace('<', "\\u003c"))
+}
 
 /// Numbers, or the words for those that are not finite.
 pub(crate) mod float {

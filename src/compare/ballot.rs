@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Row;
+use crate::hub::hex;
 
 /// Which of two videos is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,15 +207,13 @@ pub fn blind(results: &Value, rows: &[Row], strips: &[String]) -> (Value, usize)
     let clip = |(row, strip): (&Row, &String)| json!({ "prompt": row.prompt, "cache": row.cache, "strip": strip });
     let clips: Vec<Value> = rows.iter().zip(strips).map(clip).collect();
     // Votes belong to these videos and to no others.
-    let hash = Sha256::digest(json!([results["model"], clips, pairs]).to_string());
-    let comparison: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    (json!({ "comparison": comparison, "video": results["video"], "clips": clips, "pairs": pairs }), equal)
+    let comparison = hex(Sha256::new_with_prefix(json!([results["model"], clips, pairs]).to_string()));
+    (json!({ "comparison": comparison[..32], "video": results["video"], "clips": clips, "pairs": pairs }), equal)
 }
 
 /// The self-contained page that takes votes on pairs of [`blind`]'s content.
 pub fn blind_page(content: &Value) -> String {
-    // Within a script element the text must not look like its end.
-    include_str!("blind.html").replace("/*CONTENT*/", &content.to_string().replace('<', "\\u003c"))
+    crate::json::in_page(include_str!("blind.html"), "/*CONTENT*/", content)
 }
 
 #[cfg(test)]

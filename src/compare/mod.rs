@@ -246,8 +246,7 @@ pub fn csv(rows: &[Row]) -> String {
 
 /// One self-contained HTML page of `results`: the content of `results.json`, and in each run a `strip`, the video's frames in one column as a base64 PNG.
 pub fn page(results: &Value) -> String {
-    // Within a script element the text must not look like its end.
-    include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))
+    crate::json::in_page(include_str!("page.html"), "/*RESULTS*/", results)
 }
 
 #[cfg(test)]

@@ -141,8 +141,7 @@ pub fn fewer(steps: usize) -> Vec<usize> {
 
 /// One self-contained HTML page of `results`: the content of `study.json`.
 pub fn page(results: &Value) -> String {
-    // Within a script element the text must not look like its end.
-    include_str!("page.html").replace("/*RESULTS*/", &results.to_string().replace('<', "\\u003c"))
+    crate::json::in_page(include_str!("page.html"), "/*RESULTS*/", results)
 }
 
 #[cfg(test)]

@@ -227,6 +227,10 @@ impl Opened {
         let none = || PipelineError::Setting(format!("{} as published has no files here", self.config.name));
         self.checkpoint.as_ref().ok_or_else(none)
     }
+
+    fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
+        Ok(self.files()?.open(part)?)
+    }
 }
 
 impl Facts {
@@ -361,8 +365,7 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let open = || Ok::<_, PipelineError>(Weights::open_checkpoint(&self.files()?.weights(Part::Transformer)?)?);
-        let weights = content.weights(open)?;
+        let weights = content.weights(|| self.weights(Part::Transformer))?;
         Ok(Box::new(Latte::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
@@ -380,8 +383,7 @@ impl Source for Opened {
         dtype: DType,
         content: Content,
     ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
-        let open = || Ok::<_, PipelineError>(Weights::open_checkpoint(&self.files()?.weights(Part::Vae)?)?);
-        let weights = content.weights(open)?;
+        let weights = content.weights(|| self.weights(Part::Vae))?;
         let config = self.checkpoint.as_ref().map(|checkpoint| checkpoint.file(Part::Vae, "config.json"));
         let folder = config.as_deref().and_then(Path::parent);
         Ok(Some(match self.facts.kind {

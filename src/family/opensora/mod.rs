@@ -158,7 +158,7 @@ impl Opened {
     }
 
     fn weights(&self, part: Part) -> Result<Weights<'static>, PipelineError> {
-        Ok(Weights::open_checkpoint(&self.files()?.weights(part)?)?)
+        Ok(self.files()?.open(part)?)
     }
 
     fn files(&self) -> Result<&Checkpoint, PipelineError> {

@@ -144,6 +144,11 @@ impl ResBlock {
         })
     }
 
+    /// One block after the other.
+    pub(super) fn chain<'a>(blocks: &[ResBlock], run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
+        blocks.iter().try_fold(x, |x, block| block.forward(run, x))
+    }
+
     pub(super) fn forward<'a>(&self, run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
         let hidden = self.norm1.then_conv_as(run, &x, &self.conv1, run.dtype)?;
         let x = match &self.shortcut {

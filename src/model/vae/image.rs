@@ -103,20 +103,12 @@ struct Scale {
 
 impl Scale {
     fn forward<'a>(&self, run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
-        let x = all(&self.blocks, run, x)?;
+        let x = ResBlock::chain(&self.blocks, run, x)?;
         match &self.resample {
             Some(conv) => conv.forward(run, &x),
             None => Ok(x),
         }
     }
-}
-
-/// One block after the other.
-fn all<'a>(blocks: &[ResBlock], run: &Run<'a>, mut x: Lent<'a>) -> Result<Lent<'a>> {
-    for block in blocks {
-        x = block.forward(run, x)?;
-    }
-    Ok(x)
 }
 
 /// The middle at the coarsest scale: block, attention, block. A video's with one layer ends with the first block.
@@ -127,11 +119,11 @@ struct Middle {
 
 impl Middle {
     fn forward<'a>(&self, run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
-        let x = all(&self.before, run, x)?;
+        let x = ResBlock::chain(&self.before, run, x)?;
         match &self.then {
             Some((attention, after)) => {
                 attention.forward(run, &x)?;
-                all(after, run, x)
+                ResBlock::chain(after, run, x)
             }
             None => Ok(x),
         }

@@ -224,11 +224,6 @@ fn own(about: &str, value: fn(&PipelineConfig) -> String) -> String {
 
 /// `about`, and the default that each model has.
 fn of_models(about: &str, value: fn(&PipelineConfig) -> String) -> String {
-    format!("{about} [default: {}]", defaults(value))
-}
-
-/// The default that each model has.
-fn defaults(value: fn(&PipelineConfig) -> String) -> String {
     let of = |model: &dyn family::Family| {
         let source = model.published(&OpenOptions::default()).ok()?;
         Some((model.name(), value(source.config())))
@@ -251,10 +246,11 @@ fn defaults(value: fn(&PipelineConfig) -> String) -> String {
     let others = groups.iter().position(|(_, names)| names.len() == largest && largest > 1);
     let rest = others.map(|others| groups.remove(others).0);
     let named = groups.iter().map(|(value, names)| format!("{value} for {}", names.join(", ")));
-    match rest {
+    let defaults = match rest {
         Some(rest) if groups.is_empty() => rest,
         rest => named.chain(rest.map(|rest| format!("else {rest}"))).collect::<Vec<_>>().join(", "),
-    }
+    };
+    format!("{about} [default: {defaults}]")
 }
 
 fn cache_help() -> String {

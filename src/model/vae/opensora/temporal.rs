@@ -65,16 +65,9 @@ struct Scale {
     resample: Option<Conv>,
 }
 
-fn blocks_forward<'a>(blocks: &[ResBlock], run: &Run<'a>, mut x: Lent<'a>) -> Result<Lent<'a>> {
-    for block in blocks {
-        x = block.forward(run, x)?;
-    }
-    Ok(x)
-}
-
 impl Scale {
     fn forward<'a>(&self, run: &Run<'a>, x: Lent<'a>) -> Result<Lent<'a>> {
-        let x = blocks_forward(&self.blocks, run, x)?;
+        let x = ResBlock::chain(&self.blocks, run, x)?;
         match &self.resample {
             Some(conv) => conv.forward(run, &x),
             None => Ok(x),
@@ -165,7 +158,7 @@ impl Temporal {
         let path = &self.decoder;
         let x = self.post_quant_conv.forward(run, z)?;
         let x = path.conv_in.forward(run, &x)?;
-        let mut x = blocks_forward(&path.blocks, run, x)?;
+        let mut x = ResBlock::chain(&path.blocks, run, x)?;
         for scale in &path.scales {
             x = scale.forward(run, x)?;
         }
@@ -179,7 +172,7 @@ impl Temporal {
         for scale in &path.scales {
             x = scale.forward(run, x)?;
         }
-        let x = blocks_forward(&path.blocks, run, x)?;
+        let x = ResBlock::chain(&path.blocks, run, x)?;
         let x = path.norm.then_conv_as(run, &x, &path.conv_out, run.dtype)?;
         self.quant_conv.forward_as(run, &x, DType::F32)
     }

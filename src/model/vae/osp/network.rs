@@ -166,9 +166,7 @@ impl Decoder {
         }
         let mut x = self.after.forward(run, x)?;
         for scale in &self.scales {
-            for block in &scale.blocks {
-                x = block.forward(run, x)?;
-            }
+            x = ResBlock::chain(&scale.blocks, run, x)?;
             if let Some(conv) = &scale.space {
                 x = conv.forward(run, &x)?;
             }
