@@ -5,7 +5,7 @@
 //! The layers, from the bottom up: [`device`] (a CUDA GPU or the virtual GPU, both running the same PTX), [`tensor`], [`ops`] (one typed
 //! launcher per kernel, chosen by the properties of the GPU in [`chips`]), [`model`] (STDiT3), [`cache`] (policies), [`sampler`] (the step
 //! loop), [`pipeline`] (from prompt to video). [`profile`] records what a device does, [`plan`] predicts what a video needs, [`quality`]
-//! measures one video against another, [`compare`] compares policies, [`study`] asks how many steps a prompt needs, [`calibrate`] finds codebooks, [`check`] compares results with
+//! measures one video against another, [`compare`] compares policies, [`study`] asks how many steps a prompt needs, [`paper`] counts the runs of AdaCache's paper, [`calibrate`] finds codebooks, [`check`] compares results with
 //! reference data from the published code, [`evidence`] estimates what a GPU could achieve with the kernels.
 //!
 //! A policy is a pure state machine, so it can run without a model:
@@ -40,6 +40,7 @@ pub mod media;
 mod messages;
 pub mod model;
 pub mod ops;
+pub mod paper;
 pub mod pipeline;
 pub mod plan;
 pub mod profile;

@@ -54,6 +54,10 @@ pub struct Total {
     pub computed_steps: usize,
     /// Steps that run some of its modules.
     pub partial_steps: usize,
+    /// Operations of all steps' matrix products.
+    pub flops: f64,
+    /// Those of attention among them.
+    pub attention_flops: f64,
     /// Modelled seconds of all steps.
     pub modelled_seconds: f64,
     /// Speed-up over computing every step.
@@ -81,6 +85,8 @@ pub struct Estimate {
     pub partial_step: Option<Cost>,
     /// Whole generations.
     pub totals: Vec<Total>,
+    /// Decoding the latents; `None` if they are not decoded.
+    pub decoding: Option<Cost>,
     /// The experts that take turns, if the model has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Turn>,
@@ -242,6 +248,7 @@ impl Job {
             reused_step: first.step(|plan| *plan == Plan::Reuse).cloned(),
             partial_step: first.partial().min_by_key(|cost| cost.flops).cloned(),
             totals: self.totals(&stages, &tallied, expected)?,
+            decoding: self.decoding(gpu, &efficiency)?,
             stages: named.map(turn).collect(),
             efficiency,
         })
@@ -302,23 +309,48 @@ impl Job {
         })
     }
 
+    /// The launches of decoding.
+    fn decoding(&self, gpu: &Chip, efficiency: &Efficiency) -> Result<Option<Cost>, PipelineError> {
+        if !self.decodes {
+            return Ok(None);
+        }
+        let device = counting(gpu);
+        let Some(autoencoder) = self.source.autoencoder(&device, self.dtype, Content::Zeros)? else { return Ok(None) };
+        let config = self.source.config();
+        let [frames, height, width] = config.latent;
+        let shape = [self.videos, self.source.shape().channels, frames, height, width];
+        let latents = vec![0.0; shape.iter().product()];
+        let tally = Tally::new();
+        device.observe(Some(tally.clone()));
+        autoencoder.decode(&latents, shape, config.frames(), &mut |_| ControlFlow::Continue(()))?;
+        Ok(Some(Cost::new(gpu, efficiency, &tally.take())))
+    }
+
     /// The denoising loop by each expected schedule, every step computed first.
     fn totals(&self, stages: &[Stage], tallied: &[Tallied], expected: &Expected) -> Result<Vec<Total>, PipelineError> {
         let whole = Job { cache: CacheConfig::None, ..self.clone() }.stages()?;
-        let price = |(stage, computed): (&Stage, f64)| {
+        let price = |stage: &Stage, computed: f64, of: fn(&Cost) -> f64| {
             // Experts of one shape cost the same, with and without guidance.
             let is_guided = |stage: &Stage| is_guided(stage.cfg_scale);
             let alike = stages.iter().position(|other| is_guided(other) == is_guided(stage));
             let Some(costs) = tallied.get(alike.unwrap_or(0)) else { return 0.0 };
-            let reused = costs.step(|plan| *plan == Plan::Reuse).map_or(0.0, |cost| cost.modelled_seconds);
-            computed * costs.computed().modelled_seconds + (stage.rows.len() as f64 - computed) * reused
+            let reused = costs.step(|plan| *plan == Plan::Reuse).map_or(0.0, of);
+            computed * of(costs.computed()) + (stage.rows.len() as f64 - computed) * reused
         };
-        let all: f64 = whole.iter().map(|stage| price((stage, stage.rows.len() as f64))).sum();
+        let seconds: fn(&Cost) -> f64 = |cost| cost.modelled_seconds;
+        let flops: fn(&Cost) -> f64 = |cost| cost.flops as f64;
+        let attention: fn(&Cost) -> f64 = |cost| cost.attention_flops() as f64;
+        let sum = |computed: &[f64], stages: &[Stage], of| -> f64 {
+            stages.iter().zip(computed).map(|(stage, computed)| price(stage, *computed, of)).sum()
+        };
+        let all = sum(&lengths(&whole), &whole, seconds);
         let total = |(schedule, computed, of): (String, Vec<f64>, &[Stage])| Total {
             schedule,
             computed_steps: computed.iter().sum::<f64>().round() as usize,
             partial_steps: 0,
-            modelled_seconds: of.iter().zip(computed.iter().copied()).map(price).sum(),
+            flops: sum(&computed, of, flops),
+            attention_flops: sum(&computed, of, attention),
+            modelled_seconds: sum(&computed, of, seconds),
             modelled_speedup: 1.0,
         };
         let every = ("every step computed".to_owned(), lengths(&whole), &whole[..]);
@@ -331,7 +363,9 @@ impl Job {
                 schedule: "the policy's own".into(),
                 computed_steps: computed.sum(),
                 partial_steps,
-                modelled_seconds: tallied.iter().flat_map(|stage| &stage.costs).map(|cost| cost.modelled_seconds).sum(),
+                flops: tallied.iter().flat_map(|stage| &stage.costs).map(flops).sum(),
+                attention_flops: tallied.iter().flat_map(|stage| &stage.costs).map(attention).sum(),
+                modelled_seconds: tallied.iter().flat_map(|stage| &stage.costs).map(seconds).sum(),
                 modelled_speedup: 1.0,
             });
         }

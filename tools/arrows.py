@@ -17,7 +17,7 @@ CRATES = {
     "crates/vcuda": ["code", "spec", "settings", "symbols", "made", "thread", "host", "image", "object", "work", "world", "driver",
                      "memory", "module", "schedule", "graph", "report", "enter", "stubs", "api"],
     ".": ["json", "messages", "device", "chips", "tensor", "ops", "shapes", "cache", "model", "sampler", "media", "hub", "text", "profile", "pipeline", "family", "plan",
-          "quality", "compare", "study", "calibrate", "check", "bench", "evidence"],
+          "quality", "compare", "study", "paper", "calibrate", "check", "bench", "evidence"],
 }
 
 TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|b?r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?\'(?:\\.[^\']*|[^\'\\])\'', re.S)

@@ -48,7 +48,8 @@ impl ResidualKind {
         self.places().iter().all(|(span, _)| anatomy.has(*span))
     }
 
-    pub(super) fn name(self) -> &'static str {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
         match self {
             ResidualKind::TAttn => "t-attn",
             ResidualKind::SAttn => "s-attn",

@@ -18,13 +18,17 @@ pub struct DeltaDitConfig {
     pub blocks: usize,
     /// The timestep (0 to 1000) above which the rear layers are skipped, and from which on the front ones (b).
     pub boundary: f64,
+    /// The last step, from 1, that may skip layers; none: the last of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<usize>,
 }
 
 impl DeltaDitConfig {
     /// The policy for a model of this anatomy and a run of the given timesteps.
     pub fn policy(&self, anatomy: &Anatomy, timesteps: &[f32]) -> ModuleSchedule {
         let skipped = |rear: bool| -> Vec<bool> {
-            let at = |(i, &t): (usize, &f32)| !i.is_multiple_of(self.every) && (f64::from(t) > self.boundary) == rear;
+            let within = |i: usize| self.until.is_none_or(|until| i < until) && !i.is_multiple_of(self.every);
+            let at = |(i, &t): (usize, &f32)| within(i) && (f64::from(t) > self.boundary) == rear;
             timesteps.iter().enumerate().map(at).collect()
         };
         let rear = anatomy.all(anatomy.layers().saturating_sub(self.blocks)..anatomy.layers());
@@ -81,7 +85,7 @@ mod tests {
         // 1000, 900, …, 100: the boundary lies between the fifth step (600) and the sixth (500).
         let timesteps: Vec<f32> = (0..10).map(|i| 1000.0 - 100.0 * i as f32).collect();
         let anatomy = Anatomy::spatial_temporal(5);
-        let policy = DeltaDitConfig { every: 3, blocks: 3, boundary: 500.0 }.policy(&anatomy, &timesteps);
+        let policy = DeltaDitConfig { every: 3, blocks: 3, boundary: 500.0, until: None }.policy(&anatomy, &timesteps);
         assert_eq!(policy.groups(), [anatomy.all(2..5), anatomy.all(0..3)]);
         let partial = |reused: &[usize], kept: &[usize]| Plan::Partial { reused: set(reused), kept: set(kept) };
         let (keep_rear, rear) = (partial(&[], &[0]), partial(&[0], &[]));
@@ -95,19 +99,19 @@ mod tests {
     #[test]
     fn nothing_is_skipped_at_every_step_or_without_blocks() {
         for (every, blocks) in [(1, 3), (2, 0)] {
-            let config = DeltaDitConfig { every, blocks, boundary: 0.0 };
+            let config = DeltaDitConfig { every, blocks, boundary: 0.0, until: None };
             let policy = config.policy(&Anatomy::spatial_temporal(5), &[1000.0, 700.0, 300.0]);
             assert_eq!(policy.plans(), [Plan::Compute; 3]);
             assert!(policy.groups().is_empty());
         }
-        assert!(DeltaDitConfig { every: 0, blocks: 1, boundary: 0.0 }.validate().is_err());
+        assert!(DeltaDitConfig { every: 0, blocks: 1, boundary: 0.0, until: None }.validate().is_err());
         assert!(
-            DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0 }
+            DeltaDitConfig { every: 2, blocks: 6, boundary: 0.0, until: None }
                 .validate_for(&Anatomy::spatial_temporal(5), 16)
                 .is_err()
         );
         assert!(
-            DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN }
+            DeltaDitConfig { every: 2, blocks: 5, boundary: f64::NAN, until: None }
                 .validate_for(&Anatomy::spatial_temporal(5), 16)
                 .is_err()
         );

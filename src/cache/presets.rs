@@ -114,7 +114,7 @@ impl Run<'_> {
     fn delta_dit(&self) -> CacheConfig {
         let DeltaDitPreset { every, share, boundary } = self.presets.delta_dit;
         let blocks = (share * self.anatomy.layers() as f64).round() as usize;
-        CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary })
+        CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary, until: None })
     }
 }
 
@@ -419,8 +419,8 @@ mod tests {
         assert_eq!(of("pab", 28), CacheConfig::Pab(PabConfig::opensora()));
         let CacheConfig::Pab(fast) = of("pab-fast", 5) else { panic!() };
         assert_eq!((fast.spatial, fast.temporal, fast.cross, fast.mlp_blocks), (5, 7, 9, 1));
-        let delta_dit = DeltaDitConfig { every: 2, blocks: 14, boundary: 800.0 };
+        let delta_dit = DeltaDitConfig { every: 2, blocks: 14, boundary: 800.0, until: None };
         assert_eq!(of("delta-dit", 28), CacheConfig::DeltaDit(delta_dit));
-        assert_eq!(of("t-gate", 28), CacheConfig::TGate(TGateConfig { gate: 12 }));
+        assert_eq!(of("t-gate", 28), CacheConfig::TGate(TGateConfig::new(12)));
     }
 }

@@ -1,5 +1,6 @@
 //! All families of models, one row each. The layers below know no family by name.
 
+mod baselines;
 mod clean;
 mod embed;
 pub mod latte;

@@ -136,6 +136,11 @@ pub struct FamilyCost {
 }
 
 impl Cost {
+    /// Operations of attention's matrix products.
+    pub fn attention_flops(&self) -> u64 {
+        self.families.iter().filter(|part| part.family == Family::Attention).map(|part| part.flops).sum()
+    }
+
     /// Adds up `entries` on `chip`.
     pub fn new(chip: &Chip, efficiency: &Efficiency, entries: &[TallyEntry]) -> Cost {
         let ideal = Efficiency::ideal();

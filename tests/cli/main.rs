@@ -18,6 +18,7 @@ mod measure;
 mod model;
 mod official;
 mod output;
+mod paper;
 mod plan;
 mod replay;
 mod study;

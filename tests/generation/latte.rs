@@ -99,7 +99,9 @@ fn positions_of_frames_are_added_once_whatever_is_reused() {
     let model = load(&device, 0);
     let expected = still(&model, &CacheConfig::None, false).latents;
     let pab = PabConfig { window: [400.0, 600.0], mlp: vec![500.0], mlp_blocks: 2, ..PabConfig::latte() };
-    let delta = |boundary: f64, blocks: usize| CacheConfig::DeltaDit(DeltaDitConfig { every: 4, blocks, boundary });
+    let delta = |boundary: f64, blocks: usize| {
+        CacheConfig::DeltaDit(DeltaDitConfig { every: 4, blocks, boundary, until: None })
+    };
     let caches = [
         CacheConfig::Interval(IntervalConfig { every: 4 }),
         CacheConfig::FbCache(FbCacheConfig { threshold: 0.5 }),

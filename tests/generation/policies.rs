@@ -65,11 +65,11 @@ fn pab(ranges: [usize; 3], mlp_blocks: usize) -> CacheConfig {
 }
 
 fn delta_dit(every: usize, blocks: usize, boundary: f64) -> CacheConfig {
-    CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary })
+    CacheConfig::DeltaDit(DeltaDitConfig { every, blocks, boundary, until: None })
 }
 
 fn tgate(gate: usize) -> CacheConfig {
-    CacheConfig::TGate(TGateConfig { gate })
+    CacheConfig::TGate(TGateConfig::new(gate))
 }
 
 /// Bytes of a hidden state: 16 frames of 16 tokens, 144 channels in bf16, both halves of guidance.

@@ -93,8 +93,8 @@ fn every_kind_of_policy_gives_the_same_bits_with_streamed_weights() {
     let latents = CacheConfig::EasyCache(EasyCacheConfig { first: 2, ..EasyCacheConfig::new(0.05) });
     let interval = CacheConfig::Interval(IntervalConfig { every: 2 });
     // Whole blocks are reused in some steps, attention alone in others: fewer copies, and not in their usual turn.
-    let blocks = CacheConfig::DeltaDit(DeltaDitConfig { every: 2, blocks: 3, boundary: 500.0 });
-    let modules = CacheConfig::TGate(TGateConfig { gate: 2 });
+    let blocks = CacheConfig::DeltaDit(DeltaDitConfig { every: 2, blocks: 3, boundary: 500.0, until: None });
+    let modules = CacheConfig::TGate(TGateConfig::new(2));
     for cache in [CacheConfig::None, adacache(), interval, first_block, input, latents, blocks, modules] {
         let requests = [request(cache.clone())];
         let expected = run(resident(), &requests);

@@ -1,24 +1,21 @@
 //! `adacache compare`: cache policies side by side, on the same prompts and seeds.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adacache::cache::CacheConfig;
-use adacache::compare::{Finished, Mean, Row, Summary, blind, blind_page, csv, page, summarize};
+use adacache::compare::{Mean, Row, Summary, blind, blind_page, csv, page, summarize};
 use adacache::device::KERNELS;
-use adacache::media::{Frames, write_file};
+use adacache::media::write_file;
 use adacache::pipeline::{self, ModelSource, PromptText};
 use adacache::quality::{Form, MOST_PSNR};
 use anyhow::{Context, bail};
-use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use crate::measure::Weights;
-use crate::{generate, interrupt, out, runs};
-
-/// The policy that every other is measured against.
-const ORIGINAL: &str = "none";
+use crate::series::{ORIGINAL, Policy, Series, Sides};
+use crate::{generate, out, runs};
 
 /// What is compared where nothing is named.
 const USUAL: [&str; 7] = [
@@ -68,12 +65,6 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
-/// A policy under its name in the comparison.
-struct Policy {
-    name: String,
-    config: CacheConfig,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = args.runs.source()?;
     let config = source.config();
@@ -89,37 +80,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
     let embedded = args.runs.embed(&source, &device, &texts)?;
     let pipeline = args.runs.load(&source, &device)?;
-    let (mut rows, mut strips, all) = (vec![], vec![], prompts.len() * args.seeds as usize * policies.len());
-    let mut done = 0;
-    for ((number, _), prompt) in prompts.iter().zip(&embedded) {
-        for seed in 0..args.seeds {
-            let (mut finished_runs, first): (Vec<Finished>, _) = (vec![], rows.len());
-            for policy in &policies {
-                let folder =
-                    args.out.join("runs").join(format!("{number:03}-{}-{seed}", prompt.slug())).join(&policy.name);
-                let request = settings.request(prompt.clone(), seed, policy.config.clone());
-                let asked = pipeline.settings(&weights, &policy.name, &request);
-                let Some(finished) = runs::finish(&pipeline, &request, &asked, &folder)? else {
-                    let work = format!("{done} of {all} runs are finished in {}", args.out.display());
-                    return Ok(interrupt::ended(&work));
-                };
-                let original = finished_runs.first().unwrap_or(&finished);
-                let row = Row::new(&policy.name, &finished, original).with_context(|| folder.display().to_string())?;
-                done += 1;
-                if !args.quiet {
-                    out::note(format_args!("{done}/{all}  {prompt}, seed {seed}, {}", in_a_line(&row)));
-                }
-                let strip = finished.frames.strip_png().map_err(anyhow::Error::msg)?;
-                strips.push(BASE64_STANDARD.encode(&strip));
-                rows.push(row);
-                finished_runs.push(finished);
-            }
-            let frames: Vec<&Frames> = finished_runs.iter().map(|finished| &finished.frames).collect();
-            let perceived = networks.perceive(&device, frames[0], &frames)?;
-            let of_prompt = rows.split_off(first).into_iter().zip(perceived);
-            rows.extend(of_prompt.map(|(row, perceived): (Row, _)| row.perceived(perceived)));
-        }
-    }
+    let series = Series {
+        pipeline: &pipeline,
+        settings,
+        weights: &weights,
+        prompts: prompts.iter().map(|(number, _)| *number).zip(embedded).collect(),
+        seeds: args.seeds,
+        policies: &policies,
+        folder: &args.out,
+        networks: &networks,
+        quiet: args.quiet,
+    };
+    let Sides { rows, strips } = match series.run(&device)? {
+        ControlFlow::Continue(sides) => sides,
+        ControlFlow::Break(stopped) => return Ok(stopped),
+    };
     let summaries = summarize(&rows);
     let results = json!({
         "model": config.name, "steps": steps, "cfg_scale": cfg_scale, "dtype": args.runs.dtype.name(), "device": device.info().label(),
@@ -138,11 +113,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     write(&args.out, results, &rows, strips)?;
     out::line(table(&summaries, &device.info().label()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a run did, in a line.
-fn in_a_line(row: &Row) -> String {
-    format!("{}: {} of {} computed, {:.2} dB", row.cache, row.computed_steps.len(), row.steps, row.psnr)
 }
 
 /// Writes the results in every form; `strips` are the videos of the page.

@@ -17,11 +17,13 @@ mod man;
 mod measure;
 mod models;
 mod out;
+mod paper;
 mod plan;
 mod presets;
 mod pull;
 mod replay;
 mod runs;
+mod series;
 mod study;
 mod votes;
 
@@ -50,6 +52,7 @@ enum Command {
     Compare(compare::Args),
     Votes(votes::Args),
     Study(study::Args),
+    Paper(Box<paper::Args>),
     Calibrate(calibrate::Args),
     Bench(bench::Args),
     Pull(pull::Args),
@@ -87,6 +90,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Measure(args) => measure::run(&args),
         Command::Votes(args) => votes::run(&args),
         Command::Study(args) => study::run(&args),
+        Command::Paper(args) => paper::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -252,15 +252,7 @@ fn latents(args: &Args, compared: &LatentsCompared, work: Option<&(Work, Work)>)
 /// What VBench says of the videos.
 fn scored(args: &Args) -> anyhow::Result<String> {
     let scores = vbench::score(&args.vbench, &args.dimensions, &args.out, args.fps)?;
-    let mut groups: Vec<(&str, Vec<&Scores>)> = vec![];
-    for video in &scores {
-        match groups.iter_mut().find(|(name, _)| *name == video.group) {
-            Some((_, of)) => of.push(video),
-            None => groups.push((&video.group, vec![video])),
-        }
-    }
-    let means: Vec<(&str, usize, BTreeMap<&str, f64>)> =
-        groups.iter().map(|(name, of)| (*name, of.len(), means(of))).collect();
+    let means = means(&scores);
     if args.json {
         let groups: Vec<_> = means
             .iter()
@@ -284,8 +276,19 @@ fn scored(args: &Args) -> anyhow::Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// The mean of each dimension over the videos that have it.
-fn means<'a>(videos: &[&'a Scores]) -> BTreeMap<&'a str, f64> {
+/// By group: its videos, and the mean of each dimension over those that have it.
+pub(crate) fn means(scores: &[Scores]) -> Vec<(&str, usize, BTreeMap<&str, f64>)> {
+    let mut groups: Vec<(&str, Vec<&Scores>)> = vec![];
+    for video in scores {
+        match groups.iter_mut().find(|(name, _)| *name == video.group) {
+            Some((_, of)) => of.push(video),
+            None => groups.push((&video.group, vec![video])),
+        }
+    }
+    groups.into_iter().map(|(name, of)| (name, of.len(), mean(&of))).collect()
+}
+
+fn mean<'a>(videos: &[&'a Scores]) -> BTreeMap<&'a str, f64> {
     let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (dimension, score) in videos.iter().flat_map(|video| &video.scores) {
         all.entry(dimension).or_default().push(*score);

@@ -371,5 +371,13 @@ fn totals(text: &mut String, job: &Job, e: &Estimate, published: &[(&str, f64)])
     for (what, seconds) in published {
         writeln!(text, "  {:<34} {:>13} {seconds:>10.2} s published  (A100 80 GB, arXiv 2411.02397)", what, "")?;
     }
+    if let Some(decoding) = &e.decoding {
+        writeln!(
+            text,
+            "decoding, afterwards: {:.2} TFLOP, {:.2} s modelled",
+            decoding.flops as f64 / 1e12,
+            decoding.modelled_seconds
+        )?;
+    }
     Ok(())
 }

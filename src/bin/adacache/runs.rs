@@ -94,9 +94,7 @@ impl Options {
         device: &Device,
         prompts: &[PromptText],
     ) -> anyhow::Result<Vec<Prompt>> {
-        let unguided = !self.settings(source)?.cfg_scale.is_guided();
-        let options = TextOptions { unguided, ..TextOptions::default() };
-        Ok(source.embed(prompts, &options, device, self.dtype, &mut |_, _| interrupt::go_on())?)
+        self.settings(source)?.embed(source, device, self.dtype, prompts)
     }
 
     /// Loads the model onto `device`.
@@ -106,6 +104,18 @@ impl Options {
 }
 
 impl Settings {
+    /// Embeds prompts on `device`, for the halves of guidance that run.
+    pub(crate) fn embed(
+        self,
+        source: &ModelSource,
+        device: &Device,
+        dtype: DType,
+        prompts: &[PromptText],
+    ) -> anyhow::Result<Vec<Prompt>> {
+        let options = TextOptions { unguided: !self.cfg_scale.is_guided(), ..TextOptions::default() };
+        Ok(source.embed(prompts, &options, device, dtype, &mut |_, _| interrupt::go_on())?)
+    }
+
     /// One video, decoded.
     pub(crate) fn request(self, prompt: Prompt, seed: u64, cache: CacheConfig) -> Request {
         let Settings { steps, cfg_scale } = self;

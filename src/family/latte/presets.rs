@@ -6,11 +6,19 @@ use crate::cache::{
     AdaCacheConfig, Anatomy, CacheConfig, Codebook, DeltaDitPreset, Metric, MotionRegularization, PabConfig, Presets,
     Published, ResidualKind, TeaCacheConfig, TeaCachePreset,
 };
+use crate::family::baselines::Baselines;
 use crate::family::opensora;
 use crate::model::LatteKind;
 
 /// The steps that Open-Sora's codebooks were made for.
 const OPENSORA_STEPS: usize = 30;
+
+/// Δ-DiT and T-GATE of Latte's 50 calls.
+const LATTE: Baselines =
+    Baselines { calls: 50, skipped_layers: 2, skipped_steps: 2, gate: 21, self_every: 2, self_until: 20 };
+/// Those of Open-Sora-Plan's 159 calls.
+const OPENSORA_PLAN: Baselines =
+    Baselines { calls: 159, skipped_layers: 3, skipped_steps: 2, gate: 91, self_every: 3, self_until: 60 };
 
 /// The settings for a transformer of this anatomy in a run of `steps` steps, in which it is called `calls` times.
 ///
@@ -20,9 +28,12 @@ const OPENSORA_STEPS: usize = 30;
 /// paper's savings come to a call of the transformer every 3.4 (Latte) or 3.7 (Open-Sora-Plan) calls with the fast codebook and every 1.7 or
 /// 2.4 with the slow one, which lie within the rates, 1 to 6 and 1 to 3. `adacache calibrate` finds a model's own.
 pub fn presets(kind: LatteKind, anatomy: &Anatomy, steps: usize, calls: usize) -> Presets {
-    let (name, pab, coefficients) = match kind {
-        LatteKind::Latte => ("Latte", PabConfig::latte(), TeaCacheConfig::LATTE),
-        LatteKind::OpenSoraPlan => ("Open-Sora-Plan 1.1", PabConfig::opensora_plan(), TeaCacheConfig::OPENSORA_PLAN),
+    let (name, pab, wide, coefficients, baselines) = match kind {
+        LatteKind::Latte => ("Latte", PabConfig::latte(), [4, 6, 9], TeaCacheConfig::LATTE, LATTE),
+        LatteKind::OpenSoraPlan => {
+            let pab = PabConfig::opensora_plan();
+            ("Open-Sora-Plan 1.1", pab, [5, 7, 9], TeaCacheConfig::OPENSORA_PLAN, OPENSORA_PLAN)
+        }
     };
     let opensora = opensora::presets(OPENSORA_STEPS);
     let share = OPENSORA_STEPS as f64 / calls.max(1) as f64;
@@ -74,8 +85,10 @@ pub fn presets(kind: LatteKind, anatomy: &Anatomy, steps: usize, calls: usize) -
         of("adacache-slow", unpublished("slow"), adacache(&presets.slow)),
         of("teacache-fast", polynomial("the higher"), teacache(presets.teacache.fast)),
         of("teacache-slow", polynomial("the lower"), teacache(presets.teacache.slow)),
-        of("pab", format!("pyramid attention broadcast, as VideoSys has it for {name}"), CacheConfig::Pab(pab)),
+        of("pab", format!("pyramid attention broadcast, as VideoSys has it for {name}"), CacheConfig::Pab(pab.clone())),
+        of("pab-fast", format!("the same, with the wider ranges {wide:?}"), CacheConfig::Pab(pab.with_ranges(wide))),
     ];
+    presets.published.extend(baselines.published(anatomy, calls));
     presets
 }
 

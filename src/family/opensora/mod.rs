@@ -185,9 +185,10 @@ impl Source for Opened {
     }
 
     fn presets(&self, steps: usize) -> Result<Presets, PipelineError> {
+        let own = presets::with_baselines(&self.anatomy, steps);
         match &self.checkpoint {
-            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), presets(steps)),
-            None => Ok(presets(steps)),
+            Some(checkpoint) => presets_in(&checkpoint.file(Part::Transformer, "codebooks.json"), own),
+            None => Ok(own),
         }
     }
 

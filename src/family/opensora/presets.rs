@@ -3,8 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::cache::{
-    Codebook, DeltaDitPreset, MagCacheConfig, MotionRegularization, Presets, TeaCacheConfig, TeaCachePreset,
+    Anatomy, Codebook, DeltaDitPreset, MagCacheConfig, MotionRegularization, Presets, TeaCacheConfig, TeaCachePreset,
 };
+use crate::family::baselines::Baselines;
+
+/// Δ-DiT and T-GATE of 30 steps.
+const BASELINES: Baselines =
+    Baselines { calls: 30, skipped_layers: 6, skipped_steps: 6, gate: 13, self_every: 2, self_until: 12 };
+
+/// As [`presets`], with the baselines for a transformer of this anatomy.
+pub(super) fn with_baselines(anatomy: &Anatomy, steps: usize) -> Presets {
+    Presets { published: BASELINES.published(anatomy, steps).into(), ..presets(steps) }
+}
 
 /// The published settings of Open-Sora 1.2 for about 30 or about 100 steps.
 pub fn presets(steps: usize) -> Presets {
