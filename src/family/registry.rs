@@ -81,6 +81,10 @@ fn check(family: &dyn Family, options: &OpenOptions) -> Result<(), PipelineError
         let takes = that_take(|inputs| inputs.loras);
         return Err(PipelineError::Setting(format!("--lora is for --model {takes}, not for {name}")));
     }
+    if !inputs.vae_tiling && options.vae_tiling {
+        let takes = that_take(|inputs| inputs.vae_tiling);
+        return Err(PipelineError::Setting(format!("--vae-tiling is for --model {takes}, not for {name}")));
+    }
     Ok(())
 }
 

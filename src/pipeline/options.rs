@@ -24,6 +24,8 @@ pub struct OpenOptions {
     pub sigmas: Option<Vec<f64>>,
     /// LoRAs to add to the weights, of models that take some.
     pub loras: Vec<LoraFile>,
+    /// Whether to decode in the published tiles, which take less memory and change the picture, of models that have some.
+    pub vae_tiling: bool,
 }
 
 impl OpenOptions {

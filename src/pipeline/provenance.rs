@@ -52,6 +52,7 @@ impl Settings {
             preset: how.preset.into(),
             codebook: codebook(how.cache),
             packed_cache: false,
+            vae_tiling: config.vae_tiling,
             dtype: how.dtype.to_string(),
             width: config.width,
             height: config.height,

@@ -64,6 +64,9 @@ pub struct Settings {
     /// Whether residuals are kept in 8 bits.
     #[serde(default)]
     pub packed_cache: bool,
+    /// Whether it was decoded in tiles.
+    #[serde(default)]
+    pub vae_tiling: bool,
     /// Element type of weights and activations.
     pub dtype: String,
     /// Width in pixels.
@@ -197,6 +200,7 @@ mod tests {
             preset: "adacache-fast".into(),
             codebook: json!({ "policy": "adacache", "blocks": [2] }),
             packed_cache: false,
+            vae_tiling: false,
             dtype: "bf16".into(),
             width: 64,
             height: 48,
@@ -251,6 +255,7 @@ mod tests {
             (json!({ "codebook": {} }), "cache adacache-fast with other settings"),
             (json!({ "codebook": {}, "preset": "none" }), "cache adacache-fast, now none"),
             (json!({ "packed_cache": true }), "packed cache false, now true"),
+            (json!({ "vae_tiling": true }), "vae tiling false, now true"),
             (json!({ "dtype": "f32" }), "dtype bf16, now f32"),
             (json!({ "width": 8 }), "width 64, now 8"),
             (json!({ "height": 8 }), "height 48, now 8"),

@@ -239,6 +239,8 @@ pub struct Inputs {
     pub sampler: bool,
     /// LoRAs.
     pub loras: bool,
+    /// Decoding in tiles.
+    pub vae_tiling: bool,
 }
 
 /// The frames that can be given.
@@ -281,6 +283,8 @@ pub struct PipelineConfig {
     pub sampling: Option<Sampling>,
     /// The prompt of the unconditional half, of models without a null caption of their own.
     pub negative_prompt: Option<&'static str>,
+    /// Whether the decoder works in tiles that change the picture.
+    pub vae_tiling: bool,
 }
 
 impl PipelineConfig {

@@ -217,6 +217,7 @@ impl Family for ToyFamily {
                 default_cfg_scale: 2.0.into(),
                 sampling: None,
                 negative_prompt: None,
+                vae_tiling: false,
             },
         }))
     }

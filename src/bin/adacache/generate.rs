@@ -228,6 +228,7 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         caption_tokens: args.max_sequence_length,
         sigmas: args.sigmas.clone(),
         loras: args.lora.clone(),
+        vae_tiling: args.vae_tiling,
     };
     let source = family::open(&args.model, &size)?;
     if args.embeddings.is_some() && !source.inputs().text {

@@ -155,8 +155,19 @@ mod tests {
             assert_eq!(facts(theirs), facts(&ours), "--{}", ours.get_long().unwrap());
             shared.push(ours.get_long().unwrap().to_owned());
         }
-        for name in ["model", "resolution", "aspect", "size", "frames", "steps", "cfg-scale", "dtype", "cache", "moreg"]
-        {
+        for name in [
+            "model",
+            "resolution",
+            "aspect",
+            "size",
+            "frames",
+            "steps",
+            "cfg-scale",
+            "dtype",
+            "cache",
+            "moreg",
+            "vae-tiling",
+        ] {
             assert!(shared.iter().any(|shared| shared == name), "--{name} is not in both");
         }
     }

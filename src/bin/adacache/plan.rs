@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits
     #[arg(long, hide_short_help = true)]
     fp8_cache: bool,
+    /// Decode in the published tiles (Open-Sora-Plan)
+    #[arg(long, hide_short_help = true)]
+    vae_tiling: bool,
     /// Limit on device memory, such as 8GiB: shows what `generate` would stream from host memory
     #[arg(long, value_name = "SIZE")]
     vram_budget: Option<MemorySize>,
@@ -120,6 +123,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
         resolution: args.resolution.clone(),
         aspect: args.aspect.clone(),
         frames: args.frames,
+        vae_tiling: args.vae_tiling,
         ..OpenOptions::default()
     };
     let source = family::published(&args.model, &size)?;

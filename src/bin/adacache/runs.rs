@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Guidance scale; of two experts both, or X,Y [default: the model's]
     #[arg(long, allow_negative_numbers = true)]
     cfg_scale: Option<Guidance>,
+    /// Decode in the published tiles (Open-Sora-Plan), which take less memory and change the picture
+    #[arg(long, hide_short_help = true)]
+    vae_tiling: bool,
     #[command(flatten)]
     device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
@@ -68,6 +71,7 @@ impl Options {
             frames: self.frames,
             sampler: self.sampler,
             shift: self.shift,
+            vae_tiling: self.vae_tiling,
             ..OpenOptions::default()
         };
         Ok(family::open(&self.model, &options)?)

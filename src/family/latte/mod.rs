@@ -16,7 +16,7 @@ use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
-use crate::model::vae::{CausalVae, CausalVaeConfig, LatteVae, LatteVaeConfig};
+use crate::model::vae::{CausalTiling, CausalVae, CausalVaeConfig, LatteVae, LatteVaeConfig};
 use crate::model::{
     Autoencoder, Latte, LatteConfig, LatteKind, ModelError, Progress, Transformer, TransformerShape, Weights,
 };
@@ -166,7 +166,7 @@ impl Family for LatteModel {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, ..Inputs::default() }
+        Inputs { text: true, vae_tiling: self.0.kind == LatteKind::OpenSoraPlan, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {
@@ -218,6 +218,7 @@ impl Opened {
             default_cfg_scale: Guidance::All(7.5),
             sampling: None,
             negative_prompt: Some(NEGATIVE_PROMPT),
+            vae_tiling: options.vae_tiling,
         };
         let scheduler = facts.scheduler(checkpoint.as_ref())?;
         Ok(Opened { facts, config, anatomy: model.anatomy(), model, scheduler, checkpoint })
@@ -390,7 +391,8 @@ impl Source for Opened {
             LatteKind::OpenSoraPlan => {
                 let config = folder.map_or_else(|| Ok(CausalVaeConfig::default()), CausalVaeConfig::of_folder)?;
                 self.facts.decodes(config.spatial_factor(), config.temporal_factor())?;
-                Box::new(CausalVae::load(device, config, weights, dtype)?)
+                let vae = CausalVae::load(device, config, weights, dtype)?;
+                Box::new(if self.config.vae_tiling { vae.tiled(CausalTiling::default())? } else { vae })
             }
             _ => {
                 let published = || LatteVaeConfig::of(&weights, "{}", "config.json");

@@ -300,6 +300,7 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
         default_cfg_scale: 7.0.into(),
         sampling: None,
         negative_prompt: None,
+        vae_tiling: false,
     })
 }
 

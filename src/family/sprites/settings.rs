@@ -125,6 +125,7 @@ impl Settings {
             default_cfg_scale: sized.default_cfg_scale.into(),
             sampling,
             negative_prompt: None,
+            vae_tiling: false,
         })
     }
 }

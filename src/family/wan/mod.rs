@@ -316,6 +316,7 @@ impl Opened {
             default_cfg_scale: cfg_scale,
             sampling: Some(sampling.clone()),
             negative_prompt: Some(NEGATIVE_PROMPT),
+            vae_tiling: false,
         };
         let (loras, experts) = (options.loras.clone(), experts::experts(boundary));
         experts::check_loras(&loras, &experts)?;

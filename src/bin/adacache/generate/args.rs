@@ -182,6 +182,12 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits (e4m3, one scale per token); the report gives the error
     #[arg(long, help_heading = DEVICE, hide_short_help = true)]
     pub(super) fp8_cache: bool,
+    /// Decode in the published tiles (Open-Sora-Plan): a fourth of the decoder's memory, and another picture
+    ///
+    /// Tiles of 256x256 pixels and 65 frames overlap and are blended, as the published script does. A video that is no larger than a tile
+    /// is the same without them.
+    #[arg(long, help_heading = DEVICE, hide_short_help = true)]
+    pub(super) vae_tiling: bool,
     /// Limit on device memory, such as 8GiB or 6000MiB
     ///
     /// If the model does not fit, the weights of some blocks stay in host memory and are copied while other blocks compute; the video is

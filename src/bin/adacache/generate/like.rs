@@ -89,7 +89,9 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Ve
         add("loop-frames", args.loop_frames.iter().map(ToString::to_string).collect());
         add("loop-edit", args.loop_edit.iter().map(ToString::to_string).collect());
     }
-    add("fp8-cache", if args.fp8_cache { vec![String::new()] } else { vec![] });
+    for (flag, given) in [("fp8-cache", args.fp8_cache), ("vae-tiling", args.vae_tiling)] {
+        add(flag, if given { vec![String::new()] } else { vec![] });
+    }
     all
 }
 

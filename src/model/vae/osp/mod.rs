@@ -101,7 +101,7 @@ impl CausalVae {
         self.decode_parts(latents, shape, budget, &mut |images| {
             all.extend(match images {
                 Images::Device(x) => colours(&x.to_f32()?),
-                Images::Host(tile, _) => tile.pixels,
+                Images::Host(tile) => tile.pixels,
             });
             Ok(())
         })?;
@@ -171,14 +171,12 @@ impl CausalVae {
             };
             let row = |y| tiling.along(w).into_iter().map(|x| tile(y, x)).collect::<Result<Vec<_>>>();
             let tiles = tiling.along(h).into_iter().map(row).collect::<Result<Vec<_>>>()?;
-            let mut frames = self.config.frames(end - first);
-            let mut joined = tiling.joined(frames, tiles);
+            let mut joined = tiling.joined(self.config.frames(end - first), tiles);
             if number > 0 {
                 // The chunk before has this frame.
                 joined.pixels.drain(..joined.height * joined.width * 3);
-                frames -= 1;
             }
-            each(Images::Host(joined, frames))?;
+            each(Images::Host(joined))?;
         }
         Ok(())
     }
@@ -188,8 +186,8 @@ impl CausalVae {
 enum Images<'a> {
     /// `[frames, H, W, channels]` in f32.
     Device(&'a Tensor),
-    /// So many frames, joined from tiles.
-    Host(Tile, usize),
+    /// Joined from tiles.
+    Host(Tile),
 }
 
 impl Images<'_> {
@@ -197,8 +195,14 @@ impl Images<'_> {
     fn bytes(&self, device: &Device) -> Result<Vec<u8>> {
         match self {
             Images::Device(x) => rgb(x, 1),
-            Images::Host(Tile { pixels, height, width }, frames) => {
-                rgb(&Tensor::from_f32(device, &[*frames, *height, *width, 3], pixels, DType::F32)?, 1)
+            Images::Host(Tile { pixels, height, width }) => {
+                // One by one: little memory is free beside the heap.
+                let frame = Tensor::empty(device, &[1, *height, *width, 3], DType::F32)?;
+                let frames = pixels.chunks(frame.elements()).map(|pixels| {
+                    frame.write_f32(pixels)?;
+                    rgb(&frame, 1)
+                });
+                Ok(frames.collect::<Result<Vec<_>>>()?.concat())
             }
         }
     }
@@ -239,5 +243,41 @@ impl Autoencoder for CausalVae {
             self.decode_parts(latents, shape, None, &mut |images| stopped(pixels(&images.bytes(&self.device)?)))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use super::*;
+    use crate::device::DryConfig;
+
+    /// The published decoder in its tiles, on a device with exactly the memory that is counted for frames four times as large.
+    #[test]
+    fn tiles_decode_in_the_memory_that_is_counted() {
+        let device =
+            |memory| Device::dry(DryConfig { name: "d".into(), memory, units: 108, compute_capability: (8, 0) });
+        let load = |device: &Device| {
+            let vae = CausalVae::load(device, CausalVaeConfig::default(), Weights::zeros(), DType::F16).unwrap();
+            vae.tiled(CausalTiling::default()).unwrap()
+        };
+        let [t, h, w] = [3, 128, 128];
+        let ample = device(80 << 30);
+        let vae = load(&ample);
+        let (weights, least) = (ample.allocated_bytes(), vae.least_decode_bytes(1, [t, h, w], 9).unwrap());
+        assert_eq!(least, vae.least_decode_bytes(1, [t, 32, 32], 9).unwrap(), "those of one tile");
+        let decode = |memory| {
+            let mut bytes = 0;
+            let mut count = |rgb: &[u8]| {
+                bytes += rgb.len();
+                ControlFlow::Continue(())
+            };
+            let shape = [1, 4, t, h, w];
+            load(&device(memory)).decode(&vec![0.0; shape.iter().product()], shape, 9, &mut count).map(|()| bytes)
+        };
+        assert_eq!(decode(weights + least).unwrap(), 9 * 1024 * 1024 * 3);
+        let error = decode(weights + least / 2).unwrap_err().to_string();
+        assert!(error.contains("takes at least"), "{error}");
     }
 }
