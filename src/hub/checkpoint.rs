@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::error::{CheckpointError, Half};
 use super::files::{is_weights, problem};
 use super::layout::{CONFIG, Config, Layout, Place, in_folder};
-use super::published::{Part, Published};
+use super::published::{Part, Published, PublishedForm};
 use crate::model::Weights;
 
 /// The status of one checkpoint file, determined without reading all of it.
@@ -108,6 +108,11 @@ impl Checkpoint {
             Config::Spare => Some(file).filter(|file| file.is_file()),
             Config::None => None,
         }
+    }
+
+    /// The form of a part that is there, of one that has several and by its configuration.
+    pub fn form(&self, part: Part) -> Option<&'static PublishedForm> {
+        self.published.form_with(part, &self.config(part)?)
     }
 
     /// The configurations of a part that are there, in whichever layout.

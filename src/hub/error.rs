@@ -62,6 +62,20 @@ pub enum CheckpointError {
         /// Files of weights that are there.
         others: Vec<String>,
     },
+    /// The folder given with `--from` has another form of a part than the one asked for.
+    #[error("{} is of the {found}; asked for is {folder} of {repo}, the {expected}", file.display())]
+    OtherForm {
+        /// The configuration.
+        file: PathBuf,
+        /// Its class.
+        found: &'static str,
+        /// The folder asked for.
+        folder: &'static str,
+        /// The repository in which it was published.
+        repo: &'static str,
+        /// The class of what is there.
+        expected: &'static str,
+    },
     /// Offline, and never downloaded.
     #[error(
         "{file} of {repo} was never downloaded and {by} forbids to; run `adacache pull {model}` with a network, or `adacache pull {model} --from DIR`"

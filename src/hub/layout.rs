@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::files::{files_in, read, weight_files};
-use super::published::{Part, Published, PublishedFile};
+use super::published::{Part, Published, PublishedFile, PublishedForm};
 
 /// The configuration of a part.
 pub(super) const CONFIG: &str = "config.json";
@@ -127,6 +127,11 @@ pub(super) fn in_folder(folder: &str, name: &str) -> String {
 }
 
 impl Place {
+    /// That of one of the part's forms.
+    pub(super) fn of_form(self, form: &PublishedForm) -> Place {
+        Place { folder: form.folder, ..self }
+    }
+
     /// The weight files of the part, given the `names` of the files in its folder; without any, the name to expect.
     ///
     /// # Errors

@@ -21,5 +21,5 @@ pub use checkpoint::{Checkpoint, FileStatus, cache_dir};
 pub(crate) use digest::hex;
 pub use digest::sha256;
 pub use error::{CheckpointError, Half, HubError};
-pub use published::{OtherPart, OtherRepository, Part, Published, PublishedFile, PublishedPart};
+pub use published::{OtherPart, OtherRepository, Part, Published, PublishedFile, PublishedForm, PublishedPart};
 pub use pull::Pull;

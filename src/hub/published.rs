@@ -1,6 +1,11 @@
 //! A family's description of its published checkpoint.
 
+use std::path::Path;
+
 use serde::Serialize;
+use serde_json::Value;
+
+use super::files::read;
 
 /// A published checkpoint.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +55,24 @@ pub struct PublishedPart {
     pub folder: &'static str,
     /// Where its tokenizer.json is, if not beside its weights.
     pub tokenizer: Option<PublishedFile>,
+    /// The forms to choose from, of which `folder` holds the first; none if there is no choice.
+    pub forms: &'static [PublishedForm],
+}
+
+impl PublishedPart {
+    /// A part in this folder of a repository, with all that belongs to it.
+    pub const fn new(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
+        PublishedPart { part, repo, folder, tokenizer: None, forms: &[] }
+    }
+}
+
+/// One of several forms of a part, of which any serves.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PublishedForm {
+    /// Its folder in the part's repository.
+    pub folder: &'static str,
+    /// Its class, as its configuration has it.
+    pub class: &'static str,
 }
 
 /// The place where a file was published.
@@ -68,6 +91,19 @@ impl Published {
     pub fn repositories(&self) -> impl Iterator<Item = &'static str> {
         let both = self.other.as_ref().and_then(|other| Some([self.parts.first()?.repo, other.repo]));
         both.into_iter().flatten()
+    }
+
+    /// The forms of `part` to choose from; none if there is no choice.
+    pub fn forms(&self, part: Part) -> &'static [PublishedForm] {
+        self.parts.iter().find(|published| published.part == part).map_or(&[], |published| published.forms)
+    }
+
+    /// The form of `part` with this configuration, if it is one of several.
+    pub(super) fn form_with(&self, part: Part, config: &Path) -> Option<&'static PublishedForm> {
+        let forms = self.forms(part);
+        let text = if forms.is_empty() { None } else { read(config) };
+        let config: Value = serde_json::from_str(&text?).ok()?;
+        forms.iter().find(|form| config["_class_name"] == form.class)
     }
 
     /// The place where `part` was published.

@@ -10,7 +10,7 @@ use super::download::Download;
 use super::error::{CheckpointError, Half, HubError, io};
 use super::files::{files_in, is_weights, problem, read, weight_files};
 use super::layout::{CONFIG, Config, Layout, Place, TOKENIZER, in_folder, most};
-use super::published::{Part, Published, PublishedFile};
+use super::published::{Part, Published, PublishedFile, PublishedForm};
 use super::settings::{hub_cache, offline, process};
 use super::store::{Store, replaced};
 
@@ -28,6 +28,8 @@ pub struct Pull {
     /// The repository to take the parts from, of [`Published::repositories`]; `None`: of files that are here the one with the most parts, and
     /// the first if a server is asked.
     pub repo: Option<String>,
+    /// The form of the autoencoder, of [`Published::forms`]; `None`: the first, unless one is there and no files are given.
+    pub vae: Option<&'static PublishedForm>,
     /// The repository of the text encoder; `None`: the published one.
     pub text_repo: Option<String>,
     /// Its weight file, if it has several (quantised ones of different sizes).
@@ -50,7 +52,7 @@ impl Pull {
     /// The whole checkpoint, into the default folder of models.
     pub fn new(published: &'static Published) -> Pull {
         let (cache, from, repo, text_repo, text_file) = (None, None, None, None, None);
-        Pull { published, cache, from, offline: false, repo, text_repo, text_file, quiet: false }
+        Pull { published, cache, from, offline: false, repo, vae: None, text_repo, text_file, quiet: false }
     }
 
     /// The cache that downloads go to: the one that a variable of the hub names; else `hub` in a folder of models that was chosen, as the disk
@@ -81,19 +83,21 @@ impl Pull {
         let there = Checkpoint::in_cache(self.published, &self.models());
         let checkpoint = Checkpoint::to_pull(self.published, &self.models());
         let asked = self.from.is_some() || self.repo.is_some();
+        let text = self.text_repo.is_some() || self.text_file.is_some();
+        let vae = |there: &Checkpoint| self.vae.is_some() && there.form(Part::Vae) != self.vae;
         // A copy of a repository in this place is as good.
-        if there != checkpoint && !asked && self.text_repo.is_none() && self.text_file.is_none() && there.is_whole() {
+        if there != checkpoint && !asked && !text && !vae(&there) && there.is_whole() {
             return Ok(there);
         }
         let hub = self.hub();
         let layout = self.layout(&hub);
         // What is complete stays, unless something else is asked for.
-        let other = |part| asked || part == Part::Text && (self.text_repo.is_some() || self.text_file.is_some());
+        let other = |part| asked || part == Part::Text && text || part == Part::Vae && vae(&checkpoint);
         for part in checkpoint.parts().filter(|part| other(*part) || checkpoint.require(&[*part]).is_err()) {
             let folder = checkpoint.folder.join(part.name());
             fs::create_dir_all(&folder).map_err(io("create", &folder))?;
             let files = self.files(&hub, layout, part).map_err(|error| self.halves(&hub, layout, error))?;
-            // Links of an earlier pull: the text encoder's weights come in different forms.
+            // Links of an earlier pull: weights come in different forms.
             for entry in fs::read_dir(&folder).map_err(io("read", &folder))?.flatten() {
                 // Those that begin with a dot are another process's, which it is about to rename.
                 let theirs = entry.file_name().as_encoded_bytes().starts_with(b".");
@@ -102,7 +106,8 @@ impl Pull {
                     fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
                 }
             }
-            for (name, path) in files {
+            // The configuration last: it tells which form is there.
+            for (name, path) in files.into_iter().rev() {
                 link(&path, &folder, &name)?;
             }
         }
@@ -127,9 +132,20 @@ impl Pull {
         most(self.published.origins(), parts)
     }
 
+    /// The place of `part` in a layout, in the form asked for.
+    fn place(&self, layout: Layout, part: Part) -> Place {
+        let place = self.published.place(layout, part);
+        self.form(layout, part).into_iter().fold(place, Place::of_form)
+    }
+
+    /// The form of `part` that is asked for.
+    fn form(&self, layout: Layout, part: Part) -> Option<&'static PublishedForm> {
+        self.vae.filter(|_| layout == Layout::Published && part == Part::Vae)
+    }
+
     /// Whether weights of a part are here in a layout.
     fn has_weights(&self, hub: &Hub<'_>, layout: Layout, part: Part) -> bool {
-        let place = self.published.place(layout, part);
+        let place = self.place(layout, part);
         let names = hub.part(layout, &place).names().unwrap_or_default();
         let weights = place.weights(&names, &|_| None).unwrap_or_else(|several| several);
         weights.iter().any(|name| names.contains(name))
@@ -141,7 +157,7 @@ impl Pull {
         let half = |layout| {
             let mut half = Half { layout: self.published.repository(layout).into(), there: vec![], missing: vec![] };
             for published in self.published.parts {
-                let place = self.published.place(layout, published.part);
+                let place = self.place(layout, published.part);
                 let origin = hub.part(layout, &place);
                 let names = origin.names().unwrap_or_default();
                 let given = |name: &str| origin.given(from, name).ok();
@@ -184,7 +200,7 @@ impl Pull {
 
     /// The files of `part`, by their names in a checkpoint.
     fn files(&self, hub: &Hub<'_>, layout: Layout, part: Part) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
-        let own = self.published.place(layout, part);
+        let own = self.place(layout, part);
         let published = hub.part(layout, &own);
         // Only the published repository has the published folders.
         let other = self.text_repo.as_deref().filter(|repo| part == Part::Text && *repo != own.repo);
@@ -200,6 +216,9 @@ impl Pull {
             Config::Spare if other.is_none() && has(CONFIG) => Some(published.fetch(CONFIG)?),
             Config::Spare | Config::None => None,
         };
+        if let (Some(path), Some(form)) = (&config, self.form(layout, part)) {
+            self.check_form(path, part, form)?;
+        }
         files.extend(config.map(|path| (CONFIG.to_owned(), path)));
         if part == Part::Text {
             let PublishedFile { repo, folder, name } = own.tokenizer;
@@ -231,6 +250,20 @@ impl Pull {
             files.push((short, path));
         }
         Ok(files)
+    }
+
+    /// Rejects the configuration of another form of `part`: a folder that was pulled may hold any.
+    fn check_form(&self, config: &Path, part: Part, form: &'static PublishedForm) -> Result<(), CheckpointError> {
+        match self.published.form_with(part, config).filter(|found| *found != form) {
+            None => Ok(()),
+            Some(found) => Err(CheckpointError::OtherForm {
+                file: config.to_owned(),
+                found: found.class,
+                folder: form.folder,
+                repo: self.published.part(part).repo,
+                expected: form.class,
+            }),
+        }
     }
 
     /// The command that this pull was, as far as weights of the text encoder are concerned.
@@ -286,12 +319,15 @@ impl Origin<'_> {
         let short = self.name.rsplit('/').next().unwrap_or(&self.name);
         let part = self.pulled.map(|part| from.join(part.name()));
         let mut places = vec![self.inside(&from.join(&self.name)), self.inside(&from.join(short))];
+        // Of the repository itself the folder comes before that of a pulled part, whose name another one may have.
+        places.extend(Some(self.inside(from)).filter(|_| !self.folder.is_empty()));
         places.extend(part);
         // A cache of the hub's client, or the folder of one.
         let caches = [from.to_owned(), from.join("hub")];
         let snapshots = caches.iter().filter_map(|cache| Store::new(cache, &self.name).snapshot());
         places.extend(snapshots.map(|snapshot| self.inside(&snapshot)));
-        places.push(self.inside(from));
+        places.extend(Some(from.to_owned()).filter(|_| self.folder.is_empty()));
+        places.dedup();
         places
     }
 

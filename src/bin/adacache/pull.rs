@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adacache::family::{self, FAMILIES};
-use adacache::hub::{Checkpoint, Published, Pull, cache_dir};
-use anyhow::Context;
+use adacache::hub::{Checkpoint, Part, Published, PublishedForm, Pull, cache_dir};
+use anyhow::{Context, bail};
 
 use crate::out;
 
@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// HF_HUB_CACHE if that is set
     #[arg(long, value_name = "CACHE")]
     dir: Option<PathBuf>,
+    /// Folder of the autoencoder in the repository (latte-1): vae_temporal_decoder, or vae, which decodes every frame by itself. What
+    /// was pulled before stays if neither this nor --from is given [default: vae_temporal_decoder]
+    #[arg(long, value_name = "FOLDER")]
+    vae_folder: Option<String>,
     /// Another repository of the T5 v1.1 XXL encoder, as safetensors or quantised as GGUF
     #[arg(long, value_name = "REPO")]
     text_repo: Option<String>,
@@ -54,31 +58,62 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // A folder comes before a repository of the same name.
     let named = args.from.as_deref().filter(|from| !from.exists()).and_then(Path::to_str);
     let repo = published.repositories().find(|repo| Some(*repo) == named);
+    let vae = args.vae_folder.as_deref().map(|folder| form(published, folder)).transpose()?;
     let pull = Pull {
         published,
         cache: args.dir.clone(),
         from: args.from.clone().filter(|_| repo.is_none()),
         repo: repo.map(str::to_owned),
         offline: args.offline,
+        vae,
         text_repo: args.text_repo.clone(),
         text_file: args.text_file.clone(),
         quiet: args.quiet,
     };
+    let models = args.dir.clone().unwrap_or_else(cache_dir);
+    let earlier = Checkpoint::in_cache(published, &models).form(Part::Vae);
     let checkpoint = pull.run()?;
     if !args.quiet {
         let downloads = pull.from.is_none().then(|| pull.downloads());
-        out::print(describe(&checkpoint, published, downloads.as_deref()))?;
+        out::print(describe(&checkpoint, published, downloads.as_deref(), earlier))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is there now, and how to use it.
-fn describe(checkpoint: &Checkpoint, published: &'static Published, downloads: Option<&Path>) -> String {
+/// The autoencoder in this folder of the model's repository.
+fn form(published: &Published, folder: &str) -> anyhow::Result<&'static PublishedForm> {
+    let forms = published.forms(Part::Vae);
+    if forms.is_empty() {
+        let all = FAMILIES.into_iter().filter_map(|family| family.checkpoint());
+        let takes: Vec<&str> = all.filter(|other| !other.forms(Part::Vae).is_empty()).map(|other| other.name).collect();
+        bail!("--vae-folder is for {}, not for {}", takes.join(", "), published.name);
+    }
+    let folders = forms.iter().map(|form| form.folder).collect::<Vec<_>>().join(" and ");
+    let unknown = || format!("--vae-folder {folder}: the autoencoders of {} are {folders}", published.name);
+    forms.iter().find(|form| form.folder == folder).with_context(unknown)
+}
+
+/// What is there now, and how to use it. `earlier`: the form of the autoencoder that was there before.
+fn describe(
+    checkpoint: &Checkpoint,
+    published: &'static Published,
+    downloads: Option<&Path>,
+    earlier: Option<&PublishedForm>,
+) -> String {
     let model = published.name;
     let mut text = String::new();
     for file in checkpoint.parts().flat_map(|part| checkpoint.status(part)) {
         let size = file.bytes.map_or_else(|| "missing".into(), |bytes| indicatif::HumanBytes(bytes).to_string());
         text += &format!("{size:>12}  {}\n", file.file);
+    }
+    if let Some(form) = checkpoint.form(Part::Vae) {
+        let others = published.forms(Part::Vae).iter().filter(|other| *other != form);
+        let others: Vec<&str> = others.map(|other| other.folder).collect();
+        let beside = match earlier.filter(|earlier| *earlier != form) {
+            Some(earlier) => format!(", in place of {}", earlier.folder),
+            None => format!("; --vae-folder takes {} instead", others.join(" or ")),
+        };
+        text += &format!("the autoencoder is {}{beside}\n", form.folder);
     }
     if let Some(folder) = downloads.filter(|folder| folder.is_dir()) {
         text += &format!("downloads are kept in {}, in the layout of the hub's own client\n", folder.display());

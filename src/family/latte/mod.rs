@@ -15,7 +15,7 @@ use super::presets::presets_in;
 use super::row::{Family, Measured};
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
-use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedPart, cache_dir};
+use crate::hub::{Checkpoint, Part, Published, PublishedFile, PublishedForm, PublishedPart, cache_dir};
 use crate::model::vae::{CausalTiling, CausalVae, CausalVaeConfig, LatteVae, LatteVaeConfig};
 use crate::model::{
     Autoencoder, Latte, LatteConfig, LatteKind, ModelError, Progress, Transformer, TransformerShape, Weights,
@@ -41,14 +41,9 @@ const SCHEDULER: &str = "scheduler_config.json";
 const TOKENIZER: PublishedFile =
     PublishedFile { repo: "lmz/mt5-tokenizers", folder: "", name: "t5-v1_1-xxl.tokenizer.json" };
 
-/// A part of a repository.
-const fn part(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
-    PublishedPart { part, repo, folder, tokenizer: None }
-}
-
 /// A text encoder.
 const fn text(repo: &'static str, folder: &'static str) -> PublishedPart {
-    PublishedPart { tokenizer: Some(TOKENIZER), ..part(Part::Text, repo, folder) }
+    PublishedPart { tokenizer: Some(TOKENIZER), ..PublishedPart::new(Part::Text, repo, folder) }
 }
 
 /// A published model.
@@ -71,6 +66,12 @@ struct Facts {
 const LATTE_1: &str = "maxin-cn/Latte-1";
 const OPEN_SORA_PLAN: &str = "LanguageBind/Open-Sora-Plan-v1.1.0";
 
+/// Latte's decoders: of videos, and of pictures.
+const DECODERS: &[PublishedForm] = &[
+    PublishedForm { folder: "vae_temporal_decoder", class: "AutoencoderKLTemporalDecoder" },
+    PublishedForm { folder: "vae", class: "AutoencoderKL" },
+];
+
 /// A published run of a 512×512 video, on one A100 80 GB.
 const fn run(frames: usize, steps: usize, what: &'static str, seconds: f64) -> Measured {
     Measured { resolution: None, frames, steps, what, seconds }
@@ -83,8 +84,8 @@ pub static LATTE: LatteModel = LatteModel(&Facts {
     published: Published {
         name: "latte-1",
         parts: &[
-            part(Part::Transformer, LATTE_1, "transformer"),
-            part(Part::Vae, LATTE_1, "vae_temporal_decoder"),
+            PublishedPart::new(Part::Transformer, LATTE_1, "transformer"),
+            PublishedPart { forms: DECODERS, ..PublishedPart::new(Part::Vae, LATTE_1, "vae_temporal_decoder") },
             text(LATTE_1, "text_encoder"),
         ],
         index: Some(PublishedFile { repo: LATTE_1, folder: "scheduler", name: SCHEDULER }),
@@ -109,8 +110,8 @@ pub static OPEN_SORA_PLAN_1_1: LatteModel = LatteModel(&Facts {
     published: Published {
         name: "open-sora-plan-v1.1",
         parts: &[
-            part(Part::Transformer, OPEN_SORA_PLAN, "65x512x512"),
-            part(Part::Vae, OPEN_SORA_PLAN, "vae"),
+            PublishedPart::new(Part::Transformer, OPEN_SORA_PLAN, "65x512x512"),
+            PublishedPart::new(Part::Vae, OPEN_SORA_PLAN, "vae"),
             text("DeepFloyd/t5-v1_1-xxl", ""),
         ],
         index: None,

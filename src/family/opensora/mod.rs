@@ -36,18 +36,16 @@ pub static PUBLISHED: Published = Published {
     index: None,
     other: None,
     parts: &[
-        PublishedPart { part: Part::Transformer, repo: "hpcai-tech/OpenSora-STDiT-v3", folder: "", tokenizer: None },
-        PublishedPart { part: Part::Vae, repo: "hpcai-tech/OpenSora-VAE-v1.2", folder: "", tokenizer: None },
+        PublishedPart::new(Part::Transformer, "hpcai-tech/OpenSora-STDiT-v3", ""),
+        PublishedPart::new(Part::Vae, "hpcai-tech/OpenSora-VAE-v1.2", ""),
         PublishedPart {
-            part: Part::Text,
-            repo: "DeepFloyd/t5-v1_1-xxl",
-            folder: "",
             // Its own repository has another library's format only.
             tokenizer: Some(PublishedFile {
                 repo: "lmz/mt5-tokenizers",
                 folder: "",
                 name: "t5-v1_1-xxl.tokenizer.json",
             }),
+            ..PublishedPart::new(Part::Text, "DeepFloyd/t5-v1_1-xxl", "")
         },
     ],
 };

@@ -76,20 +76,15 @@ impl Facts {
 /// The number of caption tokens that the models were trained with, which is the most that they read.
 const MOST_CAPTION_TOKENS: usize = 512;
 
-/// A part of a repository in the layout of diffusers.
-const fn part(part: Part, repo: &'static str, folder: &'static str) -> PublishedPart {
-    PublishedPart { part, repo, folder, tokenizer: None }
-}
-
 /// The text encoder of a repository, with its tokenizer.
 const fn text(repo: &'static str) -> PublishedPart {
     let tokenizer = Some(PublishedFile { repo, folder: "tokenizer", name: "tokenizer.json" });
-    PublishedPart { tokenizer, ..part(Part::Text, repo, "text_encoder") }
+    PublishedPart { tokenizer, ..PublishedPart::new(Part::Text, repo, "text_encoder") }
 }
 
-/// The parts of a repository.
+/// The parts of a repository in the layout of diffusers.
 const fn parts(repo: &'static str) -> [PublishedPart; 3] {
-    [part(Part::Transformer, repo, "transformer"), part(Part::Vae, repo, "vae"), text(repo)]
+    [PublishedPart::new(Part::Transformer, repo, "transformer"), PublishedPart::new(Part::Vae, repo, "vae"), text(repo)]
 }
 
 /// A transformer in an official repository: one file, or shards with an index.
@@ -163,9 +158,9 @@ pub static WAN22_A14B: WanModel = WanModel(&Facts {
         Published {
             name: "wan2.2-t2v-a14b",
             parts: &[
-                part(Part::Transformer, T2V_A14B, "transformer"),
-                part(Part::Transformer2, T2V_A14B, "transformer_2"),
-                part(Part::Vae, T2V_A14B, "vae"),
+                PublishedPart::new(Part::Transformer, T2V_A14B, "transformer"),
+                PublishedPart::new(Part::Transformer2, T2V_A14B, "transformer_2"),
+                PublishedPart::new(Part::Vae, T2V_A14B, "vae"),
                 text(T2V_A14B),
             ],
             index: Some(PublishedFile { repo: T2V_A14B, folder: "", name: experts::INDEX }),
