@@ -318,12 +318,14 @@ impl Job {
         let Some(autoencoder) = self.source.autoencoder(&device, self.dtype, Content::Zeros)? else { return Ok(None) };
         let config = self.source.config();
         let [frames, height, width] = config.latent;
-        let shape = [self.videos, self.source.shape().channels, frames, height, width];
+        let shape = [1, self.source.shape().channels, frames, height, width];
         let latents = vec![0.0; shape.iter().product()];
         let tally = Tally::new();
         device.observe(Some(tally.clone()));
         autoencoder.decode(&latents, shape, config.frames(), &mut |_| ControlFlow::Continue(()))?;
-        Ok(Some(Cost::new(gpu, efficiency, &tally.take())))
+        let mut launches = tally.take();
+        launches.iter_mut().for_each(|entry| entry.launches *= self.videos as u64);
+        Ok(Some(Cost::new(gpu, efficiency, &launches)))
     }
 
     /// The denoising loop by each expected schedule, every step computed first.
@@ -375,14 +377,24 @@ impl Job {
 
     /// Numbers of computed steps of each stage, each with its reason, besides that of all steps.
     fn schedules(&self, stages: &[Stage], expected: &Expected) -> Result<Vec<(String, Vec<f64>)>, PipelineError> {
+        let own = |name: &str| {
+            let reason = format!(
+                "the schedule of `{name}` does not depend on what it measures: leave out the number of computed steps, or the trace"
+            );
+            if *expected == Expected::Bounds { Ok(vec![]) } else { Err(PipelineError::Setting(reason)) }
+        };
         match &self.cache {
-            CacheConfig::None => return Ok(vec![]),
-            CacheConfig::FewerSteps(_) => return Ok(vec![("of fewer steps".into(), lengths(stages))]),
+            CacheConfig::None => return own("none"),
+            CacheConfig::FewerSteps(_) if *expected == Expected::Bounds => {
+                return Ok(vec![("of fewer steps".into(), lengths(stages))]);
+            }
+            CacheConfig::FewerSteps(_) => return own("fewer steps"),
             _ => {}
         }
         for stage in stages {
-            if has_own_schedule(&*self.policy(stage)?) {
-                return Ok(vec![]);
+            let policy = self.policy(stage)?;
+            if has_own_schedule(&*policy) {
+                return own(policy.name());
             }
         }
         match expected {

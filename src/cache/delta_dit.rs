@@ -42,8 +42,11 @@ impl Settings for DeltaDitConfig {
         if self.every == 0 {
             return invalid("an interval of 0 steps: `every` is at least 1");
         }
-        if self.boundary.is_nan() {
-            return invalid("the boundary is not a number: give a timestep from 0 to 1000");
+        if !self.boundary.is_finite() {
+            return invalid(format!(
+                "the boundary {} is no finite number: give a timestep from 0 to 1000",
+                self.boundary
+            ));
         }
         Ok(())
     }
@@ -115,5 +118,7 @@ mod tests {
                 .validate_for(&Anatomy::spatial_temporal(5), 16)
                 .is_err()
         );
+        // JSON, by which kept videos are compared, has no infinity.
+        assert!(DeltaDitConfig { every: 2, blocks: 5, boundary: f64::INFINITY, until: None }.validate().is_err());
     }
 }

@@ -73,8 +73,12 @@ impl Settings for MagCacheConfig {
         if !(0.0..=1.0).contains(&self.retention) {
             return invalid(format!("retention {} must be a share from 0 to 1", self.retention));
         }
-        if self.ratios.is_empty() || self.ratios.iter().chain(&self.unconditional).any(|r| !(r.is_finite() && *r > 0.0))
-        {
+        if self.ratios.is_empty() {
+            return invalid(
+                "MagCache has no table of ratios for this model: `adacache replay TRACE --ratios` makes one, for a .toml file or the model's codebooks.json",
+            );
+        }
+        if self.ratios.iter().chain(&self.unconditional).any(|r| !(r.is_finite() && *r > 0.0)) {
             return invalid(
                 "`ratios` needs positive numbers, one for each step but the first; `adacache replay TRACE --ratios` makes them",
             );

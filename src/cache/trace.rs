@@ -148,7 +148,8 @@ impl Trace {
             });
         };
         let Header { steps, cache, computed, partial, timesteps, strides, stages } =
-            serde_json::from_str(&header?).map_err(|source| TraceError::Parse { line, source })?;
+            serde_json::from_str(header?.trim_start_matches('\u{feff}'))
+                .map_err(|source| TraceError::Parse { line, source })?;
         let counted = stages.iter().fold(0usize, |sum, stage| sum.saturating_add(stage.steps));
         if !stages.is_empty() && counted != steps {
             let reason = format!("stages of {counted} steps in a run of {steps} steps");

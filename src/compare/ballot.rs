@@ -58,6 +58,16 @@ pub enum BallotError {
         /// The problem.
         reason: String,
     },
+    /// Two ballots say that one pair shows different policies.
+    #[error("{first} and {second} disagree about which policies pair {pair} shows: one of them was changed")]
+    Disagree {
+        /// A file.
+        first: String,
+        /// Another.
+        second: String,
+        /// The pair.
+        pair: usize,
+    },
     /// Two ballots are of different comparisons.
     #[error("{first} and {second} are ballots of different comparisons: count each comparison by itself")]
     Mixed {
@@ -75,7 +85,13 @@ impl Ballot {
     /// Text that is no ballot, or two votes on one pair.
     pub fn read(text: &str, file: &str) -> Result<Ballot, BallotError> {
         let bad = |reason: String| BallotError::Format { file: file.into(), reason };
-        let ballot: Ballot = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let ballot: Ballot =
+            serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| bad(e.to_string()))?;
+        let names = ballot.votes.iter().flat_map(|vote| [&vote.first, &vote.second]);
+        // They are printed.
+        if let Some(name) = names.chain([&ballot.voter]).find(|name| name.chars().any(char::is_control)) {
+            return Err(bad(format!("the name {name:?} has control characters")));
+        }
         let mut pairs: Vec<usize> = ballot.votes.iter().map(|vote| vote.pair).collect();
         pairs.sort_unstable();
         if let Some(twice) = pairs.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -163,6 +179,17 @@ pub fn tally(ballots: &[(String, Ballot)]) -> Result<Tally, BallotError> {
         match voters.get(ballot.voter.as_str()) {
             Some((_, kept)) if kept.votes.len() > ballot.votes.len() => superseded.push(file.clone()),
             _ => superseded.extend(voters.insert(&ballot.voter, entry).map(|(file, _)| file.clone())),
+        }
+    }
+    // A pair is the same everywhere.
+    let mut pairs: BTreeMap<usize, (&str, [&str; 2])> = BTreeMap::new();
+    for (file, ballot) in ballots {
+        for Vote { pair, first, second, .. } in &ballot.votes {
+            let names = if first < second { [first.as_str(), second] } else { [second.as_str(), first] };
+            let (known, policies) = *pairs.entry(*pair).or_insert((file, names));
+            if policies != names {
+                return Err(BallotError::Disagree { first: known.into(), second: file.clone(), pair: *pair });
+            }
         }
     }
     // By the two names in order.
@@ -273,8 +300,17 @@ mod tests {
         let other = ("o.json".to_owned(), Ballot { comparison: "d".into(), ..ballot("b", &[]).1 });
         let error = tally(&[ballot("a", &[]), other]).unwrap_err().to_string();
         assert!(error.contains("a.json and o.json"), "{error}");
+        // Of the same comparison, but not of the same pairs.
+        let changed = ballot("b", &[("none", "bogus", Choice::First)]);
+        let error = tally(&[ballot("a", &[("fast", "none", Choice::First)]), changed]).unwrap_err().to_string();
+        assert!(error.contains("a.json and b.json disagree") && error.contains("pair 0"), "{error}");
+        Ballot::read("\u{feff}{\"comparison\":\"c\",\"voter\":\"v\",\"votes\":[]}", "b.json").unwrap();
         for (text, part) in [
             ("{}", "comparison"),
+            (
+                r#"{"comparison":"c","voter":"v","votes":[{"pair":1,"first":"\u001b[31m","second":"x","choice":"equal"}]}"#,
+                "control characters",
+            ),
             (
                 r#"{"comparison":"c","voter":"v","votes":[{"pair":1,"first":"x","second":"x","choice":"equal"}]}"#,
                 "one policy",

@@ -3,7 +3,7 @@
 use super::backend::{Backend, Handle, Read, Result, lock};
 use super::error::DeviceError;
 use super::info::{DeviceInfo, DeviceKind, Launch, MemoryInfo};
-use ptx_vm::{FaultKind, Kernel, LaunchStats, Module, Vm, VmConfig};
+use ptx_vm::{FaultKind, Kernel, LaunchStats, MmaRounding, Module, Vm, VmConfig};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -23,10 +23,20 @@ impl VmBackend {
     }
 }
 
+/// The name by which it is opened: what its results and times depend on.
+fn id(config: &VmConfig) -> String {
+    match (config.adverse, config.mma) {
+        (Some(seed), _) => format!("{ID}:adverse:{seed}"),
+        (None, MmaRounding::Truncate) => format!("{ID}:truncate"),
+        _ if config.checked => format!("{ID}:checked"),
+        _ => ID.into(),
+    }
+}
+
 pub(super) fn info(config: &VmConfig) -> DeviceInfo {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     DeviceInfo {
-        id: ID.into(),
+        id: id(config),
         kind: DeviceKind::Vm,
         name: format!("virtual GPU on {}", cpu_name()),
         memory: config.memory_limit.unwrap_or_else(|| host_memory().total),

@@ -26,8 +26,14 @@ fn find(name: &str) -> Result<(&'static dyn Family, Option<&Path>), PipelineErro
     let holds = || FAMILIES.into_iter().find(|family| family.recognises(folder));
     match named(name) {
         Some(family) => Ok((family, None)),
-        None => Ok((holds().ok_or_else(|| unknown(name))?, Some(folder))),
+        None => Ok((holds().or_else(|| called(folder)).ok_or_else(|| unknown(name))?, Some(folder))),
     }
+}
+
+/// The family whose model a folder is named after, as `pull` names it, where the files do not tell: some are missing.
+fn called(folder: &Path) -> Option<&'static dyn Family> {
+    let family = named(folder.file_name()?.to_str()?)?;
+    family.checkpoint().filter(|_| folder.is_dir()).map(|_| family)
 }
 
 /// No family has this name, and none recognises this folder.

@@ -86,11 +86,6 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// Whether a folder looks like a checkpoint.
-    pub fn is_one(folder: &Path) -> bool {
-        folder.join(Part::Transformer.name()).is_dir()
-    }
-
     fn place(&self, part: Part) -> Place {
         self.published.place(self.layout, part)
     }

@@ -93,9 +93,13 @@ impl Published {
         }
     }
 
-    /// The layout in which a folder has the most parts, whole or not.
+    /// The layout in which a folder has all parts, else that in which it has the most, whole or not.
     pub(super) fn layout_of(&self, folder: &Path) -> Layout {
-        let parts = |layout| self.parts.iter().filter(|p| self.place(layout, p.part).begun(folder)).count();
+        let parts = |layout| {
+            let places = || self.parts.iter().map(|p| self.place(layout, p.part));
+            let whole = places().all(|place| place.whole(folder));
+            places().filter(|place| place.begun(folder)).count() + usize::from(whole)
+        };
         most(self.layouts(), parts)
     }
 
@@ -151,6 +155,16 @@ impl Place {
     pub(super) fn weights_in(&self, checkpoint: &Path) -> Result<Vec<String>, Vec<String>> {
         let folder = checkpoint.join(self.folder);
         self.weights(&files_in(&folder), &|name| read(&folder.join(name)))
+    }
+
+    /// Whether every file of the part is in the checkpoint's folder.
+    fn whole(&self, checkpoint: &Path) -> bool {
+        let folder = checkpoint.join(self.folder);
+        let config = self.config != Config::Needed || folder.join(CONFIG).is_file();
+        let weights = self.weights_in(checkpoint);
+        let weights = weights.is_ok_and(|names| names.iter().all(|name| folder.join(name).is_file()));
+        let tokenizer = checkpoint.join(self.tokenizer.folder).join(self.tokenizer.name);
+        config && weights && (self.part != Part::Text || tokenizer.is_file())
     }
 
     /// Whether some file of the part is in the checkpoint's folder.

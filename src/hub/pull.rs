@@ -95,8 +95,8 @@ impl Pull {
         let other = |part| asked || part == Part::Text && text || part == Part::Vae && vae(&checkpoint);
         for part in checkpoint.parts().filter(|part| other(*part) || checkpoint.require(&[*part]).is_err()) {
             let folder = checkpoint.folder.join(part.name());
-            fs::create_dir_all(&folder).map_err(io("create", &folder))?;
             let files = self.files(&hub, layout, part).map_err(|error| self.halves(&hub, layout, error))?;
+            fs::create_dir_all(&folder).map_err(io("create", &folder))?;
             // Links of an earlier pull: weights come in different forms.
             for entry in fs::read_dir(&folder).map_err(io("read", &folder))?.flatten() {
                 // Those that begin with a dot are another process's, which it is about to rename.

@@ -11,7 +11,33 @@ use super::error::OutputError;
 pub(super) struct Staged {
     temporary: PathBuf,
     target: PathBuf,
-    is_folder: bool,
+    kind: Kind,
+}
+
+/// What the target is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    File,
+    Folder,
+    /// A device or a pipe. It is written to, not replaced; its temporary file lies elsewhere.
+    Stream,
+}
+
+/// Whether there is a device or a pipe at `path`, or one of the system's names for open files.
+fn is_stream(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir() || path.starts_with("/dev"))
+}
+
+/// The path behind symbolic links, which need not exist: a link is not replaced by what is written to it.
+fn followed(target: &Path) -> PathBuf {
+    /// As many as Linux follows.
+    const LINKS: usize = 40;
+    let mut path = target.to_owned();
+    for _ in 0..LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(next);
+    }
+    path
 }
 
 /// Folders made for an output. Those that are still empty when it is dropped are removed.
@@ -59,7 +85,13 @@ impl Staged {
                 problem: "it is a folder; end the path in / for PNG frames or name a file",
             });
         }
-        let staged = Staged::named(target, false)?;
+        let staged = match is_stream(target) {
+            true => Staged::named(&std::env::temp_dir().join("stream"), target, Kind::Stream)?,
+            false => {
+                let target = followed(target);
+                Staged::named(&target, &target, Kind::File)?
+            }
+        };
         File::create_new(&staged.temporary).map_err(io(target))?;
         Ok(staged)
     }
@@ -68,15 +100,16 @@ impl Staged {
     pub(super) fn folder(target: &Path) -> Result<Staged, OutputError> {
         // `.` and `a/..` have no name to put a temporary folder beside.
         let target = if target.exists() { target.canonicalize().map_err(io(target))? } else { target.to_owned() };
-        let staged = Staged::named(&target, true)?;
+        let staged = Staged::named(&target, &target, Kind::Folder)?;
         fs::create_dir(&staged.temporary).map_err(io(&target))?;
         Ok(staged)
     }
 
-    fn named(target: &Path, is_folder: bool) -> Result<Staged, OutputError> {
+    /// With a temporary name beside `place`.
+    fn named(place: &Path, target: &Path, kind: Kind) -> Result<Staged, OutputError> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
-        let name = target.file_name().ok_or_else(|| OutputError::UnknownFormat(target.to_owned()))?;
-        let parent = match target.parent() {
+        let name = place.file_name().ok_or_else(|| OutputError::UnknownFormat(target.to_owned()))?;
+        let parent = match place.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
@@ -87,7 +120,7 @@ impl Staged {
         let short: String = name.to_string_lossy().chars().take(40).collect();
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let temporary = parent.join(format!(".{short}.{}-{serial}.tmp", std::process::id()));
-        Ok(Staged { temporary, target: target.to_owned(), is_folder })
+        Ok(Staged { temporary, target: target.to_owned(), kind })
     }
 
     /// The temporary path.
@@ -109,7 +142,14 @@ impl Staged {
     /// Moves the temporary file or folder to the target.
     pub(super) fn commit(self) -> Result<(), OutputError> {
         // A folder that is there (its contents checked by the caller) cannot be renamed over: move it aside first.
-        if self.is_folder && self.target.is_dir() {
+        if self.kind == Kind::Stream {
+            let copy = || -> std::io::Result<u64> {
+                let mut stream = File::options().write(true).open(&self.target)?;
+                std::io::copy(&mut File::open(&self.temporary)?, &mut stream)
+            };
+            return copy().map(drop).map_err(io(&self.target));
+        }
+        if self.kind == Kind::Folder && self.target.is_dir() {
             let aside = self.temporary.with_extension("old");
             fs::rename(&self.target, &aside).map_err(io(&self.target))?;
             if let Err(error) = fs::rename(&self.temporary, &self.target) {
@@ -127,7 +167,11 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         // After a commit there is nothing under this name; a failure to clean up has nobody to tell.
-        let _ = if self.is_folder { fs::remove_dir_all(&self.temporary) } else { fs::remove_file(&self.temporary) };
+        let _ = if self.kind == Kind::Folder {
+            fs::remove_dir_all(&self.temporary)
+        } else {
+            fs::remove_file(&self.temporary)
+        };
     }
 }
 
@@ -145,6 +189,35 @@ mod tests {
         Staged::file(&target).unwrap().commit_bytes(b"new").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_pipes_are_written_to_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("real"), b"old").unwrap();
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        std::os::unix::fs::symlink("link", at("chain")).unwrap();
+        std::os::unix::fs::symlink("missing", at("dangling")).unwrap();
+        Staged::file(&at("chain")).unwrap().commit_bytes(b"new").unwrap();
+        Staged::file(&at("dangling")).unwrap().commit_bytes(b"made").unwrap();
+        assert_eq!((fs::read(at("real")).unwrap(), fs::read(at("missing")).unwrap()), (b"new".into(), b"made".into()));
+        assert!(["link", "chain", "dangling"].iter().all(|name| at(name).is_symlink()));
+        let made = std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap();
+        assert!(made.success());
+        drop(Staged::file(&at("pipe")).unwrap());
+        let reader = std::thread::spawn({
+            let pipe = at("pipe");
+            move || fs::read(pipe).unwrap()
+        });
+        Staged::file(&at("pipe")).unwrap().commit_bytes(b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(!fs::metadata(at("pipe")).unwrap().is_file());
+        Staged::file(Path::new("/dev/null")).unwrap().commit_bytes(b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let full = Staged::file(Path::new("/dev/full")).unwrap().commit_bytes(b"too much");
+        assert!(full.unwrap_err().to_string().contains("/dev/full"));
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub fn resolve_cache(
         config = config.extrapolated(order);
     }
     config.validate_for(anatomy, frames.div_ceil(source.shape().patch_frames))?;
+    source.solver(config.steps(steps))?;
     Ok(config)
 }
 
@@ -115,5 +116,6 @@ pub fn check_settings(source: &ModelSource, steps: usize, cfg_scale: Guidance) -
             "the guidance scales {cfg_scale} are of two experts, and the model has {experts}: give one scale"
         )));
     }
-    Ok(())
+    // Before anything that takes long: a text encoder, for example.
+    source.solver(steps).map(drop)
 }

@@ -241,6 +241,8 @@ pub struct Inputs {
     pub loras: bool,
     /// Decoding in tiles.
     pub vae_tiling: bool,
+    /// Scores and a camera motion appended to the prompt.
+    pub scores: bool,
 }
 
 /// The frames that can be given.

@@ -79,12 +79,35 @@ fn policies_are_compared_and_a_stopped_comparison_goes_on() {
     fs::write(dir.path().join("mine.toml"), "policy = 'interval'\nevery = 3\n").unwrap();
     fails(dir.path(), &args, 1, &["mine", "other settings"]);
     fails(dir.path(), &["compare", "--prompts", "no.txt", "--out", "n"], 1, &["no.txt"]);
+    fs::write(dir.path().join("...toml"), "policy = 'interval'\nevery = 3\n").unwrap();
+    fails(dir.path(), &["compare", "--prompts", "p.txt", "--cache", "...toml", "--out", "n"], 1, &["rename the file"]);
     fails(
         dir.path(),
         &["compare", "--prompts", "p.txt", "--cache", "mine.toml,./mine.toml", "--out", "n"],
         1,
         &["two policies"],
     );
+}
+
+/// What changed since the runs were kept is found, and a page of before is not left behind.
+#[test]
+fn kept_runs_are_whole_and_pages_are_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let again = PROMPT.to_uppercase();
+    fs::write(dir.path().join("p.txt"), format!("{PROMPT}\n\n{again}\n")).unwrap();
+    let args = |caches| ["compare", "--prompts", "p.txt", "--steps", "2", "--out", "o", "--cache", caches];
+    let told = text(&succeeds(dir.path(), &[&args("interval-2")[..], &["--blind"]].concat()).stderr);
+    assert!(told.contains("line 3 has the prompt of line 1 again"), "{told}");
+    let runs = dir.path().join("o/runs");
+    assert_eq!(names(&runs).len(), 1);
+    let blind = || fs::read_to_string(dir.path().join("o/blind.html")).unwrap();
+    assert!(!blind().contains("fewer-1"));
+    succeeds(dir.path(), &args("interval-2,fewer-1"));
+    assert!(blind().contains("fewer-1"), "it would show the comparison of before");
+    let frames = runs.join(&names(&runs)[0]).join("none/frames");
+    let first = names(&frames)[0].clone();
+    fs::rename(frames.join(&first), dir.path().join("away.png")).unwrap();
+    fails(dir.path(), &args("interval-2"), 1, &["none", "damaged", "remove that folder"]);
 }
 
 #[test]

@@ -89,6 +89,44 @@ fn unwritable_outputs_are_found_before_anything_runs() {
 }
 
 #[test]
+fn outputs_of_one_name_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    let run =
+        |out, options: &[&'static str]| [&["generate", PROMPT, "--steps", "2", "--out", out][..], options].concat();
+    for (out, options, part) in [
+        ("a.gif", &["--report", "a.gif"][..], "--report a.gif is the place of the video too"),
+        ("a.gif", &["--report", "d/../r.json", "--trace", "r.json"], "--trace r.json is the place of --report too"),
+        ("a.gif", &["--trace", "x", "--profile", "./x"], "--profile ./x is the place of --trace too"),
+    ] {
+        fails(dir.path(), &run(out, options), 1, &[part]);
+    }
+    // A device takes them all, and stays what it is.
+    succeeds(dir.path(), &run("a.gif", &["--report", "/dev/null", "--trace", "/dev/null"]));
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    fails(dir.path(), &run("b.gif", &["--report", "/dev/full"]), 1, &["/dev/full"]);
+}
+
+/// What the model or the run does not read is an error, not silence.
+#[test]
+fn options_of_other_runs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |options: &[&'static str]| [&["generate", PROMPT, "--out", "x.gif"][..], options].concat();
+    for (options, status, part) in [
+        (&["--aesthetic", "5"][..], 1, "opensora-v1.2, not for sprites"),
+        (&["--motion", "3"], 1, "--motion"),
+        (&["--camera", "pan left"], 1, "--camera"),
+        (&["--motion", "nan"], 2, "give a number, or none"),
+        (&["--aesthetic", "-inf"], 2, "give a number, or none"),
+        (&["--batch", "4"], 2, "--batch"),
+        (&["--per-sample"], 2, "--per-sample"),
+        (&["--shift", "-5"], 1, "--shift is for"),
+    ] {
+        fails(dir.path(), &run(options), status, &[part]);
+    }
+}
+
+#[test]
 fn folders_are_made() {
     let dir = tempfile::tempdir().unwrap();
     let args =

@@ -226,4 +226,38 @@ fn a_run_is_repeated_from_its_report() {
     fs::write(folder.join("none.json"), "[1]").unwrap();
     fails(folder, &["generate", "--like", "none.json"], 1, &["none.json is not a report"]);
     fails(folder, &["generate", "--like", "gone.json"], 1, &["gone.json"]);
+    fs::write(folder.join("empty.json"), "[]").unwrap();
+    fails(folder, &["generate", "--like", "empty.json"], 1, &["no reports"]);
+    fails(folder, &["generate", "--like", "r.json#2"], 1, &["one report"]);
+
+    // A report that somebody sends writes nothing but the video.
+    for (option, value) in [("out", "victim.txt"), ("overwrite", ""), ("report", "victim.txt"), ("bogus", "1")] {
+        let mut report = json(folder, "r.json");
+        report["arguments"][option] = serde_json::json!([value]);
+        fs::write(folder.join("sent.json"), report.to_string()).unwrap();
+        fs::write(folder.join("victim.txt"), "mine").unwrap();
+        fails(folder, &["generate", "--like", "sent.json", "--out", "f.safetensors"], 1, &["sent.json", option]);
+        assert_eq!(fs::read_to_string(folder.join("victim.txt")).unwrap(), "mine");
+    }
+}
+
+/// A run of a comparison has a report like any other.
+#[test]
+fn a_run_of_a_comparison_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    fs::write(folder.join("p.txt"), format!("{PROMPT}\n")).unwrap();
+    let compare = ["compare", "--prompts", "p.txt", "--cache", "interval-2", "--steps", "4", "--size", "32x32"];
+    succeeds(folder, &[&compare[..], &["--seeds", "2", "--dtype", "f32", "--cfg-scale", "3", "--out", "o"]].concat());
+    let runs = folder.join("o/runs");
+    let second = names(&runs).into_iter().find(|name| name.ends_with("-1")).unwrap();
+    let run = runs.join(second).join("interval-2");
+    let report = run.join("report.json").to_string_lossy().into_owned();
+    let told = text(&succeeds(folder, &["generate", "--like", &report, "--out", "a.safetensors"]).stderr);
+    assert!(!told.contains("unlike"), "{told}");
+    let latents = |file: &Path| {
+        let bytes = fs::read(file).unwrap();
+        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("latents").unwrap().data().to_vec()
+    };
+    assert!(latents(&folder.join("a.safetensors")) == latents(&run.join("latents.safetensors")));
 }

@@ -143,6 +143,14 @@ fn what_is_no_model_is_told_what_would_make_it_one() {
     fs::write(dir.path().join("file"), "x").unwrap();
     fs::create_dir(dir.path().join("empty")).unwrap();
     fs::create_dir_all(dir.path().join("tiny/OpenSora-STDiT-v3")).unwrap();
+    // Files that are missing are those of the model that the folder is named after.
+    for name in ["wan2.1-t2v-1.3b", "latte-1", "opensora-v1.2"] {
+        fs::create_dir_all(dir.path().join(name).join("transformer")).unwrap();
+        let model = format!("./{name}");
+        let parts = [&format!("{name} is not complete") as &str, "config.json", &format!("adacache pull {name}")];
+        fails(dir.path(), &["generate", PROMPT, "--model", &model], 1, &parts);
+    }
+    fails(dir.path(), &["pull", "latte-1", "--from", "gone", "--dir", "m"], 1, &["no such folder", "maxin-cn/Latte-1"]);
     let layouts = [
         "config.json, model.safetensors",
         "text.safetensors",

@@ -288,6 +288,7 @@ fn what_is_missing_of_an_official_repository_is_named() {
     fs::rename(file(TOKENIZER), folder.join("away")).unwrap();
     fails(folder, &run, 1, &[TOKENIZER]);
     fs::rename(folder.join("away"), file(TOKENIZER)).unwrap();
+    fs::copy(file(VAE), folder.join("vae")).unwrap();
     fs::write(file(VAE), "version https://git-lfs.github.com/spec/v1\nsize 507609880\n").unwrap();
     fails(folder, &run, 1, &[VAE, "Git LFS pointer"]);
 
@@ -295,8 +296,13 @@ fn what_is_missing_of_an_official_repository_is_named() {
     fails(folder, &run, 1, &[VAE, WEIGHTS, "no transformer's config.json"]);
     fs::rename(folder.join("away"), file("config.json")).unwrap();
 
-    // The transformer in the layout of diffusers, and the rest in the official one.
+    // A whole layout comes before one that has as many parts, and is not whole.
     let golden = repository_in_tests();
+    copy_all(&golden.join("transformer"), &file("transformer"));
+    fs::write(file(VAE), fs::read(folder.join("vae")).unwrap()).unwrap();
+    succeeds(folder, &[&run[..], &["--overwrite"]].concat());
+
+    // The transformer in the layout of diffusers, and the rest in the official one.
     fs::remove_file(file(WEIGHTS)).unwrap();
     fs::remove_file(file("config.json")).unwrap();
     copy_all(&golden.join("transformer"), &file("transformer"));

@@ -60,6 +60,18 @@ fn a_plan_counts_and_calls_its_seconds_modelled() {
         fails(dir.path(), &[&["plan", "--model", "opensora-v1.2"], args].concat(), 1, &[part]);
     }
     fails(dir.path(), &["plan", "--gpu", "gt730"], 2, &["a100"]);
+    for cache in ["t-gate", "pab", "fewer-10", "none"] {
+        let args = ["plan", "--model", "latte-1", "--cache", cache, "--computed", "3"];
+        fails(dir.path(), &args, 1, &["does not depend on what it measures"]);
+    }
+    for videos in ["0", "100000000"] {
+        fails(dir.path(), &["plan", "--videos", videos], 2, &["--videos"]);
+    }
+    // The size that the model has anyway.
+    let sized = text(&succeeds(dir.path(), &["plan", "--model", "latte-1", "--size", "512x512"]).stdout);
+    assert!(sized.contains("32.45 s published") && sized.contains("decoding, afterwards"), "{sized}");
+    let other = text(&succeeds(dir.path(), &["plan", "--model", "latte-1", "--size", "256x256"]).stdout);
+    assert!(!other.contains("published"), "{other}");
     // Nothing said: what `generate` does where nothing is said.
     let json: Value = serde_json::from_slice(&succeeds(dir.path(), &["plan", "--json"]).stdout).unwrap();
     assert_eq!((&json["model"], &json["steps"], &json["dtype"]), (&"sprites".into(), &30.into(), &"bf16".into()));

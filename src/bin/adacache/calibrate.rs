@@ -283,7 +283,7 @@ fn embedded(
 /// The prompts to calibrate on and those held out, each with its place in the file.
 fn texts(args: &Args, source: &ModelSource) -> anyhow::Result<[Vec<(u64, PromptText)>; 2]> {
     let read = |file: &Path| -> anyhow::Result<Vec<(u64, PromptText)>> {
-        let texts = generate::read_prompts(source, file)?.into_iter().map(|(_, text)| text);
+        let texts = generate::read_distinct_prompts(source, file)?.into_iter().map(|(_, text)| text);
         Ok((0..).zip(texts).collect())
     };
     let mut learning = read(&args.prompts)?;

@@ -17,6 +17,9 @@ use crate::measure::Weights;
 use crate::series::{ORIGINAL, Policy, Series, Sides};
 use crate::{generate, out, runs};
 
+/// The page that takes votes.
+const BLIND: &str = "blind.html";
+
 /// What is compared where nothing is named.
 const USUAL: [&str; 7] = [
     "adacache-fast",
@@ -71,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = args.runs.settings(&source)?;
     let runs::Settings { steps, cfg_scale } = settings;
     let policies = policies(args, &source, steps)?;
-    let prompts = generate::read_prompts(&source, &args.prompts)?;
+    let prompts = generate::read_distinct_prompts(&source, &args.prompts)?;
     let networks = args.weights.open()?;
     let weights = runs::weights_hash(&source, args.quiet)?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
@@ -84,6 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         pipeline: &pipeline,
         settings,
         weights: &weights,
+        arguments: args.runs.arguments(),
         prompts: prompts.iter().map(|(number, _)| *number).zip(embedded).collect(),
         seeds: args.seeds,
         policies: &policies,
@@ -103,9 +107,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "program": env!("CARGO_PKG_VERSION"), "kernels": KERNELS, "weights": weights,
         "video": { "width": config.width, "height": config.height, "frames": config.frames(), "fps": config.fps },
     });
-    if args.blind {
+    // One that is there would show the videos of before.
+    if args.blind || args.out.join(BLIND).is_file() {
         let (content, equal) = blind(&results, &rows, &strips);
-        write_file(&args.out.join("blind.html"), blind_page(&content).as_bytes())?;
+        write_file(&args.out.join(BLIND), blind_page(&content).as_bytes())?;
         if equal > 0 && !args.quiet {
             out::note(format_args!("blind.html leaves out pairs of equal videos: {equal}"));
         }
@@ -143,7 +148,10 @@ fn policies(args: &Args, source: &ModelSource, steps: usize) -> anyhow::Result<V
         };
         pipeline::cache_caution(source, text, steps)?.into_iter().for_each(out::note);
         let stem = Path::new(text).file_name().map_or(text.into(), |name| name.to_string_lossy());
-        let name = stem.replace(".toml", "");
+        let name = stem.strip_suffix(".toml").unwrap_or(&stem).to_owned();
+        if name.trim_matches('.').is_empty() {
+            bail!("{text} names no policy: its runs need a folder of that name, so rename the file");
+        }
         if policies.iter().any(|p| p.name == name) {
             bail!("two policies are called `{name}`: rename one of the files");
         }

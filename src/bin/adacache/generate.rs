@@ -73,7 +73,7 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     jobs.iter().filter(|(_, output)| !output.is_finished()).try_for_each(|(_, output)| output.check_writable())?;
     // They go again if nothing is written.
     let _folders = jobs.first().map(|(_, output)| output.make_folders()).transpose()?;
-    results::check(args)?;
+    results::check(args, &jobs.iter().map(|(_, output)| output).collect::<Vec<_>>())?;
     let conditions = conditions(args, &source)?;
     let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
     source.require(Parts { decoder, ..Parts::default() })?;
@@ -235,12 +235,21 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         let takes = family::that_take(|inputs| inputs.text);
         bail!("--embeddings is for {takes}: {} has words of its own", args.model);
     }
+    if args.scores() != pipeline::Scores::default() && !source.inputs().scores {
+        let takes = family::that_take(|inputs| inputs.scores);
+        bail!("--aesthetic, --motion and --camera are for --model {takes}, not for {}", args.model);
+    }
     let negative = [
         ("--negative-prompt", args.negative_prompt.is_some()),
         ("--negative-embeddings", args.negative_embeddings.is_some()),
     ];
     if let (Some((option, _)), None) = (negative.iter().find(|(_, used)| *used), source.config().negative_prompt) {
-        bail!("{option} is for the models of Wan: {} has a null caption of its own", args.model);
+        let takes = |family: &&dyn family::Family| {
+            let source = family.published(&OpenOptions::default());
+            source.is_ok_and(|source| source.config().negative_prompt.is_some())
+        };
+        let takes: Vec<&str> = FAMILIES.into_iter().filter(takes).map(family::Family::name).collect();
+        bail!("{option} is for {}: {} has a null caption of its own", takes.join(", "), args.model);
     }
     // Latents need no decoder. All that is missing is told at once.
     let latents = args.out.as_ref().is_some_and(|out| out.to_lowercase().ends_with(".safetensors"));
@@ -345,6 +354,21 @@ pub(crate) fn read_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<
         bail!("{} has no prompts", file.display());
     }
     Ok(prompts)
+}
+
+/// As [`read_prompts`], each prompt once: a second copy would count as another prompt, and it is the same.
+pub(crate) fn read_distinct_prompts(source: &ModelSource, file: &Path) -> anyhow::Result<Vec<(usize, PromptText)>> {
+    let mut distinct: Vec<(usize, PromptText)> = vec![];
+    for (number, prompt) in read_prompts(source, file)? {
+        match distinct.iter().find(|(_, known)| known.to_string() == prompt.to_string()) {
+            Some((first, _)) => out::note(format_args!(
+                "{}: line {number} has the prompt of line {first} again and is left out",
+                file.display()
+            )),
+            None => distinct.push((number, prompt)),
+        }
+    }
+    Ok(distinct)
 }
 
 /// The jobs of a file of prompts.

@@ -152,6 +152,14 @@ impl Table {
         self.system.map(System::options).unwrap_or_default()
     }
 
+    /// The options of `generate` that it is.
+    fn arguments(&self) -> runs::Arguments {
+        let mut all = runs::model_argument(&self.model);
+        let resolution = self.system.and_then(|system| system.resolution);
+        all.extend(resolution.map(|name| ("resolution".to_owned(), vec![name.to_owned()])));
+        all
+    }
+
     /// Steps and guidance for `source`.
     fn settings(&self, source: &ModelSource) -> anyhow::Result<runs::Settings> {
         let config = source.config();
@@ -242,7 +250,7 @@ fn measured(
         source => source?,
     };
     let settings = table.settings(&source)?;
-    let prompts = generate::read_prompts(&source, prompts)?;
+    let prompts = generate::read_distinct_prompts(&source, prompts)?;
     let policies = match counted.variants.is_empty() {
         true => {
             let policy = |line: &Entry| Policy { name: line.cache.into(), config: line.settings.clone() };
@@ -265,6 +273,7 @@ fn measured(
         pipeline: &pipeline,
         settings,
         weights: &weights,
+        arguments: table.arguments(),
         prompts: prompts.iter().map(|(number, _)| *number).zip(embedded).collect(),
         seeds: args.seeds,
         policies: &policies,

@@ -45,8 +45,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     frames: Option<usize>,
     /// Number of videos generated together
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    videos: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    videos: u16,
     /// Denoising steps [default: the model's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
@@ -134,7 +134,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
     Ok(Job {
         cache: pipeline::cache_config(&source, cache, args.moreg, steps)?,
         dtype: args.dtype,
-        videos: args.videos,
+        videos: args.videos.into(),
         deciding: Deciding::Together,
         steps,
         guidance: cfg_scale,
@@ -153,9 +153,13 @@ fn published(args: &Args, job: &Job) -> Vec<(&'static str, f64)> {
     let Some(family) = family::named(&args.model) else { return vec![] };
     let usual = args.aspect.as_deref().is_none_or(|aspect| aspect == "9:16");
     let same = usual && args.videos == 1 && job.guidance.is_guided();
+    let config = job.source.config();
+    let usual = family.published(&OpenOptions::default());
+    let own = usual.is_ok_and(|usual| (usual.config().height, usual.config().width) == (config.height, config.width));
     let runs = family.measured().iter().filter(|run| {
-        same && run.resolution == args.resolution.as_deref()
-            && args.size.is_none()
+        let sized = if run.resolution.is_none() { own } else { args.size.is_none() };
+        same && sized
+            && run.resolution == args.resolution.as_deref()
             && run.frames == job.source.config().frames()
             && run.steps == job.steps
     });

@@ -58,6 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // A folder comes before a repository of the same name.
     let named = args.from.as_deref().filter(|from| !from.exists()).and_then(Path::to_str);
     let repo = published.repositories().find(|repo| Some(*repo) == named);
+    if let Some(from) = args.from.as_deref().filter(|from| repo.is_none() && !from.exists()) {
+        let known = published.repositories().collect::<Vec<_>>().join(", ");
+        bail!("--from {}: there is no such folder; the repositories of {} are {known}", from.display(), published.name);
+    }
     let vae = args.vae_folder.as_deref().map(|folder| form(published, folder)).transpose()?;
     let pull = Pull {
         published,

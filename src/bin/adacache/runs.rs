@@ -1,5 +1,6 @@
 //! What the commands that make videos share: the options of many with one model, a plain request, the weights' hash.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use adacache::cache::CacheConfig;
 use adacache::compare::Finished;
 use adacache::device::Device;
 use adacache::family;
-use adacache::media::{Media, Output, write_file};
+use adacache::media::{Frames, Media, Output, write_file};
 use adacache::pipeline::{
     self, Guidance, ModelSource, OpenOptions, Pipeline, Prompt, PromptText, Report, Request, Settings as Kept,
     TextOptions, VideoSize,
@@ -36,7 +37,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     sampler: Option<FlowSampler>,
     /// Timestep shift (Wan) [default: the model's]
-    #[arg(long, value_name = "X", hide_short_help = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, hide_short_help = true)]
     shift: Option<f64>,
     /// Denoising steps [default: the model's]
     #[arg(long)]
@@ -84,6 +85,18 @@ impl Options {
         let cfg_scale = self.cfg_scale.unwrap_or(config.default_cfg_scale);
         pipeline::check_settings(source, steps, cfg_scale)?;
         Ok(Settings { steps, cfg_scale })
+    }
+
+    /// The options of `generate` that these are, for the reports of runs.
+    pub(crate) fn arguments(&self) -> Arguments {
+        let mut all = model_argument(&self.model);
+        let given = [
+            ("size", self.size.clone()),
+            ("sampler", self.sampler.map(|sampler| sampler.to_string())),
+            ("shift", self.shift.map(|shift| shift.to_string())),
+        ];
+        all.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), vec![value?]))));
+        all
     }
 
     /// Opens the device.
@@ -139,14 +152,40 @@ impl Settings {
     }
 }
 
+/// Options of `generate`, by name.
+pub(crate) type Arguments = BTreeMap<String, Vec<String>>;
+
+/// `--model`, from wherever it is repeated.
+pub(crate) fn model_argument(model: &str) -> Arguments {
+    let folder = Path::new(model);
+    let folder = fs::canonicalize(folder).ok().filter(|folder| folder.is_dir());
+    let model = folder.map_or_else(|| model.to_owned(), |folder| folder.display().to_string());
+    Arguments::from([("model".into(), vec![model])])
+}
+
+/// Those of one run.
+fn run_arguments(shared: &Arguments, asked: &Kept) -> Arguments {
+    let own = [
+        ("frames", asked.frames.to_string()),
+        ("steps", asked.steps.to_string()),
+        ("cfg-scale", asked.cfg_scale.to_string()),
+        ("seed", asked.seed.to_string()),
+        ("dtype", asked.dtype.to_string()),
+    ];
+    let own = own.into_iter().map(|(name, value)| (name.to_owned(), vec![value]));
+    shared.clone().into_iter().chain(own).collect()
+}
+
 /// The file with the trace of a kept run.
 pub(crate) const TRACE: &str = "trace.jsonl";
 
-/// The finished run in `folder`, made now if it is not there; nothing if the user stopped it.
+/// The finished run in `folder`, made now if it is not there; nothing if the user stopped it. `shared`: the options that chose the model,
+/// with which `generate --like` repeats the run.
 pub(crate) fn finish(
     pipeline: &Pipeline,
     request: &Request,
     asked: &Kept,
+    shared: &Arguments,
     folder: &Path,
 ) -> anyhow::Result<Option<Finished>> {
     let (report, settings) = (folder.join("report.json"), folder.join("settings.json"));
@@ -164,6 +203,7 @@ pub(crate) fn finish(
             other => other.with_context(|| format!("cannot generate `{}`", request.prompt))?,
         };
         generation.report.identify(asked);
+        generation.report.arguments = run_arguments(shared, asked);
         interrupt::shielded(|| -> anyhow::Result<()> {
             generation.write(&Output::new(format!("{}/", frames.display()))?)?;
             generation.write(&Output::new(&latents)?)?;
@@ -175,10 +215,17 @@ pub(crate) fn finish(
         })?;
     }
     let text = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
-    let report: Report = serde_json::from_str(&text).with_context(|| report.display().to_string())?;
-    match (Media::read(&frames)?, Media::read(&latents)?) {
-        (Media::Frames(frames), Media::Latents(latents)) => Ok(Some(Finished { report, frames, latents })),
-        _ => bail!("{} holds no video and latents: remove it", folder.display()),
+    let damaged =
+        || format!("the kept run in {} is damaged: remove that folder, and it is made again", folder.display());
+    let report: Report = serde_json::from_str(&text).with_context(damaged)?;
+    let (frames, latents) = (Media::read(&frames).with_context(damaged)?, Media::read(&latents).with_context(damaged)?);
+    let whole =
+        |frames: &Frames| (frames.count(), frames.width, frames.height) == (asked.frames, asked.width, asked.height);
+    match (frames, latents) {
+        (Media::Frames(frames), Media::Latents(latents)) if whole(&frames) => {
+            Ok(Some(Finished { report, frames, latents }))
+        }
+        _ => bail!(damaged()),
     }
 }
 

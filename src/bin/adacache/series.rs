@@ -30,6 +30,8 @@ pub(crate) struct Series<'a> {
     pub(crate) settings: runs::Settings,
     /// The hash of the model's weights.
     pub(crate) weights: &'a str,
+    /// The options that chose the model.
+    pub(crate) arguments: runs::Arguments,
     /// The prompts with their numbers in the file.
     pub(crate) prompts: Vec<(usize, Prompt)>,
     /// The number of seeds for each, counted from 0.
@@ -64,7 +66,7 @@ impl Series<'_> {
                     let folder = self.folder.join("runs").join(name).join(&policy.name);
                     let request = settings.request(prompt.clone(), seed, policy.config.clone());
                     let asked = pipeline.settings(weights, &policy.name, &request);
-                    let Some(finished) = runs::finish(pipeline, &request, &asked, &folder)? else {
+                    let Some(finished) = runs::finish(pipeline, &request, &asked, &self.arguments, &folder)? else {
                         let work = format!("{done} of {all} runs are finished in {}", self.folder.display());
                         return Ok(ControlFlow::Break(interrupt::ended(&work)));
                     };

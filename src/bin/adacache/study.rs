@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok((*count, pipeline::cache_config(&source, &format!("fewer-{count}"), false, steps)?))
     };
     let tried = counts.iter().map(named).collect::<anyhow::Result<Vec<_>>>()?;
-    let prompts = generate::read_prompts(&source, &args.prompts)?;
+    let prompts = generate::read_distinct_prompts(&source, &args.prompts)?;
     let weights = runs::weights_hash(&source, args.quiet)?;
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
 
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let run = |name: &str, config: &CacheConfig| -> anyhow::Result<Option<Finished>> {
                 let request = settings.request(prompt.clone(), seed, config.clone());
                 let asked = pipeline.settings(&weights, name, &request);
-                runs::finish(&pipeline, &request, &asked, &folder.join(name))
+                runs::finish(&pipeline, &request, &asked, &args.runs.arguments(), &folder.join(name))
             };
             let stopped = || {
                 let done = curves.len();

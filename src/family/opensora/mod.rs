@@ -83,7 +83,7 @@ impl Family for OpenSora {
     }
 
     fn recognises(&self, folder: &Path) -> bool {
-        Checkpoint::is_one(folder)
+        folder.join(Part::Transformer.name()).join("config.json").is_file()
     }
 
     fn open(&self, folder: Option<&Path>, size: &OpenOptions) -> Result<ModelSource, PipelineError> {
@@ -115,7 +115,7 @@ impl Family for OpenSora {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, resolution: true, frames: FrameInputs::Any, ..Inputs::default() }
+        Inputs { text: true, resolution: true, frames: FrameInputs::Any, scores: true, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {

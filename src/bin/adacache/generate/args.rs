@@ -81,7 +81,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", help_heading = STEPS, hide_short_help = true)]
     pub(super) sampler: Option<FlowSampler>,
     /// Timestep shift (Wan): the higher, the more steps go into the structure [default: the model's, 5 or 12]
-    #[arg(long, value_name = "X", help_heading = STEPS, hide_short_help = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = STEPS, hide_short_help = true)]
     pub(super) shift: Option<f64>,
     /// Noise levels in place of the sampler's, from at most 1 down, one for each step, as distilled checkpoints are published with (Wan)
     #[arg(long, value_name = "X,…", value_delimiter = ',', conflicts_with_all = ["steps", "shift"], help_heading = STEPS, hide_short_help = true)]
@@ -124,19 +124,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", help_heading = BATCH)]
     pub(super) prompts: Option<PathBuf>,
     /// Number of videos of --prompts to generate together
-    #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", value_parser = clap::value_parser!(u16).range(1..),
-          help_heading = BATCH, hide_short_help = true)]
+    #[arg(long, default_value_t = 1, value_name = "N", requires = "prompts", conflicts_with = "prompt",
+          value_parser = clap::value_parser!(u16).range(1..), help_heading = BATCH, hide_short_help = true)]
     pub(super) batch: u16,
     /// Decide for each video of a batch separately; by default the whole batch is computed or reused, as published
-    #[arg(long, requires = "prompts", help_heading = BATCH, hide_short_help = true)]
+    #[arg(long, requires = "prompts", conflicts_with = "prompt", help_heading = BATCH, hide_short_help = true)]
     pub(super) per_sample: bool,
     /// Embedding of the prompt, instead of running the text encoder: tensor `embedding` [tokens, channels]
     #[arg(long, value_name = "FILE.safetensors", conflicts_with = "prompts", help_heading = TEXT, hide_short_help = true)]
     pub(super) embeddings: Option<PathBuf>,
-    /// What the video shall not show (Wan) [default: the official text]
+    /// What the video shall not show (Wan, Latte, Open-Sora-Plan) [default: the official text]
     #[arg(long, value_name = "TEXT", help_heading = TEXT, hide_short_help = true)]
     pub(super) negative_prompt: Option<String>,
-    /// Embedding of the negative prompt (Wan), beside --embeddings: tensor `embedding` [tokens, channels]
+    /// Embedding of the negative prompt (Wan, Latte, Open-Sora-Plan), beside --embeddings: tensor `embedding` [tokens, channels]
     #[arg(long, value_name = "FILE.safetensors", requires = "embeddings", conflicts_with = "negative_prompt",
           help_heading = TEXT, hide_short_help = true)]
     pub(super) negative_embeddings: Option<PathBuf>,
@@ -144,10 +144,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help_heading = TEXT, hide_short_help = true)]
     pub(super) max_sequence_length: Option<usize>,
     /// Aesthetic score to append to the prompt (Open-Sora), or `none`
-    #[arg(long, default_value = "6.5", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
+    #[arg(long, default_value = "6.5", value_name = "SCORE", allow_negative_numbers = true, value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) aesthetic: Score,
     /// Motion score to append to the prompt (Open-Sora), or `none`
-    #[arg(long, default_value = "none", value_name = "SCORE", value_parser = score, help_heading = TEXT, hide_short_help = true)]
+    #[arg(long, default_value = "none", value_name = "SCORE", allow_negative_numbers = true, value_parser = score, help_heading = TEXT, hide_short_help = true)]
     pub(super) motion: Score,
     /// Camera motion to append to the prompt (Open-Sora), such as `pan left` [default: none]
     #[arg(long, value_name = "WORDS", help_heading = TEXT, hide_short_help = true)]
@@ -177,7 +177,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "parts", help_heading = GIVEN, hide_short_help = true)]
     pub(super) loop_frames: Option<usize>,
     /// How much of these frames is regenerated: 0 keeps them, 1 regenerates them fully [default: 0]
-    #[arg(long, value_name = "EDIT", requires = "parts", help_heading = GIVEN, hide_short_help = true)]
+    #[arg(long, value_name = "EDIT", allow_negative_numbers = true, requires = "parts", help_heading = GIVEN, hide_short_help = true)]
     pub(super) loop_edit: Option<f32>,
     /// Keep residuals in 8 bits (e4m3, one scale per token); the report gives the error
     #[arg(long, help_heading = DEVICE, hide_short_help = true)]
@@ -275,8 +275,8 @@ fn cache_help() -> String {
 pub(super) struct Score(pub(super) Option<f32>);
 
 fn score(text: &str) -> Result<Score, String> {
-    let number = || text.parse().map(Some).map_err(|_| "give a number, or none".to_owned());
-    Ok(Score(if text == "none" { None } else { number()? }))
+    let number = || text.parse().ok().filter(|score: &f32| score.is_finite()).ok_or("give a number, or none");
+    Ok(Score(if text == "none" { None } else { Some(number()?) }))
 }
 
 /// Where progress is shown: hidden by itself where standard error is no terminal.

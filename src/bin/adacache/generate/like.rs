@@ -26,6 +26,39 @@ const ALTERNATIVES: [&[&str]; 7] = [
     &["negative-prompt", "embeddings", "negative-embeddings"],
 ];
 
+/// The options that a report may bring along: those that a video depends on. A report may be another person's, so it names no file that
+/// would be written.
+const REPEATABLE: [&str; 26] = [
+    "model",
+    "size",
+    "resolution",
+    "aspect",
+    "lora",
+    "frames",
+    "steps",
+    "cfg-scale",
+    "sampler",
+    "shift",
+    "seed",
+    "sigmas",
+    "max-sequence-length",
+    "noise",
+    "dtype",
+    "embeddings",
+    "negative-embeddings",
+    "negative-prompt",
+    "aesthetic",
+    "motion",
+    "camera",
+    "image",
+    "reference",
+    "mask-strategy",
+    "fp8-cache",
+    "vae-tiling",
+];
+/// Those of long videos.
+const OF_PARTS: [&str; 3] = ["loop", "loop-frames", "loop-edit"];
+
 /// A report that is repeated.
 pub(super) struct Like {
     file: String,
@@ -102,7 +135,12 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Ve
 pub(super) fn resolve(given: &Args, like: &str) -> anyhow::Result<(Args, Like)> {
     let report = report(like)?;
     let told = "this report does not hold the settings of its run, as those of this version do: give them as options";
-    let settings = report.settings.clone().with_context(|| format!("{like}: {told}"))?;
+    let settings = report.settings.clone().filter(|_| !report.arguments.is_empty());
+    let settings = settings.with_context(|| format!("{like}: {told}"))?;
+    let known = |name: &&String| REPEATABLE.iter().chain(&OF_PARTS).any(|known| known == name);
+    if let Some(name) = report.arguments.keys().find(|name| !known(name)) {
+        bail!("{like}: --{name} is no option that a report may repeat; it was changed, or is of a newer version");
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
     let matches = Cli::command().try_get_matches_from(&words)?;
     let matches = matches.subcommand_matches("generate").context("--like is of `generate`")?;
@@ -165,12 +203,16 @@ fn report(like: &str) -> anyhow::Result<Report> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read the report {file}"))?;
     let wrong = || format!("{file} is not a report of `generate --report`");
     if let Ok(report) = serde_json::from_str::<Report>(&text) {
-        return Ok(report);
+        return match number {
+            None | Some(1) => Ok(report),
+            Some(number) => bail!("--like {file}#{number}: the file has one report"),
+        };
     }
     let mut reports: Vec<Report> = serde_json::from_str(&text).with_context(wrong)?;
     // The parts of a long video have one output.
     reports.dedup_by(|later, first| later.output.is_some() && later.output == first.output);
     match number {
+        _ if reports.is_empty() => bail!("{file} has no reports"),
         None if reports.len() == 1 => Ok(reports.swap_remove(0)),
         Some(number) if number <= reports.len() => Ok(reports.swap_remove(number - 1)),
         _ => {
@@ -198,6 +240,13 @@ impl Like {
         }
         let (versions, others): (Vec<_>, Vec<_>) =
             differences.iter().partition(|(field, _)| field == "results" || field == "kernels");
+        // What the other report says beyond this one's: kept runs know their device, and hash every embedding.
+        let beyond = |field: &str| match field {
+            "device" => true,
+            "embedding" => settings.embedding.is_none() || asked.embedding.is_none(),
+            _ => false,
+        };
+        let others: Vec<_> = others.into_iter().filter(|(field, _)| !beyond(field)).collect();
         if let Some((_, words)) = versions.first() {
             let now = &asked.program;
             log::say(

@@ -1,13 +1,13 @@
 //! What a generation leaves: the video, its report, trace and profile, and the summary for people.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adacache::media::{Encoding, Output, check_file_writable, write_file};
 use adacache::pipeline::{Generation, PipelineError, Report, duration};
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -91,8 +91,18 @@ pub(super) fn timeline(profile: Profile, points: &[Point], report: &Report) -> a
     Ok(profile.finish(&spans.collect::<Vec<_>>(), &markers.collect::<Vec<_>>())?)
 }
 
-/// Whether everything besides the videos can be written.
-pub(super) fn check(args: &Args) -> anyhow::Result<()> {
+/// Whether everything besides the videos can be written, and nothing to the place of another output.
+pub(super) fn check(args: &Args, videos: &[&Output]) -> anyhow::Result<()> {
+    let others = [("--report", &args.report), ("--trace", &args.trace), ("--profile", &args.profile)];
+    let mut all: Vec<(&str, PathBuf)> = videos.iter().map(|output| ("the video", real(output.path()))).collect();
+    for (option, file) in others {
+        let Some(file) = file else { continue };
+        let path = real(file);
+        if let Some((other, _)) = all.iter().find(|(_, taken)| *taken == path && !is_device(taken)) {
+            bail!("{option} {} is the place of {other} too: name another file", file.display());
+        }
+        all.push((option, path));
+    }
     for file in [&args.report, &args.trace, &args.profile].into_iter().flatten() {
         check_file_writable(file)?;
     }
@@ -100,6 +110,19 @@ pub(super) fn check(args: &Args) -> anyhow::Result<()> {
         earlier_reports(file)?;
     }
     Ok(())
+}
+
+/// The path by which two names of one file are equal.
+fn real(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned());
+    let name = path.file_name().map_or_else(|| parent.clone(), |name| parent.join(name));
+    fs::canonicalize(&name).unwrap_or(name)
+}
+
+/// What can take several outputs, one after the other.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
 /// Says in the reports of a video what it depends on, and how it can be made again.
