@@ -231,6 +231,127 @@ fn a_pulled_open_sora_plan_generates() {
     fails(folder, &[&args[..], &["--steps", "3"]].concat(), 1, &["3 steps", "4"]);
 }
 
+/// The published tiles: two of them, side by side. Whatever is kept tells them from the whole.
+#[test]
+fn tiles_are_asked_for_and_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = "open-sora-plan-v1.1";
+    open_sora_plan(&folder.join("from"));
+    succeeds(folder, &["pull", model, "--from", "from", "--dir", "models"]);
+    let name = format!("models/{model}");
+    let settings = ["--model", &name, "--size", "16x272", "--steps", "4", "--dtype", "f32", "--cache", "none"];
+    let plain = [&["generate", PROMPT.0][..], &settings].concat();
+    let pictures = |out: &str| -> Vec<Vec<u8>> {
+        let names = names(&folder.join(out)).into_iter().filter(|name| name.ends_with(".png"));
+        names.map(|name| fs::read(folder.join(out).join(name)).unwrap()).collect()
+    };
+    succeeds(folder, &[&plain[..], &["--out", "whole/"]].concat());
+    succeeds(folder, &[&plain[..], &["--vae-tiling", "--report", "tiled.json", "--out", "tiled/"]].concat());
+    let tiled = pictures("tiled");
+    assert!(tiled.len() == 9 && tiled != pictures("whole"));
+    let report: Value = serde_json::from_slice(&fs::read(folder.join("tiled.json")).unwrap()).unwrap();
+    assert_eq!(report["settings"]["vae_tiling"], true);
+    fails(folder, &[&plain[..], &["--out", "tiled/"]].concat(), 1, &["`tiled/`", "vae tiling true, now false"]);
+    let like = succeeds(folder, &["generate", "--like", "tiled.json", "--out", "again/"]);
+    let said = text(&like.stderr);
+    assert!(said.contains("; vae-tiling") && !said.contains("unlike the report"), "{said}");
+    assert!(pictures("again") == tiled);
+
+    // An autoencoder of another size has no such tiles.
+    let config = folder.join(&name).join("vae/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    let mut other: Value = serde_json::from_str(&text).unwrap();
+    other["decoder_temporal_upsample"] = json!(["", "", "", ""]);
+    fs::write(&config, other.to_string()).unwrap();
+    let run = [&plain[..], &["--vae-tiling", "--out", "x/"]].concat();
+    fails(folder, &run, 1, &["decodes to 8 × 8 pixels and 1 frames", "needs 8 × 8 and 4"]);
+
+    let of = "--vae-tiling is for --model open-sora-plan-v1.1, not for";
+    fails(folder, &["generate", crate::PROMPT, "--vae-tiling"], 1, &[&format!("{of} sprites")]);
+    fails(folder, &["plan", "--model", "latte-1", "--vae-tiling"], 1, &[&format!("{of} latte-1")]);
+}
+
+#[test]
+fn tiles_are_planned_with_less_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = ["plan", "--model", "open-sora-plan-v1.1", "--json"];
+    let decoding = |more: &[&str]| {
+        let plan: Value = serde_json::from_slice(&succeeds(dir.path(), &[&plan, more].concat()).stdout).unwrap();
+        ["needs", "resident"].map(|field| {
+            let value = &plan["memory"][field];
+            value.as_f64().or(value["decoding"].as_f64()).unwrap_or_else(|| panic!("{}", plan["memory"]))
+        })
+    };
+    let ([whole, all], [tiled, less]) = (decoding(&[]), decoding(&["--vae-tiling"]));
+    assert!(tiled * 3.0 < whole && less < all, "{tiled} {whole} {less} {all}");
+}
+
+/// Latte's repository has two autoencoders. The choice stays until another is made.
+#[test]
+fn lattes_other_autoencoder_is_chosen_by_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    latte(&folder.join("from"));
+    let pull = |more: &[&str]| text(&succeeds(folder, &[&["pull", "latte-1"], more].concat()).stdout);
+    let class_in = |models: &str| {
+        let config = fs::read(folder.join(models).join("latte-1/vae/config.json")).unwrap();
+        serde_json::from_slice::<Value>(&config).unwrap()["_class_name"].as_str().unwrap().to_owned()
+    };
+    let (video, image) = ("AutoencoderKLTemporalDecoder", "AutoencoderKL");
+    let there = ["--dir", "models", "--offline"];
+    let from = ["--dir", "models", "--from", "from"];
+    let run = ["generate", "--model", "models/latte-1", PROMPT.0, "--size", "32x48", "--steps", "2", "--dtype", "f32"];
+    let run = [&run[..], &["--cache", "none", "--out", "video.gif"]].concat();
+    let gif = || fs::read(folder.join("video.gif")).unwrap();
+
+    let said = pull(&from);
+    assert!(said.contains("the autoencoder is vae_temporal_decoder; --vae-folder takes vae instead"), "{said}");
+    assert_eq!(class_in("models"), video);
+    succeeds(folder, &run);
+    let before = gif();
+
+    let said = pull(&[&from[..], &["--vae-folder", "vae"]].concat());
+    assert!(said.contains("the autoencoder is vae, in place of vae_temporal_decoder"), "{said}");
+    assert_eq!(class_in("models"), image);
+    let weights = folder.join("models/latte-1/vae/diffusion_pytorch_model.safetensors");
+    assert!(weights.canonicalize().unwrap().ends_with("from/Latte-1/vae/diffusion_pytorch_model.safetensors"));
+    fails(folder, &run, 1, &["`video.gif`", "weights "]);
+    succeeds(folder, &[&run[..], &["--overwrite"]].concat());
+    assert!(gif() != before);
+
+    // It stays, unless another is asked for.
+    for more in [&[][..], &["--vae-folder", "vae"]] {
+        let said = pull(&[&there[..], more].concat());
+        assert!(said.contains("the autoencoder is vae; --vae-folder takes vae_temporal_decoder instead"), "{said}");
+    }
+    let other = ["pull", "latte-1", "--vae-folder", "vae_temporal_decoder"];
+    fails(folder, &[&other[..], &there].concat(), 1, &["maxin-cn/Latte-1", "never downloaded"]);
+    assert_eq!(class_in("models"), image);
+    let said = pull(&[&from[..], &other[2..]].concat());
+    assert!(said.contains("the autoencoder is vae_temporal_decoder, in place of vae"), "{said}");
+
+    // From the repository itself, which has a folder of the name that the part has here; and from a model that was pulled.
+    let (own, pulled) = (["--from", "from/Latte-1", "--dir", "more"], ["--from", "models/latte-1", "--dir", "more"]);
+    pull(&own);
+    assert_eq!(class_in("more"), video);
+    pull(&[&own[..], &["--vae-folder", "vae"]].concat());
+    assert_eq!(class_in("more"), image);
+    pull(&pulled);
+    assert_eq!(class_in("more"), video);
+    let run = [&["pull", "latte-1", "--vae-folder", "vae"][..], &pulled].concat();
+    fails(folder, &run, 1, &[&format!("is of the {video}; asked for is vae of maxin-cn/Latte-1, the {image}")]);
+
+    let unknown = "--vae-folder decoder: the autoencoders of latte-1 are vae_temporal_decoder and vae";
+    fails(folder, &["pull", "latte-1", "--vae-folder", "decoder"], 1, &[unknown]);
+    let no_choice = "--vae-folder is for latte-1, not for open-sora-plan-v1.1";
+    fails(folder, &["pull", "open-sora-plan-v1.1", "--vae-folder", "vae"], 1, &[no_choice]);
+    fs::remove_dir_all(folder.join("from/Latte-1/vae")).unwrap();
+    let run = [&["pull", "latte-1", "--vae-folder", "vae"][..], &from].concat();
+    fails(folder, &run, 1, &["config.json of maxin-cn/Latte-1", "from/Latte-1/vae"]);
+}
+
 #[test]
 fn both_are_planned_without_their_files() {
     let dir = tempfile::tempdir().unwrap();
