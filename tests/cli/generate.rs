@@ -117,7 +117,7 @@ fn options_of_other_runs_are_refused() {
         (&["--motion", "3"], 1, "--motion"),
         (&["--camera", "pan left"], 1, "--camera"),
         (&["--motion", "nan"], 2, "give a number, or none"),
-        (&["--aesthetic", "-inf"], 2, "give a number, or none"),
+        (&["--aesthetic=-inf"], 2, "give a number, or none"),
         (&["--batch", "4"], 2, "--batch"),
         (&["--per-sample"], 2, "--per-sample"),
         (&["--shift", "-5"], 1, "--shift is for"),
