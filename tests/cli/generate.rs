@@ -104,7 +104,10 @@ fn outputs_of_one_name_are_refused() {
     // A device takes them all, and stays what it is.
     succeeds(dir.path(), &run("a.gif", &["--report", "/dev/null", "--trace", "/dev/null"]));
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    fails(dir.path(), &run("b.gif", &["--report", "/dev/full"]), 1, &["/dev/full"]);
+    // The video is finished and stays.
+    let output = adacache(dir.path(), &run("b.gif", &["--report", "/dev/full"]));
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("/dev/full"), "{output:?}");
+    assert_eq!(names(dir.path()), ["a.gif", "b.gif", "d"]);
 }
 
 /// What the model or the run does not read is an error, not silence.

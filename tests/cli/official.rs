@@ -300,7 +300,7 @@ fn what_is_missing_of_an_official_repository_is_named() {
     let golden = repository_in_tests();
     copy_all(&golden.join("transformer"), &file("transformer"));
     fs::write(file(VAE), fs::read(folder.join("vae")).unwrap()).unwrap();
-    succeeds(folder, &[&run[..], &["--overwrite"]].concat());
+    succeeds(folder, &run);
 
     // The transformer in the layout of diffusers, and the rest in the official one.
     fs::remove_file(file(WEIGHTS)).unwrap();

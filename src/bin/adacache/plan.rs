@@ -29,7 +29,7 @@ const PCIE_BANDWIDTH: f64 = 25e9;
 #[derive(clap::Args)]
 #[command(after_help = "All options: adacache plan --help", after_long_help = "")]
 pub(crate) struct Args {
-    /// sprites, opensora-v1.2, a folder
+    /// sprites, wan2.1-t2v-1.3b, opensora-v1.2, latte-1, …, a folder
     #[arg(long, default_value = "sprites")]
     model: String,
     /// 240p, 360p, 480p or 720p (Open-Sora) [default: 240p]

@@ -15,7 +15,7 @@ use crate::out;
 /// whole forwards to extrapolate what is reused.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Model: sprites, opensora-v1.2, or the path of a folder with one of them
+    /// Model, as for `generate --model`: a name that `adacache models` lists, or the path of a folder
     #[arg(long, default_value = "sprites")]
     model: String,
     /// Denoising steps that settings are made for [default: the model's]

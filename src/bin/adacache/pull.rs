@@ -59,8 +59,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let named = args.from.as_deref().filter(|from| !from.exists()).and_then(Path::to_str);
     let repo = published.repositories().find(|repo| Some(*repo) == named);
     if let Some(from) = args.from.as_deref().filter(|from| repo.is_none() && !from.exists()) {
-        let known = published.repositories().collect::<Vec<_>>().join(", ");
-        bail!("--from {}: there is no such folder; the repositories of {} are {known}", from.display(), published.name);
+        let mut repos: Vec<&str> =
+            published.parts.iter().map(|part| part.repo).chain(published.repositories()).collect();
+        repos.sort_unstable();
+        repos.dedup();
+        let (model, repos) = (published.name, repos.join(", "));
+        bail!("--from {}: there is no such folder; the files of {model} are those of {repos}", from.display());
     }
     let vae = args.vae_folder.as_deref().map(|folder| form(published, folder)).transpose()?;
     let pull = Pull {

@@ -31,7 +31,7 @@ pub(crate) struct Args {
         value_delimiter = ','
     )]
     cache: Vec<String>,
-    /// Model whose presets apply: sprites, opensora-v1.2, or a folder laid out like models/sprites
+    /// Model whose presets apply: a name that `adacache models` lists, or the path of a folder
     #[arg(long, default_value = "sprites")]
     model: String,
     /// Motion regularization (AdaCache)
