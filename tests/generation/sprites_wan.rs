@@ -70,6 +70,14 @@ fn every_named_cache_runs() {
     }
 }
 
+/// Its folder is the same model, and none of the published Wans, whose official repositories have a `config.json` in this place too.
+#[test]
+fn the_folder_is_the_same_model() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/sprites-wan");
+    let opened = family::open(folder, &OpenOptions::default()).unwrap();
+    assert_eq!(opened.config(), source(OpenOptions::default()).unwrap().config());
+}
+
 #[test]
 fn options_of_free_text_are_refused_and_those_of_sampling_taken() {
     let refused = source(OpenOptions { caption_tokens: Some(64), ..OpenOptions::default() }).err().unwrap();

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use self::presets::presets;
 pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
@@ -187,6 +188,8 @@ struct Marks {
     layers: Option<usize>,
     #[serde(alias = "in_dim")]
     in_channels: Option<usize>,
+    /// A model with words of its own: it is none of those that were published.
+    vocabulary: Option<IgnoredAny>,
     /// Whether there is a second expert.
     #[serde(skip)]
     experts: bool,
@@ -200,7 +203,8 @@ impl Marks {
         let config = checkpoint.configs(Part::Transformer).chain(second).next()?;
         let marks: Marks = serde_json::from_str(&fs::read_to_string(&config).ok()?).ok()?;
         let marks = Marks { experts: experts::are_in(checkpoint.folder()), ..marks };
-        marks.class.as_deref().is_some_and(|class| class.starts_with("Wan")).then_some(marks)
+        let is_wan = marks.class.as_deref().is_some_and(|class| class.starts_with("Wan"));
+        (is_wan && marks.vocabulary.is_none()).then_some(marks)
     }
 
     /// The model whose defaults serve a folder: of a shape of its own, the smallest with as many channels.
