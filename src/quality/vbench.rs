@@ -120,6 +120,12 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| "video".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
+/// Whether the command `vbench` is in the path.
+pub fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("vbench").is_file())
+}
+
 /// Scores the videos in `inputs` (paths that [`Media::read`] accepts, folders of .mp4 files, folders written by `adacache compare`) by
 /// `dimensions`. The new or empty `folder` receives the videos as .mp4, with `fps` frames per second for folders of pictures, and VBench's
 /// results.

@@ -205,7 +205,7 @@ fn perceptual_distances_are_told_where_their_weights_are() {
 }
 
 /// A stand-in for the command `vbench`, which writes its results as version 0.1 does, and like it ends well whatever happened.
-const VBENCH: &str = r#"#!/bin/sh
+pub(crate) const VBENCH: &str = r#"#!/bin/sh
 printf '%s|' "$@" >arguments
 case "$PRETEND" in
     nothing) exit 0 ;;

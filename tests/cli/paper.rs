@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::common::text;
+use crate::common::{command, text};
 use crate::{PROMPT, fails, succeeds};
 
 #[test]
@@ -50,6 +50,34 @@ fn tables_are_generated_and_measured() {
         summaries.iter().map(|summary| summary["psnr"].clone()).collect()
     };
     assert_eq!(quality(&again), quality(&first));
+}
+
+/// With a stand-in for the package's command, twice into one folder.
+#[cfg(unix)]
+#[test]
+fn vbench_scores_the_runs() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("vbench"), crate::measure::VBENCH).unwrap();
+    fs::set_permissions(bin.join("vbench"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("p.txt"), PROMPT).unwrap();
+    let args =
+        ["paper", "--system", "sprites", "--steps", "2", "--run", "--prompts", "p.txt", "--out", "t", "--vbench"];
+    let run = |path: &str| command(dir.path(), &args).env("PATH", path).output().unwrap();
+    let output = run("/nowhere");
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("pip install vbench"), "{output:?}");
+    assert!(!dir.path().join("t").exists(), "told before anything runs");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for _ in 0..2 {
+        let output = run(&path);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("VBench, adacache-fast: dynamic_degree"), "{}", text(&output.stdout));
+    }
+    let results: Value = serde_json::from_slice(&fs::read(dir.path().join("t/paper.json")).unwrap()).unwrap();
+    assert_eq!(results["tables"][0]["measured"]["vbench"].as_object().unwrap().len(), 8);
 }
 
 #[test]

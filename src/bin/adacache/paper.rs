@@ -94,6 +94,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.dtype == DType::F32 {
         bail!("f32 is the reference mode and has no model of time: use bf16 or f16");
     }
+    // Not found out behind hours of work.
+    if args.vbench && !vbench::is_installed() {
+        bail!(
+            "--vbench: the command `vbench` is not installed: pip install vbench (it needs PyTorch and an NVIDIA GPU)"
+        );
+    }
     let tables = tables(args)?;
     if let Some(folder) = &args.out {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -299,7 +305,12 @@ fn measured(
 /// VBench's scores of the runs in `folder`, by policy.
 fn scores(folder: &Path, fps: f64) -> anyhow::Result<BTreeMap<String, BTreeMap<String, f64>>> {
     let dimensions = vbench::DIMENSIONS.map(String::from);
-    let scores = vbench::score(&[folder.to_owned()], &dimensions, &folder.join("vbench"), fps)?;
+    let laid_out = folder.join("vbench");
+    // Of an earlier table in this folder, perhaps of fewer runs.
+    if laid_out.is_dir() {
+        fs::remove_dir_all(&laid_out).with_context(|| format!("cannot remove {}", laid_out.display()))?;
+    }
+    let scores = vbench::score(&[folder.to_owned()], &dimensions, &laid_out, fps)?;
     let owned = |means: BTreeMap<&str, f64>| means.into_iter().map(|(name, mean)| (name.to_owned(), mean)).collect();
     Ok(measure::means(&scores).into_iter().map(|(group, _, means)| (group.to_owned(), owned(means))).collect())
 }
