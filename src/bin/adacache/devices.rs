@@ -6,7 +6,7 @@ use adacache::device::{Device, DeviceInfo, DeviceKind};
 
 use crate::out;
 
-/// List the devices: the GPUs that a CUDA driver reports, and the virtual GPU
+/// List the devices: GPUs of a CUDA driver, and the virtual GPU
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 

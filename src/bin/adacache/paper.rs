@@ -28,7 +28,7 @@ use crate::measure::{self, Weights};
 use crate::series::{ORIGINAL, Policy, Series, Sides};
 use crate::{device, generate, out, runs};
 
-/// Write the tables of AdaCache's paper beside the same runs here: operations, seconds, speed-ups, quality
+/// Write the paper's tables beside the same runs here
 ///
 /// The first table has every step computed, Δ-DiT, T-GATE, PAB and AdaCache on Open-Sora 480p, Open-Sora-Plan and Latte, and AdaCache on
 /// Open-Sora 720p. Operations are counted and seconds modelled, without weights; policies that decide by what they measure compute as much

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::out;
 
-/// Count the votes that people exported from a blind comparison (`adacache compare --blind`)
+/// Count the votes of a blind comparison (`compare --blind`)
 ///
 /// For every two policies: the votes for each, those that see no difference, and the share of the first in the votes for one of them, with
 /// Wilson's 95 % interval. Votes of one person are not independent of each other, so with few people the true interval is wider.
