@@ -309,8 +309,11 @@ impl Job {
         })
     }
 
-    /// The launches of decoding.
-    fn decoding(&self, gpu: &Chip, efficiency: &Efficiency) -> Result<Option<Cost>, PipelineError> {
+    /// The launches of decoding; `None` if nothing is decoded.
+    ///
+    /// # Errors
+    /// A configuration of the autoencoder that cannot be read; shapes that do not fit.
+    pub fn decoding(&self, gpu: &Chip, efficiency: &Efficiency) -> Result<Option<Cost>, PipelineError> {
         if !self.decodes {
             return Ok(None);
         }

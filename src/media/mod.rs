@@ -36,4 +36,4 @@ pub use order::natural_order;
 pub(crate) use order::{entries, is_picture};
 pub use output::{Format, Output, check_file_writable, write_file};
 pub use read::{Media, ReadError};
-pub use staging::Folders;
+pub use staging::{Folders, is_stream};

@@ -23,9 +23,10 @@ enum Kind {
     Stream,
 }
 
-/// Whether there is a device or a pipe at `path`, or one of the system's names for open files.
-fn is_stream(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir() || path.starts_with("/dev"))
+/// Whether there is a device or a pipe at `path`, or it is one of the system's names for an open file: it is written to, not replaced.
+pub fn is_stream(path: &Path) -> bool {
+    let is_open = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"].iter().any(|open| path.starts_with(open));
+    fs::metadata(path).is_ok_and(|there| !there.is_dir() && (is_open || !there.is_file()))
 }
 
 /// The path behind symbolic links, which need not exist: a link is not replaced by what is written to it.

@@ -104,25 +104,26 @@ impl Work {
     }
 }
 
-/// Counts the lines of a table for `job`, whose own policy does not matter, on `gpu`; the first line computes every step. `sees_attention`:
-/// see [`System`].
+/// Counts the lines of a table for `job`, whose own policy does not matter, on `gpu`; the first line computes every step. `decoding`: that of
+/// the job, which every line includes. `sees_attention`: see [`System`].
 ///
 /// # Errors
 /// As [`Job::estimate`].
 pub fn count(
     job: &Job,
+    decoding: Option<&Cost>,
     gpu: &Chip,
     efficiency: &Efficiency,
     lines: &[Line],
     sees_attention: bool,
 ) -> Result<Vec<Entry>, PipelineError> {
+    let decoding = decoding.map(Work::of).unwrap_or_default();
     let base = lines.first().map(|line| line.published).unwrap_or_default();
     let mut entries: Vec<Entry> = vec![];
     for line in lines {
         let settings = cache_config(&job.source, line.cache, false, job.steps)?;
-        let job = Job { cache: settings.clone(), ..job.clone() };
+        let job = Job { cache: settings.clone(), decodes: false, ..job.clone() };
         let estimate = job.estimate(gpu, efficiency.clone(), &Expected::Bounds)?;
-        let decoding = estimate.decoding.as_ref().map(Work::of).unwrap_or_default();
         let totals = estimate.totals.iter().map(|total| (total, Work::of_total(total).plus(decoding, 1.0)));
         let totals: Vec<(&Total, Work)> = totals.collect();
         let own = |(total, work): &(&Total, Work), because| {

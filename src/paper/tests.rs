@@ -8,7 +8,9 @@ fn counted(system: &System) -> Vec<Entry> {
     let source = family::published(system.model, &system.options()).unwrap();
     let job = Job { steps: system.steps, ..Job::usual(&source, DType::Bf16).unwrap() };
     let gpu = Chip::named("a100").unwrap();
-    count(&job, gpu, &Efficiency::assumed(gpu), system.lines, system.sees_attention).unwrap()
+    let efficiency = Efficiency::assumed(gpu);
+    let decoding = job.decoding(gpu, &efficiency).unwrap();
+    count(&job, decoding.as_ref(), gpu, &efficiency, system.lines, system.sees_attention).unwrap()
 }
 
 /// Every method's operations are the published ones within 2 %: what each reuses, and when, is what ran there. Methods that decide by what
@@ -49,7 +51,7 @@ fn other_models_have_a_range() {
     let source = family::sprites();
     let job = Job::usual(&source, DType::Bf16).unwrap();
     let gpu = Chip::named("h100").unwrap();
-    let entries = count(&job, gpu, &Efficiency::assumed(gpu), &lines(), true).unwrap();
+    let entries = count(&job, None, gpu, &Efficiency::assumed(gpu), &lines(), true).unwrap();
     let fast = entries.iter().find(|entry| entry.cache == "adacache-fast").unwrap();
     let [fewest, most] = &fast.counted[..] else { panic!() };
     assert_eq!((fewest.because, most.because), (Because::Fewest, Because::Most));

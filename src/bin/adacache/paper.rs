@@ -16,7 +16,7 @@ use adacache::family;
 use adacache::media::write_file;
 use adacache::paper::{self, Entry, Figures, SYSTEMS, System};
 use adacache::pipeline::{self, Guidance, Job, ModelSource, OpenOptions, Pipeline, PromptText};
-use adacache::plan::{Estimate, Expected};
+use adacache::plan::Expected;
 use adacache::profile::Efficiency;
 use adacache::quality::{Networks, vbench};
 use adacache::tensor::DType;
@@ -196,14 +196,14 @@ fn counted(args: &Args, gpu: &Chip, table: &Table) -> anyhow::Result<Done> {
     let runs::Settings { steps, cfg_scale } = table.settings(&source)?;
     let job = Job { steps, guidance: cfg_scale, ..Job::usual(&source, args.dtype)? };
     let efficiency = Efficiency::assumed(gpu);
+    let decoding = job.decoding(gpu, &efficiency)?;
     let (mut lines, mut variants) = (vec![], vec![]);
-    let estimate = if args.ablation {
+    if args.ablation {
         let presets = source.presets(steps)?;
         for variant in paper::ablation(&presets, source.anatomy(), steps) {
-            let job = Job { cache: variant.cache(), ..job.clone() };
+            let job = Job { cache: variant.cache(), decodes: false, ..job.clone() };
             let estimate = job.estimate(gpu, efficiency.clone(), &Expected::Bounds)?;
-            let bound =
-                |i: usize| estimate.totals.get(i).map_or(steps, |total: &adacache::plan::Total| total.computed_steps);
+            let bound = |i: usize| estimate.totals.get(i).map_or(steps, |total| total.computed_steps);
             variants.push(Varied {
                 modelled_step_ms: estimate.computed_step.modelled_seconds * 1e3,
                 cache_bytes: estimate.memory.cache,
@@ -211,7 +211,6 @@ fn counted(args: &Args, gpu: &Chip, table: &Table) -> anyhow::Result<Done> {
                 variant,
             });
         }
-        job.estimate(gpu, efficiency, &Expected::Bounds)?
     } else {
         let sees_attention = table.system.is_none_or(|system| system.sees_attention);
         let fits = |line: &paper::Line| match pipeline::cache_config(&source, line.cache, false, steps) {
@@ -222,10 +221,8 @@ fn counted(args: &Args, gpu: &Chip, table: &Table) -> anyhow::Result<Done> {
             _ => true,
         };
         let methods: Vec<paper::Line> = table.lines().into_iter().filter(fits).collect();
-        lines = paper::count(&job, gpu, &efficiency, &methods, sees_attention)?;
-        job.estimate(gpu, efficiency, &Expected::Bounds)?
-    };
-    let Estimate { decoding, .. } = estimate;
+        lines = paper::count(&job, decoding.as_ref(), gpu, &efficiency, &methods, sees_attention)?;
+    }
     Ok(Done {
         system: table.name.clone(),
         model: table.model.clone(),

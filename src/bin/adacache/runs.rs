@@ -96,6 +96,7 @@ impl Options {
             ("shift", self.shift.map(|shift| shift.to_string())),
         ];
         all.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), vec![value?]))));
+        all.extend(self.vae_tiling.then(|| ("vae-tiling".to_owned(), vec![String::new()])));
         all
     }
 
@@ -163,8 +164,8 @@ pub(crate) fn model_argument(model: &str) -> Arguments {
     Arguments::from([("model".into(), vec![model])])
 }
 
-/// Those of one run.
-fn run_arguments(shared: &Arguments, asked: &Kept) -> Arguments {
+/// The `shared` ones, and those of one run.
+pub(crate) fn run_arguments(shared: &Arguments, asked: &Kept) -> Arguments {
     let own = [
         ("frames", asked.frames.to_string()),
         ("steps", asked.steps.to_string()),

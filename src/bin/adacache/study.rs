@@ -106,6 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let texts: Vec<PromptText> = prompts.iter().map(|(_, text)| text.clone()).collect();
     let embedded = args.runs.embed(&source, &device, &texts)?;
     let pipeline = args.runs.load(&source, &device)?;
+    let arguments = args.runs.arguments();
     let (mut curves, all) = (vec![], prompts.len() * args.seeds as usize);
     for ((number, _), prompt) in prompts.iter().zip(&embedded) {
         for seed in 0..args.seeds {
@@ -113,7 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let run = |name: &str, config: &CacheConfig| -> anyhow::Result<Option<Finished>> {
                 let request = settings.request(prompt.clone(), seed, config.clone());
                 let asked = pipeline.settings(&weights, name, &request);
-                runs::finish(&pipeline, &request, &asked, &args.runs.arguments(), &folder.join(name))
+                runs::finish(&pipeline, &request, &asked, &arguments, &folder.join(name))
             };
             let stopped = || {
                 let done = curves.len();

@@ -1,6 +1,5 @@
 //! `--like`: the run of a report again.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -13,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, Parser};
 
 use super::args::Args;
-use crate::{Cli, Command, log, out};
+use crate::{Cli, Command, log, out, runs};
 
 /// Options that stand for one thing: who gives one of them leaves out the report's.
 const ALTERNATIVES: [&[&str]; 7] = [
@@ -70,8 +69,12 @@ pub(super) struct Like {
 }
 
 /// The options of `generate` that make the video again: those that it depends on, without its prompt and its cache policy.
-pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Vec<String>> {
-    let mut all = BTreeMap::new();
+pub(super) fn arguments(args: &Args, settings: &Settings) -> runs::Arguments {
+    let mut all = runs::run_arguments(&runs::model_argument(&args.model), settings);
+    // Levels say how many steps there are.
+    if args.sigmas.is_some() {
+        all.remove("steps");
+    }
     let mut add = |name: &str, values: Vec<String>| {
         if !values.is_empty() {
             all.insert(name.to_owned(), values);
@@ -85,26 +88,16 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> BTreeMap<String, Ve
         let expert = lora.expert.as_ref().map_or_else(String::new, |expert| format!("@{expert}"));
         format!("{}:{}{expert}", absolute(&lora.path), lora.strength)
     };
-    let is_folder = Path::new(&args.model).is_dir();
-    add("model", vec![if is_folder { absolute(Path::new(&args.model)) } else { args.model.clone() }]);
     add("size", if_any(&args.size));
     add("resolution", if_any(&args.resolution));
     add("aspect", if_any(&args.aspect));
     add("lora", args.lora.iter().map(lora).collect());
-    add("frames", one(&settings.frames));
-    // Levels say how many steps there are.
-    if args.sigmas.is_none() {
-        add("steps", one(&settings.steps));
-    }
-    add("cfg-scale", one(&settings.cfg_scale));
     add("sampler", args.sampler.iter().map(ToString::to_string).collect());
     add("shift", args.shift.iter().map(ToString::to_string).collect());
-    add("seed", one(&settings.seed));
     let list = |levels: &Vec<f64>| levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     add("sigmas", args.sigmas.iter().map(list).collect());
     add("max-sequence-length", args.max_sequence_length.iter().map(ToString::to_string).collect());
     add("noise", args.noise.iter().map(|path| absolute(path)).collect());
-    add("dtype", one(&settings.dtype));
     add("embeddings", args.embeddings.iter().map(|path| absolute(path)).collect());
     add("negative-embeddings", args.negative_embeddings.iter().map(|path| absolute(path)).collect());
     add("negative-prompt", if_any(&args.negative_prompt));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use adacache::media::{Encoding, Output, check_file_writable, write_file};
+use adacache::media::{Encoding, Output, check_file_writable, is_stream, write_file};
 use adacache::pipeline::{Generation, PipelineError, Report, duration};
 use adacache::profile::{Marker, Point, Profile, Span, Trace};
 use anyhow::{Context, bail};
@@ -98,7 +98,7 @@ pub(super) fn check(args: &Args, videos: &[&Output]) -> anyhow::Result<()> {
     for (option, file) in others {
         let Some(file) = file else { continue };
         let path = real(file);
-        if let Some((other, _)) = all.iter().find(|(_, taken)| *taken == path && !is_device(taken)) {
+        if let Some((other, _)) = all.iter().find(|(_, taken)| *taken == path && !is_stream(file)) {
             bail!("{option} {} is the place of {other} too: name another file", file.display());
         }
         all.push((option, path));
@@ -118,11 +118,6 @@ fn real(path: &Path) -> PathBuf {
     let parent = fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned());
     let name = path.file_name().map_or_else(|| parent.clone(), |name| parent.join(name));
     fs::canonicalize(&name).unwrap_or(name)
-}
-
-/// What can take several outputs, one after the other.
-fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
 /// Says in the reports of a video what it depends on, and how it can be made again.
