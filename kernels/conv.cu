@@ -2,6 +2,8 @@
 //
 //   out[t,y,x,n] = alpha * sum_{a,b,c,i} in[t*st + a - pt, y*s + b - ps, x*s + c - ps, i] w[n,a,b,c,i] + bias[n] (+ residual)
 //
+// With `relu`, what is below 0 becomes 0, last of all.
+//
 // in is zero outside its frames, rows and columns. `upsample` doubles its rows and columns first (nearest), by an address; the
 // pad in front is given and that behind follows from the size of out, so causal (all of it in front in time), symmetric and
 // one-sided pads are all the same to the kernel. kernel_t = 1 makes frames independent: a convolution of images; all kernel sizes 1:
@@ -224,6 +226,10 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
           load_run(residual + element, b);
 #pragma unroll
           for (int e = 0; e < 4; e++) y[e] += b[e];
+        }
+        if (p.relu) {
+#pragma unroll
+          for (int e = 0; e < 4; e++) y[e] = fmaxf(y[e], 0.0f);
         }
         if (p.out_f32) store_run(static_cast<float*>(p.out) + element, y);
         else store_run(static_cast<D*>(p.out) + element, y);

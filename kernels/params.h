@@ -326,6 +326,8 @@ struct ConvParams {
   int out_f32;
   float alpha;                          // factor of the sums, not of the bias
   int frames_before;
+  int relu;                             // 1: what is below 0 becomes 0, last of all
+  int reserved;
 };
 
 // ---- group_norm.cu --------------------------------------------------------------------------------------------------

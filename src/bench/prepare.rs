@@ -187,7 +187,7 @@ fn prepare_conv(on: On<'_>, shape: ConvShape) -> Result<Prepared, OpError> {
     let band = Band { first: 0, rows: made[1] };
     Ok(Prepared::new(&[&out.clone()], move || {
         let (input, residual) = (Input::whole(&x), residual.then_some(&out));
-        conv(&Conv { input, w: &w, bias: Some(&bias), alpha, geometry, residual, band }, &out)
+        conv(&Conv { input, w: &w, bias: Some(&bias), alpha, geometry, residual, relu: false, band }, &out)
     }))
 }
 

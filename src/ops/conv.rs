@@ -105,11 +105,13 @@ pub struct Conv<'a> {
     pub geometry: Geometry,
     /// Added to the result; shape and type of the output, and may be the output itself.
     pub residual: Option<&'a Tensor>,
+    /// Whether what is below 0 becomes 0, last of all.
+    pub relu: bool,
     /// The rows of every frame of the output that are computed.
     pub band: Band,
 }
 
-/// `out = alpha · conv(x, w) + bias (+ residual)` for the rows `band` of every frame of `out`.
+/// `out = alpha · conv(x, w) + bias (+ residual)`, at least 0 with `relu`, for the rows `band` of every frame of `out`.
 ///
 /// * `out` `[frames·time_factor, height, width, n/time_factor]` D or, without a residual, f32.
 /// * `channels` and `n/time_factor` are multiples of [`CHANNELS`]; sums are f32 (f32 inputs: 3×TF32).
@@ -119,7 +121,7 @@ pub struct Conv<'a> {
 pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
     // Long, but a list: every argument is checked under its name, then becomes a field of the parameters.
     let op = Op::new("conv", out);
-    let &Conv { input: Input { x, before, height, first }, w, bias, alpha, geometry, residual, band } = call;
+    let &Conv { input: Input { x, before, height, first }, w, bias, alpha, geometry, residual, relu, band } = call;
     let dtype = op.compute_dtype("x", x)?;
     let [frames, in_rows, width, channels] = op.axes("x", x, ["frames", "rows", "width", "channels"])?;
     op.check("x", x, dtype, &[])?;
@@ -211,6 +213,8 @@ pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
         out_f32: (out.dtype() == DType::F32).into(),
         alpha,
         frames_before: op.int("frames", frames_before)?,
+        relu: relu.into(),
+        reserved: 0,
     };
     // The kernel doubles and adds a tile's end to these.
     op.int("positions of out", 2 * out_frames * out_height * out_width + 2 * params::CONV_TALL_M)?;

@@ -985,10 +985,13 @@ pub struct ConvParams {
     /// factor of the sums, not of the bias
     pub alpha: f32,
     pub frames_before: i32,
+    /// 1: what is below 0 becomes 0, last of all
+    pub relu: i32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 144usize];
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 152usize];
     ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
     ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
     ["Offset of field: ConvParams::before"][::std::mem::offset_of!(ConvParams, before) - 8usize];
@@ -1020,6 +1023,8 @@ const _: () = {
     ["Offset of field: ConvParams::out_f32"][::std::mem::offset_of!(ConvParams, out_f32) - 132usize];
     ["Offset of field: ConvParams::alpha"][::std::mem::offset_of!(ConvParams, alpha) - 136usize];
     ["Offset of field: ConvParams::frames_before"][::std::mem::offset_of!(ConvParams, frames_before) - 140usize];
+    ["Offset of field: ConvParams::relu"][::std::mem::offset_of!(ConvParams, relu) - 144usize];
+    ["Offset of field: ConvParams::reserved"][::std::mem::offset_of!(ConvParams, reserved) - 148usize];
 };
 /// Entries group_sums_{dtype}; grid (blocks, samples).
 #[repr(C)]

@@ -177,6 +177,7 @@ fn convolved(x: &Maps, layer: &Layer, weight: &Tensor, bias: &Tensor) -> Result<
         alpha: 1.0,
         geometry,
         residual: None,
+        relu: false,
         band: Band { first: 0, rows: height },
     };
     conv(&call, &out)?;

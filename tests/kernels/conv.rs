@@ -21,6 +21,7 @@ struct Case {
     residual: bool,
     bias: bool,
     alpha: f32,
+    relu: bool,
     out_f32: bool,
     /// Rows made at a time; 0: all.
     band: usize,
@@ -39,6 +40,7 @@ impl Case {
             residual: false,
             bias: true,
             alpha: 1.0,
+            relu: false,
             out_f32: false,
             band: 0,
         }
@@ -121,6 +123,9 @@ fn data(case: &Case, dtype: DType) -> Data {
             *exact += f64::from(residual[i]);
             *naive = round(*naive + residual[i], stored);
         }
+        if case.relu {
+            (*exact, *naive) = (exact.max(0.0), naive.max(0.0));
+        }
     }
     let lost = if dtype == DType::F32 { tf32_loss(magnitude) } else { 0.0 };
     // A result of 16 bits has a rounding of its own.
@@ -153,8 +158,8 @@ fn run(device: &Device, dtype: DType, case: &Case, data: &Data) -> Tensor {
         let x = tensor(device, &[frames, rows.rows, width, channels], &held, dtype);
         let input = Input { x: &x, before: None, height, first: rows.first };
         let residual = case.residual.then_some(&out);
-        let &Case { alpha, geometry, .. } = case;
-        conv(&Conv { input, w: &w, bias: bias.as_ref(), alpha, geometry, residual, band }, &out).unwrap();
+        let &Case { alpha, geometry, relu, .. } = case;
+        conv(&Conv { input, w: &w, bias: bias.as_ref(), alpha, geometry, residual, relu, band }, &out).unwrap();
     }
     out
 }
@@ -226,6 +231,8 @@ fn products_and_epilogues() {
         check(device, dtype, Case { residual: true, alpha: 0.18215, ..product });
         check(device, dtype, Case { residual: true, bias: false, ..Case::image([2, 4, 5, 16], 16) });
         check(device, dtype, Case { out_f32: true, alpha: -3.0, ..Case::image([2, 4, 5, 16], 8) });
+        check(device, dtype, Case { relu: true, ..product });
+        check(device, dtype, Case { relu: true, residual: true, ..Case::causal([2, 4, 5, 16], 16) });
     });
 }
 
@@ -337,15 +344,19 @@ fn frames_before_are_as_in_one_piece() {
                 let to = out.slice_rows(made(first), made(count)).unwrap();
                 let band = Band { first: 0, rows: case.output()[1] };
                 let input = Input { before: (seen > 0).then_some(&before), x: &part, height, first: 0 };
-                conv(&Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, band }, &to)
-                    .unwrap();
+                conv(
+                    &Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, relu: false, band },
+                    &to,
+                )
+                .unwrap();
             }
             assert!(out.to_bytes().unwrap() == whole, "{dtype} {case:?} from {start} on");
             let wrong =
                 tensor(device, &[1, height, width + 1, channels], &vec![0.0; height * (width + 1) * channels], dtype);
             let input = Input::whole(&x).after(Some(&wrong));
             let band = Band { first: 0, rows: case.output()[1] };
-            let call = Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, band };
+            let call =
+                Conv { input, w: &w, bias: Some(&bias), alpha: 1.0, geometry, residual: None, relu: false, band };
             let error = conv(&call, &out).unwrap_err().to_string();
             assert!(error.contains("before has shape"), "{error}");
         }
@@ -370,7 +381,7 @@ fn what_does_not_fit_is_refused() {
         let geometry = Geometry { pad: 1, ..Geometry::default() };
         let whole = Band { first: 0, rows: 4 };
         let call = |input: &Input<'_>, w: &Tensor, band, out: &Tensor| {
-            let call = Conv { input: *input, w, bias: None, alpha: 1.0, geometry, residual: None, band };
+            let call = Conv { input: *input, w, bias: None, alpha: 1.0, geometry, residual: None, relu: false, band };
             conv(&call, out).map_err(|e| e.to_string())
         };
         call(&Input::whole(&x), &w, whole, &out).unwrap();

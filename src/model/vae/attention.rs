@@ -111,6 +111,7 @@ impl Attend {
                 alpha: 1.0,
                 geometry: Geometry::default(),
                 residual: None,
+                relu: false,
                 band: Band { first: 0, rows: 1 },
             };
             ops::conv::conv(&product, &scores.reshape(&[1, 1, rows, keys])?)?;

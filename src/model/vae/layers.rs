@@ -108,6 +108,8 @@ pub(super) struct Conv {
     behind: [usize; 2],
     /// Factor applied to the input.
     alpha: f32,
+    /// Whether a ReLU follows.
+    relu: bool,
 }
 
 /// A convolution's shape: channels in and out, taps in time and space.
@@ -120,13 +122,24 @@ pub(super) struct Taps {
     pub(super) space: usize,
 }
 
-/// How the file orders the output channels of a convolution that makes several frames of one.
+/// How the file orders the channels of a convolution.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Channel c of frame j is c·frames + j.
+    /// Of an output of several frames, channel c of frame j is c·frames + j.
     FrameFastest,
     /// Channel c of frame j is j·channels + c.
     FrameSlowest,
+    /// The taps in time are input channels of an image convolution: those of the last frame come first.
+    FramesInChannels,
+    /// Of an output of squares of so many pixels a side, channel c of pixel (row, column) is (c·side + row)·side + column.
+    Pixels(usize),
+}
+
+/// What becomes of a convolution's sums and bias: `factor · (sum + bias) + offset`.
+#[derive(Clone, Copy)]
+pub(super) struct Affine {
+    pub(super) factor: f32,
+    pub(super) offset: f32,
 }
 
 impl Conv {
@@ -144,7 +157,7 @@ impl Conv {
         geometry: Geometry,
         share: f32,
     ) -> Result<Conv> {
-        Conv::load_all(from, name, taps, Some(share), geometry, Order::FrameFastest)
+        Conv::load_as(from, name, taps, Some(Affine { factor: share, offset: 0.0 }), geometry, Order::FrameFastest)
     }
 
     /// As [`Conv::load`], with the channels of several frames in another order.
@@ -156,51 +169,62 @@ impl Conv {
         geometry: Geometry,
         order: Order,
     ) -> Result<Conv> {
-        Conv::load_all(from, name, taps, bias.then_some(1.0), geometry, order)
+        Conv::load_as(from, name, taps, bias.then_some(Affine { factor: 1.0, offset: 0.0 }), geometry, order)
     }
 
-    /// `bias`: the factor of the result, for a convolution with a bias.
-    fn load_all(
+    /// `bias`: what becomes of the result, for a convolution with a bias.
+    pub(super) fn load_as(
         from: &Loader<'_>,
         name: &str,
         taps: Taps,
-        bias: Option<f32>,
+        bias: Option<Affine>,
         geometry: Geometry,
         order: Order,
     ) -> Result<Conv> {
         let Taps { channels, n, time, space } = taps;
-        let (t, factor) = (time.unwrap_or(1), geometry.time_factor);
+        let (t, area, factor) = (time.unwrap_or(1), space * space, geometry.time_factor);
         let mut shape = vec![n, channels];
-        shape.extend(time);
+        match order {
+            Order::FramesInChannels => shape[1] *= t,
+            _ => shape.extend(time),
+        }
         shape.extend([space, space]);
-        let (taps, kept, made) = (t * space * space, padded(channels), padded(n / factor) * factor);
+        let (taps, kept, made) = (t * area, padded(channels), padded(n / factor) * factor);
+        // Where an output channel of the file goes.
         let place = |i: usize| {
             let (channel, frame) = match order {
                 Order::FrameFastest => (i / factor, i % factor),
                 Order::FrameSlowest => (i % (n / factor), i / (n / factor)),
+                Order::FramesInChannels => (i, 0),
+                Order::Pixels(side) => ((i / side / side * side + i % side) * side + i / side % side, 0),
             };
             frame * (made / factor) + channel
+        };
+        // Tap and input channel of an element of one output channel.
+        let source = |i: usize| match order {
+            Order::FramesInChannels => ((t - 1 - i / area / channels) * area + i % area, i / area % channels),
+            _ => (i % taps, i / taps),
         };
         let shapes = Arrangement { file: &shape, tensor: &[made, t, space, space, kept] };
         let w = from.weights.arranged(from.device, &format!("{name}.weight"), shapes, from.dtype, |values| {
             let mut w = vec![0.0; made * taps * kept];
             for (i, &value) in values.iter().enumerate() {
-                let (tap, c, n) = (i % taps, i / taps % channels, i / taps / channels);
+                let (n, (tap, c)) = (i / (taps * channels), source(i % (taps * channels)));
                 w[(place(n) * taps + tap) * kept + c] = value;
             }
             w
         })?;
-        let load_bias = |share: f32| {
+        let load_bias = |Affine { factor, offset }: Affine| {
             let shapes = Arrangement { file: &[n], tensor: &[made] };
             from.weights.arranged(from.device, &format!("{name}.bias"), shapes, from.dtype, |values| {
                 let mut bias = vec![0.0; made];
-                values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = share * value);
+                values.iter().enumerate().for_each(|(i, &value)| bias[place(i)] = factor * value + offset);
                 bias
             })
         };
-        let (alpha, bias) = (bias.unwrap_or(1.0), bias.map(load_bias).transpose()?);
+        let (alpha, bias) = (bias.map_or(1.0, |affine| affine.factor), bias.map(load_bias).transpose()?);
         let geometry = geometry.padded([t, space]);
-        Ok(Conv { w, bias, geometry, edge: Edge::Zeros, behind: [0, space / 2], alpha })
+        Ok(Conv { w, bias, geometry, edge: Edge::Zeros, behind: [0, space / 2], alpha, relu: false })
     }
 
     /// The same convolution of an unstrided time axis, with these frames beyond its ends.
@@ -214,6 +238,11 @@ impl Conv {
     /// The same convolution for inputs that are first multiplied by `alpha`.
     pub(super) fn scaled(self, alpha: f32) -> Conv {
         Conv { alpha, ..self }
+    }
+
+    /// The same convolution, followed by a ReLU.
+    pub(super) fn then_relu(self) -> Conv {
+        Conv { relu: true, ..self }
     }
 
     /// The convolution's geometry.
@@ -263,6 +292,7 @@ impl Conv {
             alpha: self.alpha,
             geometry: self.geometry,
             residual,
+            relu: self.relu,
             band,
         };
         Ok(ops::conv::conv(&call, out)?)
