@@ -91,6 +91,10 @@ fn check(family: &dyn Family, options: &OpenOptions) -> Result<(), PipelineError
         let takes = that_take(|inputs| inputs.vae_tiling);
         return Err(PipelineError::Setting(format!("--vae-tiling is for --model {takes}, not for {name}")));
     }
+    if !inputs.tiny_vae && options.tiny_vae.is_some() {
+        let takes = that_take(|inputs| inputs.tiny_vae);
+        return Err(PipelineError::Setting(format!("--tiny-vae is for --model {takes}, not for {name}")));
+    }
     Ok(())
 }
 

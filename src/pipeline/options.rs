@@ -1,5 +1,7 @@
 //! What a model is opened for.
 
+use std::path::PathBuf;
+
 use crate::model::LoraFile;
 use crate::sampler::FlowSampler;
 
@@ -26,6 +28,8 @@ pub struct OpenOptions {
     pub loras: Vec<LoraFile>,
     /// Whether to decode in the published tiles, which take less memory and change the picture, of models that have some.
     pub vae_tiling: bool,
+    /// The file of a tiny autoencoder to decode with, of models that there are some for.
+    pub tiny_vae: Option<PathBuf>,
 }
 
 impl OpenOptions {

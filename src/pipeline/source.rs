@@ -214,14 +214,16 @@ pub enum FileContent {
 pub struct Parts {
     /// The text encoder.
     pub text: bool,
-    /// The autoencoder, to decode latents and to encode pixels.
+    /// The decoder of the autoencoder, from latents to pixels.
     pub decoder: bool,
+    /// Its encoder, from pixels to latents.
+    pub encoder: bool,
 }
 
 impl Parts {
     /// The parts of a checkpoint: the transformer, and these.
     pub fn listed(self) -> Vec<Part> {
-        let wanted = [(true, Part::Transformer), (self.text, Part::Text), (self.decoder, Part::Vae)];
+        let wanted = [(true, Part::Transformer), (self.text, Part::Text), (self.decoder || self.encoder, Part::Vae)];
         wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, part)| part).collect()
     }
 }
@@ -241,6 +243,8 @@ pub struct Inputs {
     pub loras: bool,
     /// Decoding in tiles.
     pub vae_tiling: bool,
+    /// A tiny autoencoder to decode with.
+    pub tiny_vae: bool,
     /// Scores and a camera motion appended to the prompt.
     pub scores: bool,
 }

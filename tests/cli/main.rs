@@ -22,6 +22,7 @@ mod paper;
 mod plan;
 mod replay;
 mod study;
+mod ti2v;
 mod wan;
 
 use std::path::Path;

@@ -15,13 +15,13 @@ use crate::{fails, succeeds};
 
 const MODEL: &str = "wan2.1-t2v-1.3b";
 const A14B: &str = "wan2.2-t2v-a14b";
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
-const T5: &str = "models_t5_umt5-xxl-enc-bf16.pth";
+pub(crate) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+pub(crate) const T5: &str = "models_t5_umt5-xxl-enc-bf16.pth";
 const VAE: &str = "Wan2.1_VAE.pth";
-const TOKENIZER: &str = "google/umt5-xxl/tokenizer.json";
+pub(crate) const TOKENIZER: &str = "google/umt5-xxl/tokenizer.json";
 
 /// Replaces the names of diffusers, or of transformers, in this order.
-fn renamed(name: &str, rules: &[(&str, &str)]) -> String {
+pub(crate) fn renamed(name: &str, rules: &[(&str, &str)]) -> String {
     rules.iter().fold(name.to_owned(), |name, (other, official)| name.replace(other, official))
 }
 
@@ -50,7 +50,7 @@ fn of_transformer(name: &str) -> String {
     renamed(name, &rules)
 }
 
-fn of_encoder(name: &str) -> String {
+pub(crate) fn of_encoder(name: &str) -> String {
     let rules = [
         ("encoder.final_layer_norm", "norm"),
         ("shared", "token_embedding"),

@@ -15,6 +15,7 @@
 // Shared; not every test needs all of it.
 #![allow(dead_code)]
 
+pub(crate) mod tiny_vae;
 pub(crate) mod written;
 
 use std::collections::BTreeMap;

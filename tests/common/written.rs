@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor in f32: name, shape, values.
@@ -24,6 +25,14 @@ pub(crate) fn read(path: &Path) -> Vec<Plain> {
     };
     let tensors = file.tensors().into_iter();
     tensors.map(|(name, view)| (name, view.shape().to_vec(), values(view.dtype(), view.data()))).collect()
+}
+
+/// A safetensors file of tensors in f32.
+pub(crate) fn safetensors(tensors: &[Plain]) -> Vec<u8> {
+    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let stored: Vec<_> = tensors.iter().map(|(name, shape, values)| (name, shape.clone(), bytes(values))).collect();
+    let views = stored.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes)));
+    safetensors::serialize(views.map(|(name, view)| (name, view.unwrap())), None).unwrap()
 }
 
 /// Types of GGUF tensors.

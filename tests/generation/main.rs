@@ -15,6 +15,7 @@ mod requests;
 mod solver;
 mod sprites_wan;
 mod streaming;
+mod tiny_vae;
 mod vae;
 mod wan;
 mod wan_vae;

@@ -75,8 +75,8 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     let _folders = jobs.first().map(|(_, output)| output.make_folders()).transpose()?;
     results::check(args, &jobs.iter().map(|(_, output)| output).collect::<Vec<_>>())?;
     let conditions = conditions(args, &source)?;
-    let decoder = conditions.need_the_autoencoder() || jobs.iter().any(|(_, o)| o.format() != Format::Safetensors);
-    source.require(Parts { decoder, ..Parts::default() })?;
+    let decoder = jobs.iter().any(|(_, output)| output.format() != Format::Safetensors);
+    source.require(Parts { decoder, encoder: conditions.need_the_autoencoder(), ..Parts::default() })?;
     let embeddings = given_embeddings(args, &source, cfg_scale)?;
     let noise = args.noise.as_deref().map(Latents::open).transpose()?.map(Arc::new);
     let preset = args.preset(config, steps);
@@ -229,6 +229,7 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         sigmas: args.sigmas.clone(),
         loras: args.lora.clone(),
         vae_tiling: args.vae_tiling,
+        tiny_vae: args.tiny_vae.clone(),
     };
     let source = family::open(&args.model, &size)?;
     if args.embeddings.is_some() && !source.inputs().text {
@@ -253,7 +254,7 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
     }
     // Latents need no decoder. All that is missing is told at once.
     let latents = args.out.as_ref().is_some_and(|out| out.to_lowercase().ends_with(".safetensors"));
-    source.require(Parts { text: args.embeddings.is_none(), decoder: !latents })?;
+    source.require(Parts { text: args.embeddings.is_none(), decoder: !latents, encoder: false })?;
     Ok(source)
 }
 

@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// Decode in the published tiles (Open-Sora-Plan)
     #[arg(long, hide_short_help = true)]
     vae_tiling: bool,
+    /// Decode with this tiny autoencoder (Wan), a file of TAEHV
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    tiny_vae: Option<PathBuf>,
     /// Limit on device memory, such as 8GiB: shows what `generate` would stream from host memory
     #[arg(long, value_name = "SIZE")]
     vram_budget: Option<MemorySize>,
@@ -124,6 +127,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
         aspect: args.aspect.clone(),
         frames: args.frames,
         vae_tiling: args.vae_tiling,
+        tiny_vae: args.tiny_vae.clone(),
         ..OpenOptions::default()
     };
     let source = family::published(&args.model, &size)?;

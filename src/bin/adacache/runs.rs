@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adacache::cache::CacheConfig;
@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// Decode in the published tiles (Open-Sora-Plan), which take less memory and change the picture
     #[arg(long, hide_short_help = true)]
     vae_tiling: bool,
+    /// Decode with this tiny autoencoder (Wan), a file of TAEHV: softer, in a small part of the time
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    tiny_vae: Option<PathBuf>,
     #[command(flatten)]
     device: device::Options,
     /// Element type to compute in: bf16, f16 or f32
@@ -73,6 +76,7 @@ impl Options {
             sampler: self.sampler,
             shift: self.shift,
             vae_tiling: self.vae_tiling,
+            tiny_vae: self.tiny_vae.clone(),
             ..OpenOptions::default()
         };
         Ok(family::open(&self.model, &options)?)
@@ -96,6 +100,7 @@ impl Options {
             ("shift", self.shift.map(|shift| shift.to_string())),
         ];
         all.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), vec![value?]))));
+        all.extend(self.tiny_vae.as_ref().map(|path| ("tiny-vae".to_owned(), vec![absolute(path)])));
         all.extend(self.vae_tiling.then(|| ("vae-tiling".to_owned(), vec![String::new()])));
         all
     }
@@ -155,6 +160,11 @@ impl Settings {
 
 /// Options of `generate`, by name.
 pub(crate) type Arguments = BTreeMap<String, Vec<String>>;
+
+/// The path of a file, from wherever the run is repeated.
+pub(crate) fn absolute(path: &Path) -> String {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
 
 /// `--model`, from wherever it is repeated.
 pub(crate) fn model_argument(model: &str) -> Arguments {

@@ -3,16 +3,18 @@
 mod experts;
 mod magcache;
 pub mod presets;
+mod preview;
 mod prompt;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use self::presets::presets;
+use self::preview::{Preview, Whole};
 pub use self::prompt::{NEGATIVE_PROMPT, prepare_prompt};
 use super::embed::{Encoder, Text};
 use super::presets::presets_in;
@@ -20,7 +22,7 @@ use super::row::Family;
 use crate::cache::{Anatomy, Presets};
 use crate::device::Device;
 use crate::hub::{Checkpoint, OtherPart, OtherRepository, Part, Published, PublishedFile, PublishedPart, cache_dir};
-use crate::model::vae::{WanVae, WanVaeConfig};
+use crate::model::vae::{TinyVaeConfig, WanVae, WanVaeConfig};
 use crate::model::{Autoencoder, LoraFile, Progress, Transformer, TransformerShape, Wan, WanConfig, Weights};
 use crate::pipeline::{
     Content, Expert, FileContent, FrameInputs, Guidance, Inputs, ModelFile, ModelSource, OpenOptions, Parts,
@@ -250,7 +252,7 @@ impl Family for WanModel {
     }
 
     fn inputs(&self) -> Inputs {
-        Inputs { text: true, frames: self.0.frames, sampler: true, loras: true, ..Inputs::default() }
+        Inputs { text: true, frames: self.0.frames, sampler: true, loras: true, tiny_vae: true, ..Inputs::default() }
     }
 
     fn checkpoint(&self) -> Option<&'static Published> {
@@ -274,6 +276,8 @@ struct Opened {
     vae: WanVaeConfig,
     anatomy: Anatomy,
     loras: Vec<LoraFile>,
+    /// A tiny autoencoder to decode with.
+    tiny: Option<(PathBuf, TinyVaeConfig)>,
     inputs: Inputs,
     /// `None`: the published one, without its files.
     checkpoint: Option<Checkpoint>,
@@ -301,6 +305,10 @@ impl Opened {
                 model.channels, vae.latent_channels
             )));
         }
+        let tiny = match &options.tiny_vae {
+            Some(file) => Some((file.clone(), preview::shape(file, &vae)?)),
+            None => None,
+        };
         let config = PipelineConfig {
             name: family.name().into(),
             prompt_length: model.text_len,
@@ -320,7 +328,7 @@ impl Opened {
         let (loras, experts) = (options.loras.clone(), experts::experts(boundary));
         experts::check_loras(&loras, &experts)?;
         let (inputs, anatomy) = (family.inputs(), model.anatomy());
-        Ok(Opened { config, experts, sampling, anatomy, model, vae, loras, inputs, checkpoint })
+        Ok(Opened { config, experts, sampling, anatomy, model, vae, loras, tiny, inputs, checkpoint })
     }
 
     fn files(&self) -> Result<&Checkpoint, PipelineError> {
@@ -414,6 +422,8 @@ impl Source for Opened {
 
     fn require(&self, parts: Parts) -> Result<(), PipelineError> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
+        // A tiny decoder takes the place of the autoencoder's.
+        let parts = Parts { decoder: parts.decoder && self.tiny.is_none(), ..parts };
         let second = checkpoint.parts().filter(|part| *part == Part::Transformer2);
         Ok(checkpoint.require(&parts.listed().into_iter().chain(second).collect::<Vec<_>>())?)
     }
@@ -427,7 +437,11 @@ impl Source for Opened {
             content: FileContent::OnDisk(lora.path.clone()),
         };
         let own = self.checkpoint.as_ref().map_or_else(Vec::new, ModelFile::of_checkpoint);
-        own.into_iter().chain(self.loras.iter().enumerate().map(lora)).collect()
+        let tiny = self
+            .tiny
+            .iter()
+            .map(|(file, _)| ModelFile { name: "tiny autoencoder".into(), content: FileContent::OnDisk(file.clone()) });
+        own.into_iter().chain(self.loras.iter().enumerate().map(lora)).chain(tiny).collect()
     }
 
     fn transformer(
@@ -474,6 +488,10 @@ impl Source for Opened {
         dtype: DType,
         content: Content,
     ) -> Result<Option<Box<dyn Autoencoder>>, PipelineError> {
+        if let Some((file, tiny)) = &self.tiny {
+            let whole = Whole { vae: self.vae.clone(), checkpoint: self.checkpoint.clone(), content };
+            return Ok(Some(Box::new(Preview::load(file, tiny, whole, device, dtype)?)));
+        }
         let weights = content.weights(|| self.weights(Part::Vae))?;
         Ok(Some(Box::new(WanVae::load(device, self.vae.clone(), weights, dtype)?)))
     }

@@ -20,4 +20,4 @@ pub use image::SpatialConfig;
 pub use latte::{LATTE_CHUNK, LatteVae, LatteVaeConfig};
 pub use opensora::{CHUNK, TemporalConfig, VaeConfig, VideoVae};
 pub use osp::{CausalAttention, CausalKind, CausalTiling, CausalVae, CausalVaeConfig, SpatialUpsample, TimeUpsample};
-pub use wan::{Names, WanPath, WanResample, WanScale, WanVae, WanVaeConfig};
+pub use wan::{Names, TinyScale, TinyVae, TinyVaeConfig, WanPath, WanResample, WanScale, WanVae, WanVaeConfig};

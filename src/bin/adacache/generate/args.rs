@@ -188,6 +188,12 @@ pub(crate) struct Args {
     /// is the same without them.
     #[arg(long, help_heading = DEVICE, hide_short_help = true)]
     pub(super) vae_tiling: bool,
+    /// Decode with this tiny autoencoder (Wan): softer previews, in a small part of the time
+    ///
+    /// A file of TAEHV (https://github.com/madebyollin/taehv): taew2_1, for TI2V-5B taew2_2, as .safetensors or .pth. The latents are the
+    /// same: --out FILE.safetensors keeps them, for the autoencoder of the model.
+    #[arg(long, value_name = "FILE", help_heading = DEVICE, hide_short_help = true)]
+    pub(super) tiny_vae: Option<PathBuf>,
     /// Limit on device memory, such as 8GiB or 6000MiB
     ///
     /// If the model does not fit, the weights of some blocks stay in host memory and are copied while other blocks compute; the video is

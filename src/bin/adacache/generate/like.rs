@@ -27,7 +27,7 @@ const ALTERNATIVES: [&[&str]; 7] = [
 
 /// The options that a report may bring along: those that a video depends on. A report may be another person's, so it names no file that
 /// would be written.
-const REPEATABLE: [&str; 26] = [
+const REPEATABLE: [&str; 27] = [
     "model",
     "size",
     "resolution",
@@ -42,6 +42,7 @@ const REPEATABLE: [&str; 26] = [
     "sigmas",
     "max-sequence-length",
     "noise",
+    "tiny-vae",
     "dtype",
     "embeddings",
     "negative-embeddings",
@@ -82,11 +83,9 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> runs::Arguments {
     };
     let one = |value: &dyn ToString| vec![value.to_string()];
     let if_any = |value: &Option<String>| value.iter().cloned().collect::<Vec<_>>();
-    // From wherever it is repeated.
-    let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     let lora = |lora: &LoraFile| {
         let expert = lora.expert.as_ref().map_or_else(String::new, |expert| format!("@{expert}"));
-        format!("{}:{}{expert}", absolute(&lora.path), lora.strength)
+        format!("{}:{}{expert}", runs::absolute(&lora.path), lora.strength)
     };
     add("size", if_any(&args.size));
     add("resolution", if_any(&args.resolution));
@@ -97,9 +96,10 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> runs::Arguments {
     let list = |levels: &Vec<f64>| levels.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     add("sigmas", args.sigmas.iter().map(list).collect());
     add("max-sequence-length", args.max_sequence_length.iter().map(ToString::to_string).collect());
-    add("noise", args.noise.iter().map(|path| absolute(path)).collect());
-    add("embeddings", args.embeddings.iter().map(|path| absolute(path)).collect());
-    add("negative-embeddings", args.negative_embeddings.iter().map(|path| absolute(path)).collect());
+    add("noise", args.noise.iter().map(|path| runs::absolute(path)).collect());
+    add("tiny-vae", args.tiny_vae.iter().map(|path| runs::absolute(path)).collect());
+    add("embeddings", args.embeddings.iter().map(|path| runs::absolute(path)).collect());
+    add("negative-embeddings", args.negative_embeddings.iter().map(|path| runs::absolute(path)).collect());
     add("negative-prompt", if_any(&args.negative_prompt));
     let score = |score: Option<f32>| vec![score.map_or_else(|| "none".into(), |score| score.to_string())];
     if args.scores() != Scores::default() {
@@ -107,8 +107,8 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> runs::Arguments {
         add("motion", score(args.motion.0));
     }
     add("camera", if_any(&args.camera));
-    add("image", args.image.iter().map(|path| absolute(path)).collect());
-    add("reference", args.reference.iter().map(|path| absolute(path)).collect());
+    add("image", args.image.iter().map(|path| runs::absolute(path)).collect());
+    add("reference", args.reference.iter().map(|path| runs::absolute(path)).collect());
     add("mask-strategy", if args.reference.is_empty() { vec![] } else { one(&args.mask_strategy) });
     if args.parts > 1 {
         add("loop", one(&args.parts));
@@ -172,7 +172,15 @@ pub(super) fn resolve(given: &Args, like: &str) -> anyhow::Result<(Args, Like)> 
     if !args.quiet {
         out::note(format_args!("like {like}, made on {}: {}", report.device, taken.join("; ")));
     }
-    Ok((*args, Like { file: like.into(), settings, cache, names_model: is_given("model") }))
+    Ok((
+        *args,
+        Like {
+            file: like.into(),
+            settings,
+            cache,
+            names_model: ["model", "lora", "tiny-vae"].into_iter().any(is_given),
+        },
+    ))
 }
 
 fn is_given(matches: &ArgMatches, name: &str) -> bool {
@@ -228,7 +236,7 @@ impl Like {
         let of_model = differences.iter().find(|(field, _)| field == "weights" || field == "model");
         if let Some((_, words)) = of_model.filter(|_| !names_model) {
             bail!(
-                "{file} was made with other files of the model ({words}): bring those back, or say by --model that these are wanted"
+                "{file} was made with other files of the model ({words}): bring those back, or say by --model (--lora, --tiny-vae) that these are wanted"
             );
         }
         let (versions, others): (Vec<_>, Vec<_>) =

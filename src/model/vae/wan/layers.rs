@@ -104,8 +104,12 @@ impl Causal {
         geometry: Geometry,
     ) -> Result<Causal> {
         let taps = Taps { channels, n, time: Some(time), space };
-        let conv = Conv::load_ordered(&from.loader, name, taps, true, geometry, Order::FrameSlowest)?;
-        Ok(Causal { conv, number: from.causal.replace(from.causal.get() + 1) })
+        Ok(Causal::new(from, Conv::load_ordered(&from.loader, name, taps, true, geometry, Order::FrameSlowest)?))
+    }
+
+    /// A convolution of `from`.
+    pub(super) fn new(from: &Source<'_>, conv: Conv) -> Causal {
+        Causal { conv, number: from.causal.replace(from.causal.get() + 1) }
     }
 
     /// `out = conv(x) (+ residual)`, and keeps the end of x.

@@ -20,6 +20,7 @@ mod layers;
 mod names;
 mod network;
 mod published;
+mod tiny;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use std::ops::ControlFlow;
 
 pub use config::{WanPath, WanResample, WanScale, WanVaeConfig};
 pub use names::Names;
+pub use tiny::{TinyScale, TinyVae, TinyVaeConfig};
 
 use self::layers::{Kept, Pass, Source};
 use self::network::{Decoder, Encoder};
