@@ -53,7 +53,9 @@ pub use error::{Fault, FaultKind, FaultKinds, LoadError, LoadErrorKind};
 pub use ir::{Class, Kernel, Param, SourceLine};
 pub use lower::{Coverage, Module, coverage};
 pub use math::mma::TensorCore;
-pub use memory::{DevicePtr, Live, MemoryError, Region};
+pub use memory::{
+    DevicePtr, Live, MemoryError, Region, TENSOR_MAP_BYTES, TensorMap, TensorMapError, TensorSwizzle, TensorType,
+};
 pub use run::{Launch, LaunchStats, MmaRounding, Vm, VmConfig};
 
 /// The examples of the README, as tests.

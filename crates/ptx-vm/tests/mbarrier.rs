@@ -297,12 +297,8 @@ fn misuse_ends_the_launch_and_says_how() {
 }
 
 #[test]
-fn forms_for_clusters_and_tensors_are_load_errors_that_name_them() {
+fn forms_for_clusters_are_load_errors_that_name_them() {
     for (text, part) in [
-        (
-            "cp.async.bulk.tensor.1d.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%rd1, {%r1}], [mbar];",
-            ".tensor",
-        ),
         (
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [tile], [%rd1], 16, [mbar], 1;",
             ".multicast::cluster",
@@ -311,7 +307,6 @@ fn forms_for_clusters_and_tensors_are_load_errors_that_name_them() {
         ("cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%rd1], [tile], 16, %r1;", ".cp_mask"),
         ("mapa.shared::cluster.u32 %r1, %r2, 0;", "mapa"),
         ("barrier.cluster.arrive;", ".cluster"),
-        ("fence.proxy.tensormap::generic.release.gpu;", ".tensormap::generic"),
         ("mbarrier.arrive.noComplete.shared.b64 %rd2, [mbar];", "operands"),
     ] {
         let error = Module::parse("test.ptx", &source(text)).and_then(|m| m.kernel("k")).err().expect(text);

@@ -565,27 +565,27 @@ impl Spec {
             107 => 0,                          // GENERIC_COMPRESSION_SUPPORTED
             108 => chip.persisting_l2(),       // MAX_PERSISTING_L2_CACHE_SIZE
             109 if chip.persisting_l2() == 0 => 0,
-            109 => 134_213_632,                // MAX_ACCESS_POLICY_WINDOW_SIZE
-            110 => 0,                          // GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED
-            111 => chip.shared_reserved,       // RESERVED_SHARED_MEMORY_PER_BLOCK
-            112 => 0,                          // SPARSE_CUDA_ARRAY_SUPPORTED
-            113 => 1,                          // READ_ONLY_HOST_REGISTER_SUPPORTED
-            114 => 0,                          // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
-            115 => 1,                          // MEMORY_POOLS_SUPPORTED
-            116..=118 => 0,                    // GPU_DIRECT_RDMA_SUPPORTED, _FLUSH_WRITES_OPTIONS, _WRITES_ORDERING
-            119 => 0,                          // MEMPOOL_SUPPORTED_HANDLE_TYPES
-            120 => 0,                          // CLUSTER_LAUNCH
-            121 => 0,                          // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
-            122 | 123 => 0,                    // CAN_USE_64_BIT_STREAM_MEM_OPS, _STREAM_WAIT_VALUE_NOR
-            124 | 125 => 0,                    // DMA_BUF_SUPPORTED, IPC_EVENT_SUPPORTED
-            126 => 1,                          // MEM_SYNC_DOMAIN_COUNT
-            127 => 0,                          // TENSOR_MAP_ACCESS_SUPPORTED
-            128 => 0,                          // HANDLE_TYPE_FABRIC_SUPPORTED
-            129 => 0,                          // UNIFIED_FUNCTION_POINTERS
-            130 | 131 => 0,                    // NUMA_CONFIG: none, NUMA_ID
-            132 | 133 => 0,                    // MULTICAST_SUPPORTED, MPS_ENABLED
-            134 => return Some(-1),            // HOST_NUMA_ID: without NUMA it is -1
-            135..=138 => 0,                    // D3D12_CIG_SUPPORTED, MEM_DECOMPRESS_…, VULKAN_CIG_SUPPORTED
+            109 => 134_213_632,                          // MAX_ACCESS_POLICY_WINDOW_SIZE
+            110 => 0,                                    // GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED
+            111 => chip.shared_reserved,                 // RESERVED_SHARED_MEMORY_PER_BLOCK
+            112 => 0,                                    // SPARSE_CUDA_ARRAY_SUPPORTED
+            113 => 1,                                    // READ_ONLY_HOST_REGISTER_SUPPORTED
+            114 => 0,                                    // TIMELINE_SEMAPHORE_INTEROP_SUPPORTED
+            115 => 1,                                    // MEMORY_POOLS_SUPPORTED
+            116..=118 => 0, // GPU_DIRECT_RDMA_SUPPORTED, _FLUSH_WRITES_OPTIONS, _WRITES_ORDERING
+            119 => 0,       // MEMPOOL_SUPPORTED_HANDLE_TYPES
+            120 => 0,       // CLUSTER_LAUNCH
+            121 => 0,       // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
+            122 | 123 => 0, // CAN_USE_64_BIT_STREAM_MEM_OPS, _STREAM_WAIT_VALUE_NOR
+            124 | 125 => 0, // DMA_BUF_SUPPORTED, IPC_EVENT_SUPPORTED
+            126 => 1,       // MEM_SYNC_DOMAIN_COUNT
+            127 => u32::from(self.capability >= (9, 0)), // TENSOR_MAP_ACCESS_SUPPORTED
+            128 => 0,       // HANDLE_TYPE_FABRIC_SUPPORTED
+            129 => 0,       // UNIFIED_FUNCTION_POINTERS
+            130 | 131 => 0, // NUMA_CONFIG: none, NUMA_ID
+            132 | 133 => 0, // MULTICAST_SUPPORTED, MPS_ENABLED
+            134 => return Some(-1), // HOST_NUMA_ID: without NUMA it is -1
+            135..=138 => 0, // D3D12_CIG_SUPPORTED, MEM_DECOMPRESS_…, VULKAN_CIG_SUPPORTED
             139 | 140 => self.pci_device_id(), // GPU_PCI_DEVICE_ID, GPU_PCI_SUBSYSTEM_ID
             141..=146 => 0, // HOST_NUMA_…, HOST_MEMORY_POOLS_…, HOST_VIRTUAL_…, HOST_ALLOC_DMA_BUF_SUPPORTED
             147 | 148 => 0, // ONLY_PARTIAL_HOST_NATIVE_ATOMIC_SUPPORTED, ATOMIC_REDUCTION_SUPPORTED

@@ -97,6 +97,10 @@ impl Check {
         let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
         let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), warp: cx.warp as usize, lanes };
         for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
+            if address == 0 {
+                // Outside of a tensor: there is nothing to read.
+                continue;
+            }
             if address >= GLOBAL_BASE {
                 self.not_pending(address, u64::from(bytes), lane, touch)?;
                 continue;
@@ -115,6 +119,11 @@ impl Check {
                 };
                 self.report(FaultKind::Race, lane, Some(byte as u64), message)?;
             }
+        }
+        if from == 0 {
+            self.memory.define_shared((to - SHARED_WINDOW) as u32, bytes as usize);
+            self.shared.clocks.mbarrier_bulk(at);
+            return Ok(());
         }
         // SAFETY: the copy has checked both ranges.
         unsafe {

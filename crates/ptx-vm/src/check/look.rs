@@ -52,7 +52,7 @@ impl Check {
                 }
                 AccessKind::CopyAsync => self.look_at_copy(cx, kernel, access, op)?,
                 // Told as an event when it has happened.
-                AccessKind::Bulk { .. } => {}
+                AccessKind::Bulk => {}
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic => {
                     self.look_at_access(cx, kernel, access, op, index)?;
                 }

@@ -3,9 +3,10 @@
 //! While a kernel runs, only what cannot be known beforehand is noted; classes, operations and lines are put together at the end.
 
 use super::{Counters, SharedTraffic, Traffic};
-use crate::ir::{Access, AccessKind, Class, Cx, FULL, Kernel, Meta, Op, WARP, addresses};
+use crate::ir::{Access, AccessKind, Class, Cx, FULL, Kernel, Meta, Op, WARP, addresses, lanes_of};
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
 use crate::parse::Space;
+use crate::step::bulk::{Run, moves};
 
 /// What one worker thread has counted.
 pub(crate) struct Tally {
@@ -69,7 +70,7 @@ impl Tally {
             AccessKind::Atomic => (1, 1),
             AccessKind::CopyAsync => (0, 1),
             // SAFETY: forwarded.
-            AccessKind::Bulk { reduce } => return unsafe { bulk(to, cx, op, reduce) },
+            AccessKind::Bulk => return unsafe { bulk(to, cx, op) },
             AccessKind::Commit | AccessKind::Wait(_) | AccessKind::WarpSync => return,
         };
         // SAFETY: forwarded.
@@ -175,29 +176,30 @@ fn instruction(meta: &Meta, reached: Runs, ran: Runs) -> Counters {
     out
 }
 
-/// Bulk copies: each lane's moves a range of its own, side by side, without bank conflicts.
-unsafe fn bulk(to: &mut Dynamic, cx: &Cx, op: *const Op, reduce: bool) {
-    // SAFETY: the list begins with destination, source and size.
-    let (target, source, size) =
-        unsafe { (cx.get::<u64>(cx.list(op, 0)), cx.get::<u64>(cx.list(op, 1)), cx.get::<u32>(cx.list(op, 2))) };
+/// Bulk copies: what lies side by side is moved together, without bank conflicts.
+unsafe fn bulk(to: &mut Dynamic, cx: &Cx, op: *const Op) {
     let (mut global, mut shared) = (0, 0);
-    for lane in (0..WARP).filter(|l| cx.mask >> l & 1 != 0 && size[*l] > 0) {
-        let bytes = u64::from(size[lane]);
-        for (a, read, written) in [(source[lane], bytes, 0), (target[lane], if reduce { bytes } else { 0 }, bytes)] {
-            if a >= GLOBAL_BASE {
-                global = 1;
-                to.global.load_bytes += read;
-                to.global.store_bytes += written;
-                to.global.sectors += (a % 32 + bytes).div_ceil(32);
-            } else {
-                shared = 1;
-                to.shared.load_bytes += read;
-                to.shared.store_bytes += written;
-                to.shared.passes += bytes.div_ceil(128);
-                to.shared.ways = to.shared.ways.max(1);
+    for lane in lanes_of(cx.mask) {
+        // SAFETY: the instruction is a bulk copy. One that is wrong moves nothing.
+        let Ok(moves) = (unsafe { moves(cx, op, lane) }) else { continue };
+        let reduce = moves.reduce.is_some();
+        for &Run { to: target, from, bytes } in moves.runs().iter().filter(|run| run.bytes > 0) {
+            for (a, read, written) in [(from, bytes, 0), (target, if reduce { bytes } else { 0 }, bytes)] {
+                if a >= GLOBAL_BASE {
+                    global = 1;
+                    to.global.load_bytes += read;
+                    to.global.store_bytes += written;
+                    to.global.sectors += (a % 32 + bytes).div_ceil(32);
+                } else if a != 0 {
+                    shared = 1;
+                    to.shared.load_bytes += read;
+                    to.shared.store_bytes += written;
+                }
             }
         }
+        to.shared.passes += moves.shared_bytes().div_ceil(128);
     }
+    to.shared.ways = to.shared.ways.max(shared);
     to.global.requests += global;
     to.shared.requests += shared;
 }

@@ -50,10 +50,8 @@ pub(crate) enum AccessKind {
     RowsStore(u32, bool),
     /// `cp.async`: the shared side; the global address and source size are in the instruction's list.
     CopyAsync,
-    /// Bulk copy (or reduction): the instruction's list holds destination, source and size.
-    Bulk {
-        reduce: bool,
-    },
+    /// Bulk copy or reduction.
+    Bulk,
     Commit,
     /// `bar.warp.sync`.
     WarpSync,

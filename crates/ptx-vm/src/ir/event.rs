@@ -31,7 +31,7 @@ pub(crate) enum Happened {
     Waited {
         acquire: bool,
     },
-    /// A bulk copy, of generic addresses. One to shared memory is counted by the mbarrier.
+    /// A bulk copy, of generic addresses. One to shared memory is counted by the mbarrier. From 0: what is outside of a tensor.
     Bulk {
         to: u64,
         from: u64,

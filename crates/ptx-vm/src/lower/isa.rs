@@ -51,8 +51,8 @@ struct Pattern {
     columns: Vec<Vec<&'static str>>,
     /// Number of operands, least and most.
     operands: (usize, usize),
-    /// Which operands are addresses.
-    addresses: Vec<bool>,
+    /// Which operands are addresses, and which of those have coordinates.
+    addresses: Vec<Option<bool>>,
     /// Lanes wait for each other there.
     waits: bool,
 }
@@ -79,7 +79,7 @@ impl Pattern {
             before: row.mods.split_whitespace().take_while(|g| *g != "type").count(),
             columns: row.types.split(',').filter(|c| !c.is_empty()).map(|c| c.split('|').collect()).collect(),
             operands: (required, most),
-            addresses: row.operands.split(',').map(|o| o.contains('[')).collect(),
+            addresses: row.operands.split(',').map(|o| o.contains('[').then(|| o.contains(';'))).collect(),
             waits: row.class == Class::Barrier || row.mods.split_whitespace().any(|g| g == "sync!"),
         }
     }
@@ -125,7 +125,9 @@ impl Pattern {
             return fail(&mods, format!("{} operands, {least} expected", operands.len()));
         }
         for (operand, address) in operands.iter().zip(&self.addresses) {
-            if matches!(operand, Operand::Address(..)) != *address {
+            if matches!(operand, Operand::Address(..)) != (*address == Some(false))
+                || *address == Some(true) && !matches!(operand, Operand::List(..))
+            {
                 return fail(&mods, format!("the operands are `{}`", self.row.operands));
             }
         }
@@ -163,10 +165,9 @@ fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
         "wgmma" => "warpgroup matrix instructions (wgmma) are",
         "tcgen05" => "tensor memory instructions (tcgen05) are",
         "setmaxnreg" => "register reallocation (setmaxnreg) is",
-        "tensormap" => "tensor maps (tensormap) are",
-        "cp" if any(&["tensor"]) => "tensor maps (cp.async.bulk.tensor) are",
-        "prefetch" if any(&["tensormap"]) => "tensor maps (prefetch.tensormap) are",
-        "fence" if any(&["tensormap::generic"]) => "tensor maps (fence.proxy.tensormap) are",
+        "tensormap" => "changes of tensor maps (tensormap.replace) are",
+        "cp" if any(&["multicast::cluster"]) => "thread block clusters (multicast) are",
+        "cp" if any(&["im2col", "im2col_no_offs", "im2col::w", "im2col::w::128"]) => "tensor maps of im2col are",
         "mapa" | "getctarank" | "clusterlaunchcontrol" => "thread block clusters are",
         "barrier" if any(&["cluster"]) => "thread block clusters (barrier.cluster) are",
         "multimem" => "multicast memory (multimem) is",
@@ -176,7 +177,9 @@ fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
         "mma" | "wmma" if any(&["s4", "u4"]) => "4-bit integer mma is",
         "mma" | "wmma" if any(&["b1"]) => "single-bit mma is",
         "mma" if any(&["kind::f8f6f4", "e3m2", "e2m3", "e2m1"]) => "4-, 6- and 8-bit floating-point mma is",
-        _ if any(&["shared::cluster"]) => "shared memory of other blocks of a cluster (.shared::cluster) is",
+        _ if name != "cp" && any(&["shared::cluster"]) => {
+            "shared memory of other blocks of a cluster (.shared::cluster) is"
+        }
         _ => return None,
     })
 }

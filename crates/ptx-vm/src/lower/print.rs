@@ -358,6 +358,9 @@ mod tests {
             if pattern.is_empty() {
                 return String::new();
             }
+            if pattern.contains(';') {
+                return ["[%rd1, {%r1, 7}]", "[%rd2 + 64, {-1, %r1, %r2}]", "[sym, {0}]"][pick(3)].to_owned();
+            }
             if pattern.starts_with('[') {
                 return ["[%rd1]", "[%rd2 + 8 - 24]", "[16]", "[sym+4]", "[-8]"][pick(5)].to_owned();
             }

@@ -263,6 +263,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
+        "fence" "proxy! tensormap::generic! release! cta|cluster|gpu|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
+        "fence" "proxy! tensormap::generic! acquire! cta|cluster|gpu|sys!", "", "[a],n", "orders memory: it always is" => mbarrier::fence;
         "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
     Async {
@@ -292,6 +294,7 @@ pub(super) static TABLE: &[Row] = rows! {
         "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B v2|v4|v8", MEMORY, "d,[a]{,b}", "loads; b is a cache policy" => memory::ld;
         "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B", "b128", "d,[a]{,b}", "loads; b is a cache policy" => memory::ld_128;
         "ldu" "global v2|v4", "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64", "d,[a]", "loads" => memory::ld;
+        "prefetch" "const|param tensormap!", "", "[a]", "nothing" => control::nop;
         "prefetch" "global|local L1|L2|L2::evict_last|L2::evict_normal", "", "[a]", "nothing" => control::nop;
         "prefetchu" "L1!", "", "[a]", "nothing" => control::nop;
         "applypriority" "global L2::evict_normal!", "", "[a],n", "nothing" => control::nop;
@@ -327,6 +330,10 @@ pub(super) static TABLE: &[Row] = rows! {
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint min|max!", "u32|s32|u64|s64|f16|bf16", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint inc|dec!", "u32", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint and|or|xor!", "b32|b64", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! shared::cta|shared::cluster! global! tile mbarrier::complete_tx::bytes! L2::cache_hint", "", "[d],[a;x],[c]{,e}", "copies a box of tensor map a from x, counted by mbarrier c" => mbarrier::tensor;
+        "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "copies a box to tensor map d from x on" => mbarrier::tensor;
+        "cp" "reduce! async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! add|min|max|inc|dec|and|or|xor! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "combines a box with that of tensor map d" => mbarrier::tensor;
+        "cp" "async! bulk! prefetch! tensor! 1d|2d|3d|4d|5d! L2! global! tile L2::cache_hint", "", "[a;x]{,c}", "nothing" => control::nop;
         "cp" "async! bulk! commit_group!", "", "", "closes the group of bulk copies" => mbarrier::bulk_commit;
         "cp" "async! bulk! wait_group! read", "", "n", "waits until at most n bulk groups are pending" => mbarrier::bulk_wait;
         "cp" "async! bulk! prefetch! L2! global! L2::cache_hint", "", "[a],b{,c}", "nothing" => control::nop;

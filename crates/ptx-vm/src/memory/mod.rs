@@ -6,6 +6,7 @@ mod global;
 mod heap;
 mod live;
 mod region;
+mod tensor_map;
 
 pub(crate) use buffer::Buffer;
 pub use error::MemoryError;
@@ -13,6 +14,7 @@ pub(crate) use global::{Allocation, GLOBAL_BASE, Table};
 pub(crate) use heap::Heap;
 pub use live::Live;
 pub use region::Region;
+pub use tensor_map::{TENSOR_MAP_BYTES, TensorMap, TensorMapError, TensorSwizzle, TensorType};
 
 /// A device address. Null is 0; every allocation starts at a multiple of 256. Host memory that is mapped has its own addresses.
 pub type DevicePtr = u64;

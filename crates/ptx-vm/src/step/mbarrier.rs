@@ -1,13 +1,11 @@
-//! Barriers in shared memory (`mbarrier`) and the bulk copies they count.
+//! Barriers in shared memory (`mbarrier`).
 //!
 //! The 64-bit object stands in the block's shared memory, as on the hardware, so it can be copied, invalidated and overwritten like
 //! any other bytes. Its layout is ours, since the manual keeps it opaque: bits 0..20 pending arrivals, 20..40 expected arrivals,
 //! 40..61 transaction count (signed), 62 set in a valid object, 63 parity of the current phase. A state token is the word as it was
-//! before the arrival. Copies happen when they are issued; that nobody may look at them before their phase completes is what checked
-//! mode watches.
+//! before the arrival.
 
-use super::atomic::{Atom, AtomTy, update};
-use super::find::{describe_miss, misaligned, missed, resolve};
+use super::find::{describe_miss, misaligned};
 use crate::error::FaultKind;
 use crate::ir::NO_SLOT;
 use crate::ir::*;
@@ -286,88 +284,5 @@ impl Exec for Fence {
             cx.happened(what, cx.mask, 0);
             op.add(1)
         }
-    }
-}
-
-/// `cp.async.bulk.commit_group` (imm < 0) and `cp.async.bulk.wait_group` of imm groups, with `.read` where bit 32 is set.
-pub(crate) struct BulkGroup;
-impl Exec for BulkGroup {
-    const RARE: bool = true;
-    const RULE: Rule = Rule::BulkGroup;
-
-    #[inline(always)]
-    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        // SAFETY: `op` is valid and never the last instruction.
-        unsafe {
-            let imm = (*op).imm;
-            let what = match imm < 0 {
-                true => Happened::BulkCommit,
-                false => Happened::BulkWait { pending: imm as u32, read: imm >> 32 != 0 },
-            };
-            cx.happened(what, cx.mask, 0);
-            op.add(1)
-        }
-    }
-}
-
-/// `cp.async.bulk` and `cp.reduce.async.bulk`: list = destination, source (64-bit generic), size, mbarrier (64-bit generic, or the sink);
-/// imm < 0: copy, else the operation of the reduction and its type << 8.
-pub(crate) struct Bulk;
-impl Exec for Bulk {
-    const RARE: bool = true;
-    const RULE: Rule = Rule::Bulk;
-
-    #[inline(always)]
-    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
-        // SAFETY: forwarded.
-        unsafe {
-            match bulk(cx, op) {
-                Ok(next) => next,
-                Err(stop) => stop,
-            }
-        }
-    }
-}
-
-#[inline(never)]
-unsafe fn bulk(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
-    // SAFETY: operands were decoded with these widths; both ranges are checked before anything moves.
-    unsafe {
-        let (to, from) = (cx.get::<u64>(cx.list(op, 0)), cx.get::<u64>(cx.list(op, 1)));
-        let (size, barrier) = (cx.get::<u32>(cx.list(op, 2)), cx.list(op, 3));
-        let mask = cx.mask;
-        for i in (0..WARP).filter(|i| mask >> i & 1 != 0) {
-            let bytes = u64::from(size[i]);
-            for a in [to[i], from[i], bytes] {
-                if a & 15 != 0 {
-                    return Err(misaligned(cx, op, i as u32, a, 16));
-                }
-            }
-            let Some(target) = resolve(cx, to[i], bytes, true, i as u32) else {
-                return Err(missed(cx, op, i as u32, to[i], bytes, false));
-            };
-            let Some(source) = resolve(cx, from[i], bytes, true, i as u32) else {
-                return Err(missed(cx, op, i as u32, from[i], bytes, false));
-            };
-            let counted = if barrier == NO_SLOT { 0 } else { (*cx.at::<u64>(barrier))[i] };
-            let at = counted.wrapping_sub(SHARED_WINDOW) as u32;
-            let reduce = (*op).imm >= 0;
-            if reduce {
-                let atom = Atom::ALL[((*op).imm & 255) as usize];
-                let ty = AtomTy::ALL[((*op).imm >> 8) as usize];
-                for offset in (0..bytes as usize).step_by(ty.bytes() as usize) {
-                    let mut word = [0u8; 8];
-                    std::ptr::copy_nonoverlapping(source.add(offset), word.as_mut_ptr(), ty.bytes() as usize);
-                    update(target.add(offset), atom, ty, u64::from_le_bytes(word), 0);
-                }
-            } else {
-                std::ptr::copy(source, target, bytes as usize);
-            }
-            cx.happened(Happened::Bulk { to: to[i], from: from[i], bytes: size[i], reduce }, 1 << i, at);
-            if barrier != NO_SLOT {
-                cx.delivered(op, i, counted, bytes as i64)?;
-            }
-        }
-        Ok(op.add(1))
     }
 }

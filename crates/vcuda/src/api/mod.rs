@@ -10,6 +10,7 @@ mod memory;
 mod module;
 mod pool;
 mod stream;
+mod tensor_map;
 
 use crate::code::{Answer, Code};
 

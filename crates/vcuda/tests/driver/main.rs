@@ -12,3 +12,4 @@ mod modules;
 mod schedules;
 mod streams;
 mod strict;
+mod tensor_maps;

@@ -7,7 +7,8 @@ use crate::ir::{Access, AccessKind, Val, Where, handler};
 use crate::memory::SHARED_WINDOW;
 use crate::parse::{Operand, Space, Ty};
 use crate::step::alu::BinOp;
-use crate::step::mbarrier::{Act, Bulk, BulkGroup, Fence, Mbarrier};
+use crate::step::bulk::{Bulk, BulkGroup, Tensor};
+use crate::step::mbarrier::{Act, Fence, Mbarrier};
 use crate::step::ops::{Add64, And32};
 
 pub(crate) fn fence<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
@@ -81,8 +82,39 @@ pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     } else {
         -1
     };
-    let kind = AccessKind::Bulk { reduce: how >= 0 };
-    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how).meta.access = Some(Access::bare(kind));
+    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how).meta.access =
+        Some(Access::bare(AccessKind::Bulk));
+    Ok(())
+}
+
+/// `cp.async.bulk.tensor` and `cp.reduce.async.bulk.tensor`: the operands are those of [`bulk`], with a map and coordinates on the side of global
+/// memory.
+pub(crate) fn tensor<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let out = f.has("bulk_group");
+    let (inner, outer) = if out { (&f.ops[1], &f.ops[0]) } else { (&f.ops[0], &f.ops[1]) };
+    let axes = (1..=5).find(|n| f.has(["1d", "2d", "3d", "4d", "5d"][n - 1])).unwrap_or(0);
+    let Operand::List(parts) = outer else {
+        return l.unknown("expected a tensor map and coordinates, as in [map, {x, y}]");
+    };
+    let (map, coordinates) = match &parts[..] {
+        [map, Operand::Vector(coordinates)] => (map, &coordinates[..]),
+        [map, one] => (map, std::slice::from_ref(one)),
+        _ => return l.unknown("expected a tensor map and coordinates, as in [map, {x, y}]"),
+    };
+    if coordinates.len() != axes {
+        return l.error(format!("{} coordinates of a tensor of {axes} axes", coordinates.len()));
+    }
+    let shared = generic(l, inner, true)?;
+    let map = generic(l, map, false)?;
+    let barrier = if out { Val::None } else { generic(l, &f.ops[2], true)? };
+    let mut list = vec![shared, map, barrier];
+    for coordinate in coordinates {
+        list.push(l.src(coordinate, Ty::S32)?);
+    }
+    let how = if f.has("reduce") { i64::from(atomic_kind(f).0) } else { -1 };
+    let raw = l.push_list(handler::<Tensor>(), list, 0, how);
+    raw.aux = Val::Raw(axes as u32 | if out { Tensor::OUT } else { 0 });
+    raw.meta.access = Some(Access::bare(AccessKind::Bulk));
     Ok(())
 }
 

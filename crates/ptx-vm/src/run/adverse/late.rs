@@ -6,7 +6,7 @@ use super::{Adversary, Bulk};
 use crate::ir::*;
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
-use crate::step::atomic::{Atom, AtomTy, update};
+use crate::step::bulk::{Piece, moves};
 use crate::step::find::resolve;
 use crate::step::mbarrier::Act;
 
@@ -192,35 +192,19 @@ impl Adversary {
     pub(super) unsafe fn bulk(&mut self, cx: &mut Cx, op: *const Op) -> Option<*const Op> {
         // SAFETY: as in the handler, which is left to report what is wrong.
         unsafe {
-            let (to, from) = (cx.get::<u64>(cx.list(op, 0)), cx.get::<u64>(cx.list(op, 1)));
-            let (size, barrier) = (cx.get::<u32>(cx.list(op, 2)), cx.list(op, 3));
             let mut found = Vec::new();
             for lane in lanes_of(cx.mask) {
-                let bytes = u64::from(size[lane]);
-                if (to[lane] | from[lane] | bytes) & 15 != 0 {
-                    return None;
-                }
-                let target = resolve(cx, to[lane], bytes, true, lane as u32)?;
-                let source = resolve(cx, from[lane], bytes, true, lane as u32)?;
-                let counted = if barrier == crate::ir::NO_SLOT { 0 } else { (*cx.at::<u64>(barrier))[lane] };
+                let moves = moves(cx, op, lane).ok()?;
+                let pieces = moves.pieces(cx, lane).ok()?;
                 let group = self.warps[cx.warp as usize].bulk_committed[lane];
-                found.push(Bulk {
-                    op,
-                    lane: lane as u32,
-                    to: target,
-                    from: source,
-                    bytes: bytes as usize,
-                    read: None,
-                    counted,
-                    group,
-                });
+                found.push(Bulk { op, lane: lane as u32, moves, pieces, read: None, group });
             }
             self.warps[cx.warp as usize].bulk.extend(found);
             Some(op.add(1))
         }
     }
 
-    /// `cp.async.bulk.commit_group` and `wait_group`: imm as [`crate::step::mbarrier::BulkGroup`] has it.
+    /// `cp.async.bulk.commit_group` and `wait_group`: imm as [`crate::step::bulk::BulkGroup`] has it.
     pub(super) unsafe fn bulk_group(&mut self, cx: &mut Cx, op: *const Op) {
         // SAFETY: forwarded.
         let imm = unsafe { (*op).imm };
@@ -234,7 +218,7 @@ impl Adversary {
         while at < warp.bulk.len() {
             let bulk = &mut warp.bulk[at];
             let lane = bulk.lane as usize;
-            let mine = bulk.counted == 0 && cx.mask >> lane & 1 != 0;
+            let mine = bulk.moves.counted == 0 && cx.mask >> lane & 1 != 0;
             if !mine || bulk.group + pending >= warp.bulk_committed[lane] {
                 at += 1;
             } else if read {
@@ -267,7 +251,7 @@ impl Adversary {
             }
             let coming: Vec<(usize, usize)> = (0..self.warps.len())
                 .flat_map(|w| (0..self.warps[w].bulk.len()).map(move |i| (w, i)))
-                .filter(|(w, i)| self.warps[*w].bulk[*i].counted == at)
+                .filter(|(w, i)| self.warps[*w].bulk[*i].moves.counted == at)
                 .collect();
             if !coming.is_empty() {
                 let (w, i) = coming[self.below(coming.len() as u64) as usize];
@@ -285,31 +269,27 @@ impl Bulk {
     /// Reads its source.
     pub(super) fn fetch(&mut self) {
         if self.read.is_none() {
-            // SAFETY: resolved when the copy was issued.
-            self.read = Some(unsafe { std::slice::from_raw_parts(self.from, self.bytes) }.to_vec());
+            let bytes = |piece: &Piece| match piece.from.is_null() {
+                true => vec![],
+                // SAFETY: resolved when the copy was issued.
+                false => unsafe { std::slice::from_raw_parts(piece.from, piece.run.bytes as usize) }.to_vec(),
+            };
+            self.read = Some(self.pieces.iter().map(bytes).collect());
         }
     }
 
     /// Arrives, and is counted.
     pub(super) fn arrive(mut self, cx: &mut Cx, counts: bool) -> Result<(), *const Op> {
         self.fetch();
-        let data = self.read.take().unwrap_or_default();
-        // SAFETY: resolved when the copy was issued; the instruction belongs to the kernel.
-        unsafe {
-            let imm = (*self.op).imm;
-            if imm < 0 {
-                std::ptr::copy_nonoverlapping(data.as_ptr(), self.to, self.bytes);
-            } else {
-                let (atom, ty) = (Atom::ALL[(imm & 255) as usize], AtomTy::ALL[(imm >> 8) as usize]);
-                for (i, element) in data.chunks_exact(ty.bytes() as usize).enumerate() {
-                    let mut word = [0u8; 8];
-                    word[..element.len()].copy_from_slice(element);
-                    update(self.to.add(i * element.len()), atom, ty, u64::from_le_bytes(word), 0);
-                }
-            }
-            if counts && self.counted != 0 {
-                cx.delivered(self.op, self.lane as usize, self.counted, self.bytes as i64)?;
-            }
+        let Bulk { op, lane, moves, pieces, read, .. } = self;
+        for (piece, data) in pieces.iter().zip(read.unwrap_or_default()) {
+            let from = if piece.from.is_null() { piece.from } else { data.as_ptr() };
+            // SAFETY: resolved when the copy was issued.
+            unsafe { moves.carry(piece, from) };
+        }
+        if counts && moves.counted != 0 {
+            // SAFETY: the instruction belongs to the kernel.
+            unsafe { cx.delivered(op, lane as usize, moves.counted, moves.bytes as i64)? };
         }
         Ok(())
     }

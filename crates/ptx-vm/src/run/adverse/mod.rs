@@ -13,6 +13,7 @@ mod store;
 use super::order::mix;
 use crate::ir::Kernel;
 use crate::ir::*;
+use crate::step::bulk::{Moves, Piece};
 use copy::Copies;
 use reach::Sight;
 use std::collections::VecDeque;
@@ -38,13 +39,11 @@ const CHANGE: u64 = 256;
 struct Bulk {
     op: *const Op,
     lane: u32,
-    to: *mut u8,
-    from: *const u8,
-    bytes: usize,
-    /// What it read, once it has.
-    read: Option<Vec<u8>>,
-    /// The mbarrier that counts it, or 0 and its group.
-    counted: u64,
+    moves: Moves,
+    pieces: Vec<Piece>,
+    /// What it read, once it has: of every piece, if there was something to read.
+    read: Option<Vec<Vec<u8>>>,
+    /// Where no mbarrier counts it: its group.
     group: u32,
 }
 
