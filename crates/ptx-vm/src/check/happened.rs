@@ -64,6 +64,10 @@ impl Check {
                     self.undefined(kernel, (wrong, what))?;
                 }
             }
+            Happened::Multiply { .. }
+            | Happened::MultiplyFence
+            | Happened::MultiplyCommit
+            | Happened::MultiplyWait { .. } => {}
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
                 for lane in lanes_of(lanes) {

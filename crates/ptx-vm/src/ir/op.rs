@@ -55,6 +55,10 @@ pub(crate) enum Rule {
     Redux,
     Elect,
     Multiply,
+    /// `wgmma.mma_async`.
+    Warpgroup,
+    /// `wgmma.fence`, `commit_group` and `wait_group`.
+    WarpgroupOrder,
     /// Branches on a predicate, or executes something where it holds: it must be defined.
     Decide,
     /// The operands `r[i]` whose bit is set must be defined; results are.
@@ -231,6 +235,8 @@ pub(crate) struct Cx {
     pub(crate) table: *const Table,
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
+    /// Threads of the block.
+    pub(crate) threads: u32,
     pub(crate) checked: bool,
     /// Checked mode reports what waits for lanes that do not come.
     pub(crate) strict: bool,

@@ -361,5 +361,13 @@ pub(super) static TABLE: &[Row] = rows! {
         "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16! type satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
         "wmma" "mma! sync! aligned! row|col! row|col! m16n16k8!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
         "wmma" "mma! sync! aligned! row|col! row|col! m8n8k4! rn", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
+        "wgmma" "mma_async! sync! aligned! m64nNk16!", "f16|f32,f16,f16", "d,a,b,p,n,n,n{,n}", "a * b, with p + d, by four warps; N: 8 to 256 by 8" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk16!", "f32,bf16,bf16", "d,a,b,p,n,n,n{,n}", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk8!", "f32,tf32,tf32", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk32!", "f16|f32,e4m3|e5m2,e4m3|e5m2", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk32! satfinite", "s32,s8|u8,s8|u8", "d,a,b,p", "the same; N: 8, 24 or 16 to 256 by 16" => wgmma::mma_async;
+        "wgmma" "fence! sync! aligned!", "", "", "orders registers and products" => wgmma::fence;
+        "wgmma" "commit_group! sync! aligned!", "", "", "closes the group of products" => wgmma::commit;
+        "wgmma" "wait_group! sync! aligned!", "", "n", "waits until at most n groups are pending" => wgmma::wait;
     }
 };

@@ -163,6 +163,7 @@ impl Worker {
             table,
             globals: &kernel.globals.table,
             warp: 0,
+            threads: info.block.iter().product(),
             checked: info.checked,
             strict: info.strict,
             tensor_core: info.tensor_core,
