@@ -31,6 +31,8 @@ pub(crate) const MOST: usize = 128;
 /// What an instruction says, apart from its registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
+    /// Columns in eights.
+    pub(crate) blocks: usize,
     /// Registers of D.
     pub(crate) d: usize,
     /// A is in registers, in four.
@@ -51,7 +53,17 @@ impl Shape {
         let blocks = (flags & COLUMNS) as usize;
         let product = (code != 0).then(|| Product::of_code(code));
         let each = if product.is_some_and(|p| p.half) { 2 } else { 4 };
-        Shape { d: blocks * each, registers: flags & REGISTERS != 0, product, flags }
+        Shape { blocks, d: blocks * each, registers: flags & REGISTERS != 0, product, flags }
+    }
+
+    /// A number for the shape, the same for the same M, N and K; not 0.
+    pub(crate) fn number(&self) -> u32 {
+        let k = match self.product.map(|p| p.a) {
+            Some(Format::F16 | Format::Bf16) => 16,
+            Some(Format::Tf32) => 8,
+            _ => 32,
+        };
+        self.blocks as u32 * 64 + k
     }
 
     /// Whether A (0) or B (1) is MN-major.
@@ -62,6 +74,14 @@ impl Shape {
     /// Where in the list the descriptor of A (unless it is in registers) or B stands.
     pub(crate) fn place(&self, operand: usize) -> usize {
         self.d + operand * if self.registers { 4 } else { 1 }
+    }
+
+    /// The 8x8 matrices of A and B that a warp reads: operand, and place along M or N and along K. A register of A comes of each.
+    pub(crate) fn matrices(&self, warp: u32) -> impl Iterator<Item = (usize, u32, u32)> {
+        let first = 2 * (warp % 4);
+        let of_a = if self.registers { 0 } else { 4 };
+        let a = (0..of_a).map(move |i| (0, first + i % 2, i / 2));
+        a.chain((0..2 * self.blocks as u32).map(|i| (1, i / 2, i % 2)))
     }
 
     /// The signs of the elements of a register of A or B, if they change.
@@ -150,6 +170,14 @@ impl Astray {
     }
 }
 
+/// The first row of the operands that is not in shared memory.
+pub(crate) fn astray(cx: &Cx, shape: &Shape, issue: &Issue) -> Option<Astray> {
+    shape.matrices(cx.warp).find_map(|(operand, outer, inner)| {
+        let rows = issue.operands[operand]?.rows(shape.turned(operand), outer, inner);
+        rows.into_iter().find(|at| at + 16 > cx.shared_len).map(|at| Astray { operand, at })
+    })
+}
+
 /// An 8x8 matrix of an operand, as a fragment.
 #[inline(always)]
 unsafe fn fragment(
@@ -184,6 +212,7 @@ unsafe fn fragment(
 ///
 /// # Safety
 /// As for [`Exec::exec`]; `d` are as many registers as D has.
+#[inline(always)]
 pub(crate) unsafe fn compute(cx: &Cx, op: *const Op, issue: &Issue, d: &[*mut L<u32>]) -> Result<(), Astray> {
     // SAFETY: `imm` is a micro-kernel that the decoder put there; operands belong to the instruction.
     unsafe {
@@ -206,7 +235,6 @@ pub(crate) unsafe fn compute(cx: &Cx, op: *const Op, issue: &Issue, d: &[*mut L<
 }
 
 impl Exec for Wgmma {
-    const RARE: bool = true;
     const RULE: Rule = Rule::Warpgroup;
 
     #[inline(always)]
@@ -219,7 +247,7 @@ impl Exec for Wgmma {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
     // SAFETY: the list holds as many registers as D has.
     unsafe {

@@ -2,6 +2,8 @@
 //!
 //! Operands are small integers, exact in every format, so that results must be equal whatever the order of summation.
 
+mod checked;
+mod late;
 mod product;
 mod refused;
 

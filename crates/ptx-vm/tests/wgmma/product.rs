@@ -382,6 +382,6 @@ done:
 }
 
 /// Bytes of shared memory, and where A and B lie.
-pub(crate) const SHARED: usize = 48 << 10;
+pub(crate) const SHARED: usize = 46 << 10;
 const AT_A: usize = 0;
 const AT_B: usize = 14 << 10;

@@ -33,14 +33,20 @@ fn by_format<const STEPS: usize, const HALF: bool>(a_e5m2: bool, b_e5m2: bool) -
 }
 
 /// The low and the high pairs of a register as f16.
+#[inline(always)]
 pub(super) fn widen(register: &Lanes, e5m2: bool) -> [Lanes; 2] {
     if e5m2 { pairs::<true>(register) } else { pairs::<false>(register) }
 }
 
+#[inline(always)]
 fn pairs<const E5: bool>(register: &Lanes) -> [Lanes; 2] {
     let format = if E5 { F8::E5M2 } else { F8::E4M3 };
     let pair = |w: u32| u32::from(f8_to_f16(format, w as u8)) | u32::from(f8_to_f16(format, (w >> 8) as u8)) << 16;
-    [register.map(pair), register.map(|w| pair(w >> 16))]
+    let mut out = [[0; 32]; 2];
+    for i in 0..32 {
+        (out[0][i], out[1][i]) = (pair(register[i]), pair(register[i] >> 16));
+    }
+    out
 }
 
 unsafe fn product<const A_E5: bool, const B_E5: bool, const STEPS: usize, const HALF: bool>(f: &Fragments) {

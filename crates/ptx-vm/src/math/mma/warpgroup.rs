@@ -50,6 +50,7 @@ impl Tile {
     ///
     /// # Safety
     /// As for a [`Kernel`]: the pointers are registers; `d` holds whole blocks.
+    #[inline(always)]
     pub unsafe fn multiply<E>(
         &self,
         core: Option<TensorCore>,
@@ -86,6 +87,7 @@ impl Tile {
 
     /// The same with operands that are prepared once. Accumulators of f16 are widened first and rounded once at the end.
     #[allow(clippy::too_many_arguments, reason = "the operands of a product, and how it is computed")]
+    #[inline(always)]
     unsafe fn in_stages<E>(
         &self,
         staged: &Staged,
@@ -123,10 +125,12 @@ impl Tile {
                 let mut count = 0;
                 for (i, registers) in registers.chunks_exact(each).enumerate() {
                     let b = parts(b(first * TOGETHER + i)?, format_b);
-                    if half {
-                        sums.add(i).write(Room(std::array::from_fn(|n| single(registers[n / 2], n % 2, keep))));
-                    }
                     let own: *mut Lanes = sums.add(i).cast();
+                    for (n, register) in registers.iter().enumerate().filter(|_| half) {
+                        let words = if keep { **register } else { [0; 32] };
+                        own.add(2 * n).write(single(&words, 0));
+                        own.add(2 * n + 1).write(single(&words, 16));
+                    }
                     let sum: [*mut Lanes; 4] = std::array::from_fn(|n| if half { own.add(n) } else { registers[n] });
                     for (step, b) in b.iter().enumerate().take(steps) {
                         let (b, place) = (Room(*b), at_b.add(count * STAGED_B));
@@ -139,10 +143,13 @@ impl Tile {
                 }
                 (staged.multiply)(std::slice::from_raw_parts(products.as_ptr().cast(), count));
                 for (i, registers) in registers.chunks_exact(each).enumerate().filter(|_| half) {
-                    let sum = (*sums.add(i)).0;
+                    let sum = &(*sums.add(i)).0;
                     for (n, d) in registers.iter().enumerate() {
-                        let [low, high] = [sum[2 * n], sum[2 * n + 1]].map(|s| s.map(rounded));
-                        **d = std::array::from_fn(|lane| low[lane] | high[lane] << 16);
+                        let mut out = [0; 32];
+                        for lane in 0..32 {
+                            out[lane] = rounded(sum[2 * n][lane]) | rounded(sum[2 * n + 1][lane]) << 16;
+                        }
+                        **d = out;
                     }
                 }
             }
@@ -151,12 +158,17 @@ impl Tile {
     }
 }
 
-/// One half of a register of f16 pairs in f32, or zeros.
-unsafe fn single(register: *const Lanes, half: usize, keep: bool) -> Lanes {
-    // SAFETY: the caller's.
-    if keep { unsafe { (*register).map(|w| f16_to_f32((w >> (16 * half)) as u16).to_bits()) } } else { [0; 32] }
+/// The halves of a register of f16 pairs, from bit `at`, in f32.
+#[inline(always)]
+fn single(words: &Lanes, at: u32) -> Lanes {
+    let mut out = [0; 32];
+    for lane in 0..32 {
+        out[lane] = f16_to_f32((words[lane] >> at) as u16).to_bits();
+    }
+    out
 }
 
+#[inline(always)]
 fn rounded(bits: u32) -> u32 {
     u32::from(f32_to_f16(f32::from_bits(bits)))
 }
