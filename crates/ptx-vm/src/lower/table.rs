@@ -263,6 +263,7 @@ pub(super) static TABLE: &[Row] = rows! {
         "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
+        "wgmma" "fence! sync! aligned!", "", "", "orders registers and products" => wgmma::fence;
         "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
     Async {
@@ -327,6 +328,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint min|max!", "u32|s32|u64|s64|f16|bf16", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint inc|dec!", "u32", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint and|or|xor!", "b32|b64", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
+        "wgmma" "commit_group! sync! aligned!", "", "", "closes the group of products" => wgmma::commit;
+        "wgmma" "wait_group! sync! aligned!", "", "n", "waits until at most n groups are pending" => wgmma::wait;
         "cp" "async! bulk! commit_group!", "", "", "closes the group of bulk copies" => mbarrier::bulk_commit;
         "cp" "async! bulk! wait_group! read", "", "n", "waits until at most n bulk groups are pending" => mbarrier::bulk_wait;
         "cp" "async! bulk! prefetch! L2! global! L2::cache_hint", "", "[a],b{,c}", "nothing" => control::nop;
@@ -366,8 +369,5 @@ pub(super) static TABLE: &[Row] = rows! {
         "wgmma" "mma_async! sync! aligned! m64nNk8!", "f32,tf32,tf32", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
         "wgmma" "mma_async! sync! aligned! m64nNk32!", "f16|f32,e4m3|e5m2,e4m3|e5m2", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
         "wgmma" "mma_async! sync! aligned! m64nNk32! satfinite", "s32,s8|u8,s8|u8", "d,a,b,p", "the same; N: 8, 24 or 16 to 256 by 16" => wgmma::mma_async;
-        "wgmma" "fence! sync! aligned!", "", "", "orders registers and products" => wgmma::fence;
-        "wgmma" "commit_group! sync! aligned!", "", "", "closes the group of products" => wgmma::commit;
-        "wgmma" "wait_group! sync! aligned!", "", "n", "waits until at most n groups are pending" => wgmma::wait;
     }
 };
