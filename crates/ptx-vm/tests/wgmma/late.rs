@@ -3,7 +3,7 @@
 use super::checked::variant;
 use super::product::{Format, PLAIN, Place, Product};
 use super::{FLOATS, INTEGERS};
-use ptx_vm::{Fault, FaultKind, VmConfig};
+use ptx_vm::{Fault, FaultKind, Launch, Module, Vm, VmConfig};
 
 fn adverse(seed: u64) -> VmConfig {
     VmConfig { threads: 1, ..VmConfig::adverse(seed) }
@@ -119,5 +119,27 @@ fn descriptors_are_checked() {
     ] {
         let fault = fault(&format!("{before}\n{after}"));
         assert!(fault.kind == kind && fault.message.contains(says), "{fault}");
+    }
+}
+
+#[test]
+fn a_warpgroup_is_four_warps() {
+    let text = format!(
+        ".version 8.6\n.target sm_90a\n.address_size 64\n.visible .entry k() {{ .reg .b32 %d<12>; .reg .b64 %rd<9>; .reg .pred %p<2>;
+        .shared .align 1024 .b8 tile[8192]; mov.u64 %rd5, 0; mov.u64 %rd6, 0;
+        wgmma.fence.sync.aligned; {} wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; ret; }}",
+        product().instruction()
+    );
+    let kernel = Module::parse("k.ptx", &text).and_then(|module| module.kernel("k")).unwrap();
+    for config in [VmConfig { threads: 1, ..VmConfig::default() }, adverse(1)] {
+        let vm = Vm::new(config);
+        let launch =
+            |threads| vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &[]);
+        assert!(launch(128).is_ok() && launch(256).is_ok());
+        for threads in [32, 96, 127, 160] {
+            let fault = launch(threads).unwrap_err();
+            let says = format!("warpgroups of 128 threads, and the block has {threads}");
+            assert!(fault.kind == FaultKind::Barrier && fault.message.contains(&says), "{fault}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Operands are small integers, exact in every format, so that results must be equal whatever the order of summation.
 
 mod checked;
+mod compiled;
 mod counted;
 mod late;
 mod product;
