@@ -26,7 +26,7 @@ const PRODUCT: Product = Product {
 /// The same with A in registers.
 const REGISTERS: Product = Product { place_a: None, ..PRODUCT };
 
-/// The body with the faults, or without.
+/// The body with the faults, or without. `MMA` stands for the product, `FENCE`, `COMMIT` and `WAIT` for what belongs to it.
 pub(crate) fn variant(product: &Product, body: &str, faulty: bool) -> String {
     let keep = |line: &&str| !line.trim_start().starts_with(if faulty { '+' } else { '-' });
     let lines: Vec<String> = body
@@ -34,7 +34,14 @@ pub(crate) fn variant(product: &Product, body: &str, faulty: bool) -> String {
         .filter(keep)
         .map(|line| line.trim_start().trim_start_matches(['+', '-']).replace("MMA", &product.instruction()))
         .collect();
-    product.kernel(&lines.join("\n  "))
+    let body = [
+        ("FENCE", "fence.sync.aligned;"),
+        ("COMMIT", "commit_group.sync.aligned;"),
+        ("WAIT", "wait_group.sync.aligned 0;"),
+    ]
+    .iter()
+    .fold(lines.join("\n"), |text, (word, rest)| text.replace(word, &format!("wgmma.{rest}")));
+    product.kernel(&body)
 }
 
 fn fault(product: &Product, body: &str) -> Fault {
@@ -48,7 +55,7 @@ fn fault(product: &Product, body: &str) -> Fault {
     }
 }
 
-/// The kind, what the report says, and the body. `MMA` stands for the product.
+/// The kind, what the report says, and the body.
 type Plant = (FaultKind, &'static str, &'static str);
 
 fn check(product: &Product, plants: &[Plant]) {
@@ -57,8 +64,6 @@ fn check(product: &Product, plants: &[Plant]) {
         assert!(fault.kind == *kind && fault.message.contains(says), "{fault} instead of {kind} `{says}`\n{body}");
     }
 }
-
-const FENCE: &str = "wgmma.fence.sync.aligned;";
 
 #[test]
 fn correct_kernels_report_nothing() {
@@ -82,48 +87,39 @@ fn results_are_waited_for() {
             (
                 FaultKind::Race,
                 "is read here with no `wgmma.wait_group`",
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              + wgmma.wait_group.sync.aligned 0;",
+                "FENCE MMA COMMIT
+              + WAIT",
             ),
             (
                 FaultKind::Race,
                 read,
-                "wgmma.fence.sync.aligned;
-              MMA
-              + wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+                "FENCE MMA
+              + COMMIT
+              WAIT",
             ),
             (
                 FaultKind::Race,
                 read,
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
+                "FENCE MMA COMMIT
               - wgmma.wait_group.sync.aligned 1;
-              + wgmma.wait_group.sync.aligned 0;",
+              + WAIT",
             ),
             (
                 FaultKind::Race,
                 "is written here",
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
+                "FENCE MMA COMMIT
               - mov.b32 %d3, 0;
-              wgmma.wait_group.sync.aligned 0;
+              WAIT
               + mov.b32 %d3, 0;",
             ),
             // A copy of what is pending is pending.
             (
                 FaultKind::Race,
                 read,
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
+                "FENCE MMA COMMIT
               mov.b32 %r8, %d3;
               - add.u32 %r8, %r8, 1;
-              wgmma.wait_group.sync.aligned 0;
+              WAIT
               + add.u32 %r8, %r8, 1;",
             ),
         ],
@@ -138,47 +134,34 @@ fn registers_are_fenced() {
             (
                 FaultKind::Race,
                 "no `wgmma.fence` before its first wgmma",
-                "+ wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+                "+ FENCE
+              MMA COMMIT WAIT",
             ),
             (
                 FaultKind::Race,
                 "an accumulator was written with no `wgmma.fence` in between",
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;
+                "FENCE MMA COMMIT WAIT
               add.f32 %d1, %d1, %d1;
-              + wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              + FENCE
+              MMA COMMIT WAIT",
             ),
             (
                 FaultKind::Race,
                 "one of a wgmma of another shape",
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;
-              + wgmma.fence.sync.aligned;
+                "FENCE MMA COMMIT WAIT
+              + FENCE
               wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%d0, %d1, %d2, %d3}, %rd5, %rd6, 0, 1, 1, 0, 0;
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              COMMIT WAIT",
             ),
             (
                 FaultKind::Race,
                 "is an operand here",
-                "wgmma.fence.sync.aligned;
-              MMA
-              + wgmma.commit_group.sync.aligned;
-              + wgmma.wait_group.sync.aligned 0;
-              + wgmma.fence.sync.aligned;
+                "FENCE MMA
+              + COMMIT
+              + WAIT
+              + FENCE
               wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%d0, %d1, %d2, %d3}, %rd5, %rd6, 0, 1, 1, 0, 0;
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              COMMIT WAIT",
             ),
         ],
     );
@@ -188,21 +171,17 @@ fn registers_are_fenced() {
             (
                 FaultKind::Race,
                 "a register of A was written",
-                "wgmma.fence.sync.aligned;
+                "FENCE
               xor.b32 %a1, %a1, 0x80008000;
-              + wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              + FENCE
+              MMA COMMIT WAIT",
             ),
             (
                 FaultKind::Race,
                 "reads as A is written here",
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
+                "FENCE MMA COMMIT
               - xor.b32 %a1, %a1, 0x80008000;
-              wgmma.wait_group.sync.aligned 0;
+              WAIT
               + xor.b32 %a1, %a1, 0x80008000;",
             ),
         ],
@@ -211,13 +190,9 @@ fn registers_are_fenced() {
 
 #[test]
 fn chains_need_no_fence_between() {
-    let body = "wgmma.fence.sync.aligned;
-        MMA
-        MMA
-        wgmma.commit_group.sync.aligned;
-        MMA
-        wgmma.commit_group.sync.aligned;
-        wgmma.wait_group.sync.aligned 0;";
+    let body = "FENCE MMA
+        MMA COMMIT
+        MMA COMMIT WAIT";
     PRODUCT.run(&variant(&PRODUCT, body, false), checked()).unwrap();
 }
 
@@ -227,12 +202,8 @@ fn copies_that_compilers_make_are_no_accesses() {
     let d: Vec<String> = (0..8).map(|i| format!("%e{i}")).collect();
     let other = PRODUCT.instruction().replace("%d0, %d1, %d2, %d3, %d4, %d5, %d6, %d7", &d.join(", "));
     let moves = |to: &str, from: &str| (0..8).map(|i| format!("mov.b32 %{to}{i}, %{from}{i};\n")).collect::<String>();
-    let body = format!(
-        ".reg .b32 %e<8>;\n{FENCE}\nMMA\n{}{other}\n{}MMA\nwgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;",
-        moves("e", "d"),
-        moves("d", "e")
-    );
-    let twice = format!("{FENCE}\nMMA\nMMA\nMMA\nwgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;");
+    let body = format!(".reg .b32 %e<8>;\nFENCE\nMMA\n{}{other}\n{}MMA COMMIT WAIT", moves("e", "d"), moves("d", "e"));
+    let twice = format!("FENCE\nMMA\nMMA\nMMA COMMIT WAIT");
     let want = PRODUCT.run(&variant(&PRODUCT, &twice, false), checked()).unwrap().0;
     assert_eq!(PRODUCT.run(&variant(&PRODUCT, &body, false), checked()).unwrap().0, want);
     for seed in 0..4 {
@@ -250,11 +221,9 @@ fn shared_memory_is_ordered() {
             (
                 FaultKind::Race,
                 read,
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
+                "FENCE MMA COMMIT
               - bar.sync 0;
-              wgmma.wait_group.sync.aligned 0;
+              WAIT
               + bar.sync 0;
               mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6], %r0;",
             ),
@@ -262,10 +231,7 @@ fn shared_memory_is_ordered() {
             (
                 FaultKind::Race,
                 read,
-                "wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;
+                "FENCE MMA COMMIT WAIT
               + bar.sync 0;
               setp.eq.u32 %p2, %r0, 96;
               @%p2 st.shared.b32 [%r2+14336], %r0;",
@@ -276,10 +242,7 @@ fn shared_memory_is_ordered() {
                 "mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6+14336], %r0;
               + fence.proxy.async;
               bar.sync 0;
-              wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              FENCE MMA COMMIT WAIT",
             ),
             // The reader's fence does as well.
             (
@@ -288,25 +251,19 @@ fn shared_memory_is_ordered() {
                 "mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6+14336], %r0;
               fence.proxy.async;
               + bar.sync 0;
-              wgmma.fence.sync.aligned;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              FENCE MMA COMMIT WAIT",
             ),
         ],
     );
     let reader = "mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6+14336], %r0; bar.sync 0; fence.proxy.async;
-        wgmma.fence.sync.aligned; MMA wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;";
+        FENCE MMA COMMIT WAIT";
     PRODUCT.run(&variant(&PRODUCT, reader, false), checked()).unwrap();
 }
 
 #[test]
 fn undefined_operands_are_undefined_results() {
     // Nobody has written the registers of the last row of A, and what decides is a sum of that.
-    let body = "wgmma.fence.sync.aligned;
-        MMA
-        wgmma.commit_group.sync.aligned;
-        wgmma.wait_group.sync.aligned 0;
+    let body = "FENCE MMA COMMIT WAIT
         - setp.eq.b32 %p3, %dREG, 0;
         + setp.eq.b32 %p3, %r0, 0;
         @%p3 mov.b32 %d0, 0;";
@@ -326,10 +283,7 @@ fn undefined_operands_are_undefined_results() {
         mad.lo.u32 %r6, %r0, 4, %r8; setp.lt.u32 %p2, %r0, 12;
         @%p2 st.shared.b32 [%r6], 0; @%p2 st.shared.b32 [%r6+144], 0;
         fence.proxy.async; bar.sync 0;
-        wgmma.fence.sync.aligned;
-        MMA
-        wgmma.commit_group.sync.aligned;
-        wgmma.wait_group.sync.aligned 0;
+        FENCE MMA COMMIT WAIT
         and.b32 %r8, %r0, 3; setp.eq.u32 %p2, %r8, 1;
         - setp.eq.and.b32 %p3, %d1, 0, %p2;
         + setp.eq.and.b32 %p3, %d0, 0, %p2;
@@ -340,11 +294,9 @@ fn undefined_operands_are_undefined_results() {
 
 #[test]
 fn operands_of_the_instruction_are_defined() {
-    let body = "wgmma.fence.sync.aligned;
+    let body = "FENCE
         - .reg .b64 %u; add.u64 %rd5, %rd5, %u;
-        MMA
-        wgmma.commit_group.sync.aligned;
-        wgmma.wait_group.sync.aligned 0;";
+        MMA COMMIT WAIT";
     let fault = fault(&PRODUCT, body);
     assert!(fault.kind == FaultKind::Uninitialised && fault.message.contains("a matrix descriptor"), "{fault}");
 }
@@ -357,16 +309,14 @@ fn warps_of_a_warpgroup_agree() {
             (
                 FaultKind::Barrier,
                 "the descriptors differ from those of warp 0",
-                "wgmma.fence.sync.aligned;
+                "FENCE
               - setp.lt.u32 %p2, %r0, 32; @!%p2 add.u64 %rd5, %rd5, 2;
-              MMA
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              MMA COMMIT WAIT",
             ),
             (
                 FaultKind::Barrier,
                 "of the same warpgroup, has executed the wgmma in line",
-                "wgmma.fence.sync.aligned;
+                "FENCE
               - setp.lt.u32 %p2, %r0, 64;
               - @%p2 bra other;
               MMA
@@ -374,30 +324,27 @@ fn warps_of_a_warpgroup_agree() {
               - other:
               - MMA
               - both:
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              COMMIT WAIT",
             ),
             (
                 FaultKind::Barrier,
                 "warp 3, of the same warpgroup as warp 0, has ended without this wgmma",
-                "wgmma.fence.sync.aligned;
+                "FENCE
               - setp.lt.u32 %p2, %r0, 96;
               - @!%p2 bra over;
               MMA
               - over:
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              COMMIT WAIT",
             ),
             (
                 FaultKind::Barrier,
                 "",
-                "wgmma.fence.sync.aligned;
+                "FENCE
               - setp.lt.u32 %p2, %r0, 5;
               - @%p2 bra over;
               MMA
               - over:
-              wgmma.commit_group.sync.aligned;
-              wgmma.wait_group.sync.aligned 0;",
+              COMMIT WAIT",
             ),
         ],
     );

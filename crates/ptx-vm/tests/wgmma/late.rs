@@ -30,31 +30,23 @@ fn correct_kernels_compute_the_same() {
 #[test]
 fn what_is_not_waited_for_has_not_come() {
     let bodies = [
-        "wgmma.fence.sync.aligned;
-         MMA
-         wgmma.commit_group.sync.aligned;
-         + wgmma.wait_group.sync.aligned 0;",
-        "wgmma.fence.sync.aligned;
-         MMA
-         + wgmma.commit_group.sync.aligned;
-         wgmma.wait_group.sync.aligned 0;",
+        "FENCE MMA COMMIT
+         + WAIT",
+        "FENCE MMA
+         + COMMIT
+         WAIT",
         // The first group may be all that has come.
-        "wgmma.fence.sync.aligned;
-         MMA
-         wgmma.commit_group.sync.aligned;
-         MMA
-         wgmma.commit_group.sync.aligned;
+        "FENCE MMA COMMIT
+         MMA COMMIT
          - wgmma.wait_group.sync.aligned 1;
-         + wgmma.wait_group.sync.aligned 0;",
+         + WAIT",
         // A is overwritten before it is read.
-        "wgmma.fence.sync.aligned;
-         MMA
-         wgmma.commit_group.sync.aligned;
-         + wgmma.wait_group.sync.aligned 0;
+        "FENCE MMA COMMIT
+         + WAIT
          + bar.sync 0;
          mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6], %r0;
          bar.sync 0;
-         - wgmma.wait_group.sync.aligned 0;",
+         - WAIT",
     ];
     for body in bodies {
         let run = |faulty, config| product().run(&variant(&product(), body, faulty), config).unwrap().0;
@@ -75,8 +67,8 @@ fn groups_come_in_order() {
     let both: String = (0..12).map(|i| format!("add.f32 %d{i}, %d{i}, %e{i};\n")).collect();
     let zero: String = (0..12).map(|i| format!("mov.b32 %e{i}, 0;\n")).collect();
     let body = format!(
-        ".reg .b32 %e<12>;\n{zero}wgmma.fence.sync.aligned;\nMMA\nwgmma.commit_group.sync.aligned;\n{other}\nwgmma.commit_group.sync.aligned;
-         wgmma.wait_group.sync.aligned 1;\n{sums}wgmma.wait_group.sync.aligned 0;\n{both}"
+        ".reg .b32 %e<12>;\n{zero}FENCE MMA COMMIT\n{other}\nCOMMIT
+         wgmma.wait_group.sync.aligned 1;\n{sums}WAIT\n{both}"
     );
     let run = |config| product().run(&variant(&product(), &body, false), config).unwrap().0;
     let want = run(VmConfig { threads: 1, ..VmConfig::default() });
@@ -101,7 +93,7 @@ fn fault(body: &str) -> Fault {
 
 #[test]
 fn descriptors_are_checked() {
-    let after = "wgmma.fence.sync.aligned;\nMMA\nwgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;";
+    let after = "FENCE MMA COMMIT WAIT";
     for (before, kind, says) in [
         ("or.b64 %rd6, %rd6, 0x10000000000000;", FaultKind::Trap, "of B, 0x00100020"),
         ("or.b64 %rd6, %rd6, 0x2000000000000;", FaultKind::Trap, "a base offset and no swizzle"),
@@ -120,6 +112,34 @@ fn descriptors_are_checked() {
         let fault = fault(&format!("{before}\n{after}"));
         assert!(fault.kind == kind && fault.message.contains(says), "{fault}");
     }
+}
+
+/// Whatever a descriptor says, all modes agree on whether it can be read.
+#[test]
+fn random_descriptors_do_no_harm() {
+    let text = product().kernel(&product().body());
+    let mut state = 7u64;
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..150 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // Few bits of what lies far, and seldom those that mean nothing.
+        let bits = state & (state << 7) & 0xc00e_03ff_03ff_0fff | if state >> 60 == 0 { 1 << 55 } else { 0 };
+        let text = text.replace("ld.param.u64 %rd6, [db];", &format!("mov.u64 %rd6, {bits};"));
+        let modes = [VmConfig { threads: 1, ..VmConfig::default() }, super::checked::checked(), adverse(state)];
+        let [plain, checked, late] = modes.map(|config| product().run(&text, config).map(|(d, _)| d));
+        match (plain, late) {
+            (Ok(plain), Ok(late)) => {
+                assert!(plain == late && checked.is_ok(), "{bits:#x}");
+                good += 1;
+            }
+            (Err(plain), Err(late)) => {
+                assert!(plain.kind == late.kind && checked.is_err_and(|f| f.kind == plain.kind), "{bits:#x}");
+                bad += 1;
+            }
+            (plain, late) => panic!("{bits:#x}: {plain:?} {late:?}"),
+        }
+    }
+    assert!(good > 20 && bad > 20, "{good} {bad}");
 }
 
 #[test]
