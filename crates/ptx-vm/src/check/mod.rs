@@ -18,7 +18,7 @@ mod warpgroup;
 
 use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
-use crate::ir::{Cx, Happened, Kernel, Op, guarded};
+use crate::ir::{Cx, Happened, Kernel, NAMED, Op, guarded};
 use arrays::Arrays;
 use defined::Defined;
 pub(crate) use global::Races;
@@ -137,6 +137,9 @@ impl Watch {
     /// A barrier opens for the warps that wait at it; `all` when no other warp is left.
     pub(crate) fn release(&mut self, id: usize, warps: &[usize], all: bool) {
         if let Some(check) = &mut self.check {
+            if id >= NAMED {
+                return check.warpgroup_waited(warps);
+            }
             match all {
                 true => check.shared.clocks.barrier(),
                 false => check.shared.clocks.release_named(id, warps),

@@ -213,12 +213,16 @@ impl Products {
         self.warps[warp].commits.push(time);
     }
 
-    /// `wgmma.wait_group`: the time of the last commit that is waited for.
-    pub(super) fn wait(&mut self, warp: usize, pending: u32) -> Option<u32> {
+    /// `wgmma.wait_group`.
+    pub(super) fn wait(&mut self, warp: usize, pending: u32) {
         let warp = &mut self.warps[warp];
-        let done = (warp.commits.len() as u32).checked_sub(pending).filter(|done| *done > 0)?;
-        warp.waited = warp.waited.max(done);
-        warp.commits.get(done as usize - 1).copied()
+        warp.waited = warp.waited.max((warp.commits.len() as u32).saturating_sub(pending));
+    }
+
+    /// The time of the last commit of a warp that it has waited for.
+    pub(super) fn waited(&self, warp: usize) -> Option<u32> {
+        let warp = &self.warps[warp];
+        warp.commits.get((warp.waited as usize).checked_sub(1)?).copied()
     }
 
     /// A warp comes to a product. Gives the warp and what it has come to when that is not what another one has come to in its place.

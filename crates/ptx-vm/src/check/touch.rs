@@ -184,7 +184,7 @@ impl Check {
         let how = || match conflict {
             Conflict::Write { other } => format!("and was written by {} with no barrier in between", name(other)),
             Conflict::Read { other } if self.shared.clocks.is_product(other) => format!(
-                "and is read by {}, which nobody here knows to be complete: `wgmma.wait_group` waits for it, a barrier tells other warps",
+                "and is read by {}, which nobody here knows to be complete: `wgmma.wait_group` waits for it, a barrier tells others",
                 name(other)
             ),
             Conflict::Read { other } => format!("and was read by {} with no barrier in between", name(other)),

@@ -61,12 +61,16 @@ impl Check {
         match what {
             Happened::MultiplyFence => products.fence(warp),
             Happened::MultiplyCommit => products.commit(warp, clocks.product_commit()),
-            Happened::MultiplyWait { pending } => {
-                if let Some(time) = products.wait(warp, pending) {
-                    clocks.product_wait(warp, cx.mask, time);
-                }
-            }
+            Happened::MultiplyWait { pending } => products.wait(warp, pending),
             _ => {}
+        }
+    }
+
+    /// The warps of a warpgroup have waited for each other: all know that the products of all are complete, and no more.
+    pub(super) fn warpgroup_waited(&mut self, warps: &[usize]) {
+        let Some(products) = &self.products else { return };
+        for (of, time) in warps.iter().filter_map(|of| Some((*of, products.waited(*of)?))) {
+            warps.iter().for_each(|warp| self.shared.clocks.product_wait(*warp, of as u32, time));
         }
     }
 

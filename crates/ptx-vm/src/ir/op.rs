@@ -108,6 +108,12 @@ pub(crate) enum Stop {
     Fault,
 }
 
+/// Barriers that programs name by number.
+pub(crate) const NAMED: usize = 16;
+
+/// All barriers: those at which each of the warpgroups of a block waits for its products follow.
+pub(crate) const BARRIERS: usize = NAMED + 8;
+
 /// A barrier arrival: which, how many threads take part (0: all), whether the warp waits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Arrival {

@@ -113,7 +113,7 @@ pub(crate) unsafe fn issue(cx: &mut Cx, op: *const Op) -> Result<Issue, *const O
     unsafe {
         let (shape, mask) = (Shape::of(op), cx.mask);
         let lane = mask.trailing_zeros();
-        if (cx.warp | 3) * WARP as u32 + WARP as u32 > cx.threads {
+        if !is_whole(cx) {
             let message = format!("this is executed by warpgroups of 128 threads, and the block has {}", cx.threads);
             return Err(cx.fault(op, FaultKind::Barrier, Some(lane), None, message));
         }
@@ -280,7 +280,8 @@ unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
     }
 }
 
-/// `wgmma.fence` (imm -2), `wgmma.commit_group` (-1) and `wgmma.wait_group` of imm groups: nothing is late here.
+/// `wgmma.fence` (imm -2), `wgmma.commit_group` (-1) and `wgmma.wait_group` of imm groups. Nothing is late here, but a product is one of the
+/// whole warpgroup: who has waited for it may overwrite what the other warps read. So the warps wait for each other.
 pub(crate) struct Group;
 
 /// What a [`Group`] does, instead of waiting.
@@ -304,7 +305,17 @@ impl Exec for Group {
                 pending => Happened::MultiplyWait { pending: pending as u32 },
             };
             cx.happened(what, cx.mask, 0);
+            if (*op).imm >= 0 && is_whole(cx) {
+                let (id, threads) = (NAMED as u32 + cx.warp / 4, 4 * WARP as u32);
+                cx.arrival = Arrival { id, threads, waits: true, ..Arrival::default() };
+                return cx.pause(Stop::Barrier, op.add(1));
+            }
             op.add(1)
         }
     }
+}
+
+/// Whether the block has all threads of the warp's warpgroup.
+fn is_whole(cx: &Cx) -> bool {
+    (cx.warp | 3) * WARP as u32 + WARP as u32 <= cx.threads
 }

@@ -203,8 +203,8 @@ fn copies_that_compilers_make_are_no_accesses() {
     let other = PRODUCT.instruction().replace("%d0, %d1, %d2, %d3, %d4, %d5, %d6, %d7", &d.join(", "));
     let moves = |to: &str, from: &str| (0..8).map(|i| format!("mov.b32 %{to}{i}, %{from}{i};\n")).collect::<String>();
     let body = format!(".reg .b32 %e<8>;\nFENCE\nMMA\n{}{other}\n{}MMA COMMIT WAIT", moves("e", "d"), moves("d", "e"));
-    let twice = format!("FENCE\nMMA\nMMA\nMMA COMMIT WAIT");
-    let want = PRODUCT.run(&variant(&PRODUCT, &twice, false), checked()).unwrap().0;
+    let twice = "FENCE\nMMA\nMMA\nMMA COMMIT WAIT";
+    let want = PRODUCT.run(&variant(&PRODUCT, twice, false), checked()).unwrap().0;
     assert_eq!(PRODUCT.run(&variant(&PRODUCT, &body, false), checked()).unwrap().0, want);
     for seed in 0..4 {
         let config = VmConfig { threads: 1, ..VmConfig::adverse(seed) };
@@ -222,19 +222,10 @@ fn shared_memory_is_ordered() {
                 FaultKind::Race,
                 read,
                 "FENCE MMA COMMIT
-              - bar.sync 0;
+              mad.lo.u32 %r6, %r0, 4, %r2;
+              - st.shared.b32 [%r6], %r0;
               WAIT
-              + bar.sync 0;
-              mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6], %r0;",
-            ),
-            // Other warps read B too.
-            (
-                FaultKind::Race,
-                read,
-                "FENCE MMA COMMIT WAIT
-              + bar.sync 0;
-              setp.eq.u32 %p2, %r0, 96;
-              @%p2 st.shared.b32 [%r2+14336], %r0;",
+              + st.shared.b32 [%r6], %r0;",
             ),
             (
                 FaultKind::Race,
@@ -255,6 +246,16 @@ fn shared_memory_is_ordered() {
             ),
         ],
     );
+    // Who has waited for a product knows that it is complete in all warps of the warpgroup.
+    let overwrite = "FENCE MMA COMMIT WAIT
+        setp.eq.u32 %p2, %r0, 0;
+        @%p2 st.shared.b32 [%r2+14336], %r0;";
+    let (d, _) = PRODUCT.run(&variant(&PRODUCT, overwrite, false), checked()).unwrap();
+    assert_eq!(d, PRODUCT.expected());
+    for seed in 0..4 {
+        let late = VmConfig { threads: 1, ..VmConfig::adverse(seed) };
+        assert_eq!(PRODUCT.run(&variant(&PRODUCT, overwrite, false), late).unwrap().0, d);
+    }
     let reader = "mad.lo.u32 %r6, %r0, 4, %r2; st.shared.b32 [%r6+14336], %r0; bar.sync 0; fence.proxy.async;
         FENCE MMA COMMIT WAIT";
     PRODUCT.run(&variant(&PRODUCT, reader, false), checked()).unwrap();
@@ -335,6 +336,14 @@ fn warps_of_a_warpgroup_agree() {
               MMA
               - over:
               COMMIT WAIT",
+            ),
+            (
+                FaultKind::Barrier,
+                "warp 0 waits with its warpgroup (96 of 128 threads)",
+                "- setp.lt.u32 %p2, %r0, 96;
+              - @!%p2 bra over;
+              FENCE MMA COMMIT WAIT
+              - over:",
             ),
             (
                 FaultKind::Barrier,

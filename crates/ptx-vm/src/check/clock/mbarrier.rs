@@ -76,12 +76,12 @@ impl Clocks {
         self.now
     }
 
-    /// The products of a warp up to a time are complete.
-    pub(in crate::check) fn product_wait(&mut self, warp: usize, lanes: u32, time: u32) {
-        let agent = self.product_agent(warp as u32);
+    /// A warp knows that the products of warp `of` up to a time are complete.
+    pub(in crate::check) fn product_wait(&mut self, warp: usize, of: u32, time: u32) {
+        let agent = self.product_agent(of);
         let mut clock = Clock::new();
         raise(&mut clock, agent as usize, time);
-        self.acquire(warp, lanes, &clock);
+        self.acquire(warp, FULL, &clock);
     }
 
     pub(in crate::check) fn bulk_commit(&mut self, warp: usize, lanes: u32) {
