@@ -260,7 +260,7 @@ fn load_lists_every_gap_and_counts_them() {
     let file = dir.join("k.ptx");
     let ptx = ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry good() { ret; }
 .func f() { griddepcontrol.sideways; ret; }
-.visible .entry bad() {\n wgmma.fence.sync.aligned;\n call f;\n frobnicate;\n ret; }
+.visible .entry bad() {\n tcgen05.fence::before_thread_sync;\n call f;\n frobnicate;\n ret; }
 .visible .entry worse() { call f; ret; }\n";
     std::fs::write(&file, ptx).unwrap();
     let name = file.to_str().unwrap();
@@ -270,7 +270,7 @@ fn load_lists_every_gap_and_counts_them() {
     let lines: Vec<&str> = out.lines().map(|line| line.strip_prefix(name).unwrap()).collect();
     assert!(lines[0].starts_with(": good: ") && lines[0].contains(" instructions, "), "{out}");
     assert!(lines[1].starts_with(":5: unsupported form of `griddepcontrol`: "), "{out}");
-    assert!(lines[2].starts_with(":7: warpgroup matrix instructions (wgmma) are not supported in `wgmma"), "{out}");
+    assert!(lines[2].starts_with(":7: tensor memory instructions (tcgen05) are not supported in `tcgen05"), "{out}");
     assert_eq!(lines[3], ":9: unknown instruction `frobnicate` in `frobnicate`");
     assert_eq!(lines[4], ": bad: cannot be loaded, 3 gaps");
     assert!(lines[5].starts_with(":5: "), "{out}");

@@ -7,7 +7,7 @@ const PTX: &str = ".version 8.0
 .address_size 64
 .func shared_one() {
   .reg .b32 %r<3>;
-  setmaxnreg.inc.sync.aligned.u32 232;
+  mapa.shared::cluster.u32 %r1, %r2, 0;
   ret;
 }
 .visible .entry good() { ret; }
@@ -16,14 +16,14 @@ const PTX: &str = ".version 8.0
   .reg .pred %p;
   frobnicate.b32 %r1, %r2;
   add.u32 %r1, %r1, 1;
-  wgmma.fence.sync.aligned; wgmma.commit_group.sync.aligned;
+  tcgen05.fence::before_thread_sync; tcgen05.fence::after_thread_sync;
   @%p call shared_one;
   call shared_one;
   {
     add.q32 %r1, %r1, 1;
     add.u32 %r7, %unknown, 1;
   }
-  wgmma.wait_group.sync.aligned 0
+  tcgen05.wait::ld.sync.aligned
     ;
   call elsewhere;
   bra $nowhere;
@@ -41,13 +41,13 @@ fn a_kernel_tells_all_its_gaps() {
     assert!(module.gaps("good").is_empty());
     let gaps: Vec<String> = module.gaps("bad").iter().map(ToString::to_string).collect();
     let told = [
-        "k.ptx:6: register reallocation (setmaxnreg) is not supported in `setmaxnreg.inc.sync.aligned.u32 232`",
+        "k.ptx:6: thread block clusters are not supported in `mapa.shared::cluster.u32 %r1, %r2, 0`",
         "k.ptx:13: unknown instruction `frobnicate` in `frobnicate.b32 %r1, %r2`",
-        "k.ptx:15: warpgroup matrix instructions (wgmma) are not supported in `wgmma.fence.sync.aligned`",
-        "k.ptx:15: warpgroup matrix instructions (wgmma) are not supported in `wgmma.commit_group.sync.aligned`",
+        "k.ptx:15: tensor memory instructions (tcgen05) are not supported in `tcgen05.fence::before_thread_sync`",
+        "k.ptx:15: tensor memory instructions (tcgen05) are not supported in `tcgen05.fence::after_thread_sync`",
         "k.ptx:19: unsupported form of `add`: modifier `.q32` is not supported in `add.q32 %r1, %r1, 1`",
         "k.ptx:20: unknown name `%unknown` in `add.u32 %r7, %unknown, 1`",
-        "k.ptx:22: warpgroup matrix instructions (wgmma) are not supported in `wgmma.wait_group.sync.aligned 0`",
+        "k.ptx:22: tensor memory instructions (tcgen05) are not supported in `tcgen05.wait::ld.sync.aligned`",
         "k.ptx:24: `elsewhere` has no body in this module, and the device runtime here does not have it in `call elsewhere`",
         "k.ptx:25: unknown label `$nowhere` in `bra $nowhere`",
         "k.ptx:26: operand nested too deeply in `{`",

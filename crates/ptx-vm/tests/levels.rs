@@ -5,6 +5,11 @@ use ptx_vm::{Launch, Module, Vm, VmConfig};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::Command;
 
+/// Threads of the block, a warpgroup, the bytes of a result of each, and of all results.
+const THREADS: usize = 128;
+const ROW: usize = 4 * THREADS;
+const BYTES: usize = 128 << 10;
+
 /// Instructions over f32 `%x`, `%y`, `%z` (bits), packed halves and f64 `%d`, `%e`; each leaves its result in `%r` or `%f`.
 const WORDS: &[&str] = &[
     "add.rn.f32",
@@ -59,12 +64,12 @@ const UNARY: &[&str] = &[
 fn kernel() -> String {
     let mut body = String::new();
     for (i, op) in WORDS.iter().enumerate() {
-        body += &format!("{op} %r, %x, %y; st.global.b32 [%q+{}], %r;\n", 256 * i);
+        body += &format!("{op} %r, %x, %y; st.global.b32 [%q+{}], %r;\n", ROW * i);
     }
     for (i, op) in UNARY.iter().enumerate() {
-        body += &format!("{op} %r, %x; st.global.b32 [%q+{}], %r;\n", 256 * (WORDS.len() + i));
+        body += &format!("{op} %r, %x; st.global.b32 [%q+{}], %r;\n", ROW * (WORDS.len() + i));
     }
-    let mut at = 256 * (WORDS.len() + UNARY.len());
+    let mut at = ROW * (WORDS.len() + UNARY.len());
     for op in [
         "fma.rn.f32",
         "fma.rz.f32",
@@ -77,7 +82,7 @@ fn kernel() -> String {
     ] {
         let table = if op == "lop3.b32" { ", 0x6a" } else { "" };
         body += &format!("{op} %r, %x, %y, %z{table}; st.global.b32 [%q+{at}], %r;\n");
-        at += 256;
+        at += ROW;
     }
     // Fragments of products: every lane holds arbitrary finite numbers.
     body += "and.b32 %x, %x, 0xbfffbfff; and.b32 %y, %y, 0xbfffbfff; and.b32 %z, %z, 0xbfffffff; mov.b64 %d, {%x, %z}; mov.b64 %e, {%y, %x};\n";
@@ -91,18 +96,42 @@ fn kernel() -> String {
         body += &format!("mma.sync.aligned.{shape}.{types} {{%r, %s, %t, %u}}, {a}, {b}, {{%x, %y, %x, %y}};\n");
         for r in ["%r", "%s", "%t", "%u"] {
             body += &format!("st.global.b32 [%q+{at}], {r};\n");
-            at += 256;
+            at += ROW;
+        }
+    }
+    // B is what the block's first threads have.
+    body += "mov.u32 %t, tile; shl.b32 %r, %i, 2; add.u32 %r, %r, %t; st.shared.b32 [%r], %y; fence.proxy.async; bar.sync 0;
+        shr.u32 %r, %t, 4; cvt.u64.u32 %o, %r; add.u64 %o, %o, 0x1000080000; setp.lt.u32 %p1, %i, 128;\n";
+    for (shape, types, signs, d) in [
+        ("m64n16k16", "f32.f16.f16", ", 1, -1, 0", 8),
+        ("m64n16k16", "f16.f16.f16", ", 1, 1, 1", 4),
+        ("m64n16k16", "f32.bf16.bf16", ", 1, 1, 0", 8),
+        ("m64n16k8", "f32.tf32.tf32", ", 1, 1", 8),
+        ("m64n16k32", "f32.e4m3.e5m2", ", 1, 1", 8),
+        ("m64n16k32", "f16.e5m2.e4m3", ", -1, 1", 4),
+        ("m64n16k32", "s32.u8.s8", "", 8),
+    ] {
+        let registers = |of: &dyn Fn(usize) -> String, by: &str| (0..d).map(of).collect::<Vec<_>>().join(by);
+        body += &registers(&|i| format!("mov.b32 %w{i}, {};", ["%x", "%y", "%z"][i % 3]), " ");
+        body += &format!(
+            " wgmma.fence.sync.aligned; wgmma.mma_async.sync.aligned.{shape}.{types} {{{}}}, {{%x, %y, %z, %x}}, %o, %p1{signs};
+            wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;\n",
+            registers(&|i| format!("%w{i}"), ", ")
+        );
+        for i in 0..d {
+            body += &format!("st.global.b32 [%q+{at}], %w{i};\n");
+            at += ROW;
         }
     }
     for op in ["add.rn.f64", "mul.rz.f64", "div.rp.f64", "min.f64"] {
         body += &format!("{op} %f, %d, %e; mov.b64 {{%r, %s}}, %f; st.global.b32 [%q+{at}], %s;\n");
-        at += 256;
+        at += ROW;
     }
     body += &format!(
         "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {{%f, %g}}, {{%d}}, {{%e}}, {{%e, %d}}; mov.b64 {{%r, %s}}, %f; st.global.b32 [%q+{at}], %s;\n"
     );
     format!(
-        ".version 8.0\n.target sm_80\n.address_size 64\n.entry k(.param .u64 p, .param .u64 in) {{ .reg .b32 %x, %y, %z, %r, %s, %t, %u, %i; .reg .b64 %q, %o, %n, %d, %e, %f, %g;\n\
+        ".version 8.4\n.target sm_90a\n.address_size 64\n.entry k(.param .u64 p, .param .u64 in) {{ .shared .align 128 .b8 tile[512]; .reg .b32 %w<8>; .reg .pred %p<2>; .reg .b32 %x, %y, %z, %r, %s, %t, %u, %i; .reg .b64 %q, %o, %n, %d, %e, %f, %g;\n\
          ld.param.u64 %q, [p]; ld.param.u64 %n, [in]; mov.u32 %i, %tid.x; mul.wide.u32 %o, %i, 4; add.s64 %q, %q, %o; mul.wide.u32 %o, %i, 12; add.s64 %n, %n, %o;\n\
          ld.global.b32 %x, [%n]; ld.global.b32 %y, [%n+4]; ld.global.b32 %z, [%n+8];\n{body}ret; }}"
     )
@@ -112,13 +141,13 @@ fn kernel() -> String {
 fn digest() -> u64 {
     let kernel = Module::parse("k.ptx", &kernel()).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}"));
     let vm = Vm::new(VmConfig { threads: 1, ..VmConfig::default() });
-    let (out, input) = (vm.alloc(64 << 10).unwrap(), vm.alloc(64 * 12).unwrap());
-    vm.fill(out, 0, 64 << 10).unwrap();
+    let (out, input) = (vm.alloc(BYTES).unwrap(), vm.alloc(THREADS * 12).unwrap());
+    vm.fill(out, 0, BYTES).unwrap();
     let mut hasher = DefaultHasher::new();
     let mut state = 7u64;
-    for _ in 0..400 {
+    for _ in 0..200 {
         let mut words = Vec::new();
-        for _ in 0..64 * 3 {
+        for _ in 0..THREADS * 3 {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             // Exponents near one now and then, so that sums and products stay in range.
             let x = (state >> 32) as u32;
@@ -127,9 +156,9 @@ fn digest() -> u64 {
         }
         vm.write(input, &words).unwrap();
         let params = [out, input].map(u64::to_le_bytes).concat();
-        vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [64, 1, 1], dynamic_shared: 0 }, &params)
+        vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [THREADS as u32, 1, 1], dynamic_shared: 0 }, &params)
             .unwrap_or_else(|e| panic!("{e}"));
-        let mut bytes = vec![0; 64 << 10];
+        let mut bytes = vec![0; BYTES];
         vm.read(out, &mut bytes).unwrap();
         bytes.hash(&mut hasher);
     }

@@ -276,7 +276,7 @@ const PROLOGUE: &str = "\n{ .reg .pred %p<4>; .reg .b16 %h<4>; .reg .b32 %r<6>; 
     setp.ne.u32 %p2, %r2, 0;\n mov.b64 %d4, %d0; mov.b32 %r4, 4; mov.b32 %r5, 0; mov.u16 %h2, 1; setp.eq.u32 %p3, %r1, 0;\n";
 
 fn kernel_of(body: &str) -> String {
-    format!(".version 8.0\n.target sm_90\n.address_size 64\n.entry k(.param .u64 p){PROLOGUE}{body}ret;\n}}\n")
+    format!(".version 8.0\n.target sm_90a\n.address_size 64\n.entry k(.param .u64 p){PROLOGUE}{body}ret;\n}}\n")
 }
 
 /// A random instruction of a row, with registers, constants and addresses as its operands.
@@ -330,7 +330,9 @@ fn instruction(row: &Coverage, pick: &mut dyn FnMut(usize) -> usize) -> String {
             .to_owned(),
         });
     let operands: Vec<String> = operands.collect();
-    format!("{} {};\n", parts.join("."), operands.join(", "))
+    // Any number of columns.
+    let opcode = parts.join(".").replace("m64nN", "m64n8");
+    format!("{opcode} {};\n", operands.join(", "))
 }
 
 /// Instructions of every row that load.

@@ -64,6 +64,11 @@ impl Check {
                     self.undefined(kernel, (wrong, what))?;
                 }
             }
+            // SAFETY: the instruction has checked its operands.
+            Happened::Multiply { a, b } => unsafe { self.multiplied(cx, [a, b], kernel, index)? },
+            Happened::MultiplyFence | Happened::MultiplyCommit | Happened::MultiplyWait { .. } => {
+                self.order_products(cx, what);
+            }
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
                 for lane in lanes_of(lanes) {

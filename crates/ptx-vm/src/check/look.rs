@@ -21,6 +21,9 @@ impl Check {
             if wrong.0 != 0 {
                 self.undefined(kernel, wrong)?;
             }
+            if self.products.is_some() {
+                self.look_at_registers(cx, kernel, meta)?;
+            }
             let Some(access) = &meta.access else {
                 if let Some(arrays) = &mut self.arrays {
                     arrays.pass(cx, kernel, op, meta);

@@ -94,7 +94,7 @@ impl Memory {
     }
 
     /// The undefined bits of a range, or null where everything is defined, or nothing is there.
-    unsafe fn place(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
+    pub(super) unsafe fn place(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
         let inside = |base: u64, len: usize| a >= base && a - base + bytes <= len as u64;
         if shared || inside(SHARED_WINDOW, self.shared.len()) {
             let at = if shared { a } else { a - SHARED_WINDOW };

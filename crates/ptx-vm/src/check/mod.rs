@@ -11,17 +11,20 @@ mod global;
 mod happened;
 mod look;
 mod memory;
+mod products;
 mod shared;
 mod touch;
+mod warpgroup;
 
 use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
-use crate::ir::{Cx, Happened, Kernel, Op, guarded};
+use crate::ir::{Cx, Happened, Kernel, NAMED, Op, guarded};
 use arrays::Arrays;
 use defined::Defined;
 pub(crate) use global::Races;
 pub(crate) use memory::Leak;
 use memory::Memory;
+use products::Products;
 use shared::Shadow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,6 +41,8 @@ struct Check {
     memory: Memory,
     defined: Defined,
     arrays: Option<Arrays>,
+    /// Those of warpgroups, in a kernel that has such.
+    products: Option<Products>,
     /// Bulk copies to global memory that have not been waited for.
     pending: Vec<Pending>,
     /// Groups of bulk copies each thread has committed.
@@ -80,6 +85,7 @@ impl Watch {
                 memory: Memory::new(launch),
                 defined: Defined::new(kernel, warps),
                 arrays: Arrays::new(kernel, warps),
+                products: Products::new(kernel, warps),
                 pending: Vec::new(),
                 groups: HashMap::new(),
                 checks,
@@ -105,6 +111,7 @@ impl Watch {
             check.memory.define_shared(own as u32, shared - own);
             check.defined.start(kernel, warps);
             check.arrays.iter_mut().for_each(Arrays::start);
+            check.products.iter_mut().for_each(Products::start);
             check.pending.clear();
             check.groups.clear();
         }
@@ -113,6 +120,11 @@ impl Watch {
     /// What the block has stored to global memory that is undefined.
     pub(crate) fn leaks(&mut self) -> Vec<Leak> {
         self.check.as_mut().map(|check| std::mem::take(&mut check.memory.leaks)).unwrap_or_default()
+    }
+
+    /// All warps of the block have ended: what is wrong with that, in words, and the warp and the instruction.
+    pub(crate) fn ended(&self) -> Option<(usize, usize, String)> {
+        self.check.as_ref().and_then(Check::unfinished)
     }
 
     /// A warp arrives at a barrier and goes on.
@@ -125,6 +137,9 @@ impl Watch {
     /// A barrier opens for the warps that wait at it; `all` when no other warp is left.
     pub(crate) fn release(&mut self, id: usize, warps: &[usize], all: bool) {
         if let Some(check) = &mut self.check {
+            if id >= NAMED {
+                return check.warpgroup_waited(warps);
+            }
             match all {
                 true => check.shared.clocks.barrier(),
                 false => check.shared.clocks.release_named(id, warps),

@@ -58,7 +58,7 @@ impl Cell {
 }
 
 /// Who does something now.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Actor {
     pub(super) warp: usize,
     /// Lanes that do the same to the same bytes.
@@ -102,7 +102,7 @@ pub(super) enum Manner {
 }
 
 /// A remembered answer of [`Shadow::with`].
-type Memo = (Epoch, usize, u32, u32, Epoch);
+type Memo = (Epoch, Actor, u32, Epoch);
 
 #[derive(Default)]
 pub(super) struct Shadow {
@@ -182,9 +182,8 @@ impl Shadow {
             (u64::from(old.at) << 16 | u64::from(old.who)) ^ u64::from(actor.lanes) << 20 ^ (actor.warp as u64) << 50;
         let slot = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % SLOTS;
         // What lanes know changes only with time, so the answer holds for as long as it stands still.
-        if let Some((o, w, l, t, answer)) = self.memo.get(slot)
-            && (*o, *w, *l, *t) == (old, actor.warp, actor.lanes, now)
-            && actor.proxy.is_none()
+        if let Some((o, by, t, answer)) = self.memo.get(slot)
+            && (*o, *by, *t) == (old, actor, now)
         {
             return *answer;
         }
@@ -214,10 +213,9 @@ impl Shadow {
             Some(who) => self.intern(members, Member { first: who, lanes: 0, time: now }),
             None => self.intern(members, Member { first, lanes: actor.lanes, time: now }),
         };
-        if actor.proxy.is_none() {
-            self.memo.resize(SLOTS, (Epoch::default(), usize::MAX, 0, 0, Epoch::default()));
-            self.memo[slot] = (old, actor.warp, actor.lanes, now, answer);
-        }
+        let nobody = Actor { warp: usize::MAX, lanes: 0, proxy: None };
+        self.memo.resize(SLOTS, (Epoch::default(), nobody, 0, Epoch::default()));
+        self.memo[slot] = (old, actor, now, answer);
         answer
     }
 

@@ -183,6 +183,10 @@ impl Check {
         let name = |agent| self.shared.clocks.name(agent);
         let how = || match conflict {
             Conflict::Write { other } => format!("and was written by {} with no barrier in between", name(other)),
+            Conflict::Read { other } if self.shared.clocks.is_product(other) => format!(
+                "and is read by {}, which nobody here knows to be complete: `wgmma.wait_group` waits for it, a barrier tells others",
+                name(other)
+            ),
             Conflict::Read { other } => format!("and was read by {} with no barrier in between", name(other)),
             Conflict::Pending { other } => format!("while {} into it has not been waited for", name(other)),
         };

@@ -3,10 +3,12 @@
 //! While a kernel runs, only what cannot be known beforehand is noted; classes, operations and lines are put together at the end.
 
 use super::{Counters, SharedTraffic, Traffic};
-use crate::ir::{Access, AccessKind, Class, Cx, FULL, Kernel, Meta, Op, WARP, addresses, lanes_of};
+use crate::ir::{Access, AccessKind, Class, Cx, FULL, Kernel, Meta, Op, Rule, WARP, addresses, lanes_of};
+use crate::math::descriptor::Descriptor;
 use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW, WINDOW};
 use crate::parse::Space;
 use crate::step::bulk::{Run, moves};
+use crate::step::wgmma::Shape;
 
 /// What one worker thread has counted.
 pub(crate) struct Tally {
@@ -53,6 +55,9 @@ impl Tally {
         if let Some(access) = &meta.access {
             // SAFETY: forwarded.
             unsafe { self.access(cx, access, op, index) };
+        } else if meta.rule == Rule::Warpgroup {
+            // SAFETY: forwarded.
+            unsafe { self.product(cx, op, index) };
         } else if meta.branch {
             // SAFETY: conditional branches keep the predicate and its negation in place.
             let taken = unsafe { cx.holding(op) };
@@ -113,6 +118,34 @@ impl Tally {
                 }
             }
         }
+    }
+
+    /// The operands that a product of a warpgroup reads from shared memory: each warp its rows of A, the first warp B for all four. An
+    /// 8x8 matrix at a time, as `ldmatrix` does.
+    #[inline(never)]
+    unsafe fn product(&mut self, cx: &Cx, op: *const Op, index: usize) {
+        // SAFETY: descriptors are 64 bits wide.
+        let (shape, descriptors) = unsafe {
+            let shape = Shape::of(op);
+            let lane = cx.mask.trailing_zeros() as usize & 31;
+            let of = |operand: usize| Descriptor::read(cx.get::<u64>(cx.list(op, shape.place(operand)))[lane]).ok();
+            (shape, [if shape.registers { None } else { of(0) }, of(1)])
+        };
+        let to = &mut self.dynamic[index].shared;
+        let mut read = 0;
+        for (operand, outer, inner) in
+            shape.matrices(cx.warp).filter(|(operand, ..)| *operand == 0 || cx.warp.is_multiple_of(4))
+        {
+            let Some(descriptor) = &descriptors[operand] else { continue };
+            let rows = descriptor.rows(shape.turned(operand), outer, inner).map(u64::from);
+            let ways = self.banks.ways(&rows, 0xff, 16);
+            read += 128;
+            to.passes += ways;
+            to.conflicts += ways - 1;
+            to.ways = to.ways.max(ways);
+        }
+        to.load_bytes += read;
+        to.requests += u64::from(read > 0);
     }
 
     /// Adds another worker's counts of the same kernel.

@@ -39,6 +39,17 @@ pub(crate) enum Happened {
         reduce: bool,
     },
     BulkCommit,
+    /// A `wgmma.mma_async` of the warp, with the descriptors of A (0: in registers) and B.
+    Multiply {
+        a: u64,
+        b: u64,
+    },
+    MultiplyFence,
+    MultiplyCommit,
+    /// At most so many groups of products stay pending.
+    MultiplyWait {
+        pending: u32,
+    },
     /// A function of the device runtime took a value from a generic address: what decides what it does, or is printed.
     Read {
         from: u64,

@@ -22,6 +22,7 @@ pub use kernel::{Kernel, Param, SourceLine};
 pub(crate) use lanes::{FULL, L, Lanes, WARP, lanes, lanes_of, set_lane};
 pub(crate) use meta::{Loc, Meta};
 pub(crate) use op::{
-    Arrival, CONST_BIT, Cache, Cx, Handler, NO_FRAME, NO_SLOT, Object, Op, Path, Poll, Reduce, Rule, Stop, guarded,
+    Arrival, BARRIERS, CONST_BIT, Cache, Cx, Handler, NAMED, NO_FRAME, NO_SLOT, Object, Op, Path, Poll, Reduce, Rule,
+    Stop, guarded,
 };
 pub(crate) use raw::{Flow, Raw, Val, negation};

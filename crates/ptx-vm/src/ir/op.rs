@@ -55,6 +55,10 @@ pub(crate) enum Rule {
     Redux,
     Elect,
     Multiply,
+    /// `wgmma.mma_async`.
+    Warpgroup,
+    /// `wgmma.fence`, `commit_group` and `wait_group`.
+    WarpgroupOrder,
     /// Branches on a predicate, or executes something where it holds: it must be defined.
     Decide,
     /// The operands `r[i]` whose bit is set must be defined; results are.
@@ -103,6 +107,12 @@ pub(crate) enum Stop {
     Poll,
     Fault,
 }
+
+/// Barriers that programs name by number.
+pub(crate) const NAMED: usize = 16;
+
+/// All barriers: those at which each of the warpgroups of a block waits for its products follow.
+pub(crate) const BARRIERS: usize = NAMED + 8;
 
 /// A barrier arrival: which, how many threads take part (0: all), whether the warp waits.
 #[derive(Debug, Clone, Copy, Default)]
@@ -231,6 +241,8 @@ pub(crate) struct Cx {
     pub(crate) table: *const Table,
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
+    /// Threads of the block.
+    pub(crate) threads: u32,
     pub(crate) checked: bool,
     /// Checked mode reports what waits for lanes that do not come.
     pub(crate) strict: bool,

@@ -6,8 +6,9 @@ use super::form::R;
 use super::layout::Layout;
 use super::slots::{Places, UNIT, pool, warp_constants};
 use super::tidy::{dissolve_copies, drop_dead, exits};
-use crate::ir::{ConstSource, Flow, Globals, Kernel, Meta, NO_SLOT, Param};
+use crate::ir::{ConstSource, Flow, Globals, Kernel, Meta, NO_SLOT, Param, Raw, Rule, Where};
 use crate::parse::Function;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Puts the kernel together. Long, as its steps number the same instructions, slots and labels.
@@ -26,6 +27,7 @@ pub(crate) fn finish(
         dissolve_copies(&mut unit.code, labels, l.regs.len());
         drop_dead(&mut unit.code, l.regs.len());
     }
+    units.iter_mut().for_each(|unit| keep_operands(&mut unit.code, &l.regs));
     let graphs: Vec<Graph> = units.iter().map(|unit| Graph::new(&unit.code, labels)).collect();
     let (warp_consts, mut const_slots, free) = warp_constants(&l);
     let (const_image, launch_consts) = pool(&l, units.iter().flat_map(|unit| &unit.code), &mut const_slots);
@@ -74,6 +76,17 @@ pub(crate) fn finish(
         files: l.files(),
         locs: l.take_locs(),
     })
+}
+
+/// Registers of products that come late are in use until a wait: nothing else may lie there before.
+fn keep_operands(code: &mut [Raw], widths: &[Where]) {
+    let products = code.iter().filter(|raw| raw.run.rule == Rule::Warpgroup);
+    // Descriptors, of 64 bits, are taken at once.
+    let of = products.flat_map(|raw| raw.defs.iter().chain(&raw.uses)).filter(|id| widths[**id as usize] == Where::W32);
+    let held: BTreeSet<u32> = of.copied().collect();
+    for wait in code.iter_mut().filter(|raw| raw.run.rule == Rule::WarpgroupOrder && raw.imm >= 0) {
+        wait.uses.extend(&held);
+    }
 }
 
 /// Bytes of frames one above the other at most; none when functions call each other in circles.

@@ -48,6 +48,8 @@ struct Pattern {
     groups: Vec<(Vec<&'static str>, bool)>,
     /// How many groups stand before the types.
     before: usize,
+    /// The group that has a shape with any number of columns, and what stands behind the number.
+    columns_of: Option<(usize, &'static str)>,
     columns: Vec<Vec<&'static str>>,
     /// Number of operands, least and most.
     operands: (usize, usize),
@@ -77,11 +79,22 @@ impl Pattern {
             row,
             groups: row.mods.split_whitespace().filter(|g| *g != "type").map(group).collect(),
             before: row.mods.split_whitespace().take_while(|g| *g != "type").count(),
+            columns_of: row.mods.split_whitespace().enumerate().find_map(|(i, group)| {
+                let behind = group.strip_prefix(ANY)?.trim_end_matches('!');
+                Some((i, behind))
+            }),
             columns: row.types.split(',').filter(|c| !c.is_empty()).map(|c| c.split('|').collect()).collect(),
             operands: (required, most),
             addresses: row.operands.split(',').map(|o| o.contains('[').then(|| o.contains(';'))).collect(),
             waits: row.class == Class::Barrier || row.mods.split_whitespace().any(|g| g == "sync!"),
         }
+    }
+
+    /// The group whose shape with any number of columns a modifier is.
+    fn shape(&self, part: &str) -> Option<usize> {
+        let (group, behind) = self.columns_of?;
+        let columns = part.strip_prefix(ANY.trim_end_matches('N'))?.strip_suffix(behind)?;
+        columns.bytes().all(|c| c.is_ascii_digit()).then_some(group)
     }
 
     /// Matches an instruction's modifiers and operands; the error says what stood in the way.
@@ -93,7 +106,9 @@ impl Pattern {
         let mut mods = vec![None; self.groups.len()];
         let mut last_space = 0;
         for &part in parts {
-            if let Some(i) = (0..mods.len()).find(|&i| mods[i].is_none() && self.groups[i].0.contains(&part)) {
+            let shape = || self.shape(part).filter(|i| mods[*i].is_none());
+            let listed = |i: &usize| mods[*i].is_none() && self.groups[*i].0.contains(&part);
+            if let Some(i) = (0..mods.len()).find(listed).or_else(shape) {
                 mods[i] = Some(part);
                 // From where to where a copy goes.
                 if is_space(part) {
@@ -135,6 +150,9 @@ impl Pattern {
     }
 }
 
+/// What shapes with any number of columns begin with in the table.
+const ANY: &str = "m64nN";
+
 pub(super) const HINT: &str = "L2::cache_hint";
 
 pub(super) fn is_space(modifier: &str) -> bool {
@@ -162,9 +180,9 @@ fn index() -> &'static HashMap<&'static str, Vec<Pattern>> {
 fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
     let any = |list: &[&str]| parts.iter().any(|p| list.contains(p));
     Some(match name {
-        "wgmma" => "warpgroup matrix instructions (wgmma) are",
+        "wgmma" if any(&["sp"]) => "sparse wgmma (wgmma.mma_async.sp) is",
+        "wgmma" if any(&["b1"]) => "single-bit wgmma is",
         "tcgen05" => "tensor memory instructions (tcgen05) are",
-        "setmaxnreg" => "register reallocation (setmaxnreg) is",
         "tensormap" => "changes of tensor maps (tensormap.replace) are",
         "cp" if any(&["multicast::cluster"]) => "thread block clusters (multicast) are",
         "cp" if any(&["im2col", "im2col_no_offs", "im2col::w", "im2col::w::128"]) => "tensor maps of im2col are",

@@ -265,6 +265,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! tensormap::generic! release! cta|cluster|gpu|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
         "fence" "proxy! tensormap::generic! acquire! cta|cluster|gpu|sys!", "", "[a],n", "orders memory: it always is" => mbarrier::fence;
+        "wgmma" "fence! sync! aligned!", "", "", "orders registers and products" => wgmma::fence;
+        "setmaxnreg" "inc|dec! sync! aligned!", "u32", "n", "nothing: registers are not modelled" => control::registers;
         "griddepcontrol" "launch_dependents|wait!", "", "", "nothing: grids run one after the other" => control::nop;
     }
     Async {
@@ -334,6 +336,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "copies a box to tensor map d from x on" => mbarrier::tensor;
         "cp" "reduce! async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! add|min|max|inc|dec|and|or|xor! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "combines a box with that of tensor map d" => mbarrier::tensor;
         "cp" "async! bulk! prefetch! tensor! 1d|2d|3d|4d|5d! L2! global! tile L2::cache_hint", "", "[a;x]{,c}", "nothing" => control::nop;
+        "wgmma" "commit_group! sync! aligned!", "", "", "closes the group of products" => wgmma::commit;
+        "wgmma" "wait_group! sync! aligned!", "", "n", "waits until at most n groups are pending" => wgmma::wait;
         "cp" "async! bulk! commit_group!", "", "", "closes the group of bulk copies" => mbarrier::bulk_commit;
         "cp" "async! bulk! wait_group! read", "", "n", "waits until at most n bulk groups are pending" => mbarrier::bulk_wait;
         "cp" "async! bulk! prefetch! L2! global! L2::cache_hint", "", "[a],b{,c}", "nothing" => control::nop;
@@ -368,5 +372,10 @@ pub(super) static TABLE: &[Row] = rows! {
         "wmma" "mma! sync! aligned! row|col! row|col! m16n16k16|m32n8k16|m8n32k16! type satfinite", "s32,s8|u8,s8|u8,s32", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
         "wmma" "mma! sync! aligned! row|col! row|col! m16n16k8!", "f32,tf32,tf32,f32", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
         "wmma" "mma! sync! aligned! row|col! row|col! m8n8k4! rn", "f64,f64,f64,f64", "d,a,b,c", "a * b + c" => wmma::wmma_mma;
+        "wgmma" "mma_async! sync! aligned! m64nNk16!", "f16|f32,f16,f16", "d,a,b,p,n,n,n{,n}", "a * b, with p + d, by four warps; N: 8 to 256 by 8" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk16!", "f32,bf16,bf16", "d,a,b,p,n,n,n{,n}", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk8!", "f32,tf32,tf32", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk32!", "f16|f32,e4m3|e5m2,e4m3|e5m2", "d,a,b,p,n,n", "the same" => wgmma::mma_async;
+        "wgmma" "mma_async! sync! aligned! m64nNk32! satfinite", "s32,s8|u8,s8|u8", "d,a,b,p", "the same; N: 8, 24 or 16 to 256 by 16" => wgmma::mma_async;
     }
 };

@@ -291,10 +291,12 @@ pub fn f8_to_f16(format: F8, x: u8) -> u16 {
             }
         }
         F8::E4M3 => {
-            // As an f16 the number is 2^8 too small; the multiplication also normalises subnormals.
-            let value = f16::f16_to_f32(((x & 0x7f) as u16) << 7) * 256.0;
-            let h = f16::f32_to_f16(value) | ((x & 0x80) as u16) << 8;
-            if x & 0x7f == 0x7f { f16::NAN_F16 } else { h }
+            // As an f32 the number is 2^120 too small; the multiplication also normalises subnormals. All numbers but 0 are normal in f16,
+            // whose exponents are 112 less.
+            let magnitude = u32::from(x & 0x7f);
+            let value = f32::from_bits(magnitude << 20) * f32::from_bits((127 + 120) << 23);
+            let h = if magnitude == 0 { 0 } else { (value.to_bits() >> 13).wrapping_sub(112 << 10) };
+            if magnitude == 0x7f { f16::NAN_F16 } else { h as u16 | ((x & 0x80) as u16) << 8 }
         }
     }
 }

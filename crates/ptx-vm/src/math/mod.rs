@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod cvt;
+pub mod descriptor;
 pub mod f16;
 pub mod float;
 pub mod int;

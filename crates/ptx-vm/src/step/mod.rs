@@ -15,3 +15,4 @@ mod printf;
 pub(crate) mod runtime;
 pub(crate) mod tensor;
 pub(crate) mod warp;
+pub(crate) mod wgmma;

@@ -1,4 +1,4 @@
-//! The clocks of mbarriers and of groups of bulk copies.
+//! The clocks of mbarriers, and of groups of bulk copies and of products of warpgroups.
 
 use super::{Agent, Clock, Clocks, Phases, Tracked, join, raise};
 use crate::ir::*;
@@ -58,6 +58,30 @@ impl Clocks {
             self.split(warp, lanes).for_each(|g| join(&mut g.heard, &phases.done));
         }
         self.mbarriers.insert(at, phases);
+    }
+
+    /// Who reads the operands of a warp's products.
+    pub(in crate::check) fn product_agent(&mut self, warp: u32) -> Agent {
+        self.tracked(Tracked::Warpgroup(warp))
+    }
+
+    /// Whether an agent is such.
+    pub(in crate::check) fn is_product(&self, agent: Agent) -> bool {
+        self.agents.iter().any(|(what, known)| *known == agent && matches!(what, Tracked::Warpgroup(_)))
+    }
+
+    /// A group of products is closed, at this time.
+    pub(in crate::check) fn product_commit(&mut self) -> u32 {
+        self.now += 1;
+        self.now
+    }
+
+    /// A warp knows that the products of warp `of` up to a time are complete.
+    pub(in crate::check) fn product_wait(&mut self, warp: usize, of: u32, time: u32) {
+        let agent = self.product_agent(of);
+        let mut clock = Clock::new();
+        raise(&mut clock, agent as usize, time);
+        self.acquire(warp, FULL, &clock);
     }
 
     pub(in crate::check) fn bulk_commit(&mut self, warp: usize, lanes: u32) {

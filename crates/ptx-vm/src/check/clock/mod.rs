@@ -22,6 +22,8 @@ pub(super) enum Tracked {
     Mbarrier(u32),
     /// The bulk groups of this thread.
     Thread(u32),
+    /// Products of matrices by this warp, as part of its warpgroup.
+    Warpgroup(u32),
     /// Not copies: the releases of a thread of another block. Its time is their number.
     Release(Releaser),
 }
@@ -231,6 +233,7 @@ impl Clocks {
         match self.agents.iter().find(|(_, a)| **a == agent) {
             Some((Tracked::Mbarrier(at), _)) => format!("a bulk copy counted by the mbarrier at {at:#x}"),
             Some((Tracked::Thread(thread), _)) => format!("a bulk copy of thread {thread}"),
+            Some((Tracked::Warpgroup(warp), _)) => format!("a wgmma of warp {warp}"),
             Some((Tracked::Release((block, thread)), _)) => format!("thread {thread} of block {block}"),
             None => "a bulk copy".to_owned(),
         }

@@ -3,6 +3,7 @@
 use super::{Bits, Defined, UNIT, ones, part};
 use crate::ir::*;
 use crate::step::tensor::operand_counts;
+use crate::step::wgmma::Shape;
 
 impl Defined {
     /// As [`Defined::pass`]; what is wrong goes to `found`. An arm for each rule.
@@ -179,6 +180,15 @@ impl Defined {
                     self.multiply(cx, op, used(self));
                     return;
                 }
+                // What becomes of the results is told when it has happened.
+                Rule::Warpgroup => {
+                    let shape = Shape::of(op);
+                    demand(self.pred(warp, r0), "scale-d");
+                    for operand in usize::from(shape.registers)..2 {
+                        demand(self.lanes(warp, cx.list(op, shape.place(operand)), 8), "a matrix descriptor");
+                    }
+                    return;
+                }
                 // What asks memory is looked at there.
                 Rule::Load
                 | Rule::Store
@@ -188,6 +198,7 @@ impl Defined {
                 | Rule::Atomic
                 | Rule::Atomic128 => return,
                 Rule::Fence
+                | Rule::WarpgroupOrder
                 | Rule::BulkGroup
                 | Rule::Whole
                 | Rule::Halves

@@ -24,6 +24,14 @@ pub(crate) fn nop<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
     l.effect(handler::<flow::Nop>(), [Val::None; 4], 0)
 }
 
+/// `setmaxnreg`.
+pub(crate) fn registers<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    match f.ops[0] {
+        Operand::Int(n) if (24..=256).contains(&n) && n % 8 == 0 => nop(l, f),
+        _ => l.error("the number of registers has to be a constant multiple of 8 from 24 to 256"),
+    }
+}
+
 pub(crate) fn trap<'a>(l: &mut Lower<'a>, _: &Form<'_, 'a>) -> R {
     if l.guarded() {
         // A guarded trap does not end the block.

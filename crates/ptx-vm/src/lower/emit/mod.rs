@@ -17,6 +17,7 @@ pub(crate) mod special;
 pub(crate) mod tensor;
 pub(crate) mod video;
 pub(crate) mod warp;
+pub(crate) mod wgmma;
 pub(crate) mod wmma;
 
 use super::builder::Lower;

@@ -33,10 +33,20 @@ fn by_format<const STEPS: usize, const HALF: bool>(a_e5m2: bool, b_e5m2: bool) -
 }
 
 /// The low and the high pairs of a register as f16.
-fn widen<const E5: bool>(register: &Lanes) -> [Lanes; 2] {
+#[inline(always)]
+pub(super) fn widen(register: &Lanes, e5m2: bool) -> [Lanes; 2] {
+    if e5m2 { pairs::<true>(register) } else { pairs::<false>(register) }
+}
+
+#[inline(always)]
+fn pairs<const E5: bool>(register: &Lanes) -> [Lanes; 2] {
     let format = if E5 { F8::E5M2 } else { F8::E4M3 };
     let pair = |w: u32| u32::from(f8_to_f16(format, w as u8)) | u32::from(f8_to_f16(format, (w >> 8) as u8)) << 16;
-    [register.map(pair), register.map(|w| pair(w >> 16))]
+    let mut out = [[0; 32]; 2];
+    for i in 0..32 {
+        (out[0][i], out[1][i]) = (pair(register[i]), pair(register[i] >> 16));
+    }
+    out
 }
 
 unsafe fn product<const A_E5: bool, const B_E5: bool, const STEPS: usize, const HALF: bool>(f: &Fragments) {
@@ -49,9 +59,9 @@ unsafe fn product<const A_E5: bool, const B_E5: bool, const STEPS: usize, const 
         }
         let at: [*mut Lanes; 4] = std::array::from_fn(|i| &raw mut sums.0[i]);
         for step in 0..STEPS {
-            let [upper, lower] = [0, 1].map(|half| widen::<A_E5>(&*f.a[2 * step + half]));
+            let [upper, lower] = [0, 1].map(|half| pairs::<A_E5>(&*f.a[2 * step + half]));
             let a = Room([upper[0], lower[0], upper[1], lower[1]]);
-            let b = Room(widen::<B_E5>(&*f.b[step]));
+            let b = Room(pairs::<B_E5>(&*f.b[step]));
             let half_product = Fragments {
                 d: at,
                 a: std::array::from_fn(|i| &raw const a.0[i]),

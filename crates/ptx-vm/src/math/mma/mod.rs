@@ -55,6 +55,7 @@ mod portable;
 mod product;
 mod tensor_core;
 mod volta;
+mod warpgroup;
 
 pub use choose::{available, kernels};
 pub use fp8::fp8;
@@ -63,6 +64,7 @@ pub(crate) use kernel::{STAGED_A, STAGED_B};
 pub use product::{Format, Layout, Product};
 pub use tensor_core::{TensorCore, multiply};
 pub use volta::{Accumulators, volta};
+pub use warpgroup::Tile;
 
 #[cfg(test)]
 mod tests {

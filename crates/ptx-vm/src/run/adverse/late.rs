@@ -35,6 +35,10 @@ impl Adversary {
                 Rule::Fence if (*op).imm == 0 => self.meet(warp),
                 Rule::Fence => self.flush(warp),
                 Rule::BulkGroup => self.bulk_group(cx, op),
+                Rule::Warpgroup => return self.warps[warp].products.issue(cx, op),
+                Rule::WarpgroupOrder if cx.mask == FULL || cx.mask == cx.alive => {
+                    self.warps[warp].products.order(cx, (*op).imm);
+                }
                 _ => match meta.access.map(|access| access.kind) {
                     Some(AccessKind::Commit) => {
                         self.warps[warp].commits += 1;

@@ -2,13 +2,14 @@
 //!
 //! An adverse launch takes every liberty it can: warps run in turns of 1 to 50 instructions and some lag far behind, lanes that have parted
 //! run in any order, asynchronous copies arrive when somebody waits for them and not before, weak stores reach memory when a fence, a
-//! barrier or a release makes them, and whatever a block finds in its memory is poison. All of it follows from a seed, the launch and the
-//! block, so a run can be repeated. A correct kernel computes the same as ever; one that lacks a wait, a fence or a barrier mostly does not.
+//! barrier or a release makes them, products of warpgroups are computed when their warp waits for them, and whatever a block finds in its
+//! memory is poison. All of it follows from a seed, the launch and the block, so a run can be repeated. A correct kernel computes the same as ever; one that lacks a wait, a fence or a barrier mostly does not.
 
 mod copy;
 mod late;
 mod reach;
 mod store;
+mod warpgroup;
 
 use super::order::mix;
 use crate::ir::Kernel;
@@ -20,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 pub(crate) use store::Store;
 use store::{NEAR, Queue, STORES};
+use warpgroup::Products;
 
 /// What fresh memory holds: not a number in every floating-point format.
 pub(crate) const POISON: u8 = 0xff;
@@ -58,6 +60,7 @@ struct Warp {
     commits: u64,
     bulk_committed: L<u32>,
     bulk: Vec<Bulk>,
+    products: Products,
     /// One turn in so many is taken: a power of two.
     lag: u64,
 }
@@ -71,6 +74,7 @@ impl Warp {
             commits: 0,
             bulk_committed: [0; WARP],
             bulk: Vec::new(),
+            products: Products::default(),
             lag: 1,
         }
     }
@@ -123,6 +127,7 @@ impl Adversary {
             self.spare.extend(std::iter::from_fn(|| warp.stores.pop()));
             self.spare_copies.append(&mut warp.copies);
             warp.bulk.clear();
+            warp.products.clear();
             (warp.committed, warp.bulk_committed, warp.lag) = ([0; WARP], [0; WARP], lag);
         }
     }
@@ -232,7 +237,7 @@ impl Adversary {
         // SAFETY: `op` points into the kernel's code.
         unsafe {
             let calm = kernel.calm[op.offset_from(cx.code) as usize] as usize * size_of::<Op>();
-            if calm == 0 {
+            if calm == 0 || self.warps[cx.warp as usize].products.busy() {
                 return (self.step(cx, kernel, op), 1);
             }
             // Wherever they lead: null is not among those that are calm.
@@ -261,6 +266,10 @@ impl Adversary {
         // SAFETY: `op` points into the kernel's code; a guard is followed by the instruction it guards.
         unsafe {
             let index = op.offset_from(cx.code) as usize;
+            let products = &mut self.warps[cx.warp as usize].products;
+            if products.busy() {
+                products.follow(cx, kernel, index);
+            }
             if kernel.calm[index] == 0 {
                 let meta = &kernel.meta[index];
                 if meta.guard {

@@ -54,7 +54,8 @@ impl Runner<'_> {
             let b = &self.barriers[id as usize];
             let wanted = if b.wanted == 0 { (self.warps * WARP) as u32 } else { b.wanted };
             let verb = if parts.is_empty() { " waits" } else { "" };
-            parts.push(format!("warp {i}{verb} at barrier {id} ({} of {wanted} threads)", b.threads));
+            let at = if id as usize >= NAMED { "with its warpgroup".to_owned() } else { format!("at barrier {id}") };
+            parts.push(format!("warp {i}{verb} {at} ({} of {wanted} threads)", b.threads));
         }
         if self.left > parts.len() {
             parts.push(format!("{} more warps wait", self.left - parts.len()));

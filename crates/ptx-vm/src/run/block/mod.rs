@@ -163,6 +163,7 @@ impl Worker {
             table,
             globals: &kernel.globals.table,
             warp: 0,
+            threads: info.block.iter().product(),
             checked: info.checked,
             strict: info.strict,
             tensor_core: info.tensor_core,
@@ -209,7 +210,7 @@ pub(crate) struct Runner<'a> {
     /// Number and index of the block.
     pub(crate) number: u64,
     block: [u32; 3],
-    barriers: [BarrierState; 16],
+    barriers: [BarrierState; BARRIERS],
     /// Warps that are not done.
     left: usize,
     spent: u64,
@@ -265,7 +266,7 @@ impl<'a> Runner<'a> {
             adverse: info.adverse.map(|seed| Box::new(Adversary::new(seed, !info.checked))),
             number: 0,
             block: [0; 3],
-            barriers: [BarrierState::default(); 16],
+            barriers: [BarrierState::default(); BARRIERS],
             left: 0,
             spent: 0,
             told: 0,
@@ -400,7 +401,7 @@ impl<'a> Runner<'a> {
                 None => worker.strands.push(strand),
             }
         }
-        self.barriers = [BarrierState::default(); 16];
+        self.barriers = [BarrierState::default(); BARRIERS];
         self.left = self.warps;
         (self.spent, self.told, self.cut) = (0, 0, false);
         (self.period, self.polls, self.changes) = (1, 0, self.cx.changes);

@@ -98,7 +98,15 @@ impl Runner<'_> {
         if let Some(adverse) = &mut self.adverse {
             adverse.finish(&mut self.cx, &self.info.late);
         }
+        self.ended()?;
         Ok(true)
+    }
+
+    /// All warps have ended: whether they should have.
+    fn ended(&self) -> Result<(), Box<Fault>> {
+        let Some((index, warp, message)) = self.watch.as_ref().and_then(|watch| watch.ended()) else { return Ok(()) };
+        let pc = &raw const self.kernel.code[index];
+        Err(self.fault_at(warp, pc, FaultKind::Barrier, Some(0), None, message))
     }
 
     /// A strand runs until it stops; none when a block before this one has failed.
