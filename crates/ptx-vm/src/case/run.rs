@@ -344,6 +344,12 @@ impl Case<'_> {
                     let to = arg.to.as_deref().ok_or_else(|| bad("a pointer has a `to`".to_owned()))?;
                     self.address(to, arg.offset.unwrap_or(0)).map_err(bad)?.to_le_bytes().to_vec()
                 }
+                "tensor_map" => {
+                    let to = arg.to.as_deref().ok_or_else(|| bad("a tensor map has a `to`".to_owned()))?;
+                    let tensor = arg.tensor.as_ref().ok_or_else(|| bad("a tensor map has a `tensor`".to_owned()))?;
+                    let address = self.address(to, arg.offset.unwrap_or(0)).map_err(bad)?;
+                    tensor.encode(arg.dtype().map_err(bad)?, address).map_err(bad)?
+                }
                 "bytes" => {
                     let hex = arg.hex.as_deref().ok_or_else(|| bad("`bytes` has `hex`".to_owned()))?;
                     let mut bytes = unhex(hex).ok_or_else(|| bad("`hex` is not hexadecimal".to_owned()))?;

@@ -2,7 +2,7 @@
 
 use super::value::{Dtype, Tolerance, special};
 use super::{CaseError, Failure};
-use crate::FaultKind;
+use crate::{FaultKind, TensorMap, TensorSwizzle};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
@@ -66,6 +66,54 @@ pub(super) struct Arg {
     pub(super) to: Option<String>,
     #[serde(default, deserialize_with = "given")]
     pub(super) offset: Option<i64>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) tensor: Option<TensorSpec>,
+}
+
+/// What a tensor map says besides address and type. Axes are innermost first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TensorSpec {
+    sizes: Vec<u64>,
+    /// Bytes, of all axes but the innermost; without them the elements stand side by side.
+    #[serde(default, deserialize_with = "given")]
+    strides: Option<Vec<u64>>,
+    #[serde(rename = "box")]
+    box_sizes: Vec<u32>,
+    #[serde(default, deserialize_with = "given")]
+    steps: Option<Vec<u32>>,
+    /// The bytes within which pieces change places.
+    #[serde(default, deserialize_with = "given")]
+    swizzle: Option<usize>,
+    #[serde(default)]
+    nan: bool,
+}
+
+impl TensorSpec {
+    /// The map of a tensor at `address`, as a parameter.
+    pub(super) fn encode(&self, dtype: Dtype, address: u64) -> Result<Vec<u8>, String> {
+        let ty = dtype.tensor();
+        let dense = || {
+            let sizes = self.sizes.iter().take(self.sizes.len().saturating_sub(1));
+            let mut bytes = ty.bytes() as u64;
+            sizes
+                .map(|size| {
+                    bytes = bytes.saturating_mul(*size);
+                    bytes
+                })
+                .collect()
+        };
+        let strides = self.strides.clone().unwrap_or_else(dense);
+        let mut map = TensorMap::new(ty, address, &self.sizes, &strides, &self.box_sizes);
+        if let Some(bytes) = self.swizzle {
+            let modes = [TensorSwizzle::B32, TensorSwizzle::B64, TensorSwizzle::B128];
+            let mode = modes.into_iter().find(|mode| mode.span() == Some(bytes));
+            map = map.with_swizzle(mode.ok_or_else(|| format!("a swizzle of {bytes} bytes, expected 32, 64 or 128"))?);
+        }
+        map.steps = self.steps.clone().unwrap_or(map.steps);
+        map.nan = self.nan;
+        map.encode().map(Vec::from).map_err(|error| error.to_string())
+    }
 }
 
 /// A pointer inside a struct, a buffer or a symbol.
@@ -252,6 +300,7 @@ impl Arg {
             ("pointers", self.pointers.is_some()),
             ("to", self.to.is_some()),
             ("offset", self.offset.is_some()),
+            ("tensor", self.tensor.is_some()),
         ];
         const CONTENT: [&str; 7] = ["dtype", "len", "init", "expect", "rtol", "atol", "pointers"];
         let kind = match (kind, self.kind.as_deref()) {
@@ -268,6 +317,7 @@ impl Arg {
             "buffer" => &["kind", "dtype", "len", "init", "expect", "rtol", "atol", "pointers"],
             "null" => &["kind"],
             "pointer" => &["kind", "to", "offset"],
+            "tensor_map" => &["kind", "dtype", "to", "offset", "tensor"],
             "bytes" => &["kind", "hex", "pointers"],
             scalar if Dtype::parse(scalar).is_some() => &["kind", "value"],
             other => return Err(format!("unknown kind `{other}`")),

@@ -1,5 +1,6 @@
 //! Elements of buffers: how a case writes them, and whether one is near enough to another.
 
+use crate::TensorType;
 use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,6 +16,24 @@ pub(super) enum Dtype {
     I(usize),
     /// Bytes of an unsigned integer.
     U(usize),
+}
+
+impl Dtype {
+    /// The same as the type of a tensor map; integers of one and two bytes have no sign there.
+    pub(super) fn tensor(self) -> TensorType {
+        match self {
+            Dtype::F32 => TensorType::F32,
+            Dtype::F64 => TensorType::F64,
+            Dtype::F16 => TensorType::F16,
+            Dtype::Bf16 => TensorType::Bf16,
+            Dtype::I(1) | Dtype::U(1) => TensorType::U8,
+            Dtype::I(2) | Dtype::U(2) => TensorType::U16,
+            Dtype::I(4) => TensorType::S32,
+            Dtype::U(4) => TensorType::U32,
+            Dtype::I(_) => TensorType::S64,
+            Dtype::U(_) => TensorType::U64,
+        }
+    }
 }
 
 /// An element as what it means.
