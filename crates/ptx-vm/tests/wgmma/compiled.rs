@@ -58,7 +58,7 @@ fn gemm(text: &str, config: VmConfig) -> Result<bool, Fault> {
 }
 
 fn attention(text: &str, config: VmConfig) -> Result<bool, Fault> {
-    let (queries, keys, d, scale) = (64, 96, 32, 0.5f32);
+    let (queries, keys, d, scale) = (64, 96, 16, 0.5f32);
     let [q, k, v] = [(queries, 3), (keys, 4), (keys, 5)]
         .map(|(rows, seed)| numbers(rows * d, seed).into_iter().map(|x| f16::from_f64(2.0 * x)).collect());
     let bytes = |x: &Vec<f16>| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
