@@ -72,7 +72,7 @@ fn what_stands_before_the_body_is_a_gap_among_others() {
   .shared .b8 a[2000000000];
   .reg .b32 %r<2>;
   ld.shared.u32 %r1, [a];
-  cp.async.bulk.tensor.2d.shared::cluster.global.tile [%r1], [%r1, {%r1, %r1}];
+  tcgen05.wait::ld.sync.aligned;
   ret; }";
     let gaps = Module::parse("k.ptx", text).unwrap().gaps("k");
     let told: Vec<(u32, &str)> = gaps.iter().map(|gap| (gap.line, gap.message.as_str())).collect();
@@ -82,7 +82,7 @@ fn what_stands_before_the_body_is_a_gap_among_others() {
             (4, "thread block clusters (.reqnctapercluster) are not supported"),
             (4, "2000000000 bytes of static shared memory: at most 48 KiB, more is dynamic (`.extern .shared`)"),
             (5, "variable too large"),
-            (8, "tensor maps (cp.async.bulk.tensor) are not supported"),
+            (8, "tensor memory instructions (tcgen05) are not supported"),
         ]
     );
 }

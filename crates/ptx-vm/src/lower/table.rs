@@ -17,7 +17,7 @@ pub(super) struct Row {
     pub(super) mods: &'static str,
     /// Alternatives of each type of the opcode.
     pub(super) types: &'static str,
-    /// As the manual writes them: `d` is written, `p` and `q` are predicates, `[a]` an address, `n` a constant, `{,c}` may be missing.
+    /// As the manual writes them: `d` is written, `p` and `q` are predicates, `[a]` an address, `[a;x]` a tensor map with coordinates, `n` a constant, `{,c}` may be missing.
     pub(super) operands: &'static str,
     pub(super) class: Class,
     /// In a few words.
