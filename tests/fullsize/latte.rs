@@ -68,7 +68,7 @@ fn write(path: &Path, tensors: &BTreeMap<String, Vec<usize>>) {
         .iter()
         .zip(&bytes)
         .map(|((name, shape), bytes)| (name.as_str(), TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, path).unwrap();
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 /// The six rows of a block's modulation.

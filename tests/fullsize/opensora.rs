@@ -108,7 +108,7 @@ fn first_pair(whole: &SafeTensors<'_>, folder: &Path) -> PathBuf {
     let is_first = |name: &str| !name.contains("_blocks.") || name.contains("_blocks.0.");
     let views: Vec<(&str, TensorView<'_>)> = whole.iter().filter(|(name, _)| is_first(name)).collect();
     let path = folder.join("pair.safetensors");
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
     path
 }
 
