@@ -1,5 +1,5 @@
 //! Embeds the kernels: every `ptx/ARCHITECTURE/NAME.ptx` becomes an entry of a table that `src/device/module.rs` includes, compressed, since
-//! PTX is a fifth as long then.
+//! PTX is a fifth as long then. And it compresses the weights of the built-in models for `src/family/sprites/files.rs`.
 //!
 //! The build never needs CUDA: PTX is checked in, and `ptx/manifest.json` holds a hash of the sources it was made from. A
 //! hash that differs fails the build, because a kernel and the struct that Rust hands it would silently disagree.
@@ -14,6 +14,7 @@
 use flate2::{Compression, write::ZlibEncoder};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::{env, fs};
@@ -54,7 +55,13 @@ fn run(root: &Path, out: &Path) -> Result<()> {
         println!("cargo::rerun-if-changed={}", folder.display());
         modules.extend(files(&folder, &["ptx"])?);
     }
-    embed(&modules, &out.join("ptx.rs"))
+    embed(&modules, &out.join("ptx.rs"))?;
+    for model in ["sprites/model.safetensors", "sprites-wan/model.gguf"] {
+        let path = root.join("models").join(model);
+        println!("cargo::rerun-if-changed={}", path.display());
+        pack(&planes(&read(&path)?)?, &out.join(format!("{}.zlib", model.replace('/', "-"))))?;
+    }
+    Ok(())
 }
 
 /// The files of a folder with one of the extensions, sorted by name.
@@ -93,7 +100,7 @@ fn compile(root: &Path) -> Result<()> {
 fn hash(sources: &[PathBuf]) -> Result<String> {
     let mut hasher = Sha256::new();
     for path in sources {
-        let content = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let content = read(path)?;
         hasher.update(path.file_name().expect("listed files have names").as_encoded_bytes());
         hasher.update([0]);
         hasher.update(content.len().to_string());
@@ -138,19 +145,30 @@ fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
         };
         let (folder, name) = (utf8(path.parent().and_then(Path::file_name))?, utf8(path.file_stem())?);
         let packed = to.with_file_name(format!("{folder}-{name}.zlib"));
-        pack(path, &packed)?;
+        pack(&read(path)?, &packed)?;
         let _ = writeln!(text, "    ({folder:?}, {name:?}, include_bytes!({:?})),", packed.display().to_string());
     }
     text.push_str("];\n");
     fs::write(to, text).map_err(|e| format!("cannot write {}: {e}", to.display()))
 }
 
-/// Compresses a file. Build scripts are not optimised: the fastest level saves seconds and costs little.
-fn pack(from: &Path, to: &Path) -> Result<()> {
-    let mut text = fs::File::open(from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
+}
+
+/// The first byte of every two, then the second ones: those of bf16 that hold the exponent are much alike.
+fn planes(weights: &[u8]) -> Result<Vec<u8>> {
+    if !weights.len().is_multiple_of(2) {
+        return Err(format!("a model has {} bytes, not an even number", weights.len()));
+    }
+    Ok(weights.iter().step_by(2).chain(weights.iter().skip(1).step_by(2)).copied().collect())
+}
+
+/// Compresses into a file. (Cargo.toml has the compressor optimised.)
+fn pack(content: &[u8], to: &Path) -> Result<()> {
     let cannot = |e| format!("cannot write {}: {e}", to.display());
-    let mut packed = ZlibEncoder::new(fs::File::create(to).map_err(cannot)?, Compression::fast());
-    std::io::copy(&mut text, &mut packed).and_then(|_| packed.finish()).map(|_| ()).map_err(cannot)
+    let mut packed = ZlibEncoder::new(fs::File::create(to).map_err(cannot)?, Compression::best());
+    packed.write_all(content).and_then(|()| packed.finish()).map(|_| ()).map_err(cannot)
 }
 
 #[cfg(not(feature = "bindgen"))]

@@ -1,6 +1,10 @@
 //! The files of a sprites model: inside the program, or in a folder.
 
+use std::io::Read as _;
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use flate2::read::ZlibDecoder;
 
 use crate::model::{ModelError, Weights};
 use crate::pipeline::{FileContent, ModelFile};
@@ -10,17 +14,31 @@ use crate::pipeline::{FileContent, ModelFile};
 pub struct Embedded {
     /// The model's name.
     pub(super) name: &'static str,
-    files: [(&'static str, &'static [u8]); 5],
+    files: [(&'static str, &'static [u8]); 4],
+    model: Packed,
+}
+
+/// The file of the transformer's weights as build.rs packs it.
+#[derive(Debug)]
+struct Packed {
+    file: &'static str,
+    zlib: &'static [u8],
+    content: OnceLock<Vec<u8>>,
 }
 
 macro_rules! embedded {
     ($name:literal, $model:literal) => {
-        embedded!(@ $name, "config.json", "codebooks.json", $model, "decoder.safetensors", "text.safetensors")
+        embedded!(@ $name, $model, "config.json", "codebooks.json", "decoder.safetensors", "text.safetensors")
     };
-    (@ $name:literal, $($file:literal),*) => {
+    (@ $name:literal, $model:literal, $($file:literal),*) => {
         Embedded {
             name: $name,
             files: [$(($file, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/", $name, "/", $file)))),*],
+            model: Packed {
+                file: $model,
+                zlib: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, "-", $model, ".zlib")),
+                content: OnceLock::new(),
+            },
         }
     };
 }
@@ -31,12 +49,31 @@ pub(super) static STDIT3: Embedded = embedded!("sprites", "model.safetensors");
 pub(super) static WAN: Embedded = embedded!("sprites-wan", "model.gguf");
 
 impl Embedded {
-    fn get(&self, name: &str) -> Option<&'static [u8]> {
+    fn get(&'static self, name: &str) -> Option<&'static [u8]> {
+        if name == self.model.file {
+            return Some(self.model.content());
+        }
         self.files.iter().find(|(file, _)| *file == name).map(|(_, content)| *content)
     }
 
-    fn file(&self, name: &str) -> &'static [u8] {
+    fn file(&'static self, name: &str) -> &'static [u8] {
         self.get(name).unwrap_or_default()
+    }
+}
+
+impl Packed {
+    /// The file, unpacked once.
+    fn content(&self) -> &[u8] {
+        self.content.get_or_init(|| {
+            let mut planes = vec![];
+            ZlibDecoder::new(self.zlib).read_to_end(&mut planes).expect("the build script packed it");
+            let (first, second) = planes.split_at(planes.len() / 2);
+            let mut content = vec![0; planes.len()];
+            for (pair, bytes) in content.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+                (pair[0], pair[1]) = (*bytes.0, *bytes.1);
+            }
+            content
+        })
     }
 }
 
@@ -76,7 +113,12 @@ impl Place {
 
     /// The file of the transformer's weights.
     pub(super) fn model(&self) -> &'static str {
-        MODEL_FILES.into_iter().find(|name| self.file(name).is_some()).unwrap_or(MODEL_FILES[0])
+        match self {
+            Place::Program(embedded) => embedded.model.file,
+            Place::Folder(_) => {
+                MODEL_FILES.into_iter().find(|name| self.file(name).is_some()).unwrap_or(MODEL_FILES[0])
+            }
+        }
     }
 
     /// One of the files, if it is there.
@@ -93,6 +135,19 @@ impl Place {
         match self {
             Place::Program(_) => None,
             Place::Folder(folder) => Some(folder.join("vae")).filter(|vae| vae.is_dir()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unpacked_weights_are_those_of_the_file() {
+        for embedded in [&STDIT3, &WAN] {
+            let file = std::path::Path::new("models").join(embedded.name).join(embedded.model.file);
+            assert!(embedded.model.content() == std::fs::read(&file).unwrap(), "{}", file.display());
         }
     }
 }
