@@ -242,8 +242,22 @@ impl<'a> Weights<'a> {
         self.taken.into_inner()
     }
 
+    /// The bytes of tensor `name`, which must have exactly `shape`, where they need no conversion to `dtype`: most of a checkpoint is copied so.
+    fn unconverted(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Option<Cow<'_, [u8]>>, ModelError> {
+        if self.containers.is_none() || !self.additions.is_empty() {
+            return Ok(None);
+        }
+        let (_, encoding, data) = self.data(name, shape)?;
+        let finite = encoding.is_finite(dtype, &data);
+        finite.then(|| self.take(name, shape));
+        Ok(finite.then_some(data))
+    }
+
     /// Uploads tensor `name`, which must have exactly `shape`, as `dtype`.
     pub fn tensor(&self, device: &Device, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        if let Some(bytes) = self.unconverted(name, shape, dtype)? {
+            return Ok(Tensor::from_bytes(device, shape, &bytes, dtype)?);
+        }
         self.arranged(device, name, Arrangement { file: shape, tensor: shape }, dtype, |values| values)
     }
 
@@ -268,6 +282,8 @@ impl<'a> Weights<'a> {
     pub(super) fn write(&self, name: &str, shape: &[usize], dtype: DType, out: &mut [u8]) -> Result<(), ModelError> {
         if self.containers.is_none() {
             self.take(name, shape);
+        } else if let Some(bytes) = self.unconverted(name, shape, dtype)? {
+            out.copy_from_slice(&bytes);
         } else {
             out.copy_from_slice(&f32_to_bytes(&self.values_for(name, shape, dtype)?, dtype)?);
         }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::blocks::Blocks;
+use crate::tensor::DType;
 
 /// How elements are encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,18 @@ impl Encoding {
             Encoding::Blocks(blocks) => blocks.floats(data),
             Encoding::I64 | Encoding::Other(_) => return None,
         })
+    }
+
+    /// Whether bytes are finite elements of `dtype` as they are.
+    pub(in crate::model) fn is_finite(&self, dtype: DType, data: &[u8]) -> bool {
+        // What is not has all bits of its exponent set.
+        let halves = |exponent: u16| data.as_chunks().0.iter().all(|v| u16::from_le_bytes(*v) & exponent != exponent);
+        match (self, dtype) {
+            (Encoding::Bf16, DType::Bf16) => halves(0x7f80),
+            (Encoding::F16, DType::F16) => halves(0x7c00),
+            (Encoding::F32, DType::F32) => data.as_chunks().0.iter().all(|v| f32::from_le_bytes(*v).is_finite()),
+            _ => false,
+        }
     }
 
     /// Its name in messages.
