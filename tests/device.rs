@@ -4,7 +4,7 @@ mod common;
 
 use adacache::device::{
     Device, DeviceError, DeviceKind, DryConfig, Event, Kernel, Launch, LaunchObserver, LaunchStats, Memory, Module,
-    VmConfig,
+    TensorMap, TensorType, VmConfig,
 };
 use adacache::ops::params::*;
 use adacache::tensor::{DType, Tensor, TensorError};
@@ -625,4 +625,48 @@ fn structs_match_the_parameter_blocks_of_the_ptx() {
         }
     }
     assert!(entries > 100, "{entries} entries");
+}
+
+/// Adds 1 to the words of the box of 4 × 2 at (3, 1) of a tensor: loaded and stored by its map.
+const TENSOR: &str = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry next(.param .align 64 .b8 params[128]) {
+    .reg .pred %p<3>; .reg .b32 %r<6>; .reg .b64 %rd<4>;
+    .shared .align 8 .b64 mbar; .shared .align 128 .b8 tile[128];
+    mov.b64 %rd0, params; cvta.param.u64 %rd1, %rd0;
+    mov.u32 %r0, %tid.x; setp.eq.u32 %p1, %r0, 0; mov.u32 %r4, 3; mov.u32 %r5, 1;
+    @%p1 mbarrier.init.shared.b64 [mbar], 1; bar.sync 0;
+    @%p1 mbarrier.arrive.expect_tx.shared.b64 %rd2, [mbar], 32;
+    @%p1 cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [tile], [%rd1, {%r4, %r5}], [mbar];
+    WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [mbar], 0; @!%p2 bra WAIT;
+    shl.b32 %r1, %r0, 2; mov.u32 %r2, tile; add.u32 %r2, %r2, %r1;
+    ld.shared.u32 %r3, [%r2]; add.u32 %r3, %r3, 1; st.shared.u32 [%r2], %r3;
+    fence.proxy.async.shared::cta; bar.sync 0;
+    @%p1 cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd1, {%r4, %r5}], [tile];
+    @%p1 cp.async.bulk.commit_group; @%p1 cp.async.bulk.wait_group 0;
+    ret;
+}";
+
+/// A kernel takes a tensor map from its parameters: what lies inside of the tensor is loaded and stored.
+#[test]
+fn tensor_maps_are_encoded_for_kernels() {
+    for device in devices() {
+        let memory = device.alloc_slice(&(0..24u32).collect::<Vec<_>>()).unwrap();
+        let map = TensorMap::new(TensorType::U32, memory.ptr(), &[5, 3], &[32], &[4, 2]);
+        if !device.is_vm() && device.info().compute_capability < Some((9, 0)) {
+            let error = device.tensor_map(&map).unwrap_err().to_string();
+            assert!(error.contains("Hopper"), "{error}");
+            continue;
+        }
+        let kernel = device.kernel_from_ptx("tensor", TENSOR, "next").unwrap();
+        let encoded = device.tensor_map(&map).unwrap();
+        device.launch(&kernel, ONE, [8, 1, 1], 0, &encoded).unwrap();
+        // Rows 1 and 2 of three, columns 3 and 4 of five.
+        let expected: Vec<u32> = (0..24).map(|i| i + u32::from([11, 12, 19, 20].contains(&i))).collect();
+        assert_eq!(device.download_vec::<u32>(&memory, 0, 24).unwrap(), expected);
+        let wrong = TensorMap::new(TensorType::U32, memory.ptr() + 4, &[5, 3], &[32], &[4, 2]);
+        let error = device.tensor_map(&wrong).unwrap_err();
+        assert!(
+            matches!(error, DeviceError::TensorMap { .. }) && error.to_string().contains("multiple of 16"),
+            "{error}"
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use ptx_vm::{LaunchStats, Vm};
+use ptx_vm::{LaunchStats, TENSOR_MAP_BYTES, TensorMap, Vm};
 
 use super::error::DeviceError;
 use super::info::{Launch, MemoryInfo};
@@ -46,6 +46,10 @@ pub(super) trait Backend: Send + Sync {
     fn fetch(&self, dst: u64, src: &Handle) -> Result<()>;
     /// Work queued from now on waits for the last fetch to `dst`, if it is still in flight.
     fn fetched(&self, dst: u64) -> Result<()>;
+    /// Encodes a tensor map that follows the rules; `portable` is what the VM makes of it.
+    fn tensor_map(&self, _map: &TensorMap, portable: [u8; TENSOR_MAP_BYTES]) -> Result<[u8; TENSOR_MAP_BYTES]> {
+        Ok(portable)
+    }
     fn synchronize(&self) -> Result<()>;
     fn memory(&self) -> Result<MemoryInfo>;
     /// Makes a graph of the work that `submit` queues, which goes into the graph only; `None` if the backend has no graphs.

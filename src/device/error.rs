@@ -139,6 +139,14 @@ pub enum DeviceError {
         /// Why.
         reason: String,
     },
+    /// A tensor map that the device does not take.
+    #[error("{device} takes no such tensor map: {reason}")]
+    TensorMap {
+        /// Device id.
+        device: String,
+        /// Why.
+        reason: String,
+    },
     /// A kernel failed on the virtual GPU.
     #[error("{kernel} failed on vm with grid {grid:?}, block {block:?}: {fault}")]
     Fault {

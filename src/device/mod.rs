@@ -26,6 +26,7 @@ mod kernel;
 mod module;
 mod open;
 mod recording;
+mod tensor_map;
 mod typed;
 mod vm;
 
@@ -38,4 +39,5 @@ pub use info::{DeviceInfo, DeviceKind, Launch, MemoryInfo, Work};
 pub use interrupt::Interrupter;
 pub use kernel::Kernel;
 pub use module::{Architecture, KERNELS, Module};
-pub use ptx_vm::{LaunchStats, MmaRounding, VmConfig};
+pub use ptx_vm::{LaunchStats, MmaRounding, TensorMap, TensorSwizzle, TensorType, VmConfig};
+pub use tensor_map::EncodedTensorMap;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUdevice_attribute};
-use ptx_vm::LaunchStats;
+use ptx_vm::{LaunchStats, TENSOR_MAP_BYTES, TensorMap};
 
 use super::copies::Copies;
 use super::driver::{self, Code, Driver, Failure};
@@ -112,6 +112,15 @@ impl Backend for CudaBackend {
                 tracing::error!("memory of {} at {ptr:#x} is lost: {error}", shared.id);
             }
         }
+    }
+
+    fn tensor_map(&self, map: &TensorMap, _portable: [u8; TENSOR_MAP_BYTES]) -> Result<[u8; TENSOR_MAP_BYTES]> {
+        let mut encoded = [0; TENSOR_MAP_BYTES];
+        self.in_context(|driver, _| {
+            encoded = driver.encode_tensor_map(map)?;
+            Ok(())
+        })?;
+        Ok(encoded)
     }
 
     fn upload(&self, dst: u64, src: &[u8]) -> Result<()> {

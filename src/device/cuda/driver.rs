@@ -10,6 +10,7 @@ use cudarc::driver::sys::{
     CUgraphExec, CUjit_option, CUmodule, CUresult, CUstream, CUstreamCaptureMode,
 };
 use libloading::Library;
+use ptx_vm::{TENSOR_MAP_BYTES, TensorMap};
 use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 use std::path::Path;
@@ -96,10 +97,14 @@ macro_rules! functions {
 }
 
 functions! {
-    // The bindings take the code as an enum, which newer codes are none of.
+    // The bindings take the code, or what a map is made of, as enums.
     differently {
         error_name = cuGetErrorName(code: c_uint, text: *mut *const c_char);
         error_text = cuGetErrorString(code: c_uint, text: *mut *const c_char);
+        tensor_map = cuTensorMapEncodeTiled(
+            map: *mut c_void, ty: c_uint, axes: c_uint, address: *mut c_void, sizes: *const u64, strides: *const u64,
+            boxes: *const u32, steps: *const u32, interleave: c_uint, swizzle: c_uint, promotion: c_uint, fill: c_uint
+        );
     }
 
     init = cuInit(flags: c_uint);
@@ -190,6 +195,36 @@ impl Driver {
     /// The driver's description of a code.
     pub(super) fn text(&self, code: Code) -> String {
         self.ask(self.error_text, code).unwrap_or_else(|| "the driver has no words for it".into())
+    }
+
+    /// Encodes a tensor map.
+    pub(super) fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; TENSOR_MAP_BYTES], Failure> {
+        /// Where the driver writes it.
+        #[repr(align(64))]
+        struct Place([u8; TENSOR_MAP_BYTES]);
+        /// Of `interleave`: none. Of `l2Promotion`: lines of 256 bytes are fetched whole.
+        const INTERLEAVE: c_uint = 0;
+        const PROMOTION: c_uint = 3;
+        let mut place = Place([0; TENSOR_MAP_BYTES]);
+        let TensorMap { ty, address, sizes, strides, box_sizes, steps, swizzle, nan, .. } = map;
+        // SAFETY: the lists have as many entries as the map has axes, strides one less; the place is as large and as aligned as a map.
+        let code = unsafe {
+            (self.tensor_map)(
+                place.0.as_mut_ptr().cast(),
+                *ty as c_uint,
+                sizes.len() as c_uint,
+                std::ptr::with_exposed_provenance_mut(*address as usize),
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                box_sizes.as_ptr(),
+                steps.as_ptr(),
+                INTERLEAVE,
+                *swizzle as c_uint,
+                PROMOTION,
+                c_uint::from(*nan),
+            )
+        };
+        Failure::check("cuTensorMapEncodeTiled", code).map(|()| place.0)
     }
 
     /// Name and description.
