@@ -286,6 +286,23 @@ fn misuse_ends_the_launch_and_says_how() {
             None,
             &["28 bytes past the end"],
         ),
+        // Null is no address, at either end or of the mbarrier.
+        (
+            "mov.u64 %rd5, 0; cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%rd5], 16, [mbar];".to_owned(),
+            1,
+            FaultKind::OutOfBounds,
+            12,
+            None,
+            &["0x0"],
+        ),
+        (
+            "mov.u64 %rd5, 0; cp.async.bulk.global.shared::cta.bulk_group [%rd5], [tile], 16;".to_owned(),
+            1,
+            FaultKind::OutOfBounds,
+            12,
+            None,
+            &["0x0"],
+        ),
     ] {
         let fault = run(&body.replace("bar.sync 0;", "bar.sync 0; "), threads, &[]).expect_err(&body);
         let text = fault.to_string();

@@ -101,11 +101,8 @@ impl Check {
         let out = to >= GLOBAL_BASE;
         let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
         let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), warp: cx.warp as usize, lanes };
-        for (address, touch) in [(from, Touch::Read), (to, if reduce { Touch::Atomic } else { Touch::Async })] {
-            if address == 0 {
-                // Outside of a tensor: there is nothing to read.
-                continue;
-            }
+        let reads = from.map(|from| (from, Touch::Read));
+        for (address, touch) in reads.into_iter().chain([(to, if reduce { Touch::Atomic } else { Touch::Async })]) {
             if address >= GLOBAL_BASE {
                 self.not_pending(address, u64::from(bytes), lane, touch)?;
                 continue;
@@ -113,7 +110,7 @@ impl Check {
             let offset = address - SHARED_WINDOW;
             // SAFETY: the copy has checked both ranges.
             unsafe { self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, std::ptr::null())? };
-            if address == from
+            if Some(address) == from
                 && let Some((byte, writer)) = self.shared.untold(offset as usize, bytes as usize, thread)
             {
                 let message = || {
@@ -125,11 +122,11 @@ impl Check {
                 self.report(FaultKind::Race, lane, Some(byte as u64), message)?;
             }
         }
-        if from == 0 {
+        let Some(from) = from else {
             self.memory.define_shared((to - SHARED_WINDOW) as u32, bytes as usize);
             self.shared.clocks.mbarrier_bulk(at);
             return Ok(());
-        }
+        };
         // SAFETY: the copy has checked both ranges.
         unsafe {
             let size = [u64::from(bytes); 2];

@@ -217,13 +217,14 @@ unsafe fn bulk(to: &mut Dynamic, cx: &Cx, op: *const Op) {
         let Ok(moves) = (unsafe { moves(cx, op, lane) }) else { continue };
         let reduce = moves.reduce.is_some();
         for &Run { to: target, from, bytes } in moves.runs().iter().filter(|run| run.bytes > 0) {
-            for (a, read, written) in [(from, bytes, 0), (target, if reduce { bytes } else { 0 }, bytes)] {
+            let source = from.map(|from| (from, bytes, 0));
+            for (a, read, written) in source.into_iter().chain([(target, if reduce { bytes } else { 0 }, bytes)]) {
                 if a >= GLOBAL_BASE {
                     global = 1;
                     to.global.load_bytes += read;
                     to.global.store_bytes += written;
                     to.global.sectors += (a % 32 + bytes).div_ceil(32);
-                } else if a != 0 {
+                } else {
                     shared = 1;
                     to.shared.load_bytes += read;
                     to.shared.store_bytes += written;

@@ -31,10 +31,10 @@ pub(crate) enum Happened {
     Waited {
         acquire: bool,
     },
-    /// A bulk copy, of generic addresses. One to shared memory is counted by the mbarrier. From 0: what is outside of a tensor.
+    /// A bulk copy, of generic addresses. One to shared memory is counted by the mbarrier. From nowhere: what is outside of a tensor.
     Bulk {
         to: u64,
-        from: u64,
+        from: Option<u64>,
         bytes: u32,
         reduce: bool,
     },

@@ -22,8 +22,8 @@ pub(crate) struct Moves {
     pub(crate) reduce: Option<(Atom, AtomTy)>,
     /// Out of shared memory.
     pub(crate) out: bool,
-    /// The mbarrier that counts it, or 0.
-    pub(crate) counted: u64,
+    /// The mbarrier that counts it, if one does.
+    pub(crate) counted: Option<u64>,
     /// The bytes that it counts: also those that were not read, since they are outside of the tensor.
     pub(crate) bytes: u64,
     /// What is written for those.
@@ -34,8 +34,8 @@ pub(crate) struct Moves {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) to: u64,
-    /// 0: nowhere, there is only something to fill.
-    pub(crate) from: u64,
+    /// `None`: nowhere, there is only something to fill.
+    pub(crate) from: Option<u64>,
     pub(crate) bytes: u64,
 }
 
@@ -63,7 +63,8 @@ impl Moves {
 
     /// The bytes that move in or out of shared memory; between two places there, twice as many.
     pub(crate) fn shared_bytes(&self) -> u64 {
-        let near = |run: &Run| u64::from(run.to < GLOBAL_BASE) + u64::from(run.from != 0 && run.from < GLOBAL_BASE);
+        let near =
+            |run: &Run| u64::from(run.to < GLOBAL_BASE) + u64::from(run.from.is_some_and(|from| from < GLOBAL_BASE));
         self.runs.iter().map(|run| near(run) * run.bytes).sum()
     }
 
@@ -78,10 +79,13 @@ impl Moves {
             // The end in shared memory is cut where it leaves a piece.
             let mut done = 0;
             while done < run.bytes {
-                let here = if self.out { run.from } else { run.to } + done;
+                let (to, from) = (run.to + done, run.from.map(|from| from + done));
+                let here = from.filter(|_| self.out).unwrap_or(to);
                 let bytes = (PIECE - here % PIECE).min(run.bytes - done);
-                let (to, from) = (run.to + done, if run.from == 0 { 0 } else { run.from + done });
-                let (to, from) = if self.out { (to, self.swizzle.place(from)) } else { (self.swizzle.place(to), from) };
+                let (to, from) = match from {
+                    Some(from) if self.out => (to, Some(self.swizzle.place(from))),
+                    from => (self.swizzle.place(to), from),
+                };
                 all.push(piece(cx, lane, Run { to, from, bytes })?);
                 done += bytes;
             }
@@ -126,8 +130,10 @@ fn piece(cx: &Cx, lane: usize, run: Run) -> Result<Piece, Wrong> {
         message: describe_miss(cx, address, run.bytes, false),
     };
     let to = at(run.to).ok_or_else(|| missed(run.to))?;
-    let from =
-        if run.from == 0 { std::ptr::null() } else { at(run.from).ok_or_else(|| missed(run.from))?.cast_const() };
+    let from = match run.from {
+        Some(from) => at(from).ok_or_else(|| missed(from))?.cast_const(),
+        None => std::ptr::null(),
+    };
     Ok(Piece { to, from, run })
 }
 
@@ -159,9 +165,9 @@ pub(crate) unsafe fn moves(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves,
         for a in [to, from, bytes] {
             misaligned(a, PIECE, "address")?;
         }
-        let counted = if cx.list(op, 3) == NO_SLOT { 0 } else { at(3) };
+        let counted = (cx.list(op, 3) != NO_SLOT).then(|| at(3));
         Ok(Moves {
-            runs: vec![Run { to, from, bytes }],
+            runs: vec![Run { to, from: Some(from), bytes }],
             swizzle: TensorSwizzle::None,
             reduce: reduction((*op).imm),
             out: to >= GLOBAL_BASE,
@@ -206,7 +212,7 @@ unsafe fn tensor(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
             _ => None,
         };
         let first: Vec<i64> = (0..axes).map(|i| i64::from((*cx.at::<i32>(cx.list(op, 3 + i)))[lane])).collect();
-        let counted = if cx.list(op, 2) == NO_SLOT { 0 } else { at(2) };
+        let counted = (cx.list(op, 2) != NO_SLOT).then(|| at(2));
         Ok(Moves {
             runs: rows(&map, &first, shared, out),
             swizzle: map.swizzle,
@@ -257,10 +263,10 @@ fn rows(map: &TensorMap, first: &[i64], shared: u64, out: bool) -> Vec<Run> {
         let (near, bytes) = (shared + row * pitch + (offset * element) as u64, (elements * element) as u64);
         match global {
             _ if elements <= 0 => {}
-            Some(far) if out => runs.push(Run { to: far, from: near, bytes }),
-            Some(far) => runs.push(Run { to: near, from: far, bytes }),
+            Some(far) if out => runs.push(Run { to: far, from: Some(near), bytes }),
+            Some(far) => runs.push(Run { to: near, from: Some(far), bytes }),
             None if out => {}
-            None => runs.push(Run { to: near, from: 0, bytes }),
+            None => runs.push(Run { to: near, from: None, bytes }),
         }
     };
     for row in 0..counts[1..].iter().product() {
@@ -348,15 +354,15 @@ unsafe fn bulk(cx: &mut Cx, op: *const Op) -> *const Op {
                     return cx.fault(op, kind, Some(lane as u32), Some(address), message);
                 }
             };
-            let at = moves.counted.wrapping_sub(SHARED_WINDOW) as u32;
+            let at = moves.counted.unwrap_or_default().wrapping_sub(SHARED_WINDOW) as u32;
             for piece in &pieces {
                 moves.carry(piece, piece.from);
                 let Run { to, from, bytes } = piece.run;
                 let reduce = moves.reduce.is_some();
                 cx.happened(Happened::Bulk { to, from, bytes: bytes as u32, reduce }, 1 << lane, at);
             }
-            if moves.counted != 0
-                && let Err(stop) = cx.delivered(op, lane, moves.counted, moves.bytes as i64)
+            if let Some(counted) = moves.counted
+                && let Err(stop) = cx.delivered(op, lane, counted, moves.bytes as i64)
             {
                 return stop;
             }

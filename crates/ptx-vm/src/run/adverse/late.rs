@@ -222,7 +222,7 @@ impl Adversary {
         while at < warp.bulk.len() {
             let bulk = &mut warp.bulk[at];
             let lane = bulk.lane as usize;
-            let mine = bulk.moves.counted == 0 && cx.mask >> lane & 1 != 0;
+            let mine = bulk.moves.counted.is_none() && cx.mask >> lane & 1 != 0;
             if !mine || bulk.group + pending >= warp.bulk_committed[lane] {
                 at += 1;
             } else if read {
@@ -255,7 +255,7 @@ impl Adversary {
             }
             let coming: Vec<(usize, usize)> = (0..self.warps.len())
                 .flat_map(|w| (0..self.warps[w].bulk.len()).map(move |i| (w, i)))
-                .filter(|(w, i)| self.warps[*w].bulk[*i].moves.counted == at)
+                .filter(|(w, i)| self.warps[*w].bulk[*i].moves.counted == Some(at))
                 .collect();
             if !coming.is_empty() {
                 let (w, i) = coming[self.below(coming.len() as u64) as usize];
@@ -291,9 +291,9 @@ impl Bulk {
             // SAFETY: resolved when the copy was issued.
             unsafe { moves.carry(piece, from) };
         }
-        if counts && moves.counted != 0 {
+        if let Some(counted) = moves.counted.filter(|_| counts) {
             // SAFETY: the instruction belongs to the kernel.
-            unsafe { cx.delivered(op, lane as usize, moves.counted, moves.bytes as i64)? };
+            unsafe { cx.delivered(op, lane as usize, counted, moves.bytes as i64)? };
         }
         Ok(())
     }
