@@ -36,6 +36,12 @@ impl<'a> Pass<'a> {
         Ok(self.run.heap.take(shape, dtype)?)
     }
 
+    /// Calls `each` with the frames of `x`, as many as are processed at a time.
+    pub(super) fn in_parts(&self, x: &Lent<'a>, each: &mut dyn FnMut(Lent<'a>) -> Result<()>) -> Result<()> {
+        let count = x.shape()[0];
+        (0..count).step_by(self.frames).try_for_each(|first| each(x.frames(first, self.frames.min(count - first))?))
+    }
+
     fn copy(&self, x: &Tensor) -> Result<Lent<'a>> {
         let copy = self.take(x.shape(), x.dtype())?;
         copy.copy_from(x)?;

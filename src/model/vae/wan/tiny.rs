@@ -280,13 +280,8 @@ impl TinyVae {
         mut x: Lent<'a>,
         each: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
-        let count = x.shape()[0];
-        if count > pass.frames {
-            for first in (0..count).step_by(pass.frames) {
-                let some = x.frames(first, pass.frames.min(count - first))?;
-                self.decode_from(pass, index, some, each)?;
-            }
-            return Ok(());
+        if x.shape()[0] > pass.frames {
+            return pass.in_parts(&x, &mut |some| self.decode_from(pass, index, some, each));
         }
         let Some(scale) = self.scales.get(index) else {
             return each(&*self.conv_out.forward_as(&pass.run, &x, DType::F32)?);
