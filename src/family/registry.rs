@@ -83,17 +83,15 @@ fn check(family: &dyn Family, options: &OpenOptions) -> Result<(), PipelineError
         let reason = format!("{option} is for --model {takes}, not for {name}");
         return Err(PipelineError::Setting(reason));
     }
-    if !inputs.loras && !options.loras.is_empty() {
-        let takes = that_take(|inputs| inputs.loras);
-        return Err(PipelineError::Setting(format!("--lora is for --model {takes}, not for {name}")));
-    }
-    if !inputs.vae_tiling && options.vae_tiling {
-        let takes = that_take(|inputs| inputs.vae_tiling);
-        return Err(PipelineError::Setting(format!("--vae-tiling is for --model {takes}, not for {name}")));
-    }
-    if !inputs.tiny_vae && options.tiny_vae.is_some() {
-        let takes = that_take(|inputs| inputs.tiny_vae);
-        return Err(PipelineError::Setting(format!("--tiny-vae is for --model {takes}, not for {name}")));
+    type Has = fn(&Inputs) -> bool;
+    let of_families: [(&str, bool, Has); 3] = [
+        ("--lora", !options.loras.is_empty(), |inputs| inputs.loras),
+        ("--vae-tiling", options.vae_tiling, |inputs| inputs.vae_tiling),
+        ("--tiny-vae", options.tiny_vae.is_some(), |inputs| inputs.tiny_vae),
+    ];
+    if let Some((option, _, has)) = of_families.into_iter().find(|(_, used, has)| *used && !has(&inputs)) {
+        let takes = that_take(has);
+        return Err(PipelineError::Setting(format!("{option} is for --model {takes}, not for {name}")));
     }
     Ok(())
 }
