@@ -41,7 +41,8 @@ import wan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # How often each motion is drawn: what is harder to learn, more often; one that stands still is learnt with every other.
-MOTION_WEIGHTS = [{"still": 0.5, "spinning": 2.0, "growing": 1.5, "shrinking": 1.5}.get(m, 1.0) for m in sprites_data.MOTIONS]
+HARD_MOTIONS = {"still": 0.5, "bouncing": 2.5, "spinning": 3.0, "growing": 1.5, "shrinking": 1.5}
+MOTION_WEIGHTS = [HARD_MOTIONS.get(m, 1.0) for m in sprites_data.MOTIONS]
 # Weights of what the guide reads: time, x, y, radius, cosine and sine of the turn.
 GUIDED = torch.tensor([1.0, 0.3, 0.3, 0.3, 0.2, 0.2])
 # The share of captions that give way to none.
