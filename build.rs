@@ -42,20 +42,24 @@ fn run(root: &Path, out: &Path) -> Result<()> {
     // The folders are watched too, so that an added or removed file is seen.
     println!("cargo::rerun-if-changed={}", kernels.display());
     println!("cargo::rerun-if-changed={}", ptx.display());
-    let sources = files(&kernels, &["cu", "cuh", "h"])?;
+    let mut sources = files(&kernels, &["cu", "cuh", "h"])?;
+    for folder in folders(&kernels)? {
+        println!("cargo::rerun-if-changed={}", folder.display());
+        sources.extend(files(&folder, &["cu", "cuh", "h"])?);
+    }
     for path in &sources {
         println!("cargo::rerun-if-changed={}", path.display());
     }
     if env::var("ADACACHE_COMPILE_PTX").is_ok_and(|value| value == "1") {
         compile(root)?;
     }
-    check_fresh(&sources, &ptx.join("manifest.json"))?;
+    check_fresh(&kernels, &mut sources, &ptx.join("manifest.json"))?;
     let mut modules = vec![];
     for folder in folders(&ptx)? {
         println!("cargo::rerun-if-changed={}", folder.display());
         modules.extend(files(&folder, &["ptx"])?);
     }
-    embed(&modules, &out.join("ptx.rs"))?;
+    embed(&ptx, &mut modules, &out.join("ptx.rs"))?;
     for model in ["sprites/model.safetensors", "sprites-wan/model.gguf"] {
         let path = root.join("models").join(model);
         println!("cargo::rerun-if-changed={}", path.display());
@@ -95,13 +99,14 @@ fn compile(root: &Path) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", script.display())) }
 }
 
-/// SHA-256 over every file, in the given order: name, NUL, length in decimal, NUL, content. `tools/compile_ptx.py` writes the same of the
-/// sources in name order.
-fn hash(sources: &[PathBuf]) -> Result<String> {
+/// SHA-256 over every file, in order of the bytes of their paths in `folder`: path, NUL, length in decimal, NUL, content. `tools/compile_ptx.py`
+/// writes the same of the sources.
+fn hash(folder: &Path, files: &mut [PathBuf]) -> Result<String> {
+    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
     let mut hasher = Sha256::new();
-    for path in sources {
+    for path in files {
         let content = read(path)?;
-        hasher.update(path.file_name().expect("listed files have names").as_encoded_bytes());
+        hasher.update(path.strip_prefix(folder).expect("a file of the folder").as_os_str().as_encoded_bytes());
         hasher.update([0]);
         hasher.update(content.len().to_string());
         hasher.update([0]);
@@ -113,8 +118,8 @@ fn hash(sources: &[PathBuf]) -> Result<String> {
     }))
 }
 
-fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
-    let actual = hash(sources)?;
+fn check_fresh(kernels: &Path, sources: &mut [PathBuf], manifest: &Path) -> Result<()> {
+    let actual = hash(kernels, sources)?;
     let recorded = fs::read_to_string(manifest).map_err(|e| e.to_string()).and_then(|text| {
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
         json["source_hash"].as_str().map(str::to_owned).ok_or_else(|| "it has no \"source_hash\"".into())
@@ -135,9 +140,9 @@ fn check_fresh(sources: &[PathBuf], manifest: &Path) -> Result<()> {
 }
 
 /// Writes `KERNELS`, a hash of all modules, and `EMBEDDED`: (architecture, module name, PTX text as zlib), sorted; each text beside `to`.
-fn embed(modules: &[PathBuf], to: &Path) -> Result<()> {
+fn embed(ptx: &Path, modules: &mut [PathBuf], to: &Path) -> Result<()> {
     let mut text =
-        format!("/// SHA-256 of all embedded PTX modules.\npub const KERNELS: &str = {:?};\n", hash(modules)?);
+        format!("/// SHA-256 of all embedded PTX modules.\npub const KERNELS: &str = {:?};\n", hash(ptx, modules)?);
     text += "/// Every module of ptx/: architecture, name and PTX text as zlib.\npub(crate) static EMBEDDED: &[(&str, &str, &[u8])] = &[\n";
     for path in modules {
         let utf8 = |part: Option<&std::ffi::OsStr>| {
@@ -182,7 +187,7 @@ fn bindgen_params(_root: &Path) -> Result<()> {
 /// The structs of `kernels/params.h` as Rust, with device pointers as `u64`, and the sizes in `kernels/launch*.h`.
 #[cfg(feature = "bindgen")]
 fn bindgen_params(root: &Path) -> Result<()> {
-    use bindgen::callbacks::{DeriveInfo, IntKind, ParseCallbacks};
+    use bindgen::callbacks::{DeriveInfo, DeriveTrait, ImplementsTrait, IntKind, ParseCallbacks};
 
     /// Launch parameters travel as bytes: `Pod` also proves that no struct has hidden padding.
     #[derive(Debug)]
@@ -190,6 +195,10 @@ fn bindgen_params(root: &Path) -> Result<()> {
     impl ParseCallbacks for Derives {
         fn add_derives(&self, _info: &DeriveInfo<'_>) -> Vec<String> {
             ["bytemuck::Pod", "bytemuck::Zeroable", "PartialEq"].map(str::to_owned).into()
+        }
+        /// `TensorMap` is `EncodedTensorMap`.
+        fn blocklisted_type_implements_trait(&self, _name: &str, _: DeriveTrait) -> Option<ImplementsTrait> {
+            Some(ImplementsTrait::Yes)
         }
         fn int_macro(&self, _name: &str, _value: i64) -> Option<IntKind> {
             Some(IntKind::Custom { name: "usize", is_signed: false })
@@ -215,10 +224,14 @@ fn bindgen_params(root: &Path) -> Result<()> {
         ])
         .raw_line("// Made by tools/bindgen.sh from kernels/{params,launch,launch_tiles}.h; do not edit.")
         .raw_line("")
+        .raw_line("use crate::device::EncodedTensorMap as TensorMap;")
+        .raw_line("")
         .disable_header_comment()
+        .blocklist_type("TensorMap")
+        .no_default(".*WgmmaParams")
         .allowlist_type(".*Params")
         .allowlist_type("SequenceLayout|DecideState")
-        .allowlist_var("[A-Z][A-Z0-9_]*_(STRIDES|SUMS|BYTES|WARPS|THREADS|BLOCKS|COLUMNS|PARTS|POSITIONS|CHANNELS|M|N|SHARED|QUERIES|METRIC|HISTORY|TERMS|WORDS|LATENTS|SLOT|KEPT|ELEMENTS|LENGTH|PARKED)")
+        .allowlist_var("[A-Z][A-Z0-9_]*_(STRIDES|SUMS|BYTES|WARPS|THREADS|BLOCKS|COLUMNS|PARTS|POSITIONS|CHANNELS|M|N|SHARED|QUERIES|METRIC|HISTORY|TERMS|WORDS|LATENTS|SLOT|KEPT|ELEMENTS|LENGTH|PARKED|KEYS|RESERVED)")
         .parse_callbacks(Box::new(Derives))
         .derive_copy(true)
         .derive_default(true)

@@ -29,6 +29,15 @@
 #define LINEAR_64_STAGES 4
 #define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * LINEAR_K_BYTES + 8 * LINEAR_64_M) // 29184
 
+// sm_90a/linear.cu, entry suffix _wgmma (16-bit types, no _ln): grid = (at most ceil(m / M) * ceil(n / N), 1, 1), any number of blocks: they take turns.
+// dynamic shared: the stages, then two barriers of each.
+#define LINEAR_WGMMA_M 256
+#define LINEAR_WGMMA_N 192
+#define LINEAR_WGMMA_K_BYTES 128 // of a row of a or w in one stage
+#define LINEAR_WGMMA_THREADS 384
+#define LINEAR_WGMMA_STAGES 3
+#define LINEAR_WGMMA_SHARED (LINEAR_WGMMA_STAGES * ((LINEAR_WGMMA_M + LINEAR_WGMMA_N) * LINEAR_WGMMA_K_BYTES + 16)) // 172080
+
 // ---- conv ------------------------------------------------------------------------------------------------------------------
 // Entry suffix _192: 128 x 192 tiles; _tall: 256 x 96 (both of 16-bit types); _96: 128 x 96 (f32); _128: 128 x 128; _16: 128 x 16.
 // grid = (ceil(m / M) * ceil(n / N), 1, 1).
@@ -74,3 +83,8 @@
 // All of K and V, and Q.
 #define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
   ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))
+// sm_90a/attention.cu, entry suffix _wgmma (16-bit types, HEAD_DIM 128): Q, two stages of K and V, two barriers of each, one of Q.
+#define ATTENTION_WGMMA_QUERIES 128
+#define ATTENTION_WGMMA_KEYS 128
+#define ATTENTION_WGMMA_THREADS 384
+#define ATTENTION_WGMMA_SHARED (2 * 128 * (ATTENTION_WGMMA_QUERIES + 2 * 2 * ATTENTION_WGMMA_KEYS) + 128) // 163968

@@ -14,6 +14,9 @@
 #define DEVICE_PTR(type) type*
 #endif
 
+// A tensor map as the driver encodes it (sm_90a).
+struct alignas(64) TensorMap { unsigned char bytes[128]; };
+
 #define MAX_STRIDES 8
 // Sums the residual probe gives, in this order; three more for each frame stride follow.
 //   0 sum|new-kept|  1 sum|kept|  2 sum(new-kept)^2  3 sum kept^2  4 sum new*kept  5 sum new^2
@@ -46,6 +49,13 @@ struct LinearFewParams {
   DEVICE_PTR(float) partial;            // more than one part: [tiles, parts, elements of a tile], any content
   DEVICE_PTR(unsigned) arrived;         // [tiles], zeros; zeros again when the kernel is done
 };
+// sm_90a/linear.cu: a and w also as maps of boxes of one stage; w [n/32, 4, 4, 2, k] = (32 rows, j, t, e, k), row 32 i + 8 t + 2 j + e.
+struct LinearWgmmaParams {
+  struct TensorMap a_map, w_map;
+  struct LinearParams product;
+  int columns, tiles, steps;            // tiles of out side by side, in all; stages of k: divisions that the host makes
+  int reserved;
+};
 
 // ---- attention.cu ---------------------------------------------------------------------------------------------------
 
@@ -57,6 +67,7 @@ struct SequenceLayout {
   int inner;
   int reserved;
 };
+#define ATTENTION_RESERVED 6
 struct AttentionParams {
   DEVICE_PTR(const void) q;             // D; element (row, head, d) at row*row_stride + head*head_dim + d
   DEVICE_PTR(const void) k;
@@ -73,6 +84,12 @@ struct AttentionParams {
   int sequences, heads, q_len, kv_len;
   int head_dim;                         // at most the HEAD_DIM of the entry
   int bias_span;                        // at least q_len and kv_len
+};
+// sm_90a/attention.cu: q, k and v also as maps [sequences, heads, tokens, head_dim] of boxes of 64 channels of a tile.
+struct AttentionWgmmaParams {
+  struct TensorMap q_map, k_map, v_map;
+  struct AttentionParams attention;
+  int reserved[ATTENTION_RESERVED];
 };
 
 // ---- norm.cu --------------------------------------------------------------------------------------------------------

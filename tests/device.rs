@@ -42,16 +42,23 @@ fn without_a_driver_cuda_is_an_error_and_auto_the_vm() {
 
 #[test]
 fn unknown_names_are_errors_that_list_the_known_ones() {
-    for spec in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "vm:0"] {
+    for spec in
+        ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "vm:0", "vm:sm_75", "vm:sm_", "vm:sm_90:", "vm:sm_90:slow", "vmsm_90"]
+    {
         let message = Device::open(spec).unwrap_err().to_string();
         assert!(
-            message.contains("auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N"),
+            message.contains("auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, vm:sm_90, cuda or cuda:N"),
             "{spec}: {message}"
         );
     }
-    for spec in ["vm", "vm:checked", "vm:truncate"] {
-        assert!(Device::open(spec).unwrap().is_vm());
+    for spec in
+        ["vm", "vm:checked", "vm:truncate", "vm:adverse:3", "vm:sm_90", "vm:sm_90:checked", "vm:sm_120:adverse:3"]
+    {
+        let device = Device::open(spec).unwrap();
+        assert!(device.is_vm());
+        assert_eq!(device.info().id, spec);
     }
+    assert_eq!(Device::open("vm:sm_120").unwrap().info().compute_capability, Some((12, 0)));
 }
 
 #[test]

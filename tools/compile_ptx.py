@@ -1,14 +1,15 @@
-"""Compiles kernels/*.cu to ptx/sm_80/*.ptx with NVRTC and writes ptx/manifest.json. Run it through tools/compile_ptx.sh.
+"""Compiles kernels/*.cu to ptx/sm_80/*.ptx and kernels/sm_90a/*.cu to ptx/sm_90a/*.ptx with NVRTC, and writes ptx/manifest.json. Run it through
+tools/compile_ptx.sh. A kernel's name is its path in kernels/ without the ending: `linear`, `sm_90a/linear`.
 
 Only the standard library is used; the compilers come from the wheels of tools/ptx-requirements.txt.
 
 The source hash
 ---------------
 `source_hash` in the manifest lets anybody find out without a compiler whether ptx/ belongs to kernels/. It is the SHA-256
-(lower-case hex) over all files directly in kernels/ whose names end in .cu, .cuh or .h, in ascending order of the name's
-bytes; each file contributes
+(lower-case hex) over all files in kernels/ and its folders whose names end in .cu, .cuh or .h, in ascending order of the bytes of their paths
+in kernels/; each file contributes
 
-    name bytes, one zero byte, content length as decimal ASCII, one zero byte, content bytes
+    path bytes, one zero byte, content length as decimal ASCII, one zero byte, content bytes
 
 `files.NAME.inputs_hash` has the same form over NAME.cu and the headers of kernels/ it includes, directly or not; it
 decides what an incremental run compiles again.
@@ -34,11 +35,14 @@ import sass
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "kernels"
 PTX = ROOT / "ptx"
-# The architecture that every kernel is compiled for. Kernels of a newer one alone get a folder of their own beside it, sm_90a.
-COMPILED = PTX / "sm_80"
 # --device-as-default-execution-space: generic lambdas count as host functions otherwise.
-FLAGS = ["--gpu-architecture=compute_80", "--std=c++17", "--device-as-default-execution-space"]
-TARGETS = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
+FLAGS = ["--std=c++17", "--device-as-default-execution-space"]
+# What a folder of ptx/ is compiled for: the figures are those of {target: what ptxas calls it}. Kernels of sm_80 run on every newer GPU, those of
+# sm_90a on Hopper alone.
+ARCHITECTURES = {
+    "sm_80": {t: t for t in ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]},
+    "sm_90a": {"sm_90": "sm_90a"},
+}
 NEWEST_PTX_ISA = (8, 0)
 
 
@@ -48,14 +52,31 @@ class CompileError(Exception):
 
 def hash_files(paths):
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name.encode()):
+    for name, path in sorted((path.relative_to(KERNELS).as_posix().encode(), path) for path in paths):
         content = path.read_bytes()
-        digest.update(path.name.encode() + b"\0" + str(len(content)).encode() + b"\0" + content)
+        digest.update(name + b"\0" + str(len(content)).encode() + b"\0" + content)
     return digest.hexdigest()
 
 
 def all_sources():
-    return [p for p in KERNELS.iterdir() if p.suffix in (".cu", ".cuh", ".h")]
+    return [p for p in KERNELS.rglob("*") if p.suffix in (".cu", ".cuh", ".h")]
+
+
+def kernel_names():
+    return sorted(p.relative_to(KERNELS).with_suffix("").as_posix() for p in KERNELS.rglob("*.cu"))
+
+
+def architecture_of(name):
+    """The folder of ptx/ that a kernel is compiled into."""
+    return name.rpartition("/")[0] or "sm_80"
+
+
+def compiled(name):
+    return PTX / architecture_of(name) / f"{name.rpartition('/')[2]}.ptx"
+
+
+def compiled_files():
+    return sorted(p for folder in ARCHITECTURES for p in (PTX / folder).glob("*.ptx"))
 
 
 def inputs_of(source):
@@ -115,7 +136,7 @@ class Nvrtc:
         self._check(get_function(program, text), "reading a result")
         return text.value.decode()
 
-    def compile(self, source):
+    def compile(self, source, architecture):
         """(ptx, compiler log); raises with the log when the source does not compile."""
         program = ctypes.c_void_p()
         # Sources and headers travel in memory under their bare names: no path of this machine can reach the PTX.
@@ -129,7 +150,7 @@ class Nvrtc:
             "creating a program",
         )
         try:
-            flags = [f.encode() for f in FLAGS + [f"--include-path={self.include}"]]
+            flags = [f.encode() for f in [f"--gpu-architecture={architecture}", *FLAGS, f"--include-path={self.include}"]]
             code = self.lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
             log = self._text(program, self.lib.nvrtcGetProgramLogSize, self.lib.nvrtcGetProgramLog)
             log = log.replace(str(self.include), "cuda").strip()
@@ -142,7 +163,7 @@ class Nvrtc:
 
 def compile_one(name):
     """Runs in a worker process: NVRTC holds a lock of its own, so threads would take turns."""
-    ptx, log = Nvrtc().compile(KERNELS / f"{name}.cu")
+    ptx, log = Nvrtc().compile(KERNELS / f"{name}.cu", architecture_of(name).replace("sm_", "compute_"))
     return name, tidy(ptx), log
 
 
@@ -193,10 +214,10 @@ def run_ptxas(ptx_by_name, errors):
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {}
         for name, ptx in ptx_by_name.items():
-            path = pathlib.Path(folder) / f"{name}.ptx"
+            path = pathlib.Path(folder) / f"{name.replace('/', '-')}.ptx"
             path.write_text(ptx)
-            for target in TARGETS:
-                jobs[pool.submit(ptxas_figures, ptxas, nvdisasm, name, path, target)] = (name, target)
+            for target, gpu in ARCHITECTURES[architecture_of(name)].items():
+                jobs[pool.submit(ptxas_figures, ptxas, nvdisasm, name, path, gpu)] = (name, target)
         for job in concurrent.futures.as_completed(jobs):
             name, target = jobs[job]
             try:
@@ -217,7 +238,7 @@ def run_ptxas(ptx_by_name, errors):
         errors.append(
             "registers spill to memory; make the tile smaller or the launch bounds looser:\n" + "\n".join(sorted(sum(spills.values(), [])))
         )
-    order = {target: i for i, target in enumerate(TARGETS)}
+    order = {target: i for i, target in enumerate(ARCHITECTURES["sm_80"])}
     return {
         name: {e: dict(sorted(per.items(), key=lambda p: order[p[0]])) for e, per in sorted(entries.items())}
         for name, entries in result.items()
@@ -251,7 +272,7 @@ def compile_all(names, want_ptxas, known, keep=lambda name, ptx: None):
             made[name] = (
                 ptx,
                 {
-                    "ptx": f"{COMPILED.name}/{name}.ptx",
+                    "ptx": compiled(name).relative_to(PTX).as_posix(),
                     "sha256": hashlib.sha256(ptx.encode()).hexdigest(),
                     "inputs_hash": inputs[name],
                     "ptx_isa": f"{version[0]}.{version[1]}",
@@ -304,41 +325,41 @@ def read_manifest():
 def is_fresh(name, record, need_figures):
     if not record or record.get("inputs_hash") != hash_files(inputs_of(KERNELS / f"{name}.cu")):
         return False
-    path = COMPILED / f"{name}.ptx"
+    path = compiled(name)
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
         return False
     return not need_figures or all(record["entries"].values())
 
 
 def update(names, arguments):
-    COMPILED.mkdir(parents=True, exist_ok=True)
+    for folder in ARCHITECTURES:
+        (PTX / folder).mkdir(parents=True, exist_ok=True)
     known = read_manifest().get("files", {})
     wanted = arguments.only or names
     stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
     made, errors = {}, []
     if stale:
-        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(COMPILED / f"{name}.ptx", ptx))
+        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(compiled(name), ptx))
     # Another run may have written its own records meanwhile.
     manifest = read_manifest()
     files = {n: r for n, r in manifest.get("files", {}).items() if n in names}
     files.update({name: record for name, (_, record) in made.items()})
     complete = all(is_fresh(n, files.get(n), False) for n in names)
     if complete:
-        for path in COMPILED.glob("*.ptx"):
-            if path.stem not in names:
-                path.unlink()
+        for path in set(compiled_files()) - {compiled(name) for name in names}:
+            path.unlink()
     write_whole(
         PTX / "manifest.json",
         manifest_text(
             {
                 # With --only, other files may be stale: then the old hash stays and build.rs goes on complaining.
                 "source_hash": hash_files(all_sources()) if complete else manifest.get("source_hash", ""),
-                "source_hash_algorithm": "sha256 over kernels/*.{cu,cuh,h} in order of the name's bytes: "
-                "name, NUL, length in decimal ASCII, NUL, content",
+                "source_hash_algorithm": "sha256 over kernels/**/*.{cu,cuh,h} in order of the path's bytes: "
+                "path, NUL, length in decimal ASCII, NUL, content",
                 "compiler": compiler_versions(),
                 "flags": FLAGS,
                 "ptx_isa": max((r["ptx_isa"] for r in files.values()), default="8.0"),
-                "targets": TARGETS,
+                "targets": list(ARCHITECTURES["sm_80"]),
                 "files": dict(sorted(files.items())),
             }
         ),
@@ -362,7 +383,7 @@ def check(names, arguments):
     fresh, errors = compile_all(arguments.only or names, not arguments.no_ptxas, {})
     differences += errors
     for name, (ptx, record) in sorted(fresh.items()):
-        path = COMPILED / f"{name}.ptx"
+        path = compiled(name)
         there = path.read_text() if path.exists() else ""
         if there != ptx:
             lines = list(difflib.unified_diff(there.splitlines(), ptx.splitlines(), "ptx/", "fresh", lineterm="", n=0))
@@ -370,7 +391,7 @@ def check(names, arguments):
         if not arguments.no_ptxas and manifest.get("files", {}).get(name) != record:
             differences.append(f"manifest.json: the record of {name} differs")
     if not arguments.only:
-        differences += [f"{p.name} has no source" for p in sorted(COMPILED.glob("*.ptx")) if p.stem not in names]
+        differences += [f"{p.relative_to(PTX)} has no source" for p in compiled_files() if p not in set(map(compiled, names))]
     if differences:
         raise CompileError("ptx/ is stale; run tools/compile_ptx.sh and commit ptx/:\n  " + "\n  ".join(differences))
     print("ptx/ is what kernels/ compile to", file=sys.stderr)
@@ -378,7 +399,7 @@ def check(names, arguments):
 
 def main():
     parser = argparse.ArgumentParser(
-        description="Compile kernels/*.cu to ptx/ and write ptx/manifest.json. Without options: what changed, with ptxas figures."
+        description="Compile kernels/**/*.cu to ptx/ and write ptx/manifest.json. Without options: what changed, with ptxas figures."
     )
     parser.add_argument("--check", action="store_true", help="compile into memory, compare with ptx/, exit 1 on a difference")
     parser.add_argument("--only", metavar="NAME", nargs="+", help="only kernels/NAME.cu")
@@ -386,9 +407,9 @@ def main():
     parser.add_argument("--force", action="store_true", help="compile also what has not changed")
     arguments = parser.parse_args()
     try:
-        names = sorted(p.stem for p in KERNELS.glob("*.cu"))
+        names = kernel_names()
         if arguments.only:
-            arguments.only = [pathlib.Path(name).stem for name in arguments.only]
+            arguments.only = [name.removeprefix("kernels/").removesuffix(".cu") for name in arguments.only]
             for name in set(arguments.only) - set(names):
                 raise CompileError(f"kernels/{name}.cu does not exist; there are: {', '.join(names)}")
         if arguments.check:

@@ -188,6 +188,10 @@ def count(instructions):
             figures["other"] += 1
         elif base in ("HMMA", "HGMMA", "IMMA", "DMMA", "QMMA", "OMMA"):
             tensor[name] += 1
+            if shape := re.match(r"HGMMA\.(\d+)x(\d+)x\d+", name):
+                # A warp's quarter of what its group reads: 32 bytes of every row of b, and of a unless that is in registers.
+                rows = int(shape[2]) + (int(shape[1]) if re.match(r"R\d+, gdesc", text.split(name)[1].strip()) else 0)
+                figures["shared_bytes"] += 32 * rows // 4
         elif base == "LDSM":
             figures["ldsm"] += 1
             # 8x8 matrices of 16 bits: 128 bytes each.

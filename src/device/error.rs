@@ -7,7 +7,9 @@ use super::info::Launch;
 #[non_exhaustive]
 pub enum DeviceError {
     /// A name that is not valid for [`Device::open`](super::Device::open).
-    #[error("unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda or cuda:N")]
+    #[error(
+        "unknown device {spec:?}: use auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, vm:sm_90, cuda or cuda:N"
+    )]
     UnknownDevice {
         /// The requested name.
         spec: String,

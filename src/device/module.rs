@@ -20,6 +20,9 @@ impl Architecture {
     /// Every GPU since Ampere.
     pub const SM_80: Architecture = Architecture { name: "sm_80", oldest: (8, 0), only: false };
 
+    /// Hopper alone: tensor maps and `wgmma`.
+    pub const SM_90A: Architecture = Architecture { name: "sm_90a", oldest: (9, 0), only: true };
+
     /// Whether a GPU of this compute capability runs it.
     pub const fn runs_on(&self, (major, minor): (u32, u32)) -> bool {
         let (oldest, least) = self.oldest;
@@ -40,7 +43,7 @@ macro_rules! modules {
             /// Every module.
             pub const ALL: &[Module] = &[$(Module::$variant),*];
 
-            /// The file name without extension: `kernels/NAME.cu`, `ptx/ARCHITECTURE/NAME.ptx`.
+            /// The file name without extension: `kernels/NAME.cu` (of sm_90a: `kernels/sm_90a/NAME.cu`), `ptx/ARCHITECTURE/NAME.ptx`.
             pub const fn name(self) -> &'static str {
                 match self { $(Module::$variant => $name,)* }
             }
@@ -56,10 +59,14 @@ macro_rules! modules {
 modules! {
     /// GEMM with fused prologues and epilogues.
     Linear = SM_80 "linear",
+    /// The same for Hopper: tensor maps and `wgmma`, 16-bit types.
+    LinearWgmma = SM_90A "linear",
     /// The same for products with few tiles.
     LinearFew = SM_80 "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.
     Attention = SM_80 "attention",
+    /// The same for Hopper: tensor maps and `wgmma`, 16-bit types, heads of 128 without norm.
+    AttentionWgmma = SM_90A "attention",
     /// LayerNorm statistics and modulation.
     Norm = SM_80 "norm",
     /// AdaCache's probe, and the fold of residuals.
@@ -129,7 +136,6 @@ mod tests {
 
     #[test]
     fn architectures_run_on_newer_ones_or_on_one_alone() {
-        let hopper = Architecture { name: "sm_90a", oldest: (9, 0), only: true };
         for (capability, ampere, alone) in [
             ((7, 5), false, false),
             ((8, 0), true, false),
@@ -137,7 +143,10 @@ mod tests {
             ((9, 0), true, true),
             ((10, 0), true, false),
         ] {
-            assert_eq!((Architecture::SM_80.runs_on(capability), hopper.runs_on(capability)), (ampere, alone));
+            assert_eq!(
+                (Architecture::SM_80.runs_on(capability), Architecture::SM_90A.runs_on(capability)),
+                (ampere, alone)
+            );
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ptx_vm::{MmaRounding, VmConfig};
+use ptx_vm::VmConfig;
 
 use super::backend::Result;
 use super::core::Device;
@@ -16,7 +16,8 @@ impl Device {
     /// Opens a device by name: `auto` (the first usable GPU, else the VM), `vm`, `vm:checked` (which also finds races, uninitialised reads
     /// and divergent barriers, several times slower), `vm:truncate` (whose tensor cores truncate sums as hardware does, instead of
     /// rounding), `vm:adverse:SEED` (which takes every liberty that hardware has: warps and blocks out of order, copies and stores as late
-    /// as allowed, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`.
+    /// as allowed, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`. `vm:sm_90`, also before one of these words
+    /// (`vm:sm_90:checked`), is a VM of another compute capability than 8.0: it runs the kernels that are chosen for such a GPU.
     ///
     /// # Errors
     /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`],
@@ -30,18 +31,12 @@ impl Device {
                 }
                 Self::vm(VmConfig::default())
             })),
-            "vm" => Ok(Self::vm(VmConfig::default())),
-            "vm:checked" => Ok(Self::vm(VmConfig { checked: true, ..VmConfig::default() })),
-            "vm:truncate" => Ok(Self::vm(VmConfig { mma: MmaRounding::Truncate, ..VmConfig::default() })),
             "cuda" => Self::cuda(0),
-            _ => {
-                let number = |prefix| spec.strip_prefix(prefix).map(str::parse);
-                match (number("cuda:"), spec.strip_prefix("vm:adverse:").map(str::parse)) {
-                    (Some(Ok(ordinal)), _) => Self::cuda(ordinal),
-                    (_, Some(Ok(seed))) => Ok(Self::vm(VmConfig::adverse(seed))),
-                    _ => Err(DeviceError::UnknownDevice { spec: spec.into() }),
-                }
-            }
+            _ => match (spec.strip_prefix("cuda:").map(str::parse), vm::named(spec)) {
+                (Some(Ok(ordinal)), _) => Self::cuda(ordinal),
+                (_, Some((config, capability))) => Ok(Self::vm_as(capability, config)),
+                _ => Err(DeviceError::UnknownDevice { spec: spec.into() }),
+            },
         }
     }
 
@@ -59,16 +54,22 @@ impl Device {
 
     /// A virtual GPU with its own memory.
     pub fn vm(config: VmConfig) -> Self {
-        Self::vm_with(config, Arc::default())
+        Self::vm_as(vm::CAPABILITY, config)
     }
 
-    /// As [`Device::vm`], for work alongside this device's: interrupting one interrupts the other.
+    /// As [`Device::vm`], with the kernels that are chosen for GPUs of this compute capability.
+    pub fn vm_as(capability: (u32, u32), config: VmConfig) -> Self {
+        Self::vm_with(config, capability, Arc::default())
+    }
+
+    /// As [`Device::vm`], for work alongside this device's: interrupting one interrupts the other. Its compute capability is this device's.
     pub fn vm_beside(&self, config: VmConfig) -> Self {
-        Self::vm_with(config, self.0.interruption.clone())
+        let capability = self.info().compute_capability.unwrap_or(vm::CAPABILITY);
+        Self::vm_with(config, capability, self.0.interruption.clone())
     }
 
-    fn vm_with(config: VmConfig, interruption: Arc<Interruption>) -> Self {
-        let info = vm::info(&config);
+    fn vm_with(config: VmConfig, capability: (u32, u32), interruption: Arc<Interruption>) -> Self {
+        let info = vm::info(&config, capability);
         Self::new(Box::new(vm::VmBackend::new(config)), info, interruption)
     }
 
@@ -95,14 +96,14 @@ impl Device {
             name: "count".into(),
             memory: isize::MAX as usize,
             units: info.units,
-            compute_capability: info.compute_capability.unwrap_or((8, 0)),
+            compute_capability: info.compute_capability.unwrap_or(vm::CAPABILITY),
         })
     }
 
     /// Every device of this machine: the GPUs, or one entry with the reason why there is none, then the VM.
     pub fn list() -> Vec<DeviceInfo> {
         let mut devices = cuda::list();
-        devices.push(vm::info(&VmConfig::default()));
+        devices.push(vm::info(&VmConfig::default(), vm::CAPABILITY));
         devices
     }
 }

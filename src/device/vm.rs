@@ -23,24 +23,51 @@ impl VmBackend {
     }
 }
 
+/// The compute capability that it has unless another is asked for: that of all kernels, of the first GPU that runs them.
+pub(super) const CAPABILITY: (u32, u32) = (8, 0);
+
+/// Those that it can be asked for.
+const CAPABILITIES: [(u32, u32); 7] = [CAPABILITY, (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (12, 0)];
+
 /// The name by which it is opened: what its results and times depend on.
-fn id(config: &VmConfig) -> String {
+fn id(config: &VmConfig, (major, minor): (u32, u32)) -> String {
+    let gpu = if (major, minor) == CAPABILITY { ID.into() } else { format!("{ID}:sm_{major}{minor}") };
     match (config.adverse, config.mma) {
-        (Some(seed), _) => format!("{ID}:adverse:{seed}"),
-        (None, MmaRounding::Truncate) => format!("{ID}:truncate"),
-        _ if config.checked => format!("{ID}:checked"),
-        _ => ID.into(),
+        (Some(seed), _) => format!("{gpu}:adverse:{seed}"),
+        (None, MmaRounding::Truncate) => format!("{gpu}:truncate"),
+        _ if config.checked => format!("{gpu}:checked"),
+        _ => gpu,
     }
 }
 
-pub(super) fn info(config: &VmConfig) -> DeviceInfo {
+/// The settings and the compute capability that a name stands for: `vm[:sm_NN][:checked|:truncate|:adverse:SEED]`.
+pub(super) fn named(spec: &str) -> Option<(VmConfig, (u32, u32))> {
+    let mut rest = spec.strip_prefix(ID)?;
+    let mut capability = CAPABILITY;
+    if let Some(gpu) = rest.strip_prefix(":sm_") {
+        let name = gpu.split(':').next()?;
+        rest = &gpu[name.len()..];
+        let sm = name.parse::<u32>().ok()?;
+        capability = (sm / 10, sm % 10);
+        CAPABILITIES.iter().find(|known| **known == capability)?;
+    }
+    let config = match rest {
+        "" => VmConfig::default(),
+        ":checked" => VmConfig { checked: true, ..VmConfig::default() },
+        ":truncate" => VmConfig { mma: MmaRounding::Truncate, ..VmConfig::default() },
+        _ => VmConfig::adverse(rest.strip_prefix(":adverse:")?.parse().ok()?),
+    };
+    Some((config, capability))
+}
+
+pub(super) fn info(config: &VmConfig, capability: (u32, u32)) -> DeviceInfo {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     DeviceInfo {
-        id: id(config),
+        id: id(config, capability),
         kind: DeviceKind::Vm,
         name: format!("virtual GPU on {}", cpu_name()),
         memory: config.memory_limit.unwrap_or_else(|| host_memory().total),
-        compute_capability: Some((8, 0)),
+        compute_capability: Some(capability),
         driver: None,
         units: if config.threads == 0 { cores } else { config.threads },
         pci: None,

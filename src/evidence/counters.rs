@@ -3,7 +3,10 @@
 
 use super::workload::{FRAMES, Work, WorkKind};
 use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
+use crate::ops::OpError;
 use crate::ops::params::{AttentionParams, ConvParams, LinearFewParams, LinearParams, SequenceLayout};
+use crate::ops::{attention, linear};
+use crate::tensor::DType;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,7 +47,8 @@ impl LaunchObserver for Last {
 /// # Errors
 /// The kernel faults.
 pub fn count(work: &Work) -> Result<Counted, DeviceError> {
-    let device = Device::vm(VmConfig { counters: true, ..VmConfig::default() });
+    let device =
+        Device::vm_as(work.choice.module.architecture().oldest, VmConfig { counters: true, ..VmConfig::default() });
     let last = Arc::new(Last::default());
     device.observe(Some(last.clone()));
     let take = || last.0.lock().unwrap_or_else(PoisonError::into_inner).take().and_then(|stats| stats.counters);
@@ -127,6 +131,8 @@ fn run_linear(
         let arrived = zeros(device, 4 * 2)?;
         let params = LinearFewParams { product: params, partial: partial.ptr(), arrived: arrived.ptr() };
         launch(device, work, [2, parts], &params)?;
+    } else if work.choice.module == Module::LinearWgmma {
+        launch(device, work, [2, 1], &mapped(linear::wgmma_params(device, DType::Bf16, params))?)?;
     } else {
         launch(device, work, [2, 1], &params)?;
     }
@@ -147,7 +153,7 @@ fn run_attention(
         "cross" => (1, 1, 512, if long { kv_len } else { kv_len - 160 }),
         _ => (1, 1, 128, if long { kv_len.min(1280) } else { kv_len.min(1280) / 2 / 64 * 64 + kv_len.min(1280) % 64 }),
     };
-    let (width, plain) = (heads * head_dim, matches!(kind, "cross" | "plain"));
+    let (width, plain) = (heads * head_dim, matches!(kind, "cross" | "plain" | "wgmma"));
     let (q_rows, kv_rows) = (sequences * q_len, sequences * keys);
     let rows = q_rows.max(kv_rows);
     let qkv = zeros(device, 2 * rows * 3 * width)?;
@@ -184,7 +190,11 @@ fn run_attention(
         ..Default::default()
     };
     let grid = if kind == "short" { [sequences * heads / 4, 1] } else { [1, heads] };
-    launch(device, work, grid, &params)?;
+    if kind == "wgmma" {
+        launch(device, work, grid, &mapped(attention::wgmma_params(device, DType::Bf16, params))?)?;
+    } else {
+        launch(device, work, grid, &params)?;
+    }
     let flop = 4.0 * (sequences * heads * q_len * keys * head_dim) as f64;
     let bytes = 2 * width * (2 * q_rows + 2 * kv_rows);
     Ok((flop, bytes as f64, format!("{sequences} x {heads} heads, {q_len} x {keys}")))
@@ -230,6 +240,14 @@ fn run_conv(
     launch(device, work, [n.div_ceil(tile_n), 1], &params)?;
     let bytes = 2 * (kernel_t * tile_m * channels + n * k + tile_m * n);
     Ok((2.0 * (tile_m * n * k) as f64, bytes as f64, format!("{tile_m} x {n} x {k}")))
+}
+
+/// Parameters with tensor maps.
+fn mapped<P>(params: Result<P, OpError>) -> Result<P, DeviceError> {
+    params.map_err(|error| match error {
+        OpError::Device(error) => error,
+        error => unreachable!("aligned rows on a device with tensor maps: {error}"),
+    })
 }
 
 fn launch<P: bytemuck::Pod>(device: &Device, work: &Work, grid: [usize; 2], params: &P) -> Result<(), DeviceError> {

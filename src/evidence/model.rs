@@ -3,6 +3,7 @@
 use super::workload::{Work, WorkKind};
 use super::{Figures, MainLoop};
 use crate::chips::Chip;
+use crate::ops::params;
 use serde::Serialize;
 
 /// A unit of a multiprocessor that does one thing at a time.
@@ -60,9 +61,11 @@ impl MainLoop {
         self.tensor.values().sum()
     }
 
-    /// Cycles by pipe for a block of `warps`, all of which run this loop.
-    pub fn bound(&self, chip: &Chip, warps: usize) -> Bound {
-        let warps = warps as f64;
+    /// Cycles by pipe for a block of `threads` of the kernel `entry`: all of its warps run this loop, or those that multiply, while the others
+    /// copy by tensor maps, which take no instructions worth counting.
+    pub fn bound(&self, chip: &Chip, entry: &str, threads: usize) -> Bound {
+        let (warps, copied) = roles_of(entry).unwrap_or((threads / 32, 0));
+        let (warps, copied) = (warps as f64, copied as f64);
         let lanes = |count: u64, lanes: f64| warps * count as f64 * 32.0 / lanes;
         let (mut tensor, mut at_peak) = (0.0, 0.0);
         for (name, &count) in &self.tensor {
@@ -77,10 +80,24 @@ impl MainLoop {
             (Pipe::Fma, lanes(self.fma, chip.sm.fma_lanes)),
             (Pipe::Alu, lanes(self.alu, chip.sm.alu_lanes)),
             (Pipe::Mufu, lanes(self.mufu, chip.sm.mufu_lanes)),
-            (Pipe::L2, warps * self.global_bytes as f64 / chip.sm.l2_bytes),
+            (Pipe::L2, (copied + warps * self.global_bytes as f64) / chip.sm.l2_bytes),
         ];
         let most = cycles.iter().map(|(_, c)| *c).fold(f64::MIN_POSITIVE, f64::max);
         Bound { fraction: tensor / most, of_peak: at_peak / most, cycles }
+    }
+}
+
+/// Where the warps of a block have different roles, in the kernels for Hopper: how many multiply, and the bytes that the others get for one pass of
+/// their loop.
+pub(super) fn roles_of(entry: &str) -> Option<(usize, usize)> {
+    if !entry.ends_with("_wgmma") {
+        None
+    } else if entry.starts_with("attention") {
+        // K and V of heads of 128.
+        Some((params::ATTENTION_WGMMA_THREADS / 32 - 4, 2 * params::ATTENTION_WGMMA_KEYS * 2 * 128))
+    } else {
+        let rows = params::LINEAR_WGMMA_M + params::LINEAR_WGMMA_N;
+        Some((params::LINEAR_WGMMA_THREADS / 32 - 4, rows * params::LINEAR_WGMMA_K_BYTES))
     }
 }
 
@@ -148,12 +165,13 @@ impl Work {
         };
         let cycles = match &figures.main_loop {
             Some(main_loop) if main_loop.tensor_instructions() > 0 => {
-                let one = main_loop.bound(chip, self.choice.threads / 32).total() * self.passes;
+                let one = main_loop.bound(chip, &self.choice.entry, self.choice.threads).total() * self.passes;
                 let exposed = match self.kind {
                     _ if figures.occupancy(chip, self.choice.threads, self.choice.shared).blocks > 1 => 0.0,
-                    // The output (and the residual stream) from and to L2.
+                    // The output (and the residual stream) from and to L2, or its special functions.
                     WorkKind::Linear { tile: (m, n), .. } | WorkKind::Conv { tile: (m, n), .. } => {
-                        (m * n) as f64 * self.out_bytes / chip.sm.l2_bytes
+                        let stored = self.out_bytes / chip.sm.l2_bytes;
+                        self.tiles * (m * n) as f64 * stored.max(self.specials / chip.sm.mufu_lanes)
                     }
                     WorkKind::Attention { .. } => 0.0, // resident keys: the warps go their own ways
                 };

@@ -1,7 +1,8 @@
 //! Workloads: every tensor-core operation of a pair of Open-Sora's blocks, of a block of Wan and of its decoder, with the kernel chosen for it.
 
 use crate::chips::Chip;
-use crate::ops::{Choice, Target, attention, conv, linear};
+use crate::device::Module;
+use crate::ops::{Choice, Target, attention, conv, linear, params};
 use crate::tensor::DType;
 use serde::Serialize;
 
@@ -57,8 +58,12 @@ pub struct Work {
     pub bytes: f64,
     /// The fraction of the tiles' area that belongs to the result.
     pub useful: f64,
-    /// A block's passes through its main loop.
+    /// A block's passes through its main loop, in all of its tiles.
     pub passes: f64,
+    /// The tiles that a block makes one after the other.
+    pub tiles: f64,
+    /// Special functions of the epilogue per output element.
+    pub specials: f64,
     /// Bytes of the epilogue per output element.
     pub out_bytes: f64,
 }
@@ -77,7 +82,11 @@ pub(super) fn target(chip: &Chip) -> Target {
     Target::new(chip.units, chip.sm.compute_capability)
 }
 
+/// Where rows are normed apart, the product alone.
 fn matrix(chip: &Chip, name: String, kind: &str, shape: [usize; 3]) -> Work {
+    let plain = kind.trim_start_matches("ln_");
+    let apart = linear::choose(target(chip), plain, DType::Bf16, shape).module == Module::LinearWgmma;
+    let kind = if apart { plain } else { kind };
     product(name, kind, shape, linear::choose(target(chip), kind, DType::Bf16, shape))
 }
 
@@ -85,15 +94,21 @@ fn matrix(chip: &Chip, name: String, kind: &str, shape: [usize; 3]) -> Work {
 pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choice) -> Work {
     let tile = linear::tile_of(&choice.entry).expect("a tile of the table");
     let [m, n, k] = shape.map(|x| x as f64);
-    let [tiles, parts] = choice.grid.map(|x| x as f64);
+    let [blocks, parts] = choice.grid.map(|x| x as f64);
+    let all = (shape[0].div_ceil(tile.0) * shape[1].div_ceil(tile.1)) as f64;
+    let tiles = (all / blocks).ceil();
+    let stage =
+        if choice.module == Module::LinearWgmma { params::LINEAR_WGMMA_K_BYTES } else { params::LINEAR_K_BYTES };
     let residual = if kind == "residual" { 2.0 } else { 1.0 };
     Work {
         name,
         kind: WorkKind::Linear { shape, tile },
         flop: 2.0 * m * n * k,
         bytes: 2.0 * (m * k + n * k + residual * m * n),
-        useful: m * n / (tiles * (tile.0 * tile.1) as f64),
-        passes: ((k / 32.0).ceil() / parts).ceil(),
+        useful: m * n / (blocks * tiles * (tile.0 * tile.1) as f64),
+        passes: tiles * ((k / (stage / 2) as f64).ceil() / parts).ceil(),
+        tiles,
+        specials: if kind.ends_with("gelu") { 2.0 } else { 0.0 },
         out_bytes: 2.0 * residual,
         choice,
     }
@@ -112,6 +127,7 @@ fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
         Some("cross") => (128.0 * wide, 32.0),
         Some("large") => (64.0 * wide, 64.0),
         Some("plain") => (128.0, 32.0),
+        Some("wgmma") => (params::ATTENTION_WGMMA_QUERIES as f64, params::ATTENTION_WGMMA_KEYS as f64),
         _ => (16.0 * 4.0, 16.0),
     };
     let tiles = (q_len as f64 / queries).ceil();
@@ -125,6 +141,8 @@ fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
         bytes: 2.0 * (2.0 * all * head_dim as f64 + kv as f64),
         useful: all / (blocks * share * queries),
         passes: share * (kv_len as f64 / keys).ceil(),
+        tiles: 1.0,
+        specials: 0.0,
         out_bytes: 0.0,
         choice,
     }
@@ -161,6 +179,7 @@ pub fn open_sora(chip: &Chip) -> Vec<Work> {
                 kv_len,
                 plain,
                 aligned: true,
+                whole: !plain,
             };
             all.push(attend(chip, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
             all.push(attend(chip, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
@@ -201,10 +220,15 @@ pub fn wan(chip: &Chip) -> Vec<Work> {
             kv_len: tokens,
             plain: true,
             aligned: true,
+            whole: true,
         };
         all.push(attend(chip, name("self"), shape));
         for text in WAN_TEXT {
-            all.push(attend(chip, name(&format!("cross {text}")), attention::Shape { kv_len: text, ..shape }));
+            all.push(attend(
+                chip,
+                name(&format!("cross {text}")),
+                attention::Shape { kv_len: text, whole: false, ..shape },
+            ));
         }
     }
     let [frames, height, width] = [4, 480, 832];
@@ -244,6 +268,8 @@ fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3
         bytes: 2.0 * (read + channels * inner + positions * channels),
         useful: positions * channels / (choice.grid[0] * tile.0 * tile.1) as f64,
         passes: (inner / 32.0).ceil(),
+        tiles: 1.0,
+        specials: 0.0,
         out_bytes: 2.0,
         choice,
     }

@@ -144,6 +144,11 @@ impl Workspace {
         self.arena.find(slot).unwrap_or_else(|| panic!("the workspace has no buffer `{}`", slot.0))
     }
 
+    /// The buffer `slot`, if the model requested it.
+    pub(super) fn find(&self, slot: Slot) -> Option<&Tensor> {
+        self.arena.find(slot)
+    }
+
     /// `tensor` as rows of its last axis.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
-//! Fused attention on packed projections: `kernels/attention.cu`.
+//! Fused attention on packed projections: `kernels/attention.cu`, and `kernels/sm_90a/attention.cu` for Hopper.
 
-use super::params::{self, AttentionParams, SequenceLayout};
+use super::params::{self, AttentionParams, AttentionWgmmaParams, SequenceLayout};
 use super::{Choice, Op, OpError, Result, Target, ptr};
-use crate::device::Module;
+use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
+use ptx_vm::{TensorMap, TensorSwizzle, TensorType};
 
 /// The extent of hidden states: `batch · frames · tokens` rows, tokens fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +123,16 @@ pub fn cross(
         ..Default::default()
     };
     let op = op.counted(4 * rows * kv_len * width, &[Some(q), Some(kv), Some(kv_lengths), last_bias], &[Some(out)]);
-    let shape = Shape { head_dim, heads, sequences: dims.batch, q_len, kv_len, plain: true, aligned: aligned(&params) };
+    let shape = Shape {
+        head_dim,
+        heads,
+        sequences: dims.batch,
+        q_len,
+        kv_len,
+        plain: true,
+        aligned: aligned(&params),
+        whole: false,
+    };
     launch(&op, dtype, shape, params)
 }
 
@@ -275,8 +285,16 @@ fn self_attention(
     };
     let op = op.counted(4 * rows * length * width, &[Some(qkv), rope], &[Some(out)]);
     let plain = norm.is_none() && rope.is_none();
-    let shape =
-        Shape { head_dim, heads, sequences: count, q_len: length, kv_len: length, plain, aligned: aligned(&params) };
+    let shape = Shape {
+        head_dim,
+        heads,
+        sequences: count,
+        q_len: length,
+        kv_len: length,
+        plain,
+        aligned: aligned(&params),
+        whole: layout.step == 1,
+    };
     launch(&op, dtype, shape, params)
 }
 
@@ -297,6 +315,8 @@ pub struct Shape {
     pub plain: bool,
     /// All tensors lie on 16-byte boundaries.
     pub aligned: bool,
+    /// A sequence is rows that follow one another, and all of them are its keys.
+    pub whole: bool,
 }
 
 /// Whether q, k, v and out lie on 16-byte boundaries.
@@ -316,7 +336,7 @@ const CROSS_TILES: usize = 4;
 
 /// The kernel for a shape, or `None` if head_dim is not 32 to 128 in steps of 8. The sizes are those of `kernels/launch_tiles.h`.
 pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
-    let Shape { head_dim, heads, sequences, q_len, kv_len, plain, aligned } = shape;
+    let Shape { head_dim, heads, sequences, q_len, kv_len, plain, aligned, whole } = shape;
     let compiled = *HEAD_DIMS.iter().find(|&&d| head_dim <= d && head_dim >= 32 && head_dim.is_multiple_of(8))?;
     let element = dtype.size();
     let row = row_bytes(compiled, dtype);
@@ -333,6 +353,16 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     if q_len <= params::ATTENTION_SHORT_QUERIES && short_shared <= target.block_shared {
         let blocks = (sequences * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
         return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
+    }
+    let hopper = target.runs(Module::AttentionWgmma) && params::ATTENTION_WGMMA_SHARED <= target.block_shared;
+    if hopper && plain && aligned && whole && element == 2 && head_dim == PLAIN_HEAD_DIM {
+        return Some(Choice {
+            module: Module::AttentionWgmma,
+            entry: format!("attention_{PLAIN_HEAD_DIM}_{dtype}_wgmma"),
+            grid: [sequences * q_len.div_ceil(params::ATTENTION_WGMMA_QUERIES), heads],
+            threads: params::ATTENTION_WGMMA_THREADS,
+            shared: params::ATTENTION_WGMMA_SHARED,
+        });
     }
     // Fragments of two m-tiles fit in the registers up to here.
     let wide = element == 2 && compiled <= 72;
@@ -375,7 +405,37 @@ fn launch(op: &Op<'_>, dtype: DType, shape: Shape, params: AttentionParams) -> R
         head_dim: op.int("head_dim", head_dim)?,
         ..params
     };
-    op.launch_choice(&choice, &params)
+    match choice.module {
+        Module::AttentionWgmma => op.launch_choice(&choice, &wgmma_params(op.device, dtype, params)?),
+        _ => op.launch_choice(&choice, &params),
+    }
+}
+
+/// The parameters of `kernels/sm_90a/attention.cu`: the same and the maps of boxes of 64 channels of a tile. Sequences are whole.
+///
+/// # Errors
+/// [`OpError`] for rows that tensor maps cannot describe (not aligned to 16 bytes), and without tensor maps.
+pub fn wgmma_params(device: &Device, dtype: DType, attention: AttentionParams) -> Result<AttentionWgmmaParams> {
+    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
+    let size = dtype.size() as u64;
+    let [heads, head_dim, sequences] =
+        [attention.heads, attention.head_dim, attention.sequences].map(|size| size as u64);
+    let map = |address: u64, rows: i32, layout: &SequenceLayout, tile: usize| {
+        let row = layout.row_stride as u64 * size;
+        // A length of 0 has no rows to copy, and no map.
+        let extents = [head_dim, rows.max(1) as u64, heads, sequences];
+        let strides = [row, head_dim * size, (layout.outer_stride as u64 * row).max(16)];
+        let map = TensorMap::new(element, address, &extents, &strides, &[64, tile as u32, 1, 1]);
+        device.tensor_map(&map.with_swizzle(TensorSwizzle::B128))
+    };
+    let AttentionParams { q, k, v, q_len, kv_len, ref q_layout, ref kv_layout, .. } = attention;
+    Ok(AttentionWgmmaParams {
+        q_map: map(q, q_len, q_layout, params::ATTENTION_WGMMA_QUERIES)?,
+        k_map: map(k, kv_len, kv_layout, params::ATTENTION_WGMMA_KEYS)?,
+        v_map: map(v, kv_len, kv_layout, params::ATTENTION_WGMMA_KEYS)?,
+        attention,
+        reserved: [0; params::ATTENTION_RESERVED],
+    })
 }
 
 #[cfg(test)]
@@ -385,8 +445,16 @@ mod tests {
     #[test]
     fn kernels_follow_the_shape() {
         let a100 = Target::new(108, (8, 0));
-        let spatial =
-            Shape { head_dim: 72, heads: 16, sequences: 30, q_len: 3600, kv_len: 3600, plain: false, aligned: true };
+        let spatial = Shape {
+            head_dim: 72,
+            heads: 16,
+            sequences: 30,
+            q_len: 3600,
+            kv_len: 3600,
+            plain: false,
+            aligned: true,
+            whole: true,
+        };
         let choice = |dtype, shape| choose(a100, dtype, shape).unwrap();
         let large = choice(DType::Bf16, spatial);
         assert_eq!((large.entry.as_str(), large.grid), ("attention_72_bf16_large", [30 * 29, 16]));
@@ -416,6 +484,12 @@ mod tests {
             assert_eq!(choice(DType::Bf16, other).entry, "attention_128_bf16_large");
         }
         assert_eq!(choice(DType::F32, wan).entry, "attention_128_f32_large");
+        let h100 = Target::new(132, (9, 0));
+        let hopper = choose(h100, DType::F16, wan).unwrap();
+        assert_eq!((hopper.entry.as_str(), hopper.grid), ("attention_128_f16_wgmma", [2 * 256, 12]));
+        for other in [Shape { whole: false, ..wan }, Shape { aligned: false, ..wan }, spatial] {
+            assert_eq!(choose(h100, DType::Bf16, other).unwrap().module, Module::Attention);
+        }
         for head_dim in [24, 36, 136] {
             assert_eq!(choose(a100, DType::Bf16, Shape { head_dim, ..cross }), None);
         }

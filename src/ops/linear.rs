@@ -1,9 +1,11 @@
-//! Matrix products with fused prologues and epilogues: `kernels/linear.cu`, and `kernels/linear_few.cu` for few tiles.
+//! Matrix products with fused prologues and epilogues: `kernels/linear.cu`, `kernels/linear_few.cu` for few tiles, and
+//! `kernels/sm_90a/linear.cu` for Hopper.
 
-use super::params::{self, LinearFewParams, LinearParams};
+use super::params::{self, LinearFewParams, LinearParams, LinearWgmmaParams};
 use super::{Choice, Modulation, Op, Result, Target, ptr};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
+use ptx_vm::{TensorMap, TensorSwizzle, TensorType};
 
 /// The activation after the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +73,7 @@ pub fn linear(
     };
     let modulation = modulate.map(|m| m.modulation.table);
     let op = op.counted(2 * m * n * k, &[Some(a), Some(w), bias, modulate.map(|m| m.stats), modulation], &[Some(out)]);
-    launch(&op, &choose(Target::of(op.device), &format!("{prologue}{epilogue}"), dtype, [m, n, k]), params)
+    launch(&op, &format!("{prologue}{epilogue}"), dtype, params)
 }
 
 /// `x += r` with `r = gate · (a · wᵀ + bias)`, the end of a residual branch.
@@ -109,17 +111,70 @@ pub fn linear_residual(
     let added = residual.filter(|(_, accumulate)| *accumulate).map(|(r, _)| r);
     let read = [Some(a), Some(w), bias, Some(x), added, gate.map(|g| g.modulation.table)];
     let op = op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]);
-    launch(&op, &choose(Target::of(op.device), "residual", dtype, [m, n, k]), params)
+    launch(&op, "residual", dtype, params)
 }
 
-fn launch(op: &Op<'_>, choice: &Choice, product: LinearParams) -> Result<()> {
-    if choice.module == Module::Linear {
-        return op.launch_choice(choice, &product);
+/// Whether rows that are normed and modulated by themselves ([`super::norm::modulate`]) and then multiplied take less time on this device than
+/// [`linear`] with `modulate`: where the kernel for Hopper serves, which has no prologue. A prologue would run again for every tile of a row of tiles.
+pub fn norms_apart(device: &Device, dtype: DType, [m, n, k]: [usize; 3]) -> bool {
+    choose(Target::of(device), "bias", dtype, [m, n, k]).module == Module::LinearWgmma
+}
+
+fn launch(op: &Op<'_>, kind: &str, dtype: DType, product: LinearParams) -> Result<()> {
+    let shape = [product.m, product.n, product.k].map(|size| size as usize);
+    let target = Target::of(op.device);
+    let mut choice = &choose(target, kind, dtype, shape);
+    let other;
+    if choice.module == Module::LinearWgmma && !is_aligned(&product) {
+        other = choose(Target { capability: (8, 0), ..target }, kind, dtype, shape);
+        choice = &other;
+    }
+    match choice.module {
+        Module::Linear => return op.launch_choice(choice, &product),
+        Module::LinearWgmma => return op.launch_choice(choice, &wgmma_params(op.device, dtype, product)?),
+        _ => {}
     }
     // One part needs no memory for sums.
     let arrived = if choice.grid[1] > 1 { op.device.scratch()? } else { 0 };
     let partial = arrived + Device::SCRATCH_ZEROS as u64;
     op.launch_choice(choice, &LinearFewParams { product, partial, arrived })
+}
+
+/// Whether accesses of 16 bytes are aligned: what tensor maps and the epilogue of the kernel for Hopper need, besides the sizes that [`choices`]
+/// looks at.
+fn is_aligned(product: &LinearParams) -> bool {
+    let LinearParams { a, w, bias, out, residual_out, modulation, channels, .. } = *product;
+    [a, w, bias, out, residual_out, modulation].iter().all(|address| address % 16 == 0)
+        && (modulation == 0 || channels % 4 == 0)
+}
+
+/// The parameters of `kernels/sm_90a/linear.cu`: the same and the maps of boxes of one stage.
+///
+/// # Errors
+/// [`OpError`](super::OpError) for rows of `a` and `w` that tensor maps cannot describe (not aligned to 16 bytes), and without tensor maps.
+pub fn wgmma_params(device: &Device, dtype: DType, product: LinearParams) -> Result<LinearWgmmaParams> {
+    let op = Op::on("linear", device);
+    let [m, n, k] = [product.m, product.n, product.k].map(|size| size as u64);
+    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
+    let row = k * dtype.size() as u64;
+    let k_tile = params::LINEAR_WGMMA_K_BYTES / dtype.size();
+    let [k_box, m_box, groups] = [k_tile, params::LINEAR_WGMMA_M, params::LINEAR_WGMMA_N / 32].map(|size| size as u32);
+    let a_map = TensorMap::new(element, product.a, &[k, m], &[row], &[k_box, m_box]);
+    // Row 32 i + 8 t + 2 j + e as [i, j, t, e]: the columns of a lane's sums are neighbours then.
+    let dealt_out = [row, 8 * row, 2 * row, 32 * row];
+    let w_map = TensorMap::new(element, product.w, &[k, 2, 4, 4, n / 32], &dealt_out, &[k_box, 2, 4, 4, groups]);
+    let encode = |map: TensorMap| device.tensor_map(&map.with_swizzle(TensorSwizzle::B128));
+    let columns = (n as usize).div_ceil(params::LINEAR_WGMMA_N);
+    let tiles = (m as usize).div_ceil(params::LINEAR_WGMMA_M) * columns;
+    Ok(LinearWgmmaParams {
+        a_map: encode(a_map)?,
+        w_map: encode(w_map)?,
+        product,
+        columns: op.int("n", columns)?,
+        tiles: op.int("tiles", tiles)?,
+        steps: op.int("k", (k as usize).div_ceil(k_tile))?,
+        reserved: 0,
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -202,16 +257,16 @@ struct Tile {
     /// For 16-bit types and for f32.
     threads: [usize; 2],
     shared: usize,
-    /// Maximum bytes per element.
-    element: usize,
+    /// Bytes per element, from and to.
+    element: [usize; 2],
     /// The speed of a full multiprocessor on such tiles, relative to the best: it depends on how well warps hide each other's latencies.
     rate: f64,
     /// The multiply-adds per clock that fragments from shared memory can feed, and per byte from L2: from the machine code of the main loop
     /// (`ptx/manifest.json`), without LayerNorm.
     shared_fma: f64,
     byte_fma: f64,
-    /// The epilogue's time, in elements of k, if nothing overlaps it: for tiles that each fill a multiprocessor.
-    alone: usize,
+    /// The time of the epilogues (bias, gelu, residual), in elements of k, if nothing overlaps it: for tiles that each fill a multiprocessor.
+    alone: [usize; 3],
 }
 
 /// Below this number of multiply-adds a product uses the kernels of [`Module::Linear`]: a GPU finishes it within the time of a launch, and
@@ -222,7 +277,21 @@ const FEW_LEAST: usize = 1 << 29;
 const FEW_MARGIN: f64 = 1.1;
 
 /// Every variant; among equals the first is chosen.
-const TILES: [Tile; 5] = [
+const TILES: [Tile; 6] = [
+    Tile {
+        suffix: "wgmma",
+        module: Module::LinearWgmma,
+        m: params::LINEAR_WGMMA_M,
+        n: params::LINEAR_WGMMA_N,
+        threads: [params::LINEAR_WGMMA_THREADS; 2],
+        shared: params::LINEAR_WGMMA_SHARED,
+        element: [2, 2],
+        rate: 1.0,
+        shared_fma: 3072.0,
+        byte_fma: 54.9,
+        // In units of 24 clocks: a sum's 2 bytes to L2, its two special functions of 16 a clock, and three times 2 bytes.
+        alone: [106, 256, 317],
+    },
     Tile {
         suffix: "256",
         module: Module::Linear,
@@ -230,11 +299,11 @@ const TILES: [Tile; 5] = [
         n: params::LINEAR_256_N,
         threads: [params::LINEAR_256_THREADS; 2],
         shared: params::LINEAR_256_SHARED,
-        element: 2,
+        element: [2, 2],
         rate: 1.0,
         shared_fma: 1536.0,
         byte_fma: 41.1,
-        alone: 44,
+        alone: [44; 3],
     },
     Tile {
         suffix: "128",
@@ -243,11 +312,11 @@ const TILES: [Tile; 5] = [
         n: params::LINEAR_128_N,
         threads: [128, 256],
         shared: params::LINEAR_128_SHARED,
-        element: 4,
+        element: [2, 4],
         rate: 0.95,
         shared_fma: 1417.0,
         byte_fma: 32.0,
-        alone: 0,
+        alone: [0; 3],
     },
     Tile {
         suffix: "64",
@@ -256,11 +325,11 @@ const TILES: [Tile; 5] = [
         n: params::LINEAR_64_N,
         threads: [params::LINEAR_64_THREADS; 2],
         shared: params::LINEAR_64_SHARED,
-        element: 4,
+        element: [2, 4],
         rate: 0.9,
         shared_fma: 546.0,
         byte_fma: 12.8,
-        alone: 0,
+        alone: [0; 3],
     },
     Tile {
         suffix: "few_128",
@@ -269,11 +338,11 @@ const TILES: [Tile; 5] = [
         n: params::LINEAR_128_N,
         threads: [128; 2],
         shared: params::LINEAR_128_SHARED,
-        element: 2,
+        element: [2, 2],
         rate: 0.95,
         shared_fma: 1417.0,
         byte_fma: 32.0,
-        alone: 0,
+        alone: [0; 3],
     },
     Tile {
         suffix: "few_96",
@@ -282,11 +351,11 @@ const TILES: [Tile; 5] = [
         n: params::LINEAR_96_N,
         threads: [params::LINEAR_96_THREADS; 2],
         shared: params::LINEAR_96_SHARED,
-        element: 2,
+        element: [2, 2],
         rate: 0.9,
         shared_fma: 963.0,
         byte_fma: 25.6,
-        alone: 0,
+        alone: [0; 3],
     },
 ];
 
@@ -298,7 +367,7 @@ impl Tile {
     /// The maximum number of blocks that share a tile: whole stages of k, and split-k partial sums that stay in L2.
     fn parts(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> usize {
         let tiles = self.count(m, n);
-        if self.module == Module::Linear || tiles * size_of::<u32>() > Device::SCRATCH_ZEROS {
+        if self.module != Module::LinearFew || tiles * size_of::<u32>() > Device::SCRATCH_ZEROS {
             return 1;
         }
         let sums = (target.l2 / 2).min(Device::SCRATCH - Device::SCRATCH_ZEROS) / size_of::<f32>();
@@ -308,9 +377,11 @@ impl Tile {
 
     /// The time of the whole product, in products on one multiprocessor: whole tiles, on the multiprocessor with the most of them. If
     /// `parts` blocks share a tile, each writes its partial sums and the last one reads them all; no overlap is assumed for that.
-    fn time(&self, target: Target, dtype: DType, [m, n, k]: [usize; 3], parts: usize) -> f64 {
+    fn time(&self, target: Target, kind: &str, dtype: DType, [m, n, k]: [usize; 3], parts: usize) -> f64 {
+        let alone = self.alone[["bias", "gelu", "residual"].iter().position(|end| kind.ends_with(end)).unwrap_or(0)];
         // f32 is multiplied three times at half the speed, and has twice the bytes.
-        let fma = target.fma as f64 / if dtype == DType::F32 { 3.0 } else { 1.0 };
+        let peak = if self.module == Module::LinearWgmma { target.fma_peak } else { target.fma };
+        let fma = peak as f64 / if dtype == DType::F32 { 3.0 } else { 1.0 };
         let fed = (self.shared_fma / fma).min(self.byte_fma * target.l2_bytes as f64 / fma);
         let rate = self.rate.min(fed);
         let rounds = (self.count(m, n) * parts).div_ceil(target.units) as f64;
@@ -321,7 +392,8 @@ impl Tile {
                 size_of::<f32>() as f64 * fma / target.l2_bytes as f64,
             ),
         };
-        let time = (self.m * self.n) as f64 * (rounds * ((k + self.alone) as f64 / rate + sums) + parts as f64 * sums);
+        let products = rounds * ((k + alone) as f64 / rate + sums) + parts as f64 * sums;
+        let time = (self.m * self.n) as f64 * products * target.fma as f64 / peak as f64;
         if self.module == Module::LinearFew { FEW_MARGIN * time } else { time }
     }
 }
@@ -341,19 +413,30 @@ pub fn choose(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Ch
 /// Every suitable kernel, with its time.
 pub(crate) fn choices(target: Target, kind: &str, dtype: DType, shape: [usize; 3]) -> Vec<(f64, Choice)> {
     let few = !kind.starts_with("ln_") && shape.into_iter().fold(1, usize::saturating_mul) >= FEW_LEAST;
+    let serves = |module| match module {
+        Module::LinearFew => few,
+        // Tensor maps: rows are multiples of 16 bytes, and w is dealt out by 32 rows.
+        Module::LinearWgmma => few && (shape[2] * dtype.size()).is_multiple_of(16) && shape[1].is_multiple_of(32),
+        _ => true,
+    };
     let fits = |tile: &&Tile| {
         target.runs(tile.module)
-            && tile.element >= dtype.size()
+            && (tile.element[0]..=tile.element[1]).contains(&dtype.size())
             && tile.shared <= target.block_shared
-            && (tile.module == Module::Linear || few)
+            && serves(tile.module)
     };
     let cuts = TILES.iter().filter(fits).flat_map(|tile| {
-        (1..=tile.parts(target, dtype, shape)).map(move |parts| (tile.time(target, dtype, shape, parts), tile, parts))
+        (1..=tile.parts(target, dtype, shape))
+            .map(move |parts| (tile.time(target, kind, dtype, shape, parts), tile, parts))
     });
     let choice = |tile: &Tile, parts| Choice {
         module: tile.module,
         entry: format!("linear_{kind}_{dtype}_{}", tile.suffix),
-        grid: [tile.count(shape[0], shape[1]), parts],
+        // The blocks of the kernel for Hopper take turns.
+        grid: match (tile.count(shape[0], shape[1]), tile.module) {
+            (tiles, Module::LinearWgmma) => [tiles.min(target.units), parts],
+            (tiles, _) => [tiles, parts],
+        },
         threads: tile.threads[usize::from(dtype.size() > 2)],
         shared: tile.shared,
     };

@@ -149,6 +149,8 @@ pub struct Target {
     pub block_shared: usize,
     /// 16-bit multiply-adds per clock of a multiprocessor's tensor cores with `mma.sync`.
     pub fma: usize,
+    /// The same with the fastest tensor instruction.
+    pub fma_peak: usize,
     /// Bytes from L2 per multiprocessor and clock.
     pub l2_bytes: usize,
     /// Bytes of L2 of the smallest chip of the generation.
@@ -170,6 +172,7 @@ impl Target {
             units,
             block_shared: sm.block_shared,
             fma: sm.half_fma().round() as usize,
+            fma_peak: sm.half_fma_peak as usize,
             l2_bytes: sm.l2_bytes.round() as usize,
             l2: sm.l2,
         }

@@ -1,8 +1,11 @@
 // Made by tools/bindgen.sh from kernels/{params,launch,launch_tiles}.h; do not edit.
 
+use crate::device::EncodedTensorMap as TensorMap;
+
 pub const MAX_STRIDES: usize = 8;
 pub const PROBE_SUMS: usize = 6;
 pub const MOTION_SUMS: usize = 3;
+pub const ATTENTION_RESERVED: usize = 6;
 pub const SOLVER_HISTORY: usize = 4;
 pub const SOLVER_TERMS: usize = 6;
 pub const STEP_LATENTS: usize = 1;
@@ -54,6 +57,11 @@ pub const LINEAR_64_M: usize = 64;
 pub const LINEAR_64_N: usize = 48;
 pub const LINEAR_64_THREADS: usize = 96;
 pub const LINEAR_64_SHARED: usize = 29184;
+pub const LINEAR_WGMMA_M: usize = 256;
+pub const LINEAR_WGMMA_N: usize = 192;
+pub const LINEAR_WGMMA_K_BYTES: usize = 128;
+pub const LINEAR_WGMMA_THREADS: usize = 384;
+pub const LINEAR_WGMMA_SHARED: usize = 172080;
 pub const CONV_M: usize = 128;
 pub const CONV_TALL_M: usize = 256;
 pub const CONV_192_THREADS: usize = 256;
@@ -74,6 +82,10 @@ pub const ATTENTION_SHORT_QUERIES: usize = 16;
 pub const ATTENTION_SHORT_WARPS: usize = 4;
 pub const ATTENTION_SHORT_THREADS: usize = 128;
 pub const ATTENTION_CROSS_THREADS: usize = 256;
+pub const ATTENTION_WGMMA_QUERIES: usize = 128;
+pub const ATTENTION_WGMMA_KEYS: usize = 128;
+pub const ATTENTION_WGMMA_THREADS: usize = 384;
+pub const ATTENTION_WGMMA_SHARED: usize = 163968;
 /// out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
@@ -156,6 +168,34 @@ const _: () = {
     ["Offset of field: LinearFewParams::product"][::std::mem::offset_of!(LinearFewParams, product) - 0usize];
     ["Offset of field: LinearFewParams::partial"][::std::mem::offset_of!(LinearFewParams, partial) - 112usize];
     ["Offset of field: LinearFewParams::arrived"][::std::mem::offset_of!(LinearFewParams, arrived) - 120usize];
+};
+/// sm_90a/linear.cu: a and w also as maps of boxes of one stage; w [n/32, 4, 4, 2, k] = (32 rows, j, t, e, k), row 32 i + 8 t + 2 j + e.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct LinearWgmmaParams {
+    pub a_map: TensorMap,
+    pub w_map: TensorMap,
+    pub product: LinearParams,
+    /// tiles of out side by side, in all; stages of k: divisions that the host makes
+    pub columns: i32,
+    /// tiles of out side by side, in all; stages of k: divisions that the host makes
+    pub tiles: i32,
+    /// tiles of out side by side, in all; stages of k: divisions that the host makes
+    pub steps: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearWgmmaParams"][::std::mem::size_of::<LinearWgmmaParams>() - 384usize];
+    ["Alignment of LinearWgmmaParams"][::std::mem::align_of::<LinearWgmmaParams>() - 64usize];
+    ["Offset of field: LinearWgmmaParams::a_map"][::std::mem::offset_of!(LinearWgmmaParams, a_map) - 0usize];
+    ["Offset of field: LinearWgmmaParams::w_map"][::std::mem::offset_of!(LinearWgmmaParams, w_map) - 128usize];
+    ["Offset of field: LinearWgmmaParams::product"][::std::mem::offset_of!(LinearWgmmaParams, product) - 256usize];
+    ["Offset of field: LinearWgmmaParams::columns"][::std::mem::offset_of!(LinearWgmmaParams, columns) - 368usize];
+    ["Offset of field: LinearWgmmaParams::tiles"][::std::mem::offset_of!(LinearWgmmaParams, tiles) - 372usize];
+    ["Offset of field: LinearWgmmaParams::steps"][::std::mem::offset_of!(LinearWgmmaParams, steps) - 376usize];
+    ["Offset of field: LinearWgmmaParams::reserved"][::std::mem::offset_of!(LinearWgmmaParams, reserved) - 380usize];
 };
 /** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
 Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.*/
@@ -243,6 +283,29 @@ const _: () = {
     ["Offset of field: AttentionParams::kv_len"][::std::mem::offset_of!(AttentionParams, kv_len) - 220usize];
     ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 224usize];
     ["Offset of field: AttentionParams::bias_span"][::std::mem::offset_of!(AttentionParams, bias_span) - 228usize];
+};
+/// sm_90a/attention.cu: q, k and v also as maps [sequences, heads, tokens, head_dim] of boxes of 64 channels of a tile.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct AttentionWgmmaParams {
+    pub q_map: TensorMap,
+    pub k_map: TensorMap,
+    pub v_map: TensorMap,
+    pub attention: AttentionParams,
+    pub reserved: [i32; 6usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionWgmmaParams"][::std::mem::size_of::<AttentionWgmmaParams>() - 640usize];
+    ["Alignment of AttentionWgmmaParams"][::std::mem::align_of::<AttentionWgmmaParams>() - 64usize];
+    ["Offset of field: AttentionWgmmaParams::q_map"][::std::mem::offset_of!(AttentionWgmmaParams, q_map) - 0usize];
+    ["Offset of field: AttentionWgmmaParams::k_map"][::std::mem::offset_of!(AttentionWgmmaParams, k_map) - 128usize];
+    ["Offset of field: AttentionWgmmaParams::v_map"][::std::mem::offset_of!(AttentionWgmmaParams, v_map) - 256usize];
+    ["Offset of field: AttentionWgmmaParams::attention"]
+        [::std::mem::offset_of!(AttentionWgmmaParams, attention) - 384usize];
+    ["Offset of field: AttentionWgmmaParams::reserved"]
+        [::std::mem::offset_of!(AttentionWgmmaParams, reserved) - 616usize];
 };
 /// LayerNorm statistics: stats[row] = (mean, 1/sqrt(var+eps)). Entries row_stats_{dtype}.
 #[repr(C)]

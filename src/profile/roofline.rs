@@ -34,8 +34,12 @@ pub struct ShareError {
 pub struct Efficiency {
     /// Share of the tensor peak that matrix products reach.
     pub linear: Share,
+    /// Share of the tensor peak that matrix products by `wgmma` reach (large ones on Hopper).
+    pub wgmma: Share,
     /// Share of the tensor peak that attention reaches.
     pub attention: Share,
+    /// Share of the tensor peak that attention by `wgmma` reaches (heads of 128 on Hopper).
+    pub wgmma_attention: Share,
     /// Share of the memory bandwidth that every kernel reaches.
     pub memory: Share,
     /// Seconds from the end of one kernel to the start of the next.
@@ -58,7 +62,16 @@ impl Efficiency {
         let attention = "fused attention at head_dim 72 (64 to 128 are known to reach 50 to 70 % on an A100)";
         Efficiency {
             linear: tensor(0.70, "mma.sync matrix products of these sizes are known to reach 60 to 85 %"),
+            wgmma: Share {
+                value: 0.70,
+                origin: "assumed, not measured: wgmma matrix products of these sizes are known to reach 60 to 80 %"
+                    .into(),
+            },
             attention: tensor(0.50, attention),
+            wgmma_attention: Share {
+                value: 0.60,
+                origin: "assumed, not measured: FlashAttention-3 is known to reach 60 to 75 % at head_dim 128".into(),
+            },
             memory: Share {
                 value: 0.85,
                 origin: "assumed, not measured: streaming kernels are known to reach 80 to 92 %".into(),
@@ -70,14 +83,23 @@ impl Efficiency {
     /// Checks that `chip` could be this fast.
     ///
     /// # Errors
-    /// A share that is not above 0, or above what `mma.sync` reaches of the tensor peak, or above 1 of the bandwidth.
+    /// A share that is not above 0, or above what `mma.sync` reaches of the tensor peak, or above 1 of the bandwidth or, by `wgmma`, of the tensor
+    /// peak.
     pub fn check(&self, chip: &Chip) -> Result<(), ShareError> {
         let tensor = chip.sm.mma_share;
-        for (name, share, most) in
-            [("linear", &self.linear, tensor), ("attention", &self.attention, tensor), ("memory", &self.memory, 1.0)]
-        {
+        for (name, share, most) in [
+            ("linear", &self.linear, tensor),
+            ("wgmma", &self.wgmma, 1.0),
+            ("attention", &self.attention, tensor),
+            ("wgmma_attention", &self.wgmma_attention, 1.0),
+            ("memory", &self.memory, 1.0),
+        ] {
             if !(share.value > 0.0 && share.value <= most) {
-                let peak = if name == "memory" { "the bandwidth" } else { "the tensor peak by mma.sync" };
+                let peak = match name {
+                    "memory" => "the bandwidth",
+                    "wgmma" | "wgmma_attention" => "the tensor peak",
+                    _ => "the tensor peak by mma.sync",
+                };
                 return Err(ShareError { name, value: share.value, most, peak, gpu: chip.name });
             }
         }
@@ -87,14 +109,26 @@ impl Efficiency {
     /// Everything at its peak and launches for free: the roofline itself.
     pub fn ideal() -> Self {
         let all = || Share { value: 1.0, origin: "the peak".into() };
-        Efficiency { linear: all(), attention: all(), memory: all(), launch_seconds: 0.0 }
+        Efficiency {
+            linear: all(),
+            wgmma: all(),
+            attention: all(),
+            wgmma_attention: all(),
+            memory: all(),
+            launch_seconds: 0.0,
+        }
     }
 
     /// Modelled seconds of `entry`'s launches.
     pub fn seconds(&self, chip: &Chip, entry: &TallyEntry) -> f64 {
+        let hopper = |wgmma: &Share, other: &Share| {
+            if entry.kernel.ends_with("_wgmma") { wgmma.value } else { other.value }
+        };
         let arithmetic = match Family::of(&entry.kernel) {
-            Family::Linear => entry.work.flops as f64 / (chip.tensor_flops * self.linear.value),
-            Family::Attention => entry.work.flops as f64 / (chip.tensor_flops * self.attention.value),
+            Family::Linear => entry.work.flops as f64 / (chip.tensor_flops * hopper(&self.wgmma, &self.linear)),
+            Family::Attention => {
+                entry.work.flops as f64 / (chip.tensor_flops * hopper(&self.wgmma_attention, &self.attention))
+            }
             // A few rows on ordinary cores: the weights' traffic is what counts.
             Family::Memory => 0.0,
         };
@@ -198,6 +232,18 @@ mod tests {
         let cost = Cost::new(chip, &Efficiency::assumed(chip), &entries);
         assert_eq!((cost.launches, cost.flops, cost.bytes), (6, 350, 14 + 15 + 11));
         assert!(cost.roofline_seconds < cost.modelled_seconds);
+    }
+
+    #[test]
+    fn products_by_wgmma_have_a_share_of_their_own() {
+        let chip = Chip::named("h100").unwrap();
+        let mut efficiency = Efficiency::assumed(chip);
+        efficiency.launch_seconds = 0.0;
+        let seconds = |kernel: &str| efficiency.seconds(chip, &entry(kernel, 1 << 40, 1, 1));
+        let ratio = seconds("linear_bias_bf16_256") / seconds("linear_bias_bf16_wgmma");
+        assert!((ratio - efficiency.wgmma.value / efficiency.linear.value).abs() < 1e-9 && ratio > 1.5, "{ratio}");
+        efficiency.wgmma.value = 1.01;
+        assert!(efficiency.check(chip).unwrap_err().to_string().contains("at most 1"));
     }
 
     /// The assumed efficiency is below the ceiling of `mma.sync` stated in `docs/kernel-model.md`, and its origin says so.

@@ -45,7 +45,7 @@ fn absurd_numbers_are_refused() {
         (&["--cfg-scale", "inf"], "guidance scale inf"),
         (&["--cfg-scale", "-1e30"], "guidance scale"),
         (&["--model", "no/such/folder"], "no model `no/such/folder`"),
-        (&["--device", "tpu"], "auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, cuda"),
+        (&["--device", "tpu"], "auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, vm:sm_90, cuda"),
         (&["--cache", "adacache-fastest"], "none, adacache-fast, adacache-slow"),
         (&["--cache", "none", "--moreg"], "drop one"),
     ] {

@@ -4,7 +4,8 @@
 //!   driver or a GPU that is there and does not work fails the test.
 //! * `cuda`, `cuda:N`: that GPU alone; without it the test fails.
 //! * `vm`: the virtual GPU alone. `vm:checked`: the same, with every check on also where the test does not ask for it. `vm:truncate`: the
-//!   same, with tensor cores that add as hardware's do. `vm:adverse:SEED`: the same, with every liberty that hardware has.
+//!   same, with tensor cores that add as hardware's do. `vm:adverse:SEED`: the same, with every liberty that hardware has. `vm:sm_90`, also
+//!   before these words: the same with the kernels for Hopper.
 //!
 //! Kernels and operations are tested on each of these devices ([`devices`]), whole runs and the command on one of them: the GPU, if there is
 //! one ([`device`], [`device_name`]). What is about the virtual GPU as such stays there, and is left out, with a line that says so, where
@@ -44,17 +45,35 @@ pub(crate) fn checked_devices() -> Vec<Device> {
 
 /// As [`devices`], the virtual GPU with settings of the test.
 pub(crate) fn devices_with(config: VmConfig) -> Vec<Device> {
-    match wanted().as_deref() {
-        None => std::iter::once(Device::vm(config)).chain(gpu()).collect(),
-        Some("vm") => vec![Device::vm(config)],
-        Some("vm:checked") => vec![Device::vm(VmConfig { checked: true, ..config })],
-        Some("vm:truncate") => vec![Device::vm(VmConfig { mma: MmaRounding::Truncate, ..config })],
-        Some(spec) => vec![match adverse(spec) {
-            // The checks would see to it that nothing is late.
-            Some(seed) => Device::vm(VmConfig { adverse: Some(seed), checked: false, ..config }),
-            None => Device::open(spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}")),
-        }],
+    devices_like(None, config)
+}
+
+/// As [`checked_devices`], of compute capability 9.0 alone: the virtual GPU as such a one, and the GPU if it is one.
+pub(crate) fn hopper_devices() -> Vec<Device> {
+    devices_like(Some((9, 0)), VmConfig { checked: true, ..VmConfig::default() })
+}
+
+fn devices_like(capability: Option<(u32, u32)>, config: VmConfig) -> Vec<Device> {
+    let fits = |gpu: &Device| capability.is_none() || gpu.info().compute_capability == capability;
+    let Some(spec) = wanted() else {
+        let vm = capability.map_or_else(|| Device::vm(config.clone()), |c| Device::vm_as(c, config.clone()));
+        return std::iter::once(vm).chain(gpu().filter(fits)).collect();
+    };
+    let named = Device::open(&spec).unwrap_or_else(|error| panic!("ADACACHE_DEVICE={spec}: {error}"));
+    if !named.is_vm() {
+        return Some(named).filter(fits).into_iter().collect();
     }
+    let mode = VmConfig {
+        checked: config.checked || spec.ends_with(":checked"),
+        mma: if spec.ends_with(":truncate") { MmaRounding::Truncate } else { config.mma },
+        ..config
+    };
+    let mode = match spec.rsplit_once(":adverse:") {
+        // The checks would see to it that nothing is late.
+        Some((_, seed)) => VmConfig { adverse: seed.parse().ok(), checked: false, ..mode },
+        None => mode,
+    };
+    vec![Device::vm_as(capability.or(named.info().compute_capability).expect("a VM has one"), mode)]
 }
 
 /// The one device of a test of whole runs: the GPU, if there is one. Opened anew.
@@ -66,11 +85,6 @@ pub(crate) fn device() -> Device {
 pub(crate) fn device_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| wanted().unwrap_or_else(|| device().info().id.clone()))
-}
-
-/// The seed of `vm:adverse:SEED`.
-fn adverse(spec: &str) -> Option<u64> {
-    spec.strip_prefix("vm:adverse:")?.parse().ok()
 }
 
 /// Whether [`device`] is the virtual GPU.

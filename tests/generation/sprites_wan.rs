@@ -1,14 +1,17 @@
 //! `sprites-wan`, the small Wan inside the program: it takes the words of `sprites`, and the samplers, caches and precisions of Wan serve it.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
 use adacache::cache::CacheConfig;
+use adacache::device::{Device, Event, Launch, LaunchObserver, LaunchStats, VmConfig};
 use adacache::family;
 use adacache::pipeline::{Generation, ModelSource, OpenOptions, Pipeline, PipelineError, Request, cache_config};
 use adacache::sampler::FlowSampler;
 use adacache::tensor::DType;
 
-use crate::common::device;
+use crate::common::{device, vm};
 use crate::requests::difference;
 
 const PROMPT: &str = "large red circle right fast navy";
@@ -89,4 +92,45 @@ fn options_of_free_text_are_refused_and_those_of_sampling_taken() {
     // The other built-in model offers no choice.
     let sprites = family::open("sprites", &OpenOptions { shift: Some(5.0), ..OpenOptions::default() });
     assert!(sprites.err().unwrap().to_string().contains("sprites-wan"));
+}
+
+/// The kernels that ran.
+#[derive(Default)]
+struct Seen(Mutex<BTreeSet<String>>);
+
+impl LaunchObserver for Seen {
+    fn launched(&self, launch: &Launch<'_>, _: Event, _: Event, _: Option<LaunchStats>) {
+        self.0.lock().unwrap().insert(launch.kernel.into());
+    }
+}
+
+/// A frame that is large enough for the kernels for Hopper: they serve, rows are normed apart where they do, and the latents are those of the
+/// other kernels, but for the order of sums. One half of guidance alone is laid out otherwise.
+#[test]
+fn a_hopper_makes_the_same_latents() {
+    if vm("kernels for Hopper", VmConfig::default()).is_none() {
+        return;
+    }
+    let options = OpenOptions { pixels: Some([224, 224]), ..OpenOptions::default() };
+    let run = |capability, cfg_scale: f32| {
+        let device = Device::vm_as(capability, VmConfig::default());
+        let seen = Arc::new(Seen::default());
+        device.observe(Some(seen.clone()));
+        let pipeline = Pipeline::load(&source(options.clone()).unwrap(), &device, DType::Bf16).unwrap();
+        let request = Request::new(&pipeline, PROMPT).unwrap();
+        let request =
+            Request { steps: 1, cfg_scale: cfg_scale.into(), cache: CacheConfig::None, decode: false, ..request };
+        let made = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+        let kernels = seen.0.lock().unwrap().clone();
+        (made, kernels)
+    };
+    for cfg_scale in [3.0, 1.0] {
+        let ((other, others), (hopper, kernels)) = (run((8, 0), cfg_scale), run((9, 0), cfg_scale));
+        assert!(!others.iter().any(|kernel| kernel.ends_with("_wgmma")));
+        for kernel in ["attention_128_bf16_wgmma", "linear_bias_bf16_wgmma", "modulate_bf16"] {
+            assert!(kernels.contains(kernel), "{kernel} is not among {kernels:?}");
+        }
+        let apart = difference(&other, &hopper);
+        assert!((1e-9..0.02).contains(&apart), "guidance {cfg_scale}: {apart}");
+    }
 }

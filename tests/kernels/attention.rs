@@ -1,9 +1,10 @@
 //! attention.cu against an f64 softmax: every head dimension and dtype, every family, every layout, any alignment.
 
-use super::harness::{devices, unchecked_devices};
+use super::harness::{devices, hopper_devices, unchecked_devices};
 use super::numbers::{Buffer, Random, add_cut, assert_close, decode, encode, epsilon, round, tf32_loss};
 use adacache::device::{Device, Module};
 use adacache::ops::Target;
+use adacache::ops::attention::wgmma_params;
 use adacache::ops::params::{AttentionParams, SequenceLayout};
 use adacache::tensor::DType;
 
@@ -54,8 +55,10 @@ enum Kind {
     Cross(usize),
     /// With a bias by distance from query to key.
     Biased,
+    /// sm_90a/attention.cu: neither norm nor RoPE, head_dim 128, whole sequences.
+    Wgmma,
 }
-use Kind::{Biased, Cross, Large, Plain, Short};
+use Kind::{Biased, Cross, Large, Plain, Short, Wgmma};
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -263,7 +266,8 @@ fn run(device: &Device, case: Case) {
     let lengths = Buffer::new(device, &lengths, 0);
     let biases = Buffer::new(device, &encode(&biases, DType::F32), 0);
     let distances = Buffer::new(device, &encode(&distances, DType::F32), 0);
-    let kernel = device.kernel(Module::Attention, &entry).unwrap();
+    let module = if case.kind == Wgmma { Module::AttentionWgmma } else { Module::Attention };
+    let kernel = device.kernel(module, &entry).unwrap();
     let launch = || {
         let out = Buffer::poisoned(device, q_rows * width * dtype.size(), offset);
         let size = dtype.size() as u64;
@@ -290,7 +294,12 @@ fn run(device: &Device, case: Case) {
             bias: if case.kind == Biased { distances.ptr() } else { 0 },
             bias_span: positions as i32,
         };
-        device.launch(&kernel, grid, [threads, 1, 1], shared, &params).unwrap();
+        if case.kind == Wgmma {
+            let params = wgmma_params(device, dtype, params).unwrap();
+            device.launch(&kernel, grid, [threads, 1, 1], shared, &params).unwrap();
+        } else {
+            device.launch(&kernel, grid, [threads, 1, 1], shared, &params).unwrap();
+        }
         out.read()
     };
     let bytes = launch();
@@ -318,6 +327,7 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
             let blocks = sequences * q_len.div_ceil(128);
             ("plain", [blocks, heads], 128, 4 * 32 * row + 3 * 2 * 16 * 128 + 16)
         }
+        Wgmma => ("wgmma", [sequences * q_len.div_ceil(128), heads], 384, 2 * 128 * (128 + 4 * 128) + 128),
         Biased => {
             let rows = if sixteen { 4 * 64 + 128 } else { 4 * 16 + 64 };
             let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
@@ -526,6 +536,26 @@ fn clean_in_checked_mode() {
                 run(device, Case::cross(40, dtype, Cross(1), 20, 64));
                 run(device, Case { last_bias: Some(2.0), ..Case::cross(128, dtype, Plain, 40, 75) });
                 run(device, Case { norm: false, ..Case::spatial(128, dtype, Plain, 2, 140) });
+            }
+        }
+    }
+}
+
+/// sm_90a/attention.cu, checked: less than a tile of queries and of keys, whole tiles, one more; sequences that lie apart; scores that pick one key.
+#[test]
+fn hopper() {
+    for device in hopper_devices() {
+        for dtype in [DType::Bf16, DType::F16] {
+            for length in [1, 64, 127, 128, 129, 300] {
+                let case = Case { norm: false, ..Case::spatial(128, dtype, Wgmma, 2, length) };
+                run(device, case);
+                run(device, Case { temperature: 20.0, ..case });
+            }
+            // Queries and keys of different numbers, in tensors of their own; rows between the keys of sequences.
+            for (q_len, kv_len) in [(130, 70), (20, 257)] {
+                let case = Case::cross(128, dtype, Wgmma, q_len, kv_len);
+                let kv_layout = Layout { outer_stride: kv_len + 3, ..Layout::dense(kv_len) };
+                run(device, Case { kv_lengths: false, kv_layout, ..case });
             }
         }
     }

@@ -12,6 +12,12 @@ pub fn devices() -> &'static [Device] {
     DEVICES.get_or_init(common::checked_devices)
 }
 
+/// As [`devices`], those that run kernels for Hopper.
+pub fn hopper_devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(common::hopper_devices)
+}
+
 /// As [`devices`], without the checks: for what would take too long with them.
 pub fn unchecked_devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();

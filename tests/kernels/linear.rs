@@ -1,11 +1,11 @@
 //! linear.cu and linear_few.cu against an f64 product: every entry, every tile, shapes that break tiles, any alignment, any split of k.
 
 use super::common;
-use super::harness::{devices, unchecked_devices};
+use super::harness::{devices, hopper_devices, placed, poisoned_at, unchecked_devices};
 use super::numbers::{Buffer, Random, add_cut, assert_close, decode, encode, epsilon, round, tf32_loss};
 use adacache::device::{Device, Module, VmConfig};
 use adacache::ops::Target;
-use adacache::ops::linear::{Activation, choose, linear};
+use adacache::ops::linear::{Activation, choose, linear, wgmma_params};
 use adacache::ops::params::{self, LinearFewParams, LinearParams};
 use adacache::tensor::{DType, Tensor};
 
@@ -33,9 +33,9 @@ struct Case {
     n: usize,
     k: usize,
     dtype: DType,
-    /// 256 (not in f32), 128 or 64; of linear_few.cu (no LayerNorm) 128 or 96.
+    /// 256 (not in f32), 128 or 64; of linear_few.cu (no LayerNorm) 128 or 96; of sm_90a/linear.cu (no LayerNorm, 16-bit types) [`WGMMA`].
     tile: usize,
-    /// Blocks that share a tile of linear_few.cu; 0: linear.cu.
+    /// Blocks that share a tile of linear_few.cu, or the tiles of sm_90a/linear.cu; 0: linear.cu.
     parts: usize,
     layer_norm: bool,
     epilogue: Epilogue,
@@ -76,6 +76,9 @@ const _: () = assert!(params::LINEAR_256_SHARED <= 99 << 10 && params::LINEAR_12
 fn tiles(dtype: DType) -> &'static [usize] {
     if dtype == DType::F32 { &[128, 64] } else { &[256, 128, 64] }
 }
+
+/// The tile of sm_90a/linear.cu.
+const WGMMA: usize = 192;
 
 const CHUNKS: usize = 6;
 const SHIFT: usize = 3;
@@ -177,8 +180,12 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             Epilogue::Residual { gate, residual_out } => ("residual", gate, residual_out),
         },
     );
-    let (module, few) = if case.parts > 0 { (Module::LinearFew, "few_") } else { (Module::Linear, "") };
-    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{few}{}", case.tile);
+    let (module, variant) = match (case.tile, case.parts) {
+        (WGMMA, _) => (Module::LinearWgmma, "wgmma".into()),
+        (tile, 0) => (Module::Linear, tile.to_string()),
+        (tile, _) => (Module::LinearFew, format!("few_{tile}")),
+    };
+    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{variant}");
     let kernel = device.kernel(module, &entry).unwrap();
     let (tile_m, tile_n, threads, shared) = match case.tile {
         256 => (params::LINEAR_256_M, params::LINEAR_256_N, params::LINEAR_256_THREADS, params::LINEAR_256_SHARED),
@@ -188,6 +195,9 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             if dtype == DType::F32 { 256 } else { 128 },
             params::LINEAR_128_SHARED,
         ),
+        WGMMA => {
+            (params::LINEAR_WGMMA_M, params::LINEAR_WGMMA_N, params::LINEAR_WGMMA_THREADS, params::LINEAR_WGMMA_SHARED)
+        }
         96 => (params::LINEAR_96_M, params::LINEAR_96_N, params::LINEAR_96_THREADS, params::LINEAR_96_SHARED),
         _ => (params::LINEAR_64_M, params::LINEAR_64_N, params::LINEAR_64_THREADS, params::LINEAR_64_SHARED),
     };
@@ -227,7 +237,10 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             accumulate_residual: i32::from(residual_out == Some(true)),
         };
         let (block, shared) = ([threads as u32, 1, 1], shared as u32);
-        if case.parts > 0 {
+        if case.tile == WGMMA {
+            let params = wgmma_params(device, dtype, params).unwrap();
+            device.launch(&kernel, [case.parts as u32, 1, 1], block, shared, &params).unwrap();
+        } else if case.parts > 0 {
             let partial = Buffer::poisoned(device, 4 * case.parts * grid as usize * tile_m * tile_n, 0);
             let params = LinearFewParams { product: params, partial: partial.ptr(), arrived: arrived.ptr() };
             device.launch(&kernel, [grid, case.parts as u32, 1], block, shared, &params).unwrap();
@@ -495,5 +508,51 @@ fn the_launcher_splits_k_for_few_tiles() {
             let error = (f64::from(first[at]) - exact).abs();
             assert!(error <= epsilon(dtype) * exact.abs() + 1e-4, "element {at}: {} for {exact}", first[at]);
         }
+    }
+}
+
+/// sm_90a/linear.cu, checked: less than a tile, more than one in each axis, steps of k that are not whole, blocks that take several tiles or one.
+#[test]
+fn hopper() {
+    for device in hopper_devices() {
+        for dtype in HALF {
+            for (shape, blocks) in
+                [([1, 32, 8], 1), ([256, 192, 64], 2), ([257, 224, 72], 1), ([70, 416, 200], 2), ([513, 64, 264], 7)]
+            {
+                for epilogue in [&[Epilogue::Bias, Epilogue::Gelu], &RESIDUALS[..]].concat() {
+                    let case = Case::new(shape, dtype, WGMMA, false, epilogue);
+                    run(device, Case { parts: blocks, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+                }
+                run(device, Case { parts: blocks, bias: false, ..Case::new(shape, dtype, WGMMA, false, RESIDUALS[0]) });
+            }
+        }
+    }
+}
+
+/// A product that is large enough goes to the kernel for Hopper, and to another one where rows do not begin at 16 bytes; with every other
+/// kernel the result is the same but for the order of sums.
+#[test]
+fn hopper_serves_large_aligned_products() {
+    for device in hopper_devices() {
+        let [m, n, k] = [1030, 1056, 520];
+        let target = Target::of(device);
+        assert_eq!(choose(target, "bias", DType::Bf16, [m, n, k]).module, Module::LinearWgmma);
+        assert_eq!(choose(target, "ln_bias", DType::Bf16, [m, n, k]).module, Module::Linear);
+        for shape in [[m, n + 8, k], [m, n, k + 4], [16, 32, 64]] {
+            assert_ne!(choose(target, "bias", DType::Bf16, shape).module, Module::LinearWgmma, "{shape:?}");
+        }
+        assert_ne!(choose(target, "bias", DType::F32, [m, n, k]).module, Module::LinearWgmma);
+        let random = &mut Random::new(7);
+        let [a, w, bias] = [m * k, n * k, n].map(|count| random.values(count, 1.0, DType::Bf16));
+        let results = [0, 1].map(|misalign| {
+            let at = |shape: &[usize], values: &[f32]| placed(device, shape, values, DType::Bf16, misalign);
+            let (a, w, bias) = (at(&[m, k], &a), at(&[n, k], &w), at(&[n], &bias));
+            let out = poisoned_at(device, &[m, n], DType::Bf16, misalign);
+            linear(&a, &w, Some(&bias), None, Activation::None, &out).unwrap();
+            out.to_f32().unwrap()
+        });
+        let most =
+            results[0].iter().zip(&results[1]).map(|(a, b)| (a - b).abs() / a.abs().max(1.0)).fold(0.0, f32::max);
+        assert!(most <= 2f32.powi(-7), "{most}");
     }
 }

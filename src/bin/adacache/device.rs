@@ -13,7 +13,7 @@ const AUTO: &str = "auto";
 pub(crate) struct Choice {
     /// auto, vm, vm:checked, cuda, cuda:N
     ///
-    /// auto takes a GPU if a driver answers, else the virtual GPU. There are also vm:truncate and vm:adverse:SEED. $ADACACHE_DEVICE takes the place of a missing --device.
+    /// auto takes a GPU if a driver answers, else the virtual GPU. There are also vm:truncate, vm:adverse:SEED and vm:sm_90. $ADACACHE_DEVICE takes the place of a missing --device.
     #[arg(long, env = "ADACACHE_DEVICE", default_value = AUTO, hide_env = true)]
     device: String,
 }

@@ -145,7 +145,7 @@ fn main_loops(text: &mut String, chip: &Chip, rows: &[Row<'_>]) {
             occupancy.warps / occupancy.blocks.max(1),
         );
         if let Some(body) = &figures.main_loop {
-            let bound = body.bound(chip, threads / 32);
+            let bound = body.bound(chip, entry, *threads);
             let mma = body.tensor_instructions();
             let per = |n: u64| n as f64 / mma.max(1) as f64;
             let _ = write!(
@@ -217,7 +217,7 @@ fn document(chip: &Chip, rows: &[Row<'_>], works: &[Vec<Work>]) -> anyhow::Resul
     let kernels: Vec<_> = rows
         .iter()
         .map(|row| {
-            let bound = row.figures.main_loop.as_ref().map(|body| body.bound(chip, row.threads / 32));
+            let bound = row.figures.main_loop.as_ref().map(|body| body.bound(chip, &row.entry, row.threads));
             json!({
                 "entry": row.entry,
                 "threads": row.threads,

@@ -1,9 +1,11 @@
 //! The buffers of a forward that adaLN-modulated transformers share.
 
 use super::arena::{Layout, Samples, Slot, Stage};
+use crate::device::Device;
 use crate::model::ModelError;
 use crate::model::sizes::Geometry;
 use crate::model::workspace::{PREDICTION, ResidualRoom, TIME_CHUNKS, TIME_EMBED, X};
+use crate::ops::linear::norms_apart;
 use crate::tensor::DType;
 
 /// Width of the sinusoidal embedding of a time.
@@ -24,6 +26,8 @@ pub(in crate::model) const Q: Slot = Slot("q");
 pub(in crate::model) const HIDDEN: Slot = Slot("hidden");
 /// Mean and 1/deviation of every row of the hidden state.
 pub(in crate::model) const STATS: Slot = Slot("stats");
+/// The MLP's normed and modulated input, where products read it so ([`norms_apart`]). That of the attentions goes where their output will be.
+pub(in crate::model) const MODULATED: Slot = Slot("modulated");
 /// The latents, per token.
 pub(in crate::model) const PATCHES: Slot = Slot("patches");
 /// Output of the final layer, per token.
@@ -51,23 +55,32 @@ pub(in crate::model) struct Sizes {
     pub(in crate::model) dtype: DType,
 }
 
-/// The table of the shared buffers; a model adds its own.
+/// The table of the shared buffers on a device; a model adds its own.
 ///
 /// # Errors
 /// A size that overflows.
-pub(in crate::model) fn layout(geometry: &Geometry, sizes: &Sizes, room: &ResidualRoom) -> Result<Layout, ModelError> {
+pub(in crate::model) fn layout(
+    device: &Device,
+    geometry: &Geometry,
+    sizes: &Sizes,
+    room: &ResidualRoom,
+) -> Result<Layout, ModelError> {
     let Sizes { tokens: [t, h, w], width: c, hidden, patch, channels: [channels, predicted], blocks, dtype } = *sizes;
     let (batch, variants, conditions) = (geometry.batch(), geometry.variants(), geometry.conditions());
     let (rows, d, f) = (batch * t * h * w, dtype, DType::F32);
     let latents = [batch, predicted, geometry.frames, geometry.height, geometry.width];
     let modulation = [blocks, batch, variants, BLOCK_CHUNKS, c];
+    let apart = [c, 3 * c, hidden].into_iter().any(|n| norms_apart(device, d, [rows, n, c]));
     let mut table = Layout::default();
     table.add(X, &[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
     table.add(QKV, &[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
-    table.add(ATTENDED, &[rows, c], d, Stage::Attention..=Stage::Proj)?;
+    table.add(ATTENDED, &[rows, c], d, if apart { Stage::Qkv } else { Stage::Attention }..=Stage::Proj)?;
     table.add(Q, &[rows, c], d, Stage::CrossQ..=Stage::Cross)?;
-    table.add(CROSSED, &[rows, c], d, Stage::Cross..=Stage::CrossProj)?;
+    table.add(CROSSED, &[rows, c], d, if apart { Stage::CrossQ } else { Stage::Cross }..=Stage::CrossProj)?;
     table.add(HIDDEN, &[rows, hidden], d, Stage::Fc1..=Stage::Fc2)?;
+    if apart {
+        table.add(MODULATED, &[rows, c], d, Stage::Fc1..=Stage::Final)?;
+    }
     table.add(STATS, &[rows, 2], f, Stage::Qkv..=Stage::Final)?;
     table.add(PATCHES, &[rows, channels * patch], d, Stage::Embed..=room.embeds_until())?;
     table.add(FINAL_TOKENS, &[rows, predicted * patch], d, Stage::Final..=Stage::Unpatchify)?;

@@ -1,13 +1,14 @@
 //! Pieces of a forward pass that adaLN-modulated transformers share: the embeddings of a time and of the latents, modules, the final layer.
 
+use super::arena::Slot;
 use super::buffers::{
-    ATTENDED, BLOCK_MODULATION, CROSSED, FINAL_MODULATION, FINAL_TOKENS, HIDDEN, PATCHES, Q, QKV, STATS,
+    ATTENDED, BLOCK_MODULATION, CROSSED, FINAL_MODULATION, FINAL_TOKENS, HIDDEN, MODULATED, PATCHES, Q, QKV, STATS,
 };
 use super::linear::Linear;
 use crate::cache::Span;
 use crate::model::{Added, Caption, ModelError, PREDICTION, Workspace};
 use crate::ops::attention::{QkNorm, SelfAttention};
-use crate::ops::linear::{Activation, Gate, Modulate};
+use crate::ops::linear::{Activation, Gate, Modulate, norms_apart};
 use crate::ops::{self, Modulation, norm};
 use crate::tensor::Tensor;
 
@@ -57,15 +58,27 @@ pub(in crate::model) fn for_held(moving: norm::Modulate<'_>) -> norm::Modulate<'
     norm::Modulate { variant: 1, only_masked_out: true, ..moving }
 }
 
-/// `out = activation(layer(LN(x)·(1 + scale) + shift))` of the hidden state x; makes its rows' statistics.
+/// `out = activation(layer(LN(x)·(1 + scale) + shift))` of the hidden state x. Normed in the product, by statistics of the rows, or before it into the
+/// buffer `apart`, where that is faster and the workspace is laid out for it.
 pub(in crate::model) fn modulated(
     ws: &Workspace,
+    apart: Slot,
     Linear { weight, bias }: &Linear,
     modulate: &Modulate<'_>,
     activation: Activation,
     out: &Tensor,
 ) -> Result<(), ModelError> {
     let x = ws.rows(ws.x())?;
+    let [rows, width] = [x.shape()[0], x.shape()[1]];
+    if ws.find(MODULATED).is_some() && norms_apart(x.device(), x.dtype(), [rows, weight.shape()[0], width]) {
+        let normed = ws.get(apart);
+        let moving = for_moving(modulate.modulation, modulate.shift, modulate.scale);
+        norm::modulate(&x, &moving, normed)?;
+        if modulate.modulation.frame_mask.is_some() {
+            norm::modulate(&x, &for_held(moving), normed)?;
+        }
+        return Ok(ops::linear::linear(normed, weight, Some(bias), None, activation, out)?);
+    }
     norm::row_stats(&x, NORM_EPS, modulate.stats)?;
     Ok(ops::linear::linear(&x, weight, Some(bias), Some(modulate), activation, out)?)
 }
@@ -116,7 +129,7 @@ pub(in crate::model) fn attention(
     let table = block_table(ws, index)?;
     let modulation = ws.modulation(&table);
     let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
-    modulated(ws, layer, &modulate, Activation::None, ws.get(QKV))?;
+    modulated(ws, ATTENDED, layer, &modulate, Activation::None, ws.get(QKV))?;
     let [rows, width] = [ws.get(QKV).shape()[0], ws.get(ATTENDED).shape()[1]];
     let qkv = ws.get(QKV).reshape(&[rows, 3, heads, width / heads])?;
     let call = SelfAttention { qkv: &qkv, dims: *ws.dims(), norm, rope };
@@ -152,7 +165,7 @@ pub(in crate::model) fn mlp(
     let table = block_table(ws, index)?;
     let (modulation, hidden) = (ws.modulation(&table), ws.get(HIDDEN));
     let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_MLP, scale: SCALE_MLP };
-    modulated(ws, fc1, &modulate, Activation::GeluTanh, hidden)?;
+    modulated(ws, MODULATED, fc1, &modulate, Activation::GeluTanh, hidden)?;
     add_residual(ws, hidden, fc2, Some(&Gate { modulation, chunk: GATE_MLP }), added)
 }
 
@@ -160,7 +173,7 @@ pub(in crate::model) fn mlp(
 pub(in crate::model) fn final_layer(ws: &Workspace, patch: [usize; 3], layer: &Linear) -> Result<(), ModelError> {
     let modulation = ws.modulation(ws.get(FINAL_MODULATION));
     let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_FINAL, scale: SCALE_FINAL };
-    modulated(ws, layer, &modulate, Activation::None, ws.get(FINAL_TOKENS))?;
+    modulated(ws, MODULATED, layer, &modulate, Activation::None, ws.get(FINAL_TOKENS))?;
     Ok(ops::embed::unpatchify(ws.get(FINAL_TOKENS), patch, ws.tokens(), ws.get(PREDICTION))?)
 }
 

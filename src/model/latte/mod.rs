@@ -185,7 +185,7 @@ impl Latte {
     /// The table of all buffers of a generation.
     fn layout(&self, geometry: &Geometry, room: &ResidualRoom) -> Result<Layout, ModelError> {
         let ([t, h, w], c) = (LatteConfig::tokens(geometry), self.config.hidden_size());
-        let mut table = buffers::layout(geometry, &self.sizes(geometry), room)?;
+        let mut table = buffers::layout(&self.device, geometry, &self.sizes(geometry), room)?;
         table.add_with(POSITION, Samples::None, &[h * w, c], DType::F32, ALWAYS)?;
         table.add_with(FRAME_POSITION, Samples::None, &[t, c], DType::F32, ALWAYS)?;
         Ok(table)

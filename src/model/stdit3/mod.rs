@@ -209,7 +209,7 @@ impl StDiT3 {
         let [t, h, w] = self.tokens(geometry);
         let (c, half, f) = (self.config.hidden_size, self.config.head_dim() / 2, DType::F32);
         let normed_rows = if geometry.frame_masked { geometry.batch() * t * h * w } else { 0 };
-        let mut table = buffers::layout(geometry, &self.sizes(geometry), room)?;
+        let mut table = buffers::layout(&self.device, geometry, &self.sizes(geometry), room)?;
         table.add(NORMED, &[normed_rows, c], self.dtype, Stage::Final..=Stage::Final)?;
         table.add_with(POSITION, Samples::None, &[h * w, c], f, ALWAYS)?;
         table.add_with(ROPE, Samples::None, &[t, half, 2], f, ALWAYS)?;

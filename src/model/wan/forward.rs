@@ -21,7 +21,7 @@ impl Wan {
         let table = block_table(ws, index)?;
         let modulation = ws.modulation(&table);
         let modulate = Modulate { stats: ws.get(STATS), modulation, shift: SHIFT_ATTN, scale: SCALE_ATTN };
-        modulated(ws, qkv, &modulate, Activation::None, ws.get(QKV))?;
+        modulated(ws, ATTENDED, qkv, &modulate, Activation::None, ws.get(QKV))?;
         let qkv = ws.get(QKV).reshape(&[ws.dims().rows(), 3, self.config.num_heads, self.config.head_dim()])?;
         let rope = Rope { table: ws.get(ROPE), tokens: ws.tokens(), pairs: self.config.rope_pairs() };
         ops::norm::rms_rope(&qkv, &[q_norm, k_norm], NORM_EPS, Some(rope))?;
@@ -44,7 +44,7 @@ impl Wan {
         let all = RowMap { frames: 1, rows_per_frame: rows };
         let modulation = Modulation { table: &affine, frame_mask: None, rows: all };
         let modulate = Modulate { stats: ws.get(STATS), modulation, shift: AFFINE_SHIFT, scale: AFFINE_SCALE };
-        modulated(ws, cross_q, &modulate, Activation::None, ws.get(Q))?;
+        modulated(ws, CROSSED, cross_q, &modulate, Activation::None, ws.get(Q))?;
         let (heads, d) = (self.config.num_heads, self.config.head_dim());
         ops::norm::rms_rope(&ws.get(Q).reshape(&[rows, 1, heads, d])?, &[cross_q_norm], NORM_EPS, None)?;
         let q = ws.get(Q).reshape(&[rows, heads, d])?;

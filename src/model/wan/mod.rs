@@ -203,7 +203,7 @@ impl Wan {
 
     /// The table of all buffers of a generation.
     fn layout(&self, geometry: &Geometry, room: &ResidualRoom) -> Result<Layout, ModelError> {
-        let mut table = buffers::layout(geometry, &self.sizes(geometry), room)?;
+        let mut table = buffers::layout(&self.device, geometry, &self.sizes(geometry), room)?;
         let positions = Wan::tokens(geometry).into_iter().max().unwrap_or(1);
         table.add_with(ROPE, Samples::None, &[positions, self.config.head_dim() / 2, 2], DType::F32, ALWAYS)?;
         Ok(table)

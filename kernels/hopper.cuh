@@ -1,0 +1,139 @@
+// What kernels for Hopper alone (sm_90a) are written in, beside tile.cuh: mbarriers, tensor maps, wgmma.
+//
+// A stage of shared memory is guarded by two mbarriers. `full` completes when all bytes of its copies have arrived, `empty` when all who read it
+// are done. A ring of stages is gone through in turns: the parity of a barrier's phase tells in which turn it is.
+//
+// Tiles lie in shared memory as rows of 128 bytes in the 128-byte swizzle: the eight 16-byte chunks of row r at chunk ^ (r % 8). Tensor maps write
+// them so, and wgmma reads them so, eight rows (1024 bytes) at a time: tiles are aligned to that.
+#pragma once
+#include "params.h"
+#include "tile.cuh"
+
+constexpr int SWIZZLED_ROW = 128; // bytes
+
+// ---- mbarriers ---------------------------------------------------------------------------------------------------------------
+__device__ __forceinline__ void barrier_init(unsigned barrier, unsigned arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// Behind the last init, before the others and the copies may use the barriers.
+__device__ __forceinline__ void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_arrive(unsigned barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives, and lets the phase wait for this many bytes of copies.
+__device__ __forceinline__ void barrier_expect(unsigned barrier, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(unsigned barrier, unsigned parity) {
+  asm volatile("{\n.reg .pred done;\nWAIT:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra WAIT;\n}" ::"r"(barrier), "r"(parity)
+               : "memory");
+}
+
+// A stage of a ring, and the parity of its turn.
+template <int STAGES> struct Turn {
+  int stage = 0;
+  unsigned parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == STAGES) stage = 0, parity ^= 1;
+  }
+  // The stage before this one.
+  __device__ __forceinline__ int before() const { return stage == 0 ? STAGES - 1 : stage - 1; }
+};
+
+// ---- tensor maps -------------------------------------------------------------------------------------------------------------
+// A box into shared memory; its bytes count at the barrier. Coordinates in elements, the innermost axis first.
+__device__ __forceinline__ void copy_box(unsigned to, const TensorMap* map, int x, int y, unsigned barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3}], [%4];" ::"r"(to), "l"(map), "r"(x),
+               "r"(y), "r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void copy_box(unsigned to, const TensorMap* map, int x, int y, int z, int u, unsigned barrier) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3,%4,%5}], [%6];" ::"r"(to), "l"(map),
+               "r"(x), "r"(y), "r"(z), "r"(u), "r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void copy_box(unsigned to, const TensorMap* map, int x, int y, int z, int u, int v, unsigned barrier) {
+  asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3,%4,%5,%6}], [%7];" ::"r"(to), "l"(map),
+               "r"(x), "r"(y), "r"(z), "r"(u), "r"(v), "r"(barrier)
+               : "memory");
+}
+// The address of the parameter of the kernel with this name, for copies by the maps in it. Taken in C++ (`&p`), it would turn every other read of the
+// parameters into a load from memory.
+#define PARAMETER_ADDRESS(to, kernel) \
+  asm("{\n.reg .b64 at;\nmov.b64 at, " kernel "_param_0;\ncvta.param.u64 %0, at;\n}" : "=l"(to))
+__device__ __forceinline__ void prefetch_map(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+// Bytes of global memory into L2, a multiple of 16.
+__device__ __forceinline__ void prefetch_l2(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
+// ---- registers of a warpgroup ------------------------------------------------------------------------------------------------
+template <int N> __device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// ---- wgmma -------------------------------------------------------------------------------------------------------------------
+// Sums of 64 x N of a warpgroup: warp w has rows 16 w + g and + 8, of n-tile j (8 columns) 8 j + 2 t and + 1, as of mma.
+//
+// The descriptor of a tile of rows in the 128-byte swizzle. Rows along k: k advances by 32 bytes a k-step within the row. Rows along N (b
+// transposed): 16 rows are a k-step, and `next` is the distance from 64 columns to the next 64.
+__device__ __forceinline__ unsigned long long descriptor(unsigned at, unsigned next = 16) {
+  return (unsigned long long)((at & 0x3ffff) >> 4) | (unsigned long long)(next >> 4) << 16 |
+         (unsigned long long)(8 * SWIZZLED_ROW >> 4) << 32 | 1ull << 62;
+}
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+#define FLOATS_8(x, i) "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3]), "+f"(x[i + 4]), "+f"(x[i + 5]), "+f"(x[i + 6]), "+f"(x[i + 7])
+#define FLOATS_32(x, i) FLOATS_8(x, i), FLOATS_8(x, i + 8), FLOATS_8(x, i + 16), FLOATS_8(x, i + 24)
+#define REGISTERS_96                                                                                                          \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"   \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,"  \
+  "%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,"  \
+  "%92,%93,%94,%95}"
+
+#define REGISTERS_64                                                                                                          \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"   \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,"  \
+  "%62,%63}"
+
+// Hides from the compiler what happens to sums between a wgmma and its wait.
+__device__ __forceinline__ void in_flight(float (&c)[96]) { asm volatile("" : FLOATS_32(c, 0), FLOATS_32(c, 32), FLOATS_32(c, 64)::"memory"); }
+
+__device__ __forceinline__ void in_flight(float (&c)[64]) { asm volatile("" : FLOATS_32(c, 0), FLOATS_32(c, 32)::"memory"); }
+
+// c = a b (+ c), [64 x 16] [16 x 192], both from shared memory. `add` 0: what is in c does not count.
+template <class D> __device__ __forceinline__ void wgmma(float (&c)[96], unsigned long long a, unsigned long long b, int add);
+#define WGMMA_192(D, TYPE)                                                                                                          \
+  template <> __device__ __forceinline__ void wgmma<D>(float(&c)[96], unsigned long long a, unsigned long long b, int add) {        \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %98, 0;\n"                                                                   \
+                 "wgmma.mma_async.sync.aligned.m64n192k16.f32." TYPE "." TYPE " " REGISTERS_96 ", %96, %97, add, 1, 1, 0, 0;\n}"    \
+                 : FLOATS_32(c, 0), FLOATS_32(c, 32), FLOATS_32(c, 64)                                                              \
+                 : "l"(a), "l"(b), "r"(add));                                                                                       \
+  }
+WGMMA_192(bf16, "bf16")
+WGMMA_192(f16, "f16")
+
+// c = a b (+ c), [64 x 16] [16 x 128], both from shared memory.
+template <class D> __device__ __forceinline__ void wgmma(float (&c)[64], unsigned long long a, unsigned long long b, int add);
+// c += a b, a in registers as of mma, b with rows along N.
+template <class D> __device__ __forceinline__ void wgmma_rows(float (&c)[64], const unsigned* a, unsigned long long b);
+#define WGMMA_128(D, TYPE)                                                                                                          \
+  template <> __device__ __forceinline__ void wgmma<D>(float(&c)[64], unsigned long long a, unsigned long long b, int add) {        \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"                                                                   \
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " REGISTERS_64 ", %64, %65, add, 1, 1, 0, 0;\n}"    \
+                 : FLOATS_32(c, 0), FLOATS_32(c, 32)                                                                                \
+                 : "l"(a), "l"(b), "r"(add));                                                                                       \
+  }                                                                                                                                 \
+  template <> __device__ __forceinline__ void wgmma_rows<D>(float(&c)[64], const unsigned* a, unsigned long long b) {               \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " REGISTERS_64 ", {%64,%65,%66,%67}, %68, 1, 1, 1, 1;" \
+                 : FLOATS_32(c, 0), FLOATS_32(c, 32)                                                                                \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                             \
+  }
+WGMMA_128(bf16, "bf16")
+WGMMA_128(f16, "f16")
+
+// ---- barriers of a part of the block's threads ------------------------------------------------------------------------------------
+__device__ __forceinline__ void named_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
+__device__ __forceinline__ void named_arrive(int barrier, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
