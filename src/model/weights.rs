@@ -122,7 +122,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The names of all tensors, sorted.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }
 
@@ -209,10 +209,14 @@ impl<'a> Weights<'a> {
             return Ok(vec![0.0; indices.len() * width]);
         }
         let (file, encoding, data) = self.data(name, &[rows, width])?;
+        // Blocks that lie across rows are all read.
+        let across = !width.is_multiple_of(encoding.elements());
+        let all = across.then(|| self.floats(name, file, encoding, &data)).transpose()?;
         let bytes = data.len() / rows.max(1);
-        let row = |&index: &u32| match data.get(index as usize * bytes..(index as usize + 1) * bytes) {
-            Some(row) => self.floats(name, file, encoding, row),
-            None => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
+        let row = |&index: &u32| match (index as usize, &all) {
+            (index, _) if index >= rows => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
+            (index, Some(all)) => Ok(all[index * width..][..width].to_vec()),
+            (index, None) => self.floats(name, file, encoding, &data[index * bytes..][..bytes]),
         };
         Ok(indices.iter().map(row).collect::<Result<Vec<_>, _>>()?.concat())
     }
