@@ -368,6 +368,16 @@ mod tests {
         assert!(error.contains("a.scale_weight") && error.contains("[2]"), "{error}");
     }
 
+    /// Rows of 144 elements, in blocks of 32.
+    #[test]
+    fn rows_whose_blocks_lie_across_are_read() {
+        let weights = Weights::open(Path::new("models/sprites/model.gguf")).unwrap();
+        let (name, shape) = ("spatial_blocks.0.attn.qkv.weight", [432, 144]);
+        let all = weights.values(name, &shape).unwrap();
+        assert_eq!(weights.rows(name, shape, &[431, 5]).unwrap(), [&all[431 * 144..], &all[5 * 144..6 * 144]].concat());
+        assert!(weights.rows(name, shape, &[432]).unwrap_err().to_string().contains("row 432"));
+    }
+
     #[test]
     fn shards_and_the_names_of_trainers_are_read() {
         let dir = tempfile::tempdir().unwrap();
