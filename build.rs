@@ -60,10 +60,10 @@ fn run(root: &Path, out: &Path) -> Result<()> {
         modules.extend(files(&folder, &["ptx"])?);
     }
     embed(&ptx, &mut modules, &out.join("ptx.rs"))?;
-    for model in ["sprites/model.safetensors", "sprites-wan/model.gguf"] {
-        let path = root.join("models").join(model);
+    for model in ["sprites", "sprites-wan"] {
+        let path = root.join("models").join(model).join("model.gguf");
         println!("cargo::rerun-if-changed={}", path.display());
-        pack(&planes(&read(&path)?)?, &out.join(format!("{}.zlib", model.replace('/', "-"))))?;
+        pack(&read(&path)?, &out.join(format!("{model}.zlib")))?;
     }
     Ok(())
 }
@@ -159,14 +159,6 @@ fn embed(ptx: &Path, modules: &mut [PathBuf], to: &Path) -> Result<()> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
-}
-
-/// The first byte of every two, then the second ones: those of bf16 that hold the exponent are much alike.
-fn planes(weights: &[u8]) -> Result<Vec<u8>> {
-    if !weights.len().is_multiple_of(2) {
-        return Err(format!("a model has {} bytes, not an even number", weights.len()));
-    }
-    Ok(weights.iter().step_by(2).chain(weights.iter().skip(1).step_by(2)).copied().collect())
 }
 
 /// Compresses into a file. (Cargo.toml has the compressor optimised.)

@@ -1,12 +1,12 @@
 """Judges clips of the sprites vocabulary by their pixels alone: for each word of a prompt, is it what one sees?
 
-    python tools/judge_sprites.py --weights models/sprites/model.safetensors     # samples the 80 prompts and judges them
+    python tools/judge_sprites.py                                                # samples the 80 prompts with `sprites` and judges them
     python tools/judge_sprites.py --model-dir models/sprites-wan                 # the same with the small Wan
     python tools/judge_sprites.py --run checkpoints/sprites                      # the same with the EMA of a training run
     python tools/judge_sprites.py --videos clips                                 # what `adacache generate` wrote
     python tools/judge_sprites.py --self-test                                    # the judge on drawn clips: true ones, and of other prompts
 
-Needs torch and safetensors; gguf for the small Wan; Pillow for --videos. A folder of videos holds one folder of pictures or one .gif for each prompt, named by the
+Needs torch, safetensors and gguf; Pillow for --videos. A folder of videos holds one folder of pictures or one .gif for each prompt, named by the
 prompt with `_`, `-` or spaces between the words, perhaps behind a number: `adacache generate --prompts FILE --out 'clips/{}/'` writes that.
 
 How: the background is the one of the six that most pixels agree with; what differs from it is the shape. The color is the palette's
@@ -387,7 +387,7 @@ def self_test(codec, count):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     path = pathlib.Path
-    parser.add_argument("--weights", type=path, help="a model.safetensors to sample from")
+    parser.add_argument("--weights", type=path, help="a model.gguf (or .safetensors) to sample from; default: that of --model-dir")
     parser.add_argument("--run", type=path, help="folder of a training run's checkpoint.pt to sample from (its EMA)")
     parser.add_argument("--videos", type=path, help="folder of videos to judge")
     parser.add_argument("--self-test", action="store_true", help="exit 1 if the judge misses 2 %% of any kind's words")
@@ -420,7 +420,7 @@ def main():
         if args.run:
             weights = torch.load(args.run / "checkpoint.pt", weights_only=True)["ema"]
         else:
-            weights = train_sprites.read_weights(args.weights or args.model_dir / sprites.network.file)
+            weights = train_sprites.read_weights(args.weights or args.model_dir / train_sprites.MODEL_FILE)
         model = sprites.network.model()
         model.load_state_dict(weights)
         videos = sprites.sample(model, prompts, args.seed, args.sampling_steps, args.cfg_scale)

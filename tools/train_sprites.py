@@ -2,12 +2,12 @@
 
     python tools/train_sprites.py --minutes 120                                   # from scratch into checkpoints/sprites
     python tools/train_sprites.py --minutes 120 --architecture wan                # the small Wan, into checkpoints/sprites-wan
-    python tools/train_sprites.py --init models/sprites/model.safetensors         # continue from the shipped weights
+    python tools/train_sprites.py --init models/sprites/model.gguf                # continue from the shipped weights
     python tools/train_sprites.py --run checkpoints/sprites                       # the same run again: resumes where it stopped
     python tools/train_sprites.py --export out/sprites                            # only write the EMA weights of a run
     python tools/train_sprites.py --steps 20 --run /tmp/smoke --batch 4           # a smoke test
 
-Needs torch, numpy and safetensors, and gguf for the Wan; a CPU is enough. The text table and the decoder of --model-dir are inputs and stay as they are.
+Needs torch, numpy, safetensors and gguf; a CPU is enough. The text table and the decoder of --model-dir are inputs and stay as they are.
 
 Objective: rectified flow, x_t = (1-t) x0 + t noise, target x0 - noise, mean squared error weighted per latent channel by what the
 decoder makes of it; t = s(sigmoid(1.1 normal)) with the sampler's own shift s, since structure is decided at high noise.
@@ -32,7 +32,7 @@ import zlib
 import torch
 import torch.nn.functional as F
 from torch import nn
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import sprites_data
@@ -106,9 +106,8 @@ class Muon:
 class OfSTDiT3:
     """How the STDiT3 of `sprites` is built and asked. `guided`: the blocks whose hidden states the guide reads."""
 
-    name = "sprites"
+    name, architecture = "sprites", "stdit3"
     guided = ("temporal_blocks.1", "temporal_blocks.3")
-    file = "model.safetensors"
 
     def __init__(self, fields):
         self.config = stdit3.Config.from_dict(fields)
@@ -130,10 +129,8 @@ class OfSTDiT3:
 class OfWan:
     """The same of the Wan of `sprites-wan`. No caption is a caption of padding."""
 
-    name = "sprites-wan"
+    name, architecture = "sprites-wan", "wan"
     guided = ("blocks.1", "blocks.3")
-    # Matrices of 8 bits: half the size.
-    file = "model.gguf"
 
     def __init__(self, fields):
         self.config = wan.Config.from_dict(fields)
@@ -151,7 +148,9 @@ class OfWan:
         return -model(x, 1000 * t, y, trace=trace)
 
 
-ARCHITECTURES = {"stdit3": OfSTDiT3, "wan": OfWan}
+ARCHITECTURES = {network.architecture: network for network in (OfSTDiT3, OfWan)}
+# The file of a model's weights.
+MODEL_FILE = "model.gguf"
 
 
 class Sprites:
@@ -333,8 +332,8 @@ class Run:
     def export(self, folder):
         """Writes the moving average under the published names, beside an updated config.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        file = self.sprites.network.file
-        atomically(folder / file, lambda path: write_weights(path, self.ema.state_dict(), file.endswith(".gguf")))
+        write = lambda path: write_weights(path, self.ema.state_dict(), self.sprites.network.architecture)
+        atomically(folder / MODEL_FILE, write)
         fields = dict(self.sprites.fields)
         fields["trained_iterations"] = self.trained_before + self.step
         atomically(folder / "config.json", lambda path: path.write_text(json.dumps(fields, indent=1)))
@@ -427,19 +426,24 @@ class Run:
         self.report()
 
 
-def write_weights(path, tensors, as_gguf):
-    """Writes a safetensors file in bf16, or a GGUF file whose matrices have the type Q8_0 and whose other tensors have 32 bits."""
-    if not as_gguf:
-        # save_file would leave a file that only its owner can read.
-        path.write_bytes(save({name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}))
-        return
+# What ComfyUI-GGUF and its converters call the shape of a tensor whose rows are no whole number of blocks.
+SHAPE = "comfy.gguf.orig_shape."
+
+
+def write_weights(path, tensors, architecture):
+    """Writes a GGUF file whose matrices have the type Q8_0 and whose other tensors have 32 bits. Rows of a length that is no multiple of the
+    block's 32 are laid out as rows of 256, with the shape in the metadata."""
     from gguf import GGMLQuantizationType, GGUFWriter, quants
 
-    writer = GGUFWriter(path, "wan")
+    writer = GGUFWriter(path, architecture)
     for name, tensor in tensors.items():
-        matrix = tensor.ndim == 2 and tensor.shape[1] % 32 == 0
-        kind = GGMLQuantizationType.Q8_0 if matrix else GGMLQuantizationType.F32
-        writer.add_tensor(name, quants.quantize(tensor.float().numpy(), kind), raw_dtype=kind)
+        values, kind = tensor.float().numpy(), GGMLQuantizationType.F32
+        if tensor.ndim == 2 and name.endswith(".weight"):
+            kind = GGMLQuantizationType.Q8_0
+            if tensor.shape[1] % 32:
+                writer.add_array(SHAPE + name, list(tensor.shape))
+                values = values.reshape(-1, 256)
+        writer.add_tensor(name, quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -447,14 +451,20 @@ def write_weights(path, tensors, as_gguf):
 
 
 def read_weights(path):
-    """The tensors of such a file as f32."""
+    """The tensors of such a file, or of a safetensors file, as f32."""
     if pathlib.Path(path).suffix != ".gguf":
         return {name: tensor.float() for name, tensor in load_file(str(path)).items()}
     from gguf import GGUFReader, quants
 
-    # The reader gives sizes with the innermost first.
-    values = lambda t: torch.from_numpy(quants.dequantize(t.data, t.tensor_type).copy()).view(*t.shape[::-1].tolist())
-    return {t.name: values(t) for t in GGUFReader(path).tensors}
+    reader = GGUFReader(path)
+
+    def values(t):
+        # The reader gives sizes with the innermost first.
+        shape = reader.get_field(SHAPE + t.name)
+        shape = shape.contents() if shape else t.shape[::-1].tolist()
+        return torch.from_numpy(quants.dequantize(t.data, t.tensor_type).copy()).view(*shape)
+
+    return {t.name: values(t) for t in reader.tensors}
 
 
 def atomically(path, write):

@@ -122,7 +122,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The names of all tensors, sorted.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
     }
 
@@ -209,10 +209,14 @@ impl<'a> Weights<'a> {
             return Ok(vec![0.0; indices.len() * width]);
         }
         let (file, encoding, data) = self.data(name, &[rows, width])?;
+        // Blocks that lie across rows are all read.
+        let across = !width.is_multiple_of(encoding.elements());
+        let all = across.then(|| self.floats(name, file, encoding, &data)).transpose()?;
         let bytes = data.len() / rows.max(1);
-        let row = |&index: &u32| match data.get(index as usize * bytes..(index as usize + 1) * bytes) {
-            Some(row) => self.floats(name, file, encoding, row),
-            None => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
+        let row = |&index: &u32| match (index as usize, &all) {
+            (index, _) if index >= rows => Err(ModelError::Input(format!("row {index} of {name}, which has {rows}"))),
+            (index, Some(all)) => Ok(all[index * width..][..width].to_vec()),
+            (index, None) => self.floats(name, file, encoding, &data[index * bytes..][..bytes]),
         };
         Ok(indices.iter().map(row).collect::<Result<Vec<_>, _>>()?.concat())
     }
@@ -362,6 +366,16 @@ mod tests {
         written(&path, &[("a.weight", Dtype::F8_E4M3, &[2], &[0, 0]), ("a.scale_weight", Dtype::F32, &[2], &factors)]);
         let error = Weights::open(&path).unwrap().values("a.weight", &[2]).unwrap_err().to_string();
         assert!(error.contains("a.scale_weight") && error.contains("[2]"), "{error}");
+    }
+
+    /// Rows of 144 elements, in blocks of 32.
+    #[test]
+    fn rows_whose_blocks_lie_across_are_read() {
+        let weights = Weights::open(Path::new("models/sprites/model.gguf")).unwrap();
+        let (name, shape) = ("spatial_blocks.0.attn.qkv.weight", [432, 144]);
+        let all = weights.values(name, &shape).unwrap();
+        assert_eq!(weights.rows(name, shape, &[431, 5]).unwrap(), [&all[431 * 144..], &all[5 * 144..6 * 144]].concat());
+        assert!(weights.rows(name, shape, &[432]).unwrap_err().to_string().contains("row 432"));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::text::{EncoderError, TextError};
 pub enum PipelineError {
     /// The name is neither a built-in model nor a model folder.
     #[error(
-        "no model `{name}`: {found}{}\nthere are {known}, and the folders of models, which hold config.json, model.safetensors, \
-         decoder.safetensors (or vae/) and text.safetensors, like models/sprites, or transformer/, vae/ and text/, as `adacache pull` fills \
+        "no model `{name}`: {found}{}\nthere are {known}, and the folders of models, which hold config.json, model.gguf (or \
+         .safetensors), decoder.safetensors (or vae/) and text.safetensors, like models/sprites, or transformer/, vae/ and text/, as `adacache pull` fills \
          them{tip}", crate::messages::did_you_mean(nearest.as_deref())
     )]
     UnknownModel {

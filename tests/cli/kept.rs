@@ -12,7 +12,7 @@ use crate::{PROMPT, adacache, fails, succeeds};
 pub(crate) fn sprites_in(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites");
-    for name in ["config.json", "codebooks.json", "model.safetensors", "text.safetensors", "decoder.safetensors"] {
+    for name in ["config.json", "codebooks.json", "model.gguf", "text.safetensors", "decoder.safetensors"] {
         fs::copy(files.join(name), folder.join(name)).unwrap();
     }
     folder.to_owned()
@@ -20,7 +20,7 @@ pub(crate) fn sprites_in(folder: &Path) -> PathBuf {
 
 /// Changes the last bit of one number of the transformer: neither size nor time of the file tell.
 pub(crate) fn change_weights(model: &Path) {
-    let path = model.join("model.safetensors");
+    let path = model.join("model.gguf");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.len() - 2;

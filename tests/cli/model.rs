@@ -3,19 +3,42 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use adacache::model::Weights;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{PROMPT, fails};
+use crate::common::written;
+use crate::kept::sprites_in;
+use crate::{PROMPT, fails, succeeds};
 
-/// The embedded model as a folder, for tests to damage.
-fn model_folder(parent: &Path) -> PathBuf {
-    let folder = parent.join("model");
-    fs::create_dir(&folder).unwrap();
-    let sprites = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites");
-    for name in ["config.json", "codebooks.json", "model.safetensors", "decoder.safetensors", "text.safetensors"] {
-        fs::copy(sprites.join(name), folder.join(name)).unwrap();
-    }
+/// The embedded model as a folder, with its weights in a safetensors file, in f32.
+fn with_safetensors(parent: &Path) -> PathBuf {
+    let folder = sprites_in(&parent.join("model"));
+    let gguf = folder.join("model.gguf");
+    let weights = Weights::open(&gguf).unwrap();
+    let tensors = weights.names().map(|name| {
+        let shape = weights.shape(name).unwrap();
+        let values = weights.values(name, &shape).unwrap();
+        (name.to_owned(), shape, values)
+    });
+    fs::write(folder.join("model.safetensors"), written::safetensors(&tensors.collect::<Vec<_>>())).unwrap();
+    fs::remove_file(gguf).unwrap();
     folder
+}
+
+#[test]
+fn weights_in_either_form_make_the_same_video() {
+    let dir = tempfile::tempdir().unwrap();
+    with_safetensors(dir.path());
+    let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/models/sprites");
+    let latents = [built_in, "model"].map(|model| {
+        let args = ["generate", PROMPT, "--model", model, "--steps", "1", "--out", "x.safetensors", "--overwrite"];
+        succeeds(dir.path(), &args);
+        fs::read(dir.path().join("x.safetensors")).unwrap()
+    });
+    let [ours, theirs] = latents.each_ref().map(|file| SafeTensors::deserialize(file).unwrap());
+    for (name, tensor) in ours.tensors() {
+        assert!(tensor.data() == theirs.tensor(&name).unwrap().data(), "{name}");
+    }
 }
 
 /// A tensor on its way into a safetensors file.
@@ -57,22 +80,17 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
     const NORM: &str = "spatial_blocks.0.attn.q_norm.weight";
     let cases: &[Damage] = &[
         ("model.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
+        ("model.gguf", |p| fs::write(p, []).unwrap(), &["not a complete safetensors file"]),
+        ("model.gguf", |p| cut(p), &["not a complete GGUF file"]),
         ("text.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
         ("decoder.safetensors", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
         ("config.json", |p| fs::remove_file(p).unwrap(), &["cannot read"]),
         ("model.safetensors", |p| fs::write(p, []).unwrap(), &["not a complete safetensors file"]),
         ("model.safetensors", |p| fs::write(p, [0xff; 64]).unwrap(), &["not a complete safetensors file"]),
+        ("model.safetensors", |p| cut(p), &["not a complete safetensors file"]),
         (
             "model.safetensors",
-            |p| {
-                let bytes = fs::read(p).unwrap();
-                fs::write(p, &bytes[..bytes.len() / 2]).unwrap();
-            },
-            &["not a complete safetensors file"],
-        ),
-        (
-            "model.safetensors",
-            |p| rewrite(p, |tensors| find(tensors, NORM).data[4..6].copy_from_slice(&0x7FC0u16.to_le_bytes())),
+            |p| rewrite(p, |tensors| find(tensors, NORM).data[8..12].copy_from_slice(&f32::NAN.to_le_bytes())),
             &[NORM, "NaN", "element 2"],
         ),
         ("decoder.safetensors", |p| rewrite(p, |tensors| find(tensors, "mean").data.fill(0xFF)), &["mean", "NaN"]),
@@ -88,8 +106,8 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
         ),
         (
             "model.safetensors",
-            |p| rewrite(p, |tensors| find(tensors, NORM).dtype = Dtype::I16),
-            &[NORM, "I16", "expected BF16, F16 or F32"],
+            |p| rewrite(p, |tensors| find(tensors, NORM).dtype = Dtype::I32),
+            &[NORM, "I32", "expected BF16, F16 or F32"],
         ),
         ("model.safetensors", |p| rewrite(p, |tensors| tensors.retain(|t| t.name != NORM)), &[NORM, "missing"]),
         (
@@ -122,13 +140,21 @@ fn damaged_weights_are_refused_by_file_and_tensor() {
     ];
     for (file, damage, parts) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let model = model_folder(dir.path());
+        let model = match *file {
+            "model.gguf" => sprites_in(&dir.path().join("model")),
+            _ => with_safetensors(dir.path()),
+        };
         damage(&model.join(file));
         // A changed configuration shows where it meets the weights: the message names those.
         let named = if parts.iter().any(|part| part.contains("spatial_blocks")) { "model.safetensors" } else { file };
         let parts = [*parts, &[named]].concat();
         fails(dir.path(), &["generate", PROMPT, "--model", "model", "--steps", "1"], 1, &parts);
     }
+}
+
+fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
 fn edit(path: &Path, from: &str, to: &str) {
@@ -152,7 +178,7 @@ fn what_is_no_model_is_told_what_would_make_it_one() {
     }
     fails(dir.path(), &["pull", "latte-1", "--from", "gone", "--dir", "m"], 1, &["no such folder", "maxin-cn/Latte-1"]);
     let layouts = [
-        "config.json, model.safetensors",
+        "config.json, model.gguf (or .safetensors)",
         "text.safetensors",
         "transformer/, vae/ and text/",
         "opensora-v1.2, sprites",

@@ -411,14 +411,14 @@ fn rows_are_applied_to_what_fits_only() {
 fn a_generation_with_a_history_is_its_rows_one_by_one() {
     let file = |name: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sprites").join(name)).unwrap();
     let config: StDiT3Config = serde_json::from_slice(&file("config.json")).unwrap();
-    let bytes = file("model.safetensors");
+    let bytes = file("model.gguf");
     let geometry = Geometry::guided(1, [2, 4, 4], 32.0, 8.0);
     let shape = [1, config.in_channels, 2, 4, 4];
     let count: usize = shape.iter().product();
     let z: Vec<f32> = (0..count).map(|i| (1.0 + 0.7 * (i as f64).powf(1.3)).sin() as f32).collect();
     let scale = 5.0f32;
     for device in crate::common::devices() {
-        let weights = Weights::from_bytes("model.safetensors", &bytes).unwrap();
+        let weights = Weights::from_bytes("model.gguf", &bytes).unwrap();
         let model = StDiT3::load(&device, config.clone(), weights, DType::F32).unwrap();
         let y: Vec<f32> = (0..2 * 3 * config.caption_channels).map(|i| (0.3 * i as f32).cos()).collect();
         let caption = model.caption(&y, 2, None).unwrap();

@@ -18,25 +18,23 @@ pub struct Embedded {
     model: Packed,
 }
 
-/// The file of the transformer's weights as build.rs packs it.
+/// The transformer's weights as build.rs packs them.
 #[derive(Debug)]
 struct Packed {
-    file: &'static str,
     zlib: &'static [u8],
     content: OnceLock<Vec<u8>>,
 }
 
 macro_rules! embedded {
-    ($name:literal, $model:literal) => {
-        embedded!(@ $name, $model, "config.json", "codebooks.json", "decoder.safetensors", "text.safetensors")
+    ($name:literal) => {
+        embedded!(@ $name, "config.json", "codebooks.json", "decoder.safetensors", "text.safetensors")
     };
-    (@ $name:literal, $model:literal, $($file:literal),*) => {
+    (@ $name:literal, $($file:literal),*) => {
         Embedded {
             name: $name,
             files: [$(($file, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/", $name, "/", $file)))),*],
             model: Packed {
-                file: $model,
-                zlib: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, "-", $model, ".zlib")),
+                zlib: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".zlib")),
                 content: OnceLock::new(),
             },
         }
@@ -44,13 +42,18 @@ macro_rules! embedded {
 }
 
 /// `models/sprites`.
-pub(super) static STDIT3: Embedded = embedded!("sprites", "model.safetensors");
+pub(super) static STDIT3: Embedded = embedded!("sprites");
 /// `models/sprites-wan`.
-pub(super) static WAN: Embedded = embedded!("sprites-wan", "model.gguf");
+pub(super) static WAN: Embedded = embedded!("sprites-wan");
+
+/// The file of the transformer's weights in the program.
+const MODEL_FILE: &str = "model.gguf";
+/// What it may be called in a folder, the first that is there before the second.
+pub(super) const MODEL_FILES: [&str; 2] = ["model.safetensors", MODEL_FILE];
 
 impl Embedded {
     fn get(&'static self, name: &str) -> Option<&'static [u8]> {
-        if name == self.model.file {
+        if name == MODEL_FILE {
             return Some(self.model.content());
         }
         self.files.iter().find(|(file, _)| *file == name).map(|(_, content)| *content)
@@ -65,20 +68,12 @@ impl Packed {
     /// The file, unpacked once.
     fn content(&self) -> &[u8] {
         self.content.get_or_init(|| {
-            let mut planes = vec![];
-            ZlibDecoder::new(self.zlib).read_to_end(&mut planes).expect("the build script packed it");
-            let (first, second) = planes.split_at(planes.len() / 2);
-            let mut content = vec![0; planes.len()];
-            for (pair, bytes) in content.chunks_exact_mut(2).zip(first.iter().zip(second)) {
-                (pair[0], pair[1]) = (*bytes.0, *bytes.1);
-            }
+            let mut content = vec![];
+            ZlibDecoder::new(self.zlib).read_to_end(&mut content).expect("the build script packed it");
             content
         })
     }
 }
-
-/// What the file of the transformer's weights may be called, the first that is there before the second.
-pub(super) const MODEL_FILES: [&str; 2] = ["model.safetensors", "model.gguf"];
 
 /// The location of the model's files.
 #[derive(Clone, Debug)]
@@ -114,7 +109,7 @@ impl Place {
     /// The file of the transformer's weights.
     pub(super) fn model(&self) -> &'static str {
         match self {
-            Place::Program(embedded) => embedded.model.file,
+            Place::Program(_) => MODEL_FILE,
             Place::Folder(_) => {
                 MODEL_FILES.into_iter().find(|name| self.file(name).is_some()).unwrap_or(MODEL_FILES[0])
             }
@@ -146,7 +141,7 @@ mod tests {
     #[test]
     fn unpacked_weights_are_those_of_the_file() {
         for embedded in [&STDIT3, &WAN] {
-            let file = std::path::Path::new("models").join(embedded.name).join(embedded.model.file);
+            let file = std::path::Path::new("models").join(embedded.name).join(MODEL_FILE);
             assert!(embedded.model.content() == std::fs::read(&file).unwrap(), "{}", file.display());
         }
     }

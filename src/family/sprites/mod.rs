@@ -29,7 +29,7 @@ use crate::shapes::Shapes;
 use crate::tensor::DType;
 use crate::text::{TextEncoder, Vocabulary};
 
-/// A model inside the program, or a folder with `config.json`, `model.safetensors` (or `model.gguf`), `text.safetensors`, `decoder.safetensors` (or `vae/`, with
+/// A model inside the program, or a folder with `config.json`, `model.gguf` (or `model.safetensors`), `text.safetensors`, `decoder.safetensors` (or `vae/`, with
 /// a video autoencoder) and, if it has presets of its own, `codebooks.json`.
 pub struct SpritesModel(&'static Embedded);
 

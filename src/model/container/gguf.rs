@@ -1,4 +1,7 @@
-//! The header of a GGUF file, as ggml's `docs/gguf.md` describes it: versions 2 and 3, little-endian. Of its metadata only the alignment counts.
+//! The header of a GGUF file, as ggml's `docs/gguf.md` describes it: versions 2 and 3, little-endian. Of its metadata the alignment counts, and
+//! shapes of tensors as ComfyUI-GGUF's converters write them.
+
+use std::collections::BTreeMap;
 
 use super::blocks::Blocks;
 use super::stored::{Encoding, Refusal, Stored, Tensors, unsupported};
@@ -9,8 +12,12 @@ pub(super) const MAGIC: &[u8] = b"GGUF";
 const MOST_AXES: u32 = 5;
 const DEFAULT_ALIGNMENT: usize = 32;
 
+/// Before the name of a tensor: its shape, where its rows are no whole number of blocks. It lies in the file in rows of another length.
+const SHAPE: &str = "comfy.gguf.orig_shape.";
+
 /// The types of metadata that are looked at.
 const UINT32: u32 = 4;
+const INT32: u32 = 5;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
@@ -61,6 +68,13 @@ fn encoding(kind: u32) -> Option<Encoding> {
     })
 }
 
+/// What the metadata say of the tensors.
+struct Metadata {
+    alignment: usize,
+    /// Shapes by name, the last axis with the neighbours.
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
 /// The part of the header that is not yet read.
 struct Header<'a> {
     file: &'a [u8],
@@ -109,29 +123,41 @@ impl<'a> Header<'a> {
         self.bytes(count.saturating_mul(size)).map(drop)
     }
 
-    /// The alignment that the metadata set.
-    fn alignment(&mut self, entries: u64) -> Result<usize, Refusal> {
-        let mut alignment = DEFAULT_ALIGNMENT;
+    fn metadata(&mut self, entries: u64) -> Result<Metadata, Refusal> {
+        let mut metadata = Metadata { alignment: DEFAULT_ALIGNMENT, shapes: BTreeMap::new() };
         for _ in 0..entries {
             let key = String::from_utf8_lossy(self.string()?);
             let kind = self.u32()?;
-            if key != "general.alignment" {
+            if key == "general.alignment" {
+                metadata.alignment = match kind {
+                    UINT32 => self.u32()? as usize,
+                    _ => 0,
+                };
+                if !metadata.alignment.is_power_of_two() {
+                    return Err("its general.alignment is no power of two".into());
+                }
+            } else if let Some(name) = key.strip_prefix(SHAPE) {
+                let shape = self.shape(kind)?.ok_or_else(|| format!("its metadata `{key}` is no shape"))?;
+                metadata.shapes.insert(name.into(), shape);
+            } else {
                 self.skip(kind, &key)?;
-                continue;
-            }
-            alignment = match kind {
-                UINT32 => self.u32()? as usize,
-                _ => 0,
-            };
-            if !alignment.is_power_of_two() {
-                return Err("its general.alignment is no power of two".into());
             }
         }
-        Ok(alignment)
+        Ok(metadata)
+    }
+
+    /// A value of metadata that is a shape, the last axis with the neighbours.
+    fn shape(&mut self, kind: u32) -> Result<Option<Vec<usize>>, Refusal> {
+        if kind != ARRAY || self.u32()? != INT32 {
+            return Ok(None);
+        }
+        let count = self.u64()?;
+        let axes = self.bytes(count.saturating_mul(4))?.as_chunks().0.iter();
+        Ok(axes.map(|axis| usize::try_from(i32::from_le_bytes(*axis)).ok()).collect())
     }
 
     /// The next tensor: its name, and its place from the beginning of the data.
-    fn tensor(&mut self, alignment: usize) -> Result<(String, Stored), Refusal> {
+    fn tensor(&mut self, metadata: &Metadata) -> Result<(String, Stored), Refusal> {
         let name = String::from_utf8_lossy(self.string()?).into_owned();
         let axes = self.u32()?;
         if axes > MOST_AXES {
@@ -145,10 +171,11 @@ impl<'a> Header<'a> {
                 "tensor `{name}` has type {kind} ({known}); take a file of F32, F16, BF16, Q8_0, Q4_0 to Q5_1, or Q2_K to Q6_K"
             ));
         };
-        let (elements, bytes) = match &encoding {
-            Encoding::Blocks(blocks) => (blocks.elements(), blocks.bytes()),
-            Encoding::F32 => (1, 4),
-            _ => (1, 2),
+        let elements = encoding.elements();
+        let bytes = match &encoding {
+            Encoding::Blocks(blocks) => blocks.bytes(),
+            Encoding::F32 => 4,
+            _ => 2,
         };
         // The first axis has the neighbours: here it is the last.
         let mut shape: Vec<usize> =
@@ -163,7 +190,14 @@ impl<'a> Header<'a> {
             Some(start..start.checked_add((count? / elements).checked_mul(bytes)?)?)
         };
         let place = place().ok_or_else(|| format!("tensor `{name}` has the impossible shape {shape:?}"))?;
-        if !place.start.is_multiple_of(alignment) {
+        if let Some(original) = metadata.shapes.get(&name) {
+            if original.iter().try_fold(1, |product: usize, axis| product.checked_mul(*axis)) != count {
+                return Err(format!("tensor `{name}` of {shape:?} has the shape {original:?} in the metadata").into());
+            }
+            shape.clone_from(original);
+        }
+        if !place.start.is_multiple_of(metadata.alignment) {
+            let alignment = metadata.alignment;
             return Err(format!("tensor `{name}` begins at {offset}, which is no multiple of {alignment}").into());
         }
         Ok((name, Stored { encoding, shape, bytes: place, strides: None }))
@@ -180,16 +214,16 @@ pub(super) fn read(file: &[u8]) -> Result<Tensors, Refusal> {
         other => return unsupported(format!("it has version {other}, expected 2 or 3")),
     }
     let (count, entries) = (header.u64()?, header.u64()?);
-    let alignment = header.alignment(entries)?;
+    let metadata = header.metadata(entries)?;
     let mut tensors = Tensors::new();
     for _ in 0..count {
-        let (name, stored) = header.tensor(alignment)?;
+        let (name, stored) = header.tensor(&metadata)?;
         if tensors.contains_key(&name) {
             return Err(format!("it has two tensors `{name}`").into());
         }
         tensors.insert(name, stored);
     }
-    let start = header.at.next_multiple_of(alignment);
+    let start = header.at.next_multiple_of(metadata.alignment);
     let (mut needed, mut last) = (0, "");
     let mut places: Vec<(&String, &mut Stored)> = tensors.iter_mut().collect();
     places.sort_by_key(|(_, stored)| (stored.bytes.start, stored.bytes.end));

@@ -42,6 +42,14 @@ impl Encoding {
         })
     }
 
+    /// Elements that are encoded together.
+    pub(in crate::model) fn elements(&self) -> usize {
+        match self {
+            Encoding::Blocks(blocks) => blocks.elements(),
+            _ => 1,
+        }
+    }
+
     /// Whether bytes are finite elements of `dtype` as they are.
     pub(in crate::model) fn is_finite(&self, dtype: DType, data: &[u8]) -> bool {
         // What is not has all bits of its exponent set.

@@ -62,10 +62,12 @@ fn string(text: &str) -> Vec<u8> {
 
 /// A GGUF file: tensors by name, axes (the innermost first), type and offset, and `data` bytes of zeros.
 fn gguf(tensors: &[(&str, &[u64], u32, u64)], data: usize) -> Vec<u8> {
-    let mut bytes = [&b"GGUF\x03\0\0\0"[..], &(tensors.len() as u64).to_le_bytes(), &1u64.to_le_bytes()].concat();
+    let mut bytes = [&b"GGUF\x03\0\0\0"[..], &(tensors.len() as u64).to_le_bytes(), &2u64.to_le_bytes()].concat();
     bytes.extend(
         [string("a.list"), vec![9, 0, 0, 0, 8, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], string("x"), string("")].concat(),
     );
+    let shape = [&[9, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0][..], &[16, 0, 0, 0, 4, 0, 0, 0]].concat();
+    bytes.extend([string("comfy.gguf.orig_shape.reshaped"), shape].concat());
     for (name, axes, kind, offset) in tensors {
         bytes.extend([&string(name)[..], &(axes.len() as u32).to_le_bytes()].concat());
         axes.iter().for_each(|axis| bytes.extend(axis.to_le_bytes()));
@@ -80,6 +82,13 @@ fn gguf_files_that_cannot_be_are_named() {
     let good = gguf(&[("a", &[32, 2], 8, 0), ("b", &[4], 0, 96)], 112);
     let container = Container::embedded("x".into(), &good).unwrap();
     assert_eq!((floats(&container, "a").len(), container.tensors["a"].shape.clone()), (64, vec![2, 32]));
+    let reshaped = gguf(&[("reshaped", &[32, 2], 8, 0)], 68);
+    assert_eq!(Container::embedded("x".into(), &reshaped).unwrap().tensors["reshaped"].shape, [16, 4]);
+    torture(&reshaped, reshaped.len() - 68);
+    let mut negative = reshaped.clone();
+    let axis = negative.windows(4).position(|bytes| bytes == [16, 0, 0, 0]).unwrap();
+    negative[axis + 3] = 0x80;
+    assert!(refused(&negative).contains("orig_shape.reshaped` is no shape"), "{}", refused(&negative));
     let big = 1 << 40;
     for (tensors, words) in [
         (&[("a", &[32, 2][..], 8, 0), ("b", &[4], 0, 64)][..], "`a` and `b` overlap"),
@@ -92,6 +101,7 @@ fn gguf_files_that_cannot_be_are_named() {
         (&[("a", &[big, big], 0, 0)], "impossible shape"),
         (&[("a", &[big], 0, 0)], "the file ends after"),
         (&[("a", &[4], 0, !31)], "`a` lies beyond every file"),
+        (&[("reshaped", &[32], 8, 0)], "`reshaped` of [32] has the shape [16, 4] in the metadata"),
     ] {
         let found = refused(&gguf(tensors, 112));
         assert!(found.contains(words) && found.contains("GGUF"), "{words}: {found}");

@@ -9,8 +9,8 @@ use crate::ops::decide::{StepClock, StepRow};
 fn sprites(device: &Device) -> (StDiT3, Caption, Geometry) {
     let file = |name: &str| std::fs::read(format!("{}/models/sprites/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let config: StDiT3Config = serde_json::from_slice(&file("config.json")).unwrap();
-    let weights = file("model.safetensors");
-    let weights = Weights::from_bytes("model.safetensors", &weights).unwrap();
+    let weights = file("model.gguf");
+    let weights = Weights::from_bytes("model.gguf", &weights).unwrap();
     let model = StDiT3::load(device, config, weights, DType::F32).unwrap();
     let y = waves(2 * 3 * model.config.caption_channels, 0.7);
     let caption = model.caption(&y, 2, None).unwrap();
