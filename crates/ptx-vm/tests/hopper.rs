@@ -42,7 +42,7 @@ fn run(text: &str, [m, n, k]: [usize; 3], blocks: u32, config: VmConfig) -> Resu
         ([map(upload(&a), m, TILE[0]), map(upload(&b), n, TILE[1])].concat(), vm.alloc(m * n * 2).unwrap());
     let sizes: Vec<u8> = [m, n, k].iter().flat_map(|v| (*v as i32).to_le_bytes()).collect();
     let params = [&maps[..], &upload(&bias).to_le_bytes(), &out.to_le_bytes(), &sizes].concat();
-    let launch = Launch { grid: [blocks, 1, 1], block: [384, 1, 1], dynamic_shared: RING };
+    let launch = Launch::new([blocks, 1, 1], [384, 1, 1]).dynamic_shared(RING);
     vm.launch(&kernel, &launch, &params)?;
     let mut made = vec![0; m * n * 2];
     vm.read(out, &mut made).unwrap();

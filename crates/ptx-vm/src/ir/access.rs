@@ -1,7 +1,7 @@
 //! What checks and counters see of an instruction that touches memory.
 
 use super::lanes::WARP;
-use super::op::Cx;
+use super::op::{Cx, OFFSET, RANK_SHIFT};
 use crate::parse::Space;
 
 /// A memory access, as the checks and counters see it.
@@ -67,8 +67,11 @@ pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
     // SAFETY: the operand's width is the one noted.
     let raw =
         unsafe { if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) } };
-    raw.map(|a| {
-        let a = a.wrapping_add(access.offset as u64);
-        if access.wide { a } else { a & 0xffff_ffff }
+    // An address that `mapa` has made for the block itself is one of its own.
+    let own = u64::from((cx.rank + 1) << RANK_SHIFT);
+    raw.map(|a| match a.wrapping_add(access.offset as u64) {
+        a if access.wide => a,
+        a if a & 0xffff_ffff & !u64::from(OFFSET) == own => a & u64::from(OFFSET),
+        a => a & 0xffff_ffff,
     })
 }

@@ -117,7 +117,7 @@ impl Driver {
 
     /// A launch with its arguments copied, held against every limit.
     pub(crate) fn launch_of(&mut self, handle: Id, shape: ptx_vm::Launch, arguments: Arguments) -> Answer<Launch> {
-        let ptx_vm::Launch { grid, block, dynamic_shared: shared } = shape;
+        let ptx_vm::Launch { grid, block, dynamic_shared: shared, .. } = shape;
         let function = self.launchable(handle)?;
         let known = &self.functions[&function];
         if known.context != self.current()? {
@@ -319,7 +319,7 @@ api! {
         params: *const *const c_void,
         extra: *const *const c_void,
     ) {
-        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let shape = ptx_vm::Launch::new([gx, gy, gz], [bx, by, bz]).dynamic_shared(shared);
         let launch = d.launch_of(function, shape, Arguments { params, extra })?;
         d.submit_launch(launch, stream, false)
     }
@@ -336,7 +336,7 @@ api! {
         // SAFETY: the program's structure.
         let config = unsafe { config.read_unaligned() };
         let cooperative = attributes(&config)?;
-        let shape = ptx_vm::Launch { grid: config.grid, block: config.block, dynamic_shared: config.shared };
+        let shape = ptx_vm::Launch::new(config.grid, config.block).dynamic_shared(config.shared);
         let launch = d.launch_of(function, shape, Arguments { params, extra })?;
         d.submit_launch(launch, config.stream, cooperative)
     }
@@ -353,7 +353,7 @@ api! {
         stream: Id,
         params: *const *const c_void,
     ) {
-        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let shape = ptx_vm::Launch::new([gx, gy, gz], [bx, by, bz]).dynamic_shared(shared);
         let launch = d.launch_of(function, shape, Arguments { params, extra: std::ptr::null() })?;
         d.submit_launch(launch, stream, true)
     }
