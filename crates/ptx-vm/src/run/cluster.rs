@@ -83,7 +83,7 @@ impl<'a> Cluster<'a> {
         }
         loop {
             // Whether any block did more than to wait for others, and whether all wait for what may come from elsewhere.
-            let (mut moved, mut polls, mut spins) = (false, false, true);
+            let (mut moved, mut polls, mut spins) = (false, None, true);
             for _ in 0..self.runners.len() {
                 let rank = self.next as usize;
                 self.next = (self.next + 1) % self.info.blocks;
@@ -94,7 +94,7 @@ impl<'a> Cluster<'a> {
                     Progress::Done => (self.left, moved, spins) = (self.left & !(1 << rank), true, false),
                     Progress::Waits => moved = true,
                     Progress::Ran => (moved, spins) = (true, false),
-                    Progress::Polls => polls = true,
+                    Progress::Polls => polls = Some(rank),
                     Progress::Stuck => {}
                 }
             }
@@ -102,8 +102,8 @@ impl<'a> Cluster<'a> {
                 return self.ended().map(|()| true);
             }
             self.rounds = if moved { 0 } else { self.rounds + 1 };
-            if self.rounds > ROUNDS || !moved && !polls {
-                let rank = self.left.trailing_zeros() as usize;
+            if self.rounds > ROUNDS || !moved && polls.is_none() {
+                let rank = polls.unwrap_or(self.left.trailing_zeros() as usize);
                 return Err(self.runners[rank].stuck());
             }
             if moved && spins {

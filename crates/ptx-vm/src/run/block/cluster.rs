@@ -33,7 +33,11 @@ impl Runner<'_> {
         match (waits, done) {
             (true, true) => self.passes(seat, lanes, imm),
             (true, false) => {
-                strands.iter().for_each(|strand| self.worker.strands[*strand].state = State::Cluster);
+                for strand in strands {
+                    // Lanes on other paths may be those that have yet to arrive.
+                    self.detach(*strand);
+                    self.worker.strands[*strand].state = State::Cluster;
+                }
                 self.away += strands.len();
             }
             (false, opens) => {
@@ -94,10 +98,12 @@ impl Runner<'_> {
     /// Nobody in the cluster can go on.
     #[cold]
     pub(crate) fn stuck(&mut self) -> Box<Fault> {
-        let Some(index) = self.worker.strands.iter().position(|s| s.state == State::Cluster) else {
-            let strand = self.worker.strands.iter().position(|s| s.state == State::Ready).unwrap_or(0);
+        let is = |state| self.worker.strands.iter().position(|s| s.state == state);
+        // Whoever polls has most to tell.
+        if let Some(strand) = is(State::Ready) {
             return self.starved(strand);
-        };
+        }
+        let index = is(State::Cluster).unwrap_or(0);
         let missing = self.meeting.borrow().missing();
         let strand = &self.worker.strands[index];
         let lane = strand.mask.trailing_zeros();
