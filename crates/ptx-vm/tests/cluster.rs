@@ -10,7 +10,7 @@ fn configs() -> Vec<VmConfig> {
     let checked = VmConfig { checked: true, ..plain.clone() };
     let mut all = vec![plain.clone(), checked.clone(), VmConfig { profile: true, ..plain.clone() }];
     all.push(VmConfig { global_races: true, counters: true, ..checked });
-    all.extend((0..6).map(|seed| VmConfig { threads: 2, ..VmConfig::adverse(seed) }));
+    all.extend((0..6).map(|seed| VmConfig { threads: 2, checked: seed == 5, ..VmConfig::adverse(seed) }));
     all.into_iter().map(|config| VmConfig { instruction_budget: Some(1 << 22), ..config }).collect()
 }
 
@@ -442,6 +442,13 @@ fn what_is_wrong_is_reported() {
             format!("{other} mbarrier.arrive.shared::cluster.b64 _, [%r9];"),
             "barrier",
             "of block 1 of the cluster: it has not been initialised",
+        ),
+        (
+            format!(
+                "@%p0 mbarrier.init.shared.b64 [bar], 1; fence.mbarrier_init.release.cluster; {SYNC} xor.b32 %r6, %r1, 1; cvta.shared.u64 %rd3, bar; mapa.u64 %rd3, %rd3, %r6; mbarrier.test_wait.parity.b64 %p2, [%rd3], 0;"
+            ),
+            "barrier",
+            "only threads of that block",
         ),
         // Nobody has written what decides.
         (

@@ -175,6 +175,9 @@ unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
             let address = addr[i].wrapping_add((*op).imm as u64);
             let place = cx.object(op, i, address)?;
             let at = cx.place_of(address);
+            if matches!(act, Act::Init | Act::Invalidate | Act::Wait) && at >> RANK_SHIFT != cx.rank {
+                return Err(cx.wrong(op, i, at, "only threads of that block make it, end it or wait for it"));
+            }
             let value = match (operand, act) {
                 (NO_SLOT, _) => 1,
                 (_, Act::Wait) if !has(Act::PARITY) => (*cx.at::<u64>(operand))[i] as i64,
