@@ -203,6 +203,16 @@ impl Shadow {
         {
             return Epoch { who, at: now };
         }
+        let (first, end) = (actor.first() as Agent, actor.first() as Agent + WARP as Agent);
+        // Whoever is among them as of now stays there, with the same others.
+        let among = |m: &Member| m.first == first && m.time == now && m.lanes & actor.lanes == actor.lanes;
+        if old.who == SET
+            && actor.proxy.is_none()
+            && let Some(members) = old.at.checked_sub(self.base).and_then(|i| self.sets.get(i as usize))
+            && members.iter().any(among)
+        {
+            return old;
+        }
         const SLOTS: usize = 256;
         let key =
             (u64::from(old.at) << 16 | u64::from(old.who)) ^ u64::from(actor.lanes) << 20 ^ (actor.warp as u64) << 50;
@@ -215,6 +225,9 @@ impl Shadow {
         }
         let mut members: Vec<Member> = if old.who == SET {
             old.at.checked_sub(self.base).and_then(|i| self.sets.get(i as usize)).cloned().unwrap_or_default()
+        } else if old.at >= self.born && self.clocks.is_thread(old.who) {
+            let lane = u32::from(old.who) % WARP as u32;
+            vec![Member { first: old.who - lane as Agent, lanes: 1 << lane, time: old.at }]
         } else if old.at >= self.born {
             vec![Member { first: old.who, lanes: 0, time: old.at }]
         } else {
@@ -222,7 +235,6 @@ impl Shadow {
         };
         // Whoever is ordered before one of the threads is ordered before whatever that thread is ordered before.
         let lane = actor.first() + actor.lanes.trailing_zeros();
-        let (first, end) = (actor.first() as Agent, actor.first() as Agent + WARP as Agent);
         members.retain_mut(|m| {
             if m.lanes == 0 {
                 let same = (first..end).contains(&m.first) && actor.lanes >> (m.first - first) & 1 != 0;
@@ -236,8 +248,13 @@ impl Shadow {
         });
         let answer = match alone {
             Some(who) if members.is_empty() => Epoch { who, at: now },
-            Some(who) => self.intern(members, Member { first: who, lanes: 0, time: now }),
-            None => self.intern(members, Member { first, lanes: actor.lanes, time: now }),
+            Some(who) if actor.proxy.is_some() => self.intern(members, Member { first: who, lanes: 0, time: now }),
+            _ => {
+                // Lanes of a warp that do it at the same time are one member.
+                let mates = members.iter().position(|m| m.first == first && m.time == now && m.lanes != 0);
+                let lanes = mates.map_or(0, |at| members.swap_remove(at).lanes);
+                self.intern(members, Member { first, lanes: lanes | actor.lanes, time: now })
+            }
         };
         let nobody = Actor { warp: usize::MAX, lanes: 0, proxy: None };
         self.memo.resize(SLOTS, (Epoch::default(), nobody, 0, Epoch::default()));

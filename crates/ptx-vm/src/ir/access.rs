@@ -65,13 +65,15 @@ pub(crate) enum AccessKind {
 /// `access` belongs to the instruction about to run.
 pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
     // SAFETY: the operand's width is the one noted.
-    let raw =
-        unsafe { if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) } };
-    // An address that `mapa` has made for the block itself is one of its own.
-    let own = u64::from((cx.rank + 1) << RANK_SHIFT);
-    raw.map(|a| match a.wrapping_add(access.offset as u64) {
-        a if access.wide => a,
-        a if a & 0xffff_ffff & !u64::from(OFFSET) == own => a & u64::from(OFFSET),
-        a => a & 0xffff_ffff,
-    })
+    unsafe {
+        if access.wide {
+            return cx.get::<u64>(access.addr).map(|a| a.wrapping_add(access.offset as u64));
+        }
+        // An address that `mapa` has made for the block itself is one of its own.
+        let own = (cx.rank + 1) << RANK_SHIFT;
+        cx.get::<u32>(access.addr).map(|a| match a.wrapping_add(access.offset as u32) {
+            a if a & !OFFSET == own => u64::from(a & OFFSET),
+            a => u64::from(a),
+        })
+    }
 }

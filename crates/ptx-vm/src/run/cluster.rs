@@ -21,6 +21,8 @@ pub(crate) struct Cluster<'a> {
     info: &'a LaunchInfo<'a>,
     /// Its blocks, by rank.
     runners: Vec<Runner<'a>>,
+    /// The lanes of the warps of a block.
+    lanes: Vec<u32>,
     watch: Option<Box<Watch>>,
     meeting: Rc<RefCell<Meeting>>,
     flying: Flying,
@@ -50,7 +52,19 @@ impl<'a> Cluster<'a> {
         let mut runners: Vec<Runner<'a>> = (0..info.blocks).map(runner).collect();
         let peers: Vec<*mut u8> = runners.iter().map(Runner::shared).collect();
         runners.iter_mut().for_each(|runner| runner.meet(&peers));
-        Cluster { info, runners, watch, meeting, flying: Flying::default(), place: 0, left: 0, next: 0, rounds: 0 }
+        let lanes = runners[0].lanes();
+        Cluster {
+            info,
+            runners,
+            lanes,
+            watch,
+            meeting,
+            flying: Flying::default(),
+            place: 0,
+            left: 0,
+            next: 0,
+            rounds: 0,
+        }
     }
 
     /// Takes up a cluster; [`Cluster::advance`] runs it.
@@ -61,8 +75,7 @@ impl<'a> Cluster<'a> {
         (self.left, self.next) = (u32::MAX >> (32 - self.info.blocks), first as u32);
         let seats = self.info.seats();
         self.flying = Flying::default();
-        let lanes = self.runners[0].lanes();
-        self.meeting.borrow_mut().start(self.runners.len(), seats, &lanes);
+        self.meeting.borrow_mut().start(self.runners.len(), seats, &self.lanes);
         for (rank, runner) in self.runners.iter_mut().enumerate() {
             let block = self.info.block_index(place, rank as u32);
             runner.start(place, self.info.block_number(block), block);
