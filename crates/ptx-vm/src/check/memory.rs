@@ -98,20 +98,8 @@ impl Memory {
 
     /// The undefined bits of a range, or null where everything is defined, or nothing is there.
     pub(super) unsafe fn place(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
-        let inside = |base: u64, len: usize| a >= base && a - base + bytes <= len as u64;
-        let own = shared.then_some((cx.rank, a as u32));
-        if let Some((rank, at)) = own.or_else(|| cx.whose(a)) {
-            return match u64::from(at) + bytes <= self.shared_len as u64 && (rank as usize) < cx.peers.len() {
-                true => self.shared.as_mut_ptr().wrapping_add(rank as usize * self.shared_len + at as usize),
-                false => std::ptr::null_mut(),
-            };
-        }
-        if inside(LOCAL_WINDOW, self.local_len) {
-            let frame = (cx.seat as usize * WARP + lane) * self.local_len;
-            return self.local.as_mut_ptr().wrapping_add(frame + (a - LOCAL_WINDOW) as usize);
-        }
-        if a < GLOBAL_BASE {
-            return std::ptr::null_mut();
+        if shared || a < GLOBAL_BASE {
+            return self.window(cx, shared, a, bytes, lane);
         }
         // SAFETY: forwarded.
         match unsafe { self.near(cx, a) } {
@@ -120,6 +108,22 @@ impl Memory {
             }
             _ => std::ptr::null_mut(),
         }
+    }
+
+    /// The same outside of global memory.
+    fn window(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
+        let own = shared.then_some((cx.rank, a as u32));
+        if let Some((rank, at)) = own.or_else(|| cx.whose(a)) {
+            return match u64::from(at) + bytes <= self.shared_len as u64 && (rank as usize) < cx.peers.len() {
+                true => self.shared.as_mut_ptr().wrapping_add(rank as usize * self.shared_len + at as usize),
+                false => std::ptr::null_mut(),
+            };
+        }
+        if a < LOCAL_WINDOW || a - LOCAL_WINDOW + bytes > self.local_len as u64 {
+            return std::ptr::null_mut();
+        }
+        let frame = (cx.seat as usize * WARP + lane) * self.local_len;
+        self.local.as_mut_ptr().wrapping_add(frame + (a - LOCAL_WINDOW) as usize)
     }
 
     /// Whether an access goes by offsets into shared memory.

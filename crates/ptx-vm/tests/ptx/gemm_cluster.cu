@@ -3,7 +3,7 @@
 // Both blocks of a cluster need the same rows of b: each loads half of them, by multicast, into both. So a stage is free when the consumers of
 // both blocks have read it, and they tell both producers.
 //
-// nvcc -O3 -arch=sm_90a -ptx
+// nvcc 13.2 -O3 -arch=sm_90a -ptx, without comments
 #include <cuda_bf16.h>
 #include <stdint.h>
 
