@@ -261,6 +261,12 @@ fn launches_that_no_driver_takes_are_refused() {
         ),
         ("", of([32, 1, 1]).cluster([32, 1, 1]), None, "clusters of 32 blocks: at most 16"),
         ("", of([2, 1, 1]).cluster([0, 1, 1]), None, "a cluster of no blocks"),
+        (
+            ".reqntid 1 .reqnctapercluster 1, 2 .blocksareclusters",
+            of([1, 40000, 1]),
+            None,
+            "at most 2^31-1, 65535, 65535 blocks",
+        ),
         ("", of([2, 1, 1]).cluster([u32::MAX, u32::MAX, u32::MAX]), None, "at most 16"),
         (".maxclusterrank 4", of([8, 1, 1]).cluster([8, 1, 1]), None, "clusters of at most 4 blocks, not 8"),
         (".explicitcluster", of([8, 1, 1]), None, "`.explicitcluster`"),

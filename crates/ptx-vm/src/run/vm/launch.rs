@@ -99,6 +99,13 @@ fn cluster_size(kernel: &Kernel, launch: &Launch, arch: u32) -> Result<([u32; 3]
     if !rules.counted && (0..3).any(|i| !launch.grid[i].is_multiple_of(size[i])) {
         return Err(format!("grid {:?} does not consist of clusters of {size:?} blocks", launch.grid));
     }
+    let most = [i32::MAX as u32, 65535, 65535];
+    if rules.counted && (0..3).any(|i| launch.grid[i] > most[i] / size[i]) {
+        return Err(format!(
+            "grid {:?} of clusters of {size:?} blocks: at most 2^31-1, 65535, 65535 blocks",
+            launch.grid
+        ));
+    }
     Ok((size, true))
 }
 
@@ -120,7 +127,7 @@ impl Vm {
             return Err(Fault::cut(kernel, FaultKind::Interrupted, INTERRUPTED));
         }
         let grid = match kernel.cluster.counted {
-            true => std::array::from_fn(|i| launch.grid[i].saturating_mul(cluster[i])),
+            true => std::array::from_fn(|i| launch.grid[i] * cluster[i]),
             false => launch.grid,
         };
         let clusters = grid.iter().map(|n| u64::from(*n)).product::<u64>() / u64::from(size);
