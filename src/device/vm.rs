@@ -140,7 +140,7 @@ impl Backend for VmBackend {
 
     fn launch(&self, entry: &Handle, launch: &Launch<'_>, params: &[u8]) -> Result<Option<LaunchStats>> {
         let kernel = downcast::<Kernel>(entry, "kernel")?;
-        let shape = ptx_vm::Launch { grid: launch.grid, block: launch.block, dynamic_shared: launch.shared };
+        let shape = ptx_vm::Launch::new(launch.grid, launch.block).dynamic_shared(launch.shared);
         let stats = self.vm.launch(kernel, &shape, params).map_err(|fault| match fault.kind {
             FaultKind::Interrupted => DeviceError::Interrupted { device: ID.into() },
             _ => DeviceError::Fault {

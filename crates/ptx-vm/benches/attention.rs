@@ -70,7 +70,7 @@ fn attention(bencher: Bencher<'_, '_>, threads: usize) {
     params.extend(SCALE.to_le_bytes());
     params.extend((SEQUENCE as u32).to_le_bytes());
     params.resize(kernel.param_bytes(), 0);
-    let launch = Launch { grid: [SEQUENCE as u32 / 128, HEADS as u32, 1], block: [128, 1, 1], dynamic_shared: 49152 };
+    let launch = Launch::new([SEQUENCE as u32 / 128, HEADS as u32, 1], [128, 1, 1]).dynamic_shared(49152);
     let run = || vm.launch(&kernel, &launch, &params).expect("the kernel runs");
 
     run();

@@ -46,7 +46,7 @@ impl Work {
 fn chain(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
     let y = vm.alloc(64 * 128 * 4)?;
     let parts = [&y.to_le_bytes()[..], &0.999f32.to_le_bytes(), &0.5f32.to_le_bytes(), &200i32.to_le_bytes()];
-    let launch = Launch { grid: [64, 1, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([64, 1, 1], [128, 1, 1]);
     Ok(Work { vm, kernel: module.kernel("chain")?, launch, params: params(&parts) })
 }
 
@@ -57,7 +57,7 @@ fn axpy(module: &Module, vm: Vm) -> Result<Work, Box<dyn Error>> {
     vm.fill(x, 0, n * 4)?;
     vm.fill(y, 0, n * 4)?;
     let parts = [&x.to_le_bytes()[..], &y.to_le_bytes(), &2f32.to_le_bytes(), &(n as i32).to_le_bytes()];
-    let launch = Launch { grid: [256, 1, 1], block: [256, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([256, 1, 1], [256, 1, 1]);
     Ok(Work { vm, kernel: module.kernel("axpy")?, launch, params: params(&parts) })
 }
 
@@ -70,7 +70,7 @@ fn gemm(module: &Module, vm: Vm, one: u16) -> Result<Work, Box<dyn Error>> {
     vm.write(b, &ones)?;
     let i = (d as i32).to_le_bytes();
     let parts = [&a.to_le_bytes()[..], &b.to_le_bytes(), &c.to_le_bytes(), &i, &i, &i];
-    let launch = Launch { grid: [4, 4, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([4, 4, 1], [128, 1, 1]);
     let work = Work { vm, kernel: module.kernel("gemm_f16")?, launch, params: params(&parts) };
     work.run();
     let mut out = vec![0u8; d * d * 4];

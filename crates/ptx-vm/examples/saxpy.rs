@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // One argument for each parameter of the kernel, as the bytes the device would see.
     let params = kernel.pack(&[&(n as i32).to_le_bytes(), &2f32.to_le_bytes(), &x.to_le_bytes(), &y.to_le_bytes()])?;
-    let launch = Launch { grid: [n.div_ceil(128) as u32, 1, 1], block: [128, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([n.div_ceil(128) as u32, 1, 1], [128, 1, 1]);
     // A fault (an access out of bounds, a race ...) would be an error that says where and why.
     let stats = vm.launch(&kernel, &launch, &params)?;
 

@@ -24,6 +24,19 @@ pub(crate) fn block_shared(arch: u32) -> usize {
     kib << 10
 }
 
+/// Blocks of a cluster at most: 8 everywhere, and 16 where a program has asked for more than can be had everywhere.
+pub(crate) const CLUSTER: u32 = 16;
+
+/// How many blocks there are in a cluster of this size, if there may be as many.
+pub(crate) fn cluster_blocks(size: [u32; 3]) -> Result<u32, String> {
+    let blocks = size.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+    match blocks {
+        0 => Err("a cluster of no blocks".to_owned()),
+        n if n > u64::from(CLUSTER) => Err(format!("clusters of {n} blocks: at most {CLUSTER}")),
+        n => Ok(n as u32),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@
 //! let kernel = Module::parse("twice.ptx", ptx)?.kernel("twice")?;
 //! let data = vm.alloc(8)?;
 //! vm.write(data, &[1, 0, 0, 0, 7, 0, 0, 0])?;
-//! vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [2, 1, 1], dynamic_shared: 0 }, &data.to_le_bytes())?;
+//! vm.launch(&kernel, &Launch::new([1, 1, 1], [2, 1, 1]), &data.to_le_bytes())?;
 //! let mut out = [0; 8];
 //! vm.read(data, &mut out)?;
 //! assert_eq!(out, [2, 0, 0, 0, 14, 0, 0, 0]);

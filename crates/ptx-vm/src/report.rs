@@ -113,6 +113,10 @@ fn shared(c: &Counters) -> String {
         short(s.requests),
         ratio(c.ratios().shared_passes_per_request)
     );
+    if s.remote_load_bytes + s.remote_store_bytes + s.multicast_bytes > 0 {
+        let of = [s.remote_load_bytes, s.remote_store_bytes, s.multicast_bytes].map(short);
+        let _ = write!(out, "of other blocks {}B read, {}B written; {}B by multicast; ", of[0], of[1], of[2]);
+    }
     out += &match s.conflicts {
         0 => "no bank conflicts".to_owned(),
         n => format!("{} passes for bank conflicts, the worst {}-way", short(n), s.ways),

@@ -159,7 +159,7 @@ fn run(flaw: &Flaw, correct: bool, config: VmConfig) -> Vec<u8> {
     vm.write(input, &(0..256u32).flat_map(|i| (100 + i).to_le_bytes()).collect::<Vec<_>>()).unwrap();
     vm.fill(work, 0, 1024).unwrap();
     let params = [out, input, work].map(u64::to_le_bytes).concat();
-    let launch = Launch { grid: [flaw.blocks, 1, 1], block: [flaw.threads, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([flaw.blocks, 1, 1], [flaw.threads, 1, 1]);
     vm.launch(&kernel, &launch, &params).unwrap_or_else(|fault| panic!("{}: {fault}", flaw.what));
     let mut words = vec![0; bytes];
     vm.read(out, &mut words).unwrap();
@@ -250,7 +250,7 @@ fn copies_are_checked() {
         let kernel = Module::parse("k.ptx", &source(&body, true)).and_then(|m| m.kernel("k")).unwrap();
         let vm = Vm::new(config);
         let out = vm.alloc(128).unwrap();
-        let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+        let launch = Launch::new([1, 1, 1], [32, 1, 1]);
         let params = [out, out, out].map(u64::to_le_bytes).concat();
         let fault = vm.launch(&kernel, &launch, &params).unwrap_err();
         (fault.kind, fault.line, fault.thread, fault.address)

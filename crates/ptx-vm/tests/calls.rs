@@ -13,7 +13,7 @@ fn launch(vm: &Vm, text: &str, entry: &str, threads: usize, words: &[u32]) -> Re
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
     let out = vm.alloc(bytes.len()).unwrap();
     vm.write(out, &bytes).unwrap();
-    let shape = Launch { grid: [1, 1, 1], block: [threads as u32, 1, 1], dynamic_shared: 0 };
+    let shape = Launch::new([1, 1, 1], [threads as u32, 1, 1]);
     vm.launch(&kernel, &shape, &out.to_le_bytes())?;
     let mut bytes = bytes;
     let read = vm.read(out, &mut bytes);

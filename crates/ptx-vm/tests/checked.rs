@@ -57,7 +57,7 @@ fn launch(text: &str, threads: u32) -> (Option<Fault>, u64, u64) {
     let (data, spare) = (vm.alloc(BYTES).unwrap(), vm.alloc(BYTES).unwrap());
     vm.write(data, &(0..BYTES as u32 / 4).flat_map(u32::to_le_bytes).collect::<Vec<_>>()).unwrap();
     let params = [data, spare].map(u64::to_le_bytes).concat();
-    let result = vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &params);
+    let result = vm.launch(&kernel, &Launch::new([1, 1, 1], [threads, 1, 1]), &params);
     let stored = |ptr| match vm.undefined(ptr, BYTES).unwrap() {
         Some(MemoryError::Undefined { cause, .. }) => cause.map(|fault| *fault),
         _ => None,
@@ -786,7 +786,7 @@ fn memory_is_freed_once_and_not_used_after() {
     let text = source("ld.global.u32 %r3, [%rd1 + 8]; // HERE", true);
     let kernel = Module::parse("test.ptx", &text).and_then(|m| m.kernel("k")).unwrap();
     let params = [a, b].map(u64::to_le_bytes).concat();
-    let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [1, 1, 1]);
     let fault = vm.launch(&kernel, &launch, &params).unwrap_err();
     let text = fault.to_string();
     assert_eq!((fault.kind, fault.address), (FaultKind::OutOfBounds, Some(a + 8)));

@@ -10,7 +10,7 @@ fn run_on(vm: &Vm, body: &str, block: u32, n: usize) -> Result<Vec<u32>, Fault> 
     let kernel = module.kernel("k").unwrap_or_else(|e| panic!("{e}"));
     let out = vm.alloc(n * 4).unwrap();
     vm.fill(out, 0xff, n * 4).unwrap();
-    let launch = Launch { grid: [1, 1, 1], block: [block, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [block, 1, 1]);
     let result = vm.launch(&kernel, &launch, &out.to_le_bytes());
     let mut bytes = vec![0; n * 4];
     let read = vm.read(out, &mut bytes);
@@ -515,7 +515,7 @@ fn launches_no_gpu_would_accept_are_refused() {
     let kernel = module.kernel("k").unwrap();
     let vm = Vm::new(VmConfig::default());
     let refused = |grid, block, params: &[u8]| {
-        let launch = Launch { grid, block, dynamic_shared: 0 };
+        let launch = Launch::new(grid, block);
         vm.launch(&kernel, &launch, params).is_err_and(|f| f.kind == FaultKind::Launch)
     };
     assert!(refused([1, 1, 1], [1025, 1, 1], &[0; 8]));

@@ -12,7 +12,7 @@ fn vm(threads: usize) -> Vm {
 fn launch(vm: &Vm, ptx: &str, grid: u32, block: u32, params: &[u64]) -> LaunchStats {
     let module = Module::parse("test.ptx", ptx).unwrap_or_else(|e| panic!("{e}"));
     let kernel = module.kernel("k").unwrap_or_else(|e| panic!("{e}"));
-    let launch = Launch { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([grid, 1, 1], [block, 1, 1]);
     let params: Vec<u8> = params.iter().flat_map(|p| p.to_le_bytes()).collect();
     vm.launch(&kernel, &launch, &params).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -464,7 +464,7 @@ fn misaligned_accesses_are_faults_when_counted_too() {
              mov.u64 %rd1, 1; {access}; ret; }}"
         );
         let kernel = Module::parse("test.ptx", &ptx).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}"));
-        let fault = vm(1).launch(&kernel, &Launch { grid: [1; 3], block: [32, 1, 1], dynamic_shared: 0 }, &[]);
+        let fault = vm(1).launch(&kernel, &Launch::new([1; 3], [32, 1, 1]), &[]);
         assert_eq!(fault.map(|_| ()).map_err(|f| f.kind), Err(FaultKind::Misaligned), "{access}");
     }
 }

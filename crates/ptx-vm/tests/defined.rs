@@ -25,7 +25,7 @@ fn launch(vm: &Vm, body: &str) -> (Result<(), Fault>, u64) {
     let (out, none) = (vm.alloc(128).unwrap(), vm.alloc(64).unwrap());
     vm.fill(out, 0, 128).unwrap();
     let params = [out, none].map(u64::to_le_bytes).concat();
-    let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let shape = Launch::new([1, 1, 1], [32, 1, 1]);
     (vm.launch(&kernel, &shape, &params).map(|_| ()), out)
 }
 
@@ -266,7 +266,7 @@ fn what_is_printed_has_to_be_defined() {
             Module::parse("k.ptx", &text).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{body}"));
         let vm = Vm::new(VmConfig { checked: true, report, ..VmConfig::default() });
         let none = vm.alloc(64).unwrap();
-        let shape = Launch { grid: [1, 1, 1], block: [4, 1, 1], dynamic_shared: 0 };
+        let shape = Launch::new([1, 1, 1], [4, 1, 1]);
         (vm.launch(&kernel, &shape, &none.to_le_bytes()).map(|_| ()), vm.take_printed())
     };
     for (format, body, what) in [

@@ -265,7 +265,7 @@ proptest! {
         let bytes = threads as usize * 4;
         let out = vm.alloc(bytes).unwrap();
         vm.fill(out, 0xee, bytes).unwrap();
-        let shape = Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
+        let shape = Launch::new([1, 1, 1], [threads, 1, 1]);
         vm.launch(&kernel, &shape, &out.to_le_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let mut got = vec![0; bytes];
         vm.read(out, &mut got).unwrap();

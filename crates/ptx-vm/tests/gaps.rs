@@ -7,7 +7,7 @@ const PTX: &str = ".version 8.0
 .address_size 64
 .func shared_one() {
   .reg .b32 %r<3>;
-  mapa.shared::cluster.u32 %r1, %r2, 0;
+  clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 %p1, %r2;
   ret;
 }
 .visible .entry good() { ret; }
@@ -41,7 +41,7 @@ fn a_kernel_tells_all_its_gaps() {
     assert!(module.gaps("good").is_empty());
     let gaps: Vec<String> = module.gaps("bad").iter().map(ToString::to_string).collect();
     let told = [
-        "k.ptx:6: thread block clusters are not supported in `mapa.shared::cluster.u32 %r1, %r2, 0`",
+        "k.ptx:6: launches cancelled by kernels (clusterlaunchcontrol) are not supported in `clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 %p1, %r2`",
         "k.ptx:13: unknown instruction `frobnicate` in `frobnicate.b32 %r1, %r2`",
         "k.ptx:15: tensor memory instructions (tcgen05) are not supported in `tcgen05.fence::before_thread_sync`",
         "k.ptx:15: tensor memory instructions (tcgen05) are not supported in `tcgen05.fence::after_thread_sync`",
@@ -68,7 +68,7 @@ fn a_kernel_tells_all_its_gaps() {
 #[test]
 fn what_stands_before_the_body_is_a_gap_among_others() {
     let text = ".version 8.0\n.target sm_90\n.address_size 64
-.visible .entry k() .reqnctapercluster 2, 1, 1 {
+.visible .entry k() .reqnctapercluster 2, 16, 1 {
   .shared .b8 a[2000000000];
   .reg .b32 %r<2>;
   ld.shared.u32 %r1, [a];
@@ -79,7 +79,7 @@ fn what_stands_before_the_body_is_a_gap_among_others() {
     assert_eq!(
         told,
         [
-            (4, "thread block clusters (.reqnctapercluster) are not supported"),
+            (4, "`.reqnctapercluster`: clusters of 32 blocks: at most 16"),
             (4, "2000000000 bytes of static shared memory: at most 48 KiB, more is dynamic (`.extern .shared`)"),
             (5, "variable too large"),
             (8, "tensor memory instructions (tcgen05) are not supported"),

@@ -24,7 +24,7 @@ fn kernel(functions: &str, body: &str) -> Arc<Kernel> {
 }
 
 fn shape(grid: u32, block: u32) -> Launch {
-    Launch { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0 }
+    Launch::new([grid, 1, 1], [block, 1, 1])
 }
 
 fn words(vm: &Vm, ptr: u64, n: usize) -> Vec<u32> {
@@ -371,7 +371,7 @@ fn shared_memory_has_the_limits_of_the_architecture() {
         let kernel = with_shared(target, 1024).kernel("k").unwrap();
         let vm = Vm::new(VmConfig { threads: 1, arch, ..VmConfig::default() });
         let out = vm.alloc(4).unwrap();
-        let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: total - 1024 };
+        let launch = Launch::new([1, 1, 1], [32, 1, 1]).dynamic_shared(total - 1024);
         vm.launch(&kernel, &launch, &out.to_le_bytes()).map(|_| words(&vm, out, 1)[0])
     };
     for (target, arch, kib) in [
@@ -421,7 +421,7 @@ fn what_is_reserved_of_shared_memory_lies_behind_the_blocks_own() {
         let vm = Vm::new(config);
         let kernel = Module::parse("k.ptx", text).unwrap().kernel("k").unwrap();
         let out = vm.alloc(24).unwrap();
-        let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 9 };
+        let launch = Launch::new([1, 1, 1], [1, 1, 1]).dynamic_shared(9);
         vm.launch(&kernel, &launch, &out.to_le_bytes()).unwrap();
         let mut bytes = [0; 24];
         vm.read(out, &mut bytes).unwrap();
@@ -444,7 +444,7 @@ fn cp_async_copies_from_a_variable_of_the_module() {
     for config in [plain.clone(), VmConfig { checked: true, ..plain }, VmConfig::adverse(3)] {
         let vm = Vm::new(config);
         let out = vm.alloc(8).unwrap();
-        let shape = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: 0 };
+        let shape = Launch::new([1, 1, 1], [1, 1, 1]);
         vm.launch(&kernel, &shape, &out.to_le_bytes()).unwrap();
         let mut bytes = [0; 8];
         vm.read(out, &mut bytes).unwrap();

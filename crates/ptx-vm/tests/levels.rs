@@ -156,8 +156,7 @@ fn digest() -> u64 {
         }
         vm.write(input, &words).unwrap();
         let params = [out, input].map(u64::to_le_bytes).concat();
-        vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [THREADS as u32, 1, 1], dynamic_shared: 0 }, &params)
-            .unwrap_or_else(|e| panic!("{e}"));
+        vm.launch(&kernel, &Launch::new([1, 1, 1], [THREADS as u32, 1, 1]), &params).unwrap_or_else(|e| panic!("{e}"));
         let mut bytes = vec![0; BYTES];
         vm.read(out, &mut bytes).unwrap();
         bytes.hash(&mut hasher);

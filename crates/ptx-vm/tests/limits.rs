@@ -14,7 +14,7 @@ fn spin() -> String {
 }
 
 fn shape(blocks: u32, threads: u32) -> Launch {
-    Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }
+    Launch::new([blocks, 1, 1], [threads, 1, 1])
 }
 
 #[test]
@@ -82,14 +82,14 @@ fn absurd_shapes_are_refused() {
     let vm = Vm::new(VmConfig { threads: 1, ..VmConfig::default() });
     // The products of some of these are 0 in 64 bits.
     for block in [[u32::MAX; 3], [1 << 31, 1 << 31, 4], [1 << 16, 1 << 16, 1 << 31], [2048, 1, 1], [0, 1, 1]] {
-        let launch = Launch { grid: [1, 1, 1], block, dynamic_shared: 0 };
+        let launch = Launch::new([1, 1, 1], block);
         assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch, "{block:?}");
     }
     for grid in [[u32::MAX; 3], [1 << 31, 1, 1], [1, 65536, 1], [1, 1, 65536], [0, 1, 1]] {
-        let launch = Launch { grid, block: [1, 1, 1], dynamic_shared: 0 };
+        let launch = Launch::new(grid, [1, 1, 1]);
         assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch, "{grid:?}");
     }
-    let launch = Launch { grid: [1, 1, 1], block: [1, 1, 1], dynamic_shared: u32::MAX };
+    let launch = Launch::new([1, 1, 1], [1, 1, 1]).dynamic_shared(u32::MAX);
     assert_eq!(vm.launch(&kernel, &launch, &[]).unwrap_err().kind, FaultKind::Launch);
 }
 

@@ -12,7 +12,7 @@ fn run(body: &str, threads: u32, input: &[u32]) -> Result<Vec<u32>, Fault> {
     let data = vm.alloc(words * 4).unwrap();
     vm.fill(data, 0, words * 4).unwrap();
     vm.write(data, &input.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>()).unwrap();
-    vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &data.to_le_bytes())?;
+    vm.launch(&kernel, &Launch::new([1, 1, 1], [threads, 1, 1]), &data.to_le_bytes())?;
     let mut out = vec![0; words * 4];
     vm.read(data, &mut out).unwrap();
     Ok(out.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect())
@@ -314,16 +314,21 @@ fn misuse_ends_the_launch_and_says_how() {
 }
 
 #[test]
-fn forms_for_clusters_are_load_errors_that_name_them() {
+fn forms_that_do_not_exist_are_load_errors_that_name_them() {
     for (text, part) in [
-        (
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [tile], [%rd1], 16, [mbar], 1;",
-            ".multicast::cluster",
-        ),
         ("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f16 [%rd1], [tile], 16;", "f16"),
         ("cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%rd1], [tile], 16, %r1;", ".cp_mask"),
-        ("mapa.shared::cluster.u32 %r1, %r2, 0;", "mapa"),
-        ("barrier.cluster.arrive;", ".cluster"),
+        (
+            "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.multicast::cluster [tile], [%rd1], 16, [mbar], 1;",
+            "multicast",
+        ),
+        (
+            "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b64 [tile], {%rd1, %rd1, %rd1, %rd1}, [mbar];",
+            "32 bits",
+        ),
+        ("red.async.relaxed.cluster.mbarrier::complete_tx::bytes.add.f32 [tile], %r1, [mbar];", "f32"),
+        ("barrier.cluster.wait.release;", "release"),
+        ("mapa.shared::cta.u32 %r1, %r2, 0;", "shared::cta"),
         ("mbarrier.arrive.noComplete.shared.b64 %rd2, [mbar];", "operands"),
     ] {
         let error = Module::parse("test.ptx", &source(text)).and_then(|m| m.kernel("k")).err().expect(text);

@@ -154,7 +154,7 @@ fn check(shape: &str, [rows, k]: [usize; 2], a: Format, b: Format, accumulator: 
     let mut bytes = lanes.concat();
     let data = vm.alloc(bytes.len()).unwrap();
     vm.write(data, &bytes).unwrap();
-    let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [32, 1, 1]);
     vm.launch(&kernel, &launch, &data.to_le_bytes()).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
     vm.read(data, &mut bytes).unwrap();
 
@@ -245,7 +245,7 @@ fn check_volta(a_layout: &str, b_layout: &str, d_type: &str, c_type: &str, d_lis
     let kernel = Module::parse("mma.ptx", &ptx).and_then(|m| m.kernel("k")).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
     let data = vm.alloc(bytes.len()).unwrap();
     vm.write(data, &bytes).unwrap();
-    let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [32, 1, 1]);
     vm.launch(&kernel, &launch, &data.to_le_bytes()).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
     vm.read(data, &mut bytes).unwrap();
     let mut want = Vec::new();

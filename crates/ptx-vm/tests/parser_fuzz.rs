@@ -151,7 +151,7 @@ fn launch(kernel: &Kernel, checked: bool) -> Result<(), FaultKind> {
             *first = 7;
         }
     }
-    let launched = vm.launch(kernel, &Launch { grid: [2, 1, 1], block: [45, 1, 1], dynamic_shared: 2048 }, &params);
+    let launched = vm.launch(kernel, &Launch::new([2, 1, 1], [45, 1, 1]).dynamic_shared(2048), &params);
     launched.map(|_| ()).map_err(|fault| {
         assert!(!fault.to_string().is_empty());
         fault.kind

@@ -119,7 +119,7 @@ fn run(ptx: &str, config: VmConfig) -> Vec<u8> {
     let memory = vm.alloc(data.len()).expect("memory");
     vm.write(memory, &data).expect("a copy");
     let kernel = module.kernel("k").unwrap_or_else(|error| panic!("{error}\n{ptx}"));
-    let launch = Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [threads, 1, 1]);
     vm.launch(&kernel, &launch, &memory.to_le_bytes()).unwrap_or_else(|fault| panic!("{fault}\n{ptx}"));
     let mut out = vec![0; data.len()];
     vm.read(memory, &mut out).expect("a copy");

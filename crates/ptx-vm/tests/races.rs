@@ -23,7 +23,7 @@ fn found(body: &str) -> Option<String> {
         vm.fill(data, 0, 512).unwrap();
         vm.fill(flag, 0, 64).unwrap();
         let params = [data, flag].map(u64::to_le_bytes).concat();
-        vm.launch(&kernel, &Launch { grid: [2, 1, 1], block: [64, 1, 1], dynamic_shared: 0 }, &params).err()
+        vm.launch(&kernel, &Launch::new([2, 1, 1], [64, 1, 1]), &params).err()
     };
     // Only those who ask are told.
     assert_eq!(run(false), None, "{body}");

@@ -29,7 +29,7 @@ fn module() -> (Module, Arc<Kernel>) {
 }
 
 fn run(vm: &Vm, kernel: &Kernel, data: DevicePtr, threads: u32) -> Result<(), Fault> {
-    let launch = Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [threads, 1, 1]);
     vm.launch(kernel, &launch, &data.to_le_bytes()).map(|_| ())
 }
 

@@ -41,7 +41,7 @@ impl Unary {
         let buffer = self.vm.alloc(bytes.len()).unwrap();
         self.vm.write(buffer, &bytes).unwrap();
         let grid = [operands.len().div_ceil(256) as u32, 1, 1];
-        let launch = Launch { grid, block: [256, 1, 1], dynamic_shared: 0 };
+        let launch = Launch::new(grid, [256, 1, 1]);
         self.vm.launch(&self.kernel, &launch, &buffer.to_le_bytes()).unwrap_or_else(|e| panic!("{e}"));
         self.vm.read(buffer, &mut bytes).unwrap();
         self.vm.free(buffer).unwrap();

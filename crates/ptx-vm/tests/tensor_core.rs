@@ -454,7 +454,7 @@ fn through_ptx(instruction: &str, target: &str, words: [u32; 3], config: VmConfi
     let out = vm.alloc(4).unwrap();
     let [a, b, c] = words.map(u32::to_le_bytes);
     let params = kernel.pack(&[&out.to_le_bytes(), &a, &b, &c]).unwrap();
-    let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [32, 1, 1]);
     vm.launch(&kernel, &launch, &params).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
     let mut word = [0; 4];
     vm.read(out, &mut word).unwrap();

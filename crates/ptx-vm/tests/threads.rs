@@ -10,7 +10,7 @@ fn launch(config: VmConfig, text: &str, grid: u32, block: u32, n: usize) -> Resu
     let vm = Vm::new(VmConfig { instruction_budget: Some(config.instruction_budget.unwrap_or(50_000_000)), ..config });
     let out = vm.alloc(n * 4).unwrap();
     vm.fill(out, 0xff, n * 4).unwrap();
-    let shape = Launch { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0 };
+    let shape = Launch::new([grid, 1, 1], [block, 1, 1]);
     vm.launch(&kernel, &shape, &out.to_le_bytes())?;
     let mut bytes = vec![0; n * 4];
     vm.read(out, &mut bytes).unwrap();

@@ -89,7 +89,7 @@ fn run(
     vm.write(at, tensor).unwrap();
     vm.write(data, given).unwrap();
     let params = [&map(at)[..], &data.to_le_bytes()].concat();
-    let launch = Launch { grid: [1, 1, 1], block: [THREADS, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [THREADS, 1, 1]);
     vm.launch(&kernel, &launch, &params).map_err(Box::new)?;
     let mut ran = Ran { tensor: tensor.to_vec(), out: vec![0; TILE] };
     vm.read_anyway(at, &mut ran.tensor).unwrap();
@@ -369,10 +369,11 @@ fn what_is_wrong_is_named() {
     assert!(load_error(&body.replace("tensor.2d", "tensor.3d")).contains("2 coordinates of a tensor of 3 axes"));
     assert!(load_error(&body.replace(", {0, 0}]", "]")).contains("the operands are"));
     assert!(load_error(&body.replace(".tile", ".im2col")).contains("im2col"));
-    let cluster = body
-        .replace("complete_tx::bytes [", "complete_tx::bytes.multicast::cluster [")
-        .replace("[mbar];\n         WAIT", "[mbar], 1;\n         WAIT");
-    assert!(load_error(&cluster).contains("clusters"), "{}", load_error(&cluster));
+    let cluster = |mask: &str| {
+        body.replace("complete_tx::bytes [", "complete_tx::bytes.multicast::cluster [")
+            .replace("[mbar];\n         WAIT", &format!("[mbar], {mask};\n         WAIT"))
+    };
+    fails(&cluster("2"), &good, FaultKind::OutOfBounds, "blocks 0b10 of a cluster of 1");
 }
 
 /// Bytes of a box are counted as what moves; the outside of the tensor is not read.
@@ -384,7 +385,7 @@ fn traffic_is_counted() {
     let (at, data) = (vm.alloc(case.tensor_bytes()).unwrap(), vm.alloc(TILE).unwrap());
     vm.fill(at, 1, case.tensor_bytes()).unwrap();
     let params = [&case.map(at).encode().unwrap()[..], &data.to_le_bytes()].concat();
-    let launch = Launch { grid: [1, 1, 1], block: [THREADS, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [THREADS, 1, 1]);
     let counters = vm.launch(&kernel, &launch, &params).unwrap().counters.unwrap();
     assert_eq!((counters.global.load_bytes, counters.global.store_bytes), (1024, TILE as u64));
     assert_eq!(counters.global.sectors, (1024 + TILE as u64) / 32);

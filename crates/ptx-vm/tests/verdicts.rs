@@ -45,7 +45,7 @@ fn registers_nobody_has_written_hold_the_same_whatever_ran_before() {
         let module = ptx_vm::Module::parse("kernel.ptx", &text).unwrap();
         let out = vm.alloc(512).unwrap();
         vm.fill(out, 0, 512).unwrap();
-        let launch = ptx_vm::Launch { grid: [4, 1, 1], block: [32, 1, 1], dynamic_shared: 0 };
+        let launch = ptx_vm::Launch::new([4, 1, 1], [32, 1, 1]);
         for entry in if before { &["fill", "uninit"][..] } else { &["uninit"] } {
             vm.launch(&module.kernel(entry).unwrap(), &launch, &out.to_le_bytes()).unwrap();
         }

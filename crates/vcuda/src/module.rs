@@ -129,7 +129,16 @@ impl Driver {
         let id = self.id();
         let dynamic_shared = (48 << 10) - kernel.static_shared().min(48 << 10) as i32;
         let name_c = CString::new(name).map_err(|_| Code::INVALID_VALUE)?;
-        let function = Function { module, context, kernel, name: name_c, dynamic_shared, carveout: -1 };
+        let function = Function {
+            module,
+            context,
+            kernel,
+            name: name_c,
+            dynamic_shared,
+            carveout: -1,
+            cluster: [0; 3],
+            large_clusters: false,
+        };
         self.functions.insert(id, function);
         if let Some(module) = self.modules.get_mut(&module) {
             module.functions.insert(name.to_owned(), id);

@@ -171,6 +171,9 @@ pub(crate) struct Function {
     /// The dynamic shared memory opted in to.
     pub(crate) dynamic_shared: i32,
     pub(crate) carveout: i32,
+    /// The cluster it requires, where the program has said so, and whether it may have more blocks than all devices allow.
+    pub(crate) cluster: [i32; 3],
+    pub(crate) large_clusters: bool,
 }
 
 /// A module that is loaded into a context when a kernel of it is first used there.

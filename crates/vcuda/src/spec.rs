@@ -574,7 +574,7 @@ impl Spec {
             115 => 1,                                    // MEMORY_POOLS_SUPPORTED
             116..=118 => 0, // GPU_DIRECT_RDMA_SUPPORTED, _FLUSH_WRITES_OPTIONS, _WRITES_ORDERING
             119 => 0,       // MEMPOOL_SUPPORTED_HANDLE_TYPES
-            120 => 0,       // CLUSTER_LAUNCH
+            120 => u32::from(self.capability >= (9, 0)), // CLUSTER_LAUNCH
             121 => 0,       // DEFERRED_MAPPING_CUDA_ARRAY_SUPPORTED
             122 | 123 => 0, // CAN_USE_64_BIT_STREAM_MEM_OPS, _STREAM_WAIT_VALUE_NOR
             124 | 125 => 0, // DMA_BUF_SUPPORTED, IPC_EVENT_SUPPORTED
@@ -770,8 +770,9 @@ mod tests {
         assert_eq!(of(97), [64, 163, 99, 163, 99, 227, 227, 99].map(|kib| kib << 10));
         assert_eq!(of(106), [16, 32, 16, 16, 24, 32, 32, 24]);
         assert_eq!(of(111), [0, 1, 1, 1, 1, 1, 1, 1].map(|kib| kib << 10));
-        // Virtual memory management, clusters and multicast are not there.
-        for missing in [102, 120, 132] {
+        assert_eq!(of(120), [0, 0, 0, 0, 0, 1, 1, 1]);
+        // Virtual memory management and multicast are not there.
+        for missing in [102, 132] {
             assert_eq!(of(missing), [0; 8]);
         }
     }

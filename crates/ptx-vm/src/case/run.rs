@@ -402,7 +402,8 @@ impl Case<'_> {
 
     /// Launches. False when that ends the case.
     fn launch(&self, step: &LaunchStep, kernel: &Kernel, params: &[u8], outcome: &mut Outcome) -> bool {
-        let launch = Launch { grid: step.grid, block: step.block, dynamic_shared: step.dynamic_shared };
+        let mut launch = Launch::new(step.grid, step.block).dynamic_shared(step.dynamic_shared);
+        launch.cluster = step.cluster;
         let start = std::time::Instant::now();
         let result = self.vm.launch(kernel, &launch, params);
         let seconds = start.elapsed().as_secs_f64();

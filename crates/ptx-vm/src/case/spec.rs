@@ -27,6 +27,8 @@ pub(super) struct Spec {
     #[serde(default, deserialize_with = "given")]
     dynamic_shared: Option<u32>,
     #[serde(default, deserialize_with = "given")]
+    cluster: Option<[u32; 3]>,
+    #[serde(default, deserialize_with = "given")]
     args: Option<Vec<Arg>>,
     #[serde(default)]
     expect_fault: Option<String>,
@@ -141,6 +143,8 @@ struct RawStep {
     #[serde(default, deserialize_with = "given")]
     dynamic_shared: Option<u32>,
     #[serde(default, deserialize_with = "given")]
+    cluster: Option<[u32; 3]>,
+    #[serde(default, deserialize_with = "given")]
     args: Option<Vec<Arg>>,
     #[serde(default)]
     expect_fault: Option<String>,
@@ -179,6 +183,7 @@ pub(super) struct LaunchStep {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
     pub(super) dynamic_shared: u32,
+    pub(super) cluster: Option<[u32; 3]>,
     pub(super) args: Vec<Arg>,
     pub(super) expect_fault: Option<Failure>,
 }
@@ -370,6 +375,7 @@ impl Spec {
                     grid: self.grid,
                     block: self.block,
                     dynamic_shared: self.dynamic_shared,
+                    cluster: self.cluster,
                     args: self.args.take(),
                     expect_fault: self.expect_fault.take(),
                     ..RawStep::default()
@@ -382,6 +388,7 @@ impl Spec {
                     ("grid", self.grid.is_some()),
                     ("block", self.block.is_some()),
                     ("dynamic_shared", self.dynamic_shared.is_some()),
+                    ("cluster", self.cluster.is_some()),
                     ("args", self.args.is_some()),
                     ("expect_fault", self.expect_fault.is_some()),
                 ];
@@ -418,6 +425,7 @@ impl RawStep {
             ("grid", self.grid.is_some()),
             ("block", self.block.is_some()),
             ("dynamic_shared", self.dynamic_shared.is_some()),
+            ("cluster", self.cluster.is_some()),
             ("args", self.args.is_some()),
             ("expect_fault", self.expect_fault.is_some()),
             ("fill", self.fill.is_some()),
@@ -429,7 +437,8 @@ impl RawStep {
         ];
         match (self.launch, self.fill, self.check) {
             (Some(entry), None, None) => {
-                only(&present, &["launch", "grid", "block", "dynamic_shared", "args", "expect_fault"], "a launch")?;
+                let fields = ["launch", "grid", "block", "dynamic_shared", "cluster", "args", "expect_fault"];
+                only(&present, &fields, "a launch")?;
                 let args = self.args.ok_or("`args` is missing")?;
                 for (i, arg) in args.iter().enumerate() {
                     arg.check(None).map_err(|message| format!("argument {i}: {message}"))?;
@@ -439,6 +448,7 @@ impl RawStep {
                     grid: self.grid.ok_or("`grid` is missing")?,
                     block: self.block.ok_or("`block` is missing")?,
                     dynamic_shared: self.dynamic_shared.unwrap_or(0),
+                    cluster: self.cluster,
                     args,
                     expect_fault: self.expect_fault.map(|name| Failure::expected(&name)).transpose()?,
                 }))

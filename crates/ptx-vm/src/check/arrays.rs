@@ -58,7 +58,7 @@ impl Arrays {
         if defs == 0 {
             return;
         }
-        let (warp, mask) = (cx.warp as usize, cx.mask);
+        let (warp, mask) = (cx.seat as usize, cx.mask);
         let moves = matches!(meta.class, Class::Integer | Class::Logic | Class::Move | Class::Convert | Class::Compare);
         let carries = moves && defs == 1 && !matches!(meta.rule, Rule::MovesList(_));
         let mut out: Option<Numbers> = None;

@@ -6,36 +6,38 @@ use super::touch::Touch;
 use super::{Check, Pending, Verdict};
 use crate::error::FaultKind;
 use crate::ir::*;
-use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
+use crate::memory::GLOBAL_BASE;
 
 impl Check {
     /// Something that orders or moves memory has happened: an arm for each kind of event.
     pub(super) unsafe fn happened(&mut self, cx: &Cx, event: &Event, kernel: &Kernel, index: usize) -> Verdict {
         let Event { what, lanes, at } = *event;
-        let warp = cx.warp as usize;
+        let warp = cx.seat as usize;
         let actor = Actor { warp, lanes, proxy: None };
         let lane = lanes.trailing_zeros();
-        let thread = cx.warp * WARP as u32 + lane;
+        let thread = cx.seat * WARP as u32 + lane;
         let none = std::ptr::null();
         let object = |check: &mut Check, touch| {
             if let Some(maker) = check.shared.clocks.mbarrier_unmade(warp, lanes, at) {
                 let message = || {
                     format!(
-                        "the mbarrier at shared offset {at:#x} is used here and was made by {} with no barrier in between",
+                        "the mbarrier at shared offset {:#x} is used here and was made by {} with no barrier in between",
+                        at & OFFSET,
                         check.shared.clocks.name(maker)
                     )
                 };
-                check.report(FaultKind::Race, lane, Some(u64::from(at)), message)?;
+                check.report(FaultKind::Race, lane, Some(u64::from(at & OFFSET)), message)?;
             }
             // SAFETY: an mbarrier lies inside shared memory; values are compared for stores only, which these are not.
-            unsafe { check.touch_shared(cx, u64::from(at), 8, actor, touch, none) }
+            unsafe { check.touch_shared(cx, at, 8, actor, touch, none) }
         };
         match what {
             Happened::Fence { wide } => self.shared.clocks.fence(warp, lanes, wide),
+            Happened::FenceInit => self.shared.clocks.tell_mbarriers(warp, lanes),
             Happened::Proxy => self.shared.clocks.proxy(warp, lanes),
             Happened::Init => {
                 // SAFETY: as above.
-                unsafe { self.touch_shared(cx, u64::from(at), 8, actor, Touch::Init, none)? };
+                unsafe { self.touch_shared(cx, at, 8, actor, Touch::Init, none)? };
                 self.memory.define_shared(at, 8);
                 self.shared.clocks.mbarrier_init(thread, at);
             }
@@ -72,14 +74,14 @@ impl Check {
             Happened::BulkCommit => {
                 self.shared.clocks.bulk_commit(warp, lanes);
                 for lane in lanes_of(lanes) {
-                    *self.groups.entry(cx.warp * WARP as u32 + lane as u32).or_insert(0) += 1;
+                    *self.groups.entry(cx.seat * WARP as u32 + lane as u32).or_insert(0) += 1;
                 }
             }
             Happened::BulkWait { pending, read } => {
                 self.shared.clocks.bulk_wait(warp, lanes, pending);
                 if !read {
                     let groups = &self.groups;
-                    let first = cx.warp * WARP as u32;
+                    let first = cx.seat * WARP as u32;
                     self.pending.retain(|p| {
                         let mine = p.thread >= first && p.thread - first < 32 && lanes >> (p.thread - first) & 1 != 0;
                         let committed = groups.get(&p.thread).copied().unwrap_or(0);
@@ -91,28 +93,42 @@ impl Check {
         Ok(())
     }
 
+    /// The undefined bits of what a `st.async` has stored, or of what a `red.async` has combined with what was there.
+    unsafe fn stored(&mut self, cx: &Cx, op: *const Op, lane: usize, to: u64, reduce: bool) {
+        // SAFETY: operands belong to the instruction.
+        unsafe {
+            let imm = (*op).imm;
+            let (element, count) = ((imm & 255) as usize, (imm >> 8 & 255) as usize);
+            for i in 0..count {
+                let bits = self.defined.get(cx.seat as usize, cx.list(op, 2 + i), element)[lane];
+                self.memory.put_bits(cx, to + (i * element) as u64, &bits.to_le_bytes()[..element], reduce);
+            }
+        }
+    }
+
     /// A bulk copy has been issued, and has copied.
     fn bulk(&mut self, cx: &Cx, event: &Event, kernel: &Kernel, index: usize) -> Verdict {
         let Event { what, lanes, at } = *event;
         let Happened::Bulk { to, from, bytes, reduce } = what else { return Ok(()) };
         let lane = lanes.trailing_zeros();
-        let thread = cx.warp * WARP as u32 + lane;
+        let thread = cx.seat * WARP as u32 + lane;
         // A copy out of shared memory is waited for by its groups, any other by the mbarrier.
         let out = to >= GLOBAL_BASE;
         let how = if out { Tracked::Thread(thread) } else { Tracked::Mbarrier(at) };
-        let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), warp: cx.warp as usize, lanes };
+        let proxy = Actor { proxy: Some(self.shared.clocks.tracked(how)), warp: cx.seat as usize, lanes };
         let reads = from.map(|from| (from, Touch::Read));
         for (address, touch) in reads.into_iter().chain([(to, if reduce { Touch::Atomic } else { Touch::Async })]) {
             if address >= GLOBAL_BASE {
                 self.not_pending(address, u64::from(bytes), lane, touch)?;
                 continue;
             }
-            let offset = address - SHARED_WINDOW;
+            let place = cx.place_of(address);
             // SAFETY: the copy has checked both ranges.
-            unsafe { self.touch_shared(cx, offset, u64::from(bytes), proxy, touch, std::ptr::null())? };
+            unsafe { self.touch_shared(cx, place, u64::from(bytes), proxy, touch, std::ptr::null())? };
             if Some(address) == from
-                && let Some((byte, writer)) = self.shared.untold(offset as usize, bytes as usize, thread)
+                && let Some((byte, writer)) = self.shared.untold(place as usize, bytes as usize, thread)
             {
+                let byte = byte & OFFSET as usize;
                 let message = || {
                     format!(
                         "shared memory at offset {byte:#x} is read here by a bulk copy, and was written by {} with no `fence.proxy.async` in between",
@@ -123,7 +139,12 @@ impl Check {
             }
         }
         let Some(from) = from else {
-            self.memory.define_shared((to - SHARED_WINDOW) as u32, bytes as usize);
+            if kernel.meta[index].rule == Rule::AsyncStore {
+                // SAFETY: the instruction is of that kind.
+                unsafe { self.stored(cx, &raw const kernel.code[index], lane as usize, to, reduce) };
+            } else {
+                self.memory.define_shared(cx.place_of(to), bytes as usize);
+            }
             self.shared.clocks.mbarrier_bulk(at);
             return Ok(());
         };

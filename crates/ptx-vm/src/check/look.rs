@@ -30,7 +30,7 @@ impl Check {
                 }
                 return Ok(());
             };
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let addressed = match access.kind {
                 AccessKind::Rows(rows) | AccessKind::RowsStore(rows, _) => u32::MAX >> (32 - rows.min(32)),
                 AccessKind::Load | AccessKind::Store | AccessKind::Atomic | AccessKind::CopyAsync => cx.mask,
@@ -73,7 +73,7 @@ impl Check {
         index: usize,
         rows: usize,
     ) -> Verdict {
-        let warp = cx.warp as usize;
+        let warp = cx.seat as usize;
         // SAFETY: as above.
         unsafe {
             // Each row's address comes from one lane, but the row is read (or written) by the warp as one.
@@ -84,7 +84,7 @@ impl Check {
                     _ => Touch::Read,
                 };
                 if a + 16 <= u64::from(cx.shared_len) {
-                    self.touch_shared(cx, a, 16, Actor::lane(warp, lane as u32), touch, op)?;
+                    self.touch_shared(cx, cx.place(a as u32), 16, Actor::lane(warp, lane as u32), touch, op)?;
                 }
             }
             match access.kind {
@@ -164,7 +164,7 @@ impl Check {
 
     /// An address taken of one array of shared memory must not reach into another.
     pub(super) unsafe fn in_its_array(&self, cx: &Cx, kernel: &Kernel, access: &Access, lanes: u32) -> Verdict {
-        let Some(numbers) = self.arrays.as_ref().and_then(|arrays| arrays.get(cx.warp as usize, access.addr)) else {
+        let Some(numbers) = self.arrays.as_ref().and_then(|arrays| arrays.get(cx.seat as usize, access.addr)) else {
             return Ok(());
         };
         // SAFETY: the access belongs to the instruction about to run.
@@ -216,7 +216,7 @@ impl Check {
 
     /// `bar.warp.sync` orders the lanes that name each other.
     pub(super) unsafe fn warp_sync(&mut self, cx: &Cx, op: *const Op) {
-        let (warp, clocks) = (cx.warp as usize, &mut self.shared.clocks);
+        let (warp, clocks) = (cx.seat as usize, &mut self.shared.clocks);
         // SAFETY: the membermask is 32 bits wide.
         unsafe {
             let members = (*op).r[0];
@@ -252,11 +252,16 @@ impl Check {
             let a = addr[left.trailing_zeros() as usize];
             let lanes = (0..WARP).fold(0, |m, i| m | u32::from(addr[i] == a) << i) & left;
             left &= !lanes;
+            let flag = cx.common(a.wrapping_add(window));
+            let flags = [clocks.near(flag, cx.rank), flag];
             if access.kind != AccessKind::Store {
-                clocks.observe(cx.warp as usize, lanes, a.wrapping_add(window), acquire);
+                clocks.observe(cx.seat as usize, lanes, flags[0], acquire);
+                if flags[0] != flag {
+                    clocks.observe(cx.seat as usize, lanes, flag, acquire);
+                }
             }
             if access.kind != AccessKind::Load {
-                clocks.publish(cx.warp as usize, lanes, a.wrapping_add(window), release);
+                clocks.publish(cx.seat as usize, lanes, flags, release, access.order & Access::CTA == 0);
             }
         }
     }
@@ -279,12 +284,11 @@ impl Check {
             AccessKind::Store => Touch::Write(Values::Registers(access.lanes)),
             _ => Touch::Atomic,
         };
-        let actor = Actor { warp: cx.warp as usize, lanes, proxy: None };
-        let end = |len: u32, base: u64| a >= base && a - base + bytes <= u64::from(len);
+        let actor = Actor { warp: cx.seat as usize, lanes, proxy: None };
         if access.space == Space::Shared && !access.wide {
             if a + bytes <= u64::from(cx.shared_len) {
                 // SAFETY: inside shared memory.
-                unsafe { self.touch_shared(cx, a, bytes, actor, touch, op)? };
+                unsafe { self.touch_shared(cx, cx.place(a as u32), bytes, actor, touch, op)? };
             }
         } else if a >= GLOBAL_BASE {
             self.not_pending(a, bytes, lanes.trailing_zeros(), touch)?;
@@ -292,9 +296,9 @@ impl Check {
                 // SAFETY: the instruction belongs to the code.
                 unsafe { self.touch_global(cx, a, bytes, lanes, touch, op)? };
             }
-        } else if end(cx.shared_len, SHARED_WINDOW) {
+        } else if cx.in_cluster(a, bytes).is_some() {
             // SAFETY: inside shared memory.
-            unsafe { self.touch_shared(cx, a - SHARED_WINDOW, bytes, actor, touch, op)? };
+            unsafe { self.touch_shared(cx, cx.place_of(a), bytes, actor, touch, op)? };
         }
         Ok(())
     }

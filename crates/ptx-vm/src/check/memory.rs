@@ -2,8 +2,8 @@
 
 use super::bytes::{is_zero, word};
 use super::defined::{Bits, Defined};
-use crate::ir::{Access, Cx, FULL, Kernel, NO_SLOT, Op, WARP, addresses, lanes_of};
-use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW, SHARED_WINDOW};
+use crate::ir::{Access, Cx, FULL, Kernel, NO_SLOT, OFFSET, Op, RANK_SHIFT, WARP, addresses, lanes_of};
+use crate::memory::{Allocation, GLOBAL_BASE, LOCAL_WINDOW};
 use crate::parse::Space;
 use crate::step::atomic::Atom;
 use std::sync::Arc;
@@ -31,8 +31,9 @@ pub(crate) struct Leak {
 
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The undefined bits of shared memory.
+    /// The undefined bits of shared memory, one block of the cluster after the other, and the bytes of a block.
     shared: Vec<u8>,
+    shared_len: usize,
     /// Those of local memory, thread by thread.
     local: Vec<u8>,
     local_len: usize,
@@ -59,9 +60,11 @@ impl Memory {
         Memory { launch, ..Memory::default() }
     }
 
-    pub(super) fn start(&mut self, shared: usize, warps: usize, local: usize) {
+    pub(super) fn start(&mut self, shared: usize, [blocks, seats]: [usize; 2], local: usize) {
+        let warps = blocks * seats;
         self.shared.clear();
-        self.shared.resize(shared, 0xff);
+        self.shared.resize(shared * blocks, 0xff);
+        self.shared_len = shared;
         self.local.clear();
         self.local.resize(local * WARP * warps, 0xff);
         self.local_len = local;
@@ -95,20 +98,8 @@ impl Memory {
 
     /// The undefined bits of a range, or null where everything is defined, or nothing is there.
     pub(super) unsafe fn place(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
-        let inside = |base: u64, len: usize| a >= base && a - base + bytes <= len as u64;
-        if shared || inside(SHARED_WINDOW, self.shared.len()) {
-            let at = if shared { a } else { a - SHARED_WINDOW };
-            return match at + bytes <= self.shared.len() as u64 {
-                true => self.shared.as_mut_ptr().wrapping_add(at as usize),
-                false => std::ptr::null_mut(),
-            };
-        }
-        if inside(LOCAL_WINDOW, self.local_len) {
-            let frame = (cx.warp as usize * WARP + lane) * self.local_len;
-            return self.local.as_mut_ptr().wrapping_add(frame + (a - LOCAL_WINDOW) as usize);
-        }
-        if a < GLOBAL_BASE {
-            return std::ptr::null_mut();
+        if shared || a < GLOBAL_BASE {
+            return self.window(cx, shared, a, bytes, lane);
         }
         // SAFETY: forwarded.
         match unsafe { self.near(cx, a) } {
@@ -117,6 +108,22 @@ impl Memory {
             }
             _ => std::ptr::null_mut(),
         }
+    }
+
+    /// The same outside of global memory.
+    fn window(&mut self, cx: &Cx, shared: bool, a: u64, bytes: u64, lane: usize) -> *mut u8 {
+        let own = shared.then_some((cx.rank, a as u32));
+        if let Some((rank, at)) = own.or_else(|| cx.whose(a)) {
+            return match u64::from(at) + bytes <= self.shared_len as u64 && (rank as usize) < cx.peers.len() {
+                true => self.shared.as_mut_ptr().wrapping_add(rank as usize * self.shared_len + at as usize),
+                false => std::ptr::null_mut(),
+            };
+        }
+        if a < LOCAL_WINDOW || a - LOCAL_WINDOW + bytes > self.local_len as u64 {
+            return std::ptr::null_mut();
+        }
+        let frame = (cx.seat as usize * WARP + lane) * self.local_len;
+        self.local.as_mut_ptr().wrapping_add(frame + (a - LOCAL_WINDOW) as usize)
     }
 
     /// Whether an access goes by offsets into shared memory.
@@ -210,7 +217,7 @@ impl Memory {
             if slot == NO_SLOT {
                 continue;
             }
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             if found == 0 {
                 d.define(warp, slot, element.max(2), cx.mask);
             } else {
@@ -240,9 +247,9 @@ impl Memory {
             let mut any = false;
             for v in 0..count {
                 let slot = if count <= 2 { (*op).r[v] } else { cx.list(op, v) };
-                if d.lanes(cx.warp as usize, slot, element.max(2)) & cx.mask != 0 {
+                if d.lanes(cx.seat as usize, slot, element.max(2)) & cx.mask != 0 {
                     any = true;
-                    let bits = d.get(cx.warp as usize, slot, element.max(2));
+                    let bits = d.get(cx.seat as usize, slot, element.max(2));
                     for (raw, bits) in raw.iter_mut().zip(bits) {
                         raw[v * element..][..element].copy_from_slice(&bits.to_le_bytes()[..element]);
                     }
@@ -272,7 +279,7 @@ impl Memory {
             return;
         }
         let from = self.from(kernel);
-        self.leaks.push(Leak { index, warp: cx.warp as usize, lane, address, first, end, from });
+        self.leaks.push(Leak { index, warp: cx.seat as usize, lane, address, first, end, from });
     }
 
     /// The launches that last stored to the words of a range of global memory; none where nobody keeps account of that.
@@ -327,7 +334,7 @@ impl Memory {
         // SAFETY: the list holds destinations, sources, and for `cas` what replaces them.
         unsafe {
             let addr = addresses(cx, access);
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let count = if wide { 2 } else { (*op).r[0] as usize };
             let element = access.bytes as usize / count;
             let (sources, third) = if wide { (3, 5) } else { (count, 2 * count + 1) };
@@ -405,7 +412,7 @@ impl Memory {
             for (n, rows) in matrices.iter().enumerate() {
                 let slot = cx.list(op, n);
                 if !any && cx.mask == FULL {
-                    d.define(cx.warp as usize, slot, 4, FULL);
+                    d.define(cx.seat as usize, slot, 4, FULL);
                     continue;
                 }
                 let at = |row: usize, byte: usize| u64::from(rows[row][byte]);
@@ -428,7 +435,7 @@ impl Memory {
             let addr = addresses(cx, access);
             let crate::ir::AccessKind::RowsStore(rows, _) = access.kind else { return };
             for n in 0..rows as usize / 8 {
-                let bits = d.get(cx.warp as usize, cx.list(op, n), 4);
+                let bits = d.get(cx.seat as usize, cx.list(op, n), 4);
                 for r in 0..8 {
                     let mut row = [0u8; 16];
                     for (byte, out) in row.iter_mut().enumerate() {
@@ -483,9 +490,26 @@ impl Memory {
         }
     }
 
-    /// All bits of a range of shared memory are defined.
+    /// Bits of shared memory become undefined where these are; all, if any is or was, when both are `combined`.
+    pub(super) unsafe fn put_bits(&mut self, cx: &Cx, to: u64, bits: &[u8], combined: bool) {
+        // SAFETY: `place` checks the range.
+        unsafe {
+            let at = self.place(cx, false, to, bits.len() as u64, 0);
+            if at.is_null() {
+                return;
+            }
+            if !combined {
+                std::ptr::copy_nonoverlapping(bits.as_ptr(), at, bits.len());
+            } else if word(bits) != 0 || !is_zero(at, bits.len()) {
+                std::ptr::write_bytes(at, 0xff, bits.len());
+            }
+        }
+    }
+
+    /// All bits of a range of shared memory are defined, from a place on.
     pub(super) fn define_shared(&mut self, at: u32, bytes: usize) {
-        if let Some(bits) = self.shared.get_mut(at as usize..at as usize + bytes) {
+        let at = (at >> RANK_SHIFT) as usize * self.shared_len + (at & OFFSET) as usize;
+        if let Some(bits) = self.shared.get_mut(at..at + bytes) {
             bits.fill(0);
         }
     }

@@ -14,11 +14,12 @@ mod memory;
 mod products;
 mod shared;
 mod touch;
+mod visits;
 mod warpgroup;
 
 use crate::counters::Tally;
 use crate::error::{FaultKind, FaultKinds};
-use crate::ir::{Cx, Happened, Kernel, NAMED, Op, guarded};
+use crate::ir::{Cx, Happened, Kernel, NAMED, Op, RANK_SHIFT, guarded};
 use arrays::Arrays;
 use defined::Defined;
 pub(crate) use global::Races;
@@ -28,6 +29,7 @@ use products::Products;
 use shared::Shadow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use visits::Visits;
 
 /// The observer of one worker thread.
 pub(crate) struct Watch {
@@ -49,8 +51,10 @@ struct Check {
     groups: HashMap<u32, u32>,
     /// What is looked for.
     checks: Checks,
-    /// The number of the block.
+    /// The number of the cluster's first block.
     block: u64,
+    /// What blocks of a cluster do in each other's shared memory.
+    visits: Visits,
 }
 
 /// What checked mode looks for.
@@ -90,25 +94,31 @@ impl Watch {
                 groups: HashMap::new(),
                 checks,
                 block: 0,
+                visits: Visits::default(),
             };
             Box::new(Watch { check: checks.map(check), tally })
         })
     }
 
-    /// A new block begins: its registers, its shared memory, of which the first `own` bytes are its own, and its local memory hold nothing.
-    pub(crate) fn start_block(
+    /// A new cluster begins, of so many blocks and numbers of warps in each: their registers, their shared memory, of which the first `own`
+    /// bytes are a block's own, and their local memory hold nothing.
+    pub(crate) fn start_cluster(
         &mut self,
         kernel: &Kernel,
         block: u64,
         [shared, own]: [usize; 2],
-        warps: usize,
+        [blocks, seats]: [usize; 2],
         local: usize,
     ) {
+        let warps = blocks * seats;
         if let Some(check) = &mut self.check {
             check.block = block;
-            check.shared.start(shared, warps);
-            check.memory.start(shared, warps, local);
-            check.memory.define_shared(own as u32, shared - own);
+            check.visits.start(blocks);
+            check.shared.start(shared, [blocks, seats]);
+            check.memory.start(shared, [blocks, seats], local);
+            for rank in 0..blocks as u32 {
+                check.memory.define_shared(rank << RANK_SHIFT | own as u32, shared - own);
+            }
             check.defined.start(kernel, warps);
             check.arrays.iter_mut().for_each(Arrays::start);
             check.products.iter_mut().for_each(Products::start);
@@ -127,24 +137,59 @@ impl Watch {
         self.check.as_ref().and_then(Check::unfinished)
     }
 
-    /// A warp arrives at a barrier and goes on.
-    pub(crate) fn arrive(&mut self, id: usize, warp: usize) {
+    /// A warp of the block of that rank arrives at a barrier and goes on.
+    pub(crate) fn arrive(&mut self, rank: u32, id: usize, warp: usize) {
         if let Some(check) = &mut self.check {
-            check.shared.clocks.arrive_named(id, warp);
+            check.shared.clocks.arrive_named(rank as usize * NAMED + id, warp);
         }
     }
 
-    /// A barrier opens for the warps that wait at it; `all` when no other warp is left.
-    pub(crate) fn release(&mut self, id: usize, warps: &[usize], all: bool) {
+    /// A barrier opens for the warps that wait at it; `all` when no other warp of the cluster is left.
+    pub(crate) fn release(&mut self, rank: u32, id: usize, warps: &[usize], all: bool) {
         if let Some(check) = &mut self.check {
             if id >= NAMED {
                 return check.warpgroup_waited(warps);
             }
             match all {
                 true => check.shared.clocks.barrier(),
-                false => check.shared.clocks.release_named(id, warps),
+                false => check.shared.clocks.release_named(rank as usize * NAMED + id, warps),
             }
         }
+    }
+
+    /// Lanes arrive at the barrier of the cluster.
+    pub(crate) fn cluster_arrive(&mut self, warp: usize, lanes: u32, release: bool) {
+        if let Some(check) = &mut self.check {
+            check.shared.clocks.cluster_arrive(warp, lanes, release);
+        }
+    }
+
+    /// It opens: all threads of the cluster have arrived.
+    pub(crate) fn cluster_open(&mut self) {
+        if let Some(check) = &mut self.check {
+            check.shared.cluster_open();
+        }
+    }
+
+    /// Lanes go on that have waited at it.
+    pub(crate) fn cluster_wait(&mut self, warp: usize, lanes: u32, acquire: bool) {
+        if let Some(check) = &mut self.check {
+            check.shared.clocks.cluster_wait(warp, lanes, acquire);
+        }
+    }
+
+    /// Lanes of a warp of the block of that rank exit.
+    pub(crate) fn exit(&mut self, rank: u32, warp: usize, lanes: u32) {
+        if let Some(check) = &mut self.check {
+            check.visits.exit(&check.shared.clocks, rank, warp, lanes);
+        }
+    }
+
+    /// The block of that rank is over: what is wrong with that, in words.
+    pub(crate) fn over(&mut self, rank: u32) -> Option<String> {
+        let check = self.check.as_mut()?;
+        let found = check.visits.over(&check.shared.clocks, rank);
+        found.filter(|_| check.checks.report.contains(FaultKind::Race))
     }
 
     /// Looks at an instruction, then executes it.
@@ -172,7 +217,7 @@ impl Watch {
             if let Some(check) = &mut self.check
                 && check.defined.waits()
             {
-                check.defined.ran(cx.warp as usize, mask, !next.is_null());
+                check.defined.ran(cx.seat as usize, mask, !next.is_null());
             }
             if !cx.events.is_empty() {
                 return self.events(cx, kernel, op, next);

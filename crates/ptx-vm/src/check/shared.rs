@@ -1,7 +1,8 @@
-//! The shadow of shared memory: who touched each byte last, and whether that is ordered before now.
+//! The shadow of shared memory: who touched each byte last, and whether that is ordered before now. Bytes go by their places in the
+//! cluster, see [`crate::ir::RANK_SHIFT`].
 
 use super::clock::{Agent, Clocks};
-use crate::ir::WARP;
+use crate::ir::{OFFSET, RANK_SHIFT, WARP};
 
 /// What an access collides with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,12 @@ impl Actor {
         self.warp as u32 * WARP as u32
     }
 
+    /// Whoever it is: itself, or its threads.
+    pub(super) fn agents(self) -> impl Iterator<Item = Agent> {
+        let threads = self.threads().map(|thread| thread as Agent).filter(move |_| self.proxy.is_none());
+        self.proxy.into_iter().chain(threads)
+    }
+
     /// Its threads.
     fn threads(self) -> impl Iterator<Item = u32> {
         (0..WARP as u32).filter(move |l| self.lanes >> l & 1 != 0).map(move |l| self.first() + l)
@@ -106,7 +113,10 @@ type Memo = (Epoch, Actor, u32, Epoch);
 
 #[derive(Default)]
 pub(super) struct Shadow {
+    /// Those of each block, one block after the other.
     cells: Vec<Cell>,
+    /// Bytes of a block.
+    len: usize,
     pub(super) clocks: Clocks,
     /// The time the block began: what is older was done by another block.
     born: u32,
@@ -117,22 +127,38 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    pub(super) fn start(&mut self, len: usize, warps: usize) {
+    /// A cluster of blocks begins, with so many bytes of shared memory and numbers of warps for each.
+    pub(super) fn start(&mut self, len: usize, [blocks, seats]: [usize; 2]) {
         // Times and set numbers only grow, so that old cells need not be cleared; they begin anew long before they run out.
         if self.clocks.now > 1 << 31 || self.base > 1 << 31 {
             *self = Shadow::default();
         }
-        self.cells.resize(self.cells.len().max(len), Cell::default());
-        self.clocks.start(warps);
+        self.cells.resize(self.cells.len().max(len * blocks), Cell::default());
+        self.len = len;
+        self.clocks.start(blocks, seats);
         self.born = self.clocks.now;
         self.base += self.sets.len() as u32 + 1;
         self.sets.clear();
         self.memo.clear();
     }
 
+    /// Where the cells of a place begin.
+    fn cell(&self, place: usize) -> usize {
+        (place >> RANK_SHIFT) * self.len + (place & OFFSET as usize)
+    }
+
+    /// The barrier of the cluster opens: everybody in it knows mbarriers of which a fence has told.
+    pub(super) fn cluster_open(&mut self) {
+        for at in self.clocks.cluster_open() {
+            let at = self.cell(at as usize);
+            self.cells[at..at + 8].fill(Cell::default());
+        }
+    }
+
     /// The first byte whose last writer has not told asynchronous copies of it, and that writer.
     pub(super) fn untold(&self, at: usize, n: usize, thread: u32) -> Option<(usize, Agent)> {
-        self.cells[at..at + n].iter().enumerate().find_map(|(i, cell)| {
+        let first = self.cell(at);
+        self.cells[first..first + n].iter().enumerate().find_map(|(i, cell)| {
             let epoch = cell.write();
             // Of several writers of one value one is enough; what copies wrote needs no telling.
             let plain = cell.by != 0 && epoch.who != SET && epoch.at >= self.born;
@@ -177,6 +203,16 @@ impl Shadow {
         {
             return Epoch { who, at: now };
         }
+        let (first, end) = (actor.first() as Agent, actor.first() as Agent + WARP as Agent);
+        // Whoever is among them as of now stays there, with the same others.
+        let among = |m: &Member| m.first == first && m.time == now && m.lanes & actor.lanes == actor.lanes;
+        if old.who == SET
+            && actor.proxy.is_none()
+            && let Some(members) = old.at.checked_sub(self.base).and_then(|i| self.sets.get(i as usize))
+            && members.iter().any(among)
+        {
+            return old;
+        }
         const SLOTS: usize = 256;
         let key =
             (u64::from(old.at) << 16 | u64::from(old.who)) ^ u64::from(actor.lanes) << 20 ^ (actor.warp as u64) << 50;
@@ -189,6 +225,9 @@ impl Shadow {
         }
         let mut members: Vec<Member> = if old.who == SET {
             old.at.checked_sub(self.base).and_then(|i| self.sets.get(i as usize)).cloned().unwrap_or_default()
+        } else if old.at >= self.born && self.clocks.is_thread(old.who) {
+            let lane = u32::from(old.who) % WARP as u32;
+            vec![Member { first: old.who - lane as Agent, lanes: 1 << lane, time: old.at }]
         } else if old.at >= self.born {
             vec![Member { first: old.who, lanes: 0, time: old.at }]
         } else {
@@ -196,7 +235,6 @@ impl Shadow {
         };
         // Whoever is ordered before one of the threads is ordered before whatever that thread is ordered before.
         let lane = actor.first() + actor.lanes.trailing_zeros();
-        let (first, end) = (actor.first() as Agent, actor.first() as Agent + WARP as Agent);
         members.retain_mut(|m| {
             if m.lanes == 0 {
                 let same = (first..end).contains(&m.first) && actor.lanes >> (m.first - first) & 1 != 0;
@@ -210,8 +248,13 @@ impl Shadow {
         });
         let answer = match alone {
             Some(who) if members.is_empty() => Epoch { who, at: now },
-            Some(who) => self.intern(members, Member { first: who, lanes: 0, time: now }),
-            None => self.intern(members, Member { first, lanes: actor.lanes, time: now }),
+            Some(who) if actor.proxy.is_some() => self.intern(members, Member { first: who, lanes: 0, time: now }),
+            _ => {
+                // Lanes of a warp that do it at the same time are one member.
+                let mates = members.iter().position(|m| m.first == first && m.time == now && m.lanes != 0);
+                let lanes = mates.map_or(0, |at| members.swap_remove(at).lanes);
+                self.intern(members, Member { first, lanes: lanes | actor.lanes, time: now })
+            }
         };
         let nobody = Actor { warp: usize::MAX, lanes: 0, proxy: None };
         self.memo.resize(SLOTS, (Epoch::default(), nobody, 0, Epoch::default()));
@@ -241,16 +284,17 @@ impl Shadow {
     /// Reads `n` bytes; gives the first byte that may not be read and why.
     pub(super) fn read(&mut self, at: usize, n: usize, actor: Actor, strong: bool) -> Option<(usize, Conflict)> {
         let mut last = (Cell::default(), Cell::default());
-        for byte in at..at + n {
+        let first = self.cell(at);
+        for byte in first..first + n {
             let cell = self.cells[byte];
-            if byte > at && cell == last.0 {
+            if byte > first && cell == last.0 {
                 self.cells[byte] = last.1;
                 continue;
             }
             if !(strong && cell.by == STRONG)
                 && let Some(conflict) = self.after_write(&cell, actor, 0)
             {
-                return Some((byte, conflict));
+                return Some((at + byte - first, conflict));
             }
             let mut new = cell;
             // What strong reads see is up to those who use flags; only weak ones must not be overtaken.
@@ -279,7 +323,8 @@ impl Shadow {
             Manner::Copy => (0, false),
         };
         let mut last = None;
-        for byte in at..at + n {
+        let first = self.cell(at);
+        for byte in first..first + n {
             let cell = self.cells[byte];
             if let Some((old, new)) = last
                 && old == cell
@@ -294,9 +339,9 @@ impl Shadow {
                 conflict = self.unordered(cell.read(), actor).map(|other| Conflict::Read { other });
             }
             if let Some(conflict) = conflict
-                && !harmless(byte, conflict)
+                && !harmless(at + byte - first, conflict)
             {
-                return Some((byte, conflict));
+                return Some((at + byte - first, conflict));
             }
             let write = if mates {
                 self.with(cell.write(), actor)

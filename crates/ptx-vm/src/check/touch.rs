@@ -26,7 +26,7 @@ impl Check {
             let lane = lanes.trailing_zeros();
             let now = Now {
                 block: self.block,
-                warp: cx.warp,
+                warp: cx.seat,
                 lane,
                 op: op.offset_from(cx.code) as u32,
                 atomic: matches!(touch, Touch::Atomic),
@@ -45,9 +45,10 @@ impl Check {
             match races.touch(&self.shared.clocks, now, a, bytes, harmless) {
                 None => Ok(()),
                 Some(found) => {
+                    let clocks = &self.shared.clocks;
                     let other = match found.block == self.block {
-                        true => format!("thread {}", found.thread),
-                        false => format!("thread {} of block {}", found.thread, found.block),
+                        true => clocks.name(found.thread as u16),
+                        false => clocks.thread_of(found.block, found.thread),
                     };
                     let message = || {
                         format!(
@@ -70,7 +71,7 @@ impl Check {
             return;
         }
         let mut races = races.lock().unwrap_or_else(PoisonError::into_inner);
-        let (warp, clocks) = (cx.warp as usize, &mut self.shared.clocks);
+        let (warp, clocks) = (cx.seat as usize, &mut self.shared.clocks);
         let (acquire, release) = (access.order & Access::ACQUIRE != 0, access.order & Access::RELEASE != 0);
         for lane in (0..WARP).filter(|lane| cx.mask >> lane & 1 != 0 && addr[*lane] >= GLOBAL_BASE) {
             if access.kind != AccessKind::Store {
@@ -113,7 +114,7 @@ impl Check {
             let size = cx.list(op, 2);
             let n = u64::from(access.bytes);
             let sizes = if size == crate::ir::NO_SLOT { [access.bytes; WARP] } else { cx.get::<u32>(size) };
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let unsized_lanes = self.defined.lanes(warp, size, 4);
             let astray = self.defined.lanes(warp, cx.list(op, 1), 8);
             for lane in lanes_of(cx.mask) {
@@ -130,10 +131,10 @@ impl Check {
                     self.not_pending(source, bytes, lane as u32, Touch::Read)?;
                 }
                 if to[lane] + n <= u64::from(cx.shared_len) {
-                    let thread = cx.warp * WARP as u32 + lane as u32;
+                    let thread = cx.seat * WARP as u32 + lane as u32;
                     let copies = self.shared.clocks.copies_of(thread);
                     let actor = Actor { proxy: Some(copies), ..Actor::lane(warp, lane as u32) };
-                    self.touch_shared(cx, to[lane], n, actor, Touch::Async, op)?;
+                    self.touch_shared(cx, cx.place(to[lane] as u32), n, actor, Touch::Async, op)?;
                     let given = if there { bytes } else { 0 };
                     self.memory.copy(cx, (true, to[lane]), (false, source), [n, given], lane, false);
                 }
@@ -142,11 +143,11 @@ impl Check {
         }
     }
 
-    /// Notes an access to shared memory, which contains the range. `op` is the store whose values may be compared.
+    /// Notes an access to shared memory, from a place on, which contains the range. `op` is the store whose values may be compared.
     pub(super) unsafe fn touch_shared(
         &mut self,
         cx: &Cx,
-        at: u64,
+        at: u32,
         bytes: u64,
         actor: Actor,
         touch: Touch,
@@ -154,6 +155,13 @@ impl Check {
     ) -> Verdict {
         let (first, n) = (at as usize, bytes as usize);
         let lane = actor.lanes.trailing_zeros();
+        let rank = at >> RANK_SHIFT;
+        if rank != cx.rank && !self.visits.visit(&self.shared.clocks, rank, actor.agents()) {
+            let message = || {
+                format!("shared memory of block {rank} of the cluster is {} here, and that block is over", touch.verb())
+            };
+            self.report(FaultKind::Race, lane, Some(u64::from(at & OFFSET)), message)?;
+        }
         let manner = match touch {
             Touch::Read | Touch::StrongRead => None,
             // SAFETY: the instruction belongs to the code.
@@ -166,7 +174,10 @@ impl Check {
         let harmless = |byte: usize, conflict: Conflict| {
             let (Touch::Write(values), Conflict::Write { .. }) = (touch, conflict) else { return false };
             // SAFETY: the store's operands; the byte lies inside shared memory.
-            unsafe { store_byte(cx, op, lane, values, bytes, (byte - first) as u64) == *cx.shared.add(byte) }
+            unsafe {
+                store_byte(cx, op, lane, values, bytes, (byte - first) as u64)
+                    == *cx.peers[byte >> RANK_SHIFT].add(byte & OFFSET as usize)
+            }
         };
         let found = match manner {
             None => self.shared.read(first, n, actor, matches!(touch, Touch::StrongRead)),
@@ -179,7 +190,7 @@ impl Check {
     }
 
     #[cold]
-    pub(super) fn describe(&self, conflict: Conflict, touch: Touch, lane: u32, at: u64, byte: usize) -> Verdict {
+    pub(super) fn describe(&self, conflict: Conflict, touch: Touch, lane: u32, at: u32, byte: usize) -> Verdict {
         let name = |agent| self.shared.clocks.name(agent);
         let how = || match conflict {
             Conflict::Write { other } => format!("and was written by {} with no barrier in between", name(other)),
@@ -190,8 +201,11 @@ impl Check {
             Conflict::Read { other } => format!("and was read by {} with no barrier in between", name(other)),
             Conflict::Pending { other } => format!("while {} into it has not been waited for", name(other)),
         };
-        let message = || format!("shared memory at offset {byte:#x} is {} here {}", touch.verb(), how());
-        self.report(FaultKind::Race, lane, Some(at), message)
+        let message = || {
+            let (of, byte) = (self.shared.clocks.of_block((byte >> RANK_SHIFT) as u32), byte & OFFSET as usize);
+            format!("shared memory{of} at offset {byte:#x} is {} here {}", touch.verb(), how())
+        };
+        self.report(FaultKind::Race, lane, Some(u64::from(at & OFFSET)), message)
     }
 }
 

@@ -23,7 +23,7 @@ impl Check {
         let (at, defs, uses) = meta.flow;
         let (defs, uses) = kernel.flows[at as usize..][..defs as usize + uses as usize].split_at(defs as usize);
         let copies = meta.class == Class::Move && meta.rule == Rule::Moves(0);
-        match products.access(cx.warp as usize, defs, uses, copies) {
+        match products.access(cx.seat as usize, defs, uses, copies) {
             Ok(()) => Ok(()),
             Err(misuse) => self.misused(cx, kernel, misuse),
         }
@@ -57,7 +57,7 @@ impl Check {
     /// Fences, commits and waits of products.
     pub(super) fn order_products(&mut self, cx: &Cx, what: Happened) {
         let Some(products) = &mut self.products else { return };
-        let (warp, clocks) = (cx.warp as usize, &mut self.shared.clocks);
+        let (warp, clocks) = (cx.seat as usize, &mut self.shared.clocks);
         match what {
             Happened::MultiplyFence => products.fence(warp),
             Happened::MultiplyCommit => products.commit(warp, clocks.product_commit()),
@@ -80,7 +80,7 @@ impl Check {
     /// The instruction has checked its operands.
     pub(super) unsafe fn multiplied(&mut self, cx: &Cx, bits: [u64; 2], kernel: &Kernel, index: usize) -> Verdict {
         let op = &raw const kernel.code[index];
-        let warp = cx.warp as usize;
+        let warp = cx.seat as usize;
         let lane = cx.mask.trailing_zeros();
         // SAFETY: the caller's.
         unsafe {
@@ -111,14 +111,14 @@ impl Check {
 
     /// The rows in shared memory that a product reads.
     unsafe fn reads(&mut self, cx: &Cx, shape: &Shape, bits: [u64; 2], op: *const Op) -> Verdict {
-        let agent = self.shared.clocks.product_agent(cx.warp);
-        let actor = Actor { warp: cx.warp as usize, lanes: cx.mask, proxy: Some(agent) };
+        let agent = self.shared.clocks.product_agent(cx.seat);
+        let actor = Actor { warp: cx.seat as usize, lanes: cx.mask, proxy: Some(agent) };
         let descriptors = bits.map(Descriptor::read);
-        for (operand, outer, inner) in shape.matrices(cx.warp) {
+        for (operand, outer, inner) in shape.matrices(cx.seat) {
             let Ok(descriptor) = &descriptors[operand] else { continue };
             for at in descriptor.rows(shape.turned(operand), outer, inner) {
                 // SAFETY: the product has found its rows in shared memory.
-                unsafe { self.touch_shared(cx, u64::from(at), 16, actor, Touch::Read, op)? };
+                unsafe { self.touch_shared(cx, cx.place(at), 16, actor, Touch::Read, op)? };
                 self.is_told(cx, at)?;
             }
         }
@@ -127,12 +127,13 @@ impl Check {
 
     /// What products read must not have been written past the asynchronous proxy.
     fn is_told(&self, cx: &Cx, at: u32) -> Verdict {
-        let untold = |lane: usize| self.shared.untold(at as usize, 16, cx.warp * WARP as u32 + lane as u32);
+        let untold = |lane: usize| self.shared.untold(cx.place(at) as usize, 16, cx.seat * WARP as u32 + lane as u32);
         let first = cx.mask.trailing_zeros();
         let Some((byte, writer)) = untold(first as usize) else { return Ok(()) };
         if lanes_of(cx.mask).any(|lane| untold(lane).is_none()) {
             return Ok(());
         }
+        let byte = byte & OFFSET as usize;
         let message = || {
             format!(
                 "shared memory at offset {byte:#x} is read here by a wgmma, and was written by {} with no `fence.proxy.async` in between",
@@ -154,14 +155,14 @@ impl Check {
         op: *const Op,
         index: usize,
     ) {
-        let warp = cx.warp as usize;
+        let warp = cx.seat as usize;
         // Of the warp's rows, and of all columns.
         let mut undefined = [vec![false; 16], vec![false; COLUMNS]];
         let mut found = false;
         let descriptors = bits.map(Descriptor::read);
         // SAFETY: rows are looked up; operands belong to the instruction.
         unsafe {
-            for (operand, outer, inner) in shape.matrices(cx.warp) {
+            for (operand, outer, inner) in shape.matrices(cx.seat) {
                 let Ok(descriptor) = &descriptors[operand] else { continue };
                 let turned = shape.turned(operand);
                 let first = 8 * (if operand == 0 { outer % 2 } else { outer }) as usize;

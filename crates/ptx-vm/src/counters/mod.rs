@@ -70,6 +70,12 @@ pub struct SharedTraffic {
     pub load_bytes: u64,
     /// Bytes the lanes wrote.
     pub store_bytes: u64,
+    /// Of the bytes read, those in shared memory of other blocks of a cluster.
+    pub remote_load_bytes: u64,
+    /// Of the bytes written, those there.
+    pub remote_store_bytes: u64,
+    /// Of the bytes written, those that came by multicast: for each of the blocks.
+    pub multicast_bytes: u64,
     /// Warp instructions that went there with at least one lane.
     pub requests: u64,
     /// Passes those took. A warp goes at once when its lanes access up to 4 bytes, by half warps for 8 bytes, by quarter warps for 16, by
@@ -179,6 +185,9 @@ impl SharedTraffic {
     fn add(&mut self, other: &SharedTraffic) {
         self.load_bytes += other.load_bytes;
         self.store_bytes += other.store_bytes;
+        self.remote_load_bytes += other.remote_load_bytes;
+        self.remote_store_bytes += other.remote_store_bytes;
+        self.multicast_bytes += other.multicast_bytes;
         self.requests += other.requests;
         self.passes += other.passes;
         self.conflicts += other.conflicts;

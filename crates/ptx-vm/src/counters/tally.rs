@@ -113,7 +113,14 @@ impl Tally {
                 let total = bytes * u64::from(lanes.count_ones());
                 global(&mut to.global, &addr, lanes, total * load, total * store);
                 if !everywhere && lanes != cx.mask {
-                    banks.request(&mut to.shared, &addr, inside(SHARED_WINDOW, WINDOW), bytes, load, store);
+                    let near = inside(SHARED_WINDOW, WINDOW);
+                    banks.request(&mut to.shared, &addr, near, bytes, load, store);
+                    if near != 0 && cx.peers.len() > 1 {
+                        let far = |lane: &usize| cx.whose(addr[*lane]).is_some_and(|(rank, _)| rank != cx.rank);
+                        let total = bytes * lanes_of(near).filter(far).count() as u64;
+                        to.shared.remote_load_bytes += total * load;
+                        to.shared.remote_store_bytes += total * store;
+                    }
                     local(&mut to.local, &addr, inside(LOCAL_WINDOW, WINDOW), bytes, load, store);
                 }
             }
@@ -214,24 +221,31 @@ unsafe fn bulk(to: &mut Dynamic, cx: &Cx, op: *const Op) {
     let (mut global, mut shared) = (0, 0);
     for lane in lanes_of(cx.mask) {
         // SAFETY: the instruction is a bulk copy. One that is wrong moves nothing.
-        let Ok(moves) = (unsafe { moves(cx, op, lane) }) else { continue };
-        let reduce = moves.reduce.is_some();
-        for &Run { to: target, from, bytes } in moves.runs().iter().filter(|run| run.bytes > 0) {
-            let source = from.map(|from| (from, bytes, 0));
-            for (a, read, written) in source.into_iter().chain([(target, if reduce { bytes } else { 0 }, bytes)]) {
-                if a >= GLOBAL_BASE {
-                    global = 1;
-                    to.global.load_bytes += read;
-                    to.global.store_bytes += written;
-                    to.global.sectors += (a % 32 + bytes).div_ceil(32);
-                } else {
-                    shared = 1;
-                    to.shared.load_bytes += read;
-                    to.shared.store_bytes += written;
+        let Ok(all) = (unsafe { moves(cx, op, lane) }) else { continue };
+        for (copy, moves) in all.iter().enumerate() {
+            let reduce = moves.reduce.is_some();
+            for &Run { to: target, from, bytes } in moves.runs().iter().filter(|run| run.bytes > 0) {
+                // A multicast reads once.
+                let source = from.filter(|_| copy == 0).map(|from| (from, bytes, 0));
+                for (a, read, written) in source.into_iter().chain([(target, if reduce { bytes } else { 0 }, bytes)]) {
+                    if a >= GLOBAL_BASE {
+                        global = 1;
+                        to.global.load_bytes += read;
+                        to.global.store_bytes += written;
+                        to.global.sectors += (a % 32 + bytes).div_ceil(32);
+                    } else {
+                        shared = 1;
+                        to.shared.load_bytes += read;
+                        to.shared.store_bytes += written;
+                        let far = cx.whose(a).is_some_and(|(rank, _)| rank != cx.rank);
+                        to.shared.remote_load_bytes += if far { read } else { 0 };
+                        to.shared.remote_store_bytes += if far { written } else { 0 };
+                        to.shared.multicast_bytes += if moves.is_multicast() { written } else { 0 };
+                    }
                 }
             }
+            to.shared.passes += moves.shared_bytes().div_ceil(128);
         }
-        to.shared.passes += moves.shared_bytes().div_ceil(128);
     }
     to.shared.ways = to.shared.ways.max(shared);
     to.global.requests += global;

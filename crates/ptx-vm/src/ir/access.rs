@@ -1,7 +1,7 @@
 //! What checks and counters see of an instruction that touches memory.
 
 use super::lanes::WARP;
-use super::op::Cx;
+use super::op::{Cx, OFFSET, RANK_SHIFT};
 use crate::parse::Space;
 
 /// A memory access, as the checks and counters see it.
@@ -65,10 +65,15 @@ pub(crate) enum AccessKind {
 /// `access` belongs to the instruction about to run.
 pub(crate) unsafe fn addresses(cx: &Cx, access: &Access) -> [u64; WARP] {
     // SAFETY: the operand's width is the one noted.
-    let raw =
-        unsafe { if access.wide { cx.get::<u64>(access.addr) } else { cx.get::<u32>(access.addr).map(u64::from) } };
-    raw.map(|a| {
-        let a = a.wrapping_add(access.offset as u64);
-        if access.wide { a } else { a & 0xffff_ffff }
-    })
+    unsafe {
+        if access.wide {
+            return cx.get::<u64>(access.addr).map(|a| a.wrapping_add(access.offset as u64));
+        }
+        // An address that `mapa` has made for the block itself is one of its own.
+        let own = (cx.rank + 1) << RANK_SHIFT;
+        cx.get::<u32>(access.addr).map(|a| match a.wrapping_add(access.offset as u32) {
+            a if a & !OFFSET == own => u64::from(a & OFFSET),
+            a => u64::from(a),
+        })
+    }
 }

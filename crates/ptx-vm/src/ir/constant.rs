@@ -9,6 +9,17 @@ pub(crate) enum Special {
     Ntid(u8),
     Ctaid(u8),
     Nctaid(u8),
+    /// Index of the cluster, and how many there are.
+    ClusterId(u8),
+    NClusterId(u8),
+    /// Index of the block in its cluster, and how many there are.
+    ClusterCtaid(u8),
+    ClusterNctaid(u8),
+    /// The same in one number.
+    ClusterRank,
+    ClusterBlocks,
+    /// Whether launch or kernel say how large clusters are.
+    ExplicitCluster,
     WarpId,
     NWarpId,
     DynamicShared,
@@ -42,6 +53,12 @@ pub(crate) enum ConstSource {
 }
 
 impl ConstSource {
+    /// Differs from block to block.
+    pub(crate) fn is_of_block(self) -> bool {
+        use Special::{ClusterCtaid, ClusterId, ClusterRank, Ctaid};
+        matches!(self, ConstSource::Special(Ctaid(_) | ClusterId(_) | ClusterCtaid(_) | ClusterRank))
+    }
+
     pub(crate) fn is_reserved(self) -> bool {
         matches!(self, ConstSource::Special(Special::Reserved(_)))
     }

@@ -6,7 +6,7 @@ pub(crate) struct Event {
     pub(crate) what: Happened,
     /// The lanes that did it.
     pub(crate) lanes: u32,
-    /// Shared-memory offset of the mbarrier.
+    /// The mbarrier's place in shared memory, see [`super::RANK_SHIFT`].
     pub(crate) at: u32,
 }
 
@@ -16,6 +16,8 @@ pub(crate) enum Happened {
     Fence {
         wide: bool,
     },
+    /// `fence.mbarrier_init`: the mbarriers made before may be told to the cluster.
+    FenceInit,
     /// `fence.proxy.async`: what was written before may be read by asynchronous copies.
     Proxy,
     Init,

@@ -16,6 +16,19 @@ pub(crate) struct Globals {
     pub(crate) addresses: HashMap<String, u64>,
 }
 
+/// What a kernel says of its clusters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ClusterRules {
+    /// `.reqnctapercluster`.
+    pub(crate) required: Option<[u32; 3]>,
+    /// `.maxclusterrank`.
+    pub(crate) most: Option<u32>,
+    /// `.explicitcluster`: it has to be said how large they are.
+    pub(crate) explicit: bool,
+    /// `.blocksareclusters`: the grid counts clusters.
+    pub(crate) counted: bool,
+}
+
 /// One kernel parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,6 +90,7 @@ pub struct Kernel {
     pub(crate) globals: Arc<Globals>,
     pub(crate) reqntid: Option<[u32; 3]>,
     pub(crate) maxntid: Option<u64>,
+    pub(crate) cluster: ClusterRules,
     /// Instructions of which nothing is left, with the position in `code` they would have stood before.
     pub(crate) dissolved: Vec<(u32, Meta)>,
     /// `.file` names and `.loc` places, for reports.
@@ -150,6 +164,21 @@ impl Kernel {
     /// The most threads a block may have, when the PTX says so (`.maxntid`; of several dimensions the product).
     pub fn max_threads(&self) -> Option<u64> {
         self.maxntid
+    }
+
+    /// Blocks a cluster must have in x, y, z, when the PTX says so (`.reqnctapercluster`).
+    pub fn required_cluster(&self) -> Option<[u32; 3]> {
+        self.cluster.required
+    }
+
+    /// The most blocks a cluster may have, when the PTX says so (`.maxclusterrank`).
+    pub fn max_cluster(&self) -> Option<u32> {
+        self.cluster.most
+    }
+
+    /// Whether a launch has to say how large clusters are, unless [`Kernel::required_cluster`] does (`.explicitcluster`).
+    pub fn needs_cluster(&self) -> bool {
+        self.cluster.explicit
     }
 
     /// Local memory of a thread in bytes; for recursive functions and `alloca` [`crate::VmConfig::stack_bytes`] come on top.

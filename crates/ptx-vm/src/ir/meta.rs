@@ -35,8 +35,10 @@ impl Meta {
     /// Whether an instruction neither orders anything nor touches memory that others see, and guards nothing that does. A matrix is loaded
     /// by all lanes together, who have waited for each other.
     fn calm(&self) -> bool {
-        let orders = matches!(self.rule, Rule::Bulk | Rule::BulkGroup | Rule::Mbarrier | Rule::Barrier | Rule::Fence)
-            || matches!(self.rule, Rule::Warpgroup | Rule::WarpgroupOrder);
+        let orders = matches!(
+            self.rule,
+            Rule::Bulk | Rule::AsyncStore | Rule::BulkGroup | Rule::Mbarrier | Rule::Barrier | Rule::Fence
+        ) || matches!(self.rule, Rule::Warpgroup | Rule::WarpgroupOrder | Rule::Cluster);
         let own = |access: Access| match self.rule {
             Rule::Load | Rule::Store => matches!(access.space, Space::Local | Space::Param),
             rule => rule == Rule::LoadMatrix,

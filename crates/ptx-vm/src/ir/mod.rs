@@ -17,12 +17,13 @@ pub use class::Class;
 pub(crate) use constant::{ConstSource, RESERVED, Special, Where, width};
 pub(crate) use event::{Event, Happened};
 pub(crate) use handler::{Exec, Level, handler, level};
+pub(crate) use kernel::ClusterRules;
 pub(crate) use kernel::Globals;
 pub use kernel::{Kernel, Param, SourceLine};
 pub(crate) use lanes::{FULL, L, Lanes, WARP, lanes, lanes_of, set_lane};
 pub(crate) use meta::{Loc, Meta};
 pub(crate) use op::{
-    Arrival, BARRIERS, CONST_BIT, Cache, Cx, Handler, NAMED, NO_FRAME, NO_SLOT, Object, Op, Path, Poll, Reduce, Rule,
-    Stop, guarded,
+    Arrival, BARRIERS, CONST_BIT, Cache, Cx, Handler, NAMED, NO_FRAME, NO_SLOT, OFFSET, Object, Op, Path, Poll,
+    RANK_SHIFT, Reduce, Rule, Stop, guarded,
 };
 pub(crate) use raw::{Flow, Raw, Val, negation};

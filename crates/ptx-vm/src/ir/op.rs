@@ -8,7 +8,7 @@ use super::event::{Event, Happened};
 use super::lanes::{FULL, L, blend};
 use crate::error::FaultKind;
 use crate::math::mma::TensorCore;
-use crate::memory::{Heap, Table};
+use crate::memory::{Heap, SHARED_WINDOW, Table};
 
 /// Executes one instruction and gives the next one, or null when the warp stops (see [`Cx::stop`]).
 pub(crate) type Run = unsafe fn(&mut Cx, *const Op) -> *const Op;
@@ -47,6 +47,8 @@ pub(crate) enum Rule {
     StoreMatrix,
     Copy,
     Bulk,
+    /// `st.async` and `red.async`.
+    AsyncStore,
     Atomic,
     Atomic128,
     Shuffle,
@@ -68,6 +70,8 @@ pub(crate) enum Rule {
     Barrier,
     Fence,
     BulkGroup,
+    /// `barrier.cluster`.
+    Cluster,
 }
 
 /// One decoded instruction. Operands are byte offsets into the warp's registers, or with [`CONST_BIT`] into the constants.
@@ -105,8 +109,16 @@ pub(crate) enum Stop {
     Yield,
     /// Waited in vain for an mbarrier, see [`Cx::poll`].
     Poll,
+    /// Arrives at the barrier of the cluster, or waits at it.
+    Cluster,
     Fault,
 }
+
+/// Shared memory of a cluster in 32 bits: the rank of a block stands from this bit on, in a *place* as it is, in an address of
+/// `.shared::cluster` plus one. An address without is the block's own.
+pub(crate) const RANK_SHIFT: u32 = 24;
+/// The bits below.
+pub(crate) const OFFSET: u32 = (1 << RANK_SHIFT) - 1;
 
 /// Barriers that programs name by number.
 pub(crate) const NAMED: usize = 16;
@@ -216,6 +228,9 @@ pub(crate) struct Cx {
     pub(crate) caches: *mut Cache,
     pub(crate) shared: *mut u8,
     pub(crate) shared_len: u32,
+    /// The shared memory of the blocks of the cluster, by their ranks, and the rank of this one.
+    pub(crate) peers: Vec<*mut u8>,
+    pub(crate) rank: u32,
     /// This warp's local memory: one frame of `local_len` bytes for each lane.
     pub(crate) local: *mut u8,
     pub(crate) local_len: u32,
@@ -241,6 +256,8 @@ pub(crate) struct Cx {
     pub(crate) table: *const Table,
     pub(crate) globals: *const Table,
     pub(crate) warp: u32,
+    /// Its number among those of the cluster.
+    pub(crate) seat: u32,
     /// Threads of the block.
     pub(crate) threads: u32,
     pub(crate) checked: bool,
@@ -359,6 +376,41 @@ impl Cx {
     pub(crate) unsafe fn list(&self, op: *const Op, i: usize) -> u32 {
         // SAFETY: forwarded.
         unsafe { *self.lists.add((*op).x as usize + i) }
+    }
+
+    /// Where an address of the shared window lies: the rank of the block and the offset there. Addresses that `mapa` has made say the rank,
+    /// others are the block's own.
+    pub(crate) fn whose(&self, address: u64) -> Option<(u32, u32)> {
+        let at = u32::try_from(address.wrapping_sub(SHARED_WINDOW)).ok()?;
+        match at >> RANK_SHIFT {
+            0 => Some((self.rank, at)),
+            rank => Some((rank - 1, at & OFFSET)),
+        }
+    }
+
+    /// The shared memory of a block of the cluster at a generic address.
+    pub(crate) fn in_cluster(&self, address: u64, bytes: u64) -> Option<*mut u8> {
+        let (rank, offset) = self.whose(address)?;
+        let peer = self.peers.get(rank as usize)?;
+        (u64::from(offset) + bytes <= u64::from(self.shared_len)).then(|| peer.wrapping_add(offset as usize))
+    }
+
+    /// The place of an offset into the block's own shared memory, see [`RANK_SHIFT`].
+    pub(crate) fn place(&self, offset: u32) -> u32 {
+        self.rank << RANK_SHIFT | offset
+    }
+
+    /// The same of a generic address that is known to lie in the cluster.
+    pub(crate) fn place_of(&self, address: u64) -> u32 {
+        self.whose(address).map_or(0, |(rank, offset)| rank << RANK_SHIFT | offset)
+    }
+
+    /// A generic address as all blocks of the cluster write it.
+    pub(crate) fn common(&self, address: u64) -> u64 {
+        match self.whose(address) {
+            Some((rank, offset)) => SHARED_WINDOW + u64::from((rank + 1) << RANK_SHIFT | offset),
+            None => address,
+        }
     }
 
     /// Tells checked mode what a lane did; lanes that did the same in a row are one event.

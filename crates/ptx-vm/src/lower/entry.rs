@@ -188,8 +188,14 @@ fn parameters<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<Vec<Param>
 fn parts<'a>(l: &mut Lower<'a>, function: &'a Function<'a>) -> R<(Vec<Param>, usize)> {
     let dynamic_at = shared_arrays(l)?;
     let params = parameters(l, function)?;
-    if function.cluster.is_some_and(|n| n != [1; 3]) {
-        let clusters = l.error("thread block clusters (.reqnctapercluster) are not supported");
+    if let Some(n) = function.cluster
+        && let Err(why) = crate::arch::cluster_blocks(n)
+    {
+        let clusters = l.error(format!("`.reqnctapercluster`: {why}"));
+        clusters.or_else(|error| l.note(error))?;
+    }
+    if (function.cluster.is_some() || function.explicit_cluster || function.max_cluster.is_some()) && l.arch() < 90 {
+        let clusters = l.error(format!("clusters take sm_90, not {}", l.top.target));
         clusters.or_else(|error| l.note(error))?;
     }
     l.units.push(Unit { node: 0, code: Vec::new(), frame: u32::MAX, args: Vec::new(), preds: 0..0, local: 0 });

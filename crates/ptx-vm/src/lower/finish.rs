@@ -6,7 +6,7 @@ use super::form::R;
 use super::layout::Layout;
 use super::slots::{Places, UNIT, pool, warp_constants};
 use super::tidy::{dissolve_copies, drop_dead, exits};
-use crate::ir::{ConstSource, Flow, Globals, Kernel, Meta, NO_SLOT, Param, Raw, Rule, Where};
+use crate::ir::{ClusterRules, ConstSource, Flow, Globals, Kernel, Meta, NO_SLOT, Param, Raw, Rule, Where};
 use crate::parse::Function;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,6 +70,12 @@ pub(crate) fn finish(
         caches: layout.caches as usize,
         stage_bytes: layout.stage_bytes,
         globals,
+        cluster: ClusterRules {
+            required: function.cluster,
+            most: function.max_cluster,
+            explicit: function.explicit_cluster,
+            counted: function.blocks_are_clusters,
+        },
         reqntid: function.reqntid,
         maxntid: function.maxntid,
         dissolved: layout.dissolved,

@@ -184,10 +184,8 @@ fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
         "wgmma" if any(&["b1"]) => "single-bit wgmma is",
         "tcgen05" => "tensor memory instructions (tcgen05) are",
         "tensormap" => "changes of tensor maps (tensormap.replace) are",
-        "cp" if any(&["multicast::cluster"]) => "thread block clusters (multicast) are",
         "cp" if any(&["im2col", "im2col_no_offs", "im2col::w", "im2col::w::128"]) => "tensor maps of im2col are",
-        "mapa" | "getctarank" | "clusterlaunchcontrol" => "thread block clusters are",
-        "barrier" if any(&["cluster"]) => "thread block clusters (barrier.cluster) are",
+        "clusterlaunchcontrol" => "launches cancelled by kernels (clusterlaunchcontrol) are",
         "multimem" => "multicast memory (multimem) is",
         "tex" | "tld4" | "txq" | "suld" | "sust" | "sured" | "suq" | "istypep" => "textures and surfaces are",
         "mma" if any(&["sp", "sp::ordered_metadata"]) => "sparse mma (mma.sp) is",
@@ -195,9 +193,6 @@ fn missing(name: &str, parts: &[&str]) -> Option<&'static str> {
         "mma" | "wmma" if any(&["s4", "u4"]) => "4-bit integer mma is",
         "mma" | "wmma" if any(&["b1"]) => "single-bit mma is",
         "mma" if any(&["kind::f8f6f4", "e3m2", "e2m3", "e2m1"]) => "4-, 6- and 8-bit floating-point mma is",
-        _ if name != "cp" && any(&["shared::cluster"]) => {
-            "shared memory of other blocks of a cluster (.shared::cluster) is"
-        }
         _ => return None,
     })
 }

@@ -5,7 +5,7 @@ use super::calls;
 use super::form::R;
 use crate::ir::{Class, ConstSource, RESERVED, Special, Val, Where, handler, width};
 use crate::parse::{Operand, Space, Ty};
-use crate::step::alu::{BinOp, PredConst, UnOp};
+use crate::step::alu::{BinOp, PredConst, SetpOp, UnOp};
 use crate::step::{control, ops};
 use std::ops::RangeInclusive;
 
@@ -232,7 +232,13 @@ impl<'a> Lower<'a> {
     pub(crate) fn pred(&mut self, operand: &Operand<'a>) -> R<(Val, bool)> {
         let (name, negated) = match operand {
             Operand::Name("_") => return Ok((Val::Raw(0), false)),
-            Operand::Name("%is_explicit_cluster") => return self.pred(&Operand::Int(0)),
+            Operand::Name("%is_explicit_cluster") => {
+                let (p, zero) = (self.fresh_pred(), self.imm(Where::W32, 0));
+                let explicit = self.constant(Where::W32, ConstSource::Special(Special::ExplicitCluster));
+                self.push(handler::<SetpOp<ops::Ne32>>(), [Val::Pred(p), Val::Raw(0), explicit, zero], 2, 0);
+                self.impure();
+                return Ok((Val::Pred(p), false));
+            }
             Operand::Name(name) => (*name, false),
             Operand::Not(name) => (*name, true),
             Operand::Int(v) => {
@@ -305,8 +311,8 @@ impl<'a> Lower<'a> {
         }
         let s = |s| ConstSource::Special(s);
         let source = match stem {
-            "%tid" | "%ctaid" if axis == 3 => ConstSource::Imm(0, 0),
-            "%ntid" | "%nctaid" if axis == 3 => ConstSource::Imm(1, 0),
+            "%tid" | "%ctaid" | "%clusterid" | "%cluster_ctaid" if axis == 3 => ConstSource::Imm(0, 0),
+            "%ntid" | "%nctaid" | "%nclusterid" | "%cluster_nctaid" if axis == 3 => ConstSource::Imm(1, 0),
             "%tid" => s(Special::Tid(axis)),
             "%ntid" => s(Special::Ntid(axis)),
             "%ctaid" => s(Special::Ctaid(axis)),
@@ -324,8 +330,12 @@ impl<'a> Lower<'a> {
             "%smid" => s(Special::SmId),
             "%nsmid" => s(Special::NSm),
             "%gridid" => s(Special::GridId),
-            "%clusterid" | "%cluster_ctaid" | "%cluster_ctarank" => ConstSource::Imm(0, 0),
-            "%nclusterid" | "%cluster_nctaid" | "%cluster_nctarank" => ConstSource::Imm(1, 0),
+            "%clusterid" => s(Special::ClusterId(axis)),
+            "%nclusterid" => s(Special::NClusterId(axis)),
+            "%cluster_ctaid" => s(Special::ClusterCtaid(axis)),
+            "%cluster_nctaid" => s(Special::ClusterNctaid(axis)),
+            "%cluster_ctarank" => s(Special::ClusterRank),
+            "%cluster_nctarank" => s(Special::ClusterBlocks),
             // Counters nobody has set up, and no graph.
             _ if stem.starts_with("%pm") => ConstSource::Imm(0, 0),
             "%current_graph_exec" => ConstSource::Imm(0, 0),

@@ -158,6 +158,15 @@ impl Display for Function<'_> {
         if let Some([x, y, z]) = self.cluster {
             write!(f, "\n.reqnctapercluster {x}, {y}, {z}")?;
         }
+        if let Some(n) = self.max_cluster {
+            write!(f, "\n.maxclusterrank {n}")?;
+        }
+        if self.explicit_cluster {
+            f.write_str("\n.explicitcluster")?;
+        }
+        if self.blocks_are_clusters {
+            f.write_str("\n.blocksareclusters")?;
+        }
         Ok(())
     }
 }

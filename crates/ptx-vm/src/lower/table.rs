@@ -199,6 +199,8 @@ pub(super) static TABLE: &[Row] = rows! {
     Move {
         "mov" "", "pred|b16|b32|b64|b128|u16|u32|u64|s16|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,a", "a; {..} packs or unpacks; the address of a symbol" => moves::mov;
         "cvta" "to global|shared|local|const|param|shared::cta|shared::cluster|param::entry!", "u32|u64", "d,a", "generic address of a, or with to the reverse" => moves::cvta;
+        "mapa" "shared::cluster", "u32|u64", "d,a,b", "where block b of the cluster has what is at a" => cluster::mapa;
+        "getctarank" "shared::cluster", "u32|u64", "d,a", "in which block of the cluster a lies" => cluster::getctarank;
         "isspacep" "global|shared|local|const|param|shared::cta|shared::cluster|param::entry!", "", "p,a", "whether generic address a is in the space" => moves::isspacep;
     }
     Convert {
@@ -252,6 +254,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "barrier" "cta sync|arrive! aligned", "", "a{,b}", "barrier a of b threads" => barrier::sync;
         "barrier" "cta red! popc! aligned", "u32", "d,a{,b},p", "barrier, and the number of threads where p" => barrier::red;
         "barrier" "cta red! and|or! aligned", "pred", "p,a{,b},q", "barrier, and whether all or any hold q" => barrier::red;
+        "barrier" "cluster! arrive! release|relaxed aligned", "", "", "arrives at the barrier of the cluster" => cluster::barrier;
+        "barrier" "cluster! wait! acquire aligned", "", "", "waits until all threads of the cluster have arrived" => cluster::barrier;
     }
     Fence {
         "membar" "cta|gl|sys!", "", "", "orders memory: it always is" => mbarrier::fence;
@@ -259,7 +263,7 @@ pub(super) static TABLE: &[Row] = rows! {
         "membar" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "sc|acq_rel|acquire|release cta|gpu|sys|cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
         "fence" "acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
-        "fence" "mbarrier_init! release! cluster!", "", "", "nothing: a cluster is one block" => control::nop;
+        "fence" "mbarrier_init! release! cluster!", "", "", "orders memory: it always is" => mbarrier::fence;
         "fence" "proxy! alias!", "", "", "nothing: there is one path to memory" => control::nop;
         "fence" "proxy! async! global|shared::cta|shared::cluster", "", "", "orders memory and asynchronous copies: it always is" => mbarrier::fence;
         "fence" "proxy! async::generic! acquire|release! sync_restrict::shared::cta|sync_restrict::shared::cluster! cluster!", "", "", "nothing: there is one path to memory" => control::nop;
@@ -293,8 +297,8 @@ pub(super) static TABLE: &[Row] = rows! {
         "redux" "sync! add|min|max|and|or|xor!", "u32|s32|b32", "d,a,m", "a over the lanes of the mask" => warp::redux;
     }
     Load {
-        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B v2|v4|v8", MEMORY, "d,[a]{,b}", "loads; b is a cache policy" => memory::ld;
-        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B", "b128", "d,[a]{,b}", "loads; b is a cache policy" => memory::ld_128;
+        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|shared::cluster|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B v2|v4|v8", MEMORY, "d,[a]{,b}", "loads; b is a cache policy" => memory::ld;
+        "ld" "mmio weak|relaxed|acquire|volatile cta|cluster|gpu|sys const|global|local|shared|shared::cta|shared::cluster|param|param::entry|param::func ca|cg|cs|cv|lu nc L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint L2::64B|L2::128B|L2::256B", "b128", "d,[a]{,b}", "loads; b is a cache policy" => memory::ld_128;
         "ldu" "global v2|v4", "b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f32|f64", "d,[a]", "loads" => memory::ld;
         "prefetch" "const|param tensormap!", "", "[a]", "nothing" => control::nop;
         "prefetch" "global|local L1|L2|L2::evict_last|L2::evict_normal", "", "[a]", "nothing" => control::nop;
@@ -306,13 +310,13 @@ pub(super) static TABLE: &[Row] = rows! {
         "createpolicy" "cvt! L2!", "b64", "d,a", "0: caches are not modelled" => control::policy;
     }
     Store {
-        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint v2|v4|v8", MEMORY, "[a],b{,c}", "stores b; c is a cache policy" => memory::st;
-        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint", "b128", "[a],b{,c}", "stores b; c is a cache policy" => memory::st_128;
+        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|shared::cluster|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint v2|v4|v8", MEMORY, "[a],b{,c}", "stores b; c is a cache policy" => memory::st;
+        "st" "mmio weak|relaxed|release|volatile cta|cluster|gpu|sys global|local|shared|shared::cta|shared::cluster|param|param::func wb|cg|cs|wt L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate L2::evict_normal|L2::evict_first|L2::evict_last L2::cache_hint", "b128", "[a],b{,c}", "stores b; c is a cache policy" => memory::st_128;
     }
     Atomic {
-        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|exch|cas|inc|dec! noftz L2::cache_hint v2|v4|v8", "b16|b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,[a],b{,c}", "reads to d and combines with b, in one step" => memory::atom;
-        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta exch|cas! L2::cache_hint", "b128", "d,[a],b{,c}", "reads to d and replaces by b, or by c where it is b" => memory::atom_128;
-        "red" "relaxed|release cta|cluster|gpu|sys global|shared|shared::cta add|min|max|and|or|xor|inc|dec! noftz L2::cache_hint v2|v4|v8", "b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "[a],b{,c}", "combines with b in one step" => memory::atom;
+        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta|shared::cluster add|min|max|and|or|xor|exch|cas|inc|dec! noftz L2::cache_hint v2|v4|v8", "b16|b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "d,[a],b{,c}", "reads to d and combines with b, in one step" => memory::atom;
+        "atom" "relaxed|acquire|release|acq_rel cta|cluster|gpu|sys global|shared|shared::cta|shared::cluster exch|cas! L2::cache_hint", "b128", "d,[a],b{,c}", "reads to d and replaces by b, or by c where it is b" => memory::atom_128;
+        "red" "relaxed|release cta|cluster|gpu|sys global|shared|shared::cta|shared::cluster add|min|max|and|or|xor|inc|dec! noftz L2::cache_hint v2|v4|v8", "b32|b64|u32|u64|s32|s64|f32|f64|f16|bf16|f16x2|bf16x2", "[a],b{,c}", "combines with b in one step" => memory::atom;
     }
     Async {
         "cp" "async! ca|cg! shared|shared::cta! global! L2::cache_hint L2::64B|L2::128B|L2::256B", "", "[d],[a],n{,b}{,c}", "copies n bytes, b of them from a, the rest 0" => memory::cp_async;
@@ -321,6 +325,12 @@ pub(super) static TABLE: &[Row] = rows! {
         "cp" "async! wait_all!", "", "", "waits for all copies" => |l, _| l.group(AccessKind::Wait(u32::MAX));
         "cp" "async! mbarrier! arrive! noinc shared|shared::cta", "b64", "[a]", "arrives when the thread's copies are through" => |l, f| mbarrier::mbarrier(l, f, if f.has("noinc") { Act::CopiesExpected } else { Act::Copies });
         "cp" "async! bulk! shared::cta|shared::cluster! global! mbarrier::complete_tx::bytes! L2::cache_hint", "", "[d],[a],b,[c]{,e}", "copies b bytes, counted by mbarrier c" => mbarrier::bulk;
+        "cp" "async! bulk! shared::cluster! global! mbarrier::complete_tx::bytes! multicast::cluster! L2::cache_hint", "", "[d],[a],b,[c],m{,e}", "copies b bytes to the blocks of mask m, counted there" => mbarrier::bulk;
+        "st" "async! weak shared::cluster mbarrier::complete_tx::bytes! v2|v4", "b32|b64|u32|u64|s32|s64|f32|f64", "[d],a,[c]", "stores a, counted by mbarrier c" => mbarrier::stored;
+        "red" "async! relaxed! cluster! shared::cluster mbarrier::complete_tx::bytes! add!", "u32|s32|u64", "[d],a,[c]", "combines a with d, counted by mbarrier c" => mbarrier::stored;
+        "red" "async! relaxed! cluster! shared::cluster mbarrier::complete_tx::bytes! min|max!", "u32|s32", "[d],a,[c]", "combines a with d, counted by mbarrier c" => mbarrier::stored;
+        "red" "async! relaxed! cluster! shared::cluster mbarrier::complete_tx::bytes! inc|dec!", "u32", "[d],a,[c]", "combines a with d, counted by mbarrier c" => mbarrier::stored;
+        "red" "async! relaxed! cluster! shared::cluster mbarrier::complete_tx::bytes! and|or|xor!", "b32", "[d],a,[c]", "combines a with d, counted by mbarrier c" => mbarrier::stored;
         "cp" "async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes!", "", "[d],[a],b,[c]", "copies b bytes, counted by mbarrier c" => mbarrier::bulk;
         "cp" "async! bulk! global! shared::cta! bulk_group! L2::cache_hint", "", "[d],[a],b{,e}", "copies b bytes" => mbarrier::bulk;
         "cp" "reduce! async! bulk! shared::cluster! shared::cta! mbarrier::complete_tx::bytes! add!", "u32|s32|u64", "[d],[a],b,[c]", "combines b bytes with d" => mbarrier::bulk;
@@ -333,6 +343,7 @@ pub(super) static TABLE: &[Row] = rows! {
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint inc|dec!", "u32", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "reduce! async! bulk! global! shared::cta! bulk_group! L2::cache_hint and|or|xor!", "b32|b64", "[d],[a],b{,e}", "combines b bytes with d" => mbarrier::bulk;
         "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! shared::cta|shared::cluster! global! tile mbarrier::complete_tx::bytes! L2::cache_hint", "", "[d],[a;x],[c]{,e}", "copies a box of tensor map a from x, counted by mbarrier c" => mbarrier::tensor;
+        "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! shared::cluster! global! tile mbarrier::complete_tx::bytes! multicast::cluster! L2::cache_hint", "", "[d],[a;x],[c],m{,e}", "copies a box to the blocks of mask m, counted there" => mbarrier::tensor;
         "cp" "async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "copies a box to tensor map d from x on" => mbarrier::tensor;
         "cp" "reduce! async! bulk! tensor! 1d|2d|3d|4d|5d! global! shared::cta! add|min|max|inc|dec|and|or|xor! tile bulk_group! L2::cache_hint", "", "[d;x],[a]{,e}", "combines a box with that of tensor map d" => mbarrier::tensor;
         "cp" "async! bulk! prefetch! tensor! 1d|2d|3d|4d|5d! L2! global! tile L2::cache_hint", "", "[a;x]{,c}", "nothing" => control::nop;

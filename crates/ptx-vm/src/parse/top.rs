@@ -20,6 +20,11 @@ pub(crate) struct Function<'a> {
     pub(crate) maxntid: Option<u64>,
     /// `.reqnctapercluster`, when given.
     pub(crate) cluster: Option<[u32; 3]>,
+    /// `.maxclusterrank`, when given.
+    pub(crate) max_cluster: Option<u32>,
+    /// `.explicitcluster` and `.blocksareclusters`.
+    pub(crate) explicit_cluster: bool,
+    pub(crate) blocks_are_clusters: bool,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +142,9 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
         reqntid: None,
         maxntid: None,
         cluster: None,
+        max_cluster: None,
+        explicit_cluster: false,
+        blocks_are_clusters: false,
     };
     if matches!(p.peek(), Kind::Word(".attribute")) {
         p.next();
@@ -157,6 +165,12 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
                 if f.reqntid.is_some() && f.maxntid.is_some() {
                     return p.error(token, "`.maxntid` and `.reqntid` exclude each other");
                 }
+                if f.cluster.is_some() && f.max_cluster.is_some() {
+                    return p.error(token, "`.maxclusterrank` and `.reqnctapercluster` exclude each other");
+                }
+                if f.blocks_are_clusters && (f.cluster.is_none() || f.reqntid.is_none()) {
+                    return p.error(token, "`.blocksareclusters` takes `.reqntid` and `.reqnctapercluster`");
+                }
                 f.body = Some((p.lexer.at, p.lexer.line));
                 if !p.lexer.skip_braces() {
                     return p.error(token, format!("the body of `{}` is not closed", f.name));
@@ -166,10 +180,19 @@ fn function<'a>(p: &mut Parser<'a>, linkage: &'a str, entry: bool, line: u32) ->
             Kind::Word(".reqntid") => f.reqntid = Some(sizes(p)?),
             Kind::Word(".maxntid") => f.maxntid = Some(sizes(p)?.iter().map(|v| u64::from(*v)).product()),
             Kind::Word(".reqnctapercluster") => f.cluster = Some(sizes(p)?),
-            Kind::Word(".maxnreg" | ".minnctapersm" | ".maxnctapersm" | ".maxclusterrank") => {
+            Kind::Word(".maxclusterrank") => {
+                let token = p.lexer.peek();
+                match u32::try_from(p.int()?) {
+                    Ok(most) if most > 0 => f.max_cluster = Some(most),
+                    _ => return p.error(token, "a size of blocks or clusters is at least 1"),
+                }
+            }
+            Kind::Word(".explicitcluster") => f.explicit_cluster = true,
+            Kind::Word(".blocksareclusters") => f.blocks_are_clusters = true,
+            Kind::Word(".maxnreg" | ".minnctapersm" | ".maxnctapersm") => {
                 p.int()?;
             }
-            Kind::Word(".noreturn" | ".explicitcluster" | ".blocksareclusters") => {}
+            Kind::Word(".noreturn") => {}
             Kind::Word(".pragma") => p.skip_to_semicolon(),
             Kind::Word(".abi_preserve" | ".abi_preserve_control") => {
                 p.int()?;

@@ -85,6 +85,7 @@ impl std::str::FromStr for MmaRounding {
 
 /// The shape of one launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Launch {
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
@@ -92,6 +93,26 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory. Nobody asks whether the program has opted in, as CUDA does above 48 KiB.
     pub dynamic_shared: u32,
+    /// Blocks of a cluster in x, y, z; if not given, what the kernel requires, or each block by itself. Nobody asks whether the program has
+    /// opted in, as CUDA does above 8 blocks; there are 16 at most.
+    pub cluster: Option<[u32; 3]>,
+}
+
+impl Launch {
+    /// A launch of so many blocks of so many threads, without dynamic shared memory.
+    pub fn new(grid: [u32; 3], block: [u32; 3]) -> Launch {
+        Launch { grid, block, dynamic_shared: 0, cluster: None }
+    }
+
+    /// The same with so many bytes of dynamic shared memory.
+    pub fn dynamic_shared(self, bytes: u32) -> Launch {
+        Launch { dynamic_shared: bytes, ..self }
+    }
+
+    /// The same in clusters of so many blocks.
+    pub fn cluster(self, blocks: [u32; 3]) -> Launch {
+        Launch { cluster: Some(blocks), ..self }
+    }
 }
 
 /// What a finished launch can tell.

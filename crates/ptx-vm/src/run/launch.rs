@@ -16,6 +16,10 @@ pub(crate) const INTERRUPTED: &str = "the device has been interrupted; launches 
 pub(crate) struct LaunchInfo<'a> {
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
+    /// Blocks of a cluster in x, y, z, how many that are, and whether anybody has said so.
+    pub(crate) cluster: [u32; 3],
+    pub(crate) blocks: u32,
+    pub(crate) explicit_cluster: bool,
     pub(crate) dynamic_shared: u32,
     pub(crate) checked: bool,
     /// Checked mode reports barriers that only part of a warp reaches.
@@ -42,7 +46,7 @@ pub(crate) struct LaunchInfo<'a> {
     pub(crate) adverse: Option<u64>,
     /// Stores of blocks that are over which other blocks have not seen.
     pub(crate) late: Mutex<VecDeque<Box<Store>>>,
-    /// The lowest block that has failed: those behind it need not go on.
+    /// The lowest cluster that has failed: those behind it need not go on.
     pub(crate) failed: AtomicU64,
     /// Somebody had to wait for another lane or block: take turns more often.
     pub(crate) hasty: AtomicBool,
@@ -52,6 +56,26 @@ pub(crate) struct LaunchInfo<'a> {
 }
 
 impl LaunchInfo<'_> {
+    /// The index of a block: of the cluster at that place of the grid, the one of that rank.
+    pub(crate) fn block_index(&self, place: u64, rank: u32) -> [u32; 3] {
+        let clusters: [u64; 3] = std::array::from_fn(|i| u64::from(self.grid[i] / self.cluster[i]));
+        let of = [place % clusters[0], place / clusters[0] % clusters[1], place / clusters[0] / clusters[1]];
+        let at = thread_index(rank, self.cluster);
+        std::array::from_fn(|i| of[i] as u32 * self.cluster[i] + at[i])
+    }
+
+    /// Numbers of warps for each block of a cluster: whole warpgroups, where there are several blocks.
+    pub(crate) fn seats(&self) -> usize {
+        let warps = self.block.iter().product::<u32>().div_ceil(32);
+        (if self.blocks > 1 { warps.next_multiple_of(4) } else { warps }) as usize
+    }
+
+    /// The number of a block among all of the grid.
+    pub(crate) fn block_number(&self, [x, y, z]: [u32; 3]) -> u64 {
+        let [nx, ny, _] = self.grid.map(u64::from);
+        u64::from(x) + nx * (u64::from(y) + ny * u64::from(z))
+    }
+
     /// Whether the launch is to end as a whole, whatever its blocks do, and why.
     pub(crate) fn ended(&self) -> Option<(FaultKind, String)> {
         if self.interrupts.load(Ordering::Relaxed) != self.uninterrupted {

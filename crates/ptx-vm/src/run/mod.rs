@@ -2,8 +2,10 @@
 
 mod adverse;
 mod block;
+mod cluster;
 mod config;
 mod launch;
+mod meeting;
 mod order;
 mod pool;
 mod vm;

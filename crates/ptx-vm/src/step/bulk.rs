@@ -1,4 +1,4 @@
-//! Bulk copies: `cp.async.bulk`, `cp.reduce.async.bulk` and both with `.tensor`.
+//! Bulk copies: `cp.async.bulk`, `cp.reduce.async.bulk` and both with `.tensor`; and `st.async` and `red.async`, which move registers.
 //!
 //! Copies happen when they are issued; that nobody may look at them before they have been waited for is what checked mode watches. What a lane
 //! moves is a list of runs of bytes that stand side by side in global memory: one, or of a tensor one for each row of the box. Swizzled rows
@@ -26,9 +26,14 @@ pub(crate) struct Moves {
     pub(crate) counted: Option<u64>,
     /// The bytes that it counts: also those that were not read, since they are outside of the tensor.
     pub(crate) bytes: u64,
-    /// What is written for those.
-    fill: [u8; 8],
+    /// What is written for those, again and again; or what `st.async` stores.
+    fill: [u8; MOST],
+    /// The blocks of the cluster it goes to, as bits; none: where the addresses say.
+    multicast: Option<u32>,
 }
+
+/// The most bytes of a `st.async`.
+const MOST: usize = 32;
 
 /// Bytes that stand side by side at both ends, before a swizzle.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +64,18 @@ impl Moves {
     /// The runs, for those who count.
     pub(crate) fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// The same in another block of the cluster, at the same offsets.
+    fn to_block(&self, cx: &Cx, rank: u32) -> Moves {
+        let there = |address: u64| SHARED_WINDOW + u64::from((rank + 1) << RANK_SHIFT | cx.place_of(address) & OFFSET);
+        let runs = self.runs.iter().map(|run| Run { to: there(run.to), ..*run }).collect();
+        Moves { runs, counted: self.counted.map(there), ..*self }
+    }
+
+    /// Whether it is one of several that one instruction makes.
+    pub(crate) fn is_multicast(&self) -> bool {
+        self.multicast.is_some()
     }
 
     /// The bytes that move in or out of shared memory; between two places there, twice as many.
@@ -102,6 +119,11 @@ impl Moves {
         // SAFETY: the caller vouches for the source, and the target was checked.
         unsafe {
             match self.reduce {
+                Some((atom, ty)) if from.is_null() => {
+                    // Of one element: `red.async`.
+                    let (word, _) = self.fill.as_chunks::<8>();
+                    update(piece.to, atom, ty, u64::from_le_bytes(word[0]), 0);
+                }
                 None if from.is_null() => {
                     for i in 0..bytes {
                         *piece.to.add(i) = self.fill[i % self.fill.len()];
@@ -150,13 +172,39 @@ fn reduction(imm: i64) -> Option<(Atom, AtomTy)> {
     (imm >= 0).then(|| (Atom::ALL[(imm & 255) as usize], AtomTy::ALL[(imm >> 8) as usize & 255]))
 }
 
-/// What lane `lane` of a bulk copy moves.
+/// What lane `lane` of a bulk copy moves: to every block it goes to.
 ///
 /// # Safety
-/// `op` is [`Bulk`] or, with `aux` other than 0, [`Tensor`].
-pub(crate) unsafe fn moves(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
+/// `op` is [`Bulk`], [`Tensor`] or [`AsyncStore`].
+pub(crate) unsafe fn moves(cx: &Cx, op: *const Op, lane: usize) -> Result<Vec<Moves>, Wrong> {
+    // SAFETY: forwarded.
+    let moves = unsafe { one(cx, op, lane)? };
+    let Some(ranks) = moves.multicast else { return Ok(vec![moves]) };
+    let blocks = cx.peers.len();
+    if ranks == 0 || ranks >> blocks != 0 {
+        let message = format!("a copy to blocks {ranks:#b} of a cluster of {blocks}");
+        let address = moves.runs.first().map_or(0, |run| run.to);
+        return Err(Wrong { kind: FaultKind::OutOfBounds, address, message });
+    }
+    Ok(lanes_of(ranks).map(|rank| moves.to_block(cx, rank as u32)).collect())
+}
+
+/// The blocks of a multicast, from its mask.
+unsafe fn multicast(cx: &Cx, op: *const Op, at: usize, lane: usize) -> Option<u32> {
+    // SAFETY: the mask is 16 bits wide.
+    unsafe {
+        let slot = cx.list(op, at);
+        (slot != NO_SLOT).then(|| u32::from((*cx.at::<u16>(slot))[lane]))
+    }
+}
+
+/// What a lane moves, before it is known to which blocks.
+unsafe fn one(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
     // SAFETY: operands were decoded with these widths.
     unsafe {
+        if (*op).aux & AsyncStore::FLAG != 0 {
+            return stored(cx, op, lane);
+        }
         if (*op).aux != 0 {
             return tensor(cx, op, lane);
         }
@@ -173,8 +221,29 @@ pub(crate) unsafe fn moves(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves,
             out: to >= GLOBAL_BASE,
             counted,
             bytes,
-            fill: [0; 8],
+            fill: [0; MOST],
+            multicast: multicast(cx, op, 4, lane),
         })
+    }
+}
+
+/// What a `st.async` or `red.async` moves.
+unsafe fn stored(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
+    // SAFETY: operands were decoded with these widths.
+    unsafe {
+        let (imm, at) = ((*op).imm, |i: usize| (*cx.at::<u64>(cx.list(op, i)))[lane]);
+        let (element, count) = ((imm & 255) as usize, (imm >> 8 & 255) as usize);
+        let (to, bytes) = (at(0), (element * count) as u64);
+        misaligned(to, bytes, "address")?;
+        let mut fill = [0; MOST];
+        for i in 0..count {
+            let from = cx.at::<u8>(cx.list(op, 2 + i)).cast::<u8>().add(lane * element);
+            std::ptr::copy_nonoverlapping(from, fill[i * element..].as_mut_ptr(), element);
+        }
+        let reduce = reduction((imm >> 16) - 1);
+        let runs = vec![Run { to, from: None, bytes }];
+        let (counted, swizzle) = (Some(at(1)), TensorSwizzle::None);
+        Ok(Moves { runs, swizzle, reduce, out: false, counted, bytes, fill, multicast: None })
     }
 }
 
@@ -198,7 +267,7 @@ unsafe fn tensor(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
         if map.sizes.len() != axes {
             return Err(wrong(format!("a copy of {axes} axes with {map}")));
         }
-        if shared.wrapping_sub(SHARED_WINDOW) >= u64::from(cx.shared_len) {
+        if cx.in_cluster(shared, 0).is_none() {
             let message = describe_miss(cx, shared, map.box_bytes() as u64, false);
             return Err(Wrong { kind: FaultKind::OutOfBounds, address: shared, message });
         }
@@ -211,7 +280,7 @@ unsafe fn tensor(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
             )),
             _ => None,
         };
-        let first: Vec<i64> = (0..axes).map(|i| i64::from((*cx.at::<i32>(cx.list(op, 3 + i)))[lane])).collect();
+        let first: Vec<i64> = (0..axes).map(|i| i64::from((*cx.at::<i32>(cx.list(op, 4 + i)))[lane])).collect();
         let counted = (cx.list(op, 2) != NO_SLOT).then(|| at(2));
         Ok(Moves {
             runs: rows(&map, &first, shared, out),
@@ -220,7 +289,8 @@ unsafe fn tensor(cx: &Cx, op: *const Op, lane: usize) -> Result<Moves, Wrong> {
             out,
             counted,
             bytes: map.box_bytes() as u64,
-            fill: if map.nan { map.ty.nan() } else { [0; 8] },
+            fill: std::array::from_fn(|i| if map.nan { map.ty.nan()[i % 8] } else { 0 }),
+            multicast: multicast(cx, op, 3, lane),
         })
     }
 }
@@ -310,8 +380,8 @@ impl Exec for BulkGroup {
     }
 }
 
-/// `cp.async.bulk` and `cp.reduce.async.bulk`: list = destination, source (64-bit generic), size, mbarrier (64-bit generic, or the sink);
-/// imm < 0: copy, else the operation of the reduction and its type << 8.
+/// `cp.async.bulk` and `cp.reduce.async.bulk`: list = destination, source (64-bit generic), size, mbarrier (64-bit generic, or the sink),
+/// blocks of a multicast (or the sink); imm < 0: copy, else the operation of the reduction and its type << 8.
 pub(crate) struct Bulk;
 impl Exec for Bulk {
     const RARE: bool = true;
@@ -324,8 +394,26 @@ impl Exec for Bulk {
     }
 }
 
-/// The same with `.tensor`: list = place in shared memory, tensor map (64-bit generic), mbarrier (or the sink), coordinates; imm < 0: copy, else the
-/// operation of the reduction; aux: the number of axes, and the flags below.
+/// `st.async` and `red.async`: list = destination, mbarrier (64-bit generic), registers; imm = bytes of an element, their number << 8, and the
+/// operation of the reduction and its type, as above, plus one << 16.
+pub(crate) struct AsyncStore;
+impl AsyncStore {
+    /// Tells them from the others.
+    pub(crate) const FLAG: u32 = 16;
+}
+impl Exec for AsyncStore {
+    const RARE: bool = true;
+    const RULE: Rule = Rule::AsyncStore;
+
+    #[inline(always)]
+    unsafe fn exec(cx: &mut Cx, op: *const Op) -> *const Op {
+        // SAFETY: forwarded.
+        unsafe { bulk(cx, op) }
+    }
+}
+
+/// The same with `.tensor`: list = place in shared memory, tensor map (64-bit generic), mbarrier (or the sink), blocks of a multicast (or the
+/// sink), coordinates; imm < 0: copy, else the operation of the reduction; aux: the number of axes, and the flags below.
 pub(crate) struct Tensor;
 impl Tensor {
     /// Out of shared memory.
@@ -347,24 +435,27 @@ unsafe fn bulk(cx: &mut Cx, op: *const Op) -> *const Op {
     // SAFETY: all ranges are checked before anything moves.
     unsafe {
         for lane in lanes_of(cx.mask) {
-            let planned = moves(cx, op, lane).and_then(|moves| Ok((moves.pieces(cx, lane)?, moves)));
-            let (pieces, moves) = match planned {
+            let planned = moves(cx, op, lane)
+                .and_then(|all| all.into_iter().map(|moves| Ok((moves.pieces(cx, lane)?, moves))).collect());
+            let planned: Vec<(Vec<Piece>, Moves)> = match planned {
                 Ok(planned) => planned,
                 Err(Wrong { kind, address, message }) => {
                     return cx.fault(op, kind, Some(lane as u32), Some(address), message);
                 }
             };
-            let at = moves.counted.unwrap_or_default().wrapping_sub(SHARED_WINDOW) as u32;
-            for piece in &pieces {
-                moves.carry(piece, piece.from);
-                let Run { to, from, bytes } = piece.run;
-                let reduce = moves.reduce.is_some();
-                cx.happened(Happened::Bulk { to, from, bytes: bytes as u32, reduce }, 1 << lane, at);
-            }
-            if let Some(counted) = moves.counted
-                && let Err(stop) = cx.delivered(op, lane, counted, moves.bytes as i64)
-            {
-                return stop;
+            for (pieces, moves) in planned {
+                let at = moves.counted.map_or(0, |counted| cx.place_of(counted));
+                for piece in &pieces {
+                    moves.carry(piece, piece.from);
+                    let Run { to, from, bytes } = piece.run;
+                    let reduce = moves.reduce.is_some();
+                    cx.happened(Happened::Bulk { to, from, bytes: bytes as u32, reduce }, 1 << lane, at);
+                }
+                if let Some(counted) = moves.counted
+                    && let Err(stop) = cx.delivered(op, lane, counted, moves.bytes as i64)
+                {
+                    return stop;
+                }
             }
         }
         op.add(1)

@@ -199,7 +199,16 @@ unsafe fn search<P: Place>(
             return Found::Fault(misaligned(cx, op, lane as u32, addr[lane], bytes));
         }
         if P::SHARED {
+            // An address that `mapa` has made for the block itself.
+            let own = u64::from((cx.rank + 1) << RANK_SHIFT);
+            for a in &mut addr {
+                *a -= if *a & !u64::from(OFFSET) == own { own } else { 0 };
+            }
             let limit = u64::from(cx.shared_len);
+            if addr.iter().all(|a| a + bytes <= limit) {
+                *lanes = addr.map(|a| MaybeUninit::new(cx.shared.add(a as usize)));
+                return Found::Lanes;
+            }
             let lane = (0..WARP).find(|i| addr[*i] + bytes > limit).unwrap_or(0);
             return Found::Fault(missed(cx, op, lane as u32, addr[lane], bytes, true));
         }
@@ -273,6 +282,9 @@ unsafe fn refill(cx: &mut Cx, op: *const Op, lo: u64, hi: u64, bytes: u64, gener
         if inside(SHARED_WINDOW, cx.shared_len) {
             return Some((SHARED_WINDOW, cx.shared));
         }
+        if generic && let Some(p) = cx.in_cluster(lo, end - lo) {
+            return Some((lo, p));
+        }
         inside(PARAM_WINDOW, cx.params_len).then(|| (PARAM_WINDOW, cx.params.cast_mut()))
     }
 }
@@ -296,6 +308,9 @@ pub(crate) unsafe fn resolve(cx: &Cx, addr: u64, bytes: u64, generic: bool, lane
         let inside = |window: u64, len: u32| addr >= window && end <= window + u64::from(len);
         if inside(SHARED_WINDOW, cx.shared_len) {
             return Some(cx.shared.add((addr - SHARED_WINDOW) as usize));
+        }
+        if let Some(p) = cx.in_cluster(addr, bytes) {
+            return Some(p);
         }
         if inside(LOCAL_WINDOW, cx.local_len) {
             let frame = lane as usize * cx.local_len as usize;
@@ -328,6 +343,19 @@ pub(crate) fn describe_miss(cx: &Cx, addr: u64, bytes: u64, shared: bool) -> Str
         let past = (offset + bytes).saturating_sub(u64::from(len));
         format!("{bytes} bytes at {name} offset {offset:#x}: {past} bytes past the end of the {len} bytes there are")
     };
+    let generic = if shared { addr.wrapping_add(SHARED_WINDOW) } else { addr };
+    if let Some((rank, offset)) = cx.whose(generic)
+        && rank != cx.rank
+    {
+        let blocks = cx.peers.len();
+        return match (rank as usize) < blocks {
+            true if shared => {
+                format!("{bytes} bytes at {addr:#x}, in block {rank} of the cluster: `.shared::cta` is the block's own")
+            }
+            true => window(&format!("block {rank}'s shared memory"), u64::from(offset), cx.shared_len),
+            false => format!("{bytes} bytes at {addr:#x}, in block {rank} of a cluster of {blocks}"),
+        };
+    }
     if shared {
         return window("shared memory", addr, cx.shared_len);
     }

@@ -9,7 +9,7 @@ use super::find::{describe_miss, misaligned};
 use crate::error::FaultKind;
 use crate::ir::NO_SLOT;
 use crate::ir::*;
-use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
+use crate::memory::GLOBAL_BASE;
 
 /// Greatest arrival count and transaction count.
 const MOST: i64 = (1 << 20) - 1;
@@ -92,20 +92,20 @@ impl Cx {
         if address & 7 != 0 {
             return Err(misaligned(self, op, lane as u32, address, 8));
         }
-        let offset = address.wrapping_sub(SHARED_WINDOW);
-        if offset.saturating_add(8) > u64::from(self.shared_len) {
+        let Some(place) = self.in_cluster(address, 8) else {
             let mut message = describe_miss(self, address, 8, false);
             if address >= GLOBAL_BASE {
                 message = format!("an mbarrier lives in shared memory, and {address:#x} is a global address");
             }
             return Err(self.fault(op, FaultKind::OutOfBounds, Some(lane as u32), Some(address), message));
-        }
-        // SAFETY: eight aligned bytes of shared memory, checked above.
-        Ok(unsafe { self.shared.add(offset as usize).cast() })
+        };
+        Ok(place.cast())
     }
 
-    fn wrong(&mut self, op: *const Op, lane: usize, offset: u32, message: &str) -> *const Op {
-        let message = format!("mbarrier at shared offset {offset:#x}: {message}");
+    fn wrong(&mut self, op: *const Op, lane: usize, at: u32, message: &str) -> *const Op {
+        let (rank, offset) = (at >> RANK_SHIFT, at & OFFSET);
+        let of = if rank == self.rank { String::new() } else { format!(" of block {rank} of the cluster") };
+        let message = format!("mbarrier at shared offset {offset:#x}{of}: {message}");
         self.fault(op, FaultKind::Barrier, Some(lane as u32), Some(u64::from(offset)), message)
     }
 
@@ -118,7 +118,7 @@ impl Cx {
         bytes: i64,
     ) -> Result<(), *const Op> {
         let place = self.object(op, lane, address)?;
-        let at = (address - SHARED_WINDOW) as u32;
+        let at = self.place_of(address);
         // SAFETY: `object` gave a place for the word.
         unsafe {
             let Some(mut object) = Object::unpack(place.read()) else {
@@ -174,7 +174,10 @@ unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
             let lanes = 1 << i;
             let address = addr[i].wrapping_add((*op).imm as u64);
             let place = cx.object(op, i, address)?;
-            let at = address.wrapping_sub(SHARED_WINDOW) as u32;
+            let at = cx.place_of(address);
+            if matches!(act, Act::Init | Act::Invalidate | Act::Wait) && at >> RANK_SHIFT != cx.rank {
+                return Err(cx.wrong(op, i, at, "only threads of that block make it, end it or wait for it"));
+            }
             let value = match (operand, act) {
                 (NO_SLOT, _) => 1,
                 (_, Act::Wait) if !has(Act::PARITY) => (*cx.at::<u64>(operand))[i] as i64,
@@ -267,7 +270,8 @@ unsafe fn mbarrier(cx: &mut Cx, op: *const Op) -> Result<*const Op, *const Op> {
     }
 }
 
-/// `fence` and `membar`: nothing here runs out of order, but checked mode wants to know. imm: 0 for the block, 1 beyond it, 2 between proxies.
+/// `fence` and `membar`: nothing here runs out of order, but checked mode wants to know. imm: 0 for the block, 1 beyond it, 2 between proxies, 3 of
+/// `mbarrier.init` alone.
 pub(crate) struct Fence;
 impl Exec for Fence {
     const RARE: bool = true;
@@ -279,6 +283,7 @@ impl Exec for Fence {
         unsafe {
             let what = match (*op).imm {
                 2 => Happened::Proxy,
+                3 => Happened::FenceInit,
                 scope => Happened::Fence { wide: scope == 1 },
             };
             cx.happened(what, cx.mask, 0);

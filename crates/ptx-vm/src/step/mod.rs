@@ -4,6 +4,7 @@ pub(crate) mod alu;
 pub(crate) mod atomic;
 pub(crate) mod bulk;
 pub(crate) mod call;
+pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod copy;
 pub(crate) mod find;

@@ -296,7 +296,7 @@ fn run(ptx: &str, states: &[State]) -> Result<Vec<State>, String> {
     }
     let data = vm.alloc(bytes.len()).map_err(|e| e.to_string())?;
     vm.write(data, &bytes).map_err(|e| e.to_string())?;
-    let launch = Launch { grid: [1, 1, 1], block: [states.len() as u32, 1, 1], dynamic_shared: 0 };
+    let launch = Launch::new([1, 1, 1], [states.len() as u32, 1, 1]);
     vm.launch(&kernel, &launch, &data.to_le_bytes()).map_err(|e| e.to_string())?;
     vm.read(data, &mut bytes).map_err(|e| e.to_string())?;
     let words: Vec<u64> = bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect();

@@ -36,7 +36,7 @@ fn launch(kernel: &Kernel, threads: u32, buffers: &[Vec<u8>], rest: &[u8], confi
         params.extend(last.to_le_bytes());
     }
     params.extend(rest);
-    vm.launch(kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &params)?;
+    vm.launch(kernel, &Launch::new([1, 1, 1], [threads, 1, 1]), &params)?;
     let mut out = vec![0; buffers[buffers.len() - 1].len()];
     vm.read_anyway(last, &mut out).unwrap();
     Ok(out)

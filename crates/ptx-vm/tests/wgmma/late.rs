@@ -153,8 +153,7 @@ fn a_warpgroup_is_four_warps() {
     let kernel = Module::parse("k.ptx", &text).and_then(|module| module.kernel("k")).unwrap();
     for config in [VmConfig { threads: 1, ..VmConfig::default() }, adverse(1)] {
         let vm = Vm::new(config);
-        let launch =
-            |threads| vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [threads, 1, 1], dynamic_shared: 0 }, &[]);
+        let launch = |threads| vm.launch(&kernel, &Launch::new([1, 1, 1], [threads, 1, 1]), &[]);
         assert!(launch(128).is_ok() && launch(256).is_ok());
         for threads in [32, 96, 127, 160] {
             let fault = launch(threads).unwrap_err();

@@ -326,7 +326,7 @@ done:
         let (image, cd, fragments) = (place(&image), place(&accumulators), place(&fragments));
         let params = [image, cd, fragments, descriptors[0], descriptors[1]].map(u64::to_le_bytes).concat();
         let params = [params, [(SHARED / 4) as u32, self.keep.into()].map(u32::to_le_bytes).concat()].concat();
-        let stats = vm.launch(&kernel, &Launch { grid: [1, 1, 1], block: [128, 1, 1], dynamic_shared: 0 }, &params)?;
+        let stats = vm.launch(&kernel, &Launch::new([1, 1, 1], [128, 1, 1]), &params)?;
         let mut out = vec![0; accumulators.len()];
         vm.read_anyway(cd, &mut out).unwrap();
         Ok((out.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect(), stats))

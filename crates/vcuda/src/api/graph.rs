@@ -87,7 +87,7 @@ fn add(d: &mut Driver, out: *mut Id, graph: Id, waits: *const Id, count: usize, 
 
 fn kernel_work(d: &mut Driver, params: KernelParams) -> Answer<Work> {
     let KernelParams { function, grid, block, shared, params, extra } = params;
-    let shape = ptx_vm::Launch { grid, block, dynamic_shared: shared };
+    let shape = ptx_vm::Launch::new(grid, block).dynamic_shared(shared);
     d.launch_of(function, shape, Arguments { params, extra }).map(Work::Launch)
 }
 

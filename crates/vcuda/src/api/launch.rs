@@ -20,6 +20,13 @@ pub(crate) struct LaunchConfig {
     count: u32,
 }
 
+impl LaunchConfig {
+    /// Threads of a block.
+    fn threads(&self) -> u32 {
+        self.block.iter().fold(1, |all: u32, n| all.saturating_mul(*n))
+    }
+}
+
 /// 64 bytes of value behind the number.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -43,6 +50,17 @@ pub(crate) struct LaunchParams {
 
 const MAX_DYNAMIC_SHARED: u32 = 8;
 const CARVEOUT: u32 = 9;
+const NEEDS_CLUSTER: u32 = 10;
+/// Width, height and depth of the cluster.
+const CLUSTER: std::ops::RangeInclusive<u32> = 11..=13;
+const LARGE_CLUSTERS: u32 = 14;
+const CLUSTER_POLICY: u32 = 15;
+
+/// Blocks of a cluster that every device takes that takes any, and that these take if they are asked.
+const PORTABLE: u32 = 8;
+const LARGEST: u32 = 16;
+/// Multiprocessors that a cluster may be spread over: those of a cluster of processors.
+const UNITS_OF_CLUSTER: u32 = 16;
 
 impl Driver {
     /// Registers of a thread: nothing allocates any here, so that this is a figure to go on with, never above what blocks of the kernel's own
@@ -88,8 +106,13 @@ impl Driver {
             7 => 0,
             MAX_DYNAMIC_SHARED => known.dynamic_shared,
             CARVEOUT => known.carveout,
-            // Clusters: none is required, none of a forbidden size.
-            10..=15 => 0,
+            NEEDS_CLUSTER => i32::from(known.kernel.needs_cluster() || known.kernel.required_cluster().is_some()),
+            axis if CLUSTER.contains(&axis) => {
+                let required = known.kernel.required_cluster().map(|size| size.map(|n| n as i32));
+                required.unwrap_or(known.cluster)[(axis - CLUSTER.start()) as usize]
+            }
+            LARGE_CLUSTERS => i32::from(known.large_clusters),
+            CLUSTER_POLICY => 0,
             _ => return Err(Code::INVALID_VALUE),
         })
     }
@@ -110,14 +133,70 @@ impl Driver {
                 known.carveout = value;
                 Ok(())
             }
-            14 | 15 => Ok(()),
+            axis if CLUSTER.contains(&axis) => match known.kernel.required_cluster() {
+                Some(_) => Err(Code::NOT_PERMITTED),
+                None if value < 0 => Err(Code::INVALID_VALUE),
+                None => {
+                    known.cluster[(axis - CLUSTER.start()) as usize] = value;
+                    Ok(())
+                }
+            },
+            LARGE_CLUSTERS => {
+                known.large_clusters = value != 0;
+                Ok(())
+            }
+            CLUSTER_POLICY if (0..=2).contains(&value) => Ok(()),
             _ => Err(Code::INVALID_VALUE),
         }
     }
 
+    /// The cluster of a launch, when there is to be one: what the launch says, or else the kernel or the program.
+    fn cluster_of(&self, function: Id, given: Option<[u32; 3]>) -> Answer<Option<[u32; 3]>> {
+        let known = &self.functions[&function];
+        let set = (known.cluster != [0; 3]).then(|| known.cluster.map(|n| n as u32));
+        let required = known.kernel.required_cluster().or(set);
+        if required.is_some() && given.is_some() && required != given {
+            return Err(Code::INVALID_CLUSTER_SIZE);
+        }
+        let Some(size) = required.or(given) else {
+            return if known.kernel.needs_cluster() { Err(Code::INVALID_CLUSTER_SIZE) } else { Ok(None) };
+        };
+        let blocks = size.iter().fold(1u64, |all, n| all.saturating_mul(u64::from(*n)));
+        let most = known.kernel.max_cluster().unwrap_or(LARGEST).min(self.largest_cluster(function));
+        match blocks {
+            1 => Ok(Some(size)),
+            _ if self.chip_capability(function) < (9, 0) => Err(Code::NOT_SUPPORTED),
+            n if n == 0 || n > u64::from(most) => Err(Code::INVALID_CLUSTER_SIZE),
+            _ => Ok(Some(size)),
+        }
+    }
+
+    fn chip_capability(&self, function: Id) -> (u32, u32) {
+        let device = self.contexts.get(&self.functions[&function].context).map_or(0, |context| context.device);
+        self.devices[device].spec.capability
+    }
+
+    /// The most blocks of a cluster of a function.
+    fn largest_cluster(&self, function: Id) -> u32 {
+        match self.chip_capability(function) {
+            capability if capability < (9, 0) => 1,
+            _ if self.functions[&function].large_clusters => LARGEST,
+            _ => PORTABLE,
+        }
+    }
+
+    /// How many clusters of a launch the device holds at a time: each on the multiprocessors that stand together.
+    fn active_clusters(&self, function: Id, config: &LaunchConfig) -> Answer<u32> {
+        let size = self.cluster_of(function, options(config)?.cluster)?.unwrap_or([1; 3]).iter().product::<u32>();
+        let each = self.blocks_per_unit(function, config.threads(), config.shared as usize)?;
+        let units = self.devices[self.current_device()?].spec.units;
+        let (whole, rest) = (units / UNITS_OF_CLUSTER, units % UNITS_OF_CLUSTER);
+        Ok(whole * (UNITS_OF_CLUSTER * each / size) + rest * each / size)
+    }
+
     /// A launch with its arguments copied, held against every limit.
-    pub(crate) fn launch_of(&mut self, handle: Id, shape: ptx_vm::Launch, arguments: Arguments) -> Answer<Launch> {
-        let ptx_vm::Launch { grid, block, dynamic_shared: shared } = shape;
+    pub(crate) fn launch_of(&mut self, handle: Id, mut shape: ptx_vm::Launch, arguments: Arguments) -> Answer<Launch> {
+        let ptx_vm::Launch { grid, block, dynamic_shared: shared, .. } = shape;
         let function = self.launchable(handle)?;
         let known = &self.functions[&function];
         if known.context != self.current()? {
@@ -142,6 +221,10 @@ impl Driver {
             || threads * self.registers(function) as u64 > u64::from(Chip::REGISTERS)
         {
             return Err(Code::LAUNCH_OUT_OF_RESOURCES);
+        }
+        shape.cluster = self.cluster_of(function, shape.cluster)?;
+        if shape.cluster.is_some_and(|size| (0..3).any(|i| !grid[i].is_multiple_of(size[i]))) {
+            return Err(Code::INVALID_CLUSTER_SIZE);
         }
         let params = arguments.copied(&kernel)?;
         Ok(Launch { kernel, function, shape, params })
@@ -284,24 +367,27 @@ fn packed(extra: *const *const c_void, wanted: usize) -> Answer<Vec<u8>> {
 }
 
 /// What of a launch's attributes matters here; the others are hints.
-fn attributes(config: &LaunchConfig) -> Answer<bool> {
+#[derive(Clone, Copy, Default)]
+struct Options {
+    cooperative: bool,
+    cluster: Option<[u32; 3]>,
+}
+
+fn options(config: &LaunchConfig) -> Answer<Options> {
     const COOPERATIVE: u32 = 2;
     const CLUSTER: u32 = 4;
-    let mut cooperative = false;
+    let mut options = Options::default();
     for attribute in crate::api::list(config.attributes, config.count as usize)? {
         match attribute.id {
-            COOPERATIVE => cooperative = attribute.value[0] as u32 != 0,
+            COOPERATIVE => options.cooperative = attribute.value[0] as u32 != 0,
             CLUSTER => {
-                let [x, y] = [attribute.value[0] as u32, (attribute.value[0] >> 32) as u32];
-                if x > 1 || y > 1 || attribute.value[1] as u32 > 1 {
-                    eprintln!("vcuda: launches of clusters are not supported");
-                    return Err(Code::NOT_SUPPORTED);
-                }
+                let [x, y, z] = [attribute.value[0], attribute.value[0] >> 32, attribute.value[1]].map(|n| n as u32);
+                options.cluster = Some([x, y, z]);
             }
             _ => {}
         }
     }
-    Ok(cooperative)
+    Ok(options)
 }
 
 api! {
@@ -319,7 +405,7 @@ api! {
         params: *const *const c_void,
         extra: *const *const c_void,
     ) {
-        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let shape = ptx_vm::Launch::new([gx, gy, gz], [bx, by, bz]).dynamic_shared(shared);
         let launch = d.launch_of(function, shape, Arguments { params, extra })?;
         d.submit_launch(launch, stream, false)
     }
@@ -335,10 +421,11 @@ api! {
         }
         // SAFETY: the program's structure.
         let config = unsafe { config.read_unaligned() };
-        let cooperative = attributes(&config)?;
-        let shape = ptx_vm::Launch { grid: config.grid, block: config.block, dynamic_shared: config.shared };
+        let options = options(&config)?;
+        let mut shape = ptx_vm::Launch::new(config.grid, config.block).dynamic_shared(config.shared);
+        shape.cluster = options.cluster;
         let launch = d.launch_of(function, shape, Arguments { params, extra })?;
-        d.submit_launch(launch, config.stream, cooperative)
+        d.submit_launch(launch, config.stream, options.cooperative)
     }
     Context fn cuLaunchCooperativeKernel / cuLaunchCooperativeKernel_ptsz (
         d,
@@ -353,7 +440,7 @@ api! {
         stream: Id,
         params: *const *const c_void,
     ) {
-        let shape = ptx_vm::Launch { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared: shared };
+        let shape = ptx_vm::Launch::new([gx, gy, gz], [bx, by, bz]).dynamic_shared(shared);
         let launch = d.launch_of(function, shape, Arguments { params, extra: std::ptr::null() })?;
         d.submit_launch(launch, stream, true)
     }
@@ -473,9 +560,23 @@ api! {
         put(bytes, free.saturating_sub(fixed))
     }
     Context fn cuOccupancyMaxPotentialClusterSize(d, size: *mut i32, function: Id, config: *const LaunchConfig) {
-        let _ = config;
-        d.launchable(function)?;
-        put(size, 1)
+        let function = d.launchable(function)?;
+        if config.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: the program's structure.
+        let config = unsafe { config.read_unaligned() };
+        let each = d.blocks_per_unit(function, config.threads(), config.shared as usize)?;
+        put(size, if each == 0 { 0 } else { d.largest_cluster(function) as i32 })
+    }
+    Context fn cuOccupancyMaxActiveClusters(d, clusters: *mut i32, function: Id, config: *const LaunchConfig) {
+        let function = d.launchable(function)?;
+        if config.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: the program's structure.
+        let config = unsafe { config.read_unaligned() };
+        put(clusters, d.active_clusters(function, &config)? as i32)
     }
     Context fn cuLaunchCooperativeKernelMultiDevice(d, list: *const LaunchParams, count: u32, flags: u32) {
         let _ = (list, count, flags);

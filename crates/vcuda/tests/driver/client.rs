@@ -40,6 +40,7 @@ pub(crate) mod code {
     pub(crate) const LAUNCH_FAILED: u32 = 719;
     pub(crate) const COOPERATIVE_LAUNCH_TOO_LARGE: u32 = 720;
     pub(crate) const NOT_PERMITTED: u32 = 800;
+    pub(crate) const INVALID_CLUSTER_SIZE: u32 = 912;
     pub(crate) const NOT_SUPPORTED: u32 = 801;
     pub(crate) const CAPTURE_UNSUPPORTED: u32 = 900;
     pub(crate) const CAPTURE_INVALIDATED: u32 = 901;

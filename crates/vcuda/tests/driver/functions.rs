@@ -137,6 +137,72 @@ scenarios! {
         fails(INVALID_VALUE, "cuLaunchKernelEx", (NULL, fill, params.list.as_ptr(), NULL));
     }
 
+    clusters [VCUDA_DEVICES = "sm_90:1GiB:132sm"] {
+        start();
+        #[repr(C)]
+        struct Attribute { id: u32, pad: u32, value: [u64; 8] }
+        #[repr(C)]
+        struct Config { grid: [u32; 3], block: [u32; 3], shared: u32, stream: u64, attributes: *const Attribute, count: u32 }
+        let kernel = |name: &str, directive: &str| format!(
+            ".visible .entry {name}(.param .u64 to) {directive} {{ .reg .b32 %r<6>; .reg .b64 %rd<4>; .shared .b32 own;
+             ld.param.u64 %rd1, [to]; mov.u32 %r1, %cluster_ctarank; mov.u32 %r2, %cluster_nctarank; st.shared.u32 [own], %r1;
+             barrier.cluster.arrive; barrier.cluster.wait;
+             add.u32 %r3, %r1, 1; rem.u32 %r3, %r3, %r2; mapa.shared::cluster.u32 %r4, own, %r3; ld.shared::cluster.u32 %r4, [%r4];
+             mad.lo.u32 %r4, %r2, 100, %r4; mov.u32 %r5, %ctaid.x; mul.wide.u32 %rd2, %r5, 4; add.u64 %rd2, %rd2, %rd1;
+             st.global.u32 [%rd2], %r4; barrier.cluster.arrive; barrier.cluster.wait; ret; }}\n"
+        );
+        let text = [".version 8.0\n.target sm_90\n.address_size 64\n".to_owned(), kernel("any", ""), kernel("two", ".reqnctapercluster 2"),
+            kernel("four", ".maxclusterrank 4"), kernel("explicit", ".explicitcluster")].concat();
+        let module = module(&text);
+        let [any, two, four, explicit] = ["any", "two", "four", "explicit"].map(|name| function(module, name));
+        let memory = alloc(64);
+        let params = params(&[P(memory)]);
+        let with = |grid: u32, cluster: Option<u32>, f: &mut dyn FnMut(&Config) -> u32| {
+            let attributes = cluster.map(|x| Attribute { id: 4, pad: 0, value: [u64::from(x) | 1 << 32, 1, 0, 0, 0, 0, 0, 0] });
+            let (attributes, count) = attributes.as_ref().map_or((std::ptr::null(), 0), |one| (std::ptr::from_ref(one), 1));
+            f(&Config { grid: [grid, 1, 1], block: [1, 1, 1], shared: 0, stream: 0, attributes, count })
+        };
+        let run = |function: u64, grid: u32, cluster: Option<u32>| {
+            with(grid, cluster, &mut |config| cu("cuLaunchKernelEx", (config, function, params.list.as_ptr(), NULL)))
+        };
+        let made = |blocks: u32| -> Vec<u32> { (0..blocks).map(|i| blocks * 100 + (i + 1) % blocks).collect() };
+        for blocks in [2, 4, 8] {
+            assert_eq!(run(any, blocks, Some(blocks)), 0);
+            assert_eq!(download::<u32>(memory, blocks as usize), made(blocks));
+        }
+        // By what the kernel says, in a launch that says nothing.
+        ok("cuLaunchKernel", (two, 2u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, params.list.as_ptr(), NULL));
+        assert_eq!(download::<u32>(memory, 2), made(2));
+        for (function, grid, cluster) in [
+            (any, 3, Some(2)), (any, 2, Some(0)), (any, 16, Some(16)), (two, 4, Some(4)), (two, 3, None), (four, 8, Some(8)), (explicit, 2, None),
+        ] {
+            assert_eq!(run(function, grid, cluster), INVALID_CLUSTER_SIZE, "{grid} {cluster:?}");
+        }
+        assert_eq!((run(four, 4, Some(4)), run(explicit, 2, Some(1))), (0, 0));
+        assert_eq!([any, two, four, explicit].map(|f| [10, 11, 12, 13, 14].map(|which| attribute(f, which))),
+            [[0; 5], [1, 2, 1, 1, 0], [0; 5], [1, 0, 0, 0, 0]]);
+        let sizes = |function: u64, cluster: u32| {
+            let (mut most, mut active) = (-1, -1);
+            let told = with(cluster, Some(cluster), &mut |config| {
+                cu("cuOccupancyMaxPotentialClusterSize", (&mut most, function, config)) | cu("cuOccupancyMaxActiveClusters", (&mut active, function, config))
+            });
+            (told, most, active)
+        };
+        // 32 blocks of one thread on each of 132 multiprocessors, which stand together by 16.
+        assert_eq!([sizes(any, 1), sizes(any, 2), sizes(any, 8)], [(0, 8, 32 * 132), (0, 8, 16 * 132), (0, 8, 4 * 132)]);
+        assert_eq!(sizes(any, 16).0, INVALID_CLUSTER_SIZE);
+        ok("cuFuncSetAttribute", (any, 14u32, 1i32));
+        assert_eq!((sizes(any, 16), attribute(any, 14)), ((0, 16, 2 * 132), 1));
+        assert_eq!(run(any, 16, Some(16)), 0);
+        // What the program requires; what the kernel does stays.
+        fails(NOT_PERMITTED, "cuFuncSetAttribute", (two, 11u32, 4i32));
+        [11u32, 12, 13].iter().zip([4i32, 1, 1]).for_each(|(which, n)| ok("cuFuncSetAttribute", (four, *which, n)));
+        ok("cuLaunchKernel", (four, 4u32, 1u32, 1u32, 1u32, 1u32, 1u32, 0u32, NULL, params.list.as_ptr(), NULL));
+        assert_eq!(download::<u32>(memory, 4), made(4));
+        assert_eq!(run(four, 4, Some(2)), INVALID_CLUSTER_SIZE);
+        ok("cuCtxSynchronize", ());
+    }
+
     cooperative_launches [VCUDA_DEVICES = "sm_80:1GiB:2sm"] {
         start();
         let (memory, fill) = (alloc(4 << 14), function(module(PTX), "fill"));

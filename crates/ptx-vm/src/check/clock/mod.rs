@@ -1,4 +1,5 @@
-//! Who is ordered before whom: the happens-before relation among the threads of a block.
+//! Who is ordered before whom: the happens-before relation among the threads of a block, or of a cluster of blocks. Threads and warps have
+//! numbers in the cluster.
 //!
 //! Time is one counter that moves on at every synchronisation. A clock says for each agent up to which time what it did is known; what
 //! an agent did at time `t` is ordered before whoever knows it beyond `t`. Lanes of a warp that know the same share one clock, and a
@@ -6,10 +7,10 @@
 
 mod mbarrier;
 
-use crate::ir::{FULL, WARP, lanes_of};
+use crate::ir::{FULL, NAMED, OFFSET, RANK_SHIFT, WARP, lanes_of};
 use std::collections::{HashMap, VecDeque};
 
-/// Whoever touches memory: the threads of the block by number, then each thread's `cp.async` copies, then whatever [`Tracked`] names.
+/// Whoever touches memory: the threads of the cluster by number, then each thread's `cp.async` copies, then whatever [`Tracked`] names.
 pub(super) type Agent = u16;
 
 /// A thread of another block that has released: block and thread.
@@ -90,7 +91,13 @@ pub(super) struct Clocks {
     /// The committed groups of each warp: lanes and time.
     commits: Vec<VecDeque<(u32, u32)>>,
     /// What those who arrived at a named barrier and went on knew.
-    named: [Clock; 16],
+    named: Vec<Clock>,
+    /// What those knew who have arrived at the barrier of the cluster in this phase, and in the last one.
+    cluster: [Clock; 2],
+    /// Blocks of the cluster.
+    blocks: usize,
+    /// When threads have last told the cluster of the mbarriers they have made.
+    told_mbarriers: HashMap<u32, u32>,
     mbarriers: HashMap<u32, Phases>,
     /// What releases have left at flags, by generic address.
     flags: HashMap<u64, Clock>,
@@ -102,8 +109,9 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
-    /// A block begins; nothing is ordered but what lies before it.
-    pub(super) fn start(&mut self, warps: usize) {
+    /// A cluster of blocks begins; nothing is ordered but what lies before it.
+    pub(super) fn start(&mut self, blocks: usize, seats: usize) {
+        let warps = blocks * seats;
         self.now += 1;
         self.floor = self.now;
         self.threads = warps * WARP;
@@ -115,7 +123,11 @@ impl Clocks {
         self.warps.resize_with(warps, || vec![Group { lanes: FULL, ..Group::default() }]);
         self.commits.clear();
         self.commits.resize_with(warps, VecDeque::new);
+        self.named.resize(NAMED * blocks, Clock::new());
         self.named.iter_mut().for_each(Vec::clear);
+        self.cluster.iter_mut().for_each(Vec::clear);
+        self.blocks = blocks;
+        self.told_mbarriers.clear();
         self.mbarriers.clear();
         self.flags.clear();
         self.fences = false;
@@ -221,20 +233,42 @@ impl Clocks {
         agent
     }
 
+    /// A thread of the cluster in words.
+    fn thread(&self, thread: u32) -> String {
+        let each = (self.threads / self.blocks) as u32;
+        format!("thread {}{}", thread % each, self.of_block(thread / each))
+    }
+
+    /// A thread of another cluster, whose first block has that number.
+    pub(super) fn thread_of(&self, block: u64, thread: u32) -> String {
+        let each = (self.threads / self.blocks) as u32;
+        format!("thread {} of block {}", thread % each, block + u64::from(thread / each))
+    }
+
+    /// Which block of the cluster, if there are several.
+    pub(super) fn of_block(&self, rank: u32) -> String {
+        if self.blocks > 1 { format!(" of block {rank} of the cluster") } else { String::new() }
+    }
+
     /// An agent in words.
     pub(super) fn name(&self, agent: Agent) -> String {
         let number = agent as usize;
         if number < self.threads {
-            return format!("thread {number}");
+            return self.thread(agent.into());
         }
         if number < 2 * self.threads {
-            return format!("the cp.async of thread {}", number - self.threads);
+            return format!("the cp.async of {}", self.thread((number - self.threads) as u32));
         }
         match self.agents.iter().find(|(_, a)| **a == agent) {
-            Some((Tracked::Mbarrier(at), _)) => format!("a bulk copy counted by the mbarrier at {at:#x}"),
-            Some((Tracked::Thread(thread), _)) => format!("a bulk copy of thread {thread}"),
-            Some((Tracked::Warpgroup(warp), _)) => format!("a wgmma of warp {warp}"),
-            Some((Tracked::Release((block, thread)), _)) => format!("thread {thread} of block {block}"),
+            Some((Tracked::Mbarrier(at), _)) => {
+                format!("a bulk copy counted by the mbarrier at {:#x}{}", at & OFFSET, self.of_block(at >> RANK_SHIFT))
+            }
+            Some((Tracked::Thread(thread), _)) => format!("a bulk copy of {}", self.thread(*thread)),
+            Some((Tracked::Warpgroup(warp), _)) => {
+                let seats = (self.warps.len() / self.blocks) as u32;
+                format!("a wgmma of warp {}{}", warp % seats, self.of_block(warp / seats))
+            }
+            Some((Tracked::Release((block, thread)), _)) => self.thread_of(*block, *thread),
             None => "a bulk copy".to_owned(),
         }
     }
@@ -343,6 +377,42 @@ impl Clocks {
         }
     }
 
+    /// Lanes arrive at the barrier of the cluster.
+    pub(super) fn cluster_arrive(&mut self, warp: usize, lanes: u32, release: bool) {
+        self.now += 1;
+        let mut clock = std::mem::take(&mut self.cluster[0]);
+        if release {
+            join(&mut clock, &self.snapshot(warp, lanes));
+        } else {
+            self.warps[warp].iter().filter(|g| g.lanes & lanes != 0).for_each(|g| join(&mut clock, &g.far));
+        }
+        self.cluster[0] = clock;
+    }
+
+    /// It opens. Gives the places of mbarriers that everybody knows from now on.
+    pub(super) fn cluster_open(&mut self) -> Vec<u32> {
+        self.now += 1;
+        self.cluster[1] = std::mem::take(&mut self.cluster[0]);
+        let told = &self.told_mbarriers;
+        let known = |made: (Agent, u32)| told.get(&u32::from(made.0)).is_some_and(|time| made.1 < *time);
+        let news = self.mbarriers.iter_mut().filter(|(_, phases)| phases.made.is_some_and(known));
+        news.map(|(at, phases)| (phases.made = None, *at).1).collect()
+    }
+
+    /// Lanes have waited at it.
+    pub(super) fn cluster_wait(&mut self, warp: usize, lanes: u32, acquire: bool) {
+        let clock = std::mem::take(&mut self.cluster[1]);
+        self.hears(warp, lanes, &clock, acquire);
+        self.cluster[1] = clock;
+    }
+
+    /// `fence.mbarrier_init`.
+    pub(super) fn tell_mbarriers(&mut self, warp: usize, lanes: u32) {
+        self.now += 1;
+        let threads = lanes_of(lanes).map(|lane| ((warp * WARP + lane) as u32, self.now));
+        self.told_mbarriers.extend(threads);
+    }
+
     /// `bar.warp.sync` of some lanes, of which `alive` have not exited.
     pub(super) fn warp_sync(&mut self, warp: usize, lanes: u32, alive: u32) {
         self.now += 1;
@@ -408,6 +478,11 @@ impl Clocks {
         !self.is_thread(agent) || tells(u32::from(agent)) || tells(thread)
     }
 
+    /// Under what name a flag passes on what concerns one block of a cluster only.
+    pub(super) fn near(&self, flag: u64, rank: u32) -> u64 {
+        if self.blocks > 1 { flag ^ u64::from(rank + 1) << 57 } else { flag }
+    }
+
     /// Lanes read a flag by a strong operation.
     pub(super) fn observe(&mut self, warp: usize, lanes: u32, flag: u64, acquire: bool) {
         let Some(clock) = self.flags.remove(&flag) else { return };
@@ -419,8 +494,9 @@ impl Clocks {
         self.flags.insert(flag, clock);
     }
 
-    /// Lanes write a flag by a strong operation.
-    pub(super) fn publish(&mut self, warp: usize, lanes: u32, flag: u64, release: bool) {
+    /// Lanes write a flag by a strong operation, for the block `near` or for the cluster.
+    pub(super) fn publish(&mut self, warp: usize, lanes: u32, [near, flag]: [u64; 2], release: bool, wide: bool) {
+        let flag = if wide { flag } else { near };
         if release {
             self.now += 1;
             let mut clock = self.flags.remove(&flag).unwrap_or_default();
@@ -428,7 +504,10 @@ impl Clocks {
             self.flags.insert(flag, clock);
         } else if self.fences {
             for group in self.warps[warp].iter().filter(|g| g.lanes & lanes != 0 && !g.fenced.is_empty()) {
-                join(self.flags.entry(flag).or_default(), &group.fenced);
+                join(self.flags.entry(near).or_default(), &group.fenced);
+                if wide && near != flag {
+                    join(self.flags.entry(flag).or_default(), &group.far);
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ impl Defined {
     ) {
         // SAFETY: operands have the widths that handlers of these rules have; slots of flows are registers.
         unsafe {
-            let (warp, mask) = (cx.warp as usize, cx.mask);
+            let (warp, mask) = (cx.seat as usize, cx.mask);
             let (at, defs, uses) = meta.flow;
             let flow = &kernel.flows[at as usize..][..defs as usize + uses as usize];
             let (defs, uses) = flow.split_at(defs as usize);
@@ -40,6 +40,11 @@ impl Defined {
                 }
             };
             match meta.rule {
+                Rule::AsyncStore => {
+                    let of = |i: usize| self.lanes(warp, cx.list(op, i), 8);
+                    demand(of(0) | of(1), "an address");
+                    return;
+                }
                 Rule::Bulk => {
                     demand(if used(self) { wrong(self) } else { 0 }, "an address or the size");
                     return;
@@ -200,6 +205,7 @@ impl Defined {
                 Rule::Fence
                 | Rule::WarpgroupOrder
                 | Rule::BulkGroup
+                | Rule::Cluster
                 | Rule::Whole
                 | Rule::Halves
                 | Rule::Pack
@@ -216,7 +222,7 @@ impl Defined {
 
     /// The predicates of a comparison some of whose `lanes` are undefined.
     unsafe fn compare(&mut self, cx: &Cx, op: *const Op, mut lanes: u32) {
-        let (warp, mask) = (cx.warp as usize, cx.mask);
+        let (warp, mask) = (cx.seat as usize, cx.mask);
         // SAFETY: operands have the widths that handlers of this rule have.
         unsafe {
             let [r0, r1, _, _] = (*op).r;
@@ -239,7 +245,7 @@ impl Defined {
 
     /// A function of two predicates.
     unsafe fn predicates(&mut self, cx: &Cx, op: *const Op) {
-        let (warp, mask) = (cx.warp as usize, cx.mask);
+        let (warp, mask) = (cx.seat as usize, cx.mask);
         // SAFETY: operands have the widths that handlers of this rule have.
         unsafe {
             let [r0, r1, r2, _] = (*op).r;
@@ -259,7 +265,7 @@ impl Defined {
 
     /// A function of bits in the same place, by its table.
     unsafe fn bits(&mut self, cx: &Cx, op: *const Op, to: u32, table: u8) {
-        let (warp, mask) = (cx.warp as usize, cx.mask);
+        let (warp, mask) = (cx.seat as usize, cx.mask);
         // SAFETY: operands have the widths that handlers of this rule have.
         unsafe {
             let [_, r1, r2, r3] = (*op).r;
@@ -291,7 +297,7 @@ impl Defined {
 
     /// The arguments of a call go to the registers of the callee.
     unsafe fn call(&mut self, cx: &Cx, op: *const Op) {
-        let (warp, mask) = (cx.warp as usize, cx.mask);
+        let (warp, mask) = (cx.seat as usize, cx.mask);
         // SAFETY: operands have the widths that handlers of this rule have.
         unsafe {
             let [about, _, arguments, _] = (*op).r;
@@ -310,7 +316,7 @@ impl Defined {
 
     /// `match` and `redux`: one undefined lane makes the result of all its company undefined.
     unsafe fn matched(&mut self, cx: &Cx, op: *const Op, rule: Rule) {
-        let warp = cx.warp as usize;
+        let warp = cx.seat as usize;
         // SAFETY: operands have the widths that handlers of this rule have.
         unsafe {
             let [r0, r1, r2, r3] = (*op).r;
@@ -330,7 +336,7 @@ impl Defined {
     pub(super) unsafe fn moved(&mut self, cx: &mut Cx, op: *const Op, defs: &[u32], controls: u8, listed: bool) {
         // SAFETY: the registers are laid out alike; constants are zeros, and controls stand behind them.
         unsafe {
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let mut copy = *op;
             let mut list = [0u32; 8];
             let slot_of = |k: usize| (self.scratch + 2 * UNIT * k) as u32 | CONST_BIT;
@@ -369,7 +375,7 @@ impl Defined {
     pub(super) unsafe fn shuffle(&mut self, cx: &Cx, op: *const Op) {
         // SAFETY: the list holds operands of these widths.
         unsafe {
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let [d, a, b, c, p, members] = std::array::from_fn(|i| cx.list(op, i));
             let unsure = self.lanes(warp, b, 4) | self.lanes(warp, c, 4);
             if cx.mask == FULL && members == NO_SLOT && unsure == 0 && !self.is_marked(warp, a) {
@@ -396,7 +402,7 @@ impl Defined {
         // SAFETY: operand kinds follow from the mode.
         unsafe {
             let [d, p, members, _] = (*op).r;
-            let (imm, warp) = ((*op).imm, cx.warp as usize);
+            let (imm, warp) = ((*op).imm, cx.seat as usize);
             let unsure = self.pred(warp, p);
             let votes = (cx.pred(p) ^ if imm & 256 != 0 { FULL } else { 0 }) & !unsure;
             let sets = sets(cx, members);
@@ -425,7 +431,7 @@ impl Defined {
     pub(super) unsafe fn multiply(&mut self, cx: &Cx, op: *const Op, used: bool) {
         // SAFETY: the list holds as many registers as the counts say.
         unsafe {
-            let warp = cx.warp as usize;
+            let warp = cx.seat as usize;
             let ([n, a, b, c], wide) = (operand_counts((*op).aux), if (*op).aux & 128 != 0 { 8 } else { 4 });
             let slot = |i: usize| cx.list(op, i);
             if !used && cx.mask == FULL {

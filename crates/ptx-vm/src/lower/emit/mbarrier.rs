@@ -2,17 +2,22 @@
 
 use super::super::builder::Lower;
 use super::super::form::{Form, R};
-use super::memory::{atomic_kind, ordered};
+use super::data;
+use super::memory::{atomic_kind, ordered, vector_lanes};
 use crate::ir::{Access, AccessKind, Val, Where, handler};
 use crate::memory::SHARED_WINDOW;
 use crate::parse::{Operand, Space, Ty};
 use crate::step::alu::BinOp;
-use crate::step::bulk::{Bulk, BulkGroup, Tensor};
+use crate::step::bulk::{AsyncStore, Bulk, BulkGroup, Tensor};
 use crate::step::mbarrier::{Act, Fence, Mbarrier};
 use crate::step::ops::{Add64, And32};
 
 pub(crate) fn fence<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let scope = if f.has("proxy") { 2 } else { i64::from(!f.has("cta")) };
+    let scope = match () {
+        () if f.has("proxy") => 2,
+        () if f.has("mbarrier_init") => 3,
+        () => i64::from(!f.has("cta")),
+    };
     l.effect(handler::<Fence>(), [Val::None; 4], scope)
 }
 
@@ -68,7 +73,32 @@ fn generic<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, shared: bool) -> R<Val>
     Ok(sum)
 }
 
-/// `cp.async.bulk` and `cp.reduce.async.bulk`. The block is its cluster, so `.shared::cluster` is its own shared memory.
+/// The operation of a reduction and its type.
+fn reduction(f: &Form<'_, '_>) -> i64 {
+    let (atom, ty) = atomic_kind(f);
+    i64::from(atom) | i64::from(ty) << 8
+}
+
+/// `st.async` and `red.async`.
+pub(crate) fn stored<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
+    let ty = f.ty();
+    let count = vector_lanes(f);
+    if count == 4 && ty.bytes() > 4 {
+        return l.unknown("four elements have 32 bits");
+    }
+    let (to, barrier) = (generic(l, &f.ops[0], true)?, generic(l, &f.ops[2], true)?);
+    let mut list = vec![to, barrier];
+    for operand in data(l, &f.ops[1], count)? {
+        list.push(l.src(operand, ty)?);
+    }
+    let how = if f.name == "red" { reduction(f) + 1 } else { 0 };
+    let raw = l.push_list(handler::<AsyncStore>(), list, 0, ty.bytes() as i64 | (count as i64) << 8 | how << 16);
+    raw.aux = Val::Raw(AsyncStore::FLAG);
+    raw.meta.access = Some(Access::bare(AccessKind::Bulk));
+    Ok(())
+}
+
+/// `cp.async.bulk` and `cp.reduce.async.bulk`.
 pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let out = f.has("bulk_group");
     let to = generic(l, &f.ops[0], !out)?;
@@ -76,13 +106,9 @@ pub(crate) fn bulk<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     l.multiple(&f.ops[2], 16, "the size")?;
     let size = l.src(&f.ops[2], Ty::U32)?;
     let barrier = if out { Val::None } else { generic(l, &f.ops[3], true)? };
-    let how = if f.has("reduce") {
-        let (atom, ty) = atomic_kind(f);
-        i64::from(atom) | i64::from(ty) << 8
-    } else {
-        -1
-    };
-    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier], 0, how).meta.access =
+    let ranks = if f.has("multicast::cluster") { l.src(&f.ops[4], Ty::U16)? } else { Val::None };
+    let how = if f.has("reduce") { reduction(f) } else { -1 };
+    l.push_list(handler::<Bulk>(), vec![to, from, size, barrier, ranks], 0, how).meta.access =
         Some(Access::bare(AccessKind::Bulk));
     Ok(())
 }
@@ -107,7 +133,8 @@ pub(crate) fn tensor<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     let shared = generic(l, inner, true)?;
     let map = generic(l, map, false)?;
     let barrier = if out { Val::None } else { generic(l, &f.ops[2], true)? };
-    let mut list = vec![shared, map, barrier];
+    let ranks = if f.has("multicast::cluster") { l.src(&f.ops[3], Ty::U16)? } else { Val::None };
+    let mut list = vec![shared, map, barrier, ranks];
     for coordinate in coordinates {
         list.push(l.src(coordinate, Ty::S32)?);
     }

@@ -47,6 +47,15 @@ pub(crate) fn target<'a>(l: &mut Lower<'a>, operand: &Operand<'a>, space: Space)
     Ok(Target { addr, offset, space })
 }
 
+/// The same for what an instruction says: shared memory of the cluster goes by generic addresses.
+pub(crate) fn target_of<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, operand: &Operand<'a>) -> R<Target> {
+    if !f.has("shared::cluster") {
+        return target(l, operand, space(f));
+    }
+    let (addr, offset, _) = l.address(operand, false, Space::Shared)?;
+    Ok(Target { addr, offset: offset.wrapping_add(SHARED_WINDOW as i64), space: Space::Generic })
+}
+
 macro_rules! access_handlers {
     ($name:ident, $op:ident) => {
         pub(crate) fn $name(space: Space, bytes: usize, lanes: usize) -> Option<Handler> {
@@ -79,7 +88,7 @@ macro_rules! access_handlers {
 access_handlers!(load_handler, Load);
 access_handlers!(store_handler, Store);
 
-fn vector_lanes(f: &Form<'_, '_>) -> usize {
+pub(super) fn vector_lanes(f: &Form<'_, '_>) -> usize {
     if f.has("v2") {
         2
     } else if f.has("v4") {
@@ -135,7 +144,7 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if wanted == Space::Param && parameter(l, f, regs)? {
         return Ok(());
     }
-    let t = target(l, &f.ops[1], wanted)?;
+    let t = target_of(l, f, &f.ops[1])?;
     let Some(run) = load_handler(t.space, ty.bytes(), lanes) else {
         return l.unknown("this vector load is not supported");
     };
@@ -185,7 +194,7 @@ pub(crate) fn ld<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// `ld.b128`: two registers of 64 bits, aligned as one.
 pub(crate) fn ld_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let t = target(l, &f.ops[1], space(f))?;
+    let t = target_of(l, f, &f.ops[1])?;
     let Some(run) = load_handler(t.space, 8, 2) else { return l.unknown("this vector load is not supported") };
     let d = l.pair(&f.ops[0])?;
     let mut access = access(AccessKind::Load, &t, 16);
@@ -196,7 +205,7 @@ pub(crate) fn ld_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
 
 /// `st.b128`.
 pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let t = target(l, &f.ops[0], space(f))?;
+    let t = target_of(l, f, &f.ops[0])?;
     let Some(run) = store_handler(t.space, 8, 2) else { return l.unknown("this vector store is not supported") };
     let b = l.pair(&f.ops[1])?;
     let mut access = access(AccessKind::Store, &t, 16);
@@ -205,11 +214,17 @@ pub(crate) fn st_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     Ok(())
 }
 
+/// The generic address of an atomic, and whether it lies in shared memory by what the instruction says.
+fn atomic_place<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>, operand: &Operand<'a>) -> R<(Val, i64, bool)> {
+    let space = if f.has("shared::cluster") { Space::Shared } else { space(f) };
+    let (addr, offset, symbol) = l.address(operand, false, space)?;
+    let shared = space == Space::Shared || symbol == Some(Space::Shared);
+    Ok((addr, if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset }, shared))
+}
+
 /// `atom.exch.b128` and `atom.cas.b128`.
 pub(crate) fn atom_128<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
-    let (addr, offset, symbol) = l.address(&f.ops[1], false, space(f))?;
-    let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
-    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let (addr, offset, shared) = atomic_place(l, f, &f.ops[1])?;
     let b = l.pair(&f.ops[2])?;
     let c = match (f.has("cas"), f.ops.get(3)) {
         (true, Some(c)) => l.pair(c)?,
@@ -311,7 +326,7 @@ pub(crate) fn st<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
     if let (Space::Param, (_, _, Some(Space::Param))) = (space(f), l.address(&f.ops[0], false, space(f))?) {
         return l.error("a kernel's parameters are not written to");
     }
-    let t = target(l, &f.ops[0], space(f))?;
+    let t = target_of(l, f, &f.ops[0])?;
     let Some(run) = store_handler(t.space, ty.bytes(), lanes) else {
         return l.unknown("this vector store is not supported");
     };
@@ -358,7 +373,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         Ty::F16 | Ty::Bf16 => f.has("add") || f.has("min") || f.has("max"),
         _ => false,
     };
-    if count > 1 && (!known || space(f) == Space::Shared) {
+    if count > 1 && (!known || space(f) == Space::Shared || f.has("shared::cluster")) {
         return l.unknown("no such operation on vectors");
     }
     let half = matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2);
@@ -383,9 +398,7 @@ pub(crate) fn atom<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         }
     }
     // Atomics always go by generic addresses.
-    let (addr, offset, symbol) = l.address(&rest[0], false, space(f))?;
-    let shared = space(f) == Space::Shared || symbol == Some(Space::Shared);
-    let offset = if shared { offset.wrapping_add(SHARED_WINDOW as i64) } else { offset };
+    let (addr, offset, shared) = atomic_place(l, f, &rest[0])?;
     let c = match (f.has("cas"), rest.get(2)) {
         (true, Some(c)) => l.src(c, ty)?,
         (true, None) => return l.unknown("`cas` takes three sources"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod barrier;
 pub(crate) mod carry;
+pub(crate) mod cluster;
 pub(crate) mod compare;
 pub(crate) mod control;
 pub(crate) mod convert;

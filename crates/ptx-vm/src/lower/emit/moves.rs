@@ -6,6 +6,7 @@ use crate::ir::{Val, Where, handler, width};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::parse::{Operand, Ty};
 use crate::step::alu::*;
+use crate::step::cluster::IsOwn;
 use crate::step::ops::Zext8To16;
 use crate::step::ops::*;
 
@@ -157,7 +158,6 @@ fn part_type(bytes: usize) -> Ty {
 
 /// The first address of a space's window in the generic address space.
 fn window(f: &Form<'_, '_>) -> u64 {
-    // A cluster is one block.
     if f.has("shared") || f.has("shared::cta") || f.has("shared::cluster") {
         SHARED_WINDOW
     } else if f.has("local") {
@@ -199,6 +199,13 @@ pub(crate) fn isspacep<'a>(l: &mut Lower<'a>, f: &Form<'_, 'a>) -> R {
         _ => (l.src(&f.ops[1], Ty::U64)?, Where::W64),
     };
     let a = l.convert(a, own, Where::W64, false);
+    if f.has("shared") || f.has("shared::cta") {
+        let (own, zero) = (Val::Reg(l.fresh(Where::W32)), l.imm(Where::W32, 0));
+        l.push(handler::<IsOwn>(), [own, a, Val::None, Val::None], 1, 0);
+        l.push(handler::<SetpOp<Ne32>>(), [p, Val::Raw(0), own, zero], 2, 0);
+        l.impure();
+        return Ok(());
+    }
     // Windows are 4 GiB wide at multiples of 64 GiB; global memory starts above them all.
     if f.has("global") || f.has("const") {
         let base = l.imm(Where::W64, crate::memory::GLOBAL_BASE);

@@ -7,6 +7,7 @@ use crate::ir::*;
 use crate::memory::{GLOBAL_BASE, SHARED_WINDOW};
 use crate::parse::Space;
 use crate::step::bulk::{Piece, moves};
+use crate::step::cluster::ClusterBarrier;
 use crate::step::find::resolve;
 use crate::step::mbarrier::Act;
 
@@ -25,7 +26,7 @@ impl Adversary {
                     self.forward(cx, &access);
                 }
                 Rule::Copy => return Some(self.copy(cx, op, &meta.access?)),
-                Rule::Bulk => {
+                Rule::Bulk | Rule::AsyncStore => {
                     self.flush(warp);
                     return self.bulk(cx, op);
                 }
@@ -33,7 +34,10 @@ impl Adversary {
                 Rule::Barrier => self.meet(warp),
                 // For the block, for all, or for asynchronous copies.
                 Rule::Fence if (*op).imm == 0 => self.meet(warp),
+                // Of `mbarrier.init` alone, which is never late.
+                Rule::Fence if (*op).imm == 3 => {}
                 Rule::Fence => self.flush(warp),
+                Rule::Cluster if (*op).imm & (ClusterBarrier::WAIT | ClusterBarrier::RELAXED) == 0 => self.flush(warp),
                 Rule::BulkGroup => self.bulk_group(cx, op),
                 Rule::Warpgroup => return self.warps[warp].products.issue(cx, op),
                 Rule::WarpgroupOrder if cx.mask == FULL || cx.mask == cx.alive => {
@@ -66,6 +70,15 @@ impl Adversary {
         let own = &self.warps[cx.warp as usize].stores;
         if own.is_empty() && self.near.is_empty() {
             return;
+        }
+        if cx.peers.len() > 1 && access.wide && access.space != Space::Global {
+            // The block's own memory may go by another address here.
+            // SAFETY: forwarded.
+            let addr = unsafe { addresses(cx, access) };
+            let aliased = |a: u64| cx.common(a) == a && cx.whose(a).is_some_and(|(rank, _)| rank == cx.rank);
+            if lanes_of(cx.mask).any(|lane| aliased(addr[lane])) {
+                return self.flush(cx.warp as usize);
+            }
         }
         // SAFETY: forwarded; the code is for this machine.
         unsafe {
@@ -113,6 +126,8 @@ impl Adversary {
             let bytes = u64::from(access.bytes);
             let (first, end) = (span.first, span.last.checked_add(bytes)?);
             let shared = first >= SHARED_WINDOW && end <= SHARED_WINDOW + u64::from(cx.shared_len);
+            let far = cx.whose(first).is_some_and(|(rank, _)| rank != cx.rank);
+            let shared = shared || far && cx.in_cluster(first, end.saturating_sub(first)).is_some();
             let known = (shared || first >= GLOBAL_BASE) && span.bits & (bytes - 1) == 0;
             let Some(to) = known.then(|| place(cx, op, access, first, end)).flatten() else {
                 // Of several allocations, and of what is wrong, the handler knows better.
@@ -125,6 +140,7 @@ impl Adversary {
             }
             let mut store = self.spare.pop().unwrap_or_else(|| Box::new(Store::new()));
             store.take(cx, op, access, &span, to);
+            store.far = far || first >= GLOBAL_BASE;
             if let Some(oldest) = self.warps[warp].stores.push(store) {
                 self.write(oldest);
             }
@@ -198,12 +214,20 @@ impl Adversary {
         unsafe {
             let mut found = Vec::new();
             for lane in lanes_of(cx.mask) {
-                let moves = moves(cx, op, lane).ok()?;
-                let pieces = moves.pieces(cx, lane).ok()?;
                 let group = self.warps[cx.warp as usize].bulk_committed[lane];
-                found.push(Bulk { op, lane: lane as u32, moves, pieces, read: None, group });
+                for moves in moves(cx, op, lane).ok()? {
+                    let pieces = moves.pieces(cx, lane).ok()?;
+                    found.push(Bulk { op, lane: lane as u32, moves, pieces, read: None, group });
+                }
             }
-            self.warps[cx.warp as usize].bulk.extend(found);
+            // What is counted in another block comes when somebody waits for it there.
+            let away = |bulk: &Bulk| {
+                let counted = bulk.moves.counted.and_then(|counted| cx.whose(counted));
+                counted.is_some_and(|(rank, _)| rank != cx.rank)
+            };
+            let (far, near): (Vec<Bulk>, Vec<Bulk>) = found.into_iter().partition(away);
+            self.flying.0.extend(far);
+            self.warps[cx.warp as usize].bulk.extend(near);
             Some(op.add(1))
         }
     }
@@ -243,23 +267,35 @@ impl Adversary {
             if act == Act::Copies as u32 || act == Act::CopiesExpected as u32 {
                 self.arrived(cx, u32::MAX);
             }
+            let addr = cx.get::<u64>(cx.list(op, 1));
             if act != Act::Wait as u32 {
-                self.meet(cx.warp as usize);
+                let far = |lane: usize| {
+                    cx.whose(addr[lane].wrapping_add((*op).imm as u64)).is_some_and(|(rank, _)| rank != cx.rank)
+                };
+                if lanes_of(cx.mask).any(far) {
+                    self.flush(cx.warp as usize)
+                } else {
+                    self.meet(cx.warp as usize)
+                }
                 return None;
             }
-            let addr = cx.get::<u64>(cx.list(op, 1));
             let lane = cx.mask.trailing_zeros() as usize & 31;
-            let at = addr[lane].wrapping_add((*op).imm as u64);
+            let at = cx.common(addr[lane].wrapping_add((*op).imm as u64));
             if self.once_in(2) {
                 return None;
             }
-            let coming: Vec<(usize, usize)> = (0..self.warps.len())
-                .flat_map(|w| (0..self.warps[w].bulk.len()).map(move |i| (w, i)))
-                .filter(|(w, i)| self.warps[*w].bulk[*i].moves.counted == Some(at))
+            let counted = |bulk: &Bulk| bulk.moves.counted.is_some_and(|counted| cx.common(counted) == at);
+            // Of the warps of the block, and behind them of other blocks.
+            let lists = self.warps.iter().map(|warp| &warp.bulk).chain([&self.flying.0]).enumerate();
+            let coming: Vec<(usize, usize)> = lists
+                .flat_map(|(w, list)| list.iter().enumerate().filter(|(_, b)| counted(b)).map(move |(i, _)| (w, i)))
                 .collect();
             if !coming.is_empty() {
                 let (w, i) = coming[self.below(coming.len() as u64) as usize];
-                let bulk = self.warps[w].bulk.remove(i);
+                let bulk = match self.warps.get_mut(w) {
+                    Some(warp) => warp.bulk.remove(i),
+                    None => self.flying.0.remove(i),
+                };
                 if let Err(stop) = bulk.arrive(cx, true) {
                     return Some(stop);
                 }
@@ -307,7 +343,7 @@ unsafe fn place(cx: &Cx, op: *const Op, access: &Access, first: u64, end: u64) -
     // SAFETY: a store to global memory has a cache; ranges are checked against what they lie in.
     unsafe {
         if first < GLOBAL_BASE {
-            return Some(cx.shared.add((first - SHARED_WINDOW) as usize));
+            return cx.in_cluster(first, end - first);
         }
         if access.space == Space::Global {
             let cache = &*cx.caches.add((*op).aux as usize);

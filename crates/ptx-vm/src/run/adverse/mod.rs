@@ -49,6 +49,10 @@ struct Bulk {
     group: u32,
 }
 
+/// Copies of the blocks of a cluster that other blocks count and that have not arrived.
+#[derive(Default)]
+pub(crate) struct Flying(Vec<Bulk>);
+
 /// What goes from place to place without its content, and is used again.
 type Pool<T> = Vec<Box<T>>;
 
@@ -87,7 +91,9 @@ pub(crate) struct Adversary {
     /// What decides about the turn that is being taken, bit by bit.
     drawn: u64,
     warps: Vec<Warp>,
-    /// Stores to global memory that the block's threads see and other blocks do not.
+    /// While it is the block's turn: what is on its way between blocks of the cluster.
+    pub(crate) flying: Flying,
+    /// Stores to memory of others that the block's threads see and other blocks do not.
     near: Queue<NEAR>,
     /// Stores and copies that have arrived, to be used again.
     spare: Pool<Store>,
@@ -106,6 +112,7 @@ impl Adversary {
             state: 0,
             drawn: 0,
             warps: Vec::new(),
+            flying: Flying::default(),
             near: Queue::new(),
             spare: Vec::new(),
             spare_copies: Vec::new(),
@@ -137,7 +144,8 @@ impl Adversary {
         mix(self.state)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    /// A number below `n`.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         (u128::from(self.next()) * u128::from(n) >> 64) as u64
     }
 
@@ -205,7 +213,7 @@ impl Adversary {
     /// The stores of a warp reach its block.
     pub(crate) fn meet(&mut self, warp: usize) {
         while let Some(store) = self.warps[warp].stores.pop() {
-            let arrives = if store.is_global() { self.near.push(store) } else { Some(store) };
+            let arrives = if store.far { self.near.push(store) } else { Some(store) };
             if let Some(store) = arrives {
                 self.write(store);
             }
@@ -223,7 +231,10 @@ impl Adversary {
         }
         if !self.near.is_empty() {
             let mut far = launch.lock().unwrap_or_else(PoisonError::into_inner);
-            far.extend(std::iter::from_fn(|| self.near.pop()));
+            while let Some(store) = self.near.pop() {
+                // Shared memory does not outlive the cluster.
+                if store.is_global() { far.push_back(store) } else { store.write() }
+            }
             let first = far.len().saturating_sub(FAR);
             far.drain(..first).for_each(|store| store.write());
         }

@@ -34,6 +34,8 @@ pub(crate) struct Store {
     to: *mut u8,
     /// All lanes store, side by side.
     block: bool,
+    /// To memory that other blocks see.
+    pub(super) far: bool,
     /// What the lanes store, each behind the one before.
     value: [u8; MOST * WARP],
 }
@@ -51,6 +53,7 @@ impl Store {
             end: 0,
             to: std::ptr::null_mut(),
             block: false,
+            far: false,
             value: [0; MOST * WARP],
         }
     }
@@ -62,6 +65,7 @@ impl Store {
     pub(super) unsafe fn take(&mut self, cx: &Cx, op: *const Op, access: &Access, span: &Span, to: *mut u8) {
         let bytes = access.bytes as usize;
         (self.mask, self.bytes, self.addr) = (cx.mask, bytes, span.addr.0);
+        self.far = false;
         (self.first, self.end, self.to, self.block) = (span.first, span.last + bytes as u64, to, span.block);
         let count = access.lanes.max(1) as usize;
         for v in 0..count {

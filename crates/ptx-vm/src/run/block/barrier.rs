@@ -20,7 +20,7 @@ impl Runner<'_> {
                 strand.state = State::Waiting;
             }
         } else if let Some(watch) = &mut self.watch {
-            watch.arrive(arrival.id as usize, warp);
+            watch.arrive(self.rank, arrival.id as usize, self.seat + warp);
         }
         let barrier = &mut self.barriers[arrival.id as usize];
         barrier.warps += 1;
@@ -52,8 +52,10 @@ impl Runner<'_> {
         }
         let warps = || (0..self.warps).filter(|w| waiting >> w & 1 != 0);
         if let Some(watch) = &mut self.watch {
-            let all = (0..self.warps).all(|w| waiting >> w & 1 != 0 || self.worker.warps[w].strands == 0);
-            watch.release(id as usize, &warps().collect::<Vec<_>>(), all);
+            let all = self.info.blocks == 1;
+            let all = all && (0..self.warps).all(|w| waiting >> w & 1 != 0 || self.worker.warps[w].strands == 0);
+            let seats: Vec<usize> = warps().map(|warp| self.seat + warp).collect();
+            watch.release(self.rank, id as usize, &seats, all);
         }
         let mut value: Option<(Reduce, u32)> = None;
         for (how, lanes) in warps().filter_map(|w| self.worker.warps[w].arrival.reduce) {

@@ -101,6 +101,19 @@ impl Runner<'_> {
         self.fault_at(self.worker.strands[strand].warp, self.cx.pc, kind, lane, address, message)
     }
 
+    /// What is found after the fact, of an instruction by its number.
+    pub(crate) fn fault_in(
+        &self,
+        index: usize,
+        warp: usize,
+        kind: FaultKind,
+        lane: u32,
+        address: Option<u64>,
+        message: String,
+    ) -> Box<Fault> {
+        self.fault_at(warp, &raw const self.kernel.code[index], kind, Some(lane), address, message)
+    }
+
     pub(super) fn fault_at(
         &self,
         warp: usize,

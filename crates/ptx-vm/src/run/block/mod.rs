@@ -6,18 +6,22 @@
 //! would; those that come to stand at the same place are one again.
 
 mod barrier;
+mod cluster;
 mod fault;
 mod strands;
 mod turn;
 
-use super::adverse::{Adversary, POISON};
-use crate::check::{Leak, Watch};
-use crate::error::{Fault, FaultKind};
+use super::adverse::{Adversary, Flying, POISON};
+use super::meeting::Meeting;
+use crate::check::Watch;
 use crate::ir::*;
 use crate::ir::{ConstSource, Kernel, RESERVED, Special, Where};
 use crate::memory::{Buffer, Table};
 use crate::parse::Ty;
 use crate::run::launch::{LaunchInfo, thread_index};
+use std::cell::RefCell;
+use std::rc::Rc;
+pub(crate) use turn::Progress;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -26,6 +30,8 @@ enum State {
     Waiting,
     /// For lanes of the same warp.
     Sync,
+    /// At the barrier of the cluster.
+    Cluster,
     Done,
 }
 
@@ -45,6 +51,13 @@ struct Strand {
     spins: u32,
     /// The idle period in which it last polled in vain.
     polled: u64,
+}
+
+impl Strand {
+    /// Whether all it does in an idle period is to wait.
+    fn idles(&self, period: u64) -> bool {
+        self.state != State::Ready || self.polled == period
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -145,6 +158,8 @@ impl Worker {
             caches: self.caches.as_mut_ptr(),
             shared: room.shared,
             shared_len: room.shared_len,
+            peers: Vec::new(),
+            rank: 0,
             local: room.local,
             local_len: room.local_bytes as u32,
             top: 0,
@@ -163,6 +178,7 @@ impl Worker {
             table,
             globals: &kernel.globals.table,
             warp: 0,
+            seat: 0,
             threads: info.block.iter().product(),
             checked: info.checked,
             strict: info.strict,
@@ -205,11 +221,19 @@ pub(crate) struct Runner<'a> {
     local_bytes: usize,
     /// Bytes of shared memory without what is reserved for the system.
     own_shared: u32,
+    /// While it is the block's turn.
     pub(crate) watch: Option<Box<Watch>>,
     adverse: Option<Box<Adversary>>,
+    /// Where the block's cluster stands among those of the grid, its rank in there, and the first of its warps among those of the cluster.
+    place: u64,
+    rank: u32,
+    seat: usize,
     /// Number and index of the block.
-    pub(crate) number: u64,
+    number: u64,
     block: [u32; 3],
+    meeting: Rc<RefCell<Meeting>>,
+    /// Strands that wait at the barrier of the cluster.
+    away: usize,
     barriers: [BarrierState; BARRIERS],
     /// Warps that are not done.
     left: usize,
@@ -242,8 +266,9 @@ impl<'a> Runner<'a> {
         info: &'a LaunchInfo<'a>,
         table: &'a Table,
         params: &[u8],
-        watch: Option<Box<Watch>>,
         sm: u32,
+        rank: u32,
+        meeting: Rc<RefCell<Meeting>>,
     ) -> Runner<'a> {
         let mut worker = IDLE.with_borrow_mut(Vec::pop).unwrap_or_else(Worker::new);
         let threads = info.block.iter().product::<u32>();
@@ -262,10 +287,15 @@ impl<'a> Runner<'a> {
             local: room.local,
             local_bytes: room.local_bytes,
             own_shared: room.own_shared,
-            watch,
+            watch: None,
             adverse: info.adverse.map(|seed| Box::new(Adversary::new(seed, !info.checked))),
+            place: 0,
+            rank,
+            seat: rank as usize * info.seats(),
             number: 0,
             block: [0; 3],
+            meeting,
+            away: 0,
             barriers: [BarrierState::default(); BARRIERS],
             left: 0,
             spent: 0,
@@ -276,7 +306,7 @@ impl<'a> Runner<'a> {
             changes: 0,
         };
         for (at, w, source) in &kernel.launch_consts {
-            if !matches!(source, ConstSource::Special(Special::Ctaid(_))) {
+            if !source.is_of_block() {
                 let value = runner.launch_value(*source, [0; 3]);
                 runner.splat(*at, *w, value);
             }
@@ -338,6 +368,13 @@ impl<'a> Runner<'a> {
                 Special::Ntid(a) => info.block[a as usize],
                 Special::Nctaid(a) => info.grid[a as usize],
                 Special::Ctaid(a) => block[a as usize],
+                Special::ClusterId(a) => block[a as usize] / info.cluster[a as usize],
+                Special::NClusterId(a) => info.grid[a as usize] / info.cluster[a as usize],
+                Special::ClusterCtaid(a) => block[a as usize] % info.cluster[a as usize],
+                Special::ClusterNctaid(a) => info.cluster[a as usize],
+                Special::ClusterRank => self.rank,
+                Special::ClusterBlocks => info.blocks,
+                Special::ExplicitCluster => u32::from(info.explicit_cluster),
                 Special::NWarpId => self.warps as u32,
                 Special::DynamicShared => info.dynamic_shared,
                 Special::TotalShared => self.own_shared,
@@ -371,14 +408,31 @@ impl<'a> Runner<'a> {
         self.cx.shared_len as usize + self.warps * warp
     }
 
+    /// The block's shared memory.
+    pub(crate) fn shared(&self) -> *mut u8 {
+        self.cx.shared
+    }
+
+    /// The blocks of the cluster know each other, and which of them they are.
+    pub(crate) fn meet(&mut self, peers: &[*mut u8]) {
+        (self.cx.peers, self.cx.rank) = (peers.to_vec(), self.rank);
+    }
+
+    /// The lanes of each warp.
+    pub(crate) fn lanes(&self) -> Vec<u32> {
+        let of = |warp: usize| match self.threads - (warp * WARP) as u32 {
+            left if left >= WARP as u32 => FULL,
+            left => (1 << left) - 1,
+        };
+        (0..self.warps).map(of).collect()
+    }
+
     /// Takes up a block; [`Runner::advance`] runs it.
-    pub(crate) fn start(&mut self, number: u64) {
-        let [x, y] = [u64::from(self.info.grid[0]), u64::from(self.info.grid[1])];
-        let block = [(number % x) as u32, (number / x % y) as u32, (number / x / y) as u32];
-        (self.number, self.block) = (number, block);
+    pub(crate) fn start(&mut self, place: u64, number: u64, block: [u32; 3]) {
+        (self.place, self.number, self.block, self.away) = (place, number, block, 0);
         for i in 0..self.kernel.launch_consts.len() {
             let (at, w, source) = self.kernel.launch_consts[i];
-            if matches!(source, ConstSource::Special(Special::Ctaid(_))) {
+            if source.is_of_block() {
                 let value = self.launch_value(source, block);
                 self.splat(at, w, value);
             }
@@ -409,10 +463,30 @@ impl<'a> Runner<'a> {
             adverse.start(self.info.launch, number, self.warps);
         }
         self.clear();
-        if let Some(watch) = &mut self.watch {
-            let shared = [self.cx.shared_len, self.own_shared].map(|bytes| bytes as usize);
-            watch.start_block(self.kernel, number, shared, self.warps, self.local_bytes);
+    }
+
+    /// Tells the observer that a cluster of such blocks begins, whose warps have so many numbers each.
+    pub(crate) fn watch_start(&self, watch: &mut Watch, seats: usize) {
+        let shared = [self.cx.shared_len, self.own_shared].map(|bytes| bytes as usize);
+        let place = self.place * u64::from(self.info.blocks);
+        watch.start_cluster(self.kernel, place, shared, [self.info.blocks as usize, seats], self.local_bytes);
+    }
+
+    /// Takes what is on its way between blocks of the cluster, or gives it back.
+    pub(crate) fn exchange(&mut self, flying: &mut Flying) {
+        if let Some(adverse) = &mut self.adverse {
+            std::mem::swap(&mut adverse.flying, flying);
         }
+    }
+
+    /// How many changes of mbarriers the block knows of.
+    pub(crate) fn changes(&self) -> u64 {
+        self.cx.changes
+    }
+
+    /// There have been as many in its cluster.
+    pub(crate) fn learn(&mut self, changes: u64) {
+        self.cx.changes = changes;
     }
 
     /// What the kernel may read before it has written it: zeros or poison, whatever the block before has left.
@@ -443,18 +517,5 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-    }
-
-    /// What the block has stored to global memory that is undefined: where it went, and the first store that did it.
-    pub(crate) fn leaks(&mut self) -> Vec<(std::ops::Range<u64>, usize, Box<Fault>)> {
-        let leaks = self.watch.as_mut().map(|watch| watch.leaks()).unwrap_or_default();
-        let report = |leak: Leak| {
-            let pc = self.kernel.code[leak.index..].as_ptr();
-            let message = format!("an undefined value is stored at {:#x}: {}", leak.address, leak.from);
-            let fault =
-                self.fault_at(leak.warp, pc, FaultKind::Uninitialised, Some(leak.lane), Some(leak.address), message);
-            (leak.first..leak.end, leak.index, fault)
-        };
-        leaks.into_iter().map(report).collect()
     }
 }

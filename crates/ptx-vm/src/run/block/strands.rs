@@ -162,12 +162,14 @@ impl Runner<'_> {
         if next.is_null() && self.cx.stop == Stop::Fault {
             return Err(self.trapped(first));
         }
-        for index in members {
-            let strand = &mut self.worker.strands[index];
+        for index in &members {
+            let strand = &mut self.worker.strands[*index];
             strand.pc = strand.pc.wrapping_add(1);
             strand.state = State::Ready;
         }
-        if next.is_null() {
+        if next.is_null() && self.cx.stop == Stop::Cluster {
+            self.at_cluster(&members)?;
+        } else if next.is_null() {
             self.arrive(first)?;
         }
         Ok(())

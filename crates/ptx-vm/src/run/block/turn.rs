@@ -1,6 +1,6 @@
 //! The turn of a block: its strands run one after the other, until all have ended or something stands in the way.
 
-use super::{Runner, State, Strand};
+use super::{POISON, Runner, State, Strand};
 use crate::error::{Fault, FaultKind};
 use crate::ir::*;
 use std::sync::PoisonError;
@@ -34,6 +34,24 @@ const TELL: u64 = 100_000;
 /// What sleeping counts for in that.
 const NAP: u64 = 1_000;
 
+/// Why a block's turn is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All its warps have ended.
+    Done,
+    /// It could go on.
+    Ran,
+    /// It seems to wait for a block of another cluster.
+    Waits,
+    /// All it does is to poll mbarriers in vain.
+    Polls,
+    /// It waits for other blocks of its cluster.
+    Stuck,
+}
+
+/// Instructions that a block of several in a cluster may execute in adverse mode before the next one has its turn.
+const MOST_ALONE: u64 = 2_000;
+
 /// How a strand has stopped, after how many instructions, and whether turns were short.
 #[derive(Clone, Copy)]
 struct Turn {
@@ -43,8 +61,8 @@ struct Turn {
 }
 
 impl Runner<'_> {
-    /// Runs the block to its end, or until it seems to wait for another block: then false.
-    pub(crate) fn advance(&mut self) -> Result<bool, Box<Fault>> {
+    /// Runs the block to its end, or until it seems to wait for another block.
+    pub(crate) fn advance(&mut self) -> Result<Progress, Box<Fault>> {
         let outcome = self.turn();
         self.tell();
         if !self.cx.printed.is_empty() {
@@ -60,13 +78,19 @@ impl Runner<'_> {
         self.told = self.spent;
     }
 
-    pub(super) fn turn(&mut self) -> Result<bool, Box<Fault>> {
+    pub(super) fn turn(&mut self) -> Result<Progress, Box<Fault>> {
         // Instructions since anything happened but waiting.
         let mut waited = 0u64;
         let begun = self.spent;
         // Somebody could have run and has let the others go first; when nobody has run, all do.
         let (mut ran, mut yielded) = (true, false);
+        let (among, before) = (self.info.blocks > 1, self.period);
+        let adverse = self.adverse.as_mut().filter(|_| among);
+        let alone = adverse.map_or(u64::MAX, |adverse| adverse.below(MOST_ALONE));
         while self.left > 0 {
+            if self.away > 0 {
+                self.wake();
+            }
             let everybody = !ran && yielded;
             (ran, yielded) = (false, false);
             let mut index = 0;
@@ -82,31 +106,40 @@ impl Runner<'_> {
                     continue;
                 }
                 ran = true;
-                let Some(turn) = self.strand_turn(index)? else { return Ok(true) };
+                let Some(turn) = self.strand_turn(index)? else { return Ok(Progress::Done) };
                 waited = self.stopped(index, turn)?.map_or(0, |more| waited + more);
                 index += 1;
             }
             if !ran && !yielded {
-                return Err(self.deadlock());
+                return match self.away {
+                    _ if self.left == 0 => continue,
+                    0 => Err(self.deadlock()),
+                    _ if !among => Err(self.stuck()),
+                    _ => Ok(if self.period == before { Progress::Stuck } else { Progress::Ran }),
+                };
+            }
+            if among {
+                if self.worker.strands.iter().all(|strand| strand.idles(self.period)) {
+                    return Ok(if self.period == before { Progress::Polls } else { Progress::Ran });
+                }
+                if self.spent - begun > alone {
+                    return Ok(Progress::Ran);
+                }
             }
             let hasty = self.info.hasty.load(Ordering::Relaxed);
-            let patience = if hasty { SHORT_QUANTUM as u64 } else { BLOCK_PATIENCE };
+            let patience = if hasty || among { SHORT_QUANTUM as u64 } else { BLOCK_PATIENCE };
             if waited > patience || self.spent - begun > LONG_TURN * patience {
-                return Ok(false);
+                return Ok(Progress::Waits);
             }
         }
         if let Some(adverse) = &mut self.adverse {
             adverse.finish(&mut self.cx, &self.info.late);
+            if among {
+                // SAFETY: this is the block's shared memory, in which nobody has any business any more.
+                unsafe { std::ptr::write_bytes(self.cx.shared, POISON, self.cx.shared_len as usize) };
+            }
         }
-        self.ended()?;
-        Ok(true)
-    }
-
-    /// All warps have ended: whether they should have.
-    fn ended(&self) -> Result<(), Box<Fault>> {
-        let Some((index, warp, message)) = self.watch.as_ref().and_then(|watch| watch.ended()) else { return Ok(()) };
-        let pc = &raw const self.kernel.code[index];
-        Err(self.fault_at(warp, pc, FaultKind::Barrier, Some(0), None, message))
+        Ok(Progress::Done)
     }
 
     /// A strand runs until it stops; none when a block before this one has failed.
@@ -133,7 +166,7 @@ impl Runner<'_> {
                 let message = format!("the block has executed more than {} instructions", self.info.budget);
                 return Err(self.fault(index, FaultKind::Budget, None, None, message));
             }
-            if self.info.failed.load(Ordering::Relaxed) < self.number {
+            if self.info.failed.load(Ordering::Relaxed) < self.place {
                 return Ok(None);
             }
         }
@@ -167,6 +200,10 @@ impl Runner<'_> {
                 self.settle(warp)?;
                 None
             }
+            Stop::Cluster => {
+                self.at_cluster(&[index])?;
+                None
+            }
             Stop::Fault => return Err(self.trapped(index)),
         };
         if self.worker.warps[warp].strands > 1 {
@@ -186,6 +223,12 @@ impl Runner<'_> {
         }
         self.left -= 1;
         (0..16).for_each(|id| self.release(id));
+        if self.left == 0
+            && self.info.blocks > 1
+            && let Some(message) = self.watch.as_mut().and_then(|watch| watch.over(self.rank))
+        {
+            return Err(self.fault(index, FaultKind::Race, None, None, message));
+        }
         Ok(())
     }
 
@@ -196,8 +239,9 @@ impl Runner<'_> {
         if stop == Stop::Poll {
             strand.polled = self.period;
             self.polls += 1;
-            let stuck = |s: &Strand| s.state != State::Ready || s.polled == self.period;
-            if self.polls > POLLS * self.left as u64 && self.worker.strands.iter().all(stuck) {
+            let alone = self.info.blocks == 1;
+            let all = |s: &Strand| s.idles(self.period);
+            if alone && self.polls > POLLS * self.left as u64 && self.worker.strands.iter().all(all) {
                 return Err(self.starved(index));
             }
         }
@@ -230,6 +274,7 @@ impl Runner<'_> {
         cx.alive = self.worker.warps[warp].alive;
         cx.began = self.worker.warps[warp].began;
         cx.warp = warp as u32;
+        cx.seat = (self.seat + warp) as u32;
     }
 
     /// Lets a strand run until it stops.
@@ -315,7 +360,11 @@ impl Runner<'_> {
         if !matches!(cx.stop, Stop::Quantum | Stop::Yield | Stop::Poll) {
             strand.spins = 0;
         }
-        self.worker.warps[warp].alive = cx.alive;
-        cx.stop
+        let (stop, alive) = (cx.stop, cx.alive);
+        let before = std::mem::replace(&mut self.worker.warps[warp].alive, alive);
+        if before != alive {
+            self.fewer(warp, before & !alive, alive);
+        }
+        stop
     }
 }

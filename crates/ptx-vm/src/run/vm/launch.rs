@@ -7,7 +7,7 @@ use crate::error::{Fault, FaultKind};
 use crate::ir::Kernel;
 use crate::math::mma::TensorCore;
 use crate::memory::{Allocation, Table};
-use crate::run::block::Runner;
+use crate::run::cluster::Cluster;
 use crate::run::config::{Launch, LaunchStats, MmaRounding};
 use crate::run::launch::{INTERRUPTED, LaunchInfo};
 use crate::run::order::Order;
@@ -23,7 +23,7 @@ const MOST_STACK: usize = 16 << 20;
 const RESIDENT_BYTES: usize = 256 << 20;
 
 /// Refuses launches no GPU would accept.
-fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> Result<(), Fault> {
+fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> Result<([u32; 3], bool), Fault> {
     let refuse = |message: String| Err(Fault::at_launch(kernel, message));
     if kernel.arch > arch {
         return refuse(format!("the kernel was compiled for sm_{}, the device is sm_{arch}", kernel.arch));
@@ -56,6 +56,7 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> R
             kernel.param_bytes()
         ));
     }
+    let cluster = cluster_size(kernel, launch, arch).map_err(|why| Fault::at_launch(kernel, why))?;
     let (fixed, dynamic) = (kernel.static_shared(), launch.dynamic_shared);
     let most = crate::arch::block_shared(arch);
     if fixed + dynamic as usize > most {
@@ -65,7 +66,47 @@ fn check_launch(kernel: &Kernel, launch: &Launch, params: &[u8], arch: u32) -> R
             most >> 10
         ));
     }
-    Ok(())
+    Ok(cluster)
+}
+
+/// The blocks of a cluster, by launch or kernel, and whether either says so.
+fn cluster_size(kernel: &Kernel, launch: &Launch, arch: u32) -> Result<([u32; 3], bool), String> {
+    let rules = &kernel.cluster;
+    let given = match (rules.required, launch.cluster) {
+        (Some(wanted), Some(given)) if wanted != given => {
+            return Err(format!("the kernel was compiled for clusters of {wanted:?} blocks, not {given:?}"));
+        }
+        (wanted, given) => wanted.or(given),
+    };
+    let Some(size) = given else {
+        return match rules.explicit {
+            true => {
+                Err("the kernel takes clusters (`.explicitcluster`), and the launch does not say of what size"
+                    .to_owned())
+            }
+            false => Ok(([1; 3], false)),
+        };
+    };
+    let blocks = crate::arch::cluster_blocks(size)?;
+    if arch < 90 && blocks > 1 {
+        return Err(format!("clusters take sm_90, the device is sm_{arch}"));
+    }
+    if let Some(most) = rules.most
+        && blocks > most
+    {
+        return Err(format!("the kernel was compiled for clusters of at most {most} blocks, not {blocks}"));
+    }
+    if !rules.counted && (0..3).any(|i| !launch.grid[i].is_multiple_of(size[i])) {
+        return Err(format!("grid {:?} does not consist of clusters of {size:?} blocks", launch.grid));
+    }
+    let most = [i32::MAX as u32, 65535, 65535];
+    if rules.counted && (0..3).any(|i| launch.grid[i] > most[i] / size[i]) {
+        return Err(format!(
+            "grid {:?} of clusters of {size:?} blocks: at most 2^31-1, 65535, 65535 blocks",
+            launch.grid
+        ));
+    }
+    Ok((size, true))
 }
 
 impl Vm {
@@ -74,7 +115,8 @@ impl Vm {
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, params: &[u8]) -> Result<LaunchStats, Fault> {
         let start = Instant::now();
         let arch = self.config.arch.unwrap_or(kernel.arch);
-        check_launch(kernel, launch, params, arch)?;
+        let (cluster, explicit_cluster) = check_launch(kernel, launch, params, arch)?;
+        let size = cluster.iter().product::<u32>();
         let stack = self.config.stack_bytes.unwrap_or(64 << 10);
         if kernel.stack && stack > MOST_STACK {
             let message = format!("a stack of {stack} bytes a thread: at most {MOST_STACK}");
@@ -84,16 +126,23 @@ impl Vm {
         if uninterrupted & 1 == 1 {
             return Err(Fault::cut(kernel, FaultKind::Interrupted, INTERRUPTED));
         }
-        let blocks: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+        let grid = match kernel.cluster.counted {
+            true => std::array::from_fn(|i| launch.grid[i] * cluster[i]),
+            false => launch.grid,
+        };
+        let clusters = grid.iter().map(|n| u64::from(*n)).product::<u64>() / u64::from(size);
         // Races are looked for by one thread: it has to know what all blocks have done.
         let races = (self.config.checked && self.config.global_races).then(Arc::<Mutex<Races>>::default);
         let helpers = if races.is_some() { 0 } else { self.helpers };
-        let helpers = (blocks.saturating_sub(1)).min(helpers as u64) as usize;
+        let helpers = (clusters.saturating_sub(1)).min(helpers as u64) as usize;
         let (table, workspace) = self.with_workspace(kernel)?;
         static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         let info = LaunchInfo {
-            grid: launch.grid,
+            grid,
             block: launch.block,
+            cluster,
+            blocks: size,
+            explicit_cluster,
             dynamic_shared: launch.dynamic_shared,
             checked: self.config.checked,
             strict: self.config.checked && self.config.report.contains(FaultKind::Barrier),
@@ -125,7 +174,7 @@ impl Vm {
             params,
             info: &info,
             table: &table,
-            order: Order::new(blocks, self.config.block_order.or(self.config.adverse), info.launch),
+            order: Order::new(clusters, self.config.block_order.or(self.config.adverse), info.launch),
             races,
             workers: AtomicU32::new(0),
             fault: Mutex::default(),
@@ -181,12 +230,12 @@ struct Work<'l> {
 }
 
 impl<'l> Work<'l> {
-    /// The work of one worker: blocks, until there are no more.
+    /// The work of one worker: blocks or clusters of them, until there are no more.
     fn run(&self) {
         let sm = self.workers.fetch_add(1, Ordering::Relaxed);
-        let mut free: Option<Runner<'l>> = None;
+        let mut free: Option<Cluster<'l>> = None;
         // Blocks that wait for others. More are started then, as many as there is room for, and they take turns.
-        let mut waiting: VecDeque<Runner<'l>> = VecDeque::new();
+        let mut waiting: VecDeque<Cluster<'l>> = VecDeque::new();
         loop {
             if self.info.ended().is_some() {
                 if !waiting.is_empty() || !self.order.is_empty() {
@@ -196,69 +245,69 @@ impl<'l> Work<'l> {
             }
             let room =
                 waiting.front().is_none_or(|w| waiting.len() < (RESIDENT_BYTES / w.bytes().max(1)).clamp(2, 4096));
-            let mut runner = match if room { self.order.take(&self.info.failed) } else { None } {
+            let mut cluster = match if room { self.order.take(&self.info.failed) } else { None } {
                 Some(number) => {
-                    let mut runner = free.take().unwrap_or_else(|| self.runner(sm));
-                    runner.start(number);
-                    runner
+                    let mut cluster = free.take().unwrap_or_else(|| self.cluster(sm));
+                    cluster.start(number);
+                    cluster
                 }
                 None => match waiting.pop_front() {
-                    Some(runner) => runner,
+                    Some(cluster) => cluster,
                     None => break,
                 },
             };
-            match runner.advance() {
+            match cluster.advance() {
                 Ok(false) => {
                     self.info.hasty.store(true, Ordering::Relaxed);
-                    waiting.push_back(runner);
+                    waiting.push_back(cluster);
                     continue;
                 }
-                outcome => self.ended(&mut runner, outcome.err()),
+                outcome => self.ended(&mut cluster, outcome.err()),
             }
             if free.is_none() {
-                free = Some(runner);
+                free = Some(cluster);
             } else {
-                self.count(&mut runner);
+                self.count(&mut cluster);
             }
         }
-        free.iter_mut().for_each(|runner| self.count(runner));
+        free.iter_mut().for_each(|cluster| self.count(cluster));
     }
 
-    fn runner(&self, sm: u32) -> Runner<'l> {
+    fn cluster(&self, sm: u32) -> Cluster<'l> {
         let config = &self.vm.config;
-        let warps = self.info.block.iter().product::<u32>().div_ceil(32) as usize;
+        let seats = self.info.seats() * self.info.blocks as usize;
         let tally = (config.counters || config.profile).then(|| Tally::new(self.kernel));
         let id = self.info.grid_id as u32 + 1;
         let checks = config.checked.then(|| Checks { report: config.report, races: self.races.clone() });
-        let watch = Watch::new(self.kernel, warps, id, checks, tally);
-        Runner::new(self.kernel, self.info, self.table, self.params, watch, sm)
+        let watch = Watch::new(self.kernel, seats, id, checks, tally);
+        Cluster::new(self.kernel, self.info, self.table, self.params, watch, sm)
     }
 
-    /// A block has ended, or failed.
-    fn ended(&self, runner: &mut Runner<'_>, found: Option<Box<Fault>>) {
-        for (range, index, fault) in runner.leaks() {
+    /// A block or a cluster has ended, or failed.
+    fn ended(&self, cluster: &mut Cluster<'_>, found: Option<Box<Fault>>) {
+        for (range, index, fault) in cluster.leaks() {
             let mut leaks = taken(&self.leaks);
-            let known = leaks.entry(index).or_insert_with(|| (runner.number, range.clone(), fault.clone()));
+            let known = leaks.entry(index).or_insert_with(|| (cluster.place, range.clone(), fault.clone()));
             known.1 = known.1.start.min(range.start)..known.1.end.max(range.end);
-            if runner.number < known.0 {
-                (known.0, known.2) = (runner.number, fault);
+            if cluster.place < known.0 {
+                (known.0, known.2) = (cluster.place, fault);
             }
         }
         let Some(found) = found else { return };
-        if runner.cut {
+        if cluster.cut() {
             taken(&self.interrupted).get_or_insert(*found);
             return;
         }
         let mut slot = taken(&self.fault);
-        if runner.number < self.info.failed.load(Ordering::Relaxed) {
-            self.info.failed.store(runner.number, Ordering::Relaxed);
+        if cluster.place < self.info.failed.load(Ordering::Relaxed) {
+            self.info.failed.store(cluster.place, Ordering::Relaxed);
             *slot = Some(*found);
         }
     }
 
     /// Adds what a worker has counted.
-    fn count(&self, runner: &mut Runner<'_>) {
-        if let Some(tally) = runner.watch.take().and_then(|watch| watch.tally) {
+    fn count(&self, cluster: &mut Cluster<'_>) {
+        if let Some(tally) = cluster.watch().and_then(|watch| watch.tally) {
             match &mut *taken(&self.totals) {
                 Some(sum) => sum.add(&tally),
                 none => *none = Some(tally),
