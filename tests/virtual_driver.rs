@@ -197,6 +197,25 @@ fn will_not_do(settings: &[(&str, &str)], reason: &str) {
     assert!(list.status.success() && told.contains("not available") && told.contains(reason), "{told}{}", list.stderr);
 }
 
+/// The same GPU with its own kernels and with those that all GPUs run, each named in the report.
+#[test]
+fn a_hopper_can_count_as_an_older_gpu() {
+    let shapes = "[[linear]]\nm = 1030\nn = 1056\nk = 520\nmodulate = true\n";
+    let launches = |device: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("shapes.toml"), shapes).unwrap();
+        let args = ["bench", "--device", device, "--shapes", "shapes.toml", "--dtype", "bf16", "--quick", "--json"];
+        let done = run(folder.path(), &args, &[("VCUDA_DEVICES", "sm_90:8GiB:2sm")]);
+        assert!(done.status.success(), "{device}: {}", done.stderr);
+        let told: Value = serde_json::from_str(&fs::read_to_string(folder.path().join("stdout.txt")).unwrap()).unwrap();
+        (told["device"]["id"].clone(), told["results"][0]["work"]["bytes_written"].as_u64().unwrap())
+    };
+    let ((hopper, apart), (older, fused)) = (launches("cuda:0"), launches("cuda:0:sm_80"));
+    assert_eq!((hopper, older), (Value::from("cuda:0"), Value::from("cuda:0:sm_80")));
+    // Normed rows on their way to the product: only kernels for Hopper need them.
+    assert_eq!(apart - fused, 2 * 1030 * 520);
+}
+
 #[test]
 fn an_old_driver_is_left_for_the_virtual_gpu() {
     will_not_do(&[("VCUDA_DRIVER", "11080")], "CUDA 11.8");

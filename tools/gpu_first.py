@@ -304,7 +304,8 @@ def bench_rows(results, model, table):
             if bound:
                 modelled.append(f"at least {milliseconds(bound)} by the kernel model")
             beside = [other_text(o, seconds) for o in others if o["op"] == result["op"] and o["shape"] == result["shape"]]
-            table.row("bench", f"{result['op']} {result['shape']} {result['dtype']}", "", measured, "; ".join(modelled), "; ".join(beside))
+            kernels = " by the kernels of all GPUs" if document["device"]["id"].endswith(":sm_80") else ""
+            table.row("bench", f"{result['op']} {result['shape']} {result['dtype']}{kernels}", "", measured, "; ".join(modelled), "; ".join(beside))
     for o in others:
         if o["op"] == "ceiling":
             table.row("compare", f"{o['by']}: {o['shape']}", "", other_text(o, None))

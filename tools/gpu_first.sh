@@ -449,6 +449,14 @@ part_bench() {
     bench_one() { inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op.json"; }
     check "$op" bench_one
   done
+  # A Hopper has kernels of its own: those of all GPUs beside them.
+  local gpu=${device/%cuda/cuda:0}
+  if "$bin" devices | grep -q "^$gpu .*compute capability 9.0"; then
+    for op in linear attention; do
+      all_gpus() { ADACACHE_DEVICE=$gpu:sm_80 inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op-sm_80.json"; }
+      check "$op-sm_80" all_gpus
+    done
+  fi
   [ -n "$op" ] || verdict operations FAILED "adacache bench does not tell its operations"
 }
 

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::ops::attention::{self, QkNorm, SelfAttention, VideoDims};
 use crate::ops::conv::{Band, CHANNELS, Conv, Input, conv};
 use crate::ops::group_norm::GroupNorm;
-use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual};
+use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual, norms_apart};
 use crate::ops::pack::{PackError, Packed};
 use crate::ops::residual::{self, ProbeBuffers};
 use crate::ops::{Modulation, OpError, RowMap, group_norm, norm, resample, rms_norm, sampler, softmax};
@@ -98,6 +98,20 @@ fn prepare_linear(on: On<'_>, shape: LinearShape) -> Result<Prepared, OpError> {
     }
     let out = on.empty(&[m, n])?;
     let activation = if epilogue == Epilogue::Gelu { Activation::GeluTanh } else { Activation::None };
+    if modulate && norms_apart(on.device, on.dtype, [m, n, k]) {
+        // As a model does it: the rows are normed before the product.
+        let normed = on.empty(&[m, k])?;
+        return Ok(Prepared::new(&[&out.clone()], move || {
+            let modulation = Modulation { table: &table, frame_mask: None, rows };
+            let (variant, only_masked_out, eps) = (0, false, 1e-6);
+            norm::modulate(
+                &a,
+                &norm::Modulate { modulation, shift: 0, scale: 1, variant, only_masked_out, eps },
+                &normed,
+            )?;
+            linear(&normed, &w, Some(&bias), None, activation, &out)
+        }));
+    }
     Ok(Prepared::new(&[&out.clone()], move || {
         let modulation = Modulation { table: &table, frame_mask: None, rows };
         let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });

@@ -18,6 +18,7 @@ impl Device {
     /// rounding), `vm:adverse:SEED` (which takes every liberty that hardware has: warps and blocks out of order, copies and stores as late
     /// as allowed, poison in fresh memory), `cuda` (the first GPU) or `cuda:N`. `vm:sm_90`, also before one of these words
     /// (`vm:sm_90:checked`), is a VM of another compute capability than 8.0: it runs the kernels that are chosen for such a GPU.
+    /// `cuda:N:sm_80` is a GPU that counts as one of 8.0: it runs the kernels that all GPUs run.
     ///
     /// # Errors
     /// [`DeviceError::UnknownDevice`] for another name; [`DeviceError::NoDriver`], [`DeviceError::DriverTooOld`],
@@ -32,11 +33,20 @@ impl Device {
                 Self::vm(VmConfig::default())
             })),
             "cuda" => Self::cuda(0),
-            _ => match (spec.strip_prefix("cuda:").map(str::parse), vm::named(spec)) {
-                (Some(Ok(ordinal)), _) => Self::cuda(ordinal),
-                (_, Some((config, capability))) => Ok(Self::vm_as(capability, config)),
-                _ => Err(DeviceError::UnknownDevice { spec: spec.into() }),
-            },
+            _ => {
+                let unknown = || DeviceError::UnknownDevice { spec: spec.into() };
+                if let Some((config, capability)) = vm::named(spec) {
+                    return Ok(Self::vm_as(capability, config));
+                }
+                let gpu = spec.strip_prefix("cuda:").ok_or_else(unknown)?;
+                let (ordinal, oldest) = gpu.strip_suffix(":sm_80").map_or((gpu, false), |ordinal| (ordinal, true));
+                let (backend, mut info) = cuda::CudaBackend::open(ordinal.parse().map_err(|_| unknown())?)?;
+                if oldest {
+                    info.id = spec.into();
+                    info.compute_capability = Some(vm::CAPABILITY);
+                }
+                Ok(Self::new(Box::new(backend), info, Arc::default()))
+            }
         }
     }
 
