@@ -5,8 +5,9 @@
 //   residual_unpack   out = packed * scale, or out + packed * scale, rounded once
 //
 // A warp per row and time, PACK_WARPS warps a block, grid min(ceil(rows / PACK_WARPS), PACK_MAX_BLOCKS): a function of the shape alone,
-// so that one input gives the same bits everywhere. The second pass over a row finds it in the cache. e4m3 is made with integers,
-// since sm_80 has no instruction for it. Static shared memory: two floats a warp.
+// so that one input gives the same bits everywhere. The second pass of packing over a row finds it in the cache; unpacking takes four numbers a
+// lane where rows begin at four of them. e4m3 is made with integers, since sm_80 has no instruction for it. Static shared memory of packing:
+// two floats a warp.
 #include "common.cuh"
 
 #define E4M3_MAX 448.0f
@@ -60,11 +61,29 @@ template <class D> __device__ __forceinline__ void residual_pack(const PackParam
 }
 
 template <class D> __device__ __forceinline__ void residual_unpack(const UnpackParams& p) {
-  long long count = p.rows * p.channels;
-  for (long long i = grid_thread(); i < count; i += grid_threads()) {
-    float value = from_e4m3(p.packed[i]) * p.scale[i / p.channels];
-    D* out = (D*)p.out + i;
-    *out = from_f32<D>(p.add ? to_f32(*out) + value : value);
+  const bool fours = p.channels % 4 == 0 && aligned(p.packed, 4) && aligned(p.out, 4 * sizeof(D));
+  for (long long row = (long long)blockIdx.x * PACK_WARPS + threadIdx.x / 32; row < p.rows; row += (long long)gridDim.x * PACK_WARPS) {
+    const float scale = p.scale[row];
+    const unsigned char* const packed = p.packed + row * p.channels;
+    D* const out = (D*)p.out + row * p.channels;
+    if (fours) {
+      for (int c = lane_index() * 4; c < p.channels; c += 32 * 4) {
+        const unsigned codes = *reinterpret_cast<const unsigned*>(packed + c);
+        float x[4] = {}, y[4];
+        if (p.add) load_run(out + c, x);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float value = from_e4m3(codes >> 8 * e & 0xffu) * scale;
+          y[e] = p.add ? x[e] + value : value;
+        }
+        store_run(out + c, y);
+      }
+    } else {
+      for (int c = lane_index(); c < p.channels; c += 32) {
+        const float value = from_e4m3(packed[c]) * scale;
+        out[c] = from_f32<D>(p.add ? to_f32(out[c]) + value : value);
+      }
+    }
   }
 }
 
@@ -79,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(64) pack_error(const PackErrorParam
 
 #define ENTRIES(D)                                                                                                               \
   extern "C" __global__ void __launch_bounds__(PACK_THREADS) residual_pack_##D(const PackParams p) { residual_pack<D>(p); }     \
-  extern "C" __global__ void __launch_bounds__(ELEMENTWISE_THREADS) residual_unpack_##D(const UnpackParams p) { residual_unpack<D>(p); }
+  extern "C" __global__ void __launch_bounds__(PACK_THREADS) residual_unpack_##D(const UnpackParams p) { residual_unpack<D>(p); }
 ENTRIES(bf16)
 ENTRIES(f16)
 ENTRIES(f32)

@@ -7,7 +7,7 @@
 //
 // Traffic: each element of fresh and kept is read once and written once; strides above RING read frames again.
 // residual_probe: PROBE_THREADS threads, grid (min(ceil(chunks / PROBE_THREADS), PROBE_MAX_BLOCKS), batch); a thread owns a
-// chunk of the inner axis and walks over the frames, loading the next frame while it works on one. Static shared memory:
+// chunk of the inner axis and walks over the frames, loading the second next frame while it works on one. Static shared memory:
 // one float per warp and sum (480 bytes). Two stages, fixed order, no atomics: the same input gives the same bits.
 // reduce_partials: a warp per sum, REDUCE_THREADS threads, grid (ceil(count / REDUCE_WARPS), batch); f64.
 // residual_fold / residual_unfold / residual_extrapolate: ELEMENTWISE_THREADS threads, a chunk per thread.
@@ -24,20 +24,26 @@ template <class D, int N> __device__ __forceinline__ void residual_probe(const R
     const D* r = fresh + c * N;
     D* k = kept + c * N;
     float ring[RING][N];
-    Raw<D, N> next = load_raw<D, N>(r), next_kept = p.first ? next : load_raw<D, N>(k);
+    Raw<D, N> next[2], next_kept[2]; // frames t and t + 1, each in the slot of its parity
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      if (t >= p.frames) break;
+      next[t] = load_raw<D, N>(r + t * p.inner);
+      next_kept[t] = p.first ? next[t] : load_raw<D, N>(k + t * p.inner);
+    }
     for (int t0 = 0; t0 < p.frames; t0 += RING) {
 #pragma unroll
       for (int slot = 0; slot < RING; ++slot) {
         int t = t0 + slot;
         if (t >= p.frames) break;
         float x[N], old[N];
-        unpack_raw<D, N>(next, x);
-        unpack_raw<D, N>(next_kept, old);
-        store_raw<D, N>(k, next);
+        unpack_raw<D, N>(next[slot % 2], x);
+        unpack_raw<D, N>(next_kept[slot % 2], old);
+        store_raw<D, N>(k, next[slot % 2]);
         r += p.inner, k += p.inner;
-        if (t + 1 < p.frames) {
-          next = load_raw<D, N>(r);
-          if (!p.first) next_kept = load_raw<D, N>(k);
+        if (t + 2 < p.frames) {
+          next[slot % 2] = load_raw<D, N>(r + p.inner);
+          if (!p.first) next_kept[slot % 2] = load_raw<D, N>(k + p.inner);
         }
         float xx[N];
         if (!p.first) {

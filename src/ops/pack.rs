@@ -130,8 +130,8 @@ impl Packed {
             add: add.into(),
         };
         let op = op.counted(0, &[Some(&self.bytes), Some(&self.scale), add.then_some(out)], &[Some(out)]);
-        let blocks = out.elements().div_ceil(params::ELEMENTWISE_THREADS);
+        let blocks = self.rows.div_ceil(params::PACK_WARPS).min(params::PACK_MAX_BLOCKS);
         let entry = format!("residual_unpack_{dtype}");
-        op.launch(Module::Pack, &entry, [blocks, 1], params::ELEMENTWISE_THREADS, &params)
+        op.launch(Module::Pack, &entry, [blocks, 1], params::PACK_THREADS, &params)
     }
 }
