@@ -1377,6 +1377,19 @@ case("matmul_fp8e5_sm89", num_warps=4, num_stages=3, arch=89)(matmul_case(F8E5, 
 case("matmul_fp8e4_sm89", keep=True, num_warps=4, num_stages=3, arch=89)(matmul_case(F8E4, (32, 48, 64), (32, 16, 32), to=np.float32, trans_b=True, core8=True))
 case("matmul_f16_sm89", num_warps=4, num_stages=3, arch=89)(matmul_case(np.float16, (64, 64, 64), (32, 32, 32)))
 case("matmul_f16_sm90_small", num_warps=2, num_stages=3, arch=90)(matmul_case(np.float16, (64, 64, 64), (32, 32, 32)))
+# wgmma: tiles of 64 rows at least, four warps at least.
+case("matmul_f16_sm90", num_warps=4, num_stages=3, arch=90)(matmul_case(np.float16, (96, 80, 112), (64, 32, 32), act=True))
+case("matmul_f16_sm90_nt", num_warps=4, num_stages=3, arch=90)(matmul_case(np.float16, (64, 96, 64), (64, 32, 64), trans_b=True))
+case("matmul_f16_sm90_tn", num_warps=4, num_stages=3, arch=90)(matmul_case(np.float16, (128, 64, 96), (64, 64, 32), trans_a=True))
+case("matmul_f16_sm90_tt", num_warps=4, num_stages=4, arch=90)(matmul_case(np.float16, (64, 64, 64), (64, 64, 16), trans_a=True, trans_b=True))
+case("matmul_f16_sm90_odd", keep=True, num_warps=4, num_stages=3, arch=90)(matmul_case(np.float16, (61, 67, 71), (64, 64, 32)))
+case("matmul_f16_sm90_wide", num_warps=8, num_stages=3, arch=90)(matmul_case(np.float16, (128, 256, 128), (128, 256, 64), exact=True))
+case("matmul_bf16_sm90", num_warps=8, num_stages=3, arch=90)(matmul_case(BF16, (128, 128, 64), (128, 128, 64), to=np.float32))
+case("matmul_bf16_sm90_warps16", num_warps=16, num_stages=2, arch=90)(matmul_case(BF16, (128, 128, 64), (128, 128, 32)))
+case("matmul_tf32_sm90", num_warps=4, num_stages=3, arch=90)(matmul_case(np.float32, (64, 64, 64), (64, 64, 32), trans_b=True))
+case("matmul_i8_sm90", keep=True, num_warps=4, num_stages=3, arch=90)(matmul_case(np.int8, (64, 64, 96), (64, 32, 64), to=np.int32, acc=tl.int32, trans_b=True))
+case("matmul_fp8e4_sm90", keep=True, num_warps=4, num_stages=3, arch=90)(matmul_case(F8E4, (64, 64, 128), (64, 64, 64), to=np.float32, trans_b=True, core8=True))
+case("matmul_fp8e5_sm90", num_warps=4, num_stages=3, arch=90)(matmul_case(F8E5, (64, 64, 128), (64, 64, 64), to=np.float32, trans_b=True, core8=True))
 case("matmul_f16_debug", num_warps=4, num_stages=3, debug=True)(matmul_case(np.float16, (64, 64, 64), (32, 32, 32)))
 case("matmul_16x16x16", num_warps=1, num_stages=2)(matmul_case(np.float16, (16, 16, 32), (16, 16, 16)))
 case("matmul_16x128", num_warps=4, num_stages=3)(matmul_case(np.float16, (16, 128, 64), (16, 128, 32)))
@@ -1431,16 +1444,18 @@ def matmul_persistent(a_ptr, b_ptr, c_ptr, M, N, K, BM: tl.constexpr, BN: tl.con
         tl.store(c_ptr + rm[:, None] * N + rn[None, :], acc.to(tl.float16), mask=(rm[:, None] < M) & (rn[None, :] < N))
 
 
-def persistent_case(flat):
+def persistent_case(flat, block=32):
     def make(rng):
         m, n, k = 96, 128, 80
         a, b = rng.standard_normal((m, k)).astype(np.float16), rng.standard_normal((k, n)).astype(np.float16)
         c = a.astype(np.float64) @ b.astype(np.float64)
-        return matmul_persistent, (5,), [read(a), read(b), out(c.astype(np.float16), 2e-3, 5e-3), i32(m), i32(n), i32(k)], {"BM": 32, "BN": 32, "BK": 32, "FLAT": flat}
+        return matmul_persistent, (5,), [read(a), read(b), out(c.astype(np.float16), 2e-3, 5e-3), i32(m), i32(n), i32(k)], {"BM": block, "BN": block, "BK": 32, "FLAT": flat}
 
     return make
 
 
+case("matmul_persistent_sm90", keep=True, num_warps=4, num_stages=3, arch=90)(persistent_case(False, 64))
+case("matmul_persistent_flat_sm90", num_warps=4, num_stages=3, arch=90)(persistent_case(True, 64))
 case("matmul_persistent", num_warps=4, num_stages=3)(persistent_case(False))
 case("matmul_persistent_flat", num_warps=4, num_stages=3)(persistent_case(True))
 
@@ -1742,6 +1757,11 @@ case("attention_d128_causal", num_warps=8, num_stages=4)(attention_case(1, 256, 
 case("attention_bf16", num_warps=4, num_stages=2)(attention_case(1, 128, 64, 64, 64, False, BF16))
 case("attention_tf32", num_warps=4, num_stages=2)(attention_case(1, 64, 32, 32, 32, False, np.float32))
 case("attention_sm89", num_warps=4, num_stages=3, arch=89)(attention_case(1, 128, 64, 64, 32, True))
+case("attention_d64_sm90", keep=True, num_warps=4, num_stages=2, arch=90)(attention_case(1, 100, 64, 64, 32, False))
+case("attention_d64_causal_sm90", num_warps=4, num_stages=3, arch=90)(attention_case(1, 128, 64, 64, 32, True))
+case("attention_d128_sm90", num_warps=8, num_stages=3, arch=90)(attention_case(1, 256, 128, 128, 64, False))
+case("attention_d128_causal_sm90", num_warps=8, num_stages=3, arch=90)(attention_case(1, 256, 128, 128, 64, True))
+case("attention_bf16_sm90", num_warps=4, num_stages=2, arch=90)(attention_case(1, 128, 64, 64, 64, False, BF16))
 case("attention_512", num_warps=4, num_stages=3)(attention_case(2, 512, 64, 128, 64, False))
 
 
