@@ -330,6 +330,9 @@ const BIASED_HEAD_DIM: usize = 64;
 const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
 /// The head dimension with a kernel of its own for neither norm nor RoPE, in 16-bit types.
 const PLAIN_HEAD_DIM: usize = 128;
+/// The most queries of a strided sequence, the frames of a token, for a warp for each 16 of them, in 16-bit types. Each of the two warps reads and norms the
+/// keys; but in a block of 128 queries three of four warps would have none of these, and an eighth as many sequences would be under way.
+const SHORT_FRAMES: usize = 32;
 /// Keys per tile of the kernel that keeps them in shared memory, and the minimum number of query tiles for which loading them all pays off.
 const CROSS_KEYS: usize = 32;
 const CROSS_TILES: usize = 4;
@@ -350,8 +353,10 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
         })
     };
     let short_shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 48);
-    if q_len <= params::ATTENTION_SHORT_QUERIES && short_shared <= target.block_shared {
-        let blocks = (sequences * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
+    let short = if whole || element > 2 { params::ATTENTION_SHORT_QUERIES } else { SHORT_FRAMES };
+    if q_len <= short && kv_len <= SHORT_FRAMES && short_shared <= target.block_shared {
+        let tiles = sequences * q_len.div_ceil(params::ATTENTION_SHORT_QUERIES);
+        let blocks = (tiles * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
         return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
     }
     let hopper = target.runs(Module::AttentionWgmma) && params::ATTENTION_WGMMA_SHARED <= target.block_shared;
@@ -461,8 +466,15 @@ mod tests {
         // "K, V [64] rows in two stages, weights, 1/rms" of kernels/attention.cu.
         assert_eq!(large.shared, 4 * 64 * 144 + 8 * 72 + 8 * 64 + 48);
         assert_eq!(choice(DType::F32, spatial).shared, (4 * 16 + 64) * 304 + 8 * 72 + 8 * 16 + 48);
-        let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, ..spatial };
+        let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, whole: false, ..spatial };
         assert_eq!(choice(DType::Bf16, temporal).grid, [7200 * 16 / 4, 1]);
+        let frames = |dtype, frames, whole| choice(dtype, Shape { q_len: frames, kv_len: frames, whole, ..temporal });
+        for long in [17, 32].map(|count| frames(DType::Bf16, count, false)) {
+            assert_eq!((long.entry.as_str(), long.grid), ("attention_72_bf16_short", [7200 * 2 * 16 / 4, 1]));
+        }
+        assert_eq!(frames(DType::Bf16, 33, false).entry, "attention_72_bf16_large");
+        assert_eq!(frames(DType::Bf16, 17, true).entry, "attention_72_bf16_large");
+        assert_eq!(frames(DType::F32, 17, false).entry, "attention_72_f32_large");
         let cross = Shape { sequences: 2, q_len: 15 * 3600, kv_len: 300, plain: true, ..spatial };
         assert_eq!(choice(DType::Bf16, cross).entry, "attention_72_bf16_cross");
         assert_eq!(choice(DType::F32, cross).entry, "attention_72_f32_large");
