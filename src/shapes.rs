@@ -107,6 +107,8 @@ pub enum AttentionKind {
     Temporal,
     /// To the caption.
     Cross,
+    /// Among all tokens of a sample, without norm and RoPE: Wan's, which has these before it.
+    Whole,
 }
 
 /// Attention over `[batch, frames, tokens]`.

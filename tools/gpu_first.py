@@ -244,7 +244,10 @@ class Model:
         if not self.plan:
             return None
         gpu, efficiency, work = self.plan["gpu"], self.plan["efficiency"], result["work"]
-        share = efficiency.get("linear" if result["op"] == "conv" else result["op"])
+        name = "linear" if result["op"] == "conv" else result["op"]
+        if any(kernel.endswith("_wgmma") for kernel in result["kernels"]):
+            name = {"linear": "wgmma", "attention": "wgmma_attention"}[name]
+        share = efficiency.get(name)
         arithmetic = work["flops"] / (gpu["tensor_flops"] * share["value"]) if share else 0.0
         traffic = (work["bytes_read"] + work["bytes_written"]) / (gpu["bandwidth"] * efficiency["memory"]["value"])
         return max(arithmetic, traffic) + efficiency["launch_seconds"]
@@ -260,7 +263,7 @@ class Model:
                 return operation["bound"]["seconds"]
             if result["op"] == "attention" and "attention" in kind:
                 b, t, s = n["batch"], n["frames"], n["tokens"]
-                sizes = {"spatial": (b * t, s, s), "temporal": (b * s, t, t), "cross": (b, t * s, n.get("text"))}
+                sizes = {"spatial": (b * t, s, s), "temporal": (b * s, t, t), "cross": (b, t * s, n.get("text")), "whole": (b, t * s, t * s)}
                 sequences, queries, keys = sizes[result["shape"].split()[0]]
                 wanted = {"heads": n["heads"], "kv_len": keys, "q_len": queries, "sequences": sequences}
                 if kind["attention"] == wanted:

@@ -82,6 +82,7 @@ prepare() {
   # What the programs read when they run: kernels and the sprites model are inside them.
   cp tools/{gpu_first.sh,gpu_first.py,gpu_compare.py,compare_triton.py,compile_ptx.py,sass.py,tiny_opensora.py} "$stage/tools"
   cp src/bench/example.toml "$stage/shapes/small.toml"
+  cp src/bench/wan.toml "$stage/shapes/wan.toml"
   git ls-files -z tests/goldens/{stdit3_a,opensora_vae_a,opensora_tiny/OpenSora-STDiT-v3} | xargs -0 cp --parents -t "$stage" || exit 2
 
   echo "$steps" >"$stage/reference/steps"
@@ -449,6 +450,8 @@ part_bench() {
     bench_one() { inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op.json"; }
     check "$op" bench_one
   done
+  wan_one() { inner 60 "$bin" bench --ops linear,attention --dtype bf16 --json --shapes "$work/shapes/wan.toml" >"$results/bench-wan$1.json"; }
+  [ "$quick" = yes ] || check wan wan_one ''
   # A Hopper has kernels of its own: those of all GPUs beside them.
   local gpu=${device/%cuda/cuda:0}
   if "$bin" devices | grep -q "^$gpu .*compute capability 9.0"; then
@@ -456,6 +459,7 @@ part_bench() {
       all_gpus() { ADACACHE_DEVICE=$gpu:sm_80 inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op-sm_80.json"; }
       check "$op-sm_80" all_gpus
     done
+    [ "$quick" = yes ] || ADACACHE_DEVICE=$gpu:sm_80 check wan-sm_80 wan_one -sm_80
   fi
   [ -n "$op" ] || verdict operations FAILED "adacache bench does not tell its operations"
 }

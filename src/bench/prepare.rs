@@ -133,6 +133,10 @@ fn prepare_attention(on: On<'_>, shape: AttentionShape) -> Result<Prepared, OpEr
     Ok(Prepared::new(&[&out.clone()], move || {
         let norm = Some(QkNorm { q: &q, k: &k, eps: 1e-6 });
         match kind {
+            AttentionKind::Whole => {
+                let dims = VideoDims { batch, frames: 1, tokens: frames * tokens };
+                attention::spatial(&SelfAttention { qkv: &qkv, dims, norm: None, rope: None }, &out)
+            }
             AttentionKind::Temporal => {
                 attention::temporal(&SelfAttention { qkv: &qkv, dims, norm, rope: Some(&rope) }, &out)
             }
