@@ -459,10 +459,11 @@ fn what_is_no_part_of_a_graph_is_an_error_and_ends_the_recording() {
 
 // ---- parameter structs -----------------------------------------------------------------------------------------------
 
-/// A struct of `kernels/params.h`: name, size, and which entries take it.
+/// A struct of `kernels/params.h`: name, size, alignment, and which entries take it.
 struct Layout {
     name: &'static str,
     size: usize,
+    align: usize,
     module: Module,
     /// Entry names begin with one of these, followed by nothing or by `_` and a suffix without these words.
     entries: &'static [&'static str],
@@ -471,7 +472,7 @@ struct Layout {
 macro_rules! layouts {
     ($($name:ident: $module:ident [$($entry:literal),*];)*) => {
         const LAYOUTS: &[Layout] = &[$(Layout {
-            name: stringify!($name), size: size_of::<$name>(), module: Module::$module, entries: &[$($entry),*],
+            name: stringify!($name), size: size_of::<$name>(), align: align_of::<$name>(), module: Module::$module, entries: &[$($entry),*],
         }),*];
 
         /// Every struct through a kernel and back, all bytes distinct from their neighbours.
@@ -522,6 +523,8 @@ layouts! {
     ResampleParams: Resample ["dup_up", "avg_down"];
     TimeUpParams: Resample ["time_up"];
     PermuteParams: Resample ["permute"];
+    LinearWgmmaParams: LinearWgmma ["linear_bias", "linear_gelu", "linear_residual"];
+    AttentionWgmmaParams: AttentionWgmma ["attention_128"];
 }
 
 fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {
@@ -564,7 +567,10 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
             "[u64; 2usize]" => found.extend((0..2).map(|i| (offset + 8 * i, 8))),
             "[u64; 3usize]" => found.extend((0..3).map(|i| (offset + 8 * i, 8))),
-            inner @ ("SequenceLayout" | "LinearParams") => {
+            "[i32; 6usize]" => found.extend((0..6).map(|i| (offset + 4 * i, 4))),
+            // Nobody reads a part of it.
+            "TensorMap" => found.push((offset, 128)),
+            inner @ ("SequenceLayout" | "LinearParams" | "AttentionParams") => {
                 found.extend(fields(inner).into_iter().map(|(at, size)| (offset + at, size)))
             }
             other => panic!("{name}: a field of type {other}"),
@@ -577,12 +583,22 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
 
 /// Every `ld.param` of an entry: (offset, bytes of one element, elements).
 fn parameter_loads<'a>(body: &'a str, entry: &str) -> Vec<(usize, usize, usize, &'a str)> {
-    let symbol = format!("[{entry}_param_0");
+    // The parameter's name, and registers that hold its address.
+    let mut names = vec![format!("{entry}_param_0")];
+    for line in body.lines() {
+        if let Some((to, from)) = line.trim().strip_prefix("mov.").and_then(|mov| mov.split_once(", "))
+            && names.iter().any(|name| name == from.trim_end_matches(';'))
+        {
+            names.extend(to.split_whitespace().last().map(str::to_owned));
+        }
+    }
     let load = |line: &'a str| {
         let (instruction, operands) = line.trim().split_once(char::is_whitespace)?;
         let mut suffixes = instruction.strip_prefix("ld.param.")?.split('.');
-        let place = operands.split_once(&symbol)?.1.split(']').next()?;
-        let offset = if place.is_empty() { 0 } else { place.strip_prefix('+')?.parse().ok()? };
+        let place = operands.split_once('[')?.1.split(']').next()?;
+        let (name, offset) = place.split_once('+').unwrap_or((place, "0"));
+        names.iter().find(|known| *known == name)?;
+        let offset = offset.parse().ok()?;
         let mut kind = suffixes.next()?;
         let count = match kind {
             "v2" => 2,
@@ -612,7 +628,7 @@ fn structs_match_the_parameter_blocks_of_the_ptx() {
             };
             let layout =
                 LAYOUTS.iter().find(takes).unwrap_or_else(|| panic!("{}: {entry} has no struct", module.name()));
-            let block = format!(".param .align 8 .b8 {entry}_param_0[{}]", layout.size);
+            let block = format!(".param .align {} .b8 {entry}_param_0[{}]", layout.align, layout.size);
             assert!(ptx.contains(&block), "{entry} takes no {} of {} bytes", layout.name, layout.size);
 
             // The compiler's offsets are our fields: it loads nothing that begins or ends inside one.
