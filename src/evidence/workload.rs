@@ -84,9 +84,8 @@ pub(super) fn target(chip: &Chip) -> Target {
 
 /// Where rows are normed apart, the product alone.
 fn matrix(chip: &Chip, name: String, kind: &str, shape: [usize; 3]) -> Work {
-    let plain = kind.trim_start_matches("ln_");
-    let apart = linear::choose(target(chip), plain, DType::Bf16, shape).module == Module::LinearWgmma;
-    let kind = if apart { plain } else { kind };
+    let apart = linear::target_norms_apart(target(chip), DType::Bf16, shape);
+    let kind = if apart { kind.trim_start_matches("ln_") } else { kind };
     product(name, kind, shape, linear::choose(target(chip), kind, DType::Bf16, shape))
 }
 

@@ -4,7 +4,6 @@ use super::params::{self, AttentionParams, AttentionWgmmaParams, SequenceLayout}
 use super::{Choice, Op, OpError, Result, Target, ptr};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
-use ptx_vm::{TensorMap, TensorSwizzle, TensorType};
 
 /// The extent of hidden states: `batch · frames · tokens` rows, tokens fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -421,7 +420,6 @@ fn launch(op: &Op<'_>, dtype: DType, shape: Shape, params: AttentionParams) -> R
 /// # Errors
 /// [`OpError`] for rows that tensor maps cannot describe (not aligned to 16 bytes), and without tensor maps.
 pub fn wgmma_params(device: &Device, dtype: DType, attention: AttentionParams) -> Result<AttentionWgmmaParams> {
-    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
     let size = dtype.size() as u64;
     let [heads, head_dim, sequences] =
         [attention.heads, attention.head_dim, attention.sequences].map(|size| size as u64);
@@ -430,8 +428,7 @@ pub fn wgmma_params(device: &Device, dtype: DType, attention: AttentionParams) -
         // A length of 0 has no rows to copy, and no map.
         let extents = [head_dim, rows.max(1) as u64, heads, sequences];
         let strides = [row, head_dim * size, (layout.outer_stride as u64 * row).max(16)];
-        let map = TensorMap::new(element, address, &extents, &strides, &[64, tile as u32, 1, 1]);
-        device.tensor_map(&map.with_swizzle(TensorSwizzle::B128))
+        super::swizzled_map(device, dtype, address, &extents, &strides, &[64, tile as u32, 1, 1])
     };
     let AttentionParams { q, k, v, q_len, kv_len, ref q_layout, ref kv_layout, .. } = attention;
     Ok(AttentionWgmmaParams {

@@ -5,7 +5,6 @@ use super::params::{self, LinearFewParams, LinearParams, LinearWgmmaParams};
 use super::{Choice, Modulation, Op, Result, Target, ptr};
 use crate::device::{Device, Module};
 use crate::tensor::{DType, Tensor};
-use ptx_vm::{TensorMap, TensorSwizzle, TensorType};
 
 /// The activation after the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,8 +115,13 @@ pub fn linear_residual(
 
 /// Whether rows that are normed and modulated by themselves ([`super::norm::modulate`]) and then multiplied take less time on this device than
 /// [`linear`] with `modulate`: where the kernel for Hopper serves, which has no prologue. A prologue would run again for every tile of a row of tiles.
-pub fn norms_apart(device: &Device, dtype: DType, [m, n, k]: [usize; 3]) -> bool {
-    choose(Target::of(device), "bias", dtype, [m, n, k]).module == Module::LinearWgmma
+pub fn norms_apart(device: &Device, dtype: DType, shape: [usize; 3]) -> bool {
+    target_norms_apart(Target::of(device), dtype, shape)
+}
+
+/// [`norms_apart`] by the target alone.
+pub(crate) fn target_norms_apart(target: Target, dtype: DType, shape: [usize; 3]) -> bool {
+    choose(target, "bias", dtype, shape).module == Module::LinearWgmma
 }
 
 fn launch(op: &Op<'_>, kind: &str, dtype: DType, product: LinearParams) -> Result<()> {
@@ -155,20 +159,19 @@ fn is_aligned(product: &LinearParams) -> bool {
 pub fn wgmma_params(device: &Device, dtype: DType, product: LinearParams) -> Result<LinearWgmmaParams> {
     let op = Op::on("linear", device);
     let [m, n, k] = [product.m, product.n, product.k].map(|size| size as u64);
-    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
     let row = k * dtype.size() as u64;
     let k_tile = params::LINEAR_WGMMA_K_BYTES / dtype.size();
     let [k_box, m_box, groups] = [k_tile, params::LINEAR_WGMMA_M, params::LINEAR_WGMMA_N / 32].map(|size| size as u32);
-    let a_map = TensorMap::new(element, product.a, &[k, m], &[row], &[k_box, m_box]);
+    let map = |address, extents: &[u64], strides: &[u64], tile: &[u32]| {
+        super::swizzled_map(device, dtype, address, extents, strides, tile)
+    };
     // Row 32 i + 8 t + 2 j + e as [i, j, t, e]: the columns of a lane's sums are neighbours then.
     let dealt_out = [row, 8 * row, 2 * row, 32 * row];
-    let w_map = TensorMap::new(element, product.w, &[k, 2, 4, 4, n / 32], &dealt_out, &[k_box, 2, 4, 4, groups]);
-    let encode = |map: TensorMap| device.tensor_map(&map.with_swizzle(TensorSwizzle::B128));
     let columns = (n as usize).div_ceil(params::LINEAR_WGMMA_N);
     let tiles = (m as usize).div_ceil(params::LINEAR_WGMMA_M) * columns;
     Ok(LinearWgmmaParams {
-        a_map: encode(a_map)?,
-        w_map: encode(w_map)?,
+        a_map: map(product.a, &[k, m], &[row], &[k_box, m_box])?,
+        w_map: map(product.w, &[k, 2, 4, 4, n / 32], &dealt_out, &[k_box, 2, 4, 4, groups])?,
         product,
         columns: op.int("n", columns)?,
         tiles: op.int("tiles", tiles)?,

@@ -28,9 +28,10 @@ pub mod sampler;
 pub mod softmax;
 
 use crate::chips::Multiprocessor;
-use crate::device::{Device, DeviceError, Launch, Module, Work};
+use crate::device::{Device, DeviceError, EncodedTensorMap, Launch, Module, Work};
 use crate::tensor::{DType, Tensor, TensorError};
 use bytemuck::Pod;
+use ptx_vm::{TensorMap, TensorSwizzle, TensorType};
 use std::fmt::Write as _;
 
 /// An error of a launcher.
@@ -356,6 +357,20 @@ impl<'a> Op<'a> {
         };
         Ok(self.device.launch_counted(&kernel, &launch, params)?)
     }
+}
+
+/// The map of boxes `tile` of a tensor in a 16-bit type, which lie in shared memory as `kernels/hopper.cuh` has them: in the 128-byte swizzle.
+fn swizzled_map(
+    device: &Device,
+    dtype: DType,
+    address: u64,
+    extents: &[u64],
+    strides: &[u64],
+    tile: &[u32],
+) -> Result<EncodedTensorMap> {
+    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
+    let map = TensorMap::new(element, address, extents, strides, tile).with_swizzle(TensorSwizzle::B128);
+    Ok(device.tensor_map(&map)?)
 }
 
 /// The address of an optional argument; null switches the feature off.

@@ -58,6 +58,15 @@ pub(in crate::model) fn for_held(moving: norm::Modulate<'_>) -> norm::Modulate<'
     norm::Modulate { variant: 1, only_masked_out: true, ..moving }
 }
 
+/// `out` = the rows of `x`, normed and modulated, those of held frames by time 0.
+fn norm_rows(x: &Tensor, moving: norm::Modulate<'_>, out: &Tensor) -> Result<(), ModelError> {
+    norm::modulate(x, &moving, out)?;
+    if moving.modulation.frame_mask.is_some() {
+        norm::modulate(x, &for_held(moving), out)?;
+    }
+    Ok(())
+}
+
 /// `out = activation(layer(LN(x)·(1 + scale) + shift))` of the hidden state x. Normed in the product, by statistics of the rows, or before it into the
 /// buffer `apart`, where that is faster and the workspace is laid out for it.
 pub(in crate::model) fn modulated(
@@ -72,11 +81,7 @@ pub(in crate::model) fn modulated(
     let [rows, width] = [x.shape()[0], x.shape()[1]];
     if ws.find(MODULATED).is_some() && norms_apart(x.device(), x.dtype(), [rows, weight.shape()[0], width]) {
         let normed = ws.get(apart);
-        let moving = for_moving(modulate.modulation, modulate.shift, modulate.scale);
-        norm::modulate(&x, &moving, normed)?;
-        if modulate.modulation.frame_mask.is_some() {
-            norm::modulate(&x, &for_held(moving), normed)?;
-        }
+        norm_rows(&x, for_moving(modulate.modulation, modulate.shift, modulate.scale), normed)?;
         return Ok(ops::linear::linear(normed, weight, Some(bias), None, activation, out)?);
     }
     norm::row_stats(&x, NORM_EPS, modulate.stats)?;
@@ -101,12 +106,7 @@ pub(in crate::model) fn modulated_input(ws: &Workspace, out: &Tensor) -> Result<
     let (x, input) = (ws.rows(ws.x())?, ws.rows(out)?);
     let table = block_table(ws, 0)?;
     let modulation = ws.modulation(&table);
-    let moving = for_moving(modulation, SHIFT_ATTN, SCALE_ATTN);
-    norm::modulate(&x, &moving, &input)?;
-    if ws.geometry().frame_masked {
-        norm::modulate(&x, &for_held(moving), &input)?;
-    }
-    Ok(())
+    norm_rows(&x, for_moving(modulation, SHIFT_ATTN, SCALE_ATTN), &input)
 }
 
 /// The weights and the heads of an attention, and what happens to its queries and keys.
