@@ -63,6 +63,9 @@ __device__ __forceinline__ void copy_box(unsigned to, const TensorMap* map, int 
   asm("{\n.reg .b64 at;\nmov.b64 at, " kernel "_param_0;\ncvta.param.u64 %0, at;\n}" : "=l"(to))
 __device__ __forceinline__ void prefetch_map(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
+// Behind writes to shared memory that wgmma reads.
+__device__ __forceinline__ void fence_for_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // Bytes of global memory into L2, a multiple of 16.
 __device__ __forceinline__ void prefetch_l2(const void* from, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
@@ -75,11 +78,12 @@ template <int N> __device__ __forceinline__ void take_registers() { asm volatile
 // ---- wgmma -------------------------------------------------------------------------------------------------------------------
 // Sums of 64 x N of a warpgroup: warp w has rows 16 w + g and + 8, of n-tile j (8 columns) 8 j + 2 t and + 1, as of mma.
 //
-// The descriptor of a tile of rows in the 128-byte swizzle. Rows along k: k advances by 32 bytes a k-step within the row. Rows along N (b
-// transposed): 16 rows are a k-step, and `next` is the distance from 64 columns to the next 64.
-__device__ __forceinline__ unsigned long long descriptor(unsigned at, unsigned next = 16) {
-  return (unsigned long long)((at & 0x3ffff) >> 4) | (unsigned long long)(next >> 4) << 16 |
-         (unsigned long long)(8 * SWIZZLED_ROW >> 4) << 32 | 1ull << 62;
+// The descriptor of a tile of rows of ROW bytes, swizzled by as many. Rows along k: k advances by 32 bytes a k-step within the row. Rows along N (b
+// transposed): 16 rows are a k-step, and `next` is the distance from a row's columns to the next as many.
+template <int ROW = SWIZZLED_ROW> __device__ __forceinline__ unsigned long long descriptor(unsigned at, unsigned next = 16) {
+  static_assert(ROW == 128 || ROW == 32, "a swizzle");
+  return (unsigned long long)((at & 0x3ffff) >> 4) | (unsigned long long)(next >> 4) << 16 | (unsigned long long)(8 * ROW >> 4) << 32 |
+         (ROW == 128 ? 1ull : 3ull) << 62;
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -87,52 +91,52 @@ template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wg
 
 #define FLOATS_8(x, i) "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3]), "+f"(x[i + 4]), "+f"(x[i + 5]), "+f"(x[i + 6]), "+f"(x[i + 7])
 #define FLOATS_32(x, i) FLOATS_8(x, i), FLOATS_8(x, i + 8), FLOATS_8(x, i + 16), FLOATS_8(x, i + 24)
-#define REGISTERS_96                                                                                                          \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"   \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,"  \
-  "%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,"  \
-  "%92,%93,%94,%95}"
-
-#define REGISTERS_64                                                                                                          \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"   \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,"  \
-  "%62,%63}"
+#define FLOATS_40(x) FLOATS_32(x, 0), FLOATS_8(x, 32)
+#define FLOATS_64(x) FLOATS_32(x, 0), FLOATS_32(x, 32)
+#define FLOATS_96(x) FLOATS_64(x), FLOATS_32(x, 64)
+#define OPERANDS_40                                                                                                           \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"    \
+  "%32,%33,%34,%35,%36,%37,%38,%39"
+#define OPERANDS_64 OPERANDS_40 ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define OPERANDS_96                                                                                                           \
+  OPERANDS_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90," \
+              "%91,%92,%93,%94,%95"
 
 // Hides from the compiler what happens to sums between a wgmma and its wait.
-__device__ __forceinline__ void in_flight(float (&c)[96]) { asm volatile("" : FLOATS_32(c, 0), FLOATS_32(c, 32), FLOATS_32(c, 64)::"memory"); }
-
-__device__ __forceinline__ void in_flight(float (&c)[64]) { asm volatile("" : FLOATS_32(c, 0), FLOATS_32(c, 32)::"memory"); }
+__device__ __forceinline__ void in_flight(float (&c)[40]) { asm volatile("" : FLOATS_40(c)::"memory"); }
+__device__ __forceinline__ void in_flight(float (&c)[64]) { asm volatile("" : FLOATS_64(c)::"memory"); }
+__device__ __forceinline__ void in_flight(float (&c)[96]) { asm volatile("" : FLOATS_96(c)::"memory"); }
 
 // c = a b (+ c), [64 x 16] [16 x 192], both from shared memory. `add` 0: what is in c does not count.
 template <class D> __device__ __forceinline__ void wgmma(float (&c)[96], unsigned long long a, unsigned long long b, int add);
-#define WGMMA_192(D, TYPE)                                                                                                          \
+#define WGMMA(D, TYPE)                                                                                                              \
   template <> __device__ __forceinline__ void wgmma<D>(float(&c)[96], unsigned long long a, unsigned long long b, int add) {        \
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %98, 0;\n"                                                                   \
-                 "wgmma.mma_async.sync.aligned.m64n192k16.f32." TYPE "." TYPE " " REGISTERS_96 ", %96, %97, add, 1, 1, 0, 0;\n}"    \
-                 : FLOATS_32(c, 0), FLOATS_32(c, 32), FLOATS_32(c, 64)                                                              \
+                 "wgmma.mma_async.sync.aligned.m64n192k16.f32." TYPE "." TYPE " {" OPERANDS_96 "}, %96, %97, add, 1, 1, 0, 0;\n}"   \
+                 : FLOATS_96(c)                                                                                                     \
                  : "l"(a), "l"(b), "r"(add));                                                                                       \
   }
-WGMMA_192(bf16, "bf16")
-WGMMA_192(f16, "f16")
+WGMMA(bf16, "bf16")
+WGMMA(f16, "f16")
 
-// c = a b (+ c), [64 x 16] [16 x 128], both from shared memory.
-template <class D> __device__ __forceinline__ void wgmma(float (&c)[64], unsigned long long a, unsigned long long b, int add);
-// c += a b, a in registers as of mma, b with rows along N.
-template <class D> __device__ __forceinline__ void wgmma_rows(float (&c)[64], const unsigned* a, unsigned long long b);
-#define WGMMA_128(D, TYPE)                                                                                                          \
-  template <> __device__ __forceinline__ void wgmma<D>(float(&c)[64], unsigned long long a, unsigned long long b, int add) {        \
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"                                                                   \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " REGISTERS_64 ", %64, %65, add, 1, 1, 0, 0;\n}"    \
-                 : FLOATS_32(c, 0), FLOATS_32(c, 32)                                                                                \
-                 : "l"(a), "l"(b), "r"(add));                                                                                       \
-  }                                                                                                                                 \
-  template <> __device__ __forceinline__ void wgmma_rows<D>(float(&c)[64], const unsigned* a, unsigned long long b) {               \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " " REGISTERS_64 ", {%64,%65,%66,%67}, %68, 1, 1, 1, 1;" \
-                 : FLOATS_32(c, 0), FLOATS_32(c, 32)                                                                                \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                             \
+// c = a b (+ c), a in registers as of mma, [64 x 16] [16 x 2 SUMS]. ROWS_ALONG_N: of b.
+template <class D, bool ROWS_ALONG_N, int SUMS> __device__ __forceinline__ void wgmma_rows(float (&c)[SUMS], const unsigned* a, unsigned long long b, int add);
+#define WGMMA_ROWS(D, TYPE, N, SUMS, ALONG_N, A0, A1, A2, A3, B, ADD)                                                               \
+  template <> __device__ __forceinline__ void wgmma_rows<D, ALONG_N, SUMS>(float(&c)[SUMS], const unsigned* a, unsigned long long b, int add) { \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                                               \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" OPERANDS_##SUMS "}, {" A0 "," A1 "," A2 "," A3 "}, " B  \
+                 ", add, 1, 1, " #ALONG_N ";\n}"                                                                                    \
+                 : FLOATS_##SUMS(c)                                                                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                                   \
   }
-WGMMA_128(bf16, "bf16")
-WGMMA_128(f16, "f16")
+#define WGMMA_ROWS_80(D, TYPE) WGMMA_ROWS(D, TYPE, 80, 40, 1, "%40", "%41", "%42", "%43", "%44", "%45")
+#define WGMMA_ROWS_128(D, TYPE, ALONG_N) WGMMA_ROWS(D, TYPE, 128, 64, ALONG_N, "%64", "%65", "%66", "%67", "%68", "%69")
+WGMMA_ROWS_80(bf16, "bf16")
+WGMMA_ROWS_80(f16, "f16")
+WGMMA_ROWS_128(bf16, "bf16", 0)
+WGMMA_ROWS_128(bf16, "bf16", 1)
+WGMMA_ROWS_128(f16, "f16", 0)
+WGMMA_ROWS_128(f16, "f16", 1)
 
 // ---- barriers of a part of the block's threads ------------------------------------------------------------------------------------
 __device__ __forceinline__ void named_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }

@@ -83,8 +83,12 @@
 // All of K and V, and Q.
 #define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
   ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))
-// sm_90a/attention.cu, entry suffix _wgmma (16-bit types, HEAD_DIM 128): Q, two stages of K and V, two barriers of each, one of Q.
+// sm_90a/attention.cu, entry suffix _wgmma (16-bit types, HEAD_DIM 72 and 128).
 #define ATTENTION_WGMMA_QUERIES 128
 #define ATTENTION_WGMMA_KEYS 128
 #define ATTENTION_WGMMA_THREADS 384
-#define ATTENTION_WGMMA_SHARED (2 * 128 * (ATTENTION_WGMMA_QUERIES + 2 * 2 * ATTENTION_WGMMA_KEYS) + 128) // 163968
+#define ATTENTION_WGMMA_STAGES(head_dim) ((head_dim) <= 72 ? 3 : 2)
+// Stages of K and V, rows in whole k-steps; the result; the barriers.
+#define ATTENTION_WGMMA_SHARED(head_dim)                                                                                    \
+  (2 * ATTENTION_WGMMA_STAGES(head_dim) * ATTENTION_WGMMA_KEYS * 32 * (((head_dim) + 15) / 16) +                            \
+   ATTENTION_WGMMA_QUERIES * ATTENTION_ROW_BYTES(head_dim, 2) + 128)

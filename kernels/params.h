@@ -85,9 +85,10 @@ struct AttentionParams {
   int head_dim;                         // at most the HEAD_DIM of the entry
   int bias_span;                        // at least q_len and kv_len
 };
-// sm_90a/attention.cu: q, k and v also as maps [sequences, heads, tokens, head_dim] of boxes of 64 channels of a tile.
+// sm_90a/attention.cu: k and v also as maps [sequences, heads, tokens, head_dim] of boxes of a tile's keys: k's whole blocks of 64 channels and the
+// 16 of the rest, v's of 64 channels or, where there is a rest, of 16.
 struct AttentionWgmmaParams {
-  struct TensorMap q_map, k_map, v_map;
+  struct TensorMap k_map, k_rest_map, v_map;
   struct AttentionParams attention;
   int reserved[ATTENTION_RESERVED];
 };

@@ -524,7 +524,7 @@ layouts! {
     TimeUpParams: Resample ["time_up"];
     PermuteParams: Resample ["permute"];
     LinearWgmmaParams: LinearWgmma ["linear_bias", "linear_gelu", "linear_residual"];
-    AttentionWgmmaParams: AttentionWgmma ["attention_128"];
+    AttentionWgmmaParams: AttentionWgmma ["attention_72", "attention_128"];
 }
 
 fn echo_one<P: Pod + Zeroable>(device: &Device, name: &str) {

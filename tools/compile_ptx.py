@@ -339,7 +339,7 @@ def update(names, arguments):
     stale = [n for n in wanted if arguments.force or not is_fresh(n, known.get(n), not arguments.no_ptxas)]
     made, errors = {}, []
     if stale:
-        made, errors = compile_all(stale, not arguments.no_ptxas, known, lambda name, ptx: write_whole(compiled(name), ptx))
+        made, errors = compile_all(stale, not arguments.no_ptxas, {} if arguments.force else known, lambda name, ptx: write_whole(compiled(name), ptx))
     # Another run may have written its own records meanwhile.
     manifest = read_manifest()
     files = {n: r for n, r in manifest.get("files", {}).items() if n in names}

@@ -3,7 +3,8 @@
 The main loop is the natural loop with the most tensor instructions outside of loops nested in it (without tensor instructions:
 with the most instructions). Instructions of nested loops are not counted with it but reported as `nested`: a kernel's hot
 path is straight-line code, what loops in it are the paths for odd shapes. Code that a forward branch may skip counts as if
-it always ran, so the figures err against the kernel. docs/kernel-model.md says what is made of them.
+it always ran, so the figures err against the kernel. Where some warps copy by tensor maps for the others, the largest loop with such a copy is
+`copying`. docs/kernel-model.md says what is made of them.
 """
 
 import collections
@@ -230,7 +231,7 @@ def main_loop(code):
         return None
     blocks, edges = blocks_of(code)
     loops = natural_loops(edges)
-    best = None
+    best = copying = None
     for header, body in loops.items():
         nested = set().union(*(b for h, b in loops.items() if h != header and h in body and b < body), set())
         own = [code[i][1] for block in sorted(body - nested) for i in range(*blocks[block])]
@@ -245,6 +246,11 @@ def main_loop(code):
         rank = (tensor, -figures["issue"] if tensor else figures["issue"])
         if best is None or rank > best[0]:
             best = (rank, figures)
+        copies = any("UTMALDG" in code[i][1] for block in body for i in range(*blocks[block]))
+        if copies and not tensor and (copying is None or figures["issue"] > copying["issue"]):
+            copying = figures
+    if best and copying:
+        best[1]["copying"] = copying
     return best and best[1]
 
 

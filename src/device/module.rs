@@ -65,7 +65,7 @@ modules! {
     LinearFew = SM_80 "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.
     Attention = SM_80 "attention",
-    /// The same for Hopper: tensor maps and `wgmma`, 16-bit types, heads of 128 without norm.
+    /// The same for Hopper: tensor maps and `wgmma`, 16-bit types, heads of 72, and of 128 without norm.
     AttentionWgmma = SM_90A "attention",
     /// LayerNorm statistics and modulation.
     Norm = SM_80 "norm",

@@ -153,7 +153,7 @@ fn run_attention(
         "cross" => (1, 1, 512, if long { kv_len } else { kv_len - 160 }),
         _ => (1, 1, 128, if long { kv_len.min(1280) } else { kv_len.min(1280) / 2 / 64 * 64 + kv_len.min(1280) % 64 }),
     };
-    let (width, plain) = (heads * head_dim, matches!(kind, "cross" | "plain" | "wgmma"));
+    let (width, plain) = (heads * head_dim, matches!(kind, "cross" | "plain") || (kind == "wgmma" && head_dim == 128));
     let (q_rows, kv_rows) = (sequences * q_len, sequences * keys);
     let rows = q_rows.max(kv_rows);
     let qkv = zeros(device, 2 * rows * 3 * width)?;

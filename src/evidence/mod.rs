@@ -83,6 +83,9 @@ pub struct MainLoop {
     pub global_bytes: u64,
     /// Instructions in nested loops, which are not counted: the paths for odd shapes.
     pub nested: u64,
+    /// The loop of the warps that copy by tensor maps for those that run this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copying: Option<Box<MainLoop>>,
 }
 
 /// Figures of every entry by target: entry → `sm_80` … → figures.
@@ -129,7 +132,7 @@ mod tests {
             let known = |target: &String| Chip::of_target(target).is_some();
             assert!(targets.keys().all(known), "{entry}");
             // Kernels for Hopper alone have roles for their warps, so far.
-            let hopper = model::roles_of(entry).is_some();
+            let hopper = model::Roles::of(entry).is_some();
             let runs = |chip: &&Chip| !hopper || chip.sm.compute_capability == (9, 0);
             assert!(CHIPS.iter().filter(runs).all(|chip| targets.contains_key(chip.sm.target)), "{entry}");
             assert!(!hopper || targets.len() == 1, "{entry}");
@@ -268,10 +271,16 @@ mod tests {
         for (entry, targets) in figures().iter().filter(|(entry, _)| entry.ends_with("_wgmma")) {
             let body = targets["sm_90"].main_loop.as_ref().unwrap();
             assert_eq!([body.ldg, body.stg, body.lds, body.sts, body.ldsm, body.local], [0; 6], "{entry}");
+            let copying = body.copying.as_ref().unwrap();
             if entry.starts_with("attention") {
                 // Scores and values of 64 queries and 128 keys; an exponential of each and of two rows' decay; a warpgroup's turn.
-                assert_eq!((body.tensor_instructions(), body.mufu, body.shfl, body.bar), (16, 64 + 2, 4, 2), "{entry}");
-                assert!(body.issue <= 640, "{entry}: {} issue slots", body.issue);
+                let products = if entry.starts_with("attention_72") { 5 + 8 } else { 8 + 8 };
+                let counted = (body.tensor_instructions(), body.mufu, body.shfl, body.bar);
+                assert_eq!(counted, (products, 64 + 2, 4, 2), "{entry}");
+                assert!(body.issue <= 480, "{entry}: {} issue slots", body.issue);
+                // A key is read and written once, by the thread that norms it.
+                let chunks = if entry.starts_with("attention_72") { 9 } else { 0 };
+                assert_eq!([copying.lds, copying.sts, copying.local], [chunks, chunks, 0], "{entry}");
             } else {
                 assert_eq!((body.tensor_instructions(), body.mufu, body.bar), (8, 0, 0), "{entry}");
                 assert!(body.issue <= 120, "{entry}: {} issue slots", body.issue);
@@ -279,13 +288,22 @@ mod tests {
         }
         let works = open_sora(chip).into_iter().chain(wan(chip));
         let mut seen = std::collections::BTreeSet::new();
-        for work in works.filter(|work| model::roles_of(&work.choice.entry).is_some()) {
+        for work in works.filter(|work| model::Roles::of(&work.choice.entry).is_some()) {
             if seen.insert(work.choice.entry.clone()) {
                 let counted = count(&work).unwrap();
-                assert_eq!((counted.loop_conflicts, counted.flop_ratio), (1.0, 1.0), "{counted:?}");
+                // Heads of 72 are multiplied as 80, the last tile of keys as a whole one.
+                let most = match work.kind {
+                    WorkKind::Attention { kv_len, head_dim, .. } => {
+                        let keys = kv_len.min(1280);
+                        (keys.next_multiple_of(128) * head_dim.next_multiple_of(16)) as f64 / (keys * head_dim) as f64
+                    }
+                    _ => 1.0,
+                };
+                assert_eq!(counted.loop_conflicts, 1.0, "{counted:?}");
+                assert!(counted.flop_ratio <= 1.0001 * most, "{counted:?}");
             }
         }
-        assert_eq!(seen.len(), 4);
+        assert_eq!(seen.len(), 5);
     }
 
     /// The goal for an A100: the share of the tensor peak that the pipes allow.

@@ -61,12 +61,18 @@ impl MainLoop {
         self.tensor.values().sum()
     }
 
-    /// Cycles by pipe for a block of `threads` of the kernel `entry`: all of its warps run this loop, or those that multiply, while the others
-    /// copy by tensor maps, which take no instructions worth counting.
+    /// Cycles by pipe for a block of `threads` of the kernel `entry`: all of its warps run this loop, or those that multiply, while others copy for
+    /// them by tensor maps.
     pub fn bound(&self, chip: &Chip, entry: &str, threads: usize) -> Bound {
-        let (warps, copied) = roles_of(entry).unwrap_or((threads / 32, 0));
-        let (warps, copied) = (warps as f64, copied as f64);
-        let lanes = |count: u64, lanes: f64| warps * count as f64 * 32.0 / lanes;
+        let roles = Roles::of(entry);
+        let warps = roles.as_ref().map_or(threads / 32, |roles| roles.multiply) as f64;
+        let copied = roles.as_ref().map_or(0, |roles| roles.bytes) as f64;
+        // What both kinds of warps do together.
+        let others = roles.as_ref().zip(self.copying.as_deref());
+        let sum = |count: fn(&MainLoop) -> u64| {
+            warps * count(self) as f64 + others.map_or(0.0, |(roles, body)| (roles.copy * count(body) as usize) as f64)
+        };
+        let lanes = |count, lanes: f64| sum(count) * 32.0 / lanes;
         let (mut tensor, mut at_peak) = (0.0, 0.0);
         for (name, &count) in &self.tensor {
             let (rate, peak, fma) = tensor_rate(chip, name);
@@ -75,29 +81,45 @@ impl MainLoop {
         }
         let cycles = vec![
             (Pipe::Tensor, tensor),
-            (Pipe::Shared, warps * self.shared_bytes as f64 / chip.sm.shared_bytes),
-            (Pipe::Issue, warps * self.issue as f64 / chip.sm.issue),
-            (Pipe::Fma, lanes(self.fma, chip.sm.fma_lanes)),
-            (Pipe::Alu, lanes(self.alu, chip.sm.alu_lanes)),
-            (Pipe::Mufu, lanes(self.mufu, chip.sm.mufu_lanes)),
-            (Pipe::L2, (copied + warps * self.global_bytes as f64) / chip.sm.l2_bytes),
+            (Pipe::Shared, (copied + sum(|body| body.shared_bytes)) / chip.sm.shared_bytes),
+            (Pipe::Issue, sum(|body| body.issue) / chip.sm.issue),
+            (Pipe::Fma, lanes(|body| body.fma, chip.sm.fma_lanes)),
+            (Pipe::Alu, lanes(|body| body.alu, chip.sm.alu_lanes)),
+            (Pipe::Mufu, lanes(|body| body.mufu, chip.sm.mufu_lanes)),
+            (Pipe::L2, (copied + sum(|body| body.global_bytes)) / chip.sm.l2_bytes),
         ];
         let most = cycles.iter().map(|(_, c)| *c).fold(f64::MIN_POSITIVE, f64::max);
         Bound { fraction: tensor / most, of_peak: at_peak / most, cycles }
     }
 }
 
-/// Where the warps of a block have different roles, in the kernels for Hopper: how many multiply, and the bytes that the others get for one pass of
-/// their loop.
-pub(super) fn roles_of(entry: &str) -> Option<(usize, usize)> {
-    if !entry.ends_with("_wgmma") {
-        None
-    } else if entry.starts_with("attention") {
-        // K and V of heads of 128.
-        Some((params::ATTENTION_WGMMA_THREADS / 32 - 4, 2 * params::ATTENTION_WGMMA_KEYS * 2 * 128))
-    } else {
-        let rows = params::LINEAR_WGMMA_M + params::LINEAR_WGMMA_N;
-        Some((params::LINEAR_WGMMA_THREADS / 32 - 4, rows * params::LINEAR_WGMMA_K_BYTES))
+/// The roles of a block's warps, in the kernels for Hopper.
+pub(super) struct Roles {
+    /// Warps that multiply.
+    multiply: usize,
+    /// Warps that run the loop that copies: the one with the thread that copies, or all that do something to what was copied.
+    copy: usize,
+    /// What they copy for one pass of the main loop, in bytes.
+    bytes: usize,
+}
+
+impl Roles {
+    /// `None`: all warps do the same.
+    pub(super) fn of(entry: &str) -> Option<Self> {
+        let head_dim: Option<usize> =
+            entry.strip_prefix("attention_").and_then(|rest| rest.split('_').next()?.parse().ok());
+        if !entry.ends_with("_wgmma") {
+            None
+        } else if let Some(head_dim) = head_dim {
+            let multiply = params::ATTENTION_WGMMA_THREADS / 32 - 4;
+            // K and V.
+            let bytes = 2 * params::ATTENTION_WGMMA_KEYS * 2 * head_dim;
+            Some(Self { multiply, copy: if head_dim == 72 { 4 } else { 1 }, bytes })
+        } else {
+            let rows = params::LINEAR_WGMMA_M + params::LINEAR_WGMMA_N;
+            let multiply = params::LINEAR_WGMMA_THREADS / 32 - 4;
+            Some(Self { multiply, copy: 1, bytes: rows * params::LINEAR_WGMMA_K_BYTES })
+        }
     }
 }
 

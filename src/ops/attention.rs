@@ -210,6 +210,13 @@ fn row_bytes(compiled: usize, dtype: DType) -> usize {
     ((compiled * dtype.size() / 16) | 1) * 16
 }
 
+/// Shared memory of a block of `kernels/sm_90a/attention.cu`: `ATTENTION_WGMMA_SHARED` of `kernels/launch_tiles.h`.
+fn wgmma_shared(head_dim: usize) -> usize {
+    let stages = if head_dim <= 72 { 3 } else { 2 };
+    let tile = params::ATTENTION_WGMMA_KEYS * 32 * head_dim.div_ceil(16);
+    2 * stages * tile + params::ATTENTION_WGMMA_QUERIES * row_bytes(head_dim, DType::Bf16) + 128
+}
+
 /// The location of a sequence's rows; see `SequenceLayout` in `kernels/params.h`.
 #[derive(Clone, Copy)]
 struct Layout {
@@ -329,6 +336,8 @@ const BIASED_HEAD_DIM: usize = 64;
 const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
 /// The head dimension with a kernel of its own for neither norm nor RoPE, in 16-bit types.
 const PLAIN_HEAD_DIM: usize = 128;
+/// The head dimension with a kernel of its own for Hopper, with or without norm and RoPE.
+const NORMED_WGMMA_HEAD_DIM: usize = 72;
 /// The most queries of a strided sequence, the frames of a token, for a warp for each 16 of them, in 16-bit types. Each of the two warps reads and norms the
 /// keys; but in a block of 128 queries three of four warps would have none of these, and an eighth as many sequences would be under way.
 const SHORT_FRAMES: usize = 32;
@@ -358,14 +367,15 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
         let blocks = (tiles * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
         return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
     }
-    let hopper = target.runs(Module::AttentionWgmma) && params::ATTENTION_WGMMA_SHARED <= target.block_shared;
-    if hopper && plain && aligned && whole && element == 2 && head_dim == PLAIN_HEAD_DIM {
+    let hopper = target.runs(Module::AttentionWgmma) && wgmma_shared(head_dim) <= target.block_shared;
+    let served = head_dim == NORMED_WGMMA_HEAD_DIM || plain && head_dim == PLAIN_HEAD_DIM;
+    if hopper && served && aligned && whole && element == 2 {
         return Some(Choice {
             module: Module::AttentionWgmma,
-            entry: format!("attention_{PLAIN_HEAD_DIM}_{dtype}_wgmma"),
+            entry: format!("attention_{head_dim}_{dtype}_wgmma"),
             grid: [sequences * q_len.div_ceil(params::ATTENTION_WGMMA_QUERIES), heads],
             threads: params::ATTENTION_WGMMA_THREADS,
-            shared: params::ATTENTION_WGMMA_SHARED,
+            shared: wgmma_shared(head_dim),
         });
     }
     // Fragments of two m-tiles fit in the registers up to here.
@@ -415,26 +425,27 @@ fn launch(op: &Op<'_>, dtype: DType, shape: Shape, params: AttentionParams) -> R
     }
 }
 
-/// The parameters of `kernels/sm_90a/attention.cu`: the same and the maps of boxes of 64 channels of a tile. Sequences are whole.
+/// The parameters of `kernels/sm_90a/attention.cu`: the same and the maps of boxes of a tile's keys. Sequences are whole.
 ///
 /// # Errors
 /// [`OpError`] for rows that tensor maps cannot describe (not aligned to 16 bytes), and without tensor maps.
 pub fn wgmma_params(device: &Device, dtype: DType, attention: AttentionParams) -> Result<AttentionWgmmaParams> {
-    let size = dtype.size() as u64;
-    let [heads, head_dim, sequences] =
-        [attention.heads, attention.head_dim, attention.sequences].map(|size| size as u64);
-    let map = |address: u64, rows: i32, layout: &SequenceLayout, tile: usize| {
-        let row = layout.row_stride as u64 * size;
-        // A length of 0 has no rows to copy, and no map.
-        let extents = [head_dim, rows.max(1) as u64, heads, sequences];
-        let strides = [row, head_dim * size, (layout.outer_stride as u64 * row).max(16)];
-        super::swizzled_map(device, dtype, address, &extents, &strides, &[64, tile as u32, 1, 1])
+    let AttentionParams { k, v, kv_len, head_dim, heads, sequences, kv_layout, .. } = attention;
+    let [size, channels] = [dtype.size(), head_dim as usize].map(|size| size as u64);
+    let row = kv_layout.row_stride as u64 * size;
+    // A length of 0 has no rows to copy, and no map.
+    let extents = [channels, kv_len.max(1) as u64, heads as u64, sequences as u64];
+    let strides = [row, channels * size, (kv_layout.outer_stride as u64 * row).max(16)];
+    let map = |address: u64, block: u32| {
+        let tile = [block, params::ATTENTION_WGMMA_KEYS as u32, 1, 1];
+        super::swizzled_map(device, dtype, address, &extents, &strides, &tile)
     };
-    let AttentionParams { q, k, v, q_len, kv_len, ref q_layout, ref kv_layout, .. } = attention;
+    // Blocks of channels: of 64, and of 16 what is left of K, and V where something is left.
+    let v_block = if channels.is_multiple_of(64) { 64 } else { 16 };
     Ok(AttentionWgmmaParams {
-        q_map: map(q, q_len, q_layout, params::ATTENTION_WGMMA_QUERIES)?,
-        k_map: map(k, kv_len, kv_layout, params::ATTENTION_WGMMA_KEYS)?,
-        v_map: map(v, kv_len, kv_layout, params::ATTENTION_WGMMA_KEYS)?,
+        k_map: map(k, 64)?,
+        k_rest_map: map(k, 16)?,
+        v_map: map(v, v_block)?,
         attention,
         reserved: [0; params::ATTENTION_RESERVED],
     })
@@ -496,7 +507,17 @@ mod tests {
         let h100 = Target::new(132, (9, 0));
         let hopper = choose(h100, DType::F16, wan).unwrap();
         assert_eq!((hopper.entry.as_str(), hopper.grid), ("attention_128_f16_wgmma", [2 * 256, 12]));
-        for other in [Shape { whole: false, ..wan }, Shape { aligned: false, ..wan }, spatial] {
+        let normed = choose(h100, DType::Bf16, spatial).unwrap();
+        assert_eq!((normed.entry.as_str(), normed.grid), ("attention_72_bf16_wgmma", [30 * 29, 16]));
+        let others = [
+            Shape { whole: false, ..wan },
+            Shape { aligned: false, ..wan },
+            Shape { plain: false, ..wan },
+            Shape { head_dim: 64, ..spatial },
+            Shape { whole: false, ..spatial },
+            Shape { aligned: false, ..spatial },
+        ];
+        for other in others {
             assert_eq!(choose(h100, DType::Bf16, other).unwrap().module, Module::Attention);
         }
         for head_dim in [24, 36, 136] {

@@ -359,7 +359,8 @@ impl<'a> Op<'a> {
     }
 }
 
-/// The map of boxes `tile` of a tensor in a 16-bit type, which lie in shared memory as `kernels/hopper.cuh` has them: in the 128-byte swizzle.
+/// The map of boxes `tile` of a tensor in a 16-bit type, which lie in shared memory as `kernels/hopper.cuh` has them: rows of 64 elements in the
+/// 128-byte swizzle, of 16 in that of 32 bytes.
 fn swizzled_map(
     device: &Device,
     dtype: DType,
@@ -369,7 +370,8 @@ fn swizzled_map(
     tile: &[u32],
 ) -> Result<EncodedTensorMap> {
     let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
-    let map = TensorMap::new(element, address, extents, strides, tile).with_swizzle(TensorSwizzle::B128);
+    let swizzle = if tile.first() == Some(&16) { TensorSwizzle::B32 } else { TensorSwizzle::B128 };
+    let map = TensorMap::new(element, address, extents, strides, tile).with_swizzle(swizzle);
     Ok(device.tensor_map(&map)?)
 }
 

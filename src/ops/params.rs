@@ -85,7 +85,6 @@ pub const ATTENTION_CROSS_THREADS: usize = 256;
 pub const ATTENTION_WGMMA_QUERIES: usize = 128;
 pub const ATTENTION_WGMMA_KEYS: usize = 128;
 pub const ATTENTION_WGMMA_THREADS: usize = 384;
-pub const ATTENTION_WGMMA_SHARED: usize = 163968;
 /// out = epilogue(prologue(a) . w^T + bias). Entries linear[_ln]_{bias,gelu,residual}_{bf16,f16,f32}.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
@@ -284,13 +283,14 @@ const _: () = {
     ["Offset of field: AttentionParams::head_dim"][::std::mem::offset_of!(AttentionParams, head_dim) - 224usize];
     ["Offset of field: AttentionParams::bias_span"][::std::mem::offset_of!(AttentionParams, bias_span) - 228usize];
 };
-/// sm_90a/attention.cu: q, k and v also as maps [sequences, heads, tokens, head_dim] of boxes of 64 channels of a tile.
+/** sm_90a/attention.cu: k and v also as maps [sequences, heads, tokens, head_dim] of boxes of a tile's keys: k's whole blocks of 64 channels and the
+16 of the rest, v's of 64 channels or, where there is a rest, of 16.*/
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
 pub struct AttentionWgmmaParams {
-    pub q_map: TensorMap,
     pub k_map: TensorMap,
+    pub k_rest_map: TensorMap,
     pub v_map: TensorMap,
     pub attention: AttentionParams,
     pub reserved: [i32; 6usize],
@@ -299,8 +299,9 @@ pub struct AttentionWgmmaParams {
 const _: () = {
     ["Size of AttentionWgmmaParams"][::std::mem::size_of::<AttentionWgmmaParams>() - 640usize];
     ["Alignment of AttentionWgmmaParams"][::std::mem::align_of::<AttentionWgmmaParams>() - 64usize];
-    ["Offset of field: AttentionWgmmaParams::q_map"][::std::mem::offset_of!(AttentionWgmmaParams, q_map) - 0usize];
-    ["Offset of field: AttentionWgmmaParams::k_map"][::std::mem::offset_of!(AttentionWgmmaParams, k_map) - 128usize];
+    ["Offset of field: AttentionWgmmaParams::k_map"][::std::mem::offset_of!(AttentionWgmmaParams, k_map) - 0usize];
+    ["Offset of field: AttentionWgmmaParams::k_rest_map"]
+        [::std::mem::offset_of!(AttentionWgmmaParams, k_rest_map) - 128usize];
     ["Offset of field: AttentionWgmmaParams::v_map"][::std::mem::offset_of!(AttentionWgmmaParams, v_map) - 256usize];
     ["Offset of field: AttentionWgmmaParams::attention"]
         [::std::mem::offset_of!(AttentionWgmmaParams, attention) - 384usize];

@@ -40,6 +40,8 @@ pub struct Efficiency {
     pub attention: Share,
     /// Share of the tensor peak that attention by `wgmma` reaches (heads of 128 on Hopper).
     pub wgmma_attention: Share,
+    /// The same for heads of 72.
+    pub wgmma_attention_72: Share,
     /// Share of the memory bandwidth that every kernel reaches.
     pub memory: Share,
     /// Seconds from the end of one kernel to the start of the next.
@@ -72,6 +74,10 @@ impl Efficiency {
                 value: 0.60,
                 origin: "assumed, not measured: FlashAttention-3 is known to reach 60 to 75 % at head_dim 128".into(),
             },
+            wgmma_attention_72: Share {
+                value: 0.45,
+                origin: "assumed, not measured: FlashAttention-3 is known to reach 40 to 50 % at head_dim 64".into(),
+            },
             memory: Share {
                 value: 0.85,
                 origin: "assumed, not measured: streaming kernels are known to reach 80 to 92 %".into(),
@@ -92,12 +98,13 @@ impl Efficiency {
             ("wgmma", &self.wgmma, 1.0),
             ("attention", &self.attention, tensor),
             ("wgmma_attention", &self.wgmma_attention, 1.0),
+            ("wgmma_attention_72", &self.wgmma_attention_72, 1.0),
             ("memory", &self.memory, 1.0),
         ] {
             if !(share.value > 0.0 && share.value <= most) {
                 let peak = match name {
                     "memory" => "the bandwidth",
-                    "wgmma" | "wgmma_attention" => "the tensor peak",
+                    "wgmma" | "wgmma_attention" | "wgmma_attention_72" => "the tensor peak",
                     _ => "the tensor peak by mma.sync",
                 };
                 return Err(ShareError { name, value: share.value, most, peak, gpu: chip.name });
@@ -114,6 +121,7 @@ impl Efficiency {
             wgmma: all(),
             attention: all(),
             wgmma_attention: all(),
+            wgmma_attention_72: all(),
             memory: all(),
             launch_seconds: 0.0,
         }
@@ -124,10 +132,12 @@ impl Efficiency {
         let hopper = |wgmma: &Share, other: &Share| {
             if entry.kernel.ends_with("_wgmma") { wgmma.value } else { other.value }
         };
+        let wgmma_attention =
+            if entry.kernel.starts_with("attention_72") { &self.wgmma_attention_72 } else { &self.wgmma_attention };
         let arithmetic = match Family::of(&entry.kernel) {
             Family::Linear => entry.work.flops as f64 / (chip.tensor_flops * hopper(&self.wgmma, &self.linear)),
             Family::Attention => {
-                entry.work.flops as f64 / (chip.tensor_flops * hopper(&self.wgmma_attention, &self.attention))
+                entry.work.flops as f64 / (chip.tensor_flops * hopper(wgmma_attention, &self.attention))
             }
             // A few rows on ordinary cores: the weights' traffic is what counts.
             Family::Memory => 0.0,
@@ -242,6 +252,11 @@ mod tests {
         let seconds = |kernel: &str| efficiency.seconds(chip, &entry(kernel, 1 << 40, 1, 1));
         let ratio = seconds("linear_bias_bf16_256") / seconds("linear_bias_bf16_wgmma");
         assert!((ratio - efficiency.wgmma.value / efficiency.linear.value).abs() < 1e-9 && ratio > 1.5, "{ratio}");
+        let heads = seconds("attention_72_bf16_wgmma") / seconds("attention_128_bf16_wgmma");
+        assert!(
+            (heads - efficiency.wgmma_attention.value / efficiency.wgmma_attention_72.value).abs() < 1e-9,
+            "{heads}"
+        );
         efficiency.wgmma.value = 1.01;
         assert!(efficiency.check(chip).unwrap_err().to_string().contains("at most 1"));
     }

@@ -55,7 +55,7 @@ enum Kind {
     Cross(usize),
     /// With a bias by distance from query to key.
     Biased,
-    /// sm_90a/attention.cu: neither norm nor RoPE, head_dim 128, whole sequences.
+    /// sm_90a/attention.cu: whole sequences, head_dim 128 with neither norm nor RoPE, and 72.
     Wgmma,
 }
 use Kind::{Biased, Cross, Large, Plain, Short, Wgmma};
@@ -327,7 +327,11 @@ fn launch_of(case: &Case) -> (String, [u32; 3], u32, u32) {
             let blocks = sequences * q_len.div_ceil(128);
             ("plain", [blocks, heads], 128, 4 * 32 * row + 3 * 2 * 16 * 128 + 16)
         }
-        Wgmma => ("wgmma", [sequences * q_len.div_ceil(128), heads], 384, 2 * 128 * (128 + 4 * 128) + 128),
+        Wgmma => {
+            let stages = if head_dim == 72 { 3 } else { 2 };
+            let shared = 2 * stages * 128 * 32 * head_dim.div_ceil(16) + 128 * row + 128;
+            ("wgmma", [sequences * q_len.div_ceil(128), heads], 384, shared)
+        }
         Biased => {
             let rows = if sixteen { 4 * 64 + 128 } else { 4 * 16 + 64 };
             let shared = rows * row + 8 * compiled + if sixteen { 512 } else { 128 } + 48;
@@ -547,15 +551,24 @@ fn hopper() {
     for device in hopper_devices() {
         for dtype in [DType::Bf16, DType::F16] {
             for length in [1, 64, 127, 128, 129, 300] {
-                let case = Case { norm: false, ..Case::spatial(128, dtype, Wgmma, 2, length) };
-                run(device, case);
-                run(device, Case { temperature: 20.0, ..case });
+                for head_dim in [72, 128] {
+                    let case = Case { norm: false, ..Case::spatial(head_dim, dtype, Wgmma, 2, length) };
+                    run(device, case);
+                    run(device, Case { temperature: 20.0, ..case });
+                }
+                for (norm, rope) in [(true, false), (false, true), (true, true)] {
+                    run(device, Case { norm, rope, ..Case::spatial(72, dtype, Wgmma, 2, length) });
+                }
             }
+            // More tiles than stages.
+            run(device, Case { heads: 1, ..Case::spatial(72, dtype, Wgmma, 1, 650) });
             // Queries and keys of different numbers, in tensors of their own; rows between the keys of sequences.
             for (q_len, kv_len) in [(130, 70), (20, 257)] {
-                let case = Case::cross(128, dtype, Wgmma, q_len, kv_len);
-                let kv_layout = Layout { outer_stride: kv_len + 3, ..Layout::dense(kv_len) };
-                run(device, Case { kv_lengths: false, kv_layout, ..case });
+                for head_dim in [72, 128] {
+                    let case = Case::cross(head_dim, dtype, Wgmma, q_len, kv_len);
+                    let kv_layout = Layout { outer_stride: kv_len + 3, ..Layout::dense(kv_len) };
+                    run(device, Case { kv_lengths: false, kv_layout, norm: head_dim == 72, ..case });
+                }
             }
         }
     }

@@ -83,8 +83,8 @@ pub(crate) struct Args {
     /// Trace recorded by `generate --trace`: plan the steps that the policy computes on it
     #[arg(long, value_name = "FILE.jsonl", hide_short_help = true)]
     trace: Option<PathBuf>,
-    /// Shares of the GPU's peaks that the kernels reach, such as linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; wgmma
-    /// and wgmma_attention are for the kernels for Hopper
+    /// Shares of the GPU's peaks that the kernels reach, such as linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; wgmma,
+    /// wgmma_attention and wgmma_attention_72 are for the kernels for Hopper
     #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', hide_short_help = true)]
     efficiency: Vec<String>,
     /// Print one JSON object
@@ -181,6 +181,7 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
             "linear" => &mut efficiency.linear,
             "wgmma" => &mut efficiency.wgmma,
             "wgmma_attention" => &mut efficiency.wgmma_attention,
+            "wgmma_attention_72" => &mut efficiency.wgmma_attention_72,
             "attention" => &mut efficiency.attention,
             "memory" => &mut efficiency.memory,
             "launch_us" if (0.0..=1000.0).contains(&value) => {
@@ -189,7 +190,7 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
             }
             _ => {
                 bail!(
-                    "--efficiency {setting}: known: linear, attention, wgmma, wgmma_attention, memory (0 to 1) and launch_us (0 to 1000)"
+                    "--efficiency {setting}: known: linear, attention, wgmma, wgmma_attention, wgmma_attention_72, memory (0 to 1) and launch_us (0 to 1000)"
                 )
             }
         };
@@ -362,15 +363,19 @@ fn steps(text: &mut String, e: &Estimate) -> fmt::Result {
 /// The assumed shares of the GPU's peaks, and where they are from.
 fn shares(text: &mut String, e: &Estimate) -> fmt::Result {
     writeln!(text, "\nshares of the peaks")?;
-    let Efficiency { linear, wgmma, attention, wgmma_attention, memory, .. } = &e.efficiency;
+    let Efficiency { linear, wgmma, attention, wgmma_attention, wgmma_attention_72, memory, .. } = &e.efficiency;
     let mut all = vec![("linear", linear), ("attention", attention), ("memory", memory)];
     if e.gpu.sm.compute_capability == (9, 0) {
-        all.extend([("wgmma", wgmma), ("wgmma_attention", wgmma_attention)]);
+        all.extend([
+            ("wgmma", wgmma),
+            ("wgmma_attention", wgmma_attention),
+            ("wgmma_attention_72", wgmma_attention_72),
+        ]);
     }
     for (name, share) in all {
-        writeln!(text, "  {name:<16} {:.2}  {}", share.value, share.origin)?;
+        writeln!(text, "  {name:<18} {:.2}  {}", share.value, share.origin)?;
     }
-    writeln!(text, "  {:<16} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
+    writeln!(text, "  {:<18} {:.1} µs between kernels", "launch", e.efficiency.launch_seconds * 1e6)?;
     Ok(())
 }
 
