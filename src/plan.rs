@@ -281,6 +281,7 @@ impl Job {
             snapshots: vec![],
             packed_cache: self.packed_cache,
             compare_folds: false,
+            rank: None,
         };
         let members = vec![Member { caption: &caption, policy }];
         let sampler = Sampler::new(&*model, members, geometry, &latents, None, options)?;

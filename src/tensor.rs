@@ -3,7 +3,7 @@
 //! A [`Tensor`] is a contiguous row-major view (last axis fastest). Clones, reshapes and row slices share device memory; kernels write
 //! through any of them.
 
-use crate::device::{Device, DeviceError, HostMemory, Memory, PendingRead};
+use crate::device::{Device, DeviceError, HostMemory, Memory, PendingRead, Rank};
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -101,6 +101,14 @@ pub enum TensorError {
         shape: Vec<usize>,
         /// The element type.
         dtype: DType,
+    },
+    /// A first axis that cannot be divided among ranks.
+    #[error("the first axis of {shape:?} cannot be divided among {ranks} ranks")]
+    Ranks {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The number of ranks.
+        ranks: usize,
     },
     /// Data that does not fill a shape.
     #[error("shape {shape:?} has {expected} elements, {got} were given")]
@@ -300,6 +308,18 @@ impl Tensor {
             return Err(TensorError::Elements { shape, expected, got: src.elements() });
         }
         Ok(self.device().copy(&self.memory, self.offset, &src.memory, src.offset, self.bytes())?)
+    }
+
+    /// Of each rank its part of the first axis, in order; afterwards all have the whole: see [`Device::all_gather`].
+    ///
+    /// # Errors
+    /// As [`Device::all_gather`]; a first axis that cannot be divided among the ranks.
+    pub fn all_gather(&self, rank: &Rank) -> Result<()> {
+        let (rows, ranks) = (self.shape.first().copied().unwrap_or(0), rank.ranks());
+        if !rows.is_multiple_of(ranks) {
+            return Err(TensorError::Ranks { shape: self.shape.clone(), ranks });
+        }
+        Ok(self.device().all_gather(rank, &self.memory, self.offset, self.bytes() / ranks)?)
     }
 
     /// Starts copying host memory to this tensor's beginning; see [`Device::fetch`].

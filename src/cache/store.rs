@@ -10,7 +10,7 @@ use super::measurement::Measurement;
 use super::point::ProbePoint;
 use super::policy::{Decision, Extrapolation, Half, Plan, Probes};
 use super::seacache;
-use crate::device::{Device, DeviceError, PendingRead};
+use crate::device::{Device, DeviceError, PendingRead, Rank};
 use crate::ops::circulant::Circulant;
 use crate::ops::decide::{DECISION_VALUES, Decider, DecisionRule, StepClock};
 use crate::ops::pack::PackError;
@@ -45,6 +45,8 @@ pub struct StoreOptions {
     pub times: Vec<f32>,
     /// The rule by which the device decides; `None` if it only measures.
     pub rule: Option<DecisionRule>,
+    /// Whose half of guidance the blocks after the head run on, if the other rank of two runs them on the other half.
+    pub rank: Option<Rank>,
 }
 
 impl StoreOptions {
@@ -78,6 +80,8 @@ struct Probe {
     /// Whether the measurement queued last compared two tensors.
     compared: bool,
     buffers: ProbeBuffers,
+    /// The rank whose half of the batch is measured here; the other's sums come from it.
+    rank: Option<Rank>,
     strides: Vec<usize>,
 }
 
@@ -162,11 +166,19 @@ impl ResidualStore {
             packed,
             times,
             rule,
+            rank,
         } = options;
-        let residual = || Kept::new(device, &shapes.hidden, shapes.dtype, packed);
         let rows_in = |parts: usize| [&[shapes.hidden[0] / parts], &shapes.hidden[1..]].concat();
         let part = if conditional { 2 } else { 1 };
-        let run_shape = rows_in(part);
+        let ranks = rank.as_ref().map_or(1, Rank::ranks);
+        let run_shape = rows_in(part * ranks);
+        // The blocks' own residuals; the head's blocks run on the whole batch.
+        let shared = |point: ProbePoint| {
+            rank.clone().filter(|_| matches!(point, ProbePoint::Residual { .. }) && !point.in_head(head))
+        };
+        let residual = |rank: &Option<Rank>| {
+            Kept::new(device, &rows_in(rank.as_ref().map_or(1, Rank::ranks)), shapes.dtype, packed)
+        };
         let parts = if halves { Half::BOTH.len() } else { 1 };
         let fold_shape = rows_in(parts);
         let folds = (0..if fold { parts } else { 0 })
@@ -186,9 +198,10 @@ impl ResidualStore {
             results.slice_rows(sums, points.len() * DECISION_VALUES)?.reshape(&[points.len(), DECISION_VALUES])?;
         let probes = points.into_iter().zip(buffers).zip(&layouts).map(|((point, buffers), (_, count))| {
             let whole = |shape: &[usize]| Ok(Kept::Whole(Tensor::empty(device, shape, DType::F32)?));
-            let kept = shapes.at(point).map_or_else(residual, whole)?;
+            let rank = shared(point);
+            let kept = shapes.at(point).map_or_else(|| residual(&rank), whole)?;
             let strides = strides[..*count].to_vec();
-            Ok(Probe { point, kept, filled: false, compared: false, buffers, strides })
+            Ok(Probe { point, kept, filled: false, compared: false, buffers, rank, strides })
         });
         Ok(ResidualStore {
             device: device.clone(),
@@ -309,14 +322,22 @@ impl ResidualStore {
     }
 
     /// Measures `fresh` against the tensor `probe` has kept, keeps `fresh` in its place, and lets the device decide if it does. `unpacked`
-    /// is scratch space for a residual that is kept packed, or in the head, where it waits for [`ResidualStore::keep_head`].
+    /// is scratch space for a residual that is kept packed, or in the head, where it waits for [`ResidualStore::keep_head`]. With ranks, `fresh`
+    /// is this one's half of a block's residual, and the other's sums are waited for.
     ///
     /// After the last probe of a computed step the copy of the results to the host starts ([`ResidualStore::measurements`]), while the
     /// forward pass goes on; in a recording the graph ends here, and its replayer calls [`ResidualStore::read_results`] between the parts.
     pub fn probe(&mut self, probe: usize, fresh: &Tensor, unpacked: Option<&Tensor>) -> Result<(), OpError> {
         let last = probe + 1 == self.probes.len();
-        let Probe { point, kept, filled, compared, buffers, strides } = &mut self.probes[probe];
+        let Probe { point, kept, filled, compared, buffers, rank, strides } = &mut self.probes[probe];
         let (first, waits) = (!*filled, point.in_head(self.head));
+        let all = buffers.sums();
+        let own = rank.as_ref().map(|rank| {
+            let samples = all.shape()[0] / rank.ranks();
+            buffers.of_samples(rank.index() * samples, samples)
+        });
+        let own = own.transpose()?;
+        let buffers = own.as_ref().unwrap_or(buffers);
         *compared = !first;
         match (&*kept, unpacked, &self.error) {
             (Kept::Packed(packed), Some(unpacked), Some(error)) => {
@@ -340,10 +361,13 @@ impl ResidualStore {
             _ => return Err(self.no_room("ResidualStore::probe", "unpacked")),
         }
         *filled |= !waits;
+        if let Some(rank) = rank {
+            all.all_gather(rank)?;
+        }
         // The first residual has nothing to be compared with.
         if let (Some(decider), false) = (&self.decider, first) {
             let decision = self.decisions.slice_rows(probe, 1)?.reshape(&[DECISION_VALUES])?;
-            decider.decide(&self.clock, probe, buffers.sums(), &decision)?;
+            decider.decide(&self.clock, probe, all, &decision)?;
         }
         if last && !point.before_plan(self.head) && !self.device.cut() {
             self.read_results()?;

@@ -235,6 +235,7 @@ fn run_rollout(rollout: &Rollout, model: &Latte, io: &Weights, result: &mut Chec
         snapshots: expected.latent_steps.clone(),
         packed_cache: false,
         compare_folds: false,
+        rank: None,
     };
     let make = || policy(rollout.cache.as_ref(), model, shape[2], (rollout.steps, &times));
     let (members, mut host) = (vec![Member { caption: &caption, policy: make()? }], make()?);

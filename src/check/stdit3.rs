@@ -191,6 +191,7 @@ fn run_rollout(
         snapshots: rollout.expected.latent_steps.clone(),
         packed_cache: false,
         compare_folds: false,
+        rank: None,
     };
     let policy = AdaCache::new(cache, options.rows.len());
     let members = vec![Member { caption: &caption, policy: Box::new(policy.clone()) }];

@@ -197,6 +197,7 @@ fn run_rollout(rollout: &Rollout, model: &Wan, io: &Weights, result: &mut CheckR
         snapshots: rollout.expected.latent_steps.clone(),
         packed_cache: false,
         compare_folds: false,
+        rank: None,
     };
     let make = || policy(rollout.cache.as_ref(), model, shape[2], options.rows.len());
     let (members, mut host) = (vec![Member { caption: &caption, policy: make()? }], make()?);

@@ -173,6 +173,14 @@ pub enum DeviceError {
         /// Device id.
         device: String,
     },
+    /// Another rank of the group takes part no more.
+    #[error("rank {rank} failed: {reason}")]
+    Rank {
+        /// Its number.
+        rank: usize,
+        /// Why.
+        reason: String,
+    },
     /// Any other answer of the driver.
     #[error("{call} failed on {device}: {name}: {text}")]
     Driver {
@@ -223,7 +231,13 @@ impl DeviceError {
 
     /// Whether retrying the same work in another way cannot succeed.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, DeviceError::Interrupted { .. } | DeviceError::GpuFault(_) | DeviceError::Fault { .. })
+        matches!(
+            self,
+            DeviceError::Interrupted { .. }
+                | DeviceError::GpuFault(_)
+                | DeviceError::Fault { .. }
+                | DeviceError::Rank { .. }
+        )
     }
 
     pub(super) fn launch(launch: &Launch<'_>, device: &str, reason: impl Into<String>) -> Self {

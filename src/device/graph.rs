@@ -1,4 +1,4 @@
-//! Recorded work: launches, copies, fills and fetches recorded once and replayed many times. A GPU receives them as CUDA graphs, one
+//! Recorded work: launches, copies, fills, fetches and exchanges recorded once and replayed many times. A GPU receives them as CUDA graphs, one
 //! submission for hundreds of kernels; the virtual GPU, and any observed device, replays the list.
 
 use std::sync::atomic::Ordering;
@@ -13,22 +13,27 @@ use super::recording::{Command, RECORDING, Recording};
 ///
 /// It holds addresses, not device memory: the caller must keep every tensor alive that it was recorded with.
 pub struct Graph {
+    parts: Vec<Part>,
+    device: Device,
+}
+
+/// What is between two exchanges of ranks, or an exchange alone.
+struct Part {
     /// The backend's native form, if it has one. Declared before the commands: it is dropped before the kernels and host memory that it
     /// uses.
     native: Option<Handle>,
     commands: Vec<Command>,
-    device: Device,
 }
 
 impl Graph {
     /// The number of launches and memory operations.
     pub fn len(&self) -> usize {
-        self.commands.len()
+        self.parts.iter().map(|part| part.commands.len()).sum()
     }
 
     /// Whether it has no operations.
     pub fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        self.len() == 0
     }
 
     /// Queues the whole recording once more.
@@ -39,6 +44,12 @@ impl Graph {
         let device = &self.device;
         device.not_recording("a replay")?;
         device.going()?;
+        self.parts.iter().try_for_each(|part| part.replay(device))
+    }
+}
+
+impl Part {
+    fn replay(&self, device: &Device) -> Result<()> {
         // An observer wants to see every launch.
         if let Some(native) = self.native.as_ref().filter(|_| device.uses_graphs() && device.observer().is_none()) {
             match device.0.backend.replay(native) {
@@ -52,8 +63,24 @@ impl Graph {
 
 impl std::fmt::Debug for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Graph({} commands, {})", self.commands.len(), self.device.info().id)
+        write!(f, "Graph({} commands, {})", self.len(), self.device.info().id)
     }
+}
+
+/// Commands with every exchange by itself.
+fn apart(commands: Vec<Command>) -> Vec<Vec<Command>> {
+    let mut parts: Vec<Vec<Command>> = vec![];
+    for command in commands {
+        match parts.last_mut() {
+            Some(part)
+                if !matches!((&command, &part[0]), (Command::Gather { .. }, _) | (_, Command::Gather { .. })) =>
+            {
+                part.push(command);
+            }
+            _ => parts.push(vec![command]),
+        }
+    }
+    parts
 }
 
 impl Device {
@@ -81,8 +108,11 @@ impl Device {
         let parts = RECORDING.take().map(|recording| recording.parts).unwrap_or_default();
         drop(end);
         let graph = |commands: Vec<Command>| -> Result<Graph> {
-            let native = self.native(&commands)?;
-            Ok(Graph { native, commands, device: self.clone() })
+            let parts = apart(commands).into_iter().map(|commands| {
+                let native = self.native(&commands)?;
+                Ok(Part { native, commands })
+            });
+            Ok(Graph { parts: parts.collect::<Result<_>>()?, device: self.clone() })
         };
         Ok(parts.into_iter().map(graph).collect::<Result<_>>()?)
     }
@@ -91,7 +121,7 @@ impl Device {
     /// then queued one by one, with the same results.
     fn native(&self, commands: &[Command]) -> Result<Option<Handle>> {
         self.going()?;
-        if !self.uses_graphs() {
+        if !self.uses_graphs() || matches!(commands, [Command::Gather { .. }]) {
             return Ok(None);
         }
         let backend = &*self.0.backend;
@@ -137,6 +167,7 @@ impl Device {
             Command::Fill { bytes, .. } => self.observed("fill", 0, *bytes, || command.submit(&*self.0.backend)),
             Command::Fetch { bytes, .. } => self.observed("fetch", *bytes, *bytes, || command.submit(&*self.0.backend)),
             Command::Fetched { .. } => command.submit(&*self.0.backend),
+            Command::Gather { at, bytes, rank } => self.gather(rank, *at, *bytes),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 
 use super::backend::{Backend, Handle, Result};
+use super::error::DeviceError;
+use super::group::Rank;
 use super::info::{Launch, Work};
 use super::kernel::Kernel;
 
@@ -24,6 +26,7 @@ pub(super) enum Command {
     Fill { dst: u64, byte: u8, bytes: usize },
     Fetch { dst: u64, src: Handle, bytes: usize },
     Fetched { dst: u64 },
+    Gather { at: u64, bytes: usize, rank: Rank },
 }
 
 impl Command {
@@ -37,6 +40,8 @@ impl Command {
             Command::Fill { dst, byte, bytes } => backend.fill(*dst, *byte, *bytes),
             Command::Fetch { dst, src, .. } => backend.fetch(*dst, src),
             Command::Fetched { dst } => backend.fetched(*dst),
+            // Not in a graph: the host takes part.
+            Command::Gather { .. } => Err(DeviceError::Recording { call: "an exchange" }),
         }
     }
 }

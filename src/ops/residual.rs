@@ -53,6 +53,14 @@ impl ProbeBuffers {
         Ok((all, buffers))
     }
 
+    /// The same for `samples` of the batch, from `first` on.
+    ///
+    /// # Errors
+    /// Samples that there are not.
+    pub fn of_samples(&self, first: usize, samples: usize) -> Result<Self> {
+        Ok(Self { partial: self.partial.slice_rows(0, samples)?, sums: self.sums.slice_rows(first, samples)? })
+    }
+
     /// The number of sums per sample in a measurement with `strides` frame strides.
     pub fn count(strides: usize) -> usize {
         PROBE_SUMS + MOTION_SUMS * strides

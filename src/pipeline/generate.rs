@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::conditioning::Given;
 use super::error::PipelineError;
 use super::experts::{Experts, OnLoad};
 use super::generation::{Decoded, Generation, OnFrame};
+use super::guidance::is_guided;
 use super::job::{Deciding, Job};
 use super::noise::noise;
 use super::prompt::TextOptions;
@@ -20,7 +21,7 @@ use super::settings::{Settings, codebook};
 use super::source::{Content, ModelSource, Parts, PipelineConfig};
 use super::stages::{Stage, named};
 use crate::cache::{CacheConfig, ComputeAll};
-use crate::device::{Device, DryConfig};
+use crate::device::{Device, DryConfig, Rank};
 use crate::media::{Frames, Latents};
 use crate::model::Autoencoder;
 use crate::sampler::{FrameConditioning, SampleOutput, StepEvent};
@@ -35,6 +36,10 @@ pub struct Pipeline {
     /// The device memory budget in bytes.
     budget: Option<usize>,
     device: Device,
+    /// The place among the devices that generate together.
+    rank: Option<Rank>,
+    /// The same model on the other devices, of the ranks behind this one's.
+    others: Vec<Pipeline>,
 }
 
 impl Request {
@@ -108,7 +113,26 @@ impl Pipeline {
     fn with(experts: Experts, source: &ModelSource, device: &Device, first: usize) -> Result<Pipeline, PipelineError> {
         experts.get(first)?;
         let (source, device) = (source.clone(), device.clone());
-        Ok(Pipeline { source, experts, decodable: OnceLock::new(), budget: None, device })
+        Ok(Pipeline { source, experts, decodable: OnceLock::new(), budget: None, device, rank: None, others: vec![] })
+    }
+
+    /// This pipeline and `other`, of the same model on another device, as one: each runs the transformer's blocks on its half of guidance, in a thread
+    /// of its own, and a computed step exchanges the hidden state and the sums of the blocks' probes; a reused step exchanges nothing. The latents are
+    /// those of one device, as far as its kernels give the same bits for half the batch, and so are the decisions. This one decodes.
+    ///
+    /// # Errors
+    /// Another model or type; a pipeline that is joined already.
+    pub fn join(mut self, mut other: Pipeline) -> Result<Pipeline, PipelineError> {
+        let alike = Arc::ptr_eq(&self.source, &other.source) && self.experts.dtype() == other.experts.dtype();
+        if !alike || self.rank.is_some() || other.rank.is_some() {
+            let reason = "two pipelines generate together if both have the same model in the same type, and neither has a partner";
+            return Err(PipelineError::Setting(reason.into()));
+        }
+        for (rank, pipeline) in Rank::group(2).into_iter().zip([&mut self, &mut other]) {
+            pipeline.rank = Some(rank);
+        }
+        self.others.push(other);
+        Ok(self)
     }
 
     /// Reports which decoder files are missing or damaged, without using device memory: reads them all for a device that stores nothing.
@@ -167,9 +191,15 @@ impl Pipeline {
             noise: noise.as_ref().map(|latents| latents.hash()),
             packed_cache: *packed_cache,
             given: given.as_ref().map(Given::facts),
-            device: Some(self.device.info().label()),
+            device: Some(self.devices()),
             ..Settings::new(&self.source, weights, prompt.to_string(), &how)
         }
+    }
+
+    /// The devices it runs on, by their names.
+    fn devices(&self) -> String {
+        let all = std::iter::once(self).chain(&self.others);
+        all.map(|pipeline| pipeline.device.info().label()).collect::<Vec<_>>().join(" + ")
     }
 
     /// Sizes and defaults.
@@ -231,10 +261,68 @@ impl Pipeline {
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
         on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
+        let Some(rank) = self.rank.as_ref().filter(|_| !self.others.is_empty()) else {
+            return self.run_rank(requests, deciding, recorder, on_step, on_frame);
+        };
+        rank.reset();
+        let latents_alone: Vec<Request> = requests.iter().map(|r| Request { decode: false, ..r.clone() }).collect();
+        let beside = |other: &Pipeline| {
+            let (mut on_step, mut on_frame) =
+                (|_: &StepEvent| ControlFlow::Continue(()), |_: &Decoded| ControlFlow::Continue(()));
+            other.run_rank(&latents_alone, deciding, recorder, &mut on_step, &mut on_frame).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self.others.iter().map(|other| scope.spawn(|| beside(other))).collect();
+            let made = self.run_rank(requests, deciding, recorder, on_step, on_frame);
+            for thread in threads {
+                let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                if made.is_ok() {
+                    ended?;
+                }
+            }
+            made
+        })
+    }
+
+    /// What this rank does of a run. The others hear of its end.
+    fn run_rank(
+        &self,
+        requests: &[Request],
+        deciding: Deciding,
+        recorder: Option<&ComputeAll>,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+        on_frame: OnFrame<'_>,
+    ) -> Result<Vec<Generation>, PipelineError> {
+        /// Speaks for a thread that panics.
+        struct Ending<'a>(Option<&'a Rank>);
+        impl Drop for Ending<'_> {
+            fn drop(&mut self) {
+                if let Some(rank) = self.0 {
+                    rank.fail("it panicked");
+                }
+            }
+        }
+        let mut ending = Ending(self.rank.as_ref());
+        let made = self.run_here(requests, deciding, recorder, on_step, on_frame);
+        if let (Some(rank), Err(error)) = (ending.0.take(), &made) {
+            rank.fail(format!("{error} (on {})", self.device.info().label()));
+        }
+        made
+    }
+
+    fn run_here(
+        &self,
+        requests: &[Request],
+        deciding: Deciding,
+        recorder: Option<&ComputeAll>,
+        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
+        on_frame: OnFrame<'_>,
+    ) -> Result<Vec<Generation>, PipelineError> {
         let Some(request) = requests.first() else { return Ok(vec![]) };
         check_settings(&self.source, request.steps, request.cfg_scale)?;
         check_alike(request, requests)?;
         let start = Instant::now();
+        let sent = self.rank.as_ref().map_or(0, Rank::sent_bytes);
         self.device.reset_peak();
         if request.decode {
             // Before the steps: what is missing or damaged is said now.
@@ -242,9 +330,14 @@ impl Pipeline {
         }
         let job = Job { videos: requests.len(), deciding, ..Job::new(&self.source, self.experts.dtype(), request) };
         let (stages, decided) = (job.stages()?, requests.len() / job.members());
+        if self.rank.is_some() && !stages.iter().any(|stage| is_guided(stage.cfg_scale)) {
+            let reason = "at guidance scale 1 there are no halves that two devices could share: take one device, or another scale";
+            return Err(PipelineError::Setting(reason.into()));
+        }
         let (latents, conditioning) = self.initial(requests)?;
         let (experts, config) = (&self.experts, self.config());
-        let batch = Batch { experts, config, requests, job: &job, recorder, latents, conditioning };
+        let rank = self.rank.as_ref();
+        let batch = Batch { experts, config, requests, job: &job, recorder, latents, conditioning, rank };
         let output = batch.sample(&stages, on_step)?;
 
         let rgb = if request.decode { Some(self.decode(&output, on_frame)?) } else { None };
@@ -254,7 +347,8 @@ impl Pipeline {
             encode: 0.0,
             per_step: output.seconds_per_step.clone(),
         };
-        let made = Made { pipeline: self, requests, decided, stages, output, rgb, seconds };
+        let exchanged = self.rank.as_ref().map_or(0, Rank::sent_bytes) - sent;
+        let made = Made { pipeline: self, requests, decided, stages, output, exchanged, rgb, seconds };
         Ok((0..requests.len()).map(|i| made.generation(i)).collect())
     }
 
@@ -316,6 +410,8 @@ struct Made<'a> {
     decided: usize,
     stages: Vec<Stage>,
     output: SampleOutput,
+    /// Bytes given to the other device.
+    exchanged: u64,
     /// The pixels of all videos, where they are wanted.
     rgb: Option<Vec<u8>>,
     seconds: Seconds,
@@ -349,7 +445,7 @@ impl Made<'_> {
         let computed = FlopCount::new(output.flops, &member.flops);
         Report {
             model: config.name.clone(),
-            device: pipeline.device.info().label(),
+            device: pipeline.devices(),
             dtype: pipeline.experts.dtype().to_string(),
             steps: member.plans.len(),
             stages: named(&self.stages),
@@ -364,6 +460,7 @@ impl Made<'_> {
             peak_device_bytes: pipeline.device.peak_bytes(),
             resident_weight_bytes: resident,
             streamed_weight_bytes: streamed,
+            exchanged_bytes: self.exchanged,
             memory_budget: pipeline.budget,
             seed: request.seed,
             prompt: request.prompt.to_string(),

@@ -63,6 +63,7 @@ impl Job {
             snapshots: vec![],
             packed_cache: self.packed_cache,
             compare_folds: false,
+            rank: None,
         };
         let member = |caption| Ok(Member { caption, policy: self.policy(stage)? });
         let deciding = captions.iter().map(member).collect::<Result<_, PipelineError>>()?;

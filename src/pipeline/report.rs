@@ -62,6 +62,9 @@ pub struct Report {
     /// Bytes of its weights in host memory, which every computed step copies to the device; 0 if all are resident.
     #[serde(default)]
     pub streamed_weight_bytes: usize,
+    /// Bytes that this device gave to the other that ran half of guidance, if there was one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exchanged_bytes: u64,
     /// The device memory budget, if one was set.
     #[serde(default)]
     pub memory_budget: Option<usize>,
@@ -113,6 +116,10 @@ pub struct Report {
 
 fn one() -> usize {
     1
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// Wall-clock seconds.

@@ -10,6 +10,7 @@ use super::request::Request;
 use super::source::PipelineConfig;
 use super::stages::{Stage, named};
 use crate::cache::{ComputeAll, Decision, Policy};
+use crate::device::Rank;
 use crate::model::{Caption, Geometry, Transformer, TransformerShape};
 use crate::sampler::{FrameConditioning, Member, SampleError, SampleOutput, Sampler, SamplerOptions, StepEvent};
 
@@ -25,6 +26,8 @@ pub(super) struct Batch<'a> {
     /// Initial latents.
     pub(super) latents: Vec<f32>,
     pub(super) conditioning: Option<FrameConditioning>,
+    /// The place beside another device, which runs the other half of guidance.
+    pub(super) rank: Option<&'a Rank>,
 }
 
 impl Batch<'_> {
@@ -54,7 +57,7 @@ impl Batch<'_> {
         before: Option<&SampleOutput>,
         on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
     ) -> Result<SampleOutput, PipelineError> {
-        let Batch { experts, config, requests, job, recorder, latents, conditioning } = self;
+        let Batch { experts, config, requests, job, recorder, latents, conditioning, rank } = self;
         let model = experts.get(stage.expert)?;
         let guided = is_guided(stage.cfg_scale);
         let decided = requests.chunks(requests.len() / job.members());
@@ -72,6 +75,8 @@ impl Batch<'_> {
             snapshots: vec![],
             packed_cache: requests[0].packed_cache,
             compare_folds: recorder.is_some(),
+            // An expert without guidance has no halves: both ranks run all of it.
+            rank: rank.filter(|_| guided).cloned(),
         };
         let geometry = Geometry { guided, ..config.geometry(requests.len()) };
         let conditioning = conditioning.clone();

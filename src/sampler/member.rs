@@ -10,7 +10,7 @@ use crate::cache::{
     Decision, GroupSet, Half, Measurement, PendingMeasurements, Plan, Policy, ProbePoint, ResidualStore, Reused,
     StoreOptions, computed_steps, partial_steps, trace,
 };
-use crate::device::Graph;
+use crate::device::{Graph, Rank};
 use crate::model::{Caption, Geometry, ResidualRoom, Transformer, Walk, Workspace};
 use crate::ops;
 use crate::ops::decide::StepClock;
@@ -73,6 +73,8 @@ pub(super) struct MemberState<'a> {
     kept: GroupSet,
     /// Folds to compare with later ones, each with its step.
     folds: Vec<(usize, Vec<f32>)>,
+    /// Whose half of guidance the blocks run on.
+    rank: Option<Rank>,
     pub(super) output: MemberOutput,
 }
 
@@ -102,6 +104,8 @@ pub(super) struct Setup<'a> {
     pub(super) shape: [usize; 5],
     /// The time of the step before the first, in a run that goes on where another ended.
     pub(super) before: Option<f32>,
+    /// The place among the ranks.
+    pub(super) rank: &'a Option<Rank>,
 }
 
 /// What a member begins with.
@@ -119,7 +123,7 @@ impl<'a> MemberState<'a> {
         Member { caption, policy }: Member<'a>,
         Begin { latents, history, conditioning }: Begin<'_>,
     ) -> Result<MemberState<'a>, SampleError> {
-        let Setup { model, rows, slots, room, workspace, shape, before } = *setup;
+        let Setup { model, rows, slots, room, workspace, shape, before, rank } = *setup;
         let (device, probes) = (model.device(), policy.probes());
         let clock = StepClock::new(device, &rows.iter().map(Row::words).collect::<Vec<_>>())?;
         let points = probes.points.clone();
@@ -142,6 +146,7 @@ impl<'a> MemberState<'a> {
             packed: room.packed,
             times: rows.iter().map(|row| row.time).collect(),
             rule: policy.device_rule(),
+            rank: rank.clone(),
         };
         let history = || {
             let shape = [&[slots], &shape[..]].concat();
@@ -167,6 +172,7 @@ impl<'a> MemberState<'a> {
             last_computed: None,
             kept: GroupSet::default(),
             folds: vec![],
+            rank: rank.clone(),
             output: MemberOutput { trace, ..MemberOutput::default() },
         })
     }
@@ -408,12 +414,23 @@ impl MemberState<'_> {
         let Walk { model, ws, .. } = walk;
         self.store.begin(plan);
         self.store.keep_head(ws.unpacked())?;
-        if !modulated {
+        // A half's tables lie otherwise than those of the batch.
+        if !modulated && self.rank.is_none() {
             model.modulate(ws, None)?;
         }
         self.probe_latents(ProbePoint::ComputedLatents)?;
         walk.enter(&mut self.store)?;
-        walk.blocks(self.store.head()..model.anatomy().blocks(), Some(&mut self.store))?;
+        let blocks = self.store.head()..model.anatomy().blocks();
+        match &self.rank {
+            None => walk.blocks(blocks, Some(&mut self.store))?,
+            Some(rank) => {
+                let half = Half::BOTH[rank.index()];
+                let (ws, caption) = (&ws.half(half)?, &walk.caption.half(half)?);
+                model.modulate(ws, None)?;
+                Walk { ws, caption, ..walk }.blocks(blocks, Some(&mut self.store))?;
+                walk.ws.x().all_gather(rank)?;
+            }
+        }
         Ok(walk.leave(&self.z, &mut self.store)?)
     }
 

@@ -2,6 +2,7 @@
 
 use super::solver::Row;
 use crate::cache::Policy;
+use crate::device::Rank;
 use crate::model::Caption;
 
 /// How to sample.
@@ -18,6 +19,9 @@ pub struct SamplerOptions {
     /// Whether the trace compares the fold of each computed step with all earlier folds, if folds are kept. The host does this and keeps
     /// them all.
     pub compare_folds: bool,
+    /// This sampler's place beside another, of the same videos by the same options on another device: of two ranks each runs the blocks on its half
+    /// of guidance. `None`: it runs them on both.
+    pub rank: Option<Rank>,
 }
 
 /// Videos that share decisions: a whole batch, as published, or one video.

@@ -18,7 +18,7 @@ use super::options::{Member, SamplerOptions};
 use super::pace::Pace;
 use super::solver::Row;
 use crate::cache::{Decision, Plan, Policy, check_fits};
-use crate::device::Event;
+use crate::device::{Event, Rank};
 use crate::model::{Flops, Geometry, ResidualRoom, Transformer, Walk, Workspace};
 
 /// One finished step, for progress displays.
@@ -184,8 +184,16 @@ impl<'a> Sampler<'a> {
             let reason = "frames cannot begin to move with a solver that keeps a history, which they would lack: give a frame mask of 0 and 1";
             return Err(SampleError::Input(reason.into()));
         }
-        let setup =
-            Setup { model, rows: &options.rows, slots, room: &room, workspace: &workspace, shape, before: time };
+        let setup = Setup {
+            model,
+            rows: &options.rows,
+            slots,
+            room: &room,
+            workspace: &workspace,
+            shape,
+            before: time,
+            rank: &options.rank,
+        };
         let begin = |i: usize, conditioning| Begin {
             latents: &latents[i * elements..][..elements],
             history: history.iter().map(|slot| &slot[i * elements..][..elements]).collect(),
@@ -310,6 +318,24 @@ impl<'a> Sampler<'a> {
     }
 }
 
+/// Whether each of the ranks can run its half of guidance.
+fn shares_guidance(rank: &Rank, policy: &dyn Policy, geometry: &Geometry) -> Result<(), SampleError> {
+    let name = policy.name();
+    let reason = if rank.ranks() != 2 {
+        format!("{} ranks share the two halves of guidance: take 2", rank.ranks())
+    } else if !geometry.guided {
+        "there is no guidance whose halves two ranks could share: take one rank, or a guidance scale other than 1"
+            .into()
+    } else if policy.ends_guidance() || policy.decides_halves() {
+        format!(
+            "policy `{name}` decides about the halves of guidance by themselves, so two ranks cannot share them: take one rank, or another policy"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(SampleError::Input(reason))
+}
+
 /// The buffers a workspace needs with the policy of the first member: all others probe the same residuals.
 fn room(
     model: &dyn Transformer,
@@ -318,6 +344,9 @@ fn room(
     options: &SamplerOptions,
 ) -> Result<ResidualRoom, SampleError> {
     let (groups, anatomy, name) = (policy.groups(), model.anatomy(), policy.name());
+    if let Some(rank) = &options.rank {
+        shares_guidance(rank, policy, geometry)?;
+    }
     let room = ResidualRoom {
         probes: policy.probes().points,
         packed: options.packed_cache && (policy.reuses() || !groups.is_empty()),

@@ -86,7 +86,8 @@ fn still(model: &Latte, cache: &CacheConfig, packed_cache: bool) -> SampleOutput
     let caption = model.caption(&y, 2, None).unwrap();
     cache.validate_for(model.anatomy(), geometry().frames).unwrap();
     let members = vec![Member { caption: &caption, policy: cache.policy(model.anatomy(), &times) }];
-    let options = SamplerOptions { rows, cfg_scale: 3.0, snapshots: vec![], packed_cache, compare_folds: false };
+    let options =
+        SamplerOptions { rows, cfg_scale: 3.0, snapshots: vec![], packed_cache, compare_folds: false, rank: None };
     let sampler = Sampler::new(model, members, geometry(), &noise(), None, options).unwrap();
     sampler.run(&mut |_| ControlFlow::Continue(())).unwrap()
 }

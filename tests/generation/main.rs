@@ -11,6 +11,7 @@ mod family;
 mod latte;
 mod parity;
 mod policies;
+mod ranks;
 mod requests;
 mod solver;
 mod sprites_wan;

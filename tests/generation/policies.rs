@@ -384,6 +384,7 @@ fn a_store_extrapolates_what_it_was_shown() {
             packed: false,
             times: vec![],
             rule: None,
+            rank: None,
         };
         let mut store = ResidualStore::new(&device, options, &clock, &shapes).unwrap();
         assert_eq!(store.bytes(), (1 + order) * 64);

@@ -446,6 +446,7 @@ fn a_generation_with_a_history_is_its_rows_one_by_one() {
                 cfg_scale: scale,
                 packed_cache: false,
                 compare_folds: false,
+                rank: None,
             };
             let member = || vec![Member { caption: &caption, policy: Box::new(ComputeAll::default()) }];
             let sampler = Sampler::new(&model, member(), geometry, &z, None, options.clone()).unwrap();

@@ -64,7 +64,7 @@ fn run(model: &Wan, policy: impl Policy + 'static, seed: f64) -> SampleOutput {
 fn run_packed(model: &Wan, policy: impl Policy + 'static, seed: f64, packed_cache: bool) -> SampleOutput {
     let rows = Euler(FlowGrid::euler(STEPS, 3.0).unwrap()).rows();
     let snapshots = (1..=STEPS).collect();
-    let options = SamplerOptions { rows, cfg_scale: CFG, snapshots, packed_cache, compare_folds: false };
+    let options = SamplerOptions { rows, cfg_scale: CFG, snapshots, packed_cache, compare_folds: false, rank: None };
     let caption = caption(model);
     let members = vec![Member { caption: &caption, policy: Box::new(policy) }];
     let sampler = Sampler::new(model, members, geometry(), &noise(model, seed), None, options).unwrap();
@@ -304,6 +304,7 @@ fn a_step_computes_one_half_of_guidance() {
         snapshots: vec![],
         packed_cache: false,
         compare_folds: false,
+        rank: None,
     };
     let caption = caption(&model);
     let members = vec![Member { caption: &caption, policy: Box::new(early) }];

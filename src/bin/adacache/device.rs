@@ -42,6 +42,19 @@ impl Options {
         device.use_graphs(!self.no_graphs);
         Ok(device)
     }
+
+    /// The devices of these names in its place, or itself if there are none.
+    pub(crate) fn open_all(&self, names: &[String]) -> anyhow::Result<Vec<Device>> {
+        if names.is_empty() {
+            return Ok(vec![self.open()?]);
+        }
+        let opened = names.iter().map(|name| {
+            let device = open(name.trim())?;
+            device.use_graphs(!self.no_graphs);
+            Ok(device)
+        });
+        opened.collect()
+    }
 }
 
 /// Opens a device by its name. From now on Ctrl-C and SIGTERM interrupt it.

@@ -94,10 +94,14 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     if groups.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
+    if args.devices.len() > 2 {
+        bail!("--devices {}: guidance has two halves, so at most two devices share them", args.devices.join(","));
+    }
 
-    let device = args.device.open()?;
+    let devices = args.device.open_all(&args.devices)?;
+    let device = &devices[0];
     device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
-    let groups = embed(args, &device, &source, groups, embeddings.as_ref(), cfg_scale)?;
+    let groups = embed(args, device, &source, groups, embeddings.as_ref(), cfg_scale)?;
     let request = |prompt: &Prompt, decode: bool| Request {
         prompt: prompt.clone(),
         steps,
@@ -110,7 +114,7 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
         given: None,
         decode,
     };
-    run_all(args, &device, &source, conditions, &groups, &request)
+    run_all(args, &devices, &source, conditions, &groups, &request)
 }
 
 /// A video to make, with its prompt embedded.
@@ -128,7 +132,7 @@ fn deciding(args: &Args) -> Deciding {
 /// next.
 fn load(
     args: &Args,
-    device: &Device,
+    devices: &[Device],
     source: &ModelSource,
     conditions: &Conditions,
     groups: &[Vec<Embedded>],
@@ -146,7 +150,11 @@ fn load(
         ..Job::new(source, args.dtype, &largest)
     };
     let budget = args.vram_budget.map(|MemorySize(bytes)| bytes);
-    let mut pipeline = Pipeline::load_within(&job, device, budget)?;
+    let mut pipelines = devices.iter().map(|device| Pipeline::load_within(&job, device, budget));
+    let mut pipeline = pipelines.next().context("there is a device")??;
+    for other in pipelines {
+        pipeline = pipeline.join(other?)?;
+    }
     if job.stages()?.len() > 1 && !args.quiet {
         pipeline.on_load(Box::new(|expert| out::note(format_args!("loading the {expert} expert"))));
         if pipeline.reloads() && groups.len() > 1 {
@@ -164,7 +172,7 @@ fn load(
 /// Makes the videos, batch after batch.
 fn run_all(
     args: &Args,
-    device: &Device,
+    devices: &[Device],
     source: &ModelSource,
     conditions: Conditions,
     groups: &[Vec<Embedded>],
@@ -172,7 +180,7 @@ fn run_all(
 ) -> anyhow::Result<ExitCode> {
     let looping = conditions.looping;
     let (parts, deciding) = (looping.parts > 1, deciding(args));
-    let pipeline = load(args, device, source, &conditions, groups, request)?;
+    let pipeline = load(args, devices, source, &conditions, groups, request)?;
     let given = given(&pipeline, conditions, args.quiet)?;
     let places = Places { all: groups.iter().map(Vec::len).sum(), named: args.prompts.is_some() };
     let mut first = 0;
@@ -185,7 +193,7 @@ fn run_all(
             let outputs: Vec<String> = videos.iter().map(|(_, video)| format!("`{}`", video.output)).collect();
             Ok(interrupt::ended(&format!("{} was not written", outputs.join(", "))))
         };
-        let profile = args.profile.as_ref().map(|_| Profile::start(device)).transpose()?;
+        let profile = args.profile.as_ref().map(|_| Profile::start(&devices[0])).transpose()?;
         let mut encodings = begin(&pipeline, group, parts)?;
         let (looping, profile_of, quiet) = (&looping, profile.as_ref(), args.quiet);
         let run = Run { pipeline: &pipeline, deciding, looping, profile: profile_of, place: &place, quiet };

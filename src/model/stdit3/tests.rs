@@ -51,6 +51,7 @@ fn store(model: &StDiT3, ws: &Workspace, groups: &[ModuleGroup], packed: bool) -
         packed,
         times: vec![],
         rule: None,
+        rank: None,
     };
     let clock = StepClock::new(&model.device, &[StepRow::default()]).unwrap();
     ResidualStore::new(&model.device, options, &clock, &ws.shapes(&[1])).unwrap()
