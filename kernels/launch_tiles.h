@@ -62,8 +62,8 @@
 #define ATTENTION_PLAIN_THREADS 128
 #define ATTENTION_PLAIN_QUERIES 128
 #define ATTENTION_PLAIN_PARKED 3 // k-steps of Q that stay in shared memory
-#define ATTENTION_SHORT_QUERIES 16
-#define ATTENTION_SHORT_WARPS 4 // each with queries of its own
+#define ATTENTION_SHORT_ROWS 16 // of q, k and v that each warp has
+#define ATTENTION_SHORT_WARPS 4 // at most, of a block: 64 rows
 #define ATTENTION_SHORT_THREADS (32 * ATTENTION_SHORT_WARPS)
 #define ATTENTION_CROSS_QUERIES(head_dim) ((head_dim) <= 72 ? 256 : 128)
 #define ATTENTION_CROSS_THREADS 256
@@ -77,9 +77,9 @@
 // of the last tile and its key's bias.
 #define ATTENTION_PLAIN_SHARED(head_dim) \
   (4 * 32 * ATTENTION_ROW_BYTES(head_dim, 2) + ATTENTION_PLAIN_PARKED * 2 * 16 * ATTENTION_PLAIN_THREADS + 16)
-// For each warp K, V and Q of 16 rows.
-#define ATTENTION_SHORT_SHARED(head_dim, element_bytes) \
-  (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 48))
+// The norm weights, and for each warp K, V and Q of 16 rows.
+#define ATTENTION_SHORT_SHARED(head_dim, element_bytes, warps) \
+  (8 * (head_dim) + (warps) * 3 * ATTENTION_SHORT_ROWS * ATTENTION_ROW_BYTES(head_dim, element_bytes))
 // All of K and V, and Q.
 #define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
   ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))

@@ -239,6 +239,31 @@ mod tests {
         }
     }
 
+    /// The frames of a token: no warp without queries, keys read and normed once, no bank conflict, no operation but those of tiles of 16
+    /// frames, and less time than the copy of q, k, v and the result.
+    #[test]
+    fn temporal_attention_leaves_no_warp_idle() {
+        for target in ["sm_80", "sm_90"] {
+            let chip = Chip::of_target(target).unwrap();
+            for frames in [15, 17, 24, 30, 32, 48, 51, 64] {
+                let work = workload::temporal(chip, String::new(), 16, 1590, frames);
+                let tiles = frames.div_ceil(16) * 16;
+                let useful = frames as f64 / tiles as f64;
+                assert!((work.useful - useful).abs() < 1e-9, "{target}, {frames} frames: {}", work.useful);
+                let figures = &figures()[&work.choice.entry][target];
+                let body = figures.main_loop.as_ref().unwrap();
+                assert_eq!([body.ldg, body.stg, body.sts, body.ldgsts, body.local, body.nested], [0; 6], "{target}");
+                assert_eq!(work.bound(chip, figures).of_bandwidth, 1.0, "{target}, {frames} frames");
+                let counted = count(&work).unwrap();
+                assert_eq!(counted.loop_conflicts, 1.0, "{counted:?}");
+                assert!((counted.flop_ratio - 1.0 / (useful * useful)).abs() < 1e-9, "{frames} frames: {counted:?}");
+                // q, k, v and the result once; and, of L1 or L2, twice as many bytes of angles as of q and k (a ninth of them once more, as 9
+                // chunks of a row have two lanes), and the norms' weights.
+                assert!((2.0..2.15).contains(&counted.bytes_ratio), "{frames} frames: {counted:?}");
+            }
+        }
+    }
+
     /// The goal for an H100: the products of Open-Sora at 720p and of Wan, with their epilogues and the load of the multiprocessors, but for the
     /// few rows of the caption.
     #[test]
