@@ -28,8 +28,9 @@
 //          A CTA has as many teams as there are in four warps; neighbours are the heads of one token, whose rows lie side by side.
 //          grid ceil(sequences * heads / teams), 32 * team * teams threads.
 //   biased as large, with a bias by head and distance from query to key added to q k: T5. HEAD_DIM 64 alone.
-//   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier.
-//          16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
+//   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier. The copy
+//          of a warp's next tile runs while it works on this one, whose rows are in registers by then; the fragments of the next are taken
+//          before the results of this one go through the same rows. 16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
 // S and O stay in registers, Q too (f32 and a part of plain's: loaded again from shared memory for each tile).
 //
 // Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
@@ -378,11 +379,15 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 #pragma unroll
       for (int m = 0; m < M_TILES; m++) query[m].at = q_at + (16 * m + (lane & 15)) * ROW + (lane >> 4) * 16;
     }
-    // Starts on the rows of Q that now lie in shared memory.
+    // Takes the rows of Q that now lie in shared memory.
+    __device__ __forceinline__ void load() {
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) query[m].load();
+    }
+    // Starts on the queries taken last.
     __device__ __forceinline__ void start() {
 #pragma unroll
       for (int m = 0; m < M_TILES; m++) {
-        query[m].load();
 #pragma unroll
         for (int j = 0; j < D_TILES; j++) o[m][j][0] = o[m][j][1] = o[m][j][2] = o[m][j][3] = 0.0f;
         maximum[m][0] = maximum[m][1] = float_of(0xff800000u); // -inf
@@ -651,6 +656,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
         }
         __syncwarp();
       }
+      state.load();
       state.start();
     }
     const float scale = p.scale * 1.4426950408889634f;
@@ -757,6 +763,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 
     const float scale = p.scale * 1.4426950408889634f;
     State state(warp_q);
+    state.load();
     state.start();
     state.attend_all(k_at, v_at, kv_len, scale, p, sequence);
     __syncwarp();
@@ -780,6 +787,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     cp_async_wait<0>();
     __syncthreads();
     State state(shared + warp_row * ROW);
+    state.load();
     state.start();
     unrolled<M_TILES>([&](auto m) { state.query[m.value].park(shared + PARKED_AT + m.value * TEAM * 16 + threadIdx.x * 16); });
     __syncthreads(); // Q's rows become the stages
@@ -835,17 +843,33 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 
     const float scale = p.scale * 1.4426950408889634f;
     State state(warp_q);
-#pragma unroll 1
-    for (int q0 = first + warp_row; q0 < p.q_len; q0 += step) {
-      const int rows = min(p.q_len - q0, WARP_QUERIES);
-      load_rows<WARP_QUERIES, 32>(warp_q, place.q + q0 * place.q_stride, place.q_stride, rows, chunks, place.vector_q);
+    int q0 = first + warp_row;
+    if (q0 >= p.q_len) return;
+    // Starts the copy of the tile at q0.
+    auto load_queries = [&] {
+      load_rows<WARP_QUERIES, 32>(warp_q, place.q + q0 * place.q_stride, place.q_stride, p.q_len - q0, chunks, place.vector_q);
       cp_async_commit();
+    };
+    // Waits for it and takes it.
+    auto take_queries = [&] {
       cp_async_wait<0>();
       __syncwarp();
+      state.load();
+      __syncwarp();
+    };
+    load_queries();
+    take_queries();
+#pragma unroll 1
+    while (true) {
+      const int at = q0;
+      q0 += step;
+      const bool more = q0 < p.q_len;
+      if (more) load_queries();
       state.start();
       state.attend_all(k_at, v_at, kv_len, scale, p, sequence);
-      __syncwarp();
-      state.finish(warp_q, Output(p, sequence, blockIdx.y, q0), rows, chunks);
+      if (more) take_queries();
+      state.finish(warp_q, Output(p, sequence, blockIdx.y, at), min(p.q_len - at, WARP_QUERIES), chunks);
+      if (!more) return;
       __syncwarp();
     }
   }

@@ -144,15 +144,15 @@ fn prepared(x: &[f32], weight: Option<&[f32]>, angles: Option<&[f32]>, eps: f32,
     (exact, low)
 }
 
-/// Runs one case twice and compares it with f64. What a block of the device has not enough shared memory for is skipped.
-fn run(device: &Device, case: Case) {
+/// Runs one case twice, compares it with f64 and returns its bits. What a block of the device has not enough shared memory for is skipped: no bits.
+fn run(device: &Device, case: Case) -> Vec<u8> {
     let Case { head_dim, dtype, sequences, heads, q_len, kv_len, .. } = case;
     let (entry, grid, threads, shared) = launch_of(&case);
     let most = Target::of(device).block_shared;
     if shared as usize > most {
         let label = device.info().label();
         println!("skipped on {label}: {entry} with {shared} bytes of shared memory, where a block can have {most}");
-        return;
+        return Vec::new();
     }
     let random = &mut Random::new((head_dim * 1009 + q_len * 31 + kv_len * 7 + sequences) as u64);
     let width = heads * head_dim;
@@ -307,6 +307,7 @@ fn run(device: &Device, case: Case) {
     // A score's error moves its share of a value, and all shares by their sum.
     let floor = epsilon(dtype) * 4.0 + if dtype == DType::F32 { 2.0 * tf32_loss(magnitude) } else { 0.0 };
     assert_close(&format!("{case:?}"), &decode(&bytes, dtype), &exact, &naive, floor);
+    bytes
 }
 
 /// Entry, grid, threads and shared memory, as `kernels/launch_tiles.h` has them.
@@ -456,6 +457,25 @@ fn cross_attention_with_resident_keys() {
                 run(device, Case { heads: 1, ..Case::cross(head_dim, dtype, Cross(1), 130, 40) });
             }
             run(device, Case { misalign: 1, ..Case::cross(72, dtype, Cross(1), 33, 20) });
+        }
+    }
+}
+
+/// A warp copies its next queries while it works on these: five tiles of a block, of which some warps have four, give the bits of one tile for
+/// each block. Without alignment the copies are no copies in the background.
+#[test]
+fn cross_attention_with_queries_ahead() {
+    for device in devices() {
+        for (dtype, head_dim, queries) in [(DType::Bf16, 72, 256), (DType::F16, 64, 256), (DType::Bf16, 128, 128)] {
+            for misalign in [0, 1] {
+                let q_len = 4 * queries + 50;
+                let case =
+                    |blocks| Case { heads: 1, misalign, ..Case::cross(head_dim, dtype, Cross(blocks), q_len, 37) };
+                let alone = run(device, case(5));
+                for blocks in [1, 2] {
+                    assert_eq!(run(device, case(blocks)), alone, "{dtype} {head_dim}: {blocks} blocks");
+                }
+            }
         }
     }
 }
