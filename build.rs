@@ -224,6 +224,7 @@ fn bindgen_params(root: &Path) -> Result<()> {
         .allowlist_type(".*Params")
         .allowlist_type("SequenceLayout|DecideState")
         .allowlist_var("[A-Z][A-Z0-9_]*_(STRIDES|SUMS|BYTES|WARPS|THREADS|BLOCKS|COLUMNS|PARTS|POSITIONS|CHANNELS|M|N|SHARED|QUERIES|METRIC|HISTORY|TERMS|WORDS|LATENTS|SLOT|KEPT|ELEMENTS|LENGTH|PARKED|KEYS|ROWS|RESERVED)")
+        .allowlist_var("CONV_STAGES")
         .parse_callbacks(Box::new(Derives))
         .derive_copy(true)
         .derive_default(true)

@@ -48,6 +48,10 @@
 #define CONV_192_SHARED (CONV_STAGES * (CONV_M + 192) * 64) // 81920
 #define CONV_TALL_THREADS 256
 #define CONV_TALL_SHARED (CONV_STAGES * (CONV_TALL_M + 96) * 64) // 90112
+// _row192: 128 x 192; _row96 and _row128: 256 x 96, 256 x 128 (16-bit types): each with a block of this many bytes for every 32 channels of the input,
+// at least CONV_STAGES of them, beside the stages of w.
+#define CONV_ROW_THREADS 256
+#define CONV_ROW_BLOCK(tile_m) (((tile_m) + 4) * 64)
 #define CONV_128_THREADS 256
 #define CONV_128_SHARED (CONV_STAGES * (CONV_M + 128) * 64) // 65536
 #define CONV_96_THREADS 128

@@ -62,7 +62,8 @@ pub fn count(work: &Work) -> Result<Counted, DeviceError> {
             }
             WorkKind::Conv { shape: [_, _, k], taps, tile } => {
                 let channels = k / taps.iter().product::<usize>();
-                run_conv(&device, work, taps, tile, if long { channels } else { channels / 2 })?
+                // Half of them, in whole stages.
+                run_conv(&device, work, taps, tile, if long { channels } else { channels / 64 * 32 })?
             }
         };
         Ok((take().expect("opened with counters"), flop, bytes, shape))

@@ -270,15 +270,17 @@ pub fn wan(chip: &Chip) -> Vec<Work> {
         (frames, 1, 96, 96, [3, 3, 3]),
         (frames, 1, 96, 8, [3, 3, 3]), // 3 channels of pixels
     ] {
-        all.push(convolve(chip, [scale, height / share, width / share], [from, to], taps));
+        // Taps side by side keep the size of a frame.
+        let row = taps[2] == 3;
+        all.push(convolve(chip, [scale, height / share, width / share], [from, to], taps, row));
     }
     all
 }
 
-/// A convolution that keeps the size of frames.
-fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3]) -> Work {
+/// A convolution that keeps the size of frames; `row`: its taps may share rows.
+pub(super) fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3], row: bool) -> Work {
     let (m, k) = (out.iter().product::<usize>(), from * taps.iter().product::<usize>());
-    let choice = conv::choose(target(chip), DType::Bf16, [m, n, k]);
+    let choice = conv::choose(target(chip), DType::Bf16, [m, n, k], row.then_some(from));
     let tile = conv::tile_of(&choice.entry).expect("a tile of the table");
     let [frames, height, _] = out;
     let [kt, kh, kw] = taps;
