@@ -23,18 +23,21 @@
 //          heads and has a pass of its own (norm.cu). A CTA of four warps takes 128 queries, each warp 32. Keys in tiles of 32, which
 //          leaves registers for all of O and most of Q; the rest of Q stays in shared memory. Whole tiles run in a loop without a test,
 //          the last one, whole or not, is masked behind it. grid (sequences * ceil(q_len / 128), heads).
-//   short  four independent warps a CTA, each 16 queries of one (sequence, head): temporal attention has many thousands of them;
-//          neighbours are the heads of one token, whose rows lie side by side. grid ceil(sequences * ceil(q_len / 16) * heads / 4).
+//   short  at most 64 queries and keys: temporal attention, with many thousands of such sequences. A team of ceil(max(q_len, kv_len) / 16)
+//          warps has one (sequence, head): each warp copies and norms 16 rows of q and of k, once, then its 16 queries attend to all keys.
+//          A CTA has as many teams as there are in four warps; neighbours are the heads of one token, whose rows lie side by side.
+//          grid ceil(sequences * heads / teams), 32 * team * teams threads.
 //   biased as large, with a bias by head and distance from query to key added to q k: T5. HEAD_DIM 64 alone.
-//   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier.
-//          16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
+//   cross  K and V of the sequence and head stay in shared memory, eight warps walk over tiles of queries without another barrier. The copy
+//          of a warp's next tile runs while it works on this one, whose rows are in registers by then; the fragments of the next are taken
+//          before the results of this one go through the same rows. 16-bit, neither norm nor RoPE. grid (sequences * any number, heads).
 // S and O stay in registers, Q too (f32 and a part of plain's: loaded again from shared memory for each tile).
 //
 // Shared memory: rows of an odd number of 16-byte chunks: no bank conflicts for ldmatrix, row-wise chunks and f32 V. large:
 // [2 stages]([K, V][KEYS] rows, 1/rms of the keys as f32); Q lies in the second stage until it is in registers (f32: behind the stages);
 // then the two norm weights as f32 [2][HEAD_DIM], where the keys are, and the last one's bias. plain: [2 stages]([K, V][32] rows), where Q lies
-// first; the rest of Q as registers, [3 k-steps][2][128 threads] of 16 bytes; the last tile's length and bias. short, for each warp: K, V,
-// Q [16] and the weights. cross: K, V [kv_len in whole tiles], Q.
+// first; the rest of Q as registers, [3 k-steps][2][128 threads] of 16 bytes; the last tile's length and bias. short: the weights, then for each
+// team K, V, Q, of 16 rows for each of its warps. cross: K, V [kv_len in whole tiles], Q.
 //
 // Work follows the lengths: groups of 16 keys beyond the length are skipped; rows up to the next multiple of 16 are zero-filled,
 // masked before the softmax. Any alignment: if rows are not 16-byte aligned, elements are copied one by one (uniform run-time
@@ -58,9 +61,9 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
   static constexpr bool STREAMED = KIND == LARGE || KIND == PLAIN; // keys come tile by tile
   static constexpr int M_TILES = KIND == PLAIN || (KIND != SHORT && SIXTEEN && HEAD_DIM <= 72) ? 2 : 1; // of 16 queries, for each warp
   static constexpr int WARPS = KIND == CROSS ? 8 : 4;
-  static constexpr int TEAM = KIND == SHORT ? 32 : 32 * WARPS;   // threads that share K and V
+  static constexpr int TEAM = KIND == SHORT ? 32 : 32 * WARPS;   // threads that copy and clear rows together
   static constexpr int KEYS = !SIXTEEN || KIND == SHORT ? 16 : KIND == LARGE ? 64 : 32; // of a tile
-  static constexpr int STAGES = STREAMED ? 2 : 1;
+  static constexpr int STAGES = 2;                               // of tiles, STREAMED
   static constexpr int WARP_QUERIES = 16 * M_TILES;
   static constexpr int QUERIES = KIND == SHORT ? 16 : WARP_QUERIES * WARPS;
   static constexpr int CHUNK = Chunk<D>::N;
@@ -80,14 +83,8 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
   static constexpr int PARKED = KIND == PLAIN ? ATTENTION_PLAIN_PARKED : 0, PARK = 16 * TEAM * M_TILES;
   static constexpr int PARKED_AT = STAGES * STAGE;
   static constexpr int SOURCE_AT = KIND == PLAIN ? PARKED_AT + PARKED * PARK : WEIGHTS_AT + 8 * HEAD_DIM;
-  static constexpr int SHARED = SOURCE_AT + (KIND == PLAIN ? 16 : 48); // of a team; not of CROSS
+  static constexpr int SHARED = SOURCE_AT + (KIND == PLAIN ? 16 : 48); // STREAMED
   static_assert(HEAD_DIM % 8 == 0 && (!WHOLE_TILES || QUERIES * ROW <= STAGES * STAGE - Q_AT), "tile");
-
-  static __device__ __forceinline__ int team_thread() { return KIND == SHORT ? threadIdx.x & 31 : threadIdx.x; }
-  static __device__ __forceinline__ void team_sync() {
-    if constexpr (KIND == SHORT) __syncwarp();
-    else __syncthreads();
-  }
 
   // Copies rows [0, rows) of a tile of ROWS and zero-fills the others, by THREADS threads. `from`: the tile's first row of this head,
   // `stride`: elements between rows, `chunks`: of head_dim. Asynchronous when `vector`.
@@ -331,11 +328,10 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
   }
   // Elements from a key to its value.
   static __device__ __forceinline__ long long k_to_v(const AttentionParams& p) { return static_cast<const D*>(p.v) - static_cast<const D*>(p.k); }
-  // Which tile of queries this team has. Asked again behind the main loop, which has no register to keep it in: reads that the compiler
+  // Which tile of queries this CTA has, STREAMED. Asked again behind the main loop, which has no register to keep it in: reads that the compiler
   // cannot take together.
   struct Item {
     int sequence, head, q0, warp;
-    bool exists;
 
     __device__ __forceinline__ Item(const AttentionParams& p) {
       int x, y, thread;
@@ -343,12 +339,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
       asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(y));
       asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
       const int tiles = (p.q_len + QUERIES - 1) / QUERIES;
-      exists = true, head = y, warp = thread >> 5;
-      if constexpr (KIND == SHORT) {
-        const long long pair = (long long)x * WARPS + warp;
-        exists = pair < (long long)p.sequences * tiles * p.heads;
-        x = (int)(pair / p.heads), head = (int)(pair % p.heads), warp = 0;
-      }
+      head = y, warp = thread >> 5;
       sequence = x / tiles, q0 = x % tiles * QUERIES;
     }
     // Queries from this warp's first on; not positive: this warp only helps with the keys.
@@ -368,7 +359,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     // Nothing to attend to: zeros in the first `rows` rows.
     __device__ __forceinline__ void clear(int rows, int head_dim) const {
 #pragma unroll 1
-      for (int id = team_thread(); id < rows * head_dim; id += TEAM) out[id / head_dim * stride + id % head_dim] = D{};
+      for (int id = threadIdx.x % TEAM; id < rows * head_dim; id += TEAM) out[id / head_dim * stride + id % head_dim] = D{};
     }
   };
 
@@ -388,11 +379,15 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 #pragma unroll
       for (int m = 0; m < M_TILES; m++) query[m].at = q_at + (16 * m + (lane & 15)) * ROW + (lane >> 4) * 16;
     }
-    // Starts on the rows of Q that now lie in shared memory.
+    // Takes the rows of Q that now lie in shared memory.
+    __device__ __forceinline__ void load() {
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) query[m].load();
+    }
+    // Starts on the queries taken last.
     __device__ __forceinline__ void start() {
 #pragma unroll
       for (int m = 0; m < M_TILES; m++) {
-        query[m].load();
 #pragma unroll
         for (int j = 0; j < D_TILES; j++) o[m][j][0] = o[m][j][1] = o[m][j][2] = o[m][j][3] = 0.0f;
         maximum[m][0] = maximum[m][1] = float_of(0xff800000u); // -inf
@@ -545,6 +540,15 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
       });
     }
 
+    // All keys, which lie in shared memory, tile by tile.
+    __device__ __forceinline__ void attend_all(unsigned k_at, unsigned v_at, int kv_len, float scale, const AttentionParams& p, int sequence) {
+      // The last key's own bias needs the masked way.
+      const int left = p.last_bias ? (kv_len - 1) % KEYS + 1 : kv_len % KEYS, whole = kv_len - left;
+#pragma unroll 1
+      for (int key0 = 0; key0 < whole; key0 += KEYS) attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, KEYS, scale);
+      if (left) attend<true>(k_at + whole * ROW, v_at + whole * ROW, left, scale, last_bias(p, sequence));
+    }
+
     // out = o / l for the first `rows` queries, through the warp's own rows at `staging` so that stores are 16 bytes wide.
     __device__ __forceinline__ void finish(unsigned staging, const Output& to, int rows, int chunks) {
       D* const out = to.out;
@@ -584,31 +588,30 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     }
   };
 
-  // LARGE and SHORT: one tile of queries.
+  // LARGE: one tile of queries.
   static __device__ __forceinline__ void run(const AttentionParams& p) {
     const Item item(p);
-    if (!item.exists) return;
     const int q0 = item.q0, warp = item.warp, chunks = p.head_dim / CHUNK;
-    const unsigned shared = shared_address(dynamic_shared) + (KIND == SHORT ? (threadIdx.x >> 5) * SHARED : 0);
-    const int q_rows = min(p.q_len - q0, QUERIES); // of this team
+    const unsigned shared = shared_address(dynamic_shared);
+    const int q_rows = min(p.q_len - q0, QUERIES);
     const Place place(p, item.sequence, item.head);
     if (place.kv_len <= 0) return Output(p, item.sequence, item.head, q0).clear(q_rows, p.head_dim);
 
     // What is done to q, to k in place, and to the scores instead.
-    const bool score_norm = KIND == LARGE && p.k_norm && !p.rope;
+    const bool score_norm = p.k_norm && !p.rope;
     const bool touch_k = !score_norm && (p.k_norm || p.rope), touch_q = p.q_norm || p.rope || score_norm;
     // Whole tiles followed by whole ones, which the main loop takes.
     int plain = WHOLE_TILES && place.vector_kv && chunks == CHUNKS && !touch_k ? max(place.kv_len / KEYS - 1, 0) : 0;
 
     // Where the keys come from lies in shared memory: the main loop needs it once a tile and its registers for other things.
     const unsigned source = shared + SOURCE_AT;
-    if (team_thread() == 0) {
+    if (threadIdx.x == 0) {
       const unsigned long long k = (unsigned long long)place.k, stride = (unsigned long long)place.kv_stride;
       store_shared16(source, make_uint4((unsigned)k, (unsigned)(k >> 32), (unsigned)stride, (unsigned)(stride >> 32)));
       store_shared16(source + 16, make_uint4(place.kv_len, chunks, place.vector_kv, plain));
       store_shared<float>(source + 32, last_bias(p, item.sequence));
     }
-    team_sync();
+    __syncthreads();
     // Tile `tile` of the keys into its stage.
     auto load_keys = [&](int tile) {
       const uint4 where = load_shared16(source), what = load_shared16<16>(source);
@@ -627,17 +630,17 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
       const D* const q_norm = static_cast<const D*>(p.q_norm);
       const D* const k_norm = static_cast<const D*>(p.k_norm);
 #pragma unroll 1
-      for (int d = team_thread(); d < HEAD_DIM; d += TEAM) {
+      for (int d = threadIdx.x; d < HEAD_DIM; d += TEAM) {
         const bool inside = d < p.head_dim;
         const float wq = q_norm && inside ? to_f32(q_norm[d]) : 1.0f, wk = k_norm && inside ? to_f32(k_norm[d]) : 1.0f;
         store_shared<float>(shared + WEIGHTS_AT + d * 4, score_norm ? wq * wk : wq);
         store_shared<float>(shared + WEIGHTS_AT + (HEAD_DIM + d) * 4, wk);
       }
     }
-    if (KIND == LARGE && !score_norm && threadIdx.x < STAGES * KEYS)
+    if (!score_norm && threadIdx.x < STAGES * KEYS)
       store_shared<float>(shared + threadIdx.x / KEYS * STAGE + INVERSE_AT + threadIdx.x % KEYS * 4, 1.0f);
     cp_async_wait<0>();
-    team_sync();
+    __syncthreads();
 
     const int warp_row = warp * WARP_QUERIES, warp_rows = item.rows(p);
     const bool active = warp_rows > 0;
@@ -653,6 +656,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
         }
         __syncwarp();
       }
+      state.load();
       state.start();
     }
     const float scale = p.scale * 1.4426950408889634f;
@@ -678,16 +682,9 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     // Waits for tile `round`, starts the one after it, normalizes.
     auto prepare = [&](int round) {
       const int key0 = round * KEYS, keys = min(kv_len - key0, KEYS);
-      if constexpr (STAGES == 2) {
-        cp_async_wait<0>();
-        team_sync(); // the tile has landed; everyone is done with the one before
-        if (round + 1 < rounds) load_keys(round + 1);
-      } else if (round > first) {
-        team_sync();
-        load_keys(round);
-        cp_async_wait<0>();
-        team_sync();
-      }
+      cp_async_wait<0>();
+      __syncthreads(); // the tile has landed; everyone is done with the one before
+      if (round + 1 < rounds) load_keys(round + 1);
       if (score_norm || touch_k) {
         const int row = KEYS > 16 ? 16 * warp : 0;
         const unsigned tile = shared + (round % STAGES) * STAGE + row * ROW;
@@ -697,7 +694,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
           else if (row < keys)
             normalize_rows(tile, keys - row, shared + WEIGHTS_AT + HEAD_DIM * 4, p.k_norm != nullptr, p.norm_eps, p.rope, key0 + row, p.head_dim);
         }
-        team_sync();
+        __syncthreads();
       }
     };
 #pragma unroll 1
@@ -709,10 +706,68 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
         state.template attend<true>(tile, tile + KEYS * ROW, min(kv_len - round * KEYS, KEYS), scale, last, bias_of(p, item.head),
                                     round * KEYS - q0 - warp_row);
     }
-    team_sync(); // Q's rows may be those of a stage
+    __syncthreads(); // Q's rows may be those of a stage
     const Item again(p);
     const int rows = min(again.rows(p), WARP_QUERIES), row = again.warp * WARP_QUERIES;
     if (rows > 0) state.finish(shared + Q_AT + row * ROW, Output(p, again.sequence, again.head, again.q0 + row), rows, p.head_dim / CHUNK);
+  }
+
+  // SHORT: the sequences and heads of this CTA's teams.
+  static __device__ __forceinline__ void run_short(const AttentionParams& p) {
+    const int team = (max(p.q_len, p.kv_len) + 15) / 16, warp = threadIdx.x >> 5, which = warp / team;
+    const int row = 16 * (warp - which * team), chunks = p.head_dim / CHUNK;
+    const long long pair = (long long)blockIdx.x * (blockDim.x / 32 / team) + which;
+    const bool exists = pair < (long long)p.sequences * p.heads;
+    const int sequence = exists ? (int)(pair / p.heads) : 0, head = exists ? (int)(pair % p.heads) : 0;
+    const Place place(p, sequence, head);
+    // From this warp's first on, not positive if there are none. Warps without rows come to the barriers all the same.
+    const int kv_len = place.kv_len, k_rows = exists ? kv_len - row : 0;
+    int q_rows = exists ? min(p.q_len - row, 16) : 0;
+    if (kv_len <= 0 && q_rows > 0) {
+      Output(p, sequence, head, row).clear(q_rows, p.head_dim);
+      q_rows = 0;
+    }
+    const unsigned weights = shared_address(dynamic_shared);
+    const unsigned k_at = weights + 8 * HEAD_DIM + which * team * (48 * ROW), v_at = k_at + team * (16 * ROW);
+    const unsigned warp_k = k_at + row * ROW, warp_q = v_at + (v_at - k_at) + row * ROW;
+    const D* const k = place.k + row * place.kv_stride;
+    load_rows<16, 32>(warp_q, place.q + row * place.q_stride, place.q_stride, q_rows, chunks, place.vector_q);
+    load_rows<16, 32>(warp_k, k, place.kv_stride, k_rows, chunks, place.vector_kv);
+    cp_async_commit();
+    load_rows<16, 32>(v_at + row * ROW, k + k_to_v(p), place.kv_stride, k_rows, chunks, place.vector_kv);
+    cp_async_commit();
+
+    if (p.q_norm || p.k_norm || p.rope) {
+      const D* const q_norm = static_cast<const D*>(p.q_norm);
+      const D* const k_norm = static_cast<const D*>(p.k_norm);
+#pragma unroll 1
+      for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) {
+        const bool inside = d < p.head_dim;
+        store_shared<float>(weights + d * 4, q_norm && inside ? to_f32(q_norm[d]) : 1.0f);
+        store_shared<float>(weights + (HEAD_DIM + d) * 4, k_norm && inside ? to_f32(k_norm[d]) : 1.0f);
+      }
+      cp_async_wait<1>(); // V is still under way
+      __syncthreads();
+      // Each row once: first those of q, then those of k.
+#pragma unroll 1
+      for (int i = 0; i < 2; i++) {
+        const bool norm = i ? p.k_norm != nullptr : p.q_norm != nullptr;
+        if (norm || p.rope)
+          normalize_rows(i ? warp_k : warp_q, i ? k_rows : q_rows, weights + i * (4 * HEAD_DIM), norm, p.norm_eps, p.rope, row, p.head_dim);
+      }
+    }
+    cp_async_wait<0>();
+    if (team > 1) __syncthreads();
+    else __syncwarp();
+    if (q_rows <= 0) return;
+
+    const float scale = p.scale * 1.4426950408889634f;
+    State state(warp_q);
+    state.load();
+    state.start();
+    state.attend_all(k_at, v_at, kv_len, scale, p, sequence);
+    __syncwarp();
+    state.finish(warp_q, Output(p, sequence, head, row), q_rows, chunks);
   }
 
   // PLAIN: one tile of queries. Whole rows of HEAD_DIM on 16-byte boundaries alone.
@@ -732,6 +787,7 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
     cp_async_wait<0>();
     __syncthreads();
     State state(shared + warp_row * ROW);
+    state.load();
     state.start();
     unrolled<M_TILES>([&](auto m) { state.query[m.value].park(shared + PARKED_AT + m.value * TEAM * 16 + threadIdx.x * 16); });
     __syncthreads(); // Q's rows become the stages
@@ -787,21 +843,33 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 
     const float scale = p.scale * 1.4426950408889634f;
     State state(warp_q);
-#pragma unroll 1
-    for (int q0 = first + warp_row; q0 < p.q_len; q0 += step) {
-      const int rows = min(p.q_len - q0, WARP_QUERIES);
-      load_rows<WARP_QUERIES, 32>(warp_q, place.q + q0 * place.q_stride, place.q_stride, rows, chunks, place.vector_q);
+    int q0 = first + warp_row;
+    if (q0 >= p.q_len) return;
+    // Starts the copy of the tile at q0.
+    auto load_queries = [&] {
+      load_rows<WARP_QUERIES, 32>(warp_q, place.q + q0 * place.q_stride, place.q_stride, p.q_len - q0, chunks, place.vector_q);
       cp_async_commit();
+    };
+    // Waits for it and takes it.
+    auto take_queries = [&] {
       cp_async_wait<0>();
       __syncwarp();
-      state.start();
-      // The last key's own bias needs the masked way.
-      const int left = p.last_bias ? (kv_len - 1) % KEYS + 1 : kv_len % KEYS, whole = kv_len - left;
-#pragma unroll 1
-      for (int key0 = 0; key0 < whole; key0 += KEYS) state.template attend<false>(k_at + key0 * ROW, v_at + key0 * ROW, KEYS, scale);
-      if (left) state.template attend<true>(k_at + whole * ROW, v_at + whole * ROW, left, scale, last_bias(p, sequence));
+      state.load();
       __syncwarp();
-      state.finish(warp_q, Output(p, sequence, blockIdx.y, q0), rows, chunks);
+    };
+    load_queries();
+    take_queries();
+#pragma unroll 1
+    while (true) {
+      const int at = q0;
+      q0 += step;
+      const bool more = q0 < p.q_len;
+      if (more) load_queries();
+      state.start();
+      state.attend_all(k_at, v_at, kv_len, scale, p, sequence);
+      if (more) take_queries();
+      state.finish(warp_q, Output(p, sequence, blockIdx.y, at), min(p.q_len - at, WARP_QUERIES), chunks);
+      if (!more) return;
       __syncwarp();
     }
   }
@@ -811,14 +879,15 @@ template <class D, int HEAD_DIM, Kind KIND, bool BIASED = false> struct Attentio
 #define ATTENTION(HEAD_DIM, D)                                                                                        \
   static_assert(Attention<D, HEAD_DIM, LARGE>::SHARED == ATTENTION_LARGE_SHARED(HEAD_DIM, (int)sizeof(D)) &&          \
                     Attention<D, HEAD_DIM, LARGE>::QUERIES == ATTENTION_LARGE_QUERIES(HEAD_DIM, (int)sizeof(D)) &&    \
-                    4 * Attention<D, HEAD_DIM, SHORT>::SHARED == ATTENTION_SHORT_SHARED(HEAD_DIM, (int)sizeof(D)),    \
-                "launch_tiles.h");                                                                                    \
+                    Attention<D, HEAD_DIM, SHORT>::ROW == ATTENTION_ROW_BYTES(HEAD_DIM, (int)sizeof(D)), "launch_tiles.h"); \
   extern "C" __global__ void __launch_bounds__(ATTENTION_LARGE_THREADS, 2) attention_##HEAD_DIM##_##D##_large(const AttentionParams p) { \
     Attention<D, HEAD_DIM, LARGE>::run(p);                                                                            \
   }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(ATTENTION_SHORT_THREADS, HEAD_DIM <= 96 ? 4 : 2) attention_##HEAD_DIM##_##D##_short(const AttentionParams p) { \
-    Attention<D, HEAD_DIM, SHORT>::run(p);                                                                            \
+  extern "C" __global__ void __launch_bounds__(ATTENTION_SHORT_THREADS, ATTENTION_SHORT_BLOCKS(HEAD_DIM, sizeof(D))) attention_##HEAD_DIM##_##D##_short(const AttentionParams p) { \
+    Attention<D, HEAD_DIM, SHORT>::run_short(p);                                                                            \
   }
+// Of a multiprocessor, for which ptxas is to find registers.
+#define ATTENTION_SHORT_BLOCKS(HEAD_DIM, BYTES) ((BYTES) > 2 ? (HEAD_DIM) <= 72 ? 4 : 2 : (HEAD_DIM) <= 72 ? 5 : (HEAD_DIM) <= 96 ? 4 : 2)
 #define ATTENTION_PLAIN(HEAD_DIM, D)                                                                                  \
   static_assert(Attention<D, HEAD_DIM, PLAIN>::SHARED == ATTENTION_PLAIN_SHARED(HEAD_DIM) &&                          \
                     Attention<D, HEAD_DIM, PLAIN>::QUERIES == ATTENTION_PLAIN_QUERIES, "launch_tiles.h");             \

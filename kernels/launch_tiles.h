@@ -48,6 +48,10 @@
 #define CONV_192_SHARED (CONV_STAGES * (CONV_M + 192) * 64) // 81920
 #define CONV_TALL_THREADS 256
 #define CONV_TALL_SHARED (CONV_STAGES * (CONV_TALL_M + 96) * 64) // 90112
+// _row192: 128 x 192; _row96 and _row128: 256 x 96, 256 x 128 (16-bit types): each with a block of this many bytes for every 32 channels of the input,
+// at least CONV_STAGES of them, beside the stages of w.
+#define CONV_ROW_THREADS 256
+#define CONV_ROW_BLOCK(tile_m) (((tile_m) + 4) * 64)
 #define CONV_128_THREADS 256
 #define CONV_128_SHARED (CONV_STAGES * (CONV_M + 128) * 64) // 65536
 #define CONV_96_THREADS 128
@@ -62,8 +66,8 @@
 #define ATTENTION_PLAIN_THREADS 128
 #define ATTENTION_PLAIN_QUERIES 128
 #define ATTENTION_PLAIN_PARKED 3 // k-steps of Q that stay in shared memory
-#define ATTENTION_SHORT_QUERIES 16
-#define ATTENTION_SHORT_WARPS 4 // each with queries of its own
+#define ATTENTION_SHORT_ROWS 16 // of q, k and v that each warp has
+#define ATTENTION_SHORT_WARPS 4 // at most, of a block: 64 rows
 #define ATTENTION_SHORT_THREADS (32 * ATTENTION_SHORT_WARPS)
 #define ATTENTION_CROSS_QUERIES(head_dim) ((head_dim) <= 72 ? 256 : 128)
 #define ATTENTION_CROSS_THREADS 256
@@ -77,9 +81,9 @@
 // of the last tile and its key's bias.
 #define ATTENTION_PLAIN_SHARED(head_dim) \
   (4 * 32 * ATTENTION_ROW_BYTES(head_dim, 2) + ATTENTION_PLAIN_PARKED * 2 * 16 * ATTENTION_PLAIN_THREADS + 16)
-// For each warp K, V and Q of 16 rows.
-#define ATTENTION_SHORT_SHARED(head_dim, element_bytes) \
-  (ATTENTION_SHORT_WARPS * (48 * ATTENTION_ROW_BYTES(head_dim, element_bytes) + 8 * (head_dim) + 48))
+// The norm weights, and for each warp K, V and Q of 16 rows.
+#define ATTENTION_SHORT_SHARED(head_dim, element_bytes, warps) \
+  (8 * (head_dim) + (warps) * 3 * ATTENTION_SHORT_ROWS * ATTENTION_ROW_BYTES(head_dim, element_bytes))
 // All of K and V, and Q.
 #define ATTENTION_CROSS_SHARED(head_dim, kv_len) \
   ((2 * (((kv_len) + 31) / 32 * 32) + ATTENTION_CROSS_QUERIES(head_dim)) * ATTENTION_ROW_BYTES(head_dim, 2))

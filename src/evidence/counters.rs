@@ -1,7 +1,7 @@
 //! The VM's counters for a few blocks of an operation: counters are sums over blocks, so a block of a small grid has the same counts as a
 //! block of the whole grid.
 
-use super::workload::{FRAMES, Work, WorkKind};
+use super::workload::{Work, WorkKind};
 use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
 use crate::ops::OpError;
 use crate::ops::params::{AttentionParams, ConvParams, LinearFewParams, LinearParams, SequenceLayout};
@@ -57,10 +57,13 @@ pub fn count(work: &Work) -> Result<Counted, DeviceError> {
             WorkKind::Linear { shape: [_, _, k], tile } => {
                 run_linear(&device, work, tile, if long { k } else { k / 2 })?
             }
-            WorkKind::Attention { kv_len, head_dim, .. } => run_attention(&device, work, [kv_len, head_dim], long)?,
+            WorkKind::Attention { q_len, kv_len, head_dim, .. } => {
+                run_attention(&device, work, [q_len, kv_len, head_dim], long)?
+            }
             WorkKind::Conv { shape: [_, _, k], taps, tile } => {
                 let channels = k / taps.iter().product::<usize>();
-                run_conv(&device, work, taps, tile, if long { channels } else { channels / 2 })?
+                // Half of them, in whole stages.
+                run_conv(&device, work, taps, tile, if long { channels } else { channels / 64 * 32 })?
             }
         };
         Ok((take().expect("opened with counters"), flop, bytes, shape))
@@ -144,12 +147,12 @@ fn run_linear(
 fn run_attention(
     device: &Device,
     work: &Work,
-    [kv_len, head_dim]: [usize; 2],
+    [q_len, kv_len, head_dim]: [usize; 3],
     long: bool,
 ) -> Result<(f64, f64, String), DeviceError> {
     let kind = work.choice.entry.rsplit('_').next().unwrap_or_default();
     let (sequences, heads, q_len, keys) = match kind {
-        "short" => (if long { 4 } else { 2 }, 16, FRAMES, FRAMES),
+        "short" => (if long { 4 } else { 2 }, 16, q_len, kv_len),
         "cross" => (1, 1, 512, if long { kv_len } else { kv_len - 160 }),
         _ => (1, 1, 128, if long { kv_len.min(1280) } else { kv_len.min(1280) / 2 / 64 * 64 + kv_len.min(1280) % 64 }),
     };
@@ -189,7 +192,8 @@ fn run_attention(
         head_dim: head_dim as i32,
         ..Default::default()
     };
-    let grid = if kind == "short" { [sequences * heads / 4, 1] } else { [1, heads] };
+    let (_, teams) = attention::short_teams(q_len.max(keys));
+    let grid = if kind == "short" { [sequences * heads / teams, 1] } else { [1, heads] };
     if kind == "wgmma" {
         launch(device, work, grid, &mapped(attention::wgmma_params(device, DType::Bf16, params))?)?;
     } else {

@@ -237,8 +237,64 @@ mod tests {
                 }
             }
         }
-        for entry in ["attention_128_bf16_plain", "attention_128_bf16_cross", "conv_bf16_192", "conv_bf16_tall"] {
+        let convolutions = ["conv_bf16_192", "conv_bf16_row192", "conv_bf16_row96"];
+        for entry in ["attention_128_bf16_plain", "attention_128_bf16_cross"].into_iter().chain(convolutions) {
             assert!(seen.contains(entry), "{entry} in {seen:?}");
+        }
+    }
+
+    /// The frames of a token: no warp without queries, keys read and normed once, no bank conflict, no operation but those of tiles of 16
+    /// frames, and less time than the copy of q, k, v and the result.
+    #[test]
+    fn temporal_attention_leaves_no_warp_idle() {
+        for target in ["sm_80", "sm_90"] {
+            let chip = Chip::of_target(target).unwrap();
+            for frames in [15, 17, 24, 30, 32, 48, 51, 64] {
+                let work = workload::temporal(chip, String::new(), 16, 1590, frames);
+                let tiles = frames.div_ceil(16) * 16;
+                let useful = frames as f64 / tiles as f64;
+                assert!((work.useful - useful).abs() < 1e-9, "{target}, {frames} frames: {}", work.useful);
+                let figures = &figures()[&work.choice.entry][target];
+                let body = figures.main_loop.as_ref().unwrap();
+                assert_eq!([body.ldg, body.stg, body.sts, body.ldgsts, body.local, body.nested], [0; 6], "{target}");
+                assert_eq!(work.bound(chip, figures).of_bandwidth, 1.0, "{target}, {frames} frames");
+                let counted = count(&work).unwrap();
+                assert_eq!(counted.loop_conflicts, 1.0, "{counted:?}");
+                assert!((counted.flop_ratio - 1.0 / (useful * useful)).abs() < 1e-9, "{frames} frames: {counted:?}");
+                // q, k, v and the result once; and, of L1 or L2, twice as many bytes of angles as of q and k (a ninth of them once more, as 9
+                // chunks of a row have two lanes), and the norms' weights.
+                assert!((2.0..2.15).contains(&counted.bytes_ratio), "{frames} frames: {counted:?}");
+            }
+        }
+    }
+
+    /// Convolutions whose three taps of a row share what was copied: tensor cores are the busiest pipe on every chip, with a third of L2 and of the
+    /// issue slots to spare on an H100, and the VM counts fewer bytes and no bank conflict, for 96 to 384 channels.
+    #[test]
+    fn convolutions_ask_for_a_row_once() {
+        for (from, n) in [(96, 96), (128, 128), (192, 192), (256, 256), (384, 384)] {
+            let convolve = |chip, row| workload::convolve(chip, [21, 480, 832], [from, n], [3, 3, 3], row);
+            for target in ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"] {
+                let chip = Chip::of_target(target).unwrap();
+                let work = convolve(chip, true);
+                if !work.choice.entry.contains("row") {
+                    assert!(chip.sm.block_shared < 100 << 10, "{target}, {from} channels: {}", work.choice.entry);
+                    continue;
+                }
+                let figures = &figures()[&work.choice.entry][target];
+                let body = figures.main_loop.as_ref().unwrap();
+                assert_eq!([body.ldg, body.stg, body.lds, body.sts, body.local, body.nested], [0; 6], "{target}");
+                let bound = body.bound(chip, &work.choice.entry, work.choice.threads);
+                assert_eq!((bound.fraction, bound.limit()), (1.0, Pipe::Tensor), "{target}: {bound:?}");
+                if target == "sm_90" {
+                    let busiest = bound.of(Pipe::L2).max(bound.of(Pipe::Issue));
+                    assert!(busiest < 0.7 * bound.total(), "{bound:?}");
+                }
+            }
+            let chip = Chip::of_target("sm_90").unwrap();
+            let [rows, alone] = [true, false].map(|row| count(&convolve(chip, row)).unwrap());
+            assert_eq!((rows.loop_conflicts, rows.flop_ratio), (1.0, 1.0), "{rows:?}");
+            assert!(rows.bytes_ratio < 0.85 * alone.bytes_ratio, "{rows:?} {alone:?}");
         }
     }
 

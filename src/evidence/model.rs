@@ -3,7 +3,7 @@
 use super::workload::{Work, WorkKind};
 use super::{Figures, MainLoop};
 use crate::chips::Chip;
-use crate::ops::params;
+use crate::ops::{conv, params};
 use serde::Serialize;
 
 /// A unit of a multiprocessor that does one thing at a time.
@@ -79,14 +79,21 @@ impl MainLoop {
             tensor += warps * count as f64 * fma / rate;
             at_peak += warps * count as f64 * fma / peak;
         }
+        // Where a convolution shares rows, the copies of the input run in one of three passes, and not for all warps.
+        let rows = conv::shared_row_bytes(entry);
+        let global = copied + rows.unwrap_or_else(|| sum(|body| body.global_bytes));
+        let shared = match rows {
+            Some(bytes) => warps * (self.shared_bytes - 512 * self.ldgsts) as f64 + bytes,
+            None => copied + sum(|body| body.shared_bytes),
+        };
         let cycles = vec![
             (Pipe::Tensor, tensor),
-            (Pipe::Shared, (copied + sum(|body| body.shared_bytes)) / chip.sm.shared_bytes),
+            (Pipe::Shared, shared / chip.sm.shared_bytes),
             (Pipe::Issue, sum(|body| body.issue) / chip.sm.issue),
             (Pipe::Fma, lanes(|body| body.fma, chip.sm.fma_lanes)),
             (Pipe::Alu, lanes(|body| body.alu, chip.sm.alu_lanes)),
             (Pipe::Mufu, lanes(|body| body.mufu, chip.sm.mufu_lanes)),
-            (Pipe::L2, (copied + sum(|body| body.global_bytes)) / chip.sm.l2_bytes),
+            (Pipe::L2, global / chip.sm.l2_bytes),
         ];
         let most = cycles.iter().map(|(_, c)| *c).fold(f64::MIN_POSITIVE, f64::max);
         Bound { fraction: tensor / most, of_peak: at_peak / most, cycles }

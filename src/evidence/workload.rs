@@ -113,6 +113,21 @@ pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choic
     }
 }
 
+/// Attention over the frames of each token of Open-Sora, with norms and RoPE.
+pub(super) fn temporal(chip: &Chip, name: String, heads: usize, tokens: usize, frames: usize) -> Work {
+    let shape = attention::Shape {
+        head_dim: HEAD_DIM,
+        heads,
+        sequences: BATCH * tokens,
+        q_len: frames,
+        kv_len: frames,
+        plain: false,
+        aligned: true,
+        whole: false,
+    };
+    attend(chip, name, shape)
+}
+
 fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
     let choice = attention::choose(target(chip), DType::Bf16, shape).expect("a head dimension of the models");
     let attention::Shape { head_dim, heads, sequences, q_len, kv_len, .. } = shape;
@@ -122,14 +137,18 @@ fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
         if shape.plain { 2 * sequences * heads * kv_len * head_dim } else { 2 * sequences * heads * q_len * head_dim };
     // Queries and keys of a pass of a block, and blocks for each sequence and head.
     let wide = if head_dim <= 72 { 2.0 } else { 1.0 };
-    let (queries, keys) = match choice.entry.rsplit('_').next() {
-        Some("cross") => (128.0 * wide, 32.0),
-        Some("large") => (64.0 * wide, 64.0),
-        Some("plain") => (128.0, 32.0),
-        Some("wgmma") => (params::ATTENTION_WGMMA_QUERIES as f64, params::ATTENTION_WGMMA_KEYS as f64),
-        _ => (16.0 * 4.0, 16.0),
+    let whole = |queries: f64| (q_len as f64 / queries).ceil();
+    let (team, teams) = attention::short_teams(q_len.max(kv_len));
+    let (queries, keys, tiles) = match choice.entry.rsplit('_').next() {
+        Some("cross") => (128.0 * wide, 32.0, whole(128.0 * wide)),
+        Some("large") => (64.0 * wide, 64.0, whole(64.0 * wide)),
+        Some("plain") => (128.0, 32.0, whole(128.0)),
+        Some("wgmma") => {
+            let queries = params::ATTENTION_WGMMA_QUERIES as f64;
+            (queries, params::ATTENTION_WGMMA_KEYS as f64, whole(queries))
+        }
+        _ => ((params::ATTENTION_SHORT_ROWS * team * teams) as f64, 16.0, 1.0 / teams as f64),
     };
-    let tiles = (q_len as f64 / queries).ceil();
     let blocks = choice.grid.iter().product::<usize>() as f64;
     // A block's tiles of queries: one, or its share where blocks walk over them.
     let share = ((sequences * heads) as f64 * tiles / blocks).ceil().max(1.0);
@@ -148,7 +167,7 @@ fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {
 }
 
 /// A spatial and a temporal block of Open-Sora 1.2 (1152 channels, 16 heads; 1872, 26) in bf16, 51 frames, guidance batch 2, 300 caption
-/// tokens, at 240p, 480p and 720p; and the products of a single image of 240p.
+/// tokens, at 240p, 480p and 720p; the temporal attention of longer videos at 480p; and the products of a single image of 240p.
 pub fn open_sora(chip: &Chip) -> Vec<Work> {
     let mut all = Vec::new();
     for (channels, heads) in [(1152, 16), (1872, 26)] {
@@ -181,8 +200,14 @@ pub fn open_sora(chip: &Chip) -> Vec<Work> {
                 whole: !plain,
             };
             all.push(attend(chip, name("spatial"), shape(BATCH * FRAMES, tokens, tokens, false)));
-            all.push(attend(chip, name("temporal"), shape(BATCH * tokens, FRAMES, FRAMES, false)));
+            all.push(temporal(chip, name("temporal"), heads, tokens, FRAMES));
             all.push(attend(chip, name("cross"), shape(BATCH, FRAMES * tokens, TEXT, true)));
+            if size == "480p" {
+                // Latent frames of videos of 102 and 204.
+                for frames in [2 * FRAMES, 4 * FRAMES] {
+                    all.push(temporal(chip, name(&format!("temporal {frames}")), heads, tokens, frames));
+                }
+            }
         }
     }
     all
@@ -245,15 +270,17 @@ pub fn wan(chip: &Chip) -> Vec<Work> {
         (frames, 1, 96, 96, [3, 3, 3]),
         (frames, 1, 96, 8, [3, 3, 3]), // 3 channels of pixels
     ] {
-        all.push(convolve(chip, [scale, height / share, width / share], [from, to], taps));
+        // Taps side by side keep the size of a frame.
+        let row = taps[2] == 3;
+        all.push(convolve(chip, [scale, height / share, width / share], [from, to], taps, row));
     }
     all
 }
 
-/// A convolution that keeps the size of frames.
-fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3]) -> Work {
+/// A convolution that keeps the size of frames; `row`: its taps may share rows.
+pub(super) fn convolve(chip: &Chip, out: [usize; 3], [from, n]: [usize; 2], taps: [usize; 3], row: bool) -> Work {
     let (m, k) = (out.iter().product::<usize>(), from * taps.iter().product::<usize>());
-    let choice = conv::choose(target(chip), DType::Bf16, [m, n, k]);
+    let choice = conv::choose(target(chip), DType::Bf16, [m, n, k], row.then_some(from));
     let tile = conv::tile_of(&choice.entry).expect("a tile of the table");
     let [frames, height, _] = out;
     let [kt, kh, kw] = taps;

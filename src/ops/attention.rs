@@ -338,9 +338,9 @@ const HEAD_DIMS: [usize; 6] = [32, 48, 64, 72, 96, 128];
 const PLAIN_HEAD_DIM: usize = 128;
 /// The head dimension with a kernel of its own for Hopper, with or without norm and RoPE.
 const NORMED_WGMMA_HEAD_DIM: usize = 72;
-/// The most queries of a strided sequence, the frames of a token, for a warp for each 16 of them, in 16-bit types. Each of the two warps reads and norms the
-/// keys; but in a block of 128 queries three of four warps would have none of these, and an eighth as many sequences would be under way.
-const SHORT_FRAMES: usize = 32;
+/// The most queries and keys of a strided sequence, the frames of a token, for a team of warps that each have 16 of both. In a block of 128
+/// queries two or three of four warps would have no query.
+const SHORT_FRAMES: usize = params::ATTENTION_SHORT_ROWS * params::ATTENTION_SHORT_WARPS;
 /// Keys per tile of the kernel that keeps them in shared memory, and the minimum number of query tiles for which loading them all pays off.
 const CROSS_KEYS: usize = 32;
 const CROSS_TILES: usize = 4;
@@ -360,12 +360,11 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
             shared,
         })
     };
-    let short_shared = params::ATTENTION_SHORT_WARPS * (48 * row + 8 * compiled + 48);
-    let short = if whole || element > 2 { params::ATTENTION_SHORT_QUERIES } else { SHORT_FRAMES };
+    let (team, teams) = short_teams(q_len.max(kv_len));
+    let short_shared = 8 * compiled + 3 * params::ATTENTION_SHORT_ROWS * team * teams * row;
+    let short = if whole { params::ATTENTION_SHORT_ROWS } else { SHORT_FRAMES };
     if q_len <= short && kv_len <= SHORT_FRAMES && short_shared <= target.block_shared {
-        let tiles = sequences * q_len.div_ceil(params::ATTENTION_SHORT_QUERIES);
-        let blocks = (tiles * heads).div_ceil(params::ATTENTION_SHORT_WARPS);
-        return choice("short", [blocks, 1], params::ATTENTION_SHORT_THREADS, short_shared);
+        return choice("short", [(sequences * heads).div_ceil(teams), 1], 32 * team * teams, short_shared);
     }
     let hopper = target.runs(Module::AttentionWgmma) && wgmma_shared(head_dim) <= target.block_shared;
     let served = head_dim == NORMED_WGMMA_HEAD_DIM || plain && head_dim == PLAIN_HEAD_DIM;
@@ -398,6 +397,12 @@ pub fn choose(target: Target, dtype: DType, shape: Shape) -> Option<Choice> {
     }
     let (queries, shared) = streamed(compiled, dtype, element == 4);
     choice("large", [sequences * q_len.div_ceil(queries), heads], params::ATTENTION_LARGE_THREADS, shared)
+}
+
+/// Warps for a sequence and head of `rows` queries or keys, and such teams of a block.
+pub(crate) fn short_teams(rows: usize) -> (usize, usize) {
+    let team = rows.div_ceil(params::ATTENTION_SHORT_ROWS).max(1);
+    (team, (params::ATTENTION_SHORT_WARPS / team).max(1))
 }
 
 fn launch(op: &Op<'_>, dtype: DType, shape: Shape, params: AttentionParams) -> Result<()> {
@@ -477,12 +482,19 @@ mod tests {
         let temporal = Shape { sequences: 7200, q_len: 15, kv_len: 15, whole: false, ..spatial };
         assert_eq!(choice(DType::Bf16, temporal).grid, [7200 * 16 / 4, 1]);
         let frames = |dtype, frames, whole| choice(dtype, Shape { q_len: frames, kv_len: frames, whole, ..temporal });
-        for long in [17, 32].map(|count| frames(DType::Bf16, count, false)) {
-            assert_eq!((long.entry.as_str(), long.grid), ("attention_72_bf16_short", [7200 * 2 * 16 / 4, 1]));
+        // Warps for each sequence and head, and such teams of a block: none is without queries.
+        for (count, team, teams) in [(16, 1, 4), (17, 2, 2), (32, 2, 2), (33, 3, 1), (48, 3, 1), (49, 4, 1), (64, 4, 1)]
+        {
+            for (dtype, row) in [(DType::Bf16, 144), (DType::F32, 304)] {
+                let long = frames(dtype, count, false);
+                assert_eq!(long.entry, format!("attention_72_{dtype}_short"));
+                assert_eq!((long.grid, long.threads), ([7200 * 16 / teams, 1], 32 * team * teams), "{count} frames");
+                // "the weights, then for each team K, V, Q, of 16 rows for each of its warps" of kernels/attention.cu.
+                assert_eq!(long.shared, 8 * 72 + team * teams * 48 * row);
+            }
         }
-        assert_eq!(frames(DType::Bf16, 33, false).entry, "attention_72_bf16_large");
+        assert_eq!(frames(DType::Bf16, 65, false).entry, "attention_72_bf16_large");
         assert_eq!(frames(DType::Bf16, 17, true).entry, "attention_72_bf16_large");
-        assert_eq!(frames(DType::F32, 17, false).entry, "attention_72_f32_large");
         let cross = Shape { sequences: 2, q_len: 15 * 3600, kv_len: 300, plain: true, ..spatial };
         assert_eq!(choice(DType::Bf16, cross).entry, "attention_72_bf16_cross");
         assert_eq!(choice(DType::F32, cross).entry, "attention_72_f32_large");

@@ -220,7 +220,15 @@ pub fn conv(call: &Conv<'_>, out: &Tensor) -> Result<()> {
     op.int("positions of out", 2 * out_frames * out_height * out_width + 2 * params::CONV_TALL_M)?;
     op.int("m", m + params::CONV_TALL_M)?;
     let op = op.counted(2 * m * n * taps * channels, &[Some(x), before, Some(w), bias, residual], &[Some(out)]);
-    op.launch_choice(&choose(Target::of(op.device), dtype, [m, n, taps * channels]), &params)
+    let row = shares_rows(&geometry, kernel_w, [width, out_width]).then_some(channels);
+    op.launch_choice(&choose(Target::of(op.device), dtype, [m, n, taps * channels], row), &params)
+}
+
+/// Whether three taps lie side by side in a row and a row of the output, of `out_width` columns, has all their pixels: what was copied for one of
+/// them serves all three.
+pub(crate) fn shares_rows(geometry: &Geometry, kernel_w: usize, [width, out_width]: [usize; 2]) -> bool {
+    let Geometry { stride, pad, upsample, .. } = *geometry;
+    kernel_w == 3 && stride == 1 && pad == 1 && out_width == width << u32::from(upsample)
 }
 
 /// The rows of a `height`-row input that the rows `band` of the output depend on, for a kernel of `kernel_h` rows.
@@ -237,10 +245,13 @@ pub fn needed_rows(geometry: &Geometry, kernel_h: usize, height: usize, band: Ba
 
 /// A tile of `kernels/launch_tiles.h`. No tile changes a bit of the result.
 struct Tile {
+    /// Whether the three taps of a row share the pixels that were copied, for convolutions where they can.
+    row: bool,
     suffix: &'static str,
     m: usize,
     n: usize,
     threads: usize,
+    /// Of `row`, beside the blocks of the input.
     shared: usize,
     /// For 16-bit types, and for f32.
     serves: [bool; 2],
@@ -255,8 +266,12 @@ struct Tile {
 }
 
 /// Every tile; among equals the first is chosen.
-const TILES: [Tile; 4] = [
+const TILES: [Tile; 7] = [
+    row_tile("row192", params::CONV_M, 192),
+    row_tile("row96", params::CONV_TALL_M, 96),
+    row_tile("row128", params::CONV_TALL_M, 128),
     Tile {
+        row: false,
         suffix: "192",
         m: params::CONV_M,
         n: 192,
@@ -269,6 +284,7 @@ const TILES: [Tile; 4] = [
         alone: 44,
     },
     Tile {
+        row: false,
         suffix: "tall",
         m: params::CONV_TALL_M,
         n: 96,
@@ -281,6 +297,7 @@ const TILES: [Tile; 4] = [
         alone: 44,
     },
     Tile {
+        row: false,
         suffix: "128",
         m: params::CONV_M,
         n: 128,
@@ -293,6 +310,7 @@ const TILES: [Tile; 4] = [
         alone: 0,
     },
     Tile {
+        row: false,
         suffix: "96",
         m: params::CONV_M,
         n: 96,
@@ -306,8 +324,35 @@ const TILES: [Tile; 4] = [
     },
 ];
 
+/// Elements of a chunk of k, in 16-bit types: those of a row in a stage.
+const K_TILE: usize = 32;
+
+/// A tile that shares rows: tensor cores are its busiest pipe on every chip, so its rate needs no bound by shared memory. Of its pixels it asks L2
+/// once for three taps.
+const fn row_tile(suffix: &'static str, m: usize, n: usize) -> Tile {
+    Tile {
+        row: true,
+        suffix,
+        m,
+        n,
+        threads: params::CONV_ROW_THREADS,
+        shared: params::CONV_STAGES * n * 2 * K_TILE,
+        serves: [true, false],
+        rate: 1.0,
+        shared_fma: f64::INFINITY,
+        byte_fma: (m * n * K_TILE) as f64 / row_bytes(m, n),
+        alone: 44,
+    }
+}
+
+/// Bytes from L2 for a tile of w and a third of a block of the input: a pass of the main loop that shares rows.
+const fn row_bytes(m: usize, n: usize) -> f64 {
+    (2 * K_TILE * (m + 2)) as f64 / 3.0 + (2 * K_TILE * n) as f64
+}
+
 /// For the few channels of latents and pixels.
 const NARROW: Tile = Tile {
+    row: false,
     suffix: "16",
     m: params::CONV_M,
     n: 16,
@@ -321,6 +366,13 @@ const NARROW: Tile = Tile {
 };
 
 impl Tile {
+    /// Bytes of shared memory of a block, for an input of `channels`.
+    fn shared_for(&self, channels: Option<usize>) -> usize {
+        // A block of the input is its pixels, two more, and zeros.
+        let blocks = channels.map_or(0, |channels| (channels / K_TILE).max(params::CONV_STAGES));
+        self.shared + if self.row { blocks * (self.m + 4) * 2 * K_TILE } else { 0 }
+    }
+
     fn count(&self, m: usize, n: usize) -> usize {
         m.div_ceil(self.m) * n.div_ceil(self.n)
     }
@@ -336,11 +388,13 @@ impl Tile {
 }
 
 /// The kernel for a product of `m` positions, `n` channels and k (taps · channels): the tile with the least time. A few channels take the
-/// narrow one.
-pub fn choose(target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> Choice {
+/// narrow one. `row`: the channels of an input whose rows three taps can share.
+pub fn choose(target: Target, dtype: DType, [m, n, k]: [usize; 3], row: Option<usize>) -> Choice {
     let time = |tile: &&Tile| tile.time(target, dtype, [m, n, k]);
     let of_type = usize::from(dtype.size() > 2);
-    let fits = TILES.iter().filter(|tile| tile.serves[of_type] && tile.shared <= target.block_shared);
+    let row = row.filter(|channels| channels.is_multiple_of(K_TILE));
+    let serves = |tile: &&Tile| tile.serves[of_type] && (row.is_some() || !tile.row);
+    let fits = TILES.iter().filter(serves).filter(|tile| tile.shared_for(row) <= target.block_shared);
     let tile = match n <= 2 * NARROW.n {
         true => &NARROW,
         false => fits.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(&NARROW),
@@ -350,14 +404,23 @@ pub fn choose(target: Target, dtype: DType, [m, n, k]: [usize; 3]) -> Choice {
         entry: format!("conv_{dtype}_{}", tile.suffix),
         grid: [tile.count(m, n), 1],
         threads: tile.threads,
-        shared: tile.shared,
+        shared: tile.shared_for(row),
     }
 }
 
 /// Positions and channels of a block's tile.
 pub(crate) fn tile_of(entry: &str) -> Option<(usize, usize)> {
-    let is = |tile: &&Tile| entry.rsplit('_').next() == Some(tile.suffix);
-    TILES.iter().chain([&NARROW]).find(is).map(|tile| (tile.m, tile.n))
+    named(entry).map(|tile| (tile.m, tile.n))
+}
+
+/// The bytes that a block asks L2 for in a pass of its main loop, on average, if its tile shares rows.
+pub(crate) fn shared_row_bytes(entry: &str) -> Option<f64> {
+    named(entry).filter(|tile| tile.row).map(|tile| row_bytes(tile.m, tile.n))
+}
+
+fn named(entry: &str) -> Option<&'static Tile> {
+    let suffix = entry.strip_prefix("conv_")?.rsplit('_').next();
+    TILES.iter().chain([&NARROW]).find(|tile| suffix == Some(tile.suffix))
 }
 
 #[cfg(test)]
@@ -370,13 +433,13 @@ mod tests {
         let widths = [8, 32, 40, 96, 100, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1152];
         let tiles = |capability| {
             let target = Target::new(108, capability);
-            widths.map(|n| choose(target, DType::Bf16, [1 << 22, n, 27 * n]).entry.replace("conv_bf16_", ""))
+            widths.map(|n| choose(target, DType::Bf16, [1 << 22, n, 27 * n], None).entry.replace("conv_bf16_", ""))
         };
         let a100 = "16 16 tall tall 128 128 192 192 128 192 192 128 128 192 128 192";
         assert_eq!(tiles((8, 0)).join(" "), a100);
         for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
             for n in [96, 192, 384, 768, 1152] {
-                let choice = choose(Target::new(108, capability), DType::Bf16, [1 << 22, n, 27 * n]);
+                let choice = choose(Target::new(108, capability), DType::Bf16, [1 << 22, n, 27 * n], None);
                 assert!(n.is_multiple_of(tile_of(&choice.entry).unwrap().1), "{capability:?} {n}: {}", choice.entry);
             }
         }
@@ -385,10 +448,48 @@ mod tests {
     /// The first scale of Wan 2.1 at 480p has few positions: tiles that leave the fewest multiprocessors idle.
     #[test]
     fn few_positions_take_smaller_tiles() {
-        let entry = |m, n| choose(Target::new(108, (8, 0)), DType::Bf16, [m, n, 27 * n]).entry;
+        let entry = |m, n| choose(Target::new(108, (8, 0)), DType::Bf16, [m, n, 27 * n], None).entry;
         assert_eq!(entry(60 * 104, 384), "conv_bf16_192");
         assert_eq!(entry(128, 384), "conv_bf16_128");
         assert_eq!(entry(30 * 52, 384), "conv_bf16_128");
+    }
+
+    /// Three taps of a row share what was copied where the blocks of the input fit in shared memory: 3×3×3 and 3×3 of the autoencoders' channels.
+    #[test]
+    fn tiles_that_share_rows() {
+        let entry = |capability, from: usize, n| {
+            let choice = choose(Target::new(108, capability), DType::Bf16, [1 << 22, n, 27 * from], Some(from));
+            assert!(choice.shared <= Target::new(108, capability).block_shared);
+            choice.entry.replace("conv_bf16_", "")
+        };
+        for (from, n, a40, a100, h100) in [
+            (96, 96, "row96", "row96", "row96"),
+            (192, 96, "tall", "row96", "row96"),
+            (192, 192, "row192", "row192", "row192"),
+            (384, 384, "192", "row192", "row192"),
+            (128, 128, "row128", "row128", "row128"),
+            (256, 256, "128", "row128", "row128"),
+            (512, 512, "128", "128", "row192"),
+            (72, 96, "tall", "tall", "tall"),
+            (96, 8, "16", "16", "16"),
+        ] {
+            let tiles = [(8, 6), (8, 0), (9, 0)].map(|capability| entry(capability, from, n));
+            assert_eq!(tiles, [a40, a100, h100], "{from} to {n}");
+        }
+        // "a ring of max(channels / K_TILE, STAGES) blocks, each [TILE_M + 2][64 B], and 128 bytes of zeros" of kernels/conv.cu, behind w.
+        let shared = |from| choose(Target::new(132, (9, 0)), DType::F16, [1 << 22, 96, 27 * from], Some(from)).shared;
+        assert_eq!([64, 96, 192].map(shared), [4, 4, 6].map(|blocks| 4 * 96 * 64 + blocks * (258 * 64 + 128)));
+        let plain = Geometry { pad: 1, ..Geometry::default() };
+        assert!(shares_rows(&plain, 3, [7, 7]));
+        assert!(shares_rows(&Geometry { upsample: true, ..plain }, 3, [7, 14]));
+        for (geometry, kernel_w, width) in [
+            (plain, 1, 7),
+            (plain, 3, 8),
+            (Geometry { stride: 2, ..plain }, 3, 7),
+            (Geometry { pad: 0, ..plain }, 3, 7),
+        ] {
+            assert!(!shares_rows(&geometry, kernel_w, [7, width]), "{geometry:?}");
+        }
     }
 
     #[test]

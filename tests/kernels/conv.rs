@@ -4,6 +4,7 @@ use super::harness::{
     Random, add_cut, assert_close, assert_same_bits, devices, epsilon, for_each, poisoned, round, tensor, tf32_loss,
 };
 use adacache::device::{Device, Module};
+use adacache::ops::Target;
 use adacache::ops::conv::{Band, Conv, Geometry, Input, conv, needed_rows};
 use adacache::ops::params::{self, ConvParams};
 use adacache::tensor::{DType, Tensor};
@@ -236,62 +237,147 @@ fn products_and_epilogues() {
     });
 }
 
+/// Suffix, positions, channels and threads of a tile.
+type Tile = (&'static str, usize, usize, usize);
+
+/// Dynamic shared memory, as `kernels/launch_tiles.h` and conv.cu have it.
+fn shared_of(case: &Case, (suffix, tile_m, tile_n, _): Tile) -> usize {
+    if suffix.starts_with("row") {
+        // Stages of w; for every 32 channels, at least four times, the pixels of the tile, two more, and zeros.
+        4 * tile_n * 64 + (case.input[3] / 32).max(4) * (tile_m + 4) * 64
+    } else {
+        4 * (tile_m + tile_n) * 64
+    }
+}
+
+fn too_much_shared(device: &Device, case: &Case, tile: Tile) -> Option<String> {
+    let (shared, most) = (shared_of(case, tile), Target::of(device).block_shared);
+    (shared > most).then(|| format!("{shared} bytes of shared memory, where a block can have {most}"))
+}
+
+/// The case by one tile's kernel.
+fn launch_tile(device: &Device, dtype: DType, case: &Case, data: &Data, tile: Tile) -> Tensor {
+    let (suffix, tile_m, tile_n, threads) = tile;
+    let ([frames, height, width, channels], output) = (case.input, case.output());
+    let ([kernel_t, kernel_h, kernel_w], g) = (case.kernel, case.geometry);
+    let x = tensor(device, &case.input, &data.x, dtype);
+    let w = tensor(device, &[case.n, kernel_t, kernel_h, kernel_w, channels], &data.w, dtype);
+    let bias = tensor(device, &[case.n], &data.bias, dtype);
+    let out = poisoned(device, &output, dtype);
+    if case.residual {
+        out.write_f32(&data.residual).unwrap();
+    }
+    let params = ConvParams {
+        x: x.ptr(),
+        w: w.ptr(),
+        bias: bias.ptr(),
+        residual: if case.residual { out.ptr() } else { 0 },
+        out: out.ptr(),
+        frames: frames as i32,
+        height: height as i32,
+        width: width as i32,
+        channels: channels as i32,
+        in_rows: height as i32,
+        out_frames: output[0] as i32,
+        out_height: output[1] as i32,
+        out_width: output[2] as i32,
+        n: case.n as i32,
+        out_rows: output[1] as i32,
+        kernel_t: kernel_t as i32,
+        kernel_h: kernel_h as i32,
+        kernel_w: kernel_w as i32,
+        stride_t: 1,
+        stride: 1,
+        pad_t: g.pad_t as i32,
+        pad: g.pad as i32,
+        upsample: g.upsample.into(),
+        time_factor: 1,
+        alpha: 1.0,
+        relu: case.relu.into(),
+        ..Default::default()
+    };
+    let kernel = device.kernel(Module::Conv, &format!("conv_{dtype}_{suffix}")).unwrap();
+    let blocks = (output[0] * output[1] * output[2]).div_ceil(tile_m) * case.n.div_ceil(tile_n);
+    let shared = shared_of(case, tile) as u32;
+    device.launch(&kernel, [blocks as u32, 1, 1], [threads as u32, 1, 1], shared, &params).unwrap();
+    out
+}
+
 /// Every tile, by itself: one whole and a part of one in both directions, and the same bits as any other.
 #[test]
 fn every_tile_gives_the_same_bits() {
     let tiles = [
-        ("192", 128, 192, params::CONV_192_THREADS, params::CONV_192_SHARED),
-        ("tall", 256, 96, params::CONV_TALL_THREADS, params::CONV_TALL_SHARED),
-        ("128", 128, 128, params::CONV_128_THREADS, params::CONV_128_SHARED),
-        ("96", 128, 96, params::CONV_96_THREADS, params::CONV_96_SHARED),
-        ("16", 128, 16, params::CONV_16_THREADS, params::CONV_16_SHARED),
+        ("192", 128, 192, params::CONV_192_THREADS),
+        ("tall", 256, 96, params::CONV_TALL_THREADS),
+        ("128", 128, 128, params::CONV_128_THREADS),
+        ("96", 128, 96, params::CONV_96_THREADS),
+        ("16", 128, 16, params::CONV_16_THREADS),
     ];
     let case = Case { residual: true, ..Case::causal([2, 9, 17, 24], 200) };
-    let ([frames, height, width, channels], n) = (case.input, case.n);
     for_each(|device, dtype| {
         let data = data(&case, dtype);
         let whole = run(device, dtype, &case, &data);
         assert_close("tiles", &whole.to_f32().unwrap(), &data.exact, &data.naive, data.floor);
-        let x = tensor(device, &case.input, &data.x, dtype);
-        let w = tensor(device, &[n, 3, 3, 3, channels], &data.w, dtype);
-        let bias = tensor(device, &[n], &data.bias, dtype);
         let has = |suffix: &str| dtype == DType::F32 || suffix != "96";
         let wide = |suffix: &str| dtype != DType::F32 || !["192", "tall"].contains(&suffix);
-        for (suffix, tile_m, tile_n, threads, shared) in tiles.into_iter().filter(|tile| has(tile.0) && wide(tile.0)) {
-            let out = tensor(device, &case.output(), &data.residual, dtype);
-            let params = ConvParams {
-                x: x.ptr(),
-                w: w.ptr(),
-                bias: bias.ptr(),
-                residual: out.ptr(),
-                out: out.ptr(),
-                frames: frames as i32,
-                height: height as i32,
-                width: width as i32,
-                channels: channels as i32,
-                in_rows: height as i32,
-                out_frames: frames as i32,
-                out_height: height as i32,
-                out_width: width as i32,
-                n: n as i32,
-                out_rows: height as i32,
-                kernel_t: 3,
-                kernel_h: 3,
-                kernel_w: 3,
-                stride_t: 1,
-                stride: 1,
-                pad_t: 2,
-                pad: 1,
-                time_factor: 1,
-                alpha: 1.0,
-                ..Default::default()
-            };
-            let kernel = device.kernel(Module::Conv, &format!("conv_{dtype}_{suffix}")).unwrap();
-            let blocks = (frames * height * width).div_ceil(tile_m) * n.div_ceil(tile_n);
-            device.launch(&kernel, [blocks as u32, 1, 1], [threads as u32, 1, 1], shared as u32, &params).unwrap();
-            assert!(out.to_bytes().unwrap() == whole.to_bytes().unwrap(), "{dtype}: tile {suffix}");
+        for tile in tiles.into_iter().filter(|tile| has(tile.0) && wide(tile.0)) {
+            let out = launch_tile(device, dtype, &case, &data, tile);
+            assert!(out.to_bytes().unwrap() == whole.to_bytes().unwrap(), "{dtype}: tile {}", tile.0);
         }
     });
+}
+
+/// Tiles whose three taps of a row share the pixels, by themselves: the bits of a tile that copies them for each tap. Inputs of one to five
+/// blocks of 32 channels, fewer, as many and more than the ring has at least; rows of one column, of fewer and more than a tile has positions;
+/// whole and broken tiles of both sides; doubled rows; one row of taps and three frames of them.
+#[test]
+fn taps_of_a_row_share_its_pixels() {
+    let up = Geometry { upsample: true, pad: 1, ..Geometry::default() };
+    let cases = [
+        Case { residual: true, ..Case::causal([2, 9, 17, 96], 200) },
+        Case::causal([3, 5, 1, 32], 136),
+        Case::causal([2, 3, 2, 64], 104),
+        Case::image([1, 2, 300, 128], 40),
+        Case { relu: true, ..Case::image([3, 11, 13, 160], 192) },
+        Case { geometry: up, ..Case::image([2, 7, 10, 96], 96) },
+    ];
+    for device in devices() {
+        for dtype in [DType::Bf16, DType::F16] {
+            for case in cases {
+                let data = data(&case, dtype);
+                let alone = launch_tile(device, dtype, &case, &data, ("128", 128, 128, params::CONV_128_THREADS));
+                assert_close(
+                    &format!("{dtype} {case:?}"),
+                    &alone.to_f32().unwrap(),
+                    &data.exact,
+                    &data.naive,
+                    data.floor,
+                );
+                for (suffix, tile_m, tile_n) in [("row192", 128, 192), ("row96", 256, 96), ("row128", 256, 128)] {
+                    let tile = (suffix, tile_m, tile_n, params::CONV_ROW_THREADS);
+                    if let Some(most) = too_much_shared(device, &case, tile) {
+                        println!("skipped on {}: {suffix} with {case:?}: {most}", device.info().label());
+                        continue;
+                    }
+                    let out = launch_tile(device, dtype, &case, &data, tile);
+                    assert!(out.to_bytes().unwrap() == alone.to_bytes().unwrap(), "{dtype} {case:?}: tile {suffix}");
+                }
+            }
+        }
+    }
+}
+
+/// The launcher takes them, and bands and chunks have the bits of the whole.
+#[test]
+fn launches_share_rows() {
+    let case = Case { residual: true, ..Case::causal([3, 7, 9, 64], 96) };
+    for device in devices() {
+        let data = data(&case, DType::Bf16);
+        let whole = run(device, DType::Bf16, &case, &data);
+        assert_close("rows", &whole.to_f32().unwrap(), &data.exact, &data.naive, data.floor);
+        let banded = run(device, DType::Bf16, &Case { band: 3, ..case }, &data);
+        assert!(banded.to_bytes().unwrap() == whole.to_bytes().unwrap());
+    }
 }
 
 /// Bands see the very numbers that the whole does: the same bits.

@@ -2,7 +2,7 @@
 
 use super::buffers::Sizes;
 use crate::model::Geometry;
-use crate::ops::params::ATTENTION_SHORT_QUERIES;
+use crate::ops::params::{ATTENTION_SHORT_ROWS, ATTENTION_SHORT_WARPS};
 use crate::shapes::{
     AttentionKind, AttentionShape, Epilogue, LinearShape, NormKind, NormShape, PackKind, PackShape, ResidualKind,
     ResidualShape, SamplerShape, Shapes,
@@ -21,7 +21,7 @@ pub(in crate::model) fn launches(sizes: &Sizes, heads: usize, geometry: &Geometr
     let attention = |kind| AttentionShape { kind, batch, frames, tokens, heads, head_dim: channels / heads, text };
     let own = [AttentionKind::Spatial, AttentionKind::Temporal, AttentionKind::Cross].map(attention);
     let long = AttentionShape { frames: LONG_FRAMES, tokens: (frames * tokens).div_ceil(LONG_FRAMES), ..own[1] };
-    let long = (frames <= ATTENTION_SHORT_QUERIES).then_some(long);
+    let long = (frames <= ATTENTION_SHORT_ROWS * ATTENTION_SHORT_WARPS).then_some(long);
     let residual = |kind, strides| ResidualShape { kind, batch, frames, tokens, channels, strides };
     let Geometry { videos, frames: latent_frames, height, width, .. } = *geometry;
     Shapes {
