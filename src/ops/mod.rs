@@ -12,6 +12,7 @@ pub mod conv;
 pub mod decide;
 pub mod decode;
 pub mod embed;
+pub mod fp8;
 pub mod group_norm;
 pub mod linear;
 pub mod motion;
@@ -359,7 +360,7 @@ impl<'a> Op<'a> {
     }
 }
 
-/// The map of boxes `tile` of a tensor in a 16-bit type, which lie in shared memory as `kernels/hopper.cuh` has them: in the 128-byte swizzle.
+/// The map of boxes `tile` of a tensor in a 16-bit type, or of bytes, which lie in shared memory as `kernels/hopper.cuh` has them: in the 128-byte swizzle.
 fn swizzled_map(
     device: &Device,
     dtype: DType,
@@ -368,7 +369,11 @@ fn swizzled_map(
     strides: &[u64],
     tile: &[u32],
 ) -> Result<EncodedTensorMap> {
-    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
+    let element = match dtype {
+        DType::U8 => TensorType::U8,
+        DType::F16 => TensorType::F16,
+        _ => TensorType::Bf16,
+    };
     let map = TensorMap::new(element, address, extents, strides, tile).with_swizzle(TensorSwizzle::B128);
     Ok(device.tensor_map(&map)?)
 }
