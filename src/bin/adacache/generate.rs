@@ -96,6 +96,7 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     }
 
     let device = args.device.open()?;
+    pipeline::check_products(&source, &device, args.dtype)?;
     device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
     let groups = embed(args, &device, &source, groups, embeddings.as_ref(), cfg_scale)?;
     let request = |prompt: &Prompt, decode: bool| Request {
@@ -228,6 +229,7 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         caption_tokens: args.max_sequence_length,
         sigmas: args.sigmas.clone(),
         loras: args.lora.clone(),
+        fp8_weights: args.fp8_weights,
         vae_tiling: args.vae_tiling,
         tiny_vae: args.tiny_vae.clone(),
     };
