@@ -221,11 +221,12 @@ pub(in crate::model) fn add_residual(
     let residual = added.map(|added| Ok::<_, ModelError>((ws.rows(added.to)?, added.accumulate))).transpose()?;
     let residual = residual.as_ref().map(|(tensor, accumulate)| (tensor, *accumulate));
     let x = ws.rows(ws.x())?;
-    Ok(match scales {
+    match scales {
         None => ops::linear::linear_residual(a, weight, Some(bias), gate, &x, residual)?,
         Some(scales) => {
             let w = Rows { codes: weight, scales };
             ops::fp8::linear_residual(quantised(ws, a)?, w, Some(bias), gate, &x, residual)?;
         }
-    })
+    }
+    Ok(())
 }
