@@ -198,7 +198,6 @@ const _: () = {
     ["Offset of field: LinearWgmmaParams::steps"][::std::mem::offset_of!(LinearWgmmaParams, steps) - 376usize];
     ["Offset of field: LinearWgmmaParams::reserved"][::std::mem::offset_of!(LinearWgmmaParams, reserved) - 380usize];
 };
-/// sm_90a/linear_fp8.cu: the same with a and w in e4m3 [m, k], [n, k], whose rows have scales. wgmma.product.a and .w are theirs.
 #[repr(C)]
 #[repr(align(64))]
 #[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
