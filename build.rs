@@ -220,7 +220,7 @@ fn bindgen_params(root: &Path) -> Result<()> {
         .raw_line("")
         .disable_header_comment()
         .blocklist_type("TensorMap")
-        .no_default(".*WgmmaParams")
+        .no_default(".*(Wgmma|Fp8)Params")
         .allowlist_type(".*Params")
         .allowlist_type("SequenceLayout|DecideState")
         .allowlist_var("[A-Z][A-Z0-9_]*_(STRIDES|SUMS|BYTES|WARPS|THREADS|BLOCKS|COLUMNS|PARTS|POSITIONS|CHANNELS|M|N|SHARED|QUERIES|METRIC|HISTORY|TERMS|WORDS|LATENTS|SLOT|KEPT|ELEMENTS|LENGTH|PARKED|KEYS|ROWS|RESERVED)")

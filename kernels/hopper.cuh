@@ -141,3 +141,27 @@ WGMMA_ROWS_128(f16, "f16", 1)
 // ---- barriers of a part of the block's threads ------------------------------------------------------------------------------------
 __device__ __forceinline__ void named_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
 __device__ __forceinline__ void named_arrive(int barrier, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory"); }
+
+// ---- e4m3 -------------------------------------------------------------------------------------------------------------------------
+struct e4m3 {};
+
+// c = a b (+ c), [64 x 32] [32 x 192], both from shared memory: rows of 128 elements, of which a k-step has 32 (32 bytes, as of 16-bit types).
+template <> __device__ __forceinline__ void wgmma<e4m3>(float (&c)[96], unsigned long long a, unsigned long long b, int add) {
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %98, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" OPERANDS_96 "}, %96, %97, add, 1, 1;\n}"
+               : FLOATS_96(c)
+               : "l"(a), "l"(b), "r"(add));
+}
+
+// Two numbers as e4m3, the first in the low byte: rounded to nearest even, beyond 448 saturated; NaN stays NaN.
+__device__ __forceinline__ unsigned to_e4m3x2(float low, float high) {
+  unsigned short packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+// And back: every e4m3 number is an f16 number.
+__device__ __forceinline__ void from_e4m3x2(unsigned packed, float& low, float& high) {
+  unsigned halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((unsigned short)packed));
+  unpack2<f16>(halves, low, high);
+}

@@ -40,7 +40,7 @@
 // step_begin: one block.
 #define STEP_THREADS 64
 
-// residual_pack: a warp per row. Grid min(ceil(rows / PACK_WARPS), PACK_MAX_BLOCKS). residual_unpack: ceil(count / ELEMENTWISE_THREADS).
+// residual_pack, quantise: a warp per row. Grid min(ceil(rows / PACK_WARPS), PACK_MAX_BLOCKS). residual_unpack: ceil(count / ELEMENTWISE_THREADS).
 #define PACK_WARPS 8
 #define PACK_THREADS (32 * PACK_WARPS)
 #define PACK_MAX_BLOCKS 1024

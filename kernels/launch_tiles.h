@@ -29,7 +29,7 @@
 #define LINEAR_64_STAGES 4
 #define LINEAR_64_SHARED (LINEAR_64_STAGES * (LINEAR_64_M + LINEAR_64_N) * LINEAR_K_BYTES + 8 * LINEAR_64_M) // 29184
 
-// sm_90a/linear.cu, entry suffix _wgmma (16-bit types, no _ln): grid = (at most ceil(m / M) * ceil(n / N), 1, 1), any number of blocks: they take turns.
+// sm_90a/linear.cu and linear_fp8.cu, entry suffix _wgmma (16-bit types, no _ln): grid = (at most ceil(m / M) * ceil(n / N), 1, 1), any number of blocks: they take turns.
 // dynamic shared: the stages, then two barriers of each.
 #define LINEAR_WGMMA_M 256
 #define LINEAR_WGMMA_N 192

@@ -9,27 +9,7 @@
 // the parts of packed projections, a warp for each row of a part, once a forward: attention would norm the keys again for every tile of
 // queries, and cannot see the other heads.
 // Launch: ROW_THREADS threads, grid ceil(rows / ROW_WARPS). No shared memory. Sums run over lanes by xor-shuffles.
-#include "common.cuh"
-
-// mean and 1/sqrt(var + eps) of the warp's row; the same bits in every lane.
-template <class D, int N> __device__ __forceinline__ float2 statistics(const D* row, int channels, float eps) {
-  float sum = 0.0f;
-  for (int c = lane_index() * N; c < channels; c += 32 * N) {
-    float x[N];
-    load_elements(row + c, x);
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum += x[i];
-  }
-  float mean = warp_sum(sum) / (float)channels;
-  float squares = 0.0f;
-  for (int c = lane_index() * N; c < channels; c += 32 * N) {
-    float x[N];
-    load_elements(row + c, x);
-#pragma unroll
-    for (int i = 0; i < N; ++i) squares = fmaf(x[i] - mean, x[i] - mean, squares);
-  }
-  return make_float2(mean, 1.0f / sqrtf(warp_sum(squares) / (float)channels + eps));
-}
+#include "norm.cuh"
 
 template <class D, int N> __device__ __forceinline__ void row_stats(const RowStatsParams& p) {
   for (long long row = grid_warp(); row < p.rows; row += grid_warps()) {

@@ -57,6 +57,15 @@ struct LinearWgmmaParams {
   int reserved;
 };
 
+// sm_90a/linear_fp8.cu: the same with a and w in e4m3 [m, k], [n, k], whose rows have scales. wgmma.product.a and .w are theirs.
+#define LINEAR_FP8_RESERVED 12
+struct LinearFp8Params {
+  struct LinearWgmmaParams wgmma;
+  DEVICE_PTR(const float) a_scale;      // [m]
+  DEVICE_PTR(const float) w_scale;      // [n]
+  int reserved[LINEAR_FP8_RESERVED];
+};
+
 // ---- attention.cu ---------------------------------------------------------------------------------------------------
 
 // out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
@@ -127,6 +136,12 @@ struct ModulateParams {
   int shift_chunk, scale_chunk;
   int only_masked_out;                  // 1: only rows whose frame_mask is 0 are written (the others are left alone)
   float eps;
+};
+// sm_90a/quantise.cu: the same rows in e4m3, each by the variant of its frame. Entries quantise_modulated_{bf16,f16}.
+struct QuantiseModulatedParams {
+  struct ModulateParams modulate;       // out: [rows, channels] e4m3; variant and only_masked_out are not read
+  DEVICE_PTR(float) scale;              // [rows]
+  DEVICE_PTR(float) error;              // [blocks, 2]
 };
 
 // ---- residual.cu ----------------------------------------------------------------------------------------------------
@@ -486,7 +501,7 @@ struct DecideParams {
 
 // ---- pack.cu --------------------------------------------------------------------------------------------------------
 
-// Rows to e4m3. Entries residual_pack_{dtype}.
+// Rows to e4m3. Entries residual_pack_{dtype}; of sm_90a/quantise.cu quantise_{bf16,f16}.
 struct PackParams {
   DEVICE_PTR(const void) x;             // [rows, channels] D
   DEVICE_PTR(unsigned char) packed;     // [rows, channels]

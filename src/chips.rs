@@ -5,6 +5,9 @@ use serde::Serialize;
 
 use crate::device::{DeviceInfo, DeviceKind};
 
+/// How much faster tensor cores multiply 8-bit floats than 16-bit ones, where there are products of them here: on Hopper.
+pub const FP8_RATE: f64 = 2.0;
+
 /// The rates and capacities of a multiprocessor. Rates are per clock.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Multiprocessor {

@@ -14,7 +14,7 @@ use crate::chips::Chip;
 use crate::device::{Device, DryConfig};
 use crate::model::{Geometry, TransformerShape};
 use crate::ops::decide::DecisionRule;
-use crate::pipeline::{Content, Job, Needs, PipelineError, Stage, is_guided};
+use crate::pipeline::{Content, Job, Needs, PipelineError, Stage, check_products, is_guided};
 use crate::profile::{Cost, Efficiency, Tally};
 use crate::sampler::{Member, Sampler, SamplerOptions};
 
@@ -219,6 +219,7 @@ impl Job {
     /// lacks a measurement.
     pub fn estimate(&self, gpu: &Chip, efficiency: Efficiency, expected: &Expected) -> Result<Estimate, PipelineError> {
         efficiency.check(gpu)?;
+        check_products(&self.source, &counting(gpu), self.dtype)?;
         let stages = self.stages()?;
         let tallied = stages.iter().map(|stage| self.tallied(gpu, &efficiency, stage));
         let tallied = tallied.collect::<Result<Vec<Tallied>, PipelineError>>()?;

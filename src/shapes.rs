@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::conv;
+use crate::ops::{conv, fp8};
 
 /// Operations by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -94,6 +94,9 @@ pub struct LinearShape {
     /// Whether LayerNorm and adaLN precede the product.
     #[serde(default)]
     pub modulate: bool,
+    /// Whether both operands are of e4m3 (on a Hopper); what makes the rows of `a` so is part of it.
+    #[serde(default)]
+    pub fp8: bool,
 }
 
 /// The kind of attention.
@@ -387,6 +390,12 @@ pub struct Shapes {
 }
 
 impl Shapes {
+    /// The same, with products of e4m3 wherever the kernel serves their shape.
+    pub fn in_fp8(mut self) -> Shapes {
+        self.linear.iter_mut().for_each(|shape| shape.fp8 = fp8::serves([shape.n, shape.k]));
+        self
+    }
+
     /// The shapes of the given operations alone.
     pub fn only(mut self, ops: &[Op]) -> Shapes {
         if !ops.contains(&Op::Linear) {

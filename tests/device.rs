@@ -524,6 +524,9 @@ layouts! {
     TimeUpParams: Resample ["time_up"];
     PermuteParams: Resample ["permute"];
     LinearWgmmaParams: LinearWgmma ["linear_bias", "linear_gelu", "linear_residual"];
+    LinearFp8Params: LinearFp8 ["linear_fp8_bias", "linear_fp8_gelu", "linear_fp8_residual"];
+    QuantiseModulatedParams: Quantise ["quantise_modulated"];
+    PackParams: Quantise ["quantise"];
     AttentionWgmmaParams: AttentionWgmma ["attention_72", "attention_128"];
 }
 
@@ -567,10 +570,12 @@ fn fields(name: &str) -> Vec<(usize, usize)> {
             "[i32; 8usize]" => found.extend((0..8).map(|i| (offset + 4 * i, 4))),
             "[u64; 2usize]" => found.extend((0..2).map(|i| (offset + 8 * i, 8))),
             "[u64; 3usize]" => found.extend((0..3).map(|i| (offset + 8 * i, 8))),
+            "[i32; 12usize]" => found.extend((0..12).map(|i| (offset + 4 * i, 4))),
             "[i32; 6usize]" => found.extend((0..6).map(|i| (offset + 4 * i, 4))),
             // Nobody reads a part of it.
             "TensorMap" => found.push((offset, 128)),
-            inner @ ("SequenceLayout" | "LinearParams" | "AttentionParams") => {
+            inner
+            @ ("SequenceLayout" | "LinearParams" | "AttentionParams" | "LinearWgmmaParams" | "ModulateParams") => {
                 found.extend(fields(inner).into_iter().map(|(at, size)| (offset + at, size)))
             }
             other => panic!("{name}: a field of type {other}"),

@@ -216,6 +216,25 @@ fn a_hopper_can_count_as_an_older_gpu() {
     assert_eq!(apart - fused, 2 * 1030 * 520);
 }
 
+/// Products of e4m3 by the driver of a Hopper, on two schedules: the latents of the virtual GPU. Where it counts as an older GPU there are none.
+#[test]
+fn a_hopper_multiplies_in_8_bits() {
+    let hopper = ("VCUDA_DEVICES", "sm_90:8GiB:2sm");
+    let args = ["generate", PROMPT, "--model", "sprites-wan", "--steps", "2", "--cache", "none", "--fp8-weights"];
+    let expected = latents(&args, "vm:sm_90", &[]);
+    let random = random_schedule();
+    for schedule in ["late", &random] {
+        let got = latents(&args, "cuda", &[hopper, ("VCUDA_SCHEDULE", schedule)]);
+        assert!(got == expected, "{schedule}: other latents than on the virtual GPU");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let older = with(&args, &["--device", "cuda:0:sm_80", "--out", "x.safetensors"]);
+    let refused = run(folder.path(), &older, &[hopper]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--fp8-weights needs a Hopper"), "{}", refused.stderr);
+    assert!(!left(folder.path()).contains("x.safetensors"));
+}
+
 #[test]
 fn an_old_driver_is_left_for_the_virtual_gpu() {
     will_not_do(&[("VCUDA_DRIVER", "11080")], "CUDA 11.8");

@@ -139,9 +139,9 @@ class Nvrtc:
     def compile(self, source, architecture):
         """(ptx, compiler log); raises with the log when the source does not compile."""
         program = ctypes.c_void_p()
-        # Sources and headers travel in memory under their bare names: no path of this machine can reach the PTX.
+        # Sources and headers travel in memory under their names in kernels/: no path of this machine can reach the PTX.
         headers = sorted(inputs_of(source) - {source})
-        names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
+        names = (ctypes.c_char_p * len(headers))(*[h.relative_to(KERNELS).as_posix().encode() for h in headers])
         texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
         self._check(
             self.lib.nvrtcCreateProgram(

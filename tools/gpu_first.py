@@ -247,8 +247,11 @@ class Model:
         name = "linear" if result["op"] == "conv" else result["op"]
         if any(kernel.endswith("_wgmma") for kernel in result["kernels"]):
             name = {"linear": "wgmma", "attention": "wgmma_attention"}[name]
+        rate = 1
+        if any(kernel.startswith("linear_fp8") for kernel in result["kernels"]):
+            name, rate = "wgmma_fp8", 2
         share = efficiency.get(name)
-        arithmetic = work["flops"] / (gpu["tensor_flops"] * share["value"]) if share else 0.0
+        arithmetic = work["flops"] / (rate * gpu["tensor_flops"] * share["value"]) if share else 0.0
         traffic = (work["bytes_read"] + work["bytes_written"]) / (gpu["bandwidth"] * efficiency["memory"]["value"])
         return max(arithmetic, traffic) + efficiency["launch_seconds"]
 

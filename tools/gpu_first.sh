@@ -450,7 +450,7 @@ part_bench() {
     bench_one() { inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op.json"; }
     check "$op" bench_one
   done
-  wan_one() { inner 60 "$bin" bench --ops linear,attention --dtype bf16 --json --shapes "$work/shapes/wan.toml" >"$results/bench-wan$1.json"; }
+  wan_one() { inner 60 "$bin" bench --ops linear,attention --dtype bf16 --json --shapes "$work/shapes/wan.toml" "${@:2}" >"$results/bench-wan$1.json"; }
   [ "$quick" = yes ] || check wan wan_one ''
   # A Hopper has kernels of its own: those of all GPUs beside them.
   local gpu=${device/%cuda/cuda:0}
@@ -459,7 +459,11 @@ part_bench() {
       all_gpus() { ADACACHE_DEVICE=$gpu:sm_80 inner 60 "$bin" bench --ops "$op" --dtype bf16 --json "${options[@]}" >"$results/bench-$op-sm_80.json"; }
       check "$op-sm_80" all_gpus
     done
+    # And its products of 8 bits.
+    in_fp8() { inner 60 "$bin" bench --ops linear --dtype bf16 --json --fp8-weights "${options[@]}" >"$results/bench-linear-fp8.json"; }
+    check linear-fp8 in_fp8
     [ "$quick" = yes ] || ADACACHE_DEVICE=$gpu:sm_80 check wan-sm_80 wan_one -sm_80
+    [ "$quick" = yes ] || check wan-fp8 wan_one -fp8 --fp8-weights
   fi
   [ -n "$op" ] || verdict operations FAILED "adacache bench does not tell its operations"
 }

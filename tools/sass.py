@@ -187,9 +187,9 @@ def count(instructions):
         figures["issue"] += 1
         if text.startswith("@!PT"):  # never runs: ptxas keeps its distance from a hazard
             figures["other"] += 1
-        elif base in ("HMMA", "HGMMA", "IMMA", "DMMA", "QMMA", "OMMA"):
+        elif base in ("HMMA", "HGMMA", "QGMMA", "IMMA", "DMMA", "QMMA", "OMMA"):
             tensor[name] += 1
-            if shape := re.match(r"HGMMA\.(\d+)x(\d+)x\d+", name):
+            if shape := re.match(r"[HQ]GMMA\.(\d+)x(\d+)x\d+", name):
                 # A warp's quarter of what its group reads: 32 bytes of every row of b, and of a unless that is in registers.
                 rows = int(shape[2]) + (int(shape[1]) if re.match(r"R\d+, gdesc", text.split(name)[1].strip()) else 0)
                 figures["shared_bytes"] += 32 * rows // 4

@@ -20,7 +20,18 @@
 
 enum Epilogue { BIAS, GELU, RESIDUAL };
 
-constexpr int TILE_M = LINEAR_WGMMA_M, TILE_N = LINEAR_WGMMA_N, TILE_K = 64, STAGES = LINEAR_WGMMA_STAGES;
+// linear_fp8.cu: operands in e4m3, each row with a scale.
+#ifdef LINEAR_FP8
+constexpr int OPERAND_BYTES = 1;
+template <class D> using Operand = e4m3;
+using Params = LinearFp8Params;
+#else
+constexpr int OPERAND_BYTES = 2;
+template <class D> using Operand = D;
+using Params = LinearWgmmaParams;
+#endif
+constexpr int TILE_M = LINEAR_WGMMA_M, TILE_N = LINEAR_WGMMA_N, STAGES = LINEAR_WGMMA_STAGES;
+constexpr int TILE_K = SWIZZLED_ROW / OPERAND_BYTES; // elements
 constexpr int A_BYTES = TILE_M * SWIZZLED_ROW, STAGE_BYTES = (TILE_M + TILE_N) * SWIZZLED_ROW;
 constexpr int CONSUMERS = 2, HALVES = 2; // warpgroups that multiply; blocks of 64 rows of each
 
@@ -39,9 +50,13 @@ template <int I> __device__ __forceinline__ unsigned& word(uint4& x) {
   else return x.w;
 }
 
+__device__ __forceinline__ const LinearWgmmaParams& wgmma_of(const LinearWgmmaParams& p) { return p; }
+__device__ __forceinline__ const LinearWgmmaParams& wgmma_of(const LinearFp8Params& p) { return p.wgmma; }
+
 // In the place of the sums, so that few registers are needed beside them: the bias, then one row of a lane after the other, 8 columns at a time.
 // What the residual is added to is in L2 by then.
-template <class D, int EPILOGUE> __device__ __forceinline__ void epilogue(const LinearParams& p, float (&acc)[HALVES][96], int m0, int n0) {
+template <class D, int EPILOGUE> __device__ __forceinline__ void epilogue(const Params& params, float (&acc)[HALVES][96], int m0, int n0) {
+  const LinearParams& p = wgmma_of(params).product;
   constexpr int GROUPS = TILE_N / 32;
   const int thread = threadIdx.x % 128, lane = thread % 32;
   const int row0 = m0 + threadIdx.x / 128 * (TILE_M / CONSUMERS) + thread / 32 * 16 + lane / 4, column = n0 + lane % 4 * 8;
@@ -53,6 +68,28 @@ template <class D, int EPILOGUE> __device__ __forceinline__ void epilogue(const 
       if (group.value * 32 < columns) body(group);
     });
   };
+#ifdef LINEAR_FP8
+  const D* const bias = static_cast<const D*>(p.bias) + column;
+  float rows[2 * HALVES]; // scales of a's
+  unrolled<2 * HALVES>([&](auto r) {
+    const int row = row0 + r.value / 2 * 64 + r.value % 2 * 8;
+    rows[r.value] = row < p.m ? params.a_scale[row] : 0.0f;
+  });
+  groups([&](auto group) {
+    float w[2][4];
+    unrolled<2>([&](auto half) { load_global16(params.w_scale + column + group.value * 32 + half.value * 4, w[half.value]); });
+    uint4 b = p.bias ? load_global16(bias + group.value * 32) : make_uint4(0, 0, 0, 0);
+    unrolled<2 * HALVES>([&](auto r) {
+      unrolled<4>([&](auto e) {
+        // One scale after the other: the product of two may be no number of f32.
+        float *const y = sum(r, group, e), *const scales = w[e.value / 2] + e.value % 2 * 2;
+        float low, high;
+        unpack2<D>(word<e.value>(b), low, high);
+        y[0] = fmaf(y[0] * rows[r.value], scales[0], low), y[1] = fmaf(y[1] * rows[r.value], scales[1], high);
+      });
+    });
+  });
+#else
   if (p.bias) {
     const D* const bias = static_cast<const D*>(p.bias) + column;
     groups([&](auto group) {
@@ -66,6 +103,7 @@ template <class D, int EPILOGUE> __device__ __forceinline__ void epilogue(const 
       });
     });
   }
+#endif
   unrolled<2 * HALVES>([&](auto r) {
     const int row = row0 + r.value / 2 * 64 + r.value % 2 * 8;
     if (row >= p.m) return;
@@ -110,7 +148,8 @@ template <class D, int EPILOGUE> __device__ __forceinline__ void epilogue(const 
   });
 }
 
-template <class D, int EPILOGUE> __device__ __forceinline__ void linear(const LinearWgmmaParams& p, const TensorMap* maps) {
+template <class D, int EPILOGUE> __device__ __forceinline__ void linear(const Params& params, const TensorMap* maps) {
+  const LinearWgmmaParams& p = wgmma_of(params);
   const unsigned stages = shared_address(dynamic_shared), full = stages + STAGES * STAGE_BYTES, empty = full + 8 * STAGES;
   if (threadIdx.x == 0) {
 #pragma unroll
@@ -165,9 +204,9 @@ template <class D, int EPILOGUE> __device__ __forceinline__ void linear(const Li
       for (int h = 0; h < HALVES; h++) in_flight(acc[h]);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < TILE_K / 16; k++)
+      for (int k = 0; k < SWIZZLED_ROW / 32; k++)
 #pragma unroll
-        for (int h = 0; h < HALVES; h++) wgmma<D>(acc[h], a + (h * 64 * SWIZZLED_ROW + k * 32 >> 4), w + (k * 32 >> 4), step | k);
+        for (int h = 0; h < HALVES; h++) wgmma<Operand<D>>(acc[h], a + (h * 64 * SWIZZLED_ROW + k * 32 >> 4), w + (k * 32 >> 4), step | k);
       wgmma_commit();
       wgmma_wait<1>();
 #pragma unroll
@@ -178,18 +217,24 @@ template <class D, int EPILOGUE> __device__ __forceinline__ void linear(const Li
 #pragma unroll
     for (int h = 0; h < HALVES; h++) in_flight(acc[h]);
     if (first_lane) barrier_arrive(empty + 8 * turn.before());
-    epilogue<D, EPILOGUE>(product, acc, tile / p.columns * TILE_M, tile % p.columns * TILE_N);
+    epilogue<D, EPILOGUE>(params, acc, tile / p.columns * TILE_M, tile % p.columns * TILE_N);
   }
 }
 
 #define ENTRY(NAME, D, EPILOGUE)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(LINEAR_WGMMA_THREADS, 1) NAME##_##D##_wgmma(const LinearWgmmaParams p) {     \
+  extern "C" __global__ void __launch_bounds__(LINEAR_WGMMA_THREADS, 1) NAME##_##D##_wgmma(const Params p) {                \
     static_assert(sizeof(TensorMap) == 128, "the maps are the first of the parameters");                                    \
     const TensorMap* maps;                                                                                                  \
     PARAMETER_ADDRESS(maps, #NAME "_" #D "_wgmma");                                                                         \
     linear<D, EPILOGUE>(p, maps);                                                                                           \
   }
 #define ENTRIES(NAME, EPILOGUE) ENTRY(NAME, bf16, EPILOGUE) ENTRY(NAME, f16, EPILOGUE)
+#ifdef LINEAR_FP8
+ENTRIES(linear_fp8_bias, BIAS)
+ENTRIES(linear_fp8_gelu, GELU)
+ENTRIES(linear_fp8_residual, RESIDUAL)
+#else
 ENTRIES(linear_bias, BIAS)
 ENTRIES(linear_gelu, GELU)
 ENTRIES(linear_residual, RESIDUAL)
+#endif

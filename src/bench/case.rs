@@ -60,7 +60,10 @@ impl Case {
     pub fn name(&self) -> String {
         let sizes: Vec<String> = self.sizes().iter().map(|(name, size)| format!("{name}={size}")).collect();
         let variant = match self {
-            Case::Linear(s) => format!("{:?}{}", s.epilogue, if s.modulate { "+adaln" } else { "" }).to_lowercase(),
+            Case::Linear(s) => {
+                let (adaln, fp8) = (if s.modulate { "+adaln" } else { "" }, if s.fp8 { "+fp8" } else { "" });
+                format!("{:?}{adaln}{fp8}", s.epilogue).to_lowercase()
+            }
             Case::Attention(s) => format!("{:?}", s.kind).to_lowercase(),
             Case::Residual(s) if s.strides > 0 => format!("{:?}+{} strides", s.kind, s.strides).to_lowercase(),
             Case::Residual(s) => format!("{:?}", s.kind).to_lowercase(),

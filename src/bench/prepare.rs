@@ -4,6 +4,7 @@ use super::case::Case;
 use crate::device::Device;
 use crate::ops::attention::{self, QkNorm, SelfAttention, VideoDims};
 use crate::ops::conv::{Band, CHANNELS, Conv, Input, conv};
+use crate::ops::fp8::{self, Rows};
 use crate::ops::group_norm::GroupNorm;
 use crate::ops::linear::{Activation, Gate, Modulate, linear, linear_residual, norms_apart};
 use crate::ops::pack::{PackError, Packed};
@@ -83,7 +84,10 @@ impl On<'_> {
 }
 
 fn prepare_linear(on: On<'_>, shape: LinearShape) -> Result<Prepared, OpError> {
-    let LinearShape { m, n, k, epilogue, modulate } = shape;
+    let LinearShape { m, n, k, epilogue, modulate, fp8 } = shape;
+    if fp8 {
+        return prepare_fp8(on, shape);
+    }
     let (a, w, bias) = (on.values(&[m, k])?, on.values(&[n, k])?, on.values(&[n])?);
     let rows = RowMap { frames: 1, rows_per_frame: m };
     let (stats, table) = (on.floats(&[m, 2])?, on.floats(&[1, 1, 6, k.max(n)])?);
@@ -116,6 +120,38 @@ fn prepare_linear(on: On<'_>, shape: LinearShape) -> Result<Prepared, OpError> {
         let modulation = Modulation { table: &table, frame_mask: None, rows };
         let modulation = modulate.then_some(Modulate { stats: &stats, modulation, shift: 0, scale: 1 });
         linear(&a, &w, Some(&bias), modulation.as_ref(), activation, &out)
+    }))
+}
+
+/// As a model does it: the rows are made e4m3, normed before if they are, then multiplied.
+fn prepare_fp8(on: On<'_>, LinearShape { m, n, k, epilogue, modulate, .. }: LinearShape) -> Result<Prepared, OpError> {
+    let (x, w, bias) = (on.values(&[m, k])?, on.values(&[n, k])?, on.values(&[n])?);
+    let (gated, normed) = (on.floats(&[1, 1, 6, n])?, on.floats(&[1, 1, 6, k])?);
+    let rows = RowMap { frames: 1, rows_per_frame: m };
+    let error = PackError::new(on.device)?;
+    let room = |rows: usize| -> Result<_, OpError> {
+        let codes = Tensor::empty(on.device, &[rows, k], DType::U8)?;
+        Ok((codes, Tensor::empty(on.device, &[rows], DType::F32)?))
+    };
+    let ((a_codes, a_scales), (w_codes, w_scales)) = (room(m)?, room(n)?);
+    fp8::quantise(&w, Rows { codes: &w_codes, scales: &w_scales }, &error)?;
+    let out = on.values(&[m, n])?;
+    Ok(Prepared::new(&[&out.clone()], move || {
+        let (a_rows, w_rows) =
+            (Rows { codes: &a_codes, scales: &a_scales }, Rows { codes: &w_codes, scales: &w_scales });
+        if modulate {
+            let modulation = Modulation { table: &normed, frame_mask: None, rows };
+            let norm = fp8::Norm { modulation, shift: 0, scale: 1, eps: 1e-6 };
+            fp8::quantise_normed(&x, &norm, a_rows, &error)?;
+        } else {
+            fp8::quantise(&x, a_rows, &error)?;
+        }
+        let gate = Gate { modulation: Modulation { table: &gated, frame_mask: None, rows }, chunk: 2 };
+        match epilogue {
+            Epilogue::Residual => fp8::linear_residual(a_rows, w_rows, Some(&bias), Some(&gate), &out, None),
+            Epilogue::Gelu => fp8::linear(a_rows, w_rows, Some(&bias), Activation::GeluTanh, &out),
+            Epilogue::Bias => fp8::linear(a_rows, w_rows, Some(&bias), Activation::None, &out),
+        }
     }))
 }
 

@@ -61,6 +61,10 @@ modules! {
     Linear = SM_80 "linear",
     /// The same for Hopper: tensor maps and `wgmma`, 16-bit types.
     LinearWgmma = SM_90A "linear",
+    /// The same with operands in e4m3, whose rows have scales.
+    LinearFp8 = SM_90A "linear_fp8",
+    /// Rows to e4m3 for these products, also with LayerNorm and adaLN.
+    Quantise = SM_90A "quantise",
     /// The same for products with few tiles.
     LinearFew = SM_80 "linear_few",
     /// Fused attention, one entry for each head dimension and dtype.

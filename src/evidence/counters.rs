@@ -4,7 +4,7 @@
 use super::workload::{Work, WorkKind};
 use crate::device::{Device, DeviceError, Event, Launch, LaunchObserver, LaunchStats, Module, VmConfig};
 use crate::ops::OpError;
-use crate::ops::params::{AttentionParams, ConvParams, LinearFewParams, LinearParams, SequenceLayout};
+use crate::ops::params::{AttentionParams, ConvParams, LinearFewParams, LinearFp8Params, LinearParams, SequenceLayout};
 use crate::ops::{attention, linear};
 use crate::tensor::DType;
 use serde::Serialize;
@@ -102,8 +102,9 @@ fn run_linear(
 ) -> Result<(f64, f64, String), DeviceError> {
     let (m, n) = (tile_m, 2 * tile_n);
     let residual = work.choice.entry.contains("residual");
-    let a = zeros(device, 2 * m * k)?;
-    let w = zeros(device, 2 * n * k)?;
+    let element = if work.choice.module == Module::LinearFp8 { 1 } else { 2 };
+    let a = zeros(device, element * m * k)?;
+    let w = zeros(device, element * n * k)?;
     let bias = zeros(device, 2 * n)?;
     let out = zeros(device, 2 * m * n)?;
     let stats = zeros(device, 8 * m)?;
@@ -136,10 +137,14 @@ fn run_linear(
         launch(device, work, [2, parts], &params)?;
     } else if work.choice.module == Module::LinearWgmma {
         launch(device, work, [2, 1], &mapped(linear::wgmma_params(device, DType::Bf16, params))?)?;
+    } else if work.choice.module == Module::LinearFp8 {
+        let wgmma = mapped(linear::wgmma_params(device, DType::U8, params))?;
+        let (a_scale, w_scale) = (stats.ptr(), table.ptr());
+        launch(device, work, [2, 1], &LinearFp8Params { wgmma, a_scale, w_scale, reserved: Default::default() })?;
     } else {
         launch(device, work, [2, 1], &params)?;
     }
-    let bytes = 2 * (m * k + n * k) + if residual { 4 * m * n } else { 2 * m * n };
+    let bytes = element * (m * k + n * k) + if residual { 4 * m * n } else { 2 * m * n };
     Ok((2.0 * (m * n * k) as f64, bytes as f64, format!("{m} x {n} x {k}, {} blocks", 2 * parts)))
 }
 

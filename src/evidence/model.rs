@@ -2,7 +2,7 @@
 
 use super::workload::{Work, WorkKind};
 use super::{Figures, MainLoop};
-use crate::chips::Chip;
+use crate::chips::{Chip, FP8_RATE};
 use crate::ops::{conv, params};
 use serde::Serialize;
 
@@ -131,10 +131,17 @@ impl Roles {
 }
 
 /// Multiply-adds per clock with this instruction and with the fastest, and multiply-adds of the instruction per warp.
-/// Names: HMMA.16816.F32.BF16 (m16 n8 k16), HMMA.1688.F32.TF32, HGMMA.64x128x16.F32.BF16 (of a warp group).
+/// Names: HMMA.16816.F32.BF16 (m16 n8 k16), HMMA.1688.F32.TF32, HGMMA.64x128x16.F32.BF16 and QGMMA.64x192x32.F32.E4M3.E4M3 (of a warp group).
 fn tensor_rate(chip: &Chip, name: &str) -> (f64, f64, f64) {
-    // TF32 has half the rate on every chip.
-    let peak = chip.sm.half_fma_peak / if name.contains("TF32") { 2.0 } else { 1.0 };
+    // TF32 has half the rate on every chip, 8-bit floats have twice that of 16 bits.
+    let rate = if name.contains("TF32") {
+        0.5
+    } else if name.starts_with("QGMMA") {
+        FP8_RATE
+    } else {
+        1.0
+    };
+    let peak = chip.sm.half_fma_peak * rate;
     let mma = peak * chip.sm.mma_share;
     let shape = name.split('.').nth(1).unwrap_or_default();
     if let [m, n, k] = shape.split('x').filter_map(|x| x.parse().ok()).collect::<Vec<f64>>()[..] {
@@ -213,7 +220,7 @@ impl Work {
         let seconds = compute.max(memory);
         WorkBound {
             seconds,
-            of_peak: self.flop / seconds / chip.tensor_flops,
+            of_peak: self.flop / seconds / (chip.tensor_flops * self.rate()),
             of_bandwidth: memory / seconds,
             filled: self.useful * blocks as f64 / (most * chip.units) as f64,
         }

@@ -1,8 +1,8 @@
 //! Workloads: every tensor-core operation of a pair of Open-Sora's blocks, of a block of Wan and of its decoder, with the kernel chosen for it.
 
-use crate::chips::Chip;
+use crate::chips::{Chip, FP8_RATE};
 use crate::device::Module;
-use crate::ops::{Choice, Target, attention, conv, linear, params};
+use crate::ops::{Choice, Target, attention, conv, fp8, linear, params};
 use crate::tensor::DType;
 use serde::Serialize;
 
@@ -96,16 +96,19 @@ pub(super) fn product(name: String, kind: &str, shape: [usize; 3], choice: Choic
     let [blocks, parts] = choice.grid.map(|x| x as f64);
     let all = (shape[0].div_ceil(tile.0) * shape[1].div_ceil(tile.1)) as f64;
     let tiles = (all / blocks).ceil();
-    let stage =
-        if choice.module == Module::LinearWgmma { params::LINEAR_WGMMA_K_BYTES } else { params::LINEAR_K_BYTES };
+    let (stage, element) = match choice.module {
+        Module::LinearFp8 => (params::LINEAR_WGMMA_K_BYTES, 1),
+        Module::LinearWgmma => (params::LINEAR_WGMMA_K_BYTES, 2),
+        _ => (params::LINEAR_K_BYTES, 2),
+    };
     let residual = if kind == "residual" { 2.0 } else { 1.0 };
     Work {
         name,
         kind: WorkKind::Linear { shape, tile },
         flop: 2.0 * m * n * k,
-        bytes: 2.0 * (m * k + n * k + residual * m * n),
+        bytes: element as f64 * (m * k + n * k) + 2.0 * residual * m * n,
         useful: m * n / (blocks * tiles * (tile.0 * tile.1) as f64),
-        passes: tiles * ((k / (stage / 2) as f64).ceil() / parts).ceil(),
+        passes: tiles * ((k / (stage / element) as f64).ceil() / parts).ceil(),
         tiles,
         specials: if kind.ends_with("gelu") { 2.0 } else { 0.0 },
         out_bytes: 2.0 * residual,
@@ -126,6 +129,26 @@ pub(super) fn temporal(chip: &Chip, name: String, heads: usize, tokens: usize, f
         whole: false,
     };
     attend(chip, name, shape)
+}
+
+impl Work {
+    /// How much faster than 16-bit types the tensor cores multiply its operands.
+    pub(super) fn rate(&self) -> f64 {
+        if self.choice.module == Module::LinearFp8 { FP8_RATE } else { 1.0 }
+    }
+}
+
+/// The products of `works` that the kernel for Hopper makes, with operands in e4m3 (`--fp8-weights`) but for the few rows of the caption; none on
+/// other chips.
+pub fn in_fp8(chip: &Chip, works: &[Work]) -> Vec<Work> {
+    let large = works.iter().filter(|work| !work.name.ends_with("cross kv"));
+    let in_fp8 = |work: &Work| {
+        let WorkKind::Linear { shape, .. } = work.kind else { return None };
+        let kind = work.choice.entry.strip_prefix("linear_")?.strip_suffix("_bf16_wgmma")?;
+        let choice = fp8::choose(target(chip), kind, DType::Bf16, shape);
+        Some(product(format!("{} e4m3", work.name), kind, shape, choice))
+    };
+    large.filter_map(in_fp8).collect()
 }
 
 fn attend(chip: &Chip, name: String, shape: attention::Shape) -> Work {

@@ -137,6 +137,19 @@ pub enum ModelError {
         /// Their names.
         names: String,
     },
+    /// The device or the element type has no products in e4m3.
+    #[error(
+        "--fp8-weights needs a Hopper (compute capability 9.0: cuda on an H100 or H200, or --device vm:sm_90) and --dtype bf16 or f16; \
+         {device} is of compute capability {capability}, the type {dtype}: leave --fp8-weights out, or choose another device or type"
+    )]
+    NoFp8 {
+        /// The device.
+        device: String,
+        /// Its compute capability.
+        capability: String,
+        /// The run's element type.
+        dtype: String,
+    },
     /// An input does not fit the model.
     #[error("{0}")]
     Input(String),

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::ModelError;
 use super::container::{Container, Encoding, Stored};
+use super::fp8::{self, Error};
 use super::naming::Naming;
 use crate::device::{Device, DryConfig};
 use crate::tensor::{DType, Tensor, f32_to_bytes};
@@ -42,6 +43,8 @@ pub struct Weights<'a> {
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
     /// What is added to tensors when they are read, in this order.
     additions: Vec<Box<dyn Addition>>,
+    /// Whether the large products of a transformer's blocks are to be kept in e4m3.
+    fp8: bool,
 }
 
 impl<'a> Weights<'a> {
@@ -88,13 +91,13 @@ impl<'a> Weights<'a> {
         if containers.len() > 1 {
             file += &format!(" and {} other shards", containers.len() - 1);
         }
-        Weights { file, containers: Some(containers), places, taken: RefCell::default(), additions: vec![] }
+        Weights { file, containers: Some(containers), places, taken: RefCell::default(), additions: vec![], fp8: false }
     }
 
     /// No file: every tensor exists in the requested shape, filled with zeros. For models whose sizes matter but not their values.
     pub fn zeros() -> Weights<'static> {
         let (places, taken) = (BTreeMap::new(), RefCell::default());
-        Weights { file: "zeros".into(), containers: None, places, taken, additions: vec![] }
+        Weights { file: "zeros".into(), containers: None, places, taken, additions: vec![], fp8: false }
     }
 
     /// The tensors that `load` takes, by name, with their shapes: it runs on a device that stores nothing.
@@ -119,6 +122,17 @@ impl<'a> Weights<'a> {
     pub(super) fn with(mut self, additions: Vec<Box<dyn Addition>>) -> Weights<'a> {
         self.additions.extend(additions);
         self
+    }
+
+    /// The same tensors; with `fp8`, a transformer keeps those of its blocks' large products in e4m3, with one scale for each output, and multiplies
+    /// them so (`--fp8-weights`).
+    pub fn in_fp8(self, fp8: bool) -> Weights<'a> {
+        Weights { fp8, ..self }
+    }
+
+    /// Whether the large products of blocks are to be kept in e4m3.
+    pub(super) fn fp8(&self) -> bool {
+        self.fp8
     }
 
     /// The names of all tensors, sorted.
@@ -292,6 +306,22 @@ impl<'a> Weights<'a> {
             out.copy_from_slice(&f32_to_bytes(&self.values_for(name, shape, dtype)?, dtype)?);
         }
         Ok(())
+    }
+
+    /// Writes tensor `name`, which must have exactly `shape` `[rows, k]`, as e4m3: its `codes` and the f32 `scales` of its rows. Returns the
+    /// error. Without a file both stay unchanged.
+    pub(super) fn write_fp8(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        codes: &mut [u8],
+        scales: &mut [u8],
+    ) -> Result<Error, ModelError> {
+        if self.containers.is_none() {
+            self.take(name, &shape);
+            return Ok(Error::default());
+        }
+        Ok(fp8::quantise(&self.values(name, &shape)?, shape[1], codes, scales))
     }
 
     /// As [`Weights::values`]; all of them must also be finite in `dtype`.

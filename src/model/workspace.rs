@@ -8,7 +8,8 @@ use super::sizes::Geometry;
 use crate::cache::{Half, ModuleGroup, ProbePoint, Shapes, Site};
 use crate::device::Device;
 use crate::ops::attention::VideoDims;
-use crate::ops::{Modulation, RowMap};
+use crate::ops::pack::PackError;
+use crate::ops::{Modulation, OpError, RowMap};
 use crate::tensor::{DType, Tensor, TensorError};
 
 /// The hidden state `[batch, frames, tokens, C]`; every model has it.
@@ -29,6 +30,9 @@ const FRESH: Slot = Slot("fresh");
 const UNPACKED: Slot = Slot("unpacked");
 /// A residual on its way to the store, if it is kept packed or in part.
 const MODULE_RESIDUAL: Slot = Slot("module_residual");
+/// What is lost by rows that are made e4m3, for products of blocks: sums of a pass, and of all, of a generation.
+pub(super) const FP8_PARTIAL: Slot = Slot("fp8_partial");
+pub(super) const FP8_ERROR: Slot = Slot("fp8_error");
 /// The input of the blocks, if the fold is kept packed: a copy after a head or where a run of modules begins, otherwise the embedding
 /// computed again.
 const ENTERED: Slot = Slot("entered");
@@ -133,7 +137,9 @@ impl Workspace {
         if geometry.frame_masked {
             layout.add(FRAME_MASK, &[dims.batch, frames], DType::U8, ALWAYS)?;
         }
-        Ok(Workspace { geometry, dims, tokens, arena: layout.allocate(device)? })
+        let arena = layout.allocate(device)?;
+        arena.find(FP8_ERROR).map_or(Ok(()), |totals| totals.fill_bytes(0))?;
+        Ok(Workspace { geometry, dims, tokens, arena })
     }
 
     /// The buffer `slot`.
@@ -211,6 +217,19 @@ impl Workspace {
     /// Scratch space for a packed residual, or for one that waits until its step is planned.
     pub fn unpacked(&self) -> Option<&Tensor> {
         self.arena.find(UNPACKED)
+    }
+
+    /// Where the error of rows that are made e4m3 adds up, if there are products of such rows.
+    pub(super) fn fp8_error(&self) -> Option<PackError> {
+        Some(PackError::at(self.find(FP8_PARTIAL)?, self.find(FP8_ERROR)?))
+    }
+
+    /// The error of all rows that were made e4m3 so far, Σ|x − packed x| / Σ|x|; `None` without products of such rows. Waits for the device.
+    ///
+    /// # Errors
+    /// Faults of earlier kernels.
+    pub fn activation_error(&self) -> Result<Option<f64>, OpError> {
+        self.fp8_error().as_ref().map(PackError::relative).transpose()
     }
 
     /// Scratch space for a residual that is kept packed or in part.

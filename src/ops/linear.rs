@@ -92,13 +92,26 @@ pub fn linear_residual(
 ) -> Result<()> {
     let op = Op::new("linear_residual", x);
     let sizes = sizes(&op, a, w, bias, "x", x)?;
-    let Sizes { dtype, m, n, k } = sizes;
+    let product = sizes.params(&op, a, w, bias, x)?;
     let inputs = [("a", Some(a)), ("w", Some(w)), ("bias", bias)];
-    op.not_aliased(x, &inputs)?;
-    let mut params = sizes.params(&op, a, w, bias, x)?;
+    let (op, params) = residual_params(op, sizes, product, &inputs, gate, x, residual)?;
+    launch(&op, "residual", sizes.dtype, params)
+}
+
+/// The checks, the parameters and the work of the end of a residual branch, whatever `a` and `w` are stored as.
+pub(super) fn residual_params<'a>(
+    op: Op<'a>,
+    Sizes { dtype, m, n, k }: Sizes,
+    mut params: LinearParams,
+    inputs: &[(&'static str, Option<&Tensor>)],
+    gate: Option<&Gate<'_>>,
+    x: &Tensor,
+    residual: Option<(&Tensor, bool)>,
+) -> Result<(Op<'a>, LinearParams)> {
+    op.not_aliased(x, inputs)?;
     if let Some((residual, accumulate)) = residual {
         op.check_rows("residual", residual, dtype, [("m", m), ("n", n)])?;
-        op.not_aliased(residual, &inputs)?;
+        op.not_aliased(residual, inputs)?;
         op.not_aliased(residual, &[("x", Some(x))])?;
         params.residual_out = residual.ptr();
         params.accumulate_residual = accumulate.into();
@@ -108,9 +121,9 @@ pub fn linear_residual(
         params.gate_chunk = op.chunk("gate", *chunk, chunks)?;
     }
     let added = residual.filter(|(_, accumulate)| *accumulate).map(|(r, _)| r);
-    let read = [Some(a), Some(w), bias, Some(x), added, gate.map(|g| g.modulation.table)];
-    let op = op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]);
-    launch(&op, "residual", dtype, params)
+    let mut read: Vec<_> = inputs.iter().map(|(_, input)| *input).collect();
+    read.extend([Some(x), added, gate.map(|g| g.modulation.table)]);
+    Ok((op.counted(2 * m * n * k, &read, &[Some(x), residual.map(|(r, _)| r)]), params))
 }
 
 /// Whether rows that are normed and modulated by themselves ([`super::norm::modulate`]) and then multiplied take less time on this device than
@@ -146,13 +159,13 @@ fn launch(op: &Op<'_>, kind: &str, dtype: DType, product: LinearParams) -> Resul
 
 /// Whether accesses of 16 bytes are aligned: what tensor maps and the epilogue of the kernel for Hopper need, besides the sizes that [`choices`]
 /// looks at.
-fn is_aligned(product: &LinearParams) -> bool {
+pub(super) fn is_aligned(product: &LinearParams) -> bool {
     let LinearParams { a, w, bias, out, residual_out, modulation, channels, .. } = *product;
     [a, w, bias, out, residual_out, modulation].iter().all(|address| address % 16 == 0)
         && (modulation == 0 || channels % 4 == 0)
 }
 
-/// The parameters of `kernels/sm_90a/linear.cu`: the same and the maps of boxes of one stage.
+/// The parameters of `kernels/sm_90a/linear.cu`: the same and the maps of boxes of one stage. `dtype`: the type of `a` and `w`.
 ///
 /// # Errors
 /// [`OpError`](super::OpError) for rows of `a` and `w` that tensor maps cannot describe (not aligned to 16 bytes), and without tensor maps.
@@ -180,17 +193,25 @@ pub fn wgmma_params(device: &Device, dtype: DType, product: LinearParams) -> Res
     })
 }
 
+/// The sizes of a product, and the type of `out`.
 #[derive(Clone, Copy)]
-struct Sizes {
-    dtype: DType,
-    m: usize,
-    n: usize,
-    k: usize,
+pub(super) struct Sizes {
+    pub(super) dtype: DType,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
 }
 
 impl Sizes {
     /// The parameters of a product without modulation.
-    fn params(self, op: &Op<'_>, a: &Tensor, w: &Tensor, bias: Option<&Tensor>, out: &Tensor) -> Result<LinearParams> {
+    pub(super) fn params(
+        self,
+        op: &Op<'_>,
+        a: &Tensor,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<LinearParams> {
         Ok(LinearParams {
             a: a.ptr(),
             w: w.ptr(),

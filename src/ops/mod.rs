@@ -12,6 +12,7 @@ pub mod conv;
 pub mod decide;
 pub mod decode;
 pub mod embed;
+pub mod fp8;
 pub mod group_norm;
 pub mod linear;
 pub mod motion;
@@ -359,8 +360,8 @@ impl<'a> Op<'a> {
     }
 }
 
-/// The map of boxes `tile` of a tensor in a 16-bit type, which lie in shared memory as `kernels/hopper.cuh` has them: rows of 64 elements in the
-/// 128-byte swizzle, of 16 in that of 32 bytes.
+/// The map of boxes `tile` of a tensor in a 16-bit type, or of bytes, which lie in shared memory as `kernels/hopper.cuh` has them: rows of 128 bytes in
+/// the 128-byte swizzle, of 32 in that of 32 bytes.
 fn swizzled_map(
     device: &Device,
     dtype: DType,
@@ -369,8 +370,13 @@ fn swizzled_map(
     strides: &[u64],
     tile: &[u32],
 ) -> Result<EncodedTensorMap> {
-    let element = if dtype == DType::F16 { TensorType::F16 } else { TensorType::Bf16 };
-    let swizzle = if tile.first() == Some(&16) { TensorSwizzle::B32 } else { TensorSwizzle::B128 };
+    let element = match dtype {
+        DType::U8 => TensorType::U8,
+        DType::F16 => TensorType::F16,
+        _ => TensorType::Bf16,
+    };
+    let row = tile.first().map_or(0, |&elements| elements as usize * dtype.size());
+    let swizzle = if row == 32 { TensorSwizzle::B32 } else { TensorSwizzle::B128 };
     let map = TensorMap::new(element, address, extents, strides, tile).with_swizzle(swizzle);
     Ok(device.tensor_map(&map)?)
 }

@@ -29,13 +29,38 @@ impl PackError {
         })
     }
 
-    /// Σ|x − packed x| / Σ|x| over everything packed so far; 0 if nothing was. Waits for the device.
+    /// In memory of the caller: `partial` `[PACK_MAX_BLOCKS, 2]` f32, and `totals` `[2]` f64, which are set to 0 before the first use.
+    pub fn at(partial: &Tensor, totals: &Tensor) -> Self {
+        Self { partial: partial.clone(), totals: totals.clone() }
+    }
+
+    /// Σ|x − packed x| / Σ|x| over everything packed so far; 0 if nothing was, NaN if anything was not finite. Waits for the device.
     ///
     /// # Errors
     /// Faults of earlier kernels.
     pub fn relative(&self) -> Result<f64> {
         let totals: Vec<f64> = self.totals.to_vec()?;
-        Ok(if totals[1] > 0.0 { totals[0] / totals[1] } else { 0.0 })
+        Ok(if totals[1] == 0.0 { 0.0 } else { totals[0] / totals[1] })
+    }
+
+    /// Where a pass writes its blocks' errors.
+    pub(super) fn partial(&self, op: &Op<'_>) -> Result<u64> {
+        op.check("error", &self.partial, DType::F32, &[("blocks", params::PACK_MAX_BLOCKS), ("error, sum", 2)])?;
+        Ok(self.partial.ptr())
+    }
+
+    /// Adds the errors of a pass of so many blocks to the totals.
+    pub(super) fn add(&self, blocks: usize) -> Result<()> {
+        let op = Op::new("pack_error", &self.totals);
+        op.check("totals", &self.totals, DType::F64, &[("error, sum", 2)])?;
+        let params = PackErrorParams {
+            error: self.partial(&op)?,
+            totals: self.totals.ptr(),
+            blocks: op.int("blocks", blocks)?,
+            reserved: 0,
+        };
+        let op = op.counted(0, &[Some(&self.partial)], &[Some(&self.totals)]);
+        op.launch(Module::Pack, "pack_error", [1, 1], 64, &params)
     }
 }
 
@@ -88,13 +113,12 @@ impl Packed {
         let op = Op::new("residual_pack", &self.bytes);
         let dtype = op.compute_dtype("x", x)?;
         op.check_rows("x", x, dtype, [("rows", self.rows), ("channels", self.channels)])?;
-        op.check("error", &error.partial, DType::F32, &[])?;
         let blocks = self.rows.div_ceil(params::PACK_WARPS).min(params::PACK_MAX_BLOCKS);
         let params = PackParams {
             x: x.ptr(),
             packed: self.bytes.ptr(),
             scale: self.scale.ptr(),
-            error: error.partial.ptr(),
+            error: error.partial(&op)?,
             rows: self.rows as i64,
             channels: op.int("channels", self.channels)?,
             reserved: 0,
@@ -102,14 +126,7 @@ impl Packed {
         let op = op.counted(0, &[Some(x)], &[Some(&self.bytes), Some(&self.scale)]);
         let entry = format!("residual_pack_{dtype}");
         op.launch(Module::Pack, &entry, [blocks, 1], params::PACK_THREADS, &params)?;
-        let params = PackErrorParams {
-            error: error.partial.ptr(),
-            totals: error.totals.ptr(),
-            blocks: op.int("blocks", blocks)?,
-            reserved: 0,
-        };
-        let op = op.counted(0, &[Some(&error.partial)], &[Some(&error.totals)]);
-        op.launch(Module::Pack, "pack_error", [1, 1], 64, &params)
+        error.add(blocks)
     }
 
     /// `out` = the unpacked tensor; with `add`, `out` += it.

@@ -5,6 +5,7 @@ use crate::device::EncodedTensorMap as TensorMap;
 pub const MAX_STRIDES: usize = 8;
 pub const PROBE_SUMS: usize = 6;
 pub const MOTION_SUMS: usize = 3;
+pub const LINEAR_FP8_RESERVED: usize = 12;
 pub const ATTENTION_RESERVED: usize = 6;
 pub const SOLVER_HISTORY: usize = 4;
 pub const SOLVER_TERMS: usize = 6;
@@ -197,6 +198,26 @@ const _: () = {
     ["Offset of field: LinearWgmmaParams::tiles"][::std::mem::offset_of!(LinearWgmmaParams, tiles) - 372usize];
     ["Offset of field: LinearWgmmaParams::steps"][::std::mem::offset_of!(LinearWgmmaParams, steps) - 376usize];
     ["Offset of field: LinearWgmmaParams::reserved"][::std::mem::offset_of!(LinearWgmmaParams, reserved) - 380usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct LinearFp8Params {
+    pub wgmma: LinearWgmmaParams,
+    /// [m]
+    pub a_scale: u64,
+    /// [n]
+    pub w_scale: u64,
+    pub reserved: [i32; 12usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearFp8Params"][::std::mem::size_of::<LinearFp8Params>() - 448usize];
+    ["Alignment of LinearFp8Params"][::std::mem::align_of::<LinearFp8Params>() - 64usize];
+    ["Offset of field: LinearFp8Params::wgmma"][::std::mem::offset_of!(LinearFp8Params, wgmma) - 0usize];
+    ["Offset of field: LinearFp8Params::a_scale"][::std::mem::offset_of!(LinearFp8Params, a_scale) - 384usize];
+    ["Offset of field: LinearFp8Params::w_scale"][::std::mem::offset_of!(LinearFp8Params, w_scale) - 392usize];
+    ["Offset of field: LinearFp8Params::reserved"][::std::mem::offset_of!(LinearFp8Params, reserved) - 400usize];
 };
 /** out = softmax(scale * q k^T) v for every sequence and head. Entries attention_{HEAD_DIM}_{dtype}_{large,short,cross}.
 Row of token i of sequence s:  (s / inner) * outer_stride + (s % inner) * inner_stride + i * step.*/
@@ -427,6 +448,28 @@ const _: () = {
     ["Offset of field: ModulateParams::only_masked_out"]
         [::std::mem::offset_of!(ModulateParams, only_masked_out) - 72usize];
     ["Offset of field: ModulateParams::eps"][::std::mem::offset_of!(ModulateParams, eps) - 76usize];
+};
+/// sm_90a/quantise.cu: the same rows in e4m3, each by the variant of its frame. Entries quantise_modulated_{bf16,f16}.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
+pub struct QuantiseModulatedParams {
+    /// out: [rows, channels] e4m3; variant and only_masked_out are not read
+    pub modulate: ModulateParams,
+    /// [rows]
+    pub scale: u64,
+    /// [blocks, 2]
+    pub error: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantiseModulatedParams"][::std::mem::size_of::<QuantiseModulatedParams>() - 96usize];
+    ["Alignment of QuantiseModulatedParams"][::std::mem::align_of::<QuantiseModulatedParams>() - 8usize];
+    ["Offset of field: QuantiseModulatedParams::modulate"]
+        [::std::mem::offset_of!(QuantiseModulatedParams, modulate) - 0usize];
+    ["Offset of field: QuantiseModulatedParams::scale"]
+        [::std::mem::offset_of!(QuantiseModulatedParams, scale) - 80usize];
+    ["Offset of field: QuantiseModulatedParams::error"]
+        [::std::mem::offset_of!(QuantiseModulatedParams, error) - 88usize];
 };
 /// One pass: every distance sum and motion sum, and kept := fresh. Entries residual_probe_{dtype}; grid (blocks, batch).
 #[repr(C)]
@@ -1482,7 +1525,7 @@ const _: () = {
     ["Offset of field: DecideParams::probe"][::std::mem::offset_of!(DecideParams, probe) - 104usize];
     ["Offset of field: DecideParams::reserved"][::std::mem::offset_of!(DecideParams, reserved) - 108usize];
 };
-/// Rows to e4m3. Entries residual_pack_{dtype}.
+/// Rows to e4m3. Entries residual_pack_{dtype}; of sm_90a/quantise.cu quantise_{bf16,f16}.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable, PartialEq)]
 pub struct PackParams {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::error::PipelineError;
 use super::source::{Content, ModelSource};
 use crate::device::Device;
-use crate::model::Transformer;
+use crate::model::{Fp8Weights, Transformer};
 use crate::tensor::DType;
 
 /// What is on the device of a model's transformers. They are loaded when their steps come.
@@ -68,6 +68,17 @@ impl Experts {
     /// The element type that they run in.
     pub(super) fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// What of the loaded ones' weights is in e4m3, if that was asked for: products of all, and the largest error.
+    pub(super) fn fp8(&self) -> Option<Fp8Weights> {
+        let loaded = self.loaded();
+        let of = loaded.values().filter_map(|model| model.weights().fp8());
+        of.reduce(|all, of| Fp8Weights {
+            products: all.products + of.products,
+            others: all.others + of.others,
+            error: all.error.max(of.error),
+        })
     }
 
     /// The bytes of the loaded ones' weights on the device, and in host memory.

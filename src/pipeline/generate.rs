@@ -14,7 +14,7 @@ use super::job::{Deciding, Job};
 use super::noise::noise;
 use super::prompt::TextOptions;
 use super::provenance::{How, embedding_hash};
-use super::report::{FlopCount, Report, Seconds};
+use super::report::{FlopCount, Fp8Report, Report, Seconds};
 use super::request::{Request, cache_config, check_settings};
 use super::sampling::Batch;
 use super::settings::{Settings, codebook};
@@ -23,7 +23,7 @@ use super::stages::{Stage, named};
 use crate::cache::{CacheConfig, ComputeAll};
 use crate::device::{Device, DryConfig, Rank};
 use crate::media::{Frames, Latents};
-use crate::model::Autoencoder;
+use crate::model::{Autoencoder, check_fp8};
 use crate::sampler::{FrameConditioning, SampleOutput, StepEvent};
 use crate::tensor::DType;
 
@@ -111,6 +111,7 @@ impl Pipeline {
 
     /// The pipeline, with the expert that comes first on the device.
     fn with(experts: Experts, source: &ModelSource, device: &Device, first: usize) -> Result<Pipeline, PipelineError> {
+        check_products(source, device, experts.dtype())?;
         experts.get(first)?;
         let (source, device) = (source.clone(), device.clone());
         Ok(Pipeline { source, experts, decodable: OnceLock::new(), budget: None, device, rank: None, others: vec![] })
@@ -456,6 +457,14 @@ impl Made<'_> {
             cache_bytes: output.cache_bytes,
             cache_bytes_unfolded: output.cache_bytes_unfolded,
             cache_error: output.cache_error,
+            fp8_weights: pipeline.experts.fp8().zip(output.activation_error).map(|(weights, activation_error)| {
+                Fp8Report {
+                    products: weights.products,
+                    other_products: weights.others,
+                    weight_error: weights.error,
+                    activation_error,
+                }
+            }),
             activation_bytes: output.activation_bytes,
             peak_device_bytes: pipeline.device.peak_bytes(),
             resident_weight_bytes: resident,
@@ -483,6 +492,17 @@ impl Made<'_> {
             step_shares: member.flops.iter().map(|&flops| flops as f64 / output.flops.computed as f64).collect(),
         }
     }
+}
+
+/// Checks that the products of `source` run on `device` in `dtype`: those of e4m3 are of some devices and types alone.
+///
+/// # Errors
+/// [`ModelError::NoFp8`](crate::model::ModelError::NoFp8) names them.
+pub fn check_products(source: &ModelSource, device: &Device, dtype: DType) -> Result<(), PipelineError> {
+    if source.config().fp8_weights {
+        check_fp8(device, dtype)?;
+    }
+    Ok(())
 }
 
 /// Whether the videos can be made together with the first.

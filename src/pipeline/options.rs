@@ -26,6 +26,8 @@ pub struct OpenOptions {
     pub sigmas: Option<Vec<f64>>,
     /// LoRAs to add to the weights, of models that take some.
     pub loras: Vec<LoraFile>,
+    /// Whether the large products of the transformer's blocks are of e4m3, with one scale for each row: on a Hopper, with bf16 or f16.
+    pub fp8_weights: bool,
     /// Whether to decode in the published tiles, which take less memory and change the picture, of models that have some.
     pub vae_tiling: bool,
     /// The file of a tiny autoencoder to decode with, of models that there are some for.

@@ -52,6 +52,7 @@ impl Settings {
             preset: how.preset.into(),
             codebook: codebook(how.cache),
             packed_cache: false,
+            fp8_weights: config.fp8_weights,
             vae_tiling: config.vae_tiling,
             dtype: how.dtype.to_string(),
             width: config.width,

@@ -51,6 +51,9 @@ pub struct Report {
     /// The error of keeping them in 8 bits, Σ|x − kept x| / Σ|x|; `null` if they are not packed.
     #[serde(default)]
     pub cache_error: Option<f64>,
+    /// What was multiplied in e4m3, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fp8_weights: Option<Fp8Report>,
     /// Bytes of a forward pass's activations, which share one allocation.
     #[serde(default)]
     pub activation_bytes: usize,
@@ -112,6 +115,19 @@ pub struct Report {
     pub output: Option<String>,
     /// Floating-point operations of the videos that share decisions, counted from the shapes (a multiply-add is two).
     pub flops: FlopCount,
+}
+
+/// The products of e4m3 of a run, and what they lost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fp8Report {
+    /// The blocks' products that are of e4m3; of several experts, of those on the device.
+    pub products: usize,
+    /// The blocks' other products, which are of 16 bits: keys and values of the caption, and shapes that the kernel does not serve.
+    pub other_products: usize,
+    /// The error of the weights in e4m3, Σ|w − kept w| / Σ|w|.
+    pub weight_error: f64,
+    /// The error of the activations in e4m3, Σ|x − kept x| / Σ|x|, over all steps.
+    pub activation_error: f64,
 }
 
 fn one() -> usize {
@@ -291,6 +307,18 @@ impl Summary<'_> {
         }
         writeln!(f)
     }
+
+    /// What was multiplied in 8 bits.
+    fn products(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Fp8Report { products, other_products, weight_error, activation_error }) = self.0.fp8_weights else {
+            return Ok(());
+        };
+        writeln!(
+            f,
+            "products  {products} of {} in blocks of 8 bits (relative error {weight_error:.2e} of weights, {activation_error:.2e} of activations)",
+            products + other_products
+        )
+    }
 }
 
 impl fmt::Display for Summary<'_> {
@@ -299,6 +327,7 @@ impl fmt::Display for Summary<'_> {
         self.schedule(f)?;
         self.speed(f)?;
         self.cache(f)?;
+        self.products(f)?;
         let Seconds { total, denoise, encode, .. } = r.seconds;
         write!(f, "time      {} in all, {} of it denoising", duration(total), duration(denoise))?;
         if encode > 0.0 {
@@ -374,6 +403,7 @@ mod tests {
             cache_bytes: 2 << 20,
             cache_bytes_unfolded: 20 << 20,
             cache_error: None,
+            fp8_weights: None,
             activation_bytes: 77,
             resident_weight_bytes: 0,
             streamed_weight_bytes: 0,
@@ -453,6 +483,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "`{part}` is missing in:\n{text}");
         }
+        let fp8 = Fp8Report { products: 6, other_products: 1, weight_error: 0.02, activation_error: 0.025 };
+        let fp8 = Report { fp8_weights: Some(fp8), ..report() };
+        let line = "products  6 of 7 in blocks of 8 bits (relative error 2.00e-2 of weights, 2.50e-2 of activations)\n";
+        assert!(fp8.summary().to_string().contains(line) && !text.contains("products"));
+        assert_eq!(serde_json::to_value(&fp8).unwrap()["fp8_weights"]["weight_error"], 0.02);
         let stage = |expert: &str, steps| Stage { expert: expert.into(), steps };
         let two = Report { stages: vec![stage("high-noise", 3), stage("low-noise", 1)], ..report() };
         assert!(two.summary().to_string().contains("experts   high-noise steps 1-3, low-noise steps 4-4\n"));

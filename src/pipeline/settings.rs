@@ -64,6 +64,9 @@ pub struct Settings {
     /// Whether residuals are kept in 8 bits.
     #[serde(default)]
     pub packed_cache: bool,
+    /// Whether the large products of blocks are of e4m3.
+    #[serde(default)]
+    pub fp8_weights: bool,
     /// Whether it was decoded in tiles.
     #[serde(default)]
     pub vae_tiling: bool,
@@ -200,6 +203,7 @@ mod tests {
             preset: "adacache-fast".into(),
             codebook: json!({ "policy": "adacache", "blocks": [2] }),
             packed_cache: false,
+            fp8_weights: false,
             vae_tiling: false,
             dtype: "bf16".into(),
             width: 64,
@@ -255,6 +259,7 @@ mod tests {
             (json!({ "codebook": {} }), "cache adacache-fast with other settings"),
             (json!({ "codebook": {}, "preset": "none" }), "cache adacache-fast, now none"),
             (json!({ "packed_cache": true }), "packed cache false, now true"),
+            (json!({ "fp8_weights": true }), "fp8 weights false, now true"),
             (json!({ "vae_tiling": true }), "vae tiling false, now true"),
             (json!({ "dtype": "f32" }), "dtype bf16, now f32"),
             (json!({ "width": 8 }), "width 64, now 8"),

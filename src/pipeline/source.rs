@@ -291,6 +291,8 @@ pub struct PipelineConfig {
     pub negative_prompt: Option<&'static str>,
     /// Whether the decoder works in tiles that change the picture.
     pub vae_tiling: bool,
+    /// Whether the large products of the transformer's blocks are of e4m3.
+    pub fp8_weights: bool,
 }
 
 impl PipelineConfig {

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::{Family, TallyEntry};
-use crate::chips::Chip;
+use crate::chips::{Chip, FP8_RATE};
 
 /// A share of a peak, and its origin.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,6 +36,8 @@ pub struct Efficiency {
     pub linear: Share,
     /// Share of the tensor peak that matrix products by `wgmma` reach (large ones on Hopper).
     pub wgmma: Share,
+    /// Share of the tensor peak of 8-bit floats that matrix products of e4m3 by `wgmma` reach (`--fp8-weights` on Hopper).
+    pub wgmma_fp8: Share,
     /// Share of the tensor peak that attention reaches.
     pub attention: Share,
     /// Share of the tensor peak that attention by `wgmma` reaches (heads of 128 on Hopper).
@@ -69,6 +71,11 @@ impl Efficiency {
                 origin: "assumed, not measured: wgmma matrix products of these sizes are known to reach 60 to 80 %"
                     .into(),
             },
+            wgmma_fp8: Share {
+                value: 0.60,
+                origin: "assumed, not measured: products of e4m3 (DeepGEMM, cuBLAS) are known to reach 55 to 75 % of the peak of 8 bits at these sizes"
+                    .into(),
+            },
             attention: tensor(0.50, attention),
             wgmma_attention: Share {
                 value: 0.60,
@@ -96,6 +103,7 @@ impl Efficiency {
         for (name, share, most) in [
             ("linear", &self.linear, tensor),
             ("wgmma", &self.wgmma, 1.0),
+            ("wgmma_fp8", &self.wgmma_fp8, 1.0),
             ("attention", &self.attention, tensor),
             ("wgmma_attention", &self.wgmma_attention, 1.0),
             ("wgmma_attention_72", &self.wgmma_attention_72, 1.0),
@@ -105,6 +113,7 @@ impl Efficiency {
                 let peak = match name {
                     "memory" => "the bandwidth",
                     "wgmma" | "wgmma_attention" | "wgmma_attention_72" => "the tensor peak",
+                    "wgmma_fp8" => "the tensor peak of 8 bits",
                     _ => "the tensor peak by mma.sync",
                 };
                 return Err(ShareError { name, value: share.value, most, peak, gpu: chip.name });
@@ -119,6 +128,7 @@ impl Efficiency {
         Efficiency {
             linear: all(),
             wgmma: all(),
+            wgmma_fp8: all(),
             attention: all(),
             wgmma_attention: all(),
             wgmma_attention_72: all(),
@@ -135,6 +145,9 @@ impl Efficiency {
         let wgmma_attention =
             if entry.kernel.starts_with("attention_72") { &self.wgmma_attention_72 } else { &self.wgmma_attention };
         let arithmetic = match Family::of(&entry.kernel) {
+            Family::Linear if entry.kernel.starts_with("linear_fp8") => {
+                entry.work.flops as f64 / (FP8_RATE * chip.tensor_flops * self.wgmma_fp8.value)
+            }
             Family::Linear => entry.work.flops as f64 / (chip.tensor_flops * hopper(&self.wgmma, &self.linear)),
             Family::Attention => {
                 entry.work.flops as f64 / (chip.tensor_flops * hopper(wgmma_attention, &self.attention))
@@ -257,6 +270,9 @@ mod tests {
             (heads - efficiency.wgmma_attention.value / efficiency.wgmma_attention_72.value).abs() < 1e-9,
             "{heads}"
         );
+        // Tensor cores multiply 8 bits twice as fast.
+        let ratio = seconds("linear_bias_bf16_wgmma") / seconds("linear_fp8_bias_bf16_wgmma");
+        assert!((ratio - 2.0 * efficiency.wgmma_fp8.value / efficiency.wgmma.value).abs() < 1e-9, "{ratio}");
         efficiency.wgmma.value = 1.01;
         assert!(efficiency.check(chip).unwrap_err().to_string().contains("at most 1"));
     }

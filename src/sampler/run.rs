@@ -63,6 +63,8 @@ pub struct SampleOutput {
     pub cache_bytes_unfolded: usize,
     /// The packing error of the kept residuals, Σ|x − kept x| / Σ|x|; `None` if they are not packed.
     pub cache_error: Option<f64>,
+    /// The error of activations in products of e4m3, Σ|x − packed x| / Σ|x|; `None` without such products.
+    pub activation_error: Option<f64>,
     /// Bytes of a forward pass's activations.
     pub activation_bytes: usize,
     /// Work of a computed and of a reused step of one member.
@@ -84,6 +86,7 @@ impl SampleOutput {
             cache_bytes: self.cache_bytes.max(next.cache_bytes),
             cache_bytes_unfolded: self.cache_bytes_unfolded.max(next.cache_bytes_unfolded),
             cache_error: self.cache_error.into_iter().chain(next.cache_error).reduce(f64::max),
+            activation_error: self.activation_error.into_iter().chain(next.activation_error).reduce(f64::max),
             activation_bytes: self.activation_bytes.max(next.activation_bytes),
             ..self
         }
@@ -262,6 +265,7 @@ impl<'a> Sampler<'a> {
             cache_bytes: self.cache_bytes(),
             cache_bytes_unfolded: self.members.len() * ws.x().bytes() * 2 * model.anatomy().blocks(),
             cache_error: errors.into_iter().reduce(f64::max),
+            activation_error: ws.activation_error()?,
             activation_bytes: ws.bytes(),
             flops: Walk { model, ws, caption: self.members[0].caption }.flops(self.members[0].store.head()),
             members: self.members.into_iter().map(|m| m.output).collect(),

@@ -37,4 +37,12 @@ fn bench_prints_every_format_and_whose_times_they_are() {
     assert!(bench(&[]).contains("probe batch=2 frames=3 tokens=5 channels=64"));
     fails(dir.path(), &["bench", "--shapes", "none.toml"], 1, &["none.toml"]);
     fails(dir.path(), &["bench", "--ops", "magic"], 2, &["known: linear"]);
+    // Products of e4m3 are those of shapes that the kernel serves.
+    if vm {
+        fails(dir.path(), &["bench", "--fp8-weights", "--device", "vm"], 1, &["--fp8-weights needs a Hopper"]);
+        let shapes = shapes.replace("n = 48", "n = 64") + "[[linear]]\nm = 65\nn = 48\nk = 32\nmodulate = true\n";
+        fs::write(dir.path().join("s.toml"), shapes).unwrap();
+        let timed = bench(&["--fp8-weights", "--device", "vm:sm_90", "--ops", "linear"]);
+        assert!(timed.contains("bias+fp8 m=65 n=64 k=32") && timed.contains("bias+adaln m=65 n=48 k=32"), "{timed}");
+    }
 }

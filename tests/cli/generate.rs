@@ -48,6 +48,7 @@ fn absurd_numbers_are_refused() {
         (&["--device", "tpu"], "auto, vm, vm:checked, vm:truncate, vm:adverse:SEED, vm:sm_90, cuda"),
         (&["--cache", "adacache-fastest"], "none, adacache-fast, adacache-slow"),
         (&["--cache", "none", "--moreg"], "drop one"),
+        (&["--fp8-weights", "--dtype", "f32"], "--fp8-weights needs a Hopper"),
     ] {
         let output = adacache(dir.path(), &[&["generate", PROMPT], args].concat());
         let message = text(&output.stderr);

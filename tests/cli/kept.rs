@@ -52,6 +52,7 @@ fn a_video_of_other_settings_is_no_finished_one() {
             (&["--cfg-scale", "2"], "cfg scale "),
             (&["--dtype", "f32"], "dtype bf16, now f32"),
             (&["--fp8-cache"], "packed cache false, now true"),
+            (&["--fp8-weights"], "fp8 weights false, now true"),
             (&["--size", "32x32"], "width 64, now 32"),
             (&["--frames", "8"], "frames 16, now 8"),
         ] {

@@ -94,3 +94,28 @@ fn a_plan_follows_a_recorded_trace() {
     assert_eq!(plan["memory"]["cache"], report["cache_bytes"]);
     assert_eq!(plan["memory"]["cache_unfolded"], report["cache_bytes_unfolded"]);
 }
+
+/// Products of e4m3 on an H100: half the bytes of the blocks' weights, and at the assumed share of the doubled peak less time; on an A100 there are none.
+#[test]
+fn a_plan_prices_products_in_8_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["plan", "--model", "wan2.1-t2v-1.3b", "--cache", "none", "--json", "--gpu"];
+    let plan = |more: &[&str]| -> Value {
+        serde_json::from_slice(&succeeds(dir.path(), &[&args[..], more].concat()).stdout).unwrap()
+    };
+    let (whole, fp8) = (plan(&["h100"]), plan(&["h100", "--fp8-weights"]));
+    let number = |plan: &Value, path: &str| plan.pointer(path).and_then(Value::as_f64).unwrap();
+    let ratio = |path: &str| number(&fp8, path) / number(&whole, path);
+    assert!((0.5..0.6).contains(&ratio("/memory/weights")), "{}", ratio("/memory/weights"));
+    assert_eq!(ratio("/computed_step/flops"), 1.0);
+    // The products alone: their family is the first.
+    let linear = ratio("/computed_step/families/0/modelled_seconds");
+    let expected = 0.7 / (2.0 * number(&fp8, "/efficiency/wgmma_fp8/value"));
+    assert!((linear / expected - 1.0).abs() < 0.05, "{linear} {expected}");
+    assert!((0.5..0.97).contains(&ratio("/computed_step/modelled_seconds")));
+    let faster = plan(&["h100", "--fp8-weights", "--efficiency", "wgmma_fp8=0.9"]);
+    assert!(number(&faster, "/computed_step/modelled_seconds") < number(&fp8, "/computed_step/modelled_seconds"));
+    let a100 = ["plan", "--model", "wan2.1-t2v-1.3b", "--fp8-weights", "--gpu"];
+    fails(dir.path(), &[&a100[..], &["a100"]].concat(), 1, &["--fp8-weights needs a Hopper", "A100", "8.0"]);
+    fails(dir.path(), &[&a100[..], &["h100", "--efficiency", "wgmma_fp8=1.1"]].concat(), 1, &["of 8 bits"]);
+}

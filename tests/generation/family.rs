@@ -218,6 +218,7 @@ impl Family for ToyFamily {
                 sampling: None,
                 negative_prompt: None,
                 vae_tiling: false,
+                fp8_weights: false,
             },
         }))
     }

@@ -2,11 +2,11 @@
 
 use super::common;
 use super::harness::{devices, hopper_devices, placed, poisoned_at, unchecked_devices};
-use super::numbers::{Buffer, Random, add_cut, assert_close, decode, encode, epsilon, round, tf32_loss};
+use super::numbers::{Buffer, Random, add_cut, assert_close, decode, e4m3, encode, epsilon, round, tf32_loss};
 use adacache::device::{Device, Module, VmConfig};
 use adacache::ops::Target;
 use adacache::ops::linear::{Activation, choose, linear, wgmma_params};
-use adacache::ops::params::{self, LinearFewParams, LinearParams};
+use adacache::ops::params::{self, LinearFewParams, LinearFp8Params, LinearParams};
 use adacache::tensor::{DType, Tensor};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +33,8 @@ struct Case {
     n: usize,
     k: usize,
     dtype: DType,
-    /// 256 (not in f32), 128 or 64; of linear_few.cu (no LayerNorm) 128 or 96; of sm_90a/linear.cu (no LayerNorm, 16-bit types) [`WGMMA`].
+    /// 256 (not in f32), 128 or 64; of linear_few.cu (no LayerNorm) 128 or 96; of sm_90a/linear.cu (no LayerNorm, 16-bit types) [`WGMMA`], of
+    /// linear_fp8.cu [`FP8`].
     tile: usize,
     /// Blocks that share a tile of linear_few.cu, or the tiles of sm_90a/linear.cu; 0: linear.cu.
     parts: usize,
@@ -79,6 +80,8 @@ fn tiles(dtype: DType) -> &'static [usize] {
 
 /// The tile of sm_90a/linear.cu.
 const WGMMA: usize = 192;
+/// That of sm_90a/linear_fp8.cu.
+const FP8: usize = 193;
 
 const CHUNKS: usize = 6;
 const SHIFT: usize = 3;
@@ -89,6 +92,23 @@ fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
 }
 
+/// Rows of `k` in e4m3: the codes, and the scale of every row, which differ by much. `values` becomes what they stand for.
+fn pack(values: &mut [f32], k: usize) -> (Vec<u8>, Vec<f32>) {
+    let (mut codes, mut scales) = (vec![], vec![]);
+    for (i, row) in values.chunks_exact_mut(k).enumerate() {
+        let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        // Rows that use the largest numbers, and rows that do not.
+        let scale = largest / [448.0, 17.0, 100.0][i % 3];
+        for x in row {
+            let code = e4m3::nearest(f64::from(*x / scale));
+            *x = (e4m3::value(code).unwrap() * f64::from(scale)) as f32;
+            codes.push(code);
+        }
+        scales.push(scale);
+    }
+    (codes, scales)
+}
+
 /// Runs one case twice, compares it with f64, and gives the bytes of every output.
 fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let Case { m, n, k, dtype, .. } = case;
@@ -96,8 +116,10 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let table_width = if case.layer_norm { k } else { n };
     let sample_rows = case.frames * case.rows_per_frame;
     let (batch, variants) = (m.div_ceil(sample_rows), 2);
-    let a: Vec<f32> = random.values(m * k, 1.0, dtype).iter().map(|x| round(x + 0.5, dtype)).collect();
-    let w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
+    let mut a: Vec<f32> = random.values(m * k, 1.0, dtype).iter().map(|x| round(x + 0.5, dtype)).collect();
+    let mut w = random.values(n * k, 1.0 / (k as f32).sqrt(), dtype);
+    // What is multiplied is what the codes stand for.
+    let packed = (case.tile == FP8).then(|| [&mut a, &mut w].map(|values| pack(values, k)));
     let bias = random.values(n, 0.5, dtype);
     let x = random.values(m * n, 1.0, dtype);
     let residual = random.values(m * n, 1.0, dtype);
@@ -121,6 +143,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     let (mut exact, mut exact_residual) = (vec![0.0f64; m * n], vec![0.0f64; m * n]);
     let (mut naive, mut naive_residual) = (vec![0.0f32; m * n], vec![0.0f32; m * n]);
     let mut magnitude = 0.0f64; // of the sums, for the floor
+    let mut largest_part = 0.0f64; // of a sum behind each k-step of e4m3
     for r in 0..m {
         let row = &a[r * k..][..k];
         let (mut input, mut low) = (row.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), row.to_vec());
@@ -141,6 +164,14 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             let mut low_sum =
                 low.iter().zip(weights).fold(0.0f32, |sum, (&a, &w)| add_cut(sum, f64::from(a) * f64::from(w)));
             magnitude = magnitude.max(input.iter().zip(weights).map(|(&a, &w)| (a * f64::from(w)).abs()).sum::<f64>());
+            if case.tile == FP8 {
+                let steps = input.chunks(32).zip(weights.chunks(32));
+                let parts = steps.map(|(a, w)| a.iter().zip(w).map(|(&a, &w)| a * f64::from(w)).sum::<f64>());
+                parts.fold(0.0, |part, step| {
+                    largest_part = largest_part.max(f64::max((part + step).abs(), step.abs()));
+                    part + step
+                });
+            }
             if case.bias {
                 sum += f64::from(bias[c]);
                 low_sum += bias[c];
@@ -168,9 +199,14 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     // ---- the kernel
     let offset = case.misalign * dtype.size();
     let upload = |values: &[f32]| Buffer::new(device, &encode(values, dtype), offset);
-    let (a, w, bias) = (upload(&a), upload(&w), upload(&bias));
+    let bytes_of = |i: usize, values: &[f32]| match &packed {
+        Some(packed) => Buffer::new(device, &packed[i].0, 0),
+        None => upload(values),
+    };
+    let (a, w, bias) = (bytes_of(0, &a), bytes_of(1, &w), upload(&bias));
     let upload_f32 = |values: &[f32]| Buffer::new(device, &encode(values, DType::F32), case.misalign * 4);
     let (stats, table) = (upload_f32(&stats), upload_f32(&table));
+    let scales = packed.iter().flatten().map(|(_, scales)| upload_f32(scales)).collect::<Vec<_>>();
     let mask = Buffer::new(device, &mask, case.misalign);
     let (prologue, (epilogue, gated, residual_out)) = (
         if case.layer_norm { "_ln" } else { "" },
@@ -182,10 +218,12 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     );
     let (module, variant) = match (case.tile, case.parts) {
         (WGMMA, _) => (Module::LinearWgmma, "wgmma".into()),
+        (FP8, _) => (Module::LinearFp8, "wgmma".into()),
         (tile, 0) => (Module::Linear, tile.to_string()),
         (tile, _) => (Module::LinearFew, format!("few_{tile}")),
     };
-    let entry = format!("linear{prologue}_{epilogue}_{dtype}_{variant}");
+    let fp8 = if case.tile == FP8 { "_fp8" } else { "" };
+    let entry = format!("linear{fp8}{prologue}_{epilogue}_{dtype}_{variant}");
     let kernel = device.kernel(module, &entry).unwrap();
     let (tile_m, tile_n, threads, shared) = match case.tile {
         256 => (params::LINEAR_256_M, params::LINEAR_256_N, params::LINEAR_256_THREADS, params::LINEAR_256_SHARED),
@@ -195,7 +233,7 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
             if dtype == DType::F32 { 256 } else { 128 },
             params::LINEAR_128_SHARED,
         ),
-        WGMMA => {
+        WGMMA | FP8 => {
             (params::LINEAR_WGMMA_M, params::LINEAR_WGMMA_N, params::LINEAR_WGMMA_THREADS, params::LINEAR_WGMMA_SHARED)
         }
         96 => (params::LINEAR_96_M, params::LINEAR_96_N, params::LINEAR_96_THREADS, params::LINEAR_96_SHARED),
@@ -240,6 +278,14 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
         if case.tile == WGMMA {
             let params = wgmma_params(device, dtype, params).unwrap();
             device.launch(&kernel, [case.parts as u32, 1, 1], block, shared, &params).unwrap();
+        } else if case.tile == FP8 {
+            let params = LinearFp8Params {
+                wgmma: wgmma_params(device, DType::U8, params).unwrap(),
+                a_scale: scales[0].ptr(),
+                w_scale: scales[1].ptr(),
+                reserved: Default::default(),
+            };
+            device.launch(&kernel, [case.parts as u32, 1, 1], block, shared, &params).unwrap();
         } else if case.parts > 0 {
             let partial = Buffer::poisoned(device, 4 * case.parts * grid as usize * tile_m * tile_n, 0);
             let params = LinearFewParams { product: params, partial: partial.ptr(), arrived: arrived.ptr() };
@@ -256,7 +302,9 @@ fn run(device: &Device, case: Case) -> Vec<Vec<u8>> {
     assert_eq!(outputs, launch(), "{case:?}: the same inputs gave other bits");
 
     let largest = exact.iter().chain(&exact_residual).fold(0.0f64, |largest, x| largest.max(x.abs()));
-    let floor = epsilon(dtype) * largest + if dtype == DType::F32 { tf32_loss(magnitude) } else { 0.0 };
+    let mut floor = epsilon(dtype) * largest + if dtype == DType::F32 { tf32_loss(magnitude) } else { 0.0 };
+    // Hopper's tensor cores keep 14 bits of a sum of e4m3 products, step for step.
+    floor += (k as f64 / 32.0).ceil() * largest_part * 2f64.powi(-13);
     assert_close(&format!("{case:?}"), &decode(&outputs[0], dtype), &exact, &naive, floor);
     if let Some(added) = outputs.get(1) {
         assert_close(&format!("{case:?} residual_out"), &decode(added, dtype), &exact_residual, &naive_residual, floor);
@@ -524,6 +572,24 @@ fn hopper() {
                     run(device, Case { parts: blocks, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
                 }
                 run(device, Case { parts: blocks, bias: false, ..Case::new(shape, dtype, WGMMA, false, RESIDUALS[0]) });
+            }
+        }
+    }
+}
+
+/// sm_90a/linear_fp8.cu, checked, against the product of what codes and scales stand for: as above, with k of whole chunks.
+#[test]
+fn hopper_in_fp8() {
+    for device in hopper_devices() {
+        for dtype in HALF {
+            for (shape, blocks) in
+                [([1, 32, 16], 1), ([256, 192, 128], 2), ([257, 224, 144], 1), ([70, 416, 400], 2), ([513, 64, 272], 7)]
+            {
+                for epilogue in [&[Epilogue::Bias, Epilogue::Gelu], &RESIDUALS[..]].concat() {
+                    let case = Case::new(shape, dtype, FP8, false, epilogue);
+                    run(device, Case { parts: blocks, frames: 2, rows_per_frame: 9, frame_mask: true, ..case });
+                }
+                run(device, Case { parts: blocks, bias: false, ..Case::new(shape, dtype, FP8, false, RESIDUALS[0]) });
             }
         }
     }

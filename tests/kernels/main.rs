@@ -17,6 +17,7 @@ mod conv;
 mod decide;
 mod decode;
 mod embed;
+mod fp8;
 mod group_norm;
 mod linear;
 mod motion;

@@ -171,3 +171,31 @@ pub fn assert_close(what: &str, got: &[f32], exact: &[f64], naive: &[f32], floor
         worst.join("\n")
     );
 }
+
+/// e4m3 by the definition of the format.
+pub mod e4m3 {
+    use std::sync::OnceLock;
+
+    /// The value of a code; `None` for NaN.
+    pub fn value(code: u8) -> Option<f64> {
+        let (sign, exponent, fraction) = (code >> 7, i32::from(code >> 3 & 15), f64::from(code & 7));
+        let magnitude = match (exponent, code & 7) {
+            (15, 7) => return None,
+            (0, _) => fraction / 8.0 * 2f64.powi(-6),
+            _ => (1.0 + fraction / 8.0) * 2f64.powi(exponent - 7),
+        };
+        Some(if sign == 1 { -magnitude } else { magnitude })
+    }
+
+    /// The code of the nearest number; of two equally near ones the even code. Beyond 448 the largest.
+    pub fn nearest(x: f64) -> u8 {
+        static VALUES: OnceLock<Vec<f64>> = OnceLock::new();
+        let values = VALUES.get_or_init(|| (0..=126).map(|code| value(code).expect("no NaN")).collect());
+        let sign = if x.is_sign_negative() { 0x80 } else { 0 };
+        let above = values.partition_point(|value| *value < x.abs()).min(126);
+        let far = |code: usize| (values[code] - x.abs()).abs();
+        let near = [above.saturating_sub(1), above].into_iter();
+        let best = near.min_by(|a, b| far(*a).total_cmp(&far(*b)).then((a & 1).cmp(&(b & 1))));
+        sign | best.expect("two codes") as u8
+    }
+}

@@ -1,27 +1,13 @@
 //! pack.cu against a search through all 256 codes.
 
 use super::harness::{Random, assert_same_bits, devices, for_each, placed, poisoned, tensor};
+use super::numbers::e4m3::{self, value};
 use adacache::ops::pack::{E4M3_MAX, PackError, Packed};
 use adacache::tensor::DType;
 
-/// The value of a code, from the format's definition; `None` for NaN.
-fn value(code: u8) -> Option<f64> {
-    let (sign, exponent, fraction) = (code >> 7, i32::from(code >> 3 & 15), f64::from(code & 7));
-    let magnitude = match (exponent, code & 7) {
-        (15, 7) => return None,
-        (0, _) => fraction / 8.0 * 2f64.powi(-6),
-        _ => (1.0 + fraction / 8.0) * 2f64.powi(exponent - 7),
-    };
-    Some(if sign == 1 { -magnitude } else { magnitude })
-}
-
 /// The nearest representable value; of two equally near ones that with an even code.
 fn nearest(x: f64) -> f64 {
-    let codes = (0..=255u8).filter_map(|code| Some((code, value(code)?)));
-    codes
-        .min_by(|(a, x1), (b, x2)| (x1 - x).abs().total_cmp(&(x2 - x).abs()).then((a & 1).cmp(&(b & 1))))
-        .expect("256 codes")
-        .1
+    value(e4m3::nearest(x)).expect("no NaN")
 }
 
 #[test]

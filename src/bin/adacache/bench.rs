@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use adacache::bench::{self, BenchResult, Budget, Op, Shapes};
 use adacache::chips::Chip;
 use adacache::device::{Device, DeviceKind};
+use adacache::model::check_fp8;
 use adacache::tensor::DType;
 use anyhow::Context;
 use serde_json::json;
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// Element type to compute in: bf16, f16 or f32
     #[arg(long, default_value = "bf16")]
     dtype: DType,
+    /// Time the products of matrices in 8 bits (e4m3, one scale per row), with what makes their rows so; on a Hopper, with bf16 or f16
+    #[arg(long)]
+    fp8_weights: bool,
     /// Compare the results with another device's instead of timing: differences in bits and in units in the last place
     #[arg(long, value_name = "DEVICE", conflicts_with_all = ["csv", "markdown", "quick"])]
     compare: Option<String>,
@@ -71,7 +75,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None if small => Shapes::small()?,
         None => Shapes::opensora("720p")?,
     };
-    let shapes = shapes.only(&ops);
+    let mut shapes = shapes.only(&ops);
+    if args.fp8_weights {
+        check_fp8(&device, args.dtype)?;
+        shapes = shapes.in_fp8();
+    }
     if let Some(reference) = &args.compare {
         return compare(args, &device, &device::open(reference)?, shapes);
     }

@@ -99,6 +99,9 @@ fn make(args: &Args, like: Option<&Like>) -> anyhow::Result<ExitCode> {
     }
 
     let devices = args.device.open_all(&args.devices)?;
+    for device in &devices {
+        pipeline::check_products(&source, device, args.dtype)?;
+    }
     let device = &devices[0];
     device.limit_memory(args.vram_budget.map(|MemorySize(bytes)| bytes));
     let groups = embed(args, device, &source, groups, embeddings.as_ref(), cfg_scale)?;
@@ -236,6 +239,7 @@ fn source(args: &Args) -> anyhow::Result<ModelSource> {
         caption_tokens: args.max_sequence_length,
         sigmas: args.sigmas.clone(),
         loras: args.lora.clone(),
+        fp8_weights: args.fp8_weights,
         vae_tiling: args.vae_tiling,
         tiny_vae: args.tiny_vae.clone(),
     };

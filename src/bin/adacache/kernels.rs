@@ -50,7 +50,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut counted = BTreeMap::new();
     for name in &args.arch {
         let chip = chip(name)?;
-        let works = [evidence::open_sora(chip), evidence::wan(chip)];
+        let [open_sora, wan] = [evidence::open_sora(chip), evidence::wan(chip)];
+        let fp8 = [&open_sora[..], &wan].map(|works| evidence::in_fp8(chip, works)).concat();
+        let works = [open_sora, wan, fp8];
         let figures_of = |entry: &str| {
             let targets = evidence::figures().get(entry);
             targets.and_then(|t| t.get(chip.sm.target)).with_context(|| format!("ptx/manifest.json lacks {entry}"))
@@ -82,9 +84,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             documents.push(document(chip, &rows, &works)?);
         } else {
             main_loops(&mut text, chip, &rows);
-            let [open_sora, wan] = &works;
+            let [open_sora, wan, fp8] = &works;
             operations(&mut text, chip, "Open-Sora, bf16, 51 frames, batch 2", open_sora);
             operations(&mut text, chip, "Wan 2.1, bf16, 81 frames, batch 2; decoder: 4 frames of 480p", wan);
+            if !fp8.is_empty() {
+                operations(&mut text, chip, "The same with --fp8-weights, against the peak of 8 bits", fp8);
+            }
         }
     }
     if args.json {
@@ -169,14 +174,14 @@ fn operations(text: &mut String, chip: &Chip, title: &str, work: &[Work]) {
     let _ = writeln!(
         text,
         "{} ({}): {title}; least time (modelled)\n\
-         {:<27} {:<28} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
+         {:<27} {:<30} {:>8} {:>7} {:>7} {:>10} {:>8} {:>8}",
         chip.sm.target, chip.name, "operation", "kernel", "blocks", "useful", "filled", "ms", "of peak", "of DRAM"
     );
     for item in work {
         let bound = item.bound(chip, &evidence::figures()[&item.choice.entry][chip.sm.target]);
         let _ = writeln!(
             text,
-            "{:<27} {:<28} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
+            "{:<27} {:<30} {:>8} {:>6.1}% {:>6.1}% {:>10.3} {:>7.1}% {:>7.1}%",
             item.name,
             item.choice.entry,
             item.choice.grid.iter().product::<usize>(),
@@ -194,13 +199,13 @@ fn counters<'a>(text: &mut String, counted: impl Iterator<Item = &'a Counted>) {
     let _ = writeln!(
         text,
         "VM counters of a few blocks; 1.00 is the least there could be\n\
-         {:<28} {:<26} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
+         {:<30} {:<26} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10}",
         "kernel", "run", "sect/req", "bytes", "sectors", "FLOP", "conflicts", "(all code)"
     );
     for item in counted {
         let _ = writeln!(
             text,
-            "{:<28} {:<26} {:>8.1} {:>8.2} {:>8.2} {:>8.2} {:>10.2} {:>10.2}",
+            "{:<30} {:<26} {:>8.1} {:>8.2} {:>8.2} {:>8.2} {:>10.2} {:>10.2}",
             item.entry,
             item.shape,
             item.sectors_per_request,

@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Keep residuals in 8 bits
     #[arg(long, hide_short_help = true)]
     fp8_cache: bool,
+    /// Multiply in 8 bits, on a Hopper
+    #[arg(long, hide_short_help = true)]
+    fp8_weights: bool,
     /// Decode in the published tiles (Open-Sora-Plan)
     #[arg(long, hide_short_help = true)]
     vae_tiling: bool,
@@ -84,7 +87,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.jsonl", hide_short_help = true)]
     trace: Option<PathBuf>,
     /// Shares of the GPU's peaks that the kernels reach, such as linear=0.7,attention=0.5,memory=0.85,launch_us=1.5; wgmma,
-    /// wgmma_attention and wgmma_attention_72 are for the kernels for Hopper
+    /// wgmma_fp8 (of the peak of 8 bits), wgmma_attention and wgmma_attention_72 are for the kernels for Hopper
     #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', hide_short_help = true)]
     efficiency: Vec<String>,
     /// Print one JSON object
@@ -126,6 +129,7 @@ fn job(args: &Args) -> anyhow::Result<Job> {
         resolution: args.resolution.clone(),
         aspect: args.aspect.clone(),
         frames: args.frames,
+        fp8_weights: args.fp8_weights,
         vae_tiling: args.vae_tiling,
         tiny_vae: args.tiny_vae.clone(),
         ..OpenOptions::default()
@@ -180,6 +184,7 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
         let share = match name {
             "linear" => &mut efficiency.linear,
             "wgmma" => &mut efficiency.wgmma,
+            "wgmma_fp8" => &mut efficiency.wgmma_fp8,
             "wgmma_attention" => &mut efficiency.wgmma_attention,
             "wgmma_attention_72" => &mut efficiency.wgmma_attention_72,
             "attention" => &mut efficiency.attention,
@@ -190,7 +195,7 @@ fn efficiency(gpu: &Chip, settings: &[String]) -> anyhow::Result<Efficiency> {
             }
             _ => {
                 bail!(
-                    "--efficiency {setting}: known: linear, attention, wgmma, wgmma_attention, wgmma_attention_72, memory (0 to 1) and launch_us (0 to 1000)"
+                    "--efficiency {setting}: known: linear, attention, wgmma, wgmma_fp8, wgmma_attention, wgmma_attention_72, memory (0 to 1) and launch_us (0 to 1000)"
                 )
             }
         };
@@ -233,7 +238,7 @@ fn for_people(args: &Args, job: &Job, e: &Estimate, streamed: Option<usize>, pub
     let _ = head(&mut text, args, job, e)
         .and_then(|()| memory(&mut text, args, e, streamed))
         .and_then(|()| steps(&mut text, e))
-        .and_then(|()| shares(&mut text, e))
+        .and_then(|()| shares(&mut text, job, e))
         .and_then(|()| totals(&mut text, job, e, published));
     text.truncate(text.trim_end().len());
     text
@@ -361,9 +366,10 @@ fn steps(text: &mut String, e: &Estimate) -> fmt::Result {
 }
 
 /// The assumed shares of the GPU's peaks, and where they are from.
-fn shares(text: &mut String, e: &Estimate) -> fmt::Result {
+fn shares(text: &mut String, job: &Job, e: &Estimate) -> fmt::Result {
     writeln!(text, "\nshares of the peaks")?;
-    let Efficiency { linear, wgmma, attention, wgmma_attention, wgmma_attention_72, memory, .. } = &e.efficiency;
+    let Efficiency { linear, wgmma, wgmma_fp8, attention, wgmma_attention, wgmma_attention_72, memory, .. } =
+        &e.efficiency;
     let mut all = vec![("linear", linear), ("attention", attention), ("memory", memory)];
     if e.gpu.sm.compute_capability == (9, 0) {
         all.extend([
@@ -371,6 +377,9 @@ fn shares(text: &mut String, e: &Estimate) -> fmt::Result {
             ("wgmma_attention", wgmma_attention),
             ("wgmma_attention_72", wgmma_attention_72),
         ]);
+    }
+    if job.source.config().fp8_weights {
+        all.push(("wgmma_fp8", wgmma_fp8));
     }
     for (name, share) in all {
         writeln!(text, "  {name:<18} {:.2}  {}", share.value, share.origin)?;

@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Guidance scale; of two experts both, or X,Y [default: the model's]
     #[arg(long, allow_negative_numbers = true)]
     cfg_scale: Option<Guidance>,
+    /// Multiply in 8 bits (Hopper, bf16 or f16): e4m3, one scale per row
+    #[arg(long, hide_short_help = true)]
+    fp8_weights: bool,
     /// Decode in the published tiles (Open-Sora-Plan), which take less memory and change the picture
     #[arg(long, hide_short_help = true)]
     vae_tiling: bool,
@@ -75,6 +78,7 @@ impl Options {
             frames: self.frames,
             sampler: self.sampler,
             shift: self.shift,
+            fp8_weights: self.fp8_weights,
             vae_tiling: self.vae_tiling,
             tiny_vae: self.tiny_vae.clone(),
             ..OpenOptions::default()
@@ -101,7 +105,10 @@ impl Options {
         ];
         all.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), vec![value?]))));
         all.extend(self.tiny_vae.as_ref().map(|path| ("tiny-vae".to_owned(), vec![absolute(path)])));
-        all.extend(self.vae_tiling.then(|| ("vae-tiling".to_owned(), vec![String::new()])));
+        let flags = [("fp8-weights", self.fp8_weights), ("vae-tiling", self.vae_tiling)];
+        all.extend(
+            flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| (flag.to_owned(), vec![String::new()])),
+        );
         all
     }
 
@@ -117,6 +124,7 @@ impl Options {
         device: &Device,
         prompts: &[PromptText],
     ) -> anyhow::Result<Vec<Prompt>> {
+        pipeline::check_products(source, device, self.dtype)?;
         self.settings(source)?.embed(source, device, self.dtype, prompts)
     }
 

@@ -220,6 +220,7 @@ impl Opened {
             sampling: None,
             negative_prompt: Some(NEGATIVE_PROMPT),
             vae_tiling: options.vae_tiling,
+            fp8_weights: options.fp8_weights,
         };
         let scheduler = facts.scheduler(checkpoint.as_ref())?;
         Ok(Opened { facts, config, anatomy: model.anatomy(), model, scheduler, checkpoint })
@@ -367,7 +368,7 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let weights = content.weights(|| self.weights(Part::Transformer))?;
+        let weights = content.weights(|| self.weights(Part::Transformer))?.in_fp8(self.config.fp8_weights);
         Ok(Box::new(Latte::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 

@@ -143,8 +143,8 @@ struct Opened {
 
 impl Opened {
     fn new(model: StDiT3Config, checkpoint: Option<Checkpoint>, size: &OpenOptions) -> Result<Opened, PipelineError> {
-        let size = sized(size)?;
-        let config = pipeline_config(size, model.model_max_length)?;
+        let (fp8_weights, size) = (size.fp8_weights, sized(size)?);
+        let config = PipelineConfig { fp8_weights, ..pipeline_config(size, model.model_max_length)? };
         Ok(Opened { config, size, anatomy: model.anatomy(), model, checkpoint })
     }
 
@@ -228,7 +228,7 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let weights = content.weights(|| self.weights(Part::Transformer))?;
+        let weights = content.weights(|| self.weights(Part::Transformer))?.in_fp8(self.config.fp8_weights);
         Ok(Box::new(StDiT3::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 
@@ -299,6 +299,7 @@ fn pipeline_config(size: VideoSize, prompt_length: usize) -> Result<PipelineConf
         sampling: None,
         negative_prompt: None,
         vae_tiling: false,
+        fp8_weights: false,
     })
 }
 

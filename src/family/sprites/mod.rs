@@ -205,7 +205,7 @@ impl Source for Opened {
         streamed: usize,
         content: Content,
     ) -> Result<Box<dyn Transformer>, PipelineError> {
-        let weights = content.weights(|| self.place.weights(self.place.model()))?;
+        let weights = content.weights(|| self.place.weights(self.place.model()))?.in_fp8(self.config.fp8_weights);
         self.network.load(device, weights, dtype, streamed)
     }
 

@@ -126,6 +126,7 @@ impl Settings {
             sampling,
             negative_prompt: None,
             vae_tiling: false,
+            fp8_weights: options.fp8_weights,
         })
     }
 }

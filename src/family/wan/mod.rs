@@ -324,6 +324,7 @@ impl Opened {
             sampling: Some(sampling.clone()),
             negative_prompt: Some(NEGATIVE_PROMPT),
             vae_tiling: false,
+            fp8_weights: options.fp8_weights,
         };
         let (loras, experts) = (options.loras.clone(), experts::experts(boundary));
         experts::check_loras(&loras, &experts)?;
@@ -468,7 +469,7 @@ impl Source for Opened {
     ) -> Result<Box<dyn Transformer>, PipelineError> {
         let loras = experts::loras(&self.loras, index);
         let adapted = || Ok::<_, PipelineError>(Wan::adapted(self.weights(experts::part(index))?, &loras)?);
-        let weights = content.weights(adapted)?;
+        let weights = content.weights(adapted)?.in_fp8(self.config.fp8_weights);
         Ok(Box::new(Wan::load_streaming(device, self.model.clone(), weights, dtype, streamed)?))
     }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-pub(super) use self::stored::{Encoding, Stored};
+pub(super) use self::stored::{Encoding, Stored, from_e4m3};
 use self::stored::{Refusal, Tensors};
 use super::ModelError;
 

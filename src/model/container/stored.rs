@@ -72,7 +72,7 @@ impl Encoding {
 }
 
 /// A value of four bits of exponent and three of mantissa, without infinities.
-fn from_e4m3(bits: u8) -> f32 {
+pub(in crate::model) fn from_e4m3(bits: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let magnitude = match (exponent, bits & 7) {
         (15, 7) => f32::NAN,

@@ -1,11 +1,13 @@
 //! The buffers of a forward that adaLN-modulated transformers share.
 
-use super::arena::{Layout, Samples, Slot, Stage};
+use super::arena::{ALWAYS, Layout, Samples, Slot, Stage};
 use crate::device::Device;
 use crate::model::ModelError;
 use crate::model::sizes::Geometry;
-use crate::model::workspace::{PREDICTION, ResidualRoom, TIME_CHUNKS, TIME_EMBED, X};
+use crate::model::workspace::{FP8_ERROR, FP8_PARTIAL, PREDICTION, ResidualRoom, TIME_CHUNKS, TIME_EMBED, X};
+use crate::ops::fp8::serves;
 use crate::ops::linear::norms_apart;
+use crate::ops::params::PACK_MAX_BLOCKS;
 use crate::tensor::DType;
 
 /// Width of the sinusoidal embedding of a time.
@@ -28,6 +30,10 @@ pub(in crate::model) const HIDDEN: Slot = Slot("hidden");
 pub(in crate::model) const STATS: Slot = Slot("stats");
 /// The MLP's normed and modulated input, where products read it so ([`norms_apart`]). That of the attentions goes where their output will be.
 pub(in crate::model) const MODULATED: Slot = Slot("modulated");
+/// The operand of a product in e4m3: `[rows, C]`, that of the MLP's last layer, and the scales of the rows.
+pub(in crate::model) const CODES: Slot = Slot("codes");
+pub(in crate::model) const HIDDEN_CODES: Slot = Slot("hidden_codes");
+pub(in crate::model) const SCALES: Slot = Slot("scales");
 /// The latents, per token.
 pub(in crate::model) const PATCHES: Slot = Slot("patches");
 /// Output of the final layer, per token.
@@ -53,6 +59,8 @@ pub(in crate::model) struct Sizes {
     pub(in crate::model) channels: [usize; 2],
     pub(in crate::model) blocks: usize,
     pub(in crate::model) dtype: DType,
+    /// Whether the large products of blocks are in e4m3.
+    pub(in crate::model) fp8: bool,
 }
 
 /// The table of the shared buffers on a device; a model adds its own.
@@ -65,12 +73,15 @@ pub(in crate::model) fn layout(
     sizes: &Sizes,
     room: &ResidualRoom,
 ) -> Result<Layout, ModelError> {
-    let Sizes { tokens: [t, h, w], width: c, hidden, patch, channels: [channels, predicted], blocks, dtype } = *sizes;
+    let Sizes { tokens: [t, h, w], width: c, hidden, patch, channels: [channels, predicted], blocks, dtype, fp8 } =
+        *sizes;
     let (batch, variants, conditions) = (geometry.batch(), geometry.variants(), geometry.conditions());
     let (rows, d, f) = (batch * t * h * w, dtype, DType::F32);
     let latents = [batch, predicted, geometry.frames, geometry.height, geometry.width];
     let modulation = [blocks, batch, variants, BLOCK_CHUNKS, c];
-    let apart = [c, 3 * c, hidden].into_iter().any(|n| norms_apart(device, d, [rows, n, c]));
+    // Rows of e4m3 are normed as they are made.
+    let apart = |n: &usize| !(fp8 && serves([*n, c])) && norms_apart(device, d, [rows, *n, c]);
+    let apart = [c, 3 * c, hidden].iter().any(apart);
     let mut table = Layout::default();
     table.add(X, &[batch, t, h * w, c], d, Stage::Embed..=Stage::Final)?;
     table.add(QKV, &[rows, 3 * c], d, Stage::Qkv..=Stage::Attention)?;
@@ -80,6 +91,16 @@ pub(in crate::model) fn layout(
     table.add(HIDDEN, &[rows, hidden], d, Stage::Fc1..=Stage::Fc2)?;
     if apart {
         table.add(MODULATED, &[rows, c], d, Stage::Fc1..=Stage::Final)?;
+    }
+    if fp8 {
+        // One for both, where they are equal.
+        let last = if hidden == c { Stage::Fc2 } else { Stage::Fc1 };
+        table.add(CODES, &[rows, c], DType::U8, Stage::Qkv..=last)?;
+        table.add(HIDDEN_CODES, &[rows, hidden], DType::U8, Stage::Fc2..=Stage::Fc2)?;
+        table.add(SCALES, &[rows], f, Stage::Qkv..=Stage::Fc2)?;
+        let of_blocks = [PACK_MAX_BLOCKS, 2];
+        table.add_with(FP8_PARTIAL, Samples::None, &of_blocks, f, Stage::Qkv..=Stage::Fc2)?;
+        table.add_with(FP8_ERROR, Samples::None, &[2], DType::F64, ALWAYS)?;
     }
     table.add(STATS, &[rows, 2], f, Stage::Qkv..=Stage::Final)?;
     table.add(PATCHES, &[rows, channels * patch], d, Stage::Embed..=room.embeds_until())?;

@@ -17,7 +17,7 @@ pub(in crate::model) fn launches(sizes: &Sizes, heads: usize, geometry: &Geometr
     let [frames, height, width] = sizes.tokens;
     let (tokens, batch, channels, hidden) = (height * width, geometry.batch(), sizes.width, sizes.hidden);
     let rows = batch * frames * tokens;
-    let linear = |n, k, epilogue, modulate| LinearShape { m: rows, n, k, epilogue, modulate };
+    let linear = |n, k, epilogue, modulate| LinearShape { m: rows, n, k, epilogue, modulate, fp8: false };
     let attention = |kind| AttentionShape { kind, batch, frames, tokens, heads, head_dim: channels / heads, text };
     let own = [AttentionKind::Spatial, AttentionKind::Temporal, AttentionKind::Cross].map(attention);
     let long = AttentionShape { frames: LONG_FRAMES, tokens: (frames * tokens).div_ceil(LONG_FRAMES), ..own[1] };

@@ -10,6 +10,8 @@ use crate::tensor::{DType, Tensor};
 /// A linear layer's weights: `[out, in]` and `[out]`.
 pub(in crate::model) struct Linear {
     pub(in crate::model) weight: Tensor,
+    /// `[out]`, of weights in e4m3: what the codes of each row are multiplied with.
+    pub(in crate::model) scales: Option<Tensor>,
     pub(in crate::model) bias: Tensor,
 }
 
@@ -18,6 +20,7 @@ impl Linear {
     pub(in crate::model) fn load(source: &Loader, name: &str, out: usize, inputs: usize) -> Result<Linear, ModelError> {
         Ok(Linear {
             weight: source.tensor(&format!("{name}.weight"), &[out, inputs])?,
+            scales: None,
             bias: source.tensor(&format!("{name}.bias"), &[out])?,
         })
     }

@@ -2,13 +2,16 @@
 
 use super::arena::Slot;
 use super::buffers::{
-    ATTENDED, BLOCK_MODULATION, CROSSED, FINAL_MODULATION, FINAL_TOKENS, HIDDEN, MODULATED, PATCHES, Q, QKV, STATS,
+    ATTENDED, BLOCK_MODULATION, CODES, CROSSED, FINAL_MODULATION, FINAL_TOKENS, HIDDEN, HIDDEN_CODES, MODULATED,
+    PATCHES, Q, QKV, SCALES, STATS,
 };
 use super::linear::Linear;
 use crate::cache::Span;
 use crate::model::{Added, Caption, ModelError, PREDICTION, Workspace};
 use crate::ops::attention::{QkNorm, SelfAttention};
+use crate::ops::fp8::{Norm, Rows};
 use crate::ops::linear::{Activation, Gate, Modulate, norms_apart};
+use crate::ops::pack::PackError;
 use crate::ops::{self, Modulation, norm};
 use crate::tensor::Tensor;
 
@@ -68,24 +71,47 @@ fn norm_rows(x: &Tensor, moving: norm::Modulate<'_>, out: &Tensor) -> Result<(),
 }
 
 /// `out = activation(layer(LN(x)·(1 + scale) + shift))` of the hidden state x. Normed in the product, by statistics of the rows, or before it into the
-/// buffer `apart`, where that is faster and the workspace is laid out for it.
+/// buffer `apart`, where that is faster and the workspace is laid out for it. If the weights are in e4m3, the rows are normed as they become so.
 pub(in crate::model) fn modulated(
     ws: &Workspace,
     apart: Slot,
-    Linear { weight, bias }: &Linear,
+    Linear { weight, scales, bias }: &Linear,
     modulate: &Modulate<'_>,
     activation: Activation,
     out: &Tensor,
 ) -> Result<(), ModelError> {
     let x = ws.rows(ws.x())?;
     let [rows, width] = [x.shape()[0], x.shape()[1]];
+    let &Modulate { modulation, shift, scale, .. } = modulate;
+    if let Some(scales) = scales {
+        let (a, error) = room_for_rows(ws, &x)?;
+        ops::fp8::quantise_normed(&x, &Norm { modulation, shift, scale, eps: NORM_EPS }, a, &error)?;
+        return Ok(ops::fp8::linear(a, Rows { codes: weight, scales }, Some(bias), activation, out)?);
+    }
     if ws.find(MODULATED).is_some() && norms_apart(x.device(), x.dtype(), [rows, weight.shape()[0], width]) {
         let normed = ws.get(apart);
-        norm_rows(&x, for_moving(modulate.modulation, modulate.shift, modulate.scale), normed)?;
+        norm_rows(&x, for_moving(modulation, shift, scale), normed)?;
         return Ok(ops::linear::linear(normed, weight, Some(bias), None, activation, out)?);
     }
     norm::row_stats(&x, NORM_EPS, modulate.stats)?;
     Ok(ops::linear::linear(&x, weight, Some(bias), Some(modulate), activation, out)?)
+}
+
+/// The rows `a` in e4m3, until the next are made.
+fn quantised<'a>(ws: &'a Workspace, a: &Tensor) -> Result<Rows<'a>, ModelError> {
+    let (rows, error) = room_for_rows(ws, a)?;
+    ops::fp8::quantise(a, rows, &error)?;
+    Ok(rows)
+}
+
+/// Where rows like `a` become e4m3.
+fn room_for_rows<'a>(ws: &'a Workspace, a: &Tensor) -> Result<(Rows<'a>, PackError), ModelError> {
+    let fits = |slot: &Slot| ws.find(*slot).is_some_and(|codes| codes.shape() == a.shape());
+    let room = [CODES, HIDDEN_CODES].iter().find(|slot| fits(slot)).zip(ws.fp8_error());
+    let Some((codes, error)) = room else {
+        return Err(ModelError::Input(format!("the workspace has no room for rows {:?} in e4m3", a.shape())));
+    };
+    Ok((Rows { codes: ws.get(*codes), scales: ws.get(SCALES) }, error))
 }
 
 /// `x = patches(z)`
@@ -93,7 +119,7 @@ pub(in crate::model) fn embed_patches(
     ws: &Workspace,
     z: &Tensor,
     patch: [usize; 3],
-    Linear { weight, bias }: &Linear,
+    Linear { weight, bias, .. }: &Linear,
     x: &Tensor,
 ) -> Result<(), ModelError> {
     let patches = ws.get(PATCHES);
@@ -143,12 +169,19 @@ pub(in crate::model) fn attention(
 /// `x += cross(x, caption)`, neither normed nor gated; `kv` are the block's keys and values of the caption.
 pub(in crate::model) fn cross(
     ws: &Workspace,
-    [Linear { weight, bias }, proj]: [&Linear; 2],
+    [Linear { weight, scales, bias }, proj]: [&Linear; 2],
     heads: usize,
     (caption, kv): (&Caption, &Tensor),
     added: Option<Added<'_>>,
 ) -> Result<(), ModelError> {
-    ops::linear::linear(&ws.rows(ws.x())?, weight, Some(bias), None, Activation::None, ws.get(Q))?;
+    let x = ws.rows(ws.x())?;
+    match scales {
+        None => ops::linear::linear(&x, weight, Some(bias), None, Activation::None, ws.get(Q))?,
+        Some(scales) => {
+            let w = Rows { codes: weight, scales };
+            ops::fp8::linear(quantised(ws, &x)?, w, Some(bias), Activation::None, ws.get(Q))?;
+        }
+    }
     let [rows, width] = [ws.get(Q).shape()[0], ws.get(Q).shape()[1]];
     let q = ws.get(Q).reshape(&[rows, heads, width / heads])?;
     ops::attention::cross(&q, kv, &caption.lengths, caption.last_bias.as_ref(), ws.dims(), ws.get(CROSSED))?;
@@ -181,11 +214,19 @@ pub(in crate::model) fn final_layer(ws: &Workspace, patch: [usize; 3], layer: &L
 pub(in crate::model) fn add_residual(
     ws: &Workspace,
     a: &Tensor,
-    Linear { weight, bias }: &Linear,
+    Linear { weight, scales, bias }: &Linear,
     gate: Option<&Gate<'_>>,
     added: Option<Added<'_>>,
 ) -> Result<(), ModelError> {
     let residual = added.map(|added| Ok::<_, ModelError>((ws.rows(added.to)?, added.accumulate))).transpose()?;
     let residual = residual.as_ref().map(|(tensor, accumulate)| (tensor, *accumulate));
-    Ok(ops::linear::linear_residual(a, weight, Some(bias), gate, &ws.rows(ws.x())?, residual)?)
+    let x = ws.rows(ws.x())?;
+    match scales {
+        None => ops::linear::linear_residual(a, weight, Some(bias), gate, &x, residual)?,
+        Some(scales) => {
+            let w = Rows { codes: weight, scales };
+            ops::fp8::linear_residual(quantised(ws, a)?, w, Some(bias), gate, &x, residual)?;
+        }
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use super::linear::Loader;
 use super::parts::Parts;
 use crate::device::HostMemory;
 use crate::model::error::ModelError;
+use crate::model::fp8::{self, Fp8Weights};
 use crate::model::sizes::WeightBytes;
 use crate::tensor::{DType, Tensor};
 
@@ -23,6 +24,8 @@ pub struct BlockWeights {
     slots: Vec<Tensor>,
     /// The streamed blocks: index and weights.
     streamed: Vec<(usize, HostMemory)>,
+    /// What is in e4m3, if that was asked for.
+    fp8: Option<Fp8Weights>,
 }
 
 /// Whether block `index` of `count` is one of the `streamed` that do not stay on the device. They are spread evenly: the more blocks
@@ -34,13 +37,13 @@ fn is_streamed(index: usize, count: usize, streamed: usize) -> bool {
 impl BlockWeights {
     /// For a model whose weights are all resident and managed by the model itself.
     pub fn resident() -> BlockWeights {
-        BlockWeights { memory: vec![], bytes: vec![], slots: vec![], streamed: vec![] }
+        BlockWeights { memory: vec![], bytes: vec![], slots: vec![], streamed: vec![], fp8: None }
     }
 
     /// Loads the blocks `named`, each with what it is made of, `streamed` of them into host memory.
     ///
     /// # Errors
-    /// More blocks to stream than there are; errors from reading the weights.
+    /// More blocks to stream than there are; weights in e4m3 on a device that does not multiply them; errors from reading the weights.
     pub(in crate::model) fn load(
         source: &Loader,
         named: &[(String, &Parts)],
@@ -50,13 +53,20 @@ impl BlockWeights {
             return Err(ModelError::Input(format!("{streamed} blocks to stream of {}", named.len())));
         }
         let device = source.device;
+        if source.weights.fp8() {
+            fp8::check(device, source.dtype)?;
+        }
         let bytes: Vec<usize> = named.iter().map(|(_, parts)| parts.bytes()).collect();
         let most = bytes.iter().copied().max().unwrap_or(0);
         let slot = |_| Tensor::empty(device, &[most], DType::U8);
         let slots = (0..if streamed > 0 { SLOTS } else { 0 }).map(slot).collect::<Result<Vec<_>, _>>()?;
-        let mut all = BlockWeights { memory: Vec::with_capacity(named.len()), bytes, slots, streamed: vec![] };
+        let mut all =
+            BlockWeights { memory: Vec::with_capacity(named.len()), bytes, slots, streamed: vec![], fp8: None };
+        let (mut error, mut products) = (fp8::Error::default(), [0; 2]);
         for (i, (name, parts)) in named.iter().enumerate() {
-            let content = parts.content(source.weights, name)?;
+            let (content, its) = parts.content(source.weights, name)?;
+            error = error.and(its);
+            products = std::array::from_fn(|i| products[i] + parts.products()[i]);
             let memory = if is_streamed(i, named.len(), streamed) {
                 let slot = all.slots[all.streamed.len() % SLOTS].clone();
                 all.streamed.push((i, device.pin(content)?));
@@ -66,7 +76,14 @@ impl BlockWeights {
             };
             all.memory.push(memory);
         }
+        let [products, others] = products;
+        all.fp8 = source.weights.fp8().then(|| Fp8Weights { products, others, error: error.relative() });
         Ok(all)
+    }
+
+    /// What of them is in e4m3, if that was asked for.
+    pub fn fp8(&self) -> Option<Fp8Weights> {
+        self.fp8
     }
 
     /// The location of each block's weights while it computes.

@@ -35,7 +35,7 @@ impl TimeWeights {
     pub(in crate::model) fn modulate(&self, ws: &Workspace) -> Result<(), ModelError> {
         let embed = ws.get(TIME_EMBED);
         let [conditions, c] = [embed.shape()[0], embed.shape()[1]];
-        let Linear { weight, bias } = &self.projection;
+        let Linear { weight, bias, .. } = &self.projection;
         let chunks = ws.get(TIME_CHUNKS).reshape(&[conditions, BLOCK_CHUNKS * c])?;
         ops::embed::small_linear(embed, weight, Some(bias), None, true, &chunks)?;
         let blocks = self.block_tables.shape()[0];

@@ -22,7 +22,7 @@ pub(super) struct Cross {
 }
 
 /// The offsets of the tensors of a block, with cross-attention if it is `spatial`. The published ones of q, k and v lie in one matrix.
-pub(super) fn parts(config: &LatteConfig, spatial: bool, dtype: DType) -> Result<Parts, TensorError> {
+pub(super) fn parts(config: &LatteConfig, spatial: bool, dtype: DType, fp8: bool) -> Result<Parts, TensorError> {
     let (c, hidden) = (config.hidden_size(), MLP_RATIO * config.hidden_size());
     let own: [(&[&str], usize, usize); 4] = [
         (&["attn1.to_q", "attn1.to_k", "attn1.to_v"], c, c),
@@ -32,9 +32,13 @@ pub(super) fn parts(config: &LatteConfig, spatial: bool, dtype: DType) -> Result
     ];
     let cross: [(&[&str], usize, usize); 3] =
         [(&["attn2.to_q"], c, c), (&["attn2.to_k", "attn2.to_v"], c, c), (&["attn2.to_out.0"], c, c)];
-    let mut parts = Parts::new(dtype);
+    let mut parts = Parts::new(dtype, fp8);
     for (names, out, inputs) in own.into_iter().chain(cross.into_iter().filter(|_| spatial)) {
-        parts.add_linears(names, out, inputs)?;
+        // Of the caption there are a few rows.
+        match names {
+            ["attn2.to_k", ..] => parts.add_linears(names, out, inputs)?,
+            _ => parts.add_products(names, out, inputs)?,
+        }
     }
     Ok(parts)
 }
@@ -42,8 +46,8 @@ pub(super) fn parts(config: &LatteConfig, spatial: bool, dtype: DType) -> Result
 impl Block {
     /// The block whose weights are in `memory`, laid out as `parts`.
     pub(super) fn at(memory: &Tensor, parts: &Parts) -> Result<Block, TensorError> {
-        let mut tensors = parts.tensors(memory).collect::<Result<Vec<_>, _>>()?.into_iter();
-        let mut linear = || Some(Linear { weight: tensors.next()?, bias: tensors.next()? });
+        let mut tensors = parts.tensors(memory)?;
+        let mut linear = || tensors.linear();
         let own = "every block has these parts";
         let [qkv, proj, fc1, fc2] = [linear(), linear(), linear(), linear()].map(|linear| linear.expect(own));
         let cross = linear().zip(linear()).zip(linear()).map(|((q, kv), proj)| Cross { q, kv, proj });

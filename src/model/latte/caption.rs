@@ -35,7 +35,7 @@ impl Latte {
         let kv = readers().map(|(i, cross)| {
             weights.take(i)?;
             let kv = Tensor::empty(&self.device, &[rows, 2 * c], self.dtype)?;
-            let Linear { weight, bias } = &cross.kv;
+            let Linear { weight, bias, .. } = &cross.kv;
             ops::linear::linear(&text, weight, Some(bias), None, Activation::None, &kv)?;
             Ok(kv.reshape(&[rows, 2, self.config.num_heads, self.config.head_dim])?)
         });

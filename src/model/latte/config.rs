@@ -265,6 +265,7 @@ impl LatteConfig {
             channels: [self.in_channels, self.out_channels],
             blocks: 2 * self.num_layers,
             dtype,
+            fp8: false,
         }
     }
 

@@ -109,9 +109,11 @@ impl Latte {
         let patch_weight = source.tensor("pos_embed.proj.weight", &[c, config.in_channels, ph, pw])?;
         let patch_embed = Linear {
             weight: patch_weight.reshape(&[c, config.in_channels * ph * pw])?,
+            scales: None,
             bias: source.tensor("pos_embed.proj.bias", &[c])?,
         };
-        let (spatial, temporal) = (block::parts(&config, true, dtype)?, block::parts(&config, false, dtype)?);
+        let (spatial, temporal) =
+            (block::parts(&config, true, dtype, weights.fp8())?, block::parts(&config, false, dtype, weights.fp8())?);
         let named: Vec<_> = (0..config.num_layers)
             .flat_map(|layer| {
                 [
@@ -179,7 +181,7 @@ impl Latte {
 
     /// Its sizes at a geometry.
     fn sizes(&self, geometry: &Geometry) -> Sizes {
-        self.config.sizes(geometry, self.dtype)
+        Sizes { fp8: self.weights.fp8().is_some(), ..self.config.sizes(geometry, self.dtype) }
     }
 
     /// The table of all buffers of a generation.

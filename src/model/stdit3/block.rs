@@ -16,8 +16,8 @@ pub(super) struct Block {
     pub(super) fc2: Linear,
 }
 
-/// The tensors of a block: name and shape, in memory order.
-fn tensors(config: &StDiT3Config) -> Vec<(String, Vec<usize>)> {
+/// The offsets of a block's tensors.
+pub(super) fn parts(config: &StDiT3Config, dtype: DType, fp8: bool) -> Result<Parts, TensorError> {
     let (c, hidden, d) = (config.hidden_size, config.mlp_hidden(), config.head_dim());
     let linears = [
         ("attn.qkv", 3 * c, c),
@@ -28,17 +28,18 @@ fn tensors(config: &StDiT3Config) -> Vec<(String, Vec<usize>)> {
         ("mlp.fc1", hidden, c),
         ("mlp.fc2", c, hidden),
     ];
-    let linear =
-        |(name, out, inputs)| [(format!("{name}.weight"), vec![out, inputs]), (format!("{name}.bias"), vec![out])];
-    let norms = ["attn.q_norm", "attn.k_norm"].map(|name| (format!("{name}.weight"), vec![d]));
-    linears.into_iter().flat_map(linear).chain(norms.into_iter().filter(|_| config.qk_norm)).collect()
-}
-
-/// Their offsets.
-pub(super) fn parts(config: &StDiT3Config, dtype: DType) -> Result<Parts, TensorError> {
-    let mut parts = Parts::new(dtype);
-    for (name, shape) in tensors(config) {
-        parts.add(&name, &shape)?;
+    let mut parts = Parts::new(dtype, fp8);
+    for (name, out, inputs) in linears {
+        // Of the caption there are a few rows.
+        match name {
+            "cross_attn.kv_linear" => parts.add_linears(&[name], out, inputs)?,
+            _ => parts.add_products(&[name], out, inputs)?,
+        }
+    }
+    if config.qk_norm {
+        for name in ["attn.q_norm", "attn.k_norm"] {
+            parts.add(&format!("{name}.weight"), &[d])?;
+        }
     }
     Ok(parts)
 }
@@ -46,13 +47,12 @@ pub(super) fn parts(config: &StDiT3Config, dtype: DType) -> Result<Parts, Tensor
 impl Block {
     /// The block whose weights are in `memory`, laid out as `parts`.
     pub(super) fn at(memory: &Tensor, parts: &Parts) -> Result<Block, TensorError> {
-        let mut tensors = parts.tensors(memory).collect::<Result<Vec<_>, _>>()?.into_iter();
-        let mut next = || tensors.next().expect("every part has a tensor");
-        let mut linear = || Linear { weight: next(), bias: next() };
+        let mut tensors = parts.tensors(memory)?;
+        let mut linear = || tensors.linear().expect("every part has a tensor");
         let (qkv, proj) = (linear(), linear());
         let (q_linear, kv_linear, cross_proj) = (linear(), linear(), linear());
         let (fc1, fc2) = (linear(), linear());
-        let qk_norm = tensors.next().zip(tensors.next());
+        let qk_norm = tensors.tensor().zip(tensors.tensor());
         Ok(Block { qkv, proj, qk_norm, q_linear, kv_linear, cross_proj, fc1, fc2 })
     }
 }

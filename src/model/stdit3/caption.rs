@@ -23,7 +23,7 @@ impl StDiT3 {
         let kv = (0..self.blocks.len()).map(|i| {
             weights.take(i)?;
             let kv = Tensor::empty(device, &[rows, 2 * c], self.dtype)?;
-            let Linear { weight, bias } = &self.blocks[i].kv_linear;
+            let Linear { weight, bias, .. } = &self.blocks[i].kv_linear;
             ops::linear::linear(&text, weight, Some(bias), None, Activation::None, &kv)?;
             Ok(kv.reshape(&[rows, heads[0], heads[1], heads[2]])?)
         });

@@ -172,6 +172,7 @@ impl StDiT3Config {
             channels: [self.in_channels, self.out_channels()],
             blocks: 2 * self.depth,
             dtype,
+            fp8: false,
         }
     }
 

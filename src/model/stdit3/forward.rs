@@ -61,7 +61,7 @@ impl StDiT3 {
         }
         // The published code modulates every frame by t first, then normalises and modulates the held frames once more.
         let (x, normed, tokens) = (ws.rows(ws.x())?, ws.get(NORMED), ws.get(FINAL_TOKENS));
-        let Linear { weight, bias } = &self.final_linear;
+        let Linear { weight, bias, .. } = &self.final_linear;
         let moving = for_moving(ws.modulation(ws.get(FINAL_MODULATION)), SHIFT_FINAL, SCALE_FINAL);
         norm::modulate(&x, &moving, normed)?;
         norm::modulate(normed, &for_held(moving), normed)?;

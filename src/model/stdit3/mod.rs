@@ -117,6 +117,7 @@ impl StDiT3 {
         let patch_weight = source.tensor("x_embedder.proj.weight", &[c, config.in_channels, pt, ph, pw])?;
         let patch_embed = Linear {
             weight: patch_weight.reshape(&[c, config.in_channels * patch])?,
+            scales: None,
             bias: source.tensor("x_embedder.proj.bias", &[c])?,
         };
         let name = |block| format!("{}_blocks.{}", anatomy.span(block).name(), anatomy.layer(block));
@@ -140,7 +141,7 @@ impl StDiT3 {
             block_tables: source.values(&[names.len(), BLOCK_CHUNKS, c], &tables, dtype)?,
             final_table: source.values(&[1, FINAL_CHUNKS, c], &final_table, dtype)?,
         };
-        let parts = block::parts(&config, dtype)?;
+        let parts = block::parts(&config, dtype, weights.fp8())?;
         let named: Vec<_> = names.into_iter().map(|name| (name, &parts)).collect();
         let block_weights = BlockWeights::load(&source, &named, streamed)?;
         let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
@@ -201,7 +202,7 @@ impl StDiT3 {
 
     /// Its sizes at a geometry.
     fn sizes(&self, geometry: &Geometry) -> Sizes {
-        self.config.sizes(geometry, self.dtype)
+        Sizes { fp8: self.weights.fp8().is_some(), ..self.config.sizes(geometry, self.dtype) }
     }
 
     /// The table of all buffers of a generation.

@@ -170,7 +170,7 @@ fn parts(config: &T5Config, dtype: DType) -> Result<Parts, TensorError> {
     let (c, inner, hidden) = (config.width, config.heads * config.head_dim, config.hidden);
     let attention = |name: &str| format!("layer.0.SelfAttention.{name}.weight");
     let mlp = |name: &str| format!("layer.1.DenseReluDense.{name}.weight");
-    let mut parts = Parts::new(dtype);
+    let mut parts = Parts::new(dtype, false);
     parts.add_joined(&["q", "k", "v"].map(attention), &[inner, c])?;
     parts.add(&attention("o"), &[c, inner])?;
     parts.add(&mlp("wi_0"), &[hidden, c])?;
@@ -184,8 +184,8 @@ fn parts(config: &T5Config, dtype: DType) -> Result<Parts, TensorError> {
 impl Block {
     /// The block whose weights are in `memory`, laid out as `parts`.
     fn at(memory: &Tensor, parts: &Parts) -> Result<Block, TensorError> {
-        let mut tensors = parts.tensors(memory).collect::<Result<Vec<_>, _>>()?.into_iter();
-        let mut next = || tensors.next().expect("every part has a tensor");
+        let mut tensors = parts.tensors(memory)?;
+        let mut next = || tensors.tensor().expect("every part has a tensor");
         let (qkv, proj) = (next(), next());
         let (gate_up, down) = ([next(), next()], next());
         Ok(Block { qkv, proj, gate_up, down, norms: [next(), next()] })

@@ -21,7 +21,7 @@ pub(super) struct Block {
 }
 
 /// The offsets of a block's tensors. The published ones of q, k and v lie in one matrix.
-pub(super) fn parts(config: &WanConfig, dtype: DType) -> Result<Parts, TensorError> {
+pub(super) fn parts(config: &WanConfig, dtype: DType, fp8: bool) -> Result<Parts, TensorError> {
     let (c, hidden) = (config.dim, config.ffn_dim);
     let linears: [(&[&str], usize, usize); 7] = [
         (&["self_attn.q", "self_attn.k", "self_attn.v"], c, c),
@@ -32,9 +32,13 @@ pub(super) fn parts(config: &WanConfig, dtype: DType) -> Result<Parts, TensorErr
         (&["ffn.0"], hidden, c),
         (&["ffn.2"], c, hidden),
     ];
-    let mut parts = Parts::new(dtype);
+    let mut parts = Parts::new(dtype, fp8);
     for (names, out, inputs) in linears {
-        parts.add_linears(names, out, inputs)?;
+        // Of the caption there are a few rows.
+        match names {
+            ["cross_attn.k", ..] => parts.add_linears(names, out, inputs)?,
+            _ => parts.add_products(names, out, inputs)?,
+        }
     }
     for name in ["self_attn.norm_q", "self_attn.norm_k", "cross_attn.norm_q", "cross_attn.norm_k"] {
         parts.add(&format!("{name}.weight"), &[c])?;
@@ -45,12 +49,13 @@ pub(super) fn parts(config: &WanConfig, dtype: DType) -> Result<Parts, TensorErr
 impl Block {
     /// The block whose weights are in `memory`, laid out as `parts`.
     pub(super) fn at(memory: &Tensor, parts: &Parts) -> Result<Block, TensorError> {
-        let mut tensors = parts.tensors(memory).collect::<Result<Vec<_>, _>>()?.into_iter();
-        let mut next = || tensors.next().expect("every part has a tensor");
-        let mut linear = || Linear { weight: next(), bias: next() };
+        let mut tensors = parts.tensors(memory)?;
+        let every = "every part has a tensor";
+        let mut linear = || tensors.linear().expect(every);
         let (qkv, proj) = (linear(), linear());
         let (cross_q, cross_kv, cross_proj) = (linear(), linear(), linear());
         let (fc1, fc2) = (linear(), linear());
+        let mut next = || tensors.tensor().expect(every);
         let (q_norm, k_norm, cross_q_norm, cross_k_norm) = (next(), next(), next(), next());
         Ok(Block { qkv, proj, q_norm, k_norm, cross_q, cross_kv, cross_proj, cross_q_norm, cross_k_norm, fc1, fc2 })
     }

@@ -35,7 +35,7 @@ impl Wan {
             weights.take(i)?;
             let block = &self.blocks[i];
             let kv = Tensor::empty(device, &[rows, 2 * c], self.dtype)?;
-            let Linear { weight, bias } = &block.cross_kv;
+            let Linear { weight, bias, .. } = &block.cross_kv;
             ops::linear::linear(&text, weight, Some(bias), None, Activation::None, &kv)?;
             let kv = kv.reshape(&[rows, 2, self.config.num_heads, self.config.head_dim()])?;
             ops::norm::rms_rope(&kv, &[&block.cross_k_norm], NORM_EPS, None)?;

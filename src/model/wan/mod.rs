@@ -115,8 +115,11 @@ impl Wan {
         let [pt, ph, pw] = PATCH;
         let patch_weight = source.tensor("patch_embedding.weight", &[c, config.channels, pt, ph, pw])?;
         let patch = PATCH.iter().product::<usize>() * config.channels;
-        let patch_embed =
-            Linear { weight: patch_weight.reshape(&[c, patch])?, bias: source.tensor("patch_embedding.bias", &[c])? };
+        let patch_embed = Linear {
+            weight: patch_weight.reshape(&[c, patch])?,
+            scales: None,
+            bias: source.tensor("patch_embedding.bias", &[c])?,
+        };
         let names: Vec<String> = (0..anatomy.blocks()).map(|block| format!("blocks.{block}")).collect();
         let (mut tables, mut norms) = (vec![], vec![]);
         for name in &names {
@@ -125,7 +128,7 @@ impl Wan {
             norms.extend(weights.values(&format!("{name}.norm3.weight"), &[c])?.iter().map(|weight| weight - 1.0));
         }
         let final_table = weights.values("head.modulation", &[1, FINAL_CHUNKS, c])?;
-        let parts = block::parts(&config, dtype)?;
+        let parts = block::parts(&config, dtype, weights.fp8())?;
         let named: Vec<_> = names.into_iter().map(|name| (name, &parts)).collect();
         let block_weights = BlockWeights::load(&source, &named, streamed)?;
         let blocks = block_weights.memory().iter().map(|memory| Block::at(memory, &parts));
@@ -198,6 +201,7 @@ impl Wan {
             channels: [self.config.channels; 2],
             blocks: self.anatomy.blocks(),
             dtype: self.dtype,
+            fp8: self.weights.fp8().is_some(),
         }
     }
 

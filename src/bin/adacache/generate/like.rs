@@ -27,7 +27,7 @@ const ALTERNATIVES: [&[&str]; 7] = [
 
 /// The options that a report may bring along: those that a video depends on. A report may be another person's, so it names no file that
 /// would be written.
-const REPEATABLE: [&str; 27] = [
+const REPEATABLE: [&str; 28] = [
     "model",
     "size",
     "resolution",
@@ -54,6 +54,7 @@ const REPEATABLE: [&str; 27] = [
     "reference",
     "mask-strategy",
     "fp8-cache",
+    "fp8-weights",
     "vae-tiling",
 ];
 /// Those of long videos.
@@ -115,7 +116,8 @@ pub(super) fn arguments(args: &Args, settings: &Settings) -> runs::Arguments {
         add("loop-frames", args.loop_frames.iter().map(ToString::to_string).collect());
         add("loop-edit", args.loop_edit.iter().map(ToString::to_string).collect());
     }
-    for (flag, given) in [("fp8-cache", args.fp8_cache), ("vae-tiling", args.vae_tiling)] {
+    let flags = [("fp8-cache", args.fp8_cache), ("fp8-weights", args.fp8_weights), ("vae-tiling", args.vae_tiling)];
+    for (flag, given) in flags {
         add(flag, if given { vec![String::new()] } else { vec![] });
     }
     all
