@@ -45,7 +45,7 @@ pub struct StoreOptions {
     pub times: Vec<f32>,
     /// The rule by which the device decides; `None` if it only measures.
     pub rule: Option<DecisionRule>,
-    /// Whose half of guidance the blocks after the head run on, if the other rank of two runs them on the other half.
+    /// Whose half of guidance the blocks run on, if the other rank of two runs them on the other half.
     pub rank: Option<Rank>,
 }
 
@@ -172,10 +172,8 @@ impl ResidualStore {
         let part = if conditional { 2 } else { 1 };
         let ranks = rank.as_ref().map_or(1, Rank::ranks);
         let run_shape = rows_in(part * ranks);
-        // The blocks' own residuals; the head's blocks run on the whole batch.
-        let shared = |point: ProbePoint| {
-            rank.clone().filter(|_| matches!(point, ProbePoint::Residual { .. }) && !point.in_head(head))
-        };
+        // The blocks' own residuals.
+        let shared = |point: ProbePoint| rank.clone().filter(|_| matches!(point, ProbePoint::Residual { .. }));
         let residual = |rank: &Option<Rank>| {
             Kept::new(device, &rows_in(rank.as_ref().map_or(1, Rank::ranks)), shapes.dtype, packed)
         };

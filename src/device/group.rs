@@ -174,13 +174,14 @@ mod tests {
 
     /// Runs `body` on every rank, each with a device and a memory of a byte for each rank.
     fn each(ranks: usize, body: impl Fn(Rank, Device, Memory) -> Result<Vec<u8>> + Sync) -> Vec<Result<Vec<u8>>> {
+        let run = |rank: Rank| {
+            let device = Device::vm(VmConfig::default());
+            let memory = device.alloc(ranks).unwrap();
+            body(rank, device, memory)
+        };
         std::thread::scope(|scope| {
-            let run = |rank: Rank| {
-                let device = Device::vm(VmConfig::default());
-                let memory = device.alloc(ranks).unwrap();
-                body(rank, device, memory)
-            };
-            let threads: Vec<_> = Rank::group(ranks).into_iter().map(|rank| scope.spawn(|| run(rank))).collect();
+            let run = &run;
+            let threads: Vec<_> = Rank::group(ranks).into_iter().map(|rank| scope.spawn(move || run(rank))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
     }

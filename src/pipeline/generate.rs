@@ -118,7 +118,8 @@ impl Pipeline {
     }
 
     /// This pipeline and `other`, of the same model on another device, as one: each runs the transformer's blocks on its half of guidance, in a thread
-    /// of its own, and a computed step exchanges the hidden state and the sums of the blocks' probes; a reused step exchanges nothing. The latents are
+    /// of its own, and a computed step exchanges the hidden state and the sums of the blocks' probes. A reused step exchanges nothing, unless its
+    /// policy runs the first blocks in every step. The latents are
     /// those of one device, as far as its kernels give the same bits for half the batch, and so are the decisions. This one decodes.
     ///
     /// # Errors

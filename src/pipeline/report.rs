@@ -405,6 +405,7 @@ mod tests {
             cache_error: None,
             fp8_weights: None,
             activation_bytes: 77,
+            exchanged_bytes: 0,
             resident_weight_bytes: 0,
             streamed_weight_bytes: 0,
             memory_budget: None,

@@ -1,6 +1,7 @@
 //! The steps of one member: plan, embed, compute or reuse, final layer, guidance and update, as recorded parts.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::error::SampleError;
 use super::frames::{FrameConditioning, FrameState};
@@ -367,7 +368,33 @@ impl MemberState<'_> {
         self.probe_latents(ProbePoint::Latents)?;
         walk.model.modulate(walk.ws, None)?;
         walk.probe_input(&mut self.store)?;
-        Ok(walk.blocks(0..self.store.head(), Some(&mut self.store))?)
+        let head = 0..self.store.head();
+        match self.half(walk)? {
+            Some((ws, caption)) if !head.is_empty() => {
+                walk.model.modulate(&ws, None)?;
+                self.half_of_blocks(walk, (&ws, &caption), head)
+            }
+            _ => Ok(walk.blocks(head, Some(&mut self.store))?),
+        }
+    }
+
+    /// The memory and the captions of this rank's half of guidance, if two ranks share it.
+    fn half(&self, walk: Walk<'_>) -> Result<Option<(Workspace, Caption)>, SampleError> {
+        let Some(rank) = &self.rank else { return Ok(None) };
+        let half = Half::BOTH[rank.index()];
+        Ok(Some((walk.ws.half(half)?, walk.caption.half(half)?)))
+    }
+
+    /// Runs blocks on this rank's half, and takes the hidden state of the other's.
+    fn half_of_blocks(
+        &mut self,
+        walk: Walk<'_>,
+        (ws, caption): (&Workspace, &Caption),
+        blocks: Range<usize>,
+    ) -> Result<(), SampleError> {
+        Walk { ws, caption, ..walk }.blocks(blocks, Some(&mut self.store))?;
+        self.rank.iter().try_for_each(|rank| walk.ws.x().all_gather(rank))?;
+        Ok(())
     }
 
     /// The blocks after the head, or the residuals reused in their place; then the final layer, guidance and update.
@@ -413,22 +440,22 @@ impl MemberState<'_> {
     fn blocks(&mut self, walk: Walk<'_>, plan: Plan, modulated: bool) -> Result<(), SampleError> {
         let Walk { model, ws, .. } = walk;
         self.store.begin(plan);
-        self.store.keep_head(ws.unpacked())?;
-        // A half's tables lie otherwise than those of the batch.
-        if !modulated && self.rank.is_none() {
+        let half = self.half(walk)?;
+        self.store.keep_head(half.as_ref().map_or(ws, |(ws, _)| ws).unpacked())?;
+        if !modulated && half.is_none() {
             model.modulate(ws, None)?;
         }
         self.probe_latents(ProbePoint::ComputedLatents)?;
         walk.enter(&mut self.store)?;
         let blocks = self.store.head()..model.anatomy().blocks();
-        match &self.rank {
+        match half {
             None => walk.blocks(blocks, Some(&mut self.store))?,
-            Some(rank) => {
-                let half = Half::BOTH[rank.index()];
-                let (ws, caption) = (&ws.half(half)?, &walk.caption.half(half)?);
-                model.modulate(ws, None)?;
-                Walk { ws, caption, ..walk }.blocks(blocks, Some(&mut self.store))?;
-                walk.ws.x().all_gather(rank)?;
+            Some((ws, caption)) => {
+                // A half's tables lie otherwise than those of the batch; behind a head they are there.
+                if self.store.head() == 0 {
+                    model.modulate(&ws, None)?;
+                }
+                self.half_of_blocks(walk, (&ws, &caption), blocks)?;
             }
         }
         Ok(walk.leave(&self.z, &mut self.store)?)

@@ -97,7 +97,7 @@ pub(crate) struct Args {
     /// Two devices in place of --device, such as cuda:0,cuda:1
     ///
     /// Each runs the transformer's blocks on one half of guidance and holds all weights. A computed step exchanges the hidden state, a reused step
-    /// nothing. The first embeds the prompt and decodes.
+    /// nothing (fbcache: that of the first block). The first embeds the prompt and decodes.
     #[arg(long, value_name = "A,B", value_delimiter = ',', help_heading = DEVICE, hide_short_help = true)]
     pub(super) devices: Vec<String>,
     /// Element type to compute in: bf16, f16 or f32
