@@ -1,0 +1,546 @@
+"""The state of a cache: the run at hand, what is kept from step to step, and what is told about it afterwards.
+
+`Cache` knows no hook: `hooks.py` calls it as a forward goes on. A run is one generation. It has a `Track` for each policy: one for all calls of
+a step, or, where the halves of guidance decide apart, one for each.
+"""
+from __future__ import annotations
+
+import time
+import weakref
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from . import _native
+from .anatomy import Bound
+from .measure import Kept, Sums, add, extrapolated, measure, subtract
+
+Tensor = torch.Tensor
+
+#: Points that are not a residual of a block.
+_PLAIN = ("latents", "latents-computed", "prediction", "fold", "modulated", "time", "time-projection")
+
+
+class Call:
+    """One call of the transformer."""
+
+    __slots__ = ("run", "track", "name", "arguments", "frames", "plan", "entered", "fresh", "began", "expert", "reached")
+
+    def __init__(self, run: "Run", track: "Track", name: str, arguments: Mapping[str, Any], frames: int, expert: int):
+        self.run, self.track, self.name = run, track, name
+        self.arguments, self.frames, self.expert = arguments, frames, expert
+        #: `compute` or `reuse`; None before it is planned.
+        self.plan: Optional[str] = None
+        #: The hidden states that enter the blocks behind the head.
+        self.entered: Optional[Tensor] = None
+        #: Residuals of the head, to be kept if the step is computed.
+        self.fresh: Dict[int, Kept] = {}
+        self.began = time.perf_counter()
+        #: Whether the last block ran.
+        self.reached = False
+
+
+class Track:
+    """One policy, its decisions, and what it keeps."""
+
+    def __init__(self, report: "Report", policy, start: int):
+        self.report, self.policy, self.start = report, policy, start
+        self.points: List[str] = policy.points
+        self.before = [policy.before_plan(i) for i in range(len(self.points))]
+        self.strides: List[int] = policy.strides
+        self.head, self.reuses = policy.head, policy.reuses
+        self.offsets = policy.reuses and policy.reused == "prediction"
+        self.extrapolates = policy.extrapolates
+        self.folds_kept = policy.reuses and not self.offsets
+        #: The step at hand in its stage, from 1; the calls it has had.
+        self.step, self.names = 0, []
+        self.plan: Optional[str] = None
+        self.computed: Optional[int] = None
+        #: Of (probe, name of the call).
+        self.kept: Dict[Tuple[int, str], Kept] = {}
+        #: Of a call's name its folds, newest first, and their steps.
+        self.folds: Dict[str, List[Tensor]] = {}
+        self.fold_steps: Dict[str, List[int]] = {}
+        self.offset: Dict[str, Tensor] = {}
+        #: Sums of the step at hand that the policy has not seen: of a probe those of each call.
+        self.pending: Dict[int, List[Sums]] = {}
+
+    @property
+    def bytes(self) -> int:
+        kept = sum(kept.bytes for kept in self.kept.values())
+        folds = [fold for folds in self.folds.values() for fold in folds]
+        return kept + sum(t.numel() * t.element_size() for t in [*folds, *self.offset.values()])
+
+    def drop(self) -> None:
+        """Forgets every tensor."""
+        for held in (self.kept, self.folds, self.fold_steps, self.offset, self.pending):
+            held.clear()
+
+    # Steps ------------------------------------------------------------------------------------------------------------------------------
+
+    def next_step(self) -> None:
+        """The step at hand is over."""
+        self.observe()
+        if self.plan == "compute":
+            self.computed = self.step
+        self.step += 1
+        self.names, self.plan = [], None
+
+    def observe(self) -> None:
+        """Gives the policy what the last computed step measured."""
+        pending, self.pending = self.pending, {}
+        for probe in sorted(pending):
+            sums = [one.read() for one in pending[probe]]
+            self._tell(self.step, self.computed, probe, [sum(column) for column in zip(*sums)])
+
+    def _tell(self, step: int, since: Optional[int], probe: int, sums: List[float]) -> None:
+        if since is None:
+            return
+        decision = self.policy.observe(step, probe, sums)
+        self.report.record(step + self.start, since + self.start, self.points[probe], sums, decision, self.start)
+
+    def measure_before(self, call: Call, point: str, fresh: Tensor, span: str = "block") -> None:
+        """Measures, before the step is planned, a tensor that every step has. The first call of a step decides for the others."""
+        probe = self._probe(point)
+        if probe is None or self.plan is not None:
+            return
+        strides = self.strides if point not in _PLAIN else ()
+        key = (probe, "")
+        kept, sums = measure(fresh, self.kept.get(key), call.frames, span, strides)
+        since = self.policy.compared_with(probe, self.step, self.computed)
+        if point in _PLAIN:
+            self.kept[key] = kept
+        else:
+            call.fresh[probe] = kept
+        if sums is not None:
+            self._tell(self.step, since, probe, sums.read())
+
+    def measure_after(self, call: Call, point: str, fresh: Tensor, span: str = "block") -> None:
+        """Measures a tensor of a computed step; the policy sees it before the next step."""
+        probe = self._probe(point)
+        if probe is None or self.plan != "compute":
+            return
+        strides = self.strides if point not in _PLAIN else ()
+        key = (probe, call.name)
+        self.kept[key], sums = measure(fresh, self.kept.get(key), call.frames, span, strides)
+        if sums is not None:
+            self.pending.setdefault(probe, []).append(sums)
+
+    def _probe(self, point: str) -> Optional[int]:
+        return self.points.index(point) if point in self.points else None
+
+    def wants(self, point: str) -> bool:
+        return point in self.points
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the plan waits for something measured inside of the forward."""
+        return any(before and point != "latents" for before, point in zip(self.before, self.points))
+
+    def decide(self, call: Call) -> str:
+        """The plan of the call, of `compute` and `reuse`; made once for a step."""
+        if call.plan is not None:
+            return call.plan
+        if self.plan is None:
+            self.plan = self.policy.plan(self.step)
+        plan = self.plan
+        if plan in ("cond", "uncond"):
+            # A call of both halves at once is computed.
+            plan = "reuse" if {"cond", "uncond"} - {plan} == {call.name} else "compute"
+        if plan == "reuse" and not self.can_reuse(call):
+            plan = "compute"
+        call.plan = plan
+        if plan == "compute":
+            for probe, kept in call.fresh.items():
+                self.kept[(probe, "")] = kept
+        return plan
+
+    def can_reuse(self, call: Call) -> bool:
+        """Whether something is kept that fits the call: guidance may begin late, and sizes may change."""
+        latents = call.arguments[call.run.cache.bound[call.expert].anatomy.latents]
+        if self.offsets:
+            return call.name in self.offset and self.offset[call.name].shape == latents.shape
+        if call.name not in self.folds:
+            return False
+        return call.entered is None or call.run.fits(call, self.folds[call.name][0])
+
+    # What is kept ---------------------------------------------------------------------------------------------------------------------------
+
+    def keep_fold(self, call: Call, out: Tensor) -> None:
+        """Keeps what the blocks have added."""
+        if not self.folds_kept and not self.wants("fold"):
+            return
+        fold = subtract(out, call.run.arrived(call))
+        if self.wants("fold"):
+            self.measure_after(call, "fold", fold)
+        if self.folds_kept:
+            most = 1 + (self.extrapolates[0] if self.extrapolates else 0)
+            self.folds[call.name] = [fold.detach(), *self.folds.get(call.name, [])][:most]
+            self.fold_steps[call.name] = [self.step, *self.fold_steps.get(call.name, [])][:most]
+
+    def unfold(self, call: Call) -> Tensor:
+        """The output of the last block, as it is expected to be."""
+        x, folds = call.run.arrived(call), self.folds[call.name]
+        if self.extrapolates:
+            order, damping = self.extrapolates
+            return extrapolated(x, folds, self.fold_steps[call.name], self.step, order, damping)
+        return add(x, folds[0])
+
+    def computed_call(self, call: Call, prediction: Tensor) -> None:
+        """A computed call is over."""
+        latents = call.arguments[call.run.cache.bound[call.expert].anatomy.latents]
+        if self.offsets:
+            if prediction.shape != latents.shape:
+                raise ValueError(
+                    f"the policy reuses predictions as latents, and latents have the shape {tuple(latents.shape)}, "
+                    f"predictions {tuple(prediction.shape)}: take a policy that reuses the fold"
+                )
+            self.offset[call.name] = (prediction.float() - latents.float()).detach()
+        if self.wants("prediction"):
+            self.measure_after(call, "prediction", prediction.detach().clone())
+
+
+class Report:
+    """What a run did. Steps count from 1."""
+
+    def __init__(self, policy: str, timesteps: Sequence[float], strides: Sequence[int], stages, config):
+        self.policy, self.steps, self.config = policy, len(timesteps), config
+        self.plans: List[str] = []
+        #: (step, distance, motion factor, its gradient, rate)
+        self.decisions: List[Tuple[int, float, float, float, Optional[int]]] = []
+        self.trace = _native.Trace(policy, list(timesteps), list(strides), stages)
+        self.seconds: List[float] = []
+        self.bytes = 0
+
+    def record(self, step: int, since: int, point: str, sums: List[float], decision, before: int) -> None:
+        self.trace.record(step, since, point, sums)
+        if decision is not None:
+            self.decisions.append((decision[0] + before, *decision[1:]))
+
+    def planned(self, step: int, plan: str) -> None:
+        self.plans.append(plan)
+        self.seconds.append(0.0)
+        if plan != "reuse":
+            self.trace.computed(step, plan != "compute")
+
+    def steps_of(self, *plans: str) -> List[int]:
+        return [step for step, plan in enumerate(self.plans, 1) if plan in plans]
+
+    @property
+    def computed_steps(self) -> List[int]:
+        return self.steps_of("compute")
+
+    @property
+    def strip(self) -> str:
+        """One character for each step: computed, in part, reused."""
+        return "".join({"compute": "█", "reuse": "·"}.get(plan, "▒") for plan in self.plans)
+
+    def mean_seconds(self, plan: str) -> Optional[float]:
+        """Of the steps but the first, in which kernels are loaded."""
+        times = [s for step, (p, s) in enumerate(zip(self.plans, self.seconds)) if p == plan and step > 0]
+        return sum(times) / len(times) if times else None
+
+
+class Run:
+    """One generation."""
+
+    def __init__(self, cache: "Cache", source: Any, timesteps: Sequence[float], stages: Sequence[Tuple[int, int]], config, frames: int):
+        self.cache, self.source, self.timesteps, self.stages = cache, source, list(timesteps), list(stages)
+        #: The policy's settings, None if the run only records; the frames of tokens.
+        self.config, self.frames = config, frames
+        self.finished = False
+        self.tracks: Dict[str, Track] = {}
+        self.expert = -1
+        self.reports: Dict[str, Report] = {}
+        self.call: Optional[Call] = None
+
+    @property
+    def report(self) -> Report:
+        return self.reports[""] if "" in self.reports else next(iter(self.reports.values()))
+
+    @property
+    def bytes(self) -> int:
+        return sum(track.bytes for track in self.tracks.values())
+
+    def arrived(self, call: Call) -> Tensor:
+        """The input of the blocks in the layout of their output."""
+        return self.cache.bound[call.expert].anatomy.arrive(call.entered, call.frames)
+
+    def fits(self, call: Call, fold: Tensor) -> bool:
+        return fold.numel() == call.entered.numel() and fold.dtype == call.entered.dtype and fold.device == call.entered.device
+
+
+class Cache:
+    """The cache of a pipeline, as `adacache.enable` gives it."""
+
+    def __init__(self, pipe, experts: Sequence[torch.nn.Module], bound: Sequence[Bound], policy: str, moreg: bool, halves: str,
+                 record: bool, timesteps: Optional[Sequence[float]], shift: Optional[float]):
+        self._pipe = weakref.ref(pipe) if pipe is not None else lambda: None
+        self.experts = [weakref.ref(expert) for expert in experts]
+        self.bound, self.policy, self.moreg, self.halves, self.record = list(bound), policy, moreg, halves, record
+        self._given = list(timesteps) if timesteps is not None else None
+        self._shift = shift
+        self._run: Optional[Run] = None
+        #: Hooks that are not in a registry of diffusers.
+        self._handles: List[Any] = []
+
+    # Settings -------------------------------------------------------------------------------------------------------------------------------
+
+    def presets(self, steps: int):
+        """The presets of the model in a run of so many steps."""
+        return self.bound[0].presets(self.experts[0](), steps, self.shift, len(self.experts))
+
+    @property
+    def shift(self) -> Optional[float]:
+        """The shift of the noise levels, as far as the scheduler tells."""
+        if self._shift is not None:
+            return self._shift
+        config = getattr(getattr(self._pipe(), "scheduler", None), "config", {})
+        shift = config.get("flow_shift", config.get("shift"))
+        return None if shift is None else float(shift)
+
+    def configuration(self, steps: int, frames: int):
+        """The policy's settings for a run. Raises `ValueError` where they are wrong, or need what is not there."""
+        presets, native = self.presets(steps), self.bound[0].native
+        text = self.policy
+        if "\n" in text or "=" in text:
+            config = presets.from_toml(text, self.moreg, native, steps, frames)
+        else:
+            config = presets.configuration(text, self.moreg, native, steps, frames)
+        if config.steps(steps) != steps:
+            raise ValueError(f"`{text}` runs {config.steps(steps)} steps: give the pipeline num_inference_steps={config.steps(steps)}, and no cache")
+        self._check(config.policy(native, [0.0] * steps))
+        return config
+
+    def _check(self, policy) -> None:
+        """Whether everything that a policy measures and reuses can be had here."""
+        def refuse(what: str):
+            return ValueError(f"policy `{policy.name}` {what}, which adacache cannot do in a pipeline of diffusers: take adacache-fast, "
+                              "teacache, fbcache, easycache, magcache, interval-N, or one of these in a TOML file")
+        if policy.groups:
+            raise refuse("reuses single modules")
+        bound = self.bound[0]
+        for point in policy.points:
+            if point in ("time", "time-projection"):
+                if point not in bound.anatomy.time:
+                    raise refuse(f"measures `{point}` (Anatomy(time=…) does not name it)")
+            elif point == "modulated":
+                if bound.blocks[0].tap is None:
+                    raise refuse("measures the first block's input, and the first block has no tap")
+            elif point == "filtered":
+                raise refuse("filters the first block's input")
+            elif point not in _PLAIN:
+                index = bound.native.block_of(point)
+                if index is None:
+                    raise ValueError(f"policy `{policy.name}` probes `{point}`, which this transformer does not have")
+                if not point.endswith(".whole") and bound.blocks[index].tap is None:
+                    raise ValueError(f"policy `{policy.name}` probes `{point}`, and that block has no attention residual of its own: "
+                                     f"probe one of the first {bound.probed * 2 + 1} layers")
+
+    # Runs -----------------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, timesteps: Sequence[float]) -> None:
+        """Begins a generation with these timesteps. Only for a transformer without a pipeline: a pipeline's scheduler says when one begins."""
+        self._given = [float(t) for t in timesteps]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the run at hand and frees what it keeps. The report stays."""
+        if self._run is not None:
+            self._close(self._run)
+
+    def _close(self, run: Run) -> None:
+        if not run.finished:
+            run.finished = True
+            for track in run.tracks.values():
+                track.observe()
+                track.drop()
+            run.call = None
+
+    def _abandon(self) -> None:
+        """A forward failed: nothing of this run is used again."""
+        run = self._run
+        if run is not None:
+            run.finished = True
+            for track in run.tracks.values():
+                track.drop()
+            run.call = None
+
+    def _schedule(self):
+        """(what identifies the run, its timesteps)."""
+        pipe = self._pipe()
+        scheduler = getattr(pipe, "scheduler", None)
+        if scheduler is None or self._given is not None:
+            if self._given is None:
+                raise RuntimeError("a transformer without a pipeline: give enable(…, timesteps=…), or call cache.start(timesteps) before each generation")
+            return self._given, self._given
+        return scheduler.timesteps, None
+
+    def _new_run(self, source, given, frames: int) -> Run:
+        pipe = self._pipe()
+        if given is None:
+            timesteps = [float(t) for t in source.tolist()]
+            planned = getattr(pipe, "_num_timesteps", None)
+            if isinstance(planned, int) and 0 < planned < len(timesteps):
+                # A pipeline that begins in the middle, with a picture or a video.
+                timesteps = timesteps[-planned:]
+        else:
+            timesteps = given
+        steps = len(timesteps)
+        config = None if self.record else self.configuration(steps, frames)
+        return Run(self, source, timesteps, self._stages(timesteps), config, frames)
+
+    def _stages(self, timesteps: Sequence[float]) -> List[Tuple[int, int]]:
+        """Of each expert its first step (from 0), and that behind its last."""
+        if len(self.experts) == 1:
+            return [(0, len(timesteps))]
+        pipe = self._pipe()
+        boundary = pipe.config.boundary_ratio
+        if boundary is None:
+            return [(0, len(timesteps)), (len(timesteps), len(timesteps))]
+        limit = boundary * pipe.scheduler.config.num_train_timesteps
+        first = sum(1 for t in timesteps if t >= limit)
+        return [(0, first), (first, len(timesteps))]
+
+    def _track(self, run: Run, key: str, stage: Tuple[int, int]) -> Track:
+        native, steps = self.bound[0].native, len(run.timesteps)
+        if self.record:
+            policy = self.presets(steps).recorder(native, stage[1] - stage[0], run.frames)
+        else:
+            policy = run.config.part(stage[0], stage[1], steps).policy(native, run.timesteps[stage[0]:stage[1]])
+        if key not in run.reports:
+            names = ["transformer", "transformer_2"]
+            stages = [(names[i], end - start) for i, (start, end) in enumerate(run.stages) if end > start]
+            toml = None if run.config is None else run.config.to_toml()
+            run.reports[key] = Report(policy.name, run.timesteps, policy.strides, stages if len(stages) > 1 else [], toml)
+        return Track(run.reports[key], policy, stage[0])
+
+    # A forward, as hooks.py tells it -----------------------------------------------------------------------------------------------------
+
+    def begin(self, expert: int, name: Optional[str], arguments: Mapping[str, Any]) -> Optional[Call]:
+        """A call of an expert begins. None: nothing is cached in it, because the run has no such step."""
+        source, given = self._schedule()
+        run, name = self._run, name or ""
+        frames = self.bound[expert].anatomy.frames(self.experts[expert](), arguments)
+        over = run is not None and given is not None and not run.finished and self._over(run, name)
+        if run is None or run.source is not source or over or (given is not None and run.finished):
+            if run is not None:
+                self._close(run)
+            self._run = run = self._new_run(source, given, frames)
+        if run.finished:
+            return None
+        stage = run.stages[expert]
+        if expert != run.expert:
+            for track in run.tracks.values():
+                track.observe()
+                track.drop()
+            run.tracks, run.expert = {}, expert
+        key = name if self.halves == "apart" else ""
+        track = run.tracks.get(key)
+        if track is None:
+            track = run.tracks[key] = self._track(run, key, stage)
+        if track.step == 0 or name in track.names:
+            track.next_step()
+        if track.step > stage[1] - stage[0]:
+            return None
+        track.names.append(name)
+        run.call = call = Call(run, track, name, arguments, frames, expert)
+        latents = arguments[self.bound[expert].anatomy.latents]
+        if track.wants("latents"):
+            track.measure_before(call, "latents", latents.detach().clone())
+        if not track.looks_ahead:
+            self.decide(call)
+        return call
+
+    def _over(self, run: Run, name: str) -> bool:
+        """Whether a run without a scheduler has had all its steps."""
+        key = name if self.halves == "apart" else ""
+        track = run.tracks.get(key)
+        return track is not None and track.step >= len(run.timesteps) and name in track.names
+
+    def decide(self, call: Call) -> str:
+        """Plans the call, once."""
+        track = call.track
+        known = track.plan is not None
+        planned = call.plan is not None
+        plan = track.decide(call)
+        if not known:
+            told = track.plan if track.plan in ("cond", "uncond") else plan
+            track.report.planned(track.step + track.start, told)
+        if not planned and plan == "compute":
+            if track.wants("latents-computed") and call.name == track.names[0]:
+                latents = call.arguments[self.bound[call.expert].anatomy.latents]
+                track.measure_after(call, "latents-computed", latents.detach().clone())
+        return plan
+
+    def end(self, call: Call, prediction: Tensor) -> None:
+        """The call is over."""
+        track, report = call.track, call.track.report
+        if call.plan == "compute":
+            track.computed_call(call, prediction)
+        if track.names and report.seconds:
+            report.seconds[-1] += time.perf_counter() - call.began
+        report.bytes = max(report.bytes, call.run.bytes)
+        call.run.call = None
+
+    # What is told ---------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def bytes(self) -> int:
+        """The bytes kept at this moment."""
+        return self._run.bytes if self._run is not None else 0
+
+    def report(self, half: str = "") -> Report:
+        """The report of the last run; with halves that decide apart that of `half`, `cond` or `uncond`.
+
+        Raises `RuntimeError` if nothing has run.
+        """
+        if self._run is None or not self._run.reports:
+            raise RuntimeError("nothing has run yet with this cache: call the pipeline first")
+        return self._run.reports[half] if half else self._run.report
+
+    @property
+    def computed_steps(self) -> List[int]:
+        """The computed steps of the last run, from 1."""
+        return self.report().computed_steps
+
+    def trace(self, half: str = "") -> str:
+        """The measurements of the last run in the format that `adacache replay` reads."""
+        return self.report(half).trace.text()
+
+    def write_trace(self, path, half: str = "") -> None:
+        """Writes `trace` to a file."""
+        Path(path).write_text(self.trace(half), encoding="utf-8")
+
+    def summary(self) -> str:
+        """The last run in a few lines: the schedule, the distances, the work and the seconds saved, the bytes kept."""
+        lines = []
+        for half, r in self._run.reports.items() if self._run is not None else []:
+            computed, partial = len(r.computed_steps), len(r.steps_of("cond", "uncond"))
+            of = f" ({half})" if half else ""
+            lines.append(f"{r.policy}{of}  {r.strip}  {computed} of {r.steps} steps computed"
+                         + (f", {partial} for one half of guidance" if partial else ""))
+            if r.decisions:
+                distances = [d[1] for d in r.decisions]
+                lines.append(f"  distances {min(distances):.4f} to {max(distances):.4f}, the last {distances[-1]:.4f}")
+            work = (computed + partial / 2) / max(len(r.plans), 1)
+            full, reused = r.mean_seconds("compute"), r.mean_seconds("reuse")
+            line = f"  work: {work:.0%} of the transformer's forwards"
+            if full is not None and reused is not None:
+                saved = (full - reused) * len(r.steps_of("reuse"))
+                line += f"; about {saved:.2f} s saved (host clock: {full:.3f} s a computed step, {reused:.3f} s a reused one)"
+            lines.append(line)
+            lines.append(f"  kept: {r.bytes:,} bytes at most")
+        if not lines:
+            raise RuntimeError("nothing has run yet with this cache: call the pipeline first")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<adacache.Cache {self.policy!r} on {', '.join(type(e()).__name__ for e in self.experts)}>"
+
+    def _refuse(self, *_):
+        raise TypeError("a pipeline with adacache cannot be copied or pickled, because its hooks belong to this one: "
+                        "call adacache.disable(pipe), copy, and enable adacache on the copy")
+
+    __deepcopy__ = __copy__ = __reduce_ex__ = _refuse

@@ -1,0 +1,1 @@
+"""The Rust library's residual kernels on CUDA tensors."""
