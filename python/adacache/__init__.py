@@ -16,7 +16,7 @@ from ._native import __version__
 from .anatomy import FAMILIES, Anatomy, Block, Tap, anatomy_of
 from .cache import Cache, Report
 
-__all__ = ["Anatomy", "Block", "Cache", "FAMILIES", "Report", "Tap", "__version__", "disable", "enable", "presets"]
+__all__ = ["Anatomy", "Block", "Cache", "FAMILIES", "Report", "Tap", "__version__", "anatomy_of", "disable", "enable", "presets"]
 
 #: Where a transformer says which cache it has.
 _MARK = "_adacache"

@@ -484,6 +484,11 @@ class Cache:
         report.bytes = max(report.bytes, call.run.bytes)
         call.run.call = None
 
+    @property
+    def call(self) -> Optional[Call]:
+        """The call at hand."""
+        return self._run.call if self._run is not None else None
+
     # What is told ---------------------------------------------------------------------------------------------------------------------------
 
     @property

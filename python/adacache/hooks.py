@@ -40,17 +40,49 @@ def _names(module: torch.nn.Module) -> List[str]:
     return [p.name for p in parameters if p.kind in positional][1:]
 
 
-class _Hook(ModelHook):
+class _Bound:
+    """What belongs to one cache, and is not copied."""
+
+    cache: Cache
+
+    def _refuse(self, *_):
+        return self.cache._refuse()
+
+    __deepcopy__ = __copy__ = __reduce_ex__ = _refuse
+
+
+class _Hook(_Bound, ModelHook):
     """A hook of one cache."""
 
     def __init__(self, cache: Cache):
         super().__init__()
         self.cache = cache
 
-    def _refuse(self, *_):
-        return self.cache._refuse()
 
-    __deepcopy__ = __copy__ = __reduce_ex__ = _refuse
+class _OutputReader(_Bound):
+    """Reads what a submodule returns while its block is measured."""
+
+    def __init__(self, hook: "BlockHook", name: str):
+        self.cache, self.hook, self.name = hook.cache, hook, name
+
+    def __call__(self, module, args, output):
+        if self.hook.outputs is not None:
+            self.hook.outputs[self.name] = output
+
+
+class _TimeReader(_Bound):
+    """Measures the time's embedding and its projection."""
+
+    def __init__(self, cache: Cache, points):
+        self.cache, self.points = cache, points
+
+    def __call__(self, module, args, output):
+        call = self.cache.call
+        if call is None:
+            return
+        for point, place in self.points:
+            if call.track.wants(point):
+                call.track.measure_before(call, point, output[place].detach().float().clone())
 
 
 class TransformerHook(_Hook):
@@ -124,7 +156,7 @@ class BlockHook(_Hook):
     def initialize_hook(self, module):
         tap = self.block.tap
         for name in tap.reads if tap is not None else ():
-            self.handles.append(module.get_submodule(name).register_forward_hook(self._reader(name)))
+            self.handles.append(module.get_submodule(name).register_forward_hook(_OutputReader(self, name)))
         if tap is not None and self.index == 0:
             attention = module.get_submodule(tap.attention)
             self.handles.append(attention.register_forward_pre_hook(self._look, with_kwargs=True))
@@ -136,12 +168,6 @@ class BlockHook(_Hook):
         self.handles = []
         return module
 
-    def _reader(self, name: str):
-        def read(module, args, output):
-            if self.outputs is not None:
-                self.outputs[name] = output
-        return read
-
     def _look(self, module, args, kwargs):
         if self.looks:
             self.outputs = {"": args[0] if args else kwargs["hidden_states"]}
@@ -152,8 +178,7 @@ class BlockHook(_Hook):
     @_as_it_is
     def new_forward(self, module, *args, **kwargs):
         forward = self.fn_ref.original_forward
-        run = self.cache._run
-        call = run.call if run is not None else None
+        call = self.cache.call
         if call is None or call.expert != self.expert:
             return forward(*args, **kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -228,7 +253,7 @@ def attach(cache: Cache, expert: int, transformer: torch.nn.Module) -> None:
     for point, (name, place) in bound.anatomy.time.items():
         readers.setdefault(name, []).append((point, place))
     for name, points in readers.items():
-        cache._handles.append(transformer.get_submodule(name).register_forward_hook(_time_reader(cache, points)))
+        cache._handles.append(transformer.get_submodule(name).register_forward_hook(_TimeReader(cache, points)))
     transformer._diffusers_hook.invalidate_child_registries_cache()
 
 
@@ -248,14 +273,3 @@ def detach(transformer: torch.nn.Module, modules: List[torch.nn.Module]) -> None
 
 def _register(module: torch.nn.Module, hook: ModelHook) -> None:
     HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, NAME)
-
-
-def _time_reader(cache: Cache, points):
-    def read(module, args, output):
-        run = cache._run
-        if run is None or run.call is None:
-            return
-        for point, place in points:
-            if run.call.track.wants(point):
-                run.call.track.measure_before(run.call, point, output[place].detach().float().clone())
-    return read

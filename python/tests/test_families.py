@@ -1,0 +1,180 @@
+"""Every family with the real diffusers: what a cache that saves nothing may not change, and what one that saves must do."""
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import adacache
+from adacache import _native
+from pipelines import FAMILIES, STEPS, run
+
+#: A codebook by which every step is computed.
+ALWAYS = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook = [[1.0, 1]]\n'
+#: Rates around the changes of tiny random models.
+CODEBOOK = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook = [[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]\n'
+#: The names of published models of the same anatomy, by which `adacache replay` knows the blocks.
+PUBLISHED = {"wan": "wan2.1-t2v-1.3b", "wan22": "wan2.2-t2v-a14b", "latte": "latte"}
+
+
+def settings(text, family):
+    return text.format(residual="t-attn" if family == "latte" else "attn")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_that_reuses_nothing_changes_no_bit(family):
+    pipe, call = FAMILIES[family]()
+    plain = run(pipe, call)
+    for policy in ("none", settings(ALWAYS, family)):
+        cache = adacache.enable(pipe, policy)
+        assert torch.equal(run(pipe, call), plain), policy
+        assert cache.computed_steps == list(range(1, STEPS + 1))
+        adacache.disable(pipe)
+    adacache.enable(pipe, record=True)
+    assert torch.equal(run(pipe, call), plain)
+    adacache.disable(pipe)
+    for module in pipe.transformer.modules():
+        assert "forward" not in vars(module), type(module)
+        assert not hasattr(module, "_diffusers_hook"), type(module)
+        assert not module._forward_hooks and not module._forward_pre_hooks, type(module)
+    assert torch.equal(run(pipe, call), plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reused_steps_are_the_embedding_and_the_fold(family):
+    """By hand: in a reused step the last block is given the kept sum on top of the step's own input of the blocks."""
+    pipe, call = FAMILIES[family]()
+    plain = run(pipe, call)
+    cache = adacache.enable(pipe, "interval-3")
+    latents = run(pipe, call)
+    computed = cache.computed_steps
+    assert 1 in computed and len(computed) < STEPS * 2 / 3
+    assert cache.report().strip.count("█") == len(computed)
+    assert not torch.equal(latents, plain)
+    adacache.disable(pipe)
+
+    folds, seen = {}, {"call": 0}
+    transformers = [t for t in (pipe.transformer, getattr(pipe, "transformer_2", None)) if t is not None]
+    calls_of_a_step = 2 if family in ("wan", "wan22") else 1
+    for index, transformer in enumerate(transformers):
+        bound = adacache.anatomy_of(transformer).of(transformer)
+        blocks = [block.module for block in bound.blocks]
+        originals = [block.forward for block in blocks]
+
+        def first(*args, _bound=bound, _original=originals[0], _index=index, **kwargs):
+            seen["call"] += 1
+            seen["in"] = args[0] if args else kwargs["hidden_states"]
+            return _original(*args, **kwargs)
+
+        def last(*args, _bound=bound, _original=originals[-1], _index=index, **kwargs):
+            step, half = divmod(seen["call"] - 1, calls_of_a_step)
+            arrived = _bound.anatomy.arrive(seen["in"], frames)
+            out = _original(*args, **kwargs)
+            hidden = out[0] if _bound.blocks[-1].pair else out
+            if step + 1 in computed:
+                folds[_index, half] = hidden - arrived
+                return out
+            reused = (arrived + folds[_index, half]).reshape(hidden.shape)
+            return (reused, out[1]) if _bound.blocks[-1].pair else reused
+
+        blocks[0].forward, blocks[-1].forward = first, last
+    frames = 4 if family == "latte" else 0
+    by_hand = run(pipe, call)
+    assert (by_hand - latents).norm() <= 1e-5 * latents.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("moreg", [False, True])
+def test_schedules_are_those_of_a_replay(family, moreg, tmp_path):
+    pipe, call = FAMILIES[family]()
+    text = settings(CODEBOOK, family)
+    cache = adacache.enable(pipe, text, moreg=moreg)
+    run(pipe, call)
+    report = cache.report()
+    trace = _native.Trace.read(cache.trace())
+    presets = cache.presets(STEPS)
+    config = presets.from_toml(text, moreg, cache.bound[0].native, STEPS, 2)
+    computed, partial, decisions = trace.replay(config, cache.bound[0].native)
+    assert computed == report.computed_steps and not partial
+    assert 2 < len(computed) < STEPS
+    assert [(d[0], d[4]) for d in decisions] == [(d[0], d[4]) for d in report.decisions]
+    assert [d[1] for d in decisions] == pytest.approx([d[1] for d in report.decisions], rel=1e-12)
+
+    program = os.environ.get("ADACACHE_PROGRAM") or shutil.which("adacache")
+    if program and family in PUBLISHED:
+        cache.write_trace(tmp_path / "trace.jsonl")
+        (tmp_path / "cache.toml").write_text(report.config)
+        command = [program, "replay", tmp_path / "trace.jsonl", "--cache", tmp_path / "cache.toml", "--model", PUBLISHED[family], "--json"]
+        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        assert told[0]["computed_steps"] == computed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_recorded_run_replays_every_preset_that_diffusers_can_run(family):
+    pipe, call = FAMILIES[family]()
+    cache = adacache.enable(pipe, record=True)
+    run(pipe, call)
+    trace, presets = _native.Trace.read(cache.trace()), cache.presets(STEPS)
+    for name in ("none", "adacache-fast", "adacache-fast+moreg", "teacache-fast", "fbcache", "easycache", "interval-2"):
+        config = presets.configuration(name, False, cache.bound[0].native, STEPS, 2)
+        computed, partial, _ = trace.replay(config, cache.bound[0].native)
+        assert computed[0] == 1 and not partial, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("policy", ["adacache-fast+taylor", "teacache-fast", "fbcache", "easycache", "interval-2+taylor2"])
+def test_other_policies_run(family, policy):
+    pipe, call = FAMILIES[family]()
+    plain = run(pipe, call, steps=16)
+    cache = adacache.enable(pipe, policy)
+    latents = run(pipe, call, steps=16)
+    report = cache.report()
+    assert len(report.plans) == 16 and report.plans[0] == "compute"
+    assert latents.isfinite().all()
+    # Wherever every step was computed the result is the same.
+    assert torch.equal(latents, plain) == (report.computed_steps == list(range(1, 17)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    pipe, call = FAMILIES["wan"]()
+    pipe.transformer.to(dtype)
+    cache = adacache.enable(pipe, "interval-3")
+    assert run(pipe, call).isfinite().all()
+    adacache.disable(pipe)
+    cache = adacache.enable(pipe, settings(CODEBOOK, "wan"))
+    run(pipe, call)
+    assert len(cache.computed_steps) < STEPS
+    assert cache.report().decisions
+
+
+def test_halves_decide_apart_or_together():
+    pipe, call = FAMILIES["wan"]()
+    cache = adacache.enable(pipe, settings(CODEBOOK, "wan"), halves="apart")
+    apart = run(pipe, call)
+    reports = [cache.report(half) for half in ("cond", "uncond")]
+    for half, report in zip(("cond", "uncond"), reports):
+        replayed = _native.Trace.read(cache.trace(half)).replay(
+            cache.presets(STEPS).from_toml(settings(CODEBOOK, "wan"), False, cache.bound[0].native, STEPS, 2), cache.bound[0].native)
+        assert replayed[0] == report.computed_steps
+    assert [d[1] for d in reports[0].decisions] != [d[1] for d in reports[1].decisions]
+    assert "(cond)" in cache.summary() and "(uncond)" in cache.summary()
+    adacache.disable(pipe)
+    adacache.enable(pipe, settings(CODEBOOK, "wan"))
+    assert apart.shape == run(pipe, call).shape
+
+
+def test_experts_have_policies_of_their_own():
+    pipe, call = FAMILIES["wan22"]()
+    cache = adacache.enable(pipe, "interval-4")
+    run(pipe, call, steps=20)
+    run_ = cache._run
+    (_, first), (begin, end) = run_.stages
+    assert 1 < first == begin < end == 20
+    # Each begins with a computed step, and forgets what the other has kept.
+    assert {1, first + 1} <= set(cache.computed_steps)
+    assert [step for step in range(1, 21) if (step - 1 - (first if step > first else 0)) % 4 == 0] == cache.computed_steps
+    assert '"stages"' in cache.trace()
