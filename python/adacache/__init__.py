@@ -16,7 +16,7 @@ from ._native import __version__
 from .anatomy import FAMILIES, Anatomy, Block, Tap, anatomy_of
 from .cache import Cache, Report
 
-__all__ = ["Anatomy", "Block", "Cache", "FAMILIES", "Report", "Tap", "__version__", "anatomy_of", "disable", "enable", "presets"]
+__all__ = ["Anatomy", "Block", "Cache", "FAMILIES", "Report", "Tap", "__version__", "anatomy_of", "calibrate", "compare", "disable", "enable", "presets"]
 
 #: Where a transformer says which cache it has.
 _MARK = "_adacache"
@@ -126,3 +126,12 @@ def presets(pipe: Any, steps: int = 50, anatomy: Optional[Anatomy] = None) -> Li
     experts = [_plain(transformer) for transformer in _experts(pipe)]
     of = (anatomy or anatomy_of(experts[0])).of(experts[0])
     return of.presets(experts[0], steps, None, len(experts)).names()
+
+
+def __getattr__(name: str) -> Any:
+    """`compare` and `calibrate`, which are loaded when they are used."""
+    if name in ("compare", "calibrate"):
+        from . import judge
+
+        return getattr(judge, name)
+    raise AttributeError(f"module 'adacache' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """How far a tensor has moved from that of an earlier step: the sums of the Rust library's probe, in its order.
 
-On CPU tensors torch computes them here. On CUDA tensors the kernels of `adacache.kernels` do, on torch's current stream, and the sums travel
-to the host while the step goes on.
+Torch computes them here, on whatever device the tensor is. On CUDA the kernels of `adacache.kernels` do, where they take the tensor, and the sums
+travel to the host while the step goes on.
 """
 from __future__ import annotations
 
@@ -34,13 +34,17 @@ class Kept:
 
 
 class Sums:
-    """Sums on the host: those of a CPU tensor are there at once."""
+    """Sums on the host."""
 
     def __init__(self, values: Tensor):
         self._values = values
 
     def read(self) -> List[float]:
         return self._values.tolist()
+
+
+def _reading(values: Tensor):
+    return kernels.Reading(values) if values.is_cuda else Sums(values)
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -70,11 +74,16 @@ def measure(fresh: Tensor, kept: Optional[Kept], frames: int, span: str, strides
     `sum|new-kept|, sum|kept|, sum(new-kept)^2, sum kept^2, sum new*kept, sum new^2`, then for each stride k
     `sum|r[t+k]-r[t]|, sum|r[t+k]|, sum|r[t]|`. None if there is nothing to compare with.
     """
+    fresh = fresh.detach().contiguous()
     if kept is not None and not kept.fits(fresh):
         kept = None
+    if kernels.takes(fresh):
+        # The kernel overwrites what was kept.
+        now = Kept(torch.empty_like(fresh)) if kept is None else kept
+        shape = framed(fresh, frames, span).shape if strides else (1, 1, fresh.numel())
+        sums = kernels.probe(fresh, now.tensor, kept is None, shape, strides)
+        return now, None if kept is None else _reading(sums)
     now = Kept(fresh)
-    if now.tensor.is_cuda:
-        return now, kernels.probe(now.tensor, kept, framed(now.tensor, frames, span).shape if strides else None, strides)
     x = now.tensor.reshape(-1).float()
     now.abs, now.sq = _sum(x.abs()), _sum(x * x)
     if kept is None:
@@ -86,21 +95,21 @@ def measure(fresh: Tensor, kept: Optional[Kept], frames: int, span: str, strides
         r = framed(x.reshape(now.tensor.shape), frames, span)
         for stride in strides:
             if stride >= frames:
-                sums += [torch.zeros((), dtype=torch.float64)] * 3
+                sums += [torch.zeros((), dtype=torch.float64, device=x.device)] * 3
                 continue
             later, earlier = r[:, stride:], r[:, :-stride]
             sums += [_sum((later - earlier).abs()), _sum(later.abs()), _sum(earlier.abs())]
-    return now, Sums(torch.stack(sums))
+    return now, _reading(torch.stack(sums))
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
     """`a + b`, rounded once."""
-    return kernels.fold(a, b, +1) if a.is_cuda else a + b
+    return kernels.fold(a, b, +1) if a.shape == b.shape and kernels.takes(a, b) else a + b
 
 
 def subtract(a: Tensor, b: Tensor) -> Tensor:
     """`a - b`, rounded once."""
-    return kernels.fold(a, b, -1) if a.is_cuda else a - b
+    return kernels.fold(a, b, -1) if a.shape == b.shape and kernels.takes(a, b) else a - b
 
 
 def extrapolated(x: Tensor, folds: Sequence[Tensor], steps: Sequence[int], step: int, order: int, damping: float) -> Tensor:
@@ -111,6 +120,9 @@ def extrapolated(x: Tensor, folds: Sequence[Tensor], steps: Sequence[int], step:
     order = min(order, len(folds) - 1)
     if order == 0:
         return add(x, folds[0])
+    folds, steps = folds[: order + 1], steps[: order + 1]
+    if all(fold.shape == x.shape for fold in folds) and kernels.takes(x, *folds):
+        return kernels.extrapolate(x, folds, steps, step, damping)
     fold = folds[0].float()
     slope = damping * (step - steps[0]) / (steps[0] - steps[1])
     change = fold - folds[1].float()

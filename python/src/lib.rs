@@ -1,6 +1,9 @@
 //! `adacache._native`: the policies of the Rust library for Python. The package `adacache` measures tensors and does what a policy plans.
 //!
-//! Everything here is pure arithmetic on the host: no tensor, no device, no thread. Errors become `ValueError`.
+//! Policies are pure arithmetic on the host: no tensor, no device, no thread; their errors become `ValueError`. `Kernels` queues kernels on memory
+//! of torch.
+
+mod judge;
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -11,13 +14,14 @@ use base::cache::{
 };
 use base::family::{latte, opensora, wan};
 use base::model::{LatteKind, WanConfig};
-use pyo3::exceptions::PyValueError;
+use capi::AdacacheDtype;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// A decision as (step, distance, motion, motion gradient, rate).
-type Decided = (usize, f64, f64, f64, Option<usize>);
+pub(crate) type Decided = (usize, f64, f64, f64, Option<usize>);
 
-fn value_error(error: impl std::fmt::Display) -> PyErr {
+pub(crate) fn value_error(error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
@@ -138,7 +142,7 @@ impl Presets {
 
 /// A policy's settings.
 #[pyclass(frozen)]
-struct Config(CacheConfig);
+pub(crate) struct Config(pub(crate) CacheConfig);
 
 #[pymethods]
 impl Config {
@@ -323,6 +327,79 @@ impl Trace {
     }
 }
 
+/// The kernels of `capi`, in the CUDA context that is current on this thread. Pointers and streams are numbers; whoever calls keeps the memory.
+#[pyclass(frozen)]
+struct Kernels(capi::AdacacheKernels);
+
+fn runtime_error(error: capi::Error) -> PyErr {
+    PyRuntimeError::new_err(error.message)
+}
+
+fn dtype(number: usize) -> PyResult<AdacacheDtype> {
+    AdacacheDtype::ALL.get(number).copied().ok_or_else(|| value_error(format!("no dtype {number}")))
+}
+
+#[pymethods]
+impl Kernels {
+    /// Loads the kernels.
+    #[new]
+    fn new() -> PyResult<Kernels> {
+        capi::AdacacheKernels::new().map(Kernels).map_err(runtime_error)
+    }
+
+    /// The bytes of scratch memory that a probe needs.
+    #[staticmethod]
+    fn scratch_bytes(batch: usize, strides: usize) -> usize {
+        capi::scratch_bytes(batch, strides)
+    }
+
+    /// `adacache_probe`; `shape` is (batch, frames, inner).
+    #[allow(clippy::too_many_arguments)] // As the C function has them.
+    fn probe(
+        &self,
+        stream: usize,
+        of: usize,
+        fresh: u64,
+        kept: u64,
+        first: bool,
+        shape: (usize, usize, usize),
+        strides: Vec<u32>,
+        scratch: u64,
+        sums: u64,
+    ) -> PyResult<()> {
+        let shape = [shape.0, shape.1, shape.2];
+        let probe = capi::Probe { fresh, kept, first, shape, strides: &strides, scratch, sums };
+        // SAFETY: the package hands over tensors of torch, which its allocator keeps until the stream has run what is queued on it.
+        unsafe { self.0.probe(stream, dtype(of)?, &probe) }.map_err(runtime_error)
+    }
+
+    /// `adacache_unfold`, or with `subtract` `adacache_fold`.
+    #[allow(clippy::too_many_arguments)] // As the C function has them.
+    fn add(&self, stream: usize, of: usize, a: u64, b: u64, out: u64, count: usize, subtract: bool) -> PyResult<()> {
+        // SAFETY: as in `probe`.
+        unsafe { self.0.add(stream, dtype(of)?, [a, b, out], count, subtract) }.map_err(runtime_error)
+    }
+
+    /// `adacache_extrapolate`.
+    #[allow(clippy::too_many_arguments)] // As the C function has them.
+    fn extrapolate(
+        &self,
+        stream: usize,
+        of: usize,
+        a: u64,
+        out: u64,
+        folds: Vec<u64>,
+        computed: u64,
+        cursor: u64,
+        damping: f32,
+        count: usize,
+    ) -> PyResult<()> {
+        // SAFETY: as in `probe`.
+        unsafe { self.0.extrapolate(stream, dtype(of)?, [a, out], &folds, [computed, cursor], damping, count) }
+            .map_err(runtime_error)
+    }
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -330,5 +407,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Presets>()?;
     module.add_class::<Config>()?;
     module.add_class::<Policy>()?;
-    module.add_class::<Trace>()
+    module.add_class::<Trace>()?;
+    module.add_class::<Kernels>()?;
+    module.add_class::<judge::Video>()?;
+    module.add_class::<judge::Comparison>()?;
+    module.add_function(wrap_pyfunction!(judge::calibrate, module)?)
 }

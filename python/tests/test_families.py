@@ -17,7 +17,7 @@ ALWAYS = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook =
 #: Rates around the changes of tiny random models.
 CODEBOOK = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook = [[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]\n'
 #: The names of published models of the same anatomy, by which `adacache replay` knows the blocks.
-PUBLISHED = {"wan": "wan2.1-t2v-1.3b", "wan22": "wan2.2-t2v-a14b", "latte": "latte"}
+PUBLISHED = {"wan": "wan2.1-t2v-1.3b", "wan22": "wan2.2-t2v-a14b", "latte": "latte-1"}
 
 
 def settings(text, family):
