@@ -22,10 +22,32 @@ Tensor = torch.Tensor
 _PLAIN = ("latents", "latents-computed", "prediction", "fold", "modulated", "time", "time-projection")
 
 
+class Clock:
+    """The seconds of one call: of the device if it is CUDA, else of the host. Nothing waits before they are read."""
+
+    def __init__(self, device: torch.device):
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+        self._times: List[float] = []
+        self.mark()
+
+    def mark(self) -> "Clock":
+        """Begins, then ends."""
+        if self._events is not None:
+            self._events[len(self._times)].record()
+        self._times.append(time.perf_counter())
+        return self
+
+    def seconds(self) -> float:
+        if self._events is None:
+            return self._times[1] - self._times[0]
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1000
+
+
 class Call:
     """One call of the transformer."""
 
-    __slots__ = ("run", "track", "name", "arguments", "frames", "plan", "entered", "fresh", "began", "expert", "reached")
+    __slots__ = ("run", "track", "name", "arguments", "frames", "plan", "entered", "fresh", "clock", "expert", "reached")
 
     def __init__(self, run: "Run", track: "Track", name: str, arguments: Mapping[str, Any], frames: int, expert: int):
         self.run, self.track, self.name = run, track, name
@@ -36,9 +58,14 @@ class Call:
         self.entered: Optional[Tensor] = None
         #: Residuals of the head, to be kept if the step is computed.
         self.fresh: Dict[int, Kept] = {}
-        self.began = time.perf_counter()
+        self.clock = Clock(self.latents.device)
         #: Whether the last block ran.
         self.reached = False
+
+    @property
+    def latents(self) -> Tensor:
+        """The latents that enter the step."""
+        return self.arguments[self.run.cache.bound[self.expert].anatomy.latents]
 
 
 class Track:
@@ -158,9 +185,8 @@ class Track:
 
     def can_reuse(self, call: Call) -> bool:
         """Whether something is kept that fits the call: guidance may begin late, and sizes may change."""
-        latents = call.arguments[call.run.cache.bound[call.expert].anatomy.latents]
         if self.offsets:
-            return call.name in self.offset and self.offset[call.name].shape == latents.shape
+            return call.name in self.offset and self.offset[call.name].shape == call.latents.shape
         if call.name not in self.folds:
             return False
         return call.entered is None or call.run.fits(call, self.folds[call.name][0])
@@ -189,7 +215,7 @@ class Track:
 
     def computed_call(self, call: Call, prediction: Tensor) -> None:
         """A computed call is over."""
-        latents = call.arguments[call.run.cache.bound[call.expert].anatomy.latents]
+        latents = call.latents
         if self.offsets:
             if prediction.shape != latents.shape:
                 raise ValueError(
@@ -210,7 +236,7 @@ class Report:
         #: (step, distance, motion factor, its gradient, rate)
         self.decisions: List[Tuple[int, float, float, float, Optional[int]]] = []
         self.trace = _native.Trace(policy, list(timesteps), list(strides), stages)
-        self.seconds: List[float] = []
+        self.clocks: List[List[Clock]] = []
         self.bytes = 0
 
     def record(self, step: int, since: int, point: str, sums: List[float], decision, before: int) -> None:
@@ -220,7 +246,7 @@ class Report:
 
     def planned(self, step: int, plan: str) -> None:
         self.plans.append(plan)
-        self.seconds.append(0.0)
+        self.clocks.append([])
         if plan != "reuse":
             self.trace.computed(step, plan != "compute")
 
@@ -235,6 +261,11 @@ class Report:
     def strip(self) -> str:
         """One character for each step: computed, in part, reused."""
         return "".join({"compute": "█", "reuse": "·"}.get(plan, "▒") for plan in self.plans)
+
+    @property
+    def seconds(self) -> List[float]:
+        """The seconds of each step's calls of the transformer. Waits for the device."""
+        return [sum(clock.seconds() for clock in clocks) for clocks in self.clocks]
 
     def mean_seconds(self, plan: str) -> Optional[float]:
         """Of the steps but the first, in which kernels are loaded."""
@@ -282,6 +313,8 @@ class Cache:
         self._given = list(timesteps) if timesteps is not None else None
         self._shift = shift
         self._run: Optional[Run] = None
+        #: The latents of the last call, their version, and the calls before that had them too.
+        self._last: Optional[Tuple] = None
         #: Hooks that are not in a registry of diffusers.
         self._handles: List[Any] = []
 
@@ -305,7 +338,7 @@ class Cache:
         presets, native = self.presets(steps), self.bound[0].native
         text = self.policy
         if "\n" in text or "=" in text:
-            config = presets.from_toml(text, self.moreg, native, steps, frames)
+            config = presets.read(text, self.moreg, native, steps, frames)
         else:
             config = presets.configuration(text, self.moreg, native, steps, frames)
         if config.steps(steps) != steps:
@@ -421,7 +454,7 @@ class Cache:
     def begin(self, expert: int, name: Optional[str], arguments: Mapping[str, Any]) -> Optional[Call]:
         """A call of an expert begins. None: nothing is cached in it, because the run has no such step."""
         source, given = self._schedule()
-        run, name = self._run, name or ""
+        run, name = self._run, self._name(name, arguments[self.bound[expert].anatomy.latents])
         frames = self.bound[expert].anatomy.frames(self.experts[expert](), arguments)
         over = run is not None and given is not None and not run.finished and self._over(run, name)
         if run is None or run.source is not source or over or (given is not None and run.finished):
@@ -446,12 +479,19 @@ class Cache:
             return None
         track.names.append(name)
         run.call = call = Call(run, track, name, arguments, frames, expert)
-        latents = arguments[self.bound[expert].anatomy.latents]
         if track.wants("latents"):
-            track.measure_before(call, "latents", latents.detach().clone())
+            track.measure_before(call, "latents", call.latents.detach().clone())
         if not track.looks_ahead:
             self.decide(call)
         return call
+
+    def _name(self, name: Optional[str], latents: Tensor) -> str:
+        """The call's name. A pipeline that gives none, and calls twice with the same latents, calls once for each half of guidance."""
+        last, self._last = self._last, (weakref.ref(latents), latents._version, 0)
+        if name is not None or last is None or last[0]() is not latents or last[1] != latents._version:
+            return name or ""
+        self._last = (*self._last[:2], last[2] + 1)
+        return f"call {self._last[2] + 1}"
 
     def _over(self, run: Run, name: str) -> bool:
         """Whether a run without a scheduler has had all its steps."""
@@ -470,8 +510,7 @@ class Cache:
             track.report.planned(track.step + track.start, told)
         if not planned and plan == "compute":
             if track.wants("latents-computed") and call.name == track.names[0]:
-                latents = call.arguments[self.bound[call.expert].anatomy.latents]
-                track.measure_after(call, "latents-computed", latents.detach().clone())
+                track.measure_after(call, "latents-computed", call.latents.detach().clone())
         return plan
 
     def end(self, call: Call, prediction: Tensor) -> None:
@@ -479,8 +518,7 @@ class Cache:
         track, report = call.track, call.track.report
         if call.plan == "compute":
             track.computed_call(call, prediction)
-        if track.names and report.seconds:
-            report.seconds[-1] += time.perf_counter() - call.began
+        report.clocks[-1].append(call.clock.mark())
         report.bytes = max(report.bytes, call.run.bytes)
         call.run.call = None
 
@@ -534,7 +572,7 @@ class Cache:
             line = f"  work: {work:.0%} of the transformer's forwards"
             if full is not None and reused is not None:
                 saved = (full - reused) * len(r.steps_of("reuse"))
-                line += f"; about {saved:.2f} s saved (host clock: {full:.3f} s a computed step, {reused:.3f} s a reused one)"
+                line += f"; about {saved:.2f} s saved ({full:.3f} s a computed step, {reused:.3f} s a reused one)"
             lines.append(line)
             lines.append(f"  kept: {r.bytes:,} bytes at most")
         if not lines:

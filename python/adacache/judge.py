@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -152,7 +153,7 @@ def compare(
 def _short(policy: str) -> str:
     """The name of a policy in a table."""
     if "\n" in policy or "=" in policy:
-        return "toml-" + format(hash(policy) & 0xFFFF, "04x")
+        return f"toml-{zlib.crc32(policy.encode()):08x}"
     return Path(policy).name.removesuffix(".toml")
 
 

@@ -35,7 +35,7 @@ impl Video {
     ) -> PyResult<Video> {
         let frames = Frames { width, height, fps, rgb };
         let whole = height * width * 3;
-        if whole == 0 || frames.rgb.is_empty() || frames.rgb.len() % whole != 0 {
+        if whole == 0 || frames.rgb.is_empty() || !frames.rgb.len().is_multiple_of(whole) {
             return Err(value_error(format!("{} bytes are no frames of {height}×{width} pixels", frames.rgb.len())));
         }
         let values: Vec<f32> = latents.as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();

@@ -122,7 +122,7 @@ impl Presets {
     }
 
     /// The text of a TOML file, with the preset's motion regularization if `moreg`.
-    fn from_toml(&self, text: &str, moreg: bool, anatomy: &Anatomy, steps: usize, frames: usize) -> PyResult<Config> {
+    fn read(&self, text: &str, moreg: bool, anatomy: &Anatomy, steps: usize, frames: usize) -> PyResult<Config> {
         let mut config = CacheConfig::from_toml(text, "the given text").map_err(value_error)?;
         if moreg {
             let adacache = config
@@ -276,7 +276,7 @@ impl Policy {
 /// Sums in the order of the kernel.
 fn measurement(sums: &[f64]) -> PyResult<Measurement> {
     match sums.len().checked_sub(6) {
-        Some(motion) if motion % 3 == 0 => Ok(Measurement::from_sums(sums, 1, motion / 3)),
+        Some(motion) if motion.is_multiple_of(3) => Ok(Measurement::from_sums(sums, 1, motion / 3)),
         _ => Err(value_error(format!("{} sums: 6, and 3 for each stride", sums.len()))),
     }
 }

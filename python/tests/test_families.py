@@ -96,7 +96,7 @@ def test_schedules_are_those_of_a_replay(family, moreg, tmp_path):
     report = cache.report()
     trace = _native.Trace.read(cache.trace())
     presets = cache.presets(STEPS)
-    config = presets.from_toml(text, moreg, cache.bound[0].native, STEPS, 2)
+    config = presets.read(text, moreg, cache.bound[0].native, STEPS, 2)
     computed, partial, decisions = trace.replay(config, cache.bound[0].native)
     assert computed == report.computed_steps and not partial
     assert 2 < len(computed) < STEPS
@@ -158,7 +158,7 @@ def test_halves_decide_apart_or_together():
     reports = [cache.report(half) for half in ("cond", "uncond")]
     for half, report in zip(("cond", "uncond"), reports):
         replayed = _native.Trace.read(cache.trace(half)).replay(
-            cache.presets(STEPS).from_toml(settings(CODEBOOK, "wan"), False, cache.bound[0].native, STEPS, 2), cache.bound[0].native)
+            cache.presets(STEPS).read(settings(CODEBOOK, "wan"), False, cache.bound[0].native, STEPS, 2), cache.bound[0].native)
         assert replayed[0] == report.computed_steps
     assert [d[1] for d in reports[0].decisions] != [d[1] for d in reports[1].decisions]
     assert "(cond)" in cache.summary() and "(uncond)" in cache.summary()
@@ -178,3 +178,38 @@ def test_experts_have_policies_of_their_own():
     assert {1, first + 1} <= set(cache.computed_steps)
     assert [step for step in range(1, 21) if (step - 1 - (first if step > first else 0)) % 4 == 0] == cache.computed_steps
     assert '"stages"' in cache.trace()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "hunyuan-image"])
+def test_the_residual_is_what_the_attention_adds(family):
+    """With everything behind the attention silenced, a block adds its attention residual and nothing else."""
+    pipe, call = FAMILIES[family.removesuffix("-image")]()
+    if family == "hunyuan-image":
+        # Image to video replaces the first frame's tokens, which have a gate of their own.
+        config = {**pipe.transformer.config, "image_condition_type": "token_replace"}
+        torch.manual_seed(0)
+        pipe.transformer = type(pipe.transformer).from_config(config).eval()
+    bound = adacache.anatomy_of(pipe.transformer).of(pipe.transformer)
+    seen, silent = [], []
+    silence = lambda module, args, output: torch.zeros_like(output)
+    for block in bound.blocks:
+        if block.tap is None:
+            continue
+        outputs, module = {}, block.module
+        for name in block.tap.reads:
+            silent.append(module.get_submodule(name).register_forward_hook(lambda m, a, out, o=outputs, n=name: o.__setitem__(n, out)))
+        for name in ("attn2", "ff", "ffn"):
+            if isinstance(getattr(module, name, None), torch.nn.Module):
+                silent.append(getattr(module, name).register_forward_hook(silence))
+        from adacache.hooks import _names
+
+        def look(module, args, kwargs, out, block=block, outputs=outputs):
+            arguments = dict(zip(_names(module), args)) | kwargs
+            residual = block.tap.residual(module, arguments, outputs)
+            added = (out[0] if block.pair else out) - arguments["hidden_states"]
+            seen.append(float((residual.reshape(added.shape) - added).norm() / added.norm()))
+
+        silent.append(module.register_forward_hook(look, with_kwargs=True))
+    run(pipe, call, steps=2)
+    assert len(seen) >= 2 * sum(block.tap is not None for block in bound.blocks)
+    assert max(seen) < 1e-4, seen

@@ -266,6 +266,58 @@ def test_other_hooks():
         adacache.enable(pipe)
 
 
+class Int8Linear(torch.nn.Module):
+    """A linear layer whose weights are 8-bit integers with a scale for each row, as weight-only quantisation keeps them."""
+
+    def __init__(self, of):
+        super().__init__()
+        scale = of.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", (of.weight.detach() / scale).round().to(torch.int8))
+        self.bias = of.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+def test_quantised_weights():
+    pipe, call = wan()
+    for block in pipe.transformer.blocks:
+        for name, module in list(block.named_modules()):
+            if isinstance(module, torch.nn.Linear):
+                parent, _, child = name.rpartition(".")
+                setattr(block.get_submodule(parent), child, Int8Linear(module))
+    plain = run(pipe, call)
+    adacache.enable(pipe, CODEBOOK.replace("[[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]", "[[1.0, 1]]"))
+    assert torch.equal(run(pipe, call), plain)
+    adacache.disable(pipe)
+    cache = adacache.enable(pipe, CODEBOOK)
+    run(pipe, call)
+    assert len(cache.computed_steps) < STEPS
+
+
+@pytest.mark.parametrize("first", ["adacache", "offloading"])
+def test_group_offloading(first):
+    """Weights that diffusers moves block by block, here from CPU to CPU."""
+    from diffusers.hooks import apply_group_offloading
+
+    pipe, call = wan()
+    adacache.enable(pipe, "interval-3")
+    expected = run(pipe, call)
+    adacache.disable(pipe)
+
+    def offload():
+        apply_group_offloading(pipe.transformer, torch.device("cpu"), torch.device("cpu"), "block_level", num_blocks_per_group=1)
+
+    if first == "offloading":
+        offload()
+    cache = adacache.enable(pipe, "interval-3")
+    if first == "adacache":
+        offload()
+    assert torch.equal(run(pipe, call), expected)
+    assert len(cache.computed_steps) < STEPS
+
+
 def test_a_transformer_by_itself():
     transformer = wan_transformer()
     pipe, call = wan()
@@ -277,7 +329,16 @@ def test_a_transformer_by_itself():
     cache.start(times)
     for _ in range(2):
         with torch.no_grad():
-            outputs = [transformer(hidden_states=x, timestep=torch.tensor([t]), encoder_hidden_states=call["prompt_embeds"]).sample for t in times]
+            outputs = [transformer(hidden_states=x.clone(), timestep=torch.tensor([t]), encoder_hidden_states=call["prompt_embeds"]).sample
+                       for t in times]
         assert cache.computed_steps == [1, 3]
     assert len(outputs) == 4
+    # Without names, two calls with the same latents are the halves of one step; latents that change in place are another step's.
+    cache.start(times)
+    with torch.no_grad():
+        for t in times:
+            for prompt in (call["prompt_embeds"], call["negative_prompt_embeds"]):
+                transformer(hidden_states=x, timestep=torch.tensor([t]), encoder_hidden_states=prompt)
+            x.mul_(0.9)
+    assert cache.computed_steps == [1, 3] and len(cache.report().plans) == 4
     adacache.disable(transformer)

@@ -85,7 +85,7 @@ fn check(name: &str, pointer: u64, size: usize) -> Result<(), Error> {
     if pointer == 0 {
         return Err(Error::argument(format!("{name} is a null pointer")));
     }
-    if pointer % size as u64 != 0 {
+    if !pointer.is_multiple_of(size as u64) {
         return Err(Error::argument(format!("{name} is not aligned to its elements of {size} bytes")));
     }
     Ok(())
@@ -308,8 +308,11 @@ pub unsafe extern "C" fn adacache_kernels_new(kernels: *mut *mut AdacacheKernels
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn adacache_kernels_free(kernels: *mut AdacacheKernels) {
     if !kernels.is_null() {
-        // SAFETY: by the caller.
-        guard(|| Ok(drop(unsafe { Box::from_raw(kernels) })));
+        guard(|| {
+            // SAFETY: by the caller.
+            drop(unsafe { Box::from_raw(kernels) });
+            Ok(())
+        });
     }
 }
 

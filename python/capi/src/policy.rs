@@ -171,8 +171,11 @@ pub unsafe extern "C" fn adacache_policy_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn adacache_policy_free(policy: *mut AdacachePolicy) {
     if !policy.is_null() {
-        // SAFETY: by the caller.
-        guard(|| Ok(drop(unsafe { Box::from_raw(policy) })));
+        guard(|| {
+            // SAFETY: by the caller.
+            drop(unsafe { Box::from_raw(policy) });
+            Ok(())
+        });
     }
 }
 
@@ -275,7 +278,7 @@ pub unsafe extern "C" fn adacache_policy_observe(
     decision: *mut AdacacheDecision,
 ) -> AdacacheStatus {
     guard(|| {
-        if sums.is_null() || count < 6 || (count - 6) % 3 != 0 {
+        if sums.is_null() || count < 6 || !(count - 6).is_multiple_of(3) {
             return Err(Error::argument(format!("{count} sums: 6, and 3 for each stride")));
         }
         // SAFETY: by the caller.
