@@ -51,10 +51,11 @@ def main():
     policies = {"adacache": ALWAYS.format(layer=layer), "adacache+moreg": ALWAYS.format(layer=layer) + MOREG, "none": 'policy = "none"\n'}
     run()
     seconds = {"without": [], **{name: [] for name in policies}}
-    for _ in range(arguments.runs):
-        seconds["without"].append(run())
-        for name, policy in policies.items():
-            seconds[name].append(cached(policy))
+    for turn in range(arguments.runs):
+        # Every place in the order is taken by each in turn.
+        order = list(seconds)
+        for name in order[turn % len(order):] + order[: turn % len(order)]:
+            seconds[name].append(cached(policies[name]) if name in policies else run())
     base = statistics.median(seconds["without"])
     tokens = latents.shape[2] * latents.shape[3] * latents.shape[4] // 4
     print(f"{tokens} tokens of {arguments.width} channels, {arguments.layers} blocks, one CPU thread; medians of {arguments.runs} alternating runs")

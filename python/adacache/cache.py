@@ -6,6 +6,7 @@ a step, or, where the halves of guidance decide apart, one for each.
 from __future__ import annotations
 
 import time
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -17,6 +18,9 @@ from .anatomy import Bound
 from .measure import Kept, Sums, add, extrapolated, measure, subtract
 
 Tensor = torch.Tensor
+
+#: What the hooks call runs as it is, also inside of a compiled transformer.
+_plainly = torch.compiler.disable
 
 #: Points that are not a residual of a block.
 _PLAIN = ("latents", "latents-computed", "prediction", "fold", "modulated", "time", "time-projection")
@@ -127,6 +131,7 @@ class Track:
         decision = self.policy.observe(step, probe, sums)
         self.report.record(step + self.start, since + self.start, self.points[probe], sums, decision, self.start)
 
+    @_plainly
     def measure_before(self, call: Call, point: str, fresh: Tensor, span: str = "block") -> None:
         """Measures, before the step is planned, a tensor that every step has. The first call of a step decides for the others."""
         probe = self._probe(point)
@@ -143,6 +148,7 @@ class Track:
         if sums is not None:
             self._tell(self.step, since, probe, sums.read())
 
+    @_plainly
     def measure_after(self, call: Call, point: str, fresh: Tensor, span: str = "block") -> None:
         """Measures a tensor of a computed step; the policy sees it before the next step."""
         probe = self._probe(point)
@@ -165,6 +171,7 @@ class Track:
         """Whether the plan waits for something measured inside of the forward."""
         return any(before and point != "latents" for before, point in zip(self.before, self.points))
 
+    @_plainly
     def decide(self, call: Call) -> str:
         """The plan of the call, of `compute` and `reuse`; made once for a step."""
         if call.plan is not None:
@@ -193,6 +200,7 @@ class Track:
 
     # What is kept ---------------------------------------------------------------------------------------------------------------------------
 
+    @_plainly
     def keep_fold(self, call: Call, out: Tensor) -> None:
         """Keeps what the blocks have added."""
         if not self.folds_kept and not self.wants("fold"):
@@ -205,6 +213,7 @@ class Track:
             self.folds[call.name] = [fold.detach(), *self.folds.get(call.name, [])][:most]
             self.fold_steps[call.name] = [self.step, *self.fold_steps.get(call.name, [])][:most]
 
+    @_plainly
     def unfold(self, call: Call) -> Tensor:
         """The output of the last block, as it is expected to be."""
         x, folds = call.run.arrived(call), self.folds[call.name]
@@ -213,6 +222,7 @@ class Track:
             return extrapolated(x, folds, self.fold_steps[call.name], self.step, order, damping)
         return add(x, folds[0])
 
+    @_plainly
     def computed_call(self, call: Call, prediction: Tensor) -> None:
         """A computed call is over."""
         latents = call.latents
@@ -422,6 +432,9 @@ class Cache:
             timesteps = given
         steps = len(timesteps)
         config = None if self.record else self.configuration(steps, frames)
+        caution = None if self.record else self.presets(steps).caution(self.policy, steps)
+        if caution is not None:
+            warnings.warn(caution, stacklevel=2)
         return Run(self, source, timesteps, self._stages(timesteps), config, frames)
 
     def _stages(self, timesteps: Sequence[float]) -> List[Tuple[int, int]]:
@@ -451,6 +464,7 @@ class Cache:
 
     # A forward, as hooks.py tells it -----------------------------------------------------------------------------------------------------
 
+    @_plainly
     def begin(self, expert: int, name: Optional[str], arguments: Mapping[str, Any]) -> Optional[Call]:
         """A call of an expert begins. None: nothing is cached in it, because the run has no such step."""
         source, given = self._schedule()
@@ -499,6 +513,7 @@ class Cache:
         track = run.tracks.get(key)
         return track is not None and track.step >= len(run.timesteps) and name in track.names
 
+    @_plainly
     def decide(self, call: Call) -> str:
         """Plans the call, once."""
         track = call.track
@@ -513,6 +528,7 @@ class Cache:
                 track.measure_after(call, "latents-computed", call.latents.detach().clone())
         return plan
 
+    @_plainly
     def end(self, call: Call, prediction: Tensor) -> None:
         """The call is over."""
         track, report = call.track, call.track.report
@@ -539,9 +555,16 @@ class Cache:
 
         Raises `RuntimeError` if nothing has run.
         """
+        self._settle()
+        return self._run.reports[half] if half else self._run.report
+
+    def _settle(self) -> None:
+        """Gives a policy whose last step is over what that step measured: without a pipeline nobody says that the run is over."""
         if self._run is None or not self._run.reports:
             raise RuntimeError("nothing has run yet with this cache: call the pipeline first")
-        return self._run.reports[half] if half else self._run.report
+        for track in self._run.tracks.values():
+            if track.start + track.step >= len(self._run.timesteps):
+                track.observe()
 
     @property
     def computed_steps(self) -> List[int]:
@@ -558,8 +581,9 @@ class Cache:
 
     def summary(self) -> str:
         """The last run in a few lines: the schedule, the distances, the work and the seconds saved, the bytes kept."""
+        self._settle()
         lines = []
-        for half, r in self._run.reports.items() if self._run is not None else []:
+        for half, r in self._run.reports.items():
             computed, partial = len(r.computed_steps), len(r.steps_of("cond", "uncond"))
             of = f" ({half})" if half else ""
             lines.append(f"{r.policy}{of}  {r.strip}  {computed} of {r.steps} steps computed"
@@ -575,8 +599,6 @@ class Cache:
                 line += f"; about {saved:.2f} s saved ({full:.3f} s a computed step, {reused:.3f} s a reused one)"
             lines.append(line)
             lines.append(f"  kept: {r.bytes:,} bytes at most")
-        if not lines:
-            raise RuntimeError("nothing has run yet with this cache: call the pipeline first")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from .cache import Cache, Call
 #: The name of the hooks in their registries.
 NAME = "adacache"
 
-#: Inside of a compiled transformer, hooks run as they are; what they call is compiled.
+#: Inside of a compiled transformer, hooks run as they are; the forwards that they call are compiled.
 _as_it_is = torch.compiler.disable(recursive=False)
 
 

@@ -213,3 +213,56 @@ def test_the_residual_is_what_the_attention_adds(family):
     run(pipe, call, steps=2)
     assert len(seen) >= 2 * sum(block.tap is not None for block in bound.blocks)
     assert max(seen) < 1e-4, seen
+
+
+def test_the_residual_where_frames_have_times_of_their_own():
+    """Wan 2.2 TI2V gives every token a time: the gates differ along the tokens."""
+    pipe, call = FAMILIES["wan"]()
+    transformer = pipe.transformer
+    block, found = transformer.blocks[1], []
+    silent = [getattr(block, name).register_forward_hook(lambda m, a, out: torch.zeros_like(out)) for name in ("attn2", "ffn")]
+    silent.append(block.register_forward_hook(lambda m, args, out: found.append(out - args[0])))
+    times = [900.0, 500.0]
+    cache = adacache.enable(transformer, settings(ALWAYS, "wan"), timesteps=times)
+    x = random_latents()
+    with torch.no_grad():
+        for t in times:
+            tokens = torch.full((1, 12), t)
+            tokens[:, :4] = 0.0
+            transformer(hidden_states=x * t, timestep=tokens, encoder_hidden_states=call["prompt_embeds"])
+    step, distance, *_ = cache.report().decisions[0]
+    old, new = found
+    assert step == 2 and distance == pytest.approx(float((new - old).abs().sum() / old.abs().sum()), rel=1e-4)
+
+
+def random_latents():
+    return torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+
+
+def test_guidance_that_begins_late_is_computed_first():
+    """A half of guidance that has kept nothing yet is computed in a reused step, and reused from then on."""
+    pipe, call = FAMILIES["wan"]()
+    transformer = pipe.transformer
+    times = [1000.0 - 100 * i for i in range(8)]
+    cache = adacache.enable(transformer, "interval-4", timesteps=times)
+    ran = []
+    transformer.blocks[1].ffn.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        counts = []
+        for i, t in enumerate(times):
+            x = random_latents() * (1 + i)
+            for name in ("cond", "uncond")[: 1 if i < 2 else 2]:
+                ran.clear()
+                with transformer.cache_context(name):
+                    transformer(hidden_states=x, timestep=torch.tensor([t]), encoder_hidden_states=call["prompt_embeds"])
+                counts.append((i + 1, name, len(ran)))
+    computed = [(step, name) for step, name, count in counts if count]
+    assert computed == [(1, "cond"), (3, "uncond"), (5, "cond"), (5, "uncond")]
+    assert cache.computed_steps == [1, 5]
+
+
+def test_constants_of_another_schedule_are_told():
+    pipe, call = FAMILIES["wan"]()
+    adacache.enable(pipe, "adacache-fast")
+    with pytest.warns(UserWarning, match="50 steps with shift 8"):
+        run(pipe, call)

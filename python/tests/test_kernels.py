@@ -88,8 +88,112 @@ print("fine")
 '''
 
 
+#: What stands for CUDA tensors of torch: CPU tensors in page-locked memory, which kernels reach by the same addresses.
+TENSORS = '''
+import contextlib, ctypes, types
+import torch
+from adacache import _native, kernels, measure
+
+cuda = ctypes.CDLL("libcuda.so.1")
+
+def call(name, *arguments):
+    code = getattr(cuda, name)(*arguments)
+    assert code == 0, (name, code)
+
+call("cuInit", 0)
+context, stream = ctypes.c_void_p(), ctypes.c_void_p()
+call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+call("cuCtxSetCurrent", context)
+call("cuStreamCreate", ctypes.byref(stream), 0)
+
+def locked(shape, dtype=torch.float32):
+    count = torch.Size(shape).numel()
+    size = max(count, 1) * torch.empty((), dtype=dtype).element_size()
+    pointer = ctypes.c_void_p()
+    call("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(size), 0)
+    return torch.frombuffer((ctypes.c_byte * size).from_address(pointer.value), dtype=dtype)[:count].reshape(shape)
+
+def device(tensor):
+    out = locked(tensor.shape, tensor.dtype)
+    out.copy_(tensor)
+    return out
+
+def wait():
+    call("cuStreamSynchronize", stream)
+
+class Torch:
+    """torch, as kernels.py uses it, with page-locked memory for the device's."""
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def empty(self, *shape, dtype=torch.float32, device=None, pin_memory=False):
+        return locked(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape, dtype)
+
+    def empty_like(self, tensor):
+        return locked(tensor.shape, tensor.dtype)
+
+    def tensor(self, values, dtype, pin_memory):
+        assert pin_memory
+        return device(torch.tensor(values, dtype=dtype))
+
+    cuda = types.SimpleNamespace(device=lambda _: contextlib.nullcontext())
+
+kernels.torch = Torch()
+loaded = _native.Kernels()
+kernels._kernels = lambda device: loaded
+kernels._stream = lambda tensor: stream.value
+kernels.takes = lambda *tensors: all(t.dtype in kernels._DTYPES and t.is_contiguous() for t in tensors)
+measure._reading = lambda values: values
+measure.torch = types.SimpleNamespace(**{**vars(torch), "empty_like": kernels.torch.empty_like})
+torch.manual_seed(0)
+original = measure.measure
+
+def by_torch(fresh, kept, frames, strides):
+    takes, kernels.takes = kernels.takes, lambda *_: False
+    try:
+        kept, sums = original(fresh, kept, frames, "block", strides)
+        return kept, sums
+    finally:
+        kernels.takes = takes
+
+for dtype in (torch.float32, torch.bfloat16):
+    kept = ours = None
+    for step in range(3):
+        fresh = torch.randn(2, 12, 16).to(dtype)
+        kept, expected = by_torch(fresh.clone(), kept, 4, [1, 2])
+        ours, sums = original(device(fresh), ours, 4, "block", [1, 2])
+        wait()
+        assert torch.equal(ours.tensor, fresh) and (sums is None) == (expected is None) == (step == 0)
+    a, b, c = (device(torch.randn(2, 12, 16).to(dtype)) for _ in range(3))
+    out = measure.add(a, b)
+    wait()
+    assert torch.equal(out, a + b)
+    out = measure.subtract(a, b)
+    wait()
+    assert torch.equal(out, a - b)
+    out = measure.extrapolated(a, [b, c], [5, 3], 6, 2, 1.0)
+    wait()
+    close = dict(rtol=2e-2, atol=2e-2) if dtype == torch.bfloat16 else dict(rtol=1e-5, atol=1e-5)
+    assert torch.allclose(out.float(), a.float() + b.float() + 0.5 * (b.float() - c.float()), **close)
+
+# The sums themselves: on a GPU they are added up behind the kernels on the stream, here on the host once they are there.
+fresh, old = (torch.randn(2, 12, 16) for _ in range(2))
+memory = device(old)
+sums = locked((2, 12), torch.float64)
+scratch = locked((_native.Kernels.scratch_bytes(2, 2) // 4,))
+empty, kernels.torch.empty = kernels.torch.empty, lambda *shape, dtype=None, device=None: sums if dtype == torch.float64 else scratch
+kernels.probe(device(fresh), memory, False, (2, 4, 48), [1, 2])
+wait()
+_, expected = by_torch(fresh, by_torch(old, None, 4, [1, 2])[0], 4, [1, 2])
+assert torch.allclose(sums.sum(0), expected, rtol=1e-5), (sums.sum(0), expected)
+print("fine")
+'''
+
+
+@pytest.mark.parametrize("script", [SCRIPT, TENSORS], ids=["pointers", "tensors"])
 @pytest.mark.parametrize("schedule", ["eager", "late"])
-def test_kernels_on_the_virtual_driver(schedule):
+def test_kernels_on_the_virtual_driver(schedule, script):
     library = TARGET / "release" / "libvcuda.so"
     if not library.exists():
         pytest.skip(f"{library} is not there: cargo build --release -p vcuda -p vnvml")
@@ -98,5 +202,5 @@ def test_kernels_on_the_virtual_driver(schedule):
 
     path = str(Path(adacache.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([path, environment.get("PYTHONPATH", "")])
-    done = subprocess.run([ROOT / "tools/vcuda", sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+    done = subprocess.run([ROOT / "tools/vcuda", sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "fine" in done.stdout, done.stdout + done.stderr
