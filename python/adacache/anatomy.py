@@ -7,7 +7,7 @@ known by its class.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -75,6 +75,7 @@ class Anatomy:
       frame are neighbours.
     * `latents`: the name of the argument that holds the latents.
     * `arrive(x, frames)`: the first block's input in the layout of the last block's output, where the two differ.
+    * `grid(transformer, arguments)`: the tokens along (time, height, width), for SeaCache's filter; None: it cannot be run.
     * `time`: of `time` and `time-projection` the submodule that returns them, and their place in what it returns.
     * `probed(transformer, blocks)`: the layer that the presets probe.
     * `presets(transformer, bound, steps, shift, experts)`: the presets; by default Open-Sora's, scaled to the number of steps.
@@ -84,6 +85,7 @@ class Anatomy:
     frames: Callable[[torch.nn.Module, Mapping[str, Any]], int]
     latents: str = "hidden_states"
     arrive: Callable[[Tensor, int], Tensor] = _same
+    grid: Optional[Callable[[torch.nn.Module, Mapping[str, Any]], Tuple[int, int, int]]] = None
     time: Mapping[str, tuple] = field(default_factory=dict)
     probed: Callable[[torch.nn.Module, Sequence[Block]], int] = _middle
     presets: Callable[..., Any] = _scaled
@@ -128,20 +130,25 @@ def _wan_presets(transformer, anatomy, steps, shift, experts):
     return _native.Presets.wan(dim, c.ffn_dim, c.num_layers, channels, experts, 5.0 if shift is None else shift)
 
 
-def _patches(axis: int, patch: Callable) -> Callable:
-    """Frames of tokens where the latents have their frames along `axis`, and `patch(config)` of them become one."""
+def _patches(axis: int, patch: Callable) -> Mapping[str, Callable]:
+    """Frames and grid where the latents have their frames along `axis`, height and width last, and `patch(config)` of them, `(time, height and
+    width)`, become a token."""
 
     def frames(transformer, arguments):
-        of = patch(transformer.config) or 1
-        return -(-arguments["hidden_states"].shape[axis] // of)
+        return -(-arguments["hidden_states"].shape[axis] // (patch(transformer.config)[0] or 1))
 
-    return frames
+    def grid(transformer, arguments):
+        height, width = arguments["hidden_states"].shape[-2:]
+        side = patch(transformer.config)[1]
+        return frames(transformer, arguments), height // side, width // side
+
+    return {"frames": frames, "grid": grid}
 
 
 _WAN = _gated("attn1", _wan_gate)
 WAN = Anatomy(
     blocks=lambda transformer: [Block(block, tap=_WAN) for block in transformer.blocks],
-    frames=_patches(2, lambda config: config.patch_size[0]),
+    **_patches(2, lambda config: config.patch_size[:2]),
     time={"time": ("condition_embedder", 0), "time-projection": ("condition_embedder", 1)},
     probed=lambda transformer, blocks: len(blocks) // 2,
     presets=_wan_presets,
@@ -168,7 +175,7 @@ def _latte_arrive(x, frames):
 
 LATTE = Anatomy(
     blocks=_latte_blocks,
-    frames=_patches(2, lambda config: 1),
+    **_patches(2, lambda config: (1, config.patch_size)),
     arrive=_latte_arrive,
     presets=lambda transformer, anatomy, steps, shift, experts: _native.Presets.latte(anatomy.native, steps),
 )
@@ -179,7 +186,7 @@ COGVIDEOX = Anatomy(
     blocks=lambda transformer: [
         Block(block, modules=("attention", "mlp"), pair=True, tap=_COGVIDEOX) for block in transformer.transformer_blocks
     ],
-    frames=_patches(1, lambda config: config.patch_size_t),
+    **_patches(1, lambda config: (config.patch_size_t, config.patch_size)),
 )
 
 
@@ -201,7 +208,7 @@ HUNYUAN_VIDEO = Anatomy(
         *(Block(block, modules=("attention", "mlp"), pair=True, tap=_HUNYUAN) for block in transformer.transformer_blocks),
         *(Block(block, modules=("attention", "mlp"), pair=True) for block in transformer.single_transformer_blocks),
     ],
-    frames=_patches(2, lambda config: config.patch_size_t),
+    **_patches(2, lambda config: (config.patch_size_t, config.patch_size)),
 )
 
 
@@ -215,6 +222,7 @@ _LTX = _gated("attn1", _ltx_gate)
 LTX_VIDEO = Anatomy(
     blocks=lambda transformer: [Block(block, tap=_LTX) for block in transformer.transformer_blocks],
     frames=lambda transformer, arguments: arguments.get("num_frames") or 1,
+    grid=lambda transformer, arguments: tuple(arguments[name] for name in ("num_frames", "height", "width")),
 )
 
 # Mochi: the norm behind the attention applies the gate, so that its output is the residual.
@@ -223,7 +231,7 @@ MOCHI = Anatomy(
     blocks=lambda transformer: [
         Block(block, modules=("attention", "mlp"), pair=True, tap=_MOCHI) for block in transformer.transformer_blocks
     ],
-    frames=_patches(2, lambda config: 1),
+    **_patches(2, lambda config: (1, config.patch_size)),
 )
 
 
@@ -235,7 +243,7 @@ def _allegro_gate(block, arguments):
 _ALLEGRO = _gated("attn1", _allegro_gate)
 ALLEGRO = Anatomy(
     blocks=lambda transformer: [Block(block, tap=_ALLEGRO) for block in transformer.transformer_blocks],
-    frames=_patches(2, lambda config: config.patch_size_t),
+    **_patches(2, lambda config: (config.patch_size_t, config.patch_size)),
 )
 
 #: By the class of the transformer.

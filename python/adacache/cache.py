@@ -15,7 +15,7 @@ import torch
 
 from . import _native
 from .anatomy import Bound
-from .measure import Kept, Sums, add, extrapolated, measure, subtract
+from .measure import Kept, Sums, add, extrapolated, filtered, measure, subtract
 
 Tensor = torch.Tensor
 
@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 _plainly = torch.compiler.disable
 
 #: Points that are not a residual of a block.
-_PLAIN = ("latents", "latents-computed", "prediction", "fold", "modulated", "time", "time-projection")
+_PLAIN = ("latents", "latents-computed", "prediction", "fold", "modulated", "filtered", "time", "time-projection")
 
 
 class Clock:
@@ -368,11 +368,11 @@ class Cache:
             if point in ("time", "time-projection"):
                 if point not in bound.anatomy.time:
                     raise refuse(f"measures `{point}` (Anatomy(time=…) does not name it)")
-            elif point == "modulated":
+            elif point in ("modulated", "filtered"):
                 if bound.blocks[0].tap is None:
                     raise refuse("measures the first block's input, and the first block has no tap")
-            elif point == "filtered":
-                raise refuse("filters the first block's input")
+                if point == "filtered" and bound.anatomy.grid is None:
+                    raise refuse("filters the first block's input (Anatomy(grid=…) is not given)")
             elif point not in _PLAIN:
                 index = bound.native.block_of(point)
                 if index is None:
@@ -527,6 +527,17 @@ class Cache:
             if track.wants("latents-computed") and call.name == track.names[0]:
                 track.measure_after(call, "latents-computed", call.latents.detach().clone())
         return plan
+
+    @_plainly
+    def measure_input(self, call: Call, modulated: Tensor) -> None:
+        """Measures the first block's normed and modulated input."""
+        track = call.track
+        if track.wants("modulated"):
+            track.measure_before(call, "modulated", modulated.clone())
+        grid = self.bound[call.expert].anatomy.grid
+        if track.wants("filtered") and grid is not None and track.plan is None:
+            noise = call.run.timesteps[track.start + track.step - 1] / 1000
+            track.measure_before(call, "filtered", filtered(modulated, grid(self.experts[call.expert](), call.arguments), noise))
 
     @_plainly
     def end(self, call: Call, prediction: Tensor) -> None:

@@ -183,7 +183,7 @@ class BlockHook(_Hook):
             return forward(*args, **kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
         track, head = call.track, call.track.head
-        if self.index == 0 and call.plan is None and track.wants("modulated"):
+        if self.index == 0 and call.plan is None and (track.wants("modulated") or track.wants("filtered")):
             self._modulated(call, forward, args, kwargs)
         if self.index == head:
             call.entered = hidden
@@ -204,12 +204,12 @@ class BlockHook(_Hook):
         return args[self.names.index("encoder_hidden_states")]
 
     def _modulated(self, call: Call, forward, args, kwargs) -> None:
-        """Measures the block's normed and modulated input."""
+        """Measures the block's normed and modulated input, as it is and filtered."""
         self.looks = True
         try:
             forward(*args, **kwargs)
         except _Stop:
-            call.track.measure_before(call, "modulated", self.outputs[""].detach().clone())
+            self.cache.measure_input(call, self.outputs[""].detach())
         finally:
             self.looks, self.outputs = False, None
 

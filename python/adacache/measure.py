@@ -9,7 +9,7 @@ from typing import List, Optional, Sequence
 
 import torch
 
-from . import kernels
+from . import _native, kernels
 
 Tensor = torch.Tensor
 
@@ -100,6 +100,17 @@ def measure(fresh: Tensor, kept: Optional[Kept], frames: int, span: str, strides
             later, earlier = r[:, stride:], r[:, :-stride]
             sums += [_sum((later - earlier).abs()), _sum(later.abs()), _sum(earlier.abs())]
     return now, _reading(torch.stack(sums))
+
+
+def filtered(x: Tensor, grid: Sequence[int], noise: float) -> Tensor:
+    """`x`, tokens on a grid of (time, height, width), filtered by frequencies for a noise level, as SeaCache does: a circular product along each axis."""
+    tokens = x.reshape(-1, *grid, x.shape[-1])
+    for axis, length in enumerate(grid, 1):
+        weights = torch.tensor(_native.seacache_filter(length, noise), dtype=torch.float32)
+        steps = torch.arange(length)
+        circle = weights[(steps[:, None] - steps[None, :]) % length].to(x.device)
+        tokens = torch.tensordot(tokens.float(), circle, dims=([axis], [1])).movedim(-1, axis)
+    return tokens.reshape(x.shape).to(x.dtype)
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use base::cache::trace::{Stage, Trace as Recorded, TraceRecord};
 use base::cache::{
-    self, CacheConfig, Decision, Half, Measurement, Module, Plan, ProbePoint, Reused, Span, computed_steps,
+    self, CacheConfig, Decision, Half, Measurement, Module, Plan, ProbePoint, Reused, SeaCache, Span, computed_steps,
     partial_steps,
 };
 use base::family::{latte, opensora, wan};
@@ -281,6 +281,15 @@ fn measurement(sums: &[f64]) -> PyResult<Measurement> {
     }
 }
 
+/// The weights, from distance 0 on, of SeaCache's circular filter along an axis of `length` tokens at noise level `noise`.
+#[pyfunction]
+fn seacache_filter(length: usize, noise: f64) -> PyResult<Vec<f64>> {
+    if length == 0 {
+        return Err(value_error("an axis without tokens"));
+    }
+    Ok(SeaCache::filter(length, noise))
+}
+
 /// The measurements of one run, in the format of `adacache generate --trace`.
 #[pyclass]
 struct Trace(Recorded);
@@ -411,5 +420,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Kernels>()?;
     module.add_class::<judge::Video>()?;
     module.add_class::<judge::Comparison>()?;
+    module.add_function(wrap_pyfunction!(seacache_filter, module)?)?;
     module.add_function(wrap_pyfunction!(judge::calibrate, module)?)
 }

@@ -16,6 +16,8 @@ from pipelines import FAMILIES, STEPS, run
 ALWAYS = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook = [[1.0, 1]]\n'
 #: Rates around the changes of tiny random models.
 CODEBOOK = 'policy = "adacache"\nresidual = "{residual}"\nblocks = [1]\ncodebook = [[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]\n'
+#: SeaCache, which has no preset for models of these shapes.
+SEACACHE = 'policy = "seacache"\nthreshold = 0.3\n'
 #: The names of published models of the same anatomy, by which `adacache replay` knows the blocks.
 PUBLISHED = {"wan": "wan2.1-t2v-1.3b", "wan22": "wan2.2-t2v-a14b", "latte": "latte-1"}
 
@@ -125,7 +127,7 @@ def test_a_recorded_run_replays_every_preset_that_diffusers_can_run(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("policy", ["adacache-fast+taylor", "teacache-fast", "fbcache", "easycache", "interval-2+taylor2"])
+@pytest.mark.parametrize("policy", ["adacache-fast+taylor", "teacache-fast", "fbcache", "easycache", "interval-2+taylor2", SEACACHE])
 def test_other_policies_run(family, policy):
     pipe, call = FAMILIES[family]()
     plain = run(pipe, call, steps=16)
@@ -266,3 +268,30 @@ def test_constants_of_another_schedule_are_told():
     adacache.enable(pipe, "adacache-fast")
     with pytest.warns(UserWarning, match="50 steps with shift 8"):
         run(pipe, call)
+
+
+def test_seacache_filters_by_frequencies():
+    """The filter of the paper by Fourier transforms: a gain for each frequency and axis, their product divided by its mean."""
+    from adacache.measure import filtered
+
+    grid, noise = (3, 4, 6), 0.6
+    x = torch.randn(2, 72, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def gain(length):
+        power = 1 / (torch.fft.fftfreq(length, dtype=torch.float64).abs() ** 3 + 1e-16)
+        return (1 - noise) * power / ((1 - noise) ** 2 * power + noise**2 + 1e-16)
+
+    gains = gain(3)[:, None, None] * gain(4)[None, :, None] * gain(6)[None, None, :]
+    spectrum = torch.fft.fftn(x.reshape(2, *grid, 5), dim=(1, 2, 3)) * (gains / gains.mean())[None, ..., None]
+    expected = torch.fft.ifftn(spectrum, dim=(1, 2, 3)).real.reshape(x.shape)
+    assert torch.allclose(filtered(x.float(), grid, noise).double(), expected, atol=1e-5)
+
+
+def test_seacache_measures_the_filtered_input():
+    pipe, call = FAMILIES["wan"]()
+    cache = adacache.enable(pipe, SEACACHE)
+    run(pipe, call)
+    report = cache.report()
+    assert 1 < len(report.computed_steps) < STEPS
+    computed, _, _ = _native.Trace.read(cache.trace()).replay(cache.presets(STEPS).read(SEACACHE, False, cache.bound[0].native, STEPS, 3), cache.bound[0].native)
+    assert computed == report.computed_steps

@@ -266,6 +266,25 @@ def test_other_hooks():
         adacache.enable(pipe)
 
 
+def test_cpu_offloading():
+    """The whole path of diffusers and accelerate, with the CPU as the device that models are moved to."""
+    pipe, call = wan()
+    plain = run(pipe, call)
+    adacache.enable(pipe, CODEBOOK)
+    expected = run(pipe, call)
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert torch.equal(run(pipe, call), expected)
+    with pytest.raises(RuntimeError, match="remove_all_hooks"):
+        adacache.disable(pipe)
+    pipe.remove_all_hooks()
+    adacache.disable(pipe)
+    assert torch.equal(run(pipe, call), plain)
+    pipe.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(RuntimeError, match="enable_model_cpu_offload"):
+        adacache.enable(pipe)
+
+
 class Int8Linear(torch.nn.Module):
     """A linear layer whose weights are 8-bit integers with a scale for each row, as weight-only quantisation keeps them."""
 
