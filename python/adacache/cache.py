@@ -469,6 +469,9 @@ class Cache:
         """A call of an expert begins. None: nothing is cached in it, because the run has no such step."""
         source, given = self._schedule()
         run, name = self._run, self._name(name, arguments[self.bound[expert].anatomy.latents])
+        if self.halves == "apart" and name in ("", "cond_uncond"):
+            raise ValueError("halves='apart' is for pipelines that call the transformer once for each half of guidance; this one calls it once for "
+                             "both: leave halves out")
         frames = self.bound[expert].anatomy.frames(self.experts[expert](), arguments)
         over = run is not None and given is not None and not run.finished and self._over(run, name)
         if run is None or run.source is not source or over or (given is not None and run.finished):

@@ -167,6 +167,10 @@ def test_halves_decide_apart_or_together():
     adacache.disable(pipe)
     adacache.enable(pipe, settings(CODEBOOK, "wan"))
     assert apart.shape == run(pipe, call).shape
+    pipe, call = FAMILIES["ltx"]()
+    adacache.enable(pipe, "interval-2", halves="apart")
+    with pytest.raises(ValueError, match="leave halves out"):
+        run(pipe, call)
 
 
 def test_experts_have_policies_of_their_own():
