@@ -8,13 +8,14 @@
 """
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence
 
 import torch
 
 from ._native import __version__
 from .anatomy import FAMILIES, Anatomy, Block, Tap, anatomy_of
-from .cache import Cache, Report
+from .cache import Cache
+from .report import Report
 
 __all__ = ["Anatomy", "Block", "Cache", "FAMILIES", "Report", "Tap", "__version__", "anatomy_of", "calibrate", "compare", "disable", "enable", "presets"]
 

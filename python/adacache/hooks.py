@@ -12,7 +12,8 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 
-from .cache import Cache, Call
+from .cache import Cache
+from .track import Call
 
 #: The name of the hooks in their registries.
 NAME = "adacache"

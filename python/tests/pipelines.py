@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from diffusers import (
     AllegroPipeline, AllegroTransformer3DModel, AutoencoderKL, AutoencoderKLAllegro, AutoencoderKLCogVideoX, AutoencoderKLHunyuanVideo,
-    AutoencoderKLLTXVideo, AutoencoderKLMochi, AutoencoderKLWan, CogVideoXPipeline, CogVideoXTransformer3DModel, DDIMScheduler,
+    AutoencoderKLLTXVideo, CogVideoXPipeline, CogVideoXTransformer3DModel, DDIMScheduler,
     EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel,
     LattePipeline, LatteTransformer3DModel, LTXPipeline, LTXVideoTransformer3DModel, MochiPipeline, MochiTransformer3DModel,
     UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adacache
-from pipelines import FAMILIES, STEPS, run, wan, wan_transformer
+from pipelines import STEPS, run, wan, wan_transformer
 
 CODEBOOK = 'policy = "adacache"\nresidual = "attn"\nblocks = [1]\ncodebook = [[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]\n'
 
