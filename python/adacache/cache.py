@@ -241,8 +241,10 @@ class Cache:
 
     def _name(self, name: Optional[str], latents: Tensor) -> str:
         """The call's name. A pipeline that gives none, and calls twice with the same latents, calls once for each half of guidance."""
-        last, self._last = self._last, (weakref.ref(latents), latents._version, 0)
-        if name is not None or last is None or last[0]() is not latents or last[1] != latents._version:
+        # Tensors of inference mode do not tell whether they were changed.
+        version = None if latents.is_inference() else latents._version
+        last, self._last = self._last, (weakref.ref(latents), version, 0)
+        if name is not None or last is None or last[0]() is not latents or version is None or last[1] != version:
             return name or ""
         self._last = (*self._last[:2], last[2] + 1)
         return f"call {self._last[2] + 1}"

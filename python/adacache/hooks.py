@@ -255,7 +255,7 @@ def attach(cache: Cache, expert: int, transformer: torch.nn.Module) -> None:
         readers.setdefault(name, []).append((point, place))
     for name, points in readers.items():
         cache._handles.append(transformer.get_submodule(name).register_forward_hook(_TimeReader(cache, points)))
-    transformer._diffusers_hook.invalidate_child_registries_cache()
+    _refresh(transformer)
 
 
 def detach(transformer: torch.nn.Module, modules: List[torch.nn.Module]) -> None:
@@ -269,7 +269,14 @@ def detach(transformer: torch.nn.Module, modules: List[torch.nn.Module]) -> None
             if getattr(module.forward, "__func__", None) is type(module).forward:
                 del module.forward
     if hasattr(transformer, "_diffusers_hook"):
-        transformer._diffusers_hook.invalidate_child_registries_cache()
+        _refresh(transformer)
+
+
+def _refresh(transformer: torch.nn.Module) -> None:
+    """Registries below were added or taken away: a diffusers that remembers them looks again."""
+    invalidate = getattr(transformer._diffusers_hook, "invalidate_child_registries_cache", None)
+    if invalidate is not None:
+        invalidate()
 
 
 def _register(module: torch.nn.Module, hook: ModelHook) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adacache
-from pipelines import STEPS, run, wan, wan_transformer
+from pipelines import FAMILIES, STEPS, run, wan, wan_transformer
 
 CODEBOOK = 'policy = "adacache"\nresidual = "attn"\nblocks = [1]\ncodebook = [[0.03, 4], [0.1, 3], [0.4, 2], [2.0, 1]]\n'
 
@@ -147,6 +147,18 @@ def test_copies_are_refused_and_work_without_the_cache():
     assert torch.equal(run(copy.deepcopy(pipe), call), plain)
     pipe.transformer = pickle.loads(pickle.dumps(pipe.transformer))
     assert torch.equal(run(pipe, call), plain)
+
+
+@pytest.mark.parametrize("family", ["wan", "latte"])
+def test_inference_mode(family):
+    pipe, call = FAMILIES[family]()
+    cache = adacache.enable(pipe, "interval-3")
+    expected = run(pipe, call)
+    with torch.inference_mode():
+        assert torch.equal(run(pipe, call), expected)
+    assert cache.computed_steps == [1, 4, 7, 10]
+    # What was kept in one mode is not used in the other.
+    assert torch.equal(run(pipe, call), expected)
 
 
 def test_moving_a_pipeline():
