@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import torch
 
 from . import _native, disable, enable
+from .anatomy import Anatomy, anatomy_of
 from .cache import Cache
 
 #: A prompt, or the arguments of a call that stand for it (`prompt_embeds` and so on).
@@ -75,13 +76,11 @@ def _work(cache: Cache, reused: float) -> List[float]:
     return [share.get(plan, (1 + reused) / 2) for plan in cache.report().plans]
 
 
-def _reused_share(pipe: Any) -> float:
+def _reused_share(pipe: Any, anatomy: Optional[Anatomy]) -> float:
     """About the work of a reused step relative to a computed one: the share of the weights that lie outside of the blocks."""
-    from .anatomy import anatomy_of
-
     transformer = getattr(pipe.transformer, "_orig_mod", pipe.transformer)
     everything = sum(p.numel() for p in transformer.parameters())
-    blocks = {id(p): p.numel() for block in anatomy_of(transformer).of(transformer).blocks for p in block.module.parameters()}
+    blocks = {id(p): p.numel() for block in (anatomy or anatomy_of(transformer)).of(transformer).blocks for p in block.module.parameters()}
     return 1 - sum(blocks.values()) / everything
 
 
@@ -99,6 +98,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     fps: float = 16.0,
     videos: bool = False,
+    anatomy: Optional[Anatomy] = None,
     **arguments: Any,
 ) -> str:
     """Generates every prompt with every cache and without one, and measures what the caches did.
@@ -107,6 +107,7 @@ def compare(
     * `caches`: policies as `adacache.enable` takes them; `+moreg` behind a preset's name.
     * `out`: the folder: `index.html` (the page of `adacache compare`), `results.json`, `results.csv`, `device.json`, and of each run its trace.
     * `videos`: whether the frames are kept as `.pt` files too; the page shows them anyway.
+    * `anatomy`: as for `adacache.enable`.
     * `arguments`: what the pipeline is called with (`num_inference_steps`, `height`, …).
 
     Returns a table of the means. Raises what the pipeline raises, and `RuntimeError` if it has a cache already.
@@ -114,7 +115,7 @@ def compare(
     _off(pipe)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    facts, reused = device_facts(pipe), _reused_share(pipe)
+    facts, reused = device_facts(pipe), _reused_share(pipe, anatomy)
     comparison, steps, size = _native.Comparison(), 0, None
     names = [ORIGINAL, *(cache for cache in caches if cache != ORIGINAL)]
     short = [_short(name) for name in names]
@@ -124,7 +125,7 @@ def compare(
         for seed in seeds:
             original: Optional[_Generation] = None
             for policy, name in zip(names, short):
-                cache = enable(pipe, policy)
+                cache = enable(pipe, policy, anatomy=anatomy)
                 try:
                     run = _Generation(pipe, prompt, seed, arguments, fps)
                 finally:
@@ -178,6 +179,7 @@ def calibrate(
     rounds: int = 8,
     moreg: bool = False,
     fps: float = 16.0,
+    anatomy: Optional[Anatomy] = None,
     **arguments: Any,
 ) -> Path:
     """Finds a codebook for this pipeline that saves as much as asked for, and writes it as a TOML file.
@@ -194,7 +196,7 @@ def calibrate(
         raise ValueError(f"out={str(path)!r}: a file of settings ends in .toml")
     traces, originals, cache = [], [], None
     for index, prompt in enumerate(prompts):
-        cache = enable(pipe, record=True)
+        cache = enable(pipe, record=True, anatomy=anatomy)
         try:
             originals.append(_Generation(pipe, prompt, seed + index, arguments, fps))
         finally:
@@ -211,7 +213,7 @@ def calibrate(
     def generate(text: str) -> List[Tuple]:
         runs = []
         for index, prompt in enumerate(prompts):
-            tried = enable(pipe, text)
+            tried = enable(pipe, text, anatomy=anatomy)
             try:
                 run = _Generation(pipe, prompt, seed + index, arguments, fps)
             finally:
@@ -220,7 +222,7 @@ def calibrate(
             runs.append((report.computed_steps, report.decisions, run.video.psnr(originals[index].video)))
         return runs
 
-    text, speedup, psnr, met, tried = _native.calibrate(traces, deltas, begin, target_speedup, _reused_share(pipe), verify, rounds, generate)
+    text, speedup, psnr, met, tried = _native.calibrate(traces, deltas, begin, target_speedup, _reused_share(pipe, anatomy), verify, rounds, generate)
     header = (f"# adacache.calibrate: {type(pipe).__name__}, {steps} steps, {len(prompts)} prompts, seeds from {seed}; adacache {_native.__version__}\n"
               f"# achieved {speedup:.3f} times less work at {psnr:.2f} dB; {tried} codebooks were tried\n")
     path.write_text(header + text, encoding="utf-8")

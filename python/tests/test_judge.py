@@ -1,10 +1,12 @@
 """Comparison, calibration, and the table of many folders, on tiny pipelines that decode."""
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import adacache
 from adacache import _native
@@ -17,6 +19,36 @@ def prompts(call, count=2):
     embeddings = ("prompt_embeds", "pooled_prompt_embeds")
     fixed = {key: value for key, value in call.items() if key not in embeddings}
     return [{key: call[key] * (1 + 0.5 * i) for key in embeddings} for i in range(count)], fixed
+
+
+class Wrapped(torch.nn.Module):
+    """A transformer under another class."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.__dict__.update(of.__dict__)
+        self.call = type(of).forward
+
+    @property
+    def config(self):
+        return self._internal_dict
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self):
+        return next(self.parameters()).dtype
+
+    @contextlib.contextmanager
+    def cache_context(self, name, **more):
+        yield
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, pooled_projections, guidance=None,
+                attention_kwargs=None, return_dict=True):
+        return self.call(self, hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, pooled_projections, guidance,
+                         attention_kwargs, return_dict)
 
 
 def quiet():
@@ -49,6 +81,12 @@ def test_a_comparison(tmp_path):
     assert not hasattr(pipe.transformer, "_adacache")
     told = subprocess.run([sys.executable, ROOT / "tools/collect.py", tmp_path / "a", tmp_path / "b"], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert told.count("interval-") == 2 and "HunyuanVideoPipeline" in told
+    # A transformer whose class is not known is described by hand.
+    anatomy, pipe.transformer = adacache.anatomy_of(pipe.transformer), Wrapped(pipe.transformer)
+    with pytest.raises(TypeError, match="Wrapped"):
+        adacache.compare(pipe, texts[:1], ["interval-3"], out=tmp_path / "d", num_inference_steps=6, **fixed)
+    assert "interval-3" in adacache.compare(pipe, texts[:1], ["interval-3"], out=tmp_path / "d", anatomy=anatomy, num_inference_steps=6, **fixed)
+    pipe, _ = quiet()
     adacache.enable(pipe)
     with pytest.raises(RuntimeError, match="disable"):
         adacache.compare(pipe, texts, ["interval-2"], out=tmp_path / "c", **fixed)
