@@ -1,6 +1,7 @@
 //! Settings published or measured for a model, by name.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -334,6 +335,41 @@ impl Presets {
             ));
         }
         config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration that `name` means where a user gives it: a preset, as [`Presets::resolve`] knows them, or the path of a TOML file, with
+    /// options behind it ([`Named`]). It is checked against videos of `frames` frames of tokens.
+    ///
+    /// # Errors
+    /// A name that is no preset, a file that cannot be read, and settings that do not fit the model.
+    pub fn configuration(
+        &self,
+        name: &str,
+        moreg: bool,
+        anatomy: &Anatomy,
+        steps: usize,
+        frames: usize,
+    ) -> Result<CacheConfig, CacheError> {
+        let Named { name, moreg: named, taylor } = Named::read(name);
+        let moreg = moreg || named;
+        let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
+            CacheConfig::from_file(Path::new(name))?
+        } else {
+            self.resolve(name, moreg, anatomy, steps)?
+        };
+        if moreg {
+            let Some(adacache) = config.adacache_mut() else {
+                return invalid(format!(
+                    "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
+                ));
+            };
+            adacache.moreg.get_or_insert_with(|| self.moreg_for(steps));
+        }
+        if let Some(order) = taylor {
+            config = config.extrapolated(order);
+        }
+        config.validate_for(anatomy, frames)?;
         Ok(config)
     }
 

@@ -101,6 +101,12 @@ pub struct SeaCache {
 }
 
 impl SeaCache {
+    /// The weights, from distance 0 on, of the circular filter along an axis of `length` tokens at noise level `noise` (0 clean, 1 noise alone):
+    /// [`ProbePoint::Filtered`] is the first block's input filtered along time, height and width.
+    pub fn filter(length: usize, noise: f64) -> Vec<f64> {
+        weights(length, noise)
+    }
+
     /// A policy for a generation of `steps` steps.
     pub fn new(config: SeaCacheConfig, steps: usize) -> SeaCache {
         SeaCache { config, steps, accumulated: 0.0 }

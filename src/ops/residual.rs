@@ -125,9 +125,9 @@ pub(super) fn stride_list(op: &Op<'_>, strides: &[usize]) -> Result<[i32; MAX_ST
     Ok(list)
 }
 
-/// The number of blocks for a measurement over `chunks` chunks: it depends on the shape alone, so that the same input gives bit-identical
-/// sums on every device.
-pub(super) fn probe_blocks(chunks: usize) -> usize {
+/// The number of blocks for a measurement over `chunks` chunks (of [`CHUNK_BYTES`](params::CHUNK_BYTES)): it depends on the shape alone, so that
+/// the same input gives bit-identical sums on every device.
+pub fn probe_blocks(chunks: usize) -> usize {
     chunks.div_ceil(params::PROBE_THREADS).clamp(1, params::PROBE_MAX_BLOCKS)
 }
 

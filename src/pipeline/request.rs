@@ -1,6 +1,5 @@
 //! What to generate, and the checks of its settings.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::conditioning::Given;
@@ -8,7 +7,7 @@ use super::error::PipelineError;
 use super::guidance::Guidance;
 use super::prompt::Prompt;
 use super::source::{ModelSource, PipelineConfig};
-use crate::cache::{CacheConfig, CacheError, Named};
+use crate::cache::{CacheConfig, Named};
 use crate::media::Latents;
 use crate::sampler::{MOST_STEPS, ScheduleError};
 
@@ -73,26 +72,9 @@ pub fn resolve_cache(
     moreg: bool,
     steps: usize,
 ) -> Result<CacheConfig, PipelineError> {
-    let Named { name, moreg: named, taylor } = Named::read(name);
-    let (moreg, presets, anatomy) = (moreg || named, source.presets(steps)?, source.anatomy());
-    let mut config = if Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
-        CacheConfig::from_file(Path::new(name))?
-    } else {
-        presets.resolve(name, moreg, anatomy, steps)?
-    };
-    if moreg {
-        let Some(adacache) = config.adacache_mut() else {
-            let reason = format!(
-                "motion regularization changes AdaCache's decisions, and the cache is `{name}`; drop one of the two"
-            );
-            return Err(CacheError::Invalid(reason).into());
-        };
-        adacache.moreg.get_or_insert_with(|| presets.moreg_for(steps));
-    }
-    if let Some(order) = taylor {
-        config = config.extrapolated(order);
-    }
-    config.validate_for(anatomy, frames.div_ceil(source.shape().patch_frames))?;
+    let presets = source.presets(steps)?;
+    let frames = frames.div_ceil(source.shape().patch_frames);
+    let config = presets.configuration(name, moreg, source.anatomy(), steps, frames)?;
     source.solver(config.steps(steps))?;
     Ok(config)
 }

@@ -1,10 +1,8 @@
 //! The cache settings: PAB and TeaCache as published, AdaCache scaled from Open-Sora's.
 
-use std::collections::BTreeMap;
-
 use crate::cache::{
-    AdaCacheConfig, Anatomy, CacheConfig, Codebook, DeltaDitPreset, Metric, MotionRegularization, PabConfig, Presets,
-    Published, ResidualKind, TeaCacheConfig, TeaCachePreset,
+    AdaCacheConfig, Anatomy, CacheConfig, Codebook, Metric, PabConfig, Presets, Published, ResidualKind,
+    TeaCacheConfig, TeaCachePreset,
 };
 use crate::family::baselines::Baselines;
 use crate::family::opensora;
@@ -23,9 +21,8 @@ const OPENSORA_PLAN: Baselines =
 /// The settings for a transformer of this anatomy in a run of `steps` steps, in which it is called `calls` times.
 ///
 /// # AdaCache
-/// The paper reports figures of Latte and Open-Sora-Plan, but no codebook of theirs was published. Here they have Open-Sora's for 30 steps:
-/// the same rates, with thresholds times 30 / calls, because a residual changes less from call to call the more of them there are. The
-/// paper's savings come to a call of the transformer every 3.4 (Latte) or 3.7 (Open-Sora-Plan) calls with the fast codebook and every 1.7 or
+/// The paper reports figures of Latte and Open-Sora-Plan, but no codebook of theirs was published. Here they have Open-Sora's for 30 steps,
+/// [scaled](opensora::scaled) to their calls. The paper's savings come to a call of the transformer every 3.4 (Latte) or 3.7 (Open-Sora-Plan) calls with the fast codebook and every 1.7 or
 /// 2.4 with the slow one, which lie within the rates, 1 to 6 and 1 to 3. `adacache calibrate` finds a model's own.
 pub fn presets(kind: LatteKind, anatomy: &Anatomy, steps: usize, calls: usize) -> Presets {
     let (name, pab, wide, coefficients, baselines) = match kind {
@@ -35,32 +32,13 @@ pub fn presets(kind: LatteKind, anatomy: &Anatomy, steps: usize, calls: usize) -
             ("Open-Sora-Plan 1.1", pab, [5, 7, 9], TeaCacheConfig::OPENSORA_PLAN, OPENSORA_PLAN)
         }
     };
-    let opensora = opensora::presets(OPENSORA_STEPS);
-    let share = OPENSORA_STEPS as f64 / calls.max(1) as f64;
-    let scaled = |codebook: &Codebook| {
-        let pairs = Vec::<(f64, f64)>::from(codebook.clone()).into_iter();
-        Codebook::new(pairs.map(|(threshold, rate)| (threshold * share, rate as usize)).collect())
-            .expect("thresholds keep their order")
-    };
-    let at = |step: usize| (step as f64 / share).round() as usize;
-    let (first, last) = opensora.moreg.steps;
     // A model with fewer layers than the published one has all of them.
     let pab = PabConfig { mlp_blocks: pab.mlp_blocks.min(anatomy.layers()), count: Some(steps), ..pab };
     let mut presets = Presets {
-        fast: scaled(&opensora.fast),
-        slow: scaled(&opensora.slow),
-        moreg: MotionRegularization { steps: (at(first), at(last)), ..opensora.moreg },
         steps,
-        blocks: None,
         teacache: TeaCachePreset { coefficients: coefficients.into(), ..TeaCachePreset::default() },
-        fbcache: 0.1,
-        easycache: 0.025,
-        magcache: vec![],
         pab: Some(pab.clone()),
-        delta_dit: DeltaDitPreset::default(),
-        published: vec![],
-        shift: None,
-        calibrated: BTreeMap::new(),
+        ..opensora::scaled(calls)
     };
     let adacache = |codebook: &Codebook| {
         CacheConfig::AdaCache(AdaCacheConfig {

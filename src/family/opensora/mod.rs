@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-pub use self::presets::presets;
+pub use self::presets::{presets, scaled};
 pub use self::prompt::prepare_prompt;
 use super::embed::{Encoder, Text};
 use super::presets::presets_in;

@@ -47,3 +47,28 @@ pub fn presets(steps: usize) -> Presets {
         others(hundred.clone(), hundred, moreg((10, 90)), 100)
     }
 }
+
+/// AdaCache's settings for a model for which no codebook was published, in a run of `calls` calls of its transformer: those of 30 steps, the
+/// same rates with thresholds times 30 / calls, because a residual changes less from call to call the more of them there are. Other policies
+/// have the settings of every model, without constants fitted to Open-Sora.
+pub fn scaled(calls: usize) -> Presets {
+    const STEPS: usize = 30;
+    let of = presets(STEPS);
+    let share = STEPS as f64 / calls.max(1) as f64;
+    let scaled = |codebook: &Codebook| {
+        let pairs = Vec::<(f64, f64)>::from(codebook.clone()).into_iter();
+        Codebook::new(pairs.map(|(threshold, rate)| (threshold * share, rate as usize)).collect())
+            .expect("thresholds keep their order")
+    };
+    let at = |step: usize| (step as f64 / share).round() as usize;
+    let (first, last) = of.moreg.steps;
+    Presets {
+        fast: scaled(&of.fast),
+        slow: scaled(&of.slow),
+        moreg: MotionRegularization { steps: (at(first), at(last)), ..of.moreg },
+        steps: calls,
+        teacache: TeaCachePreset::default(),
+        magcache: vec![],
+        ..of
+    }
+}
