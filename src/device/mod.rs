@@ -19,6 +19,7 @@ mod cuda;
 mod dry;
 mod error;
 mod fetch;
+mod gather;
 mod graph;
 mod group;
 mod info;
