@@ -235,6 +235,23 @@ fn a_hopper_multiplies_in_8_bits() {
     assert!(!left(folder.path()).contains("x.safetensors"));
 }
 
+/// Two GPUs share the halves of guidance, on two schedules, with graphs and without: the latents of two virtual GPUs.
+#[test]
+fn two_gpus_share_guidance() {
+    let args =
+        |devices| ["generate", PROMPT, "--steps", "6", "--cache", "adacache-fast", "--moreg", "--devices", devices];
+    let expected = latents(&args("vm,vm"), "vm", &[]);
+    let units = std::thread::available_parallelism().map_or(1, usize::from);
+    let gpu = format!("sm_80:8GiB:{units}sm");
+    let two = format!("{gpu},{gpu}");
+    let random = random_schedule();
+    for (schedule, more) in [("late", &[][..]), (&random, &[]), (&random, &["--no-graphs"])] {
+        let settings = [("VCUDA_DEVICES", two.as_str()), ("VCUDA_SCHEDULE", schedule)];
+        let got = latents(&with(&args("cuda:0,cuda:1"), more), "cuda", &settings);
+        assert!(got == expected, "{schedule}, {more:?}: other latents than on two virtual GPUs");
+    }
+}
+
 #[test]
 fn an_old_driver_is_left_for_the_virtual_gpu() {
     will_not_do(&[("VCUDA_DRIVER", "11080")], "CUDA 11.8");

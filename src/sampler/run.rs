@@ -326,13 +326,13 @@ impl<'a> Sampler<'a> {
 fn shares_guidance(rank: &Rank, policy: &dyn Policy, geometry: &Geometry) -> Result<(), SampleError> {
     let name = policy.name();
     let reason = if rank.ranks() != 2 {
-        format!("{} ranks share the two halves of guidance: take 2", rank.ranks())
+        format!("{} devices cannot share the two halves of guidance: take two", rank.ranks())
     } else if !geometry.guided {
-        "there is no guidance whose halves two ranks could share: take one rank, or a guidance scale other than 1"
+        "there is no guidance whose halves two devices could share: take one device, or a guidance scale other than 1"
             .into()
     } else if policy.ends_guidance() || policy.decides_halves() {
         format!(
-            "policy `{name}` decides about the halves of guidance by themselves, so two ranks cannot share them: take one rank, or another policy"
+            "policy `{name}` decides about the halves of guidance by themselves, so two devices cannot share them: take one device, or another policy"
         )
     } else {
         return Ok(());

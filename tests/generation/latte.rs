@@ -4,13 +4,16 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use adacache::cache::{Anatomy, CacheConfig, DeltaDitConfig, FbCacheConfig, IntervalConfig, PabConfig, computed_steps};
-use adacache::device::Device;
+use adacache::cache::{
+    AdaCacheConfig, Anatomy, CacheConfig, Codebook, DeltaDitConfig, FbCacheConfig, IntervalConfig, Metric, PabConfig,
+    ResidualKind, computed_steps,
+};
+use adacache::device::{Device, Rank, VmConfig};
 use adacache::model::{Geometry, Latte, LatteConfig, LatteKind, ModelError, ResidualRoom, Transformer, Walk, Weights};
 use adacache::sampler::{Member, Row, SampleOutput, Sampler, SamplerOptions};
 use adacache::tensor::{DType, Tensor};
 
-use crate::common::device;
+use crate::common::{device, vm};
 
 const FOLDER: &str = "tests/goldens/osp_a";
 
@@ -120,6 +123,57 @@ fn positions_of_frames_are_added_once_whatever_is_reused() {
             let plans = &output.members[0].plans;
             assert!(plans[2].is_partial() || !computed_steps(plans).contains(&3), "{plans:?}");
         }
+    }
+}
+
+/// Steps of a flow with a cache, alone or as a rank of two.
+fn flow(device: &Device, cache: &CacheConfig, rank: Option<Rank>) -> SampleOutput {
+    let model = load(device, 0);
+    let rows: Vec<Row> = (0..6).map(|step| Row::euler(1000.0 - 150.0 * step as f32, -0.15)).collect();
+    let times: Vec<f32> = rows.iter().map(|row| row.time).collect();
+    let y = waves(2 * 5 * model.config().caption_channels, 0.7);
+    let caption = model.caption(&y, 2, None).unwrap();
+    let members = vec![Member { caption: &caption, policy: cache.policy(model.anatomy(), &times) }];
+    let options =
+        SamplerOptions { rows, cfg_scale: 3.0, snapshots: vec![], packed_cache: false, compare_folds: false, rank };
+    let sampler = Sampler::new(&model, members, geometry(), &noise(), None, options).unwrap();
+    sampler.run(&mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+/// Each of two devices runs the blocks on its half of guidance: both end with the latents and the decisions of one.
+#[test]
+fn two_ranks_share_guidance() {
+    let device = || vm("two devices that share guidance", VmConfig::default());
+    let (Some(alone), Some(first), Some(second)) = (device(), device(), device()) else { return };
+    let adacache = AdaCacheConfig {
+        metric: Metric::L1,
+        residual: ResidualKind::TAttn,
+        blocks: vec![0],
+        codebook: Codebook::new(vec![(0.05, 3), (9.0, 1)]).unwrap(),
+        moreg: None,
+    };
+    let caches = [
+        CacheConfig::None,
+        CacheConfig::AdaCache(adacache),
+        CacheConfig::Interval(IntervalConfig { every: 2 }),
+        CacheConfig::FbCache(FbCacheConfig { threshold: 0.5 }),
+    ];
+    for cache in caches {
+        let expected = flow(&alone, &cache, None);
+        let ranks: Vec<SampleOutput> = std::thread::scope(|scope| {
+            let cache = &cache;
+            let ranks = Rank::group(2).into_iter().zip([&first, &second]);
+            let threads: Vec<_> =
+                ranks.map(|(rank, device)| scope.spawn(move || flow(device, cache, Some(rank)))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for output in &ranks {
+            let error = off(&output.latents, &expected.latents);
+            assert!(error <= 1e-5, "{cache:?}: {error:.1e}");
+            assert_eq!(output.members[0].plans, expected.members[0].plans, "{cache:?}");
+        }
+        assert_eq!(ranks[0].latents, ranks[1].latents, "{cache:?}: to the bit");
+        assert_eq!(ranks[0].members[0].decisions, ranks[1].members[0].decisions, "{cache:?}");
     }
 }
 

@@ -122,6 +122,8 @@ fn what_two_devices_cannot_share_is_refused() {
     let request = request(&alone, CacheConfig::None);
     let unguided = Request { cfg_scale: 1.0.into(), ..request.clone() };
     assert!(refused(&unguided).contains("take one device"), "{}", refused(&unguided));
+    let t_gate = Request { cache: cache_config(&source, "t-gate", false, STEPS).unwrap(), ..request.clone() };
+    assert!(refused(&t_gate).contains("`t-gate` decides about the halves"), "{}", refused(&t_gate));
     // And works again afterwards.
     run(&joined, &request).unwrap();
     let third = one(&source, &device().unwrap());
