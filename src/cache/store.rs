@@ -170,13 +170,11 @@ impl ResidualStore {
         } = options;
         let rows_in = |parts: usize| [&[shapes.hidden[0] / parts], &shapes.hidden[1..]].concat();
         let part = if conditional { 2 } else { 1 };
-        let ranks = rank.as_ref().map_or(1, Rank::ranks);
-        let run_shape = rows_in(part * ranks);
+        let ranks = |rank: &Option<Rank>| rank.as_ref().map_or(1, Rank::ranks);
+        let run_shape = rows_in(part * ranks(&rank));
         // The blocks' own residuals.
         let shared = |point: ProbePoint| rank.clone().filter(|_| matches!(point, ProbePoint::Residual { .. }));
-        let residual = |rank: &Option<Rank>| {
-            Kept::new(device, &rows_in(rank.as_ref().map_or(1, Rank::ranks)), shapes.dtype, packed)
-        };
+        let residual = |rank: &Option<Rank>| Kept::new(device, &rows_in(ranks(rank)), shapes.dtype, packed);
         let parts = if halves { Half::BOTH.len() } else { 1 };
         let fold_shape = rows_in(parts);
         let folds = (0..if fold { parts } else { 0 })

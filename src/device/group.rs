@@ -69,6 +69,29 @@ impl Rank {
         self.meeting.changed.notify_all();
     }
 
+    /// Does this rank's `work` on the device `label`. If it fails or panics, the others hear of it, as by [`Rank::fail`].
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn during<T, E: fmt::Display>(&self, label: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        /// Speaks for a thread that panics.
+        struct Ending<'a>(Option<&'a Rank>);
+        impl Drop for Ending<'_> {
+            fn drop(&mut self) {
+                if let Some(rank) = self.0 {
+                    rank.fail("it panicked");
+                }
+            }
+        }
+        let mut ending = Ending(Some(self));
+        let done = work();
+        ending.0 = None;
+        if let Err(error) = &done {
+            self.fail(format!("{error} (on {label})"));
+        }
+        done
+    }
+
     /// Begins anew after a run: no failure, no exchange under way. No rank may be in an exchange.
     pub fn reset(&self) {
         let mut state = lock(&self.meeting.state);

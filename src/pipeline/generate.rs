@@ -264,18 +264,21 @@ impl Pipeline {
         on_frame: OnFrame<'_>,
     ) -> Result<Vec<Generation>, PipelineError> {
         let Some(rank) = self.rank.as_ref().filter(|_| !self.others.is_empty()) else {
-            return self.run_rank(requests, deciding, recorder, on_step, on_frame);
+            return self.run_here(requests, deciding, recorder, on_step, on_frame);
         };
         rank.reset();
         let latents_alone: Vec<Request> = requests.iter().map(|r| Request { decode: false, ..r.clone() }).collect();
-        let beside = |other: &Pipeline| {
+        let beside = |other: &Pipeline, its: &Rank| {
             let (mut on_step, mut on_frame) =
                 (|_: &StepEvent| ControlFlow::Continue(()), |_: &Decoded| ControlFlow::Continue(()));
-            other.run_rank(&latents_alone, deciding, recorder, &mut on_step, &mut on_frame).map(drop)
+            let work = || other.run_here(&latents_alone, deciding, recorder, &mut on_step, &mut on_frame);
+            its.during(&other.device.info().label(), work).map(drop)
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = self.others.iter().map(|other| scope.spawn(|| beside(other))).collect();
-            let made = self.run_rank(requests, deciding, recorder, on_step, on_frame);
+            let others = self.others.iter().filter_map(|other| Some((other, other.rank.as_ref()?)));
+            let threads: Vec<_> = others.map(|(other, its)| scope.spawn(move || beside(other, its))).collect();
+            let work = || self.run_here(requests, deciding, recorder, on_step, on_frame);
+            let made = rank.during(&self.device.info().label(), work);
             for thread in threads {
                 let ended = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 if made.is_ok() {
@@ -286,32 +289,7 @@ impl Pipeline {
         })
     }
 
-    /// What this rank does of a run. The others hear of its end.
-    fn run_rank(
-        &self,
-        requests: &[Request],
-        deciding: Deciding,
-        recorder: Option<&ComputeAll>,
-        on_step: &mut dyn FnMut(&StepEvent) -> ControlFlow<()>,
-        on_frame: OnFrame<'_>,
-    ) -> Result<Vec<Generation>, PipelineError> {
-        /// Speaks for a thread that panics.
-        struct Ending<'a>(Option<&'a Rank>);
-        impl Drop for Ending<'_> {
-            fn drop(&mut self) {
-                if let Some(rank) = self.0 {
-                    rank.fail("it panicked");
-                }
-            }
-        }
-        let mut ending = Ending(self.rank.as_ref());
-        let made = self.run_here(requests, deciding, recorder, on_step, on_frame);
-        if let (Some(rank), Err(error)) = (ending.0.take(), &made) {
-            rank.fail(format!("{error} (on {})", self.device.info().label()));
-        }
-        made
-    }
-
+    /// What this device does of a run.
     fn run_here(
         &self,
         requests: &[Request],

@@ -38,9 +38,7 @@ impl Choice {
 
 impl Options {
     pub(crate) fn open(&self) -> anyhow::Result<Device> {
-        let device = self.choice.open()?;
-        device.use_graphs(!self.no_graphs);
-        Ok(device)
+        Ok(self.set(self.choice.open()?))
     }
 
     /// The devices of these names in its place, or itself if there are none.
@@ -48,12 +46,13 @@ impl Options {
         if names.is_empty() {
             return Ok(vec![self.open()?]);
         }
-        let opened = names.iter().map(|name| {
-            let device = open(name.trim())?;
-            device.use_graphs(!self.no_graphs);
-            Ok(device)
-        });
-        opened.collect()
+        names.iter().map(|name| Ok(self.set(open(name.trim())?))).collect()
+    }
+
+    /// `device` with these settings.
+    fn set(&self, device: Device) -> Device {
+        device.use_graphs(!self.no_graphs);
+        device
     }
 }
 
